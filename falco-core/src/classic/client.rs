@@ -1,0 +1,293 @@
+//! A client's side of one connection on the classic wire.
+
+use rand_core::TryCryptoRng;
+
+use super::layout::{self, HELLO_LENGTH, HELLO_RANDOM, Head};
+use super::sealing::{ClassicKey, Nonces, OpenError};
+use crate::crypto::Crypto;
+use crate::error::{ConnectionError, EntropyError, Error, Misuse};
+use crate::event::{ClientEvent, Received};
+use crate::ledger::Ledger;
+use crate::life::Life;
+use crate::message::{CloseReason, OutgoingRequest, PingId, Refusal, RequestId, Status};
+use crate::settings::Settings;
+use crate::time::Instant;
+use crate::wire::{Client, ClientWire, Wire};
+
+/// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives it.
+#[derive(Debug)]
+pub struct ClientSession {
+    life: Life,
+    nonces: Nonces,
+    phase: Phase,
+    max_message: u32,
+    max_in_flight: u32,
+    serial: u32,
+    /// The last request begun; answers come in the order of the requests, so those from `ended + 1` on wait.
+    begun: u32,
+    ended: u32,
+    pings: u64,
+    ping_owed: bool,
+    closing: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The hello is owed; these are the random bytes that it seals.
+    Hello([u8; HELLO_RANDOM]),
+    Accept,
+    Established,
+}
+
+impl ClientSession {
+    const fn waiting(&self) -> u32 {
+        self.begun - self.ended
+    }
+
+    fn end_if_drained(&mut self) {
+        if self.closing && self.waiting() == 0 {
+            self.life.fail(ConnectionError::Closed);
+        }
+    }
+
+    fn recv_accept(&mut self, unread: &[u8]) -> Result<Received<ClientEvent>, ConnectionError> {
+        match unread.first() {
+            None => Ok(Received::NeedMore { total: 1 }),
+            Some(&layout::ACCEPT) => {
+                self.phase = Phase::Established;
+                self.life.restart();
+                Ok(Received::Event { consumed: 1, event: ClientEvent::Established })
+            }
+            Some(_) => Err(self.life.fail(ConnectionError::Refused)),
+        }
+    }
+
+    fn recv_answer<L: Ledger, C: Crypto>(
+        &mut self,
+        key: &ClassicKey<L, C>,
+        unread: &mut [u8],
+    ) -> Result<Received<ClientEvent>, ConnectionError> {
+        let head = layout::server_frame(unread, self.max_message).map_err(|error| self.life.fail(error))?;
+        let place = match head {
+            Head::Short(total) => return Ok(Received::NeedMore { total }),
+            Head::Nothing | Head::Ping => return Ok(self.recv_nothing()),
+            Head::Sealed(place) => place,
+        };
+        if self.waiting() == 0 {
+            return Err(self.life.fail(ConnectionError::UnexpectedAnswer));
+        }
+        let total = place.end;
+        let Some(sealed) = unread.get_mut(place.clone()) else {
+            return Ok(Received::NeedMore { total });
+        };
+        match key.open(&self.nonces, sealed) {
+            Ok(text) => {
+                self.ended += 1;
+                self.life.restart();
+                self.end_if_drained();
+                let id = RequestId::new(self.serial, self.ended);
+                let body = place.start + text.start..place.start + text.end;
+                Ok(Received::Event { consumed: total, event: ClientEvent::Answer { id, body } })
+            }
+            Err(OpenError::Inauthentic) => Err(self.life.fail(ConnectionError::Tampered)),
+            Err(OpenError::Seen) => Err(self.life.fail(ConnectionError::Replayed)),
+        }
+    }
+
+    /// A length of zero. The published Python server sends it for a request that it could not serve, and unasked when it has been idle for a while;
+    /// with a request under way the two look alike. If it was the unasked one, the answer to this request is still to come, and would be
+    /// taken for the answer to the next. So nothing may follow on this connection.
+    fn recv_nothing(&mut self) -> Received<ClientEvent> {
+        let consumed = layout::NOTHING_LENGTH;
+        if self.waiting() == 0 {
+            return Received::Skip { consumed };
+        }
+        self.ended += 1;
+        self.life.fail(ConnectionError::AnswersOutOfStep);
+        let id = RequestId::new(self.serial, self.ended);
+        Received::Event { consumed, event: ClientEvent::Refused { id, refusal: Refusal::Failed } }
+    }
+
+    /// Seals one request into `out`; `None` where it may not begin now.
+    fn seal_one<L: Ledger, C: Crypto>(
+        &mut self,
+        key: &ClassicKey<L, C>,
+        message: &mut OutgoingRequest,
+        body: &[u8],
+        out: &mut [u8],
+    ) -> Result<Option<usize>, Error> {
+        if message.is_done() || self.waiting() >= self.max_in_flight {
+            return Ok(None);
+        }
+        message.check(self.serial, body)?;
+        if self.closing {
+            return Err(Misuse::Closing.into());
+        }
+        let number = self.begun.checked_add(1).ok_or_else(|| self.life.fail(ConnectionError::NumbersExhausted))?;
+        let (needed, given) = (layout::request_size(body.len()), out.len());
+        let sealed = layout::write_request(out, body.len()).ok_or(Misuse::OutputTooSmall { needed, given })?;
+        key.seal(&mut self.nonces, body, sealed).map_err(|error| self.life.fail(error))?;
+        self.begun = number;
+        message.seal_whole(number);
+        self.life.restart();
+        Ok(Some(needed))
+    }
+}
+
+impl<L: Ledger, C: Crypto> Wire<Client> for ClassicKey<L, C> {
+    type Session = ClientSession;
+
+    fn start<G: TryCryptoRng + ?Sized>(
+        &self,
+        settings: &Settings,
+        now: Instant,
+        rng: &mut G,
+    ) -> Result<ClientSession, EntropyError> {
+        let mut random = [0; HELLO_RANDOM];
+        rng.try_fill_bytes(&mut random).map_err(|_| EntropyError::new())?;
+        Ok(ClientSession {
+            life: Life::new(now, settings),
+            nonces: Nonces::draw(rng)?,
+            phase: Phase::Hello(random),
+            max_message: settings.max_message(),
+            max_in_flight: settings.max_in_flight().into(),
+            serial: rng.try_next_u32().map_err(|_| EntropyError::new())?,
+            begun: 0,
+            ended: 0,
+            pings: 0,
+            ping_owed: false,
+            closing: false,
+        })
+    }
+
+    fn recv(
+        &self,
+        session: &mut ClientSession,
+        now: Instant,
+        unread: &mut [u8],
+    ) -> Result<Received<ClientEvent>, ConnectionError> {
+        session.life.check(now)?;
+        match session.phase {
+            Phase::Hello(_) => Ok(Received::TransmitFirst),
+            Phase::Accept => session.recv_accept(unread),
+            Phase::Established => session.recv_answer(self, unread),
+        }
+    }
+
+    fn end_of_stream(&self, session: &mut ClientSession, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
+        session.life.check(now)?;
+        Err(session.life.fail(match session.phase {
+            Phase::Hello(_) | Phase::Accept => ConnectionError::Refused,
+            Phase::Established if unread.is_empty() => ConnectionError::ClosedByPeer,
+            Phase::Established => ConnectionError::Truncated,
+        }))
+    }
+
+    fn transmit(&self, session: &mut ClientSession, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
+        if session.life.check(now).is_err() {
+            return Ok(0);
+        }
+        match session.phase {
+            Phase::Hello(ref random) => {
+                let given = out.len();
+                let sealed = layout::write_hello(out);
+                let sealed = sealed.ok_or(Misuse::OutputTooSmall { needed: HELLO_LENGTH, given })?;
+                if let Err(error) = self.seal(&mut session.nonces, random, sealed) {
+                    session.life.fail(error);
+                    return Ok(0);
+                }
+                session.phase = Phase::Accept;
+                Ok(HELLO_LENGTH)
+            }
+            Phase::Established if session.ping_owed => {
+                *out.first_mut().ok_or(Misuse::OutputTooSmall { needed: 1, given: 0 })? = layout::PING;
+                session.ping_owed = false;
+                session.life.restart();
+                Ok(1)
+            }
+            Phase::Accept | Phase::Established => Ok(0),
+        }
+    }
+
+    fn seal_next(
+        &self,
+        session: &mut ClientSession,
+        now: Instant,
+        message: &mut OutgoingRequest,
+        body: &[u8],
+        out: &mut [u8],
+    ) -> Result<Option<usize>, Error> {
+        session.life.check(now)?;
+        match session.phase {
+            Phase::Hello(_) | Phase::Accept => Ok(None),
+            Phase::Established => session.seal_one(self, message, body, out),
+        }
+    }
+
+    fn seal_size(&self, session: &ClientSession, length: usize) -> usize {
+        let owed = match session.phase {
+            Phase::Hello(_) => HELLO_LENGTH,
+            Phase::Accept | Phase::Established => usize::from(session.ping_owed),
+        };
+        layout::request_size(length).saturating_add(owed)
+    }
+
+    fn close(&self, session: &mut ClientSession, now: Instant, _reason: CloseReason) {
+        if session.life.check(now).is_ok() {
+            session.closing = true;
+            session.end_if_drained();
+        }
+    }
+
+    fn poll_timeout(&self, session: &ClientSession) -> Option<Instant> {
+        session.life.deadline()
+    }
+
+    fn handle_timeout(&self, session: &mut ClientSession, now: Instant) -> Result<(), ConnectionError> {
+        session.life.check(now)
+    }
+
+    fn status(&self, session: &ClientSession) -> Status {
+        match (session.life.end(), &session.phase) {
+            (Some(_), _) => Status::Ended,
+            (None, _) if session.closing => Status::Draining,
+            (None, Phase::Established) => Status::Established,
+            (None, Phase::Hello(_) | Phase::Accept) => Status::Handshaking,
+        }
+    }
+
+    fn end(&self, session: &ClientSession) -> Option<ConnectionError> {
+        session.life.end()
+    }
+
+    fn in_flight(&self, session: &ClientSession) -> usize {
+        usize::try_from(session.waiting()).unwrap_or(usize::MAX)
+    }
+}
+
+impl<L: Ledger, C: Crypto> ClientWire for ClassicKey<L, C> {
+    fn request(&self, session: &mut ClientSession, length: usize) -> Result<OutgoingRequest, Error> {
+        if let Some(end) = session.life.end() {
+            return Err(end.into());
+        }
+        if session.closing {
+            return Err(Misuse::Closing.into());
+        }
+        layout::check_body(length, session.max_message)?;
+        Ok(OutgoingRequest::new(session.serial, length))
+    }
+
+    fn ping(&self, session: &mut ClientSession) -> Result<PingId, Error> {
+        if let Some(end) = session.life.end() {
+            return Err(end.into());
+        }
+        if session.closing {
+            return Err(Misuse::Closing.into());
+        }
+        if !session.ping_owed {
+            session.ping_owed = true;
+            session.pings = session.pings.saturating_add(1);
+        }
+        Ok(PingId(session.pings))
+    }
+}

@@ -1,0 +1,142 @@
+//! Where the bytes of the classic wire lie: pure functions, no cryptography, no state.
+//!
+//! ```text
+//! hello     client -> server  0x00 | nonce 12 | 128 sealed | tag 16       = 157 bytes
+//! accept    server -> client  0xFF
+//! message   client -> server  0x01 | u64 n | nonce 12 | sealed | tag 16   n = 28 + body
+//! answer    server -> client         u64 n | nonce 12 | sealed | tag 16
+//! ping      client -> server  0x02
+//! ```
+//!
+//! Integers are big-endian.
+
+use core::ops::Range;
+
+use crate::crypto::{NONCE_LENGTH, TAG_LENGTH};
+use crate::error::{ConnectionError, RequestError};
+
+pub(super) const HELLO: u8 = 0x00;
+pub(super) const MESSAGE: u8 = 0x01;
+pub(super) const PING: u8 = 0x02;
+pub(super) const ACCEPT: u8 = 0xFF;
+
+/// Random bytes that a hello seals.
+pub(super) const HELLO_RANDOM: usize = 128;
+const TYPE: usize = 1;
+const LENGTH: usize = 8;
+/// What sealing adds to a body: nonce and tag.
+pub(super) const SEALING: usize = NONCE_LENGTH + TAG_LENGTH;
+
+/// The least length of a sealed text: that of an empty body. [`SEALING`] as it stands on the wire.
+const LEAST: u64 = 28;
+const _: () = assert!(SEALING == 28);
+
+/// Bytes in a hello: 157.
+pub const HELLO_LENGTH: usize = TYPE + SEALING + HELLO_RANDOM;
+/// Bytes that a request has besides its body: 37.
+pub const REQUEST_OVERHEAD: usize = TYPE + LENGTH + SEALING;
+/// Bytes that an answer has besides its body: 36.
+pub const ANSWER_OVERHEAD: usize = LENGTH + SEALING;
+
+/// Bytes of a request with a body of `body` bytes; `usize::MAX` where that is too small a number.
+#[must_use]
+pub const fn request_size(body: usize) -> usize {
+    body.saturating_add(REQUEST_OVERHEAD)
+}
+
+/// Bytes of an answer with a body of `body` bytes; `usize::MAX` where that is too small a number.
+#[must_use]
+pub const fn answer_size(body: usize) -> usize {
+    body.saturating_add(ANSWER_OVERHEAD)
+}
+
+/// Bytes of a length of zero that stands alone.
+pub(super) const NOTHING_LENGTH: usize = LENGTH;
+
+/// A writer refuses its own caller first.
+pub(super) fn check_body(length: usize, max_message: u32) -> Result<(), RequestError> {
+    let (length, limit) = (u64::try_from(length).unwrap_or(u64::MAX), u64::from(max_message));
+    if length > limit { Err(RequestError::TooLarge { length, limit }) } else { Ok(()) }
+}
+
+/// What stands first among unread bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// Too few bytes to say; this many are needed in all.
+    Short(usize),
+    Ping,
+    /// A length of zero where a sealed text should be.
+    Nothing,
+    /// A sealed text, here.
+    Sealed(Range<usize>),
+}
+
+/// Judges what a client sends after its hello.
+pub(super) fn client_frame(unread: &[u8], max_message: u32) -> Result<Head, ConnectionError> {
+    match unread.first() {
+        None => Ok(Head::Short(TYPE)),
+        Some(&PING) => Ok(Head::Ping),
+        Some(&MESSAGE) => match sealed(unread, TYPE, max_message)? {
+            Head::Nothing => Err(frame_length(0, max_message)),
+            head @ (Head::Short(_) | Head::Ping | Head::Sealed(_)) => Ok(head),
+        },
+        Some(&found) => Err(ConnectionError::UnknownType { found }),
+    }
+}
+
+/// Judges what a server sends after its accept.
+pub(super) fn server_frame(unread: &[u8], max_message: u32) -> Result<Head, ConnectionError> {
+    sealed(unread, 0, max_message)
+}
+
+/// Judges a length at `at` and says where the sealed text behind it lies, which may reach beyond the unread bytes.
+fn sealed(unread: &[u8], at: usize, max_message: u32) -> Result<Head, ConnectionError> {
+    let start = at + LENGTH;
+    let Some(length) = unread.get(at..).and_then(<[u8]>::first_chunk) else {
+        return Ok(Head::Short(start));
+    };
+    let length = u64::from_be_bytes(*length);
+    if length == 0 {
+        return Ok(Head::Nothing);
+    }
+    if length < LEAST || length > LEAST + u64::from(max_message) {
+        return Err(frame_length(length, max_message));
+    }
+    let end = usize::try_from(length).ok().and_then(|length| start.checked_add(length));
+    let end = end.ok_or_else(|| frame_length(length, max_message))?;
+    Ok(Head::Sealed(start..end))
+}
+
+fn frame_length(length: u64, max_message: u32) -> ConnectionError {
+    ConnectionError::FrameLength { length, min: LEAST, max: LEAST + u64::from(max_message) }
+}
+
+/// Splits a hello into its sealed text; `None` where it is not a whole hello.
+pub(super) fn hello_text(unread: &mut [u8]) -> Option<&mut [u8]> {
+    unread.get_mut(TYPE..HELLO_LENGTH)
+}
+
+/// Splits `out` into the nonce, the text and the tag of a hello, its type written.
+pub(super) fn write_hello(out: &mut [u8]) -> Option<&mut [u8]> {
+    let (kind, sealed) = out.split_first_mut()?;
+    *kind = HELLO;
+    sealed.get_mut(..HELLO_LENGTH - TYPE)
+}
+
+/// Writes the head of a request with a body of `body` bytes, and lends the place of its sealed text.
+pub(super) fn write_request(out: &mut [u8], body: usize) -> Option<&mut [u8]> {
+    let (kind, rest) = out.get_mut(..request_size(body))?.split_first_mut()?;
+    *kind = MESSAGE;
+    write_length(rest)
+}
+
+/// Writes the head of an answer with a body of `body` bytes, and lends the place of its sealed text.
+pub(super) fn write_answer(out: &mut [u8], body: usize) -> Option<&mut [u8]> {
+    write_length(out.get_mut(..answer_size(body))?)
+}
+
+fn write_length(out: &mut [u8]) -> Option<&mut [u8]> {
+    let (length, sealed) = out.split_first_chunk_mut::<LENGTH>()?;
+    *length = u64::try_from(sealed.len()).ok()?.to_be_bytes();
+    Some(sealed)
+}

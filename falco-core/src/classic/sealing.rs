@@ -1,0 +1,122 @@
+//! The classic key with what all its connections share, the nonces, sealing and opening.
+
+use core::fmt;
+use core::ops::Range;
+
+use rand_core::TryCryptoRng;
+
+use super::layout::SEALING;
+use crate::crypto::{Aead, Crypto, NONCE_LENGTH, Nonce, RustCrypto, TAG_LENGTH};
+use crate::error::{ConnectionError, EntropyError};
+use crate::key::Key;
+use crate::ledger::Ledger;
+use crate::wire::private;
+
+/// A key of the classic wire, expanded once, with the ledger of its seals and nonces: all that its connections share.
+///
+/// It is made by using up a [`Key`], so that one secret has one ledger. Machines get it by a handle: a reference, an `Rc`, an `Arc`.
+pub struct ClassicKey<L, C: Crypto = RustCrypto> {
+    aead: C::Aead,
+    ledger: L,
+}
+
+#[cfg(feature = "rustcrypto")]
+impl<L: Ledger> ClassicKey<L> {
+    /// Expands `key` with [`RustCrypto`].
+    #[must_use]
+    pub fn new(key: Key, ledger: L) -> Self {
+        Self::with_crypto(key, ledger, &RustCrypto)
+    }
+}
+
+impl<L: Ledger, C: Crypto> ClassicKey<L, C> {
+    /// Expands `key` with `crypto`.
+    #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "the key is used up: its secret gets no second ledger")]
+    pub fn with_crypto(key: Key, ledger: L, crypto: &C) -> Self {
+        Self { aead: crypto.aead(key.secret()), ledger }
+    }
+
+    /// The ledger, for its figures.
+    pub const fn ledger(&self) -> &L {
+        &self.ledger
+    }
+
+    /// Seals `body` into `sealed`, which has exactly room for nonce, text and tag.
+    pub(super) fn seal(&self, nonces: &mut Nonces, body: &[u8], sealed: &mut [u8]) -> Result<(), ConnectionError> {
+        // A slice of another length is a mistake of this crate; it must not become a seal.
+        let (nonce, rest) = sealed.split_first_chunk_mut::<NONCE_LENGTH>().ok_or(ConnectionError::KeyExhausted)?;
+        let (text, tag) = rest.split_last_chunk_mut::<TAG_LENGTH>().ok_or(ConnectionError::KeyExhausted)?;
+        let fresh = nonces.peek();
+        self.ledger.seal(&fresh).map_err(|_| ConnectionError::KeyExhausted)?;
+        nonces.advance();
+        *nonce = fresh;
+        *tag = self.aead.seal(&fresh, &[], text, body).map_err(|_| ConnectionError::KeyExhausted)?;
+        Ok(())
+    }
+
+    /// Opens `sealed` (nonce, text, tag) where it lies, checks it against replay and reflection, and says where in it the text is.
+    pub(super) fn open(&self, own: &Nonces, sealed: &mut [u8]) -> Result<Range<usize>, OpenError> {
+        let length = sealed.len().checked_sub(SEALING).ok_or(OpenError::Inauthentic)?;
+        let (nonce, rest) = sealed.split_first_chunk_mut::<NONCE_LENGTH>().ok_or(OpenError::Inauthentic)?;
+        let (text, tag) = rest.split_last_chunk_mut::<TAG_LENGTH>().ok_or(OpenError::Inauthentic)?;
+        self.aead.open(nonce, &[], text, tag).map_err(|_| OpenError::Inauthentic)?;
+        // Only now: a stranger's nonces would otherwise push real ones out of the ledger.
+        if own.has_used(nonce) {
+            return Err(OpenError::Seen);
+        }
+        self.ledger.open(nonce).map_err(|_| OpenError::Seen)?;
+        Ok(NONCE_LENGTH..NONCE_LENGTH + length)
+    }
+}
+
+impl<L, C: Crypto> private::Sealed for ClassicKey<L, C> {}
+
+impl<L, C: Crypto> fmt::Debug for ClassicKey<L, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClassicKey(..)")
+    }
+}
+
+/// Why a sealed text was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum OpenError {
+    Inauthentic,
+    Seen,
+}
+
+/// The nonces of one connection: 12 random bytes, counted up by one for each seal (NIST SP 800-38D, section 8.2.2).
+#[derive(Debug)]
+pub(super) struct Nonces {
+    first: Nonce,
+    used: u64,
+}
+
+impl Nonces {
+    pub(super) fn draw<R: TryCryptoRng + ?Sized>(rng: &mut R) -> Result<Self, EntropyError> {
+        let mut first = [0; NONCE_LENGTH];
+        rng.try_fill_bytes(&mut first).map_err(|_| EntropyError::new())?;
+        Ok(Self { first, used: 0 })
+    }
+
+    fn peek(&self) -> Nonce {
+        let number = as_number(&self.first).wrapping_add(u128::from(self.used)).to_be_bytes();
+        // 12 is less than 16, so there are last 12 bytes.
+        number.last_chunk().copied().unwrap_or_default()
+    }
+
+    fn advance(&mut self) {
+        // It cannot come round: a key refuses after 2^32 seals.
+        self.used = self.used.saturating_add(1);
+    }
+
+    /// Whether this connection has sealed under `nonce` itself.
+    fn has_used(&self, nonce: &Nonce) -> bool {
+        const MASK: u128 = (1 << 96) - 1;
+        as_number(nonce).wrapping_sub(as_number(&self.first)) & MASK < u128::from(self.used)
+    }
+}
+
+fn as_number(nonce: &Nonce) -> u128 {
+    nonce.iter().fold(0, |number, byte| number << 8 | u128::from(*byte))
+}

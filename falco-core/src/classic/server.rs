@@ -1,0 +1,290 @@
+//! A server's side of one connection on the classic wire.
+
+use rand_core::TryCryptoRng;
+
+use super::layout::{self, HELLO_LENGTH, Head};
+use super::sealing::{ClassicKey, Nonces, OpenError};
+use crate::crypto::Crypto;
+use crate::error::{ConnectionError, EntropyError, Error, Misuse};
+use crate::event::{Received, ServerEvent};
+use crate::ledger::Ledger;
+use crate::life::Life;
+use crate::message::{CloseReason, OutgoingAnswer, Refusal, RequestId, Status};
+use crate::settings::Settings;
+use crate::time::Instant;
+use crate::wire::{Server, ServerWire, Wire};
+
+/// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives it.
+#[derive(Debug)]
+pub struct ServerSession {
+    life: Life,
+    nonces: Nonces,
+    phase: Phase,
+    max_message: u32,
+    max_in_flight: u32,
+    serial: u32,
+    /// The last request received; answers go in the order of the requests, so those from `ended + 1` on are owed one.
+    begun: u32,
+    ended: u32,
+    /// The first request that the handler failed: answers before it still go, then the connection ends.
+    failed: Option<u32>,
+    closing: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Hello,
+    /// The client has proved itself and has not been told.
+    AcceptOwed,
+    Established,
+}
+
+impl ServerSession {
+    const fn owed(&self) -> u32 {
+        self.begun - self.ended
+    }
+
+    /// Ends the connection where nothing more is to be done on it.
+    fn end_if_drained(&mut self) {
+        if self.failed == self.ended.checked_add(1) {
+            self.life.fail(ConnectionError::HandlerFailed);
+        } else if self.closing && self.owed() == 0 {
+            self.life.fail(ConnectionError::Closed);
+        }
+    }
+
+    fn recv_hello<L: Ledger, C: Crypto>(
+        &mut self,
+        key: &ClassicKey<L, C>,
+        unread: &mut [u8],
+    ) -> Result<Received<ServerEvent>, ConnectionError> {
+        if let Some(&first) = unread.first()
+            && first != layout::HELLO
+        {
+            return Err(self.life.fail(ConnectionError::UnknownWire { first }));
+        }
+        let Some(sealed) = layout::hello_text(unread) else {
+            return Ok(Received::NeedMore { total: HELLO_LENGTH });
+        };
+        match key.open(&self.nonces, sealed) {
+            Ok(_) => {
+                self.phase = Phase::AcceptOwed;
+                self.life.restart();
+                Ok(Received::Event { consumed: HELLO_LENGTH, event: ServerEvent::Established })
+            }
+            Err(OpenError::Inauthentic) => Err(self.life.fail(ConnectionError::Unauthenticated)),
+            Err(OpenError::Seen) => Err(self.life.fail(ConnectionError::Replayed)),
+        }
+    }
+
+    fn recv_frame<L: Ledger, C: Crypto>(
+        &mut self,
+        key: &ClassicKey<L, C>,
+        unread: &mut [u8],
+    ) -> Result<Received<ServerEvent>, ConnectionError> {
+        if self.closing || self.failed.is_some() {
+            return Ok(Received::AnswerFirst);
+        }
+        let head = layout::client_frame(unread, self.max_message).map_err(|error| self.life.fail(error))?;
+        let place = match head {
+            Head::Short(total) => return Ok(Received::NeedMore { total }),
+            Head::Ping => {
+                if self.owed() == 0 {
+                    self.life.restart();
+                }
+                return Ok(Received::Event { consumed: 1, event: ServerEvent::Ping });
+            }
+            Head::Nothing => return Err(self.life.fail(ConnectionError::Tampered)),
+            Head::Sealed(place) => place,
+        };
+        if self.owed() >= self.max_in_flight {
+            return Ok(Received::AnswerFirst);
+        }
+        let total = place.end;
+        let Some(sealed) = unread.get_mut(place.clone()) else {
+            return Ok(Received::NeedMore { total });
+        };
+        match key.open(&self.nonces, sealed) {
+            Ok(text) => {
+                let number = self.begun.checked_add(1);
+                self.begun = number.ok_or_else(|| self.life.fail(ConnectionError::NumbersExhausted))?;
+                // A handler may take longer than a lifetime: the answer is still worth having.
+                self.life.stand_still();
+                let id = RequestId::new(self.serial, self.begun);
+                let body = place.start + text.start..place.start + text.end;
+                Ok(Received::Event { consumed: total, event: ServerEvent::Request { id, body } })
+            }
+            Err(OpenError::Inauthentic) => Err(self.life.fail(ConnectionError::Tampered)),
+            Err(OpenError::Seen) => Err(self.life.fail(ConnectionError::Replayed)),
+        }
+    }
+
+    /// Whether `id` is owed an answer.
+    fn check_waiting(&self, id: RequestId) -> Result<(), Misuse> {
+        if !id.is_of(self.serial) {
+            return Err(Misuse::Foreign);
+        }
+        if id.number() <= self.ended || id.number() > self.begun {
+            return Err(Misuse::NotWaiting(id));
+        }
+        Ok(())
+    }
+
+    /// Seals one answer into `out`; `None` where it is not its turn.
+    fn seal_one<L: Ledger, C: Crypto>(
+        &mut self,
+        key: &ClassicKey<L, C>,
+        message: &mut OutgoingAnswer,
+        body: &[u8],
+        out: &mut [u8],
+    ) -> Result<Option<usize>, Error> {
+        if message.is_done() {
+            return Ok(None);
+        }
+        message.check(self.serial, body)?;
+        self.check_waiting(message.id())?;
+        if message.id().number() != self.ended + 1 {
+            return Ok(None);
+        }
+        let (needed, given) = (layout::answer_size(body.len()), out.len());
+        let sealed = layout::write_answer(out, body.len()).ok_or(Misuse::OutputTooSmall { needed, given })?;
+        key.seal(&mut self.nonces, body, sealed).map_err(|error| self.life.fail(error))?;
+        message.seal_whole();
+        self.ended += 1;
+        if self.owed() == 0 {
+            self.life.restart();
+        }
+        self.end_if_drained();
+        Ok(Some(needed))
+    }
+}
+
+impl<L: Ledger, C: Crypto> Wire<Server> for ClassicKey<L, C> {
+    type Session = ServerSession;
+
+    fn start<G: TryCryptoRng + ?Sized>(
+        &self,
+        settings: &Settings,
+        now: Instant,
+        rng: &mut G,
+    ) -> Result<ServerSession, EntropyError> {
+        Ok(ServerSession {
+            life: Life::new(now, settings),
+            nonces: Nonces::draw(rng)?,
+            phase: Phase::Hello,
+            max_message: settings.max_message(),
+            max_in_flight: settings.max_in_flight().into(),
+            serial: rng.try_next_u32().map_err(|_| EntropyError::new())?,
+            begun: 0,
+            ended: 0,
+            failed: None,
+            closing: false,
+        })
+    }
+
+    fn recv(
+        &self,
+        session: &mut ServerSession,
+        now: Instant,
+        unread: &mut [u8],
+    ) -> Result<Received<ServerEvent>, ConnectionError> {
+        session.life.check(now)?;
+        match session.phase {
+            Phase::Hello => session.recv_hello(self, unread),
+            Phase::AcceptOwed | Phase::Established => session.recv_frame(self, unread),
+        }
+    }
+
+    fn end_of_stream(&self, session: &mut ServerSession, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
+        session.life.check(now)?;
+        let end = if unread.is_empty() { ConnectionError::ClosedByPeer } else { ConnectionError::Truncated };
+        Err(session.life.fail(end))
+    }
+
+    fn transmit(&self, session: &mut ServerSession, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
+        if session.life.check(now).is_err() {
+            return Ok(0);
+        }
+        match session.phase {
+            Phase::AcceptOwed => {
+                *out.first_mut().ok_or(Misuse::OutputTooSmall { needed: 1, given: 0 })? = layout::ACCEPT;
+                session.phase = Phase::Established;
+                Ok(1)
+            }
+            Phase::Hello | Phase::Established => Ok(0),
+        }
+    }
+
+    fn seal_next(
+        &self,
+        session: &mut ServerSession,
+        now: Instant,
+        message: &mut OutgoingAnswer,
+        body: &[u8],
+        out: &mut [u8],
+    ) -> Result<Option<usize>, Error> {
+        session.life.check(now)?;
+        session.seal_one(self, message, body, out)
+    }
+
+    fn seal_size(&self, session: &ServerSession, length: usize) -> usize {
+        let owed = match session.phase {
+            Phase::AcceptOwed => 1,
+            Phase::Hello | Phase::Established => 0,
+        };
+        layout::answer_size(length).saturating_add(owed)
+    }
+
+    fn close(&self, session: &mut ServerSession, now: Instant, _reason: CloseReason) {
+        if session.life.check(now).is_ok() {
+            session.closing = true;
+            session.end_if_drained();
+        }
+    }
+
+    fn poll_timeout(&self, session: &ServerSession) -> Option<Instant> {
+        session.life.deadline()
+    }
+
+    fn handle_timeout(&self, session: &mut ServerSession, now: Instant) -> Result<(), ConnectionError> {
+        session.life.check(now)
+    }
+
+    fn status(&self, session: &ServerSession) -> Status {
+        match (session.life.end(), &session.phase) {
+            (Some(_), _) => Status::Ended,
+            (None, _) if session.closing || session.failed.is_some() => Status::Draining,
+            (None, Phase::AcceptOwed | Phase::Established) => Status::Established,
+            (None, Phase::Hello) => Status::Handshaking,
+        }
+    }
+
+    fn end(&self, session: &ServerSession) -> Option<ConnectionError> {
+        session.life.end()
+    }
+
+    fn in_flight(&self, session: &ServerSession) -> usize {
+        usize::try_from(session.owed()).unwrap_or(usize::MAX)
+    }
+}
+
+impl<L: Ledger, C: Crypto> ServerWire for ClassicKey<L, C> {
+    fn answer(&self, session: &mut ServerSession, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error> {
+        if let Some(end) = session.life.end() {
+            return Err(end.into());
+        }
+        session.check_waiting(id)?;
+        layout::check_body(length, session.max_message)?;
+        Ok(OutgoingAnswer::new(id, length))
+    }
+
+    fn refuse(&self, session: &mut ServerSession, id: RequestId, _refusal: Refusal) -> Result<(), Error> {
+        if let Some(end) = session.life.end() {
+            return Err(end.into());
+        }
+        session.check_waiting(id)?;
+        session.failed = Some(session.failed.map_or(id.number(), |failed| failed.min(id.number())));
+        session.end_if_drained();
+        Ok(())
+    }
+}

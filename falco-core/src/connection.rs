@@ -1,0 +1,221 @@
+//! The machine: one side of one connection, on whichever wire its key is for. It decides nothing itself; the wires do.
+
+use core::fmt;
+use core::ops::Deref;
+
+use rand_core::TryCryptoRng;
+
+use crate::error::{ConnectionError, EntropyError, Error, Misuse};
+use crate::event::Received;
+use crate::message::{CloseReason, OutgoingAnswer, OutgoingRequest, PingId, Refusal, RequestId, Status};
+use crate::settings::Settings;
+use crate::time::Instant;
+use crate::wire::{Client, ClientWire, Role, Server, ServerWire, Wire};
+
+/// Room that [`Connection::poll_transmit`] is content with on every wire: a classic hello, the largest of the machines' own messages.
+pub const TRANSMIT_SIZE: usize = crate::classic::HELLO_LENGTH;
+
+/// A client's side of a connection. `H` is a handle on its key, such as `&ClassicKey<L>` or `Arc<ClassicKey<L>>`.
+pub type ClientConnection<H> = Connection<Client, H>;
+
+/// A server's side of a connection. `H` is a handle on its key, such as `&ClassicKey<L>` or `Arc<ClassicKey<L>>`.
+pub type ServerConnection<H> = Connection<Server, H>;
+
+/// One side of one connection: a plain value that does no I/O, reads no clock and allocates nothing.
+///
+/// Bytes and times go in, bytes and events come out; see the [crate's page](crate) for the loop that drives it.
+///
+/// A server cannot ask and a client cannot answer:
+///
+/// ```compile_fail,E0599
+/// # use falco_core::{ClassicKey, ClientConnection, Ledger, RequestId};
+/// fn respond<L: Ledger>(client: &mut ClientConnection<&ClassicKey<L>>, id: RequestId) {
+///     client.answer(id, 0);
+/// }
+/// ```
+pub struct Connection<R: Role, H: Deref<Target: Wire<R>>> {
+    wire: H,
+    session: <H::Target as Wire<R>>::Session,
+}
+
+impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
+    /// The state of a connection that begins now. Entropy is drawn here and nowhere else.
+    ///
+    /// A client owes its hello from here on. The handshake's deadline counts from `now`: the moment of connecting or accepting.
+    ///
+    /// # Errors
+    /// [`EntropyError`] where the generator fails; then nothing is sent.
+    pub fn new<G: TryCryptoRng + ?Sized>(
+        key: H,
+        settings: &Settings,
+        now: Instant,
+        rng: &mut G,
+    ) -> Result<Self, EntropyError> {
+        let session = key.start(settings, now, rng)?;
+        Ok(Self { wire: key, session })
+    }
+
+    /// Looks at the unread bytes, takes at most one frame, decrypts it where it lies and says what happened.
+    ///
+    /// Call it until it answers with something other than an event or a skip; see [`Received`] for what to do then. The same bytes give the same
+    /// events, however they were cut into reads. Unread bytes are the caller's: nothing of them is remembered here.
+    ///
+    /// # Errors
+    /// What ended the connection, now or before.
+    pub fn recv(&mut self, now: Instant, unread: &mut [u8]) -> Result<Received<R::Event>, ConnectionError> {
+        self.wire.recv(&mut self.session, now, unread)
+    }
+
+    /// The stream has no more bytes. `unread` is what [`recv`](Self::recv) has left of them.
+    ///
+    /// `Ok` means that the other direction still has something to do; the classic wire has no such end.
+    ///
+    /// # Errors
+    /// What ended the connection, now or before.
+    pub fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
+        self.wire.end_of_stream(&mut self.session, now, unread)
+    }
+
+    /// Writes the next of the machine's own messages (hello, accept, ping) to the front of `out`, and says how long it is; 0 where none is owed.
+    /// [`TRANSMIT_SIZE`] bytes are always enough.
+    ///
+    /// What it wrote has to go out, in this order, before anything that is written later. After the end of a connection too: what is owed then is
+    /// its last word.
+    ///
+    /// # Errors
+    /// [`Misuse::OutputTooSmall`].
+    pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
+        self.wire.transmit(&mut self.session, now, out)
+    }
+
+    /// Seals messages, as many as may go and fit, straight from their bodies into `out`, and says how many bytes of it are to be sent.
+    ///
+    /// What the machine itself owes goes first. Each message comes with its whole body, whatever part of it was sealed before. A message that may
+    /// not go now (the handshake is under way, too many requests are in flight, its turn has not come, it is done) is passed over. 0 bytes therefore mean that
+    /// something has to be received first.
+    ///
+    /// # Errors
+    /// Only where nothing was written: [`Misuse`] of the first message that could have gone, with
+    /// [`OutputTooSmall`](Misuse::OutputTooSmall) where `out` does not hold the least that can go of it ([`seal_size`](Self::seal_size) tells what does), or what ended the connection. Where something
+    /// was written before the trouble, that is returned, and the trouble again at the next call.
+    pub fn seal<'m, I>(&mut self, now: Instant, messages: I, out: &mut [u8]) -> Result<usize, Error>
+    where
+        I: IntoIterator<Item = (&'m mut R::Outgoing, &'m [u8])>,
+        R::Outgoing: 'm,
+    {
+        let mut written = 0;
+        loop {
+            let sent = self.wire.transmit(&mut self.session, now, out.get_mut(written..).unwrap_or_default());
+            match sent {
+                Ok(0) => break,
+                Ok(sent) => written += sent,
+                Err(_) if written > 0 => return Ok(written),
+                Err(misuse) => return Err(misuse.into()),
+            }
+        }
+        for (message, body) in messages {
+            let rest = out.get_mut(written..).unwrap_or_default();
+            match self.wire.seal_next(&mut self.session, now, message, body, rest) {
+                Ok(sealed) => written += sealed.unwrap_or(0),
+                Err(_) if written > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(written)
+    }
+
+    /// Bytes of output with which a message of `length` bytes, and what is owed before it, make all the progress that one call of
+    /// [`seal`](Self::seal) can.
+    #[must_use]
+    pub fn seal_size(&self, length: usize) -> usize {
+        self.wire.seal_size(&self.session, length)
+    }
+
+    /// Finishes what was begun, takes nothing new, then ends with [`ConnectionError::Closed`]. At once, if nothing is under way.
+    pub fn close(&mut self, now: Instant, reason: CloseReason) {
+        self.wire.close(&mut self.session, now, reason);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing else happens before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wire.poll_timeout(&self.session)
+    }
+
+    /// Does what is due at `now`. Harmless early, late and often.
+    ///
+    /// Before a deadline is let pass, read what has already come.
+    ///
+    /// # Errors
+    /// What ended the connection, now or before.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        self.wire.handle_timeout(&mut self.session, now)
+    }
+
+    /// Where the connection is in its life.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.wire.status(&self.session)
+    }
+
+    /// What ended the connection, if it has ended.
+    #[must_use]
+    pub fn end(&self) -> Option<ConnectionError> {
+        self.wire.end(&self.session)
+    }
+
+    /// Requests that have begun and have not had their end.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.wire.in_flight(&self.session)
+    }
+}
+
+impl<H: Deref<Target: ClientWire>> Connection<Client, H> {
+    /// A request with a body of `length` bytes, to be handed to [`seal`](Self::seal) with that body. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`RequestError::TooLarge`](crate::RequestError::TooLarge), [`Misuse::Closing`], or what ended the connection.
+    pub fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error> {
+        self.wire.request(&mut self.session, length)
+    }
+
+    /// Owes the server a ping, which begins the lifetime anew once it is sent. Pings that are not yet sent become one.
+    ///
+    /// The classic wire has no answer to a ping.
+    ///
+    /// # Errors
+    /// [`Misuse::Closing`], or what ended the connection.
+    pub fn ping(&mut self) -> Result<PingId, Error> {
+        self.wire.ping(&mut self.session)
+    }
+}
+
+impl<H: Deref<Target: ServerWire>> Connection<Server, H> {
+    /// The answer to a request, with a body of `length` bytes, to be handed to [`seal`](Self::seal) with that body.
+    ///
+    /// Answers may be made in any order. On the classic wire they go in the order of the requests: hand all that are ready to `seal`, and it takes those
+    /// whose turn it is.
+    ///
+    /// # Errors
+    /// [`RequestError::TooLarge`](crate::RequestError::TooLarge): the request still waits for another answer, or to be refused;
+    /// [`Misuse::Foreign`], [`Misuse::NotWaiting`], or what ended the connection.
+    pub fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error> {
+        self.wire.answer(&mut self.session, id, length)
+    }
+
+    /// Ends a request without an answer. The classic wire cannot say so: the answers to the requests before it still go, then the connection ends with
+    /// [`ConnectionError::HandlerFailed`].
+    ///
+    /// # Errors
+    /// [`Misuse::Foreign`], [`Misuse::NotWaiting`], or what ended the connection.
+    pub fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Error> {
+        self.wire.refuse(&mut self.session, id, refusal)
+    }
+}
+
+impl<R: Role, H: Deref<Target: Wire<R>>> fmt::Debug for Connection<R, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("session", &self.session).finish_non_exhaustive()
+    }
+}

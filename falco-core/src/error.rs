@@ -1,0 +1,221 @@
+//! What can go wrong, by whose it is: one request's, the connection's, or the caller's. No error holds a byte of a key or of a message.
+
+use core::fmt;
+
+use crate::message::{Refusal, RequestId};
+
+/// What ended a connection. Sticky: once a connection has ended, every call that could have gone on says so again, in the same words.
+///
+/// A peer learns nothing of it on the classic wire: its stream is shut down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectionError {
+    /// The first byte belongs to no wire that is spoken here.
+    UnknownWire {
+        /// That byte.
+        first: u8,
+    },
+    /// The hello does not decrypt: the peer has another key, or none.
+    Unauthenticated,
+    /// The server did not take the hello: it has another key, is not a FalcoTCP server, or was shutting down.
+    Refused,
+    /// The handshake was not over by its deadline.
+    HandshakeTimeout,
+    /// No message and no ping came for a lifetime.
+    Expired,
+    /// A message does not decrypt, although the peer had proved that it has the key: something changed it on its way.
+    Tampered,
+    /// A hello or a message that was seen before, or one's own came back: something on the way replays or reflects.
+    Replayed,
+    /// A frame's length is out of range.
+    FrameLength {
+        /// The length that the frame claims.
+        length: u64,
+        /// The least there is.
+        min: u64,
+        /// The most that the settings allow.
+        max: u64,
+    },
+    /// A frame of a type that the wire does not have.
+    UnknownType {
+        /// Its type.
+        found: u8,
+    },
+    /// An answer came although no request waited for one.
+    UnexpectedAnswer,
+    /// A request was refused in a way that leaves open which answer belongs to which request, so that none can be trusted after it.
+    AnswersOutOfStep,
+    /// The handler failed, and this wire has no other way to say so than to end.
+    HandlerFailed,
+    /// The key has sealed as often as it may in this process, or its nonces would repeat. It has to be replaced.
+    KeyExhausted,
+    /// All request numbers of the connection are used; a new connection starts anew.
+    NumbersExhausted,
+    /// The stream ended inside a frame.
+    Truncated,
+    /// The stream ended between two frames.
+    ClosedByPeer,
+    /// The connection was closed on this side, and everything owed was done.
+    Closed,
+}
+
+impl fmt::Display for ConnectionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownWire { first } => write!(f, "first byte {first:#04x} belongs to no wire that is spoken here"),
+            Self::Unauthenticated => f.write_str("the hello does not decrypt under our key"),
+            Self::Refused => f.write_str("the server refused the handshake: wrong key, or no FalcoTCP server"),
+            Self::HandshakeTimeout => f.write_str("the handshake was not over by its deadline"),
+            Self::Expired => f.write_str("no message and no ping for a lifetime"),
+            Self::Tampered => f.write_str("a message does not decrypt: it was changed on its way"),
+            Self::Replayed => f.write_str("a message came a second time: something replays or reflects the traffic"),
+            Self::FrameLength { length, min, max } => {
+                write!(f, "a frame claims {length} bytes; allowed are {min} to {max}")
+            }
+            Self::UnknownType { found } => write!(f, "a frame of unknown type {found:#04x}"),
+            Self::UnexpectedAnswer => f.write_str("an answer came that no request waited for"),
+            Self::AnswersOutOfStep => {
+                f.write_str("after a refused request, answers can no longer be told apart on this wire")
+            }
+            Self::HandlerFailed => f.write_str("the handler failed"),
+            Self::KeyExhausted => f.write_str("the key has sealed as often as it may: replace it"),
+            Self::NumbersExhausted => f.write_str("the connection has used all request numbers: open another"),
+            Self::Truncated => f.write_str("the stream ended inside a frame"),
+            Self::ClosedByPeer => f.write_str("the peer closed the stream"),
+            Self::Closed => f.write_str("the connection is closed"),
+        }
+    }
+}
+
+impl core::error::Error for ConnectionError {}
+
+/// What befell one request. The connection lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// The body is larger than a message may be. Nothing was sent.
+    TooLarge {
+        /// Bytes in the body.
+        length: u64,
+        /// Bytes that a message may have.
+        limit: u64,
+    },
+    /// The server refused it.
+    Refused(Refusal),
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge { length, limit } => {
+                write!(f, "a message of {length} bytes is over the limit of {limit} bytes")
+            }
+            Self::Refused(refusal) => write!(f, "the request was refused: {refusal}"),
+        }
+    }
+}
+
+impl core::error::Error for RequestError {}
+
+/// The caller held it wrong. Nothing has changed, and the numbers say what to mend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Misuse {
+    /// The output slice is too small for the next thing to be sent.
+    OutputTooSmall {
+        /// Bytes needed.
+        needed: usize,
+        /// Bytes given.
+        given: usize,
+    },
+    /// The body handed to `seal` has not the length that was announced for it.
+    BodyLength {
+        /// Bytes announced.
+        announced: usize,
+        /// Bytes given.
+        given: usize,
+    },
+    /// The request or message is one of another connection.
+    Foreign,
+    /// The request is not waiting for an answer: it has had one.
+    NotWaiting(RequestId),
+    /// The connection was asked to close and takes nothing new.
+    Closing,
+}
+
+impl fmt::Display for Misuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutputTooSmall { needed, given } => write!(f, "{needed} bytes of output are needed, {given} were given"),
+            Self::BodyLength { announced, given } => {
+                write!(f, "a body of {given} bytes was given where {announced} were announced")
+            }
+            Self::Foreign => f.write_str("the request belongs to another connection"),
+            Self::NotWaiting(id) => write!(f, "request {} is not waiting for an answer", id.number()),
+            Self::Closing => f.write_str("the connection is closing and takes nothing new"),
+        }
+    }
+}
+
+impl core::error::Error for Misuse {}
+
+/// Any of the three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// One request's.
+    Request(RequestError),
+    /// The connection's.
+    Connection(ConnectionError),
+    /// The caller's.
+    Misuse(Misuse),
+}
+
+impl From<RequestError> for Error {
+    fn from(error: RequestError) -> Self {
+        Self::Request(error)
+    }
+}
+
+impl From<ConnectionError> for Error {
+    fn from(error: ConnectionError) -> Self {
+        Self::Connection(error)
+    }
+}
+
+impl From<Misuse> for Error {
+    fn from(error: Misuse) -> Self {
+        Self::Misuse(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request(error) => error.fmt(f),
+            Self::Connection(error) => error.fmt(f),
+            Self::Misuse(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// The random number generator that the caller passed in failed. Without entropy nothing is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EntropyError;
+
+impl EntropyError {
+    pub(crate) const fn new() -> Self {
+        Self
+    }
+}
+
+impl fmt::Display for EntropyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the random number generator failed")
+    }
+}
+
+impl core::error::Error for EntropyError {}

@@ -1,0 +1,75 @@
+//! What a machine says when it is given bytes.
+
+use core::ops::Range;
+
+use crate::message::{Refusal, RequestId};
+
+/// What came of the unread bytes.
+///
+/// Ranges in an event count from the first of the unread bytes that were handed in, and hold until `consumed` bytes of them are dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Received<E> {
+    /// There is no whole frame. `total` unread bytes bring the next step; to come earlier does no harm. It is a hint of what
+    /// may come and not of what to allocate: it grows only with what has come and within the settings.
+    NeedMore {
+        /// Unread bytes needed in all.
+        total: usize,
+    },
+    /// Before it reads on, the machine wants its own bytes taken: call `poll_transmit` or `seal`, then this again.
+    TransmitFirst,
+    /// Before it reads on, the machine wants answers: as many requests are unanswered as the settings allow, or the connection is closing. Call
+    /// this again once an answer is sealed.
+    AnswerFirst,
+    /// Something happened. It has taken effect: drop the first `consumed` unread bytes when done with the event.
+    Event {
+        /// Bytes to drop.
+        consumed: usize,
+        /// What happened.
+        event: E,
+    },
+    /// Bytes that mean nothing to the caller: drop the first `consumed` unread bytes and call again.
+    Skip {
+        /// Bytes to drop.
+        consumed: usize,
+    },
+}
+
+/// What happens to a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientEvent {
+    /// The server has taken the hello. Requests may go.
+    Established,
+    /// The whole answer to a request.
+    Answer {
+        /// The request.
+        id: RequestId,
+        /// Where its decrypted body lies among the unread bytes.
+        body: Range<usize>,
+    },
+    /// A request had no answer but a refusal.
+    Refused {
+        /// The request.
+        id: RequestId,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// What happens to a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServerEvent {
+    /// The client has the key. Its requests may come.
+    Established,
+    /// A whole request, to be answered by [`ServerConnection::answer`](crate::ServerConnection::answer).
+    Request {
+        /// The request.
+        id: RequestId,
+        /// Where its decrypted body lies among the unread bytes.
+        body: Range<usize>,
+    },
+    /// The client pinged, and the lifetime has begun anew. Nothing is to be done.
+    Ping,
+}

@@ -1,0 +1,66 @@
+//! How long a connection lives and what ended it: one deadline, one sticky end. Which bytes count as signs of life is the wire's to say.
+
+use core::time::Duration;
+
+use crate::error::ConnectionError;
+use crate::settings::Settings;
+use crate::time::Instant;
+
+#[derive(Debug)]
+pub(crate) struct Life {
+    /// The latest time that the machine was told: a clock that goes backwards stands still here.
+    latest: Instant,
+    deadline: Option<Instant>,
+    /// What the deadline means when it has come.
+    lapse: ConnectionError,
+    lifetime: Duration,
+    end: Option<ConnectionError>,
+}
+
+impl Life {
+    /// From now on the handshake's deadline is in force.
+    pub(crate) fn new(now: Instant, settings: &Settings) -> Self {
+        Self {
+            latest: now,
+            deadline: Some(now + settings.handshake_timeout()),
+            lapse: ConnectionError::HandshakeTimeout,
+            lifetime: settings.lifetime(),
+            end: None,
+        }
+    }
+
+    /// Notes the time. At the deadline, and at any time after it, the connection is over.
+    pub(crate) fn check(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        self.latest = self.latest.max(now);
+        match (self.end, self.deadline) {
+            (Some(end), _) => Err(end),
+            (None, Some(deadline)) if self.latest >= deadline => Err(self.fail(self.lapse)),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// The lifetime begins anew at the latest time that was noted.
+    pub(crate) fn restart(&mut self) {
+        self.deadline = Some(self.latest + self.lifetime);
+        self.lapse = ConnectionError::Expired;
+    }
+
+    /// The lifetime stands still until it begins anew.
+    pub(crate) fn stand_still(&mut self) {
+        self.deadline = None;
+    }
+
+    /// Ends the connection, unless it has ended before, and says what ended it.
+    pub(crate) fn fail(&mut self, end: ConnectionError) -> ConnectionError {
+        self.deadline = None;
+        *self.end.get_or_insert(end)
+    }
+
+    pub(crate) const fn end(&self) -> Option<ConnectionError> {
+        self.end
+    }
+
+    pub(crate) const fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+}

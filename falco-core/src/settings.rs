@@ -1,0 +1,143 @@
+//! What an owner may set, with the ranges and the reasons of the defaults.
+
+use core::fmt;
+use core::time::Duration;
+
+/// The lifetime that the protocol names: a connection ends when it has seen no message and no ping for 60 s.
+pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
+/// How long a handshake may take by default: 5 s, as the published Tokio client waits.
+pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest message body by default, 16 MiB.
+pub const DEFAULT_MAX_MESSAGE: u32 = 16 << 20;
+/// How many requests of one connection may be unanswered by default.
+pub const DEFAULT_MAX_IN_FLIGHT: u16 = 1024;
+
+/// Limits and times of a connection. Every value is checked when it is set, so that settings at hand are settings in range.
+///
+/// ```
+/// use core::time::Duration;
+/// use falco_core::Settings;
+///
+/// let settings = Settings::new().with_max_message(64 << 10).with_lifetime(Duration::from_secs(10))?;
+/// assert_eq!(settings.max_message(), 65_536);
+/// assert!(Settings::new().with_max_in_flight(0).is_err());
+/// # Ok::<(), falco_core::SettingsError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    max_message: u32,
+    max_in_flight: u16,
+    lifetime: Duration,
+    handshake_timeout: Duration,
+}
+
+impl Settings {
+    /// The defaults: messages of at most 16 MiB, 1024 requests in flight, a lifetime of 60 s, 5 s for the handshake.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            max_message: DEFAULT_MAX_MESSAGE,
+            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+            lifetime: DEFAULT_LIFETIME,
+            handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
+        }
+    }
+
+    /// The largest message body, in bytes, either way: a longer one is neither sent nor read. Any value; 0 allows only empty messages.
+    #[must_use]
+    pub const fn with_max_message(mut self, bytes: u32) -> Self {
+        self.max_message = bytes;
+        self
+    }
+
+    /// How many requests may be unanswered at once, at least 1.
+    ///
+    /// # Errors
+    /// [`SettingsError::MaxInFlight`] for 0.
+    pub const fn with_max_in_flight(mut self, requests: u16) -> Result<Self, SettingsError> {
+        if requests == 0 {
+            return Err(SettingsError::MaxInFlight);
+        }
+        self.max_in_flight = requests;
+        Ok(self)
+    }
+
+    /// How long a connection lives without a message or a ping: 1 s to `u32::MAX` milliseconds, about 49 days.
+    ///
+    /// # Errors
+    /// [`SettingsError::Lifetime`] outside that range.
+    pub const fn with_lifetime(mut self, lifetime: Duration) -> Result<Self, SettingsError> {
+        // u32::MAX as a literal: the noise wire sends the lifetime as 32 bits of milliseconds.
+        if lifetime.as_millis() < 1_000 || lifetime.as_millis() > 4_294_967_295 {
+            return Err(SettingsError::Lifetime(lifetime));
+        }
+        self.lifetime = lifetime;
+        Ok(self)
+    }
+
+    /// How long a handshake may take, at least 1 ms.
+    ///
+    /// # Errors
+    /// [`SettingsError::HandshakeTimeout`] for less.
+    pub const fn with_handshake_timeout(mut self, timeout: Duration) -> Result<Self, SettingsError> {
+        if timeout.as_millis() == 0 {
+            return Err(SettingsError::HandshakeTimeout(timeout));
+        }
+        self.handshake_timeout = timeout;
+        Ok(self)
+    }
+
+    /// The largest message body, in bytes.
+    #[must_use]
+    pub const fn max_message(&self) -> u32 {
+        self.max_message
+    }
+
+    /// How many requests may be unanswered at once.
+    #[must_use]
+    pub const fn max_in_flight(&self) -> u16 {
+        self.max_in_flight
+    }
+
+    /// How long a connection lives without a message or a ping.
+    #[must_use]
+    pub const fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
+    /// How long a handshake may take.
+    #[must_use]
+    pub const fn handshake_timeout(&self) -> Duration {
+        self.handshake_timeout
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A setting out of its range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// No request could ever be in flight.
+    MaxInFlight,
+    /// A lifetime under a second, or over 49 days.
+    Lifetime(Duration),
+    /// A handshake that could never end in time.
+    HandshakeTimeout(Duration),
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MaxInFlight => f.write_str("at least 1 request must be allowed in flight"),
+            Self::Lifetime(given) => write!(f, "a lifetime is 1000 ms to 4294967295 ms, not {} ms", given.as_millis()),
+            Self::HandshakeTimeout(given) => write!(f, "a handshake takes at least 1 ms, not {given:?}"),
+        }
+    }
+}
+
+impl core::error::Error for SettingsError {}

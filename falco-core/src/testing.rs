@@ -1,0 +1,51 @@
+//! What tests, fuzz targets and simulations are made of: a virtual clock, entropy that repeats, an AEAD that protects nothing. With the
+//! feature `testing`; never in production.
+
+mod crypto;
+pub mod fuzz;
+mod pair;
+mod rng;
+
+pub use crypto::{NoSecurity, NoSecurityAead};
+pub use pair::{ClientLog, Pair, ServerLog, StepsExhausted};
+pub use rng::CountingRng;
+
+use std::sync::Mutex;
+use std::vec::Vec;
+
+use crate::crypto::Crypto;
+use crate::{ClassicKey, Key, NonceLedger, NonceSlot};
+
+/// A ledger over a vector, behind a lock.
+pub type TestLedger = Mutex<NonceLedger<Vec<NonceSlot>>>;
+
+/// The key whose 32 bytes are all `byte`, which is not 0.
+///
+/// # Panics
+/// Where `byte` is 0.
+#[must_use]
+pub fn key(byte: u8) -> Key {
+    Key::from_bytes([byte; 32]).expect("the byte is not 0")
+}
+
+/// A ledger that remembers `slots` nonces.
+///
+/// # Panics
+/// Never: the counting generator does not fail.
+#[must_use]
+pub fn ledger(slots: usize) -> TestLedger {
+    let slots = std::vec![NonceSlot::EMPTY; slots];
+    Mutex::new(NonceLedger::new(slots, &mut CountingRng::new(0)).expect("the counting generator does not fail"))
+}
+
+/// The key of [`key`] on the classic wire, with a ledger that remembers 4096 nonces.
+#[must_use]
+pub fn classic_key(byte: u8) -> ClassicKey<TestLedger> {
+    ClassicKey::new(key(byte), ledger(4096))
+}
+
+/// The same with any cryptography.
+#[must_use]
+pub fn classic_key_with<C: Crypto>(byte: u8, crypto: &C) -> ClassicKey<TestLedger, C> {
+    ClassicKey::with_crypto(key(byte), ledger(4096), crypto)
+}

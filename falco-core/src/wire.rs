@@ -1,0 +1,102 @@
+//! The wall between the machine, which is the same on every wire and on both sides of it, and the wires. Sealed: the wires are those of this
+//! crate.
+
+use core::fmt::Debug;
+
+use rand_core::TryCryptoRng;
+
+use crate::error::{ConnectionError, EntropyError, Error, Misuse};
+use crate::event::{ClientEvent, Received, ServerEvent};
+use crate::message::{CloseReason, OutgoingAnswer, OutgoingRequest, PingId, Refusal, RequestId, Status};
+use crate::settings::Settings;
+use crate::time::Instant;
+
+pub(crate) mod private {
+    /// Keeps the traits of this file this crate's own.
+    #[allow(unnameable_types, reason = "that is what seals")]
+    pub trait Sealed {}
+}
+
+/// Which side of a connection a machine is: [`Client`] or [`Server`].
+pub trait Role: private::Sealed {
+    /// What happens to this side.
+    type Event: Debug;
+    /// What this side sends.
+    type Outgoing: Debug;
+}
+
+/// The side that connects, sends requests and gets answers.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Client;
+
+/// The side that is connected to, gets requests and sends answers.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Server;
+
+impl private::Sealed for Client {}
+impl private::Sealed for Server {}
+
+impl Role for Client {
+    type Event = ClientEvent;
+    type Outgoing = OutgoingRequest;
+}
+
+impl Role for Server {
+    type Event = ServerEvent;
+    type Outgoing = OutgoingAnswer;
+}
+
+/// A key with the wire on which it is used in the role `R`, such as [`ClassicKey`](crate::ClassicKey). What the methods do is told at
+/// [`Connection`](crate::Connection), which calls them and adds nothing that a wire could see.
+#[allow(missing_docs, clippy::missing_errors_doc, reason = "told at Connection; the trait is sealed")]
+pub trait Wire<R: Role>: private::Sealed {
+    /// What is remembered of one connection.
+    type Session: Debug;
+
+    fn start<G: TryCryptoRng + ?Sized>(
+        &self,
+        settings: &Settings,
+        now: Instant,
+        rng: &mut G,
+    ) -> Result<Self::Session, EntropyError>;
+    fn recv(
+        &self,
+        session: &mut Self::Session,
+        now: Instant,
+        unread: &mut [u8],
+    ) -> Result<Received<R::Event>, ConnectionError>;
+    fn end_of_stream(&self, session: &mut Self::Session, now: Instant, unread: &[u8]) -> Result<(), ConnectionError>;
+    fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse>;
+    /// Seals the next of `message` into `out`; `None` where nothing of it may go now.
+    fn seal_next(
+        &self,
+        session: &mut Self::Session,
+        now: Instant,
+        message: &mut R::Outgoing,
+        body: &[u8],
+        out: &mut [u8],
+    ) -> Result<Option<usize>, Error>;
+    fn seal_size(&self, session: &Self::Session, length: usize) -> usize;
+    fn close(&self, session: &mut Self::Session, now: Instant, reason: CloseReason);
+    fn poll_timeout(&self, session: &Self::Session) -> Option<Instant>;
+    fn handle_timeout(&self, session: &mut Self::Session, now: Instant) -> Result<(), ConnectionError>;
+    fn status(&self, session: &Self::Session) -> Status;
+    fn end(&self, session: &Self::Session) -> Option<ConnectionError>;
+    fn in_flight(&self, session: &Self::Session) -> usize;
+}
+
+/// A wire on which one can be a client.
+#[allow(missing_docs, clippy::missing_errors_doc, reason = "told at Connection; the trait is sealed")]
+pub trait ClientWire: Wire<Client> {
+    fn request(&self, session: &mut Self::Session, length: usize) -> Result<OutgoingRequest, Error>;
+    fn ping(&self, session: &mut Self::Session) -> Result<PingId, Error>;
+}
+
+/// A wire on which one can be a server.
+#[allow(missing_docs, clippy::missing_errors_doc, reason = "told at Connection; the trait is sealed")]
+pub trait ServerWire: Wire<Server> {
+    fn answer(&self, session: &mut Self::Session, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error>;
+    fn refuse(&self, session: &mut Self::Session, id: RequestId, refusal: Refusal) -> Result<(), Error>;
+}
