@@ -1,9 +1,62 @@
-//! The classic wire: what the published falcotcp 0.1.x peers speak.
+//! The classic wire: what the published falcotcp 0.1.x peers speak. Turn it on to talk to those peers, and for nothing else.
 //!
-//! Turn it on to talk to those peers and for nothing else. It proves to the server that the client has the key, or once had a recording of one
-//! who had. What the wire cannot give, no code can: it does not prove the server to the client, a key that leaks opens all recorded
-//! traffic, a replay after the server's restart or beyond the reach of its [`NonceLedger`](crate::NonceLedger) is not
-//! noticed, messages can be deleted and reordered on their way, pings can be forged, and so can the end of the stream.
+//! # What it gives, and what it cannot
+//!
+//! A server knows that its client has the key, or once had a recording of one who had. Bodies are encrypted, and a changed body is noticed. What the wire
+//! cannot give, no code can:
+//!
+//! - it does **not prove the server** to the client: whoever answers 0xFF is taken for it until an answer has to decrypt;
+//! - it has **no forward secrecy**: the shared key itself encrypts, and whoever learns it reads all recorded traffic;
+//! - it has **no protection from replay after a restart**, or of what the [`NonceLedger`](crate::NonceLedger) has forgotten;
+//! - messages can be **deleted and reordered** on their way, and an answer moved to another request;
+//! - **pings are forged** by anyone on the way, and so is **the end** of the stream.
+//!
+//! # The exchange
+//!
+//! ```text
+//! client                                                        server
+//!   | 0x00 | nonce 12 | 128 random bytes, sealed | tag 16  ------> |  opens: the client has the key
+//!   | <------------------------------------------------------ 0xFF |  does not open: shut down, not a byte
+//!   |                                                              |
+//!   | 0x01 | u64 n | nonce 12 | request, sealed | tag 16   ------> |  n = 28 + body
+//!   | <------- u64 n | nonce 12 | answer, sealed | tag 16          |  in the order of the requests
+//!   |                                                              |
+//!   | 0x02                                                 ------> |  a ping; no answer
+//! ```
+//!
+//! Integers are big-endian. There is no associated data. Nonces are 12 bytes drawn at random for each connection and counted up by one for each seal. A
+//! key seals 2^32 times in one process, then refuses.
+//!
+//! # What a side does with what comes
+//!
+//! | server is | hello | message | ping | anything else |
+//! |---|---|---|---|---|
+//! | awaiting the hello | opens: `Established`, owes 0xFF; does not: `Unauthenticated`; seen before: `Replayed` | `UnknownWire` | `UnknownWire` | `UnknownWire` |
+//! | established | `UnknownType` | opens: `Request`; does not: `Tampered`; seen before: `Replayed`; n under 28 or over the limit: `FrameLength` | `Ping` | `UnknownType` |
+//! | at its limit in flight | as established | `AnswerFirst` | `Ping` | as established |
+//! | draining | `AnswerFirst` | `AnswerFirst` | `AnswerFirst` | `AnswerFirst` |
+//!
+//! | client is | 0xFF | answer | eight zeros | anything else |
+//! |---|---|---|---|---|
+//! | awaiting the accept | `Established` | `Refused` | `Refused` | `Refused` |
+//! | waiting for answers | by its length | opens: `Answer`; does not: `Tampered`; seen before, or its own: `Replayed` | `Refused` for the oldest request, then `AnswersOutOfStep` | `FrameLength` |
+//! | waiting for nothing | by its length | `UnexpectedAnswer` | skipped | `FrameLength` |
+//!
+//! Eight zeros are a length of 0, which the published Python server sends for a request that it could not serve, and also unasked when a connection has been
+//! idle for some seconds. With a request under way the two look alike; whichever it was, going on could give one request's answer to the next. So it ends
+//! the connection.
+//!
+//! # Time
+//!
+//! The handshake has its deadline, which nothing moves. After it, a server's lifetime counts from the last whole authentic message, the last ping and the last answer
+//! that it sealed, and stands still while it owes an answer. A client's counts from the last request or ping that it sealed and from the last answer that it opened, and runs while it
+//! waits: on this wire nothing else would tell it that its server is gone. An unfinished frame counts for nothing.
+//!
+//! # Replay
+//!
+//! Every nonce that opened a hello or a message, and every nonce that sealed one, is remembered in the key's [`Ledger`](crate::Ledger), and refused when it comes again: that
+//! stops replay, moving a message to another connection, and reflection, within one process and the ledger's reach. Nonces of texts that do not open are not remembered, so a
+//! stranger cannot push real ones out.
 
 mod client;
 mod layout;

@@ -105,7 +105,9 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     {
         let mut written = 0;
         loop {
-            let sent = self.wire.transmit(&mut self.session, now, out.get_mut(written..).unwrap_or_default());
+            let sent = self
+                .wire
+                .transmit(&mut self.session, now, out.get_mut(written..).unwrap_or_default());
             match sent {
                 Ok(0) => break,
                 Ok(sent) => written += sent,
@@ -216,6 +218,8 @@ impl<H: Deref<Target: ServerWire>> Connection<Server, H> {
 
 impl<R: Role, H: Deref<Target: Wire<R>>> fmt::Debug for Connection<R, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
     }
 }

@@ -76,5 +76,5 @@ impl core::error::Error for AeadError {}
 /// Cryptography in Rust, by the RustCrypto project: portable, without an allocator, with AES instructions where the processor has
 /// them. The default. It implements [`Crypto`] with the feature `rustcrypto`.
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[allow(clippy::exhaustive_structs, reason = "callers write it as a value")]
 pub struct RustCrypto;

@@ -146,7 +146,9 @@ pub enum Misuse {
 impl fmt::Display for Misuse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OutputTooSmall { needed, given } => write!(f, "{needed} bytes of output are needed, {given} were given"),
+            Self::OutputTooSmall { needed, given } => {
+                write!(f, "{needed} bytes of output are needed, {given} were given")
+            }
             Self::BodyLength { announced, given } => {
                 write!(f, "a body of {given} bytes was given where {announced} were announced")
             }

@@ -44,7 +44,8 @@ impl Key {
     /// [`KeyError::Entropy`] where the generator fails, [`KeyError::AllZero`] where it yields only zeros.
     pub fn generate<R: TryCryptoRng + ?Sized>(rng: &mut R) -> Result<Self, KeyError> {
         let mut bytes = Zeroizing::new([0; KEY_LENGTH]);
-        rng.try_fill_bytes(bytes.as_mut_slice()).map_err(|_| KeyError::Entropy)?;
+        rng.try_fill_bytes(bytes.as_mut_slice())
+            .map_err(|_| KeyError::Entropy)?;
         Self::from_bytes(*bytes)
     }
 

@@ -72,7 +72,11 @@ const NONE: u32 = u32::MAX;
 
 impl NonceSlot {
     /// A slot with nothing in it, to build storage from.
-    pub const EMPTY: Self = Self { nonce: [0; 12], next: NONE, head: NONE };
+    pub const EMPTY: Self = Self {
+        nonce: [0; 12],
+        next: NONE,
+        head: NONE,
+    };
 }
 
 /// An exact memory of the last nonces, as many as its storage has slots, and the count of seals.
@@ -110,7 +114,13 @@ impl<S: AsMut<[NonceSlot]>> NonceLedger<S> {
         let mut draw = || rng.try_next_u64().map_err(|_| EntropyError::new());
         let hash_key = [draw()? | 1, draw()? | 1];
         slots.as_mut().fill(NonceSlot::EMPTY);
-        Ok(Self { slots, cursor: 0, filled: 0, seals: 0, hash_key })
+        Ok(Self {
+            slots,
+            cursor: 0,
+            filled: 0,
+            seals: 0,
+            hash_key,
+        })
     }
 
     /// How often the key has sealed.
@@ -165,7 +175,9 @@ impl<S: AsMut<[NonceSlot]>> NonceLedger<S> {
             self.filled += 1;
         }
         let position = u32::try_from(self.cursor).unwrap_or(NONE);
-        let first = slots.get_mut(bucket).map_or(NONE, |slot| core::mem::replace(&mut slot.head, position));
+        let first = slots
+            .get_mut(bucket)
+            .map_or(NONE, |slot| core::mem::replace(&mut slot.head, position));
         if let Some(slot) = slots.get_mut(self.cursor) {
             slot.nonce = *nonce;
             slot.next = first;
@@ -177,9 +189,15 @@ impl<S: AsMut<[NonceSlot]>> NonceLedger<S> {
 
 /// Takes the nonce in slot `oldest` out of its bucket's chain.
 fn forget(slots: &mut [NonceSlot], oldest: usize, hash_key: [u64; 2], size: usize) {
-    let Some(NonceSlot { nonce, next: after, .. }) = slots.get(oldest).copied() else { return };
-    let Some(bucket) = bucket(&nonce, hash_key, size) else { return };
-    let Some(head) = slots.get_mut(bucket).map(|slot| &mut slot.head) else { return };
+    let Some(NonceSlot { nonce, next: after, .. }) = slots.get(oldest).copied() else {
+        return;
+    };
+    let Some(bucket) = bucket(&nonce, hash_key, size) else {
+        return;
+    };
+    let Some(head) = slots.get_mut(bucket).map(|slot| &mut slot.head) else {
+        return;
+    };
     if index(*head) == oldest {
         *head = after;
         return;
@@ -199,7 +217,9 @@ fn bucket(nonce: &Nonce, [multiply, add]: [u64; 2], size: usize) -> Option<usize
     let high = u64::from_be_bytes(*nonce.first_chunk()?);
     let low = u64::from(u32::from_be_bytes(*nonce.last_chunk()?));
     // Nonces count up, so their low bits are what differs: a keyed multiplication carries every bit into the middle of the product.
-    let mixed = (high ^ low.rotate_left(32) ^ low).wrapping_add(add).wrapping_mul(multiply);
+    let mixed = (high ^ low.rotate_left(32) ^ low)
+        .wrapping_add(add)
+        .wrapping_mul(multiply);
     let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let size = u64::try_from(size).ok()?;
     usize::try_from((mixed >> 16).checked_rem(size)?).ok()
@@ -212,7 +232,10 @@ fn index(number: u32) -> usize {
 
 impl<S> fmt::Debug for NonceLedger<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NonceLedger").field("filled", &self.filled).field("seals", &self.seals).finish_non_exhaustive()
+        f.debug_struct("NonceLedger")
+            .field("filled", &self.filled)
+            .field("seals", &self.seals)
+            .finish_non_exhaustive()
     }
 }
 
@@ -230,10 +253,14 @@ impl<S: AsMut<[NonceSlot]>> Ledger for RefCell<NonceLedger<S>> {
 impl<S: AsMut<[NonceSlot]>> Ledger for std::sync::Mutex<NonceLedger<S>> {
     fn seal(&self, nonce: &Nonce) -> Result<(), SealRefused> {
         // A ledger is whole between any two of its steps that can panic, of which it has none.
-        self.lock().unwrap_or_else(std::sync::PoisonError::into_inner).seal(nonce)
+        self.lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .seal(nonce)
     }
 
     fn open(&self, nonce: &Nonce) -> Result<(), NonceSeen> {
-        self.lock().unwrap_or_else(std::sync::PoisonError::into_inner).open(nonce)
+        self.lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .open(nonce)
     }
 }

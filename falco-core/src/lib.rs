@@ -1,4 +1,111 @@
-//! FalcoTCP as a state machine: bytes and times in, bytes and events out.
+//! FalcoTCP as a state machine: an encrypted connection between two ends that share one 32-byte key, without I/O, clock, allocator or global.
+//!
+//! A client connects and proves that it has the key; if it has, the connection stands, otherwise the server shuts the stream down without a byte. A
+//! connection lives 60 seconds, counted anew from every message and every ping. A request is decrypted and handed to the owner of the server; what the
+//! owner answers is encrypted and sent back.
+//!
+//! This crate decides all of that and does none of the transport: bytes and times go in, bytes and events come out. The crate `falco-std` drives it on blocking sockets. To
+//! drive it yourself, in an event loop, on a microcontroller or in a simulation, is what this page is about.
+//!
+//! # The loop
+//!
+//! A [`ClientConnection`] or a [`ServerConnection`] is one side of one connection. Whoever owns the transport repeats:
+//!
+//! 1. **Send** what [`seal`](Connection::seal) or [`poll_transmit`](Connection::poll_transmit) wrote, in that order, all of it.
+//! 2. **Receive**: call [`recv`](Connection::recv) with all unread bytes, until it says something other than an event or a skip. After each, drop what it
+//!    consumed. A [`RecvBuf`] does the bookkeeping.
+//! 3. **Read** more bytes if it said [`NeedMore`](Received::NeedMore); answer or transmit first if it said so. When the stream has no more, call
+//!    [`end_of_stream`](Connection::end_of_stream).
+//! 4. **Sleep** no longer than [`poll_timeout`](Connection::poll_timeout); then call [`handle_timeout`](Connection::handle_timeout).
+//!
+//! When one of them says what ended the connection, send what `poll_transmit` still has, and close the stream.
+//!
+//! ```
+//! use std::sync::Mutex;
+//! use falco_core::{ClassicKey, ClientConnection, ClientEvent, Instant, Key, NonceLedger, NonceSlot};
+//! use falco_core::{Received, RecvBuf, ServerConnection, ServerEvent, Settings};
+//!
+//! # fn entropy() -> falco_core::testing::CountingRng { falco_core::testing::CountingRng::new(1) }
+//! # fn key() -> ClassicKey<Mutex<NonceLedger<Vec<NonceSlot>>>> {
+//! let key: Key = "a315c8024ab172f90691f92ac072d57d3aac129b4d1024d536f0ac6b9236b554".parse().unwrap();
+//! let ledger = NonceLedger::new(vec![NonceSlot::EMPTY; 1024], &mut entropy()).unwrap();
+//! ClassicKey::new(key, Mutex::new(ledger))
+//! # }
+//! # let (client_key, server_key) = (key(), key());
+//! # let (settings, now) = (Settings::new(), Instant::ZERO);
+//!
+//! // Two ends, and two byte buffers for a network.
+//! let mut client = ClientConnection::new(&client_key, &settings, now, &mut entropy())?;
+//! let mut server = ServerConnection::new(&server_key, &settings, now, &mut entropy())?;
+//! let (mut at_client, mut at_server) = (RecvBuf::new([0; 256]), RecvBuf::new([0; 256]));
+//! let mut request = client.request(5)?;
+//! loop {
+//!     let sent = client.seal(now, [(&mut request, &b"hello"[..])], at_server.space(0)?)?;
+//!     at_server.filled(sent);
+//!     match server.recv(now, at_server.unread())? {
+//!         Received::Event { consumed, event: ServerEvent::Request { id, body } } => {
+//!             let reply = at_server.unread()[body].to_ascii_uppercase();
+//!             let mut answer = server.answer(id, reply.len())?;
+//!             let sent = server.seal(now, [(&mut answer, &reply[..])], at_client.space(0)?)?;
+//!             at_client.filled(sent);
+//!             at_server.consume(consumed);
+//!         }
+//!         Received::Event { consumed, .. } => at_server.consume(consumed),
+//!         _ => {}
+//!     }
+//!     let sent = server.poll_transmit(now, at_client.space(0)?)?;
+//!     at_client.filled(sent);
+//!     match client.recv(now, at_client.unread())? {
+//!         Received::Event { event: ClientEvent::Answer { body, .. }, .. } => {
+//!             assert_eq!(&at_client.unread()[body], b"HELLO");
+//!             break;
+//!         }
+//!         Received::Event { consumed, .. } => at_client.consume(consumed),
+//!         _ => {}
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # States
+//!
+//! ```text
+//!                       hello taken                      close, or refuse on
+//!                       or accepted                      a wire without words
+//!   new --> Handshaking ------------> Established ------------------------> Draining
+//!                |                         |                                    |
+//!                | wrong key, wrong bytes, | lapsed, tampered, replayed,        | all owed answers sent,
+//!                | deadline                | wrong bytes, end of stream         | or any other end
+//!                v                         v                                    v
+//!              Ended <-------------------- + <----------------------------------+
+//! ```
+//!
+//! | status | `recv` | `seal` | deadline |
+//! |---|---|---|---|
+//! | `Handshaking` | hello or accept only | the hello; requests wait | the handshake's, moved by nothing |
+//! | `Established` | events | messages | the lifetime, anew from each message and ping |
+//! | `Draining` | answers; nothing new | what was begun | as before |
+//! | `Ended` | the same error for ever | nothing | none |
+//!
+//! # What is whose
+//!
+//! - **Memory** is the caller's: unread bytes, output, bodies. A machine holds a few hundred bytes and [sizes are known](Connection::seal_size) before anything is written. Nothing is
+//!   reserved because a peer promised a length.
+//! - **Keys** outlive connections and are expanded once: a [`ClassicKey`] is lent to all machines that use it.
+//! - **Entropy** is drawn when a machine is made and never after; **time** is what the caller says it is.
+//! - **Errors** come in three types: what befell one request ([`RequestError`]), what ended the connection ([`ConnectionError`], the same ever after) and what the caller
+//!   did wrong ([`Misuse`], nothing has changed).
+//! - **Cryptography** stands behind [`crypto::Crypto`]; [`RustCrypto`] is the default.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `rustcrypto` | yes | AES-256-GCM from the crate aes-gcm behind the seam |
+//! | `std` | yes | a `Mutex` around a ledger; implies `alloc` |
+//! | `alloc` | by `std` | `Vec<u8>` as storage of a [`RecvBuf`] |
+//! | `heapless` | no | `heapless::Vec` as storage of a [`RecvBuf`] |
+//! | `testing` | no | virtual clock, counting entropy, no-security crypto, fuzz bodies; never in production |
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -18,10 +125,10 @@ mod life;
 mod message;
 mod recv_buf;
 mod settings;
-mod time;
-mod wire;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod time;
+mod wire;
 
 pub use classic::ClassicKey;
 pub use connection::{ClientConnection, Connection, ServerConnection, TRANSMIT_SIZE};

@@ -90,13 +90,23 @@ pub struct OutgoingRequest {
 
 impl OutgoingRequest {
     pub(crate) const fn new(serial: u32, length: usize) -> Self {
-        Self { serial, number: 0, length, sealed: 0, done: false }
+        Self {
+            serial,
+            number: 0,
+            length,
+            sealed: 0,
+            done: false,
+        }
     }
 
     /// Its number; none while nothing of it has been sealed.
     #[must_use]
     pub const fn id(&self) -> Option<RequestId> {
-        if self.number == 0 { None } else { Some(RequestId::new(self.serial, self.number)) }
+        if self.number == 0 {
+            None
+        } else {
+            Some(RequestId::new(self.serial, self.number))
+        }
     }
 
     /// Whether all of it has been sealed.
@@ -141,7 +151,12 @@ pub struct OutgoingAnswer {
 
 impl OutgoingAnswer {
     pub(crate) const fn new(id: RequestId, length: usize) -> Self {
-        Self { id, length, sealed: 0, done: false }
+        Self {
+            id,
+            length,
+            sealed: 0,
+            done: false,
+        }
     }
 
     /// The request that it answers.
@@ -183,7 +198,10 @@ fn check(own: bool, announced: usize, body: &[u8]) -> Result<(), Misuse> {
         return Err(Misuse::Foreign);
     }
     if body.len() != announced {
-        return Err(Misuse::BodyLength { announced, given: body.len() });
+        return Err(Misuse::BodyLength {
+            announced,
+            given: body.len(),
+        });
     }
     Ok(())
 }

@@ -95,7 +95,12 @@ pub struct RecvBuf<S> {
 impl<S: Storage> RecvBuf<S> {
     /// An empty buffer over `storage`, whose present content does not matter.
     pub const fn new(storage: S) -> Self {
-        Self { storage, start: 0, end: 0, read_ahead: 0 }
+        Self {
+            storage,
+            start: 0,
+            end: 0,
+            read_ahead: 0,
+        }
     }
 
     /// From now on, storage that can grow is given at least `bytes`, so that one read may bring many small messages. 0 at first: a peer
@@ -140,13 +145,18 @@ impl<S: Storage> RecvBuf<S> {
     pub fn space(&mut self, total: usize) -> Result<&mut [u8], StorageFull> {
         let unread = self.len();
         let wanted = total.max(unread.saturating_add(1));
-        let target = wanted.min(unread.saturating_mul(2).max(FIRST_STEP)).max(self.read_ahead);
+        let target = wanted
+            .min(unread.saturating_mul(2).max(FIRST_STEP))
+            .max(self.read_ahead);
         if self.storage.bytes().len() < target {
             self.storage.grow(target);
         }
         let capacity = self.storage.bytes().len();
         if capacity < target.min(wanted) || capacity <= unread {
-            return Err(StorageFull { needed: wanted, capacity });
+            return Err(StorageFull {
+                needed: wanted,
+                capacity,
+            });
         }
         // Only where the end of the storage is nearer than what is wanted are the unread bytes moved to its front.
         if self.start > 0 && capacity - self.start < target.min(capacity) {
@@ -185,7 +195,11 @@ pub struct StorageFull {
 
 impl fmt::Display for StorageFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the receive buffer holds {} bytes and {} are needed at once", self.capacity, self.needed)
+        write!(
+            f,
+            "the receive buffer holds {} bytes and {} are needed at once",
+            self.capacity, self.needed
+        )
     }
 }
 

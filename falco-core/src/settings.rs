@@ -134,7 +134,11 @@ impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MaxInFlight => f.write_str("at least 1 request must be allowed in flight"),
-            Self::Lifetime(given) => write!(f, "a lifetime is 1000 ms to 4294967295 ms, not {} ms", given.as_millis()),
+            Self::Lifetime(given) => write!(
+                f,
+                "a lifetime is 1000 ms to 4294967295 ms, not {} ms",
+                given.as_millis()
+            ),
             Self::HandshakeTimeout(given) => write!(f, "a handshake takes at least 1 ms, not {given:?}"),
         }
     }

@@ -7,7 +7,7 @@ mod pair;
 mod rng;
 
 pub use crypto::{NoSecurity, NoSecurityAead};
-pub use pair::{ClientLog, Pair, ServerLog, StepsExhausted};
+pub use pair::{ClientLog, Link, Pair, ServerLog, StepsExhausted};
 pub use rng::CountingRng;
 
 use std::sync::Mutex;
@@ -18,6 +18,9 @@ use crate::{ClassicKey, Key, NonceLedger, NonceSlot};
 
 /// A ledger over a vector, behind a lock.
 pub type TestLedger = Mutex<NonceLedger<Vec<NonceSlot>>>;
+
+/// A key of the classic wire under [`NoSecurity`].
+pub type ClassicNoSecurity = ClassicKey<TestLedger, NoSecurity>;
 
 /// The key whose 32 bytes are all `byte`, which is not 0.
 ///

@@ -20,7 +20,7 @@ pub(crate) mod private {
 /// Which side of a connection a machine is: [`Client`] or [`Server`].
 pub trait Role: private::Sealed {
     /// What happens to this side.
-    type Event: Debug;
+    type Event: Debug + Clone + PartialEq + Eq;
     /// What this side sends.
     type Outgoing: Debug;
 }
@@ -50,7 +50,11 @@ impl Role for Server {
 
 /// A key with the wire on which it is used in the role `R`, such as [`ClassicKey`](crate::ClassicKey). What the methods do is told at
 /// [`Connection`](crate::Connection), which calls them and adds nothing that a wire could see.
-#[allow(missing_docs, clippy::missing_errors_doc, reason = "told at Connection; the trait is sealed")]
+#[allow(
+    missing_docs,
+    clippy::missing_errors_doc,
+    reason = "told at Connection; the trait is sealed"
+)]
 pub trait Wire<R: Role>: private::Sealed {
     /// What is remembered of one connection.
     type Session: Debug;
@@ -88,14 +92,22 @@ pub trait Wire<R: Role>: private::Sealed {
 }
 
 /// A wire on which one can be a client.
-#[allow(missing_docs, clippy::missing_errors_doc, reason = "told at Connection; the trait is sealed")]
+#[allow(
+    missing_docs,
+    clippy::missing_errors_doc,
+    reason = "told at Connection; the trait is sealed"
+)]
 pub trait ClientWire: Wire<Client> {
     fn request(&self, session: &mut Self::Session, length: usize) -> Result<OutgoingRequest, Error>;
     fn ping(&self, session: &mut Self::Session) -> Result<PingId, Error>;
 }
 
 /// A wire on which one can be a server.
-#[allow(missing_docs, clippy::missing_errors_doc, reason = "told at Connection; the trait is sealed")]
+#[allow(
+    missing_docs,
+    clippy::missing_errors_doc,
+    reason = "told at Connection; the trait is sealed"
+)]
 pub trait ServerWire: Wire<Server> {
     fn answer(&self, session: &mut Self::Session, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error>;
     fn refuse(&self, session: &mut Self::Session, id: RequestId, refusal: Refusal) -> Result<(), Error>;

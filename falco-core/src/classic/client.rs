@@ -56,7 +56,10 @@ impl ClientSession {
             Some(&layout::ACCEPT) => {
                 self.phase = Phase::Established;
                 self.life.restart();
-                Ok(Received::Event { consumed: 1, event: ClientEvent::Established })
+                Ok(Received::Event {
+                    consumed: 1,
+                    event: ClientEvent::Established,
+                })
             }
             Some(_) => Err(self.life.fail(ConnectionError::Refused)),
         }
@@ -87,7 +90,10 @@ impl ClientSession {
                 self.end_if_drained();
                 let id = RequestId::new(self.serial, self.ended);
                 let body = place.start + text.start..place.start + text.end;
-                Ok(Received::Event { consumed: total, event: ClientEvent::Answer { id, body } })
+                Ok(Received::Event {
+                    consumed: total,
+                    event: ClientEvent::Answer { id, body },
+                })
             }
             Err(OpenError::Inauthentic) => Err(self.life.fail(ConnectionError::Tampered)),
             Err(OpenError::Seen) => Err(self.life.fail(ConnectionError::Replayed)),
@@ -105,7 +111,13 @@ impl ClientSession {
         self.ended += 1;
         self.life.fail(ConnectionError::AnswersOutOfStep);
         let id = RequestId::new(self.serial, self.ended);
-        Received::Event { consumed, event: ClientEvent::Refused { id, refusal: Refusal::Failed } }
+        Received::Event {
+            consumed,
+            event: ClientEvent::Refused {
+                id,
+                refusal: Refusal::Failed,
+            },
+        }
     }
 
     /// Seals one request into `out`; `None` where it may not begin now.
@@ -123,10 +135,14 @@ impl ClientSession {
         if self.closing {
             return Err(Misuse::Closing.into());
         }
-        let number = self.begun.checked_add(1).ok_or_else(|| self.life.fail(ConnectionError::NumbersExhausted))?;
+        let number = self
+            .begun
+            .checked_add(1)
+            .ok_or_else(|| self.life.fail(ConnectionError::NumbersExhausted))?;
         let (needed, given) = (layout::request_size(body.len()), out.len());
         let sealed = layout::write_request(out, body.len()).ok_or(Misuse::OutputTooSmall { needed, given })?;
-        key.seal(&mut self.nonces, body, sealed).map_err(|error| self.life.fail(error))?;
+        key.seal(&mut self.nonces, body, sealed)
+            .map_err(|error| self.life.fail(error))?;
         self.begun = number;
         message.seal_whole(number);
         self.life.restart();
@@ -191,7 +207,10 @@ impl<L: Ledger, C: Crypto> Wire<Client> for ClassicKey<L, C> {
             Phase::Hello(ref random) => {
                 let given = out.len();
                 let sealed = layout::write_hello(out);
-                let sealed = sealed.ok_or(Misuse::OutputTooSmall { needed: HELLO_LENGTH, given })?;
+                let sealed = sealed.ok_or(Misuse::OutputTooSmall {
+                    needed: HELLO_LENGTH,
+                    given,
+                })?;
                 if let Err(error) = self.seal(&mut session.nonces, random, sealed) {
                     session.life.fail(error);
                     return Ok(0);

@@ -56,7 +56,11 @@ pub(super) const NOTHING_LENGTH: usize = LENGTH;
 /// A writer refuses its own caller first.
 pub(super) fn check_body(length: usize, max_message: u32) -> Result<(), RequestError> {
     let (length, limit) = (u64::try_from(length).unwrap_or(u64::MAX), u64::from(max_message));
-    if length > limit { Err(RequestError::TooLarge { length, limit }) } else { Ok(()) }
+    if length > limit {
+        Err(RequestError::TooLarge { length, limit })
+    } else {
+        Ok(())
+    }
 }
 
 /// What stands first among unread bytes.
@@ -102,13 +106,19 @@ fn sealed(unread: &[u8], at: usize, max_message: u32) -> Result<Head, Connection
     if length < LEAST || length > LEAST + u64::from(max_message) {
         return Err(frame_length(length, max_message));
     }
-    let end = usize::try_from(length).ok().and_then(|length| start.checked_add(length));
+    let end = usize::try_from(length)
+        .ok()
+        .and_then(|length| start.checked_add(length));
     let end = end.ok_or_else(|| frame_length(length, max_message))?;
     Ok(Head::Sealed(start..end))
 }
 
 fn frame_length(length: u64, max_message: u32) -> ConnectionError {
-    ConnectionError::FrameLength { length, min: LEAST, max: LEAST + u64::from(max_message) }
+    ConnectionError::FrameLength {
+        length,
+        min: LEAST,
+        max: LEAST + u64::from(max_message),
+    }
 }
 
 /// Splits a hello into its sealed text; `None` where it is not a whole hello.

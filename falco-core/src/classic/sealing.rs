@@ -6,19 +6,31 @@ use core::ops::Range;
 use rand_core::TryCryptoRng;
 
 use super::layout::SEALING;
-use crate::crypto::{Aead, Crypto, NONCE_LENGTH, Nonce, RustCrypto, TAG_LENGTH};
+#[cfg(feature = "rustcrypto")]
+use crate::crypto::RustCrypto;
+use crate::crypto::{Aead, Crypto, NONCE_LENGTH, Nonce, TAG_LENGTH};
 use crate::error::{ConnectionError, EntropyError};
 use crate::key::Key;
 use crate::ledger::Ledger;
 use crate::wire::private;
 
-/// A key of the classic wire, expanded once, with the ledger of its seals and nonces: all that its connections share.
-///
-/// It is made by using up a [`Key`], so that one secret has one ledger. Machines get it by a handle: a reference, an `Rc`, an `Arc`.
-pub struct ClassicKey<L, C: Crypto = RustCrypto> {
-    aead: C::Aead,
-    ledger: L,
+macro_rules! classic_key {
+    ($($crypto:tt)*) => {
+        /// A key of the classic wire, expanded once, with the ledger of its seals and nonces: all that its connections share.
+        ///
+        /// It is made by using up a [`Key`], so that one secret has one ledger. Machines get it by a handle: a reference, an `Rc`, an `Arc`.
+        pub struct ClassicKey<L, $($crypto)*> {
+            aead: C::Aead,
+            ledger: L,
+        }
+    };
 }
+
+// A default for the cryptography is there only where there is one.
+#[cfg(feature = "rustcrypto")]
+classic_key!(C: Crypto = RustCrypto);
+#[cfg(not(feature = "rustcrypto"))]
+classic_key!(C: Crypto);
 
 #[cfg(feature = "rustcrypto")]
 impl<L: Ledger> ClassicKey<L> {
@@ -32,9 +44,15 @@ impl<L: Ledger> ClassicKey<L> {
 impl<L: Ledger, C: Crypto> ClassicKey<L, C> {
     /// Expands `key` with `crypto`.
     #[must_use]
-    #[expect(clippy::needless_pass_by_value, reason = "the key is used up: its secret gets no second ledger")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the key is used up: its secret gets no second ledger"
+    )]
     pub fn with_crypto(key: Key, ledger: L, crypto: &C) -> Self {
-        Self { aead: crypto.aead(key.secret()), ledger }
+        Self {
+            aead: crypto.aead(key.secret()),
+            ledger,
+        }
     }
 
     /// The ledger, for its figures.
@@ -45,22 +63,35 @@ impl<L: Ledger, C: Crypto> ClassicKey<L, C> {
     /// Seals `body` into `sealed`, which has exactly room for nonce, text and tag.
     pub(super) fn seal(&self, nonces: &mut Nonces, body: &[u8], sealed: &mut [u8]) -> Result<(), ConnectionError> {
         // A slice of another length is a mistake of this crate; it must not become a seal.
-        let (nonce, rest) = sealed.split_first_chunk_mut::<NONCE_LENGTH>().ok_or(ConnectionError::KeyExhausted)?;
-        let (text, tag) = rest.split_last_chunk_mut::<TAG_LENGTH>().ok_or(ConnectionError::KeyExhausted)?;
+        let (nonce, rest) = sealed
+            .split_first_chunk_mut::<NONCE_LENGTH>()
+            .ok_or(ConnectionError::KeyExhausted)?;
+        let (text, tag) = rest
+            .split_last_chunk_mut::<TAG_LENGTH>()
+            .ok_or(ConnectionError::KeyExhausted)?;
         let fresh = nonces.peek();
         self.ledger.seal(&fresh).map_err(|_| ConnectionError::KeyExhausted)?;
         nonces.advance();
         *nonce = fresh;
-        *tag = self.aead.seal(&fresh, &[], text, body).map_err(|_| ConnectionError::KeyExhausted)?;
+        *tag = self
+            .aead
+            .seal(&fresh, &[], text, body)
+            .map_err(|_| ConnectionError::KeyExhausted)?;
         Ok(())
     }
 
     /// Opens `sealed` (nonce, text, tag) where it lies, checks it against replay and reflection, and says where in it the text is.
     pub(super) fn open(&self, own: &Nonces, sealed: &mut [u8]) -> Result<Range<usize>, OpenError> {
         let length = sealed.len().checked_sub(SEALING).ok_or(OpenError::Inauthentic)?;
-        let (nonce, rest) = sealed.split_first_chunk_mut::<NONCE_LENGTH>().ok_or(OpenError::Inauthentic)?;
-        let (text, tag) = rest.split_last_chunk_mut::<TAG_LENGTH>().ok_or(OpenError::Inauthentic)?;
-        self.aead.open(nonce, &[], text, tag).map_err(|_| OpenError::Inauthentic)?;
+        let (nonce, rest) = sealed
+            .split_first_chunk_mut::<NONCE_LENGTH>()
+            .ok_or(OpenError::Inauthentic)?;
+        let (text, tag) = rest
+            .split_last_chunk_mut::<TAG_LENGTH>()
+            .ok_or(OpenError::Inauthentic)?;
+        self.aead
+            .open(nonce, &[], text, tag)
+            .map_err(|_| OpenError::Inauthentic)?;
         // Only now: a stranger's nonces would otherwise push real ones out of the ledger.
         if own.has_used(nonce) {
             return Err(OpenError::Seen);

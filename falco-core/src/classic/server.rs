@@ -70,7 +70,10 @@ impl ServerSession {
             Ok(_) => {
                 self.phase = Phase::AcceptOwed;
                 self.life.restart();
-                Ok(Received::Event { consumed: HELLO_LENGTH, event: ServerEvent::Established })
+                Ok(Received::Event {
+                    consumed: HELLO_LENGTH,
+                    event: ServerEvent::Established,
+                })
             }
             Err(OpenError::Inauthentic) => Err(self.life.fail(ConnectionError::Unauthenticated)),
             Err(OpenError::Seen) => Err(self.life.fail(ConnectionError::Replayed)),
@@ -92,7 +95,10 @@ impl ServerSession {
                 if self.owed() == 0 {
                     self.life.restart();
                 }
-                return Ok(Received::Event { consumed: 1, event: ServerEvent::Ping });
+                return Ok(Received::Event {
+                    consumed: 1,
+                    event: ServerEvent::Ping,
+                });
             }
             Head::Nothing => return Err(self.life.fail(ConnectionError::Tampered)),
             Head::Sealed(place) => place,
@@ -112,7 +118,10 @@ impl ServerSession {
                 self.life.stand_still();
                 let id = RequestId::new(self.serial, self.begun);
                 let body = place.start + text.start..place.start + text.end;
-                Ok(Received::Event { consumed: total, event: ServerEvent::Request { id, body } })
+                Ok(Received::Event {
+                    consumed: total,
+                    event: ServerEvent::Request { id, body },
+                })
             }
             Err(OpenError::Inauthentic) => Err(self.life.fail(ConnectionError::Tampered)),
             Err(OpenError::Seen) => Err(self.life.fail(ConnectionError::Replayed)),
@@ -148,7 +157,8 @@ impl ServerSession {
         }
         let (needed, given) = (layout::answer_size(body.len()), out.len());
         let sealed = layout::write_answer(out, body.len()).ok_or(Misuse::OutputTooSmall { needed, given })?;
-        key.seal(&mut self.nonces, body, sealed).map_err(|error| self.life.fail(error))?;
+        key.seal(&mut self.nonces, body, sealed)
+            .map_err(|error| self.life.fail(error))?;
         message.seal_whole();
         self.ended += 1;
         if self.owed() == 0 {
@@ -197,7 +207,11 @@ impl<L: Ledger, C: Crypto> Wire<Server> for ClassicKey<L, C> {
 
     fn end_of_stream(&self, session: &mut ServerSession, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
         session.life.check(now)?;
-        let end = if unread.is_empty() { ConnectionError::ClosedByPeer } else { ConnectionError::Truncated };
+        let end = if unread.is_empty() {
+            ConnectionError::ClosedByPeer
+        } else {
+            ConnectionError::Truncated
+        };
         Err(session.life.fail(end))
     }
 

@@ -24,11 +24,14 @@ impl Aead for Aes256Gcm {
             rest.copy_from_slice(body);
             InOutBuf::from(out)
         };
-        let tag = self.encrypt_inout_detached(nonce.into(), associated, text).map_err(|_| AeadError)?;
+        let tag = self
+            .encrypt_inout_detached(nonce.into(), associated, text)
+            .map_err(|_| AeadError)?;
         Ok(tag.into())
     }
 
     fn open(&self, nonce: &Nonce, associated: &[u8], text: &mut [u8], tag: &Tag) -> Result<(), AeadError> {
-        self.decrypt_inout_detached(nonce.into(), associated, text.into(), tag.into()).map_err(|_| AeadError)
+        self.decrypt_inout_detached(nonce.into(), associated, text.into(), tag.into())
+            .map_err(|_| AeadError)
     }
 }

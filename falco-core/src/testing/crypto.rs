@@ -4,7 +4,7 @@ use crate::crypto::{Aead, AeadError, Crypto, Nonce, Tag};
 
 /// Leaves texts as they are. Its tags are sixteen bytes of one checksum: whoever knows that can forge them, a mistake cannot.
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[allow(clippy::exhaustive_structs, reason = "callers write it as a value")]
 pub struct NoSecurity;
 
 /// The AEAD of [`NoSecurity`].
@@ -26,7 +26,12 @@ impl Crypto for NoSecurity {
     type Aead = NoSecurityAead;
 
     fn aead(&self, key: &[u8; 32]) -> NoSecurityAead {
-        NoSecurityAead { key: key.iter().fold(0, |sum, byte| sum ^ byte.rotate_left(3)).wrapping_add(1) }
+        NoSecurityAead {
+            key: key
+                .iter()
+                .fold(0, |sum, byte| sum ^ byte.rotate_left(3))
+                .wrapping_add(1),
+        }
     }
 }
 
@@ -38,6 +43,10 @@ impl Aead for NoSecurityAead {
     }
 
     fn open(&self, nonce: &Nonce, associated: &[u8], text: &mut [u8], tag: &Tag) -> Result<(), AeadError> {
-        if self.tag(nonce, associated, text) == *tag { Ok(()) } else { Err(AeadError::new()) }
+        if self.tag(nonce, associated, text) == *tag {
+            Ok(())
+        } else {
+            Err(AeadError::new())
+        }
     }
 }

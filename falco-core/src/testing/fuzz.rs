@@ -1,0 +1,40 @@
+//! The bodies of the fuzz targets, as functions of the fuzzer's bytes, so that stable Rust can replay a corpus. Each panics where
+//! something does not hold that must hold for every input.
+
+mod attacked;
+mod pair;
+mod parser;
+
+pub use attacked::{client_past_tag, server_past_tag};
+pub use pair::pair_on_corrupting_link;
+pub use parser::{client_to_server, server_to_client};
+
+/// Reads decisions from the fuzzer's bytes. At their end everything is 0 and [`is_done`](Self::is_done).
+#[derive(Debug)]
+struct Input<'i> {
+    bytes: &'i [u8],
+}
+
+impl<'i> Input<'i> {
+    const fn new(bytes: &'i [u8]) -> Self {
+        Self { bytes }
+    }
+
+    const fn is_done(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.take(1).first().copied().unwrap_or(0)
+    }
+
+    fn index(&mut self, below: usize) -> usize {
+        usize::from(self.byte()).checked_rem(below).unwrap_or(0)
+    }
+
+    fn take(&mut self, count: usize) -> &'i [u8] {
+        let (taken, rest) = self.bytes.split_at(count.min(self.bytes.len()));
+        self.bytes = rest;
+        taken
+    }
+}

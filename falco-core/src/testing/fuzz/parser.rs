@@ -1,0 +1,169 @@
+//! One machine with real cryptography fed by a stranger, cut in two ways that must come to the same.
+
+use core::ops::Deref;
+use std::vec::Vec;
+
+use super::Input;
+use crate::testing::{CountingRng, TestLedger};
+use crate::{
+    ClassicKey, ClientConnection, Connection, ConnectionError, Instant, Received, RecvBuf, Role, ServerConnection,
+    Settings, TRANSMIT_SIZE, Wire,
+};
+
+/// Messages of at most this many bytes: small enough that a fuzzer reaches both sides of the limit.
+const MAX_MESSAGE: u32 = 64;
+
+/// Bytes to a server, before its client has proved itself or after.
+///
+/// # Panics
+/// Where an invariant is broken, and only there.
+pub fn client_to_server(data: &[u8]) {
+    let mut input = Input::new(data);
+    let prove = input.byte() & 1 == 1;
+    feed_both_ways(&mut input, || {
+        let (client, server) = machines();
+        if prove { established(client, server).1 } else { server }
+    });
+}
+
+/// Bytes to a client, before its server has taken it or after.
+///
+/// # Panics
+/// Where an invariant is broken, and only there.
+pub fn server_to_client(data: &[u8]) {
+    let mut input = Input::new(data);
+    let choice = input.byte();
+    feed_both_ways(&mut input, || {
+        let (mut client, server) = machines();
+        if choice & 1 == 0 {
+            let sent = client.poll_transmit(Instant::ZERO, &mut [0; TRANSMIT_SIZE]);
+            assert_eq!(sent, Ok(TRANSMIT_SIZE), "the hello goes");
+            return client;
+        }
+        let mut client = established(client, server).0;
+        for _ in 0..(choice >> 1) & 3 {
+            let mut request = client.request(4).expect("it is established");
+            let _ = client.seal(Instant::ZERO, [(&mut request, &b"four"[..])], &mut [0; 64]);
+            assert!(request.is_done(), "64 bytes are enough for 4");
+        }
+        client
+    });
+}
+
+type Handle = &'static ClassicKey<TestLedger>;
+
+/// Two fresh machines; as keys are lent and a fuzzer's process is short, the keys are never dropped.
+fn machines() -> (ClientConnection<Handle>, ServerConnection<Handle>) {
+    use std::sync::LazyLock;
+    // Each pair of machines has its own nonces, but the ledgers would remember them from run to run: so they remember none.
+    static KEYS: LazyLock<[ClassicKey<TestLedger>; 2]> = LazyLock::new(|| {
+        let forgetful = || ClassicKey::new(crate::testing::key(1), crate::testing::ledger(0));
+        [forgetful(), forgetful()]
+    });
+    let [client, server] = LazyLock::force(&KEYS);
+    let settings = Settings::new().with_max_message(MAX_MESSAGE);
+    let mut rng = CountingRng::new(1);
+    let client =
+        ClientConnection::new(client, &settings, Instant::ZERO, &mut rng).expect("the generator does not fail");
+    let server =
+        ServerConnection::new(server, &settings, Instant::ZERO, &mut rng).expect("the generator does not fail");
+    (client, server)
+}
+
+fn established(
+    mut client: ClientConnection<Handle>,
+    mut server: ServerConnection<Handle>,
+) -> (ClientConnection<Handle>, ServerConnection<Handle>) {
+    let mut wire = [0; TRANSMIT_SIZE];
+    let now = Instant::ZERO;
+    let sent = client.poll_transmit(now, &mut wire).expect("there is room");
+    assert!(
+        matches!(server.recv(now, wire.split_at_mut(sent).0), Ok(Received::Event { .. })),
+        "the key is right"
+    );
+    let sent = server.poll_transmit(now, &mut wire).expect("there is room");
+    assert!(
+        matches!(client.recv(now, wire.split_at_mut(sent).0), Ok(Received::Event { .. })),
+        "the server accepts"
+    );
+    (client, server)
+}
+
+/// What a machine made of a stream: its events as text with their bodies, and how it ended.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    events: Vec<(std::string::String, Vec<u8>)>,
+    end: ConnectionError,
+}
+
+fn feed_both_ways<R: Role, H: Deref<Target: Wire<R>>>(input: &mut Input<'_>, fresh: impl Fn() -> Connection<R, H>) {
+    let cuts = [1 + input.index(40), 1 + input.index(40)];
+    let stream = input.take(usize::MAX);
+    let whole = feed(&mut fresh(), &[stream]);
+    let mut parts = Vec::new();
+    let mut rest = stream;
+    for cut in cuts.iter().cycle() {
+        if rest.is_empty() {
+            break;
+        }
+        let (part, after) = rest.split_at((*cut).min(rest.len()));
+        parts.push(part);
+        rest = after;
+    }
+    assert_eq!(feed(&mut fresh(), &parts), whole, "the cutting of a stream shows");
+}
+
+fn feed<R: Role, H: Deref<Target: Wire<R>>>(machine: &mut Connection<R, H>, parts: &[&[u8]]) -> Outcome {
+    let now = Instant::ZERO;
+    let mut inbox = RecvBuf::new(Vec::new());
+    let mut events = Vec::new();
+    let mut bytes = parts.iter().copied().flatten().copied().peekable();
+    let mut left: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+    left.reverse();
+    loop {
+        let held = inbox.len();
+        match machine.recv(now, inbox.unread()) {
+            Err(end) => {
+                assert_eq!(machine.end(), Some(end), "the end is remembered");
+                assert_eq!(machine.recv(now, &mut []), Err(end), "the end is sticky");
+                return Outcome { events, end };
+            }
+            Ok(Received::Event { consumed, event }) => {
+                assert!(consumed > 0 && consumed <= held, "an event takes bytes that are there");
+                events.push((std::format!("{event:?}"), inbox.unread().split_at(consumed).0.to_vec()));
+                inbox.consume(consumed);
+            }
+            Ok(Received::Skip { consumed }) => {
+                assert!(consumed > 0 && consumed <= held, "a skip takes bytes that are there");
+                inbox.consume(consumed);
+            }
+            Ok(Received::NeedMore { total }) => {
+                assert!(total > held, "{total} bytes were asked for with {held} there");
+                assert!(
+                    total <= TRANSMIT_SIZE,
+                    "{total} bytes were asked for, more than any frame may have"
+                );
+                let Some(count) = left.pop() else {
+                    let end = machine
+                        .end_of_stream(now, inbox.unread())
+                        .expect_err("this wire ends with its stream");
+                    return Outcome { events, end };
+                };
+                for byte in bytes.by_ref().take(count) {
+                    *inbox
+                        .space(total)
+                        .expect("a vector grows")
+                        .first_mut()
+                        .expect("space is never empty") = byte;
+                    inbox.filled(1);
+                }
+            }
+            Ok(Received::TransmitFirst | Received::AnswerFirst) => {
+                let end = machine
+                    .end_of_stream(now, inbox.unread())
+                    .expect_err("this wire ends with its stream");
+                return Outcome { events, end };
+            }
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! A client and a server on a virtual clock, joined by a link that the test may tamper with.
+
+use core::fmt;
+use core::ops::{Deref, Range};
+use core::time::Duration;
+use std::boxed::Box;
+use std::vec::Vec;
+
+use super::CountingRng;
+use crate::{
+    ClientConnection, ClientEvent, ClientWire, CloseReason, Connection, ConnectionError, EntropyError, Error, Instant,
+    OutgoingRequest, Received, RecvBuf, Refusal, RequestId, Role, ServerConnection, ServerEvent, ServerWire, Settings,
+    TRANSMIT_SIZE, Wire,
+};
+
+/// Steps that a [`Pair`] may take in all; one that takes more has lost its way.
+const STEPS: usize = 1_000_000;
+
+/// A pair took more steps than it could have to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StepsExhausted;
+
+/// What happened to the client of a pair, bodies included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "tests match it whole")]
+pub enum ClientLog {
+    /// The handshake is done.
+    Established,
+    /// The answer to the request of this number.
+    Answer(u32, Vec<u8>),
+    /// The request of this number was refused.
+    Refused(u32, Refusal),
+    /// The end.
+    Ended(ConnectionError),
+}
+
+/// What happened to the server of a pair, bodies included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "tests match it whole")]
+pub enum ServerLog {
+    /// The handshake is done.
+    Established,
+    /// The request of this number.
+    Request(u32, Vec<u8>),
+    /// A ping.
+    Ping,
+    /// The end.
+    Ended(ConnectionError),
+}
+
+/// One side: its machine, what it has received and not taken, what it has sent and the link has not carried.
+struct Side<R: Role, H: Deref<Target: Wire<R>>> {
+    machine: Connection<R, H>,
+    inbox: RecvBuf<Vec<u8>>,
+    sent: Vec<u8>,
+    queue: Vec<(R::Outgoing, Vec<u8>)>,
+    /// Whether the end is in the log, and the stream shut down.
+    ended: bool,
+}
+
+impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
+    fn new(machine: Connection<R, H>) -> Self {
+        let (inbox, sent, queue) = (RecvBuf::new(Vec::new()), Vec::new(), Vec::new());
+        Self {
+            machine,
+            inbox,
+            sent,
+            queue,
+            ended: false,
+        }
+    }
+
+    /// Puts on the link what may go, and says whether anything did.
+    fn send(&mut self, now: Instant) -> bool {
+        let longest = self.queue.iter().map(|(_, body)| body.len()).max().unwrap_or(0);
+        let mut out = std::vec![0; self.machine.seal_size(longest).max(TRANSMIT_SIZE)];
+        let messages = self.queue.iter_mut().map(|(message, body)| (message, body.as_slice()));
+        let written = self.machine.seal(now, messages, &mut out).unwrap_or(0);
+        self.sent.extend(out.into_iter().take(written));
+        written > 0
+    }
+
+    /// The next event with the bytes that it takes; none where something has to come first.
+    fn receive(&mut self, now: Instant) -> Result<Option<(usize, R::Event)>, ConnectionError> {
+        loop {
+            match self.machine.recv(now, self.inbox.unread())? {
+                Received::NeedMore { total } => {
+                    assert!(total > self.inbox.len(), "{total} bytes were asked for and are there");
+                    return Ok(None);
+                }
+                Received::TransmitFirst | Received::AnswerFirst => return Ok(None),
+                Received::Skip { consumed } => self.inbox.consume(consumed),
+                Received::Event { consumed, event } => return Ok(Some((consumed, event))),
+            }
+        }
+    }
+
+    fn body(&mut self, range: &Range<usize>) -> Vec<u8> {
+        self.inbox
+            .unread()
+            .get(range.clone())
+            .expect("an event's range lies in the unread bytes")
+            .to_vec()
+    }
+
+    fn deliver(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(1 << 16) {
+            let space = self.inbox.space(self.inbox.len() + part.len()).expect("a vector grows");
+            for (place, byte) in space.iter_mut().zip(part) {
+                *place = *byte;
+            }
+            let fitted = space.len().min(part.len());
+            self.inbox.filled(fitted);
+            if fitted < part.len() {
+                self.deliver(part.get(fitted..).unwrap_or_default());
+            }
+        }
+    }
+
+    /// Notes the end, once.
+    fn note_end(&mut self) -> Option<ConnectionError> {
+        let end = self.machine.end().filter(|_| !self.ended)?;
+        self.ended = true;
+        Some(end)
+    }
+}
+
+/// A client and a server, each with its key, on one virtual clock. The server answers by itself, with what [`answer_with`](Self::answer_with) was told:
+/// with the request's own body, if nothing was said.
+///
+/// ```
+/// use core::time::Duration;
+/// use falco_core::testing::{ClientLog, Pair, classic_key};
+/// use falco_core::{ConnectionError, Settings};
+///
+/// let (client, server) = (classic_key(1), classic_key(1));
+/// let mut pair = Pair::new(&client, &server, &Settings::new(), 7)?;
+/// pair.request(b"hello")?;
+/// pair.advance(Duration::from_millis(59_999)).unwrap();
+/// assert_eq!(pair.client_log, [ClientLog::Established, ClientLog::Answer(1, b"hello".to_vec())]);
+/// pair.advance(Duration::from_millis(1)).unwrap();
+/// assert_eq!(pair.client_log.last(), Some(&ClientLog::Ended(ConnectionError::Expired)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Pair<'k, K: ClientWire + ServerWire> {
+    now: Instant,
+    client: Side<crate::Client, &'k K>,
+    server: Side<crate::Server, &'k K>,
+    handler: fn(&[u8]) -> Option<Vec<u8>>,
+    steps: usize,
+    /// What happened to the client, in order.
+    pub client_log: Vec<ClientLog>,
+    /// What happened to the server, in order.
+    pub server_log: Vec<ServerLog>,
+    /// What all bytes go through on their way; `true` for those to the server.
+    pub link: Link<'k>,
+}
+
+/// What a link does to the bytes that it carries, and in which direction: `true` for those to the server.
+pub type Link<'l> = Box<dyn FnMut(bool, &mut Vec<u8>) + 'l>;
+
+impl<K: ClientWire + ServerWire> fmt::Debug for Pair<'_, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut pair = f.debug_struct("Pair");
+        pair.field("now", &self.now)
+            .field("client", &self.client.machine)
+            .field("server", &self.server.machine);
+        pair.field("client_log", &self.client_log)
+            .field("server_log", &self.server_log)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'k, K: ClientWire + ServerWire> Pair<'k, K> {
+    /// A pair at the epoch, before the first byte. Its entropy depends on `seed` alone.
+    ///
+    /// # Errors
+    /// None: the counting generator does not fail.
+    pub fn new(client: &'k K, server: &'k K, settings: &Settings, seed: u64) -> Result<Self, EntropyError> {
+        let mut rng = CountingRng::new(seed);
+        Ok(Self {
+            now: Instant::ZERO,
+            client: Side::new(ClientConnection::new(client, settings, Instant::ZERO, &mut rng)?),
+            server: Side::new(ServerConnection::new(server, settings, Instant::ZERO, &mut rng)?),
+            handler: |body| Some(body.to_vec()),
+            steps: STEPS,
+            client_log: Vec::new(),
+            server_log: Vec::new(),
+            link: Box::new(|_, _| {}),
+        })
+    }
+
+    /// From now on the server answers with what `handler` returns, and refuses where that is nothing.
+    pub fn answer_with(&mut self, handler: fn(&[u8]) -> Option<Vec<u8>>) {
+        self.handler = handler;
+    }
+
+    /// The time.
+    #[must_use]
+    pub const fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// The client's machine.
+    pub const fn client(&mut self) -> &mut ClientConnection<&'k K> {
+        &mut self.client.machine
+    }
+
+    /// The server's machine.
+    pub const fn server(&mut self) -> &mut ServerConnection<&'k K> {
+        &mut self.server.machine
+    }
+
+    /// Gives the client a request to send; it goes as soon as it may.
+    ///
+    /// # Errors
+    /// Those of [`Connection::request`].
+    pub fn request(&mut self, body: &[u8]) -> Result<(), Error> {
+        let message: OutgoingRequest = self.client.machine.request(body.len())?;
+        self.client.queue.push((message, body.to_vec()));
+        Ok(())
+    }
+
+    /// Has the client ping.
+    ///
+    /// # Errors
+    /// Those of [`Connection::ping`].
+    pub fn ping(&mut self) -> Result<(), Error> {
+        self.client.machine.ping().map(|_| ())
+    }
+
+    /// Closes both sides in good order.
+    pub fn close(&mut self) {
+        self.client.machine.close(self.now, CloseReason::Done);
+        self.server.machine.close(self.now, CloseReason::Done);
+    }
+
+    /// Puts bytes on the server's side of the link, as a stranger would.
+    pub fn inject_to_server(&mut self, bytes: &[u8]) {
+        self.server.deliver(bytes);
+    }
+
+    /// Puts bytes on the client's side of the link, as a stranger would.
+    pub fn inject_to_client(&mut self, bytes: &[u8]) {
+        self.client.deliver(bytes);
+    }
+
+    /// Lets time pass, stopping at every deadline on the way, and everything happen that happens in it.
+    ///
+    /// # Errors
+    /// [`StepsExhausted`].
+    pub fn advance(&mut self, duration: Duration) -> Result<(), StepsExhausted> {
+        let until = self.now + duration;
+        self.settle()?;
+        while self.now < until {
+            let deadlines = [self.client.machine.poll_timeout(), self.server.machine.poll_timeout()];
+            let next = deadlines.into_iter().flatten().min().unwrap_or(until);
+            self.now = next.clamp(self.now, until);
+            // Whether they fail is in the log.
+            let _ = self.client.machine.handle_timeout(self.now);
+            let _ = self.server.machine.handle_timeout(self.now);
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    /// Carries bytes until nothing moves. No time passes.
+    ///
+    /// # Errors
+    /// [`StepsExhausted`].
+    pub fn settle(&mut self) -> Result<(), StepsExhausted> {
+        loop {
+            self.steps = self.steps.checked_sub(1).ok_or(StepsExhausted)?;
+            let mut moved = self.client.send(self.now) | self.server.send(self.now);
+            self.client.queue.retain(|(message, _)| !message.is_done());
+            self.server.queue.retain(|(message, _)| !message.is_done());
+            for to_server in [true, false] {
+                let mut bytes = core::mem::take(if to_server {
+                    &mut self.client.sent
+                } else {
+                    &mut self.server.sent
+                });
+                if !bytes.is_empty() {
+                    (self.link)(to_server, &mut bytes);
+                    if to_server {
+                        self.server.deliver(&bytes);
+                    } else {
+                        self.client.deliver(&bytes);
+                    }
+                }
+            }
+            moved |= self.step_client() | self.step_server();
+            if !moved {
+                return Ok(());
+            }
+        }
+    }
+
+    fn step_client(&mut self) -> bool {
+        let side = &mut self.client;
+        let mut moved = false;
+        while let Ok(Some((consumed, event))) = side.receive(self.now) {
+            self.client_log.push(match event {
+                ClientEvent::Established => ClientLog::Established,
+                ClientEvent::Answer { id, body } => ClientLog::Answer(id.number(), side.body(&body)),
+                ClientEvent::Refused { id, refusal } => ClientLog::Refused(id.number(), refusal),
+            });
+            side.inbox.consume(consumed);
+            moved = true;
+        }
+        if let Some(end) = side.note_end() {
+            self.client_log.push(ClientLog::Ended(end));
+            let _ = self.server.machine.end_of_stream(self.now, self.server.inbox.unread());
+            moved = true;
+        }
+        moved
+    }
+
+    fn step_server(&mut self) -> bool {
+        let side = &mut self.server;
+        let mut moved = false;
+        while let Ok(Some((consumed, event))) = side.receive(self.now) {
+            match event {
+                ServerEvent::Established => self.server_log.push(ServerLog::Established),
+                ServerEvent::Ping => self.server_log.push(ServerLog::Ping),
+                ServerEvent::Request { id, body } => {
+                    let body = side.body(&body);
+                    answer(side, id, (self.handler)(&body));
+                    self.server_log.push(ServerLog::Request(id.number(), body));
+                }
+            }
+            side.inbox.consume(consumed);
+            moved = true;
+        }
+        if let Some(end) = side.note_end() {
+            self.server_log.push(ServerLog::Ended(end));
+            let _ = self.client.machine.end_of_stream(self.now, self.client.inbox.unread());
+            moved = true;
+        }
+        moved
+    }
+}
+
+fn answer<H: Deref<Target: ServerWire>>(side: &mut Side<crate::Server, H>, id: RequestId, body: Option<Vec<u8>>) {
+    if let Some(body) = body
+        && let Ok(message) = side.machine.answer(id, body.len())
+    {
+        side.queue.push((message, body));
+    } else {
+        // It waits, because it came in this very step.
+        let _ = side.machine.refuse(id, Refusal::Failed);
+    }
+}
