@@ -1,0 +1,48 @@
+//! Replays the committed fuzz corpus on stable Rust: an input that once found a way must not find one again.
+
+use std::fs;
+use std::path::Path;
+
+use falco_core::testing::fuzz;
+
+fn replay(target: &str, body: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fuzz/corpus")
+        .join(target);
+    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut inputs = 0;
+    for entry in entries {
+        let path = entry.expect("the folder can be read").path();
+        let data = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        // Its name, should the next line panic.
+        println!("{}", path.display());
+        body(&data);
+        inputs += 1;
+    }
+    assert!(inputs >= 5, "the corpus of {target} has only {inputs} inputs");
+}
+
+#[test]
+fn client_to_server() {
+    replay("client_to_server", fuzz::client_to_server);
+}
+
+#[test]
+fn server_to_client() {
+    replay("server_to_client", fuzz::server_to_client);
+}
+
+#[test]
+fn server_past_tag() {
+    replay("server_past_tag", fuzz::server_past_tag);
+}
+
+#[test]
+fn client_past_tag() {
+    replay("client_past_tag", fuzz::client_past_tag);
+}
+
+#[test]
+fn pair_on_corrupting_link() {
+    replay("pair_on_corrupting_link", fuzz::pair_on_corrupting_link);
+}
