@@ -7,7 +7,8 @@ use rand_core::TryCryptoRng;
 
 use crate::error::{ConnectionError, EntropyError, Error, Misuse};
 use crate::event::Received;
-use crate::message::{CloseReason, OutgoingAnswer, OutgoingRequest, PingId, Refusal, RequestId, Status};
+use crate::message::{CloseReason, PingId, Refusal, RequestId, Status};
+use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
 use crate::settings::Settings;
 use crate::time::Instant;
 use crate::wire::{Client, ClientWire, Role, Server, ServerWire, Wire};

@@ -123,6 +123,7 @@ mod key;
 mod ledger;
 mod life;
 mod message;
+mod outgoing;
 mod recv_buf;
 mod settings;
 #[cfg(feature = "testing")]
@@ -137,7 +138,8 @@ pub use error::{ConnectionError, EntropyError, Error, Misuse, RequestError};
 pub use event::{ClientEvent, Received, ServerEvent};
 pub use key::{KEY_LENGTH, Key, KeyError};
 pub use ledger::{Ledger, NonceLedger, NonceSeen, NonceSlot, SEALS_PER_KEY, SealRefused};
-pub use message::{CloseReason, OutgoingAnswer, OutgoingRequest, PingId, Refusal, RequestId, Status};
+pub use message::{CloseReason, PingId, Refusal, RequestId, Status};
+pub use outgoing::{OutgoingAnswer, OutgoingRequest};
 pub use recv_buf::{RecvBuf, Storage, StorageFull};
 pub use settings::{
     DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_LIFETIME, DEFAULT_MAX_IN_FLIGHT, DEFAULT_MAX_MESSAGE, Settings, SettingsError,

@@ -1,0 +1,137 @@
+//! Messages on their way out: how long they are and how far they have gone. Their bodies stay with the caller.
+
+use crate::error::Misuse;
+use crate::message::RequestId;
+
+/// A request on its way: how long it is and how far it has gone. The body stays with the caller, who hands both to
+/// [`ClientConnection::seal`](crate::ClientConnection::seal) until [`is_done`](Self::is_done).
+///
+/// It gets its number when its first byte is sealed, so that one that is dropped before has never been.
+#[derive(Debug)]
+#[must_use = "a request is sent by sealing it"]
+pub struct OutgoingRequest {
+    serial: u32,
+    /// 0 until begun.
+    number: u32,
+    length: usize,
+    sealed: usize,
+    done: bool,
+}
+
+impl OutgoingRequest {
+    pub(crate) const fn new(serial: u32, length: usize) -> Self {
+        Self {
+            serial,
+            number: 0,
+            length,
+            sealed: 0,
+            done: false,
+        }
+    }
+
+    /// Its number; none while nothing of it has been sealed.
+    #[must_use]
+    pub const fn id(&self) -> Option<RequestId> {
+        if self.number == 0 {
+            None
+        } else {
+            Some(RequestId::new(self.serial, self.number))
+        }
+    }
+
+    /// Whether all of it has been sealed.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Bytes of the body that have been sealed.
+    #[must_use]
+    pub const fn sealed(&self) -> usize {
+        self.sealed
+    }
+
+    /// Bytes in the body.
+    #[must_use]
+    pub const fn length(&self) -> usize {
+        self.length
+    }
+
+    pub(crate) fn check(&self, serial: u32, body: &[u8]) -> Result<(), Misuse> {
+        check(self.serial == serial, self.length, body)
+    }
+
+    pub(crate) fn seal_whole(&mut self, number: u32) {
+        self.number = number;
+        self.sealed = self.length;
+        self.done = true;
+    }
+}
+
+/// An answer on its way: how long it is and how far it has gone. The body stays with the caller, who hands both to
+/// [`ServerConnection::seal`](crate::ServerConnection::seal) until [`is_done`](Self::is_done).
+#[derive(Debug)]
+#[must_use = "an answer is sent by sealing it"]
+pub struct OutgoingAnswer {
+    id: RequestId,
+    length: usize,
+    sealed: usize,
+    done: bool,
+}
+
+impl OutgoingAnswer {
+    pub(crate) const fn new(id: RequestId, length: usize) -> Self {
+        Self {
+            id,
+            length,
+            sealed: 0,
+            done: false,
+        }
+    }
+
+    /// The request that it answers.
+    #[must_use]
+    pub const fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// Whether all of it has been sealed.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Bytes of the body that have been sealed.
+    #[must_use]
+    pub const fn sealed(&self) -> usize {
+        self.sealed
+    }
+
+    /// Bytes in the body.
+    #[must_use]
+    pub const fn length(&self) -> usize {
+        self.length
+    }
+
+    pub(crate) fn check(&self, serial: u32, body: &[u8]) -> Result<(), Misuse> {
+        check(self.id.is_of(serial), self.length, body)
+    }
+
+    pub(crate) fn seal_whole(&mut self) {
+        self.sealed = self.length;
+        self.done = true;
+    }
+}
+
+fn check(own: bool, announced: usize, body: &[u8]) -> Result<(), Misuse> {
+    if !own {
+        return Err(Misuse::Foreign);
+    }
+    if body.len() != announced {
+        return Err(Misuse::BodyLength {
+            announced,
+            given: body.len(),
+        });
+    }
+    Ok(())
+}
