@@ -1,0 +1,165 @@
+//! The server: what it is made of and how it is run. How connections are let in and stopped is in `seats`, what happens on one in `connection`.
+
+mod accept;
+mod builder;
+mod connection;
+mod handler;
+mod seats;
+
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::io;
+use std::sync::{Arc, Weak};
+
+use falco_core::{ConnectionError, Settings};
+
+use self::accept::Listener;
+use self::handler::Workers;
+use self::seats::Seats;
+use crate::clock::Clock;
+use crate::stream::Stream;
+use crate::wire_key::WireKey;
+
+pub use self::builder::ServerBuilder;
+pub use self::handler::{HandlerError, Request};
+pub use self::seats::Report;
+
+/// A server: it takes connections, and runs a handler for each request.
+///
+/// Each connection has a thread. The number of connections is bounded ([`ServerBuilder::max_connections`]), and so is the number of handlers that run at once
+/// ([`ServerBuilder::workers`]). Requests of one connection are handled one after another.
+///
+/// ```
+/// use falco_std::{Request, Server};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = Server::classic(falco_std::generate_key()?).workers(8).bind("127.0.0.1:0")?;
+/// let handle = server.handle();
+/// # handle.stop();
+/// let report = server.serve(|request: Request| {
+///     let text = str::from_utf8(request.body())?; // an error ends the connection, and nothing else
+///     Ok(text.to_uppercase().into_bytes())
+/// });
+/// println!("{report:?}");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Server {
+    service: Arc<Service>,
+    listener: Option<Arc<Listener>>,
+}
+
+/// What all connections of a server share.
+#[derive(Debug)]
+struct Service {
+    key: Arc<WireKey>,
+    settings: Settings,
+    clock: Clock,
+    seats: Arc<Seats>,
+    workers: Workers,
+}
+
+impl Server {
+    /// The address that the server is bound to.
+    ///
+    /// # Errors
+    /// [`Unsupported`](io::ErrorKind::Unsupported) where that is not an address of the internet.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        let listener = self.listener.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        listener.local_addr()
+    }
+
+    /// What stops the server, from any thread.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        let listener = self.listener.as_ref().map_or_else(Weak::new, Arc::downgrade);
+        Handle {
+            seats: Arc::clone(&self.service.seats),
+            listener,
+        }
+    }
+
+    /// Takes connections and runs `handler` for their requests, until a [`Handle`] stops the server; then says what has been.
+    ///
+    /// A handler that returns an error or panics ends the connection of that request, because the classic wire has no other word for it, and nothing
+    /// else. A server that is bound to nothing ([`ServerBuilder::unbound`]) just waits to be stopped.
+    ///
+    /// It returns when all connections have ended, or at the deadline given to [`Handle::stop_within`]. A handler that is still running then
+    /// cannot be interrupted: its thread goes on without a connection.
+    pub fn serve<H>(&self, handler: H) -> Report
+    where
+        H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
+    {
+        if let Some(listener) = &self.listener {
+            accept::accept_until_stopped(listener, &self.service, &Arc::new(handler));
+        }
+        self.service.seats.wait_until_empty()
+    }
+
+    /// Serves one connection, over any stream, on this thread. It says what ended the connection.
+    ///
+    /// The stream takes no seat of the [`max_connections`](ServerBuilder::max_connections), and is never dropped to make room. When
+    /// the server is stopped, the connection notices within a quarter of a second, if the stream has time limits.
+    ///
+    /// ```
+    /// # #[cfg(unix)] {
+    /// use std::os::unix::net::UnixStream;
+    /// use falco_std::{Client, ConnectionError, Key, Request, Server};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (near, far) = UnixStream::pair()?;
+    /// let server = Server::classic(Key::from_bytes([7; 32])?).unbound()?;
+    /// let serving = std::thread::spawn(move || server.serve_connection(far, |request: Request| Ok(request.into_body())));
+    ///
+    /// let client = Client::classic(Key::from_bytes([7; 32])?).over(near)?;
+    /// assert_eq!(client.request("over anything")?, b"over anything");
+    /// client.close();
+    /// assert_eq!(serving.join().expect("it does not panic")?, ConnectionError::ClosedByPeer);
+    /// # Ok(())
+    /// # }
+    /// # main().unwrap();
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub fn serve_connection<S, H>(&self, stream: S, handler: H) -> io::Result<ConnectionError>
+    where
+        S: Stream,
+        H: Fn(Request) -> Result<Vec<u8>, HandlerError>,
+    {
+        let seat = self.service.seats.guest();
+        connection::serve(&self.service, &seat, stream, None, &handler)
+    }
+}
+
+/// Stops a [`Server`], from any thread. Clones stop the same server.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    seats: Arc<Seats>,
+    /// Weak, so that a handle does not keep an address bound.
+    listener: Weak<Listener>,
+}
+
+impl Handle {
+    /// Stops the server in good order: it takes no more connections and no more requests, lets the requests that are running finish, sends their answers, and closes.
+    /// This returns at once; [`Server::serve`] returns when it is done.
+    ///
+    /// Connections without a running request end at once; one that has sent an answer in the meantime waits up to a second for its client to end as well.
+    pub fn stop(&self) {
+        self.stop_at(None);
+    }
+
+    /// The same, but what is not done within `limit` is cut off. Of several limits the earliest counts.
+    pub fn stop_within(&self, limit: Duration) {
+        self.stop_at(Some(limit));
+    }
+
+    fn stop_at(&self, limit: Option<Duration>) {
+        self.seats.stop(limit);
+        if let Some(listener) = self.listener.upgrade() {
+            listener.wake();
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Where connections come from: listening sockets of both kinds, the loop that accepts, and how it is woken.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
+#[cfg(unix)]
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::thread;
+
+use super::handler::{HandlerError, Request};
+use super::{Service, connection};
+use crate::stream::Stream;
+
+/// How long accepting rests when the system is short of something.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A listening socket, with what wakes a thread that accepts on it.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp {
+        listener: TcpListener,
+        /// The same socket under another type, which can be shut down: a thread in `accept` then returns. Made ahead, because there may be no file
+        /// descriptor left when it is needed.
+        #[cfg(unix)]
+        waker: TcpStream,
+    },
+    #[cfg(unix)]
+    Unix { listener: UnixListener, waker: UnixStream },
+}
+
+impl Listener {
+    pub(super) fn tcp(listener: TcpListener) -> io::Result<Self> {
+        Ok(Self::Tcp {
+            #[cfg(unix)]
+            waker: OwnedFd::from(listener.try_clone()?).into(),
+            listener,
+        })
+    }
+
+    #[cfg(unix)]
+    pub(super) fn unix(listener: UnixListener) -> io::Result<Self> {
+        Ok(Self::Unix {
+            waker: OwnedFd::from(listener.try_clone()?).into(),
+            listener,
+        })
+    }
+
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp { listener, .. } => listener.local_addr(),
+            #[cfg(unix)]
+            Self::Unix { .. } => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp { listener, .. } => {
+                let (stream, peer) = listener.accept()?;
+                // An answer is one small write: it must not wait for the acknowledgement of the one before. Where that cannot be had, it is slow and right.
+                let _ = stream.set_nodelay(true);
+                Ok((Socket::Tcp(stream), Some(peer)))
+            }
+            #[cfg(unix)]
+            Self::Unix { listener, .. } => {
+                let (stream, _) = listener.accept()?;
+                Ok((Socket::Unix(stream), None))
+            }
+        }
+    }
+
+    /// Makes a thread that is in `accept` return, and those return at once that come later.
+    pub(super) fn wake(&self) {
+        match self {
+            #[cfg(unix)]
+            Self::Tcp { listener, waker } => {
+                if waker.shutdown(Shutdown::Both).is_err() {
+                    knock(listener);
+                }
+            }
+            #[cfg(not(unix))]
+            Self::Tcp { listener } => knock(listener),
+            #[cfg(unix)]
+            Self::Unix { listener, waker } => {
+                if waker.shutdown(Shutdown::Both).is_err()
+                    && let Ok(address) = listener.local_addr()
+                {
+                    let _ = UnixStream::connect_addr(&address);
+                }
+            }
+        }
+    }
+}
+
+/// Connects to a listening socket, for systems on which such a socket cannot be shut down.
+fn knock(listener: &TcpListener) {
+    if let Ok(mut address) = listener.local_addr() {
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => core::net::Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => core::net::Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        let _ = TcpStream::connect_timeout(&address, Duration::from_secs(1));
+    }
+}
+
+/// Accepts until the server is to stop. No connection, and no error, holds it up for longer than [`PAUSE`].
+pub(super) fn accept_until_stopped<H>(listener: &Listener, service: &Arc<Service>, handler: &Arc<H>)
+where
+    H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
+{
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    while !service.seats.is_stopping() {
+        match listener.accept() {
+            Ok((socket, peer)) => admit(socket, peer, service, handler),
+            // The peer's trouble, or nobody's.
+            Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) => {}
+            // Ours: no file descriptors, no memory.
+            Err(_) => service.seats.relieve(PAUSE),
+        }
+    }
+}
+
+fn admit<H>(socket: Socket, peer: Option<SocketAddr>, service: &Arc<Service>, handler: &Arc<H>)
+where
+    H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
+{
+    let socket = Arc::new(socket);
+    let Some(seat) = service.seats.admit(Arc::clone(&socket)) else {
+        return;
+    };
+    let (own_service, handler) = (Arc::clone(service), Arc::clone(handler));
+    let spawned = thread::Builder::new()
+        .name("falco connection".to_owned())
+        .spawn(move || {
+            // Nobody is there to be told what ended it.
+            let _ = connection::serve(&own_service, &seat, Shared(socket), peer, &*handler);
+        });
+    if spawned.is_err() {
+        service.seats.relieve(PAUSE);
+    }
+}
+
+/// A connected socket of either kind.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+impl Socket {
+    pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(how),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.shutdown(how),
+        }
+    }
+}
+
+/// A socket that others may shut down while one thread reads and writes. One file descriptor.
+#[derive(Debug)]
+struct Shared(Arc<Socket>);
+
+impl Read for Shared {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match &*self.0 {
+            Socket::Tcp(stream) => (&*stream).read(buf),
+            #[cfg(unix)]
+            Socket::Unix(stream) => (&*stream).read(buf),
+        }
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match &*self.0 {
+            Socket::Tcp(stream) => (&*stream).write(buf),
+            #[cfg(unix)]
+            Socket::Unix(stream) => (&*stream).write(buf),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Shared {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        match &*self.0 {
+            Socket::Tcp(stream) => stream.set_read_timeout(timeout),
+            #[cfg(unix)]
+            Socket::Unix(stream) => stream.set_read_timeout(timeout),
+        }
+    }
+
+    fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        match &*self.0 {
+            Socket::Tcp(stream) => stream.set_write_timeout(timeout),
+            #[cfg(unix)]
+            Socket::Unix(stream) => stream.set_write_timeout(timeout),
+        }
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.0.shutdown(how)
+    }
+}

@@ -1,0 +1,159 @@
+//! What a connection needs of a stream of bytes: reading, writing, time limits on both, and an end. No protocol is in here.
+
+use core::time::Duration;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+
+/// A stream of bytes both ways that a connection may run over. [`TcpStream`] and `UnixStream` are such; [`Blocking`] makes one of anything that
+/// reads and writes.
+pub trait Stream: Read + Write {
+    /// From now on a read that has waited this long fails with [`WouldBlock`](io::ErrorKind::WouldBlock) or
+    /// [`TimedOut`](io::ErrorKind::TimedOut). `None` waits for ever; the duration is never zero.
+    ///
+    /// # Errors
+    /// Those of the operating system; the connection then ends.
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// The same for a write that makes no progress.
+    ///
+    /// # Errors
+    /// Those of the operating system; the connection then ends.
+    fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Ends one half or both. Ending twice does no harm.
+    ///
+    /// # Errors
+    /// Those of the operating system; they are ignored.
+    fn shutdown(&self, how: Shutdown) -> io::Result<()>;
+
+    /// Reads what has already come, without waiting. `Ok(0)` is the end of the stream.
+    ///
+    /// A client asks this before it sends, so that it does not send to a server that has gone. A stream that cannot tell says
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock), which is what this does unless it is overridden.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) where nothing has come; others mean that the stream is broken.
+    fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let _ = buf;
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+impl Stream for TcpStream {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        Self::set_read_timeout(self, timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        Self::set_write_timeout(self, timeout)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        Self::shutdown(self, how)
+    }
+
+    fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.set_nonblocking(true)?;
+        let read = self.read(buf);
+        self.set_nonblocking(false)?;
+        read
+    }
+}
+
+#[cfg(unix)]
+impl Stream for UnixStream {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        Self::set_read_timeout(self, timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        Self::set_write_timeout(self, timeout)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        Self::shutdown(self, how)
+    }
+
+    fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.set_nonblocking(true)?;
+        let read = self.read(buf);
+        self.set_nonblocking(false)?;
+        read
+    }
+}
+
+impl<S: Stream + ?Sized> Stream for Box<S> {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        (**self).set_read_timeout(timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        (**self).set_write_timeout(timeout)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        (**self).shutdown(how)
+    }
+
+    fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        (**self).read_ready(buf)
+    }
+}
+
+/// Any stream that reads and writes, without time limits: a pipe, a serial line, a tunnel.
+///
+/// The protocol's deadlines are then acted on when a read or a write comes back, and not before: who needs them on time implements
+/// [`Stream`]. The stream ends when it is dropped.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// # struct Serial;
+/// # impl Read for Serial { fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> { Ok(0) } }
+/// # impl Write for Serial {
+/// #     fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> { Ok(buf.len()) }
+/// #     fn flush(&mut self) -> std::io::Result<()> { Ok(()) }
+/// # }
+/// # fn dial() -> Serial { Serial }
+/// use falco_std::{Blocking, Client, ConnectionError, Error};
+///
+/// let stream = Blocking(dial()); // anything that is `Read + Write`
+/// let client = Client::classic(falco_std::generate_key()?).over(stream);
+/// # // This one ends at once.
+/// # assert!(matches!(client, Err(Error::Connection { end: ConnectionError::Refused, .. })));
+/// # Ok::<(), falco_std::KeyError>(())
+/// ```
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "it is its one field, and is made by naming it")]
+pub struct Blocking<T>(pub T);
+
+impl<T: Read> Read for Blocking<T> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl<T: Write> Write for Blocking<T> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl<T: Read + Write> Stream for Blocking<T> {
+    fn set_read_timeout(&self, _timeout: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn set_write_timeout(&self, _timeout: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn shutdown(&self, _how: Shutdown) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! Lifetimes that run out, on either side: the client connects anew before it sends, and nothing is sent twice.
+
+mod common;
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::thread::sleep;
+
+use common::{Running, bounded, client, echo, key, lifetime, millis};
+use falco_std::{ConnectionError, Error, Fate, Request, Server};
+
+/// An echo that counts, with a lifetime of so many milliseconds.
+fn counting(millis_of_life: u64) -> (Running, Arc<AtomicUsize>) {
+    let ran = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&ran);
+    let builder = Server::classic(key()).settings(lifetime(millis(millis_of_life)));
+    let server = Running::start(builder, move |request: Request| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        echo(request)
+    });
+    (server, ran)
+}
+
+#[test]
+fn a_client_whose_lifetime_lapsed_connects_anew() {
+    bounded(|| {
+        let (server, ran) = counting(60_000);
+        let client = client()
+            .settings(lifetime(millis(1_000)))
+            .connect(server.address)
+            .expect("the server takes it");
+        for round in 1..=3 {
+            assert_eq!(client.request("once").expect("an answer"), b"once");
+            assert_eq!(ran.load(Ordering::SeqCst), round, "each request ran once");
+            sleep(millis(1_100));
+        }
+        let report = server.stop();
+        assert_eq!((report.accepted, report.established), (3, 3));
+    });
+}
+
+#[test]
+fn a_client_whose_server_closed_connects_anew() {
+    bounded(|| {
+        let (server, ran) = counting(1_000);
+        let client = server.connect();
+        for round in 1..=3 {
+            assert_eq!(client.request("once").expect("an answer"), b"once");
+            assert_eq!(ran.load(Ordering::SeqCst), round, "each request ran once");
+            sleep(millis(1_200));
+        }
+        client.ping().expect("a ping goes on a new connection");
+        assert_eq!(client.request("once").expect("an answer"), b"once");
+        assert_eq!(server.stop().accepted, 4);
+    });
+}
+
+#[test]
+fn pings_keep_a_connection_alive() {
+    bounded(|| {
+        let (server, _) = counting(1_000);
+        let client = client()
+            .settings(lifetime(millis(1_000)))
+            .connect(server.address)
+            .expect("the server takes it");
+        for _ in 0..5 {
+            sleep(millis(400));
+            client.ping().expect("the connection lives");
+        }
+        assert_eq!(client.request("still there").expect("an answer"), b"still there");
+        assert_eq!(server.stop().accepted, 1);
+    });
+}
+
+#[test]
+fn a_server_that_restarts_is_found_again() {
+    bounded(|| {
+        let (server, _) = counting(60_000);
+        let address = server.address;
+        let client = server.connect();
+        assert_eq!(client.request("one").expect("an answer"), b"one");
+        server.stop();
+        let error = client.request("two").expect_err("nobody is there");
+        assert_eq!(error.fate(), Fate::NotProcessed, "{error}");
+        let again = Arc::new(Server::classic(key()).bind(address).expect("the address is free again"));
+        let (own, handle) = (Arc::clone(&again), again.handle());
+        let serving = std::thread::spawn(move || own.serve(echo));
+        assert_eq!(client.request("three").expect("an answer"), b"three");
+        handle.stop();
+        serving.join().expect("serve does not panic");
+    });
+}
+
+#[test]
+fn a_handler_may_be_slower_than_the_servers_lifetime() {
+    bounded(|| {
+        let builder = Server::classic(key()).settings(lifetime(millis(1_000)));
+        let server = Running::start(builder, |request: Request| {
+            sleep(millis(1_500));
+            echo(request)
+        });
+        let patient = server.connect();
+        assert_eq!(
+            patient.request("worth waiting for").expect("an answer"),
+            b"worth waiting for"
+        );
+        let hasty = client()
+            .settings(lifetime(millis(1_000)))
+            .connect(server.address)
+            .expect("the server takes it");
+        let error = hasty
+            .request("not worth it")
+            .expect_err("the client's lifetime bounds the wait");
+        assert!(
+            matches!(
+                error,
+                Error::Connection {
+                    end: ConnectionError::Expired,
+                    fate: Fate::MaybeProcessed
+                }
+            ),
+            "{error:?}"
+        );
+        server.stop();
+    });
+}

@@ -1,0 +1,190 @@
+//! How a server stops: at once where nothing runs, after its answers where something does, at the deadline where it must.
+
+mod common;
+
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::time::Duration;
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Instant;
+
+use common::{Running, bounded, echo, key, millis};
+use falco_std::{Fate, Request, Server};
+
+#[test]
+fn a_server_with_idle_connections_stops_at_once() {
+    bounded(|| {
+        let server = Running::echo();
+        let clients: Vec<_> = (0..50).map(|_| server.connect()).collect();
+        for client in &clients {
+            assert_eq!(client.request("hello").expect("an answer"), b"hello");
+        }
+        let strangers: Vec<_> = (0..10)
+            .map(|_| TcpStream::connect(server.address).expect("it listens"))
+            .collect();
+        thread::sleep(millis(50));
+        let start = Instant::now();
+        server.handle.stop();
+        let report = server.serving.join().expect("serve does not panic");
+        let took = start.elapsed();
+        assert!(took < millis(500), "{took:?}");
+        assert_eq!((report.accepted, report.established, report.cut), (60, 50, 0));
+        drop(strangers);
+        for client in &clients {
+            let error = client.request("too late").expect_err("nobody is there");
+            assert_eq!(error.fate(), Fate::NotProcessed, "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_server_stops_before_it_serves_and_more_than_once() {
+    bounded(|| {
+        let server = Server::classic(key()).bind("127.0.0.1:0").expect("a free port");
+        let handle = server.handle();
+        handle.stop();
+        handle.clone().stop_within(millis(10));
+        assert_eq!(server.serve(echo).accepted, 0);
+        assert_eq!(server.serve(echo).accepted, 0);
+        drop(server);
+        handle.stop();
+    });
+}
+
+#[test]
+fn under_load_every_request_that_ran_has_its_answer() {
+    bounded(|| {
+        let ran = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&ran);
+        let server = Running::start(Server::classic(key()).workers(4), move |request: Request| {
+            thread::sleep(millis(10));
+            counter.fetch_add(1, Ordering::SeqCst);
+            echo(request)
+        });
+        let address = server.address;
+        let threads: Vec<_> = (0..8)
+            .map(|number| {
+                thread::spawn(move || {
+                    let client = common::client().connect(address).expect("the server takes it");
+                    let mut answered = 0_usize;
+                    loop {
+                        let text = format!("{number}, {answered}");
+                        match client.request(&text) {
+                            Ok(answer) => {
+                                assert_eq!(answer, text.as_bytes());
+                                answered += 1;
+                            }
+                            Err(_) => return answered,
+                        }
+                    }
+                })
+            })
+            .collect();
+        thread::sleep(millis(300));
+        let start = Instant::now();
+        server.handle.stop();
+        let report = server.serving.join().expect("serve does not panic");
+        let took = start.elapsed();
+        assert!(took < millis(3_000), "{took:?}");
+        let answered: usize = threads
+            .into_iter()
+            .map(|thread| thread.join().expect("its answers are its own"))
+            .sum();
+        assert_eq!(
+            answered,
+            ran.load(Ordering::SeqCst),
+            "every request that ran has its answer"
+        );
+        assert!(answered > 8);
+        assert_eq!((report.cut, report.failed), (0, 0));
+    });
+}
+
+#[test]
+fn at_the_deadline_the_rest_is_cut_off() {
+    bounded(|| {
+        let (free, wait) = mpsc::channel::<()>();
+        let (wait, done) = (Mutex::new(wait), Arc::new(AtomicBool::new(false)));
+        let own = Arc::clone(&done);
+        let server = Running::start(Server::classic(key()), move |request: Request| {
+            // Runs until the test is over.
+            let _ = wait.lock().expect("one handler runs").recv();
+            own.store(true, Ordering::SeqCst);
+            echo(request)
+        });
+        let client = server.connect();
+        let asking = thread::spawn(move || client.request("for ever"));
+        thread::sleep(millis(100));
+        let start = Instant::now();
+        server.handle.stop();
+        thread::sleep(millis(200));
+        assert!(!server.serving.is_finished(), "without a deadline it waits");
+        server.handle.stop_within(millis(200));
+        let report = server.serving.join().expect("serve does not panic");
+        let took = start.elapsed();
+        assert!(took >= millis(390) && took < millis(1_500), "{took:?}");
+        assert_eq!(report.cut, 1);
+        let error = asking.join().expect("it does not panic").expect_err("it was cut off");
+        assert_eq!(error.fate(), Fate::MaybeProcessed, "{error}");
+        assert!(!done.load(Ordering::SeqCst));
+        drop(free);
+    });
+}
+
+#[test]
+fn no_more_handlers_run_at_once_than_there_are_workers() {
+    bounded(|| {
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (own_now, own_most) = (Arc::clone(&now), Arc::clone(&most));
+        let server = Running::start(Server::classic(key()).workers(3), move |request: Request| {
+            own_most.fetch_max(own_now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            thread::sleep(millis(30));
+            own_now.fetch_sub(1, Ordering::SeqCst);
+            echo(request)
+        });
+        let address = server.address;
+        let threads: Vec<_> = (0..9)
+            .map(|_| {
+                thread::spawn(move || {
+                    let client = common::client().connect(address).expect("the server takes it");
+                    for _ in 0..3 {
+                        client.request("work").expect("an answer");
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().expect("all have their answers");
+        }
+        assert_eq!((now.load(Ordering::SeqCst), most.load(Ordering::SeqCst)), (0, 3));
+        server.stop();
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn a_connection_that_the_caller_serves_stops_too() {
+    bounded(|| {
+        let (near, far) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+        let server = Server::classic(key()).unbound().expect("there is entropy");
+        let handle = server.handle();
+        let serving = thread::spawn(move || server.serve_connection(far, echo));
+        let client = common::client().over(near).expect("the server takes it");
+        assert_eq!(client.request("hello").expect("an answer"), b"hello");
+        let start = Instant::now();
+        handle.stop();
+        let reading = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(400));
+            client.request("too late").expect_err("the server has stopped").fate()
+        });
+        let ended = serving
+            .join()
+            .expect("it does not panic")
+            .expect("the stream is in order");
+        assert_eq!(ended, falco_std::ConnectionError::Closed);
+        // A quarter of a second to notice, a second to end.
+        assert!(start.elapsed() < millis(2_000));
+        assert_eq!(reading.join().expect("it does not panic"), Fate::NotProcessed);
+    });
+}

@@ -1,0 +1,231 @@
+//! Clients that connect and prove nothing: each costs one bounded seat, and delays nobody.
+
+mod common;
+
+use core::net::SocketAddr;
+use core::time::Duration;
+#[cfg(target_os = "linux")]
+use std::fs::File;
+#[cfg(target_os = "linux")]
+use std::io::Seek;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+#[cfg(target_os = "linux")]
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use common::{Running, bounded, client, echo, key, millis};
+use falco_std::{Client, ConnectionError, Error, Server, Settings};
+
+/// Connects and says nothing, or a part of a hello.
+fn stranger(address: SocketAddr, number: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    if number % 2 == 1 {
+        stream.write_all(&[0; 50]).expect("the server has room for it");
+    }
+    stream
+}
+
+/// Whether the server has ended this stream.
+fn has_ended(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(millis(100))).expect("it is a socket");
+    match stream.read(&mut [0; 1]) {
+        Ok(read) => {
+            assert_eq!(read, 0, "a stranger gets not one byte");
+            true
+        }
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+    }
+}
+
+/// The longest of twenty times: to connect and have one request answered, and to have one request answered.
+fn latencies(address: SocketAddr) -> (Duration, Duration) {
+    let builder = client();
+    let (mut connecting, mut asking) = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..20 {
+        let start = Instant::now();
+        let client = builder.connect(address).expect("the server takes it");
+        assert_eq!(client.request("hello").expect("an answer"), b"hello");
+        connecting = connecting.max(start.elapsed());
+        let start = Instant::now();
+        assert_eq!(client.request("hello").expect("an answer"), b"hello");
+        asking = asking.max(start.elapsed());
+    }
+    (connecting, asking)
+}
+
+#[test]
+fn half_open_connections_delay_nobody() {
+    bounded(|| {
+        let limit = millis(50);
+        let settings = Settings::new()
+            .with_handshake_timeout(Duration::from_secs(30))
+            .expect("it is in range");
+        for strangers in [1, 50, 200] {
+            let server = Running::start(Server::classic(key()).settings(settings), echo);
+            let silent: Vec<_> = (0..strangers).map(|number| stranger(server.address, number)).collect();
+            // What else the machine does may spoil a round; what the strangers do spoils every round.
+            let measured: Vec<_> = (0..3).map(|_| latencies(server.address)).collect();
+            println!("{strangers} strangers: connect and request, request: {measured:?}");
+            let held = measured
+                .iter()
+                .any(|(connecting, asking)| *connecting < limit && *asking < limit);
+            assert!(held, "{strangers} strangers: {measured:?}");
+            let report = server.stop();
+            assert_eq!((report.established, report.dropped), (60, 0));
+            drop(silent);
+        }
+    });
+}
+
+#[test]
+fn a_silent_stranger_is_dropped_at_the_deadline() {
+    bounded(|| {
+        let settings = Settings::new()
+            .with_handshake_timeout(millis(300))
+            .expect("it is in range");
+        let server = Running::start(Server::classic(key()).settings(settings), echo);
+        for number in 0..2 {
+            let start = Instant::now();
+            let mut stream = stranger(server.address, number);
+            while !has_ended(&mut stream) {}
+            let waited = start.elapsed();
+            assert!(waited >= millis(290) && waited < millis(2_000), "{waited:?}");
+        }
+        server.stop();
+    });
+}
+
+#[test]
+fn a_flood_drops_the_oldest_stranger_and_nobody_else() {
+    bounded(|| {
+        let settings = Settings::new()
+            .with_handshake_timeout(Duration::from_secs(30))
+            .expect("it is in range");
+        let server = Running::start(Server::classic(key()).settings(settings).max_connections(8), echo);
+        let honest = server.connect();
+        let mut strangers = Vec::new();
+        for number in 0..20 {
+            strangers.push(stranger(server.address, number));
+            // So that the server sees them in this order.
+            thread::sleep(millis(5));
+        }
+        assert_eq!(honest.request("still here").expect("an answer"), b"still here");
+        let late = server.connect();
+        assert_eq!(late.request("let in").expect("an answer"), b"let in");
+        // Eight seats: two for the honest, six for the youngest strangers.
+        let ended: Vec<_> = strangers.iter_mut().map(has_ended).collect();
+        let expected: Vec<_> = (0..20).map(|number| number < 14).collect();
+        assert_eq!(ended, expected);
+        let report = server.stop();
+        assert_eq!(
+            (report.accepted, report.established, report.dropped, report.turned_away),
+            (22, 2, 14, 0)
+        );
+    });
+}
+
+#[test]
+fn where_all_seats_are_taken_rightly_a_newcomer_is_turned_away() {
+    bounded(|| {
+        let server = Running::start(Server::classic(key()).max_connections(2), echo);
+        let (one, two) = (server.connect(), server.connect());
+        // A connection is established for the server a moment later than for the client.
+        assert_eq!(one.request("1").expect("an answer"), b"1");
+        assert_eq!(two.request("2").expect("an answer"), b"2");
+        let error = client().connect(server.address).expect_err("there is no seat");
+        assert!(
+            matches!(
+                error,
+                Error::Connection {
+                    end: ConnectionError::Refused,
+                    ..
+                } | Error::Io { .. }
+            ),
+            "{error:?}"
+        );
+        assert_eq!(one.request("1").expect("an answer"), b"1");
+        Client::close(one);
+        // The seat is free once the server has seen the end.
+        assert_eq!(two.request("2").expect("an answer"), b"2");
+        let three = (0..50).find_map(|_| {
+            thread::sleep(millis(10));
+            client().connect(server.address).ok()
+        });
+        assert_eq!(three.expect("a seat is free").request("3").expect("an answer"), b"3");
+        assert_eq!(server.stop().established, 3);
+    });
+}
+
+/// The rest of the file descriptors is taken by strangers; the server neither ends nor spins, and lets the honest in.
+#[cfg(target_os = "linux")]
+#[test]
+fn running_out_of_file_descriptors_ends_and_spins_nothing() {
+    const CHILD: &str = "FALCO_STD_TEST_FEW_DESCRIPTORS";
+    if std::env::var_os(CHILD).is_none() {
+        // The limit is that of a process, so the test runs in one of its own.
+        let name = "running_out_of_file_descriptors_ends_and_spins_nothing";
+        let mut child = std::process::Command::new("sh");
+        child.args(["-c", "ulimit -n 40 && exec \"$0\" --exact --nocapture \"$1\""]);
+        child
+            .arg(std::env::current_exe().expect("it runs"))
+            .arg(name)
+            .env(CHILD, "1");
+        let output = child.output().expect("there is a shell");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    bounded(|| {
+        let settings = Settings::new()
+            .with_handshake_timeout(Duration::from_secs(30))
+            .expect("it is in range");
+        let server = Arc::new(
+            Server::classic(key())
+                .settings(settings)
+                .bind("127.0.0.1:0")
+                .expect("a free port"),
+        );
+        let (address, handle) = (server.local_addr().expect("it is bound"), server.handle());
+        let mut stat = File::open("/proc/self/stat").expect("it is Linux");
+        // All that are left, before the server takes the first of them.
+        let mut strangers = Vec::new();
+        while let Ok(stream) = TcpStream::connect(address) {
+            strangers.push(stream);
+        }
+        let own = Arc::clone(&server);
+        let serving = thread::spawn(move || own.serve(echo));
+        let before = processor_time(&mut stat);
+        thread::sleep(millis(500));
+        let spent = processor_time(&mut stat).saturating_sub(before);
+        assert!(
+            spent < millis(200),
+            "{spent:?} of processor time in half a second of waiting"
+        );
+        // One descriptor for the server, and a client at the end of the queue.
+        let last = strangers.pop().expect("there were some left");
+        strangers.pop();
+        let client = client().over(last).expect("the server takes it");
+        assert_eq!(client.request("hello").expect("an answer"), b"hello");
+        handle.stop();
+        let report = serving.join().expect("serve does not panic");
+        assert_eq!(report.established, 1);
+        assert!(report.dropped > 0, "{report:?}");
+    });
+}
+
+/// What this process has used so far, in ticks of 10 ms.
+#[cfg(target_os = "linux")]
+fn processor_time(stat: &mut File) -> Duration {
+    stat.rewind().expect("it is a file");
+    let mut text = String::new();
+    stat.read_to_string(&mut text).expect("it is text");
+    let (_, fields) = text.rsplit_once(')').expect("the name is in brackets");
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().expect("a number"))
+        .sum();
+    millis(ticks * 10)
+}
