@@ -1,0 +1,225 @@
+//! Callers that act on events alone, and two ways of giving a machine a stream: all at once, or cut into reads over some storage.
+
+use core::ops::Deref;
+
+use falco_core::{
+    ClientEvent, Connection, ConnectionError, Instant, OutgoingAnswer, Received, RecvBuf, Refusal, Role, ServerEvent,
+    Storage, Wire,
+};
+
+use super::{ClientEnd, Handle, ServerEnd, owed};
+
+/// How many requests these callers may have in flight.
+pub(crate) const IN_FLIGHT: u16 = 3;
+const NOW: Instant = Instant::from_millis(5);
+
+/// All that can be seen of a machine.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) events: Vec<(u32, Event)>,
+    pub(crate) output: Vec<u8>,
+    pub(crate) end: Option<ConnectionError>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Established,
+    Body(Vec<u8>),
+    Ping,
+    Refused(Refusal),
+}
+
+/// One side with its caller, who acts on events alone.
+pub(crate) trait Caller {
+    type Role: Role;
+    type Handle: Deref<Target: Wire<Self::Role>>;
+    fn machine(&mut self) -> &mut Connection<Self::Role, Self::Handle>;
+    /// Notes an event and acts on it.
+    fn event(&mut self, event: <Self::Role as Role>::Event, unread: &[u8], seen: &mut Seen);
+    /// The machine wants answers.
+    fn answer(&mut self, seen: &mut Seen);
+}
+
+/// Answers the requests it has, in the order of their numbers backwards, when there are three of them.
+pub(crate) struct Serving {
+    pub(crate) machine: ServerEnd,
+    pub(crate) ready: Vec<(OutgoingAnswer, Vec<u8>)>,
+}
+
+impl Caller for Serving {
+    type Role = falco_core::Server;
+    type Handle = Handle;
+
+    fn machine(&mut self) -> &mut ServerEnd {
+        &mut self.machine
+    }
+
+    fn event(&mut self, event: ServerEvent, unread: &[u8], seen: &mut Seen) {
+        match event {
+            ServerEvent::Established => seen.events.push((0, Event::Established)),
+            ServerEvent::Request { id, body } => {
+                let body = unread[body].to_vec();
+                self.ready
+                    .insert(0, (self.machine.answer(id, body.len()).unwrap(), body.clone()));
+                seen.events.push((id.number(), Event::Body(body)));
+            }
+            ServerEvent::Ping => seen.events.push((0, Event::Ping)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn answer(&mut self, seen: &mut Seen) {
+        assert_eq!(self.ready.len(), 3, "as many as may be in flight");
+        let mut out = [0; 600];
+        for _ in 0..3 {
+            let ready = self.ready.iter_mut().map(|(message, body)| (message, body.as_slice()));
+            let length = self.machine.seal(NOW, ready, &mut out).unwrap();
+            seen.output.extend_from_slice(&out[..length]);
+        }
+        self.ready.retain(|(message, _)| !message.is_done());
+        assert!(
+            self.ready.is_empty(),
+            "each call takes at least the one whose turn it is"
+        );
+    }
+}
+
+/// Has three requests under way from the start, and one more after each answer.
+pub(crate) struct Asking(pub(crate) ClientEnd);
+
+impl Asking {
+    fn ask(&mut self, seen: &mut Seen) {
+        let Ok(mut message) = self.0.request(2) else { return };
+        let mut out = [0; 64];
+        let length = self.0.seal(NOW, [(&mut message, [1, 2].as_slice())], &mut out).unwrap();
+        seen.output.extend_from_slice(&out[..length]);
+    }
+}
+
+impl Caller for Asking {
+    type Role = falco_core::Client;
+    type Handle = Handle;
+
+    fn machine(&mut self) -> &mut ClientEnd {
+        &mut self.0
+    }
+
+    fn event(&mut self, event: ClientEvent, unread: &[u8], seen: &mut Seen) {
+        match event {
+            ClientEvent::Established => {
+                seen.events.push((0, Event::Established));
+                (0..3).for_each(|_| self.ask(seen));
+            }
+            ClientEvent::Answer { id, body } => {
+                seen.events.push((id.number(), Event::Body(unread[body].to_vec())));
+                // Every other one, so that streams come to answers that nobody waits for.
+                if id.number() % 2 == 0 {
+                    self.ask(seen);
+                }
+            }
+            ClientEvent::Refused { id, refusal } => seen.events.push((id.number(), Event::Refused(refusal))),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn answer(&mut self, _seen: &mut Seen) {
+        panic!("a client is not asked for answers");
+    }
+}
+
+/// What is done with `received`; how much of the unread bytes that takes, or how many are needed.
+fn act<K: Caller>(
+    caller: &mut K,
+    seen: &mut Seen,
+    received: Result<Received<<K::Role as Role>::Event>, ConnectionError>,
+    unread: &[u8],
+) -> Result<usize, Option<usize>> {
+    let consumed = match received {
+        Ok(Received::NeedMore { total }) => return Err(Some(total)),
+        Ok(Received::TransmitFirst) => 0,
+        Ok(Received::AnswerFirst) => {
+            caller.answer(seen);
+            0
+        }
+        Ok(Received::Skip { consumed }) => consumed,
+        Ok(Received::Event { consumed, event }) => {
+            caller.event(event, unread, seen);
+            consumed
+        }
+        Ok(other) => panic!("{other:?}"),
+        Err(_) => return Err(None),
+    };
+    seen.output.extend(owed(caller.machine(), NOW));
+    Ok(consumed)
+}
+
+fn finish<K: Caller>(caller: &mut K, mut seen: Seen) -> Seen {
+    seen.end = caller.machine().end();
+    seen
+}
+
+/// The whole stream at once, in no storage but itself.
+pub(crate) fn at_once<K: Caller>(mut caller: K, stream: &[u8]) -> Seen {
+    let (mut seen, mut stream) = (Seen::default(), stream.to_vec());
+    let mut unread = stream.as_mut_slice();
+    loop {
+        let received = caller.machine().recv(NOW, unread);
+        match act(&mut caller, &mut seen, received, unread) {
+            Ok(consumed) => unread = &mut unread[consumed..],
+            Err(needed) => {
+                assert!(needed.is_none_or(|needed| needed > unread.len()));
+                let _ = caller.machine().end_of_stream(NOW, unread);
+                return finish(&mut caller, seen);
+            }
+        }
+    }
+}
+
+/// The stream cut into reads of these sizes, one after the other and round again; a read of nothing asks the machine once more. A patient
+/// caller waits until what the machine asked for has come.
+pub(crate) fn in_reads<K: Caller, S: Storage>(
+    mut caller: K,
+    stream: &[u8],
+    cuts: &Cuts,
+    largest: usize,
+    mut inbox: RecvBuf<S>,
+) -> Seen {
+    let mut seen = Seen::default();
+    let (mut sizes, mut at) = (cuts.sizes.iter().cycle(), 0);
+    loop {
+        let received = caller.machine().recv(NOW, inbox.unread());
+        let needed = match act(&mut caller, &mut seen, received, inbox.unread()) {
+            Ok(consumed) => {
+                inbox.consume(consumed);
+                continue;
+            }
+            Err(None) => return finish(&mut caller, seen),
+            Err(Some(needed)) => needed,
+        };
+        assert!(
+            needed > inbox.len() && needed <= largest,
+            "{needed} bytes wanted, {} there",
+            inbox.len()
+        );
+        if at == stream.len() {
+            let _ = caller.machine().end_of_stream(NOW, inbox.unread());
+            return finish(&mut caller, seen);
+        }
+        loop {
+            let space = inbox.space(needed).expect("storage for the largest frame suffices");
+            let read = space.len().min(*sizes.next().unwrap()).min(stream.len() - at);
+            space[..read].copy_from_slice(&stream[at..at + read]);
+            inbox.filled(read);
+            at += read;
+            if !cuts.patient || inbox.len() >= needed || at == stream.len() {
+                break;
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Cuts {
+    pub(crate) sizes: Vec<usize>,
+    pub(crate) patient: bool,
+}

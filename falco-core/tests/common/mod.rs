@@ -1,0 +1,218 @@
+//! What the suites share: ends of connections driven by hand, one call at a time. No expectation about the protocol lives here.
+#![allow(dead_code, reason = "each suite uses a part of it")]
+
+pub(crate) mod callers;
+pub(crate) mod verdict;
+
+use core::ops::Deref;
+use core::time::Duration;
+use std::rc::Rc;
+
+use falco_core::crypto::{Crypto, RustCrypto};
+use falco_core::testing::{CountingRng, TestLedger, key, ledger};
+use falco_core::{
+    ClassicKey, ClientConnection, ClientEvent, Connection, ConnectionError, Instant, Received, RequestId, Role,
+    ServerConnection, ServerEvent, Settings, Wire,
+};
+
+/// A key on the classic wire, shared by the connections under it.
+pub(crate) type Handle<C = RustCrypto> = Rc<ClassicKey<TestLedger, C>>;
+pub(crate) type ClientEnd<C = RustCrypto> = ClientConnection<Handle<C>>;
+pub(crate) type ServerEnd<C = RustCrypto> = ServerConnection<Handle<C>>;
+
+/// Bytes in front of a request's and an answer's sealed text.
+pub(crate) const REQUEST_HEAD: usize = 9;
+pub(crate) const ANSWER_HEAD: usize = 8;
+
+pub(crate) const fn ms(millis: u64) -> Instant {
+    Instant::from_millis(millis)
+}
+
+pub(crate) const fn span(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// One key for one side: the two sides of a connection are two processes, and so have a ledger each.
+pub(crate) fn handle() -> Handle {
+    handle_with(4096)
+}
+
+pub(crate) fn handle_with<C: Crypto + Default>(slots: usize) -> Handle<C> {
+    Rc::new(ClassicKey::with_crypto(key(7), ledger(slots), &C::default()))
+}
+
+pub(crate) fn client<C: Crypto>(key: &Handle<C>, settings: &Settings, seed: u64) -> ClientEnd<C> {
+    ClientConnection::new(Rc::clone(key), settings, Instant::ZERO, &mut CountingRng::new(seed)).unwrap()
+}
+
+pub(crate) fn server<C: Crypto>(key: &Handle<C>, settings: &Settings, seed: u64) -> ServerEnd<C> {
+    ServerConnection::new(Rc::clone(key), settings, Instant::ZERO, &mut CountingRng::new(!seed)).unwrap()
+}
+
+/// All that a machine owes of its own.
+pub(crate) fn owed<R: Role, H: Deref<Target: Wire<R>>>(machine: &mut Connection<R, H>, now: Instant) -> Vec<u8> {
+    let (mut all, mut out) = (Vec::new(), [0; falco_core::TRANSMIT_SIZE]);
+    loop {
+        let length = machine.poll_transmit(now, &mut out).unwrap();
+        if length == 0 {
+            return all;
+        }
+        all.extend_from_slice(&out[..length]);
+    }
+}
+
+/// Asserts that a machine has ended so, says so again whatever it is asked, and gives nothing away.
+pub(crate) fn assert_ended<R: Role, H: Deref<Target: Wire<R>>>(
+    machine: &mut Connection<R, H>,
+    now: Instant,
+    end: ConnectionError,
+) {
+    for _ in 0..2 {
+        assert_eq!(machine.end(), Some(end));
+        assert_eq!(machine.status(), falco_core::Status::Ended);
+        assert_eq!(machine.poll_timeout(), None);
+        assert_eq!(machine.handle_timeout(now), Err(end));
+        assert_eq!(machine.end_of_stream(now, &[]), Err(end));
+        assert!(matches!(machine.recv(now, &mut [0; 200]), Err(error) if error == end));
+        assert_eq!(
+            machine.poll_transmit(now, &mut [0; falco_core::TRANSMIT_SIZE]),
+            Ok(0),
+            "silence"
+        );
+        machine.close(now, falco_core::CloseReason::Done);
+    }
+}
+
+/// A client and a server that have shaken hands.
+pub(crate) struct Ends<C: Crypto = RustCrypto> {
+    pub(crate) client: ClientEnd<C>,
+    pub(crate) server: ServerEnd<C>,
+    /// What the client sent first.
+    pub(crate) hello: Vec<u8>,
+    /// The time of all that the methods do.
+    pub(crate) now: Instant,
+}
+
+pub(crate) fn ends() -> Ends {
+    ends_with(&handle(), &handle(), &Settings::new(), 1)
+}
+
+pub(crate) fn ends_with<C: Crypto>(ours: &Handle<C>, theirs: &Handle<C>, settings: &Settings, seed: u64) -> Ends<C> {
+    let (mut client, mut server) = (client(ours, settings, seed), server(theirs, settings, seed));
+    let now = Instant::ZERO;
+    let hello = owed(&mut client, now);
+    let consumed = hello.len();
+    let established = Received::Event {
+        consumed,
+        event: ServerEvent::Established,
+    };
+    assert_eq!(server.recv(now, &mut hello.clone()), Ok(established));
+    let mut accept = owed(&mut server, now);
+    let established = Received::Event {
+        consumed: 1,
+        event: ClientEvent::Established,
+    };
+    assert_eq!(client.recv(now, &mut accept), Ok(established));
+    Ends {
+        client,
+        server,
+        hello,
+        now,
+    }
+}
+
+impl<C: Crypto> Ends<C> {
+    /// The bytes of a request.
+    pub(crate) fn ask(&mut self, body: &[u8]) -> Vec<u8> {
+        let mut message = self.client.request(body.len()).unwrap();
+        let mut out = vec![0; self.client.seal_size(body.len())];
+        let length = self.client.seal(self.now, [(&mut message, body)], &mut out).unwrap();
+        assert!(message.is_done());
+        out.truncate(length);
+        out
+    }
+
+    /// Delivers a request.
+    pub(crate) fn hear(&mut self, bytes: &[u8]) -> (RequestId, Vec<u8>) {
+        let mut bytes = bytes.to_vec();
+        match self.server.recv(self.now, &mut bytes) {
+            Ok(Received::Event {
+                consumed,
+                event: ServerEvent::Request { id, body },
+            }) if consumed == bytes.len() => (id, bytes[body].to_vec()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The bytes of an answer.
+    pub(crate) fn reply(&mut self, id: RequestId, body: &[u8]) -> Vec<u8> {
+        let mut message = self.server.answer(id, body.len()).unwrap();
+        let mut out = vec![0; self.server.seal_size(body.len())];
+        let length = self.server.seal(self.now, [(&mut message, body)], &mut out).unwrap();
+        assert!(message.is_done());
+        out.truncate(length);
+        out
+    }
+
+    /// Delivers an answer.
+    pub(crate) fn learn(&mut self, bytes: &[u8]) -> (RequestId, Vec<u8>) {
+        let mut bytes = bytes.to_vec();
+        match self.client.recv(self.now, &mut bytes) {
+            Ok(Received::Event {
+                consumed,
+                event: ClientEvent::Answer { id, body },
+            }) if consumed == bytes.len() => (id, bytes[body].to_vec()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Entropy that was written down; it fails where the script ends.
+pub(crate) struct Script(pub(crate) Vec<u8>);
+
+/// The script has ended.
+#[derive(Debug)]
+pub(crate) struct ScriptEnd;
+
+impl core::fmt::Display for ScriptEnd {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("the script has ended")
+    }
+}
+
+impl core::error::Error for ScriptEnd {}
+
+impl rand_core::TryRng for Script {
+    type Error = ScriptEnd;
+
+    fn try_next_u32(&mut self) -> Result<u32, ScriptEnd> {
+        let mut bytes = [0; 4];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u32::from_be_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, ScriptEnd> {
+        let mut bytes = [0; 8];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u64::from_be_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), ScriptEnd> {
+        if self.0.len() < bytes.len() {
+            return Err(ScriptEnd);
+        }
+        let rest = self.0.split_off(bytes.len());
+        bytes.copy_from_slice(&core::mem::replace(&mut self.0, rest));
+        Ok(())
+    }
+}
+
+impl rand_core::TryCryptoRng for Script {}
+
+/// Requests with the bodies `1`, `2`, ... that the server has and has not answered.
+pub(crate) fn asked(count: u8) -> (Ends, Vec<RequestId>) {
+    let mut both = ends();
+    let requests: Vec<_> = (1..=count).map(|number| both.ask(&[number])).collect();
+    let ids = requests.iter().map(|request| both.hear(request).0).collect();
+    (both, ids)
+}

@@ -1,0 +1,77 @@
+//! What a machine must make of a stream, and the driver that finds out what it does.
+
+use core::fmt::Debug;
+use core::ops::Deref;
+
+use falco_core::{Connection, ConnectionError, Instant, Received, Role, Settings, Wire};
+
+use super::assert_ended;
+
+pub(crate) const NOW: Instant = Instant::from_millis(1);
+/// The largest message of these connections.
+pub(crate) const LARGEST: u32 = 1_000;
+
+pub(crate) fn settings() -> Settings {
+    Settings::new().with_max_message(LARGEST).with_max_in_flight(2).unwrap()
+}
+
+pub(crate) const fn frame_length(length: u64) -> ConnectionError {
+    ConnectionError::FrameLength {
+        length,
+        min: 28,
+        max: 1_028,
+    }
+}
+
+/// What a machine must make of a stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    NeedMore(usize),
+    AnswerFirst,
+    TransmitFirst,
+    End(ConnectionError),
+}
+
+/// The length of a sealed text at `at`, judged: how long the frame is in all.
+pub(crate) fn judge_length(bytes: &[u8], at: usize) -> Result<usize, Verdict> {
+    let Some(length) = bytes.get(at..at + 8) else {
+        return Err(Verdict::NeedMore(at + 8));
+    };
+    let length = u64::from_be_bytes(length.try_into().unwrap());
+    match length {
+        28..=1_028 => Ok(at + 8 + usize::try_from(length).unwrap()),
+        _ => Err(Verdict::End(frame_length(length))),
+    }
+}
+
+/// Gives a machine junk until it wants more than that.
+fn verdict<R: Role<Event: Debug>, H: Deref<Target: Wire<R>>>(machine: &mut Connection<R, H>, junk: &[u8]) -> Verdict {
+    let mut bytes = junk.to_vec();
+    let mut unread = bytes.as_mut_slice();
+    loop {
+        match machine.recv(NOW, unread) {
+            Ok(Received::NeedMore { total }) => {
+                assert!(total > unread.len() && total <= 9 + 1_028, "{total} bytes wanted");
+                return Verdict::NeedMore(total);
+            }
+            Ok(Received::AnswerFirst) => return Verdict::AnswerFirst,
+            Ok(Received::TransmitFirst) => return Verdict::TransmitFirst,
+            Ok(Received::Skip { consumed } | Received::Event { consumed, .. }) => unread = &mut unread[consumed..],
+            Ok(other) => panic!("{other:?}"),
+            Err(end) => return Verdict::End(end),
+        }
+    }
+}
+
+/// Asserts that a machine makes of junk what it must, and says whether that ended it.
+pub(crate) fn check<R: Role, H: Deref<Target: Wire<R>>>(
+    state: &str,
+    junk: &[u8],
+    machine: &mut Connection<R, H>,
+    expected: &Verdict,
+) -> bool {
+    assert_eq!(verdict(machine, junk), *expected, "{state}: {junk:02x?}");
+    let Verdict::End(end) = *expected else { return false };
+    assert_ended(machine, NOW, end);
+    true
+}
