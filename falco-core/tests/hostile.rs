@@ -87,7 +87,9 @@ fn junk(mut check: impl FnMut(&[u8])) {
     };
     (0..=255).for_each(|first| behind(first, &noise));
     for rest in [vec![0; 200], late, early] {
-        [0, 1, 2, 0xFF].into_iter().for_each(|first| behind(first, &rest));
+        for first in [0, 1, 2, 0xFF] {
+            behind(first, &rest);
+        }
     }
 }
 
