@@ -211,3 +211,17 @@ fn the_end_of_the_stream_says_where_it_came() {
         assert_eq!(closed.end_of_stream(NOW, unread), Err(CLOSED));
     }
 }
+
+#[test]
+fn what_was_ready_before_the_end_is_not_sealed_after_it() {
+    let (mut both, ids) = asked(1);
+    let (mut answer, mut out) = (both.server.answer(ids[0], 1).unwrap(), [0; 99]);
+    let (mut request, body) = (both.client.request(1).unwrap(), b"!".as_slice());
+    both.client.ping().unwrap();
+    assert!(both.server.end_of_stream(NOW, &[]).is_err() && both.client.end_of_stream(NOW, &[]).is_err());
+    let ended = Err(Error::Connection(ConnectionError::ClosedByPeer));
+    assert_eq!(both.server.seal(NOW, [(&mut answer, body)], &mut out), ended);
+    assert_eq!(both.client.seal(NOW, [(&mut request, body)], &mut out), ended);
+    assert!(!answer.is_done() && !request.is_done());
+    assert_eq!(out, [0; 99]);
+}

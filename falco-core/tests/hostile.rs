@@ -83,9 +83,15 @@ fn junk(mut check: impl FnMut(&[u8])) {
     early[..7].copy_from_slice(&[0, 0, 0, 0, 0, 0, 90]);
     let mut behind = |first: u8, rest: &[u8]| {
         let bytes = [&[first], rest].concat();
-        (1..=201).for_each(|length| check(&bytes[..length]));
+        (1..=bytes.len()).for_each(|length| check(&bytes[..length]));
     };
     (0..=255).for_each(|first| behind(first, &noise));
+    // What follows a ping or an accept is judged for itself.
+    for second in 0..=255 {
+        let rest = [&[second], &noise[..20]].concat();
+        behind(2, &rest);
+        behind(0xFF, &rest);
+    }
     for rest in [vec![0; 200], late, early] {
         for first in [0, 1, 2, 0xFF] {
             behind(first, &rest);

@@ -65,6 +65,17 @@ fn a_ledger_knows_the_nonce_zero_like_any_other() {
     }
 }
 
+/// A memory that were searched from end to end would take a hundred times as long as this allows.
+#[test]
+fn a_check_takes_no_longer_where_much_is_remembered() {
+    let (began, mut large) = (std::time::Instant::now(), ledger(30_000));
+    for number in 0..90_000 {
+        let connection = u8::try_from(number % 7).unwrap();
+        assert_eq!(large.open(&nonce(connection, number)), Ok(()));
+    }
+    assert!(began.elapsed().as_secs() < 8, "{:?}", began.elapsed());
+}
+
 #[test]
 fn storage_is_emptied_and_a_generator_that_fails_is_an_error() {
     let mut storage = [NonceSlot::EMPTY; 4];

@@ -74,6 +74,23 @@ fn a_vector_first_grows_to_a_hello_and_then_doubles_what_has_come() {
 }
 
 #[test]
+fn unread_bytes_are_moved_only_where_the_room_behind_them_is_too_little() {
+    let mut inbox = RecvBuf::new([0; 100]);
+    put(&mut inbox, 40, &[7; 40]);
+    inbox.consume(30);
+    let place = inbox.unread().as_ptr();
+    assert_eq!(inbox.space(70).unwrap().len(), 60);
+    assert_eq!(inbox.unread().as_ptr(), place);
+    assert_eq!(
+        inbox.space(71).unwrap().len(),
+        90,
+        "what is wanted reaches beyond the end"
+    );
+    assert_ne!(inbox.unread().as_ptr(), place);
+    assert_eq!(inbox.unread(), [7; 10]);
+}
+
+#[test]
 fn reading_ahead_takes_room_for_it_where_storage_grows() {
     let mut inbox = RecvBuf::new(Vec::new());
     inbox.set_read_ahead(4_096);

@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{Ends, assert_ended, ends, ms, owed, span};
+use common::{Ends, assert_ended, ends, handle, ms, owed, server, span};
 use falco_core::testing::{ClientLog, Pair, ServerLog, classic_key};
 use falco_core::{CloseReason, ConnectionError, Error, Received, ServerEvent, Settings, Status};
 
@@ -59,6 +59,11 @@ fn every_call_at_or_after_the_deadline_finds_it_expired_and_sends_nothing() {
         both.client.ping().unwrap();
         assert_eq!(both.client.poll_transmit(now, &mut [0; 200]), Ok(0));
         assert_ended(&mut both.client, now, EXPIRED);
+
+        let mut owing = server(&handle(), &Settings::new(), 1);
+        assert!(owing.recv(ms(0), &mut ends().hello).is_ok());
+        assert_eq!(owing.poll_transmit(now, &mut [0; 200]), Ok(0), "not even its accept");
+        assert_ended(&mut owing, now, EXPIRED);
 
         let mut both = ends();
         assert_eq!(both.client.end_of_stream(now, &[]), Err(EXPIRED));
