@@ -24,11 +24,17 @@ def transform(data):
     return bytes(byte ^ 0x5A for byte in reversed(data)) + (b"!" if data else b"")
 
 
+def say(line):
+    # One write, on a line of its own: the server prints from other threads, the text and its end in two writes.
+    sys.stdout.write(f"\n{line}\n")
+    sys.stdout.flush()
+
+
 def report(word, data):
     checksum = 0xCBF29CE484222325
     for byte in data:
         checksum = ((checksum ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
-    print(f"{word} {len(data)} {checksum:016x}", flush=True)
+    say(f"{word} {len(data)} {checksum:016x}")
 
 
 def handle(data):
@@ -43,12 +49,12 @@ def call(host, port, key, steps):
     try:
         client.connect(host, port, key)
     except AuthenticationError as error:
-        print(f"refused {type(error).__name__}", flush=True)
+        say(f"refused {type(error).__name__}")
         return REFUSED
     for step in steps:
         if step == "ping":
             client.ping()
-            print("pinged", flush=True)
+            say("pinged")
         elif step.startswith("wait="):
             time.sleep(int(step.removeprefix("wait=")) / 1000)
         else:
