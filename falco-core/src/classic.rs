@@ -63,7 +63,37 @@ mod layout;
 mod sealing;
 mod server;
 
+use crate::error::{Error, Misuse};
+
 pub use client::ClientSession;
 pub use layout::{ANSWER_OVERHEAD, HELLO_LENGTH, REQUEST_OVERHEAD, answer_size, request_size};
 pub use sealing::ClassicKey;
 pub use server::ServerSession;
+
+/// Seals one message after the other into `out`, what is owed before them. Trouble is told only where nothing was written before it: nothing that was sealed
+/// may be lost.
+fn seal_each<'m, S, M: 'm>(
+    session: &mut S,
+    messages: impl IntoIterator<Item = (&'m mut M, &'m [u8])>,
+    out: &mut [u8],
+    mut transmit: impl FnMut(&mut S, &mut [u8]) -> Result<usize, Misuse>,
+    mut seal: impl FnMut(&mut S, &mut M, &[u8], &mut [u8]) -> Result<Option<usize>, Error>,
+) -> Result<usize, Error> {
+    let mut written = 0;
+    loop {
+        match transmit(session, out.get_mut(written..).unwrap_or_default()) {
+            Ok(0) => break,
+            Ok(sent) => written += sent,
+            Err(_) if written > 0 => return Ok(written),
+            Err(misuse) => return Err(misuse.into()),
+        }
+    }
+    for (message, body) in messages {
+        match seal(session, message, body, out.get_mut(written..).unwrap_or_default()) {
+            Ok(sealed) => written += sealed.unwrap_or(0),
+            Err(_) if written > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
+}

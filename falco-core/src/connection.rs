@@ -56,6 +56,11 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
         Ok(Self { wire: key, session })
     }
 
+    #[cfg(feature = "noise")]
+    pub(crate) const fn session(&self) -> &<H::Target as Wire<R>>::Session {
+        &self.session
+    }
+
     /// Looks at the unread bytes, takes at most one frame, decrypts it where it lies and says what happened.
     ///
     /// Call it until it answers with something other than an event or a skip; see [`Received`] for what to do then. The same bytes give the same
@@ -96,7 +101,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     /// something has to be received first.
     ///
     /// # Errors
-    /// Only where nothing was written: [`Misuse`] of the first message that could have gone, with
+    /// Only where nothing was written and there was a message to send: [`Misuse`] of the first message that could have gone, with
     /// [`OutputTooSmall`](Misuse::OutputTooSmall) where `out` does not hold the least that can go of it ([`seal_size`](Self::seal_size) tells what does), or what ended the connection. Where something
     /// was written before the trouble, that is returned, and the trouble again at the next call.
     pub fn seal<'m, I>(&mut self, now: Instant, messages: I, out: &mut [u8]) -> Result<usize, Error>
@@ -104,27 +109,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
         I: IntoIterator<Item = (&'m mut R::Outgoing, &'m [u8])>,
         R::Outgoing: 'm,
     {
-        let mut written = 0;
-        loop {
-            let sent = self
-                .wire
-                .transmit(&mut self.session, now, out.get_mut(written..).unwrap_or_default());
-            match sent {
-                Ok(0) => break,
-                Ok(sent) => written += sent,
-                Err(_) if written > 0 => return Ok(written),
-                Err(misuse) => return Err(misuse.into()),
-            }
-        }
-        for (message, body) in messages {
-            let rest = out.get_mut(written..).unwrap_or_default();
-            match self.wire.seal_next(&mut self.session, now, message, body, rest) {
-                Ok(sealed) => written += sealed.unwrap_or(0),
-                Err(_) if written > 0 => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(written)
+        self.wire.seal(&mut self.session, now, messages, out)
     }
 
     /// Bytes of output with which a message of `length` bytes, and what is owed before it, make all the progress that one call of
@@ -132,6 +117,12 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     #[must_use]
     pub fn seal_size(&self, length: usize) -> usize {
         self.wire.seal_size(&self.session, length)
+    }
+
+    /// Says that the caller has stopped reading by its own choice, such as while too much waits to be written, or that it reads again. While it does not, the
+    /// lifetime stands still, for one lifetime at the most: a peer that could not be heard is not taken for silent.
+    pub fn set_reading(&mut self, now: Instant, reading: bool) {
+        self.wire.set_reading(&mut self.session, now, reading);
     }
 
     /// Finishes what was begun, takes nothing new, then ends with [`ConnectionError::Closed`]. At once, if nothing is under way.
@@ -192,6 +183,17 @@ impl<H: Deref<Target: ClientWire>> Connection<Client, H> {
     pub fn ping(&mut self) -> Result<PingId, Error> {
         self.wire.ping(&mut self.session)
     }
+
+    /// Says that the answer to a request is no longer wanted. The request keeps its place until its end comes: a refusal as cancelled, or the answer, if it was
+    /// quicker. Of a request half sent, nothing more goes. On a request that has had its end it does nothing.
+    ///
+    /// The classic wire has no word for it: there the answer still comes, and is the caller's to drop.
+    ///
+    /// # Errors
+    /// [`Misuse::Foreign`], or what ended the connection.
+    pub fn cancel(&mut self, id: RequestId) -> Result<(), Error> {
+        self.wire.cancel(&mut self.session, id)
+    }
 }
 
 impl<H: Deref<Target: ServerWire>> Connection<Server, H> {
@@ -208,7 +210,7 @@ impl<H: Deref<Target: ServerWire>> Connection<Server, H> {
     }
 
     /// Ends a request without an answer. The classic wire cannot say so: the answers to the requests before it still go, then the connection ends with
-    /// [`ConnectionError::HandlerFailed`].
+    /// [`ConnectionError::HandlerFailed`], and requests after it are no longer waiting.
     ///
     /// # Errors
     /// [`Misuse::Foreign`], [`Misuse::NotWaiting`], or what ended the connection.

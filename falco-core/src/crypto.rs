@@ -26,6 +26,22 @@ pub trait Crypto {
     fn aead(&self, key: &[u8; 32]) -> Self::Aead;
 }
 
+/// What the noise wire needs besides the AEAD. What is secret among the results is the caller's to wipe.
+#[cfg(feature = "noise")]
+pub trait NoiseCrypto: Crypto {
+    /// The X25519 public key of `private`.
+    fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32];
+
+    /// The X25519 shared secret of `private` and `public`. All zeros for a public key of low order; the wire refuses that.
+    fn x25519(&self, private: &[u8; 32], public: &[u8; 32]) -> [u8; 32];
+
+    /// SHA-256 of `parts`, end to end.
+    fn sha256(&self, parts: &[&[u8]]) -> [u8; 32];
+
+    /// HMAC-SHA256 of `parts`, end to end, under `key`.
+    fn hmac_sha256(&self, key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32];
+}
+
 /// AES-256-GCM under one key: 12-byte nonces, 16-byte tags kept apart from the text.
 ///
 /// An implementation wipes its key schedule when dropped.

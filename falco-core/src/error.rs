@@ -45,6 +45,14 @@ pub enum ConnectionError {
     UnexpectedAnswer,
     /// A request was refused in a way that leaves open which answer belongs to which request, so that none can be trusted after it.
     AnswersOutOfStep,
+    /// A frame broke the rules of the wire; the peer was told so.
+    Protocol,
+    /// The peer says that this side broke the rules of the wire.
+    PeerReportsProtocolError,
+    /// The peer ended the connection because its lifetime had run out there.
+    PeerExpired,
+    /// Nothing came for a third of a lifetime after a ping.
+    PeerDead,
     /// The handler failed, and this wire has no other way to say so than to end.
     HandlerFailed,
     /// The key has sealed as often as it may in this process, or its nonces would repeat. It has to be replaced.
@@ -77,6 +85,12 @@ impl fmt::Display for ConnectionError {
             Self::AnswersOutOfStep => {
                 f.write_str("after a refused request, answers can no longer be told apart on this wire")
             }
+            Self::Protocol => f.write_str("a frame of the peer broke the rules of the wire"),
+            Self::PeerReportsProtocolError => {
+                f.write_str("the peer says that a frame of ours broke the rules of the wire")
+            }
+            Self::PeerExpired => f.write_str("the lifetime ran out on the peer's side"),
+            Self::PeerDead => f.write_str("the peer does not answer a ping"),
             Self::HandlerFailed => f.write_str("the handler failed"),
             Self::KeyExhausted => f.write_str("the key has sealed as often as it may: replace it"),
             Self::NumbersExhausted => f.write_str("the connection has used all request numbers: open another"),
@@ -141,6 +155,8 @@ pub enum Misuse {
     NotWaiting(RequestId),
     /// The connection was asked to close and takes nothing new.
     Closing,
+    /// What is owed has to be taken first, by `poll_transmit` or `seal`.
+    TransmitFirst,
 }
 
 impl fmt::Display for Misuse {
@@ -154,6 +170,7 @@ impl fmt::Display for Misuse {
             }
             Self::Foreign => f.write_str("the request belongs to another connection"),
             Self::NotWaiting(id) => write!(f, "request {} is not waiting for an answer", id.number()),
+            Self::TransmitFirst => f.write_str("what is owed has to be taken first"),
             Self::Closing => f.write_str("the connection is closing and takes nothing new"),
         }
     }

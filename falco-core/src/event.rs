@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use crate::message::{Refusal, RequestId};
+use crate::message::{CloseReason, PingId, Refusal, RequestId};
 
 /// What came of the unread bytes.
 ///
@@ -48,7 +48,35 @@ pub enum ClientEvent {
         /// Where its decrypted body lies among the unread bytes.
         body: Range<usize>,
     },
-    /// A request had no answer but a refusal.
+    /// The first part of an answer too large for one frame.
+    Begin {
+        /// The request.
+        id: RequestId,
+        /// Bytes in the whole answer.
+        total: u32,
+        /// Where its first bytes lie among the unread bytes.
+        body: Range<usize>,
+    },
+    /// The next part of such an answer. A client that has not got the last one has got nothing.
+    Part {
+        /// The request.
+        id: RequestId,
+        /// Where these bytes lie among the unread bytes.
+        body: Range<usize>,
+        /// Whether the answer is whole with them.
+        last: bool,
+    },
+    /// A ping was answered, and with it all before it.
+    Pong {
+        /// The ping.
+        ping: PingId,
+    },
+    /// The server closes: requests that have begun get their end, new ones need another connection.
+    Closing {
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A request had no answer but a refusal; of an answer half received, nothing more comes.
     Refused {
         /// The request.
         id: RequestId,
@@ -69,6 +97,39 @@ pub enum ServerEvent {
         id: RequestId,
         /// Where its decrypted body lies among the unread bytes.
         body: Range<usize>,
+    },
+    /// The first part of a request too large for one frame.
+    Begin {
+        /// The request.
+        id: RequestId,
+        /// Bytes in the whole request.
+        total: u32,
+        /// Where its first bytes lie among the unread bytes.
+        body: Range<usize>,
+    },
+    /// The next part of such a request. It is to be answered once it is whole, and not before.
+    Part {
+        /// The request.
+        id: RequestId,
+        /// Where these bytes lie among the unread bytes.
+        body: Range<usize>,
+        /// Whether the request is whole with them.
+        last: bool,
+    },
+    /// Nothing more comes of a request half received, and nothing is owed for it: forget its parts.
+    Abandoned {
+        /// The request.
+        id: RequestId,
+    },
+    /// The client no longer wants the answer. Stop the handler and refuse the request as cancelled, or answer it all the same.
+    Cancelled {
+        /// The request.
+        id: RequestId,
+    },
+    /// The client closes: it begins nothing new and still wants the answers to what it has begun.
+    Closing {
+        /// Why.
+        reason: CloseReason,
     },
     /// The client pinged, and the lifetime has begun anew. Nothing is to be done.
     Ping,

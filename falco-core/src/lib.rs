@@ -123,13 +123,17 @@ mod key;
 mod ledger;
 mod life;
 mod message;
+#[cfg(feature = "noise")]
+pub mod noise;
 mod outgoing;
+mod reassembly;
 mod recv_buf;
 mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod time;
 mod wire;
+mod wires;
 
 pub use classic::ClassicKey;
 pub use connection::{ClientConnection, Connection, ServerConnection, TRANSMIT_SIZE};
@@ -140,9 +144,12 @@ pub use key::{KEY_LENGTH, Key, KeyError};
 pub use ledger::{Ledger, NonceLedger, NonceSeen, NonceSlot, SEALS_PER_KEY, SealRefused};
 pub use message::{CloseReason, PingId, Refusal, RequestId, Status};
 pub use outgoing::{OutgoingAnswer, OutgoingRequest};
+pub use reassembly::{NoRoom, Partial, Partials, Reassembly};
 pub use recv_buf::{RecvBuf, Storage, StorageFull};
 pub use settings::{
-    DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_LIFETIME, DEFAULT_MAX_IN_FLIGHT, DEFAULT_MAX_MESSAGE, Settings, SettingsError,
+    DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_LIFETIME, DEFAULT_MAX_HELD, DEFAULT_MAX_IN_FLIGHT, DEFAULT_MAX_MESSAGE,
+    DEFAULT_MAX_RECORD, Settings, SettingsError,
 };
 pub use time::Instant;
 pub use wire::{Client, ClientWire, Role, Server, ServerWire, Wire};
+pub use wires::{Wires, WiresSession};

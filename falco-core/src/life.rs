@@ -14,6 +14,8 @@ pub(crate) struct Life {
     /// What the deadline means when it has come.
     lapse: ConnectionError,
     lifetime: Duration,
+    /// Since when this side reads nothing, by its own choice.
+    paused: Option<Instant>,
     end: Option<ConnectionError>,
 }
 
@@ -25,6 +27,7 @@ impl Life {
             deadline: Some(now + settings.handshake_timeout()),
             lapse: ConnectionError::HandshakeTimeout,
             lifetime: settings.lifetime(),
+            paused: None,
             end: None,
         }
     }
@@ -39,8 +42,28 @@ impl Life {
         }
     }
 
+    /// While this side reads nothing by its own choice its lifetime stands still, for one lifetime at the most. The handshake's deadline does not.
+    pub(crate) fn set_reading(&mut self, reading: bool) {
+        let Some(deadline) = self.deadline.filter(|_| self.lapse == ConnectionError::Expired) else {
+            return;
+        };
+        match (reading, self.paused) {
+            (false, None) => {
+                self.paused = Some(self.latest);
+                self.deadline = Some(deadline + self.lifetime);
+            }
+            (true, Some(since)) => {
+                self.paused = None;
+                let left = self.lifetime.saturating_sub(self.latest.since(since));
+                self.deadline = Some(deadline.before(left));
+            }
+            (false, Some(_)) | (true, None) => {}
+        }
+    }
+
     /// The lifetime begins anew at the latest time that was noted.
     pub(crate) fn restart(&mut self) {
+        self.paused = None;
         self.deadline = Some(self.latest + self.lifetime);
         self.lapse = ConnectionError::Expired;
     }
@@ -54,6 +77,20 @@ impl Life {
     pub(crate) fn fail(&mut self, end: ConnectionError) -> ConnectionError {
         self.deadline = None;
         *self.end.get_or_insert(end)
+    }
+
+    /// The time that was noted last.
+    pub(crate) const fn latest(&self) -> Instant {
+        self.latest
+    }
+
+    pub(crate) const fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
+    /// Both sides have said what they accept.
+    pub(crate) fn set_lifetime(&mut self, lifetime: Duration) {
+        self.lifetime = lifetime;
     }
 
     pub(crate) const fn end(&self) -> Option<ConnectionError> {

@@ -33,15 +33,38 @@ pub struct PingId(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
+    /// The server has as much to do as it allows. It never reached a handler and may be sent again.
+    Busy,
+    /// The request is larger than the server reads. It never reached a handler.
+    TooLarge,
     /// The handler failed. It may have done part of its work.
     Failed,
+    /// The client cancelled it. The handler may have done part of its work.
+    Cancelled,
+    /// It never reached a handler and may be sent again.
+    NotProcessed,
+    /// The handler has done its work, but the answer is larger than the client reads.
+    AnswerTooLarge,
+}
+
+impl Refusal {
+    /// Whether the request is known never to have reached a handler, so that sending it again does nothing twice.
+    #[must_use]
+    pub const fn is_unprocessed(self) -> bool {
+        matches!(self, Self::Busy | Self::TooLarge | Self::NotProcessed)
+    }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Failed => f.write_str("the handler failed"),
-        }
+        f.write_str(match self {
+            Self::Busy => "the server is busy",
+            Self::TooLarge => "the request is too large for the server",
+            Self::Failed => "the handler failed",
+            Self::Cancelled => "it was cancelled",
+            Self::NotProcessed => "it was not processed",
+            Self::AnswerTooLarge => "the answer is too large",
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Messages on their way out: how long they are and how far they have gone. Their bodies stay with the caller.
 
-use crate::error::Misuse;
+use crate::error::{Misuse, RequestError};
 use crate::message::RequestId;
 
 /// A request on its way: how long it is and how far it has gone. The body stays with the caller, who hands both to
@@ -16,6 +16,7 @@ pub struct OutgoingRequest {
     length: usize,
     sealed: usize,
     done: bool,
+    failure: Option<RequestError>,
 }
 
 impl OutgoingRequest {
@@ -26,7 +27,20 @@ impl OutgoingRequest {
             length,
             sealed: 0,
             done: false,
+            failure: None,
         }
+    }
+
+    /// Why it will never be sent: it was made before the server had said what it reads, and is larger.
+    #[must_use]
+    pub const fn failure(&self) -> Option<RequestError> {
+        self.failure
+    }
+
+    #[cfg(feature = "noise")]
+    pub(crate) fn fail(&mut self, failure: RequestError) {
+        self.failure = Some(failure);
+        self.done = true;
     }
 
     /// Its number; none while nothing of it has been sealed.
@@ -39,7 +53,7 @@ impl OutgoingRequest {
         }
     }
 
-    /// Whether all of it has been sealed.
+    /// Whether nothing more of it is to be sealed: all of it was, or its end came before.
     #[must_use]
     pub const fn is_done(&self) -> bool {
         self.done
@@ -59,6 +73,22 @@ impl OutgoingRequest {
 
     pub(crate) fn check(&self, serial: u32, body: &[u8]) -> Result<(), Misuse> {
         check(self.serial == serial, self.length, body)
+    }
+
+    pub(crate) const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Counts `bytes` of the body as sealed, under `number`.
+    pub(crate) fn seal_part(&mut self, number: u32, bytes: usize) {
+        self.number = number;
+        self.sealed += bytes;
+        self.done = self.sealed >= self.length;
+    }
+
+    /// Nothing more of it goes: it has had its end, or may not have it.
+    pub(crate) fn stop(&mut self) {
+        self.done = true;
     }
 
     pub(crate) fn seal_whole(&mut self, number: u32) {
@@ -95,7 +125,7 @@ impl OutgoingAnswer {
         self.id
     }
 
-    /// Whether all of it has been sealed.
+    /// Whether nothing more of it is to be sealed: all of it was, or its end came before.
     #[must_use]
     pub const fn is_done(&self) -> bool {
         self.done
@@ -115,6 +145,12 @@ impl OutgoingAnswer {
 
     pub(crate) fn check(&self, serial: u32, body: &[u8]) -> Result<(), Misuse> {
         check(self.id.is_of(serial), self.length, body)
+    }
+
+    /// Counts `bytes` of the body as sealed.
+    pub(crate) fn seal_part(&mut self, bytes: usize) {
+        self.sealed += bytes;
+        self.done = self.sealed >= self.length;
     }
 
     pub(crate) fn seal_whole(&mut self) {

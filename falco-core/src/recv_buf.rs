@@ -83,7 +83,7 @@ impl<const N: usize> Storage for heapless::Vec<u8, N> {
 /// assert!(inbox.space(9).is_err());
 /// # Ok::<(), falco_core::StorageFull>(())
 /// ```
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct RecvBuf<S> {
     storage: S,
     /// `start <= end <= storage.bytes().len()`.
@@ -177,6 +177,15 @@ impl<S: Storage> RecvBuf<S> {
         if self.is_empty() {
             self.storage.release();
         }
+    }
+}
+
+impl<S> fmt::Debug for RecvBuf<S> {
+    /// How much there is, and none of it: the bytes may be decrypted.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecvBuf")
+            .field("unread", &(self.end - self.start))
+            .finish_non_exhaustive()
     }
 }
 

@@ -9,6 +9,10 @@ pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest message body by default, 16 MiB.
 pub const DEFAULT_MAX_MESSAGE: u32 = 16 << 20;
+/// The largest record of the noise wire by default, and at all: its length has 16 bits.
+pub const DEFAULT_MAX_RECORD: u16 = u16::MAX;
+/// The bytes of unanswered requests that a server holds for one connection by default, 64 MiB.
+pub const DEFAULT_MAX_HELD: u32 = 64 << 20;
 /// How many requests of one connection may be unanswered by default.
 pub const DEFAULT_MAX_IN_FLIGHT: u16 = 1024;
 
@@ -27,6 +31,9 @@ pub const DEFAULT_MAX_IN_FLIGHT: u16 = 1024;
 pub struct Settings {
     max_message: u32,
     max_in_flight: u16,
+    max_record: u16,
+    max_held: u32,
+    keep_alive: bool,
     lifetime: Duration,
     handshake_timeout: Duration,
 }
@@ -38,6 +45,9 @@ impl Settings {
         Self {
             max_message: DEFAULT_MAX_MESSAGE,
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+            max_record: DEFAULT_MAX_RECORD,
+            max_held: DEFAULT_MAX_HELD,
+            keep_alive: true,
             lifetime: DEFAULT_LIFETIME,
             handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
         }
@@ -60,6 +70,33 @@ impl Settings {
         }
         self.max_in_flight = requests;
         Ok(self)
+    }
+
+    /// The largest record that is read on the noise wire, 64 to 65535: what the receive buffer has to hold is two bytes more. The classic wire has no records.
+    ///
+    /// # Errors
+    /// [`SettingsError::MaxRecord`] for less than 64.
+    pub const fn with_max_record(mut self, bytes: u16) -> Result<Self, SettingsError> {
+        if bytes < 64 {
+            return Err(SettingsError::MaxRecord(bytes));
+        }
+        self.max_record = bytes;
+        Ok(self)
+    }
+
+    /// How many bytes of requests that have had no end a server holds for one connection on the noise wire; never less than the largest message. A request over
+    /// it is refused as busy.
+    #[must_use]
+    pub const fn with_max_held(mut self, bytes: u32) -> Self {
+        self.max_held = bytes;
+        self
+    }
+
+    /// Whether a client on the noise wire pings by itself so that its connection stays; it does, if nothing is said.
+    #[must_use]
+    pub const fn with_keep_alive(mut self, keep_alive: bool) -> Self {
+        self.keep_alive = keep_alive;
+        self
     }
 
     /// How long a connection lives without a message or a ping: 1 s to `u32::MAX` milliseconds, about 49 days.
@@ -99,6 +136,28 @@ impl Settings {
         self.max_in_flight
     }
 
+    /// The largest record that is read.
+    #[must_use]
+    pub const fn max_record(&self) -> u16 {
+        self.max_record
+    }
+
+    /// How many bytes of unanswered requests a server holds for one connection: at least the largest message.
+    #[must_use]
+    pub const fn max_held(&self) -> u32 {
+        if self.max_held < self.max_message {
+            self.max_message
+        } else {
+            self.max_held
+        }
+    }
+
+    /// Whether a client pings by itself.
+    #[must_use]
+    pub const fn keep_alive(&self) -> bool {
+        self.keep_alive
+    }
+
     /// How long a connection lives without a message or a ping.
     #[must_use]
     pub const fn lifetime(&self) -> Duration {
@@ -124,6 +183,8 @@ impl Default for Settings {
 pub enum SettingsError {
     /// No request could ever be in flight.
     MaxInFlight,
+    /// A record shorter than 64 bytes.
+    MaxRecord(u16),
     /// A lifetime under a second, or over 49 days.
     Lifetime(Duration),
     /// A handshake that could never end in time.
@@ -134,6 +195,7 @@ impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MaxInFlight => f.write_str("at least 1 request must be allowed in flight"),
+            Self::MaxRecord(given) => write!(f, "a record is 64 bytes or more, not {given}"),
             Self::Lifetime(given) => write!(
                 f,
                 "a lifetime is 1000 ms to 4294967295 ms, not {} ms",

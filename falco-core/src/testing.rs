@@ -10,10 +10,11 @@ pub use crypto::{NoSecurity, NoSecurityAead};
 pub use pair::{ClientLog, Link, Pair, ServerLog, StepsExhausted};
 pub use rng::CountingRng;
 
-use std::sync::Mutex;
+use std::sync::{Mutex, RwLock};
 use std::vec::Vec;
 
-use crate::crypto::Crypto;
+use crate::crypto::{Crypto, RustCrypto};
+use crate::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
 use crate::{ClassicKey, Key, NonceLedger, NonceSlot};
 
 /// A ledger over a vector, behind a lock.
@@ -52,3 +53,28 @@ pub fn classic_key(byte: u8) -> ClassicKey<TestLedger> {
 pub fn classic_key_with<C: Crypto>(byte: u8, crypto: &C) -> ClassicKey<TestLedger, C> {
     ClassicKey::with_crypto(key(byte), ledger(4096), crypto)
 }
+
+/// A client's key on the noise wire, the 32 bytes `byte`, without a context.
+///
+/// # Panics
+/// Where `byte` is 0.
+#[must_use]
+pub fn noise_client(byte: u8) -> NoiseTestClient {
+    NoiseClient::new(key(byte), &[][..], RustCrypto).expect("no context is not too long")
+}
+
+/// A server's ring of one key on the noise wire, the 32 bytes `byte`, without a context.
+///
+/// # Panics
+/// Where `byte` is 0.
+#[must_use]
+pub fn noise_server(byte: u8) -> NoiseTestServer {
+    let places = std::vec![Some(NoiseSecret::derive(key(byte), &RustCrypto)), None, None];
+    let ring = KeyRing::new(places, &mut CountingRng::new(0)).expect("the counting generator does not fail");
+    NoiseServer::new(RwLock::new(ring), &[][..], RustCrypto).expect("no context is not too long")
+}
+
+/// See [`noise_client`].
+pub type NoiseTestClient = NoiseClient<Vec<RequestSlot>, RustCrypto>;
+/// See [`noise_server`].
+pub type NoiseTestServer = NoiseServer<Vec<RequestSlot>, RwLock<KeyRing<Vec<Option<NoiseSecret>>>>, RustCrypto>;

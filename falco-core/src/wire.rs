@@ -74,16 +74,18 @@ pub trait Wire<R: Role>: private::Sealed {
     ) -> Result<Received<R::Event>, ConnectionError>;
     fn end_of_stream(&self, session: &mut Self::Session, now: Instant, unread: &[u8]) -> Result<(), ConnectionError>;
     fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse>;
-    /// Seals the next of `message` into `out`; `None` where nothing of it may go now.
-    fn seal_next(
+    fn seal<'m, I>(
         &self,
         session: &mut Self::Session,
         now: Instant,
-        message: &mut R::Outgoing,
-        body: &[u8],
+        messages: I,
         out: &mut [u8],
-    ) -> Result<Option<usize>, Error>;
+    ) -> Result<usize, Error>
+    where
+        I: IntoIterator<Item = (&'m mut R::Outgoing, &'m [u8])>,
+        R::Outgoing: 'm;
     fn seal_size(&self, session: &Self::Session, length: usize) -> usize;
+    fn set_reading(&self, session: &mut Self::Session, now: Instant, reading: bool);
     fn close(&self, session: &mut Self::Session, now: Instant, reason: CloseReason);
     fn poll_timeout(&self, session: &Self::Session) -> Option<Instant>;
     fn handle_timeout(&self, session: &mut Self::Session, now: Instant) -> Result<(), ConnectionError>;
@@ -101,6 +103,7 @@ pub trait Wire<R: Role>: private::Sealed {
 pub trait ClientWire: Wire<Client> {
     fn request(&self, session: &mut Self::Session, length: usize) -> Result<OutgoingRequest, Error>;
     fn ping(&self, session: &mut Self::Session) -> Result<PingId, Error>;
+    fn cancel(&self, session: &mut Self::Session, id: RequestId) -> Result<(), Error>;
 }
 
 /// A wire on which one can be a server.

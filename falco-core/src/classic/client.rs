@@ -241,19 +241,29 @@ impl<L: Ledger, C: Crypto> Wire<Client> for ClassicKey<L, C> {
         }
     }
 
-    fn seal_next(
+    fn seal<'m, I>(
         &self,
         session: &mut ClientSession,
         now: Instant,
-        message: &mut OutgoingRequest,
-        body: &[u8],
+        messages: I,
         out: &mut [u8],
-    ) -> Result<Option<usize>, Error> {
-        session.life.check(now)?;
-        match session.phase {
-            Phase::Hello(_) | Phase::Accept => Ok(None),
-            Phase::Established => session.seal_one(self, message, body, out),
-        }
+    ) -> Result<usize, Error>
+    where
+        I: IntoIterator<Item = (&'m mut OutgoingRequest, &'m [u8])>,
+    {
+        super::seal_each(
+            session,
+            messages,
+            out,
+            |session, out| Wire::<Client>::transmit(self, session, now, out),
+            |session, message, body, out| {
+                session.life.check(now)?;
+                match session.phase {
+                    Phase::Hello(_) | Phase::Accept => Ok(None),
+                    Phase::Established => session.seal_one(self, message, body, out),
+                }
+            },
+        )
     }
 
     fn seal_size(&self, session: &ClientSession, length: usize) -> usize {
@@ -262,6 +272,12 @@ impl<L: Ledger, C: Crypto> Wire<Client> for ClassicKey<L, C> {
             Phase::Accept | Phase::Established => usize::from(session.ping_owed),
         };
         layout::request_size(length).saturating_add(owed)
+    }
+
+    fn set_reading(&self, session: &mut ClientSession, now: Instant, reading: bool) {
+        if session.life.check(now).is_ok() {
+            session.life.set_reading(reading);
+        }
     }
 
     fn close(&self, session: &mut ClientSession, now: Instant, _reason: CloseReason) {
@@ -321,5 +337,15 @@ impl<L: Ledger, C: Crypto> ClientWire for ClassicKey<L, C> {
             session.pings = session.pings.saturating_add(1);
         }
         Ok(PingId(session.pings))
+    }
+
+    fn cancel(&self, session: &mut ClientSession, id: RequestId) -> Result<(), Error> {
+        if let Some(end) = session.life.end() {
+            return Err(end.into());
+        }
+        if !id.is_of(session.serial) {
+            return Err(Misuse::Foreign.into());
+        }
+        Ok(())
     }
 }

@@ -230,16 +230,26 @@ impl<L: Ledger, C: Crypto> Wire<Server> for ClassicKey<L, C> {
         }
     }
 
-    fn seal_next(
+    fn seal<'m, I>(
         &self,
         session: &mut ServerSession,
         now: Instant,
-        message: &mut OutgoingAnswer,
-        body: &[u8],
+        messages: I,
         out: &mut [u8],
-    ) -> Result<Option<usize>, Error> {
-        session.life.check(now)?;
-        session.seal_one(self, message, body, out)
+    ) -> Result<usize, Error>
+    where
+        I: IntoIterator<Item = (&'m mut OutgoingAnswer, &'m [u8])>,
+    {
+        super::seal_each(
+            session,
+            messages,
+            out,
+            |session, out| Wire::<Server>::transmit(self, session, now, out),
+            |session, message, body, out| {
+                session.life.check(now)?;
+                session.seal_one(self, message, body, out)
+            },
+        )
     }
 
     fn seal_size(&self, session: &ServerSession, length: usize) -> usize {
@@ -248,6 +258,12 @@ impl<L: Ledger, C: Crypto> Wire<Server> for ClassicKey<L, C> {
             Phase::Hello | Phase::Established => 0,
         };
         layout::answer_size(length).saturating_add(owed)
+    }
+
+    fn set_reading(&self, session: &mut ServerSession, now: Instant, reading: bool) {
+        if session.life.check(now).is_ok() {
+            session.life.set_reading(reading);
+        }
     }
 
     fn close(&self, session: &mut ServerSession, now: Instant, _reason: CloseReason) {
@@ -289,6 +305,10 @@ impl<L: Ledger, C: Crypto> ServerWire for ClassicKey<L, C> {
             return Err(end.into());
         }
         session.check_waiting(id)?;
+        // Behind a request that failed, no answer goes any more.
+        if session.failed.is_some_and(|failed| failed <= id.number()) {
+            return Err(Misuse::NotWaiting(id).into());
+        }
         layout::check_body(length, session.max_message)?;
         Ok(OutgoingAnswer::new(id, length))
     }

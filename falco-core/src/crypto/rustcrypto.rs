@@ -13,6 +13,42 @@ impl Crypto for RustCrypto {
     }
 }
 
+#[cfg(feature = "noise")]
+impl super::NoiseCrypto for RustCrypto {
+    fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
+        let private = x25519_dalek::StaticSecret::from(*private);
+        x25519_dalek::PublicKey::from(&private).to_bytes()
+    }
+
+    fn x25519(&self, private: &[u8; 32], public: &[u8; 32]) -> [u8; 32] {
+        let private = x25519_dalek::StaticSecret::from(*private);
+        private
+            .diffie_hellman(&x25519_dalek::PublicKey::from(*public))
+            .to_bytes()
+    }
+
+    fn sha256(&self, parts: &[&[u8]]) -> [u8; 32] {
+        use sha2::Digest;
+        let mut hash = sha2::Sha256::new();
+        for part in parts {
+            hash.update(part);
+        }
+        hash.finalize().into()
+    }
+
+    fn hmac_sha256(&self, key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
+        use hmac::{KeyInit, Mac};
+        // A block of the hash, padded with zeros, is what HMAC makes of any shorter key.
+        let mut block = zeroize::Zeroizing::new([0; 64]);
+        block.split_at_mut(32).0.copy_from_slice(key);
+        let mut mac = hmac::Hmac::<sha2::Sha256>::new((&*block).into());
+        for part in parts {
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
+    }
+}
+
 impl Aead for Aes256Gcm {
     fn seal(&self, nonce: &Nonce, associated: &[u8], out: &mut [u8], body: &[u8]) -> Result<Tag, AeadError> {
         let prefix = out.len().checked_sub(body.len()).ok_or(AeadError)?;

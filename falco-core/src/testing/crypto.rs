@@ -29,8 +29,7 @@ impl Crypto for NoSecurity {
         NoSecurityAead {
             key: key
                 .iter()
-                .fold(0, |sum, byte| sum ^ byte.rotate_left(3))
-                .wrapping_add(1),
+                .fold(1_u8, |sum, byte| (sum ^ byte).wrapping_mul(31).rotate_left(3)),
         }
     }
 }

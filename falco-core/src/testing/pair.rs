@@ -9,8 +9,8 @@ use std::vec::Vec;
 use super::CountingRng;
 use crate::{
     ClientConnection, ClientEvent, ClientWire, CloseReason, Connection, ConnectionError, EntropyError, Error, Instant,
-    OutgoingRequest, Received, RecvBuf, Refusal, RequestId, Role, ServerConnection, ServerEvent, ServerWire, Settings,
-    TRANSMIT_SIZE, Wire,
+    OutgoingRequest, Partial, Reassembly, Received, RecvBuf, Refusal, RequestId, Role, ServerConnection, ServerEvent,
+    ServerWire, Settings, TRANSMIT_SIZE, Wire,
 };
 
 /// Steps that a [`Pair`] may take in all; one that takes more has lost its way.
@@ -31,6 +31,10 @@ pub enum ClientLog {
     Answer(u32, Vec<u8>),
     /// The request of this number was refused.
     Refused(u32, Refusal),
+    /// The answer to the ping of this number.
+    Pong(u64),
+    /// The server closes.
+    Closing(CloseReason),
     /// The end.
     Ended(ConnectionError),
 }
@@ -45,6 +49,12 @@ pub enum ServerLog {
     Request(u32, Vec<u8>),
     /// A ping.
     Ping,
+    /// The request of this number was given up before it was whole.
+    Abandoned(u32),
+    /// The request of this number is no longer wanted.
+    Cancelled(u32),
+    /// The client closes.
+    Closing(CloseReason),
     /// The end.
     Ended(ConnectionError),
 }
@@ -55,19 +65,23 @@ struct Side<R: Role, H: Deref<Target: Wire<R>>> {
     inbox: RecvBuf<Vec<u8>>,
     sent: Vec<u8>,
     queue: Vec<(R::Outgoing, Vec<u8>)>,
-    /// Whether the end is in the log, and the stream shut down.
+    partials: Reassembly<Vec<Partial<Vec<u8>>>>,
+    /// Whether the end is in the log.
     ended: bool,
+    /// Whether the other side is still to be told that the stream has ended.
+    hang_up: bool,
 }
 
 impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
     fn new(machine: Connection<R, H>) -> Self {
-        let (inbox, sent, queue) = (RecvBuf::new(Vec::new()), Vec::new(), Vec::new());
         Self {
             machine,
-            inbox,
-            sent,
-            queue,
+            inbox: RecvBuf::new(Vec::new()),
+            sent: Vec::new(),
+            queue: Vec::new(),
+            partials: Reassembly::new(Vec::new()),
             ended: false,
+            hang_up: false,
         }
     }
 
@@ -96,6 +110,20 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
         }
     }
 
+    fn begin(&mut self, id: RequestId, total: u32, range: &Range<usize>) {
+        let first = self.body(range);
+        self.partials.begin(id, total, &first).expect("vectors grow");
+    }
+
+    /// Keeps a part, and hands out the message where it was the last.
+    fn part(&mut self, id: RequestId, range: &Range<usize>, last: bool) -> Option<Vec<u8>> {
+        let bytes = self.body(range);
+        self.partials.part(id, &bytes).expect("it has begun");
+        let (mut body, length) = self.partials.take(id).filter(|_| last)?;
+        body.truncate(length);
+        Some(body)
+    }
+
     fn body(&mut self, range: &Range<usize>) -> Vec<u8> {
         self.inbox
             .unread()
@@ -122,6 +150,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
     fn note_end(&mut self) -> Option<ConnectionError> {
         let end = self.machine.end().filter(|_| !self.ended)?;
         self.ended = true;
+        self.hang_up = true;
         Some(end)
     }
 }
@@ -143,10 +172,10 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
 /// assert_eq!(pair.client_log.last(), Some(&ClientLog::Ended(ConnectionError::Expired)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Pair<'k, K: ClientWire + ServerWire> {
+pub struct Pair<'k, A: ClientWire, B: ServerWire> {
     now: Instant,
-    client: Side<crate::Client, &'k K>,
-    server: Side<crate::Server, &'k K>,
+    client: Side<crate::Client, &'k A>,
+    server: Side<crate::Server, &'k B>,
     handler: fn(&[u8]) -> Option<Vec<u8>>,
     steps: usize,
     /// What happened to the client, in order.
@@ -160,7 +189,7 @@ pub struct Pair<'k, K: ClientWire + ServerWire> {
 /// What a link does to the bytes that it carries, and in which direction: `true` for those to the server.
 pub type Link<'l> = Box<dyn FnMut(bool, &mut Vec<u8>) + 'l>;
 
-impl<K: ClientWire + ServerWire> fmt::Debug for Pair<'_, K> {
+impl<A: ClientWire, B: ServerWire> fmt::Debug for Pair<'_, A, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut pair = f.debug_struct("Pair");
         pair.field("now", &self.now)
@@ -172,12 +201,12 @@ impl<K: ClientWire + ServerWire> fmt::Debug for Pair<'_, K> {
     }
 }
 
-impl<'k, K: ClientWire + ServerWire> Pair<'k, K> {
+impl<'k, A: ClientWire, B: ServerWire> Pair<'k, A, B> {
     /// A pair at the epoch, before the first byte. Its entropy depends on `seed` alone.
     ///
     /// # Errors
     /// None: the counting generator does not fail.
-    pub fn new(client: &'k K, server: &'k K, settings: &Settings, seed: u64) -> Result<Self, EntropyError> {
+    pub fn new(client: &'k A, server: &'k B, settings: &Settings, seed: u64) -> Result<Self, EntropyError> {
         let mut rng = CountingRng::new(seed);
         Ok(Self {
             now: Instant::ZERO,
@@ -203,12 +232,12 @@ impl<'k, K: ClientWire + ServerWire> Pair<'k, K> {
     }
 
     /// The client's machine.
-    pub const fn client(&mut self) -> &mut ClientConnection<&'k K> {
+    pub const fn client(&mut self) -> &mut ClientConnection<&'k A> {
         &mut self.client.machine
     }
 
     /// The server's machine.
-    pub const fn server(&mut self) -> &mut ServerConnection<&'k K> {
+    pub const fn server(&mut self) -> &mut ServerConnection<&'k B> {
         &mut self.server.machine
     }
 
@@ -291,27 +320,52 @@ impl<'k, K: ClientWire + ServerWire> Pair<'k, K> {
                 }
             }
             moved |= self.step_client() | self.step_server();
-            if !moved {
+            if !moved && !self.hang_up() {
                 return Ok(());
             }
         }
+    }
+
+    /// Where a side has ended and everything it sent has come, the other learns that there is no more. Says whether one did.
+    fn hang_up(&mut self) -> bool {
+        let now = self.now;
+        if core::mem::take(&mut self.client.hang_up) {
+            let _ = self.server.machine.end_of_stream(now, self.server.inbox.unread());
+            return true;
+        }
+        if core::mem::take(&mut self.server.hang_up) {
+            let _ = self.client.machine.end_of_stream(now, self.client.inbox.unread());
+            return true;
+        }
+        false
     }
 
     fn step_client(&mut self) -> bool {
         let side = &mut self.client;
         let mut moved = false;
         while let Ok(Some((consumed, event))) = side.receive(self.now) {
-            self.client_log.push(match event {
-                ClientEvent::Established => ClientLog::Established,
-                ClientEvent::Answer { id, body } => ClientLog::Answer(id.number(), side.body(&body)),
-                ClientEvent::Refused { id, refusal } => ClientLog::Refused(id.number(), refusal),
+            self.client_log.extend(match event {
+                ClientEvent::Established => Some(ClientLog::Established),
+                ClientEvent::Answer { id, body } => Some(ClientLog::Answer(id.number(), side.body(&body))),
+                ClientEvent::Begin { id, total, body } => {
+                    side.begin(id, total, &body);
+                    None
+                }
+                ClientEvent::Part { id, body, last } => side
+                    .part(id, &body, last)
+                    .map(|body| ClientLog::Answer(id.number(), body)),
+                ClientEvent::Refused { id, refusal } => {
+                    side.partials.forget(id);
+                    Some(ClientLog::Refused(id.number(), refusal))
+                }
+                ClientEvent::Pong { ping } => Some(ClientLog::Pong(ping.0)),
+                ClientEvent::Closing { reason } => Some(ClientLog::Closing(reason)),
             });
             side.inbox.consume(consumed);
             moved = true;
         }
         if let Some(end) = side.note_end() {
             self.client_log.push(ClientLog::Ended(end));
-            let _ = self.server.machine.end_of_stream(self.now, self.server.inbox.unread());
             moved = true;
         }
         moved
@@ -329,13 +383,25 @@ impl<'k, K: ClientWire + ServerWire> Pair<'k, K> {
                     answer(side, id, (self.handler)(&body));
                     self.server_log.push(ServerLog::Request(id.number(), body));
                 }
+                ServerEvent::Begin { id, total, body } => side.begin(id, total, &body),
+                ServerEvent::Part { id, body, last } => {
+                    if let Some(body) = side.part(id, &body, last) {
+                        answer(side, id, (self.handler)(&body));
+                        self.server_log.push(ServerLog::Request(id.number(), body));
+                    }
+                }
+                ServerEvent::Abandoned { id } => {
+                    side.partials.forget(id);
+                    self.server_log.push(ServerLog::Abandoned(id.number()));
+                }
+                ServerEvent::Cancelled { id } => self.server_log.push(ServerLog::Cancelled(id.number())),
+                ServerEvent::Closing { reason } => self.server_log.push(ServerLog::Closing(reason)),
             }
             side.inbox.consume(consumed);
             moved = true;
         }
         if let Some(end) = side.note_end() {
             self.server_log.push(ServerLog::Ended(end));
-            let _ = self.client.machine.end_of_stream(self.now, self.client.inbox.unread());
             moved = true;
         }
         moved

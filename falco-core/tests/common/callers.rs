@@ -1,4 +1,8 @@
 //! Callers that act on events alone, and two ways of giving a machine a stream: all at once, or cut into reads over some storage.
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "whatever else there is does not come on this wire"
+)]
 
 use core::ops::Deref;
 

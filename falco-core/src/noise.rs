@@ -1,0 +1,171 @@
+//! The noise wire: `Noise_NNpsk0_25519_AESGCM_SHA256` under the shared key, with records of frames behind it.
+
+mod base;
+mod client;
+mod client_frames;
+mod handshake;
+mod key;
+mod layout;
+mod link;
+mod record;
+mod server;
+mod server_frames;
+mod symmetric;
+mod table;
+#[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test may panic"
+)]
+mod vectors;
+mod writer;
+
+pub use client::ClientSession;
+pub use key::{ContextTooLong, KeyId, KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring, RingError};
+pub use layout::{HELLO_LENGTH, WELCOME_LENGTH};
+pub use server::ServerSession;
+pub use table::{FixedTable, RequestSlot, RequestTable};
+
+use crate::crypto::Crypto;
+use crate::error::{ConnectionError, Error, Misuse};
+use crate::message::Refusal;
+use crate::time::Instant;
+use layout::{FRAME_HEAD, RECORD_OVERHEAD, TOTAL, kind};
+use link::{Link, close};
+use writer::Writer;
+
+/// A frame breaks the rules.
+#[derive(Debug)]
+struct Broken;
+
+/// What is to be told of a judged frame; it stands in the place of the frame's kind.
+mod mark {
+    pub(super) const SKIP: u8 = 0;
+    pub(super) const WHOLE: u8 = 1;
+    /// A BEGIN whose first part is the whole message.
+    pub(super) const WHOLE_BEGUN: u8 = 2;
+    pub(super) const BEGIN: u8 = 3;
+    pub(super) const PART: u8 = 4;
+    pub(super) const LAST_PART: u8 = 5;
+    pub(super) const CANCELLED: u8 = 6;
+    pub(super) const PING: u8 = 7;
+    pub(super) const PONG: u8 = 8;
+    pub(super) const CLOSING: u8 = 9;
+    pub(super) const ENDED: u8 = 10;
+    pub(super) const REFUSED: u8 = 11;
+    pub(super) const BUSY: u8 = 12;
+    pub(super) const TOO_LARGE: u8 = 13;
+    pub(super) const ABANDONED_BUSY: u8 = 14;
+    pub(super) const ABANDONED_CANCELLED: u8 = 15;
+}
+
+/// Codes of REFUSE.
+mod refusal {
+    pub(super) const BUSY: u8 = 1;
+    pub(super) const TOO_LARGE: u8 = 2;
+    pub(super) const FAILED: u8 = 3;
+    pub(super) const CANCELLED: u8 = 4;
+    pub(super) const NOT_PROCESSED: u8 = 5;
+    pub(super) const ANSWER_TOO_LARGE: u8 = 6;
+}
+
+const fn refusal_code(refusal: Refusal) -> u8 {
+    match refusal {
+        Refusal::Busy => refusal::BUSY,
+        Refusal::TooLarge => refusal::TOO_LARGE,
+        Refusal::Failed => refusal::FAILED,
+        Refusal::Cancelled => refusal::CANCELLED,
+        Refusal::NotProcessed => refusal::NOT_PROCESSED,
+        Refusal::AnswerTooLarge => refusal::ANSWER_TOO_LARGE,
+    }
+}
+
+/// An unknown code reads as a failed handler.
+const fn refusal_of(code: u8) -> Refusal {
+    match code {
+        refusal::BUSY => Refusal::Busy,
+        refusal::TOO_LARGE => Refusal::TooLarge,
+        refusal::CANCELLED => Refusal::Cancelled,
+        refusal::NOT_PROCESSED => Refusal::NotProcessed,
+        refusal::ANSWER_TOO_LARGE => Refusal::AnswerTooLarge,
+        _ => Refusal::Failed,
+    }
+}
+
+const fn refusal_of_mark(marked: u8) -> u8 {
+    match marked {
+        mark::TOO_LARGE => refusal::TOO_LARGE,
+        mark::ABANDONED_CANCELLED => refusal::CANCELLED,
+        _ => refusal::BUSY,
+    }
+}
+
+/// What a CLOSE that is the end at once says.
+const fn ended(code: u8) -> ConnectionError {
+    match code {
+        close::IDLE => ConnectionError::PeerExpired,
+        _ => ConnectionError::PeerReportsProtocolError,
+    }
+}
+
+/// A time, cut to what a slot keeps of it.
+fn millis(now: Instant) -> u32 {
+    let [.., a, b, c, d] = now.as_millis().to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}
+
+/// The least of a large message that is worth a frame, where there is a choice.
+const LEAST_PART: usize = 256;
+
+/// Writes the next frame of a message of which `sealed` bytes have gone: all of it, where it fits a record, or as much as fits. Says how many bytes of the body
+/// went; `None` where the output is full.
+fn write_message<'m, C: Crypto>(
+    crypto: &C,
+    link: &mut Link<C::Aead>,
+    id: u32,
+    sealed: usize,
+    body: &'m [u8],
+    writer: &mut Writer<'_, 'm>,
+) -> Result<Option<usize>, Error> {
+    let rest = body.get(sealed..).unwrap_or_default();
+    let whole = sealed == 0 && FRAME_HEAD + body.len() <= writer.max();
+    let head = if whole || sealed > 0 {
+        FRAME_HEAD
+    } else {
+        FRAME_HEAD + TOTAL
+    };
+    let wanted = head
+        + if whole {
+            body.len()
+        } else {
+            rest.len().min(LEAST_PART).min(writer.max() - head)
+        };
+    if writer.room() < wanted && writer.is_open() {
+        link.finish(crypto, writer).map_err(|_| ConnectionError::KeyExhausted)?;
+    }
+    let room = writer.room();
+    let needed = if whole { wanted } else { head + 1 };
+    if room < needed {
+        if writer.finished() > 0 {
+            return Ok(None);
+        }
+        return Err(Misuse::OutputTooSmall {
+            needed: needed + RECORD_OVERHEAD,
+            given: writer.given(),
+        }
+        .into());
+    }
+    let (part, _) = rest.split_at(rest.len().min(room - head));
+    let total = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let (kind, first) = match (whole, sealed) {
+        (true, _) => (kind::MESSAGE, &[][..]),
+        (false, 0) => (kind::BEGIN, &total[..]),
+        (false, _) => (kind::PART, &[][..]),
+    };
+    if writer.frame(kind, id, first, part) {
+        Ok(Some(part.len()))
+    } else {
+        Ok(None)
+    }
+}

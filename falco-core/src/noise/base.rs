@@ -1,0 +1,110 @@
+//! What both sides of the noise wire remember besides their requests: the life, the link, what each side accepts.
+
+use core::time::Duration;
+
+use super::Broken;
+use super::layout::{Accepts, FRAME_HEAD, FrameHead};
+use super::link::{Link, OwnClose, close};
+use crate::crypto::Aead;
+use crate::error::ConnectionError;
+use crate::life::Life;
+use crate::time::Instant;
+
+pub(super) struct Base<A> {
+    pub(super) life: Life,
+    /// There once the keys of the connection are.
+    pub(super) link: Option<Link<A>>,
+    pub(super) ours: Accepts,
+    pub(super) theirs: Accepts,
+    pub(super) serial: u32,
+    /// When a drain that nothing ends is over.
+    drain: Option<Instant>,
+}
+
+impl<A: Aead> Base<A> {
+    pub(super) fn new(life: Life, ours: Accepts, theirs: Accepts, serial: u32) -> Self {
+        Self {
+            life,
+            link: None,
+            ours,
+            theirs,
+            serial,
+            drain: None,
+        }
+    }
+
+    /// The keys are there, and what the peer accepts is known.
+    pub(super) fn agree(&mut self, link: Link<A>, theirs: Accepts) {
+        self.link = Some(link);
+        self.theirs = theirs;
+        self.life
+            .set_lifetime(Duration::from_millis(theirs.lifetime.min(self.ours.lifetime).into()));
+    }
+
+    /// Ends the connection without a word.
+    pub(super) fn fail(&mut self, end: ConnectionError) -> ConnectionError {
+        if let Some(link) = &mut self.link {
+            link.own_close = OwnClose::None;
+        }
+        self.life.fail(end)
+    }
+
+    /// Ends the connection because a frame breaks the rules, and owes the peer a CLOSE that says so.
+    pub(super) fn break_off(&mut self, last: u32) -> ConnectionError {
+        if let Some(link) = &mut self.link {
+            link.owe_close(close::PROTOCOL_ERROR, last);
+            link.opened = 0;
+        }
+        self.life.fail(ConnectionError::Protocol)
+    }
+
+    /// Notes the time; a lifetime that has run out is said to the peer, with the last request begun.
+    pub(super) fn check(&mut self, now: Instant, last: u32) -> Result<(), ConnectionError> {
+        let before = self.life.end();
+        let mut checked = self.life.check(now);
+        if checked.is_ok() && self.drain.is_some_and(|drain| self.life.latest() >= drain) {
+            checked = Err(self.life.fail(ConnectionError::Expired));
+        }
+        if let (None, Err(ConnectionError::Expired), Some(link)) = (before, checked, &mut self.link) {
+            link.owe_close(close::IDLE, last);
+        }
+        checked
+    }
+
+    /// Whether a CLOSE was sent, is owed, or has come: nothing more begins.
+    pub(super) fn is_closing(&self) -> bool {
+        self.link
+            .as_ref()
+            .is_some_and(|link| link.own_close != OwnClose::None || link.their_close.is_some())
+    }
+
+    /// From here on there is a bound to the drain.
+    pub(super) fn start_drain(&mut self) {
+        if self.is_closing() && self.drain.is_none() {
+            self.drain = Some(self.life.latest() + self.life.lifetime());
+        }
+    }
+
+    /// The earliest of all deadlines, one of which is the caller's.
+    pub(super) fn deadline(&self, other: Option<Instant>) -> Option<Instant> {
+        let all = [self.life.deadline(), self.drain, other];
+        all.into_iter().flatten().min().filter(|_| self.life.end().is_none())
+    }
+}
+
+/// Has `judge` look at each frame in order, and puts the mark that it gives in the place of the frame's kind.
+pub(super) fn mark_frames(
+    mut frames: &mut [u8],
+    mut judge: impl FnMut(FrameHead, &[u8]) -> Result<u8, Broken>,
+) -> Result<(), Broken> {
+    while !frames.is_empty() {
+        let (head, body) = FrameHead::read(frames).ok_or(Broken)?;
+        let (mark, length) = (judge(head, body)?, FRAME_HEAD + body.len());
+        let (frame, rest) = frames.split_at_mut(length);
+        if let Some(kind) = frame.first_mut() {
+            *kind = mark;
+        }
+        frames = rest;
+    }
+    Ok(())
+}

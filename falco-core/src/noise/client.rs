@@ -1,0 +1,520 @@
+//! A client's side of one connection on the noise wire: the handshake, time, sending. What frames do is in `client_frames`.
+
+use core::fmt;
+use core::time::Duration;
+
+use rand_core::TryCryptoRng;
+use zeroize::Zeroizing;
+
+use super::base::Base;
+use super::handshake::Initiator;
+use super::key::{NoiseClient, clear, prologue};
+use super::layout::{Accepts, CLEAR, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, RECORD_OVERHEAD, TOTAL, WELCOME_LENGTH};
+use super::link::{Link, OwnClose, Record, code_of};
+use super::record::Direction;
+use super::table::{Cancel, RequestTable, State};
+use super::writer::Writer;
+use crate::crypto::{Crypto, NoiseCrypto};
+use crate::error::{ConnectionError, EntropyError, Error, Misuse, RequestError};
+use crate::event::{ClientEvent, Received};
+use crate::life::Life;
+use crate::message::{CloseReason, PingId, Status};
+use crate::outgoing::OutgoingRequest;
+use crate::settings::Settings;
+use crate::time::Instant;
+use crate::wire::{Client, ClientWire, Wire};
+
+/// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives it.
+pub struct ClientSession<T, C: Crypto> {
+    pub(super) base: Base<C::Aead>,
+    stage: Stage,
+    pub(super) requests: Requests<T>,
+    keep_alive: KeepAlive,
+    /// The eight bytes of the first ping.
+    first_ping: u64,
+}
+
+/// The requests that wait for their ends.
+pub(super) struct Requests<T> {
+    pub(super) table: T,
+    /// The last number begun.
+    pub(super) begun: u32,
+    pub(super) max_in_flight: usize,
+    /// The largest answer that is read.
+    pub(super) max_message: u32,
+    /// Requests of which the server will hear nothing, in the state `Lost`; their refusal is still to be told.
+    pub(super) lost: usize,
+    /// Requests for which a CANCEL is owed.
+    pub(super) cancels: usize,
+}
+
+pub(super) enum Stage {
+    /// The hello is owed; this is the ephemeral key that it takes.
+    Hello(Zeroizing<[u8; 32]>),
+    Welcome(Initiator),
+    /// The PING that shows the server that the welcome could be read is owed, alone in its record.
+    First,
+    Established,
+}
+
+/// When to ping, so that the connection stays and a dead peer is found.
+struct KeepAlive {
+    on: bool,
+    sent: Instant,
+    heard: Instant,
+    /// When the ping went that nothing has been heard since.
+    pinged: Option<Instant>,
+}
+
+impl KeepAlive {
+    /// When to ping, or when the peer is dead.
+    fn due(&self, lifetime: Duration) -> Option<Instant> {
+        let from = self.pinged.unwrap_or(self.sent.min(self.heard));
+        self.on.then_some(from + lifetime / 3)
+    }
+}
+
+impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
+    fn check(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        self.base.check(now, self.requests.begun)
+    }
+
+    const fn is_established(&self) -> bool {
+        matches!(self.stage, Stage::First | Stage::Established)
+    }
+
+    fn recv_welcome<X: AsRef<[u8]>>(
+        &mut self,
+        client: &NoiseClient<T, C, X>,
+        unread: &mut [u8],
+    ) -> Result<Received<ClientEvent>, ConnectionError> {
+        let Some(welcome) = unread.first_chunk_mut::<WELCOME_LENGTH>() else {
+            return Ok(Received::NeedMore { total: WELCOME_LENGTH });
+        };
+        let Stage::Welcome(initiator) = core::mem::replace(&mut self.stage, Stage::First) else {
+            return Err(self.base.life.fail(ConnectionError::Refused));
+        };
+        let read = initiator.read(&client.crypto, welcome);
+        let read = read
+            .ok()
+            .and_then(|(settings, outcome)| Some((Accepts::decode(settings, true)?, outcome)));
+        let Some((theirs, outcome)) = read else {
+            return Err(self.base.life.fail(ConnectionError::Refused));
+        };
+        let direction = |key: &[u8; 32]| Direction::new(&client.crypto, key, client.rekey_period);
+        let (send, recv) = (direction(&outcome.from_client), direction(&outcome.from_server));
+        let mut link = Link::new(send, recv, theirs.max_record, self.base.ours.max_record);
+        link.set_first_ping(self.first_ping);
+        link.owe_ping();
+        self.base.link = Some(link);
+        self.requests.max_in_flight = usize::from(theirs.max_in_flight).min(self.requests.max_in_flight);
+        self.base.life.set_lifetime(Duration::from_millis(
+            theirs.lifetime.min(self.base.ours.lifetime).into(),
+        ));
+        self.base.life.restart();
+        self.base.theirs = theirs;
+        self.heard();
+        self.keep_alive.sent = self.base.life.latest();
+        Ok(Received::Event {
+            consumed: WELCOME_LENGTH,
+            event: ClientEvent::Established,
+        })
+    }
+
+    fn heard(&mut self) {
+        self.keep_alive.heard = self.base.life.latest();
+        self.keep_alive.pinged = None;
+    }
+
+    /// Opens the next record, judges it, and lets it take effect on the table. What it means to the caller is told frame by frame after.
+    fn recv_record(&mut self, crypto: &C, unread: &mut [u8]) -> Result<Option<usize>, ConnectionError> {
+        let Some(link) = &mut self.base.link else {
+            return Err(self.base.life.fail(ConnectionError::Protocol));
+        };
+        let total = match link.record(unread, None) {
+            Ok(Record::Short(total)) => return Ok(Some(total)),
+            Ok(Record::Whole(total)) => total,
+            Err(end) => return Err(self.base.fail(end)),
+        };
+        let Ok(frames) = link.open(crypto, unread, total) else {
+            return Err(self.base.fail(ConnectionError::Tampered));
+        };
+        if link.judge_server_record(&mut self.requests, frames).is_err() {
+            return Err(self.base.break_off(self.requests.begun));
+        }
+        self.base.life.restart();
+        self.base.start_drain();
+        self.heard();
+        Ok(None)
+    }
+
+    /// A client that has read the server's CLOSE and waits for nothing ends.
+    fn end_if_drained(&mut self) {
+        if let Some(link) = &self.base.link
+            && link.their_close.is_some()
+            && link.opened == 0
+            && self.requests.table.slots().is_empty()
+        {
+            self.base.fail(ConnectionError::Closed);
+        }
+    }
+
+    fn write<'m, X: AsRef<[u8]>>(
+        &mut self,
+        client: &NoiseClient<T, C, X>,
+        messages: impl Iterator<Item = (&'m mut OutgoingRequest, &'m [u8])>,
+        out: &mut [u8],
+    ) -> Result<usize, Error> {
+        let ended = self.base.life.end();
+        if let Stage::Hello(ephemeral) = &mut self.stage {
+            if let Some(end) = ended {
+                return Err(end.into());
+            }
+            let ephemeral = core::mem::take(ephemeral);
+            return self.write_hello(client, ephemeral, out);
+        }
+        let Some(link) = self.base.link.as_mut() else {
+            return ended.map_or(Ok(0), |end| Err(end.into()));
+        };
+        let given = out.len();
+        let mut writer = Writer::new(out, link.their_max_record);
+        let owed = link.owed() + self.requests.cancels * FRAME_HEAD;
+        let mut trouble = None;
+        if ended.is_none() {
+            link.write_owed(&mut writer);
+            if matches!(self.stage, Stage::First) && writer.is_open() {
+                // The first record holds the PING and nothing else.
+                link.finish(&client.crypto, &mut writer)
+                    .map_err(|_| ConnectionError::KeyExhausted)?;
+                self.stage = Stage::Established;
+            }
+            if matches!(self.stage, Stage::Established) {
+                self.requests.write_cancels(&mut writer);
+                link.write_close(&mut writer);
+                let room = link.owed() == 0 && self.requests.cancels == 0;
+                for (message, body) in messages.take_while(|_| room) {
+                    let theirs = self.base.theirs.max_message;
+                    match self.requests.write_request(
+                        &client.crypto,
+                        link,
+                        (self.base.serial, theirs),
+                        message,
+                        body,
+                        &mut writer,
+                    ) {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(error) => {
+                            trouble = Some(error);
+                            break;
+                        }
+                    }
+                }
+            }
+        } else {
+            link.write_close(&mut writer);
+        }
+        if link.finish(&client.crypto, &mut writer).is_err() {
+            return Err(self.base.fail(ConnectionError::KeyExhausted).into());
+        }
+        let written = writer.finished();
+        if written > 0 {
+            self.keep_alive.sent = self.base.life.latest();
+        }
+        match (written, ended, trouble) {
+            (1.., _, _) => Ok(written),
+            (0, Some(end), _) => Err(end.into()),
+            (0, None, Some(trouble)) => Err(trouble),
+            (0, None, None) if owed > 0 => Err(Misuse::OutputTooSmall {
+                needed: RECORD_OVERHEAD + FRAME_HEAD + 8,
+                given,
+            }
+            .into()),
+            (0, None, None) => Ok(0),
+        }
+    }
+
+    fn write_hello<X: AsRef<[u8]>>(
+        &mut self,
+        client: &NoiseClient<T, C, X>,
+        ephemeral: Zeroizing<[u8; 32]>,
+        out: &mut [u8],
+    ) -> Result<usize, Error> {
+        let given = out.len();
+        let Some(hello) = out.first_chunk_mut::<HELLO_LENGTH>() else {
+            self.stage = Stage::Hello(ephemeral);
+            return Err(Misuse::OutputTooSmall {
+                needed: HELLO_LENGTH,
+                given,
+            }
+            .into());
+        };
+        let in_clear = clear(client.secret.id());
+        let length = client.context_length();
+        let prologue = prologue(&in_clear, &length, client.context.as_ref());
+        let (place, message) = hello.split_at_mut(CLEAR);
+        place.copy_from_slice(&in_clear);
+        let settings = self.base.ours.encode();
+        let wrote = Initiator::write(
+            &client.crypto,
+            prologue,
+            client.secret.psk(),
+            ephemeral,
+            &settings,
+            message,
+        );
+        self.stage = Stage::Welcome(wrote.map_err(|_| self.base.life.fail(ConnectionError::KeyExhausted))?);
+        Ok(HELLO_LENGTH)
+    }
+}
+
+impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClient<T, C, X> {
+    type Session = ClientSession<T, C>;
+
+    fn start<G: TryCryptoRng + ?Sized>(
+        &self,
+        settings: &Settings,
+        now: Instant,
+        rng: &mut G,
+    ) -> Result<Self::Session, EntropyError> {
+        let mut ephemeral = Zeroizing::new([0; 32]);
+        rng.try_fill_bytes(ephemeral.as_mut_slice())
+            .map_err(|_| EntropyError::new())?;
+        let accepts = Accepts::of(settings, false);
+        // Until the server has said what it reads there is no limit.
+        let theirs = Accepts {
+            max_message: u32::MAX,
+            ..accepts
+        };
+        let serial = rng.try_next_u32().map_err(|_| EntropyError::new())?;
+        Ok(ClientSession {
+            base: Base::new(Life::new(now, settings), accepts, theirs, serial),
+            stage: Stage::Hello(ephemeral),
+            requests: Requests {
+                table: T::empty(),
+                begun: 0,
+                max_in_flight: usize::from(settings.max_in_flight()).min(T::capacity()),
+                max_message: settings.max_message(),
+                lost: 0,
+                cancels: 0,
+            },
+            keep_alive: KeepAlive {
+                on: settings.keep_alive(),
+                sent: now,
+                heard: now,
+                pinged: None,
+            },
+            first_ping: rng.try_next_u64().map_err(|_| EntropyError::new())?,
+        })
+    }
+
+    fn recv(
+        &self,
+        session: &mut Self::Session,
+        now: Instant,
+        unread: &mut [u8],
+    ) -> Result<Received<ClientEvent>, ConnectionError> {
+        if let Some(told) = session.tell(unread) {
+            session.end_if_drained();
+            return told;
+        }
+        session.end_if_drained();
+        session.check(now)?;
+        match session.stage {
+            Stage::Hello(_) => Ok(Received::TransmitFirst),
+            Stage::Welcome(_) => session.recv_welcome(self, unread),
+            Stage::First | Stage::Established => {
+                if let Some(total) = session.recv_record(&self.crypto, unread)? {
+                    return Ok(Received::NeedMore { total });
+                }
+                let told = session.tell(unread).unwrap_or(Ok(Received::TransmitFirst));
+                session.end_if_drained();
+                told
+            }
+        }
+    }
+
+    fn end_of_stream(&self, session: &mut Self::Session, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
+        session.check(now)?;
+        if !session.is_established() {
+            return Err(session.base.fail(ConnectionError::Refused));
+        }
+        let closed = session
+            .base
+            .link
+            .as_ref()
+            .is_some_and(|link| link.their_close.is_some() || link.close_sent());
+        let orderly = closed && unread.is_empty() && session.requests.table.slots().is_empty();
+        Err(session.base.fail(if orderly {
+            ConnectionError::Closed
+        } else {
+            ConnectionError::Truncated
+        }))
+    }
+
+    fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
+        let _ = session.check(now);
+        match session.write(self, core::iter::empty(), out) {
+            Ok(written) => Ok(written),
+            Err(Error::Misuse(misuse)) => Err(misuse),
+            Err(Error::Connection(_) | Error::Request(_)) => Ok(0),
+        }
+    }
+
+    fn seal<'m, I>(
+        &self,
+        session: &mut Self::Session,
+        now: Instant,
+        messages: I,
+        out: &mut [u8],
+    ) -> Result<usize, Error>
+    where
+        I: IntoIterator<Item = (&'m mut OutgoingRequest, &'m [u8])>,
+    {
+        let _ = session.check(now);
+        session.write(self, messages.into_iter(), out)
+    }
+
+    fn seal_size(&self, session: &Self::Session, length: usize) -> usize {
+        let owed = usize::from(FIRST_RECORD);
+        let owed =
+            session.base.link.as_ref().map_or(owed, |link| owed + link.owed()) + session.requests.cancels * FRAME_HEAD;
+        let frame = length.saturating_add(FRAME_HEAD + TOTAL).saturating_add(owed);
+        let record = usize::from(session.base.theirs.max_record) + 2;
+        // A record for what is owed, should it not fit beside a record full of the message.
+        frame
+            .saturating_add(2 * RECORD_OVERHEAD)
+            .min(record + owed + RECORD_OVERHEAD)
+            .max(HELLO_LENGTH)
+    }
+
+    fn set_reading(&self, session: &mut Self::Session, now: Instant, reading: bool) {
+        if session.check(now).is_ok() {
+            session.base.life.set_reading(reading);
+        }
+    }
+
+    fn close(&self, session: &mut Self::Session, now: Instant, reason: CloseReason) {
+        if session.check(now).is_err() {
+            return;
+        }
+        let established = session.is_established();
+        let Some(link) = session.base.link.as_mut().filter(|_| established) else {
+            session.base.fail(ConnectionError::Closed);
+            return;
+        };
+        if link.own_close == OwnClose::None {
+            link.owe_close(code_of(reason), session.requests.begun);
+            session.base.start_drain();
+        }
+    }
+
+    fn poll_timeout(&self, session: &Self::Session) -> Option<Instant> {
+        let keep_alive = session
+            .keep_alive
+            .due(session.base.life.lifetime())
+            .filter(|_| session.is_established());
+        session.base.deadline(keep_alive)
+    }
+
+    fn handle_timeout(&self, session: &mut Self::Session, now: Instant) -> Result<(), ConnectionError> {
+        session.check(now)?;
+        let now = session.base.life.latest();
+        let due = session.keep_alive.due(session.base.life.lifetime());
+        if session.is_established() && due.is_some_and(|due| now >= due) {
+            if session.keep_alive.pinged.is_some() {
+                return Err(session.base.fail(ConnectionError::PeerDead));
+            }
+            session.keep_alive.pinged = Some(now);
+            if let Some(link) = &mut session.base.link {
+                link.owe_ping();
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self, session: &Self::Session) -> Status {
+        let closing = session
+            .base
+            .link
+            .as_ref()
+            .is_some_and(|link| link.own_close != OwnClose::None || link.their_close.is_some());
+        match (session.base.life.end(), session.is_established()) {
+            (Some(_), _) => Status::Ended,
+            (None, false) => Status::Handshaking,
+            (None, true) if closing => Status::Draining,
+            (None, true) => Status::Established,
+        }
+    }
+
+    fn end(&self, session: &Self::Session) -> Option<ConnectionError> {
+        session.base.life.end()
+    }
+
+    fn in_flight(&self, session: &Self::Session) -> usize {
+        session.requests.table.slots().len()
+    }
+}
+
+impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> ClientWire for NoiseClient<T, C, X> {
+    fn request(&self, session: &mut Self::Session, length: usize) -> Result<OutgoingRequest, Error> {
+        session.open_for_new()?;
+        let (length_given, limit) = (
+            u64::try_from(length).unwrap_or(u64::MAX),
+            session.base.theirs.max_message.into(),
+        );
+        if length_given > limit {
+            return Err(RequestError::TooLarge {
+                length: length_given,
+                limit,
+            }
+            .into());
+        }
+        Ok(OutgoingRequest::new(session.base.serial, length))
+    }
+
+    fn ping(&self, session: &mut Self::Session) -> Result<PingId, Error> {
+        if let Some(end) = session.base.life.end() {
+            return Err(end.into());
+        }
+        // Before there is a link, the ping that is owed as soon as there is one.
+        Ok(PingId(session.base.link.as_mut().map_or(1, Link::owe_ping)))
+    }
+
+    fn cancel(&self, session: &mut Self::Session, id: crate::RequestId) -> Result<(), Error> {
+        if let Some(end) = session.base.life.end() {
+            return Err(end.into());
+        }
+        if !id.is_of(session.base.serial) {
+            return Err(Misuse::Foreign.into());
+        }
+        let slot = super::table::find(&mut session.requests.table, id.number());
+        if let Some(slot) = slot.filter(|slot| slot.cancel == Cancel::No && slot.state != State::Lost) {
+            slot.cancel = Cancel::Owed;
+            session.requests.cancels += 1;
+        }
+        Ok(())
+    }
+}
+
+impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
+    fn open_for_new(&self) -> Result<(), Error> {
+        if let Some(end) = self.base.life.end() {
+            return Err(end.into());
+        }
+        if self.base.is_closing() {
+            return Err(Misuse::Closing.into());
+        }
+        Ok(())
+    }
+}
+
+impl<T, C: Crypto> fmt::Debug for ClientSession<T, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut session = f.debug_struct("ClientSession");
+        session
+            .field("life", &self.base.life)
+            .field("begun", &self.requests.begun)
+            .finish_non_exhaustive()
+    }
+}

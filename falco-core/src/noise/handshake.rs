@@ -1,0 +1,130 @@
+//! The two messages of `NNpsk0`, from each side (Noise specification, revision 34, sections 5.3, 7.4 and 9). What the payloads mean is not known here.
+
+use zeroize::Zeroizing;
+
+use super::symmetric::{HandshakeFailed, OneTimeKey, SymmetricState};
+use crate::crypto::{NoiseCrypto, TAG_LENGTH};
+
+/// Bytes of an X25519 key.
+const DH: usize = 32;
+/// Bytes that a handshake message has besides its payload.
+pub(super) const MESSAGE_OVERHEAD: usize = DH + TAG_LENGTH;
+
+/// What the handshake leaves behind.
+pub(super) struct Outcome {
+    /// For records from the client.
+    pub(super) from_client: OneTimeKey,
+    /// For records from the server.
+    pub(super) from_server: OneTimeKey,
+    /// Names this handshake and no other; the public vectors have it.
+    #[cfg(test)]
+    pub(super) hash: [u8; 32],
+}
+
+impl Outcome {
+    fn of<C: NoiseCrypto>(crypto: &C, state: &SymmetricState) -> Self {
+        let (from_client, from_server) = state.split(crypto);
+        Self {
+            from_client,
+            from_server,
+            #[cfg(test)]
+            hash: *state.hash(),
+        }
+    }
+}
+
+/// A client that has written the first message.
+pub(super) struct Initiator {
+    state: SymmetricState,
+    ephemeral: Zeroizing<[u8; DH]>,
+}
+
+impl Initiator {
+    /// Writes the first message, with `payload`, into `out`.
+    pub(super) fn write<C: NoiseCrypto>(
+        crypto: &C,
+        prologue: [&[u8]; 4],
+        psk: &[u8; 32],
+        ephemeral: Zeroizing<[u8; DH]>,
+        payload: &[u8],
+        out: &mut [u8],
+    ) -> Result<Self, HandshakeFailed> {
+        let mut state = SymmetricState::new(crypto, prologue);
+        state.mix_key_and_hash(crypto, psk);
+        let (public, sealed) = out.split_first_chunk_mut::<DH>().ok_or(HandshakeFailed)?;
+        *public = crypto.x25519_public(&ephemeral);
+        state.mix_hash(crypto, public);
+        let key = state.mix_key(crypto, public);
+        state.encrypt_and_hash(crypto, &key, payload, sealed)?;
+        Ok(Self { state, ephemeral })
+    }
+
+    /// Reads the second message, and lends its payload.
+    pub(super) fn read<'m, C: NoiseCrypto>(
+        mut self,
+        crypto: &C,
+        message: &'m mut [u8],
+    ) -> Result<(&'m [u8], Outcome), HandshakeFailed> {
+        let (public, sealed) = message.split_first_chunk_mut::<DH>().ok_or(HandshakeFailed)?;
+        let key = second_key(crypto, &mut self.state, &self.ephemeral, public, public)?;
+        let payload = self.state.decrypt_and_hash(crypto, &key, sealed)?;
+        Ok((payload, Outcome::of(crypto, &self.state)))
+    }
+}
+
+/// A server that has read the first message.
+pub(super) struct Responder {
+    state: SymmetricState,
+    theirs: [u8; DH],
+}
+
+impl Responder {
+    /// Reads the first message, and lends its payload.
+    pub(super) fn read<'m, C: NoiseCrypto>(
+        crypto: &C,
+        prologue: [&[u8]; 4],
+        psk: &[u8; 32],
+        message: &'m mut [u8],
+    ) -> Result<(&'m [u8], Self), HandshakeFailed> {
+        let mut state = SymmetricState::new(crypto, prologue);
+        state.mix_key_and_hash(crypto, psk);
+        let (public, sealed) = message.split_first_chunk_mut::<DH>().ok_or(HandshakeFailed)?;
+        state.mix_hash(crypto, public);
+        let key = state.mix_key(crypto, public);
+        let payload = state.decrypt_and_hash(crypto, &key, sealed)?;
+        Ok((payload, Self { state, theirs: *public }))
+    }
+
+    /// Writes the second message, with `payload`, into `out`.
+    pub(super) fn write<C: NoiseCrypto>(
+        mut self,
+        crypto: &C,
+        ephemeral: &Zeroizing<[u8; DH]>,
+        payload: &[u8],
+        out: &mut [u8],
+    ) -> Result<Outcome, HandshakeFailed> {
+        let (public, sealed) = out.split_first_chunk_mut::<DH>().ok_or(HandshakeFailed)?;
+        *public = crypto.x25519_public(ephemeral);
+        let key = second_key(crypto, &mut self.state, ephemeral, public, &self.theirs)?;
+        self.state.encrypt_and_hash(crypto, &key, payload, sealed)?;
+        Ok(Outcome::of(crypto, &self.state))
+    }
+}
+
+/// Mixes in the server's ephemeral and the Diffie-Hellman of both, and hands out the key of the second payload.
+fn second_key<C: NoiseCrypto>(
+    crypto: &C,
+    state: &mut SymmetricState,
+    ours: &[u8; DH],
+    servers: &[u8; DH],
+    theirs: &[u8; DH],
+) -> Result<OneTimeKey, HandshakeFailed> {
+    state.mix_hash(crypto, servers);
+    let _ = state.mix_key(crypto, servers);
+    let shared = Zeroizing::new(crypto.x25519(ours, theirs));
+    // A public key of low order: the result would be no secret.
+    if shared.iter().fold(0, |all, byte| all | byte) == 0 {
+        return Err(HandshakeFailed);
+    }
+    Ok(state.mix_key(crypto, &shared))
+}

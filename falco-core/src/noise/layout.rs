@@ -1,0 +1,110 @@
+//! Where the bytes of the noise wire lie: pure functions, no cryptography, no state. Integers are big-endian.
+#![expect(clippy::many_single_char_names, reason = "bytes in their order")]
+
+use crate::crypto::TAG_LENGTH;
+use crate::noise::handshake::MESSAGE_OVERHEAD;
+use crate::settings::Settings;
+
+/// The first byte of the wire, and the version of it.
+pub(super) const WIRE: [u8; 2] = [0x4E, 0x01];
+/// Bytes of a key id.
+pub(super) const KEY_ID: usize = 8;
+/// The part of a hello in the clear: wire, version, key id.
+pub(super) const CLEAR: usize = WIRE.len() + KEY_ID;
+const SETTINGS: usize = 16;
+/// Bytes in a hello: 74.
+pub const HELLO_LENGTH: usize = CLEAR + MESSAGE_OVERHEAD + SETTINGS;
+/// Bytes in a welcome: 64.
+pub const WELCOME_LENGTH: usize = MESSAGE_OVERHEAD + SETTINGS;
+
+/// Bytes of a record's length.
+pub(super) const RECORD_HEAD: usize = 2;
+/// Bytes that a record has besides its frames.
+pub(super) const RECORD_OVERHEAD: usize = RECORD_HEAD + TAG_LENGTH;
+/// Bytes of a frame besides its body.
+pub(super) const FRAME_HEAD: usize = 7;
+/// Bytes of the total in front of the body of a BEGIN.
+pub(super) const TOTAL: usize = 4;
+/// The least length a record may announce: one empty frame.
+pub(super) const LEAST_RECORD: u16 = 23;
+/// The length of the record that establishes: one PING.
+pub(super) const FIRST_RECORD: u16 = 31;
+
+/// What the sender of a handshake message accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Accepts {
+    pub(super) max_record: u16,
+    pub(super) max_in_flight: u16,
+    pub(super) max_message: u32,
+    /// In milliseconds.
+    pub(super) lifetime: u32,
+}
+
+impl Accepts {
+    pub(super) fn of(settings: &Settings, server: bool) -> Self {
+        Self {
+            max_record: settings.max_record(),
+            max_in_flight: if server { settings.max_in_flight() } else { 0 },
+            max_message: settings.max_message(),
+            lifetime: u32::try_from(settings.lifetime().as_millis()).unwrap_or(u32::MAX),
+        }
+    }
+
+    pub(super) fn encode(self) -> [u8; SETTINGS] {
+        let [a, b] = self.max_record.to_be_bytes();
+        let [c, d] = self.max_in_flight.to_be_bytes();
+        let [e, f, g, h] = self.max_message.to_be_bytes();
+        let [i, j, k, l] = self.lifetime.to_be_bytes();
+        [a, b, c, d, e, f, g, h, i, j, k, l, 0, 0, 0, 0]
+    }
+
+    /// `None` where a value is out of its range.
+    pub(super) fn decode(bytes: &[u8], server: bool) -> Option<Self> {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, _, _, _, _] = *<&[u8; SETTINGS]>::try_from(bytes).ok()?;
+        let accepts = Self {
+            max_record: u16::from_be_bytes([a, b]),
+            max_in_flight: u16::from_be_bytes([c, d]),
+            max_message: u32::from_be_bytes([e, f, g, h]),
+            lifetime: u32::from_be_bytes([i, j, k, l]),
+        };
+        let in_range = accepts.max_record >= 64 && accepts.lifetime >= 1000 && (!server || accepts.max_in_flight >= 1);
+        in_range.then_some(accepts)
+    }
+}
+
+/// The kinds of frames.
+pub(super) mod kind {
+    pub(in crate::noise) const MESSAGE: u8 = 1;
+    pub(in crate::noise) const BEGIN: u8 = 2;
+    pub(in crate::noise) const PART: u8 = 3;
+    pub(in crate::noise) const REFUSE: u8 = 4;
+    pub(in crate::noise) const CANCEL: u8 = 5;
+    pub(in crate::noise) const PING: u8 = 6;
+    pub(in crate::noise) const PONG: u8 = 7;
+    pub(in crate::noise) const CLOSE: u8 = 8;
+    /// Kinds from here on are skipped where they are not known.
+    pub(in crate::noise) const SKIPPED: u8 = 128;
+}
+
+/// The head of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FrameHead {
+    pub(super) kind: u8,
+    pub(super) id: u32,
+    pub(super) length: u16,
+}
+
+impl FrameHead {
+    /// The head at the front of `bytes`, where its body lies within them too.
+    pub(super) fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (&[kind, a, b, c, d, e, f], rest) = bytes.split_first_chunk::<FRAME_HEAD>()?;
+        let (id, length) = (u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, f]));
+        Some((Self { kind, id, length }, rest.get(..usize::from(length))?))
+    }
+
+    pub(super) fn write(self) -> [u8; FRAME_HEAD] {
+        let [a, b, c, d] = self.id.to_be_bytes();
+        let [e, f] = self.length.to_be_bytes();
+        [self.kind, a, b, c, d, e, f]
+    }
+}

@@ -1,0 +1,77 @@
+//! One direction of records after the handshake: its key, its counter, its rekeys.
+
+use zeroize::Zeroizing;
+
+use crate::crypto::{Aead, AeadError, Crypto, NONCE_LENGTH, Nonce, Tag};
+
+/// Records after which a direction's key is replaced, by default and on every real connection.
+pub(super) const REKEY_PERIOD: u64 = 1 << 20;
+
+/// The nonce that Noise reserves for REKEY (section 11.3).
+const REKEY_NONCE: u64 = u64::MAX;
+
+/// One direction of a connection.
+pub(super) struct Direction<A> {
+    aead: A,
+    /// The number of the next record.
+    counter: u64,
+    period: u64,
+}
+
+impl<A: Aead> Direction<A> {
+    pub(super) fn new<C: Crypto<Aead = A>>(crypto: &C, key: &[u8; 32], period: u64) -> Self {
+        Self {
+            aead: crypto.aead(key),
+            counter: 0,
+            period: period.max(1),
+        }
+    }
+
+    /// Seals the next record: `out` holds plaintext up to its last `body.len()` bytes, which `body` becomes.
+    pub(super) fn seal<C: Crypto<Aead = A>>(
+        &mut self,
+        crypto: &C,
+        out: &mut [u8],
+        body: &[u8],
+    ) -> Result<Tag, AeadError> {
+        let tag = self.aead.seal(&nonce(self.counter), &[], out, body)?;
+        self.advance(crypto)?;
+        Ok(tag)
+    }
+
+    /// Opens the next record where it lies.
+    pub(super) fn open<C: Crypto<Aead = A>>(
+        &mut self,
+        crypto: &C,
+        text: &mut [u8],
+        tag: &Tag,
+    ) -> Result<(), AeadError> {
+        self.aead.open(&nonce(self.counter), &[], text, tag)?;
+        self.advance(crypto)
+    }
+
+    /// Counts a record. The key changes at every multiple of the period; the counter goes on, and its last value is never a record's.
+    fn advance<C: Crypto<Aead = A>>(&mut self, crypto: &C) -> Result<(), AeadError> {
+        self.counter = self
+            .counter
+            .checked_add(1)
+            .filter(|next| *next != REKEY_NONCE)
+            .ok_or(AeadError::new())?;
+        if self.counter.is_multiple_of(self.period) {
+            let mut key = Zeroizing::new([0; 32]);
+            // The tag is dropped: REKEY takes the first 32 bytes.
+            self.aead.seal(&nonce(REKEY_NONCE), &[], key.as_mut_slice(), &[])?;
+            self.aead = crypto.aead(&key);
+        }
+        Ok(())
+    }
+}
+
+/// A counter as a nonce: four zero bytes, then big-endian (section 12.4).
+fn nonce(counter: u64) -> Nonce {
+    let mut nonce = [0; NONCE_LENGTH];
+    if let Some(place) = nonce.last_chunk_mut() {
+        *place = counter.to_be_bytes();
+    }
+    nonce
+}

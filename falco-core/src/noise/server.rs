@@ -1,0 +1,482 @@
+//! A server's side of one connection on the noise wire: the handshake, time, sending. What frames do is in `server_frames`.
+
+use core::fmt;
+use core::ops::Deref;
+use core::time::Duration;
+
+use rand_core::TryCryptoRng;
+use zeroize::Zeroizing;
+
+use super::base::Base;
+use super::handshake::Responder;
+use super::key::{KeyId, NoiseServer, Ring, prologue};
+use super::layout::{
+    Accepts, CLEAR, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, RECORD_OVERHEAD, TOTAL, WELCOME_LENGTH, WIRE, kind,
+};
+use super::link::{Link, OwnClose, Record, close, code_of};
+use super::record::Direction;
+use super::table::{self, RequestTable, State};
+use super::writer::Writer;
+use crate::connection::Connection;
+use crate::crypto::{Crypto, NoiseCrypto};
+use crate::error::{ConnectionError, EntropyError, Error, Misuse, RequestError};
+use crate::event::{Received, ServerEvent};
+use crate::life::Life;
+use crate::message::{CloseReason, Refusal, RequestId, Status};
+use crate::outgoing::OutgoingAnswer;
+use crate::settings::Settings;
+use crate::time::Instant;
+use crate::wire::{Server, ServerWire, Wire};
+
+/// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives it.
+pub struct ServerSession<T, C: Crypto> {
+    pub(super) base: Base<C::Aead>,
+    stage: Stage,
+    ephemeral: Zeroizing<[u8; 32]>,
+    key_id: Option<KeyId>,
+    pub(super) requests: Requests<T>,
+}
+
+/// The requests of a connection, with what bounds them.
+pub(super) struct Requests<T> {
+    pub(super) table: T,
+    /// The last number begun, or counted as begun.
+    pub(super) begun: u32,
+    pub(super) max_message: u32,
+    pub(super) max_in_flight: usize,
+    pub(super) max_held: u64,
+    /// Bytes of requests that have had no end.
+    pub(super) held: u64,
+    /// The first number that is skipped, once the server has said that it closes.
+    pub(super) last: Option<u32>,
+    /// When the request that has been half received for longest is to be looked at.
+    pub(super) stale: Option<Instant>,
+    /// Requests whose [`Abandoned`](ServerEvent::Abandoned) is still to be told, in the state `Lost`.
+    pub(super) lost: usize,
+    pub(super) lifetime: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Hello,
+    /// The welcome, which is held here, is owed.
+    Welcome([u8; WELCOME_LENGTH]),
+    /// The client has still to show that it could read the welcome.
+    First,
+    Established,
+}
+
+impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
+    fn check(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        self.base.check(now, self.requests.begun)
+    }
+
+    fn recv_hello<R: Ring, X: AsRef<[u8]>>(
+        &mut self,
+        server: &NoiseServer<T, R, C, X>,
+        unread: &mut [u8],
+    ) -> Result<Received<ServerEvent>, ConnectionError> {
+        for (found, wire) in unread.iter().zip(WIRE) {
+            if *found != wire {
+                return Err(self.base.fail(ConnectionError::UnknownWire { first: *found }));
+            }
+        }
+        let Some(hello) = unread.first_chunk_mut::<HELLO_LENGTH>() else {
+            return Ok(Received::NeedMore { total: HELLO_LENGTH });
+        };
+        let accepted = self.accept(server, hello);
+        let Some(welcome) = accepted else {
+            return Err(self.base.fail(ConnectionError::Unauthenticated));
+        };
+        self.stage = Stage::Welcome(welcome);
+        Ok(Received::Skip { consumed: HELLO_LENGTH })
+    }
+
+    /// Reads the hello and makes the welcome. An unknown id takes the same way as a wrong key, to the same end.
+    fn accept<R: Ring, X: AsRef<[u8]>>(
+        &mut self,
+        server: &NoiseServer<T, R, C, X>,
+        hello: &mut [u8; HELLO_LENGTH],
+    ) -> Option<[u8; WELCOME_LENGTH]> {
+        let (clear, message) = hello.split_first_chunk_mut::<CLEAR>()?;
+        let id = KeyId::from_bytes(*clear.last_chunk()?);
+        let mut psk = Zeroizing::new([0; 32]);
+        let known = server.ring.select(id, &mut psk);
+        let length = server.context_length();
+        let prologue = prologue(clear, &length, server.context.as_ref());
+        let (settings, responder) = Responder::read(&server.crypto, prologue, &psk, message).ok()?;
+        let theirs = Accepts::decode(settings, false).filter(|_| known)?;
+        let mut welcome = [0; WELCOME_LENGTH];
+        let ours = self.base.ours;
+        let outcome = responder
+            .write(&server.crypto, &self.ephemeral, &ours.encode(), &mut welcome)
+            .ok()?;
+        let direction = |key: &[u8; 32]| Direction::new(&server.crypto, key, server.rekey_period);
+        let (send, recv) = (direction(&outcome.from_server), direction(&outcome.from_client));
+        self.base
+            .agree(Link::new(send, recv, theirs.max_record, ours.max_record), theirs);
+        self.requests.lifetime = self.base.life.lifetime();
+        self.key_id = Some(id);
+        Some(welcome)
+    }
+
+    /// Opens the next record, judges it, and lets it take effect on the tables. What it means to the caller is told frame by frame after.
+    fn recv_record(&mut self, crypto: &C, unread: &mut [u8]) -> Result<Option<usize>, ConnectionError> {
+        let first = self.stage != Stage::Established;
+        let Some(link) = &mut self.base.link else {
+            return Err(self.base.life.fail(ConnectionError::Protocol));
+        };
+        let total = match link.record(unread, first.then_some(FIRST_RECORD)) {
+            Ok(Record::Short(total)) => return Ok(Some(total)),
+            Ok(Record::Whole(total)) => total,
+            Err(end) => return Err(self.base.fail(end)),
+        };
+        let Ok(frames) = link.open(crypto, unread, total) else {
+            return Err(self.base.fail(ConnectionError::Tampered));
+        };
+        if first {
+            // One PING and nothing else; anything else ends the connection without a word.
+            let (&[found, a, b, c, d, ..], true) = (&*frames, frames.len() == FRAME_HEAD + 8) else {
+                return Err(self.base.fail(ConnectionError::Protocol));
+            };
+            if found != kind::PING || [a, b, c, d] != [0; 4] {
+                return Err(self.base.fail(ConnectionError::Protocol));
+            }
+        }
+        let before = self.requests.begun;
+        let now = self.base.life.latest();
+        if link.judge_client_record(&mut self.requests, frames, now).is_err() {
+            return Err(self.base.break_off(before));
+        }
+        self.base.life.restart();
+        self.base.start_drain();
+        Ok(None)
+    }
+
+    /// Whether everything that was begun has had its end, on a connection on which nothing more begins.
+    fn is_drained(&self) -> bool {
+        self.base.link.as_ref().is_some_and(|link| {
+            self.base.is_closing()
+                && self.requests.table.slots().is_empty()
+                && !link.owes_refusals()
+                && link.opened == 0
+        })
+    }
+
+    fn write<'m>(
+        &mut self,
+        crypto: &C,
+        messages: impl Iterator<Item = (&'m mut OutgoingAnswer, &'m [u8])>,
+        out: &mut [u8],
+    ) -> Result<usize, Error> {
+        if let Stage::Welcome(welcome) = self.stage {
+            let given = out.len();
+            let place = out.first_chunk_mut().ok_or(Misuse::OutputTooSmall {
+                needed: WELCOME_LENGTH,
+                given,
+            })?;
+            *place = welcome;
+            self.stage = Stage::First;
+            return Ok(WELCOME_LENGTH);
+        }
+        let ended = self.base.life.end();
+        let established = self.stage == Stage::Established;
+        let Some(link) = self.base.link.as_mut().filter(|_| established) else {
+            return ended.map_or(Ok(0), |end| Err(end.into()));
+        };
+        let given = out.len();
+        let mut writer = Writer::new(out, link.their_max_record);
+        let owed = link.owed();
+        let mut trouble = None;
+        if ended.is_none() {
+            link.write_owed(&mut writer);
+            link.write_close(&mut writer);
+            if link.owed() == 0 {
+                for (message, body) in messages {
+                    match self
+                        .requests
+                        .write_answer(crypto, link, self.base.serial, message, body, &mut writer)
+                    {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(error) => {
+                            trouble = Some(error);
+                            break;
+                        }
+                    }
+                }
+            }
+        } else {
+            link.write_close(&mut writer);
+        }
+        if link.finish(crypto, &mut writer).is_err() {
+            return Err(self.base.fail(ConnectionError::KeyExhausted).into());
+        }
+        let mut written = writer.finished();
+        if ended.is_none() && self.is_drained() {
+            written += self.write_last_close(crypto, out.get_mut(written..).unwrap_or_default());
+        }
+        match (written, ended, trouble) {
+            (1.., _, _) => Ok(written),
+            (0, Some(end), _) => Err(end.into()),
+            (0, None, Some(trouble)) => Err(trouble),
+            (0, None, None) if owed > 0 => Err(Misuse::OutputTooSmall {
+                needed: RECORD_OVERHEAD + FRAME_HEAD + 8,
+                given,
+            }
+            .into()),
+            (0, None, None) => Ok(0),
+        }
+    }
+
+    /// The end in good order: a CLOSE, if none was sent, and nothing after it.
+    fn write_last_close(&mut self, crypto: &C, out: &mut [u8]) -> usize {
+        let Some(link) = &mut self.base.link else { return 0 };
+        link.owe_close(close::DONE, self.requests.begun);
+        let mut writer = Writer::new(out, link.their_max_record);
+        link.write_close(&mut writer);
+        let finished = link.finish(crypto, &mut writer).map_or(0, |()| writer.finished());
+        if link.close_sent() {
+            self.base.life.fail(ConnectionError::Closed);
+        }
+        finished
+    }
+}
+
+impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for NoiseServer<T, R, C, X> {
+    type Session = ServerSession<T, C>;
+
+    fn start<G: TryCryptoRng + ?Sized>(
+        &self,
+        settings: &Settings,
+        now: Instant,
+        rng: &mut G,
+    ) -> Result<Self::Session, EntropyError> {
+        let mut ephemeral = Zeroizing::new([0; 32]);
+        rng.try_fill_bytes(ephemeral.as_mut_slice())
+            .map_err(|_| EntropyError::new())?;
+        let accepts = Accepts::of(settings, true);
+        let serial = rng.try_next_u32().map_err(|_| EntropyError::new())?;
+        Ok(ServerSession {
+            base: Base::new(Life::new(now, settings), accepts, accepts, serial),
+            stage: Stage::Hello,
+            ephemeral,
+            key_id: None,
+            requests: Requests {
+                table: T::empty(),
+                begun: 0,
+                max_message: settings.max_message(),
+                max_in_flight: usize::from(settings.max_in_flight()).min(T::capacity()),
+                max_held: settings.max_held().into(),
+                held: 0,
+                last: None,
+                stale: None,
+                lost: 0,
+                lifetime: settings.lifetime(),
+            },
+        })
+    }
+
+    fn recv(
+        &self,
+        session: &mut Self::Session,
+        now: Instant,
+        unread: &mut [u8],
+    ) -> Result<Received<ServerEvent>, ConnectionError> {
+        if let Some(told) = session.tell(unread) {
+            return told;
+        }
+        session.check(now)?;
+        match session.stage {
+            Stage::Hello => session.recv_hello(self, unread),
+            Stage::Welcome(_) => Ok(Received::TransmitFirst),
+            Stage::First | Stage::Established => {
+                if let Some(total) = session.recv_record(&self.crypto, unread)? {
+                    return Ok(Received::NeedMore { total });
+                }
+                if session.stage == Stage::First {
+                    session.stage = Stage::Established;
+                    return Ok(session.tell_established(unread));
+                }
+                session.tell(unread).unwrap_or(Ok(Received::TransmitFirst))
+            }
+        }
+    }
+
+    fn end_of_stream(&self, session: &mut Self::Session, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
+        session.check(now)?;
+        let established = session.stage == Stage::Established;
+        let closing = session.base.link.as_ref().and_then(|link| link.their_close).is_some();
+        Err(match (unread.is_empty(), established, closing) {
+            // What was begun still gets its end: the client has only shut down its sending half.
+            (true, true, true) => return Ok(()),
+            (true, false, _) => session.base.fail(ConnectionError::ClosedByPeer),
+            _ if session.is_drained() => session.base.fail(ConnectionError::Closed),
+            _ => session.base.fail(ConnectionError::Truncated),
+        })
+    }
+
+    fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
+        let _ = session.check(now);
+        match session.write(&self.crypto, core::iter::empty(), out) {
+            Ok(written) => Ok(written),
+            Err(Error::Misuse(misuse)) => Err(misuse),
+            Err(Error::Connection(_) | Error::Request(_)) => Ok(0),
+        }
+    }
+
+    fn seal<'m, I>(
+        &self,
+        session: &mut Self::Session,
+        now: Instant,
+        messages: I,
+        out: &mut [u8],
+    ) -> Result<usize, Error>
+    where
+        I: IntoIterator<Item = (&'m mut OutgoingAnswer, &'m [u8])>,
+    {
+        let _ = session.check(now);
+        session.write(&self.crypto, messages.into_iter(), out)
+    }
+
+    fn seal_size(&self, session: &Self::Session, length: usize) -> usize {
+        let owed = session.base.link.as_ref().map_or(0, Link::owed);
+        let frame = length.saturating_add(FRAME_HEAD + TOTAL).saturating_add(owed);
+        let record = usize::from(session.base.theirs.max_record) + 2;
+        // A record for what is owed, should it not fit beside a record full of the message.
+        frame
+            .saturating_add(2 * RECORD_OVERHEAD)
+            .min(record + owed + RECORD_OVERHEAD)
+            .max(WELCOME_LENGTH)
+    }
+
+    fn set_reading(&self, session: &mut Self::Session, now: Instant, reading: bool) {
+        if session.check(now).is_ok() {
+            session.base.life.set_reading(reading);
+        }
+    }
+
+    fn close(&self, session: &mut Self::Session, now: Instant, reason: CloseReason) {
+        if session.check(now).is_err() {
+            return;
+        }
+        let Some(link) = session
+            .base
+            .link
+            .as_mut()
+            .filter(|_| session.stage == Stage::Established)
+        else {
+            session.base.fail(ConnectionError::Closed);
+            return;
+        };
+        if link.own_close == OwnClose::None {
+            link.owe_close(code_of(reason), session.requests.begun);
+            session.requests.last = Some(session.requests.begun);
+            session.base.start_drain();
+        }
+    }
+
+    fn poll_timeout(&self, session: &Self::Session) -> Option<Instant> {
+        session.base.deadline(session.requests.stale)
+    }
+
+    fn handle_timeout(&self, session: &mut Self::Session, now: Instant) -> Result<(), ConnectionError> {
+        session.check(now)?;
+        session.requests.drop_stale(session.base.life.latest());
+        Ok(())
+    }
+
+    fn status(&self, session: &Self::Session) -> Status {
+        let closing = session
+            .base
+            .link
+            .as_ref()
+            .is_some_and(|link| link.own_close != OwnClose::None || link.their_close.is_some());
+        match (session.base.life.end(), session.stage) {
+            (Some(_), _) => Status::Ended,
+            (None, Stage::Hello | Stage::Welcome(_) | Stage::First) => Status::Handshaking,
+            (None, Stage::Established) if closing => Status::Draining,
+            (None, Stage::Established) => Status::Established,
+        }
+    }
+
+    fn end(&self, session: &Self::Session) -> Option<ConnectionError> {
+        session.base.life.end()
+    }
+
+    fn in_flight(&self, session: &Self::Session) -> usize {
+        session.requests.table.slots().len()
+    }
+}
+
+impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> ServerWire for NoiseServer<T, R, C, X> {
+    fn answer(&self, session: &mut Self::Session, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error> {
+        session.waiting(id)?;
+        let (length_given, limit) = (
+            u64::try_from(length).unwrap_or(u64::MAX),
+            session.base.theirs.max_message.into(),
+        );
+        if length_given > limit {
+            return Err(RequestError::TooLarge {
+                length: length_given,
+                limit,
+            }
+            .into());
+        }
+        Ok(OutgoingAnswer::new(id, length))
+    }
+
+    fn refuse(&self, session: &mut Self::Session, id: RequestId, refusal: Refusal) -> Result<(), Error> {
+        session.waiting(id)?;
+        let Some(link) = session.base.link.as_mut().filter(|link| link.can_refuse()) else {
+            return Err(Misuse::TransmitFirst.into());
+        };
+        link.owe_refusal(id.number(), super::refusal_code(refusal));
+        session.requests.end(id.number());
+        Ok(())
+    }
+}
+
+impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
+    /// Whether `id` is owed an end.
+    fn waiting(&self, id: RequestId) -> Result<(), Error> {
+        if let Some(end) = self.base.life.end() {
+            return Err(end.into());
+        }
+        if !id.is_of(self.base.serial) {
+            return Err(Misuse::Foreign.into());
+        }
+        let slot = table::position(&self.requests.table, id.number())
+            .and_then(|position| self.requests.table.slots().get(position));
+        match slot.map(|slot| slot.state) {
+            Some(State::Waiting | State::Receiving | State::Answering) => Ok(()),
+            Some(State::Lost) | None => Err(Misuse::NotWaiting(id).into()),
+        }
+    }
+}
+
+impl<H, T, R, C, X> Connection<Server, H>
+where
+    H: Deref<Target = NoiseServer<T, R, C, X>>,
+    T: RequestTable,
+    R: Ring,
+    C: NoiseCrypto,
+    X: AsRef<[u8]>,
+{
+    /// The id of the key that the client has, once it has proved that.
+    #[must_use]
+    pub const fn key_id(&self) -> Option<KeyId> {
+        self.session().key_id
+    }
+}
+
+impl<T, C: Crypto> fmt::Debug for ServerSession<T, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut session = f.debug_struct("ServerSession");
+        session
+            .field("life", &self.base.life)
+            .field("key_id", &self.key_id)
+            .field("begun", &self.requests.begun);
+        session.finish_non_exhaustive()
+    }
+}

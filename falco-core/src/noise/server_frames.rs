@@ -1,0 +1,335 @@
+//! What the frames of a client do to a server: judged a record at a time, told a frame at a time; and the frames of answers.
+
+use super::base::mark_frames;
+use super::layout::{FrameHead, TOTAL, kind};
+use super::link::{Link, close, reason_of};
+use super::server::{Requests, ServerSession};
+use super::table::{self, Cancel, RequestSlot, RequestTable, State};
+use super::writer::Writer;
+use super::{Broken, mark, millis};
+use crate::crypto::{Aead, Crypto, NoiseCrypto};
+use crate::error::{ConnectionError, Error, Misuse};
+use crate::event::{Received, ServerEvent};
+use crate::message::RequestId;
+use crate::outgoing::OutgoingAnswer;
+use crate::time::Instant;
+
+impl<A: Aead> Link<A> {
+    /// Judges all frames of a record in order and lets them take effect on `requests`. Each frame's kind is replaced by a mark: what is to be told of it.
+    ///
+    /// Where a frame breaks the rules the connection is over, so that what the frames before it did shows nowhere.
+    pub(super) fn judge_client_record<T: RequestTable>(
+        &mut self,
+        requests: &mut Requests<T>,
+        frames: &mut [u8],
+        now: Instant,
+    ) -> Result<(), Broken> {
+        mark_frames(frames, |head, body| self.judge_client_frame(requests, head, body, now))
+    }
+
+    fn judge_client_frame<T: RequestTable>(
+        &mut self,
+        requests: &mut Requests<T>,
+        head: FrameHead,
+        body: &[u8],
+        now: Instant,
+    ) -> Result<u8, Broken> {
+        let length = u32::from(head.length);
+        match (head.kind, head.id) {
+            (kind::SKIPPED.., _) => Ok(mark::SKIP),
+            (kind::PING, 0) if length == 8 => {
+                self.owe_pong(body);
+                Ok(mark::PING)
+            }
+            (kind::PONG, 0) if length == 8 => Ok(mark::SKIP),
+            (kind::CLOSE, id) if length == 1 && self.their_close.is_none() => {
+                let code = body.first().copied().unwrap_or(close::DONE);
+                self.their_close = Some((code, id));
+                Ok(match code {
+                    close::IDLE | close::PROTOCOL_ERROR => mark::ENDED,
+                    _ => mark::CLOSING,
+                })
+            }
+            (kind::MESSAGE, 1..) => {
+                self.begin(requests, head.id)?;
+                Ok(requests.admit(head.id, length, length, now))
+            }
+            (kind::BEGIN, 1..) => {
+                let (total, part) = body.split_first_chunk::<TOTAL>().ok_or(Broken)?;
+                let (total, part) = (
+                    u32::from_be_bytes(*total),
+                    u32::try_from(part.len()).map_err(|_| Broken)?,
+                );
+                if part > total {
+                    return Err(Broken);
+                }
+                self.begin(requests, head.id)?;
+                Ok(match requests.admit(head.id, total, part, now) {
+                    mark::WHOLE => mark::WHOLE_BEGUN,
+                    other => other,
+                })
+            }
+            (kind::PART, 1..) if length > 0 => requests.part(head.id, length, now),
+            (kind::CANCEL, 1..) if length == 0 => Ok(requests.cancel(head.id)),
+            _ => Err(Broken),
+        }
+    }
+
+    /// Whether a request of this number may begin.
+    fn begin<T: RequestTable>(&self, requests: &mut Requests<T>, id: u32) -> Result<(), Broken> {
+        if id <= requests.begun || self.their_close.is_some() {
+            return Err(Broken);
+        }
+        requests.begun = id;
+        Ok(())
+    }
+}
+
+impl<T: RequestTable> Requests<T> {
+    /// Takes a request of which `received` of `total` bytes have come, or marks why not.
+    fn admit(&mut self, id: u32, total: u32, received: u32, now: Instant) -> u8 {
+        if self.last.is_some() {
+            return mark::SKIP;
+        }
+        if total > self.max_message {
+            return mark::TOO_LARGE;
+        }
+        if self.table.slots().len() >= self.max_in_flight || self.held + u64::from(received) > self.max_held {
+            return mark::BUSY;
+        }
+        let state = if received == total {
+            State::Waiting
+        } else {
+            State::Receiving
+        };
+        let slot = RequestSlot {
+            id,
+            total,
+            received,
+            touched: millis(now),
+            state,
+            cancel: Cancel::No,
+        };
+        if !self.table.push(slot) {
+            return mark::BUSY;
+        }
+        self.held += u64::from(received);
+        if state == State::Waiting {
+            return mark::WHOLE;
+        }
+        self.stale = self.stale.or(Some(now + self.lifetime));
+        mark::BEGIN
+    }
+
+    fn part(&mut self, id: u32, length: u32, now: Instant) -> Result<u8, Broken> {
+        if id > self.begun {
+            return Err(Broken);
+        }
+        let over = self.held + u64::from(length) > self.max_held;
+        let Some(slot) = table::find(&mut self.table, id).filter(|slot| slot.state == State::Receiving) else {
+            return Ok(mark::SKIP);
+        };
+        let received = slot
+            .received
+            .checked_add(length)
+            .filter(|received| *received <= slot.total)
+            .ok_or(Broken)?;
+        if over {
+            self.end(id);
+            return Ok(mark::ABANDONED_BUSY);
+        }
+        slot.received = received;
+        slot.touched = millis(now);
+        self.held += u64::from(length);
+        if received < slot.total {
+            return Ok(mark::PART);
+        }
+        slot.state = State::Waiting;
+        Ok(mark::LAST_PART)
+    }
+
+    fn cancel(&mut self, id: u32) -> u8 {
+        let Some(slot) = table::find(&mut self.table, id) else {
+            return mark::SKIP;
+        };
+        match (slot.state, slot.cancel) {
+            (State::Receiving, _) => {
+                self.end(id);
+                mark::ABANDONED_CANCELLED
+            }
+            (State::Waiting, Cancel::No) => {
+                slot.cancel = Cancel::Told;
+                mark::CANCELLED
+            }
+            (State::Waiting | State::Answering | State::Lost, _) => mark::SKIP,
+        }
+    }
+
+    /// A request has had its end.
+    pub(super) fn end(&mut self, id: u32) {
+        if let Some(slot) = table::find(&mut self.table, id) {
+            self.held = self.held.saturating_sub(slot.received.into());
+            table::end(&mut self.table, id);
+        }
+    }
+
+    /// Gives up requests of which nothing has come for a lifetime.
+    pub(super) fn drop_stale(&mut self, now: Instant) {
+        if self.stale.is_none_or(|stale| now < stale) {
+            return;
+        }
+        let lifetime = u32::try_from(self.lifetime.as_millis()).unwrap_or(u32::MAX);
+        let mut left: Option<u32> = None;
+        for slot in self
+            .table
+            .slots_mut()
+            .iter_mut()
+            .filter(|slot| slot.state == State::Receiving)
+        {
+            let silent = millis(now).wrapping_sub(slot.touched);
+            if silent >= lifetime {
+                slot.state = State::Lost;
+                self.lost += 1;
+            } else {
+                left = Some(left.map_or(lifetime - silent, |least| least.min(lifetime - silent)));
+            }
+        }
+        self.stale = left.map(|left| now + core::time::Duration::from_millis(left.into()));
+    }
+
+    /// Writes the next frame of an answer, beginning a record where the open one is full. `false`: the output is full.
+    pub(super) fn write_answer<'m, C: Crypto>(
+        &mut self,
+        crypto: &C,
+        link: &mut Link<C::Aead>,
+        serial: u32,
+        message: &mut OutgoingAnswer,
+        body: &'m [u8],
+        writer: &mut Writer<'_, 'm>,
+    ) -> Result<bool, Error> {
+        if message.is_done() {
+            return Ok(true);
+        }
+        message.check(serial, body)?;
+        let id = message.id().number();
+        let Some(slot) = table::find(&mut self.table, id) else {
+            return Err(Misuse::NotWaiting(message.id()).into());
+        };
+        let Some(sealed) = super::write_message(crypto, link, id, message.sealed(), body, writer)? else {
+            return Ok(false);
+        };
+        slot.state = State::Answering;
+        message.seal_part(sealed);
+        if message.is_done() {
+            self.end(id);
+        }
+        Ok(true)
+    }
+}
+
+impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
+    /// The first record's PING: its frame is told as the establishment.
+    pub(super) fn tell_established(&mut self, unread: &[u8]) -> Received<ServerEvent> {
+        let consumed = self.base.link.as_mut().and_then(|link| {
+            let told = link.next_frame(unread, link.at())?;
+            link.tell(&told);
+            Some(told.consumed)
+        });
+        Received::Event {
+            consumed: consumed.unwrap_or(unread.len()),
+            event: ServerEvent::Established,
+        }
+    }
+
+    /// Tells the next thing that has taken effect: a request given up, or the next frame of the opened record.
+    pub(super) fn tell(&mut self, unread: &[u8]) -> Option<Result<Received<ServerEvent>, ConnectionError>> {
+        let link = self.base.link.as_mut()?;
+        if self.requests.lost > 0 {
+            let lost = self
+                .requests
+                .table
+                .slots()
+                .iter()
+                .find(|slot| slot.state == State::Lost)?
+                .id;
+            if !link.can_refuse() {
+                return Some(Ok(Received::TransmitFirst));
+            }
+            link.owe_refusal(lost, super::refusal::NOT_PROCESSED);
+            self.requests.lost -= 1;
+            self.requests.end(lost);
+            let id = RequestId::new(self.base.serial, lost);
+            return Some(Ok(Received::Event {
+                consumed: 0,
+                event: ServerEvent::Abandoned { id },
+            }));
+        }
+        let mut skipped = 0;
+        while link.opened > 0 {
+            let Some(told) = link.next_frame(unread, skipped + link.at()) else {
+                // The caller has dropped bytes that it was not told to drop.
+                link.opened = 0;
+                return Some(Err(self.base.life.fail(ConnectionError::Tampered)));
+            };
+            let id = RequestId::new(self.base.serial, told.head.id);
+            let body = told.body..told.body + usize::from(told.head.length);
+            let event = match told.head.kind {
+                mark::WHOLE => Some(ServerEvent::Request { id, body }),
+                mark::WHOLE_BEGUN => Some(ServerEvent::Request {
+                    id,
+                    body: body.start + TOTAL..body.end,
+                }),
+                mark::BEGIN => {
+                    let total = unread
+                        .get(body.start..)
+                        .and_then(<[u8]>::first_chunk)
+                        .copied()
+                        .unwrap_or_default();
+                    let body = body.start + TOTAL..body.end;
+                    Some(ServerEvent::Begin {
+                        id,
+                        total: u32::from_be_bytes(total),
+                        body,
+                    })
+                }
+                mark::PART => Some(ServerEvent::Part { id, body, last: false }),
+                mark::LAST_PART => Some(ServerEvent::Part { id, body, last: true }),
+                mark::CANCELLED => Some(ServerEvent::Cancelled { id }),
+                mark::PING => Some(ServerEvent::Ping),
+                mark::CLOSING => {
+                    let code = unread.get(told.body).copied().unwrap_or(close::DONE);
+                    Some(ServerEvent::Closing {
+                        reason: reason_of(code),
+                    })
+                }
+                mark::ENDED => {
+                    let code = unread.get(told.body).copied().unwrap_or(close::DONE);
+                    link.opened = 0;
+                    return Some(Err(self.base.life.fail(super::ended(code))));
+                }
+                mark::BUSY | mark::TOO_LARGE | mark::ABANDONED_BUSY | mark::ABANDONED_CANCELLED => {
+                    if !link.can_refuse() {
+                        return Some(Ok(if skipped > 0 {
+                            Received::Skip { consumed: skipped }
+                        } else {
+                            Received::TransmitFirst
+                        }));
+                    }
+                    link.owe_refusal(told.head.id, super::refusal_of_mark(told.head.kind));
+                    let abandoned = matches!(told.head.kind, mark::ABANDONED_BUSY | mark::ABANDONED_CANCELLED);
+                    abandoned.then_some(ServerEvent::Abandoned { id })
+                }
+                _ => None,
+            };
+            link.tell(&told);
+            if let Some(event) = event {
+                return Some(Ok(Received::Event {
+                    consumed: told.consumed,
+                    event,
+                }));
+            }
+            skipped = told.consumed;
+        }
+        (skipped > 0).then_some(Ok(Received::Skip { consumed: skipped }))
+    }
+}

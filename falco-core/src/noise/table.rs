@@ -1,0 +1,168 @@
+//! The requests of one connection that have begun and not ended, over storage that the caller chooses. What their states mean is the sides' to say.
+
+/// One request that has begun and not ended, 20 bytes. Opaque: it is there to make storage of.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestSlot {
+    pub(super) id: u32,
+    /// Bytes in the message that is being received.
+    pub(super) total: u32,
+    /// Bytes of it that have come.
+    pub(super) received: u32,
+    /// When the last of them came, in milliseconds on the connection's clock, cut to 32 bits.
+    pub(super) touched: u32,
+    pub(super) state: State,
+    pub(super) cancel: Cancel,
+}
+
+/// Where a request is, on the side that keeps the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// A client's: no byte of the answer has come. A server's: the handler has it.
+    Waiting,
+    /// A message is half received: a client's answer, a server's request.
+    Receiving,
+    /// A server's: the answer has begun and not ended.
+    Answering,
+    /// A client's: the server closed before it; the client has not been told.
+    Lost,
+}
+
+/// How far a cancellation has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cancel {
+    No,
+    /// A client's: CANCEL is owed.
+    Owed,
+    /// CANCEL is on its way, or has come.
+    Told,
+}
+
+impl RequestSlot {
+    /// A slot with nothing in it, to build storage from.
+    pub const EMPTY: Self = Self {
+        id: 0,
+        total: 0,
+        received: 0,
+        touched: 0,
+        state: State::Waiting,
+        cancel: Cancel::No,
+    };
+}
+
+/// Storage for the requests of one connection: [`FixedTable`], or a `Vec<RequestSlot>` with the feature `alloc`.
+pub trait RequestTable {
+    /// A table with nothing in it.
+    fn empty() -> Self;
+
+    /// The slots in use, in the order in which they were added.
+    fn slots(&self) -> &[RequestSlot];
+
+    /// The slots in use, to be changed.
+    fn slots_mut(&mut self) -> &mut [RequestSlot];
+
+    /// Adds a slot at the end; says whether there was room.
+    #[must_use]
+    fn push(&mut self, slot: RequestSlot) -> bool;
+
+    /// Takes the slot at `index` out, the others keeping their order.
+    fn remove(&mut self, index: usize);
+
+    /// How many slots there can be.
+    fn capacity() -> usize;
+}
+
+/// A table of at most `N` requests, in place.
+#[derive(Clone, Debug)]
+pub struct FixedTable<const N: usize> {
+    slots: [RequestSlot; N],
+    used: usize,
+}
+
+impl<const N: usize> RequestTable for FixedTable<N> {
+    fn empty() -> Self {
+        Self {
+            slots: [RequestSlot::EMPTY; N],
+            used: 0,
+        }
+    }
+
+    fn slots(&self) -> &[RequestSlot] {
+        self.slots.get(..self.used).unwrap_or_default()
+    }
+
+    fn slots_mut(&mut self) -> &mut [RequestSlot] {
+        self.slots.get_mut(..self.used).unwrap_or_default()
+    }
+
+    fn push(&mut self, slot: RequestSlot) -> bool {
+        let Some(place) = self.slots.get_mut(self.used) else {
+            return false;
+        };
+        *place = slot;
+        self.used += 1;
+        true
+    }
+
+    fn remove(&mut self, index: usize) {
+        if index < self.used {
+            self.slots.copy_within(index + 1..self.used, index);
+            self.used -= 1;
+        }
+    }
+
+    fn capacity() -> usize {
+        N
+    }
+}
+
+#[cfg(feature = "alloc")]
+impl RequestTable for alloc::vec::Vec<RequestSlot> {
+    fn empty() -> Self {
+        Self::new()
+    }
+
+    fn slots(&self) -> &[RequestSlot] {
+        self
+    }
+
+    fn slots_mut(&mut self) -> &mut [RequestSlot] {
+        self
+    }
+
+    fn push(&mut self, slot: RequestSlot) -> bool {
+        Self::push(self, slot);
+        true
+    }
+
+    fn remove(&mut self, index: usize) {
+        if index < self.len() {
+            Self::remove(self, index);
+        }
+        // An idle connection holds no more than it did before it was busy.
+        if self.is_empty() && self.capacity() > 16 {
+            *self = Self::new();
+        }
+    }
+
+    fn capacity() -> usize {
+        usize::MAX
+    }
+}
+
+/// Finds requests by their number. Numbers go up, so the slots are sorted by them.
+pub(super) fn position<T: RequestTable>(table: &T, id: u32) -> Option<usize> {
+    table.slots().binary_search_by_key(&id, |slot| slot.id).ok()
+}
+
+/// The request of this number, if it has begun and not ended.
+pub(super) fn find<T: RequestTable>(table: &mut T, id: u32) -> Option<&mut RequestSlot> {
+    let position = position(table, id)?;
+    table.slots_mut().get_mut(position)
+}
+
+/// Ends the request of this number, if it has begun.
+pub(super) fn end<T: RequestTable>(table: &mut T, id: u32) {
+    if let Some(position) = position(table, id) {
+        table.remove(position);
+    }
+}

@@ -1,0 +1,109 @@
+//! Builds records of frames in the caller's output: small bodies are copied together, the last body of a record goes from where it lies
+//! through the cipher to the output.
+
+use super::layout::{FRAME_HEAD, FrameHead, RECORD_HEAD, RECORD_OVERHEAD};
+use super::record::Direction;
+use crate::crypto::{Aead, AeadError, Crypto, TAG_LENGTH};
+
+pub(super) struct Writer<'o, 'b> {
+    out: &'o mut [u8],
+    /// Bytes of finished records at the front of `out`.
+    finished: usize,
+    /// Bytes of frames in the open record, without `tail`.
+    open: usize,
+    /// The body of the last frame of the open record, not copied yet.
+    tail: &'b [u8],
+    /// Bytes of frames that the peer takes in one record.
+    max: usize,
+}
+
+impl<'o, 'b> Writer<'o, 'b> {
+    /// `max_record` is the largest record length that the peer announced.
+    pub(super) fn new(out: &'o mut [u8], max_record: u16) -> Self {
+        let max = usize::from(max_record).saturating_sub(TAG_LENGTH);
+        Self {
+            out,
+            finished: 0,
+            open: 0,
+            tail: &[],
+            max,
+        }
+    }
+
+    /// Bytes of frames that a fresh record could hold at the most.
+    pub(super) const fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Bytes of output that there are in all.
+    pub(super) const fn given(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Whether the open record holds a frame.
+    pub(super) const fn is_open(&self) -> bool {
+        self.open > 0
+    }
+
+    /// Bytes of all records so far.
+    pub(super) const fn finished(&self) -> usize {
+        self.finished
+    }
+
+    /// Bytes that a further frame of the open record may have.
+    pub(super) fn room(&self) -> usize {
+        let space = self.out.len().saturating_sub(self.finished + RECORD_OVERHEAD);
+        self.max.min(space).saturating_sub(self.open + self.tail.len())
+    }
+
+    /// Adds a frame with a body in two pieces, the first of which is short; says whether there was room.
+    #[must_use]
+    pub(super) fn frame(&mut self, kind: u8, id: u32, first: &[u8], body: &'b [u8]) -> bool {
+        let length = first.len() + body.len();
+        let Ok(announced) = u16::try_from(length) else {
+            return false;
+        };
+        if self.room() < FRAME_HEAD + length {
+            return false;
+        }
+        let (start, tail) = (self.finished + RECORD_HEAD + self.open, core::mem::take(&mut self.tail));
+        let head = FrameHead {
+            kind,
+            id,
+            length: announced,
+        }
+        .write();
+        let mut place = self.out.get_mut(start..).unwrap_or_default();
+        // There is room for all three, as was just seen.
+        for piece in [tail, &head, first] {
+            let (to, rest) = core::mem::take(&mut place).split_at_mut(piece.len());
+            to.copy_from_slice(piece);
+            place = rest;
+        }
+        self.open += tail.len() + FRAME_HEAD + first.len();
+        self.tail = body;
+        true
+    }
+
+    /// Seals the open record, if it holds a frame.
+    pub(super) fn finish<C: Crypto>(&mut self, crypto: &C, send: &mut Direction<C::Aead>) -> Result<(), AeadError>
+    where
+        C::Aead: Aead,
+    {
+        if !self.is_open() {
+            return Ok(());
+        }
+        let tail = core::mem::take(&mut self.tail);
+        let plain = core::mem::take(&mut self.open) + tail.len();
+        let record = self.out.get_mut(self.finished..).ok_or(AeadError::new())?;
+        let (length, rest) = record.split_first_chunk_mut::<RECORD_HEAD>().ok_or(AeadError::new())?;
+        let (text, rest) = rest.split_at_mut_checked(plain).ok_or(AeadError::new())?;
+        let tag = rest.first_chunk_mut::<TAG_LENGTH>().ok_or(AeadError::new())?;
+        *length = u16::try_from(plain + TAG_LENGTH)
+            .map_err(|_| AeadError::new())?
+            .to_be_bytes();
+        *tag = send.seal(crypto, text, tail)?;
+        self.finished += RECORD_OVERHEAD + plain;
+        Ok(())
+    }
+}
