@@ -25,7 +25,7 @@
 //! ```
 //!
 //! Integers are big-endian. There is no associated data. Nonces are 12 bytes drawn at random for each connection and counted up by one for each seal. A
-//! key seals 2^32 times in one process, then refuses.
+//! [`ClassicKey`] seals 2^32 times, then refuses.
 //!
 //! # What a side does with what comes
 //!
@@ -55,7 +55,7 @@
 //! # Replay
 //!
 //! Every nonce that opened a hello or a message, and every nonce that sealed one, is remembered in the key's [`Ledger`](crate::Ledger), and refused when it comes again: that
-//! stops replay, moving a message to another connection, and reflection, within one process and the ledger's reach. Nonces of texts that do not open are not remembered, so a
+//! stops replay, moving a message to another connection, and reflection, among the connections of one [`ClassicKey`] and within its ledger's reach. Nonces of texts that do not open are not remembered, so a
 //! stranger cannot push real ones out.
 
 mod client;

@@ -55,7 +55,7 @@ pub enum ConnectionError {
     PeerDead,
     /// The handler failed, and this wire has no other way to say so than to end.
     HandlerFailed,
-    /// The key has sealed as often as it may in this process, or its nonces would repeat. It has to be replaced.
+    /// The key has sealed as often as it may, or its nonces would repeat. It has to be replaced.
     KeyExhausted,
     /// All request numbers of the connection are used; a new connection starts anew.
     NumbersExhausted,

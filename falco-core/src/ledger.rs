@@ -1,4 +1,4 @@
-//! The book that a process keeps of one classic key, across all connections under it: how often it has sealed, and which
+//! The book that is kept of one classic key, across all connections under it: how often it has sealed, and which
 //! nonces it has seen or used. How nonces are made, and what a replay does to a connection, is not decided here.
 
 use core::cell::RefCell;
@@ -51,7 +51,7 @@ impl Default for NonceSeen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SealRefused {
-    /// The key has sealed [`SEALS_PER_KEY`] times in this process.
+    /// The key has sealed [`SEALS_PER_KEY`] times.
     Exhausted,
     /// The nonce is remembered. A second seal under it would give the key stream away; the random number generator repeats itself.
     NonceUsed,
@@ -102,7 +102,7 @@ pub struct NonceLedger<S> {
     filled: usize,
     seals: u64,
     /// Secret, so that nobody can choose nonces that fall into one bucket.
-    hash_key: [u64; 2],
+    hash_key: [u64; 3],
 }
 
 impl<S: AsMut<[NonceSlot]>> NonceLedger<S> {
@@ -112,7 +112,7 @@ impl<S: AsMut<[NonceSlot]>> NonceLedger<S> {
     /// [`EntropyError`] where the generator, which keys the ledger's hash, fails.
     pub fn new<R: TryCryptoRng + ?Sized>(mut slots: S, rng: &mut R) -> Result<Self, EntropyError> {
         let mut draw = || rng.try_next_u64().map_err(|_| EntropyError::new());
-        let hash_key = [draw()? | 1, draw()? | 1];
+        let hash_key = [draw()?, draw()? | 1, draw()? | 1];
         slots.as_mut().fill(NonceSlot::EMPTY);
         Ok(Self {
             slots,
@@ -188,7 +188,7 @@ impl<S: AsMut<[NonceSlot]>> NonceLedger<S> {
 }
 
 /// Takes the nonce in slot `oldest` out of its bucket's chain.
-fn forget(slots: &mut [NonceSlot], oldest: usize, hash_key: [u64; 2], size: usize) {
+fn forget(slots: &mut [NonceSlot], oldest: usize, hash_key: [u64; 3], size: usize) {
     let Some(NonceSlot { nonce, next: after, .. }) = slots.get(oldest).copied() else {
         return;
     };
@@ -213,16 +213,21 @@ fn forget(slots: &mut [NonceSlot], oldest: usize, hash_key: [u64; 2], size: usiz
 }
 
 /// The bucket of `nonce` among `size`; none where there are none.
-fn bucket(nonce: &Nonce, [multiply, add]: [u64; 2], size: usize) -> Option<usize> {
+///
+/// Every word of the nonce meets a secret word before it meets another, so that not even who holds the key can choose nonces that share a bucket.
+fn bucket(nonce: &Nonce, [first, second, third]: [u64; 3], size: usize) -> Option<usize> {
     let high = u64::from_be_bytes(*nonce.first_chunk()?);
     let low = u64::from(u32::from_be_bytes(*nonce.last_chunk()?));
-    // Nonces count up, so their low bits are what differs: a keyed multiplication carries every bit into the middle of the product.
-    let mixed = (high ^ low.rotate_left(32) ^ low)
-        .wrapping_add(add)
-        .wrapping_mul(multiply);
-    let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed = fold(fold(high ^ first, second) ^ low, third);
     let size = u64::try_from(size).ok()?;
-    usize::try_from((mixed >> 16).checked_rem(size)?).ok()
+    usize::try_from(mixed.checked_rem(size)?).ok()
+}
+
+/// Both halves of the product of two words, one upon the other.
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    let [high, low] = [product >> 64, product & u128::from(u64::MAX)].map(|half| u64::try_from(half).unwrap_or(0));
+    high ^ low
 }
 
 /// A slot's number as an index; on a 16-bit target a number too large finds no slot.

@@ -77,16 +77,32 @@ fn a_check_takes_no_longer_where_much_is_remembered() {
 }
 
 #[test]
+fn nonces_chosen_without_the_ledgers_secret_do_not_share_a_bucket() {
+    let (began, mut large) = (std::time::Instant::now(), ledger(30_000));
+    for low in 0..90_000_u32 {
+        // Words that cancel out, were they put together before they meet a secret.
+        let word = u64::from(low);
+        let high = word.rotate_left(32) ^ word;
+        let chosen: [u8; 12] = [&high.to_be_bytes()[..], &low.to_be_bytes()]
+            .concat()
+            .try_into()
+            .unwrap();
+        assert_eq!(large.open(&chosen), Ok(()));
+    }
+    assert!(began.elapsed().as_secs() < 8, "{:?}", began.elapsed());
+}
+
+#[test]
 fn storage_is_emptied_and_a_generator_that_fails_is_an_error() {
     let mut storage = [NonceSlot::EMPTY; 4];
     let mut first = NonceLedger::new(storage.as_mut_slice(), &mut CountingRng::new(1)).unwrap();
     (0..9).for_each(|number| assert!(first.open(&nonce(1, number)).is_ok()));
     let mut second = NonceLedger::new(storage.as_mut_slice(), &mut CountingRng::new(1)).unwrap();
     (0..9).for_each(|number| assert!(second.open(&nonce(1, number)).is_ok()));
-    for drawn in 0..16 {
+    for drawn in 0..24 {
         assert!(NonceLedger::new([NonceSlot::EMPTY; 4], &mut common::Script(vec![1; drawn])).is_err());
     }
-    assert!(NonceLedger::new([NonceSlot::EMPTY; 4], &mut common::Script(vec![1; 16])).is_ok());
+    assert!(NonceLedger::new([NonceSlot::EMPTY; 4], &mut common::Script(vec![1; 24])).is_ok());
 }
 
 #[test]

@@ -47,7 +47,8 @@ impl ServerSession {
 
     /// Ends the connection where nothing more is to be done on it.
     fn end_if_drained(&mut self) {
-        if self.failed == self.ended.checked_add(1) {
+        // Numbers begin at 1, so there is one before each.
+        if self.failed.is_some_and(|failed| failed - 1 == self.ended) {
             self.life.fail(ConnectionError::HandlerFailed);
         } else if self.closing && self.owed() == 0 {
             self.life.fail(ConnectionError::Closed);
