@@ -80,15 +80,18 @@ impl Life {
     }
 
     /// The time that was noted last.
+    #[cfg(feature = "noise")]
     pub(crate) const fn latest(&self) -> Instant {
         self.latest
     }
 
+    #[cfg(feature = "noise")]
     pub(crate) const fn lifetime(&self) -> Duration {
         self.lifetime
     }
 
     /// Both sides have said what they accept.
+    #[cfg(feature = "noise")]
     pub(crate) fn set_lifetime(&mut self, lifetime: Duration) {
         self.lifetime = lifetime;
     }

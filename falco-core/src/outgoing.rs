@@ -75,11 +75,13 @@ impl OutgoingRequest {
         check(self.serial == serial, self.length, body)
     }
 
+    #[cfg(feature = "noise")]
     pub(crate) const fn number(&self) -> u32 {
         self.number
     }
 
     /// Counts `bytes` of the body as sealed, under `number`.
+    #[cfg(feature = "noise")]
     pub(crate) fn seal_part(&mut self, number: u32, bytes: usize) {
         self.number = number;
         self.sealed += bytes;
@@ -87,6 +89,7 @@ impl OutgoingRequest {
     }
 
     /// Nothing more of it goes: it has had its end, or may not have it.
+    #[cfg(feature = "noise")]
     pub(crate) fn stop(&mut self) {
         self.done = true;
     }
@@ -148,6 +151,7 @@ impl OutgoingAnswer {
     }
 
     /// Counts `bytes` of the body as sealed.
+    #[cfg(feature = "noise")]
     pub(crate) fn seal_part(&mut self, bytes: usize) {
         self.sealed += bytes;
         self.done = self.sealed >= self.length;
