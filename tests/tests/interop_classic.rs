@@ -9,10 +9,12 @@ mod interop;
 use core::time::Duration;
 use std::thread;
 
+use falco_core::classic::{HELLO_LENGTH, request_size};
 use falco_std::{ConnectionError, Error, Refusal, RequestError, Settings};
 use interop::bodies::{body, report, transform};
 use interop::ours::{KEY, OurServer, WRONG_KEY, connect, test_with};
 use interop::peer::{Kind, Peer};
+use interop::tap::Tap;
 
 /// What every peer can take: the Python ones read a message with a single `recv`, so that it has to come in one piece.
 const SMALL: &[usize] = &[0, 1, 1 << 10, 60 << 10];
@@ -101,6 +103,22 @@ fn our_client(kind: Kind, sizes: &[usize]) {
         // It says so of each; so the one connection has borne it all, the ping as well.
         assert_eq!(peer.count(CONNECTED), 1);
     }
+
+    // The Rust servers take any unknown byte for a sign of life, so the ping is looked at on its way, and that no new connection hides its failure.
+    let tap = Tap::before(address);
+    let client = connect(tap.address, KEY).expect("the right key");
+    assert_eq!(client.request(b"before").expect("an answer"), transform(b"before"));
+    client.ping().expect("a ping");
+    assert_eq!(client.request(b"after").expect("an answer"), transform(b"after"));
+    client.close();
+    let sent = tap.sent();
+    let ping_at = HELLO_LENGTH + request_size(b"before".len());
+    assert_eq!(sent.len(), 1, "one connection");
+    assert_eq!(sent.first().and_then(|bytes| bytes.get(ping_at)), Some(&0x02));
+    assert_eq!(
+        sent.first().map(Vec::len),
+        Some(ping_at + 1 + request_size(b"after".len()))
+    );
 }
 
 /// Our server turns a wrong key away, and then serves the right one.

@@ -5,3 +5,4 @@ pub(crate) mod bodies;
 pub(crate) mod ours;
 pub(crate) mod peer;
 mod setup;
+pub(crate) mod tap;
