@@ -4,10 +4,12 @@
 mod crypto;
 pub mod fuzz;
 mod pair;
+mod raw;
 mod rng;
 
 pub use crypto::{NoSecurity, NoSecurityAead};
 pub use pair::{ClientLog, Link, Pair, ServerLog, StepsExhausted};
+pub use raw::{RawHandshake, RawPeer, raw_frame, raw_settings};
 pub use rng::CountingRng;
 
 use std::sync::{Mutex, RwLock};

@@ -411,7 +411,10 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
 
 impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> ServerWire for NoiseServer<T, R, C, X> {
     fn answer(&self, session: &mut Self::Session, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error> {
-        session.waiting(id)?;
+        // Of a request half received there is nothing to answer yet.
+        if session.waiting(id)? == State::Receiving {
+            return Err(Misuse::NotWaiting(id).into());
+        }
         let (length_given, limit) = (
             u64::try_from(length).unwrap_or(u64::MAX),
             session.base.theirs.max_message.into(),
@@ -438,8 +441,8 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> ServerWire for No
 }
 
 impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
-    /// Whether `id` is owed an end.
-    fn waiting(&self, id: RequestId) -> Result<(), Error> {
+    /// Where the request `id` is, which is owed an end.
+    fn waiting(&self, id: RequestId) -> Result<State, Error> {
         if let Some(end) = self.base.life.end() {
             return Err(end.into());
         }
@@ -449,7 +452,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         let slot = table::position(&self.requests.table, id.number())
             .and_then(|position| self.requests.table.slots().get(position));
         match slot.map(|slot| slot.state) {
-            Some(State::Waiting | State::Receiving | State::Answering) => Ok(()),
+            Some(state @ (State::Waiting | State::Receiving | State::Answering)) => Ok(state),
             Some(State::Lost) | None => Err(Misuse::NotWaiting(id).into()),
         }
     }

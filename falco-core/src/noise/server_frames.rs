@@ -212,7 +212,13 @@ impl<T: RequestTable> Requests<T> {
         }
         message.check(serial, body)?;
         let id = message.id().number();
-        let Some(slot) = table::find(&mut self.table, id) else {
+        // An answer begins once: a second one for the same request finds it under way.
+        let expected = if message.sealed() == 0 {
+            State::Waiting
+        } else {
+            State::Answering
+        };
+        let Some(slot) = table::find(&mut self.table, id).filter(|slot| slot.state == expected) else {
             return Err(Misuse::NotWaiting(message.id()).into());
         };
         let Some(sealed) = super::write_message(crypto, link, id, message.sealed(), body, writer)? else {

@@ -1,6 +1,6 @@
 //! Cryptography that is none, so that a fuzzer gets past the tag.
 
-use crate::crypto::{Aead, AeadError, Crypto, Nonce, Tag};
+use crate::crypto::{Aead, AeadError, Crypto, NoiseCrypto, Nonce, Tag};
 
 /// Leaves texts as they are. Its tags are sixteen bytes of one checksum: whoever knows that can forge them, a mistake cannot.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,4 +48,42 @@ impl Aead for NoSecurityAead {
             Err(AeadError::new())
         }
     }
+}
+
+/// Both sides agree and no result is zero; everything else that makes a Diffie-Hellman or a hash worth something is missing.
+impl NoiseCrypto for NoSecurity {
+    fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
+        private.map(|byte| byte.rotate_left(3) ^ 0xA5)
+    }
+
+    fn x25519(&self, private: &[u8; 32], public: &[u8; 32]) -> [u8; 32] {
+        let mut shared = self.x25519_public(private);
+        shared.iter_mut().zip(public).for_each(|(to, from)| *to ^= from);
+        // Not zero, whatever the two publics are.
+        if let Some(last) = shared.last_mut() {
+            *last |= 1;
+        }
+        shared
+    }
+
+    fn sha256(&self, parts: &[&[u8]]) -> [u8; 32] {
+        toy_hash(parts.iter().copied().flatten())
+    }
+
+    fn hmac_sha256(&self, key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
+        toy_hash(key.iter().chain(parts.iter().copied().flatten()).chain(key))
+    }
+}
+
+/// A checksum (FNV-1a), drawn out to the length of a hash.
+fn toy_hash<'b>(bytes: impl Iterator<Item = &'b u8>) -> [u8; 32] {
+    const PRIME: u64 = 0x0100_0000_01B3;
+    let mut sum = bytes.fold(0xCBF2_9CE4_8422_2325_u64, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(PRIME)
+    });
+    [0; 32].map(|_: u8| {
+        sum = (sum ^ (sum >> 29)).wrapping_mul(PRIME).wrapping_add(1);
+        let [first, ..] = sum.to_be_bytes();
+        first
+    })
 }
