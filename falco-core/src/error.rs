@@ -15,6 +15,11 @@ pub enum ConnectionError {
         /// That byte.
         first: u8,
     },
+    /// A version of the noise wire that is not spoken here.
+    UnknownVersion {
+        /// That version.
+        found: u8,
+    },
     /// The hello does not decrypt: the peer has another key, or none.
     Unauthenticated,
     /// The server did not take the hello: it has another key, is not a FalcoTCP server, or was shutting down.
@@ -71,6 +76,7 @@ impl fmt::Display for ConnectionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownWire { first } => write!(f, "first byte {first:#04x} belongs to no wire that is spoken here"),
+            Self::UnknownVersion { found } => write!(f, "version {found} of the noise wire is not spoken here"),
             Self::Unauthenticated => f.write_str("the hello does not decrypt under our key"),
             Self::Refused => f.write_str("the server refused the handshake: wrong key, or no FalcoTCP server"),
             Self::HandshakeTimeout => f.write_str("the handshake was not over by its deadline"),

@@ -63,8 +63,12 @@ impl Life {
 
     /// The lifetime begins anew at the latest time that was noted.
     pub(crate) fn restart(&mut self) {
-        self.paused = None;
         self.deadline = Some(self.latest + self.lifetime);
+        // Whoever reads nothing does not because of this; the lifetime stands still anew.
+        if self.paused.is_some() {
+            self.paused = Some(self.latest);
+            self.deadline = Some(self.latest + self.lifetime + self.lifetime);
+        }
         self.lapse = ConnectionError::Expired;
     }
 
@@ -77,6 +81,12 @@ impl Life {
     pub(crate) fn fail(&mut self, end: ConnectionError) -> ConnectionError {
         self.deadline = None;
         *self.end.get_or_insert(end)
+    }
+
+    /// Whether this side reads nothing, by its own choice.
+    #[cfg(feature = "noise")]
+    pub(crate) const fn is_paused(&self) -> bool {
+        self.paused.is_some()
     }
 
     /// The time that was noted last.

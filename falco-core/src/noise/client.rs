@@ -32,6 +32,8 @@ pub struct ClientSession<T, C: Crypto> {
     keep_alive: KeepAlive,
     /// The eight bytes of the first ping.
     first_ping: u64,
+    /// What the server has ended the connection with, once all that it means for the requests is told.
+    pub(super) ending: Option<ConnectionError>,
 }
 
 /// The requests that wait for their ends.
@@ -66,17 +68,21 @@ struct KeepAlive {
     pinged: Option<Instant>,
 }
 
-impl KeepAlive {
-    /// When to ping, or when the peer is dead.
-    fn due(&self, lifetime: Duration) -> Option<Instant> {
-        let from = self.pinged.unwrap_or(self.sent.min(self.heard));
-        self.on.then_some(from + lifetime / 3)
-    }
-}
-
 impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     fn check(&mut self, now: Instant) -> Result<(), ConnectionError> {
         self.base.check(now, self.requests.begun)
+    }
+
+    /// When to ping, or when the peer is dead: a third of a lifetime after something was last sent, or last heard, or after the ping that nothing was heard
+    /// since. Not while a ping is still to be taken, and not while the caller chooses not to hear.
+    fn keep_alive_due(&self) -> Option<Instant> {
+        let keep_alive = &self.keep_alive;
+        let owed = self.base.link.as_ref().is_none_or(|link| link.ping_owed);
+        if !keep_alive.on || owed || self.base.life.is_paused() || !self.is_established() {
+            return None;
+        }
+        let from = keep_alive.pinged.unwrap_or(keep_alive.sent.min(keep_alive.heard));
+        Some(from + self.base.life.lifetime() / 3)
     }
 
     const fn is_established(&self) -> bool {
@@ -211,7 +217,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
                     }
                 }
             }
-        } else {
+        } else if matches!(self.stage, Stage::Established) {
             link.write_close(&mut writer);
         }
         if link.finish(&client.crypto, &mut writer).is_err() {
@@ -304,6 +310,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
                 heard: now,
                 pinged: None,
             },
+            ending: None,
             first_ping: rng.try_next_u64().map_err(|_| EntropyError::new())?,
         })
     }
@@ -314,6 +321,10 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
         now: Instant,
         unread: &mut [u8],
     ) -> Result<Received<ClientEvent>, ConnectionError> {
+        if let Some(end) = session.base.life.end() {
+            return Err(end);
+        }
+        // What has come is told before the time is looked at.
         if let Some(told) = session.tell(unread) {
             session.end_if_drained();
             return told;
@@ -391,6 +402,8 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
     fn set_reading(&self, session: &mut Self::Session, now: Instant, reading: bool) {
         if session.check(now).is_ok() {
             session.base.life.set_reading(reading);
+            // Nothing could be heard until now.
+            session.heard();
         }
     }
 
@@ -410,18 +423,13 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
     }
 
     fn poll_timeout(&self, session: &Self::Session) -> Option<Instant> {
-        let keep_alive = session
-            .keep_alive
-            .due(session.base.life.lifetime())
-            .filter(|_| session.is_established());
-        session.base.deadline(keep_alive)
+        session.base.deadline(session.keep_alive_due())
     }
 
     fn handle_timeout(&self, session: &mut Self::Session, now: Instant) -> Result<(), ConnectionError> {
         session.check(now)?;
         let now = session.base.life.latest();
-        let due = session.keep_alive.due(session.base.life.lifetime());
-        if session.is_established() && due.is_some_and(|due| now >= due) {
+        if session.keep_alive_due().is_some_and(|due| now >= due) {
             if session.keep_alive.pinged.is_some() {
                 return Err(session.base.fail(ConnectionError::PeerDead));
             }

@@ -45,11 +45,9 @@ impl<A: Aead> Link<A> {
             (kind::CLOSE, last) if length == 1 && self.their_close.is_none() && last <= requests.begun => {
                 let code = body.first().copied().unwrap_or(close::DONE);
                 self.their_close = Some((code, last));
-                if matches!(code, close::IDLE | close::PROTOCOL_ERROR) {
-                    return Ok(mark::ENDED);
-                }
                 requests.lose_after(last);
-                Ok(mark::CLOSING)
+                let at_once = matches!(code, close::IDLE | close::PROTOCOL_ERROR);
+                Ok(if at_once { mark::ENDED } else { mark::CLOSING })
             }
             (kind::MESSAGE, id @ 1..) => requests.answer(id, length, length),
             (kind::BEGIN, id @ 1..) => {
@@ -253,7 +251,8 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
                 }),
                 mark::ENDED => {
                     link.opened = 0;
-                    return Some(Err(self.base.life.fail(super::ended(code()))));
+                    self.ending = Some(super::ended(code()));
+                    break;
                 }
                 _ => None,
             };
@@ -270,7 +269,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             return Some(Ok(Received::Skip { consumed: skipped }));
         }
         if self.requests.lost == 0 {
-            return None;
+            return self.ending.map(|ending| Err(self.base.fail(ending)));
         }
         let lost = self
             .requests

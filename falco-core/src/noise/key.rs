@@ -11,7 +11,6 @@ use zeroize::Zeroizing;
 use super::layout::{CLEAR, KEY_ID, WIRE};
 use super::record::REKEY_PERIOD;
 use crate::crypto::NoiseCrypto;
-use crate::error::EntropyError;
 use crate::key::Key;
 use crate::wire::private;
 
@@ -99,12 +98,15 @@ pub enum RingError {
     Full,
     /// A key of this id is there: the same secret, or by a chance of 2^-64 another.
     Duplicate(KeyId),
+    /// The random number generator failed.
+    Entropy,
 }
 
 impl fmt::Display for RingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full => f.write_str("the key ring is full"),
+            Self::Entropy => f.write_str("the random number generator failed"),
             Self::Duplicate(id) => write!(f, "the key ring has a key of id {id}"),
         }
     }
@@ -123,11 +125,17 @@ impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> 
     /// A ring of the keys that are in `places`, and room for as many as there are places.
     ///
     /// # Errors
-    /// [`EntropyError`] where the generator fails, which makes the key that nobody has.
-    pub fn new<G: TryCryptoRng + ?Sized>(places: S, rng: &mut G) -> Result<Self, EntropyError> {
+    /// [`RingError::Duplicate`] where two keys have one id, [`RingError::Entropy`] where the generator fails, which makes the key that nobody has.
+    pub fn new<G: TryCryptoRng + ?Sized>(places: S, rng: &mut G) -> Result<Self, RingError> {
+        let keys = || places.as_ref().iter().flatten();
+        for (number, key) in keys().enumerate() {
+            if keys().skip(number + 1).any(|other| other.id == key.id) {
+                return Err(RingError::Duplicate(key.id));
+            }
+        }
         let mut dummy = Zeroizing::new([0; 32]);
         rng.try_fill_bytes(dummy.as_mut_slice())
-            .map_err(|_| EntropyError::new())?;
+            .map_err(|_| RingError::Entropy)?;
         Ok(Self { places, dummy })
     }
 
@@ -177,6 +185,15 @@ impl<S> fmt::Debug for KeyRing<S> {
 impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> Ring for RefCell<KeyRing<S>> {
     fn select(&self, id: KeyId, psk: &mut [u8; 32]) -> bool {
         self.borrow().select(id, psk)
+    }
+}
+
+#[cfg(feature = "std")]
+impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> Ring for std::sync::Mutex<KeyRing<S>> {
+    fn select(&self, id: KeyId, psk: &mut [u8; 32]) -> bool {
+        self.lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .select(id, psk)
     }
 }
 

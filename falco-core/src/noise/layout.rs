@@ -50,6 +50,12 @@ impl Accepts {
         }
     }
 
+    /// No more requests are announced than the table has room for.
+    pub(super) fn with_room_for(mut self, requests: usize) -> Self {
+        self.max_in_flight = self.max_in_flight.min(u16::try_from(requests).unwrap_or(u16::MAX));
+        self
+    }
+
     pub(super) fn encode(self) -> [u8; SETTINGS] {
         let [a, b] = self.max_record.to_be_bytes();
         let [c, d] = self.max_in_flight.to_be_bytes();

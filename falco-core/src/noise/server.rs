@@ -76,9 +76,13 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         server: &NoiseServer<T, R, C, X>,
         unread: &mut [u8],
     ) -> Result<Received<ServerEvent>, ConnectionError> {
-        for (found, wire) in unread.iter().zip(WIRE) {
-            if *found != wire {
-                return Err(self.base.fail(ConnectionError::UnknownWire { first: *found }));
+        let [wire, version] = WIRE;
+        for (found, expected) in unread.iter().zip([wire, version]) {
+            if *found != expected {
+                return Err(self.base.fail(match unread.first() {
+                    Some(&first) if first != wire => ConnectionError::UnknownWire { first },
+                    _ => ConnectionError::UnknownVersion { found: *found },
+                }));
             }
         }
         let Some(hello) = unread.first_chunk_mut::<HELLO_LENGTH>() else {
@@ -108,8 +112,10 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         let theirs = Accepts::decode(settings, false).filter(|_| known)?;
         let mut welcome = [0; WELCOME_LENGTH];
         let ours = self.base.ours;
+        // Used once, and gone: what is kept could open what was recorded.
+        let ephemeral = core::mem::take(&mut self.ephemeral);
         let outcome = responder
-            .write(&server.crypto, &self.ephemeral, &ours.encode(), &mut welcome)
+            .write(&server.crypto, &ephemeral, &ours.encode(), &mut welcome)
             .ok()?;
         let direction = |key: &[u8; 32]| Direction::new(&server.crypto, key, server.rekey_period);
         let (send, recv) = (direction(&outcome.from_server), direction(&outcome.from_client));
@@ -169,7 +175,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         messages: impl Iterator<Item = (&'m mut OutgoingAnswer, &'m [u8])>,
         out: &mut [u8],
     ) -> Result<usize, Error> {
-        if let Stage::Welcome(welcome) = self.stage {
+        if let (Stage::Welcome(welcome), None) = (self.stage, self.base.life.end()) {
             let given = out.len();
             let place = out.first_chunk_mut().ok_or(Misuse::OutputTooSmall {
                 needed: WELCOME_LENGTH,
@@ -255,7 +261,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
         let mut ephemeral = Zeroizing::new([0; 32]);
         rng.try_fill_bytes(ephemeral.as_mut_slice())
             .map_err(|_| EntropyError::new())?;
-        let accepts = Accepts::of(settings, true);
+        let accepts = Accepts::of(settings, true).with_room_for(T::capacity());
         let serial = rng.try_next_u32().map_err(|_| EntropyError::new())?;
         Ok(ServerSession {
             base: Base::new(Life::new(now, settings), accepts, accepts, serial),
@@ -266,7 +272,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
                 table: T::empty(),
                 begun: 0,
                 max_message: settings.max_message(),
-                max_in_flight: usize::from(settings.max_in_flight()).min(T::capacity()),
+                max_in_flight: accepts.max_in_flight.into(),
                 max_held: settings.max_held().into(),
                 held: 0,
                 last: None,
@@ -283,6 +289,10 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
         now: Instant,
         unread: &mut [u8],
     ) -> Result<Received<ServerEvent>, ConnectionError> {
+        if let Some(end) = session.base.life.end() {
+            return Err(end);
+        }
+        // What has come is told before the time is looked at.
         if let Some(told) = session.tell(unread) {
             return told;
         }
@@ -468,8 +478,9 @@ where
 {
     /// The id of the key that the client has, once it has proved that.
     #[must_use]
-    pub const fn key_id(&self) -> Option<KeyId> {
-        self.session().key_id
+    pub fn key_id(&self) -> Option<KeyId> {
+        let session = self.session();
+        session.key_id.filter(|_| session.stage == Stage::Established)
     }
 }
 

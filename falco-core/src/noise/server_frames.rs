@@ -250,26 +250,6 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     /// Tells the next thing that has taken effect: a request given up, or the next frame of the opened record.
     pub(super) fn tell(&mut self, unread: &[u8]) -> Option<Result<Received<ServerEvent>, ConnectionError>> {
         let link = self.base.link.as_mut()?;
-        if self.requests.lost > 0 {
-            let lost = self
-                .requests
-                .table
-                .slots()
-                .iter()
-                .find(|slot| slot.state == State::Lost)?
-                .id;
-            if !link.can_refuse() {
-                return Some(Ok(Received::TransmitFirst));
-            }
-            link.owe_refusal(lost, super::refusal::NOT_PROCESSED);
-            self.requests.lost -= 1;
-            self.requests.end(lost);
-            let id = RequestId::new(self.base.serial, lost);
-            return Some(Ok(Received::Event {
-                consumed: 0,
-                event: ServerEvent::Abandoned { id },
-            }));
-        }
         let mut skipped = 0;
         while link.opened > 0 {
             let Some(told) = link.next_frame(unread, skipped + link.at()) else {
@@ -279,7 +259,10 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             };
             let id = RequestId::new(self.base.serial, told.head.id);
             let body = told.body..told.body + usize::from(told.head.length);
+            // A request half told may have been refused, or given up, since its parts were judged.
+            let gone = table::position(&self.requests.table, told.head.id).is_none();
             let event = match told.head.kind {
+                mark::BEGIN | mark::PART | mark::LAST_PART if gone => None,
                 mark::WHOLE => Some(ServerEvent::Request { id, body }),
                 mark::WHOLE_BEGUN => Some(ServerEvent::Request {
                     id,
@@ -336,6 +319,35 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             }
             skipped = told.consumed;
         }
-        (skipped > 0).then_some(Ok(Received::Skip { consumed: skipped }))
+        if skipped > 0 {
+            return Some(Ok(Received::Skip { consumed: skipped }));
+        }
+        self.tell_lost()
+    }
+
+    /// Tells of a request that was given up because nothing more of it came.
+    fn tell_lost(&mut self) -> Option<Result<Received<ServerEvent>, ConnectionError>> {
+        if self.requests.lost == 0 {
+            return None;
+        }
+        let link = self.base.link.as_mut()?;
+        let lost = self
+            .requests
+            .table
+            .slots()
+            .iter()
+            .find(|slot| slot.state == State::Lost)?
+            .id;
+        if !link.can_refuse() {
+            return Some(Ok(Received::TransmitFirst));
+        }
+        link.owe_refusal(lost, super::refusal::NOT_PROCESSED);
+        self.requests.lost -= 1;
+        self.requests.end(lost);
+        let id = RequestId::new(self.base.serial, lost);
+        Some(Ok(Received::Event {
+            consumed: 0,
+            event: ServerEvent::Abandoned { id },
+        }))
     }
 }
