@@ -128,6 +128,8 @@ pub mod noise;
 mod outgoing;
 mod reassembly;
 mod recv_buf;
+#[cfg(feature = "alloc")]
+mod send_queue;
 mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -143,9 +145,11 @@ pub use event::{ClientEvent, Received, ServerEvent};
 pub use key::{KEY_LENGTH, Key, KeyError};
 pub use ledger::{Ledger, NonceLedger, NonceSeen, NonceSlot, SEALS_PER_KEY, SealRefused};
 pub use message::{CloseReason, PingId, Refusal, RequestId, Status};
-pub use outgoing::{OutgoingAnswer, OutgoingRequest};
+pub use outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
 pub use reassembly::{NoRoom, Partial, Partials, Reassembly};
 pub use recv_buf::{RecvBuf, Storage, StorageFull};
+#[cfg(feature = "alloc")]
+pub use send_queue::SendQueue;
 pub use settings::{
     DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_LIFETIME, DEFAULT_MAX_HELD, DEFAULT_MAX_IN_FLIGHT, DEFAULT_MAX_MESSAGE,
     DEFAULT_MAX_RECORD, Settings, SettingsError,

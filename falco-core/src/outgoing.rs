@@ -3,6 +3,44 @@
 use crate::error::{Misuse, RequestError};
 use crate::message::RequestId;
 
+/// What requests and answers on their way have in common.
+pub trait Outgoing: private::Sealed {
+    /// Whether nothing more of it is to be sealed.
+    fn is_done(&self) -> bool;
+
+    /// Bytes of the body that have been sealed.
+    fn sealed_bytes(&self) -> usize;
+}
+
+mod private {
+    /// Keeps the trait this crate's own.
+    #[allow(unnameable_types, reason = "that is what seals")]
+    pub trait Sealed {}
+}
+
+impl private::Sealed for OutgoingRequest {}
+impl private::Sealed for OutgoingAnswer {}
+
+impl Outgoing for OutgoingRequest {
+    fn is_done(&self) -> bool {
+        self.done
+    }
+
+    fn sealed_bytes(&self) -> usize {
+        self.sealed
+    }
+}
+
+impl Outgoing for OutgoingAnswer {
+    fn is_done(&self) -> bool {
+        self.done
+    }
+
+    fn sealed_bytes(&self) -> usize {
+        self.sealed
+    }
+}
+
 /// A request on its way: how long it is and how far it has gone. The body stays with the caller, who hands both to
 /// [`ClientConnection::seal`](crate::ClientConnection::seal) until [`is_done`](Self::is_done).
 ///

@@ -8,7 +8,7 @@ use rand_core::TryCryptoRng;
 use crate::error::{ConnectionError, EntropyError, Error, Misuse};
 use crate::event::{ClientEvent, Received, ServerEvent};
 use crate::message::{CloseReason, PingId, Refusal, RequestId, Status};
-use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
+use crate::outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
 use crate::settings::Settings;
 use crate::time::Instant;
 
@@ -23,7 +23,7 @@ pub trait Role: private::Sealed {
     /// What happens to this side.
     type Event: Debug + Clone + PartialEq + Eq;
     /// What this side sends.
-    type Outgoing: Debug;
+    type Outgoing: Debug + Outgoing;
 }
 
 /// The side that connects, sends requests and gets answers.

@@ -421,8 +421,8 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
 
 impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> ServerWire for NoiseServer<T, R, C, X> {
     fn answer(&self, session: &mut Self::Session, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error> {
-        // Of a request half received there is nothing to answer yet.
-        if session.waiting(id)? == State::Receiving {
+        // Of a request half received there is nothing to answer yet, and an answer begins once.
+        if session.waiting(id)? != State::Waiting {
             return Err(Misuse::NotWaiting(id).into());
         }
         let (length_given, limit) = (

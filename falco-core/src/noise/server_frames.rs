@@ -262,7 +262,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             // A request half told may have been refused, or given up, since its parts were judged.
             let gone = table::position(&self.requests.table, told.head.id).is_none();
             let event = match told.head.kind {
-                mark::BEGIN | mark::PART | mark::LAST_PART if gone => None,
+                mark::PART | mark::LAST_PART if gone => None,
                 mark::WHOLE => Some(ServerEvent::Request { id, body }),
                 mark::WHOLE_BEGUN => Some(ServerEvent::Request {
                     id,

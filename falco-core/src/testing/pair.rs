@@ -9,8 +9,8 @@ use std::vec::Vec;
 use super::CountingRng;
 use crate::{
     ClientConnection, ClientEvent, ClientWire, CloseReason, Connection, ConnectionError, EntropyError, Error, Instant,
-    OutgoingRequest, Partial, Reassembly, Received, RecvBuf, Refusal, RequestId, Role, ServerConnection, ServerEvent,
-    ServerWire, Settings, TRANSMIT_SIZE, Wire,
+    OutgoingRequest, Partial, Reassembly, Received, RecvBuf, Refusal, RequestId, Role, SendQueue, ServerConnection,
+    ServerEvent, ServerWire, Settings, TRANSMIT_SIZE, Wire,
 };
 
 /// Steps that a [`Pair`] may take in all; one that takes more has lost its way.
@@ -64,7 +64,7 @@ struct Side<R: Role, H: Deref<Target: Wire<R>>> {
     machine: Connection<R, H>,
     inbox: RecvBuf<Vec<u8>>,
     sent: Vec<u8>,
-    queue: Vec<(R::Outgoing, Vec<u8>)>,
+    queue: SendQueue<R::Outgoing, Vec<u8>>,
     partials: Reassembly<Vec<Partial<Vec<u8>>>>,
     /// Whether the end is in the log.
     ended: bool,
@@ -78,7 +78,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
             machine,
             inbox: RecvBuf::new(Vec::new()),
             sent: Vec::new(),
-            queue: Vec::new(),
+            queue: SendQueue::new(),
             partials: Reassembly::new(Vec::new()),
             ended: false,
             hang_up: false,
@@ -87,10 +87,11 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
 
     /// Puts on the link what may go, and says whether anything did.
     fn send(&mut self, now: Instant) -> bool {
-        let longest = self.queue.iter().map(|(_, body)| body.len()).max().unwrap_or(0);
-        let mut out = std::vec![0; self.machine.seal_size(longest).max(TRANSMIT_SIZE)];
-        let messages = self.queue.iter_mut().map(|(message, body)| (message, body.as_slice()));
-        let written = self.machine.seal(now, messages, &mut out).unwrap_or(0);
+        let mut out = std::vec![0; self.machine.seal_size(self.queue.longest()).max(TRANSMIT_SIZE)];
+        let written = self
+            .queue
+            .seal(&mut self.machine, now, &mut out, |_, _| {})
+            .unwrap_or(0);
         self.sent.extend(out.into_iter().take(written));
         written > 0
     }
@@ -247,7 +248,7 @@ impl<'k, A: ClientWire, B: ServerWire> Pair<'k, A, B> {
     /// Those of [`Connection::request`].
     pub fn request(&mut self, body: &[u8]) -> Result<(), Error> {
         let message: OutgoingRequest = self.client.machine.request(body.len())?;
-        self.client.queue.push((message, body.to_vec()));
+        self.client.queue.push(message, body.to_vec());
         Ok(())
     }
 
@@ -302,8 +303,6 @@ impl<'k, A: ClientWire, B: ServerWire> Pair<'k, A, B> {
         loop {
             self.steps = self.steps.checked_sub(1).ok_or(StepsExhausted)?;
             let mut moved = self.client.send(self.now) | self.server.send(self.now);
-            self.client.queue.retain(|(message, _)| !message.is_done());
-            self.server.queue.retain(|(message, _)| !message.is_done());
             for to_server in [true, false] {
                 let mut bytes = core::mem::take(if to_server {
                     &mut self.client.sent
@@ -412,7 +411,7 @@ fn answer<H: Deref<Target: ServerWire>>(side: &mut Side<crate::Server, H>, id: R
     if let Some(body) = body
         && let Ok(message) = side.machine.answer(id, body.len())
     {
-        side.queue.push((message, body));
+        side.queue.push(message, body);
     } else {
         // It waits, because it came in this very step.
         let _ = side.machine.refuse(id, Refusal::Failed);
