@@ -16,6 +16,8 @@ pub(crate) struct Life {
     lifetime: Duration,
     /// Since when this side reads nothing, by its own choice.
     paused: Option<Instant>,
+    /// How long the lifetime may still stand still before the next sign of life.
+    allowance: Duration,
     end: Option<ConnectionError>,
 }
 
@@ -28,6 +30,7 @@ impl Life {
             lapse: ConnectionError::HandshakeTimeout,
             lifetime: settings.lifetime(),
             paused: None,
+            allowance: settings.lifetime(),
             end: None,
         }
     }
@@ -42,7 +45,7 @@ impl Life {
         }
     }
 
-    /// While this side reads nothing by its own choice its lifetime stands still, for one lifetime at the most. The handshake's deadline does not.
+    /// While this side reads nothing by its own choice its lifetime stands still, for one lifetime at the most between two signs of life. The handshake's deadline does not.
     pub(crate) fn set_reading(&mut self, reading: bool) {
         let Some(deadline) = self.deadline.filter(|_| self.lapse == ConnectionError::Expired) else {
             return;
@@ -50,12 +53,12 @@ impl Life {
         match (reading, self.paused) {
             (false, None) => {
                 self.paused = Some(self.latest);
-                self.deadline = Some(deadline + self.lifetime);
+                self.deadline = Some(deadline + self.allowance);
             }
             (true, Some(since)) => {
                 self.paused = None;
-                let left = self.lifetime.saturating_sub(self.latest.since(since));
-                self.deadline = Some(deadline.before(left));
+                self.allowance = self.allowance.saturating_sub(self.latest.since(since));
+                self.deadline = Some(deadline.before(self.allowance));
             }
             (false, Some(_)) | (true, None) => {}
         }
@@ -64,10 +67,11 @@ impl Life {
     /// The lifetime begins anew at the latest time that was noted.
     pub(crate) fn restart(&mut self) {
         self.deadline = Some(self.latest + self.lifetime);
+        self.allowance = self.lifetime;
         // Whoever reads nothing does not because of this; the lifetime stands still anew.
         if self.paused.is_some() {
             self.paused = Some(self.latest);
-            self.deadline = Some(self.latest + self.lifetime + self.lifetime);
+            self.deadline = Some(self.latest + self.lifetime + self.allowance);
         }
         self.lapse = ConnectionError::Expired;
     }
