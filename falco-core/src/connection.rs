@@ -7,7 +7,7 @@ use rand_core::TryCryptoRng;
 
 use crate::error::{ConnectionError, EntropyError, Error, Misuse};
 use crate::event::Received;
-use crate::message::{CloseReason, PingId, Refusal, RequestId, Status};
+use crate::message::{CloseReason, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
 use crate::settings::Settings;
 use crate::time::Instant;
@@ -54,11 +54,6 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     ) -> Result<Self, EntropyError> {
         let session = key.start(settings, now, rng)?;
         Ok(Self { wire: key, session })
-    }
-
-    #[cfg(feature = "noise")]
-    pub(crate) const fn session(&self) -> &<H::Target as Wire<R>>::Session {
-        &self.session
     }
 
     /// Looks at the unread bytes, takes at most one frame, decrypts it where it lies and says what happened.
@@ -216,6 +211,12 @@ impl<H: Deref<Target: ServerWire>> Connection<Server, H> {
     /// [`Misuse::Foreign`], [`Misuse::NotWaiting`], or what ended the connection.
     pub fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Error> {
         self.wire.refuse(&mut self.session, id, refusal)
+    }
+
+    /// The id of the key that the client has, once it has proved that. The classic wire has one key and no ids.
+    #[must_use]
+    pub fn key_id(&self) -> Option<KeyId> {
+        self.wire.key_id(&self.session)
     }
 }
 

@@ -232,8 +232,16 @@ impl core::error::Error for Error {}
 pub struct EntropyError;
 
 impl EntropyError {
-    pub(crate) const fn new() -> Self {
+    /// For adapters that draw entropy of their own.
+    #[must_use]
+    pub const fn new() -> Self {
         Self
+    }
+}
+
+impl Default for EntropyError {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

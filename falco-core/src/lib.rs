@@ -144,7 +144,7 @@ pub use error::{ConnectionError, EntropyError, Error, Misuse, RequestError};
 pub use event::{ClientEvent, Received, ServerEvent};
 pub use key::{KEY_LENGTH, Key, KeyError};
 pub use ledger::{Ledger, NonceLedger, NonceSeen, NonceSlot, SEALS_PER_KEY, SealRefused};
-pub use message::{CloseReason, PingId, Refusal, RequestId, Status};
+pub use message::{CloseReason, KeyId, PingId, Refusal, RequestId, Status};
 pub use outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
 pub use reassembly::{NoRoom, Partial, Partials, Reassembly};
 pub use recv_buf::{RecvBuf, Storage, StorageFull};

@@ -25,6 +25,38 @@ impl RequestId {
     }
 }
 
+/// Bytes of a key id.
+pub(crate) const KEY_ID_LENGTH: usize = 8;
+
+/// The bytes by which a key is named in the clear, derived from it; they say nothing of the secret.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyId([u8; KEY_ID_LENGTH]);
+
+impl KeyId {
+    /// The eight bytes, as they stand in a hello.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; KEY_ID_LENGTH] {
+        &self.0
+    }
+
+    #[cfg(feature = "noise")]
+    pub(crate) const fn from_bytes(bytes: [u8; KEY_ID_LENGTH]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyId({self})")
+    }
+}
+
 /// Which ping of a connection, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PingId(pub(crate) u64);

@@ -111,6 +111,11 @@ impl<M: Outgoing, B: AsRef<[u8]>> SendQueue<M, B> {
         sealed
     }
 
+    /// Keeps the messages for which `keep` says so: others were given up, or go another way.
+    pub fn retain(&mut self, mut keep: impl FnMut(&M, &B) -> bool) {
+        self.waiting.retain(|entry| keep(&entry.message, &entry.body));
+    }
+
     /// Takes the message out whose turn is next.
     pub fn pop(&mut self) -> Option<(M, B)> {
         self.waiting.pop_front().map(|entry| (entry.message, entry.body))

@@ -7,7 +7,7 @@ use rand_core::TryCryptoRng;
 
 use crate::error::{ConnectionError, EntropyError, Error, Misuse};
 use crate::event::{ClientEvent, Received, ServerEvent};
-use crate::message::{CloseReason, PingId, Refusal, RequestId, Status};
+use crate::message::{CloseReason, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
 use crate::settings::Settings;
 use crate::time::Instant;
@@ -115,4 +115,5 @@ pub trait ClientWire: Wire<Client> {
 pub trait ServerWire: Wire<Server> {
     fn answer(&self, session: &mut Self::Session, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error>;
     fn refuse(&self, session: &mut Self::Session, id: RequestId, refusal: Refusal) -> Result<(), Error>;
+    fn key_id(&self, session: &Self::Session) -> Option<KeyId>;
 }

@@ -6,7 +6,7 @@ use rand_core::TryCryptoRng;
 
 use crate::error::{ConnectionError, EntropyError, Error, Misuse};
 use crate::event::Received;
-use crate::message::{CloseReason, PingId, Refusal, RequestId, Status};
+use crate::message::{CloseReason, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
 use crate::settings::Settings;
 use crate::time::Instant;
@@ -233,5 +233,9 @@ impl<N: ServerWire, K: ServerWire> ServerWire for Wires<N, K> {
         refusal: Refusal,
     ) -> Result<(), Error> {
         spoken!(self, session, |wire, inner| wire.refuse(inner, id, refusal), else Err(ConnectionError::Closed.into()))
+    }
+
+    fn key_id(&self, session: &<Self as Wire<Server>>::Session) -> Option<KeyId> {
+        spoken!(self, ref session, |wire, inner| wire.key_id(inner), else None)
     }
 }

@@ -9,7 +9,7 @@ use crate::error::{ConnectionError, EntropyError, Error, Misuse};
 use crate::event::{Received, ServerEvent};
 use crate::ledger::Ledger;
 use crate::life::Life;
-use crate::message::{CloseReason, Refusal, RequestId, Status};
+use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
 use crate::settings::Settings;
 use crate::time::Instant;
@@ -322,5 +322,9 @@ impl<L: Ledger, C: Crypto> ServerWire for ClassicKey<L, C> {
         session.failed = Some(session.failed.map_or(id.number(), |failed| failed.min(id.number())));
         session.end_if_drained();
         Ok(())
+    }
+
+    fn key_id(&self, _session: &ServerSession) -> Option<KeyId> {
+        None
     }
 }

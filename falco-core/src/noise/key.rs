@@ -12,35 +12,8 @@ use super::layout::{CLEAR, KEY_ID, WIRE};
 use super::record::REKEY_PERIOD;
 use crate::crypto::NoiseCrypto;
 use crate::key::Key;
+use crate::message::KeyId;
 use crate::wire::private;
-
-/// The bytes by which a key is named in the clear, derived from it; they say nothing of the secret.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KeyId([u8; KEY_ID]);
-
-impl KeyId {
-    /// The eight bytes, as they stand in a hello.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; KEY_ID] {
-        &self.0
-    }
-
-    pub(super) const fn from_bytes(bytes: [u8; KEY_ID]) -> Self {
-        Self(bytes)
-    }
-}
-
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyId({self})")
-    }
-}
 
 /// A secret as the noise wire uses it. Wiped when dropped.
 pub struct NoiseSecret {
@@ -49,6 +22,14 @@ pub struct NoiseSecret {
 }
 
 impl NoiseSecret {
+    /// The id of `key`, which is not used up.
+    pub fn id_of<C: NoiseCrypto>(key: &Key, crypto: &C) -> KeyId {
+        let mac = crypto.hmac_sha256(key.secret(), &[b"FalcoTCP-noise/1 key id"]);
+        let mut id = [0; KEY_ID];
+        id.iter_mut().zip(mac).for_each(|(to, from)| *to = from);
+        KeyId::from_bytes(id)
+    }
+
     /// Derives the pre-shared key and the key id of `key`, which is used up: a secret belongs to one wire.
     #[must_use]
     #[expect(
@@ -57,10 +38,10 @@ impl NoiseSecret {
     )]
     pub fn derive<C: NoiseCrypto>(key: Key, crypto: &C) -> Self {
         let psk = Zeroizing::new(crypto.hmac_sha256(key.secret(), &[b"FalcoTCP-noise/1 psk"]));
-        let mac = crypto.hmac_sha256(key.secret(), &[b"FalcoTCP-noise/1 key id"]);
-        let mut id = [0; KEY_ID];
-        id.iter_mut().zip(mac).for_each(|(to, from)| *to = from);
-        Self { psk, id: KeyId(id) }
+        Self {
+            psk,
+            id: Self::id_of(&key, crypto),
+        }
     }
 
     /// The key's id.
@@ -169,10 +150,30 @@ impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> 
         place.is_some_and(|place| place.take().is_some())
     }
 
+    /// Whether a key of this id is in service.
+    #[must_use]
+    pub fn contains(&self, id: KeyId) -> bool {
+        self.places.as_ref().iter().flatten().any(|known| known.id == id)
+    }
+
     fn select(&self, id: KeyId, psk: &mut [u8; 32]) -> bool {
         let known = self.places.as_ref().iter().flatten().find(|known| known.id == id);
         *psk = known.map_or(*self.dummy, |known| *known.psk);
         known.is_some()
+    }
+}
+
+#[cfg(feature = "alloc")]
+impl KeyRing<alloc::vec::Vec<Option<NoiseSecret>>> {
+    /// Takes a key into service, making room for it where there is none.
+    ///
+    /// # Errors
+    /// [`RingError::Duplicate`]; then the ring is as it was.
+    pub fn insert(&mut self, secret: NoiseSecret) -> Result<KeyId, RingError> {
+        if !self.contains(secret.id) && self.places.iter().all(Option::is_some) {
+            self.places.push(None);
+        }
+        self.add(secret)
     }
 }
 
@@ -216,7 +217,7 @@ pub(super) fn clear(id: KeyId) -> [u8; CLEAR] {
     let mut clear = [0; CLEAR];
     clear
         .iter_mut()
-        .zip(WIRE.iter().chain(&id.0))
+        .zip(WIRE.iter().chain(id.as_bytes()))
         .for_each(|(to, from)| *to = *from);
     clear
 }

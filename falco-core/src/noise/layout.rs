@@ -2,13 +2,12 @@
 #![expect(clippy::many_single_char_names, reason = "bytes in their order")]
 
 use crate::crypto::TAG_LENGTH;
+pub(super) use crate::message::KEY_ID_LENGTH as KEY_ID;
 use crate::noise::handshake::MESSAGE_OVERHEAD;
 use crate::settings::Settings;
 
 /// The first byte of the wire, and the version of it.
 pub(super) const WIRE: [u8; 2] = [0x4E, 0x01];
-/// Bytes of a key id.
-pub(super) const KEY_ID: usize = 8;
 /// The part of a hello in the clear: wire, version, key id.
 pub(super) const CLEAR: usize = WIRE.len() + KEY_ID;
 const SETTINGS: usize = 16;

@@ -1,7 +1,6 @@
 //! A server's side of one connection on the noise wire: the handshake, time, sending. What frames do is in `server_frames`.
 
 use core::fmt;
-use core::ops::Deref;
 use core::time::Duration;
 
 use rand_core::TryCryptoRng;
@@ -9,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::base::Base;
 use super::handshake::Responder;
-use super::key::{KeyId, NoiseServer, Ring, prologue};
+use super::key::{NoiseServer, Ring, prologue};
 use super::layout::{
     Accepts, CLEAR, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, RECORD_OVERHEAD, TOTAL, WELCOME_LENGTH, WIRE, kind,
 };
@@ -17,12 +16,11 @@ use super::link::{Link, OwnClose, Record, close, code_of};
 use super::record::Direction;
 use super::table::{self, RequestTable, State};
 use super::writer::Writer;
-use crate::connection::Connection;
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, EntropyError, Error, Misuse, RequestError};
 use crate::event::{Received, ServerEvent};
 use crate::life::Life;
-use crate::message::{CloseReason, Refusal, RequestId, Status};
+use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
 use crate::settings::Settings;
 use crate::time::Instant;
@@ -439,6 +437,10 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> ServerWire for No
         Ok(OutgoingAnswer::new(id, length))
     }
 
+    fn key_id(&self, session: &Self::Session) -> Option<KeyId> {
+        session.key_id.filter(|_| session.stage == Stage::Established)
+    }
+
     fn refuse(&self, session: &mut Self::Session, id: RequestId, refusal: Refusal) -> Result<(), Error> {
         session.waiting(id)?;
         let Some(link) = session.base.link.as_mut().filter(|link| link.can_refuse()) else {
@@ -465,22 +467,6 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             Some(state @ (State::Waiting | State::Receiving | State::Answering)) => Ok(state),
             Some(State::Lost) | None => Err(Misuse::NotWaiting(id).into()),
         }
-    }
-}
-
-impl<H, T, R, C, X> Connection<Server, H>
-where
-    H: Deref<Target = NoiseServer<T, R, C, X>>,
-    T: RequestTable,
-    R: Ring,
-    C: NoiseCrypto,
-    X: AsRef<[u8]>,
-{
-    /// The id of the key that the client has, once it has proved that.
-    #[must_use]
-    pub fn key_id(&self) -> Option<KeyId> {
-        let session = self.session();
-        session.key_id.filter(|_| session.stage == Stage::Established)
     }
 }
 
