@@ -46,3 +46,28 @@ fn client_past_tag() {
 fn pair_on_corrupting_link() {
     replay("pair_on_corrupting_link", fuzz::pair_on_corrupting_link);
 }
+
+#[test]
+fn noise_client_to_server() {
+    replay("noise_client_to_server", fuzz::noise_client_to_server);
+}
+
+#[test]
+fn noise_server_to_client() {
+    replay("noise_server_to_client", fuzz::noise_server_to_client);
+}
+
+#[test]
+fn noise_server_past_tag() {
+    replay("noise_server_past_tag", fuzz::noise_server_past_tag);
+}
+
+#[test]
+fn noise_client_past_tag() {
+    replay("noise_client_past_tag", fuzz::noise_client_past_tag);
+}
+
+#[test]
+fn noise_pair_on_corrupting_link() {
+    replay("noise_pair_on_corrupting_link", fuzz::noise_pair_on_corrupting_link);
+}

@@ -4,5 +4,6 @@
 pub(crate) mod bodies;
 pub(crate) mod ours;
 pub(crate) mod peer;
+mod python;
 mod setup;
 pub(crate) mod tap;

@@ -90,7 +90,11 @@ impl Calling<'_> {
             while self.receive(Duration::ZERO) {}
         }
         while !self.waiting.is_empty() || self.ping.is_some() {
-            assert!(self.receive(PATIENCE), "nothing more comes; waiting for {:?}", self.waiting);
+            assert!(
+                self.receive(PATIENCE),
+                "nothing more comes; waiting for {:?}",
+                self.waiting
+            );
         }
     }
 

@@ -193,13 +193,21 @@ impl Link {
 
     fn send_record(&mut self, frames: &[u8]) {
         let mut sealed = vec![0; frames.len() + TAG];
-        let length = self.noise.write_message(frames, &mut sealed).expect("it is no longer than a message");
+        let length = self
+            .noise
+            .write_message(frames, &mut sealed)
+            .expect("it is no longer than a message");
         let length = u16::try_from(length).expect("as long as the other side reads");
         self.pipe.send(&[&length.to_be_bytes()[..], &sealed].concat());
         self.sent += 1;
         if self.sent.is_multiple_of(self.period) {
             self.noise.rekey_outgoing();
         }
+    }
+
+    /// Whether all frames of the last record have been looked at.
+    pub(super) fn is_between_records(&self) -> bool {
+        self.opened.is_empty()
     }
 
     /// The next frame, waiting no longer than `patience` for bytes.

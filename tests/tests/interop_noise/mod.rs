@@ -1,10 +1,12 @@
 //! What the interop tests of the noise wire are made of: the strangers, who know nothing of falco-core, and our own side.
 //!
 //! `link.rs`, `mail.rs`, `server.rs` and `client.rs` are a stranger written on the crate snow; `peer_noise.py` is another on the Python package
-//! noiseprotocol. `peer.rs` starts either. `ours.rs` drives our machines over a socket.
+//! noiseprotocol. `peer.rs` starts either. `ours.rs` and `side.rs` drive our machines
+//! over a socket.
 
 #[path = "../../peers/bodies.rs"]
 pub(crate) mod bodies;
+pub(crate) mod check;
 mod client;
 mod link;
 mod mail;
@@ -14,6 +16,7 @@ mod pipe;
 #[path = "../interop/python.rs"]
 mod python;
 mod server;
+mod side;
 
 use core::time::Duration;
 
@@ -43,7 +46,7 @@ impl Options {
         Self {
             secret: SECRET,
             named: SECRET,
-            context: "",
+            context: "an interop test",
             max_record: u16::MAX,
             max_in_flight: 128,
             max_message: 2 << 20,

@@ -1,23 +1,19 @@
-//! Our side of the interop tests: the machines of falco-core, each driven over a socket by a small blocking loop, in the same thread.
+//! Our side of the interop tests: a client that is told what to do, and a server on a thread, on the machines of falco-core. How a machine is driven
+//! over a socket is in `side.rs`.
 
-use core::net::SocketAddr;
-use core::ops::Deref;
-use core::time::Duration;
-use std::collections::{BTreeMap, VecDeque};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use core::net::{Ipv4Addr, SocketAddr};
+use std::net::{TcpListener, TcpStream};
 use std::sync::RwLock;
 use std::thread::{self, JoinHandle};
 
 use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
 use falco_core::testing::{ClientLog, ServerLog};
 use falco_core::{
-    Client, ClientConnection, ClientEvent, Connection, Error, Instant, Key, OutgoingAnswer, OutgoingRequest, Partial,
-    Reassembly, Received, Refusal, RequestId, Role, RustCrypto, Server, ServerEvent, Settings,
-    TRANSMIT_SIZE, Wire,
+    Client, ClientConnection, ClientEvent, CloseReason, Error, Key, Refusal, RequestId, RustCrypto, Server, ServerEvent,
 };
 use getrandom::SysRng;
 
-use super::pipe::{Came, Pipe};
+use super::side::Side;
 use super::{Options, PATIENCE, bodies};
 
 type Table = Vec<RequestSlot>;
@@ -25,140 +21,8 @@ type Ring = RwLock<KeyRing<[Option<NoiseSecret>; 1]>>;
 type ClientKey = NoiseClient<Table, RustCrypto, &'static str>;
 type ServerKey = NoiseServer<Table, Ring, RustCrypto, &'static str>;
 
-fn settings(options: &Options) -> Settings {
-    let settings = Settings::new().with_max_message(options.max_message);
-    settings
-        .with_max_record(options.max_record)
-        .and_then(|settings| settings.with_max_in_flight(options.max_in_flight))
-        .expect("options in range")
-}
-
 fn key(options: &Options) -> Key {
     Key::from_bytes(options.secret).expect("not all zeros")
-}
-
-/// A message on its way, of either side.
-pub(crate) trait Message {
-    /// Its number once all of it has gone.
-    fn done(&self) -> Option<u32>;
-}
-
-impl Message for OutgoingRequest {
-    fn done(&self) -> Option<u32> {
-        let number = self.id().map(RequestId::number);
-        self.is_done().then_some(number.unwrap_or_default())
-    }
-}
-
-impl Message for OutgoingAnswer {
-    fn done(&self) -> Option<u32> {
-        self.is_done().then_some(self.id().number())
-    }
-}
-
-/// One side: its machine, its socket, and what is between them.
-struct Side<R: Role, H: Deref<Target: Wire<R>>> {
-    machine: Connection<R, H>,
-    pipe: Pipe,
-    unread: Vec<u8>,
-    epoch: std::time::Instant,
-    queue: VecDeque<(R::Outgoing, Vec<u8>)>,
-    /// Bodies that have gone, by their number.
-    gone: BTreeMap<u32, Vec<u8>>,
-    partials: Reassembly<Vec<Partial<Vec<u8>>>>,
-}
-
-impl<R: Role<Outgoing: Message>, H: Deref<Target: Wire<R>>> Side<R, H> {
-    fn new(key: H, options: &Options, stream: TcpStream) -> Self {
-        Self {
-            machine: Connection::new(key, &settings(options), Instant::ZERO, &mut SysRng).expect("entropy"),
-            pipe: Pipe::new(stream),
-            unread: Vec::new(),
-            epoch: std::time::Instant::now(),
-            queue: VecDeque::new(),
-            gone: BTreeMap::new(),
-            partials: Reassembly::new(Vec::new()),
-        }
-    }
-
-    fn now(&self) -> Instant {
-        Instant::ZERO + self.epoch.elapsed()
-    }
-
-    /// Sends one output's worth of what may go, and says whether anything did. The message at the front of the queue goes to its end, so that all
-    /// take turns.
-    fn send(&mut self) -> bool {
-        let longest = self.queue.iter().map(|(_, body)| body.len()).max().unwrap_or(0);
-        let mut out = vec![0; self.machine.seal_size(longest).max(TRANSMIT_SIZE)];
-        let now = self.now();
-        let messages = self.queue.iter_mut().map(|(message, body)| (message, body.as_slice()));
-        let written = self.machine.seal(now, messages, &mut out).unwrap_or(0);
-        self.pipe.send(out.get(..written).expect("no more than there is"));
-        self.queue.rotate_left(self.queue.len().min(1));
-        for (message, body) in core::mem::take(&mut self.queue) {
-            match message.done() {
-                Some(number) => drop(self.gone.insert(number, body)),
-                None => self.queue.push_back((message, body)),
-            }
-        }
-        written > 0
-    }
-
-    /// The next event with the bytes that it takes; none where something has to come first, or the connection has ended.
-    fn receive(&mut self) -> Option<(usize, R::Event)> {
-        loop {
-            let now = self.now();
-            match self.machine.recv(now, &mut self.unread) {
-                Ok(Received::Event { consumed, event }) => return Some((consumed, event)),
-                Ok(Received::Skip { consumed }) => self.consume(consumed),
-                Ok(Received::NeedMore { .. } | Received::TransmitFirst | Received::AnswerFirst | _) | Err(_) => {
-                    return None;
-                }
-            }
-        }
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.unread.drain(..count);
-    }
-
-    /// Waits for bytes, for the machine's deadline at most.
-    fn wait(&mut self) {
-        let now = self.now();
-        let due = self.machine.poll_timeout().map_or(PATIENCE, |due| due.since(now));
-        let came = self.pipe.read(due.min(PATIENCE));
-        let now = self.now();
-        match came {
-            Came::Bytes(bytes) => self.unread.extend(bytes),
-            // What ended a connection is in the machine.
-            Came::Nothing => drop(self.machine.handle_timeout(now)),
-            Came::End => drop(self.machine.end_of_stream(now, &self.unread)),
-        }
-    }
-
-    fn body(&self, range: core::ops::Range<usize>) -> Vec<u8> {
-        self.unread.get(range).expect("within the unread bytes").to_vec()
-    }
-
-    /// Keeps a part, and hands out the message where it was the last.
-    fn part(&mut self, id: RequestId, range: core::ops::Range<usize>, last: bool) -> Option<Vec<u8>> {
-        let bytes = self.body(range);
-        self.partials.part(id, &bytes).expect("vectors grow");
-        last.then(|| self.partials.take(id).expect("all of it has come").0)
-    }
-
-    /// The last words, then the end: whether the other side has ended its direction within a second too.
-    fn finish(&mut self) -> bool {
-        while self.send() {}
-        self.pipe.end_sending();
-        loop {
-            match self.pipe.read(Duration::from_secs(1)) {
-                Came::Bytes(_) => {}
-                Came::Nothing => return false,
-                Came::End => return true,
-            }
-        }
-    }
 }
 
 /// Our client, over one connection.
@@ -168,18 +32,23 @@ pub(crate) struct OurClient {
 }
 
 impl OurClient {
-    /// Connects and goes through the handshake, to its end or the connection's.
-    pub(crate) fn connect(address: SocketAddr, options: &Options) -> Self {
+    /// Connects and says nothing yet.
+    pub(crate) fn start(address: SocketAddr, options: &Options) -> Self {
         let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server listens");
         let key = NoiseClient::new(key(options), options.context, RustCrypto).expect("a short context");
         let key = Box::new(key.with_rekey_period(options.rekey_period));
         let side = Side::new(key, options, stream);
-        let mut client = Self { side, log: Vec::new() };
+        Self { side, log: Vec::new() }
+    }
+
+    /// Connects and goes through the handshake, to its end or the connection's.
+    pub(crate) fn connect(address: SocketAddr, options: &Options) -> Self {
+        let mut client = Self::start(address, options);
         client.run_until(|client| !client.log.is_empty());
         client
     }
 
-    pub(crate) const fn machine(&mut self) -> &mut ClientConnection<impl Deref<Target = ClientKey> + use<>> {
+    pub(crate) const fn machine(&mut self) -> &mut ClientConnection<Box<ClientKey>> {
         &mut self.side.machine
     }
 
@@ -197,9 +66,17 @@ impl OurClient {
         begun.expect("a part of it has gone, and not all")
     }
 
+    /// Sends the last request queued, all of it, and gives its number.
+    pub(crate) fn send_whole(&mut self) -> RequestId {
+        while self.side.send() {}
+        self.side.gone.last().expect("it has gone").0
+    }
+
     /// The body of a request that has gone.
     pub(crate) fn asked(&self, number: u32) -> &[u8] {
-        self.side.gone.get(&number).expect("it has gone")
+        let mut gone = self.side.gone.iter();
+        let found = gone.find(|(id, _)| id.number() == number);
+        &found.expect("it has gone").1
     }
 
     /// Sends and receives until it is `enough`, or the end, which is in the log.
@@ -245,7 +122,7 @@ impl OurClient {
     /// Closes in good order; whether the other side has ended too.
     pub(crate) fn close(&mut self) -> bool {
         let now = self.side.now();
-        self.side.machine.close(now, falco_core::CloseReason::Done);
+        self.side.machine.close(now, CloseReason::Done);
         self.run_until(|_| false);
         self.side.finish()
     }
@@ -264,14 +141,22 @@ impl OurServer {
         let ring = KeyRing::new([const { None }; 1], &mut SysRng).expect("entropy");
         let ring = RwLock::new(ring);
         let secret = NoiseSecret::derive(key(options), &RustCrypto);
-        ring.write().expect("nobody has panicked").add(secret).expect("room for one");
+        ring.write()
+            .expect("nobody has panicked")
+            .add(secret)
+            .expect("room for one");
         let key = NoiseServer::new(ring, options.context, RustCrypto).expect("a short context");
         let key = Box::new(key.with_rekey_period(options.rekey_period));
         let options = options.clone();
         let serving = thread::spawn(move || {
             let (stream, _) = listener.accept().expect("a client connects");
             let (side, held) = (Side::new(key, &options, stream), Vec::new());
-            Serving { side, held, log: Vec::new() }.run()
+            Serving {
+                side,
+                held,
+                log: Vec::new(),
+            }
+            .run()
         });
         Self { address, serving }
     }

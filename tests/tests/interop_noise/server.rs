@@ -34,6 +34,7 @@ pub(super) fn serve(listener: &TcpListener, options: &Options, say: &dyn Fn(Stri
         return say("no first record".to_owned());
     };
     assert_eq!((first.kind, first.id, first.body.len()), (kind::PING, 0, 8));
+    assert!(link.is_between_records(), "the PING is alone in its record");
     let pong = Frame::new(kind::PONG, 0, &first.body);
     // A frame of a kind that nobody knows is to be passed over.
     link.send(&[pong, Frame::new(200, 7, b"later"), Frame::new(kind::PING, 0, OWN_PING)]);
@@ -108,9 +109,10 @@ impl Serving<'_> {
         (self.say)(bodies::report("handled", &body));
         if body == b"hold" {
             self.held.insert(id);
-        } else if let Some([code @ ..]) = body.strip_prefix(b"refuse ") {
+        } else if let Some(code) = body.strip_prefix(b"refuse ") {
             let code = core::str::from_utf8(code).ok().and_then(|code| code.parse().ok());
-            self.link.send(&[Frame::new(kind::REFUSE, id, &[code.expect("a code")])]);
+            self.link
+                .send(&[Frame::new(kind::REFUSE, id, &[code.expect("a code")])]);
         } else {
             // The latest request first: answers come in another order than requests.
             self.outbox.post(id, bodies::transform(&body), true);

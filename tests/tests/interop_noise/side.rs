@@ -1,0 +1,155 @@
+//! One of our machines over a socket: a small blocking loop's steps, the same for a client and a server.
+
+use core::ops::{Deref, Range};
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::net::TcpStream;
+
+use falco_core::{
+    Connection, Instant, OutgoingAnswer, OutgoingRequest, Partial, Reassembly, Received, RequestId, Role, Settings,
+    TRANSMIT_SIZE, Wire,
+};
+use getrandom::SysRng;
+
+use super::pipe::{Came, Pipe};
+use super::{Options, PATIENCE};
+
+fn settings(options: &Options) -> Settings {
+    let settings = Settings::new().with_max_message(options.max_message);
+    settings
+        .with_max_record(options.max_record)
+        .and_then(|settings| settings.with_max_in_flight(options.max_in_flight))
+        .expect("options in range")
+}
+
+/// A message on its way, of either side.
+pub(super) trait Message {
+    fn has_gone(&self) -> bool;
+    fn number(&self) -> Option<RequestId>;
+}
+
+impl Message for OutgoingRequest {
+    fn has_gone(&self) -> bool {
+        self.is_done()
+    }
+
+    fn number(&self) -> Option<RequestId> {
+        self.id()
+    }
+}
+
+impl Message for OutgoingAnswer {
+    fn has_gone(&self) -> bool {
+        self.is_done()
+    }
+
+    fn number(&self) -> Option<RequestId> {
+        Some(self.id())
+    }
+}
+
+/// One side: its machine, its socket, and what is between them.
+pub(super) struct Side<R: Role, H: Deref<Target: Wire<R>>> {
+    pub(super) machine: Connection<R, H>,
+    pipe: Pipe,
+    unread: Vec<u8>,
+    epoch: std::time::Instant,
+    pub(super) queue: VecDeque<(R::Outgoing, Vec<u8>)>,
+    /// Bodies that have gone, in the order in which they have.
+    pub(super) gone: Vec<(RequestId, Vec<u8>)>,
+    pub(super) partials: Reassembly<Vec<Partial<Vec<u8>>>>,
+}
+
+impl<R: Role<Outgoing: Message>, H: Deref<Target: Wire<R>>> Side<R, H> {
+    pub(super) fn new(key: H, options: &Options, stream: TcpStream) -> Self {
+        Self {
+            machine: Connection::new(key, &settings(options), Instant::ZERO, &mut SysRng).expect("entropy"),
+            pipe: Pipe::new(stream),
+            unread: Vec::new(),
+            epoch: std::time::Instant::now(),
+            queue: VecDeque::new(),
+            gone: Vec::new(),
+            partials: Reassembly::new(Vec::new()),
+        }
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        Instant::ZERO + self.epoch.elapsed()
+    }
+
+    /// Sends one output's worth of what may go, and says whether anything did. The message at the front of the queue goes to its end, so that all
+    /// take turns.
+    pub(super) fn send(&mut self) -> bool {
+        let longest = self.queue.iter().map(|(_, body)| body.len()).max().unwrap_or(0);
+        let mut out = vec![0; self.machine.seal_size(longest).max(TRANSMIT_SIZE)];
+        let now = self.now();
+        let messages = self.queue.iter_mut().map(|(message, body)| (message, body.as_slice()));
+        let written = self.machine.seal(now, messages, &mut out).unwrap_or(0);
+        self.pipe.send(out.get(..written).expect("no more than there is"));
+        self.queue.rotate_left(self.queue.len().min(1));
+        for (message, body) in core::mem::take(&mut self.queue) {
+            if message.has_gone() {
+                self.gone.extend(message.number().map(|number| (number, body)));
+            } else {
+                self.queue.push_back((message, body));
+            }
+        }
+        written > 0
+    }
+
+    /// The next event with the bytes that it takes; none where something has to come first, or the connection has ended.
+    pub(super) fn receive(&mut self) -> Option<(usize, R::Event)> {
+        loop {
+            let now = self.now();
+            match self.machine.recv(now, &mut self.unread) {
+                Ok(Received::Event { consumed, event }) => return Some((consumed, event)),
+                Ok(Received::Skip { consumed }) => self.consume(consumed),
+                Ok(Received::NeedMore { .. } | Received::TransmitFirst | Received::AnswerFirst | _) | Err(_) => {
+                    return None;
+                }
+            }
+        }
+    }
+
+    pub(super) fn consume(&mut self, count: usize) {
+        self.unread.drain(..count);
+    }
+
+    /// Waits for bytes, for the machine's deadline at most.
+    pub(super) fn wait(&mut self) {
+        let now = self.now();
+        let due = self.machine.poll_timeout().map_or(PATIENCE, |due| due.since(now));
+        let came = self.pipe.read(due.min(PATIENCE));
+        let now = self.now();
+        match came {
+            Came::Bytes(bytes) => self.unread.extend(bytes),
+            // What ended a connection is in the machine.
+            Came::Nothing => drop(self.machine.handle_timeout(now)),
+            Came::End => drop(self.machine.end_of_stream(now, &self.unread)),
+        }
+    }
+
+    pub(super) fn body(&self, range: Range<usize>) -> Vec<u8> {
+        self.unread.get(range).expect("within the unread bytes").to_vec()
+    }
+
+    /// Keeps a part, and hands out the message where it was the last.
+    pub(super) fn part(&mut self, id: RequestId, range: Range<usize>, last: bool) -> Option<Vec<u8>> {
+        let bytes = self.body(range);
+        self.partials.part(id, &bytes).expect("vectors grow");
+        last.then(|| self.partials.take(id).expect("all of it has come").0)
+    }
+
+    /// The last words, then the end: whether the other side has ended its direction within a second too.
+    pub(super) fn finish(&mut self) -> bool {
+        while self.send() {}
+        self.pipe.end_sending();
+        loop {
+            match self.pipe.read(Duration::from_secs(1)) {
+                Came::Bytes(_) => {}
+                Came::Nothing => return false,
+                Came::End => return true,
+            }
+        }
+    }
+}
