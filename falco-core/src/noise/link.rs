@@ -217,6 +217,15 @@ impl<A: Aead> Link<A> {
         {
             self.pong = None;
         }
+        if self.refused > 0 {
+            self.write_refusals(writer);
+        }
+        if self.ping_owed && writer.frame(kind::PING, 0, &self.ping_bytes(), &[]) {
+            self.ping_owed = false;
+        }
+    }
+
+    fn write_refusals(&mut self, writer: &mut Writer<'_, '_>) {
         let mut written = 0;
         for (id, code) in self.refusals.iter().take(self.refused) {
             if !writer.frame(kind::REFUSE, *id, &[*code], &[]) {
@@ -226,9 +235,6 @@ impl<A: Aead> Link<A> {
         }
         self.refusals.copy_within(written..self.refused, 0);
         self.refused -= written;
-        if self.ping_owed && writer.frame(kind::PING, 0, &self.ping_bytes(), &[]) {
-            self.ping_owed = false;
-        }
     }
 
     pub(super) fn write_close(&mut self, writer: &mut Writer<'_, '_>) {
