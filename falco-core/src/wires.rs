@@ -142,7 +142,10 @@ impl<R: Role, N: Wire<R>, K: Wire<R>> Wire<R> for Wires<N, K> {
         now: Instant,
         unread: &mut [u8],
     ) -> Result<Received<R::Event>, ConnectionError> {
-        session.settle(unread);
+        // What has ended while the wire was open stays ended, whatever comes.
+        if Wire::<R>::end(self, session).is_none() {
+            session.settle(unread);
+        }
         spoken!(self, session, |wire, inner| wire.recv(inner, now, unread), else Err(ConnectionError::Closed))
     }
 
