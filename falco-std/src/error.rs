@@ -5,6 +5,7 @@ use core::fmt;
 use core::time::Duration;
 use std::io;
 
+use falco_core::noise::{ContextTooLong, KeyId, RingError};
 use falco_core::{ConnectionError, EntropyError, Misuse, RequestError};
 
 /// Whether a request that failed has reached a handler.
@@ -50,6 +51,8 @@ pub enum Error {
     },
     /// There was no entropy; nothing was sent.
     Entropy(EntropyError),
+    /// What was set does not go together; nothing was sent.
+    Setup(SetupError),
     /// This crate held the core wrong: a mistake here, not the caller's. The connection is given up.
     Misuse(Misuse),
 }
@@ -59,7 +62,10 @@ impl Error {
     #[must_use]
     pub const fn fate(&self) -> Fate {
         match self {
-            Self::Request(RequestError::TooLarge { .. }) | Self::Entropy(_) | Self::Misuse(_) => Fate::NotProcessed,
+            Self::Request(RequestError::TooLarge { .. }) | Self::Entropy(_) | Self::Setup(_) | Self::Misuse(_) => {
+                Fate::NotProcessed
+            }
+            Self::Request(RequestError::Refused(refusal)) if refusal.is_unprocessed() => Fate::NotProcessed,
             // A refusal whose meaning is not known here promises nothing.
             Self::Request(_) => Fate::MaybeProcessed,
             Self::Connection { fate, .. } | Self::Io { fate, .. } | Self::TimedOut { fate, .. } => *fate,
@@ -91,6 +97,12 @@ impl From<EntropyError> for Error {
     }
 }
 
+impl From<SetupError> for Error {
+    fn from(error: SetupError) -> Self {
+        Self::Setup(error)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -99,6 +111,7 @@ impl fmt::Display for Error {
             Self::Io { doing, source, .. } => write!(f, "{doing}: {source}"),
             Self::TimedOut { doing, limit, .. } => write!(f, "{doing}: not done within {limit:?}"),
             Self::Entropy(error) => error.fmt(f),
+            Self::Setup(error) => error.fmt(f),
             Self::Misuse(misuse) => write!(f, "the core was held wrong: {misuse}"),
         }
     }
@@ -112,7 +125,54 @@ impl error::Error for Error {
             Self::Io { source, .. } => Some(source),
             Self::TimedOut { .. } => None,
             Self::Entropy(error) => Some(error),
+            Self::Setup(error) => Some(error),
             Self::Misuse(misuse) => Some(misuse),
         }
     }
 }
+
+/// Keys or a context that do not go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// There is no key.
+    NoKey,
+    /// The ring has this key already.
+    DuplicateKey(KeyId),
+    /// The same secret on the noise wire and on the classic wire. The classic wire would give away what the noise wire protects.
+    KeyOnBothWires(KeyId),
+    /// The ring has as many keys as it has places for.
+    TooManyKeys,
+    /// The server does not speak the noise wire, which is the only one with a ring.
+    NoRing,
+    /// The context is too long.
+    Context(ContextTooLong),
+    /// The operating system gave no random numbers.
+    Entropy,
+}
+
+impl SetupError {
+    pub(crate) const fn of_ring(error: RingError) -> Self {
+        match error {
+            RingError::Duplicate(id) => Self::DuplicateKey(id),
+            RingError::Entropy => Self::Entropy,
+            RingError::Full | _ => Self::TooManyKeys,
+        }
+    }
+}
+
+impl fmt::Display for SetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoKey => f.write_str("there is no key"),
+            Self::DuplicateKey(id) => write!(f, "the key {id} is there already"),
+            Self::KeyOnBothWires(id) => write!(f, "the key {id} is to serve on both wires: each needs one of its own"),
+            Self::TooManyKeys => f.write_str("there is no place for another key"),
+            Self::NoRing => f.write_str("the server speaks the classic wire alone, which has one key"),
+            Self::Context(error) => error.fmt(f),
+            Self::Entropy => f.write_str("the random number generator failed"),
+        }
+    }
+}
+
+impl error::Error for SetupError {}

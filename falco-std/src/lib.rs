@@ -9,11 +9,11 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let text = "a315c8024ab172f90691f92ac072d57d3aac129b4d1024d536f0ac6b9236b554";
 //! let key: Key = text.parse()?;
-//! let server = Server::classic(key).bind("127.0.0.1:0")?;
+//! let server = Server::builder(key).bind("127.0.0.1:0")?;
 //! let (address, handle) = (server.local_addr()?, server.handle());
 //! let serving = std::thread::spawn(move || server.serve(|request: Request| Ok(request.into_body())));
 //!
-//! let client = Client::classic(text.parse()?).connect(address)?;
+//! let client = Client::builder(text.parse()?).connect(address)?;
 //! assert_eq!(client.request("hello")?, b"hello");
 //! client.close();
 //!
@@ -25,29 +25,39 @@
 //!
 //! # The wire
 //!
-//! The wire is asked for by name. [`Server::classic`] and [`Client::classic`] speak the wire of the published falcotcp 0.1.x peers; what
-//! that wire cannot give is told in [`falco_core::classic`].
+//! Who asks for nothing else gets the noise wire: both sides prove that they have the key and are there now, each connection has keys of its own, and many requests are under
+//! way at once on one connection, each answered as its handler finishes. [`Server::classic`] and [`Client::classic`] speak the wire of the published falcotcp 0.1.x peers; what
+//! that wire cannot give is told in [`falco_core::classic`]. A server may speak both on one port, under different keys ([`ServerBuilder::classic`]).
 //!
 //! # Time
 //!
-//! A connection ends when for a lifetime (60 s by default) it has seen no message and no ping. A client whose connection has ended
-//! makes a new one before it sends; nothing was sent on the old one, so nothing is sent twice.
+//! A connection ends when for a lifetime (60 s by default) it has seen no message and no ping. On the noise wire a client pings by itself, and finds out when its server is gone. A client
+//! whose connection has ended makes a new one before it sends. What had not begun on the old one moves over; of what had, the error says whether it may have been
+//! [processed](Error::fate). Nothing is sent twice.
+//!
+//! # Threads
+//!
+//! A client's connection on the noise wire has a thread that reads; callers write. A server's connection has a thread that reads, and handlers run on a bounded number of workers that all
+//! connections share. Where the other side takes bytes slowly, a thread is made that writes, for as long as there is something to write.
 
 mod client;
 mod clock;
 mod error;
+mod line;
 mod pipe;
 mod server;
+mod socket;
 mod stream;
 mod wire_key;
 
 pub use client::{Client, ClientBuilder};
-pub use error::{Error, Fate};
+pub use error::{Error, Fate, SetupError};
+pub use falco_core::noise::KeyId;
 pub use falco_core::{
     ConnectionError, EntropyError, Key, KeyError, Misuse, Refusal, RequestError, Settings, SettingsError,
 };
 pub use server::{Handle, HandlerError, Report, Request, Server, ServerBuilder};
-pub use stream::{Blocking, Stream};
+pub use stream::{Blocking, BoxedStream, Stream};
 
 /// Draws a fresh key from the operating system.
 ///
@@ -62,4 +72,18 @@ pub use stream::{Blocking, Stream};
 /// [`KeyError::Entropy`] where the operating system gives no random numbers.
 pub fn generate_key() -> Result<Key, KeyError> {
     Key::generate(&mut getrandom::SysRng)
+}
+
+/// The id by which a server on the noise wire finds a key, and by which [`Handle::retire_key`] is told which one. It says nothing of the secret.
+///
+/// ```
+/// let key = falco_std::generate_key()?;
+/// let id = falco_std::key_id(&key);
+/// let server = falco_std::Server::builder(key).bind("127.0.0.1:0").expect("a free port");
+/// assert!(server.handle().retire_key(id));
+/// # Ok::<(), falco_std::KeyError>(())
+/// ```
+#[must_use]
+pub fn key_id(key: &Key) -> KeyId {
+    wire_key::id_of(key)
 }

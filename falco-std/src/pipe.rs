@@ -17,7 +17,7 @@ const KEPT: usize = 64 << 10;
 /// After this long without a byte, memory is given back.
 const IDLE: Duration = Duration::from_secs(1);
 /// How long the other side may take to see an end and to end as well.
-const LINGER: Duration = Duration::from_secs(1);
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 /// What came of waiting for bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

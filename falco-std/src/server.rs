@@ -4,21 +4,27 @@ mod accept;
 mod builder;
 mod connection;
 mod handler;
+mod pool;
+mod reaper;
 mod seats;
+mod state;
 
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::io;
 use std::sync::{Arc, Weak};
 
-use falco_core::{ConnectionError, Settings};
+use falco_core::noise::KeyId;
+use falco_core::{CloseReason, ConnectionError, Key, Settings};
 
 use self::accept::Listener;
-use self::handler::Workers;
+use self::pool::{Budget, Pool};
+use self::reaper::Reaper;
 use self::seats::Seats;
 use crate::clock::Clock;
+use crate::error::SetupError;
 use crate::stream::Stream;
-use crate::wire_key::WireKey;
+use crate::wire_key::ServerKeys;
 
 pub use self::builder::ServerBuilder;
 pub use self::handler::{HandlerError, Request};
@@ -27,17 +33,17 @@ pub use self::seats::Report;
 /// A server: it takes connections, and runs a handler for each request.
 ///
 /// Each connection has a thread. The number of connections is bounded ([`ServerBuilder::max_connections`]), and so is the number of handlers that run at once
-/// ([`ServerBuilder::workers`]). Requests of one connection are handled one after another.
+/// ([`ServerBuilder::workers`]). Requests of one connection are handled at once, and answered as their handlers finish; on the classic wire in the order in which they came.
 ///
 /// ```
 /// use falco_std::{Request, Server};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let server = Server::classic(falco_std::generate_key()?).workers(8).bind("127.0.0.1:0")?;
+/// let server = Server::builder(falco_std::generate_key()?).workers(8).bind("127.0.0.1:0")?;
 /// let handle = server.handle();
 /// # handle.stop();
 /// let report = server.serve(|request: Request| {
-///     let text = str::from_utf8(request.body())?; // an error ends the connection, and nothing else
+///     let text = str::from_utf8(request.body())?; // an error fails this request, and nothing else
 ///     Ok(text.to_uppercase().into_bytes())
 /// });
 /// println!("{report:?}");
@@ -53,11 +59,15 @@ pub struct Server {
 /// What all connections of a server share.
 #[derive(Debug)]
 struct Service {
-    key: Arc<WireKey>,
+    keys: Arc<ServerKeys>,
+    /// The id that the classic key would have on the noise wire: the ring never gets that one.
+    classic: Option<KeyId>,
     settings: Settings,
     clock: Clock,
     seats: Arc<Seats>,
-    workers: Workers,
+    pool: Arc<Pool>,
+    budget: Arc<Budget>,
+    reaper: Arc<Reaper>,
 }
 
 impl Server {
@@ -75,14 +85,14 @@ impl Server {
     pub fn handle(&self) -> Handle {
         let listener = self.listener.as_ref().map_or_else(Weak::new, Arc::downgrade);
         Handle {
-            seats: Arc::clone(&self.service.seats),
+            service: Arc::clone(&self.service),
             listener,
         }
     }
 
     /// Takes connections and runs `handler` for their requests, until a [`Handle`] stops the server; then says what has been.
     ///
-    /// A handler that returns an error or panics ends the connection of that request, because the classic wire has no other word for it, and nothing
+    /// A handler that returns an error or panics costs its own request; on the classic wire, which has no other word for it, the connection of that request, and nothing
     /// else. A server that is bound to nothing ([`ServerBuilder::unbound`]) just waits to be stopped.
     ///
     /// It returns when all connections have ended, or at the deadline given to [`Handle::stop_within`]. A handler that is still running then
@@ -97,7 +107,8 @@ impl Server {
         self.service.seats.wait_until_empty()
     }
 
-    /// Serves one connection, over any stream, on this thread. It says what ended the connection.
+    /// Serves one connection, over any stream, from this thread. It says what ended the connection. Over a stream that cannot be [split](Stream::split), requests are handled one
+    /// after another, and the protocol's times are kept between them.
     ///
     /// The stream takes no seat of the [`max_connections`](ServerBuilder::max_connections), and is never dropped to make room. When
     /// the server is stopped, the connection notices within a quarter of a second, if the stream has time limits.
@@ -109,13 +120,13 @@ impl Server {
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let (near, far) = UnixStream::pair()?;
-    /// let server = Server::classic(Key::from_bytes([7; 32])?).unbound()?;
+    /// let server = Server::builder(Key::from_bytes([7; 32])?).unbound()?;
     /// let serving = std::thread::spawn(move || server.serve_connection(far, |request: Request| Ok(request.into_body())));
     ///
-    /// let client = Client::classic(Key::from_bytes([7; 32])?).over(near)?;
+    /// let client = Client::builder(Key::from_bytes([7; 32])?).over(near)?;
     /// assert_eq!(client.request("over anything")?, b"over anything");
     /// client.close();
-    /// assert_eq!(serving.join().expect("it does not panic")?, ConnectionError::ClosedByPeer);
+    /// assert_eq!(serving.join().expect("it does not panic")?, ConnectionError::Closed);
     /// # Ok(())
     /// # }
     /// # main().unwrap();
@@ -126,18 +137,19 @@ impl Server {
     /// Those of the stream.
     pub fn serve_connection<S, H>(&self, stream: S, handler: H) -> io::Result<ConnectionError>
     where
-        S: Stream,
-        H: Fn(Request) -> Result<Vec<u8>, HandlerError>,
+        S: Stream + Send + 'static,
+        H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
     {
-        let seat = self.service.seats.guest();
-        connection::serve(&self.service, &seat, stream, None, &handler)
+        let (conn, stream) = connection::prepare(&self.service, Box::new(stream))?;
+        let seat = self.service.seats.guest(conn);
+        connection::serve(&self.service, &seat, stream, None, &Arc::new(handler))
     }
 }
 
-/// Stops a [`Server`], from any thread. Clones stop the same server.
+/// Stops a [`Server`] and changes its keys, from any thread. Clones do so to the same server.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    seats: Arc<Seats>,
+    service: Arc<Service>,
     /// Weak, so that a handle does not keep an address bound.
     listener: Weak<Listener>,
 }
@@ -146,9 +158,45 @@ impl Handle {
     /// Stops the server in good order: it takes no more connections and no more requests, lets the requests that are running finish, sends their answers, and closes.
     /// This returns at once; [`Server::serve`] returns when it is done.
     ///
-    /// Connections without a running request end at once; one that has sent an answer in the meantime waits up to a second for its client to end as well.
+    /// On the noise wire clients are told, and what they have begun to send is still handled. A connection that has nothing more to do waits up to a second for its client to
+    /// end as well.
     pub fn stop(&self) {
         self.stop_at(None);
+    }
+
+    /// Takes another key into service on the noise wire, at once.
+    ///
+    /// # Errors
+    /// [`SetupError`]; then nothing has changed.
+    pub fn add_key(&self, key: Key) -> Result<KeyId, SetupError> {
+        let noise = self.service.keys.as_noise().ok_or(SetupError::NoRing)?;
+        noise.ring().add(key, self.service.classic)
+    }
+
+    /// Takes a key out of service on the noise wire, and says whether it was in it. Hellos under it are refused from now on. Its connections take no more requests, and end
+    /// when those that have begun have had their answers; their clients are told why.
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "a caller who knows that it was there need not ask"
+    )]
+    pub fn retire_key(&self, id: KeyId) -> bool {
+        let retired = self
+            .service
+            .keys
+            .as_noise()
+            .is_some_and(|noise| noise.ring().retire(id));
+        if retired {
+            for conn in self.service.seats.conns() {
+                let of_key = {
+                    let desk = conn.lock();
+                    desk.source.key == Some(id) && desk.source.established
+                };
+                if of_key {
+                    connection::close(&conn, CloseReason::KeyRetired);
+                }
+            }
+        }
+        retired
     }
 
     /// The same, but what is not done within `limit` is cut off. Of several limits the earliest counts.
@@ -157,7 +205,7 @@ impl Handle {
     }
 
     fn stop_at(&self, limit: Option<Duration>) {
-        self.seats.stop(limit);
+        self.service.seats.stop(limit);
         if let Some(listener) = self.listener.upgrade() {
             listener.wake();
         }

@@ -39,7 +39,19 @@ pub trait Stream: Read + Write {
         let _ = buf;
         Err(io::ErrorKind::WouldBlock.into())
     }
+
+    /// A second handle on the same stream, so that one thread may read while another writes; time limits and ends set by one hold for both. A stream that has none says
+    /// `None`, which is what this does unless it is overridden: requests over it then go one after another.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    fn split(&self) -> io::Result<Option<BoxedStream>> {
+        Ok(None)
+    }
 }
+
+/// A stream of whatever kind.
+pub type BoxedStream = Box<dyn Stream + Send>;
 
 impl Stream for TcpStream {
     fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
@@ -59,6 +71,10 @@ impl Stream for TcpStream {
         let read = self.read(buf);
         self.set_nonblocking(false)?;
         read
+    }
+
+    fn split(&self) -> io::Result<Option<BoxedStream>> {
+        Ok(Some(Box::new(self.try_clone()?)))
     }
 }
 
@@ -82,6 +98,10 @@ impl Stream for UnixStream {
         self.set_nonblocking(false)?;
         read
     }
+
+    fn split(&self) -> io::Result<Option<BoxedStream>> {
+        Ok(Some(Box::new(self.try_clone()?)))
+    }
 }
 
 impl<S: Stream + ?Sized> Stream for Box<S> {
@@ -99,6 +119,10 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
 
     fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         (**self).read_ready(buf)
+    }
+
+    fn split(&self) -> io::Result<Option<BoxedStream>> {
+        (**self).split()
     }
 }
 
@@ -119,7 +143,7 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
 /// use falco_std::{Blocking, Client, ConnectionError, Error};
 ///
 /// let stream = Blocking(dial()); // anything that is `Read + Write`
-/// let client = Client::classic(falco_std::generate_key()?).over(stream);
+/// let client = Client::builder(falco_std::generate_key()?).over(stream);
 /// # // This one ends at once.
 /// # assert!(matches!(client, Err(Error::Connection { end: ConnectionError::Refused, .. })));
 /// # Ok::<(), falco_std::KeyError>(())

@@ -14,10 +14,11 @@ use std::time::Instant;
 use falco_core::{Key, Settings};
 
 use super::Client;
-use super::link::{BoxedStream, Link};
+use super::connection::Connection;
 use crate::error::{Error, Fate};
-use crate::stream::Stream;
-use crate::wire_key::KeySource;
+use crate::socket::{Shared, Socket};
+use crate::stream::{BoxedStream, Stream};
+use crate::wire_key::{ClientKeys, KeySource, Secrets};
 
 /// How long connecting may take by default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,23 +33,46 @@ pub struct ClientBuilder {
     settings: Settings,
     connect_timeout: Duration,
     request_timeout: Option<Duration>,
-    replay_memory: usize,
 }
 
 impl Client {
+    /// A client of servers that have `key`. It speaks the noise wire: both sides prove that they have the key, and keys of their own protect each connection.
+    pub fn builder(key: Key) -> ClientBuilder {
+        ClientBuilder::new(Secrets {
+            noise: vec![key],
+            ..Secrets::default()
+        })
+    }
+
     /// A client that speaks the classic wire, to servers of the published falcotcp 0.1.x and to [`Server::classic`](crate::Server::classic).
+    ///
+    /// What that wire does not give is told in [`falco_core::classic`].
     pub fn classic(key: Key) -> ClientBuilder {
-        ClientBuilder {
-            key: KeySource::new(key),
-            settings: Settings::new(),
-            connect_timeout: CONNECT_TIMEOUT,
-            request_timeout: None,
-            replay_memory: REPLAY_MEMORY,
-        }
+        ClientBuilder::new(Secrets {
+            classic: Some(key),
+            nonces: REPLAY_MEMORY,
+            ..Secrets::default()
+        })
     }
 }
 
 impl ClientBuilder {
+    fn new(secrets: Secrets) -> Self {
+        Self {
+            key: KeySource::new(secrets),
+            settings: Settings::new(),
+            connect_timeout: CONNECT_TIMEOUT,
+            request_timeout: None,
+        }
+    }
+
+    /// The name of the service called, or any bytes that both owners have agreed on, 65,535 at most: a server of another context does not take the hello. Empty by
+    /// default. The classic wire has none.
+    pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
+        self.key = self.key.change(|secrets| secrets.context = context.into());
+        self
+    }
+
     /// The largest message, the lifetime, how long a handshake may take.
     pub const fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
@@ -61,19 +85,20 @@ impl ClientBuilder {
         self
     }
 
-    /// How long to wait for an answer; by default as long as the lifetime lasts. It counts from when the request's turn has come and there is a
-    /// connection.
+    /// How long to wait for an answer; by default as long as the connection lives. It counts from when there is a connection, and on the classic wire from when
+    /// the request's turn has come.
     ///
-    /// A request that timed out may still be processed. Its connection is given up, so that its late answer can reach nobody.
+    /// A request that timed out may still be processed. On the noise wire the server is told that it is cancelled, and the connection lives on; on the classic wire, and over
+    /// a stream that cannot be [split](Stream::split), the connection is given up, so that the late answer can reach nobody.
     pub const fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = Some(timeout);
         self
     }
 
-    /// How many nonces to remember, 20 bytes each, 1024 by default; 0 remembers none. Answers that are replayed from within this memory are
-    /// refused. The first connection that is made from this builder fixes it.
-    pub const fn replay_memory(mut self, nonces: usize) -> Self {
-        self.replay_memory = nonces;
+    /// How many nonces to remember on the classic wire, 20 bytes each, 1024 by default; 0 remembers none. Answers that are replayed from within this memory are
+    /// refused. The first connection that is made from this builder fixes it. The noise wire needs none.
+    pub fn replay_memory(mut self, nonces: usize) -> Self {
+        self.key = self.key.change(|secrets| secrets.nonces = nonces);
         self
     }
 
@@ -106,26 +131,26 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error`].
     pub fn over(&self, stream: impl Stream + Send + 'static) -> Result<Client, Error> {
-        let key = self.key.get(self.replay_memory)?;
-        let link = Link::open(Box::new(stream), Arc::clone(&key), &self.settings)?;
-        Ok(self.client(key, Dial::Never, link))
+        let key = self.key.get()?;
+        let connection = Connection::open(Box::new(stream), Arc::clone(&key), &self.settings)?;
+        Ok(self.client(key, Dial::Never, connection))
     }
 
     fn open(&self, dial: Dial) -> Result<Client, Error> {
-        let key = self.key.get(self.replay_memory)?;
+        let key = self.key.get()?;
         let no_address = || Error::io("connecting", io::ErrorKind::AddrNotAvailable.into(), Fate::NotProcessed);
         let stream = dial.dial()?.ok_or_else(no_address)?;
-        let link = Link::open(stream, Arc::clone(&key), &self.settings)?;
-        Ok(self.client(key, dial, link))
+        let connection = Connection::open(stream, Arc::clone(&key), &self.settings)?;
+        Ok(self.client(key, dial, connection))
     }
 
-    fn client(&self, key: Arc<crate::wire_key::WireKey>, dial: Dial, link: Link) -> Client {
+    fn client(&self, key: Arc<ClientKeys>, dial: Dial, connection: Connection) -> Client {
         Client {
             key,
             settings: self.settings,
             request_timeout: self.request_timeout,
             dial,
-            link: Mutex::new(Some(link)),
+            current: Mutex::new(Some(Arc::new(connection))),
         }
     }
 }
@@ -146,10 +171,12 @@ impl Dial {
     /// A new stream; none where there can be none.
     pub(super) fn dial(&self) -> Result<Option<BoxedStream>, Error> {
         match self {
-            Self::Tcp { addresses, timeout } => connect_tcp(addresses, *timeout).map(|stream| Some(boxed(stream))),
+            Self::Tcp { addresses, timeout } => {
+                connect_tcp(addresses, *timeout).map(|stream| Some(boxed(Socket::Tcp(stream))))
+            }
             #[cfg(unix)]
             Self::Unix(path) => match UnixStream::connect(path) {
-                Ok(stream) => Ok(Some(boxed(stream))),
+                Ok(stream) => Ok(Some(boxed(Socket::Unix(stream)))),
                 Err(error) => Err(Error::io("connecting", error, Fate::NotProcessed)),
             },
             Self::Never => Ok(None),
@@ -157,8 +184,8 @@ impl Dial {
     }
 }
 
-fn boxed(stream: impl Stream + Send + 'static) -> BoxedStream {
-    Box::new(stream)
+fn boxed(socket: Socket) -> BoxedStream {
+    Box::new(Shared::new(socket))
 }
 
 /// Tries the addresses in turn; `timeout` bounds them all together.

@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 use core::time::Duration;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
 #[cfg(unix)]
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use std::thread;
 
 use super::handler::{HandlerError, Request};
 use super::{Service, connection};
-use crate::stream::Stream;
+use crate::socket::{Shared, Socket};
 
 /// How long accepting rests when the system is short of something.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -130,8 +130,11 @@ fn admit<H>(socket: Socket, peer: Option<SocketAddr>, service: &Arc<Service>, ha
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
-    let socket = Arc::new(socket);
-    let Some(seat) = service.seats.admit(Arc::clone(&socket)) else {
+    // What fails here is a shortage, and the newcomer's loss.
+    let Ok((conn, stream)) = connection::prepare(service, Box::new(Shared::new(socket))) else {
+        return service.seats.relieve(PAUSE);
+    };
+    let Some(seat) = service.seats.admit(conn) else {
         return;
     };
     let (own_service, handler) = (Arc::clone(service), Arc::clone(handler));
@@ -139,77 +142,9 @@ where
         .name("falco connection".to_owned())
         .spawn(move || {
             // Nobody is there to be told what ended it.
-            let _ = connection::serve(&own_service, &seat, Shared(socket), peer, &*handler);
+            let _ = connection::serve(&own_service, &seat, stream, peer, &handler);
         });
     if spawned.is_err() {
         service.seats.relieve(PAUSE);
-    }
-}
-
-/// A connected socket of either kind.
-#[derive(Debug)]
-pub(super) enum Socket {
-    Tcp(TcpStream),
-    #[cfg(unix)]
-    Unix(UnixStream),
-}
-
-impl Socket {
-    pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.shutdown(how),
-            #[cfg(unix)]
-            Self::Unix(stream) => stream.shutdown(how),
-        }
-    }
-}
-
-/// A socket that others may shut down while one thread reads and writes. One file descriptor.
-#[derive(Debug)]
-struct Shared(Arc<Socket>);
-
-impl Read for Shared {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match &*self.0 {
-            Socket::Tcp(stream) => (&*stream).read(buf),
-            #[cfg(unix)]
-            Socket::Unix(stream) => (&*stream).read(buf),
-        }
-    }
-}
-
-impl Write for Shared {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        match &*self.0 {
-            Socket::Tcp(stream) => (&*stream).write(buf),
-            #[cfg(unix)]
-            Socket::Unix(stream) => (&*stream).write(buf),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Stream for Shared {
-    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        match &*self.0 {
-            Socket::Tcp(stream) => stream.set_read_timeout(timeout),
-            #[cfg(unix)]
-            Socket::Unix(stream) => stream.set_read_timeout(timeout),
-        }
-    }
-
-    fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        match &*self.0 {
-            Socket::Tcp(stream) => stream.set_write_timeout(timeout),
-            #[cfg(unix)]
-            Socket::Unix(stream) => stream.set_write_timeout(timeout),
-        }
-    }
-
-    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        self.0.shutdown(how)
     }
 }

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use falco_core::{Key, Settings};
 
 use super::accept::Listener;
-use super::handler::Workers;
+use super::pool::{Budget, Pool};
 use super::seats::Seats;
 use super::{Server, Service};
 use crate::clock::Clock;
 use crate::error::{Error, Fate};
-use crate::wire_key::KeySource;
+use crate::wire_key::Secrets;
 
 /// How many handlers run at once by default: they wait more often than they compute.
 const WORKERS: usize = 64;
@@ -23,34 +23,74 @@ const WORKERS: usize = 64;
 const MAX_CONNECTIONS: usize = 1024;
 /// How many nonces a server remembers by default, 1.25 MiB: each request and each answer takes one.
 const REPLAY_MEMORY: usize = 65_536;
+/// How many bytes requests may hold over all connections by default, 1 GiB.
+const MAX_HELD: usize = 1 << 30;
 
 /// Settings of a [`Server`].
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it is bound"]
 pub struct ServerBuilder {
-    key: KeySource,
+    secrets: Secrets,
     settings: Settings,
     workers: usize,
     max_connections: usize,
-    replay_memory: usize,
+    max_held: usize,
 }
 
 impl Server {
-    /// A server that speaks the classic wire, to clients of the published falcotcp 0.1.x and to [`Client::classic`](crate::Client::classic).
+    /// A server for clients that have `key`. It speaks the noise wire: both sides prove that they have the key, and keys of their own protect each connection.
+    pub fn builder(key: Key) -> ServerBuilder {
+        ServerBuilder::new(Secrets {
+            noise: vec![key],
+            ..Secrets::default()
+        })
+    }
+
+    /// A server that speaks the classic wire alone, to clients of the published falcotcp 0.1.x and to [`Client::classic`](crate::Client::classic).
     ///
     /// The wire proves to the server that the client has, or once had a recording of one who had, the key. What it does not give is told in [`falco_core::classic`].
     pub fn classic(key: Key) -> ServerBuilder {
-        ServerBuilder {
-            key: KeySource::new(key),
-            settings: Settings::new(),
-            workers: WORKERS,
-            max_connections: MAX_CONNECTIONS,
-            replay_memory: REPLAY_MEMORY,
-        }
+        ServerBuilder::new(Secrets {
+            classic: Some(key),
+            ..Secrets::default()
+        })
     }
 }
 
 impl ServerBuilder {
+    fn new(secrets: Secrets) -> Self {
+        Self {
+            secrets: Secrets {
+                nonces: REPLAY_MEMORY,
+                ..secrets
+            },
+            settings: Settings::new(),
+            workers: WORKERS,
+            max_connections: MAX_CONNECTIONS,
+            max_held: MAX_HELD,
+        }
+    }
+
+    /// Takes another key beside those that are there, on the noise wire. Clients of any of them are let in.
+    pub fn key(mut self, key: Key) -> Self {
+        self.secrets.noise.push(key);
+        self
+    }
+
+    /// Speaks the classic wire beside the noise wire on the same port, under a key of its own: binding fails where the noise wire has the same. What
+    /// that wire does not give is told in [`falco_core::classic`].
+    pub fn classic(mut self, key: Key) -> Self {
+        self.secrets.classic = Some(key);
+        self
+    }
+
+    /// The name of the service, or any bytes that both owners have agreed on, 65,535 at most: a client that calls another is refused. Empty by default. The classic wire
+    /// has none.
+    pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
+        self.secrets.context = context.into();
+        self
+    }
+
     /// The largest message, the lifetime, how long a handshake may take.
     pub const fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
@@ -71,10 +111,17 @@ impl ServerBuilder {
         self
     }
 
-    /// How many nonces to remember, 20 bytes each, 65,536 by default; 0 remembers none. Each request and each answer takes one. What is replayed from within
-    /// this memory is refused.
+    /// How many bytes requests that have had no end may hold over all connections, 1 GiB by default; [`Settings::with_max_held`] bounds those of one connection. A request
+    /// over it is refused as busy.
+    pub const fn max_held(mut self, bytes: usize) -> Self {
+        self.max_held = bytes;
+        self
+    }
+
+    /// How many nonces to remember on the classic wire, 20 bytes each, 65,536 by default; 0 remembers none. Each request and each answer takes one. What is replayed
+    /// from within this memory is refused. The noise wire needs none.
     pub const fn replay_memory(mut self, nonces: usize) -> Self {
-        self.replay_memory = nonces;
+        self.secrets.nonces = nonces;
         self
     }
 
@@ -104,18 +151,22 @@ impl ServerBuilder {
     /// A server that is bound to nothing, for [`Server::serve_connection`].
     ///
     /// # Errors
-    /// [`Error::Entropy`].
+    /// [`Error::Entropy`], [`Error::Setup`].
     pub fn unbound(self) -> Result<Server, Error> {
         self.build(None)
     }
 
     fn build(self, listener: Option<Listener>) -> Result<Server, Error> {
+        let (keys, classic) = self.secrets.into_server()?;
         let service = Service {
-            key: self.key.get(self.replay_memory)?,
+            keys: Arc::new(keys),
+            classic,
             settings: self.settings,
             clock: Clock::new(),
             seats: Arc::new(Seats::new(self.max_connections.max(1))),
-            workers: Workers::new(self.workers.max(1)),
+            pool: Arc::new(Pool::new(self.workers.max(1))),
+            budget: Arc::new(Budget::new(self.max_held)),
+            reaper: Arc::default(),
         };
         Ok(Server {
             service: Arc::new(service),

@@ -1,186 +1,326 @@
-//! What happens on one connection of a server: a machine, the pipe through which it talks, and a handler, one request after another.
+//! What happens on one connection of a server: the thread that reads, and the workers that run handlers. What they share is in `state`.
 
 use core::net::SocketAddr;
-use core::ops::Range;
+use core::panic::AssertUnwindSafe;
 use core::time::Duration;
 use std::io;
-use std::sync::Arc;
+use std::net::Shutdown;
+use std::panic::catch_unwind;
+use std::sync::{Arc, mpsc};
 
-use falco_core::{
-    CloseReason, ConnectionError, Error, Received, Refusal, RequestId, ServerConnection, ServerEvent, Settings,
-    TRANSMIT_SIZE,
-};
+use falco_core::{CloseReason, ConnectionError, Received, RequestId, ServerConnection, ServerEvent};
 use getrandom::SysRng;
 
 use super::Service;
 use super::handler::{HandlerError, Request};
 use super::seats::Seat;
-use crate::pipe::{Filled, Pipe};
-use crate::stream::Stream;
-use crate::wire_key::WireKey;
+use super::state::State;
+use crate::line::{Line, handles};
+use crate::pipe::{Filled, LINGER, Pipe};
+use crate::stream::BoxedStream;
+use crate::wire_key::ServerRing;
 
 /// How often a thread that cannot be woken looks whether it is to stop.
 const STOP_POLL: Duration = Duration::from_millis(250);
 
-struct Connection<'a, S> {
-    machine: ServerConnection<Arc<WireKey>>,
-    pipe: Pipe<S>,
-    service: &'a Service,
+pub(super) type Conn = Line<State>;
+
+/// A connection that has not read yet, and the handle to read with.
+pub(super) fn prepare(service: &Service, stream: BoxedStream) -> io::Result<(Arc<Conn>, BoxedStream)> {
+    let clock = service.clock;
+    let machine = ServerConnection::new(Arc::clone(&service.keys), &service.settings, clock.now(), &mut SysRng);
+    let max_queued = usize::try_from(service.settings.max_held()).unwrap_or(usize::MAX);
+    let budget = Arc::clone(&service.budget);
+    let state = State::new(machine.map_err(io::Error::other)?, budget, max_queued);
+    let ([reader, writer, ender], splits) = handles(stream)?;
+    let conn = Line::new(state, clock, [writer, ender], splits, service.settings.lifetime())?;
+    let own = Arc::downgrade(&conn);
+    conn.lock().source.set_reaper(Arc::clone(&service.reaper), own);
+    Ok((conn, reader))
+}
+
+/// Closes in good order what is being done on a connection, from any thread.
+pub(super) fn close(conn: &Arc<Conn>, reason: CloseReason) {
+    let mut desk = conn.lock();
+    let state = &mut desk.source;
+    state.close(conn.now(), reason);
+    // Nothing is on its way to a stranger, and nothing more will come on the classic wire that is worth reading.
+    let how = match (state.is_over(), state.established, state.key) {
+        (true, false, _) => Some(Shutdown::Both),
+        (true, true, None) => Some(Shutdown::Read),
+        (true, true, Some(_)) | (false, ..) => None,
+    };
+    drop(desk);
+    // Where the thread that reads is also the one that writes, it does so when it looks next.
+    if conn.splits() {
+        conn.pump();
+    }
+    conn.tell();
+    if let Some(how) = how {
+        conn.shutdown(how);
+    }
+}
+
+/// Ends a connection at once, from any thread.
+pub(super) fn cut(conn: &Conn) {
+    let mut desk = conn.lock();
+    desk.source.cut = true;
+    desk.source.cancel_all();
+    drop(desk);
+    conn.tell();
+    conn.shutdown(Shutdown::Both);
+}
+
+struct Reader<'a, H> {
+    conn: &'a Arc<Conn>,
+    pipe: Pipe<BoxedStream>,
+    service: &'a Arc<Service>,
     seat: &'a Seat,
     peer: Option<SocketAddr>,
-    established: bool,
+    handler: &'a Arc<H>,
+    /// The client sends nothing more.
+    ended: bool,
 }
 
 /// Serves a connection from its first byte to its last, and says what ended it.
-pub(super) fn serve<S, H>(
-    service: &Service,
+pub(super) fn serve<H>(
+    service: &Arc<Service>,
     seat: &Seat,
-    stream: S,
+    stream: BoxedStream,
     peer: Option<SocketAddr>,
-    handler: &H,
+    handler: &Arc<H>,
 ) -> io::Result<ConnectionError>
 where
-    S: Stream,
-    H: Fn(Request) -> Result<Vec<u8>, HandlerError>,
+    H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
-    let machine = ServerConnection::new(
-        Arc::clone(&service.key),
-        &service.settings,
-        service.clock.now(),
-        &mut SysRng,
-    );
-    let machine = machine.map_err(io::Error::other)?;
-    let longest_wait = if seat.can_be_woken() { None } else { Some(STOP_POLL) };
-    let pipe = Pipe::new(stream, service.clock, longest_wait);
-    let mut connection = Connection {
-        machine,
-        pipe,
+    let conn = seat.conn();
+    let wakes = cfg!(unix) && conn.splits();
+    let longest_wait = if wakes { None } else { Some(STOP_POLL) };
+    let mut reader = Reader {
+        conn,
+        pipe: Pipe::new(stream, service.clock, longest_wait),
         service,
         seat,
         peer,
-        established: false,
+        handler,
+        ended: false,
     };
-    let ended = connection.converse(handler);
-    connection.leave(&ended);
+    let ended = reader.converse();
+    reader.leave(&ended);
     ended
 }
 
-impl<S: Stream> Connection<'_, S> {
-    fn converse<H>(&mut self, handler: &H) -> io::Result<ConnectionError>
-    where
-        H: Fn(Request) -> Result<Vec<u8>, HandlerError>,
-    {
+impl<H> Reader<'_, H>
+where
+    H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
+{
+    fn converse(&mut self) -> io::Result<ConnectionError> {
         loop {
-            if self.seat.is_stopping() {
-                self.machine.close(self.pipe.now(), CloseReason::ShuttingDown);
+            self.conn.pump();
+            let mut desk = self.conn.lock();
+            if let Some(trouble) = desk.source.trouble.take() {
+                return Err(trouble);
             }
-            self.transmit()?;
-            let now = self.pipe.now();
-            match self.machine.recv(now, self.pipe.unread()) {
+            let (now, seen) = (self.conn.now(), desk.changes());
+            match desk.source.machine.recv(now, self.pipe.unread()) {
                 Err(end) => return Ok(end),
-                Ok(Received::NeedMore { total }) => self.fill(total)?,
-                Ok(Received::Event { consumed, event }) => match event {
-                    ServerEvent::Request { id, body } => self.handle(id, body, consumed, handler)?,
-                    ServerEvent::Established => {
-                        self.established = true;
-                        self.seat.establish();
-                        self.pipe.trust();
-                        self.pipe.consume(consumed);
+                Ok(Received::Event { consumed, event }) => {
+                    let (request, established) = take(&mut desk.source, event, self.pipe.unread());
+                    drop(desk);
+                    self.pipe.consume(consumed);
+                    if established {
+                        self.establish();
                     }
-                    ServerEvent::Ping | _ => self.pipe.consume(consumed),
-                },
-                Ok(Received::Skip { consumed }) => self.pipe.consume(consumed),
-                // What it owes is taken at the top of the loop.
-                Ok(Received::TransmitFirst) => {}
-                // No answer is ever outstanding here. To look again would be to look for ever.
-                Ok(Received::AnswerFirst | _) => {
-                    return Err(io::Error::other("the machine waits for an answer that it has had"));
+                    if let Some(id) = request {
+                        self.handle(id);
+                    }
+                }
+                Ok(Received::Skip { consumed }) => {
+                    if let Some(key) = ServerRing::take_selected() {
+                        desk.source.key = Some(key);
+                    }
+                    drop(desk);
+                    self.pipe.consume(consumed);
+                }
+                Ok(Received::NeedMore { total }) => {
+                    let full = desk.source.is_full();
+                    drop(desk);
+                    if full {
+                        self.hold_back();
+                    } else if self.ended {
+                        self.rest(seen);
+                    } else {
+                        self.fill(total)?;
+                    }
+                }
+                // Somebody has to write, or a handler to answer, before it goes on.
+                Ok(Received::TransmitFirst | Received::AnswerFirst | _) => {
+                    drop(desk);
+                    self.conn.pump();
+                    self.rest(seen);
                 }
             }
         }
     }
 
-    /// Runs the handler on a request and sends its answer.
-    fn handle<H>(&mut self, id: RequestId, body: Range<usize>, consumed: usize, handler: &H) -> io::Result<()>
-    where
-        H: Fn(Request) -> Result<Vec<u8>, HandlerError>,
-    {
-        // The range is one of the unread bytes: the core says so.
-        let request = Request::new(self.pipe.unread().get(body).unwrap_or_default().to_vec(), self.peer);
-        self.pipe.consume(consumed);
-        let wanted = || !self.seat.is_cut();
-        let answered = self.service.workers.run(handler, request, wanted);
-        let answered = answered.map(|body| (self.machine.answer(id, body.len()), body));
-        let Some((Ok(mut answer), body)) = answered else {
-            self.seat.count_failure();
-            // It fails only where the connection has ended, which the next look at it tells.
-            let _ = self.machine.refuse(id, Refusal::Failed);
-            return Ok(());
+    /// The client has proved that it has a key, which may have been retired since its hello.
+    fn establish(&mut self) {
+        self.pipe.trust();
+        self.seat.establish();
+        let mut desk = self.conn.lock();
+        desk.source.established = true;
+        let ring = self.service.keys.as_noise().map(falco_core::noise::NoiseServer::ring);
+        let retired = match (ring, desk.source.key) {
+            (Some(ring), Some(key)) => !ring.has(key),
+            (None, _) | (_, None) => false,
         };
-        while !answer.is_done() {
-            let (now, size) = (self.pipe.now(), self.machine.seal_size(body.len()));
-            match self
-                .machine
-                .seal(now, [(&mut answer, body.as_slice())], self.pipe.out(size))
-            {
-                // Told again by the next look at the machine.
-                Ok(0) | Err(Error::Connection(_)) => return Ok(()),
-                Ok(count) => self.send(count)?,
-                Err(error) => return Err(io::Error::other(error)),
+        if retired {
+            desk.source.close(self.conn.now(), CloseReason::KeyRetired);
+        } else if self.seat.is_stopping() {
+            desk.source.close(self.conn.now(), CloseReason::ShuttingDown);
+        }
+    }
+
+    /// Has a handler run on a request; here it waits for it only where nothing could be read meanwhile.
+    fn handle(&self, id: RequestId) {
+        let (conn, handler, peer) = (Arc::clone(self.conn), Arc::clone(self.handler), self.peer);
+        let (done, wait) = mpsc::sync_channel(1);
+        let seat = self.seat.counter();
+        let job = move || {
+            run(&conn, id, peer, &*handler, &|| seat.count_failure());
+            let _ = done.send(());
+        };
+        self.service.pool.submit(Box::new(job));
+        if !self.conn.splits() {
+            let _ = wait.recv();
+        }
+    }
+
+    /// Too much waits to be written: nothing is read until some of it has gone. The lifetime stands still.
+    fn hold_back(&self) {
+        let now = self.conn.now();
+        self.conn.lock().source.machine.set_reading(now, false);
+        loop {
+            let desk = self.conn.lock();
+            if !desk.source.is_full() || desk.source.is_over() {
+                break;
+            }
+            let seen = desk.changes();
+            drop(desk);
+            if !self.rest(seen) {
+                break;
             }
         }
-        Ok(())
+        let now = self.conn.now();
+        self.conn.lock().source.machine.set_reading(now, true);
+    }
+
+    /// Waits until something was written or has changed since `seen`, or a deadline has come; says whether the connection lives.
+    fn rest(&self, seen: u64) -> bool {
+        let now = self.conn.now();
+        let mut desk = self.conn.lock();
+        if desk.changes() != seen {
+            return true;
+        }
+        if desk.source.is_over() || desk.source.machine.handle_timeout(now).is_err() {
+            return false;
+        }
+        let until = desk.source.machine.poll_timeout();
+        // A thread that cannot be woken looks now and then.
+        let wait = until.map_or(STOP_POLL, |until| until.since(now).min(STOP_POLL));
+        drop(self.conn.wait(desk, Some(wait.max(Duration::from_millis(1)))));
+        true
     }
 
     /// Waits for bytes.
     fn fill(&mut self, total: usize) -> io::Result<()> {
-        if !self.seat.rest() {
+        let desk = self.conn.lock();
+        if desk.source.is_over() {
             return Ok(());
         }
-        let filled = self.pipe.fill(total, self.machine.poll_timeout());
-        if !self.seat.wake() {
-            return Ok(());
-        }
-        let now = self.pipe.now();
+        let until = desk.source.machine.poll_timeout();
+        drop(desk);
+        let filled = self.pipe.fill(total, until)?;
+        let now = self.conn.now();
+        let machine = &mut self.conn.lock().source.machine;
         // An end that comes of it is told again by the next look at the machine.
-        match filled? {
+        match filled {
             Filled::Bytes => {}
-            Filled::Nothing => _ = self.machine.handle_timeout(now),
-            Filled::EndOfStream => _ = self.machine.end_of_stream(now, self.pipe.unread()),
+            Filled::Nothing => _ = machine.handle_timeout(now),
+            Filled::EndOfStream => {
+                self.ended = true;
+                _ = machine.end_of_stream(now, self.pipe.unread());
+            }
         }
         Ok(())
     }
 
-    /// Sends what the machine owes.
-    fn transmit(&mut self) -> io::Result<()> {
-        loop {
-            let now = self.pipe.now();
-            let owed = self
-                .machine
-                .poll_transmit(now, self.pipe.out(TRANSMIT_SIZE))
-                .map_err(io::Error::other)?;
-            if owed == 0 {
-                return Ok(());
-            }
-            self.send(owed)?;
-        }
-    }
-
-    fn send(&mut self, count: usize) -> io::Result<()> {
-        let settings: &Settings = &self.service.settings;
-        self.pipe.send(count, settings.lifetime(), None)?;
-        self.pipe.flush()
-    }
-
     /// Ends the stream as its end deserves.
     fn leave(&mut self, ended: &io::Result<ConnectionError>) {
+        use ConnectionError::{Closed, Expired, HandlerFailed, Protocol};
+        let mut desk = self.conn.lock();
+        desk.source.cancel_all();
+        let (established, cut, noise) = (desk.source.established, desk.source.cut, desk.source.key.is_some());
+        drop(desk);
         // The machine's last word, if it has one; where it cannot be said, the stream is broken and ends all the same.
-        let _ = self.transmit();
-        let in_order = matches!(ended, Ok(ConnectionError::Closed | ConnectionError::HandlerFailed));
-        if self.established && in_order && !self.seat.is_cut() {
+        self.conn.pump();
+        let in_order = match ended {
+            Ok(Closed | HandlerFailed) => true,
+            Ok(Expired | Protocol) => noise,
+            Ok(_) | Err(_) => false,
+        };
+        if established && in_order && !cut {
+            let until = std::time::Instant::now() + LINGER;
+            let mut desk = self.conn.lock();
+            while desk.is_writing() && std::time::Instant::now() < until {
+                desk = self.conn.wait(desk, Some(STOP_POLL));
+            }
+            drop(desk);
             self.pipe.finish();
         } else {
             self.pipe.abort();
         }
     }
+}
+
+/// What came: a request that is whole now and to be handled, if any, and whether the connection is established with it.
+fn take(state: &mut State, event: ServerEvent, unread: &[u8]) -> (Option<RequestId>, bool) {
+    // Ranges are of the unread bytes: the core says so.
+    let bytes = |range| unread.get(range).unwrap_or_default();
+    match event {
+        ServerEvent::Request { id, body } => (state.request(id, bytes(body)).then_some(id), false),
+        ServerEvent::Part { id, body, last } => (state.part(id, bytes(body), last).then_some(id), false),
+        ServerEvent::Begin { id, total, body } => {
+            state.begin(id, total, bytes(body));
+            (None, false)
+        }
+        ServerEvent::Abandoned { id } => {
+            state.abandon(id);
+            (None, false)
+        }
+        ServerEvent::Cancelled { id } => {
+            state.cancel(id);
+            (None, false)
+        }
+        ServerEvent::Established => (None, true),
+        ServerEvent::Ping | ServerEvent::Closing { .. } | _ => (None, false),
+    }
+}
+
+/// Runs the handler on a request, if it is still wanted, and sends what comes of it.
+fn run<H>(conn: &Arc<Conn>, id: RequestId, peer: Option<SocketAddr>, handler: &H, failed: &dyn Fn())
+where
+    H: Fn(Request) -> Result<Vec<u8>, HandlerError>,
+{
+    let started = conn.lock().source.start(id);
+    let Some((body, cancelled)) = started else { return };
+    let request = Request::new(body, peer, cancelled);
+    // A handler that panics may leave its own state broken; what this crate holds is not touched by it.
+    let answer = catch_unwind(AssertUnwindSafe(|| handler(request)));
+    let failure = conn.lock().source.answer(id, answer.ok().and_then(Result::ok));
+    if failure {
+        failed();
+    }
+    conn.pump();
+    conn.tell();
 }

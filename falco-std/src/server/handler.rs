@@ -1,24 +1,24 @@
-//! What a handler is given and gives, and how many run at once.
+//! What a handler is given and gives.
 
 use core::error::Error;
 use core::fmt;
 use core::net::SocketAddr;
-use core::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
-use std::sync::{Condvar, Mutex, PoisonError};
+use core::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
-/// What a handler fails with. It stays on this side: the client learns only that its connection ended.
+/// What a handler fails with. It stays on this side: the client learns only that its request failed, and on the classic wire that its connection ended.
 pub type HandlerError = Box<dyn Error + Send + Sync>;
 
 /// A request, decrypted.
 pub struct Request {
     body: Vec<u8>,
     peer: Option<SocketAddr>,
+    cancelled: Arc<AtomicBool>,
 }
 
 impl Request {
-    pub(super) const fn new(body: Vec<u8>, peer: Option<SocketAddr>) -> Self {
-        Self { body, peer }
+    pub(super) const fn new(body: Vec<u8>, peer: Option<SocketAddr>, cancelled: Arc<AtomicBool>) -> Self {
+        Self { body, peer, cancelled }
     }
 
     /// The bytes that the client sent.
@@ -38,6 +38,13 @@ impl Request {
     pub const fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
+
+    /// Whether nobody waits for the answer any more: the client has cancelled the request, or is gone. A handler that takes long asks this now and then, and gives up; what it
+    /// returns then does not matter.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
 }
 
 impl fmt::Debug for Request {
@@ -48,53 +55,5 @@ impl fmt::Debug for Request {
             .field("length", &length)
             .field("peer", &self.peer)
             .finish_non_exhaustive()
-    }
-}
-
-/// How many more handlers may start.
-#[derive(Debug)]
-pub(super) struct Workers {
-    free: Mutex<usize>,
-    freed: Condvar,
-}
-
-impl Workers {
-    pub(super) const fn new(workers: usize) -> Self {
-        Self {
-            free: Mutex::new(workers),
-            freed: Condvar::new(),
-        }
-    }
-
-    /// Waits for a worker's turn, then runs `handler`; `None` where it failed, or where `wanted` says that its answer is of no more use.
-    pub(super) fn run<H>(&self, handler: &H, request: Request, wanted: impl FnOnce() -> bool) -> Option<Vec<u8>>
-    where
-        H: Fn(Request) -> Result<Vec<u8>, HandlerError>,
-    {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut free = self
-            .freed
-            .wait_while(free, |free| *free == 0)
-            .unwrap_or_else(PoisonError::into_inner);
-        *free -= 1;
-        drop(free);
-        let turn = Turn(self);
-        if !wanted() {
-            return None;
-        }
-        // A handler that panics may leave its own state broken; what this crate holds is not touched by it.
-        let answer = catch_unwind(AssertUnwindSafe(|| handler(request)));
-        drop(turn);
-        answer.ok()?.ok()
-    }
-}
-
-/// Gives its place back, however the turn ends.
-struct Turn<'w>(&'w Workers);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.0.freed.notify_one();
     }
 }

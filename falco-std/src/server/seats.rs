@@ -1,13 +1,14 @@
 //! Who is connected: a bounded number of seats, which of them may be taken away to make room, and how all are emptied at the end.
 
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::fmt;
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::accept::Socket;
+use falco_core::CloseReason;
+
+use super::connection::{self, Conn};
 
 /// What a server did, from its start to its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,7 +28,6 @@ pub struct Report {
     pub cut: u64,
 }
 
-#[derive(Debug)]
 pub(super) struct Seats {
     room: Mutex<Room>,
     /// A seat was left, or the server is to stop.
@@ -35,7 +35,7 @@ pub(super) struct Seats {
     max: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Room {
     /// Numbers go up, so that the first is the oldest.
     next: u64,
@@ -47,53 +47,29 @@ struct Room {
     report: Report,
 }
 
-#[derive(Debug)]
 struct Taken {
-    place: Arc<Place>,
+    conn: Arc<Conn>,
+    /// It was accepted here, and may be dropped to make room.
+    ours: bool,
     established: bool,
 }
 
-/// What a connection's thread and those who want to wake it share.
-#[derive(Debug)]
-pub(super) struct Place {
-    /// None where the stream is not ours to end.
-    socket: Option<Arc<Socket>>,
-    mode: AtomicU8,
-}
-
-/// The connection's thread is at work, and looks at the mode before it waits.
-const BUSY: u8 = 0;
-/// It waits for bytes, and nothing is owed to the client.
-const RESTING: u8 = 1;
-/// It is to finish what it is at, and to take nothing new.
-const STOPPING: u8 = 2;
-/// It is to end at once: nobody waits for what it is at.
-const CUT: u8 = 3;
-
-impl Place {
-    fn stop(&self) {
-        // A thread that is resting is woken by the end of its reading half: no answer is on its way then.
-        if self.mode.swap(STOPPING, Ordering::AcqRel) == RESTING
-            && let Some(socket) = &self.socket
-        {
-            let _ = socket.shutdown(Shutdown::Read);
-        }
-    }
-
-    fn cut(&self) {
-        self.mode.store(CUT, Ordering::Release);
-        if let Some(socket) = &self.socket {
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-    }
-}
-
 /// A seat that is taken; it is left when this is dropped.
-#[derive(Debug)]
 pub(super) struct Seat {
     number: u64,
-    seats: Arc<Seats>,
-    place: Arc<Place>,
+    ours: bool,
+    counter: Counter,
+    conn: Arc<Conn>,
+}
+
+/// Counts what happens on connections, from any thread.
+#[derive(Clone)]
+pub(super) struct Counter(Arc<Seats>);
+
+impl Counter {
+    pub(super) fn count_failure(&self) {
+        self.0.room().report.failed += 1;
+    }
 }
 
 impl Seats {
@@ -106,44 +82,56 @@ impl Seats {
     }
 
     /// A seat for a newcomer, if need be that of the oldest who has not proved anything; none where all have.
-    pub(super) fn admit(self: &Arc<Self>, socket: Arc<Socket>) -> Option<Seat> {
+    pub(super) fn admit(self: &Arc<Self>, conn: Arc<Conn>) -> Option<Seat> {
         let mut room = self.room();
         if room.stopping {
             return None;
         }
-        if room.taken.len() - room.guests >= self.max && !room.drop_oldest_stranger() {
-            room.report.turned_away += 1;
-            return None;
+        let mut dropped = None;
+        if room.taken.len() - room.guests >= self.max {
+            dropped = room.drop_oldest_stranger();
+            if dropped.is_none() {
+                room.report.turned_away += 1;
+                return None;
+            }
         }
         room.report.accepted += 1;
-        Some(self.seat(&mut room, Some(socket)))
+        let seat = self.seat(&mut room, conn, true);
+        drop(room);
+        if let Some(conn) = dropped {
+            connection::cut(&conn);
+        }
+        Some(seat)
     }
 
     /// A seat besides the bounded ones, for a stream that the caller serves.
-    pub(super) fn guest(self: &Arc<Self>) -> Seat {
+    pub(super) fn guest(self: &Arc<Self>, conn: Arc<Conn>) -> Seat {
         let mut room = self.room();
         room.guests += 1;
-        self.seat(&mut room, None)
+        let (seat, stopping) = (self.seat(&mut room, conn, false), room.stopping);
+        drop(room);
+        if stopping {
+            connection::close(&seat.conn, CloseReason::ShuttingDown);
+        }
+        seat
     }
 
-    fn seat(self: &Arc<Self>, room: &mut Room, socket: Option<Arc<Socket>>) -> Seat {
-        let place = Arc::new(Place {
-            socket,
-            mode: AtomicU8::new(if room.stopping { STOPPING } else { BUSY }),
-        });
+    fn seat(self: &Arc<Self>, room: &mut Room, conn: Arc<Conn>, ours: bool) -> Seat {
         let number = room.next;
         room.next += 1;
         room.taken.insert(
             number,
             Taken {
-                place: Arc::clone(&place),
+                conn: Arc::clone(&conn),
+                ours,
                 established: false,
             },
         );
         Seat {
             number,
-            seats: Arc::clone(self),
-            place,
+            ours,
+            counter: Counter(Arc::clone(self)),
+            conn,
         }
     }
 
@@ -154,8 +142,14 @@ impl Seats {
             .wait_timeout_while(self.room(), pause, |room| !room.stopping);
         let (mut room, _) = waited.unwrap_or_else(PoisonError::into_inner);
         // A socket that is shut down to stop the server fails as well, and nothing is short then.
-        if !room.stopping {
-            room.drop_oldest_stranger();
+        let dropped = if room.stopping {
+            None
+        } else {
+            room.drop_oldest_stranger()
+        };
+        drop(room);
+        if let Some(conn) = dropped {
+            connection::cut(&conn);
         }
     }
 
@@ -171,14 +165,18 @@ impl Seats {
             (Some(earlier), Some(later)) => Some(earlier.min(later)),
             (one, other) => one.or(other),
         };
-        if !room.stopping {
-            room.stopping = true;
-            for taken in room.taken.values() {
-                taken.place.stop();
-            }
-        }
+        let first = !core::mem::replace(&mut room.stopping, true);
+        let conns = if first { room.conns() } else { Vec::new() };
         drop(room);
+        for conn in conns {
+            connection::close(&conn, CloseReason::ShuttingDown);
+        }
         self.changed.notify_all();
+    }
+
+    /// All connections that there are now.
+    pub(super) fn conns(&self) -> Vec<Arc<Conn>> {
+        self.room().conns()
     }
 
     /// Waits until the server is to stop and all have left; at its deadline those who are left are cut off.
@@ -189,11 +187,13 @@ impl Seats {
             room = match room.deadline {
                 Some(deadline) if deadline <= now => {
                     let left = core::mem::take(&mut room.taken);
-                    for taken in left.values() {
-                        taken.place.cut();
-                    }
                     room.report.cut += u64::try_from(left.len()).unwrap_or(u64::MAX);
-                    break;
+                    let report = room.report;
+                    drop(room);
+                    for taken in left.values() {
+                        connection::cut(&taken.conn);
+                    }
+                    return report;
                 }
                 Some(deadline) => {
                     let waited = self.changed.wait_timeout(room, deadline - now);
@@ -212,78 +212,56 @@ impl Seats {
 }
 
 impl Room {
-    /// Whether there was one.
-    fn drop_oldest_stranger(&mut self) -> bool {
-        let stranger = |taken: &Taken| !taken.established && taken.place.socket.is_some();
-        let Some(number) = self
-            .taken
-            .iter()
-            .find(|(_, taken)| stranger(taken))
-            .map(|(number, _)| *number)
-        else {
-            return false;
-        };
-        if let Some(taken) = self.taken.remove(&number) {
-            taken.place.cut();
-            self.report.dropped += 1;
-        }
-        true
+    fn conns(&self) -> Vec<Arc<Conn>> {
+        self.taken.values().map(|taken| Arc::clone(&taken.conn)).collect()
+    }
+
+    /// Takes the seat of the oldest stranger away; its connection is the caller's to cut.
+    fn drop_oldest_stranger(&mut self) -> Option<Arc<Conn>> {
+        let mut strangers = self.taken.iter().filter(|(_, taken)| !taken.established && taken.ours);
+        let number = *strangers.next()?.0;
+        self.report.dropped += 1;
+        self.taken.remove(&number).map(|taken| taken.conn)
     }
 }
 
 impl Seat {
     /// The peer has proved itself: its seat is not taken away any more.
     pub(super) fn establish(&self) {
-        let mut room = self.seats.room();
+        let mut room = self.counter.0.room();
         if let Some(taken) = room.taken.get_mut(&self.number) {
             taken.established = true;
             room.report.established += 1;
         }
     }
 
-    pub(super) fn count_failure(&self) {
-        self.seats.room().report.failed += 1;
+    pub(super) const fn conn(&self) -> &Arc<Conn> {
+        &self.conn
     }
 
-    /// To be called before waiting for bytes. `false` where the thread is to stop instead.
-    pub(super) fn rest(&self) -> bool {
-        self.place
-            .mode
-            .compare_exchange(BUSY, RESTING, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-    }
-
-    /// To be called after waiting for bytes. `false` where the thread is to stop, whatever has come.
-    pub(super) fn wake(&self) -> bool {
-        self.place
-            .mode
-            .compare_exchange(RESTING, BUSY, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+    pub(super) fn counter(&self) -> Counter {
+        self.counter.clone()
     }
 
     pub(super) fn is_stopping(&self) -> bool {
-        self.place.mode.load(Ordering::Acquire) >= STOPPING
-    }
-
-    pub(super) fn is_cut(&self) -> bool {
-        self.place.mode.load(Ordering::Acquire) == CUT
-    }
-
-    /// Whether somebody who wants this thread can wake it while it waits.
-    pub(super) fn can_be_woken(&self) -> bool {
-        // Elsewhere the end of the reading half is not known to wake a thread that reads.
-        cfg!(unix) && self.place.socket.is_some()
+        self.counter.0.is_stopping()
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut room = self.seats.room();
-        room.taken.remove(&self.number);
-        if self.place.socket.is_none() {
+        let mut room = self.counter.0.room();
+        let taken = room.taken.remove(&self.number);
+        if !self.ours && taken.is_some() {
             room.guests -= 1;
         }
         drop(room);
-        self.seats.changed.notify_all();
+        self.counter.0.changed.notify_all();
+    }
+}
+
+impl fmt::Debug for Seats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seats").field("max", &self.max).finish_non_exhaustive()
     }
 }

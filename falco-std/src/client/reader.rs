@@ -1,0 +1,94 @@
+//! The thread of a client's connection that reads: it tells what came to those who wait, keeps the connection's times, and ends it. It never waits for a writer.
+
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use falco_core::{ConnectionError, Received};
+
+use super::state::State;
+use crate::line::Line;
+use crate::pipe::{Filled, LINGER, Pipe};
+use crate::stream::BoxedStream;
+
+/// Reads until the connection is over.
+pub(super) fn read(line: &Arc<Line<State>>, mut pipe: Pipe<BoxedStream>) {
+    let end = converse(line, &mut pipe);
+    line.lock().source.finish(match &end {
+        Ok(end) => Ok(*end),
+        Err(error) => Err(error.kind().into()),
+    });
+    // The machine's last word, if it has one.
+    line.pump();
+    if State::is_orderly(&end) {
+        wait_for_writer(line);
+        pipe.finish();
+    } else {
+        pipe.abort();
+    }
+    line.tell();
+}
+
+fn converse(line: &Arc<Line<State>>, pipe: &mut Pipe<BoxedStream>) -> io::Result<ConnectionError> {
+    loop {
+        let total = match take_all(line, pipe) {
+            Ok(total) => total,
+            Err(end) => return Ok(end),
+        };
+        // Answers to pings, and requests for which there is room now.
+        line.pump();
+        let until = line.lock().source.machine.poll_timeout();
+        let filled = pipe.fill(total, until)?;
+        let now = line.now();
+        let mut desk = line.lock();
+        match filled {
+            Filled::Bytes => {}
+            Filled::Nothing => {
+                if let Err(end) = desk.source.machine.handle_timeout(now) {
+                    return Ok(end);
+                }
+                drop(desk);
+                // A ping that keeps the connection.
+                line.pump();
+            }
+            Filled::EndOfStream => {
+                if let Err(end) = desk.source.machine.end_of_stream(now, pipe.unread()) {
+                    return Ok(end);
+                }
+                return Ok(ConnectionError::ClosedByPeer);
+            }
+        }
+    }
+}
+
+/// Takes what is unread; says how many unread bytes bring the next step.
+fn take_all(line: &Line<State>, pipe: &mut Pipe<BoxedStream>) -> Result<usize, ConnectionError> {
+    let mut desk = line.lock();
+    let now = line.now();
+    loop {
+        match desk.source.machine.recv(now, pipe.unread())? {
+            Received::NeedMore { total } => return Ok(total),
+            Received::Event { consumed, event } => {
+                desk.source.take(event, pipe.unread());
+                pipe.consume(consumed);
+            }
+            Received::Skip { consumed } => pipe.consume(consumed),
+            // An established client is never asked for either; to look again would be to look for ever.
+            Received::TransmitFirst | Received::AnswerFirst | _ => return Err(ConnectionError::Protocol),
+        }
+    }
+}
+
+/// Who writes may have the last words in hand.
+fn wait_for_writer(line: &Line<State>) {
+    let until = Instant::now() + LINGER;
+    let mut desk = line.lock();
+    while desk.is_writing() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left == Duration::ZERO {
+            return;
+        }
+        desk = line.wait(desk, Some(left));
+    }
+}
