@@ -187,14 +187,17 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         let owed = link.owed() + self.requests.cancels * FRAME_HEAD;
         let mut trouble = None;
         if ended.is_none() {
-            link.write_owed(&mut writer);
-            if matches!(self.stage, Stage::First) && writer.is_open() {
-                // The first record holds the PING and nothing else.
-                link.finish(&client.crypto, &mut writer)
-                    .map_err(|_| ConnectionError::KeyExhausted)?;
-                self.stage = Stage::Established;
+            if matches!(self.stage, Stage::First) {
+                // The first record holds the PING and nothing else, whatever the server has said before it.
+                link.write_ping(&mut writer);
+                if writer.is_open() {
+                    link.finish(&client.crypto, &mut writer)
+                        .map_err(|_| ConnectionError::KeyExhausted)?;
+                    self.stage = Stage::Established;
+                }
             }
             if matches!(self.stage, Stage::Established) {
+                link.write_owed(&mut writer);
                 self.requests.write_cancels(&mut writer);
                 link.write_close(&mut writer);
                 let room = link.owed() == 0 && self.requests.cancels == 0;
@@ -401,9 +404,14 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
 
     fn set_reading(&self, session: &mut Self::Session, now: Instant, reading: bool) {
         if session.check(now).is_ok() {
+            let paused = session.base.life.is_paused();
             session.base.life.set_reading(reading);
-            // Nothing could be heard until now.
-            session.heard();
+            if paused && reading {
+                // Nothing could be heard until now: the peer has its whole time to answer.
+                let now = session.base.life.latest();
+                session.keep_alive.heard = now;
+                session.keep_alive.pinged = session.keep_alive.pinged.map(|_| now);
+            }
         }
     }
 

@@ -220,6 +220,10 @@ impl<A: Aead> Link<A> {
         if self.refused > 0 {
             self.write_refusals(writer);
         }
+        self.write_ping(writer);
+    }
+
+    pub(super) fn write_ping(&mut self, writer: &mut Writer<'_, '_>) {
         if self.ping_owed && writer.frame(kind::PING, 0, &self.ping_bytes(), &[]) {
             self.ping_owed = false;
         }
