@@ -31,6 +31,8 @@ pub(crate) enum Event {
     Body(Vec<u8>),
     Ping,
     Refused(Refusal),
+    /// On the noise wire.
+    Told(super::noise::Told),
 }
 
 /// One side with its caller, who acts on events alone.

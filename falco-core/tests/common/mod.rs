@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
 pub(crate) mod callers;
+pub(crate) mod noise;
 pub(crate) mod verdict;
 
 use core::ops::Deref;

@@ -20,7 +20,7 @@ const MAX_MESSAGE: u32 = 64;
 pub fn client_to_server(data: &[u8]) {
     let mut input = Input::new(data);
     let prove = input.byte() & 1 == 1;
-    feed_both_ways(&mut input, || {
+    feed_both_ways(&mut input, TRANSMIT_SIZE, || {
         let (client, server) = machines();
         if prove { established(client, server).1 } else { server }
     });
@@ -33,7 +33,7 @@ pub fn client_to_server(data: &[u8]) {
 pub fn server_to_client(data: &[u8]) {
     let mut input = Input::new(data);
     let choice = input.byte();
-    feed_both_ways(&mut input, || {
+    feed_both_ways(&mut input, TRANSMIT_SIZE, || {
         let (mut client, server) = machines();
         if choice & 1 == 0 {
             let sent = client.poll_transmit(Instant::ZERO, &mut [0; TRANSMIT_SIZE]);
@@ -96,10 +96,15 @@ struct Outcome {
     end: ConnectionError,
 }
 
-fn feed_both_ways<R: Role, H: Deref<Target: Wire<R>>>(input: &mut Input<'_>, fresh: impl Fn() -> Connection<R, H>) {
+/// Feeds what is left of `input` to two fresh machines, at once and in parts. No frame is longer than `longest`.
+pub(super) fn feed_both_ways<R: Role, H: Deref<Target: Wire<R>>>(
+    input: &mut Input<'_>,
+    longest: usize,
+    fresh: impl Fn() -> Connection<R, H>,
+) {
     let cuts = [1 + input.index(40), 1 + input.index(40)];
     let stream = input.take(usize::MAX);
-    let whole = feed(&mut fresh(), &[stream]);
+    let whole = feed(&mut fresh(), longest, &[stream]);
     let mut parts = Vec::new();
     let mut rest = stream;
     for cut in cuts.iter().cycle() {
@@ -110,10 +115,18 @@ fn feed_both_ways<R: Role, H: Deref<Target: Wire<R>>>(input: &mut Input<'_>, fre
         parts.push(part);
         rest = after;
     }
-    assert_eq!(feed(&mut fresh(), &parts), whole, "the cutting of a stream shows");
+    assert_eq!(
+        feed(&mut fresh(), longest, &parts),
+        whole,
+        "the cutting of a stream shows"
+    );
 }
 
-fn feed<R: Role, H: Deref<Target: Wire<R>>>(machine: &mut Connection<R, H>, parts: &[&[u8]]) -> Outcome {
+fn feed<R: Role, H: Deref<Target: Wire<R>>>(
+    machine: &mut Connection<R, H>,
+    longest: usize,
+    parts: &[&[u8]],
+) -> Outcome {
     let now = Instant::ZERO;
     let mut inbox = RecvBuf::new(Vec::new());
     let mut events = Vec::new();
@@ -140,7 +153,7 @@ fn feed<R: Role, H: Deref<Target: Wire<R>>>(machine: &mut Connection<R, H>, part
             Ok(Received::NeedMore { total }) => {
                 assert!(total > held, "{total} bytes were asked for with {held} there");
                 assert!(
-                    total <= TRANSMIT_SIZE,
+                    total <= longest,
                     "{total} bytes were asked for, more than any frame may have"
                 );
                 let Some(count) = left.pop() else {

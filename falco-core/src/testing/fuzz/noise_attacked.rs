@@ -1,0 +1,167 @@
+//! A server of the noise wire while its owner does arbitrary things and its client says arbitrary things in valid records.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Input;
+use super::noise_attacker::{
+    Attacked, BODY, MAX_HELD, MAX_IN_FLIGHT, MAX_MESSAGE, ServerKeys, handshake, no_security_server, settings,
+};
+use crate::testing::{CountingRng, raw_frame};
+use crate::{
+    CloseReason, Instant, OutgoingAnswer, Received, Refusal, RequestId, ServerConnection, ServerEvent, TRANSMIT_SIZE,
+};
+
+/// A request as the owner of a server knows it.
+#[derive(Debug)]
+struct Known {
+    id: RequestId,
+    total: usize,
+    received: usize,
+    answer: Option<OutgoingAnswer>,
+}
+
+/// A server whose client has got past the tag.
+///
+/// # Panics
+/// Where an invariant is broken, and only there.
+pub fn noise_server_past_tag(data: &[u8]) {
+    let keys = no_security_server();
+    let (now, mut rng) = (Instant::ZERO, CountingRng::new(1));
+    let mut machine = ServerConnection::new(&keys, &settings(), now, &mut rng).expect("the generator does not fail");
+    let mut wire = [0; TRANSMIT_SIZE];
+    let received = machine.recv(now, &mut handshake().hello());
+    assert_eq!(received, Ok(Received::Skip { consumed: 74 }), "the key is right");
+    let length = machine.poll_transmit(now, &mut wire).expect("there is room");
+    let mut raw = handshake()
+        .client(wire.split_at(length).0)
+        .expect("the welcome authenticates");
+    let first = raw.seal(&raw_frame(6, 0, &[1; 8]));
+    let mut driven = Attacked::new(machine, raw);
+    driven.arrive(&first);
+    driven.take_events(1, |event, _| {
+        assert_eq!(event, ServerEvent::Established, "it is the first");
+    });
+    let mut known: BTreeMap<u32, Known> = BTreeMap::new();
+    let (mut next, mut ends) = (0, BTreeSet::new());
+    let mut input = Input::new(data);
+    while !input.is_done() {
+        let pick = input.byte();
+        let chosen = known
+            .keys()
+            .nth(usize::from(pick >> 4) % known.len().max(1))
+            .copied()
+            .unwrap_or(0);
+        match pick % 12 {
+            0 => {
+                let count = input.index(40);
+                driven.arrive(input.take(count));
+            }
+            1..=4 => driven.arrive_record(&mut input, &mut next),
+            5 => driven.wait(&mut input),
+            6 => answer(&mut driven, &mut known, chosen, input.index(300)),
+            7 => {
+                if let Some(request) = known.get(&chosen)
+                    && driven.machine.refuse(request.id, Refusal::Failed).is_ok()
+                {
+                    known.remove(&chosen);
+                }
+            }
+            8 => driven.transmit(),
+            9 if pick > 200 => driven.machine.close(driven.now, CloseReason::Done),
+            10 if pick > 220 => driven.end_of_stream(),
+            11 if pick > 200 => driven.set_reading(pick & 32 == 0),
+            _ => {}
+        }
+        let count = if pick & 64 == 0 { usize::MAX } else { 1 };
+        driven.take_events(count, |event, _| note(&mut known, event));
+        for (kind, id, body) in driven.said() {
+            let ended = match kind {
+                1 | 4 => true,
+                2 => {
+                    assert!(body.len() > 4, "a beginning carries something");
+                    false
+                }
+                _ => continue,
+            };
+            assert!(id <= next, "an answer to what was never asked");
+            assert!(!ends.contains(&id), "a request has two ends, or goes on after its end");
+            if ended {
+                ends.insert(id);
+            }
+        }
+        assert!(
+            driven.machine.in_flight() <= MAX_IN_FLIGHT.into(),
+            "more are in flight than allowed"
+        );
+        let held: usize = known.values().map(|request| request.received).sum();
+        assert!(
+            u32::try_from(held).is_ok_and(|held| held <= MAX_HELD),
+            "more is held than allowed"
+        );
+        if driven.told_all && driven.machine.end().is_none() {
+            assert_eq!(driven.machine.in_flight(), known.len(), "a request has exactly one end");
+        }
+    }
+}
+
+type Server<'k> = Attacked<crate::Server, &'k ServerKeys>;
+
+/// Seals the next of an answer, and begins it where there is none.
+fn answer(driven: &mut Server<'_>, known: &mut BTreeMap<u32, Known>, chosen: u32, length: usize) {
+    let Some(request) = known.get_mut(&chosen) else { return };
+    let whole = request.received == request.total;
+    if request.answer.is_none() {
+        let made = driven.machine.answer(request.id, length);
+        assert!(
+            whole || made.is_err() || !driven.told_all,
+            "an answer to half a request"
+        );
+        request.answer = made.ok();
+    }
+    let Some(message) = &mut request.answer else { return };
+    let (body, _) = BODY.split_at(message.length());
+    let (mut out, ended) = ([0; 300], driven.machine.end().is_some());
+    let sealed = driven.machine.seal(driven.now, [(&mut *message, body)], &mut out);
+    let done = message.is_done();
+    driven.sent(out.split_at(sealed.unwrap_or(0)).0, ended);
+    if done {
+        known.remove(&chosen);
+    }
+}
+
+fn note(known: &mut BTreeMap<u32, Known>, event: ServerEvent) {
+    let mut begin = |id: RequestId, total: usize, received: usize| {
+        assert!(
+            received <= total && total <= 100,
+            "a message is within its total and its limit"
+        );
+        let request = Known {
+            id,
+            total,
+            received,
+            answer: None,
+        };
+        assert!(known.insert(id.number(), request).is_none(), "a number comes once");
+    };
+    match event {
+        ServerEvent::Request { id, body } => begin(id, body.len(), body.len()),
+        ServerEvent::Begin { id, total, body } => {
+            assert!(total <= MAX_MESSAGE, "a total is within the limit");
+            begin(id, usize::try_from(total).unwrap_or(usize::MAX), body.len());
+        }
+        ServerEvent::Part { id, body, last } => {
+            let request = known
+                .get_mut(&id.number())
+                .expect("a part is of a request that has begun");
+            request.received += body.len();
+            assert!(request.received <= request.total, "a message is within its total");
+            assert_eq!(last, request.received == request.total, "the last part is the last");
+        }
+        ServerEvent::Abandoned { id } => {
+            let request = known.remove(&id.number()).expect("what is abandoned has begun");
+            assert!(request.received < request.total, "what is whole is not abandoned");
+        }
+        ServerEvent::Established => panic!("it is established once"),
+        ServerEvent::Cancelled { .. } | ServerEvent::Closing { .. } | ServerEvent::Ping => {}
+    }
+}

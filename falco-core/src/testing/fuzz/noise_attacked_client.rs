@@ -1,0 +1,173 @@
+//! A client of the noise wire while its owner does arbitrary things and its server says arbitrary things in valid records.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::vec::Vec;
+
+use super::Input;
+use super::noise_attacker::{
+    Attacked, BODY, ClientKeys, Frame, MAX_IN_FLIGHT, MAX_MESSAGE, handshake, no_security_client, settings,
+};
+use crate::testing::CountingRng;
+use crate::{ClientConnection, ClientEvent, CloseReason, Instant, OutgoingRequest, RequestId, TRANSMIT_SIZE};
+
+type Client<'k> = Attacked<crate::Client, &'k ClientKeys>;
+
+/// What the owner of a client knows.
+#[derive(Default)]
+struct Owner {
+    queue: Vec<OutgoingRequest>,
+    /// Requests that have begun and had no end.
+    waiting: BTreeMap<u32, RequestId>,
+    /// For each answer half received, how much of it is missing.
+    missing: BTreeMap<u32, usize>,
+    /// The last number begun.
+    last: u32,
+    /// What was said on the wire.
+    cancelled: BTreeSet<u32>,
+    closed: bool,
+    spoken: bool,
+}
+
+/// A client whose server has got past the tag.
+///
+/// # Panics
+/// Where an invariant is broken, and only there.
+pub fn noise_client_past_tag(data: &[u8]) {
+    let keys = no_security_client();
+    let (now, mut rng) = (Instant::ZERO, CountingRng::new(1));
+    let mut input = Input::new(data);
+    let keep_alive = input.byte() & 1 == 1;
+    let settings = settings().with_keep_alive(keep_alive);
+    let mut machine = ClientConnection::new(&keys, &settings, now, &mut rng).expect("the generator does not fail");
+    let mut wire = [0; TRANSMIT_SIZE];
+    let length = machine.poll_transmit(now, &mut wire).expect("there is room");
+    let (welcome, raw) = handshake()
+        .server(wire.split_at(length).0)
+        .expect("the hello authenticates");
+    let mut driven = Attacked::new(machine, raw);
+    // A ping that has gone is due for its answer before the lifetime is over.
+    driven.deadlines_move = keep_alive;
+    driven.arrive(&welcome);
+    driven.take_events(1, |event, _| {
+        assert_eq!(event, ClientEvent::Established, "it is the first");
+    });
+    let mut owner = Owner::default();
+    while !input.is_done() {
+        let pick = input.byte();
+        owner.act(&mut driven, pick, &mut input);
+        let count = if pick & 64 == 0 { usize::MAX } else { 1 };
+        driven.take_events(count, |event, _| owner.note(event));
+        driven.said().iter().for_each(|frame| owner.hear(frame));
+        assert!(
+            driven.machine.in_flight() <= MAX_IN_FLIGHT.into(),
+            "more are in flight than allowed"
+        );
+        if driven.told_all && driven.machine.end().is_none() {
+            assert_eq!(
+                driven.machine.in_flight(),
+                owner.waiting.len(),
+                "a request has exactly one end"
+            );
+        }
+    }
+}
+
+impl Owner {
+    fn act(&mut self, driven: &mut Client<'_>, pick: u8, input: &mut Input<'_>) {
+        match pick % 12 {
+            0 => {
+                let count = input.index(40);
+                driven.arrive(input.take(count));
+            }
+            1..=3 => driven.arrive_answers(input, self.last),
+            4 => driven.wait(input),
+            5 if self.queue.len() < 8 => self.queue.extend(driven.machine.request(input.index(300)).ok()),
+            6 | 7 => self.seal(driven),
+            8 => driven.transmit(),
+            9 => {
+                let _ = driven.machine.ping();
+            }
+            10 => {
+                let chosen = usize::from(pick >> 4) % self.waiting.len().max(1);
+                if let Some(id) = self.waiting.values().nth(chosen) {
+                    let _ = driven.machine.cancel(*id);
+                }
+            }
+            _ if pick > 220 => driven.machine.close(driven.now, CloseReason::Done),
+            _ if pick > 200 => driven.end_of_stream(),
+            _ if pick > 180 => driven.set_reading(pick & 1 == 0),
+            _ => {}
+        }
+    }
+
+    fn seal(&mut self, driven: &mut Client<'_>) {
+        let (mut out, ended) = ([0; 700], driven.machine.end().is_some());
+        let messages = self.queue.iter_mut().map(|message| {
+            let (body, _) = BODY.split_at(message.length());
+            (message, body)
+        });
+        let sealed = driven.machine.seal(driven.now, messages, &mut out).unwrap_or(0);
+        driven.sent(out.split_at(sealed).0, ended);
+        for id in self.queue.iter().filter_map(OutgoingRequest::id) {
+            if id.number() > self.last {
+                self.waiting.insert(id.number(), id);
+            }
+        }
+        self.last = self.waiting.keys().next_back().copied().unwrap_or(0).max(self.last);
+        self.queue.retain(|message| !message.is_done());
+    }
+
+    fn note(&mut self, event: ClientEvent) {
+        let ended = match event {
+            ClientEvent::Answer { id, body } => {
+                assert!(body.len() <= 100, "an answer is within the limit");
+                assert!(!self.missing.contains_key(&id.number()), "an answer begins once");
+                id
+            }
+            ClientEvent::Begin { id, total, body } => {
+                assert!(total <= MAX_MESSAGE, "an answer is within the limit");
+                assert!(self.waiting.contains_key(&id.number()), "an answer is to what waits");
+                let rest = usize::try_from(total).unwrap_or(usize::MAX).checked_sub(body.len());
+                let rest = rest.expect("an answer is within its total");
+                assert!(
+                    self.missing.insert(id.number(), rest).is_none(),
+                    "an answer begins once"
+                );
+                return;
+            }
+            ClientEvent::Part { id, body, last } => {
+                let rest = self.missing.get_mut(&id.number()).expect("a part has its beginning");
+                *rest = rest.checked_sub(body.len()).expect("an answer is within its total");
+                assert_eq!(last, *rest == 0, "the last part is the last");
+                if !last {
+                    return;
+                }
+                id
+            }
+            ClientEvent::Refused { id, .. } => id,
+            ClientEvent::Established => panic!("it is established once"),
+            ClientEvent::Pong { .. } | ClientEvent::Closing { .. } => return,
+        };
+        self.missing.remove(&ended.number());
+        assert_eq!(
+            self.waiting.remove(&ended.number()),
+            Some(ended),
+            "a request has exactly one end"
+        );
+    }
+
+    /// What the client says.
+    fn hear(&mut self, (kind, id, body): &Frame) {
+        assert!(self.spoken || *kind == 6, "the first thing a client says is a PING");
+        self.spoken = true;
+        assert!(*id <= self.last, "a number that was not begun");
+        assert!(*kind != 5 || self.cancelled.insert(*id), "a second CANCEL");
+        assert!(!self.closed || !matches!(kind, 1 | 2), "a request after the CLOSE");
+        assert!(*kind != 2 || body.len() > 4, "a beginning carries something");
+        assert!(
+            *kind != 3 || !self.cancelled.contains(id),
+            "a part of what was cancelled"
+        );
+        self.closed |= *kind == 8;
+    }
+}

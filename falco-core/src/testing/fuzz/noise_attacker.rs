@@ -1,0 +1,251 @@
+//! A machine of the noise wire without security, and its peer, who can make any record; what must hold of both sides after each step.
+
+use core::cell::RefCell;
+use core::ops::Deref;
+use core::time::Duration;
+use std::vec::Vec;
+
+use super::Input;
+use crate::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
+use crate::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, key, raw_frame, raw_settings};
+use crate::{Connection, ConnectionError, Instant, Received, RecvBuf, Role, Settings, TRANSMIT_SIZE, Wire};
+
+pub(super) const MAX_MESSAGE: u32 = 100;
+pub(super) const MAX_IN_FLIGHT: u16 = 3;
+pub(super) const MAX_HELD: u32 = 150;
+/// What the machine reads; its peer reads as much.
+pub(super) const MAX_RECORD: u16 = 200;
+
+pub(super) type ServerKeys = NoiseServer<Vec<RequestSlot>, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, NoSecurity>;
+pub(super) type ClientKeys = NoiseClient<Vec<RequestSlot>, NoSecurity>;
+
+pub(super) fn no_security_client() -> ClientKeys {
+    NoiseClient::new(key(1), &[][..], NoSecurity).expect("no context is not too long")
+}
+
+pub(super) fn no_security_server() -> ServerKeys {
+    let ring = KeyRing::new(
+        [Some(NoiseSecret::derive(key(1), &NoSecurity))],
+        &mut CountingRng::new(0),
+    );
+    let ring = RefCell::new(ring.expect("one key is not two"));
+    NoiseServer::new(ring, &[][..], NoSecurity).expect("no context is not too long")
+}
+
+pub(super) fn settings() -> Settings {
+    let settings = Settings::new().with_max_message(MAX_MESSAGE).with_max_held(MAX_HELD);
+    settings
+        .with_max_in_flight(MAX_IN_FLIGHT)
+        .and_then(|settings| settings.with_max_record(MAX_RECORD))
+        .expect("both are in range")
+}
+
+/// The peer's side of the handshake.
+pub(super) fn handshake() -> RawHandshake<NoSecurity> {
+    let mut handshake = RawHandshake::new(NoSecurity, 1);
+    handshake.settings = raw_settings(MAX_RECORD, MAX_IN_FLIGHT, 500, 60_000);
+    handshake
+}
+
+/// What messages are made of.
+pub(super) const BODY: [u8; 300] = [5; 300];
+
+/// A frame that came out: kind, id, body.
+pub(super) type Frame = (u8, u32, Vec<u8>);
+
+pub(super) struct Attacked<R: Role, H: Deref<Target: Wire<R>>> {
+    pub(super) machine: Connection<R, H>,
+    pub(super) now: Instant,
+    /// Whether all events were taken, so that the caller knows what the machine knows.
+    pub(super) told_all: bool,
+    raw: RawPeer<NoSecurity>,
+    inbox: RecvBuf<[u8; 1024]>,
+    out: Vec<u8>,
+    end: Option<ConnectionError>,
+    latest_deadline: Instant,
+    /// Whether deadlines may come nearer: a side has stopped reading and reads again, or pings by itself.
+    pub(super) deadlines_move: bool,
+    closed: bool,
+}
+
+impl<R: Role, H: Deref<Target: Wire<R>>> Attacked<R, H> {
+    pub(super) fn new(machine: Connection<R, H>, raw: RawPeer<NoSecurity>) -> Self {
+        Self {
+            machine,
+            now: Instant::ZERO,
+            told_all: true,
+            raw,
+            inbox: RecvBuf::new([0; 1024]),
+            out: Vec::new(),
+            end: None,
+            latest_deadline: Instant::ZERO,
+            deadlines_move: false,
+            closed: false,
+        }
+    }
+
+    /// `bytes`, if there is room for all of them.
+    pub(super) fn arrive(&mut self, mut bytes: &[u8]) {
+        if self.inbox.len() + bytes.len() > 1024 {
+            return;
+        }
+        while !bytes.is_empty() {
+            let wanted = self.inbox.len() + bytes.len();
+            let space = self.inbox.space(wanted).expect("there is room");
+            let (now, later) = bytes.split_at(bytes.len().min(space.len()));
+            space.split_at_mut(now.len()).0.copy_from_slice(now);
+            self.inbox.filled(now.len());
+            bytes = later;
+        }
+    }
+
+    /// A valid record of a client's frames as the fuzzer wants them; most beginnings have a number above `next`, which goes up.
+    pub(super) fn arrive_record(&mut self, input: &mut Input<'_>, next: &mut u32) {
+        self.arrive_frames(input, next, true);
+    }
+
+    /// A valid record of a server's frames as the fuzzer wants them, for requests up to `last`.
+    pub(super) fn arrive_answers(&mut self, input: &mut Input<'_>, last: u32) {
+        self.arrive_frames(input, &mut { last }, false);
+    }
+
+    fn arrive_frames(&mut self, input: &mut Input<'_>, next: &mut u32, rising: bool) {
+        let mut frames = Vec::new();
+        for _ in 0..=input.index(5) {
+            let (kind, choice, length) = (input.byte(), input.byte(), input.index(60));
+            let kind = if kind < 200 { 1 + kind % 8 } else { kind };
+            let id = match (kind, choice) {
+                (6 | 7, 0..250) => 0,
+                (1 | 2, 0..200) if rising => {
+                    *next += 1 + u32::from(choice) / 100;
+                    *next
+                }
+                _ => u32::from(choice) % (*next + 3),
+            };
+            if rising && matches!(kind, 1 | 2) {
+                *next = id.max(*next);
+            }
+            let filler = std::vec![choice; length];
+            let body = match (kind, choice) {
+                (2, _) => [&u32::from(choice).to_be_bytes()[..], &filler].concat(),
+                (4 | 8, 0..250) => std::vec![choice % 8],
+                (5, 0..250) => Vec::new(),
+                (6 | 7, 0..250) => std::vec![choice; 8],
+                _ => filler,
+            };
+            let frame = raw_frame(kind, id, &body);
+            if frames.len() + frame.len() + 16 <= usize::from(MAX_RECORD) {
+                frames.extend(frame);
+            }
+        }
+        if !frames.is_empty() && self.inbox.len() + frames.len() + 18 <= 1024 {
+            let record = self.raw.seal(&frames);
+            self.arrive(&record);
+        }
+    }
+
+    pub(super) fn wait(&mut self, input: &mut Input<'_>) {
+        let millis = u64::from(input.byte()) * u64::from(input.byte());
+        self.now = self.now + Duration::from_millis(millis);
+        let _ = self.machine.handle_timeout(self.now);
+    }
+
+    pub(super) fn end_of_stream(&mut self) {
+        let _ = self.machine.end_of_stream(self.now, self.inbox.unread());
+    }
+
+    pub(super) fn set_reading(&mut self, reading: bool) {
+        self.deadlines_move = true;
+        self.machine.set_reading(self.now, reading);
+    }
+
+    /// Takes up to `count` events.
+    pub(super) fn take_events(&mut self, count: usize, mut note: impl FnMut(R::Event, &[u8])) {
+        let mut taken = 0;
+        self.told_all = false;
+        while taken < count {
+            let held = self.inbox.len();
+            let ended = self.end.is_some();
+            match self.machine.recv(self.now, self.inbox.unread()) {
+                Ok(Received::Event { consumed, event }) => {
+                    assert!(!ended, "an event after the end");
+                    assert!(consumed <= held, "an event takes bytes that are there");
+                    note(event, self.inbox.unread());
+                    self.inbox.consume(consumed);
+                    taken += 1;
+                }
+                Ok(Received::Skip { consumed }) => {
+                    assert!(consumed > 0 && consumed <= held, "a skip takes bytes that are there");
+                    self.inbox.consume(consumed);
+                }
+                Ok(Received::NeedMore { total }) => {
+                    let longest = usize::from(MAX_RECORD) + 2;
+                    assert!(
+                        total > held && total <= longest,
+                        "{total} bytes asked for, {held} there"
+                    );
+                    self.told_all = true;
+                    break;
+                }
+                Ok(Received::TransmitFirst) => break,
+                Ok(Received::AnswerFirst) => panic!("nothing on this wire waits for answers"),
+                Err(end) => {
+                    assert_eq!(self.machine.end(), Some(end), "the end is remembered");
+                    break;
+                }
+            }
+        }
+        assert!(
+            self.end.is_none() || self.machine.end() == self.end,
+            "the end is sticky"
+        );
+        self.end = self.machine.end();
+        match self.machine.poll_timeout() {
+            Some(deadline) => {
+                assert!(self.end.is_none(), "nothing is due after the end");
+                assert!(
+                    self.deadlines_move || deadline >= self.latest_deadline,
+                    "a deadline went backwards"
+                );
+                self.latest_deadline = deadline;
+            }
+            None => assert!(self.end.is_some(), "something is always due"),
+        }
+    }
+
+    pub(super) fn transmit(&mut self) {
+        let mut out = [0; TRANSMIT_SIZE];
+        let ended = self.machine.end().is_some();
+        let length = self
+            .machine
+            .poll_transmit(self.now, &mut out)
+            .expect("that much room suffices");
+        self.sent(out.split_at(length).0, ended);
+    }
+
+    /// Notes what goes out, and that the end is silent but for one CLOSE.
+    pub(super) fn sent(&mut self, bytes: &[u8], ended: bool) {
+        assert!(!ended || bytes.len() <= 26, "after the end nothing but a CLOSE goes");
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// The frames that have come out since. Each record authenticates and is one that the peer reads.
+    pub(super) fn said(&mut self) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        while let Some(length) = self.out.first_chunk::<2>() {
+            let length = u16::from_be_bytes(*length);
+            assert!((23..=MAX_RECORD).contains(&length), "a record of {length} bytes");
+            let text = self.raw.open(&mut self.out).expect("whole records, in their order");
+            let mut rest = text.as_slice();
+            while let Some((&[kind, a, b, c, d, e, f], behind)) = rest.split_first_chunk() {
+                let (body, behind) = behind.split_at(u16::from_be_bytes([e, f]).into());
+                assert!(!self.closed || kind != 8, "a second CLOSE");
+                self.closed |= kind == 8;
+                frames.push((kind, u32::from_be_bytes([a, b, c, d]), body.to_vec()));
+                rest = behind;
+            }
+            assert!(rest.is_empty(), "frames fill their record");
+        }
+        frames
+    }
+}

@@ -1,0 +1,313 @@
+//! A machine on the noise wire against a peer that says whatever the test wants, one record at a time.
+
+use core::cell::RefCell;
+use core::ops::Deref;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
+use falco_core::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, key, raw_frame};
+use falco_core::{
+    ClientConnection, ClientEvent, CloseReason, Connection, ConnectionError, Instant, OutgoingAnswer, OutgoingRequest,
+    Received, Refusal, RequestId, Role, ServerConnection, ServerEvent, Settings, Status, TRANSMIT_SIZE, Wire,
+};
+
+pub(crate) const MESSAGE: u8 = 1;
+pub(crate) const BEGIN: u8 = 2;
+pub(crate) const PART: u8 = 3;
+pub(crate) const REFUSE: u8 = 4;
+pub(crate) const CANCEL: u8 = 5;
+pub(crate) const PING: u8 = 6;
+pub(crate) const PONG: u8 = 7;
+pub(crate) const CLOSE: u8 = 8;
+
+/// Keys without security: what frames do has nothing to do with what protects them, and handshakes cost nothing.
+pub(crate) type ServerKeys = NoiseServer<Vec<RequestSlot>, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, NoSecurity>;
+pub(crate) type ClientKeys = NoiseClient<Vec<RequestSlot>, NoSecurity>;
+pub(crate) type NoiseServerEnd = ServerConnection<Rc<ServerKeys>>;
+pub(crate) type NoiseClientEnd = ClientConnection<Rc<ClientKeys>>;
+
+/// A frame that came out of a machine: kind, id, body.
+pub(crate) type Frame = (u8, u32, Vec<u8>);
+
+/// An event with its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Established,
+    Whole(u32, Vec<u8>),
+    Begin(u32, u32, Vec<u8>),
+    Part(u32, Vec<u8>, bool),
+    Refused(u32, Refusal),
+    Abandoned(u32),
+    Cancelled(u32),
+    Closing(CloseReason),
+    Ping,
+    Pong,
+}
+
+/// Events of either side, made one.
+pub(crate) trait Tell: Sized {
+    fn tell(self, unread: &[u8]) -> (Told, Option<RequestId>);
+}
+
+impl Tell for ServerEvent {
+    fn tell(self, unread: &[u8]) -> (Told, Option<RequestId>) {
+        match self {
+            Self::Established => (Told::Established, None),
+            Self::Request { id, body } => (Told::Whole(id.number(), unread[body].to_vec()), Some(id)),
+            Self::Begin { id, total, body } => (Told::Begin(id.number(), total, unread[body].to_vec()), Some(id)),
+            Self::Part { id, body, last } => (Told::Part(id.number(), unread[body].to_vec(), last), Some(id)),
+            Self::Abandoned { id } => (Told::Abandoned(id.number()), Some(id)),
+            Self::Cancelled { id } => (Told::Cancelled(id.number()), Some(id)),
+            Self::Closing { reason } => (Told::Closing(reason), None),
+            Self::Ping => (Told::Ping, None),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Tell for ClientEvent {
+    fn tell(self, unread: &[u8]) -> (Told, Option<RequestId>) {
+        match self {
+            Self::Established => (Told::Established, None),
+            Self::Answer { id, body } => (Told::Whole(id.number(), unread[body].to_vec()), Some(id)),
+            Self::Begin { id, total, body } => (Told::Begin(id.number(), total, unread[body].to_vec()), Some(id)),
+            Self::Part { id, body, last } => (Told::Part(id.number(), unread[body].to_vec(), last), Some(id)),
+            Self::Refused { id, refusal } => (Told::Refused(id.number(), refusal), Some(id)),
+            Self::Closing { reason } => (Told::Closing(reason), None),
+            Self::Pong { .. } => (Told::Pong, None),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A machine and its peer, past the handshake.
+pub(crate) struct Rig<R: Role, H: Deref<Target: Wire<R>>> {
+    pub(crate) machine: Connection<R, H>,
+    pub(crate) raw: RawPeer<NoSecurity>,
+    pub(crate) unread: Vec<u8>,
+    pub(crate) now: Instant,
+    /// What has come out of the machine and has not been read.
+    pub(crate) out: Vec<u8>,
+    pub(crate) ids: HashMap<u32, RequestId>,
+    /// Whether the machine wants its own bytes taken before it reads on.
+    pub(crate) stuck: bool,
+}
+
+pub(crate) type AtServer = Rig<falco_core::Server, Rc<ServerKeys>>;
+pub(crate) type AtClient = Rig<falco_core::Client, Rc<ClientKeys>>;
+
+pub(crate) fn server_keys() -> ServerKeys {
+    let places = [Some(NoiseSecret::derive(key(7), &NoSecurity))];
+    let ring = KeyRing::new(places, &mut CountingRng::new(0)).unwrap();
+    NoiseServer::new(RefCell::new(ring), &[][..], NoSecurity).unwrap()
+}
+
+pub(crate) fn client_keys() -> ClientKeys {
+    NoiseClient::new(key(7), &[][..], NoSecurity).unwrap()
+}
+
+pub(crate) fn noise_server_end(settings: &Settings, seed: u64) -> NoiseServerEnd {
+    let mut rng = CountingRng::new(seed);
+    ServerConnection::new(Rc::new(server_keys()), settings, Instant::ZERO, &mut rng).unwrap()
+}
+
+pub(crate) fn noise_client_end(settings: &Settings, seed: u64) -> NoiseClientEnd {
+    let mut rng = CountingRng::new(!seed);
+    ClientConnection::new(Rc::new(client_keys()), settings, Instant::ZERO, &mut rng).unwrap()
+}
+
+pub(crate) fn honest() -> RawHandshake<NoSecurity> {
+    RawHandshake::new(NoSecurity, 7)
+}
+
+/// The PING that a client has to begin with.
+pub(crate) fn first_ping() -> Vec<u8> {
+    raw_frame(PING, 0, b"eight by")
+}
+
+/// A server whose client has proved itself with what `handshake` says.
+pub(crate) fn at_server_with(settings: &Settings, handshake: &RawHandshake<NoSecurity>) -> AtServer {
+    let mut machine = noise_server_end(settings, 1);
+    let mut hello = handshake.hello();
+    let consumed = hello.len();
+    assert_eq!(machine.recv(Instant::ZERO, &mut hello), Ok(Received::Skip { consumed }));
+    let welcome = super::owed(&mut machine, Instant::ZERO);
+    let raw = handshake.client(&welcome).expect("the welcome authenticates");
+    let mut rig = Rig::new(machine, raw);
+    assert_eq!(rig.hear(&first_ping()), [Told::Established]);
+    assert_eq!(rig.said(), [(PONG, 0, b"eight by".to_vec())]);
+    rig
+}
+
+pub(crate) fn at_server(settings: &Settings) -> AtServer {
+    at_server_with(settings, &honest())
+}
+
+/// A client whose server has proved itself with what `handshake` says, and has read its first ping.
+pub(crate) fn at_client_with(settings: &Settings, handshake: &RawHandshake<NoSecurity>) -> AtClient {
+    let mut machine = noise_client_end(settings, 1);
+    let hello = super::owed(&mut machine, Instant::ZERO);
+    let (welcome, raw) = handshake.server(&hello).expect("the hello authenticates");
+    let mut rig = Rig::new(machine, raw);
+    assert_eq!(rig.bytes(&welcome), [Told::Established]);
+    let said = rig.said();
+    assert!(matches!(said.as_slice(), [(PING, 0, body)] if body.len() == 8));
+    rig
+}
+
+pub(crate) fn at_client(settings: &Settings) -> AtClient {
+    at_client_with(settings, &honest())
+}
+
+/// A client that has begun requests 1 to `count`, each of one byte.
+pub(crate) fn asking(count: u32) -> AtClient {
+    let mut rig = at_client(&Settings::new());
+    for number in 1..=count {
+        rig.ask(b"?");
+        assert_eq!(rig.said(), [(MESSAGE, number, b"?".to_vec())]);
+    }
+    rig
+}
+
+impl<R: Role<Event: Tell>, H: Deref<Target: Wire<R>>> Rig<R, H> {
+    pub(crate) fn new(machine: Connection<R, H>, raw: RawPeer<NoSecurity>) -> Self {
+        Self {
+            machine,
+            raw,
+            unread: Vec::new(),
+            now: Instant::ZERO,
+            out: Vec::new(),
+            ids: HashMap::new(),
+            stuck: false,
+        }
+    }
+
+    /// A record with these frames comes; everything that the machine tells before it wants something.
+    pub(crate) fn hear(&mut self, frames: &[u8]) -> Vec<Told> {
+        let record = self.raw.seal(frames);
+        self.bytes(&record)
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Vec<Told> {
+        self.unread.extend_from_slice(bytes);
+        let mut all = Vec::new();
+        while let Some(told) = self.next() {
+            all.push(told);
+        }
+        all
+    }
+
+    /// The next event, if there is one before something has to be done.
+    pub(crate) fn next(&mut self) -> Option<Told> {
+        loop {
+            self.stuck = false;
+            let (consumed, told) = match self.machine.recv(self.now, &mut self.unread) {
+                Ok(Received::NeedMore { total }) => {
+                    assert!(total > self.unread.len(), "{total} bytes are there");
+                    return None;
+                }
+                Ok(Received::TransmitFirst) => {
+                    self.stuck = true;
+                    return None;
+                }
+                Ok(Received::Skip { consumed }) => (consumed, None),
+                Ok(Received::Event { consumed, event }) => {
+                    let (told, id) = event.tell(&self.unread);
+                    self.ids.extend(id.map(|id| (id.number(), id)));
+                    (consumed, Some(told))
+                }
+                Ok(other) => panic!("{other:?}"),
+                Err(end) => {
+                    assert_eq!(self.machine.end(), Some(end), "the end is remembered");
+                    return None;
+                }
+            };
+            assert!(consumed <= self.unread.len());
+            self.unread.drain(..consumed);
+            if told.is_some() {
+                return told;
+            }
+        }
+    }
+
+    /// All frames that the machine says by itself.
+    pub(crate) fn said(&mut self) -> Vec<Frame> {
+        let mut out = [0; TRANSMIT_SIZE];
+        loop {
+            let length = self.machine.poll_transmit(self.now, &mut out).unwrap();
+            if length == 0 {
+                return self.opened();
+            }
+            self.out.extend_from_slice(&out[..length]);
+        }
+    }
+
+    /// The frames of all that has come out.
+    pub(crate) fn opened(&mut self) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        while !self.out.is_empty() {
+            let text = self.raw.open(&mut self.out).expect("whole records, in order");
+            frames.extend(split_frames(&text));
+        }
+        frames
+    }
+
+    /// Asserts that the machine has ended so, has nothing more to say and says the same for ever.
+    pub(crate) fn assert_ended(&mut self, end: ConnectionError) {
+        assert_eq!(self.machine.status(), Status::Ended);
+        super::assert_ended(&mut self.machine, self.now, end);
+    }
+}
+
+pub(crate) fn split_frames(mut text: &[u8]) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    while !text.is_empty() {
+        let id = u32::from_be_bytes(text[1..5].try_into().unwrap());
+        let length = usize::from(u16::from_be_bytes([text[5], text[6]]));
+        frames.push((text[0], id, text[7..7 + length].to_vec()));
+        text = &text[7 + length..];
+    }
+    frames
+}
+
+impl AtServer {
+    /// Answers; what comes out is in `out`.
+    pub(crate) fn answer(&mut self, number: u32, body: &[u8]) {
+        let mut message = self.machine.answer(self.ids[&number], body.len()).unwrap();
+        while !message.is_done() {
+            assert!(self.seal_answer(&mut message, body) > 0, "something goes at each call");
+        }
+    }
+
+    pub(crate) fn seal_answer(&mut self, message: &mut OutgoingAnswer, body: &[u8]) -> usize {
+        let mut out = vec![0; self.machine.seal_size(body.len())];
+        let length = self.machine.seal(self.now, [(message, body)], &mut out).unwrap();
+        self.out.extend_from_slice(&out[..length]);
+        length
+    }
+}
+
+impl AtClient {
+    /// Asks; what comes out is in `out`.
+    pub(crate) fn ask(&mut self, body: &[u8]) {
+        let mut message = self.machine.request(body.len()).unwrap();
+        while !message.is_done() {
+            assert!(self.seal_request(&mut message, body) > 0, "something goes at each call");
+        }
+        let id = message.id().unwrap();
+        self.ids.insert(id.number(), id);
+    }
+
+    pub(crate) fn seal_request(&mut self, message: &mut OutgoingRequest, body: &[u8]) -> usize {
+        let mut out = vec![0; self.machine.seal_size(body.len())];
+        let length = self.machine.seal(self.now, [(message, body)], &mut out).unwrap();
+        self.out.extend_from_slice(&out[..length]);
+        length
+    }
+}
+
+/// A BEGIN's body.
+pub(crate) fn begin(total: u32, part: &[u8]) -> Vec<u8> {
+    [&total.to_be_bytes(), part].concat()
+}
