@@ -177,7 +177,8 @@ impl<T: Read + Write> Stream for Blocking<T> {
         Ok(())
     }
 
+    /// There is no way to end one direction of it: whoever wants an end drops it.
     fn shutdown(&self, _how: Shutdown) -> io::Result<()> {
-        Ok(())
+        Err(io::ErrorKind::Unsupported.into())
     }
 }

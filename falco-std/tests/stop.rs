@@ -13,7 +13,7 @@ use common::{Running, bounded, echo, key, millis};
 use falco_std::{Fate, Request, Server};
 
 #[test]
-fn a_server_with_idle_connections_stops_at_once() {
+fn a_server_with_idle_connections_stops_within_the_second_that_their_ends_may_take() {
     bounded(|| {
         let server = Running::echo();
         let clients: Vec<_> = (0..50).map(|_| server.connect()).collect();
@@ -28,7 +28,8 @@ fn a_server_with_idle_connections_stops_at_once() {
         server.handle.stop();
         let report = server.serving.join().expect("serve does not panic");
         let took = start.elapsed();
-        assert!(took < millis(500), "{took:?}");
+        // A client on the classic wire looks at its stream only when it sends: it is waited for, so that no answer on its way to it is lost.
+        assert!(took < millis(1_500), "{took:?}");
         assert_eq!((report.accepted, report.established, report.cut), (60, 50, 0));
         drop(strangers);
         for client in &clients {

@@ -162,6 +162,7 @@ impl Serial {
                 return Err(Error::Request(failure));
             }
             if request.is_done() && doing.fate == Fate::NotProcessed {
+                // Before the machine is asked anything more: whatever it says now, the whole request has gone.
                 *doing = Doing::WAITING;
                 self.pipe.flush().map_err(|error| doing.io(error))?;
             }
@@ -246,9 +247,14 @@ impl Serial {
             if count == 0 {
                 return Ok(());
             }
-            self.pipe
-                .send(count, self.stall, until)
-                .map_err(|error| doing.io(error))?;
+            // Nothing is read meanwhile, so a lifetime must not run out over it.
+            self.machine.set_reading(now, false);
+            let sent = self.pipe.send(count, self.stall, until);
+            self.machine.set_reading(self.pipe.now(), true);
+            sent.map_err(|error| doing.io(error))?;
+            if request.is_done() {
+                return Ok(());
+            }
         }
     }
 

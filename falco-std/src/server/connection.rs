@@ -44,12 +44,9 @@ pub(super) fn close(conn: &Arc<Conn>, reason: CloseReason) {
     let mut desk = conn.lock();
     let state = &mut desk.source;
     state.close(conn.now(), reason);
-    // Nothing is on its way to a stranger, and nothing more will come on the classic wire that is worth reading.
-    let how = match (state.is_over(), state.established, state.key) {
-        (true, false, _) => Some(Shutdown::Both),
-        (true, true, None) => Some(Shutdown::Read),
-        (true, true, Some(_)) | (false, ..) => None,
-    };
+    // Nothing is on its way to a stranger. To others something may be, which a byte of theirs that found nobody reading would destroy: their streams end by the sending half
+    // first, which whoever writes last shuts down, and whole only once they have ended too or a second has passed.
+    let how = (state.is_over() && !state.established).then_some(Shutdown::Both);
     drop(desk);
     // Where the thread that reads is also the one that writes, it does so when it looks next.
     if conn.splits() {

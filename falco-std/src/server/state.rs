@@ -285,7 +285,7 @@ impl Source for State {
 
     fn rested(&mut self) -> bool {
         let last = self.machine.status() == Status::Ended && !core::mem::replace(&mut self.leaving, true);
-        if let Some((reaper, own)) = self.reaper.take().filter(|_| last) {
+        if last && let Some((reaper, own)) = self.reaper.take() {
             reaper.push(own);
         }
         last && !self.cut

@@ -1,0 +1,132 @@
+//! Slow links and streams without time limits: a request that went out is said to have gone, an answer on its way survives a stop, and every end comes.
+
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Instant;
+
+use common::{Running, bounded, key, millis};
+use falco_core::testing::{CountingRng, ledger};
+use falco_core::{ClassicKey, ClientConnection};
+use falco_std::{Blocking, Client, Request, Server, Settings, Stream};
+
+/// A link that takes 4 KiB at a time, a while each.
+struct Slow(TcpStream);
+
+impl Read for Slow {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl Write for Slow {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if buf.len() > 1_000 {
+            thread::sleep(millis(120));
+        }
+        self.0.write(buf.get(..4096).unwrap_or(buf))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Stream for Slow {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_read_timeout(timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_write_timeout(timeout)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.0.shutdown(how)
+    }
+}
+
+#[test]
+fn a_request_that_takes_longer_than_a_lifetime_to_send_is_answered() {
+    bounded(|| {
+        let server = Running::echo();
+        let settings = Settings::new().with_lifetime(Duration::from_secs(1)).expect("a second");
+        let stream = Slow(TcpStream::connect(server.address).expect("it listens"));
+        let client = Client::classic(key())
+            .settings(settings)
+            .over(stream)
+            .expect("the right key");
+        assert_eq!(client.request(vec![1; 40_000]).expect("an answer"), vec![1; 40_000]);
+    });
+}
+
+/// A client that has asked, and reads its answer only later.
+fn asked(server: SocketAddr) -> TcpStream {
+    let now = falco_core::Instant::ZERO;
+    let key = ClassicKey::new(key(), ledger(8));
+    let mut machine = ClientConnection::new(&key, &Settings::new(), now, &mut CountingRng::new(9)).expect("entropy");
+    let (mut stream, mut buffer) = (TcpStream::connect(server).expect("it listens"), [0; 200]);
+    let sent = machine.poll_transmit(now, &mut buffer).expect("there is room");
+    stream.write_all(&buffer[..sent]).expect("it goes");
+    stream.read_exact(&mut buffer[..1]).expect("it is accepted");
+    machine.recv(now, &mut buffer[..1]).expect("it is accepted");
+    let mut request = machine.request(1).expect("it is established");
+    let sent = machine
+        .seal(now, [(&mut request, &b"x"[..])], &mut buffer)
+        .expect("there is room");
+    stream.write_all(&buffer[..sent]).expect("it goes");
+    stream
+}
+
+#[test]
+fn a_stop_destroys_no_answer_on_its_way_whatever_the_client_still_says() {
+    bounded(|| {
+        const SIZE: usize = 3 << 20;
+        let server = Running::start(Server::classic(key()), |_| Ok(vec![0; SIZE]));
+        let mut stream = asked(server.address);
+        // The answer is with the system now, and not with the client.
+        thread::sleep(if cfg!(debug_assertions) {
+            millis(2_000)
+        } else {
+            millis(400)
+        });
+        server.handle.stop();
+        thread::sleep(millis(100));
+        stream.write_all(&[2]).expect("a ping");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("all of it");
+        assert_eq!(answer.len(), SIZE + 36);
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn ends_come_over_streams_without_time_limits() {
+    use std::os::unix::net::UnixStream;
+    bounded(|| {
+        let start = Instant::now();
+        for fails in [false, true] {
+            let (near, far) = UnixStream::pair().expect("a pair");
+            let server = Server::classic(key()).unbound().expect("it is made");
+            let handler = move |request: Request| {
+                if fails {
+                    Err("no".into())
+                } else {
+                    Ok(request.into_body())
+                }
+            };
+            let serving = thread::spawn(move || server.serve_connection(Blocking(far), handler));
+            let client = Client::classic(key()).over(Blocking(near)).expect("the right key");
+            assert_eq!(client.request("a").is_err(), fails);
+            client.close();
+            serving.join().expect("it does not panic").expect("it has an end");
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    });
+}
