@@ -336,14 +336,22 @@ fn more_requests_than_the_server_takes_at_once_wait_for_their_turn() {
 #[test]
 fn what_is_held_over_all_connections_has_a_bound() {
     bounded(|| {
-        let server = Running::start(Server::builder(key()).max_held(100_000), |request: Request| {
-            thread::sleep(millis(200));
+        // The first handler holds its request until it is let go, however slow the machine is.
+        let (running, released) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (own_running, own_released) = (Arc::clone(&running), Arc::clone(&released));
+        let server = Running::start(Server::builder(key()).max_held(100_000), move |request: Request| {
+            own_running.fetch_add(1, Ordering::SeqCst);
+            while own_released.load(Ordering::SeqCst) == 0 {
+                thread::sleep(millis(2));
+            }
             echo(request)
         });
         let (one, two) = (Arc::new(connect(&server)), connect(&server));
         let own = Arc::clone(&one);
         let first = thread::spawn(move || own.request(body(1, 1, 80_000)));
-        thread::sleep(millis(60));
+        while running.load(Ordering::SeqCst) == 0 {
+            thread::sleep(millis(2));
+        }
         for length in [30_000, 90_000] {
             let error = two.request(body(2, 2, length)).expect_err("there is no room");
             assert!(
@@ -352,6 +360,7 @@ fn what_is_held_over_all_connections_has_a_bound() {
             );
             assert_eq!(error.fate(), Fate::NotProcessed);
         }
+        released.store(1, Ordering::SeqCst);
         assert!(first.join().expect("it does not panic").is_ok());
         assert_eq!(
             two.request(body(2, 2, 90_000)).expect("there is room"),
