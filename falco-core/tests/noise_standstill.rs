@@ -147,7 +147,7 @@ fn many_requests_that_go_stale_at_once_have_one_end_each() {
     rig.now = ms(LIFETIME);
     rig.machine.handle_timeout(rig.now).unwrap();
     let (mut told, mut refused) = (Vec::new(), Vec::new());
-    while rig.machine.in_flight() > 0 {
+    for _ in 0..50 {
         told.extend(rig.bytes(&[]));
         refused.extend(rig.said());
     }

@@ -3,6 +3,7 @@
 
 pub(crate) mod callers;
 pub(crate) mod noise;
+pub(crate) mod told;
 pub(crate) mod verdict;
 
 use core::ops::Deref;

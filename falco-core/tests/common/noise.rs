@@ -8,8 +8,8 @@ use std::rc::Rc;
 use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
 use falco_core::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, key, raw_frame};
 use falco_core::{
-    ClientConnection, ClientEvent, CloseReason, Connection, ConnectionError, Instant, OutgoingAnswer, OutgoingRequest,
-    Received, Refusal, RequestId, Role, ServerConnection, ServerEvent, Settings, Status, TRANSMIT_SIZE, Wire,
+    ClientConnection, Connection, ConnectionError, Instant, OutgoingAnswer, OutgoingRequest, Received, RequestId, Role,
+    ServerConnection, Settings, Status, TRANSMIT_SIZE, Wire,
 };
 
 pub(crate) const MESSAGE: u8 = 1;
@@ -27,59 +27,10 @@ pub(crate) type ClientKeys = NoiseClient<Vec<RequestSlot>, NoSecurity>;
 pub(crate) type NoiseServerEnd = ServerConnection<Rc<ServerKeys>>;
 pub(crate) type NoiseClientEnd = ClientConnection<Rc<ClientKeys>>;
 
+pub(crate) use super::told::{Tell, Told};
+
 /// A frame that came out of a machine: kind, id, body.
 pub(crate) type Frame = (u8, u32, Vec<u8>);
-
-/// An event with its bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
-    Established,
-    Whole(u32, Vec<u8>),
-    Begin(u32, u32, Vec<u8>),
-    Part(u32, Vec<u8>, bool),
-    Refused(u32, Refusal),
-    Abandoned(u32),
-    Cancelled(u32),
-    Closing(CloseReason),
-    Ping,
-    Pong,
-}
-
-/// Events of either side, made one.
-pub(crate) trait Tell: Sized {
-    fn tell(self, unread: &[u8]) -> (Told, Option<RequestId>);
-}
-
-impl Tell for ServerEvent {
-    fn tell(self, unread: &[u8]) -> (Told, Option<RequestId>) {
-        match self {
-            Self::Established => (Told::Established, None),
-            Self::Request { id, body } => (Told::Whole(id.number(), unread[body].to_vec()), Some(id)),
-            Self::Begin { id, total, body } => (Told::Begin(id.number(), total, unread[body].to_vec()), Some(id)),
-            Self::Part { id, body, last } => (Told::Part(id.number(), unread[body].to_vec(), last), Some(id)),
-            Self::Abandoned { id } => (Told::Abandoned(id.number()), Some(id)),
-            Self::Cancelled { id } => (Told::Cancelled(id.number()), Some(id)),
-            Self::Closing { reason } => (Told::Closing(reason), None),
-            Self::Ping => (Told::Ping, None),
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-impl Tell for ClientEvent {
-    fn tell(self, unread: &[u8]) -> (Told, Option<RequestId>) {
-        match self {
-            Self::Established => (Told::Established, None),
-            Self::Answer { id, body } => (Told::Whole(id.number(), unread[body].to_vec()), Some(id)),
-            Self::Begin { id, total, body } => (Told::Begin(id.number(), total, unread[body].to_vec()), Some(id)),
-            Self::Part { id, body, last } => (Told::Part(id.number(), unread[body].to_vec(), last), Some(id)),
-            Self::Refused { id, refusal } => (Told::Refused(id.number(), refusal), Some(id)),
-            Self::Closing { reason } => (Told::Closing(reason), None),
-            Self::Pong { .. } => (Told::Pong, None),
-            other => panic!("{other:?}"),
-        }
-    }
-}
 
 /// A machine and its peer, past the handshake.
 pub(crate) struct Rig<R: Role, H: Deref<Target: Wire<R>>> {

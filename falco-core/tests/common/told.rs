@@ -1,0 +1,58 @@
+//! What either side of the noise wire is told, with its bytes and in the same words.
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "whatever else there is does not come on this wire"
+)]
+
+use falco_core::{ClientEvent, CloseReason, Refusal, RequestId, ServerEvent};
+
+/// An event with its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Established,
+    Whole(u32, Vec<u8>),
+    Begin(u32, u32, Vec<u8>),
+    Part(u32, Vec<u8>, bool),
+    Refused(u32, Refusal),
+    Abandoned(u32),
+    Cancelled(u32),
+    Closing(CloseReason),
+    Ping,
+    Pong,
+}
+
+/// Events of either side, made one.
+pub(crate) trait Tell: Sized {
+    fn tell(self, unread: &[u8]) -> (Told, Option<RequestId>);
+}
+
+impl Tell for ServerEvent {
+    fn tell(self, unread: &[u8]) -> (Told, Option<RequestId>) {
+        match self {
+            Self::Established => (Told::Established, None),
+            Self::Request { id, body } => (Told::Whole(id.number(), unread[body].to_vec()), Some(id)),
+            Self::Begin { id, total, body } => (Told::Begin(id.number(), total, unread[body].to_vec()), Some(id)),
+            Self::Part { id, body, last } => (Told::Part(id.number(), unread[body].to_vec(), last), Some(id)),
+            Self::Abandoned { id } => (Told::Abandoned(id.number()), Some(id)),
+            Self::Cancelled { id } => (Told::Cancelled(id.number()), Some(id)),
+            Self::Closing { reason } => (Told::Closing(reason), None),
+            Self::Ping => (Told::Ping, None),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Tell for ClientEvent {
+    fn tell(self, unread: &[u8]) -> (Told, Option<RequestId>) {
+        match self {
+            Self::Established => (Told::Established, None),
+            Self::Answer { id, body } => (Told::Whole(id.number(), unread[body].to_vec()), Some(id)),
+            Self::Begin { id, total, body } => (Told::Begin(id.number(), total, unread[body].to_vec()), Some(id)),
+            Self::Part { id, body, last } => (Told::Part(id.number(), unread[body].to_vec(), last), Some(id)),
+            Self::Refused { id, refusal } => (Told::Refused(id.number(), refusal), Some(id)),
+            Self::Closing { reason } => (Told::Closing(reason), None),
+            Self::Pong { .. } => (Told::Pong, None),
+            other => panic!("{other:?}"),
+        }
+    }
+}
