@@ -80,6 +80,8 @@ impl ClientBuilder {
     }
 
     /// How long connecting the socket may take in all, 5 s by default. The handshake has its own limit in the settings.
+    ///
+    /// It bounds TCP only: the standard library connects a Unix socket without a limit, so that `connect_unix` waits as long as the system does.
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
