@@ -64,6 +64,7 @@
 mod base;
 mod client;
 mod client_frames;
+mod client_write;
 mod handshake;
 mod key;
 mod layout;
@@ -71,6 +72,7 @@ mod link;
 mod record;
 mod server;
 mod server_frames;
+mod server_write;
 mod symmetric;
 mod table;
 #[cfg(test)]
@@ -80,6 +82,7 @@ mod table;
     reason = "a test may panic"
 )]
 mod vectors;
+mod write;
 mod writer;
 
 pub use crate::message::KeyId;
@@ -89,13 +92,10 @@ pub use layout::{HELLO_LENGTH, WELCOME_LENGTH};
 pub use server::ServerSession;
 pub use table::{FixedTable, RequestSlot, RequestTable};
 
-use crate::crypto::Crypto;
-use crate::error::{ConnectionError, Error, Misuse};
+use crate::error::ConnectionError;
 use crate::message::Refusal;
 use crate::time::Instant;
-use layout::{FRAME_HEAD, RECORD_OVERHEAD, TOTAL, kind};
-use link::{Link, close};
-use writer::Writer;
+use link::close;
 
 /// A frame breaks the rules.
 #[derive(Debug)]
@@ -175,59 +175,4 @@ const fn ended(code: u8) -> ConnectionError {
 fn millis(now: Instant) -> u32 {
     let [.., a, b, c, d] = now.as_millis().to_be_bytes();
     u32::from_be_bytes([a, b, c, d])
-}
-
-/// The least of a large message that is worth a frame, where there is a choice.
-const LEAST_PART: usize = 256;
-
-/// Writes the next frame of a message of which `sealed` bytes have gone: all of it, where it fits a record, or as much as fits. Says how many bytes of the body
-/// went; `None` where the output is full.
-fn write_message<'m, C: Crypto>(
-    crypto: &C,
-    link: &mut Link<C::Aead>,
-    id: u32,
-    sealed: usize,
-    body: &'m [u8],
-    writer: &mut Writer<'_, 'm>,
-) -> Result<Option<usize>, Error> {
-    let rest = body.get(sealed..).unwrap_or_default();
-    let whole = sealed == 0 && FRAME_HEAD + body.len() <= writer.max();
-    let head = if whole || sealed > 0 {
-        FRAME_HEAD
-    } else {
-        FRAME_HEAD + TOTAL
-    };
-    let wanted = head
-        + if whole {
-            body.len()
-        } else {
-            rest.len().min(LEAST_PART).min(writer.max() - head)
-        };
-    if writer.room() < wanted && writer.is_open() {
-        link.finish(crypto, writer).map_err(|_| ConnectionError::KeyExhausted)?;
-    }
-    let room = writer.room();
-    let needed = if whole { wanted } else { head + 1 };
-    if room < needed {
-        if writer.finished() > 0 {
-            return Ok(None);
-        }
-        return Err(Misuse::OutputTooSmall {
-            needed: needed + RECORD_OVERHEAD,
-            given: writer.given(),
-        }
-        .into());
-    }
-    let (part, _) = rest.split_at(rest.len().min(room - head));
-    let total = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes();
-    let (kind, first) = match (whole, sealed) {
-        (true, _) => (kind::MESSAGE, &[][..]),
-        (false, 0) => (kind::BEGIN, &total[..]),
-        (false, _) => (kind::PART, &[][..]),
-    };
-    if writer.frame(kind, id, first, part) {
-        Ok(Some(part.len()))
-    } else {
-        Ok(None)
-    }
 }

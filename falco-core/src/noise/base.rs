@@ -8,6 +8,7 @@ use super::link::{Link, OwnClose, close};
 use crate::crypto::Aead;
 use crate::error::ConnectionError;
 use crate::life::Life;
+use crate::message::Status;
 use crate::time::Instant;
 
 pub(super) struct Base<A> {
@@ -76,6 +77,16 @@ impl<A: Aead> Base<A> {
         self.link
             .as_ref()
             .is_some_and(|link| link.own_close != OwnClose::None || link.their_close.is_some())
+    }
+
+    /// Where a connection is whose handshake is over if `established`.
+    pub(super) fn status(&self, established: bool) -> Status {
+        match (self.life.end(), established) {
+            (Some(_), _) => Status::Ended,
+            (None, false) => Status::Handshaking,
+            (None, true) if self.is_closing() => Status::Draining,
+            (None, true) => Status::Established,
+        }
     }
 
     /// From here on there is a bound to the drain.

@@ -1,21 +1,20 @@
 //! A client's side of one connection on the noise wire: the handshake, time, sending. What frames do is in `client_frames`.
 
 use core::fmt;
-use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 use zeroize::Zeroizing;
 
 use super::base::Base;
 use super::handshake::Initiator;
-use super::key::{NoiseClient, clear, prologue};
-use super::layout::{Accepts, CLEAR, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, RECORD_OVERHEAD, TOTAL, WELCOME_LENGTH};
+use super::key::NoiseClient;
+use super::layout::{Accepts, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, WELCOME_LENGTH};
 use super::link::{Link, OwnClose, Record, code_of};
 use super::record::Direction;
 use super::table::{Cancel, RequestTable, State};
-use super::writer::Writer;
+use super::write::{self, check_length, of_owed};
 use crate::crypto::{Crypto, NoiseCrypto};
-use crate::error::{ConnectionError, EntropyError, Error, Misuse, RequestError};
+use crate::error::{ConnectionError, EntropyError, Error, Misuse};
 use crate::event::{ClientEvent, Received};
 use crate::life::Life;
 use crate::message::{CloseReason, PingId, Status};
@@ -27,9 +26,9 @@ use crate::wire::{Client, ClientWire, Wire};
 /// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives it.
 pub struct ClientSession<T, C: Crypto> {
     pub(super) base: Base<C::Aead>,
-    stage: Stage,
+    pub(super) stage: Stage,
     pub(super) requests: Requests<T>,
-    keep_alive: KeepAlive,
+    pub(super) keep_alive: KeepAlive,
     /// The eight bytes of the first ping.
     first_ping: u64,
     /// What the server has ended the connection with, once all that it means for the requests is told.
@@ -60,9 +59,9 @@ pub(super) enum Stage {
 }
 
 /// When to ping, so that the connection stays and a dead peer is found.
-struct KeepAlive {
+pub(super) struct KeepAlive {
     on: bool,
-    sent: Instant,
+    pub(super) sent: Instant,
     heard: Instant,
     /// When the ping went that nothing has been heard since.
     pinged: Option<Instant>,
@@ -112,13 +111,9 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         let mut link = Link::new(send, recv, theirs.max_record, self.base.ours.max_record);
         link.set_first_ping(self.first_ping);
         link.owe_ping();
-        self.base.link = Some(link);
-        self.requests.max_in_flight = usize::from(theirs.max_in_flight).min(self.requests.max_in_flight);
-        self.base.life.set_lifetime(Duration::from_millis(
-            theirs.lifetime.min(self.base.ours.lifetime).into(),
-        ));
+        self.base.agree(link, theirs);
         self.base.life.restart();
-        self.base.theirs = theirs;
+        self.requests.max_in_flight = usize::from(theirs.max_in_flight).min(self.requests.max_in_flight);
         self.heard();
         self.keep_alive.sent = self.base.life.latest();
         Ok(Received::Event {
@@ -163,117 +158,6 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         {
             self.base.fail(ConnectionError::Closed);
         }
-    }
-
-    fn write<'m, X: AsRef<[u8]>>(
-        &mut self,
-        client: &NoiseClient<T, C, X>,
-        messages: impl Iterator<Item = (&'m mut OutgoingRequest, &'m [u8])>,
-        out: &mut [u8],
-    ) -> Result<usize, Error> {
-        let ended = self.base.life.end();
-        if let Stage::Hello(ephemeral) = &mut self.stage {
-            if let Some(end) = ended {
-                return Err(end.into());
-            }
-            let ephemeral = core::mem::take(ephemeral);
-            return self.write_hello(client, ephemeral, out);
-        }
-        let Some(link) = self.base.link.as_mut() else {
-            return ended.map_or(Ok(0), |end| Err(end.into()));
-        };
-        let given = out.len();
-        let mut writer = Writer::new(out, link.their_max_record);
-        let owed = link.owed() + self.requests.cancels * FRAME_HEAD;
-        let mut trouble = None;
-        if ended.is_none() {
-            if matches!(self.stage, Stage::First) {
-                // The first record holds the PING and nothing else, whatever the server has said before it.
-                link.write_ping(&mut writer);
-                if writer.is_open() {
-                    link.finish(&client.crypto, &mut writer)
-                        .map_err(|_| ConnectionError::KeyExhausted)?;
-                    self.stage = Stage::Established;
-                }
-            }
-            if matches!(self.stage, Stage::Established) {
-                link.write_owed(&mut writer);
-                self.requests.write_cancels(&mut writer);
-                link.write_close(&mut writer);
-                let room = link.owed() == 0 && self.requests.cancels == 0;
-                for (message, body) in messages.take_while(|_| room) {
-                    let theirs = self.base.theirs.max_message;
-                    match self.requests.write_request(
-                        &client.crypto,
-                        link,
-                        (self.base.serial, theirs),
-                        message,
-                        body,
-                        &mut writer,
-                    ) {
-                        Ok(true) => {}
-                        Ok(false) => break,
-                        Err(error) => {
-                            trouble = Some(error);
-                            break;
-                        }
-                    }
-                }
-            }
-        } else if matches!(self.stage, Stage::Established) {
-            link.write_close(&mut writer);
-        }
-        if link.finish(&client.crypto, &mut writer).is_err() {
-            return Err(self.base.fail(ConnectionError::KeyExhausted).into());
-        }
-        let written = writer.finished();
-        if written > 0 {
-            self.keep_alive.sent = self.base.life.latest();
-        }
-        match (written, ended, trouble) {
-            (1.., _, _) => Ok(written),
-            (0, Some(end), _) => Err(end.into()),
-            (0, None, Some(trouble)) => Err(trouble),
-            (0, None, None) if owed > 0 => Err(Misuse::OutputTooSmall {
-                needed: RECORD_OVERHEAD + FRAME_HEAD + 8,
-                given,
-            }
-            .into()),
-            (0, None, None) => Ok(0),
-        }
-    }
-
-    fn write_hello<X: AsRef<[u8]>>(
-        &mut self,
-        client: &NoiseClient<T, C, X>,
-        ephemeral: Zeroizing<[u8; 32]>,
-        out: &mut [u8],
-    ) -> Result<usize, Error> {
-        let given = out.len();
-        let Some(hello) = out.first_chunk_mut::<HELLO_LENGTH>() else {
-            self.stage = Stage::Hello(ephemeral);
-            return Err(Misuse::OutputTooSmall {
-                needed: HELLO_LENGTH,
-                given,
-            }
-            .into());
-        };
-        let in_clear = clear(client.secret.id());
-        let length = client.context_length();
-        let prologue = prologue(&in_clear, &length, client.context.as_ref());
-        let (place, message) = hello.split_at_mut(CLEAR);
-        place.copy_from_slice(&in_clear);
-        let settings = self.base.ours.encode();
-        let wrote = Initiator::write(
-            &client.crypto,
-            prologue,
-            client.secret.psk(),
-            ephemeral,
-            &settings,
-            message,
-        );
-        self.stage = Stage::Welcome(wrote.map_err(|_| self.base.life.fail(ConnectionError::KeyExhausted))?);
-        Ok(HELLO_LENGTH)
     }
 }
 
@@ -368,11 +252,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
 
     fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
         let _ = session.check(now);
-        match session.write(self, core::iter::empty(), out) {
-            Ok(written) => Ok(written),
-            Err(Error::Misuse(misuse)) => Err(misuse),
-            Err(Error::Connection(_) | Error::Request(_)) => Ok(0),
-        }
+        of_owed(session.write(self, core::iter::empty(), out))
     }
 
     fn seal<'m, I>(
@@ -393,13 +273,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
         let owed = usize::from(FIRST_RECORD);
         let owed =
             session.base.link.as_ref().map_or(owed, |link| owed + link.owed()) + session.requests.cancels * FRAME_HEAD;
-        let frame = length.saturating_add(FRAME_HEAD + TOTAL).saturating_add(owed);
-        let record = usize::from(session.base.theirs.max_record) + 2;
-        // A record for what is owed, should it not fit beside a record full of the message.
-        frame
-            .saturating_add(2 * RECORD_OVERHEAD)
-            .min(record + owed + RECORD_OVERHEAD)
-            .max(HELLO_LENGTH)
+        write::seal_size(length, owed, session.base.theirs.max_record).max(HELLO_LENGTH)
     }
 
     fn set_reading(&self, session: &mut Self::Session, now: Instant, reading: bool) {
@@ -450,17 +324,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
     }
 
     fn status(&self, session: &Self::Session) -> Status {
-        let closing = session
-            .base
-            .link
-            .as_ref()
-            .is_some_and(|link| link.own_close != OwnClose::None || link.their_close.is_some());
-        match (session.base.life.end(), session.is_established()) {
-            (Some(_), _) => Status::Ended,
-            (None, false) => Status::Handshaking,
-            (None, true) if closing => Status::Draining,
-            (None, true) => Status::Established,
-        }
+        session.base.status(session.is_established())
     }
 
     fn end(&self, session: &Self::Session) -> Option<ConnectionError> {
@@ -475,17 +339,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
 impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> ClientWire for NoiseClient<T, C, X> {
     fn request(&self, session: &mut Self::Session, length: usize) -> Result<OutgoingRequest, Error> {
         session.open_for_new()?;
-        let (length_given, limit) = (
-            u64::try_from(length).unwrap_or(u64::MAX),
-            session.base.theirs.max_message.into(),
-        );
-        if length_given > limit {
-            return Err(RequestError::TooLarge {
-                length: length_given,
-                limit,
-            }
-            .into());
-        }
+        check_length(length, session.base.theirs.max_message)?;
         Ok(OutgoingRequest::new(session.base.serial, length))
     }
 

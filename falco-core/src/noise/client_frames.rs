@@ -1,17 +1,15 @@
-//! What the frames of a server do to a client: judged a record at a time, told a frame at a time; and the frames of requests.
+//! What the frames of a server do to a client: judged a record at a time, told a frame at a time.
 
 use super::base::mark_frames;
 use super::client::{ClientSession, Requests};
 use super::layout::{FrameHead, TOTAL, kind};
-use super::link::{Link, OwnClose, close, reason_of};
-use super::table::{self, Cancel, RequestSlot, RequestTable, State};
-use super::writer::Writer;
+use super::link::{Link, close, reason_of};
+use super::table::{self, Cancel, RequestTable, State};
 use super::{Broken, mark};
-use crate::crypto::{Aead, Crypto, NoiseCrypto};
-use crate::error::{ConnectionError, Error, RequestError};
+use crate::crypto::{Aead, NoiseCrypto};
+use crate::error::ConnectionError;
 use crate::event::{ClientEvent, Received};
 use crate::message::{PingId, Refusal, RequestId};
-use crate::outgoing::OutgoingRequest;
 
 impl<A: Aead> Link<A> {
     /// Judges all frames of a record in order and lets them take effect on `requests`. Each frame's kind is replaced by a mark: what is to be told of it.
@@ -123,81 +121,6 @@ impl<T: RequestTable> Requests<T> {
             slot.state = State::Lost;
             self.lost += 1;
         }
-    }
-
-    pub(super) fn write_cancels(&mut self, writer: &mut Writer<'_, '_>) {
-        if self.cancels == 0 {
-            return;
-        }
-        for slot in self
-            .table
-            .slots_mut()
-            .iter_mut()
-            .filter(|slot| slot.cancel == Cancel::Owed)
-        {
-            if !writer.frame(kind::CANCEL, slot.id, &[], &[]) {
-                return;
-            }
-            slot.cancel = Cancel::Told;
-            self.cancels -= 1;
-        }
-    }
-
-    /// Writes the next frame of a request, beginning a record where the open one is full. `false`: the output is full.
-    pub(super) fn write_request<'m, C: Crypto>(
-        &mut self,
-        crypto: &C,
-        link: &mut Link<C::Aead>,
-        (serial, max_message): (u32, u32),
-        message: &mut OutgoingRequest,
-        body: &'m [u8],
-        writer: &mut Writer<'_, 'm>,
-    ) -> Result<bool, Error> {
-        if message.is_done() {
-            return Ok(true);
-        }
-        message.check(serial, body)?;
-        let begun = message.number() > 0;
-        let id = if begun {
-            message.number()
-        } else {
-            self.begun.checked_add(1).ok_or(ConnectionError::NumbersExhausted)?
-        };
-        if begun {
-            let slot = table::find(&mut self.table, id);
-            if slot.is_none_or(|slot| slot.cancel != Cancel::No || slot.state == State::Lost) {
-                // Its end has come, or was asked for: the rest of it is not wanted.
-                message.stop();
-                return Ok(true);
-            }
-        } else {
-            if link.own_close != OwnClose::None || link.their_close.is_some() {
-                // Nothing new begins: it was not processed.
-                return Ok(true);
-            }
-            let (length, limit) = (u64::try_from(body.len()).unwrap_or(u64::MAX), u64::from(max_message));
-            if length > limit {
-                // The limit was not known when the request was made.
-                message.fail(RequestError::TooLarge { length, limit });
-                return Ok(true);
-            }
-            if self.table.slots().len() >= self.max_in_flight {
-                return Ok(true);
-            }
-        }
-        let Some(sealed) = super::write_message(crypto, link, id, message.sealed(), body, writer)? else {
-            return Ok(false);
-        };
-        if !begun {
-            // There is room: the limit in flight is at most what the table holds.
-            let _ = self.table.push(RequestSlot {
-                id,
-                ..RequestSlot::EMPTY
-            });
-            self.begun = id;
-        }
-        message.seal_part(id, sealed);
-        Ok(true)
     }
 }
 

@@ -9,15 +9,13 @@ use zeroize::Zeroizing;
 use super::base::Base;
 use super::handshake::Responder;
 use super::key::{NoiseServer, Ring, prologue};
-use super::layout::{
-    Accepts, CLEAR, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, RECORD_OVERHEAD, TOTAL, WELCOME_LENGTH, WIRE, kind,
-};
-use super::link::{Link, OwnClose, Record, close, code_of};
+use super::layout::{Accepts, CLEAR, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, WELCOME_LENGTH, WIRE, kind};
+use super::link::{Link, OwnClose, Record, code_of};
 use super::record::Direction;
 use super::table::{self, RequestTable, State};
-use super::writer::Writer;
+use super::write::{self, check_length, of_owed};
 use crate::crypto::{Crypto, NoiseCrypto};
-use crate::error::{ConnectionError, EntropyError, Error, Misuse, RequestError};
+use crate::error::{ConnectionError, EntropyError, Error, Misuse};
 use crate::event::{Received, ServerEvent};
 use crate::life::Life;
 use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
@@ -29,7 +27,7 @@ use crate::wire::{Server, ServerWire, Wire};
 /// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives it.
 pub struct ServerSession<T, C: Crypto> {
     pub(super) base: Base<C::Aead>,
-    stage: Stage,
+    pub(super) stage: Stage,
     ephemeral: Zeroizing<[u8; 32]>,
     key_id: Option<KeyId>,
     pub(super) requests: Requests<T>,
@@ -157,93 +155,18 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         Ok(None)
     }
 
+    fn is_established(&self) -> bool {
+        self.stage == Stage::Established
+    }
+
     /// Whether everything that was begun has had its end, on a connection on which nothing more begins.
-    fn is_drained(&self) -> bool {
+    pub(super) fn is_drained(&self) -> bool {
         self.base.link.as_ref().is_some_and(|link| {
             self.base.is_closing()
                 && self.requests.table.slots().is_empty()
                 && !link.owes_refusals()
                 && link.opened == 0
         })
-    }
-
-    fn write<'m>(
-        &mut self,
-        crypto: &C,
-        messages: impl Iterator<Item = (&'m mut OutgoingAnswer, &'m [u8])>,
-        out: &mut [u8],
-    ) -> Result<usize, Error> {
-        if let (Stage::Welcome(welcome), None) = (self.stage, self.base.life.end()) {
-            let given = out.len();
-            let place = out.first_chunk_mut().ok_or(Misuse::OutputTooSmall {
-                needed: WELCOME_LENGTH,
-                given,
-            })?;
-            *place = welcome;
-            self.stage = Stage::First;
-            return Ok(WELCOME_LENGTH);
-        }
-        let ended = self.base.life.end();
-        let established = self.stage == Stage::Established;
-        let Some(link) = self.base.link.as_mut().filter(|_| established) else {
-            return ended.map_or(Ok(0), |end| Err(end.into()));
-        };
-        let given = out.len();
-        let mut writer = Writer::new(out, link.their_max_record);
-        let owed = link.owed();
-        let mut trouble = None;
-        if ended.is_none() {
-            link.write_owed(&mut writer);
-            link.write_close(&mut writer);
-            if link.owed() == 0 {
-                for (message, body) in messages {
-                    match self
-                        .requests
-                        .write_answer(crypto, link, self.base.serial, message, body, &mut writer)
-                    {
-                        Ok(true) => {}
-                        Ok(false) => break,
-                        Err(error) => {
-                            trouble = Some(error);
-                            break;
-                        }
-                    }
-                }
-            }
-        } else {
-            link.write_close(&mut writer);
-        }
-        if link.finish(crypto, &mut writer).is_err() {
-            return Err(self.base.fail(ConnectionError::KeyExhausted).into());
-        }
-        let mut written = writer.finished();
-        if ended.is_none() && self.is_drained() {
-            written += self.write_last_close(crypto, out.get_mut(written..).unwrap_or_default());
-        }
-        match (written, ended, trouble) {
-            (1.., _, _) => Ok(written),
-            (0, Some(end), _) => Err(end.into()),
-            (0, None, Some(trouble)) => Err(trouble),
-            (0, None, None) if owed > 0 => Err(Misuse::OutputTooSmall {
-                needed: RECORD_OVERHEAD + FRAME_HEAD + 8,
-                given,
-            }
-            .into()),
-            (0, None, None) => Ok(0),
-        }
-    }
-
-    /// The end in good order: a CLOSE, if none was sent, and nothing after it.
-    fn write_last_close(&mut self, crypto: &C, out: &mut [u8]) -> usize {
-        let Some(link) = &mut self.base.link else { return 0 };
-        link.owe_close(close::DONE, self.requests.begun);
-        let mut writer = Writer::new(out, link.their_max_record);
-        link.write_close(&mut writer);
-        let finished = link.finish(crypto, &mut writer).map_or(0, |()| writer.finished());
-        if link.close_sent() {
-            self.base.life.fail(ConnectionError::Closed);
-        }
-        finished
     }
 }
 
@@ -326,11 +249,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
 
     fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
         let _ = session.check(now);
-        match session.write(&self.crypto, core::iter::empty(), out) {
-            Ok(written) => Ok(written),
-            Err(Error::Misuse(misuse)) => Err(misuse),
-            Err(Error::Connection(_) | Error::Request(_)) => Ok(0),
-        }
+        of_owed(session.write(&self.crypto, core::iter::empty(), out))
     }
 
     fn seal<'m, I>(
@@ -349,13 +268,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
 
     fn seal_size(&self, session: &Self::Session, length: usize) -> usize {
         let owed = session.base.link.as_ref().map_or(0, Link::owed);
-        let frame = length.saturating_add(FRAME_HEAD + TOTAL).saturating_add(owed);
-        let record = usize::from(session.base.theirs.max_record) + 2;
-        // A record for what is owed, should it not fit beside a record full of the message.
-        frame
-            .saturating_add(2 * RECORD_OVERHEAD)
-            .min(record + owed + RECORD_OVERHEAD)
-            .max(WELCOME_LENGTH)
+        write::seal_size(length, owed, session.base.theirs.max_record).max(WELCOME_LENGTH)
     }
 
     fn set_reading(&self, session: &mut Self::Session, now: Instant, reading: bool) {
@@ -395,17 +308,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
     }
 
     fn status(&self, session: &Self::Session) -> Status {
-        let closing = session
-            .base
-            .link
-            .as_ref()
-            .is_some_and(|link| link.own_close != OwnClose::None || link.their_close.is_some());
-        match (session.base.life.end(), session.stage) {
-            (Some(_), _) => Status::Ended,
-            (None, Stage::Hello | Stage::Welcome(_) | Stage::First) => Status::Handshaking,
-            (None, Stage::Established) if closing => Status::Draining,
-            (None, Stage::Established) => Status::Established,
-        }
+        session.base.status(session.is_established())
     }
 
     fn end(&self, session: &Self::Session) -> Option<ConnectionError> {
@@ -423,17 +326,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> ServerWire for No
         if session.waiting(id)? != State::Waiting {
             return Err(Misuse::NotWaiting(id).into());
         }
-        let (length_given, limit) = (
-            u64::try_from(length).unwrap_or(u64::MAX),
-            session.base.theirs.max_message.into(),
-        );
-        if length_given > limit {
-            return Err(RequestError::TooLarge {
-                length: length_given,
-                limit,
-            }
-            .into());
-        }
+        check_length(length, session.base.theirs.max_message)?;
         Ok(OutgoingAnswer::new(id, length))
     }
 

@@ -1,17 +1,15 @@
-//! What the frames of a client do to a server: judged a record at a time, told a frame at a time; and the frames of answers.
+//! What the frames of a client do to a server: judged a record at a time, told a frame at a time.
 
 use super::base::mark_frames;
 use super::layout::{FrameHead, TOTAL, kind};
 use super::link::{Link, close, reason_of};
 use super::server::{Requests, ServerSession};
 use super::table::{self, Cancel, RequestSlot, RequestTable, State};
-use super::writer::Writer;
 use super::{Broken, mark, millis};
-use crate::crypto::{Aead, Crypto, NoiseCrypto};
-use crate::error::{ConnectionError, Error, Misuse};
+use crate::crypto::{Aead, NoiseCrypto};
+use crate::error::ConnectionError;
 use crate::event::{Received, ServerEvent};
 use crate::message::RequestId;
-use crate::outgoing::OutgoingAnswer;
 use crate::time::Instant;
 
 impl<A: Aead> Link<A> {
@@ -195,41 +193,6 @@ impl<T: RequestTable> Requests<T> {
             }
         }
         self.stale = left.map(|left| now + core::time::Duration::from_millis(left.into()));
-    }
-
-    /// Writes the next frame of an answer, beginning a record where the open one is full. `false`: the output is full.
-    pub(super) fn write_answer<'m, C: Crypto>(
-        &mut self,
-        crypto: &C,
-        link: &mut Link<C::Aead>,
-        serial: u32,
-        message: &mut OutgoingAnswer,
-        body: &'m [u8],
-        writer: &mut Writer<'_, 'm>,
-    ) -> Result<bool, Error> {
-        if message.is_done() {
-            return Ok(true);
-        }
-        message.check(serial, body)?;
-        let id = message.id().number();
-        // An answer begins once: a second one for the same request finds it under way.
-        let expected = if message.sealed() == 0 {
-            State::Waiting
-        } else {
-            State::Answering
-        };
-        let Some(slot) = table::find(&mut self.table, id).filter(|slot| slot.state == expected) else {
-            return Err(Misuse::NotWaiting(message.id()).into());
-        };
-        let Some(sealed) = super::write_message(crypto, link, id, message.sealed(), body, writer)? else {
-            return Ok(false);
-        };
-        slot.state = State::Answering;
-        message.seal_part(sealed);
-        if message.is_done() {
-            self.end(id);
-        }
-        Ok(true)
     }
 }
 

@@ -1,0 +1,189 @@
+//! What a client says: its hello, what it owes, its requests.
+
+use zeroize::Zeroizing;
+
+use super::client::{ClientSession, Requests, Stage};
+use super::handshake::Initiator;
+use super::key::{NoiseClient, clear, prologue};
+use super::layout::{CLEAR, FRAME_HEAD, HELLO_LENGTH, kind};
+use super::link::{Link, OwnClose};
+use super::table::{self, Cancel, RequestSlot, RequestTable, State};
+use super::write::{Outcome, check_length, in_turn, write_message};
+use super::writer::Writer;
+use crate::crypto::{Crypto, NoiseCrypto};
+use crate::error::{ConnectionError, Error, Misuse};
+use crate::outgoing::OutgoingRequest;
+
+impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
+    pub(super) fn write<'m, X: AsRef<[u8]>>(
+        &mut self,
+        client: &NoiseClient<T, C, X>,
+        messages: impl Iterator<Item = (&'m mut OutgoingRequest, &'m [u8])>,
+        out: &mut [u8],
+    ) -> Result<usize, Error> {
+        let ended = self.base.life.end();
+        if let Stage::Hello(ephemeral) = &mut self.stage {
+            if let Some(end) = ended {
+                return Err(end.into());
+            }
+            let ephemeral = core::mem::take(ephemeral);
+            return self.write_hello(client, ephemeral, out);
+        }
+        let Some(link) = self.base.link.as_mut() else {
+            return ended.map_or(Ok(0), |end| Err(end.into()));
+        };
+        let given = out.len();
+        let mut writer = Writer::new(out, link.their_max_record);
+        let owed = link.owed() + self.requests.cancels * FRAME_HEAD;
+        let mut trouble = None;
+        if ended.is_none() {
+            if matches!(self.stage, Stage::First) {
+                // The first record holds the PING and nothing else, whatever the server has said before it.
+                link.write_ping(&mut writer);
+                if writer.is_open() {
+                    link.finish(&client.crypto, &mut writer)
+                        .map_err(|_| ConnectionError::KeyExhausted)?;
+                    self.stage = Stage::Established;
+                }
+            }
+            if matches!(self.stage, Stage::Established) {
+                link.write_owed(&mut writer);
+                self.requests.write_cancels(&mut writer);
+                link.write_close(&mut writer);
+                let limits = (self.base.serial, self.base.theirs.max_message);
+                if link.owed() == 0 && self.requests.cancels == 0 {
+                    trouble = in_turn(messages, |(message, body)| {
+                        self.requests
+                            .write_request(&client.crypto, link, limits, message, body, &mut writer)
+                    });
+                }
+            }
+        } else if matches!(self.stage, Stage::Established) {
+            link.write_close(&mut writer);
+        }
+        if link.finish(&client.crypto, &mut writer).is_err() {
+            return Err(self.base.fail(ConnectionError::KeyExhausted).into());
+        }
+        let written = writer.finished();
+        if written > 0 {
+            self.keep_alive.sent = self.base.life.latest();
+        }
+        Outcome {
+            written,
+            ended,
+            trouble,
+            owed,
+            given,
+        }
+        .tell()
+    }
+
+    fn write_hello<X: AsRef<[u8]>>(
+        &mut self,
+        client: &NoiseClient<T, C, X>,
+        ephemeral: Zeroizing<[u8; 32]>,
+        out: &mut [u8],
+    ) -> Result<usize, Error> {
+        let given = out.len();
+        let Some(hello) = out.first_chunk_mut::<HELLO_LENGTH>() else {
+            self.stage = Stage::Hello(ephemeral);
+            return Err(Misuse::OutputTooSmall {
+                needed: HELLO_LENGTH,
+                given,
+            }
+            .into());
+        };
+        let in_clear = clear(client.secret.id());
+        let length = client.context_length();
+        let prologue = prologue(&in_clear, &length, client.context.as_ref());
+        let (place, message) = hello.split_at_mut(CLEAR);
+        place.copy_from_slice(&in_clear);
+        let settings = self.base.ours.encode();
+        let wrote = Initiator::write(
+            &client.crypto,
+            prologue,
+            client.secret.psk(),
+            ephemeral,
+            &settings,
+            message,
+        );
+        self.stage = Stage::Welcome(wrote.map_err(|_| self.base.life.fail(ConnectionError::KeyExhausted))?);
+        Ok(HELLO_LENGTH)
+    }
+}
+
+impl<T: RequestTable> Requests<T> {
+    fn write_cancels(&mut self, writer: &mut Writer<'_, '_>) {
+        if self.cancels == 0 {
+            return;
+        }
+        for slot in self
+            .table
+            .slots_mut()
+            .iter_mut()
+            .filter(|slot| slot.cancel == Cancel::Owed)
+        {
+            if !writer.frame(kind::CANCEL, slot.id, &[], &[]) {
+                return;
+            }
+            slot.cancel = Cancel::Told;
+            self.cancels -= 1;
+        }
+    }
+
+    /// Writes the next frame of a request, beginning a record where the open one is full. `false`: the output is full.
+    fn write_request<'m, C: Crypto>(
+        &mut self,
+        crypto: &C,
+        link: &mut Link<C::Aead>,
+        (serial, max_message): (u32, u32),
+        message: &mut OutgoingRequest,
+        body: &'m [u8],
+        writer: &mut Writer<'_, 'm>,
+    ) -> Result<bool, Error> {
+        if message.is_done() {
+            return Ok(true);
+        }
+        message.check(serial, body)?;
+        let begun = message.number() > 0;
+        let id = if begun {
+            message.number()
+        } else {
+            self.begun.checked_add(1).ok_or(ConnectionError::NumbersExhausted)?
+        };
+        if begun {
+            let slot = table::find(&mut self.table, id);
+            if slot.is_none_or(|slot| slot.cancel != Cancel::No || slot.state == State::Lost) {
+                // Its end has come, or was asked for: the rest of it is not wanted.
+                message.stop();
+                return Ok(true);
+            }
+        } else {
+            if link.own_close != OwnClose::None || link.their_close.is_some() {
+                // Nothing new begins: it was not processed.
+                return Ok(true);
+            }
+            if let Err(too_large) = check_length(body.len(), max_message) {
+                // The limit was not known when the request was made.
+                message.fail(too_large);
+                return Ok(true);
+            }
+            if self.table.slots().len() >= self.max_in_flight {
+                return Ok(true);
+            }
+        }
+        let Some(sealed) = write_message(crypto, link, id, message.sealed(), body, writer)? else {
+            return Ok(false);
+        };
+        if !begun {
+            // There is room: the limit in flight is at most what the table holds.
+            let _ = self.table.push(RequestSlot {
+                id,
+                ..RequestSlot::EMPTY
+            });
+            self.begun = id;
+        }
+        message.seal_part(id, sealed);
+        Ok(true)
+    }
+}

@@ -1,0 +1,118 @@
+//! What a server says: its welcome, what it owes, its answers, its last CLOSE.
+
+use super::layout::WELCOME_LENGTH;
+use super::link::{Link, close};
+use super::server::{Requests, ServerSession, Stage};
+use super::table::{self, RequestTable, State};
+use super::write::{Outcome, in_turn, write_message};
+use super::writer::Writer;
+use crate::crypto::{Crypto, NoiseCrypto};
+use crate::error::{ConnectionError, Error, Misuse};
+use crate::outgoing::OutgoingAnswer;
+
+impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
+    pub(super) fn write<'m>(
+        &mut self,
+        crypto: &C,
+        messages: impl Iterator<Item = (&'m mut OutgoingAnswer, &'m [u8])>,
+        out: &mut [u8],
+    ) -> Result<usize, Error> {
+        if let (Stage::Welcome(welcome), None) = (self.stage, self.base.life.end()) {
+            let given = out.len();
+            let place = out.first_chunk_mut().ok_or(Misuse::OutputTooSmall {
+                needed: WELCOME_LENGTH,
+                given,
+            })?;
+            *place = welcome;
+            self.stage = Stage::First;
+            return Ok(WELCOME_LENGTH);
+        }
+        let ended = self.base.life.end();
+        let established = self.stage == Stage::Established;
+        let Some(link) = self.base.link.as_mut().filter(|_| established) else {
+            return ended.map_or(Ok(0), |end| Err(end.into()));
+        };
+        let given = out.len();
+        let mut writer = Writer::new(out, link.their_max_record);
+        let owed = link.owed();
+        let mut trouble = None;
+        if ended.is_none() {
+            link.write_owed(&mut writer);
+            link.write_close(&mut writer);
+            if link.owed() == 0 {
+                let serial = self.base.serial;
+                trouble = in_turn(messages, |(message, body)| {
+                    self.requests
+                        .write_answer(crypto, link, serial, message, body, &mut writer)
+                });
+            }
+        } else {
+            link.write_close(&mut writer);
+        }
+        if link.finish(crypto, &mut writer).is_err() {
+            return Err(self.base.fail(ConnectionError::KeyExhausted).into());
+        }
+        let mut written = writer.finished();
+        if ended.is_none() && self.is_drained() {
+            written += self.write_last_close(crypto, out.get_mut(written..).unwrap_or_default());
+        }
+        Outcome {
+            written,
+            ended,
+            trouble,
+            owed,
+            given,
+        }
+        .tell()
+    }
+
+    /// The end in good order: a CLOSE, if none was sent, and nothing after it.
+    fn write_last_close(&mut self, crypto: &C, out: &mut [u8]) -> usize {
+        let Some(link) = &mut self.base.link else { return 0 };
+        link.owe_close(close::DONE, self.requests.begun);
+        let mut writer = Writer::new(out, link.their_max_record);
+        link.write_close(&mut writer);
+        let finished = link.finish(crypto, &mut writer).map_or(0, |()| writer.finished());
+        if link.close_sent() {
+            self.base.life.fail(ConnectionError::Closed);
+        }
+        finished
+    }
+}
+
+impl<T: RequestTable> Requests<T> {
+    /// Writes the next frame of an answer, beginning a record where the open one is full. `false`: the output is full.
+    fn write_answer<'m, C: Crypto>(
+        &mut self,
+        crypto: &C,
+        link: &mut Link<C::Aead>,
+        serial: u32,
+        message: &mut OutgoingAnswer,
+        body: &'m [u8],
+        writer: &mut Writer<'_, 'm>,
+    ) -> Result<bool, Error> {
+        if message.is_done() {
+            return Ok(true);
+        }
+        message.check(serial, body)?;
+        let id = message.id().number();
+        // An answer begins once: a second one for the same request finds it under way.
+        let expected = if message.sealed() == 0 {
+            State::Waiting
+        } else {
+            State::Answering
+        };
+        let Some(slot) = table::find(&mut self.table, id).filter(|slot| slot.state == expected) else {
+            return Err(Misuse::NotWaiting(message.id()).into());
+        };
+        let Some(sealed) = write_message(crypto, link, id, message.sealed(), body, writer)? else {
+            return Ok(false);
+        };
+        slot.state = State::Answering;
+        message.seal_part(sealed);
+        if message.is_done() {
+            self.end(id);
+        }
+        Ok(true)
+    }
+}
