@@ -120,9 +120,13 @@ pub mod crypto;
 mod error;
 mod event;
 mod key;
+#[cfg(all(feature = "std", feature = "noise", feature = "rustcrypto"))]
+pub mod keys;
 mod ledger;
 mod life;
 mod message;
+#[cfg(feature = "alloc")]
+pub mod mux;
 #[cfg(feature = "noise")]
 pub mod noise;
 mod outgoing;
@@ -144,7 +148,7 @@ pub use error::{ConnectionError, EntropyError, Error, Misuse, RequestError};
 pub use event::{ClientEvent, Received, ServerEvent};
 pub use key::{KEY_LENGTH, Key, KeyError};
 pub use ledger::{Ledger, NonceLedger, NonceSeen, NonceSlot, SEALS_PER_KEY, SealRefused};
-pub use message::{CloseReason, KeyId, PingId, Refusal, RequestId, Status};
+pub use message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 pub use outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
 pub use reassembly::{NoRoom, Partial, Partials, Reassembly};
 pub use recv_buf::{RecvBuf, Storage, StorageFull};

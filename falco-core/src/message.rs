@@ -100,6 +100,19 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// So that a handler may fail with it: its request is then refused in these words.
+impl core::error::Error for Refusal {}
+
+/// Whether a request that failed has reached a handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fate {
+    /// No handler has seen the request, and none will: sending it again cannot do its work twice.
+    NotProcessed,
+    /// A handler may have seen the request, may be at it, or may never see it. Nobody on this side can tell.
+    MaybeProcessed,
+}
+
 /// Why a connection is closed in good order. The classic wire has no word for it; there the stream just ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

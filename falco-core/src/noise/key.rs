@@ -171,7 +171,16 @@ impl KeyRing<alloc::vec::Vec<Option<NoiseSecret>>> {
     /// [`RingError::Duplicate`]; then the ring is as it was.
     pub fn insert(&mut self, secret: NoiseSecret) -> Result<KeyId, RingError> {
         if !self.contains(secret.id) && self.places.iter().all(Option::is_some) {
-            self.places.push(None);
+            // A vector that grows by itself would leave the secrets where they were: they are copied, and the old ones wiped.
+            let mut places = alloc::vec::Vec::with_capacity(2 * self.places.len() + 4);
+            places.extend(self.places.iter().map(|place| {
+                place.as_ref().map(|known| NoiseSecret {
+                    psk: Zeroizing::new(*known.psk),
+                    id: known.id,
+                })
+            }));
+            places.resize_with(2 * self.places.len() + 4, || None);
+            self.places = places;
         }
         self.add(secret)
     }

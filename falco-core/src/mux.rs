@@ -1,0 +1,88 @@
+//! What a machine and its owner need between them where there is an allocator: who waits for which answer, what waits to be sent, what has come in parts, and the bytes
+//! that requests hold. Still no I/O and no clock: an adapter, or a simulation, drives a [`ClientMux`] or a [`ServerMux`] with bytes and times, as it would the machine
+//! inside.
+//!
+//! ```
+//! use falco_core::mux::{Body, ClientMux, ClientStep, ServerMux, ServerStep, Unbounded};
+//! # use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
+//! # use falco_core::{ClientConnection, Instant, Key, RustCrypto, ServerConnection, Settings};
+//! # type Table = Vec<RequestSlot>;
+//! # fn entropy() -> falco_core::testing::CountingRng { falco_core::testing::CountingRng::new(1) }
+//! # let key = || Key::from_bytes([7; 32]).unwrap();
+//! # let ring = KeyRing::new(vec![Some(NoiseSecret::derive(key(), &RustCrypto))], &mut entropy()).unwrap();
+//! # let server_key = NoiseServer::<Table, _, _>::new(std::sync::RwLock::new(ring), &[][..], RustCrypto).unwrap();
+//! # let client_key = NoiseClient::<Table, _>::new(key(), &[][..], RustCrypto).unwrap();
+//! # let (settings, now) = (Settings::new(), Instant::ZERO);
+//! # let client = ClientConnection::new(&client_key, &settings, now, &mut entropy())?;
+//! # let server = ServerConnection::new(&server_key, &settings, now, &mut entropy())?;
+//! // Over two machines; here a waiter is just a name.
+//! let mut client = ClientMux::new(client);
+//! let mut server = ServerMux::new(server, Unbounded, 1 << 20);
+//! client.request(1, b"hello".to_vec(), "somebody").map_err(|rejected| rejected.why)?;
+//!
+//! let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+//! let mut out = [0; 1024];
+//! let answer = loop {
+//!     let sealed = client.seal(now, &mut out, |_, _| {})?;
+//!     to_server.extend_from_slice(&out[..sealed]);
+//!     match server.recv(now, &mut to_server)? {
+//!         ServerStep::Request { consumed, id, body } => {
+//!             let reply = body.into_vec(&to_server).to_ascii_uppercase();
+//!             server.answer(id, reply)?;
+//!             to_server.drain(..consumed);
+//!         }
+//!         ServerStep::Established { consumed } | ServerStep::Skip { consumed } => drop(to_server.drain(..consumed)),
+//!         _ => {}
+//!     }
+//!     let sealed = server.seal(now, &mut out)?;
+//!     to_client.extend_from_slice(&out[..sealed]);
+//!     match client.recv(now, &mut to_client)? {
+//!         ClientStep::Answer { waiter, body, .. } => break (waiter, body.into_vec(&to_client)),
+//!         ClientStep::Established { consumed } | ClientStep::Skip { consumed } | ClientStep::Pong { consumed, .. } => {
+//!             drop(to_client.drain(..consumed));
+//!         }
+//!         _ => {}
+//!     }
+//! };
+//! assert_eq!(answer, ("somebody", b"HELLO".to_vec()));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod client;
+mod server;
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+pub use client::{ClientMux, ClientStep, Left, Rejected};
+pub use server::{Budget, ServerMux, ServerStep, Unbounded};
+
+/// Where the decrypted body of a message is.
+#[derive(Debug)]
+#[allow(clippy::exhaustive_enums, reason = "there is no third place")]
+pub enum Body {
+    /// In the unread bytes that were handed in, until they are dropped: it came in one frame.
+    Lent(Range<usize>),
+    /// Here: it came in parts.
+    Whole(Vec<u8>),
+}
+
+impl Body {
+    /// The bytes; `unread` is what was handed in.
+    #[must_use]
+    pub fn bytes<'b>(&'b self, unread: &'b [u8]) -> &'b [u8] {
+        match self {
+            Self::Lent(range) => unread.get(range.clone()).unwrap_or_default(),
+            Self::Whole(bytes) => bytes,
+        }
+    }
+
+    /// The bytes, copied where they are only lent; `unread` is what was handed in.
+    #[must_use]
+    pub fn into_vec(self, unread: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Lent(range) => unread.get(range).unwrap_or_default().to_vec(),
+            Self::Whole(bytes) => bytes,
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! A server's side: requests put together within bounds, and their ends on the way out.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Deref;
+
+use super::Body;
+use crate::connection::ServerConnection;
+use crate::error::{ConnectionError, Error, Misuse, RequestError};
+use crate::event::{Received, ServerEvent};
+use crate::message::{CloseReason, Refusal, RequestId, Status};
+use crate::outgoing::OutgoingAnswer;
+use crate::reassembly::{Partial, Reassembly};
+use crate::send_queue::SendQueue;
+use crate::time::Instant;
+use crate::wire::ServerWire;
+
+/// The bound on the bytes that requests hold over all connections.
+pub trait Budget {
+    /// Takes so many bytes; says whether there were as many.
+    #[must_use]
+    fn take(&self, bytes: usize) -> bool;
+
+    /// Gives bytes back that were taken.
+    fn give_back(&self, bytes: usize);
+}
+
+/// No bound but those of each connection.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::exhaustive_structs, reason = "there is nothing to it")]
+pub struct Unbounded;
+
+impl Budget for Unbounded {
+    fn take(&self, _bytes: usize) -> bool {
+        true
+    }
+
+    fn give_back(&self, _bytes: usize) {}
+}
+
+/// A server's machine with the requests that have had no end. `B` is the body of an answer, `G` the bound that all connections share.
+pub struct ServerMux<H: Deref<Target: ServerWire>, B, G: Budget> {
+    machine: ServerConnection<H>,
+    answers: SendQueue<OutgoingAnswer, B>,
+    /// Ends that the machine has not taken yet.
+    refusals: VecDeque<(RequestId, Refusal)>,
+    parts: Reassembly<Vec<Partial<Vec<u8>>>>,
+    /// The bytes of each request that has had no end, sorted by number.
+    held: VecDeque<(RequestId, usize)>,
+    budget: G,
+    /// Bytes of answers that have not been sealed.
+    queued: usize,
+    /// With more of them nothing is read.
+    max_queued: usize,
+    reading: bool,
+}
+
+/// What came of the unread bytes.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ServerStep {
+    /// There is no whole frame: `total` unread bytes bring the next step.
+    NeedMore {
+        /// Unread bytes needed in all.
+        total: usize,
+    },
+    /// Take what [`seal`](ServerMux::seal) has first, then call again.
+    TransmitFirst,
+    /// Answer first, then call again.
+    AnswerFirst,
+    /// Nothing for the caller: drop these bytes and call again.
+    Skip {
+        /// Bytes to drop.
+        consumed: usize,
+    },
+    /// The client has proved that it has the key and is there.
+    Established {
+        /// Bytes to drop.
+        consumed: usize,
+    },
+    /// A whole request, to be answered or refused.
+    Request {
+        /// Bytes to drop, once the body is copied.
+        consumed: usize,
+        /// The request.
+        id: RequestId,
+        /// What it says.
+        body: Body,
+    },
+    /// The client no longer wants the answer: stop the handler and refuse as cancelled, or answer all the same.
+    Cancelled {
+        /// Bytes to drop.
+        consumed: usize,
+        /// The request.
+        id: RequestId,
+    },
+    /// The client closes: it begins nothing new.
+    Closing {
+        /// Bytes to drop.
+        consumed: usize,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
+    /// Nothing is under way. While more than `max_queued` bytes of answers wait to be sealed, nothing is read.
+    pub const fn new(machine: ServerConnection<H>, budget: G, max_queued: usize) -> Self {
+        Self {
+            machine,
+            answers: SendQueue::new(),
+            refusals: VecDeque::new(),
+            parts: Reassembly::new(Vec::new()),
+            held: VecDeque::new(),
+            budget,
+            queued: 0,
+            max_queued,
+            reading: true,
+        }
+    }
+
+    /// The machine inside.
+    pub const fn machine(&self) -> &ServerConnection<H> {
+        &self.machine
+    }
+
+    /// Where the connection is in its life.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.machine.status()
+    }
+
+    /// Whole requests that have had no end.
+    #[must_use]
+    pub fn unanswered(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether the caller is to read now, and to call [`recv`](Self::recv): not while too many answers wait for a client that takes none. The machine is told, so that
+    /// the lifetime stands still meanwhile.
+    #[must_use]
+    pub fn may_read(&mut self, now: Instant) -> bool {
+        let may = self.queued <= self.max_queued;
+        if may != self.reading {
+            self.reading = may;
+            self.machine.set_reading(now, may);
+        }
+        may
+    }
+
+    /// Finishes what has begun, takes nothing new, then ends.
+    pub fn close(&mut self, now: Instant, reason: CloseReason) {
+        self.machine.close(now, reason);
+    }
+
+    /// Looks at the unread bytes, as [`ServerConnection::recv`](crate::Connection::recv) does. A request for which the shared bound has no room is refused as busy, here.
+    ///
+    /// # Errors
+    /// What ended the connection.
+    pub fn recv(&mut self, now: Instant, unread: &mut [u8]) -> Result<ServerStep, ConnectionError> {
+        let (consumed, event) = match self.machine.recv(now, unread)? {
+            Received::NeedMore { total } => return Ok(ServerStep::NeedMore { total }),
+            Received::TransmitFirst => return Ok(ServerStep::TransmitFirst),
+            Received::AnswerFirst => return Ok(ServerStep::AnswerFirst),
+            Received::Skip { consumed } => return Ok(ServerStep::Skip { consumed }),
+            Received::Event { consumed, event } => (consumed, event),
+        };
+        let bytes = |range| unread.get(range).unwrap_or_default();
+        let skip = ServerStep::Skip { consumed };
+        Ok(match event {
+            ServerEvent::Established => ServerStep::Established { consumed },
+            ServerEvent::Request { id, body } => {
+                if self.hold(id, body.len()) {
+                    let body = Body::Lent(body);
+                    return Ok(ServerStep::Request { consumed, id, body });
+                }
+                skip
+            }
+            ServerEvent::Begin { id, total, body } => {
+                let first = bytes(body);
+                if self.hold(id, first.len()) && self.parts.begin(id, total, first).is_err() {
+                    self.refuse(id, Refusal::Busy);
+                }
+                skip
+            }
+            ServerEvent::Part { id, body, last } => {
+                let part = bytes(body);
+                // One that was refused here may not have been by the machine yet.
+                if !self.is_held(id) {
+                    return Ok(skip);
+                }
+                if !self.hold(id, part.len()) {
+                    return Ok(skip);
+                }
+                if self.parts.part(id, part).is_err() {
+                    self.refuse(id, Refusal::Busy);
+                    return Ok(skip);
+                }
+                match self.parts.take(id).filter(|_| last) {
+                    Some((bytes, _)) => ServerStep::Request {
+                        consumed,
+                        id,
+                        body: Body::Whole(bytes),
+                    },
+                    None => skip,
+                }
+            }
+            ServerEvent::Abandoned { id } => {
+                self.parts.forget(id);
+                self.release(id);
+                skip
+            }
+            ServerEvent::Cancelled { id } => ServerStep::Cancelled { consumed, id },
+            ServerEvent::Closing { reason } => ServerStep::Closing { consumed, reason },
+            ServerEvent::Ping => skip,
+        })
+    }
+
+    /// Queues the answer to a request. One that has had another end, or whose connection has ended, is dropped.
+    ///
+    /// # Errors
+    /// [`RequestError::TooLarge`]: the client does not read an answer of this size, and is told so.
+    pub fn answer(&mut self, id: RequestId, body: B) -> Result<(), RequestError> {
+        match self.machine.answer(id, body.as_ref().len()) {
+            Ok(answer) => {
+                self.queued += body.as_ref().len();
+                self.answers.push(answer, body);
+                Ok(())
+            }
+            Err(Error::Request(error)) => {
+                self.refuse(id, Refusal::AnswerTooLarge);
+                Err(error)
+            }
+            Err(Error::Connection(_) | Error::Misuse(_)) => {
+                self.release(id);
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends a request without an answer. One that has had another end stays as it is.
+    pub fn refuse(&mut self, id: RequestId, refusal: Refusal) {
+        self.parts.forget(id);
+        self.release(id);
+        self.refusals.push_back((id, refusal));
+    }
+
+    /// Writes what is owed and what waits to the front of `out`, and says how many bytes are to be sent.
+    ///
+    /// # Errors
+    /// [`Misuse::OutputTooSmall`]. What ended the connection is told by [`recv`](Self::recv).
+    pub fn seal(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
+        loop {
+            while let Some((id, refusal)) = self.refusals.front().copied() {
+                if self.machine.refuse(id, refusal) == Err(Misuse::TransmitFirst.into()) {
+                    break;
+                }
+                // Taken; or the connection has ended, or the request has had another end.
+                self.refusals.pop_front();
+            }
+            let (held, budget) = (&mut self.held, &self.budget);
+            let sealed = self.answers.seal(&mut self.machine, now, out, |answer, _| {
+                release(held, budget, answer.id());
+            });
+            self.count();
+            return match sealed {
+                Ok(count) => Ok(count),
+                Err(Error::Misuse(misuse @ Misuse::OutputTooSmall { .. })) => Err(misuse),
+                // An answer whose request has had another end: it goes nowhere, and holds nothing up.
+                Err(Error::Misuse(Misuse::NotWaiting(id))) => {
+                    self.answers.retain(|answer, _| answer.id() != id);
+                    self.release(id);
+                    self.count();
+                    continue;
+                }
+                Err(_) => Ok(0),
+            };
+        }
+    }
+
+    /// Bytes of output with which one call of [`seal`](Self::seal) can do something for whatever waits.
+    #[must_use]
+    pub fn seal_size(&self) -> usize {
+        self.machine.seal_size(self.answers.longest())
+    }
+
+    /// The stream has no more bytes. `Ok`: what has begun still gets its end.
+    ///
+    /// # Errors
+    /// What ended the connection.
+    pub fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
+        self.machine.end_of_stream(now, unread)
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.machine.poll_timeout()
+    }
+
+    /// Does what is due at `now`.
+    ///
+    /// # Errors
+    /// What ended the connection.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        self.machine.handle_timeout(now)
+    }
+
+    /// Gives back memory that a busy time has left.
+    pub fn shrink(&mut self) {
+        if self.answers.is_empty() {
+            self.answers = SendQueue::new();
+        }
+        if self.held.is_empty() {
+            self.held = VecDeque::new();
+        }
+        if self.refusals.is_empty() {
+            self.refusals = VecDeque::new();
+        }
+    }
+
+    /// Counts bytes of a request; refuses it where there is no room for them.
+    fn hold(&mut self, id: RequestId, bytes: usize) -> bool {
+        if !self.budget.take(bytes) {
+            self.refuse(id, Refusal::Busy);
+            return false;
+        }
+        let at = self.held.partition_point(|(other, _)| other.number() < id.number());
+        match self.held.get_mut(at) {
+            Some((other, held)) if *other == id => *held += bytes,
+            _ => self.held.insert(at, (id, bytes)),
+        }
+        true
+    }
+
+    fn release(&mut self, id: RequestId) {
+        release(&mut self.held, &self.budget, id);
+    }
+
+    fn count(&mut self) {
+        let left = |(answer, _): (&OutgoingAnswer, &B)| answer.length().saturating_sub(answer.sealed());
+        self.queued = self.answers.iter().map(left).sum();
+    }
+
+    fn is_held(&self, id: RequestId) -> bool {
+        self.held
+            .binary_search_by_key(&id.number(), |(id, _)| id.number())
+            .is_ok()
+    }
+}
+
+fn release<G: Budget>(held: &mut VecDeque<(RequestId, usize)>, budget: &G, id: RequestId) {
+    if let Ok(at) = held.binary_search_by_key(&id.number(), |(id, _)| id.number())
+        && let Some((_, bytes)) = held.remove(at)
+    {
+        budget.give_back(bytes);
+    }
+}
+
+impl<H: Deref<Target: ServerWire>, B, G: Budget> Drop for ServerMux<H, B, G> {
+    /// Whatever is still held is given back.
+    fn drop(&mut self) {
+        let held = self.held.iter().map(|(_, bytes)| bytes).sum();
+        self.budget.give_back(held);
+    }
+}
+
+impl<H: Deref<Target: ServerWire>, B, G: Budget> fmt::Debug for ServerMux<H, B, G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerMux")
+            .field("machine", &self.machine)
+            .field("unanswered", &self.held.len())
+            .field("queued", &self.queued)
+            .finish_non_exhaustive()
+    }
+}
