@@ -103,6 +103,26 @@ impl<S: Storage> RecvBuf<S> {
         }
     }
 
+    /// A buffer whose first `count` bytes are unread; all of them, where there are fewer.
+    ///
+    /// ```
+    /// use falco_core::RecvBuf;
+    ///
+    /// let mut inbox = RecvBuf::with_unread(*b"abcd", 2);
+    /// assert_eq!(inbox.unread(), b"ab");
+    /// assert_eq!(inbox.into_storage(), *b"abcd");
+    /// ```
+    pub fn with_unread(storage: S, count: usize) -> Self {
+        let mut buffer = Self::new(storage);
+        buffer.filled(count);
+        buffer
+    }
+
+    /// The storage, with whatever is in it.
+    pub fn into_storage(self) -> S {
+        self.storage
+    }
+
     /// From now on, storage that can grow is given at least `bytes`, so that one read may bring many small messages. 0 at first: a peer
     /// that has proved nothing is not worth more than what it owes.
     pub fn set_read_ahead(&mut self, bytes: usize) {

@@ -158,6 +158,12 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
         self.waiting.len()
     }
 
+    /// Whether requests wait of which nothing was sent.
+    #[must_use]
+    pub fn has_unbegun(&self) -> bool {
+        self.queue.iter().any(|(request, _)| request.id().is_none())
+    }
+
     /// Queues a request. `ticket` is the caller's name for it; they ascend.
     ///
     /// # Errors

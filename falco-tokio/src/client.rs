@@ -1,0 +1,286 @@
+//! The client: what callers hold. How it is set up is in `builder`; a `slot` is the task that owns a connection, `shared` what callers and that task share.
+
+mod builder;
+mod connection;
+mod dial;
+mod shared;
+mod slot;
+mod stats;
+
+use core::fmt;
+use core::future::Future;
+use core::pin::Pin;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::task::{Context, Poll, ready};
+use core::time::Duration;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use falco_core::keys::ClientKeys;
+use falco_core::{Fate, Settings};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
+
+use self::dial::{Backoff, Dial};
+use self::shared::{Order, Shared};
+use self::stats::Counters;
+use crate::clock::Clock;
+use crate::entropy::Entropy;
+use crate::error::Error;
+
+pub use self::builder::ClientBuilder;
+pub use self::stats::ClientStats;
+
+/// What all connections of a client share.
+#[derive(Debug)]
+struct Env {
+    keys: Arc<ClientKeys>,
+    settings: Settings,
+    clock: Clock,
+    entropy: Entropy,
+    dial: Dial,
+    connect_timeout: Duration,
+    backoff: Backoff,
+    fail_fast: bool,
+    counters: Counters,
+}
+
+/// A client of one server. Clones are cheap and share its connections; requests of many tasks are under way at once over one connection, each answered as its handler
+/// finishes. On the classic wire they are answered in the order in which they were sent.
+///
+/// The client connects when it is made, and again when there is something to send and the last connection has ended. While there is none, requests wait for their time limit; attempts
+/// are made with pauses that grow and are random. Requests of which nothing was processed on a connection that was lost move to the next; of others the error says that they may have
+/// been. No request is processed twice.
+///
+/// ```no_run
+/// use falco_tokio::{Client, Fate};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::builder(std::fs::read_to_string("key.hex")?.parse()?).connect("127.0.0.1:4287").await?;
+/// match client.request("hello").await {
+///     Ok(answer) => println!("{} bytes", answer.len()),
+///     Err(error) if error.fate() == Fate::NotProcessed => println!("may be sent again: {error}"),
+///     Err(error) => println!("may have been done: {error}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// It is a [`tower::Service`] too, so that retries, limits and balancing of Tower apply. `poll_ready` reserves one of the
+/// [places](ClientBuilder::max_outstanding); the clone that was made ready is the one to call.
+pub struct Client {
+    inner: Arc<Inner>,
+    /// The place that `poll_ready` has reserved.
+    permit: Option<OwnedSemaphorePermit>,
+    acquiring: Option<Acquiring>,
+}
+
+type Acquiring = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send + Sync>>;
+
+struct Inner {
+    slots: Box<[Arc<Shared>]>,
+    /// Where the search for the least loaded begins.
+    turn: AtomicUsize,
+    places: Arc<Semaphore>,
+    request_timeout: Option<Duration>,
+    env: Arc<Env>,
+}
+
+impl Client {
+    /// Sends a request and waits for its answer, for the [request timeout](ClientBuilder::request_timeout) at most.
+    ///
+    /// Dropping the future cancels the request wherever it is, and nothing else.
+    ///
+    /// # Errors
+    /// [`Error`]; its [`fate`](Error::fate) says whether the request may have been processed.
+    pub async fn request(&self, body: impl Into<Bytes>) -> Result<Bytes, Error> {
+        let permit = None;
+        self.inner.call(body.into(), self.inner.request_timeout, permit).await
+    }
+
+    /// The same with a time limit of its own.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn request_within(&self, body: impl Into<Bytes>, limit: Duration) -> Result<Bytes, Error> {
+        self.inner.call(body.into(), Some(limit), None).await
+    }
+
+    /// Pings the server, which begins the connection's lifetime anew on both sides, and says how long the answer took. The classic wire has no answer: there `None` says that
+    /// the ping is on its way.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn ping(&self) -> Result<Option<Duration>, Error> {
+        let (to, answer) = oneshot::channel();
+        if !self.inner.least_loaded()?.order(Order::Ping(to)) {
+            return Err(Error::Closed);
+        }
+        let limit = self.inner.request_timeout;
+        let answered = match limit {
+            Some(limit) => tokio::time::timeout(limit, answer).await.map_err(|_| Error::TimedOut {
+                doing: "waiting for the answer to a ping",
+                limit,
+                fate: Fate::NotProcessed,
+            })?,
+            None => answer.await,
+        };
+        answered.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Ends all connections in good order: requests that are under way still get their ends, on all clones; new ones are refused. It waits until the server has seen the end, for a
+    /// second at most after the last answer.
+    ///
+    /// When all clones of a client are dropped instead, its connections end in the same way, and nobody waits for it.
+    pub async fn close(&self) {
+        let closing: Vec<_> = self
+            .inner
+            .slots
+            .iter()
+            .map(|slot| {
+                let (to, done) = oneshot::channel();
+                slot.order(Order::Close(Some(to))).then_some(done)
+            })
+            .collect();
+        for done in closing.into_iter().flatten() {
+            let _ = done.await;
+        }
+    }
+
+    /// What the client has counted.
+    #[must_use]
+    pub fn stats(&self) -> ClientStats {
+        let outstanding = self.inner.slots.iter().map(|slot| slot.outstanding()).sum();
+        self.inner.env.counters.read(outstanding)
+    }
+
+    fn new(slots: Box<[Arc<Shared>]>, places: usize, request_timeout: Option<Duration>, env: Arc<Env>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                slots,
+                turn: AtomicUsize::new(0),
+                places: Arc::new(Semaphore::new(places)),
+                request_timeout,
+                env,
+            }),
+            permit: None,
+            acquiring: None,
+        }
+    }
+}
+
+impl Inner {
+    /// The connection with the fewest requests under way.
+    fn least_loaded(&self) -> Result<&Arc<Shared>, Error> {
+        if let [only] = &*self.slots {
+            return Ok(only);
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1);
+        let (before, from) = self.slots.split_at(turn);
+        let in_turn = from.iter().chain(before);
+        in_turn.min_by_key(|slot| slot.outstanding()).ok_or(Error::Closed)
+    }
+
+    async fn call(
+        &self,
+        body: Bytes,
+        limit: Option<Duration>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Bytes, Error> {
+        let limit = limit.map(|limit| (Instant::now() + limit, limit));
+        self.env.counters.requests.add(1);
+        let answered = self.call_until(body, limit, permit).await;
+        let counter = if answered.is_ok() {
+            &self.env.counters.answers
+        } else {
+            &self.env.counters.errors
+        };
+        counter.add(1);
+        answered
+    }
+
+    async fn call_until(
+        &self,
+        body: Bytes,
+        limit: Option<(Instant, Duration)>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Bytes, Error> {
+        let _permit = match (permit, Arc::clone(&self.places).try_acquire_owned()) {
+            (Some(permit), _) | (None, Ok(permit)) => permit,
+            (None, Err(_)) => self.wait_for_place(limit).await?,
+        };
+        self.least_loaded()?.submit(body)?.end(limit).await
+    }
+
+    async fn wait_for_place(&self, limit: Option<(Instant, Duration)>) -> Result<OwnedSemaphorePermit, Error> {
+        let place = Arc::clone(&self.places).acquire_owned();
+        let place = match limit {
+            None => place.await,
+            Some((deadline, limit)) => {
+                let place = tokio::time::timeout_at(deadline, place).await;
+                place.map_err(|_| Error::TimedOut {
+                    doing: "waiting for a place in the queue",
+                    limit,
+                    fate: Fate::NotProcessed,
+                })?
+            }
+        };
+        place.map_err(|_| Error::Closed)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for slot in &self.slots {
+            slot.order(Order::Close(None));
+        }
+    }
+}
+
+impl Clone for Client {
+    /// Shares the connections; what `poll_ready` has reserved stays with the original.
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            permit: None,
+            acquiring: None,
+        }
+    }
+}
+
+impl tower::Service<Bytes> for Client {
+    type Response = Bytes;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Bytes, Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.inner.slots.iter().all(|slot| slot.is_closed()) {
+            return Poll::Ready(Err(Error::Closed));
+        }
+        if self.permit.is_none() {
+            let places = &self.inner.places;
+            let acquiring = self
+                .acquiring
+                .get_or_insert_with(|| Box::pin(Arc::clone(places).acquire_owned()));
+            let permit = ready!(acquiring.as_mut().poll(cx));
+            self.acquiring = None;
+            self.permit = Some(permit.map_err(|_| Error::Closed)?);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, body: Bytes) -> Self::Future {
+        // Whoever calls without being ready waits for a place as `request` does.
+        let (inner, permit) = (Arc::clone(&self.inner), self.permit.take());
+        Box::pin(async move { inner.call(body, inner.request_timeout, permit).await })
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("dial", &self.inner.env.dial)
+            .field("connections", &self.inner.slots.len())
+            .finish_non_exhaustive()
+    }
+}

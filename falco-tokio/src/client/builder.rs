@@ -1,0 +1,240 @@
+//! How a client is set up.
+
+use core::future::Future;
+use core::time::Duration;
+use std::io;
+#[cfg(unix)]
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use falco_core::keys::Secrets;
+use falco_core::{EntropyError, Key, Settings};
+use tokio::sync::oneshot;
+
+use super::dial::{Backoff, Connecting, Dial};
+use super::shared::{Order, Shared};
+use super::slot::Slot;
+use super::stats::Counters;
+use super::{Client, Env};
+use crate::clock::Clock;
+use crate::entropy::Entropy;
+use crate::error::Error;
+use crate::socket::Stream;
+
+/// How long connecting may take by default.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request may take by default.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many requests may be under way or wait, on each connection, by default: as many as a server takes by default.
+const OUTSTANDING: usize = 1024;
+/// How many nonces a client remembers by default: each request and each answer takes one.
+const REPLAY_MEMORY: usize = 1024;
+/// The pauses between attempts to connect.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    most: Duration::from_secs(10),
+};
+
+/// Settings of a [`Client`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it connects"]
+pub struct ClientBuilder {
+    secrets: Secrets,
+    settings: Settings,
+    connections: usize,
+    connect_timeout: Duration,
+    request_timeout: Option<Duration>,
+    max_outstanding: Option<usize>,
+    backoff: Backoff,
+    fail_fast: bool,
+    entropy: Entropy,
+}
+
+impl Client {
+    /// A client of servers that have `key`. It speaks the noise wire: both sides prove that they have the key, and keys of their own protect each connection.
+    pub fn builder(key: Key) -> ClientBuilder {
+        ClientBuilder::new(Secrets {
+            noise: vec![key],
+            ..Secrets::default()
+        })
+    }
+
+    /// A client that speaks the classic wire, to servers of the published falcotcp 0.1.x and to [`Server::classic`](crate::Server::classic).
+    ///
+    /// What that wire does not give is told in [`falco_core::classic`]. Its connection ends when nothing was sent for a lifetime; the next request makes another.
+    pub fn classic(key: Key) -> ClientBuilder {
+        ClientBuilder::new(Secrets {
+            classic: Some(key),
+            nonces: REPLAY_MEMORY,
+            ..Secrets::default()
+        })
+    }
+}
+
+impl ClientBuilder {
+    fn new(secrets: Secrets) -> Self {
+        Self {
+            secrets,
+            settings: Settings::new(),
+            connections: 1,
+            connect_timeout: CONNECT_TIMEOUT,
+            request_timeout: Some(REQUEST_TIMEOUT),
+            max_outstanding: None,
+            backoff: BACKOFF,
+            fail_fast: false,
+            entropy: Entropy::system(),
+        }
+    }
+
+    /// The name of the service called, or any bytes that both owners have agreed on, 65,535 at most: a server of another context does not take the hello. Empty by
+    /// default. The classic wire has none.
+    pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
+        self.secrets.context = context.into();
+        self
+    }
+
+    /// The largest message, the lifetime, whether to ping so that a connection stays, how long a handshake may take.
+    pub const fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// How many connections to spread requests over, 1 by default; 0 counts as 1. A request goes to the one with the fewest under way. Each is made when it is first needed.
+    pub const fn connections(mut self, connections: usize) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// How long connecting the socket may take, 5 s by default. The handshake has its own limit in the settings.
+    pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a request may take in all, 30 s by default: waiting for a place in the queue, for a connection, and for the answer. `None` sets no limit.
+    pub const fn request_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// How many requests may be under way or wait at once, 1024 for each connection by default; 0 counts as 1. More of them wait their turn before anything is kept of them.
+    pub const fn max_outstanding(mut self, requests: usize) -> Self {
+        self.max_outstanding = Some(requests);
+        self
+    }
+
+    /// The pauses after attempts to connect that failed: each is a random part of a bound, which is `first` at first, doubles with each attempt, and is `most` at the most. 50 ms and
+    /// 10 s by default.
+    pub const fn backoff(mut self, first: Duration, most: Duration) -> Self {
+        self.backoff = Backoff { first, most };
+        self
+    }
+
+    /// Whether requests that find no connection fail as soon as an attempt to connect has failed. By default they wait for another attempt until their time has run out.
+    pub const fn fail_fast(mut self, fail_fast: bool) -> Self {
+        self.fail_fast = fail_fast;
+        self
+    }
+
+    /// How many nonces to remember on the classic wire, 20 bytes each, 1024 by default; 0 remembers none. Answers that are replayed from within this memory are
+    /// refused. The noise wire needs none.
+    pub const fn replay_memory(mut self, nonces: usize) -> Self {
+        self.secrets.nonces = nonces;
+        self
+    }
+
+    /// Where random numbers come from instead of the operating system, for tests and simulations. In production a source that is not cryptographic gives the keys away.
+    pub fn entropy(mut self, fill: impl Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync + 'static) -> Self {
+        self.entropy = Entropy::new(fill);
+        self
+    }
+
+    /// Connects to a host and port, such as `"db.internal:4287"`, and shakes hands. The name is resolved anew for each connection.
+    ///
+    /// # Errors
+    /// [`Error`]: what the first attempt failed with, such as [`ConnectionError::Refused`](crate::ConnectionError::Refused) where the server has another key.
+    pub async fn connect(self, address: impl ToString) -> Result<Client, Error> {
+        self.open(Dial::Tcp(address.to_string())).await
+    }
+
+    /// A client that connects to a host and port when it first has something to send.
+    ///
+    /// # Errors
+    /// [`Error::Setup`].
+    #[expect(clippy::needless_pass_by_value, reason = "as `connect` takes it")]
+    pub fn connect_lazy(self, address: impl ToString) -> Result<Client, Error> {
+        self.build(Dial::Tcp(address.to_string()))
+    }
+
+    /// Connects to a Unix socket, and shakes hands.
+    ///
+    /// # Errors
+    /// [`Error`].
+    #[cfg(unix)]
+    pub async fn connect_unix(self, path: impl AsRef<Path>) -> Result<Client, Error> {
+        self.open(Dial::Unix(path.as_ref().to_owned())).await
+    }
+
+    /// Connects by a function of the caller's, such as one that goes through a proxy, and shakes hands. It is called for each connection.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn connect_with<F, Fut, S>(self, dial: F) -> Result<Client, Error>
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = io::Result<S>> + Send + 'static,
+        S: Stream + 'static,
+    {
+        let dial = move || -> Connecting {
+            let dialing = dial();
+            Box::pin(async move {
+                let stream: Box<dyn Stream> = Box::new(dialing.await?);
+                Ok(stream)
+            })
+        };
+        self.open(Dial::With(Box::new(dial))).await
+    }
+
+    /// Shakes hands over a stream that is already connected. Once that has ended, so has the client: it cannot make another.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn over(mut self, stream: impl Stream + 'static) -> Result<Client, Error> {
+        self.connections = 1;
+        self.open(Dial::Once(Mutex::new(Some(Box::new(stream))))).await
+    }
+
+    async fn open(self, dial: Dial) -> Result<Client, Error> {
+        let client = self.build(dial)?;
+        let (to, opened) = oneshot::channel();
+        let first = client.inner.slots.first().ok_or(Error::Closed)?;
+        first.order(Order::Open(to));
+        opened.await.unwrap_or(Err(Error::Closed))?;
+        Ok(client)
+    }
+
+    fn build(self, dial: Dial) -> Result<Client, Error> {
+        let mut entropy = self.entropy;
+        let keys = self.secrets.into_client(&mut entropy)?;
+        let env = Arc::new(Env {
+            keys: Arc::new(keys),
+            settings: self.settings,
+            clock: Clock::new(),
+            entropy,
+            dial,
+            connect_timeout: self.connect_timeout,
+            backoff: self.backoff,
+            fail_fast: self.fail_fast,
+            counters: Counters::default(),
+        });
+        let connections = self.connections.max(1);
+        let slots: Box<[_]> = (0..connections).map(|_| Arc::new(Shared::default())).collect();
+        for shared in &slots {
+            tokio::spawn(Slot::new(Arc::clone(shared), Arc::clone(&env)));
+        }
+        let places = self.max_outstanding.unwrap_or(OUTSTANDING.saturating_mul(connections));
+        // A semaphore has a largest number of places.
+        let places = places.clamp(1, tokio::sync::Semaphore::MAX_PERMITS);
+        Ok(Client::new(slots, places, self.request_timeout, env))
+    }
+}

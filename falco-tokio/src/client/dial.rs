@@ -1,0 +1,148 @@
+//! How a client gets a stream, and how long it waits before it tries again.
+
+use core::fmt;
+use core::future::Future;
+use core::pin::Pin;
+use core::time::Duration;
+use std::io;
+#[cfg(unix)]
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use falco_core::Fate;
+use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
+
+use crate::entropy::Entropy;
+use crate::error::Error;
+use crate::socket::{Socket, Stream};
+
+pub(super) type Dialing = Pin<Box<dyn Future<Output = Result<Socket, Error>> + Send>>;
+/// A stream of the caller's making, on its way.
+pub(super) type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send>>;
+type DialWith = dyn Fn() -> Connecting + Send + Sync;
+
+/// Where a client gets its streams from.
+pub(super) enum Dial {
+    /// Anything that can be resolved, resolved anew each time.
+    Tcp(String),
+    #[cfg(unix)]
+    Unix(PathBuf),
+    With(Box<DialWith>),
+    /// One stream, and never another.
+    Once(Mutex<Option<Box<dyn Stream>>>),
+}
+
+impl Dial {
+    /// Whether there can be another stream.
+    pub(super) fn is_spent(&self) -> bool {
+        match self {
+            Self::Once(stream) => stream
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .is_none(),
+            #[cfg(unix)]
+            Self::Unix(_) => false,
+            Self::Tcp(_) | Self::With(_) => false,
+        }
+    }
+
+    /// Begins to connect. `limit` bounds all of it, `lifetime` how long sent bytes may stay unacknowledged.
+    pub(super) fn dial(&self, limit: Duration, lifetime: Duration) -> Dialing {
+        let dialing: Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>> = match self {
+            Self::Tcp(name) => {
+                let name = name.clone();
+                Box::pin(async move { Socket::tcp(TcpStream::connect(name).await?, lifetime) })
+            }
+            #[cfg(unix)]
+            Self::Unix(path) => {
+                let path = path.clone();
+                Box::pin(async move { Ok(Socket::Unix(UnixStream::connect(path).await?)) })
+            }
+            Self::With(dial) => {
+                let dialing = dial();
+                Box::pin(async move { Ok(Socket::Other(dialing.await?)) })
+            }
+            Self::Once(stream) => {
+                let stream = stream.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+                let none = || {
+                    io::Error::new(
+                        io::ErrorKind::NotConnected,
+                        "the stream has ended, and there is no other",
+                    )
+                };
+                Box::pin(async move { stream.map(Socket::Other).ok_or_else(none) })
+            }
+        };
+        Box::pin(async move {
+            match tokio::time::timeout(limit, dialing).await {
+                Ok(Ok(socket)) => Ok(socket),
+                Ok(Err(error)) => Err(Error::io("connecting", error, Fate::NotProcessed)),
+                Err(_) => Err(Error::TimedOut {
+                    doing: "connecting",
+                    limit,
+                    fate: Fate::NotProcessed,
+                }),
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(name) => f.debug_tuple("Tcp").field(name).finish(),
+            #[cfg(unix)]
+            Self::Unix(path) => f.debug_tuple("Unix").field(path).finish(),
+            Self::With(_) => f.write_str("With(..)"),
+            Self::Once(_) => f.write_str("Once(..)"),
+        }
+    }
+}
+
+/// How long to wait after attempts that failed: a random part of a bound that doubles with each, so that clients which lost one server do not all come back at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Backoff {
+    pub(super) first: Duration,
+    pub(super) most: Duration,
+}
+
+impl Backoff {
+    pub(super) fn pause(self, failed: u32, entropy: &Entropy) -> Duration {
+        let doubled = self
+            .first
+            .saturating_mul(1_u32.checked_shl(failed.saturating_sub(1)).unwrap_or(u32::MAX));
+        let bound = doubled.min(self.most).as_micros();
+        Duration::from_micros(entropy.below(u64::try_from(bound).unwrap_or(u64::MAX).saturating_add(1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_random_below_a_bound_that_doubles_up_to_the_most() {
+        let backoff = Backoff {
+            first: Duration::from_millis(50),
+            most: Duration::from_secs(10),
+        };
+        let entropy = Entropy::system();
+        for (failed, bound) in [
+            (1, 50),
+            (2, 100),
+            (3, 200),
+            (8, 6400),
+            (9, 10_000),
+            (40, 10_000),
+            (u32::MAX, 10_000),
+        ] {
+            let pauses: Vec<_> = (0..200).map(|_| backoff.pause(failed, &entropy)).collect();
+            let bound = Duration::from_millis(bound);
+            assert!(pauses.iter().all(|pause| *pause <= bound), "{failed}: {pauses:?}");
+            assert!(pauses.iter().any(|pause| *pause > bound / 2), "{failed}: {pauses:?}");
+            assert!(pauses.iter().any(|pause| *pause < bound / 2), "{failed}: {pauses:?}");
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! A place for one connection at a time: a task that takes callers' orders, connects when there is something to do, and moves to another connection what the last has not processed.
+
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use falco_core::{ConnectionError, Fate};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::Env;
+use super::connection::{Connection, News, PingTo, answer, error_of};
+use super::dial::Dialing;
+use super::shared::{Order, Pending, Shared};
+use crate::error::Error;
+use crate::timer::Timer;
+
+/// A connection that ended sooner than this after it stood counts as an attempt that failed.
+const SOON: Duration = Duration::from_secs(1);
+
+pub(super) struct Slot {
+    shared: Arc<Shared>,
+    env: Arc<Env>,
+    current: Current,
+    /// Connections that take nothing new and have something to finish.
+    old: Vec<Connection>,
+    /// Requests that no connection has, in the order of their tickets.
+    waiting: VecDeque<Pending>,
+    pings: Vec<PingTo>,
+    openers: Vec<oneshot::Sender<Result<(), Error>>>,
+    closers: Vec<oneshot::Sender<()>>,
+    closing: bool,
+    /// Attempts that failed since a connection last stood.
+    failed: u32,
+    /// No attempt is made before.
+    retry_at: Option<Instant>,
+    /// Why there is no connection.
+    trouble: Option<Error>,
+    timer: Timer,
+}
+
+enum Current {
+    None,
+    Dialing(Dialing),
+    Connection(Box<Connection>, Instant),
+}
+
+impl Slot {
+    pub(super) fn new(shared: Arc<Shared>, env: Arc<Env>) -> Self {
+        Self {
+            shared,
+            env,
+            current: Current::None,
+            old: Vec::new(),
+            waiting: VecDeque::new(),
+            pings: Vec::new(),
+            openers: Vec::new(),
+            closers: Vec::new(),
+            closing: false,
+            failed: 0,
+            retry_at: None,
+            trouble: None,
+            timer: Timer::default(),
+        }
+    }
+
+    fn take_orders(&mut self, cx: &Context<'_>) {
+        for order in self.shared.take(cx) {
+            match order {
+                Order::Request(pending) => self.waiting.push_back(pending),
+                Order::Cancel(ticket) => drop(self.remove(ticket)),
+                Order::Expire(ticket, limit) => self.expire(ticket, limit),
+                Order::Ping(to) => self.pings.push(to),
+                Order::Open(to) => self.openers.push(to),
+                Order::Close(to) => {
+                    self.closing = true;
+                    self.closers.extend(to);
+                }
+            }
+        }
+    }
+
+    /// Takes a request out, wherever it is.
+    fn remove(&mut self, ticket: u64) -> Option<(Pending, Fate)> {
+        if let Some(at) = self.waiting.iter().position(|pending| pending.ticket == ticket) {
+            return self.waiting.remove(at).map(|pending| (pending, Fate::NotProcessed));
+        }
+        let current = match &mut self.current {
+            Current::Connection(connection, _) => Some(&mut **connection),
+            Current::None | Current::Dialing(_) => None,
+        };
+        let mut connections = current.into_iter().chain(&mut self.old);
+        connections.find_map(|connection| connection.cancel(ticket))
+    }
+
+    fn expire(&mut self, ticket: u64, limit: Duration) {
+        if let Some((pending, fate)) = self.remove(ticket) {
+            // Why there was no connection says more than that there was none in time.
+            let never_sent = pending.tries == 0;
+            let why = self
+                .trouble
+                .as_ref()
+                .filter(|_| never_sent)
+                .map(|trouble| trouble.again(fate));
+            let doing = "waiting for the answer";
+            answer(pending, Err(why.unwrap_or(Error::TimedOut { doing, limit, fate })));
+        }
+    }
+
+    /// Hands what waits to the connection, if it stands.
+    fn hand_over(&mut self) {
+        let Current::Connection(connection, _) = &mut self.current else {
+            return;
+        };
+        if !connection.established {
+            return;
+        }
+        while let Some(pending) = self.waiting.pop_front() {
+            if let Some(back) = connection.request(pending) {
+                self.waiting.push_front(back);
+                break;
+            }
+        }
+        if connection.is_open() {
+            self.pings = core::mem::take(&mut self.pings)
+                .into_iter()
+                .filter_map(|to| connection.ping(to))
+                .collect();
+            self.openers.drain(..).for_each(|to| drop(to.send(Ok(()))));
+        }
+        if self.closing && self.waiting.is_empty() {
+            connection.close();
+        }
+    }
+
+    /// Requests that a connection has not processed go before those that came later.
+    fn take_back(&mut self, mut returned: Vec<Pending>) {
+        returned.sort_by_key(|pending| pending.ticket);
+        for pending in returned.into_iter().rev() {
+            let at = self.waiting.partition_point(|other| other.ticket < pending.ticket);
+            self.waiting.insert(at, pending);
+        }
+    }
+
+    /// There is no connection, and no attempt at one: what is to be done about that?
+    fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let wanted = !self.waiting.is_empty() || !self.pings.is_empty() || !self.openers.is_empty();
+        if self.closing {
+            self.fail_all(&Error::Closed);
+        }
+        if !wanted || self.closing {
+            return Poll::Pending;
+        }
+        // Who was turned away is not let in a moment later.
+        if let Some(trouble) = self.trouble.as_ref().filter(|trouble| trouble.is_wrong_key())
+            && self.retry_at.is_some_and(|at| at > Instant::now())
+        {
+            let trouble = trouble.again(Fate::NotProcessed);
+            self.fail_all(&trouble);
+            return Poll::Pending;
+        }
+        if let Some(at) = self.retry_at
+            && self.timer.poll(cx, Some(at)).is_pending()
+        {
+            return Poll::Pending;
+        }
+        self.retry_at = None;
+        self.env.counters.attempts.add(1);
+        let dialing = self
+            .env
+            .dial
+            .dial(self.env.connect_timeout, self.env.settings.lifetime());
+        self.current = Current::Dialing(dialing);
+        Poll::Ready(())
+    }
+
+    /// An attempt has failed.
+    fn fail(&mut self, error: Error) {
+        self.current = Current::None;
+        self.failed = self.failed.saturating_add(1);
+        let pause = self.env.backoff.pause(self.failed, &self.env.entropy);
+        self.retry_at = Some(Instant::now() + pause);
+        warn!(%error, attempt = self.failed, ?pause, "no connection");
+        // Whoever asked for a connection is told at once; and so is everybody, where waiting does not help.
+        for to in self.openers.drain(..) {
+            let _ = to.send(Err(error.again(Fate::NotProcessed)));
+        }
+        let hopeless = error.is_wrong_key() || matches!(error, Error::Setup(_)) || self.env.dial.is_spent();
+        if hopeless || self.env.fail_fast || self.closing {
+            self.fail_all(&error);
+        }
+        self.trouble = Some(error);
+    }
+
+    fn fail_all(&mut self, error: &Error) {
+        for pending in self.waiting.drain(..) {
+            answer(pending, Err(error.again(Fate::NotProcessed)));
+        }
+        for to in self.pings.drain(..) {
+            let _ = to.send(Err(error.again(Fate::NotProcessed)));
+        }
+        for to in self.openers.drain(..) {
+            let _ = to.send(Err(error.again(Fate::NotProcessed)));
+        }
+    }
+
+    /// The current connection has ended.
+    fn end(&mut self, connection: Connection, since: Instant, end: &io::Result<ConnectionError>) {
+        if !connection.established {
+            self.fail(error_of(end, Fate::NotProcessed));
+            return;
+        }
+        if since.elapsed() < SOON && !matches!(end, Ok(ConnectionError::Closed)) {
+            self.failed = self.failed.saturating_add(1);
+            let pause = self.env.backoff.pause(self.failed, &self.env.entropy);
+            self.retry_at = Some(Instant::now() + pause);
+        }
+        self.trouble = Some(error_of(end, Fate::NotProcessed));
+        if !connection.is_over() {
+            self.old.push(connection);
+        }
+    }
+
+    /// Polls the current connection or the attempt at one. Ready: something has changed.
+    fn poll_current(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match core::mem::replace(&mut self.current, Current::None) {
+            Current::None => self.begin(cx),
+            Current::Dialing(mut dialing) => {
+                match dialing.as_mut().poll(cx) {
+                    Poll::Pending => {
+                        self.current = Current::Dialing(dialing);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Err(error)) => self.fail(error),
+                    Poll::Ready(Ok(socket)) => match Connection::new(socket, &self.env) {
+                        Ok(connection) => self.current = Current::Connection(Box::new(connection), Instant::now()),
+                        Err(error) => self.fail(error.into()),
+                    },
+                }
+                Poll::Ready(())
+            }
+            Current::Connection(mut connection, since) => {
+                let polled = connection.poll(cx);
+                self.take_back(core::mem::take(&mut connection.returned));
+                match polled {
+                    Poll::Pending => {
+                        self.current = Current::Connection(connection, since);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(News::Established) => {
+                        debug!("connected");
+                        self.env.counters.connected.add(1);
+                        self.failed = 0;
+                        self.trouble = None;
+                        self.current = Current::Connection(connection, Instant::now());
+                    }
+                    Poll::Ready(News::Closing) => self.old.push(*connection),
+                    Poll::Ready(News::Ended(end)) => self.end(*connection, since, &end),
+                }
+                Poll::Ready(())
+            }
+        }
+    }
+
+    fn poll_old(&mut self, cx: &mut Context<'_>) {
+        let mut at = 0;
+        while let Some(connection) = self.old.get_mut(at) {
+            let polled = connection.poll(cx);
+            let returned = core::mem::take(&mut connection.returned);
+            let over = connection.is_over();
+            self.take_back(returned);
+            if over {
+                self.old.swap_remove(at);
+            } else if polled.is_pending() {
+                at += 1;
+            }
+        }
+    }
+}
+
+impl Future for Slot {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        loop {
+            this.take_orders(cx);
+            this.poll_old(cx);
+            this.hand_over();
+            let changed = this.poll_current(cx).is_ready();
+            if this.closing && this.old.is_empty() && matches!(this.current, Current::None) && this.waiting.is_empty() {
+                this.shared.abandon();
+                for to in this.closers.drain(..) {
+                    let _ = to.send(());
+                }
+                return Poll::Ready(());
+            }
+            if !changed {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Drop for Slot {
+    /// With its runtime, or when all is done: whoever still waits is told by the end of the channel.
+    fn drop(&mut self) {
+        self.shared.abandon();
+    }
+}

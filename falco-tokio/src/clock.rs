@@ -1,0 +1,34 @@
+//! The clock that the machines are told the time by: milliseconds of Tokio's clock since it was made, so that a test that pauses that clock pauses them.
+
+use core::time::Duration;
+
+use falco_core::Instant;
+use tokio::time;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    start: time::Instant,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self {
+            start: time::Instant::now(),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        Instant::from_millis(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// The first moment at which [`now`](Self::now) is `instant` or later.
+    pub(crate) fn at(&self, instant: Instant) -> time::Instant {
+        let since = Duration::from_millis(instant.as_millis());
+        self.start
+            .checked_add(since)
+            .unwrap_or_else(|| time::Instant::now() + FAR)
+    }
+}
+
+/// Further away than any deadline that anybody waits for.
+pub(crate) const FAR: Duration = Duration::from_secs(30 * 365 * 86_400);

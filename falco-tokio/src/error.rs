@@ -1,0 +1,152 @@
+//! What a caller is told when something went wrong, and whether its request may have been processed.
+
+use core::error;
+use core::fmt;
+use core::time::Duration;
+use std::io;
+
+use falco_core::keys::SetupError;
+use falco_core::{ConnectionError, EntropyError, Fate, RequestError};
+
+/// What went wrong. No error holds a byte of a key or of a message.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The request was refused, by this side before anything was sent, or by the server. The connection was in order.
+    Request(RequestError),
+    /// The connection ended.
+    Connection {
+        /// What ended it.
+        end: ConnectionError,
+        /// What that means for the request.
+        fate: Fate,
+    },
+    /// The operating system reported an error.
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The error.
+        source: io::Error,
+        /// What that means for the request.
+        fate: Fate,
+    },
+    /// A time limit ran out.
+    TimedOut {
+        /// What was being done.
+        doing: &'static str,
+        /// The limit.
+        limit: Duration,
+        /// What that means for the request.
+        fate: Fate,
+    },
+    /// The client was closed, or its runtime is gone, before the request was sent.
+    Closed,
+    /// There was no entropy; nothing was sent.
+    Entropy(EntropyError),
+    /// What was set does not go together; nothing was sent.
+    Setup(SetupError),
+}
+
+impl Error {
+    /// Whether the request that failed may have been processed. Errors that befall no request say [`Fate::NotProcessed`].
+    #[must_use]
+    pub const fn fate(&self) -> Fate {
+        match self {
+            Self::Request(RequestError::TooLarge { .. }) | Self::Entropy(_) | Self::Setup(_) | Self::Closed => {
+                Fate::NotProcessed
+            }
+            Self::Request(RequestError::Refused(refusal)) if refusal.is_unprocessed() => Fate::NotProcessed,
+            // A refusal whose meaning is not known here promises nothing.
+            Self::Request(_) => Fate::MaybeProcessed,
+            Self::Connection { fate, .. } | Self::Io { fate, .. } | Self::TimedOut { fate, .. } => *fate,
+        }
+    }
+
+    /// Whether it was the server that refused the handshake: it has another key, serves another context, or is no FalcoTCP server. To try again with the same key does not help.
+    #[must_use]
+    pub const fn is_wrong_key(&self) -> bool {
+        matches!(
+            self,
+            Self::Connection {
+                end: ConnectionError::Refused,
+                ..
+            }
+        )
+    }
+
+    pub(crate) const fn io(doing: &'static str, source: io::Error, fate: Fate) -> Self {
+        Self::Io { doing, source, fate }
+    }
+
+    pub(crate) const fn connection(end: ConnectionError, fate: Fate) -> Self {
+        Self::Connection { end, fate }
+    }
+
+    /// The same error for another request, whose fate is `fate`.
+    pub(crate) fn again(&self, fate: Fate) -> Self {
+        match self {
+            Self::Request(error) => Self::Request(*error),
+            Self::Connection { end, .. } => Self::Connection { end: *end, fate },
+            Self::Io { doing, source, .. } => Self::Io {
+                doing,
+                source: copy(source),
+                fate,
+            },
+            Self::TimedOut { doing, limit, .. } => Self::TimedOut {
+                doing,
+                limit: *limit,
+                fate,
+            },
+            Self::Closed => Self::Closed,
+            Self::Entropy(error) => Self::Entropy(*error),
+            Self::Setup(error) => Self::Setup(*error),
+        }
+    }
+}
+
+/// An error of the operating system as it was, any other by its kind and words.
+fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+impl From<EntropyError> for Error {
+    fn from(error: EntropyError) -> Self {
+        Self::Entropy(error)
+    }
+}
+
+impl From<SetupError> for Error {
+    fn from(error: SetupError) -> Self {
+        Self::Setup(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request(error) => error.fmt(f),
+            Self::Connection { end, .. } => write!(f, "the connection ended: {end}"),
+            Self::Io { doing, source, .. } => write!(f, "{doing}: {source}"),
+            Self::TimedOut { doing, limit, .. } => write!(f, "{doing}: not done within {limit:?}"),
+            Self::Closed => f.write_str("the client is closed"),
+            Self::Entropy(error) => error.fmt(f),
+            Self::Setup(error) => error.fmt(f),
+        }
+    }
+}
+
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            Self::Request(error) => Some(error),
+            Self::Connection { end, .. } => Some(end),
+            Self::Io { source, .. } => Some(source),
+            Self::TimedOut { .. } | Self::Closed => None,
+            Self::Entropy(error) => Some(error),
+            Self::Setup(error) => Some(error),
+        }
+    }
+}

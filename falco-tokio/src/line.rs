@@ -1,0 +1,160 @@
+//! A stream with the bytes that were read from it and not yet taken, and the bytes that are on their way out. What they mean is the core's.
+
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+use core::time::Duration;
+use std::io;
+
+use falco_core::RecvBuf;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::pool::{self, POOLED};
+
+/// A pooled buffer is kept for what is left in it only from so many bytes on: a peer that sent few has earned few.
+const WORTH_KEEPING: usize = POOLED / 4;
+
+#[derive(Debug)]
+pub(crate) struct Line<S> {
+    stream: S,
+    inbox: RecvBuf<Vec<u8>>,
+    /// Whether the inbox lies in a pooled buffer.
+    pooled: bool,
+    out: Vec<u8>,
+    /// What of `out` is still to be written.
+    sent: usize,
+    sealed: usize,
+    /// Since when the stream has taken nothing.
+    stalled: Option<Instant>,
+    /// Something was written that may still lie in the stream.
+    unflushed: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+    pub(crate) const fn new(stream: S) -> Self {
+        Self {
+            stream,
+            inbox: RecvBuf::new(Vec::new()),
+            pooled: false,
+            out: Vec::new(),
+            sent: 0,
+            sealed: 0,
+            stalled: None,
+            unflushed: false,
+        }
+    }
+
+    /// The unread bytes.
+    pub(crate) fn unread(&mut self) -> &mut [u8] {
+        self.inbox.unread()
+    }
+
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.inbox.consume(count);
+    }
+
+    /// Reads what has come; `total` is how many unread bytes are wanted in all. 0 is the end of the stream.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, total: usize) -> Poll<io::Result<usize>> {
+        if self.inbox.is_empty() && !self.pooled {
+            self.inbox = RecvBuf::new(pool::take());
+            self.pooled = true;
+        }
+        let space = self.inbox.space(total).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let mut buffer = ReadBuf::new(space);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        let count = buffer.filled().len();
+        self.inbox.filled(count);
+        Poll::Ready(Ok(count))
+    }
+
+    /// Writes what is on its way, then what `seal` puts into the buffer that it is handed, until there is nothing more or the stream takes no more. Says whether something was
+    /// written. `seal` gives how many bytes it wrote, or how many it needs.
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut seal: impl FnMut(&mut [u8]) -> Result<usize, usize>,
+    ) -> Poll<io::Result<bool>> {
+        let mut wrote = false;
+        loop {
+            while self.sent < self.sealed {
+                let rest = self.out.get(self.sent..self.sealed).unwrap_or_default();
+                match Pin::new(&mut self.stream).poll_write(cx, rest) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(Ok(count)) => {
+                        self.sent += count;
+                        self.stalled = None;
+                        self.unflushed = true;
+                        wrote = true;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        self.stalled = self.stalled.or_else(|| Some(Instant::now()));
+                        return Poll::Pending;
+                    }
+                }
+            }
+            self.sent = 0;
+            self.sealed = 0;
+            if self.out.is_empty() {
+                self.out = pool::take();
+            }
+            self.sealed = loop {
+                match seal(&mut self.out) {
+                    Ok(sealed) => break sealed,
+                    Err(needed) if needed > self.out.len() => self.out.resize(needed, 0),
+                    Err(_) => break 0,
+                }
+            };
+            if self.sealed == 0 {
+                pool::give_back(core::mem::take(&mut self.out));
+                if core::mem::take(&mut self.unflushed) {
+                    // Of a stream that holds nothing back, such as a socket, this asks nothing.
+                    let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
+                }
+                return Poll::Ready(Ok(wrote));
+            }
+        }
+    }
+
+    /// When a write that makes no progress has lasted for `limit`.
+    pub(crate) fn stalls_at(&self, limit: Duration) -> Option<Instant> {
+        self.stalled.map(|since| since + limit)
+    }
+
+    /// Nothing is to be done for a while: memory is given back, down to what has really come and what is really to go.
+    pub(crate) fn rest(&mut self) {
+        if self.pooled && self.inbox.len() < WORTH_KEEPING {
+            let own = self.inbox.unread().to_vec();
+            let count = own.len();
+            let inbox = core::mem::replace(&mut self.inbox, RecvBuf::with_unread(own, count));
+            pool::give_back(inbox.into_storage());
+            self.pooled = false;
+        } else if self.inbox.is_empty() {
+            self.inbox.release();
+            self.pooled = false;
+        }
+        if self.sealed - self.sent < WORTH_KEEPING && self.out.len() >= POOLED {
+            let rest = self.out.get(self.sent..self.sealed).unwrap_or_default().to_vec();
+            self.sealed -= self.sent;
+            self.sent = 0;
+            pool::give_back(core::mem::replace(&mut self.out, rest));
+        }
+    }
+
+    /// Shuts down the sending half.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    /// Reads and drops until the end of the stream.
+    pub(crate) fn poll_drop_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut dropped = [0; 512];
+        loop {
+            let mut buffer = ReadBuf::new(&mut dropped);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                Ok(()) | Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! How connections come in. An error of accepting ends nothing but the attempt.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+
+use falco_core::ServerConnection;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+#[cfg(unix)]
+use tokio::net::UnixListener;
+use tracing::{debug, debug_span, warn};
+
+use super::Service;
+use super::connection::Connection;
+use super::control::Control;
+use super::handler::Handler;
+use super::registry::Admission;
+use crate::socket::Socket;
+
+/// How long to wait after an error of accepting that is not one connection's, such as no file descriptors left: at first, and at the most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
+impl Listener {
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr(),
+            #[cfg(unix)]
+            Self::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    async fn accept(&self, lifetime: Duration) -> io::Result<(Socket, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Socket::tcp(stream, lifetime)?, Some(peer)))
+            }
+            #[cfg(unix)]
+            Self::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), None)),
+        }
+    }
+}
+
+/// Takes connections until the server is to stop, and gives each a task. The listener is closed then.
+pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<Service>, handler: &Arc<H>) {
+    let mut pause = PAUSES.0;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = service.registry.stopping() => return,
+            accepted = listener.accept(service.settings.lifetime()) => accepted,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                pause = PAUSES.0;
+                service.counters.accepted.add(1);
+                match admit(service, socket, peer, false, handler) {
+                    Ok(Some(connection)) => drop(tokio::spawn(connection)),
+                    Ok(None) => {}
+                    Err(error) => warn!(%error, "a connection could not be taken"),
+                }
+            }
+            Err(error) if is_of_one_connection(&error) => {
+                service.counters.accept_errors.add(1);
+                debug!(%error, "a connection was gone before it was taken");
+            }
+            Err(error) => {
+                service.counters.accept_errors.add(1);
+                // A descriptor that a stranger sits on is of more use elsewhere.
+                let freed = service.registry.drop_half_open();
+                warn!(%error, freed, "accepting failed; it is tried again after a pause");
+                tokio::select! {
+                    () = service.registry.stopping() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(PAUSES.1);
+            }
+        }
+    }
+}
+
+/// A connection that was accepted elsewhere; none where the server is stopping.
+pub(super) fn guest<S, H>(service: &Arc<Service>, stream: S, handler: &Arc<H>) -> io::Result<Option<Connection<S, H>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: Handler,
+{
+    admit(service, stream, None, true, handler)
+}
+
+fn admit<S, H>(
+    service: &Arc<Service>,
+    stream: S,
+    peer: Option<SocketAddr>,
+    guest: bool,
+    handler: &Arc<H>,
+) -> io::Result<Option<Connection<S, H>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: Handler,
+{
+    let mut entropy = service.entropy.clone();
+    let now = service.clock.now();
+    let machine = ServerConnection::new(Arc::clone(&service.keys), &service.settings, now, &mut entropy);
+    let machine = machine.map_err(io::Error::other)?;
+    let control = Arc::new(Control::new(peer));
+    let number = match service.registry.admit(&control, guest) {
+        Admission::In { number, dropped } => {
+            if dropped {
+                service.counters.half_open_dropped.add(1);
+                debug!("the oldest handshake was dropped for a newcomer");
+            }
+            number
+        }
+        Admission::Full => {
+            service.counters.turned_away.add(1);
+            warn!(?peer, "turned away: there are as many connections as there may be");
+            return Ok(None);
+        }
+        Admission::Stopping => return Ok(None),
+    };
+    let span = debug_span!("connection", number, peer = ?peer, key = tracing::field::Empty);
+    debug!(parent: &span, "accepted");
+    let (service, handler) = (Arc::clone(service), Arc::clone(handler));
+    Ok(Some(Connection::new(
+        stream, machine, control, number, service, handler, span,
+    )))
+}
+
+/// Whether an error of accepting is one connection's, so that the next can be taken at once.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    )
+}

@@ -1,0 +1,224 @@
+//! How a server is set up and bound.
+
+use core::time::Duration;
+use std::io;
+#[cfg(unix)]
+use std::path::Path;
+use std::sync::Arc;
+
+use falco_core::keys::Secrets;
+use falco_core::{EntropyError, Key, Settings};
+#[cfg(unix)]
+use tokio::net::UnixListener;
+use tokio::net::{TcpListener, ToSocketAddrs};
+
+use super::accept::Listener;
+use super::budget::Budget;
+use super::registry::Registry;
+use super::stats::Counters;
+use super::{OnCancel, Server, Service};
+use crate::clock::Clock;
+use crate::entropy::Entropy;
+use crate::error::Error;
+
+/// How many connections there may be by default.
+const MAX_CONNECTIONS: usize = 10_000;
+/// How many of them may be in their handshake by default.
+const MAX_HALF_OPEN: usize = 1024;
+/// How many nonces a server remembers by default, 1.25 MiB: each request and each answer takes one.
+const REPLAY_MEMORY: usize = 65_536;
+/// How many bytes requests may hold over all connections by default, 1 GiB.
+const MAX_HELD: usize = 1 << 30;
+
+/// Settings of a [`Server`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is bound"]
+pub struct ServerBuilder {
+    secrets: Secrets,
+    settings: Settings,
+    max_connections: usize,
+    max_half_open: usize,
+    max_held: usize,
+    on_cancel: OnCancel,
+    entropy: Entropy,
+}
+
+impl Server {
+    /// A server for clients that have `key`. It speaks the noise wire: both sides prove that they have the key, and keys of their own protect each connection.
+    pub fn builder(key: Key) -> ServerBuilder {
+        ServerBuilder::new(Secrets {
+            noise: vec![key],
+            ..Secrets::default()
+        })
+    }
+
+    /// A server that speaks the classic wire alone, to clients of the published falcotcp 0.1.x and to [`Client::classic`](crate::Client::classic).
+    ///
+    /// The wire proves to the server that the client has, or once had a recording of one who had, the key. What it does not give is told in [`falco_core::classic`].
+    pub fn classic(key: Key) -> ServerBuilder {
+        ServerBuilder::new(Secrets {
+            classic: Some(key),
+            ..Secrets::default()
+        })
+    }
+}
+
+impl ServerBuilder {
+    fn new(secrets: Secrets) -> Self {
+        Self {
+            secrets: Secrets {
+                nonces: REPLAY_MEMORY,
+                ..secrets
+            },
+            settings: Settings::new(),
+            max_connections: MAX_CONNECTIONS,
+            max_half_open: MAX_HALF_OPEN,
+            max_held: MAX_HELD,
+            on_cancel: OnCancel::default(),
+            entropy: Entropy::system(),
+        }
+    }
+
+    /// Takes another key beside those that are there, on the noise wire. Clients of any of them are let in.
+    pub fn key(mut self, key: Key) -> Self {
+        self.secrets.noise.push(key);
+        self
+    }
+
+    /// Speaks the classic wire beside the noise wire on the same port, under a key of its own: binding fails where the noise wire has the same. What
+    /// that wire does not give is told in [`falco_core::classic`].
+    pub fn classic(mut self, key: Key) -> Self {
+        self.secrets.classic = Some(key);
+        self
+    }
+
+    /// The name of the service, or any bytes that both owners have agreed on, 65,535 at most: a client that calls another is refused. Empty by default. The classic wire
+    /// has none.
+    pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
+        self.secrets.context = context.into();
+        self
+    }
+
+    /// The largest message, the requests in flight on one connection, the lifetime, how long a handshake may take.
+    pub const fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// How many connections there may be at once, 10,000 by default; 0 counts as 1. Each takes a file descriptor, and under 4 KiB while it is idle.
+    ///
+    /// When one more comes, the oldest that has not finished its handshake is dropped. Where all have, the newcomer is turned away.
+    pub const fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
+    /// How many connections may be in their handshake at once, 1024 by default; 0 counts as 1. When one more comes, the oldest of them is dropped.
+    pub const fn max_half_open(mut self, connections: usize) -> Self {
+        self.max_half_open = connections;
+        self
+    }
+
+    /// How many bytes requests that have had no end may hold over all connections, 1 GiB by default; [`Settings::with_max_held`] bounds those of one connection. A request
+    /// over it is refused as busy.
+    pub const fn max_held(mut self, bytes: usize) -> Self {
+        self.max_held = bytes;
+        self
+    }
+
+    /// How many nonces to remember on the classic wire, 20 bytes each, 65,536 by default; 0 remembers none. Each request and each answer takes one. What is replayed
+    /// from within this memory is refused. The noise wire needs none.
+    pub const fn replay_memory(mut self, nonces: usize) -> Self {
+        self.secrets.nonces = nonces;
+        self
+    }
+
+    /// What becomes of the handler of a request that its client no longer wants: by default it is dropped.
+    pub const fn on_cancel(mut self, on_cancel: OnCancel) -> Self {
+        self.on_cancel = on_cancel;
+        self
+    }
+
+    /// How long a connection lives without a message or a ping; the same as in the [`settings`](Self::settings).
+    ///
+    /// # Errors
+    /// [`SettingsError`](falco_core::SettingsError).
+    pub fn lifetime(mut self, lifetime: Duration) -> Result<Self, falco_core::SettingsError> {
+        self.settings = self.settings.with_lifetime(lifetime)?;
+        Ok(self)
+    }
+
+    /// Where random numbers come from instead of the operating system, for tests and simulations. In production a source that is not cryptographic gives the keys away.
+    pub fn entropy(mut self, fill: impl Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync + 'static) -> Self {
+        self.entropy = Entropy::new(fill);
+        self
+    }
+
+    /// Binds to an address. Port 0 has the system choose one; [`Server::local_addr`] says which.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn bind(self, address: impl ToSocketAddrs) -> Result<Server, Error> {
+        let listener = TcpListener::bind(address).await.map_err(binding)?;
+        self.from_listener(listener)
+    }
+
+    /// Takes connections from a listener that is bound already.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn from_listener(self, listener: TcpListener) -> Result<Server, Error> {
+        self.build(Some(Listener::Tcp(listener)))
+    }
+
+    /// Binds to a Unix socket. The file must not exist, and stays when the server is gone.
+    ///
+    /// # Errors
+    /// [`Error`].
+    #[cfg(unix)]
+    pub fn bind_unix(self, path: impl AsRef<Path>) -> Result<Server, Error> {
+        let listener = UnixListener::bind(path).map_err(binding)?;
+        self.from_unix_listener(listener)
+    }
+
+    /// Takes connections from a Unix listener that is bound already.
+    ///
+    /// # Errors
+    /// [`Error`].
+    #[cfg(unix)]
+    pub fn from_unix_listener(self, listener: UnixListener) -> Result<Server, Error> {
+        self.build(Some(Listener::Unix(listener)))
+    }
+
+    /// A server that is bound to nothing, for [`Server::serve_connection`].
+    ///
+    /// # Errors
+    /// [`Error::Entropy`], [`Error::Setup`].
+    pub fn unbound(self) -> Result<Server, Error> {
+        self.build(None)
+    }
+
+    fn build(self, listener: Option<Listener>) -> Result<Server, Error> {
+        let mut entropy = self.entropy;
+        let keys = self.secrets.into_server(&mut entropy)?;
+        let service = Service {
+            keys: Arc::new(keys),
+            settings: self.settings,
+            clock: Clock::new(),
+            entropy,
+            budget: Budget::new(self.max_held),
+            registry: Registry::new(self.max_connections, self.max_half_open),
+            counters: Counters::default(),
+            on_cancel: self.on_cancel,
+            limit: tokio::sync::watch::Sender::new(None),
+        };
+        Ok(Server {
+            service: Arc::new(service),
+            listener,
+        })
+    }
+}
+
+fn binding(error: io::Error) -> Error {
+    Error::io("binding", error, falco_core::Fate::NotProcessed)
+}

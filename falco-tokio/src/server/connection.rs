@@ -1,0 +1,411 @@
+//! One connection of a server: a future that owns the socket, the machine and the requests, and does what is due whenever it is woken.
+
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use falco_core::keys::ServerKeys;
+use falco_core::mux::{Body, ServerMux, ServerStep};
+use falco_core::{CloseReason, ConnectionError, Misuse, Refusal, RequestError, RequestId, ServerConnection};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::{Span, debug, warn};
+
+use super::budget::Budget;
+use super::control::{Control, Outcome};
+use super::handler::{Handler, Request, refusal_of};
+use super::running::{Running, poll_handler};
+use super::{OnCancel, Service};
+use crate::line::Line;
+use crate::timer::Timer;
+
+/// How long the other side may take to see an end and to end as well.
+const LINGER: Duration = Duration::from_secs(1);
+
+pub(super) struct Connection<S, H> {
+    line: Line<S>,
+    mux: ServerMux<Arc<ServerKeys>, Bytes, Budget>,
+    control: Arc<Control>,
+    running: Running,
+    timer: Timer,
+    stage: Stage,
+    service: Arc<Service>,
+    handler: Arc<H>,
+    number: u64,
+    /// The client sends nothing more.
+    eof: bool,
+    established: bool,
+    /// It ended by itself, and was not cut off.
+    ended: bool,
+    span: Span,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Conversing,
+    /// The machine has ended; its last word is being written.
+    LastWord(ConnectionError),
+    /// The sending half is being shut down, then the client may end as well.
+    Lingering {
+        end: ConnectionError,
+        until: tokio::time::Instant,
+        shut: bool,
+    },
+}
+
+/// What there is to do next.
+enum Next {
+    /// Bytes are needed, so many in all.
+    Read(usize),
+    /// Something else has to happen first.
+    Wait,
+    End(ConnectionError),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
+    pub(super) fn new(
+        stream: S,
+        machine: ServerConnection<Arc<ServerKeys>>,
+        control: Arc<Control>,
+        number: u64,
+        service: Arc<Service>,
+        handler: Arc<H>,
+        span: Span,
+    ) -> Self {
+        // Room for one answer of any size.
+        let max_queued = usize::try_from(service.settings.max_message()).unwrap_or(usize::MAX);
+        Self {
+            line: Line::new(stream),
+            mux: ServerMux::new(machine, service.budget.clone(), max_queued),
+            control,
+            running: Running::default(),
+            timer: Timer::default(),
+            stage: Stage::Conversing,
+            service,
+            handler,
+            number,
+            eof: false,
+            established: false,
+            ended: false,
+            span,
+        }
+    }
+
+    fn now(&self) -> falco_core::Instant {
+        self.service.clock.now()
+    }
+
+    /// Takes what others have said since. Says whether the connection is cut off.
+    fn take_news(&mut self, cx: &Context<'_>) -> bool {
+        let news = self.control.news(cx);
+        for (id, outcome) in news.finished {
+            if self.running.remove(id) {
+                self.finish(id, outcome);
+            }
+        }
+        if let Some(reason) = news.close {
+            self.mux.close(self.now(), reason);
+        }
+        news.cut
+    }
+
+    /// A handler is done: its request gets its end.
+    fn finish(&mut self, id: RequestId, outcome: Outcome) {
+        let counters = &self.service.counters;
+        let cancelled = self.control.is_cancelled(id);
+        self.control.forget(id);
+        let refusal = match outcome {
+            Outcome::Answer(body) => match self.mux.answer(id, body) {
+                Ok(()) => return counters.answers.add(1),
+                Err(RequestError::TooLarge { length, limit }) => {
+                    warn!(
+                        request = id.number(),
+                        length, limit, "the answer is larger than the client reads"
+                    );
+                    return counters.refusals.add(1);
+                }
+                Err(_) => return counters.refusals.add(1),
+            },
+            Outcome::Dropped if cancelled => {
+                counters.cancelled.add(1);
+                return self.mux.refuse(id, Refusal::Cancelled);
+            }
+            Outcome::Failed(error) => {
+                let refusal = refusal_of(&error);
+                if refusal == Refusal::Failed {
+                    warn!(request = id.number(), %error, "the handler failed");
+                }
+                refusal
+            }
+            Outcome::Panicked => {
+                warn!(request = id.number(), "the handler panicked");
+                Refusal::Failed
+            }
+            // The runtime shuts down, or the handler was aborted from elsewhere.
+            Outcome::Dropped => Refusal::Failed,
+        };
+        if refusal == Refusal::Failed {
+            counters.failed.add(1);
+        }
+        counters.refusals.add(1);
+        self.mux.refuse(id, refusal);
+    }
+
+    /// Looks at the unread bytes until more are needed, or something else.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Next {
+        loop {
+            let now = self.now();
+            if !self.mux.may_read(now) {
+                return Next::Wait;
+            }
+            let step = match self.mux.recv(now, self.line.unread()) {
+                Ok(step) => step,
+                Err(end) => return Next::End(end),
+            };
+            match step {
+                ServerStep::NeedMore { total } => return Next::Read(total),
+                ServerStep::Skip { consumed } => self.line.consume(consumed),
+                ServerStep::Established { consumed } => {
+                    self.line.consume(consumed);
+                    self.establish();
+                }
+                ServerStep::Request { consumed, id, body } => {
+                    let body = match body {
+                        Body::Lent(range) => Bytes::copy_from_slice(self.line.unread().get(range).unwrap_or_default()),
+                        Body::Whole(bytes) => Bytes::from(bytes),
+                    };
+                    self.line.consume(consumed);
+                    self.handle(cx, id, body);
+                }
+                ServerStep::Cancelled { consumed, id } => {
+                    self.line.consume(consumed);
+                    if self.running.contains(id) {
+                        self.control.cancel(id);
+                        if self.service.on_cancel == OnCancel::Drop {
+                            self.running.abort(id);
+                        }
+                    }
+                }
+                ServerStep::Closing { consumed, reason } => {
+                    debug!(?reason, "the client closes");
+                    self.line.consume(consumed);
+                }
+                // What is written, or answered, comes first.
+                ServerStep::TransmitFirst | ServerStep::AnswerFirst | _ => return Next::Wait,
+            }
+        }
+    }
+
+    /// The client has proved that it has a key, which may have been retired since its hello.
+    fn establish(&mut self) {
+        self.established = true;
+        self.service.counters.established.add(1);
+        let key = self.mux.machine().key_id();
+        let mut retired = false;
+        if let Some(key) = key {
+            // In this order: who retires a key takes it out of the ring, then looks for its connections.
+            let _ = self.control.key.set(key);
+            self.span.record("key", tracing::field::display(key));
+            let noise = self.service.keys.as_noise();
+            retired = noise.is_some_and(|noise| !noise.ring().contains(key));
+        }
+        debug!("established");
+        let now = self.now();
+        if self.service.registry.establish(self.number) {
+            self.mux.close(now, CloseReason::ShuttingDown);
+        } else if retired {
+            self.mux.close(now, CloseReason::KeyRetired);
+        }
+    }
+
+    /// Handles a request: at once, if its handler is ready at once, or else on a task of its own.
+    fn handle(&mut self, cx: &mut Context<'_>, id: RequestId, body: Bytes) {
+        self.service.counters.requests.add(1);
+        let request = Request::new(body, id, Arc::clone(&self.control));
+        let begin = core::panic::AssertUnwindSafe(|| self.handler.handle(request));
+        let Ok(mut handler) = std::panic::catch_unwind(begin) else {
+            return self.finish(id, Outcome::Panicked);
+        };
+        match poll_handler(&mut handler, cx) {
+            Poll::Ready(outcome) => {
+                drop(handler);
+                self.finish(id, outcome);
+            }
+            Poll::Pending => self.running.spawn(handler, id, &self.control, &self.span),
+        }
+    }
+
+    /// Writes whatever can go. Says whether something went.
+    fn write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let (mux, clock) = (&mut self.mux, self.service.clock);
+        self.line.poll_write(cx, |out| match mux.seal(clock.now(), out) {
+            Ok(sealed) => Ok(sealed),
+            Err(Misuse::OutputTooSmall { needed, .. }) => Err(needed),
+            Err(_) => Ok(0),
+        })
+    }
+
+    fn converse(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
+        loop {
+            let next = self.receive(cx);
+            if let Next::End(end) = next {
+                return Poll::Ready(Ok(end));
+            }
+            match self.write(cx)? {
+                // What stood in the way of receiving may have gone; or the machine has ended with its last word.
+                Poll::Ready(true) => continue,
+                Poll::Ready(false) | Poll::Pending => {}
+            }
+            if let Some(end) = self.mux.machine().end() {
+                return Poll::Ready(Ok(end));
+            }
+            if let Next::Read(total) = next
+                && !self.eof
+            {
+                match self.line.poll_read(cx, total)? {
+                    Poll::Ready(0) => {
+                        self.eof = true;
+                        let now = self.now();
+                        if let Err(end) = self.mux.end_of_stream(now, self.line.unread()) {
+                            return Poll::Ready(Ok(end));
+                        }
+                        continue;
+                    }
+                    Poll::Ready(_) => continue,
+                    Poll::Pending => {}
+                }
+            }
+            let now = self.now();
+            if let Some(end) = self.is_late(now)? {
+                return Poll::Ready(Ok(end));
+            }
+            self.rest();
+            let machine = self.mux.poll_timeout().map(|deadline| self.service.clock.at(deadline));
+            let stall = self.line.stalls_at(self.service.settings.lifetime());
+            match self.timer.poll(cx, machine.into_iter().chain(stall).min()) {
+                Poll::Ready(()) => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Does what is due, and says what has ended by it.
+    fn is_late(&mut self, now: falco_core::Instant) -> io::Result<Option<ConnectionError>> {
+        let stall = self.line.stalls_at(self.service.settings.lifetime());
+        if stall.is_some_and(|stall| stall <= tokio::time::Instant::now()) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if self.mux.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            return Ok(self.mux.handle_timeout(now).err());
+        }
+        Ok(None)
+    }
+
+    /// Gives back what is not needed while nothing happens.
+    fn rest(&mut self) {
+        self.line.rest();
+        if self.mux.unanswered() == 0 {
+            self.mux.shrink();
+            self.running.shrink();
+        }
+    }
+
+    /// How the stream is to end.
+    fn leave(&mut self, end: ConnectionError) -> Stage {
+        self.cancel_all();
+        if !self.established {
+            self.service.counters.unauthenticated.add(1);
+        }
+        debug!(%end, "ended");
+        Stage::LastWord(end)
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
+        loop {
+            match &mut self.stage {
+                Stage::Conversing => match self.converse(cx) {
+                    Poll::Ready(Ok(end)) => self.stage = self.leave(end),
+                    Poll::Ready(Err(error)) => {
+                        self.cancel_all();
+                        debug!(%error, "broken");
+                        return Poll::Ready(Err(error));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                },
+                Stage::LastWord(end) => {
+                    let end = *end;
+                    // A stranger is told nothing, and waited for by nobody.
+                    if !self.established {
+                        return Poll::Ready(Ok(end));
+                    }
+                    let until = tokio::time::Instant::now() + LINGER;
+                    if self.write(cx)?.is_pending() {
+                        let stall = self.line.stalls_at(LINGER).unwrap_or(until);
+                        if self.timer.poll(cx, Some(stall)).is_pending() {
+                            return Poll::Pending;
+                        }
+                        return Poll::Ready(Ok(end));
+                    }
+                    let shut = false;
+                    self.stage = Stage::Lingering { end, until, shut };
+                }
+                Stage::Lingering { end, until, shut } => {
+                    if !*shut {
+                        match self.line.poll_shutdown(cx) {
+                            Poll::Ready(Ok(())) => *shut = true,
+                            Poll::Ready(Err(_)) => return Poll::Ready(Ok(*end)),
+                            Poll::Pending => {}
+                        }
+                    }
+                    if *shut && (self.eof || self.line.poll_drop_rest(cx).is_ready()) {
+                        return Poll::Ready(Ok(*end));
+                    }
+                    if self.timer.poll(cx, Some(*until)).is_ready() {
+                        return Poll::Ready(Ok(*end));
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Future for Connection<S, H> {
+    type Output = io::Result<ConnectionError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let _entered = this.span.clone().entered();
+        if this.take_news(cx) {
+            debug!("cut off");
+            return Poll::Ready(Ok(this.mux.machine().end().unwrap_or(ConnectionError::Closed)));
+        }
+        let end = this.poll_end(cx);
+        this.ended = end.is_ready();
+        end
+    }
+}
+
+impl<S, H> Connection<S, H> {
+    /// What was running has nobody to answer to.
+    fn cancel_all(&self) {
+        self.control.cancel_all();
+        if self.service.on_cancel == OnCancel::Drop {
+            self.running.abort_all();
+        }
+    }
+}
+
+impl<S, H> Drop for Connection<S, H> {
+    /// However it ends, its place is free, and what was running knows that nobody waits.
+    fn drop(&mut self) {
+        self.cancel_all();
+        let cut = (!self.ended).then(|| self.mux.unanswered());
+        self.service.registry.leave(self.number, cut);
+        let running = u64::try_from(self.running.len()).unwrap_or(u64::MAX);
+        self.service.counters.cancelled.add(running);
+    }
+}

@@ -1,0 +1,175 @@
+//! The connections of a server: who is let in, who is dropped for whom, and how all of them are told.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use falco_core::{CloseReason, KeyId};
+use tokio::sync::Notify;
+
+use super::control::Control;
+
+#[derive(Debug, Default)]
+struct State {
+    connections: HashMap<u64, Arc<Control>>,
+    /// Those that have not finished their handshake. Numbers ascend, so the first is the oldest.
+    half_open: BTreeSet<u64>,
+    next: u64,
+    /// The server takes no more connections.
+    stopping: bool,
+    /// Connections that were ended at once, and their requests that had not been answered.
+    cut: (u64, u64),
+}
+
+#[derive(Debug)]
+pub(crate) struct Registry {
+    state: Mutex<State>,
+    max_connections: usize,
+    max_half_open: usize,
+    /// Told when the server is to stop, and when a connection has gone.
+    changed: Notify,
+}
+
+/// Whether a newcomer is let in.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    /// Yes, and perhaps another was dropped for it.
+    In { number: u64, dropped: bool },
+    /// There are as many as there may be, and none of them is half-open.
+    Full,
+    /// The server is stopping.
+    Stopping,
+}
+
+impl Registry {
+    pub(crate) fn new(max_connections: usize, max_half_open: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            max_connections: max_connections.max(1),
+            max_half_open: max_half_open.max(1),
+            changed: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is whole between any two of its steps, none of which can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a connection in. A guest, which was not accepted here, takes nobody's place.
+    pub(crate) fn admit(&self, control: &Arc<Control>, guest: bool) -> Admission {
+        let mut state = self.lock();
+        if state.stopping {
+            return Admission::Stopping;
+        }
+        let mut dropped = None;
+        if !guest {
+            let full = state.connections.len() >= self.max_connections;
+            if full || state.half_open.len() >= self.max_half_open {
+                match state.drop_oldest() {
+                    Some(oldest) => dropped = Some(oldest),
+                    None => return Admission::Full,
+                }
+            }
+        }
+        let number = state.next;
+        state.next += 1;
+        state.connections.insert(number, Arc::clone(control));
+        state.half_open.insert(number);
+        drop(state);
+        let dropped = dropped.map(|oldest| oldest.cut()).is_some();
+        Admission::In { number, dropped }
+    }
+
+    /// Drops the oldest connection that has not finished its handshake; says whether there was one.
+    pub(crate) fn drop_half_open(&self) -> bool {
+        let oldest = self.lock().drop_oldest();
+        oldest.map(|oldest| oldest.cut()).is_some()
+    }
+
+    /// A connection has finished its handshake. Says whether the server is stopping.
+    pub(crate) fn establish(&self, number: u64) -> bool {
+        let mut state = self.lock();
+        state.half_open.remove(&number);
+        state.stopping
+    }
+
+    /// A connection has gone; `cut` is how many requests it left unanswered if it was ended at once.
+    pub(crate) fn leave(&self, number: u64, cut: Option<usize>) {
+        let mut state = self.lock();
+        state.half_open.remove(&number);
+        state.connections.remove(&number);
+        if let Some(requests) = cut {
+            state.cut.0 += 1;
+            state.cut.1 += u64::try_from(requests).unwrap_or(u64::MAX);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.connections.len(), state.half_open.len())
+    }
+
+    /// Takes no more connections, and closes in good order those that there are.
+    pub(crate) fn stop(&self) {
+        let mut state = self.lock();
+        state.stopping = true;
+        let all: Vec<_> = state.connections.values().cloned().collect();
+        drop(state);
+        for control in all {
+            control.close(CloseReason::ShuttingDown);
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Closes in good order the connections of a key.
+    pub(crate) fn retire(&self, key: KeyId) {
+        let of_key = |control: &&Arc<Control>| control.key.get() == Some(&key);
+        let theirs: Vec<_> = self.lock().connections.values().filter(of_key).cloned().collect();
+        for control in theirs {
+            control.close(CloseReason::KeyRetired);
+        }
+    }
+
+    /// Ends all connections at once.
+    pub(crate) fn cut(&self) {
+        let all: Vec<_> = self.lock().connections.values().cloned().collect();
+        for control in all {
+            control.cut();
+        }
+    }
+
+    /// Waits until the server is to stop.
+    pub(crate) async fn stopping(&self) {
+        self.until(|state| state.stopping).await;
+    }
+
+    /// Waits until no connection is left.
+    pub(crate) async fn empty(&self) {
+        self.until(|state| state.connections.is_empty()).await;
+    }
+
+    /// Connections that were ended at once since the server began, and the requests they left unanswered.
+    pub(crate) fn cut_counts(&self) -> (u64, u64) {
+        self.lock().cut
+    }
+
+    async fn until(&self, is_so: impl Fn(&State) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if is_so(&self.lock()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl State {
+    /// Takes the oldest half-open connection out. Its place is free at once; its task ends when it is next polled.
+    fn drop_oldest(&mut self) -> Option<Arc<Control>> {
+        let oldest = self.half_open.pop_first()?;
+        self.connections.remove(&oldest)
+    }
+}
