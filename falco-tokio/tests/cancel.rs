@@ -1,0 +1,203 @@
+//! A request that is dropped, at whatever point, is gone: no other gets its answer or loses its own, and nothing is left of it.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use core::future::{Future, poll_fn};
+use core::pin::pin;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::task::Poll;
+use core::time::Duration;
+use std::sync::Arc;
+
+use common::{Running, key};
+use falco_tokio::{Client, Fate, OnCancel, Request, Server, Settings};
+
+/// Polls `future` up to `polls` times, with time between for everything else to go on; says whether it was done.
+async fn poll_at_most<F: Future>(future: F, polls: usize) -> Option<F::Output> {
+    let mut future = pin!(future);
+    for _ in 0..polls {
+        let polled = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
+        if let Poll::Ready(output) = polled {
+            return Some(output);
+        }
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+    None
+}
+
+/// Answers with what it was sent, after a while that depends on it.
+async fn slow_echo(request: Request) -> Result<bytes::Bytes, falco_tokio::HandlerError> {
+    let number = u64::from(request.body()[0]);
+    if number % 3 > 0 {
+        tokio::time::sleep(Duration::from_micros(number * 17)).await;
+    }
+    Ok(request.into_body())
+}
+
+fn body(number: usize, length: usize) -> Vec<u8> {
+    (0..=length)
+        .map(|at| u8::try_from((number + at * 7) % 251).unwrap())
+        .collect()
+}
+
+/// While 100 tasks make requests, others are dropped after 0, 1, 2, ... polls.
+async fn drop_at_every_point(client: Client, server: Running) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicUsize::new(0));
+    let mut others = Vec::new();
+    for number in 0..100 {
+        let (client, stop, answered) = (client.clone(), Arc::clone(&stop), Arc::clone(&answered));
+        others.push(tokio::spawn(async move {
+            let mut round = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let sent = body(number, round % 300);
+                assert_eq!(client.request(sent.clone()).await.unwrap(), sent, "{number}, {round}");
+                answered.fetch_add(1, Ordering::Relaxed);
+                round += 1;
+            }
+        }));
+    }
+    // Small ones and ones that go in parts; until one was done before it was dropped, each twice.
+    for length in [10, 300_000] {
+        let mut done = 0;
+        let mut dropped = 0;
+        for polls in 0..2000 {
+            let sent = body(7, length);
+            match poll_at_most(client.request(sent.clone()), polls).await {
+                Some(answer) => {
+                    assert_eq!(answer.unwrap(), sent);
+                    done += 1;
+                }
+                None => dropped += 1,
+            }
+            if done == 2 {
+                break;
+            }
+        }
+        assert!(
+            done == 2 && dropped > 1,
+            "{length} bytes: {done} done, {dropped} dropped"
+        );
+    }
+    let before = answered.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stop.store(true, Ordering::Relaxed);
+    for other in others {
+        other.await.unwrap();
+    }
+    assert!(answered.load(Ordering::Relaxed) > before, "the others went on");
+    // What was dropped is gone on both sides: no place is taken, no byte is held.
+    assert_eq!(client.stats().outstanding, 0);
+    let whole = body(1, 300_000);
+    for _ in 0..3 {
+        assert_eq!(client.request(whole.clone()).await.unwrap(), whole);
+    }
+    assert_eq!(server.handle.stats().connections, 1);
+    drop(client);
+    let report = server.stop().await;
+    assert_eq!((report.cut_connections, report.cut_requests), (0, 0));
+    let stats = report.stats;
+    assert_eq!(
+        stats.requests,
+        stats.answers + stats.refusals + stats.cancelled,
+        "{stats:?}"
+    );
+    assert_eq!(stats.established, 1);
+}
+
+/// Room for the requests under way, and none to leak.
+const HELD: usize = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_the_noise_wire() {
+    let server = Running::start(Server::builder(key(1)).max_held(HELD), slow_echo).await;
+    let client = Client::builder(key(1))
+        .max_outstanding(150)
+        .connect(server.address)
+        .await;
+    drop_at_every_point(client.unwrap(), server).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_the_classic_wire() {
+    let server = Running::start(Server::classic(key(1)).max_held(HELD), slow_echo).await;
+    let client = Client::classic(key(1))
+        .max_outstanding(150)
+        .connect(server.address)
+        .await;
+    drop_at_every_point(client.unwrap(), server).await;
+}
+
+/// Counts its own end.
+struct Ends(Arc<AtomicUsize>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn the_handler_of_a_dropped_request_is_dropped_or_told() {
+    for on_cancel in [OnCancel::Drop, OnCancel::Signal] {
+        let (told, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (own_told, own_ended) = (Arc::clone(&told), Arc::clone(&ended));
+        let handler = move |request: Request| {
+            let (told, ends) = (Arc::clone(&own_told), Ends(Arc::clone(&own_ended)));
+            async move {
+                request.cancelled().await;
+                assert!(request.is_cancelled());
+                told.fetch_add(1, Ordering::SeqCst);
+                drop(ends);
+                Ok("late")
+            }
+        };
+        let server = Running::start(Server::builder(key(1)).on_cancel(on_cancel), handler).await;
+        let client = server.client().await;
+        let limit = Duration::from_millis(30);
+        let error = client.request_within("wait", limit).await.unwrap_err();
+        assert_eq!(error.fate(), Fate::MaybeProcessed);
+        // A client that is gone cancels what it has under way.
+        let other = server.client().await;
+        let waiting = tokio::spawn({
+            let other = other.clone();
+            async move { other.request_within("wait", Duration::from_secs(5)).await }
+        });
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        waiting.abort();
+        assert!(waiting.await.unwrap_err().is_cancelled());
+        tokio::time::timeout(Duration::from_secs(5), async {
+            while ended.load(Ordering::SeqCst) < 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .unwrap();
+        let expected = if on_cancel == OnCancel::Signal { 2 } else { 0 };
+        assert_eq!(told.load(Ordering::SeqCst), expected, "{on_cancel:?}");
+        drop((client, other));
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_a_place_is_dropped_like_any_other() {
+    let server = Running::start(Server::builder(key(1)), slow_echo).await;
+    let settings = Settings::new();
+    let client = Client::builder(key(1)).settings(settings).max_outstanding(1);
+    let client = client.connect(server.address).await.unwrap();
+    let mut first = pin!(client.request(vec![100; 10]));
+    assert!(poll_at_most(first.as_mut(), 1).await.is_none());
+    assert!(poll_at_most(client.request("second"), 3).await.is_none());
+    let error = client.request_within("third", Duration::ZERO).await.unwrap_err();
+    assert_eq!(error.fate(), Fate::NotProcessed);
+    first.await.unwrap();
+    assert_eq!(client.request(vec![0]).await.unwrap(), vec![0]);
+    assert_eq!(client.stats().outstanding, 0);
+}
