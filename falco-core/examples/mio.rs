@@ -36,6 +36,7 @@ impl Connection<'_> {
             let wanted = self.receive(now);
             // What is sealed goes even if the machine has ended: it may be its last word.
             let wrote = self.write(now)?;
+            self.mux.set_reading(now, matches!(wanted, Ok(Some(_))));
             let read = wanted?.map_or(Ok(false), |total| self.read(now, total))?;
             if !wrote && !read {
                 return Ok(());
@@ -45,7 +46,7 @@ impl Connection<'_> {
 
     /// Takes what was read. `Some`: so many bytes are needed in all to go on; `None`: something has to be written first.
     fn receive(&mut self, now: Instant) -> Result<Option<usize>, Box<dyn Error>> {
-        while self.mux.may_read(now) {
+        while self.mux.may_read() {
             match self.mux.recv(now, self.inbox.unread())? {
                 ServerStep::NeedMore { total } => return Ok(Some(total)),
                 ServerStep::Request { consumed, id, body } => {

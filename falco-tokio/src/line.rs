@@ -107,9 +107,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             };
             if self.sealed == 0 {
                 pool::give_back(core::mem::take(&mut self.out));
-                if core::mem::take(&mut self.unflushed) {
-                    // Of a stream that holds nothing back, such as a socket, this asks nothing.
-                    let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
+                // Of a stream that holds nothing back, such as a socket, this asks nothing.
+                if self.unflushed && Pin::new(&mut self.stream).poll_flush(cx)?.is_ready() {
+                    self.unflushed = false;
                 }
                 return Poll::Ready(Ok(wrote));
             }

@@ -137,16 +137,19 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
         self.held.len()
     }
 
-    /// Whether the caller is to read now, and to call [`recv`](Self::recv): not while too many answers wait for a client that takes none. The machine is told, so that
-    /// the lifetime stands still meanwhile.
+    /// Whether the caller is to call [`recv`](Self::recv) now, and to read: not while too many answers wait for a client that takes none.
     #[must_use]
-    pub fn may_read(&mut self, now: Instant) -> bool {
-        let may = self.queued <= self.max_queued;
-        if may != self.reading {
-            self.reading = may;
-            self.machine.set_reading(now, may);
+    pub const fn may_read(&self) -> bool {
+        self.queued <= self.max_queued
+    }
+
+    /// Says whether the caller reads: not while it may not, and not while something has to be written first that the client does not take. The lifetime stands still
+    /// meanwhile. To say the same again costs nothing.
+    pub fn set_reading(&mut self, now: Instant, reading: bool) {
+        if reading != self.reading {
+            self.reading = reading;
+            self.machine.set_reading(now, reading);
         }
-        may
     }
 
     /// Finishes what has begun, takes nothing new, then ends.

@@ -17,13 +17,15 @@ use tracing::{Span, debug, warn};
 use super::budget::Budget;
 use super::control::{Control, Outcome};
 use super::handler::{Handler, Request, refusal_of};
-use super::running::{Running, poll_handler};
+use super::running::{self, Running};
 use super::{OnCancel, Service};
 use crate::line::Line;
 use crate::timer::Timer;
 
 /// How long the other side may take to see an end and to end as well.
 const LINGER: Duration = Duration::from_secs(1);
+/// After so many requests in one go, others on the same thread have their turn.
+const TURN: u32 = 256;
 
 pub(super) struct Connection<S, H> {
     line: Line<S>,
@@ -40,16 +42,16 @@ pub(super) struct Connection<S, H> {
     established: bool,
     /// It ended by itself, and was not cut off.
     ended: bool,
+    /// Requests since others had their turn.
+    turn: u32,
     span: Span,
 }
 
 #[derive(Debug)]
 enum Stage {
     Conversing,
-    /// The machine has ended; its last word is being written.
-    LastWord(ConnectionError),
-    /// The sending half is being shut down, then the client may end as well.
-    Lingering {
+    /// The machine has ended: its last word is written, the sending half is shut down, then the client may end as well.
+    Ending {
         end: ConnectionError,
         until: tokio::time::Instant,
         shut: bool,
@@ -62,6 +64,8 @@ enum Next {
     Read(usize),
     /// Something else has to happen first.
     Wait,
+    /// Others are to have their turn.
+    Yield,
     End(ConnectionError),
 }
 
@@ -90,6 +94,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
             eof: false,
             established: false,
             ended: false,
+            turn: 0,
             span,
         }
     }
@@ -157,10 +162,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
     /// Looks at the unread bytes until more are needed, or something else.
     fn receive(&mut self, cx: &mut Context<'_>) -> Next {
         loop {
-            let now = self.now();
-            if !self.mux.may_read(now) {
+            if !self.mux.may_read() {
                 return Next::Wait;
             }
+            if self.turn >= TURN {
+                return Next::Yield;
+            }
+            let now = self.now();
             let step = match self.mux.recv(now, self.line.unread()) {
                 Ok(step) => step,
                 Err(end) => return Next::End(end),
@@ -170,7 +178,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
                 ServerStep::Skip { consumed } => self.line.consume(consumed),
                 ServerStep::Established { consumed } => {
                     self.line.consume(consumed);
-                    self.establish();
+                    if !self.establish() {
+                        return Next::End(ConnectionError::HandshakeTimeout);
+                    }
                 }
                 ServerStep::Request { consumed, id, body } => {
                     let body = match body {
@@ -199,8 +209,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
         }
     }
 
-    /// The client has proved that it has a key, which may have been retired since its hello.
-    fn establish(&mut self) {
+    /// The client has proved that it has a key, which may have been retired since its hello. `false`: it was dropped for another in that moment.
+    fn establish(&mut self) -> bool {
+        let Some(stopping) = self.service.registry.establish(self.number) else {
+            return false;
+        };
         self.established = true;
         self.service.counters.established.add(1);
         let key = self.mux.machine().key_id();
@@ -214,27 +227,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
         }
         debug!("established");
         let now = self.now();
-        if self.service.registry.establish(self.number) {
+        if stopping {
             self.mux.close(now, CloseReason::ShuttingDown);
         } else if retired {
             self.mux.close(now, CloseReason::KeyRetired);
         }
+        true
     }
 
     /// Handles a request: at once, if its handler is ready at once, or else on a task of its own.
     fn handle(&mut self, cx: &mut Context<'_>, id: RequestId, body: Bytes) {
         self.service.counters.requests.add(1);
+        self.turn += 1;
         let request = Request::new(body, id, Arc::clone(&self.control));
-        let begin = core::panic::AssertUnwindSafe(|| self.handler.handle(request));
-        let Ok(mut handler) = std::panic::catch_unwind(begin) else {
-            return self.finish(id, Outcome::Panicked);
-        };
-        match poll_handler(&mut handler, cx) {
-            Poll::Ready(outcome) => {
-                drop(handler);
-                self.finish(id, outcome);
-            }
-            Poll::Pending => self.running.spawn(handler, id, &self.control, &self.span),
+        match running::begin(|| self.handler.handle(request), cx) {
+            (_, Poll::Ready(outcome)) => self.finish(id, outcome),
+            (handler, Poll::Pending) => self.running.spawn(handler, id, &self.control, &self.span),
         }
     }
 
@@ -249,6 +257,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
     }
 
     fn converse(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
+        self.turn = 0;
         loop {
             let next = self.receive(cx);
             if let Next::End(end) = next {
@@ -279,6 +288,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
                 }
             }
             let now = self.now();
+            if matches!(next, Next::Yield) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.mux.set_reading(now, matches!(next, Next::Read(_)));
             if let Some(end) = self.is_late(now)? {
                 return Poll::Ready(Ok(end));
             }
@@ -313,21 +327,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
         }
     }
 
-    /// How the stream is to end.
-    fn leave(&mut self, end: ConnectionError) -> Stage {
+    /// What ended the connection is known. Says whether the stream is to end as in good order: a stranger is told nothing and waited for by nobody, and so is one whose bytes
+    /// were changed on their way.
+    fn leave(&mut self, end: ConnectionError) -> bool {
+        use ConnectionError::{Closed, Expired, HandlerFailed, Protocol};
         self.cancel_all();
         if !self.established {
             self.service.counters.unauthenticated.add(1);
         }
         debug!(%end, "ended");
-        Stage::LastWord(end)
+        self.established && matches!(end, Closed | Expired | HandlerFailed | Protocol)
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
         loop {
             match &mut self.stage {
                 Stage::Conversing => match self.converse(cx) {
-                    Poll::Ready(Ok(end)) => self.stage = self.leave(end),
+                    Poll::Ready(Ok(end)) => {
+                        if !self.leave(end) {
+                            return Poll::Ready(Ok(end));
+                        }
+                        let until = tokio::time::Instant::now() + LINGER;
+                        self.stage = Stage::Ending {
+                            end,
+                            until,
+                            shut: false,
+                        };
+                    }
                     Poll::Ready(Err(error)) => {
                         self.cancel_all();
                         debug!(%error, "broken");
@@ -335,36 +361,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
                     }
                     Poll::Pending => return Poll::Pending,
                 },
-                Stage::LastWord(end) => {
-                    let end = *end;
-                    // A stranger is told nothing, and waited for by nobody.
-                    if !self.established {
+                Stage::Ending { end, until, shut } => {
+                    let (end, until, mut shut) = (*end, *until, *shut);
+                    if !shut && self.write(cx)?.is_ready() {
+                        shut = self.line.poll_shutdown(cx)?.is_ready();
+                    }
+                    self.stage = Stage::Ending { end, until, shut };
+                    let seen = shut && (self.eof || self.line.poll_drop_rest(cx).is_ready());
+                    if seen || self.timer.poll(cx, Some(until)).is_ready() {
                         return Poll::Ready(Ok(end));
-                    }
-                    let until = tokio::time::Instant::now() + LINGER;
-                    if self.write(cx)?.is_pending() {
-                        let stall = self.line.stalls_at(LINGER).unwrap_or(until);
-                        if self.timer.poll(cx, Some(stall)).is_pending() {
-                            return Poll::Pending;
-                        }
-                        return Poll::Ready(Ok(end));
-                    }
-                    let shut = false;
-                    self.stage = Stage::Lingering { end, until, shut };
-                }
-                Stage::Lingering { end, until, shut } => {
-                    if !*shut {
-                        match self.line.poll_shutdown(cx) {
-                            Poll::Ready(Ok(())) => *shut = true,
-                            Poll::Ready(Err(_)) => return Poll::Ready(Ok(*end)),
-                            Poll::Pending => {}
-                        }
-                    }
-                    if *shut && (self.eof || self.line.poll_drop_rest(cx).is_ready()) {
-                        return Poll::Ready(Ok(*end));
-                    }
-                    if self.timer.poll(cx, Some(*until)).is_ready() {
-                        return Poll::Ready(Ok(*end));
                     }
                     return Poll::Pending;
                 }
@@ -403,7 +408,10 @@ impl<S, H> Drop for Connection<S, H> {
     /// However it ends, its place is free, and what was running knows that nobody waits.
     fn drop(&mut self) {
         self.cancel_all();
-        let cut = (!self.ended).then(|| self.mux.unanswered());
+        let unanswered = self.mux.unanswered();
+        // A drain that its lifetime has ended has cut off what it left, too.
+        let late = unanswered > 0 && self.service.registry.is_stopping();
+        let cut = (!self.ended || late).then_some(unanswered);
         self.service.registry.leave(self.number, cut);
         let running = u64::try_from(self.running.len()).unwrap_or(u64::MAX);
         self.service.counters.cancelled.add(running);

@@ -5,6 +5,7 @@ use core::fmt;
 use core::future::Future;
 use core::net::SocketAddr;
 use core::pin::Pin;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll};
 use std::sync::Arc;
 
@@ -25,22 +26,38 @@ pub struct Request {
     body: Bytes,
     id: RequestId,
     control: Arc<Control>,
+    /// Where it is noted that somebody has looked at the body, if anybody wants to know.
+    seen: Option<Arc<AtomicBool>>,
 }
 
 impl Request {
     pub(crate) const fn new(body: Bytes, id: RequestId, control: Arc<Control>) -> Self {
-        Self { body, id, control }
+        let seen = None;
+        Self {
+            body,
+            id,
+            control,
+            seen,
+        }
+    }
+
+    fn see(&self) {
+        if let Some(seen) = &self.seen {
+            seen.store(true, Ordering::Relaxed);
+        }
     }
 
     /// The bytes that the client sent.
     #[must_use]
-    pub const fn body(&self) -> &Bytes {
+    pub fn body(&self) -> &Bytes {
+        self.see();
         &self.body
     }
 
     /// The bytes that the client sent, to keep.
     #[must_use]
     pub fn into_body(self) -> Bytes {
+        self.see();
         self.body
     }
 
@@ -137,25 +154,25 @@ where
 {
     type Future = Pin<Box<dyn Future<Output = Result<Bytes, HandlerError>> + Send>>;
 
-    fn handle(&self, request: Request) -> Self::Future {
+    fn handle(&self, mut request: Request) -> Self::Future {
+        let seen = Arc::new(AtomicBool::new(false));
+        request.seen = Some(Arc::clone(&seen));
         let mut service = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         Box::pin(async move {
             core::future::poll_fn(|cx| service.poll_ready(cx))
                 .await
                 .map_err(Into::into)?;
-            service.call(request).await.map_err(Into::into)
+            let answered = service.call(request).await.map_err(Into::into);
+            // A load shed turns a request away before anything has looked at it. One that fails with the overload of somebody else has been at work.
+            match answered {
+                Err(error) if error.is::<Overloaded>() && !seen.load(Ordering::Relaxed) => Err(Refusal::Busy.into()),
+                answered => answered,
+            }
         })
     }
 }
 
 /// What the client is told of a handler's error.
 pub(crate) fn refusal_of(error: &HandlerError) -> Refusal {
-    if let Some(refusal) = error.downcast_ref::<Refusal>() {
-        return *refusal;
-    }
-    // A load shed turns a request away before its handler has seen it.
-    if error.is::<Overloaded>() {
-        return Refusal::Busy;
-    }
-    Refusal::Failed
+    error.downcast_ref().copied().unwrap_or(Refusal::Failed)
 }

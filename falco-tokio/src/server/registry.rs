@@ -86,11 +86,14 @@ impl Registry {
         oldest.map(|oldest| oldest.cut()).is_some()
     }
 
-    /// A connection has finished its handshake. Says whether the server is stopping.
-    pub(crate) fn establish(&self, number: u64) -> bool {
+    /// A connection has finished its handshake. `None`: it was dropped for another in that moment. Or else whether the server is stopping.
+    pub(crate) fn establish(&self, number: u64) -> Option<bool> {
         let mut state = self.lock();
-        state.half_open.remove(&number);
-        state.stopping
+        state.half_open.remove(&number).then_some(state.stopping)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.lock().stopping
     }
 
     /// A connection has gone; `cut` is how many requests it left unanswered if it was ended at once.

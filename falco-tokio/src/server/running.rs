@@ -15,17 +15,42 @@ use tracing::Span;
 use super::control::{Control, Outcome};
 use super::handler::HandlerError;
 
-/// The outcome of polling a handler; one that panics has failed.
-pub(crate) fn poll_handler<F>(handler: &mut F, cx: &mut Context<'_>) -> Poll<Outcome>
+/// Begins a handler and polls it once. What it panics with, wherever, costs its own request and nothing else.
+pub(crate) fn begin<F>(begin: impl FnOnce() -> F, cx: &mut Context<'_>) -> (Option<F>, Poll<Outcome>)
 where
     F: Future<Output = Result<Bytes, HandlerError>> + Unpin,
 {
-    match catch_unwind(AssertUnwindSafe(|| Pin::new(handler).poll(cx))) {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(Ok(body))) => Poll::Ready(Outcome::Answer(body)),
-        Ok(Poll::Ready(Err(error))) => Poll::Ready(Outcome::Failed(error)),
-        Err(_) => Poll::Ready(Outcome::Panicked),
+    match catch_unwind(AssertUnwindSafe(begin)) {
+        Ok(handler) => {
+            let mut handler = Some(handler);
+            let polled = poll_handler(&mut handler, cx);
+            (handler, polled)
+        }
+        Err(_) => (None, Poll::Ready(Outcome::Panicked)),
     }
+}
+
+/// Polls a handler; one that is done is dropped before anybody hears of it.
+fn poll_handler<F>(handler: &mut Option<F>, cx: &mut Context<'_>) -> Poll<Outcome>
+where
+    F: Future<Output = Result<Bytes, HandlerError>> + Unpin,
+{
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        let Some(running) = handler.as_mut() else {
+            return Poll::Ready(Outcome::Dropped);
+        };
+        let outcome = match ready!(Pin::new(running).poll(cx)) {
+            Ok(body) => Outcome::Answer(body),
+            Err(error) => Outcome::Failed(error),
+        };
+        drop(handler.take());
+        Poll::Ready(outcome)
+    }));
+    polled.unwrap_or_else(|_| {
+        // Polled no more; a second panic is not waited for.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(handler.take())));
+        Poll::Ready(Outcome::Panicked)
+    })
 }
 
 /// A handler on a task of its own. However it ends, the connection is told.
@@ -34,6 +59,7 @@ struct Task<F> {
     id: RequestId,
     control: Arc<Control>,
     span: Span,
+    told: bool,
 }
 
 impl<F: Future<Output = Result<Bytes, HandlerError>> + Unpin> Future for Task<F> {
@@ -41,15 +67,9 @@ impl<F: Future<Output = Result<Bytes, HandlerError>> + Unpin> Future for Task<F>
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        let Some(handler) = &mut this.handler else {
-            return Poll::Ready(());
-        };
-        let outcome = {
-            let _entered = this.span.enter();
-            ready!(poll_handler(handler, cx))
-        };
-        // What it holds is gone before anybody hears that it is done.
-        this.handler = None;
+        let _entered = this.span.enter();
+        let outcome = ready!(poll_handler(&mut this.handler, cx));
+        this.told = true;
         this.control.finish(this.id, outcome);
         Poll::Ready(())
     }
@@ -57,7 +77,9 @@ impl<F: Future<Output = Result<Bytes, HandlerError>> + Unpin> Future for Task<F>
 
 impl<F> Drop for Task<F> {
     fn drop(&mut self) {
-        if self.handler.take().is_some() {
+        // In this order: the handler has stopped when the connection hears of it.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(self.handler.take())));
+        if !self.told {
             self.control.finish(self.id, Outcome::Dropped);
         }
     }
@@ -68,15 +90,16 @@ impl<F> Drop for Task<F> {
 pub(crate) struct Running(Vec<(RequestId, AbortHandle)>);
 
 impl Running {
-    pub(crate) fn spawn<F>(&mut self, handler: F, id: RequestId, control: &Arc<Control>, span: &Span)
+    pub(crate) fn spawn<F>(&mut self, handler: Option<F>, id: RequestId, control: &Arc<Control>, span: &Span)
     where
         F: Future<Output = Result<Bytes, HandlerError>> + Send + Unpin + 'static,
     {
         let task = Task {
-            handler: Some(handler),
+            handler,
             id,
             control: Arc::clone(control),
             span: span.clone(),
+            told: false,
         };
         self.0.push((id, tokio::spawn(task).abort_handle()));
     }
