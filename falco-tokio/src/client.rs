@@ -13,14 +13,15 @@ use core::pin::Pin;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use falco_core::keys::ClientKeys;
-use falco_core::{Fate, Settings};
+use falco_core::keys::{ClientKeys, Secrets};
+use falco_core::{Fate, Key, Settings};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
+use self::connection::{Connection, News, error_of};
 use self::dial::{Backoff, Dial};
 use self::shared::{Order, Shared};
 use self::stats::Counters;
@@ -34,7 +35,9 @@ pub use self::stats::ClientStats;
 /// What all connections of a client share.
 #[derive(Debug)]
 struct Env {
-    keys: Arc<ClientKeys>,
+    /// Replaced when the key changes.
+    keys: RwLock<Arc<ClientKeys>>,
+    wire: Wire,
     settings: Settings,
     clock: Clock,
     entropy: Entropy,
@@ -43,6 +46,36 @@ struct Env {
     backoff: Backoff,
     fail_fast: bool,
     counters: Counters,
+}
+
+/// What a key is used with.
+#[derive(Debug)]
+struct Wire {
+    classic: bool,
+    context: Vec<u8>,
+    nonces: usize,
+}
+
+impl Wire {
+    fn secrets(&self, key: Key) -> Secrets {
+        let mut secrets = Secrets {
+            context: self.context.clone(),
+            nonces: self.nonces,
+            ..Secrets::default()
+        };
+        if self.classic {
+            secrets.classic = Some(key);
+        } else {
+            secrets.noise.push(key);
+        }
+        secrets
+    }
+}
+
+impl Env {
+    fn keys(&self) -> Arc<ClientKeys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A client of one server. Clones are cheap and share its connections; requests of many tasks are under way at once over one connection, each answered as its handler
@@ -128,6 +161,30 @@ impl Client {
         answered.unwrap_or(Err(Error::Closed))
     }
 
+    /// Changes the key, as when the old one is about to be [retired](crate::Handle::retire_key): connects and shakes hands under the new one, then sends all requests over
+    /// connections of the new one, while what has begun under the old one finishes. No request fails by it.
+    ///
+    /// # Errors
+    /// [`Error`], such as of a server that does not have the key yet; then the old one stays in use.
+    pub async fn set_key(&self, key: Key) -> Result<(), Error> {
+        let env = &self.inner.env;
+        let mut entropy = env.entropy.clone();
+        let keys = Arc::new(env.wire.secrets(key).into_client(&mut entropy)?);
+        let socket = env.dial.dial(env.connect_timeout, env.settings.lifetime()).await?;
+        let mut connection = Connection::new(socket, env, Arc::clone(&keys))?;
+        // The handshake has its own limit.
+        if let News::Ended(end) = core::future::poll_fn(|cx| connection.poll(cx)).await {
+            return Err(error_of(&end, Fate::NotProcessed));
+        }
+        *env.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        env.counters.connected.add(1);
+        let mut adopted = Some(Box::new(connection));
+        for slot in &self.inner.slots {
+            slot.order(adopted.take().map_or(Order::Renew, Order::Adopt));
+        }
+        Ok(())
+    }
+
     /// Ends all connections in good order: requests that are under way still get their ends, on all clones; new ones are refused. It waits until the server has seen the end, for a
     /// second at most after the last answer.
     ///
@@ -178,7 +235,7 @@ impl Inner {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1);
         let (before, from) = self.slots.split_at(turn);
         let in_turn = from.iter().chain(before);
-        in_turn.min_by_key(|slot| slot.outstanding()).ok_or(Error::Closed)
+        in_turn.min_by_key(|slot| slot.load()).ok_or(Error::Closed)
     }
 
     async fn call(

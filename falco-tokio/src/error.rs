@@ -6,7 +6,7 @@ use core::time::Duration;
 use std::io;
 
 use falco_core::keys::SetupError;
-use falco_core::{ConnectionError, EntropyError, Fate, RequestError};
+use falco_core::{ConnectionError, EntropyError, Fate, RequestError, SettingsError};
 
 /// What went wrong. No error holds a byte of a key or of a message.
 #[derive(Debug)]
@@ -45,6 +45,8 @@ pub enum Error {
     Entropy(EntropyError),
     /// What was set does not go together; nothing was sent.
     Setup(SetupError),
+    /// A setting is out of its range; nothing was sent.
+    Settings(SettingsError),
 }
 
 impl Error {
@@ -52,9 +54,11 @@ impl Error {
     #[must_use]
     pub const fn fate(&self) -> Fate {
         match self {
-            Self::Request(RequestError::TooLarge { .. }) | Self::Entropy(_) | Self::Setup(_) | Self::Closed => {
-                Fate::NotProcessed
-            }
+            Self::Request(RequestError::TooLarge { .. })
+            | Self::Entropy(_)
+            | Self::Setup(_)
+            | Self::Settings(_)
+            | Self::Closed => Fate::NotProcessed,
             Self::Request(RequestError::Refused(refusal)) if refusal.is_unprocessed() => Fate::NotProcessed,
             // A refusal whose meaning is not known here promises nothing.
             Self::Request(_) => Fate::MaybeProcessed,
@@ -100,6 +104,7 @@ impl Error {
             Self::Closed => Self::Closed,
             Self::Entropy(error) => Self::Entropy(*error),
             Self::Setup(error) => Self::Setup(*error),
+            Self::Settings(error) => Self::Settings(*error),
         }
     }
 }
@@ -115,6 +120,12 @@ fn copy(error: &io::Error) -> io::Error {
 impl From<EntropyError> for Error {
     fn from(error: EntropyError) -> Self {
         Self::Entropy(error)
+    }
+}
+
+impl From<SettingsError> for Error {
+    fn from(error: SettingsError) -> Self {
+        Self::Settings(error)
     }
 }
 
@@ -134,6 +145,7 @@ impl fmt::Display for Error {
             Self::Closed => f.write_str("the client is closed"),
             Self::Entropy(error) => error.fmt(f),
             Self::Setup(error) => error.fmt(f),
+            Self::Settings(error) => error.fmt(f),
         }
     }
 }
@@ -147,6 +159,7 @@ impl error::Error for Error {
             Self::TimedOut { .. } | Self::Closed => None,
             Self::Entropy(error) => Some(error),
             Self::Setup(error) => Some(error),
+            Self::Settings(error) => Some(error),
         }
     }
 }

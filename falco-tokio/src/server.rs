@@ -84,6 +84,7 @@ pub(crate) struct Service {
     registry: Registry,
     counters: Counters,
     on_cancel: OnCancel,
+    spawn_handlers: bool,
     /// How long a shutdown may last, once it is under way and bounded.
     limit: tokio::sync::watch::Sender<Option<tokio::time::Instant>>,
 }

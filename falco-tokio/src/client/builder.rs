@@ -5,17 +5,17 @@ use core::time::Duration;
 use std::io;
 #[cfg(unix)]
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use falco_core::keys::Secrets;
-use falco_core::{EntropyError, Key, Settings};
+use falco_core::{EntropyError, Key, Settings, SettingsError};
 use tokio::sync::oneshot;
 
 use super::dial::{Backoff, Connecting, Dial};
 use super::shared::{Order, Shared};
 use super::slot::Slot;
 use super::stats::Counters;
-use super::{Client, Env};
+use super::{Client, Env, Wire};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::error::Error;
@@ -41,6 +41,8 @@ const BACKOFF: Backoff = Backoff {
 pub struct ClientBuilder {
     secrets: Secrets,
     settings: Settings,
+    /// A setting that was out of its range; told where the builder is used.
+    trouble: Option<SettingsError>,
     connections: usize,
     connect_timeout: Duration,
     request_timeout: Option<Duration>,
@@ -76,6 +78,7 @@ impl ClientBuilder {
         Self {
             secrets,
             settings: Settings::new(),
+            trouble: None,
             connections: 1,
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: Some(REQUEST_TIMEOUT),
@@ -96,6 +99,30 @@ impl ClientBuilder {
     /// The largest message, the lifetime, whether to ping so that a connection stays, how long a handshake may take.
     pub const fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
+        self
+    }
+
+    /// The largest message body, in bytes, either way: 16 MiB by default.
+    pub const fn max_message(mut self, bytes: u32) -> Self {
+        self.settings = self.settings.with_max_message(bytes);
+        self
+    }
+
+    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days. The smaller of both sides' is in force.
+    pub const fn lifetime(mut self, lifetime: Duration) -> Self {
+        match self.settings.with_lifetime(lifetime) {
+            Ok(settings) => self.settings = settings,
+            Err(error) => self.trouble = Some(error),
+        }
+        self
+    }
+
+    /// How long a handshake may take: 5 s by default, at least 1 ms.
+    pub const fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        match self.settings.with_handshake_timeout(timeout) {
+            Ok(settings) => self.settings = settings,
+            Err(error) => self.trouble = Some(error),
+        }
         self
     }
 
@@ -214,10 +241,19 @@ impl ClientBuilder {
     }
 
     fn build(self, dial: Dial) -> Result<Client, Error> {
+        if let Some(trouble) = self.trouble {
+            return Err(trouble.into());
+        }
         let mut entropy = self.entropy;
+        let wire = Wire {
+            classic: self.secrets.classic.is_some(),
+            context: self.secrets.context.clone(),
+            nonces: self.secrets.nonces,
+        };
         let keys = self.secrets.into_client(&mut entropy)?;
         let env = Arc::new(Env {
-            keys: Arc::new(keys),
+            keys: RwLock::new(Arc::new(keys)),
+            wire,
             settings: self.settings,
             clock: Clock::new(),
             entropy,

@@ -38,6 +38,8 @@ pub(super) struct Connection {
     timer: Timer,
     stage: Stage,
     env: Arc<Env>,
+    /// Whether the wire is the classic one, which has no answer to a ping.
+    classic: bool,
     pub(super) established: bool,
     eof: bool,
     /// Requests that were not processed here and may go to another connection.
@@ -47,8 +49,11 @@ pub(super) struct Connection {
 #[derive(Debug)]
 enum Stage {
     Conversing,
-    LastWord,
-    Lingering { until: Instant, shut: bool },
+    /// The machine has ended: its last word is written, the sending half is shut down, then the server may end as well.
+    Ending {
+        until: Instant,
+        shut: bool,
+    },
     Over,
 }
 
@@ -69,10 +74,11 @@ enum Next {
 }
 
 impl Connection {
-    pub(super) fn new(socket: Socket, env: &Arc<Env>) -> Result<Self, EntropyError> {
+    /// A connection under `keys`, whose handshake begins now.
+    pub(super) fn new(socket: Socket, env: &Arc<Env>, keys: Arc<ClientKeys>) -> Result<Self, EntropyError> {
         let mut entropy = env.entropy.clone();
-        let now = env.clock.now();
-        let machine = ClientConnection::new(Arc::clone(&env.keys), &env.settings, now, &mut entropy)?;
+        let (now, classic) = (env.clock.now(), keys.as_classic().is_some());
+        let machine = ClientConnection::new(keys, &env.settings, now, &mut entropy)?;
         Ok(Self {
             line: Line::new(socket),
             mux: ClientMux::new(machine),
@@ -80,6 +86,7 @@ impl Connection {
             timer: Timer::default(),
             stage: Stage::Conversing,
             env: Arc::clone(env),
+            classic,
             established: false,
             eof: false,
             returned: Vec::new(),
@@ -129,13 +136,26 @@ impl Connection {
         let Ok(ping) = self.mux.ping() else {
             return Some(to);
         };
-        if self.env.keys.as_classic().is_some() {
+        if self.classic {
             // There is no answer to wait for.
             let _ = to.send(Ok(None));
         } else {
             self.pings.push_back((ping, Instant::now(), to));
         }
         None
+    }
+
+    /// Requests that have had no end here, whoever waits for them.
+    pub(super) fn in_flight(&self) -> usize {
+        self.mux.machine().in_flight().max(self.mux.outstanding())
+    }
+
+    /// Takes nothing new, whatever of it has begun; the rest is returned.
+    pub(super) fn retire(&mut self) {
+        let unbegun = self.mux.take_unbegun();
+        self.returned.extend(unbegun.into_iter().map(|left| left.waiter));
+        let now = self.now();
+        self.mux.close(now, CloseReason::Done);
     }
 
     /// Closes once all that was handed over has begun.
@@ -193,8 +213,7 @@ impl Connection {
                 ClientStep::Closing { consumed, reason } => {
                     debug!(?reason, "the server closes");
                     self.line.consume(consumed);
-                    let unbegun = self.mux.take_unbegun();
-                    self.returned.extend(unbegun.into_iter().map(|left| left.waiter));
+                    self.retire();
                     return Next::Tell(News::Closing);
                 }
                 // What is written comes first.
@@ -280,42 +299,35 @@ impl Connection {
                     };
                     if let News::Ended(end) = &news {
                         debug!(?end, "ended");
-                        let in_order = self.established && end.is_ok();
-                        self.stage = if in_order { Stage::LastWord } else { Stage::Over };
+                        let until = Instant::now() + LINGER;
+                        self.stage = if self.established && is_in_order(end) {
+                            Stage::Ending { until, shut: false }
+                        } else {
+                            Stage::Over
+                        };
                         self.settle(end);
                     }
                     return Poll::Ready(news);
                 }
-                Stage::LastWord => {
-                    let until = Instant::now() + LINGER;
-                    match self.write(cx) {
-                        Poll::Ready(Ok(_)) => self.stage = Stage::Lingering { until, shut: false },
-                        Poll::Ready(Err(_)) => self.stage = Stage::Over,
-                        Poll::Pending => {
-                            let stall = self.line.stalls_at(LINGER).unwrap_or(until);
-                            if self.timer.poll(cx, Some(stall)).is_pending() {
-                                return Poll::Pending;
-                            }
-                            self.stage = Stage::Over;
-                        }
-                    }
-                }
-                Stage::Lingering { until, shut } => {
-                    if !*shut {
+                Stage::Ending { until, shut } => {
+                    let (until, mut shut) = (*until, *shut);
+                    let written = if shut { Poll::Ready(Ok(false)) } else { self.write(cx) };
+                    let mut broken = matches!(written, Poll::Ready(Err(_)));
+                    if !shut && matches!(written, Poll::Ready(Ok(_))) {
                         match self.line.poll_shutdown(cx) {
-                            Poll::Ready(Ok(())) => *shut = true,
-                            Poll::Ready(Err(_)) => {
-                                self.stage = Stage::Over;
-                                continue;
+                            Poll::Ready(shutting) => {
+                                shut = true;
+                                broken = shutting.is_err();
                             }
                             Poll::Pending => {}
                         }
                     }
-                    let done = *shut && (self.eof || self.line.poll_drop_rest(cx).is_ready());
-                    if done || self.timer.poll(cx, Some(*until)).is_ready() {
+                    let seen = shut && (self.eof || self.line.poll_drop_rest(cx).is_ready());
+                    if broken || seen || self.timer.poll(cx, Some(until)).is_ready() {
                         self.stage = Stage::Over;
                         continue;
                     }
+                    self.stage = Stage::Ending { until, shut };
                     return Poll::Pending;
                 }
                 Stage::Over => return Poll::Pending,
@@ -336,6 +348,12 @@ impl Connection {
             let _ = to.send(Err(error_of(end, Fate::NotProcessed)));
         }
     }
+}
+
+/// Whether an end deserves that the other side is given time to end as well.
+const fn is_in_order(end: &io::Result<ConnectionError>) -> bool {
+    use ConnectionError::{Closed, Expired, PeerDead, Protocol};
+    matches!(end, Ok(Closed | Expired | PeerDead | Protocol))
 }
 
 /// Tells whoever waits for a request; they may have gone.

@@ -1,6 +1,6 @@
 //! What callers and a connection's task share: orders one way, by a queue and a waker; answers come back through a channel each.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::task::{Context, Waker};
 use core::time::Duration;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::connection::Connection;
 use crate::error::Error;
 
 /// Where the answer to a request goes.
@@ -23,7 +24,6 @@ pub(super) struct Pending {
     pub(super) tries: u32,
 }
 
-#[derive(Debug)]
 pub(super) enum Order {
     Request(Pending),
     /// Nobody waits for it any more.
@@ -34,11 +34,15 @@ pub(super) enum Order {
     Ping(oneshot::Sender<Result<Option<Duration>, Error>>),
     /// To be told when there is a connection, or why there is none.
     Open(oneshot::Sender<Result<(), Error>>),
+    /// The key has changed: a connection under the old one takes nothing new.
+    Renew,
+    /// The same, and here is one under the new one.
+    Adopt(Box<Connection>),
     /// To be told when all is done.
     Close(Option<oneshot::Sender<()>>),
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     orders: Vec<Order>,
     waker: Option<Waker>,
@@ -47,10 +51,14 @@ struct State {
     closed: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Shared {
     state: Mutex<State>,
     outstanding: AtomicUsize,
+    /// Requests that its connection has not seen the end of, though nobody may wait for them any more.
+    in_flight: AtomicUsize,
+    /// There is no connection, and attempts at one have failed.
+    troubled: AtomicBool,
 }
 
 impl Shared {
@@ -127,6 +135,18 @@ impl Shared {
         self.outstanding.load(Ordering::Relaxed)
     }
 
+    /// How little this one recommends itself for another request.
+    pub(super) fn load(&self) -> (bool, usize) {
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        (self.troubled.load(Ordering::Relaxed), self.outstanding().max(in_flight))
+    }
+
+    /// What the task knows of that.
+    pub(super) fn set_load(&self, troubled: bool, in_flight: usize) {
+        self.troubled.store(troubled, Ordering::Relaxed);
+        self.in_flight.store(in_flight, Ordering::Relaxed);
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.lock().closed
     }
@@ -149,7 +169,6 @@ impl State {
 }
 
 /// A request under way, on the caller's side. Dropping it cancels the request, whatever has become of it, and touches no other.
-#[derive(Debug)]
 pub(super) struct Submitted {
     shared: Arc<Shared>,
     ticket: u64,

@@ -77,6 +77,8 @@ impl Slot {
                 Order::Expire(ticket, limit) => self.expire(ticket, limit),
                 Order::Ping(to) => self.pings.push(to),
                 Order::Open(to) => self.openers.push(to),
+                Order::Renew => self.renew(None),
+                Order::Adopt(connection) => self.renew(Some(connection)),
                 Order::Close(to) => {
                     self.closing = true;
                     self.closers.extend(to);
@@ -110,6 +112,20 @@ impl Slot {
             let doing = "waiting for the answer";
             answer(pending, Err(why.unwrap_or(Error::TimedOut { doing, limit, fate })));
         }
+    }
+
+    /// The key has changed: what is under the old one finishes, and nothing more begins on it.
+    fn renew(&mut self, adopted: Option<Box<Connection>>) {
+        let next = adopted.map_or(Current::None, |connection| {
+            Current::Connection(connection, Instant::now())
+        });
+        if let Current::Connection(mut connection, _) = core::mem::replace(&mut self.current, next) {
+            connection.retire();
+            self.old.push(*connection);
+        }
+        self.trouble = None;
+        self.retry_at = None;
+        self.failed = 0;
     }
 
     /// Hands what waits to the connection, if it stands.
@@ -215,7 +231,10 @@ impl Slot {
             self.fail(error_of(end, Fate::NotProcessed));
             return;
         }
-        if since.elapsed() < SOON && !matches!(end, Ok(ConnectionError::Closed)) {
+        // A server that takes hellos and then ends at once is not asked again and again.
+        if since.elapsed() >= SOON || matches!(end, Ok(ConnectionError::Closed)) {
+            self.failed = 0;
+        } else {
             self.failed = self.failed.saturating_add(1);
             let pause = self.env.backoff.pause(self.failed, &self.env.entropy);
             self.retry_at = Some(Instant::now() + pause);
@@ -237,7 +256,7 @@ impl Slot {
                         return Poll::Pending;
                     }
                     Poll::Ready(Err(error)) => self.fail(error),
-                    Poll::Ready(Ok(socket)) => match Connection::new(socket, &self.env) {
+                    Poll::Ready(Ok(socket)) => match Connection::new(socket, &self.env, self.env.keys()) {
                         Ok(connection) => self.current = Current::Connection(Box::new(connection), Instant::now()),
                         Err(error) => self.fail(error.into()),
                     },
@@ -255,7 +274,6 @@ impl Slot {
                     Poll::Ready(News::Established) => {
                         debug!("connected");
                         self.env.counters.connected.add(1);
-                        self.failed = 0;
                         self.trouble = None;
                         self.current = Current::Connection(connection, Instant::now());
                     }
@@ -265,6 +283,14 @@ impl Slot {
                 Poll::Ready(())
             }
         }
+    }
+
+    fn tell_load(&self) {
+        let (connected, in_flight) = match &self.current {
+            Current::Connection(connection, _) => (connection.established, connection.in_flight()),
+            Current::None | Current::Dialing(_) => (false, 0),
+        };
+        self.shared.set_load(!connected && self.failed > 0, in_flight);
     }
 
     fn poll_old(&mut self, cx: &mut Context<'_>) {
@@ -301,6 +327,7 @@ impl Future for Slot {
                 return Poll::Ready(());
             }
             if !changed {
+                this.tell_load();
                 return Poll::Pending;
             }
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use falco_core::keys::Secrets;
-use falco_core::{EntropyError, Key, Settings};
+use falco_core::{EntropyError, Key, Settings, SettingsError};
 #[cfg(unix)]
 use tokio::net::UnixListener;
 use tokio::net::{TcpListener, ToSocketAddrs};
@@ -36,10 +36,13 @@ const MAX_HELD: usize = 1 << 30;
 pub struct ServerBuilder {
     secrets: Secrets,
     settings: Settings,
+    /// A setting that was out of its range; told where the builder is used.
+    trouble: Option<SettingsError>,
     max_connections: usize,
     max_half_open: usize,
     max_held: usize,
     on_cancel: OnCancel,
+    spawn_handlers: bool,
     entropy: Entropy,
 }
 
@@ -71,10 +74,12 @@ impl ServerBuilder {
                 ..secrets
             },
             settings: Settings::new(),
+            trouble: None,
             max_connections: MAX_CONNECTIONS,
             max_half_open: MAX_HALF_OPEN,
             max_held: MAX_HELD,
             on_cancel: OnCancel::default(),
+            spawn_handlers: false,
             entropy: Entropy::system(),
         }
     }
@@ -102,6 +107,39 @@ impl ServerBuilder {
     /// The largest message, the requests in flight on one connection, the lifetime, how long a handshake may take.
     pub const fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
+        self
+    }
+
+    /// The largest message body, in bytes, either way: 16 MiB by default.
+    pub const fn max_message(mut self, bytes: u32) -> Self {
+        self.settings = self.settings.with_max_message(bytes);
+        self
+    }
+
+    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days. The smaller of both sides' is in force.
+    pub const fn lifetime(mut self, lifetime: Duration) -> Self {
+        match self.settings.with_lifetime(lifetime) {
+            Ok(settings) => self.settings = settings,
+            Err(error) => self.trouble = Some(error),
+        }
+        self
+    }
+
+    /// How long a handshake may take: 5 s by default, at least 1 ms.
+    pub const fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        match self.settings.with_handshake_timeout(timeout) {
+            Ok(settings) => self.settings = settings,
+            Err(error) => self.trouble = Some(error),
+        }
+        self
+    }
+
+    /// How many requests of one connection may be unanswered at once: 1024 by default, at least 1. A client holds those beyond it back.
+    pub const fn max_in_flight(mut self, requests: u16) -> Self {
+        match self.settings.with_max_in_flight(requests) {
+            Ok(settings) => self.settings = settings,
+            Err(error) => self.trouble = Some(error),
+        }
         self
     }
 
@@ -139,13 +177,11 @@ impl ServerBuilder {
         self
     }
 
-    /// How long a connection lives without a message or a ping; the same as in the [`settings`](Self::settings).
-    ///
-    /// # Errors
-    /// [`SettingsError`](falco_core::SettingsError).
-    pub fn lifetime(mut self, lifetime: Duration) -> Result<Self, falco_core::SettingsError> {
-        self.settings = self.settings.with_lifetime(lifetime)?;
-        Ok(self)
+    /// Whether every handler gets a task of its own at once. By default a handler is first polled on its connection's task, which costs less where most are done at once; but one that
+    /// computes long before it first waits holds its connection up meanwhile.
+    pub const fn spawn_handlers(mut self, spawn: bool) -> Self {
+        self.spawn_handlers = spawn;
+        self
     }
 
     /// Where random numbers come from instead of the operating system, for tests and simulations. In production a source that is not cryptographic gives the keys away.
@@ -199,6 +235,9 @@ impl ServerBuilder {
     }
 
     fn build(self, listener: Option<Listener>) -> Result<Server, Error> {
+        if let Some(trouble) = self.trouble {
+            return Err(trouble.into());
+        }
         let mut entropy = self.entropy;
         let keys = self.secrets.into_server(&mut entropy)?;
         let service = Service {
@@ -210,6 +249,7 @@ impl ServerBuilder {
             registry: Registry::new(self.max_connections, self.max_half_open),
             counters: Counters::default(),
             on_cancel: self.on_cancel,
+            spawn_handlers: self.spawn_handlers,
             limit: tokio::sync::watch::Sender::new(None),
         };
         Ok(Server {

@@ -240,7 +240,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
         self.service.counters.requests.add(1);
         self.turn += 1;
         let request = Request::new(body, id, Arc::clone(&self.control));
-        match running::begin(|| self.handler.handle(request), cx) {
+        let at_once = !self.service.spawn_handlers;
+        match running::begin(|| self.handler.handle(request), at_once, cx) {
             (_, Poll::Ready(outcome)) => self.finish(id, outcome),
             (handler, Poll::Pending) => self.running.spawn(handler, id, &self.control, &self.span),
         }

@@ -15,15 +15,19 @@ use tracing::Span;
 use super::control::{Control, Outcome};
 use super::handler::HandlerError;
 
-/// Begins a handler and polls it once. What it panics with, wherever, costs its own request and nothing else.
-pub(crate) fn begin<F>(begin: impl FnOnce() -> F, cx: &mut Context<'_>) -> (Option<F>, Poll<Outcome>)
+/// Begins a handler and, if `poll` says so, polls it once. What it panics with, wherever, costs its own request and nothing else.
+pub(crate) fn begin<F>(begin: impl FnOnce() -> F, poll: bool, cx: &mut Context<'_>) -> (Option<F>, Poll<Outcome>)
 where
     F: Future<Output = Result<Bytes, HandlerError>> + Unpin,
 {
     match catch_unwind(AssertUnwindSafe(begin)) {
         Ok(handler) => {
             let mut handler = Some(handler);
-            let polled = poll_handler(&mut handler, cx);
+            let polled = if poll {
+                poll_handler(&mut handler, cx)
+            } else {
+                Poll::Pending
+            };
             (handler, polled)
         }
         Err(_) => (None, Poll::Ready(Outcome::Panicked)),

@@ -1,0 +1,120 @@
+//! Keys that come and go while connections run, on both sides.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use core::time::Duration;
+
+use common::{Running, key};
+use falco_tokio::{Client, ConnectionError, Error, Fate, Request, Server, SettingsError, SetupError, key_id};
+
+#[tokio::test]
+async fn a_client_moves_to_a_new_key_before_the_old_one_is_retired() {
+    let handler = |request: Request| async move {
+        let seen = request.key_id().unwrap().to_string();
+        if request.body() == "slow" {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        Ok(seen)
+    };
+    let (old, new) = (key_id(&key(1)).to_string(), key_id(&key(2)).to_string());
+    let server = Running::start(Server::builder(key(1)), handler).await;
+    let client = Client::builder(key(1))
+        .connections(2)
+        .connect(server.address)
+        .await
+        .unwrap();
+    // A key that the server does not have yet changes nothing.
+    assert!(client.set_key(key(2)).await.unwrap_err().is_wrong_key());
+    assert_eq!(client.request("one").await.unwrap(), old);
+
+    server.handle.add_key(key(2)).unwrap();
+    let slow = tokio::spawn({
+        let client = client.clone();
+        async move { client.request("slow").await }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    client.set_key(key(2)).await.unwrap();
+    for _ in 0..4 {
+        assert_eq!(client.request("two").await.unwrap(), new);
+    }
+    assert!(server.handle.retire_key(key_id(&key(1))));
+    assert!(!server.handle.retire_key(key_id(&key(1))));
+    assert_eq!(slow.await.unwrap().unwrap(), old, "what had begun got its answer");
+    assert_eq!(client.request("three").await.unwrap(), new);
+    assert!(
+        Client::builder(key(1))
+            .connect(server.address)
+            .await
+            .unwrap_err()
+            .is_wrong_key()
+    );
+}
+
+#[tokio::test]
+async fn whoever_has_a_retired_key_is_told_at_once_and_not_let_in_again() {
+    let server = Running::echo(Server::builder(key(1)).key(key(2))).await;
+    let client = server.client().await;
+    assert_eq!(client.request("before").await.unwrap(), "before");
+    server.handle.retire_key(key_id(&key(1)));
+    let refused = loop {
+        match client.request("after").await {
+            // It may still have been on its way when the key was retired.
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(refused.is_wrong_key(), "{refused}");
+    assert_eq!(refused.fate(), Fate::NotProcessed);
+    // With the key in service again the same client goes on, after its pause.
+    server.handle.add_key(key(1)).unwrap();
+    let until = tokio::time::Instant::now() + Duration::from_secs(5);
+    while client.request("again").await.is_err() {
+        assert!(tokio::time::Instant::now() < until);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_go_together_is_told_when_it_is_used() {
+    let twice = Server::builder(key(1)).key(key(1)).unbound().unwrap_err();
+    assert!(matches!(twice, Error::Setup(SetupError::DuplicateKey(id)) if id == key_id(&key(1))));
+    let both = Server::builder(key(1)).classic(key(1)).unbound().unwrap_err();
+    assert!(matches!(both, Error::Setup(SetupError::KeyOnBothWires(_))));
+    let short = Client::builder(key(1))
+        .lifetime(Duration::from_millis(999))
+        .connect_lazy("127.0.0.1:1");
+    assert!(matches!(short, Err(Error::Settings(SettingsError::Lifetime(_)))));
+    let none = Server::builder(key(1)).max_in_flight(0).unbound();
+    assert!(matches!(none, Err(Error::Settings(SettingsError::MaxInFlight))));
+}
+
+#[tokio::test]
+async fn both_wires_on_one_port_each_under_its_key() {
+    let server = Running::start(Server::builder(key(1)).classic(key(2)), |request: Request| async move {
+        Ok(request.key_id().map_or("classic".to_owned(), |id| id.to_string()))
+    })
+    .await;
+    let noise = server.client().await;
+    let classic = Client::classic(key(2)).connect(server.address).await.unwrap();
+    assert_eq!(noise.request("x").await.unwrap(), key_id(&key(1)).to_string());
+    assert_eq!(classic.request("x").await.unwrap(), "classic");
+    for wrong in [Client::builder(key(2)), Client::classic(key(1))] {
+        let refused = wrong.connect(server.address).await.unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                Error::Connection {
+                    end: ConnectionError::Refused,
+                    ..
+                }
+            ),
+            "{refused}"
+        );
+    }
+}
