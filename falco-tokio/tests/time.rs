@@ -1,0 +1,202 @@
+//! Deadlines, to the millisecond, on Tokio's paused clock: it jumps to the next deadline whenever nothing else is to be done.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+
+use common::key;
+use falco_tokio::{Client, ConnectionError, Error, Fate, Request, Server, Settings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+type Serving = JoinHandle<io::Result<ConnectionError>>;
+
+fn serve(server: Server, stream: DuplexStream) -> Serving {
+    let handler = |request: Request| async move {
+        if request.body() == "slow" {
+            sleep(Duration::from_secs(3600)).await;
+        }
+        Ok(request.into_body())
+    };
+    tokio::spawn(async move { server.serve_connection(stream, handler).await })
+}
+
+async fn pair(server: Server, client: falco_tokio::ClientBuilder) -> (Serving, Client) {
+    let (near, far) = duplex(1 << 16);
+    let serving = serve(server, far);
+    (serving, client.over(near).await.unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_keeps_its_connection_for_as_long_as_it_likes() {
+    let (serving, client) = pair(Server::builder(key(1)).unbound().unwrap(), Client::builder(key(1))).await;
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(client.request("still here").await.unwrap(), "still here");
+    assert_eq!(client.stats().connected, 1);
+    client.close().await;
+    assert_eq!(serving.await.unwrap().unwrap(), ConnectionError::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_pings_a_connection_lives_a_lifetime_from_its_last_message() {
+    let quiet = Client::builder(key(1)).settings(Settings::new().with_keep_alive(false));
+    let (serving, client) = pair(Server::builder(key(1)).unbound().unwrap(), quiet).await;
+    sleep(Duration::from_secs(50)).await;
+    client.request("anew").await.unwrap();
+    let start = Instant::now();
+    let end = serving.await.unwrap().unwrap();
+    assert!(
+        matches!(end, ConnectionError::Expired | ConnectionError::PeerExpired),
+        "{end}"
+    );
+    // Its end waits a second at most for the other side, which has the same deadline.
+    let lived = start.elapsed();
+    assert!((60_000..=61_001).contains(&lived.as_millis()), "{lived:?}");
+    assert!(client.request("too late").await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_who_says_nothing_or_little_is_gone_after_five_seconds_without_a_byte() {
+    for said in [0, 1, 73] {
+        let (mut near, far) = duplex(1 << 16);
+        let serving = serve(Server::builder(key(1)).unbound().unwrap(), far);
+        let start = Instant::now();
+        let mut hello = [0; 73];
+        hello[..2].copy_from_slice(&[0x4e, 0x01]);
+        for byte in &hello[..said] {
+            near.write_all(&[*byte]).await.unwrap();
+            sleep(Duration::from_millis(50)).await;
+        }
+        let mut heard = Vec::new();
+        near.read_to_end(&mut heard).await.unwrap();
+        assert!(heard.is_empty());
+        assert_eq!(start.elapsed().as_millis(), 5000, "{said} bytes");
+        assert_eq!(serving.await.unwrap().unwrap(), ConnectionError::HandshakeTimeout);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_says_nothing_is_given_up_after_five_seconds() {
+    let (near, _far) = duplex(1 << 16);
+    let start = Instant::now();
+    let error = Client::builder(key(1)).over(near).await.unwrap_err();
+    let timed_out = ConnectionError::HandshakeTimeout;
+    assert!(
+        matches!(error, Error::Connection { end, .. } if end == timed_out),
+        "{error}"
+    );
+    assert_eq!(start.elapsed().as_millis(), 5000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_waits_thirty_seconds_unless_told_otherwise() {
+    let (_serving, client) = pair(Server::builder(key(1)).unbound().unwrap(), Client::builder(key(1))).await;
+    let start = Instant::now();
+    let error = client.request("slow").await.unwrap_err();
+    assert!(
+        matches!(error, Error::TimedOut { limit, .. } if limit == Duration::from_secs(30)),
+        "{error}"
+    );
+    assert_eq!(
+        (error.fate(), start.elapsed().as_millis()),
+        (Fate::MaybeProcessed, 30_000)
+    );
+
+    let patient = Client::builder(key(1)).request_timeout(None);
+    let (_serving, client) = pair(Server::builder(key(1)).unbound().unwrap(), patient).await;
+    let start = Instant::now();
+    assert_eq!(client.request("slow").await.unwrap(), "slow");
+    assert_eq!(start.elapsed().as_secs(), 3600);
+}
+
+/// Carries bytes until `dead`, and from then on takes them and lets them vanish.
+async fn carry(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>, dead: Instant) {
+    let mut bytes = vec![0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        if Instant::now() < dead && to.write_all(&bytes[..count]).await.is_err() {
+            break;
+        }
+    }
+    core::future::pending::<()>().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_vanishes_without_a_word_is_found_dead_by_its_silence() {
+    let (near, client_side) = duplex(1 << 16);
+    let (server_side, far) = duplex(1 << 16);
+    let _serving = serve(Server::builder(key(1)).unbound().unwrap(), far);
+    // A link that goes dead after half a minute: bytes vanish, and no end is seen.
+    let dead = Instant::now() + Duration::from_secs(30);
+    let (from_client, to_client) = tokio::io::split(client_side);
+    let (from_server, to_server) = tokio::io::split(server_side);
+    tokio::spawn(carry(from_client, to_server, dead));
+    tokio::spawn(carry(from_server, to_client, dead));
+    let client = Client::builder(key(1)).request_timeout(None).over(near).await.unwrap();
+    let start = Instant::now();
+    let error = client.request("slow").await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Connection {
+                end: ConnectionError::PeerDead,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    // The last sign of life is a pong of the first half minute; a ping a third of a lifetime after it, and the verdict another third later.
+    let lived = start.elapsed().as_secs();
+    assert!((60..=61).contains(&lived), "{lived} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_to_connect_come_with_pauses_that_grow_until_the_request_has_run_out_of_time() {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counting = Arc::clone(&attempts);
+    let builder = Client::builder(key(1)).backoff(Duration::from_millis(100), Duration::from_secs(2));
+    let (stream, server_side) = duplex(1 << 16);
+    let serving = serve(Server::builder(key(1)).unbound().unwrap(), server_side);
+    let first = std::sync::Mutex::new(Some(stream));
+    let client = builder
+        .connect_with(move || {
+            counting.fetch_add(1, Ordering::Relaxed);
+            let stream = first.lock().unwrap().take();
+            async move { stream.ok_or(io::ErrorKind::ConnectionRefused.into()) }
+        })
+        .await
+        .unwrap();
+    assert_eq!(client.request("x").await.unwrap(), "x");
+    serving.abort();
+    let start = Instant::now();
+    let error = loop {
+        match client.request("y").await {
+            Ok(_) => sleep(Duration::from_millis(1)).await,
+            Err(error) if error.fate() == Fate::MaybeProcessed => {}
+            Err(error) => break error,
+        }
+    };
+    // What kept it from being sent says more than that the time is over.
+    assert!(
+        matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused),
+        "{error}"
+    );
+    assert!(
+        (30_000..30_100).contains(&start.elapsed().as_millis()),
+        "{:?}",
+        start.elapsed()
+    );
+    // Pauses of 1 s on average once they have grown: some thirty attempts, not thousands.
+    let tried = attempts.load(Ordering::Relaxed);
+    assert!((15..120).contains(&tried), "{tried}");
+    assert_eq!(usize::try_from(client.stats().attempts).unwrap(), tried);
+}
