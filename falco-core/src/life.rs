@@ -1,23 +1,21 @@
 //! How long a connection lives and what ended it: one deadline, one sticky end. Which bytes count as signs of life is the wire's to say.
 
-use core::time::Duration;
-
 use crate::error::ConnectionError;
 use crate::settings::Settings;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 #[derive(Debug)]
 pub(crate) struct Life {
     /// The latest time that the machine was told: a clock that goes backwards stands still here.
     latest: Instant,
     deadline: Option<Instant>,
-    /// What the deadline means when it has come.
-    lapse: ConnectionError,
-    lifetime: Duration,
+    /// Whether the deadline is the lifetime's; the handshake's, if not.
+    lives: bool,
+    lifetime: Span,
     /// Since when this side reads nothing, by its own choice.
     paused: Option<Instant>,
     /// How long the lifetime may still stand still before the next sign of life.
-    allowance: Duration,
+    allowance: Span,
     end: Option<ConnectionError>,
 }
 
@@ -27,10 +25,10 @@ impl Life {
         Self {
             latest: now,
             deadline: Some(now + settings.handshake_timeout()),
-            lapse: ConnectionError::HandshakeTimeout,
-            lifetime: settings.lifetime(),
+            lives: false,
+            lifetime: Span::of(settings.lifetime()),
             paused: None,
-            allowance: settings.lifetime(),
+            allowance: Span::of(settings.lifetime()),
             end: None,
         }
     }
@@ -40,14 +38,18 @@ impl Life {
         self.latest = self.latest.max(now);
         match (self.end, self.deadline) {
             (Some(end), _) => Err(end),
-            (None, Some(deadline)) if self.latest >= deadline => Err(self.fail(self.lapse)),
+            (None, Some(deadline)) if self.latest >= deadline => Err(self.fail(if self.lives {
+                ConnectionError::Expired
+            } else {
+                ConnectionError::HandshakeTimeout
+            })),
             (None, _) => Ok(()),
         }
     }
 
     /// While this side reads nothing by its own choice its lifetime stands still, for one lifetime at the most between two signs of life. The handshake's deadline does not.
     pub(crate) fn set_reading(&mut self, reading: bool) {
-        let Some(deadline) = self.deadline.filter(|_| self.lapse == ConnectionError::Expired) else {
+        let Some(deadline) = self.deadline.filter(|_| self.lives) else {
             return;
         };
         match (reading, self.paused) {
@@ -57,7 +59,7 @@ impl Life {
             }
             (true, Some(since)) => {
                 self.paused = None;
-                self.allowance = self.allowance.saturating_sub(self.latest.since(since));
+                self.allowance = self.allowance.saturating_sub(self.latest.span_since(since));
                 self.deadline = Some(deadline.before(self.allowance));
             }
             (false, Some(_)) | (true, None) => {}
@@ -73,7 +75,7 @@ impl Life {
             self.paused = Some(self.latest);
             self.deadline = Some(self.latest + self.lifetime + self.allowance);
         }
-        self.lapse = ConnectionError::Expired;
+        self.lives = true;
     }
 
     /// The lifetime stands still until it begins anew.
@@ -82,6 +84,8 @@ impl Life {
     }
 
     /// Ends the connection, unless it has ended before, and says what ended it.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn fail(&mut self, end: ConnectionError) -> ConnectionError {
         self.deadline = None;
         *self.end.get_or_insert(end)
@@ -100,13 +104,13 @@ impl Life {
     }
 
     #[cfg(feature = "noise")]
-    pub(crate) const fn lifetime(&self) -> Duration {
+    pub(crate) const fn lifetime(&self) -> Span {
         self.lifetime
     }
 
     /// Both sides have said what they accept.
     #[cfg(feature = "noise")]
-    pub(crate) fn set_lifetime(&mut self, lifetime: Duration) {
+    pub(crate) fn set_lifetime(&mut self, lifetime: Span) {
         self.lifetime = lifetime;
     }
 

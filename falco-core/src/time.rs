@@ -41,10 +41,56 @@ impl Instant {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// The point `duration` before this one, at the earliest the epoch.
-    pub(crate) fn before(self, duration: Duration) -> Self {
-        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Self(self.0.saturating_sub(millis))
+    /// The point `span` before this one, at the earliest the epoch.
+    pub(crate) const fn before(self, span: Span) -> Self {
+        Self(self.0.saturating_sub(span.0))
+    }
+
+    /// The time from `earlier` to `self`; none where `earlier` is the later of the two.
+    pub(crate) const fn span_since(self, earlier: Self) -> Span {
+        Span(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Whole milliseconds: what the machines count in, as a `Duration` costs divisions and panics that nobody needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span(u64);
+
+impl Span {
+    #[cfg(feature = "noise")]
+    pub(crate) const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// `duration` rounded up: a deadline is never early.
+    pub(crate) fn of(duration: Duration) -> Self {
+        // In 64 bits: a division of 128 would cost more than the rest of a record's bookkeeping.
+        let millis = duration.as_secs().saturating_mul(1000);
+        Self(millis.saturating_add(duration.subsec_nanos().div_ceil(1_000_000).into()))
+    }
+
+    pub(crate) const fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
+    /// A third, rounded up.
+    #[cfg(feature = "noise")]
+    pub(crate) const fn third(self) -> Self {
+        Self(self.0.div_ceil(3))
+    }
+
+    /// Cut to 32 bits of milliseconds.
+    #[cfg(feature = "noise")]
+    pub(crate) fn millis(self) -> u32 {
+        u32::try_from(self.0).unwrap_or(u32::MAX)
+    }
+}
+
+impl Add<Span> for Instant {
+    type Output = Self;
+
+    fn add(self, span: Span) -> Self {
+        Self(self.0.saturating_add(span.0))
     }
 }
 
@@ -53,11 +99,6 @@ impl Add<Duration> for Instant {
 
     /// Rounds `duration` up to whole milliseconds: a deadline is never early.
     fn add(self, duration: Duration) -> Self {
-        // In 64 bits: a division of 128 would cost more than the rest of a record's bookkeeping.
-        let millis = duration
-            .as_secs()
-            .saturating_mul(1000)
-            .saturating_add(duration.subsec_nanos().div_ceil(1_000_000).into());
-        Self(self.0.saturating_add(millis))
+        self + Span::of(duration)
     }
 }

@@ -1,7 +1,5 @@
 //! What both sides of the noise wire remember besides their requests: the life, the link, what each side accepts.
 
-use core::time::Duration;
-
 use super::Broken;
 use super::layout::{Accepts, FRAME_HEAD, FrameHead};
 use super::link::{Link, OwnClose, close};
@@ -9,7 +7,7 @@ use crate::crypto::Aead;
 use crate::error::ConnectionError;
 use crate::life::Life;
 use crate::message::Status;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 pub(super) struct Base<A> {
     pub(super) life: Life,
@@ -39,7 +37,7 @@ impl<A: Aead> Base<A> {
         self.link = Some(link);
         self.theirs = theirs;
         self.life
-            .set_lifetime(Duration::from_millis(theirs.lifetime.min(self.ours.lifetime).into()));
+            .set_lifetime(Span::from_millis(theirs.lifetime.min(self.ours.lifetime).into()));
     }
 
     /// Ends the connection without a word.
@@ -111,7 +109,7 @@ pub(super) fn mark_frames(
     while !frames.is_empty() {
         let (head, body) = FrameHead::read(frames).ok_or(Broken)?;
         let (mark, length) = (judge(head, body)?, FRAME_HEAD + body.len());
-        let (frame, rest) = frames.split_at_mut(length);
+        let (frame, rest) = frames.split_at_mut_checked(length).ok_or(Broken)?;
         if let Some(kind) = frame.first_mut() {
             *kind = mark;
         }

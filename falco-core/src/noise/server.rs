@@ -1,7 +1,6 @@
 //! A server's side of one connection on the noise wire: the handshake, time, sending. What frames do is in `server_frames`.
 
 use core::fmt;
-use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 use zeroize::Zeroizing;
@@ -21,7 +20,7 @@ use crate::life::Life;
 use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
 use crate::settings::Settings;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 use crate::wire::{Server, ServerWire, Wire};
 
 /// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives it.
@@ -49,7 +48,7 @@ pub(super) struct Requests<T> {
     pub(super) stale: Option<Instant>,
     /// Requests whose [`Abandoned`](ServerEvent::Abandoned) is still to be told, in the state `Lost`.
     pub(super) lost: usize,
-    pub(super) lifetime: Duration,
+    pub(super) lifetime: Span,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,7 +198,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
                 last: None,
                 stale: None,
                 lost: 0,
-                lifetime: settings.lifetime(),
+                lifetime: Span::of(settings.lifetime()),
             },
         })
     }

@@ -10,7 +10,7 @@ use crate::crypto::{Aead, NoiseCrypto};
 use crate::error::ConnectionError;
 use crate::event::{Received, ServerEvent};
 use crate::message::RequestId;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 impl<A: Aead> Link<A> {
     /// Judges all frames of a record in order and lets them take effect on `requests`. Each frame's kind is replaced by a mark: what is to be told of it.
@@ -176,7 +176,7 @@ impl<T: RequestTable> Requests<T> {
         if self.stale.is_none_or(|stale| now < stale) {
             return;
         }
-        let lifetime = u32::try_from(self.lifetime.as_millis()).unwrap_or(u32::MAX);
+        let lifetime = self.lifetime.millis();
         let mut left: Option<u32> = None;
         for slot in self
             .table
@@ -192,7 +192,7 @@ impl<T: RequestTable> Requests<T> {
                 left = Some(left.map_or(lifetime - silent, |least| least.min(lifetime - silent)));
             }
         }
-        self.stale = left.map(|left| now + core::time::Duration::from_millis(left.into()));
+        self.stale = left.map(|left| now + Span::from_millis(left.into()));
     }
 }
 
