@@ -246,11 +246,13 @@ impl<S> fmt::Debug for NonceLedger<S> {
 
 impl<S: AsMut<[NonceSlot]>> Ledger for RefCell<NonceLedger<S>> {
     fn seal(&self, nonce: &Nonce) -> Result<(), SealRefused> {
-        self.borrow_mut().seal(nonce)
+        // Nobody else can hold it, as a ledger calls no one; who cannot ask is refused.
+        let mut ledger = self.try_borrow_mut().map_err(|_| SealRefused::Exhausted)?;
+        ledger.seal(nonce)
     }
 
     fn open(&self, nonce: &Nonce) -> Result<(), NonceSeen> {
-        self.borrow_mut().open(nonce)
+        self.try_borrow_mut().map_err(|_| NonceSeen)?.open(nonce)
     }
 }
 

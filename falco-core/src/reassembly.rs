@@ -134,15 +134,15 @@ impl<P: Partials> Reassembly<P> {
             return Err(NoRoom { total: 0 });
         };
         let total = place.total;
-        let end = place.filled.saturating_add(bytes.len());
-        if end > total {
+        let filled = place.filled;
+        let Some(end) = filled.checked_add(bytes.len()).filter(|end| *end <= total) else {
             self.forget(id);
             return Err(NoRoom { total });
-        }
+        };
         if place.storage.bytes().len() < end {
-            place.storage.grow(end.max(place.filled.saturating_mul(2)).min(total));
+            place.storage.grow(end.max(filled.saturating_mul(2)).min(total));
         }
-        let Some(to) = place.storage.bytes().get_mut(place.filled..end) else {
+        let Some(to) = place.storage.bytes().get_mut(filled..end) else {
             self.forget(id);
             return Err(NoRoom { total });
         };

@@ -180,7 +180,10 @@ impl<S: Storage> RecvBuf<S> {
         }
         // Only where the end of the storage is nearer than what is wanted are the unread bytes moved to its front.
         if self.start > 0 && capacity - self.start < target.min(capacity) {
-            self.storage.bytes().copy_within(self.start..self.end, 0);
+            let (bytes, start) = (self.storage.bytes(), self.start);
+            if let Some(used) = bytes.get_mut(..self.end).filter(|used| start <= used.len()) {
+                used.copy_within(start.., 0);
+            }
             self.start = 0;
             self.end = unread;
         }

@@ -47,7 +47,8 @@ pub(super) struct Link<A> {
     /// How many pings were asked for.
     pings: u64,
     pub(super) ping_owed: bool,
-    refusals: [(u32, u8); REFUSALS],
+    /// REFUSEs that are owed: ids, and their codes apart, as pairs would take three bytes more each.
+    refusals: ([u32; REFUSALS], [u8; REFUSALS]),
     refused: usize,
 }
 
@@ -82,7 +83,7 @@ impl<A: Aead> Link<A> {
             first_ping: 0,
             pings: 0,
             ping_owed: false,
-            refusals: [(0, 0); REFUSALS],
+            refusals: ([0; REFUSALS], [0; REFUSALS]),
             refused: 0,
         }
     }
@@ -184,8 +185,10 @@ impl<A: Aead> Link<A> {
     }
 
     pub(super) fn owe_refusal(&mut self, id: u32, code: u8) {
-        if let Some(place) = self.refusals.get_mut(self.refused) {
-            *place = (id, code);
+        let (ids, codes) = &mut self.refusals;
+        if let (Some(place), Some(reason)) = (ids.get_mut(self.refused), codes.get_mut(self.refused)) {
+            *place = id;
+            *reason = code;
             self.refused += 1;
         }
     }
@@ -231,13 +234,15 @@ impl<A: Aead> Link<A> {
 
     fn write_refusals(&mut self, writer: &mut Writer<'_, '_>) {
         let mut written = 0;
-        for (id, code) in self.refusals.iter().take(self.refused) {
-            if !writer.frame(kind::REFUSE, *id, &[*code], &[]) {
+        let (ids, codes) = self.refusals;
+        for (id, code) in ids.into_iter().zip(codes).take(self.refused) {
+            if !writer.frame(kind::REFUSE, id, &[code], &[]) {
                 break;
             }
             written += 1;
         }
-        self.refusals.copy_within(written..self.refused, 0);
+        move_up(&mut self.refusals.0, written);
+        move_up(&mut self.refusals.1, written);
         self.refused -= written;
     }
 
@@ -279,5 +284,13 @@ pub(super) const fn reason_of(code: u8) -> CloseReason {
         close::SHUTTING_DOWN => CloseReason::ShuttingDown,
         close::KEY_RETIRED => CloseReason::KeyRetired,
         _ => CloseReason::Done,
+    }
+}
+
+/// Drops the first `count`, the others keeping their order.
+fn move_up<T: Copy>(places: &mut [T; REFUSALS], count: usize) {
+    let before = *places;
+    for (place, value) in places.iter_mut().zip(before.iter().skip(count)) {
+        *place = *value;
     }
 }

@@ -104,10 +104,17 @@ impl<const N: usize> RequestTable for FixedTable<N> {
     }
 
     fn remove(&mut self, index: usize) {
-        if index < self.used {
-            self.slots.copy_within(index + 1..self.used, index);
-            self.used -= 1;
+        let Some(mut behind) = self.slots.get_mut(index..self.used).filter(|behind| !behind.is_empty()) else {
+            return;
+        };
+        // Each moves up by one.
+        while let [place, rest @ ..] = behind {
+            if let Some(next) = rest.first() {
+                *place = *next;
+            }
+            behind = rest;
         }
+        self.used -= 1;
     }
 
     fn capacity() -> usize {

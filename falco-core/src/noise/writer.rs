@@ -76,7 +76,9 @@ impl<'o, 'b> Writer<'o, 'b> {
         let mut place = self.out.get_mut(start..).unwrap_or_default();
         // There is room for all three, as was just seen.
         for piece in [tail, &head, first] {
-            let (to, rest) = core::mem::take(&mut place).split_at_mut(piece.len());
+            let Some((to, rest)) = core::mem::take(&mut place).split_at_mut_checked(piece.len()) else {
+                return false;
+            };
             to.copy_from_slice(piece);
             place = rest;
         }
