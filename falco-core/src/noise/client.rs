@@ -31,8 +31,8 @@ pub struct ClientSession<T, C: Crypto> {
     pub(super) keep_alive: KeepAlive,
     /// The eight bytes of the first ping.
     first_ping: u64,
-    /// What the server has ended the connection with, once all that it means for the requests is told.
-    pub(super) ending: Option<ConnectionError>,
+    /// The code with which the server has ended the connection, once all that it means for the requests is told.
+    pub(super) ending: Option<u8>,
 }
 
 /// The requests that wait for their ends.
@@ -81,7 +81,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             return None;
         }
         let from = keep_alive.pinged.unwrap_or(keep_alive.sent.min(keep_alive.heard));
-        Some(from + self.base.life.lifetime() / 3)
+        Some(from + self.base.life.lifetime().third())
     }
 
     const fn is_established(&self) -> bool {

@@ -174,7 +174,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
                 }),
                 mark::ENDED => {
                     link.opened = 0;
-                    self.ending = Some(super::ended(code()));
+                    self.ending = Some(code());
                     break;
                 }
                 _ => None,
@@ -192,7 +192,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             return Some(Ok(Received::Skip { consumed: skipped }));
         }
         if self.requests.lost == 0 {
-            return self.ending.map(|ending| Err(self.base.fail(ending)));
+            return self.ending.map(|code| Err(self.base.fail(super::ended(code))));
         }
         let lost = self
             .requests
