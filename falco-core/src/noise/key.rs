@@ -63,8 +63,8 @@ impl fmt::Debug for NoiseSecret {
 
 /// The keys that a server takes, looked up by the id in a hello.
 ///
-/// The methods take `&self`, so that connections on several threads may share one: [`KeyRing`] is one inside a `RefCell`, and with the feature `std`
-/// inside a `Mutex` or an `RwLock`.
+/// The methods take `&self`, so that connections may share one: [`KeyRing`] is one by itself, where its keys stay as they are; inside a `RefCell`, where they
+/// change; and with the feature `std` inside a `Mutex` or an `RwLock`, where threads share it.
 pub trait Ring {
     /// Copies the pre-shared key of this id to `psk` and says that there is one; or copies a random one that nobody has, and says that there is none. Both take
     /// the same time but for the comparison of ids.
@@ -189,6 +189,12 @@ impl KeyRing<alloc::vec::Vec<Option<NoiseSecret>>> {
 impl<S> fmt::Debug for KeyRing<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("KeyRing(..)")
+    }
+}
+
+impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> Ring for KeyRing<S> {
+    fn select(&self, id: KeyId, psk: &mut [u8; 32]) -> bool {
+        Self::select(self, id, psk)
     }
 }
 

@@ -99,7 +99,14 @@ pub(super) fn write_message<'m, C: Crypto>(
     writer: &mut Writer<'_, 'm>,
 ) -> Result<Option<usize>, Error> {
     let rest = body.get(sealed..).unwrap_or_default();
-    let whole = sealed == 0 && FRAME_HEAD + body.len() <= writer.max();
+    // Cut where a record is the limit, and where an output large enough to be worth cutting for is: a device has less room than its server reads.
+    let output = writer.given().saturating_sub(RECORD_OVERHEAD);
+    let limit = if output < FRAME_HEAD + TOTAL + LEAST_PART {
+        writer.max()
+    } else {
+        writer.max().min(output)
+    };
+    let whole = sealed == 0 && FRAME_HEAD + body.len() <= limit;
     let head = if whole || sealed > 0 {
         FRAME_HEAD
     } else {
