@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
+use tracing::debug;
 
 /// Any stream of bytes that a connection can be on.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -26,14 +27,20 @@ pub(crate) enum Socket {
 impl Socket {
     /// A connected TCP socket, set so that small messages go at once, and that a peer which is gone is noticed by the system too. `lifetime` is how long sent bytes may stay
     /// unacknowledged.
-    pub(crate) fn tcp(stream: TcpStream, lifetime: Duration) -> io::Result<Self> {
-        // A request is one small write: it must not wait for the acknowledgement of the one before.
-        stream.set_nodelay(true)?;
+    pub(crate) fn tcp(stream: TcpStream, lifetime: Duration) -> Self {
         let socket = SockRef::from(&stream);
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(lifetime.max(Duration::from_secs(1))))?;
+        let keep_alive = TcpKeepalive::new().with_time(lifetime.max(Duration::from_secs(1)));
+        // A request is one small write: it must not wait for the acknowledgement of the one before.
+        let set = stream
+            .set_nodelay(true)
+            .and_then(|()| socket.set_tcp_keepalive(&keep_alive));
         #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-        socket.set_tcp_user_timeout(Some(lifetime))?;
-        Ok(Self::Tcp(stream))
+        let set = set.and_then(|()| socket.set_tcp_user_timeout(Some(lifetime)));
+        if let Err(error) = set {
+            // On some systems that of a socket whose peer has gone already; the first read tells.
+            debug!(%error, "a socket could not be set up");
+        }
+        Self::Tcp(stream)
     }
 
     fn inner(self: Pin<&mut Self>) -> Pin<&mut dyn Stream> {

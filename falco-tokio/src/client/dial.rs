@@ -53,7 +53,7 @@ impl Dial {
         let dialing: Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>> = match self {
             Self::Tcp(name) => {
                 let name = name.clone();
-                Box::pin(async move { Socket::tcp(TcpStream::connect(name).await?, lifetime) })
+                Box::pin(async move { Ok(Socket::tcp(TcpStream::connect(name).await?, lifetime)) })
             }
             #[cfg(unix)]
             Self::Unix(path) => {

@@ -180,6 +180,14 @@ impl Slot {
             self.fail_all(&trouble);
             return Poll::Pending;
         }
+        // There was one stream, and what ended it is all there is to say.
+        if self.env.dial.is_spent()
+            && let Some(trouble) = &self.trouble
+        {
+            let trouble = trouble.again(Fate::NotProcessed);
+            self.fail_all(&trouble);
+            return Poll::Pending;
+        }
         if let Some(at) = self.retry_at
             && self.timer.poll(cx, Some(at)).is_pending()
         {

@@ -42,7 +42,7 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok((Socket::tcp(stream, lifetime)?, Some(peer)))
+                Ok((Socket::tcp(stream, lifetime), Some(peer)))
             }
             #[cfg(unix)]
             Self::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), None)),
