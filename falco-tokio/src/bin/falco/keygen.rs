@@ -1,0 +1,71 @@
+//! `falco keygen`: a fresh key, to standard output or into a file that nobody else can read.
+
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use falco_tokio::{generate_key, key_id};
+use zeroize::Zeroizing;
+
+use crate::failure::{Code, Failure};
+use crate::{key, output};
+
+/// Makes a key: 64 hexadecimal digits from the operating system's random numbers.
+///
+/// Both ends of a connection hold the same key, and everyone who holds it can pose as either end: copy it by a way that
+/// nobody watches, to nobody else. There is no way from a password to a key.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Creates this file, which only its owner may read, instead of printing the key; one that is there stays as it is
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  falco keygen --out falco.key           a new file of mode 0600; its key id on standard error
+  falco keygen | ssh gateway 'umask 077; cat > falco.key'";
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let key = generate_key().map_err(|error| Failure::new(Code::Failed, error))?;
+    let mut digits = Zeroizing::new([0; 64]);
+    key.write_hex(&mut digits);
+    let mut text = Zeroizing::new(Vec::with_capacity(digits.len() + 1));
+    text.extend_from_slice(digits.as_slice());
+    text.push(b'\n');
+    let Some(path) = &args.out else {
+        return output::put(&text);
+    };
+    key::check_is_no_key(path, "--out")?;
+    create(path, &text).map_err(|error| {
+        let name = path.display();
+        Failure::new(
+            Code::Failed,
+            if error.kind() == ErrorKind::AlreadyExists {
+                format!("{name} is there already, and is left as it is")
+            } else {
+                format!("{name}: {error}")
+            },
+        )
+    })?;
+    output::tell(&format_args!(
+        "a new key is in {}; its key id is {}",
+        path.display(),
+        key_id(&key)
+    ));
+    Ok(())
+}
+
+/// A new file of which nothing stays if it cannot be written whole.
+fn create(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
+    let written = file.write_all(text).and_then(|()| file.sync_all());
+    if written.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    written
+}

@@ -1,0 +1,119 @@
+//! The tool `falco`: keys, a server, single requests, pings and measurements from a shell. Each command has a file of its own; this one tells them apart.
+
+mod exec;
+mod failure;
+mod key;
+mod keygen;
+mod output;
+mod ping;
+mod send;
+mod serve;
+mod signals;
+mod target;
+mod values;
+
+use core::future::Future;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser, Subcommand};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::failure::{Code, EXIT_CODES, Failure};
+
+/// Encrypted request and answer connections between ends that share one 32-byte key.
+///
+/// A server answers each message that clients send. Both hold the same key; whoever does not is turned away without a byte.
+#[derive(Parser, Debug)]
+#[command(name = "falco", version, after_help = EXAMPLES, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Tells on standard error what connections do; twice for all there is
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  falco keygen --out falco.key
+  falco serve --key-file falco.key
+  falco send localhost hello --key-file falco.key
+  falco ping localhost --key-file falco.key
+
+`falco help COMMAND` tells the whole of a command, `falco help exit-codes` what the exit codes mean.";
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    #[command(after_long_help = keygen::EXAMPLES)]
+    Keygen(keygen::Args),
+    #[command(after_help = serve::EXAMPLES, after_long_help = long_help(serve::EXAMPLES))]
+    Serve(Box<serve::Args>),
+    #[command(after_help = send::EXAMPLES, after_long_help = long_help(send::EXAMPLES))]
+    Send(send::Args),
+    #[command(after_help = ping::EXAMPLES, after_long_help = long_help(ping::EXAMPLES))]
+    Ping(ping::Args),
+    /// Tells what the exit codes of all commands mean
+    #[command(long_about = EXIT_CODES)]
+    ExitCodes,
+}
+
+fn long_help(examples: &str) -> String {
+    format!("{examples}\n\n{}\n\n{EXIT_CODES}", key::KEYS)
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    // A server tells of its own accord what its owner has to know; of a client's troubles its end tells.
+    let quiet = match &cli.command {
+        Command::Serve(_) => LevelFilter::WARN,
+        Command::Keygen(_) | Command::Send(_) | Command::Ping(_) | Command::ExitCodes => LevelFilter::OFF,
+    };
+    trace(match cli.verbose {
+        0 => quiet,
+        1 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    });
+    let done = match cli.command {
+        Command::Keygen(args) => keygen::run(&args),
+        Command::Serve(args) => block_on(serve::run(*args)),
+        Command::Send(args) => block_on(send::run(args)),
+        Command::Ping(args) => block_on(ping::run(args)),
+        Command::ExitCodes => output::line(&EXIT_CODES),
+    };
+    done.map_or_else(Failure::end, |()| ExitCode::SUCCESS)
+}
+
+fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Code::Failed, format_args!("cannot start: {error}")))?;
+    let done = runtime.block_on(command);
+    runtime.shutdown_background();
+    done
+}
+
+fn trace(level: LevelFilter) {
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        // Where standard error is closed, that is no reason to panic.
+        .log_internal_errors(false)
+        .init();
+}
+
+/// A command line that is wrong, or one that asks for help. A key that stands on it is not repeated.
+fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args_os().any(|argument| key::looks_like_key(&argument)) {
+        return Failure::usage(
+            "the command line is wrong, and what looks like a key stands on it, so it is not repeated here: keys come from --key-file or FALCO_KEY, and others may have seen this one",
+        )
+        .end();
+    }
+    let _ = error.print();
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+}

@@ -1,0 +1,37 @@
+//! Standard output and standard error. Nothing here panics when nobody reads them.
+
+use core::fmt;
+use std::io::{self, ErrorKind, Write, stderr, stdout};
+
+use crate::failure::{Code, Failure};
+
+/// Writes bytes to standard output, and nothing around them.
+pub(crate) fn put(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = stdout().lock();
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .map_err(|error| failed(&error))
+}
+
+/// Writes a line to standard output.
+pub(crate) fn line(text: &impl fmt::Display) -> Result<(), Failure> {
+    put(format!("{text}\n").as_bytes())
+}
+
+/// Tells the user something on standard error.
+pub(crate) fn tell(message: &impl fmt::Display) {
+    note(format_args!("falco: {message}\n"));
+}
+
+/// Writes to standard error as it is. Where nobody reads it there is nobody to tell so.
+pub(crate) fn note(text: fmt::Arguments<'_>) {
+    let _ = stderr().lock().write_all(text.to_string().as_bytes());
+}
+
+fn failed(error: &io::Error) -> Failure {
+    if error.kind() == ErrorKind::BrokenPipe {
+        Failure::OutputClosed
+    } else {
+        Failure::new(Code::Failed, format_args!("standard output: {error}"))
+    }
+}

@@ -1,0 +1,112 @@
+//! `falco send`: one request; its answer to standard output, byte for byte.
+
+use core::time::Duration;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, stdin};
+use std::path::PathBuf;
+
+use falco_tokio::{Error, Fate};
+use tokio::time::Instant;
+
+use crate::failure::{Code, Failure, code_of};
+use crate::target::Target;
+use crate::{key, output, values};
+
+/// Sends one message and writes its answer to standard output, byte for byte.
+///
+/// The message is the argument, what a file holds, or what standard input brings until its end. Nothing is added to it and
+/// nothing is taken away; an argument ends in no line break.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: Target,
+    /// The message; where there is neither this nor --file it comes from standard input
+    message: Option<OsString>,
+    /// The file whose content is the message; - is standard input
+    #[arg(long, short, value_name = "FILE", conflicts_with = "message")]
+    file: Option<PathBuf>,
+    /// How long all of it may take, from connecting to the last byte of the answer
+    #[arg(long, short, value_name = "TIME", default_value = "30s", value_parser = values::some_time)]
+    timeout: Duration,
+}
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  falco send localhost hello --key-file falco.key
+  falco send db.internal:4287 --context orders --file query.bin >answer.bin
+  date | falco send unix:/run/falco.sock
+  falco send 10.0.0.7:4287 hello --wire classic      to a server of the published falcotcp 0.1.x";
+
+/// How long to wait for the other side to see the end, once the answer is there.
+const GOODBYE: Duration = Duration::from_millis(250);
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let target = &args.target;
+    let from_input = args.message.is_none() && args.file.as_deref().is_none_or(|file| file.as_os_str() == "-");
+    if from_input && key::is_standard_input(target.key_file.as_deref()) {
+        return Err(Failure::usage(
+            "the key and the message cannot both come from standard input: give the message as an argument or by --file",
+        ));
+    }
+    let key = target.key()?;
+    let builder = target.builder(key, args.timeout)?;
+    let message = message(args.message, args.file, target.max_message)?;
+    let deadline = Instant::now() + args.timeout;
+    let client = target.connect(builder).await?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let answered = client.request_within(message, left.max(Duration::from_millis(1))).await;
+    let written = match &answered {
+        Ok(answer) => output::put(answer),
+        Err(error) => Err(failure(error, args.timeout)),
+    };
+    let _ = tokio::time::timeout(GOODBYE, client.close()).await;
+    written
+}
+
+/// What went wrong, and whether the message may be sent again.
+fn failure(error: &Error, limit: Duration) -> Failure {
+    let code = code_of(error, Code::Failed);
+    let what = match code {
+        Code::TimedOut => format!("no answer within {limit:?}"),
+        Code::Failed | Code::Usage | Code::Refused | Code::Unreachable | Code::Key => error.to_string(),
+    };
+    let fate = if error.fate() == Fate::NotProcessed {
+        "it was not processed"
+    } else {
+        "it may have been processed"
+    };
+    Failure::new(code, format_args!("{what} ({fate})"))
+}
+
+fn message(argument: Option<OsString>, file: Option<PathBuf>, most: u32) -> Result<Vec<u8>, Failure> {
+    if let Some(argument) = argument {
+        return Ok(argument.into_encoded_bytes());
+    }
+    let file = file.filter(|file| file.as_os_str() != "-");
+    let name = file
+        .as_ref()
+        .map_or_else(|| "standard input".to_owned(), |file| file.display().to_string());
+    let mut message = Vec::new();
+    // One byte over the limit is enough to know.
+    let limit = u64::from(most) + 1;
+    let read = match &file {
+        Some(path) => File::open(path).and_then(|file| file.take(limit).read_to_end(&mut message)),
+        None => stdin().lock().take(limit).read_to_end(&mut message),
+    };
+    read.map_err(|error| {
+        Failure::new(
+            Code::Failed,
+            format_args!("cannot read the message from {name}: {error}"),
+        )
+    })?;
+    if u64::try_from(message.len()).is_ok_and(|length| length == limit) {
+        return Err(Failure::new(
+            Code::Failed,
+            format_args!(
+                "the message in {name} has more than {most} bytes; --max-message sets the limit, on both sides"
+            ),
+        ));
+    }
+    Ok(message)
+}

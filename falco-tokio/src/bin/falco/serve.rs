@@ -1,0 +1,249 @@
+//! `falco serve`: a server that echoes, or runs a command for each message.
+
+use core::time::Duration;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::ValueEnum;
+use falco_tokio::{Error, Handle, Report, Request, Server, ServerBuilder, Settings};
+
+use crate::exec::Exec;
+use crate::failure::{Code, Failure, code_of};
+use crate::signals::Signals;
+use crate::values::{self, Address};
+use crate::{key, output};
+
+/// Serves: answers each message with itself, or with what a command makes of it.
+///
+/// The first line of standard output is `listening on ADDRESS`, once connections are taken. Ctrl-C and SIGTERM drain:
+/// nothing new is taken, what runs is answered; a second one ends at once.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Where to listen: HOST:PORT, where port 0 has the system choose one, or unix:PATH
+    #[arg(long, short, value_name = "ADDRESS", default_value = "127.0.0.1:4287")]
+    listen: Address,
+    /// The file with the key; - is standard input
+    #[arg(long, short, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// The wire to speak. The classic one is for peers of the published falcotcp 0.1.x; it has no forward secrecy, and a
+    /// recorded client can be replayed to a server that has been restarted
+    #[arg(long, value_enum, default_value = "noise")]
+    wire: ServerWire,
+    /// The file with the key of the classic wire: one of its own, which the noise wire does not have
+    #[arg(long, value_name = "FILE")]
+    classic_key_file: Option<PathBuf>,
+    /// The name of the service: clients that give another are refused
+    #[arg(long, value_name = "TEXT")]
+    context: Option<String>,
+    /// The largest message either way, such as 64K or 16M
+    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = values::size)]
+    max_message: u32,
+    /// How long a connection lives without a message or a ping
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::time)]
+    lifetime: Duration,
+    /// How long a client may take to prove that it has the key
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = values::time)]
+    handshake_timeout: Duration,
+    /// How many connections there may be at once
+    #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: u32,
+    /// How many requests of one connection may be unanswered
+    #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = clap::value_parser!(u16).range(1..))]
+    max_in_flight: u16,
+    /// How many commands of --exec may run at once; other requests wait
+    #[arg(long, value_name = "COUNT", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
+    max_commands: u16,
+    /// How long what runs may take to finish after the first Ctrl-C or SIGTERM
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::time)]
+    drain_timeout: Duration,
+    /// Runs this for each message, which it gets on its standard input; what it writes to its standard output is the
+    /// answer. The request fails if the command does; it is killed when its client cancels. All that follows on the
+    /// command line belongs to it. The variables with the keys are not in its environment
+    #[arg(long, value_names = ["COMMAND", "ARGUMENT"], num_args = 1.., allow_hyphen_values = true)]
+    exec: Vec<OsString>,
+}
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  falco serve --key-file falco.key
+  falco serve --listen 0.0.0.0:4287 --context orders --max-message 64K
+  falco serve --listen unix:/run/falco.sock --exec jq -c .total
+  falco serve --wire both --key-file falco.key --classic-key-file old.key";
+
+/// The wires that a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ServerWire {
+    /// Mutual authentication, forward secrecy, many requests at once
+    Noise,
+    /// For clients of the published falcotcp 0.1.x
+    Classic,
+    /// Both on one port, each under a key of its own
+    Both,
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let builder = builder(&args)?;
+    let mut signals = Signals::new()?;
+    let (server, _socket) = bind(builder, &args.listen).await.map_err(|error| {
+        Failure::new(
+            code_of(&error, Code::Unreachable),
+            format_args!("{}: {error}", args.listen),
+        )
+    })?;
+    let handle = server.handle();
+    let address = server
+        .local_addr()
+        .map_or_else(|_| args.listen.to_string(), |address| address.to_string());
+    let began = Instant::now();
+    let mut serving = match Exec::new(&args.exec, args.max_message, args.max_commands) {
+        None => tokio::spawn(server.serve(|request: Request| async move { Ok(request.into_body()) })),
+        Some(exec) => {
+            let exec = Arc::new(exec);
+            tokio::spawn(server.serve(move |request: Request| {
+                let exec = Arc::clone(&exec);
+                async move { exec.answer(request.into_body()).await }
+            }))
+        }
+    };
+    // Who does not read this line can be served all the same.
+    match output::line(&format_args!("listening on {address}")) {
+        Ok(()) | Err(Failure::OutputClosed) => {}
+        Err(failure) => return Err(failure),
+    }
+    let mut asked = 0_u32;
+    let report = loop {
+        tokio::select! {
+            report = &mut serving => break report,
+            () = signals.next() => {
+                asked += 1;
+                stop(&handle, asked, args.drain_timeout);
+            }
+        }
+    };
+    let report = report.map_err(|error| Failure::new(Code::Failed, error))?;
+    let report = report.map_err(|error| Failure::new(Code::Failed, error))?;
+    sum_up(&report, began.elapsed());
+    if report.cut_requests > 0 {
+        return Err(Failure::Told(Code::Failed));
+    }
+    Ok(())
+}
+
+fn stop(handle: &Handle, asked: u32, drain: Duration) {
+    if asked > 1 {
+        return handle.shutdown_within(Duration::ZERO);
+    }
+    handle.shutdown_within(drain);
+    let stats = handle.stats();
+    let running = stats
+        .requests
+        .saturating_sub(stats.answers + stats.refusals + stats.cancelled);
+    output::tell(&format_args!(
+        "draining {} connections and {running} requests for at most {drain:?}; once more ends at once",
+        stats.connections
+    ));
+}
+
+fn sum_up(report: &Report, time: Duration) {
+    let stats = &report.stats;
+    output::tell(&format_args!(
+        "served {:.1} s: {} connections, {} refused handshakes; {} requests, {} answered, {} refused, {} cancelled; {} connections and {} requests cut off",
+        time.as_secs_f64(),
+        stats.established,
+        stats.unauthenticated,
+        stats.requests,
+        stats.answers,
+        stats.refusals,
+        stats.cancelled,
+        report.cut_connections,
+        report.cut_requests,
+    ));
+}
+
+fn builder(args: &Args) -> Result<ServerBuilder, Failure> {
+    let settings = Settings::new()
+        .with_max_message(args.max_message)
+        .with_lifetime(args.lifetime)
+        .and_then(|settings| settings.with_handshake_timeout(args.handshake_timeout))
+        .and_then(|settings| settings.with_max_in_flight(args.max_in_flight))
+        .map_err(Failure::usage)?;
+    let (file, classic_file) = (args.key_file.as_deref(), args.classic_key_file.as_deref());
+    let noise_key = || key::find(file, "--key-file", &[key::KEY_VARIABLE]);
+    let builder = match args.wire {
+        ServerWire::Noise if classic_file.is_some() => {
+            return Err(Failure::usage(
+                "--classic-key-file goes with --wire classic or --wire both",
+            ));
+        }
+        ServerWire::Noise => Server::builder(noise_key()?),
+        ServerWire::Classic => Server::classic(only_classic_key(file, classic_file)?),
+        ServerWire::Both if key::is_standard_input(file) && key::is_standard_input(classic_file) => {
+            return Err(Failure::usage("only one of the keys can come from standard input"));
+        }
+        ServerWire::Both => {
+            let classic = key::find(classic_file, "--classic-key-file", &[key::CLASSIC_KEY_VARIABLE]);
+            Server::builder(noise_key()?).classic(classic?)
+        }
+    };
+    let builder = match (&args.context, args.wire) {
+        (Some(_), ServerWire::Classic) => return Err(Failure::usage("the classic wire has no --context")),
+        (context, _) => builder.context(context.as_deref().unwrap_or_default()),
+    };
+    let connections = usize::try_from(args.max_connections).unwrap_or(usize::MAX);
+    Ok(builder.settings(settings).max_connections(connections))
+}
+
+fn only_classic_key(file: Option<&Path>, classic_file: Option<&Path>) -> Result<falco_tokio::Key, Failure> {
+    if file.is_some() && classic_file.is_some() {
+        return Err(Failure::usage(
+            "--wire classic has one key: give one of --key-file and --classic-key-file",
+        ));
+    }
+    key::find(
+        classic_file.or(file),
+        "--key-file",
+        &[key::CLASSIC_KEY_VARIABLE, key::KEY_VARIABLE],
+    )
+}
+
+/// The file of a Unix socket, which goes when the server does.
+#[derive(Debug)]
+struct SocketFile(Option<PathBuf>);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+async fn bind(builder: ServerBuilder, address: &Address) -> Result<(Server, SocketFile), Error> {
+    match address {
+        Address::Tcp(name) => Ok((builder.bind(name).await?, SocketFile(None))),
+        #[cfg(unix)]
+        Address::Unix(path) => {
+            remove_stale(path);
+            let server = builder.bind_unix(path)?;
+            Ok((server, SocketFile(Some(path.clone()))))
+        }
+        #[cfg(not(unix))]
+        Address::Unix(_) => Err(Error::Closed),
+    }
+}
+
+/// Takes away the socket of a server that is gone; nothing that is not a socket, and none on which somebody listens.
+#[cfg(unix)]
+fn remove_stale(path: &Path) {
+    use std::os::unix::fs::FileTypeExt;
+    use std::os::unix::net::UnixStream;
+
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    let refused =
+        || UnixStream::connect(path).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+    if is_socket && refused() {
+        let _ = std::fs::remove_file(path);
+    }
+}

@@ -1,0 +1,93 @@
+//! What all commands that call a server take: its address, the key, the wire.
+
+use core::time::Duration;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use falco_tokio::{Client, ClientBuilder, Error, Key, Settings};
+
+use crate::failure::Failure;
+use crate::key;
+use crate::values::{self, Address};
+
+/// The wire that a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ClientWire {
+    /// Mutual authentication, forward secrecy, many requests at once
+    Noise,
+    /// For servers of the published falcotcp 0.1.x
+    Classic,
+}
+
+impl ClientWire {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Noise => "noise",
+            Self::Classic => "classic",
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Target {
+    /// The server: HOST[:PORT], where the port is 4287 if none is given, or unix:PATH
+    pub(crate) address: Address,
+    /// The file with the key; - is standard input
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// The wire that the server speaks
+    #[arg(long, value_enum, default_value = "noise")]
+    pub(crate) wire: ClientWire,
+    /// The name of the service, if the server has one
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) context: Option<String>,
+    /// The largest message either way, such as 64K or 16M
+    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = values::size)]
+    pub(crate) max_message: u32,
+}
+
+impl Target {
+    /// The key, which is looked for once.
+    pub(crate) fn key(&self) -> Result<Key, Failure> {
+        let variables: &[&str] = match self.wire {
+            ClientWire::Noise => &[key::KEY_VARIABLE],
+            ClientWire::Classic => &[key::CLASSIC_KEY_VARIABLE, key::KEY_VARIABLE],
+        };
+        if self.wire == ClientWire::Classic && self.context.is_some() {
+            return Err(Failure::usage("the classic wire has no --context"));
+        }
+        key::find(self.key_file.as_deref(), "--key-file", variables)
+    }
+
+    /// A client that gives up whatever has taken `limit`.
+    pub(crate) fn builder(&self, key: Key, limit: Duration) -> Result<ClientBuilder, Failure> {
+        let settings = Settings::new()
+            .with_max_message(self.max_message)
+            .with_handshake_timeout(limit)
+            .map_err(Failure::usage)?;
+        let builder = match self.wire {
+            ClientWire::Noise => Client::builder(key).context(self.context.as_deref().unwrap_or_default()),
+            ClientWire::Classic => Client::classic(key),
+        };
+        Ok(builder
+            .settings(settings)
+            .connect_timeout(limit)
+            .request_timeout(Some(limit)))
+    }
+
+    pub(crate) async fn connect(&self, builder: ClientBuilder) -> Result<Client, Failure> {
+        self.open(builder)
+            .await
+            .map_err(|error| Failure::connecting(&error, &self.address))
+    }
+
+    async fn open(&self, builder: ClientBuilder) -> Result<Client, Error> {
+        match &self.address {
+            Address::Tcp(name) => builder.connect(name).await,
+            #[cfg(unix)]
+            Address::Unix(path) => builder.connect_unix(path).await,
+            #[cfg(not(unix))]
+            Address::Unix(_) => Err(Error::Closed),
+        }
+    }
+}

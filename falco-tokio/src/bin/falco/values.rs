@@ -1,0 +1,173 @@
+//! What stands on a command line besides words: addresses, sizes, times.
+
+use core::fmt;
+use core::net::{IpAddr, SocketAddr};
+use core::str::FromStr;
+use core::time::Duration;
+use std::path::PathBuf;
+
+/// The port of whoever names none.
+const PORT: u16 = 4287;
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// A name or an internet address, and a port.
+    Tcp(String),
+    /// The file of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path {
+                "" => Err("unix: is followed by the path of the socket".to_owned()),
+                _ if cfg!(not(unix)) => Err("there are no Unix sockets on this system".to_owned()),
+                path => Ok(Self::Unix(path.into())),
+            };
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Self::Tcp(address.to_string()));
+        }
+        if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+            return Ok(Self::Tcp(SocketAddr::new(address, PORT).to_string()));
+        }
+        match text.rsplit_once(':') {
+            _ if text.is_empty() || text.contains(char::is_whitespace) => Err("this is no address".to_owned()),
+            None => Ok(Self::Tcp(format!("{text}:{PORT}"))),
+            Some((host, port)) if !host.is_empty() && !host.contains(':') && port.parse::<u16>().is_ok() => {
+                Ok(Self::Tcp(text.to_owned()))
+            }
+            Some(_) => Err("an address is HOST:PORT or unix:PATH".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(name) => f.write_str(name),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A number of bytes: digits, or digits and K, M or G for multiples of 1024.
+pub(crate) fn size(text: &str) -> Result<u32, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit: u64 = match text.get(digits.len()..).map(str::to_ascii_lowercase).as_deref() {
+        Some("" | "b") => 1,
+        Some("k" | "kib") => 1 << 10,
+        Some("m" | "mib") => 1 << 20,
+        Some("g" | "gib") => 1 << 30,
+        _ => return Err("a size is a number of bytes, such as 512, 64K or 16M".to_owned()),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "a size is a number of bytes, such as 512, 64K or 16M".to_owned())?;
+    let bytes = number.checked_mul(unit).and_then(|bytes| u32::try_from(bytes).ok());
+    bytes.ok_or_else(|| format!("a message has at most {} bytes", u32::MAX))
+}
+
+/// A time: a number of seconds, or a number and ms, s, m or h.
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
+    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let seconds = match text.get(number.len()..) {
+        Some("ms") => 0.001,
+        Some("" | "s") => 1.0,
+        Some("m") => 60.0,
+        Some("h") => 3600.0,
+        _ => {
+            return Err(
+                "a time is a number of seconds, such as 2 or 0.5, or one with a unit: 500ms, 2s, 5m, 1h".to_owned(),
+            );
+        }
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "a time begins with a number, such as 2s or 500ms".to_owned())?;
+    let time = Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())?;
+    // Clocks are added to: what a clock cannot reach is no time limit.
+    if time > Duration::from_secs(366 * 24 * 3600) {
+        return Err("that is more than a year".to_owned());
+    }
+    Ok(time)
+}
+
+/// A time that is not nothing.
+pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        none if none < Duration::from_millis(1) => Err("at least 1 ms".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// A time in milliseconds, to three digits.
+pub(crate) fn millis(time: Duration) -> String {
+    format!("{:.3}", 1000.0 * time.as_secs_f64())
+}
+
+/// A count to reckon with.
+pub(crate) fn real(count: u64) -> f64 {
+    let half = |bits: u64| f64::from(u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX));
+    half(count >> 32) * 4_294_967_296.0 + half(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_get_the_port_that_they_lack() {
+        for (text, read) in [
+            ("localhost", "localhost:4287"),
+            ("localhost:1", "localhost:1"),
+            ("10.0.0.1", "10.0.0.1:4287"),
+            ("10.0.0.1:9", "10.0.0.1:9"),
+            ("::1", "[::1]:4287"),
+            ("[::1]", "[::1]:4287"),
+            ("[::1]:9", "[::1]:9"),
+            ("unix:/run/falco", "unix:/run/falco"),
+        ] {
+            assert_eq!(
+                text.parse::<Address>().map(|address| address.to_string()).as_deref(),
+                Ok(read)
+            );
+        }
+        for text in [
+            "",
+            ":",
+            ":1",
+            "host:",
+            "host:x",
+            "host:70000",
+            "a:b:1",
+            "unix:",
+            "a b",
+            "[::1",
+        ] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_times_have_units() {
+        assert_eq!(size("0"), Ok(0));
+        assert_eq!(size("64k"), Ok(65_536));
+        assert_eq!(size("16MiB"), Ok(16 << 20));
+        for text in ["", "k", "-1", "1.5k", "4G", "99999999999999999999", "1kb", "é"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert_eq!(time("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(time("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(time("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(time("1h"), Ok(Duration::from_secs(3600)));
+        for text in ["", "s", "-1", "nan", "inf", "1d", "1e300", "9999h", "é"] {
+            assert!(time(text).is_err(), "{text}");
+        }
+        assert!(some_time("0").is_err());
+    }
+}
