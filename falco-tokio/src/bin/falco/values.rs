@@ -32,7 +32,8 @@ impl FromStr for Address {
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(Self::Tcp(address.to_string()));
         }
-        if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+        if let Ok(address) = inner.unwrap_or(text).parse::<IpAddr>() {
             return Ok(Self::Tcp(SocketAddr::new(address, PORT).to_string()));
         }
         match text.rsplit_once(':') {
