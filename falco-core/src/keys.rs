@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use rand_core::TryCryptoRng;
 
+pub use crate::boxed::Boxed;
 use crate::classic::ClassicKey;
 use crate::crypto::RustCrypto;
 use crate::error::EntropyError;
@@ -18,8 +19,8 @@ use crate::message::KeyId;
 use crate::noise::{ContextTooLong, KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot, Ring, RingError};
 use crate::wires::Wires;
 
-/// A classic key with the memory of its nonces, for threads to share.
-pub type SharedClassicKey = ClassicKey<Mutex<NonceLedger<Box<[NonceSlot]>>>>;
+/// A classic key with the memory of its nonces, for threads to share. Most connections are on the noise wire, and hold no room for this one.
+pub type SharedClassicKey = Boxed<ClassicKey<Mutex<NonceLedger<Box<[NonceSlot]>>>>>;
 /// The requests of one connection.
 type Table = Vec<RequestSlot>;
 /// What a client's connections share.
@@ -84,7 +85,7 @@ impl Secrets {
 
 fn classic<G: TryCryptoRng + ?Sized>(key: Key, nonces: usize, rng: &mut G) -> Result<SharedClassicKey, EntropyError> {
     let slots = vec![NonceSlot::EMPTY; nonces].into_boxed_slice();
-    Ok(ClassicKey::new(key, Mutex::new(NonceLedger::new(slots, rng)?)))
+    Ok(Boxed(ClassicKey::new(key, Mutex::new(NonceLedger::new(slots, rng)?))))
 }
 
 /// The keys that a server takes on the noise wire, added and retired while it runs, from any thread.

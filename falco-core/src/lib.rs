@@ -114,6 +114,8 @@ extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;
 
+#[cfg(all(feature = "std", feature = "noise", feature = "rustcrypto"))]
+mod boxed;
 pub mod classic;
 mod connection;
 pub mod crypto;
