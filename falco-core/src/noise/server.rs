@@ -27,7 +27,6 @@ use crate::wire::{Server, ServerWire, Wire};
 pub struct ServerSession<T, C: Crypto> {
     pub(super) base: Base<C::Aead>,
     pub(super) stage: Stage,
-    ephemeral: Zeroizing<[u8; 32]>,
     key_id: Option<KeyId>,
     pub(super) requests: Requests<T>,
 }
@@ -51,9 +50,9 @@ pub(super) struct Requests<T> {
     pub(super) lifetime: Span,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    Hello,
+    /// The hello is to come; the private half of the ephemeral key is held here.
+    Hello(Zeroizing<[u8; 32]>),
     /// The welcome, which is held here, is owed.
     Welcome([u8; WELCOME_LENGTH]),
     /// The client has still to show that it could read the welcome.
@@ -107,10 +106,12 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         let theirs = Accepts::decode(settings, false).filter(|_| known)?;
         let mut welcome = [0; WELCOME_LENGTH];
         let ours = self.base.ours;
-        // Used once, and gone: what is kept could open what was recorded.
-        let ephemeral = core::mem::take(&mut self.ephemeral);
+        // Used once, and gone with its stage: what is kept could open what was recorded.
+        let Stage::Hello(ephemeral) = &self.stage else {
+            return None;
+        };
         let outcome = responder
-            .write(&server.crypto, &ephemeral, &ours.encode(), &mut welcome)
+            .write(&server.crypto, ephemeral, &ours.encode(), &mut welcome)
             .ok()?;
         let direction = |key: &[u8; 32]| Direction::new(&server.crypto, key, server.rekey_period);
         let (send, recv) = (direction(&outcome.from_server), direction(&outcome.from_client));
@@ -123,7 +124,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
 
     /// Opens the next record, judges it, and lets it take effect on the tables. What it means to the caller is told frame by frame after.
     fn recv_record(&mut self, crypto: &C, unread: &mut [u8]) -> Result<Option<usize>, ConnectionError> {
-        let first = self.stage != Stage::Established;
+        let first = !self.is_established();
         let Some(link) = &mut self.base.link else {
             return Err(self.base.life.fail(ConnectionError::Protocol));
         };
@@ -155,7 +156,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     }
 
     fn is_established(&self) -> bool {
-        self.stage == Stage::Established
+        matches!(self.stage, Stage::Established)
     }
 
     /// Whether everything that was begun has had its end, on a connection on which nothing more begins.
@@ -185,8 +186,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
         let serial = rng.try_next_u32().map_err(|_| EntropyError::new())?;
         Ok(ServerSession {
             base: Base::new(Life::new(now, settings), accepts, accepts, serial),
-            stage: Stage::Hello,
-            ephemeral,
+            stage: Stage::Hello(ephemeral),
             key_id: None,
             requests: Requests {
                 table: T::empty(),
@@ -218,13 +218,13 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
         }
         session.check(now)?;
         match session.stage {
-            Stage::Hello => session.recv_hello(self, unread),
+            Stage::Hello(_) => session.recv_hello(self, unread),
             Stage::Welcome(_) => Ok(Received::TransmitFirst),
             Stage::First | Stage::Established => {
                 if let Some(total) = session.recv_record(&self.crypto, unread)? {
                     return Ok(Received::NeedMore { total });
                 }
-                if session.stage == Stage::First {
+                if matches!(session.stage, Stage::First) {
                     session.stage = Stage::Established;
                     return Ok(session.tell_established(unread));
                 }
@@ -235,7 +235,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
 
     fn end_of_stream(&self, session: &mut Self::Session, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
         session.check(now)?;
-        let established = session.stage == Stage::Established;
+        let established = session.is_established();
         let closing = session.base.link.as_ref().and_then(|link| link.their_close).is_some();
         Err(match (unread.is_empty(), established, closing) {
             // What was begun still gets its end: the client has only shut down its sending half.
@@ -280,12 +280,8 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
         if session.check(now).is_err() {
             return;
         }
-        let Some(link) = session
-            .base
-            .link
-            .as_mut()
-            .filter(|_| session.stage == Stage::Established)
-        else {
+        let established = session.is_established();
+        let Some(link) = session.base.link.as_mut().filter(|_| established) else {
             session.base.fail(ConnectionError::Closed);
             return;
         };
@@ -330,7 +326,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> ServerWire for No
     }
 
     fn key_id(&self, session: &Self::Session) -> Option<KeyId> {
-        session.key_id.filter(|_| session.stage == Stage::Established)
+        session.key_id.filter(|_| session.is_established())
     }
 
     fn refuse(&self, session: &mut Self::Session, id: RequestId, refusal: Refusal) -> Result<(), Error> {

@@ -17,18 +17,18 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         messages: impl Iterator<Item = (&'m mut OutgoingAnswer, &'m [u8])>,
         out: &mut [u8],
     ) -> Result<usize, Error> {
-        if let (Stage::Welcome(welcome), None) = (self.stage, self.base.life.end()) {
+        if let (Stage::Welcome(welcome), None) = (&self.stage, self.base.life.end()) {
             let given = out.len();
             let place = out.first_chunk_mut().ok_or(Misuse::OutputTooSmall {
                 needed: WELCOME_LENGTH,
                 given,
             })?;
-            *place = welcome;
+            *place = *welcome;
             self.stage = Stage::First;
             return Ok(WELCOME_LENGTH);
         }
         let ended = self.base.life.end();
-        let established = self.stage == Stage::Established;
+        let established = matches!(self.stage, Stage::Established);
         let Some(link) = self.base.link.as_mut().filter(|_| established) else {
             return ended.map_or(Ok(0), |end| Err(end.into()));
         };
