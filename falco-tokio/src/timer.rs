@@ -12,6 +12,11 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
+    /// Forgets an earlier deadline that is of no more use: a connection that is idle from now on is not woken by it.
+    pub(crate) fn forget(&mut self) {
+        self.sleep = None;
+    }
+
     /// Sees to it that the task is woken at `deadline`, or some time before. Ready where it has come.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
         let Some(deadline) = deadline else {

@@ -13,7 +13,7 @@ use tokio::net::UnixListener;
 use tracing::{debug, debug_span, warn};
 
 use super::Service;
-use super::connection::Connection;
+use super::connection::{Connection, OnTask};
 use super::control::Control;
 use super::handler::Handler;
 use super::registry::Admission;
@@ -64,7 +64,7 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
                 pause = PAUSES.0;
                 service.counters.accepted.add(1);
                 match admit(service, socket, peer, false, handler) {
-                    Ok(Some(connection)) => drop(tokio::spawn(connection)),
+                    Ok(Some(connection)) => drop(tokio::spawn(OnTask(Box::new(connection)))),
                     Ok(None) => {}
                     Err(error) => warn!(%error, "a connection could not be taken"),
                 }

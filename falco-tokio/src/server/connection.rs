@@ -51,11 +51,14 @@ pub(super) struct Connection<S, H> {
 enum Stage {
     Conversing,
     /// The machine has ended: its last word is written, the sending half is shut down, then the client may end as well.
-    Ending {
-        end: ConnectionError,
-        until: tokio::time::Instant,
-        shut: bool,
-    },
+    Ending(Box<Ending>),
+}
+
+#[derive(Debug)]
+struct Ending {
+    end: ConnectionError,
+    until: tokio::time::Instant,
+    shut: bool,
 }
 
 /// What there is to do next.
@@ -215,6 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
             return false;
         };
         self.established = true;
+        self.timer.forget();
         self.service.counters.established.add(1);
         let key = self.mux.machine().key_id();
         let mut retired = false;
@@ -324,7 +328,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
         self.line.rest();
         if self.mux.unanswered() == 0 {
             self.mux.shrink();
-            self.running.shrink();
+            if self.running.shrink() {
+                self.control.shrink();
+            }
         }
     }
 
@@ -349,11 +355,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
                             return Poll::Ready(Ok(end));
                         }
                         let until = tokio::time::Instant::now() + LINGER;
-                        self.stage = Stage::Ending {
-                            end,
-                            until,
-                            shut: false,
-                        };
+                        let shut = false;
+                        self.stage = Stage::Ending(Box::new(Ending { end, until, shut }));
                     }
                     Poll::Ready(Err(error)) => {
                         self.cancel_all();
@@ -362,12 +365,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
                     }
                     Poll::Pending => return Poll::Pending,
                 },
-                Stage::Ending { end, until, shut } => {
-                    let (end, until, mut shut) = (*end, *until, *shut);
+                Stage::Ending(ending) => {
+                    let (end, until, mut shut) = (ending.end, ending.until, ending.shut);
                     if !shut && self.write(cx)?.is_ready() {
                         shut = self.line.poll_shutdown(cx)?.is_ready();
                     }
-                    self.stage = Stage::Ending { end, until, shut };
+                    if let Stage::Ending(ending) = &mut self.stage {
+                        ending.shut = shut;
+                    }
                     let seen = shut && (self.eof || self.line.poll_drop_rest(cx).is_ready());
                     if seen || self.timer.poll(cx, Some(until)).is_ready() {
                         return Poll::Ready(Ok(end));
@@ -392,6 +397,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Future for Connection<S, H> 
         let end = this.poll_end(cx);
         this.ended = end.is_ready();
         end
+    }
+}
+
+/// A connection on a task of its own, which nobody asks how it ended. With the connection in a box and no outcome to keep, the runtime takes no more than its least for
+/// the task, however its memory is aligned.
+pub(super) struct OnTask<S, H>(pub(super) Box<Connection<S, H>>);
+
+impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Future for OnTask<S, H> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut *self.0).poll(cx).map(drop)
     }
 }
 

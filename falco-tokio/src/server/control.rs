@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 use core::task::{Context, Waker};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use falco_core::{CloseReason, KeyId, RequestId};
@@ -20,16 +20,26 @@ pub(crate) enum Outcome {
     Dropped,
 }
 
+/// Kept small: an idle connection has one.
 #[derive(Debug, Default)]
 struct State {
     waker: Option<Waker>,
-    finished: Vec<(RequestId, Outcome)>,
+    /// None while nothing is under way.
+    busy: Option<Box<Busy>>,
     close: Option<CloseReason>,
     cut: bool,
-    /// Requests whose clients no longer want the answer, as long as their handlers run.
-    cancelled: Vec<RequestId>,
     /// There is nobody to answer any more.
     over: bool,
+}
+
+/// What there is to say of requests that are under way.
+#[derive(Debug, Default)]
+struct Busy {
+    finished: Vec<(RequestId, Outcome)>,
+    /// Requests whose clients no longer want the answer, as long as their handlers run.
+    cancelled: Vec<RequestId>,
+    /// Told whenever a request is cancelled or all are; there once somebody waits for that.
+    cancelling: Option<Arc<Notify>>,
 }
 
 /// What has been said since it was last asked.
@@ -45,8 +55,6 @@ pub(crate) struct Control {
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) key: OnceLock<KeyId>,
     state: Mutex<State>,
-    /// Told whenever a request is cancelled or all are.
-    cancelling: Notify,
 }
 
 impl Control {
@@ -55,7 +63,6 @@ impl Control {
             peer,
             key: OnceLock::new(),
             state: Mutex::default(),
-            cancelling: Notify::new(),
         }
     }
 
@@ -83,7 +90,10 @@ impl Control {
             none => *none = Some(cx.waker().clone()),
         }
         News {
-            finished: core::mem::take(&mut state.finished),
+            finished: state
+                .busy
+                .as_mut()
+                .map_or_else(Vec::new, |busy| core::mem::take(&mut busy.finished)),
             close: state.close.take(),
             cut: state.cut,
         }
@@ -91,7 +101,7 @@ impl Control {
 
     /// A handler has finished.
     pub(crate) fn finish(&self, id: RequestId, outcome: Outcome) {
-        self.tell(|state| state.finished.push((id, outcome)));
+        self.tell(|state| state.busy().finished.push((id, outcome)));
     }
 
     /// The connection is to end in good order.
@@ -106,36 +116,90 @@ impl Control {
 
     /// A request is no longer wanted.
     pub(crate) fn cancel(&self, id: RequestId) {
-        self.lock().cancelled.push(id);
-        self.cancelling.notify_waiters();
+        let mut state = self.lock();
+        state.busy().cancelled.push(id);
+        state.tell_cancelled();
     }
 
     /// The handler of a request is done.
     pub(crate) fn forget(&self, id: RequestId) {
-        let mut state = self.lock();
-        if !state.cancelled.is_empty() {
-            state.cancelled.retain(|other| *other != id);
+        if let Some(busy) = &mut self.lock().busy {
+            busy.cancelled.retain(|other| *other != id);
         }
     }
 
     /// There is nobody to answer any more.
     pub(crate) fn cancel_all(&self) {
-        self.lock().over = true;
-        self.cancelling.notify_waiters();
+        let mut state = self.lock();
+        state.over = true;
+        state.tell_cancelled();
     }
 
     pub(crate) fn is_cancelled(&self, id: RequestId) -> bool {
-        let state = self.lock();
-        state.over || state.cancelled.contains(&id)
+        self.lock().is_cancelled(id)
     }
 
     pub(crate) async fn cancelled(&self, id: RequestId) {
         loop {
-            let notified = self.cancelling.notified();
+            let cancelling = {
+                let mut state = self.lock();
+                if state.is_cancelled(id) {
+                    return;
+                }
+                Arc::clone(state.busy().cancelling.get_or_insert_default())
+            };
+            let notified = cancelling.notified();
             if self.is_cancelled(id) {
                 return;
             }
             notified.await;
         }
+    }
+
+    /// Gives back memory that a busy time has left.
+    pub(crate) fn shrink(&self) {
+        let mut state = self.lock();
+        let is_idle = |busy: &Busy| {
+            let waited_for = busy
+                .cancelling
+                .as_ref()
+                .is_some_and(|cancelling| Arc::strong_count(cancelling) > 1);
+            busy.finished.is_empty() && busy.cancelled.is_empty() && !waited_for
+        };
+        if state.busy.as_deref().is_some_and(is_idle) {
+            state.busy = None;
+        }
+    }
+}
+
+impl State {
+    fn busy(&mut self) -> &mut Busy {
+        self.busy.get_or_insert_default()
+    }
+
+    fn is_cancelled(&self, id: RequestId) -> bool {
+        self.over || self.busy.as_ref().is_some_and(|busy| busy.cancelled.contains(&id))
+    }
+
+    /// Under the lock, so that whoever has looked before is told.
+    fn tell_cancelled(&self) {
+        if let Some(cancelling) = self.busy.as_ref().and_then(|busy| busy.cancelling.as_ref()) {
+            cancelling.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_has_a_small_one() {
+        // With the two counts of an `Arc`: what fits between the pieces that the runtime takes for a connection, which are aligned to 128 bytes.
+        assert!(
+            size_of::<Control>() + 2 * size_of::<usize>() <= 104,
+            "{}",
+            size_of::<Control>()
+        );
     }
 }

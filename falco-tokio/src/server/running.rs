@@ -133,10 +133,12 @@ impl Running {
         self.0.iter().any(|(other, _)| *other == id)
     }
 
-    /// Gives back memory that a busy time has left.
-    pub(crate) fn shrink(&mut self) {
-        if self.0.is_empty() {
+    /// Gives back memory that a busy time has left; says whether there was any.
+    pub(crate) fn shrink(&mut self) -> bool {
+        let idle = self.0.is_empty() && self.0.capacity() > 0;
+        if idle {
             self.0 = Vec::new();
         }
+        idle
     }
 }
