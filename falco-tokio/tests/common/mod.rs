@@ -1,5 +1,8 @@
 //! What the suites share: keys, servers that run, clients of them.
-#![allow(dead_code, missing_docs, reason = "each suite uses some of it")]
+#![allow(dead_code, missing_docs, clippy::unwrap_used, reason = "each suite uses some of it")]
+
+pub(crate) mod child;
+pub(crate) mod usage;
 
 use core::net::SocketAddr;
 
