@@ -115,3 +115,22 @@ fn after_its_own_close_a_client_finishes_what_it_has_begun_and_begins_nothing() 
     assert_eq!(rig.said(), []);
     rig.assert_ended(ConnectionError::Protocol);
 }
+
+#[test]
+fn a_servers_close_that_names_a_request_which_was_never_begun_breaks_the_rules() {
+    for code in [0, 1, 2, 3, 4, 9] {
+        for last in [6, 7, u32::MAX] {
+            let mut rig = busy();
+            assert_eq!(rig.hear(&raw_frame(CLOSE, last, &[code])), [], "{code} {last}");
+            assert_eq!(rig.said(), [(CLOSE, 5, vec![4])], "{code} {last}");
+            rig.assert_ended(ConnectionError::Protocol);
+        }
+        // The last that was begun, and 0 where none was.
+        let mut rig = busy();
+        assert!(!rig.hear(&raw_frame(CLOSE, 5, &[code])).is_empty() || matches!(code, 1 | 4));
+        assert_ne!(rig.machine.end(), Some(ConnectionError::Protocol));
+        let mut rig = at_client(&Settings::new());
+        rig.hear(&raw_frame(CLOSE, 0, &[code]));
+        assert_ne!(rig.machine.end(), Some(ConnectionError::Protocol));
+    }
+}

@@ -181,9 +181,36 @@ fn an_end_of_the_stream_is_orderly_only_after_a_close_between_records_with_nothi
         "no CLOSE, one running"
     );
     rig.assert_ended(ConnectionError::Truncated);
-    let mut rig = at_server(&Settings::new());
-    rig.hear(&[raw_frame(MESSAGE, 1, b"one"), raw_frame(CLOSE, 1, &[0])].concat());
-    assert_eq!(rig.machine.end_of_stream(rig.now, &[0]), truncated, "a record is cut");
+    // After a CLOSE of either side nothing is cut but what is cut within a record; one that has not gone is none.
+    for (theirs, asked) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut rig = at_server(&Settings::new());
+        if asked {
+            rig.hear(&raw_frame(MESSAGE, 1, b"one"));
+        }
+        if theirs {
+            rig.hear(&raw_frame(CLOSE, 1, &[0]));
+        } else {
+            rig.machine.close(rig.now, CloseReason::Done);
+            if asked {
+                rig.said();
+            }
+        }
+        let end = rig.machine.end_of_stream(rig.now, &[0]);
+        assert_eq!(end, truncated, "a record is cut: {theirs} {asked}");
+        rig.assert_ended(ConnectionError::Truncated);
+    }
+    for asked in [false, true] {
+        let mut rig = at_server(&Settings::new());
+        if asked {
+            rig.hear(&raw_frame(MESSAGE, 1, b"one"));
+        }
+        rig.machine.close(rig.now, CloseReason::Done);
+        assert_eq!(
+            rig.machine.end_of_stream(rig.now, &[]),
+            truncated,
+            "it has not been said"
+        );
+    }
 
     for (asked, close, unread, end) in [
         (0, false, 0, ConnectionError::Truncated),
@@ -211,6 +238,33 @@ fn an_end_of_the_stream_is_orderly_only_after_a_close_between_records_with_nothi
         truncated,
         "the answer is missing"
     );
+}
+
+#[test]
+fn what_runs_when_the_stream_ends_behind_a_close_of_either_side_still_gets_its_end() {
+    for theirs in [true, false] {
+        let mut rig = at_server(&Settings::new());
+        rig.hear(&raw_frame(BEGIN, 1, &begin(4, b"ab")));
+        rig.hear(&raw_frame(MESSAGE, 2, b"two"));
+        if theirs {
+            rig.hear(&raw_frame(CLOSE, 2, &[0]));
+        } else {
+            rig.machine.close(rig.now, CloseReason::ShuttingDown);
+            assert_eq!(rig.said(), [(CLOSE, 2, vec![2])]);
+        }
+        for _ in 0..2 {
+            assert_eq!(rig.machine.end_of_stream(rig.now, &[]), Ok(()), "theirs: {theirs}");
+        }
+        // The rest of what is half received never comes.
+        assert_eq!(rig.bytes(&[]), [Told::Abandoned(1)]);
+        assert_eq!(rig.said(), [(REFUSE, 1, vec![5])]);
+        assert_eq!((rig.machine.status(), rig.machine.in_flight()), (Status::Draining, 1));
+        rig.answer(2, b"II");
+        let mut expected = vec![(MESSAGE, 2, b"II".to_vec())];
+        expected.extend(theirs.then(|| (CLOSE, 2, vec![0])));
+        assert_eq!(rig.opened(), expected);
+        rig.assert_ended(ConnectionError::Closed);
+    }
 }
 
 #[test]

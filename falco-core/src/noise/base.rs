@@ -77,6 +77,13 @@ impl<A: Aead> Base<A> {
             .is_some_and(|link| link.own_close != OwnClose::None || link.their_close.is_some())
     }
 
+    /// Whether a CLOSE of either side has gone over the wire.
+    pub(super) fn close_has_gone(&self) -> bool {
+        self.link
+            .as_ref()
+            .is_some_and(|link| link.close_sent() || link.their_close.is_some())
+    }
+
     /// Where a connection is whose handshake is over if `established`.
     pub(super) fn status(&self, established: bool) -> Status {
         match (self.life.end(), established) {

@@ -237,12 +237,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
         if !session.is_established() {
             return Err(session.base.fail(ConnectionError::Refused));
         }
-        let closed = session
-            .base
-            .link
-            .as_ref()
-            .is_some_and(|link| link.their_close.is_some() || link.close_sent());
-        let orderly = closed && unread.is_empty() && session.requests.table.slots().is_empty();
+        let orderly = session.base.close_has_gone() && unread.is_empty() && session.requests.table.slots().is_empty();
         Err(session.base.fail(if orderly {
             ConnectionError::Closed
         } else {

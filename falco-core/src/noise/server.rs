@@ -235,15 +235,16 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
 
     fn end_of_stream(&self, session: &mut Self::Session, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
         session.check(now)?;
-        let established = session.is_established();
-        let closing = session.base.link.as_ref().and_then(|link| link.their_close).is_some();
-        Err(match (unread.is_empty(), established, closing) {
-            // What was begun still gets its end: the client has only shut down its sending half.
-            (true, true, true) => return Ok(()),
-            (true, false, _) => session.base.fail(ConnectionError::ClosedByPeer),
-            _ if session.is_drained() => session.base.fail(ConnectionError::Closed),
-            _ => session.base.fail(ConnectionError::Truncated),
-        })
+        let closed = session.base.close_has_gone();
+        Err(session.base.fail(match (unread.is_empty(), session.is_established()) {
+            // What runs still gets its end: the client has only shut down its sending half.
+            (true, true) if closed => {
+                session.requests.lose_half_received();
+                return Ok(());
+            }
+            (true, false) => ConnectionError::ClosedByPeer,
+            _ => ConnectionError::Truncated,
+        }))
     }
 
     fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {

@@ -171,6 +171,16 @@ impl<T: RequestTable> Requests<T> {
         }
     }
 
+    /// Gives up requests that are half received: the stream has ended in order, and what is missing of them never comes.
+    pub(super) fn lose_half_received(&mut self) {
+        let half = |slot: &&mut RequestSlot| slot.state == State::Receiving;
+        for slot in self.table.slots_mut().iter_mut().filter(half) {
+            slot.state = State::Lost;
+            self.lost += 1;
+        }
+        self.stale = None;
+    }
+
     /// Gives up requests of which nothing has come for a lifetime.
     pub(super) fn drop_stale(&mut self, now: Instant) {
         if self.stale.is_none_or(|stale| now < stale) {
