@@ -7,9 +7,11 @@
 
 mod common;
 
-use common::ms;
-use common::noise::{BEGIN, CLOSE, MESSAGE, PART, PING, REFUSE, Told, at_client, at_server, begin};
-use falco_core::testing::raw_frame;
+use common::noise::{
+    BEGIN, CLOSE, MESSAGE, PART, PING, REFUSE, Told, at_client, at_server, at_server_with, begin, honest,
+};
+use common::{ms, span};
+use falco_core::testing::{raw_frame, raw_settings};
 use falco_core::{ConnectionError, Settings};
 
 const LIFETIME: u64 = 60_000;
@@ -134,6 +136,69 @@ fn a_request_half_received_without_a_part_for_a_lifetime_is_not_processed() {
     assert_eq!(rig.bytes(&[]), [Told::Abandoned(3)]);
     assert_eq!(rig.said(), [(REFUSE, 3, vec![5])]);
     assert_eq!(rig.machine.in_flight(), 1, "no answer is ever too late");
+}
+
+#[test]
+fn a_server_that_is_never_idle_gives_up_what_is_half_received_all_the_same() {
+    let mut rig = at_server(&Settings::new());
+    rig.hear(&raw_frame(BEGIN, 1, &begin(9, b"a")));
+    for now in [30_000, 59_999] {
+        rig.now = ms(now);
+        assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping]);
+    }
+    rig.said();
+    // Nobody looks at the deadline but by giving it bytes; a part comes too late.
+    rig.now = ms(LIFETIME);
+    assert_eq!(rig.hear(&raw_frame(PART, 1, &[1; 8])), [Told::Abandoned(1)]);
+    assert_eq!(rig.said(), [(REFUSE, 1, vec![5])]);
+    assert_eq!(rig.machine.in_flight(), 0);
+}
+
+#[test]
+fn silence_is_told_from_its_whole_length_however_late_it_is_looked_at() {
+    let longest = u64::from(u32::MAX);
+    let settings = Settings::new().with_lifetime(span(longest)).unwrap();
+    let mut handshake = honest();
+    handshake.settings = raw_settings(u16::MAX, 9, 1000, u32::MAX);
+    for late in [longest, longest + 1, longest + 2, 2 * longest - 2] {
+        let mut rig = at_server_with(&settings, &handshake);
+        rig.hear(&raw_frame(BEGIN, 1, &begin(9, b"a")));
+        rig.now = ms(longest - 1);
+        rig.hear(&raw_frame(BEGIN, 2, &begin(9, b"a")));
+        rig.now = ms(late);
+        assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
+        assert_eq!(rig.bytes(&[]), [Told::Abandoned(1)], "{late}");
+        assert_eq!(rig.machine.poll_timeout(), Some(ms(2 * longest - 1)), "{late}");
+    }
+}
+
+#[test]
+fn what_is_half_received_does_not_go_stale_while_nothing_is_read_by_choice() {
+    let mut rig = at_server(&Settings::new());
+    rig.hear(&raw_frame(BEGIN, 1, &begin(9, b"a")));
+    rig.machine.set_reading(ms(40_000), false);
+    assert_eq!(rig.machine.poll_timeout(), Some(ms(2 * LIFETIME)));
+    rig.now = ms(90_000);
+    assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
+    assert_eq!(rig.bytes(&[]), []);
+    rig.machine.set_reading(rig.now, true);
+    let rest = rig.hear(&raw_frame(PART, 1, &[1; 7]));
+    assert_eq!(rest, [Told::Part(1, vec![1; 7], false)]);
+    // From there its time is what it always is.
+    rig.now = ms(149_999);
+    rig.hear(&raw_frame(PING, 0, &[1; 8]));
+    assert_eq!(rig.machine.poll_timeout(), Some(ms(90_000 + LIFETIME)));
+    rig.now = ms(90_000 + LIFETIME);
+    assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
+    assert_eq!(rig.bytes(&[]), [Told::Abandoned(1)]);
+    // One of which nothing more came is given up a lifetime after reading began again.
+    let mut rig = at_server(&Settings::new());
+    rig.hear(&raw_frame(BEGIN, 1, &begin(9, b"a")));
+    rig.machine.set_reading(ms(40_000), false);
+    rig.machine.set_reading(ms(50_000), true);
+    rig.now = ms(60_001);
+    rig.hear(&raw_frame(PING, 0, &[1; 8]));
+    assert_eq!(rig.machine.poll_timeout(), Some(ms(50_000 + LIFETIME)));
 }
 
 #[test]

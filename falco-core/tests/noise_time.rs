@@ -217,6 +217,44 @@ fn a_ping_that_is_owed_and_not_taken_does_not_turn_the_clock_back() {
 }
 
 #[test]
+fn the_peers_time_to_answer_counts_from_when_the_ping_went() {
+    let mut rig = at_client(&Settings::new());
+    rig.now = ms(20_000);
+    rig.machine.handle_timeout(rig.now).unwrap();
+    // Whoever never takes it away is asked nothing, and lives for its lifetime.
+    assert_eq!(rig.machine.poll_timeout(), Some(ms(LIFETIME)));
+    rig.now = ms(35_000);
+    assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
+    let said = rig.said();
+    assert_eq!((said.len(), said[0].0), (1, PING));
+    assert_eq!(rig.machine.poll_timeout(), Some(ms(55_000)));
+    // Pings that were asked for do not give it more.
+    rig.now = ms(40_000);
+    rig.machine.ping().unwrap();
+    assert_eq!(rig.said().len(), 1);
+    assert_eq!(rig.machine.handle_timeout(ms(54_999)), Ok(()));
+    let dead = Err(ConnectionError::PeerDead);
+    assert_eq!(rig.machine.handle_timeout(ms(55_000)), dead);
+    // One that was owed when something came is no question any more.
+    let mut rig = at_client(&Settings::new());
+    rig.now = ms(20_000);
+    rig.machine.handle_timeout(rig.now).unwrap();
+    rig.now = ms(25_000);
+    rig.hear(&raw_frame(200, 0, b""));
+    assert_eq!(rig.said().len(), 1);
+    rig.now = ms(45_000);
+    assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
+    assert_eq!(rig.said().len(), 1, "the next ping");
+    // Never taken: the lifetime is over, and it is said.
+    let mut rig = at_client(&Settings::new());
+    rig.machine.handle_timeout(ms(20_000)).unwrap();
+    rig.machine.handle_timeout(ms(59_999)).unwrap();
+    rig.now = ms(LIFETIME);
+    assert_eq!(rig.machine.handle_timeout(rig.now), Err(EXPIRED));
+    assert_eq!(rig.said(), [(CLOSE, 0, vec![1])]);
+}
+
+#[test]
 fn early_late_and_repeated_calls_change_nothing() {
     let mut often = asking(1);
     let mut seldom = asking(1);

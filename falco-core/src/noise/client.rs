@@ -28,7 +28,7 @@ pub struct ClientSession<T, C: Crypto> {
     pub(super) base: Base<C::Aead>,
     pub(super) stage: Stage,
     pub(super) requests: Requests<T>,
-    pub(super) keep_alive: KeepAlive,
+    keep_alive: KeepAlive,
     /// The eight bytes of the first ping.
     first_ping: u64,
     /// The code with which the server has ended the connection, once all that it means for the requests is told.
@@ -59,11 +59,13 @@ pub(super) enum Stage {
 }
 
 /// When to ping, so that the connection stays and a dead peer is found.
-pub(super) struct KeepAlive {
+struct KeepAlive {
     on: bool,
-    pub(super) sent: Instant,
+    sent: Instant,
     heard: Instant,
-    /// When the ping went that nothing has been heard since.
+    /// A ping is owed so that the peer is heard.
+    asked: bool,
+    /// When that ping went, if nothing has been heard since.
     pinged: Option<Instant>,
 }
 
@@ -124,7 +126,18 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
 
     fn heard(&mut self) {
         self.keep_alive.heard = self.base.life.latest();
+        self.keep_alive.asked = false;
         self.keep_alive.pinged = None;
+    }
+
+    /// Something was written: if it was the ping that the peer is to answer, its time begins now.
+    pub(super) fn note_sent(&mut self) {
+        let now = self.base.life.latest();
+        self.keep_alive.sent = now;
+        let gone = self.base.link.as_ref().is_some_and(|link| !link.ping_owed);
+        if gone && core::mem::take(&mut self.keep_alive.asked) {
+            self.keep_alive.pinged = Some(now);
+        }
     }
 
     /// Opens the next record, judges it, and lets it take effect on the table. What it means to the caller is told frame by frame after.
@@ -195,6 +208,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
                 on: settings.keep_alive(),
                 sent: now,
                 heard: now,
+                asked: false,
                 pinged: None,
             },
             ending: None,
@@ -310,7 +324,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
             if session.keep_alive.pinged.is_some() {
                 return Err(session.base.fail(ConnectionError::PeerDead));
             }
-            session.keep_alive.pinged = Some(now);
+            session.keep_alive.asked = true;
             if let Some(link) = &mut session.base.link {
                 link.owe_ping();
             }

@@ -66,7 +66,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         }
         let written = writer.finished();
         if written > 0 {
-            self.keep_alive.sent = self.base.life.latest();
+            self.note_sent();
         }
         Outcome {
             written,

@@ -159,6 +159,13 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         matches!(self.stage, Stage::Established)
     }
 
+    /// Gives up requests of which nothing has come for a lifetime, unless nothing can come because nothing is read.
+    fn drop_stale(&mut self) {
+        if !self.base.life.is_paused() {
+            self.requests.drop_stale(self.base.life.latest());
+        }
+    }
+
     /// Whether everything that was begun has had its end, on a connection on which nothing more begins.
     pub(super) fn is_drained(&self) -> bool {
         self.base.link.as_ref().is_some_and(|link| {
@@ -217,6 +224,10 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
             return told;
         }
         session.check(now)?;
+        session.drop_stale();
+        if let Some(told) = session.tell_lost() {
+            return told;
+        }
         match session.stage {
             Stage::Hello(_) => session.recv_hello(self, unread),
             Stage::Welcome(_) => Ok(Received::TransmitFirst),
@@ -273,7 +284,12 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
 
     fn set_reading(&self, session: &mut Self::Session, now: Instant, reading: bool) {
         if session.check(now).is_ok() {
+            let paused = session.base.life.is_paused();
             session.base.life.set_reading(reading);
+            if paused && reading {
+                // Nothing could be heard until now: each half request has its whole time.
+                session.requests.touch(session.base.life.latest());
+            }
         }
     }
 
@@ -294,12 +310,13 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
     }
 
     fn poll_timeout(&self, session: &Self::Session) -> Option<Instant> {
-        session.base.deadline(session.requests.stale)
+        let reads = !session.base.life.is_paused();
+        session.base.deadline(session.requests.stale.filter(|_| reads))
     }
 
     fn handle_timeout(&self, session: &mut Self::Session, now: Instant) -> Result<(), ConnectionError> {
         session.check(now)?;
-        session.requests.drop_stale(session.base.life.latest());
+        session.drop_stale();
         Ok(())
     }
 

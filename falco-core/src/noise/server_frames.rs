@@ -171,6 +171,14 @@ impl<T: RequestTable> Requests<T> {
         }
     }
 
+    /// Counts the silence of all that is half received from `now`.
+    pub(super) fn touch(&mut self, now: Instant) {
+        for slot in self.table.slots_mut() {
+            slot.touched = millis(now);
+        }
+        self.stale = self.stale.map(|_| now + self.lifetime);
+    }
+
     /// Gives up requests that are half received: the stream has ended in order, and what is missing of them never comes.
     pub(super) fn lose_half_received(&mut self) {
         let half = |slot: &&mut RequestSlot| slot.state == State::Receiving;
@@ -183,18 +191,20 @@ impl<T: RequestTable> Requests<T> {
 
     /// Gives up requests of which nothing has come for a lifetime.
     pub(super) fn drop_stale(&mut self, now: Instant) {
-        if self.stale.is_none_or(|stale| now < stale) {
+        let Some(stale) = self.stale.filter(|stale| now >= *stale) else {
             return;
-        }
-        let lifetime = self.lifetime.millis();
-        let mut left: Option<u32> = None;
+        };
+        let late = now.as_millis().saturating_sub(stale.as_millis());
+        let lifetime = u64::from(self.lifetime.millis());
+        let mut left: Option<u64> = None;
         for slot in self
             .table
             .slots_mut()
             .iter_mut()
             .filter(|slot| slot.state == State::Receiving)
         {
-            let silent = millis(now).wrapping_sub(slot.touched);
+            // The first of them is due at `stale`, so that up to there no time is longer than 32 bits can tell, however late this is.
+            let silent = late.saturating_add(millis(stale).wrapping_sub(slot.touched).into());
             if silent >= lifetime {
                 slot.state = State::Lost;
                 self.lost += 1;
@@ -202,7 +212,7 @@ impl<T: RequestTable> Requests<T> {
                 left = Some(left.map_or(lifetime - silent, |least| least.min(lifetime - silent)));
             }
         }
-        self.stale = left.map(|left| now + Span::from_millis(left.into()));
+        self.stale = left.map(|left| now + Span::from_millis(left));
     }
 }
 
@@ -299,7 +309,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     }
 
     /// Tells of a request that was given up because nothing more of it came.
-    fn tell_lost(&mut self) -> Option<Result<Received<ServerEvent>, ConnectionError>> {
+    pub(super) fn tell_lost(&mut self) -> Option<Result<Received<ServerEvent>, ConnectionError>> {
         if self.requests.lost == 0 {
             return None;
         }
