@@ -40,9 +40,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             if matches!(self.stage, Stage::First) {
                 // The first record holds the PING and nothing else, whatever the server has said before it.
                 link.write_ping(&mut writer);
-                if writer.is_open() {
-                    link.finish(&client.crypto, &mut writer)
-                        .map_err(|_| ConnectionError::KeyExhausted)?;
+                if writer.is_open() && link.finish(&client.crypto, &mut writer).is_ok() {
                     self.stage = Stage::Established;
                 }
             }
@@ -61,7 +59,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         } else if matches!(self.stage, Stage::Established) {
             link.write_close(&mut writer);
         }
-        if link.finish(&client.crypto, &mut writer).is_err() {
+        if !link.finish_last(&client.crypto, &mut writer) {
             return Err(self.base.fail(ConnectionError::KeyExhausted).into());
         }
         let written = writer.finished();

@@ -50,6 +50,8 @@ pub(super) struct Link<A> {
     /// REFUSEs that are owed: ids, and their codes apart, as pairs would take three bytes more each.
     refusals: ([u32; REFUSALS], [u8; REFUSALS]),
     refused: usize,
+    /// A record could not be sealed. What it held is lost, so nothing may follow it.
+    exhausted: bool,
 }
 
 /// One frame's place in the unread bytes.
@@ -85,6 +87,7 @@ impl<A: Aead> Link<A> {
             ping_owed: false,
             refusals: ([0; REFUSALS], [0; REFUSALS]),
             refused: 0,
+            exhausted: false,
         }
     }
 
@@ -254,12 +257,19 @@ impl<A: Aead> Link<A> {
         }
     }
 
+    /// Seals the open record, and says whether every record up to now could be sealed.
+    pub(super) fn finish_last<C: Crypto<Aead = A>>(&mut self, crypto: &C, writer: &mut Writer<'_, '_>) -> bool {
+        self.finish(crypto, writer).is_ok() && !self.exhausted
+    }
+
     pub(super) fn finish<C: Crypto<Aead = A>>(
         &mut self,
         crypto: &C,
         writer: &mut Writer<'_, '_>,
     ) -> Result<(), AeadError> {
-        writer.finish(crypto, &mut self.send)
+        let finished = writer.finish(crypto, &mut self.send);
+        self.exhausted |= finished.is_err();
+        finished
     }
 
     /// Bytes of frames that are owed at the most.

@@ -49,7 +49,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         } else {
             link.write_close(&mut writer);
         }
-        if link.finish(crypto, &mut writer).is_err() {
+        if !link.finish_last(crypto, &mut writer) {
             return Err(self.base.fail(ConnectionError::KeyExhausted).into());
         }
         let mut written = writer.finished();
@@ -72,11 +72,14 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         link.owe_close(close::DONE, self.requests.begun);
         let mut writer = Writer::new(out, link.their_max_record);
         link.write_close(&mut writer);
-        let finished = link.finish(crypto, &mut writer).map_or(0, |()| writer.finished());
+        if !link.finish_last(crypto, &mut writer) {
+            self.base.fail(ConnectionError::KeyExhausted);
+            return 0;
+        }
         if link.close_sent() {
             self.base.life.fail(ConnectionError::Closed);
         }
-        finished
+        writer.finished()
     }
 }
 
