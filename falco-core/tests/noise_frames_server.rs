@@ -44,6 +44,7 @@ fn assert_broken(what: &str, frames: &[u8]) {
             "{what}: {record:02x?}"
         );
         assert_eq!(rig.said(), [(CLOSE, 8, vec![4])], "{what}: {record:02x?}");
+        assert_eq!(rig.machine.in_flight(), 3, "{what}: {record:02x?}");
         rig.assert_ended(ConnectionError::Protocol);
     }
 }

@@ -8,7 +8,8 @@
 mod common;
 
 use common::noise::{
-    AtServer, BEGIN, MESSAGE, PART, PING, REFUSE, Told, at_client_with, at_server, at_server_with, begin, honest,
+    AtServer, BEGIN, CANCEL, MESSAGE, PART, PING, REFUSE, Told, at_client_with, at_server, at_server_with, begin,
+    honest,
 };
 use falco_core::testing::{raw_frame, raw_settings};
 use falco_core::{Error, Misuse, Refusal, RequestError, Settings, Status};
@@ -254,4 +255,12 @@ fn nothing_is_told_of_a_request_that_the_owner_has_refused() {
     rig.machine.refuse(rig.ids[&1], Refusal::Busy).unwrap();
     assert_eq!(rig.bytes(&[]), [Told::Whole(2, b"after".to_vec())]);
     assert_eq!(rig.said(), [(REFUSE, 1, vec![1])]);
+    // Nor that it is cancelled.
+    let record = rig
+        .raw
+        .seal(&[raw_frame(MESSAGE, 3, b"three"), raw_frame(CANCEL, 3, b"")].concat());
+    rig.unread.extend(record);
+    assert_eq!(rig.next(), Some(Told::Whole(3, b"three".to_vec())));
+    rig.machine.refuse(rig.ids[&3], Refusal::Failed).unwrap();
+    assert_eq!((rig.bytes(&[]), rig.said()), (vec![], vec![(REFUSE, 3, vec![3])]));
 }

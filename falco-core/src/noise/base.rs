@@ -18,6 +18,8 @@ pub(super) struct Base<A> {
     pub(super) serial: u32,
     /// When a drain that nothing ends is over.
     drain: Option<Instant>,
+    /// Requests that were in flight before a record that broke the rules: it had no effect on them.
+    in_flight: Option<u16>,
 }
 
 impl<A: Aead> Base<A> {
@@ -29,6 +31,7 @@ impl<A: Aead> Base<A> {
             theirs,
             serial,
             drain: None,
+            in_flight: None,
         }
     }
 
@@ -48,8 +51,10 @@ impl<A: Aead> Base<A> {
         self.life.fail(end)
     }
 
-    /// Ends the connection because a frame breaks the rules, and owes the peer a CLOSE that says so.
-    pub(super) fn break_off(&mut self, last: u32) -> ConnectionError {
+    /// Ends the connection because a frame breaks the rules, and owes the peer a CLOSE that says so. `last` is the last number that was begun before its record, `in_flight` how
+    /// many requests were in flight then.
+    pub(super) fn break_off(&mut self, last: u32, in_flight: usize) -> ConnectionError {
+        self.in_flight = Some(u16::try_from(in_flight).unwrap_or(u16::MAX));
         if let Some(link) = &mut self.link {
             link.owe_close(close::PROTOCOL_ERROR, last);
             link.opened = 0;
@@ -75,6 +80,11 @@ impl<A: Aead> Base<A> {
         self.link
             .as_ref()
             .is_some_and(|link| link.own_close != OwnClose::None || link.their_close.is_some())
+    }
+
+    /// How many requests are in flight, of which the table now has `slots`.
+    pub(super) fn in_flight(&self, slots: usize) -> usize {
+        self.in_flight.map_or(slots, usize::from)
     }
 
     /// Whether a CLOSE of either side has gone over the wire.

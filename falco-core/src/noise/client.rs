@@ -153,8 +153,9 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         let Ok(frames) = link.open(crypto, unread, total) else {
             return Err(self.base.fail(ConnectionError::Tampered));
         };
+        let before = self.requests.table.slots().len();
         if link.judge_server_record(&mut self.requests, frames).is_err() {
-            return Err(self.base.break_off(self.requests.begun));
+            return Err(self.base.break_off(self.requests.begun, before));
         }
         self.base.life.restart();
         self.base.start_drain();
@@ -341,7 +342,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
     }
 
     fn in_flight(&self, session: &Self::Session) -> usize {
-        session.requests.table.slots().len()
+        session.base.in_flight(session.requests.table.slots().len())
     }
 }
 

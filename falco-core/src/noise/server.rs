@@ -145,10 +145,10 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
                 return Err(self.base.fail(ConnectionError::Protocol));
             }
         }
-        let before = self.requests.begun;
+        let (last, in_flight) = (self.requests.begun, self.requests.table.slots().len());
         let now = self.base.life.latest();
         if link.judge_client_record(&mut self.requests, frames, now).is_err() {
-            return Err(self.base.break_off(before));
+            return Err(self.base.break_off(last, in_flight));
         }
         self.base.life.restart();
         self.base.start_drain();
@@ -329,7 +329,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
     }
 
     fn in_flight(&self, session: &Self::Session) -> usize {
-        session.requests.table.slots().len()
+        session.base.in_flight(session.requests.table.slots().len())
     }
 }
 

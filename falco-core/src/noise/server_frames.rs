@@ -242,10 +242,10 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             };
             let id = RequestId::new(self.base.serial, told.head.id);
             let body = told.body..told.body + usize::from(told.head.length);
-            // A request half told may have been refused, or given up, since its parts were judged.
+            // A request half told may have had its end since its frames were judged.
             let gone = table::position(&self.requests.table, told.head.id).is_none();
             let event = match told.head.kind {
-                mark::PART | mark::LAST_PART if gone => None,
+                mark::PART | mark::LAST_PART | mark::CANCELLED if gone => None,
                 mark::WHOLE => Some(ServerEvent::Request { id, body }),
                 mark::WHOLE_BEGUN => Some(ServerEvent::Request {
                     id,
