@@ -6,7 +6,7 @@ use core::fmt;
 use core::marker::PhantomData;
 
 use rand_core::TryCryptoRng;
-use zeroize::Zeroizing;
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use super::layout::{CLEAR, KEY_ID, WIRE};
 use super::record::REKEY_PERIOD;
@@ -54,6 +54,8 @@ impl NoiseSecret {
         &self.psk
     }
 }
+
+impl ZeroizeOnDrop for NoiseSecret {}
 
 impl fmt::Debug for NoiseSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -157,9 +159,13 @@ impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> 
     }
 
     fn select(&self, id: KeyId, psk: &mut [u8; 32]) -> bool {
-        let known = self.places.as_ref().iter().flatten().find(|known| known.id == id);
-        *psk = known.map_or(*self.dummy, |known| *known.psk);
-        known.is_some()
+        // Every place is looked at, whichever it is: how long it takes says neither which it was nor whether it was one.
+        let (mut found, mut chosen) = (false, self.dummy.as_slice());
+        for secret in self.places.as_ref().iter().flatten().filter(|secret| secret.id == id) {
+            (found, chosen) = (true, secret.psk.as_slice());
+        }
+        psk.copy_from_slice(chosen);
+        found
     }
 }
 
