@@ -30,7 +30,10 @@ impl Key {
     /// # Errors
     /// [`KeyError::AllZero`] for the one value that is always a mistake.
     pub fn from_bytes(bytes: [u8; KEY_LENGTH]) -> Result<Self, KeyError> {
-        let bytes = Zeroizing::new(bytes);
+        Self::checked(Zeroizing::new(bytes))
+    }
+
+    fn checked(bytes: Zeroizing<[u8; KEY_LENGTH]>) -> Result<Self, KeyError> {
         // Every byte is looked at, whatever the first ones are.
         if bytes.iter().fold(0, |all, byte| all | byte) == 0 {
             return Err(KeyError::AllZero);
@@ -46,7 +49,7 @@ impl Key {
         let mut bytes = Zeroizing::new([0; KEY_LENGTH]);
         rng.try_fill_bytes(bytes.as_mut_slice())
             .map_err(|_| KeyError::Entropy)?;
-        Self::from_bytes(*bytes)
+        Self::checked(bytes)
     }
 
     /// A key from its text form, 64 hexadecimal digits of either case. Surrounding ASCII white space is allowed, as a file ends in it.
@@ -60,7 +63,7 @@ impl Key {
             return Err(KeyError::Text { digits: text.len() });
         }
         base16ct::mixed::decode(text, bytes.as_mut_slice()).map_err(|_| KeyError::Text { digits: text.len() })?;
-        Self::from_bytes(*bytes)
+        Self::checked(bytes)
     }
 
     /// Writes the text form, 64 lower-case hexadecimal digits, which is as secret as the key: wipe it after use.

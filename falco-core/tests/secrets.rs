@@ -6,8 +6,9 @@
 )]
 
 mod common;
+#[path = "common/shows.rs"]
+mod shows;
 
-use core::fmt::{Debug, Write};
 use std::rc::Rc;
 
 use common::{Script, ends_with, ms, owed};
@@ -15,6 +16,7 @@ use falco_core::testing::{CountingRng, Pair, ledger};
 use falco_core::{
     ClassicKey, ClientConnection, EntropyError, Key, KeyError, NonceLedger, NonceSlot, ServerConnection, Settings,
 };
+use shows::{printed, shows};
 
 const TEXT: &str = "a315c8024ab172f90691f92ac072d57d3aac129b4d1024d536f0ac6b9236b554";
 
@@ -93,35 +95,6 @@ fn without_entropy_there_is_no_connection() {
 
 fn secret_key() -> Key {
     Key::from_bytes(secret()).unwrap()
-}
-
-/// What is printed in every form there is, without white space.
-fn printed(thing: &dyn Debug) -> String {
-    let mut text = String::new();
-    write!(
-        text,
-        "{thing:?}|{thing:#?}|{thing:x?}|{thing:#x?}|{thing:X?}|{thing:#X?}"
-    )
-    .unwrap();
-    text.retain(|letter| !letter.is_ascii_whitespace());
-    text
-}
-
-/// Whether any three bytes on end of `secret` stand in `text`: as numbers in decimal or hexadecimal, or as digits on end.
-fn shows(text: &str, secret: &[u8]) -> bool {
-    let forms = |bytes: &[u8]| {
-        let list = |form: fn(&u8) -> String, between: &str| bytes.iter().map(form).collect::<Vec<_>>().join(between);
-        [
-            list(|byte| format!("{byte}"), ","),
-            list(|byte| format!("{byte:x}"), ","),
-            list(|byte| format!("{byte:X}"), ","),
-            list(|byte| format!("{byte:#x}"), ","),
-            list(|byte| format!("{byte:#X}"), ","),
-            list(|byte| format!("{byte:02x}"), ""),
-            list(|byte| format!("{byte:02X}"), ""),
-        ]
-    };
-    secret.windows(3).flat_map(forms).any(|form| text.contains(&form))
 }
 
 #[test]

@@ -1,0 +1,32 @@
+//! Whether a secret stands in what is printed.
+
+use core::fmt::{Debug, Write};
+
+/// What is printed in every form there is, without white space.
+pub(crate) fn printed(thing: &dyn Debug) -> String {
+    let mut text = String::new();
+    write!(
+        text,
+        "{thing:?}|{thing:#?}|{thing:x?}|{thing:#x?}|{thing:X?}|{thing:#X?}"
+    )
+    .unwrap();
+    text.retain(|letter| !letter.is_ascii_whitespace());
+    text
+}
+
+/// Whether any three bytes on end of `secret` stand in `text`: as numbers in decimal or hexadecimal, or as digits on end.
+pub(crate) fn shows(text: &str, secret: &[u8]) -> bool {
+    let forms = |bytes: &[u8]| {
+        let list = |form: fn(&u8) -> String, between: &str| bytes.iter().map(form).collect::<Vec<_>>().join(between);
+        [
+            list(|byte| format!("{byte}"), ","),
+            list(|byte| format!("{byte:x}"), ","),
+            list(|byte| format!("{byte:X}"), ","),
+            list(|byte| format!("{byte:#x}"), ","),
+            list(|byte| format!("{byte:#X}"), ","),
+            list(|byte| format!("{byte:02x}"), ""),
+            list(|byte| format!("{byte:02X}"), ""),
+        ]
+    };
+    secret.windows(3).flat_map(forms).any(|form| text.contains(&form))
+}
