@@ -207,9 +207,11 @@ fn what_is_cancelled_before_its_handler_starts_never_runs() {
             .connect(server.address)
             .expect("the server takes it");
         hasty.request("waits behind it").expect_err("the one worker is busy");
+        // What comes after it on the same connection has its turn all the same.
+        while hasty.request("again").is_err() {}
         assert_eq!(slow.join().expect("it does not panic").expect("an answer"), b"slow");
         assert_eq!(patient.request("next").expect("an answer"), b"next");
-        assert_eq!(ran.load(Ordering::SeqCst), 1, "only the next one ran");
+        assert_eq!(ran.load(Ordering::SeqCst), 2, "only those ran that were waited for");
         server.stop();
     });
 }

@@ -180,11 +180,14 @@ where
 
     /// Has a handler run on a request; here it waits for it only where nothing could be read meanwhile.
     fn handle(&self, id: RequestId) {
+        if !self.conn.lock().source.wait_for_turn(id) {
+            return;
+        }
         let (conn, handler, peer) = (Arc::clone(self.conn), Arc::clone(self.handler), self.peer);
         let (done, wait) = mpsc::sync_channel(1);
         let seat = self.seat.counter();
         let job = move || {
-            run(&conn, id, peer, &*handler, &|| seat.count_failure());
+            run(&conn, peer, &*handler, &|| seat.count_failure());
             let _ = done.send(());
         };
         self.service.pool.submit(Box::new(job));
@@ -304,13 +307,13 @@ fn take(state: &mut State, event: ServerEvent, unread: &[u8]) -> (Option<Request
     }
 }
 
-/// Runs the handler on a request, if it is still wanted, and sends what comes of it.
-fn run<H>(conn: &Arc<Conn>, id: RequestId, peer: Option<SocketAddr>, handler: &H, failed: &dyn Fn())
+/// Runs the handler on the request whose turn it is, if there is one, and sends what comes of it.
+fn run<H>(conn: &Arc<Conn>, peer: Option<SocketAddr>, handler: &H, failed: &dyn Fn())
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError>,
 {
-    let started = conn.lock().source.start(id);
-    let Some((body, cancelled)) = started else { return };
+    let started = conn.lock().source.start();
+    let Some((id, body, cancelled)) = started else { return };
     let request = Request::new(body, peer, cancelled);
     // A handler that panics may leave its own state broken; what this crate holds is not touched by it.
     let answer = catch_unwind(AssertUnwindSafe(|| handler(request)));

@@ -96,6 +96,47 @@ impl fmt::Debug for Pool {
     }
 }
 
+/// What of one connection waits for a worker, in its order. A job is not for one request but for whichever is first then: so one that is cancelled leaves no job behind, and
+/// whoever asks and cancels for ever makes the line of jobs no longer.
+#[derive(Debug)]
+pub(super) struct Turns<I> {
+    waiting: VecDeque<I>,
+    /// Jobs that were submitted and have not taken their turn.
+    jobs: usize,
+}
+
+impl<I: PartialEq> Turns<I> {
+    pub(super) const fn new() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            jobs: 0,
+        }
+    }
+
+    /// Puts one behind all others; says whether it takes another job.
+    #[must_use]
+    pub(super) fn add(&mut self, id: I) -> bool {
+        self.waiting.push_back(id);
+        let more = self.jobs < self.waiting.len();
+        self.jobs += usize::from(more);
+        more
+    }
+
+    /// A job takes its turn: the first, if there is one.
+    pub(super) fn next(&mut self) -> Option<I> {
+        self.jobs = self.jobs.saturating_sub(1);
+        self.waiting.pop_front()
+    }
+
+    pub(super) fn remove(&mut self, id: &I) {
+        self.waiting.retain(|waiting| waiting != id);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.waiting = VecDeque::new();
+    }
+}
+
 /// The bytes of requests that have had no end, over all connections.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -144,5 +185,30 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.budget.held.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Turns;
+
+    #[test]
+    fn whoever_asks_and_cancels_for_ever_makes_no_line_of_jobs() {
+        let mut turns = Turns::new();
+        let jobs = (0..10_000).filter(|id| {
+            let more = turns.add(*id);
+            turns.remove(id);
+            more
+        });
+        assert_eq!(jobs.count(), 1);
+        assert_eq!(turns.next(), None, "the one job finds nothing to do");
+        // With three waiting there are three jobs, whichever of them go.
+        assert_eq!([1, 2, 3].map(|id| turns.add(id)), [true; 3]);
+        turns.remove(&2);
+        assert!(!turns.add(4), "the third job will do");
+        assert_eq!([(); 4].map(|()| turns.next()), [Some(1), Some(3), Some(4), None]);
+        assert!(turns.add(5));
+        turns.clear();
+        assert!(!turns.add(6));
     }
 }

@@ -11,7 +11,7 @@ use falco_core::{
     Status,
 };
 
-use super::pool::{Budget, Held};
+use super::pool::{Budget, Held, Turns};
 use super::reaper::Reaper;
 use crate::line::{Line, Source};
 use crate::wire_key::ServerKeys;
@@ -38,6 +38,8 @@ pub(super) struct State {
     parts: Reassembly<Vec<Partial<Vec<u8>>>>,
     receiving: HashMap<RequestId, Held>,
     taken: HashMap<RequestId, Taken>,
+    /// Those of them whose handler has not started.
+    turns: Turns<RequestId>,
     /// In the order in which they take their turns.
     answers: VecDeque<Ready>,
     /// Bytes in `answers` that have not been sealed.
@@ -67,6 +69,7 @@ impl State {
             parts: Reassembly::default(),
             receiving: HashMap::new(),
             taken: HashMap::new(),
+            turns: Turns::new(),
             answers: VecDeque::new(),
             queued: 0,
             max_queued,
@@ -162,6 +165,7 @@ impl State {
         taken.cancelled.store(true, Ordering::Release);
         if taken.body.is_some() {
             self.taken.remove(&id);
+            self.turns.remove(&id);
             self.refusals.push_back((id, Refusal::Cancelled));
         }
     }
@@ -172,12 +176,20 @@ impl State {
             taken.cancelled.store(true, Ordering::Release);
         }
         self.taken.retain(|_, taken| taken.body.is_none());
+        self.turns.clear();
     }
 
-    /// The body of a request whose handler starts now, and its flag; none where the request has had its end.
-    pub(super) fn start(&mut self, id: RequestId) -> Option<(Vec<u8>, Arc<AtomicBool>)> {
+    /// A request is to be handled in its turn; says whether that takes another job.
+    #[must_use]
+    pub(super) fn wait_for_turn(&mut self, id: RequestId) -> bool {
+        self.turns.add(id)
+    }
+
+    /// The request whose handler starts now, its body and its flag; none where all that waited have had their ends.
+    pub(super) fn start(&mut self) -> Option<(RequestId, Vec<u8>, Arc<AtomicBool>)> {
+        let id = self.turns.next()?;
         let taken = self.taken.get_mut(&id)?;
-        Some((taken.body.take()?, Arc::clone(&taken.cancelled)))
+        Some((id, taken.body.take()?, Arc::clone(&taken.cancelled)))
     }
 
     /// What a handler gave; none where it failed. Says whether that counts as a failure.
