@@ -24,8 +24,10 @@ use crate::timer::Timer;
 
 /// How long the other side may take to see an end and to end as well.
 const LINGER: Duration = Duration::from_secs(1);
-/// After so many requests in one go, others on the same thread have their turn.
-const TURN: u32 = 256;
+/// After so many bytes in one go, both ways, others on the same thread have their turn.
+const TURN: usize = 64 << 10;
+/// What a frame costs besides its bytes, in bytes.
+const FRAME: usize = 512;
 
 pub(super) struct Connection<S, H> {
     line: Line<S>,
@@ -42,8 +44,8 @@ pub(super) struct Connection<S, H> {
     established: bool,
     /// It ended by itself, and was not cut off.
     ended: bool,
-    /// Requests since others had their turn.
-    turn: u32,
+    /// Bytes since others had their turn.
+    turn: usize,
     span: Span,
 }
 
@@ -165,11 +167,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
     /// Looks at the unread bytes until more are needed, or something else.
     fn receive(&mut self, cx: &mut Context<'_>) -> Next {
         loop {
-            if !self.mux.may_read() {
-                return Next::Wait;
-            }
+            // First, so that what is not written for this reason alone is not waited for.
             if self.turn >= TURN {
                 return Next::Yield;
+            }
+            if !self.mux.may_read() {
+                return Next::Wait;
             }
             let now = self.now();
             let step = match self.mux.recv(now, self.line.unread()) {
@@ -178,9 +181,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
             };
             match step {
                 ServerStep::NeedMore { total } => return Next::Read(total),
-                ServerStep::Skip { consumed } => self.line.consume(consumed),
+                ServerStep::Skip { consumed } => self.consume(consumed),
                 ServerStep::Established { consumed } => {
-                    self.line.consume(consumed);
+                    self.consume(consumed);
                     if !self.establish() {
                         return Next::End(ConnectionError::HandshakeTimeout);
                     }
@@ -190,11 +193,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
                         Body::Lent(range) => Bytes::copy_from_slice(self.line.unread().get(range).unwrap_or_default()),
                         Body::Whole(bytes) => Bytes::from(bytes),
                     };
-                    self.line.consume(consumed);
+                    self.consume(consumed);
                     self.handle(cx, id, body);
                 }
                 ServerStep::Cancelled { consumed, id } => {
-                    self.line.consume(consumed);
+                    self.consume(consumed);
                     if self.running.contains(id) {
                         self.control.cancel(id);
                         if self.service.on_cancel == OnCancel::Drop {
@@ -204,12 +207,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
                 }
                 ServerStep::Closing { consumed, reason } => {
                     debug!(?reason, "the client closes");
-                    self.line.consume(consumed);
+                    self.consume(consumed);
                 }
                 // What is written, or answered, comes first.
                 ServerStep::TransmitFirst | ServerStep::AnswerFirst | _ => return Next::Wait,
             }
         }
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.turn += count + FRAME;
+        self.line.consume(count);
     }
 
     /// The client has proved that it has a key, which may have been retired since its hello. `false`: it was dropped for another in that moment.
@@ -242,7 +250,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
     /// Handles a request: at once, if its handler is ready at once, or else on a task of its own.
     fn handle(&mut self, cx: &mut Context<'_>, id: RequestId, body: Bytes) {
         self.service.counters.requests.add(1);
-        self.turn += 1;
         let request = Request::new(body, id, Arc::clone(&self.control));
         let at_once = !self.service.spawn_handlers;
         match running::begin(|| self.handler.handle(request), at_once, cx) {
@@ -251,13 +258,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
         }
     }
 
-    /// Writes whatever can go. Says whether something went.
+    /// Writes whatever can go, for one turn while the connection lives. Says whether something went.
     fn write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let (mux, clock) = (&mut self.mux, self.service.clock);
-        self.line.poll_write(cx, |out| match mux.seal(clock.now(), out) {
-            Ok(sealed) => Ok(sealed),
-            Err(Misuse::OutputTooSmall { needed, .. }) => Err(needed),
-            Err(_) => Ok(0),
+        let lives = matches!(self.stage, Stage::Conversing);
+        let (mux, clock, turn) = (&mut self.mux, self.service.clock, &mut self.turn);
+        self.line.poll_write(cx, |out| {
+            if lives && *turn >= TURN {
+                return Ok(0);
+            }
+            match mux.seal(clock.now(), out) {
+                Ok(sealed) => {
+                    *turn += sealed;
+                    Ok(sealed)
+                }
+                Err(Misuse::OutputTooSmall { needed, .. }) => Err(needed),
+                Err(_) => Ok(0),
+            }
         })
     }
 
@@ -294,7 +310,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
             }
             let now = self.now();
             if matches!(next, Next::Yield) {
-                cx.waker().wake_by_ref();
+                // It is polled again once the runtime has looked for what has come on other sockets, too.
+                if core::pin::pin!(tokio::task::yield_now()).poll(cx).is_ready() {
+                    cx.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
             self.mux.set_reading(now, matches!(next, Next::Read(_)));
