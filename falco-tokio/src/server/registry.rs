@@ -100,8 +100,9 @@ impl Registry {
     pub(crate) fn leave(&self, number: u64, cut: Option<usize>) {
         let mut state = self.lock();
         state.half_open.remove(&number);
-        state.connections.remove(&number);
-        if let Some(requests) = cut {
+        let was_in = state.connections.remove(&number).is_some();
+        // One that was dropped for another in its handshake had left already, and was not cut off.
+        if let Some(requests) = cut.filter(|_| was_in) {
             state.cut.0 += 1;
             state.cut.1 += u64::try_from(requests).unwrap_or(u64::MAX);
         }

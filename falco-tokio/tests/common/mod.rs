@@ -2,6 +2,8 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used, reason = "each suite uses some of it")]
 
 pub(crate) mod child;
+pub(crate) mod raw;
+pub(crate) mod scene;
 pub(crate) mod usage;
 
 use core::net::SocketAddr;

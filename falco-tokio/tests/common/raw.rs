@@ -1,0 +1,159 @@
+//! A client that has the key and does with the bytes what it likes: the core's machine, and a socket.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::sync::Arc;
+
+use falco_core::Instant;
+use falco_core::keys::{ClientKeys, Secrets};
+use falco_core::mux::{ClientMux, ClientStep};
+use falco_tokio::{Refusal, Settings};
+use getrandom::SysRng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::key;
+
+/// How long an answer may be waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// It keeps no time, and never gives up by itself.
+const NOW: Instant = Instant::ZERO;
+
+pub(crate) struct RawPeer {
+    pub(crate) stream: TcpStream,
+    mux: ClientMux<Arc<ClientKeys>, Vec<u8>, ()>,
+    unread: Vec<u8>,
+    ticket: u64,
+}
+
+impl RawPeer {
+    /// Connects, and has said nothing yet.
+    pub(crate) async fn new(address: SocketAddr) -> Self {
+        let secrets = Secrets {
+            noise: vec![key(1)],
+            ..Secrets::default()
+        };
+        let keys = Arc::new(secrets.into_client(&mut SysRng).unwrap());
+        let settings = Settings::new();
+        let machine = falco_core::ClientConnection::new(keys, &settings, NOW, &mut SysRng).unwrap();
+        Self {
+            stream: TcpStream::connect(address).await.unwrap(),
+            mux: ClientMux::new(machine),
+            unread: Vec::new(),
+            ticket: 0,
+        }
+    }
+
+    /// Connects and shakes hands.
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        let mut peer = Self::new(address).await;
+        let hello = peer.owed();
+        peer.stream.write_all(&hello).await.unwrap();
+        peer.established().await;
+        let first = peer.owed();
+        peer.stream.write_all(&first).await.unwrap();
+        peer
+    }
+
+    /// Waits for the welcome.
+    pub(crate) async fn established(&mut self) {
+        while !matches!(self.step().await, Some(ClientStep::Established { .. })) {}
+    }
+
+    /// All bytes that are to be sent now.
+    pub(crate) fn owed(&mut self) -> Vec<u8> {
+        let (mut bytes, mut out) = (Vec::new(), vec![0; 70_000]);
+        loop {
+            let sealed = self.mux.seal(NOW, &mut out, |(), _| {}).unwrap();
+            if sealed == 0 {
+                return bytes;
+            }
+            bytes.extend_from_slice(out.get(..sealed).unwrap());
+        }
+    }
+
+    /// A request as bytes, which are the caller's to send.
+    pub(crate) fn sealed(&mut self, body: Vec<u8>) -> Vec<u8> {
+        self.ticket += 1;
+        assert!(self.mux.request(self.ticket, body, ()).is_ok());
+        self.owed()
+    }
+
+    /// The first part of a request as bytes; [`owed`](Self::owed) has the rest.
+    pub(crate) fn sealed_part(&mut self, body: Vec<u8>, length: usize) -> Vec<u8> {
+        self.ticket += 1;
+        assert!(self.mux.request(self.ticket, body, ()).is_ok());
+        let mut part = vec![0; length];
+        let sealed = self.mux.seal(NOW, &mut part, |(), _| {}).unwrap();
+        part.truncate(sealed);
+        part
+    }
+
+    /// Sends a ping, so that the connection lives on, and waits for its answer; or for a refusal, if one comes before.
+    pub(crate) async fn ping(&mut self) -> Option<Refusal> {
+        self.mux.ping().unwrap();
+        // Its record and not a byte more: what else waits is to wait on.
+        let mut ping = [0; 33];
+        assert_eq!(self.mux.seal(NOW, &mut ping, |(), _| {}), Ok(33));
+        self.stream.write_all(&ping).await.unwrap();
+        loop {
+            match self.step().await.expect("the connection is to live") {
+                ClientStep::Pong { .. } => return None,
+                ClientStep::Refused { refusal, consumed, .. } => {
+                    self.unread.drain(..consumed);
+                    return Some(refusal);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What comes next: an answer, or why there is none. `None` is the end of the connection.
+    pub(crate) async fn answer(&mut self) -> Option<Result<Vec<u8>, Refusal>> {
+        loop {
+            match self.step().await? {
+                ClientStep::Answer { body, consumed, .. } => {
+                    let body = body.into_vec(&self.unread);
+                    self.unread.drain(..consumed);
+                    return Some(Ok(body));
+                }
+                ClientStep::Refused { refusal, consumed, .. } => {
+                    self.unread.drain(..consumed);
+                    return Some(Err(refusal));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// One step of the machine, reading what it needs. All but answers and refusals is taken away.
+    async fn step(&mut self) -> Option<ClientStep<()>> {
+        loop {
+            let step = self.mux.recv(NOW, &mut self.unread).ok()?;
+            match &step {
+                ClientStep::NeedMore { .. } => {
+                    let reading = self.stream.read_buf(&mut self.unread);
+                    let read = tokio::time::timeout(PATIENCE, reading)
+                        .await
+                        .expect("something is to come");
+                    if read.ok()? == 0 {
+                        return None;
+                    }
+                }
+                ClientStep::TransmitFirst => {
+                    let owed = self.owed();
+                    self.stream.write_all(&owed).await.ok()?;
+                }
+                ClientStep::Skip { consumed }
+                | ClientStep::Established { consumed }
+                | ClientStep::Pong { consumed, .. }
+                | ClientStep::Closing { consumed, .. } => {
+                    self.unread.drain(..*consumed);
+                    return Some(step);
+                }
+                _ => return Some(step),
+            }
+        }
+    }
+}
