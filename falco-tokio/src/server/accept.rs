@@ -22,6 +22,9 @@ use crate::socket::Socket;
 /// How long to wait after an error of accepting that is not one connection's, such as no file descriptors left: at first, and at the most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
+/// Whoever has the key and is there has finished a handshake in less, over any link that is not itself in trouble.
+const LONG: Duration = Duration::from_millis(500);
+
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener),
@@ -76,7 +79,8 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
             Err(error) => {
                 service.counters.accept_errors.add(1);
                 // A descriptor that a stranger sits on is of more use elsewhere.
-                let freed = service.registry.drop_half_open();
+                let freed = service.registry.drop_half_open(LONG);
+                service.counters.half_open_dropped.add(u64::from(freed));
                 warn!(%error, freed, "accepting failed; it is tried again after a pause");
                 tokio::select! {
                     () = service.registry.stopping() => return,

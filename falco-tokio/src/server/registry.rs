@@ -1,18 +1,20 @@
 //! The connections of a server: who is let in, who is dropped for whom, and how all of them are told.
 
-use std::collections::{BTreeSet, HashMap};
+use core::time::Duration;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use falco_core::{CloseReason, KeyId};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::control::Control;
 
 #[derive(Debug, Default)]
 struct State {
     connections: HashMap<u64, Arc<Control>>,
-    /// Those that have not finished their handshake. Numbers ascend, so the first is the oldest.
-    half_open: BTreeSet<u64>,
+    /// Those that have not finished their handshake, and since when they are there. Numbers ascend, so the first is the oldest.
+    half_open: BTreeMap<u64, Instant>,
     next: u64,
     /// The server takes no more connections.
     stopping: bool,
@@ -74,22 +76,29 @@ impl Registry {
         let number = state.next;
         state.next += 1;
         state.connections.insert(number, Arc::clone(control));
-        state.half_open.insert(number);
+        state.half_open.insert(number, Instant::now());
         drop(state);
         let dropped = dropped.map(|oldest| oldest.cut()).is_some();
         Admission::In { number, dropped }
     }
 
-    /// Drops the oldest connection that has not finished its handshake; says whether there was one.
-    pub(crate) fn drop_half_open(&self) -> bool {
-        let oldest = self.lock().drop_oldest();
+    /// Drops the oldest connection that has not finished its handshake, if it has been at it for `age`; says whether there was one. One that has just begun is likely to be
+    /// somebody who has the key.
+    pub(crate) fn drop_half_open(&self, age: Duration) -> bool {
+        let mut state = self.lock();
+        let late = state
+            .half_open
+            .first_key_value()
+            .is_some_and(|(_, since)| since.elapsed() >= age);
+        let oldest = late.then(|| state.drop_oldest()).flatten();
+        drop(state);
         oldest.map(|oldest| oldest.cut()).is_some()
     }
 
     /// A connection has finished its handshake. `None`: it was dropped for another in that moment. Or else whether the server is stopping.
     pub(crate) fn establish(&self, number: u64) -> Option<bool> {
         let mut state = self.lock();
-        state.half_open.remove(&number).then_some(state.stopping)
+        state.half_open.remove(&number).map(|_| state.stopping)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -173,7 +182,7 @@ impl Registry {
 impl State {
     /// Takes the oldest half-open connection out. Its place is free at once; its task ends when it is next polled.
     fn drop_oldest(&mut self) -> Option<Arc<Control>> {
-        let oldest = self.half_open.pop_first()?;
+        let (oldest, _) = self.half_open.pop_first()?;
         self.connections.remove(&oldest)
     }
 }

@@ -1,4 +1,5 @@
 //! A client that has the key and does with the bytes what it likes: the core's machine, and a socket.
+#![allow(clippy::wildcard_enum_match_arm, reason = "what is not asked for is passed over")]
 
 use core::net::SocketAddr;
 use core::time::Duration;

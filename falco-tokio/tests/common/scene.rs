@@ -53,7 +53,7 @@ impl Honest {
     }
 
     /// How long its requests took: how many there were, 99 of 100 of them, and the slowest.
-    fn finish(self) -> (usize, Duration, Duration) {
+    pub(crate) fn finish(self) -> (usize, Duration, Duration) {
         self.stop.store(true, Ordering::Relaxed);
         let mut latencies = self.thread.join().unwrap();
         latencies.sort_unstable();
