@@ -44,6 +44,13 @@ pub(crate) fn find(file: Option<&Path>, option: &str, variables: &[&str]) -> Res
     parse(&text, name)
 }
 
+/// Another copy of a key.
+pub(crate) fn copy(key: &Key) -> Result<Key, Failure> {
+    let mut text = Zeroizing::new([0; 64]);
+    key.write_hex(&mut text);
+    parse(text.as_slice(), "the key")
+}
+
 /// An option that takes the name of a file was not given a key, which no message may repeat.
 pub(crate) fn check_is_no_key(path: &Path, option: &str) -> Result<(), Failure> {
     if looks_like_key(path.as_os_str()) {

@@ -1,5 +1,6 @@
 //! The tool `falco`: keys, a server, single requests, pings and measurements from a shell. Each command has a file of its own; this one tells them apart.
 
+mod bench;
 mod exec;
 mod failure;
 mod key;
@@ -39,6 +40,7 @@ Examples:
   falco serve --key-file falco.key
   falco send localhost hello --key-file falco.key
   falco ping localhost --key-file falco.key
+  falco bench localhost --key-file falco.key --connections 64
 
 `falco help COMMAND` tells the whole of a command, `falco help exit-codes` what the exit codes mean.";
 
@@ -52,6 +54,8 @@ enum Command {
     Send(send::Args),
     #[command(after_help = ping::EXAMPLES, after_long_help = long_help(ping::EXAMPLES))]
     Ping(ping::Args),
+    #[command(after_help = bench::EXAMPLES, after_long_help = long_help(bench::EXAMPLES))]
+    Bench(bench::Args),
     /// Tells what the exit codes of all commands mean
     #[command(long_about = EXIT_CODES)]
     ExitCodes,
@@ -69,7 +73,9 @@ fn main() -> ExitCode {
     // A server tells of its own accord what its owner has to know; of a client's troubles its end tells.
     let quiet = match &cli.command {
         Command::Serve(_) => LevelFilter::WARN,
-        Command::Keygen(_) | Command::Send(_) | Command::Ping(_) | Command::ExitCodes => LevelFilter::OFF,
+        Command::Keygen(_) | Command::Send(_) | Command::Ping(_) | Command::Bench(_) | Command::ExitCodes => {
+            LevelFilter::OFF
+        }
     };
     trace(match cli.verbose {
         0 => quiet,
@@ -81,6 +87,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => block_on(serve::run(*args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Ping(args) => block_on(ping::run(args)),
+        Command::Bench(args) => block_on(bench::run(args)),
         Command::ExitCodes => output::line(&EXIT_CODES),
     };
     done.map_or_else(Failure::end, |()| ExitCode::SUCCESS)

@@ -28,7 +28,7 @@ impl ClientWire {
     }
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Target {
     /// The server: HOST[:PORT], where the port is 4287 if none is given, or unix:PATH
     pub(crate) address: Address,

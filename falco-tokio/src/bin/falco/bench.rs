@@ -1,0 +1,203 @@
+//! `falco bench`: what a command line asks for, the run with its progress line, and its end. The work itself is in `load`, what comes of it is told in `report` and drawn in
+//! `picture`.
+
+mod load;
+mod picture;
+mod report;
+
+use core::time::Duration;
+use std::fs::File;
+use std::io::{IsTerminal, Write, stderr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use falco_tokio::Client;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use self::load::Load;
+use self::report::{Measured, grouped};
+use crate::failure::{Code, Failure};
+use crate::signals::Signals;
+use crate::target::Target;
+use crate::values::{self, millis, real};
+use crate::{key, output};
+
+/// Measures how fast a server answers: requests per second, and the percentiles of the time that each took.
+///
+/// Each connection has a number of requests in flight, and sends the next when one of them is answered. So the load follows
+/// the server: while that stands still nothing is sent, and the percentiles are those of requests that were sent. The times count from
+/// handing a request over to having its whole answer, in this process. Ctrl-C ends the run early and tells what was measured.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: Target,
+    /// How many connections to open
+    #[arg(long, short, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    connections: u32,
+    /// How many requests to have under way on each connection
+    #[arg(long, short = 'p', value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
+    in_flight: u16,
+    /// How large a message is, such as 64 or 16K
+    #[arg(long, short, value_name = "SIZE", default_value = "64", value_parser = values::size)]
+    size: u32,
+    /// How long to send requests
+    #[arg(long, short, value_name = "TIME", default_value = "10s", value_parser = values::some_time)]
+    duration: Duration,
+    /// How many requests to send in all, however long that takes
+    #[arg(long, short = 'n', value_name = "COUNT", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
+    requests: Option<u64>,
+    /// How long a request may take, and a connection to open
+    #[arg(long, short, value_name = "TIME", default_value = "10s", value_parser = values::some_time)]
+    timeout: Duration,
+    /// Prints JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Draws the distribution of latencies into this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  falco bench localhost --key-file falco.key --connections 64
+  falco bench localhost --connections 8 --in-flight 32 --size 16K --duration 30s --svg latency.svg
+  falco bench localhost --requests 100000 --json | jq .latency_ms.p99";
+
+/// How many connections are opened at a time: fewer than a server lets be half-open.
+const OPENING: usize = 64;
+/// The pauses before a connection that was lost is made again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// How often the progress line changes.
+const PROGRESS: Duration = Duration::from_millis(500);
+/// How long connections may take to end in good order.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    // What cannot be drawn shall not be measured first.
+    let drawing = args.svg.as_ref().map(create).transpose()?;
+    let mut signals = Signals::new()?;
+    let began = Instant::now();
+    let clients = tokio::select! {
+        clients = open(&args) => clients?,
+        () = signals.next() => return Err(Failure::Told(Code::Failed)),
+    };
+    let connecting = began.elapsed();
+    let load = Arc::new(Load::new(args.size, args.requests));
+    let (elapsed, interrupted) = measure(&args, &load, &clients, &mut signals).await;
+    close(clients).await;
+
+    let target = &args.target;
+    let measured = Measured {
+        address: target.address.to_string(),
+        wire: target.wire.name(),
+        connections: args.connections,
+        in_flight: args.in_flight,
+        size: args.size,
+        connecting,
+        elapsed,
+        interrupted,
+        counts: load.counts(),
+    };
+    if let (Some(mut file), Some(path)) = (drawing, &args.svg) {
+        let drawn = file.write_all(picture::draw(&measured).as_bytes());
+        drawn.map_err(|error| Failure::new(Code::Failed, format_args!("{}: {error}", path.display())))?;
+    }
+    let told = if args.json { measured.json() } else { measured.table() };
+    output::put(told.as_bytes())?;
+    if measured.counts.failed() > 0 {
+        return Err(Failure::Told(Code::Failed));
+    }
+    Ok(())
+}
+
+fn create(path: &PathBuf) -> Result<File, Failure> {
+    key::check_is_no_key(path, "--svg")?;
+    File::create(path).map_err(|error| Failure::new(Code::Failed, format_args!("{}: {error}", path.display())))
+}
+
+/// Opens all connections; the first that fails is the end.
+async fn open(args: &Args) -> Result<Vec<Client>, Failure> {
+    let key = args.target.key()?;
+    let places = Arc::new(Semaphore::new(OPENING));
+    let mut opening = JoinSet::new();
+    for _ in 0..args.connections {
+        let builder = args.target.builder(key::copy(&key)?, args.timeout)?;
+        // A server that goes away shall be told as that, and not as requests that took long.
+        let builder = builder.fail_fast(true).backoff(RETRY.0, RETRY.1);
+        let builder = builder.max_outstanding(args.in_flight.into());
+        let (target, places) = (args.target.clone(), Arc::clone(&places));
+        opening.spawn(async move {
+            // The semaphore is never closed.
+            let _place = places.acquire().await;
+            target.connect(builder).await
+        });
+    }
+    let mut clients = Vec::new();
+    while let Some(opened) = opening.join_next().await {
+        clients.push(opened.map_err(|error| Failure::new(Code::Failed, error))??);
+    }
+    Ok(clients)
+}
+
+/// Has all requests sent, and says how long that took and whether it was cut short.
+async fn measure(args: &Args, load: &Arc<Load>, clients: &[Client], signals: &mut Signals) -> (Duration, bool) {
+    let began = Instant::now();
+    let until = args.requests.is_none().then(|| began + args.duration);
+    let mut workers = JoinSet::new();
+    for (number, client) in clients.iter().enumerate() {
+        for _ in 0..args.in_flight {
+            workers.spawn(load::work(Arc::clone(load), client.clone(), number, until));
+        }
+    }
+    let mut asked = 0;
+    let is_seen = stderr().is_terminal();
+    let mut ticks = tokio::time::interval_at(began + PROGRESS, PROGRESS);
+    let mut last = (began, 0);
+    loop {
+        tokio::select! {
+            worker = workers.join_next() => if worker.is_none() {
+                break;
+            },
+            _ = ticks.tick(), if is_seen => last = progress(load, began, last),
+            () = signals.next() => {
+                asked += 1;
+                load.stop();
+                if asked > 1 {
+                    workers.abort_all();
+                }
+            }
+        }
+    }
+    if is_seen {
+        output::note(format_args!("{CLEAR}"));
+    }
+    (began.elapsed(), asked > 0)
+}
+
+/// Back to the beginning of the line, and nothing on it.
+const CLEAR: &str = "\r\x1b[K";
+
+/// Shows how it goes: the rate is that since the last time, which this gives back for the next.
+fn progress(load: &Load, began: Instant, (since, answered): (Instant, u64)) -> (Instant, u64) {
+    let (now, counts) = (Instant::now(), load.counts());
+    let new = real(counts.answered.saturating_sub(answered));
+    let rate = new / now.duration_since(since).as_secs_f64().max(0.001);
+    let [middle, late] = [0.5, 0.99].map(|quantile| millis(counts.quantile(quantile)));
+    output::note(format_args!(
+        "{CLEAR}{:5.1} s  {} requests/s  p50 {middle} ms  p99 {late} ms  {} failed",
+        now.duration_since(began).as_secs_f64(),
+        grouped(rate),
+        counts.failed(),
+    ));
+    (now, counts.answered)
+}
+
+async fn close(clients: Vec<Client>) {
+    let mut closing = JoinSet::new();
+    for client in clients {
+        closing.spawn(async move { client.close().await });
+    }
+    let _ = tokio::time::timeout(GOODBYE, closing.join_all()).await;
+}

@@ -1,0 +1,146 @@
+//! The work of a measurement: requests one after the other on each of many tasks, and what is counted of them.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use falco_tokio::{Client, Error};
+use hdrhistogram::Histogram;
+use tokio::time::Instant;
+
+/// Counting is spread over as many places, so that tasks seldom meet at one.
+const SHARDS: usize = 16;
+/// The longest time that is told apart from longer ones, in nanoseconds: a day.
+const LONGEST: u64 = 24 * 3_600 * 1_000_000_000;
+/// How long a task waits after a request that failed, so that a server which is gone is not hammered.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What was counted.
+#[derive(Debug)]
+pub(super) struct Counts {
+    pub(super) answered: u64,
+    /// Bytes of the answers.
+    pub(super) received: u64,
+    /// Requests that failed, by what befell them.
+    pub(super) errors: BTreeMap<String, u64>,
+    /// Nanoseconds of those that were answered.
+    pub(super) latencies: Histogram<u64>,
+}
+
+impl Counts {
+    pub(super) fn new() -> Self {
+        let latencies = Histogram::new_with_bounds(1, LONGEST, 3);
+        Self {
+            answered: 0,
+            received: 0,
+            errors: BTreeMap::new(),
+            latencies: latencies.expect("the bounds are in order, and three digits are within what there is"),
+        }
+    }
+
+    pub(super) fn failed(&self) -> u64 {
+        self.errors.values().sum()
+    }
+
+    /// Within which time a part of the requests was answered.
+    pub(super) fn quantile(&self, quantile: f64) -> Duration {
+        // The last place of a histogram can stand for a little more than it has seen.
+        let nanos = self.latencies.value_at_quantile(quantile).min(self.latencies.max());
+        Duration::from_nanos(nanos)
+    }
+
+    pub(super) fn count(&mut self, answered: &Result<Bytes, Error>, time: Duration) {
+        match answered {
+            Ok(answer) => {
+                self.answered += 1;
+                self.received += u64::try_from(answer.len()).unwrap_or(u64::MAX);
+                let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+                self.latencies.saturating_record(nanos.max(1));
+            }
+            Err(error) => *self.errors.entry(kind(error)).or_default() += 1,
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.answered += other.answered;
+        self.received += other.received;
+        for (kind, count) in &other.errors {
+            *self.errors.entry(kind.clone()).or_default() += count;
+        }
+        // Both have the same bounds, so that nothing can be out of them.
+        let _ = self.latencies.add(&other.latencies);
+    }
+}
+
+/// What is to be sent, how much of it is left, and what has come of it.
+pub(super) struct Load {
+    body: Bytes,
+    /// None where time is the limit.
+    left: Option<AtomicU64>,
+    stopped: AtomicBool,
+    shards: Vec<Mutex<Counts>>,
+}
+
+impl Load {
+    pub(super) fn new(size: u32, requests: Option<u64>) -> Self {
+        Self {
+            body: (0..size).map(u32::to_le_bytes).map(|[low, ..]| low).collect(),
+            left: requests.map(AtomicU64::new),
+            stopped: AtomicBool::new(false),
+            shards: (0..SHARDS).map(|_| Mutex::new(Counts::new())).collect(),
+        }
+    }
+
+    /// No more requests are sent.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// All that was counted so far.
+    pub(super) fn counts(&self) -> Counts {
+        let mut all = Counts::new();
+        self.shards.iter().for_each(|shard| all.add(&lock(shard)));
+        all
+    }
+
+    /// Whether another request is to be sent; it then is this caller's to send.
+    fn take(&self) -> bool {
+        if self.stopped.load(Ordering::Relaxed) {
+            return false;
+        }
+        let Some(left) = &self.left else { return true };
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+            .is_ok()
+    }
+}
+
+/// Sends one request after the other.
+pub(super) async fn work(load: Arc<Load>, client: Client, number: usize, until: Option<Instant>) {
+    while until.is_none_or(|until| Instant::now() < until) && load.take() {
+        let began = Instant::now();
+        let answered = client.request(load.body.clone()).await;
+        let time = began.elapsed();
+        if let Some(shard) = load.shards.get(number % SHARDS) {
+            lock(shard).count(&answered, time);
+        }
+        if answered.is_err() {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+fn lock(shard: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
+    // Numbers are added to; there is no step at which they would be wrong.
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What befell a request, in words that many share.
+fn kind(error: &Error) -> String {
+    if let Error::TimedOut { doing, .. } = error {
+        // How long the limit of each was says nothing.
+        return format!("timed out {doing}");
+    }
+    error.to_string()
+}

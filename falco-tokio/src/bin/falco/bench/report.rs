@@ -1,0 +1,179 @@
+//! What was measured, as a table for people and as JSON for programs.
+
+use core::fmt::Write as _;
+use core::time::Duration;
+
+use serde_json::json;
+
+use super::load::Counts;
+use crate::values::{millis, real};
+
+/// The percentiles that are told, by their names.
+pub(super) const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
+
+/// A measurement and what it was one of.
+pub(super) struct Measured {
+    pub(super) address: String,
+    pub(super) wire: &'static str,
+    pub(super) connections: u32,
+    pub(super) in_flight: u16,
+    pub(super) size: u32,
+    /// How long opening all connections took.
+    pub(super) connecting: Duration,
+    pub(super) elapsed: Duration,
+    pub(super) interrupted: bool,
+    pub(super) counts: Counts,
+}
+
+impl Measured {
+    /// What was done, in one line.
+    pub(super) fn title(&self) -> String {
+        let Self {
+            connections,
+            in_flight,
+            size,
+            wire,
+            ..
+        } = self;
+        let plural = if *connections == 1 { "" } else { "s" };
+        format!("{connections} connection{plural}, {in_flight} in flight on each, {size}-byte messages, {wire} wire")
+    }
+
+    pub(super) fn per_second(&self, count: u64) -> f64 {
+        real(count) / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// Bytes of the requests that were answered.
+    fn sent(&self) -> u64 {
+        self.counts.answered.saturating_mul(self.size.into())
+    }
+
+    /// Least, mean and most of the times, and the percentiles between them.
+    fn latencies(&self) -> Vec<(&'static str, Duration)> {
+        let latencies = &self.counts.latencies;
+        if latencies.is_empty() {
+            return Vec::new();
+        }
+        let mean = Duration::try_from_secs_f64(latencies.mean() / 1e9).unwrap_or_default();
+        let mut told = vec![("min", Duration::from_nanos(latencies.min())), ("mean", mean)];
+        told.extend(QUANTILES.map(|(name, quantile)| (name, self.counts.quantile(quantile))));
+        told.push(("max", self.counts.quantile(1.0)));
+        told
+    }
+
+    pub(super) fn table(&self) -> String {
+        let mut text = format!(
+            "{}: {}\n{:.1} s{}, after connecting in {} ms\n\n",
+            self.address,
+            self.title(),
+            self.elapsed.as_secs_f64(),
+            if self.interrupted { ", cut short" } else { "" },
+            millis(self.connecting),
+        );
+        let mut row = |name: &str, total: String, rate: String| {
+            let _ = writeln!(text, "{name:<10} {total:>16} {rate:>16}");
+        };
+        row("", "total".to_owned(), "per second".to_owned());
+        let answered = self.counts.answered;
+        row("answered", grouped(real(answered)), grouped(self.per_second(answered)));
+        for (name, bytes) in [("sent", self.sent()), ("received", self.counts.received)] {
+            let rate = self.per_second(bytes);
+            row(
+                name,
+                format!("{:.1} MB", real(bytes) / 1e6),
+                format!("{:.2} MB", rate / 1e6),
+            );
+        }
+        let failed = self.counts.failed();
+        row("failed", grouped(real(failed)), grouped(self.per_second(failed)));
+        for (kind, count) in &self.counts.errors {
+            let _ = writeln!(text, "  {:>14}  {kind}", grouped(real(*count)));
+        }
+        let latencies = self.latencies();
+        if !latencies.is_empty() {
+            let _ = writeln!(text, "\n{:<10} {:>16}", "latency", "ms");
+        }
+        for (name, time) in latencies {
+            let _ = writeln!(text, "{name:<10} {:>16}", millis(time));
+        }
+        text
+    }
+
+    pub(super) fn json(&self) -> String {
+        let counts = &self.counts;
+        let latencies: serde_json::Map<_, _> = self
+            .latencies()
+            .into_iter()
+            .map(|(name, time)| (name.to_owned(), json!(1000.0 * time.as_secs_f64())))
+            .collect();
+        let told = json!({
+            "address": self.address,
+            "wire": self.wire,
+            "connections": self.connections,
+            "in_flight": self.in_flight,
+            "size": self.size,
+            "connecting_seconds": self.connecting.as_secs_f64(),
+            "seconds": self.elapsed.as_secs_f64(),
+            "interrupted": self.interrupted,
+            "answered": counts.answered,
+            "failed": counts.failed(),
+            "errors": counts.errors,
+            "requests_per_second": self.per_second(counts.answered),
+            "sent_bytes": self.sent(),
+            "received_bytes": counts.received,
+            "sent_mb_per_second": self.per_second(self.sent()) / 1e6,
+            "received_mb_per_second": self.per_second(counts.received) / 1e6,
+            "latency_ms": latencies,
+        });
+        format!("{told:#}\n")
+    }
+}
+
+/// A count without its fraction, its digits in groups of three.
+pub(super) fn grouped(count: f64) -> String {
+    let digits = format!("{count:.0}");
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_stand_in_groups_of_three() {
+        for (count, text) in [
+            (0.0, "0"),
+            (999.4, "999"),
+            (1000.0, "1,000"),
+            (123_456.0, "123,456"),
+            (1_234_567.8, "1,234,568"),
+        ] {
+            assert_eq!(grouped(count), text);
+        }
+    }
+
+    #[test]
+    fn a_run_without_answers_has_a_table_all_the_same() {
+        let measured = Measured {
+            address: "nowhere".to_owned(),
+            wire: "noise",
+            connections: 1,
+            in_flight: 1,
+            size: 0,
+            connecting: Duration::ZERO,
+            elapsed: Duration::ZERO,
+            interrupted: true,
+            counts: Counts::new(),
+        };
+        assert!(!measured.table().contains("latency"), "{}", measured.table());
+        assert!(measured.json().contains("\"latency_ms\": {}"), "{}", measured.json());
+        assert!(super::super::picture::draw(&measured).ends_with("</svg>\n"));
+    }
+}
