@@ -1,0 +1,123 @@
+//! `falco serve --exec`: commands as handlers.
+
+use std::fs;
+
+use rustix::process::{Signal, test_kill_process};
+
+use crate::tool::{Run, Scratch, Served, keyed, line_of, pid, run, run_with, until};
+
+#[test]
+fn a_command_gets_the_message_and_its_output_is_the_answer() {
+    // All that follows belongs to it, also what the tool itself would understand.
+    let server = Served::start(&[
+        "--exec",
+        "sh",
+        "-c",
+        "tr a-z A-Z; echo $0 $*",
+        "--listen",
+        "--wire",
+        "x",
+    ]);
+    assert_eq!(server.send("hello ").good(), "HELLO --listen --wire x\n");
+    server.stop();
+
+    let server = Served::start(&["--exec", "cat"]);
+    let large: Vec<u8> = (0..2_000_000_u32)
+        .map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[2])
+        .collect();
+    assert!(run_with(keyed(&["send", &server.address]), &large).out == large);
+    server.stop();
+}
+
+#[test]
+fn a_command_need_not_read_what_it_is_given() {
+    let server = Served::start(&["--exec", "echo", "done"]);
+    let large = vec![7; 1 << 20];
+    assert_eq!(run_with(keyed(&["send", &server.address]), &large).good(), "done\n");
+    server.stop();
+}
+
+#[test]
+fn a_command_that_fails_fails_its_request_and_nothing_else() {
+    let server = Served::start(&["--exec", "sh", "-c", "read word; echo half; test $word != bad"]);
+    assert!(server.send("bad\n").failed_with(1).contains("the handler failed"));
+    assert_eq!(server.send("good\n").good(), "half\n");
+    let ended = server.stop();
+    assert!(ended.err.contains("exit status: 1"), "{}", ended.err);
+
+    let server = Served::start(&["--exec", "/nonexistent/command"]);
+    server.send("x").failed_with(1);
+    assert!(server.stop().err.contains("/nonexistent/command"));
+}
+
+#[test]
+fn a_command_that_says_too_much_is_stopped() {
+    let server = Served::start(&["--max-message", "4K", "--exec", "sh", "-c", "trap '' PIPE; yes"]);
+    assert!(
+        run_with(keyed(&["send", &server.address]), &[7; 4096])
+            .failed_with(1)
+            .contains("too large")
+    );
+    server.stop();
+    // As much as a message may have is not too much.
+    let server = Served::start(&["--max-message", "4K", "--exec", "head", "-c", "4096", "/dev/zero"]);
+    assert_eq!(server.send("x").good().len(), 4096);
+    server.stop();
+}
+
+#[test]
+fn the_keys_are_not_in_a_commands_environment() {
+    let server = Served::start(&["--exec", "sh", "-c", "env | grep -c FALCO_ || true"]);
+    assert_eq!(server.send("x").good(), "0\n");
+    server.stop();
+}
+
+#[test]
+fn a_command_is_killed_with_all_it_has_started_when_its_request_is_cancelled() {
+    let scratch = Scratch::new();
+    let (file, part) = (scratch.path("pids"), scratch.path("part"));
+    let script = format!(
+        "sleep 600 & echo $$ $! >{part}; mv {part} {file}; wait",
+        part = part.display(),
+        file = file.display()
+    );
+    let server = Served::start(&["--exec", "sh", "-c", &script]);
+    let started = || -> Vec<u32> { line_of(&file).split(' ').map(|id| id.parse().unwrap()).collect() };
+    let is_gone = |id: u32| {
+        // Whoever has lost its parent may still stand there as a zombie, until someone has asked after it.
+        let state = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        test_kill_process(pid(id)).is_err() || state.contains(") Z ")
+    };
+
+    // The client gives up.
+    run(keyed(&["send", &server.address, "x", "--timeout", "1s"])).failed_with(5);
+    let ids = started();
+    assert_eq!(ids.len(), 2);
+    until("all are gone", || ids.iter().all(|id| is_gone(*id)));
+
+    // The server is told twice to end.
+    fs::remove_file(&file).unwrap();
+    let request = Run::start(keyed(&["send", &server.address, "x"]));
+    let ids = started();
+    server.signal(Signal::INT);
+    server.signal(Signal::TERM);
+    server.end().failed_with(1);
+    request.end().failed_with(1);
+    until("all are gone", || ids.iter().all(|id| is_gone(*id)));
+}
+
+#[test]
+fn no_more_commands_run_at_once_than_may() {
+    let scratch = Scratch::new();
+    let lock = scratch.name("lock");
+    // A second one at the same time would find the directory there.
+    let script = format!("mkdir {lock} && sleep 0.05 && rmdir {lock} && cat");
+    let server = Served::start(&["--max-commands", "1", "--exec", "sh", "-c", &script]);
+    let requests: Vec<_> = (0..5)
+        .map(|_| Run::start(keyed(&["send", &server.address, "x"])))
+        .collect();
+    for request in requests {
+        assert_eq!(request.end().good(), "x");
+    }
+    server.stop();
+}

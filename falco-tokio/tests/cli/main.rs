@@ -1,0 +1,16 @@
+//! The tool `falco` as a shell sees it: a child process with arguments, an environment, streams, signals and an exit code.
+#![cfg(unix)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod bench;
+mod exec;
+mod keys;
+mod ping;
+mod send;
+mod serve;
+mod tool;
