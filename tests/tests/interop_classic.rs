@@ -1,5 +1,6 @@
 //! The classic wire against the published implementations: the crate falcotcp 0.1.4 on both of its runtimes and the Python
-//! package falcotcp 0.1.1, as servers for our client and as clients of our server. Each is a child process; see `interop/`.
+//! package falcotcp 0.1.1, as servers for our client and as clients of our server, and both again with the tool `falco` on our side. Each is a child
+//! process; see `interop/`.
 //!
 //! The Rust peers are built from `tests/peers`, the Python one is installed into a virtual environment, both below the target
 //! directory and once. Where Python is missing its tests say so and pass, unless `FALCO_REQUIRE_PEERS=1`.
@@ -15,6 +16,7 @@ use interop::bodies::{body, report, transform};
 use interop::ours::{KEY, OurServer, WRONG_KEY, connect, test_with};
 use interop::peer::{Kind, Peer};
 use interop::tap::Tap;
+use interop::tool::{self, Tool};
 
 /// What every peer can take: the Python ones read a message with a single `recv`, so that it has to come in one piece.
 const SMALL: &[usize] = &[0, 1, 1 << 10, 60 << 10];
@@ -67,6 +69,80 @@ fn the_ping_of_their_tokio_client_keeps_it() {
 #[test]
 fn the_ping_of_their_python_client_keeps_it() {
     test_with(Kind::Python, || their_ping(Kind::Python));
+}
+
+#[test]
+fn their_thread_client_and_our_tool() {
+    test_tool_with(Kind::Thread, || their_client_and_our_tool(Kind::Thread, LARGE));
+}
+
+#[test]
+fn their_tokio_client_and_our_tool() {
+    test_tool_with(Kind::Tokio, || their_client_and_our_tool(Kind::Tokio, LARGE));
+}
+
+#[test]
+fn their_python_client_and_our_tool() {
+    test_tool_with(Kind::Python, || their_client_and_our_tool(Kind::Python, SMALL));
+}
+
+#[test]
+fn our_tool_and_their_thread_server() {
+    test_tool_with(Kind::Thread, || our_tool_and_their_server(Kind::Thread, LARGE));
+}
+
+#[test]
+fn our_tool_and_their_tokio_server() {
+    test_tool_with(Kind::Tokio, || our_tool_and_their_server(Kind::Tokio, LARGE));
+}
+
+#[test]
+fn our_tool_and_their_python_server() {
+    test_tool_with(Kind::Python, || our_tool_and_their_server(Kind::Python, SMALL));
+}
+
+/// The same as `test_with`, where building the tool takes none of the test's time.
+fn test_tool_with(kind: Kind, test: impl FnOnce() + Send + 'static) {
+    tool::build();
+    test_with(kind, test);
+}
+
+/// `falco serve` turns a wrong key away, and then echoes; or answers what a command writes.
+fn their_client_and_our_tool(kind: Kind, sizes: &[usize]) {
+    let server = Tool::serve(&[]);
+    let (status, lines) = Peer::call(kind, server.address, WRONG_KEY, &["1"]).finish();
+    assert_eq!(status.code(), Some(3), "{lines:?}");
+
+    let words: Vec<String> = sizes.iter().map(usize::to_string).collect();
+    let steps: Vec<&str> = words.iter().map(String::as_str).chain(["ping", "17"]).collect();
+    let (status, lines) = Peer::call(kind, server.address, KEY, &steps).finish();
+    assert!(status.success(), "{status}: {lines:?}");
+    let echo = |size: &usize| report("answer", &body(*size));
+    let mut expected: Vec<String> = sizes.iter().map(echo).collect();
+    expected.extend(["pinged".to_owned(), echo(&LAST)]);
+    assert_eq!(told(lines), expected);
+
+    let server = Tool::serve(&["--exec", "echo", "done"]);
+    let (status, lines) = Peer::call(kind, server.address, KEY, &["100"]).finish();
+    assert!(status.success(), "{status}: {lines:?}");
+    assert_eq!(told(lines), [report("answer", b"done\n")]);
+}
+
+/// `falco send` is turned away with a wrong key, and then answered.
+fn our_tool_and_their_server(kind: Kind, sizes: &[usize]) {
+    let (mut peer, address) = Peer::serve(kind, KEY, QUIET);
+    let refused = tool::send(address, WRONG_KEY, b"x");
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    for size in sizes {
+        let sent = tool::send(address, KEY, &body(*size));
+        assert!(
+            sent.status.success(),
+            "{size} bytes: {:?}",
+            String::from_utf8_lossy(&sent.stderr)
+        );
+        assert!(sent.stdout == transform(&body(*size)), "{size} bytes");
+        assert_eq!(peer.line("handled"), report("handled", &body(*size)));
+    }
 }
 
 /// Their server turns a wrong key away, and then serves the right one.

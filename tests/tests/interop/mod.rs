@@ -7,3 +7,4 @@ pub(crate) mod peer;
 mod python;
 mod setup;
 pub(crate) mod tap;
+pub(crate) mod tool;

@@ -1,5 +1,5 @@
-//! Gets the published peers: builds the Rust ones and installs the Python one, once, below the target directory. What runs them
-//! lives in `peer.rs`.
+//! Gets the published peers: builds the Rust ones and installs the Python one, once, below the target directory; and our own tool. What runs
+//! them lives in `peer.rs` and `tool.rs`.
 
 use core::time::Duration;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,23 @@ pub(crate) fn tokio_peer() -> &'static Path {
     BUILT.get_or_init(|| build("peer-tokio"))
 }
 
+/// Our own tool `falco`, as it is now: where the tests run alone, nothing else has built it.
+pub(crate) fn tool() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        // The target directory of the tests, where most of it stands already.
+        let target = Path::new(SCRATCH)
+            .parent()
+            .expect("the tests' own directory is in the target directory");
+        let mut cargo = cargo();
+        cargo.args(["build", "--quiet", "--locked", "--package", "falco-tokio"]);
+        cargo.args(["--features", "cli", "--bin", "falco", "--manifest-path"]);
+        cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+        cargo.arg("--target-dir").arg(target);
+        finish(cargo, target, "falco")
+    })
+}
+
 /// The script of the Python peer.
 pub(crate) fn python_script() -> PathBuf {
     Path::new(PEERS).join("peer.py")
@@ -45,20 +62,28 @@ pub(crate) fn python() -> Option<&'static Path> {
 fn build(package: &str) -> PathBuf {
     let target = Path::new(SCRATCH).join("peers");
     // The two runtimes are features of one crate that exclude each other: one package, one build.
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = cargo();
     cargo.args(["build", "--quiet", "--locked", "--package", package, "--manifest-path"]);
     cargo
         .arg(Path::new(PEERS).join("Cargo.toml"))
         .arg("--target-dir")
         .arg(&target);
-    // Flags of the build under test, such as instrumentation, are not the peer's; nor is a cross-compilation.
-    cargo
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env_remove("CARGO_BUILD_TARGET");
-    run(&mut cargo, BUILD_TIME).unwrap_or_else(|error| panic!("building {package}: {error}"));
+    // Flags of the build under test, such as instrumentation, are not the peer's.
+    cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    finish(cargo, &target, package)
+}
+
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Builds, and says where the binary is.
+fn finish(mut cargo: Command, target: &Path, binary: &str) -> PathBuf {
+    // What is built runs here, whatever the tests are compiled for.
+    cargo.env_remove("CARGO_BUILD_TARGET");
+    run(&mut cargo, BUILD_TIME).unwrap_or_else(|error| panic!("building {binary}: {error}"));
     target
         .join("debug")
-        .join(package)
+        .join(binary)
         .with_extension(std::env::consts::EXE_EXTENSION)
 }
