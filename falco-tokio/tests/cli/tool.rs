@@ -1,12 +1,13 @@
 //! Runs the tool, for no longer than a bound, and looks at what it did.
 
+use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
