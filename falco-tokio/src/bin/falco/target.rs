@@ -30,7 +30,7 @@ impl ClientWire {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Target {
-    /// The server: HOST[:PORT], where the port is 4287 if none is given, or unix:PATH
+    /// The server: HOST, HOST:PORT or unix:PATH; the port is 4287 if none is given
     pub(crate) address: Address,
     /// The file with the key; - is standard input
     #[arg(long, short, value_name = "FILE")]
