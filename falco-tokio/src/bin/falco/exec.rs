@@ -19,6 +19,8 @@ pub(crate) struct Exec {
     /// The largest answer.
     max_answer: u32,
     places: Semaphore,
+    /// How many places there are.
+    most: u16,
 }
 
 impl Exec {
@@ -30,6 +32,7 @@ impl Exec {
             arguments: arguments.to_vec(),
             max_answer,
             places: Semaphore::new(usize::from(max_commands)),
+            most: max_commands,
         })
     }
 
@@ -49,6 +52,12 @@ impl Exec {
         } else {
             Err(format!("{}: {status}", self.program.display()).into())
         }
+    }
+
+    /// Waits until no command runs: those whose requests were cut off are killed only when their tasks are dropped, which the end of the process would forestall.
+    pub(crate) async fn idle(&self) {
+        // A place is given back when its command is over or killed. The semaphore is never closed.
+        let _ = self.places.acquire_many(self.most.into()).await;
     }
 
     fn start(&self) -> Result<Running, HandlerError> {

@@ -72,6 +72,9 @@ Examples:
   falco serve --listen unix:/run/falco.sock --exec jq -c .total
   falco serve --wire both --key-file falco.key --classic-key-file old.key";
 
+/// How long commands whose requests were cut off may take to be killed.
+const KILLING: Duration = Duration::from_secs(1);
+
 /// The wires that a server speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ServerWire {
@@ -97,15 +100,13 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .local_addr()
         .map_or_else(|_| args.listen.to_string(), |address| address.to_string());
     let began = Instant::now();
-    let mut serving = match Exec::new(&args.exec, args.max_message, args.max_commands) {
+    let exec = Exec::new(&args.exec, args.max_message, args.max_commands).map(Arc::new);
+    let mut serving = match exec.clone() {
         None => tokio::spawn(server.serve(|request: Request| async move { Ok(request.into_body()) })),
-        Some(exec) => {
-            let exec = Arc::new(exec);
-            tokio::spawn(server.serve(move |request: Request| {
-                let exec = Arc::clone(&exec);
-                async move { exec.answer(request.into_body()).await }
-            }))
-        }
+        Some(exec) => tokio::spawn(server.serve(move |request: Request| {
+            let exec = Arc::clone(&exec);
+            async move { exec.answer(request.into_body()).await }
+        })),
     };
     // Who does not read this line can be served all the same.
     match output::line(&format_args!("listening on {address}")) {
@@ -122,6 +123,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             }
         }
     };
+    if let Some(exec) = exec {
+        let _ = tokio::time::timeout(KILLING, exec.idle()).await;
+    }
     let report = report.map_err(|error| Failure::new(Code::Failed, error))?;
     let report = report.map_err(|error| Failure::new(Code::Failed, error))?;
     sum_up(&report, began.elapsed());
