@@ -48,14 +48,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod budget;
 mod client;
 mod server;
 
 use alloc::vec::Vec;
 use core::ops::Range;
 
+#[cfg(feature = "std")]
+pub use budget::SharedBudget;
+pub use budget::{Budget, Unbounded};
 pub use client::{ClientMux, ClientStep, Left, Rejected};
-pub use server::{Budget, ServerMux, ServerStep, Unbounded};
+pub use server::{ServerMux, ServerStep};
 
 /// Where the decrypted body of a message is.
 #[derive(Debug)]

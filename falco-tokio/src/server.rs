@@ -1,7 +1,6 @@
 //! The server: what it is made of and how it is run. How connections are let in is in `registry` and `accept`, what happens on one in `connection`.
 
 mod accept;
-mod budget;
 mod builder;
 mod connection;
 mod control;
@@ -17,11 +16,11 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use falco_core::keys::{ServerKeys, SetupError};
+use falco_core::mux::SharedBudget;
 use falco_core::{ConnectionError, Key, KeyId, Settings};
 use tower::Service as TowerService;
 
 use self::accept::Listener;
-use self::budget::Budget;
 use self::handler::ServiceHandler;
 use self::registry::Registry;
 use self::stats::Counters;
@@ -80,7 +79,7 @@ pub(crate) struct Service {
     settings: Settings,
     clock: Clock,
     entropy: Entropy,
-    budget: Budget,
+    budget: SharedBudget,
     registry: Registry,
     counters: Counters,
     on_cancel: OnCancel,

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Deref;
 
-use super::Body;
+use super::{Body, Budget};
 use crate::connection::ServerConnection;
 use crate::error::{ConnectionError, Error, Misuse, RequestError};
 use crate::event::{Received, ServerEvent};
@@ -15,29 +15,6 @@ use crate::reassembly::{Partial, Reassembly};
 use crate::send_queue::SendQueue;
 use crate::time::Instant;
 use crate::wire::ServerWire;
-
-/// The bound on the bytes that requests hold over all connections.
-pub trait Budget {
-    /// Takes so many bytes; says whether there were as many.
-    #[must_use]
-    fn take(&self, bytes: usize) -> bool;
-
-    /// Gives bytes back that were taken.
-    fn give_back(&self, bytes: usize);
-}
-
-/// No bound but those of each connection.
-#[derive(Clone, Copy, Debug, Default)]
-#[allow(clippy::exhaustive_structs, reason = "there is nothing to it")]
-pub struct Unbounded;
-
-impl Budget for Unbounded {
-    fn take(&self, _bytes: usize) -> bool {
-        true
-    }
-
-    fn give_back(&self, _bytes: usize) {}
-}
 
 /// A server's machine with the requests that have had no end. `B` is the body of an answer, `G` the bound that all connections share.
 pub struct ServerMux<H: Deref<Target: ServerWire>, B, G: Budget> {

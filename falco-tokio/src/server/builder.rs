@@ -7,13 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use falco_core::keys::Secrets;
+use falco_core::mux::SharedBudget;
 use falco_core::{EntropyError, Key, Settings, SettingsError};
 #[cfg(unix)]
 use tokio::net::UnixListener;
 use tokio::net::{TcpListener, ToSocketAddrs};
 
 use super::accept::Listener;
-use super::budget::Budget;
 use super::registry::Registry;
 use super::stats::Counters;
 use super::{OnCancel, Server, Service};
@@ -245,7 +245,7 @@ impl ServerBuilder {
             settings: self.settings,
             clock: Clock::new(),
             entropy,
-            budget: Budget::new(self.max_held),
+            budget: SharedBudget::new(self.max_held),
             registry: Registry::new(self.max_connections, self.max_half_open),
             counters: Counters::default(),
             on_cancel: self.on_cancel,

@@ -9,12 +9,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Body, ServerMux, ServerStep};
+use falco_core::mux::{Body, ServerMux, ServerStep, SharedBudget};
 use falco_core::{CloseReason, ConnectionError, Misuse, Refusal, RequestError, RequestId, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::{Span, debug, warn};
 
-use super::budget::Budget;
 use super::control::{Control, Outcome};
 use super::handler::{Handler, Request, refusal_of};
 use super::running::{self, Running};
@@ -31,7 +30,7 @@ const FRAME: usize = 512;
 
 pub(super) struct Connection<S, H> {
     line: Line<S>,
-    mux: ServerMux<Arc<ServerKeys>, Bytes, Budget>,
+    mux: ServerMux<Arc<ServerKeys>, Bytes, SharedBudget>,
     control: Arc<Control>,
     running: Running,
     timer: Timer,
