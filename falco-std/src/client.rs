@@ -13,11 +13,11 @@ use core::time::Duration;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use falco_core::Settings;
+use falco_core::keys::ClientKeys;
 
 use self::builder::Dial;
 use self::connection::{Connection, Outcome, over};
 use crate::error::Error;
-use crate::wire_key::ClientKeys;
 
 pub use self::builder::ClientBuilder;
 

@@ -5,18 +5,8 @@ use core::fmt;
 use core::time::Duration;
 use std::io;
 
-use falco_core::noise::{ContextTooLong, KeyId, RingError};
-use falco_core::{ConnectionError, EntropyError, Misuse, RequestError};
-
-/// Whether a request that failed has reached a handler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Fate {
-    /// No handler has seen the request, and none will: sending it again cannot do its work twice.
-    NotProcessed,
-    /// A handler may have seen the request, may be at it, or may never see it. Nobody on this side can tell.
-    MaybeProcessed,
-}
+use falco_core::keys::SetupError;
+use falco_core::{ConnectionError, EntropyError, Fate, Misuse, RequestError};
 
 /// What went wrong. No error holds a byte of a key or of a message.
 #[derive(Debug)]
@@ -130,49 +120,3 @@ impl error::Error for Error {
         }
     }
 }
-
-/// Keys or a context that do not go together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SetupError {
-    /// There is no key.
-    NoKey,
-    /// The ring has this key already.
-    DuplicateKey(KeyId),
-    /// The same secret on the noise wire and on the classic wire. The classic wire would give away what the noise wire protects.
-    KeyOnBothWires(KeyId),
-    /// The ring has as many keys as it has places for.
-    TooManyKeys,
-    /// The server does not speak the noise wire, which is the only one with a ring.
-    NoRing,
-    /// The context is too long.
-    Context(ContextTooLong),
-    /// The operating system gave no random numbers.
-    Entropy,
-}
-
-impl SetupError {
-    pub(crate) const fn of_ring(error: RingError) -> Self {
-        match error {
-            RingError::Duplicate(id) => Self::DuplicateKey(id),
-            RingError::Entropy => Self::Entropy,
-            RingError::Full | _ => Self::TooManyKeys,
-        }
-    }
-}
-
-impl fmt::Display for SetupError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoKey => f.write_str("there is no key"),
-            Self::DuplicateKey(id) => write!(f, "the key {id} is there already"),
-            Self::KeyOnBothWires(id) => write!(f, "the key {id} is to serve on both wires: each needs one of its own"),
-            Self::TooManyKeys => f.write_str("there is no place for another key"),
-            Self::NoRing => f.write_str("the server speaks the classic wire alone, which has one key"),
-            Self::Context(error) => error.fmt(f),
-            Self::Entropy => f.write_str("the random number generator failed"),
-        }
-    }
-}
-
-impl error::Error for SetupError {}

@@ -50,11 +50,14 @@ mod socket;
 mod stream;
 mod wire_key;
 
+use falco_core::RustCrypto;
+use falco_core::noise::NoiseSecret;
+
 pub use client::{Client, ClientBuilder};
-pub use error::{Error, Fate, SetupError};
-pub use falco_core::noise::KeyId;
+pub use error::Error;
+pub use falco_core::keys::SetupError;
 pub use falco_core::{
-    ConnectionError, EntropyError, Key, KeyError, Misuse, Refusal, RequestError, Settings, SettingsError,
+    ConnectionError, EntropyError, Fate, Key, KeyError, KeyId, Misuse, Refusal, RequestError, Settings, SettingsError,
 };
 pub use server::{Handle, HandlerError, Report, Request, Server, ServerBuilder};
 pub use stream::{Blocking, BoxedStream, Stream};
@@ -85,5 +88,5 @@ pub fn generate_key() -> Result<Key, KeyError> {
 /// ```
 #[must_use]
 pub fn key_id(key: &Key) -> KeyId {
-    wire_key::id_of(key)
+    NoiseSecret::id_of(key, &RustCrypto)
 }

@@ -14,17 +14,15 @@ use core::time::Duration;
 use std::io;
 use std::sync::{Arc, Weak};
 
-use falco_core::noise::KeyId;
-use falco_core::{CloseReason, ConnectionError, Key, Settings};
+use falco_core::keys::{ServerKeys, SetupError};
+use falco_core::{CloseReason, ConnectionError, Key, KeyId, Settings};
 
 use self::accept::Listener;
 use self::pool::{Budget, Pool};
 use self::reaper::Reaper;
 use self::seats::Seats;
 use crate::clock::Clock;
-use crate::error::SetupError;
 use crate::stream::Stream;
-use crate::wire_key::ServerKeys;
 
 pub use self::builder::ServerBuilder;
 pub use self::handler::{HandlerError, Request};
@@ -60,8 +58,6 @@ pub struct Server {
 #[derive(Debug)]
 struct Service {
     keys: Arc<ServerKeys>,
-    /// The id that the classic key would have on the noise wire: the ring never gets that one.
-    classic: Option<KeyId>,
     settings: Settings,
     clock: Clock,
     seats: Arc<Seats>,
@@ -170,7 +166,7 @@ impl Handle {
     /// [`SetupError`]; then nothing has changed.
     pub fn add_key(&self, key: Key) -> Result<KeyId, SetupError> {
         let noise = self.service.keys.as_noise().ok_or(SetupError::NoRing)?;
-        noise.ring().add(key, self.service.classic)
+        noise.ring().add(key)
     }
 
     /// Takes a key out of service on the noise wire, and says whether it was in it. Hellos under it are refused from now on. Its connections take no more requests, and end
@@ -187,11 +183,8 @@ impl Handle {
             .is_some_and(|noise| noise.ring().retire(id));
         if retired {
             for conn in self.service.seats.conns() {
-                let of_key = {
-                    let desk = conn.lock();
-                    desk.source.key == Some(id) && desk.source.established
-                };
-                if of_key {
+                let key = conn.lock().source.machine.key_id();
+                if key == Some(id) {
                     connection::close(&conn, CloseReason::KeyRetired);
                 }
             }

@@ -11,14 +11,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use falco_core::{Key, Settings};
+use falco_core::keys::{ClientKeys, Secrets};
+use falco_core::{Fate, Key, Settings};
 
 use super::Client;
 use super::connection::Connection;
-use crate::error::{Error, Fate};
+use crate::error::Error;
 use crate::socket::{Shared, Socket};
 use crate::stream::{BoxedStream, Stream};
-use crate::wire_key::{ClientKeys, KeySource, Secrets};
+use crate::wire_key::KeySource;
 
 /// How long connecting may take by default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -3,15 +3,15 @@
 use core::time::Duration;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use falco_core::{ConnectionError, Settings};
+use falco_core::keys::ClientKeys;
+use falco_core::{ConnectionError, Fate, Settings};
 
 use super::link::{Link, Request};
 use super::serial::Serial;
 use crate::clock::Clock;
-use crate::error::{Error, Fate};
+use crate::error::Error;
 use crate::line::handles;
 use crate::stream::BoxedStream;
-use crate::wire_key::ClientKeys;
 
 pub(super) enum Connection {
     /// Requests go at once, each is answered as it comes.

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use falco_core::{CloseReason, Settings};
+use falco_core::{CloseReason, Fate, Settings};
 
 use super::connection::Outcome;
 use super::reader;
 use super::serial::Machine;
 use super::state::{End, State};
 use crate::clock::Clock;
-use crate::error::{Error, Fate};
+use crate::error::Error;
 use crate::line::Line;
 use crate::pipe::{LINGER, Pipe};
 use crate::stream::BoxedStream;
@@ -74,9 +74,10 @@ impl Link {
             end = slot.wait(Some(Duration::ZERO));
             if end.is_none() {
                 self.line.pump();
-                let doing = match fate {
-                    Fate::NotProcessed => "sending the request",
-                    Fate::MaybeProcessed => "waiting for the answer",
+                let doing = if fate == Fate::NotProcessed {
+                    "sending the request"
+                } else {
+                    "waiting for the answer"
                 };
                 return Outcome::Failed(Error::TimedOut {
                     doing,

@@ -5,17 +5,17 @@ use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 
+use falco_core::keys::ClientKeys;
 use falco_core::{
-    ClientConnection, ClientEvent, CloseReason, Instant, OutgoingRequest, Partial, PingId, Reassembly, Received,
+    ClientConnection, ClientEvent, CloseReason, Fate, Instant, OutgoingRequest, Partial, PingId, Reassembly, Received,
     Refusal, RequestError, RequestId, Settings, Status, TRANSMIT_SIZE,
 };
 use getrandom::SysRng;
 
 use crate::clock::Clock;
-use crate::error::{Error, Fate};
+use crate::error::Error;
 use crate::pipe::{Filled, Pipe, is_timeout};
 use crate::stream::BoxedStream;
-use crate::wire_key::ClientKeys;
 
 pub(super) type Machine = ClientConnection<Arc<ClientKeys>>;
 

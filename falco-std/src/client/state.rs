@@ -6,12 +6,12 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::{
-    ClientEvent, CloseReason, ConnectionError, Instant, Misuse, OutgoingRequest, Partial, PingId, Reassembly,
+    ClientEvent, CloseReason, ConnectionError, Fate, Instant, Misuse, OutgoingRequest, Partial, PingId, Reassembly,
     RequestError, RequestId, Status,
 };
 
 use super::serial::Machine;
-use crate::error::{Error, Fate};
+use crate::error::Error;
 use crate::line::Source;
 
 /// What came of a request or a ping.

@@ -7,15 +7,16 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 
-use falco_core::{Key, Settings};
+use falco_core::keys::Secrets;
+use falco_core::{Fate, Key, Settings};
+use getrandom::SysRng;
 
 use super::accept::Listener;
 use super::pool::{Budget, Pool};
 use super::seats::Seats;
 use super::{Server, Service};
 use crate::clock::Clock;
-use crate::error::{Error, Fate};
-use crate::wire_key::Secrets;
+use crate::error::Error;
 
 /// How many handlers run at once by default: they wait more often than they compute.
 const WORKERS: usize = 64;
@@ -157,10 +158,9 @@ impl ServerBuilder {
     }
 
     fn build(self, listener: Option<Listener>) -> Result<Server, Error> {
-        let (keys, classic) = self.secrets.into_server()?;
+        let keys = self.secrets.into_server(&mut SysRng)?;
         let service = Service {
             keys: Arc::new(keys),
-            classic,
             settings: self.settings,
             clock: Clock::new(),
             seats: Arc::new(Seats::new(self.max_connections.max(1))),

@@ -18,7 +18,6 @@ use super::state::State;
 use crate::line::{Line, handles};
 use crate::pipe::{Filled, LINGER, Pipe};
 use crate::stream::BoxedStream;
-use crate::wire_key::ServerRing;
 
 /// How often a thread that cannot be woken looks whether it is to stop.
 const STOP_POLL: Duration = Duration::from_millis(250);
@@ -133,9 +132,6 @@ where
                     }
                 }
                 Ok(Received::Skip { consumed }) => {
-                    if let Some(key) = ServerRing::take_selected() {
-                        desk.source.key = Some(key);
-                    }
                     drop(desk);
                     self.pipe.consume(consumed);
                 }
@@ -166,11 +162,9 @@ where
         self.seat.establish();
         let mut desk = self.conn.lock();
         desk.source.established = true;
-        let ring = self.service.keys.as_noise().map(falco_core::noise::NoiseServer::ring);
-        let retired = match (ring, desk.source.key) {
-            (Some(ring), Some(key)) => !ring.has(key),
-            (None, _) | (_, None) => false,
-        };
+        // The machine tells its key from here on: who retires a key takes it out of the ring, then asks the machines.
+        let noise = self.service.keys.as_noise().zip(desk.source.machine.key_id());
+        let retired = noise.is_some_and(|(noise, key)| !noise.ring().contains(key));
         if retired {
             desk.source.close(self.conn.now(), CloseReason::KeyRetired);
         } else if self.seat.is_stopping() {
@@ -260,7 +254,8 @@ where
         use ConnectionError::{Closed, Expired, HandlerFailed, Protocol};
         let mut desk = self.conn.lock();
         desk.source.cancel_all();
-        let (established, cut, noise) = (desk.source.established, desk.source.cut, desk.source.key.is_some());
+        let (established, cut) = (desk.source.established, desk.source.cut);
+        let noise = desk.source.machine.key_id().is_some();
         drop(desk);
         // The machine's last word, if it has one; where it cannot be said, the stream is broken and ends all the same.
         self.conn.pump();

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Weak};
 
-use falco_core::noise::KeyId;
+use falco_core::keys::ServerKeys;
 use falco_core::{
     CloseReason, Error, Instant, Misuse, OutgoingAnswer, Partial, Reassembly, Refusal, RequestId, ServerConnection,
     Status,
@@ -14,7 +14,6 @@ use falco_core::{
 use super::pool::{Budget, Held, Turns};
 use super::reaper::Reaper;
 use crate::line::{Line, Source};
-use crate::wire_key::ServerKeys;
 
 /// A request that has come whole and has had no end.
 struct Taken {
@@ -48,8 +47,6 @@ pub(super) struct State {
     max_queued: usize,
     /// Ends that the machine has not taken yet.
     refusals: VecDeque<(RequestId, Refusal)>,
-    /// The key of the client, on the noise wire; known from its hello on.
-    pub(super) key: Option<KeyId>,
     pub(super) established: bool,
     /// It was cut off: nobody waits for anything.
     pub(super) cut: bool,
@@ -74,7 +71,6 @@ impl State {
             queued: 0,
             max_queued,
             refusals: VecDeque::new(),
-            key: None,
             established: false,
             cut: false,
             leaving: false,
