@@ -171,6 +171,14 @@ impl<P: Partials> Reassembly<P> {
     }
 }
 
+#[cfg(feature = "alloc")]
+impl<B> Reassembly<alloc::vec::Vec<Partial<B>>> {
+    /// How many messages have begun and were neither taken nor forgotten.
+    pub(crate) fn len(&self) -> usize {
+        self.partials.iter().filter(|place| place.id.is_some()).count()
+    }
+}
+
 impl<P: Partials<Body: Default>> Reassembly<P> {
     /// Takes the message out with its storage, if all of it has come, and how long it is.
     pub fn take(&mut self, id: RequestId) -> Option<(P::Body, usize)> {

@@ -10,6 +10,11 @@ use crate::outgoing::Outgoing;
 use crate::time::Instant;
 use crate::wire::{Role, Wire};
 
+/// Small messages are worth being sealed together up to so many bytes.
+const TOGETHER: usize = 16 << 10;
+/// No less than what a message takes besides its body, on any wire.
+const AROUND: usize = 40;
+
 /// Messages with their bodies, in the order of their turns.
 ///
 /// [`seal`](Self::seal) gives each message one frame, beginning with the one that has waited longest, until the output is full. Those that had a frame and are not done go behind those
@@ -58,11 +63,18 @@ impl<M: Outgoing, B: AsRef<[u8]>> SendQueue<M, B> {
     /// Bytes of the longest body that waits; what [`Connection::seal_size`] wants to know.
     #[must_use]
     pub fn longest(&self) -> usize {
-        self.waiting
-            .iter()
-            .map(|entry| entry.body.as_ref().len())
-            .max()
-            .unwrap_or(0)
+        self.lengths().max().unwrap_or(0)
+    }
+
+    /// What [`Connection::seal_size`] is to know so that the longest message can go, and small ones together.
+    #[must_use]
+    pub fn worthwhile(&self) -> usize {
+        let all: usize = self.lengths().map(|length| length.saturating_add(AROUND)).sum();
+        self.longest().max(all.min(TOGETHER))
+    }
+
+    fn lengths(&self) -> impl Iterator<Item = usize> {
+        self.waiting.iter().map(|entry| entry.body.as_ref().len())
     }
 
     /// The messages that wait, in the order of their turns.

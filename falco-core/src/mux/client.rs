@@ -164,6 +164,12 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
         self.queue.iter().any(|(request, _)| request.id().is_none())
     }
 
+    /// Whether something of a request has not been sealed.
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// Queues a request. `ticket` is the caller's name for it; they ascend.
     ///
     /// # Errors
@@ -316,10 +322,10 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
         }
     }
 
-    /// Bytes of output with which one call of [`seal`](Self::seal) can do something for whatever waits.
+    /// Bytes of output with which one call of [`seal`](Self::seal) does something for whatever waits, and much where small requests do.
     #[must_use]
     pub fn seal_size(&self) -> usize {
-        self.machine.seal_size(self.queue.longest())
+        self.machine.seal_size(self.queue.worthwhile())
     }
 
     /// Takes out the requests of which nothing was sent, in the order in which they were handed over: they may go to another connection.
@@ -443,12 +449,15 @@ fn position(begun: &VecDeque<(RequestId, u64)>, id: RequestId) -> Option<(usize,
     begun.get(at).map(|(_, ticket)| (at, *ticket))
 }
 
-impl<H: Deref<Target: ClientWire>, B, W> fmt::Debug for ClientMux<H, B, W> {
+impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> fmt::Debug for ClientMux<H, B, W> {
+    /// How many there are of everything, and nothing of what they say.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientMux")
             .field("machine", &self.machine)
             .field("waiting", &self.waiting.len())
-            .field("queue", &self.queue)
+            .field("begun", &self.begun.len())
+            .field("parts", &self.parts.len())
+            .field("queued", &self.queue.len())
             .finish_non_exhaustive()
     }
 }

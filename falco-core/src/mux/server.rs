@@ -259,10 +259,21 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
         }
     }
 
-    /// Bytes of output with which one call of [`seal`](Self::seal) can do something for whatever waits.
+    /// Bytes of output with which one call of [`seal`](Self::seal) does something for whatever waits, and much where small answers do.
     #[must_use]
     pub fn seal_size(&self) -> usize {
-        self.machine.seal_size(self.answers.longest())
+        self.machine.seal_size(self.answers.worthwhile())
+    }
+
+    /// The connection is over, whatever ended it: nothing of a request or an answer is kept, and the shared bound has all back. For an owner that keeps the mux while
+    /// handlers run whose answers go nowhere.
+    pub fn finish(&mut self) {
+        self.give_back();
+        self.held = VecDeque::new();
+        self.answers = SendQueue::new();
+        self.refusals = VecDeque::new();
+        self.parts = Reassembly::default();
+        self.queued = 0;
     }
 
     /// The stream has no more bytes. `Ok`: what has begun still gets its end.
@@ -341,16 +352,26 @@ fn release<G: Budget>(held: &mut VecDeque<(RequestId, usize)>, budget: &G, id: R
 impl<H: Deref<Target: ServerWire>, B, G: Budget> Drop for ServerMux<H, B, G> {
     /// Whatever is still held is given back.
     fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+impl<H: Deref<Target: ServerWire>, B, G: Budget> ServerMux<H, B, G> {
+    fn give_back(&self) {
         let held = self.held.iter().map(|(_, bytes)| bytes).sum();
         self.budget.give_back(held);
     }
 }
 
-impl<H: Deref<Target: ServerWire>, B, G: Budget> fmt::Debug for ServerMux<H, B, G> {
+impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> fmt::Debug for ServerMux<H, B, G> {
+    /// How many there are of everything, and nothing of what they say.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerMux")
             .field("machine", &self.machine)
-            .field("unanswered", &self.held.len())
+            .field("held", &self.held.len())
+            .field("parts", &self.parts.len())
+            .field("answers", &self.answers.len())
+            .field("refusals", &self.refusals.len())
             .field("queued", &self.queued)
             .finish_non_exhaustive()
     }
