@@ -65,20 +65,6 @@ impl Error {
     pub(crate) const fn io(doing: &'static str, source: io::Error, fate: Fate) -> Self {
         Self::Io { doing, source, fate }
     }
-
-    /// The core's error, with what it means for the request at hand.
-    pub(crate) fn from_core(error: falco_core::Error, fate: Fate) -> Self {
-        match error {
-            falco_core::Error::Request(error) => Self::Request(error),
-            falco_core::Error::Connection(end) => Self::Connection { end, fate },
-            falco_core::Error::Misuse(misuse) => Self::Misuse(misuse),
-            // A kind of error that this crate does not know ends what it befell.
-            _ => Self::Connection {
-                end: ConnectionError::Closed,
-                fate,
-            },
-        }
-    }
 }
 
 impl From<EntropyError> for Error {

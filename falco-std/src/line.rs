@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time;
 
-use falco_core::Instant;
+use falco_core::{Instant, Misuse};
 
 use crate::clock::Clock;
 use crate::pipe::is_timeout;
@@ -33,6 +33,24 @@ pub(crate) trait Source: Send + 'static {
 
     /// All that could be written now has been. `true`: it was the last, and the sending half is to be shut down.
     fn rested(&mut self) -> bool;
+}
+
+/// Has `seal` write into `out`, which grows to `size` bytes, or to as many as `seal` asks for.
+pub(crate) fn seal_into(
+    out: &mut Vec<u8>,
+    mut size: usize,
+    mut seal: impl FnMut(&mut [u8]) -> Result<usize, Misuse>,
+) -> usize {
+    loop {
+        if out.len() < size {
+            out.resize(size, 0);
+        }
+        match seal(out) {
+            Ok(sealed) => return sealed,
+            Err(Misuse::OutputTooSmall { needed, .. }) if needed > out.len() => size = needed,
+            Err(_) => return 0,
+        }
+    }
 }
 
 /// The state, and whether a thread is writing.

@@ -126,12 +126,8 @@ impl<S: Stream> Pipe<S> {
         }
     }
 
-    /// At least `size` bytes to seal into; say with [`send`](Self::send) how many of them are to go.
-    pub(crate) fn out(&mut self, size: usize) -> &mut [u8] {
-        if self.outbox.len() < size {
-            self.outbox.reserve_exact(size - self.outbox.len());
-            self.outbox.resize(size, 0);
-        }
+    /// Bytes to seal into; say with [`send`](Self::send) how many of them are to go.
+    pub(crate) const fn out(&mut self) -> &mut Vec<u8> {
         &mut self.outbox
     }
 

@@ -8,6 +8,7 @@ use falco_core::{ConnectionError, Fate, Settings};
 
 use super::link::{Link, Request};
 use super::serial::Serial;
+use super::state::End;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::line::handles;
@@ -32,6 +33,17 @@ pub(super) enum Outcome<T> {
     NotBegun(Option<Error>),
 }
 
+impl<T> Outcome<T> {
+    /// What `end` comes to; `done` makes something of an answer.
+    pub(super) fn of(end: End, done: impl FnOnce(Vec<u8>) -> T) -> Self {
+        match end {
+            End::Answer(body) => Self::Done(done(body)),
+            End::Failed(error) => Self::Failed(error),
+            End::NotBegun => Self::NotBegun(None),
+        }
+    }
+}
+
 impl Connection {
     /// Shakes hands over a stream that is connected.
     pub(super) fn open(stream: BoxedStream, key: Arc<ClientKeys>, settings: &Settings) -> Result<Self, Error> {
@@ -47,9 +59,9 @@ impl Connection {
         let ([reader, writer, ender], splits) = handles(stream).map_err(io)?;
         let serial = Serial::open(reader, key, settings, clock)?;
         if splits {
-            let (machine, pipe) = serial.into_parts();
+            let (state, pipe) = serial.into_parts();
             return Ok(Self::Shared(
-                Link::start(machine, pipe, [writer, ender], clock, settings).map_err(io)?,
+                Link::start(state, pipe, [writer, ender], clock, settings).map_err(io)?,
             ));
         }
         Ok(Self::Serial {
@@ -72,10 +84,7 @@ impl Connection {
         }
     }
 
-    fn on_serial<T>(
-        place: &Mutex<Option<Box<Serial>>>,
-        call: impl FnOnce(&mut Serial) -> Result<T, Error>,
-    ) -> Outcome<T> {
+    fn on_serial<T>(place: &Mutex<Option<Box<Serial>>>, call: impl FnOnce(&mut Serial) -> Outcome<T>) -> Outcome<T> {
         let mut place = lock(place);
         // In a panic the connection is gone from its place: it is not known how far it has come.
         let Some(mut serial) = place.take() else {
@@ -85,21 +94,14 @@ impl Connection {
             serial.abort();
             return Outcome::NotBegun(Some(ended));
         }
-        match call(&mut serial) {
-            Ok(done) => {
-                *place = Some(serial);
-                Outcome::Done(done)
-            }
-            // After any other failure it is not known how far each side has come.
-            Err(error @ Error::Request(_)) => {
-                *place = Some(serial);
-                Outcome::Failed(error)
-            }
-            Err(error) => {
-                serial.abort();
-                Outcome::Failed(error)
-            }
+        let outcome = call(&mut serial);
+        // After any other failure it is not known how far each side has come.
+        if matches!(outcome, Outcome::Done(_) | Outcome::Failed(Error::Request(_))) {
+            *place = Some(serial);
+        } else {
+            serial.abort();
         }
+        outcome
     }
 
     /// Whether a request may still go on it, as far as can be told without looking.

@@ -11,8 +11,7 @@ use falco_core::{CloseReason, Fate, Settings};
 
 use super::connection::Outcome;
 use super::reader;
-use super::serial::Machine;
-use super::state::{End, State};
+use super::state::State;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::line::Line;
@@ -33,13 +32,13 @@ pub(super) enum Request<'b> {
 impl Link {
     /// Goes on after a handshake, with a thread that reads.
     pub(super) fn start(
-        machine: Machine,
+        state: State,
         pipe: Pipe<BoxedStream>,
         handles: [BoxedStream; 2],
         clock: Clock,
         settings: &Settings,
     ) -> io::Result<Self> {
-        let line = Line::new(State::new(machine), clock, handles, true, settings.lifetime())?;
+        let line = Line::new(state, clock, handles, true, settings.lifetime())?;
         // What the handshake left owed: the proof that the welcome could be read.
         line.pump();
         let own = Arc::clone(&line);
@@ -67,29 +66,20 @@ impl Link {
         };
         self.line.pump();
         let left = limit.map(|limit| limit.saturating_sub(start.elapsed()));
-        let mut end = slot.wait(left);
-        if end.is_none() {
-            let fate = self.line.lock().source.leave(&slot);
-            // It may have ended in this very moment.
-            end = slot.wait(Some(Duration::ZERO));
-            if end.is_none() {
+        let end = slot.wait(left).ok_or_else(|| self.line.lock().source.leave(&slot));
+        // It may have ended in this very moment.
+        match end.or_else(|fate| slot.take().ok_or(fate)) {
+            Ok(end) => Outcome::of(end, |body| done(body, start.elapsed())),
+            Err(fate) => {
                 self.line.pump();
                 let doing = if fate == Fate::NotProcessed {
                     "sending the request"
                 } else {
                     "waiting for the answer"
                 };
-                return Outcome::Failed(Error::TimedOut {
-                    doing,
-                    limit: limit.unwrap_or_default(),
-                    fate,
-                });
+                let limit = limit.unwrap_or_default();
+                Outcome::Failed(Error::TimedOut { doing, limit, fate })
             }
-        }
-        match end {
-            Some(End::Answer(body)) => Outcome::Done(done(body, start.elapsed())),
-            Some(End::Failed(error)) => Outcome::Failed(error),
-            Some(End::NotBegun) | None => Outcome::NotBegun(None),
         }
     }
 
@@ -100,7 +90,7 @@ impl Link {
     /// Ends in good order, and waits for the server to do so too.
     pub(super) fn close(&self) {
         let now = self.line.now();
-        self.line.lock().source.machine.close(now, CloseReason::Done);
+        self.line.lock().source.mux.close(now, CloseReason::Done);
         self.line.pump();
         let until = Instant::now() + LINGER;
         let mut desk = self.line.lock();

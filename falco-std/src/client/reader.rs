@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use falco_core::{ConnectionError, Received};
+use falco_core::ConnectionError;
 
-use super::state::State;
+use super::state::{Look, State};
 use crate::line::Line;
 use crate::pipe::{Filled, LINGER, Pipe};
 use crate::stream::BoxedStream;
@@ -38,14 +38,14 @@ fn converse(line: &Arc<Line<State>>, pipe: &mut Pipe<BoxedStream>) -> io::Result
         };
         // Answers to pings, and requests for which there is room now.
         line.pump();
-        let until = line.lock().source.machine.poll_timeout();
+        let until = line.lock().source.mux.poll_timeout();
         let filled = pipe.fill(total, until)?;
         let now = line.now();
         let mut desk = line.lock();
         match filled {
             Filled::Bytes => {}
             Filled::Nothing => {
-                if let Err(end) = desk.source.machine.handle_timeout(now) {
+                if let Err(end) = desk.source.mux.handle_timeout(now) {
                     return Ok(end);
                 }
                 drop(desk);
@@ -53,7 +53,7 @@ fn converse(line: &Arc<Line<State>>, pipe: &mut Pipe<BoxedStream>) -> io::Result
                 line.pump();
             }
             Filled::EndOfStream => {
-                if let Err(end) = desk.source.machine.end_of_stream(now, pipe.unread()) {
+                if let Err(end) = desk.source.mux.end_of_stream(now, pipe.unread()) {
                     return Ok(end);
                 }
                 return Ok(ConnectionError::ClosedByPeer);
@@ -67,15 +67,11 @@ fn take_all(line: &Line<State>, pipe: &mut Pipe<BoxedStream>) -> Result<usize, C
     let mut desk = line.lock();
     let now = line.now();
     loop {
-        match desk.source.machine.recv(now, pipe.unread())? {
-            Received::NeedMore { total } => return Ok(total),
-            Received::Event { consumed, event } => {
-                desk.source.take(event, pipe.unread());
-                pipe.consume(consumed);
-            }
-            Received::Skip { consumed } => pipe.consume(consumed),
-            // An established client is never asked for either; to look again would be to look for ever.
-            Received::TransmitFirst | Received::AnswerFirst | _ => return Err(ConnectionError::Protocol),
+        match desk.source.recv(now, pipe.unread())? {
+            Look::NeedMore(total) => return Ok(total),
+            Look::Taken(consumed) => pipe.consume(consumed),
+            // An established client is never asked for it; to look again would be to look for ever.
+            Look::WriteFirst => return Err(ConnectionError::Protocol),
         }
     }
 }

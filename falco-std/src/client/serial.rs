@@ -6,83 +6,55 @@ use std::io;
 use std::sync::Arc;
 
 use falco_core::keys::ClientKeys;
-use falco_core::{
-    ClientConnection, ClientEvent, CloseReason, Fate, Instant, OutgoingRequest, Partial, PingId, Reassembly, Received,
-    Refusal, RequestError, RequestId, Settings, Status, TRANSMIT_SIZE,
-};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, Settings, Status};
 use getrandom::SysRng;
 
+use super::connection::Outcome;
+use super::state::{End, Look, Slot, State};
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::line::Source;
 use crate::pipe::{Filled, Pipe, is_timeout};
 use crate::stream::BoxedStream;
 
-pub(super) type Machine = ClientConnection<Arc<ClientKeys>>;
-
 pub(super) struct Serial {
-    machine: ClientConnection<Arc<ClientKeys>>,
+    state: State,
     pipe: Pipe<BoxedStream>,
-    parts: Reassembly<Vec<Partial<Vec<u8>>>>,
-    /// The request that is waited for; what comes of others is dropped.
-    wanted: Option<RequestId>,
     /// A write that makes no progress for this long fails.
     stall: Duration,
-}
-
-/// What came of one look at the unread bytes.
-enum Step {
-    Answer {
-        id: RequestId,
-        body: Vec<u8>,
-    },
-    Refused {
-        id: RequestId,
-        refusal: Refusal,
-    },
-    Pong(PingId),
-    NeedMore {
-        total: usize,
-    },
-    /// Something that concerns no request; look again.
-    Again,
+    doing: Doing,
 }
 
 /// What is being done, for the errors: words, and what a failure now means for the request.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 struct Doing {
     what: &'static str,
     fate: Fate,
 }
 
 impl Doing {
-    const HANDSHAKE: Self = Self {
-        what: "shaking hands",
-        fate: Fate::NotProcessed,
-    };
-    const CATCHING_UP: Self = Self {
-        what: "reading",
-        fate: Fate::NotProcessed,
-    };
-    const PING: Self = Self {
-        what: "sending a ping",
-        fate: Fate::NotProcessed,
-    };
+    const HANDSHAKE: Self = Self::harmless("shaking hands");
+    const CATCHING_UP: Self = Self::harmless("reading");
+    const PING: Self = Self::harmless("sending a ping");
     /// A request that has not gone whole cannot be decrypted, and so not be processed.
-    const SENDING: Self = Self {
-        what: "sending the request",
-        fate: Fate::NotProcessed,
-    };
+    const SENDING: Self = Self::harmless("sending the request");
     const WAITING: Self = Self {
         what: "waiting for the answer",
         fate: Fate::MaybeProcessed,
     };
 
+    const fn harmless(what: &'static str) -> Self {
+        let fate = Fate::NotProcessed;
+        Self { what, fate }
+    }
+
     const fn io(self, error: io::Error) -> Error {
         Error::io(self.what, error, self.fate)
     }
 
-    fn core(self, error: impl Into<falco_core::Error>) -> Error {
-        Error::from_core(error.into(), self.fate)
+    const fn end(self, end: ConnectionError) -> Error {
+        let fate = self.fate;
+        Error::Connection { end, fate }
     }
 }
 
@@ -95,104 +67,95 @@ impl Serial {
         clock: Clock,
     ) -> Result<Self, Error> {
         let machine = ClientConnection::new(key, settings, clock.now(), &mut SysRng)?;
-        let mut link = Self {
-            machine,
+        let mut serial = Self {
+            state: State::new(machine),
             pipe: Pipe::new(stream, clock, None),
-            parts: Reassembly::default(),
-            wanted: None,
             stall: settings.handshake_timeout(),
+            doing: Doing::HANDSHAKE,
         };
-        while link.machine.status() == Status::Handshaking {
-            link.transmit(Doing::HANDSHAKE)?;
-            if let Step::NeedMore { total } = link.step(Doing::HANDSHAKE)? {
-                link.fill(total, None, Doing::HANDSHAKE)?;
+        while serial.status() == Status::Handshaking {
+            serial.write(None)?;
+            if let Some(total) = serial.look()? {
+                serial.fill(total, None)?;
             }
         }
-        link.pipe.trust();
-        link.stall = settings.lifetime();
-        Ok(link)
+        serial.pipe.trust();
+        serial.stall = settings.lifetime();
+        Ok(serial)
     }
 
-    /// The machine and the pipe, for a connection that goes on otherwise.
-    pub(super) fn into_parts(self) -> (Machine, Pipe<BoxedStream>) {
-        (self.machine, self.pipe)
+    /// The state and the pipe, for a connection that goes on otherwise.
+    pub(super) fn into_parts(self) -> (State, Pipe<BoxedStream>) {
+        (self.state, self.pipe)
+    }
+
+    fn status(&self) -> Status {
+        self.state.mux.machine().status()
     }
 
     /// Takes what has come since the last call, without waiting. An error means that the connection has ended.
     pub(super) fn catch_up(&mut self) -> Result<(), Error> {
-        let doing = Doing::CATCHING_UP;
+        self.doing = Doing::CATCHING_UP;
         loop {
-            let Step::NeedMore { total } = self.step(doing)? else {
-                continue;
-            };
-            match self.pipe.fill_ready(total).map_err(|error| doing.io(error))? {
+            let Some(total) = self.look()? else { continue };
+            let filled = self.pipe.fill_ready(total);
+            match filled.map_err(|error| self.doing.io(error))? {
                 Filled::Bytes => {}
-                Filled::Nothing if self.machine.status() == Status::Established => return Ok(()),
-                Filled::Nothing => return Err(doing.core(falco_core::ConnectionError::Closed)),
-                Filled::EndOfStream => self.end_of_stream(doing)?,
+                Filled::Nothing if self.status() == Status::Established => return Ok(()),
+                Filled::Nothing => return Err(self.doing.end(ConnectionError::Closed)),
+                Filled::EndOfStream => self.end_of_stream()?,
             }
         }
     }
 
     /// Sends a request and waits for its answer, for `limit` at most.
-    pub(super) fn request(&mut self, body: &[u8], limit: Option<Duration>) -> Result<Vec<u8>, Error> {
+    pub(super) fn request(&mut self, body: &[u8], limit: Option<Duration>) -> Outcome<Vec<u8>> {
         let until = limit.map(|limit| self.pipe.now() + limit);
-        let mut doing = Doing::SENDING;
-        let answer = self.exchange(body, until, &mut doing);
-        match answer {
+        let slot = match self.state.add(body) {
+            Ok(Some(slot)) => slot,
+            Ok(None) => return Outcome::NotBegun(None),
+            Err(error) => return Outcome::Failed(error),
+        };
+        self.doing = Doing::SENDING;
+        match self.wait(&slot, until) {
+            Ok(end) => Outcome::of(end, |body| body),
             // The limit that the caller set is told apart from those of the connection.
-            Err(Error::Io { source, .. }) if is_timeout(&source) && self.is_past(until) => Err(Error::TimedOut {
-                doing: doing.what,
-                limit: limit.unwrap_or_default(),
-                fate: doing.fate,
-            }),
-            answer => answer,
-        }
-    }
-
-    fn exchange(&mut self, body: &[u8], until: Option<Instant>, doing: &mut Doing) -> Result<Vec<u8>, Error> {
-        let mut request = self.machine.request(body.len()).map_err(|error| doing.core(error))?;
-        loop {
-            self.transmit(*doing)?;
-            if !request.is_done() {
-                self.seal(&mut request, body, until, *doing)?;
-                self.wanted = request.id();
+            Err(Error::Io { doing, source, fate }) if is_timeout(&source) && self.is_past(until) => {
+                let limit = limit.unwrap_or_default();
+                Outcome::Failed(Error::TimedOut { doing, limit, fate })
             }
-            if let Some(failure) = request.failure() {
-                return Err(Error::Request(failure));
-            }
-            if request.is_done() && doing.fate == Fate::NotProcessed {
-                // Before the machine is asked anything more: whatever it says now, the whole request has gone.
-                *doing = Doing::WAITING;
-                self.pipe.flush().map_err(|error| doing.io(error))?;
-            }
-            match self.step(*doing)? {
-                Step::Answer { id, body } if Some(id) == request.id() => return Ok(body),
-                Step::Refused { id, refusal } if Some(id) == request.id() => {
-                    return Err(Error::Request(RequestError::Refused(refusal)));
-                }
-                // An answer to a request that nobody waits for any more is dropped.
-                Step::Answer { .. } | Step::Refused { .. } | Step::Pong(_) | Step::Again => {}
-                Step::NeedMore { .. } if self.is_past(until) => return Err(doing.io(io::ErrorKind::TimedOut.into())),
-                Step::NeedMore { total } => self.fill(total, until, *doing)?,
-            }
+            Err(error) => Outcome::Failed(error),
         }
     }
 
     /// Sends a ping; where the wire answers it, waits for that, and says how long it took.
-    pub(super) fn ping(&mut self, answered: bool) -> Result<Option<Duration>, Error> {
-        let doing = Doing::PING;
+    pub(super) fn ping(&mut self, answered: bool) -> Outcome<Option<Duration>> {
         let start = std::time::Instant::now();
-        let own = self.machine.ping().map_err(|error| doing.core(error))?;
-        self.transmit(doing)?;
-        if !answered {
-            return Ok(None);
+        let Some(slot) = self.state.ping() else {
+            return Outcome::NotBegun(None);
+        };
+        self.doing = Doing::PING;
+        if answered {
+            return match self.wait(&slot, None) {
+                Ok(end) => Outcome::of(end, |_| Some(start.elapsed())),
+                Err(error) => Outcome::Failed(error),
+            };
         }
+        self.state.leave(&slot);
+        self.write(None).map_or_else(Outcome::Failed, |()| Outcome::Done(None))
+    }
+
+    /// What comes of a request or a ping.
+    fn wait(&mut self, slot: &Slot, until: Option<Instant>) -> Result<End, Error> {
         loop {
-            match self.step(doing)? {
-                Step::Pong(ping) if ping >= own => return Ok(Some(start.elapsed())),
-                Step::NeedMore { total } => self.fill(total, None, doing)?,
-                Step::Answer { .. } | Step::Refused { .. } | Step::Pong(_) | Step::Again => self.transmit(doing)?,
+            self.write(until)?;
+            if let Some(end) = slot.take() {
+                return Ok(end);
+            }
+            match self.look()? {
+                Some(_) if self.is_past(until) => return Err(self.doing.io(io::ErrorKind::TimedOut.into())),
+                Some(total) => self.fill(total, until)?,
+                None => {}
             }
         }
     }
@@ -200,8 +163,8 @@ impl Serial {
     /// Ends in good order.
     pub(super) fn close(&mut self) {
         let now = self.pipe.now();
-        self.machine.close(now, CloseReason::Done);
-        let _ = self.transmit(Doing::CATCHING_UP);
+        self.state.mux.close(now, CloseReason::Done);
+        let _ = self.write(None);
         self.pipe.finish();
     }
 
@@ -214,125 +177,56 @@ impl Serial {
         until.is_some_and(|until| self.pipe.now() >= until)
     }
 
-    /// Sends what the machine owes.
-    fn transmit(&mut self, doing: Doing) -> Result<(), Error> {
+    /// Sends whatever can go now.
+    fn write(&mut self, until: Option<Instant>) -> Result<(), Error> {
         loop {
             let now = self.pipe.now();
-            let count = self
-                .machine
-                .poll_transmit(now, self.pipe.out(TRANSMIT_SIZE))
-                .map_err(Error::Misuse)?;
-            if count == 0 {
-                return Ok(());
-            }
-            self.pipe
-                .send(count, self.stall, None)
-                .map_err(|error| doing.io(error))?;
-            self.pipe.flush().map_err(|error| doing.io(error))?;
-        }
-    }
-
-    /// Seals and sends as much of the request as may go now.
-    fn seal(
-        &mut self,
-        request: &mut OutgoingRequest,
-        body: &[u8],
-        until: Option<Instant>,
-        doing: Doing,
-    ) -> Result<(), Error> {
-        loop {
-            let (now, size) = (self.pipe.now(), self.machine.seal_size(body.len()));
-            let sealed = self.machine.seal(now, [(&mut *request, body)], self.pipe.out(size));
-            let count = sealed.map_err(|error| doing.core(error))?;
+            let count = self.state.seal(now, self.pipe.out());
             if count == 0 {
                 return Ok(());
             }
             // Nothing is read meanwhile, so a lifetime must not run out over it.
-            self.machine.set_reading(now, false);
+            self.state.mux.set_reading(now, false);
             let sent = self.pipe.send(count, self.stall, until);
-            self.machine.set_reading(self.pipe.now(), true);
-            sent.map_err(|error| doing.io(error))?;
-            if request.is_done() {
-                return Ok(());
+            self.state.mux.set_reading(self.pipe.now(), true);
+            sent.map_err(|error| self.doing.io(error))?;
+            if self.doing == Doing::SENDING && !self.state.mux.has_unsent() {
+                // Before the machine is asked anything more: whatever it says now, the whole request has gone.
+                self.doing = Doing::WAITING;
             }
+            self.pipe.flush().map_err(|error| self.doing.io(error))?;
         }
     }
 
-    /// Looks once at the unread bytes.
-    fn step(&mut self, doing: Doing) -> Result<Step, Error> {
+    /// Looks once at the unread bytes. Says how many there have to be in all for the next look to see more, where it is not enough to write what is owed.
+    fn look(&mut self) -> Result<Option<usize>, Error> {
         let now = self.pipe.now();
-        let received = self
-            .machine
-            .recv(now, self.pipe.unread())
-            .map_err(|end| doing.core(end))?;
-        match received {
-            Received::NeedMore { total } => Ok(Step::NeedMore { total }),
-            Received::Event { consumed, event } => {
-                // Ranges are of the unread bytes: the core says so.
-                let unread = self.pipe.unread();
-                let bytes = |range| unread.get(range).unwrap_or_default();
-                let step = match event {
-                    ClientEvent::Answer { id, body } => Step::Answer {
-                        id,
-                        body: bytes(body).to_vec(),
-                    },
-                    ClientEvent::Begin { id, total, body } => {
-                        if self.wanted == Some(id) {
-                            // A vector has room, and the machine has judged the parts.
-                            let _ = self.parts.begin(id, total, bytes(body));
-                        }
-                        Step::Again
-                    }
-                    ClientEvent::Part { id, body, last } => {
-                        let _ = self.parts.part(id, bytes(body));
-                        match self.parts.take(id).filter(|_| last) {
-                            Some((body, _)) => Step::Answer { id, body },
-                            None => Step::Again,
-                        }
-                    }
-                    ClientEvent::Refused { id, refusal } => {
-                        self.parts.forget(id);
-                        Step::Refused { id, refusal }
-                    }
-                    ClientEvent::Pong { ping } => Step::Pong(ping),
-                    ClientEvent::Established | ClientEvent::Closing { .. } | _ => Step::Again,
-                };
-                self.pipe.consume(consumed);
-                Ok(step)
-            }
-            Received::Skip { consumed } => {
-                self.pipe.consume(consumed);
-                Ok(Step::Again)
-            }
-            Received::TransmitFirst => self.transmit(doing).map(|()| Step::Again),
-            // A client gives no answers. To look again would be to look for ever.
-            Received::AnswerFirst | _ => {
-                Err(doing.io(io::Error::other("the machine waits for what a client cannot give")))
-            }
+        match self.state.recv(now, self.pipe.unread()) {
+            Ok(Look::NeedMore(total)) => return Ok(Some(total)),
+            Ok(Look::Taken(consumed)) => self.pipe.consume(consumed),
+            Ok(Look::WriteFirst) => self.write(None)?,
+            Err(end) => return Err(self.doing.end(end)),
         }
+        Ok(None)
     }
 
     /// Waits for bytes, until `until` or the machine's own deadline.
-    fn fill(&mut self, total: usize, until: Option<Instant>, doing: Doing) -> Result<(), Error> {
-        let deadline = self.machine.poll_timeout();
-        let until = match (until, deadline) {
-            (Some(until), Some(deadline)) => Some(until.min(deadline)),
-            (until, deadline) => until.or(deadline),
-        };
-        match self.pipe.fill(total, until).map_err(|error| doing.io(error))? {
+    fn fill(&mut self, total: usize, until: Option<Instant>) -> Result<(), Error> {
+        let until = until.into_iter().chain(self.state.mux.poll_timeout()).min();
+        let filled = self.pipe.fill(total, until);
+        match filled.map_err(|error| self.doing.io(error))? {
             Filled::Bytes => Ok(()),
-            Filled::Nothing => self
-                .machine
-                .handle_timeout(self.pipe.now())
-                .map_err(|end| doing.core(end)),
-            Filled::EndOfStream => self.end_of_stream(doing),
+            Filled::Nothing => {
+                let late = self.state.mux.handle_timeout(self.pipe.now());
+                late.map_err(|end| self.doing.end(end))
+            }
+            Filled::EndOfStream => self.end_of_stream(),
         }
     }
 
-    fn end_of_stream(&mut self, doing: Doing) -> Result<(), Error> {
+    fn end_of_stream(&mut self) -> Result<(), Error> {
         let now = self.pipe.now();
-        self.machine
-            .end_of_stream(now, self.pipe.unread())
-            .map_err(|end| doing.core(end))
+        let ended = self.state.mux.end_of_stream(now, self.pipe.unread());
+        ended.map_err(|end| self.doing.end(end))
     }
 }

@@ -1,18 +1,15 @@
-//! What the threads that share a connection of a client share: the machine, the requests that are to go, those that wait, and what came of each. No I/O.
+//! What the threads that share a connection of a client share: the requests with those who wait, in the core's care, and the pings. No I/O.
 
 use core::time::Duration;
-use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use falco_core::{
-    ClientEvent, CloseReason, ConnectionError, Fate, Instant, Misuse, OutgoingRequest, Partial, PingId, Reassembly,
-    RequestError, RequestId, Status,
-};
+use falco_core::keys::ClientKeys;
+use falco_core::mux::{ClientMux, ClientStep, Left};
+use falco_core::{ClientConnection, ConnectionError, Fate, Instant, PingId, RequestError};
 
-use super::serial::Machine;
 use crate::error::Error;
-use crate::line::Source;
+use crate::line::{Source, seal_into};
 
 /// What came of a request or a ping.
 pub(super) enum End {
@@ -23,8 +20,8 @@ pub(super) enum End {
 }
 
 /// Where a caller waits.
-#[derive(Default)]
 pub(super) struct Slot {
+    ticket: u64,
     end: Mutex<Option<End>>,
     ended: Condvar,
 }
@@ -33,6 +30,11 @@ impl Slot {
     fn end(&self, end: End) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
         self.ended.notify_one();
+    }
+
+    /// What came of it, if something has.
+    pub(super) fn take(&self) -> Option<End> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// What came of it; none where nothing has within `limit`.
@@ -52,20 +54,20 @@ impl Slot {
     }
 }
 
-/// A request of which not all has been sealed.
-struct Entry {
-    request: OutgoingRequest,
-    body: Vec<u8>,
-    slot: Arc<Slot>,
+/// What came of one look at the unread bytes.
+pub(super) enum Look {
+    /// So many of them are done with; look again.
+    Taken(usize),
+    /// So many in all bring the next step.
+    NeedMore(usize),
+    /// Something has to be written first.
+    WriteFirst,
 }
 
 pub(super) struct State {
-    pub(super) machine: Machine,
-    /// In the order in which they take their turns.
-    queue: VecDeque<Entry>,
-    waiting: HashMap<RequestId, Arc<Slot>>,
+    pub(super) mux: ClientMux<Arc<ClientKeys>, Vec<u8>, Arc<Slot>>,
     pings: Vec<(PingId, Arc<Slot>)>,
-    parts: Reassembly<Vec<Partial<Vec<u8>>>>,
+    tickets: u64,
     /// The connection is over, and everybody has been told.
     pub(super) over: bool,
     /// Why nothing more can be written.
@@ -74,13 +76,11 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(machine: Machine) -> Self {
+    pub(super) const fn new(machine: ClientConnection<Arc<ClientKeys>>) -> Self {
         Self {
-            machine,
-            queue: VecDeque::new(),
-            waiting: HashMap::new(),
+            mux: ClientMux::new(machine),
             pings: Vec::new(),
-            parts: Reassembly::default(),
+            tickets: 0,
             over: false,
             trouble: None,
             broken: false,
@@ -88,7 +88,16 @@ impl State {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        !self.over && !self.broken && self.machine.status() == Status::Established
+        !self.over && !self.broken && self.mux.is_open()
+    }
+
+    fn slot(&mut self) -> Arc<Slot> {
+        self.tickets += 1;
+        Arc::new(Slot {
+            ticket: self.tickets,
+            end: Mutex::default(),
+            ended: Condvar::new(),
+        })
     }
 
     /// Queues a request. `None`: nothing more begins on this connection.
@@ -96,99 +105,67 @@ impl State {
         if !self.is_open() {
             return Ok(None);
         }
-        match self.machine.request(body.len()) {
-            Ok(request) => {
-                let slot = Arc::new(Slot::default());
-                self.queue.push_back(Entry {
-                    request,
-                    body: body.to_vec(),
-                    slot: Arc::clone(&slot),
-                });
-                Ok(Some(slot))
-            }
-            Err(falco_core::Error::Request(error)) => Err(Error::Request(error)),
-            Err(_) => Ok(None),
+        let slot = self.slot();
+        match self.mux.request(slot.ticket, body.to_vec(), Arc::clone(&slot)) {
+            Ok(()) => Ok(Some(slot)),
+            Err(rejected) => match rejected.why {
+                falco_core::Error::Request(error) => Err(Error::Request(error)),
+                falco_core::Error::Connection(_) | falco_core::Error::Misuse(_) | _ => Ok(None),
+            },
         }
     }
 
     pub(super) fn ping(&mut self) -> Option<Arc<Slot>> {
-        let ping = self.machine.ping().ok().filter(|_| self.is_open())?;
-        let slot = Arc::new(Slot::default());
+        let ping = self.is_open().then(|| self.mux.ping().ok()).flatten()?;
+        let slot = self.slot();
         self.pings.push((ping, Arc::clone(&slot)));
         Some(slot)
     }
 
     /// Nobody waits at `slot` any more: what was not sent is not, what was is cancelled. Says what that means for the request.
-    pub(super) fn leave(&mut self, slot: &Arc<Slot>) -> Fate {
-        self.pings.retain(|(_, own)| !Arc::ptr_eq(own, slot));
-        let mut fate = Fate::MaybeProcessed;
-        if let Some(at) = self.queue.iter().position(|entry| Arc::ptr_eq(&entry.slot, slot)) {
-            // What has not gone whole is not processed.
-            fate = Fate::NotProcessed;
-            self.queue.remove(at);
-        }
-        let id = self
-            .waiting
-            .iter()
-            .find(|(_, own)| Arc::ptr_eq(own, slot))
-            .map(|(id, _)| *id);
-        if let Some(id) = id {
-            self.waiting.remove(&id);
-            self.parts.forget(id);
-            // It fails only where the connection has ended.
-            let _ = self.machine.cancel(id);
-        }
-        fate
+    pub(super) fn leave(&mut self, slot: &Slot) -> Fate {
+        self.pings.retain(|(_, own)| own.ticket != slot.ticket);
+        self.mux
+            .cancel(slot.ticket)
+            .map_or(Fate::MaybeProcessed, |(_, fate)| fate)
     }
 
-    /// What happened, with the bytes that the event's ranges are of.
-    pub(super) fn take(&mut self, event: ClientEvent, unread: &[u8]) {
-        let bytes = |range| unread.get(range).unwrap_or_default();
-        match event {
-            ClientEvent::Answer { id, body } => self.end(id, || End::Answer(bytes(body).to_vec())),
-            ClientEvent::Begin { id, total, body } => {
-                if self.waiting.contains_key(&id) {
-                    // A vector has room, and the machine has judged the parts.
-                    let _ = self.parts.begin(id, total, bytes(body));
-                }
+    /// Looks once at the unread bytes, and tells those who wait what came.
+    pub(super) fn recv(&mut self, now: Instant, unread: &mut [u8]) -> Result<Look, ConnectionError> {
+        Ok(match self.mux.recv(now, unread)? {
+            ClientStep::NeedMore { total } => Look::NeedMore(total),
+            ClientStep::Skip { consumed } | ClientStep::Established { consumed } => Look::Taken(consumed),
+            ClientStep::Answer { consumed, waiter, body } => {
+                waiter.end(End::Answer(body.into_vec(unread)));
+                Look::Taken(consumed)
             }
-            ClientEvent::Part { id, body, last } => {
-                let _ = self.parts.part(id, bytes(body));
-                if let Some((body, _)) = self.parts.take(id).filter(|_| last) {
-                    self.end(id, || End::Answer(body));
-                }
+            ClientStep::Refused {
+                consumed,
+                waiter,
+                refusal,
+            } => {
+                waiter.end(End::Failed(Error::Request(RequestError::Refused(refusal))));
+                Look::Taken(consumed)
             }
-            ClientEvent::Refused { id, refusal } => {
-                self.parts.forget(id);
-                self.end(id, || End::Failed(Error::Request(RequestError::Refused(refusal))));
-                // Of a request half sent, nothing more goes.
-                self.queue.retain(|entry| entry.request.id() != Some(id));
-            }
-            ClientEvent::Pong { ping } => {
+            ClientStep::Pong { consumed, ping } => {
                 for (_, slot) in self.pings.extract_if(.., |(own, _)| *own <= ping) {
                     slot.end(End::Answer(Vec::new()));
                 }
+                Look::Taken(consumed)
             }
-            ClientEvent::Closing { .. } => self.move_on(),
-            ClientEvent::Established | _ => {}
-        }
-    }
-
-    fn end(&mut self, id: RequestId, end: impl FnOnce() -> End) {
-        if let Some(slot) = self.waiting.remove(&id) {
-            slot.end(end());
-        }
+            ClientStep::Closing { consumed, .. } => {
+                self.move_on();
+                Look::Taken(consumed)
+            }
+            ClientStep::TransmitFirst | _ => Look::WriteFirst,
+        })
     }
 
     /// Requests that have not begun go elsewhere.
     fn move_on(&mut self) {
-        self.queue.retain(|entry| {
-            let begun = entry.request.id().is_some();
-            if !begun {
-                entry.slot.end(End::NotBegun);
-            }
-            begun
-        });
+        for left in self.mux.take_unbegun() {
+            left.waiter.end(End::NotBegun);
+        }
     }
 
     /// The connection is over: everybody who waits is told, once.
@@ -197,7 +174,6 @@ impl State {
             return;
         }
         self.over = true;
-        self.move_on();
         let mut end = match (end, self.trouble.take()) {
             (Ok(ConnectionError::Truncated), Some(trouble)) | (Err(trouble), _) => Err(trouble),
             (Ok(end), _) => Ok(end),
@@ -210,43 +186,12 @@ impl State {
                 Error::io("waiting for the answer", source, fate)
             }
         };
-        for entry in self.queue.drain(..) {
-            // It has not gone whole, so no handler has seen it.
-            entry.slot.end(End::Failed(why(Fate::NotProcessed)));
-            if let Some(id) = entry.request.id() {
-                self.waiting.remove(&id);
-            }
-        }
-        for (_, slot) in self.waiting.drain() {
-            slot.end(End::Failed(why(Fate::MaybeProcessed)));
+        for Left { waiter, body, fate, .. } in self.mux.finish() {
+            waiter.end(body.map_or_else(|| End::Failed(why(fate)), |_| End::NotBegun));
         }
         for (_, slot) in self.pings.drain(..) {
             slot.end(End::NotBegun);
         }
-        self.parts = Reassembly::default();
-    }
-
-    /// After something was sealed: who has begun waits for an answer, who has gone whole leaves the queue, and a large one goes to its end.
-    fn settle(&mut self, before: &[usize]) {
-        let mut turned = None;
-        for (at, entry) in self.queue.iter().enumerate() {
-            let progress = before.get(at).is_some_and(|before| *before != entry.request.sealed());
-            if let Some(id) = entry.request.id()
-                && (progress || entry.request.is_done())
-            {
-                self.waiting.entry(id).or_insert_with(|| Arc::clone(&entry.slot));
-            }
-            if let Some(failure) = entry.request.failure() {
-                entry.slot.end(End::Failed(Error::Request(failure)));
-            }
-            if progress && !entry.request.is_done() {
-                turned = turned.or(Some(at));
-            }
-        }
-        if let Some(entry) = turned.and_then(|at| self.queue.remove(at)) {
-            self.queue.push_back(entry);
-        }
-        self.queue.retain(|entry| !entry.request.is_done());
     }
 
     /// Whether the end deserves that the other side is given time to end as well.
@@ -263,30 +208,16 @@ impl Source for State {
         if self.broken {
             return 0;
         }
-        let before: Vec<_> = self.queue.iter().map(|entry| entry.request.sealed()).collect();
-        let total = self.queue.iter().map(|entry| entry.body.len() + 16).sum();
-        let mut size = self.machine.seal_size(total);
-        loop {
-            if out.len() < size {
-                out.resize(size, 0);
-            }
-            let queue = self.queue.iter_mut();
-            let messages = queue.map(|entry| (&mut entry.request, entry.body.as_slice()));
-            match self.machine.seal(now, messages, out) {
-                Ok(0) => return 0,
-                Ok(count) => {
-                    self.settle(&before);
-                    return count;
-                }
-                Err(falco_core::Error::Misuse(Misuse::OutputTooSmall { needed, .. })) if needed > size => size = needed,
-                // The machine says it again to the thread that reads; a connection without numbers ends when what it has begun is done.
-                Err(_) => {
-                    self.machine.close(now, CloseReason::Done);
-                    self.move_on();
-                    return 0;
-                }
-            }
+        let sealed = seal_into(out, self.mux.seal_size(), |out| {
+            self.mux.seal(now, out, |slot, error| {
+                slot.end(End::Failed(Error::Request(error)));
+            })
+        });
+        if !self.mux.is_open() && self.mux.has_unbegun() {
+            // It is closing, or has no numbers any more.
+            self.move_on();
         }
+        sealed
     }
 
     fn broken(&mut self, error: io::Error) {
