@@ -15,10 +15,11 @@ use std::io;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::{ServerKeys, SetupError};
+use falco_core::mux::SharedBudget;
 use falco_core::{CloseReason, ConnectionError, Key, KeyId, Settings};
 
 use self::accept::Listener;
-use self::pool::{Budget, Pool};
+use self::pool::Pool;
 use self::reaper::Reaper;
 use self::seats::Seats;
 use crate::clock::Clock;
@@ -62,7 +63,7 @@ struct Service {
     clock: Clock,
     seats: Arc<Seats>,
     pool: Arc<Pool>,
-    budget: Arc<Budget>,
+    budget: SharedBudget,
     reaper: Arc<Reaper>,
 }
 
@@ -183,7 +184,7 @@ impl Handle {
             .is_some_and(|noise| noise.ring().retire(id));
         if retired {
             for conn in self.service.seats.conns() {
-                let key = conn.lock().source.machine.key_id();
+                let key = conn.lock().source.mux.machine().key_id();
                 if key == Some(id) {
                     connection::close(&conn, CloseReason::KeyRetired);
                 }

@@ -8,11 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use falco_core::keys::Secrets;
+use falco_core::mux::SharedBudget;
 use falco_core::{Fate, Key, Settings};
 use getrandom::SysRng;
 
 use super::accept::Listener;
-use super::pool::{Budget, Pool};
+use super::pool::Pool;
 use super::seats::Seats;
 use super::{Server, Service};
 use crate::clock::Clock;
@@ -165,7 +166,7 @@ impl ServerBuilder {
             clock: Clock::new(),
             seats: Arc::new(Seats::new(self.max_connections.max(1))),
             pool: Arc::new(Pool::new(self.workers.max(1))),
-            budget: Arc::new(Budget::new(self.max_held)),
+            budget: SharedBudget::new(self.max_held),
             reaper: Arc::default(),
         };
         Ok(Server {

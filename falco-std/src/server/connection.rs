@@ -8,7 +8,8 @@ use std::net::Shutdown;
 use std::panic::catch_unwind;
 use std::sync::{Arc, mpsc};
 
-use falco_core::{CloseReason, ConnectionError, Received, RequestId, ServerConnection, ServerEvent};
+use falco_core::mux::ServerStep;
+use falco_core::{CloseReason, ConnectionError, ServerConnection};
 use getrandom::SysRng;
 
 use super::Service;
@@ -29,8 +30,7 @@ pub(super) fn prepare(service: &Service, stream: BoxedStream) -> io::Result<(Arc
     let clock = service.clock;
     let machine = ServerConnection::new(Arc::clone(&service.keys), &service.settings, clock.now(), &mut SysRng);
     let max_queued = usize::try_from(service.settings.max_held()).unwrap_or(usize::MAX);
-    let budget = Arc::clone(&service.budget);
-    let state = State::new(machine.map_err(io::Error::other)?, budget, max_queued);
+    let state = State::new(machine.map_err(io::Error::other)?, service.budget.clone(), max_queued);
     let ([reader, writer, ender], splits) = handles(stream)?;
     let conn = Line::new(state, clock, [writer, ender], splits, service.settings.lifetime())?;
     let own = Arc::downgrade(&conn);
@@ -42,7 +42,7 @@ pub(super) fn prepare(service: &Service, stream: BoxedStream) -> io::Result<(Arc
 pub(super) fn close(conn: &Arc<Conn>, reason: CloseReason) {
     let mut desk = conn.lock();
     let state = &mut desk.source;
-    state.close(conn.now(), reason);
+    state.mux.close(conn.now(), reason);
     // Nothing is on its way to a stranger. To others something may be, which a byte of theirs that found nobody reading would destroy: their streams end by the sending half
     // first, which whoever writes last shuts down, and whole only once they have ended too or a second has passed.
     let how = (state.is_over() && !state.established).then_some(Shutdown::Both);
@@ -118,25 +118,30 @@ where
                 return Err(trouble);
             }
             let (now, seen) = (self.conn.now(), desk.changes());
-            match desk.source.machine.recv(now, self.pipe.unread()) {
+            match desk.source.mux.recv(now, self.pipe.unread()) {
                 Err(end) => return Ok(end),
-                Ok(Received::Event { consumed, event }) => {
-                    let (request, established) = take(&mut desk.source, event, self.pipe.unread());
+                Ok(ServerStep::Request { consumed, id, body }) => {
+                    let job = desk.source.take(id, body.into_vec(self.pipe.unread()));
                     drop(desk);
                     self.pipe.consume(consumed);
-                    if established {
-                        self.establish();
-                    }
-                    if let Some(id) = request {
-                        self.handle(id);
+                    if job {
+                        self.handle();
                     }
                 }
-                Ok(Received::Skip { consumed }) => {
-                    drop(desk);
+                Ok(ServerStep::Cancelled { consumed, id }) => {
+                    desk.source.cancel(id);
                     self.pipe.consume(consumed);
                 }
-                Ok(Received::NeedMore { total }) => {
-                    let full = desk.source.is_full();
+                Ok(ServerStep::Established { consumed }) => {
+                    drop(desk);
+                    self.pipe.consume(consumed);
+                    self.establish();
+                }
+                Ok(ServerStep::Skip { consumed } | ServerStep::Closing { consumed, .. }) => {
+                    self.pipe.consume(consumed);
+                }
+                Ok(ServerStep::NeedMore { total }) => {
+                    let full = !desk.source.mux.may_read();
                     drop(desk);
                     if full {
                         self.hold_back();
@@ -147,7 +152,7 @@ where
                     }
                 }
                 // Somebody has to write, or a handler to answer, before it goes on.
-                Ok(Received::TransmitFirst | Received::AnswerFirst | _) => {
+                Ok(ServerStep::TransmitFirst | ServerStep::AnswerFirst | _) => {
                     drop(desk);
                     self.conn.pump();
                     self.rest(seen);
@@ -163,20 +168,17 @@ where
         let mut desk = self.conn.lock();
         desk.source.established = true;
         // The machine tells its key from here on: who retires a key takes it out of the ring, then asks the machines.
-        let noise = self.service.keys.as_noise().zip(desk.source.machine.key_id());
+        let noise = self.service.keys.as_noise().zip(desk.source.mux.machine().key_id());
         let retired = noise.is_some_and(|(noise, key)| !noise.ring().contains(key));
         if retired {
-            desk.source.close(self.conn.now(), CloseReason::KeyRetired);
+            desk.source.mux.close(self.conn.now(), CloseReason::KeyRetired);
         } else if self.seat.is_stopping() {
-            desk.source.close(self.conn.now(), CloseReason::ShuttingDown);
+            desk.source.mux.close(self.conn.now(), CloseReason::ShuttingDown);
         }
     }
 
-    /// Has a handler run on a request; here it waits for it only where nothing could be read meanwhile.
-    fn handle(&self, id: RequestId) {
-        if !self.conn.lock().source.wait_for_turn(id) {
-            return;
-        }
+    /// Has a handler run on the request whose turn it is; here it waits for it only where nothing could be read meanwhile.
+    fn handle(&self) {
         let (conn, handler, peer) = (Arc::clone(self.conn), Arc::clone(self.handler), self.peer);
         let (done, wait) = mpsc::sync_channel(1);
         let seat = self.seat.counter();
@@ -193,10 +195,10 @@ where
     /// Too much waits to be written: nothing is read until some of it has gone. The lifetime stands still.
     fn hold_back(&self) {
         let now = self.conn.now();
-        self.conn.lock().source.machine.set_reading(now, false);
+        self.conn.lock().source.mux.set_reading(now, false);
         loop {
             let desk = self.conn.lock();
-            if !desk.source.is_full() || desk.source.is_over() {
+            if desk.source.mux.may_read() || desk.source.is_over() {
                 break;
             }
             let seen = desk.changes();
@@ -206,7 +208,7 @@ where
             }
         }
         let now = self.conn.now();
-        self.conn.lock().source.machine.set_reading(now, true);
+        self.conn.lock().source.mux.set_reading(now, true);
     }
 
     /// Waits until something was written or has changed since `seen`, or a deadline has come; says whether the connection lives.
@@ -216,10 +218,10 @@ where
         if desk.changes() != seen {
             return true;
         }
-        if desk.source.is_over() || desk.source.machine.handle_timeout(now).is_err() {
+        if desk.source.is_over() || desk.source.mux.handle_timeout(now).is_err() {
             return false;
         }
-        let until = desk.source.machine.poll_timeout();
+        let until = desk.source.mux.poll_timeout();
         // A thread that cannot be woken looks now and then.
         let wait = until.map_or(STOP_POLL, |until| until.since(now).min(STOP_POLL));
         drop(self.conn.wait(desk, Some(wait.max(Duration::from_millis(1)))));
@@ -232,18 +234,18 @@ where
         if desk.source.is_over() {
             return Ok(());
         }
-        let until = desk.source.machine.poll_timeout();
+        let until = desk.source.mux.poll_timeout();
         drop(desk);
         let filled = self.pipe.fill(total, until)?;
         let now = self.conn.now();
-        let machine = &mut self.conn.lock().source.machine;
+        let mux = &mut self.conn.lock().source.mux;
         // An end that comes of it is told again by the next look at the machine.
         match filled {
             Filled::Bytes => {}
-            Filled::Nothing => _ = machine.handle_timeout(now),
+            Filled::Nothing => _ = mux.handle_timeout(now),
             Filled::EndOfStream => {
                 self.ended = true;
-                _ = machine.end_of_stream(now, self.pipe.unread());
+                _ = mux.end_of_stream(now, self.pipe.unread());
             }
         }
         Ok(())
@@ -255,7 +257,7 @@ where
         let mut desk = self.conn.lock();
         desk.source.cancel_all();
         let (established, cut) = (desk.source.established, desk.source.cut);
-        let noise = desk.source.machine.key_id().is_some();
+        let noise = desk.source.mux.machine().key_id().is_some();
         drop(desk);
         // The machine's last word, if it has one; where it cannot be said, the stream is broken and ends all the same.
         self.conn.pump();
@@ -275,30 +277,6 @@ where
         } else {
             self.pipe.abort();
         }
-    }
-}
-
-/// What came: a request that is whole now and to be handled, if any, and whether the connection is established with it.
-fn take(state: &mut State, event: ServerEvent, unread: &[u8]) -> (Option<RequestId>, bool) {
-    // Ranges are of the unread bytes: the core says so.
-    let bytes = |range| unread.get(range).unwrap_or_default();
-    match event {
-        ServerEvent::Request { id, body } => (state.request(id, bytes(body)).then_some(id), false),
-        ServerEvent::Part { id, body, last } => (state.part(id, bytes(body), last).then_some(id), false),
-        ServerEvent::Begin { id, total, body } => {
-            state.begin(id, total, bytes(body));
-            (None, false)
-        }
-        ServerEvent::Abandoned { id } => {
-            state.abandon(id);
-            (None, false)
-        }
-        ServerEvent::Cancelled { id } => {
-            state.cancel(id);
-            (None, false)
-        }
-        ServerEvent::Established => (None, true),
-        ServerEvent::Ping | ServerEvent::Closing { .. } | _ => (None, false),
     }
 }
 

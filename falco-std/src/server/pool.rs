@@ -1,7 +1,6 @@
-//! The threads on which handlers run: a bounded number, made when there is work and gone soon after it. And the bytes that requests may hold in all.
+//! The threads on which handlers run: a bounded number, made when there is work and gone soon after it.
 
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -134,57 +133,6 @@ impl<I: PartialEq> Turns<I> {
 
     pub(super) fn clear(&mut self) {
         self.waiting = VecDeque::new();
-    }
-}
-
-/// The bytes of requests that have had no end, over all connections.
-#[derive(Debug)]
-pub(super) struct Budget {
-    held: AtomicUsize,
-    max: usize,
-}
-
-impl Budget {
-    pub(super) const fn new(max: usize) -> Self {
-        Self {
-            held: AtomicUsize::new(0),
-            max,
-        }
-    }
-}
-
-/// A request's share of a [`Budget`], given back when it is dropped.
-#[derive(Debug)]
-pub(super) struct Held {
-    budget: Arc<Budget>,
-    bytes: usize,
-}
-
-impl Held {
-    pub(super) const fn new(budget: Arc<Budget>) -> Self {
-        Self { budget, bytes: 0 }
-    }
-
-    /// Takes more of it; says whether there was so much.
-    #[must_use]
-    pub(super) fn add(&mut self, bytes: usize) -> bool {
-        let max = self.budget.max;
-        let fits = |held: usize| held.checked_add(bytes).filter(|held| *held <= max);
-        let taken = self
-            .budget
-            .held
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
-            .is_ok();
-        if taken {
-            self.bytes += bytes;
-        }
-        taken
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.budget.held.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 
