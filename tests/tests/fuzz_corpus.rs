@@ -71,3 +71,8 @@ fn noise_client_past_tag() {
 fn noise_pair_on_corrupting_link() {
     replay("noise_pair_on_corrupting_link", fuzz::noise_pair_on_corrupting_link);
 }
+
+#[test]
+fn noise_operations() {
+    replay("noise_operations", fuzz::noise_operations);
+}

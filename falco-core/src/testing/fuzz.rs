@@ -5,14 +5,17 @@ mod attacked;
 mod noise_attacked;
 mod noise_attacked_client;
 mod noise_attacker;
+mod noise_operations;
 mod noise_pair;
 mod noise_parser;
+mod noise_side;
 mod pair;
 mod parser;
 
 pub use attacked::{client_past_tag, server_past_tag};
 pub use noise_attacked::noise_server_past_tag;
 pub use noise_attacked_client::noise_client_past_tag;
+pub use noise_operations::noise_operations;
 pub use noise_pair::noise_pair_on_corrupting_link;
 pub use noise_parser::{noise_client_to_server, noise_server_to_client};
 pub use pair::pair_on_corrupting_link;

@@ -1,0 +1,124 @@
+//! One of two sides of the noise wire that keep the rules, with its end of a link that cuts bytes and loses none; and what holds of it after each step.
+
+use core::ops::Deref;
+use std::vec::Vec;
+
+use super::noise_attacker::MAX_IN_FLIGHT;
+use crate::{Connection, ConnectionError, Instant, Received, Role, TRANSMIT_SIZE, Wire};
+
+/// Output for a whole record, and what is owed before it.
+pub(super) const ROOM: usize = 260;
+
+/// One side and its end of the link.
+pub(super) struct Side<R: Role, H: Deref<Target: Wire<R>>> {
+    pub(super) machine: Connection<R, H>,
+    /// What has come and was not taken.
+    pub(super) inbox: Vec<u8>,
+    /// What was sent and has not come.
+    pub(super) sent: Vec<u8>,
+    /// Nothing more comes behind what is in the inbox, once the other side's bytes have.
+    pub(super) hung_up: bool,
+    pub(super) end: Option<ConnectionError>,
+    deadline: Instant,
+    /// Whether deadlines may come nearer: it has stopped reading once, or pings by itself.
+    pub(super) deadlines_move: bool,
+    pub(super) told_all: bool,
+}
+
+impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
+    pub(super) fn new(machine: Connection<R, H>, deadlines_move: bool) -> Self {
+        Self {
+            machine,
+            inbox: Vec::new(),
+            sent: Vec::new(),
+            hung_up: false,
+            end: None,
+            deadline: Instant::ZERO,
+            deadlines_move,
+            told_all: false,
+        }
+    }
+
+    pub(super) fn transmit(&mut self, now: Instant) {
+        let mut out = [0; TRANSMIT_SIZE];
+        let length = self.machine.poll_transmit(now, &mut out).expect("there is room");
+        self.sent.extend_from_slice(out.split_at(length).0);
+    }
+
+    /// Seals into `room` bytes: the less there are, the more parts it takes.
+    pub(super) fn seal<'m>(
+        &mut self,
+        now: Instant,
+        room: usize,
+        messages: impl Iterator<Item = (&'m mut R::Outgoing, &'m [u8])>,
+    ) where
+        R::Outgoing: 'm,
+    {
+        let mut out = std::vec![0; room];
+        let length = self.machine.seal(now, messages, &mut out).unwrap_or(0);
+        self.sent.extend_from_slice(out.split_at(length).0);
+    }
+
+    /// The next event, if there is one, with the bytes that it takes.
+    pub(super) fn next(&mut self, now: Instant) -> Option<(R::Event, usize)> {
+        self.told_all = false;
+        loop {
+            match self.machine.recv(now, &mut self.inbox) {
+                Ok(Received::Event { consumed, event }) => {
+                    assert!(self.end.is_none(), "an event after the end");
+                    return Some((event, consumed));
+                }
+                Ok(Received::Skip { consumed }) => drop(self.inbox.drain(..consumed)),
+                Ok(Received::NeedMore { total }) => {
+                    assert!(total > self.inbox.len(), "{total} bytes are there");
+                    self.told_all = true;
+                    if self.hung_up {
+                        let _ = self.machine.end_of_stream(now, &self.inbox);
+                    }
+                    return None;
+                }
+                Ok(Received::TransmitFirst | Received::AnswerFirst) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// What holds of either side after each step.
+    pub(super) fn check(&mut self) {
+        let end = self.machine.end();
+        assert!(self.end.is_none() || end == self.end, "what has ended stays ended");
+        self.end = end;
+        assert!(
+            self.machine.in_flight() <= MAX_IN_FLIGHT.into(),
+            "more are in flight than allowed"
+        );
+        assert!(
+            end.is_none_or(is_fair),
+            "one of two sides that keep the rules has found fault with the other: {end:?}"
+        );
+        if let Some(deadline) = self.machine.poll_timeout() {
+            assert!(end.is_none(), "nothing is due after the end");
+            assert!(
+                self.deadlines_move || deadline >= self.deadline,
+                "a deadline went backwards"
+            );
+            self.deadline = deadline;
+        } else {
+            assert!(end.is_some(), "something is always due");
+        }
+    }
+}
+
+/// Whether a connection of two sides that keep the rules may end so, where neither time nor the link is on their side.
+const fn is_fair(end: ConnectionError) -> bool {
+    matches!(
+        end,
+        ConnectionError::Closed
+            | ConnectionError::ClosedByPeer
+            | ConnectionError::Expired
+            | ConnectionError::HandshakeTimeout
+            | ConnectionError::PeerDead
+            | ConnectionError::PeerExpired
+            | ConnectionError::Refused
+            | ConnectionError::Truncated
+    )
+}
