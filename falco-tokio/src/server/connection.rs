@@ -58,6 +58,7 @@ enum Stage {
 #[derive(Debug)]
 struct Ending {
     end: ConnectionError,
+    /// For the last word to be written; then for the client to end.
     until: tokio::time::Instant,
     shut: bool,
 }
@@ -372,7 +373,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
                         if !self.leave(end) {
                             return Poll::Ready(Ok(end));
                         }
-                        let until = tokio::time::Instant::now() + LINGER;
+                        // What was answered has as long to arrive as any write has.
+                        let answered = matches!(end, ConnectionError::Closed | ConnectionError::HandlerFailed);
+                        let limit = if answered {
+                            self.service.settings.lifetime()
+                        } else {
+                            LINGER
+                        };
+                        let until = tokio::time::Instant::now() + limit;
                         let shut = false;
                         self.stage = Stage::Ending(Box::new(Ending { end, until, shut }));
                     }
@@ -384,12 +392,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
                     Poll::Pending => return Poll::Pending,
                 },
                 Stage::Ending(ending) => {
-                    let (end, until, mut shut) = (ending.end, ending.until, ending.shut);
-                    if !shut && self.write(cx)?.is_ready() {
-                        shut = self.line.poll_shutdown(cx)?.is_ready();
+                    let (end, mut until, mut shut) = (ending.end, ending.until, ending.shut);
+                    if !shut && self.write(cx)?.is_ready() && self.line.poll_shutdown(cx)?.is_ready() {
+                        shut = true;
+                        until = tokio::time::Instant::now() + LINGER;
                     }
                     if let Stage::Ending(ending) = &mut self.stage {
-                        ending.shut = shut;
+                        (ending.until, ending.shut) = (until, shut);
                     }
                     let seen = shut && (self.eof || self.line.poll_drop_rest(cx).is_ready());
                     if seen || self.timer.poll(cx, Some(until)).is_ready() {
