@@ -8,12 +8,16 @@
 
 mod common;
 
+use core::future::{Future, poll_fn};
+use core::pin::Pin;
+use core::task::{Context, Poll, Waker};
 use core::time::Duration;
+use std::io;
 
 use common::key;
-use falco_tokio::{Client, ClientBuilder, Request, Server, ServerBuilder};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex, split};
-use tokio::time::sleep;
+use falco_tokio::{Client, ClientBuilder, Request, Server, ServerBuilder, Settings};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex, split};
+use tokio::time::{sleep, timeout};
 
 async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, pause: Duration) {
     let mut piece = [0; 1024];
@@ -60,4 +64,58 @@ async fn an_answer_outlasts_the_end(server: ServerBuilder, client: ClientBuilder
 async fn a_server_that_ends_lets_a_slow_client_take_its_last_answer() {
     an_answer_outlasts_the_end(Server::builder(key(1)), Client::builder(key(1))).await;
     an_answer_outlasts_the_end(Server::classic(key(1)), Client::classic(key(1))).await;
+}
+
+/// A stream that gives the other side, on another thread, time to answer before it says that there is nothing to read: what is asked is answered before the asking task rests.
+struct Prompt(DuplexStream);
+
+impl AsyncRead for Prompt {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // Nobody is woken by what comes meanwhile.
+        if Pin::new(&mut self.0)
+            .poll_read(&mut Context::from_waker(Waker::noop()), buf)
+            .is_pending()
+        {
+            std::thread::sleep(Duration::from_millis(20));
+            return Pin::new(&mut self.0).poll_read(cx, buf);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Prompt {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn a_client_closes_at_once_after_requests_that_are_answered_at_once() {
+    let (near, far) = duplex(1 << 16);
+    let one = Settings::new().with_max_in_flight(1).unwrap();
+    let server = Server::builder(key(1)).settings(one).unbound().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let echo = |request: Request| async move { Ok(request.into_body()) };
+        runtime.unwrap().block_on(server.serve_connection(far, echo))
+    });
+    let client = Client::builder(key(1)).over(Prompt(near)).await.unwrap();
+    let mut asked: Vec<_> = (0..3).map(|_| Box::pin(client.request("at once"))).collect();
+    for asked in &mut asked {
+        let _ = poll_fn(|cx| Poll::Ready(asked.as_mut().poll(cx))).await;
+    }
+    timeout(Duration::from_secs(5), client.close())
+        .await
+        .expect("nothing is left to wait for");
+    for asked in asked {
+        assert_eq!(asked.await.unwrap(), "at once");
+    }
 }

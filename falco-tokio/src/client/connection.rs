@@ -38,10 +38,10 @@ pub(super) struct Connection {
     timer: Timer,
     stage: Stage,
     env: Arc<Env>,
-    /// Whether the wire is the classic one, which has no answer to a ping.
-    classic: bool,
     pub(super) established: bool,
     eof: bool,
+    /// Closes once all that was handed over has begun.
+    closing: bool,
     /// Requests that were not processed here and may go to another connection.
     pub(super) returned: Vec<Pending>,
 }
@@ -77,7 +77,7 @@ impl Connection {
     /// A connection under `keys`, whose handshake begins now.
     pub(super) fn new(socket: Socket, env: &Arc<Env>, keys: Arc<ClientKeys>) -> Result<Self, EntropyError> {
         let mut entropy = env.entropy.clone();
-        let (now, classic) = (env.clock.now(), keys.as_classic().is_some());
+        let now = env.clock.now();
         let machine = ClientConnection::new(keys, &env.settings, now, &mut entropy)?;
         Ok(Self {
             line: Line::new(socket),
@@ -86,9 +86,9 @@ impl Connection {
             timer: Timer::default(),
             stage: Stage::Conversing,
             env: Arc::clone(env),
-            classic,
             established: false,
             eof: false,
+            closing: false,
             returned: Vec::new(),
         })
     }
@@ -136,7 +136,7 @@ impl Connection {
         let Ok(ping) = self.mux.ping() else {
             return Some(to);
         };
-        if self.classic {
+        if self.env.wire.classic {
             // There is no answer to wait for.
             let _ = to.send(Ok(None));
         } else {
@@ -160,7 +160,11 @@ impl Connection {
 
     /// Closes once all that was handed over has begun.
     pub(super) fn close(&mut self) {
-        if !self.mux.has_unbegun() && self.mux.machine().status() == Status::Established {
+        self.closing = true;
+    }
+
+    fn close_if_due(&mut self) {
+        if self.closing && !self.mux.has_unbegun() && self.mux.machine().status() == Status::Established {
             let now = self.now();
             self.mux.close(now, CloseReason::Done);
         }
@@ -236,6 +240,8 @@ impl Connection {
 
     fn converse(&mut self, cx: &mut Context<'_>) -> Poll<Result<News, io::Error>> {
         loop {
+            // Here, as all may have begun and ended since the last time around.
+            self.close_if_due();
             let next = self.receive();
             match next {
                 Next::Tell(news) => return Poll::Ready(Ok(news)),
