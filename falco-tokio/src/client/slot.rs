@@ -121,7 +121,10 @@ impl Slot {
         });
         if let Current::Connection(mut connection, _) = core::mem::replace(&mut self.current, next) {
             connection.retire();
+            // At once: an order about one of them may be the next that is taken.
+            let returned = core::mem::take(&mut connection.returned);
             self.old.push(*connection);
+            self.take_back(returned);
         }
         self.trouble = None;
         self.retry_at = None;

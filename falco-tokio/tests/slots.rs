@@ -1,0 +1,44 @@
+//! What a client does with its connections: keys that change, servers that come and go, attempts that fail.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use core::future::{Future, poll_fn};
+use core::pin::pin;
+use core::task::Poll;
+use core::time::Duration;
+
+use common::{Running, key};
+use falco_tokio::{Client, Error, Fate, Request, Server, Settings};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+async fn poll_once<F: Future + Unpin>(future: &mut F) {
+    let _ = poll_fn(|cx| Poll::Ready(core::pin::Pin::new(&mut *future).poll(cx))).await;
+}
+
+#[tokio::test]
+async fn a_request_whose_time_runs_out_as_the_key_changes_ends_all_the_same() {
+    let never = |_: Request| core::future::pending::<Result<Vec<u8>, falco_tokio::HandlerError>>();
+    let one = Settings::new().with_max_in_flight(1).unwrap();
+    let server = Running::start(Server::builder(key(1)).key(key(2)).settings(one), never).await;
+    let address = server.address;
+    let slowly = move || async move {
+        sleep(Duration::from_millis(100)).await;
+        TcpStream::connect(address).await
+    };
+    let client = Client::builder(key(1)).connect_with(slowly).await.unwrap();
+    let mut first = pin!(client.request("begun"));
+    let mut second = pin!(client.request_within("not begun", Duration::from_millis(50)));
+    poll_once(&mut first).await;
+    poll_once(&mut second).await;
+    sleep(Duration::from_millis(10)).await;
+    // Its time runs out meanwhile; the connection hears of both at once, of the key first.
+    client.set_key(key(2)).await.unwrap();
+    let error = timeout(Duration::from_secs(5), second)
+        .await
+        .expect("it has an end")
+        .unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    assert_eq!(error.fate(), Fate::NotProcessed);
+}
