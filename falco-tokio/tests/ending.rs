@@ -15,9 +15,9 @@ use core::time::Duration;
 use std::io;
 
 use common::key;
-use falco_tokio::{Client, ClientBuilder, Request, Server, ServerBuilder, Settings};
+use falco_tokio::{Client, ClientBuilder, Error, Request, Server, ServerBuilder, Settings};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex, split};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, pause: Duration) {
     let mut piece = [0; 1024];
@@ -118,4 +118,51 @@ async fn a_client_closes_at_once_after_requests_that_are_answered_at_once() {
     for asked in asked {
         assert_eq!(asked.await.unwrap(), "at once");
     }
+}
+
+#[tokio::test]
+async fn a_client_that_closes_waits_for_no_connection_that_nobody_wants() {
+    // It takes connections and says nothing.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = Client::builder(key(1))
+        .connect_lazy(mute.local_addr().unwrap())
+        .unwrap();
+    let mut ping = Box::pin(client.ping());
+    let _ = poll_fn(|cx| Poll::Ready(ping.as_mut().poll(cx))).await;
+    sleep(Duration::from_millis(50)).await;
+    timeout(Duration::from_secs(2), client.close())
+        .await
+        .expect("the handshake has 5 s");
+    assert!(matches!(ping.await, Err(Error::Closed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_close_a_client_wait_for_its_end() {
+    let (near, far) = duplex(1 << 16);
+    let server = Server::builder(key(1)).unbound().unwrap();
+    let handler = |_: Request| async move {
+        sleep(Duration::from_secs(3)).await;
+        Ok("at last")
+    };
+    tokio::spawn(async move { server.serve_connection(far, handler).await });
+    let client = Client::builder(key(1)).over(near).await.unwrap();
+    let start = Instant::now();
+    let (answer, first, second) = tokio::join!(
+        client.request("slow"),
+        async {
+            client.close().await;
+            start.elapsed()
+        },
+        async {
+            client.close().await;
+            start.elapsed()
+        },
+    );
+    assert_eq!(answer.unwrap(), "at last");
+    assert!(
+        first >= Duration::from_secs(3) && second == first,
+        "{first:?}, {second:?}"
+    );
+    assert!(matches!(client.request("late").await, Err(Error::Closed)));
+    client.close().await;
 }

@@ -49,6 +49,8 @@ struct State {
     tickets: u64,
     /// Nothing more is taken.
     closed: bool,
+    /// There is nobody to take it.
+    abandoned: bool,
 }
 
 #[derive(Default)]
@@ -70,10 +72,12 @@ impl Shared {
     /// Gives an order; says whether anybody is there to take it.
     pub(super) fn order(&self, order: Order) -> bool {
         let mut state = self.lock();
-        if state.closed {
+        // Whoever closes what is closing waits for the same end.
+        let closes = matches!(order, Order::Close(_));
+        if state.abandoned || (state.closed && !closes) {
             return false;
         }
-        state.closed = matches!(order, Order::Close(_));
+        state.closed |= closes;
         state.push(order);
         Self::wake(state);
         true
@@ -125,6 +129,7 @@ impl Shared {
     pub(super) fn abandon(&self) {
         let mut state = self.lock();
         state.closed = true;
+        state.abandoned = true;
         let orders = core::mem::take(&mut state.orders);
         drop(state);
         drop(orders);
@@ -209,8 +214,10 @@ impl Shared {
     /// Gives an order about a request that was taken, even while the client closes.
     fn order_always(&self, order: Order) {
         let mut state = self.lock();
-        state.push(order);
-        Self::wake(state);
+        if !state.abandoned {
+            state.push(order);
+            Self::wake(state);
+        }
     }
 }
 

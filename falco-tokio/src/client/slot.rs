@@ -131,6 +131,14 @@ impl Slot {
         self.failed = 0;
     }
 
+    /// Who closes and has nothing to send waits for no connection.
+    fn stop_connecting(&mut self) {
+        let connected = matches!(&self.current, Current::Connection(connection, _) if connection.established);
+        if self.closing && self.waiting.is_empty() && !connected {
+            self.current = Current::None;
+        }
+    }
+
     /// Hands what waits to the connection, if it stands.
     fn hand_over(&mut self) {
         let Current::Connection(connection, _) = &mut self.current else {
@@ -327,6 +335,7 @@ impl Future for Slot {
         let this = self.get_mut();
         loop {
             this.take_orders(cx);
+            this.stop_connecting();
             this.poll_old(cx);
             this.hand_over();
             let changed = this.poll_current(cx).is_ready();
