@@ -244,7 +244,8 @@ impl Inner {
         limit: Option<Duration>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Bytes, Error> {
-        let limit = limit.map(|limit| (Instant::now() + limit, limit));
+        // One that ends after all time is none.
+        let limit = limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
         self.env.counters.requests.add(1);
         let answered = self.call_until(body, limit, permit).await;
         let counter = if answered.is_ok() {

@@ -268,10 +268,12 @@ impl Handle {
 
     /// The same, but what is not done within `limit` is cut off. Of several limits the earliest counts.
     pub fn shutdown_within(&self, limit: Duration) {
-        let until = tokio::time::Instant::now() + limit;
-        self.service.limit.send_modify(|now| {
-            *now = Some(now.map_or(until, |now| now.min(until)));
-        });
+        // One that ends after all time is none.
+        if let Some(until) = tokio::time::Instant::now().checked_add(limit) {
+            self.service.limit.send_modify(|now| {
+                *now = Some(now.map_or(until, |now| now.min(until)));
+            });
+        }
         self.shutdown();
     }
 

@@ -200,3 +200,24 @@ async fn attempts_to_connect_come_with_pauses_that_grow_until_the_request_has_ru
     assert!((15..120).contains(&tried), "{tried}");
     assert_eq!(usize::try_from(client.stats().attempts).unwrap(), tried);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_times_are_taken_as_they_are() {
+    let server = Server::builder(key(1))
+        .handshake_timeout(Duration::MAX)
+        .unbound()
+        .unwrap();
+    let handle = server.handle();
+    let client = Client::builder(key(1))
+        .handshake_timeout(Duration::MAX)
+        .connect_timeout(Duration::MAX)
+        .backoff(Duration::MAX, Duration::MAX)
+        .request_timeout(Some(Duration::MAX));
+    let (serving, client) = pair(server, client).await;
+    assert_eq!(client.request("slow").await.unwrap(), "slow");
+    assert_eq!(client.request_within("quick", Duration::MAX).await.unwrap(), "quick");
+    client.ping().await.unwrap();
+    handle.shutdown_within(Duration::MAX);
+    assert_eq!(serving.await.unwrap().unwrap(), ConnectionError::Closed);
+    assert!(client.request("late").await.is_err());
+}
