@@ -12,6 +12,9 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 use tracing::debug;
 
+/// The longest keep-alive that systems take, in seconds of 15 bits; and the longest user timeout, in milliseconds of 31 bits.
+const LONGEST: (Duration, Duration) = (Duration::from_secs(32_767), Duration::from_millis(2_147_483_647));
+
 /// Any stream of bytes that a connection can be on.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -29,13 +32,13 @@ impl Socket {
     /// unacknowledged.
     pub(crate) fn tcp(stream: TcpStream, lifetime: Duration) -> Self {
         let socket = SockRef::from(&stream);
-        let keep_alive = TcpKeepalive::new().with_time(lifetime.max(Duration::from_secs(1)));
+        let keep_alive = TcpKeepalive::new().with_time(lifetime.clamp(Duration::from_secs(1), LONGEST.0));
         // A request is one small write: it must not wait for the acknowledgement of the one before.
         let set = stream
             .set_nodelay(true)
             .and_then(|()| socket.set_tcp_keepalive(&keep_alive));
         #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-        let set = set.and_then(|()| socket.set_tcp_user_timeout(Some(lifetime)));
+        let set = set.and_then(|()| socket.set_tcp_user_timeout(Some(lifetime.min(LONGEST.1))));
         if let Err(error) = set {
             // On some systems that of a socket whose peer has gone already; the first read tells.
             debug!(%error, "a socket could not be set up");
@@ -70,5 +73,31 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.inner().poll_shutdown(cx)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lifetimes_of_all_lengths_are_set() -> io::Result<()> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        for (millis, keep_alive, user_timeout) in [
+            (1_500, 1, 1_500),
+            (60_000, 60, 60_000),
+            (100_000_000, 32_767, 100_000_000),
+            (u64::from(u32::MAX), 32_767, 2_147_483_647),
+        ] {
+            let stream = TcpStream::connect(listener.local_addr()?).await?;
+            let Socket::Tcp(stream) = Socket::tcp(stream, Duration::from_millis(millis)) else {
+                return Err(io::ErrorKind::Other.into());
+            };
+            let socket = SockRef::from(&stream);
+            assert!(stream.nodelay()? && socket.keepalive()?);
+            assert_eq!(socket.tcp_keepalive_time()?.as_secs(), keep_alive);
+            assert_eq!(socket.tcp_user_timeout()?, Some(Duration::from_millis(user_timeout)));
+        }
+        Ok(())
     }
 }
