@@ -42,3 +42,22 @@ async fn a_request_whose_time_runs_out_as_the_key_changes_ends_all_the_same() {
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
     assert_eq!(error.fate(), Fate::NotProcessed);
 }
+
+#[tokio::test]
+async fn a_ping_that_was_given_up_makes_no_more_attempts() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let client = Client::builder(key(1))
+        .request_timeout(Some(Duration::from_millis(50)))
+        .backoff(Duration::from_millis(5), Duration::from_millis(5));
+    let client = client.connect_lazy(nobody).unwrap();
+    let error = client.ping().await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    sleep(Duration::from_millis(20)).await;
+    let attempts = client.stats().attempts;
+    assert!(attempts > 1, "{attempts}");
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(client.stats().attempts, attempts);
+}

@@ -176,6 +176,9 @@ impl Slot {
 
     /// There is no connection, and no attempt at one: what is to be done about that?
     fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Whoever has given up wants nothing.
+        self.pings.retain(|to| !to.is_closed());
+        self.openers.retain(|to| !to.is_closed());
         let wanted = !self.waiting.is_empty() || !self.pings.is_empty() || !self.openers.is_empty();
         if self.closing {
             self.fail_all(&Error::Closed);
