@@ -7,11 +7,13 @@ use core::future::{Future, poll_fn};
 use core::pin::pin;
 use core::task::Poll;
 use core::time::Duration;
+use std::io;
 
 use common::{Running, key};
 use falco_tokio::{Client, Error, Fate, Request, Server, Settings};
+use tokio::io::duplex;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 async fn poll_once<F: Future + Unpin>(future: &mut F) {
     let _ = poll_fn(|cx| Poll::Ready(core::pin::Pin::new(&mut *future).poll(cx))).await;
@@ -60,4 +62,32 @@ async fn a_ping_that_was_given_up_makes_no_more_attempts() {
     assert!(attempts > 1, "{attempts}");
     sleep(Duration::from_millis(100)).await;
     assert_eq!(client.stats().attempts, attempts);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_closes_each_connection_at_once_is_not_asked_again_and_again() {
+    let dial = || async {
+        let (near, far) = duplex(1 << 16);
+        let server = Server::builder(key(1)).unbound().map_err(io::Error::other)?;
+        let handle = server.handle();
+        tokio::spawn(async move {
+            let echo = |request: Request| async move { Ok(request.into_body()) };
+            let serving = server.serve_connection(far, echo);
+            let closing = async {
+                while handle.stats().established == 0 {
+                    tokio::task::yield_now().await;
+                }
+                handle.shutdown();
+            };
+            tokio::join!(serving, closing).0
+        });
+        Ok::<_, io::Error>(near)
+    };
+    let client = Client::builder(key(1)).connect_with(dial).await.unwrap();
+    let start = Instant::now();
+    for _ in 0..20 {
+        let _ = client.request("anything").await;
+    }
+    let (attempts, took) = (client.stats().attempts, start.elapsed());
+    assert!(took > Duration::from_secs(5), "{attempts} in {took:?}");
 }

@@ -247,20 +247,24 @@ impl Slot {
         }
     }
 
-    /// The current connection has ended.
-    fn end(&mut self, connection: Connection, since: Instant, end: &io::Result<ConnectionError>) {
-        if !connection.established {
-            self.fail(error_of(end, Fate::NotProcessed));
-            return;
-        }
-        // A server that takes hellos and then ends at once is not asked again and again.
-        if since.elapsed() >= SOON || matches!(end, Ok(ConnectionError::Closed)) {
+    /// A server that takes hellos and then ends, or closes, at once is not asked again and again.
+    fn pause_if_soon(&mut self, since: Instant) {
+        if since.elapsed() >= SOON {
             self.failed = 0;
         } else {
             self.failed = self.failed.saturating_add(1);
             let pause = self.env.backoff.pause(self.failed, &self.env.entropy);
             self.retry_at = Some(Instant::now() + pause);
         }
+    }
+
+    /// The current connection has ended.
+    fn end(&mut self, connection: Connection, since: Instant, end: &io::Result<ConnectionError>) {
+        if !connection.established {
+            self.fail(error_of(end, Fate::NotProcessed));
+            return;
+        }
+        self.pause_if_soon(since);
         self.trouble = Some(error_of(end, Fate::NotProcessed));
         if !connection.is_over() {
             self.old.push(connection);
@@ -299,7 +303,10 @@ impl Slot {
                         self.trouble = None;
                         self.current = Current::Connection(connection, Instant::now());
                     }
-                    Poll::Ready(News::Closing) => self.old.push(*connection),
+                    Poll::Ready(News::Closing) => {
+                        self.pause_if_soon(since);
+                        self.old.push(*connection);
+                    }
                     Poll::Ready(News::Ended(end)) => self.end(*connection, since, &end),
                 }
                 Poll::Ready(())
