@@ -45,6 +45,8 @@ struct Env {
     connect_timeout: Duration,
     backoff: Backoff,
     fail_fast: bool,
+    /// Whether there is more than one connection.
+    spread: bool,
     counters: Counters,
 }
 

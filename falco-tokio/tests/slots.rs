@@ -91,3 +91,31 @@ async fn a_server_that_closes_each_connection_at_once_is_not_asked_again_and_aga
     let (attempts, took) = (client.stats().attempts, start.elapsed());
     assert!(took > Duration::from_secs(5), "{attempts} in {took:?}");
 }
+
+#[tokio::test]
+async fn connections_that_failed_come_back_though_one_is_enough() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let client = Client::builder(key(1))
+        .connections(3)
+        .fail_fast(true)
+        .backoff(Duration::from_millis(10), Duration::from_millis(20))
+        .connect_lazy(address)
+        .unwrap();
+    // Each of the three has tried.
+    for _ in 0..6 {
+        let error = client.request("nobody").await.unwrap_err();
+        assert_eq!(error.fate(), Fate::NotProcessed);
+    }
+    let server = Server::builder(key(1)).bind(address).await.unwrap();
+    let handle = server.handle();
+    tokio::spawn(server.serve(|request: Request| async move { Ok(request.into_body()) }));
+    let all = async {
+        while handle.stats().connections < 3 {
+            let _ = client.request("somebody").await;
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), all).await.expect("all three come back");
+}

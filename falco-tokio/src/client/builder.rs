@@ -261,6 +261,7 @@ impl ClientBuilder {
             connect_timeout: self.connect_timeout,
             backoff: self.backoff,
             fail_fast: self.fail_fast,
+            spread: self.connections > 1,
             counters: Counters::default(),
         });
         let connections = self.connections.max(1);

@@ -179,7 +179,10 @@ impl Slot {
         // Whoever has given up wants nothing.
         self.pings.retain(|to| !to.is_closed());
         self.openers.retain(|to| !to.is_closed());
-        let wanted = !self.waiting.is_empty() || !self.pings.is_empty() || !self.openers.is_empty();
+        let asked = !self.waiting.is_empty() || !self.pings.is_empty() || !self.openers.is_empty();
+        // While other connections stand no request goes to one that failed: it has to come back by itself.
+        let hopeless = self.trouble.as_ref().is_some_and(Error::is_wrong_key);
+        let wanted = asked || (self.env.spread && self.failed > 0 && !hopeless);
         if self.closing {
             self.fail_all(&Error::Closed);
         }
