@@ -1,6 +1,8 @@
 //! The seam to cryptography: what the wires need of it, and nothing about how it is done.
 
 #[cfg(feature = "rustcrypto")]
+mod gcm;
+#[cfg(feature = "rustcrypto")]
 mod rustcrypto;
 
 use core::fmt;
