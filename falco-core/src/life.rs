@@ -34,6 +34,7 @@ impl Life {
     }
 
     /// Notes the time. At the deadline, and at any time after it, the connection is over.
+    #[inline]
     pub(crate) fn check(&mut self, now: Instant) -> Result<(), ConnectionError> {
         self.latest = self.latest.max(now);
         match (self.end, self.deadline) {
@@ -67,6 +68,7 @@ impl Life {
     }
 
     /// The lifetime begins anew at the latest time that was noted.
+    #[inline]
     pub(crate) fn restart(&mut self) {
         self.deadline = Some(self.latest + self.lifetime);
         self.allowance = self.lifetime;
@@ -93,17 +95,20 @@ impl Life {
 
     /// Whether this side reads nothing, by its own choice.
     #[cfg(feature = "noise")]
+    #[inline]
     pub(crate) const fn is_paused(&self) -> bool {
         self.paused.is_some()
     }
 
     /// The time that was noted last.
     #[cfg(feature = "noise")]
+    #[inline]
     pub(crate) const fn latest(&self) -> Instant {
         self.latest
     }
 
     #[cfg(feature = "noise")]
+    #[inline]
     pub(crate) const fn lifetime(&self) -> Span {
         self.lifetime
     }
@@ -114,6 +119,7 @@ impl Life {
         self.lifetime = lifetime;
     }
 
+    #[inline]
     pub(crate) const fn end(&self) -> Option<ConnectionError> {
         self.end
     }

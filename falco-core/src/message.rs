@@ -10,6 +10,7 @@ pub struct RequestId {
 }
 
 impl RequestId {
+    #[inline]
     pub(crate) const fn new(serial: u32, number: u32) -> Self {
         Self { serial, number }
     }
@@ -20,6 +21,7 @@ impl RequestId {
         self.number
     }
 
+    #[inline]
     pub(crate) const fn is_of(self, serial: u32) -> bool {
         self.serial == serial
     }

@@ -22,6 +22,7 @@ impl private::Sealed for OutgoingRequest {}
 impl private::Sealed for OutgoingAnswer {}
 
 impl Outgoing for OutgoingRequest {
+    #[inline]
     fn is_done(&self) -> bool {
         self.done
     }
@@ -32,6 +33,7 @@ impl Outgoing for OutgoingRequest {
 }
 
 impl Outgoing for OutgoingAnswer {
+    #[inline]
     fn is_done(&self) -> bool {
         self.done
     }
@@ -58,6 +60,7 @@ pub struct OutgoingRequest {
 }
 
 impl OutgoingRequest {
+    #[inline]
     pub(crate) const fn new(serial: u32, length: usize) -> Self {
         Self {
             serial,
@@ -93,12 +96,14 @@ impl OutgoingRequest {
 
     /// Whether nothing more of it is to be sealed: all of it was, or its end came before.
     #[must_use]
+    #[inline]
     pub const fn is_done(&self) -> bool {
         self.done
     }
 
     /// Bytes of the body that have been sealed.
     #[must_use]
+    #[inline]
     pub const fn sealed(&self) -> usize {
         self.sealed
     }
@@ -109,17 +114,20 @@ impl OutgoingRequest {
         self.length
     }
 
+    #[inline]
     pub(crate) fn check(&self, serial: u32, body: &[u8]) -> Result<(), Misuse> {
         check(self.serial == serial, self.length, body)
     }
 
     #[cfg(feature = "noise")]
+    #[inline]
     pub(crate) const fn number(&self) -> u32 {
         self.number
     }
 
     /// Counts `bytes` of the body as sealed, under `number`.
     #[cfg(feature = "noise")]
+    #[inline]
     pub(crate) fn seal_part(&mut self, number: u32, bytes: usize) {
         self.number = number;
         self.sealed += bytes;
@@ -151,6 +159,7 @@ pub struct OutgoingAnswer {
 }
 
 impl OutgoingAnswer {
+    #[inline]
     pub(crate) const fn new(id: RequestId, length: usize) -> Self {
         Self {
             id,
@@ -168,12 +177,14 @@ impl OutgoingAnswer {
 
     /// Whether nothing more of it is to be sealed: all of it was, or its end came before.
     #[must_use]
+    #[inline]
     pub const fn is_done(&self) -> bool {
         self.done
     }
 
     /// Bytes of the body that have been sealed.
     #[must_use]
+    #[inline]
     pub const fn sealed(&self) -> usize {
         self.sealed
     }
@@ -184,12 +195,14 @@ impl OutgoingAnswer {
         self.length
     }
 
+    #[inline]
     pub(crate) fn check(&self, serial: u32, body: &[u8]) -> Result<(), Misuse> {
         check(self.id.is_of(serial), self.length, body)
     }
 
     /// Counts `bytes` of the body as sealed.
     #[cfg(feature = "noise")]
+    #[inline]
     pub(crate) fn seal_part(&mut self, bytes: usize) {
         self.sealed += bytes;
         self.done = self.sealed >= self.length;
@@ -201,6 +214,7 @@ impl OutgoingAnswer {
     }
 }
 
+#[inline]
 fn check(own: bool, announced: usize, body: &[u8]) -> Result<(), Misuse> {
     if !own {
         return Err(Misuse::Foreign);

@@ -25,18 +25,21 @@ impl Instant {
 
     /// The point `millis` milliseconds after the epoch.
     #[must_use]
+    #[inline]
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
     /// Milliseconds since the epoch.
     #[must_use]
+    #[inline]
     pub const fn as_millis(self) -> u64 {
         self.0
     }
 
     /// The time from `earlier` to `self`; zero where `earlier` is the later of the two.
     #[must_use]
+    #[inline]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -98,6 +101,7 @@ impl Add<Duration> for Instant {
     type Output = Self;
 
     /// Rounds `duration` up to whole milliseconds: a deadline is never early.
+    #[inline]
     fn add(self, duration: Duration) -> Self {
         self + Span::of(duration)
     }

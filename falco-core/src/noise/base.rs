@@ -3,8 +3,9 @@
 use super::Broken;
 use super::layout::{Accepts, FRAME_HEAD, FrameHead};
 use super::link::{Link, OwnClose, close};
-use crate::crypto::Aead;
-use crate::error::ConnectionError;
+use super::writer::Writer;
+use crate::crypto::{Aead, Crypto};
+use crate::error::{ConnectionError, Error};
 use crate::life::Life;
 use crate::message::Status;
 use crate::time::{Instant, Span};
@@ -63,6 +64,7 @@ impl<A: Aead> Base<A> {
     }
 
     /// Notes the time; a lifetime that has run out is said to the peer, with the last request begun.
+    #[inline]
     pub(super) fn check(&mut self, now: Instant, last: u32) -> Result<(), ConnectionError> {
         let before = self.life.end();
         let mut checked = self.life.check(now);
@@ -75,7 +77,31 @@ impl<A: Aead> Base<A> {
         checked
     }
 
+    /// After its end a connection says its CLOSE, if one is owed, and nothing else. Says how many bytes that takes; `end` if none.
+    #[cold]
+    pub(super) fn write_last<C: Crypto<Aead = A>>(
+        &mut self,
+        crypto: &C,
+        established: bool,
+        end: ConnectionError,
+        out: &mut [u8],
+    ) -> Result<usize, Error> {
+        let Some(link) = self.link.as_mut().filter(|_| established) else {
+            return Err(end.into());
+        };
+        let mut writer = Writer::new(out, link.their_max_record);
+        link.write_close(&mut writer);
+        if !link.finish_last(crypto, &mut writer) {
+            return Err(self.fail(ConnectionError::KeyExhausted).into());
+        }
+        match writer.finished() {
+            0 => Err(end.into()),
+            written => Ok(written),
+        }
+    }
+
     /// Whether a CLOSE was sent, is owed, or has come: nothing more begins.
+    #[inline]
     pub(super) fn is_closing(&self) -> bool {
         self.link
             .as_ref()
@@ -105,6 +131,7 @@ impl<A: Aead> Base<A> {
     }
 
     /// From here on there is a bound to the drain.
+    #[inline]
     pub(super) fn start_drain(&mut self) {
         if self.is_closing() && self.drain.is_none() {
             self.drain = Some(self.life.latest() + self.life.lifetime());
@@ -119,6 +146,7 @@ impl<A: Aead> Base<A> {
 }
 
 /// Has `judge` look at each frame in order, and puts the mark that it gives in the place of the frame's kind.
+#[inline]
 pub(super) fn mark_frames(
     mut frames: &mut [u8],
     mut judge: impl FnMut(FrameHead, &[u8]) -> Result<u8, Broken>,

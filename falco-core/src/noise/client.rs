@@ -124,6 +124,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         })
     }
 
+    #[inline]
     fn heard(&mut self) {
         self.keep_alive.heard = self.base.life.latest();
         self.keep_alive.asked = false;
@@ -141,6 +142,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     }
 
     /// Opens the next record, judges it, and lets it take effect on the table. What it means to the caller is told frame by frame after.
+    #[inline]
     fn recv_record(&mut self, crypto: &C, unread: &mut [u8]) -> Result<Option<usize>, ConnectionError> {
         let Some(link) = &mut self.base.link else {
             return Err(self.base.life.fail(ConnectionError::Protocol));
@@ -164,6 +166,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     }
 
     /// A client that has read the server's CLOSE and waits for nothing ends.
+    #[inline]
     fn end_if_drained(&mut self) {
         if let Some(link) = &self.base.link
             && link.their_close.is_some()
@@ -227,7 +230,9 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
             return Err(end);
         }
         // What has come is told before the time is looked at.
-        if let Some(told) = session.tell(unread) {
+        if session.has_more_to_tell()
+            && let Some(told) = session.tell(unread)
+        {
             session.end_if_drained();
             return told;
         }

@@ -15,6 +15,7 @@ impl<A: Aead> Link<A> {
     /// Judges all frames of a record in order and lets them take effect on `requests`. Each frame's kind is replaced by a mark: what is to be told of it.
     ///
     /// Where a frame breaks the rules the connection is over, so that what the frames before it did shows nowhere.
+    #[inline]
     pub(super) fn judge_server_record<T: RequestTable>(
         &mut self,
         requests: &mut Requests<T>,
@@ -23,6 +24,7 @@ impl<A: Aead> Link<A> {
         mark_frames(frames, |head, body| self.judge_server_frame(requests, head, body))
     }
 
+    #[inline]
     fn judge_server_frame<T: RequestTable>(
         &mut self,
         requests: &mut Requests<T>,
@@ -70,15 +72,20 @@ impl<A: Aead> Link<A> {
 }
 
 impl<T: RequestTable> Requests<T> {
+    #[inline]
     fn answer(&mut self, id: u32, total: u32, received: u32) -> Result<u8, Broken> {
         if total > self.max_message || received > total {
             return Err(Broken);
         }
-        let waiting = table::find(&mut self.table, id)
+        let position = table::position(&self.table, id).ok_or(Broken)?;
+        let waiting = self
+            .table
+            .slots_mut()
+            .get_mut(position)
             .filter(|slot| slot.state == State::Waiting)
             .ok_or(Broken)?;
         if received == total {
-            self.end(id);
+            self.end_at(position);
             return Ok(mark::WHOLE);
         }
         waiting.state = State::Receiving;
@@ -105,10 +112,22 @@ impl<T: RequestTable> Requests<T> {
 
     /// A request has had its end.
     fn end(&mut self, id: u32) {
-        if table::find(&mut self.table, id).is_some_and(|slot| slot.cancel == Cancel::Owed) {
+        if let Some(position) = table::position(&self.table, id) {
+            self.end_at(position);
+        }
+    }
+
+    #[inline]
+    fn end_at(&mut self, position: usize) {
+        if self
+            .table
+            .slots()
+            .get(position)
+            .is_some_and(|slot| slot.cancel == Cancel::Owed)
+        {
             self.cancels -= 1;
         }
-        table::end(&mut self.table, id);
+        self.table.remove(position);
     }
 
     /// The server has closed: requests after `last` were not processed.
@@ -125,7 +144,14 @@ impl<T: RequestTable> Requests<T> {
 }
 
 impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
+    /// Whether something has taken effect that has not been told.
+    #[inline]
+    pub(super) fn has_more_to_tell(&self) -> bool {
+        self.requests.lost > 0 || self.ending.is_some() || self.base.link.as_ref().is_some_and(|link| link.opened > 0)
+    }
+
     /// Tells the next thing that has taken effect: the next frame of the opened record, or a request that the server will not process.
+    #[inline]
     pub(super) fn tell(&mut self, unread: &[u8]) -> Option<Result<Received<ClientEvent>, ConnectionError>> {
         let link = self.base.link.as_mut()?;
         let mut skipped = 0;

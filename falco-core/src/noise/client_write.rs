@@ -8,56 +8,54 @@ use super::key::{NoiseClient, clear, prologue};
 use super::layout::{CLEAR, FRAME_HEAD, HELLO_LENGTH, kind};
 use super::link::{Link, OwnClose};
 use super::table::{self, Cancel, RequestSlot, RequestTable, State};
-use super::write::{Outcome, check_length, in_turn, write_message};
+use super::write::{check_length, in_turn, of_nothing, write_message};
 use super::writer::Writer;
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, Error, Misuse};
 use crate::outgoing::OutgoingRequest;
 
 impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
+    #[inline]
     pub(super) fn write<'m, X: AsRef<[u8]>>(
         &mut self,
         client: &NoiseClient<T, C, X>,
         messages: impl Iterator<Item = (&'m mut OutgoingRequest, &'m [u8])>,
         out: &mut [u8],
     ) -> Result<usize, Error> {
-        let ended = self.base.life.end();
+        if let Some(end) = self.base.life.end() {
+            return self.write_last(&client.crypto, end, out);
+        }
         if let Stage::Hello(ephemeral) = &mut self.stage {
-            if let Some(end) = ended {
-                return Err(end.into());
-            }
             let ephemeral = core::mem::take(ephemeral);
             return self.write_hello(client, ephemeral, out);
         }
         let Some(link) = self.base.link.as_mut() else {
-            return ended.map_or(Ok(0), |end| Err(end.into()));
+            return Ok(0);
         };
         let given = out.len();
         let mut writer = Writer::new(out, link.their_max_record);
         let owed = link.owed() + self.requests.cancels * FRAME_HEAD;
         let mut trouble = None;
-        if ended.is_none() {
-            if matches!(self.stage, Stage::First) {
-                // The first record holds the PING and nothing else, whatever the server has said before it.
-                link.write_ping(&mut writer);
-                if writer.is_open() && link.finish(&client.crypto, &mut writer).is_ok() {
-                    self.stage = Stage::Established;
-                }
+        if matches!(self.stage, Stage::First) {
+            // The first record holds the PING and nothing else, whatever the server has said before it.
+            link.write_ping(&mut writer);
+            if writer.is_open() && link.finish(&client.crypto, &mut writer).is_ok() {
+                self.stage = Stage::Established;
             }
-            if matches!(self.stage, Stage::Established) {
+        }
+        if matches!(self.stage, Stage::Established) {
+            if owed > 0 {
                 link.write_owed(&mut writer);
                 self.requests.write_cancels(&mut writer);
                 link.write_close(&mut writer);
-                let limits = (self.base.serial, self.base.theirs.max_message);
-                if link.owed() == 0 && self.requests.cancels == 0 {
-                    trouble = in_turn(messages, |(message, body)| {
-                        self.requests
-                            .write_request(&client.crypto, link, limits, message, body, &mut writer)
-                    });
-                }
             }
-        } else if matches!(self.stage, Stage::Established) {
-            link.write_close(&mut writer);
+            let limits = (self.base.serial, self.base.theirs.max_message);
+            if owed == 0 || link.owed() + self.requests.cancels == 0 {
+                trouble = in_turn(messages, |(message, body)| {
+                    self.requests
+                        .write_request(&client.crypto, link, limits, message, body, &mut writer)
+                });
+            }
         }
         if !link.finish_last(&client.crypto, &mut writer) {
             return Err(self.base.fail(ConnectionError::KeyExhausted).into());
@@ -65,15 +63,17 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         let written = writer.finished();
         if written > 0 {
             self.note_sent();
+            return Ok(written);
         }
-        Outcome {
-            written,
-            ended,
-            trouble,
-            owed,
-            given,
-        }
-        .tell()
+        of_nothing(trouble, owed, given)
+    }
+
+    #[cold]
+    fn write_last(&mut self, crypto: &C, end: ConnectionError, out: &mut [u8]) -> Result<usize, Error> {
+        let established = matches!(self.stage, Stage::Established);
+        let written = self.base.write_last(crypto, established, end, out)?;
+        self.note_sent();
+        Ok(written)
     }
 
     fn write_hello<X: AsRef<[u8]>>(
@@ -130,6 +130,7 @@ impl<T: RequestTable> Requests<T> {
     }
 
     /// Writes the next frame of a request, beginning a record where the open one is full. `false`: the output is full.
+    #[inline]
     fn write_request<'m, C: Crypto>(
         &mut self,
         crypto: &C,

@@ -101,12 +101,14 @@ pub(super) struct FrameHead {
 
 impl FrameHead {
     /// The head at the front of `bytes`, where its body lies within them too.
+    #[inline]
     pub(super) fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (&[kind, a, b, c, d, e, f], rest) = bytes.split_first_chunk::<FRAME_HEAD>()?;
         let (id, length) = (u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, f]));
         Some((Self { kind, id, length }, rest.get(..usize::from(length))?))
     }
 
+    #[inline]
     pub(super) fn write(self) -> [u8; FRAME_HEAD] {
         let [a, b, c, d] = self.id.to_be_bytes();
         let [e, f] = self.length.to_be_bytes();

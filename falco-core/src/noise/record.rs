@@ -28,6 +28,7 @@ impl<A: Aead> Direction<A> {
     }
 
     /// Seals the next record: `out` holds plaintext up to its last `body.len()` bytes, which `body` becomes.
+    #[inline]
     pub(super) fn seal<C: Crypto<Aead = A>>(
         &mut self,
         crypto: &C,
@@ -40,6 +41,7 @@ impl<A: Aead> Direction<A> {
     }
 
     /// Opens the next record where it lies.
+    #[inline]
     pub(super) fn open<C: Crypto<Aead = A>>(
         &mut self,
         crypto: &C,
@@ -51,6 +53,7 @@ impl<A: Aead> Direction<A> {
     }
 
     /// Counts a record. The key changes at every multiple of the period; the counter goes on, and its last value is never a record's.
+    #[inline]
     fn advance<C: Crypto<Aead = A>>(&mut self, crypto: &C) -> Result<(), AeadError> {
         self.counter = self
             .counter
@@ -58,16 +61,23 @@ impl<A: Aead> Direction<A> {
             .filter(|next| *next != REKEY_NONCE)
             .ok_or(AeadError::new())?;
         if self.counter.is_multiple_of(self.period) {
-            let mut key = Zeroizing::new([0; 32]);
-            // The tag is dropped: REKEY takes the first 32 bytes.
-            self.aead.seal(&nonce(REKEY_NONCE), &[], key.as_mut_slice(), &[])?;
-            self.aead = crypto.aead(&key);
+            self.rekey(crypto)?;
         }
+        Ok(())
+    }
+
+    #[cold]
+    fn rekey<C: Crypto<Aead = A>>(&mut self, crypto: &C) -> Result<(), AeadError> {
+        let mut key = Zeroizing::new([0; 32]);
+        // The tag is dropped: REKEY takes the first 32 bytes.
+        self.aead.seal(&nonce(REKEY_NONCE), &[], key.as_mut_slice(), &[])?;
+        self.aead = crypto.aead(&key);
         Ok(())
     }
 }
 
 /// A counter as a nonce: four zero bytes, then big-endian (section 12.4).
+#[inline]
 fn nonce(counter: u64) -> Nonce {
     let mut nonce = [0; NONCE_LENGTH];
     if let Some(place) = nonce.last_chunk_mut() {

@@ -123,6 +123,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     }
 
     /// Opens the next record, judges it, and lets it take effect on the tables. What it means to the caller is told frame by frame after.
+    #[inline]
     fn recv_record(&mut self, crypto: &C, unread: &mut [u8]) -> Result<Option<usize>, ConnectionError> {
         let first = !self.is_established();
         let Some(link) = &mut self.base.link else {
@@ -167,6 +168,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     }
 
     /// Whether everything that was begun has had its end, on a connection on which nothing more begins.
+    #[inline]
     pub(super) fn is_drained(&self) -> bool {
         self.base.link.as_ref().is_some_and(|link| {
             self.base.is_closing()
@@ -220,7 +222,9 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
             return Err(end);
         }
         // What has come is told before the time is looked at.
-        if let Some(told) = session.tell(unread) {
+        if session.has_more_to_tell()
+            && let Some(told) = session.tell(unread)
+        {
             return told;
         }
         session.check(now)?;
@@ -360,6 +364,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> ServerWire for No
 
 impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     /// Where the request `id` is, which is owed an end.
+    #[inline]
     fn waiting(&self, id: RequestId) -> Result<State, Error> {
         if let Some(end) = self.base.life.end() {
             return Err(end.into());

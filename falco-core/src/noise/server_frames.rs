@@ -16,6 +16,7 @@ impl<A: Aead> Link<A> {
     /// Judges all frames of a record in order and lets them take effect on `requests`. Each frame's kind is replaced by a mark: what is to be told of it.
     ///
     /// Where a frame breaks the rules the connection is over, so that what the frames before it did shows nowhere.
+    #[inline]
     pub(super) fn judge_client_record<T: RequestTable>(
         &mut self,
         requests: &mut Requests<T>,
@@ -25,6 +26,7 @@ impl<A: Aead> Link<A> {
         mark_frames(frames, |head, body| self.judge_client_frame(requests, head, body, now))
     }
 
+    #[inline]
     fn judge_client_frame<T: RequestTable>(
         &mut self,
         requests: &mut Requests<T>,
@@ -74,6 +76,7 @@ impl<A: Aead> Link<A> {
     }
 
     /// Whether a request of this number may begin.
+    #[inline]
     fn begin<T: RequestTable>(&self, requests: &mut Requests<T>, id: u32) -> Result<(), Broken> {
         if id <= requests.begun || self.their_close.is_some() {
             return Err(Broken);
@@ -85,6 +88,7 @@ impl<A: Aead> Link<A> {
 
 impl<T: RequestTable> Requests<T> {
     /// Takes a request of which `received` of `total` bytes have come, or marks why not.
+    #[inline]
     fn admit(&mut self, id: u32, total: u32, received: u32, now: Instant) -> u8 {
         if self.last.is_some() {
             return mark::SKIP;
@@ -165,10 +169,17 @@ impl<T: RequestTable> Requests<T> {
 
     /// A request has had its end.
     pub(super) fn end(&mut self, id: u32) {
-        if let Some(slot) = table::find(&mut self.table, id) {
-            self.held = self.held.saturating_sub(slot.received.into());
-            table::end(&mut self.table, id);
+        if let Some(position) = table::position(&self.table, id) {
+            self.end_at(position);
         }
+    }
+
+    /// The request in this slot has had its end.
+    #[inline]
+    pub(super) fn end_at(&mut self, position: usize) {
+        let received = self.table.slots().get(position).map_or(0, |slot| slot.received);
+        self.held = self.held.saturating_sub(received.into());
+        self.table.remove(position);
     }
 
     /// Counts the silence of all that is half received from `now`.
@@ -230,7 +241,14 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         }
     }
 
+    /// Whether something has taken effect that has not been told.
+    #[inline]
+    pub(super) fn has_more_to_tell(&self) -> bool {
+        self.requests.lost > 0 || self.base.link.as_ref().is_some_and(|link| link.opened > 0)
+    }
+
     /// Tells the next thing that has taken effect: a request given up, or the next frame of the opened record.
+    #[inline]
     pub(super) fn tell(&mut self, unread: &[u8]) -> Option<Result<Received<ServerEvent>, ConnectionError>> {
         let link = self.base.link.as_mut()?;
         let mut skipped = 0;
@@ -243,9 +261,9 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             let id = RequestId::new(self.base.serial, told.head.id);
             let body = told.body..told.body + usize::from(told.head.length);
             // A request half told may have had its end since its frames were judged.
-            let gone = table::position(&self.requests.table, told.head.id).is_none();
+            let gone = || table::position(&self.requests.table, told.head.id).is_none();
             let event = match told.head.kind {
-                mark::PART | mark::LAST_PART | mark::CANCELLED if gone => None,
+                mark::PART | mark::LAST_PART | mark::CANCELLED if gone() => None,
                 mark::WHOLE => Some(ServerEvent::Request { id, body }),
                 mark::WHOLE_BEGUN => Some(ServerEvent::Request {
                     id,

@@ -4,66 +4,70 @@ use super::layout::WELCOME_LENGTH;
 use super::link::{Link, close};
 use super::server::{Requests, ServerSession, Stage};
 use super::table::{self, RequestTable, State};
-use super::write::{Outcome, in_turn, write_message};
+use super::write::{in_turn, of_nothing, write_message};
 use super::writer::Writer;
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, Error, Misuse};
 use crate::outgoing::OutgoingAnswer;
 
 impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
+    #[inline]
     pub(super) fn write<'m>(
         &mut self,
         crypto: &C,
         messages: impl Iterator<Item = (&'m mut OutgoingAnswer, &'m [u8])>,
         out: &mut [u8],
     ) -> Result<usize, Error> {
-        if let (Stage::Welcome(welcome), None) = (&self.stage, self.base.life.end()) {
-            let given = out.len();
-            let place = out.first_chunk_mut().ok_or(Misuse::OutputTooSmall {
-                needed: WELCOME_LENGTH,
-                given,
-            })?;
-            *place = *welcome;
-            self.stage = Stage::First;
-            return Ok(WELCOME_LENGTH);
-        }
-        let ended = self.base.life.end();
         let established = matches!(self.stage, Stage::Established);
-        let Some(link) = self.base.link.as_mut().filter(|_| established) else {
-            return ended.map_or(Ok(0), |end| Err(end.into()));
+        if let Some(end) = self.base.life.end() {
+            return self.base.write_last(crypto, established, end, out);
+        }
+        if !established {
+            return self.write_welcome(out);
+        }
+        let Some(link) = self.base.link.as_mut() else {
+            return Ok(0);
         };
         let given = out.len();
         let mut writer = Writer::new(out, link.their_max_record);
         let owed = link.owed();
         let mut trouble = None;
-        if ended.is_none() {
+        if owed > 0 {
             link.write_owed(&mut writer);
             link.write_close(&mut writer);
-            if link.owed() == 0 {
-                let serial = self.base.serial;
-                trouble = in_turn(messages, |(message, body)| {
-                    self.requests
-                        .write_answer(crypto, link, serial, message, body, &mut writer)
-                });
-            }
-        } else {
-            link.write_close(&mut writer);
+        }
+        if owed == 0 || link.owed() == 0 {
+            let serial = self.base.serial;
+            trouble = in_turn(messages, |(message, body)| {
+                self.requests
+                    .write_answer(crypto, link, serial, message, body, &mut writer)
+            });
         }
         if !link.finish_last(crypto, &mut writer) {
             return Err(self.base.fail(ConnectionError::KeyExhausted).into());
         }
         let mut written = writer.finished();
-        if ended.is_none() && self.is_drained() {
+        if self.is_drained() {
             written += self.write_last_close(crypto, out.get_mut(written..).unwrap_or_default());
         }
-        Outcome {
-            written,
-            ended,
-            trouble,
-            owed,
-            given,
+        if written > 0 {
+            return Ok(written);
         }
-        .tell()
+        of_nothing(trouble, owed, given)
+    }
+
+    fn write_welcome(&mut self, out: &mut [u8]) -> Result<usize, Error> {
+        let Stage::Welcome(welcome) = &self.stage else {
+            return Ok(0);
+        };
+        let given = out.len();
+        let place = out.first_chunk_mut().ok_or(Misuse::OutputTooSmall {
+            needed: WELCOME_LENGTH,
+            given,
+        })?;
+        *place = *welcome;
+        self.stage = Stage::First;
+        Ok(WELCOME_LENGTH)
     }
 
     /// The end in good order: a CLOSE, if none was sent, and nothing after it.
@@ -85,6 +89,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
 
 impl<T: RequestTable> Requests<T> {
     /// Writes the next frame of an answer, beginning a record where the open one is full. `false`: the output is full.
+    #[inline]
     fn write_answer<'m, C: Crypto>(
         &mut self,
         crypto: &C,
@@ -105,7 +110,15 @@ impl<T: RequestTable> Requests<T> {
         } else {
             State::Answering
         };
-        let Some(slot) = table::find(&mut self.table, id).filter(|slot| slot.state == expected) else {
+        let Some(position) = table::position(&self.table, id) else {
+            return Err(Misuse::NotWaiting(message.id()).into());
+        };
+        let Some(slot) = self
+            .table
+            .slots_mut()
+            .get_mut(position)
+            .filter(|slot| slot.state == expected)
+        else {
             return Err(Misuse::NotWaiting(message.id()).into());
         };
         let Some(sealed) = write_message(crypto, link, id, message.sealed(), body, writer)? else {
@@ -114,7 +127,7 @@ impl<T: RequestTable> Requests<T> {
         slot.state = State::Answering;
         message.seal_part(sealed);
         if message.is_done() {
-            self.end(id);
+            self.end_at(position);
         }
         Ok(true)
     }

@@ -86,14 +86,17 @@ impl<const N: usize> RequestTable for FixedTable<N> {
         }
     }
 
+    #[inline]
     fn slots(&self) -> &[RequestSlot] {
         self.slots.get(..self.used).unwrap_or_default()
     }
 
+    #[inline]
     fn slots_mut(&mut self) -> &mut [RequestSlot] {
         self.slots.get_mut(..self.used).unwrap_or_default()
     }
 
+    #[inline]
     fn push(&mut self, slot: RequestSlot) -> bool {
         let Some(place) = self.slots.get_mut(self.used) else {
             return false;
@@ -103,6 +106,7 @@ impl<const N: usize> RequestTable for FixedTable<N> {
         true
     }
 
+    #[inline]
     fn remove(&mut self, index: usize) {
         let Some(mut behind) = self.slots.get_mut(index..self.used).filter(|behind| !behind.is_empty()) else {
             return;
@@ -128,19 +132,23 @@ impl RequestTable for alloc::vec::Vec<RequestSlot> {
         Self::new()
     }
 
+    #[inline]
     fn slots(&self) -> &[RequestSlot] {
         self
     }
 
+    #[inline]
     fn slots_mut(&mut self) -> &mut [RequestSlot] {
         self
     }
 
+    #[inline]
     fn push(&mut self, slot: RequestSlot) -> bool {
         Self::push(self, slot);
         true
     }
 
+    #[inline]
     fn remove(&mut self, index: usize) {
         if index < self.len() {
             Self::remove(self, index);
@@ -157,11 +165,13 @@ impl RequestTable for alloc::vec::Vec<RequestSlot> {
 }
 
 /// Finds requests by their number. Numbers go up, so the slots are sorted by them.
+#[inline]
 pub(super) fn position<T: RequestTable>(table: &T, id: u32) -> Option<usize> {
     table.slots().binary_search_by_key(&id, |slot| slot.id).ok()
 }
 
 /// The request of this number, if it has begun and not ended.
+#[inline]
 pub(super) fn find<T: RequestTable>(table: &mut T, id: u32) -> Option<&mut RequestSlot> {
     let position = position(table, id)?;
     table.slots_mut().get_mut(position)

@@ -7,6 +7,7 @@ use crate::crypto::Crypto;
 use crate::error::{ConnectionError, Error, Misuse, RequestError};
 
 /// Gives each message its turn, until the output is full (`false`) or there is trouble with one, which is returned.
+#[inline]
 pub(super) fn in_turn<M>(
     messages: impl Iterator<Item = M>,
     mut turn: impl FnMut(M) -> Result<bool, Error>,
@@ -21,38 +22,16 @@ pub(super) fn in_turn<M>(
     None
 }
 
-/// What writing came to: bytes, if there are any; else why there are none.
-pub(super) struct Outcome {
-    pub(super) written: usize,
-    /// What had ended the connection before.
-    pub(super) ended: Option<ConnectionError>,
-    pub(super) trouble: Option<Error>,
-    /// Bytes of frames that were owed.
-    pub(super) owed: usize,
-    /// Bytes of output that there were.
-    pub(super) given: usize,
-}
-
-impl Outcome {
-    pub(super) fn tell(self) -> Result<usize, Error> {
-        let Self {
-            written,
-            ended,
-            trouble,
-            owed,
+/// What came of writing nothing, of `given` bytes of output, where `owed` bytes of frames were to go.
+pub(super) fn of_nothing(trouble: Option<Error>, owed: usize, given: usize) -> Result<usize, Error> {
+    match trouble {
+        Some(trouble) => Err(trouble),
+        None if owed > 0 => Err(Misuse::OutputTooSmall {
+            needed: RECORD_OVERHEAD + FRAME_HEAD + 8,
             given,
-        } = self;
-        match (written, ended, trouble) {
-            (1.., _, _) => Ok(written),
-            (0, Some(end), _) => Err(end.into()),
-            (0, None, Some(trouble)) => Err(trouble),
-            (0, None, None) if owed > 0 => Err(Misuse::OutputTooSmall {
-                needed: RECORD_OVERHEAD + FRAME_HEAD + 8,
-                given,
-            }
-            .into()),
-            (0, None, None) => Ok(0),
         }
+        .into()),
+        None => Ok(0),
     }
 }
 
@@ -66,6 +45,7 @@ pub(super) fn of_owed(wrote: Result<usize, Error>) -> Result<usize, Misuse> {
 }
 
 /// Whether the peer reads a message of `length` bytes.
+#[inline]
 pub(super) fn check_length(length: usize, limit: u32) -> Result<(), RequestError> {
     let (length, limit) = (u64::try_from(length).unwrap_or(u64::MAX), u64::from(limit));
     if length > limit {
@@ -90,7 +70,24 @@ const LEAST_PART: usize = 256;
 
 /// Writes the next frame of a message of which `sealed` bytes have gone: all of it, where it fits a record, or as much as fits. Says how many bytes of the body
 /// went; `None` where the output is full.
+#[inline]
 pub(super) fn write_message<'m, C: Crypto>(
+    crypto: &C,
+    link: &mut Link<C::Aead>,
+    id: u32,
+    sealed: usize,
+    body: &'m [u8],
+    writer: &mut Writer<'_, 'm>,
+) -> Result<Option<usize>, Error> {
+    if sealed == 0 && writer.frame(kind::MESSAGE, id, &[], body) {
+        return Ok(Some(body.len()));
+    }
+    write_part(crypto, link, id, sealed, body, writer)
+}
+
+/// The same where a whole message does not fit the open record.
+#[cold]
+fn write_part<'m, C: Crypto>(
     crypto: &C,
     link: &mut Link<C::Aead>,
     id: u32,

@@ -19,6 +19,7 @@ pub(super) struct Writer<'o, 'b> {
 
 impl<'o, 'b> Writer<'o, 'b> {
     /// `max_record` is the largest record length that the peer announced.
+    #[inline]
     pub(super) fn new(out: &'o mut [u8], max_record: u16) -> Self {
         let max = usize::from(max_record).saturating_sub(TAG_LENGTH);
         Self {
@@ -31,26 +32,31 @@ impl<'o, 'b> Writer<'o, 'b> {
     }
 
     /// Bytes of frames that a fresh record could hold at the most.
+    #[inline]
     pub(super) const fn max(&self) -> usize {
         self.max
     }
 
     /// Bytes of output that there are in all.
+    #[inline]
     pub(super) const fn given(&self) -> usize {
         self.out.len()
     }
 
     /// Whether the open record holds a frame.
+    #[inline]
     pub(super) const fn is_open(&self) -> bool {
         self.open > 0
     }
 
     /// Bytes of all records so far.
+    #[inline]
     pub(super) const fn finished(&self) -> usize {
         self.finished
     }
 
     /// Bytes that a further frame of the open record may have.
+    #[inline]
     pub(super) fn room(&self) -> usize {
         let space = self.out.len().saturating_sub(self.finished + RECORD_OVERHEAD);
         self.max.min(space).saturating_sub(self.open + self.tail.len())
@@ -58,6 +64,7 @@ impl<'o, 'b> Writer<'o, 'b> {
 
     /// Adds a frame with a body in two pieces, the first of which is short; says whether there was room.
     #[must_use]
+    #[inline]
     pub(super) fn frame(&mut self, kind: u8, id: u32, first: &[u8], body: &'b [u8]) -> bool {
         let length = first.len() + body.len();
         let Ok(announced) = u16::try_from(length) else {
@@ -73,14 +80,14 @@ impl<'o, 'b> Writer<'o, 'b> {
             length: announced,
         }
         .write();
-        let mut place = self.out.get_mut(start..).unwrap_or_default();
         // There is room for all three, as was just seen.
-        for piece in [tail, &head, first] {
-            let Some((to, rest)) = core::mem::take(&mut place).split_at_mut_checked(piece.len()) else {
-                return false;
-            };
-            to.copy_from_slice(piece);
-            place = rest;
+        let place = self.out.get_mut(start..).unwrap_or_default();
+        if put(place, tail)
+            .and_then(|place| put(place, &head))
+            .and_then(|place| put(place, first))
+            .is_none()
+        {
+            return false;
         }
         self.open += tail.len() + FRAME_HEAD + first.len();
         self.tail = body;
@@ -88,6 +95,7 @@ impl<'o, 'b> Writer<'o, 'b> {
     }
 
     /// Seals the open record, if it holds a frame.
+    #[inline]
     pub(super) fn finish<C: Crypto>(&mut self, crypto: &C, send: &mut Direction<C::Aead>) -> Result<(), AeadError>
     where
         C::Aead: Aead,
@@ -108,4 +116,15 @@ impl<'o, 'b> Writer<'o, 'b> {
         self.finished += RECORD_OVERHEAD + plain;
         Ok(())
     }
+}
+
+/// Copies `piece` to the front of `place`, if there is room, and lends what is behind it.
+#[inline]
+fn put<'p>(place: &'p mut [u8], piece: &[u8]) -> Option<&'p mut [u8]> {
+    if piece.is_empty() {
+        return Some(place);
+    }
+    let (to, rest) = place.split_at_mut_checked(piece.len())?;
+    to.copy_from_slice(piece);
+    Some(rest)
 }
