@@ -101,7 +101,7 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `rustcrypto` | yes | AES-256-GCM from the crate aes-gcm behind the seam |
+//! | `rustcrypto` | yes | AES-256-GCM from the crates aes, ctr and ghash behind the seam |
 //! | `std` | yes | a `Mutex` around a ledger; implies `alloc` |
 //! | `alloc` | by `std` | `Vec<u8>` as storage of a [`RecvBuf`] |
 //! | `heapless` | no | `heapless::Vec` as storage of a [`RecvBuf`] |
