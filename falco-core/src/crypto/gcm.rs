@@ -3,12 +3,11 @@
 //! Two things are done otherwise, for their cost. A text in two places becomes one without being copied. A short text takes the cipher once, for its tag and
 //! all of its blocks, and the hash in groups as it takes them.
 
-use core::hint::black_box;
-
 use aes::cipher::{BlockCipherEncrypt, InOutBuf, InnerIvInit, KeyInit, StreamCipherCore};
 use aes::{Aes256Enc, Block};
 use ghash::GHash;
 use ghash::universal_hash::UniversalHash;
+use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{Aead, AeadError, Nonce, Tag};
@@ -147,8 +146,7 @@ impl Aead for Aes256Gcm {
         let [mask, stream @ ..] = &batch;
         let expected = self.tag(mask, associated, text)?;
         // All bytes are compared, whatever the first ones say.
-        let differs = u128::from_ne_bytes(expected) ^ u128::from_ne_bytes(*tag);
-        if black_box(differs) != 0 {
+        if !bool::from(expected.ct_eq(tag)) {
             return Err(AeadError);
         }
         self.apply(nonce, stream, text)
