@@ -1,0 +1,74 @@
+//! What each request was told, checked as it is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use falco_core::Fate;
+use falco_core::mux::Left;
+
+/// Which request: the first byte of its body, where that has one. No run has more than fit.
+pub(crate) type Ticket = u8;
+
+/// Whoever waits. There is one for each request, so that it is given back once or not at all.
+pub(crate) struct Waiter(pub(crate) Ticket);
+
+/// What is known of each request.
+#[derive(Default)]
+pub(crate) struct Book {
+    pub(crate) asked: BTreeMap<Ticket, Vec<u8>>,
+    /// Those whose waiter was given back.
+    pub(crate) ended: BTreeSet<Ticket>,
+    /// Those of which the client was told that no handler has seen them, and none will.
+    unprocessed: BTreeSet<Ticket>,
+    handed_out: BTreeSet<Ticket>,
+    pub(crate) answers: BTreeMap<Ticket, Vec<u8>>,
+}
+
+impl Book {
+    pub(crate) fn ends(&mut self, Waiter(ticket): Waiter, fate: Fate) {
+        assert!(self.asked.contains_key(&ticket), "{ticket} was asked");
+        assert!(self.ended.insert(ticket), "{ticket} is given back once");
+        if fate == Fate::NotProcessed {
+            assert!(!self.handed_out.contains(&ticket), "{ticket} was handed out before");
+            self.unprocessed.insert(ticket);
+        }
+    }
+
+    pub(crate) fn answered(&mut self, waiter: Waiter, body: &[u8]) {
+        let ticket = waiter.0;
+        assert!(self.handed_out.contains(&ticket), "{ticket} was handed out");
+        let answer = self.answers.get(&ticket);
+        assert!(answer.is_some_and(|answer| answer == body), "{ticket} has its answer");
+        self.ends(waiter, Fate::MaybeProcessed);
+    }
+
+    pub(crate) fn left(&mut self, left: Vec<Left<Vec<u8>, Waiter>>) {
+        assert!(left.is_sorted_by_key(|left| left.ticket));
+        for Left {
+            ticket,
+            waiter,
+            body,
+            fate,
+            ..
+        } in left
+        {
+            assert_eq!(ticket, u64::from(waiter.0));
+            if let Some(body) = body {
+                assert_eq!(fate, Fate::NotProcessed);
+                assert!(self.asked.get(&waiter.0) == Some(&body), "it is its own body");
+            }
+            self.ends(waiter, fate);
+        }
+    }
+
+    pub(crate) fn handed_out(&mut self, body: &[u8]) -> Ticket {
+        let empty = || {
+            let empty = self.asked.iter().find(|(_, body)| body.is_empty());
+            *empty.expect("one is empty").0
+        };
+        let ticket = body.first().copied().unwrap_or_else(empty);
+        assert!(self.asked.get(&ticket).is_some_and(|asked| asked == body), "{ticket}");
+        assert!(self.handed_out.insert(ticket), "{ticket} is handed out once");
+        assert!(!self.unprocessed.contains(&ticket), "{ticket} was not to be processed");
+        ticket
+    }
+}

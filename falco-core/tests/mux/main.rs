@@ -1,0 +1,163 @@
+//! Whatever callers, handlers and the link do: each waiter is given back once, with what is true of its own request, and nothing is left behind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that panics has failed"
+)]
+
+mod book;
+mod world;
+
+use core::time::Duration;
+
+use falco_core::testing::{classic_key, noise_client, noise_server};
+use falco_core::{ClientWire, ServerWire, Settings};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use world::World;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Request(usize),
+    Cancel(usize),
+    Answer(usize, usize),
+    Refuse(usize),
+    Ping,
+    CloseClient,
+    CloseServer,
+    TakeUnbegun,
+    Cut(usize, usize),
+    Pass(u64),
+    WriteClient(usize),
+    WriteServer(usize),
+    ReadClient(usize),
+    ReadServer(usize),
+    Settle,
+}
+
+#[derive(Clone, Debug)]
+struct Plan {
+    in_flight: u16,
+    max_message: u32,
+    max_record: u16,
+    budget: usize,
+    stops: bool,
+    /// Whether the handshake is done before anything else.
+    established: bool,
+    ops: Vec<Op>,
+}
+
+/// What the client reads at the most.
+const MAX_ANSWER: usize = 150_000;
+
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => 0..40_usize, 2 => 0..3_000_usize, 2 => 0..200_000_usize]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let pick = any::<usize>;
+    let bytes = || prop_oneof![0..300_usize, 0..100_000_usize];
+    prop_oneof![
+        10 => size().prop_map(Op::Request),
+        4 => pick().prop_map(Op::Cancel),
+        6 => (pick(), size()).prop_map(|(pick, size)| Op::Answer(pick, size)),
+        1 => pick().prop_map(|pick| Op::Answer(pick, MAX_ANSWER + 1)),
+        2 => pick().prop_map(Op::Refuse),
+        1 => Just(Op::Ping),
+        1 => Just(Op::CloseClient),
+        1 => Just(Op::CloseServer),
+        2 => Just(Op::TakeUnbegun),
+        1 => (bytes(), bytes()).prop_map(|(to_server, to_client)| Op::Cut(to_server, to_client)),
+        1 => (0..40_000_u64).prop_map(Op::Pass),
+        6 => bytes().prop_map(Op::WriteClient),
+        6 => bytes().prop_map(Op::WriteServer),
+        6 => bytes().prop_map(Op::ReadClient),
+        6 => bytes().prop_map(Op::ReadServer),
+        4 => Just(Op::Settle),
+    ]
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let limits = (
+        1..5_u16,
+        50_000..200_000_u32,
+        prop_oneof![64..2_000_u16, Just(u16::MAX)],
+    );
+    let budget = prop_oneof![1_000..300_000_usize, Just(1 << 20)];
+    (limits, budget, any::<[bool; 2]>(), vec(op(), 0..50)).prop_map(
+        |((in_flight, max_message, max_record), budget, [stops, established], ops)| Plan {
+            in_flight,
+            max_message,
+            max_record,
+            budget,
+            stops,
+            established,
+            ops,
+        },
+    )
+}
+
+fn run<C: ClientWire, S: ServerWire>(keys: (&C, &S), plan: &Plan, tells: bool) {
+    let settings = Settings::new().with_max_record(plan.max_record).unwrap();
+    let own = settings.with_max_message(u32::try_from(MAX_ANSWER).unwrap());
+    let theirs = settings
+        .with_max_message(plan.max_message)
+        .with_max_in_flight(plan.in_flight);
+    let mut world = World::new(keys, (&own, &theirs.unwrap()), plan.budget, plan.stops && tells);
+    if plan.established {
+        world.settle();
+    }
+    for op in &plan.ops {
+        match *op {
+            Op::Request(size) => world.request(size),
+            Op::Cancel(pick) => world.cancel(pick),
+            Op::Answer(pick, size) => world.answer(pick, size),
+            Op::Refuse(pick) => world.refuse(pick),
+            Op::Ping => world.ping(),
+            Op::CloseClient => world.close_client(),
+            Op::CloseServer => world.close_server(),
+            Op::TakeUnbegun => world.take_unbegun(),
+            Op::Cut(to_server, to_client) => world.cut(to_server, to_client),
+            Op::Pass(millis) => world.pass(Duration::from_millis(millis)),
+            Op::WriteClient(size) => _ = world.write_client(size),
+            Op::WriteServer(size) => _ = world.write_server(size),
+            Op::ReadClient(count) => _ = world.read_client(count),
+            Op::ReadServer(count) => _ = world.read_server(count),
+            Op::Settle => world.settle(),
+        }
+    }
+    world.finish(plan.budget);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn on_the_noise_wire_everybody_gets_one_true_end(plan in plan()) {
+        run((&noise_client(7), &noise_server(7)), &plan, true);
+    }
+
+    #[test]
+    fn on_the_classic_wire_everybody_gets_one_true_end(plan in plan()) {
+        run((&classic_key(7), &classic_key(7)), &plan, false);
+    }
+}
+
+fn go_together<C: ClientWire, S: ServerWire>(keys: (&C, &S)) {
+    let settings = Settings::new();
+    let mut world = World::new(keys, (&settings, &settings), 1 << 20, false);
+    world.settle();
+    for size in 0..10 {
+        world.request(size);
+    }
+    world.seal_client();
+    assert!(!world.has_unsent(), "one output holds them all");
+    world.finish(1 << 20);
+}
+
+#[test]
+fn an_output_of_the_size_that_is_asked_for_holds_all_small_requests() {
+    go_together((&noise_client(7), &noise_server(7)));
+    go_together((&classic_key(7), &classic_key(7)));
+}

@@ -1,0 +1,408 @@
+//! A client's and a server's mux on a virtual clock, and a link between them that can be cut.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+
+use falco_core::mux::{Body, ClientMux, ClientStep, ServerMux, ServerStep, SharedBudget};
+use falco_core::testing::CountingRng;
+use falco_core::{
+    ClientConnection, ClientWire, CloseReason, ConnectionError, Error, Fate, Instant, Misuse, Refusal, RequestError,
+    RequestId, ServerConnection, ServerWire, Settings,
+};
+
+use crate::book::{Book, Ticket, Waiter};
+
+/// What goes one way.
+#[derive(Default)]
+struct Link {
+    flying: Vec<u8>,
+    inbox: Vec<u8>,
+    /// Nothing more goes in.
+    closed: bool,
+    /// The receiver knows that nothing more comes.
+    told: bool,
+}
+
+impl Link {
+    fn send(&mut self, bytes: &[u8]) {
+        if !self.closed {
+            self.flying.extend_from_slice(bytes);
+        }
+    }
+
+    fn deliver(&mut self, count: usize) -> bool {
+        let count = count.min(self.flying.len());
+        self.inbox.extend(self.flying.drain(..count));
+        count > 0
+    }
+
+    fn cut(&mut self, after: usize) {
+        self.flying.truncate(after);
+        self.closed = true;
+    }
+
+    /// Whether the end of the stream has come, and is told now.
+    fn ends(&mut self) -> bool {
+        self.closed && self.flying.is_empty() && !core::mem::replace(&mut self.told, true)
+    }
+}
+
+pub(crate) struct World<'k, C: ClientWire, S: ServerWire> {
+    now: Instant,
+    client: ClientMux<&'k C, Vec<u8>, Waiter>,
+    server: ServerMux<&'k S, Vec<u8>, SharedBudget>,
+    budget: SharedBudget,
+    to_server: Link,
+    to_client: Link,
+    book: Book,
+    /// What handlers are at.
+    running: BTreeMap<Ticket, RequestId>,
+    cancelled: BTreeSet<Ticket>,
+    /// Whether handlers stop when they are told, on a wire that tells them.
+    stops: bool,
+    client_over: bool,
+    server_over: bool,
+}
+
+impl<'k, C: ClientWire, S: ServerWire> World<'k, C, S> {
+    pub(crate) fn new(keys: (&'k C, &'k S), settings: (&Settings, &Settings), budget: usize, stops: bool) -> Self {
+        let (now, budget) = (Instant::ZERO, SharedBudget::new(budget));
+        let client = ClientConnection::new(keys.0, settings.0, now, &mut CountingRng::new(1));
+        let server = ServerConnection::new(keys.1, settings.1, now, &mut CountingRng::new(2));
+        Self {
+            now,
+            client: ClientMux::new(client.expect("there is entropy")),
+            server: ServerMux::new(server.expect("there is entropy"), budget.clone(), 100_000),
+            budget,
+            to_server: Link::default(),
+            to_client: Link::default(),
+            book: Book::default(),
+            running: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
+            stops,
+            client_over: false,
+            server_over: false,
+        }
+    }
+
+    pub(crate) fn request(&mut self, size: usize) {
+        let ticket = Ticket::try_from(self.book.asked.len()).expect("a run has few");
+        let has_empty = self.book.asked.values().any(Vec::is_empty);
+        let body = vec![ticket; size.max(usize::from(has_empty))];
+        self.book.asked.insert(ticket, body.clone());
+        if let Err(rejected) = self.client.request(ticket.into(), body, Waiter(ticket)) {
+            assert!(!self.client.is_open() || matches!(rejected.why, Error::Request(_)));
+            assert!(self.book.asked.get(&ticket) == Some(&rejected.body));
+            self.book.ends(rejected.waiter, Fate::NotProcessed);
+        }
+    }
+
+    /// One of those that were asked, whatever has become of it.
+    pub(crate) fn cancel(&mut self, pick: usize) {
+        let Some(nth) = pick.checked_rem(self.book.asked.len()) else {
+            return;
+        };
+        let ticket = *self.book.asked.keys().nth(nth).expect("so many were asked");
+        match self.client.cancel(ticket.into()) {
+            Some((waiter, fate)) => {
+                self.book.ends(waiter, fate);
+                self.cancelled.insert(ticket);
+                assert!(self.client.outstanding() > 0 || !self.client.has_unsent());
+            }
+            None => assert!(self.book.ended.contains(&ticket), "{ticket} has had its end"),
+        }
+    }
+
+    pub(crate) fn answer(&mut self, pick: usize, size: usize) {
+        let Some((ticket, id)) = take(&mut self.running, pick) else {
+            return;
+        };
+        let body = vec![ticket; size];
+        match self.server.answer(id, body.clone()) {
+            Ok(()) => {
+                self.book.answers.insert(ticket, body);
+            }
+            Err(error) => assert!(matches!(error, RequestError::TooLarge { .. }), "{error}"),
+        }
+    }
+
+    pub(crate) fn refuse(&mut self, pick: usize) {
+        if let Some((_, id)) = take(&mut self.running, pick) {
+            self.server.refuse(id, Refusal::Failed);
+        }
+    }
+
+    pub(crate) fn seal_client(&mut self) {
+        let size = self.client.seal_size();
+        assert_eq!(self.write_client(size), Ok(true));
+    }
+
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.client.has_unsent()
+    }
+
+    pub(crate) fn ping(&mut self) {
+        let _ = self.client.ping();
+    }
+
+    pub(crate) fn close_client(&mut self) {
+        self.client.close(self.now, CloseReason::Done);
+    }
+
+    pub(crate) fn close_server(&mut self) {
+        self.server.close(self.now, CloseReason::ShuttingDown);
+    }
+
+    /// Of what is under way each way, so many bytes still come.
+    pub(crate) fn cut(&mut self, to_server: usize, to_client: usize) {
+        self.to_server.cut(to_server);
+        self.to_client.cut(to_client);
+    }
+
+    pub(crate) fn take_unbegun(&mut self) {
+        self.book.left(self.client.take_unbegun());
+    }
+
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+        let _ = self.client.handle_timeout(self.now);
+        let _ = self.server.handle_timeout(self.now);
+    }
+
+    /// The client writes once into an output of `size` bytes. Says whether something went, or how many bytes it takes.
+    pub(crate) fn write_client(&mut self, size: usize) -> Result<bool, usize> {
+        let mut out = vec![0; size];
+        let book = &mut self.book;
+        let sealed = self.client.seal(self.now, &mut out, |waiter, error| {
+            assert!(matches!(error, RequestError::TooLarge { .. }), "{error}");
+            book.ends(waiter, Fate::NotProcessed);
+        });
+        if sealed == Ok(0) && self.client.machine().end().is_some() {
+            self.to_server.closed = true;
+        }
+        wrote(&mut self.to_server, sealed, &out)
+    }
+
+    /// The same at the server.
+    pub(crate) fn write_server(&mut self, size: usize) -> Result<bool, usize> {
+        let mut out = vec![0; size];
+        let sealed = self.server.seal(self.now, &mut out);
+        if sealed == Ok(0) && self.server.machine().end().is_some() {
+            self.to_client.closed = true;
+        }
+        wrote(&mut self.to_client, sealed, &out)
+    }
+
+    /// So many bytes come to the client. Says whether something came.
+    pub(crate) fn read_client(&mut self, count: usize) -> bool {
+        let mut came = self.to_client.deliver(count);
+        while let Some(consumed) = self.look_client() {
+            self.to_client.inbox.drain(..consumed);
+            came = true;
+        }
+        if !self.client_over && self.to_client.ends() {
+            came = true;
+            if self.client.end_of_stream(self.now, &self.to_client.inbox).is_err() {
+                self.end_client();
+            }
+        }
+        came
+    }
+
+    fn look_client(&mut self) -> Option<usize> {
+        if self.client_over {
+            return None;
+        }
+        let unread = &mut self.to_client.inbox;
+        match self.client.recv(self.now, unread) {
+            Ok(ClientStep::NeedMore { total }) => {
+                assert!(total > unread.len());
+                None
+            }
+            Ok(ClientStep::Answer { consumed, waiter, body }) => {
+                self.book.answered(waiter, body.bytes(unread));
+                Some(consumed)
+            }
+            Ok(ClientStep::Refused {
+                consumed,
+                waiter,
+                refusal,
+            }) => {
+                let fate = if refusal.is_unprocessed() {
+                    Fate::NotProcessed
+                } else {
+                    Fate::MaybeProcessed
+                };
+                self.book.ends(waiter, fate);
+                Some(consumed)
+            }
+            Ok(ClientStep::Closing { consumed, .. }) => {
+                self.take_unbegun();
+                Some(consumed)
+            }
+            Ok(
+                ClientStep::Skip { consumed }
+                | ClientStep::Established { consumed }
+                | ClientStep::Pong { consumed, .. },
+            ) => Some(consumed),
+            Ok(ClientStep::TransmitFirst | _) => None,
+            Err(_) => {
+                self.end_client();
+                None
+            }
+        }
+    }
+
+    fn end_client(&mut self) {
+        self.client_over = true;
+        self.book.left(self.client.finish());
+    }
+
+    /// So many bytes come to the server, if it reads. Says whether something came.
+    pub(crate) fn read_server(&mut self, count: usize) -> bool {
+        if !self.server.may_read() {
+            return false;
+        }
+        let mut came = self.to_server.deliver(count);
+        while let Some(consumed) = self.look_server() {
+            self.to_server.inbox.drain(..consumed);
+            came = true;
+        }
+        if !self.server_over && self.to_server.ends() {
+            came = true;
+            if self.server.end_of_stream(self.now, &self.to_server.inbox).is_err() {
+                self.end_server();
+            }
+        }
+        came
+    }
+
+    fn look_server(&mut self) -> Option<usize> {
+        if self.server_over {
+            return None;
+        }
+        let unread = &mut self.to_server.inbox;
+        match self.server.recv(self.now, unread) {
+            Ok(ServerStep::NeedMore { total }) => {
+                assert!(total > unread.len());
+                None
+            }
+            Ok(ServerStep::Request { consumed, id, body }) => {
+                let ticket = self.book.handed_out(Body::bytes(&body, unread));
+                self.running.insert(ticket, id);
+                Some(consumed)
+            }
+            Ok(ServerStep::Cancelled { consumed, id }) => {
+                let ticket = self
+                    .running
+                    .iter()
+                    .find(|(_, own)| **own == id)
+                    .map(|(ticket, _)| *ticket);
+                if let Some(ticket) = ticket.filter(|_| self.stops) {
+                    self.running.remove(&ticket);
+                    self.server.refuse(id, Refusal::Cancelled);
+                }
+                Some(consumed)
+            }
+            Ok(
+                ServerStep::Skip { consumed }
+                | ServerStep::Established { consumed }
+                | ServerStep::Closing { consumed, .. },
+            ) => Some(consumed),
+            Ok(ServerStep::TransmitFirst | ServerStep::AnswerFirst | _) => None,
+            Err(_) => {
+                self.end_server();
+                None
+            }
+        }
+    }
+
+    /// What runs goes on, and its answers go nowhere.
+    fn end_server(&mut self) {
+        self.server_over = true;
+        self.server.finish();
+    }
+
+    /// Everything goes that can go, in outputs that the muxes ask for.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..100_000 {
+            let (client, server) = (self.client.seal_size(), self.server.seal_size());
+            let wrote = [self.write_client(client), self.write_server(server)];
+            let wrote = wrote.map(|wrote| wrote.expect("as much as was asked for is enough"));
+            let came = [self.read_server(usize::MAX), self.read_client(usize::MAX)];
+            if !wrote.into_iter().chain(came).any(|went| went) {
+                return;
+            }
+        }
+        panic!("it comes to no end: {:?} {:?}", self.client, self.server);
+    }
+
+    /// All requests get their ends where that can still be, and then the connection. Nothing may be left of anything.
+    pub(crate) fn finish(mut self, full: usize) {
+        self.settle();
+        let in_order = |end: Option<ConnectionError>| matches!(end, None | Some(ConnectionError::Closed));
+        let in_order = |own: &Self| {
+            in_order(own.client.machine().end()) && in_order(own.server.machine().end()) && !own.to_client.told
+        };
+        if in_order(&self) && self.stops {
+            let runs = |ticket| self.running.contains_key(ticket);
+            assert!(!self.cancelled.iter().any(runs), "whoever was cancelled is told");
+        }
+        while !self.running.is_empty() {
+            self.answer(0, 10);
+            self.settle();
+        }
+        if in_order(&self) {
+            if !self.client.is_open() {
+                self.take_unbegun();
+            }
+            // By itself, and not because it was cleared.
+            self.assert_empty();
+            assert_eq!(self.budget.left(), full);
+        }
+        self.end_client();
+        self.assert_all_ended();
+        let server = self.server;
+        drop(server);
+        assert_eq!(self.budget.left(), full);
+    }
+
+    fn assert_all_ended(&self) {
+        assert!(self.book.asked.keys().eq(&self.book.ended), "all were given back");
+        let text = format!("{:?}", self.client);
+        assert!(
+            text.ends_with("waiting: 0, begun: 0, parts: 0, queued: 0, .. }"),
+            "{text}"
+        );
+    }
+
+    fn assert_empty(&self) {
+        self.assert_all_ended();
+        let text = format!("{:?}", self.server);
+        assert!(
+            text.ends_with("held: 0, parts: 0, answers: 0, refusals: 0, queued: 0, .. }"),
+            "{text}"
+        );
+    }
+}
+
+fn take(from: &mut BTreeMap<Ticket, RequestId>, pick: usize) -> Option<(Ticket, RequestId)> {
+    let nth = pick.checked_rem(from.len())?;
+    let ticket = *from.keys().nth(nth)?;
+    from.remove_entry(&ticket)
+}
+
+fn wrote(link: &mut Link, sealed: Result<usize, Misuse>, out: &[u8]) -> Result<bool, usize> {
+    match sealed {
+        Ok(count) => {
+            link.send(out.get(..count).expect("it fits"));
+            Ok(count > 0)
+        }
+        Err(Misuse::OutputTooSmall { needed, given }) => {
+            assert_eq!(given, out.len());
+            assert!(needed > given);
+            Err(needed)
+        }
+        Err(misuse) => panic!("{misuse}"),
+    }
+}
