@@ -219,10 +219,14 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
         }
     }
 
-    /// Ends a request without an answer. One that has had another end stays as it is.
+    /// Ends a request without an answer, or with one that is cut off, if it is on its way. One that has had another end stays as it is.
     pub fn refuse(&mut self, id: RequestId, refusal: Refusal) {
         self.parts.forget(id);
         self.release(id);
+        if !self.answers.is_empty() {
+            self.answers.retain(|answer, _| answer.id() != id);
+            self.count();
+        }
         self.refusals.push_back((id, refusal));
     }
 

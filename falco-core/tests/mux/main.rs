@@ -23,6 +23,7 @@ enum Op {
     Cancel(usize),
     Answer(usize, usize),
     Refuse(usize),
+    RefuseAnswered(usize),
     Ping,
     CloseClient,
     CloseServer,
@@ -64,6 +65,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (pick(), size()).prop_map(|(pick, size)| Op::Answer(pick, size)),
         1 => pick().prop_map(|pick| Op::Answer(pick, MAX_ANSWER + 1)),
         2 => pick().prop_map(Op::Refuse),
+        2 => pick().prop_map(Op::RefuseAnswered),
         1 => Just(Op::Ping),
         1 => Just(Op::CloseClient),
         1 => Just(Op::CloseServer),
@@ -114,6 +116,7 @@ fn run<C: ClientWire, S: ServerWire>(keys: (&C, &S), plan: &Plan, tells: bool) {
             Op::Cancel(pick) => world.cancel(pick),
             Op::Answer(pick, size) => world.answer(pick, size),
             Op::Refuse(pick) => world.refuse(pick),
+            Op::RefuseAnswered(pick) => world.refuse_answered(pick),
             Op::Ping => world.ping(),
             Op::CloseClient => world.close_client(),
             Op::CloseServer => world.close_server(),
@@ -160,4 +163,23 @@ fn go_together<C: ClientWire, S: ServerWire>(keys: (&C, &S)) {
 fn an_output_of_the_size_that_is_asked_for_holds_all_small_requests() {
     go_together((&noise_client(7), &noise_server(7)));
     go_together((&classic_key(7), &classic_key(7)));
+}
+
+fn refuse_what_is_answered<C: ClientWire, S: ServerWire>(keys: (&C, &S)) {
+    let settings = Settings::new();
+    let mut world = World::new(keys, (&settings, &settings), 1 << 20, false);
+    world.settle();
+    world.request(3);
+    world.settle();
+    world.answer(0, 500_000);
+    assert!(!world.may_read(), "so much waits to be sent");
+    world.refuse_answered(0);
+    assert!(world.may_read(), "nothing of it is sent any more");
+    world.finish(1 << 20);
+}
+
+#[test]
+fn of_an_answer_that_is_refused_after_all_nothing_waits() {
+    refuse_what_is_answered((&noise_client(7), &noise_server(7)));
+    refuse_what_is_answered((&classic_key(7), &classic_key(7)));
 }

@@ -57,6 +57,8 @@ pub(crate) struct World<'k, C: ClientWire, S: ServerWire> {
     book: Book,
     /// What handlers are at.
     running: BTreeMap<Ticket, RequestId>,
+    /// What was answered; the answer may be on its way.
+    answered: BTreeMap<Ticket, RequestId>,
     cancelled: BTreeSet<Ticket>,
     /// Whether handlers stop when they are told, on a wire that tells them.
     stops: bool,
@@ -78,6 +80,7 @@ impl<'k, C: ClientWire, S: ServerWire> World<'k, C, S> {
             to_client: Link::default(),
             book: Book::default(),
             running: BTreeMap::new(),
+            answered: BTreeMap::new(),
             cancelled: BTreeSet::new(),
             stops,
             client_over: false,
@@ -121,6 +124,7 @@ impl<'k, C: ClientWire, S: ServerWire> World<'k, C, S> {
         match self.server.answer(id, body.clone()) {
             Ok(()) => {
                 self.book.answers.insert(ticket, body);
+                self.answered.insert(ticket, id);
             }
             Err(error) => assert!(matches!(error, RequestError::TooLarge { .. }), "{error}"),
         }
@@ -132,9 +136,20 @@ impl<'k, C: ClientWire, S: ServerWire> World<'k, C, S> {
         }
     }
 
+    /// An answer may be cut off that is half sent.
+    pub(crate) fn refuse_answered(&mut self, pick: usize) {
+        if let Some((_, id)) = take(&mut self.answered, pick) {
+            self.server.refuse(id, Refusal::Failed);
+        }
+    }
+
     pub(crate) fn seal_client(&mut self) {
         let size = self.client.seal_size();
         assert_eq!(self.write_client(size), Ok(true));
+    }
+
+    pub(crate) fn may_read(&self) -> bool {
+        self.server.may_read()
     }
 
     pub(crate) fn has_unsent(&self) -> bool {
