@@ -66,6 +66,21 @@ fn a_request_that_takes_longer_than_a_lifetime_to_send_is_answered() {
     });
 }
 
+#[test]
+fn a_client_that_asks_later_has_shaken_hands_all_the_same() {
+    bounded(|| {
+        let settings = Settings::new()
+            .with_handshake_timeout(millis(300))
+            .expect("it is in range");
+        let server = Running::start(Server::builder(key()).settings(settings), common::echo);
+        let stream = Slow(TcpStream::connect(server.address).expect("it listens"));
+        let client = Client::builder(key()).over(stream).expect("the right key");
+        thread::sleep(millis(700));
+        assert_eq!(client.request("hello").expect("an answer"), b"hello");
+        assert_eq!(server.stop().established, 1);
+    });
+}
+
 /// A client that has asked, and reads its answer only later.
 fn asked(server: SocketAddr) -> TcpStream {
     let now = falco_core::Instant::ZERO;

@@ -39,8 +39,6 @@ impl Link {
         settings: &Settings,
     ) -> io::Result<Self> {
         let line = Line::new(state, clock, handles, true, settings.lifetime())?;
-        // What the handshake left owed: the proof that the welcome could be read.
-        line.pump();
         let own = Arc::clone(&line);
         thread::Builder::new()
             .name("falco client".to_owned())

@@ -79,6 +79,8 @@ impl Serial {
                 serial.fill(total, None)?;
             }
         }
+        // The proof that the welcome could be read: until it has come, the server gives no more time than for a handshake.
+        serial.write(None)?;
         serial.pipe.trust();
         serial.stall = settings.lifetime();
         Ok(serial)
