@@ -1,0 +1,232 @@
+//! A client that asks one request at a time, over a [`Line`]. Nothing here reads, writes or waits; the drivers do.
+
+use core::fmt;
+use core::ops::{Deref, Range};
+
+use falco_core::{
+    Client, ClientConnection, ClientEvent, ClientWire, CloseReason, EntropyError, Instant, OutgoingRequest, PingId,
+    RequestError, RequestId, Settings, Status, Storage,
+};
+use rand_core::TryCryptoRng;
+
+use crate::error::Error;
+use crate::line::{Line, Next};
+
+/// A client's line, and the one request that it may have under way.
+pub struct ClientLine<H: Deref<Target: ClientWire>, I, O> {
+    line: Line<Client, H, I, O>,
+    /// The request whose end is awaited, or was when its asker went away.
+    current: Option<RequestId>,
+    ping: Option<PingId>,
+}
+
+/// A request being asked: its body, and the memory for its answer. Both are the caller's, and come back with [`into_parts`](Self::into_parts).
+pub struct Ask<B, A> {
+    outgoing: OutgoingRequest,
+    body: B,
+    answer: A,
+    /// Bytes of the answer that have come, whether they fitted or not.
+    came: usize,
+    outcome: Option<Result<(), RequestError>>,
+}
+
+impl<B: AsRef<[u8]>, A: AsMut<[u8]>> Ask<B, A> {
+    /// How long the answer is, once it is there. It stands at the front of its memory.
+    ///
+    /// # Errors
+    /// What befell the request.
+    pub fn answered(&mut self) -> Result<Option<usize>, Error> {
+        if let Some(failure) = self.outgoing.failure() {
+            return Err(Error::Request(failure));
+        }
+        let room = self.answer.as_mut().len();
+        match self.outcome {
+            None => Ok(None),
+            Some(Err(error)) => Err(Error::Request(error)),
+            Some(Ok(())) if self.came > room => Err(Error::AnswerTooLarge {
+                length: self.came,
+                room,
+            }),
+            Some(Ok(())) => Ok(Some(self.came)),
+        }
+    }
+
+    /// The body and the memory.
+    pub fn into_parts(self) -> (B, A) {
+        (self.body, self.answer)
+    }
+
+    fn take(&mut self, part: &[u8]) {
+        let room = self.answer.as_mut().get_mut(self.came..).unwrap_or_default();
+        if let Some((to, _)) = room.split_at_mut_checked(part.len()) {
+            to.copy_from_slice(part);
+        }
+        self.came = self.came.saturating_add(part.len());
+    }
+}
+
+impl<B, A> fmt::Debug for Ask<B, A> {
+    /// How far it has gone, and none of its bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ask")
+            .field("outgoing", &self.outgoing)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> ClientLine<H, I, O> {
+    /// A client of a connection that begins now, over memory for the unread bytes and for those to be written.
+    ///
+    /// # Errors
+    /// [`EntropyError`] where the generator fails; then nothing is sent.
+    pub fn start<G: TryCryptoRng + ?Sized>(
+        key: H,
+        settings: &Settings,
+        now: Instant,
+        rng: &mut G,
+        inbox: I,
+        outbox: O,
+    ) -> Result<Self, EntropyError> {
+        let machine = ClientConnection::new(key, settings, now, rng)?;
+        Ok(Self::new(Line::new(machine, inbox, outbox, settings.lifetime())))
+    }
+
+    /// A client on `line`. It owes its hello.
+    pub const fn new(line: Line<Client, H, I, O>) -> Self {
+        Self {
+            line,
+            current: None,
+            ping: None,
+        }
+    }
+
+    /// The line, to move its bytes.
+    pub const fn line(&self) -> &Line<Client, H, I, O> {
+        &self.line
+    }
+
+    /// The line, to move its bytes.
+    pub const fn line_mut(&mut self) -> &mut Line<Client, H, I, O> {
+        &mut self.line
+    }
+
+    /// Whether the server has proved that it has the key.
+    pub fn is_established(&self) -> bool {
+        matches!(self.line.machine().status(), Status::Established | Status::Draining)
+    }
+
+    /// A request with this body. Its answer will stand at the front of `answer`.
+    ///
+    /// A request whose asker went away is cancelled; its answer is never taken for this one's.
+    ///
+    /// # Errors
+    /// [`Error::Request`] where the body is too large, [`Error::Misuse`] while closing, or what ended the connection.
+    pub fn ask<B: AsRef<[u8]>, A: AsMut<[u8]>>(&mut self, body: B, answer: A) -> Result<Ask<B, A>, Error> {
+        let outgoing = self.line.machine_mut().request(body.as_ref().len())?;
+        if let Some(forgotten) = self.current.take() {
+            self.line.machine_mut().cancel(forgotten)?;
+        }
+        Ok(Ask {
+            outgoing,
+            body,
+            answer,
+            came: 0,
+            outcome: None,
+        })
+    }
+
+    /// Owes the server a ping.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] while closing, or what ended the connection.
+    pub fn ping(&mut self) -> Result<PingId, Error> {
+        Ok(self.line.machine_mut().ping()?)
+    }
+
+    /// The last ping that was answered. The classic wire has no answers to pings.
+    pub const fn last_pong(&self) -> Option<PingId> {
+        self.ping
+    }
+
+    /// Begins the end: what was begun is finished, nothing new is taken.
+    pub fn close(&mut self, now: Instant, reason: CloseReason) {
+        self.line.machine_mut().close(now, reason);
+    }
+
+    /// Does one thing: seals what may go, or looks at one frame. Says whether to call again at once; if not, bytes have to be moved, or the deadline has
+    /// to come, first.
+    ///
+    /// # Errors
+    /// What ended the connection, once its last words have been taken away; [`Error::Misuse`] with the numbers where the outbox is too small.
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "the machine goes by the other events itself"
+    )]
+    pub fn step<B: AsRef<[u8]>, A: AsMut<[u8]>>(
+        &mut self,
+        now: Instant,
+        mut ask: Option<&mut Ask<B, A>>,
+    ) -> Result<bool, Error> {
+        self.seal(now, ask.as_deref_mut())?;
+        let (consumed, event) = match self.line.look(now)? {
+            Next::Wait => return Ok(false),
+            Next::Again => return Ok(true),
+            Next::Event(consumed, event) => (consumed, event),
+        };
+        match event {
+            ClientEvent::Answer { id, body } | ClientEvent::Part { id, body, last: true } => {
+                self.take(id, ask, &body, Some(Ok(())));
+            }
+            ClientEvent::Begin { id, body, .. } | ClientEvent::Part { id, body, .. } => self.take(id, ask, &body, None),
+            ClientEvent::Refused { id, refusal } => {
+                self.take(id, ask, &(0..0), Some(Err(RequestError::Refused(refusal))));
+            }
+            ClientEvent::Pong { ping } => self.ping = Some(ping),
+            _ => {}
+        }
+        self.line.consume(consumed);
+        Ok(true)
+    }
+
+    fn seal<B: AsRef<[u8]>, A: AsMut<[u8]>>(&mut self, now: Instant, ask: Option<&mut Ask<B, A>>) -> Result<(), Error> {
+        let Some(ask) = ask.filter(|ask| !ask.outgoing.is_done()) else {
+            self.line.transmit(now)?;
+            return Ok(());
+        };
+        match self.line.seal(now, [(&mut ask.outgoing, ask.body.as_ref())]) {
+            // The end is told by the look at the unread bytes, after what is owed has gone.
+            Err(falco_core::Error::Connection(_)) => {}
+            other => {
+                other?;
+            }
+        }
+        if let Some(id) = ask.outgoing.id() {
+            self.current = Some(id);
+        }
+        Ok(())
+    }
+
+    fn take<B: AsRef<[u8]>, A: AsMut<[u8]>>(
+        &mut self,
+        id: RequestId,
+        ask: Option<&mut Ask<B, A>>,
+        body: &Range<usize>,
+        outcome: Option<Result<(), RequestError>>,
+    ) {
+        if let Some(ask) = ask.filter(|ask| ask.outgoing.id() == Some(id)) {
+            ask.take(self.line.unread().get(body.clone()).unwrap_or_default());
+            ask.outcome = outcome;
+        }
+        if outcome.is_some() && self.current == Some(id) {
+            self.current = None;
+        }
+    }
+}
+
+impl<H: Deref<Target: ClientWire>, I, O> fmt::Debug for ClientLine<H, I, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientLine")
+            .field("line", &self.line)
+            .finish_non_exhaustive()
+    }
+}

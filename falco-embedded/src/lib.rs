@@ -1,0 +1,100 @@
+//! FalcoTCP on devices: `falco-core` over streams of `embedded-io` and `embedded-io-async`, without an allocator.
+//!
+//! - [`blocking`] waits where it is, over a stream that can say whether it is ready.
+//! - [`asynchronous`] is polled, by Embassy or any other executor.
+//! - [`ClientLine`] and [`ServerLine`] are for a super-loop of your own: bytes in, bytes out, one [`step`](ClientLine::step) at a time, and the time of the next.
+//!
+//! All three do one request at a time on each connection. Whoever wants many under way drives a [`Connection`](falco_core::Connection) as the page of
+//! `falco-core` tells. No decision of the protocol is taken here.
+//!
+//! The memory is yours, of fixed size, and nothing else is taken: for the unread bytes, for those to be written, for a request in parts, for an answer. How much to plan for is told in
+//! the page for [embedded users](https://docs.rs/crate/falco-embedded/latest/source/README.md).
+//!
+//! ```
+//! use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
+//! use falco_core::{Instant, Key, RustCrypto, Settings};
+//! use falco_embedded::{Ask, ClientLine, ServerLine};
+//!
+//! # use std::convert::Infallible;
+//! # struct Trng(u8);
+//! # impl rand_core::TryRng for Trng {
+//! #     type Error = Infallible;
+//! #     fn try_next_u32(&mut self) -> Result<u32, Infallible> { self.0 += 1; Ok(self.0.into()) }
+//! #     fn try_next_u64(&mut self) -> Result<u64, Infallible> { self.0 += 1; Ok(self.0.into()) }
+//! #     fn try_fill_bytes(&mut self, to: &mut [u8]) -> Result<(), Infallible> { self.0 += 1; to.fill(self.0); Ok(()) }
+//! # }
+//! # impl rand_core::TryCryptoRng for Trng {}
+//! # let mut trng = Trng(0);
+//! # let key = || Key::from_bytes([7; 32]).unwrap();
+//! // What a device announces, and memory for just that.
+//! let settings = Settings::new().with_max_record(512)?.with_max_message(1024).with_max_in_flight(1)?;
+//! let now = Instant::ZERO;
+//!
+//! let client_key = NoiseClient::<FixedTable<1>, _>::new(key(), &b""[..], RustCrypto)?;
+//! let mut client = ClientLine::start(&client_key, &settings, now, &mut trng, [0; 514], [0; 514])?;
+//!
+//! let ring = KeyRing::new([Some(NoiseSecret::derive(key(), &RustCrypto))], &mut trng)?;
+//! let server_key = NoiseServer::<FixedTable<1>, _, _>::new(ring, &b""[..], RustCrypto)?;
+//! let mut server = ServerLine::start(&server_key, &settings, now, &mut trng, ([0; 514], [0; 514]), ([0; 1024], [0; 1024]))?;
+//!
+//! // A super-loop, of two devices at once.
+//! let (body, answer) = ([1; 1000], [0; 1024]);
+//! let mut ask = client.ask(body, answer)?;
+//! let length = loop {
+//!     let _ = client.step(now, Some(&mut ask))?;
+//!     if let Some(length) = ask.answered()? {
+//!         break length;
+//!     }
+//!     let _ = server.step(now)?;
+//!     if let Some((request, answer)) = server.request() {
+//!         let length = request.len();
+//!         answer[..length].copy_from_slice(request);
+//!         server.answer(now, length)?;
+//!     }
+//!     carry(client.line_mut(), server.line_mut(), now)?;
+//!     carry(server.line_mut(), client.line_mut(), now)?;
+//! };
+//! assert_eq!(length, 1000);
+//! assert_eq!(ask.into_parts().1[..length], body);
+//!
+//! // What a serial port does.
+//! use std::ops::Deref;
+//! use falco_core::{Role, Wire};
+//! fn carry<A: Role, B: Role, G: Deref<Target: Wire<A>>, H: Deref<Target: Wire<B>>>(
+//!     from: &mut falco_embedded::Line<A, G, [u8; 514], [u8; 514]>,
+//!     to: &mut falco_embedded::Line<B, H, [u8; 514], [u8; 514]>,
+//!     now: Instant,
+//! ) -> Result<(), falco_core::StorageFull> {
+//!     let space = to.space()?;
+//!     let count = space.len().min(from.unsent().len());
+//!     space[..count].copy_from_slice(&from.unsent()[..count]);
+//!     to.filled(count);
+//!     from.sent(now, count);
+//!     Ok(())
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![no_std]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "async")]
+pub mod asynchronous;
+#[cfg(feature = "blocking")]
+pub mod blocking;
+mod client;
+mod clock;
+#[cfg(any(feature = "async", feature = "blocking"))]
+mod driver;
+mod error;
+mod line;
+mod server;
+
+pub use client::{Ask, ClientLine};
+pub use clock::Clock;
+#[cfg(feature = "embassy-time")]
+pub use clock::EmbassyClock;
+#[cfg(feature = "async")]
+pub use clock::Timer;
+pub use error::Error;
+pub use line::Line;
+pub use server::ServerLine;
