@@ -182,7 +182,8 @@ impl<S: AsMut<[NonceSlot]>> NonceLedger<S> {
             slot.nonce = *nonce;
             slot.next = first;
         }
-        self.cursor = (self.cursor + 1) % size;
+        let next = self.cursor + 1;
+        self.cursor = if next < size { next } else { 0 };
         Ok(())
     }
 }
