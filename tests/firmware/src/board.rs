@@ -1,0 +1,237 @@
+//! The board: its serial port, its clock, its entropy, and words to the host. What a product fills with its own.
+
+mod registers;
+
+use core::cell::Cell;
+use core::convert::Infallible;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use cortex_m::Peripherals;
+use cortex_m::peripheral::SYST;
+use cortex_m::peripheral::syst::SystClkSource;
+use falco_core::crypto::{Aead, Crypto};
+use falco_core::{Instant, Key, RustCrypto};
+use tock_registers::interfaces::{Readable, Writeable};
+
+pub(crate) use registers::stack_used;
+
+/// Ticks of the timer in a millisecond: the processor runs at 12.5 MHz after a reset.
+const TICKS: u32 = 12_500;
+
+/// Milliseconds since the start. Only the timer's interrupt writes it.
+static MILLIS: AtomicU32 = AtomicU32::new(0);
+
+/// Counts milliseconds, and ends every sleep.
+#[allow(
+    unsafe_code,
+    reason = "the macro exports the handler under the name that the vectors have"
+)]
+mod vectors {
+    use super::{MILLIS, Ordering};
+    use cortex_m_rt::exception;
+
+    #[exception]
+    fn SysTick() {
+        // A load and a store: the smallest cores have no more.
+        MILLIS.store(MILLIS.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+}
+
+/// The timer of the core, counting milliseconds. They wrap after 49 days, which a product carries into 64 bits.
+pub(crate) struct Clock;
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        if let Some(Peripherals { mut SYST, .. }) = Peripherals::take() {
+            SYST.set_clock_source(SystClkSource::Core);
+            SYST.set_reload(TICKS - 1);
+            SYST.clear_current();
+            SYST.enable_interrupt();
+            SYST.enable_counter();
+        }
+        Self
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        Instant::from_millis(MILLIS.load(Ordering::Relaxed).into())
+    }
+
+    /// Sleeps until the next interrupt, which is never more than a millisecond away.
+    pub(crate) fn rest(&self) {
+        cortex_m::asm::wfi();
+    }
+
+    /// Ticks of the timer since the start, for counting instructions.
+    #[allow(dead_code, reason = "the meter's")]
+    pub(crate) fn ticks() -> u32 {
+        // Read again where the millisecond changed in between.
+        loop {
+            let millis = MILLIS.load(Ordering::Relaxed);
+            let within = (TICKS - 1).saturating_sub(SYST::get_current());
+            if millis == MILLIS.load(Ordering::Relaxed) {
+                return millis.wrapping_mul(TICKS).wrapping_add(within);
+            }
+        }
+    }
+}
+
+/// The serial port, which never waits.
+pub(crate) struct Uart(&'static registers::Uart);
+
+const RECEIVE_EMPTY: u32 = 1 << 4;
+const TRANSMIT_FULL: u32 = 1 << 5;
+
+impl Uart {
+    pub(crate) fn start() -> Self {
+        let uart = registers::uart();
+        uart.control.set(0);
+        // Eight bits, with the queues on.
+        uart.line_control.set(0x70);
+        uart.control.set(0x301);
+        Self(uart)
+    }
+
+    /// Whether a byte has come.
+    pub(crate) fn has_byte(&self) -> bool {
+        self.0.flags.get() & RECEIVE_EMPTY == 0
+    }
+
+    /// Takes what has come, as much as there is room for.
+    pub(crate) fn read(&self, room: &mut [u8]) -> usize {
+        let mut count = 0;
+        for place in room {
+            if self.0.flags.get() & RECEIVE_EMPTY != 0 {
+                break;
+            }
+            *place = self.0.data.get().to_le_bytes()[0];
+            count += 1;
+        }
+        count
+    }
+
+    /// Takes as much away as the port can hold.
+    pub(crate) fn write(&self, bytes: &[u8]) -> usize {
+        let mut count = 0;
+        for byte in bytes {
+            if self.0.flags.get() & TRANSMIT_FULL != 0 {
+                break;
+            }
+            self.0.data.set(u32::from(*byte));
+            count += 1;
+        }
+        count
+    }
+}
+
+/// What the factory wrote.
+pub(crate) struct Factory(&'static registers::Factory);
+
+impl Factory {
+    pub(crate) fn read() -> Self {
+        Self(registers::factory())
+    }
+
+    /// Which role the image plays.
+    pub(crate) fn role(&self) -> u32 {
+        self.0.role.get()
+    }
+
+    /// The shared key, with its last byte changed by `difference`.
+    pub(crate) fn key(&self, difference: u8) -> Option<Key> {
+        let mut bytes = bytes(&self.0.key);
+        bytes[31] ^= difference;
+        Key::from_bytes(bytes).ok()
+    }
+
+    /// The entropy of this run.
+    pub(crate) fn entropy(&self) -> Entropy {
+        Entropy {
+            aead: RustCrypto.aead(&bytes(&self.0.seed)),
+            drawn: Cell::new(0),
+        }
+    }
+}
+
+fn bytes(words: &[tock_registers::registers::ReadOnly<u32>; 8]) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.get().to_le_bytes());
+    }
+    bytes
+}
+
+/// Random bytes from the factory's seed: the key stream of the AEAD under it, never the same twice in one run. A product asks its TRNG, or stretches what that gave.
+pub(crate) struct Entropy {
+    aead: <RustCrypto as Crypto>::Aead,
+    /// How often something was drawn.
+    drawn: Cell<u64>,
+}
+
+impl Entropy {
+    fn fill(&self, to: &mut [u8]) {
+        self.drawn.set(self.drawn.get() + 1);
+        let mut nonce = [0; 12];
+        if let Some(place) = nonce.first_chunk_mut() {
+            *place = self.drawn.get().to_be_bytes();
+        }
+        to.fill(0);
+        // It refuses only what no caller asks for, 64 GiB at once.
+        let _ = self.aead.seal(&nonce, &[], to, &[]);
+    }
+}
+
+impl rand_core::TryRng for &Entropy {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        let mut bytes = [0; 4];
+        self.fill(&mut bytes);
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        let mut bytes = [0; 8];
+        self.fill(&mut bytes);
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, to: &mut [u8]) -> Result<(), Infallible> {
+        self.fill(to);
+        Ok(())
+    }
+}
+
+impl rand_core::TryCryptoRng for &Entropy {}
+
+/// Says `name number` to the host, without the machinery of `core::fmt`.
+pub(crate) fn say(name: &str, number: usize) {
+    for byte in name.bytes() {
+        semihosting::sys::arm_compat::sys_writec(byte);
+    }
+    semihosting::sys::arm_compat::sys_writec(b' ');
+    digits(number);
+    semihosting::sys::arm_compat::sys_writec(b'\n');
+}
+
+fn digits(number: usize) {
+    let mut power = 1_000_000_000;
+    let mut rest = number;
+    let mut begun = false;
+    while power > 0 {
+        let mut digit = b'0';
+        while rest >= power {
+            rest -= power;
+            digit += 1;
+        }
+        begun = begun || digit > b'0' || power == 1;
+        if begun {
+            semihosting::sys::arm_compat::sys_writec(digit);
+        }
+        power /= 10;
+    }
+}
+
+/// Ends the run with this exit code.
+pub(crate) fn exit(code: i32) -> ! {
+    semihosting::process::exit(code)
+}

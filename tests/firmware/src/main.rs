@@ -1,0 +1,145 @@
+//! FalcoTCP in firmware: one super-loop, which never blocks, and the role that the factory's page names.
+#![no_std]
+#![no_main]
+
+#[cfg(all(feature = "classic", feature = "noise"))]
+compile_error!("an image speaks one wire: choose the feature classic or the feature noise");
+
+use lm3s6965 as _;
+
+mod board;
+mod client;
+#[cfg(feature = "meter")]
+mod meter;
+mod server;
+mod wire;
+
+use board::{Clock, Entropy, Factory, Uart};
+use cortex_m::singleton;
+
+/// Nothing that comes over the wire can reach it: `panic_sites` lists every place that could call it, with the reason. A product resets here.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    board::exit(101)
+}
+
+/// What a role says after the bounded piece of work that it does when it is polled.
+pub(crate) enum Wake {
+    /// There is more to do: poll again at once.
+    Now,
+    /// When a byte has come or gone, or at this time.
+    At(Option<falco_core::Instant>),
+    /// It is over, with this exit code.
+    Over(i32),
+}
+
+/// Something that runs beside others in a super-loop.
+pub(crate) trait Task {
+    fn poll(&mut self, now: falco_core::Instant, uart: &Uart) -> Wake;
+}
+
+/// So many polls in a row may find nothing to do before the core sleeps: a byte that is on its way need not wait for an interrupt.
+const IDLE_POLLS: u32 = 200;
+
+/// Polls a task whenever it wants to run, and sleeps in between.
+fn run(task: &mut impl Task, clock: &Clock, uart: &Uart) -> i32 {
+    let mut idle = 0;
+    loop {
+        let now = clock.now();
+        match task.poll(now, uart) {
+            Wake::Now => idle = 0,
+            Wake::At(Some(at)) if at <= now => idle = 0,
+            Wake::At(_) if idle < IDLE_POLLS => idle += 1,
+            // An interrupt ends the sleep every millisecond, so that a byte or the deadline is noticed in time.
+            Wake::At(_) => clock.rest(),
+            Wake::Over(code) => return code,
+        }
+    }
+}
+
+#[allow(
+    unsafe_code,
+    reason = "the macro exports the function under the name that the start-up code calls"
+)]
+mod entry {
+    #[cortex_m_rt::entry]
+    fn main() -> ! {
+        super::board::exit(super::work())
+    }
+}
+
+fn work() -> i32 {
+    let factory = Factory::read();
+    let (clock, uart) = (Clock::start(), Uart::start());
+    let Some(entropy) = singleton!(: Entropy = factory.entropy()) else {
+        return 10;
+    };
+    board::say("connection", wire::CONNECTION);
+    let code = match factory.role() {
+        1 => client(&factory, entropy, &clock, &uart),
+        2 => server(&factory, entropy, &clock, &uart),
+        #[cfg(feature = "meter")]
+        3 => meter::measure(&factory, entropy),
+        _ => Some(11),
+    };
+    board::say("stack", board::stack_used());
+    code.unwrap_or(12)
+}
+
+fn client(factory: &Factory, entropy: &'static Entropy, clock: &Clock, uart: &Uart) -> Option<i32> {
+    Some(run(new_client(factory, entropy)?, clock, uart))
+}
+
+fn server(factory: &Factory, entropy: &'static Entropy, clock: &Clock, uart: &Uart) -> Option<i32> {
+    let key = new_server_key(factory, entropy)?;
+    board::say("listening", 1);
+    // A connection begins with its first byte: a serial line has no other word for it.
+    while !uart.has_byte() {
+        clock.rest();
+    }
+    Some(run(new_server(key, entropy, clock.now())?, clock, uart))
+}
+
+// Everything that lasts stands in static memory. It is made in functions of their own, so that what they take of the stack is given back.
+
+#[inline(never)]
+fn new_client(factory: &Factory, entropy: &'static Entropy) -> Option<&'static mut client::Client<'static>> {
+    let (wrong, right) = (
+        new_client_key(factory, 1, entropy)?,
+        new_client_key(factory, 0, entropy)?,
+    );
+    singleton!(: client::Client<'static> = client::Client::new(wrong, right, entropy)?)
+}
+
+#[inline(never)]
+fn new_client_key(factory: &Factory, difference: u8, entropy: &Entropy) -> Option<&'static wire::ClientKey> {
+    let key = if difference == 0 {
+        singleton!(: wire::ClientKey = wire::client_key(factory, 0, right_memory()?, entropy)?)
+    } else {
+        singleton!(: wire::ClientKey = wire::client_key(factory, difference, wrong_memory()?, entropy)?)
+    };
+    key.map(|key| &*key)
+}
+
+#[inline(never)]
+fn new_server_key(factory: &Factory, entropy: &Entropy) -> Option<&'static wire::ServerKey> {
+    let key = singleton!(: wire::ServerKey = wire::server_key(factory, right_memory()?, entropy)?)?;
+    Some(key)
+}
+
+#[inline(never)]
+fn new_server(
+    key: &'static wire::ServerKey,
+    entropy: &Entropy,
+    now: falco_core::Instant,
+) -> Option<&'static mut server::Server<'static>> {
+    singleton!(: server::Server<'static> = server::Server::new(key, entropy, now)?)
+}
+
+fn right_memory() -> Option<&'static mut wire::Memory> {
+    singleton!(: wire::Memory = wire::memory())
+}
+
+fn wrong_memory() -> Option<&'static mut wire::Memory> {
+    singleton!(: wire::Memory = wire::memory())
+}

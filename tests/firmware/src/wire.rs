@@ -1,0 +1,112 @@
+//! The wire that this image speaks, and how much memory it takes.
+
+use core::time::Duration;
+
+use falco_core::{ClientConnection, ServerConnection, Settings};
+
+use crate::board::{Entropy, Factory};
+
+/// The largest record that is read, in bytes: the one number from which the buffers follow.
+pub(crate) const MAX_RECORD: u16 = 512;
+/// The largest message, in bytes; those that do not fit a record come and go in parts.
+#[cfg(feature = "noise")]
+pub(crate) const MAX_MESSAGE: usize = 1024;
+/// On the classic wire a message has to be in the buffer at once.
+#[cfg(feature = "classic")]
+pub(crate) const MAX_MESSAGE: usize = 512 - 35;
+/// Room for one record with its length, or for one classic message with what is around it.
+pub(crate) const BUFFER: usize = 514;
+
+/// What this device reads, with a lifetime short enough to see it run out.
+pub(crate) fn settings() -> Option<Settings> {
+    Settings::new()
+        .with_max_message(u32::try_from(MAX_MESSAGE).ok()?)
+        .with_max_record(MAX_RECORD)
+        .ok()?
+        .with_max_in_flight(1)
+        .ok()?
+        .with_lifetime(Duration::from_millis(1500))
+        .ok()?
+        .with_handshake_timeout(Duration::from_secs(2))
+        .ok()
+        .map(|settings| settings.with_keep_alive(false))
+}
+
+#[cfg(feature = "noise")]
+mod spoken {
+    use falco_core::RustCrypto;
+    use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
+
+    use super::{Entropy, Factory};
+
+    /// Both sides set none.
+    const CONTEXT: &[u8] = b"";
+
+    pub(crate) type ClientKey = NoiseClient<FixedTable<1>, RustCrypto>;
+    pub(crate) type ServerKey = NoiseServer<FixedTable<1>, KeyRing<[Option<NoiseSecret>; 1]>, RustCrypto>;
+
+    /// A key of this wire remembers nothing.
+    pub(crate) type Memory = ();
+
+    pub(crate) const fn memory() -> Memory {}
+
+    pub(crate) fn client_key(
+        factory: &Factory,
+        difference: u8,
+        _: &'static mut Memory,
+        _: &Entropy,
+    ) -> Option<ClientKey> {
+        NoiseClient::new(factory.key(difference)?, CONTEXT, RustCrypto).ok()
+    }
+
+    pub(crate) fn server_key(factory: &Factory, _: &'static mut Memory, mut entropy: &Entropy) -> Option<ServerKey> {
+        let secret = NoiseSecret::derive(factory.key(0)?, &RustCrypto);
+        let ring = KeyRing::new([Some(secret)], &mut entropy).ok()?;
+        NoiseServer::new(ring, CONTEXT, RustCrypto).ok()
+    }
+}
+
+#[cfg(feature = "classic")]
+mod spoken {
+    use core::cell::RefCell;
+
+    use falco_core::{ClassicKey, NonceLedger, NonceSlot};
+
+    use super::{Entropy, Factory};
+
+    /// So many nonces are remembered, 20 bytes each; a request and its answer take one each.
+    const REMEMBERED: usize = 64;
+
+    pub(crate) type Memory = [NonceSlot; REMEMBERED];
+
+    /// Made in a loop: an array literal would stand in flash as a copy of it.
+    pub(crate) fn memory() -> Memory {
+        core::array::from_fn(|_| NonceSlot::EMPTY)
+    }
+
+    pub(crate) type ClientKey = ClassicKey<RefCell<NonceLedger<&'static mut [NonceSlot]>>>;
+    pub(crate) type ServerKey = ClientKey;
+
+    pub(crate) fn client_key(
+        factory: &Factory,
+        difference: u8,
+        memory: &'static mut Memory,
+        mut entropy: &Entropy,
+    ) -> Option<ClientKey> {
+        let ledger = NonceLedger::new(&mut memory[..], &mut entropy).ok()?;
+        Some(ClassicKey::new(factory.key(difference)?, RefCell::new(ledger)))
+    }
+
+    pub(crate) fn server_key(factory: &Factory, memory: &'static mut Memory, entropy: &Entropy) -> Option<ServerKey> {
+        client_key(factory, 0, memory, entropy)
+    }
+}
+
+pub(crate) use spoken::{ClientKey, Memory, ServerKey, client_key, memory, server_key};
+
+/// Bytes of one connection beside the buffers of its owner: the larger of its two sides.
+pub(crate) const CONNECTION: usize = {
+    let client = size_of::<ClientConnection<&ClientKey>>();
+    let server = size_of::<ServerConnection<&ServerKey>>();
+    if client > server { client } else { server }
+};
