@@ -11,3 +11,6 @@ pub mod threads {}
 
 #[doc = include_str!("../../docs/own-loop.md")]
 pub mod own_loop {}
+
+#[doc = include_str!("../../docs/embedded.md")]
+pub mod embedded {}
