@@ -59,7 +59,7 @@ fn a_body_over_the_limit_is_refused_with_both_numbers_before_a_byte() {
         assert_eq!(both.learn(&answer).1.len(), fits);
     }
     let too_large = RequestError::TooLarge {
-        length: u64::MAX,
+        length: u64::try_from(usize::MAX).unwrap(),
         limit: 16 << 20,
     };
     assert_eq!(ends().client.request(usize::MAX).unwrap_err(), too_large.into());

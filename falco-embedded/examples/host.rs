@@ -4,8 +4,8 @@
 //! cargo run -p falco-embedded --example host
 //! ```
 
+use core::error::Error;
 use core::net::SocketAddr;
-use std::error::Error;
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 

@@ -28,7 +28,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         let body: Vec<u8> = (0..=u8::MAX).cycle().skip(number).take(length).collect();
         let answer = client.request(body.as_slice())?;
         if answer != body {
-            return Err(format!("message {number}: {length} bytes were sent, other {} came back", answer.len()).into());
+            return Err(format!(
+                "message {number}: {length} bytes were sent, other {} came back",
+                answer.len()
+            )
+            .into());
         }
     }
     println!("{MESSAGES} messages of 0 to {limit} bytes were answered");
