@@ -220,8 +220,12 @@ fn bucket(nonce: &Nonce, [first, second, third]: [u64; 3], size: usize) -> Optio
     let high = u64::from_be_bytes(*nonce.first_chunk()?);
     let low = u64::from(u32::from_be_bytes(*nonce.last_chunk()?));
     let mixed = fold(fold(high ^ first, second) ^ low, third);
-    let size = u64::try_from(size).ok()?;
-    usize::try_from(mixed.checked_rem(size)?).ok()
+    if size == 0 {
+        return None;
+    }
+    // The upper half of the product is below `size`, and costs no division.
+    let scaled = u128::from(mixed) * u128::from(u64::try_from(size).ok()?);
+    usize::try_from(scaled >> 64).ok()
 }
 
 /// Both halves of the product of two words, one upon the other.

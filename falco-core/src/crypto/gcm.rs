@@ -65,7 +65,7 @@ impl Aes256Gcm {
     }
 
     /// Encrypts or decrypts what the first batch is not enough for.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     fn rest(&self, nonce: &Nonce, text: InOutBuf<'_, '_, u8>) -> Result<(), AeadError> {
         if text.is_empty() {
             return Ok(());
@@ -121,7 +121,8 @@ impl Aes256Gcm {
 }
 
 impl Aead for Aes256Gcm {
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
+    #[cfg_attr(target_os = "none", inline(never))]
     fn seal(&self, nonce: &Nonce, associated: &[u8], out: &mut [u8], body: &[u8]) -> Result<Tag, AeadError> {
         let prefix = out.len().checked_sub(body.len()).ok_or(AeadError)?;
         let mut batch = [Block::default(); BATCH];
@@ -139,7 +140,8 @@ impl Aead for Aes256Gcm {
         self.tag(mask, associated, out)
     }
 
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
+    #[cfg_attr(target_os = "none", inline(never))]
     fn open(&self, nonce: &Nonce, associated: &[u8], text: &mut [u8], tag: &Tag) -> Result<(), AeadError> {
         let mut batch = [Block::default(); BATCH];
         self.first(nonce, text.len(), &mut batch)?;
@@ -153,7 +155,7 @@ impl Aead for Aes256Gcm {
     }
 }
 
-#[inline]
+#[cfg_attr(not(target_os = "none"), inline)]
 fn counter_block(nonce: &Nonce, counter: u32) -> Block {
     let mut block = Block::default();
     let (start, end) = block.split_at_mut(nonce.len());
@@ -163,7 +165,7 @@ fn counter_block(nonce: &Nonce, counter: u32) -> Block {
 }
 
 /// Bits in `bytes`.
-#[inline]
+#[cfg_attr(not(target_os = "none"), inline)]
 fn bits(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX).saturating_mul(8)
 }

@@ -92,7 +92,7 @@ impl<A: Aead> Link<A> {
     }
 
     /// Judges the length at the front of `unread`; `longest` is the longest that may come now.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn record(&self, unread: &[u8], longest: Option<u16>) -> Result<Record, ConnectionError> {
         let Some(length) = unread.first_chunk::<RECORD_HEAD>() else {
             return Ok(Record::Short(RECORD_HEAD));
@@ -114,7 +114,7 @@ impl<A: Aead> Link<A> {
     }
 
     /// Opens the record of `total` bytes at the front of `unread`, and lends its frames.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn open<'u, C: Crypto<Aead = A>>(
         &mut self,
         crypto: &C,
@@ -130,13 +130,13 @@ impl<A: Aead> Link<A> {
     }
 
     /// Where in the unread bytes the next frame of the opened record begins.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) const fn at(&self) -> usize {
         self.head
     }
 
     /// The next frame of the opened record, which begins at `at` in `unread`. It is not counted as told yet.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn next_frame(&self, unread: &[u8], at: usize) -> Option<Told> {
         let frames = unread.get(at..at + self.opened)?;
         let (head, body) = FrameHead::read(frames)?;
@@ -151,7 +151,7 @@ impl<A: Aead> Link<A> {
     }
 
     /// Counts a frame as told; what is consumed with it is consumed.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn tell(&mut self, told: &Told) {
         self.opened = self.opened.saturating_sub(FRAME_HEAD + usize::from(told.head.length));
         self.head = 0;
@@ -201,7 +201,7 @@ impl<A: Aead> Link<A> {
         }
     }
 
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) const fn owes_refusals(&self) -> bool {
         self.refused > 0
     }
@@ -268,7 +268,7 @@ impl<A: Aead> Link<A> {
         self.finish(crypto, writer).is_ok() && !self.exhausted
     }
 
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn finish<C: Crypto<Aead = A>>(
         &mut self,
         crypto: &C,
@@ -280,7 +280,7 @@ impl<A: Aead> Link<A> {
     }
 
     /// Bytes of frames that are owed at the most.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn owed(&self) -> usize {
         let fifteen = usize::from(self.pong.is_some()) + usize::from(self.ping_owed);
         let close = usize::from(matches!(self.own_close, OwnClose::Owed { .. }));

@@ -28,7 +28,8 @@ impl<A: Aead> Direction<A> {
     }
 
     /// Seals the next record: `out` holds plaintext up to its last `body.len()` bytes, which `body` becomes.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
+    #[cfg_attr(target_os = "none", inline(never))]
     pub(super) fn seal<C: Crypto<Aead = A>>(
         &mut self,
         crypto: &C,
@@ -41,7 +42,8 @@ impl<A: Aead> Direction<A> {
     }
 
     /// Opens the next record where it lies.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
+    #[cfg_attr(target_os = "none", inline(never))]
     pub(super) fn open<C: Crypto<Aead = A>>(
         &mut self,
         crypto: &C,
@@ -53,14 +55,15 @@ impl<A: Aead> Direction<A> {
     }
 
     /// Counts a record. The key changes at every multiple of the period; the counter goes on, and its last value is never a record's.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
+    #[cfg_attr(target_os = "none", inline(never))]
     fn advance<C: Crypto<Aead = A>>(&mut self, crypto: &C) -> Result<(), AeadError> {
         self.counter = self
             .counter
             .checked_add(1)
             .filter(|next| *next != REKEY_NONCE)
             .ok_or(AeadError::new())?;
-        if self.counter.is_multiple_of(self.period) {
+        if self.is_rekey_due() {
             self.rekey(crypto)?;
         }
         Ok(())
@@ -74,10 +77,19 @@ impl<A: Aead> Direction<A> {
         self.aead = crypto.aead(&key);
         Ok(())
     }
+
+    /// Whether the counter is at a multiple of the period. Only tests have another than the wire's own, by which a device divides without dividing.
+    const fn is_rekey_due(&self) -> bool {
+        if cfg!(feature = "testing") {
+            self.counter.is_multiple_of(self.period)
+        } else {
+            self.counter.is_multiple_of(REKEY_PERIOD)
+        }
+    }
 }
 
 /// A counter as a nonce: four zero bytes, then big-endian (section 12.4).
-#[inline]
+#[cfg_attr(not(target_os = "none"), inline)]
 fn nonce(counter: u64) -> Nonce {
     let mut nonce = [0; NONCE_LENGTH];
     if let Some(place) = nonce.last_chunk_mut() {

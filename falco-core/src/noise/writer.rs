@@ -19,7 +19,7 @@ pub(super) struct Writer<'o, 'b> {
 
 impl<'o, 'b> Writer<'o, 'b> {
     /// `max_record` is the largest record length that the peer announced.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn new(out: &'o mut [u8], max_record: u16) -> Self {
         let max = usize::from(max_record).saturating_sub(TAG_LENGTH);
         Self {
@@ -32,31 +32,31 @@ impl<'o, 'b> Writer<'o, 'b> {
     }
 
     /// Bytes of frames that a fresh record could hold at the most.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) const fn max(&self) -> usize {
         self.max
     }
 
     /// Bytes of output that there are in all.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) const fn given(&self) -> usize {
         self.out.len()
     }
 
     /// Whether the open record holds a frame.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) const fn is_open(&self) -> bool {
         self.open > 0
     }
 
     /// Bytes of all records so far.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) const fn finished(&self) -> usize {
         self.finished
     }
 
     /// Bytes that a further frame of the open record may have.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn room(&self) -> usize {
         let space = self.out.len().saturating_sub(self.finished + RECORD_OVERHEAD);
         self.max.min(space).saturating_sub(self.open + self.tail.len())
@@ -64,7 +64,7 @@ impl<'o, 'b> Writer<'o, 'b> {
 
     /// Adds a frame with a body in two pieces, the first of which is short; says whether there was room.
     #[must_use]
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn frame(&mut self, kind: u8, id: u32, first: &[u8], body: &'b [u8]) -> bool {
         let length = first.len() + body.len();
         let Ok(announced) = u16::try_from(length) else {
@@ -95,7 +95,7 @@ impl<'o, 'b> Writer<'o, 'b> {
     }
 
     /// Seals the open record, if it holds a frame.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn finish<C: Crypto>(&mut self, crypto: &C, send: &mut Direction<C::Aead>) -> Result<(), AeadError>
     where
         C::Aead: Aead,
@@ -119,7 +119,7 @@ impl<'o, 'b> Writer<'o, 'b> {
 }
 
 /// Copies `piece` to the front of `place`, if there is room, and lends what is behind it.
-#[inline]
+#[cfg_attr(not(target_os = "none"), inline)]
 fn put<'p>(place: &'p mut [u8], piece: &[u8]) -> Option<&'p mut [u8]> {
     if piece.is_empty() {
         return Some(place);
