@@ -166,3 +166,26 @@ async fn all_who_close_a_client_wait_for_its_end() {
     assert!(matches!(client.request("late").await, Err(Error::Closed)));
     client.close().await;
 }
+
+#[tokio::test]
+async fn an_answer_that_has_come_is_heard_though_nothing_can_be_written_any_more() {
+    let (near, far) = duplex(1 << 16);
+    let server = Server::builder(key(1)).unbound().unwrap();
+    let mut serving = Box::pin(server.serve_connection(far, |request: Request| async move { Ok(request.into_body()) }));
+    let client = tokio::select! {
+        client = Client::builder(key(1)).over(near) => client.unwrap(),
+        end = &mut serving => panic!("{end:?}"),
+    };
+    let mut first = Box::pin(client.request("answered"));
+    let _ = poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx))).await;
+    while server.handle().stats().answers == 0 {
+        tokio::task::yield_now().await;
+        let _ = poll_fn(|cx| Poll::Ready(serving.as_mut().poll(cx))).await;
+    }
+    // It is gone with the answer on its way; and before that is read, there is something to be written.
+    drop(serving);
+    let mut second = Box::pin(client.request("lost"));
+    let _ = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await;
+    assert_eq!(first.await.unwrap(), "answered");
+    assert!(second.await.is_err());
+}

@@ -238,6 +238,22 @@ impl Connection {
         })
     }
 
+    /// Nothing can be written any more, because of `error`; what the server has said before that is heard all the same.
+    fn hear_out(&mut self, cx: &mut Context<'_>, error: io::Error) -> Result<News, io::Error> {
+        loop {
+            match self.receive() {
+                Next::Tell(news) => return Ok(news),
+                Next::End(end) => return Ok(News::Ended(Ok(end))),
+                Next::Wait => return Err(error),
+                Next::Read(total) => {
+                    if !matches!(self.line.poll_read(cx, total), Poll::Ready(Ok(1..))) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
     fn converse(&mut self, cx: &mut Context<'_>) -> Poll<Result<News, io::Error>> {
         loop {
             // Here, as all may have begun and ended since the last time around.
@@ -248,9 +264,10 @@ impl Connection {
                 Next::End(end) => return Poll::Ready(Ok(News::Ended(Ok(end)))),
                 Next::Read(_) | Next::Wait => {}
             }
-            match self.write(cx)? {
-                Poll::Ready(true) => continue,
-                Poll::Ready(false) | Poll::Pending => {}
+            match self.write(cx) {
+                Poll::Ready(Err(error)) => return Poll::Ready(self.hear_out(cx, error)),
+                Poll::Ready(Ok(true)) => continue,
+                Poll::Ready(Ok(false)) | Poll::Pending => {}
             }
             if let Some(end) = self.mux.machine().end() {
                 return Poll::Ready(Ok(News::Ended(Ok(end))));
