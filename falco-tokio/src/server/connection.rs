@@ -317,8 +317,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
                 return Poll::Pending;
             }
             self.mux.set_reading(now, matches!(next, Next::Read(_)));
-            if let Some(end) = self.is_late(now)? {
-                return Poll::Ready(Ok(end));
+            match self.is_late(now)? {
+                Some(Err(end)) => return Poll::Ready(Ok(end)),
+                // What was due may be something to tell.
+                Some(Ok(())) => continue,
+                None => {}
             }
             self.rest();
             let machine = self.mux.poll_timeout().map(|deadline| self.service.clock.at(deadline));
@@ -330,14 +333,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
         }
     }
 
-    /// Does what is due, and says what has ended by it.
-    fn is_late(&mut self, now: falco_core::Instant) -> io::Result<Option<ConnectionError>> {
+    /// Does what is due, if anything is, and says what has ended by it.
+    fn is_late(&mut self, now: falco_core::Instant) -> io::Result<Option<Result<(), ConnectionError>>> {
         let stall = self.line.stalls_at(self.service.settings.lifetime());
         if stall.is_some_and(|stall| stall <= tokio::time::Instant::now()) {
             return Err(io::ErrorKind::TimedOut.into());
         }
         if self.mux.poll_timeout().is_some_and(|deadline| deadline <= now) {
-            return Ok(self.mux.handle_timeout(now).err());
+            return Ok(Some(self.mux.handle_timeout(now)));
         }
         Ok(None)
     }
