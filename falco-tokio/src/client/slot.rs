@@ -22,6 +22,8 @@ use crate::timer::Timer;
 
 /// A connection that ended sooner than this after it stood counts as an attempt that failed.
 const SOON: Duration = Duration::from_secs(1);
+/// The places of requests that wait which are kept when none does.
+const KEPT: usize = 64;
 
 pub(super) struct Slot {
     shared: Arc<Shared>,
@@ -152,6 +154,9 @@ impl Slot {
                 self.waiting.push_front(back);
                 break;
             }
+        }
+        if self.waiting.is_empty() && self.waiting.capacity() > KEPT {
+            self.waiting = VecDeque::new();
         }
         if connection.is_open() {
             self.pings = core::mem::take(&mut self.pings)
