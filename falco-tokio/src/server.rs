@@ -178,6 +178,8 @@ impl Server {
 
     /// Serves one connection over any stream, in this task, and says what ended it.
     ///
+    /// Handlers that are not ready at once get tasks of their own, so it takes a Tokio runtime as all else here does.
+    ///
     /// It takes no place of the [`max_connections`](ServerBuilder::max_connections), and is never dropped to make room; a shutdown ends it as it does others.
     ///
     /// ```
@@ -259,7 +261,7 @@ pub struct Handle {
 
 impl Handle {
     /// Shuts the server down in good order: it takes no more connections, tells its clients, lets the requests that have begun finish, sends their answers, and closes.
-    /// This returns at once; [`Server::serve`] returns when it is done.
+    /// This returns at once; [`Server::serve`] returns when it is done: on the noise wire after a lifetime at the most, on the classic wire when all handlers that run are done.
     ///
     /// A connection that has nothing more to do waits up to a second for its client to end as well.
     pub fn shutdown(&self) {

@@ -126,7 +126,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How many connections to spread requests over, 1 by default; 0 counts as 1. A request goes to the one with the fewest under way. Each is made when it is first needed.
+    /// How many connections to spread requests over, 1 by default; 0 counts as 1. A request goes to the one with the fewest under way. Each is made when it is first needed;
+    /// one that then fails is tried again, with pauses, though others stand.
     pub const fn connections(mut self, connections: usize) -> Self {
         self.connections = connections;
         self
@@ -188,6 +189,9 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// [`Error::Setup`].
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime, on which the client's tasks run.
     #[expect(clippy::needless_pass_by_value, reason = "as `connect` takes it")]
     pub fn connect_lazy(self, address: impl ToString) -> Result<Client, Error> {
         self.build(Dial::Tcp(address.to_string()))
