@@ -120,8 +120,9 @@ impl Aes256Gcm {
     }
 }
 
+// In a debug build a copy elsewhere would be one that nobody optimizes.
 impl Aead for Aes256Gcm {
-    #[cfg_attr(not(target_os = "none"), inline)]
+    #[cfg_attr(not(any(debug_assertions, target_os = "none")), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
     fn seal(&self, nonce: &Nonce, associated: &[u8], out: &mut [u8], body: &[u8]) -> Result<Tag, AeadError> {
         let prefix = out.len().checked_sub(body.len()).ok_or(AeadError)?;
@@ -140,7 +141,7 @@ impl Aead for Aes256Gcm {
         self.tag(mask, associated, out)
     }
 
-    #[cfg_attr(not(target_os = "none"), inline)]
+    #[cfg_attr(not(any(debug_assertions, target_os = "none")), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
     fn open(&self, nonce: &Nonce, associated: &[u8], text: &mut [u8], tag: &Tag) -> Result<(), AeadError> {
         let mut batch = [Block::default(); BATCH];
