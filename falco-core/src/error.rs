@@ -1,6 +1,7 @@
 //! What can go wrong, by whose it is: one request's, the connection's, or the caller's. No error holds a byte of a key or of a message.
 
 use core::fmt;
+use core::time::Duration;
 
 use crate::message::{Refusal, RequestId};
 
@@ -70,6 +71,30 @@ pub enum ConnectionError {
     ClosedByPeer,
     /// The connection was closed on this side, and everything owed was done.
     Closed,
+}
+
+/// How long the other side is given to see an end and to end as well, where an end is [graceful](ConnectionError::is_graceful): 1 s.
+pub const LINGER: Duration = Duration::from_secs(1);
+
+impl ConnectionError {
+    /// Whether what was sent before the end is to arrive: the sending half is shut down, and what still comes is read and dropped until the stream ends or for [`LINGER`]. A plain
+    /// close with bytes unread makes TCP reset the connection, which can destroy the last answers. At any other end the stream is closed as it is.
+    ///
+    /// It says nothing of a peer that has proved nothing: a stranger is waited for by nobody.
+    ///
+    /// ```
+    /// use falco_core::ConnectionError;
+    ///
+    /// assert!(ConnectionError::Closed.is_graceful());
+    /// assert!(!ConnectionError::Tampered.is_graceful());
+    /// ```
+    #[must_use]
+    pub const fn is_graceful(self) -> bool {
+        matches!(
+            self,
+            Self::Closed | Self::Expired | Self::HandlerFailed | Self::PeerDead | Self::Protocol
+        )
+    }
 }
 
 impl fmt::Display for ConnectionError {

@@ -146,7 +146,7 @@ mod wires;
 pub use classic::ClassicKey;
 pub use connection::{ClientConnection, Connection, ServerConnection, TRANSMIT_SIZE};
 pub use crypto::RustCrypto;
-pub use error::{ConnectionError, EntropyError, Error, Misuse, RequestError};
+pub use error::{ConnectionError, EntropyError, Error, LINGER, Misuse, RequestError};
 pub use event::{ClientEvent, Received, ServerEvent};
 pub use key::{KEY_LENGTH, Key, KeyError};
 pub use ledger::{Ledger, NonceLedger, NonceSeen, NonceSlot, SEALS_PER_KEY, SealRefused};

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::io;
 use std::net::Shutdown;
 
-use falco_core::{Instant, RecvBuf};
+use falco_core::{Instant, LINGER, RecvBuf};
 
 use crate::clock::Clock;
 use crate::stream::Stream;
@@ -16,8 +16,6 @@ const READ_AHEAD: usize = 16 << 10;
 const KEPT: usize = 64 << 10;
 /// After this long without a byte, memory is given back.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long the other side may take to see an end and to end as well.
-pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 /// What came of waiting for bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use falco_core::{CloseReason, Fate, Settings};
+use falco_core::{CloseReason, Fate, LINGER, Settings};
 
 use super::connection::Outcome;
 use super::reader;
@@ -15,7 +15,7 @@ use super::state::State;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::line::Line;
-use crate::pipe::{LINGER, Pipe};
+use crate::pipe::Pipe;
 use crate::stream::BoxedStream;
 
 pub(super) struct Link {

@@ -5,11 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use falco_core::ConnectionError;
+use falco_core::{ConnectionError, LINGER};
 
 use super::state::{Look, State};
 use crate::line::Line;
-use crate::pipe::{Filled, LINGER, Pipe};
+use crate::pipe::{Filled, Pipe};
 use crate::stream::BoxedStream;
 
 /// Reads until the connection is over.
@@ -21,7 +21,7 @@ pub(super) fn read(line: &Arc<Line<State>>, mut pipe: Pipe<BoxedStream>) {
     });
     // The machine's last word, if it has one.
     line.pump();
-    if State::is_orderly(&end) {
+    if end.as_ref().is_ok_and(|end| end.is_graceful()) {
         wait_for_writer(line);
         pipe.finish();
     } else {

@@ -193,14 +193,6 @@ impl State {
             slot.end(End::NotBegun);
         }
     }
-
-    /// Whether the end deserves that the other side is given time to end as well.
-    pub(super) fn is_orderly(end: &io::Result<ConnectionError>) -> bool {
-        matches!(
-            end,
-            Ok(ConnectionError::Closed | ConnectionError::Protocol | ConnectionError::Expired)
-        )
-    }
 }
 
 impl Source for State {

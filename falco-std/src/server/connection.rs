@@ -9,7 +9,7 @@ use std::panic::catch_unwind;
 use std::sync::{Arc, mpsc};
 
 use falco_core::mux::ServerStep;
-use falco_core::{CloseReason, ConnectionError, ServerConnection};
+use falco_core::{CloseReason, ConnectionError, LINGER, ServerConnection};
 use getrandom::SysRng;
 
 use super::Service;
@@ -17,7 +17,7 @@ use super::handler::{HandlerError, Request};
 use super::seats::Seat;
 use super::state::State;
 use crate::line::{Line, handles};
-use crate::pipe::{Filled, LINGER, Pipe};
+use crate::pipe::{Filled, Pipe};
 use crate::stream::BoxedStream;
 
 /// How often a thread that cannot be woken looks whether it is to stop.
@@ -253,20 +253,14 @@ where
 
     /// Ends the stream as its end deserves.
     fn leave(&mut self, ended: &io::Result<ConnectionError>) {
-        use ConnectionError::{Closed, Expired, HandlerFailed, Protocol};
         let mut desk = self.conn.lock();
         desk.source.cancel_all();
         let (established, cut) = (desk.source.established, desk.source.cut);
-        let noise = desk.source.mux.machine().key_id().is_some();
         drop(desk);
         // The machine's last word, if it has one; where it cannot be said, the stream is broken and ends all the same.
         self.conn.pump();
-        let in_order = match ended {
-            Ok(Closed | HandlerFailed) => true,
-            Ok(Expired | Protocol) => noise,
-            Ok(_) | Err(_) => false,
-        };
-        if established && in_order && !cut {
+        let graceful = ended.as_ref().is_ok_and(|end| end.is_graceful());
+        if established && graceful && !cut {
             let until = std::time::Instant::now() + LINGER;
             let mut desk = self.conn.lock();
             while desk.is_writing() && std::time::Instant::now() < until {

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Instant;
 
+use falco_core::LINGER;
+
 use super::state::State;
 use crate::line::Line;
-use crate::pipe::LINGER;
 
 #[derive(Default)]
 pub(super) struct Reaper(Mutex<Waiting>);

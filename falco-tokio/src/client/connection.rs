@@ -10,8 +10,8 @@ use bytes::Bytes;
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{Body, ClientMux, ClientStep, Left};
 use falco_core::{
-    ClientConnection, CloseReason, ConnectionError, EntropyError, Error as CoreError, Fate, Misuse, PingId, Refusal,
-    RequestError, Status,
+    ClientConnection, CloseReason, ConnectionError, EntropyError, Error as CoreError, Fate, LINGER, Misuse, PingId,
+    Refusal, RequestError, Status,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -24,8 +24,6 @@ use crate::line::Line;
 use crate::socket::Socket;
 use crate::timer::Timer;
 
-/// How long the other side may take to see an end and to end as well.
-const LINGER: Duration = Duration::from_secs(1);
 /// How many connections a request is handed to before it is given up, though none has processed it.
 const TRIES: u32 = 3;
 
@@ -323,7 +321,7 @@ impl Connection {
                     if let News::Ended(end) = &news {
                         debug!(?end, "ended");
                         let until = Instant::now() + LINGER;
-                        self.stage = if self.established && is_in_order(end) {
+                        self.stage = if self.established && end.as_ref().is_ok_and(|end| end.is_graceful()) {
                             Stage::Ending { until, shut: false }
                         } else {
                             Stage::Over
@@ -371,12 +369,6 @@ impl Connection {
             let _ = to.send(Err(error_of(end, Fate::NotProcessed)));
         }
     }
-}
-
-/// Whether an end deserves that the other side is given time to end as well.
-const fn is_in_order(end: &io::Result<ConnectionError>) -> bool {
-    use ConnectionError::{Closed, Expired, PeerDead, Protocol};
-    matches!(end, Ok(Closed | Expired | PeerDead | Protocol))
 }
 
 /// Tells whoever waits for a request; they may have gone.

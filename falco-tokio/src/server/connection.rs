@@ -3,14 +3,13 @@
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
-use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
 use falco_core::mux::{Body, ServerMux, ServerStep, SharedBudget};
-use falco_core::{CloseReason, ConnectionError, Misuse, Refusal, RequestError, RequestId, ServerConnection};
+use falco_core::{CloseReason, ConnectionError, LINGER, Misuse, Refusal, RequestError, RequestId, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::{Span, debug, warn};
 
@@ -21,8 +20,6 @@ use super::{OnCancel, Service};
 use crate::line::Line;
 use crate::timer::Timer;
 
-/// How long the other side may take to see an end and to end as well.
-const LINGER: Duration = Duration::from_secs(1);
 /// After so many bytes in one go, both ways, others on the same thread have their turn.
 const TURN: usize = 64 << 10;
 /// What a frame costs besides its bytes, in bytes.
@@ -359,13 +356,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
     /// What ended the connection is known. Says whether the stream is to end as in good order: a stranger is told nothing and waited for by nobody, and so is one whose bytes
     /// were changed on their way.
     fn leave(&mut self, end: ConnectionError) -> bool {
-        use ConnectionError::{Closed, Expired, HandlerFailed, Protocol};
         self.cancel_all();
         if !self.established {
             self.service.counters.unauthenticated.add(1);
         }
         debug!(%end, "ended");
-        self.established && matches!(end, Closed | Expired | HandlerFailed | Protocol)
+        self.established && end.is_graceful()
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
