@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 
 use common::{Running, bounded, client, echo, key};
-use falco_std::{Blocking, Client, ConnectionError, Error, Fate, RequestError, Server, Settings, Stream};
+use falco_std::{Client, Error, Fate, RequestError, Server, Settings, Stream};
 
 fn body(length: usize) -> Vec<u8> {
     (0..length)
@@ -68,6 +68,8 @@ fn echo_over_a_unix_socket() {
 #[cfg(unix)]
 #[test]
 fn echo_over_any_stream() {
+    use falco_std::{Blocking, ConnectionError};
+
     bounded(|| {
         let (near, far) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
         let server = Server::classic(key()).unbound().expect("there is entropy");

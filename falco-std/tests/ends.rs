@@ -221,6 +221,7 @@ fn a_peer_that_falls_silent_is_found_and_left() {
     });
 }
 
+#[cfg(unix)]
 #[test]
 fn a_large_request_cut_off_half_way_was_not_processed() {
     bounded(|| {

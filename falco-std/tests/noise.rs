@@ -4,17 +4,14 @@ mod common;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
-use std::io;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Instant;
 
 use common::{Running, bounded, echo, key, lifetime, millis};
-use falco_std::{Blocking, Client, ConnectionError, Error, Fate, Refusal, Request, RequestError, Server, Settings};
+use falco_std::{Client, Error, Fate, Refusal, Request, RequestError, Server, Settings};
 
 const SIZES: [usize; 7] = [0, 1, 63, 1_000, 16_384, 65_000, 70_000];
-/// Code that is not optimized encrypts a hundred times slower.
-const LARGE: usize = if cfg!(debug_assertions) { 3 << 20 } else { 16 << 20 };
 
 /// A body that no other thread and no other round has.
 fn body(thread: usize, round: usize, length: usize) -> Vec<u8> {
@@ -98,6 +95,9 @@ fn a_slow_handler_holds_up_nobody_on_its_connection() {
 #[cfg(unix)]
 #[test]
 fn a_small_answer_overtakes_a_large_one() {
+    /// Code that is not optimized takes longer for each byte.
+    const LARGE: usize = if cfg!(debug_assertions) { 3 << 20 } else { 16 << 20 };
+
     bounded(|| {
         let (near, far) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
         let server = Server::builder(key()).unbound().expect("there is entropy");
@@ -375,7 +375,11 @@ fn what_is_held_over_all_connections_has_a_bound() {
 #[cfg(unix)]
 #[test]
 fn over_unix_sockets_and_streams_that_cannot_be_split() {
+    use std::io;
     use std::os::unix::net::UnixStream;
+
+    use falco_std::{Blocking, ConnectionError};
+
     bounded(|| {
         for whole in [false, true] {
             let (near, far) = UnixStream::pair().expect("a pair of sockets");

@@ -9,12 +9,11 @@ use core::time::Duration;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
-use std::time::Instant;
 
 use common::{Running, bounded, key, millis};
 use falco_core::testing::{CountingRng, ledger};
 use falco_core::{ClassicKey, ClientConnection};
-use falco_std::{Blocking, Client, Request, Server, Settings, Stream};
+use falco_std::{Client, Server, Settings, Stream};
 
 /// A link that takes 4 KiB at a time, a while each.
 struct Slow(TcpStream);
@@ -124,6 +123,10 @@ fn a_stop_destroys_no_answer_on_its_way_whatever_the_client_still_says() {
 #[test]
 fn ends_come_over_streams_without_time_limits() {
     use std::os::unix::net::UnixStream;
+    use std::time::Instant;
+
+    use falco_std::{Blocking, Request};
+
     bounded(|| {
         let start = Instant::now();
         for fails in [false, true] {

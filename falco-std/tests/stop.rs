@@ -3,7 +3,6 @@
 mod common;
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use core::time::Duration;
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -176,7 +175,7 @@ fn a_connection_that_the_caller_serves_stops_too() {
         let start = Instant::now();
         handle.stop();
         let reading = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(400));
+            thread::sleep(core::time::Duration::from_millis(400));
             client.request("too late").expect_err("the server has stopped").fate()
         });
         let ended = serving

@@ -3,7 +3,9 @@
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::io;
-use std::net::{Shutdown, TcpListener, TcpStream};
+#[cfg(unix)]
+use std::net::Shutdown;
+use std::net::{TcpListener, TcpStream};
 #[cfg(unix)]
 use std::os::fd::OwnedFd;
 #[cfg(unix)]
