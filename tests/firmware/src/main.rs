@@ -103,6 +103,7 @@ fn server(factory: &Factory, entropy: &'static Entropy, clock: &Clock, uart: &Ua
 // Everything that lasts stands in static memory. It is made in functions of their own, so that what they take of the stack is given back.
 
 #[inline(never)]
+#[allow(clippy::mut_from_ref, reason = "what is lent is memory of its own, once")]
 fn new_client(factory: &Factory, entropy: &'static Entropy) -> Option<&'static mut client::Client<'static>> {
     let (wrong, right) = (
         new_client_key(factory, 1, entropy)?,
@@ -128,6 +129,7 @@ fn new_server_key(factory: &Factory, entropy: &Entropy) -> Option<&'static wire:
 }
 
 #[inline(never)]
+#[allow(clippy::mut_from_ref, reason = "what is lent is memory of its own, once")]
 fn new_server(
     key: &'static wire::ServerKey,
     entropy: &Entropy,

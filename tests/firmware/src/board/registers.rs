@@ -5,7 +5,7 @@
 )]
 
 use core::mem::size_of;
-use core::ptr::{addr_of, read_volatile};
+use core::ptr::{addr_of, read_volatile, with_exposed_provenance};
 
 use tock_registers::registers::{ReadOnly, ReadWrite};
 
@@ -31,13 +31,13 @@ pub(crate) struct Factory {
 /// The serial port.
 pub(crate) fn uart() -> &'static Uart {
     // SAFETY: UART0 is there, and its registers are only reached through cells.
-    unsafe { &*(0x4000_C000 as *const Uart) }
+    unsafe { &*with_exposed_provenance::<Uart>(0x4000_C000) }
 }
 
 /// The factory's page.
 pub(crate) fn factory() -> &'static Factory {
     // SAFETY: memory.x leaves the last KiB of flash out, and nothing writes to it.
-    unsafe { &*(0x0003_FC00 as *const Factory) }
+    unsafe { &*with_exposed_provenance::<Factory>(0x0003_FC00) }
 }
 
 /// Bytes of the stack that were ever in use: those above the paint that cortex-m-rt puts on it at the start.
