@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use core::fmt;
+use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 
@@ -11,7 +12,7 @@ use crate::message::{CloseReason, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
 use crate::settings::Settings;
 use crate::time::Instant;
-use crate::wire::{Client, ClientWire, Role, Server, ServerWire, Wire, private};
+use crate::wire::{BufferSizes, Client, ClientWire, Role, Server, ServerWire, Wire, private};
 
 /// The wire inside, as it is, but for where its sessions lie.
 pub struct Boxed<W>(pub(crate) W);
@@ -98,6 +99,14 @@ impl<R: Role, W: Wire<R>> Wire<R> for Boxed<W> {
     fn in_flight(&self, session: &Self::Session) -> usize {
         self.0.in_flight(session)
     }
+
+    fn lifetime(&self, session: &Self::Session) -> Duration {
+        self.0.lifetime(session)
+    }
+
+    fn buffer_sizes(settings: &Settings) -> BufferSizes {
+        W::buffer_sizes(settings)
+    }
 }
 
 impl<W: ClientWire> ClientWire for Boxed<W> {
@@ -111,6 +120,10 @@ impl<W: ClientWire> ClientWire for Boxed<W> {
 
     fn cancel(&self, session: &mut <Self as Wire<Client>>::Session, id: RequestId) -> Result<(), Error> {
         self.0.cancel(session, id)
+    }
+
+    fn answers_pings(&self) -> bool {
+        self.0.answers_pings()
     }
 }
 

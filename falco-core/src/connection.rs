@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::ops::Deref;
+use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 
@@ -11,7 +12,7 @@ use crate::message::{CloseReason, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
 use crate::settings::Settings;
 use crate::time::Instant;
-use crate::wire::{Client, ClientWire, Role, Server, ServerWire, Wire};
+use crate::wire::{BufferSizes, Client, ClientWire, Role, Server, ServerWire, Wire};
 
 /// Room that [`Connection::poll_transmit`] is content with on every wire: a classic hello, the largest of the machines' own messages.
 pub const TRANSMIT_SIZE: usize = crate::classic::HELLO_LENGTH;
@@ -158,6 +159,31 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     pub fn in_flight(&self) -> usize {
         self.wire.in_flight(&self.session)
     }
+
+    /// The lifetime that is in force: on the noise wire the smaller of what both sides have set, once they have told each other. A write that makes no progress for as long
+    /// is given up by whoever does the writing.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        self.wire.lifetime(&self.session)
+    }
+
+    /// The least memory with which a connection under these settings gets on, for callers whose buffers cannot grow.
+    ///
+    /// ```
+    /// use falco_core::noise::{FixedTable, NoiseClient};
+    /// use falco_core::{ClientConnection, RustCrypto, Settings};
+    ///
+    /// type Device<'k> = ClientConnection<&'k NoiseClient<FixedTable<1>, RustCrypto>>;
+    ///
+    /// let settings = Settings::new().with_max_record(512)?;
+    /// let sizes = Device::buffer_sizes(&settings);
+    /// assert_eq!((sizes.unread, sizes.output), (514, 285));
+    /// # Ok::<(), falco_core::SettingsError>(())
+    /// ```
+    #[must_use]
+    pub fn buffer_sizes(settings: &Settings) -> BufferSizes {
+        H::Target::buffer_sizes(settings)
+    }
 }
 
 impl<H: Deref<Target: ClientWire>> Connection<Client, H> {
@@ -188,6 +214,12 @@ impl<H: Deref<Target: ClientWire>> Connection<Client, H> {
     /// [`Misuse::Foreign`], or what ended the connection.
     pub fn cancel(&mut self, id: RequestId) -> Result<(), Error> {
         self.wire.cancel(&mut self.session, id)
+    }
+
+    /// Whether the server answers pings: on the noise wire it does, on the classic wire there is no such answer.
+    #[must_use]
+    pub fn answers_pings(&self) -> bool {
+        self.wire.answers_pings()
     }
 }
 

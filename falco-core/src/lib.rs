@@ -161,5 +161,5 @@ pub use settings::{
     DEFAULT_MAX_RECORD, Settings, SettingsError,
 };
 pub use time::Instant;
-pub use wire::{Client, ClientWire, Role, Server, ServerWire, Wire};
+pub use wire::{BufferSizes, Client, ClientWire, Role, Server, ServerWire, Wire};
 pub use wires::{Wires, WiresSession};

@@ -107,7 +107,6 @@ impl Life {
         self.latest
     }
 
-    #[cfg(feature = "noise")]
     #[inline]
     pub(crate) const fn lifetime(&self) -> Span {
         self.lifetime

@@ -14,11 +14,20 @@ pub trait Storage {
 
     /// Gives back what can be given back. The bytes may be lost.
     fn release(&mut self) {}
+
+    /// More bytes than this there will never be. Storage that grows without a limit of its own says `usize::MAX`.
+    fn limit(&self) -> usize {
+        usize::MAX
+    }
 }
 
 impl<const N: usize> Storage for [u8; N] {
     fn bytes(&mut self) -> &mut [u8] {
         self
+    }
+
+    fn limit(&self) -> usize {
+        N
     }
 
     fn grow(&mut self, _total: usize) {}
@@ -27,6 +36,10 @@ impl<const N: usize> Storage for [u8; N] {
 impl Storage for &mut [u8] {
     fn bytes(&mut self) -> &mut [u8] {
         self
+    }
+
+    fn limit(&self) -> usize {
+        self.len()
     }
 
     fn grow(&mut self, _total: usize) {}
@@ -55,6 +68,10 @@ impl Storage for alloc::vec::Vec<u8> {
 impl<const N: usize> Storage for heapless::Vec<u8, N> {
     fn bytes(&mut self) -> &mut [u8] {
         self
+    }
+
+    fn limit(&self) -> usize {
+        N
     }
 
     fn grow(&mut self, total: usize) {

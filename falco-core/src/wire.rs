@@ -2,6 +2,7 @@
 //! crate.
 
 use core::fmt::Debug;
+use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 
@@ -49,6 +50,16 @@ impl Role for Server {
     type Outgoing = OutgoingAnswer;
 }
 
+/// The least memory with which a connection gets on, whatever its peer sends: [`Connection::buffer_sizes`](crate::Connection::buffer_sizes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BufferSizes {
+    /// Bytes for what has come and is not taken.
+    pub unread: usize,
+    /// Bytes for what is sealed and not sent.
+    pub output: usize,
+}
+
 /// A key with the wire on which it is used in the role `R`, such as [`ClassicKey`](crate::ClassicKey). What the methods do is told at
 /// [`Connection`](crate::Connection), which calls them and adds nothing that a wire could see.
 #[allow(
@@ -92,6 +103,8 @@ pub trait Wire<R: Role>: private::Sealed {
     fn status(&self, session: &Self::Session) -> Status;
     fn end(&self, session: &Self::Session) -> Option<ConnectionError>;
     fn in_flight(&self, session: &Self::Session) -> usize;
+    fn lifetime(&self, session: &Self::Session) -> Duration;
+    fn buffer_sizes(settings: &Settings) -> BufferSizes;
 }
 
 /// A wire on which one can be a client.
@@ -104,6 +117,7 @@ pub trait ClientWire: Wire<Client> {
     fn request(&self, session: &mut Self::Session, length: usize) -> Result<OutgoingRequest, Error>;
     fn ping(&self, session: &mut Self::Session) -> Result<PingId, Error>;
     fn cancel(&self, session: &mut Self::Session, id: RequestId) -> Result<(), Error>;
+    fn answers_pings(&self) -> bool;
 }
 
 /// A wire on which one can be a server.

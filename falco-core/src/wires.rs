@@ -1,6 +1,7 @@
 //! Several wires behind one key: which one a connection speaks is settled by its first byte, and nothing is negotiated.
 
 use core::fmt;
+use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 
@@ -10,7 +11,7 @@ use crate::message::{CloseReason, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
 use crate::settings::Settings;
 use crate::time::Instant;
-use crate::wire::{Client, ClientWire, Role, Server, ServerWire, Wire, private};
+use crate::wire::{BufferSizes, Client, ClientWire, Role, Server, ServerWire, Wire, private};
 
 /// The first byte of a classic hello.
 const CLASSIC: u8 = 0x00;
@@ -203,6 +204,19 @@ impl<R: Role, N: Wire<R>, K: Wire<R>> Wire<R> for Wires<N, K> {
     fn in_flight(&self, session: &Self::Session) -> usize {
         spoken!(self, ref session, |wire, inner| wire.in_flight(inner), else 0)
     }
+
+    fn lifetime(&self, session: &Self::Session) -> Duration {
+        spoken!(self, ref session, |wire, inner| wire.lifetime(inner), else Duration::ZERO)
+    }
+
+    /// Enough for either.
+    fn buffer_sizes(settings: &Settings) -> BufferSizes {
+        let (noise, classic) = (N::buffer_sizes(settings), K::buffer_sizes(settings));
+        BufferSizes {
+            unread: noise.unread.max(classic.unread),
+            output: noise.output.max(classic.output),
+        }
+    }
 }
 
 impl<N: ClientWire, K: ClientWire> ClientWire for Wires<N, K> {
@@ -216,6 +230,14 @@ impl<N: ClientWire, K: ClientWire> ClientWire for Wires<N, K> {
 
     fn cancel(&self, session: &mut <Self as Wire<Client>>::Session, id: RequestId) -> Result<(), Error> {
         spoken!(self, session, |wire, inner| wire.cancel(inner, id), else Err(ConnectionError::Closed.into()))
+    }
+
+    fn answers_pings(&self) -> bool {
+        match (&self.noise, &self.classic) {
+            (Some(wire), _) => wire.answers_pings(),
+            (None, Some(wire)) => wire.answers_pings(),
+            (None, None) => false,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A client's side of one connection on the classic wire.
 
 use core::fmt;
+use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 
@@ -15,7 +16,7 @@ use crate::message::{CloseReason, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
 use crate::settings::Settings;
 use crate::time::Instant;
-use crate::wire::{Client, ClientWire, Wire};
+use crate::wire::{BufferSizes, Client, ClientWire, Wire};
 
 /// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives it.
 #[derive(Debug)]
@@ -311,6 +312,18 @@ impl<L: Ledger, C: Crypto> Wire<Client> for ClassicKey<L, C> {
     fn in_flight(&self, session: &ClientSession) -> usize {
         usize::try_from(session.waiting()).unwrap_or(usize::MAX)
     }
+
+    fn lifetime(&self, session: &ClientSession) -> Duration {
+        session.life.lifetime().duration()
+    }
+
+    fn buffer_sizes(settings: &Settings) -> BufferSizes {
+        let message = layout::most(settings);
+        BufferSizes {
+            unread: layout::answer_size(message),
+            output: layout::request_size(message).max(HELLO_LENGTH),
+        }
+    }
 }
 
 impl<L: Ledger, C: Crypto> ClientWire for ClassicKey<L, C> {
@@ -347,5 +360,9 @@ impl<L: Ledger, C: Crypto> ClientWire for ClassicKey<L, C> {
             return Err(Misuse::Foreign.into());
         }
         Ok(())
+    }
+
+    fn answers_pings(&self) -> bool {
+        false
     }
 }

@@ -14,6 +14,7 @@ use core::ops::Range;
 
 use crate::crypto::{NONCE_LENGTH, TAG_LENGTH};
 use crate::error::{ConnectionError, RequestError};
+use crate::settings::Settings;
 
 pub(super) const HELLO: u8 = 0x00;
 pub(super) const MESSAGE: u8 = 0x01;
@@ -48,6 +49,11 @@ pub const fn request_size(body: usize) -> usize {
 #[must_use]
 pub const fn answer_size(body: usize) -> usize {
     body.saturating_add(ANSWER_OVERHEAD)
+}
+
+/// Bytes in the largest body.
+pub(super) fn most(settings: &Settings) -> usize {
+    usize::try_from(settings.max_message()).unwrap_or(usize::MAX)
 }
 
 /// Bytes of a length of zero that stands alone.

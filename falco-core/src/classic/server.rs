@@ -1,5 +1,7 @@
 //! A server's side of one connection on the classic wire.
 
+use core::time::Duration;
+
 use rand_core::TryCryptoRng;
 
 use super::layout::{self, HELLO_LENGTH, Head};
@@ -13,7 +15,7 @@ use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
 use crate::settings::Settings;
 use crate::time::Instant;
-use crate::wire::{Server, ServerWire, Wire};
+use crate::wire::{BufferSizes, Server, ServerWire, Wire};
 
 /// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives it.
 #[derive(Debug)]
@@ -297,6 +299,18 @@ impl<L: Ledger, C: Crypto> Wire<Server> for ClassicKey<L, C> {
 
     fn in_flight(&self, session: &ServerSession) -> usize {
         usize::try_from(session.owed()).unwrap_or(usize::MAX)
+    }
+
+    fn lifetime(&self, session: &ServerSession) -> Duration {
+        session.life.lifetime().duration()
+    }
+
+    fn buffer_sizes(settings: &Settings) -> BufferSizes {
+        let message = layout::most(settings);
+        BufferSizes {
+            unread: layout::request_size(message).max(HELLO_LENGTH),
+            output: layout::answer_size(message),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A client's side of one connection on the noise wire: the handshake, time, sending. What frames do is in `client_frames`.
 
 use core::fmt;
+use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 use zeroize::Zeroizing;
@@ -21,7 +22,7 @@ use crate::message::{CloseReason, PingId, Status};
 use crate::outgoing::OutgoingRequest;
 use crate::settings::Settings;
 use crate::time::Instant;
-use crate::wire::{Client, ClientWire, Wire};
+use crate::wire::{BufferSizes, Client, ClientWire, Wire};
 
 /// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives it.
 pub struct ClientSession<T, C: Crypto> {
@@ -349,6 +350,14 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
     fn in_flight(&self, session: &Self::Session) -> usize {
         session.base.in_flight(session.requests.table.slots().len())
     }
+
+    fn lifetime(&self, session: &Self::Session) -> Duration {
+        session.base.life.lifetime().duration()
+    }
+
+    fn buffer_sizes(settings: &Settings) -> BufferSizes {
+        write::buffer_sizes(settings)
+    }
 }
 
 impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> ClientWire for NoiseClient<T, C, X> {
@@ -379,6 +388,10 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> ClientWire for NoiseClient
             session.requests.cancels += 1;
         }
         Ok(())
+    }
+
+    fn answers_pings(&self) -> bool {
+        true
     }
 }
 

@@ -1,6 +1,7 @@
 //! A server's side of one connection on the noise wire: the handshake, time, sending. What frames do is in `server_frames`.
 
 use core::fmt;
+use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 use zeroize::Zeroizing;
@@ -21,7 +22,7 @@ use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
 use crate::settings::Settings;
 use crate::time::{Instant, Span};
-use crate::wire::{Server, ServerWire, Wire};
+use crate::wire::{BufferSizes, Server, ServerWire, Wire};
 
 /// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives it.
 pub struct ServerSession<T, C: Crypto> {
@@ -334,6 +335,14 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
 
     fn in_flight(&self, session: &Self::Session) -> usize {
         session.base.in_flight(session.requests.table.slots().len())
+    }
+
+    fn lifetime(&self, session: &Self::Session) -> Duration {
+        session.base.life.lifetime().duration()
+    }
+
+    fn buffer_sizes(settings: &Settings) -> BufferSizes {
+        write::buffer_sizes(settings)
     }
 }
 

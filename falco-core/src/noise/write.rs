@@ -1,10 +1,12 @@
 //! What both sides have in common when they write: a message's next frame, turns, and what a call of `seal` comes to.
 
-use super::layout::{FRAME_HEAD, RECORD_HEAD, RECORD_OVERHEAD, TOTAL, kind};
+use super::layout::{FRAME_HEAD, HELLO_LENGTH, RECORD_HEAD, RECORD_OVERHEAD, TOTAL, kind};
 use super::link::Link;
 use super::writer::Writer;
 use crate::crypto::Crypto;
 use crate::error::{ConnectionError, Error, Misuse, RequestError};
+use crate::settings::Settings;
+use crate::wire::BufferSizes;
 
 /// Gives each message its turn, until the output is full (`false`) or there is trouble with one, which is returned.
 #[inline]
@@ -67,6 +69,14 @@ pub(super) fn seal_size(length: usize, owed: usize, max_record: u16) -> usize {
 
 /// The least of a large message that is worth a frame, where there is a choice.
 const LEAST_PART: usize = 256;
+
+/// A record is held whole before a byte of it is believed, and a handshake's message too. Messages are cut to an output of this size, whatever the peer reads.
+pub(super) fn buffer_sizes(settings: &Settings) -> BufferSizes {
+    BufferSizes {
+        unread: (usize::from(settings.max_record()) + RECORD_HEAD).max(HELLO_LENGTH),
+        output: RECORD_OVERHEAD + FRAME_HEAD + TOTAL + LEAST_PART,
+    }
+}
 
 /// Writes the next frame of a message of which `sealed` bytes have gone: all of it, where it fits a record, or as much as fits. Says how many bytes of the body
 /// went; `None` where the output is full.
