@@ -2,7 +2,6 @@
 
 use alloc::boxed::Box;
 use core::fmt;
-use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 
@@ -100,8 +99,8 @@ impl<R: Role, W: Wire<R>> Wire<R> for Boxed<W> {
         self.0.in_flight(session)
     }
 
-    fn lifetime(&self, session: &Self::Session) -> Duration {
-        self.0.lifetime(session)
+    fn stalls_at(&self, session: &Self::Session, since: Instant) -> Instant {
+        self.0.stalls_at(session, since)
     }
 
     fn buffer_sizes(settings: &Settings) -> BufferSizes {

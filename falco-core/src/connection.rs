@@ -2,7 +2,6 @@
 
 use core::fmt;
 use core::ops::Deref;
-use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 
@@ -160,11 +159,11 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
         self.wire.in_flight(&self.session)
     }
 
-    /// The lifetime that is in force: on the noise wire the smaller of what both sides have set, once they have told each other. A write that makes no progress for as long
-    /// is given up by whoever does the writing.
+    /// When a write that has made no progress since `since` is to be given up by whoever does the writing: after a lifetime, which on the noise wire is the smaller of what
+    /// both sides have set; the last words of a connection that has ended after [`LINGER`](crate::LINGER).
     #[must_use]
-    pub fn lifetime(&self) -> Duration {
-        self.wire.lifetime(&self.session)
+    pub fn stalls_at(&self, since: Instant) -> Instant {
+        self.wire.stalls_at(&self.session, since)
     }
 
     /// The least memory with which a connection under these settings gets on, for callers whose buffers cannot grow.

@@ -119,6 +119,9 @@ impl<P: Partials> Reassembly<P> {
             .iter_mut()
             .find(|place| place.id.is_none())
             .ok_or(NoRoom { total })?;
+        if total > place.storage.limit() {
+            return Err(NoRoom { total });
+        }
         place.id = Some(id);
         place.total = total;
         place.filled = 0;

@@ -72,10 +72,6 @@ impl Span {
         Self(millis.saturating_add(duration.subsec_nanos().div_ceil(1_000_000).into()))
     }
 
-    pub(crate) const fn duration(self) -> Duration {
-        Duration::from_millis(self.0)
-    }
-
     pub(crate) const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }

@@ -2,7 +2,6 @@
 //! crate.
 
 use core::fmt::Debug;
-use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 
@@ -103,7 +102,7 @@ pub trait Wire<R: Role>: private::Sealed {
     fn status(&self, session: &Self::Session) -> Status;
     fn end(&self, session: &Self::Session) -> Option<ConnectionError>;
     fn in_flight(&self, session: &Self::Session) -> usize;
-    fn lifetime(&self, session: &Self::Session) -> Duration;
+    fn stalls_at(&self, session: &Self::Session, since: Instant) -> Instant;
     fn buffer_sizes(settings: &Settings) -> BufferSizes;
 }
 

@@ -1,7 +1,6 @@
 //! Several wires behind one key: which one a connection speaks is settled by its first byte, and nothing is negotiated.
 
 use core::fmt;
-use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 
@@ -205,8 +204,8 @@ impl<R: Role, N: Wire<R>, K: Wire<R>> Wire<R> for Wires<N, K> {
         spoken!(self, ref session, |wire, inner| wire.in_flight(inner), else 0)
     }
 
-    fn lifetime(&self, session: &Self::Session) -> Duration {
-        spoken!(self, ref session, |wire, inner| wire.lifetime(inner), else Duration::ZERO)
+    fn stalls_at(&self, session: &Self::Session, since: Instant) -> Instant {
+        spoken!(self, ref session, |wire, inner| wire.stalls_at(inner, since), else since)
     }
 
     /// Enough for either.

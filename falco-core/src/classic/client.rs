@@ -1,7 +1,6 @@
 //! A client's side of one connection on the classic wire.
 
 use core::fmt;
-use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 
@@ -313,8 +312,8 @@ impl<L: Ledger, C: Crypto> Wire<Client> for ClassicKey<L, C> {
         usize::try_from(session.waiting()).unwrap_or(usize::MAX)
     }
 
-    fn lifetime(&self, session: &ClientSession) -> Duration {
-        session.life.lifetime().duration()
+    fn stalls_at(&self, session: &ClientSession, since: Instant) -> Instant {
+        session.life.stalls_at(since)
     }
 
     fn buffer_sizes(settings: &Settings) -> BufferSizes {

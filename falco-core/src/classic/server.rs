@@ -1,7 +1,5 @@
 //! A server's side of one connection on the classic wire.
 
-use core::time::Duration;
-
 use rand_core::TryCryptoRng;
 
 use super::layout::{self, HELLO_LENGTH, Head};
@@ -301,8 +299,8 @@ impl<L: Ledger, C: Crypto> Wire<Server> for ClassicKey<L, C> {
         usize::try_from(session.owed()).unwrap_or(usize::MAX)
     }
 
-    fn lifetime(&self, session: &ServerSession) -> Duration {
-        session.life.lifetime().duration()
+    fn stalls_at(&self, session: &ServerSession, since: Instant) -> Instant {
+        session.life.stalls_at(since)
     }
 
     fn buffer_sizes(settings: &Settings) -> BufferSizes {

@@ -1,7 +1,6 @@
 //! A client's side of one connection on the noise wire: the handshake, time, sending. What frames do is in `client_frames`.
 
 use core::fmt;
-use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 use zeroize::Zeroizing;
@@ -351,8 +350,8 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
         session.base.in_flight(session.requests.table.slots().len())
     }
 
-    fn lifetime(&self, session: &Self::Session) -> Duration {
-        session.base.life.lifetime().duration()
+    fn stalls_at(&self, session: &Self::Session, since: Instant) -> Instant {
+        session.base.life.stalls_at(since)
     }
 
     fn buffer_sizes(settings: &Settings) -> BufferSizes {

@@ -1,7 +1,6 @@
 //! A server's side of one connection on the noise wire: the handshake, time, sending. What frames do is in `server_frames`.
 
 use core::fmt;
-use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 use zeroize::Zeroizing;
@@ -337,8 +336,8 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
         session.base.in_flight(session.requests.table.slots().len())
     }
 
-    fn lifetime(&self, session: &Self::Session) -> Duration {
-        session.base.life.lifetime().duration()
+    fn stalls_at(&self, session: &Self::Session, since: Instant) -> Instant {
+        session.base.life.stalls_at(since)
     }
 
     fn buffer_sizes(settings: &Settings) -> BufferSizes {
