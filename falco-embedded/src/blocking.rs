@@ -1,7 +1,7 @@
 //! A client and a server over an `embedded-io` stream, for code that waits where it is.
 //!
-//! The stream has to say whether it is ready ([`ReadReady`], [`WriteReady`]), as a protocol with deadlines cannot wait in a read that has none. It must not hold back what was written until it
-//! is flushed.
+//! The stream has to say whether it is ready ([`ReadReady`], [`WriteReady`]), as a protocol with deadlines cannot wait in a read that has none; a serial port that cannot is wrapped, or
+//! driven by the [`asynchronous`](crate#modules) half of this crate. It must not hold back what was written until it is flushed: it is flushed once, after the last words of a connection.
 
 use core::fmt;
 use core::ops::Deref;
@@ -9,26 +9,24 @@ use core::ops::Deref;
 use embedded_io::{Read, ReadReady, Write, WriteReady};
 use falco_core::{ClientWire, CloseReason, ConnectionError, Instant, PingId, Refusal, Role, ServerWire, Storage, Wire};
 
-use crate::client::{Ask, ClientLine};
+use crate::client::ClientLine;
 use crate::clock::Clock;
 use crate::driver::drivers;
 use crate::error::Error;
 use crate::line::Line;
-use crate::server::ServerLine;
+use crate::server::{Desk, ServerLine};
 
-/// Moves the bytes of a stream, and waits on a clock.
-pub struct Pump<S, K> {
+/// Moves the bytes of a stream, and waits on a clock. It is made by [`Client::new`] and [`Server::new`].
+pub struct Pump<S: embedded_io::ErrorType, K> {
     stream: S,
     clock: K,
-    /// The stream has no more bytes.
-    ended: bool,
+    /// Why nothing can be written any more. It is told once what had come has been looked at: it may say more.
+    broken: Option<Error<S::Error>>,
 }
 
-impl<S, K> fmt::Debug for Pump<S, K> {
+impl<S: embedded_io::ErrorType, K> fmt::Debug for Pump<S, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pump")
-            .field("ended", &self.ended)
-            .finish_non_exhaustive()
+        f.debug_struct("Pump").finish_non_exhaustive()
     }
 }
 
@@ -37,12 +35,37 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         Self {
             stream,
             clock,
-            ended: false,
+            broken: None,
         }
+    }
+
+    fn into_parts(self) -> (S, K) {
+        (self.stream, self.clock)
     }
 
     fn now(&self) -> Instant {
         self.clock.now()
+    }
+
+    /// The handler has waited where it was.
+    #[allow(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "as the other kind of pump has it"
+    )]
+    fn meanwhile<T, H: Deref<Target: ServerWire>, I, O>(
+        &mut self,
+        _: &mut Desk<H, I, O>,
+        handled: T,
+    ) -> Result<T, Error<S::Error>> {
+        Ok(handled)
+    }
+
+    /// The connection has ended, and the stream has its last words.
+    fn finish(&mut self) {
+        if self.broken.is_none() {
+            let _ = self.stream.flush();
+        }
     }
 
     /// Waits until bytes have come or gone, or it is time to do something else: `until`, or what is due on the line, which is done.
@@ -57,28 +80,81 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         O: AsRef<[u8]> + AsMut<[u8]>,
     {
         loop {
+            let read = self.read(line)?;
+            let wrote = self.write(line);
             let now = self.clock.now();
-            let (space, unsent) = line.buffers()?;
-            if !unsent.is_empty() && self.stream.write_ready().map_err(Error::Io)? {
-                let written = self.stream.write(unsent).map_err(Error::Io)?;
-                line.sent(now, written);
-                return Ok(());
-            }
-            if !space.is_empty() && !self.ended && self.stream.read_ready().map_err(Error::Io)? {
-                let read = self.stream.read(space).map_err(Error::Io)?;
-                line.filled(read);
-                if read == 0 {
-                    self.ended = true;
-                    line.end_of_stream(now)?;
-                }
-                return Ok(());
+            if !read && let Some(broken) = self.broken.take() {
+                line.end_of_stream();
+                return Err(broken);
             }
             let deadline = [line.poll_timeout(), until].into_iter().flatten().min();
-            if deadline.is_some_and(|deadline| deadline <= now) {
-                return line.handle_timeout(now).map_err(Error::widen);
+            if read || wrote || deadline.is_some_and(|deadline| deadline <= now) {
+                line.turn(now, read);
+                return Ok(());
             }
             self.clock.rest(deadline);
         }
+    }
+
+    /// Reads what is there, and says whether something was: bytes, or the end of the stream.
+    fn read<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>) -> Result<bool, Error<S::Error>>
+    where
+        H: Deref<Target: Wire<R>>,
+        I: Storage,
+        O: AsRef<[u8]> + AsMut<[u8]>,
+    {
+        let space = line.space()?;
+        if space.is_empty() {
+            return Ok(false);
+        }
+        let stream = &mut self.stream;
+        let read = stream
+            .read_ready()
+            .and_then(|ready| if ready { stream.read(space).map(Some) } else { Ok(None) });
+        match read {
+            Ok(None) => return Ok(false),
+            Ok(Some(0)) => line.end_of_stream(),
+            Ok(Some(count)) => line.filled(count),
+            Err(error) => {
+                line.end_of_stream();
+                line.abandon();
+                return Err(Error::Io(error));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes what can be written, and says whether something was.
+    fn write<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>) -> bool
+    where
+        H: Deref<Target: Wire<R>>,
+        I: Storage,
+        O: AsRef<[u8]> + AsMut<[u8]>,
+    {
+        let unsent = line.unsent();
+        if unsent.is_empty() {
+            return false;
+        }
+        let stream = &mut self.stream;
+        let written = stream.write_ready().and_then(|ready| {
+            if ready {
+                stream.write(unsent).map(Some)
+            } else {
+                Ok(None)
+            }
+        });
+        let broken = match written {
+            Ok(None) => return false,
+            Ok(Some(count @ 1..)) => {
+                line.sent(self.clock.now(), count);
+                return true;
+            }
+            Ok(Some(0)) => Error::WriteZero,
+            Err(error) => Error::Io(error),
+        };
+        line.abandon();
+        self.broken = Some(broken);
+        false
     }
 }
 
@@ -88,6 +164,66 @@ drivers! {
     pump: Pump<S, K>,
     error: S::Error,
     words: [] [] FnMut,
-    client: "A client over an `embedded-io` stream. One request at a time.\n\nSee the example `host` of this crate, which runs it over a TCP socket.",
-    server: "A server's side of one connection over an `embedded-io` stream. One request at a time.\n\nSee the example `host` of this crate, which runs it over a TCP socket.",
+    client: [
+        /// A client over an `embedded-io` stream. One request at a time.
+        ///
+        /// ```no_run
+        /// use embedded_io::{Read, ReadReady, Write, WriteReady};
+        /// use falco_embedded::falco_core::{Instant, Key, RustCrypto, Settings};
+        /// use falco_embedded::rand_core::CryptoRng;
+        /// use falco_embedded::{ClientLine, Error, NoiseClientKey, blocking};
+        ///
+        /// /// Sends a reading and waits for what the service says to it.
+        /// fn report<S>(port: S, now: fn() -> Instant, trng: &mut impl CryptoRng, key: Key) -> Result<(), Error<S::Error>>
+        /// where
+        ///     S: Read + ReadReady + Write + WriteReady,
+        /// {
+        ///     let key = NoiseClientKey::new(key, b"", RustCrypto).expect("no context is not too long");
+        ///     let settings = Settings::new().with_max_record(512).expect("that is large enough").with_max_message(1024);
+        ///     let line = ClientLine::start(&key, &settings, now(), trng, [0; 514], [0; 514]).expect("the TRNG runs");
+        ///     let mut client = blocking::Client::new(line, port, now);
+        ///     let mut answer = [0; 1024];
+        ///     let length = client.request(b"21.5", &mut answer)?;
+        ///     assert_eq!(&answer[..length], b"thanks");
+        ///     // Nothing to say for a minute.
+        ///     client.idle(now() + core::time::Duration::from_secs(60))?;
+        ///     client.close()
+        /// }
+        /// ```
+        ///
+        /// The example `host` of this crate runs it over a TCP socket.
+    ],
+    server: [
+        /// A server's side of one connection over an `embedded-io` stream. One request at a time.
+        ///
+        /// ```no_run
+        /// use embedded_io::{Read, ReadReady, Write, WriteReady};
+        /// use falco_embedded::falco_core::{Instant, Refusal, RustCrypto, Settings};
+        /// use falco_embedded::rand_core::CryptoRng;
+        /// use falco_embedded::{Error, NoiseServerKey, ServerLine, blocking};
+        ///
+        /// /// Answers on a port until its client has closed.
+        /// fn serve<S>(port: S, now: fn() -> Instant, trng: &mut impl CryptoRng, key: &NoiseServerKey<1>) -> Result<(), Error<S::Error>>
+        /// where
+        ///     S: Read + ReadReady + Write + WriteReady,
+        /// {
+        ///     let settings = Settings::new().with_max_record(512).expect("that is large enough").with_max_message(256);
+        ///     let (buffers, bodies) = (([0; 514], [0; 514]), ([0; 256], [0; 256]));
+        ///     let line = ServerLine::start(key, &settings, now(), trng, buffers, bodies).expect("the TRNG runs");
+        ///     blocking::Server::new(line, port, now).serve(|request: &[u8], answer: &mut [u8]| match request {
+        ///         b"temperature" => {
+        ///             answer[..4].copy_from_slice(b"21.5");
+        ///             Ok(4)
+        ///         }
+        ///         _ => Err(Refusal::Failed),
+        ///     })
+        /// }
+        /// ```
+        ///
+        /// The example `host` of this crate runs it over a TCP socket.
+    ],
+    serve: [
+        /// Handles requests, one after the other, until the connection ends. The handler is given a request and the memory for its answer, and says how many bytes the
+        /// answer has, or why there is none. While it runs nothing else does: one that takes longer than a third of the lifetime is taken for death by the client.
+    ],
 }

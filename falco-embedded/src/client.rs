@@ -4,15 +4,17 @@ use core::fmt;
 use core::ops::{Deref, Range};
 
 use falco_core::{
-    Client, ClientConnection, ClientEvent, ClientWire, CloseReason, EntropyError, Instant, OutgoingRequest, PingId,
-    RequestError, RequestId, Settings, Status, Storage,
+    Client, ClientConnection, ClientEvent, ClientWire, CloseReason, Instant, OutgoingRequest, PingId, RequestError,
+    RequestId, Settings, Status, Storage,
 };
 use rand_core::TryCryptoRng;
 
-use crate::error::Error;
+use crate::error::{Buffer, Error, StartError, enough};
 use crate::line::{Line, Next};
 
 /// A client's line, and the one request that it may have under way.
+///
+/// The [crate's page](crate) has a super-loop around it.
 pub struct ClientLine<H: Deref<Target: ClientWire>, I, O> {
     line: Line<Client, H, I, O>,
     /// The request whose end is awaited, or was when its asker went away.
@@ -21,6 +23,8 @@ pub struct ClientLine<H: Deref<Target: ClientWire>, I, O> {
 }
 
 /// A request being asked: its body, and the memory for its answer. Both are the caller's, and come back with [`into_parts`](Self::into_parts).
+///
+/// It is handed in at [every step](ClientLine::step) until it is [`answered`](Self::answered). Whoever gives it up gives the request up, which is then cancelled.
 pub struct Ask<B, A> {
     outgoing: OutgoingRequest,
     body: B,
@@ -78,7 +82,7 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
     /// A client of a connection that begins now, over memory for the unread bytes and for those to be written.
     ///
     /// # Errors
-    /// [`EntropyError`] where the generator fails; then nothing is sent.
+    /// [`StartError`] where a buffer is too small for the settings, or the generator fails.
     pub fn start<G: TryCryptoRng + ?Sized>(
         key: H,
         settings: &Settings,
@@ -86,9 +90,12 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
         rng: &mut G,
         inbox: I,
         outbox: O,
-    ) -> Result<Self, EntropyError> {
+    ) -> Result<Self, StartError> {
+        let sizes = ClientConnection::<H>::buffer_sizes(settings);
+        enough(Buffer::Inbox, sizes.unread, inbox.limit())?;
+        enough(Buffer::Outbox, sizes.output, outbox.as_ref().len())?;
         let machine = ClientConnection::new(key, settings, now, rng)?;
-        Ok(Self::new(Line::new(machine, inbox, outbox, settings.lifetime())))
+        Ok(Self::new(Line::new(machine, inbox, outbox)))
     }
 
     /// A client on `line`. It owes its hello.
@@ -117,15 +124,13 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
 
     /// A request with this body. Its answer will stand at the front of `answer`.
     ///
-    /// A request whose asker went away is cancelled; its answer is never taken for this one's.
+    /// One that was given up is cancelled; its answer is never taken for this one's.
     ///
     /// # Errors
     /// [`Error::Request`] where the body is too large, [`Error::Misuse`] while closing, or what ended the connection.
     pub fn ask<B: AsRef<[u8]>, A: AsMut<[u8]>>(&mut self, body: B, answer: A) -> Result<Ask<B, A>, Error> {
         let outgoing = self.line.machine_mut().request(body.as_ref().len())?;
-        if let Some(forgotten) = self.current.take() {
-            self.line.machine_mut().cancel(forgotten)?;
-        }
+        self.give_up();
         Ok(Ask {
             outgoing,
             body,
@@ -133,6 +138,14 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
             came: 0,
             outcome: None,
         })
+    }
+
+    /// A request that nobody waits for any more is cancelled, so that it takes no place.
+    fn give_up(&mut self) {
+        if let Some(forgotten) = self.current.take() {
+            // Where the connection has ended there is nothing to cancel.
+            let _ = self.line.machine_mut().cancel(forgotten);
+        }
     }
 
     /// Owes the server a ping.
@@ -153,11 +166,20 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
         self.line.machine_mut().close(now, reason);
     }
 
+    /// A step without a request: one that was asked and has no answer yet is given up.
+    ///
+    /// # Errors
+    /// As of [`step`](Self::step).
+    pub fn step_idle(&mut self, now: Instant) -> Result<bool, Error> {
+        self.step(now, None::<&mut Ask<&[u8], &mut [u8]>>)
+    }
+
     /// Does one thing: seals what may go, or looks at one frame. Says whether to call again at once; if not, bytes have to be moved, or the deadline has
     /// to come, first.
     ///
     /// # Errors
-    /// What ended the connection, once its last words have been taken away; [`Error::Misuse`] with the numbers where the outbox is too small.
+    /// What ended the connection, once its last words have been taken away; [`Error::Stalled`] where bytes waited too long to be; [`Error::Misuse`] with the numbers where the outbox is
+    /// too small.
     #[allow(
         clippy::wildcard_enum_match_arm,
         reason = "the machine goes by the other events itself"
@@ -167,6 +189,9 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
         now: Instant,
         mut ask: Option<&mut Ask<B, A>>,
     ) -> Result<bool, Error> {
+        if ask.is_none() {
+            self.give_up();
+        }
         self.seal(now, ask.as_deref_mut())?;
         let (consumed, event) = match self.line.look(now)? {
             Next::Wait => return Ok(false),

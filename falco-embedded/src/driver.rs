@@ -8,10 +8,11 @@ macro_rules! drivers {
         pump: $pump:ty,
         error: $error:ty,
         words: [$($async:tt)*] [$($await:tt)*] $handler:ident,
-        client: $client:literal,
-        server: $server:literal,
+        client: [$(#[$client:meta])*],
+        server: [$(#[$server:meta])*],
+        serve: [$(#[$serve:meta])*],
     ) => {
-        #[doc = $client]
+        $(#[$client])*
         pub struct Client<P, H: Deref<Target: ClientWire>, I, O> {
             line: ClientLine<H, I, O>,
             pump: P,
@@ -40,71 +41,91 @@ macro_rules! drivers {
                 &self.line
             }
 
+            /// The stream and the clock, for another connection. What this one had under way is lost.
+            pub fn into_parts(self) -> ($($type),*) {
+                self.pump.into_parts()
+            }
+
             /// Waits until the server has proved that it has the key. Not needed: a request waits for it too.
             ///
             /// # Errors
             /// What ended the connection; [`ConnectionError::Refused`] where the server has another key.
             pub $($async)* fn establish(&mut self) -> Result<(), Error<$error>> {
+                self.begin();
                 while !self.line.is_established() {
                     self.drive(None)$($await)*?;
                 }
                 Ok(())
             }
 
-            /// Sends a request and waits for its answer, which then stands at the front of `answer`. Says how long it is.
+            /// Sends a request and waits for its answer, which then stands at the front of `answer`. Says how many bytes it has. Bodies are of any length up to the largest message that the
+            /// server reads, which it has told.
             ///
             /// # Errors
             /// What befell the request, or what ended the connection.
             pub $($async)* fn request(&mut self, body: &[u8], answer: &mut [u8]) -> Result<usize, Error<$error>> {
+                self.begin();
                 let mut ask = self.line.ask(body, answer).map_err(Error::widen)?;
                 loop {
                     if let Some(length) = ask.answered().map_err(Error::widen)? {
                         return Ok(length);
                     }
-                    let now = self.pump.now();
-                    if !self.line.step(now, Some(&mut ask)).map_err(Error::widen)? {
-                        self.pump.wait(self.line.line_mut(), None)$($await)*?;
-                    }
+                    let stepped = self.line.step(self.pump.now(), Some(&mut ask));
+                    self.after(stepped, None)$($await)*?;
                 }
             }
 
-            /// Sends a ping, which begins the lifetime anew.
+            /// Sends a ping, which begins the lifetime anew. Says which it is, for [`pong`](Self::pong).
             ///
             /// # Errors
             /// What ended the connection.
             pub $($async)* fn ping(&mut self) -> Result<PingId, Error<$error>> {
+                self.begin();
                 let ping = self.line.ping().map_err(Error::widen)?;
-                self.flush()$($await)*?;
-                Ok(ping)
+                loop {
+                    let stepped = self.line.step_idle(self.pump.now());
+                    if stepped.is_ok() && self.line.is_established() && self.line.line().unsent().is_empty() {
+                        return Ok(ping);
+                    }
+                    self.after(stepped, None)$($await)*?;
+                }
             }
 
-            /// Waits for the answer to a ping. On the classic wire there is none.
+            /// Waits for the answer to a ping.
             ///
             /// # Errors
-            /// What ended the connection.
+            /// [`Error::NoPongs`] on the classic wire, which has none, or what ended the connection.
             pub $($async)* fn pong(&mut self, ping: PingId) -> Result<(), Error<$error>> {
+                if !self.line.line().machine().answers_pings() {
+                    return Err(Error::NoPongs);
+                }
+                self.begin();
                 while self.line.last_pong().is_none_or(|last| last < ping) {
                     self.drive(None)$($await)*?;
                 }
                 Ok(())
             }
 
-            /// Has nothing to ask until this time, and keeps the connection meanwhile, if the settings say so.
+            /// Has nothing to ask until this time, and keeps the connection meanwhile, if the settings say so. A connection whose owner does something else instead lapses with its lifetime.
             ///
             /// # Errors
             /// What ended the connection.
             pub $($async)* fn idle(&mut self, until: Instant) -> Result<(), Error<$error>> {
-                while self.pump.now() < until {
+                self.begin();
+                loop {
                     self.drive(Some(until))$($await)*?;
+                    if self.pump.now() >= until {
+                        return Ok(());
+                    }
                 }
-                Ok(())
             }
 
-            /// Ends the connection in good order. The stream is the caller's to close.
+            /// Ends the connection in good order: a request that was given up is cancelled, and what is owed goes. The stream is the caller's to close.
             ///
             /// # Errors
             /// What ended it instead.
             pub $($async)* fn close(&mut self) -> Result<(), Error<$error>> {
+                self.begin();
                 self.line.close(self.pump.now(), CloseReason::Done);
                 loop {
                     match self.drive(None)$($await)* {
@@ -115,29 +136,31 @@ macro_rules! drivers {
                 }
             }
 
-            $($async)* fn flush(&mut self) -> Result<(), Error<$error>> {
-                loop {
-                    self.drive_once().map_err(Error::widen)?;
-                    if self.line.line().unsent().is_empty() {
-                        return Ok(());
-                    }
-                    self.pump.wait(self.line.line_mut(), None)$($await)*?;
-                }
-            }
-
-            fn drive_once(&mut self) -> Result<bool, Error> {
-                self.line.step(self.pump.now(), None::<&mut Ask<&[u8], &mut [u8]>>)
+            /// Nobody was here since the last call: what has come since was not read late by the peer's fault.
+            fn begin(&mut self) {
+                let now = self.pump.now();
+                self.line.line_mut().catch_up(now);
             }
 
             $($async)* fn drive(&mut self, until: Option<Instant>) -> Result<(), Error<$error>> {
-                if !self.drive_once().map_err(Error::widen)? {
-                    self.pump.wait(self.line.line_mut(), until)$($await)*?;
+                let stepped = self.line.step_idle(self.pump.now());
+                self.after(stepped, until)$($await)*
+            }
+
+            /// What follows a step: another, or bytes that move, or what is due; or the end, whose last words have been taken by the stream.
+            $($async)* fn after(&mut self, stepped: Result<bool, Error>, until: Option<Instant>) -> Result<(), Error<$error>> {
+                match stepped {
+                    Ok(true) => Ok(()),
+                    Ok(false) => self.pump.wait(self.line.line_mut(), until)$($await)*,
+                    Err(end) => {
+                        self.pump.finish()$($await)*;
+                        Err(end.widen())
+                    }
                 }
-                Ok(())
             }
         }
 
-        #[doc = $server]
+        $(#[$server])*
         pub struct Server<P, H: Deref<Target: ServerWire>, I, O, M, A> {
             line: ServerLine<H, I, O, M, A>,
             pump: P,
@@ -168,35 +191,54 @@ macro_rules! drivers {
                 &self.line
             }
 
-            /// Handles requests, one after the other, until the connection ends. The handler is given a request and the memory for its answer, and says how long the
-            /// answer is, or why there is none. While it runs nothing is read: what takes longer than a third of the lifetime is taken for death by the client.
+            /// The stream and the clock, for another connection. What this one had under way is lost.
+            pub fn into_parts(self) -> ($($type),*) {
+                self.pump.into_parts()
+            }
+
+            $(#[$serve])*
             ///
             /// # Errors
-            /// What ended the connection, unless it ended in good order.
+            /// What ended the connection, unless it ended in good order. On the classic wire a client goes without a word, which is told as [`ConnectionError::ClosedByPeer`].
             pub $($async)* fn serve(
                 &mut self,
                 mut handler: impl $handler(&[u8], &mut [u8]) -> Result<usize, Refusal>,
             ) -> Result<(), Error<$error>> {
+                let now = self.pump.now();
+                self.line.line_mut().catch_up(now);
+                self.line.give_up(now);
                 loop {
-                    match self.line.step(self.pump.now()) {
-                        Ok(true) => continue,
-                        Ok(false) => {}
-                        Err(Error::Connection(ConnectionError::Closed)) => return Ok(()),
-                        Err(error) => return Err(error.widen()),
-                    }
-                    if let Some((request, answer)) = self.line.request() {
-                        let handled = handler(request, answer)$($await)*;
-                        let now = self.pump.now();
-                        match handled {
-                            Ok(length) => self.line.answer(now, length).map_err(Error::widen)?,
-                            Err(refusal) => self.line.refuse(now, refusal),
-                        }
-                        continue;
-                    }
-                    match self.pump.wait(self.line.line_mut(), None)$($await)* {
+                    match self.advance(&mut handler)$($await)* {
                         Ok(()) => {}
                         Err(Error::Connection(ConnectionError::Closed)) => return Ok(()),
                         Err(error) => return Err(error),
+                    }
+                }
+            }
+
+            $($async)* fn advance(
+                &mut self,
+                handler: &mut impl $handler(&[u8], &mut [u8]) -> Result<usize, Refusal>,
+            ) -> Result<(), Error<$error>> {
+                match self.line.step(self.pump.now()) {
+                    Ok(true) => return Ok(()),
+                    Ok(false) => {}
+                    Err(end) => {
+                        self.pump.finish()$($await)*;
+                        return Err(end.widen());
+                    }
+                }
+                let Some((request, answer, desk)) = self.line.take_up() else {
+                    return self.pump.wait(self.line.line_mut(), None)$($await)*;
+                };
+                let handled = self.pump.meanwhile(desk, handler(request, answer))$($await)*?;
+                let now = self.pump.now();
+                self.line.line_mut().catch_up(now);
+                match handled {
+                    Ok(length) => self.line.answer(now, length).map_err(Error::widen),
+                    Err(refusal) => {
+                        self.line.refuse(now, refusal);
+                        Ok(())
                     }
                 }
             }

@@ -95,6 +95,23 @@ pub use clock::Clock;
 pub use clock::EmbassyClock;
 #[cfg(feature = "async")]
 pub use clock::Timer;
-pub use error::Error;
+pub use error::{Buffer, Error, StartError};
 pub use line::Line;
 pub use server::ServerLine;
+
+/// The protocol: keys, settings, times, errors.
+pub use falco_core;
+/// The traits by which entropy comes in.
+pub use rand_core;
+
+/// A device's key as a client on the noise wire, with the built-in cryptography and room for one request at a time. All connections may share it.
+#[cfg(all(feature = "noise", feature = "rustcrypto"))]
+pub type NoiseClientKey = falco_core::noise::NoiseClient<falco_core::noise::FixedTable<1>, falco_core::RustCrypto>;
+
+/// A device's keys as a server on the noise wire, at most `KEYS` of them, with the built-in cryptography and room for one request at a time. All connections may share them.
+#[cfg(all(feature = "noise", feature = "rustcrypto"))]
+pub type NoiseServerKey<const KEYS: usize> = falco_core::noise::NoiseServer<
+    falco_core::noise::FixedTable<1>,
+    falco_core::noise::KeyRing<[Option<falco_core::noise::NoiseSecret>; KEYS]>,
+    falco_core::RustCrypto,
+>;

@@ -1,23 +1,48 @@
 //! A machine between two buffers of the caller's: unread bytes, and bytes to be written. Nothing here reads, writes or waits.
 
-use core::convert::Infallible;
 use core::fmt;
 use core::ops::Deref;
-use core::time::Duration;
 
 use falco_core::{
-    Connection, ConnectionError, Error as CoreError, Instant, Misuse, Received, RecvBuf, Role, Storage, StorageFull,
-    Wire,
+    Connection, Error as CoreError, Instant, Misuse, Received, RecvBuf, Role, Storage, StorageFull, Wire,
 };
 
 use crate::error::Error;
 
-/// How long the last words of a connection that has ended may take.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-
 /// One side of one connection with the bytes on their way in and out. `I` is the memory of the unread bytes, `O` of those to be written.
 ///
-/// Whoever has the stream writes [`unsent`](Self::unsent) and reads into [`space`](Self::space), in any order and in pieces of any size.
+/// Whoever has the stream writes [`unsent`](Self::unsent) and reads into [`space`](Self::space), in any order and in pieces of any size, and tells the time. What comes of it is told by
+/// the next step of the [`ClientLine`](crate::ClientLine) or [`ServerLine`](crate::ServerLine) around it.
+///
+/// ```no_run
+/// use core::ops::Deref;
+/// use falco_core::{Instant, Role, StorageFull, Wire};
+/// use falco_embedded::Line;
+///
+/// /// A serial port whose queues hold a few bytes; neither call waits.
+/// trait Port {
+///     fn take(&mut self, to: &mut [u8]) -> usize;
+///     fn give(&mut self, from: &[u8]) -> usize;
+/// }
+///
+/// /// Moves what can be moved, and says when to come back if nothing else happens.
+/// fn serve<R: Role, H: Deref<Target: Wire<R>>>(
+///     line: &mut Line<R, H, [u8; 514], [u8; 514]>,
+///     port: &mut impl Port,
+///     now: Instant,
+/// ) -> Result<Option<Instant>, StorageFull> {
+///     let read = port.take(line.space()?);
+///     line.filled(read);
+///     let written = port.give(line.unsent());
+///     line.sent(now, written);
+///     line.handle_timeout(now);
+///     Ok(line.poll_timeout())
+/// }
+/// ```
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is true or not whatever the others are"
+)]
 pub struct Line<R: Role, H: Deref<Target: Wire<R>>, I, O> {
     machine: Connection<R, H>,
     inbox: RecvBuf<I>,
@@ -27,10 +52,17 @@ pub struct Line<R: Role, H: Deref<Target: Wire<R>>, I, O> {
     /// `start <= end <= outbox.len()`; what stands between them is to be written.
     start: usize,
     end: usize,
-    /// When the last byte was taken away, or the first came.
+    /// When the last byte was taken away, or the first came, or the connection ended.
     progress: Instant,
-    /// How long bytes may wait to be taken away.
-    stall: Duration,
+    /// The stream has no more bytes.
+    ended: bool,
+    /// Bytes waited too long to be taken away: nothing goes any more.
+    stalled: bool,
+    /// The end of the machine has been seen, and its last words are on their way.
+    over: bool,
+    /// Bytes were read although something was due, which comes next.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    put_off: bool,
 }
 
 /// What there is to do at one look at the unread bytes.
@@ -44,8 +76,8 @@ pub(crate) enum Next<E> {
 }
 
 impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H, I, O> {
-    /// A line for `machine`. No byte waits longer than `stall` to be taken away: a lifetime, as a rule.
-    pub const fn new(machine: Connection<R, H>, inbox: I, outbox: O, stall: Duration) -> Self {
+    /// A line for `machine`. [`Connection::buffer_sizes`] says how large `inbox` and `outbox` have to be.
+    pub const fn new(machine: Connection<R, H>, inbox: I, outbox: O) -> Self {
         Self {
             machine,
             inbox: RecvBuf::new(inbox),
@@ -54,7 +86,11 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
             start: 0,
             end: 0,
             progress: Instant::ZERO,
-            stall,
+            ended: false,
+            stalled: false,
+            over: false,
+            #[cfg(any(feature = "async", feature = "blocking"))]
+            put_off: false,
         }
     }
 
@@ -90,8 +126,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
 
     /// Room to read into, and bytes to be written, at once.
     pub(crate) fn buffers(&mut self) -> Result<(&mut [u8], &[u8]), StorageFull> {
-        let enough = self.inbox.len() >= self.wanted.max(1) || self.machine.end().is_some();
-        let space = if enough {
+        let enough = self.inbox.len() >= self.wanted.max(1);
+        let space = if enough || self.ended || self.machine.end().is_some() {
             Default::default()
         } else {
             self.inbox.space(self.wanted)?
@@ -107,40 +143,73 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         self.inbox.filled(count);
     }
 
-    /// Says that the stream has no more bytes.
-    ///
-    /// # Errors
-    /// What ended the connection, now or before.
-    pub fn end_of_stream(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        self.machine.end_of_stream(now, self.inbox.unread())
+    /// Says that the stream has no more bytes. Those that have come are still looked at.
+    pub const fn end_of_stream(&mut self) {
+        self.ended = true;
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called, if no byte comes or goes before.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let waiting = self.start < self.end;
-        let stalled = waiting.then(|| self.progress + self.patience());
-        [self.machine.poll_timeout(), stalled].into_iter().flatten().min()
+        [self.machine.poll_timeout(), self.stalls_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    fn patience(&self) -> Duration {
-        match self.machine.end() {
-            Some(_) => self.stall.min(LAST_WORDS),
-            None => self.stall,
+    /// No byte waits for longer than the machine says to be taken away.
+    fn stalls_at(&self) -> Option<Instant> {
+        (self.start < self.end).then(|| self.machine.stalls_at(self.progress))
+    }
+
+    /// Does what is due at `now`, which the next step tells of. Harmless early, late and often.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.machine.handle_timeout(now).is_err() {
+            self.note_end(now);
+        }
+        if self.stalls_at().is_some_and(|at| now >= at) {
+            self.abandon();
         }
     }
 
-    /// Does what is due at `now`. Harmless early, late and often.
-    ///
-    /// # Errors
-    /// [`Error::Stalled`] where bytes have waited too long to be taken away; they are dropped.
-    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
-        // What it says is said again by the next look at the unread bytes, after what is owed has gone.
-        let _ = self.machine.handle_timeout(now);
-        if self.start < self.end && now >= self.progress + self.patience() {
-            self.start = self.end;
-            return Err(Error::Stalled);
+    /// The time of the last words begins.
+    fn note_end(&mut self, now: Instant) {
+        if !self.over {
+            self.over = true;
+            self.progress = self.progress.max(now);
         }
-        Ok(())
+    }
+
+    /// Nothing that waits can go: what is half written could not be continued.
+    pub(crate) const fn abandon(&mut self) {
+        self.start = self.end;
+        self.stalled = true;
+    }
+
+    /// Bytes were moved, or the time has come. Bytes that were read when something was due are looked at first, and then it is done.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    pub(crate) fn turn(&mut self, now: Instant, read: bool) {
+        let due = self.poll_timeout().is_some_and(|at| at <= now);
+        if due && read && !self.put_off {
+            self.put_off = true;
+            self.catch_up(now);
+        } else {
+            self.put_off = false;
+            if due {
+                self.handle_timeout(now);
+            }
+        }
+    }
+
+    /// Says that nobody was here when something was due: what came by then counts as read in time. The machine bounds how much later that may be.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    pub(crate) fn catch_up(&mut self, now: Instant) {
+        if let Some(due) = self.machine.poll_timeout()
+            && due <= now
+        {
+            let before = Instant::from_millis(due.as_millis().saturating_sub(1));
+            self.machine.set_reading(before, false);
+            self.machine.set_reading(now, true);
+        }
     }
 
     /// Seals what may go, if everything before it has gone, and says whether something did.
@@ -162,7 +231,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         now: Instant,
         write: impl FnOnce(&mut Connection<R, H>, &mut [u8]) -> Result<usize, E>,
     ) -> Result<bool, E> {
-        if self.start < self.end {
+        if self.start < self.end || self.stalled {
             return Ok(false);
         }
         let written = write(&mut self.machine, self.outbox.as_mut())?;
@@ -174,26 +243,48 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
 
     /// Looks at the unread bytes. The end is told once everything owed before it has gone.
     pub(crate) fn look(&mut self, now: Instant) -> Result<Next<R::Event>, Error> {
-        match self.machine.recv(now, self.inbox.unread()) {
-            Ok(Received::Event { consumed, event }) => Ok(Next::Event(consumed, event)),
+        let end = match self.machine.recv(now, self.inbox.unread()) {
+            Ok(Received::Event { consumed, event }) => {
+                self.machine.set_reading(now, true);
+                return Ok(Next::Event(consumed, event));
+            }
             Ok(Received::Skip { consumed }) => {
                 self.inbox.consume(consumed);
-                Ok(Next::Again)
+                return Ok(Next::Again);
             }
             Ok(Received::NeedMore { total }) => {
+                self.machine.set_reading(now, true);
                 self.wanted = total;
-                Ok(Next::Wait)
+                if !self.ended {
+                    return self.or_stalled();
+                }
+                match self.machine.end_of_stream(now, self.inbox.unread()) {
+                    Ok(()) => return self.or_stalled(),
+                    Err(end) => end,
+                }
             }
+            // Something has to be written first. Where that has to wait, nothing is read meanwhile, so that the lifetime stands still.
             Ok(_) => {
                 self.wanted = 0;
-                Ok(Next::Wait)
-            }
-            Err(end) => {
-                if self.start < self.end || self.transmit(now)? {
-                    return Ok(Next::Wait);
+                if self.start < self.end {
+                    self.machine.set_reading(now, false);
                 }
-                Err(end.into())
+                return self.or_stalled();
             }
+            Err(end) => end,
+        };
+        self.note_end(now);
+        if self.start < self.end || self.transmit(now)? {
+            return Ok(Next::Wait);
+        }
+        Err(end.into())
+    }
+
+    const fn or_stalled(&self) -> Result<Next<R::Event>, Error> {
+        if self.stalled {
+            Err(Error::Stalled)
+        } else {
+            Ok(Next::Wait)
         }
     }
 
@@ -215,12 +306,5 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I, O> fmt::Debug for Line<R, H, I, O> {
             .field("inbox", &self.inbox)
             .field("unsent", &(self.end - self.start))
             .finish_non_exhaustive()
-    }
-}
-
-/// Never there: a line does no I/O.
-impl From<Infallible> for Error {
-    fn from(never: Infallible) -> Self {
-        match never {}
     }
 }

@@ -1,39 +1,47 @@
 //! A server that handles one request at a time, over a [`Line`]. Nothing here reads, writes or waits; the drivers do.
 
 use core::fmt;
-use core::ops::{Deref, Range};
+use core::ops::Deref;
 
 use falco_core::{
-    CloseReason, EntropyError, Error as CoreError, Instant, Misuse, OutgoingAnswer, Partial, Reassembly, Refusal,
-    RequestError, RequestId, Server, ServerConnection, ServerEvent, ServerWire, Settings, Status, Storage,
+    CloseReason, Error as CoreError, Instant, Misuse, OutgoingAnswer, Partial, Reassembly, Refusal, RequestError,
+    RequestId, Server, ServerConnection, ServerEvent, ServerWire, Settings, Status, Storage,
 };
 use rand_core::TryCryptoRng;
 
-use crate::error::Error;
+use crate::error::{Buffer, Error, StartError, enough};
 use crate::line::{Line, Next};
 
-/// A server's line, and the request that is being handled. `M` is the memory for requests that come in parts, `A` that for answers.
+/// A server's line, and the request that is being handled. `M` is the memory for that request, `A` that for its answer.
+///
+/// While a request is being handled the line goes on: pings are answered, and what the client has begun besides is refused as busy. The [crate's page](crate) has a super-loop around it.
 pub struct ServerLine<H: Deref<Target: ServerWire>, I, O, M, A> {
-    line: Line<Server, H, I, O>,
+    desk: Desk<H, I, O>,
     parts: Reassembly<[Partial<M>; 1]>,
     answer: A,
     stage: Stage,
 }
 
+/// The line, and the word on a request that is not taken.
+pub(crate) struct Desk<H: Deref<Target: ServerWire>, I, O> {
+    line: Line<Server, H, I, O>,
+    /// To be said as soon as it can be; until then nothing is looked at.
+    refusal: Option<(RequestId, Refusal)>,
+}
+
+/// A request, the memory for its answer, and what goes on meanwhile.
+pub(crate) type Taken<'l, H, I, O> = (&'l [u8], &'l mut [u8], &'l mut Desk<H, I, O>);
+
 /// Where a request is.
 enum Stage {
     /// There is none.
     Idle,
-    /// It waits for its handler. It stands among the unread bytes, or was put together from parts; so many of the unread bytes are to be consumed.
-    Request {
-        id: RequestId,
-        body: Option<Range<usize>>,
-        consumed: usize,
-    },
+    /// It comes in parts.
+    Comes(RequestId),
+    /// It waits for its handler, or has been given to it.
+    Request { id: RequestId, given: bool },
     /// Its answer, which stands in the memory for answers, is being sealed.
     Answer(OutgoingAnswer),
-    /// It is to be refused, once that can be said.
-    Refuse(RequestId, Refusal),
 }
 
 impl<H, I, O, M, A> ServerLine<H, I, O, M, A>
@@ -44,11 +52,11 @@ where
     M: Storage,
     A: AsRef<[u8]> + AsMut<[u8]>,
 {
-    /// The server's side of a connection that begins now, over memory for the unread bytes and for those to be written, and memory for a request in parts and for an
-    /// answer.
+    /// The server's side of a connection that begins now, over memory for the unread bytes and for those to be written, and memory for a request and for an answer. The client
+    /// is told to have one request under way at a time.
     ///
     /// # Errors
-    /// [`EntropyError`] where the generator fails.
+    /// [`StartError`] where a buffer is too small for the settings, or the generator fails.
     pub fn start<G: TryCryptoRng + ?Sized>(
         key: H,
         settings: &Settings,
@@ -56,16 +64,22 @@ where
         rng: &mut G,
         (inbox, outbox): (I, O),
         (message, answer): (M, A),
-    ) -> Result<Self, EntropyError> {
-        let machine = ServerConnection::new(key, settings, now, rng)?;
-        let line = Line::new(machine, inbox, outbox, settings.lifetime());
-        Ok(Self::new(line, message, answer))
+    ) -> Result<Self, StartError> {
+        let sizes = ServerConnection::<H>::buffer_sizes(settings);
+        enough(Buffer::Inbox, sizes.unread, inbox.limit())?;
+        enough(Buffer::Outbox, sizes.output, outbox.as_ref().len())?;
+        let largest = usize::try_from(settings.max_message()).unwrap_or(usize::MAX);
+        enough(Buffer::Message, largest, message.limit())?;
+        // One is always a number of requests.
+        let settings = settings.with_max_in_flight(1).unwrap_or(*settings);
+        let machine = ServerConnection::new(key, &settings, now, rng)?;
+        Ok(Self::new(Line::new(machine, inbox, outbox), message, answer))
     }
 
-    /// A server on `line`. Requests that do not fit `message` are refused as too large, answers that do not fit `answer` cannot be given.
+    /// A server on `line`. Requests that do not fit `message` are refused as too large, and so are answers that do not fit `answer`.
     pub const fn new(line: Line<Server, H, I, O>, message: M, answer: A) -> Self {
         Self {
-            line,
+            desk: Desk { line, refusal: None },
             parts: Reassembly::new([Partial::new(message)]),
             answer,
             stage: Stage::Idle,
@@ -74,170 +88,242 @@ where
 
     /// The line, to move its bytes.
     pub const fn line(&self) -> &Line<Server, H, I, O> {
-        &self.line
+        &self.desk.line
     }
 
     /// The line, to move its bytes.
     pub const fn line_mut(&mut self) -> &mut Line<Server, H, I, O> {
-        &mut self.line
+        &mut self.desk.line
     }
 
     /// Whether the client has proved that it has the key.
     pub fn is_established(&self) -> bool {
-        matches!(self.line.machine().status(), Status::Established | Status::Draining)
+        matches!(self.line().machine().status(), Status::Established | Status::Draining)
     }
 
     /// Begins the end: what was begun is finished, nothing new is taken.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
-        self.line.machine_mut().close(now, reason);
+        self.desk.line.machine_mut().close(now, reason);
     }
 
-    /// The request that waits for its handler, and the memory for its answer. It waits until [`answer`](Self::answer) or [`refuse`](Self::refuse) is called.
+    /// The request that waits for its handler, and the memory for its answer. It waits until [`answer`](Self::answer) or [`refuse`](Self::refuse) is called, and
+    /// meanwhile [`step`](Self::step) goes on.
     pub fn request(&mut self) -> Option<(&[u8], &mut [u8])> {
-        let Stage::Request { id, body, .. } = &self.stage else {
+        let (request, answer, _) = self.take_up()?;
+        Some((request, answer))
+    }
+
+    /// The same, and what goes on meanwhile. The request counts as given to its handler.
+    pub(crate) fn take_up(&mut self) -> Option<Taken<'_, H, I, O>> {
+        let Stage::Request { id, given } = &mut self.stage else {
             return None;
         };
-        let request = match body {
-            Some(range) => self.line.unread().get(range.clone()).unwrap_or_default(),
-            None => self.parts.whole(*id).map_or(&[][..], |whole| whole),
-        };
-        Some((request, self.answer.as_mut()))
+        *given = true;
+        let request = self.parts.whole(*id).map_or(&[][..], |whole| whole);
+        Some((request, self.answer.as_mut(), &mut self.desk))
+    }
+
+    /// A request whose handler went away without an end is refused as failed: it may have done half of its work, and is not given to another.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    pub(crate) fn give_up(&mut self, now: Instant) {
+        if matches!(self.stage, Stage::Request { given: true, .. }) {
+            self.refuse(now, Refusal::Failed);
+        }
     }
 
     /// Answers the request with the first `length` bytes of the memory for answers. An answer too large for the client, or for the memory, becomes a refusal.
     ///
     /// # Errors
     /// What ended the connection. Nothing happens where no request waits.
-    pub fn answer(&mut self, now: Instant, length: usize) -> Result<(), Error> {
-        let Some(id) = self.finish(now) else { return Ok(()) };
-        let length = length.min(self.answer.as_ref().len());
-        self.stage = match self.line.machine_mut().answer(id, length) {
-            Ok(outgoing) => Stage::Answer(outgoing),
-            Err(CoreError::Request(RequestError::TooLarge { .. })) => Stage::Refuse(id, Refusal::AnswerTooLarge),
+    pub fn answer(&mut self, _now: Instant, length: usize) -> Result<(), Error> {
+        let Some(id) = self.finish() else { return Ok(()) };
+        if length > self.answer.as_ref().len() {
+            self.desk.refusal = Some((id, Refusal::AnswerTooLarge));
+            return Ok(());
+        }
+        match self.desk.line.machine_mut().answer(id, length) {
+            Ok(outgoing) => self.stage = Stage::Answer(outgoing),
+            Err(CoreError::Request(RequestError::TooLarge { .. })) => {
+                self.desk.refusal = Some((id, Refusal::AnswerTooLarge));
+            }
+            // The client wanted it no longer, and has been told.
+            Err(CoreError::Misuse(Misuse::NotWaiting(_))) => {}
             Err(error) => return Err(error.into()),
-        };
+        }
         Ok(())
     }
 
     /// Refuses the request.
-    pub fn refuse(&mut self, now: Instant, refusal: Refusal) {
-        if let Some(id) = self.finish(now) {
-            self.stage = Stage::Refuse(id, refusal);
+    pub fn refuse(&mut self, _now: Instant, refusal: Refusal) {
+        if let Some(id) = self.finish() {
+            self.desk.refusal = Some((id, refusal));
         }
     }
 
-    /// Lets go of the request's bytes. While its answer is being sealed, nothing further is looked at.
-    fn finish(&mut self, now: Instant) -> Option<RequestId> {
-        let Stage::Request { id, consumed, .. } = self.stage else {
+    /// Lets go of the request's bytes.
+    fn finish(&mut self) -> Option<RequestId> {
+        let Stage::Request { id, .. } = self.stage else {
             return None;
         };
-        self.line.consume(consumed);
         self.parts.forget(id);
         self.stage = Stage::Idle;
-        self.line.machine_mut().set_reading(now, false);
         Some(id)
     }
 
-    /// Does one thing: seals what may go, or looks at one frame. Says whether to call again at once; if not, a request waits, or bytes have to be moved, or the
+    /// Does one thing: seals what may go, or looks at one frame. Says whether to call again at once; if not, a request may wait, or else bytes have to be moved, or the
     /// deadline has to come, first.
     ///
     /// # Errors
-    /// What ended the connection, once its last words have been taken away; [`Error::Misuse`] with the numbers where the outbox is too small.
-    #[allow(
-        clippy::wildcard_enum_match_arm,
-        reason = "the machine goes by the other events itself; a request that was cancelled is answered all the same"
-    )]
+    /// What ended the connection, once its last words have been taken away; [`Error::Stalled`] where bytes waited too long to be; [`Error::Misuse`] with the numbers where the outbox is
+    /// too small.
     pub fn step(&mut self, now: Instant) -> Result<bool, Error> {
-        if !self.seal(now)? {
-            return Ok(false);
+        if let Stage::Answer(outgoing) = &mut self.stage {
+            let body = self.answer.as_ref().get(..outgoing.length()).unwrap_or_default();
+            match self.desk.line.seal(now, [(&mut *outgoing, body)]) {
+                // The end is told by the look at the unread bytes, after what is owed has gone.
+                Err(CoreError::Connection(_)) => {}
+                other => {
+                    other?;
+                }
+            }
+            if outgoing.is_done() {
+                self.stage = Stage::Idle;
+            }
         }
-        let (consumed, event) = match self.line.look(now)? {
-            Next::Wait => return Ok(false),
-            Next::Again => return Ok(true),
+        let (consumed, event) = match self.desk.look(now)? {
             Next::Event(consumed, event) => (consumed, event),
+            Next::Again => return Ok(true),
+            Next::Wait => return Ok(false),
         };
-        match event {
-            ServerEvent::Request { id, body } => {
-                self.stage = Stage::Request {
-                    id,
-                    body: Some(body),
-                    consumed,
-                };
-                return Ok(false);
-            }
-            ServerEvent::Begin { id, total, body } => {
-                let first = self.line.unread().get(body).unwrap_or_default();
-                if self.parts.begin(id, total, first).is_err() {
-                    self.stage = Stage::Refuse(id, Refusal::Busy);
-                }
-            }
-            ServerEvent::Part { id, body, last } => {
-                let part = self.line.unread().get(body).unwrap_or_default();
-                if self.parts.part(id, part).is_err() {
-                    self.stage = Stage::Refuse(id, Refusal::TooLarge);
-                } else if last {
-                    self.stage = Stage::Request {
-                        id,
-                        body: None,
-                        consumed,
-                    };
-                    return Ok(false);
-                }
-            }
-            ServerEvent::Abandoned { id } => self.parts.forget(id),
-            _ => {}
-        }
-        self.line.consume(consumed);
+        let turned_away = self.take(event);
+        self.desk.line.consume(consumed);
+        self.desk.refusal = turned_away;
+        self.desk.settle(now)?;
         Ok(true)
     }
 
-    /// Seals what may go, and says whether the next frame may be looked at.
-    fn seal(&mut self, now: Instant) -> Result<bool, Error> {
-        let Self {
-            line, answer, stage, ..
-        } = self;
-        match stage {
-            Stage::Idle => {
-                line.transmit(now)?;
-                return Ok(true);
+    /// An event takes effect. Says which request is refused over it, and why.
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "the machine goes by the other events itself"
+    )]
+    fn take(&mut self, event: ServerEvent) -> Option<(RequestId, Refusal)> {
+        let unread = self.desk.line.unread();
+        match event {
+            ServerEvent::Request { id, .. } | ServerEvent::Begin { id, .. } if !matches!(self.stage, Stage::Idle) => {
+                Some((id, Refusal::Busy))
             }
-            Stage::Request { .. } => {
-                line.transmit(now)?;
-                return Ok(false);
+            ServerEvent::Request { id, body } => {
+                let body = unread.get(body).unwrap_or_default();
+                let fits = u32::try_from(body.len()).is_ok_and(|total| self.parts.begin(id, total, body).is_ok());
+                if fits {
+                    self.stage = Stage::Request { id, given: false };
+                }
+                (!fits).then_some((id, Refusal::TooLarge))
             }
-            Stage::Answer(outgoing) => {
-                let body = answer.as_ref().get(..outgoing.length()).unwrap_or_default();
-                match line.seal(now, [(&mut *outgoing, body)]) {
-                    // The end is told by the look at the unread bytes, after what is owed has gone.
-                    Err(CoreError::Connection(_)) => return Ok(true),
-                    other => {
-                        other?;
-                    }
+            ServerEvent::Begin { id, total, body } => {
+                let fits = self
+                    .parts
+                    .begin(id, total, unread.get(body).unwrap_or_default())
+                    .is_ok();
+                if fits {
+                    self.stage = Stage::Comes(id);
                 }
-                if !outgoing.is_done() {
-                    return Ok(false);
-                }
+                (!fits).then_some((id, Refusal::TooLarge))
             }
-            Stage::Refuse(id, refusal) => match line.machine_mut().refuse(*id, *refusal) {
-                Err(CoreError::Misuse(Misuse::TransmitFirst)) => {
-                    line.transmit(now)?;
-                    return Ok(false);
+            // Of what was refused nothing counts any more.
+            ServerEvent::Part { id, .. } | ServerEvent::Abandoned { id } if !matches!(self.stage, Stage::Comes(comes) if comes == id) => {
+                None
+            }
+            ServerEvent::Part { id, body, last } => {
+                let fits = self.parts.part(id, unread.get(body).unwrap_or_default()).is_ok();
+                self.stage = match (fits, last) {
+                    (true, true) => Stage::Request { id, given: false },
+                    (true, false) => return None,
+                    (false, _) => Stage::Idle,
+                };
+                (!fits).then_some((id, Refusal::TooLarge))
+            }
+            ServerEvent::Abandoned { id } => {
+                self.parts.forget(id);
+                self.stage = Stage::Idle;
+                None
+            }
+            ServerEvent::Cancelled { id } => match self.stage {
+                // Its handler has not begun.
+                Stage::Request {
+                    id: waiting,
+                    given: false,
+                } if waiting == id => {
+                    let _ = self.finish();
+                    Some((id, Refusal::Cancelled))
                 }
-                Err(CoreError::Connection(_)) => return Ok(true),
-                // A request that has had its end needs no other.
-                _ => {}
+                _ => None,
             },
+            _ => None,
         }
-        self.stage = Stage::Idle;
-        self.line.machine_mut().set_reading(now, true);
+    }
+}
+
+impl<H, I, O> Desk<H, I, O>
+where
+    H: Deref<Target: ServerWire>,
+    I: Storage,
+    O: AsRef<[u8]> + AsMut<[u8]>,
+{
+    /// A step while a request is with its handler: nothing new is taken.
+    #[cfg(feature = "async")]
+    pub(crate) fn step(&mut self, now: Instant) -> Result<bool, Error> {
+        let (consumed, event) = match self.look(now)? {
+            Next::Event(consumed, event) => (consumed, event),
+            Next::Again => return Ok(true),
+            Next::Wait => return Ok(false),
+        };
+        self.line.consume(consumed);
+        if let ServerEvent::Request { id, .. } | ServerEvent::Begin { id, .. } = event {
+            self.refusal = Some((id, Refusal::Busy));
+            self.settle(now)?;
+        }
         Ok(true)
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) const fn line_mut(&mut self) -> &mut Line<Server, H, I, O> {
+        &mut self.line
+    }
+
+    /// The next frame, once everything that is to be said before it is.
+    fn look(&mut self, now: Instant) -> Result<Next<ServerEvent>, Error> {
+        self.settle(now)?;
+        if self.refusal.is_some() && self.line.machine().end().is_none() {
+            return Ok(Next::Wait);
+        }
+        self.line.look(now)
+    }
+
+    /// Says what is owed, as far as there is room.
+    fn settle(&mut self, now: Instant) -> Result<(), Error> {
+        if let Some((id, refusal)) = self.refusal {
+            let mut refused = self.line.machine_mut().refuse(id, refusal);
+            if let Err(CoreError::Misuse(Misuse::TransmitFirst)) = refused
+                && self.line.transmit(now)?
+            {
+                refused = self.line.machine_mut().refuse(id, refusal);
+            }
+            // Where it is one of a connection that has ended, or of a request that has had its end, there is nothing to be said.
+            if !matches!(refused, Err(CoreError::Misuse(Misuse::TransmitFirst))) {
+                self.refusal = None;
+            }
+        }
+        self.line.transmit(now)?;
+        Ok(())
     }
 }
 
 impl<H: Deref<Target: ServerWire>, I, O, M, A> fmt::Debug for ServerLine<H, I, O, M, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerLine")
-            .field("line", &self.line)
+            .field("line", &self.desk.line)
             .finish_non_exhaustive()
     }
 }

@@ -81,7 +81,7 @@ impl<'k> Client<'k> {
         };
         let (settings, mut entropy) = (settings()?, self.entropy);
         let machine = ClientConnection::new(key, &settings, now, &mut entropy).ok()?;
-        let line = Line::new(machine, Vec::new(), [0; BUFFER], settings.lifetime());
+        let line = Line::new(machine, Vec::new(), [0; BUFFER]);
         self.memory = self.ask.take().map(Ask::into_parts).or(self.memory.take());
         self.line = Some(ClientLine::new(line));
         Some(())
@@ -152,7 +152,7 @@ impl<'k> Client<'k> {
         bytes.filled(read);
         let written = uart.write(bytes.unsent());
         bytes.sent(now, written);
-        bytes.handle_timeout(now)?;
+        bytes.handle_timeout(now);
         let more = line.step(now, self.ask.as_mut())?;
         Ok(more || read > 0 || written > 0)
     }

@@ -25,7 +25,7 @@ impl<'k> Server<'k> {
         let output = singleton!(: [u8; BUFFER] = [0; BUFFER])?;
         let request = singleton!(: [u8; MAX_MESSAGE] = [0; MAX_MESSAGE])?;
         let answer = singleton!(: [u8; MAX_MESSAGE] = [0; MAX_MESSAGE])?;
-        let line = Line::new(machine, Vec::new(), &mut output[..], settings.lifetime());
+        let line = Line::new(machine, Vec::new(), &mut output[..]);
         Some(Self {
             line: ServerLine::new(line, request, answer),
             answered: 0,
@@ -40,7 +40,7 @@ impl<'k> Server<'k> {
         line.filled(read);
         let written = uart.write(line.unsent());
         line.sent(now, written);
-        line.handle_timeout(now)?;
+        line.handle_timeout(now);
         if self.line.step(now)? {
             return Ok(true);
         }
