@@ -29,8 +29,8 @@ enum Stage {
     /// A ping is answered, or on the classic wire sent; the request that follows it is.
     Ping,
     AfterPing,
-    /// The lifetime runs out.
-    Lapse,
+    /// The lifetime runs out, from this time on.
+    Lapse(Instant),
     /// A new connection carries a request.
     Again,
     /// The end.
@@ -92,7 +92,7 @@ impl<'k> Client<'k> {
     fn proceed(&mut self, now: Instant) -> Result<(), Error> {
         let Some(line) = &mut self.line else { return Ok(()) };
         match self.stage {
-            Stage::Refused | Stage::Lapse | Stage::Close => {}
+            Stage::Refused | Stage::Lapse(_) | Stage::Close => {}
             Stage::Messages(answered) => return self.ask(answered),
             Stage::Ping => {
                 if self.ping.is_none() {
@@ -121,7 +121,7 @@ impl<'k> Client<'k> {
 
     /// An answer is whole: it is what was sent, or this was in vain.
     #[inline(never)]
-    fn answered(&mut self, ask: Ask<Body, Answer>, length: usize) -> bool {
+    fn answered(&mut self, now: Instant, ask: Ask<Body, Answer>, length: usize) -> bool {
         let (body, answer) = ask.into_parts();
         let same = answer.get(..length) == Some(&**body);
         self.memory = Some((body, answer));
@@ -136,10 +136,10 @@ impl<'k> Client<'k> {
             }
             Stage::AfterPing => {
                 board::say("pinged", 1);
-                Stage::Lapse
+                Stage::Lapse(now)
             }
             Stage::Again => Stage::Close,
-            other @ (Stage::Refused | Stage::Ping | Stage::Lapse | Stage::Close) => other,
+            other @ (Stage::Refused | Stage::Ping | Stage::Lapse(_) | Stage::Close) => other,
         };
         true
     }
@@ -158,7 +158,7 @@ impl<'k> Client<'k> {
     }
 
     /// A connection has ended: as it should, or it is tried again, or this was in vain.
-    fn ended(&mut self, error: &Error) -> Option<i32> {
+    fn ended(&mut self, now: Instant, error: &Error) -> Option<i32> {
         let established = self.line.as_ref().is_some_and(ClientLine::is_established);
         let Error::Connection(end) = error else { return Some(30) };
         self.line = None;
@@ -167,8 +167,9 @@ impl<'k> Client<'k> {
                 board::say("refused", 1);
                 Stage::Messages(0)
             }
-            (Stage::Lapse, ConnectionError::Expired | ConnectionError::PeerExpired) => {
-                board::say("lapsed", 1);
+            (Stage::Lapse(since), ConnectionError::Expired | ConnectionError::PeerExpired) => {
+                let after = now.as_millis().saturating_sub(since.as_millis());
+                board::say("lapsed_after", usize::try_from(after).unwrap_or(usize::MAX));
                 self.tries = 0;
                 Stage::Again
             }
@@ -198,12 +199,12 @@ impl<'k> Client<'k> {
         if let Some(mut ask) = self.ask.take() {
             match ask.answered()? {
                 None => self.ask = Some(ask),
-                Some(length) if self.answered(ask, length) => return Ok(Wake::Now),
+                Some(length) if self.answered(now, ask, length) => return Ok(Wake::Now),
                 Some(_) => return Ok(Wake::Over(33)),
             }
         } else if let Some(line) = &self.line
             && line.is_established()
-            && (self.stage != Stage::Lapse)
+            && !matches!(self.stage, Stage::Lapse(_))
         {
             if !self.measured {
                 self.measured = true;
@@ -223,7 +224,7 @@ impl Task for Client<'_> {
     fn poll(&mut self, now: Instant, uart: &Uart) -> Wake {
         match self.work(now, uart) {
             Ok(wake) => wake,
-            Err(error) => self.ended(&error).map_or(Wake::Now, Wake::Over),
+            Err(error) => self.ended(now, &error).map_or(Wake::Now, Wake::Over),
         }
     }
 }

@@ -13,7 +13,7 @@ pub(crate) const MAX_RECORD: u16 = 512;
 pub(crate) const MAX_MESSAGE: usize = 1024;
 /// On the classic wire a message has to be in the buffer at once.
 #[cfg(feature = "classic")]
-pub(crate) const MAX_MESSAGE: usize = 512 - 35;
+pub(crate) const MAX_MESSAGE: usize = BUFFER - falco_core::classic::REQUEST_OVERHEAD;
 /// Room for one record with its length, or for one classic message with what is around it.
 pub(crate) const BUFFER: usize = 514;
 
