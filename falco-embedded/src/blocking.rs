@@ -1,7 +1,7 @@
 //! A client and a server over an `embedded-io` stream, for code that waits where it is.
 //!
-//! The stream has to say whether it is ready ([`ReadReady`], [`WriteReady`]), as a protocol with deadlines cannot wait in a read that has none; a serial port that cannot is wrapped, or
-//! driven by the [`asynchronous`](crate#modules) half of this crate. It must not hold back what was written until it is flushed: it is flushed once, after the last words of a connection.
+//! The stream has to say whether it is ready ([`ReadReady`], [`WriteReady`]), as a protocol with deadlines cannot wait in a read that has none. It is flushed when there is nothing else to
+//! do; a flush that never returns would hold everything up.
 
 use core::fmt;
 use core::ops::Deref;
@@ -20,6 +20,8 @@ use crate::server::{Desk, ServerLine};
 pub struct Pump<S: embedded_io::ErrorType, K> {
     stream: S,
     clock: K,
+    /// Bytes were written and not yet flushed.
+    unflushed: bool,
     /// Why nothing can be written any more. It is told once what had come has been looked at: it may say more.
     broken: Option<Error<S::Error>>,
 }
@@ -35,6 +37,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         Self {
             stream,
             clock,
+            unflushed: false,
             broken: None,
         }
     }
@@ -63,9 +66,14 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
 
     /// The connection has ended, and the stream has its last words.
     fn finish(&mut self) {
-        if self.broken.is_none() {
-            let _ = self.stream.flush();
+        let _ = self.flush();
+    }
+
+    fn flush(&mut self) -> Result<(), S::Error> {
+        if core::mem::take(&mut self.unflushed) {
+            self.stream.flush()?;
         }
+        Ok(())
     }
 
     /// Waits until bytes have come or gone, or it is time to do something else: `until`, or what is due on the line, which is done.
@@ -91,6 +99,11 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
             if read || wrote || deadline.is_some_and(|deadline| deadline <= now) {
                 line.turn(now, read);
                 return Ok(());
+            }
+            if let Err(error) = self.flush() {
+                self.broken = Some(Error::Io(error));
+                line.abandon();
+                continue;
             }
             self.clock.rest(deadline);
         }
@@ -147,12 +160,14 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
             Ok(None) => return false,
             Ok(Some(count @ 1..)) => {
                 line.sent(self.clock.now(), count);
+                self.unflushed = true;
                 return true;
             }
             Ok(Some(0)) => Error::WriteZero,
             Err(error) => Error::Io(error),
         };
         line.abandon();
+        self.unflushed = false;
         self.broken = Some(broken);
         false
     }

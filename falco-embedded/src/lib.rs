@@ -1,19 +1,19 @@
 //! FalcoTCP on devices: `falco-core` over streams of `embedded-io` and `embedded-io-async`, without an allocator.
 //!
-//! - [`blocking`] waits where it is, over a stream that can say whether it is ready.
-//! - [`asynchronous`] is polled, by Embassy or any other executor.
+//! - The module `blocking` waits where it is, over a stream that can say whether it is ready.
+//! - The module `asynchronous` is polled, by Embassy or any other executor.
 //! - [`ClientLine`] and [`ServerLine`] are for a super-loop of your own: bytes in, bytes out, one [`step`](ClientLine::step) at a time, and the time of the next.
 //!
 //! All three do one request at a time on each connection. Whoever wants many under way drives a [`Connection`](falco_core::Connection) as the page of
 //! `falco-core` tells. No decision of the protocol is taken here.
 //!
 //! The memory is yours, of fixed size, and nothing else is taken: for the unread bytes, for those to be written, for a request in parts, for an answer. How much to plan for is told in
-//! the page for [embedded users](https://docs.rs/crate/falco-embedded/latest/source/README.md).
+//! the page for embedded users, which is this crate's README.
 //!
 //! ```
-//! use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
-//! use falco_core::{Instant, Key, RustCrypto, Settings};
-//! use falco_embedded::{Ask, ClientLine, ServerLine};
+//! use falco_embedded::falco_core::noise::{KeyRing, NoiseSecret};
+//! use falco_embedded::falco_core::{self, Instant, Key, RustCrypto, Settings};
+//! use falco_embedded::{Ask, ClientLine, NoiseClientKey, NoiseServerKey, ServerLine};
 //!
 //! # use std::convert::Infallible;
 //! # struct Trng(u8);
@@ -27,14 +27,14 @@
 //! # let mut trng = Trng(0);
 //! # let key = || Key::from_bytes([7; 32]).unwrap();
 //! // What a device announces, and memory for just that.
-//! let settings = Settings::new().with_max_record(512)?.with_max_message(1024).with_max_in_flight(1)?;
+//! let settings = Settings::new().with_max_record(512)?.with_max_message(1024);
 //! let now = Instant::ZERO;
 //!
-//! let client_key = NoiseClient::<FixedTable<1>, _>::new(key(), &b""[..], RustCrypto)?;
+//! let client_key = NoiseClientKey::new(key(), b"", RustCrypto)?;
 //! let mut client = ClientLine::start(&client_key, &settings, now, &mut trng, [0; 514], [0; 514])?;
 //!
 //! let ring = KeyRing::new([Some(NoiseSecret::derive(key(), &RustCrypto))], &mut trng)?;
-//! let server_key = NoiseServer::<FixedTable<1>, _, _>::new(ring, &b""[..], RustCrypto)?;
+//! let server_key = NoiseServerKey::<1>::new(ring, b"", RustCrypto)?;
 //! let mut server = ServerLine::start(&server_key, &settings, now, &mut trng, ([0; 514], [0; 514]), ([0; 1024], [0; 1024]))?;
 //!
 //! // A super-loop, of two devices at once.
@@ -53,6 +53,9 @@
 //!     }
 //!     carry(client.line_mut(), server.line_mut(), now)?;
 //!     carry(server.line_mut(), client.line_mut(), now)?;
+//!     // Pings, and the ends of what takes too long. A loop that sleeps wakes at the earlier `poll_timeout` of its lines, or at a byte.
+//!     client.line_mut().handle_timeout(now);
+//!     server.line_mut().handle_timeout(now);
 //! };
 //! assert_eq!(length, 1000);
 //! assert_eq!(ask.into_parts().1[..length], body);

@@ -39,10 +39,6 @@ use crate::error::Error;
 ///     Ok(line.poll_timeout())
 /// }
 /// ```
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "each is true or not whatever the others are"
-)]
 pub struct Line<R: Role, H: Deref<Target: Wire<R>>, I, O> {
     machine: Connection<R, H>,
     inbox: RecvBuf<I>,
@@ -56,13 +52,22 @@ pub struct Line<R: Role, H: Deref<Target: Wire<R>>, I, O> {
     progress: Instant,
     /// The stream has no more bytes.
     ended: bool,
-    /// Bytes waited too long to be taken away: nothing goes any more.
-    stalled: bool,
+    way: Way,
     /// The end of the machine has been seen, and its last words are on their way.
     over: bool,
     /// Bytes were read although something was due, which comes next.
     #[cfg(any(feature = "async", feature = "blocking"))]
     put_off: bool,
+}
+
+/// Whether bytes can still go out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Open,
+    /// They waited too long to be taken away, which is the owner's to know.
+    Stalled,
+    /// The stream takes none, which its owner knows.
+    Broken,
 }
 
 /// What there is to do at one look at the unread bytes.
@@ -87,7 +92,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
             end: 0,
             progress: Instant::ZERO,
             ended: false,
-            stalled: false,
+            way: Way::Open,
             over: false,
             #[cfg(any(feature = "async", feature = "blocking"))]
             put_off: false,
@@ -167,7 +172,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
             self.note_end(now);
         }
         if self.stalls_at().is_some_and(|at| now >= at) {
-            self.abandon();
+            self.shut(Way::Stalled);
         }
     }
 
@@ -179,10 +184,16 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         }
     }
 
-    /// Nothing that waits can go: what is half written could not be continued.
+    /// Nothing can be written any more.
+    #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) const fn abandon(&mut self) {
+        self.shut(Way::Broken);
+    }
+
+    /// Nothing that waits goes: what is half written could not be continued.
+    const fn shut(&mut self, way: Way) {
         self.start = self.end;
-        self.stalled = true;
+        self.way = way;
     }
 
     /// Bytes were moved, or the time has come. Bytes that were read when something was due are looked at first, and then it is done.
@@ -231,7 +242,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         now: Instant,
         write: impl FnOnce(&mut Connection<R, H>, &mut [u8]) -> Result<usize, E>,
     ) -> Result<bool, E> {
-        if self.start < self.end || self.stalled {
+        if self.start < self.end || self.way != Way::Open {
             return Ok(false);
         }
         let written = write(&mut self.machine, self.outbox.as_mut())?;
@@ -281,7 +292,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
     }
 
     const fn or_stalled(&self) -> Result<Next<R::Event>, Error> {
-        if self.stalled {
+        if matches!(self.way, Way::Stalled) {
             Err(Error::Stalled)
         } else {
             Ok(Next::Wait)

@@ -1,7 +1,10 @@
-//! The drivers on pipes of a few bytes and a virtual clock: every length, dropped futures, ends, deadlines. What they do on sockets is shown by the example `host`.
+//! Both drivers on pipes of a few bytes and a virtual clock: every length, refusals, keep-alive, ends, requests and handlers that are dropped. What they do on sockets is shown by the
+//! examples.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::similar_names,
+    clippy::wildcard_enum_match_arm,
     reason = "a test that panics has failed"
 )]
 
@@ -13,18 +16,12 @@ use core::pin::pin;
 use core::task::Poll;
 use core::time::Duration;
 
-use common::{Joined, MESSAGE, client_key, join, run, server_key, settings};
+use common::{
+    Joined, Lines, MESSAGE, Port, RestingClock, VirtualClock, client_key, everywhere, join, lines, polled, reverse,
+    run, server_key, settings, side_by_side,
+};
 use falco_core::{CloseReason, ConnectionError, Instant, Refusal, RequestError};
-use falco_embedded::{Clock, Error};
-
-/// The handler: the request, turned round.
-fn reverse(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
-    let place = answer.get_mut(..request.len()).ok_or(Refusal::AnswerTooLarge)?;
-    for (to, from) in place.iter_mut().zip(request.iter().rev()) {
-        *to = *from;
-    }
-    Ok(request.len())
-}
+use falco_embedded::{Clock, Error, Timer, asynchronous, blocking};
 
 async fn handler(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
     reverse(request, answer)
@@ -32,14 +29,7 @@ async fn handler(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
 
 #[test]
 fn messages_of_every_kind_of_length_come_back_and_the_end_is_orderly() {
-    let (client_key, server_key) = (client_key(7), server_key(7));
-    let Joined {
-        world,
-        mut client,
-        mut server,
-        ..
-    } = join(&client_key, &server_key, &settings());
-    let asks = async {
+    let served = everywhere(&settings(), reverse, async |client, world, _| {
         client.establish().await.unwrap();
         for length in (0..=MESSAGE).step_by(37).chain([1, 488, 489, 490, 512, 514, MESSAGE]) {
             let body: Vec<u8> = (0..=250).cycle().take(length).collect();
@@ -49,133 +39,207 @@ fn messages_of_every_kind_of_length_come_back_and_the_end_is_orderly() {
         }
         let ping = client.ping().await.unwrap();
         client.pong(ping).await.unwrap();
-        client.close().await
+        assert_eq!(client.close().await, Ok(()));
+        assert_eq!(world.now(), 0, "nothing waits for a time");
+        let ended = Err(Error::Connection(ConnectionError::Closed));
+        assert_eq!(client.idle(5).await, ended, "and it stays ended");
+        assert_eq!(client.request(b"more", &mut [0; 8]).await, ended.map(|()| 0));
+    });
+    assert_eq!(served, [Ok(()); 3]);
+}
+
+#[test]
+fn a_request_that_has_no_answer_costs_no_time_and_nothing_else() {
+    let serve = |request: &[u8], answer: &mut [u8]| match request {
+        b"fail" => Err(Refusal::Failed),
+        b"boast" => Ok(answer.len() + 1),
+        _ => reverse(request, answer),
     };
-    assert_eq!(run(&world, asks, server.serve(handler)), (Ok(()), Ok(())));
-}
-
-#[test]
-fn the_answer_to_a_request_whose_future_was_dropped_is_nobodys() {
-    let (client_key, server_key) = (client_key(7), server_key(7));
-    // Dropped after so many polls: before it begins, half sent, waiting, half answered.
-    for polls in 1..300 {
-        let Joined {
-            world,
-            mut client,
-            mut server,
-            ..
-        } = join(&client_key, &server_key, &settings());
-        let asks = async {
-            let mut answer = [0; MESSAGE];
-            {
-                let mut left = polls;
-                let mut first = pin!(client.request(&[0xAA; MESSAGE], &mut answer));
-                poll_fn(|context| {
-                    left -= 1;
-                    if left > 0 && first.as_mut().poll(context).is_pending() {
-                        return Poll::Pending;
-                    }
-                    Poll::Ready(())
-                })
-                .await;
-            }
-            let length = client.request(b"second", &mut answer).await.unwrap();
-            assert_eq!(&answer[..length], b"dnoces", "{polls} polls");
-            client.close().await
-        };
-        assert_eq!(
-            run(&world, asks, server.serve(handler)),
-            (Ok(()), Ok(())),
-            "{polls} polls"
-        );
-    }
-}
-
-#[test]
-fn a_wrong_key_is_refused_and_the_server_says_not_a_byte() {
-    let (client_key, server_key) = (client_key(8), server_key(7));
-    let Joined {
-        world,
-        mut client,
-        mut server,
-        pipes,
-    } = join(&client_key, &server_key, &settings());
-    let serving = async {
-        let served = server.serve(handler).await;
-        pipes[1].closed.set(true);
-        served
-    };
-    let (established, served) = run(&world, client.establish(), serving);
-    assert_eq!(established, Err(Error::Connection(ConnectionError::Refused)));
-    assert_eq!(served, Err(Error::Connection(ConnectionError::Unauthenticated)));
-}
-
-#[test]
-fn a_handler_that_fails_costs_its_request_and_nothing_else() {
-    let (client_key, server_key) = (client_key(7), server_key(7));
-    let Joined {
-        world,
-        mut client,
-        mut server,
-        ..
-    } = join(&client_key, &server_key, &settings());
-    let asks = async {
+    let served = everywhere(&settings(), serve, async |client, world, _| {
         let mut answer = [0; MESSAGE];
         let failed = client.request(b"fail", &mut answer).await;
         assert_eq!(failed, Err(Error::Request(RequestError::Refused(Refusal::Failed))));
+        let boasted = client.request(b"boast", &mut answer).await;
+        let too_large = Err(Error::Request(RequestError::Refused(Refusal::AnswerTooLarge)));
+        assert_eq!(boasted, too_large, "more than its memory holds is no answer");
         let small = client.request(b"a longer one", &mut answer[..4]).await;
         assert_eq!(small, Err(Error::AnswerTooLarge { length: 12, room: 4 }));
         let large = client.request(&[0; MESSAGE + 1], &mut answer).await;
         assert!(matches!(large, Err(Error::Request(RequestError::TooLarge { .. }))));
         assert_eq!(client.request(b"fine", &mut answer).await, Ok(4));
-        client.close().await
-    };
-    let handling = server.serve(async |request: &[u8], answer: &mut [u8]| match request {
-        b"fail" => Err(Refusal::Failed),
-        _ => reverse(request, answer),
+        client.close().await.unwrap();
+        assert_eq!(world.now(), 0);
     });
-    assert_eq!(run(&world, asks, handling), (Ok(()), Ok(())));
+    assert_eq!(served, [Ok(()); 3]);
 }
 
 #[test]
-fn idling_keeps_the_connection_and_without_keep_alive_it_lapses_on_time() {
+fn an_answer_larger_than_the_client_reads_is_refused() {
     let (client_key, server_key) = (client_key(7), server_key(7));
+    let small = settings().with_max_message(100);
+    let lined = || {
+        let theirs = lines(&client_key, &server_key, &settings());
+        let ours = lines(&client_key, &server_key, &small);
+        Lines {
+            client: ours.client,
+            ..theirs
+        }
+    };
+    let joined = || {
+        let Lines {
+            world,
+            client,
+            server,
+            pipes,
+        } = lined();
+        let ([up, down], clock) = (pipes.clone(), VirtualClock(world.clone()));
+        Joined {
+            client: asynchronous::Client::new(client, down.clone(), up.clone(), clock.clone()),
+            server: asynchronous::Server::new(server, up, down, clock),
+            world,
+            pipes,
+        }
+    };
+    let much = |_: &[u8], _: &mut [u8]| Ok(101);
+    let served = side_by_side(joined, lined, much, async |client, world, _| {
+        let refused = client.request(b"much", &mut [0; 200]).await;
+        let too_large = Err(Error::Request(RequestError::Refused(Refusal::AnswerTooLarge)));
+        assert_eq!(refused, too_large);
+        client.close().await.unwrap();
+        assert_eq!(world.now(), 0);
+    });
+    assert_eq!(served, [Ok(()); 3]);
+}
+
+#[test]
+fn a_wrong_key_is_refused_and_the_server_says_not_a_byte() {
+    let (client_key, server_key) = (client_key(8), server_key(7));
+    let served = side_by_side(
+        || join(&client_key, &server_key, &settings()),
+        || lines(&client_key, &server_key, &settings()),
+        reverse,
+        async |client, _, [_, down]| {
+            let refused = Err(Error::Connection(ConnectionError::Refused));
+            assert_eq!(client.establish().await, refused);
+            assert!(down.bytes.borrow().is_empty());
+        },
+    );
+    assert_eq!(served, [Err(Error::Connection(ConnectionError::Unauthenticated)); 3]);
+}
+
+#[test]
+fn idling_keeps_the_connection() {
     let short = settings().with_lifetime(Duration::from_secs(3)).unwrap();
+    let served = everywhere(&short, reverse, async |client, world, _| {
+        client.establish().await.unwrap();
+        client.idle(60_000).await.unwrap();
+        assert_eq!(world.now(), 60_000);
+        assert_eq!(client.request(b"still here", &mut [0; 16]).await, Ok(10));
+        client.close().await.unwrap();
+        assert_eq!(world.now(), 60_000);
+    });
+    assert_eq!(served, [Ok(()); 3]);
+}
+
+#[test]
+fn without_keep_alive_a_connection_lapses_on_time() {
+    let short = settings()
+        .with_lifetime(Duration::from_secs(3))
+        .unwrap()
+        .with_keep_alive(false);
+    let served = everywhere(&short, reverse, async |client, world, _| {
+        client.establish().await.unwrap();
+        let ended = client.idle(60_000).await;
+        let ends = [ConnectionError::Expired, ConnectionError::PeerExpired].map(|end| Err(Error::Connection(end)));
+        assert!(ends.contains(&ended), "{ended:?}");
+        assert_eq!(world.now(), 3_000);
+        assert_eq!(client.ping().await.err(), ended.err(), "and it stays ended");
+    });
+    assert!(served.iter().all(Result::is_err), "{served:?}");
+}
+
+#[test]
+fn what_came_while_its_owner_was_busy_is_read_before_a_connection_counts_as_expired() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let quiet = settings().with_keep_alive(false);
     let Joined {
         world,
         mut client,
         mut server,
-        ..
-    } = join(&client_key, &server_key, &short);
+        pipes: [_, down],
+    } = join(&client_key, &server_key, &quiet);
     let asks = async {
         client.establish().await.unwrap();
-        client.idle(Instant::from_millis(60_000)).await.unwrap();
-        assert_eq!(client.request(b"still here", &mut [0; 16]).await, Ok(10));
+        client.idle(Instant::from_millis(50_000)).await.unwrap();
+        let ping = client.ping().await.unwrap();
+        poll_fn(|_| {
+            if down.bytes.borrow().is_empty() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+        // The answer lies there since ten seconds before the lifetime has run out.
+        world.pass(15_000);
+        client.pong(ping).await.unwrap();
         client.close().await
     };
     assert_eq!(run(&world, asks, server.serve(handler)), (Ok(()), Ok(())));
+    assert_eq!(world.now(), 65_000);
 
-    let Joined {
+    let Lines {
         world,
-        mut client,
-        mut server,
-        ..
-    } = join(&client_key, &server_key, &short.with_keep_alive(false));
-    let clock = common::VirtualClock(world.clone());
-    let asks = async {
-        client.establish().await.unwrap();
-        let ended = client.idle(Instant::from_millis(60_000)).await;
-        (ended, clock.now().as_millis())
+        client,
+        server,
+        pipes: [up, down],
+    } = lines(&client_key, &server_key, &quiet);
+    let mut server = asynchronous::Server::new(server, up.clone(), down.clone(), VirtualClock(world.clone()));
+    let other = common::Other::new(async { server.serve(handler).await.unwrap() });
+    let clock = RestingClock {
+        world: world.clone(),
+        other: &other,
     };
-    let (asked, served) = run(&world, asks, server.serve(handler));
-    let lapsed =
-        [ConnectionError::Expired, ConnectionError::PeerExpired].map(|end| (Err(Error::Connection(end)), 3000));
-    assert!(lapsed.contains(&asked), "{asked:?}");
-    assert!(matches!(served, Err(Error::Connection(_))));
+    let mut client = blocking::Client::new(client, Port { from: down, to: up }, clock);
+    client.establish().unwrap();
+    client.idle(Instant::from_millis(50_000)).unwrap();
+    let ping = client.ping().unwrap();
+    other.poll(&world);
+    world.pass(15_000);
+    client.pong(ping).unwrap();
+    client.close().unwrap();
+    other.finish(&world);
+    assert_eq!(world.now(), 65_000);
 }
 
 #[test]
 fn a_peer_that_takes_no_byte_for_a_lifetime_ends_the_connection() {
+    let quiet = settings().with_keep_alive(false);
+    let served = everywhere(&quiet, reverse, async |client, world, [up, _]| {
+        client.establish().await.unwrap();
+        assert_eq!(client.request(b"one", &mut [0; 8]).await, Ok(3));
+        up.writes.set(common::Writes::Blocked);
+        let ended = client.request(&[1; MESSAGE], &mut [0; MESSAGE]).await;
+        // The server may have been the first to find out, and have told that it has not got all of the request.
+        let ends = [
+            Error::Stalled,
+            Error::Connection(ConnectionError::Expired),
+            Error::Request(RequestError::Refused(Refusal::NotProcessed)),
+        ];
+        assert!(ended.is_err_and(|end| ends.contains(&end)), "{ended:?}");
+        assert!((60_000..=61_000).contains(&world.now()), "{}", world.now());
+        up.closed.set(true);
+        assert!(
+            client.request(b"more", &mut [0; 8]).await.is_err(),
+            "and it stays ended"
+        );
+        assert!(world.now() <= 61_000, "{}", world.now());
+    });
+    assert!(served.iter().all(Result::is_err), "{served:?}");
+}
+
+#[test]
+fn a_server_whose_client_reads_nothing_ends_within_a_lifetime() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let Joined {
         world,
@@ -183,24 +247,20 @@ fn a_peer_that_takes_no_byte_for_a_lifetime_ends_the_connection() {
         mut server,
         pipes,
     } = join(&client_key, &server_key, &settings());
-    let clock = common::VirtualClock(world.clone());
     let asks = async {
         client.establish().await.unwrap();
-        assert_eq!(client.request(b"one", &mut [0; 8]).await, Ok(3));
-        pipes[0].blocked.set(true);
-        let ended = client.request(&[1; MESSAGE], &mut [0; MESSAGE]).await;
-        pipes[0].closed.set(true);
-        assert!(
-            matches!(
-                ended,
-                Err(Error::Stalled | Error::Connection(ConnectionError::PeerDead | ConnectionError::Expired))
-            ),
-            "{ended:?}"
-        );
-        assert!(clock.now().as_millis() <= 61_000, "{:?}", clock.now());
+        let _ = polled(200, client.request(&[1; MESSAGE], &mut [0; MESSAGE])).await;
+        pipes[1].writes.set(common::Writes::Blocked);
     };
     let ((), served) = run(&world, asks, server.serve(handler));
-    assert!(served.is_err());
+    let ends = [Error::Stalled, Error::Connection(ConnectionError::Expired)];
+    assert!(served.is_err_and(|end| ends.contains(&end)), "{served:?}");
+    assert!((60_000..=61_000).contains(&world.now()), "{}", world.now());
+    assert_eq!(
+        run(&world, async {}, server.serve(handler)).1,
+        served,
+        "and it stays ended"
+    );
 }
 
 #[test]
@@ -235,4 +295,103 @@ fn a_server_that_closes_is_told_of_to_the_client_at_once() {
         (asked, served),
         (Err(Error::Connection(ConnectionError::Closed)), Ok(()))
     );
+    assert_eq!(world.now(), 0);
+}
+
+#[test]
+fn a_handler_that_takes_longer_than_a_lifetime_keeps_the_connection() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let Joined {
+        world,
+        mut client,
+        mut server,
+        ..
+    } = join(&client_key, &server_key, &settings());
+    let asks = async {
+        assert_eq!(client.request(b"slow", &mut [0; 8]).await, Ok(4));
+        client.close().await
+    };
+    let clock = VirtualClock(world.clone());
+    let serving = server.serve(async |request: &[u8], answer: &mut [u8]| {
+        clock.clone().sleep_until(Instant::from_millis(200_000)).await;
+        reverse(request, answer)
+    });
+    assert_eq!(run(&world, asks, serving), (Ok(()), Ok(())));
+    assert_eq!(world.now(), 200_000);
+}
+
+#[test]
+fn the_port_serves_another_connection_after_the_first() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let (first, second) = (
+        lines(&client_key, &server_key, &settings()),
+        lines(&client_key, &server_key, &settings()),
+    );
+    let ([up, down], clock) = (first.pipes, VirtualClock(first.world.clone()));
+    let mut client = asynchronous::Client::new(first.client, down.clone(), up.clone(), clock.clone());
+    let mut server = asynchronous::Server::new(first.server, up, down, clock);
+    let asks = async {
+        assert_eq!(client.request(b"one", &mut [0; 8]).await, Ok(3));
+        client.close().await.unwrap();
+        let (reader, writer, timer) = client.into_parts();
+        let mut client = asynchronous::Client::new(second.client, reader, writer, timer);
+        assert_eq!(client.request(b"two", &mut [0; 8]).await, Ok(3));
+        client.close().await.unwrap();
+    };
+    let serving = async {
+        server.serve(handler).await.unwrap();
+        let (reader, writer, timer) = server.into_parts();
+        let mut server = asynchronous::Server::new(second.server, reader, writer, timer);
+        server.serve(handler).await.unwrap();
+    };
+    run(&first.world, asks, serving);
+    assert_eq!(first.world.now(), 0);
+}
+
+#[test]
+fn a_blocking_handler_may_take_as_long_as_its_client_waits() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let Lines {
+        world,
+        client,
+        server,
+        pipes: [up, down],
+    } = lines(&client_key, &server_key, &settings().with_keep_alive(false));
+    let clock = VirtualClock(world.clone());
+    let mut client = asynchronous::Client::new(client, down.clone(), up.clone(), clock);
+    let other = common::Other::new(async {
+        assert_eq!(client.request(b"slow", &mut [0; 8]).await, Ok(4));
+        client.close().await.unwrap();
+    });
+    let clock = RestingClock {
+        world: world.clone(),
+        other: &other,
+    };
+    let mut server = blocking::Server::new(server, Port { from: up, to: down }, clock);
+    let served = server.serve(|request, answer| {
+        // Its own lifetime does not run while it cannot read; its client's does.
+        world.pass(59_000);
+        reverse(request, answer)
+    });
+    assert_eq!(served, Ok(()));
+    other.finish(&world);
+}
+
+#[test]
+fn embassys_timer_is_not_early() {
+    let mut clock = falco_embedded::EmbassyClock;
+    let until = clock.now() + Duration::from_millis(30);
+    let mut sleep = pin!(async {
+        clock.sleep_until(until).await;
+        clock.now()
+    });
+    let mut context = core::task::Context::from_waker(core::task::Waker::noop());
+    assert!(sleep.as_mut().poll(&mut context).is_pending());
+    let ended = loop {
+        std::thread::sleep(Duration::from_millis(5));
+        if let Poll::Ready(now) = sleep.as_mut().poll(&mut context) {
+            break now;
+        }
+    };
+    assert!(ended >= until, "{ended:?} {until:?}");
 }

@@ -1,0 +1,181 @@
+//! What can be asked of a client, whichever driver it is on, and the three ways in which two sides are run against each other.
+
+use core::future::{Future, ready};
+use core::ops::Deref;
+use core::pin::Pin;
+use std::rc::Rc;
+
+use falco_core::{ClientWire, Instant, PingId, Refusal, Settings, Storage};
+use falco_embedded::{Clock, Error, asynchronous, blocking};
+
+use super::{
+    Broken, Joined, Lines, Other, Pipe, Port, RestingClock, VirtualClock, World, at_once, client_key, join, lines, run,
+    server_key,
+};
+
+type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error<Broken>>> + 'a>>;
+
+/// A client.
+pub(crate) trait Asker {
+    fn establish(&mut self) -> Asked<'_, ()>;
+    fn request<'a>(&'a mut self, body: &'a [u8], answer: &'a mut [u8]) -> Asked<'a, usize>;
+    fn ping(&mut self) -> Asked<'_, PingId>;
+    fn pong(&mut self, ping: PingId) -> Asked<'_, ()>;
+    fn idle(&mut self, until: u64) -> Asked<'_, ()>;
+    fn close(&mut self) -> Asked<'_, ()>;
+}
+
+type Async = asynchronous::Pump<Pipe, Pipe, VirtualClock>;
+type Blocking<'a, 'f> = blocking::Pump<Port, RestingClock<'a, 'f>>;
+
+impl<H, I, O> Asker for asynchronous::Client<Async, H, I, O>
+where
+    H: Deref<Target: ClientWire>,
+    I: Storage,
+    O: AsRef<[u8]> + AsMut<[u8]>,
+{
+    fn establish(&mut self) -> Asked<'_, ()> {
+        Box::pin(self.establish())
+    }
+    fn request<'a>(&'a mut self, body: &'a [u8], answer: &'a mut [u8]) -> Asked<'a, usize> {
+        Box::pin(self.request(body, answer))
+    }
+    fn ping(&mut self) -> Asked<'_, PingId> {
+        Box::pin(self.ping())
+    }
+    fn pong(&mut self, ping: PingId) -> Asked<'_, ()> {
+        Box::pin(self.pong(ping))
+    }
+    fn idle(&mut self, until: u64) -> Asked<'_, ()> {
+        Box::pin(self.idle(Instant::from_millis(until)))
+    }
+    fn close(&mut self) -> Asked<'_, ()> {
+        Box::pin(self.close())
+    }
+}
+
+impl<H, I, O> Asker for blocking::Client<Blocking<'_, '_>, H, I, O>
+where
+    H: Deref<Target: ClientWire>,
+    I: Storage,
+    O: AsRef<[u8]> + AsMut<[u8]>,
+{
+    fn establish(&mut self) -> Asked<'_, ()> {
+        Box::pin(ready(self.establish()))
+    }
+    fn request<'a>(&'a mut self, body: &'a [u8], answer: &'a mut [u8]) -> Asked<'a, usize> {
+        Box::pin(ready(self.request(body, answer)))
+    }
+    fn ping(&mut self) -> Asked<'_, PingId> {
+        Box::pin(ready(self.ping()))
+    }
+    fn pong(&mut self, ping: PingId) -> Asked<'_, ()> {
+        Box::pin(ready(self.pong(ping)))
+    }
+    fn idle(&mut self, until: u64) -> Asked<'_, ()> {
+        Box::pin(ready(self.idle(Instant::from_millis(until))))
+    }
+    fn close(&mut self) -> Asked<'_, ()> {
+        Box::pin(ready(self.close()))
+    }
+}
+
+pub(crate) type Handler = fn(&[u8], &mut [u8]) -> Result<usize, Refusal>;
+pub(crate) type Served = Result<(), Error<Broken>>;
+
+/// The handler: the request, turned round.
+pub(crate) fn reverse(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
+    let place = answer.get_mut(..request.len()).ok_or(Refusal::AnswerTooLarge)?;
+    for (to, from) in place.iter_mut().zip(request.iter().rev()) {
+        *to = *from;
+    }
+    Ok(request.len())
+}
+
+/// Runs a scenario with both sides polled, with a client that blocks, and with a server that does. Says how serving ended.
+pub(crate) fn everywhere(
+    settings: &Settings,
+    handler: Handler,
+    scenario: impl AsyncFn(&mut dyn Asker, &World, &[Pipe; 2]),
+) -> [Served; 3] {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    side_by_side(
+        || join(&client_key, &server_key, settings),
+        || lines(&client_key, &server_key, settings),
+        handler,
+        scenario,
+    )
+}
+
+/// The same, with keys that need not fit.
+pub(crate) fn side_by_side<'k>(
+    joined: impl Fn() -> Joined<'k>,
+    lined: impl Fn() -> Lines<'k>,
+    handler: Handler,
+    scenario: impl AsyncFn(&mut dyn Asker, &World, &[Pipe; 2]),
+) -> [Served; 3] {
+    let polled = {
+        let Joined {
+            world,
+            mut client,
+            mut server,
+            pipes,
+        } = joined();
+        let serving = async {
+            let served = server
+                .serve(async |request: &[u8], answer: &mut [u8]| handler(request, answer))
+                .await;
+            // Who has ended closes the stream.
+            pipes[1].closed.set(true);
+            served
+        };
+        run(&world, scenario(&mut client, &world, &pipes), serving).1
+    };
+
+    let mut blocked = Ok(());
+    {
+        let Lines {
+            world,
+            client,
+            server,
+            pipes,
+        } = lined();
+        let ([up, down], clock) = (pipes.clone(), VirtualClock(Rc::clone(&world)));
+        let mut server = asynchronous::Server::new(server, up.clone(), down.clone(), clock);
+        let other = Other::new(async {
+            blocked = server
+                .serve(async |request: &[u8], answer: &mut [u8]| handler(request, answer))
+                .await;
+            pipes[1].closed.set(true);
+        });
+        let clock = RestingClock {
+            world: Rc::clone(&world),
+            other: &other,
+        };
+        let mut client = blocking::Client::new(client, Port { from: down, to: up }, clock);
+        at_once(scenario(&mut client, &world, &pipes));
+        other.finish(&world);
+    }
+
+    let blocking = {
+        let Lines {
+            world,
+            client,
+            server,
+            pipes,
+        } = lined();
+        let ([up, down], clock) = (pipes.clone(), VirtualClock(Rc::clone(&world)));
+        let mut client = asynchronous::Client::new(client, down.clone(), up.clone(), clock);
+        let other = Other::new(scenario(&mut client, &world, &pipes));
+        let clock = RestingClock {
+            world: Rc::clone(&world),
+            other: &other,
+        };
+        let mut server = blocking::Server::new(server, Port { from: up, to: down }, clock);
+        let served = server.serve(handler);
+        pipes[1].closed.set(true);
+        other.finish(&world);
+        served
+    };
+    [polled, blocked, blocking]
+}

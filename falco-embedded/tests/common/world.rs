@@ -1,0 +1,357 @@
+//! Pipes in memory, a clock that goes forward only when nothing else does, and an executor for two futures on it.
+
+use core::cell::{Cell, RefCell};
+use core::future::{Future, poll_fn};
+use core::pin::{Pin, pin};
+use core::task::{Context, Poll, Waker};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use embedded_io::ErrorKind;
+use falco_core::Instant;
+use falco_embedded::{Clock, Timer};
+
+/// Everything that both sides share: the time, who waits until when, and whether anything has happened.
+#[derive(Default)]
+pub(crate) struct World {
+    now: Cell<u64>,
+    until: RefCell<Vec<u64>>,
+    moved: Cell<bool>,
+}
+
+impl World {
+    pub(crate) fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    /// Time goes by while somebody is busy elsewhere.
+    pub(crate) fn pass(&self, millis: u64) {
+        self.now.set(self.now.get() + millis);
+    }
+
+    fn begin_round(&self) {
+        self.moved.set(false);
+        self.until.borrow_mut().clear();
+    }
+
+    /// Where nothing has moved, time goes on to the earliest that somebody waits for.
+    fn end_round(&self, own: Option<u64>) {
+        if !self.moved.get() {
+            let earliest = self.until.borrow().iter().copied().chain(own).min();
+            self.now
+                .set(earliest.expect("somebody waits for a time").max(self.now.get()));
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct VirtualClock(pub(crate) Rc<World>);
+
+impl Clock for VirtualClock {
+    fn now(&self) -> Instant {
+        Instant::from_millis(self.0.now.get())
+    }
+}
+
+impl Timer for VirtualClock {
+    async fn sleep_until(&mut self, at: Instant) {
+        poll_fn(|_| {
+            if self.now() >= at {
+                return Poll::Ready(());
+            }
+            self.0.until.borrow_mut().push(at.as_millis());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// The other side of a blocking driver: it runs while that one rests.
+pub(crate) struct Other<'f> {
+    future: RefCell<Pin<Box<dyn Future<Output = ()> + 'f>>>,
+    over: Cell<bool>,
+}
+
+impl<'f> Other<'f> {
+    pub(crate) fn new(future: impl Future<Output = ()> + 'f) -> Self {
+        Self {
+            future: RefCell::new(Box::pin(future)),
+            over: Cell::new(false),
+        }
+    }
+
+    /// Gives it one turn.
+    pub(crate) fn poll(&self, world: &World) {
+        let polled = || {
+            let mut context = Context::from_waker(Waker::noop());
+            self.future.borrow_mut().as_mut().poll(&mut context).is_ready()
+        };
+        if !self.over.get() && polled() {
+            self.over.set(true);
+            world.moved.set(true);
+        }
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn finish(&self, world: &World) {
+        for _ in 0..1_000_000 {
+            if self.over.get() {
+                return;
+            }
+            world.begin_round();
+            self.poll(world);
+            world.end_round(None);
+        }
+        panic!("it does not end");
+    }
+}
+
+/// The clock of a blocking driver.
+pub(crate) struct RestingClock<'a, 'f> {
+    pub(crate) world: Rc<World>,
+    pub(crate) other: &'a Other<'f>,
+}
+
+impl Clock for RestingClock<'_, '_> {
+    fn now(&self) -> Instant {
+        Instant::from_millis(self.world.now.get())
+    }
+
+    fn rest(&self, until: Option<Instant>) {
+        self.world.begin_round();
+        self.other.poll(&self.world);
+        self.world.end_round(until.map(Instant::as_millis));
+    }
+}
+
+/// What a stream of these tests can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Broken;
+
+impl core::fmt::Display for Broken {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("broken")
+    }
+}
+
+impl core::error::Error for Broken {}
+
+impl embedded_io::Error for Broken {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::BrokenPipe
+    }
+}
+
+/// How the writing end of a pipe behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Writes {
+    /// What there is room for is taken.
+    #[default]
+    Some,
+    /// No byte is taken.
+    Blocked,
+    /// It says that it has taken none.
+    Zero,
+    Fails,
+}
+
+/// One direction. It holds a few bytes, as the queues of a serial port do.
+#[derive(Clone)]
+pub(crate) struct Pipe {
+    pub(crate) bytes: Rc<RefCell<VecDeque<u8>>>,
+    pub(crate) closed: Rc<Cell<bool>>,
+    pub(crate) writes: Rc<Cell<Writes>>,
+    /// Bytes are held back until they are flushed.
+    pub(crate) buffers: Rc<Cell<bool>>,
+    held: Rc<RefCell<Vec<u8>>>,
+    world: Rc<World>,
+    room: usize,
+}
+
+impl Pipe {
+    pub(crate) fn new(world: &Rc<World>, room: usize) -> Self {
+        Self {
+            bytes: Rc::default(),
+            closed: Rc::default(),
+            writes: Rc::default(),
+            buffers: Rc::default(),
+            held: Rc::default(),
+            world: Rc::clone(world),
+            room,
+        }
+    }
+
+    fn is_readable(&self) -> bool {
+        !self.bytes.borrow().is_empty() || self.closed.get()
+    }
+
+    fn take(&self, to: &mut [u8]) -> usize {
+        let mut bytes = self.bytes.borrow_mut();
+        let count = bytes.len().min(to.len());
+        to.iter_mut()
+            .zip(bytes.drain(..count))
+            .for_each(|(to, byte)| *to = byte);
+        self.world.moved.set(true);
+        count
+    }
+
+    fn is_writable(&self) -> bool {
+        match self.writes.get() {
+            Writes::Blocked => false,
+            Writes::Zero | Writes::Fails => true,
+            Writes::Some => self.bytes.borrow().len() < self.room,
+        }
+    }
+
+    pub(crate) fn give(&self, from: &[u8]) -> Result<usize, Broken> {
+        match self.writes.get() {
+            Writes::Zero => return Ok(0),
+            Writes::Fails => return Err(Broken),
+            Writes::Some | Writes::Blocked => {}
+        }
+        self.world.moved.set(true);
+        if self.buffers.get() {
+            self.held.borrow_mut().extend(from);
+            return Ok(from.len());
+        }
+        let mut bytes = self.bytes.borrow_mut();
+        let count = (self.room - bytes.len()).min(from.len());
+        bytes.extend(from.iter().take(count));
+        Ok(count)
+    }
+
+    fn release(&self) {
+        let mut held = self.held.borrow_mut();
+        if !held.is_empty() {
+            self.bytes.borrow_mut().extend(held.drain(..));
+            self.world.moved.set(true);
+        }
+    }
+}
+
+impl embedded_io::ErrorType for Pipe {
+    type Error = Broken;
+}
+
+impl embedded_io_async::Read for Pipe {
+    async fn read(&mut self, to: &mut [u8]) -> Result<usize, Broken> {
+        poll_fn(|_| {
+            if self.is_readable() {
+                Poll::Ready(Ok(self.take(to)))
+            } else {
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+impl embedded_io_async::Write for Pipe {
+    async fn write(&mut self, from: &[u8]) -> Result<usize, Broken> {
+        poll_fn(|_| {
+            if self.is_writable() {
+                Poll::Ready(self.give(from))
+            } else {
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    async fn flush(&mut self) -> Result<(), Broken> {
+        self.release();
+        Ok(())
+    }
+}
+
+/// Both directions of one side, for a blocking driver.
+pub(crate) struct Port {
+    pub(crate) from: Pipe,
+    pub(crate) to: Pipe,
+}
+
+impl embedded_io::ErrorType for Port {
+    type Error = Broken;
+}
+
+impl embedded_io::ReadReady for Port {
+    fn read_ready(&mut self) -> Result<bool, Broken> {
+        Ok(self.from.is_readable())
+    }
+}
+
+impl embedded_io::Read for Port {
+    fn read(&mut self, to: &mut [u8]) -> Result<usize, Broken> {
+        assert!(self.from.is_readable(), "a blocking driver reads only what is there");
+        Ok(self.from.take(to))
+    }
+}
+
+impl embedded_io::WriteReady for Port {
+    fn write_ready(&mut self) -> Result<bool, Broken> {
+        Ok(self.to.is_writable())
+    }
+}
+
+impl embedded_io::Write for Port {
+    fn write(&mut self, from: &[u8]) -> Result<usize, Broken> {
+        assert!(self.to.is_writable(), "a blocking driver writes only what is taken");
+        self.to.give(from)
+    }
+
+    fn flush(&mut self) -> Result<(), Broken> {
+        self.to.release();
+        Ok(())
+    }
+}
+
+/// Runs both to their ends. Where neither gets on, the clock jumps to the earliest time that one of them waits for.
+pub(crate) fn run<A: Future, B: Future>(world: &World, a: A, b: B) -> (A::Output, B::Output) {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    let (mut left, mut right) = (None, None);
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..1_000_000 {
+        world.begin_round();
+        if left.is_none()
+            && let Poll::Ready(value) = a.as_mut().poll(&mut context)
+        {
+            left = Some(value);
+            world.moved.set(true);
+        }
+        if right.is_none()
+            && let Poll::Ready(value) = b.as_mut().poll(&mut context)
+        {
+            right = Some(value);
+            world.moved.set(true);
+        }
+        if let (Some(_), Some(_)) = (&left, &right) {
+            break;
+        }
+        world.end_round(None);
+    }
+    (left.expect("it ends in time"), right.expect("it ends in time"))
+}
+
+/// Runs what never waits, as the blocking drivers do not by their own account.
+pub(crate) fn at_once<F: Future>(future: F) -> F::Output {
+    let mut context = Context::from_waker(Waker::noop());
+    match pin!(future).poll(&mut context) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("a blocking driver does not wait for an executor"),
+    }
+}
+
+/// Polls a future so many times, then drops it.
+pub(crate) async fn polled<F: Future>(polls: usize, future: F) -> Option<F::Output> {
+    let mut left = polls;
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        left -= 1;
+        match future.as_mut().poll(context) {
+            Poll::Ready(value) => Poll::Ready(Some(value)),
+            Poll::Pending if left > 0 => Poll::Pending,
+            Poll::Pending => Poll::Ready(None),
+        }
+    })
+    .await
+}

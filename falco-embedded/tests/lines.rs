@@ -1,0 +1,290 @@
+//! The lines alone, as a super-loop drives them: what a server does with more than it can take, and both on the classic wire.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::similar_names,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that panics has failed"
+)]
+
+mod common;
+
+use core::cell::RefCell;
+use core::ops::Deref;
+use std::rc::Rc;
+
+use common::{BUFFER, MESSAGE, Pipe, VirtualClock, World, client_key, lines, reverse, run, server_key, settings};
+use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
+use falco_core::testing::{CountingRng, key};
+use falco_core::{
+    ClassicKey, ClientConnection, ConnectionError, Instant, NonceLedger, NonceSlot, Refusal, RequestError, Role,
+    RustCrypto, ServerConnection, Settings, Storage, Wire,
+};
+use falco_embedded::{Ask, ClientLine, Error, Line, ServerLine, StartError, asynchronous};
+
+const NOW: Instant = Instant::ZERO;
+
+/// What a cable does, as far as there is room.
+fn carry<A: Role, B: Role, G, H, I, J, O, P>(from: &mut Line<A, G, I, O>, to: &mut Line<B, H, J, P>) -> bool
+where
+    G: Deref<Target: Wire<A>>,
+    H: Deref<Target: Wire<B>>,
+    I: Storage,
+    J: Storage,
+    O: AsRef<[u8]> + AsMut<[u8]>,
+    P: AsRef<[u8]> + AsMut<[u8]>,
+{
+    let space = to.space().unwrap();
+    let count = space.len().min(from.unsent().len());
+    space[..count].copy_from_slice(&from.unsent()[..count]);
+    to.filled(count);
+    from.sent(NOW, count);
+    count > 0
+}
+
+/// Runs both until neither has anything to do. Requests wait for whoever calls.
+fn settle<G, H, M>(
+    client: &mut ClientLine<G, [u8; BUFFER], [u8; BUFFER]>,
+    mut ask: Option<&mut Ask<&[u8], [u8; MESSAGE]>>,
+    server: &mut ServerLine<H, [u8; BUFFER], [u8; BUFFER], M, [u8; 8]>,
+) where
+    G: Deref<Target: falco_core::ClientWire>,
+    H: Deref<Target: falco_core::ServerWire>,
+    M: Storage,
+{
+    loop {
+        let mut moved = false;
+        while client.step(NOW, ask.as_deref_mut()).unwrap() {}
+        while server.step(NOW).unwrap() {}
+        moved |= carry(client.line_mut(), server.line_mut());
+        moved |= carry(server.line_mut(), client.line_mut());
+        if !moved {
+            return;
+        }
+    }
+}
+
+type Server<'k> = ServerLine<&'k common::ServerKey, [u8; BUFFER], [u8; BUFFER], [u8; 600], [u8; 8]>;
+type Client<'k> = ClientLine<&'k falco_embedded::NoiseClientKey, [u8; BUFFER], [u8; BUFFER]>;
+
+fn client(key: &falco_embedded::NoiseClientKey) -> Client<'_> {
+    ClientLine::start(
+        key,
+        &settings(),
+        NOW,
+        &mut CountingRng::new(1),
+        [0; BUFFER],
+        [0; BUFFER],
+    )
+    .unwrap()
+}
+
+/// A server whose memory is smaller than what it announces, as one is whose owner made the line himself.
+fn server(key: &common::ServerKey) -> Server<'_> {
+    let machine = ServerConnection::new(key, &settings(), NOW, &mut CountingRng::new(2)).unwrap();
+    ServerLine::new(Line::new(machine, [0; BUFFER], [0; BUFFER]), [0; 600], [0; 8])
+}
+
+#[test]
+fn a_request_larger_than_the_memory_is_refused_as_too_large_at_its_beginning() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let (mut client, mut server) = (client(&client_key), server(&server_key));
+    // Its first part would fit.
+    let mut ask = client.ask(&[1; 601][..], [0; MESSAGE]).unwrap();
+    settle(&mut client, Some(&mut ask), &mut server);
+    let too_large = Err(Error::Request(RequestError::Refused(Refusal::TooLarge)));
+    assert_eq!(ask.answered(), too_large.map(|()| None));
+
+    let mut ask = client.ask(&[1; 600][..], [0; MESSAGE]).unwrap();
+    settle(&mut client, Some(&mut ask), &mut server);
+    assert_eq!(server.request().unwrap().0, [1; 600]);
+    server.answer(NOW, 8).unwrap();
+    settle(&mut client, Some(&mut ask), &mut server);
+    assert_eq!(ask.answered(), Ok(Some(8)));
+}
+
+#[test]
+fn while_a_request_waits_pings_are_answered_and_a_second_request_is_refused_as_busy() {
+    let server_key = {
+        let secret = NoiseSecret::derive(key(7), &RustCrypto);
+        let ring = KeyRing::new([Some(secret)], &mut CountingRng::new(0)).unwrap();
+        NoiseServer::<FixedTable<4>, _, _, &[u8]>::new(ring, &[], RustCrypto).unwrap()
+    };
+    let client_key = NoiseClient::<FixedTable<4>, _, &[u8]>::new(key(7), &[], RustCrypto).unwrap();
+    let many = settings().with_max_in_flight(4).unwrap();
+    let machine = ServerConnection::new(&server_key, &many, NOW, &mut CountingRng::new(2)).unwrap();
+    let line = Line::new(machine, [0; BUFFER], [0; BUFFER]);
+    let mut server = ServerLine::new(line, [0; 600], [0; 8]);
+    // Two at once, which no line of this crate does.
+    let mut machine = ClientConnection::new(&client_key, &many, NOW, &mut CountingRng::new(1)).unwrap();
+    let mut inbox = falco_core::RecvBuf::new([0; BUFFER]);
+    let mut requests = [machine.request(3).unwrap(), machine.request(3).unwrap()];
+    let (mut refused, mut ponged, mut asked) = (None, false, false);
+    for _ in 0..20 {
+        let mut out = [0; BUFFER];
+        let messages = requests.iter_mut().map(|request| (request, &b"abc"[..]));
+        let written = machine.seal(NOW, messages, &mut out).unwrap();
+        let mut sent = 0;
+        while sent < written {
+            let space = server.line_mut().space().unwrap();
+            let count = space.len().min(written - sent);
+            space[..count].copy_from_slice(&out[sent..][..count]);
+            server.line_mut().filled(count);
+            sent += count;
+            while server.step(NOW).unwrap() {}
+        }
+        let unsent = server.line().unsent().to_vec();
+        server.line_mut().sent(NOW, unsent.len());
+        inbox.space(unsent.len().max(1)).unwrap()[..unsent.len()].copy_from_slice(&unsent);
+        inbox.filled(unsent.len());
+        while let Ok(falco_core::Received::Event { consumed, event }) = machine.recv(NOW, inbox.unread()) {
+            inbox.consume(consumed);
+            match event {
+                falco_core::ClientEvent::Refused { id, refusal } => refused = Some((id, refusal)),
+                falco_core::ClientEvent::Pong { .. } => ponged = server.request().is_some(),
+                _ => {}
+            }
+        }
+        if server.request().is_some() && !asked {
+            asked = true;
+            machine.ping().unwrap();
+        }
+    }
+    let second = requests[1].id().unwrap();
+    assert_eq!(refused, Some((second, Refusal::Busy)));
+    assert!(ponged);
+    assert_eq!(server.request().unwrap().0, b"abc");
+}
+
+#[test]
+fn a_request_that_is_given_up_before_its_handler_begins_is_never_handled() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let (mut client, mut server) = (client(&client_key), server(&server_key));
+    {
+        let mut ask = client.ask(&b"regret"[..], [0; MESSAGE]).unwrap();
+        // It has gone, and was not looked at.
+        for _ in 0..6 {
+            while client.step(NOW, Some(&mut ask)).unwrap() {}
+            carry(client.line_mut(), server.line_mut());
+            if client.line().machine().in_flight() == 1 {
+                break;
+            }
+            while server.step(NOW).unwrap() {}
+            carry(server.line_mut(), client.line_mut());
+        }
+    }
+    settle(&mut client, None, &mut server);
+    assert_eq!(server.request(), None);
+    assert_eq!(client.line().machine().in_flight(), 0);
+}
+
+#[test]
+fn refusing_waits_for_room_and_loses_nothing() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let (mut client, mut server) = (client(&client_key), server(&server_key));
+    let mut ask = client.ask(&b"no"[..], [0; MESSAGE]).unwrap();
+    settle(&mut client, Some(&mut ask), &mut server);
+    assert!(server.request().is_some());
+    // A pong stands in the outbox, and another is owed.
+    for _ in 0..2 {
+        client.ping().unwrap();
+        while client.step(NOW, Some(&mut ask)).unwrap() {}
+        while carry(client.line_mut(), server.line_mut()) {
+            while server.step(NOW).unwrap() {}
+        }
+    }
+    assert!(!server.line().unsent().is_empty());
+    server.refuse(NOW, Refusal::Failed);
+    while server.step(NOW).unwrap() {}
+    settle(&mut client, Some(&mut ask), &mut server);
+    let failed = Err(Error::Request(RequestError::Refused(Refusal::Failed)));
+    assert_eq!(ask.answered(), failed.map(|()| None));
+    assert!(client.last_pong().is_some());
+}
+
+#[test]
+fn last_words_wait_for_a_second_and_not_for_a_lifetime() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let mut pair = lines(&client_key, &server_key, &settings());
+    let client = &mut pair.client;
+    // The hello is half written when the handshake's deadline comes.
+    assert!(!client.step_idle(NOW).unwrap());
+    client.line_mut().sent(NOW, 10);
+    let late = client.line().poll_timeout().unwrap();
+    assert_eq!(late.as_millis(), 5_000);
+    client.line_mut().handle_timeout(late);
+    assert!(!client.step_idle(late).unwrap());
+    let end = client.line().poll_timeout().unwrap();
+    assert_eq!(end.as_millis(), 6_000);
+    client.line_mut().handle_timeout(end);
+    assert!(client.line().unsent().is_empty());
+    let timeout = Err(Error::Connection(ConnectionError::HandshakeTimeout));
+    assert_eq!(client.step_idle(end), timeout);
+    assert_eq!(client.step_idle(NOW), timeout);
+}
+
+#[test]
+fn each_byte_that_goes_gives_the_rest_its_time_anew() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let (mut client, mut server) = (client(&client_key), server(&server_key));
+    settle(&mut client, None, &mut server);
+    let mut ask = client.ask(&[1; 100][..], [0; MESSAGE]).unwrap();
+    while client.step(NOW, Some(&mut ask)).unwrap() {}
+    let later = Instant::from_millis(10_000);
+    client.line_mut().sent(later, 0);
+    client.line_mut().sent(later, 1);
+    client.line_mut().handle_timeout(Instant::from_millis(69_999));
+    assert!(!client.line().unsent().is_empty());
+}
+
+/// As a device has it: nonces in an array.
+fn classic() -> ClassicKey<RefCell<NonceLedger<[NonceSlot; 64]>>> {
+    let ledger = NonceLedger::new([const { NonceSlot::EMPTY }; 64], &mut CountingRng::new(9)).unwrap();
+    ClassicKey::new(key(7), RefCell::new(ledger))
+}
+
+#[test]
+fn the_classic_wire_under_the_drivers() {
+    let (client_key, server_key) = (classic(), classic());
+    let settings = Settings::new().with_max_message(400);
+    let world = Rc::new(World::default());
+    let (up, down, clock) = (
+        Pipe::new(&world, 40),
+        Pipe::new(&world, 40),
+        VirtualClock(Rc::clone(&world)),
+    );
+    let mut rng = CountingRng::new(1);
+    let small = ClientLine::start(&client_key, &settings, NOW, &mut rng, [0; 435], [0; 437]);
+    assert!(matches!(small.err(), Some(StartError::TooSmall { needed: 436, .. })));
+    let client = ClientLine::start(&client_key, &settings, NOW, &mut rng, [0; 436], [0; 437]).unwrap();
+    let mut rng = CountingRng::new(2);
+    let memory = ([0; 400], [0; 400]);
+    let server = ServerLine::start(&server_key, &settings, NOW, &mut rng, ([0; 437], [0; 436]), memory).unwrap();
+    let mut client = asynchronous::Client::new(client, down.clone(), up.clone(), clock.clone());
+    let mut server = asynchronous::Server::new(server, up.clone(), down.clone(), clock);
+    let asks = async {
+        for length in [0, 1, 27, 28, 399, 400] {
+            let mut answer = [0; 400];
+            assert_eq!(client.request(&vec![3; length], &mut answer).await, Ok(length));
+        }
+        let ping = client.ping().await.unwrap();
+        assert_eq!(client.pong(ping).await, Err(Error::NoPongs));
+        assert_eq!(client.request(b"alive", &mut [0; 8]).await, Ok(5));
+        assert_eq!(world.now(), 0);
+        // This wire has no word for a failure.
+        let failed = client.request(b"fail", &mut [0; 8]).await;
+        assert!(matches!(failed, Err(Error::Connection(_))), "{failed:?}");
+    };
+    let serving = async {
+        let served = server
+            .serve(async |request: &[u8], answer: &mut [u8]| match request {
+                b"fail" => Err(Refusal::Failed),
+                _ => reverse(request, answer),
+            })
+            .await;
+        down.closed.set(true);
+        served
+    };
+    let ((), served) = run(&world, asks, serving);
+    assert_eq!(served, Err(Error::Connection(ConnectionError::HandlerFailed)));
+}
