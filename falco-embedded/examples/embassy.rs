@@ -13,12 +13,12 @@ use embassy_executor::{Executor, Spawner};
 use embassy_futures::select::{Either, select};
 use embassy_sync::blocking_mutex::raw::CriticalSectionRawMutex;
 use embassy_sync::channel::Channel;
-use embassy_sync::pipe::Pipe;
+use embassy_sync::pipe::{Pipe, Reader, Writer};
 use embassy_time::Timer;
-use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
-use falco_core::{Key, Refusal, RustCrypto, Settings, SettingsError};
 use falco_embedded::asynchronous::{Client, Pump, Server};
-use falco_embedded::{ClientLine, Clock, EmbassyClock, ServerLine};
+use falco_embedded::falco_core::noise::{KeyRing, NoiseSecret};
+use falco_embedded::falco_core::{Key, Refusal, RustCrypto, Settings, SettingsError};
+use falco_embedded::{ClientLine, Clock, EmbassyClock, NoiseClientKey, NoiseServerKey, ServerLine};
 use getrandom::SysRng;
 use static_cell::StaticCell;
 
@@ -28,20 +28,33 @@ const BUFFER: usize = 514;
 const MESSAGE: usize = 1024;
 
 // Tasks are not generic, so everything that they hold has a name.
-type ClientKey = NoiseClient<FixedTable<1>, RustCrypto>;
-type ServerKey = NoiseServer<FixedTable<1>, KeyRing<[Option<NoiseSecret>; 1]>, RustCrypto>;
 /// Where the bytes of one direction wait: the buffer of a serial port.
 type Wire = Pipe<CriticalSectionRawMutex, 64>;
-/// One end of the serial port.
-type Port = Pump<&'static Wire, &'static Wire, EmbassyClock>;
-/// A connection with its buffers. It may be held in a task, in a `StaticCell`, or in a struct.
-type DeviceClient = Client<Port, &'static ClientKey, [u8; BUFFER], [u8; BUFFER]>;
-type DeviceServer = Server<Port, &'static ServerKey, [u8; BUFFER], [u8; BUFFER], [u8; MESSAGE], [u8; MESSAGE]>;
+type Rx = Reader<'static, CriticalSectionRawMutex, 64>;
+type Tx = Writer<'static, CriticalSectionRawMutex, 64>;
+/// A device's end of the serial port, and memory for one connection after the other.
+struct Board {
+    reader: Rx,
+    writer: Tx,
+    inbox: [u8; BUFFER],
+    outbox: [u8; BUFFER],
+}
+/// A server's memory for a request, and for its answer.
+type Bodies = [[u8; MESSAGE]; 2];
+/// What moves the bytes.
+type Port<'b> = Pump<&'b mut Rx, &'b mut Tx, EmbassyClock>;
+/// Connections whose port and buffers are lent, so that they are small enough to be handed about: whatever an `async fn` is given stands in its future.
+type DeviceClient<'b> = Client<Port<'b>, &'static NoiseClientKey, &'b mut [u8], &'b mut [u8]>;
+type DeviceServer<'b> =
+    Server<Port<'b>, &'static NoiseServerKey<1>, &'b mut [u8], &'b mut [u8], &'b mut [u8], &'b mut [u8]>;
 
 static TO_SERVER: StaticCell<Wire> = StaticCell::new();
 static TO_CLIENT: StaticCell<Wire> = StaticCell::new();
-static CLIENT_KEY: StaticCell<ClientKey> = StaticCell::new();
-static SERVER_KEY: StaticCell<ServerKey> = StaticCell::new();
+static CLIENT_KEY: StaticCell<NoiseClientKey> = StaticCell::new();
+static SERVER_KEY: StaticCell<NoiseServerKey<1>> = StaticCell::new();
+static CLIENT: StaticCell<Board> = StaticCell::new();
+static SERVER: StaticCell<Board> = StaticCell::new();
+static BODIES: StaticCell<Bodies> = StaticCell::new();
 static EXECUTOR: StaticCell<Executor> = StaticCell::new();
 
 /// What the sensor reads, in tenths of a degree.
@@ -61,17 +74,25 @@ impl<E: Debug> From<E> for Trouble {
 
 /// A short lifetime, so that the connection would not outlive the silence between two readings by itself.
 fn settings() -> Result<Settings, SettingsError> {
-    Settings::new()
-        .with_max_record(512)?
-        .with_max_message(1024)
-        .with_max_in_flight(1)?
-        .with_lifetime(Duration::from_secs(1))
+    let settings = Settings::new().with_max_record(512)?.with_max_message(1024);
+    settings.with_lifetime(Duration::from_secs(1))
 }
 
-fn connect(key: &'static ClientKey, reader: &'static Wire, writer: &'static Wire) -> Result<DeviceClient, Trouble> {
-    let (inbox, outbox) = ([0; BUFFER], [0; BUFFER]);
+fn connect<'b>(key: &'static NoiseClientKey, board: &'b mut Board) -> Result<DeviceClient<'b>, Trouble> {
+    let (inbox, outbox) = (&mut board.inbox[..], &mut board.outbox[..]);
     let line = ClientLine::start(key, &settings()?, EmbassyClock.now(), &mut SysRng, inbox, outbox)?;
-    Ok(Client::new(line, reader, writer, EmbassyClock))
+    Ok(Client::new(line, &mut board.reader, &mut board.writer, EmbassyClock))
+}
+
+fn listen<'b>(
+    key: &'static NoiseServerKey<1>,
+    board: &'b mut Board,
+    [request, answer]: &'b mut Bodies,
+) -> Result<DeviceServer<'b>, Trouble> {
+    let buffers = (&mut board.inbox[..], &mut board.outbox[..]);
+    let bodies = (&mut request[..], &mut answer[..]);
+    let line = ServerLine::start(key, &settings()?, EmbassyClock.now(), &mut SysRng, buffers, bodies)?;
+    Ok(Server::new(line, &mut board.reader, &mut board.writer, EmbassyClock))
 }
 
 #[embassy_executor::task]
@@ -79,55 +100,47 @@ async fn sensor() {
     READINGS.send(215).await;
     Timer::after_millis(2500).await;
     READINGS.send(219).await;
+    READINGS.send(220).await;
 }
 
 #[embassy_executor::task]
-async fn reporter(key: &'static ClientKey, reader: &'static Wire, writer: &'static Wire) {
-    ENDS.send(report(key, reader, writer).await).await;
-}
-
-async fn report(key: &'static ClientKey, reader: &'static Wire, writer: &'static Wire) -> Result<(), Trouble> {
-    let mut client = connect(key, reader, writer)?;
-    let mut answer = [0; MESSAGE];
-    for _ in 0..2 {
-        let reading = loop {
-            // While there is nothing to report the connection is kept. Either future may be dropped.
-            let until = EmbassyClock.now() + Duration::from_secs(3600);
-            match select(READINGS.receive(), client.idle(until)).await {
-                Either::First(reading) => break reading,
-                Either::Second(idled) => idled?,
+async fn reporter(key: &'static NoiseClientKey, board: &'static mut Board) {
+    let reports = async {
+        // One connection after the other, over the same port and memory.
+        for readings in [2, 1] {
+            let mut client = connect(key, board)?;
+            for _ in 0..readings {
+                let reading = loop {
+                    // While there is nothing to report the connection is kept. Either future may be dropped.
+                    let until = EmbassyClock.now() + Duration::from_secs(3600);
+                    match select(READINGS.receive(), client.idle(until)).await {
+                        Either::First(reading) => break reading,
+                        Either::Second(idled) => idled?,
+                    }
+                };
+                let mut answer = [0; 64];
+                let length = client.request(&reading.to_be_bytes(), &mut answer).await?;
+                println!("client: {}", answer.get(..length).unwrap_or_default().escape_ascii());
             }
-        };
-        let length = client.request(&reading.to_be_bytes(), &mut answer).await?;
-        println!("client: {}", answer.get(..length).unwrap_or_default().escape_ascii());
-    }
-    client.close().await?;
-    println!("client: closed");
-
-    // The same port again.
-    let mut client = connect(key, reader, writer)?;
-    let length = client.request(&220_u16.to_be_bytes(), &mut answer).await?;
-    println!("client: {}", answer.get(..length).unwrap_or_default().escape_ascii());
-    client.close().await?;
-    println!("client: closed");
-    Ok(())
+            client.close().await?;
+            println!("client: closed");
+        }
+        Ok(())
+    };
+    ENDS.send(reports.await).await;
 }
 
 #[embassy_executor::task]
-async fn collector(key: &'static ServerKey, reader: &'static Wire, writer: &'static Wire) {
-    ENDS.send(collect(key, reader, writer).await).await;
-}
-
-async fn collect(key: &'static ServerKey, reader: &'static Wire, writer: &'static Wire) -> Result<(), Trouble> {
-    // A device does so for ever.
-    for _ in 0..2 {
-        let (buffers, memory) = (([0; BUFFER], [0; BUFFER]), ([0; MESSAGE], [0; MESSAGE]));
-        let line = ServerLine::start(key, &settings()?, EmbassyClock.now(), &mut SysRng, buffers, memory)?;
-        let mut server: DeviceServer = Server::new(line, reader, writer, EmbassyClock);
-        server.serve(note).await?;
-        println!("server: the client has closed");
-    }
-    Ok(())
+async fn collector(key: &'static NoiseServerKey<1>, board: &'static mut Board, bodies: &'static mut Bodies) {
+    let connections = async {
+        // A device goes on for ever, and after an error, too.
+        for _ in 0..2 {
+            listen(key, board, bodies)?.serve(note).await?;
+            println!("server: the client has closed");
+        }
+        Ok(())
+    };
+    ENDS.send(connections.await).await;
 }
 
 /// The handler. It may wait for other tasks.
@@ -142,13 +155,24 @@ async fn note(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
 
 fn spawn(spawner: Spawner) -> Result<(), Trouble> {
     let secret = || Key::from_bytes([7; 32]);
-    let (to_server, to_client) = (&*TO_SERVER.init(Pipe::new()), &*TO_CLIENT.init(Pipe::new()));
-    let client_key = CLIENT_KEY.init(NoiseClient::new(secret()?, &b""[..], RustCrypto)?);
+    let (server_reader, client_writer) = TO_SERVER.init(Pipe::new()).split();
+    let (client_reader, server_writer) = TO_CLIENT.init(Pipe::new()).split();
+    let client_key = &*CLIENT_KEY.init(NoiseClientKey::new(secret()?, b"", RustCrypto)?);
     let ring = KeyRing::new([Some(NoiseSecret::derive(secret()?, &RustCrypto))], &mut SysRng)?;
-    let server_key = SERVER_KEY.init(NoiseServer::new(ring, &b""[..], RustCrypto)?);
+    let server_key = &*SERVER_KEY.init(NoiseServerKey::new(ring, b"", RustCrypto)?);
+    let (inbox, outbox) = ([0; BUFFER], [0; BUFFER]);
+    let board = |reader, writer| Board {
+        reader,
+        writer,
+        inbox,
+        outbox,
+    };
+    let client = CLIENT.init(board(client_reader, client_writer));
+    let server = SERVER.init(board(server_reader, server_writer));
+    let bodies = BODIES.init([[0; MESSAGE]; 2]);
     spawner.spawn(sensor()?);
-    spawner.spawn(collector(server_key, to_server, to_client)?);
-    spawner.spawn(reporter(client_key, to_client, to_server)?);
+    spawner.spawn(collector(server_key, server, bodies)?);
+    spawner.spawn(reporter(client_key, client)?);
     Ok(())
 }
 

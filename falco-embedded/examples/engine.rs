@@ -10,9 +10,11 @@ use core::convert::Infallible;
 use core::error::Error;
 use core::ops::Deref;
 
-use falco_core::crypto::{Aead, AeadError, Crypto, NoiseCrypto, Nonce, Tag};
-use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
-use falco_core::{ClientConnection, ConnectionError, Instant, Key, Role, RustCrypto, Settings, StorageFull, Wire};
+use falco_embedded::falco_core::crypto::{Aead, AeadError, Crypto, NoiseCrypto, Nonce, Tag};
+use falco_embedded::falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
+use falco_embedded::falco_core::{
+    ClientConnection, ConnectionError, Instant, Key, Role, RustCrypto, Settings, StorageFull, Wire,
+};
 use falco_embedded::{ClientLine, Line, ServerLine};
 use getrandom::SysRng;
 use subtle::ConstantTimeEq;
@@ -75,7 +77,7 @@ impl Loaded<'_> {
 }
 
 /// The contract. A nonce comes from the connection, and never twice with one key, so it is taken as it is: 12 bytes, the counter of GCM after it begins at 2. A failure of `seal` ends the
-/// connection as `KeyExhausted`, one of `open` as `Tampered`, or for a hello as `Unauthenticated`.
+/// connection as `KeyExhausted`, one of `open` as `Tampered`, or in the handshake as with a wrong key: `Unauthenticated`, `Refused`.
 impl Aead for Loaded<'_> {
     /// `out` is one text: its front stands there in plain, and its last `body.len()` bytes are for `body`. All of it is sealed in one pass under one tag. An engine whose DMA takes a list
     /// of pieces reads the body where it lies; this one is given one piece, so the body is copied.
@@ -204,7 +206,6 @@ fn messages(chip: Chip<'_>, count: u8) -> Result<(), Box<dyn Error>> {
         Settings::new().with_max_record(512)?.with_max_message(512),
         Instant::ZERO,
     );
-    let settings = settings.with_max_in_flight(1)?;
     let key = NoiseClient::<FixedTable<1>, _>::new(Key::from_bytes([7; 32])?, &b""[..], chip)?;
     let mut client = ClientLine::start(&key, &settings, now, &mut SysRng, [0; 514], [0; 514])?;
     let secret = NoiseSecret::derive(Key::from_bytes([7; 32])?, &chip);

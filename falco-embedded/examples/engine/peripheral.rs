@@ -1,7 +1,7 @@
 //! The engine: a peripheral that holds keys, and does one job at a time. Software stands for its silicon.
 
-use falco_core::RustCrypto;
-use falco_core::crypto::{Aead, Crypto, Nonce, Tag};
+use falco_embedded::falco_core::RustCrypto;
+use falco_embedded::falco_core::crypto::{Aead, Crypto, Nonce, Tag};
 
 /// Key slots of the engine. A connection has a key for each direction, and for a moment one more while it replaces one; a handshake has one at a time.
 /// So `2 * connections + 1` are enough.
