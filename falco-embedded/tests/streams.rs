@@ -277,6 +277,25 @@ fn bytes_that_a_stream_holds_back_are_flushed() {
     assert_eq!(served, [Ok(()); 3]);
 }
 
+#[test]
+fn a_flush_that_does_not_end_holds_up_an_end_for_a_second() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let Joined {
+        world,
+        mut client,
+        mut server,
+        pipes: [up, _],
+    } = join(&client_key, &server_key, &settings());
+    let asks = async {
+        assert_eq!(client.request(b"one", &mut [0; 8]).await, Ok(3));
+        up.stuck.set(true);
+        let closed = client.close().await;
+        (closed, world.now())
+    };
+    let (asked, served) = run(&world, asks, server.serve(handler));
+    assert_eq!((asked, served), ((Ok(()), 1_000), Ok(())));
+}
+
 /// A generator that has none.
 struct Dead;
 

@@ -129,7 +129,9 @@ pub(crate) fn side_by_side<'k>(
             pipes[1].closed.set(true);
             served
         };
-        run(&world, scenario(&mut client, &world, &pipes), serving).1
+        let served = run(&world, scenario(&mut client, &world, &pipes), serving).1;
+        assert!(pipes.iter().all(Pipe::is_flushed));
+        served
     };
 
     let mut blocked = Ok(());
@@ -155,6 +157,7 @@ pub(crate) fn side_by_side<'k>(
         let mut client = blocking::Client::new(client, Port { from: down, to: up }, clock);
         at_once(scenario(&mut client, &world, &pipes));
         other.finish(&world);
+        assert!(pipes.iter().all(Pipe::is_flushed));
     }
 
     let blocking = {
@@ -175,6 +178,7 @@ pub(crate) fn side_by_side<'k>(
         let served = server.serve(handler);
         pipes[1].closed.set(true);
         other.finish(&world);
+        assert!(pipes.iter().all(Pipe::is_flushed));
         served
     };
     [polled, blocked, blocking]

@@ -163,6 +163,8 @@ pub(crate) struct Pipe {
     pub(crate) writes: Rc<Cell<Writes>>,
     /// Bytes are held back until they are flushed.
     pub(crate) buffers: Rc<Cell<bool>>,
+    /// A flush does not come to its end.
+    pub(crate) stuck: Rc<Cell<bool>>,
     held: Rc<RefCell<Vec<u8>>>,
     world: Rc<World>,
     room: usize,
@@ -175,6 +177,7 @@ impl Pipe {
             closed: Rc::default(),
             writes: Rc::default(),
             buffers: Rc::default(),
+            stuck: Rc::default(),
             held: Rc::default(),
             world: Rc::clone(world),
             room,
@@ -220,6 +223,11 @@ impl Pipe {
         Ok(count)
     }
 
+    /// Whether everything that was written has gone.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.held.borrow().is_empty()
+    }
+
     fn release(&self) {
         let mut held = self.held.borrow_mut();
         if !held.is_empty() {
@@ -259,6 +267,9 @@ impl embedded_io_async::Write for Pipe {
     }
 
     async fn flush(&mut self) -> Result<(), Broken> {
+        if self.stuck.get() {
+            core::future::pending::<()>().await;
+        }
         self.release();
         Ok(())
     }
