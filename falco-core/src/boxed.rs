@@ -99,8 +99,8 @@ impl<R: Role, W: Wire<R>> Wire<R> for Boxed<W> {
         self.0.in_flight(session)
     }
 
-    fn stalls_at(&self, session: &Self::Session, since: Instant) -> Instant {
-        self.0.stalls_at(session, since)
+    fn lifetime_millis(&self, session: &Self::Session) -> u64 {
+        self.0.lifetime_millis(session)
     }
 
     fn buffer_sizes(settings: &Settings) -> BufferSizes {

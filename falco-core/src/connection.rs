@@ -2,15 +2,16 @@
 
 use core::fmt;
 use core::ops::Deref;
+use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 
-use crate::error::{ConnectionError, EntropyError, Error, Misuse};
+use crate::error::{ConnectionError, EntropyError, Error, LINGER, Misuse};
 use crate::event::Received;
 use crate::message::{CloseReason, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
 use crate::settings::Settings;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 use crate::wire::{BufferSizes, Client, ClientWire, Role, Server, ServerWire, Wire};
 
 /// Room that [`Connection::poll_transmit`] is content with on every wire: a classic hello, the largest of the machines' own messages.
@@ -160,10 +161,19 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     }
 
     /// When a write that has made no progress since `since` is to be given up by whoever does the writing: after a lifetime, which on the noise wire is the smaller of what
-    /// both sides have set; the last words of a connection that has ended after [`LINGER`](crate::LINGER).
+    /// both sides have set; the last words of a connection that has ended after [`LINGER`].
     #[must_use]
     pub fn stalls_at(&self, since: Instant) -> Instant {
-        self.wire.stalls_at(&self.session, since)
+        match self.end() {
+            Some(_) => since + LINGER,
+            None => since + Span::from_millis(self.wire.lifetime_millis(&self.session)),
+        }
+    }
+
+    /// The lifetime that is in force: on the noise wire the smaller of what both sides have set, once they have told each other.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        Duration::from_millis(self.wire.lifetime_millis(&self.session))
     }
 
     /// The least memory with which a connection under these settings gets on, for callers whose buffers cannot grow.

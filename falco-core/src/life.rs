@@ -1,6 +1,6 @@
 //! How long a connection lives and what ended it: one deadline, one sticky end. Which bytes count as signs of life is the wire's to say.
 
-use crate::error::{ConnectionError, LINGER};
+use crate::error::ConnectionError;
 use crate::settings::Settings;
 use crate::time::{Instant, Span};
 
@@ -107,18 +107,9 @@ impl Life {
         self.latest
     }
 
-    #[cfg(feature = "noise")]
     #[inline]
     pub(crate) const fn lifetime(&self) -> Span {
         self.lifetime
-    }
-
-    /// When a write that has made no progress since then is given up.
-    pub(crate) fn stalls_at(&self, since: Instant) -> Instant {
-        match self.end {
-            Some(_) => since + LINGER,
-            None => since + self.lifetime,
-        }
     }
 
     /// Both sides have said what they accept.

@@ -60,9 +60,12 @@ impl Instant {
 pub(crate) struct Span(u64);
 
 impl Span {
-    #[cfg(feature = "noise")]
     pub(crate) const fn from_millis(millis: u64) -> Self {
         Self(millis)
+    }
+
+    pub(crate) const fn as_millis(self) -> u64 {
+        self.0
     }
 
     /// `duration` rounded up: a deadline is never early.

@@ -102,7 +102,7 @@ pub trait Wire<R: Role>: private::Sealed {
     fn status(&self, session: &Self::Session) -> Status;
     fn end(&self, session: &Self::Session) -> Option<ConnectionError>;
     fn in_flight(&self, session: &Self::Session) -> usize;
-    fn stalls_at(&self, session: &Self::Session, since: Instant) -> Instant;
+    fn lifetime_millis(&self, session: &Self::Session) -> u64;
     fn buffer_sizes(settings: &Settings) -> BufferSizes;
 }
 

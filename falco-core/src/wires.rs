@@ -204,8 +204,8 @@ impl<R: Role, N: Wire<R>, K: Wire<R>> Wire<R> for Wires<N, K> {
         spoken!(self, ref session, |wire, inner| wire.in_flight(inner), else 0)
     }
 
-    fn stalls_at(&self, session: &Self::Session, since: Instant) -> Instant {
-        spoken!(self, ref session, |wire, inner| wire.stalls_at(inner, since), else since)
+    fn lifetime_millis(&self, session: &Self::Session) -> u64 {
+        spoken!(self, ref session, |wire, inner| wire.lifetime_millis(inner), else 0)
     }
 
     /// Enough for either.

@@ -33,6 +33,9 @@ pub(crate) trait Source: Send + 'static {
 
     /// All that could be written now has been. `true`: it was the last, and the sending half is to be shut down.
     fn rested(&mut self) -> bool;
+
+    /// A write that makes no progress for so long has failed.
+    fn lifetime(&self) -> Duration;
 }
 
 /// Has `seal` write into `out`, which grows to `size` bytes, or to as many as `seal` asks for.
@@ -83,8 +86,6 @@ pub(crate) struct Line<T> {
     ender: Mutex<BoxedStream>,
     /// Whether one thread may read while another writes.
     splits: bool,
-    /// A write that makes no progress for so long has failed.
-    stall: Duration,
 }
 
 /// The handles of one stream: to read, to write, to end it; and whether they are independent.
@@ -103,9 +104,8 @@ impl<T: Source> Line<T> {
         clock: Clock,
         [writer, ender]: [BoxedStream; 2],
         splits: bool,
-        stall: Duration,
     ) -> io::Result<Arc<Self>> {
-        writer.set_write_timeout(BRIEF.filter(|_| splits).or(Some(stall)))?;
+        writer.set_write_timeout(BRIEF.filter(|_| splits).or_else(|| Some(source.lifetime())))?;
         Ok(Arc::new(Self {
             desk: Mutex::new(Desk {
                 source,
@@ -117,7 +117,6 @@ impl<T: Source> Line<T> {
             writer: Mutex::new(writer),
             ender: Mutex::new(ender),
             splits,
-            stall,
         }))
     }
 
@@ -204,7 +203,9 @@ impl<T: Source> Line<T> {
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                     Err(error) if is_timeout(&error) && turns.is_some() && self.splits => return Some((out, rest)),
-                    Err(error) if is_timeout(&error) && since.elapsed() < self.stall => continue,
+                    Err(error) if is_timeout(&error) && since.elapsed() < self.lock().source.lifetime() => {
+                        continue;
+                    }
                     Err(error) => error,
                 };
                 self.break_off(trouble);

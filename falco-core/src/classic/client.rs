@@ -312,8 +312,8 @@ impl<L: Ledger, C: Crypto> Wire<Client> for ClassicKey<L, C> {
         usize::try_from(session.waiting()).unwrap_or(usize::MAX)
     }
 
-    fn stalls_at(&self, session: &ClientSession, since: Instant) -> Instant {
-        session.life.stalls_at(since)
+    fn lifetime_millis(&self, session: &ClientSession) -> u64 {
+        session.life.lifetime().as_millis()
     }
 
     fn buffer_sizes(settings: &Settings) -> BufferSizes {

@@ -299,8 +299,8 @@ impl<L: Ledger, C: Crypto> Wire<Server> for ClassicKey<L, C> {
         usize::try_from(session.owed()).unwrap_or(usize::MAX)
     }
 
-    fn stalls_at(&self, session: &ServerSession, since: Instant) -> Instant {
-        session.life.stalls_at(since)
+    fn lifetime_millis(&self, session: &ServerSession) -> u64 {
+        session.life.lifetime().as_millis()
     }
 
     fn buffer_sizes(settings: &Settings) -> BufferSizes {

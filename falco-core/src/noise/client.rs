@@ -350,8 +350,8 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
         session.base.in_flight(session.requests.table.slots().len())
     }
 
-    fn stalls_at(&self, session: &Self::Session, since: Instant) -> Instant {
-        session.base.life.stalls_at(since)
+    fn lifetime_millis(&self, session: &Self::Session) -> u64 {
+        session.base.life.lifetime().as_millis()
     }
 
     fn buffer_sizes(settings: &Settings) -> BufferSizes {

@@ -336,8 +336,8 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
         session.base.in_flight(session.requests.table.slots().len())
     }
 
-    fn stalls_at(&self, session: &Self::Session, since: Instant) -> Instant {
-        session.base.life.stalls_at(since)
+    fn lifetime_millis(&self, session: &Self::Session) -> u64 {
+        session.base.life.lifetime().as_millis()
     }
 
     fn buffer_sizes(settings: &Settings) -> BufferSizes {

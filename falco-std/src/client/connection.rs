@@ -61,7 +61,7 @@ impl Connection {
         if splits {
             let (state, pipe) = serial.into_parts();
             return Ok(Self::Shared(
-                Link::start(state, pipe, [writer, ender], clock, settings).map_err(io)?,
+                Link::start(state, pipe, [writer, ender], clock).map_err(io)?,
             ));
         }
         Ok(Self::Serial {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use falco_core::{CloseReason, Fate, LINGER, Settings};
+use falco_core::{CloseReason, Fate, LINGER};
 
 use super::connection::Outcome;
 use super::reader;
@@ -36,9 +36,8 @@ impl Link {
         pipe: Pipe<BoxedStream>,
         handles: [BoxedStream; 2],
         clock: Clock,
-        settings: &Settings,
     ) -> io::Result<Self> {
-        let line = Line::new(state, clock, handles, true, settings.lifetime())?;
+        let line = Line::new(state, clock, handles, true)?;
         let own = Arc::clone(&line);
         thread::Builder::new()
             .name("falco client".to_owned())

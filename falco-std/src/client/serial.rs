@@ -82,7 +82,7 @@ impl Serial {
         // The proof that the welcome could be read: until it has come, the server gives no more time than for a handshake.
         serial.write(None)?;
         serial.pipe.trust();
-        serial.stall = settings.lifetime();
+        serial.stall = serial.state.mux.machine().lifetime();
         Ok(serial)
     }
 

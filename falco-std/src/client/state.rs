@@ -212,6 +212,10 @@ impl Source for State {
         sealed
     }
 
+    fn lifetime(&self) -> Duration {
+        self.mux.machine().lifetime()
+    }
+
     fn broken(&mut self, error: io::Error) {
         self.broken = true;
         self.trouble = Some(error);

@@ -32,7 +32,7 @@ pub(super) fn prepare(service: &Service, stream: BoxedStream) -> io::Result<(Arc
     let max_queued = usize::try_from(service.settings.max_held()).unwrap_or(usize::MAX);
     let state = State::new(machine.map_err(io::Error::other)?, service.budget.clone(), max_queued);
     let ([reader, writer, ender], splits) = handles(stream)?;
-    let conn = Line::new(state, clock, [writer, ender], splits, service.settings.lifetime())?;
+    let conn = Line::new(state, clock, [writer, ender], splits)?;
     let own = Arc::downgrade(&conn);
     conn.lock().source.set_reaper(Arc::clone(&service.reaper), own);
     Ok((conn, reader))

@@ -1,6 +1,7 @@
 //! What the threads that share a connection of a server share: the requests and their ends in the core's care, and which of them wait for a handler or have one. No I/O.
 
 use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Weak};
@@ -120,6 +121,10 @@ impl Source for State {
             return 0;
         }
         seal_into(out, self.mux.seal_size(), |out| self.mux.seal(now, out))
+    }
+
+    fn lifetime(&self) -> Duration {
+        self.mux.machine().lifetime()
     }
 
     fn broken(&mut self, error: io::Error) {

@@ -286,7 +286,7 @@ impl Connection {
                     Poll::Pending => {}
                 }
             }
-            let stall = self.line.stalls_at(self.env.settings.lifetime());
+            let stall = self.line.stalls_at(self.mux.machine().lifetime());
             if stall.is_some_and(|stall| stall <= Instant::now()) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }

@@ -322,7 +322,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
             }
             self.rest();
             let machine = self.mux.poll_timeout().map(|deadline| self.service.clock.at(deadline));
-            let stall = self.line.stalls_at(self.service.settings.lifetime());
+            let stall = self.line.stalls_at(self.mux.machine().lifetime());
             match self.timer.poll(cx, machine.into_iter().chain(stall).min()) {
                 Poll::Ready(()) => {}
                 Poll::Pending => return Poll::Pending,
@@ -332,7 +332,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
 
     /// Does what is due, if anything is, and says what has ended by it.
     fn is_late(&mut self, now: falco_core::Instant) -> io::Result<Option<Result<(), ConnectionError>>> {
-        let stall = self.line.stalls_at(self.service.settings.lifetime());
+        let stall = self.line.stalls_at(self.mux.machine().lifetime());
         if stall.is_some_and(|stall| stall <= tokio::time::Instant::now()) {
             return Err(io::ErrorKind::TimedOut.into());
         }
