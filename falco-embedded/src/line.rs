@@ -39,6 +39,10 @@ use crate::error::Error;
 ///     Ok(line.poll_timeout())
 /// }
 /// ```
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is true or not whatever the others are"
+)]
 pub struct Line<R: Role, H: Deref<Target: Wire<R>>, I, O> {
     machine: Connection<R, H>,
     inbox: RecvBuf<I>,
@@ -50,6 +54,8 @@ pub struct Line<R: Role, H: Deref<Target: Wire<R>>, I, O> {
     end: usize,
     /// When the last byte was taken away, or the first came, or the connection ended.
     progress: Instant,
+    /// The machine knows that nothing is read.
+    paused: bool,
     /// The stream has no more bytes.
     ended: bool,
     way: Way,
@@ -67,6 +73,7 @@ enum Way {
     /// They waited too long to be taken away, which is the owner's to know.
     Stalled,
     /// The stream takes none, which its owner knows.
+    #[cfg(any(feature = "async", feature = "blocking"))]
     Broken,
 }
 
@@ -91,6 +98,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
             start: 0,
             end: 0,
             progress: Instant::ZERO,
+            paused: false,
             ended: false,
             way: Way::Open,
             over: false,
@@ -254,17 +262,16 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
 
     /// Looks at the unread bytes. The end is told once everything owed before it has gone.
     pub(crate) fn look(&mut self, now: Instant) -> Result<Next<R::Event>, Error> {
+        if core::mem::take(&mut self.paused) {
+            self.machine.set_reading(now, true);
+        }
         let end = match self.machine.recv(now, self.inbox.unread()) {
-            Ok(Received::Event { consumed, event }) => {
-                self.machine.set_reading(now, true);
-                return Ok(Next::Event(consumed, event));
-            }
+            Ok(Received::Event { consumed, event }) => return Ok(Next::Event(consumed, event)),
             Ok(Received::Skip { consumed }) => {
                 self.inbox.consume(consumed);
                 return Ok(Next::Again);
             }
             Ok(Received::NeedMore { total }) => {
-                self.machine.set_reading(now, true);
                 self.wanted = total;
                 if !self.ended {
                     return self.or_stalled();
@@ -278,6 +285,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
             Ok(_) => {
                 self.wanted = 0;
                 if self.start < self.end {
+                    self.paused = true;
                     self.machine.set_reading(now, false);
                 }
                 return self.or_stalled();

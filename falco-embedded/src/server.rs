@@ -209,31 +209,13 @@ where
     )]
     fn take(&mut self, event: ServerEvent) -> Option<(RequestId, Refusal)> {
         let unread = self.desk.line.unread();
-        match event {
-            ServerEvent::Request { id, .. } | ServerEvent::Begin { id, .. } if !matches!(self.stage, Stage::Idle) => {
-                Some((id, Refusal::Busy))
-            }
-            ServerEvent::Request { id, body } => {
-                let body = unread.get(body).unwrap_or_default();
-                let fits = u32::try_from(body.len()).is_ok_and(|total| self.parts.begin(id, total, body).is_ok());
-                if fits {
-                    self.stage = Stage::Request { id, given: false };
-                }
-                (!fits).then_some((id, Refusal::TooLarge))
-            }
-            ServerEvent::Begin { id, total, body } => {
-                let fits = self
-                    .parts
-                    .begin(id, total, unread.get(body).unwrap_or_default())
-                    .is_ok();
-                if fits {
-                    self.stage = Stage::Comes(id);
-                }
-                (!fits).then_some((id, Refusal::TooLarge))
-            }
+        let (id, total, body, whole) = match event {
+            ServerEvent::Request { id, body } => (id, u32::try_from(body.len()).unwrap_or(u32::MAX), body, true),
+            ServerEvent::Begin { id, total, body } => (id, total, body, false),
             // Of what was refused nothing counts any more.
-            ServerEvent::Part { id, .. } | ServerEvent::Abandoned { id } if !matches!(self.stage, Stage::Comes(comes) if comes == id) => {
-                None
+            ServerEvent::Part { id, .. } | ServerEvent::Abandoned { id } if !matches!(self.stage, Stage::Comes(comes) if comes == id) =>
+            {
+                return None;
             }
             ServerEvent::Part { id, body, last } => {
                 let fits = self.parts.part(id, unread.get(body).unwrap_or_default()).is_ok();
@@ -242,26 +224,39 @@ where
                     (true, false) => return None,
                     (false, _) => Stage::Idle,
                 };
-                (!fits).then_some((id, Refusal::TooLarge))
+                return (!fits).then_some((id, Refusal::TooLarge));
             }
             ServerEvent::Abandoned { id } => {
                 self.parts.forget(id);
                 self.stage = Stage::Idle;
-                None
+                return None;
             }
-            ServerEvent::Cancelled { id } => match self.stage {
-                // Its handler has not begun.
-                Stage::Request {
-                    id: waiting,
-                    given: false,
-                } if waiting == id => {
-                    let _ = self.finish();
-                    Some((id, Refusal::Cancelled))
-                }
-                _ => None,
-            },
-            _ => None,
+            ServerEvent::Cancelled { id } => {
+                // Only where its handler has not begun.
+                let waits = matches!(self.stage, Stage::Request { id: waiting, given: false } if waiting == id);
+                return waits
+                    .then(|| self.finish())
+                    .flatten()
+                    .map(|id| (id, Refusal::Cancelled));
+            }
+            _ => return None,
+        };
+        if !matches!(self.stage, Stage::Idle) {
+            return Some((id, Refusal::Busy));
         }
+        if self
+            .parts
+            .begin(id, total, unread.get(body).unwrap_or_default())
+            .is_err()
+        {
+            return Some((id, Refusal::TooLarge));
+        }
+        self.stage = if whole {
+            Stage::Request { id, given: false }
+        } else {
+            Stage::Comes(id)
+        };
+        None
     }
 }
 
@@ -303,16 +298,15 @@ where
 
     /// Says what is owed, as far as there is room.
     fn settle(&mut self, now: Instant) -> Result<(), Error> {
-        if let Some((id, refusal)) = self.refusal {
-            let mut refused = self.line.machine_mut().refuse(id, refusal);
-            if let Err(CoreError::Misuse(Misuse::TransmitFirst)) = refused
-                && self.line.transmit(now)?
-            {
-                refused = self.line.machine_mut().refuse(id, refusal);
-            }
-            // Where it is one of a connection that has ended, or of a request that has had its end, there is nothing to be said.
-            if !matches!(refused, Err(CoreError::Misuse(Misuse::TransmitFirst))) {
-                self.refusal = None;
+        while let Some((id, refusal)) = self.refusal {
+            match self.line.machine_mut().refuse(id, refusal) {
+                Err(CoreError::Misuse(Misuse::TransmitFirst)) => {
+                    if !self.line.transmit(now)? {
+                        return Ok(());
+                    }
+                }
+                // Where it is one of a connection that has ended, or of a request that has had its end, there is nothing to be said.
+                _ => self.refusal = None,
             }
         }
         self.line.transmit(now)?;
