@@ -17,10 +17,10 @@ use common::{BUFFER, MESSAGE, Pipe, VirtualClock, World, client_key, lines, reve
 use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, key};
 use falco_core::{
-    ClassicKey, ClientConnection, ConnectionError, Instant, NonceLedger, NonceSlot, Refusal, RequestError, Role,
-    RustCrypto, ServerConnection, Settings, Storage, Wire,
+    ClassicKey, ClientConnection, CloseReason, ConnectionError, Instant, Misuse, NonceLedger, NonceSlot, Refusal,
+    RequestError, Role, RustCrypto, ServerConnection, Settings, Storage, Wire,
 };
-use falco_embedded::{Ask, ClientLine, Error, Line, ServerLine, StartError, asynchronous};
+use falco_embedded::{Ask, Buffer, ClientLine, Error, Line, ServerLine, StartError, asynchronous};
 
 const NOW: Instant = Instant::ZERO;
 
@@ -224,17 +224,71 @@ fn last_words_wait_for_a_second_and_not_for_a_lifetime() {
 }
 
 #[test]
-fn each_byte_that_goes_gives_the_rest_its_time_anew() {
+fn each_byte_that_goes_gives_the_rest_its_time_anew_and_nothing_else_does() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let (mut client, mut server) = (client(&client_key), server(&server_key));
+    let mut ask = client.ask(&b"much"[..], [0; MESSAGE]).unwrap();
+    settle(&mut client, Some(&mut ask), &mut server);
+    server.answer(NOW, 8).unwrap();
+    while server.step(NOW).unwrap() {}
+    // The client pings, so that it lives, and takes a single byte.
+    for seconds in [10, 40] {
+        let now = Instant::from_millis(seconds * 1_000);
+        client.ping().unwrap();
+        while client.step(now, Some(&mut ask)).unwrap() {}
+        carry(client.line_mut(), server.line_mut());
+        while server.step(now).unwrap() {}
+        server.line_mut().sent(now, usize::from(seconds == 10));
+    }
+    assert_eq!(server.line().poll_timeout(), Some(Instant::from_millis(70_000)));
+    server.line_mut().handle_timeout(Instant::from_millis(69_999));
+    assert!(!server.line().unsent().is_empty());
+    let late = Instant::from_millis(70_000);
+    server.line_mut().handle_timeout(late);
+    assert!(server.line().unsent().is_empty());
+    assert_eq!(server.step(late), Err(Error::Stalled));
+    assert_eq!(server.step(late), Err(Error::Stalled), "and it stays ended");
+}
+
+#[test]
+fn what_comes_of_a_request_that_was_given_up_does_not_count_for_the_next() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let (mut client, mut server) = (client(&client_key), server(&server_key));
+    let mut first = client.ask(&b"first"[..], [0; MESSAGE]).unwrap();
+    settle(&mut client, Some(&mut first), &mut server);
+    assert_eq!(server.request().unwrap().0, b"first");
+    // The first has its answer while the second is under way, which then is given up as well.
+    let mut second = client.ask(&b"second"[..], [0; MESSAGE]).unwrap();
+    server.answer(NOW, 8).unwrap();
+    settle(&mut client, Some(&mut second), &mut server);
+    assert_eq!(second.answered(), Ok(None));
+    assert_eq!(server.request().unwrap().0, b"second");
     settle(&mut client, None, &mut server);
-    let mut ask = client.ask(&[1; 100][..], [0; MESSAGE]).unwrap();
-    while client.step(NOW, Some(&mut ask)).unwrap() {}
-    let later = Instant::from_millis(10_000);
-    client.line_mut().sent(later, 0);
-    client.line_mut().sent(later, 1);
-    client.line_mut().handle_timeout(Instant::from_millis(69_999));
-    assert!(!client.line().unsent().is_empty());
+    server.refuse(NOW, Refusal::Failed);
+    settle(&mut client, None, &mut server);
+    let mut third = client.ask(&b"third"[..], [0; MESSAGE]).unwrap();
+    settle(&mut client, Some(&mut third), &mut server);
+    assert_eq!(server.request().unwrap().0, b"third");
+    // It is told that nobody waits.
+    client.close(NOW, CloseReason::Done);
+    while client.step_idle(NOW).unwrap() {}
+    let cancelled = client.line().unsent().len();
+    assert_eq!(cancelled, 18 + 7 + 8, "a record with a CANCEL and a CLOSE");
+}
+
+#[test]
+fn an_outbox_too_small_is_told_with_the_numbers() {
+    let key = client_key(7);
+    let machine = ClientConnection::new(&key, &settings(), NOW, &mut CountingRng::new(1)).unwrap();
+    let mut client = ClientLine::new(Line::new(machine, [0; BUFFER], [0; 20]));
+    let too_small = Misuse::OutputTooSmall { needed: 74, given: 20 };
+    assert_eq!(client.step_idle(NOW), Err(Error::Misuse(too_small)));
+    let told = StartError::TooSmall {
+        buffer: Buffer::Outbox,
+        needed: 285,
+        given: 20,
+    };
+    assert_eq!(told.to_string(), "the outbox has 20 bytes, and 285 are needed");
 }
 
 /// As a device has it: nonces in an array.
