@@ -2,7 +2,7 @@
 //! order. On a serial line nobody says that the stream has ended, so that being refused is silence until the deadline.
 
 use cortex_m::singleton;
-use falco_core::{ClientConnection, CloseReason, ConnectionError, Instant, PingId};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, Instant, PingId, Status};
 use falco_embedded::{Ask, ClientLine, Error, Line};
 use heapless::Vec;
 
@@ -29,8 +29,8 @@ enum Stage {
     /// A ping is answered, or on the classic wire sent; the request that follows it is.
     Ping,
     AfterPing,
-    /// The lifetime runs out, from this time on.
-    Lapse(Instant),
+    /// The lifetime runs out.
+    Lapse,
     /// A new connection carries a request.
     Again,
     /// The end.
@@ -73,7 +73,7 @@ impl<'k> Client<'k> {
     #[inline(never)]
     fn connect(&mut self, now: Instant, uart: &Uart) -> Option<()> {
         // What came for the last one is not this one's.
-        while uart.read(&mut [0; 16]) > 0 {}
+        uart.discard();
         let key = if self.stage == Stage::Refused {
             self.wrong
         } else {
@@ -87,42 +87,45 @@ impl<'k> Client<'k> {
         Some(())
     }
 
-    /// What comes next, once nothing is under way. Only on a connection that stands.
+    /// What comes next, once nothing is under way. Only on a connection that stands. Says whether something did.
     #[inline(never)]
-    fn proceed(&mut self, now: Instant) -> Result<(), Error> {
-        let Some(line) = &mut self.line else { return Ok(()) };
-        match self.stage {
-            Stage::Refused | Stage::Lapse(_) | Stage::Close => {}
-            Stage::Messages(answered) => return self.ask(answered),
+    fn proceed(&mut self, now: Instant) -> Result<bool, Error> {
+        let Some(line) = &mut self.line else { return Ok(false) };
+        let number = match self.stage {
+            Stage::Refused | Stage::Lapse => return Ok(false),
+            Stage::Messages(answered) => answered,
+            Stage::AfterPing | Stage::Again => 1,
+            Stage::Ping if self.ping.is_none() => {
+                self.ping = Some(line.ping()?);
+                return Ok(true);
+            }
             Stage::Ping => {
-                if self.ping.is_none() {
-                    self.ping = Some(line.ping()?);
-                }
                 // The classic wire has no answer to a ping.
-                if cfg!(feature = "classic") || line.last_pong() == self.ping {
+                let answered = cfg!(feature = "classic") || line.last_pong() == self.ping;
+                if answered {
                     self.stage = Stage::AfterPing;
                 }
+                return Ok(answered);
             }
-            Stage::AfterPing | Stage::Again => return self.ask(1),
-        }
-        if self.stage == Stage::Close {
-            line.close(now, CloseReason::Done);
-        }
-        Ok(())
-    }
-
-    fn ask(&mut self, number: usize) -> Result<(), Error> {
-        if let (Some(line), Some((body, answer))) = (&mut self.line, self.memory.take()) {
+            Stage::Close => {
+                let begins = line.line().machine().status() == Status::Established;
+                line.close(now, CloseReason::Done);
+                return Ok(begins);
+            }
+        };
+        if let Some((body, answer)) = self.memory.take() {
             fill(body, number);
             self.ask = Some(line.ask(body, answer)?);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// An answer is whole: it is what was sent, or this was in vain.
     #[inline(never)]
-    fn answered(&mut self, now: Instant, ask: Ask<Body, Answer>, length: usize) -> bool {
-        let (body, answer) = ask.into_parts();
+    fn answered(&mut self, now: Instant, length: usize) -> bool {
+        let Some((body, answer)) = self.ask.take().map(Ask::into_parts) else {
+            return false;
+        };
         let same = answer.get(..length) == Some(&**body);
         self.memory = Some((body, answer));
         if !same {
@@ -136,10 +139,11 @@ impl<'k> Client<'k> {
             }
             Stage::AfterPing => {
                 board::say("pinged", 1);
-                Stage::Lapse(now)
+                board::say("quiet_at", millis(now));
+                Stage::Lapse
             }
             Stage::Again => Stage::Close,
-            other @ (Stage::Refused | Stage::Ping | Stage::Lapse(_) | Stage::Close) => other,
+            other @ (Stage::Refused | Stage::Ping | Stage::Lapse | Stage::Close) => other,
         };
         true
     }
@@ -167,9 +171,8 @@ impl<'k> Client<'k> {
                 board::say("refused", 1);
                 Stage::Messages(0)
             }
-            (Stage::Lapse(since), ConnectionError::Expired | ConnectionError::PeerExpired) => {
-                let after = now.as_millis().saturating_sub(since.as_millis());
-                board::say("lapsed_after", usize::try_from(after).unwrap_or(usize::MAX));
+            (Stage::Lapse, ConnectionError::Expired | ConnectionError::PeerExpired) => {
+                board::say("lapsed_at", millis(now));
                 self.tries = 0;
                 Stage::Again
             }
@@ -196,27 +199,31 @@ impl<'k> Client<'k> {
         if self.step(now, uart)? {
             return Ok(Wake::Now);
         }
-        if let Some(mut ask) = self.ask.take() {
-            match ask.answered()? {
-                None => self.ask = Some(ask),
-                Some(length) if self.answered(now, ask, length) => return Ok(Wake::Now),
-                Some(_) => return Ok(Wake::Over(33)),
+        if let Some(ask) = &mut self.ask {
+            if let Some(length) = ask.answered()? {
+                return Ok(if self.answered(now, length) {
+                    Wake::Now
+                } else {
+                    Wake::Over(33)
+                });
             }
         } else if let Some(line) = &self.line
             && line.is_established()
-            && !matches!(self.stage, Stage::Lapse(_))
+            && self.stage != Stage::Lapse
         {
             if !self.measured {
                 self.measured = true;
                 board::say("handshake_stack", board::stack_used());
             }
-            self.proceed(now)?;
-            let waits = self.ask.is_none() && self.stage == Stage::Ping;
-            if !waits {
+            if self.proceed(now)? {
                 return Ok(Wake::Now);
             }
         }
-        Ok(Wake::At(self.line.as_ref().and_then(|line| line.line().poll_timeout())))
+        let line = self.line.as_ref().map(ClientLine::line);
+        Ok(Wake::At {
+            time: line.and_then(Line::poll_timeout),
+            writes: line.is_some_and(|line| !line.unsent().is_empty()),
+        })
     }
 }
 
@@ -227,6 +234,10 @@ impl Task for Client<'_> {
             Err(error) => self.ended(now, &error).map_or(Wake::Now, Wake::Over),
         }
     }
+}
+
+fn millis(time: Instant) -> usize {
+    usize::try_from(time.as_millis()).unwrap_or(usize::MAX)
 }
 
 /// A body of the length that has its turn: the first is empty, the last as long as a message may be.

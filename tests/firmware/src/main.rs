@@ -27,8 +27,11 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 pub(crate) enum Wake {
     /// There is more to do: poll again at once.
     Now,
-    /// When a byte has come or gone, or at this time.
-    At(Option<falco_core::Instant>),
+    /// When a byte has come, at this time, or, where something is to be written, when there is room for it; and not before.
+    At {
+        time: Option<falco_core::Instant>,
+        writes: bool,
+    },
     /// It is over, with this exit code.
     Over(i32),
 }
@@ -38,21 +41,29 @@ pub(crate) trait Task {
     fn poll(&mut self, now: falco_core::Instant, uart: &Uart) -> Wake;
 }
 
-/// So many polls in a row may find nothing to do before the core sleeps: a byte that is on its way need not wait for an interrupt.
-const IDLE_POLLS: u32 = 200;
+/// So many looks in a row may find nothing before the core sleeps: a byte that is on its way need not wait for an interrupt.
+const LOOKS: u32 = 200;
 
-/// Polls a task whenever it wants to run, and sleeps in between.
+/// Polls a task when it wants to run, and at no other time: one that says a wrong time is late, or waits for ever.
 fn run(task: &mut impl Task, clock: &Clock, uart: &Uart) -> i32 {
-    let mut idle = 0;
     loop {
-        let now = clock.now();
-        match task.poll(now, uart) {
-            Wake::Now => idle = 0,
-            Wake::At(Some(at)) if at <= now => idle = 0,
-            Wake::At(_) if idle < IDLE_POLLS => idle += 1,
-            // An interrupt ends the sleep every millisecond, so that a byte or the deadline is noticed in time.
-            Wake::At(_) => clock.rest(),
+        match task.poll(clock.now(), uart) {
+            Wake::Now => {}
+            Wake::At { time, writes } => wait(clock, uart, time, writes),
             Wake::Over(code) => return code,
+        }
+    }
+}
+
+#[inline(never)]
+fn wait(clock: &Clock, uart: &Uart, time: Option<falco_core::Instant>, writes: bool) {
+    let mut looks = 0;
+    while !(uart.has_byte() || (writes && uart.has_room()) || time.is_some_and(|time| clock.now() >= time)) {
+        if looks < LOOKS {
+            looks += 1;
+        } else {
+            // An interrupt ends the sleep every millisecond, so that each of the three is noticed in time.
+            clock.rest();
         }
     }
 }
@@ -94,11 +105,7 @@ fn client(factory: &Factory, entropy: &'static Entropy, clock: &Clock, uart: &Ua
 fn server(factory: &Factory, entropy: &'static Entropy, clock: &Clock, uart: &Uart) -> Option<i32> {
     let key = new_server_key(factory, entropy)?;
     board::say("listening", 1);
-    // A connection begins with its first byte: a serial line has no other word for it.
-    while !uart.has_byte() {
-        clock.rest();
-    }
-    Some(run(new_server(key, entropy, clock.now())?, clock, uart))
+    Some(run(&mut server::Server::new(key, entropy), clock, uart))
 }
 
 // Everything that lasts stands in static memory. It is made in functions of their own, so that what they take of the stack is given back.
@@ -106,10 +113,8 @@ fn server(factory: &Factory, entropy: &'static Entropy, clock: &Clock, uart: &Ua
 #[inline(never)]
 #[allow(clippy::mut_from_ref, reason = "what is lent is memory of its own, once")]
 fn new_client(factory: &Factory, entropy: &'static Entropy) -> Option<&'static mut client::Client<'static>> {
-    let (wrong, right) = (
-        new_client_key(factory, 1, entropy)?,
-        new_client_key(factory, 0, entropy)?,
-    );
+    let wrong = new_client_key(factory, 1, entropy)?;
+    let right = new_client_key(factory, 0, entropy)?;
     singleton!(: client::Client<'static> = client::Client::new(wrong, right, entropy)?)
 }
 
@@ -125,24 +130,17 @@ fn new_client_key(factory: &Factory, difference: u8, entropy: &Entropy) -> Optio
 
 #[inline(never)]
 fn new_server_key(factory: &Factory, entropy: &Entropy) -> Option<&'static wire::ServerKey> {
-    let key = singleton!(: wire::ServerKey = wire::server_key(factory, right_memory()?, entropy)?)?;
+    let memory = right_memory()?;
+    let key = singleton!(: wire::ServerKey = wire::server_key(factory, memory, entropy)?)?;
     Some(key)
 }
 
 #[inline(never)]
-#[allow(clippy::mut_from_ref, reason = "what is lent is memory of its own, once")]
-fn new_server(
-    key: &'static wire::ServerKey,
-    entropy: &Entropy,
-    now: falco_core::Instant,
-) -> Option<&'static mut server::Server<'static>> {
-    singleton!(: server::Server<'static> = server::Server::new(key, entropy, now)?)
-}
-
 fn right_memory() -> Option<&'static mut wire::Memory> {
     singleton!(: wire::Memory = wire::memory())
 }
 
+#[inline(never)]
 fn wrong_memory() -> Option<&'static mut wire::Memory> {
     singleton!(: wire::Memory = wire::memory())
 }

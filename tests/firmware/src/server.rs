@@ -11,76 +11,106 @@ use crate::{Task, Wake};
 
 type Bytes = &'static mut [u8];
 
-pub(crate) struct Server<'k> {
-    line: ServerLine<&'k ServerKey, Vec<u8, BUFFER>, Bytes, Bytes, Bytes>,
+type Connection = ServerLine<&'static ServerKey, Vec<u8, BUFFER>, Bytes, Bytes, Bytes>;
+
+pub(crate) struct Server {
+    key: &'static ServerKey,
+    entropy: &'static Entropy,
+    /// There is one from its first byte on: a serial line has no other word for it.
+    line: Option<&'static mut Connection>,
     answered: usize,
     established: bool,
 }
 
-impl<'k> Server<'k> {
-    #[inline(never)]
-    pub(crate) fn new(key: &'k ServerKey, mut entropy: &Entropy, now: Instant) -> Option<Self> {
-        let settings = settings()?;
-        let machine = ServerConnection::new(key, &settings, now, &mut entropy).ok()?;
-        let output = singleton!(: [u8; BUFFER] = [0; BUFFER])?;
-        let request = singleton!(: [u8; MAX_MESSAGE] = [0; MAX_MESSAGE])?;
-        let answer = singleton!(: [u8; MAX_MESSAGE] = [0; MAX_MESSAGE])?;
-        let line = Line::new(machine, Vec::new(), &mut output[..]);
-        Some(Self {
-            line: ServerLine::new(line, request, answer),
-            answered: 0,
-            established: false,
-        })
-    }
-
-    #[inline(never)]
-    fn step(&mut self, now: Instant, uart: &Uart) -> Result<bool, Error> {
-        let line = self.line.line_mut();
-        let read = uart.read(line.space()?);
-        line.filled(read);
-        let written = uart.write(line.unsent());
-        line.sent(now, written);
-        line.handle_timeout(now);
-        if self.line.step(now)? {
-            return Ok(true);
-        }
-        if let Some((request, answer)) = self.line.request() {
-            let length = request.len();
-            match answer.get_mut(..length) {
-                Some(place) => {
-                    place.copy_from_slice(request);
-                    self.line.answer(now, length)?;
-                    self.answered += 1;
-                }
-                None => self.line.refuse(now, Refusal::AnswerTooLarge),
-            }
-            return Ok(true);
-        }
-        Ok(read > 0 || written > 0)
-    }
+/// A connection in the one place for it. In a function of its own, so that what making it takes of the stack is given back.
+#[inline(never)]
+#[allow(clippy::mut_from_ref, reason = "what is lent is memory of its own, once")]
+fn connect(key: &'static ServerKey, mut entropy: &Entropy, now: Instant) -> Option<&'static mut Connection> {
+    let settings = settings()?;
+    let output = singleton!(: [u8; BUFFER] = [0; BUFFER])?;
+    let request: Bytes = singleton!(: [u8; MAX_MESSAGE] = [0; MAX_MESSAGE])?;
+    let answer: Bytes = singleton!(: [u8; MAX_MESSAGE] = [0; MAX_MESSAGE])?;
+    let machine = ServerConnection::new(key, &settings, now, &mut entropy).ok()?;
+    singleton!(: Connection = ServerLine::new(Line::new(machine, Vec::new(), &mut output[..]), request, answer))
 }
 
-impl Task for Server<'_> {
-    fn poll(&mut self, now: Instant, uart: &Uart) -> Wake {
-        let step = self.step(now, uart);
-        if !self.established && self.line.is_established() {
+impl Server {
+    pub(crate) const fn new(key: &'static ServerKey, entropy: &'static Entropy) -> Self {
+        Self {
+            key,
+            entropy,
+            line: None,
+            answered: 0,
+            established: false,
+        }
+    }
+
+    fn work(&mut self, now: Instant, uart: &Uart) -> Result<Wake, Error> {
+        let Some(line) = &mut self.line else {
+            if !uart.has_byte() {
+                return Ok(Wake::At {
+                    time: None,
+                    writes: false,
+                });
+            }
+            self.line = connect(self.key, self.entropy, now);
+            return Ok(if self.line.is_some() { Wake::Now } else { Wake::Over(21) });
+        };
+        let more = step(line, now, uart, &mut self.answered)?;
+        if !self.established && line.is_established() {
             self.established = true;
             board::say("handshake_stack", board::stack_used());
         }
-        match step {
-            Ok(true) => Wake::Now,
-            Ok(false) => Wake::At(self.line.line().poll_timeout()),
-            Err(error) => {
-                board::say("answered", self.answered);
-                // On the classic wire nobody says that he closes: there the lifetime runs out.
-                let end = if cfg!(feature = "noise") {
-                    ConnectionError::Closed
-                } else {
-                    ConnectionError::Expired
-                };
-                let fine = error == Error::Connection(end);
-                Wake::Over(if fine && self.answered >= 200 { 0 } else { 20 })
+        let line = line.line();
+        Ok(if more {
+            Wake::Now
+        } else {
+            Wake::At {
+                time: line.poll_timeout(),
+                writes: !line.unsent().is_empty(),
             }
+        })
+    }
+}
+
+#[inline(never)]
+fn step(server: &mut Connection, now: Instant, uart: &Uart, answered: &mut usize) -> Result<bool, Error> {
+    let line = server.line_mut();
+    let read = uart.read(line.space()?);
+    line.filled(read);
+    let written = uart.write(line.unsent());
+    line.sent(now, written);
+    line.handle_timeout(now);
+    if server.step(now)? {
+        return Ok(true);
+    }
+    if let Some((request, answer)) = server.request() {
+        let length = request.len();
+        match answer.get_mut(..length) {
+            Some(place) => {
+                place.copy_from_slice(request);
+                server.answer(now, length)?;
+                *answered += 1;
+            }
+            None => server.refuse(now, Refusal::AnswerTooLarge),
         }
+        return Ok(true);
+    }
+    Ok(read > 0 || written > 0)
+}
+
+impl Task for Server {
+    fn poll(&mut self, now: Instant, uart: &Uart) -> Wake {
+        self.work(now, uart).unwrap_or_else(|error| {
+            board::say("answered", self.answered);
+            // On the classic wire nobody says that he closes: there the lifetime runs out.
+            let end = if cfg!(feature = "noise") {
+                ConnectionError::Closed
+            } else {
+                ConnectionError::Expired
+            };
+            let fine = error == Error::Connection(end);
+            Wake::Over(if fine && self.answered >= 200 { 0 } else { 20 })
+        })
     }
 }
