@@ -6,13 +6,12 @@
 mod registers;
 
 use core::cell::Cell;
-use core::convert::Infallible;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use cortex_m::Peripherals;
-use cortex_m::peripheral::SYST;
 use cortex_m::peripheral::syst::SystClkSource;
-use falco_core::crypto::{Aead, Crypto};
+use cortex_m::peripheral::SYST;
+use falco_core::crypto::{Aead, AeadError, Crypto};
 use falco_core::{Instant, Key, RustCrypto};
 use tock_registers::interfaces::{Readable, Writeable};
 
@@ -182,7 +181,10 @@ fn bytes(words: &[tock_registers::registers::ReadOnly<u32>; 8]) -> [u8; 32] {
     bytes
 }
 
-/// Random bytes from the factory's seed: the key stream of the AEAD under it, never the same twice in one run. A product asks its TRNG, or stretches what that gave.
+/// Random bytes from the factory's seed: the key stream of the AEAD under it, never the same twice in one run.
+///
+/// After a reset the same seed gives the same bytes again: the same ephemeral keys, the same nonces under the classic wire's one key, which lose their secrets. `run` writes a new seed
+/// before each start. A product asks its TRNG at each start, or keeps a seed that it replaces, with what comes of it, before the first byte of it is used.
 pub(crate) struct Entropy {
     aead: <RustCrypto as Crypto>::Aead,
     /// How often something was drawn.
@@ -190,36 +192,35 @@ pub(crate) struct Entropy {
 }
 
 impl Entropy {
-    fn fill(&self, to: &mut [u8]) {
+    #[inline(never)]
+    fn fill(&self, to: &mut [u8]) -> Result<(), AeadError> {
         self.drawn.set(self.drawn.get() + 1);
         let mut nonce = [0; 12];
         if let Some(place) = nonce.first_chunk_mut() {
             *place = self.drawn.get().to_be_bytes();
         }
         to.fill(0);
-        // It refuses only what no caller asks for, 64 GiB at once.
-        let _ = self.aead.seal(&nonce, &[], to, &[]);
+        self.aead.seal(&nonce, &[], to, &[]).map(|_| ())
     }
 }
 
 impl rand_core::TryRng for &Entropy {
-    type Error = Infallible;
+    type Error = AeadError;
 
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+    fn try_next_u32(&mut self) -> Result<u32, AeadError> {
         let mut bytes = [0; 4];
-        self.fill(&mut bytes);
+        self.fill(&mut bytes)?;
         Ok(u32::from_le_bytes(bytes))
     }
 
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+    fn try_next_u64(&mut self) -> Result<u64, AeadError> {
         let mut bytes = [0; 8];
-        self.fill(&mut bytes);
+        self.fill(&mut bytes)?;
         Ok(u64::from_le_bytes(bytes))
     }
 
-    fn try_fill_bytes(&mut self, to: &mut [u8]) -> Result<(), Infallible> {
-        self.fill(to);
-        Ok(())
+    fn try_fill_bytes(&mut self, to: &mut [u8]) -> Result<(), AeadError> {
+        self.fill(to)
     }
 }
 
