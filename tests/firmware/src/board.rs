@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use cortex_m::Peripherals;
 use cortex_m::peripheral::syst::SystClkSource;
-use cortex_m::peripheral::SYST;
+use cortex_m::peripheral::{SCB, SYST};
 use falco_core::crypto::{Aead, AeadError, Crypto};
 use falco_core::{Instant, Key, RustCrypto};
 use tock_registers::interfaces::{Readable, Writeable};
@@ -67,11 +67,11 @@ impl Clock {
     /// Ticks of the timer since the start, for counting instructions.
     #[allow(dead_code, reason = "the meter's")]
     pub(crate) fn ticks() -> u32 {
-        // Read again where the millisecond changed in between.
+        // Read again where the millisecond changed in between, or is about to: the counter has begun anew, and its interrupt is still to come.
         loop {
             let millis = MILLIS.load(Ordering::Relaxed);
             let within = (TICKS - 1).saturating_sub(SYST::get_current());
-            if millis == MILLIS.load(Ordering::Relaxed) {
+            if !SCB::is_pendst_pending() && millis == MILLIS.load(Ordering::Relaxed) {
                 return millis.wrapping_mul(TICKS).wrapping_add(within);
             }
         }

@@ -87,7 +87,7 @@ fn step<T>(ticks: &Ticks, names: [&str; 4], work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// One handshake, the ping that proves the client included, and one message of 64 bytes.
+/// One handshake and one message of 64 bytes.
 pub(crate) fn measure(factory: &Factory, mut entropy: &Entropy) -> Option<i32> {
     let ticks = Ticks::default();
     let crypto = Metered(&ticks);
@@ -115,6 +115,7 @@ pub(crate) fn measure(factory: &Factory, mut entropy: &Entropy) -> Option<i32> {
         "client_welcome_aes_gcm",
     ];
     step(&ticks, names, || client.recv(now, bytes.get_mut(..welcome)?).ok())?;
+    // The ping that proves the client is a record as any other, and in no step.
     let ping = client.poll_transmit(now, &mut bytes).ok()?;
     let heard = server.recv(now, bytes.get_mut(..ping)?).ok()?;
     if !matches!(heard, Received::Event { .. }) {
