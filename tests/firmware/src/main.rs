@@ -5,6 +5,9 @@
 #[cfg(all(feature = "classic", feature = "noise"))]
 compile_error!("an image speaks one wire: choose the feature classic or the feature noise");
 
+#[cfg(not(any(feature = "classic", feature = "noise")))]
+compile_error!("an image speaks a wire: choose the feature classic or the feature noise");
+
 use lm3s6965 as _;
 
 mod board;
