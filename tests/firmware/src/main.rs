@@ -89,6 +89,7 @@ fn work() -> i32 {
         return 10;
     };
     board::say("connection", wire::CONNECTION);
+    board::say("line", wire::LINE);
     board::say("limit", wire::MAX_MESSAGE);
     let code = match factory.role() {
         1 => client(&factory, entropy, &clock, &uart),

@@ -3,6 +3,9 @@
 use core::time::Duration;
 
 use falco_core::{ClientConnection, ServerConnection, Settings};
+#[cfg(feature = "noise")]
+use falco_core::{RustCrypto, crypto::Crypto};
+use falco_embedded::{ClientLine, ServerLine};
 
 use crate::board::{Entropy, Factory};
 
@@ -105,8 +108,21 @@ mod spoken {
 pub(crate) use spoken::{ClientKey, Memory, ServerKey, client_key, memory, server_key};
 
 /// Bytes of one connection beside the buffers of its owner: the larger of its two sides.
-pub(crate) const CONNECTION: usize = {
-    let client = size_of::<ClientConnection<&ClientKey>>();
-    let server = size_of::<ServerConnection<&ServerKey>>();
-    if client > server { client } else { server }
-};
+pub(crate) const CONNECTION: usize = larger(
+    size_of::<ClientConnection<&ClientKey>>(),
+    size_of::<ServerConnection<&ServerKey>>(),
+);
+
+/// The same with the line around it, whose buffers have no size here.
+pub(crate) const LINE: usize = larger(
+    size_of::<ClientLine<&ClientKey, [u8; 0], [u8; 0]>>(),
+    size_of::<ServerLine<&ServerKey, [u8; 0], [u8; 0], [u8; 0], [u8; 0]>>(),
+);
+
+// The schedules of both directions' keys are in it, and not somewhere else.
+#[cfg(feature = "noise")]
+const _: () = assert!(CONNECTION > 2 * size_of::<<RustCrypto as Crypto>::Aead>());
+
+const fn larger(one: usize, other: usize) -> usize {
+    if one > other { one } else { other }
+}
