@@ -143,7 +143,7 @@ impl Uart {
     }
 }
 
-/// What the factory wrote.
+/// What the factory wrote. The copies of key and seed that are made on the stack stay there until others stand in their place; a product, which has more flash to spare, wipes them.
 pub(crate) struct Factory(&'static registers::Factory);
 
 impl Factory {
