@@ -20,7 +20,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (key, limit) = (key.parse::<Key>()?, limit.parse::<usize>()?);
     let builder = match wire {
         "classic" => Client::classic(key),
-        _ => Client::builder(key),
+        "noise" => Client::builder(key),
+        _ => return Err(format!("noise or classic, not {wire}").into()),
     };
     let client = builder.connect(address)?;
     for number in 0..MESSAGES {
