@@ -213,6 +213,52 @@ fn what_came_while_its_owner_was_busy_is_read_before_a_connection_counts_as_expi
 }
 
 #[test]
+fn a_peer_that_is_gone_is_found_by_an_owner_who_is_busy_most_of_the_time() {
+    for busy in [1_000, 19_000, 25_000, 70_000] {
+        let (client_key, server_key) = (client_key(7), server_key(7));
+        let Joined {
+            world,
+            mut client,
+            mut server,
+            ..
+        } = join(&client_key, &server_key, &settings());
+        let up = Cell::new(false);
+        let asks = async {
+            let ping = client.ping().await.unwrap();
+            client.pong(ping).await.unwrap();
+            up.set(true);
+        };
+        let serving = async {
+            let mut running = pin!(server.serve(handler));
+            poll_fn(|context| {
+                assert!(running.as_mut().poll(context).is_pending());
+                if up.get() { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        };
+        run(&world, asks, serving);
+        // From here on nobody serves. Each time it is driven for a moment only.
+        let begun = world.now();
+        let ended = loop {
+            world.pass(busy);
+            let until = Instant::from_millis(world.now() + 1);
+            if let Err(end) = run(&world, client.idle(until), async {}).0 {
+                break end;
+            }
+            assert!(world.now() - begun <= 200_000, "{busy}");
+        };
+        let ends = [ConnectionError::PeerDead, ConnectionError::Expired].map(Error::Connection);
+        assert!(ends.contains(&ended), "{busy}: {ended:?}");
+        // Two lifetimes at the most; the last words, for which the port has no room, may be given up the next time only.
+        assert!(
+            world.now() - begun <= 2 * (60_000 + busy) + 2_000,
+            "{busy}: {}",
+            world.now()
+        );
+    }
+}
+
+#[test]
 fn a_peer_that_takes_no_byte_for_a_lifetime_ends_the_connection() {
     let quiet = settings().with_keep_alive(false);
     let served = everywhere(&quiet, reverse, async |client, world, [up, _]| {
