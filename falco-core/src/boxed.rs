@@ -75,6 +75,10 @@ impl<R: Role, W: Wire<R>> Wire<R> for Boxed<W> {
         self.0.set_reading(session, now, reading);
     }
 
+    fn was_away(&self, session: &mut Self::Session, now: Instant) {
+        self.0.was_away(session, now);
+    }
+
     fn close(&self, session: &mut Self::Session, now: Instant, reason: CloseReason) {
         self.0.close(session, now, reason);
     }

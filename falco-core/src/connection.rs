@@ -70,7 +70,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
 
     /// The stream has no more bytes. `unread` is what [`recv`](Self::recv) has left of them.
     ///
-    /// `Ok` means that the other direction still has something to do; the classic wire has no such end.
+    /// `Ok` means that the other direction still has something to do, which the next call of [`recv`](Self::recv) may tell of; the classic wire has no such end.
     ///
     /// # Errors
     /// What ended the connection, now or before.
@@ -119,6 +119,13 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     /// lifetime stands still, for one lifetime at the most: a peer that could not be heard is not taken for silent.
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
         self.wire.set_reading(&mut self.session, now, reading);
+    }
+
+    /// Says that nobody looked at the stream for a while, so that what has come by `now` is still to be handed to [`recv`](Self::recv): call it before that, and before
+    /// [`handle_timeout`](Self::handle_timeout). What ran out meanwhile, the lifetime or the wait for an answer to a ping, is over just after `now` and not yet. Between two signs of life
+    /// a lifetime gets no more than one lifetime this way, and a wait no more than one respite. The deadlines of a handshake and of a drain do not move.
+    pub fn was_away(&mut self, now: Instant) {
+        self.wire.was_away(&mut self.session, now);
     }
 
     /// Finishes what was begun, takes nothing new, then ends with [`ConnectionError::Closed`]. At once, if nothing is under way.

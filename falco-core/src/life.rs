@@ -67,6 +67,21 @@ impl Life {
         }
     }
 
+    /// Nobody has read for a while, and what came by `now` is still to be looked at: a lifetime that has run out meanwhile lasts until just after `now`. That is taken from the time for
+    /// which it may stand still between two signs of life.
+    pub(crate) fn was_away(&mut self, now: Instant) {
+        let ran_out = self
+            .deadline
+            .filter(|deadline| self.lives && self.paused.is_none() && *deadline <= now);
+        if let Some(deadline) = ran_out {
+            let late = (now + Span::TICK).span_since(deadline);
+            if late <= self.allowance {
+                self.allowance = self.allowance.saturating_sub(late);
+                self.deadline = Some(deadline + late);
+            }
+        }
+    }
+
     /// The lifetime begins anew at the latest time that was noted.
     #[inline]
     pub(crate) fn restart(&mut self) {

@@ -56,10 +56,13 @@ impl Instant {
 }
 
 /// Whole milliseconds: what the machines count in, as a `Duration` costs divisions and panics that nobody needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Span(u64);
 
 impl Span {
+    /// The least there is.
+    pub(crate) const TICK: Self = Self(1);
+
     pub(crate) const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }

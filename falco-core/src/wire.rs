@@ -96,6 +96,7 @@ pub trait Wire<R: Role>: private::Sealed {
         R::Outgoing: 'm;
     fn seal_size(&self, session: &Self::Session, length: usize) -> usize;
     fn set_reading(&self, session: &mut Self::Session, now: Instant, reading: bool);
+    fn was_away(&self, session: &mut Self::Session, now: Instant);
     fn close(&self, session: &mut Self::Session, now: Instant, reason: CloseReason);
     fn poll_timeout(&self, session: &Self::Session) -> Option<Instant>;
     fn handle_timeout(&self, session: &mut Self::Session, now: Instant) -> Result<(), ConnectionError>;

@@ -180,6 +180,10 @@ impl<R: Role, N: Wire<R>, K: Wire<R>> Wire<R> for Wires<N, K> {
         spoken!(self, session, |wire, inner| wire.set_reading(inner, now, reading), else ());
     }
 
+    fn was_away(&self, session: &mut Self::Session, now: Instant) {
+        spoken!(self, session, |wire, inner| wire.was_away(inner, now), else ());
+    }
+
     fn close(&self, session: &mut Self::Session, now: Instant, reason: CloseReason) {
         spoken!(self, session, |wire, inner| wire.close(inner, now, reason), else ());
     }

@@ -280,6 +280,10 @@ impl<L: Ledger, C: Crypto> Wire<Client> for ClassicKey<L, C> {
         }
     }
 
+    fn was_away(&self, session: &mut ClientSession, now: Instant) {
+        session.life.was_away(now);
+    }
+
     fn close(&self, session: &mut ClientSession, now: Instant, _reason: CloseReason) {
         if session.life.check(now).is_ok() {
             session.closing = true;

@@ -267,6 +267,10 @@ impl<L: Ledger, C: Crypto> Wire<Server> for ClassicKey<L, C> {
         }
     }
 
+    fn was_away(&self, session: &mut ServerSession, now: Instant) {
+        session.life.was_away(now);
+    }
+
     fn close(&self, session: &mut ServerSession, now: Instant, _reason: CloseReason) {
         if session.life.check(now).is_ok() {
             session.closing = true;

@@ -20,7 +20,7 @@ use crate::life::Life;
 use crate::message::{CloseReason, PingId, Status};
 use crate::outgoing::OutgoingRequest;
 use crate::settings::Settings;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 use crate::wire::{BufferSizes, Client, ClientWire, Wire};
 
 /// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives it.
@@ -67,6 +67,8 @@ struct KeepAlive {
     asked: bool,
     /// When that ping went, if nothing has been heard since.
     pinged: Option<Instant>,
+    /// The wait for its answer has had its respite.
+    excused: bool,
 }
 
 impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
@@ -129,6 +131,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.keep_alive.heard = self.base.life.latest();
         self.keep_alive.asked = false;
         self.keep_alive.pinged = None;
+        self.keep_alive.excused = false;
     }
 
     /// Something was written: if it was the ping that the peer is to answer, its time begins now.
@@ -214,6 +217,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
                 heard: now,
                 asked: false,
                 pinged: None,
+                excused: false,
             },
             ending: None,
             first_ping: rng.try_next_u64().map_err(|_| EntropyError::new())?,
@@ -301,6 +305,19 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
                 session.keep_alive.heard = now;
                 session.keep_alive.pinged = session.keep_alive.pinged.map(|_| now);
             }
+        }
+    }
+
+    fn was_away(&self, session: &mut Self::Session, now: Instant) {
+        session.base.life.was_away(now);
+        let third = session.base.life.lifetime().third();
+        let keep_alive = &mut session.keep_alive;
+        // Once: a peer that is gone is found by an owner, too, who is away most of the time.
+        if let Some(pinged) = keep_alive.pinged.filter(|_| !keep_alive.excused)
+            && pinged + third <= now
+        {
+            keep_alive.excused = true;
+            keep_alive.pinged = Some((now + Span::TICK).before(third));
         }
     }
 

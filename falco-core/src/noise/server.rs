@@ -297,6 +297,10 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
         }
     }
 
+    fn was_away(&self, session: &mut Self::Session, now: Instant) {
+        session.base.life.was_away(now);
+    }
+
     fn close(&self, session: &mut Self::Session, now: Instant, reason: CloseReason) {
         if session.check(now).is_err() {
             return;
