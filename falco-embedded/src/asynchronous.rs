@@ -14,7 +14,7 @@ use core::task::Poll;
 
 use embedded_io_async::{Read, Write};
 use falco_core::{
-    ClientWire, CloseReason, ConnectionError, Instant, LINGER, PingId, Refusal, Role, ServerWire, Storage, Wire,
+    ClientWire, CloseReason, ConnectionError, Instant, LINGER, Misuse, PingId, Refusal, Role, ServerWire, Storage, Wire,
 };
 
 use crate::client::ClientLine;
@@ -61,6 +61,11 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
 
     fn into_parts(self) -> (R, W, T) {
         (self.reader, self.writer, self.timer)
+    }
+
+    /// Whether everything that was written has gone out of the stream.
+    const fn is_flushed(&self) -> bool {
+        !self.unflushed
     }
 
     fn now(&self) -> Instant {
@@ -116,11 +121,13 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
         let mut late = pin!(self.timer.sleep_until(until));
         let flushed = poll_fn(|context| {
             if flush.as_mut().poll(context).is_ready() {
-                return Poll::Ready(true);
+                return Poll::Ready(());
             }
-            late.as_mut().poll(context).map(|()| false)
+            late.as_mut().poll(context)
         });
-        self.unflushed = !flushed.await;
+        flushed.await;
+        // What has not gone by now does not.
+        self.unflushed = false;
     }
 
     /// Waits until bytes have come or gone, or it is time to do something else: `until`, or what is due on the line, which is done.

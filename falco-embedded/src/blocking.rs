@@ -7,7 +7,9 @@ use core::fmt;
 use core::ops::Deref;
 
 use embedded_io::{Read, ReadReady, Write, WriteReady};
-use falco_core::{ClientWire, CloseReason, ConnectionError, Instant, PingId, Refusal, Role, ServerWire, Storage, Wire};
+use falco_core::{
+    ClientWire, CloseReason, ConnectionError, Instant, Misuse, PingId, Refusal, Role, ServerWire, Storage, Wire,
+};
 
 use crate::client::ClientLine;
 use crate::clock::Clock;
@@ -44,6 +46,11 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
 
     fn into_parts(self) -> (S, K) {
         (self.stream, self.clock)
+    }
+
+    /// Whether everything that was written has gone out of the stream.
+    const fn is_flushed(&self) -> bool {
+        !self.unflushed
     }
 
     fn now(&self) -> Instant {
@@ -89,7 +96,14 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
     {
         loop {
             let read = self.read(line)?;
-            let wrote = self.write(line);
+            let mut wrote = self.write(line);
+            if !wrote && self.unflushed && line.unsent().is_empty() {
+                wrote = true;
+                if let Err(error) = self.flush() {
+                    self.broken = Some(Error::Io(error));
+                    line.abandon();
+                }
+            }
             let now = self.clock.now();
             if !read && let Some(broken) = self.broken.take() {
                 line.end_of_stream();
@@ -99,11 +113,6 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
             if read || wrote || deadline.is_some_and(|deadline| deadline <= now) {
                 line.turn(now, read);
                 return Ok(());
-            }
-            if let Err(error) = self.flush() {
-                self.broken = Some(Error::Io(error));
-                line.abandon();
-                continue;
             }
             self.clock.rest(deadline);
         }

@@ -35,7 +35,7 @@ pub struct Ask<B, A> {
 }
 
 impl<B: AsRef<[u8]>, A: AsMut<[u8]>> Ask<B, A> {
-    /// How long the answer is, once it is there. It stands at the front of its memory.
+    /// How long the answer is, once it is there. It stands at the front of its memory. Of a request that was [given up](ClientLine::step_idle) there is none, ever.
     ///
     /// # Errors
     /// What befell the request.

@@ -46,26 +46,28 @@ macro_rules! drivers {
                 self.pump.into_parts()
             }
 
-            /// Waits until the server has proved that it has the key. Not needed: a request waits for it too.
+            /// Waits until the server has proved that it has the key, and this side's own proof has gone to it. Not needed: a request waits for it too.
             ///
             /// # Errors
             /// What ended the connection; [`ConnectionError::Refused`] where the server has another key.
             pub $($async)* fn establish(&mut self) -> Result<(), Error<$error>> {
                 self.begin();
-                while !self.line.is_established() {
-                    self.drive(None)$($await)*?;
-                }
-                Ok(())
+                self.settle()$($await)*
             }
 
             /// Sends a request and waits for its answer, which then stands at the front of `answer`. Says how many bytes it has. Bodies are of any length up to the largest message that the
             /// server reads, which it has told.
             ///
             /// # Errors
-            /// What befell the request, or what ended the connection.
+            /// What befell the request, or what ended the connection: [`ConnectionError::Closed`], too, where the server takes no more of them and has others to end.
+            ///
+            /// A request that was given up keeps the server busy until its handler is done or the server has let go of it; the next one waits for that.
             pub $($async)* fn request(&mut self, body: &[u8], answer: &mut [u8]) -> Result<usize, Error<$error>> {
                 self.begin();
-                let mut ask = self.line.ask(body, answer).map_err(Error::widen)?;
+                let mut ask = match self.line.ask(body, answer) {
+                    Ok(ask) => ask,
+                    Err(error) => return Err(self.refused(error)$($await)*),
+                };
                 loop {
                     if let Some(length) = ask.answered().map_err(Error::widen)? {
                         return Ok(length);
@@ -81,14 +83,12 @@ macro_rules! drivers {
             /// What ended the connection.
             pub $($async)* fn ping(&mut self) -> Result<PingId, Error<$error>> {
                 self.begin();
-                let ping = self.line.ping().map_err(Error::widen)?;
-                loop {
-                    let stepped = self.line.step_idle(self.pump.now());
-                    if stepped.is_ok() && self.line.is_established() && self.line.line().unsent().is_empty() {
-                        return Ok(ping);
-                    }
-                    self.after(stepped, None)$($await)*?;
-                }
+                let ping = match self.line.ping() {
+                    Ok(ping) => ping,
+                    Err(error) => return Err(self.refused(error)$($await)*),
+                };
+                self.settle()$($await)*?;
+                Ok(ping)
             }
 
             /// Waits for the answer to a ping.
@@ -112,11 +112,19 @@ macro_rules! drivers {
             /// What ended the connection.
             pub $($async)* fn idle(&mut self, until: Instant) -> Result<(), Error<$error>> {
                 self.begin();
+                let mut waited = false;
                 loop {
-                    self.drive(Some(until))$($await)*?;
-                    if self.pump.now() >= until {
+                    let now = self.pump.now();
+                    let stepped = self.line.step_idle(now);
+                    let rests = matches!(stepped, Ok(false));
+                    // An end is told, whatever time it is, once its last words have gone.
+                    let ended = self.line.line().machine().end().is_some();
+                    // Whoever comes late has what lies there looked at, too.
+                    if rests && waited && now >= until && !ended {
                         return Ok(());
                     }
+                    waited |= rests;
+                    self.after(stepped, (!ended).then_some(until))$($await)*?;
                 }
             }
 
@@ -139,7 +147,33 @@ macro_rules! drivers {
             /// Nobody was here since the last call: what has come since was not read late by the peer's fault.
             fn begin(&mut self) {
                 let now = self.pump.now();
-                self.line.line_mut().catch_up(now);
+                self.line.line_mut().was_away(now);
+            }
+
+            /// Waits until the connection stands and everything that is owed has gone out of the stream: on the noise wire the proof that the welcome could be read, too.
+            $($async)* fn settle(&mut self) -> Result<(), Error<$error>> {
+                loop {
+                    let stepped = self.line.step_idle(self.pump.now());
+                    // A step that found nothing to do left nothing owed.
+                    let rests = matches!(stepped, Ok(false)) && self.line.line().is_sent() && self.pump.is_flushed();
+                    if rests && self.line.is_established() {
+                        return Ok(());
+                    }
+                    self.after(stepped, None)$($await)*?;
+                }
+            }
+
+            /// Why nothing new is taken: of a connection that has ended once its last words have gone.
+            $($async)* fn refused(&mut self, error: Error) -> Error<$error> {
+                match error {
+                    Error::Connection(_) => loop {
+                        if let Err(end) = self.drive(None)$($await)* {
+                            return end;
+                        }
+                    },
+                    Error::Misuse(Misuse::Closing) => Error::Connection(ConnectionError::Closed),
+                    other => other.widen(),
+                }
             }
 
             $($async)* fn drive(&mut self, until: Option<Instant>) -> Result<(), Error<$error>> {
@@ -205,8 +239,8 @@ macro_rules! drivers {
                 mut handler: impl $handler(&[u8], &mut [u8]) -> Result<usize, Refusal>,
             ) -> Result<(), Error<$error>> {
                 let now = self.pump.now();
-                self.line.line_mut().catch_up(now);
-                self.line.give_up(now);
+                self.line.line_mut().was_away(now);
+                self.line.give_up();
                 loop {
                     match self.advance(&mut handler)$($await)* {
                         Ok(()) => {}
@@ -233,14 +267,12 @@ macro_rules! drivers {
                 };
                 let handled = self.pump.meanwhile(desk, handler(request, answer))$($await)*?;
                 let now = self.pump.now();
-                self.line.line_mut().catch_up(now);
+                self.line.line_mut().was_away(now);
                 match handled {
-                    Ok(length) => self.line.answer(now, length).map_err(Error::widen),
-                    Err(refusal) => {
-                        self.line.refuse(now, refusal);
-                        Ok(())
-                    }
+                    Ok(length) => self.line.answer(length),
+                    Err(refusal) => self.line.refuse(refusal),
                 }
+                Ok(())
             }
 
             /// Ends the connection in good order, as soon as the request that is being answered has had its answer: call

@@ -79,7 +79,7 @@ impl<E> From<CoreError> for Error<E> {
             CoreError::Request(error) => Self::Request(error),
             CoreError::Misuse(error) => Self::Misuse(error),
             CoreError::Connection(error) => Self::Connection(error),
-            _ => Self::Connection(ConnectionError::Closed),
+            _ => Self::Connection(ConnectionError::Truncated),
         }
     }
 }

@@ -41,19 +41,21 @@
 //! let (body, answer) = ([1; 1000], [0; 1024]);
 //! let mut ask = client.ask(body, answer)?;
 //! let length = loop {
-//!     let _ = client.step(now, Some(&mut ask))?;
+//!     carry(client.line_mut(), server.line_mut(), now)?;
+//!     carry(server.line_mut(), client.line_mut(), now)?;
+//!     // What has come is looked at before the time is.
+//!     while client.step(now, Some(&mut ask))? {}
 //!     if let Some(length) = ask.answered()? {
 //!         break length;
 //!     }
-//!     let _ = server.step(now)?;
+//!     while server.step(now)? {}
 //!     if let Some((request, answer)) = server.request() {
 //!         let length = request.len();
 //!         answer[..length].copy_from_slice(request);
-//!         server.answer(now, length)?;
+//!         server.answer(length);
 //!     }
-//!     carry(client.line_mut(), server.line_mut(), now)?;
-//!     carry(server.line_mut(), client.line_mut(), now)?;
-//!     // Pings, and the ends of what takes too long. A loop that sleeps wakes at the earlier `poll_timeout` of its lines, or at a byte.
+//!     // Pings, and the ends of what takes too long; the next steps tell of them. A loop that sleeps wakes at the earlier `poll_timeout` of its lines, or at a byte; one that was
+//!     // busy elsewhere calls `was_away` of each first.
 //!     client.line_mut().handle_timeout(now);
 //!     server.line_mut().handle_timeout(now);
 //! };

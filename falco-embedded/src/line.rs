@@ -25,20 +25,21 @@ use crate::error::Error;
 ///     fn give(&mut self, from: &[u8]) -> usize;
 /// }
 ///
-/// /// Moves what can be moved, and says when to come back if nothing else happens.
+/// /// Moves what can be moved.
 /// fn serve<R: Role, H: Deref<Target: Wire<R>>>(
 ///     line: &mut Line<R, H, [u8; 514], [u8; 514]>,
 ///     port: &mut impl Port,
 ///     now: Instant,
-/// ) -> Result<Option<Instant>, StorageFull> {
+/// ) -> Result<(), StorageFull> {
 ///     let read = port.take(line.space()?);
 ///     line.filled(read);
 ///     let written = port.give(line.unsent());
 ///     line.sent(now, written);
-///     line.handle_timeout(now);
-///     Ok(line.poll_timeout())
+///     Ok(())
 /// }
 /// ```
+///
+/// After that come steps, until one says that there is no more, and then [`handle_timeout`](Self::handle_timeout).
 #[allow(
     clippy::struct_excessive_bools,
     reason = "each is true or not whatever the others are"
@@ -58,12 +59,11 @@ pub struct Line<R: Role, H: Deref<Target: Wire<R>>, I, O> {
     paused: bool,
     /// The stream has no more bytes.
     ended: bool,
+    /// The machine knows that, and goes on.
+    told: bool,
     way: Way,
     /// The end of the machine has been seen, and its last words are on their way.
     over: bool,
-    /// Bytes were read although something was due, which comes next.
-    #[cfg(any(feature = "async", feature = "blocking"))]
-    put_off: bool,
 }
 
 /// Whether bytes can still go out.
@@ -100,10 +100,9 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
             progress: Instant::ZERO,
             paused: false,
             ended: false,
+            told: false,
             way: Way::Open,
             over: false,
-            #[cfg(any(feature = "async", feature = "blocking"))]
-            put_off: false,
         }
     }
 
@@ -119,6 +118,12 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
     /// Bytes to be written.
     pub fn unsent(&self) -> &[u8] {
         self.outbox.as_ref().get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Whether nothing waits to be written that could be.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    pub(crate) const fn is_sent(&self) -> bool {
+        self.start == self.end && matches!(self.way, Way::Open)
     }
 
     /// Says that the first `count` of them were.
@@ -174,7 +179,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         (self.start < self.end).then(|| self.machine.stalls_at(self.progress))
     }
 
-    /// Does what is due at `now`, which the next step tells of. Harmless early, late and often.
+    /// Does what is due at `now`, which the next step tells of. Harmless early, late and often. What has come is handed over and looked at first: by
+    /// [`filled`](Self::filled), and by steps until one says that there is no more.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.machine.handle_timeout(now).is_err() {
             self.note_end(now);
@@ -204,30 +210,19 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         self.way = way;
     }
 
-    /// Bytes were moved, or the time has come. Bytes that were read when something was due are looked at first, and then it is done.
-    #[cfg(any(feature = "async", feature = "blocking"))]
-    pub(crate) fn turn(&mut self, now: Instant, read: bool) {
-        let due = self.poll_timeout().is_some_and(|at| at <= now);
-        if due && read && !self.put_off {
-            self.put_off = true;
-            self.catch_up(now);
-        } else {
-            self.put_off = false;
-            if due {
-                self.handle_timeout(now);
-            }
-        }
+    /// Says that nobody was here for a while: what has come by `now` is looked at before the connection counts as silent, or the peer as dead. To be called before the next step.
+    pub fn was_away(&mut self, now: Instant) {
+        self.machine.was_away(now);
     }
 
-    /// Says that nobody was here when something was due: what came by then counts as read in time. The machine bounds how much later that may be.
+    /// Bytes were moved, or the time has come: does what is due, but for an end that the bytes just read may put off.
     #[cfg(any(feature = "async", feature = "blocking"))]
-    pub(crate) fn catch_up(&mut self, now: Instant) {
-        if let Some(due) = self.machine.poll_timeout()
-            && due <= now
-        {
-            let before = Instant::from_millis(due.as_millis().saturating_sub(1));
-            self.machine.set_reading(before, false);
-            self.machine.set_reading(now, true);
+    pub(crate) fn turn(&mut self, now: Instant, read: bool) {
+        if self.poll_timeout().is_some_and(|due| due <= now) {
+            if read {
+                self.machine.was_away(now);
+            }
+            self.handle_timeout(now);
         }
     }
 
@@ -274,22 +269,16 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
             Ok(Received::NeedMore { total }) => {
                 self.wanted = total;
                 if !self.ended {
-                    return self.or_stalled();
+                    return self.or_over();
                 }
                 match self.machine.end_of_stream(now, self.inbox.unread()) {
-                    Ok(()) => return self.or_stalled(),
+                    // What it makes of that is told by the next look.
+                    Ok(()) if !core::mem::replace(&mut self.told, true) => return Ok(Next::Again),
+                    Ok(()) => return self.or_over(),
                     Err(end) => end,
                 }
             }
-            // Something has to be written first. Where that has to wait, nothing is read meanwhile, so that the lifetime stands still.
-            Ok(_) => {
-                self.wanted = 0;
-                if self.start < self.end {
-                    self.paused = true;
-                    self.machine.set_reading(now, false);
-                }
-                return self.or_stalled();
-            }
+            Ok(_) => return self.hold(now),
             Err(end) => end,
         };
         self.note_end(now);
@@ -299,11 +288,25 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         Err(end.into())
     }
 
-    const fn or_stalled(&self) -> Result<Next<R::Event>, Error> {
-        if matches!(self.way, Way::Stalled) {
-            Err(Error::Stalled)
-        } else {
-            Ok(Next::Wait)
+    /// Something has to be written first. Where that has to wait, nothing is read meanwhile, so that the lifetime stands still.
+    pub(crate) fn hold(&mut self, now: Instant) -> Result<Next<R::Event>, Error> {
+        self.wanted = 0;
+        if self.start < self.end {
+            self.paused = true;
+            self.machine.set_reading(now, false);
+        }
+        self.or_over()
+    }
+
+    /// Waiting is in vain where nothing goes any more.
+    fn or_over(&self) -> Result<Next<R::Event>, Error> {
+        match self.way {
+            Way::Stalled => Err(Error::Stalled),
+            #[cfg(any(feature = "async", feature = "blocking"))]
+            Way::Broken if self.ended => Err(falco_core::ConnectionError::Truncated.into()),
+            #[cfg(any(feature = "async", feature = "blocking"))]
+            Way::Broken => Ok(Next::Wait),
+            Way::Open => Ok(Next::Wait),
         }
     }
 

@@ -42,6 +42,8 @@ enum Stage {
     Request { id: RequestId, given: bool },
     /// Its answer, which stands in the memory for answers, is being sealed.
     Answer(OutgoingAnswer),
+    /// It is to be refused, once no other refusal waits.
+    Refuse(RequestId, Refusal),
 }
 
 impl<H, I, O, M, A> ServerLine<H, I, O, M, A>
@@ -76,7 +78,8 @@ where
         Ok(Self::new(Line::new(machine, inbox, outbox), message, answer))
     }
 
-    /// A server on `line`. Requests that do not fit `message` are refused as too large, and so are answers that do not fit `answer`.
+    /// A server on `line`. Requests that do not fit `message` are refused as too large, and so are answers that do not fit `answer`. Where the settings allow more than one request under way,
+    /// those that come beside the one that is handled are refused as busy; the classic wire has no word for that and ends.
     pub const fn new(line: Line<Server, H, I, O>, message: M, answer: A) -> Self {
         Self {
             desk: Desk { line, refusal: None },
@@ -125,38 +128,33 @@ where
 
     /// A request whose handler went away without an end is refused as failed: it may have done half of its work, and is not given to another.
     #[cfg(any(feature = "async", feature = "blocking"))]
-    pub(crate) fn give_up(&mut self, now: Instant) {
+    pub(crate) fn give_up(&mut self) {
         if matches!(self.stage, Stage::Request { given: true, .. }) {
-            self.refuse(now, Refusal::Failed);
+            self.refuse(Refusal::Failed);
         }
     }
 
-    /// Answers the request with the first `length` bytes of the memory for answers. An answer too large for the client, or for the memory, becomes a refusal.
-    ///
-    /// # Errors
-    /// What ended the connection. Nothing happens where no request waits.
-    pub fn answer(&mut self, _now: Instant, length: usize) -> Result<(), Error> {
-        let Some(id) = self.finish() else { return Ok(()) };
-        if length > self.answer.as_ref().len() {
-            self.desk.refusal = Some((id, Refusal::AnswerTooLarge));
-            return Ok(());
-        }
-        match self.desk.line.machine_mut().answer(id, length) {
-            Ok(outgoing) => self.stage = Stage::Answer(outgoing),
-            Err(CoreError::Request(RequestError::TooLarge { .. })) => {
-                self.desk.refusal = Some((id, Refusal::AnswerTooLarge));
+    /// Answers the request with the first `length` bytes of the memory for answers. An answer too large for the client, or for the memory, becomes a refusal. Nothing happens where no
+    /// request waits, or where the connection has ended, which the next step tells.
+    pub fn answer(&mut self, length: usize) {
+        let Some(id) = self.finish() else { return };
+        let answer = if length > self.answer.as_ref().len() {
+            None
+        } else {
+            match self.desk.line.machine_mut().answer(id, length) {
+                Ok(outgoing) => Some(outgoing),
+                Err(CoreError::Request(RequestError::TooLarge { .. })) => None,
+                // It has had its end, or the connection has.
+                Err(_) => return,
             }
-            // The client wanted it no longer, and has been told.
-            Err(CoreError::Misuse(Misuse::NotWaiting(_))) => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
+        };
+        self.stage = answer.map_or(Stage::Refuse(id, Refusal::AnswerTooLarge), Stage::Answer);
     }
 
-    /// Refuses the request.
-    pub fn refuse(&mut self, _now: Instant, refusal: Refusal) {
+    /// Refuses the request. Nothing happens where none waits.
+    pub fn refuse(&mut self, refusal: Refusal) {
         if let Some(id) = self.finish() {
-            self.desk.refusal = Some((id, refusal));
+            self.stage = Stage::Refuse(id, refusal);
         }
     }
 
@@ -177,18 +175,25 @@ where
     /// What ended the connection, once its last words have been taken away; [`Error::Stalled`] where bytes waited too long to be; [`Error::Misuse`] with the numbers where the outbox is
     /// too small.
     pub fn step(&mut self, now: Instant) -> Result<bool, Error> {
-        if let Stage::Answer(outgoing) = &mut self.stage {
-            let body = self.answer.as_ref().get(..outgoing.length()).unwrap_or_default();
-            match self.desk.line.seal(now, [(&mut *outgoing, body)]) {
-                // The end is told by the look at the unread bytes, after what is owed has gone.
-                Err(CoreError::Connection(_)) => {}
-                other => {
-                    other?;
+        match &mut self.stage {
+            Stage::Answer(outgoing) => {
+                let body = self.answer.as_ref().get(..outgoing.length()).unwrap_or_default();
+                match self.desk.line.seal(now, [(&mut *outgoing, body)]) {
+                    // The end is told by the look at the unread bytes, after what is owed has gone.
+                    Err(CoreError::Connection(_)) => {}
+                    other => {
+                        other?;
+                    }
+                }
+                if outgoing.is_done() {
+                    self.stage = Stage::Idle;
                 }
             }
-            if outgoing.is_done() {
+            Stage::Refuse(id, refusal) if self.desk.refusal.is_none() => {
+                self.desk.refusal = Some((*id, *refusal));
                 self.stage = Stage::Idle;
             }
+            Stage::Idle | Stage::Comes(_) | Stage::Request { .. } | Stage::Refuse(..) => {}
         }
         let (consumed, event) = match self.desk.look(now)? {
             Next::Event(consumed, event) => (consumed, event),
@@ -291,7 +296,7 @@ where
     fn look(&mut self, now: Instant) -> Result<Next<ServerEvent>, Error> {
         self.settle(now)?;
         if self.refusal.is_some() && self.line.machine().end().is_none() {
-            return Ok(Next::Wait);
+            return self.line.hold(now);
         }
         self.line.look(now)
     }

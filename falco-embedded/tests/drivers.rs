@@ -11,14 +11,14 @@
 mod common;
 
 use core::cell::Cell;
-use core::future::{Future, poll_fn};
+use core::future::Future;
 use core::pin::pin;
 use core::task::Poll;
 use core::time::Duration;
 
 use common::{
     Joined, Lines, MESSAGE, Port, RestingClock, VirtualClock, client_key, everywhere, join, lines, polled, reverse,
-    run, server_key, settings, side_by_side,
+    run, server_key, settings, side_by_side, until,
 };
 use falco_core::{CloseReason, ConnectionError, Instant, Refusal, RequestError};
 use falco_embedded::{Clock, Error, Timer, asynchronous, blocking};
@@ -159,106 +159,6 @@ fn without_keep_alive_a_connection_lapses_on_time() {
 }
 
 #[test]
-fn what_came_while_its_owner_was_busy_is_read_before_a_connection_counts_as_expired() {
-    let (client_key, server_key) = (client_key(7), server_key(7));
-    let quiet = settings().with_keep_alive(false);
-    let Joined {
-        world,
-        mut client,
-        mut server,
-        pipes: [_, down],
-    } = join(&client_key, &server_key, &quiet);
-    let asks = async {
-        client.establish().await.unwrap();
-        client.idle(Instant::from_millis(50_000)).await.unwrap();
-        let ping = client.ping().await.unwrap();
-        poll_fn(|_| {
-            if down.bytes.borrow().is_empty() {
-                Poll::Pending
-            } else {
-                Poll::Ready(())
-            }
-        })
-        .await;
-        // The answer lies there since ten seconds before the lifetime has run out.
-        world.pass(15_000);
-        client.pong(ping).await.unwrap();
-        client.close().await
-    };
-    assert_eq!(run(&world, asks, server.serve(handler)), (Ok(()), Ok(())));
-    assert_eq!(world.now(), 65_000);
-
-    let Lines {
-        world,
-        client,
-        server,
-        pipes: [up, down],
-    } = lines(&client_key, &server_key, &quiet);
-    let mut server = asynchronous::Server::new(server, up.clone(), down.clone(), VirtualClock(world.clone()));
-    let other = common::Other::new(async { server.serve(handler).await.unwrap() });
-    let clock = RestingClock {
-        world: world.clone(),
-        other: &other,
-    };
-    let mut client = blocking::Client::new(client, Port { from: down, to: up }, clock);
-    client.establish().unwrap();
-    client.idle(Instant::from_millis(50_000)).unwrap();
-    let ping = client.ping().unwrap();
-    other.poll(&world);
-    world.pass(15_000);
-    client.pong(ping).unwrap();
-    client.close().unwrap();
-    other.finish(&world);
-    assert_eq!(world.now(), 65_000);
-}
-
-#[test]
-fn a_peer_that_is_gone_is_found_by_an_owner_who_is_busy_most_of_the_time() {
-    for busy in [1_000, 19_000, 25_000, 70_000] {
-        let (client_key, server_key) = (client_key(7), server_key(7));
-        let Joined {
-            world,
-            mut client,
-            mut server,
-            ..
-        } = join(&client_key, &server_key, &settings());
-        let up = Cell::new(false);
-        let asks = async {
-            let ping = client.ping().await.unwrap();
-            client.pong(ping).await.unwrap();
-            up.set(true);
-        };
-        let serving = async {
-            let mut running = pin!(server.serve(handler));
-            poll_fn(|context| {
-                assert!(running.as_mut().poll(context).is_pending());
-                if up.get() { Poll::Ready(()) } else { Poll::Pending }
-            })
-            .await;
-        };
-        run(&world, asks, serving);
-        // From here on nobody serves. Each time it is driven for a moment only.
-        let begun = world.now();
-        let ended = loop {
-            world.pass(busy);
-            let until = Instant::from_millis(world.now() + 1);
-            if let Err(end) = run(&world, client.idle(until), async {}).0 {
-                break end;
-            }
-            assert!(world.now() - begun <= 200_000, "{busy}");
-        };
-        let ends = [ConnectionError::PeerDead, ConnectionError::Expired].map(Error::Connection);
-        assert!(ends.contains(&ended), "{busy}: {ended:?}");
-        // Two lifetimes at the most; the last words, for which the port has no room, may be given up the next time only.
-        assert!(
-            world.now() - begun <= 2 * (60_000 + busy) + 2_000,
-            "{busy}: {}",
-            world.now()
-        );
-    }
-}
-
-#[test]
 fn a_peer_that_takes_no_byte_for_a_lifetime_ends_the_connection() {
     let quiet = settings().with_keep_alive(false);
     let served = everywhere(&quiet, reverse, async |client, world, [up, _]| {
@@ -325,14 +225,7 @@ fn a_server_that_closes_is_told_of_to_the_client_at_once() {
         client.idle(Instant::from_millis(60_000)).await
     };
     let serving = async {
-        {
-            let mut running = pin!(server.serve(handler));
-            poll_fn(|context| {
-                assert!(running.as_mut().poll(context).is_pending());
-                if up.get() { Poll::Ready(()) } else { Poll::Pending }
-            })
-            .await;
-        }
+        until(&up, server.serve(handler)).await;
         server.close(CloseReason::ShuttingDown);
         server.serve(handler).await
     };

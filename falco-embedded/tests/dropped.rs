@@ -9,11 +9,8 @@
 mod common;
 
 use core::cell::Cell;
-use core::future::{Future, poll_fn};
-use core::pin::pin;
-use core::task::Poll;
 
-use common::{Joined, MESSAGE, client_key, join, polled, reverse, run, server_key, settings};
+use common::{Joined, MESSAGE, client_key, join, polled, reverse, run, server_key, settings, until};
 use falco_core::{ConnectionError, Instant, Refusal, RequestError};
 use falco_embedded::Error;
 
@@ -113,7 +110,7 @@ fn a_request_whose_handler_was_dropped_is_refused_and_not_handled_twice() {
         mut server,
         ..
     } = join(&client_key, &server_key, &settings());
-    let runs = Cell::new(0);
+    let (runs, begun) = (Cell::new(0), Cell::new(false));
     let asks = async {
         let failed = client.request(b"open the valve", &mut [0; 16]).await;
         assert_eq!(failed, Err(Error::Request(RequestError::Refused(Refusal::Failed))));
@@ -121,17 +118,12 @@ fn a_request_whose_handler_was_dropped_is_refused_and_not_handled_twice() {
         client.close().await
     };
     let serving = async {
-        {
-            let mut first = pin!(server.serve(async |_: &[u8], _: &mut [u8]| {
-                runs.set(runs.get() + 1);
-                core::future::pending().await
-            }));
-            poll_fn(|context| {
-                assert!(first.as_mut().poll(context).is_pending());
-                if runs.get() > 0 { Poll::Ready(()) } else { Poll::Pending }
-            })
-            .await;
-        }
+        let first = server.serve(async |_: &[u8], _: &mut [u8]| {
+            runs.set(runs.get() + 1);
+            begun.set(true);
+            core::future::pending().await
+        });
+        until(&begun, first).await;
         server
             .serve(async |request: &[u8], answer: &mut [u8]| {
                 runs.set(runs.get() + 1);

@@ -13,34 +13,18 @@ use core::cell::RefCell;
 use core::ops::Deref;
 use std::rc::Rc;
 
-use common::{BUFFER, MESSAGE, Pipe, VirtualClock, World, client_key, lines, reverse, run, server_key, settings};
+use common::{
+    BUFFER, MESSAGE, Pipe, VirtualClock, World, carry, client_key, lines, reverse, run, server_key, settings,
+};
 use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, key};
 use falco_core::{
     ClassicKey, ClientConnection, CloseReason, ConnectionError, Instant, Misuse, NonceLedger, NonceSlot, Refusal,
-    RequestError, Role, RustCrypto, ServerConnection, Settings, Storage, Wire,
+    RequestError, RustCrypto, ServerConnection, Settings, Storage,
 };
 use falco_embedded::{Ask, Buffer, ClientLine, Error, Line, ServerLine, StartError, asynchronous};
 
 const NOW: Instant = Instant::ZERO;
-
-/// What a cable does, as far as there is room.
-fn carry<A: Role, B: Role, G, H, I, J, O, P>(from: &mut Line<A, G, I, O>, to: &mut Line<B, H, J, P>) -> bool
-where
-    G: Deref<Target: Wire<A>>,
-    H: Deref<Target: Wire<B>>,
-    I: Storage,
-    J: Storage,
-    O: AsRef<[u8]> + AsMut<[u8]>,
-    P: AsRef<[u8]> + AsMut<[u8]>,
-{
-    let space = to.space().unwrap();
-    let count = space.len().min(from.unsent().len());
-    space[..count].copy_from_slice(&from.unsent()[..count]);
-    to.filled(count);
-    from.sent(NOW, count);
-    count > 0
-}
 
 /// Runs both until neither has anything to do. Requests wait for whoever calls.
 fn settle<G, H, M>(
@@ -56,8 +40,8 @@ fn settle<G, H, M>(
         let mut moved = false;
         while client.step(NOW, ask.as_deref_mut()).unwrap() {}
         while server.step(NOW).unwrap() {}
-        moved |= carry(client.line_mut(), server.line_mut());
-        moved |= carry(server.line_mut(), client.line_mut());
+        moved |= carry(client.line_mut(), server.line_mut(), NOW);
+        moved |= carry(server.line_mut(), client.line_mut(), NOW);
         if !moved {
             return;
         }
@@ -98,9 +82,17 @@ fn a_request_larger_than_the_memory_is_refused_as_too_large_at_its_beginning() {
     let mut ask = client.ask(&[1; 600][..], [0; MESSAGE]).unwrap();
     settle(&mut client, Some(&mut ask), &mut server);
     assert_eq!(server.request().unwrap().0, [1; 600]);
-    server.answer(NOW, 8).unwrap();
+    server.answer(8);
     settle(&mut client, Some(&mut ask), &mut server);
     assert_eq!(ask.answered(), Ok(Some(8)));
+
+    // More than the memory for answers has is no answer, though the client would read it.
+    let mut ask = client.ask(&b"much"[..], [0; MESSAGE]).unwrap();
+    settle(&mut client, Some(&mut ask), &mut server);
+    server.answer(9);
+    settle(&mut client, Some(&mut ask), &mut server);
+    let too_large = Err(Error::Request(RequestError::Refused(Refusal::AnswerTooLarge)));
+    assert_eq!(ask.answered(), too_large);
 }
 
 #[test]
@@ -165,12 +157,12 @@ fn a_request_that_is_given_up_before_its_handler_begins_is_never_handled() {
         // It has gone, and was not looked at.
         for _ in 0..6 {
             while client.step(NOW, Some(&mut ask)).unwrap() {}
-            carry(client.line_mut(), server.line_mut());
+            carry(client.line_mut(), server.line_mut(), NOW);
             if client.line().machine().in_flight() == 1 {
                 break;
             }
             while server.step(NOW).unwrap() {}
-            carry(server.line_mut(), client.line_mut());
+            carry(server.line_mut(), client.line_mut(), NOW);
         }
     }
     settle(&mut client, None, &mut server);
@@ -189,12 +181,12 @@ fn refusing_waits_for_room_and_loses_nothing() {
     for _ in 0..2 {
         client.ping().unwrap();
         while client.step(NOW, Some(&mut ask)).unwrap() {}
-        while carry(client.line_mut(), server.line_mut()) {
+        while carry(client.line_mut(), server.line_mut(), NOW) {
             while server.step(NOW).unwrap() {}
         }
     }
     assert!(!server.line().unsent().is_empty());
-    server.refuse(NOW, Refusal::Failed);
+    server.refuse(Refusal::Failed);
     while server.step(NOW).unwrap() {}
     settle(&mut client, Some(&mut ask), &mut server);
     let failed = Err(Error::Request(RequestError::Refused(Refusal::Failed)));
@@ -229,14 +221,14 @@ fn each_byte_that_goes_gives_the_rest_its_time_anew_and_nothing_else_does() {
     let (mut client, mut server) = (client(&client_key), server(&server_key));
     let mut ask = client.ask(&b"much"[..], [0; MESSAGE]).unwrap();
     settle(&mut client, Some(&mut ask), &mut server);
-    server.answer(NOW, 8).unwrap();
+    server.answer(8);
     while server.step(NOW).unwrap() {}
     // The client pings, so that it lives, and takes a single byte.
     for seconds in [10, 40] {
         let now = Instant::from_millis(seconds * 1_000);
         client.ping().unwrap();
         while client.step(now, Some(&mut ask)).unwrap() {}
-        carry(client.line_mut(), server.line_mut());
+        carry(client.line_mut(), server.line_mut(), NOW);
         while server.step(now).unwrap() {}
         server.line_mut().sent(now, usize::from(seconds == 10));
     }
@@ -259,12 +251,12 @@ fn what_comes_of_a_request_that_was_given_up_does_not_count_for_the_next() {
     assert_eq!(server.request().unwrap().0, b"first");
     // The first has its answer while the second is under way, which then is given up as well.
     let mut second = client.ask(&b"second"[..], [0; MESSAGE]).unwrap();
-    server.answer(NOW, 8).unwrap();
+    server.answer(8);
     settle(&mut client, Some(&mut second), &mut server);
     assert_eq!(second.answered(), Ok(None));
     assert_eq!(server.request().unwrap().0, b"second");
     settle(&mut client, None, &mut server);
-    server.refuse(NOW, Refusal::Failed);
+    server.refuse(Refusal::Failed);
     settle(&mut client, None, &mut server);
     let mut third = client.ask(&b"third"[..], [0; MESSAGE]).unwrap();
     settle(&mut client, Some(&mut third), &mut server);

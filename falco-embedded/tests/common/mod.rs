@@ -6,16 +6,21 @@
 )]
 
 mod asker;
+mod raw;
 mod world;
 
+use core::ops::Deref;
 use std::rc::Rc;
 
 pub(crate) use asker::{Asker, Handler, Served, everywhere, reverse, side_by_side};
 use falco_core::noise::{KeyRing, NoiseSecret};
 use falco_core::testing::{CountingRng, key};
-use falco_core::{RustCrypto, Settings};
-use falco_embedded::{ClientLine, Clock, NoiseClientKey, NoiseServerKey, ServerLine, asynchronous, blocking};
-pub(crate) use world::{Broken, Other, Pipe, Port, RestingClock, VirtualClock, World, Writes, at_once, polled, run};
+use falco_core::{Instant, Role, RustCrypto, Settings, Storage, Wire};
+use falco_embedded::{ClientLine, Clock, Line, NoiseClientKey, NoiseServerKey, ServerLine, asynchronous, blocking};
+pub(crate) use raw::{ManyKey, Raw, RawKey, many_key, raw_key, turn};
+pub(crate) use world::{
+    Broken, Other, Pipe, Port, RestingClock, VirtualClock, World, Writes, at_once, polled, run, until,
+};
 
 /// One record with its length.
 pub(crate) const BUFFER: usize = 514;
@@ -98,4 +103,26 @@ pub(crate) fn join<'k>(client_key: &'k NoiseClientKey, server_key: &'k ServerKey
         world,
         pipes,
     }
+}
+
+/// What a cable does, as far as there is room.
+pub(crate) fn carry<A: Role, B: Role, G, H, I, J, O, P>(
+    from: &mut Line<A, G, I, O>,
+    to: &mut Line<B, H, J, P>,
+    now: Instant,
+) -> bool
+where
+    G: Deref<Target: Wire<A>>,
+    H: Deref<Target: Wire<B>>,
+    I: Storage,
+    J: Storage,
+    O: AsRef<[u8]> + AsMut<[u8]>,
+    P: AsRef<[u8]> + AsMut<[u8]>,
+{
+    let space = to.space().unwrap();
+    let count = space.len().min(from.unsent().len());
+    space[..count].copy_from_slice(&from.unsent()[..count]);
+    to.filled(count);
+    from.sent(now, count);
+    count > 0
 }

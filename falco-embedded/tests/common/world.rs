@@ -29,6 +29,11 @@ impl World {
         self.now.set(self.now.get() + millis);
     }
 
+    /// Something has happened, so that time does not go on in this round.
+    pub(crate) fn stir(&self) {
+        self.moved.set(true);
+    }
+
     fn begin_round(&self) {
         self.moved.set(false);
         self.until.borrow_mut().clear();
@@ -188,7 +193,7 @@ impl Pipe {
         !self.bytes.borrow().is_empty() || self.closed.get()
     }
 
-    fn take(&self, to: &mut [u8]) -> usize {
+    pub(crate) fn take(&self, to: &mut [u8]) -> usize {
         let mut bytes = self.bytes.borrow_mut();
         let count = bytes.len().min(to.len());
         to.iter_mut()
@@ -350,6 +355,16 @@ pub(crate) fn at_once<F: Future>(future: F) -> F::Output {
         Poll::Ready(value) => value,
         Poll::Pending => panic!("a blocking driver does not wait for an executor"),
     }
+}
+
+/// Polls a future that does not end until this is said, then drops it.
+pub(crate) async fn until<F: Future>(said: &Cell<bool>, future: F) {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        assert!(future.as_mut().poll(context).is_pending());
+        if said.get() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// Polls a future so many times, then drops it.

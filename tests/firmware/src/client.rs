@@ -156,9 +156,13 @@ impl<'k> Client<'k> {
         bytes.filled(read);
         let written = uart.write(bytes.unsent());
         bytes.sent(now, written);
-        bytes.handle_timeout(now);
         let more = line.step(now, self.ask.as_mut())?;
-        Ok(more || read > 0 || written > 0)
+        // What has come has been looked at before the time is.
+        let due = !more && read == 0 && line.line().poll_timeout().is_some_and(|due| due <= now);
+        if due {
+            line.line_mut().handle_timeout(now);
+        }
+        Ok(more || due || read > 0 || written > 0)
     }
 
     /// A connection has ended: as it should, or it is tried again, or this was in vain.

@@ -80,7 +80,6 @@ fn step(server: &mut Connection, now: Instant, uart: &Uart, answered: &mut usize
     line.filled(read);
     let written = uart.write(line.unsent());
     line.sent(now, written);
-    line.handle_timeout(now);
     if server.step(now)? {
         return Ok(true);
     }
@@ -89,14 +88,19 @@ fn step(server: &mut Connection, now: Instant, uart: &Uart, answered: &mut usize
         match answer.get_mut(..length) {
             Some(place) => {
                 place.copy_from_slice(request);
-                server.answer(now, length)?;
+                server.answer(length);
                 *answered += 1;
             }
-            None => server.refuse(now, Refusal::AnswerTooLarge),
+            None => server.refuse(Refusal::AnswerTooLarge),
         }
         return Ok(true);
     }
-    Ok(read > 0 || written > 0)
+    // What has come has been looked at before the time is.
+    let due = read == 0 && server.line().poll_timeout().is_some_and(|due| due <= now);
+    if due {
+        server.line_mut().handle_timeout(now);
+    }
+    Ok(due || read > 0 || written > 0)
 }
 
 impl Task for Server {

@@ -1,0 +1,286 @@
+//! Owners who do something else for a while, and come back late or often: what has come by then counts, what was to be said has been, and a peer that is gone is found.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::similar_names,
+    reason = "a test that panics has failed"
+)]
+
+mod common;
+
+use core::cell::Cell;
+use core::future::poll_fn;
+use core::task::Poll;
+
+use common::{
+    Joined, Lines, Port, RestingClock, VirtualClock, client_key, everywhere, join, lines, reverse, run, server_key,
+    settings, until,
+};
+use falco_core::{ConnectionError, Instant, Refusal};
+use falco_embedded::{Error, Timer, asynchronous, blocking};
+
+async fn handler(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
+    reverse(request, answer)
+}
+
+#[test]
+fn what_came_while_its_owner_was_busy_is_read_before_a_connection_counts_as_expired() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let quiet = settings().with_keep_alive(false);
+    let Joined {
+        world,
+        mut client,
+        mut server,
+        pipes: [_, down],
+    } = join(&client_key, &server_key, &quiet);
+    let asks = async {
+        client.establish().await.unwrap();
+        client.idle(Instant::from_millis(50_000)).await.unwrap();
+        let ping = client.ping().await.unwrap();
+        poll_fn(|_| {
+            if down.bytes.borrow().is_empty() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+        // The answer lies there since ten seconds before the lifetime has run out.
+        world.pass(15_000);
+        client.pong(ping).await.unwrap();
+        client.close().await
+    };
+    assert_eq!(run(&world, asks, server.serve(handler)), (Ok(()), Ok(())));
+    assert_eq!(world.now(), 65_000);
+
+    let Lines {
+        world,
+        client,
+        server,
+        pipes: [up, down],
+    } = lines(&client_key, &server_key, &quiet);
+    let mut server = asynchronous::Server::new(server, up.clone(), down.clone(), VirtualClock(world.clone()));
+    let other = common::Other::new(async { server.serve(handler).await.unwrap() });
+    let clock = RestingClock {
+        world: world.clone(),
+        other: &other,
+    };
+    let mut client = blocking::Client::new(client, Port { from: down, to: up }, clock);
+    client.establish().unwrap();
+    client.idle(Instant::from_millis(50_000)).unwrap();
+    let ping = client.ping().unwrap();
+    other.poll(&world);
+    world.pass(15_000);
+    client.pong(ping).unwrap();
+    client.close().unwrap();
+    other.finish(&world);
+    assert_eq!(world.now(), 65_000);
+}
+
+#[test]
+fn a_peer_that_is_gone_is_found_by_an_owner_who_is_busy_most_of_the_time() {
+    for busy in [1_000, 19_000, 25_000, 70_000] {
+        let (client_key, server_key) = (client_key(7), server_key(7));
+        let Joined {
+            world,
+            mut client,
+            mut server,
+            ..
+        } = join(&client_key, &server_key, &settings());
+        let up = Cell::new(false);
+        let asks = async {
+            let ping = client.ping().await.unwrap();
+            client.pong(ping).await.unwrap();
+            up.set(true);
+        };
+        run(&world, asks, until(&up, server.serve(handler)));
+        // From here on nobody serves. Each time it is driven for a moment only.
+        let begun = world.now();
+        let ended = loop {
+            world.pass(busy);
+            let until = Instant::from_millis(world.now() + 1);
+            if let Err(end) = run(&world, client.idle(until), async {}).0 {
+                break end;
+            }
+            assert!(world.now() - begun <= 200_000, "{busy}");
+        };
+        let ends = [ConnectionError::PeerDead, ConnectionError::Expired].map(Error::Connection);
+        assert!(ends.contains(&ended), "{busy}: {ended:?}");
+        // Two lifetimes at the most; the last words, for which the port has no room, may be given up the next time only.
+        assert!(
+            world.now() - begun <= 2 * (60_000 + busy) + 2_000,
+            "{busy}: {}",
+            world.now()
+        );
+    }
+}
+
+#[test]
+fn who_has_established_or_pinged_may_be_away_for_longer_than_a_handshake() {
+    for pings in [false, true] {
+        let (client_key, server_key) = (client_key(7), server_key(7));
+        let Joined {
+            world,
+            mut client,
+            mut server,
+            ..
+        } = join(&client_key, &server_key, &settings());
+        let mut clock = VirtualClock(world.clone());
+        let asks = async {
+            if pings {
+                client.ping().await.unwrap();
+            } else {
+                client.establish().await.unwrap();
+            }
+            clock.sleep_until(Instant::from_millis(30_000)).await;
+            assert_eq!(client.request(b"later", &mut [0; 8]).await, Ok(5));
+            client.close().await
+        };
+        let ended = run(&world, asks, server.serve(handler));
+        assert_eq!(ended, (Ok(()), Ok(())), "{pings}");
+    }
+}
+
+#[test]
+fn what_a_call_has_said_has_left_the_stream_when_it_returns() {
+    let served = everywhere(&settings(), reverse, async |client, _, [up, _]| {
+        up.buffers.set(true);
+        client.establish().await.unwrap();
+        assert!(up.is_flushed(), "the proof that the welcome was read");
+        client.ping().await.unwrap();
+        assert!(up.is_flushed(), "the ping");
+        client.close().await.unwrap();
+    });
+    assert_eq!(served, [Ok(()); 3]);
+}
+
+#[test]
+fn who_looks_in_now_and_then_sends_all_the_same() {
+    let quick = settings().with_lifetime(core::time::Duration::from_secs(3)).unwrap();
+    let served = everywhere(&quick, reverse, async |client, world, [up, _]| {
+        client.establish().await.unwrap();
+        up.buffers.set(true);
+        // A ping is due after a second; none of these calls waits.
+        world.pass(1_000);
+        for _ in 0..3 {
+            client.idle(world.now()).await.unwrap();
+        }
+        assert!(up.is_flushed());
+        assert!(!up.bytes.borrow().is_empty(), "the ping");
+        client.close().await.unwrap();
+    });
+    assert_eq!(served, [Ok(()); 3]);
+}
+
+#[test]
+fn a_peer_that_is_gone_is_found_by_whoever_looks_in_now_and_then() {
+    for (busy, idle) in [(10, 0), (10, 1), (10, 5), (500, 0), (3_000, 1)] {
+        let (client_key, server_key) = (client_key(7), server_key(7));
+        let Lines {
+            world,
+            client,
+            server,
+            pipes: [up, down],
+        } = lines(&client_key, &server_key, &settings());
+        let gone = Cell::new(false);
+        let mut server = asynchronous::Server::new(server, up.clone(), down.clone(), VirtualClock(world.clone()));
+        let other = common::Other::new(until(&gone, server.serve(handler)));
+        let clock = RestingClock {
+            world: world.clone(),
+            other: &other,
+        };
+        let mut client = blocking::Client::new(
+            client,
+            Port {
+                from: down,
+                to: up.clone(),
+            },
+            clock,
+        );
+        client.request(b"here", &mut [0; 8]).unwrap();
+        gone.set(true);
+        let ended = loop {
+            world.pass(busy);
+            // What goes is taken, and heard by nobody.
+            up.bytes.borrow_mut().clear();
+            if let Err(end) = client.idle(Instant::from_millis(world.now() + idle)) {
+                break end;
+            }
+            assert!(world.now() < 60_000, "{busy} {idle}");
+        };
+        assert_eq!(ended, Error::Connection(ConnectionError::PeerDead), "{busy} {idle}");
+        // A third of a lifetime until a ping, and another until its answer.
+        assert!(
+            world.now() <= 40_000 + 4 * (busy + idle),
+            "{busy} {idle}: {}",
+            world.now()
+        );
+    }
+}
+
+#[test]
+fn after_two_lifetimes_away_the_end_is_said_and_told_and_stays() {
+    let served = everywhere(&settings(), reverse, async |client, world, [up, _]| {
+        client.request(b"here", &mut [0; 8]).await.unwrap();
+        up.bytes.borrow_mut().clear();
+        world.pass(130_000);
+        let expired = Err(Error::Connection(ConnectionError::Expired));
+        assert_eq!(client.request(b"late", &mut [0; 8]).await, expired.map(|()| 0));
+        assert_eq!(up.bytes.borrow().len(), 26, "a record with a CLOSE");
+        assert_eq!(client.idle(world.now()).await, expired);
+        assert_eq!(client.idle(0).await, expired);
+        assert_eq!(client.ping().await.err(), expired.err());
+        up.closed.set(true);
+    });
+    assert!(served.iter().all(Result::is_err), "{served:?}");
+}
+
+#[test]
+fn a_super_loop_that_was_away_looks_at_what_has_come_before_it_looks_at_the_time() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let Lines {
+        mut client, mut server, ..
+    } = lines(&client_key, &server_key, &settings());
+    let mut away = false;
+    let mut millis = 0;
+    while millis < 60_000 {
+        let now = Instant::from_millis(millis);
+        client.line_mut().was_away(now);
+        common::carry(server.line_mut(), client.line_mut(), now);
+        while client.step_idle(now).unwrap() {}
+        client.line_mut().handle_timeout(now);
+        while client.step_idle(now).unwrap() {}
+        common::carry(client.line_mut(), server.line_mut(), now);
+        while server.step(now).unwrap() {}
+        server.line_mut().handle_timeout(now);
+        // Once the pong lies in the port while the client's owner is busy for longer than it may take.
+        if millis >= 20_000 && !away && !server.line().unsent().is_empty() {
+            away = true;
+            millis += 25_000;
+        }
+        millis += 10;
+    }
+    assert!(away);
+}
+
+#[test]
+fn what_lies_there_when_a_late_executor_comes_round_is_read_before_the_time_counts() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let Joined {
+        world,
+        mut client,
+        mut server,
+        ..
+    } = join(&client_key, &server_key, &settings());
+    let asks = async {
+        assert_eq!(client.request(b"slow", &mut [0; 8]).await, Ok(4));
+        client.close().await
+    };
+    // Nobody else runs meanwhile, so that neither side's lifetime is noticed to have run out before the answer lies there.
+    let serving = server.serve(async |request: &[u8], answer: &mut [u8]| {
+        world.pass(61_000);
+        reverse(request, answer)
+    });
+    assert_eq!(run(&world, asks, serving), (Ok(()), Ok(())));
+    assert_eq!(world.now(), 61_000);
+}

@@ -1,0 +1,122 @@
+//! A client's machine by itself, on the far ends of the pipes: what no line of this crate does, several requests at once and ends in the middle of one.
+
+use core::future::poll_fn;
+use core::task::Poll;
+
+use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
+use falco_core::testing::{CountingRng, key};
+use falco_core::{
+    ClientConnection, ClientEvent, ConnectionError, Instant, OutgoingRequest, Received, RecvBuf, RustCrypto, Settings,
+};
+
+use super::{Pipe, World};
+
+pub(crate) type RawKey = NoiseClient<FixedTable<32>, RustCrypto>;
+/// A key of a server that allows several requests at once.
+pub(crate) type ManyKey = NoiseServer<FixedTable<32>, KeyRing<[Option<NoiseSecret>; 1]>, RustCrypto>;
+
+pub(crate) fn raw_key() -> RawKey {
+    RawKey::new(key(7), b"", RustCrypto).unwrap()
+}
+
+pub(crate) fn many_key() -> ManyKey {
+    let secret = NoiseSecret::derive(key(7), &RustCrypto);
+    let ring = KeyRing::new([Some(secret)], &mut CountingRng::new(0)).unwrap();
+    ManyKey::new(ring, b"", RustCrypto).unwrap()
+}
+
+pub(crate) struct Raw<'k> {
+    pub(crate) machine: ClientConnection<&'k RawKey>,
+    inbox: RecvBuf<Vec<u8>>,
+    pub(crate) events: Vec<ClientEvent>,
+    pub(crate) end: Option<ConnectionError>,
+    up: Pipe,
+    down: Pipe,
+}
+
+impl<'k> Raw<'k> {
+    pub(crate) fn new(key: &'k RawKey, settings: &Settings, [up, down]: [Pipe; 2]) -> Self {
+        Self {
+            machine: ClientConnection::new(key, settings, Instant::ZERO, &mut CountingRng::new(1)).unwrap(),
+            inbox: RecvBuf::new(Vec::new()),
+            events: Vec::new(),
+            end: None,
+            up,
+            down,
+        }
+    }
+
+    /// Everything that is owed goes, and everything that has come is looked at.
+    pub(crate) fn exchange(&mut self, now: Instant) {
+        for _ in 0..2 {
+            let mut out = [0; 600];
+            while let Ok(count @ 1..) = self.machine.poll_transmit(now, &mut out) {
+                self.up.bytes.borrow_mut().extend(&out[..count]);
+            }
+            self.read(now);
+        }
+    }
+
+    pub(crate) fn read(&mut self, now: Instant) {
+        let came: Vec<u8> = self.down.bytes.borrow_mut().drain(..).collect();
+        let total = self.inbox.len() + came.len();
+        if !came.is_empty() {
+            self.inbox.space(total).unwrap()[..came.len()].copy_from_slice(&came);
+            self.inbox.filled(came.len());
+        }
+        loop {
+            match self.machine.recv(now, self.inbox.unread()) {
+                Ok(Received::Event { consumed, event }) => {
+                    self.inbox.consume(consumed);
+                    self.events.push(event);
+                }
+                Ok(Received::Skip { consumed }) => self.inbox.consume(consumed),
+                Ok(_) => return,
+                Err(end) => {
+                    self.end = Some(end);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Sends as much of a request as goes into `room` bytes.
+    pub(crate) fn send(&mut self, now: Instant, request: &mut OutgoingRequest, body: &[u8], room: usize) {
+        let mut out = vec![0; room];
+        let count = self.machine.seal(now, [(request, body)], &mut out).unwrap();
+        self.up.bytes.borrow_mut().extend(&out[..count]);
+    }
+
+    /// Shakes hands.
+    pub(crate) async fn establish(&mut self, world: &World) {
+        for _ in 0..100 {
+            self.exchange(Instant::from_millis(world.now()));
+            turn(world).await;
+        }
+        assert_eq!(self.events.first(), Some(&ClientEvent::Established));
+    }
+
+    pub(crate) fn refused(&self) -> Vec<falco_core::Refusal> {
+        let mut refused = Vec::new();
+        for event in &self.events {
+            if let ClientEvent::Refused { refusal, .. } = event {
+                refused.push(*refusal);
+            }
+        }
+        refused
+    }
+}
+
+/// Lets the other side have a turn, without time going by.
+pub(crate) async fn turn(world: &World) {
+    world.stir();
+    let mut polled = false;
+    poll_fn(|_| {
+        if core::mem::replace(&mut polled, true) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+}
