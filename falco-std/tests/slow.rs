@@ -148,3 +148,56 @@ fn ends_come_over_streams_without_time_limits() {
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     });
 }
+
+#[cfg(unix)]
+#[test]
+fn a_write_is_given_up_after_the_lifetime_that_both_sides_have_agreed_on() {
+    use std::os::unix::net::UnixStream;
+    use std::time::Instant;
+
+    use falco_core::noise::{FixedTable, NoiseClient};
+    use falco_core::{Received, RecvBuf, RustCrypto};
+
+    bounded(|| {
+        let (mut near, far) = UnixStream::pair().expect("a pair");
+        let server = Server::builder(key()).unbound().expect("it is made");
+        let serving = thread::spawn(move || {
+            let start = Instant::now();
+            let ended = server.serve_connection(far, |_| Ok(vec![7; 4 << 20]));
+            (ended, start.elapsed())
+        });
+        // A client that wants a lifetime of a second, and takes no byte of its answer while it keeps on saying something. Its own clock stands still, so that it does not end by itself.
+        let now = falco_core::Instant::ZERO;
+        let client_key = NoiseClient::<FixedTable<4>, _>::new(key(), &b""[..], RustCrypto).expect("no context");
+        let short = Settings::new().with_lifetime(Duration::from_secs(1)).expect("a second");
+        let mut client =
+            ClientConnection::new(&client_key, &short, now, &mut CountingRng::new(5)).expect("it does not fail");
+        let (mut inbox, mut out) = (RecvBuf::new(Vec::new()), [0; 400]);
+        let hello = client.poll_transmit(now, &mut out).expect("there is room");
+        near.write_all(&out[..hello]).expect("it is taken");
+        while !matches!(client.recv(now, inbox.unread()), Ok(Received::Event { .. })) {
+            let count = near.read(inbox.space(64).expect("it grows")).expect("a welcome");
+            inbox.filled(count);
+        }
+        let body = vec![3; 1 << 20];
+        let (mut asked, mut large) = (client.request(1).unwrap(), client.request(body.len()).unwrap());
+        let asking = client
+            .seal(now, [(&mut asked, &b"a"[..])], &mut out)
+            .expect("there is room");
+        near.write_all(&out[..asking]).expect("it is taken");
+        near.set_write_timeout(Some(millis(100))).expect("it is a socket");
+        for _ in 0..100 {
+            if serving.is_finished() {
+                break;
+            }
+            let part = client
+                .seal(now, [(&mut large, &body[..])], &mut out)
+                .expect("there is room");
+            let _ = near.write_all(&out[..part]);
+            thread::sleep(millis(200));
+        }
+        let (ended, took) = serving.join().expect("it does not panic");
+        assert!(ended.is_err(), "{ended:?}");
+        assert!(took >= millis(900) && took < millis(5_000), "{took:?}");
+    });
+}

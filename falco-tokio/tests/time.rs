@@ -221,3 +221,47 @@ async fn the_longest_times_are_taken_as_they_are() {
     assert_eq!(serving.await.unwrap().unwrap(), ConnectionError::Closed);
     assert!(client.request("late").await.is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_write_is_given_up_after_the_lifetime_that_both_sides_have_agreed_on() {
+    use falco_core::noise::{FixedTable, NoiseClient};
+    use falco_core::{ClientConnection, Received, RecvBuf, RustCrypto};
+
+    let server = Server::builder(key(1)).unbound().unwrap();
+    let (mut near, far) = duplex(1 << 12);
+    let much = |_: Request| async move { Ok(vec![7; 1 << 20]) };
+    let serving: Serving = tokio::spawn(async move { server.serve_connection(far, much).await });
+
+    // A client that wants a lifetime of two seconds, and takes no byte of its answer while it keeps on saying something.
+    let client_key = NoiseClient::<FixedTable<4>, _>::new(key(1), &b""[..], RustCrypto).unwrap();
+    let short = Settings::new().with_lifetime(Duration::from_secs(2)).unwrap();
+    let start = Instant::now();
+    // Its own clock stands still, so that it does not end by itself.
+    let now = || falco_core::Instant::ZERO;
+    let mut client = ClientConnection::new(&client_key, &short, now(), &mut getrandom::SysRng).unwrap();
+    let (mut inbox, mut out) = (RecvBuf::new(Vec::new()), [0; 400]);
+    let hello = client.poll_transmit(now(), &mut out).unwrap();
+    near.write_all(&out[..hello]).await.unwrap();
+    while !matches!(client.recv(now(), inbox.unread()), Ok(Received::Event { .. })) {
+        let count = near.read(inbox.space(64).unwrap()).await.unwrap();
+        inbox.filled(count);
+    }
+    let (mut asked, mut large) = (client.request(1).unwrap(), client.request(1 << 20).unwrap());
+    let body = vec![3; 1 << 20];
+    let asking = client.seal(now(), [(&mut asked, &b"a"[..])], &mut out).unwrap();
+    near.write_all(&out[..asking]).await.unwrap();
+    let mut serving = serving;
+    let mut ended = None;
+    for _ in 0..100 {
+        let part = client.seal(now(), [(&mut large, &body[..])], &mut out).unwrap();
+        let _ = near.write_all(&out[..part]).await;
+        if let Ok(end) = tokio::time::timeout(Duration::from_secs(1), &mut serving).await {
+            ended = Some(end.unwrap());
+            break;
+        }
+    }
+    let took = start.elapsed();
+    let ended = ended.expect("it ends");
+    assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert!((2_000..=3_000).contains(&took.as_millis()), "{took:?}");
+}
