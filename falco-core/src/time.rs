@@ -46,36 +46,35 @@ impl Instant {
 
     /// The point `span` before this one, at the earliest the epoch.
     pub(crate) const fn before(self, span: Span) -> Self {
-        Self(self.0.saturating_sub(span.0))
+        Self(self.0.saturating_sub(span.as_millis()))
     }
 
     /// The time from `earlier` to `self`; none where `earlier` is the later of the two.
-    pub(crate) const fn span_since(self, earlier: Self) -> Span {
-        Span(self.0.saturating_sub(earlier.0))
+    pub(crate) fn span_since(self, earlier: Self) -> Span {
+        Span::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// Whole milliseconds: what the machines count in, as a `Duration` costs divisions and panics that nobody needs.
+/// Whole milliseconds, at most 49 days of them as in the settings on the wire: what the machines count in, as a `Duration` costs divisions and panics that nobody needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Span(u64);
+pub(crate) struct Span(u32);
 
 impl Span {
     /// The least there is.
     pub(crate) const TICK: Self = Self(1);
 
-    pub(crate) const fn from_millis(millis: u64) -> Self {
-        Self(millis)
+    /// Cut to 32 bits.
+    pub(crate) fn from_millis(millis: u64) -> Self {
+        Self(u32::try_from(millis).unwrap_or(u32::MAX))
     }
 
+    #[expect(clippy::as_conversions, reason = "`From` is not const")]
     pub(crate) const fn as_millis(self) -> u64 {
-        self.0
+        self.0 as u64
     }
 
-    /// `duration` rounded up: a deadline is never early.
     pub(crate) fn of(duration: Duration) -> Self {
-        // In 64 bits: a division of 128 would cost more than the rest of a record's bookkeeping.
-        let millis = duration.as_secs().saturating_mul(1000);
-        Self(millis.saturating_add(duration.subsec_nanos().div_ceil(1_000_000).into()))
+        Self::from_millis(millis(duration))
     }
 
     pub(crate) const fn saturating_sub(self, other: Self) -> Self {
@@ -85,22 +84,23 @@ impl Span {
     /// A third, rounded up.
     #[cfg(feature = "noise")]
     pub(crate) fn third(self) -> Self {
-        // A lifetime fits 32 bits, in which a division costs an instruction and not a function.
-        Self(self.millis().div_ceil(3).into())
+        // In 32 bits, in which a division costs an instruction and not a function.
+        Self(self.0.div_ceil(3))
     }
+}
 
-    /// Cut to 32 bits of milliseconds.
-    #[cfg(feature = "noise")]
-    pub(crate) fn millis(self) -> u32 {
-        u32::try_from(self.0).unwrap_or(u32::MAX)
-    }
+/// `duration` rounded up: a deadline is never early.
+fn millis(duration: Duration) -> u64 {
+    // In 64 bits: a division of 128 would cost more than the rest of a record's bookkeeping.
+    let millis = duration.as_secs().saturating_mul(1000);
+    millis.saturating_add(duration.subsec_nanos().div_ceil(1_000_000).into())
 }
 
 impl Add<Span> for Instant {
     type Output = Self;
 
     fn add(self, span: Span) -> Self {
-        Self(self.0.saturating_add(span.0))
+        Self(self.0.saturating_add(span.as_millis()))
     }
 }
 
@@ -110,6 +110,6 @@ impl Add<Duration> for Instant {
     /// Rounds `duration` up to whole milliseconds: a deadline is never early.
     #[inline]
     fn add(self, duration: Duration) -> Self {
-        self + Span::of(duration)
+        Self(self.0.saturating_add(millis(duration)))
     }
 }

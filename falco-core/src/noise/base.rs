@@ -10,10 +10,36 @@ use crate::life::Life;
 use crate::message::Status;
 use crate::time::{Instant, Span};
 
-pub(super) struct Base<A> {
+/// The two phases of a connection, of which one takes the place of the other.
+pub(super) enum Phase<H, A> {
+    /// What this side needs to make the keys of the connection.
+    Handshake(H),
+    Transport(Link<A>),
+}
+
+impl<H, A> Phase<H, A> {
+    #[inline]
+    pub(super) const fn link(&self) -> Option<&Link<A>> {
+        match self {
+            Self::Handshake(_) => None,
+            Self::Transport(link) => Some(link),
+        }
+    }
+
+    #[inline]
+    pub(super) const fn link_mut(&mut self) -> Option<&mut Link<A>> {
+        match self {
+            Self::Handshake(_) => None,
+            Self::Transport(link) => Some(link),
+        }
+    }
+}
+
+pub(super) struct Base<H, A> {
     pub(super) life: Life,
-    /// There once the keys of the connection are.
-    pub(super) link: Option<Link<A>>,
+    pub(super) phase: Phase<H, A>,
+    /// The PING that shows that the welcome could be read has gone, or has come: the connection is established.
+    pub(super) proved: bool,
     pub(super) ours: Accepts,
     pub(super) theirs: Accepts,
     pub(super) serial: u32,
@@ -23,11 +49,12 @@ pub(super) struct Base<A> {
     in_flight: Option<u16>,
 }
 
-impl<A: Aead> Base<A> {
-    pub(super) fn new(life: Life, ours: Accepts, theirs: Accepts, serial: u32) -> Self {
+impl<H, A: Aead> Base<H, A> {
+    pub(super) fn new(handshake: H, life: Life, ours: Accepts, theirs: Accepts, serial: u32) -> Self {
         Self {
             life,
-            link: None,
+            phase: Phase::Handshake(handshake),
+            proved: false,
             ours,
             theirs,
             serial,
@@ -36,9 +63,8 @@ impl<A: Aead> Base<A> {
         }
     }
 
-    /// The keys are there, and what the peer accepts is known.
-    pub(super) fn agree(&mut self, link: Link<A>, theirs: Accepts) {
-        self.link = Some(link);
+    /// What the peer accepts is known.
+    pub(super) fn agree(&mut self, theirs: Accepts) {
         self.theirs = theirs;
         self.life
             .set_lifetime(Span::from_millis(theirs.lifetime.min(self.ours.lifetime).into()));
@@ -46,7 +72,7 @@ impl<A: Aead> Base<A> {
 
     /// Ends the connection without a word.
     pub(super) fn fail(&mut self, end: ConnectionError) -> ConnectionError {
-        if let Some(link) = &mut self.link {
+        if let Some(link) = self.phase.link_mut() {
             link.own_close = OwnClose::None;
         }
         self.life.fail(end)
@@ -56,7 +82,7 @@ impl<A: Aead> Base<A> {
     /// many requests were in flight then.
     pub(super) fn break_off(&mut self, last: u32, in_flight: usize) -> ConnectionError {
         self.in_flight = Some(u16::try_from(in_flight).unwrap_or(u16::MAX));
-        if let Some(link) = &mut self.link {
+        if let Some(link) = self.phase.link_mut() {
             link.owe_close(close::PROTOCOL_ERROR, last);
             link.opened = 0;
         }
@@ -71,7 +97,7 @@ impl<A: Aead> Base<A> {
         if checked.is_ok() && self.drain.is_some_and(|drain| self.life.latest() >= drain) {
             checked = Err(self.life.fail(ConnectionError::Expired));
         }
-        if let (None, Err(ConnectionError::Expired), Some(link)) = (before, checked, &mut self.link) {
+        if let (None, Err(ConnectionError::Expired), Some(link)) = (before, checked, self.phase.link_mut()) {
             link.owe_close(close::IDLE, last);
         }
         checked
@@ -82,11 +108,10 @@ impl<A: Aead> Base<A> {
     pub(super) fn write_last<C: Crypto<Aead = A>>(
         &mut self,
         crypto: &C,
-        established: bool,
         end: ConnectionError,
         out: &mut [u8],
     ) -> Result<usize, Error> {
-        let Some(link) = self.link.as_mut().filter(|_| established) else {
+        let Some(link) = self.phase.link_mut().filter(|_| self.proved) else {
             return Err(end.into());
         };
         let mut writer = Writer::new(out, link.their_max_record);
@@ -103,8 +128,8 @@ impl<A: Aead> Base<A> {
     /// Whether a CLOSE was sent, is owed, or has come: nothing more begins.
     #[inline]
     pub(super) fn is_closing(&self) -> bool {
-        self.link
-            .as_ref()
+        self.phase
+            .link()
             .is_some_and(|link| link.own_close != OwnClose::None || link.their_close.is_some())
     }
 
@@ -115,8 +140,8 @@ impl<A: Aead> Base<A> {
 
     /// Whether a CLOSE of either side has gone over the wire.
     pub(super) fn close_has_gone(&self) -> bool {
-        self.link
-            .as_ref()
+        self.phase
+            .link()
             .is_some_and(|link| link.close_sent() || link.their_close.is_some())
     }
 

@@ -5,7 +5,7 @@ use core::fmt;
 use rand_core::TryCryptoRng;
 use zeroize::Zeroizing;
 
-use super::base::Base;
+use super::base::{Base, Phase};
 use super::handshake::Initiator;
 use super::key::NoiseClient;
 use super::layout::{Accepts, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, WELCOME_LENGTH};
@@ -25,8 +25,7 @@ use crate::wire::{BufferSizes, Client, ClientWire, Wire};
 
 /// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives it.
 pub struct ClientSession<T, C: Crypto> {
-    pub(super) base: Base<C::Aead>,
-    pub(super) stage: Stage,
+    pub(super) base: Base<Handshake, C::Aead>,
     pub(super) requests: Requests<T>,
     keep_alive: KeepAlive,
     /// The eight bytes of the first ping.
@@ -49,13 +48,11 @@ pub(super) struct Requests<T> {
     pub(super) cancels: usize,
 }
 
-pub(super) enum Stage {
+pub(super) enum Handshake {
     /// The hello is owed; this is the ephemeral key that it takes.
     Hello(Zeroizing<[u8; 32]>),
+    /// The welcome is to come.
     Welcome(Initiator),
-    /// The PING that shows the server that the welcome could be read is owed, alone in its record.
-    First,
-    Established,
 }
 
 /// When to ping, so that the connection stays and a dead peer is found.
@@ -80,7 +77,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     /// since. Not while a ping is still to be taken, and not while the caller chooses not to hear.
     fn keep_alive_due(&self) -> Option<Instant> {
         let keep_alive = &self.keep_alive;
-        let owed = self.base.link.as_ref().is_none_or(|link| link.ping_owed);
+        let owed = self.base.phase.link().is_none_or(|link| link.ping_owed);
         if !keep_alive.on || owed || self.base.life.is_paused() || !self.is_established() {
             return None;
         }
@@ -88,8 +85,9 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         Some(from + self.base.life.lifetime().third())
     }
 
+    /// Whether the keys are there. The server knows of it once the first ping has come.
     const fn is_established(&self) -> bool {
-        matches!(self.stage, Stage::First | Stage::Established)
+        self.base.phase.link().is_some()
     }
 
     fn recv_welcome<X: AsRef<[u8]>>(
@@ -100,7 +98,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         let Some(welcome) = unread.first_chunk_mut::<WELCOME_LENGTH>() else {
             return Ok(Received::NeedMore { total: WELCOME_LENGTH });
         };
-        let Stage::Welcome(initiator) = core::mem::replace(&mut self.stage, Stage::First) else {
+        let Phase::Handshake(Handshake::Welcome(initiator)) = &mut self.base.phase else {
             return Err(self.base.life.fail(ConnectionError::Refused));
         };
         let read = initiator.read(&client.crypto, welcome);
@@ -115,7 +113,8 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         let mut link = Link::new(send, recv, theirs.max_record, self.base.ours.max_record);
         link.set_first_ping(self.first_ping);
         link.owe_ping();
-        self.base.agree(link, theirs);
+        self.base.phase = Phase::Transport(link);
+        self.base.agree(theirs);
         self.base.life.restart();
         self.requests.max_in_flight = usize::from(theirs.max_in_flight).min(self.requests.max_in_flight);
         self.heard();
@@ -138,7 +137,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     pub(super) fn note_sent(&mut self) {
         let now = self.base.life.latest();
         self.keep_alive.sent = now;
-        let gone = self.base.link.as_ref().is_some_and(|link| !link.ping_owed);
+        let gone = self.base.phase.link().is_some_and(|link| !link.ping_owed);
         if gone && core::mem::take(&mut self.keep_alive.asked) {
             self.keep_alive.pinged = Some(now);
         }
@@ -147,7 +146,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     /// Opens the next record, judges it, and lets it take effect on the table. What it means to the caller is told frame by frame after.
     #[inline]
     fn recv_record(&mut self, crypto: &C, unread: &mut [u8]) -> Result<Option<usize>, ConnectionError> {
-        let Some(link) = &mut self.base.link else {
+        let Some(link) = self.base.phase.link_mut() else {
             return Err(self.base.life.fail(ConnectionError::Protocol));
         };
         let total = match link.record(unread, None) {
@@ -171,7 +170,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     /// A client that has read the server's CLOSE and waits for nothing ends.
     #[inline]
     fn end_if_drained(&mut self) {
-        if let Some(link) = &self.base.link
+        if let Some(link) = self.base.phase.link()
             && link.their_close.is_some()
             && link.opened == 0
             && self.requests.table.slots().is_empty()
@@ -201,8 +200,13 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
         };
         let serial = rng.try_next_u32().map_err(|_| EntropyError::new())?;
         Ok(ClientSession {
-            base: Base::new(Life::new(now, settings), accepts, theirs, serial),
-            stage: Stage::Hello(ephemeral),
+            base: Base::new(
+                Handshake::Hello(ephemeral),
+                Life::new(now, settings),
+                accepts,
+                theirs,
+                serial,
+            ),
             requests: Requests {
                 table: T::empty(),
                 begun: 0,
@@ -242,10 +246,10 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
         }
         session.end_if_drained();
         session.check(now)?;
-        match session.stage {
-            Stage::Hello(_) => Ok(Received::TransmitFirst),
-            Stage::Welcome(_) => session.recv_welcome(self, unread),
-            Stage::First | Stage::Established => {
+        match session.base.phase {
+            Phase::Handshake(Handshake::Hello(_)) => Ok(Received::TransmitFirst),
+            Phase::Handshake(Handshake::Welcome(_)) => session.recv_welcome(self, unread),
+            Phase::Transport(_) => {
                 if let Some(total) = session.recv_record(&self.crypto, unread)? {
                     return Ok(Received::NeedMore { total });
                 }
@@ -291,7 +295,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
     fn seal_size(&self, session: &Self::Session, length: usize) -> usize {
         let owed = usize::from(FIRST_RECORD);
         let owed =
-            session.base.link.as_ref().map_or(owed, |link| owed + link.owed()) + session.requests.cancels * FRAME_HEAD;
+            session.base.phase.link().map_or(owed, |link| owed + link.owed()) + session.requests.cancels * FRAME_HEAD;
         write::seal_size(length, owed, session.base.theirs.max_record).max(HELLO_LENGTH)
     }
 
@@ -325,8 +329,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
         if session.check(now).is_err() {
             return;
         }
-        let established = session.is_established();
-        let Some(link) = session.base.link.as_mut().filter(|_| established) else {
+        let Some(link) = session.base.phase.link_mut() else {
             session.base.fail(ConnectionError::Closed);
             return;
         };
@@ -348,7 +351,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
                 return Err(session.base.fail(ConnectionError::PeerDead));
             }
             session.keep_alive.asked = true;
-            if let Some(link) = &mut session.base.link {
+            if let Some(link) = session.base.phase.link_mut() {
                 link.owe_ping();
             }
         }
@@ -388,7 +391,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> ClientWire for NoiseClient
             return Err(end.into());
         }
         // Before there is a link, the ping that is owed as soon as there is one.
-        Ok(PingId(session.base.link.as_mut().map_or(1, Link::owe_ping)))
+        Ok(PingId(session.base.phase.link_mut().map_or(1, Link::owe_ping)))
     }
 
     fn cancel(&self, session: &mut Self::Session, id: crate::RequestId) -> Result<(), Error> {

@@ -147,13 +147,13 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     /// Whether something has taken effect that has not been told.
     #[inline]
     pub(super) fn has_more_to_tell(&self) -> bool {
-        self.requests.lost > 0 || self.ending.is_some() || self.base.link.as_ref().is_some_and(|link| link.opened > 0)
+        self.requests.lost > 0 || self.ending.is_some() || self.base.phase.link().is_some_and(|link| link.opened > 0)
     }
 
     /// Tells the next thing that has taken effect: the next frame of the opened record, or a request that the server will not process.
     #[inline]
     pub(super) fn tell(&mut self, unread: &[u8]) -> Option<Result<Received<ClientEvent>, ConnectionError>> {
-        let link = self.base.link.as_mut()?;
+        let link = self.base.phase.link_mut()?;
         let mut skipped = 0;
         while link.opened > 0 {
             let Some(told) = link.next_frame(unread, skipped + link.at()) else {

@@ -1,8 +1,7 @@
 //! What a client says: its hello, what it owes, its requests.
 
-use zeroize::Zeroizing;
-
-use super::client::{ClientSession, Requests, Stage};
+use super::base::Phase;
+use super::client::{ClientSession, Handshake, Requests};
 use super::handshake::Initiator;
 use super::key::{NoiseClient, clear, prologue};
 use super::layout::{CLEAR, FRAME_HEAD, HELLO_LENGTH, kind};
@@ -25,25 +24,23 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         if let Some(end) = self.base.life.end() {
             return self.write_last(&client.crypto, end, out);
         }
-        if let Stage::Hello(ephemeral) = &mut self.stage {
-            let ephemeral = core::mem::take(ephemeral);
-            return self.write_hello(client, ephemeral, out);
-        }
-        let Some(link) = self.base.link.as_mut() else {
-            return Ok(0);
+        let link = match &mut self.base.phase {
+            Phase::Handshake(Handshake::Hello(_)) => return self.write_hello(client, out),
+            Phase::Handshake(Handshake::Welcome(_)) => return Ok(0),
+            Phase::Transport(link) => link,
         };
         let given = out.len();
         let mut writer = Writer::new(out, link.their_max_record);
         let owed = link.owed() + self.requests.cancels * FRAME_HEAD;
         let mut trouble = None;
-        if matches!(self.stage, Stage::First) {
+        if !self.base.proved {
             // The first record holds the PING and nothing else, whatever the server has said before it.
             link.write_ping(&mut writer);
             if writer.is_open() && link.finish(&client.crypto, &mut writer).is_ok() {
-                self.stage = Stage::Established;
+                self.base.proved = true;
             }
         }
-        if matches!(self.stage, Stage::Established) {
+        if self.base.proved {
             if owed > 0 {
                 link.write_owed(&mut writer);
                 self.requests.write_cancels(&mut writer);
@@ -70,27 +67,24 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
 
     #[cold]
     fn write_last(&mut self, crypto: &C, end: ConnectionError, out: &mut [u8]) -> Result<usize, Error> {
-        let established = matches!(self.stage, Stage::Established);
-        let written = self.base.write_last(crypto, established, end, out)?;
+        let written = self.base.write_last(crypto, end, out)?;
         self.note_sent();
         Ok(written)
     }
 
-    fn write_hello<X: AsRef<[u8]>>(
-        &mut self,
-        client: &NoiseClient<T, C, X>,
-        ephemeral: Zeroizing<[u8; 32]>,
-        out: &mut [u8],
-    ) -> Result<usize, Error> {
+    fn write_hello<X: AsRef<[u8]>>(&mut self, client: &NoiseClient<T, C, X>, out: &mut [u8]) -> Result<usize, Error> {
         let given = out.len();
         let Some(hello) = out.first_chunk_mut::<HELLO_LENGTH>() else {
-            self.stage = Stage::Hello(ephemeral);
             return Err(Misuse::OutputTooSmall {
                 needed: HELLO_LENGTH,
                 given,
             }
             .into());
         };
+        let Phase::Handshake(Handshake::Hello(ephemeral)) = &mut self.base.phase else {
+            return Ok(0);
+        };
+        let ephemeral = core::mem::take(ephemeral);
         let in_clear = clear(client.secret.id());
         let length = client.context_length();
         let prologue = prologue(&in_clear, &length, client.context.as_ref());
@@ -105,7 +99,8 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             &settings,
             message,
         );
-        self.stage = Stage::Welcome(wrote.map_err(|_| self.base.life.fail(ConnectionError::KeyExhausted))?);
+        let initiator = wrote.map_err(|_| self.base.life.fail(ConnectionError::KeyExhausted))?;
+        self.base.phase = Phase::Handshake(Handshake::Welcome(initiator));
         Ok(HELLO_LENGTH)
     }
 }

@@ -59,9 +59,9 @@ impl Initiator {
         Ok(Self { state, ephemeral })
     }
 
-    /// Reads the second message, and lends its payload.
+    /// Reads the second message, and lends its payload. Once: after it this is good for nothing but to be dropped.
     pub(super) fn read<'m, C: NoiseCrypto>(
-        mut self,
+        &mut self,
         crypto: &C,
         message: &'m mut [u8],
     ) -> Result<(&'m [u8], Outcome), HandshakeFailed> {

@@ -9,7 +9,7 @@ use rand_core::TryCryptoRng;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use super::layout::{CLEAR, KEY_ID, WIRE};
-use super::record::REKEY_PERIOD;
+use super::record::RekeyPeriod;
 use crate::crypto::NoiseCrypto;
 use crate::key::Key;
 use crate::message::KeyId;
@@ -265,7 +265,7 @@ pub struct NoiseClient<T, C, X = &'static [u8]> {
     pub(super) secret: NoiseSecret,
     pub(super) context: X,
     context_length: u16,
-    pub(super) rekey_period: u64,
+    pub(super) rekey_period: RekeyPeriod,
     table: PhantomData<fn() -> T>,
 }
 
@@ -275,7 +275,7 @@ pub struct NoiseServer<T, R, C, X = &'static [u8]> {
     pub(super) ring: R,
     pub(super) context: X,
     context_length: u16,
-    pub(super) rekey_period: u64,
+    pub(super) rekey_period: RekeyPeriod,
     table: PhantomData<fn() -> T>,
 }
 
@@ -295,7 +295,7 @@ impl<T, C: NoiseCrypto, X: AsRef<[u8]>> NoiseClient<T, C, X> {
             crypto,
             context,
             context_length,
-            rekey_period: REKEY_PERIOD,
+            rekey_period: RekeyPeriod::WIRE,
             table: PhantomData,
         })
     }
@@ -310,7 +310,7 @@ impl<T, C: NoiseCrypto, X: AsRef<[u8]>> NoiseClient<T, C, X> {
     #[cfg(feature = "testing")]
     #[must_use]
     pub const fn with_rekey_period(mut self, records: u64) -> Self {
-        self.rekey_period = records;
+        self.rekey_period = RekeyPeriod::of(records);
         self
     }
 
@@ -331,7 +331,7 @@ impl<T, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> NoiseServer<T, R, C, X> {
             crypto,
             context,
             context_length,
-            rekey_period: REKEY_PERIOD,
+            rekey_period: RekeyPeriod::WIRE,
             table: PhantomData,
         })
     }
@@ -340,7 +340,7 @@ impl<T, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> NoiseServer<T, R, C, X> {
     #[cfg(feature = "testing")]
     #[must_use]
     pub const fn with_rekey_period(mut self, records: u64) -> Self {
-        self.rekey_period = records;
+        self.rekey_period = RekeyPeriod::of(records);
         self
     }
 

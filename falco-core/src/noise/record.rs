@@ -4,8 +4,38 @@ use zeroize::Zeroizing;
 
 use crate::crypto::{Aead, AeadError, Crypto, NONCE_LENGTH, Nonce, Tag};
 
-/// Records after which a direction's key is replaced, by default and on every real connection.
-pub(super) const REKEY_PERIOD: u64 = 1 << 20;
+/// Records after which a direction's key is replaced: 2^20 on every connection, and another number only in tests.
+#[derive(Clone, Copy)]
+pub(super) struct RekeyPeriod {
+    #[cfg(feature = "testing")]
+    records: u64,
+}
+
+impl RekeyPeriod {
+    const RECORDS: u64 = 1 << 20;
+
+    /// The wire's.
+    pub(super) const WIRE: Self = Self {
+        #[cfg(feature = "testing")]
+        records: Self::RECORDS,
+    };
+
+    #[cfg(feature = "testing")]
+    pub(super) const fn of(records: u64) -> Self {
+        // Not zero, of which only zero is a multiple.
+        let records = if records == 0 { 1 } else { records };
+        Self { records }
+    }
+
+    /// Whether the next record, whose number is `counter`, has a new key. Only tests divide by a number that is not a power of two.
+    const fn is_due(self, counter: u64) -> bool {
+        #[cfg(feature = "testing")]
+        let Self { records } = self;
+        #[cfg(not(feature = "testing"))]
+        let (Self {}, records) = (self, Self::RECORDS);
+        counter.is_multiple_of(records)
+    }
+}
 
 /// The nonce that Noise reserves for REKEY (section 11.3).
 const REKEY_NONCE: u64 = u64::MAX;
@@ -15,15 +45,15 @@ pub(super) struct Direction<A> {
     aead: A,
     /// The number of the next record.
     counter: u64,
-    period: u64,
+    period: RekeyPeriod,
 }
 
 impl<A: Aead> Direction<A> {
-    pub(super) fn new<C: Crypto<Aead = A>>(crypto: &C, key: &[u8; 32], period: u64) -> Self {
+    pub(super) fn new<C: Crypto<Aead = A>>(crypto: &C, key: &[u8; 32], period: RekeyPeriod) -> Self {
         Self {
             aead: crypto.aead(key),
             counter: 0,
-            period: period.max(1),
+            period,
         }
     }
 
@@ -63,7 +93,7 @@ impl<A: Aead> Direction<A> {
             .checked_add(1)
             .filter(|next| *next != REKEY_NONCE)
             .ok_or(AeadError::new())?;
-        if self.is_rekey_due() {
+        if self.period.is_due(self.counter) {
             self.rekey(crypto)?;
         }
         Ok(())
@@ -76,15 +106,6 @@ impl<A: Aead> Direction<A> {
         self.aead.seal(&nonce(REKEY_NONCE), &[], key.as_mut_slice(), &[])?;
         self.aead = crypto.aead(&key);
         Ok(())
-    }
-
-    /// Whether the counter is at a multiple of the period. Only tests have another than the wire's own, by which a device divides without dividing.
-    const fn is_rekey_due(&self) -> bool {
-        if cfg!(feature = "testing") {
-            self.counter.is_multiple_of(self.period)
-        } else {
-            self.counter.is_multiple_of(REKEY_PERIOD)
-        }
     }
 }
 

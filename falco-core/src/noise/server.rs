@@ -5,12 +5,11 @@ use core::fmt;
 use rand_core::TryCryptoRng;
 use zeroize::Zeroizing;
 
-use super::base::Base;
-use super::handshake::Responder;
+use super::base::{Base, Phase};
+use super::handshake::{Outcome, Responder};
 use super::key::{NoiseServer, Ring, prologue};
 use super::layout::{Accepts, CLEAR, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, WELCOME_LENGTH, WIRE, kind};
 use super::link::{Link, OwnClose, Record, code_of};
-use super::record::Direction;
 use super::table::{self, RequestTable, State};
 use super::write::{self, check_length, of_owed};
 use crate::crypto::{Crypto, NoiseCrypto};
@@ -25,8 +24,7 @@ use crate::wire::{BufferSizes, Server, ServerWire, Wire};
 
 /// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives it.
 pub struct ServerSession<T, C: Crypto> {
-    pub(super) base: Base<C::Aead>,
-    pub(super) stage: Stage,
+    pub(super) base: Base<Handshake, C::Aead>,
     key_id: Option<KeyId>,
     pub(super) requests: Requests<T>,
 }
@@ -38,9 +36,9 @@ pub(super) struct Requests<T> {
     pub(super) begun: u32,
     pub(super) max_message: u32,
     pub(super) max_in_flight: usize,
-    pub(super) max_held: u64,
+    pub(super) max_held: u32,
     /// Bytes of requests that have had no end.
-    pub(super) held: u64,
+    pub(super) held: u32,
     /// The first number that is skipped, once the server has said that it closes.
     pub(super) last: Option<u32>,
     /// When the request that has been half received for longest is to be looked at.
@@ -50,14 +48,16 @@ pub(super) struct Requests<T> {
     pub(super) lifetime: Span,
 }
 
-pub(super) enum Stage {
+pub(super) enum Handshake {
     /// The hello is to come; the private half of the ephemeral key is held here.
     Hello(Zeroizing<[u8; 32]>),
-    /// The welcome, which is held here, is owed.
-    Welcome([u8; WELCOME_LENGTH]),
-    /// The client has still to show that it could read the welcome.
-    First,
-    Established,
+    Welcome(Welcome),
+}
+
+/// A welcome that is owed, and what it leads to.
+pub(super) struct Welcome {
+    pub(super) bytes: [u8; WELCOME_LENGTH],
+    pub(super) keys: Outcome,
 }
 
 impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
@@ -86,7 +86,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         let Some(welcome) = accepted else {
             return Err(self.base.fail(ConnectionError::Unauthenticated));
         };
-        self.stage = Stage::Welcome(welcome);
+        self.base.phase = Phase::Handshake(Handshake::Welcome(welcome));
         Ok(Received::Skip { consumed: HELLO_LENGTH })
     }
 
@@ -95,7 +95,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         &mut self,
         server: &NoiseServer<T, R, C, X>,
         hello: &mut [u8; HELLO_LENGTH],
-    ) -> Option<[u8; WELCOME_LENGTH]> {
+    ) -> Option<Welcome> {
         let (clear, message) = hello.split_first_chunk_mut::<CLEAR>()?;
         let id = KeyId::from_bytes(*clear.last_chunk()?);
         let mut psk = Zeroizing::new([0; 32]);
@@ -104,29 +104,26 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         let prologue = prologue(clear, &length, server.context.as_ref());
         let (settings, responder) = Responder::read(&server.crypto, prologue, &psk, message).ok()?;
         let theirs = Accepts::decode(settings, false).filter(|_| known)?;
-        let mut welcome = [0; WELCOME_LENGTH];
+        let mut bytes = [0; WELCOME_LENGTH];
         let ours = self.base.ours;
-        // Used once, and gone with its stage: what is kept could open what was recorded.
-        let Stage::Hello(ephemeral) = &self.stage else {
+        // Used once, and gone with its phase: what is kept could open what was recorded.
+        let Phase::Handshake(Handshake::Hello(ephemeral)) = &self.base.phase else {
             return None;
         };
-        let outcome = responder
-            .write(&server.crypto, ephemeral, &ours.encode(), &mut welcome)
+        let keys = responder
+            .write(&server.crypto, ephemeral, &ours.encode(), &mut bytes)
             .ok()?;
-        let direction = |key: &[u8; 32]| Direction::new(&server.crypto, key, server.rekey_period);
-        let (send, recv) = (direction(&outcome.from_server), direction(&outcome.from_client));
-        self.base
-            .agree(Link::new(send, recv, theirs.max_record, ours.max_record), theirs);
+        self.base.agree(theirs);
         self.requests.lifetime = self.base.life.lifetime();
         self.key_id = Some(id);
-        Some(welcome)
+        Some(Welcome { bytes, keys })
     }
 
     /// Opens the next record, judges it, and lets it take effect on the tables. What it means to the caller is told frame by frame after.
     #[inline]
     fn recv_record(&mut self, crypto: &C, unread: &mut [u8]) -> Result<Option<usize>, ConnectionError> {
         let first = !self.is_established();
-        let Some(link) = &mut self.base.link else {
+        let Some(link) = self.base.phase.link_mut() else {
             return Err(self.base.life.fail(ConnectionError::Protocol));
         };
         let total = match link.record(unread, first.then_some(FIRST_RECORD)) {
@@ -156,8 +153,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         Ok(None)
     }
 
-    fn is_established(&self) -> bool {
-        matches!(self.stage, Stage::Established)
+    const fn is_established(&self) -> bool {
+        self.base.proved
     }
 
     /// Gives up requests of which nothing has come for a lifetime, unless nothing can come because nothing is read.
@@ -170,7 +167,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     /// Whether everything that was begun has had its end, on a connection on which nothing more begins.
     #[inline]
     pub(super) fn is_drained(&self) -> bool {
-        self.base.link.as_ref().is_some_and(|link| {
+        self.base.phase.link().is_some_and(|link| {
             self.base.is_closing()
                 && self.requests.table.slots().is_empty()
                 && !link.owes_refusals()
@@ -194,15 +191,20 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
         let accepts = Accepts::of(settings, true).with_room_for(T::capacity());
         let serial = rng.try_next_u32().map_err(|_| EntropyError::new())?;
         Ok(ServerSession {
-            base: Base::new(Life::new(now, settings), accepts, accepts, serial),
-            stage: Stage::Hello(ephemeral),
+            base: Base::new(
+                Handshake::Hello(ephemeral),
+                Life::new(now, settings),
+                accepts,
+                accepts,
+                serial,
+            ),
             key_id: None,
             requests: Requests {
                 table: T::empty(),
                 begun: 0,
                 max_message: settings.max_message(),
                 max_in_flight: accepts.max_in_flight.into(),
-                max_held: settings.max_held().into(),
+                max_held: settings.max_held(),
                 held: 0,
                 last: None,
                 stale: None,
@@ -232,15 +234,15 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
         if let Some(told) = session.tell_lost() {
             return told;
         }
-        match session.stage {
-            Stage::Hello(_) => session.recv_hello(self, unread),
-            Stage::Welcome(_) => Ok(Received::TransmitFirst),
-            Stage::First | Stage::Established => {
+        match session.base.phase {
+            Phase::Handshake(Handshake::Hello(_)) => session.recv_hello(self, unread),
+            Phase::Handshake(Handshake::Welcome(_)) => Ok(Received::TransmitFirst),
+            Phase::Transport(_) => {
                 if let Some(total) = session.recv_record(&self.crypto, unread)? {
                     return Ok(Received::NeedMore { total });
                 }
-                if matches!(session.stage, Stage::First) {
-                    session.stage = Stage::Established;
+                if !session.base.proved {
+                    session.base.proved = true;
                     return Ok(session.tell_established(unread));
                 }
                 session.tell(unread).unwrap_or(Ok(Received::TransmitFirst))
@@ -264,7 +266,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
 
     fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
         let _ = session.check(now);
-        of_owed(session.write(&self.crypto, core::iter::empty(), out))
+        of_owed(session.write(self, core::iter::empty(), out))
     }
 
     fn seal<'m, I>(
@@ -278,11 +280,11 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
         I: IntoIterator<Item = (&'m mut OutgoingAnswer, &'m [u8])>,
     {
         let _ = session.check(now);
-        session.write(&self.crypto, messages.into_iter(), out)
+        session.write(self, messages.into_iter(), out)
     }
 
     fn seal_size(&self, session: &Self::Session, length: usize) -> usize {
-        let owed = session.base.link.as_ref().map_or(0, Link::owed);
+        let owed = session.base.phase.link().map_or(0, Link::owed);
         write::seal_size(length, owed, session.base.theirs.max_record).max(WELCOME_LENGTH)
     }
 
@@ -306,7 +308,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
             return;
         }
         let established = session.is_established();
-        let Some(link) = session.base.link.as_mut().filter(|_| established) else {
+        let Some(link) = session.base.phase.link_mut().filter(|_| established) else {
             session.base.fail(ConnectionError::Closed);
             return;
         };
@@ -365,7 +367,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> ServerWire for No
 
     fn refuse(&self, session: &mut Self::Session, id: RequestId, refusal: Refusal) -> Result<(), Error> {
         session.waiting(id)?;
-        let Some(link) = session.base.link.as_mut().filter(|link| link.can_refuse()) else {
+        let Some(link) = session.base.phase.link_mut().filter(|link| link.can_refuse()) else {
             return Err(Misuse::TransmitFirst.into());
         };
         link.owe_refusal(id.number(), super::refusal_code(refusal));

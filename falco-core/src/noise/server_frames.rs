@@ -96,7 +96,7 @@ impl<T: RequestTable> Requests<T> {
         if total > self.max_message {
             return mark::TOO_LARGE;
         }
-        if self.table.slots().len() >= self.max_in_flight || self.held + u64::from(received) > self.max_held {
+        if self.table.slots().len() >= self.max_in_flight || !self.has_room(received) {
             return mark::BUSY;
         }
         let state = if received == total {
@@ -115,7 +115,7 @@ impl<T: RequestTable> Requests<T> {
         if !self.table.push(slot) {
             return mark::BUSY;
         }
-        self.held += u64::from(received);
+        self.held += received;
         if state == State::Waiting {
             return mark::WHOLE;
         }
@@ -123,11 +123,16 @@ impl<T: RequestTable> Requests<T> {
         mark::BEGIN
     }
 
+    /// Whether so many bytes more can be held. Whoever adds them has asked.
+    fn has_room(&self, bytes: u32) -> bool {
+        self.held.checked_add(bytes).is_some_and(|held| held <= self.max_held)
+    }
+
     fn part(&mut self, id: u32, length: u32, now: Instant) -> Result<u8, Broken> {
         if id > self.begun {
             return Err(Broken);
         }
-        let over = self.held + u64::from(length) > self.max_held;
+        let over = !self.has_room(length);
         let Some(slot) = table::find(&mut self.table, id).filter(|slot| slot.state == State::Receiving) else {
             return Ok(mark::SKIP);
         };
@@ -142,7 +147,7 @@ impl<T: RequestTable> Requests<T> {
         }
         slot.received = received;
         slot.touched = millis(now);
-        self.held += u64::from(length);
+        self.held += length;
         if received < slot.total {
             return Ok(mark::PART);
         }
@@ -178,7 +183,7 @@ impl<T: RequestTable> Requests<T> {
     #[inline]
     pub(super) fn end_at(&mut self, position: usize) {
         let received = self.table.slots().get(position).map_or(0, |slot| slot.received);
-        self.held = self.held.saturating_sub(received.into());
+        self.held = self.held.saturating_sub(received);
         self.table.remove(position);
     }
 
@@ -206,7 +211,7 @@ impl<T: RequestTable> Requests<T> {
             return;
         };
         let late = now.as_millis().saturating_sub(stale.as_millis());
-        let lifetime = u64::from(self.lifetime.millis());
+        let lifetime = self.lifetime.as_millis();
         let mut left: Option<u64> = None;
         for slot in self
             .table
@@ -230,7 +235,7 @@ impl<T: RequestTable> Requests<T> {
 impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     /// The first record's PING: its frame is told as the establishment.
     pub(super) fn tell_established(&mut self, unread: &[u8]) -> Received<ServerEvent> {
-        let consumed = self.base.link.as_mut().and_then(|link| {
+        let consumed = self.base.phase.link_mut().and_then(|link| {
             let told = link.next_frame(unread, link.at())?;
             link.tell(&told);
             Some(told.consumed)
@@ -244,13 +249,13 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     /// Whether something has taken effect that has not been told.
     #[inline]
     pub(super) fn has_more_to_tell(&self) -> bool {
-        self.requests.lost > 0 || self.base.link.as_ref().is_some_and(|link| link.opened > 0)
+        self.requests.lost > 0 || self.base.phase.link().is_some_and(|link| link.opened > 0)
     }
 
     /// Tells the next thing that has taken effect: a request given up, or the next frame of the opened record.
     #[inline]
     pub(super) fn tell(&mut self, unread: &[u8]) -> Option<Result<Received<ServerEvent>, ConnectionError>> {
-        let link = self.base.link.as_mut()?;
+        let link = self.base.phase.link_mut()?;
         let mut skipped = 0;
         while link.opened > 0 {
             let Some(told) = link.next_frame(unread, skipped + link.at()) else {
@@ -331,7 +336,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         if self.requests.lost == 0 {
             return None;
         }
-        let link = self.base.link.as_mut()?;
+        let link = self.base.phase.link_mut()?;
         let lost = self
             .requests
             .table

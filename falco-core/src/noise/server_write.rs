@@ -1,8 +1,11 @@
 //! What a server says: its welcome, what it owes, its answers, its last CLOSE.
 
+use super::base::Phase;
+use super::key::{NoiseServer, Ring};
 use super::layout::WELCOME_LENGTH;
 use super::link::{Link, close};
-use super::server::{Requests, ServerSession, Stage};
+use super::record::Direction;
+use super::server::{Handshake, Requests, ServerSession};
 use super::table::{self, RequestTable, State};
 use super::write::{in_turn, of_nothing, write_message};
 use super::writer::Writer;
@@ -12,20 +15,20 @@ use crate::outgoing::OutgoingAnswer;
 
 impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     #[inline]
-    pub(super) fn write<'m>(
+    pub(super) fn write<'m, R: Ring, X: AsRef<[u8]>>(
         &mut self,
-        crypto: &C,
+        server: &NoiseServer<T, R, C, X>,
         messages: impl Iterator<Item = (&'m mut OutgoingAnswer, &'m [u8])>,
         out: &mut [u8],
     ) -> Result<usize, Error> {
-        let established = matches!(self.stage, Stage::Established);
+        let crypto = &server.crypto;
         if let Some(end) = self.base.life.end() {
-            return self.base.write_last(crypto, established, end, out);
+            return self.base.write_last(crypto, end, out);
         }
-        if !established {
-            return self.write_welcome(out);
+        if !self.base.proved {
+            return self.write_welcome(server, out);
         }
-        let Some(link) = self.base.link.as_mut() else {
+        let Some(link) = self.base.phase.link_mut() else {
             return Ok(0);
         };
         let given = out.len();
@@ -56,8 +59,12 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         of_nothing(trouble, owed, given)
     }
 
-    fn write_welcome(&mut self, out: &mut [u8]) -> Result<usize, Error> {
-        let Stage::Welcome(welcome) = &self.stage else {
+    fn write_welcome<R: Ring, X: AsRef<[u8]>>(
+        &mut self,
+        server: &NoiseServer<T, R, C, X>,
+        out: &mut [u8],
+    ) -> Result<usize, Error> {
+        let Phase::Handshake(Handshake::Welcome(welcome)) = &self.base.phase else {
             return Ok(0);
         };
         let given = out.len();
@@ -65,14 +72,22 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             needed: WELCOME_LENGTH,
             given,
         })?;
-        *place = *welcome;
-        self.stage = Stage::First;
+        *place = welcome.bytes;
+        let direction = |key: &[u8; 32]| Direction::new(&server.crypto, key, server.rekey_period);
+        let (send, recv) = (
+            direction(&welcome.keys.from_server),
+            direction(&welcome.keys.from_client),
+        );
+        let link = Link::new(send, recv, self.base.theirs.max_record, self.base.ours.max_record);
+        self.base.phase = Phase::Transport(link);
         Ok(WELCOME_LENGTH)
     }
 
     /// The end in good order: a CLOSE, if none was sent, and nothing after it.
     fn write_last_close(&mut self, crypto: &C, out: &mut [u8]) -> usize {
-        let Some(link) = &mut self.base.link else { return 0 };
+        let Some(link) = self.base.phase.link_mut() else {
+            return 0;
+        };
         link.owe_close(close::DONE, self.requests.begun);
         let mut writer = Writer::new(out, link.their_max_record);
         link.write_close(&mut writer);

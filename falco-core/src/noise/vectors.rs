@@ -6,7 +6,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::handshake::{Initiator, Responder};
-use super::record::{Direction, REKEY_PERIOD};
+use super::record::{Direction, RekeyPeriod};
 use super::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
 use crate::crypto::RustCrypto;
 use crate::{
@@ -39,7 +39,7 @@ fn the_public_vector_set_holds_byte_for_byte_on_both_sides() {
 
         let mut first = std::vec![0; ciphertexts[0].len()];
         let ephemeral = Zeroizing::new(array(&vector["init_ephemeral"]));
-        let initiator =
+        let mut initiator =
             Initiator::write(&RustCrypto, prologue, &psk, ephemeral, &payloads[0], &mut first).expect("it writes");
         assert_eq!(first, ciphertexts[0]);
         let (payload, responder) = Responder::read(&RustCrypto, prologue, &psk, &mut first).expect("it reads");
@@ -56,7 +56,7 @@ fn the_public_vector_set_holds_byte_for_byte_on_both_sides() {
         assert_eq!(ours.hash, array(&vector["handshake_hash"]));
         assert_eq!(theirs.hash, ours.hash);
 
-        let direction = |key: &[u8; 32]| Direction::new(&RustCrypto, key, REKEY_PERIOD);
+        let direction = |key: &[u8; 32]| Direction::new(&RustCrypto, key, RekeyPeriod::WIRE);
         let mut sealing = [direction(&ours.from_client), direction(&theirs.from_server)];
         let mut opening = [direction(&theirs.from_client), direction(&ours.from_server)];
         for (number, (payload, ciphertext)) in payloads.iter().zip(&ciphertexts).enumerate().skip(2) {
@@ -169,7 +169,7 @@ fn whole_sessions_hold_byte_for_byte_in_both_directions_and_over_a_rekey() {
                 .expect("records")
                 .iter()
                 .filter(|record| record["from"] == from);
-            let period = u64::try_from(records(&session, from).count()).expect("few");
+            let period = RekeyPeriod::of(u64::try_from(records(&session, from).count()).expect("few"));
             let mut sealing = Direction::new(&RustCrypto, key, period);
             let mut opening = Direction::new(&RustCrypto, key, period);
             for record in records(&session, from).chain(after) {
