@@ -40,10 +40,6 @@ use crate::error::Error;
 /// ```
 ///
 /// After that come steps, until one says that there is no more, and then [`handle_timeout`](Self::handle_timeout).
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "each is true or not whatever the others are"
-)]
 pub struct Line<R: Role, H: Deref<Target: Wire<R>>, I, O> {
     machine: Connection<R, H>,
     inbox: RecvBuf<I>,
@@ -57,13 +53,20 @@ pub struct Line<R: Role, H: Deref<Target: Wire<R>>, I, O> {
     progress: Instant,
     /// The machine knows that nothing is read.
     paused: bool,
-    /// The stream has no more bytes.
-    ended: bool,
-    /// The machine knows that, and goes on.
-    told: bool,
+    source: Source,
     way: Way,
     /// The end of the machine has been seen, and its last words are on their way.
     over: bool,
+}
+
+/// Whether bytes can still come in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Open,
+    /// The stream has no more.
+    Ended,
+    /// The machine knows that, and goes on.
+    Told,
 }
 
 /// Whether bytes can still go out.
@@ -99,8 +102,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
             end: 0,
             progress: Instant::ZERO,
             paused: false,
-            ended: false,
-            told: false,
+            source: Source::Open,
             way: Way::Open,
             over: false,
         }
@@ -145,7 +147,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
     /// Room to read into, and bytes to be written, at once.
     pub(crate) fn buffers(&mut self) -> Result<(&mut [u8], &[u8]), StorageFull> {
         let enough = self.inbox.len() >= self.wanted.max(1);
-        let space = if enough || self.ended || self.machine.end().is_some() {
+        let space = if enough || self.source != Source::Open || self.machine.end().is_some() {
             Default::default()
         } else {
             self.inbox.space(self.wanted)?
@@ -163,7 +165,9 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
 
     /// Says that the stream has no more bytes. Those that have come are still looked at.
     pub const fn end_of_stream(&mut self) {
-        self.ended = true;
+        if matches!(self.source, Source::Open) {
+            self.source = Source::Ended;
+        }
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called, if no byte comes or goes before.
@@ -268,12 +272,14 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
             }
             Ok(Received::NeedMore { total }) => {
                 self.wanted = total;
-                if !self.ended {
+                if self.source == Source::Open {
                     return self.or_over();
                 }
                 match self.machine.end_of_stream(now, self.inbox.unread()) {
                     // What it makes of that is told by the next look.
-                    Ok(()) if !core::mem::replace(&mut self.told, true) => return Ok(Next::Again),
+                    Ok(()) if core::mem::replace(&mut self.source, Source::Told) == Source::Ended => {
+                        return Ok(Next::Again);
+                    }
                     Ok(()) => return self.or_over(),
                     Err(end) => end,
                 }
@@ -303,7 +309,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         match self.way {
             Way::Stalled => Err(Error::Stalled),
             #[cfg(any(feature = "async", feature = "blocking"))]
-            Way::Broken if self.ended => Err(falco_core::ConnectionError::Truncated.into()),
+            Way::Broken if self.source != Source::Open => Err(falco_core::ConnectionError::Truncated.into()),
             #[cfg(any(feature = "async", feature = "blocking"))]
             Way::Broken => Ok(Next::Wait),
             Way::Open => Ok(Next::Wait),
