@@ -35,6 +35,20 @@ async fn another_is_served(scene: &Scene) {
     client.close().await;
 }
 
+/// What the system does not hold it loses, and a stranger's or a client's connection hangs for seconds.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_burst_waits_until_the_server_takes_it() {
+    let server = Server::builder(key(1)).bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let mut burst = Vec::new();
+    for number in 0..FLOOD {
+        // Loopback takes no time; a first SYN that is lost is said again after a second.
+        let connected = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(900));
+        burst.push(connected.unwrap_or_else(|error| panic!("connection {number}: {error}")));
+    }
+}
+
 #[tokio::test]
 async fn five_hundred_strangers_at_once() {
     let builder = Server::builder(key(1)).settings(impatient()).max_connections(100);

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use falco_core::ServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
+use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host};
 use tracing::{debug, debug_span, warn};
 
 use super::Service;
@@ -30,6 +30,35 @@ pub(crate) enum Listener {
     Tcp(TcpListener),
     #[cfg(unix)]
     Unix(UnixListener),
+}
+
+/// Connections that may wait in the system to be taken, where it allows as many: those of a whole fleet that comes back at once. Beyond that the system loses them without a word, and a client
+/// finds out seconds later. The standard library's and Tokio's 128 are soon full.
+const BACKLOG: u32 = 1024;
+
+/// Binds to the first of the addresses that can be bound.
+pub(super) async fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
+    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "the name stands for no address");
+    for address in lookup_host(address).await? {
+        match bind_one(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // A server that is started again finds its port free; on Windows this would let others take it.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 impl Listener {

@@ -13,7 +13,7 @@ use falco_core::{EntropyError, Key, Settings, SettingsError};
 use tokio::net::UnixListener;
 use tokio::net::{TcpListener, ToSocketAddrs};
 
-use super::accept::Listener;
+use super::accept::{self, Listener};
 use super::registry::Registry;
 use super::stats::Counters;
 use super::{OnCancel, Server, Service};
@@ -190,12 +190,12 @@ impl ServerBuilder {
         self
     }
 
-    /// Binds to an address. Port 0 has the system choose one; [`Server::local_addr`] says which.
+    /// Binds to an address. Port 0 has the system choose one; [`Server::local_addr`] says which. A burst of up to 1024 connections waits for its turn, where the system allows as many.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn bind(self, address: impl ToSocketAddrs) -> Result<Server, Error> {
-        let listener = TcpListener::bind(address).await.map_err(binding)?;
+        let listener = accept::bind(address).await.map_err(binding)?;
         self.from_listener(listener)
     }
 
