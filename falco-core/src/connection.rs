@@ -11,7 +11,7 @@ use crate::event::Received;
 use crate::message::{CloseReason, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
 use crate::settings::Settings;
-use crate::time::{Instant, Span};
+use crate::time::Instant;
 use crate::wire::{BufferSizes, Client, ClientWire, Role, Server, ServerWire, Wire};
 
 /// Room that [`Connection::poll_transmit`] is content with on every wire: a classic hello, the largest of the machines' own messages.
@@ -122,8 +122,10 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     }
 
     /// Says that nobody looked at the stream for a while, so that what has come by `now` is still to be handed to [`recv`](Self::recv): call it before that, and before
-    /// [`handle_timeout`](Self::handle_timeout). What ran out meanwhile, the lifetime or the wait for an answer to a ping, is over just after `now` and not yet. Between two signs of life
-    /// a lifetime gets no more than one lifetime this way, and a wait no more than one respite. The deadlines of a handshake and of a drain do not move.
+    /// [`handle_timeout`](Self::handle_timeout). What ran out meanwhile, the lifetime, the wait for an answer to a ping or that for the rest of a request, is over just after `now` and not yet.
+    ///
+    /// Call it again where reading what had come takes longer than that: between two signs of life there is one respite, which begins up to a lifetime late, and has [`LINGER`] from there on, and at
+    /// most a third of the lifetime. The deadlines of a handshake and of a drain do not move.
     pub fn was_away(&mut self, now: Instant) {
         self.wire.was_away(&mut self.session, now);
     }
@@ -168,12 +170,14 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     }
 
     /// When a write that has made no progress since `since` is to be given up by whoever does the writing: after a lifetime, which on the noise wire is the smaller of what
-    /// both sides have set; the last words of a connection that has ended after [`LINGER`].
+    /// both sides have set; the last words of a connection that has ended after [`LINGER`], but for those of a
+    /// server that has closed, among which may be its last answer.
     #[must_use]
     pub fn stalls_at(&self, since: Instant) -> Instant {
+        // The last answer may be among the last words.
         match self.end() {
-            Some(_) => since + LINGER,
-            None => since + Span::from_millis(self.wire.lifetime_millis(&self.session)),
+            Some(end) if !(R::ANSWERS && matches!(end, ConnectionError::Closed)) => since + LINGER,
+            _ => since.after(self.wire.lifetime_millis(&self.session)),
         }
     }
 

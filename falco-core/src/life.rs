@@ -1,6 +1,6 @@
 //! How long a connection lives and what ended it: one deadline, one sticky end. Which bytes count as signs of life is the wire's to say.
 
-use crate::error::ConnectionError;
+use crate::error::{ConnectionError, LINGER};
 use crate::settings::Settings;
 use crate::time::{Instant, Span};
 
@@ -16,7 +16,31 @@ pub(crate) struct Life {
     paused: Option<Instant>,
     /// How long the lifetime may still stand still before the next sign of life.
     allowance: Span,
+    respite: Respite,
     end: Option<ConnectionError>,
+}
+
+/// What an owner who comes late may have a deadline wait for, so that he looks at what had come by then: the first time however late he is, and from there on for a second in all, and at most a
+/// third of the lifetime. More, and bytes that mean nothing could put an end off.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Respite {
+    /// What is left; [`Span::MAX`] until the first time.
+    left: Span,
+}
+
+impl Respite {
+    pub(crate) const WHOLE: Self = Self { left: Span::MAX };
+
+    /// Whether a deadline may be `late`, on a connection of this lifetime.
+    pub(crate) fn covers(&mut self, late: Span, lifetime: Span) -> bool {
+        let left = if self.left == Span::MAX {
+            Some(lifetime.third().min(Span::of(LINGER)))
+        } else {
+            self.left.checked_sub(late)
+        };
+        self.left = left.unwrap_or(self.left);
+        left.is_some()
+    }
 }
 
 impl Life {
@@ -29,6 +53,7 @@ impl Life {
             lifetime: Span::of(settings.lifetime()),
             paused: None,
             allowance: Span::of(settings.lifetime()),
+            respite: Respite::WHOLE,
             end: None,
         }
     }
@@ -75,7 +100,7 @@ impl Life {
             .filter(|deadline| self.lives && self.paused.is_none() && *deadline <= now);
         if let Some(deadline) = ran_out {
             let late = (now + Span::TICK).span_since(deadline);
-            if late <= self.allowance {
+            if late <= self.allowance && self.respite.covers(late, self.lifetime) {
                 self.allowance = self.allowance.saturating_sub(late);
                 self.deadline = Some(deadline + late);
             }
@@ -87,6 +112,7 @@ impl Life {
     pub(crate) fn restart(&mut self) {
         self.deadline = Some(self.latest + self.lifetime);
         self.allowance = self.lifetime;
+        self.respite = Respite::WHOLE;
         // Whoever reads nothing does not because of this; the lifetime stands still anew.
         if self.paused.is_some() {
             self.paused = Some(self.latest);

@@ -44,6 +44,13 @@ impl Instant {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// The point so many milliseconds after this one, at the latest the last there is.
+    // A device has it once, and not at each of a dozen places.
+    #[cfg_attr(target_os = "none", inline(never))]
+    pub(crate) const fn after(self, millis: u64) -> Self {
+        Self(self.0.saturating_add(millis))
+    }
+
     /// The point `span` before this one, at the earliest the epoch.
     pub(crate) const fn before(self, span: Span) -> Self {
         Self(self.0.saturating_sub(span.as_millis()))
@@ -60,6 +67,8 @@ impl Instant {
 pub(crate) struct Span(u32);
 
 impl Span {
+    pub(crate) const MAX: Self = Self(u32::MAX);
+
     /// The least there is.
     pub(crate) const TICK: Self = Self(1);
 
@@ -81,9 +90,12 @@ impl Span {
         Self(self.0.saturating_sub(other.0))
     }
 
+    pub(crate) fn checked_sub(self, other: Self) -> Option<Self> {
+        self.0.checked_sub(other.0).map(Self)
+    }
+
     /// A third, rounded up.
-    #[cfg(feature = "noise")]
-    pub(crate) fn third(self) -> Self {
+    pub(crate) const fn third(self) -> Self {
         // In 32 bits, in which a division costs an instruction and not a function.
         Self(self.0.div_ceil(3))
     }
@@ -100,7 +112,7 @@ impl Add<Span> for Instant {
     type Output = Self;
 
     fn add(self, span: Span) -> Self {
-        Self(self.0.saturating_add(span.as_millis()))
+        self.after(span.as_millis())
     }
 }
 
@@ -110,6 +122,6 @@ impl Add<Duration> for Instant {
     /// Rounds `duration` up to whole milliseconds: a deadline is never early.
     #[inline]
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(millis(duration)))
+        self.after(millis(duration))
     }
 }

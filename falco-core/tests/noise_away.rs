@@ -7,10 +7,11 @@
 
 mod common;
 
-use common::ms;
-use common::noise::{BEGIN, PING, PONG, REFUSE, Told, at_client, at_server, begin};
-use falco_core::testing::raw_frame;
-use falco_core::{ConnectionError, Settings};
+use common::noise::{BEGIN, PART, PING, PONG, REFUSE, Told, at_client, at_server, begin};
+use common::{ms, span};
+use falco_core::keys::Secrets;
+use falco_core::testing::{CountingRng, Pair, classic_key, key, noise_client, noise_server, raw_frame};
+use falco_core::{ClientWire, ConnectionError, ServerWire, Settings, Wires};
 
 const LIFETIME: u64 = 60_000;
 const EXPIRED: Result<(), ConnectionError> = Err(ConnectionError::Expired);
@@ -40,24 +41,80 @@ fn without_that_it_is_over_and_so_it_is_where_nothing_came() {
 }
 
 #[test]
-fn between_two_signs_of_life_it_gives_one_lifetime_at_most() {
+fn between_two_signs_of_life_it_comes_at_most_a_lifetime_late_and_lasts_a_second() {
     let mut rig = at_server(&Settings::new());
-    let mut now = LIFETIME;
-    while now < 2 * LIFETIME {
+    let first = LIFETIME + 7_000;
+    rig.machine.was_away(ms(first));
+    // In as many looks as it takes, up to a second from the first.
+    for now in [first, first + 1, first + 500, first + 999] {
         rig.machine.was_away(ms(now));
         assert_eq!(rig.machine.handle_timeout(ms(now)), Ok(()), "{now}");
-        now += 7_000;
+        assert_eq!(rig.machine.poll_timeout(), Some(ms(now + 1)));
     }
-    rig.machine.was_away(ms(now));
-    assert_eq!(rig.machine.handle_timeout(ms(now)), EXPIRED);
+    rig.machine.was_away(ms(first + 1_001));
+    assert_eq!(rig.machine.handle_timeout(ms(first + 1_001)), EXPIRED);
 
-    // Whoever is away for longer at once gets nothing.
+    // Of a short lifetime a third.
+    let brief = Settings::new().with_lifetime(span(1_000)).unwrap();
+    let mut rig = at_server(&brief);
+    rig.machine.was_away(ms(1_500));
+    rig.machine.was_away(ms(1_833));
+    assert_eq!(rig.machine.handle_timeout(ms(1_833)), Ok(()));
+    rig.machine.was_away(ms(1_836));
+    assert_eq!(rig.machine.handle_timeout(ms(1_836)), EXPIRED);
+
+    // Whoever is away for longer than a lifetime at once gets nothing.
     let mut rig = at_server(&Settings::new());
     rig.machine.was_away(ms(2 * LIFETIME));
     assert_eq!(rig.machine.handle_timeout(ms(2 * LIFETIME)), EXPIRED);
     let mut rig = at_server(&Settings::new());
     rig.machine.was_away(ms(2 * LIFETIME - 1));
     assert_eq!(rig.machine.handle_timeout(ms(2 * LIFETIME - 1)), Ok(()));
+}
+
+#[test]
+fn each_sign_of_life_gives_it_anew() {
+    let mut rig = at_server(&Settings::new());
+    for round in 1..4 {
+        // Each time counted from the last ping.
+        rig.now = ms(round * (LIFETIME + 5_000));
+        rig.machine.was_away(rig.now);
+        assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping], "{round}");
+        rig.said();
+    }
+}
+
+/// Each kind of machine that a user can have.
+#[test]
+fn it_holds_on_every_wire() {
+    fn both<A: ClientWire, B: ServerWire>(client: &A, server: &B, seed: u64) {
+        for away in [false, true] {
+            let settings = Settings::new().with_keep_alive(false);
+            let mut pair = Pair::new(client, server, &settings, seed + u64::from(away)).unwrap();
+            pair.settle().unwrap();
+            let late = ms(LIFETIME + 5_000);
+            let expected = if away { Ok(()) } else { EXPIRED };
+            if away {
+                pair.client().was_away(late);
+                pair.server().was_away(late);
+            }
+            assert_eq!(pair.client().handle_timeout(late), expected);
+            assert_eq!(pair.server().handle_timeout(late), expected);
+        }
+    }
+    both(&noise_client(7), &noise_server(7), 1);
+    both(&classic_key(8), &classic_key(8), 3);
+    let wires = Wires::both(noise_server(7), classic_key(8));
+    both(&noise_client(7), &wires, 5);
+    both(&classic_key(8), &wires, 7);
+    // As the adapters hold them.
+    let secrets = || Secrets {
+        classic: Some(key(8)),
+        nonces: 64,
+        ..Secrets::default()
+    };
+    let shared = secrets().into_server(&mut CountingRng::new(1)).unwrap();
+    both(&secrets().into_client(&mut CountingRng::new(2)).unwrap(), &shared, 9);
 }
 
 #[test]
@@ -94,30 +151,63 @@ fn a_peer_that_is_gone_has_one_respite_and_no_more() {
     rig.now = ms(20_000);
     rig.machine.handle_timeout(rig.now).unwrap();
     assert_eq!(rig.said().len(), 1, "a ping");
-    rig.now = ms(40_000);
-    rig.machine.was_away(rig.now);
-    assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
-    assert_eq!(rig.machine.poll_timeout(), Some(ms(40_001)));
-    rig.now = ms(40_001);
-    rig.machine.was_away(rig.now);
-    assert_eq!(rig.machine.handle_timeout(rig.now), DEAD);
+    for now in [47_000, 47_001, 47_900] {
+        rig.machine.was_away(ms(now));
+        assert_eq!(rig.machine.handle_timeout(ms(now)), Ok(()));
+        assert_eq!(rig.machine.poll_timeout(), Some(ms(now + 1)));
+    }
+    rig.machine.was_away(ms(48_001));
+    assert_eq!(rig.machine.handle_timeout(ms(48_001)), DEAD);
+}
+
+#[test]
+fn a_peer_that_was_heard_has_it_again() {
+    let mut rig = at_client(&Settings::new());
+    for round in 0..3 {
+        rig.now = ms(20_000 + round * 45_000);
+        rig.machine.handle_timeout(rig.now).unwrap();
+        let pinged = rig.said();
+        assert_eq!(pinged.len(), 1, "{round}: a ping");
+        rig.now = ms(45_000 + round * 45_000);
+        rig.machine.was_away(rig.now);
+        assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()), "{round}");
+        rig.hear(&raw_frame(PONG, 0, &pinged[0].2));
+    }
 }
 
 #[test]
 fn what_is_half_received_goes_stale_all_the_same() {
     let mut rig = at_server(&Settings::new());
     rig.hear(&raw_frame(BEGIN, 1, &begin(9, b"a")));
-    for now in [30_000, LIFETIME - 1] {
+    // A client that talks in each millisecond, of other things.
+    for now in [30_000, LIFETIME - 1].into_iter().chain(LIFETIME..LIFETIME + 1_000) {
         rig.now = ms(now);
         rig.machine.was_away(rig.now);
-        rig.hear(&raw_frame(PING, 0, &[1; 8]));
+        assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping], "{now}");
+        rig.said();
     }
-    rig.said();
-    rig.now = ms(LIFETIME);
+    rig.now = ms(LIFETIME + 1_001);
     rig.machine.was_away(rig.now);
     assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
     assert_eq!(rig.bytes(&[]), [Told::Abandoned(1)]);
     assert_eq!(rig.said(), [(REFUSE, 1, vec![5])]);
+}
+
+#[test]
+fn parts_that_came_meanwhile_are_taken_before_their_request_counts_as_stale() {
+    let mut rig = at_server(&Settings::new());
+    rig.hear(&raw_frame(BEGIN, 1, &begin(3, b"a")));
+    // The connection is heard in time, so that nothing but the request has run out.
+    for (ping, late, part) in [(30_000, 61_000, b"b"), (90_000, 122_000, b"c")] {
+        rig.now = ms(ping);
+        assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping]);
+        rig.said();
+        rig.now = ms(late);
+        rig.machine.was_away(rig.now);
+        assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
+        let told = rig.hear(&raw_frame(PART, 1, part));
+        assert!(matches!(told.as_slice(), [Told::Part(1, ..)]), "{late}: {told:?}");
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::write::{self, check_length, of_owed};
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, EntropyError, Error, Misuse};
 use crate::event::{ClientEvent, Received};
-use crate::life::Life;
+use crate::life::{Life, Respite};
 use crate::message::{CloseReason, PingId, Status};
 use crate::outgoing::OutgoingRequest;
 use crate::settings::Settings;
@@ -64,8 +64,8 @@ struct KeepAlive {
     asked: bool,
     /// When that ping went, if nothing has been heard since.
     pinged: Option<Instant>,
-    /// The wait for its answer has had its respite.
-    excused: bool,
+    /// Of the wait for its answer.
+    respite: Respite,
 }
 
 impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
@@ -130,7 +130,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.keep_alive.heard = self.base.life.latest();
         self.keep_alive.asked = false;
         self.keep_alive.pinged = None;
-        self.keep_alive.excused = false;
+        self.keep_alive.respite = Respite::WHOLE;
     }
 
     /// Something was written: if it was the ping that the peer is to answer, its time begins now.
@@ -221,7 +221,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
                 heard: now,
                 asked: false,
                 pinged: None,
-                excused: false,
+                respite: Respite::WHOLE,
             },
             ending: None,
             first_ping: rng.try_next_u64().map_err(|_| EntropyError::new())?,
@@ -314,14 +314,13 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
 
     fn was_away(&self, session: &mut Self::Session, now: Instant) {
         session.base.life.was_away(now);
-        let third = session.base.life.lifetime().third();
+        let lifetime = session.base.life.lifetime();
         let keep_alive = &mut session.keep_alive;
-        // Once: a peer that is gone is found by an owner, too, who is away most of the time.
-        if let Some(pinged) = keep_alive.pinged.filter(|_| !keep_alive.excused)
-            && pinged + third <= now
+        if let Some(due) = keep_alive.pinged.map(|pinged| pinged + lifetime.third())
+            && due <= now
+            && keep_alive.respite.covers((now + Span::TICK).span_since(due), lifetime)
         {
-            keep_alive.excused = true;
-            keep_alive.pinged = Some((now + Span::TICK).before(third));
+            keep_alive.pinged = Some((now + Span::TICK).before(lifetime.third()));
         }
     }
 

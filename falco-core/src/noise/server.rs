@@ -15,7 +15,7 @@ use super::write::{self, check_length, of_owed};
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, EntropyError, Error, Misuse};
 use crate::event::{Received, ServerEvent};
-use crate::life::Life;
+use crate::life::{Life, Respite};
 use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
 use crate::settings::Settings;
@@ -43,6 +43,8 @@ pub(super) struct Requests<T> {
     pub(super) last: Option<u32>,
     /// When the request that has been half received for longest is to be looked at.
     pub(super) stale: Option<Instant>,
+    /// Of that time.
+    pub(super) respite: Respite,
     /// Requests whose [`Abandoned`](ServerEvent::Abandoned) is still to be told, in the state `Lost`.
     pub(super) lost: usize,
     pub(super) lifetime: Span,
@@ -208,6 +210,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
                 held: 0,
                 last: None,
                 stale: None,
+                respite: Respite::WHOLE,
                 lost: 0,
                 lifetime: Span::of(settings.lifetime()),
             },
@@ -301,6 +304,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
 
     fn was_away(&self, session: &mut Self::Session, now: Instant) {
         session.base.life.was_away(now);
+        session.requests.was_away(now);
     }
 
     fn close(&self, session: &mut Self::Session, now: Instant, reason: CloseReason) {

@@ -9,6 +9,7 @@ use super::{Broken, mark, millis};
 use crate::crypto::{Aead, NoiseCrypto};
 use crate::error::ConnectionError;
 use crate::event::{Received, ServerEvent};
+use crate::life::Respite;
 use crate::message::RequestId;
 use crate::time::{Instant, Span};
 
@@ -119,7 +120,9 @@ impl<T: RequestTable> Requests<T> {
         if state == State::Waiting {
             return mark::WHOLE;
         }
-        self.stale = self.stale.or(Some(now + self.lifetime));
+        if self.stale.is_none() {
+            self.look_at(Some(now + self.lifetime));
+        }
         mark::BEGIN
     }
 
@@ -192,7 +195,25 @@ impl<T: RequestTable> Requests<T> {
         for slot in self.table.slots_mut() {
             slot.touched = millis(now);
         }
-        self.stale = self.stale.map(|_| now + self.lifetime);
+        self.look_at(self.stale.map(|_| now + self.lifetime));
+    }
+
+    /// When what is half received is to be looked at.
+    fn look_at(&mut self, stale: Option<Instant>) {
+        self.stale = stale;
+        self.respite = Respite::WHOLE;
+    }
+
+    /// What had come by `now` is taken before anything counts as stale.
+    pub(super) fn was_away(&mut self, now: Instant) {
+        let late = |stale: Instant| (now + Span::TICK).span_since(stale);
+        // For longer than a lifetime nothing is kept, as the connection is not.
+        if let Some(late) = self.stale.filter(|stale| *stale <= now).map(late)
+            && late <= self.lifetime
+            && self.respite.covers(late, self.lifetime)
+        {
+            self.stale = Some(now + Span::TICK);
+        }
     }
 
     /// Gives up requests that are half received: the stream has ended in order, and what is missing of them never comes.
@@ -202,7 +223,7 @@ impl<T: RequestTable> Requests<T> {
             slot.state = State::Lost;
             self.lost += 1;
         }
-        self.stale = None;
+        self.look_at(None);
     }
 
     /// Gives up requests of which nothing has come for a lifetime.
@@ -228,7 +249,7 @@ impl<T: RequestTable> Requests<T> {
                 left = Some(left.map_or(lifetime - silent, |least| least.min(lifetime - silent)));
             }
         }
-        self.stale = left.map(|left| now + Span::from_millis(left));
+        self.look_at(left.map(|left| now + Span::from_millis(left)));
     }
 }
 
