@@ -29,6 +29,8 @@ pub struct Pump<R: embedded_io::ErrorType, W, T> {
     reader: R,
     writer: W,
     timer: T,
+    /// When the stream was looked at last. What had come by then is looked at as of then, however long that takes.
+    looked: Instant,
     /// Bytes were written and not yet flushed.
     unflushed: bool,
     /// Why nothing can be written any more. It is told once what had come has been looked at: it may say more.
@@ -54,6 +56,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
             reader,
             writer,
             timer,
+            looked: Instant::ZERO,
             unflushed: false,
             broken: None,
         }
@@ -68,8 +71,13 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
         !self.unflushed
     }
 
-    fn now(&self) -> Instant {
-        self.timer.now()
+    const fn looked(&self) -> Instant {
+        self.looked
+    }
+
+    fn look(&mut self) -> Instant {
+        self.looked = self.timer.now();
+        self.looked
     }
 
     /// Goes on with the line while a handler works.
@@ -85,7 +93,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
     {
         let mut work = pin!(work);
         loop {
-            let stepped = desk.step(self.timer.now());
+            let stepped = desk.step(self.looked);
             let more = match stepped {
                 Ok(more) => more,
                 Err(end) => {
@@ -150,7 +158,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
         };
         let (space, unsent) = line.buffers()?;
         let Moved { read, wrote } = self.transfer(space, unsent, deadline).await;
-        let now = self.timer.now();
+        let now = self.look();
         // The bytes that were read count first: a stream whose other half is broken may have said why.
         let came = match read {
             None => false,

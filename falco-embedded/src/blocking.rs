@@ -22,6 +22,8 @@ use crate::server::{Desk, ServerLine};
 pub struct Pump<S: embedded_io::ErrorType, K> {
     stream: S,
     clock: K,
+    /// When the stream was looked at last. What had come by then is looked at as of then, however long that takes.
+    looked: Instant,
     /// Bytes were written and not yet flushed.
     unflushed: bool,
     /// Why nothing can be written any more. It is told once what had come has been looked at: it may say more.
@@ -39,6 +41,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         Self {
             stream,
             clock,
+            looked: Instant::ZERO,
             unflushed: false,
             broken: None,
         }
@@ -53,8 +56,13 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         !self.unflushed
     }
 
-    fn now(&self) -> Instant {
-        self.clock.now()
+    const fn looked(&self) -> Instant {
+        self.looked
+    }
+
+    fn look(&mut self) -> Instant {
+        self.looked = self.clock.now();
+        self.looked
     }
 
     /// The handler has waited where it was.
@@ -95,6 +103,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         O: AsRef<[u8]> + AsMut<[u8]>,
     {
         loop {
+            let now = self.look();
             let read = self.read(line)?;
             let mut wrote = self.write(line);
             if !wrote && self.unflushed && line.unsent().is_empty() {
@@ -104,7 +113,6 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
                     line.abandon();
                 }
             }
-            let now = self.clock.now();
             if !read && let Some(broken) = self.broken.take() {
                 line.end_of_stream();
                 return Err(broken);

@@ -72,7 +72,7 @@ macro_rules! drivers {
                     if let Some(length) = ask.answered().map_err(Error::widen)? {
                         return Ok(length);
                     }
-                    let stepped = self.line.step(self.pump.now(), Some(&mut ask));
+                    let stepped = self.line.step(self.pump.looked(), Some(&mut ask));
                     self.after(stepped, None)$($await)*?;
                 }
             }
@@ -114,13 +114,13 @@ macro_rules! drivers {
                 self.begin();
                 let mut waited = false;
                 loop {
-                    let now = self.pump.now();
+                    let now = self.pump.looked();
                     let stepped = self.line.step_idle(now);
                     let rests = matches!(stepped, Ok(false));
                     // An end is told, whatever time it is, once its last words have gone.
                     let ended = self.line.line().machine().end().is_some();
                     // Whoever comes late has what lies there looked at, too.
-                    if rests && waited && now >= until && !ended {
+                    if rests && waited && now >= until && !ended && self.line.line().is_open() {
                         return Ok(());
                     }
                     waited |= rests;
@@ -134,7 +134,7 @@ macro_rules! drivers {
             /// What ended it instead.
             pub $($async)* fn close(&mut self) -> Result<(), Error<$error>> {
                 self.begin();
-                self.line.close(self.pump.now(), CloseReason::Done);
+                self.line.close(self.pump.looked(), CloseReason::Done);
                 loop {
                     match self.drive(None)$($await)* {
                         Ok(()) => {}
@@ -146,14 +146,14 @@ macro_rules! drivers {
 
             /// Nobody was here since the last call: what has come since was not read late by the peer's fault.
             fn begin(&mut self) {
-                let now = self.pump.now();
+                let now = self.pump.look();
                 self.line.line_mut().was_away(now);
             }
 
             /// Waits until the connection stands and everything that is owed has gone out of the stream: on the noise wire the proof that the welcome could be read, too.
             $($async)* fn settle(&mut self) -> Result<(), Error<$error>> {
                 loop {
-                    let stepped = self.line.step_idle(self.pump.now());
+                    let stepped = self.line.step_idle(self.pump.looked());
                     // A step that found nothing to do left nothing owed.
                     let rests = matches!(stepped, Ok(false)) && self.line.line().is_sent() && self.pump.is_flushed();
                     if rests && self.line.is_established() {
@@ -177,7 +177,7 @@ macro_rules! drivers {
             }
 
             $($async)* fn drive(&mut self, until: Option<Instant>) -> Result<(), Error<$error>> {
-                let stepped = self.line.step_idle(self.pump.now());
+                let stepped = self.line.step_idle(self.pump.looked());
                 self.after(stepped, until)$($await)*
             }
 
@@ -238,7 +238,7 @@ macro_rules! drivers {
                 &mut self,
                 mut handler: impl $handler(&[u8], &mut [u8]) -> Result<usize, Refusal>,
             ) -> Result<(), Error<$error>> {
-                let now = self.pump.now();
+                let now = self.pump.look();
                 self.line.line_mut().was_away(now);
                 self.line.give_up();
                 loop {
@@ -254,7 +254,7 @@ macro_rules! drivers {
                 &mut self,
                 handler: &mut impl $handler(&[u8], &mut [u8]) -> Result<usize, Refusal>,
             ) -> Result<(), Error<$error>> {
-                match self.line.step(self.pump.now()) {
+                match self.line.step(self.pump.looked()) {
                     Ok(true) => return Ok(()),
                     Ok(false) => {}
                     Err(end) => {
@@ -266,7 +266,7 @@ macro_rules! drivers {
                     return self.pump.wait(self.line.line_mut(), None)$($await)*;
                 };
                 let handled = self.pump.meanwhile(desk, handler(request, answer))$($await)*?;
-                let now = self.pump.now();
+                let now = self.pump.look();
                 self.line.line_mut().was_away(now);
                 match handled {
                     Ok(length) => self.line.answer(length),
@@ -278,7 +278,9 @@ macro_rules! drivers {
             /// Ends the connection in good order, as soon as the request that is being answered has had its answer: call
             /// [`serve`](Self::serve) for the rest. The stream is the caller's to close.
             pub fn close(&mut self, reason: CloseReason) {
-                self.line.close(self.pump.now(), reason);
+                let now = self.pump.look();
+                self.line.line_mut().was_away(now);
+                self.line.close(now, reason);
             }
         }
     };

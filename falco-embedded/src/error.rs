@@ -40,7 +40,8 @@ pub enum Error<E = Infallible> {
     },
     /// The wire of this connection has no answers to pings: the classic one. The connection lives.
     NoPongs,
-    /// What ended the connection. Every later call says so again.
+    /// What ended the connection. Every later call says so again; but a request that is told [`Closed`](ConnectionError::Closed) because the other side takes no more comes before the end
+    /// itself, for which `idle` or `close` can wait.
     Connection(ConnectionError),
     /// The call was not a fitting one; the numbers in it say what to mend.
     Misuse(Misuse),

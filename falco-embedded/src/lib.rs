@@ -43,7 +43,9 @@
 //! let length = loop {
 //!     carry(client.line_mut(), server.line_mut(), now)?;
 //!     carry(server.line_mut(), client.line_mut(), now)?;
-//!     // What has come is looked at before the time is.
+//!     // What has come is looked at before the time is, also where that is late: a loop that sleeps wakes at the deadline itself.
+//!     client.line_mut().was_away(now);
+//!     server.line_mut().was_away(now);
 //!     while client.step(now, Some(&mut ask))? {}
 //!     if let Some(length) = ask.answered()? {
 //!         break length;
@@ -54,8 +56,7 @@
 //!         answer[..length].copy_from_slice(request);
 //!         server.answer(length);
 //!     }
-//!     // Pings, and the ends of what takes too long; the next steps tell of them. A loop that sleeps wakes at the earlier `poll_timeout` of its lines, or at a byte; one that was
-//!     // busy elsewhere calls `was_away` of each first.
+//!     // Pings, and the ends of what takes too long; the next steps tell of them. A loop that sleeps wakes at the earlier `poll_timeout` of its lines, or at a byte.
 //!     client.line_mut().handle_timeout(now);
 //!     server.line_mut().handle_timeout(now);
 //! };

@@ -65,7 +65,7 @@ enum Source {
     Open,
     /// The stream has no more.
     Ended,
-    /// The machine knows that, and goes on.
+    /// The machine knows that.
     Told,
 }
 
@@ -75,9 +75,12 @@ enum Way {
     Open,
     /// They waited too long to be taken away, which is the owner's to know.
     Stalled,
-    /// The stream takes none, which its owner knows.
+    /// The stream takes none, which its owner knows; nothing was lost by that yet.
     #[cfg(any(feature = "async", feature = "blocking"))]
     Broken,
+    /// The same, and bytes that waited were lost.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    Cut,
 }
 
 /// What there is to do at one look at the unread bytes.
@@ -125,7 +128,13 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
     /// Whether nothing waits to be written that could be.
     #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) const fn is_sent(&self) -> bool {
-        self.start == self.end && matches!(self.way, Way::Open)
+        self.start == self.end && self.is_open()
+    }
+
+    /// Whether what waits to be written can be.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    pub(crate) const fn is_open(&self) -> bool {
+        matches!(self.way, Way::Open)
     }
 
     /// Says that the first `count` of them were.
@@ -204,8 +213,9 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
 
     /// Nothing can be written any more.
     #[cfg(any(feature = "async", feature = "blocking"))]
-    pub(crate) const fn abandon(&mut self) {
-        self.shut(Way::Broken);
+    pub(crate) fn abandon(&mut self) {
+        let cut = self.start < self.end || self.way == Way::Cut;
+        self.shut(if cut { Way::Cut } else { Way::Broken });
     }
 
     /// Nothing that waits goes: what is half written could not be continued.
@@ -281,7 +291,10 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
                         return Ok(Next::Again);
                     }
                     Ok(()) => return self.or_over(),
-                    Err(end) => end,
+                    Err(end) => {
+                        self.source = Source::Told;
+                        end
+                    }
                 }
             }
             Ok(_) => return self.hold(now),
@@ -291,7 +304,24 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         if self.start < self.end || self.transmit(now)? {
             return Ok(Next::Wait);
         }
+        // The machine has said everything, and not all of that has gone: an answer, or the CLOSE that would have made the end of the stream an end in order.
+        let closed = matches!(end, falco_core::ConnectionError::Closed);
+        if closed && self.is_cut() && (R::ANSWERS || self.source == Source::Told) {
+            return self.or_over();
+        }
         Err(end.into())
+    }
+
+    /// Whether bytes that waited were lost.
+    fn is_cut(&self) -> bool {
+        match self.way {
+            Way::Stalled => true,
+            #[cfg(any(feature = "async", feature = "blocking"))]
+            Way::Cut => true,
+            #[cfg(any(feature = "async", feature = "blocking"))]
+            Way::Broken => false,
+            Way::Open => false,
+        }
     }
 
     /// Something has to be written first. Where that has to wait, nothing is read meanwhile, so that the lifetime stands still.
@@ -309,9 +339,9 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         match self.way {
             Way::Stalled => Err(Error::Stalled),
             #[cfg(any(feature = "async", feature = "blocking"))]
-            Way::Broken if self.source != Source::Open => Err(falco_core::ConnectionError::Truncated.into()),
+            Way::Broken | Way::Cut if self.source != Source::Open => Err(falco_core::ConnectionError::Truncated.into()),
             #[cfg(any(feature = "async", feature = "blocking"))]
-            Way::Broken => Ok(Next::Wait),
+            Way::Broken | Way::Cut => Ok(Next::Wait),
             Way::Open => Ok(Next::Wait),
         }
     }

@@ -40,6 +40,54 @@ fn a_ping_over_a_stream_that_breaks_is_no_ping() {
 }
 
 #[test]
+fn a_flush_that_fails_is_told_and_no_call_passes_over_it() {
+    let served = everywhere(&settings(), reverse, async |client, _, [up, _]| {
+        client.request(b"one", &mut [0; 8]).await.unwrap();
+        up.writes.set(Writes::FailsToFlush);
+        assert_eq!(client.ping().await, Err(Error::Io(Broken)));
+        assert_eq!(client.ping().await, Err(Error::Connection(ConnectionError::Truncated)));
+        up.closed.set(true);
+    });
+    assert!(served.iter().all(Result::is_err), "{served:?}");
+}
+
+#[test]
+fn who_looks_in_after_a_write_has_failed_is_told() {
+    let quick = settings().with_lifetime(Duration::from_secs(3)).unwrap();
+    let served = everywhere(&quick, reverse, async |client, world, [up, _]| {
+        client.establish().await.unwrap();
+        // A ping is due. The first call may be over before it was tried.
+        world.pass(1_000);
+        up.writes.set(Writes::Fails);
+        let mut told = Vec::new();
+        for _ in 0..4 {
+            told.extend(client.idle(world.now()).await.err());
+        }
+        let truncated = Error::Connection(ConnectionError::Truncated);
+        assert_eq!(told[0], Error::Io(Broken));
+        assert!(
+            told.len() >= 3 && told[1..].iter().all(|told| *told == truncated),
+            "{told:?}"
+        );
+        up.closed.set(true);
+    });
+    assert!(served.iter().all(Result::is_err), "{served:?}");
+}
+
+#[test]
+fn a_close_that_never_went_is_no_end_in_order() {
+    let served = everywhere(&settings(), reverse, async |client, _, [up, down]| {
+        client.request(b"one", &mut [0; 8]).await.unwrap();
+        up.bytes.borrow_mut().clear();
+        up.writes.set(Writes::Fails);
+        down.closed.set(true);
+        assert!(client.close().await.is_err());
+        up.closed.set(true);
+    });
+    assert!(served.iter().all(Result::is_err), "{served:?}");
+}
+
+#[test]
 fn a_request_half_sent_before_the_end_of_its_stream_is_refused_at_once() {
     let (server_key, raw_key) = (server_key(7), raw_key());
     for blocks in [false, true] {

@@ -15,6 +15,8 @@ use falco_embedded::{Clock, Timer};
 #[derive(Default)]
 pub(crate) struct World {
     now: Cell<u64>,
+    /// Milliseconds that go by at each look at a clock, as work that takes its time would have it.
+    pub(crate) slow: Cell<u64>,
     until: RefCell<Vec<u64>>,
     moved: Cell<bool>,
 }
@@ -27,6 +29,12 @@ impl World {
     /// Time goes by while somebody is busy elsewhere.
     pub(crate) fn pass(&self, millis: u64) {
         self.now.set(self.now.get() + millis);
+    }
+
+    fn look(&self) -> Instant {
+        let now = self.now.get();
+        self.pass(self.slow.get());
+        Instant::from_millis(now)
     }
 
     /// Something has happened, so that time does not go on in this round.
@@ -54,14 +62,14 @@ pub(crate) struct VirtualClock(pub(crate) Rc<World>);
 
 impl Clock for VirtualClock {
     fn now(&self) -> Instant {
-        Instant::from_millis(self.0.now.get())
+        self.0.look()
     }
 }
 
 impl Timer for VirtualClock {
     async fn sleep_until(&mut self, at: Instant) {
         poll_fn(|_| {
-            if self.now() >= at {
+            if self.0.now() >= at.as_millis() {
                 return Poll::Ready(());
             }
             self.0.until.borrow_mut().push(at.as_millis());
@@ -119,7 +127,7 @@ pub(crate) struct RestingClock<'a, 'f> {
 
 impl Clock for RestingClock<'_, '_> {
     fn now(&self) -> Instant {
-        Instant::from_millis(self.world.now.get())
+        self.world.look()
     }
 
     fn rest(&self, until: Option<Instant>) {
@@ -158,6 +166,8 @@ pub(crate) enum Writes {
     /// It says that it has taken none.
     Zero,
     Fails,
+    /// Bytes are taken, and their flush fails.
+    FailsToFlush,
 }
 
 /// One direction. It holds a few bytes, as the queues of a serial port do.
@@ -207,7 +217,7 @@ impl Pipe {
         match self.writes.get() {
             Writes::Blocked => false,
             Writes::Zero | Writes::Fails => true,
-            Writes::Some => self.bytes.borrow().len() < self.room,
+            Writes::Some | Writes::FailsToFlush => self.bytes.borrow().len() < self.room,
         }
     }
 
@@ -215,7 +225,7 @@ impl Pipe {
         match self.writes.get() {
             Writes::Zero => return Ok(0),
             Writes::Fails => return Err(Broken),
-            Writes::Some | Writes::Blocked => {}
+            Writes::Some | Writes::Blocked | Writes::FailsToFlush => {}
         }
         self.world.moved.set(true);
         if self.buffers.get() {
@@ -233,12 +243,16 @@ impl Pipe {
         self.held.borrow().is_empty()
     }
 
-    fn release(&self) {
+    fn release(&self) -> Result<(), Broken> {
+        if self.writes.get() == Writes::FailsToFlush {
+            return Err(Broken);
+        }
         let mut held = self.held.borrow_mut();
         if !held.is_empty() {
             self.bytes.borrow_mut().extend(held.drain(..));
             self.world.moved.set(true);
         }
+        Ok(())
     }
 }
 
@@ -275,8 +289,7 @@ impl embedded_io_async::Write for Pipe {
         if self.stuck.get() {
             core::future::pending::<()>().await;
         }
-        self.release();
-        Ok(())
+        self.release()
     }
 }
 
@@ -316,8 +329,7 @@ impl embedded_io::Write for Port {
     }
 
     fn flush(&mut self) -> Result<(), Broken> {
-        self.to.release();
-        Ok(())
+        self.to.release()
     }
 }
 

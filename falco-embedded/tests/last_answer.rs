@@ -1,0 +1,100 @@
+//! A server that has closed before its last answer has left: that is no end in order unless the answer goes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::similar_names,
+    reason = "a test that panics has failed"
+)]
+
+mod common;
+
+use std::rc::Rc;
+
+use common::{
+    Broken, Lines, Other, Port, Raw, RestingClock, VirtualClock, Writes, client_key, lines, raw_key, reverse, run,
+    server_key, settings, turn,
+};
+use falco_core::{CloseReason, ConnectionError, Instant};
+use falco_embedded::{Error, Timer, asynchronous, blocking};
+
+/// Asks once and closes in the same breath, so that the server has closed when its answer is sealed. Then nothing is read for `pause`, or the answer meets `writes`. Says how serving
+/// ended, when, and whether the answer came.
+fn last_answer(blocks: bool, pause: u64, writes: Writes) -> (common::Served, u64, bool) {
+    let (client_key, server_key, raw_key) = (client_key(7), server_key(7), raw_key());
+    let Lines {
+        world, server, pipes, ..
+    } = lines(&client_key, &server_key, &settings());
+    let [up, down] = pipes.clone();
+    let mut raw = Raw::new(&raw_key, &settings(), pipes);
+    let mut clock = VirtualClock(Rc::clone(&world));
+    let asking = async {
+        raw.establish(&world).await;
+        let mut request = raw.machine.request(300).unwrap();
+        raw.send(Instant::ZERO, &mut request, &[5; 300], 400);
+        raw.machine.close(Instant::ZERO, CloseReason::Done);
+        let mut out = [0; 600];
+        while let Ok(count @ 1..) = raw.machine.poll_transmit(Instant::ZERO, &mut out) {
+            up.bytes.borrow_mut().extend(&out[..count]);
+        }
+        for _ in 0..30 {
+            turn(&world).await;
+        }
+        clock.sleep_until(Instant::from_millis(world.now() + pause)).await;
+        for _ in 0..300 {
+            raw.read(Instant::from_millis(world.now()));
+            turn(&world).await;
+        }
+        up.closed.set(true);
+    };
+    let answers = |request: &[u8], answer: &mut [u8]| {
+        down.writes.set(writes);
+        reverse(request, answer)
+    };
+    let (served, at) = if blocks {
+        let other = Other::new(asking);
+        let clock = RestingClock {
+            world: Rc::clone(&world),
+            other: &other,
+        };
+        let port = Port {
+            from: up.clone(),
+            to: down.clone(),
+        };
+        let served = blocking::Server::new(server, port, clock).serve(answers);
+        let at = world.now();
+        other.finish(&world);
+        (served, at)
+    } else {
+        let mut server = asynchronous::Server::new(server, up.clone(), down.clone(), VirtualClock(Rc::clone(&world)));
+        let serving = async {
+            let served = server
+                .serve(async |request: &[u8], answer: &mut [u8]| answers(request, answer))
+                .await;
+            (served, world.now())
+        };
+        run(&world, asking, serving).1
+    };
+    (served, at, raw.end == Some(ConnectionError::Closed))
+}
+
+#[test]
+fn an_answer_that_never_went_is_no_end_in_order() {
+    for blocks in [false, true] {
+        for (writes, expected) in [(Writes::Fails, Error::Io(Broken)), (Writes::Zero, Error::WriteZero)] {
+            assert_eq!(last_answer(blocks, 0, writes), (Err(expected), 0, false), "{blocks}");
+        }
+    }
+}
+
+#[test]
+fn the_last_answer_has_as_long_as_any_other_write() {
+    for blocks in [false, true] {
+        for pause in [1_500, 30_000, 59_000] {
+            let expected = (Ok(()), pause, true);
+            assert_eq!(last_answer(blocks, pause, Writes::Some), expected, "{blocks}");
+        }
+        // A third of a minute later nobody waits for it any more.
+        let (served, at, came) = last_answer(blocks, 100_000, Writes::Some);
+        assert_eq!((served, at, came), (Err(Error::Stalled), 60_000, false), "{blocks}");
+    }
+}
