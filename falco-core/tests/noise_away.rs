@@ -211,6 +211,21 @@ fn parts_that_came_meanwhile_are_taken_before_their_request_counts_as_stale() {
 }
 
 #[test]
+fn a_request_is_kept_for_one_lifetime_more_at_most() {
+    let mut rig = at_server(&Settings::new());
+    rig.hear(&raw_frame(BEGIN, 1, &begin(3, b"a")));
+    // The connection lives for nearly a lifetime longer than the request.
+    rig.now = ms(LIFETIME - 1);
+    assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping]);
+    rig.said();
+    rig.now = ms(2 * LIFETIME + 500);
+    rig.machine.was_away(rig.now);
+    assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
+    assert_eq!(rig.hear(&raw_frame(PART, 1, b"b")), [Told::Abandoned(1)]);
+    assert_eq!(rig.said(), [(REFUSE, 1, vec![5])]);
+}
+
+#[test]
 fn a_handshake_moves_for_nobody() {
     let mut client = common::noise::noise_client_end(&Settings::new(), 1);
     client.was_away(ms(5_000));

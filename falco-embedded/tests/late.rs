@@ -183,6 +183,8 @@ fn a_server_that_is_closed_late_hears_what_has_come_first() {
     world.pass(15_000);
     server.close(CloseReason::ShuttingDown);
     assert_eq!(run(&world, client.close(), server.serve(handler)), (Ok(()), Ok(())));
+    // The client's own CLOSE may find nobody who takes it, and has a second for it.
+    assert!(world.now() <= 66_000, "{}", world.now());
 }
 
 #[test]
