@@ -114,6 +114,30 @@ fn an_answer_that_lies_there_is_read_however_fast_the_clock_goes() {
         world.pass(65_000);
         world.slow.set(slow);
         assert_eq!(run(&world, client.pong(ping), async {}).0, Ok(()), "{slow}");
+
+        let Lines {
+            world,
+            client,
+            server,
+            pipes: [up, down],
+        } = lines(&client_key, &server_key, &settings().with_keep_alive(false));
+        let mut server = asynchronous::Server::new(server, up.clone(), down.clone(), VirtualClock(world.clone()));
+        let other = Other::new(async {
+            let _ = server.serve(handler).await;
+        });
+        let clock = RestingClock {
+            world: world.clone(),
+            other: &other,
+        };
+        let mut client = blocking::Client::new(client, Port { from: down, to: up }, clock);
+        client.establish().unwrap();
+        let ping = client.ping().unwrap();
+        for _ in 0..5 {
+            other.poll(&world);
+        }
+        world.pass(65_000);
+        world.slow.set(slow);
+        assert_eq!(client.pong(ping), Ok(()), "{slow}");
     }
 }
 
