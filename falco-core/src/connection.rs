@@ -124,8 +124,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     /// Says that nobody looked at the stream for a while, so that what has come by `now` is still to be handed to [`recv`](Self::recv): call it before that, and before
     /// [`handle_timeout`](Self::handle_timeout). What ran out meanwhile, the lifetime, the wait for an answer to a ping or that for the rest of a request, is over just after `now` and not yet.
     ///
-    /// Call it again where reading what had come takes longer than that: between two signs of life there is one respite, which begins up to a lifetime late, and has [`LINGER`] from there on, and at
-    /// most a third of the lifetime. The deadlines of a handshake and of a drain do not move.
+    /// Call it again where reading what had come takes longer than that: between two signs of life there is one respite, which begins up to a lifetime late, and has [`LINGER`] from there on, at
+    /// most a third of the lifetime, and never more than that lifetime in all. The deadlines of a handshake and of a drain do not move.
     pub fn was_away(&mut self, now: Instant) {
         self.wire.was_away(&mut self.session, now);
     }
@@ -170,15 +170,20 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     }
 
     /// When a write that has made no progress since `since` is to be given up by whoever does the writing: after a lifetime, which on the noise wire is the smaller of what
-    /// both sides have set; the last words of a connection that has ended after [`LINGER`], but for those of a
-    /// server that has closed, among which may be its last answer.
+    /// both sides have set; the last words of a connection that has ended after [`LINGER`]. Where a server has closed in the same [`seal`](Self::seal) in which it took the end of its last
+    /// answer, that answer has a [`lifetime`](Self::lifetime) from there on.
     #[must_use]
     pub fn stalls_at(&self, since: Instant) -> Instant {
-        // The last answer may be among the last words.
         match self.end() {
-            Some(end) if !(R::ANSWERS && matches!(end, ConnectionError::Closed)) => since + LINGER,
-            _ => since.after(self.wire.lifetime_millis(&self.session)),
+            Some(_) => since + LINGER,
+            None => self.lifetime_from(since),
         }
+    }
+
+    /// When a [`lifetime`](Self::lifetime) is over that begins at `since`.
+    #[must_use]
+    pub fn lifetime_from(&self, since: Instant) -> Instant {
+        since.after(self.wire.lifetime_millis(&self.session))
     }
 
     /// The lifetime that is in force: on the noise wire the smaller of what both sides have set, once they have told each other.

@@ -24,8 +24,6 @@ pub trait Role: private::Sealed {
     type Event: Debug + Clone + PartialEq + Eq;
     /// What this side sends.
     type Outgoing: Debug + Outgoing;
-    /// Whether this side answers: the last thing that it seals may be the end of an answer, after which it has closed at once, while the answer is still to be written.
-    const ANSWERS: bool;
 }
 
 /// The side that connects, sends requests and gets answers.
@@ -44,13 +42,11 @@ impl private::Sealed for Server {}
 impl Role for Client {
     type Event = ClientEvent;
     type Outgoing = OutgoingRequest;
-    const ANSWERS: bool = false;
 }
 
 impl Role for Server {
     type Event = ServerEvent;
     type Outgoing = OutgoingAnswer;
-    const ANSWERS: bool = true;
 }
 
 /// The least memory with which a connection gets on, whatever its peer sends: [`Connection::buffer_sizes`](crate::Connection::buffer_sizes).

@@ -14,7 +14,7 @@ use core::task::Poll;
 
 use embedded_io_async::{Read, Write};
 use falco_core::{
-    ClientWire, CloseReason, ConnectionError, Instant, LINGER, Misuse, PingId, Refusal, Role, ServerWire, Storage, Wire,
+    ClientWire, CloseReason, ConnectionError, Instant, Misuse, PingId, Refusal, Role, ServerWire, Storage, Wire,
 };
 
 use crate::client::ClientLine;
@@ -96,10 +96,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
             let stepped = desk.step(self.looked);
             let more = match stepped {
                 Ok(more) => more,
-                Err(end) => {
-                    self.finish().await;
-                    return Err(end.widen());
-                }
+                Err(end) => return Err(self.finish(desk.line_mut(), end).await),
             };
             let mut wait = pin!(async {
                 if more {
@@ -119,23 +116,49 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
         }
     }
 
-    /// The connection has ended, and the stream has its last words: they are given as long to go out as an end may take.
-    async fn finish(&mut self) {
+    /// The connection has ended, and the stream has its last words: they are given as long to go out as an end may take. Says how it has ended: with a last answer that stays in the stream
+    /// not in order.
+    async fn finish<Side: Role, H, I, O>(&mut self, line: &mut Line<Side, H, I, O>, end: Error) -> Error<R::Error>
+    where
+        H: Deref<Target: Wire<Side>>,
+        I: Storage,
+        O: AsRef<[u8]> + AsMut<[u8]>,
+    {
         if !self.unflushed || self.broken.is_some() {
-            return;
+            return end.widen();
         }
-        let until = self.timer.now() + LINGER;
+        let until = line.flushes_until(self.timer.now());
         let mut flush = pin!(self.writer.flush());
         let mut late = pin!(self.timer.sleep_until(until));
         let flushed = poll_fn(|context| {
-            if flush.as_mut().poll(context).is_ready() {
-                return Poll::Ready(());
+            if let Poll::Ready(flushed) = flush.as_mut().poll(context) {
+                return Poll::Ready(flushed.map_err(Error::Io));
             }
-            late.as_mut().poll(context)
+            late.as_mut().poll(context).map(|()| Err(Error::Stalled))
         });
-        flushed.await;
+        let flushed = flushed.await;
         // What has not gone by now does not.
         self.unflushed = false;
+        match (end, flushed) {
+            (Error::Connection(ConnectionError::Closed), Err(lost)) if line.lose() => lost,
+            (end, _) => end.widen(),
+        }
+    }
+
+    /// Why nothing can be written any more, if that is still to be told.
+    fn tell_broken<Side: Role, H, I, O>(&mut self, line: &mut Line<Side, H, I, O>) -> Result<(), Error<R::Error>>
+    where
+        H: Deref<Target: Wire<Side>>,
+        I: Storage,
+        O: AsRef<[u8]> + AsMut<[u8]>,
+    {
+        match self.broken.take() {
+            Some(broken) => {
+                line.end_of_stream();
+                Err(broken)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Waits until bytes have come or gone, or it is time to do something else: `until`, or what is due on the line, which is done.
@@ -194,9 +217,8 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
             line.abandon();
             self.unflushed = false;
             self.broken = broken;
-        } else if !came && let Some(broken) = self.broken.take() {
-            line.end_of_stream();
-            return Err(broken);
+        } else if !came {
+            self.tell_broken(line)?;
         }
         line.turn(now, came);
         Ok(())

@@ -79,9 +79,33 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         Ok(handled)
     }
 
-    /// The connection has ended, and the stream has its last words.
-    fn finish(&mut self) {
-        let _ = self.flush();
+    /// The connection has ended, and the stream has its last words. Says how it has ended: with a last answer that stays in the stream not in order.
+    fn finish<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>, end: Error) -> Error<S::Error>
+    where
+        H: Deref<Target: Wire<R>>,
+        I: Storage,
+        O: AsRef<[u8]> + AsMut<[u8]>,
+    {
+        match (end, self.flush()) {
+            (Error::Connection(ConnectionError::Closed), Err(lost)) if line.lose() => Error::Io(lost),
+            (end, _) => end.widen(),
+        }
+    }
+
+    /// Why nothing can be written any more, if that is still to be told.
+    fn tell_broken<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>) -> Result<(), Error<S::Error>>
+    where
+        H: Deref<Target: Wire<R>>,
+        I: Storage,
+        O: AsRef<[u8]> + AsMut<[u8]>,
+    {
+        match self.broken.take() {
+            Some(broken) => {
+                line.end_of_stream();
+                Err(broken)
+            }
+            None => Ok(()),
+        }
     }
 
     fn flush(&mut self) -> Result<(), S::Error> {
@@ -113,9 +137,8 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
                     line.abandon();
                 }
             }
-            if !read && let Some(broken) = self.broken.take() {
-                line.end_of_stream();
-                return Err(broken);
+            if !read {
+                self.tell_broken(line)?;
             }
             let deadline = [line.poll_timeout(), until].into_iter().flatten().min();
             if read || wrote || deadline.is_some_and(|deadline| deadline <= now) {

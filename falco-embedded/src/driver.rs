@@ -120,8 +120,11 @@ macro_rules! drivers {
                     // An end is told, whatever time it is, once its last words have gone.
                     let ended = self.line.line().machine().end().is_some();
                     // Whoever comes late has what lies there looked at, too.
-                    if rests && waited && now >= until && !ended && self.line.line().is_open() {
-                        return Ok(());
+                    if rests && waited && now >= until && !ended {
+                        if self.line.line().is_open() {
+                            return Ok(());
+                        }
+                        self.pump.tell_broken(self.line.line_mut())?;
                     }
                     waited |= rests;
                     self.after(stepped, (!ended).then_some(until))$($await)*?;
@@ -186,10 +189,7 @@ macro_rules! drivers {
                 match stepped {
                     Ok(true) => Ok(()),
                     Ok(false) => self.pump.wait(self.line.line_mut(), until)$($await)*,
-                    Err(end) => {
-                        self.pump.finish()$($await)*;
-                        Err(end.widen())
-                    }
+                    Err(end) => Err(self.pump.finish(self.line.line_mut(), end)$($await)*),
                 }
             }
         }
@@ -257,10 +257,7 @@ macro_rules! drivers {
                 match self.line.step(self.pump.looked()) {
                     Ok(true) => return Ok(()),
                     Ok(false) => {}
-                    Err(end) => {
-                        self.pump.finish()$($await)*;
-                        return Err(end.widen());
-                    }
+                    Err(end) => return Err(self.pump.finish(self.line.line_mut(), end)$($await)*),
                 }
                 let Some((request, answer, desk)) = self.line.take_up() else {
                     return self.pump.wait(self.line.line_mut(), None)$($await)*;

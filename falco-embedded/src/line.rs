@@ -55,8 +55,17 @@ pub struct Line<R: Role, H: Deref<Target: Wire<R>>, I, O> {
     paused: bool,
     source: Source,
     way: Way,
-    /// The end of the machine has been seen, and its last words are on their way.
-    over: bool,
+    over: Over,
+}
+
+/// Whether the machine has ended, and what is still on its way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    No,
+    /// Last words, if any.
+    Words,
+    /// The end of a last answer: a server ends with the look at which it is sealed. Such an answer has as long as a drain may take, counted from the end.
+    Answer,
 }
 
 /// Whether bytes can still come in.
@@ -107,7 +116,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
             paused: false,
             source: Source::Open,
             way: Way::Open,
-            over: false,
+            over: Over::No,
         }
     }
 
@@ -140,7 +149,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
     /// Says that the first `count` of them were.
     pub fn sent(&mut self, now: Instant, count: usize) {
         self.start = self.start.saturating_add(count).min(self.end);
-        if count > 0 {
+        if count > 0 && self.over != Over::Answer {
             self.progress = self.progress.max(now);
         }
     }
@@ -189,7 +198,15 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
 
     /// No byte waits for longer than the machine says to be taken away.
     fn stalls_at(&self) -> Option<Instant> {
-        (self.start < self.end).then(|| self.machine.stalls_at(self.progress))
+        (self.start < self.end).then(|| self.given_up_at())
+    }
+
+    /// When what waits is given up.
+    fn given_up_at(&self) -> Instant {
+        match self.over {
+            Over::Answer => self.machine.lifetime_from(self.progress),
+            Over::No | Over::Words => self.machine.stalls_at(self.progress),
+        }
     }
 
     /// Does what is due at `now`, which the next step tells of. Harmless early, late and often. What has come is handed over and looked at first: by
@@ -205,10 +222,30 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
 
     /// The time of the last words begins.
     fn note_end(&mut self, now: Instant) {
-        if !self.over {
-            self.over = true;
+        if self.over == Over::No {
+            self.over = Over::Words;
             self.progress = self.progress.max(now);
         }
+    }
+
+    /// Until when bytes that the stream has taken may wait in it for their way out, after the end.
+    #[cfg(feature = "async")]
+    pub(crate) fn flushes_until(&self, now: Instant) -> Instant {
+        match self.over {
+            Over::Answer => self.given_up_at(),
+            Over::No | Over::Words => now + falco_core::LINGER,
+        }
+    }
+
+    /// The stream has not let go of what it took. Says whether that was a last answer, which is lost then.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    pub(crate) fn lose(&mut self) -> bool {
+        let answer = self.over == Over::Answer;
+        if answer {
+            self.end_of_stream();
+            self.shut(Way::Cut);
+        }
+        answer
     }
 
     /// Nothing can be written any more.
@@ -246,7 +283,11 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         M: IntoIterator<Item = (&'m mut R::Outgoing, &'m [u8])>,
         R::Outgoing: 'm,
     {
-        self.fill(now, |machine, out| machine.seal(now, messages, out))
+        let sealed = self.fill(now, |machine, out| machine.seal(now, messages, out))?;
+        if sealed && self.machine.end().is_some() {
+            self.over = Over::Answer;
+        }
+        Ok(sealed)
     }
 
     /// Takes what the machine itself owes, if everything before it has gone, and says whether there was something.
@@ -270,6 +311,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
     }
 
     /// Looks at the unread bytes. The end is told once everything owed before it has gone.
+    // A device has it once for each side, and not in each step.
+    #[cfg_attr(target_os = "none", inline(never))]
     pub(crate) fn look(&mut self, now: Instant) -> Result<Next<R::Event>, Error> {
         if core::mem::take(&mut self.paused) {
             self.machine.set_reading(now, true);
@@ -306,7 +349,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         }
         // The machine has said everything, and not all of that has gone: an answer, or the CLOSE that would have made the end of the stream an end in order.
         let closed = matches!(end, falco_core::ConnectionError::Closed);
-        if closed && self.is_cut() && (R::ANSWERS || self.source == Source::Told) {
+        if closed && self.is_cut() && (self.over == Over::Answer || self.source == Source::Told) {
             return self.or_over();
         }
         Err(end.into())

@@ -17,9 +17,9 @@ use common::{
 use falco_core::{CloseReason, ConnectionError, Instant};
 use falco_embedded::{Error, Timer, asynchronous, blocking};
 
-/// Asks once and closes in the same breath, so that the server has closed when its answer is sealed. Then nothing is read for `pause`, or the answer meets `writes`. Says how serving
-/// ended, when, and whether the answer came.
-fn last_answer(blocks: bool, pause: u64, writes: Writes) -> (common::Served, u64, bool) {
+/// Asks once and closes in the same breath, so that the server has closed when its answer is sealed. Then nothing is read for `pause`, but for `sips` bytes, each after half a minute; or the
+/// answer meets `writes`. Says how serving ended, when, and whether the answer came.
+fn last_answer(blocks: bool, sips: u64, pause: u64, writes: Writes) -> (common::Served, u64, bool) {
     let (client_key, server_key, raw_key) = (client_key(7), server_key(7), raw_key());
     let Lines {
         world, server, pipes, ..
@@ -39,6 +39,10 @@ fn last_answer(blocks: bool, pause: u64, writes: Writes) -> (common::Served, u64
         for _ in 0..30 {
             turn(&world).await;
         }
+        for sip in 1..=sips {
+            clock.sleep_until(Instant::from_millis(sip * 30_000)).await;
+            down.take(&mut [0]);
+        }
         clock.sleep_until(Instant::from_millis(world.now() + pause)).await;
         for _ in 0..300 {
             raw.read(Instant::from_millis(world.now()));
@@ -48,6 +52,7 @@ fn last_answer(blocks: bool, pause: u64, writes: Writes) -> (common::Served, u64
     };
     let answers = |request: &[u8], answer: &mut [u8]| {
         down.writes.set(writes);
+        down.buffers.set(writes == Writes::FailsToFlush);
         reverse(request, answer)
     };
     let (served, at) = if blocks {
@@ -80,8 +85,13 @@ fn last_answer(blocks: bool, pause: u64, writes: Writes) -> (common::Served, u64
 #[test]
 fn an_answer_that_never_went_is_no_end_in_order() {
     for blocks in [false, true] {
-        for (writes, expected) in [(Writes::Fails, Error::Io(Broken)), (Writes::Zero, Error::WriteZero)] {
-            assert_eq!(last_answer(blocks, 0, writes), (Err(expected), 0, false), "{blocks}");
+        let broken = Error::Io(Broken);
+        for (writes, expected) in [
+            (Writes::Fails, broken),
+            (Writes::Zero, Error::WriteZero),
+            (Writes::FailsToFlush, broken),
+        ] {
+            assert_eq!(last_answer(blocks, 0, 0, writes), (Err(expected), 0, false), "{blocks}");
         }
     }
 }
@@ -91,10 +101,73 @@ fn the_last_answer_has_as_long_as_any_other_write() {
     for blocks in [false, true] {
         for pause in [1_500, 30_000, 59_000] {
             let expected = (Ok(()), pause, true);
-            assert_eq!(last_answer(blocks, pause, Writes::Some), expected, "{blocks}");
+            assert_eq!(last_answer(blocks, 0, pause, Writes::Some), expected, "{blocks}");
         }
         // A third of a minute later nobody waits for it any more.
-        let (served, at, came) = last_answer(blocks, 100_000, Writes::Some);
+        let (served, at, came) = last_answer(blocks, 0, 100_000, Writes::Some);
         assert_eq!((served, at, came), (Err(Error::Stalled), 60_000, false), "{blocks}");
+    }
+}
+
+#[test]
+fn nobody_holds_a_server_that_has_closed_by_taking_a_byte_now_and_then() {
+    for blocks in [false, true] {
+        let (served, at, came) = last_answer(blocks, 10, 0, Writes::Some);
+        assert_eq!((served, at, came), (Err(Error::Stalled), 60_000, false), "{blocks}");
+    }
+}
+
+#[test]
+fn an_answer_that_a_stream_holds_back_for_good_is_told_of() {
+    let (client_key, server_key, raw_key) = (client_key(7), server_key(7), raw_key());
+    let Lines {
+        world, server, pipes, ..
+    } = lines(&client_key, &server_key, &settings());
+    let [up, down] = pipes.clone();
+    let mut raw = Raw::new(&raw_key, &settings(), pipes);
+    let asking = async {
+        raw.establish(&world).await;
+        let mut request = raw.machine.request(3).unwrap();
+        raw.send(Instant::ZERO, &mut request, b"abc", 100);
+        raw.machine.close(Instant::ZERO, CloseReason::Done);
+        raw.exchange(Instant::ZERO);
+    };
+    let mut server = asynchronous::Server::new(server, up.clone(), down.clone(), VirtualClock(Rc::clone(&world)));
+    let serving = server.serve(async |request: &[u8], answer: &mut [u8]| {
+        down.buffers.set(true);
+        down.stuck.set(true);
+        reverse(request, answer)
+    });
+    assert_eq!(run(&world, asking, serving).1, Err(Error::Stalled));
+    assert_eq!(world.now(), 60_000);
+    let again = run(&world, server.serve(async |_: &[u8], _: &mut [u8]| Ok(0)), async {}).0;
+    assert_eq!(again, Err(Error::Connection(ConnectionError::Truncated)));
+}
+
+#[test]
+fn a_server_whose_client_has_had_everything_ends_in_order_whatever_becomes_of_its_own_close() {
+    for writes in [Writes::Blocked, Writes::Fails] {
+        let (client_key, server_key, raw_key) = (client_key(7), server_key(7), raw_key());
+        let Lines {
+            world, server, pipes, ..
+        } = lines(&client_key, &server_key, &settings());
+        let [up, down] = pipes.clone();
+        let mut raw = Raw::new(&raw_key, &settings(), pipes);
+        let asking = async {
+            raw.establish(&world).await;
+            let mut request = raw.machine.request(3).unwrap();
+            raw.send(Instant::ZERO, &mut request, b"abc", 100);
+            while raw.machine.in_flight() > 0 {
+                turn(&world).await;
+                raw.read(Instant::ZERO);
+            }
+            down.writes.set(writes);
+            raw.machine.close(Instant::ZERO, CloseReason::Done);
+            raw.exchange(Instant::ZERO);
+        };
+        let mut server = asynchronous::Server::new(server, up.clone(), down.clone(), VirtualClock(Rc::clone(&world)));
+        let serving = server.serve(async |request: &[u8], answer: &mut [u8]| reverse(request, answer));
+        assert_eq!(run(&world, asking, serving).1, Ok(()), "{writes:?}");
+        assert!(world.now() <= 1_000, "{writes:?}: {}", world.now());
     }
 }

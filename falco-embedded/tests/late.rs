@@ -11,8 +11,8 @@ mod common;
 use core::cell::Cell;
 
 use common::{
-    Joined, Lines, Other, Port, Raw, RestingClock, VirtualClock, client_key, join, lines, raw_key, reverse, run,
-    server_key, settings, turn, until,
+    Broken, Joined, Lines, Other, Port, Raw, RestingClock, VirtualClock, Writes, client_key, join, lines, raw_key,
+    reverse, run, server_key, settings, turn, until,
 };
 use falco_core::{CloseReason, ConnectionError, Instant, Refusal};
 use falco_embedded::{Error, Timer, asynchronous, blocking};
@@ -287,4 +287,40 @@ fn looking_in_often_lengthens_no_lifetime() {
         let lived = world.now() - begun;
         assert!((60_000..=61_001 + each).contains(&lived), "{each}: {lived}");
     }
+}
+
+#[test]
+fn who_idles_over_a_stream_that_takes_nothing_is_told_in_time_however_much_comes() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let Joined {
+        world,
+        mut client,
+        mut server,
+        pipes: [up, down],
+    } = join(&client_key, &server_key, &settings());
+    let begun = Cell::new(false);
+    let asks = async {
+        client.request(b"abc", &mut [0; 8]).await.unwrap();
+        begun.set(true);
+    };
+    run(&world, asks, until(&begun, server.serve(handler)));
+    up.writes.set(Writes::Fails);
+    let (mut clock, over) = (VirtualClock(world.clone()), Cell::new(false));
+    let dripping = async {
+        down.bytes.borrow_mut().extend([1, 244]);
+        clock.sleep_until(Instant::from_millis(19_990)).await;
+        while !over.get() {
+            clock.sleep_until(Instant::from_millis(world.now() + 1)).await;
+            down.bytes.borrow_mut().push_back(7);
+            world.stir();
+            assert!(world.now() < 21_000);
+        }
+    };
+    let idles = async {
+        let ended = client.idle(Instant::from_millis(20_050)).await;
+        over.set(true);
+        ended
+    };
+    assert_eq!(run(&world, dripping, idles).1, Err(Error::Io(Broken)));
+    assert!(world.now() <= 20_100, "{}", world.now());
 }

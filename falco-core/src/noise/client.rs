@@ -308,6 +308,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
                 let now = session.base.life.latest();
                 session.keep_alive.heard = now;
                 session.keep_alive.pinged = session.keep_alive.pinged.map(|_| now);
+                session.keep_alive.respite = Respite::WHOLE;
             }
         }
     }

@@ -207,9 +207,10 @@ impl<T: RequestTable> Requests<T> {
     /// What had come by `now` is taken before anything counts as stale.
     pub(super) fn was_away(&mut self, now: Instant) {
         let late = |stale: Instant| (now + Span::TICK).span_since(stale);
-        // For longer than a lifetime nothing is kept, as the connection is not.
+        // For longer than a lifetime nothing is kept, as the connection is not; and the silence of each request is told in 32 bits.
         if let Some(late) = self.stale.filter(|stale| *stale <= now).map(late)
             && late <= self.lifetime
+            && self.lifetime.as_millis() + late.as_millis() + 2_000 < u64::from(u32::MAX)
             && self.respite.covers(late, self.lifetime)
         {
             self.stale = Some(now + Span::TICK);
