@@ -103,7 +103,7 @@ fn the_last_answer_has_as_long_as_any_other_write() {
             let expected = (Ok(()), pause, true);
             assert_eq!(last_answer(blocks, 0, pause, Writes::Some), expected, "{blocks}");
         }
-        // A third of a minute later nobody waits for it any more.
+        // After a lifetime nobody waits for it any more.
         let (served, at, came) = last_answer(blocks, 0, 100_000, Writes::Some);
         assert_eq!((served, at, came), (Err(Error::Stalled), 60_000, false), "{blocks}");
     }

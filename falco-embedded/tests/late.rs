@@ -238,7 +238,7 @@ fn bytes_of_a_record_that_is_never_whole_put_no_end_off() {
             clock
                 .sleep_until(Instant::from_millis(begun + within.start() - 50))
                 .await;
-            // A byte in each second millisecond, as a busy executor sees them, up to two seconds after the end is due.
+            // A byte each five milliseconds, until the end comes.
             while !over.get() {
                 clock.sleep_until(Instant::from_millis(world.now() + 5)).await;
                 down.bytes.borrow_mut().push_back(7);
