@@ -128,6 +128,18 @@ impl<W: ClientWire> ClientWire for Boxed<W> {
     fn answers_pings(&self) -> bool {
         self.0.answers_pings()
     }
+
+    fn is_confirmed(&self, session: &<Self as Wire<Client>>::Session) -> bool {
+        self.0.is_confirmed(session)
+    }
+
+    fn max_in_flight(&self, session: &<Self as Wire<Client>>::Session) -> usize {
+        self.0.max_in_flight(session)
+    }
+
+    fn peer_max_message(&self, session: &<Self as Wire<Client>>::Session) -> u32 {
+        self.0.peer_max_message(session)
+    }
 }
 
 impl<W: ServerWire> ServerWire for Boxed<W> {

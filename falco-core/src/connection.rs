@@ -246,6 +246,31 @@ impl<H: Deref<Target: ClientWire>> Connection<Client, H> {
     pub fn answers_pings(&self) -> bool {
         self.wire.answers_pings()
     }
+
+    /// Whether the server is known to have let this client in: on the noise wire once a record of
+    /// its has been read, on the classic wire from the accept on.
+    ///
+    /// A server on the noise wire answers the first PING before it hands a request to a handler.
+    /// So where the stream ends before this is true, no request was processed.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.wire.is_confirmed(&self.session)
+    }
+
+    /// How many requests may be in flight at once: the smaller of both sides' limits, once the
+    /// handshake is over.
+    #[must_use]
+    pub fn max_in_flight(&self) -> usize {
+        self.wire.max_in_flight(&self.session)
+    }
+
+    /// The largest message that the server reads, in bytes; a server on the noise wire holds at
+    /// least as many bytes of unfinished requests for each connection. Known once the handshake is
+    /// over.
+    #[must_use]
+    pub fn peer_max_message(&self) -> u32 {
+        self.wire.peer_max_message(&self.session)
+    }
 }
 
 impl<H: Deref<Target: ServerWire>> Connection<Server, H> {

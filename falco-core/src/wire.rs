@@ -118,6 +118,9 @@ pub trait ClientWire: Wire<Client> {
     fn ping(&self, session: &mut Self::Session) -> Result<PingId, Error>;
     fn cancel(&self, session: &mut Self::Session, id: RequestId) -> Result<(), Error>;
     fn answers_pings(&self) -> bool;
+    fn is_confirmed(&self, session: &Self::Session) -> bool;
+    fn max_in_flight(&self, session: &Self::Session) -> usize;
+    fn peer_max_message(&self, session: &Self::Session) -> u32;
 }
 
 /// A wire on which one can be a server.

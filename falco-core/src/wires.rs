@@ -242,6 +242,18 @@ impl<N: ClientWire, K: ClientWire> ClientWire for Wires<N, K> {
             (None, None) => false,
         }
     }
+
+    fn is_confirmed(&self, session: &<Self as Wire<Client>>::Session) -> bool {
+        spoken!(self, ref session, |wire, inner| wire.is_confirmed(inner), else false)
+    }
+
+    fn max_in_flight(&self, session: &<Self as Wire<Client>>::Session) -> usize {
+        spoken!(self, ref session, |wire, inner| wire.max_in_flight(inner), else 0)
+    }
+
+    fn peer_max_message(&self, session: &<Self as Wire<Client>>::Session) -> u32 {
+        spoken!(self, ref session, |wire, inner| wire.peer_max_message(inner), else 0)
+    }
 }
 
 impl<N: ServerWire, K: ServerWire> ServerWire for Wires<N, K> {

@@ -70,6 +70,9 @@ fn established<'k>(
     let ping = client.poll_transmit(now, &mut out).unwrap();
     let mut parts = Reassembly::new([Partial::new(Vec::new())]);
     assert_eq!(take(&mut server, &mut out[..ping], &mut parts), None);
+    let answer = server.poll_transmit(now, &mut out).unwrap();
+    let heard = client.recv(now, &mut out[..answer]);
+    assert!(matches!(heard, Ok(Received::Event { consumed, .. }) if consumed == answer));
     (client, server)
 }
 

@@ -99,6 +99,14 @@ fn requests_may_follow_the_first_ping_in_the_same_write_and_none_is_taken_before
     };
     assert_eq!(machine.recv(ms(2), &mut both), Ok(established));
     assert_eq!(machine.key_id().unwrap().as_bytes()[..], honest().clear[2..]);
+    // Not before the ping is answered: a client that has heard nothing may rely on that.
+    for _ in 0..2 {
+        assert_eq!(machine.recv(ms(2), &mut both[33..]), Ok(Received::TransmitFirst));
+    }
+    assert_eq!(
+        raw.open(&mut owed(&mut machine, ms(2))),
+        Some(raw_frame(7, 0, &first_ping()[7..]))
+    );
     let received = machine.recv(ms(2), &mut both[33..]);
     assert!(matches!(
         received,

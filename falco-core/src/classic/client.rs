@@ -368,4 +368,16 @@ impl<L: Ledger, C: Crypto> ClientWire for ClassicKey<L, C> {
     fn answers_pings(&self) -> bool {
         false
     }
+
+    fn is_confirmed(&self, session: &ClientSession) -> bool {
+        matches!(session.phase, Phase::Established)
+    }
+
+    fn max_in_flight(&self, session: &ClientSession) -> usize {
+        usize::try_from(session.max_in_flight).unwrap_or(usize::MAX)
+    }
+
+    fn peer_max_message(&self, session: &ClientSession) -> u32 {
+        session.max_message
+    }
 }

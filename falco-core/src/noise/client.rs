@@ -412,6 +412,18 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> ClientWire for NoiseClient
     fn answers_pings(&self) -> bool {
         true
     }
+
+    fn is_confirmed(&self, session: &Self::Session) -> bool {
+        session.base.phase.link().is_some_and(Link::has_opened)
+    }
+
+    fn max_in_flight(&self, session: &Self::Session) -> usize {
+        session.requests.max_in_flight
+    }
+
+    fn peer_max_message(&self, session: &Self::Session) -> u32 {
+        session.base.theirs.max_message
+    }
 }
 
 impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {

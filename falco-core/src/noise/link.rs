@@ -129,6 +129,16 @@ impl<A: Aead> Link<A> {
         Ok(text)
     }
 
+    /// Whether a record of the peer's has been opened.
+    pub(super) const fn has_opened(&self) -> bool {
+        self.recv.has_begun()
+    }
+
+    /// Whether a record has been sealed.
+    pub(super) const fn has_sealed(&self) -> bool {
+        self.send.has_begun()
+    }
+
     /// Where in the unread bytes the next frame of the opened record begins.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) const fn at(&self) -> usize {

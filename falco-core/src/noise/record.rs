@@ -57,6 +57,11 @@ impl<A: Aead> Direction<A> {
         }
     }
 
+    /// Whether a record has been sealed or opened. The counter never returns to 0.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.counter > 0
+    }
+
     /// Seals the next record: `out` holds plaintext up to its last `body.len()` bytes, which `body` becomes.
     #[cfg_attr(not(target_os = "none"), inline)]
     #[cfg_attr(target_os = "none", inline(never))]

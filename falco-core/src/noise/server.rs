@@ -240,6 +240,9 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
         match session.base.phase {
             Phase::Handshake(Handshake::Hello(_)) => session.recv_hello(self, unread),
             Phase::Handshake(Handshake::Welcome(_)) => Ok(Received::TransmitFirst),
+            // The answer to the first PING goes out before a request is looked at: a client whose
+            // stream ends before it has heard anything knows that no handler has run.
+            Phase::Transport(ref link) if session.base.proved && !link.has_sealed() => Ok(Received::TransmitFirst),
             Phase::Transport(_) => {
                 if let Some(total) = session.recv_record(&self.crypto, unread)? {
                     return Ok(Received::NeedMore { total });
