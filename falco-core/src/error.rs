@@ -23,7 +23,11 @@ pub enum ConnectionError {
     },
     /// The hello does not decrypt: the peer has another key, or none.
     Unauthenticated,
-    /// The server did not take the hello: it has another key, is not a FalcoTCP server, or was shutting down.
+    /// The connection ended, or foreign bytes came, before the server had proved that it has the key.
+    ///
+    /// It has another key or context, speaks another wire, or is no FalcoTCP server; or it, or a
+    /// proxy in front of it, is starting, stopping or full. Nothing tells these apart: a server says
+    /// nothing to whom it does not know.
     Refused,
     /// The handshake was not over by its deadline.
     HandshakeTimeout,
@@ -65,7 +69,7 @@ pub enum ConnectionError {
     KeyExhausted,
     /// All request numbers of the connection are used; a new connection starts anew.
     NumbersExhausted,
-    /// The stream ended inside a frame.
+    /// The stream ended inside a record, or without the CLOSE that an orderly end has.
     Truncated,
     /// The stream ended between two frames.
     ClosedByPeer,
@@ -103,7 +107,9 @@ impl fmt::Display for ConnectionError {
             Self::UnknownWire { first } => write!(f, "first byte {first:#04x} belongs to no wire that is spoken here"),
             Self::UnknownVersion { found } => write!(f, "version {found} of the noise wire is not spoken here"),
             Self::Unauthenticated => f.write_str("the hello does not decrypt under our key"),
-            Self::Refused => f.write_str("the server refused the handshake: wrong key, or no FalcoTCP server"),
+            Self::Refused => f.write_str(
+                "refused before the handshake was done: the server has another key, context or wire, or it (or a proxy before it) is starting, stopping, full, or no FalcoTCP server",
+            ),
             Self::HandshakeTimeout => f.write_str("the handshake was not over by its deadline"),
             Self::Expired => f.write_str("no message and no ping for a lifetime"),
             Self::Tampered => f.write_str("a message does not decrypt: it was changed on its way"),
@@ -125,7 +131,7 @@ impl fmt::Display for ConnectionError {
             Self::HandlerFailed => f.write_str("the handler failed"),
             Self::KeyExhausted => f.write_str("the key has sealed as often as it may: replace it"),
             Self::NumbersExhausted => f.write_str("the connection has used all request numbers: open another"),
-            Self::Truncated => f.write_str("the stream ended inside a frame"),
+            Self::Truncated => f.write_str("the connection was cut off without an orderly close"),
             Self::ClosedByPeer => f.write_str("the peer closed the stream"),
             Self::Closed => f.write_str("the connection is closed"),
         }

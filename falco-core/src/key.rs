@@ -125,6 +125,7 @@ impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AllZero => f.write_str("a key of 32 zero bytes is refused"),
+            Self::Text { digits: 64 } => f.write_str("a key is 64 hexadecimal digits; this text has other characters"),
             Self::Text { digits } => write!(f, "a key is 64 hexadecimal digits; this text has {digits} characters"),
             Self::Entropy => f.write_str("the random number generator failed"),
         }

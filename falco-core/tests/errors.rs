@@ -39,7 +39,7 @@ fn each_end_of_a_connection_reads_differently_and_shows_its_numbers() {
         (E::HandlerFailed, &["handler"]),
         (E::KeyExhausted, &["key"]),
         (E::NumbersExhausted, &["numbers"]),
-        (E::Truncated, &["inside a frame"]),
+        (E::Truncated, &["cut off"]),
         (E::ClosedByPeer, &["peer"]),
         (E::Closed, &["closed"]),
     ];

@@ -56,6 +56,11 @@ fn anything_but_64_digits_is_refused_with_their_count() {
             assert_eq!(Key::from_hex(&text).unwrap_err(), KeyError::Text { digits });
         }
     }
+    let right_length = KeyError::Text { digits: 64 }.to_string();
+    assert!(
+        right_length.ends_with("other characters"),
+        "its length is right: {right_length}"
+    );
 }
 
 #[test]
