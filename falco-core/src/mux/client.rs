@@ -6,6 +6,7 @@ use core::fmt;
 use core::ops::Deref;
 
 use super::Body;
+use super::waiters::{SPARE, Waiters, Waiting};
 use crate::connection::ClientConnection;
 use crate::error::{ConnectionError, Error, Misuse, RequestError};
 use crate::event::{ClientEvent, Received};
@@ -13,6 +14,7 @@ use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
 use crate::reassembly::{Partial, Reassembly};
 use crate::send_queue::SendQueue;
+use crate::settings::DEFAULT_MAX_HELD;
 use crate::time::Instant;
 use crate::wire::ClientWire;
 
@@ -20,21 +22,32 @@ use crate::wire::ClientWire;
 ///
 /// `B` is a body on its way, `W` whoever waits for the answer. Each waiter is given back exactly once: with the answer, with a refusal, to its
 /// [`cancel`](Self::cancel), or by [`finish`](Self::finish).
+///
+/// Requests begin in the order in which they were handed over, and no more of them than the server
+/// takes: as many as its limit in flight allows, and as many bytes as
+/// [`with_max_held`](Self::with_max_held) says. The others wait here. Everything that is done with
+/// one request takes the same time however many wait.
 pub struct ClientMux<H: Deref<Target: ClientWire>, B, W> {
     machine: ClientConnection<H>,
+    /// Requests that may begin or have begun, until all of them is sealed.
     queue: SendQueue<OutgoingRequest, Queued<B>>,
-    /// Sorted by ticket.
-    waiting: VecDeque<Waiting<W>>,
-    /// The tickets of the requests that have begun and had no end, sorted by number.
-    begun: VecDeque<(RequestId, u64)>,
+    waiting: Waiters<B, W>,
+    /// Tickets of the requests that may not begin yet, ascending; some may have been cancelled.
+    held_back: VecDeque<u64>,
+    /// Requests in the queue that have not begun.
+    unbegun: usize,
+    /// The requests that have begun and had no end, sorted by number.
+    begun: VecDeque<Begun>,
+    /// Bytes of all requests that may begin, or have begun and had no end.
+    held: usize,
+    max_held: usize,
     parts: Reassembly<Vec<Partial<Vec<u8>>>>,
 }
 
-struct Waiting<W> {
+struct Begun {
+    id: RequestId,
     ticket: u64,
-    /// There once its first byte is sealed.
-    id: Option<RequestId>,
-    waiter: W,
+    length: usize,
 }
 
 struct Queued<B> {
@@ -86,6 +99,10 @@ pub enum ClientStep<W> {
         waiter: W,
         /// Why.
         refusal: Refusal,
+        /// The server was busy while more bytes were under way than it is bound to hold for one
+        /// connection: [`peer_max_message`](ClientConnection::peer_max_message). From now on no
+        /// more than that are under way, and the request may be handed over again.
+        again: bool,
     },
     /// A ping was answered, and with it all before it.
     Pong {
@@ -131,14 +148,27 @@ pub struct Left<B, W> {
 
 impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
     /// Nothing waits yet.
-    pub const fn new(machine: ClientConnection<H>) -> Self {
+    pub fn new(machine: ClientConnection<H>) -> Self {
         Self {
             machine,
             queue: SendQueue::new(),
-            waiting: VecDeque::new(),
+            waiting: Waiters::new(),
+            held_back: VecDeque::new(),
+            unbegun: 0,
             begun: VecDeque::new(),
+            held: 0,
+            max_held: usize::try_from(DEFAULT_MAX_HELD).unwrap_or(usize::MAX),
             parts: Reassembly::new(Vec::new()),
         }
+    }
+
+    /// How many bytes of requests may be under way at once, 64 MiB by default: as many as a server
+    /// holds by default ([`Settings::with_max_held`](crate::Settings::with_max_held)). A single
+    /// request may be larger.
+    #[must_use]
+    pub const fn with_max_held(mut self, bytes: usize) -> Self {
+        self.max_held = bytes;
+        self
     }
 
     /// The machine inside.
@@ -154,20 +184,24 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
 
     /// Requests that have had no end.
     #[must_use]
-    pub fn outstanding(&self) -> usize {
+    pub const fn outstanding(&self) -> usize {
         self.waiting.len()
     }
 
     /// Whether requests wait of which nothing was sent.
     #[must_use]
     pub fn has_unbegun(&self) -> bool {
-        self.queue.iter().any(|(request, _)| request.id().is_none())
+        self.unbegun > 0 || self.holds_back()
     }
 
     /// Whether something of a request has not been sealed.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queue.is_empty() || self.holds_back()
+    }
+
+    const fn holds_back(&self) -> bool {
+        self.waiting.held_back() > 0
     }
 
     /// Queues a request. `ticket` is the caller's name for it; they ascend.
@@ -179,35 +213,72 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
             Ok(request) => request,
             Err(why) => return Err(Rejected { body, waiter, why }),
         };
-        self.queue.push(request, Queued { ticket, body });
-        let at = self.waiting.partition_point(|waiting| waiting.ticket < ticket);
-        let id = None;
-        self.waiting.insert(at, Waiting { ticket, id, waiter });
+        self.waiting.insert(ticket, waiter, (request, body));
+        let at = self.held_back.partition_point(|other| *other < ticket);
+        self.held_back.insert(at, ticket);
+        self.let_begin();
         Ok(())
+    }
+
+    /// Lets those requests begin for which there is room now.
+    fn let_begin(&mut self) {
+        if self.held_back.is_empty() || self.machine.status() != Status::Established {
+            return;
+        }
+        let places = self.machine.max_in_flight();
+        while let Some(&ticket) = self.held_back.front() {
+            if self.unbegun + self.begun.len() >= places {
+                return;
+            }
+            let length = self.waiting.held_back_length(ticket);
+            // A request that is larger than all that may be under way goes alone.
+            if length.is_some_and(|length| self.held > 0 && self.held.saturating_add(length) > self.max_held) {
+                return;
+            }
+            self.held_back.pop_front();
+            if let Some((request, body)) = self.waiting.take_held_back(ticket) {
+                self.held += body.as_ref().len();
+                self.unbegun += 1;
+                self.queue.push(request, Queued { ticket, body });
+            }
+        }
     }
 
     /// Nobody waits any more for the request `ticket`. What was not sent is withdrawn; of what was, the server is told. Gives the waiter back with what it may be told of the request; `None` where
     /// it has had its end.
     pub fn cancel(&mut self, ticket: u64) -> Option<(W, Fate)> {
-        let at = self
-            .waiting
-            .binary_search_by_key(&ticket, |waiting| waiting.ticket)
-            .ok()?;
-        let waiting = self.waiting.remove(at)?;
-        let before = self.queue.len();
-        self.queue.retain(|_, queued| queued.ticket != ticket);
+        let Waiting { waiter, id, unsent, .. } = self.waiting.take(ticket)?;
+        if unsent.is_some() {
+            if self.held_back.len() > 2 * self.waiting.held_back() + SPARE {
+                let waiting = &self.waiting;
+                self.held_back.retain(|ticket| waiting.is_held_back(*ticket));
+            }
+            return Some((waiter, Fate::NotProcessed));
+        }
+        let mut removed = None;
+        self.queue.retain(|_, queued| {
+            let stays = queued.ticket != ticket;
+            if !stays {
+                removed = Some(queued.as_ref().len());
+            }
+            stays
+        });
+        if let Some(id) = id {
+            self.parts.forget(id);
+            // It fails only where the connection has ended.
+            let _ = self.machine.cancel(id);
+        } else if let Some(length) = removed {
+            self.unbegun -= 1;
+            self.held -= length;
+            self.let_begin();
+        }
         // What has not gone whole reaches no handler.
-        let fate = if self.queue.len() < before {
+        let fate = if removed.is_some() {
             Fate::NotProcessed
         } else {
             Fate::MaybeProcessed
         };
-        if let Some(id) = waiting.id {
-            self.parts.forget(id);
-            // It fails only where the connection has ended.
-            let _ = self.machine.cancel(id);
-        }
-        Some((waiting.waiter, fate))
+        Some((waiter, fate))
     }
 
     /// Owes the server a ping.
@@ -235,9 +306,15 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
             Received::Skip { consumed } => return Ok(ClientStep::Skip { consumed }),
             Received::Event { consumed, event } => (consumed, event),
         };
+        let step = self.take_event(consumed, event, unread);
+        self.let_begin();
+        Ok(step)
+    }
+
+    fn take_event(&mut self, consumed: usize, event: ClientEvent, unread: &[u8]) -> ClientStep<W> {
         let bytes = |range| unread.get(range).unwrap_or_default();
         let skip = ClientStep::Skip { consumed };
-        Ok(match event {
+        match event {
             ClientEvent::Established => ClientStep::Established { consumed },
             ClientEvent::Answer { id, body } => self.end(id).map_or(skip, |waiter| ClientStep::Answer {
                 consumed,
@@ -268,15 +345,28 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
                 self.parts.forget(id);
                 // Of a request half sent, nothing more goes.
                 self.queue.retain(|request, _| request.id() != Some(id));
+                let again = refusal == Refusal::Busy && self.hold_back_more();
                 self.end(id).map_or(skip, |waiter| ClientStep::Refused {
                     consumed,
                     waiter,
                     refusal,
+                    again,
                 })
             }
             ClientEvent::Pong { ping } => ClientStep::Pong { consumed, ping },
             ClientEvent::Closing { reason } => ClientStep::Closing { consumed, reason },
-        })
+        }
+    }
+
+    /// The server was busy. Where more was under way than it is bound to hold, that may be why:
+    /// from now on no more is. Says whether it was so.
+    fn hold_back_more(&mut self) -> bool {
+        let bound = usize::try_from(self.machine.peer_max_message()).unwrap_or(usize::MAX);
+        let over = self.held > bound;
+        if over {
+            self.max_held = self.max_held.min(bound);
+        }
+        over
     }
 
     /// Writes what is owed and what waits to the front of `out`, and says how many bytes are to be sent. `failed` is told of requests that will never go: the
@@ -290,27 +380,36 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
         out: &mut [u8],
         mut failed: impl FnMut(W, RequestError),
     ) -> Result<usize, Misuse> {
-        let (waiting, begun) = (&mut self.waiting, &mut self.begun);
-        let sealed = self.queue.seal(&mut self.machine, now, out, |request, queued| {
-            let at = waiting.binary_search_by_key(&queued.ticket, |waiting| waiting.ticket);
-            match (request.failure(), request.id(), at) {
-                (Some(failure), _, Ok(at)) => {
-                    if let Some(waiting) = waiting.remove(at) {
-                        failed(waiting.waiter, failure);
+        let Self {
+            machine,
+            queue,
+            waiting,
+            begun,
+            unbegun,
+            held,
+            ..
+        } = self;
+        let sealed = queue.seal(machine, now, out, |request, queued| {
+            let (ticket, length) = (queued.ticket, queued.as_ref().len());
+            match (request.failure(), request.id()) {
+                (Some(failure), _) => {
+                    *unbegun -= 1;
+                    *held -= length;
+                    if let Some(Waiting { waiter, .. }) = waiting.take(ticket) {
+                        failed(waiter, failure);
                     }
                 }
-                (None, Some(id), Ok(at)) => note(waiting, begun, at, id),
-                // It was cancelled, or has had its end.
-                (_, _, _) => {}
+                (None, Some(id)) => *unbegun -= usize::from(note(waiting, begun, ticket, id, length)),
+                // It has had its end.
+                (None, None) => {}
             }
         });
-        for (request, queued) in self.queue.iter() {
-            if let Some(id) = request.id()
-                && let Ok(at) = waiting.binary_search_by_key(&queued.ticket, |waiting| waiting.ticket)
-            {
-                note(waiting, begun, at, id);
+        for (request, queued) in queue.iter() {
+            if let Some(id) = request.id() {
+                *unbegun -= usize::from(note(waiting, begun, queued.ticket, id, queued.as_ref().len()));
             }
         }
+        self.let_begin();
         match sealed {
             Ok(count) => Ok(count),
             Err(Error::Misuse(misuse @ Misuse::OutputTooSmall { .. })) => Err(misuse),
@@ -332,38 +431,50 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
     pub fn take_unbegun(&mut self) -> Vec<Left<B, W>> {
         let mut begun = SendQueue::new();
         let mut left = Vec::new();
-        while let Some((request, queued)) = self.queue.pop() {
-            if request.id().is_some() {
-                begun.push(request, queued);
-                continue;
-            }
-            let at = self
-                .waiting
-                .binary_search_by_key(&queued.ticket, |waiting| waiting.ticket);
-            if let Some(waiting) = at.ok().and_then(|at| self.waiting.remove(at)) {
+        let mut leave = |waiting: Option<Waiting<B, W>>, body| {
+            if let Some(Waiting { ticket, waiter, .. }) = waiting {
                 left.push(Left {
-                    ticket: waiting.ticket,
-                    waiter: waiting.waiter,
-                    body: Some(queued.body),
+                    ticket,
+                    waiter,
+                    body: Some(body),
                     fate: Fate::NotProcessed,
                 });
             }
+        };
+        while let Some((request, queued)) = self.queue.pop() {
+            if request.id().is_some() {
+                begun.push(request, queued);
+            } else {
+                self.held -= queued.as_ref().len();
+                leave(self.waiting.take(queued.ticket), queued.body);
+            }
         }
         self.queue = begun;
+        self.unbegun = 0;
+        for ticket in core::mem::take(&mut self.held_back) {
+            if let Some((_, body)) = self.waiting.take_held_back(ticket) {
+                leave(self.waiting.take(ticket), body);
+            }
+        }
         left.sort_by_key(|left| left.ticket);
         left
     }
 
     /// The connection is over, whatever ended it: everybody who still waits, in the order of the tickets.
+    ///
+    /// Where the stream ended before the server had said anything under the connection's keys, no
+    /// request was processed: a server answers the client's first PING before anything else.
     pub fn finish(&mut self) -> Vec<Left<B, W>> {
         let mut left = self.take_unbegun();
-        let half_sent: Vec<_> = self.queue.iter().map(|(_, queued)| queued.ticket).collect();
-        left.extend(self.waiting.drain(..).map(|waiting| Left {
-            ticket: waiting.ticket,
-            waiter: waiting.waiter,
+        let mut half_sent: Vec<_> = self.queue.iter().map(|(_, queued)| queued.ticket).collect();
+        half_sent.sort_unstable();
+        let unheard = self.machine.end() == Some(ConnectionError::Truncated) && !self.machine.is_confirmed();
+        left.extend(self.waiting.drain().map(|Waiting { ticket, waiter, .. }| Left {
+            ticket,
+            waiter,
             body: None,
             // What has not gone whole reaches no handler.
-            fate: if half_sent.contains(&waiting.ticket) {
+            fate: if unheard || half_sent.binary_search(&ticket).is_ok() {
                 Fate::NotProcessed
             } else {
                 Fate::MaybeProcessed
@@ -371,6 +482,7 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
         }));
         self.queue = SendQueue::new();
         self.begun = VecDeque::new();
+        self.held = 0;
         self.parts = Reassembly::default();
         left.sort_by_key(|left| left.ticket);
         left
@@ -405,9 +517,10 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
 
     /// Gives back memory that a busy time has left.
     pub fn shrink(&mut self) {
-        if self.waiting.is_empty() && self.begun.is_empty() {
-            self.waiting = VecDeque::new();
+        if self.waiting.len() == 0 && self.begun.is_empty() {
+            self.waiting = Waiters::new();
             self.begun = VecDeque::new();
+            self.held_back = VecDeque::new();
         }
         if self.queue.is_empty() {
             self.queue = SendQueue::new();
@@ -415,38 +528,38 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
     }
 
     fn is_awaited(&self, id: RequestId) -> bool {
-        position(&self.begun, id).is_some_and(|(_, ticket)| {
-            let at = self.waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket);
-            at.is_ok()
-        })
+        let begun = position(&self.begun, id).and_then(|at| self.begun.get(at));
+        begun.is_some_and(|begun| self.waiting.contains(begun.ticket))
     }
 
     /// A request has had its end: who waited for it, if somebody still does.
     fn end(&mut self, id: RequestId) -> Option<W> {
-        let (at, ticket) = position(&self.begun, id)?;
-        self.begun.remove(at);
-        let at = self
-            .waiting
-            .binary_search_by_key(&ticket, |waiting| waiting.ticket)
-            .ok()?;
-        self.waiting.remove(at).map(|waiting| waiting.waiter)
+        let at = position(&self.begun, id)?;
+        let Begun { ticket, length, .. } = self.begun.remove(at)?;
+        self.held -= length;
+        self.waiting.take(ticket).map(|waiting| waiting.waiter)
     }
 }
 
-/// The request of whoever waits at `at` has begun under `id`.
-fn note<W>(waiting: &mut VecDeque<Waiting<W>>, begun: &mut VecDeque<(RequestId, u64)>, at: usize, id: RequestId) {
-    if let Some(waiting) = waiting.get_mut(at)
-        && waiting.id.is_none()
-    {
-        waiting.id = Some(id);
-        let at = begun.partition_point(|(other, _)| other.number() < id.number());
-        begun.insert(at, (id, waiting.ticket));
+/// The request `ticket` has begun under `id`. Says whether it had not before.
+fn note<B, W>(
+    waiting: &mut Waiters<B, W>,
+    begun: &mut VecDeque<Begun>,
+    ticket: u64,
+    id: RequestId,
+    length: usize,
+) -> bool {
+    let at = begun.partition_point(|begun| begun.id.number() < id.number());
+    if begun.get(at).is_some_and(|begun| begun.id == id) {
+        return false;
     }
+    begun.insert(at, Begun { id, ticket, length });
+    waiting.begin(ticket, id);
+    true
 }
 
-fn position(begun: &VecDeque<(RequestId, u64)>, id: RequestId) -> Option<(usize, u64)> {
-    let at = begun.binary_search_by_key(&id.number(), |(id, _)| id.number()).ok()?;
-    begun.get(at).map(|(_, ticket)| (at, *ticket))
+fn position(begun: &VecDeque<Begun>, id: RequestId) -> Option<usize> {
+    begun.binary_search_by_key(&id.number(), |begun| begun.id.number()).ok()
 }
 
 impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> fmt::Debug for ClientMux<H, B, W> {

@@ -6,6 +6,7 @@
 )]
 
 mod book;
+mod held_back;
 mod world;
 
 use core::time::Duration;

@@ -21,6 +21,8 @@ struct Link {
     closed: bool,
     /// The receiver knows that nothing more comes.
     told: bool,
+    /// Bytes were lost: the end is a reset, and not an end of the stream.
+    reset: bool,
 }
 
 impl Link {
@@ -37,6 +39,7 @@ impl Link {
     }
 
     fn cut(&mut self, after: usize) {
+        self.reset |= after < self.flying.len();
         self.flying.truncate(after);
         self.closed = true;
     }
@@ -217,7 +220,8 @@ impl<'k, C: ClientWire, S: ServerWire> World<'k, C, S> {
         }
         if !self.client_over && self.to_client.ends() {
             came = true;
-            if self.client.end_of_stream(self.now, &self.to_client.inbox).is_err() {
+            let reset = self.to_client.reset;
+            if reset || self.client.end_of_stream(self.now, &self.to_client.inbox).is_err() {
                 self.end_client();
             }
         }
@@ -242,6 +246,7 @@ impl<'k, C: ClientWire, S: ServerWire> World<'k, C, S> {
                 consumed,
                 waiter,
                 refusal,
+                ..
             }) => {
                 let fate = if refusal.is_unprocessed() {
                     Fate::NotProcessed

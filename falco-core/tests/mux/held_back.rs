@@ -1,0 +1,202 @@
+//! Which requests begin: as many, and as many bytes of them, as the server takes. And what is known
+//! of those that never had an answer.
+
+use std::time::Instant as Clock;
+
+use falco_core::mux::{ClientMux, ClientStep};
+use falco_core::noise::{NoiseClient, RequestSlot};
+use falco_core::testing::{CountingRng, RawHandshake, RawPeer, noise_client, raw_frame, raw_settings};
+use falco_core::{ClientConnection, Fate, Instant, Refusal, RustCrypto, Settings};
+
+const NOW: Instant = Instant::ZERO;
+
+type Keys = NoiseClient<Vec<RequestSlot>, RustCrypto>;
+
+/// A client whose server reads messages of at most 1,000 bytes, 100 of them at once.
+struct Scene<'k> {
+    mux: ClientMux<&'k Keys, Vec<u8>, u64>,
+    server: RawPeer<RustCrypto>,
+}
+
+impl<'k> Scene<'k> {
+    fn new(keys: &'k Keys, max_held: usize) -> Self {
+        let machine = ClientConnection::new(keys, &Settings::new(), NOW, &mut CountingRng::new(1)).unwrap();
+        let mut mux = ClientMux::new(machine).with_max_held(max_held);
+        let mut out = [0; 100];
+        let hello = mux.seal(NOW, &mut out, |_, _| {}).unwrap();
+        let mut raw = RawHandshake::new(RustCrypto, 7);
+        raw.settings = raw_settings(u16::MAX, 100, 1_000, 60_000);
+        let (mut welcome, server) = raw.server(&out[..hello]).unwrap();
+        let step = mux.recv(NOW, &mut welcome);
+        assert!(matches!(step, Ok(ClientStep::Established { consumed: 64 })));
+        Self { mux, server }
+    }
+
+    fn request(&mut self, ticket: u64, length: usize) {
+        assert!(self.mux.request(ticket, vec![1; length], ticket).is_ok());
+    }
+
+    /// The numbers of the requests that begin now.
+    fn begun(&mut self) -> Vec<u32> {
+        let (mut bytes, mut begun) = (Vec::new(), Vec::new());
+        loop {
+            let mut out = vec![0; 100_000];
+            match self.mux.seal(NOW, &mut out, |_, error| panic!("{error}")).unwrap() {
+                0 => break,
+                sealed => bytes.extend_from_slice(&out[..sealed]),
+            }
+        }
+        while !bytes.is_empty() {
+            let frames = self.server.open(&mut bytes).unwrap();
+            let mut rest = &frames[..];
+            while let [kind, a, b, c, d, high, low, ..] = *rest {
+                let length = usize::from(u16::from_be_bytes([high, low]));
+                if kind == 1 {
+                    begun.push(u32::from_be_bytes([a, b, c, d]));
+                }
+                rest = &rest[7 + length..];
+            }
+        }
+        begun
+    }
+
+    /// The server says `frames`; what comes of it, until there is no more.
+    fn hear(&mut self, frames: &[u8]) -> Vec<ClientStep<u64>> {
+        let mut unread = self.server.seal(frames);
+        let mut steps = Vec::new();
+        loop {
+            let step = self.mux.recv(NOW, &mut unread).unwrap();
+            let consumed = match &step {
+                ClientStep::NeedMore { .. } => return steps,
+                ClientStep::Answer { consumed, .. }
+                | ClientStep::Refused { consumed, .. }
+                | ClientStep::Skip { consumed }
+                | ClientStep::Pong { consumed, .. } => *consumed,
+                ClientStep::TransmitFirst | ClientStep::Established { .. } | ClientStep::Closing { .. } | _ => {
+                    panic!("{step:?}")
+                }
+            };
+            unread.drain(..consumed);
+            steps.push(step);
+        }
+    }
+}
+
+#[test]
+fn no_more_bytes_are_under_way_than_the_owner_says_and_a_request_larger_than_that_goes_alone() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 700);
+    for (ticket, length) in [(1, 300), (2, 300), (3, 200), (4, 0), (5, 1_000), (6, 1)] {
+        scene.request(ticket, length);
+    }
+    assert_eq!(
+        scene.begun(),
+        [1, 2],
+        "the third would be over the bound, and nothing overtakes it"
+    );
+    assert!(scene.mux.has_unbegun());
+    scene.hear(&raw_frame(1, 2, b"two"));
+    assert_eq!(scene.begun(), [3, 4]);
+    // What is cancelled counts until its end has come: the server may still hold it.
+    assert!(matches!(scene.mux.cancel(1), Some((1, Fate::MaybeProcessed))));
+    assert!(matches!(scene.mux.cancel(3), Some((3, Fate::MaybeProcessed))));
+    assert_eq!(scene.begun(), [0; 0]);
+    scene.hear(&[raw_frame(4, 1, &[4]), raw_frame(4, 3, &[4])].concat());
+    assert_eq!(scene.begun(), [5], "the empty one that is under way takes no room");
+    scene.hear(&raw_frame(1, 4, b""));
+    assert_eq!(scene.begun(), [0; 0], "alone");
+    scene.hear(&raw_frame(1, 5, b""));
+    assert_eq!(scene.begun(), [6]);
+    scene.hear(&raw_frame(1, 6, b""));
+    assert!(!scene.mux.has_unbegun() && !scene.mux.has_unsent());
+    assert_eq!(scene.mux.outstanding(), 0);
+}
+
+#[test]
+fn a_server_that_is_busy_while_it_holds_more_than_it_must_gets_less_from_then_on() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 1 << 20);
+    for ticket in 1..=5 {
+        scene.request(ticket, 400);
+    }
+    assert_eq!(scene.begun(), [1, 2, 3, 4, 5]);
+    let busy = scene.hear(&[raw_frame(4, 4, &[1]), raw_frame(4, 5, &[1])].concat());
+    for step in &busy {
+        let refused = matches!(
+            step,
+            ClientStep::Refused {
+                refusal: Refusal::Busy,
+                again: true,
+                ..
+            }
+        );
+        assert!(
+            refused,
+            "1,600 bytes and more were under way, of 1,000 that it must hold: {step:?}"
+        );
+    }
+    assert_eq!(busy.len(), 2);
+    // They go again once no more than 1,000 bytes are under way with them.
+    scene.request(4, 400);
+    scene.request(5, 400);
+    assert_eq!(scene.begun(), [0; 0]);
+    scene.hear(&[raw_frame(1, 1, b""), raw_frame(1, 2, b"")].concat());
+    assert_eq!(scene.begun(), [6]);
+    let busy = scene.hear(&raw_frame(4, 6, &[1]));
+    let told = matches!(
+        busy[..],
+        [ClientStep::Refused {
+            waiter: 4,
+            again: false,
+            ..
+        }]
+    );
+    assert!(told, "800 bytes are no reason: {busy:?}");
+}
+
+#[test]
+fn a_stream_that_ends_before_the_server_has_said_anything_has_processed_nothing() {
+    let keys = noise_client(7);
+    for (heard, fate) in [(false, Fate::NotProcessed), (true, Fate::MaybeProcessed)] {
+        let mut scene = Scene::new(&keys, 1 << 20);
+        scene.request(1, 10);
+        assert_eq!(scene.begun(), [1]);
+        if heard {
+            // Anything under the connection's keys will do.
+            scene.hear(&raw_frame(200, 0, b""));
+        }
+        assert_eq!(scene.mux.machine().is_confirmed(), heard);
+        assert!(scene.mux.end_of_stream(NOW, &[]).is_err());
+        let left = scene.mux.finish();
+        assert_eq!(left[0].fate, fate);
+    }
+    // A stream that breaks may have lost what the server said.
+    let mut scene = Scene::new(&keys, 1 << 20);
+    scene.request(1, 10);
+    assert_eq!(scene.begun(), [1]);
+    assert_eq!(scene.mux.finish()[0].fate, Fate::MaybeProcessed);
+}
+
+#[test]
+fn giving_up_a_request_costs_no_more_however_many_wait() {
+    let keys = noise_client(7);
+    let time = |count: u64| {
+        let mut scene = Scene::new(&keys, 1 << 20);
+        let began = Clock::now();
+        for ticket in 0..count {
+            scene.request(ticket, 10);
+        }
+        // In an order in which none is the first or the last of those that are left.
+        let order = (0..count).map(|n| (n * 7_919 + count / 2) % count);
+        order.for_each(|ticket| assert!(scene.mux.cancel(ticket).is_some()));
+        assert_eq!((scene.mux.outstanding(), scene.mux.has_unsent()), (0, false));
+        began.elapsed()
+    };
+    time(1_000);
+    let best = |count| (0..5).map(|_| time(count)).min().unwrap();
+    let (few, many) = (best(2_000), best(64_000));
+    assert!(
+        many < few * 32 * 6,
+        "32 times as many took {many:?}, and not {few:?} each 2,000"
+    );
+}
