@@ -61,7 +61,7 @@ use core::ops::Range;
 pub use budget::SharedBudget;
 pub use budget::{Budget, Unbounded};
 pub use client::{ClientMux, ClientStep, Left, Rejected};
-pub use retry::{MAX_TRIES, Next, after_attempt, after_loss, after_refusal};
+pub use retry::{MAX_TRIES, Retry, after_attempt, after_loss, after_refusal};
 pub use server::{ServerMux, ServerStep};
 
 /// Where the decrypted body of a message is.

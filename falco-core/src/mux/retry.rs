@@ -7,14 +7,14 @@ use crate::message::{Fate, Refusal};
 /// How many connections a request is handed to before it is given up, though none has processed it.
 pub const MAX_TRIES: u32 = 3;
 
-/// What becomes of a request.
+/// Whether a request is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "there is nothing else to do with a request")]
-pub enum Next {
+pub enum Retry {
     /// It goes to the next connection, within its own time.
     Again,
-    /// Whoever waits for it receives the error.
-    Tell,
+    /// It fails: whoever waits for it receives the error.
+    Fail,
 }
 
 /// What becomes of the requests that wait for a connection, where the attempt at one has failed.
@@ -28,40 +28,40 @@ pub enum Next {
 ///
 /// ```
 /// use falco_core::ConnectionError;
-/// use falco_core::mux::{Next, after_attempt};
+/// use falco_core::mux::{Retry, after_attempt};
 ///
-/// assert_eq!(after_attempt(Some(ConnectionError::Refused), false), Next::Tell);
-/// assert_eq!(after_attempt(Some(ConnectionError::Refused), true), Next::Again);
-/// assert_eq!(after_attempt(Some(ConnectionError::HandshakeTimeout), false), Next::Again);
-/// assert_eq!(after_attempt(None, false), Next::Again);
+/// assert_eq!(after_attempt(Some(ConnectionError::Refused), false), Retry::Fail);
+/// assert_eq!(after_attempt(Some(ConnectionError::Refused), true), Retry::Again);
+/// assert_eq!(after_attempt(Some(ConnectionError::HandshakeTimeout), false), Retry::Again);
+/// assert_eq!(after_attempt(None, false), Retry::Again);
 /// ```
 #[must_use]
-pub const fn after_attempt(end: Option<ConnectionError>, admitted: bool) -> Next {
+pub const fn after_attempt(end: Option<ConnectionError>, admitted: bool) -> Retry {
     match end {
-        Some(ConnectionError::Refused) if !admitted => Next::Tell,
+        Some(ConnectionError::Refused) if !admitted => Retry::Fail,
         // No connection can be made under this key any more.
-        Some(ConnectionError::KeyExhausted) => Next::Tell,
-        _ => Next::Again,
+        Some(ConnectionError::KeyExhausted) => Retry::Fail,
+        _ => Retry::Again,
     }
 }
 
 /// What becomes of a request that a lost connection leaves behind; `tries` is how many connections
 /// it was handed to.
 #[must_use]
-pub const fn after_loss(fate: Fate, tries: u32) -> Next {
+pub const fn after_loss(fate: Fate, tries: u32) -> Retry {
     match fate {
-        Fate::NotProcessed if tries < MAX_TRIES => Next::Again,
-        Fate::NotProcessed | Fate::MaybeProcessed => Next::Tell,
+        Fate::NotProcessed if tries < MAX_TRIES => Retry::Again,
+        Fate::NotProcessed | Fate::MaybeProcessed => Retry::Fail,
     }
 }
 
 /// What becomes of a request that the server has refused. A server that is busy is not asked again
 /// at once: that is for the caller to judge.
 #[must_use]
-pub const fn after_refusal(refusal: Refusal, tries: u32) -> Next {
+pub const fn after_refusal(refusal: Refusal, tries: u32) -> Retry {
     if matches!(refusal, Refusal::NotProcessed) && tries < MAX_TRIES {
-        Next::Again
+        Retry::Again
     } else {
-        Next::Tell
+        Retry::Fail
     }
 }
