@@ -1,5 +1,6 @@
 //! The client: what callers hold. How it is set up is in `builder`; a `slot` is the task that owns a connection, `shared` what callers and that task share.
 
+mod addresses;
 mod builder;
 mod connection;
 mod dial;
@@ -10,7 +11,7 @@ mod stats;
 use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -48,6 +49,9 @@ struct Env {
     /// Whether there is more than one connection.
     spread: bool,
     counters: Counters,
+    /// Whether a server has let this client in under its key, and none has said since that the key is
+    /// retired.
+    admitted: AtomicBool,
 }
 
 /// What a key is used with.
@@ -75,6 +79,12 @@ impl Wire {
 }
 
 impl Env {
+    /// A handshake has succeeded.
+    fn admit(&self) {
+        self.counters.connected.add(1);
+        self.admitted.store(true, Ordering::Relaxed);
+    }
+
     fn keys(&self) -> Arc<ClientKeys> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -179,7 +189,7 @@ impl Client {
             return Err(error_of(&end, Fate::NotProcessed));
         }
         *env.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
-        env.counters.connected.add(1);
+        env.admit();
         let mut adopted = Some(Box::new(connection));
         for slot in &self.inner.slots {
             slot.order(adopted.take().map_or(Order::Renew, Order::Adopt));

@@ -66,9 +66,11 @@ impl Error {
         }
     }
 
-    /// Whether it was the server that refused the handshake: it has another key, serves another context, or is no FalcoTCP server. To try again with the same key does not help.
+    /// Whether the connection ended before the server had proved that it has the key. It may have
+    /// another key or context, or be no FalcoTCP server; or it, or a proxy in front of it, is starting,
+    /// stopping or full. See [`ConnectionError::Refused`].
     #[must_use]
-    pub const fn is_wrong_key(&self) -> bool {
+    pub const fn is_refused(&self) -> bool {
         matches!(
             self,
             Self::Connection {

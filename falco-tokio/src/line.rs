@@ -14,6 +14,19 @@ use crate::pool::{self, POOLED};
 /// A pooled buffer is kept for what is left in it only from so many bytes on: a peer that sent few has earned few.
 const WORTH_KEEPING: usize = POOLED / 4;
 
+/// After so many writes the stream is read from again, whatever there is to write: a stream that
+/// takes every write at once must not keep this side from hearing the other.
+const WRITES: usize = 16;
+
+/// What came of writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wrote {
+    /// The stream has taken something.
+    pub(crate) some: bool,
+    /// All that can go now has gone. If not, the stream takes no more, or others have their turn.
+    pub(crate) all: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Line<S> {
     stream: S,
@@ -44,6 +57,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
+    pub(crate) const fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// The unread bytes.
     pub(crate) fn unread(&mut self) -> &mut [u8] {
         self.inbox.unread()
@@ -67,35 +84,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         Poll::Ready(Ok(count))
     }
 
-    /// Writes what is on its way, then what `seal` puts into the buffer that it is handed, until there is nothing more or the stream takes no more. Says whether something was
-    /// written. `seal` gives how many bytes it wrote, or how many it needs.
-    pub(crate) fn poll_write(
+    /// Whether bytes wait that the stream has not taken.
+    pub(crate) const fn has_unsent(&self) -> bool {
+        self.sent < self.sealed
+    }
+
+    /// Writes what is on its way, then what `seal` puts into the buffer that it is handed, until
+    /// there is nothing more, the stream takes no more, or it has taken [`WRITES`] times. `seal`
+    /// gives how many bytes it wrote, or how many it needs.
+    pub(crate) fn write(
         &mut self,
         cx: &mut Context<'_>,
         mut seal: impl FnMut(&mut [u8]) -> Result<usize, usize>,
-    ) -> Poll<io::Result<bool>> {
-        let mut wrote = false;
+    ) -> io::Result<Wrote> {
+        let mut writes = 0;
         loop {
             while self.sent < self.sealed {
                 let rest = self.out.get(self.sent..self.sealed).unwrap_or_default();
+                let (some, all) = (writes > 0, false);
+                if writes == WRITES {
+                    return Ok(Wrote { some, all });
+                }
                 match Pin::new(&mut self.stream).poll_write(cx, rest) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(count)) => {
                         self.sent += count;
                         self.stalled = None;
                         self.unflushed = true;
-                        wrote = true;
+                        writes += 1;
                     }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Ready(Err(error)) => return Err(error),
                     Poll::Pending => {
                         self.stalled = self.stalled.or_else(|| Some(Instant::now()));
-                        return Poll::Pending;
+                        return Ok(Wrote { some, all });
                     }
                 }
             }
             self.sent = 0;
             self.sealed = 0;
-            if self.out.is_empty() {
+            // What is left of a small remainder is no place to seal into.
+            if self.out.len() < POOLED {
                 self.out = pool::take();
             }
             self.sealed = loop {
@@ -111,7 +139,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 if self.unflushed && Pin::new(&mut self.stream).poll_flush(cx)?.is_ready() {
                     self.unflushed = false;
                 }
-                return Poll::Ready(Ok(wrote));
+                let (some, all) = (writes > 0, true);
+                return Ok(Wrote { some, all });
             }
         }
     }
@@ -144,6 +173,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     /// Shuts down the sending half.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    /// Reads and drops what has come by now, up to a bound: a stream that is closed with bytes
+    /// unread is reset, and the peer sees a fault where there is an end.
+    pub(crate) fn drop_ready(&mut self, cx: &mut Context<'_>) {
+        let mut dropped = [0; 512];
+        for _ in 0..32 {
+            let mut buffer = ReadBuf::new(&mut dropped);
+            let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
+            if !matches!(read, Poll::Ready(Ok(()))) || buffer.filled().is_empty() {
+                return;
+            }
+        }
     }
 
     /// Reads and drops until the end of the stream.

@@ -46,6 +46,19 @@ impl Socket {
         Self::Tcp(stream)
     }
 
+    /// Whether bytes, an end or an error lie in the socket, as the system knows and the runtime may
+    /// not. A stream of another kind is asked by reading from it.
+    pub(crate) fn lies_unread(&self) -> bool {
+        let mut place = [core::mem::MaybeUninit::uninit()];
+        let peeked = match self {
+            Self::Tcp(stream) => SockRef::from(stream).peek(&mut place),
+            #[cfg(unix)]
+            Self::Unix(stream) => SockRef::from(stream).peek(&mut place),
+            Self::Other(_) => return false,
+        };
+        !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     fn inner(self: Pin<&mut Self>) -> Pin<&mut dyn Stream> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream),

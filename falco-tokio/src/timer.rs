@@ -6,6 +6,13 @@ use core::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+/// Has the task polled again, once the runtime has looked for what has come on sockets.
+pub(crate) fn reschedule(cx: &mut Context<'_>) {
+    if core::pin::pin!(tokio::task::yield_now()).poll(cx).is_ready() {
+        cx.waker().wake_by_ref();
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,

@@ -75,9 +75,9 @@ async fn many_tasks_share_one_connection_and_get_their_own_answers() {
 async fn a_wrong_key_is_told_at_once() {
     let server = Running::echo(Server::builder(key(1))).await;
     let error = Client::builder(key(2)).connect(server.address).await.unwrap_err();
-    assert!(error.is_wrong_key(), "{error}");
+    assert!(error.is_refused(), "{error}");
     let other = Client::builder(key(1)).context("other").connect(server.address).await;
-    assert!(other.unwrap_err().is_wrong_key());
+    assert!(other.unwrap_err().is_refused());
     assert_eq!(server.stop().await.stats.unauthenticated, 2);
 }
 

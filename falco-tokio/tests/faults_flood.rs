@@ -20,7 +20,7 @@ fn impatient() -> Settings {
     Settings::new().with_handshake_timeout(Duration::from_secs(1)).unwrap()
 }
 
-/// A client connects and is served while all this goes on, though it may be dropped for another a few times before.
+/// A client connects and is served while all this goes on, though it may wait in the backlog for a while.
 async fn another_is_served(scene: &Scene) {
     let mut attempts = 0;
     let client = loop {
@@ -112,9 +112,11 @@ async fn two_hundred_handshakes_that_never_end() {
     while scene.handle.stats().accepted < HALF_OPEN + scene.handle.stats().established {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let stats = scene.handle.stats();
-    assert!(stats.half_open_dropped >= HALF_OPEN - MAX_HALF_OPEN - 1, "{stats:?}");
     scene.until_connections(1).await;
+    // Those that were late while others waited made room for them; the rest had their time.
+    let stats = scene.handle.stats();
+    assert!(stats.half_open_dropped > 0, "{stats:?}");
+    assert_eq!(stats.half_open_dropped + stats.unauthenticated, HALF_OPEN, "{stats:?}");
     drop(half_open);
     let report = scene.finish("half-open handshakes");
     assert_eq!(report.stats.established, 11);

@@ -30,7 +30,7 @@ async fn a_client_moves_to_a_new_key_before_the_old_one_is_retired() {
         .await
         .unwrap();
     // A key that the server does not have yet changes nothing.
-    assert!(client.set_key(key(2)).await.unwrap_err().is_wrong_key());
+    assert!(client.set_key(key(2)).await.unwrap_err().is_refused());
     assert_eq!(client.request("one").await.unwrap(), old);
 
     server.handle.add_key(key(2)).unwrap();
@@ -52,7 +52,7 @@ async fn a_client_moves_to_a_new_key_before_the_old_one_is_retired() {
             .connect(server.address)
             .await
             .unwrap_err()
-            .is_wrong_key()
+            .is_refused()
     );
 }
 
@@ -69,7 +69,7 @@ async fn whoever_has_a_retired_key_is_told_at_once_and_not_let_in_again() {
             Err(error) => break error,
         }
     };
-    assert!(refused.is_wrong_key(), "{refused}");
+    assert!(refused.is_refused(), "{refused}");
     assert_eq!(refused.fate(), Fate::NotProcessed);
     // With the key in service again the same client goes on, after its pause.
     server.handle.add_key(key(1)).unwrap();

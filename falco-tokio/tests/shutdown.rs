@@ -181,7 +181,7 @@ async fn a_change_of_keys_under_load_fails_no_request() {
         let before = load.answered.load(Ordering::Relaxed);
         assert!(server.handle.retire_key(key_id(&key(new - 1))));
         let late = Client::builder(key(new - 1)).connect(server.address).await;
-        assert!(late.unwrap_err().is_wrong_key());
+        assert!(late.unwrap_err().is_refused());
         tokio::time::sleep(WHILE).await;
         assert!(load.answered.load(Ordering::Relaxed) > before + 100, "they go on");
     }

@@ -1,6 +1,7 @@
 //! How a client is set up.
 
 use core::future::Future;
+use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 use std::io;
 #[cfg(unix)]
@@ -267,6 +268,7 @@ impl ClientBuilder {
             fail_fast: self.fail_fast,
             spread: self.connections > 1,
             counters: Counters::default(),
+            admitted: AtomicBool::new(false),
         });
         let connections = self.connections.max(1);
         let slots: Box<[_]> = (0..connections).map(|_| Arc::new(Shared::default())).collect();

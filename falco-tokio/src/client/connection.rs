@@ -1,5 +1,6 @@
 //! One connection of a client: the socket, the machine, and who waits for what. Its slot polls it.
 
+use core::sync::atomic::Ordering;
 use core::task::{Context, Poll};
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -8,10 +9,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{Body, ClientMux, ClientStep, Left};
+use falco_core::mux::{Body, ClientMux, ClientStep, Left, Retry, after_loss, after_refusal};
 use falco_core::{
     ClientConnection, CloseReason, ConnectionError, EntropyError, Error as CoreError, Fate, LINGER, Misuse, PingId,
-    Refusal, RequestError, Status,
+    RequestError, Status,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -20,12 +21,18 @@ use tracing::debug;
 use super::Env;
 use super::shared::Pending;
 use crate::error::Error;
-use crate::line::Line;
+use crate::line::{Line, Wrote};
 use crate::socket::Socket;
-use crate::timer::Timer;
+use crate::timer::{Timer, reschedule};
 
-/// How many connections a request is handed to before it is given up, though none has processed it.
-const TRIES: u32 = 3;
+/// After so many bytes in one go, both ways, others on the same thread have their turn.
+const TURN: usize = 64 << 10;
+/// A connection that has heard nothing for so long is looked at before a request is sent on it. It
+/// costs a system call, which requests that follow one another are spared.
+const UNHEARD: Duration = Duration::from_millis(1);
+/// How often the runtime may be given time to tell what lies in the socket before a request goes all
+/// the same.
+const LOOKS: u32 = 3;
 
 pub(super) type PingTo = oneshot::Sender<Result<Option<Duration>, Error>>;
 
@@ -40,6 +47,12 @@ pub(super) struct Connection {
     eof: bool,
     /// Closes once all that was handed over has begun.
     closing: bool,
+    /// When something last came.
+    heard: falco_core::Instant,
+    /// How often it was looked for what lies in the socket, and has not been told.
+    looks: u32,
+    /// Bytes since others had their turn.
+    turn: usize,
     /// Requests that were not processed here and may go to another connection.
     pub(super) returned: Vec<Pending>,
 }
@@ -77,9 +90,10 @@ impl Connection {
         let mut entropy = env.entropy.clone();
         let now = env.clock.now();
         let machine = ClientConnection::new(keys, &env.settings, now, &mut entropy)?;
+        let max_held = usize::try_from(env.settings.max_held()).unwrap_or(usize::MAX);
         Ok(Self {
             line: Line::new(socket),
-            mux: ClientMux::new(machine),
+            mux: ClientMux::new(machine).with_max_held(max_held),
             pings: VecDeque::new(),
             timer: Timer::default(),
             stage: Stage::Conversing,
@@ -87,6 +101,9 @@ impl Connection {
             established: false,
             eof: false,
             closing: false,
+            heard: now,
+            looks: 0,
+            turn: 0,
             returned: Vec::new(),
         })
     }
@@ -193,12 +210,16 @@ impl Connection {
                 }
                 ClientStep::Refused {
                     consumed,
-                    waiter,
+                    mut waiter,
                     refusal,
+                    again,
                 } => {
                     self.line.consume(consumed);
-                    // A server that is busy is not asked again at once: that is for the caller to judge.
-                    if refusal == Refusal::NotProcessed && waiter.tries < TRIES {
+                    if again {
+                        // It begins on this connection once there is room for it at the server.
+                        waiter.tries = waiter.tries.saturating_sub(1);
+                        self.returned.push(waiter);
+                    } else if after_refusal(refusal, waiter.tries) == Retry::Again {
                         self.returned.push(waiter);
                     } else {
                         answer(waiter, Err(Error::Request(RequestError::Refused(refusal))));
@@ -214,6 +235,10 @@ impl Connection {
                 }
                 ClientStep::Closing { consumed, reason } => {
                     debug!(?reason, "the server closes");
+                    if reason == CloseReason::KeyRetired {
+                        // Whoever is refused after this knows why.
+                        self.env.admitted.store(false, Ordering::Relaxed);
+                    }
                     self.line.consume(consumed);
                     self.retire();
                     return Next::Tell(News::Closing);
@@ -224,16 +249,34 @@ impl Connection {
         }
     }
 
-    fn write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let (mux, clock) = (&mut self.mux, self.env.clock);
-        self.line.poll_write(cx, |out| {
+    /// Writes whatever can go, for one turn.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
+        let lives = matches!(self.stage, Stage::Conversing);
+        let (mux, clock, turn) = (&mut self.mux, self.env.clock, &mut self.turn);
+        self.line.write(cx, |out| {
+            if lives && *turn >= TURN {
+                return Ok(0);
+            }
             let failed = |waiter, error| answer(waiter, Err(Error::Request(error)));
             match mux.seal(clock.now(), out, failed) {
-                Ok(sealed) => Ok(sealed),
+                Ok(sealed) => {
+                    *turn += sealed;
+                    Ok(sealed)
+                }
                 Err(Misuse::OutputTooSmall { needed, .. }) => Err(needed),
                 Err(_) => Ok(0),
             }
         })
+    }
+
+    /// Writes whatever can go. Says whether all of it went; if not, the task is woken.
+    fn write_all(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        loop {
+            let wrote = self.write(cx)?;
+            if wrote.all || !wrote.some {
+                return Ok(wrote.all);
+            }
+        }
     }
 
     /// Nothing can be written any more, because of `error`; what the server has said before that is heard all the same.
@@ -243,16 +286,43 @@ impl Connection {
                 Next::Tell(news) => return Ok(news),
                 Next::End(end) => return Ok(News::Ended(Ok(end))),
                 Next::Wait => return Err(error),
-                Next::Read(total) => {
-                    if !matches!(self.line.poll_read(cx, total), Poll::Ready(Ok(1..))) {
-                        return Err(error);
+                Next::Read(total) => match self.line.poll_read(cx, total) {
+                    Poll::Ready(Ok(0)) => {
+                        let now = self.now();
+                        return match self.mux.end_of_stream(now, self.line.unread()) {
+                            Err(end) => Ok(News::Ended(Ok(end))),
+                            Ok(()) => Err(error),
+                        };
                     }
-                }
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(_)) | Poll::Pending => return Err(error),
+                },
             }
         }
     }
 
+    /// Whether something may lie in the socket that has not been read: a connection that has heard
+    /// nothing for a while may have ended without anybody having been here to see it. Whoever is about
+    /// to send polls it first.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.established && self.mux.outstanding() == 0 && self.now().since(self.heard) >= UNHEARD
+    }
+
+    /// Says after that poll whether something lies in the socket all the same, which the runtime has
+    /// not been told of yet. The task is then woken once it has.
+    pub(super) fn lies_unread(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.looks < LOOKS && self.line.stream().lies_unread() {
+            self.looks += 1;
+            reschedule(cx);
+            return true;
+        }
+        self.looks = 0;
+        self.heard = self.now();
+        false
+    }
+
     fn converse(&mut self, cx: &mut Context<'_>) -> Poll<Result<News, io::Error>> {
+        self.turn = 0;
         loop {
             // Here, as all may have begun and ended since the last time around.
             self.close_if_due();
@@ -262,11 +332,10 @@ impl Connection {
                 Next::End(end) => return Poll::Ready(Ok(News::Ended(Ok(end)))),
                 Next::Read(_) | Next::Wait => {}
             }
-            match self.write(cx) {
-                Poll::Ready(Err(error)) => return Poll::Ready(self.hear_out(cx, error)),
-                Poll::Ready(Ok(true)) => continue,
-                Poll::Ready(Ok(false)) | Poll::Pending => {}
-            }
+            let mut moved = match self.write(cx) {
+                Ok(wrote) => wrote.some,
+                Err(error) => return Poll::Ready(self.hear_out(cx, error)),
+            };
             if let Some(end) = self.mux.machine().end() {
                 return Poll::Ready(Ok(News::Ended(Ok(end))));
             }
@@ -280,11 +349,22 @@ impl Connection {
                         if let Err(end) = self.mux.end_of_stream(now, self.line.unread()) {
                             return Poll::Ready(Ok(News::Ended(Ok(end))));
                         }
-                        continue;
+                        moved = true;
                     }
-                    Poll::Ready(_) => continue,
+                    Poll::Ready(count) => {
+                        self.heard = self.now();
+                        self.turn += count;
+                        moved = true;
+                    }
                     Poll::Pending => {}
                 }
+            }
+            if moved {
+                if self.turn < TURN {
+                    continue;
+                }
+                reschedule(cx);
+                return Poll::Pending;
             }
             let stall = self.line.stalls_at(self.mux.machine().lifetime());
             if stall.is_some_and(|stall| stall <= Instant::now()) {
@@ -332,9 +412,9 @@ impl Connection {
                 }
                 Stage::Ending { until, shut } => {
                     let (until, mut shut) = (*until, *shut);
-                    let written = if shut { Poll::Ready(Ok(false)) } else { self.write(cx) };
-                    let mut broken = matches!(written, Poll::Ready(Err(_)));
-                    if !shut && matches!(written, Poll::Ready(Ok(_))) {
+                    let written = if shut { Ok(true) } else { self.write_all(cx) };
+                    let mut broken = written.is_err();
+                    if !shut && matches!(written, Ok(true)) {
                         match self.line.poll_shutdown(cx) {
                             Poll::Ready(shutting) => {
                                 shut = true;
@@ -359,7 +439,7 @@ impl Connection {
     /// Everybody who waits is told, or moves on.
     fn settle(&mut self, end: &io::Result<ConnectionError>) {
         for Left { waiter, fate, .. } in self.mux.finish() {
-            if fate == Fate::NotProcessed && waiter.tries < TRIES {
+            if after_loss(fate, waiter.tries) == Retry::Again {
                 self.returned.push(waiter);
             } else {
                 answer(waiter, Err(error_of(end, fate)));

@@ -24,8 +24,16 @@ pub(super) struct Pending {
     pub(super) tries: u32,
 }
 
+/// What was given since it was last taken.
+#[derive(Default)]
+pub(super) struct Orders {
+    /// Requests in the order of their tickets; none in the place of one that was cancelled.
+    pub(super) requests: Vec<Option<Pending>>,
+    /// What is asked beside them, after they were handed over.
+    pub(super) others: Vec<Order>,
+}
+
 pub(super) enum Order {
-    Request(Pending),
     /// Nobody waits for it any more.
     Cancel(u64),
     /// Its time, which was so much, has run out: it is cancelled, and whoever waits is told.
@@ -44,7 +52,7 @@ pub(super) enum Order {
 
 #[derive(Default)]
 struct State {
-    orders: Vec<Order>,
+    orders: Orders,
     waker: Option<Waker>,
     tickets: u64,
     /// Nothing more is taken.
@@ -92,7 +100,7 @@ impl Shared {
         }
         state.tickets += 1;
         let ticket = state.tickets;
-        state.push(Order::Request(Pending {
+        state.orders.requests.push(Some(Pending {
             ticket,
             body,
             to,
@@ -116,7 +124,7 @@ impl Shared {
     }
 
     /// Takes the orders that were given; from now on the task of `cx` is woken when there are more.
-    pub(super) fn take(&self, cx: &Context<'_>) -> Vec<Order> {
+    pub(super) fn take(&self, cx: &Context<'_>) -> Orders {
         let mut state = self.lock();
         match &mut state.waker {
             Some(waker) => waker.clone_from(cx.waker()),
@@ -159,17 +167,18 @@ impl Shared {
 
 impl State {
     fn push(&mut self, order: Order) {
-        // A request that is cancelled before it was taken has never been.
+        // A request that is cancelled before it was taken has never been. Tickets are consecutive.
         if let Order::Cancel(ticket) = order
-            && let Some(at) = self
-                .orders
-                .iter()
-                .rposition(|other| matches!(other, Order::Request(pending) if pending.ticket == ticket))
+            && let Some(after) = self
+                .tickets
+                .checked_sub(ticket)
+                .and_then(|after| usize::try_from(after).ok())
+            && let Some(place) = self.orders.requests.iter_mut().nth_back(after)
         {
-            self.orders.remove(at);
+            *place = None;
             return;
         }
-        self.orders.push(order);
+        self.orders.others.push(order);
     }
 }
 

@@ -2,12 +2,14 @@
 
 use core::future::Future;
 use core::pin::Pin;
+use core::sync::atomic::Ordering;
 use core::task::{Context, Poll};
 use core::time::Duration;
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use falco_core::mux::{Retry, after_attempt};
 use falco_core::{ConnectionError, Fate};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -16,14 +18,12 @@ use tracing::{debug, warn};
 use super::Env;
 use super::connection::{Connection, News, PingTo, answer, error_of};
 use super::dial::Dialing;
-use super::shared::{Order, Pending, Shared};
+use super::shared::{Order, Orders, Pending, Shared};
 use crate::error::Error;
 use crate::timer::Timer;
 
 /// A connection that ended sooner than this after it stood counts as an attempt that failed.
 const SOON: Duration = Duration::from_secs(1);
-/// The places of requests that wait which are kept when none does.
-const KEPT: usize = 64;
 
 pub(super) struct Slot {
     shared: Arc<Shared>,
@@ -31,8 +31,8 @@ pub(super) struct Slot {
     current: Current,
     /// Connections that take nothing new and have something to finish.
     old: Vec<Connection>,
-    /// Requests that no connection has, in the order of their tickets.
-    waiting: VecDeque<Pending>,
+    /// Requests that no connection has, by ticket.
+    waiting: BTreeMap<u64, Pending>,
     pings: Vec<PingTo>,
     openers: Vec<oneshot::Sender<Result<(), Error>>>,
     closers: Vec<oneshot::Sender<()>>,
@@ -59,7 +59,7 @@ impl Slot {
             env,
             current: Current::None,
             old: Vec::new(),
-            waiting: VecDeque::new(),
+            waiting: BTreeMap::new(),
             pings: Vec::new(),
             openers: Vec::new(),
             closers: Vec::new(),
@@ -72,9 +72,11 @@ impl Slot {
     }
 
     fn take_orders(&mut self, cx: &Context<'_>) {
-        for order in self.shared.take(cx) {
+        let Orders { requests, others } = self.shared.take(cx);
+        self.waiting
+            .extend(requests.into_iter().flatten().map(|pending| (pending.ticket, pending)));
+        for order in others {
             match order {
-                Order::Request(pending) => self.waiting.push_back(pending),
                 Order::Cancel(ticket) => drop(self.remove(ticket)),
                 Order::Expire(ticket, limit) => self.expire(ticket, limit),
                 Order::Ping(to) => self.pings.push(to),
@@ -91,8 +93,8 @@ impl Slot {
 
     /// Takes a request out, wherever it is.
     fn remove(&mut self, ticket: u64) -> Option<(Pending, Fate)> {
-        if let Some(at) = self.waiting.iter().position(|pending| pending.ticket == ticket) {
-            return self.waiting.remove(at).map(|pending| (pending, Fate::NotProcessed));
+        if let Some(pending) = self.waiting.remove(&ticket) {
+            return Some((pending, Fate::NotProcessed));
         }
         let current = match &mut self.current {
             Current::Connection(connection, _) => Some(&mut **connection),
@@ -141,6 +143,26 @@ impl Slot {
         }
     }
 
+    /// Before something is sent on a connection that has heard nothing for a while, takes what has come
+    /// there: its end may lie in the socket. `Ready(false)`: something has changed.
+    fn look(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let Current::Connection(connection, _) = &self.current else {
+            return Poll::Ready(true);
+        };
+        if (self.waiting.is_empty() && self.pings.is_empty()) || !connection.is_unheard() {
+            return Poll::Ready(true);
+        }
+        if self.poll_current(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        if let Current::Connection(connection, _) = &mut self.current
+            && connection.lies_unread(cx)
+        {
+            return Poll::Pending;
+        }
+        Poll::Ready(true)
+    }
+
     /// Hands what waits to the connection, if it stands.
     fn hand_over(&mut self) {
         let Current::Connection(connection, _) = &mut self.current else {
@@ -149,14 +171,11 @@ impl Slot {
         if !connection.established {
             return;
         }
-        while let Some(pending) = self.waiting.pop_front() {
+        while let Some((ticket, pending)) = self.waiting.pop_first() {
             if let Some(back) = connection.request(pending) {
-                self.waiting.push_front(back);
+                self.waiting.insert(ticket, back);
                 break;
             }
-        }
-        if self.waiting.is_empty() && self.waiting.capacity() > KEPT {
-            self.waiting = VecDeque::new();
         }
         if connection.is_open() {
             self.pings = core::mem::take(&mut self.pings)
@@ -171,12 +190,9 @@ impl Slot {
     }
 
     /// Requests that a connection has not processed go before those that came later.
-    fn take_back(&mut self, mut returned: Vec<Pending>) {
-        returned.sort_by_key(|pending| pending.ticket);
-        for pending in returned.into_iter().rev() {
-            let at = self.waiting.partition_point(|other| other.ticket < pending.ticket);
-            self.waiting.insert(at, pending);
-        }
+    fn take_back(&mut self, returned: Vec<Pending>) {
+        self.waiting
+            .extend(returned.into_iter().map(|pending| (pending.ticket, pending)));
     }
 
     /// There is no connection, and no attempt at one: what is to be done about that?
@@ -186,20 +202,12 @@ impl Slot {
         self.openers.retain(|to| !to.is_closed());
         let asked = !self.waiting.is_empty() || !self.pings.is_empty() || !self.openers.is_empty();
         // While other connections stand no request goes to one that failed: it has to come back by itself.
-        let hopeless = self.trouble.as_ref().is_some_and(Error::is_wrong_key);
+        let hopeless = self.trouble.as_ref().is_some_and(|trouble| self.is_final(trouble));
         let wanted = asked || (self.env.spread && self.failed > 0 && !hopeless);
         if self.closing {
             self.fail_all(&Error::Closed);
         }
         if !wanted || self.closing {
-            return Poll::Pending;
-        }
-        // Who was turned away is not let in a moment later.
-        if let Some(trouble) = self.trouble.as_ref().filter(|trouble| trouble.is_wrong_key())
-            && self.retry_at.is_some_and(|at| at > Instant::now())
-        {
-            let trouble = trouble.again(Fate::NotProcessed);
-            self.fail_all(&trouble);
             return Poll::Pending;
         }
         // There was one stream, and what ended it is all there is to say.
@@ -236,15 +244,27 @@ impl Slot {
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
         }
-        let hopeless = error.is_wrong_key() || matches!(error, Error::Setup(_)) || self.env.dial.is_spent();
-        if hopeless || self.env.fail_fast || self.closing {
+        if self.is_final(&error) || self.env.fail_fast || self.closing {
             self.fail_all(&error);
         }
         self.trouble = Some(error);
     }
 
+    /// Whether to wait for another attempt is of no use, as far as can be told.
+    fn is_final(&self, error: &Error) -> bool {
+        if matches!(error, Error::Setup(_)) || self.env.dial.is_spent() {
+            return true;
+        }
+        let end = if let Error::Connection { end, .. } = error {
+            Some(*end)
+        } else {
+            None
+        };
+        after_attempt(end, self.env.admitted.load(Ordering::Relaxed)) == Retry::Fail
+    }
+
     fn fail_all(&mut self, error: &Error) {
-        for pending in self.waiting.drain(..) {
+        for (_, pending) in core::mem::take(&mut self.waiting) {
             answer(pending, Err(error.again(Fate::NotProcessed)));
         }
         for to in self.pings.drain(..) {
@@ -307,7 +327,7 @@ impl Slot {
                     }
                     Poll::Ready(News::Established) => {
                         debug!("connected");
-                        self.env.counters.connected.add(1);
+                        self.env.admit();
                         self.trouble = None;
                         self.current = Current::Connection(connection, Instant::now());
                     }
@@ -355,7 +375,11 @@ impl Future for Slot {
             this.take_orders(cx);
             this.stop_connecting();
             this.poll_old(cx);
-            this.hand_over();
+            match this.look(cx) {
+                Poll::Ready(true) => this.hand_over(),
+                Poll::Ready(false) => continue,
+                Poll::Pending => return Poll::Pending,
+            }
             let changed = this.poll_current(cx).is_ready();
             if this.closing && this.old.is_empty() && matches!(this.current, Current::None) && this.waiting.is_empty() {
                 this.shared.abandon();

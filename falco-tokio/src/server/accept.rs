@@ -22,9 +22,6 @@ use crate::socket::Socket;
 /// How long to wait after an error of accepting that is not one connection's, such as no file descriptors left: at first, and at the most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
-/// Whoever has the key and is there has finished a handshake in less, over any link that is not itself in trouble.
-const LONG: Duration = Duration::from_millis(500);
-
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener),
@@ -32,9 +29,11 @@ pub(crate) enum Listener {
     Unix(UnixListener),
 }
 
-/// Connections that may wait in the system to be taken, where it allows as many: those of a whole fleet that comes back at once. Beyond that the system loses them without a word, and a client
-/// finds out seconds later. The standard library's and Tokio's 128 are soon full.
-const BACKLOG: u32 = 1024;
+/// Connections that may wait in the system to be accepted, where it allows as many: those of a whole
+/// fleet that comes back at once, while as many handshakes are under way as there may be. Beyond that
+/// the system loses them without a word, and a client finds out seconds later. It is what Linux allows
+/// by default since 5.4 (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 
 /// Binds to the first of the addresses that can be bound.
 pub(super) async fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
@@ -89,7 +88,10 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
         let accepted = tokio::select! {
             biased;
             () = service.registry.stopping() => return,
-            accepted = listener.accept(service.settings.lifetime()) => accepted,
+            accepted = async {
+                service.registry.room().await;
+                listener.accept(service.settings.lifetime()).await
+            } => accepted,
         };
         match accepted {
             Ok((socket, peer)) => {
@@ -108,7 +110,7 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
             Err(error) => {
                 service.counters.accept_errors.add(1);
                 // A descriptor that a stranger sits on is of more use elsewhere.
-                let freed = service.registry.drop_half_open(LONG);
+                let freed = service.registry.drop_late();
                 service.counters.half_open_dropped.add(u64::from(freed));
                 warn!(%error, freed, "accepting failed; it is tried again after a pause");
                 tokio::select! {
@@ -150,7 +152,7 @@ where
         Admission::In { number, dropped } => {
             if dropped {
                 service.counters.half_open_dropped.add(1);
-                debug!("the oldest handshake was dropped for a newcomer");
+                debug!("a handshake that is late was dropped for a newcomer");
             }
             number
         }

@@ -145,13 +145,17 @@ impl ServerBuilder {
 
     /// How many connections there may be at once, 10,000 by default; 0 counts as 1. Each takes a file descriptor, and under 4 KiB while it is idle.
     ///
-    /// When one more comes, the oldest that has not finished its handshake is dropped. Where all have, the newcomer is turned away.
+    /// When one more comes, it waits in the listener's backlog until a handshake is done or late. Where
+    /// all have finished theirs, the newcomer is turned away.
     pub const fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
     }
 
-    /// How many connections may be in their handshake at once, 1024 by default; 0 counts as 1. When one more comes, the oldest of them is dropped.
+    /// How many connections may be in their handshake at once, 1024 by default; 0 counts as 1.
+    ///
+    /// When one more comes, it waits in the listener's backlog until one of them is done, or late and
+    /// dropped for it: one that has sent no hello for 500 ms, or not finished its handshake in 2 s.
     pub const fn max_half_open(mut self, connections: usize) -> Self {
         self.max_half_open = connections;
         self
@@ -190,7 +194,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Binds to an address. Port 0 has the system choose one; [`Server::local_addr`] says which. A burst of up to 1024 connections waits for its turn, where the system allows as many.
+    /// Binds to an address. Port 0 has the system choose one; [`Server::local_addr`] says which. A burst of up to 4096 connections waits for its turn, where the system allows as many.
     ///
     /// # Errors
     /// [`Error`].

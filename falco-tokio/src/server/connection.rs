@@ -17,14 +17,15 @@ use super::control::{Control, Outcome};
 use super::handler::{Handler, Request, refusal_of};
 use super::running::{self, Running};
 use super::{OnCancel, Service};
-use crate::line::Line;
-use crate::timer::Timer;
+use crate::line::{Line, Wrote};
+use crate::timer::{Timer, reschedule};
 
 /// After so many bytes in one go, both ways, others on the same thread have their turn.
 const TURN: usize = 64 << 10;
 /// What a frame costs besides its bytes, in bytes.
 const FRAME: usize = 512;
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Connection<S, H> {
     line: Line<S>,
     mux: ServerMux<Arc<ServerKeys>, Bytes, SharedBudget>,
@@ -38,6 +39,9 @@ pub(super) struct Connection<S, H> {
     /// The client sends nothing more.
     eof: bool,
     established: bool,
+    /// The answer to the client's first PING has not been handed to the stream yet. No handler is
+    /// called before it has: a client that hears nothing may rely on that.
+    greeting: bool,
     /// It ended by itself, and was not cut off.
     ended: bool,
     /// Bytes since others had their turn.
@@ -95,6 +99,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
             number,
             eof: false,
             established: false,
+            greeting: false,
             ended: false,
             turn: 0,
             span,
@@ -168,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
             if self.turn >= TURN {
                 return Next::Yield;
             }
-            if !self.mux.may_read() {
+            if !self.mux.may_read() || (self.greeting && self.line.has_unsent()) {
                 return Next::Wait;
             }
             let now = self.now();
@@ -178,7 +183,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
             };
             match step {
                 ServerStep::NeedMore { total } => return Next::Read(total),
-                ServerStep::Skip { consumed } => self.consume(consumed),
+                ServerStep::Skip { consumed } => {
+                    if !self.established {
+                        self.service.registry.heard(self.number);
+                    }
+                    self.consume(consumed);
+                }
                 ServerStep::Established { consumed } => {
                     self.consume(consumed);
                     if !self.establish() {
@@ -223,6 +233,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
             return false;
         };
         self.established = true;
+        self.greeting = true;
         self.timer.forget();
         self.service.counters.established.add(1);
         let key = self.mux.machine().key_id();
@@ -255,11 +266,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
         }
     }
 
-    /// Writes whatever can go, for one turn while the connection lives. Says whether something went.
-    fn write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    /// Writes whatever can go, for one turn while the connection lives.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
         let lives = matches!(self.stage, Stage::Conversing);
         let (mux, clock, turn) = (&mut self.mux, self.service.clock, &mut self.turn);
-        self.line.poll_write(cx, |out| {
+        let wrote = self.line.write(cx, |out| {
             if lives && *turn >= TURN {
                 return Ok(0);
             }
@@ -271,7 +282,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
                 Err(Misuse::OutputTooSmall { needed, .. }) => Err(needed),
                 Err(_) => Ok(0),
             }
-        })
+        })?;
+        self.greeting &= !wrote.all;
+        Ok(wrote)
+    }
+
+    /// Writes whatever can go. Says whether all of it went; if not, the task is woken.
+    fn write_all(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        loop {
+            let wrote = self.write(cx)?;
+            if wrote.all || !wrote.some {
+                return Ok(wrote.all);
+            }
+        }
     }
 
     fn converse(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
@@ -281,11 +304,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
             if let Next::End(end) = next {
                 return Poll::Ready(Ok(end));
             }
-            match self.write(cx)? {
-                // What stood in the way of receiving may have gone; or the machine has ended with its last word.
-                Poll::Ready(true) => continue,
-                Poll::Ready(false) | Poll::Pending => {}
-            }
+            let mut moved = self.write(cx)?.some;
             if let Some(end) = self.mux.machine().end() {
                 return Poll::Ready(Ok(end));
             }
@@ -299,18 +318,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
                         if let Err(end) = self.mux.end_of_stream(now, self.line.unread()) {
                             return Poll::Ready(Ok(end));
                         }
-                        continue;
+                        moved = true;
                     }
-                    Poll::Ready(_) => continue,
+                    Poll::Ready(_) => moved = true,
                     Poll::Pending => {}
                 }
             }
+            // What stood in the way of receiving may have gone.
+            if moved && !matches!(next, Next::Yield) {
+                continue;
+            }
             let now = self.now();
             if matches!(next, Next::Yield) {
-                // It is polled again once the runtime has looked for what has come on other sockets, too.
-                if core::pin::pin!(tokio::task::yield_now()).poll(cx).is_ready() {
-                    cx.waker().wake_by_ref();
-                }
+                reschedule(cx);
                 return Poll::Pending;
             }
             self.mux.set_reading(now, matches!(next, Next::Read(_)));
@@ -392,7 +412,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
                 },
                 Stage::Ending(ending) => {
                     let (end, mut until, mut shut) = (ending.end, ending.until, ending.shut);
-                    if !shut && self.write(cx)?.is_ready() && self.line.poll_shutdown(cx)?.is_ready() {
+                    if !shut && self.write_all(cx)? && self.line.poll_shutdown(cx)?.is_ready() {
                         shut = true;
                         until = tokio::time::Instant::now() + LINGER;
                     }
@@ -418,6 +438,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Future for Connection<S, H> 
         let _entered = this.span.clone().entered();
         if this.take_news(cx) {
             debug!("cut off");
+            if !this.established {
+                // So that the client sees an end, and not a reset.
+                this.line.drop_ready(cx);
+            }
             return Poll::Ready(Ok(this.mux.machine().end().unwrap_or(ConnectionError::Closed)));
         }
         let end = this.poll_end(cx);

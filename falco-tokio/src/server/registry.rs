@@ -10,11 +10,19 @@ use tokio::time::Instant;
 
 use super::control::Control;
 
+/// A connection on which nothing has come for so long after it was accepted may be dropped for a
+/// newcomer. A client's hello follows the end of TCP's handshake at once; twice the time after which
+/// TCP first repeats what was lost (RFC 6298) is not waited for.
+const SILENT: Duration = Duration::from_millis(500);
+/// The same for one whose hello has come, and not the proof that the welcome was read: round trips
+/// of a second with a second to spare. A server that is too busy to answer sooner drops none: see
+/// [`Registry::room`].
+const HEARD: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Default)]
 struct State {
     connections: HashMap<u64, Arc<Control>>,
-    /// Those that have not finished their handshake, and since when they are there. Numbers ascend, so the first is the oldest.
-    half_open: BTreeMap<u64, Instant>,
+    half_open: HalfOpen,
     next: u64,
     /// The server takes no more connections.
     stopping: bool,
@@ -36,7 +44,7 @@ pub(crate) struct Registry {
 pub(crate) enum Admission {
     /// Yes, and perhaps another was dropped for it.
     In { number: u64, dropped: bool },
-    /// There are as many as there may be, and none of them is half-open.
+    /// There are as many as there may be, and none of them can be dropped.
     Full,
     /// The server is stopping.
     Stopping,
@@ -64,41 +72,69 @@ impl Registry {
             return Admission::Stopping;
         }
         let mut dropped = None;
-        if !guest {
-            let full = state.connections.len() >= self.max_connections;
-            if full || state.half_open.len() >= self.max_half_open {
-                match state.drop_oldest() {
-                    Some(oldest) => dropped = Some(oldest),
-                    None => return Admission::Full,
-                }
+        if !guest && !self.has_room(&state) {
+            match state.drop_late(Instant::now()) {
+                Some(late) => dropped = Some(late),
+                None => return Admission::Full,
             }
         }
         let number = state.next;
         state.next += 1;
         state.connections.insert(number, Arc::clone(control));
-        state.half_open.insert(number, Instant::now());
+        state.half_open.silent.insert(number, Instant::now());
         drop(state);
-        let dropped = dropped.map(|oldest| oldest.cut()).is_some();
+        let dropped = dropped.map(|late| late.cut()).is_some();
         Admission::In { number, dropped }
     }
 
-    /// Drops the oldest connection that has not finished its handshake, if it has been at it for `age`; says whether there was one. One that has just begun is likely to be
-    /// somebody who has the key.
-    pub(crate) fn drop_half_open(&self, age: Duration) -> bool {
-        let mut state = self.lock();
-        let late = state
-            .half_open
-            .first_key_value()
-            .is_some_and(|(_, since)| since.elapsed() >= age);
-        let oldest = late.then(|| state.drop_oldest()).flatten();
-        drop(state);
-        oldest.map(|oldest| oldest.cut()).is_some()
+    fn has_room(&self, state: &State) -> bool {
+        state.connections.len() < self.max_connections && state.half_open.len() < self.max_half_open
+    }
+
+    /// Waits until another connection can be accepted: there is a place for it, or one is late in
+    /// its handshake and can be dropped for it, or all have finished theirs, so that the newcomer is
+    /// to be turned away. Meanwhile newcomers wait in the listener's backlog. Whoever is in the middle
+    /// of a handshake is nearer to its end than they are, and is not dropped for them.
+    pub(crate) async fn room(&self) {
+        loop {
+            let changed = self.changed.notified();
+            let late_at = {
+                let state = self.lock();
+                if self.has_room(&state) {
+                    return;
+                }
+                state.half_open.late_at()
+            };
+            match late_at.filter(|at| *at > Instant::now()) {
+                Some(at) => {
+                    let _ = tokio::time::timeout_at(at, changed).await;
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Drops a connection that is late in its handshake; says whether there was one.
+    pub(crate) fn drop_late(&self) -> bool {
+        let late = self.lock().drop_late(Instant::now());
+        late.map(|late| late.cut()).is_some()
+    }
+
+    /// The hello of a half-open connection has come, under a key that is known here.
+    pub(crate) fn heard(&self, number: u64) {
+        let half_open = &mut self.lock().half_open;
+        if let Some(since) = half_open.silent.remove(&number) {
+            half_open.heard.insert(number, since);
+        }
     }
 
     /// A connection has finished its handshake. `None`: it was dropped for another in that moment. Or else whether the server is stopping.
     pub(crate) fn establish(&self, number: u64) -> Option<bool> {
         let mut state = self.lock();
-        state.half_open.remove(&number).map(|_| state.stopping)
+        let (was_there, stopping) = (state.half_open.remove(number), state.stopping);
+        drop(state);
+        self.changed.notify_waiters();
+        was_there.then_some(stopping)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -108,7 +144,7 @@ impl Registry {
     /// A connection has gone; `cut` is how many requests it left unanswered if it was ended at once.
     pub(crate) fn leave(&self, number: u64, cut: Option<usize>) {
         let mut state = self.lock();
-        state.half_open.remove(&number);
+        state.half_open.remove(number);
         let was_in = state.connections.remove(&number).is_some();
         // One that was dropped for another in its handshake had left already, and was not cut off.
         if let Some(requests) = cut.filter(|_| was_in) {
@@ -180,9 +216,128 @@ impl Registry {
 }
 
 impl State {
-    /// Takes the oldest half-open connection out. Its place is free at once; its task ends when it is next polled.
-    fn drop_oldest(&mut self) -> Option<Arc<Control>> {
-        let (oldest, _) = self.half_open.pop_first()?;
-        self.connections.remove(&oldest)
+    /// Takes a connection out that is late in its handshake. Its place is free at once; its task
+    /// ends when it is next polled.
+    fn drop_late(&mut self, now: Instant) -> Option<Arc<Control>> {
+        let late = self.half_open.take_late(now)?;
+        self.connections.remove(&late)
+    }
+}
+
+/// The connections that have not finished their handshake, and since when they are there. Numbers
+/// ascend, so the first of each is the oldest.
+#[derive(Debug, Default)]
+struct HalfOpen {
+    /// Nothing has come that decrypts.
+    silent: BTreeMap<u64, Instant>,
+    /// The hello has come.
+    heard: BTreeMap<u64, Instant>,
+}
+
+impl HalfOpen {
+    fn len(&self) -> usize {
+        self.silent.len() + self.heard.len()
+    }
+
+    fn remove(&mut self, number: u64) -> bool {
+        self.silent
+            .remove(&number)
+            .or_else(|| self.heard.remove(&number))
+            .is_some()
+    }
+
+    /// When the first of them is late.
+    fn late_at(&self) -> Option<Instant> {
+        let first = |ones: &BTreeMap<u64, Instant>, limit| ones.first_key_value().map(|(_, since)| *since + limit);
+        [first(&self.silent, SILENT), first(&self.heard, HEARD)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn take_late(&mut self, now: Instant) -> Option<u64> {
+        [(&mut self.silent, SILENT), (&mut self.heard, HEARD)]
+            .into_iter()
+            .find_map(|(ones, limit)| {
+                let first = ones.first_entry().filter(|first| *first.get() + limit <= now)?;
+                Some(first.remove_entry().0)
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admit(registry: &Registry) -> Admission {
+        registry.admit(&Arc::new(Control::new(None)), false)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_is_late_is_dropped_and_the_silent_go_first() {
+        let registry = Registry::new(10, 2);
+        assert!(matches!(
+            admit(&registry),
+            Admission::In {
+                number: 0,
+                dropped: false
+            }
+        ));
+        assert!(matches!(
+            admit(&registry),
+            Admission::In {
+                number: 1,
+                dropped: false
+            }
+        ));
+        registry.heard(0);
+        assert!(matches!(admit(&registry), Admission::Full), "neither is late");
+        assert!(!registry.drop_late());
+        let began = Instant::now();
+        registry.room().await;
+        assert_eq!(began.elapsed(), SILENT, "until the silent one is late");
+        assert!(matches!(
+            admit(&registry),
+            Admission::In {
+                number: 2,
+                dropped: true
+            }
+        ));
+        assert_eq!(registry.counts(), (2, 2));
+        assert_eq!(registry.establish(1), None, "it was the silent one");
+        // The one that was heard is late after two seconds, the new one half a second after it came.
+        registry.heard(2);
+        let began = Instant::now();
+        registry.room().await;
+        assert_eq!(began.elapsed() + SILENT, HEARD);
+        assert!(registry.drop_late());
+        assert!(!registry.drop_late());
+        assert_eq!(registry.establish(2), Some(false));
+        assert_eq!(registry.counts(), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_waited_for_unless_all_have_finished_their_handshake() {
+        let registry = Arc::new(Registry::new(2, 2));
+        for _ in 0..2 {
+            assert!(matches!(admit(&registry), Admission::In { dropped: false, .. }));
+        }
+        registry.establish(0);
+        let own = Arc::clone(&registry);
+        let waiting = tokio::spawn(async move { own.room().await });
+        tokio::time::sleep(SILENT / 2).await;
+        assert!(!waiting.is_finished());
+        registry.leave(1, None);
+        waiting.await.unwrap_or_default();
+        assert!(matches!(
+            admit(&registry),
+            Admission::In {
+                number: 2,
+                dropped: false
+            }
+        ));
+        registry.establish(2);
+        registry.room().await;
+        assert!(matches!(admit(&registry), Admission::Full), "it is turned away");
     }
 }

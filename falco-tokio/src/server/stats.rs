@@ -29,7 +29,7 @@ pub struct ServerStats {
     pub accepted: u64,
     /// Sockets that were closed at once, because there were as many connections as there may be.
     pub turned_away: u64,
-    /// Connections that were dropped in their handshake, to make room for others.
+    /// Connections that were late in their handshake and dropped to make room for others.
     pub half_open_dropped: u64,
     /// Handshakes that succeeded.
     pub established: u64,
