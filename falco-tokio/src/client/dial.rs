@@ -6,14 +6,14 @@ use core::pin::Pin;
 use core::time::Duration;
 use std::io;
 #[cfg(unix)]
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use falco_core::Fate;
-use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
+use super::addresses;
 use crate::entropy::Entropy;
 use crate::error::Error;
 use crate::socket::{Socket, Stream};
@@ -53,12 +53,12 @@ impl Dial {
         let dialing: Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>> = match self {
             Self::Tcp(name) => {
                 let name = name.clone();
-                Box::pin(async move { Ok(Socket::tcp(TcpStream::connect(name).await?, lifetime)) })
+                Box::pin(async move { Ok(Socket::tcp(addresses::connect(&name).await?, lifetime)) })
             }
             #[cfg(unix)]
             Self::Unix(path) => {
                 let path = path.clone();
-                Box::pin(async move { Ok(Socket::Unix(UnixStream::connect(path).await?)) })
+                Box::pin(async move { Ok(Socket::Unix(connect_unix(&path).await?)) })
             }
             Self::With(dial) => {
                 let dialing = dial();
@@ -86,6 +86,20 @@ impl Dial {
                 }),
             }
         })
+    }
+}
+
+/// Connects to a Unix socket. Where its backlog is full the system says so at once, so that the
+/// attempt is repeated until the caller's limit has run out.
+#[cfg(unix)]
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(pause).await,
+            connected => return connected,
+        }
+        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 
