@@ -35,7 +35,7 @@ async fn connect_to(mut addresses: VecDeque<SocketAddr>) -> io::Result<TcpStream
         }
         let next = async {
             if addresses.is_empty() {
-                core::future::pending().await
+                core::future::pending::<()>().await;
             } else {
                 tokio::time::sleep(STAGGER).await;
             }

@@ -89,7 +89,7 @@ impl Failure {
 
 /// What an error means, where `otherwise` is what went wrong in general.
 pub(crate) fn code_of(error: &Error, otherwise: Code) -> Code {
-    if error.is_wrong_key() {
+    if error.is_refused() {
         return Code::Refused;
     }
     if let Error::Connection {
