@@ -4,7 +4,7 @@
 mod common;
 
 use core::pin::Pin;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::{Context, Poll};
 use core::time::Duration;
 use std::io;
@@ -16,11 +16,11 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 /// What went into a stream.
 #[derive(Clone, Default)]
-struct Count(Arc<(AtomicU64, AtomicU64)>);
+struct Count(Arc<(AtomicUsize, AtomicUsize)>);
 
 impl Count {
     /// Bytes, and the calls that took them.
-    fn take(&self) -> (u64, u64) {
+    fn take(&self) -> (usize, usize) {
         (self.0.0.swap(0, Ordering::Relaxed), self.0.1.swap(0, Ordering::Relaxed))
     }
 }
@@ -64,7 +64,7 @@ impl AsyncWrite for Narrow {
         let takes = buf.len().min(self.takes);
         let (now, _) = buf.split_at(takes);
         let took = std::task::ready!(Pin::new(&mut self.inner).poll_write(cx, now))?;
-        self.count.0.0.fetch_add(took as u64, Ordering::Relaxed);
+        self.count.0.0.fetch_add(took, Ordering::Relaxed);
         self.count.0.1.fetch_add(1, Ordering::Relaxed);
         Poll::Ready(Ok(took))
     }
@@ -110,7 +110,6 @@ async fn the_size_of_records_does_not_depend_on_what_the_stream_takes() {
             assert!(answer == body, "{length} bytes");
             for (count, side) in counts.iter().zip(["client", "server"]) {
                 let (bytes, writes) = count.take();
-                let length = length as u64;
                 // A record has 65,535 bytes at the most, and 25 of them are not the body's; a buffer
                 // holds one and the beginning of another.
                 let records = length / 32_000 + 2;
@@ -118,7 +117,7 @@ async fn the_size_of_records_does_not_depend_on_what_the_stream_takes() {
                     bytes <= length + records * 25,
                     "{side}, {takes} at a time: {bytes} bytes for {length}"
                 );
-                let least = bytes / takes as u64;
+                let least = bytes / takes;
                 assert!(
                     writes <= least + records,
                     "{side}, {takes} at a time: {writes} writes for {bytes} bytes, and {least} would do"
