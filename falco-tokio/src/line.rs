@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::pool::{self, POOLED};
+use crate::socket::Socket;
 
 /// A pooled buffer is kept for what is left in it only from so many bytes on: a peer that sent few has earned few.
 const WORTH_KEEPING: usize = POOLED / 4;
@@ -17,6 +18,17 @@ const WORTH_KEEPING: usize = POOLED / 4;
 /// After so many writes the stream is read from again, whatever there is to write: a stream that
 /// takes every write at once must not keep this side from hearing the other.
 const WRITES: usize = 16;
+
+impl Line<Socket> {
+    /// Reads what lies in the socket, whether or not the runtime has been told of it. Pending where
+    /// nothing does; nobody is woken when something comes.
+    pub(crate) fn read_now(&mut self, total: usize) -> Poll<io::Result<usize>> {
+        self.read_with(total, |socket, space| match socket.read_now(space) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            read => Poll::Ready(read),
+        })
+    }
+}
 
 /// What came of writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,14 +84,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
 
     /// Reads what has come; `total` is how many unread bytes are wanted in all. 0 is the end of the stream.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, total: usize) -> Poll<io::Result<usize>> {
+        self.read_with(total, |stream, space| {
+            let mut buffer = ReadBuf::new(space);
+            ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    }
+
+    fn read_with(
+        &mut self,
+        total: usize,
+        read: impl FnOnce(&mut S, &mut [u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if self.inbox.is_empty() && !self.pooled {
             self.inbox = RecvBuf::new(pool::take());
             self.pooled = true;
         }
         let space = self.inbox.space(total).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let mut buffer = ReadBuf::new(space);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
-        let count = buffer.filled().len();
+        let count = ready!(read(&mut self.stream, space))?;
         self.inbox.filled(count);
         Poll::Ready(Ok(count))
     }
@@ -173,19 +195,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     /// Shuts down the sending half.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    /// Reads and drops what has come by now, up to a bound: a stream that is closed with bytes
-    /// unread is reset, and the peer sees a fault where there is an end.
-    pub(crate) fn drop_ready(&mut self, cx: &mut Context<'_>) {
-        let mut dropped = [0; 512];
-        for _ in 0..32 {
-            let mut buffer = ReadBuf::new(&mut dropped);
-            let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
-            if !matches!(read, Poll::Ready(Ok(()))) || buffer.filled().is_empty() {
-                return;
-            }
-        }
     }
 
     /// Reads and drops until the end of the stream.

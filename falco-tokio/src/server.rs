@@ -4,6 +4,7 @@ mod accept;
 mod builder;
 mod connection;
 mod control;
+mod half_open;
 mod handler;
 mod registry;
 mod running;

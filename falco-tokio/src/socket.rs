@@ -3,7 +3,7 @@
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
-use std::io;
+use std::io::{self, Read};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -44,6 +44,17 @@ impl Socket {
             debug!(%error, "a socket could not be set up");
         }
         Self::Tcp(stream)
+    }
+
+    /// Reads what lies in the socket, as the system knows and the runtime may not. A stream of another
+    /// kind is asked by polling it.
+    pub(crate) fn read_now(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => (&*SockRef::from(stream)).read(buf),
+            #[cfg(unix)]
+            Self::Unix(stream) => (&*SockRef::from(stream)).read(buf),
+            Self::Other(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 
     /// Whether bytes, an end or an error lie in the socket, as the system knows and the runtime may

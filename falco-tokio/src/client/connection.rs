@@ -30,12 +30,10 @@ const TURN: usize = 64 << 10;
 /// A connection that has heard nothing for so long is looked at before a request is sent on it. It
 /// costs a system call, which requests that follow one another are spared.
 const UNHEARD: Duration = Duration::from_millis(1);
-/// How often the runtime may be given time to tell what lies in the socket before a request goes all
-/// the same.
-const LOOKS: u32 = 3;
 
 pub(super) type PingTo = oneshot::Sender<Result<Option<Duration>, Error>>;
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Connection {
     line: Line<Socket>,
     mux: ClientMux<Arc<ClientKeys>, Bytes, Pending>,
@@ -47,10 +45,12 @@ pub(super) struct Connection {
     eof: bool,
     /// Closes once all that was handed over has begun.
     closing: bool,
+    /// A request was answered, or refused by name.
+    pub(super) served: bool,
     /// When something last came.
     heard: falco_core::Instant,
-    /// How often it was looked for what lies in the socket, and has not been told.
-    looks: u32,
+    /// The socket is read from without asking the runtime, which may not know yet what lies there.
+    looks: bool,
     /// Bytes since others had their turn.
     turn: usize,
     /// Requests that were not processed here and may go to another connection.
@@ -101,8 +101,9 @@ impl Connection {
             established: false,
             eof: false,
             closing: false,
+            served: false,
             heard: now,
-            looks: 0,
+            looks: false,
             turn: 0,
             returned: Vec::new(),
         })
@@ -206,6 +207,7 @@ impl Connection {
                         Body::Whole(bytes) => Bytes::from(bytes),
                     };
                     self.line.consume(consumed);
+                    self.served = true;
                     answer(waiter, Ok(body));
                 }
                 ClientStep::Refused {
@@ -215,6 +217,7 @@ impl Connection {
                     again,
                 } => {
                     self.line.consume(consumed);
+                    self.served = true;
                     if again {
                         // It begins on this connection once there is room for it at the server.
                         waiter.tries = waiter.tries.saturating_sub(1);
@@ -302,23 +305,27 @@ impl Connection {
     }
 
     /// Whether something may lie in the socket that has not been read: a connection that has heard
-    /// nothing for a while may have ended without anybody having been here to see it. Whoever is about
-    /// to send polls it first.
+    /// nothing for a while may have ended without anybody having been here to see it.
     pub(super) fn is_unheard(&self) -> bool {
-        self.established && self.mux.outstanding() == 0 && self.now().since(self.heard) >= UNHEARD
+        self.established && self.now().since(self.heard) >= UNHEARD
     }
 
-    /// Says after that poll whether something lies in the socket all the same, which the runtime has
-    /// not been told of yet. The task is then woken once it has.
-    pub(super) fn lies_unread(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.looks < LOOKS && self.line.stream().lies_unread() {
-            self.looks += 1;
-            reschedule(cx);
-            return true;
-        }
-        self.looks = 0;
+    /// Polls the connection as [`poll`](Self::poll) does, after a look into the socket itself: the
+    /// runtime may have had no time to tell what lies there.
+    pub(super) fn look(&mut self, cx: &mut Context<'_>) -> Poll<News> {
         self.heard = self.now();
-        false
+        self.looks = true;
+        self.poll(cx)
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>, total: usize) -> Poll<io::Result<usize>> {
+        if self.looks {
+            if let Poll::Ready(read) = self.line.read_now(total) {
+                return Poll::Ready(read);
+            }
+            self.looks = false;
+        }
+        self.line.poll_read(cx, total)
     }
 
     fn converse(&mut self, cx: &mut Context<'_>) -> Poll<Result<News, io::Error>> {
@@ -342,7 +349,7 @@ impl Connection {
             if let Next::Read(total) = next
                 && !self.eof
             {
-                match self.line.poll_read(cx, total)? {
+                match self.read(cx, total)? {
                     Poll::Ready(0) => {
                         self.eof = true;
                         let now = self.now();

@@ -144,23 +144,15 @@ impl Slot {
     }
 
     /// Before something is sent on a connection that has heard nothing for a while, takes what has come
-    /// there: its end may lie in the socket. `Ready(false)`: something has changed.
-    fn look(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// there: its end may lie in the socket. Says whether something has changed.
+    fn look(&mut self, cx: &mut Context<'_>) -> bool {
         let Current::Connection(connection, _) = &self.current else {
-            return Poll::Ready(true);
+            return false;
         };
         if (self.waiting.is_empty() && self.pings.is_empty()) || !connection.is_unheard() {
-            return Poll::Ready(true);
+            return false;
         }
-        if self.poll_current(cx).is_ready() {
-            return Poll::Ready(false);
-        }
-        if let Current::Connection(connection, _) = &mut self.current
-            && connection.lies_unread(cx)
-        {
-            return Poll::Pending;
-        }
-        Poll::Ready(true)
+        self.poll_current(cx, Connection::look).is_ready()
     }
 
     /// Hands what waits to the connection, if it stands.
@@ -275,9 +267,10 @@ impl Slot {
         }
     }
 
-    /// A server that takes hellos and then ends, or closes, at once is not asked again and again.
-    fn pause_if_soon(&mut self, since: Instant) {
-        if since.elapsed() >= SOON {
+    /// A server that takes hellos and then ends, or closes, at once is not asked again and again. One
+    /// that has served is: each attempt then comes with a request.
+    fn pause_if_soon(&mut self, since: Instant, served: bool) {
+        if served || since.elapsed() >= SOON {
             self.failed = 0;
         } else {
             self.failed = self.failed.saturating_add(1);
@@ -292,7 +285,7 @@ impl Slot {
             self.fail(error_of(end, Fate::NotProcessed));
             return;
         }
-        self.pause_if_soon(since);
+        self.pause_if_soon(since, connection.served);
         self.trouble = Some(error_of(end, Fate::NotProcessed));
         if !connection.is_over() {
             self.old.push(connection);
@@ -300,7 +293,11 @@ impl Slot {
     }
 
     /// Polls the current connection or the attempt at one. Ready: something has changed.
-    fn poll_current(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_current(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Connection, &mut Context<'_>) -> Poll<News>,
+    ) -> Poll<()> {
         match core::mem::replace(&mut self.current, Current::None) {
             Current::None => self.begin(cx),
             Current::Dialing(mut dialing) => {
@@ -318,7 +315,7 @@ impl Slot {
                 Poll::Ready(())
             }
             Current::Connection(mut connection, since) => {
-                let polled = connection.poll(cx);
+                let polled = poll(&mut connection, cx);
                 self.take_back(core::mem::take(&mut connection.returned));
                 match polled {
                     Poll::Pending => {
@@ -332,7 +329,7 @@ impl Slot {
                         self.current = Current::Connection(connection, Instant::now());
                     }
                     Poll::Ready(News::Closing) => {
-                        self.pause_if_soon(since);
+                        self.pause_if_soon(since, connection.served);
                         self.old.push(*connection);
                     }
                     Poll::Ready(News::Ended(end)) => self.end(*connection, since, &end),
@@ -375,12 +372,11 @@ impl Future for Slot {
             this.take_orders(cx);
             this.stop_connecting();
             this.poll_old(cx);
-            match this.look(cx) {
-                Poll::Ready(true) => this.hand_over(),
-                Poll::Ready(false) => continue,
-                Poll::Pending => return Poll::Pending,
+            if this.look(cx) {
+                continue;
             }
-            let changed = this.poll_current(cx).is_ready();
+            this.hand_over();
+            let changed = this.poll_current(cx, Connection::poll).is_ready();
             if this.closing && this.old.is_empty() && matches!(this.current, Current::None) && this.waiting.is_empty() {
                 this.shared.abandon();
                 for to in this.closers.drain(..) {

@@ -6,18 +6,17 @@ use std::io;
 use std::sync::Arc;
 
 use falco_core::ServerConnection;
-use tokio::io::{AsyncRead, AsyncWrite};
 #[cfg(unix)]
 use tokio::net::UnixListener;
 use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host};
 use tracing::{debug, debug_span, warn};
 
 use super::Service;
-use super::connection::{Connection, OnTask};
+use super::connection::{Connection, OnTask, Place};
 use super::control::Control;
 use super::handler::Handler;
 use super::registry::Admission;
-use crate::socket::Socket;
+use crate::socket::{Socket, Stream};
 
 /// How long to wait after an error of accepting that is not one connection's, such as no file descriptors left: at first, and at the most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
@@ -110,9 +109,8 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
             Err(error) => {
                 service.counters.accept_errors.add(1);
                 // A descriptor that a stranger sits on is of more use elsewhere.
-                let freed = service.registry.drop_late();
-                service.counters.half_open_dropped.add(u64::from(freed));
-                warn!(%error, freed, "accepting failed; it is tried again after a pause");
+                let asked = service.registry.ask_late();
+                warn!(%error, asked, "accepting failed; it is tried again after a pause");
                 tokio::select! {
                     () = service.registry.stopping() => return,
                     () = tokio::time::sleep(pause) => {}
@@ -124,38 +122,28 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
 }
 
 /// A connection that was accepted elsewhere; none where the server is stopping.
-pub(super) fn guest<S, H>(service: &Arc<Service>, stream: S, handler: &Arc<H>) -> io::Result<Option<Connection<S, H>>>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    H: Handler,
-{
-    admit(service, stream, None, true, handler)
+pub(super) fn guest<H: Handler>(
+    service: &Arc<Service>,
+    stream: impl Stream + 'static,
+    handler: &Arc<H>,
+) -> io::Result<Option<Connection<H>>> {
+    admit(service, Socket::Other(Box::new(stream)), None, true, handler)
 }
 
-fn admit<S, H>(
+fn admit<H: Handler>(
     service: &Arc<Service>,
-    stream: S,
+    socket: Socket,
     peer: Option<SocketAddr>,
     guest: bool,
     handler: &Arc<H>,
-) -> io::Result<Option<Connection<S, H>>>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    H: Handler,
-{
+) -> io::Result<Option<Connection<H>>> {
     let mut entropy = service.entropy.clone();
     let now = service.clock.now();
     let machine = ServerConnection::new(Arc::clone(&service.keys), &service.settings, now, &mut entropy);
     let machine = machine.map_err(io::Error::other)?;
     let control = Arc::new(Control::new(peer));
     let number = match service.registry.admit(&control, guest) {
-        Admission::In { number, dropped } => {
-            if dropped {
-                service.counters.half_open_dropped.add(1);
-                debug!("a handshake that is late was dropped for a newcomer");
-            }
-            number
-        }
+        Admission::In { number } => number,
         Admission::Full => {
             service.counters.turned_away.add(1);
             warn!(?peer, "turned away: there are as many connections as there may be");
@@ -166,8 +154,9 @@ where
     let span = debug_span!("connection", number, peer = ?peer, key = tracing::field::Empty);
     debug!(parent: &span, "accepted");
     let (service, handler) = (Arc::clone(service), Arc::clone(handler));
+    let place = Place { number, guest };
     Ok(Some(Connection::new(
-        stream, machine, control, number, service, handler, span,
+        socket, machine, control, place, service, handler, span,
     )))
 }
 

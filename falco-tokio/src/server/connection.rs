@@ -10,7 +10,6 @@ use bytes::Bytes;
 use falco_core::keys::ServerKeys;
 use falco_core::mux::{Body, ServerMux, ServerStep, SharedBudget};
 use falco_core::{CloseReason, ConnectionError, LINGER, Misuse, Refusal, RequestError, RequestId, ServerConnection};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::{Span, debug, warn};
 
 use super::control::{Control, Outcome};
@@ -18,6 +17,7 @@ use super::handler::{Handler, Request, refusal_of};
 use super::running::{self, Running};
 use super::{OnCancel, Service};
 use crate::line::{Line, Wrote};
+use crate::socket::Socket;
 use crate::timer::{Timer, reschedule};
 
 /// After so many bytes in one go, both ways, others on the same thread have their turn.
@@ -26,8 +26,8 @@ const TURN: usize = 64 << 10;
 const FRAME: usize = 512;
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-pub(super) struct Connection<S, H> {
-    line: Line<S>,
+pub(super) struct Connection<H> {
+    line: Line<Socket>,
     mux: ServerMux<Arc<ServerKeys>, Bytes, SharedBudget>,
     control: Arc<Control>,
     running: Running,
@@ -35,7 +35,7 @@ pub(super) struct Connection<S, H> {
     stage: Stage,
     service: Arc<Service>,
     handler: Arc<H>,
-    number: u64,
+    place: Place,
     /// The client sends nothing more.
     eof: bool,
     established: bool,
@@ -47,6 +47,14 @@ pub(super) struct Connection<S, H> {
     /// Bytes since others had their turn.
     turn: usize,
     span: Span,
+}
+
+/// A connection's place among those of its server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) number: u64,
+    /// It was not accepted here, and takes nobody's place.
+    pub(super) guest: bool,
 }
 
 #[derive(Debug)]
@@ -75,12 +83,12 @@ enum Next {
     End(ConnectionError),
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
+impl<H: Handler> Connection<H> {
     pub(super) fn new(
-        stream: S,
+        socket: Socket,
         machine: ServerConnection<Arc<ServerKeys>>,
         control: Arc<Control>,
-        number: u64,
+        place: Place,
         service: Arc<Service>,
         handler: Arc<H>,
         span: Span,
@@ -88,7 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
         // Room for one answer of any size.
         let max_queued = usize::try_from(service.settings.max_message()).unwrap_or(usize::MAX);
         Self {
-            line: Line::new(stream),
+            line: Line::new(socket),
             mux: ServerMux::new(machine, service.budget.clone(), max_queued),
             control,
             running: Running::default(),
@@ -96,7 +104,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
             stage: Stage::Conversing,
             service,
             handler,
-            number,
+            place,
             eof: false,
             established: false,
             greeting: false,
@@ -110,7 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
         self.service.clock.now()
     }
 
-    /// Takes what others have said since. Says whether the connection is cut off.
+    /// Takes what others have said since. Says whether the connection is to end at once.
     fn take_news(&mut self, cx: &Context<'_>) -> bool {
         let news = self.control.news(cx);
         for (id, outcome) in news.finished {
@@ -120,6 +128,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
         }
         if let Some(reason) = news.close {
             self.mux.close(self.now(), reason);
+        }
+        if news.make_room && !self.established {
+            // What this side has not looked at yet is not the client's delay.
+            if !self.line.stream().lies_unread() {
+                self.service.counters.half_open_dropped.add(1);
+                self.ended = true;
+                return true;
+            }
+            self.service.registry.stay(self.place.number);
         }
         news.cut
     }
@@ -185,15 +202,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
                 ServerStep::NeedMore { total } => return Next::Read(total),
                 ServerStep::Skip { consumed } => {
                     if !self.established {
-                        self.service.registry.heard(self.number);
+                        self.service.registry.hear(self.place.number);
                     }
                     self.consume(consumed);
                 }
                 ServerStep::Established { consumed } => {
                     self.consume(consumed);
-                    if !self.establish() {
-                        return Next::End(ConnectionError::HandshakeTimeout);
-                    }
+                    self.establish();
                 }
                 ServerStep::Request { consumed, id, body } => {
                     let body = match body {
@@ -227,11 +242,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
         self.line.consume(count);
     }
 
-    /// The client has proved that it has a key, which may have been retired since its hello. `false`: it was dropped for another in that moment.
-    fn establish(&mut self) -> bool {
-        let Some(stopping) = self.service.registry.establish(self.number) else {
-            return false;
-        };
+    /// The client has proved that it has a key, which may have been retired since its hello.
+    fn establish(&mut self) {
+        let stopping = self.service.registry.establish(self.place.number);
         self.established = true;
         self.greeting = true;
         self.timer.forget();
@@ -252,7 +265,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
         } else if retired {
             self.mux.close(now, CloseReason::KeyRetired);
         }
-        true
     }
 
     /// Handles a request: at once, if its handler is ready at once, or else on a task of its own.
@@ -339,6 +351,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
                 // What was due may be something to tell.
                 Some(Ok(())) => continue,
                 None => {}
+            }
+            if !self.established {
+                self.service.registry.wait(self.place.number);
             }
             self.rest();
             let machine = self.mux.poll_timeout().map(|deadline| self.service.clock.at(deadline));
@@ -430,7 +445,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Connection<S, H> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Future for Connection<S, H> {
+impl<H: Handler> Future for Connection<H> {
     type Output = io::Result<ConnectionError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -438,10 +453,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Future for Connection<S, H> 
         let _entered = this.span.clone().entered();
         if this.take_news(cx) {
             debug!("cut off");
-            if !this.established {
-                // So that the client sees an end, and not a reset.
-                this.line.drop_ready(cx);
-            }
+
             return Poll::Ready(Ok(this.mux.machine().end().unwrap_or(ConnectionError::Closed)));
         }
         let end = this.poll_end(cx);
@@ -452,9 +464,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Future for Connection<S, H> 
 
 /// A connection on a task of its own, which nobody asks how it ended. With the connection in a box and no outcome to keep, the runtime takes no more than its least for
 /// the task, however its memory is aligned.
-pub(super) struct OnTask<S, H>(pub(super) Box<Connection<S, H>>);
+pub(super) struct OnTask<H>(pub(super) Box<Connection<H>>);
 
-impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Future for OnTask<S, H> {
+impl<H: Handler> Future for OnTask<H> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -462,7 +474,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Future for OnTask<S, H> {
     }
 }
 
-impl<S, H> Connection<S, H> {
+impl<H> Connection<H> {
     /// What was running has nobody to answer to.
     fn cancel_all(&self) {
         self.control.cancel_all();
@@ -472,7 +484,7 @@ impl<S, H> Connection<S, H> {
     }
 }
 
-impl<S, H> Drop for Connection<S, H> {
+impl<H> Drop for Connection<H> {
     /// However it ends, its place is free, and what was running knows that nobody waits.
     fn drop(&mut self) {
         self.cancel_all();
@@ -480,7 +492,8 @@ impl<S, H> Drop for Connection<S, H> {
         // A drain that its lifetime has ended has cut off what it left, too.
         let late = unanswered > 0 && self.service.registry.is_stopping();
         let cut = (!self.ended || late).then_some(unanswered);
-        self.service.registry.leave(self.number, cut);
+        let Place { number, guest } = self.place;
+        self.service.registry.leave(number, guest, cut);
         let running = u64::try_from(self.running.len()).unwrap_or(u64::MAX);
         self.service.counters.cancelled.add(running);
     }

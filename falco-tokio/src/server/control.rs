@@ -2,6 +2,7 @@
 
 use core::net::SocketAddr;
 use core::task::{Context, Waker};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -28,6 +29,8 @@ struct State {
     busy: Option<Box<Busy>>,
     close: Option<CloseReason>,
     cut: bool,
+    /// It is late in its handshake, and others wait for its place.
+    make_room: bool,
     /// There is nobody to answer any more.
     over: bool,
 }
@@ -37,7 +40,7 @@ struct State {
 struct Busy {
     finished: Vec<(RequestId, Outcome)>,
     /// Requests whose clients no longer want the answer, as long as their handlers run.
-    cancelled: Vec<RequestId>,
+    cancelled: HashSet<RequestId>,
     /// Told whenever a request is cancelled or all are; there once somebody waits for that.
     cancelling: Option<Arc<Notify>>,
 }
@@ -48,6 +51,7 @@ pub(crate) struct News {
     pub(crate) finished: Vec<(RequestId, Outcome)>,
     pub(crate) close: Option<CloseReason>,
     pub(crate) cut: bool,
+    pub(crate) make_room: bool,
 }
 
 #[derive(Debug)]
@@ -96,6 +100,7 @@ impl Control {
                 .map_or_else(Vec::new, |busy| core::mem::take(&mut busy.finished)),
             close: state.close.take(),
             cut: state.cut,
+            make_room: core::mem::take(&mut state.make_room),
         }
     }
 
@@ -114,17 +119,27 @@ impl Control {
         self.tell(|state| state.cut = true);
     }
 
+    /// The connection is late in its handshake, and is to end unless it has something to say.
+    pub(crate) fn make_room(&self) {
+        self.tell(|state| state.make_room = true);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn asked_for_room(&self) -> bool {
+        core::mem::take(&mut self.lock().make_room)
+    }
+
     /// A request is no longer wanted.
     pub(crate) fn cancel(&self, id: RequestId) {
         let mut state = self.lock();
-        state.busy().cancelled.push(id);
+        state.busy().cancelled.insert(id);
         state.tell_cancelled();
     }
 
     /// The handler of a request is done.
     pub(crate) fn forget(&self, id: RequestId) {
         if let Some(busy) = &mut self.lock().busy {
-            busy.cancelled.retain(|other| *other != id);
+            busy.cancelled.remove(&id);
         }
     }
 

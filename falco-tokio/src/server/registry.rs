@@ -1,7 +1,6 @@
 //! The connections of a server: who is let in, who is dropped for whom, and how all of them are told.
 
-use core::time::Duration;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use falco_core::{CloseReason, KeyId};
@@ -9,20 +8,14 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::control::Control;
-
-/// A connection on which nothing has come for so long after it was accepted may be dropped for a
-/// newcomer. A client's hello follows the end of TCP's handshake at once; twice the time after which
-/// TCP first repeats what was lost (RFC 6298) is not waited for.
-const SILENT: Duration = Duration::from_millis(500);
-/// The same for one whose hello has come, and not the proof that the welcome was read: round trips
-/// of a second with a second to spare. A server that is too busy to answer sooner drops none: see
-/// [`Registry::room`].
-const HEARD: Duration = Duration::from_secs(2);
+use super::half_open::HalfOpen;
 
 #[derive(Debug, Default)]
 struct State {
     connections: HashMap<u64, Arc<Control>>,
     half_open: HalfOpen,
+    /// Connections that were not accepted here, and take no place.
+    guests: usize,
     next: u64,
     /// The server takes no more connections.
     stopping: bool,
@@ -42,9 +35,9 @@ pub(crate) struct Registry {
 /// Whether a newcomer is let in.
 #[derive(Debug)]
 pub(crate) enum Admission {
-    /// Yes, and perhaps another was dropped for it.
-    In { number: u64, dropped: bool },
-    /// There are as many as there may be, and none of them can be dropped.
+    /// Yes.
+    In { number: u64 },
+    /// There are as many as there may be.
     Full,
     /// The server is stopping.
     Stopping,
@@ -71,70 +64,79 @@ impl Registry {
         if state.stopping {
             return Admission::Stopping;
         }
-        let mut dropped = None;
         if !guest && !self.has_room(&state) {
-            match state.drop_late(Instant::now()) {
-                Some(late) => dropped = Some(late),
-                None => return Admission::Full,
-            }
+            return Admission::Full;
         }
         let number = state.next;
         state.next += 1;
+        state.guests += usize::from(guest);
         state.connections.insert(number, Arc::clone(control));
-        state.half_open.silent.insert(number, Instant::now());
-        drop(state);
-        let dropped = dropped.map(|late| late.cut()).is_some();
-        Admission::In { number, dropped }
+        if !guest {
+            state.half_open.insert(number);
+        }
+        Admission::In { number }
     }
 
     fn has_room(&self, state: &State) -> bool {
-        state.connections.len() < self.max_connections && state.half_open.len() < self.max_half_open
+        state.connections.len() - state.guests < self.max_connections && state.half_open.len() < self.max_half_open
     }
 
-    /// Waits until another connection can be accepted: there is a place for it, or one is late in
-    /// its handshake and can be dropped for it, or all have finished theirs, so that the newcomer is
-    /// to be turned away. Meanwhile newcomers wait in the listener's backlog. Whoever is in the middle
-    /// of a handshake is nearer to its end than they are, and is not dropped for them.
+    /// Waits until another connection can be accepted: there is a place for it, or all that there are
+    /// have finished their handshake, so that it is to be turned away. Meanwhile newcomers wait in the
+    /// listener's backlog. Nobody is dropped in the middle of a handshake for them: only who is late
+    /// is asked to make room.
     pub(crate) async fn room(&self) {
         loop {
             let changed = self.changed.notified();
             let late_at = {
-                let state = self.lock();
-                if self.has_room(&state) {
+                let mut state = self.lock();
+                if self.has_room(&state) || state.half_open.len() == 0 {
                     return;
                 }
-                state.half_open.late_at()
-            };
-            match late_at.filter(|at| *at > Instant::now()) {
-                Some(at) => {
-                    let _ = tokio::time::timeout_at(at, changed).await;
+                let asked = state.ask_late(Instant::now());
+                let late_at = state.half_open.late_at();
+                drop(state);
+                if let Some(control) = asked {
+                    control.make_room();
                 }
-                None => return,
+                late_at
+            };
+            match late_at {
+                Some(at) => _ = tokio::time::timeout_at(at, changed).await,
+                None => changed.await,
             }
         }
     }
 
-    /// Drops a connection that is late in its handshake; says whether there was one.
-    pub(crate) fn drop_late(&self) -> bool {
-        let late = self.lock().drop_late(Instant::now());
-        late.map(|late| late.cut()).is_some()
+    /// Asks a connection that is late in its handshake to make room; says whether there was one.
+    pub(crate) fn ask_late(&self) -> bool {
+        let asked = self.lock().ask_late(Instant::now());
+        asked.map(|control| control.make_room()).is_some()
     }
 
     /// The hello of a half-open connection has come, under a key that is known here.
-    pub(crate) fn heard(&self, number: u64) {
-        let half_open = &mut self.lock().half_open;
-        if let Some(since) = half_open.silent.remove(&number) {
-            half_open.heard.insert(number, since);
-        }
+    pub(crate) fn hear(&self, number: u64) {
+        self.lock().half_open.hear(number);
     }
 
-    /// A connection has finished its handshake. `None`: it was dropped for another in that moment. Or else whether the server is stopping.
-    pub(crate) fn establish(&self, number: u64) -> Option<bool> {
+    /// A half-open connection waits for its client.
+    pub(crate) fn wait(&self, number: u64) {
+        self.lock().half_open.wait(number, Instant::now());
+    }
+
+    /// A half-open connection was asked to make room, and has had something to say after all.
+    pub(crate) fn stay(&self, number: u64) {
+        self.lock().half_open.stay(number);
+    }
+
+    /// A connection has finished its handshake. Says whether the server is stopping.
+    pub(crate) fn establish(&self, number: u64) -> bool {
         let mut state = self.lock();
-        let (was_there, stopping) = (state.half_open.remove(number), state.stopping);
+        state.half_open.remove(number);
+        let stopping = state.stopping;
         drop(state);
         self.changed.notify_waiters();
-        was_there.then_some(stopping)
+        stopping
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -142,12 +144,12 @@ impl Registry {
     }
 
     /// A connection has gone; `cut` is how many requests it left unanswered if it was ended at once.
-    pub(crate) fn leave(&self, number: u64, cut: Option<usize>) {
+    pub(crate) fn leave(&self, number: u64, guest: bool, cut: Option<usize>) {
         let mut state = self.lock();
         state.half_open.remove(number);
-        let was_in = state.connections.remove(&number).is_some();
-        // One that was dropped for another in its handshake had left already, and was not cut off.
-        if let Some(requests) = cut.filter(|_| was_in) {
+        state.connections.remove(&number);
+        state.guests -= usize::from(guest);
+        if let Some(requests) = cut {
             state.cut.0 += 1;
             state.cut.1 += u64::try_from(requests).unwrap_or(u64::MAX);
         }
@@ -216,128 +218,94 @@ impl Registry {
 }
 
 impl State {
-    /// Takes a connection out that is late in its handshake. Its place is free at once; its task
-    /// ends when it is next polled.
-    fn drop_late(&mut self, now: Instant) -> Option<Arc<Control>> {
+    fn ask_late(&mut self, now: Instant) -> Option<Arc<Control>> {
         let late = self.half_open.take_late(now)?;
-        self.connections.remove(&late)
-    }
-}
-
-/// The connections that have not finished their handshake, and since when they are there. Numbers
-/// ascend, so the first of each is the oldest.
-#[derive(Debug, Default)]
-struct HalfOpen {
-    /// Nothing has come that decrypts.
-    silent: BTreeMap<u64, Instant>,
-    /// The hello has come.
-    heard: BTreeMap<u64, Instant>,
-}
-
-impl HalfOpen {
-    fn len(&self) -> usize {
-        self.silent.len() + self.heard.len()
-    }
-
-    fn remove(&mut self, number: u64) -> bool {
-        self.silent
-            .remove(&number)
-            .or_else(|| self.heard.remove(&number))
-            .is_some()
-    }
-
-    /// When the first of them is late.
-    fn late_at(&self) -> Option<Instant> {
-        let first = |ones: &BTreeMap<u64, Instant>, limit| ones.first_key_value().map(|(_, since)| *since + limit);
-        [first(&self.silent, SILENT), first(&self.heard, HEARD)]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    fn take_late(&mut self, now: Instant) -> Option<u64> {
-        [(&mut self.silent, SILENT), (&mut self.heard, HEARD)]
-            .into_iter()
-            .find_map(|(ones, limit)| {
-                let first = ones.first_entry().filter(|first| *first.get() + limit <= now)?;
-                Some(first.remove_entry().0)
-            })
+        self.connections.get(&late).cloned()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
+
+    use super::super::half_open::{HEARD, SILENT};
     use super::*;
 
-    fn admit(registry: &Registry) -> Admission {
-        registry.admit(&Arc::new(Control::new(None)), false)
+    fn admit(registry: &Registry) -> Arc<Control> {
+        let control = Arc::new(Control::new(None));
+        assert!(matches!(registry.admit(&control, false), Admission::In { .. }));
+        control
+    }
+
+    /// How long it takes until there is room, if whoever is asked leaves, and who that is.
+    async fn room(registry: &Registry, controls: &[(u64, &Control)]) -> (Duration, Option<u64>) {
+        let began = Instant::now();
+        let room = registry.room();
+        let mut room = core::pin::pin!(room);
+        loop {
+            if tokio::time::timeout(Duration::from_millis(1), &mut room).await.is_ok() {
+                return (began.elapsed(), None);
+            }
+            if let Some((number, _)) = controls.iter().find(|(_, control)| control.asked_for_room()) {
+                return (began.elapsed(), Some(*number));
+            }
+        }
+    }
+
+    fn nearly(time: Duration, expected: Duration) -> bool {
+        time >= expected && time <= expected + Duration::from_millis(3)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_what_is_late_is_dropped_and_the_silent_go_first() {
+    async fn only_who_is_late_is_asked_to_make_room_and_once() {
         let registry = Registry::new(10, 2);
-        assert!(matches!(
-            admit(&registry),
-            Admission::In {
-                number: 0,
-                dropped: false
-            }
-        ));
-        assert!(matches!(
-            admit(&registry),
-            Admission::In {
-                number: 1,
-                dropped: false
-            }
-        ));
-        registry.heard(0);
-        assert!(matches!(admit(&registry), Admission::Full), "neither is late");
-        assert!(!registry.drop_late());
-        let began = Instant::now();
-        registry.room().await;
-        assert_eq!(began.elapsed(), SILENT, "until the silent one is late");
-        assert!(matches!(
-            admit(&registry),
-            Admission::In {
-                number: 2,
-                dropped: true
-            }
-        ));
-        assert_eq!(registry.counts(), (2, 2));
-        assert_eq!(registry.establish(1), None, "it was the silent one");
-        // The one that was heard is late after two seconds, the new one half a second after it came.
-        registry.heard(2);
-        let began = Instant::now();
-        registry.room().await;
-        assert_eq!(began.elapsed() + SILENT, HEARD);
-        assert!(registry.drop_late());
-        assert!(!registry.drop_late());
-        assert_eq!(registry.establish(2), Some(false));
-        assert_eq!(registry.counts(), (1, 0));
+        let (zero, one) = (admit(&registry), admit(&registry));
+        let both = [(0, &*zero), (1, &*one)];
+        assert!(matches!(registry.admit(&zero, false), Admission::Full));
+        // Nobody waits for them: it is this side that has not looked yet.
+        tokio::time::sleep(HEARD * 2).await;
+        assert!(!registry.ask_late());
+        registry.hear(0);
+        registry.wait(0);
+        registry.wait(1);
+        tokio::time::sleep(SILENT / 2).await;
+        registry.wait(1);
+        let (time, asked) = room(&registry, &both).await;
+        assert!(asked == Some(1) && nearly(time, SILENT / 2), "{asked:?} after {time:?}");
+        // It has something to say after all, and then nothing more for a while.
+        registry.stay(1);
+        registry.wait(1);
+        let (time, asked) = room(&registry, &both).await;
+        assert!(asked == Some(1) && nearly(time, SILENT), "{asked:?} after {time:?}");
+        let (time, asked) = room(&registry, &both).await;
+        let since = SILENT * 2;
+        assert!(asked == Some(0) && time + since >= HEARD, "{asked:?} after {time:?}");
+        registry.leave(1, false, None);
+        assert_eq!(room(&registry, &both).await.1, None);
+        assert_eq!(registry.counts(), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_place_is_waited_for_unless_all_have_finished_their_handshake() {
         let registry = Arc::new(Registry::new(2, 2));
+        let guest = Arc::new(Control::new(None));
+        assert!(matches!(registry.admit(&guest, true), Admission::In { number: 0 }));
         for _ in 0..2 {
-            assert!(matches!(admit(&registry), Admission::In { dropped: false, .. }));
+            admit(&registry);
         }
-        registry.establish(0);
+        registry.establish(1);
         let own = Arc::clone(&registry);
         let waiting = tokio::spawn(async move { own.room().await });
-        tokio::time::sleep(SILENT / 2).await;
+        tokio::time::sleep(HEARD).await;
         assert!(!waiting.is_finished());
-        registry.leave(1, None);
+        registry.leave(2, false, None);
         waiting.await.unwrap_or_default();
-        assert!(matches!(
-            admit(&registry),
-            Admission::In {
-                number: 2,
-                dropped: false
-            }
-        ));
-        registry.establish(2);
+        admit(&registry);
+        registry.establish(3);
         registry.room().await;
-        assert!(matches!(admit(&registry), Admission::Full), "it is turned away");
+        assert!(
+            matches!(registry.admit(&guest, false), Admission::Full),
+            "it is turned away"
+        );
     }
 }

@@ -4,6 +4,7 @@ use core::future::Future;
 use core::panic::AssertUnwindSafe;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
+use std::collections::HashMap;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 
@@ -91,7 +92,7 @@ impl<F> Drop for Task<F> {
 
 /// The handlers of one connection that are on tasks of their own.
 #[derive(Debug, Default)]
-pub(crate) struct Running(Vec<(RequestId, AbortHandle)>);
+pub(crate) struct Running(HashMap<RequestId, AbortHandle>);
 
 impl Running {
     pub(crate) fn spawn<F>(&mut self, handler: Option<F>, id: RequestId, control: &Arc<Control>, span: &Span)
@@ -105,39 +106,38 @@ impl Running {
             span: span.clone(),
             told: false,
         };
-        self.0.push((id, tokio::spawn(task).abort_handle()));
+        self.0.insert(id, tokio::spawn(task).abort_handle());
     }
 
     /// A handler has finished; says whether it was one of these.
     pub(crate) fn remove(&mut self, id: RequestId) -> bool {
-        let at = self.0.iter().position(|(other, _)| *other == id);
-        at.map(|at| self.0.swap_remove(at)).is_some()
+        self.0.remove(&id).is_some()
     }
 
     /// Has the handler of a request dropped.
     pub(crate) fn abort(&self, id: RequestId) {
-        if let Some((_, handle)) = self.0.iter().find(|(other, _)| *other == id) {
+        if let Some(handle) = self.0.get(&id) {
             handle.abort();
         }
     }
 
     pub(crate) fn abort_all(&self) {
-        self.0.iter().for_each(|(_, handle)| handle.abort());
+        self.0.values().for_each(AbortHandle::abort);
     }
 
-    pub(crate) const fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     pub(crate) fn contains(&self, id: RequestId) -> bool {
-        self.0.iter().any(|(other, _)| *other == id)
+        self.0.contains_key(&id)
     }
 
     /// Gives back memory that a busy time has left; says whether there was any.
     pub(crate) fn shrink(&mut self) -> bool {
         let idle = self.0.is_empty() && self.0.capacity() > 0;
         if idle {
-            self.0 = Vec::new();
+            self.0 = HashMap::new();
         }
         idle
     }
