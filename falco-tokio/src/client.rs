@@ -33,6 +33,9 @@ use crate::error::Error;
 pub use self::builder::ClientBuilder;
 pub use self::stats::ClientStats;
 
+/// What a client does until its connection is established, for errors.
+const SHAKING_HANDS: &str = "shaking hands";
+
 /// What all connections of a client share.
 #[derive(Debug)]
 struct Env {
@@ -186,7 +189,7 @@ impl Client {
         let mut connection = Connection::new(socket, env, Arc::clone(&keys))?;
         // The handshake has its own limit.
         if let News::Ended(end) = core::future::poll_fn(|cx| connection.poll(cx)).await {
-            return Err(error_of(&end, Fate::NotProcessed));
+            return Err(error_of(&end, SHAKING_HANDS, Fate::NotProcessed));
         }
         *env.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
         env.admit();

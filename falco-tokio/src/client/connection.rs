@@ -449,11 +449,12 @@ impl Connection {
             if after_loss(fate, waiter.tries) == Retry::Again {
                 self.returned.push(waiter);
             } else {
-                answer(waiter, Err(error_of(end, fate)));
+                answer(waiter, Err(error_of(end, "waiting for the answer", fate)));
             }
         }
         for (_, _, to) in self.pings.drain(..) {
-            let _ = to.send(Err(error_of(end, Fate::NotProcessed)));
+            let error = error_of(end, "waiting for the answer to a ping", Fate::NotProcessed);
+            let _ = to.send(Err(error));
         }
     }
 }
@@ -463,13 +464,13 @@ pub(super) fn answer(pending: Pending, end: Result<Bytes, Error>) {
     let _ = pending.to.send(end);
 }
 
-/// What an end means for a request of the fate `fate`.
-pub(super) fn error_of(end: &io::Result<ConnectionError>, fate: Fate) -> Error {
+/// What an end means for a request of the fate `fate`, while something was being done.
+pub(super) fn error_of(end: &io::Result<ConnectionError>, doing: &'static str, fate: Fate) -> Error {
     match end {
         Ok(end) => Error::connection(*end, fate),
         Err(error) => {
             let source = io::Error::new(error.kind(), error.to_string());
-            Error::io("waiting for the answer", source, fate)
+            Error::io(doing, source, fate)
         }
     }
 }

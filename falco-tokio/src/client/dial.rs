@@ -136,6 +136,40 @@ impl Backoff {
 mod tests {
     use super::*;
 
+    /// On Linux a Unix socket's backlog holds one more than was asked for, and the next is told at once.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_full_backlog_is_waited_for_until_the_limit() -> io::Result<()> {
+        use socket2::{Domain, SockAddr, Socket as System, Type};
+
+        let path = std::env::temp_dir().join(format!("falco-backlog-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = System::new(Domain::UNIX, Type::STREAM, None)?;
+        listener.bind(&SockAddr::unix(&path)?)?;
+        listener.listen(0)?;
+        let waiting = std::os::unix::net::UnixStream::connect(&path)?;
+        let (dial, life) = (Dial::Unix(path.clone()), Duration::from_secs(60));
+        let began = tokio::time::Instant::now();
+        let limit = Duration::from_millis(200);
+        let failed = dial.dial(limit, life).await;
+        assert!(matches!(
+            failed,
+            Err(Error::TimedOut {
+                doing: "connecting",
+                ..
+            })
+        ));
+        assert!(began.elapsed() >= limit);
+        // One leaves the backlog, and another has its place.
+        let dialing = tokio::spawn(dial.dial(Duration::from_secs(10), life));
+        tokio::time::sleep(limit).await;
+        assert!(!dialing.is_finished());
+        listener.accept()?;
+        assert!(dialing.await.is_ok_and(|dialed| dialed.is_ok()));
+        drop(waiting);
+        std::fs::remove_file(path)
+    }
+
     #[test]
     fn pauses_are_random_below_a_bound_that_doubles_up_to_the_most() {
         let backoff = Backoff {

@@ -15,10 +15,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::Env;
 use super::connection::{Connection, News, PingTo, answer, error_of};
 use super::dial::Dialing;
 use super::shared::{Order, Orders, Pending, Shared};
+use super::{Env, SHAKING_HANDS};
 use crate::error::Error;
 use crate::timer::Timer;
 
@@ -282,11 +282,11 @@ impl Slot {
     /// The current connection has ended.
     fn end(&mut self, connection: Connection, since: Instant, end: &io::Result<ConnectionError>) {
         if !connection.established {
-            self.fail(error_of(end, Fate::NotProcessed));
+            self.fail(error_of(end, SHAKING_HANDS, Fate::NotProcessed));
             return;
         }
         self.pause_if_soon(since, connection.served);
-        self.trouble = Some(error_of(end, Fate::NotProcessed));
+        self.trouble = Some(error_of(end, "waiting for a connection", Fate::NotProcessed));
         if !connection.is_over() {
             self.old.push(connection);
         }

@@ -1,0 +1,46 @@
+//! A client and a server of this crate do not refuse each other by their defaults: what the server
+//! will not hold, the client holds back.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::{Running, key};
+use falco_tokio::{Client, Server, Settings};
+use tokio::task::JoinSet;
+
+const MIB: usize = 1 << 20;
+
+async fn echoes(client: Client, count: usize, length: usize) {
+    let mut asking = JoinSet::new();
+    for _ in 0..count {
+        let client = client.clone();
+        asking.spawn(async move { client.request(vec![7; length]).await });
+    }
+    let ends = asking.join_all().await;
+    let failed: Vec<_> = ends.iter().filter_map(|end| end.as_ref().err()).collect();
+    assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), failed.first());
+    assert!(ends.iter().flatten().all(|answer| answer.len() == length));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_echoes_of_a_megabyte_on_one_connection_with_defaults() {
+    let server = Running::echo(Server::builder(key(1))).await;
+    echoes(server.client().await, 200, MIB).await;
+    assert_eq!(server.stop().await.stats.refusals, 0);
+}
+
+/// What a server refuses as busy because it holds less than clients expect, they send again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_holds_less_than_its_clients_expect() {
+    let settings = Settings::new().with_max_message(2 << 20).with_max_held(4 << 20);
+    let server = Running::echo(Server::builder(key(1)).settings(settings)).await;
+    echoes(server.client().await, 100, MIB).await;
+    // Two limits that fit together from the beginning.
+    let client = Client::builder(key(1))
+        .settings(settings)
+        .connect(server.address)
+        .await
+        .unwrap();
+    echoes(client, 100, MIB).await;
+    server.stop().await;
+}
