@@ -12,7 +12,7 @@ use falco_core::keys::ClientKeys;
 use falco_core::mux::{Body, ClientMux, ClientStep, Left, Retry, after_loss, after_refusal};
 use falco_core::{
     ClientConnection, CloseReason, ConnectionError, EntropyError, Error as CoreError, Fate, LINGER, Misuse, PingId,
-    RequestError, Status,
+    Refusal, RequestError, Status,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -217,7 +217,7 @@ impl Connection {
                     again,
                 } => {
                     self.line.consume(consumed);
-                    self.served = true;
+                    self.served |= refusal != Refusal::NotProcessed;
                     if again {
                         // It begins on this connection once there is room for it at the server.
                         waiter.tries = waiter.tries.saturating_sub(1);

@@ -108,12 +108,11 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
             }
             Err(error) => {
                 service.counters.accept_errors.add(1);
-                // A descriptor that a stranger sits on is of more use elsewhere.
-                let asked = service.registry.ask_late();
-                warn!(%error, asked, "accepting failed; it is tried again after a pause");
+                warn!(%error, "accepting failed; it is tried again after a pause");
                 tokio::select! {
                     () = service.registry.stopping() => return,
-                    () = tokio::time::sleep(pause) => {}
+                    // A descriptor that a stranger sits on is of more use elsewhere.
+                    () = service.registry.relief(pause) => {}
                 }
                 pause = (pause * 2).min(PAUSES.1);
             }

@@ -1,5 +1,6 @@
 //! The connections of a server: who is let in, who is dropped for whom, and how all of them are told.
 
+use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -108,10 +109,20 @@ impl Registry {
         }
     }
 
-    /// Asks a connection that is late in its handshake to make room; says whether there was one.
-    pub(crate) fn ask_late(&self) -> bool {
-        let asked = self.lock().ask_late(Instant::now());
-        asked.map(|control| control.make_room()).is_some()
+    /// The system is short of something: asks a connection that is late in its handshake to make room,
+    /// and waits until one has gone or is late, for `pause` at most.
+    pub(crate) async fn relief(&self, pause: Duration) {
+        let changed = self.changed.notified();
+        let (asked, late_at) = {
+            let mut state = self.lock();
+            (state.ask_late(Instant::now()), state.half_open.late_at())
+        };
+        if let Some(control) = &asked {
+            control.make_room();
+        }
+        let until = Instant::now() + pause;
+        let late_at = late_at.filter(|_| asked.is_none());
+        let _ = tokio::time::timeout_at(late_at.map_or(until, |at| at.min(until)), changed).await;
     }
 
     /// The hello of a half-open connection has come, under a key that is known here.
@@ -226,8 +237,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use core::time::Duration;
-
     use super::super::half_open::{HEARD, SILENT};
     use super::*;
 
@@ -264,7 +273,8 @@ mod tests {
         assert!(matches!(registry.admit(&zero, false), Admission::Full));
         // Nobody waits for them: it is this side that has not looked yet.
         tokio::time::sleep(HEARD * 2).await;
-        assert!(!registry.ask_late());
+        registry.relief(SILENT).await;
+        assert!(!zero.asked_for_room() && !one.asked_for_room());
         registry.hear(0);
         registry.wait(0);
         registry.wait(1);
