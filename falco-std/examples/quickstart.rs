@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let builder = Client::builder(key()?)
         .context("words")
         .settings(settings)
-        .request_timeout(Duration::from_millis(600));
+        .request_timeout(Some(Duration::from_millis(600)));
     let client = builder.connect(tap.address())?;
     println!("   established\n");
 

@@ -55,8 +55,9 @@ pub struct Client {
 impl Client {
     /// Sends a request and waits for its answer.
     ///
-    /// A [request timeout](ClientBuilder::request_timeout) bounds the wait. Without one, on the noise wire it lasts as long as the server answers pings; on the classic wire the
-    /// [lifetime](Settings::with_lifetime) bounds it, which on this side counts from the sending of the request: a handler that is slower needs a longer lifetime at the client.
+    /// The [request timeout](ClientBuilder::request_timeout) bounds the wait, 30 s by default. On the
+    /// classic wire so does the [lifetime](Settings::with_lifetime), which on this side counts from
+    /// the sending of the request: a handler that is slower needs a longer lifetime at the client.
     ///
     /// # Errors
     /// [`Error`]; its [`fate`](Error::fate) says whether the request may have been processed. A request is never sent twice.

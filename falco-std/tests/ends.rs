@@ -277,7 +277,7 @@ fn a_client_that_does_not_read_ends_within_a_lifetime_and_holds_up_nobody() {
         let greedy = Arc::new(
             Client::builder(key())
                 .settings(settings)
-                .request_timeout(Duration::from_secs(4))
+                .request_timeout(Some(Duration::from_secs(4)))
                 .connect(tap.address)
                 .expect("the server takes it"),
         );

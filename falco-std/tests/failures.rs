@@ -149,7 +149,7 @@ fn a_late_answer_reaches_nobody() {
             echo(request)
         });
         let client = client()
-            .request_timeout(millis(200))
+            .request_timeout(Some(millis(200)))
             .connect(server.address)
             .expect("the server takes it");
         assert_eq!(client.request("quick").expect("an answer"), b"quick");

@@ -162,7 +162,7 @@ fn a_timeout_cancels_and_the_connection_goes_on() {
             echo(request)
         });
         let client = Client::builder(key())
-            .request_timeout(millis(200))
+            .request_timeout(Some(millis(200)))
             .connect(server.address)
             .expect("the server takes it");
         assert_eq!(client.request("quick").expect("an answer"), b"quick");
@@ -206,7 +206,7 @@ fn what_is_cancelled_before_its_handler_starts_never_runs() {
         let slow = thread::spawn(move || own.request("slow"));
         thread::sleep(millis(100));
         let hasty = Client::builder(key())
-            .request_timeout(millis(150))
+            .request_timeout(Some(millis(150)))
             .connect(server.address)
             .expect("the server takes it");
         hasty.request("waits behind it").expect_err("the one worker is busy");

@@ -23,6 +23,8 @@ use crate::wire_key::KeySource;
 
 /// How long connecting may take by default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request may take by default, as in falco-tokio.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many nonces a client remembers by default: each request and each answer takes one.
 const REPLAY_MEMORY: usize = 1024;
 
@@ -63,7 +65,7 @@ impl ClientBuilder {
             key: KeySource::new(secrets),
             settings: Settings::new(),
             connect_timeout: CONNECT_TIMEOUT,
-            request_timeout: None,
+            request_timeout: Some(REQUEST_TIMEOUT),
         }
     }
 
@@ -88,13 +90,13 @@ impl ClientBuilder {
         self
     }
 
-    /// How long to wait for an answer; by default as long as the connection lives. It counts from when there is a connection, and on the classic wire from when
-    /// the request's turn has come.
+    /// How long a request may take, 30 s by default. `None` sets no limit.
     ///
-    /// A request that timed out may still be processed. On the noise wire the server is told that it is cancelled, and the connection lives on; on the classic wire, and over
-    /// a stream that cannot be [split](Stream::split), the connection is given up, so that the late answer can reach nobody.
-    pub const fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.request_timeout = Some(timeout);
+    /// A request that timed out may still be processed. On the noise wire the server is told that it
+    /// is cancelled, and the connection lives on; on the classic wire, and over a stream that cannot
+    /// be [split](Stream::split), the connection is given up, so that the late answer reaches nobody.
+    pub const fn request_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.request_timeout = timeout;
         self
     }
 
@@ -219,4 +221,16 @@ fn connect_tcp(addresses: &[SocketAddr], timeout: Duration) -> Result<TcpStream,
         });
     }
     Err(Error::io("connecting", last, Fate::NotProcessed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_takes_30_s_at_most_unless_told_otherwise() {
+        let builder = Client::builder(Key::from_bytes([7; 32]).expect("it is not zero"));
+        assert_eq!(builder.request_timeout, Some(Duration::from_secs(30)));
+        assert_eq!(builder.request_timeout(None).request_timeout, None);
+    }
 }

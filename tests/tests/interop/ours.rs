@@ -22,7 +22,7 @@ fn key(text: &str) -> Key {
 pub(crate) fn connect(address: SocketAddr, text: &str) -> Result<Client, Error> {
     Client::classic(key(text))
         .connect_timeout(PATIENCE)
-        .request_timeout(PATIENCE)
+        .request_timeout(Some(PATIENCE))
         .connect(address)
 }
 
