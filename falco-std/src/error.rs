@@ -62,8 +62,37 @@ impl Error {
         }
     }
 
+    /// The same error for another request, whose fate is `fate`.
+    pub(crate) fn again(&self, fate: Fate) -> Self {
+        match self {
+            Self::Request(error) => Self::Request(*error),
+            Self::Connection { end, .. } => Self::Connection { end: *end, fate },
+            Self::Io { doing, source, .. } => Self::Io {
+                doing,
+                source: copy(source),
+                fate,
+            },
+            Self::TimedOut { doing, limit, .. } => Self::TimedOut {
+                doing,
+                limit: *limit,
+                fate,
+            },
+            Self::Entropy(error) => Self::Entropy(*error),
+            Self::Setup(error) => Self::Setup(*error),
+            Self::Misuse(misuse) => Self::Misuse(*misuse),
+        }
+    }
+
     pub(crate) const fn io(doing: &'static str, source: io::Error, fate: Fate) -> Self {
         Self::Io { doing, source, fate }
+    }
+}
+
+/// An error of the operating system as it was, any other by its kind and words.
+fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
     }
 }
 

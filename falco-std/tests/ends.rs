@@ -13,8 +13,10 @@ use std::time::Instant;
 use common::{Running, bounded, echo, key, lifetime, millis};
 use falco_std::{Client, Fate, Server};
 
+/// A client that says at once that there is no server any more.
 fn connect(server: &Running) -> Client {
     Client::builder(key())
+        .fail_fast(true)
         .connect(server.address)
         .expect("the server takes it")
 }

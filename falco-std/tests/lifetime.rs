@@ -77,7 +77,7 @@ fn a_server_that_restarts_is_found_again() {
     bounded(|| {
         let (server, _) = counting(60_000);
         let address = server.address;
-        let client = server.connect();
+        let client = client().fail_fast(true).connect(address).expect("the server takes it");
         assert_eq!(client.request("one").expect("an answer"), b"one");
         server.stop();
         let error = client.request("two").expect_err("nobody is there");

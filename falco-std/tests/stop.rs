@@ -9,13 +9,19 @@ use std::thread;
 use std::time::Instant;
 
 use common::{Running, bounded, echo, key, millis};
-use falco_std::{Fate, Request, Server};
+use falco_std::{Client, Fate, Request, Server};
+
+/// A client that says at once that there is no server any more.
+fn hasty(server: &Running) -> Client {
+    let client = common::client().fail_fast(true).connect(server.address);
+    client.expect("the server takes it")
+}
 
 #[test]
 fn a_server_with_idle_connections_stops_within_the_second_that_their_ends_may_take() {
     bounded(|| {
         let server = Running::echo();
-        let clients: Vec<_> = (0..50).map(|_| server.connect()).collect();
+        let clients: Vec<_> = (0..50).map(|_| hasty(&server)).collect();
         for client in &clients {
             assert_eq!(client.request("hello").expect("an answer"), b"hello");
         }
@@ -66,7 +72,8 @@ fn under_load_every_request_that_ran_has_its_answer() {
         let threads: Vec<_> = (0..8)
             .map(|number| {
                 thread::spawn(move || {
-                    let client = common::client().connect(address).expect("the server takes it");
+                    let client = common::client().fail_fast(true).connect(address);
+                    let client = client.expect("the server takes it");
                     let mut answered = 0_usize;
                     loop {
                         let text = format!("{number}, {answered}");

@@ -1,23 +1,19 @@
-//! How a client is set up and how it gets a stream.
+//! How a client is set up.
 
-use core::net::SocketAddr;
 use core::time::Duration;
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 #[cfg(unix)]
-use std::os::unix::net::UnixStream;
-#[cfg(unix)]
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::path::Path;
+use std::sync::Mutex;
 
-use falco_core::keys::{ClientKeys, Secrets};
+use falco_core::keys::Secrets;
 use falco_core::{Fate, Key, Settings};
 
 use super::Client;
-use super::connection::Connection;
+use super::dial::{Backoff, Dial};
+use super::place::{Env, Place, Wait};
 use crate::error::Error;
-use crate::socket::{Shared, Socket};
 use crate::stream::{BoxedStream, Stream};
 use crate::wire_key::KeySource;
 
@@ -27,6 +23,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many nonces a client remembers by default: each request and each answer takes one.
 const REPLAY_MEMORY: usize = 1024;
+/// The pauses between attempts to connect, as in falco-tokio.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    most: Duration::from_secs(10),
+};
 
 /// Settings of a [`Client`]. Clients made from one builder share the key and its memory of nonces.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct ClientBuilder {
     settings: Settings,
     connect_timeout: Duration,
     request_timeout: Option<Duration>,
+    backoff: Backoff,
+    fail_fast: bool,
 }
 
 impl Client {
@@ -66,6 +69,8 @@ impl ClientBuilder {
             settings: Settings::new(),
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: Some(REQUEST_TIMEOUT),
+            backoff: BACKOFF,
+            fail_fast: false,
         }
     }
 
@@ -90,13 +95,29 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a request may take, 30 s by default. `None` sets no limit.
+    /// How long a request may take in all, 30 s by default: waiting for a connection and for the
+    /// answer. `None` sets no limit.
     ///
     /// A request that timed out may still be processed. On the noise wire the server is told that it
     /// is cancelled, and the connection lives on; on the classic wire, and over a stream that cannot
     /// be [split](Stream::split), the connection is given up, so that the late answer reaches nobody.
     pub const fn request_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.request_timeout = timeout;
+        self
+    }
+
+    /// The pauses after attempts to connect that failed: each is a random part of a bound, which is
+    /// `first` at first, doubles with each attempt, and is `most` at the most. 50 ms and 10 s by
+    /// default.
+    pub const fn backoff(mut self, first: Duration, most: Duration) -> Self {
+        self.backoff = Backoff { first, most };
+        self
+    }
+
+    /// Whether requests that find no connection fail as soon as an attempt to connect has failed. By
+    /// default they wait for another attempt until their time has run out.
+    pub const fn fail_fast(mut self, fail_fast: bool) -> Self {
+        self.fail_fast = fail_fast;
         self
     }
 
@@ -107,19 +128,22 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to the first of the addresses that answers, and shakes hands. The addresses are resolved once; the client connects to them again
-    /// when its connection has ended.
+    /// Connects to the first of the addresses that answers, and shakes hands. The addresses are
+    /// resolved once; the client connects to them again when its connection has ended.
     ///
     /// # Errors
-    /// [`Error`]: [`ConnectionError::Refused`](crate::ConnectionError::Refused) where the server has another key.
+    /// [`Error`]: what the one attempt failed with, such as
+    /// [`ConnectionError::Refused`](crate::ConnectionError::Refused) where the server has another key.
     pub fn connect(&self, address: impl ToSocketAddrs) -> Result<Client, Error> {
-        let resolved = address
-            .to_socket_addrs()
-            .map_err(|error| Error::io("resolving", error, Fate::NotProcessed))?;
-        self.open(Dial::Tcp {
-            addresses: resolved.collect(),
-            timeout: self.connect_timeout,
-        })
+        self.open(Dial::Tcp(resolve(address)?))
+    }
+
+    /// A client that connects when it first has something to send.
+    ///
+    /// # Errors
+    /// [`Error::Setup`], [`Error::Entropy`], and those of resolving the address.
+    pub fn connect_lazy(&self, address: impl ToSocketAddrs) -> Result<Client, Error> {
+        self.client(Dial::Tcp(resolve(address)?))
     }
 
     /// Connects to a Unix socket, and shakes hands; again when the connection has ended.
@@ -131,96 +155,54 @@ impl ClientBuilder {
         self.open(Dial::Unix(path.as_ref().to_owned()))
     }
 
+    /// Connects by a function of the caller's, such as one that goes through a proxy, and shakes
+    /// hands. It is called for each connection, on a thread of the client's, and bounds its own time.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn connect_with<S: Stream + Send + 'static>(
+        &self,
+        dial: impl Fn() -> io::Result<S> + Send + Sync + 'static,
+    ) -> Result<Client, Error> {
+        let dial = move || dial().map(|stream| -> BoxedStream { Box::new(stream) });
+        self.open(Dial::With(Box::new(dial)))
+    }
+
     /// Shakes hands over a stream that is already connected. Once that has ended, so has the client: it cannot make another.
     ///
     /// # Errors
     /// [`Error`].
     pub fn over(&self, stream: impl Stream + Send + 'static) -> Result<Client, Error> {
-        let key = self.key.get()?;
-        let connection = Connection::open(Box::new(stream), Arc::clone(&key), &self.settings)?;
-        Ok(self.client(key, Dial::Never, connection))
+        self.open(Dial::Once(Mutex::new(Some(Box::new(stream)))))
     }
 
     fn open(&self, dial: Dial) -> Result<Client, Error> {
-        let key = self.key.get()?;
-        let no_address = || Error::io("connecting", io::ErrorKind::AddrNotAvailable.into(), Fate::NotProcessed);
-        let stream = dial.dial()?.ok_or_else(no_address)?;
-        let connection = Connection::open(stream, Arc::clone(&key), &self.settings)?;
-        Ok(self.client(key, dial, connection))
+        let client = self.client(dial)?;
+        client.place.connection(None, Wait::Attempt)?;
+        Ok(client)
     }
 
-    fn client(&self, key: Arc<ClientKeys>, dial: Dial, connection: Connection) -> Client {
-        Client {
-            key,
+    fn client(&self, dial: Dial) -> Result<Client, Error> {
+        let env = Env {
+            keys: self.key.get()?,
             settings: self.settings,
-            request_timeout: self.request_timeout,
             dial,
-            current: Mutex::new(Some(Arc::new(connection))),
-        }
+            connect_timeout: self.connect_timeout,
+            backoff: self.backoff,
+            fail_fast: self.fail_fast,
+        };
+        Ok(Client {
+            place: Place::new(env),
+            request_timeout: self.request_timeout,
+        })
     }
 }
 
-/// Where a client gets its streams from.
-#[derive(Debug)]
-pub(super) enum Dial {
-    Tcp {
-        addresses: Vec<SocketAddr>,
-        timeout: Duration,
-    },
-    #[cfg(unix)]
-    Unix(PathBuf),
-    Never,
-}
-
-impl Dial {
-    /// A new stream; none where there can be none.
-    pub(super) fn dial(&self) -> Result<Option<BoxedStream>, Error> {
-        match self {
-            Self::Tcp { addresses, timeout } => {
-                connect_tcp(addresses, *timeout).map(|stream| Some(boxed(Socket::Tcp(stream))))
-            }
-            #[cfg(unix)]
-            Self::Unix(path) => match UnixStream::connect(path) {
-                Ok(stream) => Ok(Some(boxed(Socket::Unix(stream)))),
-                Err(error) => Err(Error::io("connecting", error, Fate::NotProcessed)),
-            },
-            Self::Never => Ok(None),
-        }
-    }
-}
-
-fn boxed(socket: Socket) -> BoxedStream {
-    Box::new(Shared::new(socket))
-}
-
-/// Tries the addresses in turn; `timeout` bounds them all together.
-fn connect_tcp(addresses: &[SocketAddr], timeout: Duration) -> Result<TcpStream, Error> {
-    let start = Instant::now();
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in addresses {
-        let left = timeout.saturating_sub(start.elapsed());
-        if left.is_zero() {
-            break;
-        }
-        match TcpStream::connect_timeout(address, left) {
-            Ok(stream) => {
-                // A request is one small write: it must not wait for the acknowledgement of the one before.
-                let prepared = stream.set_nodelay(true);
-                return prepared
-                    .map(|()| stream)
-                    .map_err(|error| Error::io("connecting", error, Fate::NotProcessed));
-            }
-            Err(error) => last = error,
-        }
-    }
-    if start.elapsed() >= timeout || last.kind() == io::ErrorKind::TimedOut {
-        return Err(Error::TimedOut {
-            doing: "connecting",
-            limit: timeout,
-            fate: Fate::NotProcessed,
-        });
-    }
-    Err(Error::io("connecting", last, Fate::NotProcessed))
+fn resolve(address: impl ToSocketAddrs) -> Result<Vec<core::net::SocketAddr>, Error> {
+    let resolved = address.to_socket_addrs();
+    resolved
+        .map(Iterator::collect)
+        .map_err(|error| Error::io("resolving", error, Fate::NotProcessed))
 }
 
 #[cfg(test)]

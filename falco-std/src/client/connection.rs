@@ -1,14 +1,17 @@
 //! A connection of a client, of either kind: shared by threads on the noise wire, used by one after another elsewhere.
 
 use core::time::Duration;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use falco_core::keys::ClientKeys;
 use falco_core::{ConnectionError, Fate, Settings};
 
+use super::limit::Limit;
 use super::link::{Link, Request};
+use super::reader::Reader;
 use super::serial::Serial;
 use super::state::End;
+use super::turn::{Turn, Waited};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::line::handles;
@@ -17,20 +20,22 @@ use crate::stream::BoxedStream;
 pub(super) enum Connection {
     /// Requests go at once, each is answered as it comes.
     Shared(Link),
-    /// Requests go one after another. None once the connection has ended.
+    /// Requests go one after another.
     Serial {
-        serial: Mutex<Option<Box<Serial>>>,
+        turn: Turn,
         /// Whether the wire answers pings.
         answered: bool,
     },
 }
 
-/// What came of a request that was to go on a connection.
+/// What came of a request on one connection.
 pub(super) enum Outcome<T> {
     Done(T),
     Failed(Error),
-    /// The connection has ended or is ending, and nothing of the request was sent: it may go on another. With the reason, if there is one.
-    NotBegun(Option<Error>),
+    /// The connection had ended or was closing: the request was not handed to it.
+    NotTaken(Option<Error>),
+    /// The connection ended or refused it, and no handler has seen it: it may go to another one.
+    NotProcessed(Option<Error>),
 }
 
 impl<T> Outcome<T> {
@@ -39,65 +44,71 @@ impl<T> Outcome<T> {
         match end {
             End::Answer(body) => Self::Done(done(body)),
             End::Failed(error) => Self::Failed(error),
-            End::NotBegun => Self::NotBegun(None),
+            End::NotProcessed(error) => Self::NotProcessed(error),
         }
     }
 }
 
 impl Connection {
-    /// Shakes hands over a stream that is connected.
-    pub(super) fn open(stream: BoxedStream, key: Arc<ClientKeys>, settings: &Settings) -> Result<Self, Error> {
+    /// Shakes hands over a stream that is connected. The reader, where there is one, is to be run on
+    /// a thread of its own.
+    pub(super) fn open(
+        stream: BoxedStream,
+        key: Arc<ClientKeys>,
+        settings: &Settings,
+    ) -> Result<(Self, Option<Reader>), Error> {
         let clock = Clock::new();
+        let one_by_one = |serial, answered| {
+            let turn = Turn::new(Box::new(serial));
+            (Self::Serial { turn, answered }, None)
+        };
         if key.as_noise().is_none() {
-            let serial = Mutex::new(Some(Box::new(Serial::open(stream, key, settings, clock)?)));
-            return Ok(Self::Serial {
-                serial,
-                answered: false,
-            });
+            return Ok(one_by_one(Serial::open(stream, key, settings, clock)?, false));
         }
         let io = |error| Error::io("connecting", error, Fate::NotProcessed);
         let ([reader, writer, ender], splits) = handles(stream).map_err(io)?;
         let serial = Serial::open(reader, key, settings, clock)?;
-        if splits {
-            let (state, pipe) = serial.into_parts();
-            return Ok(Self::Shared(
-                Link::start(state, pipe, [writer, ender], clock).map_err(io)?,
-            ));
+        if !splits {
+            return Ok(one_by_one(serial, true));
         }
-        Ok(Self::Serial {
-            serial: Mutex::new(Some(Box::new(serial))),
-            answered: true,
-        })
+        let (state, pipe) = serial.into_parts();
+        let (link, reader) = Link::new(state, pipe, [writer, ender], clock).map_err(io)?;
+        Ok((Self::Shared(link), Some(reader)))
     }
 
-    pub(super) fn request(&self, body: &[u8], limit: Option<Duration>) -> Outcome<Vec<u8>> {
+    pub(super) fn request(&self, body: &[u8], limit: Option<Limit>) -> Outcome<Vec<u8>> {
         match self {
             Self::Shared(link) => link.call(Request::Body(body), limit, |answer, _| answer),
-            Self::Serial { serial, .. } => Self::on_serial(serial, |serial| serial.request(body, limit)),
+            Self::Serial { turn, .. } => Self::in_turn(turn, limit, |serial| serial.request(body, limit)),
         }
     }
 
-    pub(super) fn ping(&self, limit: Option<Duration>) -> Outcome<Option<Duration>> {
+    pub(super) fn ping(&self, limit: Option<Limit>) -> Outcome<Option<Duration>> {
         match self {
             Self::Shared(link) => link.call(Request::Ping, limit, |_, took| Some(took)),
-            Self::Serial { serial, answered } => Self::on_serial(serial, |serial| serial.ping(*answered)),
+            Self::Serial { turn, answered } => Self::in_turn(turn, limit, |serial| serial.ping(*answered, limit)),
         }
     }
 
-    fn on_serial<T>(place: &Mutex<Option<Box<Serial>>>, call: impl FnOnce(&mut Serial) -> Outcome<T>) -> Outcome<T> {
-        let mut place = lock(place);
-        // In a panic the connection is gone from its place: it is not known how far it has come.
-        let Some(mut serial) = place.take() else {
-            return Outcome::NotBegun(None);
+    fn in_turn<T>(turn: &Turn, limit: Option<Limit>, call: impl FnOnce(&mut Serial) -> Outcome<T>) -> Outcome<T> {
+        let mut hand = match turn.take(limit) {
+            Waited::Yours(hand) => hand,
+            Waited::Gone => return Outcome::NotTaken(None),
+            Waited::TooLong(limit) => {
+                return Outcome::Failed(limit.error("waiting for the connection", Fate::NotProcessed));
+            }
+        };
+        let Some(serial) = hand.serial() else {
+            return Outcome::NotTaken(None);
         };
         if let Err(ended) = serial.catch_up() {
             serial.abort();
-            return Outcome::NotBegun(Some(ended));
+            return Outcome::NotTaken(Some(ended));
         }
-        let outcome = call(&mut serial);
+        let outcome = call(serial);
         // After any other failure it is not known how far each side has come.
         if matches!(outcome, Outcome::Done(_) | Outcome::Failed(Error::Request(_))) {
-            *place = Some(serial);
+            hand.keep();
         } else {
             serial.abort();
         }
@@ -108,8 +119,15 @@ impl Connection {
     pub(super) fn is_open(&self) -> bool {
         match self {
             Self::Shared(link) => link.is_open(),
-            // Whoever has it at work is not disturbed.
-            Self::Serial { serial, .. } => serial.try_lock().map_or(true, |place| place.is_some()),
+            Self::Serial { turn, .. } => !turn.is_gone(),
+        }
+    }
+
+    /// Whether the server has said that the key is out of service.
+    pub(super) fn key_retired(&self) -> bool {
+        match self {
+            Self::Shared(link) => link.key_retired(),
+            Self::Serial { turn, .. } => turn.key_retired(),
         }
     }
 
@@ -117,8 +135,10 @@ impl Connection {
     pub(super) fn close(&self) {
         match self {
             Self::Shared(link) => link.close(),
-            Self::Serial { serial, .. } => {
-                if let Some(mut serial) = lock(serial).take() {
+            Self::Serial { turn, .. } => {
+                if let Waited::Yours(hand) = turn.take(None)
+                    && let Some(mut serial) = hand.into_serial()
+                {
                     serial.close();
                 }
             }
@@ -131,10 +151,6 @@ impl Connection {
             link.abort();
         }
     }
-}
-
-fn lock(place: &Mutex<Option<Box<Serial>>>) -> MutexGuard<'_, Option<Box<Serial>>> {
-    place.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a caller is told of a connection that is over and cannot be made anew.

@@ -4,16 +4,15 @@ use core::time::Duration;
 use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use falco_core::{CloseReason, Fate, LINGER};
 
 use super::connection::Outcome;
-use super::reader;
+use super::limit::Limit;
+use super::reader::Reader;
 use super::state::State;
 use crate::clock::Clock;
-use crate::error::Error;
 use crate::line::Line;
 use crate::pipe::Pipe;
 use crate::stream::BoxedStream;
@@ -30,25 +29,22 @@ pub(super) enum Request<'b> {
 }
 
 impl Link {
-    /// Goes on after a handshake, with a thread that reads.
-    pub(super) fn start(
+    /// Goes on after a handshake, once the reader runs on a thread of its own.
+    pub(super) fn new(
         state: State,
         pipe: Pipe<BoxedStream>,
         handles: [BoxedStream; 2],
         clock: Clock,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, Reader)> {
         let line = Line::new(state, clock, handles, true)?;
-        let own = Arc::clone(&line);
-        thread::Builder::new()
-            .name("falco client".to_owned())
-            .spawn(move || reader::read(&own, pipe))?;
-        Ok(Self { line })
+        let reader = Reader::new(Arc::clone(&line), pipe);
+        Ok((Self { line }, reader))
     }
 
     pub(super) fn call<T>(
         &self,
         request: Request<'_>,
-        limit: Option<Duration>,
+        limit: Option<Limit>,
         done: impl FnOnce(Vec<u8>, Duration) -> T,
     ) -> Outcome<T> {
         let start = Instant::now();
@@ -58,30 +54,38 @@ impl Link {
         };
         let slot = match added {
             Ok(Some(slot)) => slot,
-            Ok(None) => return Outcome::NotBegun(None),
+            Ok(None) => return Outcome::NotTaken(None),
             Err(error) => return Outcome::Failed(error),
         };
         self.line.pump();
-        let left = limit.map(|limit| limit.saturating_sub(start.elapsed()));
-        let end = slot.wait(left).ok_or_else(|| self.line.lock().source.leave(&slot));
-        // It may have ended in this very moment.
-        match end.or_else(|fate| slot.take().ok_or(fate)) {
-            Ok(end) => Outcome::of(end, |body| done(body, start.elapsed())),
-            Err(fate) => {
-                self.line.pump();
-                let doing = if fate == Fate::NotProcessed {
-                    "sending the request"
-                } else {
-                    "waiting for the answer"
-                };
-                let limit = limit.unwrap_or_default();
-                Outcome::Failed(Error::TimedOut { doing, limit, fate })
-            }
-        }
+        let Some(end) = slot.wait(limit) else {
+            let fate = self.line.lock().source.leave(&slot);
+            // It may have ended in this very moment.
+            return match (slot.take(), limit) {
+                (Some(end), _) => Outcome::of(end, |body| done(body, start.elapsed())),
+                (None, Some(limit)) => {
+                    self.line.pump();
+                    let doing = if fate == Fate::NotProcessed {
+                        "sending the request"
+                    } else {
+                        "waiting for the answer"
+                    };
+                    Outcome::Failed(limit.error(doing, fate))
+                }
+                // Without a limit the wait has no other end.
+                (None, None) => Outcome::NotTaken(None),
+            };
+        };
+        Outcome::of(end, |body| done(body, start.elapsed()))
     }
 
     pub(super) fn is_open(&self) -> bool {
         self.line.lock().source.is_open()
+    }
+
+    /// Whether the server has said that the key is out of service.
+    pub(super) fn key_retired(&self) -> bool {
+        self.line.lock().source.key_retired
     }
 
     /// Ends in good order, and waits for the server to do so too.

@@ -12,22 +12,35 @@ use crate::line::Line;
 use crate::pipe::{Filled, Pipe};
 use crate::stream::BoxedStream;
 
-/// Reads until the connection is over.
-pub(super) fn read(line: &Arc<Line<State>>, mut pipe: Pipe<BoxedStream>) {
-    let end = converse(line, &mut pipe);
-    line.lock().source.finish(match &end {
-        Ok(end) => Ok(*end),
-        Err(error) => Err(error.kind().into()),
-    });
-    // The machine's last word, if it has one.
-    line.pump();
-    if end.as_ref().is_ok_and(|end| end.is_graceful()) {
-        wait_for_writer(line);
-        pipe.finish();
-    } else {
-        pipe.abort();
+/// What the thread that reads needs.
+pub(super) struct Reader {
+    line: Arc<Line<State>>,
+    pipe: Pipe<BoxedStream>,
+}
+
+impl Reader {
+    pub(super) const fn new(line: Arc<Line<State>>, pipe: Pipe<BoxedStream>) -> Self {
+        Self { line, pipe }
     }
-    line.tell();
+
+    /// Reads until the connection is over.
+    pub(super) fn run(self) {
+        let Self { line, mut pipe } = self;
+        let end = converse(&line, &mut pipe);
+        line.lock().source.finish(match &end {
+            Ok(end) => Ok(*end),
+            Err(error) => Err(error.kind().into()),
+        });
+        // The machine's last word, if it has one.
+        line.pump();
+        if end.as_ref().is_ok_and(|end| end.is_graceful()) {
+            wait_for_writer(&line);
+            pipe.finish();
+        } else {
+            pipe.abort();
+        }
+        line.tell();
+    }
 }
 
 fn converse(line: &Arc<Line<State>>, pipe: &mut Pipe<BoxedStream>) -> io::Result<ConnectionError> {

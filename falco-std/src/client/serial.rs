@@ -10,6 +10,7 @@ use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, 
 use getrandom::SysRng;
 
 use super::connection::Outcome;
+use super::limit::Limit;
 use super::state::{End, Look, Slot, State};
 use crate::clock::Clock;
 use crate::error::Error;
@@ -91,6 +92,11 @@ impl Serial {
         (self.state, self.pipe)
     }
 
+    /// Whether the server has said that the key is out of service.
+    pub(super) const fn key_retired(&self) -> bool {
+        self.state.key_retired
+    }
+
     fn status(&self) -> Status {
         self.state.mux.machine().status()
     }
@@ -111,40 +117,42 @@ impl Serial {
     }
 
     /// Sends a request and waits for its answer, for `limit` at most.
-    pub(super) fn request(&mut self, body: &[u8], limit: Option<Duration>) -> Outcome<Vec<u8>> {
-        let until = limit.map(|limit| self.pipe.now() + limit);
+    pub(super) fn request(&mut self, body: &[u8], limit: Option<Limit>) -> Outcome<Vec<u8>> {
         let slot = match self.state.add(body) {
             Ok(Some(slot)) => slot,
-            Ok(None) => return Outcome::NotBegun(None),
+            Ok(None) => return Outcome::NotTaken(None),
             Err(error) => return Outcome::Failed(error),
         };
         self.doing = Doing::SENDING;
-        match self.wait(&slot, until) {
-            Ok(end) => Outcome::of(end, |body| body),
-            // The limit that the caller set is told apart from those of the connection.
-            Err(Error::Io { doing, source, fate }) if is_timeout(&source) && self.is_past(until) => {
-                let limit = limit.unwrap_or_default();
-                Outcome::Failed(Error::TimedOut { doing, limit, fate })
-            }
-            Err(error) => Outcome::Failed(error),
-        }
+        self.outcome(&slot, limit, |body| body)
     }
 
     /// Sends a ping; where the wire answers it, waits for that, and says how long it took.
-    pub(super) fn ping(&mut self, answered: bool) -> Outcome<Option<Duration>> {
+    pub(super) fn ping(&mut self, answered: bool, limit: Option<Limit>) -> Outcome<Option<Duration>> {
         let start = std::time::Instant::now();
         let Some(slot) = self.state.ping() else {
-            return Outcome::NotBegun(None);
+            return Outcome::NotTaken(None);
         };
         self.doing = Doing::PING;
         if answered {
-            return match self.wait(&slot, None) {
-                Ok(end) => Outcome::of(end, |_| Some(start.elapsed())),
-                Err(error) => Outcome::Failed(error),
-            };
+            return self.outcome(&slot, limit, |_| Some(start.elapsed()));
         }
         self.state.leave(&slot);
         self.write(None).map_or_else(Outcome::Failed, |()| Outcome::Done(None))
+    }
+
+    /// Waits for what comes of a request or a ping, and makes something of an answer.
+    fn outcome<T>(&mut self, slot: &Slot, limit: Option<Limit>, done: impl FnOnce(Vec<u8>) -> T) -> Outcome<T> {
+        let until = limit.map(|limit| self.pipe.now() + limit.left());
+        match (self.wait(slot, until), limit) {
+            (Ok(end), _) => Outcome::of(end, done),
+            // The limit that the caller set is told apart from those of the connection.
+            (Err(Error::Io { doing, source, fate }), Some(limit)) if is_timeout(&source) && self.is_past(until) => {
+                Outcome::Failed(limit.error(doing, fate))
+            }
+            (Err(error), _) if error.fate() == Fate::NotProcessed => Outcome::NotProcessed(Some(error)),
+            (Err(error), _) => Outcome::Failed(error),
+        }
     }
 
     /// What comes of a request or a ping.

@@ -6,8 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{ClientMux, ClientStep, Left};
-use falco_core::{ClientConnection, ConnectionError, Fate, Instant, PingId, RequestError};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, PingId, Refusal, RequestError};
 
+use super::limit::Limit;
 use crate::error::Error;
 use crate::line::{Source, seal_into};
 
@@ -15,8 +16,9 @@ use crate::line::{Source, seal_into};
 pub(super) enum End {
     Answer(Vec<u8>),
     Failed(Error),
-    /// Nothing of it was sent, and nothing of it will be on this connection.
-    NotBegun,
+    /// No handler has seen it, and none will through this connection. With the reason, if there is
+    /// one.
+    NotProcessed(Option<Error>),
 }
 
 /// Where a caller waits.
@@ -38,11 +40,11 @@ impl Slot {
     }
 
     /// What came of it; none where nothing has within `limit`.
-    pub(super) fn wait(&self, limit: Option<Duration>) -> Option<End> {
+    pub(super) fn wait(&self, limit: Option<Limit>) -> Option<End> {
         let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let mut end = match limit {
             Some(limit) => {
-                let waited = self.ended.wait_timeout_while(end, limit, |end| end.is_none());
+                let waited = self.ended.wait_timeout_while(end, limit.left(), |end| end.is_none());
                 waited.unwrap_or_else(PoisonError::into_inner).0
             }
             None => self
@@ -70,6 +72,8 @@ pub(super) struct State {
     tickets: u64,
     /// The connection is over, and everybody has been told.
     pub(super) over: bool,
+    /// The server has said that the key is out of service.
+    pub(super) key_retired: bool,
     /// Why nothing more can be written.
     trouble: Option<io::Error>,
     broken: bool,
@@ -82,6 +86,7 @@ impl State {
             pings: Vec::new(),
             tickets: 0,
             over: false,
+            key_retired: false,
             trouble: None,
             broken: false,
         }
@@ -144,7 +149,13 @@ impl State {
                 waiter,
                 refusal,
             } => {
-                waiter.end(End::Failed(Error::Request(RequestError::Refused(refusal))));
+                let error = Error::Request(RequestError::Refused(refusal));
+                // A server that is busy is not asked again at once: that is for the caller to judge.
+                waiter.end(if refusal == Refusal::NotProcessed {
+                    End::NotProcessed(Some(error))
+                } else {
+                    End::Failed(error)
+                });
                 Look::Taken(consumed)
             }
             ClientStep::Pong { consumed, ping } => {
@@ -153,7 +164,8 @@ impl State {
                 }
                 Look::Taken(consumed)
             }
-            ClientStep::Closing { consumed, .. } => {
+            ClientStep::Closing { consumed, reason } => {
+                self.key_retired = reason == CloseReason::KeyRetired;
                 self.move_on();
                 Look::Taken(consumed)
             }
@@ -164,7 +176,7 @@ impl State {
     /// Requests that have not begun go elsewhere.
     fn move_on(&mut self) {
         for left in self.mux.take_unbegun() {
-            left.waiter.end(End::NotBegun);
+            left.waiter.end(End::NotProcessed(None));
         }
     }
 
@@ -186,11 +198,15 @@ impl State {
                 Error::io("waiting for the answer", source, fate)
             }
         };
-        for Left { waiter, body, fate, .. } in self.mux.finish() {
-            waiter.end(body.map_or_else(|| End::Failed(why(fate)), |_| End::NotBegun));
+        for Left { waiter, fate, .. } in self.mux.finish() {
+            waiter.end(if fate == Fate::NotProcessed {
+                End::NotProcessed(Some(why(fate)))
+            } else {
+                End::Failed(why(fate))
+            });
         }
         for (_, slot) in self.pings.drain(..) {
-            slot.end(End::NotBegun);
+            slot.end(End::NotProcessed(Some(why(Fate::NotProcessed))));
         }
     }
 }

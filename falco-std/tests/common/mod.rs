@@ -97,3 +97,58 @@ impl Running {
 pub fn echo(request: Request) -> Result<Vec<u8>, HandlerError> {
     Ok(request.into_body())
 }
+
+/// A listener that accepts nothing and whose backlog is full: whoever connects waits for ever.
+pub struct Blackhole {
+    pub address: SocketAddr,
+    _listener: socket2::Socket,
+    _filling: Vec<socket2::Socket>,
+}
+
+impl Blackhole {
+    /// At `address`, of which the port may be 0.
+    pub fn at(address: SocketAddr) -> Self {
+        let socket = || socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None);
+        let listener = socket().expect("a socket more");
+        listener.set_reuse_address(true).expect("it is a socket");
+        listener.bind(&address.into()).expect("the address is free");
+        listener.listen(0).expect("it is bound");
+        let bound = listener.local_addr().expect("it is bound");
+        let mut filling = Vec::new();
+        loop {
+            let one = socket().expect("a socket more");
+            let full = one.connect_timeout(&bound, millis(100)).is_err();
+            filling.push(one);
+            if full {
+                break;
+            }
+        }
+        Self {
+            address: bound.as_socket().expect("it is of the internet"),
+            _listener: listener,
+            _filling: filling,
+        }
+    }
+
+    pub fn new() -> Self {
+        Self::at("127.0.0.1:0".parse().expect("an address"))
+    }
+}
+
+/// Runs `call` on so many threads at once, and says what each got and how long it waited.
+pub fn at_once<T: Send + 'static>(threads: usize, call: impl Fn() -> T + Send + Sync + 'static) -> Vec<(T, Duration)> {
+    let call = Arc::new(call);
+    let running: Vec<_> = (0..threads)
+        .map(|_| {
+            let call = Arc::clone(&call);
+            thread::spawn(move || {
+                let start = std::time::Instant::now();
+                (call(), start.elapsed())
+            })
+        })
+        .collect();
+    let done = running
+        .into_iter()
+        .map(|thread| thread.join().expect("it does not panic"));
+    done.collect()
+}

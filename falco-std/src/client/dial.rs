@@ -1,0 +1,162 @@
+//! Where a client gets its streams from, and how long it waits before it tries again.
+
+use core::fmt;
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::io;
+use std::net::TcpStream;
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+#[cfg(unix)]
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use falco_core::Fate;
+use getrandom::SysRng;
+use getrandom::rand_core::TryRng;
+
+use crate::error::Error;
+use crate::socket::{Shared, Socket};
+use crate::stream::BoxedStream;
+
+type DialWith = dyn Fn() -> io::Result<BoxedStream> + Send + Sync;
+
+/// Where a client gets its streams from.
+pub(super) enum Dial {
+    Tcp(Vec<SocketAddr>),
+    #[cfg(unix)]
+    Unix(PathBuf),
+    With(Box<DialWith>),
+    /// One stream, and never another.
+    Once(Mutex<Option<BoxedStream>>),
+}
+
+impl Dial {
+    /// Whether there can be no other stream.
+    pub(super) fn is_spent(&self) -> bool {
+        match self {
+            Self::Once(stream) => stream.lock().unwrap_or_else(PoisonError::into_inner).is_none(),
+            #[cfg(unix)]
+            Self::Unix(_) => false,
+            Self::Tcp(_) | Self::With(_) => false,
+        }
+    }
+
+    /// A new stream. `limit` bounds how long connecting may take.
+    pub(super) fn dial(&self, limit: Duration) -> Result<BoxedStream, Error> {
+        let dialed = match self {
+            Self::Tcp(addresses) => connect_tcp(addresses, limit).map(|stream| boxed(Socket::Tcp(stream))),
+            #[cfg(unix)]
+            Self::Unix(path) => UnixStream::connect(path).map(|stream| boxed(Socket::Unix(stream))),
+            Self::With(dial) => dial(),
+            Self::Once(stream) => {
+                let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+                stream.ok_or_else(|| {
+                    io::Error::new(
+                        io::ErrorKind::NotConnected,
+                        "the stream has ended, and there is no other",
+                    )
+                })
+            }
+        };
+        let (doing, fate) = ("connecting", Fate::NotProcessed);
+        dialed.map_err(|error| {
+            if error.kind() == io::ErrorKind::TimedOut {
+                Error::TimedOut { doing, limit, fate }
+            } else {
+                Error::io(doing, error, fate)
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(addresses) => f.debug_tuple("Tcp").field(addresses).finish(),
+            #[cfg(unix)]
+            Self::Unix(path) => f.debug_tuple("Unix").field(path).finish(),
+            Self::With(_) => f.write_str("With(..)"),
+            Self::Once(_) => f.write_str("Once(..)"),
+        }
+    }
+}
+
+fn boxed(socket: Socket) -> BoxedStream {
+    Box::new(Shared::new(socket))
+}
+
+/// Tries the addresses in turn; `limit` bounds them all together.
+fn connect_tcp(addresses: &[SocketAddr], limit: Duration) -> io::Result<TcpStream> {
+    let start = Instant::now();
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        let left = limit.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            break;
+        }
+        match TcpStream::connect_timeout(address, left) {
+            Ok(stream) => {
+                // A request is one small write: it must not wait for the acknowledgement of the one
+                // before.
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    if start.elapsed() >= limit {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    Err(last)
+}
+
+/// The pauses after attempts that failed: each is a random part of a bound that doubles, so that
+/// clients which lost one server do not all come back at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Backoff {
+    pub(super) first: Duration,
+    pub(super) most: Duration,
+}
+
+impl Backoff {
+    /// The pause after so many failures in a row.
+    pub(super) fn pause(self, failed: u32) -> Duration {
+        let doubled = self
+            .first
+            .saturating_mul(1_u32.checked_shl(failed.saturating_sub(1)).unwrap_or(u32::MAX));
+        let bound = u64::try_from(doubled.min(self.most).as_micros()).unwrap_or(u64::MAX);
+        // Without random numbers no handshake begins either.
+        let drawn = SysRng.try_next_u64().unwrap_or_default();
+        Duration::from_micros(drawn % bound.saturating_add(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_random_below_a_bound_that_doubles_up_to_the_most() {
+        let backoff = Backoff {
+            first: Duration::from_millis(50),
+            most: Duration::from_secs(10),
+        };
+        for (failed, bound) in [
+            (1, 50),
+            (2, 100),
+            (3, 200),
+            (8, 6400),
+            (9, 10_000),
+            (40, 10_000),
+            (u32::MAX, 10_000),
+        ] {
+            let pauses: Vec<_> = (0..200).map(|_| backoff.pause(failed)).collect();
+            let bound = Duration::from_millis(bound);
+            assert!(pauses.iter().all(|pause| *pause <= bound), "{failed}: {pauses:?}");
+            assert!(pauses.iter().any(|pause| *pause > bound / 2), "{failed}: {pauses:?}");
+            assert!(pauses.iter().any(|pause| *pause < bound / 2), "{failed}: {pauses:?}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The one connection that a client has at a time: who waits for it, and when an attempt to make
+//! one begins.
+
+use core::fmt;
+use core::panic::AssertUnwindSafe;
+use core::time::Duration;
+use std::io;
+use std::panic::catch_unwind;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use falco_core::keys::ClientKeys;
+use falco_core::{ConnectionError, Fate, Settings};
+
+use super::connection::{Connection, over};
+use super::dial::{Backoff, Dial};
+use super::limit::Limit;
+use super::reader::Reader;
+use crate::error::Error;
+
+/// A connection that ended sooner than this after it stood counts as an attempt that failed.
+const SOON: Duration = Duration::from_secs(1);
+
+/// What does not change while the client lives.
+#[derive(Debug)]
+pub(super) struct Env {
+    pub(super) keys: Arc<ClientKeys>,
+    pub(super) settings: Settings,
+    pub(super) dial: Dial,
+    pub(super) connect_timeout: Duration,
+    pub(super) backoff: Backoff,
+    pub(super) fail_fast: bool,
+}
+
+pub(super) struct Place {
+    env: Env,
+    state: Mutex<State>,
+    /// An attempt is over.
+    changed: Condvar,
+}
+
+/// What somebody who needs a connection waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// One attempt, whatever comes of it.
+    Attempt,
+    /// A connection, for as long as attempts may succeed.
+    Connection,
+}
+
+#[derive(Default)]
+struct State {
+    /// The connection, and since when it stands.
+    current: Option<(Arc<Connection>, Instant)>,
+    /// An attempt is being made, by a thread of its own.
+    dialing: bool,
+    /// The client is gone: what an attempt brings is dropped.
+    closed: bool,
+    /// A server has let this client in under its key, and has not said since that the key is out of
+    /// service.
+    let_in: bool,
+    /// Attempts that failed in a row.
+    failed: u32,
+    /// Attempts that failed, ever. It tells those who wait that one has.
+    failures: u64,
+    /// Of those: how many everybody is told of who waits for them.
+    verdicts: u64,
+    /// How many wait for a connection.
+    waiting: usize,
+    /// No attempt begins before.
+    retry_at: Option<Instant>,
+    /// Why there is no connection.
+    trouble: Option<Error>,
+}
+
+impl Place {
+    pub(super) fn new(env: Env) -> Arc<Self> {
+        Arc::new(Self {
+            env,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// The connection, if it is open, or else the next that is made. All who wait share one attempt
+    /// and its outcome; each waits until its own limit.
+    pub(super) fn connection(self: &Arc<Self>, limit: Option<Limit>, wait: Wait) -> Result<Arc<Connection>, Error> {
+        let mut state = self.lock();
+        if let Some(open) = self.open(&mut state) {
+            return Ok(open);
+        }
+        if !self.env.dial.is_spent() {
+            state.forget();
+        }
+        state.waiting += 1;
+        let (mut state, connection) = self.wait(state, limit, wait);
+        state.waiting -= 1;
+        connection
+    }
+
+    fn wait<'p>(
+        self: &'p Arc<Self>,
+        mut state: MutexGuard<'p, State>,
+        limit: Option<Limit>,
+        wait: Wait,
+    ) -> (MutexGuard<'p, State>, Result<Arc<Connection>, Error>) {
+        let (failures, verdicts) = (state.failures, state.verdicts);
+        loop {
+            if let Some(open) = self.open(&mut state) {
+                return (state, Ok(open));
+            }
+            let told = state.verdicts != verdicts || (wait == Wait::Attempt && state.failures != failures);
+            if told || (self.env.dial.is_spent() && !state.dialing) {
+                let why = over(state.why());
+                return (state, Err(why));
+            }
+            if let Some(limit) = limit.filter(|limit| limit.left().is_zero()) {
+                // Why there is no connection says more than that there was none in time.
+                let late = || limit.error("connecting", Fate::NotProcessed);
+                let why = state.why().unwrap_or_else(late);
+                return (state, Err(why));
+            }
+            let pause = state.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
+            let pause = pause.filter(|pause| !state.dialing && !pause.is_zero());
+            if pause.is_none() && !state.dialing {
+                self.begin(&mut state);
+                continue;
+            }
+            let left = limit.map(Limit::left);
+            state = match pause.into_iter().chain(left).min() {
+                Some(left) => {
+                    let waited = self.changed.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// Takes a connection from its place on which nothing can begin any more.
+    pub(super) fn give_up(&self, connection: &Arc<Connection>, why: Option<Error>) {
+        let mut state = self.lock();
+        let current = state.current.as_ref();
+        let is_other = current.is_some_and(|(own, _)| !Arc::ptr_eq(own, connection));
+        if !is_other && self.open(&mut state).is_none() && state.trouble.is_none() {
+            state.trouble = why;
+        }
+    }
+
+    /// Takes the connection out for good.
+    pub(super) fn close(&self) -> Option<Arc<Connection>> {
+        let mut state = self.lock();
+        state.closed = true;
+        state.current.take().map(|(connection, _)| connection)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is whole between any two of its steps, none of which can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection, if requests can begin on it. One that has ended leaves its place.
+    fn open(&self, state: &mut State) -> Option<Arc<Connection>> {
+        let (connection, since) = state.current.as_ref()?;
+        if connection.is_open() {
+            return Some(Arc::clone(connection));
+        }
+        let stood = since.elapsed();
+        // From here on a refusal means what it says.
+        state.let_in &= !connection.key_retired();
+        state.current = None;
+        state.failed = if stood < SOON {
+            state.failed.saturating_add(1)
+        } else {
+            0
+        };
+        // A server that lets clients in and then ends is not asked again and again.
+        state.retry_at = (state.failed > 0).then(|| self.retry_at(state.failed)).flatten();
+        None
+    }
+
+    fn retry_at(&self, failed: u32) -> Option<Instant> {
+        // A pause that overflows the clock is none.
+        Instant::now().checked_add(self.env.backoff.pause(failed))
+    }
+
+    /// Begins an attempt.
+    fn begin(self: &Arc<Self>, state: &mut State) {
+        state.dialing = true;
+        let own = Arc::clone(self);
+        let spawned = thread::Builder::new()
+            .name("falco client".to_owned())
+            .spawn(move || own.attempt());
+        if let Err(error) = spawned {
+            self.conclude(state, Err(Error::io("starting a thread", error, Fate::NotProcessed)));
+        }
+    }
+
+    /// Makes one attempt. The thread that made a connection which needs one to read becomes that.
+    fn attempt(self: Arc<Self>) {
+        // A stream of the caller's may panic: those who wait are told of it like of any failure.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let stream = self.env.dial.dial(self.env.connect_timeout)?;
+            Connection::open(stream, Arc::clone(&self.env.keys), &self.env.settings)
+        }));
+        let opened = opened.unwrap_or_else(|_| {
+            let error = io::Error::other("the stream panicked");
+            Err(Error::io("connecting", error, Fate::NotProcessed))
+        });
+        let mut state = self.lock();
+        let reader = self.conclude(&mut state, opened);
+        drop(state);
+        self.changed.notify_all();
+        drop(self);
+        if let Some(reader) = reader {
+            reader.run();
+        }
+    }
+
+    /// Notes what came of an attempt.
+    fn conclude(&self, state: &mut State, opened: Result<(Connection, Option<Reader>), Error>) -> Option<Reader> {
+        state.dialing = false;
+        let error = match opened {
+            // Dropping the reader ends the stream.
+            Ok(_) if state.closed => return None,
+            Ok((connection, reader)) => {
+                state.current = Some((Arc::new(connection), Instant::now()));
+                state.let_in = true;
+                state.retry_at = None;
+                state.trouble = None;
+                return reader;
+            }
+            Err(error) => error,
+        };
+        state.failed = state.failed.saturating_add(1);
+        state.failures += 1;
+        if self.env.fail_fast || self.env.dial.is_spent() || is_final(&error, state.let_in) {
+            state.verdicts += 1;
+        }
+        state.retry_at = self.retry_at(state.failed);
+        state.trouble = Some(error);
+        None
+    }
+}
+
+impl State {
+    /// What went wrong when somebody last waited is no news to those who come long after.
+    fn forget(&mut self) {
+        let pausing = self.retry_at.is_some_and(|at| at > Instant::now());
+        if self.waiting == 0 && !self.dialing && !pausing {
+            self.trouble = None;
+        }
+    }
+
+    /// Why there is no connection, for one who waited.
+    fn why(&self) -> Option<Error> {
+        self.trouble.as_ref().map(|trouble| trouble.again(Fate::NotProcessed))
+    }
+}
+
+/// Whether everybody who waits for an attempt that failed is told so, as another is not expected to
+/// do better. A server that has let this client in before has its key: then a refusal passes, as
+/// where a proxy stands before a server that restarts.
+const fn is_final(error: &Error, let_in: bool) -> bool {
+    match error {
+        Error::Connection { end, .. } => matches!(end, ConnectionError::Refused) && !let_in,
+        Error::Entropy(_) | Error::Setup(_) | Error::Misuse(_) => true,
+        Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) => false,
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").field("env", &self.env).finish_non_exhaustive()
+    }
+}

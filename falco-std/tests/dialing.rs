@@ -1,0 +1,369 @@
+//! How a client gets its connection: one attempt that all who wait share, each for its own time; and
+//! which failures are waited out.
+
+mod common;
+
+use core::net::SocketAddr;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::time::Duration;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use common::{Blackhole, Running, at_once, bounded, echo, key, millis};
+use falco_std::{Client, ClientBuilder, ConnectionError, Error, Fate, Server, Settings};
+
+fn builder() -> ClientBuilder {
+    // Tests that wait for an attempt do not wait long for it.
+    Client::builder(key()).backoff(millis(10), millis(50))
+}
+
+/// An address at which nobody listens.
+fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound")
+}
+
+#[test]
+fn callers_wait_for_a_connection_each_for_its_own_time() {
+    bounded(|| {
+        let hole = Blackhole::new();
+        let client = builder()
+            .connect_timeout(Duration::from_secs(1))
+            .request_timeout(Some(millis(200)))
+            .connect_lazy(hole.address)
+            .expect("it connects later");
+        let ends = at_once(6, move || client.request("hello").expect_err("nobody answers"));
+        for (error, took) in &ends {
+            assert_eq!(error.fate(), Fate::NotProcessed, "{error:?}");
+            assert!(*took >= millis(190) && *took < millis(900), "{ends:?}");
+        }
+    });
+}
+
+#[test]
+fn all_who_wait_share_one_attempt_and_its_outcome() {
+    bounded(|| {
+        let server = Running::start(Server::builder(key()), echo);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let attempts = Arc::new(AtomicUsize::new(0));
+        let (own, real) = (Arc::clone(&attempts), server.address);
+        thread::spawn(move || {
+            let mut mute = Vec::new();
+            while let Ok((client, _)) = listener.accept() {
+                // Two attempts end at the handshake's deadline.
+                if own.fetch_add(1, Ordering::SeqCst) < 2 {
+                    mute.push(client);
+                } else {
+                    pass_on(client, real);
+                }
+            }
+        });
+        let settings = Settings::new()
+            .with_handshake_timeout(millis(300))
+            .expect("it is in range");
+        let client = builder().settings(settings).connect_lazy(address);
+        let client = client.expect("it connects later");
+        for (answer, took) in at_once(20, move || client.request("hello")) {
+            assert_eq!(answer.expect("the third attempt brings it"), b"hello");
+            assert!(took >= millis(590), "{took:?}");
+        }
+        assert_eq!(attempts.load(Ordering::SeqCst), 3);
+        server.stop();
+    });
+}
+
+#[test]
+fn requests_wait_out_a_server_that_is_away() {
+    for limit in [Some(Duration::from_secs(20)), None] {
+        bounded(move || {
+            let server = Running::start(Server::builder(key()), echo);
+            let address = server.address;
+            let client = Arc::new(
+                builder()
+                    .request_timeout(limit)
+                    .connect(address)
+                    .expect("the server takes it"),
+            );
+            server.stop();
+            let waiting = Arc::clone(&client);
+            let waiting = thread::spawn(move || at_once(4, move || waiting.request("hello")));
+            thread::sleep(millis(500));
+            assert!(!waiting.is_finished(), "they wait");
+            let again = Arc::new(Server::builder(key()).bind(address).expect("the address is free again"));
+            let (own, handle) = (Arc::clone(&again), again.handle());
+            let serving = thread::spawn(move || own.serve(echo));
+            for (answer, _) in waiting.join().expect("it does not panic") {
+                assert_eq!(answer.expect("the server is back"), b"hello");
+            }
+            drop(client);
+            handle.stop();
+            assert_eq!(serving.join().expect("serve does not panic").established, 1);
+        });
+    }
+}
+
+#[test]
+fn who_waited_in_vain_is_told_why_there_was_no_connection() {
+    bounded(|| {
+        let client = builder()
+            .request_timeout(Some(millis(300)))
+            .connect_lazy(nobody())
+            .expect("it connects later");
+        let start = Instant::now();
+        let error = client.request("hello").expect_err("nobody listens");
+        assert!(start.elapsed() >= millis(290), "{:?}", start.elapsed());
+        assert!(
+            matches!(&error, Error::Io { source, fate: Fate::NotProcessed, .. } if source.kind() == io::ErrorKind::ConnectionRefused),
+            "{error:?}"
+        );
+    });
+}
+
+#[test]
+fn failing_fast_tells_of_the_first_attempt() {
+    bounded(|| {
+        let client = builder().fail_fast(true).connect_lazy(nobody());
+        let client = client.expect("it connects later");
+        for _ in 0..3 {
+            let start = Instant::now();
+            let error = client.request("hello").expect_err("nobody listens");
+            assert!(matches!(error, Error::Io { .. }), "{error:?}");
+            assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        }
+    });
+}
+
+/// Passes bytes on between a client and a server, until one of them ends.
+fn pass_on(client: TcpStream, server: SocketAddr) -> [TcpStream; 2] {
+    let server = TcpStream::connect(server).expect("it listens");
+    for (from, to) in [(&client, &server), (&server, &client)] {
+        let (mut from, mut to) = (
+            from.try_clone().expect("it is a socket"),
+            to.try_clone().expect("it is a socket"),
+        );
+        thread::spawn(move || {
+            let _ = io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Both);
+        });
+    }
+    [client, server]
+}
+
+/// Before a server: passes bytes on, or accepts and ends, as it is told.
+struct Proxy {
+    address: SocketAddr,
+    away: Arc<AtomicBool>,
+    turned_away: Arc<AtomicUsize>,
+    streams: Arc<std::sync::Mutex<Vec<TcpStream>>>,
+}
+
+impl Proxy {
+    fn before(server: SocketAddr, away: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let proxy = Self {
+            address: listener.local_addr().expect("it is bound"),
+            away: Arc::new(AtomicBool::new(away)),
+            turned_away: Arc::default(),
+            streams: Arc::default(),
+        };
+        let (away, turned_away) = (Arc::clone(&proxy.away), Arc::clone(&proxy.turned_away));
+        let streams = Arc::clone(&proxy.streams);
+        thread::spawn(move || {
+            while let Ok((mut client, _)) = listener.accept() {
+                if away.load(Ordering::SeqCst) {
+                    turned_away.fetch_add(1, Ordering::SeqCst);
+                    // So that it is an end and not a reset.
+                    let _ = client.shutdown(Shutdown::Write);
+                    let _ = client.set_read_timeout(Some(millis(100)));
+                    while let Ok(1..) = client.read(&mut [0; 100]) {}
+                    continue;
+                }
+                let both = pass_on(client, server);
+                streams.lock().expect("it does not panic").extend(both);
+            }
+        });
+        proxy
+    }
+
+    /// Ends all connections, and from now on each new one at once.
+    fn leave(&self) {
+        self.away.store(true, Ordering::SeqCst);
+        for stream in self.streams.lock().expect("it does not panic").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+#[test]
+fn a_refusal_passes_where_this_client_has_been_let_in() {
+    bounded(|| {
+        let server = Running::start(Server::builder(key()), echo);
+        let proxy = Proxy::before(server.address, false);
+        let client = Arc::new(builder().connect(proxy.address).expect("the server takes it"));
+        assert_eq!(client.request("before").expect("an answer"), b"before");
+        proxy.leave();
+        // Until it is known, a request may go into what is no more.
+        let gone = || client.request_within("gone", millis(50)).expect_err("nobody is there");
+        while gone().fate() != Fate::NotProcessed {}
+        let waiting = Arc::clone(&client);
+        let waiting = thread::spawn(move || at_once(10, move || waiting.request("hello")));
+        let before = proxy.turned_away.load(Ordering::SeqCst);
+        while proxy.turned_away.load(Ordering::SeqCst) < before + 3 {
+            thread::sleep(millis(5));
+        }
+        assert!(!waiting.is_finished(), "they wait");
+        // Whoever has less time is told when it is over, and why.
+        let error = client.request_within("hasty", millis(100));
+        let error = error.expect_err("nobody is there");
+        let refused = |error: &Error| {
+            let (end, fate) = (ConnectionError::Refused, Fate::NotProcessed);
+            matches!(error, Error::Connection { end: own, fate: other } if *own == end && *other == fate)
+        };
+        assert!(refused(&error), "{error:?}");
+        proxy.away.store(false, Ordering::SeqCst);
+        for (answer, _) in waiting.join().expect("it does not panic") {
+            assert_eq!(answer.expect("the proxy is back"), b"hello");
+        }
+
+        // One that was never let in is told at once.
+        proxy.leave();
+        let start = Instant::now();
+        let error = builder().connect(proxy.address).expect_err("it is turned away");
+        assert!(refused(&error), "{error:?}");
+        let lazy = builder().connect_lazy(proxy.address).expect("it connects later");
+        for (error, _) in at_once(4, move || lazy.request("hello").expect_err("it is turned away")) {
+            assert!(refused(&error), "{error:?}");
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        server.stop();
+    });
+}
+
+#[test]
+fn who_waits_for_a_turn_waits_for_its_own_time() {
+    bounded(|| {
+        let server = Running::start(Server::classic(key()), |request| {
+            thread::sleep(millis(1_500));
+            echo(request)
+        });
+        let client = Arc::new(server.connect());
+        let slow = Arc::clone(&client);
+        let slow = thread::spawn(move || slow.request("slow"));
+        thread::sleep(millis(100));
+        let ends = at_once(4, move || client.request_within("waits", millis(200)));
+        for (end, took) in &ends {
+            let error = end.as_ref().expect_err("its turn does not come");
+            assert!(
+                matches!(
+                    error,
+                    Error::TimedOut {
+                        fate: Fate::NotProcessed,
+                        ..
+                    }
+                ),
+                "{error:?}"
+            );
+            assert!(*took < millis(900), "{ends:?}");
+        }
+        assert_eq!(slow.join().expect("it does not panic").expect("an answer"), b"slow");
+        server.stop();
+    });
+}
+
+/// Passes so many bytes on to the server, then ends.
+struct Short {
+    stream: TcpStream,
+    left: usize,
+}
+
+impl Read for Short {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buf)
+    }
+}
+
+impl Write for Short {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            self.stream.shutdown(Shutdown::Both)?;
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let written = self.stream.write(buf.get(..self.left).unwrap_or(buf))?;
+        self.left -= written;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl falco_std::Stream for Short {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_read_timeout(timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_write_timeout(timeout)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.stream.shutdown(how)
+    }
+}
+
+#[test]
+fn a_request_cut_off_half_way_moves_to_the_next_connection_and_to_three_at_most() {
+    bounded(|| {
+        let ran = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&ran);
+        let server = Running::start(Server::builder(key()), move |request| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            echo(request)
+        });
+        for (short, comes_through) in [(2, true), (3, false)] {
+            let (attempts, address) = (Arc::new(AtomicUsize::new(0)), server.address);
+            let own = Arc::clone(&attempts);
+            let dial = move || {
+                let stream = TcpStream::connect(address)?;
+                let left = if own.fetch_add(1, Ordering::SeqCst) < short {
+                    300_000
+                } else {
+                    usize::MAX
+                };
+                Ok(Short { stream, left })
+            };
+            let client = builder().connect_with(dial).expect("the server takes it");
+            let end = client.request(vec![7; 1 << 20]);
+            assert_eq!(attempts.load(Ordering::SeqCst), 3);
+            match end {
+                Ok(answer) => assert!(comes_through && answer == vec![7; 1 << 20]),
+                Err(error) => assert!(!comes_through && error.fate() == Fate::NotProcessed, "{error:?}"),
+            }
+        }
+        assert_eq!(ran.load(Ordering::SeqCst), 1);
+        server.stop();
+    });
+}
+
+#[test]
+fn a_dial_that_panics_is_a_failure_like_any_other() {
+    bounded(|| {
+        let dial = || -> io::Result<TcpStream> { panic!("as told; the test wants this panic") };
+        let error = builder().connect_with(dial).expect_err("there is no stream");
+        assert!(
+            matches!(
+                error,
+                Error::Io {
+                    fate: Fate::NotProcessed,
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+    });
+}
