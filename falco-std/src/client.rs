@@ -17,15 +17,15 @@ use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
 
+use falco_core::Fate;
+use falco_core::mux::{Retry, after_loss};
+
 use self::connection::{Connection, Outcome, over};
 use self::limit::Limit;
 use self::place::{Place, Wait};
 use crate::error::Error;
 
 pub use self::builder::ClientBuilder;
-
-/// How many connections a request is handed to before it is given up, though none has processed it.
-const CONNECTIONS: u32 = 3;
 
 /// A client of one server. All methods take `&self`: threads may share it, and on the noise wire their requests are under way at once over one connection, each
 /// answered as its handler finishes. On the classic wire, and over a stream that cannot be [split](crate::Stream::split), they go one after another.
@@ -114,9 +114,11 @@ impl Client {
                 Outcome::Done(done) => return Ok(done),
                 Outcome::Failed(error) => return Err(error),
                 Outcome::NotTaken(why) => why,
+                // The connection keeps its place.
+                Outcome::Again => continue,
                 Outcome::NotProcessed(why) => {
                     handed += 1;
-                    if handed == CONNECTIONS {
+                    if after_loss(Fate::NotProcessed, handed) == Retry::Fail {
                         return Err(over(why));
                     }
                     why

@@ -36,6 +36,8 @@ pub(super) enum Outcome<T> {
     NotTaken(Option<Error>),
     /// The connection ended or refused it, and no handler has seen it: it may go to another one.
     NotProcessed(Option<Error>),
+    /// It is to be handed to this connection again.
+    Again,
 }
 
 impl<T> Outcome<T> {
@@ -45,6 +47,7 @@ impl<T> Outcome<T> {
             End::Answer(body) => Self::Done(done(body)),
             End::Failed(error) => Self::Failed(error),
             End::NotProcessed(error) => Self::NotProcessed(error),
+            End::Again => Self::Again,
         }
     }
 }
@@ -106,8 +109,13 @@ impl Connection {
             return Outcome::NotTaken(Some(ended));
         }
         let outcome = call(serial);
+        let is_in_order = match &outcome {
+            Outcome::Done(_) | Outcome::Again => true,
+            Outcome::Failed(error) | Outcome::NotProcessed(Some(error)) => matches!(error, Error::Request(_)),
+            Outcome::NotTaken(_) | Outcome::NotProcessed(None) => false,
+        };
         // After any other failure it is not known how far each side has come.
-        if matches!(outcome, Outcome::Done(_) | Outcome::Failed(Error::Request(_))) {
+        if is_in_order {
             hand.keep();
         } else {
             serial.abort();

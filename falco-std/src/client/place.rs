@@ -11,7 +11,8 @@ use std::thread;
 use std::time::Instant;
 
 use falco_core::keys::ClientKeys;
-use falco_core::{ConnectionError, Fate, Settings};
+use falco_core::mux::{Retry, after_attempt};
+use falco_core::{Fate, Settings};
 
 use super::connection::{Connection, over};
 use super::dial::{Backoff, Dial};
@@ -59,7 +60,7 @@ struct State {
     closed: bool,
     /// A server has let this client in under its key, and has not said since that the key is out of
     /// service.
-    let_in: bool,
+    admitted: bool,
     /// Attempts that failed in a row.
     failed: u32,
     /// Attempts that failed, ever. It tells those who wait that one has.
@@ -168,7 +169,7 @@ impl Place {
         }
         let stood = since.elapsed();
         // From here on a refusal means what it says.
-        state.let_in &= !connection.key_retired();
+        state.admitted &= !connection.key_retired();
         state.current = None;
         state.failed = if stood < SOON {
             state.failed.saturating_add(1)
@@ -226,7 +227,7 @@ impl Place {
             Ok(_) if state.closed => return None,
             Ok((connection, reader)) => {
                 state.current = Some((Arc::new(connection), Instant::now()));
-                state.let_in = true;
+                state.admitted = true;
                 state.retry_at = None;
                 state.trouble = None;
                 return reader;
@@ -235,7 +236,7 @@ impl Place {
         };
         state.failed = state.failed.saturating_add(1);
         state.failures += 1;
-        if self.env.fail_fast || self.env.dial.is_spent() || is_final(&error, state.let_in) {
+        if self.env.fail_fast || self.env.dial.is_spent() || is_final(&error, state.admitted) {
             state.verdicts += 1;
         }
         state.retry_at = self.retry_at(state.failed);
@@ -260,14 +261,14 @@ impl State {
 }
 
 /// Whether everybody who waits for an attempt that failed is told so, as another is not expected to
-/// do better. A server that has let this client in before has its key: then a refusal passes, as
-/// where a proxy stands before a server that restarts.
-const fn is_final(error: &Error, let_in: bool) -> bool {
-    match error {
-        Error::Connection { end, .. } => matches!(end, ConnectionError::Refused) && !let_in,
-        Error::Entropy(_) | Error::Setup(_) | Error::Misuse(_) => true,
-        Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) => false,
-    }
+/// do better.
+fn is_final(error: &Error, admitted: bool) -> bool {
+    let end = match error {
+        Error::Connection { end, .. } => Some(*end),
+        Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) => None,
+        Error::Entropy(_) | Error::Setup(_) | Error::Misuse(_) => return true,
+    };
+    after_attempt(end, admitted) == Retry::Fail
 }
 
 impl fmt::Debug for Place {

@@ -27,13 +27,11 @@ impl Reader {
     pub(super) fn run(self) {
         let Self { line, mut pipe } = self;
         let end = converse(&line, &mut pipe);
-        line.lock().source.finish(match &end {
-            Ok(end) => Ok(*end),
-            Err(error) => Err(error.kind().into()),
-        });
+        let is_graceful = end.as_ref().is_ok_and(|end| end.is_graceful());
+        line.lock().source.finish(end);
         // The machine's last word, if it has one.
         line.pump();
-        if end.as_ref().is_ok_and(|end| end.is_graceful()) {
+        if is_graceful {
             wait_for_writer(&line);
             pipe.finish();
         } else {
@@ -66,6 +64,11 @@ fn converse(line: &Arc<Line<State>>, pipe: &mut Pipe<BoxedStream>) -> io::Result
                 line.pump();
             }
             Filled::EndOfStream => {
+                // After a write that failed it may be an end that this side has made. It says
+                // nothing of what the server did.
+                if let Some(trouble) = desk.source.take_trouble() {
+                    return Err(trouble);
+                }
                 if let Err(end) = desk.source.mux.end_of_stream(now, pipe.unread()) {
                     return Ok(end);
                 }

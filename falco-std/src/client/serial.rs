@@ -69,7 +69,7 @@ impl Serial {
     ) -> Result<Self, Error> {
         let machine = ClientConnection::new(key, settings, clock.now(), &mut SysRng)?;
         let mut serial = Self {
-            state: State::new(machine),
+            state: State::new(machine, usize::try_from(settings.max_held()).unwrap_or(usize::MAX)),
             pipe: Pipe::new(stream, clock, None),
             stall: settings.handshake_timeout(),
             doing: Doing::HANDSHAKE,
@@ -150,7 +150,9 @@ impl Serial {
             (Err(Error::Io { doing, source, fate }), Some(limit)) if is_timeout(&source) && self.is_past(until) => {
                 Outcome::Failed(limit.error(doing, fate))
             }
-            (Err(error), _) if error.fate() == Fate::NotProcessed => Outcome::NotProcessed(Some(error)),
+            (Err(error), _) if error.fate() == Fate::NotProcessed || self.state.is_unprocessed(slot) => {
+                Outcome::NotProcessed(Some(error.again(Fate::NotProcessed)))
+            }
             (Err(error), _) => Outcome::Failed(error),
         }
     }

@@ -5,8 +5,8 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{ClientMux, ClientStep, Left};
-use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, PingId, Refusal, RequestError};
+use falco_core::mux::{ClientMux, ClientStep, Left, Retry, after_refusal};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, PingId, RequestError};
 
 use super::limit::Limit;
 use crate::error::Error;
@@ -19,6 +19,9 @@ pub(super) enum End {
     /// No handler has seen it, and none will through this connection. With the reason, if there is
     /// one.
     NotProcessed(Option<Error>),
+    /// The server holds less than was under way: it goes again on this connection, which now keeps
+    /// to that.
+    Again,
 }
 
 /// Where a caller waits.
@@ -80,9 +83,10 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) const fn new(machine: ClientConnection<Arc<ClientKeys>>) -> Self {
+    /// While more than `max_held` bytes of requests are under way, others are held back here.
+    pub(super) fn new(machine: ClientConnection<Arc<ClientKeys>>, max_held: usize) -> Self {
         Self {
-            mux: ClientMux::new(machine),
+            mux: ClientMux::new(machine).with_max_held(max_held),
             pings: Vec::new(),
             tickets: 0,
             over: false,
@@ -148,10 +152,14 @@ impl State {
                 consumed,
                 waiter,
                 refusal,
+                again,
             } => {
                 let error = Error::Request(RequestError::Refused(refusal));
-                // A server that is busy is not asked again at once: that is for the caller to judge.
-                waiter.end(if refusal == Refusal::NotProcessed {
+                // Whoever waits counts the connections that it has tried.
+                let elsewhere = after_refusal(refusal, 0) == Retry::Again;
+                waiter.end(if again {
+                    End::Again
+                } else if elsewhere {
                     End::NotProcessed(Some(error))
                 } else {
                     End::Failed(error)
@@ -180,16 +188,24 @@ impl State {
         }
     }
 
+    /// The connection is over: whether the request of `slot` is known not to have been processed.
+    pub(super) fn is_unprocessed(&mut self, slot: &Slot) -> bool {
+        let left = self.mux.finish();
+        left.iter()
+            .any(|left| left.ticket == slot.ticket && left.fate == Fate::NotProcessed)
+    }
+
+    /// Why nothing more could be written, if so.
+    pub(super) const fn take_trouble(&mut self) -> Option<io::Error> {
+        self.trouble.take()
+    }
+
     /// The connection is over: everybody who waits is told, once.
-    pub(super) fn finish(&mut self, end: io::Result<ConnectionError>) {
+    pub(super) fn finish(&mut self, mut end: io::Result<ConnectionError>) {
         if self.over {
             return;
         }
         self.over = true;
-        let mut end = match (end, self.trouble.take()) {
-            (Ok(ConnectionError::Truncated), Some(trouble)) | (Err(trouble), _) => Err(trouble),
-            (Ok(end), _) => Ok(end),
-        };
         let mut why = move |fate| match &mut end {
             Ok(end) => Error::Connection { end: *end, fate },
             Err(source) => {
