@@ -2,6 +2,7 @@
 //! up is in `builder`, how it gets a connection in `place` and `dial`, what that is in `connection`:
 //! a `link` with a thread that reads, or a `serial` one without.
 
+mod address;
 mod builder;
 mod connection;
 mod dial;
@@ -25,6 +26,7 @@ use self::limit::Limit;
 use self::place::{Place, Wait};
 use crate::error::Error;
 
+pub use self::address::Address;
 pub use self::builder::ClientBuilder;
 
 /// A client of one server. All methods take `&self`: threads may share it, and on the noise wire their requests are under way at once over one connection, each

@@ -53,7 +53,7 @@ mod wire_key;
 use falco_core::RustCrypto;
 use falco_core::noise::NoiseSecret;
 
-pub use client::{Client, ClientBuilder};
+pub use client::{Address, Client, ClientBuilder};
 pub use error::Error;
 pub use falco_core::keys::SetupError;
 pub use falco_core::{

@@ -1,6 +1,8 @@
 //! How a client gets its connection: one attempt that all who wait share, each for its own time; and
 //! which failures are waited out.
 
+#![allow(clippy::indexing_slicing, reason = "a test may panic")]
+
 mod common;
 
 use core::net::SocketAddr;
@@ -347,6 +349,92 @@ fn a_request_cut_off_half_way_moves_to_the_next_connection_and_to_three_at_most(
         }
         assert_eq!(ran.load(Ordering::SeqCst), 1);
         server.stop();
+    });
+}
+
+#[test]
+fn an_address_that_hangs_costs_a_moment_and_one_that_refuses_none() {
+    bounded(|| {
+        let server = Running::start(Server::builder(key()), echo);
+        let holes = [Blackhole::new(), Blackhole::new()];
+        let [hangs, other] = [&holes[0], &holes[1]].map(|hole| hole.address);
+        let (refuses, answers) = (nobody(), server.address);
+        for (addresses, least, most) in [
+            (vec![hangs, answers], 250, 1_500),
+            (vec![hangs, other, answers], 500, 2_000),
+            (vec![hangs, refuses, answers], 250, 1_500),
+            (vec![refuses, answers], 0, 240),
+        ] {
+            let start = Instant::now();
+            let client = builder().connect(&addresses[..]).expect("one of them answers");
+            let took = start.elapsed();
+            assert_eq!(client.request("hello").expect("an answer"), b"hello");
+            assert!(took >= millis(least) && took < millis(most), "{addresses:?}: {took:?}");
+        }
+        let builder = builder().connect_timeout(millis(400));
+        let start = Instant::now();
+        let error = builder.connect([hangs, refuses]).expect_err("nobody answers");
+        assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
+        assert!(start.elapsed() < millis(1_500), "{:?}", start.elapsed());
+        let error = builder.connect([refuses, refuses]).expect_err("nobody answers");
+        let kind = io::ErrorKind::ConnectionRefused;
+        assert!(
+            matches!(&error, Error::Io { source, .. } if source.kind() == kind),
+            "{error:?}"
+        );
+        server.stop();
+    });
+}
+
+#[test]
+fn an_address_that_is_none_is_told_at_once() {
+    bounded(|| {
+        for address in ["no port", ""] {
+            let client = builder().connect_lazy(address).expect("it connects later");
+            let start = Instant::now();
+            let error = client.request("hello").expect_err("it is no address");
+            assert!(matches!(error, Error::Io { .. }), "{error:?}");
+            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        }
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_unix_socket_with_a_full_backlog_is_waited_for_within_the_limit() {
+    use std::os::unix::net::UnixStream;
+
+    bounded(|| {
+        let path = std::env::temp_dir().join(format!("falco-std-full-{}.socket", std::process::id()));
+        let listener = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).expect("a socket");
+        let address = socket2::SockAddr::unix(&path).expect("it is short");
+        listener.bind(&address).expect("the path is free");
+        listener.listen(0).expect("it is bound");
+        let _filling = UnixStream::connect(&path).expect("there is room for one");
+
+        let hasty = builder().connect_timeout(millis(300));
+        let start = Instant::now();
+        let error = hasty.connect_unix(&path).expect_err("nobody accepts");
+        assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
+        assert!(
+            start.elapsed() >= millis(290) && start.elapsed() < millis(2_000),
+            "{:?}",
+            start.elapsed()
+        );
+
+        // Room comes in time.
+        let server = Arc::new(Server::builder(key()).unbound().expect("there is entropy"));
+        let own = Arc::clone(&server);
+        thread::spawn(move || {
+            thread::sleep(millis(300));
+            listener.accept().expect("it is the one that fills");
+            let (stream, _) = listener.accept().expect("another comes");
+            let stream = UnixStream::from(std::os::fd::OwnedFd::from(stream));
+            own.serve_connection(stream, echo)
+        });
+        let client = builder().connect_timeout(Duration::from_secs(10)).connect_unix(&path);
+        assert_eq!(client.expect("it waits").request("hello").expect("an answer"), b"hello");
+        std::fs::remove_file(path).expect("the file stays until it is removed");
     });
 }
 

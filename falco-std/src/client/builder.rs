@@ -2,15 +2,15 @@
 
 use core::time::Duration;
 use std::io;
-use std::net::ToSocketAddrs;
 #[cfg(unix)]
 use std::path::Path;
 use std::sync::Mutex;
 
 use falco_core::keys::Secrets;
-use falco_core::{Fate, Key, Settings};
+use falco_core::{Key, Settings};
 
 use super::Client;
+use super::address::Address;
 use super::dial::{Backoff, Dial};
 use super::place::{Env, Place, Wait};
 use crate::error::Error;
@@ -87,9 +87,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long connecting the socket may take in all, 5 s by default. The handshake has its own limit in the settings.
-    ///
-    /// It bounds TCP only: the standard library connects a Unix socket without a limit, so that `connect_unix` waits as long as the system does.
+    /// How long connecting the socket may take in all, 5 s by default: resolving a name, and all
+    /// attempts at its addresses. The handshake has its own limit in the settings.
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
@@ -128,22 +127,22 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to the first of the addresses that answers, and shakes hands. The addresses are
-    /// resolved once; the client connects to them again when its connection has ended.
+    /// Connects to a host and port, such as `"db.internal:4287"`, or to the first of several addresses
+    /// that answers, and shakes hands. A name is resolved anew for each connection.
     ///
     /// # Errors
     /// [`Error`]: what the one attempt failed with, such as
     /// [`ConnectionError::Refused`](crate::ConnectionError::Refused) where the server has another key.
-    pub fn connect(&self, address: impl ToSocketAddrs) -> Result<Client, Error> {
-        self.open(Dial::Tcp(resolve(address)?))
+    pub fn connect(&self, address: impl Into<Address>) -> Result<Client, Error> {
+        self.open(Dial::Tcp(address.into()))
     }
 
     /// A client that connects when it first has something to send.
     ///
     /// # Errors
-    /// [`Error::Setup`], [`Error::Entropy`], and those of resolving the address.
-    pub fn connect_lazy(&self, address: impl ToSocketAddrs) -> Result<Client, Error> {
-        self.client(Dial::Tcp(resolve(address)?))
+    /// [`Error::Setup`], [`Error::Entropy`].
+    pub fn connect_lazy(&self, address: impl Into<Address>) -> Result<Client, Error> {
+        self.client(Dial::Tcp(address.into()))
     }
 
     /// Connects to a Unix socket, and shakes hands; again when the connection has ended.
@@ -196,13 +195,6 @@ impl ClientBuilder {
             request_timeout: self.request_timeout,
         })
     }
-}
-
-fn resolve(address: impl ToSocketAddrs) -> Result<Vec<core::net::SocketAddr>, Error> {
-    let resolved = address.to_socket_addrs();
-    resolved
-        .map(Iterator::collect)
-        .map_err(|error| Error::io("resolving", error, Fate::NotProcessed))
 }
 
 #[cfg(test)]

@@ -1,21 +1,25 @@
 //! Where a client gets its streams from, and how long it waits before it tries again.
 
 use core::fmt;
-use core::net::SocketAddr;
 use core::time::Duration;
 use std::io;
-use std::net::TcpStream;
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 #[cfg(unix)]
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+#[cfg(unix)]
 use std::time::Instant;
 
 use falco_core::Fate;
 use getrandom::SysRng;
 use getrandom::rand_core::TryRng;
+#[cfg(unix)]
+use socket2::{Domain, SockAddr, Type};
 
+use super::address::Address;
 use crate::error::Error;
 use crate::socket::{Shared, Socket};
 use crate::stream::BoxedStream;
@@ -24,7 +28,7 @@ type DialWith = dyn Fn() -> io::Result<BoxedStream> + Send + Sync;
 
 /// Where a client gets its streams from.
 pub(super) enum Dial {
-    Tcp(Vec<SocketAddr>),
+    Tcp(Address),
     #[cfg(unix)]
     Unix(PathBuf),
     With(Box<DialWith>),
@@ -46,9 +50,9 @@ impl Dial {
     /// A new stream. `limit` bounds how long connecting may take.
     pub(super) fn dial(&self, limit: Duration) -> Result<BoxedStream, Error> {
         let dialed = match self {
-            Self::Tcp(addresses) => connect_tcp(addresses, limit).map(|stream| boxed(Socket::Tcp(stream))),
+            Self::Tcp(address) => address.connect(limit).map(|stream| boxed(Socket::Tcp(stream))),
             #[cfg(unix)]
-            Self::Unix(path) => UnixStream::connect(path).map(|stream| boxed(Socket::Unix(stream))),
+            Self::Unix(path) => connect_unix(path, limit).map(|stream| boxed(Socket::Unix(stream))),
             Self::With(dial) => dial(),
             Self::Once(stream) => {
                 let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -74,7 +78,7 @@ impl Dial {
 impl fmt::Debug for Dial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(addresses) => f.debug_tuple("Tcp").field(addresses).finish(),
+            Self::Tcp(address) => f.debug_tuple("Tcp").field(address).finish(),
             #[cfg(unix)]
             Self::Unix(path) => f.debug_tuple("Unix").field(path).finish(),
             Self::With(_) => f.write_str("With(..)"),
@@ -87,29 +91,30 @@ fn boxed(socket: Socket) -> BoxedStream {
     Box::new(Shared::new(socket))
 }
 
-/// Tries the addresses in turn; `limit` bounds them all together.
-fn connect_tcp(addresses: &[SocketAddr], limit: Duration) -> io::Result<TcpStream> {
+/// Connects to a Unix socket. Where its backlog is full the system waits for room, for as long as a
+/// write may take.
+#[cfg(unix)]
+fn connect_unix(path: &Path, limit: Duration) -> io::Result<UnixStream> {
+    let address = SockAddr::unix(path)?;
     let start = Instant::now();
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in addresses {
+    loop {
         let left = limit.saturating_sub(start.elapsed());
         if left.is_zero() {
-            break;
+            return Err(io::ErrorKind::TimedOut.into());
         }
-        match TcpStream::connect_timeout(address, left) {
-            Ok(stream) => {
-                // A request is one small write: it must not wait for the acknowledgement of the one
-                // before.
-                stream.set_nodelay(true)?;
-                return Ok(stream);
+        let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // Zero would mean to wait for ever.
+        socket.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
+        match socket.connect(&address) {
+            Ok(()) => {
+                socket.set_write_timeout(None)?;
+                return Ok(OwnedFd::from(socket).into());
             }
-            Err(error) => last = error,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => return Err(error),
         }
     }
-    if start.elapsed() >= limit {
-        return Err(io::ErrorKind::TimedOut.into());
-    }
-    Err(last)
 }
 
 /// The pauses after attempts that failed: each is a random part of a bound that doubles, so that

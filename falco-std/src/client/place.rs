@@ -265,6 +265,8 @@ impl State {
 fn is_final(error: &Error, admitted: bool) -> bool {
     let end = match error {
         Error::Connection { end, .. } => Some(*end),
+        // A name without a port, a path that is too long: it will be so the next time.
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => return true,
         Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) => None,
         Error::Entropy(_) | Error::Setup(_) | Error::Misuse(_) => return true,
     };

@@ -1,0 +1,239 @@
+//! Where a client connects to, and how it connects to whichever address of a name answers first, as
+//! RFC 8305 says: one that hangs costs a moment, and not the time that there is.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+/// How long the attempt at one address may take before the next begins beside it: what RFC 8305
+/// recommends in section 5.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Where a client connects to: a host and a port, such as `"db.internal:4287"` or
+/// `("db.internal", 4287)`, or addresses that need no name. It is made of whatever the standard
+/// library takes for [`ToSocketAddrs`]. A name is resolved anew for each connection.
+///
+/// ```
+/// use falco_std::Client;
+///
+/// let client = Client::builder(falco_std::generate_key()?);
+/// let replicas: [std::net::SocketAddr; 2] = ["[::1]:1".parse().unwrap(), "127.0.0.1:1".parse().unwrap()];
+/// # let client = client.fail_fast(true);
+/// assert!(client.connect("localhost:1").is_err()); // nobody listens
+/// assert!(client.connect(("localhost", 1)).is_err());
+/// assert!(client.connect(&replicas[..]).is_err());
+/// # Ok::<(), falco_std::KeyError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Address(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Known(Vec<SocketAddr>),
+    /// With its port, as one text.
+    Name(String),
+    Host(String, u16),
+}
+
+impl Address {
+    /// Resolves the name, if it is one, and connects to the first address that answers. `limit`
+    /// bounds both. The error is that of the last attempt that failed.
+    pub(super) fn connect(&self, limit: Duration) -> io::Result<TcpStream> {
+        // A limit that overflows the clock is as good as a year.
+        let year = Duration::from_secs(31_536_000);
+        let until = Instant::now() + limit.min(year);
+        let stream = connect_to(in_turn(self.resolve(until)?), until)?;
+        // A request is one small write: it must not wait for the acknowledgement of the one before.
+        // It fails on some systems where the peer has gone already: the first read tells.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+
+    fn resolve(&self, until: Instant) -> io::Result<Vec<SocketAddr>> {
+        match &self.0 {
+            Kind::Known(addresses) => Ok(addresses.clone()),
+            Kind::Name(name) => match name.parse() {
+                Ok(address) => Ok(vec![address]),
+                Err(_) => look_up(name.clone(), until),
+            },
+            Kind::Host(host, port) => match host.parse::<IpAddr>() {
+                Ok(ip) => Ok(vec![(ip, *port).into()]),
+                Err(_) => look_up((host.clone(), *port), until),
+            },
+        }
+    }
+}
+
+/// Asks the system, on a thread of its own: it has no time limit for that.
+fn look_up(name: impl ToSocketAddrs + Send + 'static, until: Instant) -> io::Result<Vec<SocketAddr>> {
+    let (told, resolved) = mpsc::sync_channel(1);
+    thread::Builder::new()
+        .name("falco resolver".to_owned())
+        .spawn(move || {
+            // Nobody may wait any more.
+            let _ = told.send(name.to_socket_addrs().map(Iterator::collect));
+        })?;
+    let left = until.saturating_duration_since(Instant::now());
+    resolved
+        .recv_timeout(left)
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// The addresses in the order in which they were resolved, one family after the other in turn, so
+/// that a family that leads nowhere is given up early.
+fn in_turn(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut one, mut other): (VecDeque<_>, VecDeque<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == first_is_v6);
+    let mut turns = VecDeque::with_capacity(one.len() + other.len());
+    while !one.is_empty() || !other.is_empty() {
+        turns.extend(one.pop_front());
+        turns.extend(other.pop_front());
+    }
+    turns
+}
+
+fn connect_to(mut addresses: VecDeque<SocketAddr>, until: Instant) -> io::Result<TcpStream> {
+    let left = || match until.saturating_duration_since(Instant::now()) {
+        Duration::ZERO => Err(io::Error::from(io::ErrorKind::TimedOut)),
+        left => Ok(left),
+    };
+    if addresses.len() == 1
+        && let Some(only) = addresses.pop_front()
+    {
+        return TcpStream::connect_timeout(&only, left()?);
+    }
+    let mut failed = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name stands for no address");
+    let (told, ends) = mpsc::channel();
+    let mut running = 0_usize;
+    loop {
+        if let Some(address) = addresses.pop_front() {
+            let (told, left) = (told.clone(), left()?);
+            // One that connects when another has is closed as it is dropped.
+            let spawned = thread::Builder::new()
+                .name("falco dialer".to_owned())
+                .spawn(move || drop(told.send(TcpStream::connect_timeout(&address, left))));
+            match spawned {
+                Ok(_) => running += 1,
+                Err(error) => failed = error,
+            }
+        }
+        if running > 0 {
+            let wait = if addresses.is_empty() {
+                left()?
+            } else {
+                left()?.min(STAGGER)
+            };
+            match ends.recv_timeout(wait) {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => {
+                    running -= 1;
+                    failed = error;
+                }
+                Err(_) => {}
+            }
+        }
+        if running == 0 && addresses.is_empty() {
+            return Err(failed);
+        }
+    }
+}
+
+impl From<String> for Address {
+    fn from(name: String) -> Self {
+        Self(Kind::Name(name))
+    }
+}
+
+impl From<&String> for Address {
+    fn from(name: &String) -> Self {
+        name.clone().into()
+    }
+}
+
+impl From<&str> for Address {
+    fn from(name: &str) -> Self {
+        name.to_owned().into()
+    }
+}
+
+impl From<(String, u16)> for Address {
+    fn from((host, port): (String, u16)) -> Self {
+        Self(Kind::Host(host, port))
+    }
+}
+
+impl From<(&str, u16)> for Address {
+    fn from((host, port): (&str, u16)) -> Self {
+        (host.to_owned(), port).into()
+    }
+}
+
+impl From<Vec<SocketAddr>> for Address {
+    fn from(addresses: Vec<SocketAddr>) -> Self {
+        Self(Kind::Known(addresses))
+    }
+}
+
+impl From<&[SocketAddr]> for Address {
+    fn from(addresses: &[SocketAddr]) -> Self {
+        addresses.to_vec().into()
+    }
+}
+
+impl<const N: usize> From<[SocketAddr; N]> for Address {
+    fn from(addresses: [SocketAddr; N]) -> Self {
+        addresses.to_vec().into()
+    }
+}
+
+impl From<&SocketAddr> for Address {
+    fn from(address: &SocketAddr) -> Self {
+        vec![*address].into()
+    }
+}
+
+/// What becomes one address of the internet.
+macro_rules! from_one {
+    ($($of:ty),*) => {$(
+        impl From<$of> for Address {
+            fn from(address: $of) -> Self {
+                vec![SocketAddr::from(address)].into()
+            }
+        }
+    )*};
+}
+
+from_one!(
+    SocketAddr,
+    SocketAddrV4,
+    SocketAddrV6,
+    (IpAddr, u16),
+    (Ipv4Addr, u16),
+    (Ipv6Addr, u16)
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let addresses = |texts: &[&str]| {
+            texts
+                .iter()
+                .filter_map(|text| text.parse().ok())
+                .collect::<Vec<SocketAddr>>()
+        };
+        let resolved = addresses(&["[::1]:1", "[::2]:1", "[::3]:1", "1.0.0.1:1", "1.0.0.2:1"]);
+        let turns = addresses(&["[::1]:1", "1.0.0.1:1", "[::2]:1", "1.0.0.2:1", "[::3]:1"]);
+        assert_eq!(in_turn(resolved), turns);
+        assert_eq!(in_turn(Vec::new()), []);
+    }
+}
