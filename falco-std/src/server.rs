@@ -8,6 +8,7 @@ mod pool;
 mod reaper;
 mod seats;
 mod state;
+mod waiting;
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -60,6 +61,7 @@ pub struct Server {
 struct Service {
     keys: Arc<ServerKeys>,
     settings: Settings,
+    queue_timeout: Duration,
     clock: Clock,
     seats: Arc<Seats>,
     pool: Arc<Pool>,

@@ -1,5 +1,6 @@
 //! How a server is set up and bound.
 
+use core::time::Duration;
 use std::net::{TcpListener, ToSocketAddrs};
 #[cfg(unix)]
 use std::os::unix::net::UnixListener;
@@ -21,6 +22,8 @@ use crate::error::Error;
 
 /// How many handlers run at once by default: they wait more often than they compute.
 const WORKERS: usize = 64;
+/// How long a request waits for a worker by default.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many connections there may be by default.
 const MAX_CONNECTIONS: usize = 1024;
 /// How many nonces a server remembers by default, 1.25 MiB: each request and each answer takes one.
@@ -35,6 +38,7 @@ pub struct ServerBuilder {
     secrets: Secrets,
     settings: Settings,
     workers: usize,
+    queue_timeout: Duration,
     max_connections: usize,
     max_held: usize,
 }
@@ -68,6 +72,7 @@ impl ServerBuilder {
             },
             settings: Settings::new(),
             workers: WORKERS,
+            queue_timeout: QUEUE_TIMEOUT,
             max_connections: MAX_CONNECTIONS,
             max_held: MAX_HELD,
         }
@@ -99,9 +104,24 @@ impl ServerBuilder {
         self
     }
 
-    /// How many handlers may run at once, 64 by default; 0 counts as 1. Further requests wait for their turn.
+    /// How many handlers may run at once, 64 by default; 0 counts as 1. Further requests wait for their
+    /// turn, for the [queue timeout](Self::queue_timeout) at most. Connections take turns: however many
+    /// requests of one connection wait, a request of another waits for one of them.
     pub const fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// How long a request may wait for a worker, 5 s by default. One that has waited longer is refused as
+    /// [busy](falco_core::Refusal::Busy): no handler has seen it, and its client may send it again.
+    ///
+    /// A burst that 64 workers get done in 5 s waits; a client with the default request timeout of 30 s
+    /// is told while it can still turn to another server; and handlers that wait for requests to their
+    /// own server, with every worker among them, are told that none is free, and go on. The
+    /// classic wire has no word for it: there the answers to the requests before it still go, and then
+    /// the connection ends.
+    pub const fn queue_timeout(mut self, timeout: Duration) -> Self {
+        self.queue_timeout = timeout;
         self
     }
 
@@ -163,6 +183,7 @@ impl ServerBuilder {
         let service = Service {
             keys: Arc::new(keys),
             settings: self.settings,
+            queue_timeout: self.queue_timeout,
             clock: Clock::new(),
             seats: Arc::new(Seats::new(self.max_connections.max(1))),
             pool: Arc::new(Pool::new(self.workers.max(1))),

@@ -6,7 +6,7 @@ use core::time::Duration;
 use std::io;
 use std::net::Shutdown;
 use std::panic::catch_unwind;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak};
 
 use falco_core::mux::ServerStep;
 use falco_core::{CloseReason, ConnectionError, LINGER, ServerConnection};
@@ -14,8 +14,9 @@ use getrandom::SysRng;
 
 use super::Service;
 use super::handler::{HandlerError, Request};
-use super::seats::Seat;
-use super::state::State;
+use super::pool;
+use super::seats::{Counter, Seat};
+use super::state::{Started, State};
 use crate::line::{Line, handles};
 use crate::pipe::{Filled, Pipe};
 use crate::stream::BoxedStream;
@@ -30,7 +31,12 @@ pub(super) fn prepare(service: &Service, stream: BoxedStream) -> io::Result<(Arc
     let clock = service.clock;
     let machine = ServerConnection::new(Arc::clone(&service.keys), &service.settings, clock.now(), &mut SysRng);
     let max_queued = usize::try_from(service.settings.max_held()).unwrap_or(usize::MAX);
-    let state = State::new(machine.map_err(io::Error::other)?, service.budget.clone(), max_queued);
+    let state = State::new(
+        machine.map_err(io::Error::other)?,
+        service.budget.clone(),
+        max_queued,
+        service.queue_timeout,
+    );
     let ([reader, writer, ender], splits) = handles(stream)?;
     let conn = Line::new(state, clock, [writer, ender], splits)?;
     let own = Arc::downgrade(&conn);
@@ -72,8 +78,7 @@ struct Reader<'a, H> {
     pipe: Pipe<BoxedStream>,
     service: &'a Arc<Service>,
     seat: &'a Seat,
-    peer: Option<SocketAddr>,
-    handler: &'a Arc<H>,
+    handling: Arc<Handling<H>>,
     /// The client sends nothing more.
     ended: bool,
 }
@@ -97,8 +102,12 @@ where
         pipe: Pipe::new(stream, service.clock, longest_wait),
         service,
         seat,
-        peer,
-        handler,
+        handling: Arc::new(Handling {
+            conn: Arc::downgrade(conn),
+            peer,
+            handler: Arc::clone(handler),
+            counter: seat.counter(),
+        }),
         ended: false,
     };
     let ended = reader.converse();
@@ -118,14 +127,23 @@ where
                 return Err(trouble);
             }
             let (now, seen) = (self.conn.now(), desk.changes());
+            let late = desk.source.refuse_late(now);
+            if late > 0 {
+                drop(desk);
+                self.seat.counter().count_busy(late);
+                continue;
+            }
             match desk.source.mux.recv(now, self.pipe.unread()) {
                 Err(end) => return Ok(end),
                 Ok(ServerStep::Request { consumed, id, body }) => {
-                    let job = desk.source.take(id, body.into_vec(self.pipe.unread()));
+                    let submit = desk.source.take(now, id, body.into_vec(self.pipe.unread()));
                     drop(desk);
                     self.pipe.consume(consumed);
-                    if job {
-                        self.handle();
+                    if submit {
+                        self.service.pool.submit(Arc::clone(&self.handling));
+                    }
+                    if !self.conn.splits() {
+                        self.wait_for_handler();
                     }
                 }
                 Ok(ServerStep::Cancelled { consumed, id }) => {
@@ -177,18 +195,21 @@ where
         }
     }
 
-    /// Has a handler run on the request whose turn it is; here it waits for it only where nothing could be read meanwhile.
-    fn handle(&self) {
-        let (conn, handler, peer) = (Arc::clone(self.conn), Arc::clone(self.handler), self.peer);
-        let (done, wait) = mpsc::sync_channel(1);
-        let seat = self.seat.counter();
-        let job = move || {
-            run(&conn, peer, &*handler, &|| seat.count_failure());
-            let _ = done.send(());
-        };
-        self.service.pool.submit(Box::new(job));
-        if !self.conn.splits() {
-            let _ = wait.recv();
+    /// Waits until the request has had its end, as nothing can be read meanwhile.
+    fn wait_for_handler(&self) {
+        loop {
+            let now = self.conn.now();
+            let mut desk = self.conn.lock();
+            let late = desk.source.refuse_late(now);
+            if late > 0 {
+                self.seat.counter().count_busy(late);
+            }
+            if !desk.source.is_busy() || desk.source.cut {
+                return;
+            }
+            let late_at = desk.source.late_at();
+            let wait = late_at.map_or(STOP_POLL, |at| at.since(now).min(STOP_POLL));
+            drop(self.conn.wait(desk, Some(wait.max(Duration::from_millis(1)))));
         }
     }
 
@@ -197,12 +218,17 @@ where
         let now = self.conn.now();
         self.conn.lock().source.mux.set_reading(now, false);
         loop {
-            let desk = self.conn.lock();
+            let mut desk = self.conn.lock();
             if desk.source.mux.may_read() || desk.source.is_over() {
                 break;
             }
             let seen = desk.changes();
+            let late = desk.source.refuse_late(self.conn.now());
             drop(desk);
+            if late > 0 {
+                self.seat.counter().count_busy(late);
+                self.conn.pump();
+            }
             if !self.rest(seen) {
                 break;
             }
@@ -221,7 +247,7 @@ where
         if desk.source.is_over() || desk.source.mux.handle_timeout(now).is_err() {
             return false;
         }
-        let until = desk.source.mux.poll_timeout();
+        let until = desk.source.poll_timeout();
         // A thread that cannot be woken looks now and then.
         let wait = until.map_or(STOP_POLL, |until| until.since(now).min(STOP_POLL));
         drop(self.conn.wait(desk, Some(wait.max(Duration::from_millis(1)))));
@@ -234,7 +260,7 @@ where
         if desk.source.is_over() {
             return Ok(());
         }
-        let until = desk.source.mux.poll_timeout();
+        let until = desk.source.poll_timeout();
         drop(desk);
         let filled = self.pipe.fill(total, until)?;
         let now = self.conn.now();
@@ -253,6 +279,7 @@ where
 
     /// Ends the stream as its end deserves.
     fn leave(&mut self, ended: &io::Result<ConnectionError>) {
+        self.service.pool.withdraw(&self.handling);
         let mut desk = self.conn.lock();
         desk.source.cancel_all();
         let (established, cut) = (desk.source.established, desk.source.cut);
@@ -274,20 +301,41 @@ where
     }
 }
 
-/// Runs the handler on the request whose turn it is, if there is one, and sends what comes of it.
-fn run<H>(conn: &Arc<Conn>, peer: Option<SocketAddr>, handler: &H, failed: &dyn Fn())
+/// What handlers of one connection need, on whatever thread they run.
+struct Handling<H> {
+    /// A handler that runs keeps no stream open whose connection has ended.
+    conn: Weak<Conn>,
+    peer: Option<SocketAddr>,
+    handler: Arc<H>,
+    counter: Counter,
+}
+
+impl<H> pool::Source for Handling<H>
 where
-    H: Fn(Request) -> Result<Vec<u8>, HandlerError>,
+    H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
-    let started = conn.lock().source.start();
-    let Some((id, body, cancelled)) = started else { return };
-    let request = Request::new(body, peer, cancelled);
-    // A handler that panics may leave its own state broken; what this crate holds is not touched by it.
-    let answer = catch_unwind(AssertUnwindSafe(|| handler(request)));
-    let failure = conn.lock().source.answer(id, answer.ok().and_then(Result::ok));
-    if failure {
-        failed();
+    /// Runs the handler on the request whose turn it is, if there is one, and sends what comes of it.
+    fn work(&self, more: &dyn Fn()) {
+        let Some(conn) = self.conn.upgrade() else { return };
+        let (started, others) = conn.lock().source.start();
+        drop(conn);
+        if others {
+            more();
+        }
+        let Some(Started { id, body, cancelled }) = started else {
+            return;
+        };
+        let request = Request::new(body, self.peer, cancelled);
+        // A handler that panics may leave its own state broken; what this crate holds is not touched by it.
+        let answer = catch_unwind(AssertUnwindSafe(|| (self.handler)(request)));
+        let answer = answer.ok().and_then(Result::ok);
+        let Some(conn) = self.conn.upgrade() else { return };
+        let failure = conn.lock().source.answer(id, answer);
+        if failure {
+            self.counter.count_failure();
+        }
+        conn.pump();
+        conn.lock().source.done();
+        conn.tell();
     }
-    conn.pump();
-    conn.tell();
 }

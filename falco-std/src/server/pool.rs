@@ -1,4 +1,5 @@
-//! The threads on which handlers run: a bounded number, made when there is work and gone soon after it.
+//! The threads on which handlers run: a bounded number, made when there is work and gone soon after
+//! it. Connections take turns, however many requests of one of them wait.
 
 use core::fmt;
 use core::time::Duration;
@@ -9,8 +10,13 @@ use std::thread;
 /// A thread without work goes after this long.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// What a worker does. It does not panic.
-pub(super) type Job = Box<dyn FnOnce() + Send>;
+/// What has work for the pool, such as a connection. It is submitted once when it comes to have
+/// some, whatever more it comes to have.
+pub(super) trait Source: Send + Sync {
+    /// Does one piece of work, if there is one. Where there is another behind it, `more` is called
+    /// first. It does not panic.
+    fn work(&self, more: &dyn Fn());
+}
 
 pub(super) struct Pool {
     work: Mutex<Work>,
@@ -20,7 +26,8 @@ pub(super) struct Pool {
 
 #[derive(Default)]
 struct Work {
-    jobs: VecDeque<Job>,
+    /// What has work, in the order of its turns.
+    sources: VecDeque<Arc<dyn Source>>,
     threads: usize,
     idle: usize,
 }
@@ -34,16 +41,35 @@ impl Pool {
         }
     }
 
-    /// Has a job done by the next worker that is free. Jobs wait in the order in which they came.
-    pub(super) fn submit(self: &Arc<Self>, job: Job) {
+    /// Has the next worker that is free do a piece of work of `source`, behind all others that have
+    /// work.
+    pub(super) fn submit<S: Source + 'static>(self: &Arc<Self>, source: Arc<S>) {
+        if !self.push(source) {
+            // Without a single worker the work is done here: slower, and done.
+            while let Some(source) = self.next() {
+                self.work(&source);
+            }
+        }
+    }
+
+    /// Forgets a source whose work has become pointless.
+    pub(super) fn withdraw<S: Source + 'static>(&self, source: &Arc<S>) {
+        let own = Arc::as_ptr(source);
+        self.lock()
+            .sources
+            .retain(|source| !core::ptr::addr_eq(Arc::as_ptr(source), own));
+    }
+
+    /// Says whether there is a worker that comes to it.
+    fn push(self: &Arc<Self>, source: Arc<dyn Source>) -> bool {
         let mut work = self.lock();
-        work.jobs.push_back(job);
-        if work.jobs.len() <= work.idle {
+        work.sources.push_back(source);
+        if work.sources.len() <= work.idle {
             self.came.notify_one();
-            return;
+            return true;
         }
         if work.threads >= self.max {
-            return;
+            return true;
         }
         work.threads += 1;
         drop(work);
@@ -51,32 +77,35 @@ impl Pool {
         let spawned = thread::Builder::new()
             .name("falco worker".to_owned())
             .spawn(move || own.run());
-        if spawned.is_err() {
-            let mut work = self.lock();
-            work.threads -= 1;
-            // Without a single worker the job is done here: slower, and done.
-            let job = if work.threads == 0 { work.jobs.pop_front() } else { None };
-            drop(work);
-            if let Some(job) = job {
-                job();
-            }
+        if spawned.is_ok() {
+            return true;
         }
+        let mut work = self.lock();
+        work.threads -= 1;
+        work.threads > 0
     }
 
-    fn run(&self) {
-        let mut work = self.lock();
+    fn next(&self) -> Option<Arc<dyn Source>> {
+        self.lock().sources.pop_front()
+    }
+
+    fn work(self: &Arc<Self>, source: &Arc<dyn Source>) {
+        source.work(&|| {
+            self.push(Arc::clone(source));
+        });
+    }
+
+    fn run(self: &Arc<Self>) {
         loop {
-            if let Some(job) = work.jobs.pop_front() {
-                drop(work);
-                job();
-                work = self.lock();
-                continue;
+            while let Some(source) = self.next() {
+                self.work(&source);
             }
+            let mut work = self.lock();
             work.idle += 1;
-            let waited = self.came.wait_timeout_while(work, IDLE, |work| work.jobs.is_empty());
+            let waited = self.came.wait_timeout_while(work, IDLE, |work| work.sources.is_empty());
             work = waited.unwrap_or_else(PoisonError::into_inner).0;
             work.idle -= 1;
-            if work.jobs.is_empty() {
+            if work.sources.is_empty() {
                 work.threads -= 1;
                 return;
             }
@@ -92,71 +121,5 @@ impl Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("max", &self.max).finish_non_exhaustive()
-    }
-}
-
-/// What of one connection waits for a worker, in its order. A job is not for one request but for whichever is first then: so one that is cancelled leaves no job behind, and
-/// whoever asks and cancels for ever makes the line of jobs no longer.
-#[derive(Debug)]
-pub(super) struct Turns<I> {
-    waiting: VecDeque<I>,
-    /// Jobs that were submitted and have not taken their turn.
-    jobs: usize,
-}
-
-impl<I: PartialEq> Turns<I> {
-    pub(super) const fn new() -> Self {
-        Self {
-            waiting: VecDeque::new(),
-            jobs: 0,
-        }
-    }
-
-    /// Puts one behind all others; says whether it takes another job.
-    #[must_use]
-    pub(super) fn add(&mut self, id: I) -> bool {
-        self.waiting.push_back(id);
-        let more = self.jobs < self.waiting.len();
-        self.jobs += usize::from(more);
-        more
-    }
-
-    /// A job takes its turn: the first, if there is one.
-    pub(super) fn next(&mut self) -> Option<I> {
-        self.jobs = self.jobs.saturating_sub(1);
-        self.waiting.pop_front()
-    }
-
-    pub(super) fn remove(&mut self, id: &I) {
-        self.waiting.retain(|waiting| waiting != id);
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.waiting = VecDeque::new();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Turns;
-
-    #[test]
-    fn whoever_asks_and_cancels_for_ever_makes_no_line_of_jobs() {
-        let mut turns = Turns::new();
-        let jobs = (0..10_000).filter(|id| {
-            let more = turns.add(*id);
-            turns.remove(id);
-            more
-        });
-        assert_eq!(jobs.count(), 1);
-        assert_eq!(turns.next(), None, "the one job finds nothing to do");
-        // With three waiting there are three jobs, whichever of them go.
-        assert_eq!([1, 2, 3].map(|id| turns.add(id)), [true; 3]);
-        turns.remove(&2);
-        assert!(!turns.add(4), "the third job will do");
-        assert_eq!([(); 4].map(|()| turns.next()), [Some(1), Some(3), Some(4), None]);
-        assert!(turns.add(5));
-        turns.clear();
-        assert!(!turns.add(6));
     }
 }

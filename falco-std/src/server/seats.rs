@@ -24,6 +24,8 @@ pub struct Report {
     pub turned_away: u64,
     /// Requests whose handler failed, or returned more than an answer may hold.
     pub failed: u64,
+    /// Requests that were refused as busy, because no worker was free for them in time.
+    pub busy: u64,
     /// Connections that were cut off at the deadline of the stop.
     pub cut: u64,
 }
@@ -69,6 +71,10 @@ pub(super) struct Counter(Arc<Seats>);
 impl Counter {
     pub(super) fn count_failure(&self) {
         self.0.room().report.failed += 1;
+    }
+
+    pub(super) fn count_busy(&self, requests: u64) {
+        self.0.room().report.busy += requests;
     }
 }
 

@@ -10,15 +10,22 @@ use falco_core::keys::ServerKeys;
 use falco_core::mux::{ServerMux, SharedBudget};
 use falco_core::{Instant, Refusal, RequestId, ServerConnection, Status};
 
-use super::pool::Turns;
 use super::reaper::Reaper;
+use super::waiting::{Place, Waiting};
 use crate::line::{Line, Source, seal_into};
 
 /// A request that has come whole and that no handler is done with.
 struct Taken {
-    /// There until the handler starts.
-    body: Option<Vec<u8>>,
+    /// There until the handler starts, with its place among those that wait.
+    waits: Option<(Vec<u8>, Place)>,
     cancelled: Arc<AtomicBool>,
+}
+
+/// A request whose handler starts.
+pub(super) struct Started {
+    pub(super) id: RequestId,
+    pub(super) body: Vec<u8>,
+    pub(super) cancelled: Arc<AtomicBool>,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -26,7 +33,11 @@ pub(super) struct State {
     pub(super) mux: ServerMux<Arc<ServerKeys>, Vec<u8>, SharedBudget>,
     taken: HashMap<RequestId, Taken>,
     /// Those of them whose handler has not started.
-    turns: Turns<RequestId>,
+    waiting: Waiting<RequestId>,
+    /// A request that waits longer for its handler to start is refused as busy.
+    patience: Duration,
+    /// Handlers that have started and are not done with.
+    running: usize,
     pub(super) established: bool,
     /// It was cut off: nobody waits for anything.
     pub(super) cut: bool,
@@ -40,11 +51,18 @@ pub(super) struct State {
 
 impl State {
     /// While more than `max_queued` bytes of answers wait to be sealed, nothing is read.
-    pub(super) fn new(machine: ServerConnection<Arc<ServerKeys>>, budget: SharedBudget, max_queued: usize) -> Self {
+    pub(super) fn new(
+        machine: ServerConnection<Arc<ServerKeys>>,
+        budget: SharedBudget,
+        max_queued: usize,
+        patience: Duration,
+    ) -> Self {
         Self {
             mux: ServerMux::new(machine, budget, max_queued),
             taken: HashMap::new(),
-            turns: Turns::new(),
+            waiting: Waiting::new(),
+            patience,
+            running: 0,
             established: false,
             cut: false,
             leaving: false,
@@ -62,24 +80,26 @@ impl State {
         self.cut || self.broken || self.mux.status() == Status::Ended
     }
 
-    /// A whole request, for a handler in its turn; says whether that takes another job.
+    /// A whole request, for a handler in its turn; says whether the connection is to be submitted to
+    /// the pool.
     #[must_use]
-    pub(super) fn take(&mut self, id: RequestId, body: Vec<u8>) -> bool {
+    pub(super) fn take(&mut self, now: Instant, id: RequestId, body: Vec<u8>) -> bool {
+        let (place, submit) = self.waiting.add(id, now);
         let taken = Taken {
-            body: Some(body),
+            waits: Some((body, place)),
             cancelled: Arc::default(),
         };
         self.taken.insert(id, taken);
-        self.turns.add(id)
+        submit
     }
 
     /// The client no longer wants the answer. A handler that has not started does not.
     pub(super) fn cancel(&mut self, id: RequestId) {
         let Some(taken) = self.taken.get(&id) else { return };
         taken.cancelled.store(true, Ordering::Release);
-        if taken.body.is_some() {
+        if let Some((_, place)) = taken.waits {
             self.taken.remove(&id);
-            self.turns.remove(&id);
+            self.waiting.remove(place);
             self.mux.refuse(id, Refusal::Cancelled);
         }
     }
@@ -89,15 +109,55 @@ impl State {
         for (_, taken) in self.taken.drain() {
             taken.cancelled.store(true, Ordering::Release);
         }
-        self.turns.clear();
+        self.waiting.clear();
         self.mux.finish();
     }
 
-    /// The request whose handler starts now, its body and its flag; none where all that waited have had their ends.
-    pub(super) fn start(&mut self) -> Option<(RequestId, Vec<u8>, Arc<AtomicBool>)> {
-        let id = self.turns.next()?;
-        let taken = self.taken.get_mut(&id)?;
-        Some((id, taken.body.take()?, Arc::clone(&taken.cancelled)))
+    /// Refuses the requests that have waited too long for a worker, and says how many they were.
+    pub(super) fn refuse_late(&mut self, now: Instant) -> u64 {
+        let mut refused = 0;
+        while self.late_at().is_some_and(|at| at <= now) {
+            if let Some(id) = self.waiting.give_up_first() {
+                self.taken.remove(&id);
+                self.mux.refuse(id, Refusal::Busy);
+                refused += 1;
+            }
+        }
+        refused
+    }
+
+    /// When the first of them has waited too long.
+    pub(super) fn late_at(&self) -> Option<Instant> {
+        self.waiting.since().map(|since| since + self.patience)
+    }
+
+    /// When something is to be done though nothing comes.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.mux.poll_timeout().into_iter().chain(self.late_at()).min()
+    }
+
+    /// The request whose handler starts now, its body and its flag; none where all that waited have
+    /// had their ends. And whether others wait behind it.
+    pub(super) fn start(&mut self) -> (Option<Started>, bool) {
+        let (first, more) = self.waiting.take();
+        let started = first.and_then(|id| {
+            let taken = self.taken.get_mut(&id)?;
+            let (body, _) = taken.waits.take()?;
+            let cancelled = Arc::clone(&taken.cancelled);
+            Some(Started { id, body, cancelled })
+        });
+        self.running += usize::from(started.is_some());
+        (started, more)
+    }
+
+    /// A handler that has started is done with.
+    pub(super) const fn done(&mut self) {
+        self.running -= 1;
+    }
+
+    /// Whether a request waits for its handler or has one.
+    pub(super) fn is_busy(&self) -> bool {
+        self.running > 0 || !self.waiting.is_empty()
     }
 
     /// What a handler gave; none where it failed. Says whether that counts as a failure.
