@@ -84,8 +84,10 @@ impl Settings {
         Ok(self)
     }
 
-    /// How many bytes of requests that have had no end a server holds for one connection on the noise wire; never less than the largest message. A request over
-    /// it is refused as busy.
+    /// How many bytes of requests that have had no end one connection may have, never less than the
+    /// largest message; 64 MiB by default. A server on the noise wire refuses a request over it as busy.
+    /// The clients of the adapters begin no more than that at once, so that the defaults of both sides
+    /// fit together: where a server has less, give its clients the same.
     #[must_use]
     pub const fn with_max_held(mut self, bytes: u32) -> Self {
         self.max_held = bytes;
