@@ -220,20 +220,21 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
         Ok(())
     }
 
-    /// Lets those requests begin for which there is room now.
-    fn let_begin(&mut self) {
+    /// Lets those requests begin for which there is room now, and says whether there are any.
+    fn let_begin(&mut self) -> bool {
+        let before = self.unbegun;
         if self.held_back.is_empty() || self.machine.status() != Status::Established {
-            return;
+            return false;
         }
         let places = self.machine.max_in_flight();
         while let Some(&ticket) = self.held_back.front() {
             if self.unbegun + self.begun.len() >= places {
-                return;
+                break;
             }
             let length = self.waiting.held_back_length(ticket);
             // A request that is larger than all that may be under way goes alone.
             if length.is_some_and(|length| self.held > 0 && self.held.saturating_add(length) > self.max_held) {
-                return;
+                break;
             }
             self.held_back.pop_front();
             if let Some((request, body)) = self.waiting.take_held_back(ticket) {
@@ -242,6 +243,7 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
                 self.queue.push(request, Queued { ticket, body });
             }
         }
+        self.unbegun > before
     }
 
     /// Nobody waits any more for the request `ticket`. What was not sent is withdrawn; of what was, the server is told. Gives the waiter back with what it may be told of the request; `None` where
@@ -380,6 +382,29 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
         out: &mut [u8],
         mut failed: impl FnMut(W, RequestError),
     ) -> Result<usize, Misuse> {
+        loop {
+            let sealed = self.seal_queue(now, out, &mut failed);
+            let more = self.let_begin();
+            return match sealed {
+                // What failed has made room for others.
+                Ok(0) if more => continue,
+                Ok(count) => Ok(count),
+                Err(Error::Misuse(misuse @ Misuse::OutputTooSmall { .. })) => Err(misuse),
+                Err(Error::Connection(ConnectionError::NumbersExhausted)) => {
+                    self.machine.close(now, CloseReason::Done);
+                    Ok(0)
+                }
+                Err(_) => Ok(0),
+            };
+        }
+    }
+
+    fn seal_queue(
+        &mut self,
+        now: Instant,
+        out: &mut [u8],
+        failed: &mut impl FnMut(W, RequestError),
+    ) -> Result<usize, Error> {
         let Self {
             machine,
             queue,
@@ -409,16 +434,7 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
                 *unbegun -= usize::from(note(waiting, begun, queued.ticket, id, queued.as_ref().len()));
             }
         }
-        self.let_begin();
-        match sealed {
-            Ok(count) => Ok(count),
-            Err(Error::Misuse(misuse @ Misuse::OutputTooSmall { .. })) => Err(misuse),
-            Err(Error::Connection(ConnectionError::NumbersExhausted)) => {
-                self.machine.close(now, CloseReason::Done);
-                Ok(0)
-            }
-            Err(_) => Ok(0),
-        }
+        sealed
     }
 
     /// Bytes of output with which one call of [`seal`](Self::seal) does something for whatever waits, and much where small requests do.

@@ -155,6 +155,31 @@ fn a_server_that_is_busy_while_it_holds_more_than_it_must_gets_less_from_then_on
 }
 
 #[test]
+fn a_request_that_fails_makes_room_for_the_next_at_once() {
+    let keys = noise_client(7);
+    let machine = ClientConnection::new(&keys, &Settings::new(), NOW, &mut CountingRng::new(1)).unwrap();
+    let mut mux = ClientMux::new(machine);
+    let mut out = [0; 200];
+    let hello = mux.seal(NOW, &mut out, |_, _| {}).unwrap();
+    // Handed over before the server has said that it reads 1,000 bytes, one request at a time.
+    for (ticket, length) in [(1, 10), (2, 1_001), (3, 1_001), (4, 10)] {
+        assert!(mux.request(ticket, vec![1; length], ticket).is_ok());
+    }
+    let mut raw = RawHandshake::new(RustCrypto, 7);
+    raw.settings = raw_settings(u16::MAX, 1, 1_000, 60_000);
+    let (mut welcome, mut server) = raw.server(&out[..hello]).unwrap();
+    mux.recv(NOW, &mut welcome).unwrap();
+    let mut failed = Vec::new();
+    mux.seal(NOW, &mut out, |ticket, _| failed.push(ticket)).unwrap();
+    let answer = mux.recv(NOW, &mut server.seal(&raw_frame(1, 1, b"")));
+    assert!(matches!(answer, Ok(ClientStep::Answer { waiter: 1, .. })), "{answer:?}");
+    // Whoever is told that there is nothing to write waits for the server, which waits for the client.
+    let sealed = mux.seal(NOW, &mut out, |ticket, _| failed.push(ticket)).unwrap();
+    assert_eq!(failed, [2, 3]);
+    assert_eq!((sealed, mux.has_unbegun()), (18 + 7 + 10, false));
+}
+
+#[test]
 fn a_stream_that_ends_before_the_server_has_said_anything_has_processed_nothing() {
     let keys = noise_client(7);
     for (heard, fate) in [(false, Fate::NotProcessed), (true, Fate::MaybeProcessed)] {

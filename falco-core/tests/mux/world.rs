@@ -175,6 +175,10 @@ impl<'k, C: ClientWire, S: ServerWire> World<'k, C, S> {
     pub(crate) fn cut(&mut self, to_server: usize, to_client: usize) {
         self.to_server.cut(to_server);
         self.to_client.cut(to_client);
+        // To the client an end of the stream at which nothing was lost is the server's own.
+        if !self.to_client.reset && !self.server_over {
+            self.end_server();
+        }
     }
 
     pub(crate) fn take_unbegun(&mut self) {
