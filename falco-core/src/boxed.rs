@@ -7,7 +7,7 @@ use rand_core::TryCryptoRng;
 
 use crate::error::{ConnectionError, EntropyError, Error, Misuse};
 use crate::event::Received;
-use crate::message::{CloseReason, KeyId, PingId, Refusal, RequestId, Status};
+use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
 use crate::settings::Settings;
 use crate::time::Instant;
@@ -131,6 +131,10 @@ impl<W: ClientWire> ClientWire for Boxed<W> {
 
     fn is_confirmed(&self, session: &<Self as Wire<Client>>::Session) -> bool {
         self.0.is_confirmed(session)
+    }
+
+    fn fate(&self, session: &<Self as Wire<Client>>::Session) -> Fate {
+        self.0.fate(session)
     }
 
     fn max_in_flight(&self, session: &<Self as Wire<Client>>::Session) -> usize {

@@ -8,7 +8,7 @@ use rand_core::TryCryptoRng;
 
 use crate::error::{ConnectionError, EntropyError, Error, LINGER, Misuse};
 use crate::event::Received;
-use crate::message::{CloseReason, KeyId, PingId, Refusal, RequestId, Status};
+use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
 use crate::settings::Settings;
 use crate::time::Instant;
@@ -255,6 +255,20 @@ impl<H: Deref<Target: ClientWire>> Connection<Client, H> {
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
         self.wire.is_confirmed(&self.session)
+    }
+
+    /// What may be said of a request that has begun and has had no end, once the connection is over.
+    ///
+    /// On the noise wire it was not processed where the [stream ended](Self::end_of_stream) before a
+    /// byte had come after the welcome: a server answers the first PING before it hands a request to
+    /// a handler. In every other case a handler may have seen it. So it may where the stream broke
+    /// instead of ending, as that answer may be lost with it.
+    ///
+    /// An end of the stream is taken for the server's own. Nothing authenticates it: a proxy that
+    /// ends the stream while the server goes on is not told apart.
+    #[must_use]
+    pub fn fate(&self) -> Fate {
+        self.wire.fate(&self.session)
     }
 
     /// How many requests may be in flight at once: the smaller of both sides' limits, once the

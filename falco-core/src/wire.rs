@@ -7,7 +7,7 @@ use rand_core::TryCryptoRng;
 
 use crate::error::{ConnectionError, EntropyError, Error, Misuse};
 use crate::event::{ClientEvent, Received, ServerEvent};
-use crate::message::{CloseReason, KeyId, PingId, Refusal, RequestId, Status};
+use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
 use crate::settings::Settings;
 use crate::time::Instant;
@@ -119,6 +119,7 @@ pub trait ClientWire: Wire<Client> {
     fn cancel(&self, session: &mut Self::Session, id: RequestId) -> Result<(), Error>;
     fn answers_pings(&self) -> bool;
     fn is_confirmed(&self, session: &Self::Session) -> bool;
+    fn fate(&self, session: &Self::Session) -> Fate;
     fn max_in_flight(&self, session: &Self::Session) -> usize;
     fn peer_max_message(&self, session: &Self::Session) -> u32;
 }

@@ -6,7 +6,7 @@ use rand_core::TryCryptoRng;
 
 use crate::error::{ConnectionError, EntropyError, Error, Misuse};
 use crate::event::Received;
-use crate::message::{CloseReason, KeyId, PingId, Refusal, RequestId, Status};
+use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
 use crate::settings::Settings;
 use crate::time::Instant;
@@ -245,6 +245,10 @@ impl<N: ClientWire, K: ClientWire> ClientWire for Wires<N, K> {
 
     fn is_confirmed(&self, session: &<Self as Wire<Client>>::Session) -> bool {
         spoken!(self, ref session, |wire, inner| wire.is_confirmed(inner), else false)
+    }
+
+    fn fate(&self, session: &<Self as Wire<Client>>::Session) -> Fate {
+        spoken!(self, ref session, |wire, inner| wire.fate(inner), else Fate::NotProcessed)
     }
 
     fn max_in_flight(&self, session: &<Self as Wire<Client>>::Session) -> usize {

@@ -14,7 +14,7 @@ use falco_core::testing::{
     CountingRng, NoiseTestClient, NoiseTestServer, RawHandshake, RawPeer, noise_client, noise_server, raw_frame,
 };
 use falco_core::{
-    ClientConnection, ClientEvent, ConnectionError, Received, ServerConnection, ServerEvent, Settings, Status,
+    ClientConnection, ClientEvent, ConnectionError, Fate, Received, ServerConnection, ServerEvent, Settings, Status,
 };
 
 type Server<'k> = ServerConnection<&'k NoiseTestServer>;
@@ -207,4 +207,47 @@ fn a_client_takes_an_end_of_the_stream_before_the_welcome_for_a_refusal() {
         );
         assert_ended(&mut machine, ms(1), ConnectionError::Refused);
     }
+}
+
+#[test]
+fn only_a_stream_that_ends_without_a_byte_behind_the_welcome_has_processed_nothing() {
+    let keys = noise_client(7);
+    // How much of the record with the PONG has come; at 33 bytes all of it.
+    for (came, fate) in [
+        (0, Fate::NotProcessed),
+        (1, Fate::MaybeProcessed),
+        (32, Fate::MaybeProcessed),
+        (33, Fate::MaybeProcessed),
+    ] {
+        let mut machine = client(&keys);
+        let (mut welcome, mut raw) = honest().server(&owed(&mut machine, ms(0))).unwrap();
+        assert_eq!(machine.fate(), Fate::NotProcessed, "nothing begins before the welcome");
+        machine.recv(ms(1), &mut welcome).unwrap();
+        let mut request = machine.request(5).unwrap();
+        let mut out = [0; 100];
+        machine.seal(ms(1), [(&mut request, &b"hello"[..])], &mut out).unwrap();
+        assert_eq!(machine.fate(), Fate::MaybeProcessed, "the stream has not ended");
+        let mut pong = raw.seal(&raw_frame(7, 0, &[0; 8]));
+        pong.truncate(came);
+        let received = machine.recv(ms(2), &mut pong).unwrap();
+        let whole = !matches!(received, Received::NeedMore { .. });
+        assert_eq!((whole, machine.is_confirmed()), (came == 33, came == 33));
+        let unread = if whole { &[][..] } else { &pong[..] };
+        let cut = Err(ConnectionError::Truncated);
+        assert_eq!(machine.end_of_stream(ms(3), unread), cut);
+        assert_eq!(machine.fate(), fate, "{came} bytes have come");
+        assert_eq!(machine.end_of_stream(ms(4), &[]), cut);
+        assert_eq!(machine.fate(), fate, "and it stays so");
+    }
+    // Silence is no end of the stream: what was said may be on its way.
+    let mut machine = client(&keys);
+    let (mut welcome, _) = honest().server(&owed(&mut machine, ms(0))).unwrap();
+    machine.recv(ms(1), &mut welcome).unwrap();
+    assert_eq!(machine.handle_timeout(ms(60_001)), Err(ConnectionError::Expired));
+    assert_eq!(machine.fate(), Fate::MaybeProcessed);
+    // Refused: nothing has begun.
+    let mut machine = client(&keys);
+    owed(&mut machine, ms(0));
+    assert_eq!(machine.end_of_stream(ms(1), &[]), Err(ConnectionError::Refused));
+    assert_eq!(machine.fate(), Fate::NotProcessed);
 }

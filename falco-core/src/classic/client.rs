@@ -11,7 +11,7 @@ use crate::error::{ConnectionError, EntropyError, Error, Misuse};
 use crate::event::{ClientEvent, Received};
 use crate::ledger::Ledger;
 use crate::life::Life;
-use crate::message::{CloseReason, PingId, Refusal, RequestId, Status};
+use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
 use crate::settings::Settings;
 use crate::time::Instant;
@@ -371,6 +371,15 @@ impl<L: Ledger, C: Crypto> ClientWire for ClassicKey<L, C> {
 
     fn is_confirmed(&self, session: &ClientSession) -> bool {
         matches!(session.phase, Phase::Established)
+    }
+
+    fn fate(&self, session: &ClientSession) -> Fate {
+        // Nothing is heard between the accept, behind which requests go, and the answers.
+        if self.is_confirmed(session) {
+            Fate::MaybeProcessed
+        } else {
+            Fate::NotProcessed
+        }
     }
 
     fn max_in_flight(&self, session: &ClientSession) -> usize {

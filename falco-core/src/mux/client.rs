@@ -478,22 +478,21 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
 
     /// The connection is over, whatever ended it: everybody who still waits, in the order of the tickets.
     ///
-    /// Where the stream ended before the server had said anything under the connection's keys, no
-    /// request was processed: a server answers the client's first PING before anything else.
+    /// Of a request that has gone whole, [`ClientConnection::fate`] says what became of it.
     pub fn finish(&mut self) -> Vec<Left<B, W>> {
         let mut left = self.take_unbegun();
         let mut half_sent: Vec<_> = self.queue.iter().map(|(_, queued)| queued.ticket).collect();
         half_sent.sort_unstable();
-        let unheard = self.machine.end() == Some(ConnectionError::Truncated) && !self.machine.is_confirmed();
+        let fate = self.machine.fate();
         left.extend(self.waiting.drain().map(|Waiting { ticket, waiter, .. }| Left {
             ticket,
             waiter,
             body: None,
             // What has not gone whole reaches no handler.
-            fate: if unheard || half_sent.binary_search(&ticket).is_ok() {
+            fate: if half_sent.binary_search(&ticket).is_ok() {
                 Fate::NotProcessed
             } else {
-                Fate::MaybeProcessed
+                fate
             },
         }));
         self.queue = SendQueue::new();

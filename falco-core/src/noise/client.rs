@@ -17,7 +17,7 @@ use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, EntropyError, Error, Misuse};
 use crate::event::{ClientEvent, Received};
 use crate::life::{Life, Respite};
-use crate::message::{CloseReason, PingId, Status};
+use crate::message::{CloseReason, Fate, PingId, Status};
 use crate::outgoing::OutgoingRequest;
 use crate::settings::Settings;
 use crate::time::{Instant, Span};
@@ -32,6 +32,8 @@ pub struct ClientSession<T, C: Crypto> {
     first_ping: u64,
     /// The code with which the server has ended the connection, once all that it means for the requests is told.
     pub(super) ending: Option<u8>,
+    /// The stream ended inside a record.
+    cut: bool,
 }
 
 /// The requests that wait for their ends.
@@ -224,6 +226,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
                 respite: Respite::WHOLE,
             },
             ending: None,
+            cut: false,
             first_ping: rng.try_next_u64().map_err(|_| EntropyError::new())?,
         })
     }
@@ -265,6 +268,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
         if !session.is_established() {
             return Err(session.base.fail(ConnectionError::Refused));
         }
+        session.cut = !unread.is_empty();
         let orderly = session.base.close_has_gone() && unread.is_empty() && session.requests.table.slots().is_empty();
         Err(session.base.fail(if orderly {
             ConnectionError::Closed
@@ -415,6 +419,16 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> ClientWire for NoiseClient
 
     fn is_confirmed(&self, session: &Self::Session) -> bool {
         session.base.phase.link().is_some_and(Link::has_opened)
+    }
+
+    fn fate(&self, session: &Self::Session) -> Fate {
+        let ended = session.base.life.end() == Some(ConnectionError::Truncated);
+        let unheard = ended && !session.cut && !self.is_confirmed(session);
+        if unheard || !session.is_established() {
+            Fate::NotProcessed
+        } else {
+            Fate::MaybeProcessed
+        }
     }
 
     fn max_in_flight(&self, session: &Self::Session) -> usize {

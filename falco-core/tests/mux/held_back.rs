@@ -195,6 +195,12 @@ fn a_stream_that_ends_before_the_server_has_said_anything_has_processed_nothing(
         let left = scene.mux.finish();
         assert_eq!(left[0].fate, fate);
     }
+    // A piece of a record is enough: the server has said something.
+    let mut scene = Scene::new(&keys, 1 << 20);
+    scene.request(1, 10);
+    assert_eq!(scene.begun(), [1]);
+    assert!(scene.mux.end_of_stream(NOW, &[0]).is_err());
+    assert_eq!(scene.mux.finish()[0].fate, Fate::MaybeProcessed);
     // A stream that breaks may have lost what the server said.
     let mut scene = Scene::new(&keys, 1 << 20);
     scene.request(1, 10);
