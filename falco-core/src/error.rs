@@ -63,6 +63,8 @@ pub enum ConnectionError {
     PeerExpired,
     /// Nothing came for a third of a lifetime after a ping.
     PeerDead,
+    /// The peer took nothing of what was to be written for a lifetime.
+    Stalled,
     /// The handler failed, and this wire has no other way to say so than to end.
     HandlerFailed,
     /// The key has sealed as often as it may, or its nonces would repeat. It has to be replaced.
@@ -128,6 +130,7 @@ impl fmt::Display for ConnectionError {
             }
             Self::PeerExpired => f.write_str("the lifetime ran out on the peer's side"),
             Self::PeerDead => f.write_str("the peer does not answer a ping"),
+            Self::Stalled => f.write_str("the peer has taken nothing for a lifetime: the write was given up"),
             Self::HandlerFailed => f.write_str("the handler failed"),
             Self::KeyExhausted => f.write_str("the key has sealed as often as it may: replace it"),
             Self::NumbersExhausted => f.write_str("the connection has used all request numbers: open another"),

@@ -16,7 +16,7 @@
 //! # let client = ClientConnection::new(&client_key, &settings, now, &mut entropy())?;
 //! # let server = ServerConnection::new(&server_key, &settings, now, &mut entropy())?;
 //! // Over two machines; here a waiter is just a name.
-//! let mut client = ClientMux::new(client);
+//! let mut client = ClientMux::<_, _, _, ()>::new(client);
 //! let mut server = ServerMux::new(server, Unbounded, 1 << 20);
 //! client.request(1, b"hello".to_vec(), "somebody").map_err(|rejected| rejected.why)?;
 //!
@@ -50,6 +50,8 @@
 
 mod budget;
 mod client;
+mod deadline;
+mod ending;
 mod retry;
 mod server;
 mod waiters;
@@ -61,6 +63,7 @@ use core::ops::Range;
 pub use budget::SharedBudget;
 pub use budget::{Budget, Unbounded};
 pub use client::{ClientMux, ClientStep, Left, Rejected};
+pub use ending::{Ending, LastStep};
 pub use retry::{MAX_TRIES, Retry, after_attempt, after_loss, after_refusal};
 pub use server::{ServerMux, ServerStep};
 

@@ -72,6 +72,11 @@ impl Span {
     /// The least there is.
     pub(crate) const TICK: Self = Self(1);
 
+    #[cfg(feature = "alloc")]
+    pub(crate) const fn from_millis_const(millis: u32) -> Self {
+        Self(millis)
+    }
+
     /// Cut to 32 bits.
     pub(crate) fn from_millis(millis: u64) -> Self {
         Self(u32::try_from(millis).unwrap_or(u32::MAX))

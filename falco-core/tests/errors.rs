@@ -17,7 +17,7 @@ use falco_core::{ConnectionError, Error, Key, KeyError, Misuse, Refusal, Request
 #[test]
 fn each_end_of_a_connection_reads_differently_and_shows_its_numbers() {
     use ConnectionError as E;
-    let ends: [(E, &[&str]); 17] = [
+    let ends: [(E, &[&str]); 18] = [
         (E::UnknownWire { first: 0x16 }, &["0x16"]),
         (E::Unauthenticated, &["hello"]),
         (E::Refused, &["refused"]),
@@ -36,6 +36,7 @@ fn each_end_of_a_connection_reads_differently_and_shows_its_numbers() {
         (E::UnknownType { found: 0x07 }, &["0x07"]),
         (E::UnexpectedAnswer, &["answer"]),
         (E::AnswersOutOfStep, &["answers"]),
+        (E::Stalled, &["taken nothing"]),
         (E::HandlerFailed, &["handler"]),
         (E::KeyExhausted, &["key"]),
         (E::NumbersExhausted, &["numbers"]),

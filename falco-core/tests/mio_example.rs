@@ -58,7 +58,7 @@ fn call(address: &str, key: Key, bodies: &[Vec<u8>]) -> Option<Vec<(usize, Vec<u
     };
     let keys = secrets.into_client(&mut SysRng).unwrap();
     let machine = ClientConnection::new(&keys, &Settings::new(), Instant::ZERO, &mut SysRng).unwrap();
-    let mut mux = ClientMux::new(machine);
+    let mut mux = ClientMux::<_, _, _, ()>::new(machine);
     for (number, body) in bodies.iter().enumerate() {
         mux.request(u64::try_from(number).unwrap(), body, number).unwrap();
     }

@@ -2,12 +2,10 @@
 
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
-use core::time::Duration;
 use std::io;
 
 use falco_core::RecvBuf;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
 
 use crate::pool::{self, POOLED};
 use crate::socket::Socket;
@@ -18,6 +16,13 @@ const WORTH_KEEPING: usize = POOLED / 4;
 /// After so many writes the stream is read from again, whatever there is to write: a stream that
 /// takes every write at once must not keep this side from hearing the other.
 const WRITES: usize = 16;
+
+impl Wrote {
+    /// The stream takes nothing.
+    pub(crate) const fn is_blocked(self) -> bool {
+        !self.some && !self.all
+    }
+}
 
 impl Line<Socket> {
     /// Reads what lies in the socket, whether or not the runtime has been told of it. Pending where
@@ -49,8 +54,6 @@ pub(crate) struct Line<S> {
     /// What of `out` is still to be written.
     sent: usize,
     sealed: usize,
-    /// Since when the stream has taken nothing.
-    stalled: Option<Instant>,
     /// Something was written that may still lie in the stream.
     unflushed: bool,
 }
@@ -64,7 +67,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             out: Vec::new(),
             sent: 0,
             sealed: 0,
-            stalled: None,
             unflushed: false,
         }
     }
@@ -131,15 +133,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                     Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(count)) => {
                         self.sent += count;
-                        self.stalled = None;
                         self.unflushed = true;
                         writes += 1;
                     }
                     Poll::Ready(Err(error)) => return Err(error),
-                    Poll::Pending => {
-                        self.stalled = self.stalled.or_else(|| Some(Instant::now()));
-                        return Ok(Wrote { some, all });
-                    }
+                    Poll::Pending => return Ok(Wrote { some, all }),
                 }
             }
             self.sent = 0;
@@ -165,11 +163,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 return Ok(Wrote { some, all });
             }
         }
-    }
-
-    /// When a write that makes no progress has lasted for `limit`.
-    pub(crate) fn stalls_at(&self, limit: Duration) -> Option<Instant> {
-        self.stalled.map(|since| since + limit)
     }
 
     /// Nothing is to be done for a while: memory is given back, down to what has really come and what is really to go.

@@ -6,9 +6,11 @@ use core::fmt;
 use core::ops::Deref;
 
 use super::Body;
+use super::deadline::Writes;
+use super::ending::Ending;
 use super::waiters::{SPARE, Waiters, Waiting};
 use crate::connection::ClientConnection;
-use crate::error::{ConnectionError, Error, Misuse, RequestError};
+use crate::error::{ConnectionError, Error, LINGER, Misuse, RequestError};
 use crate::event::{ClientEvent, Received};
 use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
@@ -20,14 +22,15 @@ use crate::wire::ClientWire;
 
 /// A client's machine with the requests that callers have handed over and that have had no end.
 ///
-/// `B` is a body on its way, `W` whoever waits for the answer. Each waiter is given back exactly once: with the answer, with a refusal, to its
+/// `B` is a body on its way, `W` whoever waits for the answer, `P` whoever waits for the answer to a
+/// ping. Each waiter is given back exactly once: with the answer, with a refusal, to its
 /// [`cancel`](Self::cancel), or by [`finish`](Self::finish).
 ///
 /// Requests begin in the order in which they were handed over, and no more of them than the server
 /// takes: as many as its limit in flight allows, and as many bytes as
 /// [`with_max_held`](Self::with_max_held) says. The others wait here. Everything that is done with
 /// one request takes the same time however many wait.
-pub struct ClientMux<H: Deref<Target: ClientWire>, B, W> {
+pub struct ClientMux<H: Deref<Target: ClientWire>, B, W, P = W> {
     machine: ClientConnection<H>,
     /// Requests that may begin or have begun, until all of them is sealed.
     queue: SendQueue<OutgoingRequest, Queued<B>>,
@@ -42,6 +45,10 @@ pub struct ClientMux<H: Deref<Target: ClientWire>, B, W> {
     held: usize,
     max_held: usize,
     parts: Reassembly<Vec<Partial<Vec<u8>>>>,
+    /// Pings that were not answered, in the order in which they were asked for.
+    pings: VecDeque<(PingId, P)>,
+    writes: Writes,
+    established: bool,
 }
 
 struct Begun {
@@ -64,7 +71,7 @@ impl<B: AsRef<[u8]>> AsRef<[u8]> for Queued<B> {
 /// What came of the unread bytes.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum ClientStep<W> {
+pub enum ClientStep<W, P = W> {
     /// There is no whole frame: `total` unread bytes bring the next step.
     NeedMore {
         /// Unread bytes needed in all.
@@ -108,8 +115,8 @@ pub enum ClientStep<W> {
     Pong {
         /// Bytes to drop.
         consumed: usize,
-        /// The ping.
-        ping: PingId,
+        /// Who waited for that; nobody for a ping of the machine's own.
+        waiters: Vec<P>,
     },
     /// The server closes. What has begun still gets its end; [`take_unbegun`](ClientMux::take_unbegun) has what is to go elsewhere.
     Closing {
@@ -146,7 +153,7 @@ pub struct Left<B, W> {
     pub fate: Fate,
 }
 
-impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
+impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Nothing waits yet.
     pub fn new(machine: ClientConnection<H>) -> Self {
         Self {
@@ -159,6 +166,9 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
             held: 0,
             max_held: usize::try_from(DEFAULT_MAX_HELD).unwrap_or(usize::MAX),
             parts: Reassembly::new(Vec::new()),
+            pings: VecDeque::new(),
+            writes: Writes::default(),
+            established: false,
         }
     }
 
@@ -283,12 +293,31 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
         Some((waiter, fate))
     }
 
-    /// Owes the server a ping.
+    /// Owes the server a ping. Where the wire has an answer to it, the waiter is given back with
+    /// [`ClientStep::Pong`]; where it has none, at once.
     ///
     /// # Errors
-    /// Those of [`ClientConnection::ping`].
-    pub fn ping(&mut self) -> Result<PingId, Error> {
-        self.machine.ping()
+    /// The waiter, where the connection is closing or has ended.
+    pub fn ping(&mut self, waiter: P) -> Result<Option<P>, P> {
+        match self.machine.ping() {
+            Ok(_) if !self.is_open() => Err(waiter),
+            Ok(ping) if self.machine.answers_pings() => {
+                self.pings.push_back((ping, waiter));
+                Ok(None)
+            }
+            Ok(_) => Ok(Some(waiter)),
+            Err(_) => Err(waiter),
+        }
+    }
+
+    /// Takes out those who wait for the answer to a ping, and for whom `leaves` says so.
+    pub fn take_pings(&mut self, mut leaves: impl FnMut(&P) -> bool) -> Vec<P> {
+        let (left, stay) = core::mem::take(&mut self.pings)
+            .into_iter()
+            .partition(|(_, waiter)| leaves(waiter));
+        self.pings = stay;
+        let left: VecDeque<(PingId, P)> = left;
+        left.into_iter().map(|(_, waiter)| waiter).collect()
     }
 
     /// Finishes what has begun, takes nothing new, then ends.
@@ -300,7 +329,7 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
     ///
     /// # Errors
     /// What ended the connection; [`finish`](Self::finish) has those who still wait.
-    pub fn recv(&mut self, now: Instant, unread: &mut [u8]) -> Result<ClientStep<W>, ConnectionError> {
+    pub fn recv(&mut self, now: Instant, unread: &mut [u8]) -> Result<ClientStep<W, P>, ConnectionError> {
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(ClientStep::NeedMore { total }),
             // A client gives no answers, so that there is nothing else to wait for.
@@ -313,11 +342,14 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
         Ok(step)
     }
 
-    fn take_event(&mut self, consumed: usize, event: ClientEvent, unread: &[u8]) -> ClientStep<W> {
+    fn take_event(&mut self, consumed: usize, event: ClientEvent, unread: &[u8]) -> ClientStep<W, P> {
         let bytes = |range| unread.get(range).unwrap_or_default();
         let skip = ClientStep::Skip { consumed };
         match event {
-            ClientEvent::Established => ClientStep::Established { consumed },
+            ClientEvent::Established => {
+                self.established = true;
+                ClientStep::Established { consumed }
+            }
             ClientEvent::Answer { id, body } => self.end(id).map_or(skip, |waiter| ClientStep::Answer {
                 consumed,
                 waiter,
@@ -355,7 +387,11 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
                     again,
                 })
             }
-            ClientEvent::Pong { ping } => ClientStep::Pong { consumed, ping },
+            ClientEvent::Pong { ping } => {
+                let answered = self.pings.partition_point(|(own, _)| *own <= ping);
+                let waiters = self.pings.drain(..answered).map(|(_, waiter)| waiter).collect();
+                ClientStep::Pong { consumed, waiters }
+            }
             ClientEvent::Closing { reason } => ClientStep::Closing { consumed, reason },
         }
     }
@@ -516,18 +552,44 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> ClientMux<H, B, W> {
         self.machine.set_reading(now, reading);
     }
 
+    /// Says that the stream has taken something of what was sealed, or all of it.
+    pub fn wrote(&mut self) {
+        self.writes.progress();
+    }
+
+    /// Says that the stream takes nothing now of what was sealed. After a lifetime of that the
+    /// connection ends. To say the same again costs nothing.
+    pub fn blocked(&mut self, now: Instant) {
+        self.writes.block(now);
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.machine.poll_timeout()
+        self.writes.poll_timeout(&self.machine)
     }
 
-    /// Does what is due at `now`.
+    /// Does what is due at `now`. To be called when everything that has come was read. Whoever comes
+    /// late by more than some milliseconds is to read once more first: the deadline is put off.
     ///
     /// # Errors
-    /// What ended the connection.
+    /// What ended the connection; [`ConnectionError::Stalled`] where a write made no progress for a
+    /// lifetime.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        self.machine.handle_timeout(now)
+        self.writes.handle_timeout(&mut self.machine, now)
+    }
+
+    /// How the stream of a connection that has ended with `end` is left: a client waits for
+    /// [`LINGER`](crate::LINGER) at the most.
+    #[must_use]
+    pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
+        Ending::new(end, self.established, LINGER, now)
+    }
+
+    /// Whether the server has let this client in, on this connection.
+    #[must_use]
+    pub const fn is_established(&self) -> bool {
+        self.established
     }
 
     /// Gives back memory that a busy time has left.
@@ -577,7 +639,7 @@ fn position(begun: &VecDeque<Begun>, id: RequestId) -> Option<usize> {
     begun.binary_search_by_key(&id.number(), |begun| begun.id.number()).ok()
 }
 
-impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W> fmt::Debug for ClientMux<H, B, W> {
+impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> fmt::Debug for ClientMux<H, B, W, P> {
     /// How many there are of everything, and nothing of what they say.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientMux")

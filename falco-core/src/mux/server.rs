@@ -5,9 +5,11 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Deref;
 
+use super::deadline::Writes;
+use super::ending::Ending;
 use super::{Body, Budget};
 use crate::connection::ServerConnection;
-use crate::error::{ConnectionError, Error, Misuse, RequestError};
+use crate::error::{ConnectionError, Error, LINGER, Misuse, RequestError};
 use crate::event::{Received, ServerEvent};
 use crate::message::{CloseReason, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
@@ -31,6 +33,8 @@ pub struct ServerMux<H: Deref<Target: ServerWire>, B, G: Budget> {
     /// With more of them nothing is read.
     max_queued: usize,
     reading: bool,
+    writes: Writes,
+    established: bool,
 }
 
 /// What came of the unread bytes.
@@ -94,6 +98,8 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
             queued: 0,
             max_queued,
             reading: true,
+            writes: Writes { blocked: None },
+            established: false,
         }
     }
 
@@ -149,7 +155,10 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
         let bytes = |range| unread.get(range).unwrap_or_default();
         let skip = ServerStep::Skip { consumed };
         Ok(match event {
-            ServerEvent::Established => ServerStep::Established { consumed },
+            ServerEvent::Established => {
+                self.established = true;
+                ServerStep::Established { consumed }
+            }
             ServerEvent::Request { id, body } => {
                 if self.hold(id, body.len()) {
                     let body = Body::Lent(body);
@@ -288,18 +297,46 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
         self.machine.end_of_stream(now, unread)
     }
 
+    /// Says that the stream has taken something of what was sealed, or all of it.
+    pub fn wrote(&mut self) {
+        self.writes.progress();
+    }
+
+    /// Says that the stream takes nothing now of what was sealed. After a lifetime of that the
+    /// connection ends. To say the same again costs nothing.
+    pub fn blocked(&mut self, now: Instant) {
+        self.writes.block(now);
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.machine.poll_timeout()
+        self.writes.poll_timeout(&self.machine)
     }
 
-    /// Does what is due at `now`.
+    /// Does what is due at `now`. To be called when everything that has come was read. Whoever comes
+    /// late by more than some milliseconds is to read once more first: the deadline is put off.
     ///
     /// # Errors
-    /// What ended the connection.
+    /// What ended the connection; [`ConnectionError::Stalled`] where a write made no progress for a
+    /// lifetime.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        self.machine.handle_timeout(now)
+        self.writes.handle_timeout(&mut self.machine, now)
+    }
+
+    /// How the stream of a connection that has ended with `end` is left. The last answers have the
+    /// agreed lifetime from here on until the client has taken them.
+    #[must_use]
+    pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
+        let answered = matches!(end, ConnectionError::Closed | ConnectionError::HandlerFailed);
+        let limit = if answered { self.machine.lifetime() } else { LINGER };
+        Ending::new(end, self.established, limit, now)
+    }
+
+    /// Whether the client has proved that it has the key.
+    #[must_use]
+    pub const fn is_established(&self) -> bool {
+        self.established
     }
 
     /// Gives back memory that a busy time has left.

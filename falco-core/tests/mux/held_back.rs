@@ -159,7 +159,7 @@ fn a_server_that_is_busy_while_it_holds_more_than_it_must_gets_less_from_then_on
 fn a_request_that_fails_makes_room_for_the_next_at_once() {
     let keys = noise_client(7);
     let machine = ClientConnection::new(&keys, &Settings::new(), NOW, &mut CountingRng::new(1)).unwrap();
-    let mut mux = ClientMux::new(machine);
+    let mut mux = ClientMux::<_, _, _, ()>::new(machine);
     let mut out = [0; 200];
     let hello = mux.seal(NOW, &mut out, |_, _| {}).unwrap();
     // Handed over before the server has said that it reads 1,000 bytes, one request at a time.

@@ -160,7 +160,7 @@ impl<'k, C: ClientWire, S: ServerWire> World<'k, C, S> {
     }
 
     pub(crate) fn ping(&mut self) {
-        let _ = self.client.ping();
+        let _ = self.client.ping(Waiter(0));
     }
 
     pub(crate) fn close_client(&mut self) {

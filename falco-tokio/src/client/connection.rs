@@ -3,16 +3,15 @@
 use core::sync::atomic::Ordering;
 use core::task::{Context, Poll};
 use core::time::Duration;
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{Body, ClientMux, ClientStep, Left, Retry, after_loss, after_refusal};
+use falco_core::mux::{Body, ClientMux, ClientStep, Ending, LastStep, Left, Retry, after_loss, after_refusal};
 use falco_core::{
-    ClientConnection, CloseReason, ConnectionError, EntropyError, Error as CoreError, Fate, LINGER, Misuse, PingId,
-    Refusal, RequestError, Status,
+    ClientConnection, CloseReason, ConnectionError, EntropyError, Error as CoreError, Fate, Misuse, Refusal,
+    RequestError, Status,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -36,12 +35,10 @@ pub(super) type PingTo = oneshot::Sender<Result<Option<Duration>, Error>>;
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Connection {
     line: Line<Socket>,
-    mux: ClientMux<Arc<ClientKeys>, Bytes, Pending>,
-    pings: VecDeque<(PingId, Instant, PingTo)>,
+    mux: ClientMux<Arc<ClientKeys>, Bytes, Pending, (Instant, PingTo)>,
     timer: Timer,
     stage: Stage,
     env: Arc<Env>,
-    pub(super) established: bool,
     eof: bool,
     /// Closes once all that was handed over has begun.
     closing: bool,
@@ -60,11 +57,8 @@ pub(super) struct Connection {
 #[derive(Debug)]
 enum Stage {
     Conversing,
-    /// The machine has ended: its last word is written, the sending half is shut down, then the server may end as well.
-    Ending {
-        until: Instant,
-        shut: bool,
-    },
+    /// The connection has ended, and its stream ends.
+    Ending(Ending),
     Over,
 }
 
@@ -94,11 +88,9 @@ impl Connection {
         Ok(Self {
             line: Line::new(socket),
             mux: ClientMux::new(machine).with_max_held(max_held),
-            pings: VecDeque::new(),
             timer: Timer::default(),
             stage: Stage::Conversing,
             env: Arc::clone(env),
-            established: false,
             eof: false,
             closing: false,
             served: false,
@@ -116,6 +108,10 @@ impl Connection {
     /// Whether new requests are taken.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Conversing) && self.mux.is_open()
+    }
+
+    pub(super) const fn is_established(&self) -> bool {
+        self.mux.is_established()
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -149,16 +145,15 @@ impl Connection {
         if !self.is_open() {
             return Some(to);
         }
-        let Ok(ping) = self.mux.ping() else {
-            return Some(to);
-        };
-        if self.env.wire.classic {
+        match self.mux.ping((Instant::now(), to)) {
+            Ok(None) => None,
             // There is no answer to wait for.
-            let _ = to.send(Ok(None));
-        } else {
-            self.pings.push_back((ping, Instant::now(), to));
+            Ok(Some((_, to))) => {
+                let _ = to.send(Ok(None));
+                None
+            }
+            Err((_, to)) => Some(to),
         }
-        None
     }
 
     /// Requests that have had no end here, whoever waits for them.
@@ -198,7 +193,6 @@ impl Connection {
                 ClientStep::Skip { consumed } => self.line.consume(consumed),
                 ClientStep::Established { consumed } => {
                     self.line.consume(consumed);
-                    self.established = true;
                     return Next::Tell(News::Established);
                 }
                 ClientStep::Answer { consumed, waiter, body } => {
@@ -228,12 +222,10 @@ impl Connection {
                         answer(waiter, Err(Error::Request(RequestError::Refused(refusal))));
                     }
                 }
-                ClientStep::Pong { consumed, ping } => {
+                ClientStep::Pong { consumed, waiters } => {
                     self.line.consume(consumed);
-                    while self.pings.front().is_some_and(|(own, _, _)| *own <= ping) {
-                        if let Some((_, since, to)) = self.pings.pop_front() {
-                            let _ = to.send(Ok(Some(since.elapsed())));
-                        }
+                    for (since, to) in waiters {
+                        let _ = to.send(Ok(Some(since.elapsed())));
                     }
                 }
                 ClientStep::Closing { consumed, reason } => {
@@ -256,7 +248,7 @@ impl Connection {
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
         let lives = matches!(self.stage, Stage::Conversing);
         let (mux, clock, turn) = (&mut self.mux, self.env.clock, &mut self.turn);
-        self.line.write(cx, |out| {
+        let wrote = self.line.write(cx, |out| {
             if lives && *turn >= TURN {
                 return Ok(0);
             }
@@ -269,7 +261,13 @@ impl Connection {
                 Err(Misuse::OutputTooSmall { needed, .. }) => Err(needed),
                 Err(_) => Ok(0),
             }
-        })
+        })?;
+        if wrote.is_blocked() {
+            self.mux.blocked(self.env.clock.now());
+        } else {
+            self.mux.wrote();
+        }
+        Ok(wrote)
     }
 
     /// Writes whatever can go. Says whether all of it went; if not, the task is woken.
@@ -307,7 +305,7 @@ impl Connection {
     /// Whether something may lie in the socket that has not been read: a connection that has heard
     /// nothing for a while may have ended without anybody having been here to see it.
     pub(super) fn is_unheard(&self) -> bool {
-        self.established && self.now().since(self.heard) >= UNHEARD
+        self.is_established() && self.now().since(self.heard) >= UNHEARD
     }
 
     /// Polls the connection as [`poll`](Self::poll) does, after a look into the socket itself: the
@@ -373,10 +371,6 @@ impl Connection {
                 reschedule(cx);
                 return Poll::Pending;
             }
-            let stall = self.line.stalls_at(self.mux.machine().lifetime());
-            if stall.is_some_and(|stall| stall <= Instant::now()) {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
             let now = self.now();
             if self.mux.poll_timeout().is_some_and(|deadline| deadline <= now) {
                 if let Err(end) = self.mux.handle_timeout(now) {
@@ -388,8 +382,44 @@ impl Connection {
             if self.mux.outstanding() == 0 {
                 self.mux.shrink();
             }
-            let machine = self.mux.poll_timeout().map(|deadline| self.env.clock.at(deadline));
-            if self.timer.poll(cx, machine.into_iter().chain(stall).min()).is_pending() {
+            let deadline = self.mux.poll_timeout().map(|deadline| self.env.clock.at(deadline));
+            if self.timer.poll(cx, deadline).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Ends the stream.
+    fn end(&mut self, cx: &mut Context<'_>, ending: &mut Ending) -> Poll<()> {
+        loop {
+            let done = match ending.step(self.now()) {
+                LastStep::Write => match self.write_all(cx) {
+                    Ok(true) => {
+                        ending.written();
+                        true
+                    }
+                    Ok(false) => false,
+                    Err(_) => return Poll::Ready(()),
+                },
+                LastStep::ShutDown => match self.line.poll_shutdown(cx) {
+                    Poll::Ready(Ok(())) => {
+                        ending.shut(self.now());
+                        true
+                    }
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => false,
+                },
+                LastStep::DropInput => {
+                    let ended = self.eof || self.line.poll_drop_rest(cx).is_ready();
+                    if ended {
+                        ending.input_ended();
+                    }
+                    ended
+                }
+                LastStep::Close => return Poll::Ready(()),
+            };
+            let deadline = ending.poll_timeout().map(|at| self.env.clock.at(at));
+            if !done && self.timer.poll(cx, deadline).is_pending() {
                 return Poll::Pending;
             }
         }
@@ -407,36 +437,22 @@ impl Connection {
                     };
                     if let News::Ended(end) = &news {
                         debug!(?end, "ended");
-                        let until = Instant::now() + LINGER;
-                        self.stage = if self.established && end.as_ref().is_ok_and(|end| end.is_graceful()) {
-                            Stage::Ending { until, shut: false }
-                        } else {
-                            Stage::Over
+                        self.stage = match end {
+                            Ok(end) => Stage::Ending(self.mux.ending(*end, self.env.clock.now())),
+                            Err(_) => Stage::Over,
                         };
                         self.settle(end);
                     }
                     return Poll::Ready(news);
                 }
-                Stage::Ending { until, shut } => {
-                    let (until, mut shut) = (*until, *shut);
-                    let written = if shut { Ok(true) } else { self.write_all(cx) };
-                    let mut broken = written.is_err();
-                    if !shut && matches!(written, Ok(true)) {
-                        match self.line.poll_shutdown(cx) {
-                            Poll::Ready(shutting) => {
-                                shut = true;
-                                broken = shutting.is_err();
-                            }
-                            Poll::Pending => {}
-                        }
+                Stage::Ending(ending) => {
+                    let mut ending = *ending;
+                    let polled = self.end(cx, &mut ending);
+                    self.stage = Stage::Ending(ending);
+                    if polled.is_pending() {
+                        return Poll::Pending;
                     }
-                    let seen = shut && (self.eof || self.line.poll_drop_rest(cx).is_ready());
-                    if broken || seen || self.timer.poll(cx, Some(until)).is_ready() {
-                        self.stage = Stage::Over;
-                        continue;
-                    }
-                    self.stage = Stage::Ending { until, shut };
-                    return Poll::Pending;
+                    self.stage = Stage::Over;
                 }
                 Stage::Over => return Poll::Pending,
             }
@@ -452,7 +468,7 @@ impl Connection {
                 answer(waiter, Err(error_of(end, "waiting for the answer", fate)));
             }
         }
-        for (_, _, to) in self.pings.drain(..) {
+        for (_, to) in self.mux.take_pings(|_| true) {
             let error = error_of(end, "waiting for the answer to a ping", Fate::NotProcessed);
             let _ = to.send(Err(error));
         }

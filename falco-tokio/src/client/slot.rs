@@ -137,7 +137,7 @@ impl Slot {
 
     /// Who closes and has nothing to send waits for no connection.
     fn stop_connecting(&mut self) {
-        let connected = matches!(&self.current, Current::Connection(connection, _) if connection.established);
+        let connected = matches!(&self.current, Current::Connection(connection, _) if connection.is_established());
         if self.closing && self.waiting.is_empty() && !connected {
             self.current = Current::None;
         }
@@ -160,7 +160,7 @@ impl Slot {
         let Current::Connection(connection, _) = &mut self.current else {
             return;
         };
-        if !connection.established {
+        if !connection.is_established() {
             return;
         }
         while let Some((ticket, pending)) = self.waiting.pop_first() {
@@ -281,7 +281,7 @@ impl Slot {
 
     /// The current connection has ended.
     fn end(&mut self, connection: Connection, since: Instant, end: &io::Result<ConnectionError>) {
-        if !connection.established {
+        if !connection.is_established() {
             self.fail(error_of(end, SHAKING_HANDS, Fate::NotProcessed));
             return;
         }
@@ -341,7 +341,7 @@ impl Slot {
 
     fn tell_load(&self) {
         let (connected, in_flight) = match &self.current {
-            Current::Connection(connection, _) => (connection.established, connection.in_flight()),
+            Current::Connection(connection, _) => (connection.is_established(), connection.in_flight()),
             Current::None | Current::Dialing(_) => (false, 0),
         };
         self.shared.set_load(!connected && self.failed > 0, in_flight);

@@ -2,14 +2,14 @@
 
 use core::future::Future;
 use core::pin::Pin;
-use core::task::{Context, Poll};
+use core::task::{Context, Poll, ready};
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Body, ServerMux, ServerStep, SharedBudget};
-use falco_core::{CloseReason, ConnectionError, LINGER, Misuse, Refusal, RequestError, RequestId, ServerConnection};
+use falco_core::mux::{Body, Ending, LastStep, ServerMux, ServerStep, SharedBudget};
+use falco_core::{CloseReason, ConnectionError, Misuse, Refusal, RequestError, RequestId, ServerConnection};
 use tracing::{Span, debug, warn};
 
 use super::control::{Control, Outcome};
@@ -25,7 +25,6 @@ const TURN: usize = 64 << 10;
 /// What a frame costs besides its bytes, in bytes.
 const FRAME: usize = 512;
 
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Connection<H> {
     line: Line<Socket>,
     mux: ServerMux<Arc<ServerKeys>, Bytes, SharedBudget>,
@@ -38,7 +37,6 @@ pub(super) struct Connection<H> {
     place: Place,
     /// The client sends nothing more.
     eof: bool,
-    established: bool,
     /// The answer to the client's first PING has not been handed to the stream yet. No handler is
     /// called before it has: a client that hears nothing may rely on that.
     greeting: bool,
@@ -60,16 +58,8 @@ pub(super) struct Place {
 #[derive(Debug)]
 enum Stage {
     Conversing,
-    /// The machine has ended: its last word is written, the sending half is shut down, then the client may end as well.
-    Ending(Box<Ending>),
-}
-
-#[derive(Debug)]
-struct Ending {
-    end: ConnectionError,
-    /// For the last word to be written; then for the client to end.
-    until: tokio::time::Instant,
-    shut: bool,
+    /// The connection has ended with this, and its stream ends.
+    Ending(ConnectionError, Ending),
 }
 
 /// What there is to do next.
@@ -106,7 +96,6 @@ impl<H: Handler> Connection<H> {
             handler,
             place,
             eof: false,
-            established: false,
             greeting: false,
             ended: false,
             turn: 0,
@@ -129,7 +118,7 @@ impl<H: Handler> Connection<H> {
         if let Some(reason) = news.close {
             self.mux.close(self.now(), reason);
         }
-        if news.make_room && !self.established {
+        if news.make_room && !self.mux.is_established() {
             // What this side has not looked at yet is not the client's delay.
             if !self.line.stream().lies_unread() {
                 self.service.counters.half_open_dropped.add(1);
@@ -201,7 +190,7 @@ impl<H: Handler> Connection<H> {
             match step {
                 ServerStep::NeedMore { total } => return Next::Read(total),
                 ServerStep::Skip { consumed } => {
-                    if !self.established {
+                    if !self.mux.is_established() {
                         self.service.registry.hear(self.place.number);
                     }
                     self.consume(consumed);
@@ -245,7 +234,6 @@ impl<H: Handler> Connection<H> {
     /// The client has proved that it has a key, which may have been retired since its hello.
     fn establish(&mut self) {
         let stopping = self.service.registry.establish(self.place.number);
-        self.established = true;
         self.greeting = true;
         self.timer.forget();
         self.service.counters.established.add(1);
@@ -296,6 +284,11 @@ impl<H: Handler> Connection<H> {
             }
         })?;
         self.greeting &= !wrote.all;
+        if wrote.is_blocked() {
+            self.mux.blocked(self.service.clock.now());
+        } else {
+            self.mux.wrote();
+        }
         Ok(wrote)
     }
 
@@ -346,35 +339,23 @@ impl<H: Handler> Connection<H> {
                 return Poll::Pending;
             }
             self.mux.set_reading(now, matches!(next, Next::Read(_)));
-            match self.is_late(now)? {
-                Some(Err(end)) => return Poll::Ready(Ok(end)),
+            if self.mux.poll_timeout().is_some_and(|deadline| deadline <= now) {
+                if let Err(end) = self.mux.handle_timeout(now) {
+                    return Poll::Ready(Ok(end));
+                }
                 // What was due may be something to tell.
-                Some(Ok(())) => continue,
-                None => {}
+                continue;
             }
-            if !self.established {
+            if !self.mux.is_established() {
                 self.service.registry.wait(self.place.number);
             }
             self.rest();
-            let machine = self.mux.poll_timeout().map(|deadline| self.service.clock.at(deadline));
-            let stall = self.line.stalls_at(self.mux.machine().lifetime());
-            match self.timer.poll(cx, machine.into_iter().chain(stall).min()) {
+            let deadline = self.mux.poll_timeout().map(|deadline| self.service.clock.at(deadline));
+            match self.timer.poll(cx, deadline) {
                 Poll::Ready(()) => {}
                 Poll::Pending => return Poll::Pending,
             }
         }
-    }
-
-    /// Does what is due, if anything is, and says what has ended by it.
-    fn is_late(&mut self, now: falco_core::Instant) -> io::Result<Option<Result<(), ConnectionError>>> {
-        let stall = self.line.stalls_at(self.mux.machine().lifetime());
-        if stall.is_some_and(|stall| stall <= tokio::time::Instant::now()) {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        if self.mux.poll_timeout().is_some_and(|deadline| deadline <= now) {
-            return Ok(Some(self.mux.handle_timeout(now)));
-        }
-        Ok(None)
     }
 
     /// Gives back what is not needed while nothing happens.
@@ -388,58 +369,66 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// What ended the connection is known. Says whether the stream is to end as in good order: a stranger is told nothing and waited for by nobody, and so is one whose bytes
-    /// were changed on their way.
-    fn leave(&mut self, end: ConnectionError) -> bool {
+    /// What ended the connection is known.
+    fn leave(&mut self, end: ConnectionError) {
         self.cancel_all();
-        if !self.established {
+        if !self.mux.is_established() {
             self.service.counters.unauthenticated.add(1);
         }
         debug!(%end, "ended");
-        self.established && end.is_graceful()
+        self.stage = Stage::Ending(end, self.mux.ending(end, self.now()));
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
         loop {
-            match &mut self.stage {
-                Stage::Conversing => match self.converse(cx) {
-                    Poll::Ready(Ok(end)) => {
-                        if !self.leave(end) {
-                            return Poll::Ready(Ok(end));
-                        }
-                        // What was answered has as long to arrive as any write has.
-                        let answered = matches!(end, ConnectionError::Closed | ConnectionError::HandlerFailed);
-                        let limit = if answered {
-                            self.service.settings.lifetime()
-                        } else {
-                            LINGER
-                        };
-                        let until = tokio::time::Instant::now() + limit;
-                        let shut = false;
-                        self.stage = Stage::Ending(Box::new(Ending { end, until, shut }));
-                    }
-                    Poll::Ready(Err(error)) => {
+            match self.stage {
+                Stage::Conversing => match ready!(self.converse(cx)) {
+                    Ok(end) => self.leave(end),
+                    Err(error) => {
                         self.cancel_all();
                         debug!(%error, "broken");
                         return Poll::Ready(Err(error));
                     }
-                    Poll::Pending => return Poll::Pending,
                 },
-                Stage::Ending(ending) => {
-                    let (end, mut until, mut shut) = (ending.end, ending.until, ending.shut);
-                    if !shut && self.write_all(cx)? && self.line.poll_shutdown(cx)?.is_ready() {
-                        shut = true;
-                        until = tokio::time::Instant::now() + LINGER;
-                    }
-                    if let Stage::Ending(ending) = &mut self.stage {
-                        (ending.until, ending.shut) = (until, shut);
-                    }
-                    let seen = shut && (self.eof || self.line.poll_drop_rest(cx).is_ready());
-                    if seen || self.timer.poll(cx, Some(until)).is_ready() {
-                        return Poll::Ready(Ok(end));
-                    }
-                    return Poll::Pending;
+                Stage::Ending(end, mut ending) => {
+                    let polled = self.end(cx, &mut ending);
+                    self.stage = Stage::Ending(end, ending);
+                    return polled.map_ok(|()| end);
                 }
+            }
+        }
+    }
+
+    /// Ends the stream.
+    fn end(&mut self, cx: &mut Context<'_>, ending: &mut Ending) -> Poll<io::Result<()>> {
+        loop {
+            let done = match ending.step(self.now()) {
+                LastStep::Write => {
+                    let all = self.write_all(cx)?;
+                    if all {
+                        ending.written();
+                    }
+                    all
+                }
+                LastStep::ShutDown => {
+                    let shut = self.line.poll_shutdown(cx)?.is_ready();
+                    if shut {
+                        ending.shut(self.now());
+                    }
+                    shut
+                }
+                LastStep::DropInput => {
+                    let ended = self.eof || self.line.poll_drop_rest(cx).is_ready();
+                    if ended {
+                        ending.input_ended();
+                    }
+                    ended
+                }
+                LastStep::Close => return Poll::Ready(Ok(())),
+            };
+            let deadline = ending.poll_timeout().map(|at| self.service.clock.at(at));
+            if !done && self.timer.poll(cx, deadline).is_pending() {
+                return Poll::Pending;
             }
         }
     }

@@ -93,7 +93,7 @@ impl RawPeer {
 
     /// Sends a ping, so that the connection lives on, and waits for its answer; or for a refusal, if one comes before.
     pub(crate) async fn ping(&mut self) -> Option<Refusal> {
-        self.mux.ping().unwrap();
+        self.mux.ping(()).unwrap();
         // Its record and not a byte more: what else waits is to wait on.
         let mut ping = [0; 33];
         assert_eq!(self.mux.seal(NOW, &mut ping, |(), _| {}), Ok(33));
