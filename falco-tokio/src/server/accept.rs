@@ -145,12 +145,20 @@ fn admit<H: Handler>(
         Admission::In { number } => number,
         Admission::Full => {
             service.counters.turned_away.add(1);
-            warn!(?peer, "turned away: there are as many connections as there may be");
+            warn!(
+                peer = peer.map(tracing::field::display),
+                "turned away: there are as many connections as there may be"
+            );
             return Ok(None);
         }
         Admission::Stopping => return Ok(None),
     };
-    let span = debug_span!("connection", number, peer = ?peer, key = tracing::field::Empty);
+    let span = debug_span!(
+        "connection",
+        number,
+        peer = peer.map(tracing::field::display),
+        key = tracing::field::Empty
+    );
     debug!(parent: &span, "accepted");
     let (service, handler) = (Arc::clone(service), Arc::clone(handler));
     let place = Place { number, guest };
