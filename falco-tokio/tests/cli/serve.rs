@@ -93,11 +93,11 @@ fn the_first_signal_drains() {
         let ended = server.end();
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert!(
-            ended.err.contains("draining 1 connections and 1 requests"),
+            ended.err.contains("draining 1 connection and 1 request for"),
             "{}",
             ended.err
         );
-        assert!(ended.err.contains("1 requests, 1 answered"), "{}", ended.err);
+        assert!(ended.err.contains("1 request, 1 answered"), "{}", ended.err);
     }
 }
 
@@ -112,7 +112,7 @@ fn the_second_signal_ends_at_once() {
     let ended = server.end();
     assert!(began.elapsed() < core::time::Duration::from_secs(20));
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.err.contains("1 requests cut off"), "{}", ended.err);
+    assert!(ended.err.contains("1 request cut off"), "{}", ended.err);
     request.end().failed_with(1);
 }
 
@@ -122,7 +122,7 @@ fn a_drain_lasts_no_longer_than_it_may() {
     let (server, request) = under_way(&scratch, "60", &["--drain-timeout", "200ms"]);
     server.signal(Signal::INT);
     let ended = server.end();
-    assert!(ended.failed_with(1).contains("1 requests cut off"), "{}", ended.err);
+    assert!(ended.failed_with(1).contains("1 request cut off"), "{}", ended.err);
     request.end().failed_with(1);
 }
 

@@ -6,8 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
@@ -76,7 +75,12 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::of(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
+    }
+
+    /// The same, but its streams are as the command has them; those that are pipes are read.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let (out, err) = (collect(child.stdout.take()), collect(child.stderr.take()));
         Self { child, out, err }
     }
@@ -115,12 +119,14 @@ pub(crate) fn pid(number: u32) -> Pid {
     Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
 }
 
+/// All that comes out of a pipe, at its end; nothing where there is no pipe.
 fn collect(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
-    let mut pipe = pipe.unwrap();
     let (to, all) = mpsc::channel();
     thread::spawn(move || {
         let mut bytes = Vec::new();
-        let _ = pipe.read_to_end(&mut bytes);
+        if let Some(mut pipe) = pipe {
+            let _ = pipe.read_to_end(&mut bytes);
+        }
         let _ = to.send(bytes);
     });
     all
@@ -148,21 +154,9 @@ pub(crate) fn run_with(mut command: Command, input: &[u8]) -> Ended {
 pub(crate) fn run_unread(mut command: Command) -> (Option<i32>, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
-    let err = collect(child.stderr.take());
-    let run = Run {
-        child,
-        out: mpsc::sync_channel(1).1,
-        err,
-    };
-    let mut run = run;
-    let deadline = Instant::now() + PATIENCE;
-    while run.child.try_wait().unwrap().is_none() {
-        assert!(Instant::now() < deadline, "it does not end");
-        thread::sleep(Duration::from_millis(5));
-    }
-    let code = run.child.wait().unwrap().code();
-    let err = String::from_utf8_lossy(&run.err.recv_timeout(PATIENCE).unwrap()).into_owned();
-    (code, err)
+    let (out, err) = (collect(child.stdout.take()), collect(child.stderr.take()));
+    let ended = Run { child, out, err }.end();
+    (ended.code, ended.err)
 }
 
 /// A running `falco serve`.
@@ -185,7 +179,19 @@ impl Served {
     }
 
     pub(crate) fn of(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::with(command.stderr(Stdio::piped()), |_| {})
+    }
+
+    /// One whose standard error is a pipe that this caller may read or not.
+    pub(crate) fn unheard(mut command: Command) -> (Self, ChildStderr) {
+        let mut unread = None;
+        let server = Self::with(command.stderr(Stdio::piped()), |child| unread = child.stderr.take());
+        (server, unread.unwrap())
+    }
+
+    fn with(command: &mut Command, look: impl FnOnce(&mut Child)) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        look(&mut child);
         let err = collect(child.stderr.take());
         let mut pipe = BufReader::new(child.stdout.take().unwrap());
         let (to, out) = mpsc::channel();

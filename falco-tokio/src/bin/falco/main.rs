@@ -5,6 +5,7 @@ mod exec;
 mod failure;
 mod key;
 mod keygen;
+mod log;
 mod output;
 mod ping;
 mod send;
@@ -29,7 +30,8 @@ use crate::failure::{Code, EXIT_CODES, Failure};
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Tells on standard error what connections do; twice for all there is
+    /// Tells on standard error what connections do; twice for all there is. A server then also writes each of its
+    /// warnings, however often it comes
     #[arg(long, short, global = true, action = ArgAction::Count)]
     verbose: u8,
 }
@@ -70,18 +72,15 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    let is_server = matches!(cli.command, Command::Serve(_));
     // A server tells of its own accord what its owner has to know; of a client's troubles its end tells.
-    let quiet = match &cli.command {
-        Command::Serve(_) => LevelFilter::WARN,
-        Command::Keygen(_) | Command::Send(_) | Command::Ping(_) | Command::Bench(_) | Command::ExitCodes => {
-            LevelFilter::OFF
-        }
-    };
-    trace(match cli.verbose {
+    let quiet = if is_server { LevelFilter::WARN } else { LevelFilter::OFF };
+    let level = match cli.verbose {
         0 => quiet,
         1 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
-    });
+    };
+    log::start(level, cli.verbose == 0);
     let done = match cli.command {
         Command::Keygen(args) => keygen::run(&args),
         Command::Serve(args) => block_on(serve::run(*args)),
@@ -90,7 +89,15 @@ fn main() -> ExitCode {
         Command::Bench(args) => block_on(bench::run(args)),
         Command::ExitCodes => output::line(&EXIT_CODES),
     };
-    done.map_or_else(Failure::end, |()| ExitCode::SUCCESS)
+    let code = done.map_or_else(Failure::end, |()| ExitCode::SUCCESS);
+    // A server ends whether or not anybody reads what it has to say. A command at a terminal waits
+    // for its reader, as others do.
+    if is_server {
+        log::end();
+    } else {
+        let _ = log::flush(None);
+    }
+    code
 }
 
 fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
@@ -103,23 +110,15 @@ fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fa
     done
 }
 
-fn trace(level: LevelFilter) {
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        // Where standard error is closed, that is no reason to panic.
-        .log_internal_errors(false)
-        .init();
-}
-
 /// A command line that is wrong, or one that asks for help. A key that stands on it is not repeated.
 fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && std::env::args_os().any(|argument| key::looks_like_key(&argument)) {
-        return Failure::usage(
+        let code = Failure::usage(
             "the command line is wrong, and what looks like a key stands on it, so it is not repeated here: keys come from --key-file or FALCO_KEY, and others may have seen this one",
         )
         .end();
+        let _ = log::flush(None);
+        return code;
     }
     let _ = error.print();
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)

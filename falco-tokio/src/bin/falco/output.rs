@@ -1,9 +1,11 @@
-//! Standard output and standard error. Nothing here panics when nobody reads them.
+//! Standard output, and what the tool says to its user on standard error. Nothing here panics when
+//! nobody reads them.
 
 use core::fmt;
-use std::io::{self, ErrorKind, Write, stderr, stdout};
+use std::io::{self, ErrorKind, Write, stdout};
 
 use crate::failure::{Code, Failure};
+use crate::log;
 
 /// Writes bytes to standard output, and nothing around them.
 pub(crate) fn put(bytes: &[u8]) -> Result<(), Failure> {
@@ -23,9 +25,9 @@ pub(crate) fn tell(message: &impl fmt::Display) {
     note(format_args!("falco: {message}\n"));
 }
 
-/// Writes to standard error as it is. Where nobody reads it there is nobody to tell so.
+/// Writes to standard error as it is.
 pub(crate) fn note(text: fmt::Arguments<'_>) {
-    let _ = stderr().lock().write_all(text.to_string().as_bytes());
+    log::write(text.to_string().as_bytes());
 }
 
 fn failed(error: &io::Error) -> Failure {

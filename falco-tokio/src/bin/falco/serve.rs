@@ -8,12 +8,13 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use falco_tokio::{Error, Handle, Report, Request, Server, ServerBuilder, Settings};
+use tokio::task::JoinHandle;
 
 use crate::exec::Exec;
 use crate::failure::{Code, Failure, code_of};
 use crate::signals::Signals;
-use crate::values::{self, Address};
-use crate::{key, output};
+use crate::values::{self, Address, counted};
+use crate::{key, log, output};
 
 /// Serves: answers each message with itself, or with what a command makes of it.
 ///
@@ -108,15 +109,16 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             async move { exec.answer(request.into_body()).await }
         })),
     };
-    // Who does not read this line can be served all the same.
-    match output::line(&format_args!("listening on {address}")) {
-        Ok(()) | Err(Failure::OutputClosed) => {}
-        Err(failure) => return Err(failure),
-    }
+    tokio::spawn(log::tell_left_out_each_second());
+    // On a thread of its own: standard output may be a pipe that is full.
+    let mut greeting = Some(tokio::task::spawn_blocking(move || {
+        output::line(&format_args!("listening on {address}"))
+    }));
     let mut asked = 0_u32;
     let report = loop {
         tokio::select! {
             report = &mut serving => break report,
+            greeted = until_greeted(&mut greeting) => greeted?,
             () = signals.next() => {
                 asked += 1;
                 stop(&handle, asked, args.drain_timeout);
@@ -126,6 +128,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if let Some(exec) = exec {
         let _ = tokio::time::timeout(KILLING, exec.idle()).await;
     }
+    log::tell_left_out();
+    // So that there is room for the last words, if anybody reads.
+    log::end();
     let report = report.map_err(|error| Failure::new(Code::Failed, error))?;
     let report = report.map_err(|error| Failure::new(Code::Failed, error))?;
     sum_up(&report, began.elapsed());
@@ -133,6 +138,21 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         return Err(Failure::Told(Code::Failed));
     }
     Ok(())
+}
+
+/// Waits until the first line is written, once.
+async fn until_greeted(greeting: &mut Option<JoinHandle<Result<(), Failure>>>) -> Result<(), Failure> {
+    let Some(writing) = greeting else {
+        return core::future::pending().await;
+    };
+    let written = writing.await;
+    *greeting = None;
+    match written {
+        // Who does not read this line can be served all the same.
+        Ok(Ok(()) | Err(Failure::OutputClosed)) => Ok(()),
+        Ok(Err(failure)) => Err(failure),
+        Err(error) => Err(Failure::new(Code::Failed, error)),
+    }
 }
 
 fn stop(handle: &Handle, asked: u32, drain: Duration) {
@@ -145,24 +165,25 @@ fn stop(handle: &Handle, asked: u32, drain: Duration) {
         .requests
         .saturating_sub(stats.answers + stats.refusals + stats.cancelled);
     output::tell(&format_args!(
-        "draining {} connections and {running} requests for at most {drain:?}; once more ends at once",
-        stats.connections
+        "draining {} and {} for at most {drain:?}; once more ends at once",
+        counted(stats.connections, "connection"),
+        counted(running, "request"),
     ));
 }
 
 fn sum_up(report: &Report, time: Duration) {
     let stats = &report.stats;
     output::tell(&format_args!(
-        "served {:.1} s: {} connections, {} refused handshakes; {} requests, {} answered, {} refused, {} cancelled; {} connections and {} requests cut off",
+        "served {:.1} s: {}, {}; {}, {} answered, {} refused, {} cancelled; {} and {} cut off",
         time.as_secs_f64(),
-        stats.established,
-        stats.unauthenticated,
-        stats.requests,
+        counted(stats.established, "connection"),
+        counted(stats.unauthenticated, "refused handshake"),
+        counted(stats.requests, "request"),
         stats.answers,
         stats.refusals,
         stats.cancelled,
-        report.cut_connections,
-        report.cut_requests,
+        counted(report.cut_connections, "connection"),
+        counted(report.cut_requests, "request"),
     ));
 }
 

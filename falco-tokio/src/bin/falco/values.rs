@@ -111,6 +111,12 @@ pub(crate) fn millis(time: Duration) -> String {
     format!("{:.3}", 1000.0 * time.as_secs_f64())
 }
 
+/// A count and what is counted, whose plural ends in an s.
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
 /// A count to reckon with.
 pub(crate) fn real(count: u64) -> f64 {
     let half = |bits: u64| f64::from(u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX));

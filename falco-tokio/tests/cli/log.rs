@@ -1,0 +1,100 @@
+//! Standard error as others leave it: unread, closed, full; and what is written there, how often.
+
+use core::time::Duration;
+use std::process::{ChildStderr, Command};
+use std::time::Instant;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::tool::{KEY, Run, Scratch, Served, keyed, line_of, run};
+
+/// A server whose standard error is a pipe that nobody reads.
+fn unheard(words: &[&str]) -> (Served, ChildStderr) {
+    let mut command = keyed(&["serve", "--listen", "127.0.0.1:0"]);
+    command.args(words);
+    Served::unheard(command)
+}
+
+/// Sends requests all of which are to fail in the handler, each within a limit.
+fn fail(server: &Served, requests: &str) {
+    let words = ["-n", requests, "-c", "4", "-p", "4", "-t", "10s", "--json"];
+    let told = run(keyed(&[&["bench", server.address.as_str()][..], &words].concat()));
+    let told: Value = serde_json::from_str(told.text()).unwrap();
+    assert_eq!(
+        told["errors"]["the request was refused: the handler failed"].to_string(),
+        requests,
+        "{told}"
+    );
+}
+
+/// It drains after one signal, whatever its standard error is.
+fn ends(server: Served) {
+    let began = Instant::now();
+    server.signal(Signal::TERM);
+    assert_eq!(server.end().code, Some(0));
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_server_serves_and_ends_though_nobody_reads_what_it_logs() {
+    for more in [&[][..], &["-v"]] {
+        let (server, pipe) = unheard(&[more, &["--exec", "false"]].concat());
+        fail(&server, "2500");
+        ends(server);
+        drop(pipe);
+    }
+}
+
+#[test]
+fn warnings_are_few_and_the_others_are_counted() {
+    let began = Instant::now();
+    let server = Served::start(&["--exec", "false"]);
+    fail(&server, "600");
+    let ended = server.stop();
+    let seconds = began.elapsed().as_secs() + 2;
+    let (mut written, mut left_out) = (0, 0);
+    for line in ended.err.lines().filter(|line| line.contains("the handler failed")) {
+        match line.split_once("the handler failed: ") {
+            Some((_, count)) if count.contains("left out here") => {
+                left_out += count.split(' ').next().unwrap().parse::<u64>().unwrap();
+            }
+            _ => written += 1,
+        }
+    }
+    assert_eq!(written + left_out, 600, "{}", ended.err);
+    assert!(written >= 10 && written <= 10 * seconds, "{written} in {seconds} s");
+
+    // Who asks for more is told each of them.
+    let server = Served::start(&["-v", "--exec", "false"]);
+    fail(&server, "100");
+    let ended = server.stop();
+    assert_eq!(ended.err.matches("the handler failed").count(), 100, "{}", ended.err);
+}
+
+#[test]
+fn a_peer_in_the_log_is_an_address() {
+    let scratch = Scratch::new();
+    let script = format!("echo runs >{}; sleep 600", scratch.name("runs"));
+    let server = Served::start(&["-v", "--max-connections", "1", "--exec", "sh", "-c", &script]);
+    let first = Run::start(keyed(&["send", &server.address, "x"]));
+    line_of(&scratch.path("runs"));
+    server.send("turned away").failed_with(3);
+    first.signal(Signal::INT);
+    assert_eq!(first.end().code, None);
+    let ended = server.stop();
+    assert!(ended.err.contains("turned away"), "{}", ended.err);
+    assert!(ended.err.contains("peer=127.0.0.1:"), "{}", ended.err);
+    assert!(!ended.err.contains("Some("), "{}", ended.err);
+}
+
+#[test]
+fn a_standard_error_that_is_closed_is_no_reason_to_fail() {
+    let mut command = Command::new("sh");
+    let script = "exec \"$0\" serve --listen 127.0.0.1:0 -v --exec false 2>&-";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_falco")]);
+    command.env("FALCO_KEY", KEY);
+    let server = Served::of(command);
+    fail(&server, "20");
+    ends(server);
+}
