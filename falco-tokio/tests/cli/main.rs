@@ -14,4 +14,5 @@ mod log;
 mod ping;
 mod send;
 mod serve;
+mod socket_file;
 mod tool;

@@ -178,7 +178,12 @@ impl Served {
         Self::of(command)
     }
 
-    pub(crate) fn of(mut command: Command) -> Self {
+    pub(crate) fn of(command: Command) -> Self {
+        Self::try_of(command).unwrap_or_else(|ended| panic!("{ended:?}"))
+    }
+
+    /// The same, or what has become of it instead.
+    pub(crate) fn try_of(mut command: Command) -> Result<Self, Ended> {
         Self::with(command.stderr(Stdio::piped()), |_| {})
     }
 
@@ -186,10 +191,10 @@ impl Served {
     pub(crate) fn unheard(mut command: Command) -> (Self, ChildStderr) {
         let mut unread = None;
         let server = Self::with(command.stderr(Stdio::piped()), |child| unread = child.stderr.take());
-        (server, unread.unwrap())
+        (server.unwrap(), unread.unwrap())
     }
 
-    fn with(command: &mut Command, look: impl FnOnce(&mut Child)) -> Self {
+    fn with(command: &mut Command, look: impl FnOnce(&mut Child)) -> Result<Self, Ended> {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         look(&mut child);
         let err = collect(child.stderr.take());
@@ -208,10 +213,10 @@ impl Served {
             .strip_prefix("listening on ")
             .and_then(|rest| rest.strip_suffix('\n'));
         let Some(address) = address else {
-            panic!("{first:?}, and {:?}", run.end());
+            return Err(run.end());
         };
         let address = address.to_owned();
-        Self { run, address }
+        Ok(Self { run, address })
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

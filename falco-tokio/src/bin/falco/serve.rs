@@ -1,5 +1,8 @@
 //! `falco serve`: a server that echoes, or runs a command for each message.
 
+#[cfg(unix)]
+mod socket_file;
+
 use core::time::Duration;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,6 +13,8 @@ use clap::ValueEnum;
 use falco_tokio::{Error, Handle, Report, Request, Server, ServerBuilder, Settings};
 use tokio::task::JoinHandle;
 
+#[cfg(unix)]
+use self::socket_file::SocketFile;
 use crate::exec::Exec;
 use crate::failure::{Code, Failure, code_of};
 use crate::signals::Signals;
@@ -90,7 +95,7 @@ enum ServerWire {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let builder = builder(&args)?;
     let mut signals = Signals::new()?;
-    let (server, _socket) = bind(builder, &args.listen).await.map_err(|error| {
+    let (server, mut socket) = bind(builder, &args.listen).await.map_err(|error| {
         Failure::new(
             code_of(&error, Code::Unreachable),
             format_args!("{}: {error}", args.listen),
@@ -121,6 +126,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             greeted = until_greeted(&mut greeting) => greeted?,
             () = signals.next() => {
                 asked += 1;
+                if asked == 1 {
+                    // Before the listener closes: a successor can bind while this server drains.
+                    socket.remove();
+                }
                 stop(&handle, asked, args.drain_timeout);
             }
         }
@@ -233,42 +242,28 @@ fn only_classic_key(file: Option<&Path>, classic_file: Option<&Path>) -> Result<
     )
 }
 
-/// The file of a Unix socket, which goes when the server does.
-#[derive(Debug)]
-struct SocketFile(Option<PathBuf>);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-async fn bind(builder: ServerBuilder, address: &Address) -> Result<(Server, SocketFile), Error> {
+async fn bind(builder: ServerBuilder, address: &Address) -> Result<(Server, OwnFile), Error> {
     match address {
-        Address::Tcp(name) => Ok((builder.bind(name).await?, SocketFile(None))),
+        Address::Tcp(name) => Ok((builder.bind(name).await?, OwnFile::default())),
         #[cfg(unix)]
         Address::Unix(path) => {
-            remove_stale(path);
-            let server = builder.bind_unix(path)?;
-            Ok((server, SocketFile(Some(path.clone()))))
+            let (server, file) = SocketFile::bind(builder, path).await?;
+            Ok((server, OwnFile(Some(file))))
         }
         #[cfg(not(unix))]
         Address::Unix(_) => Err(Error::Closed),
     }
 }
 
-/// Takes away the socket of a server that is gone; nothing that is not a socket, and none on which somebody listens.
-#[cfg(unix)]
-fn remove_stale(path: &Path) {
-    use std::os::unix::fs::FileTypeExt;
-    use std::os::unix::net::UnixStream;
+/// What the server has to take away in the end: the file of a Unix socket, if it listens on one.
+#[derive(Debug, Default)]
+struct OwnFile(#[cfg(unix)] Option<SocketFile>);
 
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
-    let refused =
-        || UnixStream::connect(path).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
-    if is_socket && refused() {
-        let _ = std::fs::remove_file(path);
+impl OwnFile {
+    fn remove(&mut self) {
+        #[cfg(unix)]
+        if let Some(file) = &mut self.0 {
+            file.remove();
+        }
     }
 }

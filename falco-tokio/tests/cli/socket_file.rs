@@ -1,0 +1,137 @@
+//! Whose the file of a Unix socket is, while servers come and go and others put things in its place.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::tool::{Run, Scratch, Served, keyed, line_of, run, until};
+
+fn address(scratch: &Scratch) -> String {
+    format!("unix:{}", scratch.name("socket"))
+}
+
+#[test]
+fn a_server_that_drains_gives_its_path_up_at_once_and_never_takes_its_successors() {
+    let scratch = Scratch::new();
+    let (address, path) = (address(&scratch), scratch.path("socket"));
+    let script = format!(
+        "echo runs >{}; until test -e {}; do sleep 0.05; done; cat",
+        scratch.name("runs"),
+        scratch.name("go")
+    );
+    let old = Served::start(&["--listen", &address, "--exec", "sh", "-c", &script]);
+    let request = Run::start(keyed(&["send", &address, "patient"]));
+    line_of(&scratch.path("runs"));
+    old.signal(Signal::TERM);
+    until("the path is free", || !path.exists());
+    let new = Served::start(&["--listen", &address]);
+    assert_eq!(new.send("new").good(), "new");
+    fs::write(scratch.path("go"), "").unwrap();
+    assert_eq!(request.end().good(), "patient");
+    assert_eq!(old.end().code, Some(0));
+    assert_eq!(new.send("still there").good(), "still there");
+    new.stop();
+    assert!(!path.exists());
+}
+
+#[test]
+fn what_others_have_put_in_its_place_stays() {
+    let scratch = Scratch::new();
+    let (address, path) = (address(&scratch), scratch.path("socket"));
+    let server = Served::start(&["--listen", &address]);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "precious").unwrap();
+    server.stop();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    fs::remove_file(&path).unwrap();
+
+    let server = Served::start(&["--listen", &address]);
+    fs::remove_file(&path).unwrap();
+    let other = UnixListener::bind(&path).unwrap();
+    server.stop();
+    UnixStream::connect(&path).unwrap();
+    drop(other);
+
+    // A directory, and nothing at all.
+    fs::remove_file(&path).unwrap();
+    let server = Served::start(&["--listen", &address]);
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    server.stop();
+    fs::remove_dir(&path).unwrap();
+    let server = Served::start(&["--listen", &address]);
+    fs::remove_file(&path).unwrap();
+    server.stop();
+}
+
+#[test]
+fn of_many_that_start_at_once_in_the_place_of_a_dead_one_one_listens() {
+    let scratch = Scratch::new();
+    let (address, path) = (address(&scratch), scratch.path("socket"));
+    for _ in 0..10 {
+        drop(UnixListener::bind(&path).unwrap());
+        let starting: Vec<_> = (0..6)
+            .map(|_| {
+                let address = address.clone();
+                thread::spawn(move || Served::try_of(keyed(&["serve", "--listen", &address])))
+            })
+            .collect();
+        let (mut listening, mut failed) = (Vec::new(), 0);
+        for started in starting {
+            match started.join().unwrap() {
+                Ok(server) => listening.push(server),
+                Err(ended) => {
+                    ended.failed_with(4);
+                    failed += 1;
+                }
+            }
+        }
+        assert_eq!((listening.len(), failed), (1, 5));
+        assert_eq!(run(keyed(&["send", &address, "hello"])).good(), "hello");
+        for server in listening {
+            server.stop();
+        }
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn nobody_takes_a_dead_ones_place_while_another_is_about_to() {
+    let scratch = Scratch::new();
+    let (address, path) = (address(&scratch), scratch.path("socket"));
+    drop(UnixListener::bind(&path).unwrap());
+    let directory = fs::File::open(path.parent().unwrap()).unwrap();
+    flock(&directory, FlockOperation::LockExclusive).unwrap();
+    run(keyed(&["serve", "--listen", &address])).failed_with(4);
+    assert!(path.exists());
+    drop(directory);
+    Served::start(&["--listen", &address]).stop();
+}
+
+#[test]
+fn a_server_that_listens_and_takes_nobody_is_not_dead() {
+    let scratch = Scratch::new();
+    let (address, path) = (address(&scratch), scratch.path("socket"));
+    let at = SockAddr::unix(&path).unwrap();
+    let stream = || Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    let busy = stream();
+    busy.bind(&at).unwrap();
+    busy.listen(0).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let socket = stream();
+        socket.set_nonblocking(true).unwrap();
+        match socket.connect(&at) {
+            Ok(()) => waiting.push(socket),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    run(keyed(&["serve", "--listen", &address])).failed_with(4);
+    assert!(path.exists());
+}
