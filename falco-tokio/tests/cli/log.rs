@@ -1,13 +1,16 @@
 //! Standard error as others leave it: unread, closed, full; and what is written there, how often.
 
 use core::time::Duration;
-use std::process::{ChildStderr, Command};
+use std::fs;
+use std::io::{ErrorKind, PipeReader, PipeWriter, Write, pipe};
+use std::process::{ChildStderr, Command, Stdio};
 use std::time::Instant;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::tool::{KEY, Run, Scratch, Served, keyed, line_of, run};
+use crate::tool::{KEY, Run, Scratch, Served, keyed, line_of, run, until};
 
 /// A server whose standard error is a pipe that nobody reads.
 fn unheard(words: &[&str]) -> (Served, ChildStderr) {
@@ -86,6 +89,54 @@ fn a_peer_in_the_log_is_an_address() {
     assert!(ended.err.contains("turned away"), "{}", ended.err);
     assert!(ended.err.contains("peer=127.0.0.1:"), "{}", ended.err);
     assert!(!ended.err.contains("Some("), "{}", ended.err);
+}
+
+/// A pipe into which nothing more can be written, since nobody reads.
+fn full() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = pipe().unwrap();
+    let flags = fcntl_getfl(&writer).unwrap();
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+    for length in [4096, 1] {
+        loop {
+            match writer.write(&[b'\n'; 4096][..length]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    fcntl_setfl(&writer, flags).unwrap();
+    (reader, writer)
+}
+
+#[test]
+fn a_signal_ends_what_hangs_on_a_full_standard_output() {
+    let scratch = Scratch::new();
+    let path = scratch.path("socket");
+    let address = format!("unix:{}", path.display());
+    let (_reader, writer) = full();
+    let log = fs::File::create(scratch.path("log")).unwrap();
+    let mut command = keyed(&["serve", "--listen", &address, "-v"]);
+    let server = Run::of(command.stdout(writer.try_clone().unwrap()).stderr(log));
+    until("it listens", || path.exists());
+    assert_eq!(run(keyed(&["send", &address, "hello"])).good(), "hello");
+
+    let mut command = keyed(&["ping", &address, "-t", "500ms"]);
+    let ping = Run::of(command.stdout(writer).stderr(Stdio::piped()));
+    // From here on it does nothing but write its first line.
+    let established = || {
+        fs::read_to_string(scratch.path("log"))
+            .unwrap()
+            .matches("established")
+            .count()
+    };
+    until("it is connected", || established() == 2);
+    let began = Instant::now();
+    ping.signal(Signal::TERM);
+    assert!(ping.end().failed_with(1).contains("ended by force"));
+    server.signal(Signal::TERM);
+    assert_eq!(server.end().code, Some(0));
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -77,7 +77,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     // What cannot be drawn shall not be measured first.
     let drawing = args.svg.as_ref().map(create).transpose()?;
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::new(args.timeout)?;
     let began = Instant::now();
     let clients = tokio::select! {
         clients = open(&args) => clients?,

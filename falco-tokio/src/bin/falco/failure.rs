@@ -28,7 +28,7 @@ pub(crate) enum Code {
 }
 
 impl Code {
-    const fn number(self) -> u8 {
+    pub(crate) const fn number(self) -> u8 {
         match self {
             Self::Failed => 1,
             Self::Usage => 2,

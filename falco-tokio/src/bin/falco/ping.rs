@@ -42,7 +42,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let target = &args.target;
     let builder = target.builder(target.key()?, args.timeout)?;
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::new(args.timeout)?;
     let began = Instant::now();
     // A ping that finds no connection says why, instead of waiting for one.
     let client = tokio::select! {

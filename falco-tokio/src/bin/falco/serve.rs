@@ -94,8 +94,12 @@ enum ServerWire {
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let builder = builder(&args)?;
-    let mut signals = Signals::new()?;
-    let (server, mut socket) = bind(builder, &args.listen).await.map_err(|error| {
+    let mut signals = Signals::new(args.drain_timeout)?;
+    let bound = tokio::select! {
+        bound = bind(builder, &args.listen) => bound,
+        () = signals.next() => return Err(Failure::Told(Code::Failed)),
+    };
+    let (server, mut socket) = bound.map_err(|error| {
         Failure::new(
             code_of(&error, Code::Unreachable),
             format_args!("{}: {error}", args.listen),

@@ -1,11 +1,74 @@
-//! The signals by which a user or a supervisor ends the tool.
+//! The signals by which a user or a supervisor ends the tool. They are waited for on a thread of
+//! its own, so that they end the process even where everything else stands still.
 
+use core::time::Duration;
 use std::io;
+use std::thread;
+
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
 
 use crate::failure::{Code, Failure};
+use crate::{log, output};
 
-/// Ctrl-C and, on Unix, SIGTERM. Once this is made they end nothing by themselves.
-pub(crate) struct Signals {
+/// How much longer than it says a command may take to end, the last moment's writing included.
+const LATE: Duration = Duration::from_secs(5);
+/// How much longer it may take that once it was asked twice.
+const AT_ONCE: Duration = Duration::from_secs(3);
+/// How long the last words before an end by force may take to be written.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// Ctrl-C and, on Unix, SIGTERM. Once this is made they end nothing by themselves; but after the
+/// first of them the process ends within the time that was given to [`new`](Self::new) and a little
+/// more, after the second within three seconds, and after the third at once.
+pub(crate) struct Signals(UnboundedReceiver<()>);
+
+impl Signals {
+    /// `ending` is how long the command may take to end in good order.
+    pub(crate) fn new(ending: Duration) -> Result<Self, Failure> {
+        Self::start(ending).map_err(|error| Failure::new(Code::Failed, format_args!("signals: {error}")))
+    }
+
+    fn start(ending: Duration) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let system = {
+            let _entered = runtime.enter();
+            System::register()?
+        };
+        let (to, signals) = unbounded_channel();
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || watch(&runtime, system, &to, ending))?;
+        Ok(Self(signals))
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            // The thread that sends ends only with the process.
+            core::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Passes signals on, and ends the process if that does not.
+fn watch(runtime: &Runtime, mut system: System, to: &UnboundedSender<()>, ending: Duration) {
+    runtime.block_on(async {
+        system.next().await;
+        let _ = to.send(());
+        if timeout(ending.saturating_add(LATE), system.next()).await.is_ok() {
+            let _ = to.send(());
+            let _ = timeout(AT_ONCE, system.next()).await;
+        }
+    });
+    output::tell(&"ended by force: it did not end by itself in time");
+    let _ = log::flush(Some(LAST_WORDS));
+    std::process::exit(Code::Failed.number().into());
+}
+
+/// The signals as the system has them.
+struct System {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
@@ -14,11 +77,7 @@ pub(crate) struct Signals {
     interrupt: tokio::signal::windows::CtrlC,
 }
 
-impl Signals {
-    pub(crate) fn new() -> Result<Self, Failure> {
-        Self::register().map_err(|error| Failure::new(Code::Failed, format_args!("signals: {error}")))
-    }
-
+impl System {
     #[cfg(unix)]
     fn register() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
@@ -36,8 +95,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one.
-    pub(crate) async fn next(&mut self) {
+    async fn next(&mut self) {
         #[cfg(unix)]
         tokio::select! {
             _ = self.interrupt.recv() => {}
