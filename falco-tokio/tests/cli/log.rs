@@ -2,8 +2,9 @@
 
 use core::time::Duration;
 use std::fs;
-use std::io::{ErrorKind, PipeReader, PipeWriter, Write, pipe};
+use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
 use std::process::{ChildStderr, Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -47,6 +48,42 @@ fn a_server_serves_and_ends_though_nobody_reads_what_it_logs() {
         ends(server);
         drop(pipe);
     }
+}
+
+#[test]
+fn what_commands_complain_of_holds_nothing_up_and_what_is_dropped_is_counted() {
+    let script = "yes complaint | head -c 200000 >&2; false";
+    let (server, mut pipe) = unheard(&["--exec", "sh", "-c", script]);
+    fail(&server, "40");
+    // Somebody reads after all: first what was kept, then where something is missing, then what comes.
+    let reading = thread::spawn(move || {
+        let mut text = String::new();
+        pipe.read_to_string(&mut text).unwrap();
+        text
+    });
+    ends(server);
+    let text = reading.join().unwrap();
+    assert!(text.starts_with("complaint\n"), "{:?}", text.get(..100));
+    assert!(text.contains(" log lines dropped here: "), "nothing dropped");
+    assert!(text.contains("served "), "no last words");
+}
+
+#[test]
+fn a_second_signal_ends_a_server_at_once_though_its_standard_error_is_full() {
+    let scratch = Scratch::new();
+    let script = format!(
+        "yes complaint | head -c 4000000 >&2; echo runs >{}; sleep 600",
+        scratch.name("runs")
+    );
+    let (server, _pipe) = unheard(&["--drain-timeout", "10m", "--exec", "sh", "-c", &script]);
+    let request = Run::start(keyed(&["send", &server.address, "x"]));
+    line_of(&scratch.path("runs"));
+    let began = Instant::now();
+    server.signal(Signal::TERM);
+    server.signal(Signal::INT);
+    assert_eq!(server.end().code, Some(1));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    request.end().failed_with(1);
 }
 
 #[test]

@@ -10,6 +10,7 @@
 mod bench;
 mod exec;
 mod keys;
+mod left;
 mod log;
 mod ping;
 mod send;

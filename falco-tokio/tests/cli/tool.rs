@@ -223,6 +223,10 @@ impl Served {
         self.run.signal(signal);
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.run.child.id()
+    }
+
     /// What becomes of it after this; its first line is not in the output.
     pub(crate) fn end(self) -> Ended {
         self.run.end()

@@ -66,7 +66,14 @@ pub(crate) struct Args {
     drain_timeout: Duration,
     /// Runs this for each message, which it gets on its standard input; what it writes to its standard output is the
     /// answer. The request fails if the command does; it is killed when its client cancels. All that follows on the
-    /// command line belongs to it. The variables with the keys are not in its environment
+    /// command line belongs to it. The variables with the keys are not in its environment.
+    ///
+    /// The answer is sent when the command has ended, and not before. What it has started and left running may stay if
+    /// it has let go of the standard input and output, as with `job </dev/null >/dev/null &`. Where something still holds one
+    /// of them a quarter of a second after the command's end, the answer is what was written until then, and whatever
+    /// is left of the command's process group is killed; a daemon that is to live on belongs in a session of its own
+    /// (setsid). In a container, run the server under an init process, which takes over what commands leave behind.
+    /// What commands write to standard error goes into the server's.
     #[arg(long, value_names = ["COMMAND", "ARGUMENT"], num_args = 1.., allow_hyphen_values = true)]
     exec: Vec<OsString>,
 }
@@ -110,7 +117,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .local_addr()
         .map_or_else(|_| args.listen.to_string(), |address| address.to_string());
     let began = Instant::now();
-    let exec = Exec::new(&args.exec, args.max_message, args.max_commands).map(Arc::new);
+    let exec = Exec::new(&args.exec, args.max_message, args.max_commands)
+        .map_err(|error| Failure::new(Code::Failed, format_args!("--exec: {error}")))?
+        .map(Arc::new);
     let mut serving = match exec.clone() {
         None => tokio::spawn(server.serve(|request: Request| async move { Ok(request.into_body()) })),
         Some(exec) => tokio::spawn(server.serve(move |request: Request| {

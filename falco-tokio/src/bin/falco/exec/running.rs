@@ -1,0 +1,106 @@
+//! One command that runs, and the processes that it has started, as far as they stay in its process
+//! group. Its number, and with it the group's, stays its own until it has been waited for: nothing is
+//! killed by that number after that.
+
+use core::future::Future;
+use std::ffi::OsString;
+use std::io::{self, PipeWriter};
+use std::process::{ExitStatus, Stdio};
+
+#[cfg(unix)]
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use crate::key;
+
+/// A command that runs. Dropped before it is over, it is killed, and its group with it.
+pub(super) struct Running {
+    child: Child,
+    #[cfg(unix)]
+    ends: tokio::signal::unix::Signal,
+}
+
+impl Running {
+    /// Starts it, and gives its standard input and output.
+    pub(super) fn start(
+        program: &OsString,
+        arguments: &[OsString],
+        stderr: PipeWriter,
+    ) -> io::Result<(Self, ChildStdin, ChildStdout)> {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .kill_on_drop(true);
+        for name in key::variables() {
+            command.env_remove(name);
+        }
+        // A group of its own: Ctrl-C at a terminal is for the server, which lets it finish.
+        #[cfg(unix)]
+        command.process_group(0);
+        // Before the start, so that no end is missed.
+        #[cfg(unix)]
+        let ends = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
+        let mut running = Self {
+            child: command.spawn()?,
+            #[cfg(unix)]
+            ends,
+        };
+        match (running.child.stdin.take(), running.child.stdout.take()) {
+            (Some(to), Some(from)) => Ok((running, to, from)),
+            _ => Err(io::Error::other("a pipe of the command is missing")),
+        }
+    }
+
+    /// Waits until the command has ended, and leaves it unwaited for, so that its number stays its own.
+    #[cfg(unix)]
+    pub(super) async fn exited(&mut self) -> io::Result<()> {
+        let Some(id) = self.id() else { return Ok(()) };
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        while waitid(WaitId::Pid(id), options)?.is_none() {
+            if self.ends.recv().await.is_none() {
+                return Err(io::Error::other("the runtime shuts down"));
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(not(unix))]
+    pub(super) async fn exited(&mut self) -> io::Result<()> {
+        self.child.wait().await.map(drop)
+    }
+
+    /// With what the command has ended, once it has. Whatever is left of its group is killed first if
+    /// `kill` says so.
+    pub(super) fn end(&mut self, kill: bool) -> impl Future<Output = io::Result<ExitStatus>> {
+        if kill {
+            self.kill_group();
+        }
+        self.child.wait()
+    }
+
+    #[cfg(unix)]
+    fn id(&self) -> Option<Pid> {
+        // None once it has been waited for.
+        self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
+    }
+
+    #[cfg(unix)]
+    fn kill_group(&self) {
+        if let Some(group) = self.id() {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn kill_group(&self) {}
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Does nothing after `end`.
+        self.kill_group();
+    }
+}

@@ -1,0 +1,183 @@
+//! What commands of `--exec` close early, keep open and leave behind holds up neither their request
+//! nor the next, for which there is one place.
+
+use core::time::Duration;
+use std::fs;
+use std::time::Instant;
+
+use rustix::process::{Signal, kill_process, test_kill_process};
+
+use crate::tool::{Ended, Scratch, Served, keyed, line_of, pid, run_with, until};
+
+/// Far more than a command and its moment, far less than what is left behind lives.
+const SOON: Duration = Duration::from_secs(10);
+
+fn server(script: &str) -> Served {
+    Served::start(&["--max-commands", "1", "--exec", "sh", "-c", script])
+}
+
+/// A message of some length, and what comes of it, soon.
+fn soon(server: &Served, length: usize) -> Ended {
+    let began = Instant::now();
+    let ended = run_with(keyed(&["send", &server.address, "-t", "20s"]), &vec![b'x'; length]);
+    assert!(began.elapsed() < SOON, "{:?}: {ended:?}", began.elapsed());
+    ended
+}
+
+fn stop(server: Served) -> Ended {
+    let began = Instant::now();
+    let ended = server.stop();
+    assert!(began.elapsed() < SOON, "{:?}: {ended:?}", began.elapsed());
+    ended
+}
+
+/// Runs, or has ended and nobody has asked how.
+fn state(id: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+fn is_gone(id: u32) -> bool {
+    test_kill_process(pid(id)).is_err() || state(id) == Some('Z')
+}
+
+/// Has `script` write the number of what it left running into a file, and gives that.
+fn left(scratch: &Scratch, script: &str) -> String {
+    let (part, file) = (scratch.name("part"), scratch.name("left"));
+    format!("{script}\necho $! >{part}; mv {part} {file}")
+}
+
+fn id_of(scratch: &Scratch) -> u32 {
+    let id = line_of(&scratch.path("left")).parse().unwrap();
+    fs::remove_file(scratch.path("left")).unwrap();
+    id
+}
+
+#[test]
+fn what_keeps_standard_output_open_is_not_waited_for_and_does_not_stay() {
+    let scratch = Scratch::new();
+    let server = server(&left(&scratch, "echo done; sleep 600 &"));
+    for _ in 0..2 {
+        assert_eq!(soon(&server, 1).good(), "done\n");
+        let id = id_of(&scratch);
+        until("it is gone", || is_gone(id));
+    }
+    stop(server);
+}
+
+#[test]
+fn a_command_that_fails_fails_at_once_whatever_it_has_left() {
+    let scratch = Scratch::new();
+    let server = server(&(left(&scratch, "echo half; sleep 600 &") + "; exit 3"));
+    assert!(soon(&server, 1).failed_with(1).contains("the handler failed"));
+    let id = id_of(&scratch);
+    until("it is gone", || is_gone(id));
+    assert!(stop(server).err.contains("exit status: 3"));
+}
+
+#[test]
+fn what_keeps_standard_input_open_is_not_waited_for_and_does_not_stay() {
+    let scratch = Scratch::new();
+    // A shell gives what is in the background an input of its own unless told otherwise.
+    let script = left(&scratch, "exec 3<&0; sleep 600 <&3 >/dev/null &") + "; echo done";
+    let server = server(&script);
+    for _ in 0..2 {
+        assert_eq!(soon(&server, 1 << 20).good(), "done\n");
+        let id = id_of(&scratch);
+        until("it is gone", || is_gone(id));
+    }
+    stop(server);
+}
+
+#[test]
+fn what_has_let_go_of_both_may_stay_and_the_server_ends_all_the_same() {
+    let scratch = Scratch::new();
+    // It keeps the standard error.
+    let script = left(&scratch, "sleep 600 </dev/null >/dev/null &") + "; echo done";
+    let server = server(&script);
+    assert_eq!(soon(&server, 1).good(), "done\n");
+    let id = id_of(&scratch);
+    assert!(!is_gone(id));
+    stop(server);
+    assert!(!is_gone(id));
+    kill_process(pid(id), Signal::KILL).unwrap();
+}
+
+#[test]
+fn what_left_its_commands_group_holds_nothing_up_either() {
+    let scratch = Scratch::new();
+    // What has a session of its own cannot be killed with the group, and keeps both streams.
+    let (part, file) = (scratch.name("part"), scratch.name("left"));
+    let script = format!(
+        "exec 3<&0; setsid sh -c 'echo $$ >{part}; mv {part} {file}; exec sleep 600' <&3 &\n\
+         while ! test -e {file}; do sleep 0.01; done; echo done"
+    );
+    let server = server(&script);
+    assert_eq!(soon(&server, 1 << 20).good(), "done\n");
+    let id = id_of(&scratch);
+    stop(server);
+    assert!(!is_gone(id));
+    kill_process(pid(id), Signal::KILL).unwrap();
+}
+
+#[test]
+fn a_command_that_closes_its_output_is_answered_when_it_ends_and_as_it_ends() {
+    let script = "read code; echo said; exec >&-; sleep 0.5; exit $code";
+    let server = server(script);
+    let began = Instant::now();
+    assert_eq!(server.send("0\n").good(), "said\n");
+    assert!(began.elapsed() >= Duration::from_millis(500), "{:?}", began.elapsed());
+    server.send("4\n").failed_with(1);
+    assert!(stop(server).err.contains("exit status: 4"));
+}
+
+#[test]
+fn a_command_that_closes_its_input_or_ends_while_it_is_fed_is_answered() {
+    let closes = server("exec <&-; sleep 0.1; echo closed");
+    assert_eq!(soon(&closes, 4 << 20).good(), "closed\n");
+    stop(closes);
+    let ends = server("head -c 1 >/dev/null; echo ended");
+    for _ in 0..20 {
+        assert_eq!(soon(&ends, 4 << 20).good(), "ended\n");
+    }
+    stop(ends);
+}
+
+#[test]
+fn all_that_a_command_wrote_is_the_answer_also_when_it_has_ended_before_it_was_read() {
+    let server = server("head -c 3000000 /dev/zero & wait; head -c 60000 /dev/zero");
+    for _ in 0..5 {
+        assert_eq!(soon(&server, 1).good().len(), 3_060_000);
+    }
+    stop(server);
+}
+
+#[test]
+fn what_a_command_complains_of_is_in_the_log() {
+    let server = server("echo 'something is wrong' >&2; printf 'and this line has no end' >&2; echo done");
+    assert_eq!(server.send("x").good(), "done\n");
+    let ended = stop(server);
+    assert!(ended.err.contains("something is wrong\n"), "{}", ended.err);
+    assert!(ended.err.contains("and this line has no end"), "{}", ended.err);
+}
+
+#[test]
+fn no_command_stays_behind_as_a_zombie() {
+    let server = server("case $(cat) in x) sleep 600;; *) sleep 600 & ;; esac");
+    for _ in 0..3 {
+        soon(&server, 2).good();
+        run_with(keyed(&["send", &server.address, "-t", "300ms"]), b"x").failed_with(5);
+    }
+    let parent = server.id().to_string();
+    let children = || {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let stats = processes.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
+        let is_child = |stat: &String| {
+            let words = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').nth(1));
+            words.flatten() == Some(parent.as_str())
+        };
+        stats.filter(is_child).count()
+    };
+    until("all are gone", || children() == 0);
+    stop(server);
+}
