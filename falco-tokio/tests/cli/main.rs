@@ -12,6 +12,7 @@ mod exec;
 mod keys;
 mod left;
 mod log;
+mod messages;
 mod ping;
 mod send;
 mod serve;

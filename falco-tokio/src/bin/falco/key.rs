@@ -1,5 +1,7 @@
 //! Where keys come from: a file, standard input, the environment; never an argument. No message holds anything of one.
 
+mod text;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, stdin};
@@ -9,20 +11,20 @@ use falco_tokio::Key;
 use zeroize::Zeroizing;
 
 use crate::failure::{Code, Failure};
+use crate::output;
 
 /// The variable with the key.
 pub(crate) const KEY_VARIABLE: &str = "FALCO_KEY";
 /// The variable with the key of the classic wire, where there are two.
 pub(crate) const CLASSIC_KEY_VARIABLE: &str = "FALCO_CLASSIC_KEY";
-/// More than any file with a key has, white space included.
-const LONGEST: usize = 1024;
 
 /// How the help of commands that take a key speaks of it.
 pub(crate) const KEYS: &str = "\
 Keys:
   A key is 64 hexadecimal digits, as `falco keygen` makes them. It comes from --key-file, where - is standard input, or
-  else from the variable FALCO_KEY. On the classic wire FALCO_CLASSIC_KEY goes before FALCO_KEY: a key belongs to one
-  wire. No option takes the key itself: arguments can be seen by everybody on the machine.";
+  else from the variable FALCO_KEY. Its text may be ASCII, or UTF-8 or UTF-16 with a byte order mark, on one line. On the
+  classic wire FALCO_CLASSIC_KEY goes before FALCO_KEY: a key belongs to one wire. No option takes the key itself:
+  arguments can be seen by everybody on the machine.";
 
 /// The key that an option names, or else the first variable that is set.
 pub(crate) fn find(file: Option<&Path>, option: &str, variables: &[&str]) -> Result<Key, Failure> {
@@ -36,7 +38,7 @@ pub(crate) fn find(file: Option<&Path>, option: &str, variables: &[&str]) -> Res
         let names = variables.join(" or ");
         return Err(Failure::new(
             Code::Key,
-            format_args!("no key: name its file with {option} FILE, or set {names}"),
+            format_args!("no key: name its file with {option} FILE, or set {names}; `falco keygen` makes one"),
         ));
     };
     let text = Zeroizing::new(value.into_encoded_bytes());
@@ -80,6 +82,7 @@ pub(crate) fn variables() -> [OsString; 2] {
 
 fn read(path: &Path, option: &str) -> Result<Key, Failure> {
     if is_standard_input(Some(path)) {
+        output::ask("the key");
         let text = bounded(stdin().lock()).map_err(|error| unreadable("standard input", &error))?;
         return parse(&text, "standard input");
     }
@@ -92,12 +95,17 @@ fn read(path: &Path, option: &str) -> Result<Key, Failure> {
 }
 
 fn unreadable(name: &str, error: &io::Error) -> Failure {
-    Failure::new(Code::Key, format_args!("cannot read a key from {name}: {error}"))
+    let hint = if error.kind() == io::ErrorKind::NotFound {
+        "; `falco keygen --out FILE` makes one, and both ends need the same"
+    } else {
+        ""
+    };
+    Failure::new(Code::Key, format_args!("cannot read a key from {name}: {error}{hint}"))
 }
 
 /// Reads to the end, in a buffer that is made once, so that nothing of a key stays behind where it grew.
 fn bounded(mut from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut text = Zeroizing::new(vec![0; LONGEST]);
+    let mut text = Zeroizing::new(vec![0; text::LONGEST]);
     let mut filled = 0;
     while let Some(rest) = text.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match from.read(rest) {
@@ -112,7 +120,7 @@ fn bounded(mut from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
 }
 
 fn parse(text: &[u8], name: &str) -> Result<Key, Failure> {
-    Key::from_hex(text).map_err(|error| Failure::new(Code::Key, format_args!("{name}: {error}")))
+    text::parse(text).map_err(|error| Failure::new(Code::Key, format_args!("no key in {name}: {error}")))
 }
 
 #[cfg(unix)]
@@ -122,7 +130,7 @@ fn warn_if_others_can_read(file: &File, name: &str) {
     let Ok(metadata) = file.metadata() else { return };
     let mode = metadata.mode() & 0o777;
     if metadata.is_file() && mode & 0o044 != 0 {
-        crate::output::tell(&format_args!(
+        output::tell(&format_args!(
             "warning: others can read the key in {name} (mode {mode:04o}): chmod 600 {name}"
         ));
     }

@@ -2,7 +2,7 @@
 //! nobody reads them.
 
 use core::fmt;
-use std::io::{self, ErrorKind, Write, stdout};
+use std::io::{self, ErrorKind, IsTerminal, Write, stdin, stdout};
 
 use crate::failure::{Code, Failure};
 use crate::log;
@@ -23,6 +23,16 @@ pub(crate) fn line(text: &impl fmt::Display) -> Result<(), Failure> {
 /// Tells the user something on standard error.
 pub(crate) fn tell(message: &impl fmt::Display) {
     note(format_args!("falco: {message}\n"));
+}
+
+/// Says what standard input is read for, where that is a terminal at which a user may wait for the tool
+/// in turn.
+pub(crate) fn ask(for_what: &str) {
+    if stdin().is_terminal() {
+        tell(&format_args!(
+            "{for_what} is read from standard input, until its end (Ctrl-D at the beginning of a line)"
+        ));
+    }
 }
 
 /// Writes to standard error as it is.

@@ -87,6 +87,9 @@ fn message(argument: Option<OsString>, file: Option<PathBuf>, most: u32) -> Resu
     let name = file
         .as_ref()
         .map_or_else(|| "standard input".to_owned(), |file| file.display().to_string());
+    if file.is_none() {
+        output::ask("the message");
+    }
     let mut message = Vec::new();
     // One byte over the limit is enough to know.
     let limit = u64::from(most) + 1;
