@@ -1,10 +1,12 @@
 //! `falco serve --exec`: commands as handlers.
 
 use std::fs;
+use std::process::Command;
 
 use rustix::process::{Signal, test_kill_process};
+use serde_json::Value;
 
-use crate::tool::{Run, Scratch, Served, keyed, line_of, pid, run, run_with, until};
+use crate::tool::{KEY, Run, Scratch, Served, keyed, line_of, pid, run, run_with, until};
 
 #[test]
 fn a_command_gets_the_message_and_its_output_is_the_answer() {
@@ -120,4 +122,26 @@ fn no_more_commands_run_at_once_than_may() {
         assert_eq!(request.end().good(), "x");
     }
     server.stop();
+}
+
+#[test]
+fn a_command_that_cannot_be_started_for_now_has_processed_nothing() {
+    let mut command = Command::new("sh");
+    let script = "ulimit -n 48; exec \"$0\" serve --listen 127.0.0.1:0 --exec sleep 0.5";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_falco")]);
+    command.env("FALCO_KEY", KEY);
+    let server = Served::of(command);
+    let told = run(keyed(&["bench", &server.address, "-n", "40", "-p", "40", "--json"]));
+    let told: Value = serde_json::from_str(told.text()).unwrap();
+    let number = |value: &Value| value.as_u64().unwrap();
+    assert!(number(&told["answered"]) > 0, "{told}");
+    let busy = number(&told["errors"]["the request was refused: the server is busy"]);
+    assert_eq!(
+        (busy, number(&told["answered"])),
+        (number(&told["failed"]), 40 - busy),
+        "{told}"
+    );
+    assert!(busy > 0, "{told}");
+    let ended = server.stop();
+    assert!(ended.err.contains("no command can be started now"), "{}", ended.err);
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rustix::process::{Signal, kill_process, test_kill_process};
 
-use crate::tool::{Ended, Scratch, Served, keyed, line_of, pid, run_with, until};
+use crate::tool::{Ended, Scratch, Served, children, keyed, line_of, pid, run_with, until};
 
 /// Far more than a command and its moment, far less than what is left behind lives.
 const SOON: Duration = Duration::from_secs(10);
@@ -168,16 +168,6 @@ fn no_command_stays_behind_as_a_zombie() {
         soon(&server, 2).good();
         run_with(keyed(&["send", &server.address, "-t", "300ms"]), b"x").failed_with(5);
     }
-    let parent = server.id().to_string();
-    let children = || {
-        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let stats = processes.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
-        let is_child = |stat: &String| {
-            let words = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').nth(1));
-            words.flatten() == Some(parent.as_str())
-        };
-        stats.filter(is_child).count()
-    };
-    until("all are gone", || children() == 0);
+    until("all are gone", || children(server.id()) == 0);
     stop(server);
 }

@@ -1,13 +1,17 @@
 //! What somebody is told on the first bad day: the cause, and what to do.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::net::TcpListener;
 use std::process::Stdio;
+use std::thread;
 
 use rustix::fs::OFlags;
+use rustix::io::ioctl_fionread;
+use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::tool::{KEY, Run, Scratch, Served, falco, keyed, run};
+use crate::tool::{KEY, Run, Scratch, Served, falco, keyed, run, until};
 
 /// Runs these words, and holds its message to an exit code and some words.
 fn told(words: &[&str], code: i32, parts: &[&str]) {
@@ -15,6 +19,66 @@ fn told(words: &[&str], code: i32, parts: &[&str]) {
     let message = ended.failed_with(code);
     for part in parts {
         assert!(message.contains(part), "{words:?}: no {part:?} in {message}");
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_listened_on_is_told_with_its_cause() {
+    let scratch = Scratch::new();
+    let (file, socket) = (scratch.file("file", b""), scratch.name("socket"));
+    let in_file = |name: &str| format!("unix:{name}");
+    let server = Served::start(&[]);
+    let local = Served::start(&["--listen", &in_file(&socket)]);
+    let long = "a".repeat(200);
+    for (address, code, part) in [
+        (server.address.as_str(), 4, "another program listens there"),
+        (&in_file(&socket), 4, "another server listens there"),
+        (&in_file(&file), 4, "is no socket, and is left as it is"),
+        (&in_file(&scratch.name("none/socket")), 4, "no such directory"),
+        (&in_file(&long), 2, "too long for a Unix socket"),
+        ("192.0.2.1:4287", 4, "this machine has no such address"),
+        ("localhost:99999", 2, "a port number up to 65535"),
+        ("http://localhost:80", 2, "no URL"),
+    ] {
+        told(&["serve", "--listen", address], code, &[part]);
+    }
+    server.stop();
+    local.stop();
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_is_told_with_its_cause() {
+    let scratch = Scratch::new();
+    let file = format!("unix:{}", scratch.file("file", b""));
+    let missing = format!("unix:{}", scratch.name("socket"));
+    // It takes connections, and says nothing to anybody.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_address = silent.local_addr().unwrap().to_string();
+    for (address, code, part) in [
+        ("127.0.0.1:1", 4, "nothing listens there"),
+        (&missing, 4, "is the server running"),
+        (&file, 4, "that file is no socket"),
+        ("http://localhost:80", 2, "no URL"),
+        (&silent_address, 5, "something listens there"),
+    ] {
+        for command in [
+            &["send", address, "x", "-t", "500ms"][..],
+            &["ping", address, "-c", "1", "-t", "500ms"],
+            &["bench", address, "-n", "1", "-t", "500ms"],
+        ] {
+            told(command, code, &[part]);
+        }
+    }
+    // It ends every connection at once; where it has not read the hello, the system reports an error.
+    let closing = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = closing.local_addr().unwrap().to_string();
+    thread::spawn(move || while closing.accept().is_ok() {});
+    for _ in 0..50 {
+        told(
+            &["send", &address, "x"],
+            3,
+            &["another key", "full", "no FalcoTCP server"],
+        );
     }
 }
 
@@ -49,6 +113,56 @@ fn a_key_that_is_none_is_told_by_what_it_is_instead() {
         (&file(&format!("{KEY}\n{KEY}\n")), "more than one word or line"),
     ] {
         told(&["send", "127.0.0.1:1", "x", "--key-file", name], 6, &[part, name]);
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_run_is_told_before_anybody_asks() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", b"");
+    for command in ["/nonexistent/command", "nonexistent-command", &file, "/"] {
+        let server = Served::start(&["--exec", command]);
+        let ended = server.stop();
+        let warning = format!("warning: --exec: {command}: ");
+        assert!(ended.err.contains(&warning), "{}", ended.err);
+    }
+    for command in ["cat", "/bin/cat"] {
+        let server = Served::start(&["--exec", command]);
+        let ended = server.stop();
+        assert!(!ended.err.contains("warning"), "{}", ended.err);
+    }
+}
+
+#[test]
+fn a_picture_stays_as_long_as_there_is_no_other() {
+    let scratch = Scratch::new();
+    let picture = scratch.file("picture.svg", "yesterday's, and long ".repeat(10_000).as_bytes());
+    let bench = |address: &str| run(keyed(&["bench", address, "-n", "1", "--svg", &picture]));
+    bench("127.0.0.1:1").failed_with(4);
+    assert!(fs::read_to_string(&picture).unwrap().starts_with("yesterday's"));
+    let server = Served::start(&[]);
+    bench(&server.address).good();
+    let drawn = fs::read_to_string(&picture).unwrap();
+    assert!(drawn.starts_with("<svg ") && drawn.ends_with("</svg>\n"));
+    server.stop();
+}
+
+#[test]
+fn a_signal_ends_what_waits_for_a_key() {
+    for words in [
+        &["bench", "127.0.0.1:1", "--key-file", "-"][..],
+        &["ping", "127.0.0.1:1", "--key-file", "-"],
+        &["send", "127.0.0.1:1", "x", "--key-file", "-"],
+        &["serve", "--listen", "127.0.0.1:0", "--key-file", "-"],
+    ] {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let mut command = falco(words);
+        command.stdin(reader.try_clone().unwrap());
+        let run = Run::start(command);
+        writer.write_all(&KEY.as_bytes()[..10]).unwrap();
+        until("it reads", || ioctl_fionread(&reader).unwrap() == 0);
+        run.signal(Signal::TERM);
+        assert_eq!(run.end().code, None, "{words:?}");
     }
 }
 

@@ -287,6 +287,18 @@ impl Drop for Scratch {
     }
 }
 
+/// How many children a process has, zombies among them. Where there is no /proc, none.
+pub(crate) fn children(parent: u32) -> usize {
+    let parent = parent.to_string();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let stats = processes.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
+    let is_child = |stat: &String| {
+        let words = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').nth(1));
+        words.flatten() == Some(parent.as_str())
+    };
+    stats.filter(is_child).count()
+}
+
 /// Waits until something holds.
 pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;

@@ -6,12 +6,12 @@ mod picture;
 mod report;
 
 use core::time::Duration;
-use std::fs::File;
-use std::io::{IsTerminal, Write, stderr};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write, stderr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use falco_tokio::Client;
+use falco_tokio::{Client, Key};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -77,10 +77,12 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     // What cannot be drawn shall not be measured first.
     let drawing = args.svg.as_ref().map(create).transpose()?;
+    // Before signals are heard, which do not end what waits for a key at a terminal.
+    let key = args.target.key()?;
     let mut signals = Signals::new(args.timeout)?;
     let began = Instant::now();
     let clients = tokio::select! {
-        clients = open(&args) => clients?,
+        clients = open(&args, &key) => clients?,
         () = signals.next() => return Err(Failure::Told(Code::Failed)),
     };
     let connecting = began.elapsed();
@@ -100,8 +102,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         interrupted,
         counts: load.counts(),
     };
-    if let (Some(mut file), Some(path)) = (drawing, &args.svg) {
-        let drawn = file.write_all(picture::draw(&measured).as_bytes());
+    if let (Some(file), Some(path)) = (drawing, &args.svg) {
+        let drawn = replace(file, picture::draw(&measured).as_bytes());
         drawn.map_err(|error| Failure::new(Code::Failed, format_args!("{}: {error}", path.display())))?;
     }
     let told = if args.json { measured.json() } else { measured.table() };
@@ -112,18 +114,29 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What a picture is written to. One that is there stays until there is another.
 fn create(path: &PathBuf) -> Result<File, Failure> {
     key::check_is_no_key(path, "--svg")?;
-    File::create(path).map_err(|error| Failure::new(Code::Failed, format_args!("{}: {error}", path.display())))
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    let opened = options.open(path);
+    opened.map_err(|error| Failure::new(Code::Failed, format_args!("{}: {error}", path.display())))
+}
+
+fn replace(mut file: File, picture: &[u8]) -> io::Result<()> {
+    // A pipe or a terminal has no length.
+    if file.metadata()?.is_file() {
+        file.set_len(0)?;
+    }
+    file.write_all(picture)
 }
 
 /// Opens all connections; the first that fails is the end.
-async fn open(args: &Args) -> Result<Vec<Client>, Failure> {
-    let key = args.target.key()?;
+async fn open(args: &Args, key: &Key) -> Result<Vec<Client>, Failure> {
     let places = Arc::new(Semaphore::new(OPENING));
     let mut opening = JoinSet::new();
     for _ in 0..args.connections {
-        let builder = args.target.builder(key::copy(&key)?, args.timeout)?;
+        let builder = args.target.builder(key::copy(key)?, args.timeout)?;
         // A server that goes away shall be told as that, and not as requests that took long.
         let builder = builder.fail_fast(true).backoff(RETRY.0, RETRY.1);
         let builder = builder.max_outstanding(args.in_flight.into());

@@ -61,7 +61,7 @@ impl Exec {
             .complaints
             .writer()
             .and_then(|stderr| Running::start(&self.program, &self.arguments, stderr));
-        let (mut running, to, from) = started.map_err(|error| format!("{}: {error}", self.program.display()))?;
+        let (mut running, to, from) = started.map_err(|error| self.not_started(&error))?;
         let mut answer = Vec::new();
         let is_held = {
             // Whichever goes wrong ends both: the other may wait for a command that does neither read nor end.
@@ -91,6 +91,24 @@ impl Exec {
         } else {
             Err(format!("{}: {status}", self.program.display()).into())
         }
+    }
+
+    /// What a request fails with whose command was not started.
+    fn not_started(&self, error: &io::Error) -> HandlerError {
+        let program = self.program.display();
+        if running::is_shortage(error) {
+            tracing::warn!(%error, %program, "no command can be started now");
+            return Refusal::Busy.into();
+        }
+        format!("{program}: {error}").into()
+    }
+
+    /// Why the command cannot be run, as far as can be told before it is.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        running::check(&self.program).map_err(|error| {
+            let text = format!("{}: {error}", self.program.display());
+            io::Error::new(error.kind(), text)
+        })
     }
 
     /// Waits until no command runs: those whose requests were cut off are killed only when their tasks

@@ -1,9 +1,13 @@
 //! How the tool fails: a message for whoever reads, an exit code for whoever does not. What an error of the library means to a shell is decided here.
 
 use core::fmt;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::process::ExitCode;
 
 use falco_tokio::{ConnectionError, Error};
+
+use crate::values::Address;
 
 /// The exit codes, as the help tells them.
 pub(crate) const EXIT_CODES: &str = "\
@@ -15,6 +19,9 @@ Exit codes:
   4  cannot connect, or cannot listen
   5  timed out
   6  no key: not given, not readable, or not 64 hexadecimal digits";
+
+/// What an error says was being done when a stream was to be opened.
+const CONNECTING: &str = "connecting";
 
 /// What a shell is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,17 +68,65 @@ impl Failure {
     }
 
     /// A connection that did not come about.
-    pub(crate) fn connecting(error: &Error, address: &impl fmt::Display) -> Self {
-        let code = code_of(error, Code::Unreachable);
+    pub(crate) fn connecting(error: &Error, address: &Address) -> Self {
+        // Where the server closes before it has read all, the system may report that as an error.
+        let is_ended = matches!(error, Error::Io { doing, .. } if *doing != CONNECTING);
+        let code = if is_ended {
+            Code::Refused
+        } else {
+            code_of(error, Code::Unreachable)
+        };
         if code == Code::Refused {
             return Self::new(
                 code,
                 format_args!(
-                    "{address} refused the handshake: it has another key, --context or --wire, or is no FalcoTCP server, or has no room"
+                    "{address} refused the handshake: the server has another key, --context or --wire; or it, or a proxy in front of it, is full, starting or stopping; or it is no FalcoTCP server"
                 ),
             );
         }
-        Self::new(code, format_args!("{address}: {error}"))
+        let system = if let Error::Io { source, .. } = error {
+            Some(source.kind())
+        } else {
+            None
+        };
+        let hint = match (system, address) {
+            (Some(ErrorKind::ConnectionRefused), Address::Unix(path)) if !is_socket(path) => ": that file is no socket",
+            (Some(ErrorKind::ConnectionRefused), _) => ": nothing listens there; is the server running?",
+            (Some(ErrorKind::NotFound), Address::Unix(_)) => ": is the server running, and is this its path?",
+            (Some(ErrorKind::PermissionDenied), Address::Unix(_)) => ": this user may not use that socket",
+            (None, _) if matches!(error, Error::TimedOut { .. }) => {
+                ": nothing answers there; the server or its machine is down or stuck, or a firewall is in between"
+            }
+            (None, _) if code == Code::TimedOut => ": something listens there, but it is stuck, or no FalcoTCP server",
+            _ => "",
+        };
+        Self::new(
+            code,
+            format_args!("cannot connect to {address}: {}{hint}", Cause(error)),
+        )
+    }
+
+    /// A server that cannot listen.
+    pub(crate) fn listening(error: &Error, address: &Address) -> Self {
+        let code = code_of(error, Code::Unreachable);
+        let Error::Io { source, .. } = error else {
+            return Self::new(code, error);
+        };
+        let hint = match (source.kind(), address) {
+            (ErrorKind::AddrInUse, Address::Tcp(_)) => {
+                ": another program listens there; stop it, or have --listen name another port"
+            }
+            (ErrorKind::AddrInUse, Address::Unix(path)) if is_socket(path) => ": another server listens there",
+            (ErrorKind::AddrInUse, Address::Unix(_)) => ": what is there is no socket, and is left as it is",
+            (ErrorKind::AddrNotAvailable, _) => {
+                ": this machine has no such address; 0.0.0.0 and [::] stand for all it has"
+            }
+            (ErrorKind::PermissionDenied, Address::Tcp(_)) => ": this user may not use that port; try one above 1023",
+            (ErrorKind::PermissionDenied, Address::Unix(_)) => ": this user may not create a file there",
+            (ErrorKind::NotFound, Address::Unix(_)) => ": there is no such directory",
+            _ => "",
+        };
+        Self::new(code, format_args!("cannot listen on {address}: {source}{hint}"))
     }
 
     /// Tells it, and says with what the process ends.
@@ -87,6 +142,43 @@ impl Failure {
     }
 }
 
+/// What an error says, without what was being done where a message says that itself.
+struct Cause<'e>(&'e Error);
+
+impl fmt::Display for Cause<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Error::Io {
+            doing: CONNECTING,
+            source,
+            ..
+        } = self.0
+        {
+            source.fmt(f)
+        } else if let Error::TimedOut {
+            doing: CONNECTING,
+            limit,
+            ..
+        } = self.0
+        {
+            write!(f, "not done within {limit:?}")
+        } else {
+            self.0.fmt(f)
+        }
+    }
+}
+
+#[cfg(unix)]
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+#[cfg(not(unix))]
+fn is_socket(_: &Path) -> bool {
+    false
+}
+
 /// What an error means, where `otherwise` is what went wrong in general.
 pub(crate) fn code_of(error: &Error, otherwise: Code) -> Code {
     if error.is_refused() {
@@ -100,13 +192,7 @@ pub(crate) fn code_of(error: &Error, otherwise: Code) -> Code {
     {
         return Code::TimedOut;
     }
-    if matches!(
-        error,
-        Error::Io {
-            doing: "connecting",
-            ..
-        }
-    ) {
+    if matches!(error, Error::Io { doing: CONNECTING, .. }) {
         return Code::Unreachable;
     }
     if matches!(error, Error::Setup(_)) {

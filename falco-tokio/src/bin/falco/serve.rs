@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 #[cfg(unix)]
 use self::socket_file::SocketFile;
 use crate::exec::Exec;
-use crate::failure::{Code, Failure, code_of};
+use crate::failure::{Code, Failure};
 use crate::signals::Signals;
 use crate::values::{self, Address, counted};
 use crate::{key, log, output};
@@ -106,12 +106,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         bound = bind(builder, &args.listen) => bound,
         () = signals.next() => return Err(Failure::Told(Code::Failed)),
     };
-    let (server, mut socket) = bound.map_err(|error| {
-        Failure::new(
-            code_of(&error, Code::Unreachable),
-            format_args!("{}: {error}", args.listen),
-        )
-    })?;
+    let (server, mut socket) = bound.map_err(|error| Failure::listening(&error, &args.listen))?;
     let handle = server.handle();
     let address = server
         .local_addr()
@@ -120,6 +115,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let exec = Exec::new(&args.exec, args.max_message, args.max_commands)
         .map_err(|error| Failure::new(Code::Failed, format_args!("--exec: {error}")))?
         .map(Arc::new);
+    // It may yet come to be there, as on a disk that is mounted later.
+    if let Some(Err(error)) = exec.as_ref().map(|exec| exec.check()) {
+        output::tell(&format_args!(
+            "warning: --exec: {error}: requests fail as long as it cannot be run"
+        ));
+    }
     let mut serving = match exec.clone() {
         None => tokio::spawn(server.serve(|request: Request| async move { Ok(request.into_body()) })),
         Some(exec) => tokio::spawn(server.serve(move |request: Request| {

@@ -26,6 +26,7 @@ impl FromStr for Address {
             return match path {
                 "" => Err("unix: is followed by the path of the socket".to_owned()),
                 _ if cfg!(not(unix)) => Err("there are no Unix sockets on this system".to_owned()),
+                path if !is_path_of_socket(path) => Err("that path is too long for a Unix socket".to_owned()),
                 path => Ok(Self::Unix(path.into())),
             };
         }
@@ -42,9 +43,24 @@ impl FromStr for Address {
             Some((host, port)) if !host.is_empty() && !host.contains(':') && port.parse::<u16>().is_ok() => {
                 Ok(Self::Tcp(text.to_owned()))
             }
+            Some(_) if text.contains("://") => Err("this is no URL: an address is HOST:PORT or unix:PATH".to_owned()),
+            Some((_, port)) if port.parse::<u16>().is_err() => {
+                Err("an address is HOST:PORT, with a port number up to 65535, or unix:PATH".to_owned())
+            }
             Some(_) => Err("an address is HOST:PORT or unix:PATH".to_owned()),
         }
     }
+}
+
+/// Systems allow about a hundred bytes.
+#[cfg(unix)]
+fn is_path_of_socket(path: &str) -> bool {
+    std::os::unix::net::SocketAddr::from_pathname(path).is_ok()
+}
+
+#[cfg(not(unix))]
+fn is_path_of_socket(_: &str) -> bool {
+    false
 }
 
 impl fmt::Display for Address {
@@ -155,6 +171,8 @@ mod tests {
             "unix:",
             "a b",
             "[::1",
+            "http://localhost:80",
+            &format!("unix:{}", "a".repeat(200)),
         ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }

@@ -3,15 +3,61 @@
 //! killed by that number after that.
 
 use core::future::Future;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, PipeWriter};
+#[cfg(unix)]
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
+#[cfg(unix)]
+use rustix::fs::{Access, access};
+#[cfg(unix)]
+use rustix::io::Errno;
 #[cfg(unix)]
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::key;
+
+/// Whether an error of starting a command is one of a system that has no more to give at present.
+#[cfg(unix)]
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE];
+    Errno::from_io_error(error).is_some_and(|error| shortages.contains(&error))
+}
+
+#[cfg(not(unix))]
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::OutOfMemory
+}
+
+/// Whether there is a program of this name that this user may run, by the rules by which it is found.
+#[cfg(unix)]
+pub(super) fn check(program: &OsStr) -> io::Result<()> {
+    let runs = |path: &Path| {
+        if path.is_dir() {
+            return Err(Errno::ACCESS.into());
+        }
+        access(path, Access::EXEC_OK).map_err(io::Error::from)
+    };
+    if program.as_encoded_bytes().contains(&b'/') {
+        return runs(Path::new(program));
+    }
+    let mut found = Err(io::ErrorKind::NotFound.into());
+    for directory in std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()) {
+        match runs(&directory.join(program)) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => found = Err(error),
+            Err(_) => {}
+        }
+    }
+    found
+}
+
+#[cfg(not(unix))]
+pub(super) fn check(_: &OsStr) -> io::Result<()> {
+    Ok(())
+}
 
 /// A command that runs. Dropped before it is over, it is killed, and its group with it.
 pub(super) struct Running {
