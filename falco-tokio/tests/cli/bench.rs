@@ -5,7 +5,7 @@ use std::fs;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::tool::{OTHER_KEY, Run, Scratch, Served, falco, keyed, run, run_unread};
+use crate::tool::{OTHER_KEY, Run, Scratch, Served, falco, keyed, run, run_unread, until};
 
 #[test]
 fn a_table_has_rates_and_percentiles() {
@@ -99,11 +99,40 @@ fn errors_are_told_by_kind_and_by_the_exit_code() {
         "{told}"
     );
     let told = run(keyed(&words[..4]));
-    assert!(
-        told.text().contains("7  the request was refused: the handler failed"),
-        "{told:?}"
-    );
+    let line = "7  the request was refused: the handler failed (may have been processed)\n";
+    assert!(told.text().contains(line), "{told:?}");
     server.stop();
+}
+
+#[test]
+fn the_table_has_the_slowest_request_and_what_is_known_of_those_that_failed() {
+    let scratch = Scratch::new();
+    // The first request takes its time, and the others fail.
+    let script = format!("mkdir {} && sleep 0.4", scratch.name("first"));
+    let server = Served::start(&["--exec", "sh", "-c", &script]);
+    let told = run(keyed(&["bench", &server.address, "-n", "3", "-p", "3"]));
+    assert_eq!(told.code, Some(1), "{told:?}");
+    let max = told.text().lines().find_map(|line| line.strip_prefix("max "));
+    assert!(max.unwrap().trim().parse::<f64>().unwrap() >= 400.0, "{told:?}");
+    let line = "2  the request was refused: the handler failed (may have been processed)\n";
+    assert!(told.text().contains(line), "{told:?}");
+    server.stop();
+
+    // A server that is gone processes nothing; what was under way when it went may have been.
+    let runs = scratch.path("runs");
+    let script = format!("echo runs >>{}; exec sleep 20", runs.display());
+    let server = Served::start(&["--exec", "sh", "-c", &script]);
+    let words = ["bench", &server.address, "-d", "1500ms", "-p", "5"];
+    let bench = Run::start(keyed(&[&words[..], &["--json"]].concat()));
+    let under_way = || fs::read_to_string(&runs).unwrap_or_default().lines().count();
+    until("requests are under way", || under_way() == 5);
+    server.signal(Signal::KILL);
+    assert_eq!(server.end().code, None);
+    let told: Value = serde_json::from_str(bench.end().text()).unwrap();
+    let (failed, unprocessed) = (&told["failed"], &told["failed_unprocessed"]);
+    let processed = failed.as_u64().unwrap() - unprocessed.as_u64().unwrap();
+    assert_eq!(processed, 5, "{told}");
+    assert!(unprocessed.as_u64().unwrap() > 0, "{told}");
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn a_command_that_cannot_be_started_for_now_has_processed_nothing() {
         (number(&told["failed"]), 40 - busy),
         "{told}"
     );
-    assert!(busy > 0, "{told}");
+    assert!(busy > 0 && told["failed_unprocessed"] == busy, "{told}");
     let ended = server.stop();
     assert!(ended.err.contains("no command can be started now"), "{}", ended.err);
 }

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 
-use falco_tokio::{ConnectionError, Error};
+use falco_tokio::{ConnectionError, Error, Fate};
 
 use crate::values::Address;
 
@@ -178,6 +178,17 @@ fn is_socket(path: &Path) -> bool {
 fn is_socket(_: &Path) -> bool {
     false
 }
+
+/// What is known of a request that failed with an error.
+pub(crate) fn fate(error: &Error) -> &'static str {
+    if error.fate() == Fate::NotProcessed {
+        UNPROCESSED
+    } else {
+        "may have been processed"
+    }
+}
+
+pub(crate) const UNPROCESSED: &str = "was not processed";
 
 /// What an error means, where `otherwise` is what went wrong in general.
 pub(crate) fn code_of(error: &Error, otherwise: Code) -> Code {

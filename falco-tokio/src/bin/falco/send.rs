@@ -6,10 +6,10 @@ use std::fs::File;
 use std::io::{Read, stdin};
 use std::path::PathBuf;
 
-use falco_tokio::{Error, Fate};
+use falco_tokio::Error;
 use tokio::time::Instant;
 
-use crate::failure::{Code, Failure, code_of};
+use crate::failure::{Code, Failure, code_of, fate};
 use crate::target::Target;
 use crate::{key, output, values};
 
@@ -71,12 +71,7 @@ fn failure(error: &Error, limit: Duration) -> Failure {
         Code::TimedOut => format!("no answer within {limit:?}"),
         Code::Failed | Code::Usage | Code::Refused | Code::Unreachable | Code::Key => error.to_string(),
     };
-    let fate = if error.fate() == Fate::NotProcessed {
-        "it was not processed"
-    } else {
-        "it may have been processed"
-    };
-    Failure::new(code, format_args!("{what} ({fate})"))
+    Failure::new(code, format_args!("{what} (it {})", fate(error)))
 }
 
 fn message(argument: Option<OsString>, file: Option<PathBuf>, most: u32) -> Result<Vec<u8>, Failure> {

@@ -10,6 +10,8 @@ use falco_tokio::{Client, Error};
 use hdrhistogram::Histogram;
 use tokio::time::Instant;
 
+use crate::failure::fate;
+
 /// Counting is spread over as many places, so that tasks seldom meet at one.
 const SHARDS: usize = 16;
 /// The longest time that is told apart from longer ones, in nanoseconds: a day.
@@ -23,8 +25,8 @@ pub(super) struct Counts {
     pub(super) answered: u64,
     /// Bytes of the answers.
     pub(super) received: u64,
-    /// Requests that failed, by what befell them.
-    pub(super) errors: BTreeMap<String, u64>,
+    /// Requests that failed, by what befell them and whether they may have been processed.
+    pub(super) errors: BTreeMap<(String, &'static str), u64>,
     /// Nanoseconds of those that were answered.
     pub(super) latencies: Histogram<u64>,
 }
@@ -59,7 +61,7 @@ impl Counts {
                 let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
                 self.latencies.saturating_record(nanos.max(1));
             }
-            Err(error) => *self.errors.entry(kind(error)).or_default() += 1,
+            Err(error) => *self.errors.entry((kind(error), fate(error))).or_default() += 1,
         }
     }
 

@@ -2,10 +2,12 @@
 
 use core::fmt::Write as _;
 use core::time::Duration;
+use std::collections::BTreeMap;
 
 use serde_json::json;
 
 use super::load::Counts;
+use crate::failure::UNPROCESSED;
 use crate::values::{millis, real};
 
 /// The percentiles that are told, by their names.
@@ -86,8 +88,8 @@ impl Measured {
         }
         let failed = self.counts.failed();
         row("failed", grouped(real(failed)), grouped(self.per_second(failed)));
-        for (kind, count) in &self.counts.errors {
-            let _ = writeln!(text, "  {:>14}  {kind}", grouped(real(*count)));
+        for ((kind, fate), count) in &self.counts.errors {
+            let _ = writeln!(text, "  {:>14}  {kind} ({fate})", grouped(real(*count)));
         }
         let latencies = self.latencies();
         if !latencies.is_empty() {
@@ -106,6 +108,14 @@ impl Measured {
             .into_iter()
             .map(|(name, time)| (name.to_owned(), json!(1000.0 * time.as_secs_f64())))
             .collect();
+        let mut errors = BTreeMap::<_, u64>::new();
+        let mut unprocessed = 0;
+        for ((kind, fate), count) in &counts.errors {
+            *errors.entry(kind.as_str()).or_default() += count;
+            if *fate == UNPROCESSED {
+                unprocessed += count;
+            }
+        }
         let told = json!({
             "address": self.address,
             "wire": self.wire,
@@ -117,7 +127,8 @@ impl Measured {
             "interrupted": self.interrupted,
             "answered": counts.answered,
             "failed": counts.failed(),
-            "errors": counts.errors,
+            "failed_unprocessed": unprocessed,
+            "errors": errors,
             "requests_per_second": self.per_second(counts.answered),
             "sent_bytes": self.sent(),
             "received_bytes": counts.received,
