@@ -55,7 +55,8 @@ fn what_commands_complain_of_holds_nothing_up_and_what_is_dropped_is_counted() {
     let script = "yes complaint | head -c 200000 >&2; false";
     let (server, mut pipe) = unheard(&["--exec", "sh", "-c", script]);
     fail(&server, "40");
-    // Somebody reads after all: first what was kept, then where something is missing, then what comes.
+    // Somebody reads after all: first what was kept, then where something is missing, then what
+    // comes.
     let reading = thread::spawn(move || {
         let mut text = String::new();
         pipe.read_to_string(&mut text).unwrap();
@@ -122,7 +123,8 @@ fn a_peer_in_the_log_is_an_address() {
     server.send("turned away").failed_with(3);
     first.signal(Signal::TERM);
     assert_eq!(first.end().code, None);
-    // A client that is gone when a drain begins is known to be; one that goes after that may want its answer.
+    // A client that is gone when a drain begins is known to be; one that goes after that may want
+    // its answer.
     until("the command is gone", || children(server.id()) == 0);
     let ended = server.stop();
     assert!(ended.err.contains("turned away"), "{}", ended.err);

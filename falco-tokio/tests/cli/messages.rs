@@ -69,7 +69,8 @@ fn a_server_that_cannot_be_reached_is_told_with_its_cause() {
             told(command, code, &[part]);
         }
     }
-    // It ends every connection at once; where it has not read the hello, the system reports an error.
+    // It ends every connection at once; where it has not read the hello, the system reports an
+    // error.
     let closing = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = closing.local_addr().unwrap().to_string();
     thread::spawn(move || while closing.accept().is_ok() {});

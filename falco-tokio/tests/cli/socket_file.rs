@@ -1,4 +1,5 @@
-//! Whose the file of a Unix socket is, while servers come and go and others put things in its place.
+//! Whose the file of a Unix socket is, while servers come and go and others put things in its
+//! place.
 
 use std::fs;
 use std::io::ErrorKind;

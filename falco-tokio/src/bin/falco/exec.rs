@@ -1,6 +1,6 @@
 //! A command as a handler: it gets a message on its standard input, and its standard output is the
-//! answer. A request lasts as long as its command and at most [`MOMENT`] longer, whatever the command
-//! has closed, left open or left running.
+//! answer. A request lasts as long as its command and at most [`MOMENT`] longer, whatever the
+//! command has closed, left open or left running.
 
 mod complaints;
 mod running;
@@ -64,7 +64,8 @@ impl Exec {
         let (mut running, to, from) = started.map_err(|error| self.not_started(&error))?;
         let mut answer = Vec::new();
         let is_held = {
-            // Whichever goes wrong ends both: the other may wait for a command that does neither read nor end.
+            // Whichever goes wrong ends both: the other may wait for a command that does neither
+            // read nor end.
             let mut talk = pin!(async { tokio::try_join!(feed(to, &message), self.read(from, &mut answer)) });
             tokio::select! {
                 talked = &mut talk => {
@@ -111,9 +112,10 @@ impl Exec {
         })
     }
 
-    /// Waits until no command runs: those whose requests were cut off are killed only when their tasks
-    /// are dropped, which the end of the process would forestall. Then waits until what commands have
-    /// written to standard error is in the log, but not for what they have left running.
+    /// Waits until no command runs: those whose requests were cut off are killed only when their
+    /// tasks are dropped, which the end of the process would forestall. Then waits until what
+    /// commands have written to standard error is in the log, but not for what they have left
+    /// running.
     pub(crate) async fn idle(&self) {
         // A place is given back when its command is over or killed. The semaphore is never closed.
         let _ = self.places.acquire_many(self.most.into()).await;

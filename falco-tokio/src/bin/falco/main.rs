@@ -30,8 +30,8 @@ use crate::failure::{Code, EXIT_CODES, Failure};
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Tells on standard error what connections do; twice for all there is. A server then also writes each of its
-    /// warnings, however often it comes
+    /// Tells on standard error what connections do; twice for all there is. A server then also
+    /// writes every warning, instead of ten a second of each kind
     #[arg(long, short, global = true, action = ArgAction::Count)]
     verbose: u8,
 }

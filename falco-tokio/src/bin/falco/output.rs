@@ -25,8 +25,8 @@ pub(crate) fn tell(message: &impl fmt::Display) {
     note(format_args!("falco: {message}\n"));
 }
 
-/// Says what standard input is read for, where that is a terminal at which a user may wait for the tool
-/// in turn.
+/// Says what standard input is read for, where that is a terminal at which a user may wait for the
+/// tool in turn.
 pub(crate) fn ask(for_what: &str) {
     if stdin().is_terminal() {
         tell(&format_args!(

@@ -68,12 +68,13 @@ pub(crate) struct Args {
     /// answer. The request fails if the command does; it is killed when its client cancels. All that follows on the
     /// command line belongs to it. The variables with the keys are not in its environment.
     ///
-    /// The answer is sent when the command has ended, and not before. What it has started and left running may stay if
-    /// it has let go of the standard input and output, as with `job </dev/null >/dev/null &`. Where something still holds one
-    /// of them a quarter of a second after the command's end, the answer is what was written until then, and whatever
-    /// is left of the command's process group is killed; a daemon that is to live on belongs in a session of its own
-    /// (setsid). In a container, run the server under an init process, which takes over what commands leave behind.
-    /// What commands write to standard error goes into the server's.
+    /// The answer is sent when the command has ended. A process that it leaves running stays if it
+    /// has let go of standard input and output, as with `job </dev/null >/dev/null &`. If something
+    /// still holds one of them 250 ms after the command's end, the answer is what was written until
+    /// then, and what is left of the command's process group is killed. A daemon that must live on
+    /// belongs in a session of its own (setsid). In a container, run the server under an init
+    /// process, which takes over what commands leave behind. What commands write to standard error
+    /// goes to the server's.
     #[arg(long, value_names = ["COMMAND", "ARGUMENT"], num_args = 1.., allow_hyphen_values = true)]
     exec: Vec<OsString>,
 }

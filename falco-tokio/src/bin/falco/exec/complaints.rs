@@ -44,7 +44,8 @@ impl Complaints {
         pipe.writer.try_clone()
     }
 
-    /// Waits for what was written, if no command is left that holds the pipe; for a moment if one is.
+    /// Waits for what was written, if no command is left that holds the pipe; for a moment if one
+    /// is.
     pub(super) async fn end(&self) {
         let pipe = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Pipe { writer, read }) = pipe {

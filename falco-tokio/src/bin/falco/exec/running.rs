@@ -1,6 +1,6 @@
 //! One command that runs, and the processes that it has started, as far as they stay in its process
-//! group. Its number, and with it the group's, stays its own until it has been waited for: nothing is
-//! killed by that number after that.
+//! group. Its number, and with it the group's, stays its own until it has been waited for: nothing
+//! is killed by that number after that.
 
 use core::future::Future;
 use std::ffi::{OsStr, OsString};
@@ -31,7 +31,8 @@ pub(super) fn is_shortage(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::OutOfMemory
 }
 
-/// Whether there is a program of this name that this user may run, by the rules by which it is found.
+/// Whether there is a program of this name that this user may run, by the rules by which it is
+/// found.
 #[cfg(unix)]
 pub(super) fn check(program: &OsStr) -> io::Result<()> {
     let runs = |path: &Path| {
@@ -100,7 +101,8 @@ impl Running {
         }
     }
 
-    /// Waits until the command has ended, and leaves it unwaited for, so that its number stays its own.
+    /// Waits until the command has ended, and leaves it unwaited for, so that its number stays its
+    /// own.
     #[cfg(unix)]
     pub(super) async fn exited(&mut self) -> io::Result<()> {
         let Some(id) = self.id() else { return Ok(()) };
@@ -118,8 +120,8 @@ impl Running {
         self.child.wait().await.map(drop)
     }
 
-    /// With what the command has ended, once it has. Whatever is left of its group is killed first if
-    /// `kill` says so.
+    /// With what the command has ended, once it has. Whatever is left of its group is killed first
+    /// if `kill` says so.
     pub(super) fn end(&mut self, kill: bool) -> impl Future<Output = io::Result<ExitStatus>> {
         if kill {
             self.kill_group();

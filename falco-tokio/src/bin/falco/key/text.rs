@@ -1,6 +1,6 @@
 //! The text of a key as files and shells of different systems have it: with spaces and line ends of
-//! any kind around it, with a byte order mark, and in UTF-16 as PowerShell writes it. What is no key
-//! is told by its shape; nothing of it is repeated.
+//! any kind around it, with a byte order mark, and in UTF-16 as PowerShell writes it. What is no
+//! key is told by its shape; nothing of it is repeated.
 
 use falco_tokio::Key;
 use zeroize::Zeroizing;

@@ -41,8 +41,8 @@ impl SocketFile {
 
     /// Removes it, unless another has taken its place.
     ///
-    /// This is to be called while the socket still listens: until then the system gives its inode to
-    /// no other file, and until it is called no other server takes the path.
+    /// This is to be called while the socket still listens: until then the system gives its inode
+    /// to no other file, and until it is called no other server takes the path.
     pub(super) fn remove(&mut self) {
         let Some(own) = self.identity.take() else { return };
         if fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == own) {
@@ -74,8 +74,9 @@ fn probe(path: &Path) -> io::Result<()> {
     socket.connect(&SockAddr::unix(path)?)
 }
 
-/// The right to replace a stale file, which servers that start at once have one after the other: else
-/// one could remove what the other has just bound. It is a lock on the directory, and leaves nothing.
+/// The right to replace a stale file, which servers that start at once have one after the other:
+/// else one could remove what the other has just bound. It is a lock on the directory, and leaves
+/// nothing.
 #[derive(Debug)]
 enum Turn {
     Mine(#[expect(dead_code, reason = "the lock lasts as long as this is open")] File),
