@@ -137,6 +137,11 @@ impl<T: Source> Line<T> {
         let _ = self.ender.lock().unwrap_or_else(PoisonError::into_inner).shutdown(how);
     }
 
+    /// Whether something can be read from the stream that has not been.
+    pub(crate) fn lies_unread(&self) -> bool {
+        self.ender.lock().unwrap_or_else(PoisonError::into_inner).lies_unread()
+    }
+
     /// Tells those who wait that something has changed.
     pub(crate) fn tell(&self) {
         self.lock().changes += 1;

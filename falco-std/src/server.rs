@@ -3,6 +3,7 @@
 mod accept;
 mod builder;
 mod connection;
+mod half_open;
 mod handler;
 mod pool;
 mod reaper;

@@ -4,8 +4,15 @@ use core::time::Duration;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
+use std::os::fd::AsFd;
+#[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+
+#[cfg(unix)]
+use rustix::io::Errno;
+#[cfg(unix)]
+use rustix::net::RecvFlags;
 
 use crate::stream::{BoxedStream, Stream};
 
@@ -78,25 +85,52 @@ impl Stream for Shared {
 
     fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match &*self.0 {
-            Socket::Tcp(stream) => {
-                stream.set_nonblocking(true)?;
-                let read = (&*stream).read(buf);
-                stream.set_nonblocking(false)?;
-                read
-            }
+            Socket::Tcp(stream) => read_now(stream, buf),
             #[cfg(unix)]
-            Socket::Unix(stream) => {
-                stream.set_nonblocking(true)?;
-                let read = (&*stream).read(buf);
-                stream.set_nonblocking(false)?;
-                read
-            }
+            Socket::Unix(stream) => read_now(stream, buf),
+        }
+    }
+
+    fn lies_unread(&self) -> bool {
+        match &*self.0 {
+            Socket::Tcp(stream) => lies_unread(stream),
+            #[cfg(unix)]
+            Socket::Unix(stream) => lies_unread(stream),
         }
     }
 
     fn split(&self) -> io::Result<Option<BoxedStream>> {
         Ok(Some(Box::new(Self(Arc::clone(&self.0)))))
     }
+}
+
+/// Reads what lies in the socket, without waiting, and without a word to whoever else uses it.
+#[cfg(unix)]
+pub(crate) fn read_now(socket: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
+    let (_, count) = rustix::net::recv(socket, buf, RecvFlags::DONTWAIT)?;
+    Ok(count)
+}
+
+/// Whether bytes, an end or an error lie in the socket.
+#[cfg(unix)]
+pub(crate) fn lies_unread(socket: impl AsFd) -> bool {
+    let peeked = rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    !matches!(peeked, Err(Errno::WOULDBLOCK | Errno::INTR))
+}
+
+/// Reads what lies in the socket, without waiting. Nobody else may use it meanwhile.
+#[cfg(not(unix))]
+pub(crate) fn read_now(mut socket: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
+    socket.set_nonblocking(true)?;
+    let read = socket.read(buf);
+    socket.set_nonblocking(false)?;
+    read
+}
+
+/// There is no way to tell that disturbs nobody.
+#[cfg(not(unix))]
+pub(crate) fn lies_unread(_: &TcpStream) -> bool {
+    false
 }
 
 /// A stream that cannot be split, behind several handles that one thread uses in turn.

@@ -6,6 +6,8 @@ use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 
+use crate::socket;
+
 /// A stream of bytes both ways that a connection may run over. [`TcpStream`] and `UnixStream` are such; [`Blocking`] makes one of anything that
 /// reads and writes.
 pub trait Stream: Read + Write {
@@ -40,6 +42,14 @@ pub trait Stream: Read + Write {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
+    /// Whether something can be read without waiting: bytes, the end of the stream, or an error. A
+    /// client asks this before it sends on a connection that has heard nothing for a while, a server
+    /// before it drops a connection that is late. A stream that cannot tell says `false`, which is what
+    /// this does unless it is overridden.
+    fn lies_unread(&self) -> bool {
+        false
+    }
+
     /// A second handle on the same stream, so that one thread may read while another writes; time limits and ends set by one hold for both. A stream that has none says
     /// `None`, which is what this does unless it is overridden: requests over it then go one after another.
     ///
@@ -67,10 +77,11 @@ impl Stream for TcpStream {
     }
 
     fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.set_nonblocking(true)?;
-        let read = self.read(buf);
-        self.set_nonblocking(false)?;
-        read
+        socket::read_now(self, buf)
+    }
+
+    fn lies_unread(&self) -> bool {
+        socket::lies_unread(self)
     }
 
     fn split(&self) -> io::Result<Option<BoxedStream>> {
@@ -93,10 +104,11 @@ impl Stream for UnixStream {
     }
 
     fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.set_nonblocking(true)?;
-        let read = self.read(buf);
-        self.set_nonblocking(false)?;
-        read
+        socket::read_now(self, buf)
+    }
+
+    fn lies_unread(&self) -> bool {
+        socket::lies_unread(self)
     }
 
     fn split(&self) -> io::Result<Option<BoxedStream>> {
@@ -119,6 +131,10 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
 
     fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         (**self).read_ready(buf)
+    }
+
+    fn lies_unread(&self) -> bool {
+        (**self).lies_unread()
     }
 
     fn split(&self) -> io::Result<Option<BoxedStream>> {

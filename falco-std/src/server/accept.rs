@@ -5,13 +5,19 @@ use core::time::Duration;
 use std::io;
 #[cfg(unix)]
 use std::net::Shutdown;
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 #[cfg(unix)]
 use std::os::fd::OwnedFd;
 #[cfg(unix)]
 use std::os::unix::net::{UnixListener, UnixStream};
+#[cfg(unix)]
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+
+#[cfg(unix)]
+use socket2::SockAddr;
+use socket2::{Domain, Protocol, Type};
 
 use super::handler::{HandlerError, Request};
 use super::{Service, connection};
@@ -19,6 +25,12 @@ use crate::socket::{Shared, Socket};
 
 /// How long accepting rests when the system is short of something.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Connections that may wait in the system to be accepted, where it allows as many: those of a whole
+/// fleet that comes back at once, while as many handshakes are under way as there may be. Beyond that
+/// the system loses them without a word, and a client finds out seconds later. It is what Linux allows
+/// by default since 5.4 (`net.core.somaxconn`); the standard library's 128 are soon full.
+const BACKLOG: i32 = 4096;
 
 /// A listening socket, with what wakes a thread that accepts on it.
 #[derive(Debug)]
@@ -35,7 +47,19 @@ pub(super) enum Listener {
 }
 
 impl Listener {
-    pub(super) fn tcp(listener: TcpListener) -> io::Result<Self> {
+    /// Binds to the first of the addresses that can be bound.
+    pub(super) fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
+        let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name stands for no address");
+        for address in address.to_socket_addrs()? {
+            match listen_tcp(address).and_then(Self::of_tcp) {
+                Err(error) => last = error,
+                bound => return bound,
+            }
+        }
+        Err(last)
+    }
+
+    fn of_tcp(listener: TcpListener) -> io::Result<Self> {
         Ok(Self::Tcp {
             #[cfg(unix)]
             waker: OwnedFd::from(listener.try_clone()?).into(),
@@ -44,7 +68,11 @@ impl Listener {
     }
 
     #[cfg(unix)]
-    pub(super) fn unix(listener: UnixListener) -> io::Result<Self> {
+    pub(super) fn unix(path: &Path) -> io::Result<Self> {
+        let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        socket.listen(BACKLOG)?;
+        let listener = UnixListener::from(OwnedFd::from(socket));
         Ok(Self::Unix {
             waker: OwnedFd::from(listener.try_clone()?).into(),
             listener,
@@ -96,6 +124,16 @@ impl Listener {
             }
         }
     }
+}
+
+fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // As the standard library does: elsewhere it means that two may listen.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Connects to a listening socket, for systems on which such a socket cannot be shut down.

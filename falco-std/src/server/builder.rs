@@ -1,9 +1,7 @@
 //! How a server is set up and bound.
 
 use core::time::Duration;
-use std::net::{TcpListener, ToSocketAddrs};
-#[cfg(unix)]
-use std::os::unix::net::UnixListener;
+use std::net::ToSocketAddrs;
 #[cfg(unix)]
 use std::path::Path;
 use std::sync::Arc;
@@ -26,6 +24,9 @@ const WORKERS: usize = 64;
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many connections there may be by default.
 const MAX_CONNECTIONS: usize = 1024;
+/// How many of them may be in their handshake by default. Each has a thread, and a handshake takes a
+/// fraction of a millisecond.
+const MAX_HALF_OPEN: usize = 256;
 /// How many nonces a server remembers by default, 1.25 MiB: each request and each answer takes one.
 const REPLAY_MEMORY: usize = 65_536;
 /// How many bytes requests may hold over all connections by default, 1 GiB.
@@ -40,6 +41,7 @@ pub struct ServerBuilder {
     workers: usize,
     queue_timeout: Duration,
     max_connections: usize,
+    max_half_open: usize,
     max_held: usize,
 }
 
@@ -74,6 +76,7 @@ impl ServerBuilder {
             workers: WORKERS,
             queue_timeout: QUEUE_TIMEOUT,
             max_connections: MAX_CONNECTIONS,
+            max_half_open: MAX_HALF_OPEN,
             max_held: MAX_HELD,
         }
     }
@@ -127,9 +130,19 @@ impl ServerBuilder {
 
     /// How many connections there may be at once, 1024 by default; 0 counts as 1. Each takes a thread and a file descriptor.
     ///
-    /// When one more comes, the oldest that has not finished its handshake is dropped. Where all have, the newcomer is turned away.
+    /// When one more comes, it waits in the listener's backlog until a handshake is done or late. Where
+    /// all have finished theirs, the newcomer is turned away.
     pub const fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
+        self
+    }
+
+    /// How many connections may be in their handshake at once, 256 by default; 0 counts as 1.
+    ///
+    /// When one more comes, it waits in the listener's backlog until one of them is done, or late and
+    /// dropped for it: one whose hello has been waited for 1 s, or its proof for 3 s after the hello.
+    pub const fn max_half_open(mut self, connections: usize) -> Self {
+        self.max_half_open = connections;
         self
     }
 
@@ -147,12 +160,13 @@ impl ServerBuilder {
         self
     }
 
-    /// Binds to an address. Port 0 has the system choose one; [`Server::local_addr`] says which.
+    /// Binds to an address. Port 0 has the system choose one; [`Server::local_addr`] says which. A
+    /// burst of up to 4096 connections waits for its turn, where the system allows as many.
     ///
     /// # Errors
     /// [`Error`].
     pub fn bind(self, address: impl ToSocketAddrs) -> Result<Server, Error> {
-        let listener = TcpListener::bind(address).and_then(Listener::tcp);
+        let listener = Listener::tcp(address);
         self.build(Some(
             listener.map_err(|error| Error::io("binding", error, Fate::NotProcessed))?,
         ))
@@ -164,7 +178,7 @@ impl ServerBuilder {
     /// [`Error`].
     #[cfg(unix)]
     pub fn bind_unix(self, path: impl AsRef<Path>) -> Result<Server, Error> {
-        let listener = UnixListener::bind(path).and_then(Listener::unix);
+        let listener = Listener::unix(path.as_ref());
         self.build(Some(
             listener.map_err(|error| Error::io("binding", error, Fate::NotProcessed))?,
         ))
@@ -185,7 +199,7 @@ impl ServerBuilder {
             settings: self.settings,
             queue_timeout: self.queue_timeout,
             clock: Clock::new(),
-            seats: Arc::new(Seats::new(self.max_connections.max(1))),
+            seats: Arc::new(Seats::new(self.max_connections.max(1), self.max_half_open.max(1))),
             pool: Arc::new(Pool::new(self.workers.max(1))),
             budget: SharedBudget::new(self.max_held),
             reaper: Arc::default(),

@@ -156,6 +156,9 @@ where
                     self.establish();
                 }
                 Ok(ServerStep::Skip { consumed } | ServerStep::Closing { consumed, .. }) => {
+                    if !desk.source.established {
+                        self.seat.hear();
+                    }
                     self.pipe.consume(consumed);
                 }
                 Ok(ServerStep::NeedMore { total }) => {
@@ -261,7 +264,11 @@ where
             return Ok(());
         }
         let until = desk.source.poll_timeout();
+        let half_open = !desk.source.established;
         drop(desk);
+        if half_open {
+            self.seat.wait();
+        }
         let filled = self.pipe.fill(total, until)?;
         let now = self.conn.now();
         let mux = &mut self.conn.lock().source.mux;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use falco_core::CloseReason;
 
 use super::connection::{self, Conn};
+use super::half_open::HalfOpen;
 
 /// What a server did, from its start to its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct Report {
     pub accepted: u64,
     /// Of those: how many proved that they have the key.
     pub established: u64,
-    /// Of those: how many were dropped before they had proved it, to make room.
+    /// Of those: how many were late in their handshake and were dropped to make room.
     pub dropped: u64,
     /// Connections that were turned away, because every seat was taken by one that had proved itself.
     pub turned_away: u64,
@@ -35,25 +36,21 @@ pub(super) struct Seats {
     /// A seat was left, or the server is to stop.
     changed: Condvar,
     max: usize,
+    max_half_open: usize,
 }
 
 #[derive(Default)]
 struct Room {
     /// Numbers go up, so that the first is the oldest.
     next: u64,
-    taken: BTreeMap<u64, Taken>,
+    taken: BTreeMap<u64, Arc<Conn>>,
+    /// Those of them that were accepted here and have not finished their handshake.
+    half_open: HalfOpen,
     /// How many of the taken seats are guests', which do not count.
     guests: usize,
     stopping: bool,
     deadline: Option<Instant>,
     report: Report,
-}
-
-struct Taken {
-    conn: Arc<Conn>,
-    /// It was accepted here, and may be dropped to make room.
-    ours: bool,
-    established: bool,
 }
 
 /// A seat that is taken; it is left when this is dropped.
@@ -79,35 +76,52 @@ impl Counter {
 }
 
 impl Seats {
-    pub(super) fn new(max: usize) -> Self {
+    pub(super) fn new(max: usize, max_half_open: usize) -> Self {
         Self {
             room: Mutex::new(Room::default()),
             changed: Condvar::new(),
             max,
+            max_half_open,
         }
     }
 
-    /// A seat for a newcomer, if need be that of the oldest who has not proved anything; none where all have.
+    /// A seat for a newcomer, if need be that of one that is late in its handshake. While there is
+    /// no seat and nobody is late, the newcomer waits, and those behind it in the listener's backlog:
+    /// whoever is in the middle of a handshake is nearer to its end than they are. None where all
+    /// have finished theirs, or the server is to stop.
     pub(super) fn admit(self: &Arc<Self>, conn: Arc<Conn>) -> Option<Seat> {
         let mut room = self.room();
-        if room.stopping {
-            return None;
-        }
-        let mut dropped = None;
-        if room.taken.len() - room.guests >= self.max {
-            dropped = room.drop_oldest_stranger();
-            if dropped.is_none() {
+        loop {
+            if room.stopping {
+                return None;
+            }
+            if self.has_seat(&room) {
+                room.report.accepted += 1;
+                return Some(self.seat(&mut room, conn, true));
+            }
+            if room.half_open.len() == 0 {
                 room.report.turned_away += 1;
                 return None;
             }
+            let now = Instant::now();
+            if let Some(late) = room.drop_late(now) {
+                drop(room);
+                connection::cut(&late);
+                room = self.room();
+                continue;
+            }
+            room = match room.half_open.late_at() {
+                Some(at) => {
+                    let waited = self.changed.wait_timeout(room, at.saturating_duration_since(now));
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.changed.wait(room).unwrap_or_else(PoisonError::into_inner),
+            };
         }
-        room.report.accepted += 1;
-        let seat = self.seat(&mut room, conn, true);
-        drop(room);
-        if let Some(conn) = dropped {
-            connection::cut(&conn);
-        }
-        Some(seat)
+    }
+
+    fn has_seat(&self, room: &Room) -> bool {
+        room.taken.len() - room.guests < self.max && room.half_open.len() < self.max_half_open
     }
 
     /// A seat besides the bounded ones, for a stream that the caller serves.
@@ -125,14 +139,10 @@ impl Seats {
     fn seat(self: &Arc<Self>, room: &mut Room, conn: Arc<Conn>, ours: bool) -> Seat {
         let number = room.next;
         room.next += 1;
-        room.taken.insert(
-            number,
-            Taken {
-                conn: Arc::clone(&conn),
-                ours,
-                established: false,
-            },
-        );
+        room.taken.insert(number, Arc::clone(&conn));
+        if ours {
+            room.half_open.insert(number);
+        }
         Seat {
             number,
             ours,
@@ -141,21 +151,22 @@ impl Seats {
         }
     }
 
-    /// The system is short of something: a moment passes, in which a newcomer may prove itself; then what the oldest stranger holds is given up.
+    /// The system is short of something: a moment passes, then what one holds is given up that is late
+    /// in its handshake.
     pub(super) fn relieve(&self, pause: Duration) {
         let waited = self
             .changed
             .wait_timeout_while(self.room(), pause, |room| !room.stopping);
         let (mut room, _) = waited.unwrap_or_else(PoisonError::into_inner);
         // A socket that is shut down to stop the server fails as well, and nothing is short then.
-        let dropped = if room.stopping {
+        let late = if room.stopping {
             None
         } else {
-            room.drop_oldest_stranger()
+            room.drop_late(Instant::now())
         };
         drop(room);
-        if let Some(conn) = dropped {
-            connection::cut(&conn);
+        if let Some(late) = late {
+            connection::cut(&late);
         }
     }
 
@@ -196,8 +207,8 @@ impl Seats {
                     room.report.cut += u64::try_from(left.len()).unwrap_or(u64::MAX);
                     let report = room.report;
                     drop(room);
-                    for taken in left.values() {
-                        connection::cut(&taken.conn);
+                    for conn in left.values() {
+                        connection::cut(conn);
                     }
                     return report;
                 }
@@ -219,15 +230,22 @@ impl Seats {
 
 impl Room {
     fn conns(&self) -> Vec<Arc<Conn>> {
-        self.taken.values().map(|taken| Arc::clone(&taken.conn)).collect()
+        self.taken.values().cloned().collect()
     }
 
-    /// Takes the seat of the oldest stranger away; its connection is the caller's to cut.
-    fn drop_oldest_stranger(&mut self) -> Option<Arc<Conn>> {
-        let mut strangers = self.taken.iter().filter(|(_, taken)| !taken.established && taken.ours);
-        let number = *strangers.next()?.0;
-        self.report.dropped += 1;
-        self.taken.remove(&number).map(|taken| taken.conn)
+    /// Takes the seat of one away that is late in its handshake; its connection is the caller's to
+    /// cut. One of which something lies unread is not late: who is too slow is this side.
+    fn drop_late(&mut self, now: Instant) -> Option<Arc<Conn>> {
+        while let Some(number) = self.half_open.late(now) {
+            if self.taken.get(&number).is_some_and(|conn| conn.lies_unread()) {
+                self.half_open.stay(number);
+                continue;
+            }
+            self.half_open.remove(number);
+            self.report.dropped += 1;
+            return self.taken.remove(&number);
+        }
+        None
     }
 }
 
@@ -235,10 +253,24 @@ impl Seat {
     /// The peer has proved itself: its seat is not taken away any more.
     pub(super) fn establish(&self) {
         let mut room = self.counter.0.room();
-        if let Some(taken) = room.taken.get_mut(&self.number) {
-            taken.established = true;
-            room.report.established += 1;
-        }
+        room.report.established += u64::from(room.taken.contains_key(&self.number));
+        room.half_open.remove(self.number);
+        drop(room);
+        self.counter.0.changed.notify_all();
+    }
+
+    /// The peer's hello has come, under a key that is known here.
+    pub(super) fn hear(&self) {
+        self.counter.0.room().half_open.hear(self.number);
+    }
+
+    /// The peer has not proved itself, all that has come of it was looked at, and more is waited for.
+    pub(super) fn wait(&self) {
+        let mut room = self.counter.0.room();
+        room.half_open.wait(self.number, Instant::now());
+        drop(room);
+        // Somebody may wait for it to be late.
+        self.counter.0.changed.notify_all();
     }
 
     pub(super) const fn conn(&self) -> &Arc<Conn> {
@@ -258,6 +290,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut room = self.counter.0.room();
         let taken = room.taken.remove(&self.number);
+        room.half_open.remove(self.number);
         if !self.ours && taken.is_some() {
             room.guests -= 1;
         }

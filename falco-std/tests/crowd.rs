@@ -1,0 +1,168 @@
+//! Many clients at once: a burst waits in the backlog, a handshake under way is dropped for nobody,
+//! and one that is late makes room and sees an end.
+
+mod common;
+
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Instant;
+
+use common::{Running, at_once, bounded, echo, key, millis};
+use falco_core::keys::Secrets;
+use falco_core::testing::CountingRng;
+use falco_core::{ClientConnection, Status};
+use falco_std::{Client, Server, Settings, Stream};
+
+/// Whether the system lets so many wait.
+fn backlog_allows(connections: usize) -> bool {
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
+    let most = most.ok().and_then(|text| text.trim().parse::<usize>().ok());
+    most.is_none_or(|most| most >= connections)
+}
+
+#[test]
+fn a_burst_of_three_hundred_waits_in_the_backlog() {
+    bounded(|| {
+        if !backlog_allows(300) {
+            return;
+        }
+        // Nobody accepts yet.
+        let server = Server::builder(key()).bind("127.0.0.1:0").expect("a free port");
+        let (address, handle) = (server.local_addr().expect("it is bound"), server.handle());
+        let streams: Vec<_> = (0..300)
+            .map(|number| {
+                let stream = TcpStream::connect_timeout(&address, millis(2_000));
+                stream.unwrap_or_else(|error| panic!("number {number}: {error}"))
+            })
+            .collect();
+        let serving = thread::spawn(move || server.serve(echo));
+        let last = streams.last().expect("there are some").try_clone();
+        let client = Client::builder(key()).over(last.expect("it is a socket"));
+        assert_eq!(
+            client.expect("its turn comes").request("hello").expect("an answer"),
+            b"hello"
+        );
+        handle.stop_within(millis(100));
+        serving.join().expect("serve does not panic");
+    });
+}
+
+/// A stream that takes its time for each of its first writes: hello, proof.
+struct Slow {
+    stream: TcpStream,
+    writes: u32,
+}
+
+impl Read for Slow {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buf)
+    }
+}
+
+impl Write for Slow {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if self.writes > 0 {
+            self.writes -= 1;
+            thread::sleep(millis(300));
+        }
+        self.stream.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Slow {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_read_timeout(timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_write_timeout(timeout)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.stream.shutdown(how)
+    }
+}
+
+#[test]
+fn a_crowd_of_slow_clients_is_let_in_one_after_another_and_none_is_dropped() {
+    bounded(|| {
+        let server = Running::start(Server::builder(key()).max_half_open(4), echo);
+        let address = server.address;
+        let settings = Settings::new()
+            .with_handshake_timeout(Duration::from_secs(20))
+            .expect("it is in range");
+        let ends = at_once(24, move || {
+            let stream = TcpStream::connect(address).expect("there is room in the backlog");
+            let client = Client::builder(key())
+                .settings(settings)
+                .over(Slow { stream, writes: 2 });
+            client.and_then(|client| client.request("hello"))
+        });
+        for (answer, _) in &ends {
+            assert!(answer.is_ok(), "{ends:?}");
+        }
+        let report = server.stop();
+        assert_eq!((report.accepted, report.established, report.dropped), (24, 24, 0));
+    });
+}
+
+/// Connects and says so much of a hello; or all of it, and reads the welcome.
+fn half_way(address: SocketAddr, length: usize) -> TcpStream {
+    let secrets = Secrets {
+        noise: vec![key()],
+        ..Secrets::default()
+    };
+    let keys = secrets.into_client(&mut CountingRng::new(3)).expect("there is a key");
+    let now = falco_core::Instant::ZERO;
+    let machine = ClientConnection::new(&keys, &Settings::new(), now, &mut CountingRng::new(4));
+    let mut machine = machine.expect("entropy");
+    assert_eq!(machine.status(), Status::Handshaking);
+    let mut hello = [0; 74];
+    assert_eq!(machine.poll_transmit(now, &mut hello), Ok(74));
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream
+        .write_all(hello.get(..length).expect("it is that long"))
+        .expect("the server has room for it");
+    if length == hello.len() {
+        stream.read_exact(&mut [0; 64]).expect("a welcome");
+    }
+    stream
+}
+
+#[test]
+fn who_is_late_makes_room_and_sees_an_end() {
+    bounded(|| {
+        let settings = Settings::new()
+            .with_handshake_timeout(Duration::from_secs(20))
+            .expect("it is in range");
+        for (length, least, most) in [(0, 900, 2_500), (50, 900, 2_500), (74, 2_900, 5_000)] {
+            let server = Running::start(Server::builder(key()).settings(settings).max_half_open(2), echo);
+            let mut late = [half_way(server.address, length), half_way(server.address, length)];
+            // The server has looked at both.
+            thread::sleep(millis(100));
+            let start = Instant::now();
+            let client = Client::builder(key()).settings(settings).connect(server.address);
+            assert_eq!(
+                client.expect("there is room").request("hello").expect("an answer"),
+                b"hello"
+            );
+            let took = start.elapsed();
+            assert!(took >= millis(least - 200) && took < millis(most), "{length}: {took:?}");
+            let ended = late.each_mut().map(|stream| {
+                stream.set_read_timeout(Some(millis(100))).expect("it is a socket");
+                stream.read(&mut [0; 1]).map_err(|error| error.kind())
+            });
+            // One was dropped, and saw no reset; the other was left alone.
+            assert_eq!(ended.iter().filter(|end| **end == Ok(0)).count(), 1, "{ended:?}");
+            assert!(!ended.contains(&Err(io::ErrorKind::ConnectionReset)), "{ended:?}");
+            assert_eq!(server.stop().dropped, 1);
+        }
+    });
+}
