@@ -66,7 +66,7 @@ impl Write for Slow {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         if self.writes > 0 {
             self.writes -= 1;
-            thread::sleep(millis(300));
+            thread::sleep(millis(100));
         }
         self.stream.write(buf)
     }
@@ -142,7 +142,7 @@ fn who_is_late_makes_room_and_sees_an_end() {
         let settings = Settings::new()
             .with_handshake_timeout(Duration::from_secs(20))
             .expect("it is in range");
-        for (length, least, most) in [(0, 900, 2_500), (50, 900, 2_500), (74, 2_900, 5_000)] {
+        for (length, least, most) in [(0, 400, 1_500), (50, 400, 1_500), (74, 2_900, 5_000)] {
             let server = Running::start(Server::builder(key()).settings(settings).max_half_open(2), echo);
             let mut late = [half_way(server.address, length), half_way(server.address, length)];
             // The server has looked at both.

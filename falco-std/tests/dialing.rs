@@ -439,6 +439,28 @@ fn a_unix_socket_with_a_full_backlog_is_waited_for_within_the_limit() {
 }
 
 #[test]
+fn a_server_that_serves_may_end_its_connections_as_often_as_it_likes() {
+    bounded(|| {
+        let server = Running::start(Server::classic(key()), |request| {
+            if request.body() == b"fail" {
+                return Err("as told".into());
+            }
+            echo(request)
+        });
+        let client = Client::classic(key())
+            .connect(server.address)
+            .expect("the server takes it");
+        let start = Instant::now();
+        for _ in 0..12 {
+            assert_eq!(client.request("hello").expect("an answer"), b"hello");
+            client.request("fail").expect_err("the wire has no other word for it");
+        }
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        assert_eq!(server.stop().accepted, 12);
+    });
+}
+
+#[test]
 fn a_dial_that_panics_is_a_failure_like_any_other() {
     bounded(|| {
         let dial = || -> io::Result<TcpStream> { panic!("as told; the test wants this panic") };

@@ -10,7 +10,7 @@ use super::limit::Limit;
 use super::link::{Link, Request};
 use super::reader::Reader;
 use super::serial::Serial;
-use super::state::End;
+use super::state::{End, Past};
 use super::turn::{Turn, Waited};
 use crate::clock::Clock;
 use crate::error::Error;
@@ -127,15 +127,15 @@ impl Connection {
     pub(super) fn is_open(&self) -> bool {
         match self {
             Self::Shared(link) => link.is_open(),
-            Self::Serial { turn, .. } => !turn.is_gone(),
+            Self::Serial { turn, .. } => turn.past().is_none(),
         }
     }
 
-    /// Whether the server has said that the key is out of service.
-    pub(super) fn key_retired(&self) -> bool {
+    /// What it has seen, once it has ended.
+    pub(super) fn past(&self) -> Past {
         match self {
-            Self::Shared(link) => link.key_retired(),
-            Self::Serial { turn, .. } => turn.key_retired(),
+            Self::Shared(link) => link.past(),
+            Self::Serial { turn, .. } => turn.past().unwrap_or_default(),
         }
     }
 

@@ -11,7 +11,7 @@ use falco_core::{CloseReason, Fate, LINGER};
 use super::connection::Outcome;
 use super::limit::Limit;
 use super::reader::Reader;
-use super::state::State;
+use super::state::{Past, State};
 use crate::clock::Clock;
 use crate::line::Line;
 use crate::pipe::Pipe;
@@ -83,9 +83,8 @@ impl Link {
         self.line.lock().source.is_open()
     }
 
-    /// Whether the server has said that the key is out of service.
-    pub(super) fn key_retired(&self) -> bool {
-        self.line.lock().source.key_retired
+    pub(super) fn past(&self) -> Past {
+        self.line.lock().source.past
     }
 
     /// Ends in good order, and waits for the server to do so too.

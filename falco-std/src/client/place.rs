@@ -20,7 +20,8 @@ use super::limit::Limit;
 use super::reader::Reader;
 use crate::error::Error;
 
-/// A connection that ended sooner than this after it stood counts as an attempt that failed.
+/// A connection that ended sooner than this after it stood, and served nothing, counts as an attempt
+/// that failed.
 const SOON: Duration = Duration::from_secs(1);
 
 /// What does not change while the client lives.
@@ -167,16 +168,14 @@ impl Place {
         if connection.is_open() {
             return Some(Arc::clone(connection));
         }
-        let stood = since.elapsed();
+        let past = connection.past();
+        let soon = !past.served && since.elapsed() < SOON;
         // From here on a refusal means what it says.
-        state.admitted &= !connection.key_retired();
+        state.admitted &= !past.key_retired;
         state.current = None;
-        state.failed = if stood < SOON {
-            state.failed.saturating_add(1)
-        } else {
-            0
-        };
-        // A server that lets clients in and then ends is not asked again and again.
+        state.failed = if soon { state.failed.saturating_add(1) } else { 0 };
+        // A server that lets clients in and then ends is not asked again and again. One that has
+        // served is: each attempt then comes with a request.
         state.retry_at = (state.failed > 0).then(|| self.retry_at(state.failed)).flatten();
         None
     }

@@ -11,7 +11,7 @@ use getrandom::SysRng;
 
 use super::connection::Outcome;
 use super::limit::Limit;
-use super::state::{End, Look, Slot, State};
+use super::state::{End, Look, Past, Slot, State};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::line::Source;
@@ -92,9 +92,8 @@ impl Serial {
         (self.state, self.pipe)
     }
 
-    /// Whether the server has said that the key is out of service.
-    pub(super) const fn key_retired(&self) -> bool {
-        self.state.key_retired
+    pub(super) const fn past(&self) -> Past {
+        self.state.past
     }
 
     fn status(&self) -> Status {

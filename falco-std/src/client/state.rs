@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{ClientMux, ClientStep, Left, Retry, after_refusal};
-use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, PingId, RequestError};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, PingId, Refusal, RequestError};
 
 use super::limit::Limit;
 use crate::error::Error;
@@ -59,6 +59,15 @@ impl Slot {
     }
 }
 
+/// What a connection has seen, for what is made of its end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Past {
+    /// The server has said that the key is out of service.
+    pub(super) key_retired: bool,
+    /// A request was answered, or refused by name.
+    pub(super) served: bool,
+}
+
 /// What came of one look at the unread bytes.
 pub(super) enum Look {
     /// So many of them are done with; look again.
@@ -75,8 +84,7 @@ pub(super) struct State {
     tickets: u64,
     /// The connection is over, and everybody has been told.
     pub(super) over: bool,
-    /// The server has said that the key is out of service.
-    pub(super) key_retired: bool,
+    pub(super) past: Past,
     /// Why nothing more can be written.
     trouble: Option<io::Error>,
     broken: bool,
@@ -90,7 +98,7 @@ impl State {
             pings: Vec::new(),
             tickets: 0,
             over: false,
-            key_retired: false,
+            past: Past::default(),
             trouble: None,
             broken: false,
         }
@@ -145,6 +153,7 @@ impl State {
             ClientStep::NeedMore { total } => Look::NeedMore(total),
             ClientStep::Skip { consumed } | ClientStep::Established { consumed } => Look::Taken(consumed),
             ClientStep::Answer { consumed, waiter, body } => {
+                self.past.served = true;
                 waiter.end(End::Answer(body.into_vec(unread)));
                 Look::Taken(consumed)
             }
@@ -155,6 +164,7 @@ impl State {
                 again,
             } => {
                 let error = Error::Request(RequestError::Refused(refusal));
+                self.past.served |= refusal != Refusal::NotProcessed;
                 // Whoever waits counts the connections that it has tried.
                 let elsewhere = after_refusal(refusal, 0) == Retry::Again;
                 waiter.end(if again {
@@ -173,7 +183,7 @@ impl State {
                 Look::Taken(consumed)
             }
             ClientStep::Closing { consumed, reason } => {
-                self.key_retired = reason == CloseReason::KeyRetired;
+                self.past.key_retired = reason == CloseReason::KeyRetired;
                 self.move_on();
                 Look::Taken(consumed)
             }

@@ -4,6 +4,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::limit::Limit;
 use super::serial::Serial;
+use super::state::Past;
 
 /// A connection that one caller uses at a time; the others wait, each for its own time.
 pub(super) struct Turn {
@@ -15,10 +16,7 @@ enum Held {
     Free(Box<Serial>),
     Taken,
     /// The connection has ended.
-    Gone {
-        /// The server had said that the key is out of service.
-        key_retired: bool,
-    },
+    Gone(Past),
 }
 
 /// What comes of waiting for a turn.
@@ -53,7 +51,7 @@ impl Turn {
                     let serial = Some(serial);
                     return Waited::Yours(InHand { turn: self, serial });
                 }
-                gone @ Held::Gone { .. } => {
+                gone @ Held::Gone(_) => {
                     *held = gone;
                     return Waited::Gone;
                 }
@@ -70,17 +68,16 @@ impl Turn {
         }
     }
 
-    /// Whether the connection has ended, as far as anybody has seen.
-    pub(super) fn is_gone(&self) -> bool {
-        matches!(&*self.lock(), Held::Gone { .. })
+    /// What it has been, where it has ended as far as anybody has seen.
+    pub(super) fn past(&self) -> Option<Past> {
+        match &*self.lock() {
+            Held::Gone(past) => Some(*past),
+            Held::Free(_) | Held::Taken => None,
+        }
     }
 
-    pub(super) fn key_retired(&self) -> bool {
-        matches!(&*self.lock(), Held::Gone { key_retired: true })
-    }
-
-    fn end(&self, key_retired: bool) {
-        *self.lock() = Held::Gone { key_retired };
+    fn end(&self, past: Past) {
+        *self.lock() = Held::Gone(past);
         self.left.notify_all();
     }
 
@@ -102,7 +99,7 @@ impl InHand<'_> {
     /// The connection, which is gone for everybody else.
     pub(super) fn into_serial(mut self) -> Option<Box<Serial>> {
         let serial = self.serial.take();
-        self.turn.end(false);
+        self.turn.end(Past::default());
         serial
     }
 
@@ -114,7 +111,7 @@ impl InHand<'_> {
 impl Drop for InHand<'_> {
     fn drop(&mut self) {
         if let Some(serial) = &self.serial {
-            self.turn.end(serial.key_retired());
+            self.turn.end(serial.past());
         }
     }
 }

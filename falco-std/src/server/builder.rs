@@ -140,7 +140,8 @@ impl ServerBuilder {
     /// How many connections may be in their handshake at once, 256 by default; 0 counts as 1.
     ///
     /// When one more comes, it waits in the listener's backlog until one of them is done, or late and
-    /// dropped for it: one whose hello has been waited for 1 s, or its proof for 3 s after the hello.
+    /// dropped for it: one whose hello has been waited for 500 ms, or its proof for 3 s after
+    /// the hello.
     pub const fn max_half_open(mut self, connections: usize) -> Self {
         self.max_half_open = connections;
         self
