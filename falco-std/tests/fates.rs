@@ -262,3 +262,78 @@ fn what_a_server_refuses_because_it_holds_less_goes_again_on_the_same_connection
         assert_eq!((server.stop().accepted, ran.load(Ordering::SeqCst)), (1, 12));
     });
 }
+
+/// A stream that takes its second write, which is the answer to the first PING, only after a while.
+struct Held {
+    stream: TcpStream,
+    writes: Arc<AtomicUsize>,
+    taken: Arc<AtomicUsize>,
+}
+
+impl Read for Held {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buf)
+    }
+}
+
+impl Write for Held {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if (1..20).contains(&self.writes.fetch_add(1, Ordering::SeqCst)) {
+            thread::sleep(millis(20));
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let written = self.stream.write(buf)?;
+        self.taken.fetch_add(1, Ordering::SeqCst);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Held {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_read_timeout(timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_write_timeout(timeout)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.stream.shutdown(how)
+    }
+
+    fn split(&self) -> io::Result<Option<falco_std::BoxedStream>> {
+        let (writes, taken) = (Arc::clone(&self.writes), Arc::clone(&self.taken));
+        let stream = self.stream.try_clone()?;
+        Ok(Some(Box::new(Self { stream, writes, taken })))
+    }
+}
+
+#[test]
+fn no_handler_is_called_before_the_first_ping_was_answered() {
+    bounded(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let taken = Arc::new(AtomicUsize::new(0));
+        let (own, seen) = (Arc::clone(&taken), Arc::clone(&taken));
+        let serving = thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("a client comes");
+            let server = Server::builder(key()).unbound().expect("there is entropy");
+            let writes = Arc::default();
+            let stream = Held {
+                stream,
+                writes,
+                taken: own,
+            };
+            server.serve_connection(stream, move |_| Ok(vec![u8::from(seen.load(Ordering::SeqCst) >= 2)]))
+        });
+        let client = Client::builder(key()).connect(address).expect("it shakes hands");
+        let answer = client.request("hello").expect("an answer");
+        assert_eq!(answer, [1], "the welcome and the answer to the PING went before");
+        client.close();
+        assert!(serving.join().expect("it does not panic").is_ok());
+    });
+}

@@ -6,7 +6,7 @@ use core::time::Duration;
 use std::io;
 use std::net::Shutdown;
 use std::panic::catch_unwind;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 
 use falco_core::mux::ServerStep;
 use falco_core::{CloseReason, ConnectionError, LINGER, ServerConnection};
@@ -17,7 +17,7 @@ use super::handler::{HandlerError, Request};
 use super::pool;
 use super::seats::{Counter, Seat};
 use super::state::{Started, State};
-use crate::line::{Line, handles};
+use crate::line::{Desk, Line, handles};
 use crate::pipe::{Filled, Pipe};
 use crate::stream::BoxedStream;
 
@@ -81,6 +81,8 @@ struct Reader<'a, H> {
     handling: Arc<Handling<H>>,
     /// The client sends nothing more.
     ended: bool,
+    /// The answer to the client's first PING has been handed to the stream.
+    greeted: bool,
 }
 
 /// Serves a connection from its first byte to its last, and says what ended it.
@@ -109,6 +111,7 @@ where
             counter: seat.counter(),
         }),
         ended: false,
+        greeted: false,
     };
     let ended = reader.converse();
     reader.leave(&ended);
@@ -136,6 +139,7 @@ where
             match desk.source.mux.recv(now, self.pipe.unread()) {
                 Err(end) => return Ok(end),
                 Ok(ServerStep::Request { consumed, id, body }) => {
+                    desk = self.greet(desk);
                     let submit = desk.source.take(now, id, body.into_vec(self.pipe.unread()));
                     drop(desk);
                     self.pipe.consume(consumed);
@@ -196,6 +200,18 @@ where
         } else if self.seat.is_stopping() {
             desk.source.mux.close(self.conn.now(), CloseReason::ShuttingDown);
         }
+    }
+
+    /// Before the first handler is called, waits until what was sealed has been handed to the stream:
+    /// the answer to the client's first PING is among it, and a client that sees the stream end without
+    /// having heard anything relies on that no handler ran. Whoever writes gives up after a lifetime
+    /// at the latest.
+    fn greet<'d>(&mut self, mut desk: MutexGuard<'d, Desk<State>>) -> MutexGuard<'d, Desk<State>> {
+        while !self.greeted && desk.is_writing() && !desk.source.is_over() {
+            desk = self.conn.wait(desk, Some(STOP_POLL));
+        }
+        self.greeted = true;
+        desk
     }
 
     /// Waits until the request has had its end, as nothing can be read meanwhile.
