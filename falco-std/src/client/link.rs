@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::io;
 use std::net::Shutdown;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use falco_core::{CloseReason, Fate, LINGER};
@@ -13,9 +13,14 @@ use super::limit::Limit;
 use super::reader::Reader;
 use super::state::{Past, State};
 use crate::clock::Clock;
-use crate::line::Line;
+use crate::line::{Desk, Line};
 use crate::pipe::Pipe;
 use crate::stream::BoxedStream;
+
+/// How often to look whether the reader has taken what lay there, if nobody tells.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// The reader is waited for no longer than this.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Link {
     line: Arc<Line<State>>,
@@ -48,10 +53,12 @@ impl Link {
         done: impl FnOnce(Vec<u8>, Duration) -> T,
     ) -> Outcome<T> {
         let start = Instant::now();
+        let mut desk = self.look();
         let added = match request {
-            Request::Body(body) => self.line.lock().source.add(body),
-            Request::Ping => Ok(self.line.lock().source.ping()),
+            Request::Body(body) => desk.source.add(body),
+            Request::Ping => Ok(desk.source.ping()),
         };
+        drop(desk);
         let slot = match added {
             Ok(Some(slot)) => slot,
             Ok(None) => return Outcome::NotTaken(None),
@@ -77,6 +84,22 @@ impl Link {
             };
         };
         Outcome::of(end, |body| done(body, start.elapsed()))
+    }
+
+    /// The state, once what has come is known to it. A connection that has heard nothing for a while
+    /// may have ended without its reader having had time to see it, as where the process was stopped:
+    /// then the reader goes first.
+    fn look(&self) -> MutexGuard<'_, Desk<State>> {
+        let mut desk = self.line.lock();
+        let start = Instant::now();
+        while desk.source.is_open() && desk.source.is_unheard(self.line.now()) && self.line.lies_unread() {
+            let left = PATIENCE.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            desk = self.line.wait(desk, Some(left.min(LOOK_AGAIN)));
+        }
+        desk
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -29,6 +29,7 @@ impl Reader {
         let end = converse(&line, &mut pipe);
         let is_graceful = end.as_ref().is_ok_and(|end| end.is_graceful());
         line.lock().source.finish(end);
+        line.tell();
         // The machine's last word, if it has one.
         line.pump();
         if is_graceful {
@@ -54,7 +55,7 @@ fn converse(line: &Arc<Line<State>>, pipe: &mut Pipe<BoxedStream>) -> io::Result
         let now = line.now();
         let mut desk = line.lock();
         match filled {
-            Filled::Bytes => {}
+            Filled::Bytes => desk.source.heard(now, || line.lies_unread()),
             Filled::Nothing => {
                 if let Err(end) = desk.source.mux.handle_timeout(now) {
                     return Ok(end);

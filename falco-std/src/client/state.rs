@@ -12,6 +12,10 @@ use super::limit::Limit;
 use crate::error::Error;
 use crate::line::{Source, seal_into};
 
+/// A connection that has heard nothing for so long is looked at before something is sent on it. It
+/// costs a system call, which requests that follow one another are spared.
+const UNHEARD: Duration = Duration::from_millis(1);
+
 /// What came of a request or a ping.
 pub(super) enum End {
     Answer(Vec<u8>),
@@ -85,6 +89,10 @@ pub(super) struct State {
     /// The connection is over, and everybody has been told.
     pub(super) over: bool,
     pub(super) past: Past,
+    /// When something last came.
+    came: Instant,
+    /// The same, but what came after a while in which nothing did counts only if nothing lay behind it.
+    heard: Instant,
     /// Why nothing more can be written.
     trouble: Option<io::Error>,
     broken: bool,
@@ -99,6 +107,8 @@ impl State {
             tickets: 0,
             over: false,
             past: Past::default(),
+            came: Instant::ZERO,
+            heard: Instant::ZERO,
             trouble: None,
             broken: false,
         }
@@ -106,6 +116,21 @@ impl State {
 
     pub(super) fn is_open(&self) -> bool {
         !self.over && !self.broken && self.mux.is_open()
+    }
+
+    /// Something has come. After a while in which nothing did, `more` says whether something lies
+    /// behind it, such as the end.
+    pub(super) fn heard(&mut self, now: Instant, more: impl FnOnce() -> bool) {
+        let goes_on = now.since(core::mem::replace(&mut self.came, now)) < UNHEARD;
+        if goes_on || !more() {
+            self.heard = now;
+        }
+    }
+
+    /// Whether so long ago that the connection may have ended meanwhile without anybody having been
+    /// there to see it.
+    pub(super) fn is_unheard(&self, now: Instant) -> bool {
+        now.since(self.heard) >= UNHEARD
     }
 
     fn slot(&mut self) -> Arc<Slot> {

@@ -66,7 +66,14 @@ impl Running {
     where
         H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
     {
-        let server = Arc::new(builder.bind("127.0.0.1:0").expect("a free port"));
+        Self::at(builder, "127.0.0.1:0".parse().expect("an address"), handler)
+    }
+
+    pub fn at<H>(builder: ServerBuilder, address: SocketAddr, handler: H) -> Self
+    where
+        H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
+    {
+        let server = Arc::new(builder.bind(address).expect("the address is free"));
         let (address, handle) = (server.local_addr().expect("it is bound"), server.handle());
         let own = Arc::clone(&server);
         let serving = thread::spawn(move || own.serve(handler));
