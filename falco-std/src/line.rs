@@ -14,12 +14,10 @@ use crate::pipe::is_timeout;
 use crate::socket::Whole;
 use crate::stream::BoxedStream;
 
-/// A thread that has something else to do waits no longer than this for room to write. Elsewhere a write that timed out leaves a socket of no use.
-const BRIEF: Option<Duration> = if cfg!(unix) {
-    Some(Duration::from_millis(20))
-} else {
-    None
-};
+/// A thread that has something else to do writes no longer than this.
+const BRIEF: Duration = Duration::from_millis(20);
+/// So does a single write of it, except where one that timed out leaves a socket of no use.
+const WRITE_TIMEOUT: Option<Duration> = if cfg!(unix) { Some(BRIEF) } else { None };
 /// So many records a thread writes on the side; then a thread is made for it.
 const TURNS: usize = 16;
 
@@ -105,7 +103,7 @@ impl<T: Source> Line<T> {
         [writer, ender]: [BoxedStream; 2],
         splits: bool,
     ) -> io::Result<Arc<Self>> {
-        writer.set_write_timeout(BRIEF.filter(|_| splits).or_else(|| Some(source.lifetime())))?;
+        writer.set_write_timeout(WRITE_TIMEOUT.filter(|_| splits).or_else(|| Some(source.lifetime())))?;
         Ok(Arc::new(Self {
             desk: Mutex::new(Desk {
                 source,
@@ -186,8 +184,9 @@ impl<T: Source> Line<T> {
         }
     }
 
-    /// Writes `rest` of `out`, then what the state seals, until there is nothing more. With a number of turns it gives back what is left when they are used up, or the
-    /// peer takes nothing for a moment; it is still the one who writes then.
+    /// Writes `rest` of `out`, then what the state seals, until there is nothing more. With a number of
+    /// turns it gives back what is left when they are used up, or when it has taken more than a moment,
+    /// however much of it the peer has taken; it is still the one who writes then.
     fn write(
         self: &Arc<Self>,
         mut out: Vec<u8>,
@@ -196,8 +195,13 @@ impl<T: Source> Line<T> {
     ) -> Option<(Vec<u8>, core::ops::Range<usize>)> {
         let mut stream = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut since = time::Instant::now();
+        let leaves_at = turns.filter(|_| self.splits).map(|_| since + BRIEF);
+        let leaves = || leaves_at.is_some_and(|at| time::Instant::now() >= at);
         loop {
             while !rest.is_empty() {
+                if leaves() {
+                    return Some((out, rest));
+                }
                 let written = stream.write(out.get(rest.clone()).unwrap_or_default());
                 let trouble = match written {
                     Ok(0) => io::ErrorKind::WriteZero.into(),
