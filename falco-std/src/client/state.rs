@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{ClientMux, ClientStep, Left, Retry, after_refusal};
-use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, PingId, Refusal, RequestError};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, Refusal, RequestError};
 
 use super::limit::Limit;
 use crate::error::Error;
@@ -84,7 +84,6 @@ pub(super) enum Look {
 
 pub(super) struct State {
     pub(super) mux: ClientMux<Arc<ClientKeys>, Vec<u8>, Arc<Slot>>,
-    pings: Vec<(PingId, Arc<Slot>)>,
     tickets: u64,
     /// The connection is over, and everybody has been told.
     pub(super) over: bool,
@@ -103,7 +102,6 @@ impl State {
     pub(super) fn new(machine: ClientConnection<Arc<ClientKeys>>, max_held: usize) -> Self {
         Self {
             mux: ClientMux::new(machine).with_max_held(max_held),
-            pings: Vec::new(),
             tickets: 0,
             over: false,
             past: Past::default(),
@@ -158,15 +156,16 @@ impl State {
     }
 
     pub(super) fn ping(&mut self) -> Option<Arc<Slot>> {
-        let ping = self.is_open().then(|| self.mux.ping().ok()).flatten()?;
+        if !self.is_open() {
+            return None;
+        }
         let slot = self.slot();
-        self.pings.push((ping, Arc::clone(&slot)));
-        Some(slot)
+        self.mux.ping(Arc::clone(&slot)).is_ok().then_some(slot)
     }
 
     /// Nobody waits at `slot` any more: what was not sent is not, what was is cancelled. Says what that means for the request.
     pub(super) fn leave(&mut self, slot: &Slot) -> Fate {
-        self.pings.retain(|(_, own)| own.ticket != slot.ticket);
+        drop(self.mux.take_pings(|own| own.ticket == slot.ticket));
         self.mux
             .cancel(slot.ticket)
             .map_or(Fate::MaybeProcessed, |(_, fate)| fate)
@@ -201,8 +200,8 @@ impl State {
                 });
                 Look::Taken(consumed)
             }
-            ClientStep::Pong { consumed, ping } => {
-                for (_, slot) in self.pings.extract_if(.., |(own, _)| *own <= ping) {
+            ClientStep::Pong { consumed, waiters } => {
+                for slot in waiters {
                     slot.end(End::Answer(Vec::new()));
                 }
                 Look::Taken(consumed)
@@ -256,7 +255,7 @@ impl State {
                 End::Failed(why(fate))
             });
         }
-        for (_, slot) in self.pings.drain(..) {
+        for slot in self.mux.take_pings(|_| true) {
             slot.end(End::NotProcessed(Some(why(Fate::NotProcessed))));
         }
     }
