@@ -54,6 +54,7 @@ mod deadline;
 mod ending;
 mod retry;
 mod server;
+mod step;
 mod waiters;
 
 use alloc::vec::Vec;
@@ -62,10 +63,11 @@ use core::ops::Range;
 #[cfg(feature = "std")]
 pub use budget::SharedBudget;
 pub use budget::{Budget, Unbounded};
-pub use client::{ClientMux, ClientStep, Left, Rejected};
+pub use client::ClientMux;
 pub use ending::{Ending, LastStep};
 pub use retry::{MAX_TRIES, Retry, after_attempt, after_loss, after_refusal};
-pub use server::{ServerMux, ServerStep};
+pub use server::ServerMux;
+pub use step::{ClientStep, Left, Rejected, ServerStep};
 
 /// Where the decrypted body of a message is.
 #[derive(Debug)]

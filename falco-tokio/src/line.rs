@@ -4,11 +4,14 @@ use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use std::io;
 
-use falco_core::RecvBuf;
+use falco_core::mux::{Ending, LastStep};
+use falco_core::{Misuse, RecvBuf};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::clock::Clock;
 use crate::pool::{self, POOLED};
 use crate::socket::Socket;
+use crate::timer::Timer;
 
 /// A pooled buffer is kept for what is left in it only from so many bytes on: a peer that sent few has earned few.
 const WORTH_KEEPING: usize = POOLED / 4;
@@ -32,6 +35,15 @@ impl Line<Socket> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
             read => Poll::Ready(read),
         })
+    }
+}
+
+/// What came of sealing: how many bytes there are, or how many bytes of output it takes.
+pub(crate) fn sealed(sealed: Result<usize, Misuse>) -> Result<usize, usize> {
+    match sealed {
+        Ok(count) => Ok(count),
+        Err(Misuse::OutputTooSmall { needed, .. }) => Err(needed),
+        Err(_) => Ok(0),
     }
 }
 
@@ -185,13 +197,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    /// Shuts down the sending half.
-    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    /// Ends the stream, as `ending` says, for which `seal` gives what is written last. `eof` says
+    /// whether the peer sends nothing more.
+    pub(crate) fn poll_end(
+        &mut self,
+        cx: &mut Context<'_>,
+        ending: &mut Ending,
+        (clock, timer): (Clock, &mut Timer),
+        eof: bool,
+        mut seal: impl FnMut(&mut [u8]) -> Result<usize, usize>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let done = match ending.step(clock.now()) {
+                LastStep::Write => {
+                    let wrote = self.write(cx, &mut seal)?;
+                    if wrote.all {
+                        ending.written();
+                    }
+                    !wrote.is_blocked()
+                }
+                LastStep::ShutDown => {
+                    let shut = Pin::new(&mut self.stream).poll_shutdown(cx)?.is_ready();
+                    if shut {
+                        ending.shut(clock.now());
+                    }
+                    shut
+                }
+                LastStep::DropInput => {
+                    let ended = eof || self.poll_drop_rest(cx).is_ready();
+                    if ended {
+                        ending.input_ended();
+                    }
+                    ended
+                }
+                LastStep::Close => return Poll::Ready(Ok(())),
+            };
+            let deadline = ending.poll_timeout().map(|at| clock.at(at));
+            if !done && timer.poll(cx, deadline).is_pending() {
+                return Poll::Pending;
+            }
+        }
     }
 
     /// Reads and drops until the end of the stream.
-    pub(crate) fn poll_drop_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_drop_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut dropped = [0; 512];
         loop {
             let mut buffer = ReadBuf::new(&mut dropped);

@@ -8,6 +8,7 @@ use core::ops::Deref;
 use super::Body;
 use super::deadline::Writes;
 use super::ending::Ending;
+use super::step::{ClientStep, Left, Rejected};
 use super::waiters::{SPARE, Waiters, Waiting};
 use crate::connection::ClientConnection;
 use crate::error::{ConnectionError, Error, LINGER, Misuse, RequestError};
@@ -66,91 +67,6 @@ impl<B: AsRef<[u8]>> AsRef<[u8]> for Queued<B> {
     fn as_ref(&self) -> &[u8] {
         self.body.as_ref()
     }
-}
-
-/// What came of the unread bytes.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum ClientStep<W, P = W> {
-    /// There is no whole frame: `total` unread bytes bring the next step.
-    NeedMore {
-        /// Unread bytes needed in all.
-        total: usize,
-    },
-    /// Take what [`seal`](ClientMux::seal) has first, then call again.
-    TransmitFirst,
-    /// Nothing for the caller: drop these bytes and call again.
-    Skip {
-        /// Bytes to drop.
-        consumed: usize,
-    },
-    /// The server has taken the hello.
-    Established {
-        /// Bytes to drop.
-        consumed: usize,
-    },
-    /// A request has its answer.
-    Answer {
-        /// Bytes to drop, once the body is copied.
-        consumed: usize,
-        /// Who waited for it.
-        waiter: W,
-        /// The answer.
-        body: Body,
-    },
-    /// A request was refused.
-    Refused {
-        /// Bytes to drop.
-        consumed: usize,
-        /// Who waited for it.
-        waiter: W,
-        /// Why.
-        refusal: Refusal,
-        /// The server was busy while more bytes were under way than it is bound to hold for one
-        /// connection: [`peer_max_message`](ClientConnection::peer_max_message). From now on no
-        /// more than that are under way, and the request may be handed over again.
-        again: bool,
-    },
-    /// A ping was answered, and with it all before it.
-    Pong {
-        /// Bytes to drop.
-        consumed: usize,
-        /// Who waited for that; nobody for a ping of the machine's own.
-        waiters: Vec<P>,
-    },
-    /// The server closes. What has begun still gets its end; [`take_unbegun`](ClientMux::take_unbegun) has what is to go elsewhere.
-    Closing {
-        /// Bytes to drop.
-        consumed: usize,
-        /// Why.
-        reason: CloseReason,
-    },
-}
-
-/// A request that was not taken.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Rejected<B, W> {
-    /// Its body.
-    pub body: B,
-    /// Who would have waited.
-    pub waiter: W,
-    /// [`RequestError::TooLarge`], or else the connection takes nothing new and the request may go to another.
-    pub why: Error,
-}
-
-/// A request that a connection leaves behind.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Left<B, W> {
-    /// The caller's number.
-    pub ticket: u64,
-    /// Who waits.
-    pub waiter: W,
-    /// Its body, where nothing of it was sent: it may go to another connection.
-    pub body: Option<B>,
-    /// Whether it may have been processed.
-    pub fate: Fate,
 }
 
 impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {

@@ -7,6 +7,7 @@ use core::ops::Deref;
 
 use super::deadline::Writes;
 use super::ending::Ending;
+use super::step::ServerStep;
 use super::{Body, Budget};
 use crate::connection::ServerConnection;
 use crate::error::{ConnectionError, Error, LINGER, Misuse, RequestError};
@@ -35,54 +36,6 @@ pub struct ServerMux<H: Deref<Target: ServerWire>, B, G: Budget> {
     reading: bool,
     writes: Writes,
     established: bool,
-}
-
-/// What came of the unread bytes.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum ServerStep {
-    /// There is no whole frame: `total` unread bytes bring the next step.
-    NeedMore {
-        /// Unread bytes needed in all.
-        total: usize,
-    },
-    /// Take what [`seal`](ServerMux::seal) has first, then call again.
-    TransmitFirst,
-    /// Answer first, then call again.
-    AnswerFirst,
-    /// Nothing for the caller: drop these bytes and call again.
-    Skip {
-        /// Bytes to drop.
-        consumed: usize,
-    },
-    /// The client has proved that it has the key and is there.
-    Established {
-        /// Bytes to drop.
-        consumed: usize,
-    },
-    /// A whole request, to be answered or refused.
-    Request {
-        /// Bytes to drop, once the body is copied.
-        consumed: usize,
-        /// The request.
-        id: RequestId,
-        /// What it says.
-        body: Body,
-    },
-    /// The client no longer wants the answer: stop the handler and refuse as cancelled, or answer all the same.
-    Cancelled {
-        /// Bytes to drop.
-        consumed: usize,
-        /// The request.
-        id: RequestId,
-    },
-    /// The client closes: it begins nothing new.
-    Closing {
-        /// Bytes to drop.
-        consumed: usize,
-        /// Why.
-        reason: CloseReason,
-    },
 }
 
 impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{Body, ClientMux, ClientStep, Ending, LastStep, Left, Retry, after_loss, after_refusal};
+use falco_core::mux::{Body, ClientMux, ClientStep, Ending, Left, Retry, after_loss, after_refusal};
 use falco_core::{
-    ClientConnection, CloseReason, ConnectionError, EntropyError, Error as CoreError, Fate, Misuse, Refusal,
-    RequestError, Status,
+    ClientConnection, CloseReason, ConnectionError, EntropyError, Error as CoreError, Fate, Refusal, RequestError,
+    Status,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ use tracing::debug;
 use super::Env;
 use super::shared::Pending;
 use crate::error::Error;
-use crate::line::{Line, Wrote};
+use crate::line::{Line, Wrote, sealed};
 use crate::socket::Socket;
 use crate::timer::{Timer, reschedule};
 
@@ -246,21 +246,14 @@ impl Connection {
 
     /// Writes whatever can go, for one turn.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
-        let lives = matches!(self.stage, Stage::Conversing);
         let (mux, clock, turn) = (&mut self.mux, self.env.clock, &mut self.turn);
         let wrote = self.line.write(cx, |out| {
-            if lives && *turn >= TURN {
+            if *turn >= TURN {
                 return Ok(0);
             }
-            let failed = |waiter, error| answer(waiter, Err(Error::Request(error)));
-            match mux.seal(clock.now(), out, failed) {
-                Ok(sealed) => {
-                    *turn += sealed;
-                    Ok(sealed)
-                }
-                Err(Misuse::OutputTooSmall { needed, .. }) => Err(needed),
-                Err(_) => Ok(0),
-            }
+            let count = sealed(mux.seal(clock.now(), out, fail))?;
+            *turn += count;
+            Ok(count)
         })?;
         if wrote.is_blocked() {
             self.mux.blocked(self.env.clock.now());
@@ -268,16 +261,6 @@ impl Connection {
             self.mux.wrote();
         }
         Ok(wrote)
-    }
-
-    /// Writes whatever can go. Says whether all of it went; if not, the task is woken.
-    fn write_all(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        loop {
-            let wrote = self.write(cx)?;
-            if wrote.all || !wrote.some {
-                return Ok(wrote.all);
-            }
-        }
     }
 
     /// Nothing can be written any more, because of `error`; what the server has said before that is heard all the same.
@@ -389,42 +372,6 @@ impl Connection {
         }
     }
 
-    /// Ends the stream.
-    fn end(&mut self, cx: &mut Context<'_>, ending: &mut Ending) -> Poll<()> {
-        loop {
-            let done = match ending.step(self.now()) {
-                LastStep::Write => match self.write_all(cx) {
-                    Ok(true) => {
-                        ending.written();
-                        true
-                    }
-                    Ok(false) => false,
-                    Err(_) => return Poll::Ready(()),
-                },
-                LastStep::ShutDown => match self.line.poll_shutdown(cx) {
-                    Poll::Ready(Ok(())) => {
-                        ending.shut(self.now());
-                        true
-                    }
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending => false,
-                },
-                LastStep::DropInput => {
-                    let ended = self.eof || self.line.poll_drop_rest(cx).is_ready();
-                    if ended {
-                        ending.input_ended();
-                    }
-                    ended
-                }
-                LastStep::Close => return Poll::Ready(()),
-            };
-            let deadline = ending.poll_timeout().map(|at| self.env.clock.at(at));
-            if !done && self.timer.poll(cx, deadline).is_pending() {
-                return Poll::Pending;
-            }
-        }
-    }
-
     /// Does what is due. After [`News::Ended`] it is to be polled on until it [is over](Self::is_over).
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<News> {
         loop {
@@ -447,7 +394,10 @@ impl Connection {
                 }
                 Stage::Ending(ending) => {
                     let mut ending = *ending;
-                    let polled = self.end(cx, &mut ending);
+                    let (mux, clock) = (&mut self.mux, self.env.clock);
+                    let seal = |out: &mut [u8]| sealed(mux.seal(clock.now(), out, fail));
+                    let times = (clock, &mut self.timer);
+                    let polled = self.line.poll_end(cx, &mut ending, times, self.eof, seal);
                     self.stage = Stage::Ending(ending);
                     if polled.is_pending() {
                         return Poll::Pending;
@@ -473,6 +423,11 @@ impl Connection {
             let _ = to.send(Err(error));
         }
     }
+}
+
+/// A request will never go, for this reason.
+fn fail(pending: Pending, error: RequestError) {
+    answer(pending, Err(Error::Request(error)));
 }
 
 /// Tells whoever waits for a request; they may have gone.

@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Body, Ending, LastStep, ServerMux, ServerStep, SharedBudget};
-use falco_core::{CloseReason, ConnectionError, Misuse, Refusal, RequestError, RequestId, ServerConnection};
+use falco_core::mux::{Body, Ending, ServerMux, ServerStep, SharedBudget};
+use falco_core::{CloseReason, ConnectionError, Refusal, RequestError, RequestId, ServerConnection};
 use tracing::{Span, debug, warn};
 
 use super::control::{Control, Outcome};
 use super::handler::{Handler, Request, refusal_of};
 use super::running::{self, Running};
 use super::{OnCancel, Service};
-use crate::line::{Line, Wrote};
+use crate::line::{Line, Wrote, sealed};
 use crate::socket::Socket;
 use crate::timer::{Timer, reschedule};
 
@@ -266,22 +266,16 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Writes whatever can go, for one turn while the connection lives.
+    /// Writes whatever can go, for one turn.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
-        let lives = matches!(self.stage, Stage::Conversing);
         let (mux, clock, turn) = (&mut self.mux, self.service.clock, &mut self.turn);
         let wrote = self.line.write(cx, |out| {
-            if lives && *turn >= TURN {
+            if *turn >= TURN {
                 return Ok(0);
             }
-            match mux.seal(clock.now(), out) {
-                Ok(sealed) => {
-                    *turn += sealed;
-                    Ok(sealed)
-                }
-                Err(Misuse::OutputTooSmall { needed, .. }) => Err(needed),
-                Err(_) => Ok(0),
-            }
+            let count = sealed(mux.seal(clock.now(), out))?;
+            *turn += count;
+            Ok(count)
         })?;
         self.greeting &= !wrote.all;
         if wrote.is_blocked() {
@@ -290,16 +284,6 @@ impl<H: Handler> Connection<H> {
             self.mux.wrote();
         }
         Ok(wrote)
-    }
-
-    /// Writes whatever can go. Says whether all of it went; if not, the task is woken.
-    fn write_all(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        loop {
-            let wrote = self.write(cx)?;
-            if wrote.all || !wrote.some {
-                return Ok(wrote.all);
-            }
-        }
     }
 
     fn converse(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
@@ -391,44 +375,13 @@ impl<H: Handler> Connection<H> {
                     }
                 },
                 Stage::Ending(end, mut ending) => {
-                    let polled = self.end(cx, &mut ending);
+                    let (mux, clock) = (&mut self.mux, self.service.clock);
+                    let seal = |out: &mut [u8]| sealed(mux.seal(clock.now(), out));
+                    let times = (clock, &mut self.timer);
+                    let polled = self.line.poll_end(cx, &mut ending, times, self.eof, seal);
                     self.stage = Stage::Ending(end, ending);
                     return polled.map_ok(|()| end);
                 }
-            }
-        }
-    }
-
-    /// Ends the stream.
-    fn end(&mut self, cx: &mut Context<'_>, ending: &mut Ending) -> Poll<io::Result<()>> {
-        loop {
-            let done = match ending.step(self.now()) {
-                LastStep::Write => {
-                    let all = self.write_all(cx)?;
-                    if all {
-                        ending.written();
-                    }
-                    all
-                }
-                LastStep::ShutDown => {
-                    let shut = self.line.poll_shutdown(cx)?.is_ready();
-                    if shut {
-                        ending.shut(self.now());
-                    }
-                    shut
-                }
-                LastStep::DropInput => {
-                    let ended = self.eof || self.line.poll_drop_rest(cx).is_ready();
-                    if ended {
-                        ending.input_ended();
-                    }
-                    ended
-                }
-                LastStep::Close => return Poll::Ready(Ok(())),
-            };
-            let deadline = ending.poll_timeout().map(|at| self.service.clock.at(at));
-            if !done && self.timer.poll(cx, deadline).is_pending() {
-                return Poll::Pending;
             }
         }
     }

@@ -1,0 +1,140 @@
+//! What one look at the unread bytes comes to, and what is given back of a request.
+
+use alloc::vec::Vec;
+
+use super::Body;
+use crate::error::Error;
+use crate::message::{CloseReason, Fate, Refusal, RequestId};
+
+/// What came of the unread bytes of a client.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ClientStep<W, P = W> {
+    /// There is no whole frame: `total` unread bytes bring the next step.
+    NeedMore {
+        /// Unread bytes needed in all.
+        total: usize,
+    },
+    /// Take what [`seal`](super::ClientMux::seal) has first, then call again.
+    TransmitFirst,
+    /// Nothing for the caller: drop these bytes and call again.
+    Skip {
+        /// Bytes to drop.
+        consumed: usize,
+    },
+    /// The server has taken the hello.
+    Established {
+        /// Bytes to drop.
+        consumed: usize,
+    },
+    /// A request has its answer.
+    Answer {
+        /// Bytes to drop, once the body is copied.
+        consumed: usize,
+        /// Who waited for it.
+        waiter: W,
+        /// The answer.
+        body: Body,
+    },
+    /// A request was refused.
+    Refused {
+        /// Bytes to drop.
+        consumed: usize,
+        /// Who waited for it.
+        waiter: W,
+        /// Why.
+        refusal: Refusal,
+        /// The server was busy while more bytes were under way than it is bound to hold for one
+        /// connection: [`peer_max_message`](crate::ClientConnection::peer_max_message). From now on no
+        /// more than that are under way, and the request may be handed over again.
+        again: bool,
+    },
+    /// A ping was answered, and with it all before it.
+    Pong {
+        /// Bytes to drop.
+        consumed: usize,
+        /// Who waited for that; nobody for a ping of the machine's own.
+        waiters: Vec<P>,
+    },
+    /// The server closes. What has begun still gets its end; [`take_unbegun`](super::ClientMux::take_unbegun) has what is to go elsewhere.
+    Closing {
+        /// Bytes to drop.
+        consumed: usize,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// A request that was not taken.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Rejected<B, W> {
+    /// Its body.
+    pub body: B,
+    /// Who would have waited.
+    pub waiter: W,
+    /// [`RequestError::TooLarge`](crate::RequestError::TooLarge), or else the connection takes nothing new and the request may go to another.
+    pub why: Error,
+}
+
+/// A request that a connection leaves behind.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Left<B, W> {
+    /// The caller's number.
+    pub ticket: u64,
+    /// Who waits.
+    pub waiter: W,
+    /// Its body, where nothing of it was sent: it may go to another connection.
+    pub body: Option<B>,
+    /// Whether it may have been processed.
+    pub fate: Fate,
+}
+
+/// What came of the unread bytes of a server.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ServerStep {
+    /// There is no whole frame: `total` unread bytes bring the next step.
+    NeedMore {
+        /// Unread bytes needed in all.
+        total: usize,
+    },
+    /// Take what [`seal`](super::ServerMux::seal) has first, then call again.
+    TransmitFirst,
+    /// Answer first, then call again.
+    AnswerFirst,
+    /// Nothing for the caller: drop these bytes and call again.
+    Skip {
+        /// Bytes to drop.
+        consumed: usize,
+    },
+    /// The client has proved that it has the key and is there.
+    Established {
+        /// Bytes to drop.
+        consumed: usize,
+    },
+    /// A whole request, to be answered or refused.
+    Request {
+        /// Bytes to drop, once the body is copied.
+        consumed: usize,
+        /// The request.
+        id: RequestId,
+        /// What it says.
+        body: Body,
+    },
+    /// The client no longer wants the answer: stop the handler and refuse as cancelled, or answer all the same.
+    Cancelled {
+        /// Bytes to drop.
+        consumed: usize,
+        /// The request.
+        id: RequestId,
+    },
+    /// The client closes: it begins nothing new.
+    Closing {
+        /// Bytes to drop.
+        consumed: usize,
+        /// Why.
+        reason: CloseReason,
+    },
+}
