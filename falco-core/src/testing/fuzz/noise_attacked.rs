@@ -41,6 +41,9 @@ pub fn noise_server_past_tag(data: &[u8]) {
     driven.take_events(1, |event, _| {
         assert_eq!(event, ServerEvent::Established, "it is the first");
     });
+    // Without its answer to the first PING it would look at nothing more.
+    driven.transmit();
+    assert_eq!(driven.said(), [(7, 0, [1; 8].to_vec())], "a PONG");
     let mut known: BTreeMap<u32, Known> = BTreeMap::new();
     let (mut next, mut ends) = (0, BTreeSet::new());
     let mut input = Input::new(data);

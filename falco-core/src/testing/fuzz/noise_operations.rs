@@ -8,10 +8,11 @@ use std::vec::Vec;
 use super::Input;
 use super::noise_attacker::{ClientKeys, MAX_HELD, ServerKeys, no_security_client, no_security_server, settings};
 use super::noise_side::{ROOM, Side};
+use crate::noise::WELCOME_LENGTH;
 use crate::testing::CountingRng;
 use crate::{
-    ClientConnection, ClientEvent, CloseReason, ConnectionError, Instant, OutgoingAnswer, OutgoingRequest, Refusal,
-    RequestId, ServerConnection, ServerEvent, Status,
+    ClientConnection, ClientEvent, CloseReason, ConnectionError, Fate, Instant, OutgoingAnswer, OutgoingRequest,
+    Refusal, RequestId, ServerConnection, ServerEvent, Status,
 };
 
 /// Bytes of a message that carry its number, so that nothing gets into another's hands.
@@ -39,6 +40,8 @@ struct Both<'k> {
     server: Side<crate::Server, &'k ServerKeys>,
     /// The client has shut down its sending half behind a CLOSE.
     half_shut: bool,
+    /// The server's process has ended. What it had sent still comes, and then the end of the stream.
+    killed: bool,
     queue: Vec<(OutgoingRequest, Vec<u8>)>,
     /// Requests that the client has begun and that had no end, with the bytes of an answer that are still to come.
     waiting: BTreeMap<u32, (RequestId, Option<usize>)>,
@@ -46,6 +49,8 @@ struct Both<'k> {
     known: BTreeMap<u32, Known>,
     /// Requests that came whole to the server, and those that were answered whole.
     handled: BTreeSet<u32>,
+    /// Requests of which the server's owner has seen anything.
+    seen: BTreeSet<u32>,
     answered: BTreeSet<u32>,
 }
 
@@ -70,11 +75,13 @@ pub fn noise_operations(data: &[u8]) {
         client: Side::new(client, true),
         server: Side::new(server, false),
         half_shut: false,
+        killed: false,
         queue: Vec::new(),
         waiting: BTreeMap::new(),
         begun: 0,
         known: BTreeMap::new(),
         handled: BTreeSet::new(),
+        seen: BTreeSet::new(),
         answered: BTreeSet::new(),
     };
     while !input.is_done() {
@@ -99,9 +106,9 @@ impl Both<'_> {
             }
             2 | 3 => self.seal_requests(40 + input.index(ROOM - 40)),
             4 => self.client.transmit(now),
-            5 => self.server.transmit(now),
-            6 => self.answer(chosen, input.index(120), 40 + input.index(ROOM - 40)),
-            7 => self.refuse(chosen),
+            5 if !self.killed => self.server.transmit(now),
+            6 if !self.killed => self.answer(chosen, input.index(120), 40 + input.index(ROOM - 40)),
+            7 if !self.killed => self.refuse(chosen),
             8 => {
                 let count = if pick & 64 == 0 { usize::MAX } else { input.index(60) };
                 self.carry(true, count);
@@ -111,7 +118,7 @@ impl Both<'_> {
                 self.carry(false, count);
             }
             10 => self.hear_client(if pick & 64 == 0 { usize::MAX } else { 1 }),
-            11 => self.hear_server(if pick & 64 == 0 { usize::MAX } else { 1 }),
+            11 if !self.killed => self.hear_server(if pick & 64 == 0 { usize::MAX } else { 1 }),
             12 => {
                 let factor = if pick & 64 == 0 { 1 } else { u64::from(input.byte()) };
                 self.now = now + Duration::from_millis(u64::from(input.byte()) * factor);
@@ -134,6 +141,7 @@ impl Both<'_> {
             },
             15 if pick > 240 => self.client.machine.close(now, CloseReason::Done),
             15 if pick > 220 => self.server.machine.close(now, CloseReason::ShuttingDown),
+            15 if pick == 15 => self.killed = true,
             // Behind its CLOSE a client may shut down its sending half.
             15 if pick > 200 && self.client.machine.status() == Status::Draining => {
                 self.client.transmit(now);
@@ -216,7 +224,7 @@ impl Both<'_> {
             from.clear();
         }
         to.extend(from.drain(..count.min(from.len())));
-        if self.server.machine.end().is_some() && self.server.sent.is_empty() {
+        if (self.killed || self.server.machine.end().is_some()) && self.server.sent.is_empty() {
             self.client.hung_up = true;
         }
         if self.client.machine.end().is_some() && self.client.sent.is_empty() {
@@ -333,7 +341,12 @@ impl Both<'_> {
             received,
             answer: None,
         };
+        assert!(
+            self.server.wrote > WELCOME_LENGTH,
+            "a request was handed out before the first PING was answered"
+        );
         assert!(self.known.insert(id.number(), request).is_none(), "a number comes once");
+        self.seen.insert(id.number());
         if received == total {
             self.handled.insert(id.number());
         }
@@ -365,6 +378,10 @@ impl Both<'_> {
             u32::try_from(held).is_ok_and(|held| held <= MAX_HELD),
             "more is held than allowed"
         );
+        if self.client.end.is_some() && self.client.machine.fate() == Fate::NotProcessed {
+            // The link loses nothing, and the client has read all that was on its way.
+            assert!(self.seen.is_empty(), "what was handed out is told as not processed");
+        }
         if self.client.end == Some(ConnectionError::Closed) {
             assert!(self.waiting.is_empty(), "an end in good order leaves nobody waiting");
         }
@@ -376,11 +393,13 @@ impl Both<'_> {
             self.seal_requests(ROOM);
             self.client.transmit(self.now);
             self.carry(false, usize::MAX);
-            self.hear_server(usize::MAX);
-            for chosen in 0..self.known.len() {
-                self.answer(chosen, 70, ROOM);
+            if !self.killed {
+                self.hear_server(usize::MAX);
+                for chosen in 0..self.known.len() {
+                    self.answer(chosen, 70, ROOM);
+                }
+                self.server.transmit(self.now);
             }
-            self.server.transmit(self.now);
             self.carry(true, usize::MAX);
             self.hear_client(usize::MAX);
         }
@@ -393,7 +412,8 @@ impl Both<'_> {
         self.server.machine.set_reading(self.now, true);
         self.settle();
         self.check();
-        let lives = self.client.end.is_none() && self.server.end.is_none() && !self.server.hung_up;
+        let ended = self.client.end.is_some() || self.server.end.is_some() || self.server.hung_up;
+        let lives = !ended && !self.killed;
         self.client.machine.close(self.now, CloseReason::Done);
         self.settle();
         self.check();

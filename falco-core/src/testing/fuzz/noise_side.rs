@@ -16,6 +16,8 @@ pub(super) struct Side<R: Role, H: Deref<Target: Wire<R>>> {
     pub(super) inbox: Vec<u8>,
     /// What was sent and has not come.
     pub(super) sent: Vec<u8>,
+    /// Bytes that were sent in all.
+    pub(super) wrote: usize,
     /// Nothing more comes behind what is in the inbox, once the other side's bytes have.
     pub(super) hung_up: bool,
     pub(super) end: Option<ConnectionError>,
@@ -31,6 +33,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
             machine,
             inbox: Vec::new(),
             sent: Vec::new(),
+            wrote: 0,
             hung_up: false,
             end: None,
             deadline: Instant::ZERO,
@@ -42,7 +45,12 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
     pub(super) fn transmit(&mut self, now: Instant) {
         let mut out = [0; TRANSMIT_SIZE];
         let length = self.machine.poll_transmit(now, &mut out).expect("there is room");
-        self.sent.extend_from_slice(out.split_at(length).0);
+        self.send(out.split_at(length).0);
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.sent.extend_from_slice(bytes);
+        self.wrote += bytes.len();
     }
 
     /// Seals into `room` bytes: the less there are, the more parts it takes.
@@ -56,7 +64,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
     {
         let mut out = std::vec![0; room];
         let length = self.machine.seal(now, messages, &mut out).unwrap_or(0);
-        self.sent.extend_from_slice(out.split_at(length).0);
+        self.send(out.split_at(length).0);
     }
 
     /// The next event, if there is one, with the bytes that it takes.
