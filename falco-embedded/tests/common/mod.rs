@@ -19,7 +19,7 @@ use falco_core::{Instant, Role, RustCrypto, Settings, Storage, Wire};
 use falco_embedded::{ClientLine, Clock, Line, NoiseClientKey, NoiseServerKey, ServerLine, asynchronous, blocking};
 pub(crate) use raw::{ManyKey, Raw, RawKey, many_key, raw_key, turn};
 pub(crate) use world::{
-    Broken, Other, Pipe, Port, RestingClock, VirtualClock, World, Writes, at_once, polled, run, until,
+    Broken, Op, Other, Pipe, Port, RestingClock, VirtualClock, World, Writes, at_once, polled, run, until,
 };
 
 /// One record with its length.

@@ -59,10 +59,13 @@ impl<'k> Raw<'k> {
 
     pub(crate) fn read(&mut self, now: Instant) {
         let came: Vec<u8> = self.down.bytes.borrow_mut().drain(..).collect();
-        let total = self.inbox.len() + came.len();
-        if !came.is_empty() {
-            self.inbox.space(total).unwrap()[..came.len()].copy_from_slice(&came);
-            self.inbox.filled(came.len());
+        let mut rest = came.as_slice();
+        while !rest.is_empty() {
+            let space = self.inbox.space(self.inbox.len() + rest.len()).unwrap();
+            let (now, later) = rest.split_at(space.len().min(rest.len()));
+            space[..now.len()].copy_from_slice(now);
+            self.inbox.filled(now.len());
+            rest = later;
         }
         loop {
             match self.machine.recv(now, self.inbox.unread()) {

@@ -5,6 +5,7 @@ use core::future::{Future, poll_fn};
 use core::pin::{Pin, pin};
 use core::task::{Context, Poll, Waker};
 use std::collections::VecDeque;
+use std::io::Read as _;
 use std::rc::Rc;
 
 use embedded_io::ErrorKind;
@@ -19,6 +20,15 @@ pub(crate) struct World {
     pub(crate) slow: Cell<u64>,
     until: RefCell<Vec<u64>>,
     moved: Cell<bool>,
+    /// Every call that took bytes out of a pipe, or put bytes in.
+    pub(crate) log: RefCell<Vec<Op>>,
+}
+
+/// What a side did with a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    Read,
+    Wrote,
 }
 
 impl World {
@@ -170,16 +180,43 @@ pub(crate) enum Writes {
     FailsToFlush,
 }
 
+/// What passes through a pipe.
+#[derive(Default)]
+pub(crate) struct Gauge {
+    /// Calls that put bytes in.
+    pub(crate) writes: Cell<usize>,
+    /// Bytes that were put in.
+    pub(crate) written: Cell<usize>,
+    /// So many are enough, and how long the log was when they were there.
+    pub(crate) goal: Cell<usize>,
+    pub(crate) reached: Cell<Option<usize>>,
+    /// How many bytes each of those calls takes at the most, in turn; no limit where it is empty.
+    pub(crate) pieces: RefCell<Vec<usize>>,
+}
+
+impl Gauge {
+    fn next_piece(&self) -> usize {
+        let call = self.writes.replace(self.writes.get() + 1);
+        let pieces = self.pieces.borrow();
+        let turn = call.checked_rem(pieces.len());
+        turn.map_or(usize::MAX, |turn| pieces[turn])
+    }
+}
+
 /// One direction. It holds a few bytes, as the queues of a serial port do.
 #[derive(Clone)]
 pub(crate) struct Pipe {
     pub(crate) bytes: Rc<RefCell<VecDeque<u8>>>,
     pub(crate) closed: Rc<Cell<bool>>,
+    /// Reading fails once nothing is left to be read.
+    pub(crate) broken: Rc<Cell<bool>>,
     pub(crate) writes: Rc<Cell<Writes>>,
     /// Bytes are held back until they are flushed.
     pub(crate) buffers: Rc<Cell<bool>>,
     /// A flush does not come to its end.
     pub(crate) stuck: Rc<Cell<bool>>,
+    /// What was written, and how.
+    pub(crate) gauge: Rc<Gauge>,
     held: Rc<RefCell<Vec<u8>>>,
     world: Rc<World>,
     room: usize,
@@ -190,9 +227,11 @@ impl Pipe {
         Self {
             bytes: Rc::default(),
             closed: Rc::default(),
+            broken: Rc::default(),
             writes: Rc::default(),
             buffers: Rc::default(),
             stuck: Rc::default(),
+            gauge: Rc::default(),
             held: Rc::default(),
             world: Rc::clone(world),
             room,
@@ -200,20 +239,25 @@ impl Pipe {
     }
 
     fn is_readable(&self) -> bool {
-        !self.bytes.borrow().is_empty() || self.closed.get()
+        !self.bytes.borrow().is_empty() || self.closed.get() || self.broken.get()
+    }
+
+    fn read_ready(&self, to: &mut [u8]) -> Result<usize, Broken> {
+        if self.broken.get() && self.bytes.borrow().is_empty() {
+            return Err(Broken);
+        }
+        Ok(self.take(to))
     }
 
     pub(crate) fn take(&self, to: &mut [u8]) -> usize {
         let mut bytes = self.bytes.borrow_mut();
-        let count = bytes.len().min(to.len());
-        to.iter_mut()
-            .zip(bytes.drain(..count))
-            .for_each(|(to, byte)| *to = byte);
+        let count = bytes.read(to).expect("memory can be read");
+        self.world.log.borrow_mut().push(Op::Read);
         self.world.moved.set(true);
         count
     }
 
-    fn is_writable(&self) -> bool {
+    pub(crate) fn is_writable(&self) -> bool {
         match self.writes.get() {
             Writes::Blocked => false,
             Writes::Zero | Writes::Fails => true,
@@ -228,14 +272,21 @@ impl Pipe {
             Writes::Some | Writes::Blocked | Writes::FailsToFlush => {}
         }
         self.world.moved.set(true);
-        if self.buffers.get() {
-            self.held.borrow_mut().extend(from);
-            return Ok(from.len());
-        }
         let mut bytes = self.bytes.borrow_mut();
-        let count = (self.room - bytes.len()).min(from.len());
-        bytes.extend(from.iter().take(count));
-        Ok(count)
+        let buffers = self.buffers.get();
+        let room = if buffers { from.len() } else { self.room - bytes.len() };
+        let taken = &from[..room.min(from.len()).min(self.gauge.next_piece())];
+        if buffers {
+            self.held.borrow_mut().extend(taken);
+        } else {
+            bytes.extend(taken);
+        }
+        self.world.log.borrow_mut().push(Op::Wrote);
+        self.gauge.written.set(self.gauge.written.get() + taken.len());
+        if self.gauge.written.get() >= self.gauge.goal.get() && self.gauge.reached.get().is_none() {
+            self.gauge.reached.set(Some(self.world.log.borrow().len()));
+        }
+        Ok(taken.len())
     }
 
     /// Whether everything that was written has gone.
@@ -264,7 +315,7 @@ impl embedded_io_async::Read for Pipe {
     async fn read(&mut self, to: &mut [u8]) -> Result<usize, Broken> {
         poll_fn(|_| {
             if self.is_readable() {
-                Poll::Ready(Ok(self.take(to)))
+                Poll::Ready(self.read_ready(to))
             } else {
                 Poll::Pending
             }
@@ -312,7 +363,7 @@ impl embedded_io::ReadReady for Port {
 impl embedded_io::Read for Port {
     fn read(&mut self, to: &mut [u8]) -> Result<usize, Broken> {
         assert!(self.from.is_readable(), "a blocking driver reads only what is there");
-        Ok(self.from.take(to))
+        self.from.read_ready(to)
     }
 }
 

@@ -1,0 +1,205 @@
+//! Much to read and much to write at once: neither waits for the other to come to an end.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::similar_names,
+    reason = "a test that panics has failed"
+)]
+
+mod common;
+
+use std::rc::Rc;
+
+use common::{
+    BUFFER, Op, Other, Pipe, Port, Raw, RestingClock, VirtualClock, World, Writes, client_key, raw_key, run,
+    server_key, turn,
+};
+use falco_core::testing::{CountingRng, RawHandshake, raw_frame, raw_settings};
+use falco_core::{ClientEvent, ConnectionError, Instant, Refusal, RustCrypto, Settings};
+use falco_embedded::{ClientLine, Error, NoiseClientKey, ServerLine, asynchronous, blocking};
+
+const NOW: Instant = Instant::ZERO;
+/// A message that takes hundreds of writes.
+const LARGE: usize = 60_000;
+/// Bytes that a write takes.
+const PIECE: usize = 100;
+/// Records of a PING that lie in the stream from the beginning, 660,000 bytes: twice as many as are
+/// read while the message is written, at one read for each write.
+const FLOOD: usize = 20_000;
+
+type Server<'k> = ServerLine<&'k common::ServerKey, [u8; BUFFER], [u8; BUFFER], [u8; 100], Vec<u8>>;
+type Client<'k> = ClientLine<&'k NoiseClientKey, [u8; BUFFER], [u8; BUFFER]>;
+
+fn settings() -> Settings {
+    let settings = Settings::new().with_max_record(512).unwrap();
+    settings
+        .with_max_message(LARGE.try_into().unwrap())
+        .with_keep_alive(false)
+}
+
+/// From here on the message is written, a piece at a time, into a stream that says when it has it.
+fn begin(world: &World, to: &Pipe) {
+    *to.gauge.pieces.borrow_mut() = vec![PIECE];
+    to.gauge.goal.set(to.gauge.written.get() + LARGE);
+    to.gauge.reached.set(None);
+    world.log.borrow_mut().clear();
+}
+
+/// Reads and writes alternated until the message was written, and then there still was more to read.
+/// Only the side under test has used the pipe's calls.
+fn assert_fair(world: &World, to: &Pipe) {
+    let log = world.log.borrow();
+    let reached = to
+        .gauge
+        .reached
+        .get()
+        .expect("the message was written before all had been read");
+    let (during, after) = log.split_at(reached);
+    assert!(after.contains(&Op::Read), "there was more to read all the time");
+    assert!(during.len() > LARGE / PIECE, "{} calls", during.len());
+    for op in [Op::Read, Op::Wrote] {
+        let longest = during.split(|other| *other != op).map(<[Op]>::len).max();
+        assert!(
+            longest.is_some_and(|longest| longest <= 2),
+            "{longest:?} times {op:?} in a row"
+        );
+    }
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "as a handler is")]
+fn much(_: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
+    answer.fill(7);
+    Ok(LARGE)
+}
+
+/// A client that begins a request, and behind it pings without an end.
+async fn flood_server(raw: &mut Raw<'_>, world: &World, [up, down]: &[Pipe; 2]) {
+    raw.establish(world).await;
+    let mut request = raw.machine.request(3).unwrap();
+    raw.send(NOW, &mut request, b"abc", 100);
+    let mut out = [0; 100];
+    for _ in 0..FLOOD {
+        raw.machine.ping().unwrap();
+        let length = raw.machine.poll_transmit(NOW, &mut out).unwrap();
+        up.bytes.borrow_mut().extend(&out[..length]);
+    }
+    up.closed.set(true);
+    begin(world, down);
+}
+
+#[test]
+fn a_server_writes_its_answer_and_reads_what_comes_by_turns() {
+    for blocks in [false, true] {
+        let (raw_key, server_key) = (raw_key(), server_key(7));
+        let world = Rc::new(World::default());
+        let pipes = [(); 2].map(|()| Pipe::new(&world, usize::MAX));
+        let [up, down] = pipes.clone();
+        let mut raw = Raw::new(&raw_key, &settings(), pipes.clone());
+        let (buffers, memory) = (([0; BUFFER], [0; BUFFER]), ([0; 100], vec![0; LARGE]));
+        let small = settings().with_max_message(100);
+        let line: Server<'_> =
+            ServerLine::start(&server_key, &small, NOW, &mut CountingRng::new(2), buffers, memory).unwrap();
+        let served = if blocks {
+            let other = Other::new(flood_server(&mut raw, &world, &pipes));
+            let clock = RestingClock {
+                world: Rc::clone(&world),
+                other: &other,
+            };
+            blocking::Server::new(line, Port { from: up, to: down }, clock).serve(much)
+        } else {
+            let mut server = asynchronous::Server::new(line, up, down, VirtualClock(Rc::clone(&world)));
+            let serving = server.serve(async |request: &[u8], answer: &mut [u8]| much(request, answer));
+            run(&world, flood_server(&mut raw, &world, &pipes), serving).1
+        };
+        assert_eq!(served, Err(Error::Connection(ConnectionError::Truncated)));
+        assert_fair(&world, &pipes[1]);
+        raw.read(NOW);
+        let pongs = raw
+            .events
+            .iter()
+            .filter(|event| matches!(event, ClientEvent::Pong { .. }));
+        assert!(pongs.count() > LARGE / PIECE / 10, "and it answers meanwhile");
+        let last = |event: &ClientEvent| matches!(event, ClientEvent::Part { last: true, .. });
+        assert!(raw.events.iter().any(last), "the whole answer has come");
+    }
+}
+
+/// A server that shakes hands, and behind its welcome pings without an end.
+async fn flood_client(world: &World, [up, down]: &[Pipe; 2]) {
+    while up.bytes.borrow().len() < 74 {
+        turn(world).await;
+    }
+    let hello: Vec<u8> = up.bytes.borrow_mut().drain(..74).collect();
+    let mut raw = RawHandshake::new(RustCrypto, 7);
+    raw.settings = raw_settings(512, 1, LARGE.try_into().unwrap(), 60_000);
+    let (welcome, mut raw) = raw.server(&hello).unwrap();
+    down.bytes.borrow_mut().extend(welcome);
+    for number in 0..FLOOD {
+        let ping = raw.seal(&raw_frame(6, 0, &number.to_be_bytes()));
+        down.bytes.borrow_mut().extend(ping);
+    }
+    down.closed.set(true);
+    begin(world, up);
+}
+
+#[test]
+fn a_client_writes_its_request_and_reads_what_comes_by_turns() {
+    for blocks in [false, true] {
+        let key = client_key(7);
+        let world = Rc::new(World::default());
+        let pipes = [(); 2].map(|()| Pipe::new(&world, usize::MAX));
+        let [up, down] = pipes.clone();
+        let mut rng = CountingRng::new(1);
+        let line: Client<'_> = ClientLine::start(&key, &settings(), NOW, &mut rng, [0; BUFFER], [0; BUFFER]).unwrap();
+        let (body, mut answer) = (vec![7; LARGE], [0; 8]);
+        let asked = if blocks {
+            let other = Other::new(flood_client(&world, &pipes));
+            let clock = RestingClock {
+                world: Rc::clone(&world),
+                other: &other,
+            };
+            let mut client = blocking::Client::new(line, Port { from: down, to: up }, clock);
+            client.request(&body, &mut answer)
+        } else {
+            let mut client = asynchronous::Client::new(line, down, up, VirtualClock(Rc::clone(&world)));
+            run(&world, client.request(&body, &mut answer), flood_client(&world, &pipes)).0
+        };
+        assert_eq!(asked, Err(Error::Connection(ConnectionError::Truncated)));
+        assert_fair(&world, &pipes[0]);
+    }
+}
+
+#[test]
+fn a_server_whose_answer_is_stuck_reads_on() {
+    for blocks in [false, true] {
+        let (raw_key, server_key) = (raw_key(), server_key(7));
+        let world = Rc::new(World::default());
+        let pipes = [(); 2].map(|()| Pipe::new(&world, usize::MAX));
+        let [up, down] = pipes.clone();
+        let mut raw = Raw::new(&raw_key, &settings(), pipes.clone());
+        let (buffers, memory) = (([0; BUFFER], [0; BUFFER]), ([0; 100], vec![0; LARGE]));
+        let small = settings().with_max_message(100);
+        let line: Server<'_> =
+            ServerLine::start(&server_key, &small, NOW, &mut CountingRng::new(2), buffers, memory).unwrap();
+        let stuck = async {
+            flood_server(&mut raw, &world, &pipes).await;
+            pipes[1].writes.set(Writes::Blocked);
+        };
+        let served = if blocks {
+            let other = Other::new(stuck);
+            let clock = RestingClock {
+                world: Rc::clone(&world),
+                other: &other,
+            };
+            blocking::Server::new(line, Port { from: up, to: down }, clock).serve(much)
+        } else {
+            let mut server = asynchronous::Server::new(line, up, down, VirtualClock(Rc::clone(&world)));
+            let serving = server.serve(async |request: &[u8], answer: &mut [u8]| much(request, answer));
+            run(&world, stuck, serving).1
+        };
+        // It is the end of the stream that ends it, and not the time. What waits to be written then
+        // has a second.
+        assert_eq!(served, Err(Error::Connection(ConnectionError::Truncated)));
+        assert_eq!((world.now(), pipes[0].bytes.borrow().len()), (1_000, 0));
+    }
+}
