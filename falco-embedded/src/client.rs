@@ -4,8 +4,8 @@ use core::fmt;
 use core::ops::{Deref, Range};
 
 use falco_core::{
-    Client, ClientConnection, ClientEvent, ClientWire, CloseReason, Instant, OutgoingRequest, PingId, RequestError,
-    RequestId, Settings, Status, Storage,
+    Client, ClientConnection, ClientEvent, ClientWire, CloseReason, Fate, Instant, OutgoingRequest, PingId,
+    RequestError, RequestId, Settings, Status, Storage,
 };
 use rand_core::TryCryptoRng;
 
@@ -19,6 +19,8 @@ pub struct ClientLine<H: Deref<Target: ClientWire>, I, O> {
     line: Line<Client, H, I, O>,
     /// The request whose end is awaited, or was when its asker went away.
     current: Option<RequestId>,
+    /// All of the last request was sealed.
+    whole: bool,
     ping: Option<PingId>,
 }
 
@@ -103,6 +105,7 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
         Self {
             line,
             current: None,
+            whole: false,
             ping: None,
         }
     }
@@ -122,6 +125,23 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
         matches!(self.line.machine().status(), Status::Established | Status::Draining)
     }
 
+    /// What may be said of the last request that was [asked](Self::ask), once the connection has
+    /// ended without its answer and without a refusal.
+    ///
+    /// It was not processed where part of it was never sealed, or where the stream
+    /// [ended](falco_core::Connection::fate) before a byte had come after the welcome: it may be sent
+    /// again on another connection. In every other case a handler may have seen it.
+    pub fn fate(&self) -> Fate {
+        if !self.whole {
+            Fate::NotProcessed
+        } else if self.line.is_open() {
+            self.line.machine().fate()
+        } else {
+            // A stream that broke may have lost what the server said.
+            Fate::MaybeProcessed
+        }
+    }
+
     /// A request with this body. Its answer will stand at the front of `answer`.
     ///
     /// One that was given up is cancelled; its answer is never taken for this one's.
@@ -129,6 +149,7 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
     /// # Errors
     /// [`Error::Request`] where the body is too large, [`Error::Misuse`] while closing, or what ended the connection.
     pub fn ask<B: AsRef<[u8]>, A: AsMut<[u8]>>(&mut self, body: B, answer: A) -> Result<Ask<B, A>, Error> {
+        self.whole = false;
         let outgoing = self.line.machine_mut().request(body.as_ref().len())?;
         self.give_up();
         Ok(Ask {
@@ -227,6 +248,7 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
         }
         if let Some(id) = ask.outgoing.id() {
             self.current = Some(id);
+            self.whole = ask.outgoing.is_done();
         }
         Ok(())
     }

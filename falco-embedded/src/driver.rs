@@ -49,7 +49,9 @@ macro_rules! drivers {
             /// Waits until the server has proved that it has the key, and this side's own proof has gone to it. Not needed: a request waits for it too.
             ///
             /// # Errors
-            /// What ended the connection; [`ConnectionError::Refused`] where the server has another key.
+            /// What ended the connection: [`ConnectionError::Refused`] or
+            /// [`HandshakeTimeout`](ConnectionError::HandshakeTimeout) where it was not let in, which
+            /// has more causes than another key.
             pub $($async)* fn establish(&mut self) -> Result<(), Error<$error>> {
                 self.begin();
                 self.settle()$($await)*
@@ -60,6 +62,9 @@ macro_rules! drivers {
             ///
             /// # Errors
             /// What befell the request, or what ended the connection: [`ConnectionError::Closed`], too, where the server takes no more of them and has others to end.
+            ///
+            /// Where the connection has ended, [`ClientLine::fate`] says whether the request may be sent
+            /// again.
             ///
             /// A request that was given up keeps the server busy until its handler is done or the server has let go of it; the next one waits for that.
             pub $($async)* fn request(&mut self, body: &[u8], answer: &mut [u8]) -> Result<usize, Error<$error>> {

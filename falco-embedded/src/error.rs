@@ -17,7 +17,7 @@ use falco_core::{ConnectionError, EntropyError, Error as CoreError, Misuse, Requ
 ///     match error {
 ///         // The connection lives.
 ///         Error::Request(_) | Error::AnswerTooLarge { .. } | Error::NoPongs => "go on",
-///         Error::Connection(ConnectionError::Refused) => "the server has another key, or no room: try again much later",
+///         Error::Connection(ConnectionError::Refused) => "no server with this key, or one that starts, stops or is full: connect again, later each time",
 ///         // To be mended in the device's own code; the numbers say what.
 ///         Error::Misuse(_) | Error::Buffer(_) => "report",
 ///         // The connection is over. So is everything that was under way on it.

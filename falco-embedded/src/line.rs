@@ -135,13 +135,11 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
     }
 
     /// Whether nothing waits to be written that could be.
-    #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) const fn is_sent(&self) -> bool {
         self.start == self.end && self.is_open()
     }
 
     /// Whether what waits to be written can be.
-    #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) const fn is_open(&self) -> bool {
         matches!(self.way, Way::Open)
     }

@@ -5,7 +5,7 @@ use core::ops::Deref;
 use core::pin::Pin;
 use std::rc::Rc;
 
-use falco_core::{ClientWire, Instant, PingId, Refusal, Settings, Storage};
+use falco_core::{ClientWire, Fate, Instant, PingId, Refusal, Settings, Storage};
 use falco_embedded::{Clock, Error, asynchronous, blocking};
 
 use super::{
@@ -23,6 +23,7 @@ pub(crate) trait Asker {
     fn pong(&mut self, ping: PingId) -> Asked<'_, ()>;
     fn idle(&mut self, until: u64) -> Asked<'_, ()>;
     fn close(&mut self) -> Asked<'_, ()>;
+    fn fate(&self) -> Fate;
 }
 
 type Async = asynchronous::Pump<Pipe, Pipe, VirtualClock>;
@@ -52,6 +53,9 @@ where
     fn close(&mut self) -> Asked<'_, ()> {
         Box::pin(self.close())
     }
+    fn fate(&self) -> Fate {
+        self.line().fate()
+    }
 }
 
 impl<H, I, O> Asker for blocking::Client<Blocking<'_, '_>, H, I, O>
@@ -77,6 +81,9 @@ where
     }
     fn close(&mut self) -> Asked<'_, ()> {
         Box::pin(ready(self.close()))
+    }
+    fn fate(&self) -> Fate {
+        self.line().fate()
     }
 }
 
