@@ -71,6 +71,12 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
         !self.unflushed
     }
 
+    /// Nothing is stuck in the stream while a handler works: it is flushed meanwhile.
+    #[allow(clippy::unused_self, reason = "as the other kind of pump has it")]
+    const fn lets_begin<H: Deref<Target: ServerWire>, I, O, M, A>(&self, _: &mut ServerLine<H, I, O, M, A>) -> bool {
+        true
+    }
+
     const fn looked(&self) -> Instant {
         self.looked
     }

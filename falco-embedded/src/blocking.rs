@@ -1,7 +1,7 @@
 //! A client and a server over an `embedded-io` stream, for code that waits where it is.
 //!
 //! The stream has to say whether it is ready ([`ReadReady`], [`WriteReady`]), as a protocol with deadlines cannot wait in a read that has none. It is flushed when there is nothing else to
-//! do; a flush that never returns would hold everything up.
+//! do, and before a handler begins; a flush that never returns would hold everything up.
 
 use core::fmt;
 use core::ops::Deref;
@@ -79,6 +79,19 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         Ok(handled)
     }
 
+    /// What was said goes out of the stream before a handler begins, which holds everything up. Says
+    /// whether it may begin.
+    fn lets_begin<H, I, O, M, A>(&mut self, line: &mut ServerLine<H, I, O, M, A>) -> bool
+    where
+        H: Deref<Target: ServerWire>,
+        I: Storage,
+        O: AsRef<[u8]> + AsMut<[u8]>,
+        M: Storage,
+        A: AsRef<[u8]> + AsMut<[u8]>,
+    {
+        line.has_request() && self.flush_line(line.line_mut())
+    }
+
     /// The connection has ended, and the stream has its last words. Says how it has ended: with a last answer that stays in the stream not in order.
     fn finish<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>, end: Error) -> Error<S::Error>
     where
@@ -115,6 +128,22 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         Ok(())
     }
 
+    /// Flushes the stream, and says whether that worked.
+    fn flush_line<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>) -> bool
+    where
+        H: Deref<Target: Wire<R>>,
+        I: Storage,
+        O: AsRef<[u8]> + AsMut<[u8]>,
+    {
+        let flushed = self.flush();
+        if let Err(error) = flushed {
+            self.broken = Some(Error::Io(error));
+            line.abandon();
+            return false;
+        }
+        true
+    }
+
     /// Waits until bytes have come or gone, or it is time to do something else: `until`, or what is due on the line, which is done.
     fn wait<R: Role, H, I, O>(
         &mut self,
@@ -132,10 +161,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
             let mut wrote = self.write(line);
             if !wrote && self.unflushed && line.unsent().is_empty() {
                 wrote = true;
-                if let Err(error) = self.flush() {
-                    self.broken = Some(Error::Io(error));
-                    line.abandon();
-                }
+                self.flush_line(line);
             }
             if !read {
                 self.tell_broken(line)?;

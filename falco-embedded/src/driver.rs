@@ -264,6 +264,9 @@ macro_rules! drivers {
                     Ok(false) => {}
                     Err(end) => return Err(self.pump.finish(self.line.line_mut(), end)$($await)*),
                 }
+                if !self.pump.lets_begin(&mut self.line) {
+                    return self.pump.wait(self.line.line_mut(), None)$($await)*;
+                }
                 let Some((request, answer, desk)) = self.line.take_up() else {
                     return self.pump.wait(self.line.line_mut(), None)$($await)*;
                 };

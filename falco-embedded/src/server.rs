@@ -38,12 +38,23 @@ enum Stage {
     Idle,
     /// It comes in parts.
     Comes(RequestId),
-    /// It waits for its handler, or has been given to it.
-    Request { id: RequestId, given: bool },
+    /// It has come.
+    Request(RequestId, Waits),
     /// Its answer, which stands in the memory for answers, is being sealed.
     Answer(OutgoingAnswer),
     /// It is to be refused, once no other refusal waits.
     Refuse(RequestId, Refusal),
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// For the bytes that waited to be written when it came.
+    Behind,
+    /// For its handler.
+    Handler,
+    /// For its end: its handler has it.
+    End,
 }
 
 impl<H, I, O, M, A> ServerLine<H, I, O, M, A>
@@ -111,6 +122,10 @@ where
 
     /// The request that waits for its handler, and the memory for its answer. It waits until [`answer`](Self::answer) or [`refuse`](Self::refuse) is called, and
     /// meanwhile [`step`](Self::step) goes on.
+    ///
+    /// There is none until the bytes have gone that waited to be written when it came. The answer to
+    /// the client's first ping may be among them, and a client that has heard nothing takes its
+    /// request for not processed.
     pub fn request(&mut self) -> Option<(&[u8], &mut [u8])> {
         let (request, answer, _) = self.take_up()?;
         Some((request, answer))
@@ -118,18 +133,35 @@ where
 
     /// The same, and what goes on meanwhile. The request counts as given to its handler.
     pub(crate) fn take_up(&mut self) -> Option<Taken<'_, H, I, O>> {
-        let Stage::Request { id, given } = &mut self.stage else {
+        self.look_behind();
+        let Stage::Request(id, waits @ (Waits::Handler | Waits::End)) = &mut self.stage else {
             return None;
         };
-        *given = true;
+        *waits = Waits::End;
         let request = self.parts.whole(*id).map_or(&[][..], |whole| whole);
         Some((request, self.answer.as_mut(), &mut self.desk))
+    }
+
+    /// Whether a request may be given to its handler.
+    #[cfg(feature = "blocking")]
+    pub(crate) fn has_request(&mut self) -> bool {
+        self.look_behind();
+        matches!(self.stage, Stage::Request(_, Waits::Handler | Waits::End))
+    }
+
+    /// Whether what the request came behind has gone.
+    fn look_behind(&mut self) {
+        if let Stage::Request(_, waits @ Waits::Behind) = &mut self.stage
+            && self.desk.line.is_sent()
+        {
+            *waits = Waits::Handler;
+        }
     }
 
     /// A request whose handler went away without an end is refused as failed: it may have done half of its work, and is not given to another.
     #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) fn give_up(&mut self) {
-        if matches!(self.stage, Stage::Request { given: true, .. }) {
+        if matches!(self.stage, Stage::Request(_, Waits::End)) {
             self.refuse(Refusal::Failed);
         }
     }
@@ -160,7 +192,7 @@ where
 
     /// Lets go of the request's bytes.
     fn finish(&mut self) -> Option<RequestId> {
-        let Stage::Request { id, .. } = self.stage else {
+        let Stage::Request(id, _) = self.stage else {
             return None;
         };
         self.parts.forget(id);
@@ -175,6 +207,7 @@ where
     /// What ended the connection, once its last words have been taken away; [`Error::Stalled`] where bytes waited too long to be; [`Error::Misuse`] with the numbers where the outbox is
     /// too small.
     pub fn step(&mut self, now: Instant) -> Result<bool, Error> {
+        self.look_behind();
         match &mut self.stage {
             Stage::Answer(outgoing) => {
                 let body = self.answer.as_ref().get(..outgoing.length()).unwrap_or_default();
@@ -193,7 +226,7 @@ where
                 self.desk.refusal = Some((*id, *refusal));
                 self.stage = Stage::Idle;
             }
-            Stage::Idle | Stage::Comes(_) | Stage::Request { .. } | Stage::Refuse(..) => {}
+            Stage::Idle | Stage::Comes(_) | Stage::Request(..) | Stage::Refuse(..) => {}
         }
         let (consumed, event) = match self.desk.look(now)? {
             Next::Event(consumed, event) => (consumed, event),
@@ -213,6 +246,11 @@ where
         reason = "the machine goes by the other events itself"
     )]
     fn take(&mut self, event: ServerEvent) -> Option<(RequestId, Refusal)> {
+        let waits = if self.desk.line.is_sent() {
+            Waits::Handler
+        } else {
+            Waits::Behind
+        };
         let unread = self.desk.line.unread();
         let (id, total, body, whole) = match event {
             ServerEvent::Request { id, body } => (id, u32::try_from(body.len()).unwrap_or(u32::MAX), body, true),
@@ -225,7 +263,7 @@ where
             ServerEvent::Part { id, body, last } => {
                 let fits = self.parts.part(id, unread.get(body).unwrap_or_default()).is_ok();
                 self.stage = match (fits, last) {
-                    (true, true) => Stage::Request { id, given: false },
+                    (true, true) => Stage::Request(id, waits),
                     (true, false) => return None,
                     (false, _) => Stage::Idle,
                 };
@@ -238,7 +276,8 @@ where
             }
             ServerEvent::Cancelled { id } => {
                 // Only where its handler has not begun.
-                let waits = matches!(self.stage, Stage::Request { id: waiting, given: false } if waiting == id);
+                let waits =
+                    matches!(self.stage, Stage::Request(waiting, Waits::Behind | Waits::Handler) if waiting == id);
                 return waits
                     .then(|| self.finish())
                     .flatten()
@@ -257,7 +296,7 @@ where
             return Some((id, Refusal::TooLarge));
         }
         self.stage = if whole {
-            Stage::Request { id, given: false }
+            Stage::Request(id, waits)
         } else {
             Stage::Comes(id)
         };
