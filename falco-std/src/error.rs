@@ -30,7 +30,7 @@ pub enum Error {
         /// What that means for the request.
         fate: Fate,
     },
-    /// A time limit that the caller set ran out.
+    /// A time limit ran out.
     TimedOut {
         /// What was being done.
         doing: &'static str,
@@ -60,6 +60,20 @@ impl Error {
             Self::Request(_) => Fate::MaybeProcessed,
             Self::Connection { fate, .. } | Self::Io { fate, .. } | Self::TimedOut { fate, .. } => *fate,
         }
+    }
+
+    /// Whether the connection ended before the server had proved that it has the key. It may have
+    /// another key or context, or be no FalcoTCP server; or it, or a proxy in front of it, is starting,
+    /// stopping or full. See [`ConnectionError::Refused`].
+    #[must_use]
+    pub const fn is_refused(&self) -> bool {
+        matches!(
+            self,
+            Self::Connection {
+                end: ConnectionError::Refused,
+                ..
+            }
+        )
     }
 
     /// The same error for another request, whose fate is `fate`.

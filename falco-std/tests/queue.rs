@@ -9,9 +9,7 @@ use std::thread;
 use std::time::Instant;
 
 use common::{Running, at_once, bounded, echo, key, millis};
-use falco_std::{
-    Blocking, Client, ClientBuilder, ConnectionError, Error, Fate, Refusal, Request, RequestError, Server,
-};
+use falco_std::{Client, ClientBuilder, ConnectionError, Error, Fate, Refusal, Request, RequestError, Server};
 
 /// Both wires; on the classic one the end of the connection stands for the refusal.
 const WIRES: [bool; 2] = [false, true];
@@ -161,6 +159,8 @@ fn with_all_workers_stuck_every_connection_is_told_in_time() {
 #[test]
 fn a_stream_that_cannot_be_split_is_told_in_time() {
     use std::os::unix::net::UnixStream;
+
+    use falco_std::Blocking;
 
     for classic in WIRES {
         bounded(move || {

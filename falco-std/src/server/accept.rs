@@ -51,7 +51,7 @@ impl Listener {
     pub(super) fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
         let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name stands for no address");
         for address in address.to_socket_addrs()? {
-            match listen_tcp(address).and_then(Self::of_tcp) {
+            match Self::tcp_at(address) {
                 Err(error) => last = error,
                 bound => return bound,
             }
@@ -59,7 +59,14 @@ impl Listener {
         Err(last)
     }
 
-    fn of_tcp(listener: TcpListener) -> io::Result<Self> {
+    fn tcp_at(address: SocketAddr) -> io::Result<Self> {
+        let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // As the standard library does: elsewhere it means that two may listen.
+        #[cfg(unix)]
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from(socket);
         Ok(Self::Tcp {
             #[cfg(unix)]
             waker: OwnedFd::from(listener.try_clone()?).into(),
@@ -124,16 +131,6 @@ impl Listener {
             }
         }
     }
-}
-
-fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // As the standard library does: elsewhere it means that two may listen.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 /// Connects to a listening socket, for systems on which such a socket cannot be shut down.
