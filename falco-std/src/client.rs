@@ -1,6 +1,6 @@
 //! The client: one connection that threads share, made anew when it has ended. How a client is set
-//! up is in `builder`, how it gets a connection in `place` and `dial`, what that is in `connection`:
-//! a `link` with a thread that reads, or a `serial` one without.
+//! up is in `builder`, how it gets a connection in `place` and `dial`, what that is in
+//! `connection`: a `link` with a thread that reads, or a `serial` one without.
 
 mod address;
 mod builder;
@@ -35,11 +35,11 @@ pub use self::builder::ClientBuilder;
 /// A client holds one connection, and makes another when that has ended and there is something to
 /// send. While there is none, requests wait for one, each for its own
 /// [time](ClientBuilder::request_timeout); attempts are made while somebody waits, with pauses that
-/// grow and are random. Requests of which nothing was processed on a connection that was lost move to
-/// the next; of others the error says that they may have been. No request is processed twice.
+/// grow and are random. Requests of which nothing was processed on a connection that was lost move
+/// to the next; of others the error says that they may have been. No request is processed twice.
 ///
-/// On the noise wire the client pings by itself, so that a connection without requests stays; on the
-/// classic wire, [`ping`](Self::ping) more often than once per lifetime.
+/// On the noise wire the client pings by itself, so that a connection without requests stays; on
+/// the classic wire, [`ping`](Self::ping) more often than once per lifetime.
 ///
 /// ```no_run
 /// use falco_std::{Client, Error, Fate};
@@ -62,9 +62,10 @@ pub struct Client {
 impl Client {
     /// Sends a request and waits for its answer.
     ///
-    /// The [request timeout](ClientBuilder::request_timeout) bounds the wait, 30 s by default. On the
-    /// classic wire so does the [lifetime](crate::Settings::with_lifetime), which on this side counts from
-    /// the sending of the request: a handler that is slower needs a longer lifetime at the client.
+    /// The [request timeout](ClientBuilder::request_timeout) bounds the wait, 30 s by default. On
+    /// the classic wire so does the [lifetime](crate::Settings::with_lifetime), which on this side
+    /// counts from the sending of the request: a handler that is slower needs a longer lifetime at
+    /// the client.
     ///
     /// # Errors
     /// [`Error`]; its [`fate`](Error::fate) says whether the request may have been processed. A request is never sent twice.
@@ -84,9 +85,9 @@ impl Client {
         })
     }
 
-    /// Pings the server, which begins the connection's lifetime anew on both sides, and says how long
-    /// the answer took. The classic wire has no answer: there `None` says that the ping was sent. The
-    /// request timeout bounds the wait.
+    /// Pings the server, which begins the connection's lifetime anew on both sides, and says how
+    /// long the answer took. The classic wire has no answer: there `None` says that the ping was
+    /// sent. The request timeout bounds the wait.
     ///
     /// # Errors
     /// [`Error`].

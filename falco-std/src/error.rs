@@ -63,8 +63,8 @@ impl Error {
     }
 
     /// Whether the connection ended before the server had proved that it has the key. It may have
-    /// another key or context, or be no FalcoTCP server; or it, or a proxy in front of it, is starting,
-    /// stopping or full. See [`ConnectionError::Refused`].
+    /// another key or context, or be no FalcoTCP server; or it, or a proxy in front of it, is
+    /// starting, stopping or full. See [`ConnectionError::Refused`].
     #[must_use]
     pub const fn is_refused(&self) -> bool {
         matches!(

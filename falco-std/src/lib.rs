@@ -31,22 +31,22 @@
 //!
 //! # Time
 //!
-//! A connection ends when for a lifetime (60 s by default) it has seen no message and no ping. On the
-//! noise wire a client pings by itself, and finds out when its server is gone.
+//! A connection ends when for a lifetime (60 s by default) it has seen no message and no ping. On
+//! the noise wire a client pings by itself, and finds out when its server is gone.
 //!
 //! A request takes 30 s at most unless told otherwise, whatever it waits for. When there is no
-//! connection the client makes one, and tries again as long as somebody waits. Requests of which nothing
-//! was processed move to it; of the others the error says that they may have been
-//! [processed](Error::fate). Nothing is processed twice. A server refuses as busy what has waited for a
-//! worker for 5 s.
+//! connection the client makes one, and tries again as long as somebody waits. Requests of which
+//! nothing was processed move to it; of the others the error says that they may have been
+//! [processed](Error::fate). Nothing is processed twice. A server refuses as busy what has waited
+//! for a worker for 5 s.
 //!
 //! # Threads
 //!
-//! A client's connection on the noise wire has a thread that connects, shakes hands and reads; callers
-//! write. A server's connection has a thread that reads, and handlers run on a bounded number of workers
-//! that all connections share. Where the other side takes bytes slowly, a thread is made that writes,
-//! for as long as there is something to write. A name of several addresses takes a thread for each that
-//! is tried, and one to resolve it.
+//! A client's connection on the noise wire has a thread that connects, shakes hands and reads;
+//! callers write. A server's connection has a thread that reads, and handlers run on a bounded
+//! number of workers that all connections share. Where the other side takes bytes slowly, a thread
+//! is made that writes, for as long as there is something to write. A name of several addresses
+//! takes a thread for each that is tried, and one to resolve it.
 
 mod client;
 mod clock;

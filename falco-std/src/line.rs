@@ -184,9 +184,9 @@ impl<T: Source> Line<T> {
         }
     }
 
-    /// Writes `rest` of `out`, then what the state seals, until there is nothing more. With a number of
-    /// turns it gives back what is left when they are used up, or when it has taken more than a moment,
-    /// however much of it the peer has taken; it is still the one who writes then.
+    /// Writes `rest` of `out`, then what the state seals, until there is nothing more. With a
+    /// number of turns it gives back what is left when they are used up, or when it has taken more
+    /// than a moment, however much of it the peer has taken; it is still the one who writes then.
     fn write(
         self: &Arc<Self>,
         mut out: Vec<u8>,

@@ -43,9 +43,9 @@ pub trait Stream: Read + Write {
     }
 
     /// Whether something can be read without waiting: bytes, the end of the stream, or an error. A
-    /// client asks this before it sends on a connection that has heard nothing for a while, a server
-    /// before it drops a connection that is late. A stream that cannot tell says `false`, which is what
-    /// this does unless it is overridden.
+    /// client asks this before it sends on a connection that has heard nothing for a while, a
+    /// server before it drops a connection that is late. A stream that cannot tell says `false`,
+    /// which is what this does unless it is overridden.
     fn lies_unread(&self) -> bool {
         false
     }

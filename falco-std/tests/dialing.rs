@@ -1,5 +1,5 @@
-//! How a client gets its connection: one attempt that all who wait share, each for its own time; and
-//! which failures are waited out.
+//! How a client gets its connection: one attempt that all who wait share, each for its own time;
+//! and which failures are waited out.
 
 #![allow(clippy::indexing_slicing, reason = "a test may panic")]
 

@@ -1,4 +1,5 @@
-//! Requests that wait for a worker: none for ever, and none behind all that another connection asks.
+//! Requests that wait for a worker: none for ever, and none behind all that another connection
+//! asks.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! A server process that is killed and started again under a thousand clients: none of their requests
-//! fails but those that were in a handler.
+//! A server process that is killed and started again under a thousand clients: none of their
+//! requests fails but those that were in a handler.
 
 #![cfg(unix)]
 

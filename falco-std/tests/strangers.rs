@@ -202,8 +202,8 @@ fn running_out_of_file_descriptors_ends_and_spins_nothing() {
             spent < millis(200),
             "{spent:?} of processor time in half a second of waiting"
         );
-        // A few descriptors for the server, and a client at the end of the queue: it comes after those
-        // before it have been late.
+        // A few descriptors for the server, and a client at the end of the queue: it comes after
+        // those before it have been late.
         let last = strangers.pop().expect("there were some left");
         strangers.truncate(strangers.len().saturating_sub(3));
         let client = client().settings(settings).over(last).expect("the server takes it");

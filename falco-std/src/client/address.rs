@@ -22,11 +22,10 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// use falco_std::Client;
 ///
 /// let client = Client::builder(falco_std::generate_key()?);
-/// let replicas: [std::net::SocketAddr; 2] = ["[::1]:1".parse().unwrap(), "127.0.0.1:1".parse().unwrap()];
-/// # let client = client.fail_fast(true);
 /// assert!(client.connect("localhost:1").is_err()); // nobody listens
 /// assert!(client.connect(("localhost", 1)).is_err());
-/// assert!(client.connect(&replicas[..]).is_err());
+/// let replicas = ["[::1]:1", "127.0.0.1:1"].map(|text| text.parse().unwrap());
+/// assert!(client.connect(replicas).is_err());
 /// # Ok::<(), falco_std::KeyError>(())
 /// ```
 #[derive(Clone, Debug)]

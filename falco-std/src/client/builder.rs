@@ -97,9 +97,10 @@ impl ClientBuilder {
     /// How long a request may take in all, 30 s by default: waiting for a connection and for the
     /// answer. `None` sets no limit.
     ///
-    /// A request that timed out may still be processed. On the noise wire the server is told that it
-    /// is cancelled, and the connection lives on; on the classic wire, and over a stream that cannot
-    /// be [split](Stream::split), the connection is given up, so that the late answer reaches nobody.
+    /// A request that timed out may still be processed. On the noise wire the server is told that
+    /// it is cancelled, and the connection lives on; on the classic wire, and over a stream that
+    /// cannot be [split](Stream::split), the connection is given up, so that the late answer
+    /// reaches nobody.
     pub const fn request_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.request_timeout = timeout;
         self
@@ -113,8 +114,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Whether requests that find no connection fail as soon as an attempt to connect has failed. By
-    /// default they wait for another attempt until their time has run out.
+    /// Whether requests that find no connection fail as soon as an attempt to connect has failed.
+    /// By default they wait for another attempt until their time has run out.
     pub const fn fail_fast(mut self, fail_fast: bool) -> Self {
         self.fail_fast = fail_fast;
         self
@@ -127,12 +128,13 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to a host and port, such as `"db.internal:4287"`, or to the first of several addresses
-    /// that answers, and shakes hands. A name is resolved anew for each connection.
+    /// Connects to a host and port, such as `"db.internal:4287"`, or to the first of several
+    /// addresses that answers, and shakes hands. A name is resolved anew for each connection.
     ///
     /// # Errors
     /// [`Error`]: what the one attempt failed with, such as
-    /// [`ConnectionError::Refused`](crate::ConnectionError::Refused) where the server has another key.
+    /// [`ConnectionError::Refused`](crate::ConnectionError::Refused) where the server has another
+    /// key.
     pub fn connect(&self, address: impl Into<Address>) -> Result<Client, Error> {
         self.open(Dial::Tcp(address.into()))
     }
@@ -155,7 +157,8 @@ impl ClientBuilder {
     }
 
     /// Connects by a function of the caller's, such as one that goes through a proxy, and shakes
-    /// hands. It is called for each connection, on a thread of the client's, and bounds its own time.
+    /// hands. It is called for each connection, on a thread of the client's, and bounds its own
+    /// time.
     ///
     /// # Errors
     /// [`Error`].

@@ -53,8 +53,8 @@ impl<T> Outcome<T> {
 }
 
 impl Connection {
-    /// Shakes hands over a stream that is connected. The reader, where there is one, is to be run on
-    /// a thread of its own.
+    /// Shakes hands over a stream that is connected. The reader, where there is one, is to be run
+    /// on a thread of its own.
     pub(super) fn open(
         stream: BoxedStream,
         key: Arc<ClientKeys>,

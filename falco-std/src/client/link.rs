@@ -86,9 +86,9 @@ impl Link {
         Outcome::of(end, |body| done(body, start.elapsed()))
     }
 
-    /// The state, once what has come is known to it. A connection that has heard nothing for a while
-    /// may have ended without its reader having had time to see it, as where the process was stopped:
-    /// then the reader goes first.
+    /// The state, once what has come is known to it. A connection that has heard nothing for a
+    /// while may have ended without its reader having had time to see it, as where the process was
+    /// stopped: then the reader goes first.
     fn look(&self) -> MutexGuard<'_, Desk<State>> {
         let mut desk = self.line.lock();
         let start = Instant::now();

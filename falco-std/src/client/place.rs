@@ -20,8 +20,8 @@ use super::limit::Limit;
 use super::reader::Reader;
 use crate::error::Error;
 
-/// A connection that ended sooner than this after it stood, and served nothing, counts as an attempt
-/// that failed.
+/// A connection that ended sooner than this after it stood, and served nothing, counts as an
+/// attempt that failed.
 const SOON: Duration = Duration::from_secs(1);
 
 /// What does not change while the client lives.

@@ -90,7 +90,8 @@ pub(super) struct State {
     pub(super) past: Past,
     /// When something last came.
     came: Instant,
-    /// The same, but what came after a while in which nothing did counts only if nothing lay behind it.
+    /// The same, but what came after a while in which nothing did counts only if nothing lay behind
+    /// it.
     heard: Instant,
     /// Why nothing more can be written.
     trouble: Option<io::Error>,

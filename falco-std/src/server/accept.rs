@@ -26,10 +26,11 @@ use crate::socket::{Shared, Socket};
 /// How long accepting rests when the system is short of something.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Connections that may wait in the system to be accepted, where it allows as many: those of a whole
-/// fleet that comes back at once, while as many handshakes are under way as there may be. Beyond that
-/// the system loses them without a word, and a client finds out seconds later. It is what Linux allows
-/// by default since 5.4 (`net.core.somaxconn`); the standard library's 128 are soon full.
+/// Connections that may wait in the system to be accepted, where it allows as many: those of a
+/// whole fleet that comes back at once, while as many handshakes are under way as there may be.
+/// Beyond that the system loses them without a word, and a client finds out seconds later. It is
+/// what Linux allows by default since 5.4 (`net.core.somaxconn`); the standard library's 128 are
+/// soon full.
 const BACKLOG: i32 = 4096;
 
 /// A listening socket, with what wakes a thread that accepts on it.

@@ -24,8 +24,8 @@ const WORKERS: usize = 64;
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many connections there may be by default.
 const MAX_CONNECTIONS: usize = 1024;
-/// How many of them may be in their handshake by default. Each has a thread, and a handshake takes a
-/// fraction of a millisecond.
+/// How many of them may be in their handshake by default. Each has a thread, and a handshake takes
+/// a fraction of a millisecond.
 const MAX_HALF_OPEN: usize = 256;
 /// How many nonces a server remembers by default, 1.25 MiB: each request and each answer takes one.
 const REPLAY_MEMORY: usize = 65_536;
@@ -107,22 +107,23 @@ impl ServerBuilder {
         self
     }
 
-    /// How many handlers may run at once, 64 by default; 0 counts as 1. Further requests wait for their
-    /// turn, for the [queue timeout](Self::queue_timeout) at most. Connections take turns: however many
-    /// requests of one connection wait, a request of another waits for one of them.
+    /// How many handlers may run at once, 64 by default; 0 counts as 1. Further requests wait for
+    /// their turn, for the [queue timeout](Self::queue_timeout) at most. Connections take turns:
+    /// however many requests of one connection wait, a request of another waits for one of them.
     pub const fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
         self
     }
 
-    /// How long a request may wait for a worker, 5 s by default. One that has waited longer is refused as
-    /// [busy](falco_core::Refusal::Busy): no handler has seen it, and its client may send it again.
+    /// How long a request may wait for a worker, 5 s by default. One that has waited longer is
+    /// refused as [busy](falco_core::Refusal::Busy): no handler has seen it, and its client may
+    /// send it again.
     ///
-    /// A burst that 64 workers get done in 5 s waits; a client with the default request timeout of 30 s
-    /// is told while it can still turn to another server; and handlers that wait for requests to their
-    /// own server, with every worker among them, are told that none is free, and go on. The
-    /// classic wire has no word for it: there the answers to the requests before it still go, and then
-    /// the connection ends.
+    /// A burst that 64 workers get done in 5 s waits; a client with the default request timeout of
+    /// 30 s is told while it can still turn to another server; and handlers that wait for requests
+    /// to their own server, with every worker among them, are told that none is free, and go on.
+    /// The classic wire has no word for it: there the answers to the requests before it still go,
+    /// and then the connection ends.
     pub const fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.queue_timeout = timeout;
         self
@@ -130,8 +131,8 @@ impl ServerBuilder {
 
     /// How many connections there may be at once, 1024 by default; 0 counts as 1. Each takes a thread and a file descriptor.
     ///
-    /// When one more comes, it waits in the listener's backlog until a handshake is done or late. Where
-    /// all have finished theirs, the newcomer is turned away.
+    /// When one more comes, it waits in the listener's backlog until a handshake is done or late.
+    /// Where all have finished theirs, the newcomer is turned away.
     pub const fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
@@ -139,8 +140,8 @@ impl ServerBuilder {
 
     /// How many connections may be in their handshake at once, 256 by default; 0 counts as 1.
     ///
-    /// When one more comes, it waits in the listener's backlog until one of them is done, or late and
-    /// dropped for it: one whose hello has been waited for 500 ms, or its proof for 3 s after
+    /// When one more comes, it waits in the listener's backlog until one of them is done, or late
+    /// and dropped for it: one whose hello has been waited for 500 ms, or its proof for 3 s after
     /// the hello.
     pub const fn max_half_open(mut self, connections: usize) -> Self {
         self.max_half_open = connections;

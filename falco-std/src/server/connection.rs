@@ -202,10 +202,10 @@ where
         }
     }
 
-    /// Before the first handler is called, waits until what was sealed has been handed to the stream:
-    /// the answer to the client's first PING is among it, and a client that sees the stream end without
-    /// having heard anything relies on that no handler ran. Whoever writes gives up after a lifetime
-    /// at the latest.
+    /// Before the first handler is called, waits until what was sealed has been handed to the
+    /// stream: the answer to the client's first PING is among it, and a client that sees the stream
+    /// end without having heard anything relies on that no handler ran. Whoever writes gives up
+    /// after a lifetime at the latest.
     fn greet<'d>(&mut self, mut desk: MutexGuard<'d, Desk<State>>) -> MutexGuard<'d, Desk<State>> {
         while !self.greeted && desk.is_writing() && !desk.source.is_over() {
             desk = self.conn.wait(desk, Some(STOP_POLL));
@@ -337,7 +337,8 @@ impl<H> pool::Source for Handling<H>
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
-    /// Runs the handler on the request whose turn it is, if there is one, and sends what comes of it.
+    /// Runs the handler on the request whose turn it is, if there is one, and sends what comes of
+    /// it.
     fn work(&self, more: &dyn Fn()) {
         let Some(conn) = self.conn.upgrade() else { return };
         let (started, others) = conn.lock().source.start();
@@ -349,7 +350,8 @@ where
             return;
         };
         let request = Request::new(body, self.peer, cancelled);
-        // A handler that panics may leave its own state broken; what this crate holds is not touched by it.
+        // A handler that panics may leave its own state broken; what this crate holds is not
+        // touched by it.
         let answer = catch_unwind(AssertUnwindSafe(|| (self.handler)(request)));
         let answer = answer.ok().and_then(Result::ok);
         let Some(conn) = self.conn.upgrade() else { return };

@@ -6,8 +6,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 /// A connection that has been waited on for so long for its hello is late. A client sends it right
-/// behind the last packet of TCP's handshake, whatever the round-trip time; the rest is for a packet
-/// that is lost, and for a process that makes thousands of connections at once.
+/// behind the last packet of TCP's handshake, whatever the round-trip time; the rest is for a
+/// packet that is lost, and for a process that makes thousands of connections at once.
 pub(super) const SILENT: Duration = Duration::from_millis(500);
 /// The same for the proof that the welcome was read, which takes a round trip more.
 pub(super) const HEARD: Duration = Duration::from_secs(3);

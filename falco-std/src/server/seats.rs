@@ -86,9 +86,9 @@ impl Seats {
     }
 
     /// A seat for a newcomer, if need be that of one that is late in its handshake. While there is
-    /// no seat and nobody is late, the newcomer waits, and those behind it in the listener's backlog:
-    /// whoever is in the middle of a handshake is nearer to its end than they are. None where all
-    /// have finished theirs, or the server is to stop.
+    /// no seat and nobody is late, the newcomer waits, and those behind it in the listener's
+    /// backlog: whoever is in the middle of a handshake is nearer to its end than they are. None
+    /// where all have finished theirs, or the server is to stop.
     pub(super) fn admit(self: &Arc<Self>, conn: Arc<Conn>) -> Option<Seat> {
         let mut room = self.room();
         loop {
@@ -151,8 +151,8 @@ impl Seats {
         }
     }
 
-    /// The system is short of something: a moment passes, then what one holds is given up that is late
-    /// in its handshake.
+    /// The system is short of something: a moment passes, then what one holds is given up that is
+    /// late in its handshake.
     pub(super) fn relieve(&self, pause: Duration) {
         let waited = self
             .changed
@@ -264,7 +264,8 @@ impl Seat {
         self.counter.0.room().half_open.hear(self.number);
     }
 
-    /// The peer has not proved itself, all that has come of it was looked at, and more is waited for.
+    /// The peer has not proved itself, all that has come of it was looked at, and more is waited
+    /// for.
     pub(super) fn wait(&self) {
         let mut room = self.counter.0.room();
         room.half_open.wait(self.number, Instant::now());

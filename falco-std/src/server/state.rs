@@ -80,8 +80,8 @@ impl State {
         self.cut || self.broken || self.mux.status() == Status::Ended
     }
 
-    /// A whole request, for a handler in its turn; says whether the connection is to be submitted to
-    /// the pool.
+    /// A whole request, for a handler in its turn; says whether the connection is to be submitted
+    /// to the pool.
     #[must_use]
     pub(super) fn take(&mut self, now: Instant, id: RequestId, body: Vec<u8>) -> bool {
         let (place, submit) = self.waiting.add(id, now);
