@@ -62,7 +62,7 @@ fn aes_256_gcm_agrees_with_every_vector() {
     );
 }
 
-/// `./ci soft-crypto` runs this file with the portable AES, which few processors would otherwise take.
+/// `./ci soft-crypto` runs this file with the portable AES, which few processors take otherwise.
 #[test]
 fn the_portable_aes_is_in_use_where_it_is_required() {
     if std::env::var_os("FALCO_REQUIRE_SOFT_AES").is_some() {

@@ -45,7 +45,7 @@ fn begin(world: &World, to: &Pipe) {
     world.log.borrow_mut().clear();
 }
 
-/// Reads and writes alternated until the message was written, and then there still was more to read.
+/// Reads and writes alternated until the message was written; then there still was more to read.
 /// Only the side under test has used the pipe's calls.
 fn assert_fair(world: &World, to: &Pipe) {
     let log = world.log.borrow();

@@ -1,7 +1,7 @@
 //! Streams that take a few bytes at a time, any number of them: what is on the wire depends on the
 //! bodies and on the output buffers, and not on how the stream took what went before.
 //!
-//! The ceilings are exact. A record is as large as the output buffer, or the largest record that the
+//! The ceilings are exact. A record is as large as the output buffer, or the largest record the
 //! peer reads, allows; a record is written in as many calls as there are pieces of it.
 #![allow(
     clippy::unwrap_used,
@@ -89,7 +89,7 @@ impl Layout for Classic {
     }
 }
 
-/// A way to run two sides against each other: both polled, one of them blocking, or no driver at all.
+/// A way to run two sides against each other: both polled, one of them blocking, or no driver.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
     Polled,
