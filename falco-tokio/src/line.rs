@@ -28,6 +28,19 @@ impl Wrote {
 }
 
 impl Line<Socket> {
+    /// Ends the stream of a client that has not proved that it has the key, or not yet: the sending
+    /// half first, and what has come is dropped, so that it sees an end and not a reset. A reset could
+    /// have destroyed what this side had said, and the client could not know that nothing was processed.
+    pub(crate) fn leave(&mut self, cx: &mut Context<'_>) {
+        let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
+        let mut dropped = [0; 4096];
+        for _ in 0..16 {
+            if !matches!(self.stream.read_now(&mut dropped), Ok(1..)) {
+                return;
+            }
+        }
+    }
+
     /// Reads what lies in the socket, whether or not the runtime has been told of it. Pending where
     /// nothing does; nobody is woken when something comes.
     pub(crate) fn read_now(&mut self, total: usize) -> Poll<io::Result<usize>> {

@@ -154,7 +154,8 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
         let places = self.machine.max_in_flight();
         while let Some(&ticket) = self.held_back.front() {
-            if self.unbegun + self.begun.len() >= places {
+            // Few wait in the queue, so that one of them is found soon.
+            if self.unbegun >= SPARE || self.unbegun + self.begun.len() >= places {
                 break;
             }
             let length = self.waiting.held_back_length(ticket);
@@ -527,6 +528,10 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// A request has had its end: who waited for it, if somebody still does.
     fn end(&mut self, id: RequestId) -> Option<W> {
+        // A server may answer a request of which not all has been sent: nothing more of it goes.
+        if self.queue.iter().any(|(request, _)| request.id() == Some(id)) {
+            self.queue.retain(|request, _| request.id() != Some(id));
+        }
         let at = position(&self.begun, id)?;
         let Begun { ticket, length, .. } = self.begun.remove(at)?;
         self.held -= length;

@@ -210,6 +210,30 @@ fn a_stream_that_ends_before_the_server_has_said_anything_has_processed_nothing(
 }
 
 #[test]
+fn a_request_that_is_answered_before_all_of_it_was_sent_is_over() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 1 << 20);
+    scene.request(1, 900);
+    // A record of it is not all of it.
+    let mut out = vec![0; 400];
+    let sealed = scene.mux.seal(NOW, &mut out, |_, error| panic!("{error}")).unwrap();
+    let mut sent = out[..sealed].to_vec();
+    while !sent.is_empty() {
+        scene.server.open(&mut sent).unwrap();
+    }
+    assert!(scene.mux.has_unsent());
+    let answer = scene.hear(&raw_frame(1, 1, b"early"));
+    assert!(
+        matches!(answer[..], [ClientStep::Answer { waiter: 1, .. }]),
+        "{answer:?}"
+    );
+    assert!(!scene.mux.has_unsent() && !scene.mux.has_unbegun());
+    scene.request(2, 10);
+    assert_eq!(scene.begun(), [2]);
+    assert_eq!(scene.mux.outstanding(), 1);
+}
+
+#[test]
 fn giving_up_a_request_costs_no_more_however_many_wait() {
     let keys = noise_client(7);
     let time = |count: u64| {

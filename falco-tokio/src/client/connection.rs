@@ -39,6 +39,7 @@ pub(super) struct Connection {
     timer: Timer,
     stage: Stage,
     env: Arc<Env>,
+    keys: Arc<ClientKeys>,
     eof: bool,
     /// Closes once all that was handed over has begun.
     closing: bool,
@@ -48,8 +49,10 @@ pub(super) struct Connection {
     heard: falco_core::Instant,
     /// The socket is read from without asking the runtime, which may not know yet what lies there.
     looks: bool,
-    /// Bytes since others had their turn.
+    /// Bytes that were read since others had their turn.
     turn: usize,
+    /// The same of those written. Counted apart, so that neither keeps the other from its turn.
+    written: usize,
     /// Requests that were not processed here and may go to another connection.
     pub(super) returned: Vec<Pending>,
 }
@@ -83,7 +86,7 @@ impl Connection {
     pub(super) fn new(socket: Socket, env: &Arc<Env>, keys: Arc<ClientKeys>) -> Result<Self, EntropyError> {
         let mut entropy = env.entropy.clone();
         let now = env.clock.now();
-        let machine = ClientConnection::new(keys, &env.settings, now, &mut entropy)?;
+        let machine = ClientConnection::new(Arc::clone(&keys), &env.settings, now, &mut entropy)?;
         let max_held = usize::try_from(env.settings.max_held()).unwrap_or(usize::MAX);
         Ok(Self {
             line: Line::new(socket),
@@ -91,12 +94,14 @@ impl Connection {
             timer: Timer::default(),
             stage: Stage::Conversing,
             env: Arc::clone(env),
+            keys,
             eof: false,
             closing: false,
             served: false,
             heard: now,
             looks: false,
             turn: 0,
+            written: 0,
             returned: Vec::new(),
         })
     }
@@ -230,7 +235,7 @@ impl Connection {
                 }
                 ClientStep::Closing { consumed, reason } => {
                     debug!(?reason, "the server closes");
-                    if reason == CloseReason::KeyRetired {
+                    if reason == CloseReason::KeyRetired && Arc::ptr_eq(&self.keys, &self.env.keys()) {
                         // Whoever is refused after this knows why.
                         self.env.admitted.store(false, Ordering::Relaxed);
                     }
@@ -246,13 +251,13 @@ impl Connection {
 
     /// Writes whatever can go, for one turn.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
-        let (mux, clock, turn) = (&mut self.mux, self.env.clock, &mut self.turn);
+        let (mux, clock, written) = (&mut self.mux, self.env.clock, &mut self.written);
         let wrote = self.line.write(cx, |out| {
-            if *turn >= TURN {
+            if *written >= TURN {
                 return Ok(0);
             }
             let count = sealed(mux.seal(clock.now(), out, fail))?;
-            *turn += count;
+            *written += count;
             Ok(count)
         })?;
         if wrote.is_blocked() {
@@ -311,6 +316,7 @@ impl Connection {
 
     fn converse(&mut self, cx: &mut Context<'_>) -> Poll<Result<News, io::Error>> {
         self.turn = 0;
+        self.written = 0;
         loop {
             // Here, as all may have begun and ended since the last time around.
             self.close_if_due();
@@ -347,12 +353,8 @@ impl Connection {
                     Poll::Pending => {}
                 }
             }
-            if moved {
-                if self.turn < TURN {
-                    continue;
-                }
-                reschedule(cx);
-                return Poll::Pending;
+            if moved && self.turn < TURN && self.written < TURN {
+                continue;
             }
             let now = self.now();
             if self.mux.poll_timeout().is_some_and(|deadline| deadline <= now) {
@@ -360,6 +362,10 @@ impl Connection {
                     return Poll::Ready(Ok(News::Ended(Ok(end))));
                 }
                 continue;
+            }
+            if self.turn >= TURN || self.written >= TURN {
+                reschedule(cx);
+                return Poll::Pending;
             }
             self.line.rest();
             if self.mux.outstanding() == 0 {

@@ -316,11 +316,14 @@ impl Slot {
             }
             Current::Connection(mut connection, since) => {
                 let polled = poll(&mut connection, cx);
-                self.take_back(core::mem::take(&mut connection.returned));
+                let returned = core::mem::take(&mut connection.returned);
+                let gave_back = !returned.is_empty();
+                self.take_back(returned);
                 match polled {
                     Poll::Pending => {
                         self.current = Current::Connection(connection, since);
-                        return Poll::Pending;
+                        // What came back goes out again, and nobody else would wake the task for it.
+                        return if gave_back { Poll::Ready(()) } else { Poll::Pending };
                     }
                     Poll::Ready(News::Established) => {
                         debug!("connected");

@@ -155,7 +155,7 @@ impl ServerBuilder {
     /// How many connections may be in their handshake at once, 1024 by default; 0 counts as 1.
     ///
     /// When one more comes, it waits in the listener's backlog until one of them is done, or late and
-    /// dropped for it: one whose hello has been waited for for 500 ms, or the rest of its handshake for 3 s.
+    /// dropped for it: one whose hello has been waited for for 100 ms, or the rest of its handshake for 1 s.
     pub const fn max_half_open(mut self, connections: usize) -> Self {
         self.max_half_open = connections;
         self

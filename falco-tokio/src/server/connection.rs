@@ -42,8 +42,10 @@ pub(super) struct Connection<H> {
     greeting: bool,
     /// It ended by itself, and was not cut off.
     ended: bool,
-    /// Bytes since others had their turn.
+    /// Bytes that were received since others had their turn.
     turn: usize,
+    /// The same of those written. Counted apart, so that neither keeps the other from its turn.
+    written: usize,
     span: Span,
 }
 
@@ -99,6 +101,7 @@ impl<H: Handler> Connection<H> {
             greeting: false,
             ended: false,
             turn: 0,
+            written: 0,
             span,
         }
     }
@@ -268,13 +271,13 @@ impl<H: Handler> Connection<H> {
 
     /// Writes whatever can go, for one turn.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
-        let (mux, clock, turn) = (&mut self.mux, self.service.clock, &mut self.turn);
+        let (mux, clock, written) = (&mut self.mux, self.service.clock, &mut self.written);
         let wrote = self.line.write(cx, |out| {
-            if *turn >= TURN {
+            if *written >= TURN {
                 return Ok(0);
             }
             let count = sealed(mux.seal(clock.now(), out))?;
-            *turn += count;
+            *written += count;
             Ok(count)
         })?;
         self.greeting &= !wrote.all;
@@ -288,6 +291,7 @@ impl<H: Handler> Connection<H> {
 
     fn converse(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
         self.turn = 0;
+        self.written = 0;
         loop {
             let next = self.receive(cx);
             if let Next::End(end) = next {
@@ -314,11 +318,17 @@ impl<H: Handler> Connection<H> {
                 }
             }
             // What stood in the way of receiving may have gone.
-            if moved && !matches!(next, Next::Yield) {
+            let yields = matches!(next, Next::Yield) || self.written >= TURN;
+            if moved && !yields {
                 continue;
             }
             let now = self.now();
-            if matches!(next, Next::Yield) {
+            if yields {
+                if self.mux.poll_timeout().is_some_and(|deadline| deadline <= now)
+                    && let Err(end) = self.mux.handle_timeout(now)
+                {
+                    return Poll::Ready(Ok(end));
+                }
                 reschedule(cx);
                 return Poll::Pending;
             }
@@ -395,11 +405,17 @@ impl<H: Handler> Future for Connection<H> {
         let _entered = this.span.clone().entered();
         if this.take_news(cx) {
             debug!("cut off");
+            if !this.mux.is_established() {
+                this.line.leave(cx);
+            }
 
             return Poll::Ready(Ok(this.mux.machine().end().unwrap_or(ConnectionError::Closed)));
         }
         let end = this.poll_end(cx);
         this.ended = end.is_ready();
+        if this.ended && !this.mux.is_established() {
+            this.line.leave(cx);
+        }
         end
     }
 }

@@ -95,7 +95,8 @@ impl Registry {
                     return;
                 }
                 let asked = state.ask_late(Instant::now());
-                let late_at = state.half_open.late_at();
+                // Whoever was asked leaves, or stays, and that is told.
+                let late_at = state.half_open.late_at().filter(|_| state.half_open.asked() == 0);
                 drop(state);
                 if let Some(control) = asked {
                     control.make_room();
@@ -132,12 +133,15 @@ impl Registry {
 
     /// A half-open connection waits for its client.
     pub(crate) fn wait(&self, number: u64) {
-        self.lock().half_open.wait(number, Instant::now());
+        if self.lock().half_open.wait(number, Instant::now()) {
+            self.changed.notify_waiters();
+        }
     }
 
     /// A half-open connection was asked to make room, and has had something to say after all.
     pub(crate) fn stay(&self, number: u64) {
         self.lock().half_open.stay(number);
+        self.changed.notify_waiters();
     }
 
     /// A connection has finished its handshake. Says whether the server is stopping.

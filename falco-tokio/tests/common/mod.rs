@@ -25,7 +25,11 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(builder: ServerBuilder, handler: impl Handler) -> Self {
-        let server = builder.bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(builder, "127.0.0.1:0".parse().unwrap(), handler).await
+    }
+
+    async fn start_at(builder: ServerBuilder, address: SocketAddr, handler: impl Handler) -> Self {
+        let server = builder.bind(address).await.unwrap();
         let (address, handle) = (server.local_addr().unwrap(), server.handle());
         let task = tokio::spawn(async move { server.serve(handler).await.unwrap() });
         Self { address, handle, task }
@@ -34,6 +38,16 @@ impl Running {
     /// One that answers with what it is sent.
     pub(crate) async fn echo(builder: ServerBuilder) -> Self {
         Self::start(builder, |request: Request| async move { Ok(request.into_body()) }).await
+    }
+
+    /// The same at an address that is known.
+    pub(crate) async fn echo_at(builder: ServerBuilder, address: SocketAddr) -> Self {
+        Self::start_at(
+            builder,
+            address,
+            |request: Request| async move { Ok(request.into_body()) },
+        )
+        .await
     }
 
     pub(crate) async fn stop(self) -> Report {
