@@ -247,11 +247,9 @@ impl<H: Deref<Target: ClientWire>> Connection<Client, H> {
         self.wire.answers_pings()
     }
 
-    /// Whether the server is known to have let this client in: on the noise wire once a record of
-    /// its has been read, on the classic wire from the accept on.
-    ///
-    /// A server on the noise wire answers the first PING before it hands a request to a handler.
-    /// So where the stream ends before this is true, no request was processed.
+    /// Whether the server is known to have let this client in: on the noise wire once a record from
+    /// it has been read, on the classic wire from the accept on. What the end of a connection means
+    /// for its requests is told by [`fate`](Self::fate).
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
         self.wire.is_confirmed(&self.session)

@@ -1,5 +1,7 @@
 //! A client's side: who waits for the answer to what, from the moment a request is handed over to its one end.
 
+mod begin;
+
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::fmt;
@@ -11,7 +13,7 @@ use super::ending::Ending;
 use super::step::{ClientStep, Left, Rejected};
 use super::waiters::{SPARE, Waiters, Waiting};
 use crate::connection::ClientConnection;
-use crate::error::{ConnectionError, Error, LINGER, Misuse, RequestError};
+use crate::error::{ConnectionError, LINGER};
 use crate::event::{ClientEvent, Received};
 use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
@@ -29,8 +31,8 @@ use crate::wire::ClientWire;
 ///
 /// Requests begin in the order in which they were handed over, and no more of them than the server
 /// takes: as many as its limit in flight allows, and as many bytes as
-/// [`with_max_held`](Self::with_max_held) says. The others wait here. Everything that is done with
-/// one request takes the same time however many wait.
+/// [`with_max_held`](Self::with_max_held) says. The others wait here, and what is done with one of
+/// them takes no longer however many wait.
 pub struct ClientMux<H: Deref<Target: ClientWire>, B, W, P = W> {
     machine: ClientConnection<H>,
     /// Requests that may begin or have begun, until all of them is sealed.
@@ -144,33 +146,6 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.held_back.insert(at, ticket);
         self.let_begin();
         Ok(())
-    }
-
-    /// Lets those requests begin for which there is room now, and says whether there are any.
-    fn let_begin(&mut self) -> bool {
-        let before = self.unbegun;
-        if self.held_back.is_empty() || self.machine.status() != Status::Established {
-            return false;
-        }
-        let places = self.machine.max_in_flight();
-        while let Some(&ticket) = self.held_back.front() {
-            // Few wait in the queue, so that one of them is found soon.
-            if self.unbegun >= SPARE || self.unbegun + self.begun.len() >= places {
-                break;
-            }
-            let length = self.waiting.held_back_length(ticket);
-            // A request that is larger than all that may be under way goes alone.
-            if length.is_some_and(|length| self.held > 0 && self.held.saturating_add(length) > self.max_held) {
-                break;
-            }
-            self.held_back.pop_front();
-            if let Some((request, body)) = self.waiting.take_held_back(ticket) {
-                self.held += body.as_ref().len();
-                self.unbegun += 1;
-                self.queue.push(request, Queued { ticket, body });
-            }
-        }
-        self.unbegun > before
     }
 
     /// Nobody waits any more for the request `ticket`. What was not sent is withdrawn; of what was, the server is told. Gives the waiter back with what it may be told of the request; `None` where
@@ -294,8 +269,6 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             }
             ClientEvent::Refused { id, refusal } => {
                 self.parts.forget(id);
-                // Of a request half sent, nothing more goes.
-                self.queue.retain(|request, _| request.id() != Some(id));
                 let again = refusal == Refusal::Busy && self.hold_back_more();
                 self.end(id).map_or(skip, |waiter| ClientStep::Refused {
                     consumed,
@@ -311,122 +284,6 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             }
             ClientEvent::Closing { reason } => ClientStep::Closing { consumed, reason },
         }
-    }
-
-    /// The server was busy. Where more was under way than it is bound to hold, that may be why:
-    /// from now on no more is. Says whether it was so.
-    fn hold_back_more(&mut self) -> bool {
-        let bound = usize::try_from(self.machine.peer_max_message()).unwrap_or(usize::MAX);
-        let over = self.held > bound;
-        if over {
-            self.max_held = self.max_held.min(bound);
-        }
-        over
-    }
-
-    /// Writes what is owed and what waits to the front of `out`, and says how many bytes are to be sent. `failed` is told of requests that will never go: the
-    /// server's limit was not known when they were handed over.
-    ///
-    /// # Errors
-    /// [`Misuse::OutputTooSmall`]. What ended the connection is told by [`recv`](Self::recv).
-    pub fn seal(
-        &mut self,
-        now: Instant,
-        out: &mut [u8],
-        mut failed: impl FnMut(W, RequestError),
-    ) -> Result<usize, Misuse> {
-        loop {
-            let sealed = self.seal_queue(now, out, &mut failed);
-            let more = self.let_begin();
-            return match sealed {
-                // What failed has made room for others.
-                Ok(0) if more => continue,
-                Ok(count) => Ok(count),
-                Err(Error::Misuse(misuse @ Misuse::OutputTooSmall { .. })) => Err(misuse),
-                Err(Error::Connection(ConnectionError::NumbersExhausted)) => {
-                    self.machine.close(now, CloseReason::Done);
-                    Ok(0)
-                }
-                Err(_) => Ok(0),
-            };
-        }
-    }
-
-    fn seal_queue(
-        &mut self,
-        now: Instant,
-        out: &mut [u8],
-        failed: &mut impl FnMut(W, RequestError),
-    ) -> Result<usize, Error> {
-        let Self {
-            machine,
-            queue,
-            waiting,
-            begun,
-            unbegun,
-            held,
-            ..
-        } = self;
-        let sealed = queue.seal(machine, now, out, |request, queued| {
-            let (ticket, length) = (queued.ticket, queued.as_ref().len());
-            match (request.failure(), request.id()) {
-                (Some(failure), _) => {
-                    *unbegun -= 1;
-                    *held -= length;
-                    if let Some(Waiting { waiter, .. }) = waiting.take(ticket) {
-                        failed(waiter, failure);
-                    }
-                }
-                (None, Some(id)) => *unbegun -= usize::from(note(waiting, begun, ticket, id, length)),
-                // It has had its end.
-                (None, None) => {}
-            }
-        });
-        for (request, queued) in queue.iter() {
-            if let Some(id) = request.id() {
-                *unbegun -= usize::from(note(waiting, begun, queued.ticket, id, queued.as_ref().len()));
-            }
-        }
-        sealed
-    }
-
-    /// Bytes of output with which one call of [`seal`](Self::seal) does something for whatever waits, and much where small requests do.
-    #[must_use]
-    pub fn seal_size(&self) -> usize {
-        self.machine.seal_size(self.queue.worthwhile())
-    }
-
-    /// Takes out the requests of which nothing was sent, in the order in which they were handed over: they may go to another connection.
-    pub fn take_unbegun(&mut self) -> Vec<Left<B, W>> {
-        let mut begun = SendQueue::new();
-        let mut left = Vec::new();
-        let mut leave = |waiting: Option<Waiting<B, W>>, body| {
-            if let Some(Waiting { ticket, waiter, .. }) = waiting {
-                left.push(Left {
-                    ticket,
-                    waiter,
-                    body: Some(body),
-                    fate: Fate::NotProcessed,
-                });
-            }
-        };
-        while let Some((request, queued)) = self.queue.pop() {
-            if request.id().is_some() {
-                begun.push(request, queued);
-            } else {
-                self.held -= queued.as_ref().len();
-                leave(self.waiting.take(queued.ticket), queued.body);
-            }
-        }
-        self.queue = begun;
-        self.unbegun = 0;
-        for ticket in core::mem::take(&mut self.held_back) {
-            if let Some((_, body)) = self.waiting.take_held_back(ticket) {
-                leave(self.waiting.take(ticket), body);
-            }
-        }
-        left.sort_by_key(|left| left.ticket);
-        left
     }
 
     /// The connection is over, whatever ended it: everybody who still waits, in the order of the tickets.
@@ -528,7 +385,7 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// A request has had its end: who waited for it, if somebody still does.
     fn end(&mut self, id: RequestId) -> Option<W> {
-        // A server may answer a request of which not all has been sent: nothing more of it goes.
+        // A server may answer or refuse a request of which not all has been sent: no more of it goes.
         if self.queue.iter().any(|(request, _)| request.id() == Some(id)) {
             self.queue.retain(|request, _| request.id() != Some(id));
         }
@@ -537,23 +394,6 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.held -= length;
         self.waiting.take(ticket).map(|waiting| waiting.waiter)
     }
-}
-
-/// The request `ticket` has begun under `id`. Says whether it had not before.
-fn note<B, W>(
-    waiting: &mut Waiters<B, W>,
-    begun: &mut VecDeque<Begun>,
-    ticket: u64,
-    id: RequestId,
-    length: usize,
-) -> bool {
-    let at = begun.partition_point(|begun| begun.id.number() < id.number());
-    if begun.get(at).is_some_and(|begun| begun.id == id) {
-        return false;
-    }
-    begun.insert(at, Begun { id, ticket, length });
-    waiting.begin(ticket, id);
-    true
 }
 
 fn position(begun: &VecDeque<Begun>, id: RequestId) -> Option<usize> {

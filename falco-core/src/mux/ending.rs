@@ -103,9 +103,4 @@ impl Ending {
             self.step = LastStep::Close;
         }
     }
-
-    /// The stream is broken: nothing more can be done with it.
-    pub fn broken(&mut self) {
-        self.step = LastStep::Close;
-    }
 }

@@ -100,7 +100,9 @@ pub enum ServerStep {
         /// Unread bytes needed in all.
         total: usize,
     },
-    /// Take what [`seal`](super::ServerMux::seal) has first, then call again.
+    /// Take what [`seal`](super::ServerMux::seal) has and hand it to the stream, then call again. A
+    /// client that hears nothing relies on it that no handler ran before the answer to its first PING
+    /// was on its way.
     TransmitFirst,
     /// Answer first, then call again.
     AnswerFirst,

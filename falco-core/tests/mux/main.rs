@@ -7,6 +7,7 @@
 
 mod book;
 mod held_back;
+mod times;
 mod world;
 
 use core::time::Duration;

@@ -1,0 +1,177 @@
+//! How requests begin: as many, and as many bytes of them, as the server takes, and what is sealed of
+//! them.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::ops::Deref;
+
+use super::super::step::Left;
+use super::super::waiters::{SPARE, Waiters, Waiting};
+use super::{Begun, ClientMux, Queued};
+use crate::error::{ConnectionError, Error, Misuse, RequestError};
+use crate::message::{CloseReason, Fate, RequestId, Status};
+use crate::send_queue::SendQueue;
+use crate::time::Instant;
+use crate::wire::ClientWire;
+
+impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
+    /// Lets those requests begin for which there is room now, and says whether there are any.
+    pub(super) fn let_begin(&mut self) -> bool {
+        let before = self.unbegun;
+        if self.held_back.is_empty() || self.machine.status() != Status::Established {
+            return false;
+        }
+        let places = self.machine.max_in_flight();
+        while let Some(&ticket) = self.held_back.front() {
+            // Few wait in the queue, so that one of them is found soon.
+            if self.unbegun >= SPARE || self.unbegun + self.begun.len() >= places {
+                break;
+            }
+            let length = self.waiting.held_back_length(ticket);
+            // A request that is larger than all that may be under way goes alone.
+            if length.is_some_and(|length| self.held > 0 && self.held.saturating_add(length) > self.max_held) {
+                break;
+            }
+            self.held_back.pop_front();
+            if let Some((request, body)) = self.waiting.take_held_back(ticket) {
+                self.held += body.as_ref().len();
+                self.unbegun += 1;
+                self.queue.push(request, Queued { ticket, body });
+            }
+        }
+        self.unbegun > before
+    }
+
+    /// The server was busy. Where more was under way than it is bound to hold, that may be why:
+    /// from now on no more is. Says whether it was so.
+    pub(super) fn hold_back_more(&mut self) -> bool {
+        let bound = usize::try_from(self.machine.peer_max_message()).unwrap_or(usize::MAX);
+        let over = self.held > bound;
+        if over {
+            self.max_held = self.max_held.min(bound);
+        }
+        over
+    }
+
+    /// Writes what is owed and what waits to the front of `out`, and says how many bytes are to be sent. `failed` is told of requests that will never go: the
+    /// server's limit was not known when they were handed over.
+    ///
+    /// # Errors
+    /// [`Misuse::OutputTooSmall`]. What ended the connection is told by [`recv`](Self::recv).
+    pub fn seal(
+        &mut self,
+        now: Instant,
+        out: &mut [u8],
+        mut failed: impl FnMut(W, RequestError),
+    ) -> Result<usize, Misuse> {
+        loop {
+            let sealed = self.seal_queue(now, out, &mut failed);
+            let more = self.let_begin();
+            return match sealed {
+                // What failed has made room for others.
+                Ok(0) if more => continue,
+                Ok(count) => Ok(count),
+                Err(Error::Misuse(misuse @ Misuse::OutputTooSmall { .. })) => Err(misuse),
+                Err(Error::Connection(ConnectionError::NumbersExhausted)) => {
+                    self.machine.close(now, CloseReason::Done);
+                    Ok(0)
+                }
+                Err(_) => Ok(0),
+            };
+        }
+    }
+
+    fn seal_queue(
+        &mut self,
+        now: Instant,
+        out: &mut [u8],
+        failed: &mut impl FnMut(W, RequestError),
+    ) -> Result<usize, Error> {
+        let Self {
+            machine,
+            queue,
+            waiting,
+            begun,
+            unbegun,
+            held,
+            ..
+        } = self;
+        let sealed = queue.seal(machine, now, out, |request, queued| {
+            let (ticket, length) = (queued.ticket, queued.as_ref().len());
+            match (request.failure(), request.id()) {
+                (Some(failure), _) => {
+                    *unbegun -= 1;
+                    *held -= length;
+                    if let Some(Waiting { waiter, .. }) = waiting.take(ticket) {
+                        failed(waiter, failure);
+                    }
+                }
+                (None, Some(id)) => *unbegun -= usize::from(note(waiting, begun, ticket, id, length)),
+                // It has had its end.
+                (None, None) => {}
+            }
+        });
+        for (request, queued) in queue.iter() {
+            if let Some(id) = request.id() {
+                *unbegun -= usize::from(note(waiting, begun, queued.ticket, id, queued.as_ref().len()));
+            }
+        }
+        sealed
+    }
+
+    /// Bytes of output with which one call of [`seal`](Self::seal) does something for whatever waits, and much where small requests do.
+    #[must_use]
+    pub fn seal_size(&self) -> usize {
+        self.machine.seal_size(self.queue.worthwhile())
+    }
+
+    /// Takes out the requests of which nothing was sent, in the order in which they were handed over: they may go to another connection.
+    pub fn take_unbegun(&mut self) -> Vec<Left<B, W>> {
+        let mut begun = SendQueue::new();
+        let mut left = Vec::new();
+        let mut leave = |waiting: Option<Waiting<B, W>>, body| {
+            if let Some(Waiting { ticket, waiter, .. }) = waiting {
+                left.push(Left {
+                    ticket,
+                    waiter,
+                    body: Some(body),
+                    fate: Fate::NotProcessed,
+                });
+            }
+        };
+        while let Some((request, queued)) = self.queue.pop() {
+            if request.id().is_some() {
+                begun.push(request, queued);
+            } else {
+                self.held -= queued.as_ref().len();
+                leave(self.waiting.take(queued.ticket), queued.body);
+            }
+        }
+        self.queue = begun;
+        self.unbegun = 0;
+        for ticket in core::mem::take(&mut self.held_back) {
+            if let Some((_, body)) = self.waiting.take_held_back(ticket) {
+                leave(self.waiting.take(ticket), body);
+            }
+        }
+        left.sort_by_key(|left| left.ticket);
+        left
+    }
+}
+
+/// The request `ticket` has begun under `id`. Says whether it had not before.
+fn note<B, W>(
+    waiting: &mut Waiters<B, W>,
+    begun: &mut VecDeque<Begun>,
+    ticket: u64,
+    id: RequestId,
+    length: usize,
+) -> bool {
+    let at = begun.partition_point(|begun| begun.id.number() < id.number());
+    if begun.get(at).is_some_and(|begun| begun.id == id) {
+        return false;
+    }
+    begun.insert(at, Begun { id, ticket, length });
+    waiting.begin(ticket, id);
+    true
+}

@@ -1,0 +1,135 @@
+//! The times that both adapters keep by the mux: a write that stalls, an owner who comes late, and the
+//! end of the stream.
+
+use core::time::Duration;
+
+use falco_core::mux::{ClientMux, Ending, LastStep, ServerMux, Unbounded};
+use falco_core::testing::{CountingRng, noise_client, noise_server};
+use falco_core::{ClientConnection, ClientWire, ConnectionError, Instant, ServerConnection, ServerWire, Settings};
+
+const LIFETIME: Duration = Duration::from_secs(9);
+
+fn ms(millis: u64) -> Instant {
+    Instant::from_millis(millis)
+}
+
+type Client<'k, H> = ClientMux<&'k H, Vec<u8>, (), ()>;
+type Server<'k, H> = ServerMux<&'k H, Vec<u8>, Unbounded>;
+
+/// Both sides, established at 0 with nothing on its way.
+fn pair<'k, C: ClientWire, S: ServerWire>(keys: (&'k C, &'k S)) -> (Client<'k, C>, Server<'k, S>) {
+    let settings = Settings::new().with_lifetime(LIFETIME).unwrap();
+    let client = ClientConnection::new(keys.0, &settings, ms(0), &mut CountingRng::new(1)).unwrap();
+    let server = ServerConnection::new(keys.1, &settings, ms(0), &mut CountingRng::new(2)).unwrap();
+    let (mut client, mut server) = (Client::new(client), Server::new(server, Unbounded, 1 << 20));
+    let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+    for _ in 0..10 {
+        talk(&mut client, &mut server, &mut to_server, &mut to_client, ms(0));
+    }
+    assert!(client.is_established() && server.is_established());
+    (client, server)
+}
+
+fn talk<C: ClientWire, S: ServerWire>(
+    client: &mut Client<'_, C>,
+    server: &mut Server<'_, S>,
+    to_server: &mut Vec<u8>,
+    to_client: &mut Vec<u8>,
+    now: Instant,
+) {
+    use falco_core::mux::{ClientStep, ServerStep};
+
+    let mut out = [0; 1_000];
+    let sealed = client.seal(now, &mut out, |(), error| panic!("{error}")).unwrap();
+    to_server.extend_from_slice(&out[..sealed]);
+    if let Ok(ServerStep::Skip { consumed } | ServerStep::Established { consumed }) = server.recv(now, to_server) {
+        to_server.drain(..consumed);
+    }
+    let sealed = server.seal(now, &mut out).unwrap();
+    to_client.extend_from_slice(&out[..sealed]);
+    if let Ok(
+        ClientStep::Skip { consumed } | ClientStep::Established { consumed } | ClientStep::Pong { consumed, .. },
+    ) = client.recv(now, to_client)
+    {
+        to_client.drain(..consumed);
+    }
+}
+
+#[test]
+fn a_write_that_makes_no_progress_for_a_lifetime_ends_the_connection() {
+    let keys = (noise_client(7), noise_server(7));
+    let (mut client, mut server) = pair((&keys.0, &keys.1));
+    server.blocked(ms(100));
+    client.blocked(ms(100));
+    // Said again, it begins no new time; and something that was taken does.
+    server.blocked(ms(5_000));
+    client.wrote();
+    client.blocked(ms(200));
+    let due = ms(9_100);
+    assert_eq!(server.handle_timeout(ms(8_999)), Ok(()));
+    // Its own lifetime runs out before, unless something comes: here only the write is looked at.
+    assert!(server.poll_timeout().is_some_and(|at| at <= due));
+    assert_eq!(server.handle_timeout(due), Err(ConnectionError::Stalled));
+    assert_eq!(client.handle_timeout(ms(9_200)), Err(ConnectionError::Stalled));
+}
+
+#[test]
+fn a_deadline_to_which_the_owner_comes_late_is_put_off_so_that_he_reads_first() {
+    let keys = (noise_client(7), noise_server(7));
+    // As late as a timer may be.
+    let (_, mut server) = pair((&keys.0, &keys.1));
+    assert_eq!(server.poll_timeout(), Some(ms(9_000)));
+    assert_eq!(server.handle_timeout(ms(9_050)), Err(ConnectionError::Expired));
+    // Later than that nobody was here. What had come meanwhile is read, and the connection lives.
+    let (mut client, mut server) = pair((&keys.0, &keys.1));
+    let now = ms(9_051);
+    assert!(client.ping(()).is_ok());
+    let mut out = [0; 100];
+    let sealed = client.seal(ms(8_000), &mut out, |(), error| panic!("{error}")).unwrap();
+    assert_eq!(server.handle_timeout(now), Ok(()));
+    assert!(server.recv(now, &mut out[..sealed]).is_ok());
+    assert_eq!(server.poll_timeout(), Some(now + LIFETIME));
+    // Where nothing had come it has ended a moment after.
+    let (_, mut server) = pair((&keys.0, &keys.1));
+    assert_eq!(server.handle_timeout(now), Ok(()));
+    let due = server.poll_timeout().unwrap();
+    assert!(due > now && due <= ms(9_060), "{due:?}");
+    assert_eq!(server.handle_timeout(due), Err(ConnectionError::Expired));
+}
+
+#[test]
+fn last_answers_have_a_lifetime_and_other_last_words_a_second() {
+    let keys = (noise_client(7), noise_server(7));
+    let (client, server) = pair((&keys.0, &keys.1));
+    let until = |ending: Ending| ending.poll_timeout();
+    assert_eq!(until(server.ending(ConnectionError::Closed, ms(5))), Some(ms(9_005)));
+    assert_eq!(until(server.ending(ConnectionError::Expired, ms(5))), Some(ms(1_005)));
+    assert_eq!(until(client.ending(ConnectionError::Closed, ms(5))), Some(ms(1_005)));
+    // An end that is not graceful is waited for by nobody, and a stranger is not.
+    assert_eq!(until(server.ending(ConnectionError::Tampered, ms(5))), None);
+    let stranger = Ending::new(ConnectionError::Closed, false, LIFETIME, ms(5));
+    assert_eq!((stranger.step(ms(5)), until(stranger)), (LastStep::Close, None));
+}
+
+#[test]
+fn each_step_of_an_end_follows_the_one_before() {
+    let mut ending = Ending::new(ConnectionError::Closed, true, LIFETIME, ms(0));
+    // Out of turn nothing happens.
+    ending.shut(ms(1));
+    assert_eq!(ending.step(ms(1)), LastStep::Write);
+    ending.written();
+    ending.written();
+    assert_eq!(ending.step(ms(8_999)), LastStep::ShutDown);
+    assert_eq!(ending.step(ms(9_000)), LastStep::Close, "its time is over");
+    ending.shut(ms(8_000));
+    assert_eq!(ending.step(ms(8_999)), LastStep::DropInput);
+    assert_eq!(ending.step(ms(9_000)), LastStep::Close);
+    ending.input_ended();
+    assert_eq!(ending.step(ms(8_001)), LastStep::Close);
+    // A peer that ended first is not waited for.
+    let mut ending = Ending::new(ConnectionError::Closed, true, LIFETIME, ms(0));
+    ending.input_ended();
+    ending.written();
+    ending.shut(ms(1));
+    assert_eq!((ending.step(ms(1)), ending.poll_timeout()), (LastStep::Close, None));
+}
