@@ -31,7 +31,6 @@ struct Connection<'k> {
 impl Connection<'_> {
     /// Does all that can be done now. `Ok`: there is no more until the socket is ready again or the deadline has come. An error is the end.
     fn advance(&mut self, now: Instant) -> Result<(), Box<dyn Error>> {
-        self.mux.handle_timeout(now)?;
         loop {
             let wanted = self.receive(now);
             // What is sealed goes even if the machine has ended: it may be its last word.
@@ -39,14 +38,19 @@ impl Connection<'_> {
             self.mux.set_reading(now, matches!(wanted, Ok(Some(_))));
             let read = wanted?.map_or(Ok(false), |total| self.read(now, total))?;
             if !wrote && !read {
-                return Ok(());
+                if self.mux.poll_timeout().is_none_or(|deadline| deadline > now) {
+                    return Ok(());
+                }
+                // Now that all that came was looked at. What it ends is told by the next look.
+                let _ = self.mux.handle_timeout(now);
             }
         }
     }
 
     /// Takes what was read. `Some`: so many bytes are needed in all to go on; `None`: something has to be written first.
     fn receive(&mut self, now: Instant) -> Result<Option<usize>, Box<dyn Error>> {
-        while self.mux.may_read() {
+        // What was sealed goes first: no request is handled before the answer to the first PING has gone.
+        while self.mux.may_read() && self.written == self.outbox.len() {
             match self.mux.recv(now, self.inbox.unread())? {
                 ServerStep::NeedMore { total } => return Ok(Some(total)),
                 ServerStep::Request { consumed, id, body } => {
