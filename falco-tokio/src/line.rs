@@ -20,11 +20,43 @@ const WORTH_KEEPING: usize = POOLED / 4;
 /// takes every write at once must not keep this side from hearing the other.
 const WRITES: usize = 16;
 
+/// What came of sealing: how many bytes there are, or how many bytes of output it takes.
+pub(crate) fn sealed(sealed: Result<usize, Misuse>) -> Result<usize, usize> {
+    match sealed {
+        Ok(count) => Ok(count),
+        Err(Misuse::OutputTooSmall { needed, .. }) => Err(needed),
+        Err(_) => Ok(0),
+    }
+}
+
+/// What came of writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wrote {
+    /// The stream has taken something.
+    pub(crate) some: bool,
+    /// All that can go now has gone. If not, the stream takes no more, or others have their turn.
+    pub(crate) all: bool,
+}
+
 impl Wrote {
     /// The stream takes nothing.
     pub(crate) const fn is_blocked(self) -> bool {
         !self.some && !self.all
     }
+}
+
+#[derive(Debug)]
+pub(crate) struct Line<S> {
+    stream: S,
+    inbox: RecvBuf<Vec<u8>>,
+    /// Whether the inbox lies in a pooled buffer.
+    pooled: bool,
+    out: Vec<u8>,
+    /// What of `out` is still to be written.
+    sent: usize,
+    sealed: usize,
+    /// Something was written that may still lie in the stream.
+    unflushed: bool,
 }
 
 impl Line<Socket> {
@@ -49,38 +81,6 @@ impl Line<Socket> {
             read => Poll::Ready(read),
         })
     }
-}
-
-/// What came of sealing: how many bytes there are, or how many bytes of output it takes.
-pub(crate) fn sealed(sealed: Result<usize, Misuse>) -> Result<usize, usize> {
-    match sealed {
-        Ok(count) => Ok(count),
-        Err(Misuse::OutputTooSmall { needed, .. }) => Err(needed),
-        Err(_) => Ok(0),
-    }
-}
-
-/// What came of writing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Wrote {
-    /// The stream has taken something.
-    pub(crate) some: bool,
-    /// All that can go now has gone. If not, the stream takes no more, or others have their turn.
-    pub(crate) all: bool,
-}
-
-#[derive(Debug)]
-pub(crate) struct Line<S> {
-    stream: S,
-    inbox: RecvBuf<Vec<u8>>,
-    /// Whether the inbox lies in a pooled buffer.
-    pooled: bool,
-    out: Vec<u8>,
-    /// What of `out` is still to be written.
-    sent: usize,
-    sealed: usize,
-    /// Something was written that may still lie in the stream.
-    unflushed: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
@@ -133,9 +133,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         Poll::Ready(Ok(count))
     }
 
-    /// Whether bytes wait that the stream has not taken.
-    pub(crate) const fn has_unsent(&self) -> bool {
-        self.sent < self.sealed
+    /// Whether the stream has taken all that was sealed, and holds nothing of it back.
+    pub(crate) const fn is_flushed(&self) -> bool {
+        self.sent == self.sealed && !self.unflushed
     }
 
     /// Writes what is on its way, then what `seal` puts into the buffer that it is handed, until

@@ -169,7 +169,8 @@ impl Connection {
     /// Takes nothing new, whatever of it has begun; the rest is returned.
     pub(super) fn retire(&mut self) {
         let unbegun = self.mux.take_unbegun();
-        self.returned.extend(unbegun.into_iter().map(|left| left.waiter));
+        self.returned
+            .extend(unbegun.into_iter().map(|left| unsent(left.waiter)));
         let now = self.now();
         self.mux.close(now, CloseReason::Done);
     }
@@ -211,7 +212,7 @@ impl Connection {
                 }
                 ClientStep::Refused {
                     consumed,
-                    mut waiter,
+                    waiter,
                     refusal,
                     again,
                 } => {
@@ -219,8 +220,7 @@ impl Connection {
                     self.served |= refusal != Refusal::NotProcessed;
                     if again {
                         // It begins on this connection once there is room for it at the server.
-                        waiter.tries = waiter.tries.saturating_sub(1);
-                        self.returned.push(waiter);
+                        self.returned.push(unsent(waiter));
                     } else if after_refusal(refusal, waiter.tries) == Retry::Again {
                         self.returned.push(waiter);
                     } else {
@@ -270,12 +270,13 @@ impl Connection {
 
     /// Nothing can be written any more, because of `error`; what the server has said before that is heard all the same.
     fn hear_out(&mut self, cx: &mut Context<'_>, error: io::Error) -> Result<News, io::Error> {
+        self.looks = true;
         loop {
             match self.receive() {
                 Next::Tell(news) => return Ok(news),
                 Next::End(end) => return Ok(News::Ended(Ok(end))),
                 Next::Wait => return Err(error),
-                Next::Read(total) => match self.line.poll_read(cx, total) {
+                Next::Read(total) => match self.read(cx, total) {
                     Poll::Ready(Ok(0)) => {
                         let now = self.now();
                         return match self.mux.end_of_stream(now, self.line.unread()) {
@@ -417,7 +418,8 @@ impl Connection {
 
     /// Everybody who waits is told, or moves on.
     fn settle(&mut self, end: &io::Result<ConnectionError>) {
-        for Left { waiter, fate, .. } in self.mux.finish() {
+        for Left { waiter, fate, body, .. } in self.mux.finish() {
+            let waiter = if body.is_some() { unsent(waiter) } else { waiter };
             if after_loss(fate, waiter.tries) == Retry::Again {
                 self.returned.push(waiter);
             } else {
@@ -429,6 +431,12 @@ impl Connection {
             let _ = to.send(Err(error));
         }
     }
+}
+
+/// What was not sent on a connection, or was turned away for want of room, has not been tried on it.
+fn unsent(pending: Pending) -> Pending {
+    let tries = pending.tries.saturating_sub(1);
+    Pending { tries, ..pending }
 }
 
 /// A request will never go, for this reason.

@@ -20,7 +20,7 @@ pub(super) struct Pending {
     pub(super) ticket: u64,
     pub(super) body: Bytes,
     pub(super) to: AnswerTo,
-    /// How many connections it has been handed to.
+    /// On how many connections something of it was sent.
     pub(super) tries: u32,
 }
 

@@ -121,7 +121,8 @@ impl<H: Handler> Connection<H> {
         if let Some(reason) = news.close {
             self.mux.close(self.now(), reason);
         }
-        if news.make_room && !self.mux.is_established() {
+        // Its hello may have come since it was asked.
+        if news.make_room && self.service.registry.is_asked(self.place.number) {
             // What this side has not looked at yet is not the client's delay.
             if !self.line.stream().lies_unread() {
                 self.service.counters.half_open_dropped.add(1);
@@ -182,7 +183,7 @@ impl<H: Handler> Connection<H> {
             if self.turn >= TURN {
                 return Next::Yield;
             }
-            if !self.mux.may_read() || (self.greeting && self.line.has_unsent()) {
+            if !self.mux.may_read() || (self.greeting && !self.line.is_flushed()) {
                 return Next::Wait;
             }
             let now = self.now();
@@ -280,7 +281,7 @@ impl<H: Handler> Connection<H> {
             *written += count;
             Ok(count)
         })?;
-        self.greeting &= !wrote.all;
+        self.greeting &= !(wrote.all && self.line.is_flushed());
         if wrote.is_blocked() {
             self.mux.blocked(self.service.clock.now());
         } else {
@@ -408,7 +409,6 @@ impl<H: Handler> Future for Connection<H> {
             if !this.mux.is_established() {
                 this.line.leave(cx);
             }
-
             return Poll::Ready(Ok(this.mux.machine().end().unwrap_or(ConnectionError::Closed)));
         }
         let end = this.poll_end(cx);

@@ -25,7 +25,7 @@ pub(super) struct HalfOpen {
 struct Stage {
     /// Its hello has come, under a key that is known here.
     heard: bool,
-    /// Since when more of it is waited for, at this stage.
+    /// When it is late, once more of it is waited for at this stage.
     late_at: Option<Instant>,
     /// It has been asked to make room.
     asked: bool,
@@ -39,6 +39,10 @@ impl HalfOpen {
     /// How many have been asked to make room, and have neither left nor stayed.
     pub(super) const fn asked(&self) -> usize {
         self.asked
+    }
+
+    pub(super) fn is_asked(&self, number: u64) -> bool {
+        self.all.get(&number).is_some_and(|stage| stage.asked)
     }
 
     pub(super) fn insert(&mut self, number: u64) {

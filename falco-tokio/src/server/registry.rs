@@ -144,6 +144,11 @@ impl Registry {
         self.changed.notify_waiters();
     }
 
+    /// Whether a half-open connection is to make room, and has said nothing since it was asked.
+    pub(crate) fn is_asked(&self, number: u64) -> bool {
+        self.lock().half_open.is_asked(number)
+    }
+
     /// A connection has finished its handshake. Says whether the server is stopping.
     pub(crate) fn establish(&self, number: u64) -> bool {
         let mut state = self.lock();
