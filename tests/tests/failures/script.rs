@@ -14,6 +14,9 @@ use falco_core::{RustCrypto, Settings};
 /// The largest message that the server reads, where it says so.
 const SMALL: u32 = 1_500;
 
+/// What the connection of the event answers with, if it answers after that.
+pub(crate) const SAME: &[u8] = b"on the same connection";
+
 /// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -289,6 +292,11 @@ impl Conn {
     }
 
     fn serve(&mut self) {
+        self.serve_as(None);
+    }
+
+    /// Answers with `answer`, or with what was asked.
+    fn serve_as(&mut self, answer: Option<&[u8]>) {
         let mut begun = None;
         while let Some(frames) = self.frames() {
             for (kind, id, body) in frames {
@@ -304,6 +312,7 @@ impl Conn {
                             self.say(&raw_frame(1, id, b"whole"));
                         }
                     }
+                    1 => self.answer((kind, id, answer.map_or(body, <[u8]>::to_vec))),
                     _ => self.answer((kind, id, body)),
                 }
             }
@@ -359,23 +368,23 @@ impl Conn {
             Event::OnlyPongs => while self.request(true).is_some() {},
             Event::Refuse(code) => {
                 self.say(&raw_frame(4, id, &[code]));
-                self.serve();
+                self.serve_as(Some(SAME));
             }
             Event::BusyOver => {
                 let Some(second) = self.request(true) else { return };
                 self.say(&raw_frame(4, second, &[1]));
                 self.say(&raw_frame(1, id, b"first"));
-                self.serve();
+                self.serve_as(Some(SAME));
             }
             other => panic!("{other:?} is of another moment"),
         }
     }
 
-    /// Ends the stream while the client still sends, without a reset before it has heard of the end.
-    fn end_in_the_middle(mut self) {
+    /// Ends the stream while the client still sends, more than the system holds of it, and without a
+    /// reset before it has heard of the end.
+    fn end_in_the_middle(self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
-        self.stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-        let _ = self.stream.read_to_end(&mut Vec::new());
+        thread::sleep(Duration::from_millis(300));
     }
 
     fn wait_for_end(&mut self) {
