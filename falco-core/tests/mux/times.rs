@@ -1,5 +1,5 @@
-//! The times that both adapters keep by the mux: a write that stalls, an owner who comes late, and the
-//! end of the stream.
+//! Deadlines that the mux keeps for the adapters: a write that stalls, an owner who comes late, and
+//! the end of the stream.
 
 use core::time::Duration;
 

@@ -1,5 +1,5 @@
-//! How requests begin: as many, and as many bytes of them, as the server takes, and what is sealed of
-//! them.
+//! How requests begin: no more of them, and no more of their bytes, than the server takes; and how
+//! they are sealed.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -53,8 +53,9 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         over
     }
 
-    /// Writes what is owed and what waits to the front of `out`, and says how many bytes are to be sent. `failed` is told of requests that will never go: the
-    /// server's limit was not known when they were handed over.
+    /// Writes what is owed and what waits to the front of `out`, and says how many bytes are to be
+    /// sent. `failed` receives the requests that will never go: they are larger than the server
+    /// reads, whose limit was not known when they were handed over.
     ///
     /// # Errors
     /// [`Misuse::OutputTooSmall`]. What ended the connection is told by [`recv`](Self::recv).
@@ -119,13 +120,15 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         sealed
     }
 
-    /// Bytes of output with which one call of [`seal`](Self::seal) does something for whatever waits, and much where small requests do.
+    /// Bytes of output with which one call of [`seal`](Self::seal) makes progress with the longest
+    /// request that waits, or seals many small ones.
     #[must_use]
     pub fn seal_size(&self) -> usize {
         self.machine.seal_size(self.queue.worthwhile())
     }
 
-    /// Takes out the requests of which nothing was sent, in the order in which they were handed over: they may go to another connection.
+    /// Takes out the requests of which nothing was sent, in the order in which they were handed
+    /// over: they may go to another connection.
     pub fn take_unbegun(&mut self) -> Vec<Left<B, W>> {
         let mut begun = SendQueue::new();
         let mut left = Vec::new();
