@@ -11,7 +11,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::tool::{KEY, Run, Scratch, Served, children, keyed, line_of, run, until};
+use crate::tool::{KEY, Run, Scratch, Served, children, keyed, line_of, run, until, until_listening};
 
 /// A server whose standard error is a pipe that nobody reads.
 fn unheard(words: &[&str]) -> (Served, ChildStderr) {
@@ -159,7 +159,7 @@ fn a_signal_ends_what_hangs_on_a_full_standard_output() {
     let log = fs::File::create(scratch.path("log")).unwrap();
     let mut command = keyed(&["serve", "--listen", &address, "-v"]);
     let server = Run::of(command.stdout(writer.try_clone().unwrap()).stderr(log));
-    until("it listens", || path.exists());
+    until_listening(&path);
     assert_eq!(run(keyed(&["send", &address, "hello"])).good(), "hello");
 
     let mut command = keyed(&["ping", &address, "-t", "500ms"]);

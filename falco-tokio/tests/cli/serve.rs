@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::tool::{KEY, OTHER_KEY, Run, Scratch, Served, falco, keyed, line_of, run};
+use crate::tool::{KEY, OTHER_KEY, Run, Scratch, Served, falco, keyed, line_of, run, until_listening};
 
 #[test]
 fn an_address_that_is_taken_is_told() {
@@ -146,7 +146,7 @@ fn a_server_whose_first_line_nobody_reads_serves_all_the_same() {
     let mut command = keyed(&["serve", "--listen", &address]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     drop(child.stdout.take());
-    crate::tool::until("it listens", || scratch.path("socket").exists());
+    until_listening(&scratch.path("socket"));
     assert_eq!(run(keyed(&["send", &address, "hello"])).good(), "hello");
     child.kill().unwrap();
     child.wait().unwrap();

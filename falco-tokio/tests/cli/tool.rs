@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -306,6 +307,11 @@ pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Waits until somebody listens on a Unix socket: its file is there a moment before.
+pub(crate) fn until_listening(path: &Path) {
+    until("it listens", || UnixStream::connect(path).is_ok());
 }
 
 /// Waits until a file has a whole line, and gives it.
