@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 #[cfg(unix)]
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec};
 #[cfg(unix)]
 use rustix::net::RecvFlags;
 
@@ -114,8 +114,9 @@ pub(crate) fn read_now(socket: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
 /// Whether bytes, an end or an error lie in the socket.
 #[cfg(unix)]
 pub(crate) fn lies_unread(socket: impl AsFd) -> bool {
-    let peeked = rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-    !matches!(peeked, Err(Errno::WOULDBLOCK | Errno::INTR))
+    // A peek would take the error away from whoever reads.
+    let mut asked = [PollFd::new(&socket, PollFlags::IN)];
+    rustix::event::poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Reads what lies in the socket, without waiting. Nobody else may use it meanwhile.
@@ -183,5 +184,29 @@ impl Stream for Whole {
             Err(TryLockError::Poisoned(stream)) => stream.into_inner().shutdown(how),
             Err(TryLockError::WouldBlock) => Ok(()),
         }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_look_leaves_a_reset_to_whoever_reads() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let mut near = TcpStream::connect(listener.local_addr()?)?;
+        let (far, _) = listener.accept()?;
+        assert!(!lies_unread(&near));
+        socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO))?;
+        drop(far);
+        while !lies_unread(&near) {
+            thread::yield_now();
+        }
+        let read = near.read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(read, Err(io::ErrorKind::ConnectionReset));
+        Ok(())
     }
 }
