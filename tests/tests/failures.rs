@@ -84,8 +84,8 @@ trait Client {
     where
         Self: Sized;
     fn request(&self, body: Vec<u8>) -> Result<Vec<u8>, (String, bool)>;
-    /// Several at once; what became of the last of them.
-    fn requests(&self, bodies: Vec<Vec<u8>>) -> Result<Vec<u8>, (String, bool)>;
+    /// Two, one behind the other; what became of both.
+    fn requests(&self, bodies: [Vec<u8>; 2]) -> [Result<Vec<u8>, (String, bool)>; 2];
 }
 
 struct OnTokio(falco_tokio::Client, tokio::runtime::Runtime);
@@ -112,16 +112,18 @@ impl Client for OnTokio {
         answer.map(Vec::from).map_err(|error| name!(error, falco_tokio))
     }
 
-    fn requests(&self, bodies: Vec<Vec<u8>>) -> Result<Vec<u8>, (String, bool)> {
-        let mut last = None;
-        for body in bodies {
+    fn requests(&self, bodies: [Vec<u8>; 2]) -> [Result<Vec<u8>, (String, bool)>; 2] {
+        let asked = bodies.map(|body| {
             let client = self.0.clone();
-            last = Some(self.1.spawn(async move { client.request(body).await }));
+            let asked = self.1.spawn(async move { client.request(body).await });
             // In this order.
             std::thread::sleep(Duration::from_millis(20));
-        }
-        let answer = self.1.block_on(last.unwrap()).unwrap();
-        answer.map(Vec::from).map_err(|error| name!(error, falco_tokio))
+            asked
+        });
+        asked.map(|asked| {
+            let answer = self.1.block_on(asked).unwrap();
+            answer.map(Vec::from).map_err(|error| name!(error, falco_tokio))
+        })
     }
 }
 
@@ -143,14 +145,14 @@ impl Client for OnThreads {
         self.0.request(body).map_err(|error| name!(error, falco_std))
     }
 
-    fn requests(&self, bodies: Vec<Vec<u8>>) -> Result<Vec<u8>, (String, bool)> {
+    fn requests(&self, bodies: [Vec<u8>; 2]) -> [Result<Vec<u8>, (String, bool)>; 2] {
         std::thread::scope(|scope| {
-            let mut last = None;
-            for body in bodies {
-                last = Some(scope.spawn(move || self.request(body)));
+            let asked = bodies.map(|body| {
+                let asked = scope.spawn(move || self.request(body));
                 std::thread::sleep(Duration::from_millis(20));
-            }
-            last.unwrap().join().unwrap()
+                asked
+            });
+            asked.map(|asked| asked.join().unwrap())
         })
     }
 }
@@ -174,7 +176,14 @@ fn walk<C: Client>(line: &Line<'_>, event: Event) -> (String, String) {
     }
     let began = std::time::Instant::now();
     let end = match event {
-        Event::BusyOver => client.requests(vec![b"first".repeat(200), b"second".repeat(200)]),
+        Event::BusyOver => {
+            let [_, second] = client.requests([b"first".repeat(200), b"second".repeat(200)]);
+            second
+        }
+        Event::WritingReset => {
+            let [first, _] = client.requests([b"asked".to_vec(), vec![7; 15 << 20]]);
+            first
+        }
         Event::PartThenEnd | Event::PartThenReset => client.request(vec![7; 15 << 20]),
         _ => client.request(b"asked".to_vec()),
     };

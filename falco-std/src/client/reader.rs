@@ -2,15 +2,18 @@
 
 use core::time::Duration;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use falco_core::{ConnectionError, LINGER};
 
 use super::state::{Look, State};
-use crate::line::Line;
+use crate::line::{Desk, Line};
 use crate::pipe::{Filled, Pipe};
 use crate::stream::BoxedStream;
+
+/// A write over a stream that has ended is waited for no longer than this.
+const SETTLES: Duration = Duration::from_millis(100);
 
 /// What the thread that reads needs.
 pub(super) struct Reader {
@@ -65,10 +68,14 @@ fn converse(line: &Arc<Line<State>>, pipe: &mut Pipe<BoxedStream>) -> io::Result
                 line.pump();
             }
             Filled::EndOfStream => {
-                // After a write that failed it may be an end that this side has made. It says
-                // nothing of what the server did.
-                if let Some(trouble) = desk.source.take_trouble() {
-                    return Err(trouble);
+                // A reset is told once. If a write has it, or is about to have it, what is read
+                // looks like an end, and so does one that this side has made after a write that
+                // failed. Neither says anything of what the server did. A pipe that the write
+                // found closed does: the server had ended the stream before.
+                desk = settled(line, desk);
+                match desk.source.take_trouble() {
+                    Some(trouble) if trouble.kind() != io::ErrorKind::BrokenPipe => return Err(trouble),
+                    Some(_) | None => {}
                 }
                 if let Err(end) = desk.source.mux.end_of_stream(now, pipe.unread()) {
                     return Ok(end);
@@ -91,6 +98,20 @@ fn take_all(line: &Line<State>, pipe: &mut Pipe<BoxedStream>) -> Result<usize, C
             Look::WriteFirst => return Err(ConnectionError::Protocol),
         }
     }
+}
+
+/// Waits for the write that is being made, if one is, to fail: over a stream that is broken it does
+/// so at once.
+fn settled<'l>(line: &'l Line<State>, mut desk: MutexGuard<'l, Desk<State>>) -> MutexGuard<'l, Desk<State>> {
+    let until = Instant::now() + SETTLES;
+    while desk.is_writing() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        desk = line.wait(desk, Some(left));
+    }
+    desk
 }
 
 /// Who writes may have the last words in hand.

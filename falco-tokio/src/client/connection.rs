@@ -268,7 +268,10 @@ impl Connection {
         Ok(wrote)
     }
 
-    /// Nothing can be written any more, because of `error`; what the server has said before that is heard all the same.
+    /// Nothing can be written any more, because of `error`; what the server has said before that is
+    /// heard all the same. A reset is told once: the write has had it, and what is read then looks
+    /// like an end of the stream. It is one only where the write found a pipe that the server had
+    /// closed before.
     fn hear_out(&mut self, cx: &mut Context<'_>, error: io::Error) -> Result<News, io::Error> {
         self.looks = true;
         loop {
@@ -277,6 +280,7 @@ impl Connection {
                 Next::End(end) => return Ok(News::Ended(Ok(end))),
                 Next::Wait => return Err(error),
                 Next::Read(total) => match self.read(cx, total) {
+                    Poll::Ready(Ok(0)) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
                     Poll::Ready(Ok(0)) => {
                         let now = self.now();
                         return match self.mux.end_of_stream(now, self.line.unread()) {

@@ -30,6 +30,7 @@ pub(crate) enum Event {
     IdleRetired,
     UnheardEnd,
     UnheardReset,
+    WritingReset,
     PartThenEnd,
     PartThenReset,
     End,
@@ -61,6 +62,11 @@ pub(crate) const EVENTS: &[(&str, &str, Event)] = &[
     ),
     ("request sent, nothing heard", "end of stream", Event::UnheardEnd),
     ("request sent, nothing heard", "reset", Event::UnheardReset),
+    (
+        "request sent, nothing heard",
+        "reset, while another is being sent",
+        Event::WritingReset,
+    ),
     ("request sent in part", "end of stream", Event::PartThenEnd),
     ("request sent in part", "reset", Event::PartThenReset),
     ("request sent, server heard", "end of stream", Event::End),
@@ -344,13 +350,19 @@ impl Conn {
     }
 
     fn strike(mut self, event: Event) {
-        let hears = !matches!(event, Event::UnheardEnd | Event::UnheardReset);
+        let hears = !matches!(event, Event::UnheardEnd | Event::UnheardReset | Event::WritingReset);
         let Some(id) = self.request(hears) else { return };
         match event {
             // What has come is read, so that the end is one, and no reset.
             Event::UnheardEnd | Event::End => {}
             Event::PartThenEnd => self.end_in_the_middle(),
             Event::UnheardReset | Event::PartThenReset | Event::Reset => reset(self.stream),
+            Event::WritingReset => {
+                // More than has come of the first is the second's.
+                let mut some = vec![0; 500_000];
+                let _ = self.stream.read_exact(&mut some);
+                reset(self.stream);
+            }
             Event::Tampered => {
                 let mut record = self.peer.seal(&raw_frame(1, id, b"changed"));
                 record.iter_mut().skip(5).for_each(|byte| *byte ^= 1);
