@@ -61,8 +61,9 @@ impl HalfOpen {
         stage.is_some()
     }
 
-    /// The hello of a connection has come.
-    pub(super) fn hear(&mut self, number: u64) {
+    /// The hello of a connection has come. Says whether that one had been asked to make room.
+    pub(super) fn hear(&mut self, number: u64) -> bool {
+        let asked = self.is_asked(number);
         if self.remove(number) {
             let heard = true;
             self.all.insert(
@@ -73,6 +74,7 @@ impl HalfOpen {
                 },
             );
         }
+        asked
     }
 
     /// Everything that has come from a connection has been looked at, and more is waited for. Its time

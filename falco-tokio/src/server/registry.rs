@@ -128,7 +128,10 @@ impl Registry {
 
     /// The hello of a half-open connection has come, under a key that is known here.
     pub(crate) fn hear(&self, number: u64) {
-        self.lock().half_open.hear(number);
+        // Another may be asked in its place.
+        if self.lock().half_open.hear(number) {
+            self.changed.notify_waiters();
+        }
     }
 
     /// A half-open connection waits for its client.
@@ -303,6 +306,23 @@ mod tests {
         registry.leave(1, false, None);
         assert_eq!(room(&registry, &both).await.1, None);
         assert_eq!(registry.counts(), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_is_asked_when_one_that_was_asked_says_hello() {
+        let registry = Registry::new(10, 2);
+        let (zero, one) = (admit(&registry), admit(&registry));
+        registry.wait(0);
+        registry.wait(1);
+        let room = registry.room();
+        let mut room = core::pin::pin!(room);
+        let look = Duration::from_millis(150);
+        assert!(tokio::time::timeout(look, &mut room).await.is_err());
+        assert!(zero.asked_for_room() && !one.asked_for_room());
+        registry.hear(0);
+        registry.wait(0);
+        assert!(tokio::time::timeout(look, &mut room).await.is_err());
+        assert!(one.asked_for_room());
     }
 
     #[tokio::test(start_paused = true)]
