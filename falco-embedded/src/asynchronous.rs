@@ -33,6 +33,8 @@ pub struct Pump<R: embedded_io::ErrorType, W, T> {
     looked: Instant,
     /// Bytes were written and not yet flushed.
     unflushed: bool,
+    /// A handler has been let begin.
+    greeted: bool,
     /// Why nothing can be written any more. It is told once what had come has been looked at: it may say more.
     broken: Option<Error<R::Error>>,
 }
@@ -58,6 +60,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
             timer,
             looked: Instant::ZERO,
             unflushed: false,
+            greeted: false,
             broken: None,
         }
     }
@@ -71,10 +74,21 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
         !self.unflushed
     }
 
-    /// Nothing is stuck in the stream while a handler works: it is flushed meanwhile.
-    #[allow(clippy::unused_self, reason = "as the other kind of pump has it")]
-    const fn lets_begin<H: Deref<Target: ServerWire>, I, O, M, A>(&self, _: &mut ServerLine<H, I, O, M, A>) -> bool {
-        true
+    /// The answer to the client's first ping goes out of the stream before the first handler begins:
+    /// a client that sees the stream end without having heard anything relies on that no handler
+    /// ran. Later nothing is stuck in the stream while a handler works: it is flushed meanwhile.
+    fn lets_begin<H, I, O, M, A>(&mut self, line: &mut ServerLine<H, I, O, M, A>) -> bool
+    where
+        H: Deref<Target: ServerWire>,
+        I: Storage,
+        O: AsRef<[u8]> + AsMut<[u8]>,
+        M: Storage,
+        A: AsRef<[u8]> + AsMut<[u8]>,
+    {
+        if !self.greeted {
+            self.greeted = self.is_flushed() && line.has_request();
+        }
+        self.greeted
     }
 
     const fn looked(&self) -> Instant {

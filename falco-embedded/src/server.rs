@@ -143,7 +143,7 @@ where
     }
 
     /// Whether a request may be given to its handler.
-    #[cfg(feature = "blocking")]
+    #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) fn has_request(&mut self) -> bool {
         self.look_behind();
         matches!(self.stage, Stage::Request(_, Waits::Handler | Waits::End))
