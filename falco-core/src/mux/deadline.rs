@@ -46,12 +46,15 @@ impl Writes {
     /// Does what is due at `now`. What ran out while nobody was here is put off, so that what has come
     /// is read first.
     pub(super) fn handle_timeout<R: Role, H: Deref<Target: Wire<R>>>(
-        self,
+        &mut self,
         machine: &mut Connection<R, H>,
         now: Instant,
     ) -> Result<(), ConnectionError> {
-        if self.due(machine).is_some_and(|due| due <= now) {
-            return Err(machine.end().unwrap_or(ConnectionError::Stalled));
+        match self.due(machine) {
+            // Nobody was here to write, so that the stream has its time from now on.
+            Some(due) if now.span_since(due) > AWAY => self.blocked = Some(now),
+            Some(due) if due <= now => return Err(machine.end().unwrap_or(ConnectionError::Stalled)),
+            _ => {}
         }
         if machine.poll_timeout().is_some_and(|due| now.span_since(due) > AWAY) {
             machine.was_away(now);

@@ -71,6 +71,12 @@ fn a_write_that_makes_no_progress_for_a_lifetime_ends_the_connection() {
     assert!(server.poll_timeout().is_some_and(|at| at <= due));
     assert_eq!(server.handle_timeout(due), Err(ConnectionError::Stalled));
     assert_eq!(client.handle_timeout(ms(9_200)), Err(ConnectionError::Stalled));
+    // Whoever was away has not tried to write meanwhile.
+    let (_, mut server) = pair((&keys.0, &keys.1));
+    server.blocked(ms(100));
+    let now = ms(9_151);
+    assert_eq!(server.handle_timeout(now), Ok(()));
+    assert_eq!(server.handle_timeout(now + LIFETIME), Err(ConnectionError::Stalled));
 }
 
 #[test]
