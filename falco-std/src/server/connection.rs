@@ -140,6 +140,10 @@ where
                 Err(end) => return Ok(end),
                 Ok(ServerStep::Request { consumed, id, body }) => {
                     desk = self.greet(desk);
+                    if desk.source.is_over() {
+                        // The client may have heard nothing: then no handler is to run.
+                        continue;
+                    }
                     let submit = desk.source.take(now, id, body.into_vec(self.pipe.unread()));
                     drop(desk);
                     self.pipe.consume(consumed);
