@@ -47,6 +47,7 @@ impl<T> Outcome<T> {
             End::Answer(body) => Self::Done(done(body)),
             End::Failed(error) => Self::Failed(error),
             End::NotProcessed(error) => Self::NotProcessed(error),
+            End::NotSent(error) => Self::NotTaken(error),
             End::Again => Self::Again,
         }
     }

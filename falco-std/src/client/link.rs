@@ -53,7 +53,7 @@ impl Link {
         done: impl FnOnce(Vec<u8>, Duration) -> T,
     ) -> Outcome<T> {
         let start = Instant::now();
-        let mut desk = self.look();
+        let mut desk = self.look(limit);
         let added = match request {
             Request::Body(body) => desk.source.add(body),
             Request::Ping => Ok(desk.source.ping()),
@@ -89,11 +89,12 @@ impl Link {
     /// The state, once what has come is known to it. A connection that has heard nothing for a
     /// while may have ended without its reader having had time to see it, as where the process was
     /// stopped: then the reader goes first.
-    fn look(&self) -> MutexGuard<'_, Desk<State>> {
+    fn look(&self, limit: Option<Limit>) -> MutexGuard<'_, Desk<State>> {
         let mut desk = self.line.lock();
         let start = Instant::now();
         while desk.source.is_open() && desk.source.is_unheard(self.line.now()) && self.line.lies_unread() {
-            let left = PATIENCE.saturating_sub(start.elapsed());
+            let patience = PATIENCE.saturating_sub(start.elapsed());
+            let left = limit.map_or(patience, |limit| patience.min(limit.left()));
             if left.is_zero() {
                 break;
             }

@@ -23,6 +23,8 @@ pub(super) enum End {
     /// No handler has seen it, and none will through this connection. With the reason, if there is
     /// one.
     NotProcessed(Option<Error>),
+    /// Nothing of it was sent.
+    NotSent(Option<Error>),
     /// The server holds less than was under way: it goes again on this connection, which now keeps
     /// to that.
     Again,
@@ -219,7 +221,7 @@ impl State {
     /// Requests that have not begun go elsewhere.
     fn move_on(&mut self) {
         for left in self.mux.take_unbegun() {
-            left.waiter.end(End::NotProcessed(None));
+            left.waiter.end(End::NotSent(None));
         }
     }
 
@@ -249,8 +251,10 @@ impl State {
                 Error::io("waiting for the answer", source, fate)
             }
         };
-        for Left { waiter, fate, .. } in self.mux.finish() {
-            waiter.end(if fate == Fate::NotProcessed {
+        for Left { waiter, fate, body, .. } in self.mux.finish() {
+            waiter.end(if body.is_some() {
+                End::NotSent(Some(why(fate)))
+            } else if fate == Fate::NotProcessed {
                 End::NotProcessed(Some(why(fate)))
             } else {
                 End::Failed(why(fate))
