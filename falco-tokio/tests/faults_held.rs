@@ -4,9 +4,12 @@
 
 mod common;
 
+use core::time::Duration;
+
 use common::{Running, key};
-use falco_tokio::{Client, Server, Settings};
+use falco_tokio::{Client, Error, Refusal, Request, RequestError, Server, Settings};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 const MIB: usize = 1 << 20;
 
@@ -43,4 +46,33 @@ async fn a_server_that_holds_less_than_its_clients_expect() {
         .unwrap();
     echoes(client, 100, MIB).await;
     server.stop().await;
+}
+
+/// What all connections together may hold is one bound, which no client can know: what is over it is
+/// refused before a handler sees it, and counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_over_the_bound_of_all_connections_are_refused_as_busy_and_counted() {
+    let server = Running::start(
+        Server::builder(key(1)).max_held(1_000_000),
+        |request: Request| async move {
+            sleep(Duration::from_millis(300)).await;
+            Ok(request.into_body())
+        },
+    )
+    .await;
+    let mut requests = JoinSet::new();
+    for _ in 0..3 {
+        let client = Client::builder(key(1)).connect(server.address).await.unwrap();
+        requests.spawn(async move { client.request(vec![7; 600_000]).await });
+    }
+    let (mut answered, mut busy) = (0, 0);
+    while let Some(end) = requests.join_next().await {
+        match end.unwrap() {
+            Ok(_) => answered += 1,
+            Err(Error::Request(RequestError::Refused(Refusal::Busy))) => busy += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(busy > 0 && answered + busy == 3, "{answered} answered, {busy} busy");
+    assert_eq!(server.handle.stats().busy, busy);
 }

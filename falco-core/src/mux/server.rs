@@ -36,6 +36,8 @@ pub struct ServerMux<H: Deref<Target: ServerWire>, B, G: Budget> {
     reading: bool,
     writes: Writes,
     established: bool,
+    /// Requests that were refused here because there was no room for them, since last asked.
+    busy: u64,
 }
 
 impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
@@ -53,6 +55,7 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
             reading: true,
             writes: Writes { blocked: None },
             established: false,
+            busy: 0,
         }
     }
 
@@ -122,7 +125,7 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
             ServerEvent::Begin { id, total, body } => {
                 let first = bytes(body);
                 if self.hold(id, first.len()) && self.parts.begin(id, total, first).is_err() {
-                    self.refuse(id, Refusal::Busy);
+                    self.refuse_busy(id);
                 }
                 skip
             }
@@ -136,7 +139,7 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
                     return Ok(skip);
                 }
                 if self.parts.part(id, part).is_err() {
-                    self.refuse(id, Refusal::Busy);
+                    self.refuse_busy(id);
                     return Ok(skip);
                 }
                 match self.parts.take(id).filter(|_| last) {
@@ -305,10 +308,21 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
         }
     }
 
+    /// How many requests were refused as busy since this was last asked, because the bound that all
+    /// connections share, or memory, had no room for them.
+    pub const fn take_busy(&mut self) -> u64 {
+        core::mem::replace(&mut self.busy, 0)
+    }
+
+    fn refuse_busy(&mut self, id: RequestId) {
+        self.busy += 1;
+        self.refuse(id, Refusal::Busy);
+    }
+
     /// Counts bytes of a request; refuses it where there is no room for them.
     fn hold(&mut self, id: RequestId, bytes: usize) -> bool {
         if !self.budget.take(bytes) {
-            self.refuse(id, Refusal::Busy);
+            self.refuse_busy(id);
             return false;
         }
         let at = self.held.partition_point(|(other, _)| other.number() < id.number());

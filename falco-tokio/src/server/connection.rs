@@ -198,6 +198,14 @@ impl<H: Handler> Connection<H> {
                         self.service.registry.hear(self.place.number);
                     }
                     self.consume(consumed);
+                    let busy = self.mux.take_busy();
+                    if busy > 0 {
+                        self.service.counters.busy.add(busy);
+                        debug!(
+                            requests = busy,
+                            "refused as busy: all connections hold as much as they may"
+                        );
+                    }
                 }
                 ServerStep::Established { consumed } => {
                     self.consume(consumed);

@@ -15,6 +15,7 @@ pub(crate) struct Counters {
     pub(crate) refusals: Counter,
     pub(crate) cancelled: Counter,
     pub(crate) failed: Counter,
+    pub(crate) busy: Counter,
 }
 
 /// What has happened at a server since it was made, for a metrics library to read. Counters only go up; gauges say how it is now.
@@ -47,6 +48,10 @@ pub struct ServerStats {
     pub cancelled: u64,
     /// Of the refused, requests whose handler failed or panicked.
     pub failed: u64,
+    /// Requests that were refused as busy before any handler saw them, because all connections
+    /// together held as much as they may
+    /// ([`ServerBuilder::max_held`](crate::ServerBuilder::max_held)).
+    pub busy: u64,
 }
 
 impl Counters {
@@ -66,6 +71,7 @@ impl Counters {
             refusals: self.refusals.get(),
             cancelled: self.cancelled.get(),
             failed: self.failed.get(),
+            busy: self.busy.get(),
         }
     }
 }

@@ -69,7 +69,7 @@ pub(crate) struct Args {
     /// command line belongs to it. The variables with the keys are not in its environment.
     ///
     /// The answer is sent when the command has ended. A process that it leaves running stays if it
-    /// has let go of standard input and output, as with `job </dev/null >/dev/null &`. If something
+    /// has let go of its standard streams, as with `job </dev/null >/dev/null 2>&1 &`. If something
     /// still holds one of them 250 ms after the command's end, the answer is what was written until
     /// then, and what is left of the command's process group is killed. A daemon that must live on
     /// belongs in a session of its own (setsid). In a container, run the server under an init
@@ -198,7 +198,7 @@ fn stop(handle: &Handle, asked: u32, drain: Duration) {
 fn sum_up(report: &Report, time: Duration) {
     let stats = &report.stats;
     output::tell(&format_args!(
-        "served {:.1} s: {}, {}; {}, {} answered, {} refused, {} cancelled; {} and {} cut off",
+        "served {:.1} s: {}, {}; {}, {} answered, {} refused, {} cancelled, {} found the server busy; {} and {} cut off",
         time.as_secs_f64(),
         counted(stats.established, "connection"),
         counted(stats.unauthenticated, "refused handshake"),
@@ -206,6 +206,7 @@ fn sum_up(report: &Report, time: Duration) {
         stats.answers,
         stats.refusals,
         stats.cancelled,
+        stats.busy,
         counted(report.cut_connections, "connection"),
         counted(report.cut_requests, "request"),
     ));
