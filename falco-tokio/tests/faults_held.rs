@@ -48,8 +48,8 @@ async fn a_server_that_holds_less_than_its_clients_expect() {
     server.stop().await;
 }
 
-/// What all connections together may hold is one bound, which no client can know: what is over it is
-/// refused before a handler sees it, and counted.
+/// What all connections together may hold is one bound, which no client can know: what is over it
+/// is refused before a handler sees it, and counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_over_the_bound_of_all_connections_are_refused_as_busy_and_counted() {
     let server = Running::start(
