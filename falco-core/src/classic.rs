@@ -65,10 +65,8 @@ mod server;
 
 use crate::error::{Error, Misuse};
 
-pub use client::ClientSession;
 pub use layout::{ANSWER_OVERHEAD, HELLO_LENGTH, REQUEST_OVERHEAD, answer_size, request_size};
 pub use sealing::ClassicKey;
-pub use server::ServerSession;
 
 /// Seals one message after the other into `out`, what is owed before them. Trouble is told only where nothing was written before it: nothing that was sealed
 /// may be lost.

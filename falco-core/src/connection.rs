@@ -10,9 +10,11 @@ use crate::error::{ConnectionError, EntropyError, Error, LINGER, Misuse};
 use crate::event::Received;
 use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
+use crate::role::{Client, Role, Server};
+use crate::session::{BufferSizes, Client as _, Keyed, Server as _, Session};
 use crate::settings::Settings;
 use crate::time::Instant;
-use crate::wire::{BufferSizes, Client, ClientWire, Role, Server, ServerWire, Wire};
+use crate::wire::{ClientWire, ServerWire, Wire};
 
 /// Room that [`Connection::poll_transmit`] is content with on every wire: a classic hello, the largest of the machines' own messages.
 pub const TRANSMIT_SIZE: usize = crate::classic::HELLO_LENGTH;
@@ -37,7 +39,7 @@ pub type ServerConnection<H> = Connection<Server, H>;
 /// ```
 pub struct Connection<R: Role, H: Deref<Target: Wire<R>>> {
     wire: H,
-    session: <H::Target as Wire<R>>::Session,
+    session: <H::Target as Keyed<R>>::Session,
 }
 
 impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
@@ -75,7 +77,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     /// # Errors
     /// What ended the connection, now or before.
     pub fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
-        self.wire.end_of_stream(&mut self.session, now, unread)
+        self.session.end_of_stream(now, unread)
     }
 
     /// Writes the next of the machine's own messages (hello, accept, ping) to the front of `out`, and says how long it is; 0 where none is owed.
@@ -112,13 +114,13 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     /// [`seal`](Self::seal) can.
     #[must_use]
     pub fn seal_size(&self, length: usize) -> usize {
-        self.wire.seal_size(&self.session, length)
+        self.session.seal_size(length)
     }
 
     /// Says that the caller has stopped reading by its own choice, such as while too much waits to be written, or that it reads again. While it does not, the
     /// lifetime stands still, for one lifetime at the most: a peer that could not be heard is not taken for silent.
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
-        self.wire.set_reading(&mut self.session, now, reading);
+        self.session.set_reading(now, reading);
     }
 
     /// Says that nobody looked at the stream for a while, so that what has come by `now` is still to be handed to [`recv`](Self::recv): call it before that, and before
@@ -127,18 +129,18 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     /// Call it again where reading what had come takes longer than that: between two signs of life there is one respite, which begins up to a lifetime late, and has [`LINGER`] from there on, at
     /// most a third of the lifetime, and never more than that lifetime in all. The deadlines of a handshake and of a drain do not move.
     pub fn was_away(&mut self, now: Instant) {
-        self.wire.was_away(&mut self.session, now);
+        self.session.was_away(now);
     }
 
     /// Finishes what was begun, takes nothing new, then ends with [`ConnectionError::Closed`]. At once, if nothing is under way.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
-        self.wire.close(&mut self.session, now, reason);
+        self.session.close(now, reason);
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing else happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wire.poll_timeout(&self.session)
+        self.session.poll_timeout()
     }
 
     /// Does what is due at `now`. Harmless early, late and often.
@@ -148,25 +150,25 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     /// # Errors
     /// What ended the connection, now or before.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        self.wire.handle_timeout(&mut self.session, now)
+        self.session.handle_timeout(now)
     }
 
     /// Where the connection is in its life.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.wire.status(&self.session)
+        self.session.status()
     }
 
     /// What ended the connection, if it has ended.
     #[must_use]
     pub fn end(&self) -> Option<ConnectionError> {
-        self.wire.end(&self.session)
+        self.session.end()
     }
 
     /// Requests that have begun and have not had their end.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.wire.in_flight(&self.session)
+        self.session.in_flight()
     }
 
     /// When a write that has made no progress since `since` is to be given up by whoever does the writing: after a lifetime, which on the noise wire is the smaller of what
@@ -183,13 +185,13 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     /// When a [`lifetime`](Self::lifetime) is over that begins at `since`.
     #[must_use]
     pub fn lifetime_from(&self, since: Instant) -> Instant {
-        since.after(self.wire.lifetime_millis(&self.session))
+        since.after(self.session.lifetime_millis())
     }
 
     /// The lifetime that is in force: on the noise wire the smaller of what both sides have set, once they have told each other.
     #[must_use]
     pub fn lifetime(&self) -> Duration {
-        Duration::from_millis(self.wire.lifetime_millis(&self.session))
+        Duration::from_millis(self.session.lifetime_millis())
     }
 
     /// The least memory with which a connection under these settings gets on, for callers whose buffers cannot grow.
@@ -217,7 +219,7 @@ impl<H: Deref<Target: ClientWire>> Connection<Client, H> {
     /// # Errors
     /// [`RequestError::TooLarge`](crate::RequestError::TooLarge), [`Misuse::Closing`], or what ended the connection.
     pub fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error> {
-        self.wire.request(&mut self.session, length)
+        self.session.request(length)
     }
 
     /// Owes the server a ping, which begins the lifetime anew once it is sent. Pings that are not yet sent become one.
@@ -227,7 +229,7 @@ impl<H: Deref<Target: ClientWire>> Connection<Client, H> {
     /// # Errors
     /// [`Misuse::Closing`], or what ended the connection.
     pub fn ping(&mut self) -> Result<PingId, Error> {
-        self.wire.ping(&mut self.session)
+        self.session.ping()
     }
 
     /// Says that the answer to a request is no longer wanted. The request keeps its place until its end comes: a refusal as cancelled, or the answer, if it was
@@ -238,13 +240,13 @@ impl<H: Deref<Target: ClientWire>> Connection<Client, H> {
     /// # Errors
     /// [`Misuse::Foreign`], or what ended the connection.
     pub fn cancel(&mut self, id: RequestId) -> Result<(), Error> {
-        self.wire.cancel(&mut self.session, id)
+        self.session.cancel(id)
     }
 
     /// Whether the server answers pings: on the noise wire it does, on the classic wire there is no such answer.
     #[must_use]
     pub fn answers_pings(&self) -> bool {
-        self.wire.answers_pings()
+        self.session.answers_pings()
     }
 
     /// Whether the server is known to have let this client in: on the noise wire once a record from
@@ -252,7 +254,7 @@ impl<H: Deref<Target: ClientWire>> Connection<Client, H> {
     /// for its requests is told by [`fate`](Self::fate).
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
-        self.wire.is_confirmed(&self.session)
+        self.session.is_confirmed()
     }
 
     /// What may be said of a request that has begun and has had no end, once the connection is over.
@@ -266,14 +268,14 @@ impl<H: Deref<Target: ClientWire>> Connection<Client, H> {
     /// ends the stream while the server goes on is not told apart.
     #[must_use]
     pub fn fate(&self) -> Fate {
-        self.wire.fate(&self.session)
+        self.session.fate()
     }
 
     /// How many requests may be in flight at once: the smaller of both sides' limits, once the
     /// handshake is over.
     #[must_use]
     pub fn max_in_flight(&self) -> usize {
-        self.wire.max_in_flight(&self.session)
+        self.session.max_in_flight()
     }
 
     /// The largest message that the server reads, in bytes; a server on the noise wire holds at
@@ -281,7 +283,7 @@ impl<H: Deref<Target: ClientWire>> Connection<Client, H> {
     /// over.
     #[must_use]
     pub fn peer_max_message(&self) -> u32 {
-        self.wire.peer_max_message(&self.session)
+        self.session.peer_max_message()
     }
 }
 
@@ -295,7 +297,7 @@ impl<H: Deref<Target: ServerWire>> Connection<Server, H> {
     /// [`RequestError::TooLarge`](crate::RequestError::TooLarge): the request still waits for another answer, or to be refused;
     /// [`Misuse::Foreign`], [`Misuse::NotWaiting`], or what ended the connection.
     pub fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error> {
-        self.wire.answer(&mut self.session, id, length)
+        self.session.answer(id, length)
     }
 
     /// Ends a request without an answer. The classic wire cannot say so: the answers to the requests before it still go, then the connection ends with
@@ -304,13 +306,13 @@ impl<H: Deref<Target: ServerWire>> Connection<Server, H> {
     /// # Errors
     /// [`Misuse::Foreign`], [`Misuse::NotWaiting`], or what ended the connection.
     pub fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Error> {
-        self.wire.refuse(&mut self.session, id, refusal)
+        self.session.refuse(id, refusal)
     }
 
     /// The id of the key that the client has, once it has proved that. The classic wire has one key and no ids.
     #[must_use]
     pub fn key_id(&self) -> Option<KeyId> {
-        self.wire.key_id(&self.session)
+        self.session.key_id()
     }
 }
 

@@ -1,7 +1,8 @@
 //! Keys as the connections of a service share them: expanded once, on the noise wire, the classic wire, or both. What an owner sets is [`Secrets`]; what connections take is
 //! [`ClientKeys`] or [`ServerKeys`]. Adapters are built on this; a chip with one wire and one key takes [`NoiseClient`] or [`ClassicKey`] as they are.
 
-use alloc::boxed::Box;
+mod wires;
+
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
@@ -9,7 +10,6 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use rand_core::TryCryptoRng;
 
-pub use crate::boxed::Boxed;
 use crate::classic::ClassicKey;
 use crate::crypto::RustCrypto;
 use crate::error::EntropyError;
@@ -17,16 +17,33 @@ use crate::key::Key;
 use crate::ledger::{NonceLedger, NonceSlot};
 use crate::message::KeyId;
 use crate::noise::{ContextTooLong, KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot, Ring, RingError};
-use crate::wires::Wires;
 
-/// A classic key with the memory of its nonces, for threads to share. Most connections are on the noise wire, and hold no room for this one.
-pub type SharedClassicKey = Boxed<ClassicKey<Mutex<NonceLedger<Box<[NonceSlot]>>>>>;
+pub use wires::Keys;
+use wires::{Classic, Wires};
+
 /// The requests of one connection.
 type Table = Vec<RequestSlot>;
 /// What a client's connections share.
-pub type ClientKeys = Wires<NoiseClient<Table, RustCrypto, Vec<u8>>, SharedClassicKey>;
+pub type ClientKeys = Keys<NoiseClient<Table, RustCrypto, Vec<u8>>>;
 /// What a server's connections share.
-pub type ServerKeys = Wires<NoiseServer<Table, ServerRing, RustCrypto, Vec<u8>>, SharedClassicKey>;
+pub type ServerKeys = Keys<NoiseServer<Table, ServerRing, RustCrypto, Vec<u8>>>;
+
+impl ClientKeys {
+    /// Whether the client speaks the noise wire.
+    #[must_use]
+    pub const fn speaks_noise(&self) -> bool {
+        self.noise().is_some()
+    }
+}
+
+impl ServerKeys {
+    /// The keys on the noise wire, to add to them and to retire them; none where the server does not
+    /// speak that wire.
+    #[must_use]
+    pub fn ring(&self) -> Option<&ServerRing> {
+        self.noise().map(NoiseServer::ring)
+    }
+}
 
 /// What an owner has set, until it is made into keys.
 #[derive(Debug, Default)]
@@ -49,10 +66,10 @@ impl Secrets {
     /// [`SetupError`].
     pub fn into_client<G: TryCryptoRng + ?Sized>(self, rng: &mut G) -> Result<ClientKeys, SetupError> {
         if let Some(key) = self.classic {
-            return Ok(Wires::classic(classic(key, self.nonces, rng)?));
+            return Ok(Keys(Wires::Classic(classic(key, self.nonces, rng)?)));
         }
         let key = self.noise.into_iter().next().ok_or(SetupError::NoKey)?;
-        Ok(Wires::noise(NoiseClient::new(key, self.context, RustCrypto)?))
+        Ok(Keys(Wires::Noise(NoiseClient::new(key, self.context, RustCrypto)?)))
     }
 
     /// The keys of a server.
@@ -74,18 +91,18 @@ impl Secrets {
             Some(NoiseServer::new(keys, self.context, RustCrypto)?)
         };
         let classic = self.classic.map(|key| classic(key, self.nonces, rng)).transpose()?;
-        match (noise, classic) {
-            (Some(noise), Some(classic)) => Ok(Wires::both(noise, classic)),
-            (Some(noise), None) => Ok(Wires::noise(noise)),
-            (None, Some(classic)) => Ok(Wires::classic(classic)),
-            (None, None) => Err(SetupError::NoKey),
-        }
+        Ok(Keys(match (noise, classic) {
+            (Some(noise), Some(classic)) => Wires::Both(noise, classic),
+            (Some(noise), None) => Wires::Noise(noise),
+            (None, Some(classic)) => Wires::Classic(classic),
+            (None, None) => return Err(SetupError::NoKey),
+        }))
     }
 }
 
-fn classic<G: TryCryptoRng + ?Sized>(key: Key, nonces: usize, rng: &mut G) -> Result<SharedClassicKey, EntropyError> {
+fn classic<G: TryCryptoRng + ?Sized>(key: Key, nonces: usize, rng: &mut G) -> Result<Classic, EntropyError> {
     let slots = vec![NonceSlot::EMPTY; nonces].into_boxed_slice();
-    Ok(Boxed(ClassicKey::new(key, Mutex::new(NonceLedger::new(slots, rng)?))))
+    Ok(ClassicKey::new(key, Mutex::new(NonceLedger::new(slots, rng)?)))
 }
 
 /// The keys that a server takes on the noise wire, added and retired while it runs, from any thread.

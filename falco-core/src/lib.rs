@@ -114,8 +114,6 @@ extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;
 
-#[cfg(all(feature = "std", feature = "noise", feature = "rustcrypto"))]
-mod boxed;
 pub mod classic;
 mod connection;
 pub mod crypto;
@@ -134,14 +132,15 @@ pub mod noise;
 mod outgoing;
 mod reassembly;
 mod recv_buf;
+mod role;
 #[cfg(feature = "alloc")]
 mod send_queue;
+mod session;
 mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod time;
 mod wire;
-mod wires;
 
 pub use classic::ClassicKey;
 pub use connection::{ClientConnection, Connection, ServerConnection, TRANSMIT_SIZE};
@@ -154,12 +153,13 @@ pub use message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 pub use outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
 pub use reassembly::{NoRoom, Partial, Partials, Reassembly};
 pub use recv_buf::{RecvBuf, Storage, StorageFull};
+pub use role::{Client, Role, Server};
 #[cfg(feature = "alloc")]
 pub use send_queue::SendQueue;
+pub use session::BufferSizes;
 pub use settings::{
     DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_LIFETIME, DEFAULT_MAX_HELD, DEFAULT_MAX_IN_FLIGHT, DEFAULT_MAX_MESSAGE,
     DEFAULT_MAX_RECORD, Settings, SettingsError,
 };
 pub use time::Instant;
-pub use wire::{BufferSizes, Client, ClientWire, Role, Server, ServerWire, Wire};
-pub use wires::{Wires, WiresSession};
+pub use wire::{ClientWire, ServerWire, Wire};

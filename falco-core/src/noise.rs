@@ -86,10 +86,8 @@ mod write;
 mod writer;
 
 pub use crate::message::KeyId;
-pub use client::ClientSession;
 pub use key::{ContextTooLong, KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring, RingError};
 pub use layout::{HELLO_LENGTH, WELCOME_LENGTH};
-pub use server::ServerSession;
 pub use table::{FixedTable, RequestSlot, RequestTable};
 
 use crate::error::ConnectionError;

@@ -7,8 +7,9 @@ use core::ops::Deref;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::outgoing::Outgoing;
+use crate::role::Role;
 use crate::time::Instant;
-use crate::wire::{Role, Wire};
+use crate::wire::Wire;
 
 /// Small messages are worth being sealed together up to so many bytes.
 const TOGETHER: usize = 16 << 10;

@@ -8,10 +8,9 @@
 mod common;
 
 use common::noise::{BEGIN, PART, PING, PONG, REFUSE, Told, at_client, at_server, begin};
-use common::{ms, span};
-use falco_core::keys::Secrets;
-use falco_core::testing::{CountingRng, Pair, classic_key, key, noise_client, noise_server, raw_frame};
-use falco_core::{ClientWire, ConnectionError, ServerWire, Settings, Wires};
+use common::{ms, secrets, span};
+use falco_core::testing::{CountingRng, Pair, classic_key, noise_client, noise_server, raw_frame};
+use falco_core::{ClientWire, ConnectionError, ServerWire, Settings};
 
 const LIFETIME: u64 = 60_000;
 const EXPIRED: Result<(), ConnectionError> = Err(ConnectionError::Expired);
@@ -104,17 +103,13 @@ fn it_holds_on_every_wire() {
     }
     both(&noise_client(7), &noise_server(7), 1);
     both(&classic_key(8), &classic_key(8), 3);
-    let wires = Wires::both(noise_server(7), classic_key(8));
+    let wires = secrets(Some(7), Some(8)).into_server(&mut CountingRng::new(1)).unwrap();
     both(&noise_client(7), &wires, 5);
     both(&classic_key(8), &wires, 7);
     // As the adapters hold them.
-    let secrets = || Secrets {
-        classic: Some(key(8)),
-        nonces: 64,
-        ..Secrets::default()
-    };
-    let shared = secrets().into_server(&mut CountingRng::new(1)).unwrap();
-    both(&secrets().into_client(&mut CountingRng::new(2)).unwrap(), &shared, 9);
+    let shared = secrets(None, Some(8)).into_server(&mut CountingRng::new(1)).unwrap();
+    let client = secrets(None, Some(8)).into_client(&mut CountingRng::new(2)).unwrap();
+    both(&client, &shared, 9);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 )]
 
 use core::cell::RefCell;
+use std::sync::Arc;
 
 use allocation_counter::measure;
 use falco_core::crypto::RustCrypto;
@@ -219,4 +220,11 @@ fn machines_and_keys_are_no_larger_than_stated() {
     assert!(sizes[1] <= 2_900, "{sizes:?}");
     assert!(sizes[2] <= 96 && sizes[3] <= 200, "{sizes:?}");
     assert!(size_of::<RequestSlot>() <= 20);
+    // A connection that may speak either wire has room for one session of the noise wire, and a
+    // pointer to one of the classic wire.
+    let shared = [
+        size_of::<ClientConnection<Arc<falco_core::keys::ClientKeys>>>(),
+        size_of::<ServerConnection<Arc<falco_core::keys::ServerKeys>>>(),
+    ];
+    assert!(shared[0] <= 2_656 && shared[1] <= 2_656, "{shared:?}");
 }

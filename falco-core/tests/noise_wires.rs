@@ -10,19 +10,12 @@ mod common;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 
-use common::{assert_ended, ms, owed};
+use common::{assert_ended, ms, owed, secrets};
 use falco_core::crypto::RustCrypto;
+use falco_core::keys::Secrets;
 use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot, Ring, RingError};
-use falco_core::testing::{
-    ClientLog, CountingRng, NoiseTestClient, NoiseTestServer, Pair, ServerLog, TestLedger, classic_key, key,
-    noise_client, noise_server,
-};
-use falco_core::{
-    ClassicKey, ClientWire, CloseReason, ConnectionError, Received, ServerConnection, ServerWire, Settings, Wires,
-};
-
-type ServerWires = Wires<NoiseTestServer, ClassicKey<TestLedger>>;
-type ClientWires = Wires<NoiseTestClient, ClassicKey<TestLedger>>;
+use falco_core::testing::{ClientLog, CountingRng, Pair, ServerLog, classic_key, key, noise_client};
+use falco_core::{ClientWire, CloseReason, ConnectionError, Received, ServerConnection, ServerWire, Settings};
 
 fn answered<A: ClientWire, B: ServerWire>(client: &A, server: &B) -> (Vec<ClientLog>, Vec<ServerLog>) {
     // Entropy of its own for each, or a classic server would take the next for the last again.
@@ -36,12 +29,13 @@ fn answered<A: ClientWire, B: ServerWire>(client: &A, server: &B) -> (Vec<Client
 
 #[test]
 fn a_server_of_both_wires_answers_each_client_on_its_own() {
-    let server: ServerWires = Wires::both(noise_server(7), classic_key(8));
+    let server = secrets(Some(7), Some(8)).into_server(&mut rng()).unwrap();
     let good = [ClientLog::Established, ClientLog::Answer(1, b"hello".to_vec())];
     assert_eq!(answered(&noise_client(7), &server).0, good);
     assert_eq!(answered(&classic_key(8), &server).0, good);
-    assert_eq!(answered(&ClientWires::noise(noise_client(7)), &server).0, good);
-    assert_eq!(answered(&ClientWires::classic(classic_key(8)), &server).0, good);
+    let client = |secrets: Secrets| secrets.into_client(&mut rng()).unwrap();
+    assert_eq!(answered(&client(secrets(Some(7), None)), &server).0, good);
+    assert_eq!(answered(&client(secrets(None, Some(8))), &server).0, good);
     // A key of one wire opens no other.
     let refused = [ClientLog::Ended(ConnectionError::Refused)];
     assert_eq!(answered(&noise_client(8), &server).0, refused);
@@ -50,15 +44,15 @@ fn a_server_of_both_wires_answers_each_client_on_its_own() {
 
 #[test]
 fn a_server_of_one_wire_refuses_the_other_in_silence() {
-    let only_noise: ServerWires = Wires::noise(noise_server(7));
-    let only_classic: ServerWires = Wires::classic(classic_key(7));
+    let only_noise = secrets(Some(7), None).into_server(&mut rng()).unwrap();
+    let only_classic = secrets(None, Some(7)).into_server(&mut rng()).unwrap();
     let good = [ClientLog::Established, ClientLog::Answer(1, b"hello".to_vec())];
     assert_eq!(answered(&noise_client(7), &only_noise).0, good);
     assert_eq!(answered(&classic_key(7), &only_classic).0, good);
     let unknown = |first| [ServerLog::Ended(ConnectionError::UnknownWire { first })];
     assert_eq!(answered(&classic_key(7), &only_noise).1, unknown(0x00));
     assert_eq!(answered(&noise_client(7), &only_classic).1, unknown(0x4E));
-    let both: ServerWires = Wires::both(noise_server(7), classic_key(8));
+    let both = secrets(Some(7), Some(8)).into_server(&mut rng()).unwrap();
     for (server, known) in [
         (&only_noise, vec![0x4E]),
         (&only_classic, vec![0]),
@@ -82,7 +76,7 @@ fn a_server_of_one_wire_refuses_the_other_in_silence() {
 
 #[test]
 fn a_connection_on_both_wires_that_hears_nothing_is_gone_at_the_deadline_and_may_be_closed() {
-    let server: ServerWires = Wires::both(noise_server(7), classic_key(8));
+    let server = secrets(Some(7), Some(8)).into_server(&mut rng()).unwrap();
     let new = || ServerConnection::new(&server, &Settings::new(), ms(0), &mut CountingRng::new(1)).unwrap();
     let mut machine = new();
     assert!(matches!(machine.recv(ms(1), &mut []), Ok(Received::NeedMore { .. })));

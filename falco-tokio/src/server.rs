@@ -285,8 +285,7 @@ impl Handle {
     /// # Errors
     /// [`SetupError`]; then nothing has changed.
     pub fn add_key(&self, key: Key) -> Result<KeyId, SetupError> {
-        let noise = self.service.keys.as_noise().ok_or(SetupError::NoRing)?;
-        noise.ring().add(key)
+        self.service.keys.ring().ok_or(SetupError::NoRing)?.add(key)
     }
 
     /// Takes a key out of service on the noise wire, and says whether it was in it. Hellos under it are refused from now on. Its connections take no more requests, and end
@@ -296,8 +295,7 @@ impl Handle {
         reason = "a caller who knows that it was there need not ask"
     )]
     pub fn retire_key(&self, id: KeyId) -> bool {
-        let noise = self.service.keys.as_noise();
-        let retired = noise.is_some_and(|noise| noise.ring().retire(id));
+        let retired = self.service.keys.ring().is_some_and(|ring| ring.retire(id));
         if retired {
             self.service.registry.retire(id);
         }

@@ -13,11 +13,13 @@ use crate::ledger::Ledger;
 use crate::life::Life;
 use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
+use crate::role::Client;
+use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::Instant;
-use crate::wire::{BufferSizes, Client, ClientWire, Wire};
 
 /// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives it.
+#[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 #[derive(Debug)]
 pub struct ClientSession {
     life: Life,
@@ -163,7 +165,7 @@ impl ClientSession {
     }
 }
 
-impl<L: Ledger, C: Crypto> Wire<Client> for ClassicKey<L, C> {
+impl<L: Ledger, C: Crypto> Keyed<Client> for ClassicKey<L, C> {
     type Session = ClientSession;
 
     fn start<G: TryCryptoRng + ?Sized>(
@@ -201,15 +203,6 @@ impl<L: Ledger, C: Crypto> Wire<Client> for ClassicKey<L, C> {
             Phase::Accept => session.recv_accept(unread),
             Phase::Established => session.recv_answer(self, unread),
         }
-    }
-
-    fn end_of_stream(&self, session: &mut ClientSession, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
-        session.life.check(now)?;
-        Err(session.life.fail(match session.phase {
-            Phase::Hello(_) | Phase::Accept => ConnectionError::Refused,
-            Phase::Established if unread.is_empty() => ConnectionError::ClosedByPeer,
-            Phase::Established => ConnectionError::Truncated,
-        }))
     }
 
     fn transmit(&self, session: &mut ClientSession, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
@@ -255,7 +248,7 @@ impl<L: Ledger, C: Crypto> Wire<Client> for ClassicKey<L, C> {
             session,
             messages,
             out,
-            |session, out| Wire::<Client>::transmit(self, session, now, out),
+            |session, out| Keyed::<Client>::transmit(self, session, now, out),
             |session, message, body, out| {
                 session.life.check(now)?;
                 match session.phase {
@@ -264,60 +257,6 @@ impl<L: Ledger, C: Crypto> Wire<Client> for ClassicKey<L, C> {
                 }
             },
         )
-    }
-
-    fn seal_size(&self, session: &ClientSession, length: usize) -> usize {
-        let owed = match session.phase {
-            Phase::Hello(_) => HELLO_LENGTH,
-            Phase::Accept | Phase::Established => usize::from(session.ping_owed),
-        };
-        layout::request_size(length).saturating_add(owed)
-    }
-
-    fn set_reading(&self, session: &mut ClientSession, now: Instant, reading: bool) {
-        if session.life.check(now).is_ok() {
-            session.life.set_reading(reading);
-        }
-    }
-
-    fn was_away(&self, session: &mut ClientSession, now: Instant) {
-        session.life.was_away(now);
-    }
-
-    fn close(&self, session: &mut ClientSession, now: Instant, _reason: CloseReason) {
-        if session.life.check(now).is_ok() {
-            session.closing = true;
-            session.end_if_drained();
-        }
-    }
-
-    fn poll_timeout(&self, session: &ClientSession) -> Option<Instant> {
-        session.life.deadline()
-    }
-
-    fn handle_timeout(&self, session: &mut ClientSession, now: Instant) -> Result<(), ConnectionError> {
-        session.life.check(now)
-    }
-
-    fn status(&self, session: &ClientSession) -> Status {
-        match (session.life.end(), &session.phase) {
-            (Some(_), _) => Status::Ended,
-            (None, _) if session.closing => Status::Draining,
-            (None, Phase::Established) => Status::Established,
-            (None, Phase::Hello(_) | Phase::Accept) => Status::Handshaking,
-        }
-    }
-
-    fn end(&self, session: &ClientSession) -> Option<ConnectionError> {
-        session.life.end()
-    }
-
-    fn in_flight(&self, session: &ClientSession) -> usize {
-        usize::try_from(session.waiting()).unwrap_or(usize::MAX)
-    }
-
-    fn lifetime_millis(&self, session: &ClientSession) -> u64 {
-        session.life.lifetime().as_millis()
     }
 
     fn buffer_sizes(settings: &Settings) -> BufferSizes {
@@ -329,37 +268,102 @@ impl<L: Ledger, C: Crypto> Wire<Client> for ClassicKey<L, C> {
     }
 }
 
-impl<L: Ledger, C: Crypto> ClientWire for ClassicKey<L, C> {
-    fn request(&self, session: &mut ClientSession, length: usize) -> Result<OutgoingRequest, Error> {
-        if let Some(end) = session.life.end() {
-            return Err(end.into());
-        }
-        if session.closing {
-            return Err(Misuse::Closing.into());
-        }
-        layout::check_body(length, session.max_message)?;
-        Ok(OutgoingRequest::new(session.serial, length))
+impl Session for ClientSession {
+    fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
+        self.life.check(now)?;
+        Err(self.life.fail(match self.phase {
+            Phase::Hello(_) | Phase::Accept => ConnectionError::Refused,
+            Phase::Established if unread.is_empty() => ConnectionError::ClosedByPeer,
+            Phase::Established => ConnectionError::Truncated,
+        }))
     }
 
-    fn ping(&self, session: &mut ClientSession) -> Result<PingId, Error> {
-        if let Some(end) = session.life.end() {
-            return Err(end.into());
-        }
-        if session.closing {
-            return Err(Misuse::Closing.into());
-        }
-        if !session.ping_owed {
-            session.ping_owed = true;
-            session.pings = session.pings.saturating_add(1);
-        }
-        Ok(PingId(session.pings))
+    fn seal_size(&self, length: usize) -> usize {
+        let owed = match self.phase {
+            Phase::Hello(_) => HELLO_LENGTH,
+            Phase::Accept | Phase::Established => usize::from(self.ping_owed),
+        };
+        layout::request_size(length).saturating_add(owed)
     }
 
-    fn cancel(&self, session: &mut ClientSession, id: RequestId) -> Result<(), Error> {
-        if let Some(end) = session.life.end() {
+    fn set_reading(&mut self, now: Instant, reading: bool) {
+        if self.life.check(now).is_ok() {
+            self.life.set_reading(reading);
+        }
+    }
+
+    fn was_away(&mut self, now: Instant) {
+        self.life.was_away(now);
+    }
+
+    fn close(&mut self, now: Instant, _reason: CloseReason) {
+        if self.life.check(now).is_ok() {
+            self.closing = true;
+            self.end_if_drained();
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.life.deadline()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        self.life.check(now)
+    }
+
+    fn status(&self) -> Status {
+        match (self.life.end(), &self.phase) {
+            (Some(_), _) => Status::Ended,
+            (None, _) if self.closing => Status::Draining,
+            (None, Phase::Established) => Status::Established,
+            (None, Phase::Hello(_) | Phase::Accept) => Status::Handshaking,
+        }
+    }
+
+    fn end(&self) -> Option<ConnectionError> {
+        self.life.end()
+    }
+
+    fn in_flight(&self) -> usize {
+        usize::try_from(self.waiting()).unwrap_or(usize::MAX)
+    }
+
+    fn lifetime_millis(&self) -> u64 {
+        self.life.lifetime().as_millis()
+    }
+}
+
+impl session::Client for ClientSession {
+    fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error> {
+        if let Some(end) = self.life.end() {
             return Err(end.into());
         }
-        if !id.is_of(session.serial) {
+        if self.closing {
+            return Err(Misuse::Closing.into());
+        }
+        layout::check_body(length, self.max_message)?;
+        Ok(OutgoingRequest::new(self.serial, length))
+    }
+
+    fn ping(&mut self) -> Result<PingId, Error> {
+        if let Some(end) = self.life.end() {
+            return Err(end.into());
+        }
+        if self.closing {
+            return Err(Misuse::Closing.into());
+        }
+        if !self.ping_owed {
+            self.ping_owed = true;
+            self.pings = self.pings.saturating_add(1);
+        }
+        Ok(PingId(self.pings))
+    }
+
+    fn cancel(&mut self, id: RequestId) -> Result<(), Error> {
+        if let Some(end) = self.life.end() {
+            return Err(end.into());
+        }
+        if !id.is_of(self.serial) {
             return Err(Misuse::Foreign.into());
         }
         Ok(())
@@ -369,24 +373,24 @@ impl<L: Ledger, C: Crypto> ClientWire for ClassicKey<L, C> {
         false
     }
 
-    fn is_confirmed(&self, session: &ClientSession) -> bool {
-        matches!(session.phase, Phase::Established)
+    fn is_confirmed(&self) -> bool {
+        matches!(self.phase, Phase::Established)
     }
 
-    fn fate(&self, session: &ClientSession) -> Fate {
+    fn fate(&self) -> Fate {
         // Nothing is heard between the accept, behind which requests go, and the answers.
-        if self.is_confirmed(session) {
+        if self.is_confirmed() {
             Fate::MaybeProcessed
         } else {
             Fate::NotProcessed
         }
     }
 
-    fn max_in_flight(&self, session: &ClientSession) -> usize {
-        usize::try_from(session.max_in_flight).unwrap_or(usize::MAX)
+    fn max_in_flight(&self) -> usize {
+        usize::try_from(self.max_in_flight).unwrap_or(usize::MAX)
     }
 
-    fn peer_max_message(&self, session: &ClientSession) -> u32 {
-        session.max_message
+    fn peer_max_message(&self) -> u32 {
+        self.max_message
     }
 }

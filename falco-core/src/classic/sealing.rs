@@ -12,7 +12,6 @@ use crate::crypto::{Aead, Crypto, NONCE_LENGTH, Nonce, TAG_LENGTH};
 use crate::error::{ConnectionError, EntropyError};
 use crate::key::Key;
 use crate::ledger::Ledger;
-use crate::wire::private;
 
 macro_rules! classic_key {
     ($($crypto:tt)*) => {
@@ -100,8 +99,6 @@ impl<L: Ledger, C: Crypto> ClassicKey<L, C> {
         Ok(NONCE_LENGTH..NONCE_LENGTH + length)
     }
 }
-
-impl<L, C: Crypto> private::Sealed for ClassicKey<L, C> {}
 
 impl<L, C: Crypto> fmt::Debug for ClassicKey<L, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

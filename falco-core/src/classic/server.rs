@@ -11,11 +11,13 @@ use crate::ledger::Ledger;
 use crate::life::Life;
 use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
+use crate::role::Server;
+use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::Instant;
-use crate::wire::{BufferSizes, Server, ServerWire, Wire};
 
 /// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives it.
+#[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 #[derive(Debug)]
 pub struct ServerSession {
     life: Life,
@@ -171,7 +173,7 @@ impl ServerSession {
     }
 }
 
-impl<L: Ledger, C: Crypto> Wire<Server> for ClassicKey<L, C> {
+impl<L: Ledger, C: Crypto> Keyed<Server> for ClassicKey<L, C> {
     type Session = ServerSession;
 
     fn start<G: TryCryptoRng + ?Sized>(
@@ -207,16 +209,6 @@ impl<L: Ledger, C: Crypto> Wire<Server> for ClassicKey<L, C> {
         }
     }
 
-    fn end_of_stream(&self, session: &mut ServerSession, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
-        session.life.check(now)?;
-        let end = if unread.is_empty() {
-            ConnectionError::ClosedByPeer
-        } else {
-            ConnectionError::Truncated
-        };
-        Err(session.life.fail(end))
-    }
-
     fn transmit(&self, session: &mut ServerSession, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
         if session.life.check(now).is_err() {
             return Ok(0);
@@ -245,66 +237,12 @@ impl<L: Ledger, C: Crypto> Wire<Server> for ClassicKey<L, C> {
             session,
             messages,
             out,
-            |session, out| Wire::<Server>::transmit(self, session, now, out),
+            |session, out| Keyed::<Server>::transmit(self, session, now, out),
             |session, message, body, out| {
                 session.life.check(now)?;
                 session.seal_one(self, message, body, out)
             },
         )
-    }
-
-    fn seal_size(&self, session: &ServerSession, length: usize) -> usize {
-        let owed = match session.phase {
-            Phase::AcceptOwed => 1,
-            Phase::Hello | Phase::Established => 0,
-        };
-        layout::answer_size(length).saturating_add(owed)
-    }
-
-    fn set_reading(&self, session: &mut ServerSession, now: Instant, reading: bool) {
-        if session.life.check(now).is_ok() {
-            session.life.set_reading(reading);
-        }
-    }
-
-    fn was_away(&self, session: &mut ServerSession, now: Instant) {
-        session.life.was_away(now);
-    }
-
-    fn close(&self, session: &mut ServerSession, now: Instant, _reason: CloseReason) {
-        if session.life.check(now).is_ok() {
-            session.closing = true;
-            session.end_if_drained();
-        }
-    }
-
-    fn poll_timeout(&self, session: &ServerSession) -> Option<Instant> {
-        session.life.deadline()
-    }
-
-    fn handle_timeout(&self, session: &mut ServerSession, now: Instant) -> Result<(), ConnectionError> {
-        session.life.check(now)
-    }
-
-    fn status(&self, session: &ServerSession) -> Status {
-        match (session.life.end(), &session.phase) {
-            (Some(_), _) => Status::Ended,
-            (None, _) if session.closing || session.failed.is_some() => Status::Draining,
-            (None, Phase::AcceptOwed | Phase::Established) => Status::Established,
-            (None, Phase::Hello) => Status::Handshaking,
-        }
-    }
-
-    fn end(&self, session: &ServerSession) -> Option<ConnectionError> {
-        session.life.end()
-    }
-
-    fn in_flight(&self, session: &ServerSession) -> usize {
-        usize::try_from(session.owed()).unwrap_or(usize::MAX)
-    }
-
-    fn lifetime_millis(&self, session: &ServerSession) -> u64 {
-        session.life.lifetime().as_millis()
     }
 
     fn buffer_sizes(settings: &Settings) -> BufferSizes {
@@ -316,31 +254,97 @@ impl<L: Ledger, C: Crypto> Wire<Server> for ClassicKey<L, C> {
     }
 }
 
-impl<L: Ledger, C: Crypto> ServerWire for ClassicKey<L, C> {
-    fn answer(&self, session: &mut ServerSession, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error> {
-        if let Some(end) = session.life.end() {
+impl Session for ServerSession {
+    fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
+        self.life.check(now)?;
+        let end = if unread.is_empty() {
+            ConnectionError::ClosedByPeer
+        } else {
+            ConnectionError::Truncated
+        };
+        Err(self.life.fail(end))
+    }
+
+    fn seal_size(&self, length: usize) -> usize {
+        let owed = match self.phase {
+            Phase::AcceptOwed => 1,
+            Phase::Hello | Phase::Established => 0,
+        };
+        layout::answer_size(length).saturating_add(owed)
+    }
+
+    fn set_reading(&mut self, now: Instant, reading: bool) {
+        if self.life.check(now).is_ok() {
+            self.life.set_reading(reading);
+        }
+    }
+
+    fn was_away(&mut self, now: Instant) {
+        self.life.was_away(now);
+    }
+
+    fn close(&mut self, now: Instant, _reason: CloseReason) {
+        if self.life.check(now).is_ok() {
+            self.closing = true;
+            self.end_if_drained();
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.life.deadline()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        self.life.check(now)
+    }
+
+    fn status(&self) -> Status {
+        match (self.life.end(), &self.phase) {
+            (Some(_), _) => Status::Ended,
+            (None, _) if self.closing || self.failed.is_some() => Status::Draining,
+            (None, Phase::AcceptOwed | Phase::Established) => Status::Established,
+            (None, Phase::Hello) => Status::Handshaking,
+        }
+    }
+
+    fn end(&self) -> Option<ConnectionError> {
+        self.life.end()
+    }
+
+    fn in_flight(&self) -> usize {
+        usize::try_from(self.owed()).unwrap_or(usize::MAX)
+    }
+
+    fn lifetime_millis(&self) -> u64 {
+        self.life.lifetime().as_millis()
+    }
+}
+
+impl session::Server for ServerSession {
+    fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error> {
+        if let Some(end) = self.life.end() {
             return Err(end.into());
         }
-        session.check_waiting(id)?;
+        self.check_waiting(id)?;
         // Behind a request that failed, no answer goes any more.
-        if session.failed.is_some_and(|failed| failed <= id.number()) {
+        if self.failed.is_some_and(|failed| failed <= id.number()) {
             return Err(Misuse::NotWaiting(id).into());
         }
-        layout::check_body(length, session.max_message)?;
+        layout::check_body(length, self.max_message)?;
         Ok(OutgoingAnswer::new(id, length))
     }
 
-    fn refuse(&self, session: &mut ServerSession, id: RequestId, _refusal: Refusal) -> Result<(), Error> {
-        if let Some(end) = session.life.end() {
+    fn refuse(&mut self, id: RequestId, _refusal: Refusal) -> Result<(), Error> {
+        if let Some(end) = self.life.end() {
             return Err(end.into());
         }
-        session.check_waiting(id)?;
-        session.failed = Some(session.failed.map_or(id.number(), |failed| failed.min(id.number())));
-        session.end_if_drained();
+        self.check_waiting(id)?;
+        self.failed = Some(self.failed.map_or(id.number(), |failed| failed.min(id.number())));
+        self.end_if_drained();
         Ok(())
     }
 
-    fn key_id(&self, _session: &ServerSession) -> Option<KeyId> {
+    fn key_id(&self) -> Option<KeyId> {
         None
     }
 }

@@ -5,8 +5,9 @@ use core::ops::Deref;
 
 use crate::connection::Connection;
 use crate::error::ConnectionError;
+use crate::role::Role;
 use crate::time::{Instant, Span};
-use crate::wire::{Role, Wire};
+use crate::wire::Wire;
 
 /// Whoever comes later than this to a deadline has been away, and has not looked at what came
 /// meanwhile. A runtime's timers are late by some milliseconds, on a busy machine by some more.

@@ -19,11 +19,13 @@ use crate::event::{ClientEvent, Received};
 use crate::life::{Life, Respite};
 use crate::message::{CloseReason, Fate, PingId, Status};
 use crate::outgoing::OutgoingRequest;
+use crate::role::Client;
+use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::{Instant, Span};
-use crate::wire::{BufferSizes, Client, ClientWire, Wire};
 
 /// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives it.
+#[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 pub struct ClientSession<T, C: Crypto> {
     pub(super) base: Base<Handshake, C::Aead>,
     pub(super) requests: Requests<T>,
@@ -182,7 +184,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     }
 }
 
-impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClient<T, C, X> {
+impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<Client> for NoiseClient<T, C, X> {
     type Session = ClientSession<T, C>;
 
     fn start<G: TryCryptoRng + ?Sized>(
@@ -263,20 +265,6 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
         }
     }
 
-    fn end_of_stream(&self, session: &mut Self::Session, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
-        session.check(now)?;
-        if !session.is_established() {
-            return Err(session.base.fail(ConnectionError::Refused));
-        }
-        session.cut = !unread.is_empty();
-        let orderly = session.base.close_has_gone() && unread.is_empty() && session.requests.table.slots().is_empty();
-        Err(session.base.fail(if orderly {
-            ConnectionError::Closed
-        } else {
-            ConnectionError::Truncated
-        }))
-    }
-
     fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
         let _ = session.check(now);
         of_owed(session.write(self, core::iter::empty(), out))
@@ -296,31 +284,50 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
         session.write(self, messages.into_iter(), out)
     }
 
-    fn seal_size(&self, session: &Self::Session, length: usize) -> usize {
-        let owed = usize::from(FIRST_RECORD);
-        let owed =
-            session.base.phase.link().map_or(owed, |link| owed + link.owed()) + session.requests.cancels * FRAME_HEAD;
-        write::seal_size(length, owed, session.base.theirs.max_record).max(HELLO_LENGTH)
+    fn buffer_sizes(settings: &Settings) -> BufferSizes {
+        write::buffer_sizes(settings)
+    }
+}
+
+impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
+    fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
+        self.check(now)?;
+        if !self.is_established() {
+            return Err(self.base.fail(ConnectionError::Refused));
+        }
+        self.cut = !unread.is_empty();
+        let orderly = self.base.close_has_gone() && unread.is_empty() && self.requests.table.slots().is_empty();
+        Err(self.base.fail(if orderly {
+            ConnectionError::Closed
+        } else {
+            ConnectionError::Truncated
+        }))
     }
 
-    fn set_reading(&self, session: &mut Self::Session, now: Instant, reading: bool) {
-        if session.check(now).is_ok() {
-            let paused = session.base.life.is_paused();
-            session.base.life.set_reading(reading);
+    fn seal_size(&self, length: usize) -> usize {
+        let owed = usize::from(FIRST_RECORD);
+        let owed = self.base.phase.link().map_or(owed, |link| owed + link.owed()) + self.requests.cancels * FRAME_HEAD;
+        write::seal_size(length, owed, self.base.theirs.max_record).max(HELLO_LENGTH)
+    }
+
+    fn set_reading(&mut self, now: Instant, reading: bool) {
+        if self.check(now).is_ok() {
+            let paused = self.base.life.is_paused();
+            self.base.life.set_reading(reading);
             if paused && reading {
                 // Nothing could be heard until now: the peer has its whole time to answer.
-                let now = session.base.life.latest();
-                session.keep_alive.heard = now;
-                session.keep_alive.pinged = session.keep_alive.pinged.map(|_| now);
-                session.keep_alive.respite = Respite::WHOLE;
+                let now = self.base.life.latest();
+                self.keep_alive.heard = now;
+                self.keep_alive.pinged = self.keep_alive.pinged.map(|_| now);
+                self.keep_alive.respite = Respite::WHOLE;
             }
         }
     }
 
-    fn was_away(&self, session: &mut Self::Session, now: Instant) {
-        session.base.life.was_away(now);
-        let lifetime = session.base.life.lifetime();
-        let keep_alive = &mut session.keep_alive;
+    fn was_away(&mut self, now: Instant) {
+        self.base.life.was_away(now);
+        let lifetime = self.base.life.lifetime();
+        let keep_alive = &mut self.keep_alive;
         if let Some(due) = keep_alive.pinged.map(|pinged| pinged + lifetime.third())
             && due <= now
             && keep_alive.respite.covers((now + Span::TICK).span_since(due), lifetime)
@@ -329,86 +336,82 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Client> for NoiseClie
         }
     }
 
-    fn close(&self, session: &mut Self::Session, now: Instant, reason: CloseReason) {
-        if session.check(now).is_err() {
+    fn close(&mut self, now: Instant, reason: CloseReason) {
+        if self.check(now).is_err() {
             return;
         }
-        let Some(link) = session.base.phase.link_mut() else {
-            session.base.fail(ConnectionError::Closed);
+        let Some(link) = self.base.phase.link_mut() else {
+            self.base.fail(ConnectionError::Closed);
             return;
         };
         if link.own_close == OwnClose::None {
-            link.owe_close(code_of(reason), session.requests.begun);
-            session.base.start_drain();
+            link.owe_close(code_of(reason), self.requests.begun);
+            self.base.start_drain();
         }
     }
 
-    fn poll_timeout(&self, session: &Self::Session) -> Option<Instant> {
-        session.base.deadline(session.keep_alive_due())
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.base.deadline(self.keep_alive_due())
     }
 
-    fn handle_timeout(&self, session: &mut Self::Session, now: Instant) -> Result<(), ConnectionError> {
-        session.check(now)?;
-        let now = session.base.life.latest();
-        if session.keep_alive_due().is_some_and(|due| now >= due) {
-            if session.keep_alive.pinged.is_some() {
-                return Err(session.base.fail(ConnectionError::PeerDead));
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        self.check(now)?;
+        let now = self.base.life.latest();
+        if self.keep_alive_due().is_some_and(|due| now >= due) {
+            if self.keep_alive.pinged.is_some() {
+                return Err(self.base.fail(ConnectionError::PeerDead));
             }
-            session.keep_alive.asked = true;
-            if let Some(link) = session.base.phase.link_mut() {
+            self.keep_alive.asked = true;
+            if let Some(link) = self.base.phase.link_mut() {
                 link.owe_ping();
             }
         }
         Ok(())
     }
 
-    fn status(&self, session: &Self::Session) -> Status {
-        session.base.status(session.is_established())
+    fn status(&self) -> Status {
+        self.base.status(self.is_established())
     }
 
-    fn end(&self, session: &Self::Session) -> Option<ConnectionError> {
-        session.base.life.end()
+    fn end(&self) -> Option<ConnectionError> {
+        self.base.life.end()
     }
 
-    fn in_flight(&self, session: &Self::Session) -> usize {
-        session.base.in_flight(session.requests.table.slots().len())
+    fn in_flight(&self) -> usize {
+        self.base.in_flight(self.requests.table.slots().len())
     }
 
-    fn lifetime_millis(&self, session: &Self::Session) -> u64 {
-        session.base.life.lifetime().as_millis()
-    }
-
-    fn buffer_sizes(settings: &Settings) -> BufferSizes {
-        write::buffer_sizes(settings)
+    fn lifetime_millis(&self) -> u64 {
+        self.base.life.lifetime().as_millis()
     }
 }
 
-impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> ClientWire for NoiseClient<T, C, X> {
-    fn request(&self, session: &mut Self::Session, length: usize) -> Result<OutgoingRequest, Error> {
-        session.open_for_new()?;
-        check_length(length, session.base.theirs.max_message)?;
-        Ok(OutgoingRequest::new(session.base.serial, length))
+impl<T: RequestTable, C: NoiseCrypto> session::Client for ClientSession<T, C> {
+    fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error> {
+        self.open_for_new()?;
+        check_length(length, self.base.theirs.max_message)?;
+        Ok(OutgoingRequest::new(self.base.serial, length))
     }
 
-    fn ping(&self, session: &mut Self::Session) -> Result<PingId, Error> {
-        if let Some(end) = session.base.life.end() {
+    fn ping(&mut self) -> Result<PingId, Error> {
+        if let Some(end) = self.base.life.end() {
             return Err(end.into());
         }
         // Before there is a link, the ping that is owed as soon as there is one.
-        Ok(PingId(session.base.phase.link_mut().map_or(1, Link::owe_ping)))
+        Ok(PingId(self.base.phase.link_mut().map_or(1, Link::owe_ping)))
     }
 
-    fn cancel(&self, session: &mut Self::Session, id: crate::RequestId) -> Result<(), Error> {
-        if let Some(end) = session.base.life.end() {
+    fn cancel(&mut self, id: crate::RequestId) -> Result<(), Error> {
+        if let Some(end) = self.base.life.end() {
             return Err(end.into());
         }
-        if !id.is_of(session.base.serial) {
+        if !id.is_of(self.base.serial) {
             return Err(Misuse::Foreign.into());
         }
-        let slot = super::table::find(&mut session.requests.table, id.number());
+        let slot = super::table::find(&mut self.requests.table, id.number());
         if let Some(slot) = slot.filter(|slot| slot.cancel == Cancel::No && slot.state != State::Lost) {
             slot.cancel = Cancel::Owed;
-            session.requests.cancels += 1;
+            self.requests.cancels += 1;
         }
         Ok(())
     }
@@ -417,26 +420,26 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> ClientWire for NoiseClient
         true
     }
 
-    fn is_confirmed(&self, session: &Self::Session) -> bool {
-        session.base.phase.link().is_some_and(Link::has_opened)
+    fn is_confirmed(&self) -> bool {
+        self.base.phase.link().is_some_and(Link::has_opened)
     }
 
-    fn fate(&self, session: &Self::Session) -> Fate {
-        let ended = session.base.life.end() == Some(ConnectionError::Truncated);
-        let unheard = ended && !session.cut && !self.is_confirmed(session);
-        if unheard || !session.is_established() {
+    fn fate(&self) -> Fate {
+        let ended = self.base.life.end() == Some(ConnectionError::Truncated);
+        let unheard = ended && !self.cut && !self.is_confirmed();
+        if unheard || !self.is_established() {
             Fate::NotProcessed
         } else {
             Fate::MaybeProcessed
         }
     }
 
-    fn max_in_flight(&self, session: &Self::Session) -> usize {
-        session.requests.max_in_flight
+    fn max_in_flight(&self) -> usize {
+        self.requests.max_in_flight
     }
 
-    fn peer_max_message(&self, session: &Self::Session) -> u32 {
-        session.base.theirs.max_message
+    fn peer_max_message(&self) -> u32 {
+        self.base.theirs.max_message
     }
 }
 

@@ -13,7 +13,6 @@ use super::record::RekeyPeriod;
 use crate::crypto::NoiseCrypto;
 use crate::key::Key;
 use crate::message::KeyId;
-use crate::wire::private;
 
 /// A secret as the noise wire uses it. Wiped when dropped.
 pub struct NoiseSecret {
@@ -353,9 +352,6 @@ impl<T, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> NoiseServer<T, R, C, X> {
         self.context_length.to_be_bytes()
     }
 }
-
-impl<T, C, X> private::Sealed for NoiseClient<T, C, X> {}
-impl<T, R, C, X> private::Sealed for NoiseServer<T, R, C, X> {}
 
 impl<T, C, X> fmt::Debug for NoiseClient<T, C, X> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

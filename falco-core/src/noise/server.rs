@@ -18,11 +18,13 @@ use crate::event::{Received, ServerEvent};
 use crate::life::{Life, Respite};
 use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
+use crate::role::Server;
+use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::{Instant, Span};
-use crate::wire::{BufferSizes, Server, ServerWire, Wire};
 
 /// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives it.
+#[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 pub struct ServerSession<T, C: Crypto> {
     pub(super) base: Base<Handshake, C::Aead>,
     key_id: Option<KeyId>,
@@ -178,7 +180,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     }
 }
 
-impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for NoiseServer<T, R, C, X> {
+impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<Server> for NoiseServer<T, R, C, X> {
     type Session = ServerSession<T, C>;
 
     fn start<G: TryCryptoRng + ?Sized>(
@@ -256,20 +258,6 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
         }
     }
 
-    fn end_of_stream(&self, session: &mut Self::Session, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
-        session.check(now)?;
-        let closed = session.base.close_has_gone();
-        Err(session.base.fail(match (unread.is_empty(), session.is_established()) {
-            // What runs still gets its end: the client has only shut down its sending half.
-            (true, true) if closed => {
-                session.requests.lose_half_received();
-                return Ok(());
-            }
-            (true, false) => ConnectionError::ClosedByPeer,
-            _ => ConnectionError::Truncated,
-        }))
-    }
-
     fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
         let _ = session.check(now);
         of_owed(session.write(self, core::iter::empty(), out))
@@ -289,96 +277,112 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Wire<Server> for 
         session.write(self, messages.into_iter(), out)
     }
 
-    fn seal_size(&self, session: &Self::Session, length: usize) -> usize {
-        let owed = session.base.phase.link().map_or(0, Link::owed);
-        write::seal_size(length, owed, session.base.theirs.max_record).max(WELCOME_LENGTH)
-    }
-
-    fn set_reading(&self, session: &mut Self::Session, now: Instant, reading: bool) {
-        if session.check(now).is_ok() {
-            let paused = session.base.life.is_paused();
-            session.base.life.set_reading(reading);
-            if paused && reading {
-                // Nothing could be heard until now: each half request has its whole time.
-                session.requests.touch(session.base.life.latest());
-            }
-        }
-    }
-
-    fn was_away(&self, session: &mut Self::Session, now: Instant) {
-        session.base.life.was_away(now);
-        session.requests.was_away(now);
-    }
-
-    fn close(&self, session: &mut Self::Session, now: Instant, reason: CloseReason) {
-        if session.check(now).is_err() {
-            return;
-        }
-        let established = session.is_established();
-        let Some(link) = session.base.phase.link_mut().filter(|_| established) else {
-            session.base.fail(ConnectionError::Closed);
-            return;
-        };
-        if link.own_close == OwnClose::None {
-            link.owe_close(code_of(reason), session.requests.begun);
-            session.requests.last = Some(session.requests.begun);
-            session.base.start_drain();
-        }
-    }
-
-    fn poll_timeout(&self, session: &Self::Session) -> Option<Instant> {
-        let reads = !session.base.life.is_paused();
-        session.base.deadline(session.requests.stale.filter(|_| reads))
-    }
-
-    fn handle_timeout(&self, session: &mut Self::Session, now: Instant) -> Result<(), ConnectionError> {
-        session.check(now)?;
-        session.drop_stale();
-        Ok(())
-    }
-
-    fn status(&self, session: &Self::Session) -> Status {
-        session.base.status(session.is_established())
-    }
-
-    fn end(&self, session: &Self::Session) -> Option<ConnectionError> {
-        session.base.life.end()
-    }
-
-    fn in_flight(&self, session: &Self::Session) -> usize {
-        session.base.in_flight(session.requests.table.slots().len())
-    }
-
-    fn lifetime_millis(&self, session: &Self::Session) -> u64 {
-        session.base.life.lifetime().as_millis()
-    }
-
     fn buffer_sizes(settings: &Settings) -> BufferSizes {
         write::buffer_sizes(settings)
     }
 }
 
-impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> ServerWire for NoiseServer<T, R, C, X> {
-    fn answer(&self, session: &mut Self::Session, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error> {
+impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
+    fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
+        self.check(now)?;
+        let closed = self.base.close_has_gone();
+        Err(self.base.fail(match (unread.is_empty(), self.is_established()) {
+            // What runs still gets its end: the client has only shut down its sending half.
+            (true, true) if closed => {
+                self.requests.lose_half_received();
+                return Ok(());
+            }
+            (true, false) => ConnectionError::ClosedByPeer,
+            _ => ConnectionError::Truncated,
+        }))
+    }
+
+    fn seal_size(&self, length: usize) -> usize {
+        let owed = self.base.phase.link().map_or(0, Link::owed);
+        write::seal_size(length, owed, self.base.theirs.max_record).max(WELCOME_LENGTH)
+    }
+
+    fn set_reading(&mut self, now: Instant, reading: bool) {
+        if self.check(now).is_ok() {
+            let paused = self.base.life.is_paused();
+            self.base.life.set_reading(reading);
+            if paused && reading {
+                // Nothing could be heard until now: each half request has its whole time.
+                self.requests.touch(self.base.life.latest());
+            }
+        }
+    }
+
+    fn was_away(&mut self, now: Instant) {
+        self.base.life.was_away(now);
+        self.requests.was_away(now);
+    }
+
+    fn close(&mut self, now: Instant, reason: CloseReason) {
+        if self.check(now).is_err() {
+            return;
+        }
+        let established = self.is_established();
+        let Some(link) = self.base.phase.link_mut().filter(|_| established) else {
+            self.base.fail(ConnectionError::Closed);
+            return;
+        };
+        if link.own_close == OwnClose::None {
+            link.owe_close(code_of(reason), self.requests.begun);
+            self.requests.last = Some(self.requests.begun);
+            self.base.start_drain();
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let reads = !self.base.life.is_paused();
+        self.base.deadline(self.requests.stale.filter(|_| reads))
+    }
+
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        self.check(now)?;
+        self.drop_stale();
+        Ok(())
+    }
+
+    fn status(&self) -> Status {
+        self.base.status(self.is_established())
+    }
+
+    fn end(&self) -> Option<ConnectionError> {
+        self.base.life.end()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.base.in_flight(self.requests.table.slots().len())
+    }
+
+    fn lifetime_millis(&self) -> u64 {
+        self.base.life.lifetime().as_millis()
+    }
+}
+
+impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {
+    fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error> {
         // Of a request half received there is nothing to answer yet, and an answer begins once.
-        if session.waiting(id)? != State::Waiting {
+        if self.waiting(id)? != State::Waiting {
             return Err(Misuse::NotWaiting(id).into());
         }
-        check_length(length, session.base.theirs.max_message)?;
+        check_length(length, self.base.theirs.max_message)?;
         Ok(OutgoingAnswer::new(id, length))
     }
 
-    fn key_id(&self, session: &Self::Session) -> Option<KeyId> {
-        session.key_id.filter(|_| session.is_established())
+    fn key_id(&self) -> Option<KeyId> {
+        self.key_id.filter(|_| self.is_established())
     }
 
-    fn refuse(&self, session: &mut Self::Session, id: RequestId, refusal: Refusal) -> Result<(), Error> {
-        session.waiting(id)?;
-        let Some(link) = session.base.phase.link_mut().filter(|link| link.can_refuse()) else {
+    fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Error> {
+        self.waiting(id)?;
+        let Some(link) = self.base.phase.link_mut().filter(|link| link.can_refuse()) else {
             return Err(Misuse::TransmitFirst.into());
         };
         link.owe_refusal(id.number(), super::refusal_code(refusal));
-        session.requests.end(id.number());
+        self.requests.end(id.number());
         Ok(())
     }
 }

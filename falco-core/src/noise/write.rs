@@ -5,8 +5,8 @@ use super::link::Link;
 use super::writer::Writer;
 use crate::crypto::Crypto;
 use crate::error::{ConnectionError, Error, Misuse, RequestError};
+use crate::session::BufferSizes;
 use crate::settings::Settings;
-use crate::wire::BufferSizes;
 
 /// Gives each message its turn, until the output is full (`false`) or there is trouble with one, which is returned.
 #[inline]

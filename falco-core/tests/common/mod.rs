@@ -51,6 +51,16 @@ pub(crate) fn server<C: Crypto>(key: &Handle<C>, settings: &Settings, seed: u64)
     ServerConnection::new(Rc::clone(key), settings, Instant::ZERO, &mut CountingRng::new(!seed)).unwrap()
 }
 
+/// What an owner sets for a key on the noise wire, on the classic wire, or on both: 32 times a byte.
+pub(crate) fn secrets(noise: Option<u8>, classic: Option<u8>) -> falco_core::keys::Secrets {
+    falco_core::keys::Secrets {
+        noise: noise.map(key).into_iter().collect(),
+        classic: classic.map(key),
+        nonces: 4096,
+        ..Default::default()
+    }
+}
+
 /// All that a machine owes of its own.
 pub(crate) fn owed<R: Role, H: Deref<Target: Wire<R>>>(machine: &mut Connection<R, H>, now: Instant) -> Vec<u8> {
     let (mut all, mut out) = (Vec::new(), [0; falco_core::TRANSMIT_SIZE]);

@@ -66,7 +66,7 @@ impl Connection {
             let turn = Turn::new(Box::new(serial));
             (Self::Serial { turn, answered }, None)
         };
-        if key.as_noise().is_none() {
+        if !key.speaks_noise() {
             return Ok(one_by_one(Serial::open(stream, key, settings, clock)?, false));
         }
         let io = |error| Error::io("connecting", error, Fate::NotProcessed);

@@ -197,8 +197,8 @@ where
         let mut desk = self.conn.lock();
         desk.source.established = true;
         // The machine tells its key from here on: who retires a key takes it out of the ring, then asks the machines.
-        let noise = self.service.keys.as_noise().zip(desk.source.mux.machine().key_id());
-        let retired = noise.is_some_and(|(noise, key)| !noise.ring().contains(key));
+        let ring = self.service.keys.ring().zip(desk.source.mux.machine().key_id());
+        let retired = ring.is_some_and(|(ring, key)| !ring.contains(key));
         if retired {
             desk.source.mux.close(self.conn.now(), CloseReason::KeyRetired);
         } else if self.seat.is_stopping() {

@@ -255,8 +255,8 @@ impl<H: Handler> Connection<H> {
             // In this order: who retires a key takes it out of the ring, then looks for its connections.
             let _ = self.control.key.set(key);
             self.span.record("key", tracing::field::display(key));
-            let noise = self.service.keys.as_noise();
-            retired = noise.is_some_and(|noise| !noise.ring().contains(key));
+            let ring = self.service.keys.ring();
+            retired = ring.is_some_and(|ring| !ring.contains(key));
         }
         debug!("established");
         let now = self.now();

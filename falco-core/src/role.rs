@@ -1,0 +1,43 @@
+//! The two sides of a connection, and what differs between them in type.
+
+use core::fmt::Debug;
+
+use crate::event::{ClientEvent, ServerEvent};
+use crate::outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
+
+mod private {
+    /// Keeps the roles those of this crate.
+    #[allow(unnameable_types, reason = "that is what seals")]
+    pub trait Sealed {}
+}
+
+/// Which side of a connection a machine is: [`Client`] or [`Server`].
+pub trait Role: private::Sealed {
+    /// What happens to this side.
+    type Event: Debug + Clone + PartialEq + Eq;
+    /// What this side sends.
+    type Outgoing: Debug + Outgoing;
+}
+
+/// The side that connects, sends requests and gets answers.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Client;
+
+/// The side that is connected to, gets requests and sends answers.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Server;
+
+impl private::Sealed for Client {}
+impl private::Sealed for Server {}
+
+impl Role for Client {
+    type Event = ClientEvent;
+    type Outgoing = OutgoingRequest;
+}
+
+impl Role for Server {
+    type Event = ServerEvent;
+    type Outgoing = OutgoingAnswer;
+}

@@ -1,0 +1,94 @@
+//! The wall between the machine, which is the same on every wire and on both sides of it, and the
+//! wires. The traits are public so that [`Wire`](crate::Wire) may stand on them, and have no name
+//! outside of this crate. What their methods do is told at [`Connection`](crate::Connection).
+
+use core::fmt::Debug;
+
+use rand_core::TryCryptoRng;
+
+use crate::error::{ConnectionError, EntropyError, Error, Misuse};
+use crate::event::Received;
+use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
+use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
+use crate::role::Role;
+use crate::settings::Settings;
+use crate::time::Instant;
+
+/// The least memory with which a connection gets on, whatever its peer sends: [`Connection::buffer_sizes`](crate::Connection::buffer_sizes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BufferSizes {
+    /// Bytes for what has come and is not taken.
+    pub unread: usize,
+    /// Bytes for what is sealed and not sent.
+    pub output: usize,
+}
+
+/// What takes the key, in the role `R`. It is implemented by a key, for its wire.
+#[allow(unnameable_types, reason = "that is what seals")]
+pub trait Keyed<R: Role> {
+    /// What is remembered of one connection.
+    type Session: Session;
+
+    fn start<G: TryCryptoRng + ?Sized>(
+        &self,
+        settings: &Settings,
+        now: Instant,
+        rng: &mut G,
+    ) -> Result<Self::Session, EntropyError>;
+    fn recv(
+        &self,
+        session: &mut Self::Session,
+        now: Instant,
+        unread: &mut [u8],
+    ) -> Result<Received<R::Event>, ConnectionError>;
+    fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse>;
+    fn seal<'m, I>(
+        &self,
+        session: &mut Self::Session,
+        now: Instant,
+        messages: I,
+        out: &mut [u8],
+    ) -> Result<usize, Error>
+    where
+        I: IntoIterator<Item = (&'m mut R::Outgoing, &'m [u8])>,
+        R::Outgoing: 'm;
+    fn buffer_sizes(settings: &Settings) -> BufferSizes;
+}
+
+/// What a session answers by itself, on either side.
+#[allow(unnameable_types, reason = "that is what seals")]
+pub trait Session: Debug {
+    fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError>;
+    fn seal_size(&self, length: usize) -> usize;
+    fn set_reading(&mut self, now: Instant, reading: bool);
+    fn was_away(&mut self, now: Instant);
+    fn close(&mut self, now: Instant, reason: CloseReason);
+    fn poll_timeout(&self) -> Option<Instant>;
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError>;
+    fn status(&self) -> Status;
+    fn end(&self) -> Option<ConnectionError>;
+    fn in_flight(&self) -> usize;
+    fn lifetime_millis(&self) -> u64;
+}
+
+/// What a client's session answers besides.
+#[allow(unnameable_types, reason = "that is what seals")]
+pub trait Client: Session {
+    fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error>;
+    fn ping(&mut self) -> Result<PingId, Error>;
+    fn cancel(&mut self, id: RequestId) -> Result<(), Error>;
+    fn answers_pings(&self) -> bool;
+    fn is_confirmed(&self) -> bool;
+    fn fate(&self) -> Fate;
+    fn max_in_flight(&self) -> usize;
+    fn peer_max_message(&self) -> u32;
+}
+
+/// What a server's session answers besides.
+#[allow(unnameable_types, reason = "that is what seals")]
+pub trait Server: Session {
+    fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error>;
+    fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Error>;
+    fn key_id(&self) -> Option<KeyId>;
+}
