@@ -10,7 +10,7 @@ use crate::error::{ConnectionError, EntropyError, Error, LINGER, Misuse};
 use crate::event::Received;
 use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
-use crate::role::{Client, Role, Server};
+use crate::role::{ClientSide, Role, ServerSide};
 use crate::session::{BufferSizes, Client as _, Keyed, Server as _, Session};
 use crate::settings::Settings;
 use crate::time::Instant;
@@ -20,10 +20,10 @@ use crate::wire::{ClientWire, ServerWire, Wire};
 pub const TRANSMIT_SIZE: usize = crate::classic::HELLO_LENGTH;
 
 /// A client's side of a connection. `H` is a handle on its key, such as `&ClassicKey<L>` or `Arc<ClassicKey<L>>`.
-pub type ClientConnection<H> = Connection<Client, H>;
+pub type ClientConnection<H> = Connection<ClientSide, H>;
 
 /// A server's side of a connection. `H` is a handle on its key, such as `&ClassicKey<L>` or `Arc<ClassicKey<L>>`.
-pub type ServerConnection<H> = Connection<Server, H>;
+pub type ServerConnection<H> = Connection<ServerSide, H>;
 
 /// One side of one connection: a plain value that does no I/O, reads no clock and allocates nothing.
 ///
@@ -213,7 +213,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     }
 }
 
-impl<H: Deref<Target: ClientWire>> Connection<Client, H> {
+impl<H: Deref<Target: ClientWire>> Connection<ClientSide, H> {
     /// A request with a body of `length` bytes, to be handed to [`seal`](Self::seal) with that body. Nothing is sent yet.
     ///
     /// # Errors
@@ -287,7 +287,7 @@ impl<H: Deref<Target: ClientWire>> Connection<Client, H> {
     }
 }
 
-impl<H: Deref<Target: ServerWire>> Connection<Server, H> {
+impl<H: Deref<Target: ServerWire>> Connection<ServerSide, H> {
     /// The answer to a request, with a body of `length` bytes, to be handed to [`seal`](Self::seal) with that body.
     ///
     /// Answers may be made in any order. On the classic wire they go in the order of the requests: hand all that are ready to `seal`, and it takes those

@@ -153,7 +153,7 @@ pub use message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 pub use outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
 pub use reassembly::{NoRoom, Partial, Partials, Reassembly};
 pub use recv_buf::{RecvBuf, Storage, StorageFull};
-pub use role::{Client, Role, Server};
+pub use role::{ClientSide, Role, ServerSide};
 #[cfg(feature = "alloc")]
 pub use send_queue::SendQueue;
 pub use session::BufferSizes;

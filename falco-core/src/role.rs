@@ -11,7 +11,7 @@ mod private {
     pub trait Sealed {}
 }
 
-/// Which side of a connection a machine is: [`Client`] or [`Server`].
+/// Which side of a connection a machine is: [`ClientSide`] or [`ServerSide`].
 pub trait Role: private::Sealed {
     /// What happens to this side.
     type Event: Debug + Clone + PartialEq + Eq;
@@ -22,22 +22,22 @@ pub trait Role: private::Sealed {
 /// The side that connects, sends requests and gets answers.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Client;
+pub struct ClientSide;
 
 /// The side that is connected to, gets requests and sends answers.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Server;
+pub struct ServerSide;
 
-impl private::Sealed for Client {}
-impl private::Sealed for Server {}
+impl private::Sealed for ClientSide {}
+impl private::Sealed for ServerSide {}
 
-impl Role for Client {
+impl Role for ClientSide {
     type Event = ClientEvent;
     type Outgoing = OutgoingRequest;
 }
 
-impl Role for Server {
+impl Role for ServerSide {
     type Event = ServerEvent;
     type Outgoing = OutgoingAnswer;
 }

@@ -91,7 +91,7 @@ fn a_client_that_cannot_seal_is_over_for_good() {
 type Keys = NoiseServer<Vec<RequestSlot>, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, Failing>;
 
 /// A server whose client has proved itself.
-fn established(keys: &Keys) -> Rig<falco_core::Server, &Keys> {
+fn established(keys: &Keys) -> Rig<falco_core::ServerSide, &Keys> {
     let mut machine = ServerConnection::new(keys, &Settings::new(), NOW, &mut CountingRng::new(1)).unwrap();
     machine.recv(NOW, &mut honest().hello()).unwrap();
     let raw = honest().client(&owed(&mut machine, NOW)).unwrap();

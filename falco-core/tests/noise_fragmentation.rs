@@ -50,7 +50,7 @@ fn seal<R: Role, H: core::ops::Deref<Target: Wire<R>>>(
 }
 
 impl Caller for Serving {
-    type Role = falco_core::Server;
+    type Role = falco_core::ServerSide;
     type Handle = Rc<ServerKeys>;
 
     fn machine(&mut self) -> &mut NoiseServerEnd {
@@ -77,7 +77,7 @@ impl Caller for Serving {
 }
 
 impl Caller for Asking {
-    type Role = falco_core::Client;
+    type Role = falco_core::ClientSide;
     type Handle = Rc<ClientKeys>;
 
     fn machine(&mut self) -> &mut NoiseClientEnd {

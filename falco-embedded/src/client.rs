@@ -4,7 +4,7 @@ use core::fmt;
 use core::ops::{Deref, Range};
 
 use falco_core::{
-    Client, ClientConnection, ClientEvent, ClientWire, CloseReason, Fate, Instant, OutgoingRequest, PingId,
+    ClientConnection, ClientEvent, ClientSide, ClientWire, CloseReason, Fate, Instant, OutgoingRequest, PingId,
     RequestError, RequestId, Settings, Status, Storage,
 };
 use rand_core::TryCryptoRng;
@@ -16,7 +16,7 @@ use crate::line::{Line, Next};
 ///
 /// The [crate's page](crate) has a super-loop around it.
 pub struct ClientLine<H: Deref<Target: ClientWire>, I, O> {
-    line: Line<Client, H, I, O>,
+    line: Line<ClientSide, H, I, O>,
     /// The request whose end is awaited, or was when its asker went away.
     current: Option<RequestId>,
     /// All of the last request was sealed.
@@ -101,7 +101,7 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
     }
 
     /// A client on `line`. It owes its hello.
-    pub const fn new(line: Line<Client, H, I, O>) -> Self {
+    pub const fn new(line: Line<ClientSide, H, I, O>) -> Self {
         Self {
             line,
             current: None,
@@ -111,12 +111,12 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
     }
 
     /// The line, to move its bytes.
-    pub const fn line(&self) -> &Line<Client, H, I, O> {
+    pub const fn line(&self) -> &Line<ClientSide, H, I, O> {
         &self.line
     }
 
     /// The line, to move its bytes.
-    pub const fn line_mut(&mut self) -> &mut Line<Client, H, I, O> {
+    pub const fn line_mut(&mut self) -> &mut Line<ClientSide, H, I, O> {
         &mut self.line
     }
 

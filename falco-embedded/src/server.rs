@@ -5,7 +5,7 @@ use core::ops::Deref;
 
 use falco_core::{
     CloseReason, Error as CoreError, Instant, Misuse, OutgoingAnswer, Partial, Reassembly, Refusal, RequestError,
-    RequestId, Server, ServerConnection, ServerEvent, ServerWire, Settings, Status, Storage,
+    RequestId, ServerConnection, ServerEvent, ServerSide, ServerWire, Settings, Status, Storage,
 };
 use rand_core::TryCryptoRng;
 
@@ -24,7 +24,7 @@ pub struct ServerLine<H: Deref<Target: ServerWire>, I, O, M, A> {
 
 /// The line, and the word on a request that is not taken.
 pub(crate) struct Desk<H: Deref<Target: ServerWire>, I, O> {
-    line: Line<Server, H, I, O>,
+    line: Line<ServerSide, H, I, O>,
     /// To be said as soon as it can be; until then nothing is looked at.
     refusal: Option<(RequestId, Refusal)>,
 }
@@ -91,7 +91,7 @@ where
 
     /// A server on `line`. Requests that do not fit `message` are refused as too large, and so are answers that do not fit `answer`. Where the settings allow more than one request under way,
     /// those that come beside the one that is handled are refused as busy; the classic wire has no word for that and ends.
-    pub const fn new(line: Line<Server, H, I, O>, message: M, answer: A) -> Self {
+    pub const fn new(line: Line<ServerSide, H, I, O>, message: M, answer: A) -> Self {
         Self {
             desk: Desk { line, refusal: None },
             parts: Reassembly::new([Partial::new(message)]),
@@ -101,12 +101,12 @@ where
     }
 
     /// The line, to move its bytes.
-    pub const fn line(&self) -> &Line<Server, H, I, O> {
+    pub const fn line(&self) -> &Line<ServerSide, H, I, O> {
         &self.desk.line
     }
 
     /// The line, to move its bytes.
-    pub const fn line_mut(&mut self) -> &mut Line<Server, H, I, O> {
+    pub const fn line_mut(&mut self) -> &mut Line<ServerSide, H, I, O> {
         &mut self.desk.line
     }
 
@@ -327,7 +327,7 @@ where
     }
 
     #[cfg(feature = "async")]
-    pub(crate) const fn line_mut(&mut self) -> &mut Line<Server, H, I, O> {
+    pub(crate) const fn line_mut(&mut self) -> &mut Line<ServerSide, H, I, O> {
         &mut self.line
     }
 

@@ -13,7 +13,7 @@ use crate::ledger::Ledger;
 use crate::life::Life;
 use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
-use crate::role::Client;
+use crate::role::ClientSide;
 use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::Instant;
@@ -165,7 +165,7 @@ impl ClientSession {
     }
 }
 
-impl<L: Ledger, C: Crypto> Keyed<Client> for ClassicKey<L, C> {
+impl<L: Ledger, C: Crypto> Keyed<ClientSide> for ClassicKey<L, C> {
     type Session = ClientSession;
 
     fn start<G: TryCryptoRng + ?Sized>(
@@ -248,7 +248,7 @@ impl<L: Ledger, C: Crypto> Keyed<Client> for ClassicKey<L, C> {
             session,
             messages,
             out,
-            |session, out| Keyed::<Client>::transmit(self, session, now, out),
+            |session, out| Keyed::<ClientSide>::transmit(self, session, now, out),
             |session, message, body, out| {
                 session.life.check(now)?;
                 match session.phase {

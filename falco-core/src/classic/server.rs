@@ -11,7 +11,7 @@ use crate::ledger::Ledger;
 use crate::life::Life;
 use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
-use crate::role::Server;
+use crate::role::ServerSide;
 use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::Instant;
@@ -173,7 +173,7 @@ impl ServerSession {
     }
 }
 
-impl<L: Ledger, C: Crypto> Keyed<Server> for ClassicKey<L, C> {
+impl<L: Ledger, C: Crypto> Keyed<ServerSide> for ClassicKey<L, C> {
     type Session = ServerSession;
 
     fn start<G: TryCryptoRng + ?Sized>(
@@ -237,7 +237,7 @@ impl<L: Ledger, C: Crypto> Keyed<Server> for ClassicKey<L, C> {
             session,
             messages,
             out,
-            |session, out| Keyed::<Server>::transmit(self, session, now, out),
+            |session, out| Keyed::<ServerSide>::transmit(self, session, now, out),
             |session, message, body, out| {
                 session.life.check(now)?;
                 session.seal_one(self, message, body, out)

@@ -19,7 +19,7 @@ use crate::event::{ClientEvent, Received};
 use crate::life::{Life, Respite};
 use crate::message::{CloseReason, Fate, PingId, Status};
 use crate::outgoing::OutgoingRequest;
-use crate::role::Client;
+use crate::role::ClientSide;
 use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::{Instant, Span};
@@ -184,7 +184,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     }
 }
 
-impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<Client> for NoiseClient<T, C, X> {
+impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for NoiseClient<T, C, X> {
     type Session = ClientSession<T, C>;
 
     fn start<G: TryCryptoRng + ?Sized>(

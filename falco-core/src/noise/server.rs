@@ -18,7 +18,7 @@ use crate::event::{Received, ServerEvent};
 use crate::life::{Life, Respite};
 use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
-use crate::role::Server;
+use crate::role::ServerSide;
 use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::{Instant, Span};
@@ -180,7 +180,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     }
 }
 
-impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<Server> for NoiseServer<T, R, C, X> {
+impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide> for NoiseServer<T, R, C, X> {
     type Session = ServerSession<T, C>;
 
     fn start<G: TryCryptoRng + ?Sized>(

@@ -175,8 +175,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
 /// ```
 pub struct Pair<'k, A: ClientWire, B: ServerWire> {
     now: Instant,
-    client: Side<crate::Client, &'k A>,
-    server: Side<crate::Server, &'k B>,
+    client: Side<crate::ClientSide, &'k A>,
+    server: Side<crate::ServerSide, &'k B>,
     handler: fn(&[u8]) -> Option<Vec<u8>>,
     steps: usize,
     /// What happened to the client, in order.
@@ -407,7 +407,7 @@ impl<'k, A: ClientWire, B: ServerWire> Pair<'k, A, B> {
     }
 }
 
-fn answer<H: Deref<Target: ServerWire>>(side: &mut Side<crate::Server, H>, id: RequestId, body: Option<Vec<u8>>) {
+fn answer<H: Deref<Target: ServerWire>>(side: &mut Side<crate::ServerSide, H>, id: RequestId, body: Option<Vec<u8>>) {
     if let Some(body) = body
         && let Ok(message) = side.machine.answer(id, body.len())
     {

@@ -53,7 +53,7 @@ pub(crate) struct Serving {
 }
 
 impl Caller for Serving {
-    type Role = falco_core::Server;
+    type Role = falco_core::ServerSide;
     type Handle = Handle;
 
     fn machine(&mut self) -> &mut ServerEnd {
@@ -103,7 +103,7 @@ impl Asking {
 }
 
 impl Caller for Asking {
-    type Role = falco_core::Client;
+    type Role = falco_core::ClientSide;
     type Handle = Handle;
 
     fn machine(&mut self) -> &mut ClientEnd {

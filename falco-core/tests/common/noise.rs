@@ -45,8 +45,8 @@ pub(crate) struct Rig<R: Role, H: Deref<Target: Wire<R>>> {
     pub(crate) stuck: bool,
 }
 
-pub(crate) type AtServer = Rig<falco_core::Server, Rc<ServerKeys>>;
-pub(crate) type AtClient = Rig<falco_core::Client, Rc<ClientKeys>>;
+pub(crate) type AtServer = Rig<falco_core::ServerSide, Rc<ServerKeys>>;
+pub(crate) type AtClient = Rig<falco_core::ClientSide, Rc<ClientKeys>>;
 
 pub(crate) fn server_keys() -> ServerKeys {
     let places = [Some(NoiseSecret::derive(key(7), &NoSecurity))];

@@ -9,7 +9,8 @@ use std::thread::{self, JoinHandle};
 use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
 use falco_core::testing::{ClientLog, ServerLog};
 use falco_core::{
-    Client, ClientConnection, ClientEvent, CloseReason, Error, Key, Refusal, RequestId, RustCrypto, Server, ServerEvent,
+    ClientConnection, ClientEvent, ClientSide, CloseReason, Error, Key, Refusal, RequestId, RustCrypto, ServerEvent,
+    ServerSide,
 };
 use getrandom::SysRng;
 
@@ -27,7 +28,7 @@ fn key(options: &Options) -> Key {
 
 /// Our client, over one connection.
 pub(crate) struct OurClient {
-    side: Side<Client, Box<ClientKey>>,
+    side: Side<ClientSide, Box<ClientKey>>,
     pub(crate) log: Vec<ClientLog>,
 }
 
@@ -167,7 +168,7 @@ impl OurServer {
 }
 
 struct Serving {
-    side: Side<Server, Box<ServerKey>>,
+    side: Side<ServerSide, Box<ServerKey>>,
     /// Requests that are answered by nothing but a cancellation.
     held: Vec<RequestId>,
     log: Vec<ServerLog>,

@@ -107,7 +107,7 @@ pub fn noise_server_past_tag(data: &[u8]) {
     }
 }
 
-type Server<'k> = Attacked<crate::Server, &'k ServerKeys>;
+type Server<'k> = Attacked<crate::ServerSide, &'k ServerKeys>;
 
 /// Seals the next of an answer, and begins it where there is none.
 fn answer(driven: &mut Server<'_>, known: &mut BTreeMap<u32, Known>, chosen: u32, length: usize) {

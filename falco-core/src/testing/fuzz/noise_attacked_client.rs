@@ -10,7 +10,7 @@ use super::noise_attacker::{
 use crate::testing::CountingRng;
 use crate::{ClientConnection, ClientEvent, CloseReason, Instant, OutgoingRequest, RequestId, TRANSMIT_SIZE};
 
-type Client<'k> = Attacked<crate::Client, &'k ClientKeys>;
+type Client<'k> = Attacked<crate::ClientSide, &'k ClientKeys>;
 
 /// What the owner of a client knows.
 #[derive(Default)]

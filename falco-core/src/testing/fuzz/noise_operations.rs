@@ -36,8 +36,8 @@ struct Known {
 
 struct Both<'k> {
     now: Instant,
-    client: Side<crate::Client, &'k ClientKeys>,
-    server: Side<crate::Server, &'k ServerKeys>,
+    client: Side<crate::ClientSide, &'k ClientKeys>,
+    server: Side<crate::ServerSide, &'k ServerKeys>,
     /// The client has shut down its sending half behind a CLOSE.
     half_shut: bool,
     /// The server's process has ended. What it had sent still comes, and then the end of the stream.
