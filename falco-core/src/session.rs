@@ -14,7 +14,8 @@ use crate::role::Role;
 use crate::settings::Settings;
 use crate::time::Instant;
 
-/// The least memory with which a connection gets on, whatever its peer sends: [`Connection::buffer_sizes`](crate::Connection::buffer_sizes).
+/// The least memory with which a connection gets on, whatever its peer sends:
+/// [`Connection::buffer_sizes`](crate::Connection::buffer_sizes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BufferSizes {

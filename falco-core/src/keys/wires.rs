@@ -24,8 +24,8 @@ const CLASSIC: u8 = 0x00;
 /// A classic key for threads to share.
 pub(super) type Classic = ClassicKey<Mutex<NonceLedger<Box<[NonceSlot]>>>>;
 
-/// The keys of one side, expanded once, for all its connections to share: [`ClientKeys`](super::ClientKeys)
-/// or [`ServerKeys`](super::ServerKeys).
+/// The keys of one side, expanded once, for all its connections to share:
+/// [`ClientKeys`](super::ClientKeys) or [`ServerKeys`](super::ServerKeys).
 pub struct Keys<N>(pub(super) Wires<N>);
 
 /// The keys by the wires that are spoken. A client speaks one.
@@ -65,7 +65,7 @@ impl<N: fmt::Debug> fmt::Debug for Keys<N> {
 #[derive(Debug)]
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 pub enum Spoken<N, K> {
-    /// The noise wire. Where `classic` is there as well, no byte has come that says which wire it is.
+    /// The noise wire. Where `classic` is there as well, no byte has come that says which it is.
     Noise { session: N, classic: Option<Box<K>> },
     /// The classic wire.
     Classic(Box<K>),
