@@ -66,7 +66,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     ///
     /// # Errors
     /// What ended the connection, now or before.
-    pub fn recv(&mut self, now: Instant, unread: &mut [u8]) -> Result<Received<R::Event>, ConnectionError> {
+    pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<Received<R::Event<'u>>, ConnectionError> {
         self.wire.recv(&mut self.session, now, unread)
     }
 

@@ -1,13 +1,12 @@
 //! What a machine says when it is given bytes.
 
-use core::ops::Range;
-
 use crate::message::{CloseReason, PingId, Refusal, RequestId};
 
 /// What came of the unread bytes.
 ///
-/// Ranges in an event count from the first of the unread bytes that were handed in, and hold until `consumed` bytes of them are dropped.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An event lends its body from the unread bytes that were handed in. Whoever is done with the event
+/// drops the first `consumed` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Received<E> {
     /// There is no whole frame. `total` unread bytes bring the next step; to come earlier does no harm. It is a hint of what
@@ -35,18 +34,18 @@ pub enum Received<E> {
     },
 }
 
-/// What happens to a client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What happens to a client. Bodies are lent from the unread bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum ClientEvent {
+pub enum ClientEvent<'u> {
     /// The server has taken the hello. Requests may go.
     Established,
     /// The whole answer to a request.
     Answer {
         /// The request.
         id: RequestId,
-        /// Where its decrypted body lies among the unread bytes.
-        body: Range<usize>,
+        /// Its decrypted body.
+        body: &'u [u8],
     },
     /// The first part of an answer too large for one frame.
     Begin {
@@ -54,15 +53,15 @@ pub enum ClientEvent {
         id: RequestId,
         /// Bytes in the whole answer.
         total: u32,
-        /// Where its first bytes lie among the unread bytes.
-        body: Range<usize>,
+        /// Its first bytes, decrypted.
+        body: &'u [u8],
     },
     /// The next part of such an answer. A client that has not got the last one has got nothing.
     Part {
         /// The request.
         id: RequestId,
-        /// Where these bytes lie among the unread bytes.
-        body: Range<usize>,
+        /// Its next bytes, decrypted.
+        body: &'u [u8],
         /// Whether the answer is whole with them.
         last: bool,
     },
@@ -85,18 +84,18 @@ pub enum ClientEvent {
     },
 }
 
-/// What happens to a server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What happens to a server. Bodies are lent from the unread bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum ServerEvent {
+pub enum ServerEvent<'u> {
     /// The client has the key. Its requests may come.
     Established,
     /// A whole request, to be answered by [`ServerConnection::answer`](crate::ServerConnection::answer).
     Request {
         /// The request.
         id: RequestId,
-        /// Where its decrypted body lies among the unread bytes.
-        body: Range<usize>,
+        /// Its decrypted body.
+        body: &'u [u8],
     },
     /// The first part of a request too large for one frame.
     Begin {
@@ -104,15 +103,15 @@ pub enum ServerEvent {
         id: RequestId,
         /// Bytes in the whole request.
         total: u32,
-        /// Where its first bytes lie among the unread bytes.
-        body: Range<usize>,
+        /// Its first bytes, decrypted.
+        body: &'u [u8],
     },
     /// The next part of such a request. It is to be answered once it is whole, and not before.
     Part {
         /// The request.
         id: RequestId,
-        /// Where these bytes lie among the unread bytes.
-        body: Range<usize>,
+        /// Its next bytes, decrypted.
+        body: &'u [u8],
         /// Whether the request is whole with them.
         last: bool,
     },

@@ -44,7 +44,7 @@
 //!     at_server.filled(sent);
 //!     match server.recv(now, at_server.unread())? {
 //!         Received::Event { consumed, event: ServerEvent::Request { id, body } } => {
-//!             let reply = at_server.unread()[body].to_ascii_uppercase();
+//!             let reply = body.to_ascii_uppercase();
 //!             let mut answer = server.answer(id, reply.len())?;
 //!             let sent = server.seal(now, [(&mut answer, &reply[..])], at_client.space(0)?)?;
 //!             at_client.filled(sent);
@@ -57,7 +57,7 @@
 //!     at_client.filled(sent);
 //!     match client.recv(now, at_client.unread())? {
 //!         Received::Event { event: ClientEvent::Answer { body, .. }, .. } => {
-//!             assert_eq!(&at_client.unread()[body], b"HELLO");
+//!             assert_eq!(body, b"HELLO");
 //!             break;
 //!         }
 //!         Received::Event { consumed, .. } => at_client.consume(consumed),

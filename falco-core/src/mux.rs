@@ -27,7 +27,7 @@
 //!     to_server.extend_from_slice(&out[..sealed]);
 //!     match server.recv(now, &mut to_server)? {
 //!         ServerStep::Request { consumed, id, body } => {
-//!             let reply = body.into_vec(&to_server).to_ascii_uppercase();
+//!             let reply = body.into_vec().to_ascii_uppercase();
 //!             server.answer(id, reply)?;
 //!             to_server.drain(..consumed);
 //!         }
@@ -37,7 +37,7 @@
 //!     let sealed = server.seal(now, &mut out)?;
 //!     to_client.extend_from_slice(&out[..sealed]);
 //!     match client.recv(now, &mut to_client)? {
-//!         ClientStep::Answer { waiter, body, .. } => break (waiter, body.into_vec(&to_client)),
+//!         ClientStep::Answer { waiter, body, .. } => break (waiter, body.into_vec()),
 //!         ClientStep::Established { consumed } | ClientStep::Skip { consumed } | ClientStep::Pong { consumed, .. } => {
 //!             drop(to_client.drain(..consumed));
 //!         }
@@ -58,7 +58,6 @@ mod step;
 mod waiters;
 
 use alloc::vec::Vec;
-use core::ops::Range;
 
 #[cfg(feature = "std")]
 pub use budget::SharedBudget;
@@ -69,31 +68,31 @@ pub use retry::{MAX_TRIES, Retry, after_attempt, after_loss, after_refusal};
 pub use server::ServerMux;
 pub use step::{ClientStep, Left, Rejected, ServerStep};
 
-/// Where the decrypted body of a message is.
+/// The decrypted body of a message.
 #[derive(Debug)]
 #[allow(clippy::exhaustive_enums, reason = "there is no third place")]
-pub enum Body {
-    /// In the unread bytes that were handed in, until they are dropped: it came in one frame.
-    Lent(Range<usize>),
+pub enum Body<'u> {
+    /// Lent from the unread bytes that were handed in: it came in one frame.
+    Lent(&'u [u8]),
     /// Here: it came in parts.
     Whole(Vec<u8>),
 }
 
-impl Body {
-    /// The bytes; `unread` is what was handed in.
+impl Body<'_> {
+    /// The bytes.
     #[must_use]
-    pub fn bytes<'b>(&'b self, unread: &'b [u8]) -> &'b [u8] {
+    pub fn bytes(&self) -> &[u8] {
         match self {
-            Self::Lent(range) => unread.get(range.clone()).unwrap_or_default(),
+            Self::Lent(bytes) => bytes,
             Self::Whole(bytes) => bytes,
         }
     }
 
-    /// The bytes, copied where they are only lent; `unread` is what was handed in.
+    /// The bytes, copied where they are only lent.
     #[must_use]
-    pub fn into_vec(self, unread: &[u8]) -> Vec<u8> {
+    pub fn into_vec(self) -> Vec<u8> {
         match self {
-            Self::Lent(range) => unread.get(range).unwrap_or_default().to_vec(),
+            Self::Lent(bytes) => bytes.to_vec(),
             Self::Whole(bytes) => bytes,
         }
     }

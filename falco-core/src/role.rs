@@ -13,8 +13,8 @@ mod private {
 
 /// Which side of a connection a machine is: [`ClientSide`] or [`ServerSide`].
 pub trait Role: private::Sealed {
-    /// What happens to this side.
-    type Event: Debug + Clone + PartialEq + Eq;
+    /// What happens to this side, with bodies that are lent from the unread bytes.
+    type Event<'u>: Debug + Copy + PartialEq + Eq;
     /// What this side sends.
     type Outgoing: Debug + Outgoing;
 }
@@ -33,11 +33,11 @@ impl private::Sealed for ClientSide {}
 impl private::Sealed for ServerSide {}
 
 impl Role for ClientSide {
-    type Event = ClientEvent;
+    type Event<'u> = ClientEvent<'u>;
     type Outgoing = OutgoingRequest;
 }
 
 impl Role for ServerSide {
-    type Event = ServerEvent;
+    type Event<'u> = ServerEvent<'u>;
     type Outgoing = OutgoingAnswer;
 }

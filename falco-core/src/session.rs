@@ -37,12 +37,12 @@ pub trait Keyed<R: Role> {
         now: Instant,
         rng: &mut G,
     ) -> Result<Self::Session, EntropyError>;
-    fn recv(
+    fn recv<'u>(
         &self,
         session: &mut Self::Session,
         now: Instant,
-        unread: &mut [u8],
-    ) -> Result<Received<R::Event>, ConnectionError>;
+        unread: &'u mut [u8],
+    ) -> Result<Received<R::Event<'u>>, ConnectionError>;
     fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse>;
     fn seal<'m, I>(
         &self,

@@ -165,7 +165,8 @@ fn an_answer_that_nobody_waits_for_ends_the_connection_at_its_head() {
     let unasked = other.reply(ids[0], b"!");
     for length in 8..=unasked.len() {
         let mut both = ends();
-        let end = both.client.recv(NOW, &mut unasked[..length].to_vec());
+        let mut unasked = unasked[..length].to_vec();
+        let end = both.client.recv(NOW, &mut unasked);
         assert_eq!(end, Err(ConnectionError::UnexpectedAnswer));
     }
     assert_eq!(

@@ -77,7 +77,7 @@ fn call(address: &str, key: Key, bodies: &[Vec<u8>]) -> Option<Vec<(usize, Vec<u
                 inbox.filled(count);
             }
             ClientStep::Answer { consumed, waiter, body } => {
-                answers.push((waiter, body.into_vec(inbox.unread())));
+                answers.push((waiter, body.into_vec()));
                 inbox.consume(consumed);
             }
             ClientStep::Skip { consumed }

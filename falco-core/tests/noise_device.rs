@@ -33,10 +33,10 @@ fn take(
         match server.recv(Instant::ZERO, &mut bytes[at..]).unwrap() {
             Received::Event { consumed, event } => {
                 match event {
-                    ServerEvent::Request { body, .. } => whole = Some(bytes[at..][body].to_vec()),
-                    ServerEvent::Begin { id, total, body } => parts.begin(id, total, &bytes[at..][body]).unwrap(),
+                    ServerEvent::Request { body, .. } => whole = Some(body.to_vec()),
+                    ServerEvent::Begin { id, total, body } => parts.begin(id, total, body).unwrap(),
                     ServerEvent::Part { id, body, .. } => {
-                        parts.part(id, &bytes[at..][body]).unwrap();
+                        parts.part(id, body).unwrap();
                         whole = parts.take(id).map(|(body, length)| body[..length].to_vec());
                     }
                     _ => {}

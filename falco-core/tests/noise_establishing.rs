@@ -69,7 +69,8 @@ fn a_first_record_other_than_one_ping_ends_the_connection_without_a_word() {
     ] {
         let keys = noise_server(7);
         let (mut machine, mut raw) = welcomed(&keys);
-        let received = machine.recv(ms(2), &mut raw.seal(&frames));
+        let mut record = raw.seal(&frames);
+        let received = machine.recv(ms(2), &mut record);
         assert_eq!(received, Err(ConnectionError::Protocol), "{what}");
         assert_ended(&mut machine, ms(2), ConnectionError::Protocol);
     }

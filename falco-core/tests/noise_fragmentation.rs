@@ -57,8 +57,8 @@ impl Caller for Serving {
         &mut self.0
     }
 
-    fn event(&mut self, event: ServerEvent, unread: &[u8], seen: &mut Seen) {
-        let (told, id) = event.tell(unread);
+    fn event(&mut self, event: ServerEvent<'_>, seen: &mut Seen) {
+        let (told, id) = event.tell();
         if let (Told::Whole(..) | Told::Part(.., true), Some(id)) = (&told, id)
             && id.number() % 4 != 0
             && let Ok(mut answer) = self.0.answer(id, 2)
@@ -84,8 +84,8 @@ impl Caller for Asking {
         &mut self.0
     }
 
-    fn event(&mut self, event: ClientEvent, unread: &[u8], seen: &mut Seen) {
-        let (told, _) = event.tell(unread);
+    fn event(&mut self, event: ClientEvent<'_>, seen: &mut Seen) {
+        let (told, _) = event.tell();
         if told == Told::Established {
             for _ in 0..3 {
                 let mut request = self.0.request(2).unwrap();

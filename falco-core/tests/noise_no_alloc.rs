@@ -51,17 +51,17 @@ fn carry(bytes: &[u8], inbox: &mut Inbox) {
 fn hear(client: &mut ClientConnection<&ClientKeys>, inbox: &mut Inbox, parts: &mut Parts, body: &[u8]) -> bool {
     let (consumed, id) = match client.recv(NOW, inbox.unread()).unwrap() {
         Received::Event { consumed, event } => match event {
-            ClientEvent::Answer { body: place, .. } => {
-                assert_eq!(&inbox.unread()[place], body);
+            ClientEvent::Answer { body: answer, .. } => {
+                assert_eq!(answer, body);
                 inbox.consume(consumed);
                 return true;
             }
             ClientEvent::Begin { id, total, body } => {
-                parts.begin(id, total, &inbox.unread()[body]).unwrap();
+                parts.begin(id, total, body).unwrap();
                 (consumed, None)
             }
             ClientEvent::Part { id, body, last } => {
-                parts.part(id, &inbox.unread()[body]).unwrap();
+                parts.part(id, body).unwrap();
                 (consumed, last.then_some(id))
             }
             ClientEvent::Established | ClientEvent::Pong { .. } => (consumed, None),
@@ -90,11 +90,11 @@ fn serve(
         Received::Event { consumed, event } => match event {
             ServerEvent::Request { id, body } => (consumed, Some((id, Some(body)))),
             ServerEvent::Begin { id, total, body } => {
-                parts.begin(id, total, &inbox.unread()[body]).unwrap();
+                parts.begin(id, total, body).unwrap();
                 (consumed, None)
             }
             ServerEvent::Part { id, body, last } => {
-                parts.part(id, &inbox.unread()[body]).unwrap();
+                parts.part(id, body).unwrap();
                 (consumed, last.then_some((id, None)))
             }
             ServerEvent::Established | ServerEvent::Ping => (consumed, None),
@@ -103,11 +103,8 @@ fn serve(
         Received::Skip { consumed } => (consumed, None),
         _ => (0, None),
     };
-    if let Some((id, place)) = whole {
-        let body: &[u8] = match place {
-            Some(place) => &inbox.unread()[place],
-            None => parts.whole(id).unwrap(),
-        };
+    if let Some((id, body)) = whole {
+        let body = body.unwrap_or_else(|| parts.whole(id).unwrap());
         let mut answer = server.answer(id, body.len()).unwrap();
         let mut client_parts = 0;
         while !answer.is_done() {

@@ -110,7 +110,7 @@ fn serve(keys: (&ClientKeys, &ServerKeys), stream: &[u8]) -> (Vec<Told>, Connect
             Ok(Received::NeedMore { .. } | Received::TransmitFirst) => {}
             Ok(Received::Skip { consumed }) => drop(unread.drain(..consumed)),
             Ok(Received::Event { consumed, event }) => {
-                let (event, id) = event.tell(&unread);
+                let (event, id) = event.tell();
                 unread.drain(..consumed);
                 let mut whole = None;
                 if let Told::Whole(_, body) = &event {
@@ -171,7 +171,7 @@ fn ask(keys: (&ClientKeys, &ServerKeys), stream: &[u8], close: bool) -> (Vec<Tol
             Ok(Received::TransmitFirst) => drop(owed(&mut machine, ms(0))),
             Ok(Received::Skip { consumed }) => drop(unread.drain(..consumed)),
             Ok(Received::Event { consumed, event }) => {
-                told.push(event.tell(&unread).0);
+                told.push(event.tell().0);
                 unread.drain(..consumed);
                 if told.len() > 1 {
                     continue;

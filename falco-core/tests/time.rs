@@ -139,7 +139,8 @@ fn an_unfinished_frame_does_not_begin_the_lifetime_anew() {
         let request = both.ask(b"hello");
         let (id, _) = both.hear(&request);
         let answer = both.reply(id, b"hello");
-        let received = both.client.recv(ms(LIFETIME - 1), &mut answer[..length].to_vec());
+        let mut answer = answer[..length].to_vec();
+        let received = both.client.recv(ms(LIFETIME - 1), &mut answer);
         assert!(matches!(received, Ok(Received::NeedMore { .. })), "{received:?}");
         assert_eq!(
             both.client.poll_timeout(),

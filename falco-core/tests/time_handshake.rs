@@ -21,7 +21,8 @@ fn nothing_moves_the_handshakes_deadline_of_a_server() {
     let hello = owed(&mut client(&handle(), &Settings::new(), 1), ms(0));
     let mut slow = server(&handle(), &Settings::new(), 1);
     for (length, at) in (0..hello.len()).zip((0..HANDSHAKE).step_by(31)) {
-        let received = slow.recv(ms(at), &mut hello[..length].to_vec());
+        let mut hello = hello[..length].to_vec();
+        let received = slow.recv(ms(at), &mut hello);
         assert_eq!(received, Ok(Received::NeedMore { total: 157 }));
         assert_eq!(slow.poll_timeout(), Some(ms(HANDSHAKE)));
     }

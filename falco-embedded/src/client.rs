@@ -1,7 +1,7 @@
 //! A client that asks one request at a time, over a [`Line`]. Nothing here reads, writes or waits; the drivers do.
 
 use core::fmt;
-use core::ops::{Deref, Range};
+use core::ops::Deref;
 
 use falco_core::{
     ClientConnection, ClientEvent, ClientSide, ClientWire, CloseReason, Fate, Instant, OutgoingRequest, PingId,
@@ -214,24 +214,32 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
             self.give_up();
         }
         self.seal(now, ask.as_deref_mut())?;
-        let (consumed, event) = match self.line.look(now)? {
-            Next::Wait => return Ok(false),
-            Next::Again => return Ok(true),
-            Next::Event(consumed, event) => (consumed, event),
-        };
-        match event {
-            ClientEvent::Answer { id, body } | ClientEvent::Part { id, body, last: true } => {
-                self.take(id, ask, &body, Some(Ok(())));
+        let (current, last_pong) = (&mut self.current, &mut self.ping);
+        let next = self.line.look(now, |event| {
+            let (id, body, outcome) = match event {
+                ClientEvent::Answer { id, body } | ClientEvent::Part { id, body, last: true } => {
+                    (id, body, Some(Ok(())))
+                }
+                ClientEvent::Begin { id, body, .. } | ClientEvent::Part { id, body, .. } => (id, body, None),
+                ClientEvent::Refused { id, refusal } => (id, &[][..], Some(Err(RequestError::Refused(refusal)))),
+                ClientEvent::Pong { ping } => {
+                    *last_pong = Some(ping);
+                    return;
+                }
+                _ => return,
+            };
+            if let Some(ask) = ask.filter(|ask| ask.outgoing.id() == Some(id)) {
+                ask.take(body);
+                ask.outcome = outcome;
             }
-            ClientEvent::Begin { id, body, .. } | ClientEvent::Part { id, body, .. } => self.take(id, ask, &body, None),
-            ClientEvent::Refused { id, refusal } => {
-                self.take(id, ask, &(0..0), Some(Err(RequestError::Refused(refusal))));
+            if outcome.is_some() && *current == Some(id) {
+                *current = None;
             }
-            ClientEvent::Pong { ping } => self.ping = Some(ping),
-            _ => {}
-        }
-        self.line.consume(consumed);
-        Ok(true)
+        })?;
+        Ok(match next {
+            Next::Wait => false,
+            Next::Again | Next::Event(()) => true,
+        })
     }
 
     fn seal<B: AsRef<[u8]>, A: AsMut<[u8]>>(&mut self, now: Instant, ask: Option<&mut Ask<B, A>>) -> Result<(), Error> {
@@ -251,22 +259,6 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
             self.whole = ask.outgoing.is_done();
         }
         Ok(())
-    }
-
-    fn take<B: AsRef<[u8]>, A: AsMut<[u8]>>(
-        &mut self,
-        id: RequestId,
-        ask: Option<&mut Ask<B, A>>,
-        body: &Range<usize>,
-        outcome: Option<Result<(), RequestError>>,
-    ) {
-        if let Some(ask) = ask.filter(|ask| ask.outgoing.id() == Some(id)) {
-            ask.take(self.line.unread().get(body.clone()).unwrap_or_default());
-            ask.outcome = outcome;
-        }
-        if outcome.is_some() && self.current == Some(id) {
-            self.current = None;
-        }
     }
 }
 

@@ -98,8 +98,8 @@ pub(crate) enum Next<E> {
     Wait,
     /// What was there meant nothing; look again.
     Again,
-    /// It happened, and its bytes stand in the inbox until this many are consumed.
-    Event(usize, E),
+    /// Something happened, and this came of it.
+    Event(E),
 }
 
 impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H, I, O> {
@@ -308,39 +308,49 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         Ok(written > 0)
     }
 
-    /// Looks at the unread bytes. The end is told once everything owed before it has gone.
-    // A device has it once for each side, and not in each step.
-    #[cfg_attr(target_os = "none", inline(never))]
-    pub(crate) fn look(&mut self, now: Instant) -> Result<Next<R::Event>, Error> {
+    /// Looks at the unread bytes, hands what has happened to `take`, and drops the bytes that it was in. The end is told once everything owed before it has gone.
+    pub(crate) fn look<T>(&mut self, now: Instant, take: impl FnOnce(R::Event<'_>) -> T) -> Result<Next<T>, Error> {
         if core::mem::take(&mut self.paused) {
             self.machine.set_reading(now, true);
         }
-        let end = match self.machine.recv(now, self.inbox.unread()) {
-            Ok(Received::Event { consumed, event }) => return Ok(Next::Event(consumed, event)),
+        match self.machine.recv(now, self.inbox.unread()) {
+            Ok(Received::Event { consumed, event }) => {
+                let taken = take(event);
+                self.inbox.consume(consumed);
+                Ok(Next::Event(taken))
+            }
             Ok(Received::Skip { consumed }) => {
                 self.inbox.consume(consumed);
-                return Ok(Next::Again);
+                Ok(Next::Again)
             }
-            Ok(Received::NeedMore { total }) => {
-                self.wanted = total;
-                if self.source == Source::Open {
-                    return self.or_over();
-                }
-                match self.machine.end_of_stream(now, self.inbox.unread()) {
-                    // What it makes of that is told by the next look.
-                    Ok(()) if core::mem::replace(&mut self.source, Source::Told) == Source::Ended => {
-                        return Ok(Next::Again);
-                    }
-                    Ok(()) => return self.or_over(),
-                    Err(end) => {
-                        self.source = Source::Told;
-                        end
-                    }
-                }
+            Ok(Received::NeedMore { total }) => self.need_more(now, total),
+            Ok(_) => self.hold(now),
+            Err(end) => self.tell_end(now, end),
+        }
+    }
+
+    /// There is no whole frame.
+    // A device has it once for each side, and not in each step.
+    #[cfg_attr(target_os = "none", inline(never))]
+    fn need_more<T>(&mut self, now: Instant, total: usize) -> Result<Next<T>, Error> {
+        self.wanted = total;
+        if self.source == Source::Open {
+            return self.or_over();
+        }
+        match self.machine.end_of_stream(now, self.inbox.unread()) {
+            // What it makes of that is told by the next look.
+            Ok(()) if core::mem::replace(&mut self.source, Source::Told) == Source::Ended => Ok(Next::Again),
+            Ok(()) => self.or_over(),
+            Err(end) => {
+                self.source = Source::Told;
+                self.tell_end(now, end)
             }
-            Ok(_) => return self.hold(now),
-            Err(end) => end,
-        };
+        }
+    }
+
+    /// The connection has ended.
+    #[cfg_attr(target_os = "none", inline(never))]
+    fn tell_end<T>(&mut self, now: Instant, end: falco_core::ConnectionError) -> Result<Next<T>, Error> {
         self.note_end(now);
         if self.start < self.end || self.transmit(now)? {
             return Ok(Next::Wait);
@@ -366,7 +376,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
     }
 
     /// Something has to be written first. Where that has to wait, nothing is read meanwhile, so that the lifetime stands still.
-    pub(crate) fn hold(&mut self, now: Instant) -> Result<Next<R::Event>, Error> {
+    pub(crate) fn hold<T>(&mut self, now: Instant) -> Result<Next<T>, Error> {
         self.wanted = 0;
         if self.start < self.end {
             self.paused = true;
@@ -376,7 +386,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
     }
 
     /// Waiting is in vain where nothing goes any more.
-    fn or_over(&self) -> Result<Next<R::Event>, Error> {
+    fn or_over<T>(&self) -> Result<Next<T>, Error> {
         match self.way {
             Way::Stalled => Err(Error::Stalled),
             #[cfg(any(feature = "async", feature = "blocking"))]
@@ -385,16 +395,6 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
             Way::Broken | Way::Cut => Ok(Next::Wait),
             Way::Open => Ok(Next::Wait),
         }
-    }
-
-    /// The unread bytes, among which an event's body lies.
-    pub(crate) fn unread(&mut self) -> &mut [u8] {
-        self.inbox.unread()
-    }
-
-    /// Drops what an event was in.
-    pub(crate) fn consume(&mut self, count: usize) {
-        self.inbox.consume(count);
     }
 }
 

@@ -192,12 +192,7 @@ where
 
     /// Lets go of the request's bytes.
     fn finish(&mut self) -> Option<RequestId> {
-        let Stage::Request(id, _) = self.stage else {
-            return None;
-        };
-        self.parts.forget(id);
-        self.stage = Stage::Idle;
-        Some(id)
+        finish(&mut self.parts, &mut self.stage)
     }
 
     /// Does one thing: seals what may go, or looks at one frame. Says whether to call again at once; if not, a request may wait, or else bytes have to be moved, or the
@@ -228,80 +223,83 @@ where
             }
             Stage::Idle | Stage::Comes(_) | Stage::Request(..) | Stage::Refuse(..) => {}
         }
-        let (consumed, event) = match self.desk.look(now)? {
-            Next::Event(consumed, event) => (consumed, event),
+        let (parts, stage) = (&mut self.parts, &mut self.stage);
+        self.desk.refusal = match self.desk.look(now, |waits, event| take(parts, stage, waits, event))? {
+            Next::Event(turned_away) => turned_away,
             Next::Again => return Ok(true),
             Next::Wait => return Ok(false),
         };
-        let turned_away = self.take(event);
-        self.desk.line.consume(consumed);
-        self.desk.refusal = turned_away;
         self.desk.settle(now)?;
         Ok(true)
     }
+}
 
-    /// An event takes effect. Says which request is refused over it, and why.
-    #[allow(
-        clippy::wildcard_enum_match_arm,
-        reason = "the machine goes by the other events itself"
-    )]
-    fn take(&mut self, event: ServerEvent) -> Option<(RequestId, Refusal)> {
-        let waits = if self.desk.line.is_sent() {
-            Waits::Handler
-        } else {
-            Waits::Behind
-        };
-        let unread = self.desk.line.unread();
-        let (id, total, body, whole) = match event {
-            ServerEvent::Request { id, body } => (id, u32::try_from(body.len()).unwrap_or(u32::MAX), body, true),
-            ServerEvent::Begin { id, total, body } => (id, total, body, false),
-            // Of what was refused nothing counts any more.
-            ServerEvent::Part { id, .. } | ServerEvent::Abandoned { id } if !matches!(self.stage, Stage::Comes(comes) if comes == id) =>
-            {
-                return None;
-            }
-            ServerEvent::Part { id, body, last } => {
-                let fits = self.parts.part(id, unread.get(body).unwrap_or_default()).is_ok();
-                self.stage = match (fits, last) {
-                    (true, true) => Stage::Request(id, waits),
-                    (true, false) => return None,
-                    (false, _) => Stage::Idle,
-                };
-                return (!fits).then_some((id, Refusal::TooLarge));
-            }
-            ServerEvent::Abandoned { id } => {
-                self.parts.forget(id);
-                self.stage = Stage::Idle;
-                return None;
-            }
-            ServerEvent::Cancelled { id } => {
-                // Only where its handler has not begun.
-                let waits =
-                    matches!(self.stage, Stage::Request(waiting, Waits::Behind | Waits::Handler) if waiting == id);
-                return waits
-                    .then(|| self.finish())
-                    .flatten()
-                    .map(|id| (id, Refusal::Cancelled));
-            }
-            _ => return None,
-        };
-        if !matches!(self.stage, Stage::Idle) {
-            return Some((id, Refusal::Busy));
-        }
-        if self
-            .parts
-            .begin(id, total, unread.get(body).unwrap_or_default())
-            .is_err()
+/// Lets go of the bytes of a request that waits for its handler, or is with it.
+fn finish<M: Storage>(parts: &mut Reassembly<[Partial<M>; 1]>, stage: &mut Stage) -> Option<RequestId> {
+    let Stage::Request(id, _) = *stage else {
+        return None;
+    };
+    parts.forget(id);
+    *stage = Stage::Idle;
+    Some(id)
+}
+
+/// An event takes effect. `waits` is what a request that is whole with it waits for. Says which
+/// request is refused over it, and why.
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "the machine goes by the other events itself"
+)]
+fn take<M: Storage>(
+    parts: &mut Reassembly<[Partial<M>; 1]>,
+    stage: &mut Stage,
+    waits: Waits,
+    event: ServerEvent<'_>,
+) -> Option<(RequestId, Refusal)> {
+    let (id, total, body, whole) = match event {
+        ServerEvent::Request { id, body } => (id, u32::try_from(body.len()).unwrap_or(u32::MAX), body, true),
+        ServerEvent::Begin { id, total, body } => (id, total, body, false),
+        // Of what was refused nothing counts any more.
+        ServerEvent::Part { id, .. } | ServerEvent::Abandoned { id } if !matches!(stage, Stage::Comes(comes) if *comes == id) =>
         {
-            return Some((id, Refusal::TooLarge));
+            return None;
         }
-        self.stage = if whole {
-            Stage::Request(id, waits)
-        } else {
-            Stage::Comes(id)
-        };
-        None
+        ServerEvent::Part { id, body, last } => {
+            let fits = parts.part(id, body).is_ok();
+            *stage = match (fits, last) {
+                (true, true) => Stage::Request(id, waits),
+                (true, false) => return None,
+                (false, _) => Stage::Idle,
+            };
+            return (!fits).then_some((id, Refusal::TooLarge));
+        }
+        ServerEvent::Abandoned { id } => {
+            parts.forget(id);
+            *stage = Stage::Idle;
+            return None;
+        }
+        ServerEvent::Cancelled { id } => {
+            // Only where its handler has not begun.
+            let waits = matches!(stage, Stage::Request(waiting, Waits::Behind | Waits::Handler) if *waiting == id);
+            return waits
+                .then(|| finish(parts, stage))
+                .flatten()
+                .map(|id| (id, Refusal::Cancelled));
+        }
+        _ => return None,
+    };
+    if !matches!(stage, Stage::Idle) {
+        return Some((id, Refusal::Busy));
     }
+    if parts.begin(id, total, body).is_err() {
+        return Some((id, Refusal::TooLarge));
+    }
+    *stage = if whole {
+        Stage::Request(id, waits)
+    } else {
+        Stage::Comes(id)
+    };
+    None
 }
 
 impl<H, I, O> Desk<H, I, O>
@@ -313,15 +311,20 @@ where
     /// A step while a request is with its handler: nothing new is taken.
     #[cfg(feature = "async")]
     pub(crate) fn step(&mut self, now: Instant) -> Result<bool, Error> {
-        let (consumed, event) = match self.look(now)? {
-            Next::Event(consumed, event) => (consumed, event),
-            Next::Again => return Ok(true),
+        let begun = self.look(now, |_, event| {
+            if let ServerEvent::Request { id, .. } | ServerEvent::Begin { id, .. } = event {
+                Some(id)
+            } else {
+                None
+            }
+        })?;
+        match begun {
+            Next::Event(Some(id)) => {
+                self.refusal = Some((id, Refusal::Busy));
+                self.settle(now)?;
+            }
+            Next::Event(None) | Next::Again => {}
             Next::Wait => return Ok(false),
-        };
-        self.line.consume(consumed);
-        if let ServerEvent::Request { id, .. } | ServerEvent::Begin { id, .. } = event {
-            self.refusal = Some((id, Refusal::Busy));
-            self.settle(now)?;
         }
         Ok(true)
     }
@@ -331,13 +334,19 @@ where
         &mut self.line
     }
 
-    /// The next frame, once everything that is to be said before it is.
-    fn look(&mut self, now: Instant) -> Result<Next<ServerEvent>, Error> {
+    /// The next frame, once everything that is to be said before it is. `take` is told what a request
+    /// that comes with it waits for.
+    fn look<T>(&mut self, now: Instant, take: impl FnOnce(Waits, ServerEvent<'_>) -> T) -> Result<Next<T>, Error> {
         self.settle(now)?;
         if self.refusal.is_some() && self.line.machine().end().is_none() {
             return self.line.hold(now);
         }
-        self.line.look(now)
+        let waits = if self.line.is_sent() {
+            Waits::Handler
+        } else {
+            Waits::Behind
+        };
+        self.line.look(now, |event| take(waits, event))
     }
 
     /// Says what is owed, as far as there is room.

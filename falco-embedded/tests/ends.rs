@@ -108,7 +108,7 @@ fn a_request_half_sent_before_the_end_of_its_stream_is_refused_at_once() {
                 raw.read(Instant::ZERO);
                 turn(&world).await;
             }
-            assert_eq!(raw.refused(), [Refusal::NotProcessed], "{blocks}");
+            assert_eq!(raw.refused, [Refusal::NotProcessed], "{blocks}");
             assert_eq!(raw.end, Some(ConnectionError::Closed), "{blocks}");
         };
         let served = if blocks {
@@ -260,7 +260,7 @@ fn every_request_has_its_refusal_however_many_wait_for_theirs() {
         raw.exchange(now);
         server.refuse(Refusal::Failed);
     }
-    assert_eq!(raw.refused().len(), 12);
+    assert_eq!(raw.refused.len(), 12);
     assert_eq!((raw.machine.in_flight(), server.line().machine().in_flight()), (0, 0));
 }
 

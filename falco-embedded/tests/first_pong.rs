@@ -16,7 +16,7 @@ use common::{
     Broken, Lines, Other, Pipe, Port, Raw, RawKey, RestingClock, VirtualClock, World, Writes, client_key, lines,
     raw_key, reverse, run, server_key, settings, turn,
 };
-use falco_core::{ClientEvent, Instant, Refusal};
+use falco_core::{Instant, Refusal};
 use falco_embedded::{Clock, Error, Timer, asynchronous, blocking};
 
 /// The welcome, and a record with the PONG.
@@ -55,7 +55,7 @@ async fn ask_at_once(
     let mut out = [0; 200];
     let hello = raw.machine.poll_transmit(now(), &mut out).unwrap();
     up.bytes.borrow_mut().extend(&out[..hello]);
-    while raw.events.is_empty() {
+    while !raw.established {
         turn(world).await;
         raw.read(now());
     }
@@ -81,9 +81,7 @@ async fn ask_at_once(
         raw.read(now());
     }
     up.closed.set(true);
-    raw.events
-        .iter()
-        .any(|event| matches!(event, ClientEvent::Answer { .. }))
+    raw.answers > 0
 }
 
 struct Outcome {

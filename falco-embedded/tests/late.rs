@@ -181,7 +181,7 @@ fn parts_that_lie_there_are_read_before_their_request_counts_as_stale() {
             read.set(true);
         };
         run(&world, reading, until(&read, server.serve(handler)));
-        assert_eq!(raw.refused(), [], "{away}");
+        assert_eq!(raw.refused, [], "{away}");
         assert!(raw.machine.in_flight() == 0, "{away}: it was answered");
     }
 }

@@ -65,7 +65,7 @@ impl ClientSession {
         }
     }
 
-    fn recv_accept(&mut self, unread: &[u8]) -> Result<Received<ClientEvent>, ConnectionError> {
+    fn recv_accept(&mut self, unread: &[u8]) -> Result<Received<ClientEvent<'static>>, ConnectionError> {
         match unread.first() {
             None => Ok(Received::NeedMore { total: 1 }),
             Some(&layout::ACCEPT) => {
@@ -80,11 +80,11 @@ impl ClientSession {
         }
     }
 
-    fn recv_answer<L: Ledger, C: Crypto>(
+    fn recv_answer<'u, L: Ledger, C: Crypto>(
         &mut self,
         key: &ClassicKey<L, C>,
-        unread: &mut [u8],
-    ) -> Result<Received<ClientEvent>, ConnectionError> {
+        unread: &'u mut [u8],
+    ) -> Result<Received<ClientEvent<'u>>, ConnectionError> {
         let head = layout::server_frame(unread, self.max_message).map_err(|error| self.life.fail(error))?;
         let place = match head {
             Head::Short(total) => return Ok(Received::NeedMore { total }),
@@ -95,16 +95,15 @@ impl ClientSession {
             return Err(self.life.fail(ConnectionError::UnexpectedAnswer));
         }
         let total = place.end;
-        let Some(sealed) = unread.get_mut(place.clone()) else {
+        let Some(sealed) = unread.get_mut(place) else {
             return Ok(Received::NeedMore { total });
         };
         match key.open(&self.nonces, sealed) {
-            Ok(text) => {
+            Ok(body) => {
                 self.ended += 1;
                 self.life.restart();
                 self.end_if_drained();
                 let id = RequestId::new(self.serial, self.ended);
-                let body = place.start + text.start..place.start + text.end;
                 Ok(Received::Event {
                     consumed: total,
                     event: ClientEvent::Answer { id, body },
@@ -118,7 +117,7 @@ impl ClientSession {
     /// A length of zero. The published Python server sends it for a request that it could not serve, and unasked when it has been idle for a while;
     /// with a request under way the two look alike. If it was the unasked one, the answer to this request is still to come, and would be
     /// taken for the answer to the next. So nothing may follow on this connection.
-    fn recv_nothing(&mut self) -> Received<ClientEvent> {
+    fn recv_nothing(&mut self) -> Received<ClientEvent<'static>> {
         let consumed = layout::NOTHING_LENGTH;
         if self.waiting() == 0 {
             return Received::Skip { consumed };
@@ -191,12 +190,12 @@ impl<L: Ledger, C: Crypto> Keyed<ClientSide> for ClassicKey<L, C> {
         })
     }
 
-    fn recv(
+    fn recv<'u>(
         &self,
         session: &mut ClientSession,
         now: Instant,
-        unread: &mut [u8],
-    ) -> Result<Received<ClientEvent>, ConnectionError> {
+        unread: &'u mut [u8],
+    ) -> Result<Received<ClientEvent<'u>>, ConnectionError> {
         session.life.check(now)?;
         match session.phase {
             Phase::Hello(_) => Ok(Received::TransmitFirst),

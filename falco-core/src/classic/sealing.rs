@@ -1,11 +1,9 @@
 //! The classic key with what all its connections share, the nonces, sealing and opening.
 
 use core::fmt;
-use core::ops::Range;
 
 use rand_core::TryCryptoRng;
 
-use super::layout::SEALING;
 #[cfg(feature = "rustcrypto")]
 use crate::crypto::RustCrypto;
 use crate::crypto::{Aead, Crypto, NONCE_LENGTH, Nonce, TAG_LENGTH};
@@ -79,9 +77,8 @@ impl<L: Ledger, C: Crypto> ClassicKey<L, C> {
         Ok(())
     }
 
-    /// Opens `sealed` (nonce, text, tag) where it lies, checks it against replay and reflection, and says where in it the text is.
-    pub(super) fn open(&self, own: &Nonces, sealed: &mut [u8]) -> Result<Range<usize>, OpenError> {
-        let length = sealed.len().checked_sub(SEALING).ok_or(OpenError::Inauthentic)?;
+    /// Opens `sealed` (nonce, text, tag) where it lies, checks it against replay and reflection, and lends the text.
+    pub(super) fn open<'s>(&self, own: &Nonces, sealed: &'s mut [u8]) -> Result<&'s [u8], OpenError> {
         let (nonce, rest) = sealed
             .split_first_chunk_mut::<NONCE_LENGTH>()
             .ok_or(OpenError::Inauthentic)?;
@@ -96,7 +93,7 @@ impl<L: Ledger, C: Crypto> ClassicKey<L, C> {
             return Err(OpenError::Seen);
         }
         self.ledger.open(nonce).map_err(|_| OpenError::Seen)?;
-        Ok(NONCE_LENGTH..NONCE_LENGTH + length)
+        Ok(text)
     }
 }
 

@@ -61,7 +61,7 @@ impl ServerSession {
         &mut self,
         key: &ClassicKey<L, C>,
         unread: &mut [u8],
-    ) -> Result<Received<ServerEvent>, ConnectionError> {
+    ) -> Result<Received<ServerEvent<'static>>, ConnectionError> {
         if let Some(&first) = unread.first()
             && first != layout::HELLO
         {
@@ -84,11 +84,11 @@ impl ServerSession {
         }
     }
 
-    fn recv_frame<L: Ledger, C: Crypto>(
+    fn recv_frame<'u, L: Ledger, C: Crypto>(
         &mut self,
         key: &ClassicKey<L, C>,
-        unread: &mut [u8],
-    ) -> Result<Received<ServerEvent>, ConnectionError> {
+        unread: &'u mut [u8],
+    ) -> Result<Received<ServerEvent<'u>>, ConnectionError> {
         if self.closing || self.failed.is_some() {
             return Ok(Received::AnswerFirst);
         }
@@ -111,17 +111,16 @@ impl ServerSession {
             return Ok(Received::AnswerFirst);
         }
         let total = place.end;
-        let Some(sealed) = unread.get_mut(place.clone()) else {
+        let Some(sealed) = unread.get_mut(place) else {
             return Ok(Received::NeedMore { total });
         };
         match key.open(&self.nonces, sealed) {
-            Ok(text) => {
+            Ok(body) => {
                 let number = self.begun.checked_add(1);
                 self.begun = number.ok_or_else(|| self.life.fail(ConnectionError::NumbersExhausted))?;
                 // A handler may take longer than a lifetime: the answer is still worth having.
                 self.life.stand_still();
                 let id = RequestId::new(self.serial, self.begun);
-                let body = place.start + text.start..place.start + text.end;
                 Ok(Received::Event {
                     consumed: total,
                     event: ServerEvent::Request { id, body },
@@ -196,12 +195,12 @@ impl<L: Ledger, C: Crypto> Keyed<ServerSide> for ClassicKey<L, C> {
         })
     }
 
-    fn recv(
+    fn recv<'u>(
         &self,
         session: &mut ServerSession,
         now: Instant,
-        unread: &mut [u8],
-    ) -> Result<Received<ServerEvent>, ConnectionError> {
+        unread: &'u mut [u8],
+    ) -> Result<Received<ServerEvent<'u>>, ConnectionError> {
         session.life.check(now)?;
         match session.phase {
             Phase::Hello => session.recv_hello(self, unread),

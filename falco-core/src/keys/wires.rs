@@ -129,12 +129,12 @@ where
         })
     }
 
-    fn recv(
+    fn recv<'u>(
         &self,
         session: &mut Self::Session,
         now: Instant,
-        unread: &mut [u8],
-    ) -> Result<Received<R::Event>, ConnectionError> {
+        unread: &'u mut [u8],
+    ) -> Result<Received<R::Event<'u>>, ConnectionError> {
         // What has ended before a byte came stays ended, whatever comes.
         if session.end().is_none() {
             session.decide(unread);

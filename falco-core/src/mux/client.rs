@@ -221,7 +221,7 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     ///
     /// # Errors
     /// What ended the connection; [`finish`](Self::finish) has those who still wait.
-    pub fn recv(&mut self, now: Instant, unread: &mut [u8]) -> Result<ClientStep<W, P>, ConnectionError> {
+    pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ClientStep<'u, W, P>, ConnectionError> {
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(ClientStep::NeedMore { total }),
             // A client gives no answers, so that there is nothing else to wait for.
@@ -229,13 +229,12 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             Received::Skip { consumed } => return Ok(ClientStep::Skip { consumed }),
             Received::Event { consumed, event } => (consumed, event),
         };
-        let step = self.take_event(consumed, event, unread);
+        let step = self.take_event(consumed, event);
         self.let_begin();
         Ok(step)
     }
 
-    fn take_event(&mut self, consumed: usize, event: ClientEvent, unread: &[u8]) -> ClientStep<W, P> {
-        let bytes = |range| unread.get(range).unwrap_or_default();
+    fn take_event<'u>(&mut self, consumed: usize, event: ClientEvent<'u>) -> ClientStep<'u, W, P> {
         let skip = ClientStep::Skip { consumed };
         match event {
             ClientEvent::Established => {
@@ -250,13 +249,13 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             ClientEvent::Begin { id, total, body } => {
                 if self.is_awaited(id) {
                     // A vector has room, and the machine has judged the parts.
-                    let _ = self.parts.begin(id, total, bytes(body));
+                    let _ = self.parts.begin(id, total, body);
                 }
                 skip
             }
             ClientEvent::Part { id, body, last } => {
                 // Of an answer that nobody waits for nothing is kept.
-                let _ = self.parts.part(id, bytes(body));
+                let _ = self.parts.part(id, body);
                 let whole = self.parts.take(id).filter(|_| last);
                 let waiter = if last { self.end(id) } else { None };
                 whole

@@ -100,7 +100,7 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
     ///
     /// # Errors
     /// What ended the connection.
-    pub fn recv(&mut self, now: Instant, unread: &mut [u8]) -> Result<ServerStep, ConnectionError> {
+    pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ServerStep<'u>, ConnectionError> {
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(ServerStep::NeedMore { total }),
             Received::TransmitFirst => return Ok(ServerStep::TransmitFirst),
@@ -108,7 +108,6 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
             Received::Skip { consumed } => return Ok(ServerStep::Skip { consumed }),
             Received::Event { consumed, event } => (consumed, event),
         };
-        let bytes = |range| unread.get(range).unwrap_or_default();
         let skip = ServerStep::Skip { consumed };
         Ok(match event {
             ServerEvent::Established => {
@@ -123,22 +122,20 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
                 skip
             }
             ServerEvent::Begin { id, total, body } => {
-                let first = bytes(body);
-                if self.hold(id, first.len()) && self.parts.begin(id, total, first).is_err() {
+                if self.hold(id, body.len()) && self.parts.begin(id, total, body).is_err() {
                     self.refuse_busy(id);
                 }
                 skip
             }
             ServerEvent::Part { id, body, last } => {
-                let part = bytes(body);
                 // One that was refused here may not have been by the machine yet.
                 if !self.is_held(id) {
                     return Ok(skip);
                 }
-                if !self.hold(id, part.len()) {
+                if !self.hold(id, body.len()) {
                     return Ok(skip);
                 }
-                if self.parts.part(id, part).is_err() {
+                if self.parts.part(id, body).is_err() {
                     self.refuse_busy(id);
                     return Ok(skip);
                 }

@@ -9,7 +9,7 @@ use crate::message::{CloseReason, Fate, Refusal, RequestId};
 /// What came of the unread bytes of a client.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum ClientStep<W, P = W> {
+pub enum ClientStep<'u, W, P = W> {
     /// There is no whole frame: `total` unread bytes bring the next step.
     NeedMore {
         /// Unread bytes needed in all.
@@ -34,7 +34,7 @@ pub enum ClientStep<W, P = W> {
         /// Who waited for it.
         waiter: W,
         /// The answer.
-        body: Body,
+        body: Body<'u>,
     },
     /// A request was refused.
     Refused {
@@ -94,7 +94,7 @@ pub struct Left<B, W> {
 /// What came of the unread bytes of a server.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum ServerStep {
+pub enum ServerStep<'u> {
     /// There is no whole frame: `total` unread bytes bring the next step.
     NeedMore {
         /// Unread bytes needed in all.
@@ -123,7 +123,7 @@ pub enum ServerStep {
         /// The request.
         id: RequestId,
         /// What it says.
-        body: Body,
+        body: Body<'u>,
     },
     /// The client no longer wants the answer: stop the handler and refuse as cancelled, or answer all the same.
     Cancelled {

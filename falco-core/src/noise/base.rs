@@ -78,6 +78,16 @@ impl<H, A: Aead> Base<H, A> {
         self.life.fail(end)
     }
 
+    /// Ends the connection because the unread bytes are not those that were opened: the caller has
+    /// dropped more than was said, or something else.
+    #[cold]
+    pub(super) fn lose_place(&mut self) -> ConnectionError {
+        if let Some(link) = self.phase.link_mut() {
+            link.opened = 0;
+        }
+        self.life.fail(ConnectionError::Tampered)
+    }
+
     /// Ends the connection because a frame breaks the rules, and owes the peer a CLOSE that says so. `last` is the last number that was begun before its record, `in_flight` how
     /// many requests were in flight then.
     pub(super) fn break_off(&mut self, last: u32, in_flight: usize) -> ConnectionError {

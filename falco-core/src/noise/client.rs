@@ -98,7 +98,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         &mut self,
         client: &NoiseClient<T, C, X>,
         unread: &mut [u8],
-    ) -> Result<Received<ClientEvent>, ConnectionError> {
+    ) -> Result<Received<ClientEvent<'static>>, ConnectionError> {
         let Some(welcome) = unread.first_chunk_mut::<WELCOME_LENGTH>() else {
             return Ok(Received::NeedMore { total: WELCOME_LENGTH });
         };
@@ -233,19 +233,18 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
         })
     }
 
-    fn recv(
+    fn recv<'u>(
         &self,
         session: &mut Self::Session,
         now: Instant,
-        unread: &mut [u8],
-    ) -> Result<Received<ClientEvent>, ConnectionError> {
+        unread: &'u mut [u8],
+    ) -> Result<Received<ClientEvent<'u>>, ConnectionError> {
         if let Some(end) = session.base.life.end() {
             return Err(end);
         }
         // What has come is told before the time is looked at.
-        if session.has_more_to_tell()
-            && let Some(told) = session.tell(unread)
-        {
+        if session.has_more_to_tell() {
+            let told = session.tell(unread);
             session.end_if_drained();
             return told;
         }
@@ -258,7 +257,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
                 if let Some(total) = session.recv_record(&self.crypto, unread)? {
                     return Ok(Received::NeedMore { total });
                 }
-                let told = session.tell(unread).unwrap_or(Ok(Received::TransmitFirst));
+                let told = session.tell(unread);
                 session.end_if_drained();
                 told
             }

@@ -4,7 +4,7 @@ use super::base::mark_frames;
 use super::client::{ClientSession, Requests};
 use super::layout::{FrameHead, TOTAL, kind};
 use super::link::{Link, close, reason_of};
-use super::table::{self, Cancel, RequestTable, State};
+use super::table::{self, Cancel, RequestSlot, RequestTable, State};
 use super::{Broken, mark};
 use crate::crypto::{Aead, NoiseCrypto};
 use crate::error::ConnectionError;
@@ -152,90 +152,83 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
 
     /// Tells the next thing that has taken effect: the next frame of the opened record, or a request that the server will not process.
     #[inline]
-    pub(super) fn tell(&mut self, unread: &[u8]) -> Option<Result<Received<ClientEvent>, ConnectionError>> {
-        let link = self.base.phase.link_mut()?;
+    pub(super) fn tell<'u>(&mut self, unread: &'u [u8]) -> Result<Received<ClientEvent<'u>>, ConnectionError> {
+        let Some(link) = self.base.phase.link_mut() else {
+            return Ok(Received::TransmitFirst);
+        };
         let mut skipped = 0;
         while link.opened > 0 {
             let Some(told) = link.next_frame(unread, skipped + link.at()) else {
-                // The caller has dropped bytes that it was not told to drop.
-                link.opened = 0;
-                return Some(Err(self.base.life.fail(ConnectionError::Tampered)));
+                return Err(self.base.lose_place());
             };
             let id = RequestId::new(self.base.serial, told.head.id);
-            let body = told.body..told.body + usize::from(told.head.length);
-            let code = || unread.get(told.body).copied().unwrap_or(0);
+            let body = told.body;
+            let code = body.first().copied().unwrap_or(0);
             let event = match told.head.kind {
                 mark::WHOLE => Some(ClientEvent::Answer { id, body }),
-                mark::WHOLE_BEGUN => Some(ClientEvent::Answer {
-                    id,
-                    body: body.start + TOTAL..body.end,
-                }),
-                mark::BEGIN => {
-                    let total = unread
-                        .get(body.start..)
-                        .and_then(<[u8]>::first_chunk)
-                        .copied()
-                        .unwrap_or_default();
-                    let body = body.start + TOTAL..body.end;
-                    Some(ClientEvent::Begin {
-                        id,
-                        total: u32::from_be_bytes(total),
-                        body,
+                mark::WHOLE_BEGUN | mark::BEGIN => {
+                    let Some((total, body)) = body.split_first_chunk::<TOTAL>() else {
+                        return Err(self.base.lose_place());
+                    };
+                    Some(if told.head.kind == mark::BEGIN {
+                        let total = u32::from_be_bytes(*total);
+                        ClientEvent::Begin { id, total, body }
+                    } else {
+                        ClientEvent::Answer { id, body }
                     })
                 }
                 mark::PART => Some(ClientEvent::Part { id, body, last: false }),
                 mark::LAST_PART => Some(ClientEvent::Part { id, body, last: true }),
                 mark::REFUSED => Some(ClientEvent::Refused {
                     id,
-                    refusal: super::refusal_of(code()),
+                    refusal: super::refusal_of(code),
                 }),
-                mark::PONG => {
-                    let bytes = unread.get(told.body..).and_then(<[u8]>::first_chunk).copied();
-                    bytes
-                        .and_then(|bytes| link.ping_of(bytes))
-                        .map(|ping| ClientEvent::Pong { ping: PingId(ping) })
-                }
+                mark::PONG => body
+                    .first_chunk()
+                    .and_then(|bytes| link.ping_of(*bytes))
+                    .map(|ping| ClientEvent::Pong { ping: PingId(ping) }),
                 mark::CLOSING => Some(ClientEvent::Closing {
-                    reason: reason_of(code()),
+                    reason: reason_of(code),
                 }),
                 mark::ENDED => {
                     link.opened = 0;
-                    self.ending = Some(code());
+                    self.ending = Some(code);
                     break;
                 }
                 _ => None,
             };
             link.tell(&told);
             if let Some(event) = event {
-                return Some(Ok(Received::Event {
+                return Ok(Received::Event {
                     consumed: told.consumed,
                     event,
-                }));
+                });
             }
             skipped = told.consumed;
         }
         if skipped > 0 {
-            return Some(Ok(Received::Skip { consumed: skipped }));
+            return Ok(Received::Skip { consumed: skipped });
         }
-        if self.requests.lost == 0 {
-            return self.ending.map(|code| Err(self.base.fail(super::ended(code))));
-        }
-        let lost = self
-            .requests
-            .table
-            .slots()
-            .iter()
-            .find(|slot| slot.state == State::Lost)?
-            .id;
+        self.tell_lost()
+    }
+
+    /// Tells of a request that the server will not process, and after them all of the end.
+    fn tell_lost<'u>(&mut self) -> Result<Received<ClientEvent<'u>>, ConnectionError> {
+        let lost = |slot: &&RequestSlot| slot.state == State::Lost && self.requests.lost > 0;
+        let Some(lost) = self.requests.table.slots().iter().find(lost).map(|slot| slot.id) else {
+            return match self.ending {
+                Some(code) => Err(self.base.fail(super::ended(code))),
+                None => Ok(Received::TransmitFirst),
+            };
+        };
         self.requests.lost -= 1;
         table::end(&mut self.requests.table, lost);
-        let id = RequestId::new(self.base.serial, lost);
-        Some(Ok(Received::Event {
+        Ok(Received::Event {
             consumed: 0,
             event: ClientEvent::Refused {
-                id,
+                id: RequestId::new(self.base.serial, lost),
                 refusal: Refusal::NotProcessed,
             },
-        }))
+        })
     }
 }

@@ -54,12 +54,11 @@ pub(super) struct Link<A> {
     exhausted: bool,
 }
 
-/// One frame's place in the unread bytes.
+/// One frame of the opened record.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Told {
+pub(super) struct Told<'u> {
     pub(super) head: FrameHead,
-    /// Where its body begins.
-    pub(super) body: usize,
+    pub(super) body: &'u [u8],
     /// What is consumed with it.
     pub(super) consumed: usize,
 }
@@ -147,22 +146,18 @@ impl<A: Aead> Link<A> {
 
     /// The next frame of the opened record, which begins at `at` in `unread`. It is not counted as told yet.
     #[cfg_attr(not(target_os = "none"), inline)]
-    pub(super) fn next_frame(&self, unread: &[u8], at: usize) -> Option<Told> {
+    pub(super) fn next_frame<'u>(&self, unread: &'u [u8], at: usize) -> Option<Told<'u>> {
         let frames = unread.get(at..at + self.opened)?;
         let (head, body) = FrameHead::read(frames)?;
         let length = FRAME_HEAD + body.len();
         let last = length == self.opened;
         let consumed = at + length + if last { TAG_LENGTH } else { 0 };
-        Some(Told {
-            head,
-            body: at + FRAME_HEAD,
-            consumed,
-        })
+        Some(Told { head, body, consumed })
     }
 
     /// Counts a frame as told; what is consumed with it is consumed.
     #[cfg_attr(not(target_os = "none"), inline)]
-    pub(super) fn tell(&mut self, told: &Told) {
+    pub(super) fn tell(&mut self, told: &Told<'_>) {
         self.opened = self.opened.saturating_sub(FRAME_HEAD + usize::from(told.head.length));
         self.head = 0;
     }

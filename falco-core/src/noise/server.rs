@@ -73,7 +73,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         &mut self,
         server: &NoiseServer<T, R, C, X>,
         unread: &mut [u8],
-    ) -> Result<Received<ServerEvent>, ConnectionError> {
+    ) -> Result<Received<ServerEvent<'static>>, ConnectionError> {
         let [wire, version] = WIRE;
         for (found, expected) in unread.iter().zip([wire, version]) {
             if *found != expected {
@@ -219,25 +219,23 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
         })
     }
 
-    fn recv(
+    fn recv<'u>(
         &self,
         session: &mut Self::Session,
         now: Instant,
-        unread: &mut [u8],
-    ) -> Result<Received<ServerEvent>, ConnectionError> {
+        unread: &'u mut [u8],
+    ) -> Result<Received<ServerEvent<'u>>, ConnectionError> {
         if let Some(end) = session.base.life.end() {
             return Err(end);
         }
         // What has come is told before the time is looked at.
-        if session.has_more_to_tell()
-            && let Some(told) = session.tell(unread)
-        {
-            return told;
+        if session.has_more_to_tell() {
+            return session.tell(unread);
         }
         session.check(now)?;
         session.drop_stale();
         if let Some(told) = session.tell_lost() {
-            return told;
+            return Ok(told);
         }
         match session.base.phase {
             Phase::Handshake(Handshake::Hello(_)) => session.recv_hello(self, unread),
@@ -251,9 +249,9 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
                 }
                 if !session.base.proved {
                     session.base.proved = true;
-                    return Ok(session.tell_established(unread));
+                    return session.tell_established(unread);
                 }
-                session.tell(unread).unwrap_or(Ok(Received::TransmitFirst))
+                session.tell(unread)
             }
         }
     }

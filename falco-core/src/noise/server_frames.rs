@@ -256,16 +256,19 @@ impl<T: RequestTable> Requests<T> {
 
 impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     /// The first record's PING: its frame is told as the establishment.
-    pub(super) fn tell_established(&mut self, unread: &[u8]) -> Received<ServerEvent> {
+    pub(super) fn tell_established(
+        &mut self,
+        unread: &[u8],
+    ) -> Result<Received<ServerEvent<'static>>, ConnectionError> {
         let consumed = self.base.phase.link_mut().and_then(|link| {
             let told = link.next_frame(unread, link.at())?;
             link.tell(&told);
             Some(told.consumed)
         });
-        Received::Event {
-            consumed: consumed.unwrap_or(unread.len()),
+        Ok(Received::Event {
+            consumed: consumed.ok_or_else(|| self.base.lose_place())?,
             event: ServerEvent::Established,
-        }
+        })
     }
 
     /// Whether something has taken effect that has not been told.
@@ -276,61 +279,52 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
 
     /// Tells the next thing that has taken effect: a request given up, or the next frame of the opened record.
     #[inline]
-    pub(super) fn tell(&mut self, unread: &[u8]) -> Option<Result<Received<ServerEvent>, ConnectionError>> {
-        let link = self.base.phase.link_mut()?;
+    pub(super) fn tell<'u>(&mut self, unread: &'u [u8]) -> Result<Received<ServerEvent<'u>>, ConnectionError> {
+        let Some(link) = self.base.phase.link_mut() else {
+            return Ok(Received::TransmitFirst);
+        };
         let mut skipped = 0;
         while link.opened > 0 {
             let Some(told) = link.next_frame(unread, skipped + link.at()) else {
-                // The caller has dropped bytes that it was not told to drop.
-                link.opened = 0;
-                return Some(Err(self.base.life.fail(ConnectionError::Tampered)));
+                return Err(self.base.lose_place());
             };
             let id = RequestId::new(self.base.serial, told.head.id);
-            let body = told.body..told.body + usize::from(told.head.length);
+            let body = told.body;
             // A request half told may have had its end since its frames were judged.
             let gone = || table::position(&self.requests.table, told.head.id).is_none();
+            let code = body.first().copied().unwrap_or(close::DONE);
             let event = match told.head.kind {
                 mark::PART | mark::LAST_PART | mark::CANCELLED if gone() => None,
                 mark::WHOLE => Some(ServerEvent::Request { id, body }),
-                mark::WHOLE_BEGUN => Some(ServerEvent::Request {
-                    id,
-                    body: body.start + TOTAL..body.end,
-                }),
-                mark::BEGIN => {
-                    let total = unread
-                        .get(body.start..)
-                        .and_then(<[u8]>::first_chunk)
-                        .copied()
-                        .unwrap_or_default();
-                    let body = body.start + TOTAL..body.end;
-                    Some(ServerEvent::Begin {
-                        id,
-                        total: u32::from_be_bytes(total),
-                        body,
+                mark::WHOLE_BEGUN | mark::BEGIN => {
+                    let Some((total, body)) = body.split_first_chunk::<TOTAL>() else {
+                        return Err(self.base.lose_place());
+                    };
+                    Some(if told.head.kind == mark::BEGIN {
+                        let total = u32::from_be_bytes(*total);
+                        ServerEvent::Begin { id, total, body }
+                    } else {
+                        ServerEvent::Request { id, body }
                     })
                 }
                 mark::PART => Some(ServerEvent::Part { id, body, last: false }),
                 mark::LAST_PART => Some(ServerEvent::Part { id, body, last: true }),
                 mark::CANCELLED => Some(ServerEvent::Cancelled { id }),
                 mark::PING => Some(ServerEvent::Ping),
-                mark::CLOSING => {
-                    let code = unread.get(told.body).copied().unwrap_or(close::DONE);
-                    Some(ServerEvent::Closing {
-                        reason: reason_of(code),
-                    })
-                }
+                mark::CLOSING => Some(ServerEvent::Closing {
+                    reason: reason_of(code),
+                }),
                 mark::ENDED => {
-                    let code = unread.get(told.body).copied().unwrap_or(close::DONE);
                     link.opened = 0;
-                    return Some(Err(self.base.life.fail(super::ended(code))));
+                    return Err(self.base.life.fail(super::ended(code)));
                 }
                 mark::BUSY | mark::TOO_LARGE | mark::ABANDONED_BUSY | mark::ABANDONED_CANCELLED => {
                     if !link.can_refuse() {
-                        return Some(Ok(if skipped > 0 {
+                        return Ok(if skipped > 0 {
                             Received::Skip { consumed: skipped }
                         } else {
                             Received::TransmitFirst
-                        }));
+                        });
                     }
                     link.owe_refusal(told.head.id, super::refusal_of_mark(told.head.kind));
                     let abandoned = matches!(told.head.kind, mark::ABANDONED_BUSY | mark::ABANDONED_CANCELLED);
@@ -340,42 +334,38 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             };
             link.tell(&told);
             if let Some(event) = event {
-                return Some(Ok(Received::Event {
+                return Ok(Received::Event {
                     consumed: told.consumed,
                     event,
-                }));
+                });
             }
             skipped = told.consumed;
         }
         if skipped > 0 {
-            return Some(Ok(Received::Skip { consumed: skipped }));
+            return Ok(Received::Skip { consumed: skipped });
         }
-        self.tell_lost()
+        Ok(self.tell_lost().unwrap_or(Received::TransmitFirst))
     }
 
-    /// Tells of a request that was given up because nothing more of it came.
-    pub(super) fn tell_lost(&mut self) -> Option<Result<Received<ServerEvent>, ConnectionError>> {
+    /// Tells of a request that was given up because nothing more of it came, if there is one.
+    pub(super) fn tell_lost<'u>(&mut self) -> Option<Received<ServerEvent<'u>>> {
         if self.requests.lost == 0 {
             return None;
         }
         let link = self.base.phase.link_mut()?;
-        let lost = self
-            .requests
-            .table
-            .slots()
-            .iter()
-            .find(|slot| slot.state == State::Lost)?
-            .id;
+        let lost = |slot: &&RequestSlot| slot.state == State::Lost;
+        let lost = self.requests.table.slots().iter().find(lost)?.id;
         if !link.can_refuse() {
-            return Some(Ok(Received::TransmitFirst));
+            return Some(Received::TransmitFirst);
         }
         link.owe_refusal(lost, super::refusal::NOT_PROCESSED);
         self.requests.lost -= 1;
         self.requests.end(lost);
-        let id = RequestId::new(self.base.serial, lost);
-        Some(Ok(Received::Event {
+        Some(Received::Event {
             consumed: 0,
-            event: ServerEvent::Abandoned { id },
-        }))
+            event: ServerEvent::Abandoned {
+                id: RequestId::new(self.base.serial, lost),
+            },
+        })
     }
 }

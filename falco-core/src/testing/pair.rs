@@ -1,7 +1,7 @@
 //! A client and a server on a virtual clock, joined by a link that the test may tamper with.
 
 use core::fmt;
-use core::ops::{Deref, Range};
+use core::ops::Deref;
 use core::time::Duration;
 use std::boxed::Box;
 use std::vec::Vec;
@@ -59,13 +59,23 @@ pub enum ServerLog {
     Ended(ConnectionError),
 }
 
+type Partials = Reassembly<Vec<Partial<Vec<u8>>>>;
+
+/// Keeps a part, and hands out the message where it was the last.
+fn part(partials: &mut Partials, id: RequestId, bytes: &[u8], last: bool) -> Option<Vec<u8>> {
+    partials.part(id, bytes).expect("it has begun");
+    let (mut body, length) = partials.take(id).filter(|_| last)?;
+    body.truncate(length);
+    Some(body)
+}
+
 /// One side: its machine, what it has received and not taken, what it has sent and the link has not carried.
 struct Side<R: Role, H: Deref<Target: Wire<R>>> {
     machine: Connection<R, H>,
     inbox: RecvBuf<Vec<u8>>,
     sent: Vec<u8>,
     queue: SendQueue<R::Outgoing, Vec<u8>>,
-    partials: Reassembly<Vec<Partial<Vec<u8>>>>,
+    partials: Partials,
     /// Whether the end is in the log.
     ended: bool,
     /// Whether the other side is still to be told that the stream has ended.
@@ -96,8 +106,12 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
         written > 0
     }
 
-    /// The next event with the bytes that it takes; none where something has to come first.
-    fn receive(&mut self, now: Instant) -> Result<Option<(usize, R::Event)>, ConnectionError> {
+    /// Hands the next event to `take` and drops the bytes that it takes; none where something has to come first.
+    fn receive<T>(
+        &mut self,
+        now: Instant,
+        take: impl FnOnce(&mut Partials, R::Event<'_>) -> T,
+    ) -> Result<Option<T>, ConnectionError> {
         loop {
             match self.machine.recv(now, self.inbox.unread())? {
                 Received::NeedMore { total } => {
@@ -106,31 +120,13 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
                 }
                 Received::TransmitFirst | Received::AnswerFirst => return Ok(None),
                 Received::Skip { consumed } => self.inbox.consume(consumed),
-                Received::Event { consumed, event } => return Ok(Some((consumed, event))),
+                Received::Event { consumed, event } => {
+                    let taken = take(&mut self.partials, event);
+                    self.inbox.consume(consumed);
+                    return Ok(Some(taken));
+                }
             }
         }
-    }
-
-    fn begin(&mut self, id: RequestId, total: u32, range: &Range<usize>) {
-        let first = self.body(range);
-        self.partials.begin(id, total, &first).expect("vectors grow");
-    }
-
-    /// Keeps a part, and hands out the message where it was the last.
-    fn part(&mut self, id: RequestId, range: &Range<usize>, last: bool) -> Option<Vec<u8>> {
-        let bytes = self.body(range);
-        self.partials.part(id, &bytes).expect("it has begun");
-        let (mut body, length) = self.partials.take(id).filter(|_| last)?;
-        body.truncate(length);
-        Some(body)
-    }
-
-    fn body(&mut self, range: &Range<usize>) -> Vec<u8> {
-        self.inbox
-            .unread()
-            .get(range.clone())
-            .expect("an event's range lies in the unread bytes")
-            .to_vec()
     }
 
     fn deliver(&mut self, bytes: &[u8]) {
@@ -342,25 +338,8 @@ impl<'k, A: ClientWire, B: ServerWire> Pair<'k, A, B> {
     fn step_client(&mut self) -> bool {
         let side = &mut self.client;
         let mut moved = false;
-        while let Ok(Some((consumed, event))) = side.receive(self.now) {
-            self.client_log.extend(match event {
-                ClientEvent::Established => Some(ClientLog::Established),
-                ClientEvent::Answer { id, body } => Some(ClientLog::Answer(id.number(), side.body(&body))),
-                ClientEvent::Begin { id, total, body } => {
-                    side.begin(id, total, &body);
-                    None
-                }
-                ClientEvent::Part { id, body, last } => side
-                    .part(id, &body, last)
-                    .map(|body| ClientLog::Answer(id.number(), body)),
-                ClientEvent::Refused { id, refusal } => {
-                    side.partials.forget(id);
-                    Some(ClientLog::Refused(id.number(), refusal))
-                }
-                ClientEvent::Pong { ping } => Some(ClientLog::Pong(ping.0)),
-                ClientEvent::Closing { reason } => Some(ClientLog::Closing(reason)),
-            });
-            side.inbox.consume(consumed);
+        while let Ok(Some(log)) = side.receive(self.now, client_log) {
+            self.client_log.extend(log);
             moved = true;
         }
         if let Some(end) = side.note_end() {
@@ -373,30 +352,11 @@ impl<'k, A: ClientWire, B: ServerWire> Pair<'k, A, B> {
     fn step_server(&mut self) -> bool {
         let side = &mut self.server;
         let mut moved = false;
-        while let Ok(Some((consumed, event))) = side.receive(self.now) {
-            match event {
-                ServerEvent::Established => self.server_log.push(ServerLog::Established),
-                ServerEvent::Ping => self.server_log.push(ServerLog::Ping),
-                ServerEvent::Request { id, body } => {
-                    let body = side.body(&body);
-                    answer(side, id, (self.handler)(&body));
-                    self.server_log.push(ServerLog::Request(id.number(), body));
-                }
-                ServerEvent::Begin { id, total, body } => side.begin(id, total, &body),
-                ServerEvent::Part { id, body, last } => {
-                    if let Some(body) = side.part(id, &body, last) {
-                        answer(side, id, (self.handler)(&body));
-                        self.server_log.push(ServerLog::Request(id.number(), body));
-                    }
-                }
-                ServerEvent::Abandoned { id } => {
-                    side.partials.forget(id);
-                    self.server_log.push(ServerLog::Abandoned(id.number()));
-                }
-                ServerEvent::Cancelled { id } => self.server_log.push(ServerLog::Cancelled(id.number())),
-                ServerEvent::Closing { reason } => self.server_log.push(ServerLog::Closing(reason)),
+        while let Ok(Some((log, id))) = side.receive(self.now, server_log) {
+            if let (Some(ServerLog::Request(_, body)), Some(id)) = (&log, id) {
+                answer(side, id, (self.handler)(body));
             }
-            side.inbox.consume(consumed);
+            self.server_log.extend(log);
             moved = true;
         }
         if let Some(end) = side.note_end() {
@@ -405,6 +365,53 @@ impl<'k, A: ClientWire, B: ServerWire> Pair<'k, A, B> {
         }
         moved
     }
+}
+
+/// An event takes effect, and is to be logged.
+fn client_log(partials: &mut Partials, event: ClientEvent<'_>) -> Option<ClientLog> {
+    match event {
+        ClientEvent::Established => Some(ClientLog::Established),
+        ClientEvent::Answer { id, body } => Some(ClientLog::Answer(id.number(), body.to_vec())),
+        ClientEvent::Begin { id, total, body } => {
+            partials.begin(id, total, body).expect("vectors grow");
+            None
+        }
+        ClientEvent::Part { id, body, last } => {
+            part(partials, id, body, last).map(|body| ClientLog::Answer(id.number(), body))
+        }
+        ClientEvent::Refused { id, refusal } => {
+            partials.forget(id);
+            Some(ClientLog::Refused(id.number(), refusal))
+        }
+        ClientEvent::Pong { ping } => Some(ClientLog::Pong(ping.0)),
+        ClientEvent::Closing { reason } => Some(ClientLog::Closing(reason)),
+    }
+}
+
+/// An event takes effect, and is to be logged. Of a request that is to be answered its id besides.
+fn server_log(partials: &mut Partials, event: ServerEvent<'_>) -> (Option<ServerLog>, Option<RequestId>) {
+    let log = match event {
+        ServerEvent::Established => ServerLog::Established,
+        ServerEvent::Ping => ServerLog::Ping,
+        ServerEvent::Request { id, body } => {
+            return (Some(ServerLog::Request(id.number(), body.to_vec())), Some(id));
+        }
+        ServerEvent::Begin { id, total, body } => {
+            partials.begin(id, total, body).expect("vectors grow");
+            return (None, None);
+        }
+        ServerEvent::Part { id, body, last } => {
+            let whole = part(partials, id, body, last);
+            return (whole.map(|body| ServerLog::Request(id.number(), body)), Some(id));
+        }
+        ServerEvent::Abandoned { id } => {
+            partials.forget(id);
+            ServerLog::Abandoned(id.number())
+        }
+        ServerEvent::Cancelled { id } => ServerLog::Cancelled(id.number()),
+        ServerEvent::Closing { reason } => ServerLog::Closing(reason),
+    };
+    (Some(log), None)
 }
 
 fn answer<H: Deref<Target: ServerWire>>(side: &mut Side<crate::ServerSide, H>, id: RequestId, body: Option<Vec<u8>>) {

@@ -41,7 +41,7 @@ pub(crate) trait Caller {
     type Handle: Deref<Target: Wire<Self::Role>>;
     fn machine(&mut self) -> &mut Connection<Self::Role, Self::Handle>;
     /// Notes an event and acts on it.
-    fn event(&mut self, event: <Self::Role as Role>::Event, unread: &[u8], seen: &mut Seen);
+    fn event(&mut self, event: <Self::Role as Role>::Event<'_>, seen: &mut Seen);
     /// The machine wants answers.
     fn answer(&mut self, seen: &mut Seen);
 }
@@ -60,11 +60,11 @@ impl Caller for Serving {
         &mut self.machine
     }
 
-    fn event(&mut self, event: ServerEvent, unread: &[u8], seen: &mut Seen) {
+    fn event(&mut self, event: ServerEvent<'_>, seen: &mut Seen) {
         match event {
             ServerEvent::Established => seen.events.push((0, Event::Established)),
             ServerEvent::Request { id, body } => {
-                let body = unread[body].to_vec();
+                let body = body.to_vec();
                 self.ready
                     .insert(0, (self.machine.answer(id, body.len()).unwrap(), body.clone()));
                 seen.events.push((id.number(), Event::Body(body)));
@@ -110,14 +110,14 @@ impl Caller for Asking {
         &mut self.0
     }
 
-    fn event(&mut self, event: ClientEvent, unread: &[u8], seen: &mut Seen) {
+    fn event(&mut self, event: ClientEvent<'_>, seen: &mut Seen) {
         match event {
             ClientEvent::Established => {
                 seen.events.push((0, Event::Established));
                 (0..3).for_each(|_| self.ask(seen));
             }
             ClientEvent::Answer { id, body } => {
-                seen.events.push((id.number(), Event::Body(unread[body].to_vec())));
+                seen.events.push((id.number(), Event::Body(body.to_vec())));
                 // Every other one, so that streams come to answers that nobody waits for.
                 if id.number() % 2 == 0 {
                     self.ask(seen);
@@ -137,8 +137,7 @@ impl Caller for Asking {
 fn act<K: Caller>(
     caller: &mut K,
     seen: &mut Seen,
-    received: Result<Received<<K::Role as Role>::Event>, ConnectionError>,
-    unread: &[u8],
+    received: Result<Received<<K::Role as Role>::Event<'_>>, ConnectionError>,
 ) -> Result<usize, Option<usize>> {
     let consumed = match received {
         Ok(Received::NeedMore { total }) => return Err(Some(total)),
@@ -149,7 +148,7 @@ fn act<K: Caller>(
         }
         Ok(Received::Skip { consumed }) => consumed,
         Ok(Received::Event { consumed, event }) => {
-            caller.event(event, unread, seen);
+            caller.event(event, seen);
             consumed
         }
         Ok(other) => panic!("{other:?}"),
@@ -170,7 +169,7 @@ pub(crate) fn at_once<K: Caller>(mut caller: K, stream: &[u8]) -> Seen {
     let mut unread = stream.as_mut_slice();
     loop {
         let received = caller.machine().recv(NOW, unread);
-        match act(&mut caller, &mut seen, received, unread) {
+        match act(&mut caller, &mut seen, received) {
             Ok(consumed) => unread = &mut unread[consumed..],
             Err(needed) => {
                 assert!(needed.is_none_or(|needed| needed > unread.len()));
@@ -194,7 +193,7 @@ pub(crate) fn in_reads<K: Caller, S: Storage>(
     let (mut sizes, mut at) = (cuts.sizes.iter().cycle(), 0);
     loop {
         let received = caller.machine().recv(NOW, inbox.unread());
-        let needed = match act(&mut caller, &mut seen, received, inbox.unread()) {
+        let needed = match act(&mut caller, &mut seen, received) {
             Ok(consumed) => {
                 inbox.consume(consumed);
                 continue;

@@ -146,12 +146,12 @@ impl<C: Crypto> Ends<C> {
 
     /// Delivers a request.
     pub(crate) fn hear(&mut self, bytes: &[u8]) -> (RequestId, Vec<u8>) {
-        let mut bytes = bytes.to_vec();
+        let (mut bytes, length) = (bytes.to_vec(), bytes.len());
         match self.server.recv(self.now, &mut bytes) {
             Ok(Received::Event {
                 consumed,
                 event: ServerEvent::Request { id, body },
-            }) if consumed == bytes.len() => (id, bytes[body].to_vec()),
+            }) if consumed == length => (id, body.to_vec()),
             other => panic!("{other:?}"),
         }
     }
@@ -168,12 +168,12 @@ impl<C: Crypto> Ends<C> {
 
     /// Delivers an answer.
     pub(crate) fn learn(&mut self, bytes: &[u8]) -> (RequestId, Vec<u8>) {
-        let mut bytes = bytes.to_vec();
+        let (mut bytes, length) = (bytes.to_vec(), bytes.len());
         match self.client.recv(self.now, &mut bytes) {
             Ok(Received::Event {
                 consumed,
                 event: ClientEvent::Answer { id, body },
-            }) if consumed == bytes.len() => (id, bytes[body].to_vec()),
+            }) if consumed == length => (id, body.to_vec()),
             other => panic!("{other:?}"),
         }
     }

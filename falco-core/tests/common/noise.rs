@@ -121,7 +121,7 @@ pub(crate) fn asking(count: u32) -> AtClient {
     rig
 }
 
-impl<R: Role<Event: Tell>, H: Deref<Target: Wire<R>>> Rig<R, H> {
+impl<R: for<'u> Role<Event<'u>: Tell>, H: Deref<Target: Wire<R>>> Rig<R, H> {
     pub(crate) fn new(machine: Connection<R, H>, raw: RawPeer<NoSecurity>) -> Self {
         Self {
             machine,
@@ -164,7 +164,7 @@ impl<R: Role<Event: Tell>, H: Deref<Target: Wire<R>>> Rig<R, H> {
                 }
                 Ok(Received::Skip { consumed }) => (consumed, None),
                 Ok(Received::Event { consumed, event }) => {
-                    let (told, id) = event.tell(&self.unread);
+                    let (told, id) = event.tell();
                     self.ids.extend(id.map(|id| (id.number(), id)));
                     (consumed, Some(told))
                 }

@@ -23,16 +23,16 @@ pub(crate) enum Told {
 
 /// Events of either side, made one.
 pub(crate) trait Tell: Sized {
-    fn tell(self, unread: &[u8]) -> (Told, Option<RequestId>);
+    fn tell(self) -> (Told, Option<RequestId>);
 }
 
-impl Tell for ServerEvent {
-    fn tell(self, unread: &[u8]) -> (Told, Option<RequestId>) {
+impl Tell for ServerEvent<'_> {
+    fn tell(self) -> (Told, Option<RequestId>) {
         match self {
             Self::Established => (Told::Established, None),
-            Self::Request { id, body } => (Told::Whole(id.number(), unread[body].to_vec()), Some(id)),
-            Self::Begin { id, total, body } => (Told::Begin(id.number(), total, unread[body].to_vec()), Some(id)),
-            Self::Part { id, body, last } => (Told::Part(id.number(), unread[body].to_vec(), last), Some(id)),
+            Self::Request { id, body } => (Told::Whole(id.number(), body.to_vec()), Some(id)),
+            Self::Begin { id, total, body } => (Told::Begin(id.number(), total, body.to_vec()), Some(id)),
+            Self::Part { id, body, last } => (Told::Part(id.number(), body.to_vec(), last), Some(id)),
             Self::Abandoned { id } => (Told::Abandoned(id.number()), Some(id)),
             Self::Cancelled { id } => (Told::Cancelled(id.number()), Some(id)),
             Self::Closing { reason } => (Told::Closing(reason), None),
@@ -42,13 +42,13 @@ impl Tell for ServerEvent {
     }
 }
 
-impl Tell for ClientEvent {
-    fn tell(self, unread: &[u8]) -> (Told, Option<RequestId>) {
+impl Tell for ClientEvent<'_> {
+    fn tell(self) -> (Told, Option<RequestId>) {
         match self {
             Self::Established => (Told::Established, None),
-            Self::Answer { id, body } => (Told::Whole(id.number(), unread[body].to_vec()), Some(id)),
-            Self::Begin { id, total, body } => (Told::Begin(id.number(), total, unread[body].to_vec()), Some(id)),
-            Self::Part { id, body, last } => (Told::Part(id.number(), unread[body].to_vec(), last), Some(id)),
+            Self::Answer { id, body } => (Told::Whole(id.number(), body.to_vec()), Some(id)),
+            Self::Begin { id, total, body } => (Told::Begin(id.number(), total, body.to_vec()), Some(id)),
+            Self::Part { id, body, last } => (Told::Part(id.number(), body.to_vec(), last), Some(id)),
             Self::Refused { id, refusal } => (Told::Refused(id.number(), refusal), Some(id)),
             Self::Closing { reason } => (Told::Closing(reason), None),
             Self::Pong { .. } => (Told::Pong, None),

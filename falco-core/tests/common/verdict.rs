@@ -1,6 +1,5 @@
 //! What a machine must make of a stream, and the driver that finds out what it does.
 
-use core::fmt::Debug;
 use core::ops::Deref;
 
 use falco_core::{Connection, ConnectionError, Instant, Received, Role, Settings, Wire};
@@ -45,7 +44,7 @@ pub(crate) fn judge_length(bytes: &[u8], at: usize) -> Result<usize, Verdict> {
 }
 
 /// Gives a machine junk until it wants more than that.
-fn verdict<R: Role<Event: Debug>, H: Deref<Target: Wire<R>>>(machine: &mut Connection<R, H>, junk: &[u8]) -> Verdict {
+fn verdict<R: Role, H: Deref<Target: Wire<R>>>(machine: &mut Connection<R, H>, junk: &[u8]) -> Verdict {
     let mut bytes = junk.to_vec();
     let mut unread = bytes.as_mut_slice();
     loop {

@@ -243,7 +243,7 @@ impl<'k, C: ClientWire, S: ServerWire> World<'k, C, S> {
                 None
             }
             Ok(ClientStep::Answer { consumed, waiter, body }) => {
-                self.book.answered(waiter, body.bytes(unread));
+                self.book.answered(waiter, body.bytes());
                 Some(consumed)
             }
             Ok(ClientStep::Refused {
@@ -312,7 +312,7 @@ impl<'k, C: ClientWire, S: ServerWire> World<'k, C, S> {
                 None
             }
             Ok(ServerStep::Request { consumed, id, body }) => {
-                let ticket = self.book.handed_out(Body::bytes(&body, unread));
+                let ticket = self.book.handed_out(Body::bytes(&body));
                 self.running.insert(ticket, id);
                 Some(consumed)
             }

@@ -181,7 +181,7 @@ impl State {
             ClientStep::Skip { consumed } | ClientStep::Established { consumed } => Look::Taken(consumed),
             ClientStep::Answer { consumed, waiter, body } => {
                 self.past.served = true;
-                waiter.end(End::Answer(body.into_vec(unread)));
+                waiter.end(End::Answer(body.into_vec()));
                 Look::Taken(consumed)
             }
             ClientStep::Refused {

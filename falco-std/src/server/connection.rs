@@ -139,14 +139,15 @@ where
             match desk.source.mux.recv(now, self.pipe.unread()) {
                 Err(end) => return Ok(end),
                 Ok(ServerStep::Request { consumed, id, body }) => {
+                    let body = body.into_vec();
                     desk = self.greet(desk);
+                    self.pipe.consume(consumed);
                     if desk.source.is_over() {
                         // The client may have heard nothing: then no handler is to run.
                         continue;
                     }
-                    let submit = desk.source.take(now, id, body.into_vec(self.pipe.unread()));
+                    let submit = desk.source.take(now, id, body);
                     drop(desk);
-                    self.pipe.consume(consumed);
                     if submit {
                         self.service.pool.submit(Arc::clone(&self.handling));
                     }

@@ -203,7 +203,7 @@ impl Connection {
                 }
                 ClientStep::Answer { consumed, waiter, body } => {
                     let body = match body {
-                        Body::Lent(range) => Bytes::copy_from_slice(self.line.unread().get(range).unwrap_or_default()),
+                        Body::Lent(body) => Bytes::copy_from_slice(body),
                         Body::Whole(bytes) => Bytes::from(bytes),
                     };
                     self.line.consume(consumed);

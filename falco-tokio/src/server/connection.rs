@@ -213,7 +213,7 @@ impl<H: Handler> Connection<H> {
                 }
                 ServerStep::Request { consumed, id, body } => {
                     let body = match body {
-                        Body::Lent(range) => Bytes::copy_from_slice(self.line.unread().get(range).unwrap_or_default()),
+                        Body::Lent(body) => Bytes::copy_from_slice(body),
                         Body::Whole(bytes) => Bytes::from(bytes),
                     };
                     self.consume(consumed);

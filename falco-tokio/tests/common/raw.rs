@@ -59,7 +59,7 @@ impl RawPeer {
 
     /// Waits for the welcome.
     pub(crate) async fn established(&mut self) {
-        while !matches!(self.step().await, Some(ClientStep::Established { .. })) {}
+        while !matches!(self.step().await, Some(Came::Established)) {}
     }
 
     /// All bytes that are to be sent now.
@@ -100,12 +100,9 @@ impl RawPeer {
         self.stream.write_all(&ping).await.unwrap();
         loop {
             match self.step().await.expect("the connection is to live") {
-                ClientStep::Pong { .. } => return None,
-                ClientStep::Refused { refusal, consumed, .. } => {
-                    self.unread.drain(..consumed);
-                    return Some(refusal);
-                }
-                _ => {}
+                Came::Pong => return None,
+                Came::Refused(refusal) => return Some(refusal),
+                Came::Answer(_) | Came::Established | Came::Other => {}
             }
         }
     }
@@ -114,25 +111,17 @@ impl RawPeer {
     pub(crate) async fn answer(&mut self) -> Option<Result<Vec<u8>, Refusal>> {
         loop {
             match self.step().await? {
-                ClientStep::Answer { body, consumed, .. } => {
-                    let body = body.into_vec(&self.unread);
-                    self.unread.drain(..consumed);
-                    return Some(Ok(body));
-                }
-                ClientStep::Refused { refusal, consumed, .. } => {
-                    self.unread.drain(..consumed);
-                    return Some(Err(refusal));
-                }
-                _ => {}
+                Came::Answer(body) => return Some(Ok(body)),
+                Came::Refused(refusal) => return Some(Err(refusal)),
+                Came::Established | Came::Pong | Came::Other => {}
             }
         }
     }
 
-    /// One step of the machine, reading what it needs. All but answers and refusals is taken away.
-    async fn step(&mut self) -> Option<ClientStep<()>> {
+    /// One step of the machine, reading and writing what it needs.
+    async fn step(&mut self) -> Option<Came> {
         loop {
-            let step = self.mux.recv(NOW, &mut self.unread).ok()?;
-            match &step {
+            let (consumed, came) = match self.mux.recv(NOW, &mut self.unread).ok()? {
                 ClientStep::NeedMore { .. } => {
                     let reading = self.stream.read_buf(&mut self.unread);
                     let read = tokio::time::timeout(PATIENCE, reading)
@@ -141,20 +130,31 @@ impl RawPeer {
                     if read.ok()? == 0 {
                         return None;
                     }
+                    continue;
                 }
                 ClientStep::TransmitFirst => {
                     let owed = self.owed();
                     self.stream.write_all(&owed).await.ok()?;
+                    continue;
                 }
-                ClientStep::Skip { consumed }
-                | ClientStep::Established { consumed }
-                | ClientStep::Pong { consumed, .. }
-                | ClientStep::Closing { consumed, .. } => {
-                    self.unread.drain(..*consumed);
-                    return Some(step);
-                }
-                _ => return Some(step),
-            }
+                ClientStep::Answer { consumed, body, .. } => (consumed, Came::Answer(body.into_vec())),
+                ClientStep::Refused { consumed, refusal, .. } => (consumed, Came::Refused(refusal)),
+                ClientStep::Established { consumed } => (consumed, Came::Established),
+                ClientStep::Pong { consumed, .. } => (consumed, Came::Pong),
+                ClientStep::Skip { consumed } | ClientStep::Closing { consumed, .. } => (consumed, Came::Other),
+                other => panic!("{other:?}"),
+            };
+            self.unread.drain(..consumed);
+            return Some(came);
         }
     }
+}
+
+/// What came in one step.
+enum Came {
+    Established,
+    Answer(Vec<u8>),
+    Refused(Refusal),
+    Pong,
+    Other,
 }

@@ -113,7 +113,7 @@ impl Machines {
                 Ok(Received::Event {
                     event: ClientEvent::Answer { body, .. },
                     ..
-                }) => drop(black_box(body)),
+                }) => _ = black_box(body),
                 other => panic!("{other:?}"),
             }
         }

@@ -14,7 +14,7 @@ use falco_core::{
 };
 use getrandom::SysRng;
 
-use super::side::Side;
+use super::side::{Partials, Side, part};
 use super::{Options, PATIENCE, bodies};
 
 type Table = Vec<RequestSlot>;
@@ -84,9 +84,8 @@ impl OurClient {
     pub(crate) fn run_until(&mut self, enough: impl Fn(&Self) -> bool) {
         while !enough(self) {
             while self.side.send() {}
-            while let Some((consumed, event)) = self.side.receive() {
-                self.take(event);
-                self.side.consume(consumed);
+            while let Some(log) = self.side.receive(client_log) {
+                self.log.extend(log);
             }
             if let Some(end) = self.side.machine.end() {
                 self.log.push(ClientLog::Ended(end));
@@ -96,28 +95,6 @@ impl OurClient {
                 self.side.wait();
             }
         }
-    }
-
-    fn take(&mut self, event: ClientEvent) {
-        self.log.push(match event {
-            ClientEvent::Established => ClientLog::Established,
-            ClientEvent::Answer { id, body } => ClientLog::Answer(id.number(), self.side.body(body)),
-            ClientEvent::Begin { id, total, body } => {
-                let first = self.side.body(body);
-                return self.side.partials.begin(id, total, &first).expect("vectors grow");
-            }
-            ClientEvent::Part { id, body, last } => match self.side.part(id, body, last) {
-                Some(body) => ClientLog::Answer(id.number(), body),
-                None => return,
-            },
-            ClientEvent::Refused { id, refusal } => {
-                self.side.partials.forget(id);
-                ClientLog::Refused(id.number(), refusal)
-            }
-            ClientEvent::Pong { .. } => ClientLog::Pong(0),
-            ClientEvent::Closing { reason } => ClientLog::Closing(reason),
-            _ => return,
-        });
     }
 
     /// Closes in good order; whether the other side has ended too.
@@ -179,9 +156,8 @@ impl Serving {
         loop {
             // One output, then what has come: a request is not kept waiting by a long answer.
             let sent = self.side.send();
-            while let Some((consumed, event)) = self.side.receive() {
-                self.take(event);
-                self.side.consume(consumed);
+            while let Some(heard) = self.side.receive(hear) {
+                self.take(heard);
             }
             if let Some(end) = self.side.machine.end() {
                 self.log.push(ServerLog::Ended(end));
@@ -194,32 +170,16 @@ impl Serving {
         }
     }
 
-    fn take(&mut self, event: ServerEvent) {
-        match event {
-            ServerEvent::Established => self.log.push(ServerLog::Established),
-            ServerEvent::Request { id, body } => self.handle(id, self.side.body(body)),
-            ServerEvent::Begin { id, total, body } => {
-                let first = self.side.body(body);
-                self.side.partials.begin(id, total, &first).expect("vectors grow");
-            }
-            ServerEvent::Part { id, body, last } => {
-                if let Some(body) = self.side.part(id, body, last) {
-                    self.handle(id, body);
-                }
-            }
-            ServerEvent::Abandoned { id } => {
-                self.side.partials.forget(id);
-                self.log.push(ServerLog::Abandoned(id.number()));
-            }
-            ServerEvent::Cancelled { id } => {
+    fn take(&mut self, heard: Heard) {
+        match heard {
+            Heard::Request(id, body) => self.handle(id, body),
+            Heard::Cancelled(id) => {
                 if self.held.contains(&id) {
                     self.refuse(id, Refusal::Cancelled);
                 }
                 self.log.push(ServerLog::Cancelled(id.number()));
             }
-            ServerEvent::Closing { reason } => self.log.push(ServerLog::Closing(reason)),
-            ServerEvent::Ping => self.log.push(ServerLog::Ping),
-            _ => {}
+            Heard::Other(log) => self.log.extend(log),
         }
     }
 
@@ -242,4 +202,56 @@ impl Serving {
     fn refuse(&mut self, id: RequestId, refusal: Refusal) {
         self.side.machine.refuse(id, refusal).expect("it waits");
     }
+}
+
+/// An event takes effect, and is to be logged.
+fn client_log(partials: &mut Partials, event: ClientEvent<'_>) -> Option<ClientLog> {
+    match event {
+        ClientEvent::Established => Some(ClientLog::Established),
+        ClientEvent::Answer { id, body } => Some(ClientLog::Answer(id.number(), body.to_vec())),
+        ClientEvent::Begin { id, total, body } => {
+            partials.begin(id, total, body).expect("vectors grow");
+            None
+        }
+        ClientEvent::Part { id, body, last } => {
+            part(partials, id, body, last).map(|body| ClientLog::Answer(id.number(), body))
+        }
+        ClientEvent::Refused { id, refusal } => {
+            partials.forget(id);
+            Some(ClientLog::Refused(id.number(), refusal))
+        }
+        ClientEvent::Pong { .. } => Some(ClientLog::Pong(0)),
+        ClientEvent::Closing { reason } => Some(ClientLog::Closing(reason)),
+        _ => None,
+    }
+}
+
+/// What a server is to act on.
+enum Heard {
+    Request(RequestId, Vec<u8>),
+    Cancelled(RequestId),
+    Other(Option<ServerLog>),
+}
+
+fn hear(partials: &mut Partials, event: ServerEvent<'_>) -> Heard {
+    Heard::Other(match event {
+        ServerEvent::Established => Some(ServerLog::Established),
+        ServerEvent::Request { id, body } => return Heard::Request(id, body.to_vec()),
+        ServerEvent::Begin { id, total, body } => {
+            partials.begin(id, total, body).expect("vectors grow");
+            None
+        }
+        ServerEvent::Part { id, body, last } => match part(partials, id, body, last) {
+            Some(body) => return Heard::Request(id, body),
+            None => None,
+        },
+        ServerEvent::Abandoned { id } => {
+            partials.forget(id);
+            Some(ServerLog::Abandoned(id.number()))
+        }
+        ServerEvent::Cancelled { id } => return Heard::Cancelled(id),
+        ServerEvent::Closing { reason } => Some(ServerLog::Closing(reason)),
+        ServerEvent::Ping => Some(ServerLog::Ping),
+        _ => None,
+    })
 }

@@ -1,6 +1,6 @@
 //! One of our machines over a socket: a small blocking loop's steps, the same for a client and a server.
 
-use core::ops::{Deref, Range};
+use core::ops::Deref;
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::net::TcpStream;
@@ -48,6 +48,15 @@ impl Message for OutgoingAnswer {
     }
 }
 
+/// Messages of which a part has come.
+pub(super) type Partials = Reassembly<Vec<Partial<Vec<u8>>>>;
+
+/// Keeps a part, and hands out the message where it was the last.
+pub(super) fn part(partials: &mut Partials, id: RequestId, bytes: &[u8], last: bool) -> Option<Vec<u8>> {
+    partials.part(id, bytes).expect("vectors grow");
+    last.then(|| partials.take(id).expect("all of it has come").0)
+}
+
 /// One side: its machine, its socket, and what is between them.
 pub(super) struct Side<R: Role, H: Deref<Target: Wire<R>>> {
     pub(super) machine: Connection<R, H>,
@@ -57,7 +66,7 @@ pub(super) struct Side<R: Role, H: Deref<Target: Wire<R>>> {
     pub(super) queue: VecDeque<(R::Outgoing, Vec<u8>)>,
     /// Bodies that have gone, in the order in which they have.
     pub(super) gone: Vec<(RequestId, Vec<u8>)>,
-    pub(super) partials: Reassembly<Vec<Partial<Vec<u8>>>>,
+    partials: Partials,
 }
 
 impl<R: Role<Outgoing: Message>, H: Deref<Target: Wire<R>>> Side<R, H> {
@@ -97,22 +106,22 @@ impl<R: Role<Outgoing: Message>, H: Deref<Target: Wire<R>>> Side<R, H> {
         written > 0
     }
 
-    /// The next event with the bytes that it takes; none where something has to come first, or the connection has ended.
-    pub(super) fn receive(&mut self) -> Option<(usize, R::Event)> {
+    /// Hands the next event to `take` and drops the bytes that it takes; none where something has to come first, or the connection has ended.
+    pub(super) fn receive<T>(&mut self, take: impl FnOnce(&mut Partials, R::Event<'_>) -> T) -> Option<T> {
         loop {
             let now = self.now();
             match self.machine.recv(now, &mut self.unread) {
-                Ok(Received::Event { consumed, event }) => return Some((consumed, event)),
-                Ok(Received::Skip { consumed }) => self.consume(consumed),
+                Ok(Received::Event { consumed, event }) => {
+                    let taken = take(&mut self.partials, event);
+                    self.unread.drain(..consumed);
+                    return Some(taken);
+                }
+                Ok(Received::Skip { consumed }) => drop(self.unread.drain(..consumed)),
                 Ok(Received::NeedMore { .. } | Received::TransmitFirst | Received::AnswerFirst | _) | Err(_) => {
                     return None;
                 }
             }
         }
-    }
-
-    pub(super) fn consume(&mut self, count: usize) {
-        self.unread.drain(..count);
     }
 
     /// Waits for bytes, for the machine's deadline at most.
@@ -127,17 +136,6 @@ impl<R: Role<Outgoing: Message>, H: Deref<Target: Wire<R>>> Side<R, H> {
             Came::Nothing => drop(self.machine.handle_timeout(now)),
             Came::End => drop(self.machine.end_of_stream(now, &self.unread)),
         }
-    }
-
-    pub(super) fn body(&self, range: Range<usize>) -> Vec<u8> {
-        self.unread.get(range).expect("within the unread bytes").to_vec()
-    }
-
-    /// Keeps a part, and hands out the message where it was the last.
-    pub(super) fn part(&mut self, id: RequestId, range: Range<usize>, last: bool) -> Option<Vec<u8>> {
-        let bytes = self.body(range);
-        self.partials.part(id, &bytes).expect("vectors grow");
-        last.then(|| self.partials.take(id).expect("all of it has come").0)
     }
 
     /// The last words, then the end: whether the other side has ended its direction within a second too.

@@ -251,14 +251,14 @@ where
         let _ = self.machine.end_of_stream(self.now, self.inbox.unread());
     }
 
-    fn take_events(&mut self, mut note: impl FnMut(R::Event)) {
+    fn take_events(&mut self, mut note: impl FnMut(R::Event<'_>)) {
         loop {
             let held = self.inbox.len();
             match self.machine.recv(self.now, self.inbox.unread()) {
                 Ok(Received::Event { consumed, event }) => {
                     assert!(consumed > 0 && consumed <= held, "an event takes bytes that are there");
-                    self.inbox.consume(consumed);
                     note(event);
+                    self.inbox.consume(consumed);
                 }
                 Ok(Received::Skip { consumed }) => {
                     assert!(consumed > 0 && consumed <= held, "a skip takes bytes that are there");

@@ -48,7 +48,7 @@ pub fn noise_client_past_tag(data: &[u8]) {
     // A ping that has gone is due for its answer before the lifetime is over.
     driven.deadlines_move = keep_alive;
     driven.arrive(&welcome);
-    driven.take_events(1, |event, _| {
+    driven.take_events(1, |event| {
         assert_eq!(event, ClientEvent::Established, "it is the first");
     });
     let mut owner = Owner::default();
@@ -56,7 +56,7 @@ pub fn noise_client_past_tag(data: &[u8]) {
         let pick = input.byte();
         owner.act(&mut driven, pick, &mut input);
         let count = if pick & 64 == 0 { usize::MAX } else { 1 };
-        driven.take_events(count, |event, _| owner.note(event));
+        driven.take_events(count, |event| owner.note(event));
         driven.said().iter().for_each(|frame| owner.hear(frame));
         assert!(
             driven.machine.in_flight() <= MAX_IN_FLIGHT.into(),
@@ -117,7 +117,7 @@ impl Owner {
         self.queue.retain(|message| !message.is_done());
     }
 
-    fn note(&mut self, event: ClientEvent) {
+    fn note(&mut self, event: ClientEvent<'_>) {
         let ended = match event {
             ClientEvent::Answer { id, body } => {
                 assert!(body.len() <= 100, "an answer is within the limit");

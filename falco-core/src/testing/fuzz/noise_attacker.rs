@@ -160,7 +160,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Attacked<R, H> {
     }
 
     /// Takes up to `count` events.
-    pub(super) fn take_events(&mut self, count: usize, mut note: impl FnMut(R::Event, &[u8])) {
+    pub(super) fn take_events(&mut self, count: usize, mut note: impl FnMut(R::Event<'_>)) {
         let mut taken = 0;
         self.told_all = false;
         while taken < count {
@@ -170,7 +170,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Attacked<R, H> {
                 Ok(Received::Event { consumed, event }) => {
                     assert!(!ended, "an event after the end");
                     assert!(consumed <= held, "an event takes bytes that are there");
-                    note(event, self.inbox.unread());
+                    note(event);
                     self.inbox.consume(consumed);
                     taken += 1;
                 }

@@ -234,121 +234,26 @@ impl Both<'_> {
 
     fn hear_client(&mut self, count: usize) {
         for _ in 0..count {
-            let Some((event, consumed)) = self.client.next(self.now) else {
+            let (waiting, answered, handled) = (&mut self.waiting, &self.answered, &self.handled);
+            let noted = self
+                .client
+                .next(self.now, |event| note_client(event, waiting, answered, handled));
+            if noted.is_none() {
                 break;
-            };
-            self.note_client(event);
-            self.client.inbox.drain(..consumed);
-        }
-    }
-
-    fn note_client(&mut self, event: ClientEvent) {
-        let unread = self.client.inbox.as_slice();
-        let bytes = |range| unread.get(range).expect("an event's range lies in the unread bytes");
-        let waits = "an answer is to what waits";
-        match event {
-            ClientEvent::Answer { id, body } => {
-                assert_of(id.number(), bytes(body));
-                assert!(self.answered.contains(&id.number()), "nobody has answered that");
-                let was = self.waiting.remove(&id.number()).expect(waits);
-                assert_eq!(was.1, None, "an answer begins once");
             }
-            ClientEvent::Begin { id, total, body } => {
-                assert_of(id.number(), bytes(body.clone()));
-                let missing = usize::try_from(total)
-                    .ok()
-                    .and_then(|total| total.checked_sub(body.len()));
-                let was = self.waiting.get_mut(&id.number()).expect(waits);
-                assert_eq!(was.1, None, "an answer begins once");
-                was.1 = Some(missing.expect("an answer is within its total"));
-            }
-            ClientEvent::Part { id, body, last } => {
-                assert_of(id.number(), bytes(body.clone()));
-                let missing = &mut self.waiting.get_mut(&id.number()).expect(waits).1;
-                *missing = missing.and_then(|missing| missing.checked_sub(body.len()));
-                assert_eq!(
-                    last,
-                    missing.expect("a part has its beginning") == 0,
-                    "the last part is the last"
-                );
-                if last {
-                    assert!(self.answered.contains(&id.number()), "nobody has answered that");
-                    self.waiting.remove(&id.number());
-                }
-            }
-            ClientEvent::Refused { id, refusal } => {
-                self.waiting
-                    .remove(&id.number())
-                    .expect("a request has exactly one end");
-                assert!(
-                    !refusal.is_unprocessed() || !self.handled.contains(&id.number()),
-                    "what was handled is told as not processed"
-                );
-            }
-            ClientEvent::Established | ClientEvent::Pong { .. } | ClientEvent::Closing { .. } => {}
         }
     }
 
     fn hear_server(&mut self, count: usize) {
         for _ in 0..count {
-            let Some((event, consumed)) = self.server.next(self.now) else {
+            let wrote = self.server.wrote;
+            let (known, handled, seen) = (&mut self.known, &mut self.handled, &mut self.seen);
+            let noted = self
+                .server
+                .next(self.now, |event| note_server(event, wrote, known, handled, seen));
+            if noted.is_none() {
                 break;
-            };
-            self.note_server(event);
-            self.server.inbox.drain(..consumed);
-        }
-    }
-
-    fn note_server(&mut self, event: ServerEvent) {
-        let unread = self.server.inbox.as_slice();
-        let bytes = |range| unread.get(range).expect("an event's range lies in the unread bytes");
-        let (id, total, received) = match event {
-            ServerEvent::Request { id, body } => {
-                assert_of(id.number(), bytes(body.clone()));
-                (id, body.len(), body.len())
             }
-            ServerEvent::Begin { id, total, body } => {
-                assert_of(id.number(), bytes(body.clone()));
-                (id, usize::try_from(total).unwrap_or(usize::MAX), body.len())
-            }
-            ServerEvent::Part { id, body, last } => {
-                assert_of(id.number(), bytes(body.clone()));
-                let request = self.known.get_mut(&id.number()).expect("a part has its beginning");
-                request.received += body.len();
-                assert_eq!(last, request.received == request.total, "the last part is the last");
-                if last {
-                    self.handled.insert(id.number());
-                }
-                return;
-            }
-            ServerEvent::Abandoned { id } => {
-                let request = self.known.remove(&id.number()).expect("what is abandoned has begun");
-                assert!(request.received < request.total, "what is whole is not abandoned");
-                return;
-            }
-            ServerEvent::Cancelled { id } => {
-                assert!(
-                    self.known.contains_key(&id.number()),
-                    "what is cancelled has had no end"
-                );
-                return;
-            }
-            ServerEvent::Established | ServerEvent::Closing { .. } | ServerEvent::Ping => return,
-        };
-        let request = Known {
-            id,
-            total,
-            received,
-            answer: None,
-        };
-        assert!(
-            self.server.wrote > WELCOME_LENGTH,
-            "a request was handed out before the first PING was answered"
-        );
-        assert!(self.known.insert(id.number(), request).is_none(), "a number comes once");
-        self.seen.insert(id.number());
-        if received == total {
-            self.handled.insert(id.number());
         }
     }
 
@@ -428,5 +333,108 @@ impl Both<'_> {
         assert!(self.client.machine.end().is_some(), "every connection ends");
         assert!(self.server.machine.end().is_some(), "every connection ends");
         self.check();
+    }
+}
+
+fn note_client(
+    event: ClientEvent<'_>,
+    waiting: &mut BTreeMap<u32, (RequestId, Option<usize>)>,
+    answered: &BTreeSet<u32>,
+    handled: &BTreeSet<u32>,
+) {
+    let waits = "an answer is to what waits";
+    match event {
+        ClientEvent::Answer { id, body } => {
+            assert_of(id.number(), body);
+            assert!(answered.contains(&id.number()), "nobody has answered that");
+            let was = waiting.remove(&id.number()).expect(waits);
+            assert_eq!(was.1, None, "an answer begins once");
+        }
+        ClientEvent::Begin { id, total, body } => {
+            assert_of(id.number(), body);
+            let missing = usize::try_from(total)
+                .ok()
+                .and_then(|total| total.checked_sub(body.len()));
+            let was = waiting.get_mut(&id.number()).expect(waits);
+            assert_eq!(was.1, None, "an answer begins once");
+            was.1 = Some(missing.expect("an answer is within its total"));
+        }
+        ClientEvent::Part { id, body, last } => {
+            assert_of(id.number(), body);
+            let missing = &mut waiting.get_mut(&id.number()).expect(waits).1;
+            *missing = missing.and_then(|missing| missing.checked_sub(body.len()));
+            assert_eq!(
+                last,
+                missing.expect("a part has its beginning") == 0,
+                "the last part is the last"
+            );
+            if last {
+                assert!(answered.contains(&id.number()), "nobody has answered that");
+                waiting.remove(&id.number());
+            }
+        }
+        ClientEvent::Refused { id, refusal } => {
+            waiting.remove(&id.number()).expect("a request has exactly one end");
+            assert!(
+                !refusal.is_unprocessed() || !handled.contains(&id.number()),
+                "what was handled is told as not processed"
+            );
+        }
+        ClientEvent::Established | ClientEvent::Pong { .. } | ClientEvent::Closing { .. } => {}
+    }
+}
+
+/// The server has sent `wrote` bytes before.
+fn note_server(
+    event: ServerEvent<'_>,
+    wrote: usize,
+    known: &mut BTreeMap<u32, Known>,
+    handled: &mut BTreeSet<u32>,
+    seen: &mut BTreeSet<u32>,
+) {
+    let (id, total, received) = match event {
+        ServerEvent::Request { id, body } => {
+            assert_of(id.number(), body);
+            (id, body.len(), body.len())
+        }
+        ServerEvent::Begin { id, total, body } => {
+            assert_of(id.number(), body);
+            (id, usize::try_from(total).unwrap_or(usize::MAX), body.len())
+        }
+        ServerEvent::Part { id, body, last } => {
+            assert_of(id.number(), body);
+            let request = known.get_mut(&id.number()).expect("a part has its beginning");
+            request.received += body.len();
+            assert_eq!(last, request.received == request.total, "the last part is the last");
+            if last {
+                handled.insert(id.number());
+            }
+            return;
+        }
+        ServerEvent::Abandoned { id } => {
+            let request = known.remove(&id.number()).expect("what is abandoned has begun");
+            assert!(request.received < request.total, "what is whole is not abandoned");
+            return;
+        }
+        ServerEvent::Cancelled { id } => {
+            assert!(known.contains_key(&id.number()), "what is cancelled has had no end");
+            return;
+        }
+        ServerEvent::Established | ServerEvent::Closing { .. } | ServerEvent::Ping => return,
+    };
+    let request = Known {
+        id,
+        total,
+        received,
+        answer: None,
+    };
+    assert!(
+        wrote > WELCOME_LENGTH,
+        "a request was handed out before the first PING was answered"
+    );
+    assert!(known.insert(id.number(), request).is_none(), "a number comes once");
+    seen.insert(id.number());
+    if received == total {
+        handled.insert(id.number());
     }
 }

@@ -67,14 +67,16 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
         self.send(out.split_at(length).0);
     }
 
-    /// The next event, if there is one, with the bytes that it takes.
-    pub(super) fn next(&mut self, now: Instant) -> Option<(R::Event, usize)> {
+    /// Hands the next event to `take`, if there is one, and drops the bytes that it takes.
+    pub(super) fn next<T>(&mut self, now: Instant, take: impl FnOnce(R::Event<'_>) -> T) -> Option<T> {
         self.told_all = false;
         loop {
             match self.machine.recv(now, &mut self.inbox) {
                 Ok(Received::Event { consumed, event }) => {
                     assert!(self.end.is_none(), "an event after the end");
-                    return Some((event, consumed));
+                    let taken = take(event);
+                    self.inbox.drain(..consumed);
+                    return Some(taken);
                 }
                 Ok(Received::Skip { consumed }) => drop(self.inbox.drain(..consumed)),
                 Ok(Received::NeedMore { total }) => {

@@ -143,7 +143,8 @@ fn feed<R: Role, H: Deref<Target: Wire<R>>>(
             }
             Ok(Received::Event { consumed, event }) => {
                 assert!(consumed > 0 && consumed <= held, "an event takes bytes that are there");
-                events.push((std::format!("{event:?}"), inbox.unread().split_at(consumed).0.to_vec()));
+                let event = std::format!("{event:?}");
+                events.push((event, inbox.unread().split_at(consumed).0.to_vec()));
                 inbox.consume(consumed);
             }
             Ok(Received::Skip { consumed }) => {
