@@ -66,7 +66,11 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     ///
     /// # Errors
     /// What ended the connection, now or before.
-    pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<Received<R::Event<'u>>, ConnectionError> {
+    pub fn recv<'u>(
+        &mut self,
+        now: Instant,
+        unread: &'u mut [u8],
+    ) -> Result<Received<R::Event<'u>, R::Wait>, ConnectionError> {
         self.wire.recv(&mut self.session, now, unread)
     }
 

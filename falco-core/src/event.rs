@@ -2,24 +2,22 @@
 
 use crate::message::{CloseReason, PingId, Refusal, RequestId};
 
-/// What came of the unread bytes.
+/// What came of the unread bytes: something has happened, which `E` says, or something has to come
+/// first. What a side may wait for besides bytes is `W`: [`ClientWait`] or [`ServerWait`].
 ///
 /// An event lends its body from the unread bytes that were handed in. Whoever is done with the event
 /// drops the first `consumed` of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Received<E> {
+pub enum Received<E, W> {
     /// There is no whole frame. `total` unread bytes bring the next step; to come earlier does no harm. It is a hint of what
     /// may come and not of what to allocate: it grows only with what has come and within the settings.
     NeedMore {
         /// Unread bytes needed in all.
         total: usize,
     },
-    /// Before it reads on, the machine wants its own bytes taken: call `poll_transmit` or `seal`, then this again.
-    TransmitFirst,
-    /// Before it reads on, the machine wants answers: as many requests are unanswered as the settings allow, or the connection is closing. Call
-    /// this again once an answer is sealed.
-    AnswerFirst,
+    /// Before it reads on, the machine wants this. No byte was taken.
+    Wait(W),
     /// Something happened. It has taken effect: drop the first `consumed` unread bytes when done with the event.
     Event {
         /// Bytes to drop.
@@ -33,6 +31,30 @@ pub enum Received<E> {
         consumed: usize,
     },
 }
+
+/// What a client wants before it reads on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientWait {
+    /// Its own bytes are to be taken: call `poll_transmit` or `seal`, then `recv` again.
+    TransmitFirst,
+}
+
+/// What a server wants before it reads on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServerWait {
+    /// Its own bytes are to be taken: call `poll_transmit` or `seal`, then `recv` again.
+    TransmitFirst,
+    /// Answers: as many requests are unanswered as the settings allow, or the connection is closing.
+    /// Call `recv` again once an answer is sealed.
+    AnswerFirst,
+}
+
+/// What a client's machine returns.
+pub(crate) type ClientReceived<'u> = Received<ClientEvent<'u>, ClientWait>;
+/// What a server's machine returns.
+pub(crate) type ServerReceived<'u> = Received<ServerEvent<'u>, ServerWait>;
 
 /// What happens to a client. Bodies are lent from the unread bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use core::fmt::Debug;
 
-use crate::event::{ClientEvent, ServerEvent};
+use crate::event::{ClientEvent, ClientWait, ServerEvent, ServerWait};
 use crate::outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
 
 mod private {
@@ -15,6 +15,8 @@ mod private {
 pub trait Role: private::Sealed {
     /// What happens to this side, with bodies that are lent from the unread bytes.
     type Event<'u>: Debug + Copy + PartialEq + Eq;
+    /// What this side may want before it reads on.
+    type Wait: Debug + Copy + PartialEq + Eq;
     /// What this side sends.
     type Outgoing: Debug + Outgoing;
 }
@@ -34,10 +36,12 @@ impl private::Sealed for ServerSide {}
 
 impl Role for ClientSide {
     type Event<'u> = ClientEvent<'u>;
+    type Wait = ClientWait;
     type Outgoing = OutgoingRequest;
 }
 
 impl Role for ServerSide {
     type Event<'u> = ServerEvent<'u>;
+    type Wait = ServerWait;
     type Outgoing = OutgoingAnswer;
 }

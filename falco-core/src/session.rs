@@ -42,7 +42,7 @@ pub trait Keyed<R: Role> {
         session: &mut Self::Session,
         now: Instant,
         unread: &'u mut [u8],
-    ) -> Result<Received<R::Event<'u>>, ConnectionError>;
+    ) -> Result<Received<R::Event<'u>, R::Wait>, ConnectionError>;
     fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse>;
     fn seal<'m, I>(
         &self,

@@ -8,7 +8,7 @@
 mod common;
 
 use common::{Ends, asked, ends, ends_with, handle, ms, owed, server};
-use falco_core::{Error, Instant, Misuse, Received, Refusal, ServerEvent, Settings, Status};
+use falco_core::{Error, Instant, Misuse, Received, Refusal, ServerEvent, ServerWait, Settings, Status};
 
 const NOW: Instant = ms(0);
 
@@ -175,15 +175,18 @@ fn a_server_reads_no_more_requests_than_its_settings_allow_but_pings() {
         let requests: Vec<_> = ids.iter().map(|()| both.ask(b"?")).collect();
         let ids: Vec<_> = requests.iter().map(|request| both.hear(request).0).collect();
         let mut over = both.ask(b"over");
-        assert_eq!(both.server.recv(NOW, &mut over), Ok(Received::AnswerFirst));
         assert_eq!(
             both.server.recv(NOW, &mut over),
-            Ok(Received::AnswerFirst),
+            Ok(Received::Wait(ServerWait::AnswerFirst))
+        );
+        assert_eq!(
+            both.server.recv(NOW, &mut over),
+            Ok(Received::Wait(ServerWait::AnswerFirst)),
             "it stays where it is"
         );
         assert_eq!(
             both.server.recv(NOW, &mut over[..9]),
-            Ok(Received::AnswerFirst),
+            Ok(Received::Wait(ServerWait::AnswerFirst)),
             "its head is enough"
         );
         let event = Received::Event {

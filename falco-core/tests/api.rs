@@ -13,8 +13,8 @@ use core::time::Duration;
 use common::{Ends, client, ends, ends_with, handle, ms, owed};
 use falco_core::classic::{ANSWER_OVERHEAD, HELLO_LENGTH, REQUEST_OVERHEAD, answer_size, request_size};
 use falco_core::{
-    ConnectionError, Error, Instant, Misuse, Received, Refusal, RequestError, RequestId, ServerEvent, Settings,
-    SettingsError, Status, TRANSMIT_SIZE,
+    ClientWait, ConnectionError, Error, Instant, Misuse, Received, Refusal, RequestError, RequestId, ServerEvent,
+    Settings, SettingsError, Status, TRANSMIT_SIZE,
 };
 
 const NOW: Instant = ms(0);
@@ -206,7 +206,7 @@ fn a_client_reads_nothing_before_its_hello_has_gone() {
     let mut fresh = client(&handle(), &Settings::new(), 1);
     assert_eq!(fresh.status(), Status::Handshaking);
     for bytes in [[].as_mut_slice(), &mut [0xFF], &mut [0, 1, 2]] {
-        assert_eq!(fresh.recv(NOW, bytes), Ok(Received::TransmitFirst));
+        assert_eq!(fresh.recv(NOW, bytes), Ok(Received::Wait(ClientWait::TransmitFirst)));
     }
     assert_eq!(owed(&mut fresh, NOW).len(), 157);
     assert_eq!(fresh.status(), Status::Handshaking);

@@ -10,7 +10,7 @@ mod common;
 use common::{Ends, asked, assert_ended, client, ends, ms, owed, server};
 use falco_core::testing::{ClientLog, Pair, ServerLog, classic_key};
 use falco_core::{
-    ClientEvent, CloseReason, ConnectionError, Error, Instant, Misuse, Received, Refusal, Settings, Status,
+    ClientEvent, CloseReason, ConnectionError, Error, Instant, Misuse, Received, Refusal, ServerWait, Settings, Status,
 };
 
 const NOW: Instant = ms(0);
@@ -66,7 +66,10 @@ fn a_closing_server_sends_its_answers_and_reads_nothing_new() {
     assert_eq!((both.server.status(), both.server.end()), (Status::Draining, None));
     let mut more = both.ask(b"more");
     for bytes in [&mut [][..], &mut [2], &mut more] {
-        assert_eq!(both.server.recv(NOW, bytes), Ok(Received::AnswerFirst));
+        assert_eq!(
+            both.server.recv(NOW, bytes),
+            Ok(Received::Wait(ServerWait::AnswerFirst))
+        );
     }
     for (id, status) in [(ids[0], Status::Draining), (ids[1], Status::Ended)] {
         let answer = both.reply(id, b"!");
@@ -94,7 +97,7 @@ fn before_a_refusal_ends_the_connection_the_answers_before_it_go() {
             assert_eq!(both.server.status(), Status::Draining);
             assert_eq!(
                 both.server.recv(NOW, &mut [2]),
-                Ok(Received::AnswerFirst),
+                Ok(Received::Wait(ServerWait::AnswerFirst)),
                 "nothing new is read"
             );
             let answer = both.reply(*id, b"!");

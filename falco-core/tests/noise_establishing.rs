@@ -14,7 +14,8 @@ use falco_core::testing::{
     CountingRng, NoiseTestClient, NoiseTestServer, RawHandshake, RawPeer, noise_client, noise_server, raw_frame,
 };
 use falco_core::{
-    ClientConnection, ClientEvent, ConnectionError, Fate, Received, ServerConnection, ServerEvent, Settings, Status,
+    ClientConnection, ClientEvent, ConnectionError, Fate, Received, ServerConnection, ServerEvent, ServerWait,
+    Settings, Status,
 };
 
 type Server<'k> = ServerConnection<&'k NoiseTestServer>;
@@ -102,7 +103,10 @@ fn requests_may_follow_the_first_ping_in_the_same_write_and_none_is_taken_before
     assert_eq!(machine.key_id().unwrap().as_bytes()[..], honest().clear[2..]);
     // Not before the ping is answered: a client that has heard nothing may rely on that.
     for _ in 0..2 {
-        assert_eq!(machine.recv(ms(2), &mut both[33..]), Ok(Received::TransmitFirst));
+        assert_eq!(
+            machine.recv(ms(2), &mut both[33..]),
+            Ok(Received::Wait(ServerWait::TransmitFirst))
+        );
     }
     assert_eq!(
         raw.open(&mut owed(&mut machine, ms(2))),

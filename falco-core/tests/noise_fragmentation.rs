@@ -17,7 +17,8 @@ use common::noise::{
 use common::{ms, owed};
 use falco_core::testing::{NoSecurity, RawPeer, raw_frame};
 use falco_core::{
-    ClientEvent, Connection, ConnectionError, RecvBuf, Refusal, RequestId, Role, ServerEvent, Settings, Wire,
+    ClientEvent, ClientWait, Connection, ConnectionError, RecvBuf, Refusal, RequestId, Role, ServerEvent, ServerWait,
+    Settings, Wire,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -71,8 +72,12 @@ impl Caller for Serving {
         seen.events.push((0, Event::Told(told)));
     }
 
-    fn answer(&mut self, _seen: &mut Seen) {
-        panic!("on this wire nothing waits for answers");
+    fn wait(&mut self, wait: ServerWait, _seen: &mut Seen) {
+        assert_eq!(
+            wait,
+            ServerWait::TransmitFirst,
+            "on this wire nothing waits for answers"
+        );
     }
 }
 
@@ -99,9 +104,7 @@ impl Caller for Asking {
         seen.events.push((0, Event::Told(told)));
     }
 
-    fn answer(&mut self, _seen: &mut Seen) {
-        panic!("a client is not asked for answers");
-    }
+    fn wait(&mut self, _wait: ClientWait, _seen: &mut Seen) {}
 }
 
 /// What a stream is made of.

@@ -107,7 +107,7 @@ fn serve(keys: (&ClientKeys, &ServerKeys), stream: &[u8]) -> (Vec<Told>, Connect
         answers.retain(|(message, _)| !message.is_done());
         match machine.recv(ms(0), &mut unread) {
             Ok(Received::NeedMore { .. }) if answers.is_empty() => break,
-            Ok(Received::NeedMore { .. } | Received::TransmitFirst) => {}
+            Ok(Received::NeedMore { .. } | Received::Wait(_)) => {}
             Ok(Received::Skip { consumed }) => drop(unread.drain(..consumed)),
             Ok(Received::Event { consumed, event }) => {
                 let (event, id) = event.tell();
@@ -168,7 +168,7 @@ fn ask(keys: (&ClientKeys, &ServerKeys), stream: &[u8], close: bool) -> (Vec<Tol
     loop {
         match machine.recv(ms(0), &mut unread) {
             Ok(Received::NeedMore { .. }) | Err(_) => break,
-            Ok(Received::TransmitFirst) => drop(owed(&mut machine, ms(0))),
+            Ok(Received::Wait(_)) => drop(owed(&mut machine, ms(0))),
             Ok(Received::Skip { consumed }) => drop(unread.drain(..consumed)),
             Ok(Received::Event { consumed, event }) => {
                 told.push(event.tell().0);

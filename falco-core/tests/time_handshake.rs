@@ -10,7 +10,7 @@ mod common;
 use core::time::Duration;
 
 use common::{assert_ended, client, ends_with, handle, ms, owed, server, span};
-use falco_core::{ClientEvent, ConnectionError, Instant, Misuse, Received, ServerEvent, Settings};
+use falco_core::{ClientEvent, ClientWait, ConnectionError, Instant, Misuse, Received, ServerEvent, Settings};
 
 const LIFETIME: u64 = 60_000;
 const HANDSHAKE: u64 = 5_000;
@@ -46,7 +46,10 @@ fn nothing_moves_the_handshakes_deadline_of_a_server() {
 fn nothing_moves_the_handshakes_deadline_of_a_client() {
     let mut slow = client(&handle(), &Settings::new(), 1);
     slow.ping().unwrap();
-    assert_eq!(slow.recv(ms(1), &mut [0xFF]), Ok(Received::TransmitFirst));
+    assert_eq!(
+        slow.recv(ms(1), &mut [0xFF]),
+        Ok(Received::Wait(ClientWait::TransmitFirst))
+    );
     assert_eq!(owed(&mut slow, ms(4_000)).len(), 157, "the hello and no ping yet");
     let mut message = slow.request(1).unwrap();
     assert_eq!(

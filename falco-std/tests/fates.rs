@@ -35,14 +35,14 @@ fn welcome(stream: &mut TcpStream) {
                 inbox.filled(count);
             }
             Received::Skip { consumed } => inbox.consume(consumed),
-            Received::TransmitFirst => {
+            Received::Wait(_) => {
                 let length = machine.poll_transmit(now, &mut out).expect("there is room");
                 stream
                     .write_all(out.get(..length).expect("it is a welcome"))
                     .expect("it goes");
                 break;
             }
-            Received::AnswerFirst | Received::Event { .. } | _ => panic!("nothing of this comes in a hello"),
+            Received::Event { .. } | _ => panic!("nothing of this comes in a hello"),
         }
     }
     // The proof is a record of 33 bytes.

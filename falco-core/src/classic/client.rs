@@ -8,7 +8,7 @@ use super::layout::{self, HELLO_LENGTH, HELLO_RANDOM, Head};
 use super::sealing::{ClassicKey, Nonces, OpenError};
 use crate::crypto::Crypto;
 use crate::error::{ConnectionError, EntropyError, Error, Misuse};
-use crate::event::{ClientEvent, Received};
+use crate::event::{ClientEvent, ClientReceived, ClientWait, Received};
 use crate::ledger::Ledger;
 use crate::life::Life;
 use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
@@ -65,7 +65,7 @@ impl ClientSession {
         }
     }
 
-    fn recv_accept(&mut self, unread: &[u8]) -> Result<Received<ClientEvent<'static>>, ConnectionError> {
+    fn recv_accept(&mut self, unread: &[u8]) -> Result<ClientReceived<'static>, ConnectionError> {
         match unread.first() {
             None => Ok(Received::NeedMore { total: 1 }),
             Some(&layout::ACCEPT) => {
@@ -84,7 +84,7 @@ impl ClientSession {
         &mut self,
         key: &ClassicKey<L, C>,
         unread: &'u mut [u8],
-    ) -> Result<Received<ClientEvent<'u>>, ConnectionError> {
+    ) -> Result<ClientReceived<'u>, ConnectionError> {
         let head = layout::server_frame(unread, self.max_message).map_err(|error| self.life.fail(error))?;
         let place = match head {
             Head::Short(total) => return Ok(Received::NeedMore { total }),
@@ -117,7 +117,7 @@ impl ClientSession {
     /// A length of zero. The published Python server sends it for a request that it could not serve, and unasked when it has been idle for a while;
     /// with a request under way the two look alike. If it was the unasked one, the answer to this request is still to come, and would be
     /// taken for the answer to the next. So nothing may follow on this connection.
-    fn recv_nothing(&mut self) -> Received<ClientEvent<'static>> {
+    fn recv_nothing(&mut self) -> ClientReceived<'static> {
         let consumed = layout::NOTHING_LENGTH;
         if self.waiting() == 0 {
             return Received::Skip { consumed };
@@ -195,10 +195,10 @@ impl<L: Ledger, C: Crypto> Keyed<ClientSide> for ClassicKey<L, C> {
         session: &mut ClientSession,
         now: Instant,
         unread: &'u mut [u8],
-    ) -> Result<Received<ClientEvent<'u>>, ConnectionError> {
+    ) -> Result<ClientReceived<'u>, ConnectionError> {
         session.life.check(now)?;
         match session.phase {
-            Phase::Hello(_) => Ok(Received::TransmitFirst),
+            Phase::Hello(_) => Ok(Received::Wait(ClientWait::TransmitFirst)),
             Phase::Accept => session.recv_accept(unread),
             Phase::Established => session.recv_answer(self, unread),
         }

@@ -6,7 +6,7 @@ use super::layout::{self, HELLO_LENGTH, Head};
 use super::sealing::{ClassicKey, Nonces, OpenError};
 use crate::crypto::Crypto;
 use crate::error::{ConnectionError, EntropyError, Error, Misuse};
-use crate::event::{Received, ServerEvent};
+use crate::event::{Received, ServerEvent, ServerReceived, ServerWait};
 use crate::ledger::Ledger;
 use crate::life::Life;
 use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
@@ -61,7 +61,7 @@ impl ServerSession {
         &mut self,
         key: &ClassicKey<L, C>,
         unread: &mut [u8],
-    ) -> Result<Received<ServerEvent<'static>>, ConnectionError> {
+    ) -> Result<ServerReceived<'static>, ConnectionError> {
         if let Some(&first) = unread.first()
             && first != layout::HELLO
         {
@@ -88,9 +88,9 @@ impl ServerSession {
         &mut self,
         key: &ClassicKey<L, C>,
         unread: &'u mut [u8],
-    ) -> Result<Received<ServerEvent<'u>>, ConnectionError> {
+    ) -> Result<ServerReceived<'u>, ConnectionError> {
         if self.closing || self.failed.is_some() {
-            return Ok(Received::AnswerFirst);
+            return Ok(Received::Wait(ServerWait::AnswerFirst));
         }
         let head = layout::client_frame(unread, self.max_message).map_err(|error| self.life.fail(error))?;
         let place = match head {
@@ -108,7 +108,7 @@ impl ServerSession {
             Head::Sealed(place) => place,
         };
         if self.owed() >= self.max_in_flight {
-            return Ok(Received::AnswerFirst);
+            return Ok(Received::Wait(ServerWait::AnswerFirst));
         }
         let total = place.end;
         let Some(sealed) = unread.get_mut(place) else {
@@ -200,7 +200,7 @@ impl<L: Ledger, C: Crypto> Keyed<ServerSide> for ClassicKey<L, C> {
         session: &mut ServerSession,
         now: Instant,
         unread: &'u mut [u8],
-    ) -> Result<Received<ServerEvent<'u>>, ConnectionError> {
+    ) -> Result<ServerReceived<'u>, ConnectionError> {
         session.life.check(now)?;
         match session.phase {
             Phase::Hello => session.recv_hello(self, unread),

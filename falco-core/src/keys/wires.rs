@@ -134,7 +134,7 @@ where
         session: &mut Self::Session,
         now: Instant,
         unread: &'u mut [u8],
-    ) -> Result<Received<R::Event<'u>>, ConnectionError> {
+    ) -> Result<Received<R::Event<'u>, R::Wait>, ConnectionError> {
         // What has ended before a byte came stays ended, whatever comes.
         if session.end().is_none() {
             session.decide(unread);

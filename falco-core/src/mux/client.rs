@@ -14,7 +14,7 @@ use super::step::{ClientStep, Left, Rejected};
 use super::waiters::{SPARE, Waiters, Waiting};
 use crate::connection::ClientConnection;
 use crate::error::{ConnectionError, LINGER};
-use crate::event::{ClientEvent, Received};
+use crate::event::{ClientEvent, ClientWait, Received};
 use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
 use crate::reassembly::{Partial, Reassembly};
@@ -224,8 +224,7 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ClientStep<'u, W, P>, ConnectionError> {
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(ClientStep::NeedMore { total }),
-            // A client gives no answers, so that there is nothing else to wait for.
-            Received::TransmitFirst | Received::AnswerFirst => return Ok(ClientStep::TransmitFirst),
+            Received::Wait(ClientWait::TransmitFirst) => return Ok(ClientStep::TransmitFirst),
             Received::Skip { consumed } => return Ok(ClientStep::Skip { consumed }),
             Received::Event { consumed, event } => (consumed, event),
         };

@@ -11,7 +11,7 @@ use super::step::ServerStep;
 use super::{Body, Budget};
 use crate::connection::ServerConnection;
 use crate::error::{ConnectionError, Error, LINGER, Misuse, RequestError};
-use crate::event::{Received, ServerEvent};
+use crate::event::{Received, ServerEvent, ServerWait};
 use crate::message::{CloseReason, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
 use crate::reassembly::{Partial, Reassembly};
@@ -103,8 +103,8 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
     pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ServerStep<'u>, ConnectionError> {
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(ServerStep::NeedMore { total }),
-            Received::TransmitFirst => return Ok(ServerStep::TransmitFirst),
-            Received::AnswerFirst => return Ok(ServerStep::AnswerFirst),
+            Received::Wait(ServerWait::TransmitFirst) => return Ok(ServerStep::TransmitFirst),
+            Received::Wait(ServerWait::AnswerFirst) => return Ok(ServerStep::AnswerFirst),
             Received::Skip { consumed } => return Ok(ServerStep::Skip { consumed }),
             Received::Event { consumed, event } => (consumed, event),
         };

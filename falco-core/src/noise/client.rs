@@ -15,7 +15,7 @@ use super::table::{Cancel, RequestTable, State};
 use super::write::{self, check_length, of_owed};
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, EntropyError, Error, Misuse};
-use crate::event::{ClientEvent, Received};
+use crate::event::{ClientEvent, ClientReceived, ClientWait, Received};
 use crate::life::{Life, Respite};
 use crate::message::{CloseReason, Fate, PingId, Status};
 use crate::outgoing::OutgoingRequest;
@@ -98,7 +98,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         &mut self,
         client: &NoiseClient<T, C, X>,
         unread: &mut [u8],
-    ) -> Result<Received<ClientEvent<'static>>, ConnectionError> {
+    ) -> Result<ClientReceived<'static>, ConnectionError> {
         let Some(welcome) = unread.first_chunk_mut::<WELCOME_LENGTH>() else {
             return Ok(Received::NeedMore { total: WELCOME_LENGTH });
         };
@@ -238,7 +238,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
         session: &mut Self::Session,
         now: Instant,
         unread: &'u mut [u8],
-    ) -> Result<Received<ClientEvent<'u>>, ConnectionError> {
+    ) -> Result<ClientReceived<'u>, ConnectionError> {
         if let Some(end) = session.base.life.end() {
             return Err(end);
         }
@@ -251,7 +251,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
         session.end_if_drained();
         session.check(now)?;
         match session.base.phase {
-            Phase::Handshake(Handshake::Hello(_)) => Ok(Received::TransmitFirst),
+            Phase::Handshake(Handshake::Hello(_)) => Ok(Received::Wait(ClientWait::TransmitFirst)),
             Phase::Handshake(Handshake::Welcome(_)) => session.recv_welcome(self, unread),
             Phase::Transport(_) => {
                 if let Some(total) = session.recv_record(&self.crypto, unread)? {

@@ -8,7 +8,7 @@ use super::table::{self, Cancel, RequestSlot, RequestTable, State};
 use super::{Broken, mark};
 use crate::crypto::{Aead, NoiseCrypto};
 use crate::error::ConnectionError;
-use crate::event::{ClientEvent, Received};
+use crate::event::{ClientEvent, ClientReceived, ClientWait, Received};
 use crate::message::{PingId, Refusal, RequestId};
 
 impl<A: Aead> Link<A> {
@@ -152,9 +152,9 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
 
     /// Tells the next thing that has taken effect: the next frame of the opened record, or a request that the server will not process.
     #[inline]
-    pub(super) fn tell<'u>(&mut self, unread: &'u [u8]) -> Result<Received<ClientEvent<'u>>, ConnectionError> {
+    pub(super) fn tell<'u>(&mut self, unread: &'u [u8]) -> Result<ClientReceived<'u>, ConnectionError> {
         let Some(link) = self.base.phase.link_mut() else {
-            return Ok(Received::TransmitFirst);
+            return Ok(Received::Wait(ClientWait::TransmitFirst));
         };
         let mut skipped = 0;
         while link.opened > 0 {
@@ -213,12 +213,12 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     }
 
     /// Tells of a request that the server will not process, and after them all of the end.
-    fn tell_lost<'u>(&mut self) -> Result<Received<ClientEvent<'u>>, ConnectionError> {
+    fn tell_lost<'u>(&mut self) -> Result<ClientReceived<'u>, ConnectionError> {
         let lost = |slot: &&RequestSlot| slot.state == State::Lost && self.requests.lost > 0;
         let Some(lost) = self.requests.table.slots().iter().find(lost).map(|slot| slot.id) else {
             return match self.ending {
                 Some(code) => Err(self.base.fail(super::ended(code))),
-                None => Ok(Received::TransmitFirst),
+                None => Ok(Received::Wait(ClientWait::TransmitFirst)),
             };
         };
         self.requests.lost -= 1;

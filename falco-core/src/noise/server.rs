@@ -14,7 +14,7 @@ use super::table::{self, RequestTable, State};
 use super::write::{self, check_length, of_owed};
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, EntropyError, Error, Misuse};
-use crate::event::{Received, ServerEvent};
+use crate::event::{Received, ServerReceived, ServerWait};
 use crate::life::{Life, Respite};
 use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
@@ -73,7 +73,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         &mut self,
         server: &NoiseServer<T, R, C, X>,
         unread: &mut [u8],
-    ) -> Result<Received<ServerEvent<'static>>, ConnectionError> {
+    ) -> Result<ServerReceived<'static>, ConnectionError> {
         let [wire, version] = WIRE;
         for (found, expected) in unread.iter().zip([wire, version]) {
             if *found != expected {
@@ -224,7 +224,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
         session: &mut Self::Session,
         now: Instant,
         unread: &'u mut [u8],
-    ) -> Result<Received<ServerEvent<'u>>, ConnectionError> {
+    ) -> Result<ServerReceived<'u>, ConnectionError> {
         if let Some(end) = session.base.life.end() {
             return Err(end);
         }
@@ -239,10 +239,12 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
         }
         match session.base.phase {
             Phase::Handshake(Handshake::Hello(_)) => session.recv_hello(self, unread),
-            Phase::Handshake(Handshake::Welcome(_)) => Ok(Received::TransmitFirst),
+            Phase::Handshake(Handshake::Welcome(_)) => Ok(Received::Wait(ServerWait::TransmitFirst)),
             // The answer to the first PING goes out before a request is looked at: a client whose
             // stream ends before it has heard anything knows that no handler has run.
-            Phase::Transport(ref link) if session.base.proved && !link.has_sealed() => Ok(Received::TransmitFirst),
+            Phase::Transport(ref link) if session.base.proved && !link.has_sealed() => {
+                Ok(Received::Wait(ServerWait::TransmitFirst))
+            }
             Phase::Transport(_) => {
                 if let Some(total) = session.recv_record(&self.crypto, unread)? {
                     return Ok(Received::NeedMore { total });

@@ -8,7 +8,7 @@ use super::table::{self, Cancel, RequestSlot, RequestTable, State};
 use super::{Broken, mark, millis};
 use crate::crypto::{Aead, NoiseCrypto};
 use crate::error::ConnectionError;
-use crate::event::{Received, ServerEvent};
+use crate::event::{Received, ServerEvent, ServerReceived, ServerWait};
 use crate::life::Respite;
 use crate::message::RequestId;
 use crate::time::{Instant, Span};
@@ -256,10 +256,7 @@ impl<T: RequestTable> Requests<T> {
 
 impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     /// The first record's PING: its frame is told as the establishment.
-    pub(super) fn tell_established(
-        &mut self,
-        unread: &[u8],
-    ) -> Result<Received<ServerEvent<'static>>, ConnectionError> {
+    pub(super) fn tell_established(&mut self, unread: &[u8]) -> Result<ServerReceived<'static>, ConnectionError> {
         let consumed = self.base.phase.link_mut().and_then(|link| {
             let told = link.next_frame(unread, link.at())?;
             link.tell(&told);
@@ -279,9 +276,9 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
 
     /// Tells the next thing that has taken effect: a request given up, or the next frame of the opened record.
     #[inline]
-    pub(super) fn tell<'u>(&mut self, unread: &'u [u8]) -> Result<Received<ServerEvent<'u>>, ConnectionError> {
+    pub(super) fn tell<'u>(&mut self, unread: &'u [u8]) -> Result<ServerReceived<'u>, ConnectionError> {
         let Some(link) = self.base.phase.link_mut() else {
-            return Ok(Received::TransmitFirst);
+            return Ok(Received::Wait(ServerWait::TransmitFirst));
         };
         let mut skipped = 0;
         while link.opened > 0 {
@@ -323,7 +320,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
                         return Ok(if skipped > 0 {
                             Received::Skip { consumed: skipped }
                         } else {
-                            Received::TransmitFirst
+                            Received::Wait(ServerWait::TransmitFirst)
                         });
                     }
                     link.owe_refusal(told.head.id, super::refusal_of_mark(told.head.kind));
@@ -344,11 +341,11 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         if skipped > 0 {
             return Ok(Received::Skip { consumed: skipped });
         }
-        Ok(self.tell_lost().unwrap_or(Received::TransmitFirst))
+        Ok(self.tell_lost().unwrap_or(Received::Wait(ServerWait::TransmitFirst)))
     }
 
     /// Tells of a request that was given up because nothing more of it came, if there is one.
-    pub(super) fn tell_lost<'u>(&mut self) -> Option<Received<ServerEvent<'u>>> {
+    pub(super) fn tell_lost<'u>(&mut self) -> Option<ServerReceived<'u>> {
         if self.requests.lost == 0 {
             return None;
         }
@@ -356,7 +353,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         let lost = |slot: &&RequestSlot| slot.state == State::Lost;
         let lost = self.requests.table.slots().iter().find(lost)?.id;
         if !link.can_refuse() {
-            return Some(Received::TransmitFirst);
+            return Some(Received::Wait(ServerWait::TransmitFirst));
         }
         link.owe_refusal(lost, super::refusal::NOT_PROCESSED);
         self.requests.lost -= 1;

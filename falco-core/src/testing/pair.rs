@@ -118,7 +118,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
                     assert!(total > self.inbox.len(), "{total} bytes were asked for and are there");
                     return Ok(None);
                 }
-                Received::TransmitFirst | Received::AnswerFirst => return Ok(None),
+                Received::Wait(_) => return Ok(None),
                 Received::Skip { consumed } => self.inbox.consume(consumed),
                 Received::Event { consumed, event } => {
                     let taken = take(&mut self.partials, event);

@@ -7,8 +7,8 @@
 use core::ops::Deref;
 
 use falco_core::{
-    ClientEvent, Connection, ConnectionError, Instant, OutgoingAnswer, Received, RecvBuf, Refusal, Role, ServerEvent,
-    Storage, Wire,
+    ClientEvent, ClientWait, Connection, ConnectionError, Instant, OutgoingAnswer, Received, RecvBuf, Refusal, Role,
+    ServerEvent, ServerWait, Storage, Wire,
 };
 
 use super::{ClientEnd, Handle, ServerEnd, owed};
@@ -42,8 +42,8 @@ pub(crate) trait Caller {
     fn machine(&mut self) -> &mut Connection<Self::Role, Self::Handle>;
     /// Notes an event and acts on it.
     fn event(&mut self, event: <Self::Role as Role>::Event<'_>, seen: &mut Seen);
-    /// The machine wants answers.
-    fn answer(&mut self, seen: &mut Seen);
+    /// The machine wants something before it reads on. Its own bytes are taken anyway.
+    fn wait(&mut self, wait: <Self::Role as Role>::Wait, seen: &mut Seen);
 }
 
 /// Answers the requests it has, in the order of their numbers backwards, when there are three of them.
@@ -74,7 +74,10 @@ impl Caller for Serving {
         }
     }
 
-    fn answer(&mut self, seen: &mut Seen) {
+    fn wait(&mut self, wait: ServerWait, seen: &mut Seen) {
+        if wait != ServerWait::AnswerFirst {
+            return;
+        }
         assert_eq!(self.ready.len(), 3, "as many as may be in flight");
         let mut out = [0; 600];
         for _ in 0..3 {
@@ -128,22 +131,22 @@ impl Caller for Asking {
         }
     }
 
-    fn answer(&mut self, _seen: &mut Seen) {
-        panic!("a client is not asked for answers");
-    }
+    fn wait(&mut self, _wait: ClientWait, _seen: &mut Seen) {}
 }
+
+/// What a machine returns.
+type Got<'u, R> = Received<<R as Role>::Event<'u>, <R as Role>::Wait>;
 
 /// What is done with `received`; how much of the unread bytes that takes, or how many are needed.
 fn act<K: Caller>(
     caller: &mut K,
     seen: &mut Seen,
-    received: Result<Received<<K::Role as Role>::Event<'_>>, ConnectionError>,
+    received: Result<Got<'_, K::Role>, ConnectionError>,
 ) -> Result<usize, Option<usize>> {
     let consumed = match received {
         Ok(Received::NeedMore { total }) => return Err(Some(total)),
-        Ok(Received::TransmitFirst) => 0,
-        Ok(Received::AnswerFirst) => {
-            caller.answer(seen);
+        Ok(Received::Wait(wait)) => {
+            caller.wait(wait, seen);
             0
         }
         Ok(Received::Skip { consumed }) => consumed,

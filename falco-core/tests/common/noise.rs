@@ -158,7 +158,7 @@ impl<R: for<'u> Role<Event<'u>: Tell>, H: Deref<Target: Wire<R>>> Rig<R, H> {
                     assert!(total > self.unread.len(), "{total} bytes are there");
                     return None;
                 }
-                Ok(Received::TransmitFirst) => {
+                Ok(Received::Wait(_)) => {
                     self.stuck = true;
                     return None;
                 }

@@ -2,7 +2,7 @@
 
 use core::ops::Deref;
 
-use falco_core::{Connection, ConnectionError, Instant, Received, Role, Settings, Wire};
+use falco_core::{ClientWait, Connection, ConnectionError, Instant, Received, Role, ServerWait, Settings, Wire};
 
 use super::assert_ended;
 
@@ -31,6 +31,25 @@ pub(crate) enum Verdict {
     End(ConnectionError),
 }
 
+impl From<ClientWait> for Verdict {
+    fn from(wait: ClientWait) -> Self {
+        match wait {
+            ClientWait::TransmitFirst => Self::TransmitFirst,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl From<ServerWait> for Verdict {
+    fn from(wait: ServerWait) -> Self {
+        match wait {
+            ServerWait::TransmitFirst => Self::TransmitFirst,
+            ServerWait::AnswerFirst => Self::AnswerFirst,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 /// The length of a sealed text at `at`, judged: how long the frame is in all.
 pub(crate) fn judge_length(bytes: &[u8], at: usize) -> Result<usize, Verdict> {
     let Some(length) = bytes.get(at..at + 8) else {
@@ -44,7 +63,10 @@ pub(crate) fn judge_length(bytes: &[u8], at: usize) -> Result<usize, Verdict> {
 }
 
 /// Gives a machine junk until it wants more than that.
-fn verdict<R: Role, H: Deref<Target: Wire<R>>>(machine: &mut Connection<R, H>, junk: &[u8]) -> Verdict {
+fn verdict<R: Role<Wait: Into<Verdict>>, H: Deref<Target: Wire<R>>>(
+    machine: &mut Connection<R, H>,
+    junk: &[u8],
+) -> Verdict {
     let mut bytes = junk.to_vec();
     let mut unread = bytes.as_mut_slice();
     loop {
@@ -53,8 +75,7 @@ fn verdict<R: Role, H: Deref<Target: Wire<R>>>(machine: &mut Connection<R, H>, j
                 assert!(total > unread.len() && total <= 9 + 1_028, "{total} bytes wanted");
                 return Verdict::NeedMore(total);
             }
-            Ok(Received::AnswerFirst) => return Verdict::AnswerFirst,
-            Ok(Received::TransmitFirst) => return Verdict::TransmitFirst,
+            Ok(Received::Wait(wait)) => return wait.into(),
             Ok(Received::Skip { consumed } | Received::Event { consumed, .. }) => unread = &mut unread[consumed..],
             Ok(other) => panic!("{other:?}"),
             Err(end) => return Verdict::End(end),
@@ -63,7 +84,7 @@ fn verdict<R: Role, H: Deref<Target: Wire<R>>>(machine: &mut Connection<R, H>, j
 }
 
 /// Asserts that a machine makes of junk what it must, and says whether that ended it.
-pub(crate) fn check<R: Role, H: Deref<Target: Wire<R>>>(
+pub(crate) fn check<R: Role<Wait: Into<Verdict>>, H: Deref<Target: Wire<R>>>(
     state: &str,
     junk: &[u8],
     machine: &mut Connection<R, H>,

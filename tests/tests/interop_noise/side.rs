@@ -117,7 +117,7 @@ impl<R: Role<Outgoing: Message>, H: Deref<Target: Wire<R>>> Side<R, H> {
                     return Some(taken);
                 }
                 Ok(Received::Skip { consumed }) => drop(self.unread.drain(..consumed)),
-                Ok(Received::NeedMore { .. } | Received::TransmitFirst | Received::AnswerFirst | _) | Err(_) => {
+                Ok(Received::NeedMore { .. } | Received::Wait(_) | _) | Err(_) => {
                     return None;
                 }
             }

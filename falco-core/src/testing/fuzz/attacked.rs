@@ -271,7 +271,7 @@ where
                     );
                     break;
                 }
-                Ok(Received::TransmitFirst | Received::AnswerFirst) => break,
+                Ok(Received::Wait(_)) => break,
                 Err(end) => {
                     assert_eq!(self.machine.end(), Some(end), "the end is remembered");
                     break;

@@ -187,8 +187,11 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Attacked<R, H> {
                     self.told_all = true;
                     break;
                 }
-                Ok(Received::TransmitFirst) => break,
-                Ok(Received::AnswerFirst) => panic!("nothing on this wire waits for answers"),
+                Ok(Received::Wait(wait)) => {
+                    let wait = std::format!("{wait:?}");
+                    assert_eq!(wait, "TransmitFirst", "nothing on this wire waits for answers");
+                    break;
+                }
                 Err(end) => {
                     assert_eq!(self.machine.end(), Some(end), "the end is remembered");
                     break;

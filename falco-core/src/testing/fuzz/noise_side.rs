@@ -87,7 +87,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
                     }
                     return None;
                 }
-                Ok(Received::TransmitFirst | Received::AnswerFirst) | Err(_) => return None,
+                Ok(Received::Wait(_)) | Err(_) => return None,
             }
         }
     }

@@ -172,7 +172,7 @@ fn feed<R: Role, H: Deref<Target: Wire<R>>>(
                     inbox.filled(1);
                 }
             }
-            Ok(Received::TransmitFirst | Received::AnswerFirst) => {
+            Ok(Received::Wait(_)) => {
                 let end = machine
                     .end_of_stream(now, inbox.unread())
                     .expect_err("this wire ends with its stream");
