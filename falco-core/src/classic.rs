@@ -63,7 +63,7 @@ mod layout;
 mod sealing;
 mod server;
 
-use crate::error::{Error, Misuse};
+use crate::error::{OutputTooSmall, SealError};
 
 pub use layout::{ANSWER_OVERHEAD, HELLO_LENGTH, REQUEST_OVERHEAD, answer_size, request_size};
 pub use sealing::ClassicKey;
@@ -74,9 +74,9 @@ fn seal_each<'m, S, M: 'm>(
     session: &mut S,
     messages: impl IntoIterator<Item = (&'m mut M, &'m [u8])>,
     out: &mut [u8],
-    mut transmit: impl FnMut(&mut S, &mut [u8]) -> Result<usize, Misuse>,
-    mut seal: impl FnMut(&mut S, &mut M, &[u8], &mut [u8]) -> Result<Option<usize>, Error>,
-) -> Result<usize, Error> {
+    mut transmit: impl FnMut(&mut S, &mut [u8]) -> Result<usize, OutputTooSmall>,
+    mut seal: impl FnMut(&mut S, &mut M, &[u8], &mut [u8]) -> Result<Option<usize>, SealError>,
+) -> Result<usize, SealError> {
     let mut written = 0;
     loop {
         match transmit(session, out.get_mut(written..).unwrap_or_default()) {

@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 
-use crate::error::{ConnectionError, EntropyError, Error, LINGER, Misuse};
+use crate::error::{ConnectionError, EntropyError, Error, LINGER, OutputTooSmall, ReplyError, SealError};
 use crate::event::Received;
 use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
@@ -91,8 +91,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     /// its last word.
     ///
     /// # Errors
-    /// [`Misuse::OutputTooSmall`].
-    pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
+    /// [`OutputTooSmall`].
+    pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
         self.wire.transmit(&mut self.session, now, out)
     }
 
@@ -103,10 +103,11 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     /// something has to be received first.
     ///
     /// # Errors
-    /// Only where nothing was written and there was a message to send: [`Misuse`] of the first message that could have gone, with
-    /// [`OutputTooSmall`](Misuse::OutputTooSmall) where `out` does not hold the least that can go of it ([`seal_size`](Self::seal_size) tells what does), or what ended the connection. Where something
-    /// was written before the trouble, that is returned, and the trouble again at the next call.
-    pub fn seal<'m, I>(&mut self, now: Instant, messages: I, out: &mut [u8]) -> Result<usize, Error>
+    /// Only where nothing was written and there was a message to send: what is wrong with the first
+    /// message that could have gone, or with the output ([`seal_size`](Self::seal_size) tells how much
+    /// of it is enough), or what ended the connection. Where something was written before the trouble,
+    /// that is returned, and the trouble again at the next call.
+    pub fn seal<'m, I>(&mut self, now: Instant, messages: I, out: &mut [u8]) -> Result<usize, SealError>
     where
         I: IntoIterator<Item = (&'m mut R::Outgoing, &'m [u8])>,
         R::Outgoing: 'm,
@@ -221,7 +222,7 @@ impl<H: Deref<Target: ClientWire>> Connection<ClientSide, H> {
     /// A request with a body of `length` bytes, to be handed to [`seal`](Self::seal) with that body. Nothing is sent yet.
     ///
     /// # Errors
-    /// [`RequestError::TooLarge`](crate::RequestError::TooLarge), [`Misuse::Closing`], or what ended the connection.
+    /// [`RequestError::TooLarge`](crate::RequestError::TooLarge), [`Error::Closing`], or what ended the connection.
     pub fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error> {
         self.session.request(length)
     }
@@ -231,7 +232,7 @@ impl<H: Deref<Target: ClientWire>> Connection<ClientSide, H> {
     /// The classic wire has no answer to a ping.
     ///
     /// # Errors
-    /// [`Misuse::Closing`], or what ended the connection.
+    /// [`Error::Closing`] on the classic wire, or what ended the connection.
     pub fn ping(&mut self) -> Result<PingId, Error> {
         self.session.ping()
     }
@@ -242,7 +243,7 @@ impl<H: Deref<Target: ClientWire>> Connection<ClientSide, H> {
     /// The classic wire has no word for it: there the answer still comes, and is the caller's to drop.
     ///
     /// # Errors
-    /// [`Misuse::Foreign`], or what ended the connection.
+    /// [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
     pub fn cancel(&mut self, id: RequestId) -> Result<(), Error> {
         self.session.cancel(id)
     }
@@ -299,8 +300,8 @@ impl<H: Deref<Target: ServerWire>> Connection<ServerSide, H> {
     ///
     /// # Errors
     /// [`RequestError::TooLarge`](crate::RequestError::TooLarge): the request still waits for another answer, or to be refused;
-    /// [`Misuse::Foreign`], [`Misuse::NotWaiting`], or what ended the connection.
-    pub fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error> {
+    /// [`ReplyError::NotWaiting`], [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
+    pub fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError> {
         self.session.answer(id, length)
     }
 
@@ -308,8 +309,8 @@ impl<H: Deref<Target: ServerWire>> Connection<ServerSide, H> {
     /// [`ConnectionError::HandlerFailed`], and requests after it are no longer waiting.
     ///
     /// # Errors
-    /// [`Misuse::Foreign`], [`Misuse::NotWaiting`], or what ended the connection.
-    pub fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Error> {
+    /// [`ReplyError::TransmitFirst`], [`ReplyError::NotWaiting`], [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
+    pub fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), ReplyError> {
         self.session.refuse(id, refusal)
     }
 

@@ -171,17 +171,10 @@ impl fmt::Display for RequestError {
 
 impl core::error::Error for RequestError {}
 
-/// The caller held it wrong. Nothing has changed, and the numbers say what to mend.
+/// The caller has made a mistake. Nothing has changed, and the numbers say what to mend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Misuse {
-    /// The output slice is too small for the next thing to be sent.
-    OutputTooSmall {
-        /// Bytes needed.
-        needed: usize,
-        /// Bytes given.
-        given: usize,
-    },
     /// The body handed to `seal` has not the length that was announced for it.
     BodyLength {
         /// Bytes announced.
@@ -191,74 +184,118 @@ pub enum Misuse {
     },
     /// The request or message is one of another connection.
     Foreign,
-    /// The request is not waiting for an answer: it has had one.
-    NotWaiting(RequestId),
-    /// The connection was asked to close and takes nothing new.
-    Closing,
-    /// What is owed has to be taken first, by `poll_transmit` or `seal`.
-    TransmitFirst,
 }
 
 impl fmt::Display for Misuse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OutputTooSmall { needed, given } => {
-                write!(f, "{needed} bytes of output are needed, {given} were given")
-            }
             Self::BodyLength { announced, given } => {
                 write!(f, "a body of {given} bytes was given where {announced} were announced")
             }
             Self::Foreign => f.write_str("the request belongs to another connection"),
-            Self::NotWaiting(id) => write!(f, "request {} is not waiting for an answer", id.number()),
-            Self::TransmitFirst => f.write_str("what is owed has to be taken first"),
-            Self::Closing => f.write_str("the connection is closing and takes nothing new"),
         }
     }
 }
 
 impl core::error::Error for Misuse {}
 
-/// Any of the three.
+/// The output slice is too small for the next thing to be sent. Nothing has changed: call again with
+/// a larger one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "two numbers say it all")]
+pub struct OutputTooSmall {
+    /// Bytes needed.
+    pub needed: usize,
+    /// Bytes given.
+    pub given: usize,
+}
+
+impl fmt::Display for OutputTooSmall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { needed, given } = self;
+        write!(f, "{needed} bytes of output are needed, {given} were given")
+    }
+}
+
+impl core::error::Error for OutputTooSmall {}
+
+/// Why a client's call began nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// One request's.
+    /// The request cannot go. The connection lives.
     Request(RequestError),
-    /// The connection's.
+    /// Either side is closing: the connection takes nothing new, and finishes what was begun.
+    Closing,
+    /// What ended the connection.
     Connection(ConnectionError),
-    /// The caller's.
+    /// The caller's mistake.
     Misuse(Misuse),
 }
 
-impl From<RequestError> for Error {
-    fn from(error: RequestError) -> Self {
-        Self::Request(error)
-    }
+/// Why a server's call did not give a request its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReplyError {
+    /// The client reads no answer of this size. The request still waits for another, or to be refused.
+    Request(RequestError),
+    /// The request waits for nothing: it has had its end, or its answer has begun, or it is not whole.
+    NotWaiting(RequestId),
+    /// As many refusals are owed as the connection remembers: call `seal` or `poll_transmit`, then this
+    /// again.
+    TransmitFirst,
+    /// What ended the connection.
+    Connection(ConnectionError),
+    /// The caller's mistake.
+    Misuse(Misuse),
 }
 
-impl From<ConnectionError> for Error {
-    fn from(error: ConnectionError) -> Self {
-        Self::Connection(error)
-    }
+/// Why nothing was sealed although there was a message to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SealError {
+    /// The output does not hold the least that can go.
+    OutputTooSmall(OutputTooSmall),
+    /// This request has had its end: drop the answer to it.
+    NotWaiting(RequestId),
+    /// The connection was asked to close before this request began.
+    Closing,
+    /// What ended the connection.
+    Connection(ConnectionError),
+    /// The caller's mistake.
+    Misuse(Misuse),
 }
 
-impl From<Misuse> for Error {
-    fn from(error: Misuse) -> Self {
-        Self::Misuse(error)
-    }
-}
+/// Makes one error of others, and prints it in their words.
+macro_rules! made_of {
+    ($error:ident: $($variant:ident($of:ty)),*; $($unit:ident $(($bound:ident))? => $words:literal),*) => {
+        $(impl From<$of> for $error {
+            fn from(error: $of) -> Self {
+                Self::$variant(error)
+            }
+        })*
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Request(error) => error.fmt(f),
-            Self::Connection(error) => error.fmt(f),
-            Self::Misuse(error) => error.fmt(f),
+        impl fmt::Display for $error {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Self::$variant(error) => error.fmt(f),)*
+                    $(Self::$unit $(($bound))? => write!(f, $words $(, $bound.number())?),)*
+                }
+            }
         }
-    }
+
+        impl core::error::Error for $error {}
+    };
 }
 
-impl core::error::Error for Error {}
+made_of!(Error: Request(RequestError), Connection(ConnectionError), Misuse(Misuse);
+    Closing => "the connection is closing and takes nothing new");
+made_of!(ReplyError: Request(RequestError), Connection(ConnectionError), Misuse(Misuse);
+    NotWaiting(id) => "request {} is not waiting for an answer",
+    TransmitFirst => "what is owed has to be taken first");
+made_of!(SealError: OutputTooSmall(OutputTooSmall), Connection(ConnectionError), Misuse(Misuse);
+    NotWaiting(id) => "request {} is not waiting for an answer",
+    Closing => "the connection is closing and takes nothing new");
 
 /// The random number generator that the caller passed in failed. Without entropy nothing is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -145,7 +145,9 @@ mod wire;
 pub use classic::ClassicKey;
 pub use connection::{ClientConnection, Connection, ServerConnection, TRANSMIT_SIZE};
 pub use crypto::RustCrypto;
-pub use error::{ConnectionError, EntropyError, Error, LINGER, Misuse, RequestError};
+pub use error::{
+    ConnectionError, EntropyError, Error, LINGER, Misuse, OutputTooSmall, ReplyError, RequestError, SealError,
+};
 pub use event::{ClientEvent, ClientWait, Received, ServerEvent, ServerWait};
 pub use key::{KEY_LENGTH, Key, KeyError};
 pub use ledger::{Ledger, NonceLedger, NonceSeen, NonceSlot, SEALS_PER_KEY, SealRefused};

@@ -5,7 +5,7 @@ use core::fmt;
 use core::ops::Deref;
 
 use crate::connection::Connection;
-use crate::error::Error;
+use crate::error::SealError;
 use crate::outgoing::Outgoing;
 use crate::role::Role;
 use crate::time::Instant;
@@ -86,14 +86,14 @@ impl<M: Outgoing, B: AsRef<[u8]>> SendQueue<M, B> {
     /// Seals the next frames into `out`, and hands each message that is done with by it to `done`, with its body. Says how many bytes are to be sent.
     ///
     /// # Errors
-    /// Those of [`Connection::seal`]. After [`Misuse`](crate::Misuse) the first message is the one to look at, and [`pop`](Self::pop) takes it out.
+    /// Those of [`Connection::seal`]. After any but one of the connection or the output, the first message is the one to look at, and [`pop`](Self::pop) takes it out.
     pub fn seal<R, H>(
         &mut self,
         connection: &mut Connection<R, H>,
         now: Instant,
         out: &mut [u8],
         mut done: impl FnMut(M, B),
-    ) -> Result<usize, Error>
+    ) -> Result<usize, SealError>
     where
         R: Role<Outgoing = M>,
         H: Deref<Target: Wire<R>>,

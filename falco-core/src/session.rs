@@ -6,7 +6,7 @@ use core::fmt::Debug;
 
 use rand_core::TryCryptoRng;
 
-use crate::error::{ConnectionError, EntropyError, Error, Misuse};
+use crate::error::{ConnectionError, EntropyError, Error, OutputTooSmall, ReplyError, SealError};
 use crate::event::Received;
 use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
@@ -43,14 +43,14 @@ pub trait Keyed<R: Role> {
         now: Instant,
         unread: &'u mut [u8],
     ) -> Result<Received<R::Event<'u>, R::Wait>, ConnectionError>;
-    fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse>;
+    fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall>;
     fn seal<'m, I>(
         &self,
         session: &mut Self::Session,
         now: Instant,
         messages: I,
         out: &mut [u8],
-    ) -> Result<usize, Error>
+    ) -> Result<usize, SealError>
     where
         I: IntoIterator<Item = (&'m mut R::Outgoing, &'m [u8])>,
         R::Outgoing: 'm;
@@ -89,7 +89,7 @@ pub trait Client: Session {
 /// What a server's session answers besides.
 #[allow(unnameable_types, reason = "that is what seals")]
 pub trait Server: Session {
-    fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error>;
-    fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Error>;
+    fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError>;
+    fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), ReplyError>;
     fn key_id(&self) -> Option<KeyId>;
 }

@@ -8,7 +8,9 @@
 mod common;
 
 use common::{Ends, asked, ends, ends_with, handle, ms, owed, server};
-use falco_core::{Error, Instant, Misuse, Received, Refusal, ServerEvent, ServerWait, Settings, Status};
+use falco_core::{
+    Instant, OutputTooSmall, Received, Refusal, ReplyError, SealError, ServerEvent, ServerWait, Settings, Status,
+};
 
 const NOW: Instant = ms(0);
 
@@ -75,7 +77,7 @@ fn one_seal_takes_as_many_answers_as_fit() {
         let sealed = both.server.seal(NOW, messages, &mut vec![0; room]);
         let fitting = (room / 37).min(3);
         let expected = match fitting {
-            0 => Err(Misuse::OutputTooSmall { needed: 37, given: 36 }.into()),
+            0 => Err(OutputTooSmall { needed: 37, given: 36 }.into()),
             count => Ok(count * 37),
         };
         assert_eq!(sealed, expected);
@@ -99,12 +101,12 @@ fn a_request_has_one_answer() {
     let (mut both, ids) = asked(2);
     let mut twice = both.server.answer(ids[0], 1).unwrap();
     both.reply(ids[0], b"!");
-    let not_waiting = Error::Misuse(Misuse::NotWaiting(ids[0]));
+    let not_waiting = ReplyError::NotWaiting(ids[0]);
     assert_eq!(both.server.answer(ids[0], 1).unwrap_err(), not_waiting);
     assert_eq!(both.server.refuse(ids[0], Refusal::Failed), Err(not_waiting));
     assert_eq!(
         both.server.seal(NOW, [(&mut twice, b"!".as_slice())], &mut [0; 99]),
-        Err(not_waiting)
+        Err(SealError::NotWaiting(ids[0]))
     );
     assert_eq!(
         (both.server.status(), both.server.in_flight()),
@@ -133,7 +135,7 @@ fn the_accept_goes_before_the_first_answer() {
     let (id, _) = both.hear(&request);
     let mut answer = both.server.answer(id, 1).unwrap();
     assert_eq!(both.server.seal_size(1), 38);
-    let small = Misuse::OutputTooSmall { needed: 1, given: 0 };
+    let small = OutputTooSmall { needed: 1, given: 0 };
     assert_eq!(
         both.server.seal(NOW, [(&mut answer, b"!".as_slice())], &mut []),
         Err(small.into())

@@ -13,8 +13,8 @@ use core::time::Duration;
 use common::{Ends, client, ends, ends_with, handle, ms, owed};
 use falco_core::classic::{ANSWER_OVERHEAD, HELLO_LENGTH, REQUEST_OVERHEAD, answer_size, request_size};
 use falco_core::{
-    ClientWait, ConnectionError, Error, Instant, Misuse, Received, Refusal, RequestError, RequestId, ServerEvent,
-    Settings, SettingsError, Status, TRANSMIT_SIZE,
+    ClientWait, ConnectionError, Error, Instant, Misuse, OutputTooSmall, Received, Refusal, ReplyError, RequestError,
+    RequestId, SealError, ServerEvent, Settings, SettingsError, Status, TRANSMIT_SIZE,
 };
 
 const NOW: Instant = ms(0);
@@ -45,15 +45,18 @@ fn a_body_over_the_limit_is_refused_with_both_numbers_before_a_byte() {
         let fits = usize::try_from(limit).unwrap();
         let mut both = limited(limit);
         let length = u64::from(limit) + 1;
-        let too_large = Error::Request(RequestError::TooLarge {
+        let too_large = RequestError::TooLarge {
             length,
             limit: length - 1,
-        });
-        assert_eq!(both.client.request(fits + 1).unwrap_err(), too_large);
+        };
+        assert_eq!(both.client.request(fits + 1).unwrap_err(), Error::Request(too_large));
         let request = both.ask(&vec![1; fits]);
         let (id, body) = both.hear(&request);
         assert_eq!(body.len(), fits);
-        assert_eq!(both.server.answer(id, fits + 1).unwrap_err(), too_large);
+        assert_eq!(
+            both.server.answer(id, fits + 1).unwrap_err(),
+            ReplyError::Request(too_large)
+        );
         // It still waits for another answer.
         let answer = both.reply(id, &vec![2; fits]);
         assert_eq!(both.learn(&answer).1.len(), fits);
@@ -104,7 +107,7 @@ fn a_body_of_another_length_than_announced_is_refused_and_nothing_has_changed() 
 #[test]
 fn output_that_is_too_small_is_refused_with_the_size_that_is_exactly_enough() {
     let mut fresh = client(&handle(), &Settings::new(), 1);
-    let small = |needed, given| Err(Misuse::OutputTooSmall { needed, given });
+    let small = |needed, given| Err(OutputTooSmall { needed, given });
     for given in 0..157 {
         assert_eq!(fresh.poll_transmit(NOW, &mut vec![0; given]), small(157, given));
     }
@@ -128,7 +131,7 @@ fn output_that_is_too_small_is_refused_with_the_size_that_is_exactly_enough() {
     let refused = both
         .client
         .seal(NOW, [(&mut message, [7; 3].as_slice())], &mut out[1..40]);
-    assert_eq!(refused, small(40, 39).map_err(Error::from));
+    assert_eq!(refused, small(40, 39).map_err(SealError::from));
     assert_eq!(
         both.client
             .seal(NOW, [(&mut message, [7; 3].as_slice())], &mut out[1..]),
@@ -146,7 +149,7 @@ fn output_that_is_too_small_is_refused_with_the_size_that_is_exactly_enough() {
         let refused = both
             .server
             .seal(NOW, [(&mut answer, [7; 3].as_slice())], &mut vec![0; given]);
-        assert_eq!(refused, small(39, given).map_err(Error::from));
+        assert_eq!(refused, small(39, given).map_err(SealError::from));
     }
     assert_eq!(
         both.server.seal(NOW, [(&mut answer, [7; 3].as_slice())], &mut [0; 39]),

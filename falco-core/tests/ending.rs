@@ -10,7 +10,8 @@ mod common;
 use common::{Ends, asked, assert_ended, client, ends, ms, owed, server};
 use falco_core::testing::{ClientLog, Pair, ServerLog, classic_key};
 use falco_core::{
-    ClientEvent, CloseReason, ConnectionError, Error, Instant, Misuse, Received, Refusal, ServerWait, Settings, Status,
+    ClientEvent, CloseReason, ConnectionError, Error, Instant, Received, Refusal, ReplyError, SealError, ServerWait,
+    Settings, Status,
 };
 
 const NOW: Instant = ms(0);
@@ -44,12 +45,12 @@ fn a_closing_client_waits_for_its_answers_and_asks_nothing_new() {
     let (mut made, mut out) = (both.client.request(1).unwrap(), [0; 99]);
     both.client.close(NOW, DONE);
     assert_eq!((both.client.status(), both.client.end()), (Status::Draining, None));
-    let closing = Error::Misuse(Misuse::Closing);
+    let closing = Error::Closing;
     assert_eq!(both.client.request(1).unwrap_err(), closing);
     assert_eq!(both.client.ping().unwrap_err(), closing);
     assert_eq!(
         both.client.seal(NOW, [(&mut made, b"?".as_slice())], &mut out),
-        Err(closing)
+        Err(SealError::Closing)
     );
     for (id, status) in [(ids[0], Status::Draining), (ids[1], Status::Ended)] {
         let answer = both.reply(id, b"!");
@@ -104,7 +105,7 @@ fn before_a_refusal_ends_the_connection_the_answers_before_it_go() {
             both.learn(&answer);
         }
         assert_ended(&mut both.server, NOW, ConnectionError::HandlerFailed);
-        let ended = Error::Connection(ConnectionError::HandlerFailed);
+        let ended = ReplyError::Connection(ConnectionError::HandlerFailed);
         assert_eq!(both.server.answer(ids[2], 1).unwrap_err(), ended);
         assert_eq!(both.server.refuse(ids[2], Refusal::Failed), Err(ended));
     }
@@ -223,7 +224,7 @@ fn what_was_ready_before_the_end_is_not_sealed_after_it() {
     let (mut request, body) = (both.client.request(1).unwrap(), b"!".as_slice());
     both.client.ping().unwrap();
     assert!(both.server.end_of_stream(NOW, &[]).is_err() && both.client.end_of_stream(NOW, &[]).is_err());
-    let ended = Err(Error::Connection(ConnectionError::ClosedByPeer));
+    let ended = Err(SealError::Connection(ConnectionError::ClosedByPeer));
     assert_eq!(both.server.seal(NOW, [(&mut answer, body)], &mut out), ended);
     assert_eq!(both.client.seal(NOW, [(&mut request, body)], &mut out), ended);
     assert!(!answer.is_done() && !request.is_done());

@@ -12,7 +12,10 @@ use core::time::Duration;
 
 use common::{asked, ms};
 use falco_core::crypto::AeadError;
-use falco_core::{ConnectionError, Error, Key, KeyError, Misuse, Refusal, RequestError, Settings};
+use falco_core::{
+    ConnectionError, Error, Key, KeyError, Misuse, OutputTooSmall, Refusal, ReplyError, RequestError, SealError,
+    Settings,
+};
 
 #[test]
 fn each_end_of_a_connection_reads_differently_and_shows_its_numbers() {
@@ -60,14 +63,19 @@ fn each_end_of_a_connection_reads_differently_and_shows_its_numbers() {
 fn misuse_and_refusals_show_their_numbers() {
     let (mut both, ids) = asked(2);
     both.reply(ids[0], b"");
-    let not_waiting = both.server.answer(ids[0], 0).unwrap_err();
+    let not_waiting = both.server.answer(ids[0], 0).unwrap_err().to_string();
+    assert!(not_waiting.contains("request 1 "), "{not_waiting}");
+    assert_eq!(SealError::NotWaiting(ids[0]).to_string(), not_waiting);
+    assert!(ReplyError::TransmitFirst.to_string().contains("first"));
+    let small = OutputTooSmall { needed: 157, given: 31 };
+    let text = SealError::from(small).to_string();
+    assert!(text.contains("157") && text.contains("31"), "{text}");
+    assert_eq!(small.to_string(), text);
     let too_large = RequestError::TooLarge {
         length: 70_001,
         limit: 70_000,
     };
-    let cases: [(Error, &[&str]); 7] = [
-        (not_waiting, &["request 1 "]),
-        (Misuse::OutputTooSmall { needed: 157, given: 31 }.into(), &["157", "31"]),
+    let cases: [(Error, &[&str]); 5] = [
         (
             Misuse::BodyLength {
                 announced: 5,
@@ -77,7 +85,7 @@ fn misuse_and_refusals_show_their_numbers() {
             &["5", "66"],
         ),
         (Misuse::Foreign.into(), &["another connection"]),
-        (Misuse::Closing.into(), &["closing"]),
+        (Error::Closing, &["closing"]),
         (too_large.into(), &["70001", "70000"]),
         (
             RequestError::Refused(Refusal::Failed).into(),

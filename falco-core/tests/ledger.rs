@@ -16,8 +16,8 @@ use common::{Handle, assert_ended, client, ends_with, handle, ms, owed};
 use falco_core::crypto::Nonce;
 use falco_core::testing::{CountingRng, key};
 use falco_core::{
-    ClassicKey, ClientConnection, ConnectionError, Error, Instant, Ledger, Misuse, NonceLedger, NonceSeen, NonceSlot,
-    SEALS_PER_KEY, SealRefused, Settings,
+    ClassicKey, ClientConnection, ConnectionError, Instant, Ledger, NonceLedger, NonceSeen, NonceSlot, OutputTooSmall,
+    SEALS_PER_KEY, SealError, SealRefused, Settings,
 };
 use proptest::prelude::*;
 
@@ -192,7 +192,7 @@ fn a_client_under_an_exhausted_key_sends_nothing_more() {
         Ok(1)
     );
     let again = both.client.seal(NOW, [(&mut message, b"3".as_slice())], &mut out);
-    assert_eq!(again, Err(Error::Connection(EXHAUSTED)));
+    assert_eq!(again, Err(SealError::Connection(EXHAUSTED)));
     assert!(!message.is_done() && message.id().is_none());
     assert_eq!(both.client.in_flight(), 2);
     assert_ended(&mut both.client, NOW, EXHAUSTED);
@@ -212,7 +212,7 @@ fn a_server_under_an_exhausted_key_sends_nothing_more() {
     );
     assert!(first.is_done() && !second.is_done());
     let again = both.server.seal(NOW, [(&mut second, body)], &mut out);
-    assert_eq!(again, Err(Error::Connection(EXHAUSTED)));
+    assert_eq!(again, Err(SealError::Connection(EXHAUSTED)));
     assert_ended(&mut both.server, NOW, EXHAUSTED);
 }
 
@@ -223,7 +223,7 @@ fn what_finds_no_room_uses_up_no_seal_and_no_nonce() {
     let (mut message, body) = (both.client.request(3).unwrap(), b"one".as_slice());
     let seals = key.ledger().lock().unwrap().seals();
     for given in 0..40 {
-        let small = Misuse::OutputTooSmall { needed: 40, given };
+        let small = OutputTooSmall { needed: 40, given };
         assert_eq!(
             both.client.seal(NOW, [(&mut message, body)], &mut vec![0; given]),
             Err(small.into())

@@ -9,7 +9,7 @@ mod common;
 
 use common::noise::{AtClient, BEGIN, CANCEL, CLOSE, MESSAGE, PART, PING, REFUSE, Told, asking, at_client, begin};
 use falco_core::testing::raw_frame;
-use falco_core::{CloseReason, ConnectionError, Error, Misuse, Refusal, Settings, Status};
+use falco_core::{CloseReason, ConnectionError, Error, Refusal, Settings, Status};
 
 /// The answer to request 1 is half received (4 of 8 bytes), 2 has had its answer, 3 to 5 wait.
 fn busy() -> AtClient {
@@ -36,7 +36,7 @@ fn after_a_servers_close_requests_up_to_its_last_get_their_end_and_later_ones_we
         ];
         assert_eq!(rig.hear(&raw_frame(CLOSE, 3, &[code])), told);
         assert_eq!((rig.machine.status(), rig.machine.in_flight()), (Status::Draining, 2));
-        assert_eq!(rig.machine.request(1).unwrap_err(), Error::Misuse(Misuse::Closing));
+        assert_eq!(rig.machine.request(1).unwrap_err(), Error::Closing);
         rig.hear(&raw_frame(PART, 1, b"rest"));
         assert_eq!(rig.machine.end(), None);
         assert_eq!(
@@ -91,7 +91,7 @@ fn after_its_own_close_a_client_finishes_what_it_has_begun_and_begins_nothing() 
     rig.opened();
     rig.machine.close(rig.now, CloseReason::Done);
     rig.machine.close(rig.now, CloseReason::ShuttingDown);
-    assert_eq!(rig.machine.request(1).unwrap_err(), Error::Misuse(Misuse::Closing));
+    assert_eq!(rig.machine.request(1).unwrap_err(), Error::Closing);
     assert_eq!(rig.said(), [(CLOSE, 1, vec![0])], "one, with its last");
     assert_eq!(rig.seal_request(&mut never, b"n"), 0);
     rig.seal_request(&mut half, &body);

@@ -9,8 +9,8 @@
 use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, NoSecurity, key};
 use falco_core::{
-    ClientConnection, ConnectionError, Error, Instant, Misuse, Partial, Reassembly, Received, ServerConnection,
-    ServerEvent, Settings,
+    ClientConnection, ConnectionError, Instant, OutputTooSmall, Partial, Reassembly, Received, SealError,
+    ServerConnection, ServerEvent, Settings,
 };
 
 type Keys = NoiseServer<FixedTable<2>, KeyRing<[Option<NoiseSecret>; 1]>, NoSecurity>;
@@ -136,7 +136,7 @@ fn an_output_too_small_to_be_worth_cutting_for_is_told_so() {
     let refused = client.seal(Instant::ZERO, [(&mut request, &[0; 300][..])], &mut [0; 200]);
     assert_eq!(
         refused,
-        Err(Error::Misuse(Misuse::OutputTooSmall {
+        Err(SealError::OutputTooSmall(OutputTooSmall {
             needed: 325,
             given: 200
         }))

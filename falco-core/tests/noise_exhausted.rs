@@ -15,7 +15,7 @@ use common::owed;
 use falco_core::crypto::{Aead, AeadError, Crypto, NoiseCrypto, Nonce, Tag};
 use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
 use falco_core::testing::{CountingRng, NoSecurity, NoSecurityAead, key, raw_frame};
-use falco_core::{ClientConnection, CloseReason, ConnectionError, Error, Instant, ServerConnection, Settings};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, Instant, SealError, ServerConnection, Settings};
 
 /// No security, and so many texts that may still be sealed.
 #[derive(Clone)]
@@ -79,12 +79,12 @@ fn a_client_that_cannot_seal_is_over_for_good() {
         let mut out = vec![0; 300_000];
         let all = messages.iter_mut().map(|message| (message, body.as_slice()));
         let sealed = machine.seal(NOW, all, &mut out);
-        assert_eq!(sealed, Err(Error::Connection(END)), "{records}");
+        assert_eq!(sealed, Err(SealError::Connection(END)), "{records}");
         // What may be sealed again comes too late.
         left.set(100);
         common::assert_ended(&mut machine, NOW, END);
         let all = messages.iter_mut().map(|message| (message, body.as_slice()));
-        assert_eq!(machine.seal(NOW, all, &mut out), Err(Error::Connection(END)));
+        assert_eq!(machine.seal(NOW, all, &mut out), Err(SealError::Connection(END)));
     }
 }
 
@@ -120,7 +120,7 @@ fn a_server_that_cannot_seal_is_over_for_good() {
         left.set(records);
         let all = messages.iter_mut().map(|message| (message, body.as_slice()));
         let sealed = rig.machine.seal(NOW, all, &mut out);
-        assert_eq!(sealed, Err(Error::Connection(END)), "{records}");
+        assert_eq!(sealed, Err(SealError::Connection(END)), "{records}");
         left.set(1_000);
         rig.assert_ended(END);
     }

@@ -12,7 +12,7 @@ use common::noise::{
     honest, server_keys,
 };
 use falco_core::testing::{ClientLog, Pair, raw_frame, raw_settings};
-use falco_core::{Error, Refusal, RequestError, SendQueue, Settings};
+use falco_core::{Error, Refusal, ReplyError, RequestError, SendQueue, Settings};
 
 const LARGE: usize = 16 << 20;
 
@@ -162,7 +162,7 @@ fn the_limits_of_a_tiny_peer_are_honoured_and_named_before_a_byte_is_sent() {
     server.hear(&raw_frame(MESSAGE, 1, b"?"));
     assert_eq!(
         server.machine.answer(server.ids[&1], 1025).unwrap_err(),
-        Error::Request(too_large)
+        ReplyError::Request(too_large)
     );
     assert_eq!((server.said(), server.machine.in_flight()), (vec![], 1));
     for (number, length) in (2..).zip([0, 1, 232, 233, 234, 1023, 1024]) {

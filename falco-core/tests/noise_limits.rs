@@ -12,7 +12,7 @@ use common::noise::{
     honest,
 };
 use falco_core::testing::{raw_frame, raw_settings};
-use falco_core::{Error, Misuse, Refusal, RequestError, Settings, Status};
+use falco_core::{Error, Refusal, ReplyError, RequestError, SealError, Settings, Status};
 
 /// Lets a server say all it owes and tell all there is, until it comes to rest; what it told, what it refused.
 fn drain(rig: &mut AtServer) -> (Vec<Told>, Vec<(u32, u8)>) {
@@ -74,7 +74,7 @@ fn a_server_that_owes_refusals_is_stuck_until_they_are_taken_and_then_loses_noth
     // The owner may not owe more either, and loses nothing by asking.
     assert_eq!(
         rig.machine.refuse(rig.ids[&1], Refusal::Failed),
-        Err(Error::Misuse(Misuse::TransmitFirst))
+        Err(ReplyError::TransmitFirst)
     );
     let (told, refused) = drain(&mut rig);
     assert_eq!(told, [Told::Ping]);
@@ -189,7 +189,7 @@ fn an_answer_longer_than_the_client_reads_is_the_servers_to_refuse_as_that() {
     let too_large = RequestError::TooLarge { length: 11, limit: 10 };
     assert_eq!(
         rig.machine.answer(rig.ids[&1], 11).unwrap_err(),
-        Error::Request(too_large)
+        ReplyError::Request(too_large)
     );
     rig.machine.refuse(rig.ids[&1], Refusal::AnswerTooLarge).unwrap();
     assert_eq!(rig.said(), [(REFUSE, 1, vec![6])]);
@@ -201,27 +201,17 @@ fn an_id_has_one_answer_and_only_once_it_is_whole() {
     let body = vec![1; 100_000];
     rig.hear(&raw_frame(BEGIN, 1, &begin(4, b"a")));
     let half = rig.ids[&1];
-    assert_eq!(
-        rig.machine.answer(half, 1).unwrap_err(),
-        Error::Misuse(Misuse::NotWaiting(half))
-    );
+    assert_eq!(rig.machine.answer(half, 1).unwrap_err(), ReplyError::NotWaiting(half));
     rig.hear(&raw_frame(MESSAGE, 2, b"?"));
     let id = rig.ids[&2];
     let mut first = rig.machine.answer(id, body.len()).unwrap();
     let mut second = rig.machine.answer(id, body.len()).unwrap();
     rig.seal_answer(&mut first, &body);
     rig.opened();
-    assert_eq!(
-        rig.machine.answer(id, 1).unwrap_err(),
-        Error::Misuse(Misuse::NotWaiting(id))
-    );
+    assert_eq!(rig.machine.answer(id, 1).unwrap_err(), ReplyError::NotWaiting(id));
     let mut out = vec![0; 70_000];
     let sealed = rig.machine.seal(rig.now, [(&mut second, body.as_slice())], &mut out);
-    assert_eq!(
-        sealed,
-        Err(Error::Misuse(Misuse::NotWaiting(id))),
-        "no second beginning"
-    );
+    assert_eq!(sealed, Err(SealError::NotWaiting(id)), "no second beginning");
     rig.seal_answer(&mut first, &body);
     assert_eq!(rig.opened()[0].0, PART);
     // Refused half-way: nothing more of it goes.
@@ -233,11 +223,8 @@ fn an_id_has_one_answer_and_only_once_it_is_whole() {
     rig.machine.refuse(id, Refusal::Failed).unwrap();
     assert_eq!(rig.said(), [(REFUSE, 3, vec![3])]);
     let sealed = rig.machine.seal(rig.now, [(&mut third, body.as_slice())], &mut out);
-    assert_eq!(sealed, Err(Error::Misuse(Misuse::NotWaiting(id))));
-    assert_eq!(
-        rig.machine.refuse(id, Refusal::Failed),
-        Err(Error::Misuse(Misuse::NotWaiting(id)))
-    );
+    assert_eq!(sealed, Err(SealError::NotWaiting(id)));
+    assert_eq!(rig.machine.refuse(id, Refusal::Failed), Err(ReplyError::NotWaiting(id)));
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod common;
 
 use common::{Ends, assert_ended, ends, handle, ms, owed, server, span};
 use falco_core::testing::{ClientLog, Pair, ServerLog, classic_key};
-use falco_core::{CloseReason, ConnectionError, Error, Received, ServerEvent, Settings, Status};
+use falco_core::{CloseReason, ConnectionError, Error, Received, SealError, ServerEvent, Settings, Status};
 
 const LIFETIME: u64 = 60_000;
 const EXPIRED: ConnectionError = ConnectionError::Expired;
@@ -49,7 +49,7 @@ fn every_call_at_or_after_the_deadline_finds_it_expired_and_sends_nothing() {
         let sealed = both
             .client
             .seal(now, [(&mut message, b"late".as_slice())], &mut [0; 100]);
-        assert_eq!(sealed, Err(Error::Connection(EXPIRED)));
+        assert_eq!(sealed, Err(SealError::Connection(EXPIRED)));
         assert!(!message.is_done());
         assert_ended(&mut both.client, now, EXPIRED);
         assert_eq!(both.client.request(0).unwrap_err(), Error::Connection(EXPIRED));

@@ -10,7 +10,7 @@ mod common;
 use core::time::Duration;
 
 use common::{assert_ended, client, ends_with, handle, ms, owed, server, span};
-use falco_core::{ClientEvent, ClientWait, ConnectionError, Instant, Misuse, Received, ServerEvent, Settings};
+use falco_core::{ClientEvent, ClientWait, ConnectionError, Instant, OutputTooSmall, Received, ServerEvent, Settings};
 
 const LIFETIME: u64 = 60_000;
 const HANDSHAKE: u64 = 5_000;
@@ -97,7 +97,7 @@ fn shorter_times_are_kept_as_exactly() {
     assert_eq!(both.client.poll_timeout(), Some(ms(1_001)));
     assert_eq!(both.client.seal(ms(0), [], &mut []), Ok(0));
     both.client.ping().unwrap();
-    let small = Misuse::OutputTooSmall { needed: 1, given: 0 };
+    let small = OutputTooSmall { needed: 1, given: 0 };
     assert_eq!(both.client.seal(ms(9), [], &mut []), Err(small.into()));
     assert_eq!(
         both.client.poll_timeout(),

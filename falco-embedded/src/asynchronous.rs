@@ -13,9 +13,7 @@ use core::pin::pin;
 use core::task::Poll;
 
 use embedded_io_async::{Read, Write};
-use falco_core::{
-    ClientWire, CloseReason, ConnectionError, Instant, Misuse, PingId, Refusal, Role, ServerWire, Storage, Wire,
-};
+use falco_core::{ClientWire, CloseReason, ConnectionError, Instant, PingId, Refusal, Role, ServerWire, Storage, Wire};
 
 use crate::client::ClientLine;
 use crate::clock::Timer;

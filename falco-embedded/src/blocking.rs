@@ -7,9 +7,7 @@ use core::fmt;
 use core::ops::Deref;
 
 use embedded_io::{Read, ReadReady, Write, WriteReady};
-use falco_core::{
-    ClientWire, CloseReason, ConnectionError, Instant, Misuse, PingId, Refusal, Role, ServerWire, Storage, Wire,
-};
+use falco_core::{ClientWire, CloseReason, ConnectionError, Instant, PingId, Refusal, Role, ServerWire, Storage, Wire};
 
 use crate::client::ClientLine;
 use crate::clock::Clock;

@@ -5,7 +5,7 @@ use core::ops::Deref;
 
 use falco_core::{
     ClientConnection, ClientEvent, ClientSide, ClientWire, CloseReason, Fate, Instant, OutgoingRequest, PingId,
-    RequestError, RequestId, Settings, Status, Storage,
+    RequestError, RequestId, SealError, Settings, Status, Storage,
 };
 use rand_core::TryCryptoRng;
 
@@ -147,7 +147,7 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
     /// One that was given up is cancelled; its answer is never taken for this one's.
     ///
     /// # Errors
-    /// [`Error::Request`] where the body is too large, [`Error::Misuse`] while closing, or what ended the connection.
+    /// [`Error::Request`] where the body is too large, [`Error::Closing`], or what ended the connection.
     pub fn ask<B: AsRef<[u8]>, A: AsMut<[u8]>>(&mut self, body: B, answer: A) -> Result<Ask<B, A>, Error> {
         self.whole = false;
         let outgoing = self.line.machine_mut().request(body.as_ref().len())?;
@@ -172,7 +172,7 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
     /// Owes the server a ping.
     ///
     /// # Errors
-    /// [`Error::Misuse`] while closing, or what ended the connection.
+    /// [`Error::Closing`], or what ended the connection.
     pub fn ping(&mut self) -> Result<PingId, Error> {
         Ok(self.line.machine_mut().ping()?)
     }
@@ -199,7 +199,7 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
     /// to come, first.
     ///
     /// # Errors
-    /// What ended the connection, once its last words have been taken away; [`Error::Stalled`] where bytes waited too long to be; [`Error::Misuse`] with the numbers where the outbox is
+    /// What ended the connection, once its last words have been taken away; [`Error::Stalled`] where bytes waited too long to be; [`Error::Output`] with the numbers where the outbox is
     /// too small.
     #[allow(
         clippy::wildcard_enum_match_arm,
@@ -249,7 +249,7 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
         };
         match self.line.seal(now, [(&mut ask.outgoing, ask.body.as_ref())]) {
             // The end is told by the look at the unread bytes, after what is owed has gone.
-            Err(falco_core::Error::Connection(_)) => {}
+            Err(SealError::Connection(_)) => {}
             other => {
                 other?;
             }

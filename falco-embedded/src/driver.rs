@@ -179,7 +179,7 @@ macro_rules! drivers {
                             return end;
                         }
                     },
-                    Error::Misuse(Misuse::Closing) => Error::Connection(ConnectionError::Closed),
+                    Error::Closing => Error::Connection(ConnectionError::Closed),
                     other => other.widen(),
                 }
             }

@@ -3,7 +3,9 @@
 use core::convert::Infallible;
 use core::fmt;
 
-use falco_core::{ConnectionError, EntropyError, Error as CoreError, Misuse, RequestError, StorageFull};
+use falco_core::{
+    ConnectionError, EntropyError, Error as CoreError, Misuse, OutputTooSmall, RequestError, SealError, StorageFull,
+};
 
 /// Why something was not done. `E` is the error of the stream; without one, nothing here can be the stream's.
 ///
@@ -19,7 +21,7 @@ use falco_core::{ConnectionError, EntropyError, Error as CoreError, Misuse, Requ
 ///         Error::Request(_) | Error::AnswerTooLarge { .. } | Error::NoPongs => "go on",
 ///         Error::Connection(ConnectionError::Refused) => "no server with this key, or one that starts, stops or is full: connect again, later each time",
 ///         // To be mended in the device's own code; the numbers say what.
-///         Error::Misuse(_) | Error::Buffer(_) => "report",
+///         Error::Misuse(_) | Error::Output(_) | Error::Buffer(_) => "report",
 ///         // The connection is over. So is everything that was under way on it.
 ///         _ => "connect again",
 ///     }
@@ -43,8 +45,14 @@ pub enum Error<E = Infallible> {
     /// What ended the connection. Every later call says so again; but a request that is told [`Closed`](ConnectionError::Closed) because the other side takes no more comes before the end
     /// itself, for which `idle` or `close` can wait.
     Connection(ConnectionError),
+    /// The connection is closing and takes nothing new; what was begun is finished.
+    Closing,
     /// The call was not a fitting one; the numbers in it say what to mend.
     Misuse(Misuse),
+    /// The output buffer is smaller than the next thing to be sent. What
+    /// [`ClientLine::start`](crate::ClientLine::start) and [`ServerLine::start`](crate::ServerLine::start)
+    /// have made has one that is large enough.
+    Output(OutputTooSmall),
     /// The receive buffer is smaller than what the settings allow to come. What [`ClientLine::start`](crate::ClientLine::start) and
     /// [`ServerLine::start`](crate::ServerLine::start) have made has one that is large enough.
     Buffer(StorageFull),
@@ -65,7 +73,9 @@ impl Error {
             Self::AnswerTooLarge { length, room } => Error::AnswerTooLarge { length, room },
             Self::NoPongs => Error::NoPongs,
             Self::Connection(error) => Error::Connection(error),
+            Self::Closing => Error::Closing,
             Self::Misuse(error) => Error::Misuse(error),
+            Self::Output(error) => Error::Output(error),
             Self::Buffer(error) => Error::Buffer(error),
             Self::Stalled => Error::Stalled,
             Self::WriteZero => Error::WriteZero,
@@ -79,6 +89,7 @@ impl<E> From<CoreError> for Error<E> {
         match error {
             CoreError::Request(error) => Self::Request(error),
             CoreError::Misuse(error) => Self::Misuse(error),
+            CoreError::Closing => Self::Closing,
             CoreError::Connection(error) => Self::Connection(error),
             _ => Self::Connection(ConnectionError::Truncated),
         }
@@ -91,9 +102,22 @@ impl<E> From<ConnectionError> for Error<E> {
     }
 }
 
-impl<E> From<Misuse> for Error<E> {
-    fn from(error: Misuse) -> Self {
-        Self::Misuse(error)
+impl<E> From<SealError> for Error<E> {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::OutputTooSmall(error) => Self::Output(error),
+            SealError::Misuse(error) => Self::Misuse(error),
+            SealError::Closing => Self::Closing,
+            SealError::Connection(error) => Self::Connection(error),
+            // An answer whose request has had its end: a line has one at a time, and drops it then.
+            SealError::NotWaiting(_) | _ => Self::Connection(ConnectionError::Truncated),
+        }
+    }
+}
+
+impl<E> From<OutputTooSmall> for Error<E> {
+    fn from(error: OutputTooSmall) -> Self {
+        Self::Output(error)
     }
 }
 
@@ -112,7 +136,9 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
             }
             Self::NoPongs => f.write_str("this wire has no answers to pings"),
             Self::Connection(error) => error.fmt(f),
+            Self::Closing => f.write_str("the connection is closing and takes nothing new"),
             Self::Misuse(error) => error.fmt(f),
+            Self::Output(error) => error.fmt(f),
             Self::Buffer(error) => error.fmt(f),
             Self::Stalled => f.write_str("the peer took no byte for a lifetime"),
             Self::WriteZero => f.write_str("the stream takes no more bytes"),

@@ -3,9 +3,7 @@
 use core::fmt;
 use core::ops::Deref;
 
-use falco_core::{
-    Connection, Error as CoreError, Instant, Misuse, Received, RecvBuf, Role, Storage, StorageFull, Wire,
-};
+use falco_core::{Connection, Instant, OutputTooSmall, Received, RecvBuf, Role, SealError, Storage, StorageFull, Wire};
 
 use crate::error::Error;
 
@@ -276,7 +274,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
     }
 
     /// Seals what may go, if everything before it has gone, and says whether something did.
-    pub(crate) fn seal<'m, M>(&mut self, now: Instant, messages: M) -> Result<bool, CoreError>
+    pub(crate) fn seal<'m, M>(&mut self, now: Instant, messages: M) -> Result<bool, SealError>
     where
         M: IntoIterator<Item = (&'m mut R::Outgoing, &'m [u8])>,
         R::Outgoing: 'm,
@@ -289,7 +287,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
     }
 
     /// Takes what the machine itself owes, if everything before it has gone, and says whether there was something.
-    pub(crate) fn transmit(&mut self, now: Instant) -> Result<bool, Misuse> {
+    pub(crate) fn transmit(&mut self, now: Instant) -> Result<bool, OutputTooSmall> {
         self.fill(now, |machine, out| machine.poll_transmit(now, out))
     }
 

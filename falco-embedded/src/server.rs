@@ -4,8 +4,8 @@ use core::fmt;
 use core::ops::Deref;
 
 use falco_core::{
-    CloseReason, Error as CoreError, Instant, Misuse, OutgoingAnswer, Partial, Reassembly, Refusal, RequestError,
-    RequestId, ServerConnection, ServerEvent, ServerSide, ServerWire, Settings, Status, Storage,
+    CloseReason, Instant, OutgoingAnswer, Partial, Reassembly, Refusal, ReplyError, RequestError, RequestId, SealError,
+    ServerConnection, ServerEvent, ServerSide, ServerWire, Settings, Status, Storage,
 };
 use rand_core::TryCryptoRng;
 
@@ -175,7 +175,7 @@ where
         } else {
             match self.desk.line.machine_mut().answer(id, length) {
                 Ok(outgoing) => Some(outgoing),
-                Err(CoreError::Request(RequestError::TooLarge { .. })) => None,
+                Err(ReplyError::Request(RequestError::TooLarge { .. })) => None,
                 // It has had its end, or the connection has.
                 Err(_) => return,
             }
@@ -199,7 +199,7 @@ where
     /// deadline has to come, first.
     ///
     /// # Errors
-    /// What ended the connection, once its last words have been taken away; [`Error::Stalled`] where bytes waited too long to be; [`Error::Misuse`] with the numbers where the outbox is
+    /// What ended the connection, once its last words have been taken away; [`Error::Stalled`] where bytes waited too long to be; [`Error::Output`] with the numbers where the outbox is
     /// too small.
     pub fn step(&mut self, now: Instant) -> Result<bool, Error> {
         self.look_behind();
@@ -208,7 +208,7 @@ where
                 let body = self.answer.as_ref().get(..outgoing.length()).unwrap_or_default();
                 match self.desk.line.seal(now, [(&mut *outgoing, body)]) {
                     // The end is told by the look at the unread bytes, after what is owed has gone.
-                    Err(CoreError::Connection(_)) => {}
+                    Err(SealError::Connection(_)) => {}
                     other => {
                         other?;
                     }
@@ -353,7 +353,7 @@ where
     fn settle(&mut self, now: Instant) -> Result<(), Error> {
         while let Some((id, refusal)) = self.refusal {
             match self.line.machine_mut().refuse(id, refusal) {
-                Err(CoreError::Misuse(Misuse::TransmitFirst)) => {
+                Err(ReplyError::TransmitFirst) => {
                     if !self.line.transmit(now)? {
                         return Ok(());
                     }

@@ -19,8 +19,8 @@ use common::{
 use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, key};
 use falco_core::{
-    ClassicKey, ClientConnection, CloseReason, ConnectionError, Instant, Misuse, NonceLedger, NonceSlot, Refusal,
-    RequestError, RustCrypto, ServerConnection, Settings, Storage,
+    ClassicKey, ClientConnection, CloseReason, ConnectionError, Instant, NonceLedger, NonceSlot, OutputTooSmall,
+    Refusal, RequestError, RustCrypto, ServerConnection, Settings, Storage,
 };
 use falco_embedded::{Ask, Buffer, ClientLine, Error, Line, ServerLine, StartError, asynchronous};
 
@@ -273,8 +273,8 @@ fn an_outbox_too_small_is_told_with_the_numbers() {
     let key = client_key(7);
     let machine = ClientConnection::new(&key, &settings(), NOW, &mut CountingRng::new(1)).unwrap();
     let mut client = ClientLine::new(Line::new(machine, [0; BUFFER], [0; 20]));
-    let too_small = Misuse::OutputTooSmall { needed: 74, given: 20 };
-    assert_eq!(client.step_idle(NOW), Err(Error::Misuse(too_small)));
+    let too_small = OutputTooSmall { needed: 74, given: 20 };
+    assert_eq!(client.step_idle(NOW), Err(Error::Output(too_small)));
     let told = StartError::TooSmall {
         buffer: Buffer::Outbox,
         needed: 285,

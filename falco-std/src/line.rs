@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time;
 
-use falco_core::{Instant, Misuse};
+use falco_core::{Instant, OutputTooSmall};
 
 use crate::clock::Clock;
 use crate::pipe::is_timeout;
@@ -40,7 +40,7 @@ pub(crate) trait Source: Send + 'static {
 pub(crate) fn seal_into(
     out: &mut Vec<u8>,
     mut size: usize,
-    mut seal: impl FnMut(&mut [u8]) -> Result<usize, Misuse>,
+    mut seal: impl FnMut(&mut [u8]) -> Result<usize, OutputTooSmall>,
 ) -> usize {
     loop {
         if out.len() < size {
@@ -48,7 +48,7 @@ pub(crate) fn seal_into(
         }
         match seal(out) {
             Ok(sealed) => return sealed,
-            Err(Misuse::OutputTooSmall { needed, .. }) if needed > out.len() => size = needed,
+            Err(OutputTooSmall { needed, .. }) if needed > out.len() => size = needed,
             Err(_) => return 0,
         }
     }

@@ -5,7 +5,7 @@ use core::task::{Context, Poll, ready};
 use std::io;
 
 use falco_core::mux::{Ending, LastStep};
-use falco_core::{Misuse, RecvBuf};
+use falco_core::{OutputTooSmall, RecvBuf};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Clock;
@@ -21,12 +21,8 @@ const WORTH_KEEPING: usize = POOLED / 4;
 const WRITES: usize = 16;
 
 /// What came of sealing: how many bytes there are, or how many bytes of output it takes.
-pub(crate) fn sealed(sealed: Result<usize, Misuse>) -> Result<usize, usize> {
-    match sealed {
-        Ok(count) => Ok(count),
-        Err(Misuse::OutputTooSmall { needed, .. }) => Err(needed),
-        Err(_) => Ok(0),
-    }
+pub(crate) fn sealed(sealed: Result<usize, OutputTooSmall>) -> Result<usize, usize> {
+    sealed.map_err(|OutputTooSmall { needed, .. }| needed)
 }
 
 /// What came of writing.

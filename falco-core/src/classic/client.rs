@@ -7,7 +7,7 @@ use rand_core::TryCryptoRng;
 use super::layout::{self, HELLO_LENGTH, HELLO_RANDOM, Head};
 use super::sealing::{ClassicKey, Nonces, OpenError};
 use crate::crypto::Crypto;
-use crate::error::{ConnectionError, EntropyError, Error, Misuse};
+use crate::error::{ConnectionError, EntropyError, Error, Misuse, OutputTooSmall, SealError};
 use crate::event::{ClientEvent, ClientReceived, ClientWait, Received};
 use crate::ledger::Ledger;
 use crate::life::Life;
@@ -141,20 +141,20 @@ impl ClientSession {
         message: &mut OutgoingRequest,
         body: &[u8],
         out: &mut [u8],
-    ) -> Result<Option<usize>, Error> {
+    ) -> Result<Option<usize>, SealError> {
         if message.is_done() || self.waiting() >= self.max_in_flight {
             return Ok(None);
         }
         message.check(self.serial, body)?;
         if self.closing {
-            return Err(Misuse::Closing.into());
+            return Err(SealError::Closing);
         }
         let number = self
             .begun
             .checked_add(1)
             .ok_or_else(|| self.life.fail(ConnectionError::NumbersExhausted))?;
         let (needed, given) = (layout::request_size(body.len()), out.len());
-        let sealed = layout::write_request(out, body.len()).ok_or(Misuse::OutputTooSmall { needed, given })?;
+        let sealed = layout::write_request(out, body.len()).ok_or(OutputTooSmall { needed, given })?;
         key.seal(&mut self.nonces, body, sealed)
             .map_err(|error| self.life.fail(error))?;
         self.begun = number;
@@ -204,7 +204,7 @@ impl<L: Ledger, C: Crypto> Keyed<ClientSide> for ClassicKey<L, C> {
         }
     }
 
-    fn transmit(&self, session: &mut ClientSession, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
+    fn transmit(&self, session: &mut ClientSession, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
         if session.life.check(now).is_err() {
             return Ok(0);
         }
@@ -212,7 +212,7 @@ impl<L: Ledger, C: Crypto> Keyed<ClientSide> for ClassicKey<L, C> {
             Phase::Hello(ref random) => {
                 let given = out.len();
                 let sealed = layout::write_hello(out);
-                let sealed = sealed.ok_or(Misuse::OutputTooSmall {
+                let sealed = sealed.ok_or(OutputTooSmall {
                     needed: HELLO_LENGTH,
                     given,
                 })?;
@@ -224,7 +224,7 @@ impl<L: Ledger, C: Crypto> Keyed<ClientSide> for ClassicKey<L, C> {
                 Ok(HELLO_LENGTH)
             }
             Phase::Established if session.ping_owed => {
-                *out.first_mut().ok_or(Misuse::OutputTooSmall { needed: 1, given: 0 })? = layout::PING;
+                *out.first_mut().ok_or(OutputTooSmall { needed: 1, given: 0 })? = layout::PING;
                 session.ping_owed = false;
                 session.life.restart();
                 Ok(1)
@@ -239,7 +239,7 @@ impl<L: Ledger, C: Crypto> Keyed<ClientSide> for ClassicKey<L, C> {
         now: Instant,
         messages: I,
         out: &mut [u8],
-    ) -> Result<usize, Error>
+    ) -> Result<usize, SealError>
     where
         I: IntoIterator<Item = (&'m mut OutgoingRequest, &'m [u8])>,
     {
@@ -338,7 +338,7 @@ impl session::Client for ClientSession {
             return Err(end.into());
         }
         if self.closing {
-            return Err(Misuse::Closing.into());
+            return Err(Error::Closing);
         }
         layout::check_body(length, self.max_message)?;
         Ok(OutgoingRequest::new(self.serial, length))
@@ -349,7 +349,7 @@ impl session::Client for ClientSession {
             return Err(end.into());
         }
         if self.closing {
-            return Err(Misuse::Closing.into());
+            return Err(Error::Closing);
         }
         if !self.ping_owed {
             self.ping_owed = true;

@@ -5,7 +5,7 @@ use rand_core::TryCryptoRng;
 use super::layout::{self, HELLO_LENGTH, Head};
 use super::sealing::{ClassicKey, Nonces, OpenError};
 use crate::crypto::Crypto;
-use crate::error::{ConnectionError, EntropyError, Error, Misuse};
+use crate::error::{ConnectionError, EntropyError, Misuse, OutputTooSmall, ReplyError, SealError};
 use crate::event::{Received, ServerEvent, ServerReceived, ServerWait};
 use crate::ledger::Ledger;
 use crate::life::Life;
@@ -131,13 +131,18 @@ impl ServerSession {
         }
     }
 
+    /// Whether `id`, which is of this connection, is owed an answer.
+    const fn is_waiting(&self, id: RequestId) -> bool {
+        id.number() > self.ended && id.number() <= self.begun
+    }
+
     /// Whether `id` is owed an answer.
-    fn check_waiting(&self, id: RequestId) -> Result<(), Misuse> {
+    fn check_waiting(&self, id: RequestId) -> Result<(), ReplyError> {
         if !id.is_of(self.serial) {
-            return Err(Misuse::Foreign);
+            return Err(Misuse::Foreign.into());
         }
-        if id.number() <= self.ended || id.number() > self.begun {
-            return Err(Misuse::NotWaiting(id));
+        if !self.is_waiting(id) {
+            return Err(ReplyError::NotWaiting(id));
         }
         Ok(())
     }
@@ -149,17 +154,19 @@ impl ServerSession {
         message: &mut OutgoingAnswer,
         body: &[u8],
         out: &mut [u8],
-    ) -> Result<Option<usize>, Error> {
+    ) -> Result<Option<usize>, SealError> {
         if message.is_done() {
             return Ok(None);
         }
         message.check(self.serial, body)?;
-        self.check_waiting(message.id())?;
+        if !self.is_waiting(message.id()) {
+            return Err(SealError::NotWaiting(message.id()));
+        }
         if message.id().number() != self.ended + 1 {
             return Ok(None);
         }
         let (needed, given) = (layout::answer_size(body.len()), out.len());
-        let sealed = layout::write_answer(out, body.len()).ok_or(Misuse::OutputTooSmall { needed, given })?;
+        let sealed = layout::write_answer(out, body.len()).ok_or(OutputTooSmall { needed, given })?;
         key.seal(&mut self.nonces, body, sealed)
             .map_err(|error| self.life.fail(error))?;
         message.seal_whole();
@@ -208,13 +215,13 @@ impl<L: Ledger, C: Crypto> Keyed<ServerSide> for ClassicKey<L, C> {
         }
     }
 
-    fn transmit(&self, session: &mut ServerSession, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
+    fn transmit(&self, session: &mut ServerSession, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
         if session.life.check(now).is_err() {
             return Ok(0);
         }
         match session.phase {
             Phase::AcceptOwed => {
-                *out.first_mut().ok_or(Misuse::OutputTooSmall { needed: 1, given: 0 })? = layout::ACCEPT;
+                *out.first_mut().ok_or(OutputTooSmall { needed: 1, given: 0 })? = layout::ACCEPT;
                 session.phase = Phase::Established;
                 Ok(1)
             }
@@ -228,7 +235,7 @@ impl<L: Ledger, C: Crypto> Keyed<ServerSide> for ClassicKey<L, C> {
         now: Instant,
         messages: I,
         out: &mut [u8],
-    ) -> Result<usize, Error>
+    ) -> Result<usize, SealError>
     where
         I: IntoIterator<Item = (&'m mut OutgoingAnswer, &'m [u8])>,
     {
@@ -320,20 +327,20 @@ impl Session for ServerSession {
 }
 
 impl session::Server for ServerSession {
-    fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error> {
+    fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError> {
         if let Some(end) = self.life.end() {
             return Err(end.into());
         }
         self.check_waiting(id)?;
         // Behind a request that failed, no answer goes any more.
         if self.failed.is_some_and(|failed| failed <= id.number()) {
-            return Err(Misuse::NotWaiting(id).into());
+            return Err(ReplyError::NotWaiting(id));
         }
         layout::check_body(length, self.max_message)?;
         Ok(OutgoingAnswer::new(id, length))
     }
 
-    fn refuse(&mut self, id: RequestId, _refusal: Refusal) -> Result<(), Error> {
+    fn refuse(&mut self, id: RequestId, _refusal: Refusal) -> Result<(), ReplyError> {
         if let Some(end) = self.life.end() {
             return Err(end.into());
         }

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use rand_core::TryCryptoRng;
 
 use crate::classic::ClassicKey;
-use crate::error::{ConnectionError, EntropyError, Error, Misuse};
+use crate::error::{ConnectionError, EntropyError, Error, OutputTooSmall, ReplyError, SealError};
 use crate::event::Received;
 use crate::ledger::{NonceLedger, NonceSlot};
 use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
@@ -142,7 +142,7 @@ where
         keyed!(self, session, |key, session| key.recv(session, now, unread), else Err(ConnectionError::Closed))
     }
 
-    fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
+    fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
         keyed!(self, session, |key, session| key.transmit(session, now, out), else Ok(0))
     }
 
@@ -152,7 +152,7 @@ where
         now: Instant,
         messages: I,
         out: &mut [u8],
-    ) -> Result<usize, Error>
+    ) -> Result<usize, SealError>
     where
         I: IntoIterator<Item = (&'m mut R::Outgoing, &'m [u8])>,
         R::Outgoing: 'm,
@@ -254,11 +254,11 @@ impl<N: session::Client, K: session::Client> session::Client for Spoken<N, K> {
 }
 
 impl<N: session::Server, K: session::Server> session::Server for Spoken<N, K> {
-    fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error> {
+    fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError> {
         spoken!(self, session => session.answer(id, length))
     }
 
-    fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Error> {
+    fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), ReplyError> {
         spoken!(self, session => session.refuse(id, refusal))
     }
 

@@ -10,7 +10,7 @@ use super::ending::Ending;
 use super::step::ServerStep;
 use super::{Body, Budget};
 use crate::connection::ServerConnection;
-use crate::error::{ConnectionError, Error, LINGER, Misuse, RequestError};
+use crate::error::{ConnectionError, LINGER, OutputTooSmall, ReplyError, RequestError, SealError};
 use crate::event::{Received, ServerEvent, ServerWait};
 use crate::message::{CloseReason, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
@@ -170,11 +170,11 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
                 self.answers.push(answer, body);
                 Ok(())
             }
-            Err(Error::Request(error)) => {
+            Err(ReplyError::Request(error)) => {
                 self.refuse(id, Refusal::AnswerTooLarge);
                 Err(error)
             }
-            Err(Error::Connection(_) | Error::Misuse(_)) => {
+            Err(_) => {
                 self.release(id);
                 Ok(())
             }
@@ -195,11 +195,11 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
     /// Writes what is owed and what waits to the front of `out`, and says how many bytes are to be sent.
     ///
     /// # Errors
-    /// [`Misuse::OutputTooSmall`]. What ended the connection is told by [`recv`](Self::recv).
-    pub fn seal(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
+    /// [`OutputTooSmall`]. What ended the connection is told by [`recv`](Self::recv).
+    pub fn seal(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
         loop {
             while let Some((id, refusal)) = self.refusals.front().copied() {
-                if self.machine.refuse(id, refusal) == Err(Misuse::TransmitFirst.into()) {
+                if self.machine.refuse(id, refusal) == Err(ReplyError::TransmitFirst) {
                     break;
                 }
                 // Taken; or the connection has ended, or the request has had another end.
@@ -212,9 +212,9 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
             self.count();
             return match sealed {
                 Ok(count) => Ok(count),
-                Err(Error::Misuse(misuse @ Misuse::OutputTooSmall { .. })) => Err(misuse),
+                Err(SealError::OutputTooSmall(small)) => Err(small),
                 // An answer whose request has had another end: it goes nowhere, and holds nothing up.
-                Err(Error::Misuse(Misuse::NotWaiting(id))) => {
+                Err(SealError::NotWaiting(id)) => {
                     self.answers.retain(|answer, _| answer.id() != id);
                     self.release(id);
                     self.count();

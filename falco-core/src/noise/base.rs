@@ -5,7 +5,7 @@ use super::layout::{Accepts, FRAME_HEAD, FrameHead};
 use super::link::{Link, OwnClose, close};
 use super::writer::Writer;
 use crate::crypto::{Aead, Crypto};
-use crate::error::{ConnectionError, Error};
+use crate::error::{ConnectionError, SealError};
 use crate::life::Life;
 use crate::message::Status;
 use crate::time::{Instant, Span};
@@ -120,7 +120,7 @@ impl<H, A: Aead> Base<H, A> {
         crypto: &C,
         end: ConnectionError,
         out: &mut [u8],
-    ) -> Result<usize, Error> {
+    ) -> Result<usize, SealError> {
         let Some(link) = self.phase.link_mut().filter(|_| self.proved) else {
             return Err(end.into());
         };

@@ -14,7 +14,7 @@ use super::record::Direction;
 use super::table::{Cancel, RequestTable, State};
 use super::write::{self, check_length, of_owed};
 use crate::crypto::{Crypto, NoiseCrypto};
-use crate::error::{ConnectionError, EntropyError, Error, Misuse};
+use crate::error::{ConnectionError, EntropyError, Error, Misuse, OutputTooSmall, SealError};
 use crate::event::{ClientEvent, ClientReceived, ClientWait, Received};
 use crate::life::{Life, Respite};
 use crate::message::{CloseReason, Fate, PingId, Status};
@@ -264,7 +264,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
         }
     }
 
-    fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
+    fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
         let _ = session.check(now);
         of_owed(session.write(self, core::iter::empty(), out))
     }
@@ -275,7 +275,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
         now: Instant,
         messages: I,
         out: &mut [u8],
-    ) -> Result<usize, Error>
+    ) -> Result<usize, SealError>
     where
         I: IntoIterator<Item = (&'m mut OutgoingRequest, &'m [u8])>,
     {
@@ -448,7 +448,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             return Err(end.into());
         }
         if self.base.is_closing() {
-            return Err(Misuse::Closing.into());
+            return Err(Error::Closing);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::table::{self, Cancel, RequestSlot, RequestTable, State};
 use super::write::{check_length, in_turn, of_nothing, write_message};
 use super::writer::Writer;
 use crate::crypto::{Crypto, NoiseCrypto};
-use crate::error::{ConnectionError, Error, Misuse};
+use crate::error::{ConnectionError, OutputTooSmall, SealError};
 use crate::outgoing::OutgoingRequest;
 
 impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
@@ -20,7 +20,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         client: &NoiseClient<T, C, X>,
         messages: impl Iterator<Item = (&'m mut OutgoingRequest, &'m [u8])>,
         out: &mut [u8],
-    ) -> Result<usize, Error> {
+    ) -> Result<usize, SealError> {
         if let Some(end) = self.base.life.end() {
             return self.write_last(&client.crypto, end, out);
         }
@@ -66,16 +66,20 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     }
 
     #[cold]
-    fn write_last(&mut self, crypto: &C, end: ConnectionError, out: &mut [u8]) -> Result<usize, Error> {
+    fn write_last(&mut self, crypto: &C, end: ConnectionError, out: &mut [u8]) -> Result<usize, SealError> {
         let written = self.base.write_last(crypto, end, out)?;
         self.note_sent();
         Ok(written)
     }
 
-    fn write_hello<X: AsRef<[u8]>>(&mut self, client: &NoiseClient<T, C, X>, out: &mut [u8]) -> Result<usize, Error> {
+    fn write_hello<X: AsRef<[u8]>>(
+        &mut self,
+        client: &NoiseClient<T, C, X>,
+        out: &mut [u8],
+    ) -> Result<usize, SealError> {
         let given = out.len();
         let Some(hello) = out.first_chunk_mut::<HELLO_LENGTH>() else {
-            return Err(Misuse::OutputTooSmall {
+            return Err(OutputTooSmall {
                 needed: HELLO_LENGTH,
                 given,
             }
@@ -134,7 +138,7 @@ impl<T: RequestTable> Requests<T> {
         message: &mut OutgoingRequest,
         body: &'m [u8],
         writer: &mut Writer<'_, 'm>,
-    ) -> Result<bool, Error> {
+    ) -> Result<bool, SealError> {
         if message.is_done() {
             return Ok(true);
         }

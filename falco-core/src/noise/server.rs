@@ -13,7 +13,7 @@ use super::link::{Link, OwnClose, Record, code_of};
 use super::table::{self, RequestTable, State};
 use super::write::{self, check_length, of_owed};
 use crate::crypto::{Crypto, NoiseCrypto};
-use crate::error::{ConnectionError, EntropyError, Error, Misuse};
+use crate::error::{ConnectionError, EntropyError, Misuse, OutputTooSmall, ReplyError, SealError};
 use crate::event::{Received, ServerReceived, ServerWait};
 use crate::life::{Life, Respite};
 use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
@@ -258,7 +258,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
         }
     }
 
-    fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, Misuse> {
+    fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
         let _ = session.check(now);
         of_owed(session.write(self, core::iter::empty(), out))
     }
@@ -269,7 +269,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
         now: Instant,
         messages: I,
         out: &mut [u8],
-    ) -> Result<usize, Error>
+    ) -> Result<usize, SealError>
     where
         I: IntoIterator<Item = (&'m mut OutgoingAnswer, &'m [u8])>,
     {
@@ -363,10 +363,10 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
 }
 
 impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {
-    fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, Error> {
+    fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError> {
         // Of a request half received there is nothing to answer yet, and an answer begins once.
         if self.waiting(id)? != State::Waiting {
-            return Err(Misuse::NotWaiting(id).into());
+            return Err(ReplyError::NotWaiting(id));
         }
         check_length(length, self.base.theirs.max_message)?;
         Ok(OutgoingAnswer::new(id, length))
@@ -376,10 +376,10 @@ impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {
         self.key_id.filter(|_| self.is_established())
     }
 
-    fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Error> {
+    fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), ReplyError> {
         self.waiting(id)?;
         let Some(link) = self.base.phase.link_mut().filter(|link| link.can_refuse()) else {
-            return Err(Misuse::TransmitFirst.into());
+            return Err(ReplyError::TransmitFirst);
         };
         link.owe_refusal(id.number(), super::refusal_code(refusal));
         self.requests.end(id.number());
@@ -390,7 +390,7 @@ impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {
 impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     /// Where the request `id` is, which is owed an end.
     #[inline]
-    fn waiting(&self, id: RequestId) -> Result<State, Error> {
+    fn waiting(&self, id: RequestId) -> Result<State, ReplyError> {
         if let Some(end) = self.base.life.end() {
             return Err(end.into());
         }
@@ -401,7 +401,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             .and_then(|position| self.requests.table.slots().get(position));
         match slot.map(|slot| slot.state) {
             Some(state @ (State::Waiting | State::Receiving | State::Answering)) => Ok(state),
-            Some(State::Lost) | None => Err(Misuse::NotWaiting(id).into()),
+            Some(State::Lost) | None => Err(ReplyError::NotWaiting(id)),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::table::{self, RequestTable, State};
 use super::write::{in_turn, of_nothing, write_message};
 use super::writer::Writer;
 use crate::crypto::{Crypto, NoiseCrypto};
-use crate::error::{ConnectionError, Error, Misuse};
+use crate::error::{ConnectionError, OutputTooSmall, SealError};
 use crate::outgoing::OutgoingAnswer;
 
 impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
@@ -20,7 +20,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         server: &NoiseServer<T, R, C, X>,
         messages: impl Iterator<Item = (&'m mut OutgoingAnswer, &'m [u8])>,
         out: &mut [u8],
-    ) -> Result<usize, Error> {
+    ) -> Result<usize, SealError> {
         let crypto = &server.crypto;
         if let Some(end) = self.base.life.end() {
             return self.base.write_last(crypto, end, out);
@@ -63,12 +63,12 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         &mut self,
         server: &NoiseServer<T, R, C, X>,
         out: &mut [u8],
-    ) -> Result<usize, Error> {
+    ) -> Result<usize, SealError> {
         let Phase::Handshake(Handshake::Welcome(welcome)) = &self.base.phase else {
             return Ok(0);
         };
         let given = out.len();
-        let place = out.first_chunk_mut().ok_or(Misuse::OutputTooSmall {
+        let place = out.first_chunk_mut().ok_or(OutputTooSmall {
             needed: WELCOME_LENGTH,
             given,
         })?;
@@ -113,7 +113,7 @@ impl<T: RequestTable> Requests<T> {
         message: &mut OutgoingAnswer,
         body: &'m [u8],
         writer: &mut Writer<'_, 'm>,
-    ) -> Result<bool, Error> {
+    ) -> Result<bool, SealError> {
         if message.is_done() {
             return Ok(true);
         }
@@ -126,7 +126,7 @@ impl<T: RequestTable> Requests<T> {
             State::Answering
         };
         let Some(position) = table::position(&self.table, id) else {
-            return Err(Misuse::NotWaiting(message.id()).into());
+            return Err(SealError::NotWaiting(message.id()));
         };
         let Some(slot) = self
             .table
@@ -134,7 +134,7 @@ impl<T: RequestTable> Requests<T> {
             .get_mut(position)
             .filter(|slot| slot.state == expected)
         else {
-            return Err(Misuse::NotWaiting(message.id()).into());
+            return Err(SealError::NotWaiting(message.id()));
         };
         let Some(sealed) = write_message(crypto, link, id, message.sealed(), body, writer)? else {
             return Ok(false);

@@ -4,7 +4,7 @@ use super::layout::{FRAME_HEAD, HELLO_LENGTH, RECORD_HEAD, RECORD_OVERHEAD, TOTA
 use super::link::Link;
 use super::writer::Writer;
 use crate::crypto::Crypto;
-use crate::error::{ConnectionError, Error, Misuse, RequestError};
+use crate::error::{ConnectionError, OutputTooSmall, RequestError, SealError};
 use crate::session::BufferSizes;
 use crate::settings::Settings;
 
@@ -12,8 +12,8 @@ use crate::settings::Settings;
 #[inline]
 pub(super) fn in_turn<M>(
     messages: impl Iterator<Item = M>,
-    mut turn: impl FnMut(M) -> Result<bool, Error>,
-) -> Option<Error> {
+    mut turn: impl FnMut(M) -> Result<bool, SealError>,
+) -> Option<SealError> {
     for message in messages {
         match turn(message) {
             Ok(true) => {}
@@ -25,10 +25,10 @@ pub(super) fn in_turn<M>(
 }
 
 /// What came of writing nothing, of `given` bytes of output, where `owed` bytes of frames were to go.
-pub(super) fn of_nothing(trouble: Option<Error>, owed: usize, given: usize) -> Result<usize, Error> {
+pub(super) fn of_nothing(trouble: Option<SealError>, owed: usize, given: usize) -> Result<usize, SealError> {
     match trouble {
         Some(trouble) => Err(trouble),
-        None if owed > 0 => Err(Misuse::OutputTooSmall {
+        None if owed > 0 => Err(OutputTooSmall {
             needed: RECORD_OVERHEAD + FRAME_HEAD + 8,
             given,
         }
@@ -38,11 +38,11 @@ pub(super) fn of_nothing(trouble: Option<Error>, owed: usize, given: usize) -> R
 }
 
 /// Of what came of writing, what concerns someone who has no messages: an end is told elsewhere.
-pub(super) fn of_owed(wrote: Result<usize, Error>) -> Result<usize, Misuse> {
+pub(super) fn of_owed(wrote: Result<usize, SealError>) -> Result<usize, OutputTooSmall> {
     match wrote {
         Ok(written) => Ok(written),
-        Err(Error::Misuse(misuse)) => Err(misuse),
-        Err(Error::Connection(_) | Error::Request(_)) => Ok(0),
+        Err(SealError::OutputTooSmall(small)) => Err(small),
+        Err(SealError::Connection(_) | SealError::NotWaiting(_) | SealError::Closing | SealError::Misuse(_)) => Ok(0),
     }
 }
 
@@ -88,7 +88,7 @@ pub(super) fn write_message<'m, C: Crypto>(
     sealed: usize,
     body: &'m [u8],
     writer: &mut Writer<'_, 'm>,
-) -> Result<Option<usize>, Error> {
+) -> Result<Option<usize>, SealError> {
     if sealed == 0 && writer.frame(kind::MESSAGE, id, &[], body) {
         return Ok(Some(body.len()));
     }
@@ -104,7 +104,7 @@ fn write_part<'m, C: Crypto>(
     sealed: usize,
     body: &'m [u8],
     writer: &mut Writer<'_, 'm>,
-) -> Result<Option<usize>, Error> {
+) -> Result<Option<usize>, SealError> {
     let rest = body.get(sealed..).unwrap_or_default();
     // Cut where a record is the limit, and where an output large enough to be worth cutting for is: a device has less room than its server reads.
     let output = writer.given().saturating_sub(RECORD_OVERHEAD);
@@ -134,7 +134,7 @@ fn write_part<'m, C: Crypto>(
         if writer.finished() > 0 {
             return Ok(None);
         }
-        return Err(Misuse::OutputTooSmall {
+        return Err(OutputTooSmall {
             needed: needed + RECORD_OVERHEAD,
             given: writer.given(),
         }

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use falco_core::mux::{Body, ClientMux, ClientStep, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::CountingRng;
 use falco_core::{
-    ClientConnection, ClientWire, CloseReason, ConnectionError, Error, Fate, Instant, Misuse, Refusal, RequestError,
-    RequestId, ServerConnection, ServerWire, Settings,
+    ClientConnection, ClientWire, CloseReason, ConnectionError, Error, Fate, Instant, OutputTooSmall, Refusal,
+    RequestError, RequestId, ServerConnection, ServerWire, Settings,
 };
 
 use crate::book::{Book, Ticket, Waiter};
@@ -416,17 +416,16 @@ fn take(from: &mut BTreeMap<Ticket, RequestId>, pick: usize) -> Option<(Ticket, 
     from.remove_entry(&ticket)
 }
 
-fn wrote(link: &mut Link, sealed: Result<usize, Misuse>, out: &[u8]) -> Result<bool, usize> {
+fn wrote(link: &mut Link, sealed: Result<usize, OutputTooSmall>, out: &[u8]) -> Result<bool, usize> {
     match sealed {
         Ok(count) => {
             link.send(out.get(..count).expect("it fits"));
             Ok(count > 0)
         }
-        Err(Misuse::OutputTooSmall { needed, given }) => {
+        Err(OutputTooSmall { needed, given }) => {
             assert_eq!(given, out.len());
             assert!(needed > given);
             Err(needed)
         }
-        Err(misuse) => panic!("{misuse}"),
     }
 }

@@ -153,7 +153,9 @@ impl State {
             Ok(()) => Ok(Some(slot)),
             Err(rejected) => match rejected.why {
                 falco_core::Error::Request(error) => Err(Error::Request(error)),
-                falco_core::Error::Connection(_) | falco_core::Error::Misuse(_) | _ => Ok(None),
+                falco_core::Error::Closing | falco_core::Error::Connection(_) | falco_core::Error::Misuse(_) | _ => {
+                    Ok(None)
+                }
             },
         }
     }

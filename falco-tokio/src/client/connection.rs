@@ -136,7 +136,7 @@ impl Connection {
                 answer(rejected.waiter, Err(Error::Request(error)));
                 None
             }
-            CoreError::Connection(_) | CoreError::Misuse(_) | _ => Some(rejected.waiter),
+            CoreError::Closing | CoreError::Connection(_) | CoreError::Misuse(_) | _ => Some(rejected.waiter),
         }
     }
 

@@ -8,7 +8,7 @@ use core::ops::Deref;
 use super::super::step::Left;
 use super::super::waiters::{SPARE, Waiters, Waiting};
 use super::{Begun, ClientMux, Queued};
-use crate::error::{ConnectionError, Error, Misuse, RequestError};
+use crate::error::{ConnectionError, OutputTooSmall, RequestError, SealError};
 use crate::message::{CloseReason, Fate, RequestId, Status};
 use crate::send_queue::SendQueue;
 use crate::time::Instant;
@@ -58,13 +58,13 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// reads, whose limit was not known when they were handed over.
     ///
     /// # Errors
-    /// [`Misuse::OutputTooSmall`]. What ended the connection is told by [`recv`](Self::recv).
+    /// [`OutputTooSmall`]. What ended the connection is told by [`recv`](Self::recv).
     pub fn seal(
         &mut self,
         now: Instant,
         out: &mut [u8],
         mut failed: impl FnMut(W, RequestError),
-    ) -> Result<usize, Misuse> {
+    ) -> Result<usize, OutputTooSmall> {
         loop {
             let sealed = self.seal_queue(now, out, &mut failed);
             let more = self.let_begin();
@@ -72,8 +72,8 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 // What failed has made room for others.
                 Ok(0) if more => continue,
                 Ok(count) => Ok(count),
-                Err(Error::Misuse(misuse @ Misuse::OutputTooSmall { .. })) => Err(misuse),
-                Err(Error::Connection(ConnectionError::NumbersExhausted)) => {
+                Err(SealError::OutputTooSmall(small)) => Err(small),
+                Err(SealError::Connection(ConnectionError::NumbersExhausted)) => {
                     self.machine.close(now, CloseReason::Done);
                     Ok(0)
                 }
@@ -87,7 +87,7 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         now: Instant,
         out: &mut [u8],
         failed: &mut impl FnMut(W, RequestError),
-    ) -> Result<usize, Error> {
+    ) -> Result<usize, SealError> {
         let Self {
             machine,
             queue,
