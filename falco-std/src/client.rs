@@ -8,6 +8,7 @@ mod connection;
 mod dial;
 mod limit;
 mod link;
+mod outcome;
 mod place;
 mod reader;
 mod serial;
@@ -21,8 +22,9 @@ use std::sync::Arc;
 use falco_core::Fate;
 use falco_core::mux::{Retry, after_loss};
 
-use self::connection::{Connection, Outcome, over};
+use self::connection::Connection;
 use self::limit::Limit;
+use self::outcome::{Outcome, over};
 use self::place::{Place, Wait};
 use crate::error::Error;
 

@@ -52,6 +52,7 @@ mod client;
 mod clock;
 mod error;
 mod line;
+mod peek;
 mod pipe;
 mod server;
 mod socket;

@@ -24,6 +24,7 @@ use self::accept::Listener;
 use self::pool::Pool;
 use self::reaper::Reaper;
 use self::seats::Seats;
+use self::state::State;
 use crate::clock::Clock;
 use crate::stream::Stream;
 
@@ -67,7 +68,7 @@ struct Service {
     seats: Arc<Seats>,
     pool: Arc<Pool>,
     budget: SharedBudget,
-    reaper: Arc<Reaper>,
+    reaper: Arc<Reaper<State>>,
 }
 
 impl Server {
@@ -184,7 +185,7 @@ impl Handle {
             for conn in self.service.seats.conns() {
                 let key = conn.lock().source.mux.machine().key_id();
                 if key == Some(id) {
-                    connection::close(&conn, CloseReason::KeyRetired);
+                    conn.close(CloseReason::KeyRetired);
                 }
             }
         }

@@ -4,16 +4,10 @@ use core::time::Duration;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
-use std::os::fd::AsFd;
-#[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
-#[cfg(unix)]
-use rustix::event::{PollFd, PollFlags, Timespec};
-#[cfg(unix)]
-use rustix::net::RecvFlags;
-
+use crate::peek::{lies_unread, read_now};
 use crate::stream::{BoxedStream, Stream};
 
 /// A connected socket of either kind.
@@ -104,36 +98,6 @@ impl Stream for Shared {
     }
 }
 
-/// Reads what lies in the socket, without waiting, and without a word to whoever else uses it.
-#[cfg(unix)]
-pub(crate) fn read_now(socket: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
-    let (_, count) = rustix::net::recv(socket, buf, RecvFlags::DONTWAIT)?;
-    Ok(count)
-}
-
-/// Whether bytes, an end or an error lie in the socket.
-#[cfg(unix)]
-pub(crate) fn lies_unread(socket: impl AsFd) -> bool {
-    // A peek would take the error away from whoever reads.
-    let mut asked = [PollFd::new(&socket, PollFlags::IN)];
-    rustix::event::poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
-}
-
-/// Reads what lies in the socket, without waiting. Nobody else may use it meanwhile.
-#[cfg(not(unix))]
-pub(crate) fn read_now(mut socket: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
-    socket.set_nonblocking(true)?;
-    let read = socket.read(buf);
-    socket.set_nonblocking(false)?;
-    read
-}
-
-/// There is no way to tell that disturbs nobody.
-#[cfg(not(unix))]
-pub(crate) fn lies_unread(_: &TcpStream) -> bool {
-    false
-}
-
 /// A stream that cannot be split, behind several handles that one thread uses in turn.
 pub(crate) struct Whole(Arc<Mutex<BoxedStream>>);
 
@@ -184,29 +148,5 @@ impl Stream for Whole {
             Err(TryLockError::Poisoned(stream)) => stream.into_inner().shutdown(how),
             Err(TryLockError::WouldBlock) => Ok(()),
         }
-    }
-}
-
-#[cfg(all(test, unix))]
-mod tests {
-    use std::net::TcpListener;
-    use std::thread;
-
-    use super::*;
-
-    #[test]
-    fn a_look_leaves_a_reset_to_whoever_reads() -> io::Result<()> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let mut near = TcpStream::connect(listener.local_addr()?)?;
-        let (far, _) = listener.accept()?;
-        assert!(!lies_unread(&near));
-        socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO))?;
-        drop(far);
-        while !lies_unread(&near) {
-            thread::yield_now();
-        }
-        let read = near.read(&mut [0]).map_err(|error| error.kind());
-        assert_eq!(read, Err(io::ErrorKind::ConnectionReset));
-        Ok(())
     }
 }

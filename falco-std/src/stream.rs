@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 
-use crate::socket;
+use crate::peek;
 
 /// A stream of bytes both ways that a connection may run over. [`TcpStream`] and `UnixStream` are such; [`Blocking`] makes one of anything that
 /// reads and writes.
@@ -77,11 +77,11 @@ impl Stream for TcpStream {
     }
 
     fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        socket::read_now(self, buf)
+        peek::read_now(self, buf)
     }
 
     fn lies_unread(&self) -> bool {
-        socket::lies_unread(self)
+        peek::lies_unread(self)
     }
 
     fn split(&self) -> io::Result<Option<BoxedStream>> {
@@ -104,11 +104,11 @@ impl Stream for UnixStream {
     }
 
     fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        socket::read_now(self, buf)
+        peek::read_now(self, buf)
     }
 
     fn lies_unread(&self) -> bool {
-        socket::lies_unread(self)
+        peek::lies_unread(self)
     }
 
     fn split(&self) -> io::Result<Option<BoxedStream>> {

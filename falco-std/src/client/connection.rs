@@ -4,13 +4,14 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use falco_core::keys::ClientKeys;
-use falco_core::{ConnectionError, Fate, Settings};
+use falco_core::{Fate, Settings};
 
 use super::limit::Limit;
 use super::link::{Link, Request};
+use super::outcome::Outcome;
 use super::reader::Reader;
 use super::serial::Serial;
-use super::state::{End, Past};
+use super::state::Past;
 use super::turn::{Turn, Waited};
 use crate::clock::Clock;
 use crate::error::Error;
@@ -26,31 +27,6 @@ pub(super) enum Connection {
         /// Whether the wire answers pings.
         answered: bool,
     },
-}
-
-/// What came of a request on one connection.
-pub(super) enum Outcome<T> {
-    Done(T),
-    Failed(Error),
-    /// The connection had ended or was closing: the request was not handed to it.
-    NotTaken(Option<Error>),
-    /// The connection ended or refused it, and no handler has seen it: it may go to another one.
-    NotProcessed(Option<Error>),
-    /// It is to be handed to this connection again.
-    Again,
-}
-
-impl<T> Outcome<T> {
-    /// What `end` comes to; `done` makes something of an answer.
-    pub(super) fn of(end: End, done: impl FnOnce(Vec<u8>) -> T) -> Self {
-        match end {
-            End::Answer(body) => Self::Done(done(body)),
-            End::Failed(error) => Self::Failed(error),
-            End::NotProcessed(error) => Self::NotProcessed(error),
-            End::NotSent(error) => Self::NotTaken(error),
-            End::Again => Self::Again,
-        }
-    }
 }
 
 impl Connection {
@@ -160,12 +136,4 @@ impl Connection {
             link.abort();
         }
     }
-}
-
-/// What a caller is told of a connection that is over and cannot be made anew.
-pub(super) fn over(reason: Option<Error>) -> Error {
-    reason.unwrap_or(Error::Connection {
-        end: ConnectionError::Closed,
-        fate: Fate::NotProcessed,
-    })
 }

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use falco_core::{CloseReason, Fate, LINGER};
 
-use super::connection::Outcome;
 use super::limit::Limit;
+use super::outcome::Outcome;
 use super::reader::Reader;
 use super::state::{Past, State};
 use crate::clock::Clock;

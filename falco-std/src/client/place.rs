@@ -14,9 +14,10 @@ use falco_core::keys::ClientKeys;
 use falco_core::mux::{Retry, after_attempt};
 use falco_core::{Fate, Settings};
 
-use super::connection::{Connection, over};
+use super::connection::Connection;
 use super::dial::{Backoff, Dial};
 use super::limit::Limit;
+use super::outcome::over;
 use super::reader::Reader;
 use crate::error::Error;
 

@@ -9,8 +9,8 @@ use falco_core::keys::ClientKeys;
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, Settings, Status};
 use getrandom::SysRng;
 
-use super::connection::Outcome;
 use super::limit::Limit;
+use super::outcome::Outcome;
 use super::state::{End, Look, Past, Slot, State};
 use crate::clock::Clock;
 use crate::error::Error;

@@ -4,7 +4,6 @@ use core::net::SocketAddr;
 use core::panic::AssertUnwindSafe;
 use core::time::Duration;
 use std::io;
-use std::net::Shutdown;
 use std::panic::catch_unwind;
 use std::sync::{Arc, MutexGuard, Weak};
 
@@ -16,15 +15,13 @@ use super::Service;
 use super::handler::{HandlerError, Request};
 use super::pool;
 use super::seats::{Counter, Seat};
-use super::state::{Started, State};
+use super::state::{Conn, Started, State};
 use crate::line::{Desk, Line, handles};
 use crate::pipe::{Filled, Pipe};
 use crate::stream::BoxedStream;
 
 /// How often a thread that cannot be woken looks whether it is to stop.
 const STOP_POLL: Duration = Duration::from_millis(250);
-
-pub(super) type Conn = Line<State>;
 
 /// A connection that has not read yet, and the handle to read with.
 pub(super) fn prepare(service: &Service, stream: BoxedStream) -> io::Result<(Arc<Conn>, BoxedStream)> {
@@ -42,35 +39,6 @@ pub(super) fn prepare(service: &Service, stream: BoxedStream) -> io::Result<(Arc
     let own = Arc::downgrade(&conn);
     conn.lock().source.set_reaper(Arc::clone(&service.reaper), own);
     Ok((conn, reader))
-}
-
-/// Closes in good order what is being done on a connection, from any thread.
-pub(super) fn close(conn: &Arc<Conn>, reason: CloseReason) {
-    let mut desk = conn.lock();
-    let state = &mut desk.source;
-    state.mux.close(conn.now(), reason);
-    // Nothing is on its way to a stranger. To others something may be, which a byte of theirs that found nobody reading would destroy: their streams end by the sending half
-    // first, which whoever writes last shuts down, and whole only once they have ended too or a second has passed.
-    let how = (state.is_over() && !state.established).then_some(Shutdown::Both);
-    drop(desk);
-    // Where the thread that reads is also the one that writes, it does so when it looks next.
-    if conn.splits() {
-        conn.pump();
-    }
-    conn.tell();
-    if let Some(how) = how {
-        conn.shutdown(how);
-    }
-}
-
-/// Ends a connection at once, from any thread.
-pub(super) fn cut(conn: &Conn) {
-    let mut desk = conn.lock();
-    desk.source.cut = true;
-    desk.source.cancel_all();
-    drop(desk);
-    conn.tell();
-    conn.shutdown(Shutdown::Both);
 }
 
 struct Reader<'a, H> {

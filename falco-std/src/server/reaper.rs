@@ -9,22 +9,28 @@ use std::time::Instant;
 
 use falco_core::LINGER;
 
-use super::state::State;
-use crate::line::Line;
+use crate::line::{Line, Source};
 
-#[derive(Default)]
-pub(super) struct Reaper(Mutex<Waiting>);
+pub(super) struct Reaper<T>(Mutex<Waiting<T>>);
 
-#[derive(Default)]
-struct Waiting {
+struct Waiting<T> {
     /// All wait equally long, so the first is the next.
-    lines: VecDeque<(Instant, Weak<Line<State>>)>,
+    lines: VecDeque<(Instant, Weak<Line<T>>)>,
     running: bool,
 }
 
-impl Reaper {
+impl<T> Default for Reaper<T> {
+    fn default() -> Self {
+        Self(Mutex::new(Waiting {
+            lines: VecDeque::new(),
+            running: false,
+        }))
+    }
+}
+
+impl<T: Source> Reaper<T> {
     /// Ends the stream in a while, if it has not ended by itself.
-    pub(super) fn push(self: &Arc<Self>, line: Weak<Line<State>>) {
+    pub(super) fn push(self: &Arc<Self>, line: Weak<Line<T>>) {
         let mut waiting = self.lock();
         waiting.lines.push_back((Instant::now() + LINGER, line));
         if waiting.running {
@@ -53,12 +59,12 @@ impl Reaper {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Reaper {
+impl<T> fmt::Debug for Reaper<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Reaper(..)")
     }

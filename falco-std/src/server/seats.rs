@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use falco_core::CloseReason;
 
-use super::connection::{self, Conn};
 use super::half_open::HalfOpen;
+use super::state::Conn;
 
 /// What a server did, from its start to its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl Seats {
             let now = Instant::now();
             if let Some(late) = room.drop_late(now) {
                 drop(room);
-                connection::cut(&late);
+                late.cut();
                 room = self.room();
                 continue;
             }
@@ -131,7 +131,7 @@ impl Seats {
         let (seat, stopping) = (self.seat(&mut room, conn, false), room.stopping);
         drop(room);
         if stopping {
-            connection::close(&seat.conn, CloseReason::ShuttingDown);
+            seat.conn.close(CloseReason::ShuttingDown);
         }
         seat
     }
@@ -166,7 +166,7 @@ impl Seats {
         };
         drop(room);
         if let Some(late) = late {
-            connection::cut(&late);
+            late.cut();
         }
     }
 
@@ -186,7 +186,7 @@ impl Seats {
         let conns = if first { room.conns() } else { Vec::new() };
         drop(room);
         for conn in conns {
-            connection::close(&conn, CloseReason::ShuttingDown);
+            conn.close(CloseReason::ShuttingDown);
         }
         self.changed.notify_all();
     }
@@ -208,7 +208,7 @@ impl Seats {
                     let report = room.report;
                     drop(room);
                     for conn in left.values() {
-                        connection::cut(conn);
+                        conn.cut();
                     }
                     return report;
                 }

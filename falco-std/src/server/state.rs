@@ -4,15 +4,19 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
+use std::net::Shutdown;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::ServerKeys;
 use falco_core::mux::{ServerMux, SharedBudget};
-use falco_core::{Instant, Refusal, RequestId, ServerConnection, Status};
+use falco_core::{CloseReason, Instant, Refusal, RequestId, ServerConnection, Status};
 
 use super::reaper::Reaper;
 use super::waiting::{Place, Waiting};
 use crate::line::{Line, Source, seal_into};
+
+/// A connection, for any thread.
+pub(super) type Conn = Line<State>;
 
 /// A request that has come whole and that no handler is done with.
 struct Taken {
@@ -44,7 +48,7 @@ pub(super) struct State {
     /// The sending half has been shut down, or is about to be.
     leaving: bool,
     /// What ends the stream when the client does not, and the connection to end.
-    reaper: Option<(Arc<Reaper>, Weak<Line<Self>>)>,
+    reaper: Option<(Arc<Reaper<Self>>, Weak<Conn>)>,
     pub(super) trouble: Option<io::Error>,
     broken: bool,
 }
@@ -72,7 +76,7 @@ impl State {
         }
     }
 
-    pub(super) fn set_reaper(&mut self, reaper: Arc<Reaper>, own: Weak<Line<Self>>) {
+    pub(super) fn set_reaper(&mut self, reaper: Arc<Reaper<Self>>, own: Weak<Conn>) {
         self.reaper = Some((reaper, own));
     }
 
@@ -172,6 +176,39 @@ impl State {
             return !cancelled;
         };
         self.mux.answer(id, body).is_err()
+    }
+}
+
+impl Conn {
+    /// Closes in good order, from any thread.
+    pub(super) fn close(self: &Arc<Self>, reason: CloseReason) {
+        let mut desk = self.lock();
+        let state = &mut desk.source;
+        state.mux.close(self.now(), reason);
+        // Nothing is on its way to a stranger. To others something may be, which a byte of theirs
+        // that found nobody reading would destroy: their streams end by the sending half first,
+        // which whoever writes last shuts down, and whole only once they have ended too or a
+        // second has passed.
+        let how = (state.is_over() && !state.established).then_some(Shutdown::Both);
+        drop(desk);
+        // Where the thread that reads is also the one that writes, it does so when it looks next.
+        if self.splits() {
+            self.pump();
+        }
+        self.tell();
+        if let Some(how) = how {
+            self.shutdown(how);
+        }
+    }
+
+    /// Ends at once, from any thread.
+    pub(super) fn cut(&self) {
+        let mut desk = self.lock();
+        desk.source.cut = true;
+        desk.source.cancel_all();
+        drop(desk);
+        self.tell();
+        self.shutdown(Shutdown::Both);
     }
 }
 

@@ -1,0 +1,39 @@
+//! What came of a request on one connection, for whoever decides whether it goes to another.
+
+use falco_core::{ConnectionError, Fate};
+
+use super::state::End;
+use crate::error::Error;
+
+/// What came of a request on one connection.
+pub(super) enum Outcome<T> {
+    Done(T),
+    Failed(Error),
+    /// The connection had ended or was closing: the request was not handed to it.
+    NotTaken(Option<Error>),
+    /// The connection ended or refused it, and no handler has seen it: it may go to another one.
+    NotProcessed(Option<Error>),
+    /// It is to be handed to this connection again.
+    Again,
+}
+
+impl<T> Outcome<T> {
+    /// What `end` comes to; `done` makes something of an answer.
+    pub(super) fn of(end: End, done: impl FnOnce(Vec<u8>) -> T) -> Self {
+        match end {
+            End::Answer(body) => Self::Done(done(body)),
+            End::Failed(error) => Self::Failed(error),
+            End::NotProcessed(error) => Self::NotProcessed(error),
+            End::NotSent(error) => Self::NotTaken(error),
+            End::Again => Self::Again,
+        }
+    }
+}
+
+/// What a caller is told of a connection that is over and cannot be made anew.
+pub(super) fn over(reason: Option<Error>) -> Error {
+    reason.unwrap_or(Error::Connection {
+        end: ConnectionError::Closed,
+        fate: Fate::NotProcessed,
+    })
+}

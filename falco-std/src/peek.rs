@@ -1,0 +1,70 @@
+//! A look into a socket that waits for nothing.
+
+use std::io;
+#[cfg(not(unix))]
+use std::io::Read as _;
+#[cfg(not(unix))]
+use std::net::TcpStream;
+#[cfg(unix)]
+use std::os::fd::AsFd;
+
+#[cfg(unix)]
+use rustix::event::{PollFd, PollFlags, Timespec};
+#[cfg(unix)]
+use rustix::net::RecvFlags;
+
+/// Reads what lies in the socket, without waiting, and without a word to whoever else uses it.
+#[cfg(unix)]
+pub(crate) fn read_now(socket: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
+    let (_, count) = rustix::net::recv(socket, buf, RecvFlags::DONTWAIT)?;
+    Ok(count)
+}
+
+/// Whether bytes, an end or an error lie in the socket.
+#[cfg(unix)]
+pub(crate) fn lies_unread(socket: impl AsFd) -> bool {
+    // A peek would take the error away from whoever reads.
+    let mut asked = [PollFd::new(&socket, PollFlags::IN)];
+    rustix::event::poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
+/// Reads what lies in the socket, without waiting. Nobody else may use it meanwhile.
+#[cfg(not(unix))]
+pub(crate) fn read_now(mut socket: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
+    socket.set_nonblocking(true)?;
+    let read = socket.read(buf);
+    socket.set_nonblocking(false)?;
+    read
+}
+
+/// There is no way to tell that disturbs nobody.
+#[cfg(not(unix))]
+pub(crate) fn lies_unread(_: &TcpStream) -> bool {
+    false
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use core::time::Duration;
+    use std::io::Read as _;
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_look_leaves_a_reset_to_whoever_reads() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let mut near = TcpStream::connect(listener.local_addr()?)?;
+        let (far, _) = listener.accept()?;
+        assert!(!lies_unread(&near));
+        socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO))?;
+        drop(far);
+        while !lies_unread(&near) {
+            thread::yield_now();
+        }
+        let read = near.read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(read, Err(io::ErrorKind::ConnectionReset));
+        Ok(())
+    }
+}
