@@ -22,7 +22,7 @@ use crate::failure::{Code, Failure};
 use crate::signals::Signals;
 use crate::target::Target;
 use crate::values::{self, millis, real};
-use crate::{key, output};
+use crate::{key, log, output};
 
 /// Measures how fast a server answers: requests per second, and the percentiles of the time that each took.
 ///
@@ -184,7 +184,7 @@ async fn measure(args: &Args, load: &Arc<Load>, clients: &[Client], signals: &mu
         }
     }
     if is_seen {
-        output::note(format_args!("{CLEAR}"));
+        log::note(format_args!("{CLEAR}"));
     }
     (began.elapsed(), asked > 0)
 }
@@ -198,7 +198,7 @@ fn progress(load: &Load, began: Instant, (since, answered): (Instant, u64)) -> (
     let new = real(counts.answered.saturating_sub(answered));
     let rate = new / now.duration_since(since).as_secs_f64().max(0.001);
     let [middle, late] = [0.5, 0.99].map(|quantile| millis(counts.quantile(quantile)));
-    output::note(format_args!(
+    log::note(format_args!(
         "{CLEAR}{:5.1} s  {} requests/s  p50 {middle} ms  p99 {late} ms  {} failed",
         now.duration_since(began).as_secs_f64(),
         grouped(rate),

@@ -133,7 +133,7 @@ impl Failure {
     pub(crate) fn end(self) -> ExitCode {
         match self {
             Self::Because(code, message) => {
-                crate::output::tell(&message);
+                crate::log::tell(&message);
                 ExitCode::from(code.number())
             }
             Self::Told(code) => ExitCode::from(code.number()),

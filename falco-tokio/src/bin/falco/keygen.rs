@@ -8,7 +8,7 @@ use falco_tokio::{generate_key, key_id};
 use zeroize::Zeroizing;
 
 use crate::failure::{Code, Failure};
-use crate::{key, output};
+use crate::{key, log, output};
 
 /// Makes a key: 64 hexadecimal digits from the operating system's random numbers.
 ///
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             },
         )
     })?;
-    output::tell(&format_args!(
+    log::tell(&format_args!(
         "a new key is in {}; its key id is {}",
         path.display(),
         key_id(&key)

@@ -7,6 +7,7 @@
 
 mod few;
 
+use core::fmt;
 use core::time::Duration;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, ErrorKind, Write, stderr};
@@ -56,6 +57,16 @@ static CHANGED: Condvar = Condvar::new();
 
 /// The thread that writes, started by the first write; whether there is one.
 static THREAD: OnceLock<bool> = OnceLock::new();
+
+/// Tells the user something on standard error.
+pub(crate) fn tell(message: &impl fmt::Display) {
+    note(format_args!("falco: {message}\n"));
+}
+
+/// Writes to standard error as it is.
+pub(crate) fn note(text: fmt::Arguments<'_>) {
+    write(text.to_string().as_bytes());
+}
 
 fn lock() -> MutexGuard<'static, Queue> {
     // The queue is whole between any two of its steps, none of which can panic.

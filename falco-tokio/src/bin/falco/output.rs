@@ -1,5 +1,4 @@
-//! Standard output, and what the tool says to its user on standard error. Nothing here panics when
-//! nobody reads them.
+//! Standard output. Nothing here panics when nobody reads it.
 
 use core::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write, stdin, stdout};
@@ -20,24 +19,14 @@ pub(crate) fn line(text: &impl fmt::Display) -> Result<(), Failure> {
     put(format!("{text}\n").as_bytes())
 }
 
-/// Tells the user something on standard error.
-pub(crate) fn tell(message: &impl fmt::Display) {
-    note(format_args!("falco: {message}\n"));
-}
-
 /// Says what standard input is read for, where that is a terminal at which a user may wait for the
 /// tool in turn.
 pub(crate) fn ask(for_what: &str) {
     if stdin().is_terminal() {
-        tell(&format_args!(
+        log::tell(&format_args!(
             "{for_what} is read from standard input, until its end (Ctrl-D at the beginning of a line)"
         ));
     }
-}
-
-/// Writes to standard error as it is.
-pub(crate) fn note(text: fmt::Arguments<'_>) {
-    log::write(text.to_string().as_bytes());
 }
 
 fn failed(error: &io::Error) -> Failure {

@@ -118,7 +118,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .map(Arc::new);
     // It may yet come to be there, as on a disk that is mounted later.
     if let Some(Err(error)) = exec.as_ref().map(|exec| exec.check()) {
-        output::tell(&format_args!(
+        log::tell(&format_args!(
             "warning: --exec: {error}: requests fail as long as it cannot be run"
         ));
     }
@@ -188,7 +188,7 @@ fn stop(handle: &Handle, asked: u32, drain: Duration) {
     let running = stats
         .requests
         .saturating_sub(stats.answers + stats.refusals + stats.cancelled);
-    output::tell(&format_args!(
+    log::tell(&format_args!(
         "draining {} and {} for at most {drain:?}; once more ends at once",
         counted(stats.connections, "connection"),
         counted(running, "request"),
@@ -197,7 +197,7 @@ fn stop(handle: &Handle, asked: u32, drain: Duration) {
 
 fn sum_up(report: &Report, time: Duration) {
     let stats = &report.stats;
-    output::tell(&format_args!(
+    log::tell(&format_args!(
         "served {:.1} s: {}, {}; {}, {} answered, {} refused, {} cancelled, {} found the server busy; {} and {} cut off",
         time.as_secs_f64(),
         counted(stats.established, "connection"),

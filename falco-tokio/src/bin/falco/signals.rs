@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
 use crate::failure::{Code, Failure};
-use crate::{log, output};
+use crate::log;
 
 /// How much longer than it says a command may take to end, the last moment's writing included.
 const LATE: Duration = Duration::from_secs(5);
@@ -62,7 +62,7 @@ fn watch(runtime: &Runtime, mut system: System, to: &UnboundedSender<()>, ending
             let _ = timeout(AT_ONCE, system.next()).await;
         }
     });
-    output::tell(&"ended by force: it did not end by itself in time");
+    log::tell(&"ended by force: it did not end by itself in time");
     let _ = log::flush(Some(LAST_WORDS));
     std::process::exit(Code::Failed.number().into());
 }
