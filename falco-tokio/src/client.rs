@@ -4,6 +4,7 @@ mod addresses;
 mod builder;
 mod connection;
 mod dial;
+mod pending;
 mod shared;
 mod slot;
 mod stats;

@@ -8,6 +8,11 @@ use std::io;
 use falco_core::keys::SetupError;
 use falco_core::{ConnectionError, EntropyError, Fate, RequestError, SettingsError};
 
+/// What a handler fails with. It stays on this side: the client learns only that its request failed, and on the classic wire that its connection ended.
+///
+/// A [`Refusal`] is the exception: a handler that fails with one chooses the words in which its request is refused.
+pub type HandlerError = Box<dyn error::Error + Send + Sync>;
+
 /// What went wrong. No error holds a byte of a key or of a message.
 #[derive(Debug)]
 #[non_exhaustive]

@@ -56,14 +56,12 @@ mod stats;
 mod timer;
 
 pub use client::{Client, ClientBuilder, ClientStats};
-pub use error::Error;
+pub use error::{Error, HandlerError};
 pub use falco_core::keys::SetupError;
 pub use falco_core::{
     ConnectionError, EntropyError, Fate, Key, KeyError, KeyId, Refusal, RequestError, Settings, SettingsError,
 };
-pub use server::{
-    Handle, Handler, HandlerError, IntoBytes, OnCancel, Report, Request, Server, ServerBuilder, ServerStats,
-};
+pub use server::{Handle, Handler, IntoBytes, OnCancel, Report, Request, Server, ServerBuilder, ServerStats};
 pub use socket::Stream;
 
 /// Draws a fresh key from the operating system.

@@ -7,6 +7,7 @@ mod control;
 mod half_open;
 mod handler;
 mod registry;
+mod request;
 mod running;
 mod stats;
 
@@ -27,11 +28,12 @@ use self::registry::Registry;
 use self::stats::Counters;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
-use crate::error::Error;
+use crate::error::{Error, HandlerError};
 use crate::socket::Stream;
 
 pub use self::builder::ServerBuilder;
-pub use self::handler::{Handler, HandlerError, IntoBytes, Request};
+pub use self::handler::{Handler, IntoBytes};
+pub use self::request::Request;
 pub use self::stats::ServerStats;
 
 /// What becomes of the handler of a request that its client no longer wants.

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::Env;
-use super::shared::Pending;
+use super::pending::Pending;
 use crate::error::Error;
 use crate::line::{Line, Wrote, sealed};
 use crate::socket::Socket;

@@ -17,7 +17,8 @@ use tracing::{debug, warn};
 
 use super::connection::{Connection, News, PingTo, answer, error_of};
 use super::dial::Dialing;
-use super::shared::{Order, Orders, Pending, Shared};
+use super::pending::Pending;
+use super::shared::{Order, Orders, Shared};
 use super::{Env, SHAKING_HANDS};
 use crate::error::Error;
 use crate::timer::Timer;

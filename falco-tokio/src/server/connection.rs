@@ -13,7 +13,8 @@ use falco_core::{CloseReason, ConnectionError, Refusal, RequestError, RequestId,
 use tracing::{Span, debug, warn};
 
 use super::control::{Control, Outcome};
-use super::handler::{Handler, Request, refusal_of};
+use super::handler::{Handler, refusal_of};
+use super::request::Request;
 use super::running::{self, Running};
 use super::{OnCancel, Service};
 use crate::line::{Line, Wrote, sealed};

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use falco_core::{CloseReason, KeyId, RequestId};
 use tokio::sync::Notify;
 
-use super::handler::HandlerError;
+use crate::error::HandlerError;
 
 /// What came of a handler.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tracing::Span;
 
 use super::control::{Control, Outcome};
-use super::handler::HandlerError;
+use crate::error::HandlerError;
 
 /// Begins a handler and, if `poll` says so, polls it once. What it panics with, wherever, costs its own request and nothing else.
 pub(crate) fn begin<F>(begin: impl FnOnce() -> F, poll: bool, cx: &mut Context<'_>) -> (Option<F>, Poll<Outcome>)
