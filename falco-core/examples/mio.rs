@@ -132,7 +132,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let machine = ServerConnection::new(&keys, &settings, clock(), &mut SysRng)?;
             let connection = Connection {
                 socket,
-                mux: ServerMux::new(machine, Unbounded, 1 << 24),
+                mux: ServerMux::new(machine, Unbounded, &settings),
                 inbox: RecvBuf::default(),
                 outbox: Vec::new(),
                 written: 0,

@@ -43,6 +43,18 @@ impl ServerKeys {
     pub fn ring(&self) -> Option<&ServerRing> {
         self.noise().map(NoiseServer::ring)
     }
+
+    /// Whether a key was taken out of service since a client said hello under it. Its connection is
+    /// then to be [closed](crate::CloseReason::KeyRetired) as soon as it is established.
+    ///
+    /// Ask once the key id of the connection is where whoever retires a key looks for it: that one
+    /// takes the key out of the ring first and looks for its connections then, so that one of both
+    /// sees the other.
+    #[must_use]
+    pub fn is_retired(&self, key: Option<KeyId>) -> bool {
+        let key = self.ring().zip(key);
+        key.is_some_and(|(ring, key)| !ring.contains(key))
+    }
 }
 
 /// What an owner has set, until it is made into keys.

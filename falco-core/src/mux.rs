@@ -17,7 +17,7 @@
 //! # let server = ServerConnection::new(&server_key, &settings, now, &mut entropy())?;
 //! // Over two machines; here a waiter is just a name.
 //! let mut client = ClientMux::<_, _, _, ()>::new(client);
-//! let mut server = ServerMux::new(server, Unbounded, 1 << 20);
+//! let mut server = ServerMux::new(server, Unbounded, &settings);
 //! client.request(1, b"hello".to_vec(), "somebody").map_err(|rejected| rejected.why)?;
 //!
 //! let (mut to_server, mut to_client) = (Vec::new(), Vec::new());

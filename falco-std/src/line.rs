@@ -5,12 +5,12 @@ use std::io;
 use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time;
 
-use falco_core::{Instant, OutputTooSmall};
+use falco_core::mux::{Ending, LastStep};
+use falco_core::{ConnectionError, Instant, OutputTooSmall};
 
 use crate::clock::Clock;
-use crate::pipe::is_timeout;
+use crate::pipe::{Pipe, is_timeout};
 use crate::socket::Whole;
 use crate::stream::BoxedStream;
 
@@ -27,12 +27,22 @@ pub(crate) trait Source: Send + 'static {
     fn seal(&mut self, now: Instant, out: &mut Vec<u8>) -> usize;
 
     /// Nothing more can be written, for this reason.
-    fn broken(&mut self, error: io::Error);
+    fn broken(&mut self, why: io::Result<ConnectionError>);
 
-    /// All that could be written now has been. `true`: it was the last, and the sending half is to be shut down.
-    fn rested(&mut self) -> bool;
+    /// The stream has taken nothing since `since`. Says whether it has had the time for it.
+    fn blocked(&mut self, since: Instant, now: Instant) -> bool;
 
-    /// A write that makes no progress for so long has failed.
+    /// The stream has taken something again.
+    fn wrote(&mut self);
+
+    /// All that could be written now has been. If it was the last, says what of the stream is to be
+    /// shut down.
+    fn rested(&mut self, now: Instant) -> Option<Shutdown>;
+
+    /// How the stream is left; once the connection has ended.
+    fn ending(&mut self) -> &mut Option<Ending>;
+
+    /// How long a single write may take where no other thread reads meanwhile.
     fn lifetime(&self) -> Duration;
 }
 
@@ -194,34 +204,44 @@ impl<T: Source> Line<T> {
         mut turns: Option<usize>,
     ) -> Option<(Vec<u8>, core::ops::Range<usize>)> {
         let mut stream = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut since = time::Instant::now();
+        let mut since = self.clock.now();
         let leaves_at = turns.filter(|_| self.splits).map(|_| since + BRIEF);
-        let leaves = || leaves_at.is_some_and(|at| time::Instant::now() >= at);
+        let leaves = || leaves_at.is_some_and(|at| self.clock.now() >= at);
+        let mut blocked = false;
         loop {
             while !rest.is_empty() {
                 if leaves() {
                     return Some((out, rest));
                 }
-                let written = stream.write(out.get(rest.clone()).unwrap_or_default());
-                let trouble = match written {
-                    Ok(0) => io::ErrorKind::WriteZero.into(),
+                let why = match stream.write(out.get(rest.clone()).unwrap_or_default()) {
+                    Ok(0) => Err(io::ErrorKind::WriteZero.into()),
                     Ok(count) => {
                         rest.start += count;
-                        since = time::Instant::now();
+                        since = self.clock.now();
+                        if core::mem::take(&mut blocked) {
+                            self.lock().source.wrote();
+                        }
                         continue;
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(error) if is_timeout(&error) && turns.is_some() && self.splits => return Some((out, rest)),
-                    Err(error) if is_timeout(&error) && since.elapsed() < self.lock().source.lifetime() => {
-                        continue;
+                    Err(error) if is_timeout(&error) => {
+                        blocked = true;
+                        let stalled = self.lock().source.blocked(since, self.clock.now());
+                        if stalled {
+                            Ok(ConnectionError::Stalled)
+                        } else if turns.is_some() && self.splits {
+                            return Some((out, rest));
+                        } else {
+                            continue;
+                        }
                     }
-                    Err(error) => error,
+                    Err(error) => Err(error),
                 };
-                self.break_off(trouble);
+                self.break_off(why);
                 return None;
             }
             if let Err(error) = stream.flush() {
-                self.break_off(error);
+                self.break_off(Err(error));
                 return None;
             }
             let mut desk = self.lock();
@@ -232,29 +252,54 @@ impl<T: Source> Line<T> {
                 return Some((out, 0..0));
             }
             turns = turns.map(|turns| turns.saturating_sub(1));
-            let count = desk.source.seal(self.clock.now(), &mut out);
+            since = self.clock.now();
+            let count = desk.source.seal(since, &mut out);
             if count == 0 {
                 desk.writing = false;
-                let last = desk.source.rested();
+                let how = desk.source.rested(since);
                 drop(desk);
                 drop(stream);
-                if last {
-                    self.shutdown(Shutdown::Write);
+                if let Some(how) = how {
+                    self.shutdown(how);
                 }
                 return None;
             }
             rest = 0..count;
-            since = time::Instant::now();
         }
     }
 
-    fn break_off(&self, error: io::Error) {
+    fn break_off(&self, why: io::Result<ConnectionError>) {
         let mut desk = self.lock();
         desk.writing = false;
-        desk.source.broken(error);
+        desk.source.broken(why);
         drop(desk);
         self.tell();
         // The thread that reads learns of it.
         self.shutdown(Shutdown::Both);
+    }
+
+    /// Leaves the stream of a connection that has ended, as its [`Ending`] says. For the thread
+    /// that reads.
+    pub(crate) fn leave(self: &Arc<Self>, pipe: &mut Pipe<BoxedStream>) {
+        // The machine's last words, if it has any. Where they cannot be said, the stream is broken.
+        self.pump();
+        let mut desk = self.lock();
+        loop {
+            let (writing, now) = (desk.writing, self.clock.now());
+            let Some(ending) = desk.source.ending() else { break };
+            if ending.step(now) != LastStep::Write {
+                let mut ending = *ending;
+                drop(desk);
+                return pipe.end(&mut ending);
+            }
+            if writing {
+                let left = ending.poll_timeout().map(|until| until.since(now));
+                desk = self.wait(desk, left);
+            } else {
+                ending.written();
+            }
+        }
+        drop(desk);
+        pipe.abort();
     }
 }

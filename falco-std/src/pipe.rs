@@ -5,7 +5,8 @@ use core::time::Duration;
 use std::io;
 use std::net::Shutdown;
 
-use falco_core::{Instant, LINGER, RecvBuf};
+use falco_core::mux::{Ending, LastStep};
+use falco_core::{Instant, RecvBuf};
 
 use crate::clock::Clock;
 use crate::stream::Stream;
@@ -164,23 +165,30 @@ impl<S: Stream> Pipe<S> {
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
-    /// Ends so that nothing that was sent is lost: a plain close with bytes unread would reset the connection, and could take the last answers with it.
-    pub(crate) fn finish(&mut self) {
-        if self.stream.shutdown(Shutdown::Write).is_err() {
+    /// Ends as `ending` says, once all has been written.
+    pub(crate) fn end(&mut self, ending: &mut Ending) {
+        let mut dropped = [0; 512];
+        // Where one half cannot be ended, the peer sees no end until the stream is dropped: it is not
+        // waited for. Another thread may have ended it already, which does no harm.
+        if ending.step(self.now()) != LastStep::Close && self.stream.shutdown(Shutdown::Write).is_err() {
             return;
         }
-        let until = self.now() + LINGER;
-        let mut dropped = [0; 512];
         loop {
-            let wait = until.since(self.now());
-            if wait.is_zero() || self.limit_read(Some(wait)).is_err() {
-                return;
-            }
-            match self.stream.read(&mut dropped) {
-                Ok(0) => return,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
+            let now = self.now();
+            match ending.step(now) {
+                LastStep::Write => ending.written(),
+                LastStep::ShutDown => ending.shut(now),
+                LastStep::DropInput => {
+                    let wait = ending.poll_timeout().map(|until| until.since(now));
+                    let read = self.limit_read(wait).and_then(|()| self.stream.read(&mut dropped));
+                    match read {
+                        Ok(0) => ending.input_ended(),
+                        Ok(_) => {}
+                        Err(error) if is_timeout(&error) => {}
+                        Err(_) => ending.input_ended(),
+                    }
+                }
+                LastStep::Close => return self.abort(),
             }
         }
     }

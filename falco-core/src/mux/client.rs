@@ -335,6 +335,14 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.writes.block(now);
     }
 
+    /// Whether the stream has taken nothing for a lifetime of what was to be written:
+    /// [`handle_timeout`](Self::handle_timeout) then ends the connection. A thread that does nothing
+    /// but write asks this.
+    #[must_use]
+    pub fn is_stalled(&self, now: Instant) -> bool {
+        self.writes.is_due(&self.machine, now)
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {

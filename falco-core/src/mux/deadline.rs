@@ -35,6 +35,11 @@ impl Writes {
         self.blocked.map(|since| machine.stalls_at(since))
     }
 
+    /// Whether the write is to be given up at `now`.
+    pub(super) fn is_due<R: Role, H: Deref<Target: Wire<R>>>(self, machine: &Connection<R, H>, now: Instant) -> bool {
+        self.due(machine).is_some_and(|due| due <= now)
+    }
+
     /// When something is to be done at the latest.
     pub(super) fn poll_timeout<R: Role, H: Deref<Target: Wire<R>>>(
         self,

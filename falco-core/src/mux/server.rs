@@ -16,6 +16,7 @@ use crate::message::{CloseReason, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
 use crate::reassembly::{Partial, Reassembly};
 use crate::send_queue::SendQueue;
+use crate::settings::Settings;
 use crate::time::Instant;
 use crate::wire::ServerWire;
 
@@ -41,8 +42,9 @@ pub struct ServerMux<H: Deref<Target: ServerWire>, B, G: Budget> {
 }
 
 impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
-    /// Nothing is under way. While more than `max_queued` bytes of answers wait to be sealed, nothing is read.
-    pub const fn new(machine: ServerConnection<H>, budget: G, max_queued: usize) -> Self {
+    /// Nothing is under way. While more bytes of answers wait to be sealed than the largest message
+    /// of `settings` has, nothing is read: there is room for one answer of any size.
+    pub fn new(machine: ServerConnection<H>, budget: G, settings: &Settings) -> Self {
         Self {
             machine,
             answers: SendQueue::new(),
@@ -51,7 +53,7 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
             held: VecDeque::new(),
             budget,
             queued: 0,
-            max_queued,
+            max_queued: usize::try_from(settings.max_message()).unwrap_or(usize::MAX),
             reading: true,
             writes: Writes { blocked: None },
             established: false,
@@ -259,6 +261,14 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
     /// connection ends. To say the same again costs nothing.
     pub fn blocked(&mut self, now: Instant) {
         self.writes.block(now);
+    }
+
+    /// Whether the stream has taken nothing for a lifetime of what was to be written:
+    /// [`handle_timeout`](Self::handle_timeout) then ends the connection. A thread that does nothing
+    /// but write asks this.
+    #[must_use]
+    pub fn is_stalled(&self, now: Instant) -> bool {
+        self.writes.is_due(&self.machine, now)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest.

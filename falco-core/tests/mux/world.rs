@@ -77,7 +77,11 @@ impl<'k, C: ClientWire, S: ServerWire> World<'k, C, S> {
         Self {
             now,
             client: ClientMux::new(client.expect("there is entropy")),
-            server: ServerMux::new(server.expect("there is entropy"), budget.clone(), 100_000),
+            server: ServerMux::new(
+                server.expect("there is entropy"),
+                budget.clone(),
+                &Settings::new().with_max_message(100_000),
+            ),
             budget,
             to_server: Link::default(),
             to_client: Link::default(),

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
-use falco_core::{ConnectionError, LINGER};
+use falco_core::ConnectionError;
 
 use super::state::{Look, State};
 use crate::line::{Desk, Line};
@@ -30,17 +30,9 @@ impl Reader {
     pub(super) fn run(self) {
         let Self { line, mut pipe } = self;
         let end = converse(&line, &mut pipe);
-        let is_graceful = end.as_ref().is_ok_and(|end| end.is_graceful());
-        line.lock().source.finish(end);
+        line.lock().source.finish(line.now(), end);
         line.tell();
-        // The machine's last word, if it has one.
-        line.pump();
-        if is_graceful {
-            wait_for_writer(&line);
-            pipe.finish();
-        } else {
-            pipe.abort();
-        }
+        line.leave(&mut pipe);
         line.tell();
     }
 }
@@ -74,8 +66,9 @@ fn converse(line: &Arc<Line<State>>, pipe: &mut Pipe<BoxedStream>) -> io::Result
                 // found closed does: the server had ended the stream before.
                 desk = settled(line, desk);
                 match desk.source.take_trouble() {
-                    Some(trouble) if trouble.kind() != io::ErrorKind::BrokenPipe => return Err(trouble),
-                    Some(_) | None => {}
+                    Some(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                    Some(trouble) => return trouble,
+                    None => {}
                 }
                 if let Err(end) = desk.source.mux.end_of_stream(now, pipe.unread()) {
                     return Ok(end);
@@ -112,17 +105,4 @@ fn settled<'l>(line: &'l Line<State>, mut desk: MutexGuard<'l, Desk<State>>) -> 
         desk = line.wait(desk, Some(left));
     }
     desk
-}
-
-/// Who writes may have the last words in hand.
-fn wait_for_writer(line: &Line<State>) {
-    let until = Instant::now() + LINGER;
-    let mut desk = line.lock();
-    while desk.is_writing() {
-        let left = until.saturating_duration_since(Instant::now());
-        if left == Duration::ZERO {
-            return;
-        }
-        desk = line.wait(desk, Some(left));
-    }
 }

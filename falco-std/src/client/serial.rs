@@ -176,7 +176,8 @@ impl Serial {
         let now = self.pipe.now();
         self.state.mux.close(now, CloseReason::Done);
         let _ = self.write(None);
-        self.pipe.finish();
+        let mut ending = self.state.mux.ending(ConnectionError::Closed, self.pipe.now());
+        self.pipe.end(&mut ending);
     }
 
     /// Ends at once.
@@ -200,7 +201,15 @@ impl Serial {
             self.state.mux.set_reading(now, false);
             let sent = self.pipe.send(count, self.stall, until);
             self.state.mux.set_reading(self.pipe.now(), true);
-            sent.map_err(|error| self.doing.io(error))?;
+            sent.map_err(|error| {
+                // The stream has had a lifetime; the caller's own limit is told apart from that.
+                let stalled = is_timeout(&error) && self.status() == Status::Established && !self.is_past(until);
+                if stalled {
+                    self.doing.end(ConnectionError::Stalled)
+                } else {
+                    self.doing.io(error)
+                }
+            })?;
             if self.doing == Doing::SENDING && !self.state.mux.has_unsent() {
                 // Before the machine is asked anything more: whatever it says now, the whole request has gone.
                 self.doing = Doing::WAITING;

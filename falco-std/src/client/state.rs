@@ -2,10 +2,11 @@
 
 use core::time::Duration;
 use std::io;
+use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{ClientMux, ClientStep, Left, Retry, after_refusal};
+use falco_core::mux::{ClientMux, ClientStep, Ending, LastStep, Left, Retry, after_refusal};
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, Refusal, RequestError};
 
 use super::limit::Limit;
@@ -96,8 +97,9 @@ pub(super) struct State {
     /// it.
     heard: Instant,
     /// Why nothing more can be written.
-    trouble: Option<io::Error>,
+    trouble: Option<io::Result<ConnectionError>>,
     broken: bool,
+    ending: Option<Ending>,
 }
 
 impl State {
@@ -112,6 +114,7 @@ impl State {
             heard: Instant::ZERO,
             trouble: None,
             broken: false,
+            ending: None,
         }
     }
 
@@ -235,16 +238,17 @@ impl State {
     }
 
     /// Why nothing more could be written, if so.
-    pub(super) const fn take_trouble(&mut self) -> Option<io::Error> {
+    pub(super) const fn take_trouble(&mut self) -> Option<io::Result<ConnectionError>> {
         self.trouble.take()
     }
 
     /// The connection is over: everybody who waits is told, once.
-    pub(super) fn finish(&mut self, mut end: io::Result<ConnectionError>) {
+    pub(super) fn finish(&mut self, now: Instant, mut end: io::Result<ConnectionError>) {
         if self.over {
             return;
         }
         self.over = true;
+        self.ending = end.as_ref().ok().map(|end| self.mux.ending(*end, now));
         let mut why = move |fate| match &mut end {
             Ok(end) => Error::Connection { end: *end, fate },
             Err(source) => {
@@ -289,13 +293,27 @@ impl Source for State {
         self.mux.machine().lifetime()
     }
 
-    fn broken(&mut self, error: io::Error) {
+    fn broken(&mut self, why: io::Result<ConnectionError>) {
         self.broken = true;
-        self.trouble = Some(error);
+        self.trouble = Some(why);
     }
 
-    fn rested(&mut self) -> bool {
+    fn blocked(&mut self, since: Instant, now: Instant) -> bool {
+        self.mux.blocked(since);
+        let late = self.ending.map(|ending| ending.step(now) == LastStep::Close);
+        late.unwrap_or_else(|| self.mux.is_stalled(now))
+    }
+
+    fn wrote(&mut self) {
+        self.mux.wrote();
+    }
+
+    fn rested(&mut self, _now: Instant) -> Option<Shutdown> {
         // The thread that reads ends the stream.
-        false
+        None
+    }
+
+    fn ending(&mut self) -> &mut Option<Ending> {
+        &mut self.ending
     }
 }

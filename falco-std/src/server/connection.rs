@@ -8,7 +8,7 @@ use std::panic::catch_unwind;
 use std::sync::{Arc, MutexGuard, Weak};
 
 use falco_core::mux::ServerStep;
-use falco_core::{CloseReason, ConnectionError, LINGER, ServerConnection};
+use falco_core::{CloseReason, ConnectionError, ServerConnection};
 use getrandom::SysRng;
 
 use super::Service;
@@ -27,11 +27,10 @@ const STOP_POLL: Duration = Duration::from_millis(250);
 pub(super) fn prepare(service: &Service, stream: BoxedStream) -> io::Result<(Arc<Conn>, BoxedStream)> {
     let clock = service.clock;
     let machine = ServerConnection::new(Arc::clone(&service.keys), &service.settings, clock.now(), &mut SysRng);
-    let max_queued = usize::try_from(service.settings.max_held()).unwrap_or(usize::MAX);
     let state = State::new(
         machine.map_err(io::Error::other)?,
         service.budget.clone(),
-        max_queued,
+        &service.settings,
         service.queue_timeout,
     );
     let ([reader, writer, ender], splits) = handles(stream)?;
@@ -95,7 +94,7 @@ where
             self.conn.pump();
             let mut desk = self.conn.lock();
             if let Some(trouble) = desk.source.trouble.take() {
-                return Err(trouble);
+                return trouble;
             }
             let (now, seen) = (self.conn.now(), desk.changes());
             let late = desk.source.refuse_late(now);
@@ -165,10 +164,8 @@ where
         self.seat.establish();
         let mut desk = self.conn.lock();
         desk.source.established = true;
-        // The machine tells its key from here on: who retires a key takes it out of the ring, then asks the machines.
-        let ring = self.service.keys.ring().zip(desk.source.mux.machine().key_id());
-        let retired = ring.is_some_and(|(ring, key)| !ring.contains(key));
-        if retired {
+        // Whoever retires the key asks the machine for it, which tells it from here on.
+        if self.service.keys.is_retired(desk.source.mux.machine().key_id()) {
             desk.source.mux.close(self.conn.now(), CloseReason::KeyRetired);
         } else if self.seat.is_stopping() {
             desk.source.mux.close(self.conn.now(), CloseReason::ShuttingDown);
@@ -236,7 +233,7 @@ where
         if desk.changes() != seen {
             return true;
         }
-        if desk.source.is_over() || desk.source.mux.handle_timeout(now).is_err() {
+        if desk.source.is_over() || !desk.source.handle_timeout(now) {
             return false;
         }
         let until = desk.source.poll_timeout();
@@ -260,14 +257,14 @@ where
         }
         let filled = self.pipe.fill(total, until)?;
         let now = self.conn.now();
-        let mux = &mut self.conn.lock().source.mux;
-        // An end that comes of it is told again by the next look at the machine.
+        let state = &mut self.conn.lock().source;
         match filled {
             Filled::Bytes => {}
-            Filled::Nothing => _ = mux.handle_timeout(now),
+            Filled::Nothing => _ = state.handle_timeout(now),
             Filled::EndOfStream => {
                 self.ended = true;
-                _ = mux.end_of_stream(now, self.pipe.unread());
+                // The next look at the machine says what ended it.
+                _ = state.mux.end_of_stream(now, self.pipe.unread());
             }
         }
         Ok(())
@@ -278,19 +275,11 @@ where
         self.service.pool.withdraw(&self.handling);
         let mut desk = self.conn.lock();
         desk.source.cancel_all();
-        let (established, cut) = (desk.source.established, desk.source.cut);
+        desk.source.note_end(self.conn.now());
+        let in_order = ended.is_ok() && !desk.source.cut;
         drop(desk);
-        // The machine's last word, if it has one; where it cannot be said, the stream is broken and ends all the same.
-        self.conn.pump();
-        let graceful = ended.as_ref().is_ok_and(|end| end.is_graceful());
-        if established && graceful && !cut {
-            let until = std::time::Instant::now() + LINGER;
-            let mut desk = self.conn.lock();
-            while desk.is_writing() && std::time::Instant::now() < until {
-                desk = self.conn.wait(desk, Some(STOP_POLL));
-            }
-            drop(desk);
-            self.pipe.finish();
+        if in_order {
+            self.conn.leave(&mut self.pipe);
         } else {
             self.pipe.abort();
         }

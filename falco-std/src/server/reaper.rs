@@ -1,13 +1,12 @@
 //! Ends streams whose sending half was shut down and whose other side takes too long to end as well. One thread, there only while there are such.
 
 use core::fmt;
+use core::time::Duration;
 use std::collections::VecDeque;
 use std::net::Shutdown;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Instant;
-
-use falco_core::LINGER;
 
 use crate::line::{Line, Source};
 
@@ -29,10 +28,10 @@ impl<T> Default for Reaper<T> {
 }
 
 impl<T: Source> Reaper<T> {
-    /// Ends the stream in a while, if it has not ended by itself.
-    pub(super) fn push(self: &Arc<Self>, line: Weak<Line<T>>) {
+    /// Ends the stream in `left`, if it has not ended by itself.
+    pub(super) fn push(self: &Arc<Self>, line: Weak<Line<T>>, left: Duration) {
         let mut waiting = self.lock();
-        waiting.lines.push_back((Instant::now() + LINGER, line));
+        waiting.lines.push_back((Instant::now() + left, line));
         if waiting.running {
             return;
         }

@@ -8,8 +8,8 @@ use std::net::Shutdown;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{ServerMux, SharedBudget};
-use falco_core::{CloseReason, Instant, Refusal, RequestId, ServerConnection, Status};
+use falco_core::mux::{Ending, LastStep, ServerMux, SharedBudget};
+use falco_core::{CloseReason, ConnectionError, Instant, Refusal, RequestId, ServerConnection, Settings, Status};
 
 use super::reaper::Reaper;
 use super::waiting::{Place, Waiting};
@@ -32,7 +32,6 @@ pub(super) struct Started {
     pub(super) cancelled: Arc<AtomicBool>,
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct State {
     pub(super) mux: ServerMux<Arc<ServerKeys>, Vec<u8>, SharedBudget>,
     taken: HashMap<RequestId, Taken>,
@@ -45,34 +44,33 @@ pub(super) struct State {
     pub(super) established: bool,
     /// It was cut off: nobody waits for anything.
     pub(super) cut: bool,
-    /// The sending half has been shut down, or is about to be.
-    leaving: bool,
     /// What ends the stream when the client does not, and the connection to end.
     reaper: Option<(Arc<Reaper<Self>>, Weak<Conn>)>,
-    pub(super) trouble: Option<io::Error>,
+    /// Why nothing more can be written.
+    pub(super) trouble: Option<io::Result<ConnectionError>>,
     broken: bool,
+    ending: Option<Ending>,
 }
 
 impl State {
-    /// While more than `max_queued` bytes of answers wait to be sealed, nothing is read.
     pub(super) fn new(
         machine: ServerConnection<Arc<ServerKeys>>,
         budget: SharedBudget,
-        max_queued: usize,
+        settings: &Settings,
         patience: Duration,
     ) -> Self {
         Self {
-            mux: ServerMux::new(machine, budget, max_queued),
+            mux: ServerMux::new(machine, budget, settings),
             taken: HashMap::new(),
             waiting: Waiting::new(),
             patience,
             running: 0,
             established: false,
             cut: false,
-            leaving: false,
             reaper: None,
             trouble: None,
             broken: false,
+            ending: None,
         }
     }
 
@@ -82,6 +80,13 @@ impl State {
 
     pub(super) fn is_over(&self) -> bool {
         self.cut || self.broken || self.mux.status() == Status::Ended
+    }
+
+    /// Once the connection has ended, its stream has its time from then on.
+    pub(super) fn note_end(&mut self, now: Instant) {
+        if let (None, Some(end)) = (self.ending, self.mux.machine().end()) {
+            self.ending = Some(self.mux.ending(end, now));
+        }
     }
 
     /// A whole request, for a handler in its turn; says whether the connection is to be submitted
@@ -133,6 +138,16 @@ impl State {
     /// When the first of them has waited too long.
     pub(super) fn late_at(&self) -> Option<Instant> {
         self.waiting.since().map(|since| since + self.patience)
+    }
+
+    /// Does what is due at `now`, and says whether the connection goes on. If not, `trouble` says
+    /// why.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> bool {
+        let end = self.mux.handle_timeout(now).err();
+        if let Some(end) = end {
+            self.trouble.get_or_insert(Ok(end));
+        }
+        end.is_none()
     }
 
     /// When something is to be done though nothing comes.
@@ -217,24 +232,49 @@ impl Source for State {
         if self.broken || self.cut {
             return 0;
         }
-        seal_into(out, self.mux.seal_size(), |out| self.mux.seal(now, out))
+        let sealed = seal_into(out, self.mux.seal_size(), |out| self.mux.seal(now, out));
+        self.note_end(now);
+        sealed
     }
 
     fn lifetime(&self) -> Duration {
         self.mux.machine().lifetime()
     }
 
-    fn broken(&mut self, error: io::Error) {
+    fn broken(&mut self, why: io::Result<ConnectionError>) {
         self.broken = true;
-        self.trouble = Some(error);
+        self.trouble = Some(why);
         self.cancel_all();
     }
 
-    fn rested(&mut self) -> bool {
-        let last = self.mux.status() == Status::Ended && !core::mem::replace(&mut self.leaving, true);
-        if last && let Some((reaper, own)) = self.reaper.take() {
-            reaper.push(own);
+    fn blocked(&mut self, since: Instant, now: Instant) -> bool {
+        self.mux.blocked(since);
+        let late = self.ending.map(|ending| ending.step(now) == LastStep::Close);
+        late.unwrap_or_else(|| self.mux.is_stalled(now))
+    }
+
+    fn wrote(&mut self) {
+        self.mux.wrote();
+    }
+
+    fn rested(&mut self, now: Instant) -> Option<Shutdown> {
+        let ending = self.ending.as_mut().filter(|_| !self.cut)?;
+        ending.written();
+        match ending.step(now) {
+            LastStep::ShutDown => {
+                ending.shut(now);
+                // The thread that reads may wait for the client, and knows nothing of this.
+                if let Some(((reaper, own), until)) = self.reaper.take().zip(ending.poll_timeout()) {
+                    reaper.push(own, until.since(now));
+                }
+                Some(Shutdown::Write)
+            }
+            LastStep::Close => Some(Shutdown::Both),
+            LastStep::Write | LastStep::DropInput => None,
         }
-        last && !self.cut
+    }
+
+    fn ending(&mut self) -> &mut Option<Ending> {
+        &mut self.ending
     }
 }

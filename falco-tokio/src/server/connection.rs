@@ -86,11 +86,9 @@ impl<H: Handler> Connection<H> {
         handler: Arc<H>,
         span: Span,
     ) -> Self {
-        // Room for one answer of any size.
-        let max_queued = usize::try_from(service.settings.max_message()).unwrap_or(usize::MAX);
         Self {
             line: Line::new(socket),
-            mux: ServerMux::new(machine, service.budget.clone(), max_queued),
+            mux: ServerMux::new(machine, service.budget.clone(), &service.settings),
             control,
             running: Running::default(),
             timer: Timer::default(),
@@ -251,20 +249,17 @@ impl<H: Handler> Connection<H> {
         self.timer.forget();
         self.service.counters.established.add(1);
         let key = self.mux.machine().key_id();
-        let mut retired = false;
         if let Some(key) = key {
-            // In this order: who retires a key takes it out of the ring, then looks for its connections.
+            // Whoever retires the key looks for it here, so that it is asked about afterwards.
             let _ = self.control.key.set(key);
             self.span.record("key", tracing::field::display(key));
-            let ring = self.service.keys.ring();
-            retired = ring.is_some_and(|ring| !ring.contains(key));
         }
         debug!("established");
         let now = self.now();
-        if stopping {
-            self.mux.close(now, CloseReason::ShuttingDown);
-        } else if retired {
+        if self.service.keys.is_retired(key) {
             self.mux.close(now, CloseReason::KeyRetired);
+        } else if stopping {
+            self.mux.close(now, CloseReason::ShuttingDown);
         }
     }
 
