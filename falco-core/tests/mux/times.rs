@@ -21,7 +21,7 @@ fn pair<'k, C: ClientWire, S: ServerWire>(keys: (&'k C, &'k S)) -> (Client<'k, C
     let settings = Settings::new().with_lifetime(LIFETIME).unwrap();
     let client = ClientConnection::new(keys.0, &settings, ms(0), &mut CountingRng::new(1)).unwrap();
     let server = ServerConnection::new(keys.1, &settings, ms(0), &mut CountingRng::new(2)).unwrap();
-    let (mut client, mut server) = (Client::new(client), Server::new(server, Unbounded, 1 << 20));
+    let (mut client, mut server) = (Client::new(client), Server::new(server, Unbounded, &settings));
     let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
     for _ in 0..10 {
         talk(&mut client, &mut server, &mut to_server, &mut to_client, ms(0));
