@@ -1,11 +1,14 @@
-//! FalcoTCP as a state machine: an encrypted connection between two ends that share one 32-byte key, without I/O, clock, allocator or global.
+//! The FalcoTCP protocol as a sans-IO state machine: an encrypted connection between two ends that
+//! share one 32-byte key. No I/O, no clock, no global state, and no allocation per connection.
 //!
-//! A client connects and proves that it has the key; if it has, the connection stands, otherwise the server shuts the stream down without a byte. A
-//! connection lives 60 seconds, counted anew from every message and every ping. A request is decrypted and handed to the owner of the server; what the
-//! owner answers is encrypted and sent back.
+//! A client connects and proves that it has the key. If the proof does not decrypt, the server closes
+//! the stream without sending a byte. A connection lives for 60 seconds after the last message or
+//! ping. A request is decrypted and given to the owner of the server; the answer is encrypted and
+//! sent back.
 //!
-//! This crate decides all of that and does none of the transport: bytes and times go in, bytes and events come out. The crate `falco-std` drives it on blocking sockets. To
-//! drive it yourself, in an event loop, on a microcontroller or in a simulation, is what this page is about.
+//! You pass in bytes and times, and get back bytes to send and events. `falco-tokio`, `falco-std` and
+//! `falco-embedded` drive this crate over Tokio, blocking sockets and `embedded-io` streams. Read on
+//! to drive it yourself: in an event loop, on a microcontroller or in a simulation.
 //!
 //! # The loop
 //!
@@ -21,23 +24,26 @@
 //! When one of them says what ended the connection, send what `poll_transmit` still has, and close the stream.
 //!
 //! ```
-//! use std::sync::Mutex;
-//! use falco_core::{ClassicKey, ClientConnection, ClientEvent, Instant, Key, NonceLedger, NonceSlot};
-//! use falco_core::{Received, RecvBuf, ServerConnection, ServerEvent, Settings};
+//! # #[cfg(all(feature = "noise", feature = "rustcrypto"))] {
+//! use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
+//! use falco_core::{ClientConnection, ClientEvent, Instant, Key, Received, RecvBuf, RustCrypto};
+//! use falco_core::{ServerConnection, ServerEvent, Settings};
 //!
 //! # fn entropy() -> falco_core::testing::CountingRng { falco_core::testing::CountingRng::new(1) }
-//! # fn key() -> ClassicKey<Mutex<NonceLedger<Vec<NonceSlot>>>> {
-//! let key: Key = "a315c8024ab172f90691f92ac072d57d3aac129b4d1024d536f0ac6b9236b554".parse().unwrap();
-//! let ledger = NonceLedger::new(vec![NonceSlot::EMPTY; 1024], &mut entropy()).unwrap();
-//! ClassicKey::new(key, Mutex::new(ledger))
-//! # }
-//! # let (client_key, server_key) = (key(), key());
-//! # let (settings, now) = (Settings::new(), Instant::ZERO);
+//! let text = "a315c8024ab172f90691f92ac072d57d3aac129b4d1024d536f0ac6b9236b554";
+//! let key = || text.parse::<Key>();
 //!
-//! // Two ends, and two byte buffers for a network.
+//! // Keys are expanded once and shared by all connections.
+//! let client_key = NoiseClient::<FixedTable<4>, _>::new(key()?, b"", RustCrypto)?;
+//! let ring = KeyRing::new([Some(NoiseSecret::derive(key()?, &RustCrypto))], &mut entropy())?;
+//! let server_key = NoiseServer::<FixedTable<4>, _, _>::new(ring, b"", RustCrypto)?;
+//!
+//! // Both ends of a connection, and two byte buffers in place of a network.
+//! let (settings, now) = (Settings::new(), Instant::ZERO);
 //! let mut client = ClientConnection::new(&client_key, &settings, now, &mut entropy())?;
 //! let mut server = ServerConnection::new(&server_key, &settings, now, &mut entropy())?;
 //! let (mut at_client, mut at_server) = (RecvBuf::new([0; 256]), RecvBuf::new([0; 256]));
+//!
 //! let mut request = client.request(5)?;
 //! loop {
 //!     let sent = client.seal(now, [(&mut request, &b"hello"[..])], at_server.space(0)?)?;
@@ -45,12 +51,12 @@
 //!     match server.recv(now, at_server.unread())? {
 //!         Received::Event { consumed, event: ServerEvent::Request { id, body } } => {
 //!             let reply = body.to_ascii_uppercase();
+//!             at_server.consume(consumed);
 //!             let mut answer = server.answer(id, reply.len())?;
 //!             let sent = server.seal(now, [(&mut answer, &reply[..])], at_client.space(0)?)?;
 //!             at_client.filled(sent);
-//!             at_server.consume(consumed);
 //!         }
-//!         Received::Event { consumed, .. } => at_server.consume(consumed),
+//!         Received::Event { consumed, .. } | Received::Skip { consumed } => at_server.consume(consumed),
 //!         _ => {}
 //!     }
 //!     let sent = server.poll_transmit(now, at_client.space(0)?)?;
@@ -60,10 +66,11 @@
 //!             assert_eq!(body, b"HELLO");
 //!             break;
 //!         }
-//!         Received::Event { consumed, .. } => at_client.consume(consumed),
+//!         Received::Event { consumed, .. } | Received::Skip { consumed } => at_client.consume(consumed),
 //!         _ => {}
 //!     }
 //! }
+//! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -101,11 +108,15 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `rustcrypto` | yes | AES-256-GCM from the crates aes, ctr and ghash behind the seam |
-//! | `std` | yes | a `Mutex` around a ledger; implies `alloc` |
-//! | `alloc` | by `std` | `Vec<u8>` as storage of a [`RecvBuf`] |
+//! | `noise` | yes | the noise wire, for all new deployments |
+//! | `rustcrypto` | yes | AES-256-GCM from the crates aes, ctr and ghash; for the noise wire X25519 and SHA-256 too |
+//! | `std` | yes | `Mutex` and `RwLock` around what connections share; with `noise` and `rustcrypto` the module `keys`; implies `alloc` |
+//! | `alloc` | by `std` | the module `mux`; `Vec<u8>` as storage of a [`RecvBuf`] |
 //! | `heapless` | no | `heapless::Vec` as storage of a [`RecvBuf`] |
-//! | `testing` | no | virtual clock, counting entropy, no-security crypto, fuzz bodies; never in production |
+//! | `testing` | no | a virtual clock, deterministic entropy, an AEAD without security, fuzz targets; never in production |
+//!
+//! On a device, set `default-features = false` and choose `noise` and `rustcrypto`, or implement
+//! [`crypto::Crypto`] for a hardware engine.
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -7,8 +7,8 @@
 //! All three do one request at a time on each connection. Whoever wants many under way drives a [`Connection`](falco_core::Connection) as the page of
 //! `falco-core` tells. No decision of the protocol is taken here.
 //!
-//! The memory is yours, of fixed size, and nothing else is taken: for the unread bytes, for those to be written, for a request in parts, for an answer. How much to plan for is told in
-//! the page for embedded users, which is this crate's README.
+//! The memory is yours, of fixed size, and nothing else is taken: for the unread bytes, for those to be written, for a request in parts, for an answer. How much to
+//! plan for is in this crate's README, and in more detail in `docs/embedded.md` of the repository.
 //!
 //! ```
 //! use falco_embedded::falco_core::noise::{KeyRing, NoiseSecret};

@@ -38,7 +38,7 @@ pub use self::builder::ClientBuilder;
 /// send. While there is none, requests wait for one, each for its own
 /// [time](ClientBuilder::request_timeout); attempts are made while somebody waits, with pauses that
 /// grow and are random. Requests of which nothing was processed on a connection that was lost move
-/// to the next; of others the error says that they may have been. No request is processed twice.
+/// to the next; of others the error says that they may have been, and they are not sent again.
 ///
 /// On the noise wire the client pings by itself, so that a connection without requests stays; on
 /// the classic wire, [`ping`](Self::ping) more often than once per lifetime.
@@ -70,7 +70,7 @@ impl Client {
     /// the client.
     ///
     /// # Errors
-    /// [`Error`]; its [`fate`](Error::fate) says whether the request may have been processed. A request is never sent twice.
+    /// [`Error`]; its [`fate`](Error::fate) says whether the request may have been processed.
     pub fn request(&self, body: impl AsRef<[u8]>) -> Result<Vec<u8>, Error> {
         self.call(self.request_timeout, |connection, limit| {
             connection.request(body.as_ref(), limit)

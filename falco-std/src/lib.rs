@@ -37,7 +37,7 @@
 //! A request takes 30 s at most unless told otherwise, whatever it waits for. When there is no
 //! connection the client makes one, and tries again as long as somebody waits. Requests of which
 //! nothing was processed move to it; of the others the error says that they may have been
-//! [processed](Error::fate). Nothing is processed twice. A server refuses as busy what has waited
+//! [processed](Error::fate), and they are not sent again. A server refuses as busy what has waited
 //! for a worker for 5 s.
 //!
 //! # Threads

@@ -99,7 +99,7 @@ impl Env {
 ///
 /// The client connects when it is made, and again when there is something to send and the last connection has ended. While there is none, requests wait for their time limit; attempts
 /// are made with pauses that grow and are random. Requests of which nothing was processed on a connection that was lost move to the next; of others the error says that they may have
-/// been. No request is processed twice.
+/// been, and they are not sent again.
 ///
 /// ```no_run
 /// use falco_tokio::{Client, Fate};

@@ -114,7 +114,11 @@ impl Slot {
                 .as_ref()
                 .filter(|_| never_sent)
                 .map(|trouble| trouble.again(fate));
-            let doing = "waiting for the answer";
+            let doing = if fate == Fate::NotProcessed {
+                "sending the request"
+            } else {
+                "waiting for the answer"
+            };
             answer(pending, Err(why.unwrap_or(Error::TimedOut { doing, limit, fate })));
         }
     }
@@ -245,13 +249,15 @@ impl Slot {
 
     /// Whether to wait for another attempt is of no use, as far as can be told.
     fn is_final(&self, error: &Error) -> bool {
-        if matches!(error, Error::Setup(_)) || self.env.dial.is_spent() {
+        if self.env.dial.is_spent() {
             return true;
         }
-        let end = if let Error::Connection { end, .. } = error {
-            Some(*end)
-        } else {
-            None
+        let end = match error {
+            Error::Connection { end, .. } => Some(*end),
+            Error::Entropy(_) | Error::Setup(_) => return true,
+            // A name without a port, a path that is too long: it will be so the next time.
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => return true,
+            _ => None,
         };
         after_attempt(end, self.env.admitted.load(Ordering::Relaxed)) == Retry::Fail
     }
