@@ -77,7 +77,8 @@ pub enum Refusal {
     Cancelled,
     /// It never reached a handler and may be sent again.
     NotProcessed,
-    /// The handler has done its work, but the answer is larger than the client reads.
+    /// The handler has done its work, but the answer is larger than the client reads or the server
+    /// sends.
     AnswerTooLarge,
 }
 

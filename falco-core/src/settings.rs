@@ -53,7 +53,9 @@ impl Settings {
         }
     }
 
-    /// The largest message body, in bytes, either way: a longer one is neither sent nor read. Any value; 0 allows only empty messages.
+    /// The largest message body, in bytes, either way: a longer one is neither sent nor read,
+    /// whatever the peer reads. On the noise wire each side announces its limit, and the peer sends
+    /// nothing longer; the classic wire announces nothing. Any value; 0 allows only empty messages.
     #[must_use]
     pub const fn with_max_message(mut self, bytes: u32) -> Self {
         self.max_message = bytes;

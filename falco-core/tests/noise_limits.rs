@@ -11,7 +11,9 @@ use common::noise::{
     AtServer, BEGIN, CANCEL, MESSAGE, PART, PING, REFUSE, Told, at_client_with, at_server, at_server_with, begin,
     honest,
 };
-use falco_core::testing::{raw_frame, raw_settings};
+use falco_core::noise::{NoiseClient, RequestSlot};
+use falco_core::testing::{CountingRng, raw_frame, raw_settings};
+use falco_core::{ClientConnection, Instant, Key, RustCrypto};
 use falco_core::{Error, Refusal, ReplyError, RequestError, SealError, Settings, Status};
 
 /// Lets a server say all it owes and tell all there is, until it comes to rest; what it told, what it refused.
@@ -250,4 +252,29 @@ fn nothing_is_told_of_a_request_that_the_owner_has_refused() {
     assert_eq!(rig.next(), Some(Told::Whole(3, b"three".to_vec())));
     rig.machine.refuse(rig.ids[&3], Refusal::Failed).unwrap();
     assert_eq!((rig.bytes(&[]), rig.said()), (vec![], vec![(REFUSE, 3, vec![3])]));
+}
+
+#[test]
+fn neither_side_sends_a_message_longer_than_its_own_limit_whatever_its_peer_reads() {
+    let settings = Settings::new().with_max_message(10);
+    let too_large = RequestError::TooLarge { length: 11, limit: 10 };
+    let mut rig = at_client_with(&settings, &honest());
+    assert_eq!(rig.machine.request(11).unwrap_err(), Error::Request(too_large));
+    assert!(rig.machine.request(10).is_ok());
+    assert!(rig.machine.peer_max_message() > 10, "which is still known");
+    let mut rig = at_server(&settings);
+    rig.hear(&raw_frame(MESSAGE, 1, b"?"));
+    let id = rig.ids[&1];
+    assert_eq!(rig.machine.answer(id, 11).unwrap_err(), ReplyError::Request(too_large));
+    assert!(rig.machine.answer(id, 10).is_ok());
+}
+
+#[test]
+fn a_client_keeps_to_its_own_limit_before_the_handshake_is_over() {
+    let key = Key::from_bytes([7; 32]).unwrap();
+    let key = NoiseClient::<Vec<RequestSlot>, _>::new(key, &[][..], RustCrypto).unwrap();
+    let settings = Settings::new().with_max_message(1);
+    let machine = ClientConnection::new(&key, &settings, Instant::ZERO, &mut CountingRng::new(1));
+    let too_large = RequestError::TooLarge { length: 3, limit: 1 };
+    assert_eq!(machine.unwrap().request(3).unwrap_err(), Error::Request(too_large));
 }

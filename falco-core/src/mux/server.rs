@@ -164,7 +164,8 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
     /// Queues the answer to a request. One that has had another end, or whose connection has ended, is dropped.
     ///
     /// # Errors
-    /// [`RequestError::TooLarge`]: the client does not read an answer of this size, and is told so.
+    /// [`RequestError::TooLarge`]: the client does not read an answer of this size, or this side does
+    /// not send one. The client is told so.
     pub fn answer(&mut self, id: RequestId, body: B) -> Result<(), RequestError> {
         match self.machine.answer(id, body.as_ref().len()) {
             Ok(answer) => {

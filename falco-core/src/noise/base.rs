@@ -70,6 +70,12 @@ impl<H, A: Aead> Base<H, A> {
             .set_lifetime(Span::from_millis(theirs.lifetime.min(self.ours.lifetime).into()));
     }
 
+    /// The longest message that this side sends: none over its own limit, whatever the peer reads.
+    #[inline]
+    pub(super) fn send_limit(&self) -> u32 {
+        self.theirs.max_message.min(self.ours.max_message)
+    }
+
     /// Ends the connection without a word.
     pub(super) fn fail(&mut self, end: ConnectionError) -> ConnectionError {
         if let Some(link) = self.phase.link_mut() {

@@ -197,7 +197,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
         rng.try_fill_bytes(ephemeral.as_mut_slice())
             .map_err(|_| EntropyError::new())?;
         let accepts = Accepts::of(settings, false);
-        // Until the server has said what it reads there is no limit.
+        // Until the server has said what it reads, only this side's own limit holds.
         let theirs = Accepts {
             max_message: u32::MAX,
             ..accepts
@@ -388,7 +388,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
 impl<T: RequestTable, C: NoiseCrypto> session::Client for ClientSession<T, C> {
     fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error> {
         self.open_for_new()?;
-        check_length(length, self.base.theirs.max_message)?;
+        check_length(length, self.base.send_limit())?;
         Ok(OutgoingRequest::new(self.base.serial, length))
     }
 

@@ -24,6 +24,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         if let Some(end) = self.base.life.end() {
             return self.write_last(&client.crypto, end, out);
         }
+        let limits = (self.base.serial, self.base.send_limit());
         let link = match &mut self.base.phase {
             Phase::Handshake(Handshake::Hello(_)) => return self.write_hello(client, out),
             Phase::Handshake(Handshake::Welcome(_)) => return Ok(0),
@@ -46,7 +47,6 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
                 self.requests.write_cancels(&mut writer);
                 link.write_close(&mut writer);
             }
-            let limits = (self.base.serial, self.base.theirs.max_message);
             if owed == 0 || link.owed() + self.requests.cancels == 0 {
                 trouble = in_turn(messages, |(message, body)| {
                     self.requests

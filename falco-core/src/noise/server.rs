@@ -368,7 +368,7 @@ impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {
         if self.waiting(id)? != State::Waiting {
             return Err(ReplyError::NotWaiting(id));
         }
-        check_length(length, self.base.theirs.max_message)?;
+        check_length(length, self.base.send_limit())?;
         Ok(OutgoingAnswer::new(id, length))
     }
 

@@ -46,7 +46,7 @@ pub(super) fn of_owed(wrote: Result<usize, SealError>) -> Result<usize, OutputTo
     }
 }
 
-/// Whether the peer reads a message of `length` bytes.
+/// Whether a message of `length` bytes is within the limit.
 #[inline]
 pub(super) fn check_length(length: usize, limit: u32) -> Result<(), RequestError> {
     let (length, limit) = (u64::try_from(length).unwrap_or(u64::MAX), u64::from(limit));
