@@ -1,6 +1,8 @@
 //! Keys as the connections of a service share them: expanded once, on the noise wire, the classic wire, or both. What an owner sets is [`Secrets`]; what connections take is
 //! [`ClientKeys`] or [`ServerKeys`]. Adapters are built on this; a chip with one wire and one key takes [`NoiseClient`] or [`ClassicKey`] as they are.
 
+mod entropy;
+mod source;
 mod wires;
 
 use alloc::vec;
@@ -18,6 +20,8 @@ use crate::ledger::{NonceLedger, NonceSlot};
 use crate::message::KeyId;
 use crate::noise::{ContextTooLong, KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot, Ring, RingError};
 
+pub use entropy::Entropy;
+pub use source::{ClientKeySource, KeyOptions};
 pub use wires::Keys;
 use wires::{Classic, Wires};
 

@@ -148,6 +148,7 @@ mod role;
 mod send_queue;
 mod session;
 mod settings;
+mod settings_builder;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod time;
@@ -174,5 +175,6 @@ pub use settings::{
     DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_LIFETIME, DEFAULT_MAX_HELD, DEFAULT_MAX_IN_FLIGHT, DEFAULT_MAX_MESSAGE,
     DEFAULT_MAX_RECORD, Settings, SettingsError,
 };
+pub use settings_builder::SettingsBuilder;
 pub use time::Instant;
 pub use wire::{ClientWire, ServerWire, Wire};

@@ -20,6 +20,22 @@ pub struct NoiseSecret {
     id: KeyId,
 }
 
+#[cfg(feature = "rustcrypto")]
+impl Key {
+    /// The id by which a server on the noise wire finds the key among others, and by which one is
+    /// retired. It can be shown and stored: it says nothing of the secret.
+    ///
+    /// ```
+    /// let key = falco_core::Key::from_bytes([7; 32])?;
+    /// assert_eq!(key.id().to_string().len(), 16);
+    /// # Ok::<(), falco_core::KeyError>(())
+    /// ```
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        NoiseSecret::id_of(self, &crate::crypto::RustCrypto)
+    }
+}
+
 impl NoiseSecret {
     /// The id of `key`, which is not used up.
     pub fn id_of<C: NoiseCrypto>(key: &Key, crypto: &C) -> KeyId {
