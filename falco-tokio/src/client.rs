@@ -18,7 +18,7 @@ use core::time::Duration;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use falco_core::keys::{ClientKeys, Secrets};
+use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
 use falco_core::{Fate, Key, Settings};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
@@ -28,7 +28,6 @@ use self::dial::{Backoff, Dial};
 use self::shared::{Order, Shared};
 use self::stats::Counters;
 use crate::clock::Clock;
-use crate::entropy::Entropy;
 use crate::error::Error;
 
 pub use self::builder::ClientBuilder;
@@ -42,7 +41,7 @@ const SHAKING_HANDS: &str = "shaking hands";
 struct Env {
     /// Replaced when the key changes.
     keys: RwLock<Arc<ClientKeys>>,
-    wire: Wire,
+    key_options: KeyOptions,
     settings: Settings,
     clock: Clock,
     entropy: Entropy,
@@ -56,30 +55,6 @@ struct Env {
     /// Whether a server has let this client in under its key, and none has said since that the key is
     /// retired.
     admitted: AtomicBool,
-}
-
-/// What a key is used with.
-#[derive(Debug)]
-struct Wire {
-    classic: bool,
-    context: Vec<u8>,
-    nonces: usize,
-}
-
-impl Wire {
-    fn secrets(&self, key: Key) -> Secrets {
-        let mut secrets = Secrets {
-            context: self.context.clone(),
-            nonces: self.nonces,
-            ..Secrets::default()
-        };
-        if self.classic {
-            secrets.classic = Some(key);
-        } else {
-            secrets.noise.push(key);
-        }
-        secrets
-    }
 }
 
 impl Env {
@@ -184,8 +159,11 @@ impl Client {
     /// [`Error`], such as of a server that does not have the key yet; then the old one stays in use.
     pub async fn set_key(&self, key: Key) -> Result<(), Error> {
         let env = &self.inner.env;
+        if self.inner.is_closed() {
+            return Err(Error::Closed);
+        }
         let mut entropy = env.entropy.clone();
-        let keys = Arc::new(env.wire.secrets(key).into_client(&mut entropy)?);
+        let keys = env.key_options.keys(key, &mut entropy)?;
         let socket = env.dial.dial(env.connect_timeout, env.settings.lifetime()).await?;
         let mut connection = Connection::new(socket, env, Arc::clone(&keys))?;
         // The handshake has its own limit.
@@ -195,10 +173,12 @@ impl Client {
         *env.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
         env.admit();
         let mut adopted = Some(Box::new(connection));
+        let mut taken = false;
         for slot in &self.inner.slots {
-            slot.order(adopted.take().map_or(Order::Renew, Order::Adopt));
+            taken |= slot.order(adopted.take().map_or(Order::Renew, Order::Adopt));
         }
-        Ok(())
+        // Meanwhile the client may have been closed.
+        if taken { Ok(()) } else { Err(Error::Closed) }
     }
 
     /// Ends all connections in good order: requests that are under way still get their ends, on all clones; new ones are refused. It waits until the server has seen the end, for a
@@ -243,6 +223,10 @@ impl Client {
 }
 
 impl Inner {
+    fn is_closed(&self) -> bool {
+        self.slots.iter().all(|slot| slot.is_closed())
+    }
+
     /// The connection with the fewest requests under way.
     fn least_loaded(&self) -> Result<&Arc<Shared>, Error> {
         if let [only] = &*self.slots {
@@ -328,7 +312,7 @@ impl tower::Service<Bytes> for Client {
     type Future = Pin<Box<dyn Future<Output = Result<Bytes, Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if self.inner.slots.iter().all(|slot| slot.is_closed()) {
+        if self.inner.is_closed() {
             return Poll::Ready(Err(Error::Closed));
         }
         if self.permit.is_none() {

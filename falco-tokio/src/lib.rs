@@ -69,11 +69,5 @@ pub use socket::Stream;
 /// # Errors
 /// [`KeyError::Entropy`] where the operating system gives no random numbers.
 pub fn generate_key() -> Result<Key, KeyError> {
-    Key::generate(&mut getrandom::SysRng)
-}
-
-/// The id by which a server on the noise wire finds a key, and by which [`Handle::retire_key`] is told which one. It says nothing of the secret.
-#[must_use]
-pub fn key_id(key: &Key) -> KeyId {
-    falco_core::noise::NoiseSecret::id_of(key, &falco_core::RustCrypto)
+    Key::generate(&mut entropy::system())
 }

@@ -17,7 +17,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use falco_core::keys::{ServerKeys, SetupError};
+use falco_core::keys::{Entropy, ServerKeys, SetupError};
 use falco_core::mux::SharedBudget;
 use falco_core::{ConnectionError, Key, KeyId, Settings};
 use tower::Service as TowerService;
@@ -27,7 +27,6 @@ use self::handler::ServiceHandler;
 use self::registry::Registry;
 use self::stats::Counters;
 use crate::clock::Clock;
-use crate::entropy::Entropy;
 use crate::error::{Error, HandlerError};
 use crate::socket::Stream;
 

@@ -9,7 +9,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use common::{Running, key};
-use falco_tokio::{Client, Refusal, Request, Server, Settings, key_id};
+use falco_tokio::{Client, Refusal, Request, Server, Settings};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
@@ -75,7 +75,7 @@ async fn a_client_with_a_new_key_waits_for_its_server_though_the_old_one_is_reti
     let address = server.address;
     server.handle.add_key(key(2)).unwrap();
     client.set_key(key(2)).await.unwrap();
-    server.handle.retire_key(key_id(&key(1)));
+    server.handle.retire_key(key(1).id());
     sleep(Duration::from_millis(50)).await;
     server.stop().await;
     // In its place something that takes hellos and ends.

@@ -11,7 +11,7 @@ mod common;
 use core::time::Duration;
 
 use common::{Running, key};
-use falco_tokio::{Client, ConnectionError, Error, Fate, Request, Server, SettingsError, SetupError, key_id};
+use falco_tokio::{Client, ConnectionError, Error, Fate, Request, Server, SettingsError, SetupError};
 
 #[tokio::test]
 async fn a_client_moves_to_a_new_key_before_the_old_one_is_retired() {
@@ -22,7 +22,7 @@ async fn a_client_moves_to_a_new_key_before_the_old_one_is_retired() {
         }
         Ok(seen)
     };
-    let (old, new) = (key_id(&key(1)).to_string(), key_id(&key(2)).to_string());
+    let (old, new) = (key(1).id().to_string(), key(2).id().to_string());
     let server = Running::start(Server::builder(key(1)), handler).await;
     let client = Client::builder(key(1))
         .connections(2)
@@ -43,8 +43,8 @@ async fn a_client_moves_to_a_new_key_before_the_old_one_is_retired() {
     for _ in 0..4 {
         assert_eq!(client.request("two").await.unwrap(), new);
     }
-    assert!(server.handle.retire_key(key_id(&key(1))));
-    assert!(!server.handle.retire_key(key_id(&key(1))));
+    assert!(server.handle.retire_key(key(1).id()));
+    assert!(!server.handle.retire_key(key(1).id()));
     assert_eq!(slow.await.unwrap().unwrap(), old, "what had begun got its answer");
     assert_eq!(client.request("three").await.unwrap(), new);
     assert!(
@@ -61,7 +61,7 @@ async fn whoever_has_a_retired_key_is_told_at_once_and_not_let_in_again() {
     let server = Running::echo(Server::builder(key(1)).key(key(2))).await;
     let client = server.client().await;
     assert_eq!(client.request("before").await.unwrap(), "before");
-    server.handle.retire_key(key_id(&key(1)));
+    server.handle.retire_key(key(1).id());
     let refused = loop {
         match client.request("after").await {
             // It may still have been on its way when the key was retired.
@@ -83,7 +83,7 @@ async fn whoever_has_a_retired_key_is_told_at_once_and_not_let_in_again() {
 #[tokio::test]
 async fn what_does_not_go_together_is_told_when_it_is_used() {
     let twice = Server::builder(key(1)).key(key(1)).unbound().unwrap_err();
-    assert!(matches!(twice, Error::Setup(SetupError::DuplicateKey(id)) if id == key_id(&key(1))));
+    assert!(matches!(twice, Error::Setup(SetupError::DuplicateKey(id)) if id == key(1).id()));
     let both = Server::builder(key(1)).classic(key(1)).unbound().unwrap_err();
     assert!(matches!(both, Error::Setup(SetupError::KeyOnBothWires(_))));
     let short = Client::builder(key(1))
@@ -102,7 +102,7 @@ async fn both_wires_on_one_port_each_under_its_key() {
     .await;
     let noise = server.client().await;
     let classic = Client::classic(key(2)).connect(server.address).await.unwrap();
-    assert_eq!(noise.request("x").await.unwrap(), key_id(&key(1)).to_string());
+    assert_eq!(noise.request("x").await.unwrap(), key(1).id().to_string());
     assert_eq!(classic.request("x").await.unwrap(), "classic");
     for wrong in [Client::builder(key(2)), Client::classic(key(1))] {
         let refused = wrong.connect(server.address).await.unwrap_err();

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use common::{Running, key};
-use falco_tokio::{Client, Request, Server, key_id};
+use falco_tokio::{Client, Request, Server};
 use tracing_subscriber::fmt::format::FmtSpan;
 
 #[derive(Clone, Default)]
@@ -56,7 +56,7 @@ async fn traces_say_what_happened_and_nothing_secret() {
     assert_eq!(classic.request(body).await.unwrap(), body);
     assert!(client.request("fail").await.is_err());
     server.handle.add_key(key(0x5d)).unwrap();
-    server.handle.retire_key(key_id(&key(0x5a)));
+    server.handle.retire_key(key(0x5a).id());
     let debugged = format!(
         "{client:?} {server:?} {:?}",
         Client::builder(key(0x5a)),
@@ -71,7 +71,7 @@ async fn traces_say_what_happened_and_nothing_secret() {
         "the handler failed",
         "out of luck",
         "KeyRetired",
-        &key_id(&key(0x5a)).to_string(),
+        &key(0x5a).id().to_string(),
     ] {
         assert!(traced.contains(expected), "{expected} is not in:\n{traced}");
     }

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use common::{Running, key};
-use falco_tokio::{Client, ClientBuilder, Error, Fate, Handler, Request, Server, key_id};
+use falco_tokio::{Client, ClientBuilder, Error, Fate, Handler, Request, Server};
 use tokio::task::JoinSet;
 
 const CLIENTS: usize = 6;
@@ -174,12 +174,12 @@ async fn a_change_of_keys_under_load_fails_no_request() {
     for new in 2..6 {
         tokio::time::sleep(WHILE).await;
         let added = server.handle.add_key(key(new)).unwrap();
-        assert_eq!(added, key_id(&key(new)));
+        assert_eq!(added, key(new).id());
         for client in &clients {
             client.set_key(key(new)).await.unwrap();
         }
         let before = load.answered.load(Ordering::Relaxed);
-        assert!(server.handle.retire_key(key_id(&key(new - 1))));
+        assert!(server.handle.retire_key(key(new - 1).id()));
         let late = Client::builder(key(new - 1)).connect(server.address).await;
         assert!(late.unwrap_err().is_refused());
         tokio::time::sleep(WHILE).await;

@@ -21,7 +21,7 @@ use crate::message::Refusal;
 /// assert_eq!(refusal_of(None, true), Refusal::Failed);
 /// ```
 #[must_use]
-pub fn refusal_of(error: Option<&(dyn Error + 'static)>, cancelled: bool) -> Refusal {
+pub fn refusal_of(error: Option<&(dyn Error + Send + Sync + 'static)>, cancelled: bool) -> Refusal {
     match error {
         None => Refusal::Failed,
         Some(_) if cancelled => Refusal::Cancelled,

@@ -8,17 +8,17 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
-use falco_core::keys::Secrets;
-use falco_core::{EntropyError, Key, Settings, SettingsError};
+use falco_core::keys::{ClientKeySource, Entropy};
+use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 use tokio::sync::oneshot;
 
 use super::dial::{Backoff, Connecting, Dial};
 use super::shared::{Order, Shared};
 use super::slot::Slot;
 use super::stats::Counters;
-use super::{Client, Env, Wire};
+use super::{Client, Env};
 use crate::clock::Clock;
-use crate::entropy::Entropy;
+use crate::entropy;
 use crate::error::Error;
 use crate::socket::Stream;
 
@@ -36,14 +36,14 @@ const BACKOFF: Backoff = Backoff {
     most: Duration::from_secs(10),
 };
 
-/// Settings of a [`Client`].
-#[derive(Debug)]
+/// Settings of a [`Client`]. Clones of a builder share its key, so that a process can have several
+/// clients under one key: with the key they share the context and, on the classic wire, the memory of
+/// nonces, which the first client fixes.
+#[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it connects"]
 pub struct ClientBuilder {
-    secrets: Secrets,
-    settings: Settings,
-    /// A setting that was out of its range; told where the builder is used.
-    trouble: Option<SettingsError>,
+    key: ClientKeySource,
+    settings: SettingsBuilder,
     connections: usize,
     connect_timeout: Duration,
     request_timeout: Option<Duration>,
@@ -56,74 +56,61 @@ pub struct ClientBuilder {
 impl Client {
     /// A client of servers that have `key`. It speaks the noise wire: both sides prove that they have the key, and keys of their own protect each connection.
     pub fn builder(key: Key) -> ClientBuilder {
-        ClientBuilder::new(Secrets {
-            noise: vec![key],
-            ..Secrets::default()
-        })
+        ClientBuilder::new(ClientKeySource::noise(key))
     }
 
     /// A client that speaks the classic wire, to servers of the published falcotcp 0.1.x and to [`Server::classic`](crate::Server::classic).
     ///
     /// What that wire does not give is told in [`falco_core::classic`]. Its connection ends when nothing was sent for a lifetime; the next request makes another.
     pub fn classic(key: Key) -> ClientBuilder {
-        ClientBuilder::new(Secrets {
-            classic: Some(key),
-            nonces: REPLAY_MEMORY,
-            ..Secrets::default()
-        })
+        ClientBuilder::new(ClientKeySource::classic(key, REPLAY_MEMORY))
     }
 }
 
 impl ClientBuilder {
-    fn new(secrets: Secrets) -> Self {
+    fn new(key: ClientKeySource) -> Self {
         Self {
-            secrets,
-            settings: Settings::new(),
-            trouble: None,
+            key,
+            settings: SettingsBuilder::new(),
             connections: 1,
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: Some(REQUEST_TIMEOUT),
             max_outstanding: None,
             backoff: BACKOFF,
             fail_fast: false,
-            entropy: Entropy::system(),
+            entropy: entropy::system(),
         }
     }
 
     /// The name of the service called, or any bytes that both owners have agreed on, 65,535 at most: a server of another context does not take the hello. Empty by
     /// default. The classic wire has none.
-    pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
-        self.secrets.context = context.into();
+    pub fn context(self, context: impl Into<Vec<u8>>) -> Self {
+        self.key.set_context(context.into());
         self
     }
 
-    /// The largest message, the lifetime, whether to ping so that a connection stays, how long a handshake may take.
+    /// The largest message, the lifetime, whether to ping so that a connection stays, how long a
+    /// handshake may take. What is set by itself holds, before or after this.
     pub const fn settings(mut self, settings: Settings) -> Self {
-        self.settings = settings;
+        self.settings = self.settings.settings(settings);
         self
     }
 
     /// The largest message body, in bytes, either way: 16 MiB by default.
     pub const fn max_message(mut self, bytes: u32) -> Self {
-        self.settings = self.settings.with_max_message(bytes);
+        self.settings = self.settings.max_message(bytes);
         self
     }
 
     /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days. The smaller of both sides' is in force.
     pub const fn lifetime(mut self, lifetime: Duration) -> Self {
-        match self.settings.with_lifetime(lifetime) {
-            Ok(settings) => self.settings = settings,
-            Err(error) => self.trouble = Some(error),
-        }
+        self.settings = self.settings.lifetime(lifetime);
         self
     }
 
     /// How long a handshake may take: 5 s by default, at least 1 ms.
     pub const fn handshake_timeout(mut self, timeout: Duration) -> Self {
-        match self.settings.with_handshake_timeout(timeout) {
-            Ok(settings) => self.settings = settings,
-            Err(error) => self.trouble = Some(error),
-        }
+        self.settings = self.settings.handshake_timeout(timeout);
         self
     }
 
@@ -167,8 +154,8 @@ impl ClientBuilder {
 
     /// How many nonces to remember on the classic wire, 20 bytes each, 1024 by default; 0 remembers none. Answers that are replayed from within this memory are
     /// refused. The noise wire needs none.
-    pub const fn replay_memory(mut self, nonces: usize) -> Self {
-        self.secrets.nonces = nonces;
+    pub fn replay_memory(self, nonces: usize) -> Self {
+        self.key.set_nonces(nonces);
         self
     }
 
@@ -189,7 +176,7 @@ impl ClientBuilder {
     /// A client that connects to a host and port when it first has something to send.
     ///
     /// # Errors
-    /// [`Error::Setup`].
+    /// [`Error::Setup`], [`Error::Settings`].
     ///
     /// # Panics
     /// Outside of a Tokio runtime, on which the client's tasks run.
@@ -246,20 +233,13 @@ impl ClientBuilder {
     }
 
     fn build(self, dial: Dial) -> Result<Client, Error> {
-        if let Some(trouble) = self.trouble {
-            return Err(trouble.into());
-        }
+        let settings = self.settings.build()?;
         let mut entropy = self.entropy;
-        let wire = Wire {
-            classic: self.secrets.classic.is_some(),
-            context: self.secrets.context.clone(),
-            nonces: self.secrets.nonces,
-        };
-        let keys = self.secrets.into_client(&mut entropy)?;
+        let (keys, key_options) = self.key.keys(&mut entropy)?;
         let env = Arc::new(Env {
-            keys: RwLock::new(Arc::new(keys)),
-            wire,
-            settings: self.settings,
+            keys: RwLock::new(keys),
+            key_options,
+            settings,
             clock: Clock::new(),
             entropy,
             dial,

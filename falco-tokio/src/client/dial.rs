@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use falco_core::Fate;
+use falco_core::keys::Entropy;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
 use super::addresses;
-use crate::entropy::Entropy;
 use crate::error::Error;
 use crate::socket::{Socket, Stream};
 
@@ -176,7 +176,7 @@ mod tests {
             first: Duration::from_millis(50),
             most: Duration::from_secs(10),
         };
-        let entropy = Entropy::system();
+        let entropy = crate::entropy::system();
         for (failed, bound) in [
             (1, 50),
             (2, 100),

@@ -6,9 +6,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use falco_core::keys::Secrets;
+use falco_core::keys::{Entropy, Secrets};
 use falco_core::mux::SharedBudget;
-use falco_core::{EntropyError, Key, Settings, SettingsError};
+use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 #[cfg(unix)]
 use tokio::net::UnixListener;
 use tokio::net::{TcpListener, ToSocketAddrs};
@@ -18,7 +18,7 @@ use super::registry::Registry;
 use super::stats::Counters;
 use super::{OnCancel, Server, Service};
 use crate::clock::Clock;
-use crate::entropy::Entropy;
+use crate::entropy;
 use crate::error::Error;
 
 /// How many connections there may be by default.
@@ -35,9 +35,7 @@ const MAX_HELD: usize = 1 << 30;
 #[must_use = "a builder does nothing until it is bound"]
 pub struct ServerBuilder {
     secrets: Secrets,
-    settings: Settings,
-    /// A setting that was out of its range; told where the builder is used.
-    trouble: Option<SettingsError>,
+    settings: SettingsBuilder,
     max_connections: usize,
     max_half_open: usize,
     max_held: usize,
@@ -73,14 +71,13 @@ impl ServerBuilder {
                 nonces: REPLAY_MEMORY,
                 ..secrets
             },
-            settings: Settings::new(),
-            trouble: None,
+            settings: SettingsBuilder::new(),
             max_connections: MAX_CONNECTIONS,
             max_half_open: MAX_HALF_OPEN,
             max_held: MAX_HELD,
             on_cancel: OnCancel::default(),
             spawn_handlers: false,
-            entropy: Entropy::system(),
+            entropy: entropy::system(),
         }
     }
 
@@ -104,42 +101,34 @@ impl ServerBuilder {
         self
     }
 
-    /// The largest message, the requests in flight on one connection, the lifetime, how long a handshake may take.
+    /// The largest message, the requests in flight on one connection, the lifetime, how long a
+    /// handshake may take. What is set by itself holds, before or after this.
     pub const fn settings(mut self, settings: Settings) -> Self {
-        self.settings = settings;
+        self.settings = self.settings.settings(settings);
         self
     }
 
     /// The largest message body, in bytes, either way: 16 MiB by default.
     pub const fn max_message(mut self, bytes: u32) -> Self {
-        self.settings = self.settings.with_max_message(bytes);
+        self.settings = self.settings.max_message(bytes);
         self
     }
 
     /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days. The smaller of both sides' is in force.
     pub const fn lifetime(mut self, lifetime: Duration) -> Self {
-        match self.settings.with_lifetime(lifetime) {
-            Ok(settings) => self.settings = settings,
-            Err(error) => self.trouble = Some(error),
-        }
+        self.settings = self.settings.lifetime(lifetime);
         self
     }
 
     /// How long a handshake may take: 5 s by default, at least 1 ms.
     pub const fn handshake_timeout(mut self, timeout: Duration) -> Self {
-        match self.settings.with_handshake_timeout(timeout) {
-            Ok(settings) => self.settings = settings,
-            Err(error) => self.trouble = Some(error),
-        }
+        self.settings = self.settings.handshake_timeout(timeout);
         self
     }
 
     /// How many requests of one connection may be unanswered at once: 1024 by default, at least 1. A client holds those beyond it back.
     pub const fn max_in_flight(mut self, requests: u16) -> Self {
-        match self.settings.with_max_in_flight(requests) {
-            Ok(settings) => self.settings = settings,
-            Err(error) => self.trouble = Some(error),
-        }
+        self.settings = self.settings.max_in_flight(requests);
         self
     }
 
@@ -239,14 +228,12 @@ impl ServerBuilder {
     }
 
     fn build(self, listener: Option<Listener>) -> Result<Server, Error> {
-        if let Some(trouble) = self.trouble {
-            return Err(trouble.into());
-        }
+        let settings = self.settings.build()?;
         let mut entropy = self.entropy;
         let keys = self.secrets.into_server(&mut entropy)?;
         let service = Service {
             keys: Arc::new(keys),
-            settings: self.settings,
+            settings,
             clock: Clock::new(),
             entropy,
             budget: SharedBudget::new(self.max_held),

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Body, Ending, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Body, Ending, ServerMux, ServerStep, SharedBudget, refusal_of};
 use falco_core::{CloseReason, ConnectionError, Refusal, RequestError, RequestId, ServerConnection};
 use tracing::{Span, debug, warn};
 
 use super::control::{Control, Outcome};
-use super::handler::{Handler, refusal_of};
+use super::handler::Handler;
 use super::request::Request;
 use super::running::{self, Running};
 use super::{OnCancel, Service};
@@ -150,12 +150,9 @@ impl<H: Handler> Connection<H> {
                 }
                 Err(_) => return counters.refusals.add(1),
             },
-            Outcome::Dropped if cancelled => {
-                counters.cancelled.add(1);
-                return self.mux.refuse(id, Refusal::Cancelled);
-            }
+            Outcome::Dropped if cancelled => Refusal::Cancelled,
             Outcome::Failed(error) => {
-                let refusal = refusal_of(&error);
+                let refusal = refusal_of(Some(&*error), cancelled);
                 if refusal == Refusal::Failed {
                     warn!(request = id.number(), %error, "the handler failed");
                 }
@@ -163,11 +160,15 @@ impl<H: Handler> Connection<H> {
             }
             Outcome::Panicked => {
                 warn!(request = id.number(), "the handler panicked");
-                Refusal::Failed
+                refusal_of(None, cancelled)
             }
             // The runtime shuts down, or the handler was aborted from elsewhere.
-            Outcome::Dropped => Refusal::Failed,
+            Outcome::Dropped => refusal_of(None, cancelled),
         };
+        if cancelled && refusal == Refusal::Cancelled {
+            counters.cancelled.add(1);
+            return self.mux.refuse(id, refusal);
+        }
         if refusal == Refusal::Failed {
             counters.failed.add(1);
         }
@@ -266,7 +267,7 @@ impl<H: Handler> Connection<H> {
     /// Handles a request: at once, if its handler is ready at once, or else on a task of its own.
     fn handle(&mut self, cx: &mut Context<'_>, id: RequestId, body: Bytes) {
         self.service.counters.requests.add(1);
-        let request = Request::new(body, id, Arc::clone(&self.control));
+        let request = Request::received(body, id, Arc::clone(&self.control));
         let at_once = !self.service.spawn_handlers;
         match running::begin(|| self.handler.handle(request), at_once, cx) {
             (_, Poll::Ready(outcome)) => self.finish(id, outcome),

@@ -86,8 +86,3 @@ where
         })
     }
 }
-
-/// What the client is told of a handler's error.
-pub(crate) fn refusal_of(error: &HandlerError) -> Refusal {
-    error.downcast_ref().copied().unwrap_or(Refusal::Failed)
-}

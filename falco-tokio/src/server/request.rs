@@ -11,22 +11,84 @@ use falco_core::{KeyId, RequestId};
 use super::control::Control;
 
 /// A request, decrypted.
+///
+/// A server makes one of what a client has sent. A test of a handler makes its own, without a
+/// connection:
+///
+/// ```
+/// use falco_tokio::{HandlerError, Key, KeyId, Refusal, Request};
+///
+/// async fn greet(request: Request, admin: KeyId) -> Result<Vec<u8>, HandlerError> {
+///     if request.key_id() != Some(admin) {
+///         return Err(Refusal::NotProcessed.into());
+///     }
+///     let peer = request.peer().ok_or("not over a Unix socket")?;
+///     Ok(format!("{} from {peer}", str::from_utf8(request.body())?).into_bytes())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (admin, other) = (Key::from_bytes([1; 32])?.id(), Key::from_bytes([2; 32])?.id());
+/// let request = || Request::new("hello").with_peer(([192, 0, 2, 7], 9).into());
+/// let answer = greet(request().with_key_id(admin), admin).await.expect("it is the admin");
+/// assert_eq!(answer, b"hello from 192.0.2.7:9");
+/// assert!(greet(request().with_key_id(other), admin).await.is_err());
+/// assert!(greet(Request::new("hello").with_key_id(admin), admin).await.is_err());
+/// # Ok(())
+/// # }
+/// ```
 pub struct Request {
     body: Bytes,
-    id: RequestId,
-    control: Arc<Control>,
+    /// None where it was made by hand.
+    origin: Option<(RequestId, Arc<Control>)>,
+    /// What was set by hand.
+    set: Option<Box<Set>>,
     /// Where it is noted that somebody has looked at the body, if anybody wants to know.
     seen: Option<Arc<AtomicBool>>,
 }
 
+struct Set {
+    peer: Option<SocketAddr>,
+    key_id: Option<KeyId>,
+}
+
 impl Request {
-    pub(crate) const fn new(body: Bytes, id: RequestId, control: Arc<Control>) -> Self {
-        let seen = None;
+    /// A request that came over no connection, for tests of handlers. It has no peer and no key id,
+    /// and is never cancelled.
+    #[must_use]
+    pub fn new(body: impl Into<Bytes>) -> Self {
+        Self {
+            body: body.into(),
+            origin: None,
+            set: None,
+            seen: None,
+        }
+    }
+
+    /// The same request with another [`peer`](Self::peer).
+    #[must_use]
+    pub fn with_peer(mut self, peer: SocketAddr) -> Self {
+        self.set().peer = Some(peer);
+        self
+    }
+
+    /// The same request with another [`key_id`](Self::key_id).
+    #[must_use]
+    pub fn with_key_id(mut self, key_id: KeyId) -> Self {
+        self.set().key_id = Some(key_id);
+        self
+    }
+
+    fn set(&mut self) -> &mut Set {
+        let (peer, key_id) = (self.peer(), self.key_id());
+        self.set.get_or_insert_with(|| Box::new(Set { peer, key_id }))
+    }
+
+    pub(crate) const fn received(body: Bytes, id: RequestId, control: Arc<Control>) -> Self {
         Self {
             body,
-            id,
-            control,
-            seen,
+            origin: Some((id, control)),
+            set: None,
+            seen: None,
         }
     }
 
@@ -58,33 +120,46 @@ impl Request {
     /// The client's address; none where the connection is not one of the internet.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
-        self.control.peer
+        match (&self.set, &self.origin) {
+            (Some(set), _) => set.peer,
+            (None, Some((_, control))) => control.peer,
+            (None, None) => None,
+        }
     }
 
-    /// The id of the key that the client has proved to have. The classic wire has none.
+    /// The [id](crate::Key::id) of the key that the client has proved to have. The classic wire has none.
     #[must_use]
     pub fn key_id(&self) -> Option<KeyId> {
-        self.control.key.get().copied()
+        match (&self.set, &self.origin) {
+            (Some(set), _) => set.key_id,
+            (None, Some((_, control))) => control.key.get().copied(),
+            (None, None) => None,
+        }
     }
 
     /// Whether nobody waits for the answer any more: the client has cancelled the request, or is gone.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.control.is_cancelled(self.id)
+        let origin = self.origin.as_ref();
+        origin.is_some_and(|(id, control)| control.is_cancelled(*id))
     }
 
     /// Waits until nobody waits for the answer any more. For what a handler has set going elsewhere, and for handlers that are not dropped
     /// ([`OnCancel::Signal`](crate::OnCancel::Signal)).
     pub async fn cancelled(&self) {
-        self.control.cancelled(self.id).await;
+        match &self.origin {
+            Some((id, control)) => control.cancelled(*id).await,
+            None => core::future::pending().await,
+        }
     }
 }
 
 impl fmt::Debug for Request {
     /// Shows how long the body is, and nothing of it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = self.origin.as_ref().map(|(id, _)| id.number());
         f.debug_struct("Request")
-            .field("number", &self.id.number())
+            .field("number", &number)
             .field("length", &self.body.len())
             .field("peer", &self.peer())
             .field("key_id", &self.key_id())

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use falco_tokio::{generate_key, key_id};
+use falco_tokio::generate_key;
 use zeroize::Zeroizing;
 
 use crate::failure::{Code, Failure};
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     log::tell(&format_args!(
         "a new key is in {}; its key id is {}",
         path.display(),
-        key_id(&key)
+        key.id()
     ));
     Ok(())
 }

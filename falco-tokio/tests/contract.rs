@@ -1,0 +1,388 @@
+//! What falco-tokio and falco-std both promise, in the words of this one. The file of the same name
+//! in falco-std says the same without `await`; `docs/adapters.md` compares all methods.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod common;
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
+use std::sync::Arc;
+
+use common::{Running, key};
+use falco_tokio::{
+    Client, EntropyError, Error, Fate, HandlerError, Key, Refusal, Request, RequestError, Server, Settings,
+    SettingsError, SetupError,
+};
+
+/// What a request of three bytes comes to.
+async fn three(client: &Client) -> Result<usize, RequestError> {
+    match client.request("abc").await {
+        Ok(answer) => Ok(answer.len()),
+        Err(Error::Request(error)) => Err(error),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn settings_that_come_later_undo_no_single_value() {
+    let too_large = Err(RequestError::Refused(Refusal::TooLarge));
+    for builder in [
+        Server::builder(key(1)).max_message(2).settings(Settings::new()),
+        Server::builder(key(1)).settings(Settings::new()).max_message(2),
+    ] {
+        let server = Running::echo(builder).await;
+        let client = server.client().await;
+        let sent = three(&client).await;
+        let limit = RequestError::TooLarge { length: 3, limit: 2 };
+        assert!(sent == too_large || sent == Err(limit), "{sent:?}");
+        server.stop().await;
+    }
+    let server = Running::echo(Server::builder(key(1))).await;
+    for builder in [
+        Client::builder(key(1)).max_message(2).settings(Settings::new()),
+        Client::builder(key(1)).settings(Settings::new()).max_message(2),
+    ] {
+        let client = builder.connect(server.address).await.unwrap();
+        let limit = RequestError::TooLarge { length: 3, limit: 2 };
+        assert_eq!(three(&client).await, Err(limit));
+        assert_eq!(client.request("ab").await.unwrap(), "ab");
+    }
+    assert_eq!(server.stop().await.stats.requests, 2);
+}
+
+#[tokio::test]
+async fn a_setting_out_of_its_range_is_told_where_the_builder_is_used() {
+    let short = Duration::from_millis(1);
+    let failed = Client::builder(key(1)).lifetime(short).connect("127.0.0.1:1").await;
+    assert!(matches!(failed.unwrap_err(), Error::Settings(SettingsError::Lifetime(given)) if given == short));
+    let failed = Client::builder(key(1))
+        .handshake_timeout(Duration::ZERO)
+        .connect_lazy("127.0.0.1:1");
+    assert!(matches!(
+        failed.unwrap_err(),
+        Error::Settings(SettingsError::HandshakeTimeout(_))
+    ));
+    for builder in [
+        Server::builder(key(1)).max_in_flight(0),
+        Server::builder(key(1)).lifetime(short),
+        Server::builder(key(1)).handshake_timeout(Duration::ZERO),
+    ] {
+        let failed = builder.settings(Settings::new()).unbound().unwrap_err();
+        assert!(matches!(failed, Error::Settings(_)), "{failed}");
+        assert_eq!(failed.fate(), Fate::NotProcessed);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_was_closed_is_closed_for_all_its_clones_and_says_so() {
+    let server = Running::echo(Server::builder(key(1))).await;
+    let client = server.client().await;
+    let clone = client.clone();
+    assert_eq!(clone.request("before").await.unwrap(), "before");
+    client.close().await;
+    for client in [&client, &clone] {
+        for failed in [
+            client.request("after").await.map(drop),
+            client.request_within("after", Duration::from_secs(1)).await.map(drop),
+            client.ping().await.map(drop),
+            client.set_key(key(1)).await,
+        ] {
+            let error = failed.unwrap_err();
+            assert!(matches!(error, Error::Closed), "{error:?}");
+            assert_eq!(error.fate(), Fate::NotProcessed);
+        }
+    }
+    clone.close().await;
+    assert_eq!(server.stop().await.stats.requests, 1);
+}
+
+#[tokio::test]
+async fn a_request_that_has_begun_gets_its_answer_though_the_client_is_closed() {
+    let slow = |request: Request| async move {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        Ok(request.into_body())
+    };
+    let server = Running::start(Server::builder(key(1)), slow).await;
+    let client = server.client().await;
+    let clone = client.clone();
+    let waiting = tokio::spawn(async move { clone.request("slow").await });
+    while server.handle.stats().requests == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    client.close().await;
+    assert_eq!(waiting.await.unwrap().unwrap(), "slow");
+    let report = server.stop().await;
+    assert_eq!((report.cut_connections, report.stats.answers), (0, 1));
+}
+
+#[tokio::test]
+async fn a_connection_ends_when_the_last_clone_is_dropped() {
+    let server = Running::echo(Server::builder(key(1))).await;
+    let first = server.client().await;
+    let second = first.clone();
+    drop(first);
+    assert_eq!(second.request("still there").await.unwrap(), "still there");
+    assert_eq!(server.handle.stats().connections, 1);
+    drop(second);
+    while server.handle.stats().connections > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn clones_of_a_builder_make_clients_under_one_key() {
+    let server = Running::echo(Server::classic(key(1))).await;
+    let builder = Client::classic(key(1));
+    let (one, other) = (builder.clone(), builder);
+    for builder in [one, other] {
+        let client = builder.connect(server.address).await.unwrap();
+        assert_eq!(client.request("x").await.unwrap(), "x");
+    }
+    assert_eq!(server.stop().await.stats.established, 2);
+}
+
+#[tokio::test]
+async fn the_key_changes_and_no_request_fails_by_it() {
+    let handler = |request: Request| async move { Ok(request.key_id().unwrap().to_string()) };
+    let server = Running::start(Server::builder(key(1)).key(key(2)), handler).await;
+    let client = server.client().await;
+    let clone = client.clone();
+    assert_eq!(client.request("").await.unwrap(), key(1).id().to_string());
+    let unknown = client.set_key(key(3)).await.unwrap_err();
+    assert!(unknown.is_refused(), "{unknown}");
+    assert_eq!(client.request("").await.unwrap(), key(1).id().to_string());
+    client.set_key(key(2)).await.unwrap();
+    assert!(server.handle.retire_key(key(1).id()));
+    for client in [&client, &clone] {
+        assert_eq!(client.request("").await.unwrap(), key(2).id().to_string());
+    }
+    let stats = client.stats();
+    assert_eq!((stats.connected, stats.requests, stats.errors), (2, 4, 0));
+    let report = server.stop().await;
+    assert_eq!((report.stats.established, report.stats.answers), (2, 4));
+}
+
+#[tokio::test]
+async fn requests_that_wait_behind_others_get_their_answers_though_the_client_is_closed() {
+    let slow = |request: Request| async move {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Ok(request.into_body())
+    };
+    for (server, client) in [
+        (Server::builder(key(1)).max_in_flight(1), Client::builder(key(1))),
+        (Server::classic(key(1)), Client::classic(key(1))),
+    ] {
+        let server = Running::start(server, slow).await;
+        let client = client.connect(server.address).await.unwrap();
+        let waiting: Vec<_> = (0..4)
+            .map(|_| {
+                let client = client.clone();
+                tokio::spawn(async move { client.request("x").await })
+            })
+            .collect();
+        while client.stats().outstanding < 4 || server.handle.stats().requests == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The last of them may be about to be handed over.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        client.close().await;
+        for request in waiting {
+            assert_eq!(request.await.unwrap().unwrap(), "x");
+        }
+        let report = server.stop().await;
+        assert_eq!((report.stats.answers, report.stats.established), (4, 1));
+    }
+}
+
+#[tokio::test]
+async fn the_key_of_a_classic_client_changes_too() {
+    let server = Running::echo(Server::classic(key(1))).await;
+    let client = Client::classic(key(1)).connect(server.address).await.unwrap();
+    assert_eq!(client.request("one").await.unwrap(), "one");
+    client.set_key(key(1)).await.unwrap();
+    assert_eq!(client.request("two").await.unwrap(), "two");
+    assert!(client.set_key(key(2)).await.unwrap_err().is_refused());
+    assert_eq!(client.request("three").await.unwrap(), "three");
+    assert_eq!(client.stats().connected, 2);
+    client.close().await;
+    assert_eq!(server.stop().await.stats.answers, 3);
+}
+
+#[tokio::test]
+async fn a_handler_chooses_how_its_request_is_refused() {
+    let handler = |request: Request| async move {
+        let refusal: HandlerError = match &request.body()[..] {
+            b"busy" => Refusal::Busy.into(),
+            b"not processed" => Refusal::NotProcessed.into(),
+            _ => "the client does not see this".into(),
+        };
+        Err::<Vec<u8>, _>(refusal)
+    };
+    let server = Running::start(Server::builder(key(1)), handler).await;
+    let client = server.client().await;
+    for (body, refusal) in [
+        ("busy", Refusal::Busy),
+        ("not processed", Refusal::NotProcessed),
+        ("else", Refusal::Failed),
+    ] {
+        match client.request(body).await {
+            Err(Error::Request(RequestError::Refused(told))) => assert_eq!(told, refusal),
+            other => panic!("{other:?}"),
+        }
+    }
+    let stats = server.stop().await.stats;
+    assert_eq!((stats.answers, stats.failed), (0, 1));
+    // One that was not processed is sent again, as often as a lost connection would have it.
+    assert_eq!((stats.requests, stats.refusals), (5, 5));
+}
+
+#[tokio::test]
+async fn both_sides_count_what_they_did() {
+    let server = Running::echo(Server::builder(key(1)).max_message(10)).await;
+    let client = server.client().await;
+    client.request("one").await.unwrap();
+    client.request("two").await.unwrap();
+    client.request("longer than ten bytes").await.unwrap_err();
+    let stats = client.stats();
+    assert_eq!((stats.outstanding, stats.attempts, stats.connected), (0, 1, 1));
+    assert_eq!((stats.requests, stats.answers, stats.errors), (3, 2, 1));
+    let stats = server.handle.stats();
+    assert_eq!((stats.connections, stats.half_open), (1, 0));
+    assert_eq!((stats.accepted, stats.established, stats.turned_away), (1, 1, 0));
+    assert_eq!(
+        (stats.requests, stats.answers, stats.refusals, stats.failed),
+        (2, 2, 0, 0)
+    );
+    assert_eq!((stats.unauthenticated, stats.cancelled, stats.accept_errors), (0, 0, 0));
+    let stranger = Client::builder(key(2)).connect(server.address).await.unwrap_err();
+    assert!(stranger.is_refused());
+    while server.handle.stats().unauthenticated == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    client.close().await;
+    let report = server.stop().await;
+    assert_eq!((report.cut_connections, report.cut_requests), (0, 0));
+    assert_eq!((report.stats.accepted, report.stats.connections), (2, 0));
+}
+
+#[tokio::test]
+async fn a_shutdown_with_a_limit_says_what_it_cut() {
+    let handler = |_: Request| async move { Ok(core::future::pending::<Vec<u8>>().await) };
+    let server = Running::start(Server::builder(key(1)), handler).await;
+    let client = server.client().await;
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.request("never").await })
+        })
+        .collect();
+    while server.handle.stats().requests < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    server.handle.shutdown_within(Duration::from_millis(50));
+    let report = server.task.await.unwrap();
+    assert_eq!((report.cut_connections, report.cut_requests), (1, 3));
+    assert_eq!((report.stats.requests, report.stats.cancelled), (3, 3));
+    for request in waiting {
+        assert_eq!(request.await.unwrap().unwrap_err().fate(), Fate::MaybeProcessed);
+    }
+}
+
+#[tokio::test]
+async fn listeners_may_be_bound_by_others() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Server::builder(key(1)).from_listener(listener).unwrap();
+    assert_eq!(server.local_addr().unwrap(), address);
+    let handle = server.handle();
+    let serving = tokio::spawn(server.serve(|request: Request| async move { Ok(request.into_body()) }));
+    let client = Client::builder(key(1)).connect(address).await.unwrap();
+    assert_eq!(client.request("x").await.unwrap(), "x");
+    handle.shutdown();
+    assert_eq!(serving.await.unwrap().unwrap().stats.answers, 1);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn unix_listeners_may_be_bound_by_others() {
+    let path = std::env::temp_dir().join(format!("falco-tokio-contract-{}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let server = Server::builder(key(1)).from_unix_listener(listener).unwrap();
+    let handle = server.handle();
+    let serving = tokio::spawn(server.serve(|request: Request| async move { Ok(request.into_body()) }));
+    let client = Client::builder(key(1)).connect_unix(&path).await.unwrap();
+    assert_eq!(client.request("x").await.unwrap(), "x");
+    handle.shutdown();
+    assert_eq!(serving.await.unwrap().unwrap().stats.answers, 1);
+    std::fs::remove_file(path).unwrap();
+}
+
+/// How many bytes were drawn from a source.
+#[derive(Default)]
+struct Drawn(Arc<AtomicUsize>);
+
+impl Drawn {
+    /// A source that counts up.
+    fn source(&self) -> impl Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync + 'static {
+        let drawn = Arc::clone(&self.0);
+        move |bytes| {
+            for byte in bytes {
+                *byte = drawn.fetch_add(1, Ordering::SeqCst).to_le_bytes()[0];
+            }
+            Ok(())
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn random_numbers_come_from_where_the_builder_says() {
+    let none = |_: &mut [u8]| Err(EntropyError::new());
+    let failed = Server::builder(key(1)).entropy(none).unbound().unwrap_err();
+    assert!(matches!(failed, Error::Setup(SetupError::Entropy)), "{failed}");
+    let (by_server, by_client) = (Drawn::default(), Drawn::default());
+    let server = Running::echo(Server::builder(key(1)).entropy(by_server.source())).await;
+    let failed = Client::builder(key(1)).entropy(none).connect(server.address).await;
+    let failed = failed.unwrap_err();
+    assert!(matches!(failed, Error::Entropy(_)), "{failed}");
+    let before = by_server.count();
+    assert!(before > 0, "for the key ring");
+    let client = Client::builder(key(1)).entropy(by_client.source());
+    let client = client.connect(server.address).await.unwrap();
+    assert_eq!(client.request("x").await.unwrap(), "x");
+    assert!(by_server.count() > before && by_client.count() > 0, "for the handshake");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_is_made_without_a_connection() {
+    let peer = "192.0.2.1:7".parse().unwrap();
+    let id = Key::from_bytes([9; 32]).unwrap().id();
+    let request = Request::new(b"body".to_vec());
+    assert_eq!((request.peer(), request.key_id()), (None, None));
+    let request = request.with_peer(peer).with_key_id(id);
+    assert_eq!((request.peer(), request.key_id()), (Some(peer), Some(id)));
+    assert!(!request.is_cancelled());
+    let waited = tokio::time::timeout(Duration::from_millis(1), request.cancelled()).await;
+    assert!(waited.is_err());
+    assert_eq!(request.body(), "body");
+    assert_eq!(request.into_body(), "body");
+}
+
+#[tokio::test]
+async fn what_is_set_on_a_request_changes_what_it_says_and_not_whose_it_is() {
+    let handler = |request: Request| async move {
+        let id = request.key_id();
+        let request = request.with_peer(([192, 0, 2, 1], 7).into());
+        assert_eq!(request.key_id(), id);
+        Ok(request.peer().unwrap().to_string())
+    };
+    let server = Running::start(Server::builder(key(1)), handler).await;
+    assert_eq!(server.client().await.request("").await.unwrap(), "192.0.2.1:7");
+    server.stop().await;
+}
