@@ -53,8 +53,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         at(99),
         at(100)
     );
-    handle.stop();
-    serving.join().map_err(|_| "serving panicked")?;
+    handle.shutdown();
+    serving.join().map_err(|_| "serving panicked")??;
     Ok(())
 }
 

@@ -140,17 +140,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
 
     println!(
-        "11. The client closes, and the server is stopped: it lets what is running finish, and says what has been."
+        "11. The client closes, and the server is shut down: it lets what is running finish, and says what has been."
     );
     client.close();
-    handle.stop();
-    let report = serving.join().map_err(|_| "serving panicked")?;
+    handle.shutdown();
+    let report = serving.join().map_err(|_| "serving panicked")??;
     println!(
         "   {} connections accepted, {} established, {} cut off",
-        report.accepted, report.established, report.cut
+        report.stats.accepted, report.stats.established, report.cut_connections
     );
     ensure(
-        (report.accepted, report.established, report.cut) == (3, 1, 0),
+        (report.stats.accepted, report.stats.established, report.cut_connections) == (3, 1, 0),
         "the report says what has been",
     )
 }

@@ -13,26 +13,30 @@ mod place;
 mod reader;
 mod serial;
 mod state;
+mod stats;
 mod turn;
 
 use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
 
-use falco_core::Fate;
 use falco_core::mux::{Retry, after_loss};
+use falco_core::{Fate, Key};
 
 use self::connection::Connection;
 use self::limit::Limit;
 use self::outcome::{Outcome, over};
 use self::place::{Place, Wait};
+use self::stats::{Counters, Outstanding};
 use crate::error::Error;
 
 pub use self::address::Address;
 pub use self::builder::ClientBuilder;
+pub use self::stats::ClientStats;
 
-/// A client of one server. All methods take `&self`: threads may share it, and on the noise wire their requests are under way at once over one connection, each
-/// answered as its handler finishes. On the classic wire, and over a stream that cannot be [split](crate::Stream::split), they go one after another.
+/// A client of one server. Clones are cheap and share its connection; requests of many threads are
+/// under way at once over it, each answered as its handler finishes. On the classic wire, and over a
+/// stream that cannot be [split](crate::Stream::split), they go one after another.
 ///
 /// A client holds one connection, and makes another when that has ended and there is something to
 /// send. While there is none, requests wait for one, each for its own
@@ -56,7 +60,12 @@ pub use self::builder::ClientBuilder;
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Clone)]
 pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     place: Arc<Place>,
     request_timeout: Option<Duration>,
 }
@@ -72,9 +81,7 @@ impl Client {
     /// # Errors
     /// [`Error`]; its [`fate`](Error::fate) says whether the request may have been processed.
     pub fn request(&self, body: impl AsRef<[u8]>) -> Result<Vec<u8>, Error> {
-        self.call(self.request_timeout, |connection, limit| {
-            connection.request(body.as_ref(), limit)
-        })
+        self.inner.request(body.as_ref(), self.inner.request_timeout)
     }
 
     /// The same with a time limit of its own.
@@ -82,9 +89,7 @@ impl Client {
     /// # Errors
     /// [`Error`].
     pub fn request_within(&self, body: impl AsRef<[u8]>, limit: Duration) -> Result<Vec<u8>, Error> {
-        self.call(Some(limit), |connection, limit| {
-            connection.request(body.as_ref(), limit)
-        })
+        self.inner.request(body.as_ref(), Some(limit))
     }
 
     /// Pings the server, which begins the connection's lifetime anew on both sides, and says how
@@ -94,16 +99,50 @@ impl Client {
     /// # Errors
     /// [`Error`].
     pub fn ping(&self) -> Result<Option<Duration>, Error> {
-        self.call(self.request_timeout, Connection::ping)
+        self.inner.call(self.inner.request_timeout, Connection::ping)
     }
 
-    /// Ends the connection in good order: requests that are under way on other threads still get their ends. It waits until the server has seen the end, for a second at most.
+    /// Changes the key, as when the old one is about to be [retired](crate::Handle::retire_key):
+    /// connects and shakes hands under the new one, then sends all requests over that connection,
+    /// while what has begun under the old one finishes. No request fails by it.
     ///
-    /// A client that is dropped instead just closes its socket.
-    pub fn close(self) {
-        if let Some(connection) = self.place.close() {
-            connection.close();
-        }
+    /// # Errors
+    /// [`Error`], such as of a server that does not have the key yet; then the old one stays in use.
+    pub fn set_key(&self, key: Key) -> Result<(), Error> {
+        self.inner.place.set_key(key)
+    }
+
+    /// Ends the connection in good order: requests that are under way still get their ends, on all
+    /// clones; new ones are refused as [closed](Error::Closed). It waits until the server has seen the
+    /// end, for a second at most after the last answer.
+    ///
+    /// When all clones of a client are dropped instead, which no request can be under way on then, its
+    /// socket is just closed.
+    pub fn close(&self) {
+        self.inner.place.close();
+    }
+
+    /// What the client has counted.
+    #[must_use]
+    pub fn stats(&self) -> ClientStats {
+        self.inner.place.counters().read()
+    }
+}
+
+impl Inner {
+    fn request(&self, body: &[u8], limit: Option<Duration>) -> Result<Vec<u8>, Error> {
+        let counters: &Counters = self.place.counters();
+        counters.requests.add(1);
+        let outstanding = Outstanding::new(counters);
+        let answered = self.call(limit, |connection, limit| connection.request(body, limit));
+        drop(outstanding);
+        let counter = if answered.is_ok() {
+            &counters.answers
+        } else {
+            &counters.errors
+        };
+        counter.add(1);
+        answered
     }
 
     fn call<T>(
@@ -122,7 +161,8 @@ impl Client {
                 // The connection keeps its place.
                 Outcome::Again => continue,
                 Outcome::NotProcessed(why) => {
-                    handed += 1;
+                    // What never began on it has not been tried on it.
+                    handed += u32::from(why.is_some());
                     if after_loss(Fate::NotProcessed, handed) == Retry::Fail {
                         return Err(over(why));
                     }
@@ -134,18 +174,16 @@ impl Client {
     }
 }
 
-impl Drop for Client {
+impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(connection) = self.place.close() {
-            connection.abandon();
-        }
+        self.place.abandon();
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("place", &self.place)
+            .field("place", &self.inner.place)
             .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,7 @@ use core::time::Duration;
 use std::io;
 
 use falco_core::keys::SetupError;
-use falco_core::{ConnectionError, EntropyError, Fate, Misuse, RequestError};
+use falco_core::{ConnectionError, EntropyError, Fate, RequestError, SettingsError};
 
 /// What went wrong. No error holds a byte of a key or of a message.
 #[derive(Debug)]
@@ -39,12 +39,14 @@ pub enum Error {
         /// What that means for the request.
         fate: Fate,
     },
+    /// The client was closed before the request was sent.
+    Closed,
     /// There was no entropy; nothing was sent.
     Entropy(EntropyError),
     /// What was set does not go together; nothing was sent.
     Setup(SetupError),
-    /// This crate held the core wrong: a mistake here, not the caller's. The connection is given up.
-    Misuse(Misuse),
+    /// A setting is out of its range; nothing was sent.
+    Settings(SettingsError),
 }
 
 impl Error {
@@ -52,9 +54,11 @@ impl Error {
     #[must_use]
     pub const fn fate(&self) -> Fate {
         match self {
-            Self::Request(RequestError::TooLarge { .. }) | Self::Entropy(_) | Self::Setup(_) | Self::Misuse(_) => {
-                Fate::NotProcessed
-            }
+            Self::Request(RequestError::TooLarge { .. })
+            | Self::Entropy(_)
+            | Self::Setup(_)
+            | Self::Settings(_)
+            | Self::Closed => Fate::NotProcessed,
             Self::Request(RequestError::Refused(refusal)) if refusal.is_unprocessed() => Fate::NotProcessed,
             // A refusal whose meaning is not known here promises nothing.
             Self::Request(_) => Fate::MaybeProcessed,
@@ -93,7 +97,8 @@ impl Error {
             },
             Self::Entropy(error) => Self::Entropy(*error),
             Self::Setup(error) => Self::Setup(*error),
-            Self::Misuse(misuse) => Self::Misuse(*misuse),
+            Self::Settings(error) => Self::Settings(*error),
+            Self::Closed => Self::Closed,
         }
     }
 
@@ -116,6 +121,12 @@ impl From<EntropyError> for Error {
     }
 }
 
+impl From<SettingsError> for Error {
+    fn from(error: SettingsError) -> Self {
+        Self::Settings(error)
+    }
+}
+
 impl From<SetupError> for Error {
     fn from(error: SetupError) -> Self {
         Self::Setup(error)
@@ -131,7 +142,8 @@ impl fmt::Display for Error {
             Self::TimedOut { doing, limit, .. } => write!(f, "{doing}: not done within {limit:?}"),
             Self::Entropy(error) => error.fmt(f),
             Self::Setup(error) => error.fmt(f),
-            Self::Misuse(misuse) => write!(f, "the core was held wrong: {misuse}"),
+            Self::Settings(error) => error.fmt(f),
+            Self::Closed => f.write_str("the client is closed"),
         }
     }
 }
@@ -142,10 +154,10 @@ impl error::Error for Error {
             Self::Request(error) => Some(error),
             Self::Connection { end, .. } => Some(end),
             Self::Io { source, .. } => Some(source),
-            Self::TimedOut { .. } => None,
+            Self::TimedOut { .. } | Self::Closed => None,
             Self::Entropy(error) => Some(error),
             Self::Setup(error) => Some(error),
-            Self::Misuse(misuse) => Some(misuse),
+            Self::Settings(error) => Some(error),
         }
     }
 }

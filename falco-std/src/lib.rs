@@ -17,8 +17,8 @@
 //! assert_eq!(client.request("hello")?, b"hello");
 //! client.close();
 //!
-//! handle.stop();
-//! assert_eq!(serving.join().expect("serve does not panic").cut, 0);
+//! handle.shutdown();
+//! assert_eq!(serving.join().expect("serve does not panic")?.cut_connections, 0);
 //! # Ok(())
 //! # }
 //! ```
@@ -50,25 +50,23 @@
 
 mod client;
 mod clock;
+mod entropy;
 mod error;
 mod line;
 mod peek;
 mod pipe;
 mod server;
 mod socket;
+mod stats;
 mod stream;
-mod wire_key;
 
-use falco_core::RustCrypto;
-use falco_core::noise::NoiseSecret;
-
-pub use client::{Address, Client, ClientBuilder};
+pub use client::{Address, Client, ClientBuilder, ClientStats};
 pub use error::Error;
 pub use falco_core::keys::SetupError;
 pub use falco_core::{
-    ConnectionError, EntropyError, Fate, Key, KeyError, KeyId, Misuse, Refusal, RequestError, Settings, SettingsError,
+    ConnectionError, EntropyError, Fate, Key, KeyError, KeyId, Refusal, RequestError, Settings, SettingsError,
 };
-pub use server::{Handle, HandlerError, Report, Request, Server, ServerBuilder};
+pub use server::{Handle, HandlerError, Report, Request, Server, ServerBuilder, ServerStats};
 pub use stream::{Blocking, BoxedStream, Stream};
 
 /// Draws a fresh key from the operating system.
@@ -83,19 +81,5 @@ pub use stream::{Blocking, BoxedStream, Stream};
 /// # Errors
 /// [`KeyError::Entropy`] where the operating system gives no random numbers.
 pub fn generate_key() -> Result<Key, KeyError> {
-    Key::generate(&mut getrandom::SysRng)
-}
-
-/// The id by which a server on the noise wire finds a key, and by which [`Handle::retire_key`] is told which one. It says nothing of the secret.
-///
-/// ```
-/// let key = falco_std::generate_key()?;
-/// let id = falco_std::key_id(&key);
-/// let server = falco_std::Server::builder(key).bind("127.0.0.1:0").expect("a free port");
-/// assert!(server.handle().retire_key(id));
-/// # Ok::<(), falco_std::KeyError>(())
-/// ```
-#[must_use]
-pub fn key_id(key: &Key) -> KeyId {
-    NoiseSecret::id_of(key, &RustCrypto)
+    Key::generate(&mut entropy::system())
 }

@@ -1,4 +1,4 @@
-//! The server: what it is made of and how it is run. How connections are let in and stopped is in `seats`, what happens on one in `connection`.
+//! The server: what it is made of and how it is run. How connections are let in and shut down is in `seats`, what happens on one in `connection`.
 
 mod accept;
 mod builder;
@@ -9,6 +9,7 @@ mod pool;
 mod reaper;
 mod seats;
 mod state;
+mod stats;
 mod waiting;
 
 use core::net::SocketAddr;
@@ -16,7 +17,7 @@ use core::time::Duration;
 use std::io;
 use std::sync::{Arc, Weak};
 
-use falco_core::keys::{ServerKeys, SetupError};
+use falco_core::keys::{Entropy, ServerKeys, SetupError};
 use falco_core::mux::SharedBudget;
 use falco_core::{CloseReason, ConnectionError, Key, KeyId, Settings};
 
@@ -26,11 +27,12 @@ use self::reaper::Reaper;
 use self::seats::Seats;
 use self::state::State;
 use crate::clock::Clock;
+use crate::error::Error;
 use crate::stream::Stream;
 
 pub use self::builder::ServerBuilder;
 pub use self::handler::{HandlerError, Request};
-pub use self::seats::Report;
+pub use self::stats::{Report, ServerStats};
 
 /// A server: it takes connections, and runs a handler for each request.
 ///
@@ -43,11 +45,11 @@ pub use self::seats::Report;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let server = Server::builder(falco_std::generate_key()?).workers(8).bind("127.0.0.1:0")?;
 /// let handle = server.handle();
-/// # handle.stop();
+/// # handle.shutdown();
 /// let report = server.serve(|request: Request| {
 ///     let text = str::from_utf8(request.body())?; // an error fails this request, and nothing else
 ///     Ok(text.to_uppercase().into_bytes())
-/// });
+/// })?;
 /// println!("{report:?}");
 /// # Ok(())
 /// # }
@@ -63,6 +65,7 @@ pub struct Server {
 struct Service {
     keys: Arc<ServerKeys>,
     settings: Settings,
+    entropy: Entropy,
     queue_timeout: Duration,
     clock: Clock,
     seats: Arc<Seats>,
@@ -81,7 +84,7 @@ impl Server {
         listener.local_addr()
     }
 
-    /// What stops the server, from any thread.
+    /// What shuts the server down, changes its keys and reads its counters, from any thread.
     #[must_use]
     pub fn handle(&self) -> Handle {
         let listener = self.listener.as_ref().map_or_else(Weak::new, Arc::downgrade);
@@ -91,28 +94,31 @@ impl Server {
         }
     }
 
-    /// Takes connections and runs `handler` for their requests, until a [`Handle`] stops the server; then says what has been.
+    /// Takes connections and runs `handler` for their requests, until a [`Handle`] shuts the server down; then says what has been.
     ///
     /// A handler that returns an error or panics costs its own request; on the classic wire, which has no other word for it, the connection of that request, and nothing
-    /// else. A server that is bound to nothing ([`ServerBuilder::unbound`]) just waits to be stopped.
+    /// else. A server that is bound to nothing ([`ServerBuilder::unbound`]) just waits to be shut down.
     ///
-    /// It returns when all connections have ended, or at the deadline given to [`Handle::stop_within`]. A handler that is still running then
+    /// It returns when all connections have ended, or at the deadline given to [`Handle::shutdown_within`]. A handler that is still running then
     /// cannot be interrupted: its thread goes on without a connection.
-    pub fn serve<H>(&self, handler: H) -> Report
+    ///
+    /// # Errors
+    /// None at present: errors of accepting are survived, and counted.
+    pub fn serve<H>(self, handler: H) -> Result<Report, Error>
     where
         H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
     {
         if let Some(listener) = &self.listener {
             accept::accept_until_stopped(listener, &self.service, &Arc::new(handler));
         }
-        self.service.seats.wait_until_empty()
+        Ok(self.service.seats.wait_until_empty())
     }
 
     /// Serves one connection, over any stream, from this thread. It says what ended the connection. Over a stream that cannot be [split](Stream::split), requests are handled one
     /// after another, and the protocol's times are kept between them.
     ///
     /// The stream takes no seat of the [`max_connections`](ServerBuilder::max_connections), and is never dropped to make room. When
-    /// the server is stopped, the connection notices within a quarter of a second, if the stream has time limits.
+    /// the server is shut down, the connection notices within a quarter of a second, if the stream has time limits.
     ///
     /// ```
     /// # #[cfg(unix)] {
@@ -147,7 +153,8 @@ impl Server {
     }
 }
 
-/// Stops a [`Server`] and changes its keys, from any thread. Clones do so to the same server.
+/// Shuts a [`Server`] down, changes its keys and reads its counters, from any thread. Clones do so to
+/// the same server.
 #[derive(Clone, Debug)]
 pub struct Handle {
     service: Arc<Service>,
@@ -156,13 +163,18 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Stops the server in good order: it takes no more connections and no more requests, lets the requests that are running finish, sends their answers, and closes.
+    /// Shuts the server down in good order: it takes no more connections and no more requests, lets the requests that are running finish, sends their answers, and closes.
     /// This returns at once; [`Server::serve`] returns when it is done.
     ///
     /// On the noise wire clients are told, and what they have begun to send is still handled. A connection that has nothing more to do waits up to a second for its client to
     /// end as well.
-    pub fn stop(&self) {
-        self.stop_at(None);
+    pub fn shutdown(&self) {
+        self.shutdown_at(None);
+    }
+
+    /// The same, but what is not done within `limit` is cut off. Of several limits the earliest counts.
+    pub fn shutdown_within(&self, limit: Duration) {
+        self.shutdown_at(Some(limit));
     }
 
     /// Takes another key into service on the noise wire, at once.
@@ -192,12 +204,13 @@ impl Handle {
         retired
     }
 
-    /// The same, but what is not done within `limit` is cut off. Of several limits the earliest counts.
-    pub fn stop_within(&self, limit: Duration) {
-        self.stop_at(Some(limit));
+    /// What the server has counted.
+    #[must_use]
+    pub fn stats(&self) -> ServerStats {
+        self.service.seats.stats()
     }
 
-    fn stop_at(&self, limit: Option<Duration>) {
+    fn shutdown_at(&self, limit: Option<Duration>) {
         self.service.seats.stop(limit);
         if let Some(listener) = self.listener.upgrade() {
             listener.wake();

@@ -38,14 +38,14 @@ fn a_burst_of_three_hundred_waits_in_the_backlog() {
                 stream.unwrap_or_else(|error| panic!("number {number}: {error}"))
             })
             .collect();
-        let serving = thread::spawn(move || server.serve(echo));
+        let serving = thread::spawn(move || server.serve(echo).expect("it never fails"));
         let last = streams.last().expect("there are some").try_clone();
         let client = Client::builder(key()).over(last.expect("it is a socket"));
         assert_eq!(
             client.expect("its turn comes").request("hello").expect("an answer"),
             b"hello"
         );
-        handle.stop_within(millis(100));
+        handle.shutdown_within(millis(100));
         serving.join().expect("serve does not panic");
     });
 }
@@ -109,7 +109,14 @@ fn a_crowd_of_slow_clients_is_let_in_one_after_another_and_none_is_dropped() {
             assert!(answer.is_ok(), "{ends:?}");
         }
         let report = server.stop();
-        assert_eq!((report.accepted, report.established, report.dropped), (24, 24, 0));
+        assert_eq!(
+            (
+                report.stats.accepted,
+                report.stats.established,
+                report.stats.half_open_dropped
+            ),
+            (24, 24, 0)
+        );
     });
 }
 
@@ -162,7 +169,7 @@ fn who_is_late_makes_room_and_sees_an_end() {
             // One was dropped, and saw no reset; the other was left alone.
             assert_eq!(ended.iter().filter(|end| **end == Ok(0)).count(), 1, "{ended:?}");
             assert!(!ended.contains(&Err(io::ErrorKind::ConnectionReset)), "{ended:?}");
-            assert_eq!(server.stop().dropped, 1);
+            assert_eq!(server.stop().stats.half_open_dropped, 1);
         }
     });
 }

@@ -95,15 +95,15 @@ fn requests_wait_out_a_server_that_is_away() {
             let waiting = thread::spawn(move || at_once(4, move || waiting.request("hello")));
             thread::sleep(millis(500));
             assert!(!waiting.is_finished(), "they wait");
-            let again = Arc::new(Server::builder(key()).bind(address).expect("the address is free again"));
-            let (own, handle) = (Arc::clone(&again), again.handle());
-            let serving = thread::spawn(move || own.serve(echo));
+            let again = Server::builder(key()).bind(address).expect("the address is free again");
+            let handle = again.handle();
+            let serving = thread::spawn(move || again.serve(echo).expect("it never fails"));
             for (answer, _) in waiting.join().expect("it does not panic") {
                 assert_eq!(answer.expect("the server is back"), b"hello");
             }
             drop(client);
-            handle.stop();
-            assert_eq!(serving.join().expect("serve does not panic").established, 1);
+            handle.shutdown();
+            assert_eq!(serving.join().expect("serve does not panic").stats.established, 1);
         });
     }
 }
@@ -373,7 +373,7 @@ fn an_address_that_hangs_costs_a_moment_and_one_that_refuses_none() {
         }
         let builder = builder().connect_timeout(millis(400));
         let start = Instant::now();
-        let error = builder.connect([hangs, refuses]).expect_err("nobody answers");
+        let error = builder.clone().connect([hangs, refuses]).expect_err("nobody answers");
         assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
         assert!(start.elapsed() < millis(1_500), "{:?}", start.elapsed());
         let error = builder.connect([refuses, refuses]).expect_err("nobody answers");
@@ -456,7 +456,7 @@ fn a_server_that_serves_may_end_its_connections_as_often_as_it_likes() {
             client.request("fail").expect_err("the wire has no other word for it");
         }
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-        assert_eq!(server.stop().accepted, 12);
+        assert_eq!(server.stop().stats.accepted, 12);
     });
 }
 

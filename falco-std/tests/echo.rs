@@ -38,7 +38,12 @@ fn echo_over_tcp() {
         client.close();
         let report = server.stop();
         assert_eq!(
-            (report.accepted, report.established, report.failed, report.cut),
+            (
+                report.stats.accepted,
+                report.stats.established,
+                report.stats.failed,
+                report.cut_connections
+            ),
             (1, 1, 0, 0)
         );
     });
@@ -49,18 +54,18 @@ fn echo_over_tcp() {
 fn echo_over_a_unix_socket() {
     bounded(|| {
         let path = std::env::temp_dir().join(format!("falco-std-{}.socket", std::process::id()));
-        let server = Arc::new(Server::classic(key()).bind_unix(&path).expect("the path is free"));
-        let (own, handle) = (Arc::clone(&server), server.handle());
+        let server = Server::classic(key()).bind_unix(&path).expect("the path is free");
+        let handle = server.handle();
         assert_eq!(
             server.local_addr().map_err(|error| error.kind()),
             Err(io::ErrorKind::Unsupported)
         );
-        let serving = thread::spawn(move || own.serve(echo));
+        let serving = thread::spawn(move || server.serve(echo).expect("it never fails"));
         let client = client().connect_unix(&path).expect("the server takes it");
         check_sizes(&client);
         client.close();
-        handle.stop();
-        assert_eq!(serving.join().expect("serve does not panic").established, 1);
+        handle.shutdown();
+        assert_eq!(serving.join().expect("serve does not panic").stats.established, 1);
         std::fs::remove_file(path).expect("the file stays until it is removed");
     });
 }
@@ -103,7 +108,7 @@ fn a_client_over_a_stream_does_not_connect_anew() {
             let error = client.request("two").expect_err("the server has gone");
             assert_eq!(error.fate(), Fate::NotProcessed, "{error}");
         }
-        assert_eq!(server.stop().accepted, 1);
+        assert_eq!(server.stop().stats.accepted, 1);
     });
 }
 
@@ -127,7 +132,7 @@ fn many_threads_share_one_client() {
             thread.join().expect("each thread has its own answers");
         }
         drop(client);
-        assert_eq!(server.stop().accepted, 1);
+        assert_eq!(server.stop().stats.accepted, 1);
     });
 }
 
@@ -137,7 +142,7 @@ fn clients_of_one_builder_share_its_key() {
         let server = Running::echo();
         let builder = client();
         let clients: Vec<_> = (0..4)
-            .map(|_| builder.connect(server.address).expect("the server takes it"))
+            .map(|_| builder.clone().connect(server.address).expect("the server takes it"))
             .collect();
         for (number, client) in clients.iter().enumerate() {
             assert_eq!(
@@ -145,7 +150,7 @@ fn clients_of_one_builder_share_its_key() {
                 number.to_string().as_bytes()
             );
         }
-        assert_eq!(server.stop().established, 4);
+        assert_eq!(server.stop().stats.established, 4);
     });
 }
 
@@ -171,7 +176,7 @@ fn a_request_over_the_limit_is_not_sent_and_ends_nothing() {
             "the numbers are told: {error:?}"
         );
         assert_eq!(client.request("after it").expect("an answer"), b"after it");
-        assert_eq!(server.stop().accepted, 1, "the connection lived on");
+        assert_eq!(server.stop().stats.accepted, 1, "the connection lived on");
     });
 }
 
@@ -185,7 +190,7 @@ fn a_request_over_the_servers_limit_ends_its_connection() {
         client.request(body(101)).expect_err("the server does not take it");
         assert_eq!(client.request("after it").expect("an answer"), b"after it");
         let report = server.stop();
-        assert_eq!((report.accepted, report.failed), (2, 0));
+        assert_eq!((report.stats.accepted, report.stats.failed), (2, 0));
     });
 }
 
@@ -234,6 +239,6 @@ fn bytes_may_come_one_by_one() {
             assert_eq!(client.request(body(length)).expect("an answer"), body(length));
         }
         client.close();
-        assert_eq!(server.stop().established, 1);
+        assert_eq!(server.stop().stats.established, 1);
     });
 }

@@ -65,7 +65,7 @@ fn a_stop_under_load_loses_no_accepted_request() {
         let start = Instant::now();
         let report = server.stop();
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-        assert_eq!(report.cut, 0);
+        assert_eq!(report.cut_connections, 0);
         let answered: usize = threads
             .into_iter()
             .map(|thread| thread.join().expect("it is as told"))
@@ -86,7 +86,7 @@ fn idle_connections_stop_at_once() {
         let start = Instant::now();
         let report = server.stop();
         assert!(start.elapsed() < millis(700), "{:?}", start.elapsed());
-        assert_eq!((report.established, report.cut), (20, 0));
+        assert_eq!((report.stats.established, report.cut_connections), (20, 0));
         for client in &clients {
             let error = client.request("too late").expect_err("nobody is there");
             assert_eq!(error.fate(), Fate::NotProcessed, "{error}");
@@ -194,7 +194,7 @@ fn a_server_that_is_gone_at_work_leaves_the_right_fates_and_the_client_recovers(
         thread::sleep(millis(100));
         assert!(seen.load(Ordering::SeqCst), "the handlers were told that nobody waits");
         assert_eq!(ran.load(Ordering::SeqCst), 6, "nothing ran twice");
-        assert_eq!(server.stop().accepted, 2);
+        assert_eq!(server.stop().stats.accepted, 2);
     });
 }
 
@@ -229,15 +229,16 @@ fn a_large_request_cut_off_half_way_was_not_processed() {
     bounded(|| {
         let ran = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&ran);
-        let server = Running::start(Server::builder(key()), move |request| {
-            counter.fetch_add(1, Ordering::SeqCst);
-            echo(request)
-        });
+        let server = Server::builder(key()).unbound().expect("there is entropy");
         // A peer that takes the beginning, and then no more.
         let (near, far) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
         let (to_server, from_tap) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
-        let own = Arc::clone(&server.server);
-        let serving = thread::spawn(move || own.serve_connection(from_tap, echo));
+        let serving = thread::spawn(move || {
+            server.serve_connection(from_tap, move |request| {
+                counter.fetch_add(1, Ordering::SeqCst);
+                echo(request)
+            })
+        });
         let (mut up, mut down) = (
             far.try_clone().expect("it is a socket"),
             to_server.try_clone().expect("it is a socket"),
@@ -263,7 +264,6 @@ fn a_large_request_cut_off_half_way_was_not_processed() {
         let _ = back.join();
         assert!(serving.join().expect("it does not panic").is_ok());
         assert_eq!(ran.load(Ordering::SeqCst), 0);
-        server.stop();
     });
 }
 
@@ -313,7 +313,7 @@ fn a_client_that_does_not_read_ends_within_a_lifetime_and_holds_up_nobody() {
             "the one that does not read has ended: {:?}",
             start.elapsed()
         );
-        assert_eq!(report.cut, 0);
+        assert_eq!(report.cut_connections, 0);
         tap.hold.store(false, Ordering::SeqCst);
     });
 }

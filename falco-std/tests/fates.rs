@@ -259,7 +259,7 @@ fn what_a_server_refuses_because_it_holds_less_goes_again_on_the_same_connection
         for (answer, _) in at_once(12, move || client.request(&body).map(|answer| answer == body)) {
             assert!(answer.expect("it goes when there is room"));
         }
-        assert_eq!((server.stop().accepted, ran.load(Ordering::SeqCst)), (1, 12));
+        assert_eq!((server.stop().stats.accepted, ran.load(Ordering::SeqCst)), (1, 12));
     });
 }
 

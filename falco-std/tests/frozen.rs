@@ -126,9 +126,8 @@ fn a_process_that_was_stopped_sends_nothing_into_an_end() {
             wait_until_stopped(process.id());
             if round % 2 == 0 {
                 // With a CLOSE, and a server that takes its place.
-                server.handle.stop_within(millis(20));
+                server.handle.shutdown_within(millis(20));
                 server.serving.join().expect("serve does not panic");
-                drop(server.server);
                 server = Running::at(Server::builder(key()), address, echo);
             }
             // Time for the CLOSE to come through, and longer than requests that follow one another.

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Instant;
 
 use common::{Running, bounded, echo, key, millis, other_key};
-use falco_std::{Client, ConnectionError, Error, Fate, Key, Server, Settings, SetupError, key_id};
+use falco_std::{Client, ConnectionError, Error, Fate, Key, Server, Settings, SetupError};
 
 fn refused(result: Result<Client, Error>) {
     let error = result.expect_err("it is turned away");
@@ -41,11 +41,11 @@ fn a_wrong_key_a_wrong_context_and_a_wrong_wire_are_turned_away() {
             b"hello"
         );
         let report = noise.stop();
-        assert_eq!((report.accepted, report.established), (5, 1));
+        assert_eq!((report.stats.accepted, report.stats.established), (5, 1));
 
         let classic = Running::start(Server::classic(key()), echo);
         refused(Client::builder(key()).connect(classic.address));
-        assert_eq!(classic.stop().established, 0);
+        assert_eq!(classic.stop().stats.established, 0);
     });
 }
 
@@ -76,7 +76,7 @@ fn what_is_not_let_in_gets_not_one_byte() {
             }
             assert!(answer.is_empty());
         }
-        assert_eq!(server.stop().established, 0);
+        assert_eq!(server.stop().stats.established, 0);
     });
 }
 
@@ -130,7 +130,7 @@ fn a_recorded_hello_gets_a_welcome_and_nothing_more() {
             assert!(start.elapsed() < millis(1_500), "gone at the handshake's deadline");
         }
         let report = server.stop();
-        assert_eq!((report.established, handled.load(Ordering::SeqCst)), (1, 1));
+        assert_eq!((report.stats.established, handled.load(Ordering::SeqCst)), (1, 1));
     });
 }
 
@@ -152,7 +152,7 @@ fn both_wires_on_one_port_each_under_its_own_key() {
         refused(Client::classic(key()).connect(server.address));
         refused(Client::builder(other_key()).connect(server.address));
         drop((noise, classic));
-        assert_eq!(server.stop().established, 2);
+        assert_eq!(server.stop().stats.established, 2);
     });
 }
 
@@ -201,7 +201,7 @@ fn a_key_is_added_and_one_retired_under_load_and_nothing_accepted_is_lost() {
         let third = || Key::from_bytes([9; 32]).expect("it is not zero");
         refused(Client::builder(third()).connect(server.address));
         let id = server.handle.add_key(third()).expect("it is new");
-        assert_eq!(id, key_id(&third()));
+        assert_eq!(id, third().id());
         let (old, kept) = (
             Arc::new(Client::builder(third()).connect(server.address).expect("it was added")),
             Arc::new(Client::builder(key()).connect(server.address).expect("it is there")),
@@ -245,7 +245,7 @@ fn a_key_is_added_and_one_retired_under_load_and_nothing_accepted_is_lost() {
         assert_eq!(ran.load(Ordering::SeqCst), answered, "what ran was answered");
         assert_eq!(kept.request("still").expect("an answer"), b"still");
         let report = server.stop();
-        assert_eq!(report.cut, 0);
+        assert_eq!(report.cut_connections, 0);
     });
 }
 
@@ -257,7 +257,7 @@ fn a_client_keeps_off_a_server_without_its_key_and_finds_it_again() {
             .connect(server.address)
             .expect("it is there");
         assert_eq!(client.request("one").expect("an answer"), b"one");
-        let id = key_id(&other_key());
+        let id = other_key().id();
         assert!(server.handle.retire_key(id));
         thread::sleep(millis(100));
         let start = Instant::now();

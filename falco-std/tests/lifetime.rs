@@ -35,7 +35,7 @@ fn a_client_whose_lifetime_lapsed_connects_anew() {
             sleep(millis(1_100));
         }
         let report = server.stop();
-        assert_eq!((report.accepted, report.established), (3, 3));
+        assert_eq!((report.stats.accepted, report.stats.established), (3, 3));
     });
 }
 
@@ -51,7 +51,7 @@ fn a_client_whose_server_closed_connects_anew() {
         }
         client.ping().expect("a ping goes on a new connection");
         assert_eq!(client.request("once").expect("an answer"), b"once");
-        assert_eq!(server.stop().accepted, 4);
+        assert_eq!(server.stop().stats.accepted, 4);
     });
 }
 
@@ -68,7 +68,7 @@ fn pings_keep_a_connection_alive() {
             client.ping().expect("the connection lives");
         }
         assert_eq!(client.request("still there").expect("an answer"), b"still there");
-        assert_eq!(server.stop().accepted, 1);
+        assert_eq!(server.stop().stats.accepted, 1);
     });
 }
 
@@ -82,11 +82,11 @@ fn a_server_that_restarts_is_found_again() {
         server.stop();
         let error = client.request("two").expect_err("nobody is there");
         assert_eq!(error.fate(), Fate::NotProcessed, "{error}");
-        let again = Arc::new(Server::classic(key()).bind(address).expect("the address is free again"));
-        let (own, handle) = (Arc::clone(&again), again.handle());
-        let serving = std::thread::spawn(move || own.serve(echo));
+        let again = Server::classic(key()).bind(address).expect("the address is free again");
+        let handle = again.handle();
+        let serving = std::thread::spawn(move || again.serve(echo).expect("it never fails"));
         assert_eq!(client.request("three").expect("an answer"), b"three");
-        handle.stop();
+        handle.shutdown();
         serving.join().expect("serve does not panic");
     });
 }

@@ -59,7 +59,10 @@ fn many_threads_share_one_connection_and_each_gets_its_own_answer() {
         assert!(client.ping().expect("it lives").is_some());
         drop(client);
         let report = server.stop();
-        assert_eq!((report.accepted, report.established, report.failed), (1, 1, 0));
+        assert_eq!(
+            (report.stats.accepted, report.stats.established, report.stats.failed),
+            (1, 1, 0)
+        );
     });
 }
 
@@ -87,7 +90,7 @@ fn a_slow_handler_holds_up_nobody_on_its_connection() {
         assert!(!slow.is_finished(), "its handler has not been let go");
         open.send(()).expect("the handler waits");
         assert_eq!(slow.join().expect("it does not panic").expect("an answer"), b"slow");
-        assert_eq!(server.stop().accepted, 1);
+        assert_eq!(server.stop().stats.accepted, 1);
     });
 }
 
@@ -184,7 +187,7 @@ fn a_timeout_cancels_and_the_connection_goes_on() {
         for _ in 0..20 {
             assert_eq!(client.request("quick again").expect("an answer"), b"quick again");
         }
-        assert_eq!(server.stop().accepted, 1, "on the same connection");
+        assert_eq!(server.stop().stats.accepted, 1, "on the same connection");
     });
 }
 
@@ -240,7 +243,7 @@ fn a_handler_that_fails_costs_its_own_request_only() {
             assert_eq!(client.request("after").expect("an answer"), b"after");
         }
         let report = server.stop();
-        assert_eq!((report.accepted, report.failed), (1, 2));
+        assert_eq!((report.stats.accepted, report.stats.failed), (1, 2));
     });
 }
 
@@ -273,7 +276,7 @@ fn a_request_over_the_servers_limit_is_refused_here_with_both_numbers() {
         assert_eq!(error.fate(), Fate::NotProcessed);
         assert_eq!(client.request("after it").expect("an answer"), b"after it");
         assert_eq!(ran.load(Ordering::SeqCst), 2);
-        assert_eq!(server.stop().accepted, 1, "the connection lived on");
+        assert_eq!(server.stop().stats.accepted, 1, "the connection lived on");
     });
 }
 
@@ -289,7 +292,7 @@ fn a_client_without_requests_stays_and_knows_its_round_trip() {
         assert_eq!(client.request("still there").expect("an answer"), b"still there");
         client.close();
         let report = server.stop();
-        assert_eq!((report.accepted, report.cut), (1, 0));
+        assert_eq!((report.stats.accepted, report.cut_connections), (1, 0));
     });
 }
 
@@ -306,7 +309,7 @@ fn a_handler_may_take_longer_than_the_lifetime() {
             .connect(server.address)
             .expect("the server takes it");
         assert_eq!(client.request("slow").expect("pings keep it"), b"slow");
-        assert_eq!(server.stop().accepted, 1);
+        assert_eq!(server.stop().stats.accepted, 1);
     });
 }
 

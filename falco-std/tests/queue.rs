@@ -73,7 +73,7 @@ fn handlers_that_call_their_own_server_do_not_stop_it() {
             assert_eq!(fresh.request("plain").expect("the server goes on"), b"plain");
             drop(fresh);
             let report = running.stop();
-            assert!(report.busy > 0 && report.cut == 0, "{report:?}");
+            assert!(report.stats.busy > 0 && report.cut_connections == 0, "{report:?}");
         });
     }
 }
@@ -147,9 +147,9 @@ fn with_all_workers_stuck_every_connection_is_told_in_time() {
                     assert!(*took >= millis(1_150) && *took < millis(most), "{ends:?}");
                 }
             }
-            running.handle.stop_within(millis(100));
+            running.handle.shutdown_within(millis(100));
             let report = running.serving.join().expect("serve does not panic");
-            assert!(report.busy >= 18, "{report:?}");
+            assert!(report.stats.busy >= 18, "{report:?}");
             drop(stuck);
             let _ = for_ever.join().expect("it does not panic");
         });
@@ -233,6 +233,6 @@ fn connections_take_turns() {
         let waited = seen.load(Ordering::SeqCst) - before;
         println!("{waited} of 200 went before the one of another connection");
         assert!(waited < 60, "{waited} went before it");
-        assert_eq!(running.stop().busy, 0);
+        assert_eq!(running.stop().stats.busy, 0);
     });
 }

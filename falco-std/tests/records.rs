@@ -194,7 +194,7 @@ fn pair(
     let [near, far] = streams(takes, 1 << 20, Duration::ZERO, splits);
     let counts = [Arc::clone(&near.count), Arc::clone(&far.count)];
     let serving = serve(server, far);
-    let client = client.over(near).expect("it is let in");
+    let client = client.clone().over(near).expect("it is let in");
     client.request("hello").expect("an answer");
     for count in &counts {
         count.take();

@@ -26,12 +26,13 @@ const IN_HANDLERS: usize = 20;
 fn child(address: &str) {
     let server = Server::builder(key()).bind(address).expect("the address is free");
     println!("child: {}", server.local_addr().expect("it is bound"));
-    server.serve(|request: Request| {
+    let report = server.serve(|request: Request| {
         if request.body() == b"for ever" {
             thread::sleep(Duration::from_secs(600));
         }
         echo(request)
     });
+    report.expect("it never fails");
 }
 
 /// A server process, and where it listens.

@@ -76,7 +76,7 @@ fn a_client_that_asks_later_has_shaken_hands_all_the_same() {
         let client = Client::builder(key()).over(stream).expect("the right key");
         thread::sleep(millis(700));
         assert_eq!(client.request("hello").expect("an answer"), b"hello");
-        assert_eq!(server.stop().established, 1);
+        assert_eq!(server.stop().stats.established, 1);
     });
 }
 
@@ -110,7 +110,7 @@ fn a_stop_destroys_no_answer_on_its_way_whatever_the_client_still_says() {
         } else {
             millis(400)
         });
-        server.handle.stop();
+        server.handle.shutdown();
         thread::sleep(millis(100));
         stream.write_all(&[2]).expect("a ping");
         let mut answer = Vec::new();

@@ -11,7 +11,6 @@ use std::io::Seek;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 #[cfg(target_os = "linux")]
-use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
@@ -45,7 +44,7 @@ fn latencies(address: SocketAddr) -> (Duration, Duration) {
     let (mut connecting, mut asking) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..20 {
         let start = Instant::now();
-        let client = builder.connect(address).expect("the server takes it");
+        let client = builder.clone().connect(address).expect("the server takes it");
         assert_eq!(client.request("hello").expect("an answer"), b"hello");
         connecting = connecting.max(start.elapsed());
         let start = Instant::now();
@@ -73,7 +72,7 @@ fn half_open_connections_delay_nobody() {
                 .any(|(connecting, asking)| *connecting < limit && *asking < limit);
             assert!(held, "{strangers} strangers: {measured:?}");
             let report = server.stop();
-            assert_eq!((report.established, report.dropped), (60, 0));
+            assert_eq!((report.stats.established, report.stats.half_open_dropped), (60, 0));
             drop(silent);
         }
     });
@@ -120,7 +119,12 @@ fn a_flood_drops_the_oldest_stranger_and_nobody_else() {
         assert_eq!(ended, expected);
         let report = server.stop();
         assert_eq!(
-            (report.accepted, report.established, report.dropped, report.turned_away),
+            (
+                report.stats.accepted,
+                report.stats.established,
+                report.stats.half_open_dropped,
+                report.stats.turned_away
+            ),
             (22, 2, 14, 0)
         );
     });
@@ -146,7 +150,7 @@ fn where_all_seats_are_taken_rightly_a_newcomer_is_turned_away() {
             "{error:?}"
         );
         assert_eq!(one.request("1").expect("an answer"), b"1");
-        Client::close(one);
+        Client::close(&one);
         // The seat is free once the server has seen the end.
         assert_eq!(two.request("2").expect("an answer"), b"2");
         let three = (0..50).find_map(|_| {
@@ -154,7 +158,7 @@ fn where_all_seats_are_taken_rightly_a_newcomer_is_turned_away() {
             client().connect(server.address).ok()
         });
         assert_eq!(three.expect("a seat is free").request("3").expect("an answer"), b"3");
-        assert_eq!(server.stop().established, 3);
+        assert_eq!(server.stop().stats.established, 3);
     });
 }
 
@@ -180,12 +184,10 @@ fn running_out_of_file_descriptors_ends_and_spins_nothing() {
         let settings = Settings::new()
             .with_handshake_timeout(Duration::from_secs(30))
             .expect("it is in range");
-        let server = Arc::new(
-            Server::classic(key())
-                .settings(settings)
-                .bind("127.0.0.1:0")
-                .expect("a free port"),
-        );
+        let server = Server::classic(key())
+            .settings(settings)
+            .bind("127.0.0.1:0")
+            .expect("a free port");
         let (address, handle) = (server.local_addr().expect("it is bound"), server.handle());
         let mut stat = File::open("/proc/self/stat").expect("it is Linux");
         // All that are left, before the server takes the first of them.
@@ -193,8 +195,7 @@ fn running_out_of_file_descriptors_ends_and_spins_nothing() {
         while let Ok(stream) = TcpStream::connect(address) {
             strangers.push(stream);
         }
-        let own = Arc::clone(&server);
-        let serving = thread::spawn(move || own.serve(echo));
+        let serving = thread::spawn(move || server.serve(echo).expect("it never fails"));
         let before = processor_time(&mut stat);
         thread::sleep(millis(500));
         let spent = processor_time(&mut stat).saturating_sub(before);
@@ -208,10 +209,10 @@ fn running_out_of_file_descriptors_ends_and_spins_nothing() {
         strangers.truncate(strangers.len().saturating_sub(3));
         let client = client().settings(settings).over(last).expect("the server takes it");
         assert_eq!(client.request("hello").expect("an answer"), b"hello");
-        handle.stop();
+        handle.shutdown();
         let report = serving.join().expect("serve does not panic");
-        assert_eq!(report.established, 1);
-        assert!(report.dropped > 0, "{report:?}");
+        assert_eq!(report.stats.established, 1);
+        assert!(report.stats.half_open_dropped > 0, "{report:?}");
     });
 }
 

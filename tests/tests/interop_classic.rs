@@ -228,7 +228,11 @@ fn their_client(kind: Kind, sizes: &[usize]) {
         .map(|size| report("handled", &body(*size)))
         .collect();
     assert_eq!(server.handled(), requests);
-    assert_eq!(server.stop().cut, 0, "no request was left without its answer");
+    assert_eq!(
+        server.stop().cut_connections,
+        0,
+        "no request was left without its answer"
+    );
 }
 
 /// Over a lifetime of two seconds, one client that pings halfway and one that does not.

@@ -22,8 +22,8 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// use falco_std::Client;
 ///
 /// let client = Client::builder(falco_std::generate_key()?);
-/// assert!(client.connect("localhost:1").is_err()); // nobody listens
-/// assert!(client.connect(("localhost", 1)).is_err());
+/// assert!(client.clone().connect("localhost:1").is_err()); // nobody listens
+/// assert!(client.clone().connect(("localhost", 1)).is_err());
 /// let replicas = ["[::1]:1", "127.0.0.1:1"].map(|text| text.parse().unwrap());
 /// assert!(client.connect(replicas).is_err());
 /// # Ok::<(), falco_std::KeyError>(())

@@ -4,18 +4,18 @@ use core::time::Duration;
 use std::io;
 #[cfg(unix)]
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use falco_core::keys::Secrets;
-use falco_core::{Key, Settings};
+use falco_core::keys::{ClientKeySource, Entropy};
+use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 
-use super::Client;
 use super::address::Address;
 use super::dial::{Backoff, Dial};
 use super::place::{Env, Place, Wait};
+use super::{Client, Inner};
+use crate::entropy;
 use crate::error::Error;
 use crate::stream::{BoxedStream, Stream};
-use crate::wire_key::KeySource;
 
 /// How long connecting may take by default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,61 +29,78 @@ const BACKOFF: Backoff = Backoff {
     most: Duration::from_secs(10),
 };
 
-/// Settings of a [`Client`]. Clients made from one builder share the key and its memory of nonces.
-#[derive(Debug)]
+/// Settings of a [`Client`]. Clones of a builder share its key, so that a process can have several
+/// clients under one key: with the key they share the context and, on the classic wire, the memory of
+/// nonces, which the first client fixes.
+#[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it connects"]
 pub struct ClientBuilder {
-    key: KeySource,
-    settings: Settings,
+    key: ClientKeySource,
+    settings: SettingsBuilder,
     connect_timeout: Duration,
     request_timeout: Option<Duration>,
     backoff: Backoff,
     fail_fast: bool,
+    entropy: Entropy,
 }
 
 impl Client {
     /// A client of servers that have `key`. It speaks the noise wire: both sides prove that they have the key, and keys of their own protect each connection.
     pub fn builder(key: Key) -> ClientBuilder {
-        ClientBuilder::new(Secrets {
-            noise: vec![key],
-            ..Secrets::default()
-        })
+        ClientBuilder::new(ClientKeySource::noise(key))
     }
 
     /// A client that speaks the classic wire, to servers of the published falcotcp 0.1.x and to [`Server::classic`](crate::Server::classic).
     ///
     /// What that wire does not give is told in [`falco_core::classic`].
     pub fn classic(key: Key) -> ClientBuilder {
-        ClientBuilder::new(Secrets {
-            classic: Some(key),
-            nonces: REPLAY_MEMORY,
-            ..Secrets::default()
-        })
+        ClientBuilder::new(ClientKeySource::classic(key, REPLAY_MEMORY))
     }
 }
 
 impl ClientBuilder {
-    fn new(secrets: Secrets) -> Self {
+    fn new(key: ClientKeySource) -> Self {
         Self {
-            key: KeySource::new(secrets),
-            settings: Settings::new(),
+            key,
+            settings: SettingsBuilder::new(),
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: Some(REQUEST_TIMEOUT),
             backoff: BACKOFF,
             fail_fast: false,
+            entropy: entropy::system(),
         }
     }
 
     /// The name of the service called, or any bytes that both owners have agreed on, 65,535 at most: a server of another context does not take the hello. Empty by
     /// default. The classic wire has none.
-    pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
-        self.key = self.key.change(|secrets| secrets.context = context.into());
+    pub fn context(self, context: impl Into<Vec<u8>>) -> Self {
+        self.key.set_context(context.into());
         self
     }
 
-    /// The largest message, the lifetime, how long a handshake may take.
+    /// The largest message, the lifetime, whether to ping so that a connection stays, how long a
+    /// handshake may take. What is set by itself holds, before or after this.
     pub const fn settings(mut self, settings: Settings) -> Self {
-        self.settings = settings;
+        self.settings = self.settings.settings(settings);
+        self
+    }
+
+    /// The largest message body, in bytes, either way: 16 MiB by default.
+    pub const fn max_message(mut self, bytes: u32) -> Self {
+        self.settings = self.settings.max_message(bytes);
+        self
+    }
+
+    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days. The
+    /// smaller of both sides' is in force.
+    pub const fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.settings = self.settings.lifetime(lifetime);
+        self
+    }
+
+    /// How long a handshake may take: 5 s by default, at least 1 ms.
+    pub const fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.settings = self.settings.handshake_timeout(timeout);
         self
     }
 
@@ -122,9 +139,16 @@ impl ClientBuilder {
     }
 
     /// How many nonces to remember on the classic wire, 20 bytes each, 1024 by default; 0 remembers none. Answers that are replayed from within this memory are
-    /// refused. The first connection that is made from this builder fixes it. The noise wire needs none.
-    pub fn replay_memory(mut self, nonces: usize) -> Self {
-        self.key = self.key.change(|secrets| secrets.nonces = nonces);
+    /// refused. The noise wire needs none.
+    pub fn replay_memory(self, nonces: usize) -> Self {
+        self.key.set_nonces(nonces);
+        self
+    }
+
+    /// Where random numbers come from instead of the operating system, for tests and simulations. In
+    /// production a source that is not cryptographic gives the keys away.
+    pub fn entropy(mut self, fill: impl Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync + 'static) -> Self {
+        self.entropy = Entropy::new(fill);
         self
     }
 
@@ -135,15 +159,15 @@ impl ClientBuilder {
     /// [`Error`]: what the one attempt failed with, such as
     /// [`ConnectionError::Refused`](crate::ConnectionError::Refused) where the server has another
     /// key.
-    pub fn connect(&self, address: impl Into<Address>) -> Result<Client, Error> {
+    pub fn connect(self, address: impl Into<Address>) -> Result<Client, Error> {
         self.open(Dial::Tcp(address.into()))
     }
 
     /// A client that connects when it first has something to send.
     ///
     /// # Errors
-    /// [`Error::Setup`], [`Error::Entropy`].
-    pub fn connect_lazy(&self, address: impl Into<Address>) -> Result<Client, Error> {
+    /// [`Error::Setup`], [`Error::Settings`].
+    pub fn connect_lazy(self, address: impl Into<Address>) -> Result<Client, Error> {
         self.client(Dial::Tcp(address.into()))
     }
 
@@ -152,7 +176,7 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error`].
     #[cfg(unix)]
-    pub fn connect_unix(&self, path: impl AsRef<Path>) -> Result<Client, Error> {
+    pub fn connect_unix(self, path: impl AsRef<Path>) -> Result<Client, Error> {
         self.open(Dial::Unix(path.as_ref().to_owned()))
     }
 
@@ -163,7 +187,7 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error`].
     pub fn connect_with<S: Stream + Send + 'static>(
-        &self,
+        self,
         dial: impl Fn() -> io::Result<S> + Send + Sync + 'static,
     ) -> Result<Client, Error> {
         let dial = move || dial().map(|stream| -> BoxedStream { Box::new(stream) });
@@ -174,28 +198,34 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn over(&self, stream: impl Stream + Send + 'static) -> Result<Client, Error> {
+    pub fn over(self, stream: impl Stream + Send + 'static) -> Result<Client, Error> {
         self.open(Dial::Once(Mutex::new(Some(Box::new(stream)))))
     }
 
-    fn open(&self, dial: Dial) -> Result<Client, Error> {
+    fn open(self, dial: Dial) -> Result<Client, Error> {
         let client = self.client(dial)?;
-        client.place.connection(None, Wait::Attempt)?;
+        client.inner.place.connection(None, Wait::Attempt)?;
         Ok(client)
     }
 
-    fn client(&self, dial: Dial) -> Result<Client, Error> {
+    fn client(self, dial: Dial) -> Result<Client, Error> {
+        let settings = self.settings.build()?;
+        let mut entropy = self.entropy;
+        let (keys, key_options) = self.key.keys(&mut entropy)?;
         let env = Env {
-            keys: self.key.get()?,
-            settings: self.settings,
+            key_options,
+            settings,
+            entropy,
             dial,
             connect_timeout: self.connect_timeout,
             backoff: self.backoff,
             fail_fast: self.fail_fast,
         };
         Ok(Client {
-            place: Place::new(env),
-            request_timeout: self.request_timeout,
+            inner: Arc::new(Inner {
+                place: Place::new(env, keys),
+                request_timeout: self.request_timeout,
+            }),
         })
     }
 }

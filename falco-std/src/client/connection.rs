@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use falco_core::keys::ClientKeys;
+use falco_core::keys::{ClientKeys, Entropy};
 use falco_core::{Fate, Settings};
 
 use super::limit::Limit;
@@ -36,6 +36,7 @@ impl Connection {
         stream: BoxedStream,
         key: Arc<ClientKeys>,
         settings: &Settings,
+        entropy: &Entropy,
     ) -> Result<(Self, Option<Reader>), Error> {
         let clock = Clock::new();
         let one_by_one = |serial, answered| {
@@ -43,11 +44,11 @@ impl Connection {
             (Self::Serial { turn, answered }, None)
         };
         if !key.speaks_noise() {
-            return Ok(one_by_one(Serial::open(stream, key, settings, clock)?, false));
+            return Ok(one_by_one(Serial::open(stream, key, settings, entropy, clock)?, false));
         }
         let io = |error| Error::io("connecting", error, Fate::NotProcessed);
         let ([reader, writer, ender], splits) = handles(stream).map_err(io)?;
-        let serial = Serial::open(reader, key, settings, clock)?;
+        let serial = Serial::open(reader, key, settings, entropy, clock)?;
         if !splits {
             return Ok(one_by_one(serial, true));
         }
@@ -116,12 +117,21 @@ impl Connection {
         }
     }
 
-    /// Ends in good order.
+    /// Takes nothing new; what has begun still gets its end, and nobody waits for that.
+    pub(super) fn retire(&self) {
+        match self {
+            Self::Shared(link) => link.retire(),
+            // It ends when nobody uses it any more.
+            Self::Serial { .. } => {}
+        }
+    }
+
+    /// Ends in good order, once all that was handed over has had its end.
     pub(super) fn close(&self) {
         match self {
             Self::Shared(link) => link.close(),
             Self::Serial { turn, .. } => {
-                if let Waited::Yours(hand) = turn.take(None)
+                if let Waited::Yours(hand) = turn.take_last()
                     && let Some(mut serial) = hand.into_serial()
                 {
                     serial.close();

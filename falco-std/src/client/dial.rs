@@ -14,8 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use falco_core::Fate;
-use getrandom::SysRng;
-use getrandom::rand_core::TryRng;
+use falco_core::keys::Entropy;
 #[cfg(unix)]
 use socket2::{Domain, SockAddr, Type};
 
@@ -127,14 +126,12 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// The pause after so many failures in a row.
-    pub(super) fn pause(self, failed: u32) -> Duration {
+    pub(super) fn pause(self, failed: u32, entropy: &Entropy) -> Duration {
         let doubled = self
             .first
             .saturating_mul(1_u32.checked_shl(failed.saturating_sub(1)).unwrap_or(u32::MAX));
-        let bound = u64::try_from(doubled.min(self.most).as_micros()).unwrap_or(u64::MAX);
-        // Without random numbers no handshake begins either.
-        let drawn = SysRng.try_next_u64().unwrap_or_default();
-        Duration::from_micros(drawn % bound.saturating_add(1))
+        let bound = doubled.min(self.most).as_micros();
+        Duration::from_micros(entropy.below(u64::try_from(bound).unwrap_or(u64::MAX).saturating_add(1)))
     }
 }
 
@@ -148,6 +145,7 @@ mod tests {
             first: Duration::from_millis(50),
             most: Duration::from_secs(10),
         };
+        let entropy = crate::entropy::system();
         for (failed, bound) in [
             (1, 50),
             (2, 100),
@@ -157,7 +155,7 @@ mod tests {
             (40, 10_000),
             (u32::MAX, 10_000),
         ] {
-            let pauses: Vec<_> = (0..200).map(|_| backoff.pause(failed)).collect();
+            let pauses: Vec<_> = (0..200).map(|_| backoff.pause(failed, &entropy)).collect();
             let bound = Duration::from_millis(bound);
             assert!(pauses.iter().all(|pause| *pause <= bound), "{failed}: {pauses:?}");
             assert!(pauses.iter().any(|pause| *pause > bound / 2), "{failed}: {pauses:?}");

@@ -111,14 +111,28 @@ impl Link {
         self.line.lock().source.past
     }
 
-    /// Ends in good order, and waits for the server to do so too.
-    pub(super) fn close(&self) {
+    /// Takes nothing new: what has begun gets its end, and then the connection ends.
+    pub(super) fn retire(&self) {
         let now = self.line.now();
         self.line.lock().source.mux.close(now, CloseReason::Done);
         self.line.pump();
-        let until = Instant::now() + LINGER;
+    }
+
+    /// Ends in good order once all that was handed over has had its end, and waits for the server to
+    /// do so too.
+    pub(super) fn close(&self) {
+        let mut desk = self.line.lock();
+        while desk.source.is_open() && desk.source.mux.has_unbegun() {
+            desk = self.line.wait(desk, Some(LOOK_AGAIN));
+        }
+        drop(desk);
+        self.retire();
+        let mut until = Instant::now() + LINGER;
         let mut desk = self.line.lock();
         while !desk.source.over {
+            if desk.source.mux.outstanding() > 0 {
+                until = Instant::now() + LINGER;
+            }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;

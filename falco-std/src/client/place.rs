@@ -10,15 +10,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use falco_core::keys::ClientKeys;
+use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
 use falco_core::mux::{Retry, after_attempt};
-use falco_core::{Fate, Settings};
+use falco_core::{Fate, Key, Settings};
 
 use super::connection::Connection;
 use super::dial::{Backoff, Dial};
 use super::limit::Limit;
 use super::outcome::over;
 use super::reader::Reader;
+use super::stats::Counters;
 use crate::error::Error;
 
 /// A connection that ended sooner than this after it stood, and served nothing, counts as an
@@ -28,8 +29,10 @@ const SOON: Duration = Duration::from_secs(1);
 /// What does not change while the client lives.
 #[derive(Debug)]
 pub(super) struct Env {
-    pub(super) keys: Arc<ClientKeys>,
+    /// What another key would be used with.
+    pub(super) key_options: KeyOptions,
     pub(super) settings: Settings,
+    pub(super) entropy: Entropy,
     pub(super) dial: Dial,
     pub(super) connect_timeout: Duration,
     pub(super) backoff: Backoff,
@@ -41,6 +44,7 @@ pub(super) struct Place {
     state: Mutex<State>,
     /// An attempt is over.
     changed: Condvar,
+    counters: Counters,
 }
 
 /// What somebody who needs a connection waits for.
@@ -52,13 +56,14 @@ pub(super) enum Wait {
     Connection,
 }
 
-#[derive(Default)]
 struct State {
+    /// Replaced when the key changes.
+    keys: Arc<ClientKeys>,
     /// The connection, and since when it stands.
     current: Option<(Arc<Connection>, Instant)>,
     /// An attempt is being made, by a thread of its own.
     dialing: bool,
-    /// The client is gone: what an attempt brings is dropped.
+    /// The client was closed, or is gone: what an attempt brings is dropped.
     closed: bool,
     /// A server has let this client in under its key, and has not said since that the key is out of
     /// service.
@@ -78,18 +83,39 @@ struct State {
 }
 
 impl Place {
-    pub(super) fn new(env: Env) -> Arc<Self> {
+    pub(super) fn new(env: Env, keys: Arc<ClientKeys>) -> Arc<Self> {
+        let state = State {
+            keys,
+            current: None,
+            dialing: false,
+            closed: false,
+            admitted: false,
+            failed: 0,
+            failures: 0,
+            verdicts: 0,
+            waiting: 0,
+            retry_at: None,
+            trouble: None,
+        };
         Arc::new(Self {
             env,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             changed: Condvar::new(),
+            counters: Counters::default(),
         })
+    }
+
+    pub(super) const fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// The connection, if it is open, or else the next that is made. All who wait share one attempt
     /// and its outcome; each waits until its own limit.
     pub(super) fn connection(self: &Arc<Self>, limit: Option<Limit>, wait: Wait) -> Result<Arc<Connection>, Error> {
         let mut state = self.lock();
+        if state.closed {
+            return Err(Error::Closed);
+        }
         if let Some(open) = self.open(&mut state) {
             return Ok(open);
         }
@@ -110,6 +136,9 @@ impl Place {
     ) -> (MutexGuard<'p, State>, Result<Arc<Connection>, Error>) {
         let (failures, verdicts) = (state.failures, state.verdicts);
         loop {
+            if state.closed {
+                return (state, Err(Error::Closed));
+            }
             if let Some(open) = self.open(&mut state) {
                 return (state, Ok(open));
             }
@@ -151,11 +180,62 @@ impl Place {
         }
     }
 
-    /// Takes the connection out for good.
-    pub(super) fn close(&self) -> Option<Arc<Connection>> {
+    /// From now on there is no connection for anybody, and the one that there is ends in good
+    /// order.
+    pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.current.take().map(|(connection, _)| connection)
+        // It stays in its place meanwhile, so that whoever else closes waits for the same end.
+        let current = state.current.as_ref().map(|(connection, _)| Arc::clone(connection));
+        drop(state);
+        self.changed.notify_all();
+        if let Some(connection) = current {
+            connection.close();
+            self.lock().current = None;
+        }
+    }
+
+    /// The client is gone: its connection ends at once.
+    pub(super) fn abandon(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let current = state.current.take();
+        drop(state);
+        if let Some((connection, _)) = current {
+            connection.abandon();
+        }
+    }
+
+    /// Makes a connection under another key, from this thread, and puts it in the place of the one
+    /// that there is, on which nothing more begins.
+    pub(super) fn set_key(self: &Arc<Self>, key: Key) -> Result<(), Error> {
+        if self.lock().closed {
+            return Err(Error::Closed);
+        }
+        let keys = self.env.key_options.keys(key, &mut self.env.entropy.clone())?;
+        let (connection, reader) = self.dial(&keys)?;
+        if let Some(reader) = reader {
+            spawn(move || reader.run())?;
+        }
+        let mut state = self.lock();
+        let connection = Arc::new(connection);
+        if state.closed {
+            drop(state);
+            connection.abandon();
+            return Err(Error::Closed);
+        }
+        state.keys = keys;
+        let old = state.current.replace((connection, Instant::now()));
+        state.admitted = true;
+        state.failed = 0;
+        state.retry_at = None;
+        state.trouble = None;
+        drop(state);
+        self.changed.notify_all();
+        if let Some((old, _)) = old {
+            old.retire();
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -183,40 +263,50 @@ impl Place {
 
     fn retry_at(&self, failed: u32) -> Option<Instant> {
         // A pause that overflows the clock is none.
-        Instant::now().checked_add(self.env.backoff.pause(failed))
+        Instant::now().checked_add(self.env.backoff.pause(failed, &self.env.entropy))
     }
 
     /// Begins an attempt.
     fn begin(self: &Arc<Self>, state: &mut State) {
         state.dialing = true;
-        let own = Arc::clone(self);
-        let spawned = thread::Builder::new()
-            .name("falco client".to_owned())
-            .spawn(move || own.attempt());
-        if let Err(error) = spawned {
-            self.conclude(state, Err(Error::io("starting a thread", error, Fate::NotProcessed)));
+        self.counters.attempts.add(1);
+        let (own, keys) = (Arc::clone(self), Arc::clone(&state.keys));
+        if let Err(error) = spawn(move || own.attempt(&keys)) {
+            self.conclude(state, Err(error));
         }
     }
 
     /// Makes one attempt. The thread that made a connection which needs one to read becomes that.
-    fn attempt(self: Arc<Self>) {
-        // A stream of the caller's may panic: those who wait are told of it like of any failure.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            let stream = self.env.dial.dial(self.env.connect_timeout)?;
-            Connection::open(stream, Arc::clone(&self.env.keys), &self.env.settings)
-        }));
-        let opened = opened.unwrap_or_else(|_| {
-            let error = io::Error::other("the stream panicked");
-            Err(Error::io("connecting", error, Fate::NotProcessed))
-        });
+    fn attempt(self: Arc<Self>, keys: &Arc<ClientKeys>) {
+        let opened = self.dial(keys);
         let mut state = self.lock();
-        let reader = self.conclude(&mut state, opened);
+        let reader = if Arc::ptr_eq(keys, &state.keys) {
+            self.conclude(&mut state, opened)
+        } else {
+            // The key has changed meanwhile, with which came a connection: this one is not needed.
+            state.dialing = false;
+            None
+        };
         drop(state);
         self.changed.notify_all();
         drop(self);
         if let Some(reader) = reader {
             reader.run();
         }
+    }
+
+    fn dial(&self, keys: &Arc<ClientKeys>) -> Result<(Connection, Option<Reader>), Error> {
+        // A stream of the caller's may panic: those who wait are told of it like of any failure.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let stream = self.env.dial.dial(self.env.connect_timeout)?;
+            Connection::open(stream, Arc::clone(keys), &self.env.settings, &self.env.entropy)
+        }));
+        let opened = opened.unwrap_or_else(|_| {
+            let error = io::Error::other("the stream panicked");
+            Err(Error::io("connecting", error, Fate::NotProcessed))
+        });
+        self.counters.connected.add(u64::from(opened.is_ok()));
+        opened
     }
 
     /// Notes what came of an attempt.
@@ -268,9 +358,18 @@ fn is_final(error: &Error, admitted: bool) -> bool {
         // A name without a port, a path that is too long: it will be so the next time.
         Error::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => return true,
         Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) => None,
-        Error::Entropy(_) | Error::Setup(_) | Error::Misuse(_) => return true,
+        Error::Entropy(_) | Error::Setup(_) | Error::Settings(_) | Error::Closed => return true,
     };
     after_attempt(end, admitted) == Retry::Fail
+}
+
+/// Starts a thread that connects, or reads.
+fn spawn(run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    let spawned = thread::Builder::new().name("falco client".to_owned()).spawn(run);
+    spawned.map_or_else(
+        |error| Err(Error::io("starting a thread", error, Fate::NotProcessed)),
+        |_| Ok(()),
+    )
 }
 
 impl fmt::Debug for Place {

@@ -5,9 +5,8 @@ use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 
-use falco_core::keys::ClientKeys;
+use falco_core::keys::{ClientKeys, Entropy};
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, Settings, Status};
-use getrandom::SysRng;
 
 use super::limit::Limit;
 use super::outcome::Outcome;
@@ -65,9 +64,10 @@ impl Serial {
         stream: BoxedStream,
         key: Arc<ClientKeys>,
         settings: &Settings,
+        entropy: &Entropy,
         clock: Clock,
     ) -> Result<Self, Error> {
-        let machine = ClientConnection::new(key, settings, clock.now(), &mut SysRng)?;
+        let machine = ClientConnection::new(key, settings, clock.now(), &mut entropy.clone())?;
         let mut serial = Self {
             state: State::new(machine, usize::try_from(settings.max_held()).unwrap_or(usize::MAX)),
             pipe: Pipe::new(stream, clock, None),

@@ -8,8 +8,14 @@ use super::state::Past;
 
 /// A connection that one caller uses at a time; the others wait, each for its own time.
 pub(super) struct Turn {
-    held: Mutex<Held>,
+    state: Mutex<State>,
     left: Condvar,
+}
+
+struct State {
+    held: Held,
+    /// How many wait for their turn.
+    waiting: usize,
 }
 
 enum Held {
@@ -38,52 +44,79 @@ pub(super) struct InHand<'t> {
 impl Turn {
     pub(super) const fn new(serial: Box<Serial>) -> Self {
         Self {
-            held: Mutex::new(Held::Free(serial)),
+            state: Mutex::new(State {
+                held: Held::Free(serial),
+                waiting: 0,
+            }),
             left: Condvar::new(),
         }
     }
 
     pub(super) fn take(&self, limit: Option<Limit>) -> Waited<'_> {
-        let mut held = self.lock();
+        let mut state = self.lock();
+        state.waiting += 1;
+        let (mut state, waited) = self.wait(state, limit, false);
+        state.waiting -= 1;
+        drop(state);
+        // The last may wait for this one to have gone.
+        if !matches!(waited, Waited::Yours(_)) {
+            self.left.notify_all();
+        }
+        waited
+    }
+
+    /// The turn after all others that wait for theirs.
+    pub(super) fn take_last(&self) -> Waited<'_> {
+        self.wait(self.lock(), None, true).1
+    }
+
+    fn wait<'t>(
+        &'t self,
+        mut state: MutexGuard<'t, State>,
+        limit: Option<Limit>,
+        last: bool,
+    ) -> (MutexGuard<'t, State>, Waited<'t>) {
         loop {
-            match core::mem::replace(&mut *held, Held::Taken) {
-                Held::Free(serial) => {
-                    let serial = Some(serial);
-                    return Waited::Yours(InHand { turn: self, serial });
+            if !last || state.waiting == 0 {
+                match core::mem::replace(&mut state.held, Held::Taken) {
+                    Held::Free(serial) => {
+                        let serial = Some(serial);
+                        return (state, Waited::Yours(InHand { turn: self, serial }));
+                    }
+                    gone @ Held::Gone(_) => {
+                        state.held = gone;
+                        return (state, Waited::Gone);
+                    }
+                    Held::Taken => {}
                 }
-                gone @ Held::Gone(_) => {
-                    *held = gone;
-                    return Waited::Gone;
-                }
-                Held::Taken => {}
             }
-            held = match limit {
-                Some(limit) if limit.left().is_zero() => return Waited::TooLong(limit),
+            state = match limit {
+                Some(limit) if limit.left().is_zero() => return (state, Waited::TooLong(limit)),
                 Some(limit) => {
-                    let waited = self.left.wait_timeout(held, limit.left());
+                    let waited = self.left.wait_timeout(state, limit.left());
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
-                None => self.left.wait(held).unwrap_or_else(PoisonError::into_inner),
+                None => self.left.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
     }
 
     /// What it has been, where it has ended as far as anybody has seen.
     pub(super) fn past(&self) -> Option<Past> {
-        match &*self.lock() {
+        match &self.lock().held {
             Held::Gone(past) => Some(*past),
             Held::Free(_) | Held::Taken => None,
         }
     }
 
     fn end(&self, past: Past) {
-        *self.lock() = Held::Gone(past);
+        self.lock().held = Held::Gone(past);
         self.left.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Whole between any two of its steps, none of which can panic.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -91,8 +124,9 @@ impl InHand<'_> {
     /// Leaves the connection to whoever is next.
     pub(super) fn keep(mut self) {
         if let Some(serial) = self.serial.take() {
-            *self.turn.lock() = Held::Free(serial);
-            self.turn.left.notify_one();
+            self.turn.lock().held = Held::Free(serial);
+            // All: one of them may be waiting to be the last.
+            self.turn.left.notify_all();
         }
     }
 

@@ -49,10 +49,10 @@ pub(super) enum Listener {
 
 impl Listener {
     /// Binds to the first of the addresses that can be bound.
-    pub(super) fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
+    pub(super) fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
         let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name stands for no address");
         for address in address.to_socket_addrs()? {
-            match Self::tcp_at(address) {
+            match Self::bind_at(address) {
                 Err(error) => last = error,
                 bound => return bound,
             }
@@ -60,14 +60,20 @@ impl Listener {
         Err(last)
     }
 
-    fn tcp_at(address: SocketAddr) -> io::Result<Self> {
+    fn bind_at(address: SocketAddr) -> io::Result<Self> {
         let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // As the standard library does: elsewhere it means that two may listen.
         #[cfg(unix)]
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        let listener = TcpListener::from(socket);
+        Self::tcp(socket.into())
+    }
+
+    /// One that is bound already.
+    pub(super) fn tcp(listener: TcpListener) -> io::Result<Self> {
+        // A thread waits in `accept`.
+        listener.set_nonblocking(false)?;
         Ok(Self::Tcp {
             #[cfg(unix)]
             waker: OwnedFd::from(listener.try_clone()?).into(),
@@ -76,11 +82,17 @@ impl Listener {
     }
 
     #[cfg(unix)]
-    pub(super) fn unix(path: &Path) -> io::Result<Self> {
+    pub(super) fn bind_unix(path: &Path) -> io::Result<Self> {
         let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
         socket.listen(BACKLOG)?;
-        let listener = UnixListener::from(OwnedFd::from(socket));
+        Self::unix(OwnedFd::from(socket).into())
+    }
+
+    /// One that is bound already.
+    #[cfg(unix)]
+    pub(super) fn unix(listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(false)?;
         Ok(Self::Unix {
             waker: OwnedFd::from(listener.try_clone()?).into(),
             listener,
@@ -154,12 +166,24 @@ where
 {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     while !service.seats.is_stopping() {
-        match listener.accept() {
-            Ok((socket, peer)) => admit(socket, peer, service, handler),
-            // The peer's trouble, or nobody's.
-            Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) => {}
-            // Ours: no file descriptors, no memory.
-            Err(_) => service.seats.relieve(PAUSE),
+        let accepted = listener.accept();
+        // What wakes a thread that is to stop was nobody's wish to connect.
+        if service.seats.is_stopping() {
+            return;
+        }
+        let counters = service.seats.counters();
+        match accepted {
+            Ok((socket, peer)) => {
+                counters.accepted.add(1);
+                admit(socket, peer, service, handler);
+            }
+            Err(error) => {
+                counters.accept_errors.add(1);
+                // Some are the peer's trouble, or nobody's; others ours: no file descriptors, no memory.
+                if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+                    service.seats.relieve(PAUSE);
+                }
+            }
         }
     }
 }

@@ -1,21 +1,24 @@
 //! How a server is set up and bound.
 
 use core::time::Duration;
-use std::net::ToSocketAddrs;
+use std::io;
+use std::net::{TcpListener, ToSocketAddrs};
+#[cfg(unix)]
+use std::os::unix::net::UnixListener;
 #[cfg(unix)]
 use std::path::Path;
 use std::sync::Arc;
 
-use falco_core::keys::Secrets;
+use falco_core::keys::{Entropy, Secrets};
 use falco_core::mux::SharedBudget;
-use falco_core::{Fate, Key, Settings};
-use getrandom::SysRng;
+use falco_core::{EntropyError, Fate, Key, Settings, SettingsBuilder};
 
 use super::accept::Listener;
 use super::pool::Pool;
 use super::seats::Seats;
 use super::{Server, Service};
 use crate::clock::Clock;
+use crate::entropy;
 use crate::error::Error;
 
 /// How many handlers run at once by default: they wait more often than they compute.
@@ -37,12 +40,13 @@ const MAX_HELD: usize = 1 << 30;
 #[must_use = "a builder does nothing until it is bound"]
 pub struct ServerBuilder {
     secrets: Secrets,
-    settings: Settings,
+    settings: SettingsBuilder,
     workers: usize,
     queue_timeout: Duration,
     max_connections: usize,
     max_half_open: usize,
     max_held: usize,
+    entropy: Entropy,
 }
 
 impl Server {
@@ -72,12 +76,13 @@ impl ServerBuilder {
                 nonces: REPLAY_MEMORY,
                 ..secrets
             },
-            settings: Settings::new(),
+            settings: SettingsBuilder::new(),
             workers: WORKERS,
             queue_timeout: QUEUE_TIMEOUT,
             max_connections: MAX_CONNECTIONS,
             max_half_open: MAX_HALF_OPEN,
             max_held: MAX_HELD,
+            entropy: entropy::system(),
         }
     }
 
@@ -101,9 +106,36 @@ impl ServerBuilder {
         self
     }
 
-    /// The largest message, the lifetime, how long a handshake may take.
+    /// The largest message, the requests in flight on one connection, the lifetime, how long a
+    /// handshake may take. What is set by itself holds, before or after this.
     pub const fn settings(mut self, settings: Settings) -> Self {
-        self.settings = settings;
+        self.settings = self.settings.settings(settings);
+        self
+    }
+
+    /// The largest message body, in bytes, either way: 16 MiB by default.
+    pub const fn max_message(mut self, bytes: u32) -> Self {
+        self.settings = self.settings.max_message(bytes);
+        self
+    }
+
+    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days. The
+    /// smaller of both sides' is in force.
+    pub const fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.settings = self.settings.lifetime(lifetime);
+        self
+    }
+
+    /// How long a handshake may take: 5 s by default, at least 1 ms.
+    pub const fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.settings = self.settings.handshake_timeout(timeout);
+        self
+    }
+
+    /// How many requests of one connection may be unanswered at once: 1024 by default, at least 1. A
+    /// client holds those beyond it back.
+    pub const fn max_in_flight(mut self, requests: u16) -> Self {
+        self.settings = self.settings.max_in_flight(requests);
         self
     }
 
@@ -162,16 +194,28 @@ impl ServerBuilder {
         self
     }
 
+    /// Where random numbers come from instead of the operating system, for tests and simulations. In
+    /// production a source that is not cryptographic gives the keys away.
+    pub fn entropy(mut self, fill: impl Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync + 'static) -> Self {
+        self.entropy = Entropy::new(fill);
+        self
+    }
+
     /// Binds to an address. Port 0 has the system choose one; [`Server::local_addr`] says which. A
     /// burst of up to 4096 connections waits for its turn, where the system allows as many.
     ///
     /// # Errors
     /// [`Error`].
     pub fn bind(self, address: impl ToSocketAddrs) -> Result<Server, Error> {
-        let listener = Listener::tcp(address);
-        self.build(Some(
-            listener.map_err(|error| Error::io("binding", error, Fate::NotProcessed))?,
-        ))
+        self.build(Some(Listener::bind(address).map_err(binding)?))
+    }
+
+    /// Takes connections from a listener that is bound already.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn from_listener(self, listener: TcpListener) -> Result<Server, Error> {
+        self.build(Some(Listener::tcp(listener).map_err(binding)?))
     }
 
     /// Binds to a Unix socket. The file must not exist, and stays when the server is gone.
@@ -180,10 +224,16 @@ impl ServerBuilder {
     /// [`Error`].
     #[cfg(unix)]
     pub fn bind_unix(self, path: impl AsRef<Path>) -> Result<Server, Error> {
-        let listener = Listener::unix(path.as_ref());
-        self.build(Some(
-            listener.map_err(|error| Error::io("binding", error, Fate::NotProcessed))?,
-        ))
+        self.build(Some(Listener::bind_unix(path.as_ref()).map_err(binding)?))
+    }
+
+    /// Takes connections from a Unix listener that is bound already.
+    ///
+    /// # Errors
+    /// [`Error`].
+    #[cfg(unix)]
+    pub fn from_unix_listener(self, listener: UnixListener) -> Result<Server, Error> {
+        self.build(Some(Listener::unix(listener).map_err(binding)?))
     }
 
     /// A server that is bound to nothing, for [`Server::serve_connection`].
@@ -195,10 +245,13 @@ impl ServerBuilder {
     }
 
     fn build(self, listener: Option<Listener>) -> Result<Server, Error> {
-        let keys = self.secrets.into_server(&mut SysRng)?;
+        let settings = self.settings.build()?;
+        let mut entropy = self.entropy;
+        let keys = self.secrets.into_server(&mut entropy)?;
         let service = Service {
             keys: Arc::new(keys),
-            settings: self.settings,
+            settings,
+            entropy,
             queue_timeout: self.queue_timeout,
             clock: Clock::new(),
             seats: Arc::new(Seats::new(self.max_connections.max(1), self.max_half_open.max(1))),
@@ -211,4 +264,8 @@ impl ServerBuilder {
             listener: listener.map(Arc::new),
         })
     }
+}
+
+fn binding(error: io::Error) -> Error {
+    Error::io("binding", error, Fate::NotProcessed)
 }

@@ -9,13 +9,12 @@ use std::sync::{Arc, MutexGuard, Weak};
 
 use falco_core::mux::ServerStep;
 use falco_core::{CloseReason, ConnectionError, ServerConnection};
-use getrandom::SysRng;
 
 use super::Service;
 use super::handler::{HandlerError, Request};
 use super::pool;
-use super::seats::{Counter, Seat};
-use super::state::{Conn, Started, State};
+use super::seats::{Seat, Seats};
+use super::state::{Conn, Handled, Started, State};
 use crate::line::{Desk, Line, handles};
 use crate::pipe::{Filled, Pipe};
 use crate::stream::BoxedStream;
@@ -26,7 +25,8 @@ const STOP_POLL: Duration = Duration::from_millis(250);
 /// A connection that has not read yet, and the handle to read with.
 pub(super) fn prepare(service: &Service, stream: BoxedStream) -> io::Result<(Arc<Conn>, BoxedStream)> {
     let clock = service.clock;
-    let machine = ServerConnection::new(Arc::clone(&service.keys), &service.settings, clock.now(), &mut SysRng);
+    let mut entropy = service.entropy.clone();
+    let machine = ServerConnection::new(Arc::clone(&service.keys), &service.settings, clock.now(), &mut entropy);
     let state = State::new(
         machine.map_err(io::Error::other)?,
         service.budget.clone(),
@@ -75,7 +75,7 @@ where
             conn: Arc::downgrade(conn),
             peer,
             handler: Arc::clone(handler),
-            counter: seat.counter(),
+            seats: Arc::clone(seat.seats()),
         }),
         ended: false,
         greeted: false,
@@ -100,7 +100,7 @@ where
             let late = desk.source.refuse_late(now);
             if late > 0 {
                 drop(desk);
-                self.seat.counter().count_busy(late);
+                self.service.seats.counters().busy.add(late);
                 continue;
             }
             match desk.source.mux.recv(now, self.pipe.unread()) {
@@ -191,7 +191,7 @@ where
             let mut desk = self.conn.lock();
             let late = desk.source.refuse_late(now);
             if late > 0 {
-                self.seat.counter().count_busy(late);
+                self.service.seats.counters().busy.add(late);
             }
             if !desk.source.is_busy() || desk.source.cut {
                 return;
@@ -215,7 +215,7 @@ where
             let late = desk.source.refuse_late(self.conn.now());
             drop(desk);
             if late > 0 {
-                self.seat.counter().count_busy(late);
+                self.service.seats.counters().busy.add(late);
                 self.conn.pump();
             }
             if !self.rest(seen) {
@@ -274,11 +274,18 @@ where
     fn leave(&mut self, ended: &io::Result<ConnectionError>) {
         self.service.pool.withdraw(&self.handling);
         let mut desk = self.conn.lock();
+        let unanswered = desk.source.mux.unanswered();
         desk.source.cancel_all();
         desk.source.note_end(self.conn.now());
-        let in_order = ended.is_ok() && !desk.source.cut;
+        let (established, cut) = (desk.source.established, desk.source.cut);
         drop(desk);
-        if in_order {
+        if !cut {
+            self.seat.leave_unanswered(unanswered);
+        }
+        if !established && !cut && ended.is_ok() {
+            self.service.seats.counters().unauthenticated.add(1);
+        }
+        if ended.is_ok() && !cut {
             self.conn.leave(&mut self.pipe);
         } else {
             self.pipe.abort();
@@ -292,7 +299,7 @@ struct Handling<H> {
     conn: Weak<Conn>,
     peer: Option<SocketAddr>,
     handler: Arc<H>,
-    counter: Counter,
+    seats: Arc<Seats>,
 }
 
 impl<H> pool::Source for Handling<H>
@@ -308,19 +315,26 @@ where
         if others {
             more();
         }
-        let Some(Started { id, body, cancelled }) = started else {
+        let Some(Started {
+            id,
+            key_id,
+            body,
+            cancelled,
+        }) = started
+        else {
             return;
         };
-        let request = Request::new(body, self.peer, cancelled);
+        let counters = self.seats.counters();
+        counters.requests.add(1);
+        let request = Request::received(body, self.peer, key_id, cancelled);
         // A handler that panics may leave its own state broken; what this crate holds is not
         // touched by it.
         let answer = catch_unwind(AssertUnwindSafe(|| (self.handler)(request)));
-        let answer = answer.ok().and_then(Result::ok);
-        let Some(conn) = self.conn.upgrade() else { return };
-        let failure = conn.lock().source.answer(id, answer);
-        if failure {
-            self.counter.count_failure();
-        }
+        let answer = answer.map_or(Err(None), |answer| answer.map_err(Some));
+        let Some(conn) = self.conn.upgrade() else {
+            return counters.handled(Handled::Cancelled);
+        };
+        counters.handled(conn.lock().source.answer(id, answer));
         conn.pump();
         conn.lock().source.done();
         conn.tell();

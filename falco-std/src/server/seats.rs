@@ -10,26 +10,7 @@ use falco_core::CloseReason;
 
 use super::half_open::HalfOpen;
 use super::state::Conn;
-
-/// What a server did, from its start to its end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Report {
-    /// Connections that were let in.
-    pub accepted: u64,
-    /// Of those: how many proved that they have the key.
-    pub established: u64,
-    /// Of those: how many were late in their handshake and were dropped to make room.
-    pub dropped: u64,
-    /// Connections that were turned away, because every seat was taken by one that had proved itself.
-    pub turned_away: u64,
-    /// Requests whose handler failed, or returned more than an answer may hold.
-    pub failed: u64,
-    /// Requests that were refused as busy, because no worker was free for them in time.
-    pub busy: u64,
-    /// Connections that were cut off at the deadline of the stop.
-    pub cut: u64,
-}
+use super::stats::{Counters, Report, ServerStats, gauge};
 
 pub(super) struct Seats {
     room: Mutex<Room>,
@@ -37,6 +18,7 @@ pub(super) struct Seats {
     changed: Condvar,
     max: usize,
     max_half_open: usize,
+    counters: Counters,
 }
 
 #[derive(Default)]
@@ -50,29 +32,16 @@ struct Room {
     guests: usize,
     stopping: bool,
     deadline: Option<Instant>,
-    report: Report,
+    /// Connections that were ended at once, and their requests that had not been answered.
+    cut: (u64, u64),
 }
 
 /// A seat that is taken; it is left when this is dropped.
 pub(super) struct Seat {
     number: u64,
     ours: bool,
-    counter: Counter,
+    seats: Arc<Seats>,
     conn: Arc<Conn>,
-}
-
-/// Counts what happens on connections, from any thread.
-#[derive(Clone)]
-pub(super) struct Counter(Arc<Seats>);
-
-impl Counter {
-    pub(super) fn count_failure(&self) {
-        self.0.room().report.failed += 1;
-    }
-
-    pub(super) fn count_busy(&self, requests: u64) {
-        self.0.room().report.busy += requests;
-    }
 }
 
 impl Seats {
@@ -82,7 +51,21 @@ impl Seats {
             changed: Condvar::new(),
             max,
             max_half_open,
+            counters: Counters::default(),
         }
+    }
+
+    pub(super) const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What was counted, and how it is now.
+    pub(super) fn stats(&self) -> ServerStats {
+        self.read(&self.room())
+    }
+
+    fn read(&self, room: &Room) -> ServerStats {
+        self.counters.read(room.taken.len(), room.half_open.len())
     }
 
     /// A seat for a newcomer, if need be that of one that is late in its handshake. While there is
@@ -96,15 +79,14 @@ impl Seats {
                 return None;
             }
             if self.has_seat(&room) {
-                room.report.accepted += 1;
                 return Some(self.seat(&mut room, conn, true));
             }
             if room.half_open.len() == 0 {
-                room.report.turned_away += 1;
+                self.counters.turned_away.add(1);
                 return None;
             }
             let now = Instant::now();
-            if let Some(late) = room.drop_late(now) {
+            if let Some(late) = room.drop_late(now, &self.counters) {
                 drop(room);
                 late.cut();
                 room = self.room();
@@ -146,7 +128,7 @@ impl Seats {
         Seat {
             number,
             ours,
-            counter: Counter(Arc::clone(self)),
+            seats: Arc::clone(self),
             conn,
         }
     }
@@ -162,7 +144,7 @@ impl Seats {
         let late = if room.stopping {
             None
         } else {
-            room.drop_late(Instant::now())
+            room.drop_late(Instant::now(), &self.counters)
         };
         drop(room);
         if let Some(late) = late {
@@ -204,13 +186,12 @@ impl Seats {
             room = match room.deadline {
                 Some(deadline) if deadline <= now => {
                     let left = core::mem::take(&mut room.taken);
-                    room.report.cut += u64::try_from(left.len()).unwrap_or(u64::MAX);
-                    let report = room.report;
+                    room.cut.0 += gauge(left.len());
                     drop(room);
-                    for conn in left.values() {
-                        conn.cut();
-                    }
-                    return report;
+                    let requests: usize = left.values().map(|conn| conn.cut()).sum();
+                    let mut room = self.room();
+                    room.cut.1 += gauge(requests);
+                    return self.report(&room);
                 }
                 Some(deadline) => {
                     let waited = self.changed.wait_timeout(room, deadline - now);
@@ -219,7 +200,15 @@ impl Seats {
                 None => self.changed.wait(room).unwrap_or_else(PoisonError::into_inner),
             };
         }
-        room.report
+        self.report(&room)
+    }
+
+    fn report(&self, room: &Room) -> Report {
+        Report {
+            stats: self.read(room),
+            cut_connections: room.cut.0,
+            cut_requests: room.cut.1,
+        }
     }
 
     fn room(&self) -> MutexGuard<'_, Room> {
@@ -235,14 +224,14 @@ impl Room {
 
     /// Takes the seat of one away that is late in its handshake; its connection is the caller's to
     /// cut. One of which something lies unread is not late: who is too slow is this side.
-    fn drop_late(&mut self, now: Instant) -> Option<Arc<Conn>> {
+    fn drop_late(&mut self, now: Instant, counters: &Counters) -> Option<Arc<Conn>> {
         while let Some(number) = self.half_open.late(now) {
             if self.taken.get(&number).is_some_and(|conn| conn.lies_unread()) {
                 self.half_open.stay(number);
                 continue;
             }
             self.half_open.remove(number);
-            self.report.dropped += 1;
+            counters.half_open_dropped.add(1);
             return self.taken.remove(&number);
         }
         None
@@ -252,51 +241,64 @@ impl Room {
 impl Seat {
     /// The peer has proved itself: its seat is not taken away any more.
     pub(super) fn establish(&self) {
-        let mut room = self.counter.0.room();
-        room.report.established += u64::from(room.taken.contains_key(&self.number));
+        let mut room = self.seats.room();
+        self.seats
+            .counters
+            .established
+            .add(u64::from(room.taken.contains_key(&self.number)));
         room.half_open.remove(self.number);
         drop(room);
-        self.counter.0.changed.notify_all();
+        self.seats.changed.notify_all();
     }
 
     /// The peer's hello has come, under a key that is known here.
     pub(super) fn hear(&self) {
-        self.counter.0.room().half_open.hear(self.number);
+        self.seats.room().half_open.hear(self.number);
     }
 
     /// The peer has not proved itself, all that has come of it was looked at, and more is waited
     /// for.
     pub(super) fn wait(&self) {
-        let mut room = self.counter.0.room();
+        let mut room = self.seats.room();
         room.half_open.wait(self.number, Instant::now());
         drop(room);
         // Somebody may wait for it to be late.
-        self.counter.0.changed.notify_all();
+        self.seats.changed.notify_all();
     }
 
     pub(super) const fn conn(&self) -> &Arc<Conn> {
         &self.conn
     }
 
-    pub(super) fn counter(&self) -> Counter {
-        self.counter.clone()
+    pub(super) const fn seats(&self) -> &Arc<Seats> {
+        &self.seats
+    }
+
+    /// The connection has ended with so many requests unanswered. While the server shuts down, those
+    /// are cut off.
+    pub(super) fn leave_unanswered(&self, requests: usize) {
+        let mut room = self.seats.room();
+        if room.stopping && requests > 0 {
+            room.cut.0 += 1;
+            room.cut.1 += gauge(requests);
+        }
     }
 
     pub(super) fn is_stopping(&self) -> bool {
-        self.counter.0.is_stopping()
+        self.seats.is_stopping()
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut room = self.counter.0.room();
+        let mut room = self.seats.room();
         let taken = room.taken.remove(&self.number);
         room.half_open.remove(self.number);
         if !self.ours && taken.is_some() {
             room.guests -= 1;
         }
         drop(room);
-        self.counter.0.changed.notify_all();
+        self.seats.changed.notify_all();
     }
 }
 

@@ -8,9 +8,12 @@ use std::net::Shutdown;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Ending, LastStep, ServerMux, SharedBudget};
-use falco_core::{CloseReason, ConnectionError, Instant, Refusal, RequestId, ServerConnection, Settings, Status};
+use falco_core::mux::{Ending, LastStep, ServerMux, SharedBudget, refusal_of};
+use falco_core::{
+    CloseReason, ConnectionError, Instant, KeyId, Refusal, RequestId, ServerConnection, Settings, Status,
+};
 
+use super::handler::HandlerError;
 use super::reaper::Reaper;
 use super::waiting::{Place, Waiting};
 use crate::line::{Line, Source, seal_into};
@@ -28,8 +31,18 @@ struct Taken {
 /// A request whose handler starts.
 pub(super) struct Started {
     pub(super) id: RequestId,
+    pub(super) key_id: Option<KeyId>,
     pub(super) body: Vec<u8>,
     pub(super) cancelled: Arc<AtomicBool>,
+}
+
+/// What has become of a request whose handler is done.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Handled {
+    Answered,
+    Refused(Refusal),
+    /// Its client has cancelled it, or is gone.
+    Cancelled,
 }
 
 pub(super) struct State {
@@ -163,7 +176,12 @@ impl State {
             let taken = self.taken.get_mut(&id)?;
             let (body, _) = taken.waits.take()?;
             let cancelled = Arc::clone(&taken.cancelled);
-            Some(Started { id, body, cancelled })
+            Some(Started {
+                id,
+                key_id: self.mux.machine().key_id(),
+                body,
+                cancelled,
+            })
         });
         self.running += usize::from(started.is_some());
         (started, more)
@@ -179,18 +197,26 @@ impl State {
         self.running > 0 || !self.waiting.is_empty()
     }
 
-    /// What a handler gave; none where it failed. Says whether that counts as a failure.
-    pub(super) fn answer(&mut self, id: RequestId, body: Option<Vec<u8>>) -> bool {
+    /// What a handler gave: an answer, an error, or neither where it panicked.
+    pub(super) fn answer(&mut self, id: RequestId, given: Result<Vec<u8>, Option<HandlerError>>) -> Handled {
         let Some(taken) = self.taken.remove(&id) else {
-            return false;
+            return Handled::Cancelled;
         };
-        let Some(body) = body else {
-            let cancelled = taken.cancelled.load(Ordering::Acquire);
-            let refusal = if cancelled { Refusal::Cancelled } else { Refusal::Failed };
-            self.mux.refuse(id, refusal);
-            return !cancelled;
+        let error = match given {
+            Ok(body) => {
+                let answered = self.mux.answer(id, body);
+                return answered.map_or(Handled::Refused(Refusal::AnswerTooLarge), |()| Handled::Answered);
+            }
+            Err(error) => error,
         };
-        self.mux.answer(id, body).is_err()
+        let cancelled = taken.cancelled.load(Ordering::Acquire);
+        let refusal = refusal_of(error.as_deref(), cancelled);
+        self.mux.refuse(id, refusal);
+        if cancelled && refusal == Refusal::Cancelled {
+            Handled::Cancelled
+        } else {
+            Handled::Refused(refusal)
+        }
     }
 }
 
@@ -216,14 +242,16 @@ impl Conn {
         }
     }
 
-    /// Ends at once, from any thread.
-    pub(super) fn cut(&self) {
+    /// Ends at once, from any thread. Says how many requests it leaves unanswered.
+    pub(super) fn cut(&self) -> usize {
         let mut desk = self.lock();
+        let unanswered = desk.source.mux.unanswered();
         desk.source.cut = true;
         desk.source.cancel_all();
         drop(desk);
         self.tell();
         self.shutdown(Shutdown::Both);
+        unanswered
     }
 }
 

@@ -57,7 +57,6 @@ pub fn bounded(test: impl FnOnce() + Send + 'static) {
 pub struct Running {
     pub address: SocketAddr,
     pub handle: Handle,
-    pub server: Arc<Server>,
     pub serving: JoinHandle<Report>,
 }
 
@@ -73,14 +72,12 @@ impl Running {
     where
         H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
     {
-        let server = Arc::new(builder.bind(address).expect("the address is free"));
+        let server = builder.bind(address).expect("the address is free");
         let (address, handle) = (server.local_addr().expect("it is bound"), server.handle());
-        let own = Arc::clone(&server);
-        let serving = thread::spawn(move || own.serve(handler));
+        let serving = thread::spawn(move || server.serve(handler).expect("it never fails"));
         Self {
             address,
             handle,
-            server,
             serving,
         }
     }
@@ -95,7 +92,7 @@ impl Running {
 
     /// Stops it; what is not done in ten seconds is cut.
     pub fn stop(self) -> Report {
-        self.handle.stop_within(Duration::from_secs(10));
+        self.handle.shutdown_within(Duration::from_secs(10));
         self.serving.join().expect("serve does not panic")
     }
 }

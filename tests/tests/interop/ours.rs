@@ -43,11 +43,13 @@ impl OurServer {
         let handle = server.handle();
         let noted = Arc::clone(&handled);
         let serving = thread::spawn(move || {
-            server.serve(move |request: Request| {
-                let body = request.into_body();
-                lock(&noted).push(bodies::report("handled", &body));
-                Ok(bodies::transform(&body))
-            })
+            server
+                .serve(move |request: Request| {
+                    let body = request.into_body();
+                    lock(&noted).push(bodies::report("handled", &body));
+                    Ok(bodies::transform(&body))
+                })
+                .expect("it never fails")
         });
         Self {
             address,
@@ -64,7 +66,7 @@ impl OurServer {
 
     /// Stops in good order.
     pub(crate) fn stop(mut self) -> Report {
-        self.handle.stop();
+        self.handle.shutdown();
         let serving = self.serving.take().expect("it serves until here");
         serving.join().expect("serving does not panic")
     }
@@ -72,7 +74,7 @@ impl OurServer {
 
 impl Drop for OurServer {
     fn drop(&mut self) {
-        self.handle.stop();
+        self.handle.shutdown();
     }
 }
 

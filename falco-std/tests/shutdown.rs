@@ -1,4 +1,5 @@
-//! How a server stops: at once where nothing runs, after its answers where something does, at the deadline where it must.
+//! How a server stops: at once where nothing runs, after its answers where something does, at the
+//! deadline where it must.
 
 mod common;
 
@@ -30,12 +31,16 @@ fn a_server_with_idle_connections_stops_within_the_second_that_their_ends_may_ta
             .collect();
         thread::sleep(millis(50));
         let start = Instant::now();
-        server.handle.stop();
+        server.handle.shutdown();
         let report = server.serving.join().expect("serve does not panic");
         let took = start.elapsed();
-        // A client on the classic wire looks at its stream only when it sends: it is waited for, so that no answer on its way to it is lost.
+        // A client on the classic wire looks at its stream only when it sends: it is waited for, so
+        // that no answer on its way to it is lost.
         assert!(took < millis(1_500), "{took:?}");
-        assert_eq!((report.accepted, report.established, report.cut), (60, 50, 0));
+        assert_eq!(
+            (report.stats.accepted, report.stats.established, report.cut_connections),
+            (60, 50, 0)
+        );
         drop(strangers);
         for client in &clients {
             let error = client.request("too late").expect_err("nobody is there");
@@ -49,12 +54,10 @@ fn a_server_stops_before_it_serves_and_more_than_once() {
     bounded(|| {
         let server = Server::classic(key()).bind("127.0.0.1:0").expect("a free port");
         let handle = server.handle();
-        handle.stop();
-        handle.clone().stop_within(millis(10));
-        assert_eq!(server.serve(echo).accepted, 0);
-        assert_eq!(server.serve(echo).accepted, 0);
-        drop(server);
-        handle.stop();
+        handle.shutdown();
+        handle.clone().shutdown_within(millis(10));
+        assert_eq!(server.serve(echo).expect("it never fails").stats.accepted, 0);
+        handle.shutdown();
     });
 }
 
@@ -90,7 +93,7 @@ fn under_load_every_request_that_ran_has_its_answer() {
             .collect();
         thread::sleep(millis(300));
         let start = Instant::now();
-        server.handle.stop();
+        server.handle.shutdown();
         let report = server.serving.join().expect("serve does not panic");
         let took = start.elapsed();
         assert!(took < millis(3_000), "{took:?}");
@@ -104,7 +107,7 @@ fn under_load_every_request_that_ran_has_its_answer() {
             "every request that ran has its answer"
         );
         assert!(answered > 8);
-        assert_eq!((report.cut, report.failed), (0, 0));
+        assert_eq!((report.cut_connections, report.stats.failed), (0, 0));
     });
 }
 
@@ -124,14 +127,14 @@ fn at_the_deadline_the_rest_is_cut_off() {
         let asking = thread::spawn(move || client.request("for ever"));
         thread::sleep(millis(100));
         let start = Instant::now();
-        server.handle.stop();
+        server.handle.shutdown();
         thread::sleep(millis(200));
         assert!(!server.serving.is_finished(), "without a deadline it waits");
-        server.handle.stop_within(millis(200));
+        server.handle.shutdown_within(millis(200));
         let report = server.serving.join().expect("serve does not panic");
         let took = start.elapsed();
         assert!(took >= millis(390) && took < millis(1_500), "{took:?}");
-        assert_eq!(report.cut, 1);
+        assert_eq!(report.cut_connections, 1);
         let error = asking.join().expect("it does not panic").expect_err("it was cut off");
         assert_eq!(error.fate(), Fate::MaybeProcessed, "{error}");
         assert!(!done.load(Ordering::SeqCst));
@@ -180,7 +183,7 @@ fn a_connection_that_the_caller_serves_stops_too() {
         let client = common::client().over(near).expect("the server takes it");
         assert_eq!(client.request("hello").expect("an answer"), b"hello");
         let start = Instant::now();
-        handle.stop();
+        handle.shutdown();
         let reading = thread::spawn(move || {
             thread::sleep(core::time::Duration::from_millis(400));
             client.request("too late").expect_err("the server has stopped").fate()

@@ -1,0 +1,8 @@
+//! Random numbers from the operating system, which are used unless a builder is given others.
+
+use falco_core::EntropyError;
+use falco_core::keys::Entropy;
+
+pub(crate) fn system() -> Entropy {
+    Entropy::new(|bytes| getrandom::fill(bytes).map_err(|_| EntropyError::new()))
+}

@@ -1,0 +1,108 @@
+//! What a server counts, and what it says when it was shut down.
+
+use falco_core::Refusal;
+
+use super::state::Handled;
+use crate::stats::Counter;
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) accepted: Counter,
+    pub(super) turned_away: Counter,
+    pub(super) half_open_dropped: Counter,
+    pub(super) established: Counter,
+    pub(super) unauthenticated: Counter,
+    pub(super) accept_errors: Counter,
+    pub(super) requests: Counter,
+    answers: Counter,
+    refusals: Counter,
+    cancelled: Counter,
+    failed: Counter,
+    pub(super) busy: Counter,
+}
+
+/// What has happened at a server since it was made, for a metrics library to read. Counters only go
+/// up; gauges say how it is now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerStats {
+    /// Gauge: connections that there are.
+    pub connections: u64,
+    /// Gauge: those of them that have not finished their handshake.
+    pub half_open: u64,
+    /// Sockets that were accepted.
+    pub accepted: u64,
+    /// Sockets that were closed at once, because there were as many connections as there may be.
+    pub turned_away: u64,
+    /// Connections that were late in their handshake and dropped to make room for others.
+    pub half_open_dropped: u64,
+    /// Handshakes that succeeded.
+    pub established: u64,
+    /// Handshakes that did not: another key, other bytes, silence.
+    pub unauthenticated: u64,
+    /// Errors of accepting, such as no file descriptors left.
+    pub accept_errors: u64,
+    /// Requests that were handed to the handler.
+    pub requests: u64,
+    /// Of these, requests that were answered.
+    pub answers: u64,
+    /// Of these, requests that were refused by the handler or because of its answer's size.
+    pub refusals: u64,
+    /// Of these, requests whose clients cancelled them or went away.
+    pub cancelled: u64,
+    /// Of the refused, requests whose handler failed or panicked.
+    pub failed: u64,
+    /// Requests that were refused as busy, because no worker was free for them in time. They are
+    /// not among those that were handed to the handler.
+    pub busy: u64,
+}
+
+/// What a server did until it was shut down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// What it has counted.
+    pub stats: ServerStats,
+    /// Connections that were ended at once because the limit of a shutdown had run out.
+    pub cut_connections: u64,
+    /// Requests on them that had not been answered.
+    pub cut_requests: u64,
+}
+
+impl Counters {
+    /// A handler is done with a request.
+    pub(super) fn handled(&self, handled: Handled) {
+        match handled {
+            Handled::Answered => self.answers.add(1),
+            Handled::Cancelled => self.cancelled.add(1),
+            Handled::Refused(refusal) => {
+                self.refusals.add(1);
+                self.failed.add(u64::from(refusal == Refusal::Failed));
+            }
+        }
+    }
+
+    pub(super) fn read(&self, connections: usize, half_open: usize) -> ServerStats {
+        ServerStats {
+            connections: gauge(connections),
+            half_open: gauge(half_open),
+            accepted: self.accepted.get(),
+            turned_away: self.turned_away.get(),
+            half_open_dropped: self.half_open_dropped.get(),
+            established: self.established.get(),
+            unauthenticated: self.unauthenticated.get(),
+            accept_errors: self.accept_errors.get(),
+            requests: self.requests.get(),
+            answers: self.answers.get(),
+            refusals: self.refusals.get(),
+            cancelled: self.cancelled.get(),
+            failed: self.failed.get(),
+            busy: self.busy.get(),
+        }
+    }
+}
+
+/// A number of things that there are.
+pub(super) fn gauge(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}

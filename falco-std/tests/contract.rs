@@ -1,0 +1,446 @@
+//! What falco-std and falco-tokio both promise, in the words of this one. The file of the same name
+//! in falco-tokio says the same with `await`; `docs/adapters.md` compares all methods.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod common;
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
+use std::sync::Arc;
+use std::thread;
+
+use common::{Running, bounded};
+use falco_std::{
+    Client, EntropyError, Error, Fate, HandlerError, Key, Refusal, Request, RequestError, Server, ServerBuilder,
+    Settings, SettingsError, SetupError,
+};
+
+fn key(number: u8) -> Key {
+    Key::from_bytes([number; 32]).unwrap()
+}
+
+/// A server that answers with what it is sent.
+fn echo(builder: ServerBuilder) -> Running {
+    Running::start(builder, common::echo)
+}
+
+fn client(server: &Running) -> Client {
+    Client::builder(key(1)).connect(server.address).unwrap()
+}
+
+/// What a request of three bytes comes to.
+fn three(client: &Client) -> Result<usize, RequestError> {
+    match client.request("abc") {
+        Ok(answer) => Ok(answer.len()),
+        Err(Error::Request(error)) => Err(error),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn settings_that_come_later_undo_no_single_value() {
+    bounded(|| {
+        let too_large = Err(RequestError::Refused(Refusal::TooLarge));
+        for builder in [
+            Server::builder(key(1)).max_message(2).settings(Settings::new()),
+            Server::builder(key(1)).settings(Settings::new()).max_message(2),
+        ] {
+            let server = echo(builder);
+            let client = client(&server);
+            let sent = three(&client);
+            let limit = RequestError::TooLarge { length: 3, limit: 2 };
+            assert!(sent == too_large || sent == Err(limit), "{sent:?}");
+            server.stop();
+        }
+        let server = echo(Server::builder(key(1)));
+        for builder in [
+            Client::builder(key(1)).max_message(2).settings(Settings::new()),
+            Client::builder(key(1)).settings(Settings::new()).max_message(2),
+        ] {
+            let client = builder.connect(server.address).unwrap();
+            let limit = RequestError::TooLarge { length: 3, limit: 2 };
+            assert_eq!(three(&client), Err(limit));
+            assert_eq!(client.request("ab").unwrap(), b"ab");
+        }
+        assert_eq!(server.stop().stats.requests, 2);
+    });
+}
+
+#[test]
+fn a_setting_out_of_its_range_is_told_where_the_builder_is_used() {
+    bounded(|| {
+        let short = Duration::from_millis(1);
+        let failed = Client::builder(key(1)).lifetime(short).connect("127.0.0.1:1");
+        assert!(matches!(failed.unwrap_err(), Error::Settings(SettingsError::Lifetime(given)) if given == short));
+        let failed = Client::builder(key(1))
+            .handshake_timeout(Duration::ZERO)
+            .connect_lazy("127.0.0.1:1");
+        assert!(matches!(
+            failed.unwrap_err(),
+            Error::Settings(SettingsError::HandshakeTimeout(_))
+        ));
+        for builder in [
+            Server::builder(key(1)).max_in_flight(0),
+            Server::builder(key(1)).lifetime(short),
+            Server::builder(key(1)).handshake_timeout(Duration::ZERO),
+        ] {
+            let failed = builder.settings(Settings::new()).unbound().unwrap_err();
+            assert!(matches!(failed, Error::Settings(_)), "{failed}");
+            assert_eq!(failed.fate(), Fate::NotProcessed);
+        }
+    });
+}
+
+#[test]
+fn a_client_that_was_closed_is_closed_for_all_its_clones_and_says_so() {
+    bounded(|| {
+        let server = echo(Server::builder(key(1)));
+        let client = client(&server);
+        let clone = client.clone();
+        assert_eq!(clone.request("before").unwrap(), b"before");
+        client.close();
+        for client in [&client, &clone] {
+            for failed in [
+                client.request("after").map(drop),
+                client.request_within("after", Duration::from_secs(1)).map(drop),
+                client.ping().map(drop),
+                client.set_key(key(1)),
+            ] {
+                let error = failed.unwrap_err();
+                assert!(matches!(error, Error::Closed), "{error:?}");
+                assert_eq!(error.fate(), Fate::NotProcessed);
+            }
+        }
+        clone.close();
+        assert_eq!(server.stop().stats.requests, 1);
+    });
+}
+
+#[test]
+fn a_request_that_has_begun_gets_its_answer_though_the_client_is_closed() {
+    bounded(|| {
+        let slow = |request: Request| {
+            thread::sleep(Duration::from_millis(1500));
+            Ok(request.into_body())
+        };
+        let server = Running::start(Server::builder(key(1)), slow);
+        let client = client(&server);
+        let clone = client.clone();
+        let waiting = thread::spawn(move || clone.request("slow"));
+        while server.handle.stats().requests == 0 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        client.close();
+        assert_eq!(waiting.join().unwrap().unwrap(), b"slow");
+        let report = server.stop();
+        assert_eq!((report.cut_connections, report.stats.answers), (0, 1));
+    });
+}
+
+#[test]
+fn a_connection_ends_when_the_last_clone_is_dropped() {
+    bounded(|| {
+        let server = echo(Server::builder(key(1)));
+        let first = client(&server);
+        let second = first.clone();
+        drop(first);
+        assert_eq!(second.request("still there").unwrap(), b"still there");
+        assert_eq!(server.handle.stats().connections, 1);
+        drop(second);
+        while server.handle.stats().connections > 0 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        server.stop();
+    });
+}
+
+#[test]
+fn clones_of_a_builder_make_clients_under_one_key() {
+    bounded(|| {
+        let server = echo(Server::classic(key(1)));
+        let builder = Client::classic(key(1));
+        let (one, other) = (builder.clone(), builder);
+        for builder in [one, other] {
+            let client = builder.connect(server.address).unwrap();
+            assert_eq!(client.request("x").unwrap(), b"x");
+        }
+        assert_eq!(server.stop().stats.established, 2);
+    });
+}
+
+#[test]
+fn the_key_changes_and_no_request_fails_by_it() {
+    bounded(|| {
+        let handler = |request: Request| Ok(request.key_id().unwrap().to_string().into_bytes());
+        let server = Running::start(Server::builder(key(1)).key(key(2)), handler);
+        let client = client(&server);
+        let clone = client.clone();
+        assert_eq!(client.request("").unwrap(), key(1).id().to_string().into_bytes());
+        let unknown = client.set_key(key(3)).unwrap_err();
+        assert!(unknown.is_refused(), "{unknown}");
+        assert_eq!(client.request("").unwrap(), key(1).id().to_string().into_bytes());
+        client.set_key(key(2)).unwrap();
+        assert!(server.handle.retire_key(key(1).id()));
+        for client in [&client, &clone] {
+            assert_eq!(client.request("").unwrap(), key(2).id().to_string().into_bytes());
+        }
+        let stats = client.stats();
+        assert_eq!((stats.connected, stats.requests, stats.errors), (2, 4, 0));
+        let report = server.stop();
+        assert_eq!((report.stats.established, report.stats.answers), (2, 4));
+    });
+}
+
+#[test]
+fn requests_that_wait_behind_others_get_their_answers_though_the_client_is_closed() {
+    bounded(|| {
+        let slow = |request: Request| {
+            thread::sleep(Duration::from_millis(200));
+            Ok(request.into_body())
+        };
+        for (server, client) in [
+            (Server::builder(key(1)).max_in_flight(1), Client::builder(key(1))),
+            (Server::classic(key(1)), Client::classic(key(1))),
+        ] {
+            let server = Running::start(server, slow);
+            let client = client.connect(server.address).unwrap();
+            let waiting: Vec<_> = (0..4)
+                .map(|_| {
+                    let client = client.clone();
+                    thread::spawn(move || client.request("x"))
+                })
+                .collect();
+            while client.stats().outstanding < 4 || server.handle.stats().requests == 0 {
+                thread::sleep(Duration::from_millis(5));
+            }
+            // The last of them may be about to be handed over.
+            thread::sleep(Duration::from_millis(50));
+            client.close();
+            for request in waiting {
+                assert_eq!(request.join().unwrap().unwrap(), b"x");
+            }
+            let report = server.stop();
+            assert_eq!((report.stats.answers, report.stats.established), (4, 1));
+        }
+    });
+}
+
+#[test]
+fn the_key_of_a_classic_client_changes_too() {
+    bounded(|| {
+        let server = echo(Server::classic(key(1)));
+        let client = Client::classic(key(1)).connect(server.address).unwrap();
+        assert_eq!(client.request("one").unwrap(), b"one");
+        client.set_key(key(1)).unwrap();
+        assert_eq!(client.request("two").unwrap(), b"two");
+        assert!(client.set_key(key(2)).unwrap_err().is_refused());
+        assert_eq!(client.request("three").unwrap(), b"three");
+        assert_eq!(client.stats().connected, 2);
+        client.close();
+        assert_eq!(server.stop().stats.answers, 3);
+    });
+}
+
+#[test]
+fn a_handler_chooses_how_its_request_is_refused() {
+    bounded(|| {
+        let handler = |request: Request| {
+            let refusal: HandlerError = match request.body() {
+                b"busy" => Refusal::Busy.into(),
+                b"not processed" => Refusal::NotProcessed.into(),
+                _ => "the client does not see this".into(),
+            };
+            Err::<Vec<u8>, _>(refusal)
+        };
+        let server = Running::start(Server::builder(key(1)), handler);
+        let client = client(&server);
+        for (body, refusal) in [
+            ("busy", Refusal::Busy),
+            ("not processed", Refusal::NotProcessed),
+            ("else", Refusal::Failed),
+        ] {
+            match client.request(body) {
+                Err(Error::Request(RequestError::Refused(told))) => assert_eq!(told, refusal),
+                other => panic!("{other:?}"),
+            }
+        }
+        let stats = server.stop().stats;
+        assert_eq!((stats.answers, stats.failed), (0, 1));
+        // One that was not processed is sent again, as often as a lost connection would have it.
+        assert_eq!((stats.requests, stats.refusals), (5, 5));
+    });
+}
+
+#[test]
+fn both_sides_count_what_they_did() {
+    bounded(|| {
+        let server = echo(Server::builder(key(1)).max_message(10));
+        let client = client(&server);
+        client.request("one").unwrap();
+        client.request("two").unwrap();
+        client.request("longer than ten bytes").unwrap_err();
+        let stats = client.stats();
+        assert_eq!((stats.outstanding, stats.attempts, stats.connected), (0, 1, 1));
+        assert_eq!((stats.requests, stats.answers, stats.errors), (3, 2, 1));
+        let stats = server.handle.stats();
+        assert_eq!((stats.connections, stats.half_open), (1, 0));
+        assert_eq!((stats.accepted, stats.established, stats.turned_away), (1, 1, 0));
+        assert_eq!(
+            (stats.requests, stats.answers, stats.refusals, stats.failed),
+            (2, 2, 0, 0)
+        );
+        assert_eq!((stats.unauthenticated, stats.cancelled, stats.accept_errors), (0, 0, 0));
+        let stranger = Client::builder(key(2)).connect(server.address).unwrap_err();
+        assert!(stranger.is_refused());
+        while server.handle.stats().unauthenticated == 0 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        client.close();
+        let report = server.stop();
+        assert_eq!((report.cut_connections, report.cut_requests), (0, 0));
+        assert_eq!((report.stats.accepted, report.stats.connections), (2, 0));
+    });
+}
+
+#[test]
+fn a_shutdown_with_a_limit_says_what_it_cut() {
+    bounded(|| {
+        let handler = |request: Request| {
+            // Until the connection is cut off.
+            while !request.is_cancelled() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Ok(request.into_body())
+        };
+        let server = Running::start(Server::builder(key(1)), handler);
+        let client = client(&server);
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                let client = client.clone();
+                thread::spawn(move || client.request("never"))
+            })
+            .collect();
+        while server.handle.stats().requests < 3 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        server.handle.shutdown_within(Duration::from_millis(50));
+        let report = server.serving.join().unwrap();
+        assert_eq!((report.cut_connections, report.cut_requests), (1, 3));
+        assert_eq!((report.stats.requests, report.stats.answers), (3, 0));
+        // A handler cannot be interrupted, and is counted when it has noticed.
+        while server.handle.stats().cancelled < 3 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        for request in waiting {
+            assert_eq!(request.join().unwrap().unwrap_err().fate(), Fate::MaybeProcessed);
+        }
+    });
+}
+
+#[test]
+fn listeners_may_be_bound_by_others() {
+    bounded(|| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Server::builder(key(1)).from_listener(listener).unwrap();
+        assert_eq!(server.local_addr().unwrap(), address);
+        let handle = server.handle();
+        let serving = thread::spawn(move || server.serve(common::echo));
+        let client = Client::builder(key(1)).connect(address).unwrap();
+        assert_eq!(client.request("x").unwrap(), b"x");
+        handle.shutdown();
+        let stats = serving.join().unwrap().unwrap().stats;
+        assert_eq!((stats.answers, stats.accept_errors), (1, 0), "it waits in accept");
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn unix_listeners_may_be_bound_by_others() {
+    bounded(|| {
+        let path = std::env::temp_dir().join(format!("falco-std-contract-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let server = Server::builder(key(1)).from_unix_listener(listener).unwrap();
+        let handle = server.handle();
+        let serving = thread::spawn(move || server.serve(common::echo));
+        let client = Client::builder(key(1)).connect_unix(&path).unwrap();
+        assert_eq!(client.request("x").unwrap(), b"x");
+        handle.shutdown();
+        assert_eq!(serving.join().unwrap().unwrap().stats.answers, 1);
+        std::fs::remove_file(path).unwrap();
+    });
+}
+
+/// How many bytes were drawn from a source.
+#[derive(Default)]
+struct Drawn(Arc<AtomicUsize>);
+
+impl Drawn {
+    /// A source that counts up.
+    fn source(&self) -> impl Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync + 'static {
+        let drawn = Arc::clone(&self.0);
+        move |bytes| {
+            for byte in bytes {
+                *byte = drawn.fetch_add(1, Ordering::SeqCst).to_le_bytes()[0];
+            }
+            Ok(())
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn random_numbers_come_from_where_the_builder_says() {
+    bounded(|| {
+        let none = |_: &mut [u8]| Err(EntropyError::new());
+        let failed = Server::builder(key(1)).entropy(none).unbound().unwrap_err();
+        assert!(matches!(failed, Error::Setup(SetupError::Entropy)), "{failed}");
+        let (by_server, by_client) = (Drawn::default(), Drawn::default());
+        let server = echo(Server::builder(key(1)).entropy(by_server.source()));
+        let failed = Client::builder(key(1)).entropy(none).connect(server.address);
+        let failed = failed.unwrap_err();
+        assert!(matches!(failed, Error::Entropy(_)), "{failed}");
+        let before = by_server.count();
+        assert!(before > 0, "for the key ring");
+        let client = Client::builder(key(1)).entropy(by_client.source());
+        let client = client.connect(server.address).unwrap();
+        assert_eq!(client.request("x").unwrap(), b"x");
+        assert!(by_server.count() > before && by_client.count() > 0, "for the handshake");
+        server.stop();
+    });
+}
+
+#[test]
+fn a_request_is_made_without_a_connection() {
+    bounded(|| {
+        let peer = "192.0.2.1:7".parse().unwrap();
+        let id = Key::from_bytes([9; 32]).unwrap().id();
+        let request = Request::new(b"body".to_vec());
+        assert_eq!((request.peer(), request.key_id()), (None, None));
+        let request = request.with_peer(peer).with_key_id(id);
+        assert_eq!((request.peer(), request.key_id()), (Some(peer), Some(id)));
+        assert!(!request.is_cancelled());
+        assert_eq!(request.body(), b"body");
+        assert_eq!(request.into_body(), b"body");
+    });
+}
+
+#[test]
+fn what_is_set_on_a_request_changes_what_it_says_and_not_whose_it_is() {
+    bounded(|| {
+        let handler = |request: Request| {
+            let id = request.key_id();
+            let request = request.with_peer(([192, 0, 2, 1], 7).into());
+            assert_eq!(request.key_id(), id);
+            Ok(request.peer().unwrap().to_string().into_bytes())
+        };
+        let server = Running::start(Server::builder(key(1)), handler);
+        assert_eq!(client(&server).request("").unwrap(), b"192.0.2.1:7");
+        server.stop();
+    });
+}
