@@ -15,10 +15,10 @@ type Fill = dyn Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync;
 /// for tests and simulations.
 ///
 /// ```
-/// use falco_core::Key;
 /// use falco_core::keys::Entropy;
+/// use falco_core::{EntropyError, Key};
 ///
-/// let entropy = Entropy::new(|bytes| getrandom::fill(bytes).map_err(|_| falco_core::EntropyError::new()));
+/// let entropy = Entropy::new(|bytes| getrandom::fill(bytes).map_err(|_| EntropyError::new()));
 /// let key = Key::generate(&mut entropy.clone())?;
 /// assert!(entropy.below(6) < 6);
 /// # Ok::<(), falco_core::KeyError>(())
@@ -32,8 +32,8 @@ impl Entropy {
         Self(Arc::new(fill))
     }
 
-    /// A number below `bound`, or 0 where the source fails or `bound` is 0. It spreads load, such as
-    /// the pauses between attempts to connect, and is not for secrets.
+    /// A number below `bound`, or 0 where the source fails or `bound` is 0. It spreads load, such
+    /// as the pauses between attempts to connect, and is not for secrets.
     #[must_use]
     pub fn below(&self, bound: u64) -> u64 {
         let mut bytes = [0; 8];

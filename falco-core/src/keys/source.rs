@@ -101,8 +101,8 @@ impl ClientKeySource {
         }
     }
 
-    /// The shared keys, which the first call makes, and what other keys of the same client are to be
-    /// used with.
+    /// The shared keys, which the first call makes, and what other keys of the same client are to
+    /// be used with.
     ///
     /// # Errors
     /// [`SetupError`], and the same one ever after: the key is used up.

@@ -26,7 +26,8 @@ use super::control::Control;
 ///     Ok(format!("{} from {peer}", str::from_utf8(request.body())?).into_bytes())
 /// }
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let (admin, other) = (Key::from_bytes([1; 32])?.id(), Key::from_bytes([2; 32])?.id());
 /// let request = || Request::new("hello").with_peer(([192, 0, 2, 7], 9).into());
 /// let answer = greet(request().with_key_id(admin), admin).await.expect("it is the admin");
@@ -127,7 +128,8 @@ impl Request {
         }
     }
 
-    /// The [id](crate::Key::id) of the key that the client has proved to have. The classic wire has none.
+    /// The [id](crate::Key::id) of the key that the client has proved to have. The classic wire has
+    /// none.
     #[must_use]
     pub fn key_id(&self) -> Option<KeyId> {
         match (&self.set, &self.origin) {
@@ -137,14 +139,16 @@ impl Request {
         }
     }
 
-    /// Whether nobody waits for the answer any more: the client has cancelled the request, or is gone.
+    /// Whether nobody waits for the answer any more: the client has cancelled the request, or is
+    /// gone.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         let origin = self.origin.as_ref();
         origin.is_some_and(|(id, control)| control.is_cancelled(*id))
     }
 
-    /// Waits until nobody waits for the answer any more. For what a handler has set going elsewhere, and for handlers that are not dropped
+    /// Waits until nobody waits for the answer any more. For what a handler has set going
+    /// elsewhere, and for handlers that are not dropped
     /// ([`OnCancel::Signal`](crate::OnCancel::Signal)).
     pub async fn cancelled(&self) {
         match &self.origin {
