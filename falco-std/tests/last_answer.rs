@@ -81,7 +81,7 @@ fn late_answer(
     let gate = Arc::clone(&shut);
     let serving = thread::spawn(move || {
         server.serve_connection(far, move |_| {
-            handle.stop();
+            handle.shutdown();
             gate.store(true, Ordering::SeqCst);
             Ok(b"late".to_vec())
         })

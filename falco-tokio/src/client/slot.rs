@@ -257,7 +257,7 @@ impl Slot {
             Error::Entropy(_) | Error::Setup(_) => return true,
             // A name without a port, a path that is too long: it will be so the next time.
             Error::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => return true,
-            _ => None,
+            Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) | Error::Closed | Error::Settings(_) => None,
         };
         after_attempt(end, self.env.admitted.load(Ordering::Relaxed)) == Retry::Fail
     }
