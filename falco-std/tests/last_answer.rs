@@ -62,7 +62,8 @@ impl Stream for Gated {
 }
 
 /// A request whose answer the stream does not take for so long, while the server stops. The client
-/// pings after a third of the lifetime. Gives what the client received, what ended the connection, and after how long.
+/// pings after a third of the lifetime. Gives what the client received, what ended the connection,
+/// and after how long.
 fn late_answer(
     lifetime: Duration,
     shut_for: Duration,
