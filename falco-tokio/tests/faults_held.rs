@@ -76,3 +76,21 @@ async fn requests_over_the_bound_of_all_connections_are_refused_as_busy_and_coun
     assert!(busy > 0 && answered + busy == 3, "{answered} answered, {busy} busy");
     assert_eq!(server.handle.stats().busy, busy);
 }
+
+/// Nor can a client know how many others there are. Clients with much in flight have less of it
+/// when the server is busy, until all of them fit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_have_more_in_flight_than_all_connections_may_hold_get_all_their_answers() {
+    let server = Running::echo(Server::builder(key(1)).max_held(16 * MIB)).await;
+    let mut clients = JoinSet::new();
+    for _ in 0..10 {
+        let client = server.client().await;
+        clients.spawn(async move { echoes(client, 10, MIB).await });
+    }
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+    let stats = server.stop().await.stats;
+    assert_eq!(stats.answers, 100);
+    assert!(stats.busy > 0, "100 MiB do not fit into 16 at once");
+}

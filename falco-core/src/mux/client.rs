@@ -1,6 +1,7 @@
 //! A client's side: who waits for the answer to what, from the moment a request is handed over to its one end.
 
 mod begin;
+mod window;
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -22,6 +23,8 @@ use crate::send_queue::SendQueue;
 use crate::settings::DEFAULT_MAX_HELD;
 use crate::time::Instant;
 use crate::wire::ClientWire;
+
+use self::window::Window;
 
 /// A client's machine with the requests that callers have handed over and that have had no end.
 ///
@@ -46,7 +49,7 @@ pub struct ClientMux<H: Deref<Target: ClientWire>, B, W, P = W> {
     begun: VecDeque<Begun>,
     /// Bytes of all requests that may begin, or have begun and had no end.
     held: usize,
-    max_held: usize,
+    window: Window,
     parts: Reassembly<Vec<Partial<Vec<u8>>>>,
     /// Pings that were not answered, in the order in which they were asked for.
     pings: VecDeque<(PingId, P)>,
@@ -82,7 +85,7 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             unbegun: 0,
             begun: VecDeque::new(),
             held: 0,
-            max_held: usize::try_from(DEFAULT_MAX_HELD).unwrap_or(usize::MAX),
+            window: Window::new(usize::try_from(DEFAULT_MAX_HELD).unwrap_or(usize::MAX)),
             parts: Reassembly::new(Vec::new()),
             pings: VecDeque::new(),
             writes: Writes::default(),
@@ -95,7 +98,7 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// request may be larger.
     #[must_use]
     pub const fn with_max_held(mut self, bytes: usize) -> Self {
-        self.max_held = bytes;
+        self.window = Window::new(bytes);
         self
     }
 
@@ -240,11 +243,14 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 self.established = true;
                 ClientStep::Established { consumed }
             }
-            ClientEvent::Answer { id, body } => self.end(id).map_or(skip, |waiter| ClientStep::Answer {
-                consumed,
-                waiter,
-                body: Body::Lent(body),
-            }),
+            ClientEvent::Answer { id, body } => {
+                self.hold_back_less(id);
+                self.end(id).map_or(skip, |waiter| ClientStep::Answer {
+                    consumed,
+                    waiter,
+                    body: Body::Lent(body),
+                })
+            }
             ClientEvent::Begin { id, total, body } => {
                 if self.is_awaited(id) {
                     // A vector has room, and the machine has judged the parts.
@@ -256,6 +262,9 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 // Of an answer that nobody waits for nothing is kept.
                 let _ = self.parts.part(id, body);
                 let whole = self.parts.take(id).filter(|_| last);
+                if last {
+                    self.hold_back_less(id);
+                }
                 let waiter = if last { self.end(id) } else { None };
                 whole
                     .zip(waiter)
@@ -267,7 +276,7 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             }
             ClientEvent::Refused { id, refusal } => {
                 self.parts.forget(id);
-                let again = refusal == Refusal::Busy && self.hold_back_more();
+                let again = refusal == Refusal::Busy && self.hold_back_more(id);
                 self.end(id).map_or(skip, |waiter| ClientStep::Refused {
                     consumed,
                     waiter,

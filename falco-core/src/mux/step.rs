@@ -44,9 +44,10 @@ pub enum ClientStep<'u, W, P = W> {
         waiter: W,
         /// Why.
         refusal: Refusal,
-        /// The server was busy while more bytes were under way than it is bound to hold for one
-        /// connection: [`peer_max_message`](crate::ClientConnection::peer_max_message). From now on no
-        /// more than that are under way, and the request may be handed over again.
+        /// The server was busy while this and other requests had more bytes in flight than 1 MiB, or
+        /// than its [largest message](crate::ClientConnection::peer_max_message) if that is less. That
+        /// may be why: fewer bytes are in flight from now on, and more again with each answer. The
+        /// request may be handed over again.
         again: bool,
     },
     /// A ping was answered, and with it all before it.

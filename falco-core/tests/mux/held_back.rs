@@ -158,6 +158,37 @@ fn a_server_that_is_busy_while_it_holds_more_than_it_must_gets_less_from_then_on
 }
 
 #[test]
+fn answers_let_more_bytes_be_in_flight_again_up_to_what_the_owner_says() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 2_000);
+    for ticket in 1..=5 {
+        scene.request(ticket, 400);
+    }
+    assert_eq!(scene.begun(), [1, 2, 3, 4, 5]);
+    let busy = scene.hear(&raw_frame(4, 5, &[1]));
+    assert_eq!(busy, [End::Refused(5, Refusal::Busy, true)]);
+    // Half as many, and no fewer than one message: what began before says nothing of that.
+    scene.hear(&[1, 2, 3, 4].map(|id| raw_frame(1, id, b"")).concat());
+    let mut most = Vec::new();
+    for _ in 0..6 {
+        for ticket in 0..6 {
+            scene.request(100 + ticket, 400);
+        }
+        let mut begun = scene.begun();
+        most.push(begun.len());
+        while !begun.is_empty() {
+            for id in begun {
+                scene.hear(&raw_frame(1, id, b""));
+            }
+            begun = scene.begun();
+        }
+    }
+    assert_eq!(most.first(), Some(&2), "800 of 1,000 bytes");
+    assert_eq!(most.last(), Some(&5), "all of the 2,000 that the owner allows");
+    assert!(most.is_sorted(), "{most:?}");
+}
+
+#[test]
 fn a_request_that_fails_makes_room_for_the_next_at_once() {
     let keys = noise_client(7);
     let machine = ClientConnection::new(&keys, &Settings::new(), NOW, &mut CountingRng::new(1)).unwrap();

@@ -7,7 +7,7 @@ use core::ops::Deref;
 
 use super::super::step::Left;
 use super::super::waiters::{SPARE, Waiters, Waiting};
-use super::{Begun, ClientMux, Queued};
+use super::{Begun, ClientMux, Queued, position};
 use crate::error::{ConnectionError, OutputTooSmall, RequestError, SealError};
 use crate::message::{CloseReason, Fate, RequestId, Status};
 use crate::send_queue::SendQueue;
@@ -28,8 +28,7 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 break;
             }
             let length = self.waiting.held_back_length(ticket);
-            // A request that is larger than all that may be under way goes alone.
-            if length.is_some_and(|length| self.held > 0 && self.held.saturating_add(length) > self.max_held) {
+            if length.is_some_and(|length| !self.window.admits(self.held, length)) {
                 break;
             }
             self.held_back.pop_front();
@@ -42,15 +41,24 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.unbegun > before
     }
 
-    /// The server was busy. Where more was under way than it is bound to hold, that may be why:
-    /// from now on no more is. Says whether it was so.
-    pub(super) fn hold_back_more(&mut self) -> bool {
-        let bound = usize::try_from(self.machine.peer_max_message()).unwrap_or(usize::MAX);
-        let over = self.held > bound;
-        if over {
-            self.max_held = self.max_held.min(bound);
-        }
-        over
+    /// The server was busy for a request. Where the bytes in flight may be why, fewer are from
+    /// now on. Says whether it was so.
+    pub(super) fn hold_back_more(&mut self, id: RequestId) -> bool {
+        let peer_max = usize::try_from(self.machine.peer_max_message()).unwrap_or(usize::MAX);
+        let last = self.begun.back().map_or(0, |begun| begun.id.number());
+        let length = self.begun_length(id);
+        self.window.shrink(id, length, self.held, last, peer_max)
+    }
+
+    /// A request was answered: after a server was busy, more bytes are in flight again.
+    pub(super) fn hold_back_less(&mut self, id: RequestId) {
+        let length = self.begun_length(id);
+        self.window.grow(id, length);
+    }
+
+    fn begun_length(&self, id: RequestId) -> usize {
+        let begun = position(&self.begun, id).and_then(|at| self.begun.get(at));
+        begun.map_or(0, |begun| begun.length)
     }
 
     /// Writes what is owed and what waits to the front of `out`, and says how many bytes are to be
