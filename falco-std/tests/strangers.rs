@@ -10,7 +10,6 @@ use std::fs::File;
 use std::io::Seek;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-#[cfg(target_os = "linux")]
 use std::thread;
 use std::time::Instant;
 

@@ -10,7 +10,8 @@ use falco_core::{ConnectionError, EntropyError, Fate, RequestError, SettingsErro
 
 /// What a handler fails with. It stays on this side: the client learns only that its request failed, and on the classic wire that its connection ended.
 ///
-/// A [`Refusal`] is the exception: a handler that fails with one chooses the words in which its request is refused.
+/// A [`Refusal`](crate::Refusal) is the exception: a handler that fails with one chooses the words in
+/// which its request is refused.
 pub type HandlerError = Box<dyn error::Error + Send + Sync>;
 
 /// What went wrong. No error holds a byte of a key or of a message.
