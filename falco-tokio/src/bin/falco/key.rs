@@ -11,7 +11,7 @@ use falco_tokio::Key;
 use zeroize::Zeroizing;
 
 use crate::failure::{Code, Failure};
-use crate::{log, output};
+use crate::output;
 
 /// The variable with the key.
 pub(crate) const KEY_VARIABLE: &str = "FALCO_KEY";
@@ -130,7 +130,7 @@ fn warn_if_others_can_read(file: &File, name: &str) {
     let Ok(metadata) = file.metadata() else { return };
     let mode = metadata.mode() & 0o777;
     if metadata.is_file() && mode & 0o044 != 0 {
-        log::tell(&format_args!(
+        crate::log::tell(&format_args!(
             "warning: others can read the key in {name} (mode {mode:04o}): chmod 600 {name}"
         ));
     }
