@@ -27,7 +27,7 @@ const PIECE: usize = 100;
 /// read while the message is written, at one read for each write.
 const FLOOD: usize = 20_000;
 
-type Server<'k> = ServerLine<&'k common::ServerKey, [u8; BUFFER], [u8; BUFFER], [u8; 100], Vec<u8>>;
+type Server<'k> = ServerLine<&'k common::ServerKey, [u8; BUFFER], [u8; BUFFER], Vec<u8>, Vec<u8>>;
 type Client<'k> = ClientLine<&'k NoiseClientKey, [u8; BUFFER], [u8; BUFFER]>;
 
 fn settings() -> Settings {
@@ -95,10 +95,9 @@ fn a_server_writes_its_answer_and_reads_what_comes_by_turns() {
         let pipes = [(); 2].map(|()| Pipe::new(&world, usize::MAX));
         let [up, down] = pipes.clone();
         let mut raw = Raw::new(&raw_key, &settings(), pipes.clone());
-        let (buffers, memory) = (([0; BUFFER], [0; BUFFER]), ([0; 100], vec![0; LARGE]));
-        let small = settings().with_max_message(100);
+        let (buffers, memory) = (([0; BUFFER], [0; BUFFER]), (vec![0; LARGE], vec![0; LARGE]));
         let line: Server<'_> =
-            ServerLine::start(&server_key, &small, NOW, &mut CountingRng::new(2), buffers, memory).unwrap();
+            ServerLine::start(&server_key, &settings(), NOW, &mut CountingRng::new(2), buffers, memory).unwrap();
         let served = if blocks {
             let other = Other::new(flood_server(&mut raw, &world, &pipes));
             let clock = RestingClock {
@@ -172,10 +171,9 @@ fn a_server_whose_answer_is_stuck_reads_on() {
         let pipes = [(); 2].map(|()| Pipe::new(&world, usize::MAX));
         let [up, down] = pipes.clone();
         let mut raw = Raw::new(&raw_key, &settings(), pipes.clone());
-        let (buffers, memory) = (([0; BUFFER], [0; BUFFER]), ([0; 100], vec![0; LARGE]));
-        let small = settings().with_max_message(100);
+        let (buffers, memory) = (([0; BUFFER], [0; BUFFER]), (vec![0; LARGE], vec![0; LARGE]));
         let line: Server<'_> =
-            ServerLine::start(&server_key, &small, NOW, &mut CountingRng::new(2), buffers, memory).unwrap();
+            ServerLine::start(&server_key, &settings(), NOW, &mut CountingRng::new(2), buffers, memory).unwrap();
         let stuck = async {
             flood_server(&mut raw, &world, &pipes).await;
             pipes[1].writes.set(Writes::Blocked);

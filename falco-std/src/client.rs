@@ -116,8 +116,8 @@ impl Client {
     /// clones; new ones are refused as [closed](Error::Closed). It waits until the server has seen the
     /// end, for a second at most after the last answer.
     ///
-    /// When all clones of a client are dropped instead, which no request can be under way on then, its
-    /// socket is just closed.
+    /// When all clones of a client are dropped instead, its socket is just closed: no request can be
+    /// under way then.
     pub fn close(&self) {
         self.inner.place.close();
     }
