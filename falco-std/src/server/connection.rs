@@ -136,6 +136,7 @@ where
                         self.seat.hear();
                     }
                     self.pipe.consume(consumed);
+                    self.service.seats.counters().busy.add(desk.source.mux.take_busy());
                 }
                 Ok(ServerStep::NeedMore { total }) => {
                     let full = !desk.source.mux.may_read();

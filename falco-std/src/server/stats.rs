@@ -52,8 +52,9 @@ pub struct ServerStats {
     pub cancelled: u64,
     /// Of the refused, requests whose handler failed or panicked.
     pub failed: u64,
-    /// Requests that were refused as busy, because no worker was free for them in time. They are
-    /// not among those that were handed to the handler.
+    /// Requests that were refused as busy before any handler saw them: no worker was free in time,
+    /// or all connections together held as much as they may
+    /// ([`ServerBuilder::max_held`](crate::ServerBuilder::max_held)).
     pub busy: u64,
 }
 
