@@ -12,7 +12,7 @@ use super::Body;
 use super::deadline::Writes;
 use super::ending::Ending;
 use super::step::{ClientStep, Left, Rejected};
-use super::waiters::{SPARE, Waiters, Waiting};
+use super::waiters::{self, SPARE, Waiters, Waiting};
 use crate::connection::ClientConnection;
 use crate::error::{ConnectionError, LINGER};
 use crate::event::{ClientEvent, ClientWait, Received};
@@ -145,7 +145,7 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             Err(why) => return Err(Rejected { body, waiter, why }),
         };
         self.waiting.insert(ticket, waiter, (request, body));
-        let at = self.held_back.partition_point(|other| *other < ticket);
+        let (Ok(at) | Err(at)) = waiters::position(&self.held_back, ticket, |other| *other);
         self.held_back.insert(at, ticket);
         self.let_begin();
         Ok(())
@@ -412,7 +412,7 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 }
 
 fn position(begun: &VecDeque<Begun>, id: RequestId) -> Option<usize> {
-    begun.binary_search_by_key(&id.number(), |begun| begun.id.number()).ok()
+    waiters::position(begun, id.number().into(), |begun| begun.id.number().into()).ok()
 }
 
 impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> fmt::Debug for ClientMux<H, B, W, P> {

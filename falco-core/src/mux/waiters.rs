@@ -49,7 +49,7 @@ impl<B, W> Waiters<B, W> {
     }
 
     fn position(&self, ticket: u64) -> Result<usize, usize> {
-        self.places.binary_search_by_key(&ticket, |place| place.ticket)
+        position(&self.places, ticket, |place| place.ticket)
     }
 
     fn get(&self, ticket: u64) -> Option<&Waiting<B, W>> {
@@ -142,5 +142,19 @@ impl<B: AsRef<[u8]>, W> Waiters<B, W> {
     pub(super) fn held_back_length(&self, ticket: u64) -> Option<usize> {
         let (_, body) = self.get(ticket)?.unsent.as_ref()?;
         Some(body.as_ref().len())
+    }
+}
+
+/// Where `number` is, or would be, among items sorted by their numbers. Numbers mostly follow one
+/// another, so that the distance from the first tells.
+pub(super) fn position<T>(items: &VecDeque<T>, number: u64, number_of: impl Fn(&T) -> u64) -> Result<usize, usize> {
+    if items.back().is_none_or(|last| number_of(last) < number) {
+        return Err(items.len());
+    }
+    let distance = items.front().and_then(|first| number.checked_sub(number_of(first)));
+    let guess = distance.and_then(|distance| usize::try_from(distance).ok());
+    match guess {
+        Some(at) if items.get(at).is_some_and(|item| number_of(item) == number) => Ok(at),
+        _ => items.binary_search_by_key(&number, number_of),
     }
 }

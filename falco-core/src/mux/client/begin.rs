@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::ops::Deref;
 
 use super::super::step::Left;
-use super::super::waiters::{SPARE, Waiters, Waiting};
+use super::super::waiters::{self, SPARE, Waiters, Waiting};
 use super::{Begun, ClientMux, Queued, position};
 use crate::error::{ConnectionError, OutputTooSmall, RequestError, SealError};
 use crate::message::{CloseReason, Fate, RequestId, Status};
@@ -52,8 +52,10 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// A request was answered: after a server was busy, more bytes are in flight again.
     pub(super) fn hold_back_less(&mut self, id: RequestId) {
-        let length = self.begun_length(id);
-        self.window.grow(id, length);
+        if !self.window.is_full() {
+            let length = self.begun_length(id);
+            self.window.grow(id, length);
+        }
     }
 
     fn begun_length(&self, id: RequestId) -> usize {
@@ -178,10 +180,9 @@ fn note<B, W>(
     id: RequestId,
     length: usize,
 ) -> bool {
-    let at = begun.partition_point(|begun| begun.id.number() < id.number());
-    if begun.get(at).is_some_and(|begun| begun.id == id) {
+    let Err(at) = waiters::position(begun, id.number().into(), |begun| begun.id.number().into()) else {
         return false;
-    }
+    };
     begun.insert(at, Begun { id, ticket, length });
     waiting.begin(ticket, id);
     true

@@ -31,6 +31,11 @@ impl Window {
         held == 0 || held.saturating_add(length) <= self.bytes
     }
 
+    /// Whether as many bytes may be in flight as the owner allows.
+    pub(super) const fn is_full(&self) -> bool {
+        self.bytes >= self.most
+    }
+
     /// The server was busy for request `id` of `length` bytes, with `held` bytes in flight, the
     /// latest of which is `last`. `peer_max` is the largest message that the server reads: it has
     /// room for one. Says whether the bytes may have been the reason; then fewer are in flight
@@ -50,7 +55,7 @@ impl Window {
     /// Request `id` of `length` bytes was answered: a whole window of answers makes room for one
     /// more such request.
     pub(super) fn grow(&mut self, id: RequestId, length: usize) {
-        if self.bytes < self.most && id.number() > self.last_before {
+        if !self.is_full() && id.number() > self.last_before {
             let share = length.saturating_mul(length) / self.bytes.max(1);
             self.bytes = self.bytes.saturating_add(share.max(1)).min(self.most);
         }
