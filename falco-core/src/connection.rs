@@ -1,4 +1,4 @@
-//! The machine: one side of one connection, on whichever wire its key is for. It decides nothing itself; the wires do.
+//! One side of one connection, on the wire that its key is for. The wires make all decisions.
 
 use core::fmt;
 use core::ops::Deref;
@@ -16,20 +16,24 @@ use crate::settings::Settings;
 use crate::time::Instant;
 use crate::wire::{ClientWire, ServerWire, Wire};
 
-/// Room that [`Connection::poll_transmit`] is content with on every wire: a classic hello, the largest of the machines' own messages.
+/// Bytes of output that are always enough for [`Connection::poll_transmit`], on every wire: the
+/// size of a classic hello, the largest message that a connection sends by itself.
 pub const TRANSMIT_SIZE: usize = crate::classic::HELLO_LENGTH;
 
-/// A client's side of a connection. `H` is a handle on its key, such as `&ClassicKey<L>` or `Arc<ClassicKey<L>>`.
+/// The client side of a connection. `H` is a reference to its key, such as `&NoiseClient<..>` or
+/// `Arc<NoiseClient<..>>`.
 pub type ClientConnection<H> = Connection<ClientSide, H>;
 
-/// A server's side of a connection. `H` is a handle on its key, such as `&ClassicKey<L>` or `Arc<ClassicKey<L>>`.
+/// The server side of a connection. `H` is a reference to its key, such as `&NoiseServer<..>` or
+/// `Arc<NoiseServer<..>>`.
 pub type ServerConnection<H> = Connection<ServerSide, H>;
 
-/// One side of one connection: a plain value that does no I/O, reads no clock and allocates nothing.
+/// One side of one connection. It does no I/O, reads no clock and allocates nothing.
 ///
-/// Bytes and times go in, bytes and events come out; see the [crate's page](crate) for the loop that drives it.
+/// You pass in bytes and times, and get back bytes to send and events. The [crate's page](crate)
+/// has the loop that drives it.
 ///
-/// A server cannot ask and a client cannot answer:
+/// A server has no requests and a client no answers:
 ///
 /// ```compile_fail,E0599
 /// # use falco_core::{ClassicKey, ClientConnection, Ledger, RequestId};
@@ -43,12 +47,13 @@ pub struct Connection<R: Role, H: Deref<Target: Wire<R>>> {
 }
 
 impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
-    /// The state of a connection that begins now. Entropy is drawn here and nowhere else.
+    /// Starts a connection. This is the only place where entropy is used.
     ///
-    /// A client owes its hello from here on. The handshake's deadline counts from `now`: the moment of connecting or accepting.
+    /// A client has a hello to send from here on. The handshake timeout starts at `now`, the time
+    /// of connecting or accepting.
     ///
     /// # Errors
-    /// [`EntropyError`] where the generator fails; then nothing is sent.
+    /// [`EntropyError`] if the generator fails. Then nothing is sent.
     pub fn new<G: TryCryptoRng + ?Sized>(
         key: H,
         settings: &Settings,
@@ -59,10 +64,12 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
         Ok(Self { wire: key, session })
     }
 
-    /// Looks at the unread bytes, takes at most one frame, decrypts it where it lies and says what happened.
+    /// Processes at most one frame of the unread bytes, decrypts it in place and returns what
+    /// happened.
     ///
-    /// Call it until it answers with something other than an event or a skip; see [`Received`] for what to do then. The same bytes give the same
-    /// events, however they were cut into reads. Unread bytes are the caller's: nothing of them is remembered here.
+    /// Call it until it returns something other than an event or a skip; see [`Received`]. The
+    /// events depend on the bytes alone, and not on how they were split into reads. The unread
+    /// bytes stay with the caller: the connection keeps no copy.
     ///
     /// # Errors
     /// What ended the connection, now or before.
@@ -74,9 +81,11 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
         self.wire.recv(&mut self.session, now, unread)
     }
 
-    /// The stream has no more bytes. `unread` is what [`recv`](Self::recv) has left of them.
+    /// Reports that the stream has no more bytes. `unread` is what [`recv`](Self::recv) left of
+    /// them.
     ///
-    /// `Ok` means that the other direction still has something to do, which the next call of [`recv`](Self::recv) may tell of; the classic wire has no such end.
+    /// `Ok` means that the connection can still send, and the next call of [`recv`](Self::recv) may
+    /// return an event. The classic wire never returns it.
     ///
     /// # Errors
     /// What ended the connection, now or before.
@@ -84,11 +93,11 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
         self.session.end_of_stream(now, unread)
     }
 
-    /// Writes the next of the machine's own messages (hello, accept, ping) to the front of `out`, and says how long it is; 0 where none is owed.
-    /// [`TRANSMIT_SIZE`] bytes are always enough.
+    /// Writes the next message of the connection's own (hello, accept, ping) to the front of `out`,
+    /// and returns its length, or 0 if there is none. [`TRANSMIT_SIZE`] bytes are always enough.
     ///
-    /// What it wrote has to go out, in this order, before anything that is written later. After the end of a connection too: what is owed then is
-    /// its last word.
+    /// Send these bytes before anything that is written later, also after the connection has ended:
+    /// they may be its CLOSE.
     ///
     /// # Errors
     /// [`OutputTooSmall`].
@@ -96,17 +105,19 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
         self.wire.transmit(&mut self.session, now, out)
     }
 
-    /// Seals messages, as many as may go and fit, straight from their bodies into `out`, and says how many bytes of it are to be sent.
+    /// Encrypts as many of `messages` as may be sent now and fit, from their bodies into `out`.
+    /// Returns how many bytes of `out` to send.
     ///
-    /// What the machine itself owes goes first. Each message comes with its whole body, whatever part of it was sealed before. A message that may
-    /// not go now (the handshake is under way, too many requests are in flight, its turn has not come, it is done) is passed over. 0 bytes therefore mean that
+    /// The connection's own messages go first. Pass each message with its whole body, even if a
+    /// part of it was sealed before. Messages that cannot be sent now are skipped: during the
+    /// handshake, over the in-flight limit, before their turn, or when done. So 0 bytes mean that
     /// something has to be received first.
     ///
     /// # Errors
-    /// Only where nothing was written and there was a message to send: what is wrong with the first
-    /// message that could have gone, or with the output ([`seal_size`](Self::seal_size) tells how much
-    /// of it is enough), or what ended the connection. Where something was written before the trouble,
-    /// that is returned, and the trouble again at the next call.
+    /// If nothing was written although there was a message to send: what is wrong with the first
+    /// message that could have been sent, or with the output ([`seal_size`](Self::seal_size) says
+    /// how much is enough), or what ended the connection. If something was written before the
+    /// error, the length is returned, and the error at the next call.
     pub fn seal<'m, I>(&mut self, now: Instant, messages: I, out: &mut [u8]) -> Result<usize, SealError>
     where
         I: IntoIterator<Item = (&'m mut R::Outgoing, &'m [u8])>,
@@ -115,42 +126,48 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
         self.wire.seal(&mut self.session, now, messages, out)
     }
 
-    /// Bytes of output with which a message of `length` bytes, and what is owed before it, make all the progress that one call of
-    /// [`seal`](Self::seal) can.
+    /// Bytes of output with which one call of [`seal`](Self::seal) makes all possible progress with
+    /// a message of `length` bytes and the connection's own messages before it.
     #[must_use]
     pub fn seal_size(&self, length: usize) -> usize {
         self.session.seal_size(length)
     }
 
-    /// Says that the caller has stopped reading by its own choice, such as while too much waits to be written, or that it reads again. While it does not, the
-    /// lifetime stands still, for one lifetime at the most: a peer that could not be heard is not taken for silent.
+    /// Reports that the caller stopped reading on purpose, for example because too much output is
+    /// pending, or that it reads again. Meanwhile the lifetime is paused, for one lifetime at most:
+    /// a peer that could not be heard is not taken for silent.
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
         self.session.set_reading(now, reading);
     }
 
-    /// Says that nobody looked at the stream for a while, so that what has come by `now` is still to be handed to [`recv`](Self::recv): call it before that, and before
-    /// [`handle_timeout`](Self::handle_timeout). What ran out meanwhile, the lifetime, the wait for an answer to a ping or that for the rest of a request, is over just after `now` and not yet.
+    /// Reports a late poll: nobody looked at the stream for a while, and bytes that arrived until
+    /// `now` are still to be passed to [`recv`](Self::recv). Call it before `recv` and before
+    /// [`handle_timeout`](Self::handle_timeout). Deadlines that have passed move to 1 ms after
+    /// `now`: the lifetime, the wait for a PONG and the wait for the rest of a request.
     ///
-    /// Call it again where reading what had come takes longer than that: between two signs of life there is one respite, which begins up to a lifetime late, and has [`LINGER`] from there on, at
-    /// most a third of the lifetime, and never more than that lifetime in all. The deadlines of a handshake and of a drain do not move.
+    /// If reading takes longer than that, call it again. Between two signs of life there is one
+    /// grace period. It may begin up to a lifetime late, and lasts [`LINGER`], at most a third of
+    /// the lifetime, and no longer than that lifetime in total. The deadlines of a handshake and of
+    /// a drain do not move.
     pub fn was_away(&mut self, now: Instant) {
         self.session.was_away(now);
     }
 
-    /// Finishes what was begun, takes nothing new, then ends with [`ConnectionError::Closed`]. At once, if nothing is under way.
+    /// Completes the requests that have begun, accepts no new ones, and then ends with
+    /// [`ConnectionError::Closed`]; at once if nothing is in flight.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
         self.session.close(now, reason);
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing else happens before.
+    /// When to call [`handle_timeout`](Self::handle_timeout), if nothing else happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.session.poll_timeout()
     }
 
-    /// Does what is due at `now`. Harmless early, late and often.
+    /// Does what is due at `now`. Calling it early, late or often does no harm.
     ///
-    /// Before a deadline is let pass, read what has already come.
+    /// Read what has already arrived before a deadline passes.
     ///
     /// # Errors
     /// What ended the connection, now or before.
@@ -158,7 +175,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
         self.session.handle_timeout(now)
     }
 
-    /// Where the connection is in its life.
+    /// The state of the connection.
     #[must_use]
     pub fn status(&self) -> Status {
         self.session.status()
@@ -170,15 +187,16 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
         self.session.end()
     }
 
-    /// Requests that have begun and have not had their end.
+    /// How many requests are in flight: begun and not completed.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.session.in_flight()
     }
 
-    /// When a write that has made no progress since `since` is to be given up by whoever does the writing: after a lifetime, which on the noise wire is the smaller of what
-    /// both sides have set; the last words of a connection that has ended after [`LINGER`]. Where a server has closed in the same [`seal`](Self::seal) in which it took the end of its last
-    /// answer, that answer has a [`lifetime`](Self::lifetime) from there on.
+    /// When to give up a write that has made no progress since `since`: after the
+    /// [`lifetime`](Self::lifetime) in force, or for the last bytes of a connection that has ended
+    /// after [`LINGER`]. If a server closed in the same [`seal`](Self::seal) that completed its
+    /// last answer, that answer has a lifetime from then on.
     #[must_use]
     pub fn stalls_at(&self, since: Instant) -> Instant {
         match self.end() {
@@ -187,19 +205,21 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
         }
     }
 
-    /// When a [`lifetime`](Self::lifetime) is over that begins at `since`.
+    /// When a [`lifetime`](Self::lifetime) that starts at `since` ends.
     #[must_use]
     pub fn lifetime_from(&self, since: Instant) -> Instant {
         since.after(self.session.lifetime_millis())
     }
 
-    /// The lifetime that is in force: on the noise wire the smaller of what both sides have set, once they have told each other.
+    /// The lifetime in force. On the noise wire it is the smaller one of both sides, once the
+    /// handshake has told them.
     #[must_use]
     pub fn lifetime(&self) -> Duration {
         Duration::from_millis(self.session.lifetime_millis())
     }
 
-    /// The least memory with which a connection under these settings gets on, for callers whose buffers cannot grow.
+    /// The smallest buffers with which a connection under these settings works, for callers whose
+    /// buffers cannot grow.
     ///
     /// ```
     /// use falco_core::noise::{FixedTable, NoiseClient};
@@ -219,15 +239,18 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
 }
 
 impl<H: Deref<Target: ClientWire>> Connection<ClientSide, H> {
-    /// A request with a body of `length` bytes, to be handed to [`seal`](Self::seal) with that body. Nothing is sent yet.
+    /// Creates a request with a body of `length` bytes. Pass it to [`seal`](Self::seal) with that
+    /// body; nothing is sent yet.
     ///
     /// # Errors
-    /// [`RequestError::TooLarge`](crate::RequestError::TooLarge), [`Error::Closing`], or what ended the connection.
+    /// [`RequestError::TooLarge`](crate::RequestError::TooLarge), [`Error::Closing`], or what ended
+    /// the connection.
     pub fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error> {
         self.session.request(length)
     }
 
-    /// Owes the server a ping, which begins the lifetime anew once it is sent. Pings that are not yet sent become one.
+    /// Queues a ping. The lifetime restarts when it is sent. Pings that are not sent yet are
+    /// combined.
     ///
     /// The classic wire has no answer to a ping.
     ///
@@ -237,10 +260,11 @@ impl<H: Deref<Target: ClientWire>> Connection<ClientSide, H> {
         self.session.ping()
     }
 
-    /// Says that the answer to a request is no longer wanted. The request keeps its place until its end comes: a refusal as cancelled, or the answer, if it was
-    /// quicker. Of a request half sent, nothing more goes. On a request that has had its end it does nothing.
+    /// Cancels a request: its answer is no longer wanted. The request stays in flight until it
+    /// completes, refused as cancelled or, if the answer was faster, answered. If it was sent in
+    /// part, no more of it is sent. For a completed request this does nothing.
     ///
-    /// The classic wire has no word for it: there the answer still comes, and is the caller's to drop.
+    /// The classic wire cannot cancel. There the answer still arrives, and the caller drops it.
     ///
     /// # Errors
     /// [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
@@ -248,44 +272,42 @@ impl<H: Deref<Target: ClientWire>> Connection<ClientSide, H> {
         self.session.cancel(id)
     }
 
-    /// Whether the server answers pings: on the noise wire it does, on the classic wire there is no such answer.
+    /// Whether the server answers pings. It does on the noise wire; the classic wire has no PONG.
     #[must_use]
     pub fn answers_pings(&self) -> bool {
         self.session.answers_pings()
     }
 
-    /// Whether the server is known to have let this client in: on the noise wire once a record from
-    /// it has been read, on the classic wire from the accept on. What the end of a connection means
-    /// for its requests is told by [`fate`](Self::fate).
+    /// Whether the server is known to have accepted this client: on the noise wire once a record
+    /// from it was read, on the classic wire after the accept. See [`fate`](Self::fate) for what
+    /// that means for requests when the connection ends.
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
         self.session.is_confirmed()
     }
 
-    /// What may be said of a request that has begun and has had no end, once the connection is over.
+    /// The fate of a request that has begun and not completed, once the connection is over.
     ///
-    /// On the noise wire it was not processed where the [stream ended](Self::end_of_stream) before a
-    /// byte had come after the welcome: a server answers the first PING before it hands a request to
-    /// a handler. In every other case a handler may have seen it. So it may where the stream broke
-    /// instead of ending, as that answer may be lost with it.
+    /// On the noise wire it is *not processed* if the [stream ended](Self::end_of_stream) before
+    /// any byte arrived after the welcome: a server answers the first PING before it passes a
+    /// request to a handler. In every other case a handler may have seen the request. That includes
+    /// a stream that broke instead of ending, because the PONG may be lost with it.
     ///
-    /// An end of the stream is taken for the server's own. Nothing authenticates it: a proxy that
-    /// ends the stream while the server goes on is not told apart.
+    /// The end of the stream is taken for the server's own. Nothing authenticates it: a proxy may
+    /// end the stream while the server keeps running.
     #[must_use]
     pub fn fate(&self) -> Fate {
         self.session.fate()
     }
 
-    /// How many requests may be in flight at once: the smaller of both sides' limits, once the
-    /// handshake is over.
+    /// The in-flight limit: the smaller one of both sides, after the handshake.
     #[must_use]
     pub fn max_in_flight(&self) -> usize {
         self.session.max_in_flight()
     }
 
-    /// The largest message that the server reads, in bytes; a server on the noise wire holds at
-    /// least as many bytes of unfinished requests for each connection. Known once the handshake is
-    /// over.
+    /// The largest message that the server reads, in bytes. A server on the noise wire holds at
+    /// least as many bytes of unfinished requests for each connection. Known after the handshake.
     #[must_use]
     pub fn peer_max_message(&self) -> u32 {
         self.session.peer_max_message()
@@ -293,28 +315,33 @@ impl<H: Deref<Target: ClientWire>> Connection<ClientSide, H> {
 }
 
 impl<H: Deref<Target: ServerWire>> Connection<ServerSide, H> {
-    /// The answer to a request, with a body of `length` bytes, to be handed to [`seal`](Self::seal) with that body.
+    /// Creates the answer to a request, with a body of `length` bytes. Pass it to
+    /// [`seal`](Self::seal) with that body.
     ///
-    /// Answers may be made in any order. On the classic wire they go in the order of the requests: hand all that are ready to `seal`, and it takes those
-    /// whose turn it is.
+    /// Answers may be created in any order. The classic wire sends them in the order of the
+    /// requests: pass all that are ready to `seal`, and it takes those whose turn it is.
     ///
     /// # Errors
-    /// [`RequestError::TooLarge`](crate::RequestError::TooLarge): the request still waits for another answer, or to be refused;
-    /// [`ReplyError::NotWaiting`], [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
+    /// [`RequestError::TooLarge`](crate::RequestError::TooLarge): the request is still open, for
+    /// another answer or a refusal. [`ReplyError::NotWaiting`],
+    /// [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
     pub fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError> {
         self.session.answer(id, length)
     }
 
-    /// Ends a request without an answer. The classic wire cannot say so: the answers to the requests before it still go, then the connection ends with
-    /// [`ConnectionError::HandlerFailed`], and requests after it are no longer waiting.
+    /// Completes a request without an answer. The classic wire cannot refuse: there the answers to
+    /// earlier requests are sent, then the connection ends with [`ConnectionError::HandlerFailed`],
+    /// and later requests are no longer open.
     ///
     /// # Errors
-    /// [`ReplyError::TransmitFirst`], [`ReplyError::NotWaiting`], [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
+    /// [`ReplyError::TransmitFirst`], [`ReplyError::NotWaiting`],
+    /// [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
     pub fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), ReplyError> {
         self.session.refuse(id, refusal)
     }
 
-    /// The id of the key that the client has, once it has proved that. The classic wire has one key and no ids.
+    /// The id of the client's key, once the client has proved that it has it. The classic wire has
+    /// one key and no ids.
     #[must_use]
     pub fn key_id(&self) -> Option<KeyId> {
         self.session.key_id()

@@ -1,13 +1,14 @@
-//! What can go wrong, by whose it is: one request's, the connection's, or the caller's. No error holds a byte of a key or of a message.
+//! What can go wrong, by whose it is: one request's, the connection's, or the caller's. No error
+//! holds a byte of a key or of a message.
 
 use core::fmt;
 use core::time::Duration;
 
 use crate::message::{Refusal, RequestId};
 
-/// What ended a connection. Sticky: once a connection has ended, every call that could have gone on says so again, in the same words.
+/// What ended a connection. Later calls return the same error again.
 ///
-/// A peer learns nothing of it on the classic wire: its stream is shut down.
+/// On the classic wire the peer is not notified: its stream is shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectionError {
@@ -23,19 +24,22 @@ pub enum ConnectionError {
     },
     /// The hello does not decrypt: the peer has another key, or none.
     Unauthenticated,
-    /// The connection ended, or foreign bytes came, before the server had proved that it has the key.
+    /// The connection ended, or foreign bytes came, before the server had proved that it has the
+    /// key.
     ///
     /// It has another key or context, speaks another wire, or is no FalcoTCP server; or it, or a
-    /// proxy in front of it, is starting, stopping or full. Nothing tells these apart: a server says
-    /// nothing to whom it does not know.
+    /// proxy in front of it, is starting, stopping or full. Nothing tells these apart: a server
+    /// says nothing to whom it does not know.
     Refused,
-    /// The handshake was not over by its deadline.
+    /// The handshake did not complete before its deadline.
     HandshakeTimeout,
-    /// No message and no ping came for a lifetime.
+    /// No message and no ping arrived for a lifetime.
     Expired,
-    /// A message does not decrypt, although the peer had proved that it has the key: something changed it on its way.
+    /// A message does not decrypt although the peer has proved that it has the key: it was modified
+    /// in transit.
     Tampered,
-    /// A hello or a message that was seen before, or one's own came back: something on the way replays or reflects.
+    /// A hello or a message arrived that was seen before or sent by this side: something replays or
+    /// reflects.
     Replayed,
     /// A frame's length is out of range.
     FrameLength {
@@ -53,40 +57,43 @@ pub enum ConnectionError {
     },
     /// An answer came although no request waited for one.
     UnexpectedAnswer,
-    /// A request was refused in a way that leaves open which answer belongs to which request, so that none can be trusted after it.
+    /// A request was refused so that it is unknown which later answer belongs to which request.
     AnswersOutOfStep,
-    /// A frame broke the rules of the wire; the peer was told so.
+    /// A frame broke the rules of the wire. The peer was notified.
     Protocol,
-    /// The peer says that this side broke the rules of the wire.
+    /// The peer reports that this side broke the rules of the wire.
     PeerReportsProtocolError,
     /// The peer ended the connection because its lifetime had run out there.
     PeerExpired,
-    /// Nothing came for a third of a lifetime after a ping.
+    /// Nothing arrived for a third of a lifetime after a ping.
     PeerDead,
-    /// The peer took nothing of what was to be written for a lifetime.
+    /// A write made no progress for a lifetime.
     Stalled,
-    /// The handler failed, and this wire has no other way to say so than to end.
+    /// The handler failed. This wire can report that only by ending the connection.
     HandlerFailed,
-    /// The key has sealed as often as it may, or its nonces would repeat. It has to be replaced.
+    /// The key has encrypted as often as it may, or its nonces would repeat. Replace the key.
     KeyExhausted,
-    /// All request numbers of the connection are used; a new connection starts anew.
+    /// All request ids of the connection are used. Make a new connection.
     NumbersExhausted,
-    /// The stream ended inside a record, or without the CLOSE that an orderly end has.
+    /// The stream ended inside a record, or without a CLOSE.
     Truncated,
     /// The stream ended between two frames.
     ClosedByPeer,
-    /// The connection was closed on this side, and everything owed was done.
+    /// This side closed the connection, and all requests are completed.
     Closed,
 }
 
-/// How long the other side is given to see an end and to end as well, where an end is [graceful](ConnectionError::is_graceful): 1 s.
+/// How long to wait for the peer to end its stream as well after a
+/// [graceful](ConnectionError::is_graceful) end: 1 s.
 pub const LINGER: Duration = Duration::from_secs(1);
 
 impl ConnectionError {
-    /// Whether what was sent before the end is to arrive: the sending half is shut down, and what still comes is read and dropped until the stream ends or for [`LINGER`]. A plain
-    /// close with bytes unread makes TCP reset the connection, which can destroy the last answers. At any other end the stream is closed as it is.
+    /// Whether what was sent before the end should arrive: shut down the sending half, then read
+    /// and drop until the stream ends, for [`LINGER`] at most. Closing with unread bytes makes TCP
+    /// reset the connection, which can destroy the last answers. After any other end, close the
+    /// stream.
     ///
-    /// It says nothing of a peer that has proved nothing: a stranger is waited for by nobody.
+    /// For an unauthenticated client, close the stream in any case.
     ///
     /// ```
     /// use falco_core::ConnectionError;
@@ -143,7 +150,7 @@ impl fmt::Display for ConnectionError {
 
 impl core::error::Error for ConnectionError {}
 
-/// What befell one request. The connection lives.
+/// Why one request failed. The connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestError {
@@ -171,18 +178,18 @@ impl fmt::Display for RequestError {
 
 impl core::error::Error for RequestError {}
 
-/// The caller has made a mistake. Nothing has changed, and the numbers say what to mend.
+/// API misuse: a call that the API forbids. No state changed, and the error has the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Misuse {
-    /// The body handed to `seal` has not the length that was announced for it.
+    /// The body passed to `seal` does not have the announced length.
     BodyLength {
         /// Bytes announced.
         announced: usize,
         /// Bytes given.
         given: usize,
     },
-    /// The request or message is one of another connection.
+    /// The request or message belongs to another connection.
     Foreign,
 }
 
@@ -199,8 +206,8 @@ impl fmt::Display for Misuse {
 
 impl core::error::Error for Misuse {}
 
-/// The output slice is too small for the next thing to be sent. Nothing has changed: call again with
-/// a larger one.
+/// The output is too small for the next bytes to send. No state changed: call again with a larger
+/// slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs, reason = "two numbers say it all")]
 pub struct OutputTooSmall {
@@ -219,34 +226,36 @@ impl fmt::Display for OutputTooSmall {
 
 impl core::error::Error for OutputTooSmall {}
 
-/// Why a client's call began nothing.
+/// Why a call of a client failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// The request cannot go. The connection lives.
+    /// The request cannot be sent. The connection goes on.
     Request(RequestError),
-    /// Either side is closing: the connection takes nothing new, and finishes what was begun.
+    /// One side is closing: the connection accepts no new requests and completes those that have
+    /// begun.
     Closing,
     /// What ended the connection.
     Connection(ConnectionError),
-    /// The caller's mistake.
+    /// API misuse.
     Misuse(Misuse),
 }
 
-/// Why a server's call did not give a request its end.
+/// Why a call of a server did not complete a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReplyError {
-    /// The client reads no answer of this size. The request still waits for another, or to be refused.
+    /// The client reads no answer of this size. The request is still open, for another answer or a
+    /// refusal.
     Request(RequestError),
-    /// The request waits for nothing: it has had its end, or its answer has begun, or it is not whole.
+    /// The request is not open: it is completed, its answer has begun, or it has arrived only in
+    /// part.
     NotWaiting(RequestId),
-    /// As many refusals are owed as the connection remembers: call `seal` or `poll_transmit`, then this
-    /// again.
+    /// Too many refusals are pending: call `seal` or `poll_transmit`, then repeat the call.
     TransmitFirst,
     /// What ended the connection.
     Connection(ConnectionError),
-    /// The caller's mistake.
+    /// API misuse.
     Misuse(Misuse),
 }
 
@@ -254,15 +263,15 @@ pub enum ReplyError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SealError {
-    /// The output does not hold the least that can go.
+    /// The output is smaller than the least that can be sent.
     OutputTooSmall(OutputTooSmall),
-    /// This request has had its end: drop the answer to it.
+    /// This request is completed: drop the answer to it.
     NotWaiting(RequestId),
     /// The connection was asked to close before this request began.
     Closing,
     /// What ended the connection.
     Connection(ConnectionError),
-    /// The caller's mistake.
+    /// API misuse.
     Misuse(Misuse),
 }
 
@@ -297,13 +306,13 @@ made_of!(SealError: OutputTooSmall(OutputTooSmall), Connection(ConnectionError),
     NotWaiting(id) => "request {} is not waiting for an answer",
     Closing => "the connection is closing and takes nothing new");
 
-/// The random number generator that the caller passed in failed. Without entropy nothing is sent.
+/// The random number generator of the caller failed. Nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EntropyError;
 
 impl EntropyError {
-    /// For adapters that draw entropy of their own.
+    /// For adapters that have an entropy source of their own.
     #[must_use]
     pub const fn new() -> Self {
         Self

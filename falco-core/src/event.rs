@@ -2,65 +2,67 @@
 
 use crate::message::{CloseReason, PingId, Refusal, RequestId};
 
-/// What came of the unread bytes: something has happened, which `E` says, or something has to come
-/// first. What a side may wait for besides bytes is `W`: [`ClientWait`] or [`ServerWait`].
+/// The result of looking at the unread bytes: an event `E`, or what has to happen first. `W` is
+/// what a side may wait for besides bytes: [`ClientWait`] or [`ServerWait`].
 ///
-/// An event lends its body from the unread bytes that were handed in. Whoever is done with the event
-/// drops the first `consumed` of them.
+/// An event lends its body from the unread bytes that were passed in. When you are done with the
+/// event, drop the first `consumed` of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Received<E, W> {
-    /// There is no whole frame. `total` unread bytes bring the next step; to come earlier does no harm. It is a hint of what
-    /// may come and not of what to allocate: it grows only with what has come and within the settings.
+    /// No frame is complete. Call again with `total` unread bytes; calling earlier does no harm.
+    /// The number grows only with what has arrived, within the settings. It is no advice to
+    /// allocate.
     NeedMore {
         /// Unread bytes needed in all.
         total: usize,
     },
-    /// Before it reads on, the machine wants this. No byte was taken.
+    /// This has to happen before the connection reads on. No byte was consumed.
     Wait(W),
-    /// Something happened. It has taken effect: drop the first `consumed` unread bytes when done with the event.
+    /// Something happened, and has taken effect. Drop the first `consumed` unread bytes when you
+    /// are done with the event.
     Event {
         /// Bytes to drop.
         consumed: usize,
         /// What happened.
         event: E,
     },
-    /// Bytes that mean nothing to the caller: drop the first `consumed` unread bytes and call again.
+    /// Bytes without an event: drop the first `consumed` unread bytes and call again.
     Skip {
         /// Bytes to drop.
         consumed: usize,
     },
 }
 
-/// What a client wants before it reads on.
+/// What has to happen before a client reads on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientWait {
-    /// Its own bytes are to be taken: call `poll_transmit` or `seal`, then `recv` again.
+    /// Output is pending: call `poll_transmit` or `seal`, then `recv` again.
     TransmitFirst,
 }
 
-/// What a server wants before it reads on.
+/// What has to happen before a server reads on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerWait {
-    /// Its own bytes are to be taken: call `poll_transmit` or `seal`, then `recv` again.
+    /// Output is pending: call `poll_transmit` or `seal`, then `recv` again.
     TransmitFirst,
-    /// Answers: as many requests are unanswered as the settings allow, or the connection is closing.
-    /// Call `recv` again once an answer is sealed.
+    /// Answers are due: as many requests are unanswered as the settings allow, or the connection is
+    /// closing. Call `recv` again once an answer is sealed.
     AnswerFirst,
 }
 
-/// What a client's machine returns.
+/// What the connection of a client returns.
 pub(crate) type ClientReceived<'u> = Received<ClientEvent<'u>, ClientWait>;
-/// What a server's machine returns.
+/// What the connection of a server returns.
 pub(crate) type ServerReceived<'u> = Received<ServerEvent<'u>, ServerWait>;
 
 /// What happens to a client. Bodies are lent from the unread bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientEvent<'u> {
-    /// The server has taken the hello. Requests may go.
+    /// The server accepted the hello. Requests may be sent.
     Established,
     /// The whole answer to a request.
     Answer {
@@ -78,26 +80,26 @@ pub enum ClientEvent<'u> {
         /// Its first bytes, decrypted.
         body: &'u [u8],
     },
-    /// The next part of such an answer. A client that has not got the last one has got nothing.
+    /// The next part of such an answer. The answer is complete with the last part, and not before.
     Part {
         /// The request.
         id: RequestId,
         /// Its next bytes, decrypted.
         body: &'u [u8],
-        /// Whether the answer is whole with them.
+        /// Whether this is the last part.
         last: bool,
     },
-    /// A ping was answered, and with it all before it.
+    /// A ping was answered, and with it all earlier pings.
     Pong {
         /// The ping.
         ping: PingId,
     },
-    /// The server closes: requests that have begun get their end, new ones need another connection.
+    /// The server closes: requests that have begun are completed, new ones need another connection.
     Closing {
         /// Why.
         reason: CloseReason,
     },
-    /// A request had no answer but a refusal; of an answer half received, nothing more comes.
+    /// The server refused a request. If parts of an answer had arrived, no more of them follow.
     Refused {
         /// The request.
         id: RequestId,
@@ -110,9 +112,10 @@ pub enum ClientEvent<'u> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerEvent<'u> {
-    /// The client has the key. Its requests may come.
+    /// The client has proved that it has the key.
     Established,
-    /// A whole request, to be answered by [`ServerConnection::answer`](crate::ServerConnection::answer).
+    /// A whole request, to be answered by
+    /// [`ServerConnection::answer`](crate::ServerConnection::answer).
     Request {
         /// The request.
         id: RequestId,
@@ -128,30 +131,32 @@ pub enum ServerEvent<'u> {
         /// Its first bytes, decrypted.
         body: &'u [u8],
     },
-    /// The next part of such a request. It is to be answered once it is whole, and not before.
+    /// The next part of such a request. Answer it once it is complete, and not before.
     Part {
         /// The request.
         id: RequestId,
         /// Its next bytes, decrypted.
         body: &'u [u8],
-        /// Whether the request is whole with them.
+        /// Whether this is the last part.
         last: bool,
     },
-    /// Nothing more comes of a request half received, and nothing is owed for it: forget its parts.
+    /// The client stopped sending a request that had arrived in part. Drop its parts; no answer is
+    /// due.
     Abandoned {
         /// The request.
         id: RequestId,
     },
-    /// The client no longer wants the answer. Stop the handler and refuse the request as cancelled, or answer it all the same.
+    /// The client no longer wants the answer. Stop the handler and refuse the request as cancelled,
+    /// or answer it anyway.
     Cancelled {
         /// The request.
         id: RequestId,
     },
-    /// The client closes: it begins nothing new and still wants the answers to what it has begun.
+    /// The client closes: it sends no new requests and still expects the answers to earlier ones.
     Closing {
         /// Why.
         reason: CloseReason,
     },
-    /// The client pinged, and the lifetime has begun anew. Nothing is to be done.
+    /// The client sent a ping, and the lifetime restarted. There is nothing to do.
     Ping,
 }

@@ -1,5 +1,5 @@
-//! The book that is kept of one classic key, across all connections under it: how often it has sealed, and which
-//! nonces it has seen or used. How nonces are made, and what a replay does to a connection, is not decided here.
+//! The replay cache and the seal counter of one classic key, across all its connections. How nonces
+//! are made, and what a replay does to a connection, is decided elsewhere.
 
 use core::cell::RefCell;
 use core::fmt;
@@ -9,11 +9,13 @@ use rand_core::TryCryptoRng;
 use crate::crypto::Nonce;
 use crate::error::EntropyError;
 
-/// Seals after which a key refuses to seal, 2^32: the limit that NIST SP 800-38D, section 8.3, sets where nonces are random.
+/// Seals after which a key refuses to seal, 2^32: the limit that NIST SP 800-38D, section 8.3, sets
+/// where nonces are random.
 pub const SEALS_PER_KEY: u64 = 1 << 32;
 
-/// What all connections under one classic key share. The methods take `&self`, so that connections on several threads may share one:
-/// [`NonceLedger`] is a ledger inside a `RefCell`, and with the feature `std` inside a `Mutex`.
+/// What all connections under one classic key share. The methods take `&self`, so that connections
+/// on several threads may share one: [`NonceLedger`] is a ledger inside a `RefCell`, and with the
+/// feature `std` inside a `Mutex`.
 pub trait Ledger {
     /// Asks for leave to seal with `nonce`: counts the seal and remembers the nonce as one's own.
     ///
@@ -24,7 +26,8 @@ pub trait Ledger {
     /// Reports that a text under `nonce` proved authentic.
     ///
     /// # Errors
-    /// [`NonceSeen`] where that nonce is remembered, as a peer's or as one's own: the text is a replay or a reflection.
+    /// [`NonceSeen`] where that nonce is remembered, as a peer's or as one's own: the text is a
+    /// replay or a reflection.
     fn open(&self, nonce: &Nonce) -> Result<(), NonceSeen>;
 }
 
@@ -53,7 +56,8 @@ impl Default for NonceSeen {
 pub enum SealRefused {
     /// The key has sealed [`SEALS_PER_KEY`] times.
     Exhausted,
-    /// The nonce is remembered. A second seal under it would give the key stream away; the random number generator repeats itself.
+    /// The nonce is remembered. A second seal under it would give the key stream away; the random
+    /// number generator repeats itself.
     NonceUsed,
 }
 
@@ -81,8 +85,9 @@ impl NonceSlot {
 
 /// An exact memory of the last nonces, as many as its storage has slots, and the count of seals.
 ///
-/// The oldest nonce is forgotten when the storage is full, and each check takes a time that does not depend on the storage's size. Every
-/// request and every answer takes one slot. Storage without slots counts seals and remembers nothing.
+/// The oldest nonce is forgotten when the storage is full, and each check takes a time that does
+/// not depend on the storage's size. Every request and every answer takes one slot. Storage without
+/// slots counts seals and remembers nothing.
 ///
 /// ```
 /// use core::cell::RefCell;
@@ -150,7 +155,8 @@ impl<S: AsMut<[NonceSlot]>> NonceLedger<S> {
         self.remember(nonce)
     }
 
-    /// Counts `seals` as done before: for a key whose use goes on from an earlier run, and for tests of the limit.
+    /// Counts `seals` as done before: for a key whose use goes on from an earlier run, and for
+    /// tests of the limit.
     pub fn add_seals(&mut self, seals: u64) {
         self.seals = self.seals.saturating_add(seals);
     }
@@ -215,7 +221,8 @@ fn forget(slots: &mut [NonceSlot], oldest: usize, hash_key: [u64; 3], size: usiz
 
 /// The bucket of `nonce` among `size`; none where there are none.
 ///
-/// Every word of the nonce meets a secret word before it meets another, so that not even who holds the key can choose nonces that share a bucket.
+/// Every word of the nonce meets a secret word before it meets another, so that not even who holds
+/// the key can choose nonces that share a bucket.
 fn bucket(nonce: &Nonce, [first, second, third]: [u64; 3], size: usize) -> Option<usize> {
     let high = u64::from_be_bytes(*nonce.first_chunk()?);
     let low = u64::from(u32::from_be_bytes(*nonce.last_chunk()?));

@@ -1,4 +1,5 @@
-//! How long a connection lives and what ended it: one deadline, one sticky end. Which bytes count as signs of life is the wire's to say.
+//! How long a connection lives and what ended it: one deadline, one sticky end. Which bytes count
+//! as signs of life is the wire's to say.
 
 use crate::error::{ConnectionError, LINGER};
 use crate::settings::Settings;
@@ -20,8 +21,10 @@ pub(crate) struct Life {
     end: Option<ConnectionError>,
 }
 
-/// What an owner who comes late may have a deadline wait for, so that he looks at what had come by then: the first time however late he is, and from there on for a second in all, and at most a
-/// third of the lifetime. More, and bytes that mean nothing could put an end off.
+/// The grace period for a late poll: how far deadlines move so that the driver reads what has
+/// arrived first. The first late poll may be up to a lifetime late. From then on the grace period
+/// is a second in all, at most a third of the lifetime: more would let meaningless bytes postpone
+/// the end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Respite {
     /// What is left; [`Span::MAX`] until the first time.
@@ -73,7 +76,8 @@ impl Life {
         }
     }
 
-    /// While this side reads nothing by its own choice its lifetime stands still, for one lifetime at the most between two signs of life. The handshake's deadline does not.
+    /// While this side reads nothing by its own choice its lifetime stands still, for one lifetime
+    /// at the most between two signs of life. The handshake's deadline does not.
     pub(crate) fn set_reading(&mut self, reading: bool) {
         let Some(deadline) = self.deadline.filter(|_| self.lives) else {
             return;
@@ -92,7 +96,8 @@ impl Life {
         }
     }
 
-    /// Nobody has read for a while, and what came by `now` is still to be looked at: a lifetime that has run out meanwhile lasts until just after `now`. That is taken from the time for
+    /// Nobody has read for a while, and what came by `now` is still to be looked at: a lifetime
+    /// that has run out meanwhile lasts until just after `now`. That is taken from the time for
     /// which it may stand still between two signs of life.
     pub(crate) fn was_away(&mut self, now: Instant) {
         let ran_out = self

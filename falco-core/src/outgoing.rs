@@ -1,4 +1,5 @@
-//! Messages on their way out: how long they are and how far they have gone. Their bodies stay with the caller.
+//! Messages on their way out: how long they are and how far they have gone. Their bodies stay with
+//! the caller.
 
 use crate::error::{Misuse, RequestError};
 use crate::message::RequestId;
@@ -43,10 +44,12 @@ impl Outgoing for OutgoingAnswer {
     }
 }
 
-/// A request on its way: how long it is and how far it has gone. The body stays with the caller, who hands both to
-/// [`ClientConnection::seal`](crate::ClientConnection::seal) until [`is_done`](Self::is_done).
+/// A request on its way: how long it is and how far it has gone. The body stays with the caller,
+/// who hands both to [`ClientConnection::seal`](crate::ClientConnection::seal) until
+/// [`is_done`](Self::is_done).
 ///
-/// It gets its number when its first byte is sealed, so that one that is dropped before has never been.
+/// It gets its number when its first byte is sealed, so that one that is dropped before has never
+/// been.
 #[derive(Debug)]
 #[must_use = "a request is sent by sealing it"]
 pub struct OutgoingRequest {
@@ -72,7 +75,8 @@ impl OutgoingRequest {
         }
     }
 
-    /// Why it will never be sent: it was made before the server had said what it reads, and is larger.
+    /// Why it will never be sent: it was made before the server had said what it reads, and is
+    /// larger.
     #[must_use]
     pub const fn failure(&self) -> Option<RequestError> {
         self.failure
@@ -134,7 +138,7 @@ impl OutgoingRequest {
         self.done = self.sealed >= self.length;
     }
 
-    /// Nothing more of it goes: it has had its end, or may not have it.
+    /// Nothing more of it goes: it has completed, or may not have it.
     #[cfg(feature = "noise")]
     pub(crate) fn stop(&mut self) {
         self.done = true;
@@ -147,8 +151,9 @@ impl OutgoingRequest {
     }
 }
 
-/// An answer on its way: how long it is and how far it has gone. The body stays with the caller, who hands both to
-/// [`ServerConnection::seal`](crate::ServerConnection::seal) until [`is_done`](Self::is_done).
+/// An answer on its way: how long it is and how far it has gone. The body stays with the caller,
+/// who hands both to [`ServerConnection::seal`](crate::ServerConnection::seal) until
+/// [`is_done`](Self::is_done).
 #[derive(Debug)]
 #[must_use = "an answer is sent by sealing it"]
 pub struct OutgoingAnswer {

@@ -1,4 +1,5 @@
-//! What a client and a server do, written once for both kinds of streams: the two differ in who waits, and in nothing else.
+//! What a client and a server do, written once for both kinds of streams: the two differ in who
+//! waits, and in nothing else.
 
 /// Makes `Client` and `Server` over a `Pump`, which moves bytes and waits.
 macro_rules! drivers {
@@ -41,32 +42,37 @@ macro_rules! drivers {
                 &self.line
             }
 
-            /// The stream and the clock, for another connection. What this one had under way is lost.
+            /// The stream and the clock, for another connection. What this one had under way is
+            /// lost.
             pub fn into_parts(self) -> ($($type),*) {
                 self.pump.into_parts()
             }
 
-            /// Waits until the server has proved that it has the key, and this side's own proof has gone to it. Not needed: a request waits for it too.
+            /// Waits until the server has proved that it has the key, and this side's own proof has
+            /// gone to it. Not needed: a request waits for it too.
             ///
             /// # Errors
             /// What ended the connection: [`ConnectionError::Refused`] or
-            /// [`HandshakeTimeout`](ConnectionError::HandshakeTimeout) where it was not let in, which
-            /// has more causes than another key.
+            /// [`HandshakeTimeout`](ConnectionError::HandshakeTimeout) where it was not let in,
+            /// which has more causes than another key.
             pub $($async)* fn establish(&mut self) -> Result<(), Error<$error>> {
                 self.begin();
                 self.settle()$($await)*
             }
 
-            /// Sends a request and waits for its answer, which then stands at the front of `answer`. Says how many bytes it has. Bodies are of any length up to the largest message that the
-            /// server reads, which it has told.
+            /// Sends a request and waits for its answer, which then stands at the front of
+            /// `answer`. Says how many bytes it has. Bodies are of any length up to the largest
+            /// message that the server reads, which it has told.
             ///
             /// # Errors
-            /// What befell the request, or what ended the connection: [`ConnectionError::Closed`], too, where the server takes no more of them and has others to end.
+            /// What befell the request, or what ended the connection: [`ConnectionError::Closed`],
+            /// too, where the server takes no more of them and has others to end.
             ///
-            /// Where the connection has ended, [`ClientLine::fate`] says whether the request may be sent
-            /// again.
+            /// Where the connection has ended, [`ClientLine::fate`] says whether the request may be
+            /// sent again.
             ///
-            /// A request that was given up keeps the server busy until its handler is done or the server has let go of it; the next one waits for that.
+            /// A request that was given up keeps the server busy until its handler is done or the
+            /// server has let go of it; the next one waits for that.
             pub $($async)* fn request(&mut self, body: &[u8], answer: &mut [u8]) -> Result<usize, Error<$error>> {
                 self.begin();
                 let mut ask = match self.line.ask(body, answer) {
@@ -82,7 +88,8 @@ macro_rules! drivers {
                 }
             }
 
-            /// Sends a ping, which begins the lifetime anew. Says which it is, for [`pong`](Self::pong).
+            /// Sends a ping, which begins the lifetime anew. Says which it is, for
+            /// [`pong`](Self::pong).
             ///
             /// # Errors
             /// What ended the connection.
@@ -99,7 +106,8 @@ macro_rules! drivers {
             /// Waits for the answer to a ping.
             ///
             /// # Errors
-            /// [`Error::NoPongs`] on the classic wire, which has none, or what ended the connection.
+            /// [`Error::NoPongs`] on the classic wire, which has none, or what ended the
+            /// connection.
             pub $($async)* fn pong(&mut self, ping: PingId) -> Result<(), Error<$error>> {
                 if !self.line.line().machine().answers_pings() {
                     return Err(Error::NoPongs);
@@ -111,7 +119,8 @@ macro_rules! drivers {
                 Ok(())
             }
 
-            /// Has nothing to ask until this time, and keeps the connection meanwhile, if the settings say so. A connection whose owner does something else instead lapses with its lifetime.
+            /// Keeps the connection alive until this time without a request, if the settings say
+            /// so. A connection that is not driven expires with its lifetime.
             ///
             /// # Errors
             /// What ended the connection.
@@ -136,7 +145,8 @@ macro_rules! drivers {
                 }
             }
 
-            /// Ends the connection in good order: a request that was given up is cancelled, and what is owed goes. The stream is the caller's to close.
+            /// Ends the connection in good order: a request that was given up is cancelled, and
+            /// what is owed goes. The stream is the caller's to close.
             ///
             /// # Errors
             /// What ended it instead.
@@ -152,13 +162,15 @@ macro_rules! drivers {
                 }
             }
 
-            /// Nobody was here since the last call: what has come since was not read late by the peer's fault.
+            /// Nobody was here since the last call: what has come since was not read late by the
+            /// peer's fault.
             fn begin(&mut self) {
                 let now = self.pump.look();
                 self.line.line_mut().was_away(now);
             }
 
-            /// Waits until the connection stands and everything that is owed has gone out of the stream: on the noise wire the proof that the welcome could be read, too.
+            /// Waits until the connection stands and everything that is owed has gone out of the
+            /// stream: on the noise wire the proof that the welcome could be read, too.
             $($async)* fn settle(&mut self) -> Result<(), Error<$error>> {
                 loop {
                     let stepped = self.line.step_idle(self.pump.looked());
@@ -171,7 +183,8 @@ macro_rules! drivers {
                 }
             }
 
-            /// Why nothing new is taken: of a connection that has ended once its last words have gone.
+            /// Why nothing new is taken: of a connection that has ended once its last words have
+            /// gone.
             $($async)* fn refused(&mut self, error: Error) -> Error<$error> {
                 match error {
                     Error::Connection(_) => loop {
@@ -189,7 +202,8 @@ macro_rules! drivers {
                 self.after(stepped, until)$($await)*
             }
 
-            /// What follows a step: another, or bytes that move, or what is due; or the end, whose last words have been taken by the stream.
+            /// What follows a step: another, or bytes that move, or what is due; or the end, whose
+            /// last words have been taken by the stream.
             $($async)* fn after(&mut self, stepped: Result<bool, Error>, until: Option<Instant>) -> Result<(), Error<$error>> {
                 match stepped {
                     Ok(true) => Ok(()),
@@ -230,7 +244,8 @@ macro_rules! drivers {
                 &self.line
             }
 
-            /// The stream and the clock, for another connection. What this one had under way is lost.
+            /// The stream and the clock, for another connection. What this one had under way is
+            /// lost.
             pub fn into_parts(self) -> ($($type),*) {
                 self.pump.into_parts()
             }
@@ -238,7 +253,8 @@ macro_rules! drivers {
             $(#[$serve])*
             ///
             /// # Errors
-            /// What ended the connection, unless it ended in good order. On the classic wire a client goes without a word, which is told as [`ConnectionError::ClosedByPeer`].
+            /// What ended the connection, unless it ended in good order. On the classic wire a
+            /// client goes without a word, which is told as [`ConnectionError::ClosedByPeer`].
             pub $($async)* fn serve(
                 &mut self,
                 mut handler: impl $handler(&[u8], &mut [u8]) -> Result<usize, Refusal>,
@@ -280,8 +296,9 @@ macro_rules! drivers {
                 Ok(())
             }
 
-            /// Ends the connection in good order, as soon as the request that is being answered has had its answer: call
-            /// [`serve`](Self::serve) for the rest. The stream is the caller's to close.
+            /// Ends the connection in good order, as soon as the request that is being answered has
+            /// had its answer: call [`serve`](Self::serve) for the rest. The stream is the caller's
+            /// to close.
             pub fn close(&mut self, reason: CloseReason) {
                 let now = self.pump.look();
                 self.line.line_mut().was_away(now);

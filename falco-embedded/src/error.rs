@@ -7,7 +7,8 @@ use falco_core::{
     ConnectionError, EntropyError, Error as CoreError, Misuse, OutputTooSmall, RequestError, SealError, StorageFull,
 };
 
-/// Why something was not done. `E` is the error of the stream; without one, nothing here can be the stream's.
+/// Why something was not done. `E` is the error of the stream; without one, nothing here can be the
+/// stream's.
 ///
 /// ```
 /// use core::fmt::Debug;
@@ -33,7 +34,8 @@ use falco_core::{
 pub enum Error<E = Infallible> {
     /// What befell one request. The connection lives.
     Request(RequestError),
-    /// The answer is larger than the memory that was given for it, and was dropped. The connection lives.
+    /// The answer is larger than the memory that was given for it, and was dropped. The connection
+    /// lives.
     AnswerTooLarge {
         /// Bytes in the answer.
         length: usize,
@@ -42,18 +44,20 @@ pub enum Error<E = Infallible> {
     },
     /// The wire of this connection has no answers to pings: the classic one. The connection lives.
     NoPongs,
-    /// What ended the connection. Every later call says so again; but a request that is told [`Closed`](ConnectionError::Closed) because the other side takes no more comes before the end
-    /// itself, for which `idle` or `close` can wait.
+    /// What ended the connection. Every later call says so again; but a request that is told
+    /// [`Closed`](ConnectionError::Closed) because the other side takes no more comes before the
+    /// end itself, for which `idle` or `close` can wait.
     Connection(ConnectionError),
     /// The connection is closing and takes nothing new; what was begun is finished.
     Closing,
     /// The call was not a fitting one; the numbers in it say what to mend.
     Misuse(Misuse),
     /// The output buffer is smaller than the next thing to be sent. What
-    /// [`ClientLine::start`](crate::ClientLine::start) and [`ServerLine::start`](crate::ServerLine::start)
-    /// have made has one that is large enough.
+    /// [`ClientLine::start`](crate::ClientLine::start) and
+    /// [`ServerLine::start`](crate::ServerLine::start) have made has one that is large enough.
     Output(OutputTooSmall),
-    /// The receive buffer is smaller than what the settings allow to come. What [`ClientLine::start`](crate::ClientLine::start) and
+    /// The receive buffer is smaller than what the settings allow to come. What
+    /// [`ClientLine::start`](crate::ClientLine::start) and
     /// [`ServerLine::start`](crate::ServerLine::start) have made has one that is large enough.
     Buffer(StorageFull),
     /// The peer took no byte for a lifetime. The connection is over.
@@ -109,7 +113,7 @@ impl<E> From<SealError> for Error<E> {
             SealError::Misuse(error) => Self::Misuse(error),
             SealError::Closing => Self::Closing,
             SealError::Connection(error) => Self::Connection(error),
-            // An answer whose request has had its end: a line has one at a time, and drops it then.
+            // An answer whose request has completed: a line has one at a time, and drops it then.
             SealError::NotWaiting(_) | _ => Self::Connection(ConnectionError::Truncated),
         }
     }
@@ -169,7 +173,8 @@ impl<E: fmt::Debug + fmt::Display> core::error::Error for Error<E> {}
 pub enum StartError {
     /// The generator gave no random bytes.
     Entropy(EntropyError),
-    /// A buffer is too small for what the settings allow: give more, or [allow less](falco_core::Settings).
+    /// A buffer is too small for what the settings allow: give more, or [allow
+    /// less](falco_core::Settings).
     TooSmall {
         /// Which one.
         buffer: Buffer,

@@ -1,4 +1,5 @@
-//! A server that handles one request at a time, over a [`Line`]. Nothing here reads, writes or waits; the drivers do.
+//! A server that handles one request at a time, over a [`Line`]. Nothing here reads, writes or
+//! waits; the drivers do.
 
 use core::fmt;
 use core::ops::Deref;
@@ -12,9 +13,11 @@ use rand_core::TryCryptoRng;
 use crate::error::{Buffer, Error, StartError, enough};
 use crate::line::{Line, Next};
 
-/// A server's line, and the request that is being handled. `M` is the memory for that request, `A` that for its answer.
+/// A server's line, and the request that is being handled. `M` is the memory for that request, `A`
+/// that for its answer.
 ///
-/// While a request is being handled the line goes on: pings are answered, and what the client has begun besides is refused as busy. The [crate's page](crate) has a super-loop around it.
+/// While a request is being handled the line goes on: pings are answered, and what the client has
+/// begun besides is refused as busy. The [crate's page](crate) has a super-loop around it.
 pub struct ServerLine<H: Deref<Target: ServerWire>, I, O, M, A> {
     desk: Desk<H, I, O>,
     parts: Reassembly<[Partial<M>; 1]>,
@@ -65,8 +68,9 @@ where
     M: Storage,
     A: AsRef<[u8]> + AsMut<[u8]>,
 {
-    /// The server's side of a connection that begins now, over memory for the unread bytes and for those to be written, and memory for a request and for an answer. The client
-    /// is told to have one request under way at a time.
+    /// The server's side of a connection that begins now, over memory for the unread bytes and for
+    /// those to be written, and memory for a request and for an answer. The client is told to have
+    /// one request under way at a time.
     ///
     /// # Errors
     /// [`StartError`] where a buffer is too small for the settings, or the generator fails.
@@ -89,8 +93,10 @@ where
         Ok(Self::new(Line::new(machine, inbox, outbox), message, answer))
     }
 
-    /// A server on `line`. Requests that do not fit `message` are refused as too large, and so are answers that do not fit `answer`. Where the settings allow more than one request under way,
-    /// those that come beside the one that is handled are refused as busy; the classic wire has no word for that and ends.
+    /// A server on `line`. Requests that do not fit `message` are refused as too large, and so are
+    /// answers that do not fit `answer`. Where the settings allow more than one request under way,
+    /// those that come beside the one that is handled are refused as busy; the classic wire has no
+    /// word for that and ends.
     pub const fn new(line: Line<ServerSide, H, I, O>, message: M, answer: A) -> Self {
         Self {
             desk: Desk { line, refusal: None },
@@ -120,11 +126,12 @@ where
         self.desk.line.machine_mut().close(now, reason);
     }
 
-    /// The request that waits for its handler, and the memory for its answer. It waits until [`answer`](Self::answer) or [`refuse`](Self::refuse) is called, and
-    /// meanwhile [`step`](Self::step) goes on.
+    /// The request that waits for its handler, and the memory for its answer. It waits until
+    /// [`answer`](Self::answer) or [`refuse`](Self::refuse) is called, and meanwhile
+    /// [`step`](Self::step) goes on.
     ///
-    /// There is none until the bytes have gone that waited to be written when it came. The answer to
-    /// the client's first ping may be among them, and a client that has heard nothing takes its
+    /// There is none until the bytes have gone that waited to be written when it came. The answer
+    /// to the client's first ping may be among them, and a client that has heard nothing takes its
     /// request for not processed.
     pub fn request(&mut self) -> Option<(&[u8], &mut [u8])> {
         let (request, answer, _) = self.take_up()?;
@@ -158,7 +165,8 @@ where
         }
     }
 
-    /// A request whose handler went away without an end is refused as failed: it may have done half of its work, and is not given to another.
+    /// A request whose handler went away without an end is refused as failed: it may have done half
+    /// of its work, and is not given to another.
     #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) fn give_up(&mut self) {
         if matches!(self.stage, Stage::Request(_, Waits::End)) {
@@ -166,8 +174,9 @@ where
         }
     }
 
-    /// Answers the request with the first `length` bytes of the memory for answers. An answer too large for the client, or for the memory, becomes a refusal. Nothing happens where no
-    /// request waits, or where the connection has ended, which the next step tells.
+    /// Answers the request with the first `length` bytes of the memory for answers. An answer too
+    /// large for the client, or for the memory, becomes a refusal. Nothing happens where no request
+    /// waits, or where the connection has ended, which the next step tells.
     pub fn answer(&mut self, length: usize) {
         let Some(id) = self.finish() else { return };
         let answer = if length > self.answer.as_ref().len() {
@@ -176,7 +185,7 @@ where
             match self.desk.line.machine_mut().answer(id, length) {
                 Ok(outgoing) => Some(outgoing),
                 Err(ReplyError::Request(RequestError::TooLarge { .. })) => None,
-                // It has had its end, or the connection has.
+                // It has completed, or the connection has.
                 Err(_) => return,
             }
         };
@@ -195,11 +204,13 @@ where
         finish(&mut self.parts, &mut self.stage)
     }
 
-    /// Does one thing: seals what may go, or looks at one frame. Says whether to call again at once; if not, a request may wait, or else bytes have to be moved, or the
-    /// deadline has to come, first.
+    /// Does one thing: seals what may go, or looks at one frame. Says whether to call again at
+    /// once; if not, a request may wait, or else bytes have to be moved, or the deadline has to
+    /// come, first.
     ///
     /// # Errors
-    /// What ended the connection, once its last words have been taken away; [`Error::Stalled`] where bytes waited too long to be; [`Error::Output`] with the numbers where the outbox is
+    /// What ended the connection, once its last words have been taken away; [`Error::Stalled`]
+    /// where bytes waited too long to be; [`Error::Output`] with the numbers where the outbox is
     /// too small.
     pub fn step(&mut self, now: Instant) -> Result<bool, Error> {
         self.look_behind();
@@ -334,8 +345,8 @@ where
         &mut self.line
     }
 
-    /// The next frame, once everything that is to be said before it is. `take` is told what a request
-    /// that comes with it waits for.
+    /// The next frame, once everything that is to be said before it is. `take` is told what a
+    /// request that comes with it waits for.
     fn look<T>(&mut self, now: Instant, take: impl FnOnce(Waits, ServerEvent<'_>) -> T) -> Result<Next<T>, Error> {
         self.settle(now)?;
         if self.refusal.is_some() && self.line.machine().end().is_none() {
@@ -358,7 +369,8 @@ where
                         return Ok(());
                     }
                 }
-                // Where it is one of a connection that has ended, or of a request that has had its end, there is nothing to be said.
+                // Where it is one of a connection that has ended, or of a request that has
+                // completed, there is nothing to be said.
                 _ => self.refusal = None,
             }
         }

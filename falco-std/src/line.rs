@@ -1,4 +1,5 @@
-//! A connection that several threads share: its state under one lock, and who writes. What is written is the state's to say; reading is a thread's of its own.
+//! A connection that several threads share: its state under one lock, and who writes. What is
+//! written is the state's to say; reading is a thread's of its own.
 
 use core::time::Duration;
 use std::io;
@@ -23,7 +24,8 @@ const TURNS: usize = 16;
 
 /// What is to be written.
 pub(crate) trait Source: Send + 'static {
-    /// Seals what goes next, a record or so, into `out`, and says how many bytes of it are to be written; 0 where nothing can go now.
+    /// Seals what goes next, a record or so, into `out`, and says how many bytes of it are to be
+    /// written; 0 where nothing can go now.
     fn seal(&mut self, now: Instant, out: &mut Vec<u8>) -> usize;
 
     /// Nothing more can be written, for this reason.
@@ -67,7 +69,8 @@ pub(crate) fn seal_into(
 /// The state, and whether a thread is writing.
 pub(crate) struct Desk<T> {
     pub(crate) source: T,
-    /// One thread writes at a time; whoever has something to send while another does leaves it to that one.
+    /// One thread writes at a time; whoever has something to send while another does leaves it to
+    /// that one.
     writing: bool,
     /// Counts what somebody may wait for, so that nothing is missed between a look and a wait.
     changes: u64,
@@ -167,7 +170,8 @@ impl<T: Source> Line<T> {
         }
     }
 
-    /// Sees to it that what can go goes. It never waits long: where the peer does not take it, or there is much, a thread is made that writes.
+    /// Flushes pending output. It never blocks for long: if the peer does not read, or there is
+    /// much to write, a thread is started that writes.
     pub(crate) fn pump(self: &Arc<Self>) {
         let mut desk = self.lock();
         if desk.writing {

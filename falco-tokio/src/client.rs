@@ -1,4 +1,5 @@
-//! The client: what callers hold. How it is set up is in `builder`; a `slot` is the task that owns a connection, `shared` what callers and that task share.
+//! The client: what callers hold. How it is set up is in `builder`; a `slot` is the task that owns
+//! a connection, `shared` what callers and that task share.
 
 mod addresses;
 mod builder;
@@ -52,8 +53,8 @@ struct Env {
     /// Whether there is more than one connection.
     spread: bool,
     counters: Counters,
-    /// Whether a server has let this client in under its key, and none has said since that the key is
-    /// retired.
+    /// Whether a server has let this client in under its key, and none has said since that the key
+    /// is retired.
     admitted: AtomicBool,
 }
 
@@ -69,12 +70,15 @@ impl Env {
     }
 }
 
-/// A client of one server. Clones are cheap and share its connections; requests of many tasks are under way at once over one connection, each answered as its handler
-/// finishes. On the classic wire they are answered in the order in which they were sent.
+/// A client of one server. Clones are cheap and share its connections; requests of many tasks are
+/// under way at once over one connection, each answered as its handler finishes. On the classic
+/// wire they are answered in the order in which they were sent.
 ///
-/// The client connects when it is made, and again when there is something to send and the last connection has ended. While there is none, requests wait for their time limit; attempts
-/// are made with pauses that grow and are random. Requests of which nothing was processed on a connection that was lost move to the next; of others the error says that they may have
-/// been, and they are not sent again.
+/// The client connects when it is made, and again when there is something to send and the last
+/// connection has ended. While there is none, requests wait for their time limit; attempts are made
+/// with pauses that grow and are random. Requests of which nothing was processed on a connection
+/// that was lost move to the next; of others the error says that they may have been, and they are
+/// not sent again.
 ///
 /// ```no_run
 /// use falco_tokio::{Client, Fate};
@@ -90,8 +94,9 @@ impl Env {
 /// # }
 /// ```
 ///
-/// It is a [`tower::Service`] too, so that retries, limits and balancing of Tower apply. `poll_ready` reserves one of the
-/// [places](ClientBuilder::max_outstanding); the clone that was made ready is the one to call.
+/// It is a [`tower::Service`] too, so that retries, limits and balancing of Tower apply.
+/// `poll_ready` reserves one of the [places](ClientBuilder::max_outstanding); the clone that was
+/// made ready is the one to call.
 pub struct Client {
     inner: Arc<Inner>,
     /// The place that `poll_ready` has reserved.
@@ -111,7 +116,8 @@ struct Inner {
 }
 
 impl Client {
-    /// Sends a request and waits for its answer, for the [request timeout](ClientBuilder::request_timeout) at most.
+    /// Sends a request and waits for its answer, for the [request
+    /// timeout](ClientBuilder::request_timeout) at most.
     ///
     /// Dropping the future cancels the request wherever it is, and nothing else.
     ///
@@ -130,8 +136,9 @@ impl Client {
         self.inner.call(body.into(), Some(limit), None).await
     }
 
-    /// Pings the server, which begins the connection's lifetime anew on both sides, and says how long the answer took. The classic wire has no answer: there `None` says that
-    /// the ping is on its way.
+    /// Pings the server, which begins the connection's lifetime anew on both sides, and says how
+    /// long the answer took. The classic wire has no answer: there `None` says that the ping is on
+    /// its way.
     ///
     /// # Errors
     /// [`Error`].
@@ -152,11 +159,13 @@ impl Client {
         answered.unwrap_or(Err(Error::Closed))
     }
 
-    /// Changes the key, as when the old one is about to be [retired](crate::Handle::retire_key): connects and shakes hands under the new one, then sends all requests over
-    /// connections of the new one, while what has begun under the old one finishes. No request fails by it.
+    /// Changes the key, as when the old one is about to be [retired](crate::Handle::retire_key):
+    /// connects and shakes hands under the new one, then sends all requests over connections of the
+    /// new one, while what has begun under the old one finishes. No request fails by it.
     ///
     /// # Errors
-    /// [`Error`], such as of a server that does not have the key yet; then the old one stays in use.
+    /// [`Error`], such as of a server that does not have the key yet; then the old one stays in
+    /// use.
     pub async fn set_key(&self, key: Key) -> Result<(), Error> {
         let env = &self.inner.env;
         if self.inner.is_closed() {
@@ -181,10 +190,12 @@ impl Client {
         if taken { Ok(()) } else { Err(Error::Closed) }
     }
 
-    /// Ends all connections in good order: requests that are under way still get their ends, on all clones; new ones are refused. It waits until the server has seen the end, for a
-    /// second at most after the last answer.
+    /// Ends all connections in good order: requests that are under way still get their ends, on all
+    /// clones; new ones are refused. It waits until the server has seen the end, for a second at
+    /// most after the last answer.
     ///
-    /// When all clones of a client are dropped instead, its connections end in the same way, and nobody waits for it.
+    /// When all clones of a client are dropped instead, its connections end in the same way, and
+    /// nobody waits for it.
     pub async fn close(&self) {
         let closing: Vec<_> = self
             .inner
@@ -244,7 +255,7 @@ impl Inner {
         limit: Option<Duration>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Bytes, Error> {
-        // One that ends after all time is none.
+        // An overflowing deadline means no limit.
         let limit = limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
         self.env.counters.requests.add(1);
         let answered = self.call_until(body, limit, permit).await;

@@ -1,4 +1,5 @@
-//! The server: what it is made of and how it is run. How connections are let in is in `registry` and `accept`, what happens on one in `connection`.
+//! The server: what it is made of and how it is run. How connections are let in is in `registry`
+//! and `accept`, what happens on one in `connection`.
 
 mod accept;
 mod builder;
@@ -39,17 +40,21 @@ pub use self::stats::ServerStats;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnCancel {
-    /// Its future is dropped where it stands, as hyper and tonic do it: work that nobody waits for stops. What must not stop halfway belongs on a task of its own.
+    /// Its future is dropped where it stands, as hyper and tonic do it: work that nobody waits for
+    /// stops. What must not stop halfway belongs on a task of its own.
     #[default]
     Drop,
-    /// It runs on, and may ask its request whether it is still wanted. If it answers all the same, the answer is sent.
+    /// It runs on, and may ask its request whether it is still wanted. If it answers all the same,
+    /// the answer is sent.
     Signal,
 }
 
 /// A server: it takes connections, and runs a handler for each request.
 ///
-/// A connection is one task. A handler is polled once on its connection's task, and if it is not ready then it gets a task of its own; so handlers of one connection run at once, up
-/// to [`Settings::with_max_in_flight`], and are answered as they finish; on the classic wire in the order of their requests.
+/// A connection is one task. A handler is polled once on its connection's task, and if it is not
+/// ready then it gets a task of its own; so handlers of one connection run at once, up to
+/// [`Settings::with_max_in_flight`], and are answered as they finish; on the classic wire in the
+/// order of their requests.
 ///
 /// ```
 /// use falco_tokio::{Request, Server};
@@ -120,10 +125,12 @@ impl Server {
         }
     }
 
-    /// Takes connections and runs `handler` for their requests, until a [`Handle`] shuts the server down; then says what has been.
+    /// Takes connections and runs `handler` for their requests, until a [`Handle`] shuts the server
+    /// down; then says what has been.
     ///
-    /// A handler that returns an error or panics costs its own request; on the classic wire, which has no other word for it, the connection of that request, and nothing
-    /// else. A server that is bound to nothing ([`ServerBuilder::unbound`]) just waits to be shut down.
+    /// A handler that returns an error or panics costs its own request; on the classic wire, which
+    /// has no other word for it, the connection of that request, and nothing else. A server that is
+    /// bound to nothing ([`ServerBuilder::unbound`]) just waits to be shut down.
     ///
     /// When this future is dropped before it is done, all connections end at once.
     ///
@@ -147,8 +154,9 @@ impl Server {
         })
     }
 
-    /// The same with a Tower service, which is cloned, made ready for and called for each request. Where it sheds load, clients are told that the server is busy, and that their
-    /// requests were not processed.
+    /// The same with a Tower service, which is cloned, made ready for and called for each request.
+    /// Where it sheds load, clients are told that the server is busy, and that their requests were
+    /// not processed.
     ///
     /// ```
     /// use falco_tokio::{Request, Server};
@@ -180,9 +188,11 @@ impl Server {
 
     /// Serves one connection over any stream, in this task, and says what ended it.
     ///
-    /// Handlers that are not ready at once get tasks of their own, so it takes a Tokio runtime as all else here does.
+    /// Handlers that are not ready at once get tasks of their own, so it takes a Tokio runtime as
+    /// all else here does.
     ///
-    /// It takes no place of the [`max_connections`](ServerBuilder::max_connections), and is never dropped to make room; a shutdown ends it as it does others.
+    /// It takes no place of the [`max_connections`](ServerBuilder::max_connections), and is never
+    /// dropped to make room; a shutdown ends it as it does others.
     ///
     /// ```
     /// use falco_tokio::{Client, ConnectionError, Key, Request, Server};
@@ -255,24 +265,28 @@ impl Service {
     }
 }
 
-/// Stops a [`Server`], changes its keys and reads its counters, from anywhere. Clones do so to the same server.
+/// Stops a [`Server`], changes its keys and reads its counters, from anywhere. Clones do so to the
+/// same server.
 #[derive(Clone, Debug)]
 pub struct Handle {
     service: Arc<Service>,
 }
 
 impl Handle {
-    /// Shuts the server down in good order: it takes no more connections, tells its clients, lets the requests that have begun finish, sends their answers, and closes.
-    /// This returns at once; [`Server::serve`] returns when it is done: on the noise wire after a lifetime at the most, on the classic wire when all handlers that run are done.
+    /// Shuts the server down in good order: it takes no more connections, tells its clients, lets
+    /// the requests that have begun finish, sends their answers, and closes. This returns at once;
+    /// [`Server::serve`] returns when it is done: on the noise wire after a lifetime at the most,
+    /// on the classic wire when all handlers that run are done.
     ///
     /// A connection that has nothing more to do waits up to a second for its client to end as well.
     pub fn shutdown(&self) {
         self.service.registry.stop();
     }
 
-    /// The same, but what is not done within `limit` is cut off. Of several limits the earliest counts.
+    /// The same, but what is not done within `limit` is cut off. Of several limits the earliest
+    /// counts.
     pub fn shutdown_within(&self, limit: Duration) {
-        // One that ends after all time is none.
+        // An overflowing deadline means no limit.
         if let Some(until) = tokio::time::Instant::now().checked_add(limit) {
             self.service.limit.send_modify(|now| {
                 *now = Some(now.map_or(until, |now| now.min(until)));
@@ -289,8 +303,9 @@ impl Handle {
         self.service.keys.ring().ok_or(SetupError::NoRing)?.add(key)
     }
 
-    /// Takes a key out of service on the noise wire, and says whether it was in it. Hellos under it are refused from now on. Its connections take no more requests, and end
-    /// when those that have begun have had their answers; their clients are told why.
+    /// Takes a key out of service on the noise wire, and says whether it was in it. Hellos under it
+    /// are refused from now on. Its connections take no more requests, and end when those that have
+    /// begun have had their answers; their clients are told why.
     #[expect(
         clippy::must_use_candidate,
         reason = "a caller who knows that it was there need not ask"

@@ -1,4 +1,5 @@
-//! A client's side: who waits for the answer to what, from the moment a request is handed over to its one end.
+//! A client's side: who waits for the answer to what, from the moment a request is handed over to
+//! its one end.
 
 mod begin;
 mod window;
@@ -28,8 +29,8 @@ use self::window::Window;
 
 /// A client's machine with the requests that callers have handed over and that have had no end.
 ///
-/// `B` is a body on its way, `W` whoever waits for the answer, `P` whoever waits for the answer to a
-/// ping. Each waiter is given back exactly once: with the answer, with a refusal, to its
+/// `B` is a body on its way, `W` whoever waits for the answer, `P` whoever waits for the answer to
+/// a ping. Each waiter is given back exactly once: with the answer, with a refusal, to its
 /// [`cancel`](Self::cancel), or by [`finish`](Self::finish).
 ///
 /// Requests begin in the order in which they were handed over, and no more of them than the server
@@ -151,8 +152,9 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         Ok(())
     }
 
-    /// Nobody waits any more for the request `ticket`. What was not sent is withdrawn; of what was, the server is told. Gives the waiter back with what it may be told of the request; `None` where
-    /// it has had its end.
+    /// Nobody waits any more for the request `ticket`. What was not sent is withdrawn; of what was,
+    /// the server is told. Gives the waiter back with what it may be told of the request; `None`
+    /// where it has completed.
     pub fn cancel(&mut self, ticket: u64) -> Option<(W, Fate)> {
         let Waiting { waiter, id, unsent, .. } = self.waiting.take(ticket)?;
         if unsent.is_some() {
@@ -293,7 +295,8 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
     }
 
-    /// The connection is over, whatever ended it: everybody who still waits, in the order of the tickets.
+    /// The connection is over, whatever ended it: everybody who still waits, in the order of the
+    /// tickets.
     ///
     /// Of a request that has gone whole, [`ClientConnection::fate`] says what became of it.
     pub fn finish(&mut self) -> Vec<Left<B, W>> {
@@ -320,7 +323,8 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         left
     }
 
-    /// The stream has no more bytes, as for [`ClientConnection::end_of_stream`](crate::Connection::end_of_stream).
+    /// The stream has no more bytes, as for
+    /// [`ClientConnection::end_of_stream`](crate::Connection::end_of_stream).
     ///
     /// # Errors
     /// What ended the connection.
@@ -328,7 +332,8 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.machine.end_of_stream(now, unread)
     }
 
-    /// Says whether the caller reads, as for [`ClientConnection::set_reading`](crate::Connection::set_reading).
+    /// Says whether the caller reads, as for
+    /// [`ClientConnection::set_reading`](crate::Connection::set_reading).
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
         self.machine.set_reading(now, reading);
     }
@@ -345,8 +350,8 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// Whether the stream has taken nothing for a lifetime of what was to be written:
-    /// [`handle_timeout`](Self::handle_timeout) then ends the connection. A thread that does nothing
-    /// but write asks this.
+    /// [`handle_timeout`](Self::handle_timeout) then ends the connection. A thread that does
+    /// nothing but write asks this.
     #[must_use]
     pub fn is_stalled(&self, now: Instant) -> bool {
         self.writes.is_due(&self.machine, now)
@@ -358,8 +363,9 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.writes.poll_timeout(&self.machine)
     }
 
-    /// Does what is due at `now`. To be called when everything that has come was read. Whoever comes
-    /// late by more than some milliseconds is to read once more first: the deadline is put off.
+    /// Does what is due at `now`. To be called when everything that has come was read. Whoever
+    /// comes late by more than some milliseconds is to read once more first: the deadline is put
+    /// off.
     ///
     /// # Errors
     /// What ended the connection; [`ConnectionError::Stalled`] where a write made no progress for a
@@ -398,9 +404,10 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         begun.is_some_and(|begun| self.waiting.contains(begun.ticket))
     }
 
-    /// A request has had its end: who waited for it, if somebody still does.
+    /// A request has completed: who waited for it, if somebody still does.
     fn end(&mut self, id: RequestId) -> Option<W> {
-        // A server may answer or refuse a request of which not all has been sent: no more of it goes.
+        // A server may answer or refuse a request of which not all has been sent: no more of it
+        // goes.
         if self.queue.iter().any(|(request, _)| request.id() == Some(id)) {
             self.queue.retain(|request, _| request.id() != Some(id));
         }

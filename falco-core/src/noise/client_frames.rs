@@ -12,9 +12,11 @@ use crate::event::{ClientEvent, ClientReceived, ClientWait, Received};
 use crate::message::{PingId, Refusal, RequestId};
 
 impl<A: Aead> Link<A> {
-    /// Judges all frames of a record in order and lets them take effect on `requests`. Each frame's kind is replaced by a mark: what is to be told of it.
+    /// Judges all frames of a record in order and lets them take effect on `requests`. Each frame's
+    /// kind is replaced by a mark: what is to be told of it.
     ///
-    /// Where a frame breaks the rules the connection is over, so that what the frames before it did shows nowhere.
+    /// Where a frame breaks the rules the connection is over, so that what the frames before it did
+    /// shows nowhere.
     #[inline]
     pub(super) fn judge_server_record<T: RequestTable>(
         &mut self,
@@ -110,7 +112,7 @@ impl<T: RequestTable> Requests<T> {
         Ok(mark::LAST_PART)
     }
 
-    /// A request has had its end.
+    /// A request has completed.
     fn end(&mut self, id: u32) {
         if let Some(position) = table::position(&self.table, id) {
             self.end_at(position);
@@ -150,7 +152,8 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.requests.lost > 0 || self.ending.is_some() || self.base.phase.link().is_some_and(|link| link.opened > 0)
     }
 
-    /// Tells the next thing that has taken effect: the next frame of the opened record, or a request that the server will not process.
+    /// Tells the next thing that has taken effect: the next frame of the opened record, or a
+    /// request that the server will not process.
     #[inline]
     pub(super) fn tell<'u>(&mut self, unread: &'u [u8]) -> Result<ClientReceived<'u>, ConnectionError> {
         let Some(link) = self.base.phase.link_mut() else {

@@ -1,4 +1,5 @@
-//! A server's side of one connection on the noise wire: the handshake, time, sending. What frames do is in `server_frames`.
+//! A server's side of one connection on the noise wire: the handshake, time, sending. What frames
+//! do is in `server_frames`.
 
 use core::fmt;
 
@@ -23,7 +24,8 @@ use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::{Instant, Span};
 
-/// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives it.
+/// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives
+/// it.
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 pub struct ServerSession<T, C: Crypto> {
     pub(super) base: Base<Handshake, C::Aead>,
@@ -47,7 +49,8 @@ pub(super) struct Requests<T> {
     pub(super) stale: Option<Instant>,
     /// Of that time.
     pub(super) respite: Respite,
-    /// Requests whose [`Abandoned`](ServerEvent::Abandoned) is still to be told, in the state `Lost`.
+    /// Requests whose [`Abandoned`](ServerEvent::Abandoned) is still to be told, in the state
+    /// `Lost`.
     pub(super) lost: usize,
     pub(super) lifetime: Span,
 }
@@ -94,7 +97,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         Ok(Received::Skip { consumed: HELLO_LENGTH })
     }
 
-    /// Reads the hello and makes the welcome. An unknown id takes the same way as a wrong key, to the same end.
+    /// Reads the hello and makes the welcome. An unknown id takes the same way as a wrong key, to
+    /// the same end.
     fn accept<R: Ring, X: AsRef<[u8]>>(
         &mut self,
         server: &NoiseServer<T, R, C, X>,
@@ -123,7 +127,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         Some(Welcome { bytes, keys })
     }
 
-    /// Opens the next record, judges it, and lets it take effect on the tables. What it means to the caller is told frame by frame after.
+    /// Opens the next record, judges it, and lets it take effect on the tables. What it means to
+    /// the caller is told frame by frame after.
     #[inline]
     fn recv_record(&mut self, crypto: &C, unread: &mut [u8]) -> Result<Option<usize>, ConnectionError> {
         let first = !self.is_established();
@@ -161,14 +166,16 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         self.base.proved
     }
 
-    /// Gives up requests of which nothing has come for a lifetime, unless nothing can come because nothing is read.
+    /// Gives up requests of which nothing has come for a lifetime, unless nothing can come because
+    /// nothing is read.
     fn drop_stale(&mut self) {
         if !self.base.life.is_paused() {
             self.requests.drop_stale(self.base.life.latest());
         }
     }
 
-    /// Whether everything that was begun has had its end, on a connection on which nothing more begins.
+    /// Whether everything that was begun has completed, on a connection on which nothing more
+    /// begins.
     #[inline]
     pub(super) fn is_drained(&self) -> bool {
         self.base.phase.link().is_some_and(|link| {

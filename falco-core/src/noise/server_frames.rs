@@ -14,9 +14,11 @@ use crate::message::RequestId;
 use crate::time::{Instant, Span};
 
 impl<A: Aead> Link<A> {
-    /// Judges all frames of a record in order and lets them take effect on `requests`. Each frame's kind is replaced by a mark: what is to be told of it.
+    /// Judges all frames of a record in order and lets them take effect on `requests`. Each frame's
+    /// kind is replaced by a mark: what is to be told of it.
     ///
-    /// Where a frame breaks the rules the connection is over, so that what the frames before it did shows nowhere.
+    /// Where a frame breaks the rules the connection is over, so that what the frames before it did
+    /// shows nowhere.
     #[inline]
     pub(super) fn judge_client_record<T: RequestTable>(
         &mut self,
@@ -175,14 +177,14 @@ impl<T: RequestTable> Requests<T> {
         }
     }
 
-    /// A request has had its end.
+    /// A request has completed.
     pub(super) fn end(&mut self, id: u32) {
         if let Some(position) = table::position(&self.table, id) {
             self.end_at(position);
         }
     }
 
-    /// The request in this slot has had its end.
+    /// The request in this slot has completed.
     #[inline]
     pub(super) fn end_at(&mut self, position: usize) {
         let received = self.table.slots().get(position).map_or(0, |slot| slot.received);
@@ -207,7 +209,8 @@ impl<T: RequestTable> Requests<T> {
     /// What had come by `now` is taken before anything counts as stale.
     pub(super) fn was_away(&mut self, now: Instant) {
         let late = |stale: Instant| (now + Span::TICK).span_since(stale);
-        // For longer than a lifetime nothing is kept, as the connection is not; and the silence of each request is told in 32 bits.
+        // For longer than a lifetime nothing is kept, as the connection is not; and the silence of
+        // each request is told in 32 bits.
         if let Some(late) = self.stale.filter(|stale| *stale <= now).map(late)
             && late <= self.lifetime
             && self.lifetime.as_millis() + late.as_millis() + 2_000 < u64::from(u32::MAX)
@@ -217,7 +220,8 @@ impl<T: RequestTable> Requests<T> {
         }
     }
 
-    /// Gives up requests that are half received: the stream has ended in order, and what is missing of them never comes.
+    /// Gives up requests that are half received: the stream has ended in order, and what is missing
+    /// of them never comes.
     pub(super) fn lose_half_received(&mut self) {
         let half = |slot: &&mut RequestSlot| slot.state == State::Receiving;
         for slot in self.table.slots_mut().iter_mut().filter(half) {
@@ -241,7 +245,8 @@ impl<T: RequestTable> Requests<T> {
             .iter_mut()
             .filter(|slot| slot.state == State::Receiving)
         {
-            // The first of them is due at `stale`, so that up to there no time is longer than 32 bits can tell, however late this is.
+            // The first of them is due at `stale`, so that up to there no time is longer than 32
+            // bits can tell, however late this is.
             let silent = late.saturating_add(millis(stale).wrapping_sub(slot.touched).into());
             if silent >= lifetime {
                 slot.state = State::Lost;
@@ -274,7 +279,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         self.requests.lost > 0 || self.base.phase.link().is_some_and(|link| link.opened > 0)
     }
 
-    /// Tells the next thing that has taken effect: a request given up, or the next frame of the opened record.
+    /// Tells the next thing that has taken effect: a request given up, or the next frame of the
+    /// opened record.
     #[inline]
     pub(super) fn tell<'u>(&mut self, unread: &'u [u8]) -> Result<ServerReceived<'u>, ConnectionError> {
         let Some(link) = self.base.phase.link_mut() else {
@@ -287,7 +293,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             };
             let id = RequestId::new(self.base.serial, told.head.id);
             let body = told.body;
-            // A request half told may have had its end since its frames were judged.
+            // A request half told may have completed since its frames were judged.
             let gone = || table::position(&self.requests.table, told.head.id).is_none();
             let code = body.first().copied().unwrap_or(close::DONE);
             let event = match told.head.kind {

@@ -1,4 +1,5 @@
-//! A connection of a client, of either kind: shared by threads on the noise wire, used by one after another elsewhere.
+//! A connection of a client, of either kind: shared by threads on the noise wire, used by one after
+//! another elsewhere.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -126,7 +127,7 @@ impl Connection {
         }
     }
 
-    /// Ends in good order, once all that was handed over has had its end.
+    /// Ends in good order, once all that was submitted has completed.
     pub(super) fn close(&self) {
         match self {
             Self::Shared(link) => link.close(),

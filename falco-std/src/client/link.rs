@@ -1,4 +1,5 @@
-//! A connection of a client that threads share: how a caller's request gets onto it and how the caller waits.
+//! A connection of a client that threads share: how a caller's request gets onto it and how the
+//! caller waits.
 
 use core::time::Duration;
 use std::io;
@@ -118,7 +119,7 @@ impl Link {
         self.line.pump();
     }
 
-    /// Ends in good order once all that was handed over has had its end, and waits for the server to
+    /// Ends in good order once all that was submitted has completed, and waits for the server to
     /// do so too.
     pub(super) fn close(&self) {
         let mut desk = self.line.lock();

@@ -1,4 +1,5 @@
-//! What happens on one connection of a server: the thread that reads, and the workers that run handlers. What they share is in `state`.
+//! What happens on one connection of a server: the thread that reads, and the workers that run
+//! handlers. What they share is in `state`.
 
 use core::net::SocketAddr;
 use core::panic::AssertUnwindSafe;
@@ -185,7 +186,7 @@ where
         desk
     }
 
-    /// Waits until the request has had its end, as nothing can be read meanwhile.
+    /// Waits until the request has completed, as nothing can be read meanwhile.
     fn wait_for_handler(&self) {
         loop {
             let now = self.conn.now();
@@ -203,7 +204,8 @@ where
         }
     }
 
-    /// Too much waits to be written: nothing is read until some of it has gone. The lifetime stands still.
+    /// Too much waits to be written: nothing is read until some of it has gone. The lifetime stands
+    /// still.
     fn hold_back(&self) {
         let now = self.conn.now();
         self.conn.lock().source.mux.set_reading(now, false);
@@ -227,7 +229,8 @@ where
         self.conn.lock().source.mux.set_reading(now, true);
     }
 
-    /// Waits until something was written or has changed since `seen`, or a deadline has come; says whether the connection lives.
+    /// Waits until something was written or has changed since `seen`, or a deadline has come; says
+    /// whether the connection lives.
     fn rest(&self, seen: u64) -> bool {
         let now = self.conn.now();
         let mut desk = self.conn.lock();

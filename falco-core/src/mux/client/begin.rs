@@ -118,7 +118,7 @@ impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                     }
                 }
                 (None, Some(id)) => *unbegun -= usize::from(note(waiting, begun, ticket, id, length)),
-                // It has had its end.
+                // It has completed.
                 (None, None) => {}
             }
         });
