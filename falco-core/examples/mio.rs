@@ -1,4 +1,5 @@
-//! A server in an event loop of one's own: `mio` says which sockets are ready, one thread does everything, and the core decides what the bytes mean.
+//! A server in an event loop of one's own: `mio` says which sockets are ready, one thread does
+//! everything, and the core decides what the bytes mean.
 //!
 //! `FALCO_KEY=<64 hexadecimal digits> cargo run --example mio -- 127.0.0.1:4287`
 #![allow(
@@ -19,7 +20,8 @@ use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
-/// One connection: the socket, the machine with its queues, what was read and not taken, what was sealed and not written.
+/// One connection: the socket, the machine with its queues, what was read and not taken, what was
+/// sealed and not written.
 struct Connection<'k> {
     socket: TcpStream,
     mux: ServerMux<&'k ServerKeys, Vec<u8>, Unbounded>,
@@ -29,7 +31,8 @@ struct Connection<'k> {
 }
 
 impl Connection<'_> {
-    /// Does all that can be done now. `Ok`: there is no more until the socket is ready again or the deadline has come. An error is the end.
+    /// Does all that can be done now. `Ok`: there is no more until the socket is ready again or the
+    /// deadline has come. An error is the end.
     fn advance(&mut self, now: Instant) -> Result<(), Box<dyn Error>> {
         loop {
             let wanted = self.receive(now);
@@ -47,9 +50,11 @@ impl Connection<'_> {
         }
     }
 
-    /// Takes what was read. `Some`: so many bytes are needed in all to go on; `None`: something has to be written first.
+    /// Takes what was read. `Some`: so many bytes are needed in all to go on; `None`: something has
+    /// to be written first.
     fn receive(&mut self, now: Instant) -> Result<Option<usize>, Box<dyn Error>> {
-        // What was sealed goes first: no request is handled before the answer to the first PING has gone.
+        // What was sealed goes first: no request is handled before the answer to the first PING has
+        // gone.
         while self.mux.may_read() && self.written == self.outbox.len() {
             match self.mux.recv(now, self.inbox.unread())? {
                 ServerStep::NeedMore { total } => return Ok(Some(total)),

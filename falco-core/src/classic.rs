@@ -1,14 +1,19 @@
-//! The classic wire: what the published falcotcp 0.1.x peers speak. Turn it on to talk to those peers, and for nothing else.
+//! The classic wire: what the published falcotcp 0.1.x peers speak. Turn it on to talk to those
+//! peers, and for nothing else.
 //!
 //! # What it gives, and what it cannot
 //!
-//! A server knows that its client has the key, or once had a recording of one who had. Bodies are encrypted, and a changed body is noticed. What the wire
-//! cannot give, no code can:
+//! A server knows that its client has the key, or once had a recording of one who had. Bodies are
+//! encrypted, and a changed body is noticed. What the wire cannot give, no code can:
 //!
-//! - it does **not prove the server** to the client: whoever answers 0xFF is taken for it until an answer has to decrypt;
-//! - it has **no forward secrecy**: the shared key itself encrypts, and whoever learns it reads all recorded traffic;
-//! - it has **no protection from replay after a restart**, or of what the [`NonceLedger`](crate::NonceLedger) has forgotten;
-//! - messages can be **deleted and reordered** on their way, and an answer moved to another request;
+//! - it does **not prove the server** to the client: whoever answers 0xFF is taken for it until an
+//!   answer has to decrypt;
+//! - it has **no forward secrecy**: the shared key itself encrypts, and whoever learns it reads all
+//!   recorded traffic;
+//! - it has **no protection from replay after a restart**, or of what the
+//!   [`NonceLedger`](crate::NonceLedger) has forgotten;
+//! - messages can be **deleted and reordered** on their way, and an answer moved to another
+//!   request;
 //! - **pings are forged** by anyone on the way, and so is **the end** of the stream.
 //!
 //! # The exchange
@@ -24,8 +29,9 @@
 //!   | 0x02                                                 ------> |  a ping; no answer
 //! ```
 //!
-//! Integers are big-endian. There is no associated data. Nonces are 12 bytes drawn at random for each connection and counted up by one for each seal. A
-//! [`ClassicKey`] seals 2^32 times, then refuses.
+//! Integers are big-endian. There is no associated data. Nonces are 12 bytes drawn at random for
+//! each connection and counted up by one for each seal. A [`ClassicKey`] seals 2^32 times, then
+//! refuses.
 //!
 //! # What a side does with what comes
 //!
@@ -42,21 +48,26 @@
 //! | waiting for answers | by its length | opens: `Answer`; does not: `Tampered`; seen before, or its own: `Replayed` | `Refused` for the oldest request, then `AnswersOutOfStep` | `FrameLength` |
 //! | waiting for nothing | by its length | `UnexpectedAnswer` | skipped | `FrameLength` |
 //!
-//! Eight zeros are a length of 0, which the published Python server sends for a request that it could not serve, and also unasked when a connection has been
-//! idle for some seconds. With a request under way the two look alike; whichever it was, going on could give one request's answer to the next. So it ends
-//! the connection.
+//! Eight zeros are a length of 0, which the published Python server sends for a request that it
+//! could not serve, and also unasked when a connection has been idle for some seconds. With a
+//! request under way the two look alike; whichever it was, going on could give one request's answer
+//! to the next. So it ends the connection.
 //!
 //! # Time
 //!
-//! The handshake has its deadline, which nothing moves. After it, a server's lifetime counts from the last whole authentic message, the last ping and the last answer
-//! that it sealed, and stands still while it owes an answer. A client's counts from the last request or ping that it sealed and from the last answer that it opened, and runs while it
-//! waits: on this wire nothing else would tell it that its server is gone. An unfinished frame counts for nothing.
+//! The handshake has its deadline, which nothing moves. After it, a server's lifetime counts from
+//! the last whole authentic message, the last ping and the last answer that it sealed, and stands
+//! still while it owes an answer. A client's counts from the last request or ping that it sealed
+//! and from the last answer that it opened, and runs while it waits: on this wire nothing else
+//! would tell it that its server is gone. An unfinished frame counts for nothing.
 //!
 //! # Replay
 //!
-//! Every nonce that opened a hello or a message, and every nonce that sealed one, is remembered in the key's [`Ledger`](crate::Ledger), and refused when it comes again: that
-//! stops replay, moving a message to another connection, and reflection, among the connections of one [`ClassicKey`] and within its ledger's reach. Nonces of texts that do not open are not remembered, so a
-//! stranger cannot push real ones out.
+//! Every nonce that opened a hello or a message, and every nonce that sealed one, is remembered in
+//! the key's [`Ledger`](crate::Ledger), and refused when it comes again: that stops replay, moving
+//! a message to another connection, and reflection, among the connections of one [`ClassicKey`] and
+//! within its ledger's reach. Nonces of texts that do not open are not remembered, so a stranger
+//! cannot push real ones out.
 
 mod client;
 mod layout;
@@ -68,8 +79,8 @@ use crate::error::{OutputTooSmall, SealError};
 pub use layout::{ANSWER_OVERHEAD, HELLO_LENGTH, REQUEST_OVERHEAD, answer_size, request_size};
 pub use sealing::ClassicKey;
 
-/// Seals one message after the other into `out`, what is owed before them. Trouble is told only where nothing was written before it: nothing that was sealed
-/// may be lost.
+/// Seals one message after the other into `out`, what is owed before them. Trouble is told only
+/// where nothing was written before it: nothing that was sealed may be lost.
 fn seal_each<'m, S, M: 'm>(
     session: &mut S,
     messages: impl IntoIterator<Item = (&'m mut M, &'m [u8])>,

@@ -28,13 +28,15 @@ pub trait Crypto {
     fn aead(&self, key: &[u8; 32]) -> Self::Aead;
 }
 
-/// What the noise wire needs besides the AEAD. What is secret among the results is the caller's to wipe.
+/// What the noise wire needs besides the AEAD. What is secret among the results is the caller's to
+/// wipe.
 #[cfg(feature = "noise")]
 pub trait NoiseCrypto: Crypto {
     /// The X25519 public key of `private`.
     fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32];
 
-    /// The X25519 shared secret of `private` and `public`. All zeros for a public key of low order; the wire refuses that.
+    /// The X25519 shared secret of `private` and `public`. All zeros for a public key of low order;
+    /// the wire refuses that.
     fn x25519(&self, private: &[u8; 32], public: &[u8; 32]) -> [u8; 32];
 
     /// SHA-256 of `parts`, end to end.
@@ -50,11 +52,13 @@ pub trait NoiseCrypto: Crypto {
 pub trait Aead {
     /// Seals one text that lies in two places, as one, and returns its tag.
     ///
-    /// The last `body.len()` bytes of `out` receive `body` encrypted; the bytes of `out` before them already hold the
-    /// plaintext that stands before `body`, and are encrypted where they lie. So a body goes to the output in one pass, uncopied.
+    /// The last `body.len()` bytes of `out` receive `body` encrypted; the bytes of `out` before
+    /// them already hold the plaintext that stands before `body`, and are encrypted where they lie.
+    /// So a body goes to the output in one pass, uncopied.
     ///
     /// # Errors
-    /// [`AeadError`] where `body` is longer than `out`, or the text longer than the algorithm allows.
+    /// [`AeadError`] where `body` is longer than `out`, or the text longer than the algorithm
+    /// allows.
     fn seal(&self, nonce: &Nonce, associated: &[u8], out: &mut [u8], body: &[u8]) -> Result<Tag, AeadError>;
 
     /// Checks `tag`, then decrypts `text` where it lies.
@@ -91,8 +95,9 @@ impl fmt::Display for AeadError {
 
 impl core::error::Error for AeadError {}
 
-/// Cryptography in Rust, by the RustCrypto project: portable, without an allocator, with AES instructions where the processor has
-/// them. The default. It implements [`Crypto`] with the feature `rustcrypto`.
+/// Cryptography in Rust, by the RustCrypto project: portable, without an allocator, with AES
+/// instructions where the processor has them. The default. It implements [`Crypto`] with the
+/// feature `rustcrypto`.
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(clippy::exhaustive_structs, reason = "callers write it as a value")]
 pub struct RustCrypto;

@@ -1,4 +1,5 @@
-//! The shared secret: how it is made, read and written. What is derived from it lives with the wire that derives it.
+//! The shared secret: how it is made, read and written. What is derived from it lives with the wire
+//! that derives it.
 
 use core::fmt;
 use core::str::FromStr;
@@ -11,8 +12,9 @@ pub const KEY_LENGTH: usize = 32;
 
 /// The 32 secret bytes that both ends of a connection hold.
 ///
-/// There is no constructor from a password: a key is drawn from a random number generator and carried as 64 hexadecimal digits.
-/// It is wiped when dropped, cannot be cloned, and shows nothing of itself in `Debug`.
+/// There is no constructor from a password: a key is drawn from a random number generator and
+/// carried as 64 hexadecimal digits. It is wiped when dropped, cannot be cloned, and shows nothing
+/// of itself in `Debug`.
 ///
 /// ```
 /// use falco_core::Key;
@@ -44,7 +46,8 @@ impl Key {
     /// A fresh key from the caller's cryptographic random number generator.
     ///
     /// # Errors
-    /// [`KeyError::Entropy`] where the generator fails, [`KeyError::AllZero`] where it yields only zeros.
+    /// [`KeyError::Entropy`] where the generator fails, [`KeyError::AllZero`] where it yields only
+    /// zeros.
     pub fn generate<R: TryCryptoRng + ?Sized>(rng: &mut R) -> Result<Self, KeyError> {
         let mut bytes = Zeroizing::new([0; KEY_LENGTH]);
         rng.try_fill_bytes(bytes.as_mut_slice())
@@ -52,7 +55,8 @@ impl Key {
         Self::checked(bytes)
     }
 
-    /// A key from its text form, 64 hexadecimal digits of either case. Surrounding ASCII white space is allowed, as a file ends in it.
+    /// A key from its text form, 64 hexadecimal digits of either case. Surrounding ASCII white
+    /// space is allowed, as a file ends in it.
     ///
     /// # Errors
     /// [`KeyError::Text`] for anything but 64 digits, [`KeyError::AllZero`].
@@ -66,7 +70,8 @@ impl Key {
         Self::checked(bytes)
     }
 
-    /// Writes the text form, 64 lower-case hexadecimal digits, which is as secret as the key: wipe it after use.
+    /// Writes the text form, 64 lower-case hexadecimal digits, which is as secret as the key: wipe
+    /// it after use.
     ///
     /// ```
     /// # let key = falco_core::Key::from_bytes([7; 32]).unwrap();
@@ -74,7 +79,8 @@ impl Key {
     /// assert_eq!(key.write_hex(&mut text), "07".repeat(32));
     /// ```
     pub fn write_hex<'t>(&self, text: &'t mut [u8; 2 * KEY_LENGTH]) -> &'t str {
-        // Both lengths are fixed by their types, so encoding cannot fail; an empty text would be refused by every reader.
+        // Both lengths are fixed by their types, so encoding cannot fail; an empty text would be
+        // refused by every reader.
         base16ct::lower::encode_str(self.0.as_slice(), text).unwrap_or("")
     }
 

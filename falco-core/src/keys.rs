@@ -1,5 +1,7 @@
-//! Keys as the connections of a service share them: expanded once, on the noise wire, the classic wire, or both. What an owner sets is [`Secrets`]; what connections take is
-//! [`ClientKeys`] or [`ServerKeys`]. Adapters are built on this; a chip with one wire and one key takes [`NoiseClient`] or [`ClassicKey`] as they are.
+//! Keys as the connections of a service share them: expanded once, on the noise wire, the classic
+//! wire, or both. What an owner sets is [`Secrets`]; what connections take is [`ClientKeys`] or
+//! [`ServerKeys`]. Adapters are built on this; a chip with one wire and one key takes
+//! [`NoiseClient`] or [`ClassicKey`] as they are.
 
 mod entropy;
 mod source;
@@ -41,8 +43,8 @@ impl ClientKeys {
 }
 
 impl ServerKeys {
-    /// The keys on the noise wire, to add to them and to retire them; none where the server does not
-    /// speak that wire.
+    /// The keys on the noise wire, to add to them and to retire them; none where the server does
+    /// not speak that wire.
     #[must_use]
     pub fn ring(&self) -> Option<&ServerRing> {
         self.noise().map(NoiseServer::ring)
@@ -69,7 +71,8 @@ pub struct Secrets {
     pub noise: Vec<Key>,
     /// The key on the classic wire. A client that has one speaks that wire.
     pub classic: Option<Key>,
-    /// What both owners have agreed on, such as the name of the service; 65,535 bytes at most. The classic wire has none.
+    /// What both owners have agreed on, such as the name of the service; 65,535 bytes at most. The
+    /// classic wire has none.
     pub context: Vec<u8>,
     /// How many nonces the classic wire remembers.
     pub nonces: usize,
@@ -121,7 +124,8 @@ fn classic<G: TryCryptoRng + ?Sized>(key: Key, nonces: usize, rng: &mut G) -> Re
     Ok(ClassicKey::new(key, Mutex::new(NonceLedger::new(slots, rng)?)))
 }
 
-/// The keys that a server takes on the noise wire, added and retired while it runs, from any thread.
+/// The keys that a server takes on the noise wire, added and retired while it runs, from any
+/// thread.
 #[derive(Debug)]
 pub struct ServerRing {
     keys: RwLock<KeyRing<Vec<Option<NoiseSecret>>>>,
@@ -143,7 +147,8 @@ impl ServerRing {
         Ok(keys.insert(secret)?)
     }
 
-    /// Takes a key out of service, and says whether it was in it. Hellos under it are refused from now on; its connections are the caller's to close.
+    /// Takes a key out of service, and says whether it was in it. Hellos under it are refused from
+    /// now on; its connections are the caller's to close.
     pub fn retire(&self, id: KeyId) -> bool {
         self.keys.write().unwrap_or_else(PoisonError::into_inner).retire(id)
     }
@@ -169,7 +174,8 @@ pub enum SetupError {
     NoKey,
     /// The ring has this key already.
     DuplicateKey(KeyId),
-    /// The same secret on the noise wire and on the classic wire. The classic wire would give away what the noise wire protects.
+    /// The same secret on the noise wire and on the classic wire. The classic wire would give away
+    /// what the noise wire protects.
     KeyOnBothWires(KeyId),
     /// The server does not speak the noise wire, which is the only one with a ring.
     NoRing,

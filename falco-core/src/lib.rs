@@ -1,27 +1,32 @@
 //! The FalcoTCP protocol as a sans-IO state machine: an encrypted connection between two ends that
 //! share one 32-byte key. No I/O, no clock, no global state, and no allocation per connection.
 //!
-//! A client connects and proves that it has the key. If the proof does not decrypt, the server closes
-//! the stream without sending a byte. A connection lives for 60 seconds after the last message or
-//! ping. A request is decrypted and given to the owner of the server; the answer is encrypted and
-//! sent back.
+//! A client connects and proves that it has the key. If the proof does not decrypt, the server
+//! closes the stream without sending a byte. A connection lives for 60 seconds after the last
+//! message or ping. A request is decrypted and given to the owner of the server; the answer is
+//! encrypted and sent back.
 //!
-//! You pass in bytes and times, and get back bytes to send and events. `falco-tokio`, `falco-std` and
-//! `falco-embedded` drive this crate over Tokio, blocking sockets and `embedded-io` streams. Read on
-//! to drive it yourself: in an event loop, on a microcontroller or in a simulation.
+//! You pass in bytes and times, and get back bytes to send and events. `falco-tokio`, `falco-std`
+//! and `falco-embedded` drive this crate over Tokio, blocking sockets and `embedded-io` streams.
+//! Read on to drive it yourself: in an event loop, on a microcontroller or in a simulation.
 //!
 //! # The loop
 //!
-//! A [`ClientConnection`] or a [`ServerConnection`] is one side of one connection. Whoever owns the transport repeats:
+//! A [`ClientConnection`] or a [`ServerConnection`] is one side of one connection. Whoever owns the
+//! transport repeats:
 //!
-//! 1. **Send** what [`seal`](Connection::seal) or [`poll_transmit`](Connection::poll_transmit) wrote, in that order, all of it.
-//! 2. **Receive**: call [`recv`](Connection::recv) with all unread bytes, until it says something other than an event or a skip. After each, drop what it
-//!    consumed. A [`RecvBuf`] does the bookkeeping.
-//! 3. **Read** more bytes if it said [`NeedMore`](Received::NeedMore); answer or transmit first if it said so. When the stream has no more, call
-//!    [`end_of_stream`](Connection::end_of_stream).
-//! 4. **Sleep** no longer than [`poll_timeout`](Connection::poll_timeout); then call [`handle_timeout`](Connection::handle_timeout).
+//! 1. **Send** what [`seal`](Connection::seal) or [`poll_transmit`](Connection::poll_transmit)
+//!    wrote, in that order, all of it.
+//! 2. **Receive**: call [`recv`](Connection::recv) with all unread bytes, until it says something
+//!    other than an event or a skip. After each, drop what it consumed. A [`RecvBuf`] does the
+//!    bookkeeping.
+//! 3. **Read** more bytes if it said [`NeedMore`](Received::NeedMore); answer or transmit first if
+//!    it said so. When the stream has no more, call [`end_of_stream`](Connection::end_of_stream).
+//! 4. **Sleep** no longer than [`poll_timeout`](Connection::poll_timeout); then call
+//!    [`handle_timeout`](Connection::handle_timeout).
 //!
-//! When one of them says what ended the connection, send what `poll_transmit` still has, and close the stream.
+//! When one of them says what ended the connection, send what `poll_transmit` still has, and close
+//! the stream.
 //!
 //! ```
 //! # #[cfg(all(feature = "noise", feature = "rustcrypto"))] {
@@ -96,12 +101,16 @@
 //!
 //! # What is whose
 //!
-//! - **Memory** is the caller's: unread bytes, output, bodies. A machine holds a few hundred bytes and [sizes are known](Connection::seal_size) before anything is written. Nothing is
-//!   reserved because a peer promised a length.
-//! - **Keys** outlive connections and are expanded once: a [`ClassicKey`] is lent to all machines that use it.
-//! - **Entropy** is drawn when a machine is made and never after; **time** is what the caller says it is.
-//! - **Errors** come in three types: what befell one request ([`RequestError`]), what ended the connection ([`ConnectionError`], the same ever after) and what the caller
-//!   did wrong ([`Misuse`], nothing has changed).
+//! - **Memory** is the caller's: unread bytes, output, bodies. A machine holds a few hundred bytes
+//!   and [sizes are known](Connection::seal_size) before anything is written. Nothing is reserved
+//!   because a peer promised a length.
+//! - **Keys** outlive connections and are expanded once: a [`ClassicKey`] is lent to all machines
+//!   that use it.
+//! - **Entropy** is drawn when a machine is made and never after; **time** is what the caller says
+//!   it is.
+//! - **Errors** come in three types: what befell one request ([`RequestError`]), what ended the
+//!   connection ([`ConnectionError`], the same ever after) and what the caller did wrong
+//!   ([`Misuse`], nothing has changed).
 //! - **Cryptography** stands behind [`crypto::Crypto`]; [`RustCrypto`] is the default.
 //!
 //! # Features

@@ -1,8 +1,10 @@
-//! The words of a connection: numbers of requests and pings, refusals, reasons, statuses. Nothing here does anything.
+//! The words of a connection: numbers of requests and pings, refusals, reasons, statuses. Nothing
+//! here does anything.
 
 use core::fmt;
 
-/// Which request of which connection. A number of one connection means nothing to another, and is refused there.
+/// Which request of which connection. A number of one connection means nothing to another, and is
+/// refused there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId {
     serial: u32,
@@ -83,7 +85,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether the request is known never to have reached a handler, so that sending it again does nothing twice.
+    /// Whether the request is known never to have reached a handler, so that sending it again does
+    /// nothing twice.
     #[must_use]
     pub const fn is_unprocessed(self) -> bool {
         matches!(self, Self::Busy | Self::TooLarge | Self::NotProcessed)
@@ -112,11 +115,13 @@ impl core::error::Error for Refusal {}
 pub enum Fate {
     /// No handler has seen the request, and none will: sending it again cannot do its work twice.
     NotProcessed,
-    /// A handler may have seen the request, may be at it, or may never see it. Nobody on this side can tell.
+    /// A handler may have seen the request, may be at it, or may never see it. Nobody on this side
+    /// can tell.
     MaybeProcessed,
 }
 
-/// Why a connection is closed in good order. The classic wire has no word for it; there the stream just ends.
+/// Why a connection is closed in good order. The classic wire has no word for it; there the stream
+/// just ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {

@@ -1,6 +1,7 @@
-//! What a machine and its owner need between them where there is an allocator: who waits for which answer, what waits to be sent, what has come in parts, and the bytes
-//! that requests hold. Still no I/O and no clock: an adapter, or a simulation, drives a [`ClientMux`] or a [`ServerMux`] with bytes and times, as it would the machine
-//! inside.
+//! What a machine and its owner need between them where there is an allocator: who waits for which
+//! answer, what waits to be sent, what has come in parts, and the bytes that requests hold. Still
+//! no I/O and no clock: an adapter, or a simulation, drives a [`ClientMux`] or a [`ServerMux`] with
+//! bytes and times, as it would the machine inside.
 //!
 //! ```
 //! use falco_core::mux::{Body, ClientMux, ClientStep, ServerMux, ServerStep, Unbounded};

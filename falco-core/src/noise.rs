@@ -1,16 +1,20 @@
-//! The noise wire, for every new deployment: `Noise_NNpsk0_25519_AESGCM_SHA256` (Noise specification, revision 34) under the shared key, and behind
-//! it records of frames that carry many requests at once.
+//! The noise wire, for every new deployment: `Noise_NNpsk0_25519_AESGCM_SHA256` (Noise
+//! specification, revision 34) under the shared key, and behind it records of frames that carry
+//! many requests at once.
 //!
 //! # What it gives
 //!
-//! - **Both sides prove that they have the key, and are there now.** A replayed hello gets an attacker a welcome that it cannot read.
-//! - **Forward secrecy.** Each connection has keys of its own, two of them, made from ephemeral ones; who learns the shared key later reads nothing that was recorded.
-//! - **Order, wholeness, an authentic end.** Records are counted, so that none can be dropped, repeated, moved or sent back; a stream that was cut is told from one
-//!   that was closed.
-//! - **Many requests at once**, answered as they finish, large ones cut into parts between which small ones pass.
+//! - **Both sides prove that they have the key, and are there now.** A replayed hello gets an
+//!   attacker a welcome that it cannot read.
+//! - **Forward secrecy.** Each connection has keys of its own, two of them, made from ephemeral
+//!   ones; who learns the shared key later reads nothing that was recorded.
+//! - **Order, wholeness, an authentic end.** Records are counted, so that none can be dropped,
+//!   repeated, moved or sent back; a stream that was cut is told from one that was closed.
+//! - **Many requests at once**, answered as they finish, large ones cut into parts between which
+//!   small ones pass.
 //!
-//! What it does not give: everyone who holds a key can pose as its server to others who hold it. The key is the group. The [context](NoiseClient::new)
-//! keeps services apart that share a key.
+//! What it does not give: everyone who holds a key can pose as its server to others who hold it.
+//! The key is the group. The [context](NoiseClient::new) keeps services apart that share a key.
 //!
 //! # The exchange
 //!
@@ -26,8 +30,10 @@
 //!   | <------                                record: MESSAGE 1, MESSAGE 4  |
 //! ```
 //!
-//! Integers are big-endian. A record is `u16 n`, then `n` bytes of one Noise transport message; in it stand one or more frames, `kind u8, id u32, m u16` and `m` bytes of
-//! body each. A record costs 18 bytes, a frame 7. After every 2^20 records the key of a direction is replaced by Noise's REKEY.
+//! Integers are big-endian. A record is `u16 n`, then `n` bytes of one Noise transport message; in
+//! it stand one or more frames, `kind u8, id u32, m u16` and `m` bytes of body each. A record costs
+//! 18 bytes, a frame 7. After every 2^20 records the key of a direction is replaced by Noise's
+//! REKEY.
 //!
 //! | kind | name | body | from | what it does |
 //! |---|---|---|---|---|
@@ -40,8 +46,9 @@
 //! | 7 | PONG | the same 8 bytes | both | |
 //! | 8 | CLOSE | code | both | 0 done, 1 idle, 2 shutting down, 3 key retired, 4 protocol error |
 //!
-//! A record is judged whole before any of its frames has an effect that shows: one bad frame, and nothing of its record is told. A bad frame ends the connection with CLOSE 4; a record that
-//! does not authenticate ends it without a word.
+//! A record is judged whole before any of its frames has an effect that shows: one bad frame, and
+//! nothing of its record is told. A bad frame ends the connection with CLOSE 4; a record that does
+//! not authenticate ends it without a word.
 //!
 //! # A request on the client's side
 //!

@@ -1,5 +1,6 @@
-//! Messages that came in parts, put together over storage that the caller chooses. The machines have judged the parts: totals hold, limits are
-//! kept, nothing comes twice. Here they are only kept.
+//! Messages that came in parts, put together over storage that the caller chooses. The machines
+//! have judged the parts: totals hold, limits are kept, nothing comes twice. Here they are only
+//! kept.
 
 use core::fmt;
 
@@ -27,7 +28,8 @@ impl<B> Partial<B> {
     }
 }
 
-/// Places for partial messages: an array of a fixed number, or with the feature `alloc` a vector that grows with their number.
+/// Places for partial messages: an array of a fixed number, or with the feature `alloc` a vector
+/// that grows with their number.
 pub trait Partials {
     /// The storage of each message.
     type Body: Storage;
@@ -74,7 +76,8 @@ impl<B: Storage + Default> Partials for alloc::vec::Vec<Partial<B>> {
     }
 }
 
-/// No place is free, or none is large enough. A server refuses such a request as busy; a client cannot take such an answer.
+/// No place is free, or none is large enough. A server refuses such a request as busy; a client
+/// cannot take such an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NoRoom {
@@ -90,9 +93,11 @@ impl fmt::Display for NoRoom {
 
 impl core::error::Error for NoRoom {}
 
-/// Messages in parts. Hand it the `Begin` and `Part` events of a connection, and take the message out with the last part.
+/// Messages in parts. Hand it the `Begin` and `Part` events of a connection, and take the message
+/// out with the last part.
 ///
-/// Storage that grows does so by doubling what has come, never because of a total that was promised.
+/// Storage that grows does so by doubling what has come, never because of a total that was
+/// promised.
 #[derive(Default)]
 pub struct Reassembly<P> {
     partials: P,

@@ -1,21 +1,23 @@
-//! Bookkeeping of the bytes that a caller has read and a machine has not yet taken, over storage that the caller chooses.
-//! Nothing of a protocol is in here; the machines do not know it.
+//! Bookkeeping of the bytes that a caller has read and a machine has not yet taken, over storage
+//! that the caller chooses. Nothing of a protocol is in here; the machines do not know it.
 
 use core::fmt;
 
-/// Memory for a [`RecvBuf`]. It is implemented for `[u8; N]` and `&mut [u8]`, for `Vec<u8>` with the feature `alloc`, and for
-/// `heapless::Vec<u8, N>` with the feature `heapless`.
+/// Memory for a [`RecvBuf`]. It is implemented for `[u8; N]` and `&mut [u8]`, for `Vec<u8>` with
+/// the feature `alloc`, and for `heapless::Vec<u8, N>` with the feature `heapless`.
 pub trait Storage {
     /// All the bytes that there are now.
     fn bytes(&mut self) -> &mut [u8];
 
-    /// Asks for at least `total` bytes, those there are keeping their place and value. Storage of a fixed size does nothing.
+    /// Asks for at least `total` bytes, those there are keeping their place and value. Storage of a
+    /// fixed size does nothing.
     fn grow(&mut self, total: usize);
 
     /// Gives back what can be given back. The bytes may be lost.
     fn release(&mut self) {}
 
-    /// More bytes than this there will never be. Storage that grows without a limit of its own says `usize::MAX`.
+    /// More bytes than this there will never be. Storage that grows without a limit of its own says
+    /// `usize::MAX`.
     fn limit(&self) -> usize {
         usize::MAX
     }
@@ -140,8 +142,9 @@ impl<S: Storage> RecvBuf<S> {
         self.storage
     }
 
-    /// From now on, storage that can grow is given at least `bytes`, so that one read may bring many small messages. 0 at first: a peer
-    /// that has proved nothing is not worth more than what it owes.
+    /// From now on, storage that can grow is given at least `bytes`, so that one read may bring
+    /// many small messages. 0 at first: a peer that has proved nothing is not worth more than what
+    /// it owes.
     pub fn set_read_ahead(&mut self, bytes: usize) {
         self.read_ahead = bytes;
     }
@@ -172,13 +175,16 @@ impl<S: Storage> RecvBuf<S> {
         }
     }
 
-    /// Free space behind the unread bytes, never empty, for the caller to read into; say with [`filled`](Self::filled) how much came.
+    /// Free space behind the unread bytes, never empty, for the caller to read into; say with
+    /// [`filled`](Self::filled) how much came.
     ///
-    /// `total` is how many unread bytes are wanted in all, as a machine names it. Storage grows towards it by doubling what
-    /// has really come, so a length that a peer only promised takes no memory.
+    /// `total` is how many unread bytes are wanted in all, as a machine names it. Storage grows
+    /// towards it by doubling what has really come, so a length that a peer only promised takes no
+    /// memory.
     ///
     /// # Errors
-    /// [`StorageFull`] where storage of a fixed size cannot hold `total` bytes, or has no room left. Nothing has changed.
+    /// [`StorageFull`] where storage of a fixed size cannot hold `total` bytes, or has no room
+    /// left. Nothing has changed.
     pub fn space(&mut self, total: usize) -> Result<&mut [u8], StorageFull> {
         let unread = self.len();
         let wanted = total.max(unread.saturating_add(1));
@@ -195,7 +201,8 @@ impl<S: Storage> RecvBuf<S> {
                 capacity,
             });
         }
-        // Only where the end of the storage is nearer than what is wanted are the unread bytes moved to its front.
+        // Only where the end of the storage is nearer than what is wanted are the unread bytes
+        // moved to its front.
         if self.start > 0 && capacity - self.start < target.min(capacity) {
             let (bytes, start) = (self.storage.bytes(), self.start);
             if let Some(used) = bytes.get_mut(..self.end).filter(|used| start <= used.len()) {
@@ -207,12 +214,14 @@ impl<S: Storage> RecvBuf<S> {
         Ok(self.storage.bytes().get_mut(self.end..).unwrap_or_default())
     }
 
-    /// Counts `count` bytes that were written at the front of [`space`](Self::space); at most all of it.
+    /// Counts `count` bytes that were written at the front of [`space`](Self::space); at most all
+    /// of it.
     pub fn filled(&mut self, count: usize) {
         self.end = self.end.saturating_add(count).min(self.storage.bytes().len());
     }
 
-    /// Gives the storage's memory back where nothing is unread and the storage can: an idle connection then holds none.
+    /// Gives the storage's memory back where nothing is unread and the storage can: an idle
+    /// connection then holds none.
     pub fn release(&mut self) {
         if self.is_empty() {
             self.storage.release();
@@ -232,7 +241,8 @@ impl<S> fmt::Debug for RecvBuf<S> {
 /// The least that growing storage grows to: a hello of either wire fits.
 const FIRST_STEP: usize = 160;
 
-/// The storage cannot hold a frame that the settings allow: make it larger, or the settings' largest message smaller.
+/// The storage cannot hold a frame that the settings allow: make it larger, or the settings'
+/// largest message smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StorageFull {

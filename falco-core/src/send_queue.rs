@@ -1,4 +1,5 @@
-//! What waits to be sent, in turns: a large message goes a frame at a time, and everything that waits has its turn before it has the next.
+//! What waits to be sent, in turns: a large message goes a frame at a time, and everything that
+//! waits has its turn before it has the next.
 
 use alloc::collections::VecDeque;
 use core::fmt;
@@ -18,8 +19,10 @@ const AROUND: usize = 40;
 
 /// Messages with their bodies, in the order of their turns.
 ///
-/// [`seal`](Self::seal) gives each message one frame, beginning with the one that has waited longest, until the output is full. Those that had a frame and are not done go behind those
-/// that had none. So with an output of one record, a small message waits for one record of each large one, and never for a large one to end.
+/// [`seal`](Self::seal) gives each message one frame, beginning with the one that has waited
+/// longest, until the output is full. Those that had a frame and are not done go behind those that
+/// had none. So with an output of one record, a small message waits for one record of each large
+/// one, and never for a large one to end.
 pub struct SendQueue<M, B> {
     waiting: VecDeque<Entry<M, B>>,
 }
@@ -67,7 +70,8 @@ impl<M: Outgoing, B: AsRef<[u8]>> SendQueue<M, B> {
         self.lengths().max().unwrap_or(0)
     }
 
-    /// What [`Connection::seal_size`] is to know so that the longest message can go, and small ones together.
+    /// What [`Connection::seal_size`] is to know so that the longest message can go, and small ones
+    /// together.
     #[must_use]
     pub fn worthwhile(&self) -> usize {
         let all: usize = self.lengths().map(|length| length.saturating_add(AROUND)).sum();
@@ -83,10 +87,12 @@ impl<M: Outgoing, B: AsRef<[u8]>> SendQueue<M, B> {
         self.waiting.iter().map(|entry| (&entry.message, &entry.body))
     }
 
-    /// Seals the next frames into `out`, and hands each message that is done with by it to `done`, with its body. Says how many bytes are to be sent.
+    /// Seals the next frames into `out`, and hands each message that is done with by it to `done`,
+    /// with its body. Says how many bytes are to be sent.
     ///
     /// # Errors
-    /// Those of [`Connection::seal`]. After any but one of the connection or the output, the first message is the one to look at, and [`pop`](Self::pop) takes it out.
+    /// Those of [`Connection::seal`]. After any but one of the connection or the output, the first
+    /// message is the one to look at, and [`pop`](Self::pop) takes it out.
     pub fn seal<R, H>(
         &mut self,
         connection: &mut Connection<R, H>,
@@ -103,7 +109,8 @@ impl<M: Outgoing, B: AsRef<[u8]>> SendQueue<M, B> {
             .iter_mut()
             .map(|entry| (&mut entry.message, entry.body.as_ref()));
         let sealed = connection.seal(now, messages, out);
-        // Whoever had a frame goes to the end or out, in order; `index` stands at the first that is not known to have had none.
+        // Whoever had a frame goes to the end or out, in order; `index` stands at the first that is
+        // not known to have had none.
         let mut index = 0;
         for _ in 0..self.waiting.len() {
             let Some(entry) = self.waiting.get_mut(index) else {

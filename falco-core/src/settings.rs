@@ -3,7 +3,8 @@
 use core::fmt;
 use core::time::Duration;
 
-/// The lifetime that the protocol names: a connection ends when it has seen no message and no ping for 60 s.
+/// The lifetime that the protocol names: a connection ends when it has seen no message and no ping
+/// for 60 s.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 /// How long a handshake may take by default: 5 s, as the published Tokio client waits.
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -16,7 +17,8 @@ pub const DEFAULT_MAX_HELD: u32 = 64 << 20;
 /// How many requests of one connection may be unanswered by default.
 pub const DEFAULT_MAX_IN_FLIGHT: u16 = 1024;
 
-/// Limits and times of a connection. Every value is checked when it is set, so that settings at hand are settings in range.
+/// Limits and times of a connection. Every value is checked when it is set, so that settings at
+/// hand are settings in range.
 ///
 /// ```
 /// use core::time::Duration;
@@ -39,7 +41,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The defaults: messages of at most 16 MiB, 1024 requests in flight, a lifetime of 60 s, 5 s for the handshake.
+    /// The defaults: messages of at most 16 MiB, 1024 requests in flight, a lifetime of 60 s, 5 s
+    /// for the handshake.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -74,7 +77,8 @@ impl Settings {
         Ok(self)
     }
 
-    /// The largest record that is read on the noise wire, 64 to 65535: what the receive buffer has to hold is two bytes more. The classic wire has no records.
+    /// The largest record that is read on the noise wire, 64 to 65535: what the receive buffer has
+    /// to hold is two bytes more. The classic wire has no records.
     ///
     /// # Errors
     /// [`SettingsError::MaxRecord`] for less than 64.
@@ -87,23 +91,25 @@ impl Settings {
     }
 
     /// How many bytes of requests that have had no end one connection may have, never less than the
-    /// largest message; 64 MiB by default. A server on the noise wire refuses a request over it as busy.
-    /// The clients of the adapters begin no more than that at once, so that the defaults of both sides
-    /// fit together: where a server has less, give its clients the same.
+    /// largest message; 64 MiB by default. A server on the noise wire refuses a request over it as
+    /// busy. The clients of the adapters begin no more than that at once, so that the defaults of
+    /// both sides fit together: where a server has less, give its clients the same.
     #[must_use]
     pub const fn with_max_held(mut self, bytes: u32) -> Self {
         self.max_held = bytes;
         self
     }
 
-    /// Whether a client on the noise wire pings by itself so that its connection stays; it does, if nothing is said.
+    /// Whether a client on the noise wire pings by itself so that its connection stays; it does, if
+    /// nothing is said.
     #[must_use]
     pub const fn with_keep_alive(mut self, keep_alive: bool) -> Self {
         self.keep_alive = keep_alive;
         self
     }
 
-    /// How long a connection lives without a message or a ping: 1 s to `u32::MAX` milliseconds, about 49 days.
+    /// How long a connection lives without a message or a ping: 1 s to `u32::MAX` milliseconds,
+    /// about 49 days.
     ///
     /// # Errors
     /// [`SettingsError::Lifetime`] outside that range.
@@ -146,7 +152,8 @@ impl Settings {
         self.max_record
     }
 
-    /// How many bytes of unanswered requests a server holds for one connection: at least the largest message.
+    /// How many bytes of unanswered requests a server holds for one connection: at least the
+    /// largest message.
     #[must_use]
     pub const fn max_held(&self) -> u32 {
         if self.max_held < self.max_message {

@@ -1,5 +1,5 @@
-//! What tests, fuzz targets and simulations are made of: a virtual clock, entropy that repeats, an AEAD that protects nothing. With the
-//! feature `testing`; never in production.
+//! What tests, fuzz targets and simulations are made of: a virtual clock, entropy that repeats, an
+//! AEAD that protects nothing. With the feature `testing`; never in production.
 
 mod crypto;
 pub mod fuzz;

@@ -3,10 +3,11 @@
 use core::ops::Add;
 use core::time::Duration;
 
-/// A point in time, in milliseconds since an epoch of the caller's choice, on any clock that does not go backwards.
+/// A point in time, in milliseconds since an epoch of the caller's choice, on any clock that does
+/// not go backwards.
 ///
-/// A machine never reads a clock: it is told what time it is with every call that depends on it. Sums saturate, so that
-/// no duration can overflow a deadline.
+/// A machine never reads a clock: it is told what time it is with every call that depends on it.
+/// Sums saturate, so that no duration can overflow a deadline.
 ///
 /// ```
 /// use core::time::Duration;
@@ -62,7 +63,8 @@ impl Instant {
     }
 }
 
-/// Whole milliseconds, at most 49 days of them as in the settings on the wire: what the machines count in, as a `Duration` costs divisions and panics that nobody needs.
+/// Whole milliseconds, at most 49 days of them as in the settings on the wire: what the machines
+/// count in, as a `Duration` costs divisions and panics that nobody needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Span(u32);
 

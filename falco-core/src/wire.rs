@@ -1,10 +1,12 @@
-//! What a key may be used for, as users write it in bounds. Sealed: the wires are those of this crate.
+//! What a key may be used for, as users write it in bounds. Sealed: the wires are those of this
+//! crate.
 
 use crate::role::{ClientSide, Role, ServerSide};
 use crate::session::{self, Keyed};
 
-/// A key with the wire on which it is used in the role `R`, such as [`ClassicKey`](crate::ClassicKey).
-/// A [`Connection`](crate::Connection) does with it whatever can be done.
+/// A key with the wire on which it is used in the role `R`, such as
+/// [`ClassicKey`](crate::ClassicKey). A [`Connection`](crate::Connection) does with it whatever can
+/// be done.
 pub trait Wire<R: Role>: Keyed<R> {}
 
 impl<R: Role, K: Keyed<R> + ?Sized> Wire<R> for K {}

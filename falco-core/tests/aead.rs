@@ -15,7 +15,8 @@ fn sealed(key: [u8; 32], nonce: [u8; 12], associated: &[u8], text: &[u8]) -> (Ve
     (bytes, tag.into())
 }
 
-/// Seals `text` with its first `prefix` bytes in place, compares, opens, and fails to open what was changed in one bit.
+/// Seals `text` with its first `prefix` bytes in place, compares, opens, and fails to open what was
+/// changed in one bit.
 fn compare(key: [u8; 32], nonce: [u8; 12], associated: &[u8], text: &[u8], prefix: usize, bit: usize) {
     let ours = RustCrypto.aead(&key);
     let (theirs, their_tag) = sealed(key, nonce, associated, text);

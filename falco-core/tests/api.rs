@@ -1,5 +1,5 @@
-//! What a caller may do and what it is told when it does otherwise: limits, lengths, room, whose a request is.
-//! Misuse changes nothing. Answers and ends of connections have suites of their own.
+//! What a caller may do and what it is told when it does otherwise: limits, lengths, room, whose a
+//! request is. Misuse changes nothing. Answers and ends of connections have suites of their own.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,4 +1,5 @@
-//! The seam to cryptography: what every implementation of it must do, and that the default one is AES-256-GCM.
+//! The seam to cryptography: what every implementation of it must do, and that the default one is
+//! AES-256-GCM.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -16,7 +17,8 @@ fn unhex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// Test case 16 of "The Galois/Counter Mode of Operation" (`McGrew` and Viega), with associated data.
+/// Test case 16 of "The Galois/Counter Mode of Operation" (`McGrew` and Viega), with associated
+/// data.
 #[test]
 fn the_default_is_aes_256_gcm() {
     let key = unhex("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308")
@@ -74,7 +76,8 @@ fn keeps_the_contract(crypto: &impl Crypto) {
 
     let mut other = [7; 32];
     other[31] = 8;
-    // Another tag, nonce, key or association, or one other bit of the text: refused, the text left as it was.
+    // Another tag, nonce, key or association, or one other bit of the text: refused, the text left
+    // as it was.
     let refused = |aead: &dyn Fn(&mut [u8]) -> Result<(), AeadError>, text: &[u8]| {
         let mut bytes = text.to_vec();
         assert_eq!(aead(&mut bytes), Err(AeadError::new()));

@@ -1,4 +1,5 @@
-//! Every way in which a connection ends but time: closing on either side, refusals, answers out of step, the end of the stream.
+//! Every way in which a connection ends but time: closing on either side, refusals, answers out of
+//! step, the end of the stream.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

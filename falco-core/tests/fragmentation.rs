@@ -1,5 +1,6 @@
-//! However a stream is cut into reads, whatever storage holds what is unread, however eagerly the machine is asked: the same events, the
-//! same end, the same output, on both sides, for valid streams and for invalid ones.
+//! However a stream is cut into reads, whatever storage holds what is unread, however eagerly the
+//! machine is asked: the same events, the same end, the same output, on both sides, for valid
+//! streams and for invalid ones.
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,
@@ -14,7 +15,8 @@ use falco_core::{ConnectionError, RecvBuf, Settings};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// The largest message of these connections, so that the largest frame to a server is as long as a hello: 157 bytes.
+/// The largest message of these connections, so that the largest frame to a server is as long as a
+/// hello: 157 bytes.
 const LARGEST: u32 = 120;
 const TO_SERVER: usize = 157;
 const TO_CLIENT: usize = TO_SERVER - 1;
@@ -51,7 +53,8 @@ fn piece(small: u32) -> impl Strategy<Value = Piece> {
     ]
 }
 
-/// Puts a stream together: its opening, its pieces, and of all that the first `share` of 256 parts, or all.
+/// Puts a stream together: its opening, its pieces, and of all that the first `share` of 256 parts,
+/// or all.
 fn stream(
     opening: Vec<u8>,
     pieces: &[Piece],
@@ -98,7 +101,8 @@ fn cuts() -> impl Strategy<Value = Cuts> {
     })
 }
 
-/// Runs a stream in every storage and asserts that none of them differs from the stream at once. `EXACT` is the largest frame.
+/// Runs a stream in every storage and asserts that none of them differs from the stream at once.
+/// `EXACT` is the largest frame.
 fn check<K: Caller, const EXACT: usize>(caller: impl Fn() -> K, stream: &[u8], cuts: &Cuts) -> Seen {
     let expected = at_once(caller(), stream);
     let mut ahead = RecvBuf::new(Vec::new());

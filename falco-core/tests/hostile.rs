@@ -1,5 +1,5 @@
-//! Bytes that nobody honest sent, in every state of both machines: the right typed error, silence, no panic. Frames that are
-//! almost right and replays have suites of their own.
+//! Bytes that nobody honest sent, in every state of both machines: the right typed error, silence,
+//! no panic. Frames that are almost right and replays have suites of their own.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -71,7 +71,8 @@ fn client_frames(mut junk: &[u8], waiting: bool) -> Verdict {
     }
 }
 
-/// Junk of every length up to 200 after every first byte; and behind the bytes that mean something also zeros, and plausible lengths.
+/// Junk of every length up to 200 after every first byte; and behind the bytes that mean something
+/// also zeros, and plausible lengths.
 fn junk(mut check: impl FnMut(&[u8])) {
     check(&[]);
     let noise: Vec<u8> = (0..200_u32)

@@ -1,5 +1,5 @@
-//! Frames that are almost right: lengths out of range, lengths that are only promised, single flipped bits. The right typed error with its
-//! numbers, silence, and no memory for a promise.
+//! Frames that are almost right: lengths out of range, lengths that are only promised, single
+//! flipped bits. The right typed error with its numbers, silence, and no memory for a promise.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -106,7 +106,8 @@ fn memory_grows_with_bytes_received_and_not_with_bytes_promised() {
     );
 }
 
-/// What one flipped bit makes of a frame whose length is at `at`: its first `at` bytes must be right.
+/// What one flipped bit makes of a frame whose length is at `at`: its first `at` bytes must be
+/// right.
 fn flipped(bytes: &[u8], at: usize, found: u8) -> Verdict {
     if at == 1 && found != 1 {
         return Verdict::End(ConnectionError::UnknownType { found });

@@ -1,5 +1,5 @@
-//! The ledger of a key: exactly as many nonces remembered as it has slots, the oldest forgotten first; seals counted up to their limit, at
-//! which the key refuses and nothing goes out.
+//! The ledger of a key: exactly as many nonces remembered as it has slots, the oldest forgotten
+//! first; seals counted up to their limit, at which the key refuses and nothing goes out.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,4 +1,5 @@
-//! The example of an event loop of one's own, run as a process and called by a client that is a dozen lines over the core.
+//! The example of an event loop of one's own, run as a process and called by a client that is a
+//! dozen lines over the core.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! The machines allocate nothing, and how large they are. A test program of its own, because it counts the program's allocations.
+//! The machines allocate nothing, and how large they are. A test program of its own, because it
+//! counts the program's allocations.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -32,7 +33,8 @@ fn carry(bytes: &[u8], inbox: &mut RecvBuf<[u8; FRAME]>) {
     inbox.filled(bytes.len());
 }
 
-/// Two machines with keys and buffers of their own: a handshake, a ping, then 1000 messages each way.
+/// Two machines with keys and buffers of their own: a handshake, a ping, then 1000 messages each
+/// way.
 fn whole_story() -> u32 {
     let settings = Settings::new().with_max_message(u32::try_from(BODY).unwrap());
     let (ours, theirs) = (shared(1), shared(2));
@@ -123,10 +125,12 @@ fn the_counter_counts() {
 /// Bytes on a 64-bit machine, no more than these ceilings.
 #[test]
 fn machines_and_keys_are_no_larger_than_stated() {
-    // The 128 bytes that the hello seals, until it has gone; the rest is a nonce, counters, settings and times.
+    // The 128 bytes that the hello seals, until it has gone; the rest is a nonce, counters,
+    // settings and times.
     assert!(size_of::<ClientConnection<&Shared>>() <= 328);
     assert!(size_of::<ServerConnection<&Shared>>() <= 200);
-    // The expanded key, which all connections share: AES round keys (960 bytes in the form for processors without AES instructions) and GHASH tables.
+    // The expanded key, which all connections share: AES round keys (960 bytes in the form for
+    // processors without AES instructions) and GHASH tables.
     assert!(size_of::<ClassicKey<()>>() <= 1_104);
     // What each remembered nonce costs, and the ledger besides.
     assert!(size_of::<NonceSlot>() <= 20);

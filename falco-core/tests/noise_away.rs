@@ -1,4 +1,5 @@
-//! An owner who was away: what has come by the time that he is back is looked at before a deadline that has passed meanwhile counts, and no peer that is gone is kept by it.
+//! An owner who was away: what has come by the time that he is back is looked at before a deadline
+//! that has passed meanwhile counts, and no peer that is gone is kept by it.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,4 +1,5 @@
-//! A device among servers: less room to seal into than its peer reads, keys that never change, one request at a time.
+//! A device among servers: less room to seal into than its peer reads, keys that never change, one
+//! request at a time.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -51,7 +52,8 @@ fn take(
     whole
 }
 
-/// A client that has proved itself to a server which reads far larger records than the client has room for.
+/// A client that has proved itself to a server which reads far larger records than the client has
+/// room for.
 fn established<'k>(
     client: &'k NoiseClient<FixedTable<1>, NoSecurity>,
     keys: &'k Keys,

@@ -1,4 +1,5 @@
-//! How connections on the noise wire end: drains, ends that stay, ends of the stream, and what is said last.
+//! How connections on the noise wire end: drains, ends that stay, ends of the stream, and what is
+//! said last.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -131,7 +132,8 @@ fn both_sides_may_close_at_once_and_neither_says_it_twice() {
 
 #[test]
 fn a_drain_that_lasts_a_lifetime_ends_as_idle_whatever_comes() {
-    // The server's own close, then the client's; a ping in between moves the lifetime and not the drain.
+    // The server's own close, then the client's; a ping in between moves the lifetime and not the
+    // drain.
     for own in [true, false] {
         let mut rig = at_server(&Settings::new());
         rig.hear(&raw_frame(MESSAGE, 1, b"one"));
@@ -181,7 +183,8 @@ fn an_end_of_the_stream_is_orderly_only_after_a_close_between_records_with_nothi
         "no CLOSE, one running"
     );
     rig.assert_ended(ConnectionError::Truncated);
-    // After a CLOSE of either side nothing is cut but what is cut within a record; one that has not gone is none.
+    // After a CLOSE of either side nothing is cut but what is cut within a record; one that has not
+    // gone is none.
     for (theirs, asked) in [(true, true), (true, false), (false, true), (false, false)] {
         let mut rig = at_server(&Settings::new());
         if asked {

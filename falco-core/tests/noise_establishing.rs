@@ -1,4 +1,5 @@
-//! From the welcome to the first PING, with real cryptography: what a first record may be, what a replayed hello is worth, and that nothing moves the deadline.
+//! From the welcome to the first PING, with real cryptography: what a first record may be, what a
+//! replayed hello is worth, and that nothing moves the deadline.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,4 +1,5 @@
-//! An AEAD that seals no more, as an engine that fails or a counter at its end: the connection is over for good, and nothing goes that would follow what is lost.
+//! An AEAD that seals no more, as an engine that fails or a counter at its end: the connection is
+//! over for good, and nothing goes that would follow what is lost.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

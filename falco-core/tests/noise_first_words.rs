@@ -1,4 +1,5 @@
-//! The first words of both sides on the noise wire, and that a side which ends before them says nothing.
+//! The first words of both sides on the noise wire, and that a side which ends before them says
+//! nothing.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

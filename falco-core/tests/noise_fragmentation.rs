@@ -1,4 +1,5 @@
-//! On the noise wire too: however a stream is cut into reads, whatever storage holds what is unread, the same events, the same end, the same output.
+//! On the noise wire too: however a stream is cut into reads, whatever storage holds what is
+//! unread, the same events, the same end, the same output.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -23,7 +24,8 @@ use falco_core::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// The largest record of these connections, and with its length the most that is ever unread of need.
+/// The largest record of these connections, and with its length the most that is ever unread of
+/// need.
 const RECORD: u16 = 150;
 const EXACT: usize = 152;
 
@@ -119,7 +121,8 @@ enum Piece {
     Junk(Vec<u8>),
 }
 
-/// Frames as a peer might send them, most of them in order; the low bits of what is drawn choose the id.
+/// Frames as a peer might send them, most of them in order; the low bits of what is drawn choose
+/// the id.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     let id = 1..8_u32;
     prop_oneof![

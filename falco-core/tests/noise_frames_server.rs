@@ -15,7 +15,8 @@ fn settings() -> Settings {
     Settings::new().with_max_message(100).with_max_in_flight(4).unwrap()
 }
 
-/// Request 5 is half received (4 of 8 bytes), 6 is with the handler, 7 was answered, the answer to 8 is half sent.
+/// Request 5 is half received (4 of 8 bytes), 6 is with the handler, 7 was answered, the answer to
+/// 8 is half sent.
 fn busy() -> AtServer {
     let mut rig = at_server(&Settings::new());
     rig.hear(&raw_frame(BEGIN, 5, &begin(8, b"half")));
@@ -32,7 +33,8 @@ fn busy() -> AtServer {
     rig
 }
 
-/// Asserts that these frames are a protocol error, that nothing of their record is told, and that the CLOSE names 8.
+/// Asserts that these frames are a protocol error, that nothing of their record is told, and that
+/// the CLOSE names 8.
 fn assert_broken(what: &str, frames: &[u8]) {
     for before in [vec![], raw_frame(MESSAGE, 9, b"before"), raw_frame(PING, 0, &[1; 8])] {
         let mut rig = busy();

@@ -171,7 +171,8 @@ fn low_order() -> Vec<[u8; 32]> {
     vec![[0; 32], one, eight, other, p(0xEC), p(0xED), p(0xEE)]
 }
 
-/// Real cryptography, but its Diffie-Hellman always comes to nothing: what a side knows that sends a point of low order.
+/// Real cryptography, but its Diffie-Hellman always comes to nothing: what a side knows that sends
+/// a point of low order.
 #[derive(Clone, Copy)]
 struct Nothing;
 

@@ -1,4 +1,5 @@
-//! What bounds a server on the noise wire: requests in flight, bytes held, sizes, refusals owed. Each request over a bound has exactly one end.
+//! What bounds a server on the noise wire: requests in flight, bytes held, sizes, refusals owed.
+//! Each request over a bound has exactly one end.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -16,7 +17,8 @@ use falco_core::testing::{CountingRng, raw_frame, raw_settings};
 use falco_core::{ClientConnection, Instant, Key, RustCrypto};
 use falco_core::{Error, Refusal, ReplyError, RequestError, SealError, Settings, Status};
 
-/// Lets a server say all it owes and tell all there is, until it comes to rest; what it told, what it refused.
+/// Lets a server say all it owes and tell all there is, until it comes to rest; what it told, what
+/// it refused.
 fn drain(rig: &mut AtServer) -> (Vec<Told>, Vec<(u32, u8)>) {
     let (mut told, mut refused) = (Vec::new(), Vec::new());
     loop {

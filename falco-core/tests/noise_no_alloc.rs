@@ -1,4 +1,5 @@
-//! The machines of the noise wire allocate nothing, and how large they are. A test program of its own, because it counts the program's allocations.
+//! The machines of the noise wire allocate nothing, and how large they are. A test program of its
+//! own, because it counts the program's allocations.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -47,7 +48,8 @@ fn carry(bytes: &[u8], inbox: &mut Inbox) {
     }
 }
 
-/// One step of the client: an answer that is whole is compared with `body`. Says whether there was one.
+/// One step of the client: an answer that is whole is compared with `body`. Says whether there was
+/// one.
 fn hear(client: &mut ClientConnection<&ClientKeys>, inbox: &mut Inbox, parts: &mut Parts, body: &[u8]) -> bool {
     let (consumed, id) = match client.recv(NOW, inbox.unread()).unwrap() {
         Received::Event { consumed, event } => match event {
@@ -212,7 +214,8 @@ fn machines_and_keys_are_no_larger_than_stated() {
         size_of::<ClientKeys>(),
         size_of::<ServerKeys>(),
     ];
-    // Two expanded keys, one each way, are nearly all of a machine: 1,088 bytes each with RustCrypto.
+    // Two expanded keys, one each way, are nearly all of a machine: 1,088 bytes each with
+    // RustCrypto.
     assert!(sizes[0] <= 2_900, "{sizes:?}");
     assert!(sizes[1] <= 2_900, "{sizes:?}");
     assert!(sizes[2] <= 96 && sizes[3] <= 200, "{sizes:?}");

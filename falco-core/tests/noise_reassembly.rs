@@ -1,4 +1,5 @@
-//! Messages put together from their parts, over fixed slots and over vectors: limits, and no memory for a promise.
+//! Messages put together from their parts, over fixed slots and over vectors: limits, and no memory
+//! for a promise.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,4 +1,5 @@
-//! Keys are replaced every 2^20 records of a direction, and every few where a test says so; counters go on.
+//! Keys are replaced every 2^20 records of a direction, and every few where a test says so;
+//! counters go on.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -52,7 +53,8 @@ fn sides_that_do_not_agree_on_the_period_fail_at_the_first_boundary_and_not_befo
             }
             pair.settle().unwrap();
         }
-        // The first record of each side is the ping and its pong, or the first of each goes with it.
+        // The first record of each side is the ping and its pong, or the first of each goes with
+        // it.
         let ends = (pair.client().end(), pair.server().end());
         assert!(
             ends.0 == Some(ConnectionError::Tampered) || ends.1 == Some(ConnectionError::Tampered),
@@ -66,7 +68,8 @@ fn sides_that_do_not_agree_on_the_period_fail_at_the_first_boundary_and_not_befo
     }
 }
 
-/// The peer of this test was written apart from the machine, and replaces its keys as the Noise specification says.
+/// The peer of this test was written apart from the machine, and replaces its keys as the Noise
+/// specification says.
 #[test]
 fn each_record_around_each_boundary_opens_on_the_other_side() {
     let mut rig = at_server(&Settings::new());

@@ -1,4 +1,5 @@
-//! What of the noise wire must not be seen: nothing that is printed, at any step of a connection, holds a byte of a secret; and what is secret is wiped.
+//! What of the noise wire must not be seen: nothing that is printed, at any step of a connection,
+//! holds a byte of a secret; and what is secret is wiped.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

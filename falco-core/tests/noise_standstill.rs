@@ -1,4 +1,5 @@
-//! Time on the noise wire while something stands still: a side that does not read by its own choice, a request of which no more comes.
+//! Time on the noise wire while something stands still: a side that does not read by its own
+//! choice, a request of which no more comes.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,4 +1,5 @@
-//! Deadlines on the noise wire, to the millisecond: the lifetime and what begins it anew, keep-alive, dead peers.
+//! Deadlines on the noise wire, to the millisecond: the lifetime and what begins it anew,
+//! keep-alive, dead peers.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

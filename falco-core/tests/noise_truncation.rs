@@ -1,4 +1,5 @@
-//! A session cut at every byte: on either side a typed end, never a message that was not whole, and an orderly end only where there was one.
+//! A session cut at every byte: on either side a typed end, never a message that was not whole, and
+//! an orderly end only where there was one.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,4 +1,5 @@
-//! Which wire a connection speaks, and under which key: servers of one wire and of both, rings of keys that come and go.
+//! Which wire a connection speaks, and under which key: servers of one wire and of both, rings of
+//! keys that come and go.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,4 +1,5 @@
-//! The bookkeeping of unread bytes: order kept, memory moved and taken only as needed, the numbers where storage is full.
+//! The bookkeeping of unread bytes: order kept, memory moved and taken only as needed, the numbers
+//! where storage is full.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

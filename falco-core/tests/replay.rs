@@ -1,4 +1,5 @@
-//! Whole frames that were sealed once and come again, elsewhere or as something else: every one is a replay, and meets silence.
+//! Whole frames that were sealed once and come again, elsewhere or as something else: every one is
+//! a replay, and meets silence.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -168,7 +169,8 @@ fn ones_own_texts_are_known_where_the_nonces_come_round() {
 
 #[test]
 fn nonces_next_to_ones_own_are_not_taken_for_ones_own() {
-    // The nonces of the two sides stand next to each other: the client's are 5 and 6, the server's are 7 and 4.
+    // The nonces of the two sides stand next to each other: the client's are 5 and 6, the server's
+    // are 7 and 4.
     for nonce in [7, 4] {
         let near = |last| [[0; 11].as_slice(), &[last], &[0; 4]].concat();
         let settings = Settings::new();

@@ -1,4 +1,5 @@
-//! Keys and what must not be seen: text forms, refusals, and that no `Debug` and no error shows a byte of a secret.
+//! Keys and what must not be seen: text forms, refusals, and that no `Debug` and no error shows a
+//! byte of a secret.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

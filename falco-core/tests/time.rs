@@ -1,4 +1,5 @@
-//! Deadlines, to the millisecond, on a virtual clock: the lifetime, what begins it anew and what does not.
+//! Deadlines, to the millisecond, on a virtual clock: the lifetime, what begins it anew and what
+//! does not.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

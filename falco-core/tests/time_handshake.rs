@@ -1,4 +1,5 @@
-//! The handshake's deadline, which nothing moves; times other than the defaults; the arithmetic of instants.
+//! The handshake's deadline, which nothing moves; times other than the defaults; the arithmetic of
+//! instants.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,5 +1,6 @@
-//! The classic wire against its test vectors, byte for byte, sealing and opening: both machines get the vector's entropy and must
-//! put its bytes on the wire; both get its bytes and must find its text.
+//! The classic wire against its test vectors, byte for byte, sealing and opening: both machines get
+//! the vector's entropy and must put its bytes on the wire; both get its bytes and must find its
+//! text.
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,
@@ -62,7 +63,8 @@ fn before(nonce: &[u8]) -> Vec<u8> {
     number.wrapping_sub(1).to_be_bytes()[4..].to_vec()
 }
 
-/// A connected pair whose machines have this entropy: each a first nonce, the client its hello's text before it.
+/// A connected pair whose machines have this entropy: each a first nonce, the client its hello's
+/// text before it.
 fn connected(client_nonce: &[u8], server_nonce: &[u8]) -> Ends {
     let settings = Settings::new();
     let mut client = Script([&[0x11; 128], client_nonce, &[1; 4]].concat());

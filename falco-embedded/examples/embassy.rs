@@ -1,5 +1,6 @@
-//! Two devices under Embassy, each a task: one reads a sensor and reports, the other is the server. Pipes of Embassy stand for the serial port between them, and the host's executor for the
-//! chip's; nothing else would be written otherwise on a chip.
+//! Two devices under Embassy, each a task: one reads a sensor and reports, the other is the server.
+//! Pipes of Embassy stand for the serial port between them, and the host's executor for the chip's;
+//! nothing else would be written otherwise on a chip.
 //!
 //! ```sh
 //! cargo run -p falco-embedded --example embassy
@@ -43,7 +44,8 @@ struct Board {
 type Bodies = [[u8; MESSAGE]; 2];
 /// What moves the bytes.
 type Port<'b> = Pump<&'b mut Rx, &'b mut Tx, EmbassyClock>;
-/// Connections whose port and buffers are lent, so that they are small enough to be handed about: whatever an `async fn` is given stands in its future.
+/// Connections whose port and buffers are lent, so that they are small enough to be handed about:
+/// whatever an `async fn` is given stands in its future.
 type DeviceClient<'b> = Client<Port<'b>, &'static NoiseClientKey, &'b mut [u8], &'b mut [u8]>;
 type DeviceServer<'b> =
     Server<Port<'b>, &'static NoiseServerKey<1>, &'b mut [u8], &'b mut [u8], &'b mut [u8], &'b mut [u8]>;
@@ -72,7 +74,8 @@ impl<E: Debug> From<E> for Trouble {
     }
 }
 
-/// A short lifetime, so that the connection would not outlive the silence between two readings by itself.
+/// A short lifetime, so that the connection would not outlive the silence between two readings by
+/// itself.
 fn settings() -> Result<Settings, SettingsError> {
     let settings = Settings::new().with_max_record(512)?.with_max_message(1024);
     settings.with_lifetime(Duration::from_secs(1))
@@ -111,7 +114,8 @@ async fn reporter(key: &'static NoiseClientKey, board: &'static mut Board) {
             let mut client = connect(key, board)?;
             for _ in 0..readings {
                 let reading = loop {
-                    // While there is nothing to report the connection is kept. Either future may be dropped.
+                    // While there is nothing to report the connection is kept. Either future may be
+                    // dropped.
                     let until = EmbassyClock.now() + Duration::from_secs(3600);
                     match select(READINGS.receive(), client.idle(until)).await {
                         Either::First(reading) => break reading,

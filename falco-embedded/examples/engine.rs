@@ -1,5 +1,7 @@
-//! The AEAD of a connection in a hardware engine of the chip, through the seam `falco_core::crypto`. `Chip` and `Loaded` are what firmware writes. A mock in `peripheral`
-//! stands for the engine, with software for its silicon. It fails where something is not as it prints.
+//! The AEAD of a connection in a hardware engine of the chip, through the seam
+//! `falco_core::crypto`. `Chip` and `Loaded` are what firmware writes. A mock in `peripheral`
+//! stands for the engine, with software for its silicon. It fails where something is not as it
+//! prints.
 //!
 //! ```sh
 //! cargo run -p falco-embedded --example engine
@@ -27,16 +29,19 @@ use peripheral::{Counts, Engine, Job};
 /// How often the engine is asked whether it is done before it counts as broken.
 const PATIENCE: usize = 10_000;
 
-/// The engine as cryptography for connections. It is lent: the peripheral is owned by whoever owns the chip, lives longer than keys and connections, and is shared by them all.
+/// The engine as cryptography for connections. It is lent: the peripheral is owned by whoever owns
+/// the chip, lives longer than keys and connections, and is shared by them all.
 ///
-/// A `RefCell` is enough where all of them are driven by one executor or one loop, as no call of the seam lasts beyond its return. Where an interrupt uses the engine too, it has to be
-/// a mutex of critical sections.
+/// A `RefCell` is enough where all of them are driven by one executor or one loop, as no call of
+/// the seam lasts beyond its return. Where an interrupt uses the engine too, it has to be a mutex
+/// of critical sections.
 #[derive(Clone, Copy)]
 struct Chip<'p>(&'p RefCell<Engine>);
 
 /// One key: where it stands in the engine. Nothing of it is in memory.
 struct Loaded<'p> {
-    /// None where all slots were taken. `aead` cannot fail, so the key fails at its first use, and ends its connection and no other.
+    /// None where all slots were taken. `aead` cannot fail, so the key fails at its first use, and
+    /// ends its connection and no other.
     slot: Option<usize>,
     engine: &'p RefCell<Engine>,
 }
@@ -44,7 +49,8 @@ struct Loaded<'p> {
 impl<'p> Crypto for Chip<'p> {
     type Aead = Loaded<'p>;
 
-    /// Called for each key of a handshake, for both directions of a connection, and for their next keys after 2^20 records. The caller wipes `key`.
+    /// Called for each key of a handshake, for both directions of a connection, and for their next
+    /// keys after 2^20 records. The caller wipes `key`.
     fn aead(&self, key: &[u8; 32]) -> Loaded<'p> {
         let slot = self.0.try_borrow_mut().ok().and_then(|mut engine| engine.load(key));
         Loaded { slot, engine: self.0 }
@@ -61,8 +67,8 @@ impl Drop for Loaded<'_> {
 }
 
 impl Loaded<'_> {
-    /// One job from beginning to end. The seam is not async, so this waits for as long as a record takes, and everything on its executor with it. The wait has an end,
-    /// since silicon may hang.
+    /// One job from beginning to end. The seam is not async, so this waits for as long as a record
+    /// takes, and everything on its executor with it. The wait has an end, since silicon may hang.
     fn run(&self, job: Job, nonce: &Nonce, associated: &[u8], text: &mut [u8]) -> Result<Tag, AeadError> {
         let slot = self.slot.ok_or(AeadError::new())?;
         let mut engine = self.engine.try_borrow_mut().map_err(|_| AeadError::new())?;
@@ -76,11 +82,14 @@ impl Loaded<'_> {
     }
 }
 
-/// The contract. A nonce comes from the connection, and never twice with one key, so it is taken as it is: 12 bytes, the counter of GCM after it begins at 2. A failure of `seal` ends the
-/// connection as `KeyExhausted`, one of `open` as `Tampered`, or in the handshake as with a wrong key: `Unauthenticated`, `Refused`.
+/// The contract. A nonce comes from the connection, and never twice with one key, so it is taken as
+/// it is: 12 bytes, the counter of GCM after it begins at 2. A failure of `seal` ends the
+/// connection as `KeyExhausted`, one of `open` as `Tampered`, or in the handshake as with a wrong
+/// key: `Unauthenticated`, `Refused`.
 impl Aead for Loaded<'_> {
-    /// `out` is one text: its front stands there in plain, and its last `body.len()` bytes are for `body`. All of it is sealed in one pass under one tag. An engine whose DMA takes a list
-    /// of pieces reads the body where it lies; this one is given one piece, so the body is copied.
+    /// `out` is one text: its front stands there in plain, and its last `body.len()` bytes are for
+    /// `body`. All of it is sealed in one pass under one tag. An engine whose DMA takes a list of
+    /// pieces reads the body where it lies; this one is given one piece, so the body is copied.
     fn seal(&self, nonce: &Nonce, associated: &[u8], out: &mut [u8], body: &[u8]) -> Result<Tag, AeadError> {
         let front = out.len().checked_sub(body.len()).ok_or(AeadError::new())?;
         let place = out.get_mut(front..).ok_or(AeadError::new())?;
@@ -88,7 +97,8 @@ impl Aead for Loaded<'_> {
         self.run(Job::Seal, nonce, associated, out)
     }
 
-    /// The tag is compared before anybody sees what was decrypted, in constant time: how many bytes of it were right is nobody's to learn. On failure the text is as it came.
+    /// The tag is compared before anybody sees what was decrypted, in constant time: how many bytes
+    /// of it were right is nobody's to learn. On failure the text is as it came.
     fn open(&self, nonce: &Nonce, associated: &[u8], text: &mut [u8], tag: &Tag) -> Result<(), AeadError> {
         let computed = self.run(Job::Open, nonce, associated, text)?;
         if computed.ct_eq(tag).into() {
@@ -121,7 +131,8 @@ impl NoiseCrypto for Chip<'_> {
     }
 }
 
-/// The engine against software, to be run on the device first: lengths around a block, a front before the body, associated data, and a wrong tag.
+/// The engine against software, to be run on the device first: lengths around a block, a front
+/// before the body, associated data, and a wrong tag.
 fn check(chip: &impl Crypto) -> Result<(), AeadError> {
     let (engine, software) = (chip.aead(&[7; 32]), RustCrypto.aead(&[7; 32]));
     let (nonce, with) = ([9; 12], b"associated");
@@ -173,7 +184,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         counts.loaded, counts.wiped, counts.most
     );
     println!("jobs: {} sealed, {} opened", counts.sealed, counts.opened);
-    // Two keys on each side for the handshake and two for the connection, of which all but those of the connection were gone at once.
+    // Two keys on each side for the handshake and two for the connection, of which all but those of
+    // the connection were gone at once.
     assert_eq!(
         (counts.loaded, counts.wiped, counts.most, engine.borrow().held()),
         (8, 8, 4, 0)

@@ -1,4 +1,5 @@
-//! The drivers for devices, run on the host: sockets stand for serial ports and radios. What is here is what firmware writes; what is in `socket` its board brings.
+//! The drivers for devices, run on the host: sockets stand for serial ports and radios. What is
+//! here is what firmware writes; what is in `socket` its board brings.
 //!
 //! ```sh
 //! cargo run -p falco-embedded --example host

@@ -1,10 +1,14 @@
-//! A client and a server over `embedded-io-async` streams, for code that is polled: Embassy, or any other executor.
+//! A client and a server over `embedded-io-async` streams, for code that is polled: Embassy, or any
+//! other executor.
 //!
-//! A stream comes as its two halves, as a client reads while it writes. A future of theirs that is dropped must have taken no byte, which holds for the buffered serial ports and the
-//! sockets of Embassy. What was written is flushed when nothing more waits to be.
+//! A stream comes as its two halves, as a client reads while it writes. A future of theirs that is
+//! dropped must have taken no byte, which holds for the buffered serial ports and the sockets of
+//! Embassy. What was written is flushed when nothing more waits to be.
 //!
-//! A future of this module may be dropped at any point: all state is in the client and the server. A request whose future was dropped is cancelled by the next call, and its answer is
-//! nobody's. A request whose handler was dropped is refused as failed by the next [`serve`](Server::serve), and not given to another.
+//! A future of this module may be dropped at any point: all state is in the client and the server.
+//! A request whose future was dropped is cancelled by the next call, and its answer is nobody's. A
+//! request whose handler was dropped is refused as failed by the next [`serve`](Server::serve), and
+//! not given to another.
 
 use core::fmt;
 use core::future::{Future, pending, poll_fn};
@@ -22,18 +26,21 @@ use crate::error::Error;
 use crate::line::Line;
 use crate::server::{Desk, ServerLine};
 
-/// Moves the bytes of a stream's halves, and waits on a timer. It is made by [`Client::new`] and [`Server::new`].
+/// Moves the bytes of a stream's halves, and waits on a timer. It is made by [`Client::new`] and
+/// [`Server::new`].
 pub struct Pump<R: embedded_io::ErrorType, W, T> {
     reader: R,
     writer: W,
     timer: T,
-    /// When the stream was looked at last. What had come by then is looked at as of then, however long that takes.
+    /// When the stream was looked at last. What had come by then is looked at as of then, however
+    /// long that takes.
     looked: Instant,
     /// Bytes were written and not yet flushed.
     unflushed: bool,
     /// A handler has been let begin.
     greeted: bool,
-    /// Why nothing can be written any more. It is told once what had come has been looked at: it may say more.
+    /// Why nothing can be written any more. It is told once what had come has been looked at: it
+    /// may say more.
     broken: Option<Error<R::Error>>,
 }
 
@@ -72,9 +79,10 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
         !self.unflushed
     }
 
-    /// The answer to the client's first ping goes out of the stream before the first handler begins:
-    /// a client that sees the stream end without having heard anything relies on that no handler
-    /// ran. Later nothing is stuck in the stream while a handler works: it is flushed meanwhile.
+    /// The answer to the client's first ping goes out of the stream before the first handler
+    /// begins: a client that sees the stream end without having heard anything relies on that no
+    /// handler ran. Later nothing is stuck in the stream while a handler works: it is flushed
+    /// meanwhile.
     fn lets_begin<H, I, O, M, A>(&mut self, line: &mut ServerLine<H, I, O, M, A>) -> bool
     where
         H: Deref<Target: ServerWire>,
@@ -134,7 +142,8 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
         }
     }
 
-    /// The connection has ended, and the stream has its last words: they are given as long to go out as an end may take. Says how it has ended: with a last answer that stays in the stream
+    /// The connection has ended, and the stream has its last words: they are given as long to go
+    /// out as an end may take. Says how it has ended: with a last answer that stays in the stream
     /// not in order.
     async fn finish<Side: Role, H, I, O>(&mut self, line: &mut Line<Side, H, I, O>, end: Error) -> Error<R::Error>
     where
@@ -179,7 +188,8 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
         }
     }
 
-    /// Waits until bytes have come or gone, or it is time to do something else: `until`, or what is due on the line, which is done.
+    /// Waits until bytes have come or gone, or it is time to do something else: `until`, or what is
+    /// due on the line, which is done.
     async fn wait<Side: Role, H, I, O>(
         &mut self,
         line: &mut Line<Side, H, I, O>,
@@ -200,7 +210,8 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
         let (space, unsent) = line.buffers()?;
         let Moved { read, wrote } = self.transfer(space, unsent, deadline).await;
         let now = self.look();
-        // The bytes that were read count first: a stream whose other half is broken may have said why.
+        // The bytes that were read count first: a stream whose other half is broken may have said
+        // why.
         let came = match read {
             None => false,
             Some(Ok(0)) => {
@@ -263,7 +274,8 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
             }
         });
         poll_fn(|context| {
-            // What is ready together is taken together: a future that is done and dropped would have lost its bytes.
+            // What is ready together is taken together: a future that is done and dropped would
+            // have lost its bytes.
             let read = ready(reading.as_mut().poll(context));
             let wrote = ready(writing.as_mut().poll(context));
             let idle = read.is_none() && wrote.is_none();
@@ -326,7 +338,8 @@ drivers! {
         /// The examples `embassy` and `host` of this crate run it.
     ],
     server: [
-        /// A server's side of one connection over the halves of an `embedded-io-async` stream. One request at a time.
+        /// A server's side of one connection over the halves of an `embedded-io-async` stream. One
+        /// request at a time.
         ///
         /// ```no_run
         /// use embedded_io_async::{Read, Write};
@@ -359,7 +372,9 @@ drivers! {
         /// The examples `embassy` and `host` of this crate run it.
     ],
     serve: [
-        /// Handles requests, one after the other, until the connection ends. The handler is given a request and the memory for its answer, and says how many bytes the
-        /// answer has, or why there is none. It may take as long as it likes: the connection is kept meanwhile. Where the connection ends first, it is dropped.
+        /// Handles requests, one after the other, until the connection ends. The handler is given a
+        /// request and the memory for its answer, and says how many bytes the answer has, or why
+        /// there is none. It may take as long as it likes: the connection is kept meanwhile. Where
+        /// the connection ends first, it is dropped.
     ],
 }

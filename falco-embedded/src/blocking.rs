@@ -1,7 +1,8 @@
 //! A client and a server over an `embedded-io` stream, for code that waits where it is.
 //!
-//! The stream has to say whether it is ready ([`ReadReady`], [`WriteReady`]), as a protocol with deadlines cannot wait in a read that has none. It is flushed when there is nothing else to
-//! do, and before a handler begins; a flush that never returns would hold everything up.
+//! The stream has to say whether it is ready ([`ReadReady`], [`WriteReady`]), as a protocol with
+//! deadlines cannot wait in a read that has none. It is flushed when there is nothing else to do,
+//! and before a handler begins; a flush that never returns would hold everything up.
 
 use core::fmt;
 use core::ops::Deref;
@@ -16,15 +17,18 @@ use crate::error::Error;
 use crate::line::Line;
 use crate::server::{Desk, ServerLine};
 
-/// Moves the bytes of a stream, and waits on a clock. It is made by [`Client::new`] and [`Server::new`].
+/// Moves the bytes of a stream, and waits on a clock. It is made by [`Client::new`] and
+/// [`Server::new`].
 pub struct Pump<S: embedded_io::ErrorType, K> {
     stream: S,
     clock: K,
-    /// When the stream was looked at last. What had come by then is looked at as of then, however long that takes.
+    /// When the stream was looked at last. What had come by then is looked at as of then, however
+    /// long that takes.
     looked: Instant,
     /// Bytes were written and not yet flushed.
     unflushed: bool,
-    /// Why nothing can be written any more. It is told once what had come has been looked at: it may say more.
+    /// Why nothing can be written any more. It is told once what had come has been looked at: it
+    /// may say more.
     broken: Option<Error<S::Error>>,
 }
 
@@ -77,8 +81,8 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         Ok(handled)
     }
 
-    /// What was said goes out of the stream before a handler begins, which holds everything up. Says
-    /// whether it may begin.
+    /// What was said goes out of the stream before a handler begins, which holds everything up.
+    /// Says whether it may begin.
     fn lets_begin<H, I, O, M, A>(&mut self, line: &mut ServerLine<H, I, O, M, A>) -> bool
     where
         H: Deref<Target: ServerWire>,
@@ -90,7 +94,8 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         line.has_request() && self.flush_line(line.line_mut())
     }
 
-    /// The connection has ended, and the stream has its last words. Says how it has ended: with a last answer that stays in the stream not in order.
+    /// The connection has ended, and the stream has its last words. Says how it has ended: with a
+    /// last answer that stays in the stream not in order.
     fn finish<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>, end: Error) -> Error<S::Error>
     where
         H: Deref<Target: Wire<R>>,
@@ -142,7 +147,8 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         true
     }
 
-    /// Waits until bytes have come or gone, or it is time to do something else: `until`, or what is due on the line, which is done.
+    /// Waits until bytes have come or gone, or it is time to do something else: `until`, or what is
+    /// due on the line, which is done.
     fn wait<R: Role, H, I, O>(
         &mut self,
         line: &mut Line<R, H, I, O>,
@@ -302,7 +308,9 @@ drivers! {
         /// The example `host` of this crate runs it over a TCP socket.
     ],
     serve: [
-        /// Handles requests, one after the other, until the connection ends. The handler is given a request and the memory for its answer, and says how many bytes the
-        /// answer has, or why there is none. While it runs nothing else does: one that takes longer than a third of the lifetime is taken for death by the client.
+        /// Handles requests, one after the other, until the connection ends. The handler is given a
+        /// request and the memory for its answer, and says how many bytes the answer has, or why
+        /// there is none. While it runs nothing else does: one that takes longer than a third of
+        /// the lifetime is taken for death by the client.
     ],
 }

@@ -1,4 +1,5 @@
-//! A client that asks one request at a time, over a [`Line`]. Nothing here reads, writes or waits; the drivers do.
+//! A client that asks one request at a time, over a [`Line`]. Nothing here reads, writes or waits;
+//! the drivers do.
 
 use core::fmt;
 use core::ops::Deref;
@@ -24,9 +25,11 @@ pub struct ClientLine<H: Deref<Target: ClientWire>, I, O> {
     ping: Option<PingId>,
 }
 
-/// A request being asked: its body, and the memory for its answer. Both are the caller's, and come back with [`into_parts`](Self::into_parts).
+/// A request being asked: its body, and the memory for its answer. Both are the caller's, and come
+/// back with [`into_parts`](Self::into_parts).
 ///
-/// It is handed in at [every step](ClientLine::step) until it is [`answered`](Self::answered). Whoever gives it up gives the request up, which is then cancelled.
+/// It is handed in at [every step](ClientLine::step) until it is [`answered`](Self::answered).
+/// Whoever gives it up gives the request up, which is then cancelled.
 pub struct Ask<B, A> {
     outgoing: OutgoingRequest,
     body: B,
@@ -37,7 +40,8 @@ pub struct Ask<B, A> {
 }
 
 impl<B: AsRef<[u8]>, A: AsMut<[u8]>> Ask<B, A> {
-    /// How long the answer is, once it is there. It stands at the front of its memory. Of a request that was [given up](ClientLine::step_idle) there is none, ever.
+    /// How long the answer is, once it is there. It stands at the front of its memory. Of a request
+    /// that was [given up](ClientLine::step_idle) there is none, ever.
     ///
     /// # Errors
     /// What befell the request.
@@ -81,7 +85,8 @@ impl<B, A> fmt::Debug for Ask<B, A> {
 }
 
 impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> ClientLine<H, I, O> {
-    /// A client of a connection that begins now, over memory for the unread bytes and for those to be written.
+    /// A client of a connection that begins now, over memory for the unread bytes and for those to
+    /// be written.
     ///
     /// # Errors
     /// [`StartError`] where a buffer is too small for the settings, or the generator fails.
@@ -129,8 +134,8 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
     /// ended without its answer and without a refusal.
     ///
     /// It was not processed where part of it was never sealed, or where the stream
-    /// [ended](falco_core::Connection::fate) before a byte had come after the welcome: it may be sent
-    /// again on another connection. In every other case a handler may have seen it.
+    /// [ended](falco_core::Connection::fate) before a byte had come after the welcome: it may be
+    /// sent again on another connection. In every other case a handler may have seen it.
     pub fn fate(&self) -> Fate {
         if !self.whole {
             Fate::NotProcessed
@@ -147,7 +152,8 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
     /// One that was given up is cancelled; its answer is never taken for this one's.
     ///
     /// # Errors
-    /// [`Error::Request`] where the body is too large, [`Error::Closing`], or what ended the connection.
+    /// [`Error::Request`] where the body is too large, [`Error::Closing`], or what ended the
+    /// connection.
     pub fn ask<B: AsRef<[u8]>, A: AsMut<[u8]>>(&mut self, body: B, answer: A) -> Result<Ask<B, A>, Error> {
         self.whole = false;
         let outgoing = self.line.machine_mut().request(body.as_ref().len())?;
@@ -195,11 +201,12 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
         self.step(now, None::<&mut Ask<&[u8], &mut [u8]>>)
     }
 
-    /// Does one thing: seals what may go, or looks at one frame. Says whether to call again at once; if not, bytes have to be moved, or the deadline has
-    /// to come, first.
+    /// Does one thing: seals what may go, or looks at one frame. Says whether to call again at
+    /// once; if not, bytes have to be moved, or the deadline has to come, first.
     ///
     /// # Errors
-    /// What ended the connection, once its last words have been taken away; [`Error::Stalled`] where bytes waited too long to be; [`Error::Output`] with the numbers where the outbox is
+    /// What ended the connection, once its last words have been taken away; [`Error::Stalled`]
+    /// where bytes waited too long to be; [`Error::Output`] with the numbers where the outbox is
     /// too small.
     #[allow(
         clippy::wildcard_enum_match_arm,

@@ -18,11 +18,13 @@ pub trait Clock {
     /// The time.
     fn now(&self) -> Instant;
 
-    /// Nothing is to be done before a byte comes or goes, or before this time. Blocking drivers call it over and over while they wait: to return at once is
-    /// right, to sleep until the next interrupt is better.
+    /// Nothing is to be done before a byte comes or goes, or before this time. Blocking drivers
+    /// call it over and over while they wait: to return at once is right, to sleep until the next
+    /// interrupt is better.
     ///
-    /// A byte may have come since the stream was asked: a sleep that only an interrupt ends has to be entered so that one that came just before ends it too (on a Cortex-M `wfe` is, `wfi`
-    /// is not), or to be ended by a timer.
+    /// A byte may have come since the stream was asked: a sleep that only an interrupt ends has to
+    /// be entered so that one that came just before ends it too (on a Cortex-M `wfe` is, `wfi` is
+    /// not), or to be ended by a timer.
     fn rest(&self, _until: Option<Instant>) {}
 }
 
@@ -66,7 +68,8 @@ impl Clock for EmbassyClock {
 #[cfg(feature = "embassy-time")]
 impl Timer for EmbassyClock {
     async fn sleep_until(&mut self, at: Instant) {
-        // One tick later than what may have been rounded down, and for ever where the clock does not reach so far.
+        // One tick later than what may have been rounded down, and for ever where the clock does
+        // not reach so far.
         let at = embassy_time::Instant::try_from_millis(at.as_millis()).unwrap_or(embassy_time::Instant::MAX);
         let at = at.checked_add(embassy_time::Duration::from_ticks(1)).unwrap_or(at);
         embassy_time::Timer::at(at).await;

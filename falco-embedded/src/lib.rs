@@ -1,14 +1,18 @@
-//! FalcoTCP on devices: `falco-core` over streams of `embedded-io` and `embedded-io-async`, without an allocator.
+//! FalcoTCP on devices: `falco-core` over streams of `embedded-io` and `embedded-io-async`, without
+//! an allocator.
 //!
 //! - The module `blocking` waits where it is, over a stream that can say whether it is ready.
 //! - The module `asynchronous` is polled, by Embassy or any other executor.
-//! - [`ClientLine`] and [`ServerLine`] are for a super-loop of your own: bytes in, bytes out, one [`step`](ClientLine::step) at a time, and the time of the next.
+//! - [`ClientLine`] and [`ServerLine`] are for a super-loop of your own: bytes in, bytes out, one
+//!   [`step`](ClientLine::step) at a time, and the time of the next.
 //!
-//! All three do one request at a time on each connection. Whoever wants many under way drives a [`Connection`](falco_core::Connection) as the page of
-//! `falco-core` tells. No decision of the protocol is taken here.
+//! All three do one request at a time on each connection. Whoever wants many under way drives a
+//! [`Connection`](falco_core::Connection) as the page of `falco-core` tells. No decision of the
+//! protocol is taken here.
 //!
-//! The memory is yours, of fixed size, and nothing else is taken: for the unread bytes, for those to be written, for a request in parts, for an answer. How much to
-//! plan for is in this crate's README, and in more detail in `docs/embedded.md` of the repository.
+//! The memory is yours, of fixed size, and nothing else is taken: for the unread bytes, for those
+//! to be written, for a request in parts, for an answer. How much to plan for is in this crate's
+//! README, and in more detail in `docs/embedded.md` of the repository.
 //!
 //! ```
 //! use falco_embedded::falco_core::noise::{KeyRing, NoiseSecret};
@@ -110,11 +114,13 @@ pub use falco_core;
 /// The traits by which entropy comes in.
 pub use rand_core;
 
-/// A device's key as a client on the noise wire, with the built-in cryptography and room for one request at a time. All connections may share it.
+/// A device's key as a client on the noise wire, with the built-in cryptography and room for one
+/// request at a time. All connections may share it.
 #[cfg(all(feature = "noise", feature = "rustcrypto"))]
 pub type NoiseClientKey = falco_core::noise::NoiseClient<falco_core::noise::FixedTable<1>, falco_core::RustCrypto>;
 
-/// A device's keys as a server on the noise wire, at most `KEYS` of them, with the built-in cryptography and room for one request at a time. All connections may share them.
+/// A device's keys as a server on the noise wire, at most `KEYS` of them, with the built-in
+/// cryptography and room for one request at a time. All connections may share them.
 #[cfg(all(feature = "noise", feature = "rustcrypto"))]
 pub type NoiseServerKey<const KEYS: usize> = falco_core::noise::NoiseServer<
     falco_core::noise::FixedTable<1>,

@@ -1,4 +1,5 @@
-//! A machine between two buffers of the caller's: unread bytes, and bytes to be written. Nothing here reads, writes or waits.
+//! A machine between two buffers of the caller's: unread bytes, and bytes to be written. Nothing
+//! here reads, writes or waits.
 
 use core::fmt;
 use core::ops::Deref;
@@ -7,10 +8,12 @@ use falco_core::{Connection, Instant, OutputTooSmall, Received, RecvBuf, Role, S
 
 use crate::error::Error;
 
-/// One side of one connection with the bytes on their way in and out. `I` is the memory of the unread bytes, `O` of those to be written.
+/// One side of one connection with the bytes on their way in and out. `I` is the memory of the
+/// unread bytes, `O` of those to be written.
 ///
-/// Whoever has the stream writes [`unsent`](Self::unsent) and reads into [`space`](Self::space), in any order and in pieces of any size, and tells the time. What comes of it is told by
-/// the next step of the [`ClientLine`](crate::ClientLine) or [`ServerLine`](crate::ServerLine) around it.
+/// Whoever has the stream writes [`unsent`](Self::unsent) and reads into [`space`](Self::space), in
+/// any order and in pieces of any size, and tells the time. What comes of it is told by the next
+/// step of the [`ClientLine`](crate::ClientLine) or [`ServerLine`](crate::ServerLine) around it.
 ///
 /// ```no_run
 /// use core::ops::Deref;
@@ -37,7 +40,8 @@ use crate::error::Error;
 /// }
 /// ```
 ///
-/// After that come steps, until one says that there is no more, and then [`handle_timeout`](Self::handle_timeout).
+/// After that come steps, until one says that there is no more, and then
+/// [`handle_timeout`](Self::handle_timeout).
 pub struct Line<R: Role, H: Deref<Target: Wire<R>>, I, O> {
     machine: Connection<R, H>,
     inbox: RecvBuf<I>,
@@ -62,7 +66,8 @@ enum Over {
     No,
     /// Last words, if any.
     Words,
-    /// The end of a last answer: a server ends with the look at which it is sealed. Such an answer has as long as a drain may take, counted from the end.
+    /// The end of a last answer: a server ends with the look at which it is sealed. Such an answer
+    /// has as long as a drain may take, counted from the end.
     Answer,
 }
 
@@ -101,7 +106,8 @@ pub(crate) enum Next<E> {
 }
 
 impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H, I, O> {
-    /// A line for `machine`. [`Connection::buffer_sizes`] says how large `inbox` and `outbox` have to be.
+    /// A line for `machine`. [`Connection::buffer_sizes`] says how large `inbox` and `outbox` have
+    /// to be.
     pub const fn new(machine: Connection<R, H>, inbox: I, outbox: O) -> Self {
         Self {
             machine,
@@ -184,7 +190,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         }
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called, if no byte comes or goes before.
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called, if no byte comes or goes
+    /// before.
     pub fn poll_timeout(&self) -> Option<Instant> {
         [self.machine.poll_timeout(), self.stalls_at()]
             .into_iter()
@@ -205,8 +212,9 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         }
     }
 
-    /// Does what is due at `now`, which the next step tells of. Harmless early, late and often. What has come is handed over and looked at first: by
-    /// [`filled`](Self::filled), and by steps until one says that there is no more.
+    /// Does what is due at `now`, which the next step tells of. Harmless early, late and often.
+    /// What has come is handed over and looked at first: by [`filled`](Self::filled), and by steps
+    /// until one says that there is no more.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.machine.handle_timeout(now).is_err() {
             self.note_end(now);
@@ -233,7 +241,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         }
     }
 
-    /// The stream has not let go of what it took. Says whether that was a last answer, which is lost then.
+    /// The stream has not let go of what it took. Says whether that was a last answer, which is
+    /// lost then.
     #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) fn lose(&mut self) -> bool {
         let answer = self.over == Over::Answer;
@@ -257,12 +266,14 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         self.way = way;
     }
 
-    /// Says that nobody was here for a while: what has come by `now` is looked at before the connection counts as silent, or the peer as dead. To be called before the next step.
+    /// Says that nobody was here for a while: what has come by `now` is looked at before the
+    /// connection counts as silent, or the peer as dead. To be called before the next step.
     pub fn was_away(&mut self, now: Instant) {
         self.machine.was_away(now);
     }
 
-    /// Bytes were moved, or the time has come: does what is due, but for an end that the bytes just read may put off.
+    /// Bytes were moved, or the time has come: does what is due, but for an end that the bytes just
+    /// read may put off.
     #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) fn turn(&mut self, now: Instant, read: bool) {
         if self.poll_timeout().is_some_and(|due| due <= now) {
@@ -286,7 +297,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         Ok(sealed)
     }
 
-    /// Takes what the machine itself owes, if everything before it has gone, and says whether there was something.
+    /// Takes what the machine itself owes, if everything before it has gone, and says whether there
+    /// was something.
     pub(crate) fn transmit(&mut self, now: Instant) -> Result<bool, OutputTooSmall> {
         self.fill(now, |machine, out| machine.poll_transmit(now, out))
     }
@@ -306,7 +318,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         Ok(written > 0)
     }
 
-    /// Looks at the unread bytes, hands what has happened to `take`, and drops the bytes that it was in. The end is told once everything owed before it has gone.
+    /// Looks at the unread bytes, hands what has happened to `take`, and drops the bytes that it
+    /// was in. The end is told once everything owed before it has gone.
     pub(crate) fn look<T>(&mut self, now: Instant, take: impl FnOnce(R::Event<'_>) -> T) -> Result<Next<T>, Error> {
         if core::mem::take(&mut self.paused) {
             self.machine.set_reading(now, true);
@@ -353,7 +366,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         if self.start < self.end || self.transmit(now)? {
             return Ok(Next::Wait);
         }
-        // The machine has said everything, and not all of that has gone: an answer, or the CLOSE that would have made the end of the stream an end in order.
+        // The machine has said everything, and not all of that has gone: an answer, or the CLOSE
+        // that would have made the end of the stream an end in order.
         let closed = matches!(end, falco_core::ConnectionError::Closed);
         if closed && self.is_cut() && (self.over == Over::Answer || self.source == Source::Told) {
             return self.or_over();
@@ -373,7 +387,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
         }
     }
 
-    /// Something has to be written first. Where that has to wait, nothing is read meanwhile, so that the lifetime stands still.
+    /// Something has to be written first. Where that has to wait, nothing is read meanwhile, so
+    /// that the lifetime stands still.
     pub(crate) fn hold<T>(&mut self, now: Instant) -> Result<Next<T>, Error> {
         self.wanted = 0;
         if self.start < self.end {

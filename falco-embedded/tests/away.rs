@@ -1,4 +1,5 @@
-//! Owners who do something else for a while, and come back late or often: what has come by then counts, what was to be said has been, and a peer that is gone is found.
+//! Owners who do something else for a while, and come back late or often: what has come by then
+//! counts, what was to be said has been, and a peer that is gone is found.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -106,7 +107,8 @@ fn a_peer_that_is_gone_is_found_by_an_owner_who_is_busy_most_of_the_time() {
         };
         let ends = [ConnectionError::PeerDead, ConnectionError::Expired].map(Error::Connection);
         assert!(ends.contains(&ended), "{busy}: {ended:?}");
-        // Two lifetimes at the most; the last words, for which the port has no room, may be given up the next time only.
+        // Two lifetimes at the most; the last words, for which the port has no room, may be given
+        // up the next time only.
         assert!(
             world.now() - begun <= 2 * (60_000 + busy) + 2_000,
             "{busy}: {}",
@@ -209,7 +211,8 @@ fn a_peer_that_is_gone_is_found_by_whoever_looks_in_now_and_then() {
             assert!(world.now() < 60_000, "{busy} {idle}");
         };
         assert_eq!(ended, Error::Connection(ConnectionError::PeerDead), "{busy} {idle}");
-        // A third of a lifetime until a ping, another until its answer, and the second that whoever is late may look for.
+        // A third of a lifetime until a ping, another until its answer, and the second that whoever
+        // is late may look for.
         assert!(
             world.now() <= 41_000 + 4 * (busy + idle),
             "{busy} {idle}: {}",
@@ -253,7 +256,8 @@ fn a_super_loop_that_was_away_looks_at_what_has_come_before_it_looks_at_the_time
         common::carry(client.line_mut(), server.line_mut(), now);
         while server.step(now).unwrap() {}
         server.line_mut().handle_timeout(now);
-        // Once the pong lies in the port while the client's owner is busy for longer than it may take.
+        // Once the pong lies in the port while the client's owner is busy for longer than it may
+        // take.
         if millis >= 20_000 && !away && !server.line().unsent().is_empty() {
             away = true;
             millis += 25_000;
@@ -276,7 +280,8 @@ fn what_lies_there_when_a_late_executor_comes_round_is_read_before_the_time_coun
         assert_eq!(client.request(b"slow", &mut [0; 8]).await, Ok(4));
         client.close().await
     };
-    // Nobody else runs meanwhile, so that neither side's lifetime is noticed to have run out before the answer lies there.
+    // Nobody else runs meanwhile, so that neither side's lifetime is noticed to have run out before
+    // the answer lies there.
     let serving = server.serve(async |request: &[u8], answer: &mut [u8]| {
         world.pass(61_000);
         reverse(request, answer)

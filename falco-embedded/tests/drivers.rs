@@ -1,5 +1,5 @@
-//! Both drivers on pipes of a few bytes and a virtual clock: every length, refusals, keep-alive, ends, requests and handlers that are dropped. What they do on sockets is shown by the
-//! examples.
+//! Both drivers on pipes of a few bytes and a virtual clock: every length, refusals, keep-alive,
+//! ends, requests and handlers that are dropped. What they do on sockets is shown by the examples.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -166,7 +166,8 @@ fn a_peer_that_takes_no_byte_for_a_lifetime_ends_the_connection() {
         assert_eq!(client.request(b"one", &mut [0; 8]).await, Ok(3));
         up.writes.set(common::Writes::Blocked);
         let ended = client.request(&[1; MESSAGE], &mut [0; MESSAGE]).await;
-        // The server may have been the first to find out, and have told that it has not got all of the request.
+        // The server may have been the first to find out, and have told that it has not got all of
+        // the request.
         let ends = [
             Error::Stalled,
             Error::Connection(ConnectionError::Expired),

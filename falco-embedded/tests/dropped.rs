@@ -1,4 +1,5 @@
-//! Futures that are dropped: a request's answer is nobody's and its place is free again, a handler's request is not handled twice.
+//! Futures that are dropped: a request's answer is nobody's and its place is free again, a
+//! handler's request is not handled twice.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

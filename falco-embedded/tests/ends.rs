@@ -1,4 +1,5 @@
-//! Ends that come at an awkward time: each is told, with its last words said, and stays; and every request has one.
+//! Ends that come at an awkward time: each is told, with its last words said, and stays; and every
+//! request has one.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,4 +1,5 @@
-//! A server that has closed before its last answer has left: that is no end in order unless the answer goes.
+//! A server that has closed before its last answer has left: that is no end in order unless the
+//! answer goes.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -17,7 +18,8 @@ use common::{
 use falco_core::{CloseReason, ConnectionError, Instant};
 use falco_embedded::{Error, Timer, asynchronous, blocking};
 
-/// Asks once and closes in the same breath, so that the server has closed when its answer is sealed. Then nothing is read for `pause`, but for `sips` bytes, each after half a minute; or the
+/// Asks once and closes in the same breath, so that the server has closed when its answer is
+/// sealed. Then nothing is read for `pause`, but for `sips` bytes, each after half a minute; or the
 /// answer meets `writes`. Says how serving ended, when, and whether the answer came.
 fn last_answer(blocks: bool, sips: u64, pause: u64, writes: Writes) -> (common::Served, u64, bool) {
     let (client_key, server_key, raw_key) = (client_key(7), server_key(7), raw_key());

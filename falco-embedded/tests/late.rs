@@ -1,4 +1,5 @@
-//! Owners who come late and are slow: a step takes its time, the clock goes on between two looks at it, and what had come by then counts all the same; what means nothing does not.
+//! Owners who come late and are slow: a step takes its time, the clock goes on between two looks at
+//! it, and what had come by then counts all the same; what means nothing does not.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

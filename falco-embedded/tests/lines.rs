@@ -1,4 +1,5 @@
-//! The lines alone, as a super-loop drives them: what a server does with more than it can take, and both on the classic wire.
+//! The lines alone, as a super-loop drives them: what a server does with more than it can take, and
+//! both on the classic wire.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -63,7 +64,8 @@ fn client(key: &falco_embedded::NoiseClientKey) -> Client<'_> {
     .unwrap()
 }
 
-/// A server whose memory is smaller than what it announces, as one is whose owner made the line himself.
+/// A server whose memory is smaller than what it announces, as one is whose owner made the line
+/// himself.
 fn server(key: &common::ServerKey) -> Server<'_> {
     let machine = ServerConnection::new(key, &settings(), NOW, &mut CountingRng::new(2)).unwrap();
     ServerLine::new(Line::new(machine, [0; BUFFER], [0; BUFFER]), [0; 600], [0; 8])

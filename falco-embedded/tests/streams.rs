@@ -1,4 +1,5 @@
-//! Streams that break, end, take nothing, hold back or drip, under both drivers: every call comes to an end in time, and the last that the peer has said is told.
+//! Streams that break, end, take nothing, hold back or drip, under both drivers: every call comes
+//! to an end in time, and the last that the peer has said is told.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -60,7 +61,8 @@ fn what_the_peer_has_said_is_told_before_that_the_stream_broke() {
         || lines(&right, &wrong, &settings()),
         reverse,
         async |client, _, [up, down]| {
-            // The server is gone when the rest of the hello is to go, and has said why: by its silence.
+            // The server is gone when the rest of the hello is to go, and has said why: by its
+            // silence.
             down.closed.set(true);
             up.writes.set(Writes::Fails);
             let refused = Err(Error::Connection(ConnectionError::Refused));

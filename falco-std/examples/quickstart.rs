@@ -1,7 +1,9 @@
-//! The whole protocol in one process: a server, a client, and between them a tap that prints what an eavesdropper would see.
+//! The whole protocol in one process: a server, a client, and between them a tap that prints what
+//! an eavesdropper would see.
 //!
-//! Run it with `cargo run --example quickstart`. It takes about four seconds, and fails if anything goes otherwise than told.
-//! To talk to the published falcotcp 0.1.x peers instead, say `Server::classic(key)` and `Client::classic(key)`, and nothing else changes.
+//! Run it with `cargo run --example quickstart`. It takes about four seconds, and fails if anything
+//! goes otherwise than told. To talk to the published falcotcp 0.1.x peers instead, say
+//! `Server::classic(key)` and `Client::classic(key)`, and nothing else changes.
 
 #[path = "quickstart/tap.rs"]
 mod tap;
@@ -178,7 +180,8 @@ fn count_words(request: &Request) -> Result<Vec<u8>, falco_std::HandlerError> {
     Ok(answer.into_bytes())
 }
 
-/// Sends two requests from two threads, the first a moment before the second, and says in which order they were answered.
+/// Sends two requests from two threads, the first a moment before the second, and says in which
+/// order they were answered.
 fn at_once<'t>(client: &Client, texts: [&'t str; 2]) -> Result<[&'t str; 2], Box<dyn Error>> {
     let (done, order) = std::sync::mpsc::channel();
     thread::scope(|scope| {

@@ -35,8 +35,8 @@ pub use self::builder::ClientBuilder;
 pub use self::stats::ClientStats;
 
 /// A client of one server. Clones are cheap and share its connection; requests of many threads are
-/// under way at once over it, each answered as its handler finishes. On the classic wire, and over a
-/// stream that cannot be [split](crate::Stream::split), they go one after another.
+/// under way at once over it, each answered as its handler finishes. On the classic wire, and over
+/// a stream that cannot be [split](crate::Stream::split), they go one after another.
 ///
 /// A client holds one connection, and makes another when that has ended and there is something to
 /// send. While there is none, requests wait for one, each for its own
@@ -107,17 +107,18 @@ impl Client {
     /// while what has begun under the old one finishes. No request fails by it.
     ///
     /// # Errors
-    /// [`Error`], such as of a server that does not have the key yet; then the old one stays in use.
+    /// [`Error`], such as of a server that does not have the key yet; then the old one stays in
+    /// use.
     pub fn set_key(&self, key: Key) -> Result<(), Error> {
         self.inner.place.set_key(key)
     }
 
     /// Ends the connection in good order: requests that are under way still get their ends, on all
-    /// clones; new ones are refused as [closed](Error::Closed). It waits until the server has seen the
-    /// end, for a second at most after the last answer.
+    /// clones; new ones are refused as [closed](Error::Closed). It waits until the server has seen
+    /// the end, for a second at most after the last answer.
     ///
-    /// When all clones of a client are dropped instead, its socket is just closed: no request can be
-    /// under way then.
+    /// When all clones of a client are dropped instead, its socket is just closed: no request can
+    /// be under way then.
     pub fn close(&self) {
         self.inner.place.close();
     }

@@ -1,4 +1,5 @@
-//! The clock that the machines are told the time by: milliseconds since it was made. Nothing else in the crate tells them the time.
+//! The clock that the machines are told the time by: milliseconds since it was made. Nothing else
+//! in the crate tells them the time.
 
 use std::time;
 

@@ -1,4 +1,5 @@
-//! What a caller is told when something went wrong, and whether its request may have been processed.
+//! What a caller is told when something went wrong, and whether its request may have been
+//! processed.
 
 use core::error;
 use core::fmt;
@@ -12,7 +13,8 @@ use falco_core::{ConnectionError, EntropyError, Fate, RequestError, SettingsErro
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The request was refused, by this side before anything was sent, or by the server. The connection was in order.
+    /// The request was refused, by this side before anything was sent, or by the server. The
+    /// connection was in order.
     Request(RequestError),
     /// The connection ended.
     Connection {
@@ -50,7 +52,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the request that failed may have been processed. Errors that befall no request say [`Fate::NotProcessed`].
+    /// Whether the request that failed may have been processed. Errors that befall no request say
+    /// [`Fate::NotProcessed`].
     #[must_use]
     pub const fn fate(&self) -> Fate {
         match self {

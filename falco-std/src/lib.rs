@@ -1,7 +1,9 @@
-//! FalcoTCP on blocking sockets: encrypted requests and answers between threads, under one shared 32-byte key.
+//! FalcoTCP on blocking sockets: encrypted requests and answers between threads, under one shared
+//! 32-byte key.
 //!
-//! [`Server`] runs a handler for each request, [`Client`] sends requests and waits for their answers. Both are short loops over
-//! [`falco_core`], which makes every decision of the protocol; here are the sockets, the clock, the threads and the memory.
+//! [`Server`] runs a handler for each request, [`Client`] sends requests and waits for their
+//! answers. Both are short loops over [`falco_core`], which makes every decision of the protocol;
+//! here are the sockets, the clock, the threads and the memory.
 //!
 //! ```
 //! use falco_std::{Client, Key, Request, Server};
@@ -25,9 +27,12 @@
 //!
 //! # The wire
 //!
-//! Who asks for nothing else gets the noise wire: both sides prove that they have the key and are there now, each connection has keys of its own, and many requests are under
-//! way at once on one connection, each answered as its handler finishes. [`Server::classic`] and [`Client::classic`] speak the wire of the published falcotcp 0.1.x peers; what
-//! that wire cannot give is told in [`falco_core::classic`]. A server may speak both on one port, under different keys ([`ServerBuilder::classic`]).
+//! Who asks for nothing else gets the noise wire: both sides prove that they have the key and are
+//! there now, each connection has keys of its own, and many requests are under way at once on one
+//! connection, each answered as its handler finishes. [`Server::classic`] and [`Client::classic`]
+//! speak the wire of the published falcotcp 0.1.x peers; what that wire cannot give is told in
+//! [`falco_core::classic`]. A server may speak both on one port, under different keys
+//! ([`ServerBuilder::classic`]).
 //!
 //! # Time
 //!

@@ -1,5 +1,6 @@
-//! A stream with the bytes that were read from it and not yet taken, the bytes on their way out, and the time limits that it was last given.
-//! What the bytes mean is the core's; what to do about an end is the client's and the server's.
+//! A stream with the bytes that were read from it and not yet taken, the bytes on their way out,
+//! and the time limits that it was last given. What the bytes mean is the core's; what to do about
+//! an end is the client's and the server's.
 
 use core::time::Duration;
 use std::io;
@@ -83,7 +84,8 @@ impl<S: Stream> Pipe<S> {
         }
     }
 
-    /// Waits for bytes, at the latest until `until`. `total` is how many unread bytes are wanted in all.
+    /// Waits for bytes, at the latest until `until`. `total` is how many unread bytes are wanted in
+    /// all.
     pub(crate) fn fill(&mut self, total: usize, until: Option<Instant>) -> io::Result<Filled> {
         let may_sleep = !self.asleep && self.read_ahead > 0 && self.inbox.is_empty();
         let wait = until.map(|until| until.since(self.now()));
@@ -130,8 +132,8 @@ impl<S: Stream> Pipe<S> {
         &mut self.outbox
     }
 
-    /// Writes the first `count` bytes of [`out`](Self::out), all at once where the stream takes them. A write that makes no progress for `stall`, or is not
-    /// done at `until`, fails.
+    /// Writes the first `count` bytes of [`out`](Self::out), all at once where the stream takes
+    /// them. A write that makes no progress for `stall`, or is not done at `until`, fails.
     ///
     /// An error means that not all of them have gone.
     pub(crate) fn send(&mut self, count: usize, stall: Duration, until: Option<Instant>) -> io::Result<()> {
@@ -168,8 +170,8 @@ impl<S: Stream> Pipe<S> {
     /// Ends as `ending` says, once all has been written.
     pub(crate) fn end(&mut self, ending: &mut Ending) {
         let mut dropped = [0; 512];
-        // Where one half cannot be ended, the peer sees no end until the stream is dropped: it is not
-        // waited for. Another thread may have ended it already, which does no harm.
+        // Where one half cannot be ended, the peer sees no end until the stream is dropped: it is
+        // not waited for. Another thread may have ended it already, which does no harm.
         if ending.step(self.now()) != LastStep::Close && self.stream.shutdown(Shutdown::Write).is_err() {
             return;
         }
@@ -221,7 +223,8 @@ impl<S: Stream> Pipe<S> {
     }
 }
 
-/// Whether a limit in force on reads need not be changed for another: it is not later, and not so much earlier that the waiting becomes busy.
+/// Whether a limit in force on reads need not be changed for another: it is not later, and not so
+/// much earlier that the waiting becomes busy.
 fn suffices(in_force: Option<Duration>, wanted: Option<Duration>) -> bool {
     match (in_force, wanted) {
         (None, None) => true,
@@ -243,7 +246,8 @@ fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
     }
 }
 
-/// The two ways in which systems say that a time limit ran out; a read that was interrupted has brought nothing either.
+/// The two ways in which systems say that a time limit ran out; a read that was interrupted has
+/// brought nothing either.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
     use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
     matches!(error.kind(), WouldBlock | TimedOut | Interrupted)

@@ -1,4 +1,5 @@
-//! The server: what it is made of and how it is run. How connections are let in and shut down is in `seats`, what happens on one in `connection`.
+//! The server: what it is made of and how it is run. How connections are let in and shut down is in
+//! `seats`, what happens on one in `connection`.
 
 mod accept;
 mod builder;
@@ -36,8 +37,10 @@ pub use self::stats::{Report, ServerStats};
 
 /// A server: it takes connections, and runs a handler for each request.
 ///
-/// Each connection has a thread. The number of connections is bounded ([`ServerBuilder::max_connections`]), and so is the number of handlers that run at once
-/// ([`ServerBuilder::workers`]). Requests of one connection are handled at once, and answered as their handlers finish; on the classic wire in the order in which they came.
+/// Each connection has a thread. The number of connections is bounded
+/// ([`ServerBuilder::max_connections`]), and so is the number of handlers that run at once
+/// ([`ServerBuilder::workers`]). Requests of one connection are handled at once, and answered as
+/// their handlers finish; on the classic wire in the order in which they came.
 ///
 /// ```
 /// use falco_std::{Request, Server};
@@ -94,13 +97,16 @@ impl Server {
         }
     }
 
-    /// Takes connections and runs `handler` for their requests, until a [`Handle`] shuts the server down; then says what has been.
+    /// Takes connections and runs `handler` for their requests, until a [`Handle`] shuts the server
+    /// down; then says what has been.
     ///
-    /// A handler that returns an error or panics costs its own request; on the classic wire, which has no other word for it, the connection of that request, and nothing
-    /// else. A server that is bound to nothing ([`ServerBuilder::unbound`]) just waits to be shut down.
+    /// A handler that returns an error or panics costs its own request; on the classic wire, which
+    /// has no other word for it, the connection of that request, and nothing else. A server that is
+    /// bound to nothing ([`ServerBuilder::unbound`]) just waits to be shut down.
     ///
-    /// It returns when all connections have ended, or at the deadline given to [`Handle::shutdown_within`]. A handler that is still running then
-    /// cannot be interrupted: its thread goes on without a connection.
+    /// It returns when all connections have ended, or at the deadline given to
+    /// [`Handle::shutdown_within`]. A handler that is still running then cannot be interrupted: its
+    /// thread goes on without a connection.
     ///
     /// # Errors
     /// None at present: errors of accepting are survived, and counted.
@@ -114,11 +120,13 @@ impl Server {
         Ok(self.service.seats.wait_until_empty())
     }
 
-    /// Serves one connection, over any stream, from this thread. It says what ended the connection. Over a stream that cannot be [split](Stream::split), requests are handled one
-    /// after another, and the protocol's times are kept between them.
+    /// Serves one connection, over any stream, from this thread. It says what ended the connection.
+    /// Over a stream that cannot be [split](Stream::split), requests are handled one after another,
+    /// and the protocol's times are kept between them.
     ///
-    /// The stream takes no seat of the [`max_connections`](ServerBuilder::max_connections), and is never dropped to make room. When
-    /// the server is shut down, the connection notices within a quarter of a second, if the stream has time limits.
+    /// The stream takes no seat of the [`max_connections`](ServerBuilder::max_connections), and is
+    /// never dropped to make room. When the server is shut down, the connection notices within a
+    /// quarter of a second, if the stream has time limits.
     ///
     /// ```
     /// # #[cfg(unix)] {
@@ -153,8 +161,8 @@ impl Server {
     }
 }
 
-/// Shuts a [`Server`] down, changes its keys and reads its counters, from any thread. Clones do so to
-/// the same server.
+/// Shuts a [`Server`] down, changes its keys and reads its counters, from any thread. Clones do so
+/// to the same server.
 #[derive(Clone, Debug)]
 pub struct Handle {
     service: Arc<Service>,
@@ -163,16 +171,18 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Shuts the server down in good order: it takes no more connections and no more requests, lets the requests that are running finish, sends their answers, and closes.
-    /// This returns at once; [`Server::serve`] returns when it is done.
+    /// Shuts the server down in good order: it takes no more connections and no more requests, lets
+    /// the requests that are running finish, sends their answers, and closes. This returns at once;
+    /// [`Server::serve`] returns when it is done.
     ///
-    /// On the noise wire clients are told, and what they have begun to send is still handled. A connection that has nothing more to do waits up to a second for its client to
-    /// end as well.
+    /// On the noise wire clients are told, and what they have begun to send is still handled. A
+    /// connection that has nothing more to do waits up to a second for its client to end as well.
     pub fn shutdown(&self) {
         self.shutdown_at(None);
     }
 
-    /// The same, but what is not done within `limit` is cut off. Of several limits the earliest counts.
+    /// The same, but what is not done within `limit` is cut off. Of several limits the earliest
+    /// counts.
     pub fn shutdown_within(&self, limit: Duration) {
         self.shutdown_at(Some(limit));
     }
@@ -185,8 +195,9 @@ impl Handle {
         self.service.keys.ring().ok_or(SetupError::NoRing)?.add(key)
     }
 
-    /// Takes a key out of service on the noise wire, and says whether it was in it. Hellos under it are refused from now on. Its connections take no more requests, and end
-    /// when those that have begun have had their answers; their clients are told why.
+    /// Takes a key out of service on the noise wire, and says whether it was in it. Hellos under it
+    /// are refused from now on. Its connections take no more requests, and end when those that have
+    /// begun have had their answers; their clients are told why.
     #[expect(
         clippy::must_use_candidate,
         reason = "a caller who knows that it was there need not ask"

@@ -1,4 +1,5 @@
-//! Sockets of both kinds under one type, and handles on one socket for several threads. One file descriptor each, however many handles.
+//! Sockets of both kinds under one type, and handles on one socket for several threads. One file
+//! descriptor each, however many handles.
 
 use core::time::Duration;
 use std::io::{self, Read, Write};

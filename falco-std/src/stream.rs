@@ -1,4 +1,5 @@
-//! What a connection needs of a stream of bytes: reading, writing, time limits on both, and an end. No protocol is in here.
+//! What a connection needs of a stream of bytes: reading, writing, time limits on both, and an end.
+//! No protocol is in here.
 
 use core::time::Duration;
 use std::io::{self, Read, Write};
@@ -8,11 +9,12 @@ use std::os::unix::net::UnixStream;
 
 use crate::peek;
 
-/// A stream of bytes both ways that a connection may run over. [`TcpStream`] and `UnixStream` are such; [`Blocking`] makes one of anything that
-/// reads and writes.
+/// A stream of bytes both ways that a connection may run over. [`TcpStream`] and `UnixStream` are
+/// such; [`Blocking`] makes one of anything that reads and writes.
 pub trait Stream: Read + Write {
-    /// From now on a read that has waited this long fails with [`WouldBlock`](io::ErrorKind::WouldBlock) or
-    /// [`TimedOut`](io::ErrorKind::TimedOut). `None` waits for ever; the duration is never zero.
+    /// From now on a read that has waited this long fails with
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) or [`TimedOut`](io::ErrorKind::TimedOut). `None`
+    /// waits for ever; the duration is never zero.
     ///
     /// # Errors
     /// Those of the operating system; the connection then ends.
@@ -32,11 +34,13 @@ pub trait Stream: Read + Write {
 
     /// Reads what has already come, without waiting. `Ok(0)` is the end of the stream.
     ///
-    /// A client asks this before it sends, so that it does not send to a server that has gone. A stream that cannot tell says
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock), which is what this does unless it is overridden.
+    /// A client asks this before it sends, so that it does not send to a server that has gone. A
+    /// stream that cannot tell says [`WouldBlock`](io::ErrorKind::WouldBlock), which is what this
+    /// does unless it is overridden.
     ///
     /// # Errors
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) where nothing has come; others mean that the stream is broken.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) where nothing has come; others mean that the
+    /// stream is broken.
     fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let _ = buf;
         Err(io::ErrorKind::WouldBlock.into())
@@ -50,8 +54,9 @@ pub trait Stream: Read + Write {
         false
     }
 
-    /// A second handle on the same stream, so that one thread may read while another writes; time limits and ends set by one hold for both. A stream that has none says
-    /// `None`, which is what this does unless it is overridden: requests over it then go one after another.
+    /// A second handle on the same stream, so that one thread may read while another writes; time
+    /// limits and ends set by one hold for both. A stream that has none says `None`, which is what
+    /// this does unless it is overridden: requests over it then go one after another.
     ///
     /// # Errors
     /// Those of the operating system.
@@ -144,8 +149,8 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
 
 /// Any stream that reads and writes, without time limits: a pipe, a serial line, a tunnel.
 ///
-/// The protocol's deadlines are then acted on when a read or a write comes back, and not before: who needs them on time implements
-/// [`Stream`]. The stream ends when it is dropped.
+/// The protocol's deadlines are then acted on when a read or a write comes back, and not before:
+/// who needs them on time implements [`Stream`]. The stream ends when it is dropped.
 ///
 /// ```
 /// use std::io::{Read, Write};

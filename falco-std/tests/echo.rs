@@ -1,4 +1,5 @@
-//! Messages of many sizes, over sockets of both kinds and over anything else, from one thread and from many.
+//! Messages of many sizes, over sockets of both kinds and over anything else, from one thread and
+//! from many.
 
 mod common;
 

@@ -1,4 +1,5 @@
-//! Ends of noise connections: stops under load, servers that die at work, peers that do not read; what each request is told.
+//! Ends of noise connections: stops under load, servers that die at work, peers that do not read;
+//! what each request is told.
 
 mod common;
 

@@ -1,4 +1,5 @@
-//! Handlers that fail, keys that differ, answers that come too late: what it costs, and whom it does not touch.
+//! Handlers that fail, keys that differ, answers that come too late: what it costs, and whom it
+//! does not touch.
 
 mod common;
 

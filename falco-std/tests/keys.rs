@@ -1,4 +1,5 @@
-//! Who is let in, on which wire, under which key and context; keys that come and go while requests run.
+//! Who is let in, on which wire, under which key and context; keys that come and go while requests
+//! run.
 
 mod common;
 

@@ -1,4 +1,5 @@
-//! Lifetimes that run out, on either side: the client connects anew before it sends, and nothing is sent twice.
+//! Lifetimes that run out, on either side: the client connects anew before it sends, and nothing is
+//! sent twice.
 
 mod common;
 

@@ -1,4 +1,5 @@
-//! Many requests at once over one connection of the noise wire: each gets its own answer, as soon as there is one, and costs the others nothing.
+//! Many requests at once over one connection of the noise wire: each gets its own answer, as soon
+//! as there is one, and costs the others nothing.
 
 mod common;
 
@@ -94,11 +95,13 @@ fn a_slow_handler_holds_up_nobody_on_its_connection() {
     });
 }
 
-/// Over a Unix socket, which holds less in the kernel than TCP does: what is there already nobody overtakes.
+/// Over a Unix socket, which holds less in the kernel than TCP does: what is there already nobody
+/// overtakes.
 #[cfg(unix)]
 #[test]
 fn a_small_answer_overtakes_a_large_one() {
-    /// Some hundreds of milliseconds, so that a thread that has to wait for its core for some tens decides nothing.
+    /// Some hundreds of milliseconds, so that a thread that has to wait for its core for some tens
+    /// decides nothing.
     const LARGE: usize = 32 << 20;
 
     bounded(|| {

@@ -1,4 +1,5 @@
-//! Slow links and streams without time limits: a request that went out is said to have gone, an answer on its way survives a stop, and every end comes.
+//! Slow links and streams without time limits: a request that went out is said to have gone, an
+//! answer on its way survives a stop, and every end comes.
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -166,7 +167,8 @@ fn a_write_is_given_up_after_the_lifetime_that_both_sides_have_agreed_on() {
             let ended = server.serve_connection(far, |_| Ok(vec![7; 4 << 20]));
             (ended, start.elapsed())
         });
-        // A client that wants a lifetime of a second, and takes no byte of its answer while it keeps on saying something. Its own clock stands still, so that it does not end by itself.
+        // A client that wants a lifetime of a second, and takes no byte of its answer while it
+        // keeps on saying something. Its own clock stands still, so that it does not end by itself.
         let now = falco_core::Instant::ZERO;
         let client_key = NoiseClient::<FixedTable<4>, _>::new(key(), &b""[..], RustCrypto).expect("no context");
         let short = Settings::new().with_lifetime(Duration::from_secs(1)).expect("a second");

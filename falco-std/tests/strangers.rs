@@ -37,7 +37,8 @@ fn has_ended(stream: &mut TcpStream) -> bool {
     }
 }
 
-/// The longest of twenty times: to connect and have one request answered, and to have one request answered.
+/// The longest of twenty times: to connect and have one request answered, and to have one request
+/// answered.
 fn latencies(address: SocketAddr) -> (Duration, Duration) {
     let builder = client();
     let (mut connecting, mut asking) = (Duration::ZERO, Duration::ZERO);
@@ -63,7 +64,8 @@ fn half_open_connections_delay_nobody() {
         for strangers in [1, 50, 200] {
             let server = Running::start(Server::classic(key()).settings(settings), echo);
             let silent: Vec<_> = (0..strangers).map(|number| stranger(server.address, number)).collect();
-            // What else the machine does may spoil a round; what the strangers do spoils every round.
+            // What else the machine does may spoil a round; what the strangers do spoils every
+            // round.
             let measured: Vec<_> = (0..3).map(|_| latencies(server.address)).collect();
             println!("{strangers} strangers: connect and request, request: {measured:?}");
             let held = measured
@@ -161,7 +163,8 @@ fn where_all_seats_are_taken_rightly_a_newcomer_is_turned_away() {
     });
 }
 
-/// The rest of the file descriptors is taken by strangers; the server neither ends nor spins, and lets the honest in.
+/// The rest of the file descriptors is taken by strangers; the server neither ends nor spins, and
+/// lets the honest in.
 #[cfg(target_os = "linux")]
 #[test]
 fn running_out_of_file_descriptors_ends_and_spins_nothing() {

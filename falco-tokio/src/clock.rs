@@ -1,4 +1,5 @@
-//! The clock that the machines are told the time by: milliseconds of Tokio's clock since it was made, so that a test that pauses that clock pauses them.
+//! The clock that the machines are told the time by: milliseconds of Tokio's clock since it was
+//! made, so that a test that pauses that clock pauses them.
 
 use core::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What a caller is told when something went wrong, and whether its request may have been processed.
+//! What a caller is told when something went wrong, and whether its request may have been
+//! processed.
 
 use core::error;
 use core::fmt;
@@ -8,17 +9,19 @@ use std::io;
 use falco_core::keys::SetupError;
 use falco_core::{ConnectionError, EntropyError, Fate, RequestError, SettingsError};
 
-/// What a handler fails with. It stays on this side: the client learns only that its request failed, and on the classic wire that its connection ended.
+/// What a handler fails with. It stays on this side: the client learns only that its request
+/// failed, and on the classic wire that its connection ended.
 ///
-/// A [`Refusal`](crate::Refusal) is the exception: a handler that fails with one chooses the words in
-/// which its request is refused.
+/// A [`Refusal`](crate::Refusal) is the exception: a handler that fails with one chooses the words
+/// in which its request is refused.
 pub type HandlerError = Box<dyn error::Error + Send + Sync>;
 
 /// What went wrong. No error holds a byte of a key or of a message.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The request was refused, by this side before anything was sent, or by the server. The connection was in order.
+    /// The request was refused, by this side before anything was sent, or by the server. The
+    /// connection was in order.
     Request(RequestError),
     /// The connection ended.
     Connection {
@@ -56,7 +59,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the request that failed may have been processed. Errors that befall no request say [`Fate::NotProcessed`].
+    /// Whether the request that failed may have been processed. Errors that befall no request say
+    /// [`Fate::NotProcessed`].
     #[must_use]
     pub const fn fate(&self) -> Fate {
         match self {
@@ -73,8 +77,8 @@ impl Error {
     }
 
     /// Whether the connection ended before the server had proved that it has the key. It may have
-    /// another key or context, or be no FalcoTCP server; or it, or a proxy in front of it, is starting,
-    /// stopping or full. See [`ConnectionError::Refused`].
+    /// another key or context, or be no FalcoTCP server; or it, or a proxy in front of it, is
+    /// starting, stopping or full. See [`ConnectionError::Refused`].
     #[must_use]
     pub const fn is_refused(&self) -> bool {
         matches!(

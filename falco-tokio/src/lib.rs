@@ -1,7 +1,8 @@
 //! FalcoTCP on Tokio: encrypted requests and answers between tasks, under one shared 32-byte key.
 //!
-//! [`Server`] runs a handler for each request, [`Client`] sends requests from many tasks at once. Both are loops over [`falco_core`], which makes every decision of the protocol; here are
-//! the sockets, the clock, the tasks and the memory.
+//! [`Server`] runs a handler for each request, [`Client`] sends requests from many tasks at once.
+//! Both are loops over [`falco_core`], which makes every decision of the protocol; here are the
+//! sockets, the clock, the tasks and the memory.
 //!
 //! ```
 //! use falco_tokio::{Client, Key, Request, Server};
@@ -24,18 +25,25 @@
 //!
 //! # The wire
 //!
-//! Who asks for nothing else gets the noise wire: both sides prove that they have the key and are there now, each connection has keys of its own, and many requests are under
-//! way at once on one connection, each answered as its handler finishes. [`Server::classic`] and [`Client::classic`] speak the wire of the published falcotcp 0.1.x peers; what
-//! that wire cannot give is told in [`falco_core::classic`]. A server may speak both on one port, under different keys ([`ServerBuilder::classic`]).
+//! Who asks for nothing else gets the noise wire: both sides prove that they have the key and are
+//! there now, each connection has keys of its own, and many requests are under way at once on one
+//! connection, each answered as its handler finishes. [`Server::classic`] and [`Client::classic`]
+//! speak the wire of the published falcotcp 0.1.x peers; what that wire cannot give is told in
+//! [`falco_core::classic`]. A server may speak both on one port, under different keys
+//! ([`ServerBuilder::classic`]).
 //!
 //! # Tasks, memory, time
 //!
-//! A connection is one task on either side, which owns its socket, its machine and its requests, and wakes for bytes, for orders and for its one deadline. While nothing is under way it holds no buffer:
-//! bytes are read into one that the thread lends, decrypted where they lie, and sealed into another. A call that is dropped, at whatever point, cancels its request and disturbs no other.
+//! A connection is one task on either side, which owns its socket, its machine and its requests,
+//! and wakes for bytes, for orders and for its one deadline. While nothing is under way it holds no
+//! buffer: bytes are read into one that the thread lends, decrypted where they lie, and sealed into
+//! another. A call that is dropped, at whatever point, cancels its request and disturbs no other.
 //!
-//! A connection ends when for a lifetime (60 s by default) it has seen no message and no ping. On the noise wire a client pings by itself, and finds out when its server is gone.
+//! A connection ends when for a lifetime (60 s by default) it has seen no message and no ping. On
+//! the noise wire a client pings by itself, and finds out when its server is gone.
 //!
-//! All time is Tokio's, so that a test that pauses its clock pauses connections too: over an in-memory stream, that is; over sockets a paused clock runs ahead of the bytes.
+//! All time is Tokio's, so that a test that pauses its clock pauses connections too: over an
+//! in-memory stream, that is; over sockets a paused clock runs ahead of the bytes.
 //!
 //! # Features
 //!

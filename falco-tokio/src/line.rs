@@ -1,4 +1,5 @@
-//! A stream with the bytes that were read from it and not yet taken, and the bytes that are on their way out. What they mean is the core's.
+//! A stream with the bytes that were read from it and not yet taken, and the bytes that are on
+//! their way out. What they mean is the core's.
 
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -13,7 +14,8 @@ use crate::pool::{self, POOLED};
 use crate::socket::Socket;
 use crate::timer::Timer;
 
-/// A pooled buffer is kept for what is left in it only from so many bytes on: a peer that sent few has earned few.
+/// A pooled buffer is kept for what is left in it only from so many bytes on: a peer that sent few
+/// has earned few.
 const WORTH_KEEPING: usize = POOLED / 4;
 
 /// After so many writes the stream is read from again, whatever there is to write: a stream that
@@ -57,8 +59,9 @@ pub(crate) struct Line<S> {
 
 impl Line<Socket> {
     /// Ends the stream of a client that has not proved that it has the key, or not yet: the sending
-    /// half first, and what has come is dropped, so that it sees an end and not a reset. A reset could
-    /// have destroyed what this side had said, and the client could not know that nothing was processed.
+    /// half first, and what has come is dropped, so that it sees an end and not a reset. A reset
+    /// could have destroyed what this side had said, and the client could not know that nothing was
+    /// processed.
     pub(crate) fn leave(&mut self, cx: &mut Context<'_>) {
         let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
         let mut dropped = [0; 4096];
@@ -105,7 +108,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.inbox.consume(count);
     }
 
-    /// Reads what has come; `total` is how many unread bytes are wanted in all. 0 is the end of the stream.
+    /// Reads what has come; `total` is how many unread bytes are wanted in all. 0 is the end of the
+    /// stream.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, total: usize) -> Poll<io::Result<usize>> {
         self.read_with(total, |stream, space| {
             let mut buffer = ReadBuf::new(space);
@@ -186,7 +190,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    /// Nothing is to be done for a while: memory is given back, down to what has really come and what is really to go.
+    /// Nothing is to be done for a while: memory is given back, down to what has really come and
+    /// what is really to go.
     pub(crate) fn rest(&mut self) {
         if self.pooled && self.inbox.len() < WORTH_KEEPING {
             let own = self.inbox.unread().to_vec();

@@ -1,4 +1,5 @@
-//! One spare buffer each way for every thread, so that a connection has one only while it is at work. An idle connection holds none.
+//! One spare buffer each way for every thread, so that a connection has one only while it is at
+//! work. An idle connection holds none.
 
 use core::cell::Cell;
 

@@ -12,7 +12,8 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 use tracing::debug;
 
-/// The longest keep-alive that systems take, in seconds of 15 bits; and the longest user timeout, in milliseconds of 31 bits.
+/// The longest keep-alive that systems take, in seconds of 15 bits; and the longest user timeout,
+/// in milliseconds of 31 bits.
 const LONGEST: (Duration, Duration) = (Duration::from_secs(32_767), Duration::from_millis(2_147_483_647));
 
 /// Any stream of bytes that a connection can be on.
@@ -28,8 +29,8 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
-    /// A connected TCP socket, set so that small messages go at once, and that a peer which is gone is noticed by the system too. `lifetime` is how long sent bytes may stay
-    /// unacknowledged.
+    /// A connected TCP socket, set so that small messages go at once, and that a peer which is gone
+    /// is noticed by the system too. `lifetime` is how long sent bytes may stay unacknowledged.
     pub(crate) fn tcp(stream: TcpStream, lifetime: Duration) -> Self {
         let socket = SockRef::from(&stream);
         let keep_alive = TcpKeepalive::new().with_time(lifetime.clamp(Duration::from_secs(1), LONGEST.0));
@@ -46,8 +47,8 @@ impl Socket {
         Self::Tcp(stream)
     }
 
-    /// Reads what lies in the socket, as the system knows and the runtime may not. A stream of another
-    /// kind is asked by polling it.
+    /// Reads what lies in the socket, as the system knows and the runtime may not. A stream of
+    /// another kind is asked by polling it.
     pub(crate) fn read_now(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => (&*SockRef::from(stream)).read(buf),

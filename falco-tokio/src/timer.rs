@@ -1,4 +1,5 @@
-//! One timer for a connection. It is set anew only where a deadline has come nearer, so that a busy connection does not set it for every message.
+//! One timer for a connection. It is set anew only where a deadline has come nearer, so that a busy
+//! connection does not set it for every message.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -19,12 +20,14 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    /// Forgets an earlier deadline that is of no more use: a connection that is idle from now on is not woken by it.
+    /// Forgets an earlier deadline that is of no more use: a connection that is idle from now on is
+    /// not woken by it.
     pub(crate) fn forget(&mut self) {
         self.sleep = None;
     }
 
-    /// Sees to it that the task is woken at `deadline`, or some time before. Ready where it has come.
+    /// Sees to it that the task is woken at `deadline`, or some time before. Ready where it has
+    /// come.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
         let Some(deadline) = deadline else {
             return Poll::Pending;

@@ -1,4 +1,5 @@
-//! A request that is dropped, at whatever point, is gone: no other gets its answer or loses its own, and nothing is left of it.
+//! A request that is dropped, at whatever point, is gone: no other gets its answer or loses its
+//! own, and nothing is left of it.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -18,7 +19,8 @@ use std::sync::Arc;
 use common::{Running, key};
 use falco_tokio::{Client, Fate, OnCancel, Request, Server, Settings};
 
-/// Polls `future` up to `polls` times, with time between for everything else to go on; says whether it was done.
+/// Polls `future` up to `polls` times, with time between for everything else to go on; says whether
+/// it was done.
 async fn poll_at_most<F: Future>(future: F, polls: usize) -> Option<F::Output> {
     let mut future = pin!(future);
     for _ in 0..polls {

@@ -1,4 +1,5 @@
-//! How connections end: what was answered arrives, however slow the link, and whoever closes is told when it is done.
+//! How connections end: what was answered arrives, however slow the link, and whoever closes is
+//! told when it is done.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -30,7 +31,8 @@ async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin
     let _ = to.shutdown().await;
 }
 
-/// A stream whose other end is `far`, over a link that carries a KiB in each `pause` towards this side.
+/// A stream whose other end is `far`, over a link that carries a KiB in each `pause` towards this
+/// side.
 fn slow_link(far: DuplexStream, pause: Duration) -> DuplexStream {
     let (near, middle) = duplex(1024);
     let ((from_far, to_far), (from_near, to_near)) = (split(far), split(middle));
@@ -66,7 +68,8 @@ async fn a_server_that_ends_lets_a_slow_client_take_its_last_answer() {
     an_answer_outlasts_the_end(Server::classic(key(1)), Client::classic(key(1))).await;
 }
 
-/// A stream that gives the other side, on another thread, time to answer before it says that there is nothing to read: what is asked is answered before the asking task rests.
+/// A stream that gives the other side, on another thread, time to answer before it says that there
+/// is nothing to read: what is asked is answered before the asking task rests.
 struct Prompt(DuplexStream);
 
 impl AsyncRead for Prompt {
@@ -182,7 +185,8 @@ async fn an_answer_that_has_come_is_heard_though_nothing_can_be_written_any_more
         tokio::task::yield_now().await;
         let _ = poll_fn(|cx| Poll::Ready(serving.as_mut().poll(cx))).await;
     }
-    // It is gone with the answer on its way; and before that is read, there is something to be written.
+    // It is gone with the answer on its way; and before that is read, there is something to be
+    // written.
     drop(serving);
     let mut second = Box::pin(client.request("lost"));
     let _ = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await;

@@ -1,4 +1,5 @@
-//! A server that has run out of file descriptors: it lives, serves those that it has, and takes others again when there is room.
+//! A server that has run out of file descriptors: it lives, serves those that it has, and takes
+//! others again when there is room.
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -77,7 +78,8 @@ fn a_server_without_descriptors_lives_and_serves_again() {
         std::thread::sleep(Duration::from_millis(10));
     }
 
-    // Clients who have the key stay. Those for whom there is no descriptor wait, and come in when others go.
+    // Clients who have the key stay. Those for whom there is no descriptor wait, and come in when
+    // others go.
     runtime.block_on(async {
         let mut inside = Vec::new();
         let mut waiting = loop {

@@ -20,7 +20,8 @@ fn impatient() -> Settings {
     Settings::new().with_handshake_timeout(Duration::from_secs(1)).unwrap()
 }
 
-/// A client connects and is served while all this goes on, though it may wait in the backlog for a while.
+/// A client connects and is served while all this goes on, though it may wait in the backlog for a
+/// while.
 async fn another_is_served(scene: &Scene) {
     let mut attempts = 0;
     let client = loop {
@@ -35,7 +36,8 @@ async fn another_is_served(scene: &Scene) {
     client.close().await;
 }
 
-/// What the system does not hold it loses, and a stranger's or a client's connection hangs for seconds.
+/// What the system does not hold it loses, and a stranger's or a client's connection hangs for
+/// seconds.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_burst_waits_until_the_server_takes_it() {
@@ -99,7 +101,8 @@ async fn two_hundred_handshakes_that_never_end() {
     for number in 0..HALF_OPEN {
         let mut peer = RawPeer::new(scene.address).await;
         let hello = peer.owed();
-        // Half a hello; or a whole one of somebody who has the key, or a recording, and says no more.
+        // Half a hello; or a whole one of somebody who has the key, or a recording, and says no
+        // more.
         let part = if number % 2 == 0 { hello.split_at(37).0 } else { &hello };
         peer.stream.write_all(part).await.unwrap();
         half_open.push(peer);

@@ -1,4 +1,5 @@
-//! Very many requests that are given up at once: each costs the same, and others do not wait for it.
+//! Very many requests that are given up at once: each costs the same, and others do not wait for
+//! it.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -10,8 +11,8 @@ use common::{Running, key};
 use falco_tokio::{Client, Error, Request, Server, Settings};
 use tokio::task::JoinSet;
 
-/// How long it takes until `count` requests have failed whose time runs out together, and how long a
-/// request takes meanwhile that is answered at once.
+/// How long it takes until `count` requests have failed whose time runs out together, and how long
+/// a request takes meanwhile that is answered at once.
 async fn give_up(client: &Client, count: usize) -> (Duration, Duration) {
     let limit = Duration::from_millis(20) * u32::try_from(count / 1_000).unwrap();
     let began = Instant::now();

@@ -1,4 +1,5 @@
-//! Peers that have the key and misbehave, one way after the other, while a client that behaves is served as if they were not there.
+//! Peers that have the key and misbehave, one way after the other, while a client that behaves is
+//! served as if they were not there.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! A proxy in front of a server that restarts: it accepts and ends, or answers for the server. That is
-//! no verdict on anybody's key.
+//! A proxy in front of a server that restarts: it accepts and ends, or answers for the server. That
+//! is no verdict on anybody's key.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -135,8 +135,8 @@ async fn a_client_that_never_was_hears_at_once_what_may_be_wrong() {
         ),
         "{refused}"
     );
-    // One that connects when it is needed hears it with its first request, and with each that waits for
-    // another attempt.
+    // One that connects when it is needed hears it with its first request, and with each that waits
+    // for another attempt.
     let client = Client::builder(key(1)).connect_lazy(address).unwrap();
     for _ in 0..3 {
         let refused = client.request("anybody?").await.unwrap_err();

@@ -1,4 +1,5 @@
-//! Peers that send and never read: what a server does for them is bounded, and they go when their time has come.
+//! Peers that send and never read: what a server does for them is bounded, and they go when their
+//! time has come.
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -21,7 +22,8 @@ const PEERS: u64 = 10;
 const LARGE: usize = 60_000;
 /// So many bytes of answers may wait for one peer, and then it is read no more.
 const MAX_MESSAGE: u32 = 256 << 10;
-/// What the system holds of a connection that is not read, on both sides, is a few MiB at the most; so many answers are enough to fill it. A peer may ask 1024 times.
+/// What the system holds of a connection that is not read, on both sides, is a few MiB at the most;
+/// so many answers are enough to fill it. A peer may ask 1024 times.
 const ENOUGH: u64 = 200;
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! A server that is killed and comes back under a client at work: the client recovers by itself, nothing is processed twice, and nothing is lost without a word.
+//! A server that is killed and comes back under a client at work: the client recovers by itself,
+//! nothing is processed twice, and nothing is lost without a word.
 #![cfg(unix)]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 

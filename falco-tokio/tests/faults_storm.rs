@@ -1,5 +1,5 @@
-//! A fleet of clients whose server is killed and restarted: all come back at once, and no request fails
-//! that was not in a handler at the kill.
+//! A fleet of clients whose server is killed and restarted: all come back at once, and no request
+//! fails that was not in a handler at the kill.
 #![cfg(unix)]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 

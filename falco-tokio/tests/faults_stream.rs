@@ -1,5 +1,6 @@
-//! Streams that fail, at every write and every read in turn, as a full disk or a broken device would have them: each connection ends with that error, everybody who waits is told,
-//! and nobody else notices.
+//! Streams that fail, at every write and every read in turn, as a full disk or a broken device
+//! would have them: each connection ends with that error, everybody who waits is told, and nobody
+//! else notices.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -19,7 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 const ENOSPC: i32 = 28;
 const EIO: i32 = 5;
 const TAKES_NOTHING: i32 = 0;
-/// Calls of each kind that a connection with two requests makes at the most; at some of these it fails no more.
+/// Calls of each kind that a connection with two requests makes at the most; at some of these it
+/// fails no more.
 const CALLS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -1,4 +1,5 @@
-//! Ten thousand connections at once in one server, which has a process of its own, as their clients have: what they cost while they are idle, and that each is served.
+//! Ten thousand connections at once in one server, which has a process of its own, as their clients
+//! have: what they cost while they are idle, and that each is served.
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -110,8 +110,8 @@ async fn the_size_of_records_does_not_depend_on_what_the_stream_takes() {
             assert!(answer == body, "{length} bytes");
             for (count, side) in counts.iter().zip(["client", "server"]) {
                 let (bytes, writes) = count.take();
-                // A record has 65,535 bytes at the most, and 25 of them are not the body's; a buffer
-                // holds one and the beginning of another.
+                // A record has 65,535 bytes at the most, and 25 of them are not the body's; a
+                // buffer holds one and the beginning of another.
                 let records = length / 32_000 + 2;
                 assert!(
                     bytes <= length + records * 25,
@@ -145,7 +145,8 @@ async fn a_megabyte_takes_a_megabyte_however_much_the_stream_holds() {
     }
 }
 
-/// A client that has much to send, over a stream that takes all of it at once, still hears the server.
+/// A client that has much to send, over a stream that takes all of it at once, still hears the
+/// server.
 #[tokio::test]
 async fn whoever_writes_without_end_reads_too() {
     let (near, far) = tokio::io::duplex(64 << 20);

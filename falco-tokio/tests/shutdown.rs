@@ -1,4 +1,5 @@
-//! A shutdown and a change of keys under load: no request that was accepted is lost, and no other fails but as not processed.
+//! A shutdown and a change of keys under load: no request that was accepted is lost, and no other
+//! fails but as not processed.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

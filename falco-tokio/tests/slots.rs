@@ -1,4 +1,5 @@
-//! What a client does with its connections: keys that change, servers that come and go, attempts that fail.
+//! What a client does with its connections: keys that change, servers that come and go, attempts
+//! that fail.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -79,8 +80,8 @@ async fn a_server_that_closes_each_connection_after_an_answer_is_asked_again_at_
     );
 }
 
-/// Twenty requests to a server that closes each connection in good order, or ends it without a word;
-/// how many attempts at one there were, and how long it took.
+/// Twenty requests to a server that closes each connection in good order, or ends it without a
+/// word; how many attempts at one there were, and how long it took.
 async fn ask_in_turn(answers: bool) -> (u64, Duration) {
     let dial = move || async move {
         let (near, far) = duplex(1 << 16);

@@ -1,6 +1,8 @@
-//! Many clients do this and that at random, on both wires and under limits of all sizes: every request has one end, which is its own, and nothing hangs.
+//! Many clients do this and that at random, on both wires and under limits of all sizes: every
+//! request has one end, which is its own, and nothing hangs.
 //!
-//! Two seconds in all, or as many as `FALCO_STRESS_SECONDS` says; `FALCO_STRESS_SEED` repeats the choices, though not the times.
+//! Two seconds in all, or as many as `FALCO_STRESS_SECONDS` says; `FALCO_STRESS_SEED` repeats the
+//! choices, though not the times.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! What is left when something around it goes: a runtime under its client and its server, a handler that panics wherever it can.
+//! What is left when something around it goes: a runtime under its client and its server, a handler
+//! that panics wherever it can.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

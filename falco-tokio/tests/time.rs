@@ -1,4 +1,5 @@
-//! Deadlines, to the millisecond, on Tokio's paused clock: it jumps to the next deadline whenever nothing else is to be done.
+//! Deadlines, to the millisecond, on Tokio's paused clock: it jumps to the next deadline whenever
+//! nothing else is to be done.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -154,7 +155,8 @@ async fn a_server_that_vanishes_without_a_word_is_found_dead_by_its_silence() {
         ),
         "{error}"
     );
-    // The last sign of life is a pong of the first half minute; a ping a third of a lifetime after it, and the verdict another third later.
+    // The last sign of life is a pong of the first half minute; a ping a third of a lifetime after
+    // it, and the verdict another third later.
     let lived = start.elapsed().as_secs();
     assert!((60..=61).contains(&lived), "{lived} s");
 }
@@ -232,7 +234,8 @@ async fn a_write_is_given_up_after_the_lifetime_that_both_sides_have_agreed_on()
     let much = |_: Request| async move { Ok(vec![7; 1 << 20]) };
     let serving: Serving = tokio::spawn(async move { server.serve_connection(far, much).await });
 
-    // A client that wants a lifetime of two seconds, and takes no byte of its answer while it keeps on saying something.
+    // A client that wants a lifetime of two seconds, and takes no byte of its answer while it keeps
+    // on saying something.
     let client_key = NoiseClient::<FixedTable<4>, _>::new(key(1), &b""[..], RustCrypto).unwrap();
     let short = Settings::new().with_lifetime(Duration::from_secs(2)).unwrap();
     let start = Instant::now();

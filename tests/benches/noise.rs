@@ -1,7 +1,9 @@
-//! Sealing and opening one MESSAGE by the machines of an established noise connection, beside the raw AEAD of the same crate over as many bytes, in one
-//! run: `cargo bench -p falco-tests --bench noise`. Ratios are printed last, from rounds in which both take turns.
+//! Sealing and opening one MESSAGE by the machines of an established noise connection, beside the
+//! raw AEAD of the same crate over as many bytes, in one run: `cargo bench -p falco-tests --bench
+//! noise`. Ratios are printed last, from rounds in which both take turns.
 //!
-//! Times vary with the machine; what the project holds itself to is counted in instructions, by the script `instructions`.
+//! Times vary with the machine; what the project holds itself to is counted in instructions, by the
+//! script `instructions`.
 
 mod work;
 
@@ -56,7 +58,8 @@ fn ratio(of: u64, to: u64) -> f64 {
     Duration::from_nanos(of).div_duration_f64(Duration::from_nanos(to))
 }
 
-/// The median of the ratios of rounds in which both work, one after the other: a message of `size` bytes over a text of `text` bytes.
+/// The median of the ratios of rounds in which both work, one after the other: a message of `size`
+/// bytes over a text of `text` bytes.
 fn overheads(size: usize, text: usize) -> [f64; 4] {
     const ROUNDS: usize = 401;
     let mut machines = Machines::new(size, places(size));

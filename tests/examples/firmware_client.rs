@@ -1,4 +1,5 @@
-//! A host's client for the server that the firmware is: as many messages as the firmware's own client sends, each answer compared, then the end. `tests/firmware/run` starts it.
+//! A host's client for the server that the firmware is: as many messages as the firmware's own
+//! client sends, each answer compared, then the end. `tests/firmware/run` starts it.
 //!
 //! ```sh
 //! cargo run -p falco-tests --example firmware_client -- noise 127.0.0.1:4287 KEY LIMIT

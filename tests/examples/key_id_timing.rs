@@ -1,8 +1,11 @@
-//! How long a server takes to refuse a hello with a key id that it does not know, beside one with an id that it knows and a wrong key, as distributions:
-//! `key_id_timing [ROUNDS]`, of 100,000 hellos of each sort unless said. The ring holds 64 keys, and the known id is the first of them, the last, or none.
+//! How long a server takes to refuse a hello with a key id that it does not know, beside one with
+//! an id that it knows and a wrong key, as distributions: `key_id_timing [ROUNDS]`, of 100,000
+//! hellos of each sort unless said. The ring holds 64 keys, and the known id is the first of them,
+//! the last, or none.
 //!
-//! The sorts are interleaved in random order. One of them stands twice: how far its two distributions lie apart is what chance does, and no other two should lie
-//! further apart than that by much.
+//! The sorts are interleaved in random order. One of them stands twice: how far its two
+//! distributions lie apart is what chance does, and no other two should lie further apart than that
+//! by much.
 
 use core::hint::black_box;
 use std::sync::RwLock;

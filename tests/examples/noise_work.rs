@@ -1,5 +1,6 @@
-//! The work of the benchmarks without a clock, for a profiler that counts instructions: `noise_work machine|raw SIZE ROUNDS`. In each round one
-//! message goes to the server and one comes back, or one text is sealed and opened. The script `benches/instructions` counts the methods one by one.
+//! The work of the benchmarks without a clock, for a profiler that counts instructions: `noise_work
+//! machine|raw SIZE ROUNDS`. In each round one message goes to the server and one comes back, or
+//! one text is sealed and opened. The script `benches/instructions` counts the methods one by one.
 //! `noise_work sizes 0 0` says which sizes the benchmarks have.
 
 #[path = "../benches/work/mod.rs"]

@@ -1,5 +1,6 @@
-//! What the messages of the interop tests hold, how the handlers change them, and how each side reports them. Shared by the Rust
-//! peers and the tests; `peer.py` says the same in Python. Nothing of the protocol is here.
+//! What the messages of the interop tests hold, how the handlers change them, and how each side
+//! reports them. Shared by the Rust peers and the tests; `peer.py` says the same in Python. Nothing
+//! of the protocol is here.
 
 /// A request body of `size` bytes, another for each size.
 pub(crate) fn body(size: usize) -> Vec<u8> {
@@ -11,8 +12,8 @@ pub(crate) fn body(size: usize) -> Vec<u8> {
         .collect()
 }
 
-/// What every handler answers: the body from back to front, each byte changed, and one byte more. So no echo and no answer of the
-/// request's length can pass. An empty body stays empty.
+/// What every handler answers: the body from back to front, each byte changed, and one byte more.
+/// So no echo and no answer of the request's length can pass. An empty body stays empty.
 pub(crate) fn transform(body: &[u8]) -> Vec<u8> {
     let end = if body.is_empty() { None } else { Some(b'!') };
     body.iter().rev().map(|byte| byte ^ 0x5A).chain(end).collect()

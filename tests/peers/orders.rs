@@ -1,4 +1,5 @@
-//! What a peer is told on its command line, and its end when the test that started it is gone. Shared by the Rust peers.
+//! What a peer is told on its command line, and its end when the test that started it is gone.
+//! Shared by the Rust peers.
 
 use std::io::{self, Error, ErrorKind};
 use std::process::{self, ExitCode};
@@ -20,14 +21,16 @@ pub(crate) enum Order {
     },
 }
 
-/// One thing that a client does: a number is the size of a message, `ping` is a ping, `wait=N` sits idle for N milliseconds.
+/// One thing that a client does: a number is the size of a message, `ping` is a ping, `wait=N` sits
+/// idle for N milliseconds.
 pub(crate) enum Step {
     Message(usize),
     Ping,
     Wait(u64),
 }
 
-/// Reads the command line, and ends the process as soon as its standard input ends, which it does when the test is no more.
+/// Reads the command line, and ends the process as soon as its standard input ends, which it does
+/// when the test is no more.
 pub(crate) fn order() -> Result<Order, Error> {
     thread::spawn(|| {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());

@@ -25,7 +25,8 @@ def transform(data):
 
 
 def say(line):
-    # One write, on a line of its own: the server prints from other threads, the text and its end in two writes.
+    # One write, on a line of its own: the server prints from other threads, the text and its end in
+    # two writes.
     sys.stdout.write(f"\n{line}\n")
     sys.stdout.flush()
 
@@ -79,7 +80,8 @@ def main():
 
 
 if __name__ == "__main__":
-    # Not sys.exit: the daemon thread that waits on standard input holds its lock, and an orderly end would trip over it.
+    # Not sys.exit: the daemon thread that waits on standard input holds its lock, and an orderly
+    # end would trip over it.
     code = main()
     sys.stdout.flush()
     os._exit(code)

@@ -266,5 +266,6 @@ def main():
 if __name__ == "__main__":
     main()
     say("done")
-    # Not sys.exit: the daemon thread that waits on standard input holds its lock, and an orderly end would trip over it.
+    # Not sys.exit: the daemon thread that waits on standard input holds its lock, and an orderly
+    # end would trip over it.
     os._exit(0)

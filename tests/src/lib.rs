@@ -1,5 +1,5 @@
-//! What crosses the crates: peers, vectors, the fuzz corpus, benchmarks. The tests are in `tests/`; here stand only the README and the pages of `docs/`, so that what they show is
-//! compiled and run.
+//! What crosses the crates: peers, vectors, the fuzz corpus, benchmarks. The tests are in `tests/`;
+//! here stand only the README and the pages of `docs/`, so that what they show is compiled and run.
 #![allow(rustdoc::broken_intra_doc_links, reason = "their links are files of the repository")]
 #![doc = include_str!("../../README.md")]
 

@@ -1,5 +1,6 @@
-//! Walks the table of `docs/failures.md`: each line of it against a scripted server, with the client
-//! of each adapter. A line that no script knows fails, and so does a script that no line names.
+//! Walks the table of `docs/failures.md`: each line of it against a scripted server, with the
+//! client of each adapter. A line that no script knows fails, and so does a script that no line
+//! names.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

@@ -1,9 +1,11 @@
-//! The classic wire against the published implementations: the crate falcotcp 0.1.4 on both of its runtimes and the Python
-//! package falcotcp 0.1.1, as servers for our client and as clients of our server, and both again with the tool `falco` on our side. Each is a child
-//! process; see `interop/`.
+//! The classic wire against the published implementations: the crate falcotcp 0.1.4 on both of its
+//! runtimes and the Python package falcotcp 0.1.1, as servers for our client and as clients of our
+//! server, and both again with the tool `falco` on our side. Each is a child process; see
+//! `interop/`.
 //!
-//! The Rust peers are built from `tests/peers`, the Python one is installed into a virtual environment, both below the target
-//! directory and once. Where Python is missing its tests say so and pass, unless `FALCO_REQUIRE_PEERS=1`.
+//! The Rust peers are built from `tests/peers`, the Python one is installed into a virtual
+//! environment, both below the target directory and once. Where Python is missing its tests say so
+//! and pass, unless `FALCO_REQUIRE_PEERS=1`.
 
 mod interop;
 
@@ -18,7 +20,8 @@ use interop::peer::{Kind, Peer};
 use interop::tap::Tap;
 use interop::tool::{self, Tool};
 
-/// What every peer can take: the Python ones read a message with a single `recv`, so that it has to come in one piece.
+/// What every peer can take: the Python ones read a message with a single `recv`, so that it has to
+/// come in one piece.
 const SMALL: &[usize] = &[0, 1, 1 << 10, 60 << 10];
 const LARGE: &[usize] = &[0, 1, 1 << 10, 60 << 10, 1 << 20];
 /// The size of the message after the ping.
@@ -180,7 +183,8 @@ fn our_client(kind: Kind, sizes: &[usize]) {
         assert_eq!(peer.count(CONNECTED), 1);
     }
 
-    // The Rust servers take any unknown byte for a sign of life, so the ping is looked at on its way, and that no new connection hides its failure.
+    // The Rust servers take any unknown byte for a sign of life, so the ping is looked at on its
+    // way, and that no new connection hides its failure.
     let tap = Tap::before(address);
     let client = connect(tap.address, KEY).expect("the right key");
     assert_eq!(client.request(b"before").expect("an answer"), transform(b"before"));
@@ -280,7 +284,8 @@ fn our_client_ignores_the_unasked_zero_of_the_python_server() {
             exchange(&mut peer, size);
             peer.line(ZERO);
             peer.line(ZERO);
-            // It prints first, and reads for another second afterwards: the zero is here and the next is not yet due.
+            // It prints first, and reads for another second afterwards: the zero is here and the
+            // next is not yet due.
             thread::sleep(Duration::from_millis(200));
         }
         exchange(&mut peer, 300);
@@ -301,7 +306,8 @@ fn a_zero_of_the_python_server_in_place_of_an_answer_is_a_refusal() {
             matches!(failed, Err(Error::Request(RequestError::Refused(Refusal::Failed)))),
             "{failed:?}"
         );
-        // Which of the next answers would be whose is no longer certain: the next request goes over a new connection.
+        // Which of the next answers would be whose is no longer certain: the next request goes over
+        // a new connection.
         assert_eq!(peer.line("handled"), report("handled", b"raise an exception"));
         assert_eq!(client.request(body(LAST)).expect("an answer"), transform(&body(LAST)));
         assert_eq!(peer.line("handled"), report("handled", &body(LAST)));

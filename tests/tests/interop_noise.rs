@@ -1,9 +1,10 @@
-//! The noise wire against independent implementations of Noise: the crate snow, on threads of the test, and the Python package noiseprotocol, as a child
-//! process. Each is a client of our server and a server of our client; their halves of the wire are written from its description alone. See
+//! The noise wire against independent implementations of Noise: the crate snow, on threads of the
+//! test, and the Python package noiseprotocol, as a child process. Each is a client of our server
+//! and a server of our client; their halves of the wire are written from its description alone. See
 //! `interop_noise/`.
 //!
-//! The Python package is installed into a virtual environment below the target directory, once. Where Python is missing its tests say so and pass,
-//! unless `FALCO_REQUIRE_PEERS=1`.
+//! The Python package is installed into a virtual environment below the target directory, once.
+//! Where Python is missing its tests say so and pass, unless `FALCO_REQUIRE_PEERS=1`.
 
 #[path = "interop_noise/mod.rs"]
 mod helpers;
@@ -242,7 +243,8 @@ fn our_client_keeps_limits(kind: Kind) {
     assert_eq!(lines.iter().filter(|line| line.starts_with("handled")).count(), 6);
 }
 
-/// The stranger checks each record's length. It asks four at a time in one record, so that all of them are there to be answered at once.
+/// The stranger checks each record's length. It asks four at a time in one record, so that all of
+/// them are there to be answered at once.
 fn our_server_keeps_limits(kind: Kind) {
     let server = OurServer::start(&roomy());
     let sizes = [0, 1, 233, 234, 5, 7, 500, 1022];
@@ -256,7 +258,8 @@ fn our_server_keeps_limits(kind: Kind) {
     assert_eq!(server.log().last(), Some(&ServerLog::Ended(ConnectionError::Closed)));
 }
 
-/// What a side may have that is not the other's: the key, the name of the key, the secret behind a name, the context.
+/// What a side may have that is not the other's: the key, the name of the key, the secret behind a
+/// name, the context.
 fn strangers() -> [Options; 3] {
     let wrong = Options {
         secret: WRONG_SECRET,

@@ -18,7 +18,8 @@ use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::Instant;
 
-/// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives it.
+/// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives
+/// it.
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 #[derive(Debug)]
 pub struct ClientSession {
@@ -28,7 +29,8 @@ pub struct ClientSession {
     max_message: u32,
     max_in_flight: u32,
     serial: u32,
-    /// The last request begun; answers come in the order of the requests, so those from `ended + 1` on wait.
+    /// The last request begun; answers come in the order of the requests, so those from `ended + 1`
+    /// on wait.
     begun: u32,
     ended: u32,
     pings: u64,
@@ -114,8 +116,9 @@ impl ClientSession {
         }
     }
 
-    /// A length of zero. The published Python server sends it for a request that it could not serve, and unasked when it has been idle for a while;
-    /// with a request under way the two look alike. If it was the unasked one, the answer to this request is still to come, and would be
+    /// A length of zero. The published Python server sends it for a request that it could not
+    /// serve, and unasked when it has been idle for a while; with a request under way the two look
+    /// alike. If it was the unasked one, the answer to this request is still to come, and would be
     /// taken for the answer to the next. So nothing may follow on this connection.
     fn recv_nothing(&mut self) -> ClientReceived<'static> {
         let consumed = layout::NOTHING_LENGTH;

@@ -99,7 +99,8 @@ pub(super) fn server_frame(unread: &[u8], max_message: u32) -> Result<Head, Conn
     sealed(unread, 0, max_message)
 }
 
-/// Judges a length at `at` and says where the sealed text behind it lies, which may reach beyond the unread bytes.
+/// Judges a length at `at` and says where the sealed text behind it lies, which may reach beyond
+/// the unread bytes.
 fn sealed(unread: &[u8], at: usize, max_message: u32) -> Result<Head, ConnectionError> {
     let start = at + LENGTH;
     let Some(length) = unread.get(at..).and_then(<[u8]>::first_chunk) else {
@@ -139,14 +140,16 @@ pub(super) fn write_hello(out: &mut [u8]) -> Option<&mut [u8]> {
     sealed.get_mut(..HELLO_LENGTH - TYPE)
 }
 
-/// Writes the head of a request with a body of `body` bytes, and lends the place of its sealed text.
+/// Writes the head of a request with a body of `body` bytes, and lends the place of its sealed
+/// text.
 pub(super) fn write_request(out: &mut [u8], body: usize) -> Option<&mut [u8]> {
     let (kind, rest) = out.get_mut(..request_size(body))?.split_first_mut()?;
     *kind = MESSAGE;
     write_length(rest)
 }
 
-/// Writes the head of an answer with a body of `body` bytes, and lends the place of its sealed text.
+/// Writes the head of an answer with a body of `body` bytes, and lends the place of its sealed
+/// text.
 pub(super) fn write_answer(out: &mut [u8], body: usize) -> Option<&mut [u8]> {
     write_length(out.get_mut(..answer_size(body))?)
 }

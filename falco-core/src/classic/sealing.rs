@@ -13,9 +13,11 @@ use crate::ledger::Ledger;
 
 macro_rules! classic_key {
     ($($crypto:tt)*) => {
-        /// A key of the classic wire, expanded once, with the ledger of its seals and nonces: all that its connections share.
+        /// A key of the classic wire, expanded once, with the ledger of its seals and nonces: all
+        /// that its connections share.
         ///
-        /// It is made by using up a [`Key`], so that one secret has one ledger. Machines get it by a handle: a reference, an `Rc`, an `Arc`.
+        /// It is made by using up a [`Key`], so that one secret has one ledger. Machines get it by
+        /// a handle: a reference, an `Rc`, an `Arc`.
         pub struct ClassicKey<L, $($crypto)*> {
             aead: C::Aead,
             ledger: L,
@@ -77,7 +79,8 @@ impl<L: Ledger, C: Crypto> ClassicKey<L, C> {
         Ok(())
     }
 
-    /// Opens `sealed` (nonce, text, tag) where it lies, checks it against replay and reflection, and lends the text.
+    /// Opens `sealed` (nonce, text, tag) where it lies, checks it against replay and reflection,
+    /// and lends the text.
     pub(super) fn open<'s>(&self, own: &Nonces, sealed: &'s mut [u8]) -> Result<&'s [u8], OpenError> {
         let (nonce, rest) = sealed
             .split_first_chunk_mut::<NONCE_LENGTH>()
@@ -110,7 +113,8 @@ pub(super) enum OpenError {
     Seen,
 }
 
-/// The nonces of one connection: 12 random bytes, counted up by one for each seal (NIST SP 800-38D, section 8.2.2).
+/// The nonces of one connection: 12 random bytes, counted up by one for each seal (NIST SP 800-38D,
+/// section 8.2.2).
 #[derive(Debug)]
 pub(super) struct Nonces {
     first: Nonce,

@@ -16,7 +16,8 @@ use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::Instant;
 
-/// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives it.
+/// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives
+/// it.
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 #[derive(Debug)]
 pub struct ServerSession {
@@ -26,10 +27,12 @@ pub struct ServerSession {
     max_message: u32,
     max_in_flight: u32,
     serial: u32,
-    /// The last request received; answers go in the order of the requests, so those from `ended + 1` on are owed one.
+    /// The last request received; answers go in the order of the requests, so those from `ended +
+    /// 1` on are owed one.
     begun: u32,
     ended: u32,
-    /// The first request that the handler failed: answers before it still go, then the connection ends.
+    /// The first request that the handler failed: answers before it still go, then the connection
+    /// ends.
     failed: Option<u32>,
     closing: bool,
 }

@@ -1,7 +1,9 @@
-//! AES-256-GCM (NIST SP 800-38D), put together from the block cipher of the crate aes, the counter mode of ctr and the hash of ghash as the crate aes-gcm does it.
+//! AES-256-GCM (NIST SP 800-38D), put together from the block cipher of the crate aes, the counter
+//! mode of ctr and the hash of ghash as the crate aes-gcm does it.
 //!
-//! Two things are done otherwise, for their cost. A text in two places becomes one without being copied. A short text takes the cipher once, for its tag and
-//! all of its blocks, and the hash in groups as it takes them.
+//! Two things are done otherwise, for their cost. A text in two places becomes one without being
+//! copied. A short text takes the cipher once, for its tag and all of its blocks, and the hash in
+//! groups as it takes them.
 
 use aes::cipher::{BlockCipherEncrypt, InOutBuf, InnerIvInit, KeyInit, StreamCipherCore};
 use aes::{Aes256Enc, Block};
@@ -13,7 +15,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use super::{Aead, AeadError, Nonce, Tag};
 
 const BLOCK: usize = 16;
-/// Blocks in the first batch: AES of the counters from 1 on. The first one masks the tag, the others are keystream.
+/// Blocks in the first batch: AES of the counters from 1 on. The first one masks the tag, the
+/// others are keystream.
 const BATCH: usize = 8;
 /// Bytes of text for which the first batch is enough.
 const FIRST: usize = (BATCH - 1) * BLOCK;
@@ -103,7 +106,8 @@ impl Aes256Gcm {
             .to_be_bytes()
             .into();
         if associated.is_empty() && text.len() <= FIRST {
-            // The hash takes four blocks at once. Zeros before all else do not change it, so the lengths are made the last of a group.
+            // The hash takes four blocks at once. Zeros before all else do not change it, so the
+            // lengths are made the last of a group.
             let at = BATCH - 1 - text.len().div_ceil(BLOCK);
             let place = Block::slice_as_flattened_mut(begin).get_mut(at * BLOCK..);
             let place = place.and_then(|place| place.get_mut(..text.len()));
@@ -129,7 +133,8 @@ impl Aead for Aes256Gcm {
         let mut batch = [Block::default(); BATCH];
         self.first(nonce, out.len(), &mut batch)?;
         let [mask, stream @ ..] = &batch;
-        // Of the body, what the first batch covers is copied behind the prefix; more only where the prefix alone is longer than that.
+        // Of the body, what the first batch covers is copied behind the prefix; more only where the
+        // prefix alone is longer than that.
         let length = out.len();
         let here = if prefix > FIRST { length } else { FIRST.min(length) };
         let (text, out_rest) = out.split_at_mut_checked(here).ok_or(AeadError)?;

@@ -1,5 +1,5 @@
-//! Deadlines that both sides keep beside the machine's: a write that makes no progress, and an owner
-//! who comes late.
+//! Deadlines that both sides keep beside the machine's: a write that makes no progress, and an
+//! owner who comes late.
 
 use core::ops::Deref;
 
@@ -49,8 +49,8 @@ impl Writes {
         [machine.poll_timeout(), write].into_iter().flatten().min()
     }
 
-    /// Does what is due at `now`. What ran out while nobody was here is put off, so that what has come
-    /// is read first.
+    /// Does what is due at `now`. What ran out while nobody was here is put off, so that what has
+    /// come is read first.
     pub(super) fn handle_timeout<R: Role, H: Deref<Target: Wire<R>>>(
         &mut self,
         machine: &mut Connection<R, H>,

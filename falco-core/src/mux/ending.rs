@@ -1,5 +1,5 @@
-//! How a connection's stream ends once the connection has: what goes out last, who is waited for, and
-//! for how long.
+//! How a connection's stream ends once the connection has: what goes out last, who is waited for,
+//! and for how long.
 
 use core::time::Duration;
 
@@ -22,10 +22,10 @@ pub enum LastStep {
 
 /// The end of a connection's stream, step by step. It is made when the connection has ended.
 ///
-/// A plain close with bytes unread makes TCP reset the connection, which can destroy the last answers.
-/// So the sending half is shut down first, and what still comes is read and dropped, for a second
-/// ([`LINGER`]) at the most. Whoever has not proved that it has the key is waited for by nobody, and so
-/// is a peer after an end that is not [graceful](ConnectionError::is_graceful).
+/// A plain close with bytes unread makes TCP reset the connection, which can destroy the last
+/// answers. So the sending half is shut down first, and what still comes is read and dropped, for a
+/// second ([`LINGER`]) at the most. Whoever has not proved that it has the key is waited for by
+/// nobody, and so is a peer after an end that is not [graceful](ConnectionError::is_graceful).
 ///
 /// ```
 /// use core::time::Duration;
@@ -52,8 +52,8 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// How a connection that ended with `end` at `now` leaves its stream. `limit` bounds how long the
-    /// peer may take to take what is written last.
+    /// How a connection that ended with `end` at `now` leaves its stream. `limit` bounds how long
+    /// the peer may take to take what is written last.
     #[must_use]
     pub fn new(end: ConnectionError, established: bool, limit: Duration, now: Instant) -> Self {
         let graceful = established && end.is_graceful();

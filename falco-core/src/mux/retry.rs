@@ -22,9 +22,9 @@ pub enum Retry {
 /// could not be had. `admitted` says whether this client has ever been let in under its key.
 ///
 /// A connection that ends before the server has proved that it has the key is no proof of a wrong
-/// key: a proxy whose server is restarting, and a server that is full, end it in the same way. Where
-/// the client was let in before, that is the likelier cause and passes. Where it never was, its owner
-/// is told at once, with all causes.
+/// key: a proxy whose server is restarting, and a server that is full, end it in the same way.
+/// Where the client was let in before, that is the likelier cause and passes. Where it never was,
+/// its owner is told at once, with all causes.
 ///
 /// ```
 /// use falco_core::ConnectionError;

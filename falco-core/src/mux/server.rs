@@ -20,7 +20,8 @@ use crate::settings::Settings;
 use crate::time::Instant;
 use crate::wire::ServerWire;
 
-/// A server's machine with the requests that have had no end. `B` is the body of an answer, `G` the bound that all connections share.
+/// A server's machine with the requests that have had no end. `B` is the body of an answer, `G` the
+/// bound that all connections share.
 pub struct ServerMux<H: Deref<Target: ServerWire>, B, G: Budget> {
     machine: ServerConnection<H>,
     answers: SendQueue<OutgoingAnswer, B>,
@@ -78,14 +79,16 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
         self.held.len()
     }
 
-    /// Whether the caller is to call [`recv`](Self::recv) now, and to read: not while too many answers wait for a client that takes none.
+    /// Whether the caller is to call [`recv`](Self::recv) now, and to read: not while too many
+    /// answers wait for a client that takes none.
     #[must_use]
     pub const fn may_read(&self) -> bool {
         self.queued <= self.max_queued
     }
 
-    /// Says whether the caller reads: not while it may not, and not while something has to be written first that the client does not take. The lifetime stands still
-    /// meanwhile. To say the same again costs nothing.
+    /// Says whether the caller reads: not while it may not, and not while something has to be
+    /// written first that the client does not take. The lifetime stands still meanwhile. To say the
+    /// same again costs nothing.
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
         if reading != self.reading {
             self.reading = reading;
@@ -98,7 +101,8 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
         self.machine.close(now, reason);
     }
 
-    /// Looks at the unread bytes, as [`ServerConnection::recv`](crate::Connection::recv) does. A request for which the shared bound has no room is refused as busy, here.
+    /// Looks at the unread bytes, as [`ServerConnection::recv`](crate::Connection::recv) does. A
+    /// request for which the shared bound has no room is refused as busy, here.
     ///
     /// # Errors
     /// What ended the connection.
@@ -161,7 +165,8 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
         })
     }
 
-    /// Queues the answer to a request. One that has had another end, or whose connection has ended, is dropped.
+    /// Queues the answer to a request. One that has had another end, or whose connection has ended,
+    /// is dropped.
     ///
     /// # Errors
     /// [`RequestError::TooLarge`]: the client does not read an answer of this size, or this side does
@@ -184,7 +189,8 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
         }
     }
 
-    /// Ends a request without an answer, or with one that is cut off, if it is on its way. One that has had another end stays as it is.
+    /// Ends a request without an answer, or with one that is cut off, if it is on its way. One that
+    /// has had another end stays as it is.
     pub fn refuse(&mut self, id: RequestId, refusal: Refusal) {
         self.parts.forget(id);
         self.release(id);
@@ -195,7 +201,8 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
         self.refusals.push_back((id, refusal));
     }
 
-    /// Writes what is owed and what waits to the front of `out`, and says how many bytes are to be sent.
+    /// Writes what is owed and what waits to the front of `out`, and says how many bytes are to be
+    /// sent.
     ///
     /// # Errors
     /// [`OutputTooSmall`]. What ended the connection is told by [`recv`](Self::recv).
@@ -216,7 +223,8 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
             return match sealed {
                 Ok(count) => Ok(count),
                 Err(SealError::OutputTooSmall(small)) => Err(small),
-                // An answer whose request has had another end: it goes nowhere, and holds nothing up.
+                // An answer whose request has had another end: it goes nowhere, and holds nothing
+                // up.
                 Err(SealError::NotWaiting(id)) => {
                     self.answers.retain(|answer, _| answer.id() != id);
                     self.release(id);
@@ -228,14 +236,16 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
         }
     }
 
-    /// Bytes of output with which one call of [`seal`](Self::seal) does something for whatever waits, and much where small answers do.
+    /// Bytes of output with which one call of [`seal`](Self::seal) does something for whatever
+    /// waits, and much where small answers do.
     #[must_use]
     pub fn seal_size(&self) -> usize {
         self.machine.seal_size(self.answers.worthwhile())
     }
 
-    /// The connection is over, whatever ended it: nothing of a request or an answer is kept, and the shared bound has all back. For an owner that keeps the mux while
-    /// handlers run whose answers go nowhere.
+    /// The connection is over, whatever ended it: nothing of a request or an answer is kept, and
+    /// the shared bound has all back. For an owner that keeps the mux while handlers run whose
+    /// answers go nowhere.
     pub fn finish(&mut self) {
         self.give_back();
         self.held = VecDeque::new();
@@ -265,8 +275,8 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
     }
 
     /// Whether the stream has taken nothing for a lifetime of what was to be written:
-    /// [`handle_timeout`](Self::handle_timeout) then ends the connection. A thread that does nothing
-    /// but write asks this.
+    /// [`handle_timeout`](Self::handle_timeout) then ends the connection. A thread that does
+    /// nothing but write asks this.
     #[must_use]
     pub fn is_stalled(&self, now: Instant) -> bool {
         self.writes.is_due(&self.machine, now)
@@ -278,8 +288,9 @@ impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G>
         self.writes.poll_timeout(&self.machine)
     }
 
-    /// Does what is due at `now`. To be called when everything that has come was read. Whoever comes
-    /// late by more than some milliseconds is to read once more first: the deadline is put off.
+    /// Does what is due at `now`. To be called when everything that has come was read. Whoever
+    /// comes late by more than some milliseconds is to read once more first: the deadline is put
+    /// off.
     ///
     /// # Errors
     /// What ended the connection; [`ConnectionError::Stalled`] where a write made no progress for a

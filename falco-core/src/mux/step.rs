@@ -44,10 +44,10 @@ pub enum ClientStep<'u, W, P = W> {
         waiter: W,
         /// Why.
         refusal: Refusal,
-        /// The server was busy while this and other requests had more bytes in flight than 1 MiB, or
-        /// than its [largest message](crate::ClientConnection::peer_max_message) if that is less. That
-        /// may be why: fewer bytes are in flight from now on, and more again with each answer. The
-        /// request may be handed over again.
+        /// The server was busy while this and other requests had more bytes in flight than 1 MiB,
+        /// or than its [largest message](crate::ClientConnection::peer_max_message) if that is
+        /// less. That may be why: fewer bytes are in flight from now on, and more again with each
+        /// answer. The request may be handed over again.
         again: bool,
     },
     /// A ping was answered, and with it all before it.
@@ -57,7 +57,8 @@ pub enum ClientStep<'u, W, P = W> {
         /// Who waited for that; nobody for a ping of the machine's own.
         waiters: Vec<P>,
     },
-    /// The server closes. What has begun still gets its end; [`take_unbegun`](super::ClientMux::take_unbegun) has what is to go elsewhere.
+    /// The server closes. What has begun still gets its end;
+    /// [`take_unbegun`](super::ClientMux::take_unbegun) has what is to go elsewhere.
     Closing {
         /// Bytes to drop.
         consumed: usize,
@@ -74,7 +75,8 @@ pub struct Rejected<B, W> {
     pub body: B,
     /// Who would have waited.
     pub waiter: W,
-    /// [`RequestError::TooLarge`](crate::RequestError::TooLarge), or else the connection takes nothing new and the request may go to another.
+    /// [`RequestError::TooLarge`](crate::RequestError::TooLarge), or else the connection takes
+    /// nothing new and the request may go to another.
     pub why: Error,
 }
 
@@ -102,8 +104,8 @@ pub enum ServerStep<'u> {
         total: usize,
     },
     /// Take what [`seal`](super::ServerMux::seal) has and hand it to the stream, then call again. A
-    /// client that hears nothing relies on it that no handler ran before the answer to its first PING
-    /// was on its way.
+    /// client that hears nothing relies on it that no handler ran before the answer to its first
+    /// PING was on its way.
     TransmitFirst,
     /// Answer first, then call again.
     AnswerFirst,
@@ -126,7 +128,8 @@ pub enum ServerStep<'u> {
         /// What it says.
         body: Body<'u>,
     },
-    /// The client no longer wants the answer: stop the handler and refuse as cancelled, or answer all the same.
+    /// The client no longer wants the answer: stop the handler and refuse as cancelled, or answer
+    /// all the same.
     Cancelled {
         /// Bytes to drop.
         consumed: usize,

@@ -1,4 +1,5 @@
-//! What both sides of the noise wire remember besides their requests: the life, the link, what each side accepts.
+//! What both sides of the noise wire remember besides their requests: the life, the link, what each
+//! side accepts.
 
 use super::Broken;
 use super::layout::{Accepts, FRAME_HEAD, FrameHead};
@@ -38,7 +39,8 @@ impl<H, A> Phase<H, A> {
 pub(super) struct Base<H, A> {
     pub(super) life: Life,
     pub(super) phase: Phase<H, A>,
-    /// The PING that shows that the welcome could be read has gone, or has come: the connection is established.
+    /// The PING that shows that the welcome could be read has gone, or has come: the connection is
+    /// established.
     pub(super) proved: bool,
     pub(super) ours: Accepts,
     pub(super) theirs: Accepts,
@@ -94,8 +96,9 @@ impl<H, A: Aead> Base<H, A> {
         self.life.fail(ConnectionError::Tampered)
     }
 
-    /// Ends the connection because a frame breaks the rules, and owes the peer a CLOSE that says so. `last` is the last number that was begun before its record, `in_flight` how
-    /// many requests were in flight then.
+    /// Ends the connection because a frame breaks the rules, and owes the peer a CLOSE that says
+    /// so. `last` is the last number that was begun before its record, `in_flight` how many
+    /// requests were in flight then.
     pub(super) fn break_off(&mut self, last: u32, in_flight: usize) -> ConnectionError {
         self.in_flight = Some(u16::try_from(in_flight).unwrap_or(u16::MAX));
         if let Some(link) = self.phase.link_mut() {
@@ -105,7 +108,8 @@ impl<H, A: Aead> Base<H, A> {
         self.life.fail(ConnectionError::Protocol)
     }
 
-    /// Notes the time; a lifetime that has run out is said to the peer, with the last request begun.
+    /// Notes the time; a lifetime that has run out is said to the peer, with the last request
+    /// begun.
     #[inline]
     pub(super) fn check(&mut self, now: Instant, last: u32) -> Result<(), ConnectionError> {
         let before = self.life.end();
@@ -119,7 +123,8 @@ impl<H, A: Aead> Base<H, A> {
         checked
     }
 
-    /// After its end a connection says its CLOSE, if one is owed, and nothing else. Says how many bytes that takes; `end` if none.
+    /// After its end a connection says its CLOSE, if one is owed, and nothing else. Says how many
+    /// bytes that takes; `end` if none.
     #[cold]
     pub(super) fn write_last<C: Crypto<Aead = A>>(
         &mut self,
@@ -186,7 +191,8 @@ impl<H, A: Aead> Base<H, A> {
     }
 }
 
-/// Has `judge` look at each frame in order, and puts the mark that it gives in the place of the frame's kind.
+/// Has `judge` look at each frame in order, and puts the mark that it gives in the place of the
+/// frame's kind.
 #[inline]
 pub(super) fn mark_frames(
     mut frames: &mut [u8],

@@ -1,4 +1,5 @@
-//! A client's side of one connection on the noise wire: the handshake, time, sending. What frames do is in `client_frames`.
+//! A client's side of one connection on the noise wire: the handshake, time, sending. What frames
+//! do is in `client_frames`.
 
 use core::fmt;
 
@@ -24,7 +25,8 @@ use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::{Instant, Span};
 
-/// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives it.
+/// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives
+/// it.
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 pub struct ClientSession<T, C: Crypto> {
     pub(super) base: Base<Handshake, C::Aead>,
@@ -32,7 +34,8 @@ pub struct ClientSession<T, C: Crypto> {
     keep_alive: KeepAlive,
     /// The eight bytes of the first ping.
     first_ping: u64,
-    /// The code with which the server has ended the connection, once all that it means for the requests is told.
+    /// The code with which the server has ended the connection, once all that it means for the
+    /// requests is told.
     pub(super) ending: Option<u8>,
     /// The stream ended inside a record.
     cut: bool,
@@ -46,7 +49,8 @@ pub(super) struct Requests<T> {
     pub(super) max_in_flight: usize,
     /// The largest answer that is read.
     pub(super) max_message: u32,
-    /// Requests of which the server will hear nothing, in the state `Lost`; their refusal is still to be told.
+    /// Requests of which the server will hear nothing, in the state `Lost`; their refusal is still
+    /// to be told.
     pub(super) lost: usize,
     /// Requests for which a CANCEL is owed.
     pub(super) cancels: usize,
@@ -77,8 +81,9 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.base.check(now, self.requests.begun)
     }
 
-    /// When to ping, or when the peer is dead: a third of a lifetime after something was last sent, or last heard, or after the ping that nothing was heard
-    /// since. Not while a ping is still to be taken, and not while the caller chooses not to hear.
+    /// When to ping, or when the peer is dead: a third of a lifetime after something was last sent,
+    /// or last heard, or after the ping that nothing was heard since. Not while a ping is still to
+    /// be taken, and not while the caller chooses not to hear.
     fn keep_alive_due(&self) -> Option<Instant> {
         let keep_alive = &self.keep_alive;
         let owed = self.base.phase.link().is_none_or(|link| link.ping_owed);
@@ -147,7 +152,8 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         }
     }
 
-    /// Opens the next record, judges it, and lets it take effect on the table. What it means to the caller is told frame by frame after.
+    /// Opens the next record, judges it, and lets it take effect on the table. What it means to the
+    /// caller is told frame by frame after.
     #[inline]
     fn recv_record(&mut self, crypto: &C, unread: &mut [u8]) -> Result<Option<usize>, ConnectionError> {
         let Some(link) = self.base.phase.link_mut() else {

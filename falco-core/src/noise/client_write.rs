@@ -35,7 +35,8 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         let owed = link.owed() + self.requests.cancels * FRAME_HEAD;
         let mut trouble = None;
         if !self.base.proved {
-            // The first record holds the PING and nothing else, whatever the server has said before it.
+            // The first record holds the PING and nothing else, whatever the server has said before
+            // it.
             link.write_ping(&mut writer);
             if writer.is_open() && link.finish(&client.crypto, &mut writer).is_ok() {
                 self.base.proved = true;
@@ -128,7 +129,8 @@ impl<T: RequestTable> Requests<T> {
         }
     }
 
-    /// Writes the next frame of a request, beginning a record where the open one is full. `false`: the output is full.
+    /// Writes the next frame of a request, beginning a record where the open one is full. `false`:
+    /// the output is full.
     #[inline]
     fn write_request<'m, C: Crypto>(
         &mut self,

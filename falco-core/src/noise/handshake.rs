@@ -1,4 +1,5 @@
-//! The two messages of `NNpsk0`, from each side (Noise specification, revision 34, sections 5.3, 7.4 and 9). What the payloads mean is not known here.
+//! The two messages of `NNpsk0`, from each side (Noise specification, revision 34, sections 5.3,
+//! 7.4 and 9). What the payloads mean is not known here.
 
 use zeroize::Zeroizing;
 
@@ -59,7 +60,8 @@ impl Initiator {
         Ok(Self { state, ephemeral })
     }
 
-    /// Reads the second message, and lends its payload. Once: after it this is good for nothing but to be dropped.
+    /// Reads the second message, and lends its payload. Once: after it this is good for nothing but
+    /// to be dropped.
     pub(super) fn read<'m, C: NoiseCrypto>(
         &mut self,
         crypto: &C,
@@ -111,7 +113,8 @@ impl Responder {
     }
 }
 
-/// Mixes in the server's ephemeral and the Diffie-Hellman of both, and hands out the key of the second payload.
+/// Mixes in the server's ephemeral and the Diffie-Hellman of both, and hands out the key of the
+/// second payload.
 fn second_key<C: NoiseCrypto>(
     crypto: &C,
     state: &mut SymmetricState,

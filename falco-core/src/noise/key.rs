@@ -1,5 +1,5 @@
-//! What the noise wire makes of a secret: the pre-shared key of the handshake and the id by which a server finds it; one key for a client, a ring for a
-//! server.
+//! What the noise wire makes of a secret: the pre-shared key of the handshake and the id by which a
+//! server finds it; one key for a client, a ring for a server.
 
 use core::cell::RefCell;
 use core::fmt;
@@ -45,7 +45,8 @@ impl NoiseSecret {
         KeyId::from_bytes(id)
     }
 
-    /// Derives the pre-shared key and the key id of `key`, which is used up: a secret belongs to one wire.
+    /// Derives the pre-shared key and the key id of `key`, which is used up: a secret belongs to
+    /// one wire.
     #[must_use]
     #[expect(
         clippy::needless_pass_by_value,
@@ -80,11 +81,13 @@ impl fmt::Debug for NoiseSecret {
 
 /// The keys that a server takes, looked up by the id in a hello.
 ///
-/// The methods take `&self`, so that connections may share one: [`KeyRing`] is one by itself, where its keys stay as they are; inside a `RefCell`, where they
-/// change; and with the feature `std` inside a `Mutex` or an `RwLock`, where threads share it.
+/// The methods take `&self`, so that connections may share one: [`KeyRing`] is one by itself, where
+/// its keys stay as they are; inside a `RefCell`, where they change; and with the feature `std`
+/// inside a `Mutex` or an `RwLock`, where threads share it.
 pub trait Ring {
-    /// Copies the pre-shared key of this id to `psk` and says that there is one; or copies a random one that nobody has, and says that there is none. Both take
-    /// the same time but for the comparison of ids.
+    /// Copies the pre-shared key of this id to `psk` and says that there is one; or copies a random
+    /// one that nobody has, and says that there is none. Both take the same time but for the
+    /// comparison of ids.
     fn select(&self, id: KeyId, psk: &mut [u8; 32]) -> bool;
 }
 
@@ -112,7 +115,8 @@ impl fmt::Display for RingError {
 
 impl core::error::Error for RingError {}
 
-/// Keys in use, over storage that the caller chooses, such as `[const { None }; 4]` or a `Vec<Option<NoiseSecret>>`.
+/// Keys in use, over storage that the caller chooses, such as `[const { None }; 4]` or a
+/// `Vec<Option<NoiseSecret>>`.
 pub struct KeyRing<S> {
     places: S,
     /// What a hello of an unknown id is tried with.
@@ -123,7 +127,8 @@ impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> 
     /// A ring of the keys that are in `places`, and room for as many as there are places.
     ///
     /// # Errors
-    /// [`RingError::Duplicate`] where two keys have one id, [`RingError::Entropy`] where the generator fails, which makes the key that nobody has.
+    /// [`RingError::Duplicate`] where two keys have one id, [`RingError::Entropy`] where the
+    /// generator fails, which makes the key that nobody has.
     pub fn new<G: TryCryptoRng + ?Sized>(places: S, rng: &mut G) -> Result<Self, RingError> {
         let keys = || places.as_ref().iter().flatten();
         for (number, key) in keys().enumerate() {
@@ -156,7 +161,8 @@ impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> 
         Ok(id)
     }
 
-    /// Takes a key out of service, and says whether it was in it. Hellos under it are refused from now on; its connections are the caller's to close, with
+    /// Takes a key out of service, and says whether it was in it. Hellos under it are refused from
+    /// now on; its connections are the caller's to close, with
     /// [`CloseReason::KeyRetired`](crate::CloseReason::KeyRetired).
     pub fn retire(&mut self, id: KeyId) -> bool {
         let place = self
@@ -174,7 +180,8 @@ impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> 
     }
 
     fn select(&self, id: KeyId, psk: &mut [u8; 32]) -> bool {
-        // Every place is looked at, whichever it is: how long it takes says neither which it was nor whether it was one.
+        // Every place is looked at, whichever it is: how long it takes says neither which it was
+        // nor whether it was one.
         let (mut found, mut chosen) = (false, self.dummy.as_slice());
         for secret in self.places.as_ref().iter().flatten().filter(|secret| secret.id == id) {
             (found, chosen) = (true, secret.psk.as_slice());
@@ -192,7 +199,8 @@ impl KeyRing<alloc::vec::Vec<Option<NoiseSecret>>> {
     /// [`RingError::Duplicate`]; then the ring is as it was.
     pub fn insert(&mut self, secret: NoiseSecret) -> Result<KeyId, RingError> {
         if !self.contains(secret.id) && self.places.iter().all(Option::is_some) {
-            // A vector that grows by itself would leave the secrets where they were: they are copied, and the old ones wiped.
+            // A vector that grows by itself would leave the secrets where they were: they are
+            // copied, and the old ones wiped.
             let mut places = alloc::vec::Vec::with_capacity(2 * self.places.len() + 4);
             places.extend(self.places.iter().map(|place| {
                 place.as_ref().map(|known| NoiseSecret {
@@ -243,7 +251,8 @@ impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> Ring for st
     }
 }
 
-/// What the two handshake messages are bound to besides the key: the name of the protocol, the clear part of the hello, the context.
+/// What the two handshake messages are bound to besides the key: the name of the protocol, the
+/// clear part of the hello, the context.
 pub(super) fn prologue<'p>(clear: &'p [u8; CLEAR], length: &'p [u8; 2], context: &'p [u8]) -> [&'p [u8]; 4] {
     [b"FalcoTCP-noise/1", clear, length, context]
 }
@@ -274,7 +283,8 @@ impl fmt::Display for ContextTooLong {
 
 impl core::error::Error for ContextTooLong {}
 
-/// A client's key on the noise wire, with the context of the service it calls. `T` is the table of each connection's requests, `X` where the context lies.
+/// A client's key on the noise wire, with the context of the service it calls. `T` is the table of
+/// each connection's requests, `X` where the context lies.
 pub struct NoiseClient<T, C, X = &'static [u8]> {
     pub(super) crypto: C,
     pub(super) secret: NoiseSecret,
@@ -284,7 +294,8 @@ pub struct NoiseClient<T, C, X = &'static [u8]> {
     table: PhantomData<fn() -> T>,
 }
 
-/// A server's keys on the noise wire, with the context of the service it is. `T` is the table of each connection's requests, `R` the ring.
+/// A server's keys on the noise wire, with the context of the service it is. `T` is the table of
+/// each connection's requests, `R` the ring.
 pub struct NoiseServer<T, R, C, X = &'static [u8]> {
     pub(super) crypto: C,
     pub(super) ring: R,
@@ -321,7 +332,8 @@ impl<T, C: NoiseCrypto, X: AsRef<[u8]>> NoiseClient<T, C, X> {
         self.secret.id
     }
 
-    /// Replaces keys after this many records instead of 2^20, so that a test sees it happen. No other peer does.
+    /// Replaces keys after this many records instead of 2^20, so that a test sees it happen. No
+    /// other peer does.
     #[cfg(feature = "testing")]
     #[must_use]
     pub const fn with_rekey_period(mut self, records: u64) -> Self {
@@ -351,7 +363,8 @@ impl<T, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> NoiseServer<T, R, C, X> {
         })
     }
 
-    /// Replaces keys after this many records instead of 2^20, so that a test sees it happen. No other peer does.
+    /// Replaces keys after this many records instead of 2^20, so that a test sees it happen. No
+    /// other peer does.
     #[cfg(feature = "testing")]
     #[must_use]
     pub const fn with_rekey_period(mut self, records: u64) -> Self {

@@ -1,4 +1,5 @@
-//! Where the bytes of the noise wire lie: pure functions, no cryptography, no state. Integers are big-endian.
+//! Where the bytes of the noise wire lie: pure functions, no cryptography, no state. Integers are
+//! big-endian.
 #![expect(clippy::many_single_char_names, reason = "bytes in their order")]
 
 use crate::crypto::TAG_LENGTH;

@@ -1,4 +1,5 @@
-//! What both sides of a noise connection have in common once the handshake is done: opening records, pings, the close, what is owed.
+//! What both sides of a noise connection have in common once the handshake is done: opening
+//! records, pings, the close, what is owed.
 
 use super::layout::{FRAME_HEAD, FrameHead, LEAST_RECORD, RECORD_HEAD, kind};
 use super::record::Direction;
@@ -16,7 +17,8 @@ pub(super) mod close {
     pub(in crate::noise) const PROTOCOL_ERROR: u8 = 4;
 }
 
-/// REFUSEs that may be owed at once for requests that hold no slot; with more, reading stops until they are taken.
+/// REFUSEs that may be owed at once for requests that hold no slot; with more, reading stops until
+/// they are taken.
 pub(super) const REFUSALS: usize = 8;
 
 /// How far one's own CLOSE has come.
@@ -34,7 +36,8 @@ pub(super) struct Link<A> {
     /// The largest record that the peer reads, and that is read.
     pub(super) their_max_record: u16,
     our_max_record: u16,
-    /// Bytes of frames that were opened and judged and have not been told: they stand in the unread bytes behind `head`, with a tag behind them.
+    /// Bytes of frames that were opened and judged and have not been told: they stand in the unread
+    /// bytes behind `head`, with a tag behind them.
     pub(super) opened: usize,
     /// Bytes of the record's length before them, as long as it has not been consumed.
     head: usize,
@@ -47,7 +50,8 @@ pub(super) struct Link<A> {
     /// How many pings were asked for.
     pings: u64,
     pub(super) ping_owed: bool,
-    /// REFUSEs that are owed: ids, and their codes apart, as pairs would take three bytes more each.
+    /// REFUSEs that are owed: ids, and their codes apart, as pairs would take three bytes more
+    /// each.
     refusals: ([u32; REFUSALS], [u8; REFUSALS]),
     refused: usize,
     /// A record could not be sealed. What it held is lost, so nothing may follow it.
@@ -144,7 +148,8 @@ impl<A: Aead> Link<A> {
         self.head
     }
 
-    /// The next frame of the opened record, which begins at `at` in `unread`. It is not counted as told yet.
+    /// The next frame of the opened record, which begins at `at` in `unread`. It is not counted as
+    /// told yet.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn next_frame<'u>(&self, unread: &'u [u8], at: usize) -> Option<Told<'u>> {
         let frames = unread.get(at..at + self.opened)?;
@@ -227,7 +232,8 @@ impl<A: Aead> Link<A> {
         matches!(self.own_close, OwnClose::Sent { .. })
     }
 
-    /// Writes the frames that go before any message: PONG, REFUSE, PING. They are no longer owed once written.
+    /// Writes the frames that go before any message: PONG, REFUSE, PING. They are no longer owed
+    /// once written.
     pub(super) fn write_owed(&mut self, writer: &mut Writer<'_, '_>) {
         if let Some(bytes) = self.pong
             && writer.frame(kind::PONG, 0, &bytes, &[])

@@ -4,7 +4,8 @@ use zeroize::Zeroizing;
 
 use crate::crypto::{Aead, AeadError, Crypto, NONCE_LENGTH, Nonce, Tag};
 
-/// Records after which a direction's key is replaced: 2^20 on every connection, and another number only in tests.
+/// Records after which a direction's key is replaced: 2^20 on every connection, and another number
+/// only in tests.
 #[derive(Clone, Copy)]
 pub(super) struct RekeyPeriod {
     #[cfg(feature = "testing")]
@@ -27,7 +28,8 @@ impl RekeyPeriod {
         Self { records }
     }
 
-    /// Whether the next record, whose number is `counter`, has a new key. Only tests divide by a number that is not a power of two.
+    /// Whether the next record, whose number is `counter`, has a new key. Only tests divide by a
+    /// number that is not a power of two.
     const fn is_due(self, counter: u64) -> bool {
         #[cfg(feature = "testing")]
         let Self { records } = self;
@@ -62,7 +64,8 @@ impl<A: Aead> Direction<A> {
         self.counter > 0
     }
 
-    /// Seals the next record: `out` holds plaintext up to its last `body.len()` bytes, which `body` becomes.
+    /// Seals the next record: `out` holds plaintext up to its last `body.len()` bytes, which `body`
+    /// becomes.
     #[cfg_attr(not(target_os = "none"), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
     pub(super) fn seal<C: Crypto<Aead = A>>(
@@ -89,7 +92,8 @@ impl<A: Aead> Direction<A> {
         self.advance(crypto)
     }
 
-    /// Counts a record. The key changes at every multiple of the period; the counter goes on, and its last value is never a record's.
+    /// Counts a record. The key changes at every multiple of the period; the counter goes on, and
+    /// its last value is never a record's.
     #[cfg_attr(not(target_os = "none"), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
     fn advance<C: Crypto<Aead = A>>(&mut self, crypto: &C) -> Result<(), AeadError> {

@@ -103,7 +103,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
 }
 
 impl<T: RequestTable> Requests<T> {
-    /// Writes the next frame of an answer, beginning a record where the open one is full. `false`: the output is full.
+    /// Writes the next frame of an answer, beginning a record where the open one is full. `false`:
+    /// the output is full.
     #[inline]
     fn write_answer<'m, C: Crypto>(
         &mut self,

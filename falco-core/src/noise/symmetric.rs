@@ -1,10 +1,12 @@
-//! The symmetric state of a Noise handshake (Noise specification, revision 34, section 5.2), for SHA-256 and AES-256-GCM.
+//! The symmetric state of a Noise handshake (Noise specification, revision 34, section 5.2), for
+//! SHA-256 and AES-256-GCM.
 
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::crypto::{Aead, NONCE_LENGTH, NoiseCrypto, TAG_LENGTH};
 
-/// The name of the handshake: 32 bytes, as many as a hash, so that it is the first state as it stands.
+/// The name of the handshake: 32 bytes, as many as a hash, so that it is the first state as it
+/// stands.
 const PROTOCOL: &[u8; 32] = b"Noise_NNpsk0_25519_AESGCM_SHA256";
 
 /// A text of the handshake did not authenticate, or a Diffie-Hellman result was zero.
@@ -14,7 +16,8 @@ pub(super) struct HandshakeFailed;
 /// A key that encrypts one text of the handshake, under nonce 0, and is gone.
 pub(super) type OneTimeKey = Zeroizing<[u8; 32]>;
 
-/// Chaining key and hash. The cipher key of the moment is handed out: no key of this handshake encrypts twice.
+/// Chaining key and hash. The cipher key of the moment is handed out: no key of this handshake
+/// encrypts twice.
 pub(super) struct SymmetricState {
     chaining_key: [u8; 32],
     hash: [u8; 32],

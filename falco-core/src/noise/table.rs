@@ -1,4 +1,5 @@
-//! The requests of one connection that have begun and not ended, over storage that the caller chooses. What their states mean is the sides' to say.
+//! The requests of one connection that have begun and not ended, over storage that the caller
+//! chooses. What their states mean is the sides' to say.
 
 /// One request that has begun and not ended, 20 bytes. Opaque: it is there to make storage of.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +50,8 @@ impl RequestSlot {
     };
 }
 
-/// Storage for the requests of one connection: [`FixedTable`], or a `Vec<RequestSlot>` with the feature `alloc`.
+/// Storage for the requests of one connection: [`FixedTable`], or a `Vec<RequestSlot>` with the
+/// feature `alloc`.
 pub trait RequestTable {
     /// A table with nothing in it.
     fn empty() -> Self;

@@ -1,4 +1,5 @@
-//! What both sides have in common when they write: a message's next frame, turns, and what a call of `seal` comes to.
+//! What both sides have in common when they write: a message's next frame, turns, and what a call
+//! of `seal` comes to.
 
 use super::layout::{FRAME_HEAD, HELLO_LENGTH, RECORD_HEAD, RECORD_OVERHEAD, TOTAL, kind};
 use super::link::Link;
@@ -8,7 +9,8 @@ use crate::error::{ConnectionError, OutputTooSmall, RequestError, SealError};
 use crate::session::BufferSizes;
 use crate::settings::Settings;
 
-/// Gives each message its turn, until the output is full (`false`) or there is trouble with one, which is returned.
+/// Gives each message its turn, until the output is full (`false`) or there is trouble with one,
+/// which is returned.
 #[inline]
 pub(super) fn in_turn<M>(
     messages: impl Iterator<Item = M>,
@@ -24,7 +26,8 @@ pub(super) fn in_turn<M>(
     None
 }
 
-/// What came of writing nothing, of `given` bytes of output, where `owed` bytes of frames were to go.
+/// What came of writing nothing, of `given` bytes of output, where `owed` bytes of frames were to
+/// go.
 pub(super) fn of_nothing(trouble: Option<SealError>, owed: usize, given: usize) -> Result<usize, SealError> {
     match trouble {
         Some(trouble) => Err(trouble),
@@ -56,8 +59,8 @@ pub(super) fn check_length(length: usize, limit: u32) -> Result<(), RequestError
     Ok(())
 }
 
-/// Bytes of output with which a message of `length` bytes makes all the progress it can, where `owed` bytes of frames go before it and the peer reads records
-/// of `max_record` bytes.
+/// Bytes of output with which a message of `length` bytes makes all the progress it can, where
+/// `owed` bytes of frames go before it and the peer reads records of `max_record` bytes.
 pub(super) fn seal_size(length: usize, owed: usize, max_record: u16) -> usize {
     let frame = length.saturating_add(FRAME_HEAD + TOTAL).saturating_add(owed);
     let record = usize::from(max_record) + RECORD_HEAD;
@@ -70,7 +73,8 @@ pub(super) fn seal_size(length: usize, owed: usize, max_record: u16) -> usize {
 /// The least of a large message that is worth a frame, where there is a choice.
 const LEAST_PART: usize = 256;
 
-/// A record is held whole before a byte of it is believed, and a handshake's message too. Messages are cut to an output of this size, whatever the peer reads.
+/// A record is held whole before a byte of it is believed, and a handshake's message too. Messages
+/// are cut to an output of this size, whatever the peer reads.
 pub(super) fn buffer_sizes(settings: &Settings) -> BufferSizes {
     BufferSizes {
         unread: (usize::from(settings.max_record()) + RECORD_HEAD).max(HELLO_LENGTH),
@@ -78,8 +82,9 @@ pub(super) fn buffer_sizes(settings: &Settings) -> BufferSizes {
     }
 }
 
-/// Writes the next frame of a message of which `sealed` bytes have gone: all of it, where it fits a record, or as much as fits. Says how many bytes of the body
-/// went; `None` where the output is full.
+/// Writes the next frame of a message of which `sealed` bytes have gone: all of it, where it fits a
+/// record, or as much as fits. Says how many bytes of the body went; `None` where the output is
+/// full.
 #[inline]
 pub(super) fn write_message<'m, C: Crypto>(
     crypto: &C,
@@ -106,7 +111,8 @@ fn write_part<'m, C: Crypto>(
     writer: &mut Writer<'_, 'm>,
 ) -> Result<Option<usize>, SealError> {
     let rest = body.get(sealed..).unwrap_or_default();
-    // Cut where a record is the limit, and where an output large enough to be worth cutting for is: a device has less room than its server reads.
+    // Cut where a record is the limit, and where an output large enough to be worth cutting for is:
+    // a device has less room than its server reads.
     let output = writer.given().saturating_sub(RECORD_OVERHEAD);
     let limit = if output < FRAME_HEAD + TOTAL + LEAST_PART {
         writer.max()

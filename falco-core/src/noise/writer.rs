@@ -1,5 +1,5 @@
-//! Builds records of frames in the caller's output: small bodies are copied together, the last body of a record goes from where it lies
-//! through the cipher to the output.
+//! Builds records of frames in the caller's output: small bodies are copied together, the last body
+//! of a record goes from where it lies through the cipher to the output.
 
 use super::layout::{FRAME_HEAD, FrameHead, RECORD_HEAD, RECORD_OVERHEAD};
 use super::record::Direction;
@@ -62,7 +62,8 @@ impl<'o, 'b> Writer<'o, 'b> {
         self.max.min(space).saturating_sub(self.open + self.tail.len())
     }
 
-    /// Adds a frame with a body in two pieces, the first of which is short; says whether there was room.
+    /// Adds a frame with a body in two pieces, the first of which is short; says whether there was
+    /// room.
     #[must_use]
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn frame(&mut self, kind: u8, id: u32, first: &[u8], body: &'b [u8]) -> bool {

@@ -2,7 +2,8 @@
 
 use crate::crypto::{Aead, AeadError, Crypto, NoiseCrypto, Nonce, Tag};
 
-/// Leaves texts as they are. Its tags are sixteen bytes of one checksum: whoever knows that can forge them, a mistake cannot.
+/// Leaves texts as they are. Its tags are sixteen bytes of one checksum: whoever knows that can
+/// forge them, a mistake cannot.
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(clippy::exhaustive_structs, reason = "callers write it as a value")]
 pub struct NoSecurity;
@@ -50,7 +51,8 @@ impl Aead for NoSecurityAead {
     }
 }
 
-/// Both sides agree and no result is zero; everything else that makes a Diffie-Hellman or a hash worth something is missing.
+/// Both sides agree and no result is zero; everything else that makes a Diffie-Hellman or a hash
+/// worth something is missing.
 impl NoiseCrypto for NoSecurity {
     fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
         private.map(|byte| byte.rotate_left(3) ^ 0xA5)

@@ -69,7 +69,8 @@ fn part(partials: &mut Partials, id: RequestId, bytes: &[u8], last: bool) -> Opt
     Some(body)
 }
 
-/// One side: its machine, what it has received and not taken, what it has sent and the link has not carried.
+/// One side: its machine, what it has received and not taken, what it has sent and the link has not
+/// carried.
 struct Side<R: Role, H: Deref<Target: Wire<R>>> {
     machine: Connection<R, H>,
     inbox: RecvBuf<Vec<u8>>,
@@ -106,7 +107,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
         written > 0
     }
 
-    /// Hands the next event to `take` and drops the bytes that it takes; none where something has to come first.
+    /// Hands the next event to `take` and drops the bytes that it takes; none where something has
+    /// to come first.
     fn receive<T>(
         &mut self,
         now: Instant,
@@ -152,8 +154,9 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
     }
 }
 
-/// A client and a server, each with its key, on one virtual clock. The server answers by itself, with what [`answer_with`](Self::answer_with) was told:
-/// with the request's own body, if nothing was said.
+/// A client and a server, each with its key, on one virtual clock. The server answers by itself,
+/// with what [`answer_with`](Self::answer_with) was told: with the request's own body, if nothing
+/// was said.
 ///
 /// ```
 /// use core::time::Duration;
@@ -183,7 +186,8 @@ pub struct Pair<'k, A: ClientWire, B: ServerWire> {
     pub link: Link<'k>,
 }
 
-/// What a link does to the bytes that it carries, and in which direction: `true` for those to the server.
+/// What a link does to the bytes that it carries, and in which direction: `true` for those to the
+/// server.
 pub type Link<'l> = Box<dyn FnMut(bool, &mut Vec<u8>) + 'l>;
 
 impl<A: ClientWire, B: ServerWire> fmt::Debug for Pair<'_, A, B> {
@@ -217,7 +221,8 @@ impl<'k, A: ClientWire, B: ServerWire> Pair<'k, A, B> {
         })
     }
 
-    /// From now on the server answers with what `handler` returns, and refuses where that is nothing.
+    /// From now on the server answers with what `handler` returns, and refuses where that is
+    /// nothing.
     pub fn answer_with(&mut self, handler: fn(&[u8]) -> Option<Vec<u8>>) {
         self.handler = handler;
     }
@@ -272,7 +277,8 @@ impl<'k, A: ClientWire, B: ServerWire> Pair<'k, A, B> {
         self.client.deliver(bytes);
     }
 
-    /// Lets time pass, stopping at every deadline on the way, and everything happen that happens in it.
+    /// Lets time pass, stopping at every deadline on the way, and everything happen that happens in
+    /// it.
     ///
     /// # Errors
     /// [`StepsExhausted`].
@@ -321,7 +327,8 @@ impl<'k, A: ClientWire, B: ServerWire> Pair<'k, A, B> {
         }
     }
 
-    /// Where a side has ended and everything it sent has come, the other learns that there is no more. Says whether one did.
+    /// Where a side has ended and everything it sent has come, the other learns that there is no
+    /// more. Says whether one did.
     fn hang_up(&mut self) -> bool {
         let now = self.now;
         if core::mem::take(&mut self.client.hang_up) {

@@ -1,5 +1,6 @@
-//! The other side of a noise connection, by hand: any hello, any welcome, any plaintext in a record. Written from the Noise specification and not from the
-//! machines, so that they are not measured by themselves.
+//! The other side of a noise connection, by hand: any hello, any welcome, any plaintext in a
+//! record. Written from the Noise specification and not from the machines, so that they are not
+//! measured by themselves.
 
 use std::vec::Vec;
 
@@ -7,7 +8,8 @@ use crate::crypto::{Aead, NoiseCrypto, TAG_LENGTH};
 
 const NAME: &[u8; 32] = b"Noise_NNpsk0_25519_AESGCM_SHA256";
 
-/// A frame of the noise wire, whatever it is worth. A body of more than 65535 bytes lies about its length.
+/// A frame of the noise wire, whatever it is worth. A body of more than 65535 bytes lies about its
+/// length.
 #[must_use]
 pub fn raw_frame(kind: u8, id: u32, body: &[u8]) -> Vec<u8> {
     let length = u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes();
@@ -227,7 +229,8 @@ impl<C: NoiseCrypto> RawPeer<C> {
         record
     }
 
-    /// The frames of the record at the front of `bytes`, which is taken off; none where there is no whole record or it does not authenticate.
+    /// The frames of the record at the front of `bytes`, which is taken off; none where there is no
+    /// whole record or it does not authenticate.
     pub fn open(&mut self, bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
         let (length, rest) = bytes.split_first_chunk::<2>()?;
         let sealed = rest.get(..usize::from(u16::from_be_bytes(*length)))?;

@@ -4,8 +4,8 @@ use core::convert::Infallible;
 
 use rand_core::{TryCryptoRng, TryRng};
 
-/// Counts: its output is the same in each run, and no two 64-bit words of it are alike. It claims to be fit for cryptography,
-/// because the machines ask for that, and is not.
+/// Counts: its output is the same in each run, and no two 64-bit words of it are alike. It claims
+/// to be fit for cryptography, because the machines ask for that, and is not.
 #[derive(Debug)]
 pub struct CountingRng {
     state: u64,

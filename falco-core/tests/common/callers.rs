@@ -1,4 +1,5 @@
-//! Callers that act on events alone, and two ways of giving a machine a stream: all at once, or cut into reads over some storage.
+//! Callers that act on events alone, and two ways of giving a machine a stream: all at once, or cut
+//! into reads over some storage.
 #![allow(
     clippy::wildcard_enum_match_arm,
     reason = "whatever else there is does not come on this wire"
@@ -46,7 +47,8 @@ pub(crate) trait Caller {
     fn wait(&mut self, wait: <Self::Role as Role>::Wait, seen: &mut Seen);
 }
 
-/// Answers the requests it has, in the order of their numbers backwards, when there are three of them.
+/// Answers the requests it has, in the order of their numbers backwards, when there are three of
+/// them.
 pub(crate) struct Serving {
     pub(crate) machine: ServerEnd,
     pub(crate) ready: Vec<(OutgoingAnswer, Vec<u8>)>,
@@ -183,8 +185,8 @@ pub(crate) fn at_once<K: Caller>(mut caller: K, stream: &[u8]) -> Seen {
     }
 }
 
-/// The stream cut into reads of these sizes, one after the other and round again; a read of nothing asks the machine once more. A patient
-/// caller waits until what the machine asked for has come.
+/// The stream cut into reads of these sizes, one after the other and round again; a read of nothing
+/// asks the machine once more. A patient caller waits until what the machine asked for has come.
 pub(crate) fn in_reads<K: Caller, S: Storage>(
     mut caller: K,
     stream: &[u8],

@@ -1,4 +1,5 @@
-//! What the suites share: ends of connections driven by hand, one call at a time. No expectation about the protocol lives here.
+//! What the suites share: ends of connections driven by hand, one call at a time. No expectation
+//! about the protocol lives here.
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
 pub(crate) mod callers;
@@ -34,7 +35,8 @@ pub(crate) const fn span(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// One key for one side: the two sides of a connection are two processes, and so have a ledger each.
+/// One key for one side: the two sides of a connection are two processes, and so have a ledger
+/// each.
 pub(crate) fn handle() -> Handle {
     handle_with(4096)
 }
@@ -51,7 +53,8 @@ pub(crate) fn server<C: Crypto>(key: &Handle<C>, settings: &Settings, seed: u64)
     ServerConnection::new(Rc::clone(key), settings, Instant::ZERO, &mut CountingRng::new(!seed)).unwrap()
 }
 
-/// What an owner sets for a key on the noise wire, on the classic wire, or on both: 32 times a byte.
+/// What an owner sets for a key on the noise wire, on the classic wire, or on both: 32 times a
+/// byte.
 pub(crate) fn secrets(noise: Option<u8>, classic: Option<u8>) -> falco_core::keys::Secrets {
     falco_core::keys::Secrets {
         noise: noise.map(key).into_iter().collect(),

@@ -1,4 +1,5 @@
-//! A machine on the noise wire against a peer that says whatever the test wants, one record at a time.
+//! A machine on the noise wire against a peer that says whatever the test wants, one record at a
+//! time.
 
 use core::cell::RefCell;
 use core::ops::Deref;
@@ -21,7 +22,8 @@ pub(crate) const PING: u8 = 6;
 pub(crate) const PONG: u8 = 7;
 pub(crate) const CLOSE: u8 = 8;
 
-/// Keys without security: what frames do has nothing to do with what protects them, and handshakes cost nothing.
+/// Keys without security: what frames do has nothing to do with what protects them, and handshakes
+/// cost nothing.
 pub(crate) type ServerKeys = NoiseServer<Vec<RequestSlot>, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, NoSecurity>;
 pub(crate) type ClientKeys = NoiseClient<Vec<RequestSlot>, NoSecurity>;
 pub(crate) type NoiseServerEnd = ServerConnection<Rc<ServerKeys>>;
@@ -134,7 +136,8 @@ impl<R: for<'u> Role<Event<'u>: Tell>, H: Deref<Target: Wire<R>>> Rig<R, H> {
         }
     }
 
-    /// A record with these frames comes; everything that the machine tells before it wants something.
+    /// A record with these frames comes; everything that the machine tells before it wants
+    /// something.
     pub(crate) fn hear(&mut self, frames: &[u8]) -> Vec<Told> {
         let record = self.raw.seal(frames);
         self.bytes(&record)

@@ -14,7 +14,8 @@ pub(crate) fn printed(thing: &dyn Debug) -> String {
     text
 }
 
-/// Whether any three bytes on end of `secret` stand in `text`: as numbers in decimal or hexadecimal, or as digits on end.
+/// Whether any three bytes on end of `secret` stand in `text`: as numbers in decimal or
+/// hexadecimal, or as digits on end.
 pub(crate) fn shows(text: &str, secret: &[u8]) -> bool {
     let forms = |bytes: &[u8]| {
         let list = |form: fn(&u8) -> String, between: &str| bytes.iter().map(form).collect::<Vec<_>>().join(between);

@@ -208,7 +208,8 @@ fn a_request_that_fails_makes_room_for_the_next_at_once() {
     let mut answer = server.seal(&raw_frame(1, 1, b""));
     let answer = mux.recv(NOW, &mut answer);
     assert!(matches!(answer, Ok(ClientStep::Answer { waiter: 1, .. })), "{answer:?}");
-    // Whoever is told that there is nothing to write waits for the server, which waits for the client.
+    // Whoever is told that there is nothing to write waits for the server, which waits for the
+    // client.
     let sealed = mux.seal(NOW, &mut out, |ticket, _| failed.push(ticket)).unwrap();
     assert_eq!(failed, [2, 3]);
     assert_eq!((sealed, mux.has_unbegun()), (18 + 7 + 10, false));
@@ -280,8 +281,8 @@ fn giving_up_a_request_costs_no_more_however_many_wait() {
         began.elapsed()
     };
     time(1_000);
-    // The same work on both sides, so that a busy machine disturbs both alike. Fresh memory costs many
-    // something; a cost that grows with those that wait would be some hundred times as much.
+    // The same work on both sides, so that a busy machine disturbs both alike. Fresh memory costs
+    // many something; a cost that grows with those that wait would be some hundred times as much.
     let least = |rounds: u32, count| {
         (0..5)
             .map(|_| (0..rounds).map(|_| time(count)).sum::<Duration>())

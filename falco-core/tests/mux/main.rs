@@ -1,4 +1,5 @@
-//! Whatever callers, handlers and the link do: each waiter is given back once, with what is true of its own request, and nothing is left behind.
+//! Whatever callers, handlers and the link do: each waiter is given back once, with what is true of
+//! its own request, and nothing is left behind.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

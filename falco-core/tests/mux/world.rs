@@ -195,7 +195,8 @@ impl<'k, C: ClientWire, S: ServerWire> World<'k, C, S> {
         let _ = self.server.handle_timeout(self.now);
     }
 
-    /// The client writes once into an output of `size` bytes. Says whether something went, or how many bytes it takes.
+    /// The client writes once into an output of `size` bytes. Says whether something went, or how
+    /// many bytes it takes.
     pub(crate) fn write_client(&mut self, size: usize) -> Result<bool, usize> {
         let mut out = vec![0; size];
         let book = &mut self.book;
@@ -365,7 +366,8 @@ impl<'k, C: ClientWire, S: ServerWire> World<'k, C, S> {
         panic!("it comes to no end: {:?} {:?}", self.client, self.server);
     }
 
-    /// All requests get their ends where that can still be, and then the connection. Nothing may be left of anything.
+    /// All requests get their ends where that can still be, and then the connection. Nothing may be
+    /// left of anything.
     pub(crate) fn finish(mut self, full: usize) {
         self.settle();
         let in_order = |end: Option<ConnectionError>| matches!(end, None | Some(ConnectionError::Closed));

@@ -1,10 +1,11 @@
-//! The engine: a peripheral that holds keys, and does one job at a time. Software stands for its silicon.
+//! The engine: a peripheral that holds keys, and does one job at a time. Software stands for its
+//! silicon.
 
 use falco_embedded::falco_core::RustCrypto;
 use falco_embedded::falco_core::crypto::{Aead, Crypto, Nonce, Tag};
 
-/// Key slots of the engine. A connection has a key for each direction, and for a moment one more while it replaces one; a handshake has one at a time.
-/// So `2 * connections + 1` are enough.
+/// Key slots of the engine. A connection has a key for each direction, and for a moment one more
+/// while it replaces one; a handshake has one at a time. So `2 * connections + 1` are enough.
 pub(crate) const SLOTS: usize = 5;
 
 /// The peripheral: it holds keys, and does one job at a time.
@@ -52,7 +53,8 @@ impl Engine {
         self.slots.iter().flatten().count()
     }
 
-    /// Begins a job on a text where it lies. It checks nothing when it opens, as many engines do not: it turns over all of the text, and gives the tag that the text should have had.
+    /// Begins a job on a text where it lies. It checks nothing when it opens, as many engines do
+    /// not: it turns over all of the text, and gives the tag that the text should have had.
     pub(crate) fn start(
         &mut self,
         slot: usize,
@@ -68,7 +70,8 @@ impl Engine {
         let mut turn = || key.seal(nonce, associated, text, &[]).ok();
         let tag = match job {
             Job::Seal => turn()?,
-            // The cipher is its own inverse. Silicon has the tag after one pass; software has it on the way back.
+            // The cipher is its own inverse. Silicon has the tag after one pass; software has it on
+            // the way back.
             Job::Open => {
                 turn()?;
                 let tag = turn()?;

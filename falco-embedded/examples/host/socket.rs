@@ -1,4 +1,5 @@
-//! A socket as a blocking `embedded-io` stream that can say whether it is ready, and a clock. On a device the board's crate brings both.
+//! A socket as a blocking `embedded-io` stream that can say whether it is ready, and a clock. On a
+//! device the board's crate brings both.
 
 use core::cell::Cell;
 use core::time::Duration;

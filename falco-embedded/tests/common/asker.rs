@@ -1,4 +1,5 @@
-//! What can be asked of a client, whichever driver it is on, and the three ways in which two sides are run against each other.
+//! What can be asked of a client, whichever driver it is on, and the three ways in which two sides
+//! are run against each other.
 
 use core::future::{Future, ready};
 use core::ops::Deref;
@@ -99,7 +100,8 @@ pub(crate) fn reverse(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusa
     Ok(request.len())
 }
 
-/// Runs a scenario with both sides polled, with a client that blocks, and with a server that does. Says how serving ended.
+/// Runs a scenario with both sides polled, with a client that blocks, and with a server that does.
+/// Says how serving ended.
 pub(crate) fn everywhere(
     settings: &Settings,
     handler: Handler,

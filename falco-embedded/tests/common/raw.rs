@@ -1,4 +1,5 @@
-//! A client's machine by itself, on the far ends of the pipes: what no line of this crate does, several requests at once and ends in the middle of one.
+//! A client's machine by itself, on the far ends of the pipes: what no line of this crate does,
+//! several requests at once and ends in the middle of one.
 
 use core::future::poll_fn;
 use core::task::Poll;

@@ -1,4 +1,5 @@
-//! Pipes in memory, a clock that goes forward only when nothing else does, and an executor for two futures on it.
+//! Pipes in memory, a clock that goes forward only when nothing else does, and an executor for two
+//! futures on it.
 
 use core::cell::{Cell, RefCell};
 use core::future::{Future, poll_fn};
@@ -12,7 +13,8 @@ use embedded_io::ErrorKind;
 use falco_core::Instant;
 use falco_embedded::{Clock, Timer};
 
-/// Everything that both sides share: the time, who waits until when, and whether anything has happened.
+/// Everything that both sides share: the time, who waits until when, and whether anything has
+/// happened.
 #[derive(Default)]
 pub(crate) struct World {
     now: Cell<u64>,
@@ -384,7 +386,8 @@ impl embedded_io::Write for Port {
     }
 }
 
-/// Runs both to their ends. Where neither gets on, the clock jumps to the earliest time that one of them waits for.
+/// Runs both to their ends. Where neither gets on, the clock jumps to the earliest time that one of
+/// them waits for.
 pub(crate) fn run<A: Future, B: Future>(world: &World, a: A, b: B) -> (A::Output, B::Output) {
     let (mut a, mut b) = (pin!(a), pin!(b));
     let (mut left, mut right) = (None, None);

@@ -81,7 +81,8 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, client: bool, connection: usi
     let _ = to.shutdown(Shutdown::Write);
 }
 
-/// Reads one record. Only its length is in clear: what and how much is in it, an eavesdropper can at best guess.
+/// Reads one record. Only its length is in clear: what and how much is in it, an eavesdropper can
+/// at best guess.
 fn read_record(from: &mut TcpStream, client: bool, first: bool) -> io::Result<(Vec<u8>, String)> {
     let mut record = vec![
         0;

@@ -30,8 +30,8 @@ const BACKOFF: Backoff = Backoff {
 };
 
 /// Settings of a [`Client`]. Clones of a builder share its key, so that a process can have several
-/// clients under one key: with the key they share the context and, on the classic wire, the memory of
-/// nonces, which the first client fixes.
+/// clients under one key: with the key they share the context and, on the classic wire, the memory
+/// of nonces, which the first client fixes.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it connects"]
 pub struct ClientBuilder {
@@ -45,12 +45,14 @@ pub struct ClientBuilder {
 }
 
 impl Client {
-    /// A client of servers that have `key`. It speaks the noise wire: both sides prove that they have the key, and keys of their own protect each connection.
+    /// A client of servers that have `key`. It speaks the noise wire: both sides prove that they
+    /// have the key, and keys of their own protect each connection.
     pub fn builder(key: Key) -> ClientBuilder {
         ClientBuilder::new(ClientKeySource::noise(key))
     }
 
-    /// A client that speaks the classic wire, to servers of the published falcotcp 0.1.x and to [`Server::classic`](crate::Server::classic).
+    /// A client that speaks the classic wire, to servers of the published falcotcp 0.1.x and to
+    /// [`Server::classic`](crate::Server::classic).
     ///
     /// What that wire does not give is told in [`falco_core::classic`].
     pub fn classic(key: Key) -> ClientBuilder {
@@ -71,8 +73,9 @@ impl ClientBuilder {
         }
     }
 
-    /// The name of the service called, or any bytes that both owners have agreed on, 65,535 at most: a server of another context does not take the hello. Empty by
-    /// default. The classic wire has none.
+    /// The name of the service called, or any bytes that both owners have agreed on, 65,535 at
+    /// most: a server of another context does not take the hello. Empty by default. The classic
+    /// wire has none.
     pub fn context(self, context: impl Into<Vec<u8>>) -> Self {
         self.key.set_context(context.into());
         self
@@ -91,8 +94,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days. The
-    /// smaller of both sides' is in force.
+    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days.
+    /// The smaller of both sides' is in force.
     pub const fn lifetime(mut self, lifetime: Duration) -> Self {
         self.settings = self.settings.lifetime(lifetime);
         self
@@ -138,15 +141,16 @@ impl ClientBuilder {
         self
     }
 
-    /// How many nonces to remember on the classic wire, 20 bytes each, 1024 by default; 0 remembers none. Answers that are replayed from within this memory are
-    /// refused. The noise wire needs none.
+    /// How many nonces to remember on the classic wire, 20 bytes each, 1024 by default; 0 remembers
+    /// none. Answers that are replayed from within this memory are refused. The noise wire needs
+    /// none.
     pub fn replay_memory(self, nonces: usize) -> Self {
         self.key.set_nonces(nonces);
         self
     }
 
-    /// Where random numbers come from instead of the operating system, for tests and simulations. In
-    /// production a source that is not cryptographic gives the keys away.
+    /// Where random numbers come from instead of the operating system, for tests and simulations.
+    /// In production a source that is not cryptographic gives the keys away.
     pub fn entropy(mut self, fill: impl Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync + 'static) -> Self {
         self.entropy = Entropy::new(fill);
         self
@@ -194,7 +198,8 @@ impl ClientBuilder {
         self.open(Dial::With(Box::new(dial)))
     }
 
-    /// Shakes hands over a stream that is already connected. Once that has ended, so has the client: it cannot make another.
+    /// Shakes hands over a stream that is already connected. Once that has ended, so has the
+    /// client: it cannot make another.
     ///
     /// # Errors
     /// [`Error`].

@@ -1,4 +1,5 @@
-//! The thread of a client's connection that reads: it tells what came to those who wait, keeps the connection's times, and ends it. It never waits for a writer.
+//! The thread of a client's connection that reads: it tells what came to those who wait, keeps the
+//! connection's times, and ends it. It never waits for a writer.
 
 use core::time::Duration;
 use std::io;

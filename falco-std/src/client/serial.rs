@@ -1,5 +1,5 @@
-//! A connection of a client on which requests go one after another: on the classic wire, and over streams that cannot be split. No thread of its own; also
-//! the handshake of every connection.
+//! A connection of a client on which requests go one after another: on the classic wire, and over
+//! streams that cannot be split. No thread of its own; also the handshake of every connection.
 
 use core::time::Duration;
 use std::io;
@@ -80,7 +80,8 @@ impl Serial {
                 serial.fill(total, None)?;
             }
         }
-        // The proof that the welcome could be read: until it has come, the server gives no more time than for a handshake.
+        // The proof that the welcome could be read: until it has come, the server gives no more
+        // time than for a handshake.
         serial.write(None)?;
         serial.pipe.trust();
         serial.stall = serial.state.mux.machine().lifetime();
@@ -100,7 +101,8 @@ impl Serial {
         self.state.mux.machine().status()
     }
 
-    /// Takes what has come since the last call, without waiting. An error means that the connection has ended.
+    /// Takes what has come since the last call, without waiting. An error means that the connection
+    /// has ended.
     pub(super) fn catch_up(&mut self) -> Result<(), Error> {
         self.doing = Doing::CATCHING_UP;
         loop {
@@ -211,14 +213,16 @@ impl Serial {
                 }
             })?;
             if self.doing == Doing::SENDING && !self.state.mux.has_unsent() {
-                // Before the machine is asked anything more: whatever it says now, the whole request has gone.
+                // Before the machine is asked anything more: whatever it says now, the whole
+                // request has gone.
                 self.doing = Doing::WAITING;
             }
             self.pipe.flush().map_err(|error| self.doing.io(error))?;
         }
     }
 
-    /// Looks once at the unread bytes. Says how many there have to be in all for the next look to see more, where it is not enough to write what is owed.
+    /// Looks once at the unread bytes. Says how many there have to be in all for the next look to
+    /// see more, where it is not enough to write what is owed.
     fn look(&mut self) -> Result<Option<usize>, Error> {
         let now = self.pipe.now();
         match self.state.recv(now, self.pipe.unread()) {

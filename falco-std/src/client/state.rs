@@ -1,4 +1,5 @@
-//! What the threads that share a connection of a client share: the requests with those who wait, in the core's care, and the pings. No I/O.
+//! What the threads that share a connection of a client share: the requests with those who wait, in
+//! the core's care, and the pings. No I/O.
 
 use core::time::Duration;
 use std::io;
@@ -171,7 +172,8 @@ impl State {
         self.mux.ping(Arc::clone(&slot)).is_ok().then_some(slot)
     }
 
-    /// Nobody waits at `slot` any more: what was not sent is not, what was is cancelled. Says what that means for the request.
+    /// Nobody waits at `slot` any more: what was not sent is not, what was is cancelled. Says what
+    /// that means for the request.
     pub(super) fn leave(&mut self, slot: &Slot) -> Fate {
         drop(self.mux.take_pings(|own| own.ticket == slot.ticket));
         self.mux

@@ -1,4 +1,5 @@
-//! Where connections come from: listening sockets of both kinds, the loop that accepts, and how it is woken.
+//! Where connections come from: listening sockets of both kinds, the loop that accepts, and how it
+//! is woken.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -38,8 +39,8 @@ const BACKLOG: i32 = 4096;
 pub(super) enum Listener {
     Tcp {
         listener: TcpListener,
-        /// The same socket under another type, which can be shut down: a thread in `accept` then returns. Made ahead, because there may be no file
-        /// descriptor left when it is needed.
+        /// The same socket under another type, which can be shut down: a thread in `accept` then
+        /// returns. Made ahead, because there may be no file descriptor left when it is needed.
         #[cfg(unix)]
         waker: TcpStream,
     },
@@ -111,7 +112,8 @@ impl Listener {
         match self {
             Self::Tcp { listener, .. } => {
                 let (stream, peer) = listener.accept()?;
-                // An answer is one small write: it must not wait for the acknowledgement of the one before. Where that cannot be had, it is slow and right.
+                // An answer is one small write: it must not wait for the acknowledgement of the one
+                // before. Where that cannot be had, it is slow and right.
                 let _ = stream.set_nodelay(true);
                 Ok((Socket::Tcp(stream), Some(peer)))
             }
@@ -159,7 +161,8 @@ fn knock(listener: &TcpListener) {
     }
 }
 
-/// Accepts until the server is to stop. No connection, and no error, holds it up for longer than [`PAUSE`].
+/// Accepts until the server is to stop. No connection, and no error, holds it up for longer than
+/// [`PAUSE`].
 pub(super) fn accept_until_stopped<H>(listener: &Listener, service: &Arc<Service>, handler: &Arc<H>)
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
@@ -179,7 +182,8 @@ where
             }
             Err(error) => {
                 counters.accept_errors.add(1);
-                // Some are the peer's trouble, or nobody's; others ours: no file descriptors, no memory.
+                // Some are the peer's trouble, or nobody's; others ours: no file descriptors, no
+                // memory.
                 if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
                     service.seats.relieve(PAUSE);
                 }

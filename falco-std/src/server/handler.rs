@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use falco_core::KeyId;
 
-/// What a handler fails with. It stays on this side: the client learns only that its request failed, and on the classic wire that its connection ended.
+/// What a handler fails with. It stays on this side: the client learns only that its request
+/// failed, and on the classic wire that its connection ended.
 ///
-/// A [`Refusal`](crate::Refusal) is the exception: a handler that fails with one chooses the words in
-/// which its request is refused.
+/// A [`Refusal`](crate::Refusal) is the exception: a handler that fails with one chooses the words
+/// in which its request is refused.
 pub type HandlerError = Box<dyn Error + Send + Sync>;
 
 /// A request, decrypted.
@@ -106,8 +107,9 @@ impl Request {
         self.key_id
     }
 
-    /// Whether nobody waits for the answer any more: the client has cancelled the request, or is gone. A handler that takes long asks this now and then, and gives up; what it
-    /// returns then does not matter.
+    /// Whether nobody waits for the answer any more: the client has cancelled the request, or is
+    /// gone. A handler that takes long asks this now and then, and gives up; what it returns then
+    /// does not matter.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)

@@ -1,4 +1,5 @@
-//! Ends streams whose sending half was shut down and whose other side takes too long to end as well. One thread, there only while there are such.
+//! Ends streams whose sending half was shut down and whose other side takes too long to end as
+//! well. One thread, there only while there are such.
 
 use core::fmt;
 use core::time::Duration;

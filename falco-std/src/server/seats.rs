@@ -1,4 +1,5 @@
-//! Who is connected: a bounded number of seats, which of them may be taken away to make room, and how all are emptied at the end.
+//! Who is connected: a bounded number of seats, which of them may be taken away to make room, and
+//! how all are emptied at the end.
 
 use core::fmt;
 use core::time::Duration;
@@ -178,7 +179,8 @@ impl Seats {
         self.room().conns()
     }
 
-    /// Waits until the server is to stop and all have left; at its deadline those who are left are cut off.
+    /// Waits until the server is to stop and all have left; at its deadline those who are left are
+    /// cut off.
     pub(super) fn wait_until_empty(&self) -> Report {
         let mut room = self.room();
         while !(room.stopping && room.taken.is_empty()) {
@@ -274,8 +276,8 @@ impl Seat {
         &self.seats
     }
 
-    /// The connection has ended with so many requests unanswered. While the server shuts down, those
-    /// are cut off.
+    /// The connection has ended with so many requests unanswered. While the server shuts down,
+    /// those are cut off.
     pub(super) fn leave_unanswered(&self, requests: usize) {
         let mut room = self.seats.room();
         if room.stopping && requests > 0 {

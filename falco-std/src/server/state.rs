@@ -1,4 +1,5 @@
-//! What the threads that share a connection of a server share: the requests and their ends in the core's care, and which of them wait for a handler or have one. No I/O.
+//! What the threads that share a connection of a server share: the requests and their ends in the
+//! core's care, and which of them wait for a handler or have one. No I/O.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
@@ -126,7 +127,8 @@ impl State {
         }
     }
 
-    /// Nobody is there any more to be answered: handlers are told, and those that have not started do not.
+    /// Nobody is there any more to be answered: handlers are told, and those that have not started
+    /// do not.
     pub(super) fn cancel_all(&mut self) {
         for (_, taken) in self.taken.drain() {
             taken.cancelled.store(true, Ordering::Release);

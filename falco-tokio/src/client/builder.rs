@@ -26,7 +26,8 @@ use crate::socket::Stream;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request may take by default.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many requests may be under way or wait, on each connection, by default: as many as a server takes by default.
+/// How many requests may be under way or wait, on each connection, by default: as many as a server
+/// takes by default.
 const OUTSTANDING: usize = 1024;
 /// How many nonces a client remembers by default: each request and each answer takes one.
 const REPLAY_MEMORY: usize = 1024;
@@ -37,8 +38,8 @@ const BACKOFF: Backoff = Backoff {
 };
 
 /// Settings of a [`Client`]. Clones of a builder share its key, so that a process can have several
-/// clients under one key: with the key they share the context and, on the classic wire, the memory of
-/// nonces, which the first client fixes.
+/// clients under one key: with the key they share the context and, on the classic wire, the memory
+/// of nonces, which the first client fixes.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it connects"]
 pub struct ClientBuilder {
@@ -54,14 +55,17 @@ pub struct ClientBuilder {
 }
 
 impl Client {
-    /// A client of servers that have `key`. It speaks the noise wire: both sides prove that they have the key, and keys of their own protect each connection.
+    /// A client of servers that have `key`. It speaks the noise wire: both sides prove that they
+    /// have the key, and keys of their own protect each connection.
     pub fn builder(key: Key) -> ClientBuilder {
         ClientBuilder::new(ClientKeySource::noise(key))
     }
 
-    /// A client that speaks the classic wire, to servers of the published falcotcp 0.1.x and to [`Server::classic`](crate::Server::classic).
+    /// A client that speaks the classic wire, to servers of the published falcotcp 0.1.x and to
+    /// [`Server::classic`](crate::Server::classic).
     ///
-    /// What that wire does not give is told in [`falco_core::classic`]. Its connection ends when nothing was sent for a lifetime; the next request makes another.
+    /// What that wire does not give is told in [`falco_core::classic`]. Its connection ends when
+    /// nothing was sent for a lifetime; the next request makes another.
     pub fn classic(key: Key) -> ClientBuilder {
         ClientBuilder::new(ClientKeySource::classic(key, REPLAY_MEMORY))
     }
@@ -82,8 +86,9 @@ impl ClientBuilder {
         }
     }
 
-    /// The name of the service called, or any bytes that both owners have agreed on, 65,535 at most: a server of another context does not take the hello. Empty by
-    /// default. The classic wire has none.
+    /// The name of the service called, or any bytes that both owners have agreed on, 65,535 at
+    /// most: a server of another context does not take the hello. Empty by default. The classic
+    /// wire has none.
     pub fn context(self, context: impl Into<Vec<u8>>) -> Self {
         self.key.set_context(context.into());
         self
@@ -102,7 +107,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days. The smaller of both sides' is in force.
+    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days.
+    /// The smaller of both sides' is in force.
     pub const fn lifetime(mut self, lifetime: Duration) -> Self {
         self.settings = self.settings.lifetime(lifetime);
         self
@@ -114,58 +120,67 @@ impl ClientBuilder {
         self
     }
 
-    /// How many connections to spread requests over, 1 by default; 0 counts as 1. A request goes to the one with the fewest under way. Each is made when it is first needed;
-    /// one that then fails is tried again, with pauses, though others stand.
+    /// How many connections to spread requests over, 1 by default; 0 counts as 1. A request goes to
+    /// the one with the fewest under way. Each is made when it is first needed; one that then fails
+    /// is tried again, with pauses, though others stand.
     pub const fn connections(mut self, connections: usize) -> Self {
         self.connections = connections;
         self
     }
 
-    /// How long connecting the socket may take, 5 s by default. The handshake has its own limit in the settings.
+    /// How long connecting the socket may take, 5 s by default. The handshake has its own limit in
+    /// the settings.
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long a request may take in all, 30 s by default: waiting for a place in the queue, for a connection, and for the answer. `None` sets no limit.
+    /// How long a request may take in all, 30 s by default: waiting for a place in the queue, for a
+    /// connection, and for the answer. `None` sets no limit.
     pub const fn request_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.request_timeout = timeout;
         self
     }
 
-    /// How many requests may be under way or wait at once, 1024 for each connection by default; 0 counts as 1. More of them wait their turn before anything is kept of them.
+    /// How many requests may be under way or wait at once, 1024 for each connection by default; 0
+    /// counts as 1. More of them wait their turn before anything is kept of them.
     pub const fn max_outstanding(mut self, requests: usize) -> Self {
         self.max_outstanding = Some(requests);
         self
     }
 
-    /// The pauses after attempts to connect that failed: each is a random part of a bound, which is `first` at first, doubles with each attempt, and is `most` at the most. 50 ms and
-    /// 10 s by default.
+    /// The pauses after attempts to connect that failed: each is a random part of a bound, which is
+    /// `first` at first, doubles with each attempt, and is `most` at the most. 50 ms and 10 s by
+    /// default.
     pub const fn backoff(mut self, first: Duration, most: Duration) -> Self {
         self.backoff = Backoff { first, most };
         self
     }
 
-    /// Whether requests that find no connection fail as soon as an attempt to connect has failed. By default they wait for another attempt until their time has run out.
+    /// Whether requests that find no connection fail as soon as an attempt to connect has failed.
+    /// By default they wait for another attempt until their time has run out.
     pub const fn fail_fast(mut self, fail_fast: bool) -> Self {
         self.fail_fast = fail_fast;
         self
     }
 
-    /// How many nonces to remember on the classic wire, 20 bytes each, 1024 by default; 0 remembers none. Answers that are replayed from within this memory are
-    /// refused. The noise wire needs none.
+    /// How many nonces to remember on the classic wire, 20 bytes each, 1024 by default; 0 remembers
+    /// none. Answers that are replayed from within this memory are refused. The noise wire needs
+    /// none.
     pub fn replay_memory(self, nonces: usize) -> Self {
         self.key.set_nonces(nonces);
         self
     }
 
-    /// Where random numbers come from instead of the operating system, for tests and simulations. In production a source that is not cryptographic gives the keys away.
+    /// Where random numbers come from instead of the operating system, for tests and simulations.
+    /// In production a source that is not cryptographic gives the keys away.
     pub fn entropy(mut self, fill: impl Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync + 'static) -> Self {
         self.entropy = Entropy::new(fill);
         self
     }
 
-    /// Connects to a host and port, such as `"db.internal:4287"`, and shakes hands. The name is resolved anew for each connection.
+    /// Connects to a host and port, such as `"db.internal:4287"`, and shakes hands. The name is
+    /// resolved anew for each connection.
     ///
     /// # Errors
     /// [`Error`]: what the first attempt failed with, such as [`ConnectionError::Refused`](crate::ConnectionError::Refused) where the server has another key.
@@ -194,7 +209,8 @@ impl ClientBuilder {
         self.open(Dial::Unix(path.as_ref().to_owned())).await
     }
 
-    /// Connects by a function of the caller's, such as one that goes through a proxy, and shakes hands. It is called for each connection.
+    /// Connects by a function of the caller's, such as one that goes through a proxy, and shakes
+    /// hands. It is called for each connection.
     ///
     /// # Errors
     /// [`Error`].
@@ -214,7 +230,8 @@ impl ClientBuilder {
         self.open(Dial::With(Box::new(dial))).await
     }
 
-    /// Shakes hands over a stream that is already connected. Once that has ended, so has the client: it cannot make another.
+    /// Shakes hands over a stream that is already connected. Once that has ended, so has the
+    /// client: it cannot make another.
     ///
     /// # Errors
     /// [`Error`].

@@ -383,7 +383,8 @@ impl Connection {
         }
     }
 
-    /// Does what is due. After [`News::Ended`] it is to be polled on until it [is over](Self::is_over).
+    /// Does what is due. After [`News::Ended`] it is to be polled on until it [is
+    /// over](Self::is_over).
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<News> {
         loop {
             match &mut self.stage {
@@ -437,7 +438,8 @@ impl Connection {
     }
 }
 
-/// What was not sent on a connection, or was turned away for want of room, has not been tried on it.
+/// What was not sent on a connection, or was turned away for want of room, has not been tried on
+/// it.
 fn unsent(pending: Pending) -> Pending {
     let tries = pending.tries.saturating_sub(1);
     Pending { tries, ..pending }

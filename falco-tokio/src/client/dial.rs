@@ -48,7 +48,8 @@ impl Dial {
         }
     }
 
-    /// Begins to connect. `limit` bounds all of it, `lifetime` how long sent bytes may stay unacknowledged.
+    /// Begins to connect. `limit` bounds all of it, `lifetime` how long sent bytes may stay
+    /// unacknowledged.
     pub(super) fn dial(&self, limit: Duration, lifetime: Duration) -> Dialing {
         let dialing: Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>> = match self {
             Self::Tcp(name) => {
@@ -115,7 +116,8 @@ impl fmt::Debug for Dial {
     }
 }
 
-/// How long to wait after attempts that failed: a random part of a bound that doubles with each, so that clients which lost one server do not all come back at once.
+/// How long to wait after attempts that failed: a random part of a bound that doubles with each, so
+/// that clients which lost one server do not all come back at once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {
     pub(super) first: Duration,
@@ -136,7 +138,8 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    /// On Linux a Unix socket's backlog holds one more than was asked for, and the next is told at once.
+    /// On Linux a Unix socket's backlog holds one more than was asked for, and the next is told at
+    /// once.
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn a_full_backlog_is_waited_for_until_the_limit() -> io::Result<()> {

@@ -1,4 +1,5 @@
-//! What callers and a connection's task share: orders one way, by a queue and a waker; answers come back through a channel each.
+//! What callers and a connection's task share: orders one way, by a queue and a waker; answers come
+//! back through a channel each.
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::task::{Context, Waker};
@@ -53,7 +54,8 @@ struct State {
 pub(super) struct Shared {
     state: Mutex<State>,
     outstanding: AtomicUsize,
-    /// Requests that its connection has not seen the end of, though nobody may wait for them any more.
+    /// Requests that its connection has not seen the end of, though nobody may wait for them any
+    /// more.
     in_flight: AtomicUsize,
     /// There is no connection, and attempts at one have failed.
     troubled: AtomicBool,
@@ -121,7 +123,8 @@ impl Shared {
         core::mem::take(&mut state.orders)
     }
 
-    /// There is nobody any more to take orders. Those that were given are dropped, which tells whoever waits.
+    /// There is nobody any more to take orders. Those that were given are dropped, which tells
+    /// whoever waits.
     pub(super) fn abandon(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -170,7 +173,8 @@ impl State {
     }
 }
 
-/// A request under way, on the caller's side. Dropping it cancels the request, whatever has become of it, and touches no other.
+/// A request under way, on the caller's side. Dropping it cancels the request, whatever has become
+/// of it, and touches no other.
 pub(super) struct Submitted {
     shared: Arc<Shared>,
     ticket: u64,
@@ -179,7 +183,8 @@ pub(super) struct Submitted {
 }
 
 impl Submitted {
-    /// Waits for the end of the request; at `limit` after `start` it is cancelled, and the error says what may have become of it.
+    /// Waits for the end of the request; at `limit` after `start` it is cancelled, and the error
+    /// says what may have become of it.
     pub(super) async fn end(mut self, limit: Option<(tokio::time::Instant, Duration)>) -> Result<Bytes, Error> {
         let Some(answer) = &mut self.answer else {
             return Err(Error::Closed);

@@ -1,4 +1,5 @@
-//! A place for one connection at a time: a task that takes callers' orders, connects when there is something to do, and moves to another connection what the last has not processed.
+//! A place for one connection at a time: a task that takes callers' orders, connects when there is
+//! something to do, and moves to another connection what the last has not processed.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -148,8 +149,8 @@ impl Slot {
         }
     }
 
-    /// Before something is sent on a connection that has heard nothing for a while, takes what has come
-    /// there: its end may lie in the socket. Says whether something has changed.
+    /// Before something is sent on a connection that has heard nothing for a while, takes what has
+    /// come there: its end may lie in the socket. Says whether something has changed.
     fn look(&mut self, cx: &mut Context<'_>) -> bool {
         let Current::Connection(connection, _) = &self.current else {
             return false;
@@ -198,7 +199,8 @@ impl Slot {
         self.pings.retain(|to| !to.is_closed());
         self.openers.retain(|to| !to.is_closed());
         let asked = !self.waiting.is_empty() || !self.pings.is_empty() || !self.openers.is_empty();
-        // While other connections stand no request goes to one that failed: it has to come back by itself.
+        // While other connections stand no request goes to one that failed: it has to come back by
+        // itself.
         let hopeless = self.trouble.as_ref().is_some_and(|trouble| self.is_final(trouble));
         let wanted = asked || (self.env.spread && self.failed > 0 && !hopeless);
         if self.closing {
@@ -237,7 +239,8 @@ impl Slot {
         let pause = self.env.backoff.pause(self.failed, &self.env.entropy);
         self.retry_at = Some(Instant::now() + pause);
         warn!(%error, attempt = self.failed, ?pause, "no connection");
-        // Whoever asked for a connection is told at once; and so is everybody, where waiting does not help.
+        // Whoever asked for a connection is told at once; and so is everybody, where waiting does
+        // not help.
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
         }
@@ -274,8 +277,8 @@ impl Slot {
         }
     }
 
-    /// A server that takes hellos and then ends, or closes, at once is not asked again and again. One
-    /// that has served is: each attempt then comes with a request.
+    /// A server that takes hellos and then ends, or closes, at once is not asked again and again.
+    /// One that has served is: each attempt then comes with a request.
     fn pause_if_soon(&mut self, since: Instant, served: bool) {
         if served || since.elapsed() >= SOON {
             self.failed = 0;
@@ -329,7 +332,8 @@ impl Slot {
                 match polled {
                     Poll::Pending => {
                         self.current = Current::Connection(connection, since);
-                        // What came back goes out again, and nobody else would wake the task for it.
+                        // What came back goes out again, and nobody else would wake the task for
+                        // it.
                         return if gave_back { Poll::Ready(()) } else { Poll::Pending };
                     }
                     Poll::Ready(News::Established) => {
@@ -403,7 +407,8 @@ impl Future for Slot {
 }
 
 impl Drop for Slot {
-    /// With its runtime, or when all is done: whoever still waits is told by the end of the channel.
+    /// With its runtime, or when all is done: whoever still waits is told by the end of the
+    /// channel.
     fn drop(&mut self) {
         self.shared.abandon();
     }

@@ -11,7 +11,8 @@ pub(super) struct Counters {
     pub(super) errors: Counter,
 }
 
-/// What has happened at a client since it was made, for a metrics library to read. Counters only go up; gauges say how it is now.
+/// What has happened at a client since it was made, for a metrics library to read. Counters only go
+/// up; gauges say how it is now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientStats {

@@ -18,7 +18,8 @@ use super::handler::Handler;
 use super::registry::Admission;
 use crate::socket::{Socket, Stream};
 
-/// How long to wait after an error of accepting that is not one connection's, such as no file descriptors left: at first, and at the most.
+/// How long to wait after an error of accepting that is not one connection's, such as no file
+/// descriptors left: at first, and at the most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 #[derive(Debug)]
@@ -28,10 +29,10 @@ pub(crate) enum Listener {
     Unix(UnixListener),
 }
 
-/// Connections that may wait in the system to be accepted, where it allows as many: those of a whole
-/// fleet that comes back at once, while as many handshakes are under way as there may be. Beyond that
-/// the system loses them without a word, and a client finds out seconds later. It is what Linux allows
-/// by default since 5.4 (`net.core.somaxconn`).
+/// Connections that may wait in the system to be accepted, where it allows as many: those of a
+/// whole fleet that comes back at once, while as many handshakes are under way as there may be.
+/// Beyond that the system loses them without a word, and a client finds out seconds later. It is
+/// what Linux allows by default since 5.4 (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 
 /// Binds to the first of the addresses that can be bound.
@@ -80,7 +81,8 @@ impl Listener {
     }
 }
 
-/// Takes connections until the server is to stop, and gives each a task. The listener is closed then.
+/// Takes connections until the server is to stop, and gives each a task. The listener is closed
+/// then.
 pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<Service>, handler: &Arc<H>) {
     let mut pause = PAUSES.0;
     loop {

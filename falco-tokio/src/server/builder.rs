@@ -45,7 +45,8 @@ pub struct ServerBuilder {
 }
 
 impl Server {
-    /// A server for clients that have `key`. It speaks the noise wire: both sides prove that they have the key, and keys of their own protect each connection.
+    /// A server for clients that have `key`. It speaks the noise wire: both sides prove that they
+    /// have the key, and keys of their own protect each connection.
     pub fn builder(key: Key) -> ServerBuilder {
         ServerBuilder::new(Secrets {
             noise: vec![key],
@@ -53,9 +54,11 @@ impl Server {
         })
     }
 
-    /// A server that speaks the classic wire alone, to clients of the published falcotcp 0.1.x and to [`Client::classic`](crate::Client::classic).
+    /// A server that speaks the classic wire alone, to clients of the published falcotcp 0.1.x and
+    /// to [`Client::classic`](crate::Client::classic).
     ///
-    /// The wire proves to the server that the client has, or once had a recording of one who had, the key. What it does not give is told in [`falco_core::classic`].
+    /// The wire proves to the server that the client has, or once had a recording of one who had,
+    /// the key. What it does not give is told in [`falco_core::classic`].
     pub fn classic(key: Key) -> ServerBuilder {
         ServerBuilder::new(Secrets {
             classic: Some(key),
@@ -81,21 +84,23 @@ impl ServerBuilder {
         }
     }
 
-    /// Takes another key beside those that are there, on the noise wire. Clients of any of them are let in.
+    /// Takes another key beside those that are there, on the noise wire. Clients of any of them are
+    /// let in.
     pub fn key(mut self, key: Key) -> Self {
         self.secrets.noise.push(key);
         self
     }
 
-    /// Speaks the classic wire beside the noise wire on the same port, under a key of its own: binding fails where the noise wire has the same. What
-    /// that wire does not give is told in [`falco_core::classic`].
+    /// Speaks the classic wire beside the noise wire on the same port, under a key of its own:
+    /// binding fails where the noise wire has the same. What that wire does not give is told in
+    /// [`falco_core::classic`].
     pub fn classic(mut self, key: Key) -> Self {
         self.secrets.classic = Some(key);
         self
     }
 
-    /// The name of the service, or any bytes that both owners have agreed on, 65,535 at most: a client that calls another is refused. Empty by default. The classic wire
-    /// has none.
+    /// The name of the service, or any bytes that both owners have agreed on, 65,535 at most: a
+    /// client that calls another is refused. Empty by default. The classic wire has none.
     pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
         self.secrets.context = context.into();
         self
@@ -114,7 +119,8 @@ impl ServerBuilder {
         self
     }
 
-    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days. The smaller of both sides' is in force.
+    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days.
+    /// The smaller of both sides' is in force.
     pub const fn lifetime(mut self, lifetime: Duration) -> Self {
         self.settings = self.settings.lifetime(lifetime);
         self
@@ -126,16 +132,18 @@ impl ServerBuilder {
         self
     }
 
-    /// How many requests of one connection may be unanswered at once: 1024 by default, at least 1. A client holds those beyond it back.
+    /// How many requests of one connection may be unanswered at once: 1024 by default, at least 1.
+    /// A client holds those beyond it back.
     pub const fn max_in_flight(mut self, requests: u16) -> Self {
         self.settings = self.settings.max_in_flight(requests);
         self
     }
 
-    /// How many connections there may be at once, 10,000 by default; 0 counts as 1. Each takes a file descriptor, and under 4 KiB while it is idle.
+    /// How many connections there may be at once, 10,000 by default; 0 counts as 1. Each takes a
+    /// file descriptor, and under 4 KiB while it is idle.
     ///
-    /// When one more comes, it waits in the listener's backlog until a handshake is done or late. Where
-    /// all have finished theirs, the newcomer is turned away.
+    /// When one more comes, it waits in the listener's backlog until a handshake is done or late.
+    /// Where all have finished theirs, the newcomer is turned away.
     pub const fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
@@ -143,47 +151,54 @@ impl ServerBuilder {
 
     /// How many connections may be in their handshake at once, 1024 by default; 0 counts as 1.
     ///
-    /// When one more comes, it waits in the listener's backlog until one of them is done, or late and
-    /// dropped for it: one whose hello has been waited for for 100 ms, or the rest of its handshake for 1 s.
+    /// When one more comes, it waits in the listener's backlog until one of them is done, or late
+    /// and dropped for it: one whose hello has been waited for for 100 ms, or the rest of its
+    /// handshake for 1 s.
     pub const fn max_half_open(mut self, connections: usize) -> Self {
         self.max_half_open = connections;
         self
     }
 
-    /// How many bytes requests that have had no end may hold over all connections, 1 GiB by default; [`Settings::with_max_held`] bounds those of one connection. A request
-    /// over it is refused as busy.
+    /// How many bytes requests that have had no end may hold over all connections, 1 GiB by
+    /// default; [`Settings::with_max_held`] bounds those of one connection. A request over it is
+    /// refused as busy.
     pub const fn max_held(mut self, bytes: usize) -> Self {
         self.max_held = bytes;
         self
     }
 
-    /// How many nonces to remember on the classic wire, 20 bytes each, 65,536 by default; 0 remembers none. Each request and each answer takes one. What is replayed
-    /// from within this memory is refused. The noise wire needs none.
+    /// How many nonces to remember on the classic wire, 20 bytes each, 65,536 by default; 0
+    /// remembers none. Each request and each answer takes one. What is replayed from within this
+    /// memory is refused. The noise wire needs none.
     pub const fn replay_memory(mut self, nonces: usize) -> Self {
         self.secrets.nonces = nonces;
         self
     }
 
-    /// What becomes of the handler of a request that its client no longer wants: by default it is dropped.
+    /// What becomes of the handler of a request that its client no longer wants: by default it is
+    /// dropped.
     pub const fn on_cancel(mut self, on_cancel: OnCancel) -> Self {
         self.on_cancel = on_cancel;
         self
     }
 
-    /// Whether every handler gets a task of its own at once. By default a handler is first polled on its connection's task, which costs less where most are done at once; but one that
+    /// Whether every handler gets a task of its own at once. By default a handler is first polled
+    /// on its connection's task, which costs less where most are done at once; but one that
     /// computes long before it first waits holds its connection up meanwhile.
     pub const fn spawn_handlers(mut self, spawn: bool) -> Self {
         self.spawn_handlers = spawn;
         self
     }
 
-    /// Where random numbers come from instead of the operating system, for tests and simulations. In production a source that is not cryptographic gives the keys away.
+    /// Where random numbers come from instead of the operating system, for tests and simulations.
+    /// In production a source that is not cryptographic gives the keys away.
     pub fn entropy(mut self, fill: impl Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync + 'static) -> Self {
         self.entropy = Entropy::new(fill);
         self
     }
 
-    /// Binds to an address. Port 0 has the system choose one; [`Server::local_addr`] says which. A burst of up to 4096 connections waits for its turn, where the system allows as many.
+    /// Binds to an address. Port 0 has the system choose one; [`Server::local_addr`] says which. A
+    /// burst of up to 4096 connections waits for its turn, where the system allows as many.
     ///
     /// # Errors
     /// [`Error`].

@@ -1,4 +1,5 @@
-//! One connection of a server: a future that owns the socket, the machine and the requests, and does what is due whenever it is woken.
+//! One connection of a server: a future that owns the socket, the machine and the requests, and
+//! does what is due whenever it is woken.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -425,8 +426,9 @@ impl<H: Handler> Future for Connection<H> {
     }
 }
 
-/// A connection on a task of its own, which nobody asks how it ended. With the connection in a box and no outcome to keep, the runtime takes no more than its least for
-/// the task, however its memory is aligned.
+/// A connection on a task of its own, which nobody asks how it ended. With the connection in a box
+/// and no outcome to keep, the runtime takes no more than its least for the task, however its
+/// memory is aligned.
 pub(super) struct OnTask<H>(pub(super) Box<Connection<H>>);
 
 impl<H: Handler> Future for OnTask<H> {

@@ -1,4 +1,5 @@
-//! What others may say to a connection's task: handlers that have finished, a server that stops. And what its requests may ask it.
+//! What others may say to a connection's task: handlers that have finished, a server that stops.
+//! And what its requests may ask it.
 
 use core::net::SocketAddr;
 use core::task::{Context, Waker};
@@ -210,7 +211,8 @@ mod tests {
 
     #[test]
     fn an_idle_connection_has_a_small_one() {
-        // With the two counts of an `Arc`: what fits between the pieces that the runtime takes for a connection, which are aligned to 128 bytes.
+        // With the two counts of an `Arc`: what fits between the pieces that the runtime takes for
+        // a connection, which are aligned to 128 bytes.
         assert!(
             size_of::<Control>() + 2 * size_of::<usize>() <= 104,
             "{}",

@@ -1,4 +1,5 @@
-//! The connections that have not finished their handshake, and which of them may be asked to make room.
+//! The connections that have not finished their handshake, and which of them may be asked to make
+//! room.
 
 use core::time::Duration;
 use std::collections::{BTreeSet, HashMap};
@@ -77,9 +78,9 @@ impl HalfOpen {
         asked
     }
 
-    /// Everything that has come from a connection has been looked at, and more is waited for. Its time
-    /// counts from the first such moment of a stage, so that bytes that come one by one gain nothing.
-    /// Says whether it is the first of all to be late.
+    /// Everything that has come from a connection has been looked at, and more is waited for. Its
+    /// time counts from the first such moment of a stage, so that bytes that come one by one gain
+    /// nothing. Says whether it is the first of all to be late.
     pub(super) fn wait(&mut self, number: u64, now: Instant) -> bool {
         if let Some(stage) = self.all.get_mut(&number).filter(|stage| stage.late_at.is_none()) {
             let late_at = now + if stage.heard { HEARD } else { SILENT };

@@ -1,4 +1,5 @@
-//! What a handler is given, what it gives, and the two kinds of handlers there are: closures and Tower services.
+//! What a handler is given, what it gives, and the two kinds of handlers there are: closures and
+//! Tower services.
 
 use core::fmt;
 use core::future::Future;
@@ -14,10 +15,11 @@ use tower::load_shed::error::Overloaded;
 use super::request::Request;
 use crate::error::HandlerError;
 
-/// What runs for each request: any `Fn(Request) -> impl Future<Output = Result<impl Into<Bytes>, HandlerError>>`, or a Tower service by
-/// [`Server::serve_service`](crate::Server::serve_service).
+/// What runs for each request: any `Fn(Request) -> impl Future<Output = Result<impl Into<Bytes>,
+/// HandlerError>>`, or a Tower service by [`Server::serve_service`](crate::Server::serve_service).
 pub trait Handler: Send + Sync + 'static {
-    /// What becomes the answer. It can be moved between polls: first the connection's own task polls it, and if it is not ready then, another.
+    /// What becomes the answer. It can be moved between polls: first the connection's own task
+    /// polls it, and if it is not ready then, another.
     type Future: Future<Output = Result<Bytes, HandlerError>> + Send + Unpin + 'static;
 
     /// Begins to handle a request.
@@ -78,7 +80,8 @@ where
                 .await
                 .map_err(Into::into)?;
             let answered = service.call(request).await.map_err(Into::into);
-            // A load shed turns a request away before anything has looked at it. One that fails with the overload of somebody else has been at work.
+            // A load shed turns a request away before anything has looked at it. One that fails
+            // with the overload of somebody else has been at work.
             match answered {
                 Err(error) if error.is::<Overloaded>() && !seen.load(Ordering::Relaxed) => Err(Refusal::Busy.into()),
                 answered => answered,

@@ -1,4 +1,5 @@
-//! The connections of a server: who is let in, who is dropped for whom, and how all of them are told.
+//! The connections of a server: who is let in, who is dropped for whom, and how all of them are
+//! told.
 
 use core::time::Duration;
 use std::collections::HashMap;
@@ -82,10 +83,10 @@ impl Registry {
         state.connections.len() - state.guests < self.max_connections && state.half_open.len() < self.max_half_open
     }
 
-    /// Waits until another connection can be accepted: there is a place for it, or all that there are
-    /// have finished their handshake, so that it is to be turned away. Meanwhile newcomers wait in the
-    /// listener's backlog. Nobody is dropped in the middle of a handshake for them: only who is late
-    /// is asked to make room.
+    /// Waits until another connection can be accepted: there is a place for it, or all that there
+    /// are have finished their handshake, so that it is to be turned away. Meanwhile newcomers wait
+    /// in the listener's backlog. Nobody is dropped in the middle of a handshake for them: only who
+    /// is late is asked to make room.
     pub(crate) async fn room(&self) {
         loop {
             let changed = self.changed.notified();
@@ -110,8 +111,8 @@ impl Registry {
         }
     }
 
-    /// The system is short of something: asks a connection that is late in its handshake to make room,
-    /// and waits until one has gone or is late, for `pause` at most.
+    /// The system is short of something: asks a connection that is late in its handshake to make
+    /// room, and waits until one has gone or is late, for `pause` at most.
     pub(crate) async fn relief(&self, pause: Duration) {
         let changed = self.changed.notified();
         let (asked, late_at) = {
@@ -166,7 +167,8 @@ impl Registry {
         self.lock().stopping
     }
 
-    /// A connection has gone; `cut` is how many requests it left unanswered if it was ended at once.
+    /// A connection has gone; `cut` is how many requests it left unanswered if it was ended at
+    /// once.
     pub(crate) fn leave(&self, number: u64, guest: bool, cut: Option<usize>) {
         let mut state = self.lock();
         state.half_open.remove(number);
@@ -224,7 +226,8 @@ impl Registry {
         self.until(|state| state.connections.is_empty()).await;
     }
 
-    /// Connections that were ended at once since the server began, and the requests they left unanswered.
+    /// Connections that were ended at once since the server began, and the requests they left
+    /// unanswered.
     pub(crate) fn cut_counts(&self) -> (u64, u64) {
         self.lock().cut
     }

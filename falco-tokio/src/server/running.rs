@@ -16,7 +16,8 @@ use tracing::Span;
 use super::control::{Control, Outcome};
 use crate::error::HandlerError;
 
-/// Begins a handler and, if `poll` says so, polls it once. What it panics with, wherever, costs its own request and nothing else.
+/// Begins a handler and, if `poll` says so, polls it once. What it panics with, wherever, costs its
+/// own request and nothing else.
 pub(crate) fn begin<F>(begin: impl FnOnce() -> F, poll: bool, cx: &mut Context<'_>) -> (Option<F>, Poll<Outcome>)
 where
     F: Future<Output = Result<Bytes, HandlerError>> + Unpin,

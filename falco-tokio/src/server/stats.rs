@@ -18,7 +18,8 @@ pub(crate) struct Counters {
     pub(crate) busy: Counter,
 }
 
-/// What has happened at a server since it was made, for a metrics library to read. Counters only go up; gauges say how it is now.
+/// What has happened at a server since it was made, for a metrics library to read. Counters only go
+/// up; gauges say how it is now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerStats {

@@ -86,7 +86,8 @@ fn a_command_is_killed_with_all_it_has_started_when_its_request_is_cancelled() {
     let server = Served::start(&["--exec", "sh", "-c", &script]);
     let started = || -> Vec<u32> { line_of(&file).split(' ').map(|id| id.parse().unwrap()).collect() };
     let is_gone = |id: u32| {
-        // Whoever has lost its parent may still stand there as a zombie, until someone has asked after it.
+        // Whoever has lost its parent may still stand there as a zombie, until someone has asked
+        // after it.
         let state = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
         test_kill_process(pid(id)).is_err() || state.contains(") Z ")
     };

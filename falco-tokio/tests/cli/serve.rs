@@ -73,7 +73,8 @@ fn both_wires_are_served_each_under_its_own_key() {
     run(keyed(&["serve", "--listen", "127.0.0.1:0", "--wire", "both"])).failed_with(6);
 }
 
-/// A server whose command says that it runs and then takes its time, and a request that is under way.
+/// A server whose command says that it runs and then takes its time, and a request that is under
+/// way.
 fn under_way(scratch: &Scratch, seconds: &str, more: &[&str]) -> (Served, Run) {
     let script = format!("echo runs >{}; sleep {seconds}; cat", scratch.name("runs"));
     let exec = ["--exec", "sh", "-c", &script];

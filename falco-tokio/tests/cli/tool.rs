@@ -151,7 +151,8 @@ pub(crate) fn run_with(mut command: Command, input: &[u8]) -> Ended {
     ended
 }
 
-/// Runs a command whose standard output nobody reads, and gives its exit code and what it complained of.
+/// Runs a command whose standard output nobody reads, and gives its exit code and what it
+/// complained of.
 pub(crate) fn run_unread(mut command: Command) -> (Option<i32>, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());

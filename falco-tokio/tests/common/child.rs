@@ -1,4 +1,5 @@
-//! A part of a test in a process of its own: the suite's own program, run again for one role. Lines go both ways.
+//! A part of a test in a process of its own: the suite's own program, run again for one role. Lines
+//! go both ways.
 
 use core::time::Duration;
 use std::io::{BufRead, BufReader, Write};

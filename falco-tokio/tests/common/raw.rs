@@ -1,4 +1,5 @@
-//! A client that has the key and does with the bytes what it likes: the core's machine, and a socket.
+//! A client that has the key and does with the bytes what it likes: the core's machine, and a
+//! socket.
 #![allow(clippy::wildcard_enum_match_arm, reason = "what is not asked for is passed over")]
 
 use core::net::SocketAddr;
@@ -91,7 +92,8 @@ impl RawPeer {
         part
     }
 
-    /// Sends a ping, so that the connection lives on, and waits for its answer; or for a refusal, if one comes before.
+    /// Sends a ping, so that the connection lives on, and waits for its answer; or for a refusal,
+    /// if one comes before.
     pub(crate) async fn ping(&mut self) -> Option<Refusal> {
         self.mux.ping(()).unwrap();
         // Its record and not a byte more: what else waits is to wait on.

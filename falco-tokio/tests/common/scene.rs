@@ -1,4 +1,5 @@
-//! A server that runs in one thread, so that whoever holds up one connection holds up all, and beside it a client that behaves, whose latency is watched.
+//! A server that runs in one thread, so that whoever holds up one connection holds up all, and
+//! beside it a client that behaves, whose latency is watched.
 
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// What 99 of 100 of its requests take at the most.
 const BOUND: Duration = Duration::from_millis(50);
 
-/// A client that behaves: it sends small requests, one after the other, and notes how long each took.
+/// A client that behaves: it sends small requests, one after the other, and notes how long each
+/// took.
 pub(crate) struct Honest {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<Duration>>,
@@ -92,7 +94,8 @@ impl Pair {
     }
 }
 
-/// A server, and a client of it that behaves; and beside them another such pair that nobody disturbs, which shows what the machine is capable of meanwhile.
+/// A server, and a client of it that behaves; and beside them another such pair that nobody
+/// disturbs, which shows what the machine is capable of meanwhile.
 pub(crate) struct Scene {
     pub(crate) address: SocketAddr,
     pub(crate) handle: Handle,
@@ -136,7 +139,8 @@ impl Scene {
         }
     }
 
-    /// Ends all, and fails where the client that behaves did not fare well. What the machine itself makes everybody wait is not the faults'.
+    /// Ends all, and fails where the client that behaves did not fare well. What the machine itself
+    /// makes everybody wait is not the faults'.
     pub(crate) fn finish(self, through: &str) -> Report {
         let (count, p99, slowest) = self.pair.honest.finish();
         let (_, undisturbed, _) = self.control.honest.finish();

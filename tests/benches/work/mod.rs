@@ -1,5 +1,7 @@
-//! What is measured: both machines of an established noise connection at messages of one size, and the raw AEAD over a number of bytes. Each method works
-//! through a ring of buffers once, the same for both, so that both meet memory alike. How it is measured is in `noise.rs` and in `instructions`.
+//! What is measured: both machines of an established noise connection at messages of one size, and
+//! the raw AEAD over a number of bytes. Each method works through a ring of buffers once, the same
+//! for both, so that both meet memory alike. How it is measured is in `noise.rs` and in
+//! `instructions`.
 
 use core::hint::black_box;
 
@@ -10,7 +12,8 @@ use falco_core::{
     ClientConnection, ClientEvent, Instant, Received, RequestId, ServerConnection, ServerEvent, Settings,
 };
 
-/// 64 B, 1 KiB, 16 KiB and the largest round number that one frame holds: a record has at most 65,535 bytes.
+/// 64 B, 1 KiB, 16 KiB and the largest round number that one frame holds: a record has at most
+/// 65,535 bytes.
 pub(crate) const SIZES: [usize; 4] = [64, 1 << 10, 16 << 10, 65_000];
 /// Bytes that a record's plaintext has besides the body.
 pub(crate) const HEAD: usize = 7;

@@ -1,7 +1,10 @@
-//! The board: its serial port, its clock, its entropy, and words to the host. What a product fills with its own.
+//! The board: its serial port, its clock, its entropy, and words to the host. What a product fills
+//! with its own.
 //!
-//! The serial port is read where the loop asks for it, from the 16 bytes that it holds by itself, and what it says of overruns and of broken bytes is dropped: QEMU holds bytes back until there
-//! is room. On a line that does not, a product receives by interrupt or DMA into a queue that holds what comes during a handshake, and ends a connection whose bytes were lost.
+//! The serial port is read where the loop asks for it, from the 16 bytes that it holds by itself,
+//! and what it says of overruns and of broken bytes is dropped: QEMU holds bytes back until there
+//! is room. On a line that does not, a product receives by interrupt or DMA into a queue that holds
+//! what comes during a handshake, and ends a connection whose bytes were lost.
 
 mod registers;
 
@@ -39,7 +42,8 @@ mod vectors {
     }
 }
 
-/// The timer of the core, counting milliseconds. They wrap after 49 days, which a product carries into 64 bits.
+/// The timer of the core, counting milliseconds. They wrap after 49 days, which a product carries
+/// into 64 bits.
 pub(crate) struct Clock;
 
 #[allow(clippy::unused_self, reason = "whoever has a clock has started it")]
@@ -67,7 +71,8 @@ impl Clock {
     /// Ticks of the timer since the start, for counting instructions.
     #[allow(dead_code, reason = "the meter's")]
     pub(crate) fn ticks() -> u32 {
-        // Read again where the millisecond changed in between, or is about to: the counter has begun anew, and its interrupt is still to come.
+        // Read again where the millisecond changed in between, or is about to: the counter has
+        // begun anew, and its interrupt is still to come.
         loop {
             let millis = MILLIS.load(Ordering::Relaxed);
             let within = (TICKS - 1).saturating_sub(SYST::get_current());
@@ -143,7 +148,8 @@ impl Uart {
     }
 }
 
-/// What the factory wrote. The copies of key and seed that are made on the stack stay there until others stand in their place; a product, which has more flash to spare, wipes them.
+/// What the factory wrote. The copies of key and seed that are made on the stack stay there until
+/// others stand in their place; a product, which has more flash to spare, wipes them.
 pub(crate) struct Factory(&'static registers::Factory);
 
 impl Factory {
@@ -181,10 +187,13 @@ fn bytes(words: &[tock_registers::registers::ReadOnly<u32>; 8]) -> [u8; 32] {
     bytes
 }
 
-/// Random bytes from the factory's seed: the key stream of the AEAD under it, never the same twice in one run.
+/// Random bytes from the factory's seed: the key stream of the AEAD under it, never the same twice
+/// in one run.
 ///
-/// After a reset the same seed gives the same bytes again: the same ephemeral keys, the same nonces under the classic wire's one key, which lose their secrets. `run` writes a new seed
-/// before each start. A product asks its TRNG at each start, or keeps a seed that it replaces, with what comes of it, before the first byte of it is used.
+/// After a reset the same seed gives the same bytes again: the same ephemeral keys, the same nonces
+/// under the classic wire's one key, which lose their secrets. `run` writes a new seed before each
+/// start. A product asks its TRNG at each start, or keeps a seed that it replaces, with what comes
+/// of it, before the first byte of it is used.
 pub(crate) struct Entropy {
     aead: <RustCrypto as Crypto>::Aead,
     /// How often something was drawn.

@@ -1,5 +1,6 @@
-//! The role of the client: refused with a wrong key, then 200 messages of no byte to the limit, a ping, a lifetime that runs out, a new connection, the end in good
-//! order. On a serial line nobody says that the stream has ended, so that being refused is silence until the deadline.
+//! The role of the client: refused with a wrong key, then 200 messages of no byte to the limit, a
+//! ping, a lifetime that runs out, a new connection, the end in good order. On a serial line nobody
+//! says that the stream has ended, so that being refused is silence until the deadline.
 
 use cortex_m::singleton;
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Instant, PingId, Status};
@@ -87,7 +88,8 @@ impl<'k> Client<'k> {
         Some(())
     }
 
-    /// What comes next, once nothing is under way. Only on a connection that stands. Says whether something did.
+    /// What comes next, once nothing is under way. Only on a connection that stands. Says whether
+    /// something did.
     #[inline(never)]
     fn proceed(&mut self, now: Instant) -> Result<bool, Error> {
         let Some(line) = &mut self.line else { return Ok(false) };
@@ -244,7 +246,8 @@ fn millis(time: Instant) -> usize {
     usize::try_from(time.as_millis()).unwrap_or(usize::MAX)
 }
 
-/// A body of the length that has its turn: the first is empty, the last as long as a message may be.
+/// A body of the length that has its turn: the first is empty, the last as long as a message may
+/// be.
 fn fill(body: &mut Vec<u8, MAX_MESSAGE>, number: usize) {
     body.clear();
     let mut byte = number.to_le_bytes()[0];

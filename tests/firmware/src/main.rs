@@ -1,4 +1,5 @@
-//! FalcoTCP in firmware: one super-loop, which never blocks, and the role that the factory's page names.
+//! FalcoTCP in firmware: one super-loop, which never blocks, and the role that the factory's page
+//! names.
 #![no_std]
 #![no_main]
 
@@ -20,7 +21,8 @@ mod wire;
 use board::{Clock, Entropy, Factory, Uart};
 use cortex_m::singleton;
 
-/// Nothing that comes over the wire can reach it: `panic_sites` lists every place that could call it, with the reason. A product resets here.
+/// Nothing that comes over the wire can reach it: `panic_sites` lists every place that could call
+/// it, with the reason. A product resets here.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     board::exit(101)
@@ -30,7 +32,8 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 pub(crate) enum Wake {
     /// There is more to do: poll again at once.
     Now,
-    /// When a byte has come, at this time, or, where something is to be written, when there is room for it; and not before.
+    /// When a byte has come, at this time, or, where something is to be written, when there is room
+    /// for it; and not before.
     At {
         time: Option<falco_core::Instant>,
         writes: bool,
@@ -44,10 +47,12 @@ pub(crate) trait Task {
     fn poll(&mut self, now: falco_core::Instant, uart: &Uart) -> Wake;
 }
 
-/// So many looks in a row may find nothing before the core sleeps: a byte that is on its way need not wait for an interrupt.
+/// So many looks in a row may find nothing before the core sleeps: a byte that is on its way need
+/// not wait for an interrupt.
 const LOOKS: u32 = 200;
 
-/// Polls a task when it wants to run, and at no other time: one that says a wrong time is late, or waits for ever.
+/// Polls a task when it wants to run, and at no other time: one that says a wrong time is late, or
+/// waits for ever.
 fn run(task: &mut impl Task, clock: &Clock, uart: &Uart) -> i32 {
     loop {
         match task.poll(clock.now(), uart) {
@@ -65,7 +70,8 @@ fn wait(clock: &Clock, uart: &Uart, time: Option<falco_core::Instant>, writes: b
         if looks < LOOKS {
             looks += 1;
         } else {
-            // An interrupt ends the sleep every millisecond, so that each of the three is noticed in time.
+            // An interrupt ends the sleep every millisecond, so that each of the three is noticed
+            // in time.
             clock.rest();
         }
     }
@@ -112,7 +118,8 @@ fn server(factory: &Factory, entropy: &'static Entropy, clock: &Clock, uart: &Ua
     Some(run(&mut server::Server::new(key, entropy), clock, uart))
 }
 
-// Everything that lasts stands in static memory. It is made in functions of their own, so that what they take of the stack is given back.
+// Everything that lasts stands in static memory. It is made in functions of their own, so that what
+// they take of the stack is given back.
 
 #[inline(never)]
 #[allow(clippy::mut_from_ref, reason = "what is lent is memory of its own, once")]

@@ -1,7 +1,9 @@
-//! The role that counts: a client and a server shake hands in memory, and each step is counted in instructions, with the share of each primitive. The primitives are counted at the
-//! crypto seam, which is where an engine of the chip would stand.
+//! The role that counts: a client and a server shake hands in memory, and each step is counted in
+//! instructions, with the share of each primitive. The primitives are counted at the crypto seam,
+//! which is where an engine of the chip would stand.
 //!
-//! Under `-icount shift=0` an instruction takes one nanosecond of QEMU's time, so that a tick of the timer at 12.5 MHz is 80 instructions.
+//! Under `-icount shift=0` an instruction takes one nanosecond of QEMU's time, so that a tick of
+//! the timer at 12.5 MHz is 80 instructions.
 
 use core::cell::Cell;
 

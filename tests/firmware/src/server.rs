@@ -1,4 +1,5 @@
-//! The role of the server: it answers each request with its own body, until its client has closed or its lifetime has run out.
+//! The role of the server: it answers each request with its own body, until its client has closed
+//! or its lifetime has run out.
 
 use cortex_m::singleton;
 use falco_core::{ConnectionError, Instant, Refusal, ServerConnection};
@@ -22,7 +23,8 @@ pub(crate) struct Server {
     established: bool,
 }
 
-/// A connection in the one place for it. In a function of its own, so that what making it takes of the stack is given back.
+/// A connection in the one place for it. In a function of its own, so that what making it takes of
+/// the stack is given back.
 #[inline(never)]
 #[allow(clippy::mut_from_ref, reason = "what is lent is memory of its own, once")]
 fn connect(key: &'static ServerKey, mut entropy: &Entropy, now: Instant) -> Option<&'static mut Connection> {

@@ -130,8 +130,8 @@ impl Event {
     }
 }
 
-/// The server: its first connection serves, the second is the one of the event, the next ones serve.
-/// A client that is never let in meets the event at once.
+/// The server: its first connection serves, the second is the one of the event, the next ones
+/// serve. A client that is never let in meets the event at once.
 pub(crate) struct Scripted {
     pub(crate) address: SocketAddr,
     event: Event,
@@ -392,8 +392,8 @@ impl Conn {
         }
     }
 
-    /// Ends the stream while the client still sends, more than the system holds of it, and without a
-    /// reset before it has heard of the end.
+    /// Ends the stream while the client still sends, more than the system holds of it, and without
+    /// a reset before it has heard of the end.
     fn end_in_the_middle(self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
         thread::sleep(Duration::from_millis(300));

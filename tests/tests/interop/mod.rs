@@ -1,4 +1,5 @@
-//! What the interop tests are made of: the peers as child processes, our own side, and what the messages hold.
+//! What the interop tests are made of: the peers as child processes, our own side, and what the
+//! messages hold.
 
 #[path = "../../peers/bodies.rs"]
 pub(crate) mod bodies;

@@ -1,4 +1,5 @@
-//! Our side of the interop tests: a server that notes what its handler saw, a client that waits within bounds, and the keys.
+//! Our side of the interop tests: a server that notes what its handler saw, a client that waits
+//! within bounds, and the keys.
 
 use core::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -82,8 +83,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs a test if the peer is to be had on this machine, and fails it when it hangs. What it has started then ends with the
-/// test process.
+/// Runs a test if the peer is to be had on this machine, and fails it when it hangs. What it has
+/// started then ends with the test process.
 pub(crate) fn test_with(kind: Kind, test: impl FnOnce() + Send + 'static) {
     if !kind.is_here() {
         return;

@@ -1,5 +1,5 @@
-//! A peer as a child process: started, read line by line, waited for no longer than a bound, and killed by its own id in the end.
-//! What the peers are and where they come from is in `setup.rs`.
+//! A peer as a child process: started, read line by line, waited for no longer than a bound, and
+//! killed by its own id in the end. What the peers are and where they come from is in `setup.rs`.
 
 use core::net::{Ipv4Addr, SocketAddr};
 use core::time::Duration;
@@ -60,8 +60,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Their server, ready to be connected to, and its address. `python_timeout` is how many seconds the Python server waits in
-    /// a read before it sends a zero unasked.
+    /// Their server, ready to be connected to, and its address. `python_timeout` is how many
+    /// seconds the Python server waits in a read before it sends a zero unasked.
     pub(crate) fn serve(kind: Kind, key: &str, python_timeout: &str) -> (Self, SocketAddr) {
         for _ in 0..5 {
             let address = free_address();
@@ -101,12 +101,14 @@ impl Peer {
         }
     }
 
-    /// Connects until the server accepts. All of the servers let a stranger go who leaves without a word.
+    /// Connects until the server accepts. All of the servers let a stranger go who leaves without a
+    /// word.
     fn is_ready(&mut self, address: SocketAddr) -> bool {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
             match TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
-                // On the loopback a connection to a free port can be given that very port, and so reach itself.
+                // On the loopback a connection to a free port can be given that very port, and so
+                // reach itself.
                 Ok(stream) if stream.local_addr().ok() != Some(address) => return true,
                 Ok(_) | Err(_) => thread::sleep(Duration::from_millis(20)),
             }
@@ -114,7 +116,8 @@ impl Peer {
         false
     }
 
-    /// The next line that has `word` in it; others, which the peers print of their own accord, are passed over.
+    /// The next line that has `word` in it; others, which the peers print of their own accord, are
+    /// passed over.
     pub(crate) fn line(&mut self, word: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -176,8 +179,8 @@ fn forward(pipe: Option<impl Read + Send + 'static>, to: mpsc::Sender<String>, m
     });
 }
 
-/// An address of this machine that nothing listens on. Until the peer does, another process may take it: then the next one is
-/// tried.
+/// An address of this machine that nothing listens on. Until the peer does, another process may
+/// take it: then the next one is tried.
 fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("a bound socket has an address")

@@ -1,5 +1,5 @@
-//! Python packages for the interop tests of either wire: installed once, each into a virtual environment of its own below the target directory. What
-//! runs them lives elsewhere.
+//! Python packages for the interop tests of either wire: installed once, each into a virtual
+//! environment of its own below the target directory. What runs them lives elsewhere.
 
 use core::time::Duration;
 use std::fs;
@@ -47,8 +47,8 @@ pub(crate) fn interpreter(installed: &'static Installed) -> Option<&'static Path
     }
 }
 
-/// A virtual environment with the package: the one of an earlier run if it still works, else a new one, put in its place by a
-/// rename so that another process never sees half of one.
+/// A virtual environment with the package: the one of an earlier run if it still works, else a new
+/// one, put in its place by a rename so that another process never sees half of one.
 pub(crate) fn install(package: &Package) -> Installed {
     let interpreter = |environment: &Path| environment.join("bin").join("python");
     let works = |environment: &Path| {
@@ -74,7 +74,8 @@ pub(crate) fn install(package: &Package) -> Installed {
         })
         .and_then(|()| works(&fresh).map_err(|error| format!("missing: a {wanted} that works: {error}")));
     if made.is_ok() && fs::rename(&fresh, &place).is_err() && works(&place).is_err() {
-        // What stands there is an old one that has stopped working, and not another process's new one.
+        // What stands there is an old one that has stopped working, and not another process's new
+        // one.
         let _ = fs::remove_dir_all(&place);
         fs::rename(&fresh, &place).map_err(|error| format!("missing: a place for {wanted}: {error}"))?;
     }

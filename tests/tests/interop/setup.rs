@@ -1,5 +1,5 @@
-//! Gets the published peers: builds the Rust ones and installs the Python one, once, below the target directory; and our own tool. What runs
-//! them lives in `peer.rs` and `tool.rs`.
+//! Gets the published peers: builds the Rust ones and installs the Python one, once, below the
+//! target directory; and our own tool. What runs them lives in `peer.rs` and `tool.rs`.
 
 use core::time::Duration;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,8 @@ pub(crate) fn python_script() -> PathBuf {
     Path::new(PEERS).join("peer.py")
 }
 
-/// A Python interpreter that has the published package; `None`, and a line on standard error, where this machine cannot have one.
+/// A Python interpreter that has the published package; `None`, and a line on standard error, where
+/// this machine cannot have one.
 pub(crate) fn python() -> Option<&'static Path> {
     static INSTALLED: OnceLock<python::Installed> = OnceLock::new();
     python::interpreter(INSTALLED.get_or_init(|| python::install(&FALCOTCP)))

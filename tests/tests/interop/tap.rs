@@ -1,4 +1,5 @@
-//! A relay between a client and a server of the tests that keeps what the client sends. What passes it may be cut anew, so large messages go around it.
+//! A relay between a client and a server of the tests that keeps what the client sends. What passes
+//! it may be cut anew, so large messages go around it.
 
 use core::net::{Ipv4Addr, SocketAddr};
 use std::io::{Read, Write};

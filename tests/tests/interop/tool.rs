@@ -1,4 +1,5 @@
-//! The tool `falco` as our side of the interop tests: built if need be, run as a child process, and ended by its own id.
+//! The tool `falco` as our side of the interop tests: built if need be, run as a child process, and
+//! ended by its own id.
 
 use core::net::SocketAddr;
 use std::io::{BufRead, BufReader, Write};

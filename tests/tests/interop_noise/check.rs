@@ -7,7 +7,8 @@ use falco_core::testing::ClientLog;
 use super::bodies::{body, transform};
 use super::ours::OurClient;
 
-/// A hundred sizes, no two alike: mostly small, some to be cut, and those about the largest that one frame holds, 65,512.
+/// A hundred sizes, no two alike: mostly small, some to be cut, and those about the largest that
+/// one frame holds, 65,512.
 pub(crate) fn sizes() -> Vec<usize> {
     let size = |at: usize| match (at, at % 10) {
         (9, _) => 65_512,

@@ -1,4 +1,5 @@
-//! A client on the crate snow: it does what its steps say, over one connection, and says what comes in lines.
+//! A client on the crate snow: it does what its steps say, over one connection, and says what comes
+//! in lines.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -24,8 +25,8 @@ struct Calling<'s> {
     say: &'s dyn Fn(String),
 }
 
-/// Does `steps`: `N,N,...` requests of these sizes, all at once; `ping`; `ask=TEXT` a request; `cancel` a request that is held, `cut` one half sent;
-/// `close`.
+/// Does `steps`: `N,N,...` requests of these sizes, all at once; `ping`; `ask=TEXT` a request;
+/// `cancel` a request that is held, `cut` one half sent; `close`.
 pub(super) fn call(address: SocketAddr, options: &Options, steps: &[String], say: &dyn Fn(String)) {
     let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server listens");
     let mut link = match Link::call(Pipe::new(stream), options) {

@@ -1,4 +1,5 @@
-//! The noise wire once more, on the crate snow alone: key derivation, hello and welcome, records, rekey. What frames mean is elsewhere.
+//! The noise wire once more, on the crate snow alone: key derivation, hello and welcome, records,
+//! rekey. What frames mean is elsewhere.
 
 use core::time::Duration;
 use std::collections::VecDeque;

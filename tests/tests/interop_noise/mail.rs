@@ -1,4 +1,5 @@
-//! The stranger's messages on their way, both out and in: large ones are cut into parts and take turns with all others.
+//! The stranger's messages on their way, both out and in: large ones are cut into parts and take
+//! turns with all others.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -68,7 +69,8 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    /// Takes a MESSAGE, BEGIN or PART, and gives the message back where it is whole. A part of nothing is passed over where `skip` says so.
+    /// Takes a MESSAGE, BEGIN or PART, and gives the message back where it is whole. A part of
+    /// nothing is passed over where `skip` says so.
     pub(super) fn take(&mut self, frame: Frame, skip: bool) -> Option<Vec<u8>> {
         match frame.kind {
             kind::MESSAGE => {

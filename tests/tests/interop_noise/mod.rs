@@ -1,8 +1,9 @@
-//! What the interop tests of the noise wire are made of: the strangers, who know nothing of falco-core, and our own side.
+//! What the interop tests of the noise wire are made of: the strangers, who know nothing of
+//! falco-core, and our own side.
 //!
-//! `link.rs`, `mail.rs`, `server.rs` and `client.rs` are a stranger written on the crate snow; `peer_noise.py` is another on the Python package
-//! noiseprotocol. `peer.rs` starts either. `ours.rs` and `side.rs` drive our machines
-//! over a socket.
+//! `link.rs`, `mail.rs`, `server.rs` and `client.rs` are a stranger written on the crate snow;
+//! `peer_noise.py` is another on the Python package noiseprotocol. `peer.rs` starts either.
+//! `ours.rs` and `side.rs` drive our machines over a socket.
 
 #[path = "../../peers/bodies.rs"]
 pub(crate) mod bodies;

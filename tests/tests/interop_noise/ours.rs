@@ -1,5 +1,5 @@
-//! Our side of the interop tests: a client that is told what to do, and a server on a thread, on the machines of falco-core. How a machine is driven
-//! over a socket is in `side.rs`.
+//! Our side of the interop tests: a client that is told what to do, and a server on a thread, on
+//! the machines of falco-core. How a machine is driven over a socket is in `side.rs`.
 
 use core::net::{Ipv4Addr, SocketAddr};
 use std::net::{TcpListener, TcpStream};

@@ -1,5 +1,6 @@
-//! A stranger at work: on the crate snow as a thread, on the Python package noiseprotocol as a child process. Both say the same lines. Nothing waits for
-//! either longer than a bound, and a child is killed by its own id in the end.
+//! A stranger at work: on the crate snow as a thread, on the Python package noiseprotocol as a
+//! child process. Both say the same lines. Nothing waits for either longer than a bound, and a
+//! child is killed by its own id in the end.
 
 use core::fmt::Write;
 use core::net::{Ipv4Addr, SocketAddr};
@@ -66,7 +67,8 @@ impl Peer {
         (peer, address)
     }
 
-    /// A client, which does `steps` with the server at `address`; what they are is told at `client::call`.
+    /// A client, which does `steps` with the server at `address`; what they are is told at
+    /// `client::call`.
     pub(crate) fn call(kind: Kind, address: SocketAddr, options: &Options, steps: &[&str]) -> Self {
         if kind == Kind::Python {
             let port = address.port().to_string();
@@ -172,7 +174,8 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Runs a test if the peer is to be had on this machine, and fails it when it hangs. What it has started then ends with the test process.
+/// Runs a test if the peer is to be had on this machine, and fails it when it hangs. What it has
+/// started then ends with the test process.
 pub(crate) fn test_with(kind: Kind, test: impl FnOnce(Kind) + Send + 'static) {
     if !kind.is_here() {
         return;

@@ -1,5 +1,5 @@
-//! A socket of which a thread reads all that comes, so that a side which writes never waits for one that waits for it. Both sides of the tests stand
-//! on it; nothing of the protocol is here.
+//! A socket of which a thread reads all that comes, so that a side which writes never waits for one
+//! that waits for it. Both sides of the tests stand on it; nothing of the protocol is here.
 
 use core::time::Duration;
 use std::io::{Read, Write};

@@ -1,4 +1,5 @@
-//! A server on the crate snow: one connection, answered until the client closes. It says what happens in lines.
+//! A server on the crate snow: one connection, answered until the client closes. It says what
+//! happens in lines.
 
 use core::time::Duration;
 use std::collections::BTreeSet;

@@ -1,4 +1,5 @@
-//! One of our machines over a socket: a small blocking loop's steps, the same for a client and a server.
+//! One of our machines over a socket: a small blocking loop's steps, the same for a client and a
+//! server.
 
 use core::ops::Deref;
 use core::time::Duration;
@@ -86,8 +87,8 @@ impl<R: Role<Outgoing: Message>, H: Deref<Target: Wire<R>>> Side<R, H> {
         Instant::ZERO + self.epoch.elapsed()
     }
 
-    /// Sends one output's worth of what may go, and says whether anything did. The message at the front of the queue goes to its end, so that all
-    /// take turns.
+    /// Sends one output's worth of what may go, and says whether anything did. The message at the
+    /// front of the queue goes to its end, so that all take turns.
     pub(super) fn send(&mut self) -> bool {
         let longest = self.queue.iter().map(|(_, body)| body.len()).max().unwrap_or(0);
         let mut out = vec![0; self.machine.seal_size(longest).max(TRANSMIT_SIZE)];
@@ -106,7 +107,8 @@ impl<R: Role<Outgoing: Message>, H: Deref<Target: Wire<R>>> Side<R, H> {
         written > 0
     }
 
-    /// Hands the next event to `take` and drops the bytes that it takes; none where something has to come first, or the connection has ended.
+    /// Hands the next event to `take` and drops the bytes that it takes; none where something has
+    /// to come first, or the connection has ended.
     pub(super) fn receive<T>(&mut self, take: impl FnOnce(&mut Partials, R::Event<'_>) -> T) -> Option<T> {
         loop {
             let now = self.now();
@@ -138,7 +140,8 @@ impl<R: Role<Outgoing: Message>, H: Deref<Target: Wire<R>>> Side<R, H> {
         }
     }
 
-    /// The last words, then the end: whether the other side has ended its direction within a second too.
+    /// The last words, then the end: whether the other side has ended its direction within a second
+    /// too.
     pub(super) fn finish(&mut self) -> bool {
         while self.send() {}
         self.pipe.end_sending();

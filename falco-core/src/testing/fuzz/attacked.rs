@@ -1,4 +1,5 @@
-//! One machine without security, fed by an attacker who can make valid frames, while its owner does arbitrary things.
+//! One machine without security, fed by an attacker who can make valid frames, while its owner does
+//! arbitrary things.
 
 use core::time::Duration;
 use std::collections::VecDeque;

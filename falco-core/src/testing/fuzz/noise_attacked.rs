@@ -1,4 +1,5 @@
-//! A server of the noise wire while its owner does arbitrary things and its client says arbitrary things in valid records.
+//! A server of the noise wire while its owner does arbitrary things and its client says arbitrary
+//! things in valid records.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! A client of the noise wire while its owner does arbitrary things and its server says arbitrary things in valid records.
+//! A client of the noise wire while its owner does arbitrary things and its server says arbitrary
+//! things in valid records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;

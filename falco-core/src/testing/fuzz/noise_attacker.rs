@@ -1,4 +1,5 @@
-//! A machine of the noise wire without security, and its peer, who can make any record; what must hold of both sides after each step.
+//! A machine of the noise wire without security, and its peer, who can make any record; what must
+//! hold of both sides after each step.
 
 use core::cell::RefCell;
 use core::ops::Deref;
@@ -63,7 +64,8 @@ pub(super) struct Attacked<R: Role, H: Deref<Target: Wire<R>>> {
     out: Vec<u8>,
     end: Option<ConnectionError>,
     latest_deadline: Instant,
-    /// Whether deadlines may come nearer: a side has stopped reading and reads again, or pings by itself.
+    /// Whether deadlines may come nearer: a side has stopped reading and reads again, or pings by
+    /// itself.
     pub(super) deadlines_move: bool,
     closed: bool,
 }
@@ -99,7 +101,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Attacked<R, H> {
         }
     }
 
-    /// A valid record of a client's frames as the fuzzer wants them; most beginnings have a number above `next`, which goes up.
+    /// A valid record of a client's frames as the fuzzer wants them; most beginnings have a number
+    /// above `next`, which goes up.
     pub(super) fn arrive_record(&mut self, input: &mut Input<'_>, next: &mut u32) {
         self.arrive_frames(input, next, true);
     }
@@ -232,7 +235,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Attacked<R, H> {
         self.out.extend_from_slice(bytes);
     }
 
-    /// The frames that have come out since. Each record authenticates and is one that the peer reads.
+    /// The frames that have come out since. Each record authenticates and is one that the peer
+    /// reads.
     pub(super) fn said(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();
         while let Some(length) = self.out.first_chunk::<2>() {

@@ -1,5 +1,6 @@
-//! A client and a server of the noise wire, both of this crate, whose owners do arbitrary things at arbitrary times over a link that cuts their bytes and loses none. Neither
-//! may ever find fault with the other.
+//! A client and a server of the noise wire, both of this crate, whose owners do arbitrary things at
+//! arbitrary times over a link that cuts their bytes and loses none. Neither may ever find fault
+//! with the other.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,10 +41,12 @@ struct Both<'k> {
     server: Side<crate::ServerSide, &'k ServerKeys>,
     /// The client has shut down its sending half behind a CLOSE.
     half_shut: bool,
-    /// The server's process has ended. What it had sent still comes, and then the end of the stream.
+    /// The server's process has ended. What it had sent still comes, and then the end of the
+    /// stream.
     killed: bool,
     queue: Vec<(OutgoingRequest, Vec<u8>)>,
-    /// Requests that the client has begun and that had no end, with the bytes of an answer that are still to come.
+    /// Requests that the client has begun and that had no end, with the bytes of an answer that are
+    /// still to come.
     waiting: BTreeMap<u32, (RequestId, Option<usize>)>,
     begun: u32,
     known: BTreeMap<u32, Known>,
@@ -310,7 +313,8 @@ impl Both<'_> {
         }
     }
 
-    /// The client closes, and all that was begun has its end; where the connection lives, in good order.
+    /// The client closes, and all that was begun has its end; where the connection lives, in good
+    /// order.
     fn finish(&mut self) {
         self.client.machine.set_reading(self.now, true);
         self.server.deadlines_move = true;

@@ -8,7 +8,8 @@ use super::noise_attacker::{no_security_client, no_security_server};
 use crate::testing::{ClientLog, Pair, ServerLog, noise_client, noise_server};
 use crate::{ClientWire, ServerWire, Settings};
 
-/// Requests, pings and time on a link that does what the fuzzer says. With real cryptography nothing but what was sent may come out.
+/// Requests, pings and time on a link that does what the fuzzer says. With real cryptography
+/// nothing but what was sent may come out.
 ///
 /// # Panics
 /// Where an invariant is broken, and only there.

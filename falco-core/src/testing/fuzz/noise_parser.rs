@@ -1,4 +1,5 @@
-//! One machine of the noise wire with real cryptography fed by a stranger, cut in two ways that must come to the same.
+//! One machine of the noise wire with real cryptography fed by a stranger, cut in two ways that
+//! must come to the same.
 
 use std::sync::LazyLock;
 
@@ -43,7 +44,8 @@ pub fn noise_server_to_client(data: &[u8]) {
     });
 }
 
-/// Two machines: 0, the client has sent its hello; 1, the server has sent its welcome; 2, both are established.
+/// Two machines: 0, the client has sent its hello; 1, the server has sent its welcome; 2, both are
+/// established.
 fn machines(stage: u8) -> (Client, Server) {
     static KEYS: LazyLock<(NoiseTestClient, NoiseTestServer)> = LazyLock::new(|| (noise_client(1), noise_server(1)));
     let (client, server) = LazyLock::force(&KEYS);

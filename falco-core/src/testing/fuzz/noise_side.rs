@@ -1,4 +1,5 @@
-//! One of two sides of the noise wire that keep the rules, with its end of a link that cuts bytes and loses none; and what holds of it after each step.
+//! One of two sides of the noise wire that keep the rules, with its end of a link that cuts bytes
+//! and loses none; and what holds of it after each step.
 
 use core::ops::Deref;
 use std::vec::Vec;
@@ -118,7 +119,8 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
     }
 }
 
-/// Whether a connection of two sides that keep the rules may end so, where neither time nor the link is on their side.
+/// Whether a connection of two sides that keep the rules may end so, where neither time nor the
+/// link is on their side.
 const fn is_fair(end: ConnectionError) -> bool {
     matches!(
         end,

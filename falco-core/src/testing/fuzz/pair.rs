@@ -7,7 +7,8 @@ use crate::Settings;
 use crate::testing::{ClientLog, NoSecurity, Pair, ServerLog, classic_key, classic_key_with};
 use crate::{ClassicKey, Ledger, crypto::Crypto};
 
-/// Requests, pings and time on a link that does what the fuzzer says. With real cryptography nothing but what was sent may come out.
+/// Requests, pings and time on a link that does what the fuzzer says. With real cryptography
+/// nothing but what was sent may come out.
 ///
 /// # Panics
 /// Where an invariant is broken, and only there.

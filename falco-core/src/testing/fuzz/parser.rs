@@ -1,4 +1,5 @@
-//! One machine with real cryptography fed by a stranger, cut in two ways that must come to the same.
+//! One machine with real cryptography fed by a stranger, cut in two ways that must come to the
+//! same.
 
 use core::ops::Deref;
 use std::vec::Vec;
@@ -52,10 +53,12 @@ pub fn server_to_client(data: &[u8]) {
 
 type Handle = &'static ClassicKey<TestLedger>;
 
-/// Two fresh machines; as keys are lent and a fuzzer's process is short, the keys are never dropped.
+/// Two fresh machines; as keys are lent and a fuzzer's process is short, the keys are never
+/// dropped.
 fn machines() -> (ClientConnection<Handle>, ServerConnection<Handle>) {
     use std::sync::LazyLock;
-    // Each pair of machines has its own nonces, but the ledgers would remember them from run to run: so they remember none.
+    // Each pair of machines has its own nonces, but the ledgers would remember them from run to
+    // run: so they remember none.
     static KEYS: LazyLock<[ClassicKey<TestLedger>; 2]> = LazyLock::new(|| {
         let forgetful = || ClassicKey::new(crate::testing::key(1), crate::testing::ledger(0));
         [forgetful(), forgetful()]
@@ -96,7 +99,8 @@ struct Outcome {
     end: ConnectionError,
 }
 
-/// Feeds what is left of `input` to two fresh machines, at once and in parts. No frame is longer than `longest`.
+/// Feeds what is left of `input` to two fresh machines, at once and in parts. No frame is longer
+/// than `longest`.
 pub(super) fn feed_both_ways<R: Role, H: Deref<Target: Wire<R>>>(
     input: &mut Input<'_>,
     longest: usize,

@@ -1,5 +1,5 @@
-//! `falco bench`: what a command line asks for, the run with its progress line, and its end. The work itself is in `load`, what comes of it is told in `report` and drawn in
-//! `picture`.
+//! `falco bench`: what a command line asks for, the run with its progress line, and its end. The
+//! work itself is in `load`, what comes of it is told in `report` and drawn in `picture`.
 
 mod load;
 mod picture;
@@ -24,11 +24,13 @@ use crate::target::Target;
 use crate::values::{self, millis, real};
 use crate::{key, log, output};
 
-/// Measures how fast a server answers: requests per second, and the percentiles of the time that each took.
+/// Measures how fast a server answers: requests per second, and the percentiles of the time that
+/// each took.
 ///
-/// Each connection has a number of requests in flight, and sends the next when one of them is answered. So the load follows
-/// the server: while that stands still nothing is sent, and the percentiles are those of requests that were sent. The times count from
-/// handing a request over to having its whole answer, in this process. Ctrl-C ends the run early and tells what was measured.
+/// Each connection has a number of requests in flight, and sends the next when one of them is
+/// answered. So the load follows the server: while that stands still nothing is sent, and the
+/// percentiles are those of requests that were sent. The times count from handing a request over to
+/// having its whole answer, in this process. Ctrl-C ends the run early and tells what was measured.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(flatten)]

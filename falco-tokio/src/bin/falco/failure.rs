@@ -1,4 +1,5 @@
-//! How the tool fails: a message for whoever reads, an exit code for whoever does not. What an error of the library means to a shell is decided here.
+//! How the tool fails: a message for whoever reads, an exit code for whoever does not. What an
+//! error of the library means to a shell is decided here.
 
 use core::fmt;
 use std::io::ErrorKind;

@@ -1,4 +1,5 @@
-//! Where keys come from: a file, standard input, the environment; never an argument. No message holds anything of one.
+//! Where keys come from: a file, standard input, the environment; never an argument. No message
+//! holds anything of one.
 
 mod text;
 
@@ -103,7 +104,8 @@ fn unreadable(name: &str, error: &io::Error) -> Failure {
     Failure::new(Code::Key, format_args!("cannot read a key from {name}: {error}{hint}"))
 }
 
-/// Reads to the end, in a buffer that is made once, so that nothing of a key stays behind where it grew.
+/// Reads to the end, in a buffer that is made once, so that nothing of a key stays behind where it
+/// grew.
 fn bounded(mut from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut text = Zeroizing::new(vec![0; text::LONGEST]);
     let mut filled = 0;

@@ -12,11 +12,12 @@ use crate::{key, log, output};
 
 /// Makes a key: 64 hexadecimal digits from the operating system's random numbers.
 ///
-/// Both ends of a connection hold the same key, and everyone who holds it can pose as either end: copy it by a way that
-/// nobody watches, to nobody else. There is no way from a password to a key.
+/// Both ends of a connection hold the same key, and everyone who holds it can pose as either end:
+/// copy it by a way that nobody watches, to nobody else. There is no way from a password to a key.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Creates this file, which only its owner may read, instead of printing the key; one that is there stays as it is
+    /// Creates this file, which only its owner may read, instead of printing the key; one that is
+    /// there stays as it is
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
 }

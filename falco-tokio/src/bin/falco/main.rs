@@ -1,4 +1,5 @@
-//! The tool `falco`: keys, a server, single requests, pings and measurements from a shell. Each command has a file of its own; this one tells them apart.
+//! The tool `falco`: keys, a server, single requests, pings and measurements from a shell. Each
+//! command has a file of its own; this one tells them apart.
 
 mod bench;
 mod exec;
@@ -24,7 +25,8 @@ use crate::failure::{Code, EXIT_CODES, Failure};
 
 /// Encrypted request and answer connections between ends that share one 32-byte key.
 ///
-/// A server answers each message that clients send. Both hold the same key; whoever does not is turned away without a byte.
+/// A server answers each message that clients send. Both hold the same key; whoever does not is
+/// turned away without a byte.
 #[derive(Parser, Debug)]
 #[command(name = "falco", version, after_help = EXAMPLES, max_term_width = 120)]
 struct Cli {
@@ -73,7 +75,8 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let is_server = matches!(cli.command, Command::Serve(_));
-    // A server tells of its own accord what its owner has to know; of a client's troubles its end tells.
+    // A server tells of its own accord what its owner has to know; of a client's troubles its end
+    // tells.
     let quiet = if is_server { LevelFilter::WARN } else { LevelFilter::OFF };
     let level = match cli.verbose {
         0 => quiet,
@@ -110,7 +113,8 @@ fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fa
     done
 }
 
-/// A command line that is wrong, or one that asks for help. A key that stands on it is not repeated.
+/// A command line that is wrong, or one that asks for help. A key that stands on it is not
+/// repeated.
 fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && std::env::args_os().any(|argument| key::looks_like_key(&argument)) {
         let code = Failure::usage(

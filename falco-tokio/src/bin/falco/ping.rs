@@ -13,8 +13,8 @@ use crate::values::{self, Address, millis, real};
 
 /// Pings a server over an encrypted connection, and says how long each answer took.
 ///
-/// The server's handler sees nothing of it. Ctrl-C ends it with a summary. A connection that is lost is made again. The classic
-/// wire has no answer to a ping: there only the sending is told.
+/// The server's handler sees nothing of it. Ctrl-C ends it with a summary. A connection that is
+/// lost is made again. The classic wire has no answer to a ping: there only the sending is told.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -15,8 +15,8 @@ use crate::{key, output, values};
 
 /// Sends one message and writes its answer to standard output, byte for byte.
 ///
-/// The message is the argument, what a file holds, or what standard input brings until its end. Nothing is added to it and
-/// nothing is taken away; an argument ends in no line break.
+/// The message is the argument, what a file holds, or what standard input brings until its end.
+/// Nothing is added to it and nothing is taken away; an argument ends in no line break.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -23,8 +23,8 @@ use crate::{key, log, output};
 
 /// Serves: answers each message with itself, or with what a command makes of it.
 ///
-/// The first line of standard output is `listening on ADDRESS`, once connections are taken. Ctrl-C and SIGTERM drain:
-/// nothing new is taken, what runs is answered; a second one ends at once.
+/// The first line of standard output is `listening on ADDRESS`, once connections are taken. Ctrl-C
+/// and SIGTERM drain: nothing new is taken, what runs is answered; a second one ends at once.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Where to listen: HOST:PORT, where port 0 has the system choose one, or unix:PATH
@@ -33,11 +33,12 @@ pub(crate) struct Args {
     /// The file with the key; - is standard input
     #[arg(long, short, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// The wire to speak. The classic one is for peers of the published falcotcp 0.1.x; it has no forward secrecy, and a
-    /// recorded client can be replayed to a server that has been restarted
+    /// The wire to speak. The classic one is for peers of the published falcotcp 0.1.x; it has no
+    /// forward secrecy, and a recorded client can be replayed to a server that has been restarted
     #[arg(long, value_enum, default_value = "noise")]
     wire: ServerWire,
-    /// The file with the key of the classic wire: one of its own, which the noise wire does not have
+    /// The file with the key of the classic wire: one of its own, which the noise wire does not
+    /// have
     #[arg(long, value_name = "FILE")]
     classic_key_file: Option<PathBuf>,
     /// The name of the service: clients that give another are refused
@@ -64,9 +65,10 @@ pub(crate) struct Args {
     /// How long what runs may take to finish after the first Ctrl-C or SIGTERM
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::time)]
     drain_timeout: Duration,
-    /// Runs this for each message, which it gets on its standard input; what it writes to its standard output is the
-    /// answer. The request fails if the command does; it is killed when its client cancels. All that follows on the
-    /// command line belongs to it. The variables with the keys are not in its environment.
+    /// Runs this for each message, which it gets on its standard input; what it writes to its
+    /// standard output is the answer. The request fails if the command does; it is killed when its
+    /// client cancels. All that follows on the command line belongs to it. The variables with the
+    /// keys are not in its environment.
     ///
     /// The answer is sent when the command has ended. A process that it leaves running stays if it
     /// has let go of its standard streams, as with `job </dev/null >/dev/null 2>&1 &`. If something

@@ -1,4 +1,5 @@
-//! Addresses of this board, made references. The one file with unsafe code: a register's address is known to the board's manual and not to the compiler.
+//! Addresses of this board, made references. The one file with unsafe code: a register's address is
+//! known to the board's manual and not to the compiler.
 #![allow(
     unsafe_code,
     reason = "an address from the board's manual becomes a reference, once for each block"
@@ -40,7 +41,8 @@ pub(crate) fn factory() -> &'static Factory {
     unsafe { &*with_exposed_provenance::<Factory>(0x0003_FC00) }
 }
 
-/// Bytes of the stack that were ever in use: those above the paint that cortex-m-rt puts on it at the start.
+/// Bytes of the stack that were ever in use: those above the paint that cortex-m-rt puts on it at
+/// the start.
 pub(crate) fn stack_used() -> usize {
     unsafe extern "C" {
         static _stack_start: u32;
@@ -49,7 +51,8 @@ pub(crate) fn stack_used() -> usize {
     let (low, high) = (addr_of!(_stack_end), addr_of!(_stack_start));
     let words = (high.addr() - low.addr()) / size_of::<u32>();
     let mut free = 0;
-    // SAFETY: every word from `low` to `high` is RAM; a word that is in use is read once, and its value only compared.
+    // SAFETY: every word from `low` to `high` is RAM; a word that is in use is read once, and its
+    // value only compared.
     while free < words && unsafe { read_volatile(low.add(free)) } == 0xCCCC_CCCC {
         free += 1;
     }

@@ -1,4 +1,5 @@
-//! The published crate on threads, as a server or as a client, told by its command line what to do. See `orders.rs`.
+//! The published crate on threads, as a server or as a client, told by its command line what to do.
+//! See `orders.rs`.
 
 #[path = "../../bodies.rs"]
 mod bodies;
@@ -13,7 +14,8 @@ use std::thread;
 use falcotcp::{Client, Server};
 use orders::{Order, Step};
 
-/// The server looks at one connection after the other and spins where there are none: more workers only burn more.
+/// The server looks at one connection after the other and spins where there are none: more workers
+/// only burn more.
 const WORKERS: usize = 1;
 
 fn main() -> ExitCode {

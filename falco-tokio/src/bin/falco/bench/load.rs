@@ -1,4 +1,5 @@
-//! The work of a measurement: requests one after the other on each of many tasks, and what is counted of them.
+//! The work of a measurement: requests one after the other on each of many tasks, and what is
+//! counted of them.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
@@ -16,7 +17,8 @@ use crate::failure::fate;
 const SHARDS: usize = 16;
 /// The longest time that is told apart from longer ones, in nanoseconds: a day.
 const LONGEST: u64 = 24 * 3_600 * 1_000_000_000;
-/// How long a task waits after a request that failed, so that a server which is gone is not hammered.
+/// How long a task waits after a request that failed, so that a server which is gone is not
+/// hammered.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What was counted.

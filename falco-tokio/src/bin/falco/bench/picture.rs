@@ -1,4 +1,5 @@
-//! The distribution of latencies as an SVG: how many requests took how long, on a logarithmic axis, and where the percentiles stand.
+//! The distribution of latencies as an SVG: how many requests took how long, on a logarithmic axis,
+//! and where the percentiles stand.
 
 use core::fmt::Write as _;
 use core::time::Duration;
@@ -154,7 +155,8 @@ fn scale(svg: &mut String, axis: &Axis) {
     anchored(svg, middle, BOTTOM + 48.0, "middle", "quiet", "latency, logarithmic");
 }
 
-/// A line for each percentile, its name and its value in a row of its own, right of the line and below those before it, so that none hides another.
+/// A line for each percentile, its name and its value in a row of its own, right of the line and
+/// below those before it, so that none hides another.
 fn marks(svg: &mut String, counts: &Counts, axis: &Axis) {
     let mut row = LABELS;
     for (name, quantile) in QUANTILES.into_iter().chain([("max", 1.0)]) {
