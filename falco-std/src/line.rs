@@ -1,6 +1,7 @@
 //! A connection that several threads share: its state under one lock, and who writes. What is
 //! written is the state's to say; reading is a thread's of its own.
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::io;
 use std::net::Shutdown;
@@ -97,6 +98,8 @@ pub(crate) struct Line<T> {
     ender: Mutex<BoxedStream>,
     /// Whether one thread may read while another writes.
     splits: bool,
+    /// The stream has taken nothing since it was last tried. Only the thread that writes uses it.
+    blocked: AtomicBool,
 }
 
 /// The handles of one stream: to read, to write, to end it; and whether they are independent.
@@ -128,6 +131,7 @@ impl<T: Source> Line<T> {
             writer: Mutex::new(writer),
             ender: Mutex::new(ender),
             splits,
+            blocked: AtomicBool::new(false),
         }))
     }
 
@@ -211,7 +215,7 @@ impl<T: Source> Line<T> {
         let mut since = self.clock.now();
         let leaves_at = turns.filter(|_| self.splits).map(|_| since + BRIEF);
         let leaves = || leaves_at.is_some_and(|at| self.clock.now() >= at);
-        let mut blocked = false;
+        let mut progress = false;
         loop {
             while !rest.is_empty() {
                 if leaves() {
@@ -222,14 +226,15 @@ impl<T: Source> Line<T> {
                     Ok(count) => {
                         rest.start += count;
                         since = self.clock.now();
-                        if core::mem::take(&mut blocked) {
+                        progress = true;
+                        if self.blocked.swap(false, Ordering::Relaxed) {
                             self.lock().source.wrote();
                         }
                         continue;
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                     Err(error) if is_timeout(&error) => {
-                        blocked = true;
+                        self.blocked.store(true, Ordering::Relaxed);
                         let stalled = self.lock().source.blocked(since, self.clock.now());
                         if stalled {
                             Ok(ConnectionError::Stalled)
@@ -249,8 +254,11 @@ impl<T: Source> Line<T> {
                 return None;
             }
             let mut desk = self.lock();
-            desk.changes += 1;
-            self.progress.notify_all();
+            // Whoever looks for something to write and finds nothing has changed nothing.
+            if core::mem::take(&mut progress) {
+                desk.changes += 1;
+                self.progress.notify_all();
+            }
             if turns == Some(0) {
                 drop(desk);
                 return Some((out, 0..0));
@@ -262,6 +270,7 @@ impl<T: Source> Line<T> {
                 desk.writing = false;
                 let how = desk.source.rested(since);
                 drop(desk);
+                self.progress.notify_all();
                 drop(stream);
                 if let Some(how) = how {
                     self.shutdown(how);

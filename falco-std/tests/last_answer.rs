@@ -118,3 +118,37 @@ fn the_last_answer_has_a_lifetime_and_no_longer() {
         assert!(took < millis(6_000), "{took:?}");
     });
 }
+
+#[test]
+fn a_write_that_paused_for_a_moment_ends_nothing_later() {
+    bounded(|| {
+        let (near, far) = UnixStream::pair().expect("a pair");
+        let shut = Arc::new(AtomicBool::new(false));
+        let far = Gated {
+            inner: far,
+            shut: Arc::clone(&shut),
+        };
+        let settings = common::lifetime(Duration::from_secs(1));
+        let server = Server::builder(key()).settings(settings).unbound().expect("it is made");
+        let serving = thread::spawn(move || {
+            server.serve_connection(far, move |_| {
+                shut.store(true, Ordering::SeqCst);
+                let gate = Arc::clone(&shut);
+                thread::spawn(move || {
+                    thread::sleep(millis(100));
+                    gate.store(false, Ordering::SeqCst);
+                });
+                Ok(b"answer".to_vec())
+            })
+        });
+        let client = Client::builder(key()).over(near).expect("the right key");
+        for _ in 0..2 {
+            assert_eq!(client.request("ask").expect("an answer"), b"answer");
+            // The client pings meanwhile.
+            thread::sleep(millis(1_500));
+        }
+        client.close();
+        let ended = serving.join().expect("it does not panic");
+        assert_eq!(ended.expect("the stream works"), ConnectionError::Closed);
+    });
+}
