@@ -97,6 +97,9 @@ where
             if let Some(trouble) = desk.source.trouble.take() {
                 return trouble;
             }
+            if desk.source.cut {
+                return Ok(ConnectionError::Closed);
+            }
             let (now, seen) = (self.conn.now(), desk.changes());
             let late = desk.source.refuse_late(now);
             if late > 0 {
