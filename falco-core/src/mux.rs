@@ -60,6 +60,7 @@ mod step;
 mod waiters;
 
 use alloc::vec::Vec;
+use core::fmt;
 
 #[cfg(feature = "std")]
 pub use budget::SharedBudget;
@@ -67,18 +68,24 @@ pub use budget::{Budget, Unbounded};
 pub use client::ClientMux;
 pub use ending::{Ending, LastStep};
 pub use refusal::refusal_of;
-pub use retry::{MAX_TRIES, Retry, after_attempt, after_loss, after_refusal};
+pub use retry::{MAX_BUSY, MAX_TRIES, Retry, after_attempt, after_loss, after_refusal};
 pub use server::ServerMux;
 pub use step::{ClientStep, Left, Rejected, ServerStep};
 
 /// The decrypted body of a message.
-#[derive(Debug)]
 #[allow(clippy::exhaustive_enums, reason = "there is no third place")]
 pub enum Body<'u> {
     /// Lent from the unread bytes that were handed in: it came in one frame.
     Lent(&'u [u8]),
     /// Here: it came in parts.
     Whole(Vec<u8>),
+}
+
+impl fmt::Debug for Body<'_> {
+    /// Shows how long it is, and nothing of it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Body({} bytes)", self.bytes().len())
+    }
 }
 
 impl Body<'_> {

@@ -20,8 +20,8 @@ use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
 
-use falco_core::mux::{Retry, after_loss};
-use falco_core::{Fate, Key};
+use falco_core::mux::{MAX_BUSY, Retry, after_loss};
+use falco_core::{Fate, Key, Refusal, RequestError};
 
 use self::connection::Connection;
 use self::limit::Limit;
@@ -152,7 +152,7 @@ impl Inner {
         go: impl Fn(&Connection, Option<Limit>) -> Outcome<T>,
     ) -> Result<T, Error> {
         let limit = Limit::from_now(limit);
-        let mut handed = 0;
+        let (mut handed, mut busy) = (0, 0);
         loop {
             let connection = self.place.connection(limit, Wait::Connection)?;
             let why = match go(&connection, limit) {
@@ -160,7 +160,11 @@ impl Inner {
                 Outcome::Failed(error) => return Err(error),
                 Outcome::NotTaken(why) => why,
                 // The connection keeps its place.
-                Outcome::Again => continue,
+                Outcome::Again if busy < MAX_BUSY => {
+                    busy += 1;
+                    continue;
+                }
+                Outcome::Again => return Err(Error::Request(RequestError::Refused(Refusal::Busy))),
                 Outcome::NotProcessed(why) => {
                     // What never began on it has not been tried on it.
                     handed += u32::from(why.is_some());

@@ -7,6 +7,11 @@ use crate::message::{Fate, Refusal};
 /// How many connections a request is handed to before it is given up, though none has processed it.
 pub const MAX_TRIES: u32 = 3;
 
+/// How often a request is sent again on its connection because the server was busy. The bytes in
+/// flight are halved each time, from 64 MiB to 1 MiB in six. A server that is still busy then, or for
+/// another reason, is the caller's to judge.
+pub const MAX_BUSY: u32 = 16;
+
 /// Whether a request is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "there is nothing else to do with a request")]

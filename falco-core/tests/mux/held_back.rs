@@ -189,6 +189,18 @@ fn answers_let_more_bytes_be_in_flight_again_up_to_what_the_owner_says() {
 }
 
 #[test]
+fn a_request_larger_than_what_may_be_in_flight_goes_beside_a_small_one() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 700);
+    scene.request(1, 10);
+    scene.request(2, 900);
+    scene.request(3, 10);
+    assert_eq!(scene.begun(), [1, 2], "the small one may be in flight for long");
+    scene.hear(&raw_frame(1, 2, b""));
+    assert_eq!(scene.begun(), [3]);
+}
+
+#[test]
 fn a_request_that_fails_makes_room_for_the_next_at_once() {
     let keys = noise_client(7);
     let machine = ClientConnection::new(&keys, &Settings::new(), NOW, &mut CountingRng::new(1)).unwrap();

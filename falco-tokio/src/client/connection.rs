@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{Body, ClientMux, ClientStep, Ending, Left, Retry, after_loss, after_refusal};
+use falco_core::mux::{Body, ClientMux, ClientStep, Ending, Left, MAX_BUSY, Retry, after_loss, after_refusal};
 use falco_core::{
     ClientConnection, CloseReason, ConnectionError, EntropyError, Error as CoreError, Fate, Refusal, RequestError,
     Status,
@@ -212,13 +212,14 @@ impl Connection {
                 }
                 ClientStep::Refused {
                     consumed,
-                    waiter,
+                    mut waiter,
                     refusal,
                     again,
                 } => {
                     self.line.consume(consumed);
                     self.served |= refusal != Refusal::NotProcessed;
-                    if again {
+                    if again && waiter.busy < MAX_BUSY {
+                        waiter.busy += 1;
                         // It begins on this connection once there is room for it at the server.
                         self.returned.push(unsent(waiter));
                     } else if after_refusal(refusal, waiter.tries) == Retry::Again {

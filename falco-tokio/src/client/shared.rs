@@ -95,6 +95,7 @@ impl Shared {
             body,
             to,
             tries: 0,
+            busy: 0,
         }));
         Self::wake(state);
         self.outstanding.fetch_add(1, Ordering::Relaxed);

@@ -25,10 +25,10 @@ impl Window {
         }
     }
 
-    /// Whether a request of `length` bytes may begin, with `held` bytes in flight. One that is
-    /// larger than the window goes alone.
+    /// Whether a request of `length` bytes may begin, with `held` bytes in flight. One that is larger
+    /// than the window goes beside small ones alone, which may be in flight for long.
     pub(super) const fn admits(&self, held: usize, length: usize) -> bool {
-        held == 0 || held.saturating_add(length) <= self.bytes
+        held == 0 || held.saturating_add(length) <= self.bytes || (length > self.bytes && held <= self.bytes / 4)
     }
 
     /// Whether as many bytes may be in flight as the owner allows.
@@ -57,7 +57,7 @@ impl Window {
     pub(super) fn grow(&mut self, id: RequestId, length: usize) {
         if !self.is_full() && id.number() > self.last_before {
             let share = length.saturating_mul(length) / self.bytes.max(1);
-            self.bytes = self.bytes.saturating_add(share.max(1)).min(self.most);
+            self.bytes = self.bytes.saturating_add(share.clamp(1, length.max(1))).min(self.most);
         }
     }
 }
