@@ -92,7 +92,8 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
         A: AsRef<[u8]> + AsMut<[u8]>,
     {
         if !self.greeted {
-            self.greeted = self.is_flushed() && line.has_request();
+            // A flush that failed, or an end, is found by the next step.
+            self.greeted = self.is_flushed() && self.broken.is_none() && line.has_request();
         }
         self.greeted
     }

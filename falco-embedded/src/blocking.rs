@@ -91,7 +91,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         M: Storage,
         A: AsRef<[u8]> + AsMut<[u8]>,
     {
-        line.has_request() && self.flush_line(line.line_mut())
+        line.has_request() && self.flush_line(line.line_mut()) && self.broken.is_none()
     }
 
     /// The connection has ended, and the stream has its last words. Says how it has ended: with a
