@@ -1,5 +1,7 @@
 //! What a machine says when it is given bytes.
 
+use core::fmt;
+
 use crate::message::{CloseReason, PingId, Refusal, RequestId};
 
 /// The result of looking at the unread bytes: an event `E`, or what has to happen first. `W` is
@@ -59,7 +61,7 @@ pub(crate) type ClientReceived<'u> = Received<ClientEvent<'u>, ClientWait>;
 pub(crate) type ServerReceived<'u> = Received<ServerEvent<'u>, ServerWait>;
 
 /// What happens to a client. Bodies are lent from the unread bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientEvent<'u> {
     /// The server accepted the hello. Requests may be sent.
@@ -109,7 +111,7 @@ pub enum ClientEvent<'u> {
 }
 
 /// What happens to a server. Bodies are lent from the unread bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerEvent<'u> {
     /// The client has proved that it has the key.
@@ -159,4 +161,58 @@ pub enum ServerEvent<'u> {
     },
     /// The client sent a ping, and the lifetime restarted. There is nothing to do.
     Ping,
+}
+
+/// A body in Debug: how long it is, and nothing of it.
+struct Length(usize);
+
+impl fmt::Debug for Length {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0)
+    }
+}
+
+impl fmt::Debug for ClientEvent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Established => f.write_str("Established"),
+            Self::Answer { id, body } => (f.debug_struct("Answer").field("id", id))
+                .field("body", &Length(body.len()))
+                .finish(),
+            Self::Begin { id, total, body } => (f.debug_struct("Begin").field("id", id).field("total", total))
+                .field("body", &Length(body.len()))
+                .finish(),
+            Self::Part { id, body, last } => (f.debug_struct("Part").field("id", id))
+                .field("body", &Length(body.len()))
+                .field("last", last)
+                .finish(),
+            Self::Pong { ping } => f.debug_struct("Pong").field("ping", ping).finish(),
+            Self::Closing { reason } => f.debug_struct("Closing").field("reason", reason).finish(),
+            Self::Refused { id, refusal } => (f.debug_struct("Refused").field("id", id))
+                .field("refusal", refusal)
+                .finish(),
+        }
+    }
+}
+
+impl fmt::Debug for ServerEvent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Established => f.write_str("Established"),
+            Self::Request { id, body } => (f.debug_struct("Request").field("id", id))
+                .field("body", &Length(body.len()))
+                .finish(),
+            Self::Begin { id, total, body } => (f.debug_struct("Begin").field("id", id).field("total", total))
+                .field("body", &Length(body.len()))
+                .finish(),
+            Self::Part { id, body, last } => (f.debug_struct("Part").field("id", id))
+                .field("body", &Length(body.len()))
+                .field("last", last)
+                .finish(),
+            Self::Abandoned { id } => f.debug_struct("Abandoned").field("id", id).finish(),
+            Self::Cancelled { id } => f.debug_struct("Cancelled").field("id", id).finish(),
+            Self::Closing { reason } => f.debug_struct("Closing").field("reason", reason).finish(),
+            Self::Ping => f.write_str("Ping"),
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What one look at the unread bytes comes to, and what is given back of a request.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use super::Body;
 use crate::error::Error;
@@ -68,7 +69,6 @@ pub enum ClientStep<'u, W, P = W> {
 }
 
 /// A request that was not taken.
-#[derive(Debug)]
 #[non_exhaustive]
 pub struct Rejected<B, W> {
     /// Its body.
@@ -81,7 +81,6 @@ pub struct Rejected<B, W> {
 }
 
 /// A request that a connection leaves behind.
-#[derive(Debug)]
 #[non_exhaustive]
 pub struct Left<B, W> {
     /// The caller's number.
@@ -143,4 +142,23 @@ pub enum ServerStep<'u> {
         /// Why.
         reason: CloseReason,
     },
+}
+
+impl<B, W> fmt::Debug for Rejected<B, W> {
+    /// Shows why, and nothing of the body.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rejected")
+            .field("why", &self.why)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B, W> fmt::Debug for Left<B, W> {
+    /// Shows the ticket and the fate, and nothing of the body.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Left")
+            .field("ticket", &self.ticket)
+            .field("fate", &self.fate)
+            .finish_non_exhaustive()
+    }
 }

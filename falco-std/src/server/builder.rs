@@ -220,6 +220,9 @@ impl ServerBuilder {
 
     /// Takes connections from a listener that is bound already.
     ///
+    /// Shutting the server down shuts the listening socket itself down, also for other processes that
+    /// have it: one that is shared, as after a hand-over, stops listening everywhere.
+    ///
     /// # Errors
     /// [`Error`].
     pub fn from_listener(self, listener: TcpListener) -> Result<Server, Error> {
@@ -236,6 +239,9 @@ impl ServerBuilder {
     }
 
     /// Takes connections from a Unix listener that is bound already.
+    ///
+    /// Shutting the server down shuts the listening socket itself down, also for other processes that
+    /// have it: one that is shared, as after a hand-over, stops listening everywhere.
     ///
     /// # Errors
     /// [`Error`].
