@@ -8,8 +8,8 @@ use crate::message::{Fate, Refusal};
 pub const MAX_TRIES: u32 = 3;
 
 /// How often a request is sent again on its connection because the server was busy. The bytes in
-/// flight are halved each time, from 64 MiB to 1 MiB in six. A server that is still busy then, or for
-/// another reason, is the caller's to judge.
+/// flight are halved each time, from 64 MiB to 1 MiB in six. A server that is still busy then, or
+/// for another reason, is the caller's to judge.
 pub const MAX_BUSY: u32 = 16;
 
 /// Whether a request is tried again.

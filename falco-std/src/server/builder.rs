@@ -220,8 +220,8 @@ impl ServerBuilder {
 
     /// Takes connections from a listener that is bound already.
     ///
-    /// Shutting the server down shuts the listening socket itself down, also for other processes that
-    /// have it: one that is shared, as after a hand-over, stops listening everywhere.
+    /// Shutting the server down shuts the listening socket itself down, also for other processes
+    /// that have it: one that is shared, as after a hand-over, stops listening everywhere.
     ///
     /// # Errors
     /// [`Error`].
@@ -240,8 +240,8 @@ impl ServerBuilder {
 
     /// Takes connections from a Unix listener that is bound already.
     ///
-    /// Shutting the server down shuts the listening socket itself down, also for other processes that
-    /// have it: one that is shared, as after a hand-over, stops listening everywhere.
+    /// Shutting the server down shuts the listening socket itself down, also for other processes
+    /// that have it: one that is shared, as after a hand-over, stops listening everywhere.
     ///
     /// # Errors
     /// [`Error`].

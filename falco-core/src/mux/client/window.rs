@@ -25,8 +25,8 @@ impl Window {
         }
     }
 
-    /// Whether a request of `length` bytes may begin, with `held` bytes in flight. One that is larger
-    /// than the window goes beside small ones alone, which may be in flight for long.
+    /// Whether a request of `length` bytes may begin, with `held` bytes in flight. One that is
+    /// larger than the window goes beside small ones alone, which may be in flight for long.
     pub(super) const fn admits(&self, held: usize, length: usize) -> bool {
         held == 0 || held.saturating_add(length) <= self.bytes || (length > self.bytes && held <= self.bytes / 4)
     }
