@@ -14,7 +14,7 @@ use std::thread;
 use common::{Running, bounded, key, millis};
 use falco_core::testing::{CountingRng, ledger};
 use falco_core::{ClassicKey, ClientConnection};
-use falco_std::{Client, ConnectionError, Server, Settings, Stream};
+use falco_std::{Client, Server, Settings, Stream};
 
 /// A link that takes 4 KiB at a time, a while each.
 struct Slow(TcpStream);
@@ -158,6 +158,7 @@ fn a_write_is_given_up_after_the_lifetime_that_both_sides_have_agreed_on() {
 
     use falco_core::noise::{FixedTable, NoiseClient};
     use falco_core::{Received, RecvBuf, RustCrypto};
+    use falco_std::ConnectionError;
 
     bounded(|| {
         let (mut near, far) = UnixStream::pair().expect("a pair");
