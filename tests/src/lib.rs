@@ -1,5 +1,6 @@
-//! What crosses the crates: peers, vectors, the fuzz corpus, benchmarks. The tests are in `tests/`;
-//! here stand only the README and the pages of `docs/`, so that what they show is compiled and run.
+//! What crosses the crates: peers, vectors, the fuzz corpus, benchmarks. The tests are in `tests/`.
+//! Here are only the READMEs and the pages of `docs/` with Rust examples, so that these are compiled
+//! and run.
 #![allow(rustdoc::broken_intra_doc_links, reason = "their links are files of the repository")]
 #![doc = include_str!("../../README.md")]
 
@@ -14,3 +15,15 @@ pub mod own_loop {}
 
 #[doc = include_str!("../../docs/embedded.md")]
 pub mod embedded {}
+
+#[doc = include_str!("../../falco-core/README.md")]
+pub mod falco_core {}
+
+#[doc = include_str!("../../falco-std/README.md")]
+pub mod falco_std {}
+
+#[doc = include_str!("../../falco-tokio/README.md")]
+pub mod falco_tokio {}
+
+#[doc = include_str!("../../falco-embedded/README.md")]
+pub mod falco_embedded {}
