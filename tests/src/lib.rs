@@ -1,6 +1,6 @@
 //! What crosses the crates: peers, vectors, the fuzz corpus, benchmarks. The tests are in `tests/`.
-//! Here are only the READMEs and the pages of `docs/` with Rust examples, so that these are compiled
-//! and run.
+//! Here are only the READMEs and the pages of `docs/` with Rust examples, so that these are
+//! compiled and run.
 #![allow(rustdoc::broken_intra_doc_links, reason = "their links are files of the repository")]
 #![doc = include_str!("../../README.md")]
 
