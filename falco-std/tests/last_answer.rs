@@ -20,6 +20,8 @@ use falco_std::{BoxedStream, Client, ConnectionError, Server, Stream};
 struct Gated {
     inner: UnixStream,
     shut: Arc<AtomicBool>,
+    /// The gate opens once a write has found it shut.
+    once: bool,
 }
 
 impl Read for Gated {
@@ -32,6 +34,9 @@ impl Write for Gated {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         if self.shut.load(Ordering::SeqCst) {
             thread::sleep(millis(10));
+            if self.once {
+                self.shut.store(false, Ordering::SeqCst);
+            }
             return Err(io::ErrorKind::WouldBlock.into());
         }
         self.inner.write(buf)
@@ -57,7 +62,8 @@ impl Stream for Gated {
 
     fn split(&self) -> io::Result<Option<BoxedStream>> {
         let (inner, shut) = (self.inner.try_clone()?, Arc::clone(&self.shut));
-        Ok(Some(Box::new(Self { inner, shut })))
+        let once = self.once;
+        Ok(Some(Box::new(Self { inner, shut, once })))
     }
 }
 
@@ -73,6 +79,7 @@ fn late_answer(
     let far = Gated {
         inner: far,
         shut: Arc::clone(&shut),
+        once: false,
     };
     let server = Server::builder(key())
         .settings(common::lifetime(lifetime))
@@ -127,17 +134,13 @@ fn a_write_that_paused_for_a_moment_ends_nothing_later() {
         let far = Gated {
             inner: far,
             shut: Arc::clone(&shut),
+            once: true,
         };
         let settings = common::lifetime(Duration::from_secs(1));
         let server = Server::builder(key()).settings(settings).unbound().expect("it is made");
         let serving = thread::spawn(move || {
             server.serve_connection(far, move |_| {
                 shut.store(true, Ordering::SeqCst);
-                let gate = Arc::clone(&shut);
-                thread::spawn(move || {
-                    thread::sleep(millis(100));
-                    gate.store(false, Ordering::SeqCst);
-                });
                 Ok(b"answer".to_vec())
             })
         });
