@@ -25,7 +25,7 @@ use falco_core::{Fate, Key, Refusal, RequestError};
 
 use self::connection::Connection;
 use self::limit::Limit;
-use self::outcome::{Outcome, over};
+use self::outcome::Outcome;
 use self::place::{Place, Wait};
 use self::stats::{Counters, Outstanding};
 use crate::error::Error;
@@ -166,12 +166,11 @@ impl Inner {
                 }
                 Outcome::Again => return Err(Error::Request(RequestError::Refused(Refusal::Busy))),
                 Outcome::NotProcessed(why) => {
-                    // What never began on it has not been tried on it.
-                    handed += u32::from(why.is_some());
+                    handed += 1;
                     if after_loss(Fate::NotProcessed, handed) == Retry::Fail {
-                        return Err(over(why));
+                        return Err(why);
                     }
-                    why
+                    Some(why)
                 }
             };
             self.place.give_up(&connection, why);

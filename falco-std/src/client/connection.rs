@@ -90,8 +90,8 @@ impl Connection {
         let outcome = call(serial);
         let is_in_order = match &outcome {
             Outcome::Done(_) | Outcome::Again => true,
-            Outcome::Failed(error) | Outcome::NotProcessed(Some(error)) => matches!(error, Error::Request(_)),
-            Outcome::NotTaken(_) | Outcome::NotProcessed(None) => false,
+            Outcome::Failed(error) | Outcome::NotProcessed(error) => matches!(error, Error::Request(_)),
+            Outcome::NotTaken(_) => false,
         };
         // After any other failure it is not known how far each side has come.
         if is_in_order {

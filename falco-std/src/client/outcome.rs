@@ -12,7 +12,7 @@ pub(super) enum Outcome<T> {
     /// The connection had ended or was closing: the request was not handed to it.
     NotTaken(Option<Error>),
     /// The connection ended or refused it, and no handler has seen it: it may go to another one.
-    NotProcessed(Option<Error>),
+    NotProcessed(Error),
     /// It is to be handed to this connection again.
     Again,
 }

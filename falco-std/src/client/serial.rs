@@ -152,7 +152,7 @@ impl Serial {
                 Outcome::Failed(limit.error(doing, fate))
             }
             (Err(error), _) if error.fate() == Fate::NotProcessed || self.state.is_unprocessed(slot) => {
-                Outcome::NotProcessed(Some(error.again(Fate::NotProcessed)))
+                Outcome::NotProcessed(error.again(Fate::NotProcessed))
             }
             (Err(error), _) => Outcome::Failed(error),
         }

@@ -22,10 +22,9 @@ const UNHEARD: Duration = Duration::from_millis(1);
 pub(super) enum End {
     Answer(Vec<u8>),
     Failed(Error),
-    /// No handler has seen it, and none will through this connection. With the reason, if there is
-    /// one.
-    NotProcessed(Option<Error>),
-    /// Nothing of it was sent.
+    /// No handler has seen it, and none will through this connection.
+    NotProcessed(Error),
+    /// Nothing of it was sent. With the reason, if there is one.
     NotSent(Option<Error>),
     /// The server holds less than was under way: it goes again on this connection, which now keeps
     /// to that.
@@ -204,7 +203,7 @@ impl State {
                 waiter.end(if again {
                     End::Again
                 } else if elsewhere {
-                    End::NotProcessed(Some(error))
+                    End::NotProcessed(error)
                 } else {
                     End::Failed(error)
                 });
@@ -263,13 +262,13 @@ impl State {
             waiter.end(if body.is_some() {
                 End::NotSent(Some(why(fate)))
             } else if fate == Fate::NotProcessed {
-                End::NotProcessed(Some(why(fate)))
+                End::NotProcessed(why(fate))
             } else {
                 End::Failed(why(fate))
             });
         }
         for slot in self.mux.take_pings(|_| true) {
-            slot.end(End::NotProcessed(Some(why(Fate::NotProcessed))));
+            slot.end(End::NotProcessed(why(Fate::NotProcessed)));
         }
     }
 }
