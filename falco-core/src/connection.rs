@@ -1,7 +1,6 @@
 //! One side of one connection, on the wire that its key is for. The wires make all decisions.
 
 use core::fmt;
-use core::ops::Deref;
 use core::time::Duration;
 
 use rand_core::TryCryptoRng;
@@ -14,7 +13,7 @@ use crate::role::{ClientSide, Role, ServerSide};
 use crate::session::{BufferSizes, Client as _, Keyed, Server as _, Session};
 use crate::settings::Settings;
 use crate::time::Instant;
-use crate::wire::{ClientWire, ServerWire, Wire};
+use crate::wire::{ClientKeyRef, KeyRef, ServerKeyRef};
 
 /// Bytes of output that are always enough for [`Connection::poll_transmit`], on every wire: the
 /// size of a classic hello, the largest message that a connection sends by itself.
@@ -41,12 +40,12 @@ pub type ServerConnection<H> = Connection<ServerSide, H>;
 ///     client.answer(id, 0);
 /// }
 /// ```
-pub struct Connection<R: Role, H: Deref<Target: Wire<R>>> {
+pub struct Connection<R: Role, H: KeyRef<R>> {
     wire: H,
     session: <H::Target as Keyed<R>>::Session,
 }
 
-impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
+impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// Starts a connection. This is the only place where entropy is used.
     ///
     /// A client has a hello to send from here on. The handshake timeout starts at `now`, the time
@@ -238,7 +237,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Connection<R, H> {
     }
 }
 
-impl<H: Deref<Target: ClientWire>> Connection<ClientSide, H> {
+impl<H: ClientKeyRef> Connection<ClientSide, H> {
     /// Creates a request with a body of `length` bytes. Pass it to [`seal`](Self::seal) with that
     /// body; nothing is sent yet.
     ///
@@ -314,7 +313,7 @@ impl<H: Deref<Target: ClientWire>> Connection<ClientSide, H> {
     }
 }
 
-impl<H: Deref<Target: ServerWire>> Connection<ServerSide, H> {
+impl<H: ServerKeyRef> Connection<ServerSide, H> {
     /// Creates the answer to a request, with a body of `length` bytes. Pass it to
     /// [`seal`](Self::seal) with that body.
     ///
@@ -348,7 +347,7 @@ impl<H: Deref<Target: ServerWire>> Connection<ServerSide, H> {
     }
 }
 
-impl<R: Role, H: Deref<Target: Wire<R>>> fmt::Debug for Connection<R, H> {
+impl<R: Role, H: KeyRef<R>> fmt::Debug for Connection<R, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
             .field("session", &self.session)

@@ -186,4 +186,4 @@ pub use settings::{
 };
 pub use settings_builder::SettingsBuilder;
 pub use time::Instant;
-pub use wire::{ClientWire, ServerWire, Wire};
+pub use wire::{ClientKeyRef, KeyRef, ServerKeyRef};

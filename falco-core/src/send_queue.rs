@@ -3,14 +3,13 @@
 
 use alloc::collections::VecDeque;
 use core::fmt;
-use core::ops::Deref;
 
 use crate::connection::Connection;
 use crate::error::SealError;
 use crate::outgoing::Outgoing;
 use crate::role::Role;
 use crate::time::Instant;
-use crate::wire::Wire;
+use crate::wire::KeyRef;
 
 /// Small messages are worth being sealed together up to so many bytes.
 const TOGETHER: usize = 16 << 10;
@@ -102,7 +101,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> SendQueue<M, B> {
     ) -> Result<usize, SealError>
     where
         R: Role<Outgoing = M>,
-        H: Deref<Target: Wire<R>>,
+        H: KeyRef<R>,
     {
         let messages = self
             .waiting

@@ -1,5 +1,5 @@
 //! The wall between the machine, which is the same on every wire and on both sides of it, and the
-//! wires. The traits are public so that [`Wire`](crate::Wire) may stand on them, and have no name
+//! wires. The traits are public so that [`KeyRef`](crate::KeyRef) may build on them, and have no name
 //! outside of this crate. What their methods do is told at [`Connection`](crate::Connection).
 
 use core::fmt::Debug;

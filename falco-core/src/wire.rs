@@ -1,22 +1,33 @@
-//! What a key may be used for, as users write it in bounds. Sealed: the wires are those of this
-//! crate.
+//! The bounds for a reference to a key, as users write them. The traits are sealed: this crate has
+//! the only wires.
+
+use core::ops::Deref;
 
 use crate::role::{ClientSide, Role, ServerSide};
 use crate::session::{self, Keyed};
 
-/// A key with the wire on which it is used in the role `R`, such as
-/// [`ClassicKey`](crate::ClassicKey). A [`Connection`](crate::Connection) does with it whatever can
-/// be done.
-pub trait Wire<R: Role>: Keyed<R> {}
+/// A reference to a key that can be used in the role `R`, such as `&NoiseClient<..>` or
+/// `Arc<NoiseServer<..>>`. A [`Connection`](crate::Connection) holds one.
+///
+/// Every type that dereferences to such a key implements it.
+///
+/// ```
+/// use falco_core::{Connection, Instant, KeyRef, Role};
+///
+/// fn is_due<R: Role, H: KeyRef<R>>(connection: &Connection<R, H>, now: Instant) -> bool {
+///     connection.poll_timeout().is_some_and(|due| due <= now)
+/// }
+/// ```
+pub trait KeyRef<R: Role>: Deref<Target: Keyed<R>> {}
 
-impl<R: Role, K: Keyed<R> + ?Sized> Wire<R> for K {}
+impl<R: Role, H: Deref<Target: Keyed<R>>> KeyRef<R> for H {}
 
-/// A wire on which one can be a client.
-pub trait ClientWire: Wire<ClientSide> + Keyed<ClientSide, Session: session::Client> {}
+/// A reference to a client's key: `NoiseClient`, `ClassicKey` or `ClientKeys`.
+pub trait ClientKeyRef: KeyRef<ClientSide> + Deref<Target: Keyed<ClientSide, Session: session::Client>> {}
 
-impl<K: Keyed<ClientSide, Session: session::Client> + ?Sized> ClientWire for K {}
+impl<H: Deref<Target: Keyed<ClientSide, Session: session::Client>>> ClientKeyRef for H {}
 
-/// A wire on which one can be a server.
-pub trait ServerWire: Wire<ServerSide> + Keyed<ServerSide, Session: session::Server> {}
+/// A reference to a server's keys: `NoiseServer`, `ClassicKey` or `ServerKeys`.
+pub trait ServerKeyRef: KeyRef<ServerSide> + Deref<Target: Keyed<ServerSide, Session: session::Server>> {}
 
-impl<K: Keyed<ServerSide, Session: session::Server> + ?Sized> ServerWire for K {}
+impl<H: Deref<Target: Keyed<ServerSide, Session: session::Server>>> ServerKeyRef for H {}

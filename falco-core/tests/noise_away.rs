@@ -11,7 +11,7 @@ mod common;
 use common::noise::{BEGIN, PART, PING, PONG, REFUSE, Told, at_client, at_server, begin};
 use common::{ms, secrets, span};
 use falco_core::testing::{CountingRng, Pair, classic_key, noise_client, noise_server, raw_frame};
-use falco_core::{ClientWire, ConnectionError, ServerWire, Settings};
+use falco_core::{ClientKeyRef, ConnectionError, ServerKeyRef, Settings};
 
 const LIFETIME: u64 = 60_000;
 const EXPIRED: Result<(), ConnectionError> = Err(ConnectionError::Expired);
@@ -87,7 +87,7 @@ fn each_sign_of_life_gives_it_anew() {
 /// Each kind of machine that a user can have.
 #[test]
 fn it_holds_on_every_wire() {
-    fn both<A: ClientWire, B: ServerWire>(client: &A, server: &B, seed: u64) {
+    fn both<A: ClientKeyRef + Copy, B: ServerKeyRef + Copy>(client: A, server: B, seed: u64) {
         for away in [false, true] {
             let settings = Settings::new().with_keep_alive(false);
             let mut pair = Pair::new(client, server, &settings, seed + u64::from(away)).unwrap();

@@ -18,8 +18,8 @@ use common::noise::{
 use common::{ms, owed};
 use falco_core::testing::{NoSecurity, RawPeer, raw_frame};
 use falco_core::{
-    ClientEvent, ClientWait, Connection, ConnectionError, RecvBuf, Refusal, RequestId, Role, ServerEvent, ServerWait,
-    Settings, Wire,
+    ClientEvent, ClientWait, Connection, ConnectionError, KeyRef, RecvBuf, Refusal, RequestId, Role, ServerEvent,
+    ServerWait, Settings,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -40,7 +40,7 @@ struct Serving(NoiseServerEnd);
 /// Asks four things as soon as it may, cancels after each answer.
 struct Asking(NoiseClientEnd, Vec<RequestId>);
 
-fn seal<R: Role, H: core::ops::Deref<Target: Wire<R>>>(
+fn seal<R: Role, H: KeyRef<R>>(
     machine: &mut Connection<R, H>,
     message: &mut R::Outgoing,
     body: &[u8],

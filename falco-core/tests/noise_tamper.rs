@@ -13,7 +13,7 @@ use core::cell::RefCell;
 use falco_core::testing::{ClientLog, NoiseTestClient, NoiseTestServer, Pair, ServerLog, noise_client, noise_server};
 use falco_core::{ConnectionError, Settings};
 
-type TestPair<'k> = Pair<'k, NoiseTestClient, NoiseTestServer>;
+type TestPair<'k> = Pair<'k, &'k NoiseTestClient, &'k NoiseTestServer>;
 
 const TAMPERED: ConnectionError = ConnectionError::Tampered;
 

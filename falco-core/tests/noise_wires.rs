@@ -16,9 +16,9 @@ use falco_core::crypto::RustCrypto;
 use falco_core::keys::Secrets;
 use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot, Ring, RingError};
 use falco_core::testing::{ClientLog, CountingRng, Pair, ServerLog, classic_key, key, noise_client};
-use falco_core::{ClientWire, CloseReason, ConnectionError, Received, ServerConnection, ServerWire, Settings};
+use falco_core::{ClientKeyRef, CloseReason, ConnectionError, Received, ServerConnection, ServerKeyRef, Settings};
 
-fn answered<A: ClientWire, B: ServerWire>(client: &A, server: &B) -> (Vec<ClientLog>, Vec<ServerLog>) {
+fn answered<A: ClientKeyRef, B: ServerKeyRef>(client: A, server: B) -> (Vec<ClientLog>, Vec<ServerLog>) {
     // Entropy of its own for each, or a classic server would take the next for the last again.
     static SEED: AtomicU64 = AtomicU64::new(1);
     let mut pair = Pair::new(client, server, &Settings::new(), SEED.fetch_add(1, Ordering::Relaxed)).unwrap();

@@ -10,12 +10,11 @@
 use core::cell::RefCell;
 use core::convert::Infallible;
 use core::error::Error;
-use core::ops::Deref;
 
 use falco_embedded::falco_core::crypto::{Aead, AeadError, Crypto, NoiseCrypto, Nonce, Tag};
 use falco_embedded::falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_embedded::falco_core::{
-    ClientConnection, ConnectionError, Instant, Key, Role, RustCrypto, Settings, StorageFull, Wire,
+    ClientConnection, ConnectionError, Instant, Key, KeyRef, Role, RustCrypto, Settings, StorageFull,
 };
 use falco_embedded::{ClientLine, Line, ServerLine};
 use getrandom::SysRng;
@@ -154,7 +153,7 @@ fn check(chip: &impl Crypto) -> Result<(), AeadError> {
 }
 
 /// What a serial port does.
-fn carry<A: Role, B: Role, G: Deref<Target: Wire<A>>, H: Deref<Target: Wire<B>>>(
+fn carry<A: Role, B: Role, G: KeyRef<A>, H: KeyRef<B>>(
     from: &mut Line<A, G, [u8; 514], [u8; 514]>,
     to: &mut Line<B, H, [u8; 514], [u8; 514]>,
 ) -> Result<(), StorageFull> {

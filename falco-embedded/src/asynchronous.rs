@@ -12,12 +12,13 @@
 
 use core::fmt;
 use core::future::{Future, pending, poll_fn};
-use core::ops::Deref;
 use core::pin::pin;
 use core::task::Poll;
 
 use embedded_io_async::{Read, Write};
-use falco_core::{ClientWire, CloseReason, ConnectionError, Instant, PingId, Refusal, Role, ServerWire, Storage, Wire};
+use falco_core::{
+    ClientKeyRef, CloseReason, ConnectionError, Instant, KeyRef, PingId, Refusal, Role, ServerKeyRef, Storage,
+};
 
 use crate::client::ClientLine;
 use crate::clock::Timer;
@@ -85,7 +86,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
     /// meanwhile.
     fn lets_begin<H, I, O, M, A>(&mut self, line: &mut ServerLine<H, I, O, M, A>) -> bool
     where
-        H: Deref<Target: ServerWire>,
+        H: ServerKeyRef,
         I: Storage,
         O: AsRef<[u8]> + AsMut<[u8]>,
         M: Storage,
@@ -114,7 +115,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
         work: Work,
     ) -> Result<Work::Output, Error<R::Error>>
     where
-        H: Deref<Target: ServerWire>,
+        H: ServerKeyRef,
         I: Storage,
         O: AsRef<[u8]> + AsMut<[u8]>,
     {
@@ -148,7 +149,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
     /// not in order.
     async fn finish<Side: Role, H, I, O>(&mut self, line: &mut Line<Side, H, I, O>, end: Error) -> Error<R::Error>
     where
-        H: Deref<Target: Wire<Side>>,
+        H: KeyRef<Side>,
         I: Storage,
         O: AsRef<[u8]> + AsMut<[u8]>,
     {
@@ -176,7 +177,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
     /// Why nothing can be written any more, if that is still to be told.
     fn tell_broken<Side: Role, H, I, O>(&mut self, line: &mut Line<Side, H, I, O>) -> Result<(), Error<R::Error>>
     where
-        H: Deref<Target: Wire<Side>>,
+        H: KeyRef<Side>,
         I: Storage,
         O: AsRef<[u8]> + AsMut<[u8]>,
     {
@@ -197,7 +198,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
         until: Option<Instant>,
     ) -> Result<(), Error<R::Error>>
     where
-        H: Deref<Target: Wire<Side>>,
+        H: KeyRef<Side>,
         I: Storage,
         O: AsRef<[u8]> + AsMut<[u8]>,
     {

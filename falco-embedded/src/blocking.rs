@@ -5,10 +5,11 @@
 //! and before a handler begins; a flush that never returns would hold everything up.
 
 use core::fmt;
-use core::ops::Deref;
 
 use embedded_io::{Read, ReadReady, Write, WriteReady};
-use falco_core::{ClientWire, CloseReason, ConnectionError, Instant, PingId, Refusal, Role, ServerWire, Storage, Wire};
+use falco_core::{
+    ClientKeyRef, CloseReason, ConnectionError, Instant, KeyRef, PingId, Refusal, Role, ServerKeyRef, Storage,
+};
 
 use crate::client::ClientLine;
 use crate::clock::Clock;
@@ -73,11 +74,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         clippy::unnecessary_wraps,
         reason = "as the other kind of pump has it"
     )]
-    fn meanwhile<T, H: Deref<Target: ServerWire>, I, O>(
-        &mut self,
-        _: &mut Desk<H, I, O>,
-        handled: T,
-    ) -> Result<T, Error<S::Error>> {
+    fn meanwhile<T, H: ServerKeyRef, I, O>(&mut self, _: &mut Desk<H, I, O>, handled: T) -> Result<T, Error<S::Error>> {
         Ok(handled)
     }
 
@@ -85,7 +82,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
     /// Says whether it may begin.
     fn lets_begin<H, I, O, M, A>(&mut self, line: &mut ServerLine<H, I, O, M, A>) -> bool
     where
-        H: Deref<Target: ServerWire>,
+        H: ServerKeyRef,
         I: Storage,
         O: AsRef<[u8]> + AsMut<[u8]>,
         M: Storage,
@@ -98,7 +95,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
     /// last answer that stays in the stream not in order.
     fn finish<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>, end: Error) -> Error<S::Error>
     where
-        H: Deref<Target: Wire<R>>,
+        H: KeyRef<R>,
         I: Storage,
         O: AsRef<[u8]> + AsMut<[u8]>,
     {
@@ -111,7 +108,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
     /// Why nothing can be written any more, if that is still to be told.
     fn tell_broken<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>) -> Result<(), Error<S::Error>>
     where
-        H: Deref<Target: Wire<R>>,
+        H: KeyRef<R>,
         I: Storage,
         O: AsRef<[u8]> + AsMut<[u8]>,
     {
@@ -134,7 +131,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
     /// Flushes the stream, and says whether that worked.
     fn flush_line<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>) -> bool
     where
-        H: Deref<Target: Wire<R>>,
+        H: KeyRef<R>,
         I: Storage,
         O: AsRef<[u8]> + AsMut<[u8]>,
     {
@@ -155,7 +152,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         until: Option<Instant>,
     ) -> Result<(), Error<S::Error>>
     where
-        H: Deref<Target: Wire<R>>,
+        H: KeyRef<R>,
         I: Storage,
         O: AsRef<[u8]> + AsMut<[u8]>,
     {
@@ -182,7 +179,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
     /// Reads what is there, and says whether something was: bytes, or the end of the stream.
     fn read<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>) -> Result<bool, Error<S::Error>>
     where
-        H: Deref<Target: Wire<R>>,
+        H: KeyRef<R>,
         I: Storage,
         O: AsRef<[u8]> + AsMut<[u8]>,
     {
@@ -210,7 +207,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
     /// Writes what can be written, and says whether something was.
     fn write<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>) -> bool
     where
-        H: Deref<Target: Wire<R>>,
+        H: KeyRef<R>,
         I: Storage,
         O: AsRef<[u8]> + AsMut<[u8]>,
     {

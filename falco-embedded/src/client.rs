@@ -2,10 +2,9 @@
 //! the drivers do.
 
 use core::fmt;
-use core::ops::Deref;
 
 use falco_core::{
-    ClientConnection, ClientEvent, ClientSide, ClientWire, CloseReason, Fate, Instant, OutgoingRequest, PingId,
+    ClientConnection, ClientEvent, ClientKeyRef, ClientSide, CloseReason, Fate, Instant, OutgoingRequest, PingId,
     RequestError, RequestId, SealError, Settings, Status, Storage,
 };
 use rand_core::TryCryptoRng;
@@ -16,7 +15,7 @@ use crate::line::{Line, Next};
 /// A client's line, and the one request that it may have under way.
 ///
 /// The [crate's page](crate) has a super-loop around it.
-pub struct ClientLine<H: Deref<Target: ClientWire>, I, O> {
+pub struct ClientLine<H: ClientKeyRef, I, O> {
     line: Line<ClientSide, H, I, O>,
     /// The request whose end is awaited, or was when its asker went away.
     current: Option<RequestId>,
@@ -84,7 +83,7 @@ impl<B, A> fmt::Debug for Ask<B, A> {
     }
 }
 
-impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> ClientLine<H, I, O> {
+impl<H: ClientKeyRef, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> ClientLine<H, I, O> {
     /// A client of a connection that begins now, over memory for the unread bytes and for those to
     /// be written.
     ///
@@ -269,7 +268,7 @@ impl<H: Deref<Target: ClientWire>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Cli
     }
 }
 
-impl<H: Deref<Target: ClientWire>, I, O> fmt::Debug for ClientLine<H, I, O> {
+impl<H: ClientKeyRef, I, O> fmt::Debug for ClientLine<H, I, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientLine")
             .field("line", &self.line)

@@ -14,12 +14,12 @@ macro_rules! drivers {
         serve: [$(#[$serve:meta])*],
     ) => {
         $(#[$client])*
-        pub struct Client<P, H: Deref<Target: ClientWire>, I, O> {
+        pub struct Client<P, H: ClientKeyRef, I, O> {
             line: ClientLine<H, I, O>,
             pump: P,
         }
 
-        impl<P, H: Deref<Target: ClientWire>, I, O> fmt::Debug for Client<P, H, I, O> {
+        impl<P, H: ClientKeyRef, I, O> fmt::Debug for Client<P, H, I, O> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.debug_struct("Client").field("line", &self.line).finish_non_exhaustive()
             }
@@ -27,7 +27,7 @@ macro_rules! drivers {
 
         impl<$($generics)*, H, I, O> Client<$pump, H, I, O>
         where
-            H: Deref<Target: ClientWire>,
+            H: ClientKeyRef,
             I: Storage,
             O: AsRef<[u8]> + AsMut<[u8]>,
         {
@@ -214,12 +214,12 @@ macro_rules! drivers {
         }
 
         $(#[$server])*
-        pub struct Server<P, H: Deref<Target: ServerWire>, I, O, M, A> {
+        pub struct Server<P, H: ServerKeyRef, I, O, M, A> {
             line: ServerLine<H, I, O, M, A>,
             pump: P,
         }
 
-        impl<P, H: Deref<Target: ServerWire>, I, O, M, A> fmt::Debug for Server<P, H, I, O, M, A> {
+        impl<P, H: ServerKeyRef, I, O, M, A> fmt::Debug for Server<P, H, I, O, M, A> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.debug_struct("Server").field("line", &self.line).finish_non_exhaustive()
             }
@@ -227,7 +227,7 @@ macro_rules! drivers {
 
         impl<$($generics)*, H, I, O, M, A> Server<$pump, H, I, O, M, A>
         where
-            H: Deref<Target: ServerWire>,
+            H: ServerKeyRef,
             I: Storage,
             O: AsRef<[u8]> + AsMut<[u8]>,
             M: Storage,

@@ -68,9 +68,8 @@
 //! assert_eq!(ask.into_parts().1[..length], body);
 //!
 //! // What a serial port does.
-//! use std::ops::Deref;
-//! use falco_core::{Role, Wire};
-//! fn carry<A: Role, B: Role, G: Deref<Target: Wire<A>>, H: Deref<Target: Wire<B>>>(
+//! use falco_core::{Role, KeyRef};
+//! fn carry<A: Role, B: Role, G: KeyRef<A>, H: KeyRef<B>>(
 //!     from: &mut falco_embedded::Line<A, G, [u8; 514], [u8; 514]>,
 //!     to: &mut falco_embedded::Line<B, H, [u8; 514], [u8; 514]>,
 //!     now: Instant,

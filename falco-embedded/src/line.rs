@@ -2,9 +2,10 @@
 //! here reads, writes or waits.
 
 use core::fmt;
-use core::ops::Deref;
 
-use falco_core::{Connection, Instant, OutputTooSmall, Received, RecvBuf, Role, SealError, Storage, StorageFull, Wire};
+use falco_core::{
+    Connection, Instant, KeyRef, OutputTooSmall, Received, RecvBuf, Role, SealError, Storage, StorageFull,
+};
 
 use crate::error::Error;
 
@@ -16,8 +17,7 @@ use crate::error::Error;
 /// step of the [`ClientLine`](crate::ClientLine) or [`ServerLine`](crate::ServerLine) around it.
 ///
 /// ```no_run
-/// use core::ops::Deref;
-/// use falco_core::{Instant, Role, StorageFull, Wire};
+/// use falco_core::{Instant, Role, StorageFull, KeyRef};
 /// use falco_embedded::Line;
 ///
 /// /// A serial port whose queues hold a few bytes; neither call waits.
@@ -27,7 +27,7 @@ use crate::error::Error;
 /// }
 ///
 /// /// Moves what can be moved.
-/// fn serve<R: Role, H: Deref<Target: Wire<R>>>(
+/// fn serve<R: Role, H: KeyRef<R>>(
 ///     line: &mut Line<R, H, [u8; 514], [u8; 514]>,
 ///     port: &mut impl Port,
 ///     now: Instant,
@@ -42,7 +42,7 @@ use crate::error::Error;
 ///
 /// After that come steps, until one says that there is no more, and then
 /// [`handle_timeout`](Self::handle_timeout).
-pub struct Line<R: Role, H: Deref<Target: Wire<R>>, I, O> {
+pub struct Line<R: Role, H: KeyRef<R>, I, O> {
     machine: Connection<R, H>,
     inbox: RecvBuf<I>,
     /// Unread bytes that bring the next step, as the machine has said.
@@ -105,7 +105,7 @@ pub(crate) enum Next<E> {
     Event(E),
 }
 
-impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H, I, O> {
+impl<R: Role, H: KeyRef<R>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H, I, O> {
     /// A line for `machine`. [`Connection::buffer_sizes`] says how large `inbox` and `outbox` have
     /// to be.
     pub const fn new(machine: Connection<R, H>, inbox: I, outbox: O) -> Self {
@@ -411,7 +411,7 @@ impl<R: Role, H: Deref<Target: Wire<R>>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]
     }
 }
 
-impl<R: Role, H: Deref<Target: Wire<R>>, I, O> fmt::Debug for Line<R, H, I, O> {
+impl<R: Role, H: KeyRef<R>, I, O> fmt::Debug for Line<R, H, I, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Line")
             .field("machine", &self.machine)

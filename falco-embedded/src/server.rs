@@ -2,11 +2,10 @@
 //! waits; the drivers do.
 
 use core::fmt;
-use core::ops::Deref;
 
 use falco_core::{
     CloseReason, Instant, OutgoingAnswer, Partial, Reassembly, Refusal, ReplyError, RequestError, RequestId, SealError,
-    ServerConnection, ServerEvent, ServerSide, ServerWire, Settings, Status, Storage,
+    ServerConnection, ServerEvent, ServerKeyRef, ServerSide, Settings, Status, Storage,
 };
 use rand_core::TryCryptoRng;
 
@@ -18,7 +17,7 @@ use crate::line::{Line, Next};
 ///
 /// While a request is being handled the line goes on: pings are answered, and what the client has
 /// begun besides is refused as busy. The [crate's page](crate) has a super-loop around it.
-pub struct ServerLine<H: Deref<Target: ServerWire>, I, O, M, A> {
+pub struct ServerLine<H: ServerKeyRef, I, O, M, A> {
     desk: Desk<H, I, O>,
     parts: Reassembly<[Partial<M>; 1]>,
     answer: A,
@@ -26,7 +25,7 @@ pub struct ServerLine<H: Deref<Target: ServerWire>, I, O, M, A> {
 }
 
 /// The line, and the word on a request that is not taken.
-pub(crate) struct Desk<H: Deref<Target: ServerWire>, I, O> {
+pub(crate) struct Desk<H: ServerKeyRef, I, O> {
     line: Line<ServerSide, H, I, O>,
     /// To be said as soon as it can be; until then nothing is looked at.
     refusal: Option<(RequestId, Refusal)>,
@@ -62,7 +61,7 @@ enum Waits {
 
 impl<H, I, O, M, A> ServerLine<H, I, O, M, A>
 where
-    H: Deref<Target: ServerWire>,
+    H: ServerKeyRef,
     I: Storage,
     O: AsRef<[u8]> + AsMut<[u8]>,
     M: Storage,
@@ -315,7 +314,7 @@ fn take<M: Storage>(
 
 impl<H, I, O> Desk<H, I, O>
 where
-    H: Deref<Target: ServerWire>,
+    H: ServerKeyRef,
     I: Storage,
     O: AsRef<[u8]> + AsMut<[u8]>,
 {
@@ -379,7 +378,7 @@ where
     }
 }
 
-impl<H: Deref<Target: ServerWire>, I, O, M, A> fmt::Debug for ServerLine<H, I, O, M, A> {
+impl<H: ServerKeyRef, I, O, M, A> fmt::Debug for ServerLine<H, I, O, M, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerLine")
             .field("line", &self.desk.line)

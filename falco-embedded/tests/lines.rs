@@ -11,7 +11,6 @@
 mod common;
 
 use core::cell::RefCell;
-use core::ops::Deref;
 use std::rc::Rc;
 
 use common::{
@@ -33,8 +32,8 @@ fn settle<G, H, M>(
     mut ask: Option<&mut Ask<&[u8], [u8; MESSAGE]>>,
     server: &mut ServerLine<H, [u8; BUFFER], [u8; BUFFER], M, [u8; 8]>,
 ) where
-    G: Deref<Target: falco_core::ClientWire>,
-    H: Deref<Target: falco_core::ServerWire>,
+    G: falco_core::ClientKeyRef,
+    H: falco_core::ServerKeyRef,
     M: Storage,
 {
     loop {

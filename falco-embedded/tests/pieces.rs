@@ -12,12 +12,11 @@
 
 mod common;
 
-use core::ops::Deref;
 use std::rc::Rc;
 
 use common::{Asker, Other, Pipe, Port, RestingClock, VirtualClock, World, at_once, client_key, run, server_key};
 use falco_core::testing::{CountingRng, classic_key};
-use falco_core::{ClientConnection, ClientWire, Instant, Refusal, ServerWire, Settings};
+use falco_core::{ClientConnection, ClientKeyRef, Instant, Refusal, ServerKeyRef, Settings};
 use falco_embedded::{Ask, ClientLine, Error, Line, ServerLine, asynchronous, blocking};
 
 /// The largest message of these devices.
@@ -140,8 +139,8 @@ fn count(pipe: &Pipe) -> (usize, usize) {
 
 fn carry<G, H>(plan: &Plan<'_>, mut client: Client<G>, mut server: Server<H>) -> Vec<[(usize, usize); 2]>
 where
-    G: Deref<Target: ClientWire>,
-    H: Deref<Target: ServerWire>,
+    G: ClientKeyRef,
+    H: ServerKeyRef,
 {
     let world = Rc::new(World::default());
     let pipes = [(); 2].map(|()| Pipe::new(&world, plan.holds));
@@ -202,8 +201,8 @@ fn lines<G, H>(
     pipes: &[Pipe; 2],
 ) -> Vec<[(usize, usize); 2]>
 where
-    G: Deref<Target: ClientWire>,
-    H: Deref<Target: ServerWire>,
+    G: ClientKeyRef,
+    H: ServerKeyRef,
 {
     let (now, [up, down]) = (Instant::ZERO, pipes);
     let mut turn = |client: &mut Client<G>, ask: Option<&mut Ask<Vec<u8>, Vec<u8>>>| {
@@ -244,7 +243,7 @@ where
 fn exchange<R, H>(line: &mut Line<R, H, Vec<u8>, Vec<u8>>, from: &Pipe, to: &Pipe, now: Instant) -> bool
 where
     R: falco_core::Role,
-    H: Deref<Target: falco_core::Wire<R>>,
+    H: falco_core::KeyRef<R>,
 {
     let mut read = 0;
     if !from.bytes.borrow().is_empty() {
@@ -262,8 +261,8 @@ where
 /// Runs the plan with this output and compares with what there has to be.
 fn check<G, H>(plan: &Plan<'_>, output: usize, layouts: [&dyn Layout; 2], client: Client<G>, server: Server<H>)
 where
-    G: Deref<Target: ClientWire>,
-    H: Deref<Target: ServerWire>,
+    G: ClientKeyRef,
+    H: ServerKeyRef,
 {
     let told = carry(plan, client, server);
     assert_eq!(told.len(), plan.bodies.len());

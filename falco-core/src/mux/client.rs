@@ -7,7 +7,6 @@ mod window;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::fmt;
-use core::ops::Deref;
 
 use super::Body;
 use super::deadline::Writes;
@@ -23,7 +22,7 @@ use crate::reassembly::{Partial, Reassembly};
 use crate::send_queue::SendQueue;
 use crate::settings::DEFAULT_MAX_HELD;
 use crate::time::Instant;
-use crate::wire::ClientWire;
+use crate::wire::ClientKeyRef;
 
 use self::window::Window;
 
@@ -37,7 +36,7 @@ use self::window::Window;
 /// takes: as many as its limit in flight allows, and as many bytes as
 /// [`with_max_held`](Self::with_max_held) says. The others wait here, and what is done with one of
 /// them takes no longer however many wait.
-pub struct ClientMux<H: Deref<Target: ClientWire>, B, W, P = W> {
+pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     machine: ClientConnection<H>,
     /// Requests that may begin or have begun, until all of them is sealed.
     queue: SendQueue<OutgoingRequest, Queued<B>>,
@@ -75,7 +74,7 @@ impl<B: AsRef<[u8]>> AsRef<[u8]> for Queued<B> {
     }
 }
 
-impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
+impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Nothing waits yet.
     pub fn new(machine: ClientConnection<H>) -> Self {
         Self {
@@ -422,7 +421,7 @@ fn position(begun: &VecDeque<Begun>, id: RequestId) -> Option<usize> {
     waiters::position(begun, id.number().into(), |begun| begun.id.number().into()).ok()
 }
 
-impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> fmt::Debug for ClientMux<H, B, W, P> {
+impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> fmt::Debug for ClientMux<H, B, W, P> {
     /// How many there are of everything, and nothing of what they say.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientMux")

@@ -1,13 +1,11 @@
 //! Deadlines that both sides keep beside the machine's: a write that makes no progress, and an
 //! owner who comes late.
 
-use core::ops::Deref;
-
 use crate::connection::Connection;
 use crate::error::ConnectionError;
 use crate::role::Role;
 use crate::time::{Instant, Span};
-use crate::wire::Wire;
+use crate::wire::KeyRef;
 
 /// Whoever comes later than this to a deadline has been away, and has not looked at what came
 /// meanwhile. A runtime's timers are late by some milliseconds, on a busy machine by some more.
@@ -31,27 +29,24 @@ impl Writes {
     }
 
     /// When the write is given up.
-    fn due<R: Role, H: Deref<Target: Wire<R>>>(self, machine: &Connection<R, H>) -> Option<Instant> {
+    fn due<R: Role, H: KeyRef<R>>(self, machine: &Connection<R, H>) -> Option<Instant> {
         self.blocked.map(|since| machine.stalls_at(since))
     }
 
     /// Whether the write is to be given up at `now`.
-    pub(super) fn is_due<R: Role, H: Deref<Target: Wire<R>>>(self, machine: &Connection<R, H>, now: Instant) -> bool {
+    pub(super) fn is_due<R: Role, H: KeyRef<R>>(self, machine: &Connection<R, H>, now: Instant) -> bool {
         self.due(machine).is_some_and(|due| due <= now)
     }
 
     /// When something is to be done at the latest.
-    pub(super) fn poll_timeout<R: Role, H: Deref<Target: Wire<R>>>(
-        self,
-        machine: &Connection<R, H>,
-    ) -> Option<Instant> {
+    pub(super) fn poll_timeout<R: Role, H: KeyRef<R>>(self, machine: &Connection<R, H>) -> Option<Instant> {
         let write = self.due(machine).filter(|_| machine.end().is_none());
         [machine.poll_timeout(), write].into_iter().flatten().min()
     }
 
     /// Does what is due at `now`. What ran out while nobody was here is put off, so that what has
     /// come is read first.
-    pub(super) fn handle_timeout<R: Role, H: Deref<Target: Wire<R>>>(
+    pub(super) fn handle_timeout<R: Role, H: KeyRef<R>>(
         &mut self,
         machine: &mut Connection<R, H>,
         now: Instant,

@@ -3,7 +3,6 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::fmt;
-use core::ops::Deref;
 
 use super::deadline::Writes;
 use super::ending::Ending;
@@ -18,11 +17,11 @@ use crate::reassembly::{Partial, Reassembly};
 use crate::send_queue::SendQueue;
 use crate::settings::Settings;
 use crate::time::Instant;
-use crate::wire::ServerWire;
+use crate::wire::ServerKeyRef;
 
 /// A server's machine with the requests that have had no end. `B` is the body of an answer, `G` the
 /// bound that all connections share.
-pub struct ServerMux<H: Deref<Target: ServerWire>, B, G: Budget> {
+pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     machine: ServerConnection<H>,
     answers: SendQueue<OutgoingAnswer, B>,
     /// Ends that the machine has not taken yet.
@@ -42,7 +41,7 @@ pub struct ServerMux<H: Deref<Target: ServerWire>, B, G: Budget> {
     busy: u64,
 }
 
-impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
+impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Nothing is under way. While more bytes of answers wait to be sealed than the largest message
     /// of `settings` has, nothing is read: there is room for one answer of any size.
     pub fn new(machine: ServerConnection<H>, budget: G, settings: &Settings) -> Self {
@@ -376,21 +375,21 @@ fn release<G: Budget>(held: &mut VecDeque<(RequestId, usize)>, budget: &G, id: R
     }
 }
 
-impl<H: Deref<Target: ServerWire>, B, G: Budget> Drop for ServerMux<H, B, G> {
+impl<H: ServerKeyRef, B, G: Budget> Drop for ServerMux<H, B, G> {
     /// Whatever is still held is given back.
     fn drop(&mut self) {
         self.give_back();
     }
 }
 
-impl<H: Deref<Target: ServerWire>, B, G: Budget> ServerMux<H, B, G> {
+impl<H: ServerKeyRef, B, G: Budget> ServerMux<H, B, G> {
     fn give_back(&self) {
         let held = self.held.iter().map(|(_, bytes)| bytes).sum();
         self.budget.give_back(held);
     }
 }
 
-impl<H: Deref<Target: ServerWire>, B: AsRef<[u8]>, G: Budget> fmt::Debug for ServerMux<H, B, G> {
+impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> fmt::Debug for ServerMux<H, B, G> {
     /// How many there are of everything, and nothing of what they say.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerMux")

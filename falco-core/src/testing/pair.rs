@@ -1,16 +1,15 @@
 //! A client and a server on a virtual clock, joined by a link that the test may tamper with.
 
 use core::fmt;
-use core::ops::Deref;
 use core::time::Duration;
 use std::boxed::Box;
 use std::vec::Vec;
 
 use super::CountingRng;
 use crate::{
-    ClientConnection, ClientEvent, ClientWire, CloseReason, Connection, ConnectionError, EntropyError, Error, Instant,
-    OutgoingRequest, Partial, Reassembly, Received, RecvBuf, Refusal, RequestId, Role, SendQueue, ServerConnection,
-    ServerEvent, ServerWire, Settings, TRANSMIT_SIZE, Wire,
+    ClientConnection, ClientEvent, ClientKeyRef, CloseReason, Connection, ConnectionError, EntropyError, Error,
+    Instant, KeyRef, OutgoingRequest, Partial, Reassembly, Received, RecvBuf, Refusal, RequestId, Role, SendQueue,
+    ServerConnection, ServerEvent, ServerKeyRef, Settings, TRANSMIT_SIZE,
 };
 
 /// Steps that a [`Pair`] may take in all; one that takes more has lost its way.
@@ -71,7 +70,7 @@ fn part(partials: &mut Partials, id: RequestId, bytes: &[u8], last: bool) -> Opt
 
 /// One side: its machine, what it has received and not taken, what it has sent and the link has not
 /// carried.
-struct Side<R: Role, H: Deref<Target: Wire<R>>> {
+struct Side<R: Role, H: KeyRef<R>> {
     machine: Connection<R, H>,
     inbox: RecvBuf<Vec<u8>>,
     sent: Vec<u8>,
@@ -83,7 +82,7 @@ struct Side<R: Role, H: Deref<Target: Wire<R>>> {
     hang_up: bool,
 }
 
-impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
+impl<R: Role, H: KeyRef<R>> Side<R, H> {
     fn new(machine: Connection<R, H>) -> Self {
         Self {
             machine,
@@ -172,10 +171,10 @@ impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
 /// assert_eq!(pair.client_log.last(), Some(&ClientLog::Ended(ConnectionError::Expired)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Pair<'k, A: ClientWire, B: ServerWire> {
+pub struct Pair<'l, A: ClientKeyRef, B: ServerKeyRef> {
     now: Instant,
-    client: Side<crate::ClientSide, &'k A>,
-    server: Side<crate::ServerSide, &'k B>,
+    client: Side<crate::ClientSide, A>,
+    server: Side<crate::ServerSide, B>,
     handler: fn(&[u8]) -> Option<Vec<u8>>,
     steps: usize,
     /// What happened to the client, in order.
@@ -183,14 +182,14 @@ pub struct Pair<'k, A: ClientWire, B: ServerWire> {
     /// What happened to the server, in order.
     pub server_log: Vec<ServerLog>,
     /// What all bytes go through on their way; `true` for those to the server.
-    pub link: Link<'k>,
+    pub link: Link<'l>,
 }
 
 /// What a link does to the bytes that it carries, and in which direction: `true` for those to the
 /// server.
 pub type Link<'l> = Box<dyn FnMut(bool, &mut Vec<u8>) + 'l>;
 
-impl<A: ClientWire, B: ServerWire> fmt::Debug for Pair<'_, A, B> {
+impl<A: ClientKeyRef, B: ServerKeyRef> fmt::Debug for Pair<'_, A, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut pair = f.debug_struct("Pair");
         pair.field("now", &self.now)
@@ -202,12 +201,12 @@ impl<A: ClientWire, B: ServerWire> fmt::Debug for Pair<'_, A, B> {
     }
 }
 
-impl<'k, A: ClientWire, B: ServerWire> Pair<'k, A, B> {
+impl<A: ClientKeyRef, B: ServerKeyRef> Pair<'_, A, B> {
     /// A pair at the epoch, before the first byte. Its entropy depends on `seed` alone.
     ///
     /// # Errors
     /// None: the counting generator does not fail.
-    pub fn new(client: &'k A, server: &'k B, settings: &Settings, seed: u64) -> Result<Self, EntropyError> {
+    pub fn new(client: A, server: B, settings: &Settings, seed: u64) -> Result<Self, EntropyError> {
         let mut rng = CountingRng::new(seed);
         Ok(Self {
             now: Instant::ZERO,
@@ -234,12 +233,12 @@ impl<'k, A: ClientWire, B: ServerWire> Pair<'k, A, B> {
     }
 
     /// The client's machine.
-    pub const fn client(&mut self) -> &mut ClientConnection<&'k A> {
+    pub const fn client(&mut self) -> &mut ClientConnection<A> {
         &mut self.client.machine
     }
 
     /// The server's machine.
-    pub const fn server(&mut self) -> &mut ServerConnection<&'k B> {
+    pub const fn server(&mut self) -> &mut ServerConnection<B> {
         &mut self.server.machine
     }
 
@@ -421,7 +420,7 @@ fn server_log(partials: &mut Partials, event: ServerEvent<'_>) -> (Option<Server
     (Some(log), None)
 }
 
-fn answer<H: Deref<Target: ServerWire>>(side: &mut Side<crate::ServerSide, H>, id: RequestId, body: Option<Vec<u8>>) {
+fn answer<H: ServerKeyRef>(side: &mut Side<crate::ServerSide, H>, id: RequestId, body: Option<Vec<u8>>) {
     if let Some(body) = body
         && let Ok(message) = side.machine.answer(id, body.len())
     {

@@ -5,11 +5,9 @@
     reason = "whatever else there is does not come on this wire"
 )]
 
-use core::ops::Deref;
-
 use falco_core::{
-    ClientEvent, ClientWait, Connection, ConnectionError, Instant, OutgoingAnswer, Received, RecvBuf, Refusal, Role,
-    ServerEvent, ServerWait, Storage, Wire,
+    ClientEvent, ClientWait, Connection, ConnectionError, Instant, KeyRef, OutgoingAnswer, Received, RecvBuf, Refusal,
+    Role, ServerEvent, ServerWait, Storage,
 };
 
 use super::{ClientEnd, Handle, ServerEnd, owed};
@@ -39,7 +37,7 @@ pub(crate) enum Event {
 /// One side with its caller, who acts on events alone.
 pub(crate) trait Caller {
     type Role: Role;
-    type Handle: Deref<Target: Wire<Self::Role>>;
+    type Handle: KeyRef<Self::Role>;
     fn machine(&mut self) -> &mut Connection<Self::Role, Self::Handle>;
     /// Notes an event and acts on it.
     fn event(&mut self, event: <Self::Role as Role>::Event<'_>, seen: &mut Seen);

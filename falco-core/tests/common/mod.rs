@@ -7,15 +7,14 @@ pub(crate) mod noise;
 pub(crate) mod told;
 pub(crate) mod verdict;
 
-use core::ops::Deref;
 use core::time::Duration;
 use std::rc::Rc;
 
 use falco_core::crypto::{Crypto, RustCrypto};
 use falco_core::testing::{CountingRng, TestLedger, key, ledger};
 use falco_core::{
-    ClassicKey, ClientConnection, ClientEvent, Connection, ConnectionError, Instant, Received, RequestId, Role,
-    ServerConnection, ServerEvent, Settings, Wire,
+    ClassicKey, ClientConnection, ClientEvent, Connection, ConnectionError, Instant, KeyRef, Received, RequestId, Role,
+    ServerConnection, ServerEvent, Settings,
 };
 
 /// A key on the classic wire, shared by the connections under it.
@@ -65,7 +64,7 @@ pub(crate) fn secrets(noise: Option<u8>, classic: Option<u8>) -> falco_core::key
 }
 
 /// All that a machine owes of its own.
-pub(crate) fn owed<R: Role, H: Deref<Target: Wire<R>>>(machine: &mut Connection<R, H>, now: Instant) -> Vec<u8> {
+pub(crate) fn owed<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>, now: Instant) -> Vec<u8> {
     let (mut all, mut out) = (Vec::new(), [0; falco_core::TRANSMIT_SIZE]);
     loop {
         let length = machine.poll_transmit(now, &mut out).unwrap();
@@ -77,11 +76,7 @@ pub(crate) fn owed<R: Role, H: Deref<Target: Wire<R>>>(machine: &mut Connection<
 }
 
 /// Asserts that a machine has ended so, says so again whatever it is asked, and gives nothing away.
-pub(crate) fn assert_ended<R: Role, H: Deref<Target: Wire<R>>>(
-    machine: &mut Connection<R, H>,
-    now: Instant,
-    end: ConnectionError,
-) {
+pub(crate) fn assert_ended<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>, now: Instant, end: ConnectionError) {
     for _ in 0..2 {
         assert_eq!(machine.end(), Some(end));
         assert_eq!(machine.status(), falco_core::Status::Ended);

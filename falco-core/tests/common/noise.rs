@@ -2,15 +2,14 @@
 //! time.
 
 use core::cell::RefCell;
-use core::ops::Deref;
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
 use falco_core::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, key, raw_frame};
 use falco_core::{
-    ClientConnection, Connection, ConnectionError, Instant, OutgoingAnswer, OutgoingRequest, Received, RequestId, Role,
-    ServerConnection, Settings, Status, TRANSMIT_SIZE, Wire,
+    ClientConnection, Connection, ConnectionError, Instant, KeyRef, OutgoingAnswer, OutgoingRequest, Received,
+    RequestId, Role, ServerConnection, Settings, Status, TRANSMIT_SIZE,
 };
 
 pub(crate) const MESSAGE: u8 = 1;
@@ -35,7 +34,7 @@ pub(crate) use super::told::{Tell, Told};
 pub(crate) type Frame = (u8, u32, Vec<u8>);
 
 /// A machine and its peer, past the handshake.
-pub(crate) struct Rig<R: Role, H: Deref<Target: Wire<R>>> {
+pub(crate) struct Rig<R: Role, H: KeyRef<R>> {
     pub(crate) machine: Connection<R, H>,
     pub(crate) raw: RawPeer<NoSecurity>,
     pub(crate) unread: Vec<u8>,
@@ -123,7 +122,7 @@ pub(crate) fn asking(count: u32) -> AtClient {
     rig
 }
 
-impl<R: for<'u> Role<Event<'u>: Tell>, H: Deref<Target: Wire<R>>> Rig<R, H> {
+impl<R: for<'u> Role<Event<'u>: Tell>, H: KeyRef<R>> Rig<R, H> {
     pub(crate) fn new(machine: Connection<R, H>, raw: RawPeer<NoSecurity>) -> Self {
         Self {
             machine,

@@ -1,8 +1,6 @@
 //! What a machine must make of a stream, and the driver that finds out what it does.
 
-use core::ops::Deref;
-
-use falco_core::{ClientWait, Connection, ConnectionError, Instant, Received, Role, ServerWait, Settings, Wire};
+use falco_core::{ClientWait, Connection, ConnectionError, Instant, KeyRef, Received, Role, ServerWait, Settings};
 
 use super::assert_ended;
 
@@ -63,10 +61,7 @@ pub(crate) fn judge_length(bytes: &[u8], at: usize) -> Result<usize, Verdict> {
 }
 
 /// Gives a machine junk until it wants more than that.
-fn verdict<R: Role<Wait: Into<Verdict>>, H: Deref<Target: Wire<R>>>(
-    machine: &mut Connection<R, H>,
-    junk: &[u8],
-) -> Verdict {
+fn verdict<R: Role<Wait: Into<Verdict>>, H: KeyRef<R>>(machine: &mut Connection<R, H>, junk: &[u8]) -> Verdict {
     let mut bytes = junk.to_vec();
     let mut unread = bytes.as_mut_slice();
     loop {
@@ -84,7 +79,7 @@ fn verdict<R: Role<Wait: Into<Verdict>>, H: Deref<Target: Wire<R>>>(
 }
 
 /// Asserts that a machine makes of junk what it must, and says whether that ended it.
-pub(crate) fn check<R: Role<Wait: Into<Verdict>>, H: Deref<Target: Wire<R>>>(
+pub(crate) fn check<R: Role<Wait: Into<Verdict>>, H: KeyRef<R>>(
     state: &str,
     junk: &[u8],
     machine: &mut Connection<R, H>,

@@ -14,7 +14,7 @@ mod world;
 use core::time::Duration;
 
 use falco_core::testing::{classic_key, noise_client, noise_server};
-use falco_core::{ClientWire, ServerWire, Settings};
+use falco_core::{ClientKeyRef, ServerKeyRef, Settings};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -103,7 +103,7 @@ fn plan() -> impl Strategy<Value = Plan> {
     )
 }
 
-fn run<C: ClientWire, S: ServerWire>(keys: (&C, &S), plan: &Plan, tells: bool) {
+fn run<C: ClientKeyRef, S: ServerKeyRef>(keys: (C, S), plan: &Plan, tells: bool) {
     let settings = Settings::new().with_max_record(plan.max_record).unwrap();
     let own = settings.with_max_message(u32::try_from(MAX_ANSWER).unwrap());
     let theirs = settings
@@ -150,7 +150,7 @@ proptest! {
     }
 }
 
-fn go_together<C: ClientWire, S: ServerWire>(keys: (&C, &S)) {
+fn go_together<C: ClientKeyRef, S: ServerKeyRef>(keys: (C, S)) {
     let settings = Settings::new();
     let mut world = World::new(keys, (&settings, &settings), 1 << 20, false);
     world.settle();
@@ -168,7 +168,7 @@ fn an_output_of_the_size_that_is_asked_for_holds_all_small_requests() {
     go_together((&classic_key(7), &classic_key(7)));
 }
 
-fn refuse_what_is_answered<C: ClientWire, S: ServerWire>(keys: (&C, &S)) {
+fn refuse_what_is_answered<C: ClientKeyRef, S: ServerKeyRef>(keys: (C, S)) {
     let settings = Settings::new();
     let mut world = World::new(keys, (&settings, &settings), 1 << 20, false);
     world.settle();

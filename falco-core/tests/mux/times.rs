@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use falco_core::mux::{ClientMux, Ending, LastStep, ServerMux, Unbounded};
 use falco_core::testing::{CountingRng, noise_client, noise_server};
-use falco_core::{ClientConnection, ClientWire, ConnectionError, Instant, ServerConnection, ServerWire, Settings};
+use falco_core::{ClientConnection, ClientKeyRef, ConnectionError, Instant, ServerConnection, ServerKeyRef, Settings};
 
 const LIFETIME: Duration = Duration::from_secs(9);
 
@@ -13,11 +13,11 @@ fn ms(millis: u64) -> Instant {
     Instant::from_millis(millis)
 }
 
-type Client<'k, H> = ClientMux<&'k H, Vec<u8>, (), ()>;
-type Server<'k, H> = ServerMux<&'k H, Vec<u8>, Unbounded>;
+type Client<H> = ClientMux<H, Vec<u8>, (), ()>;
+type Server<H> = ServerMux<H, Vec<u8>, Unbounded>;
 
 /// Both sides, established at 0 with nothing on its way.
-fn pair<'k, C: ClientWire, S: ServerWire>(keys: (&'k C, &'k S)) -> (Client<'k, C>, Server<'k, S>) {
+fn pair<C: ClientKeyRef, S: ServerKeyRef>(keys: (C, S)) -> (Client<C>, Server<S>) {
     let settings = Settings::new().with_lifetime(LIFETIME).unwrap();
     let client = ClientConnection::new(keys.0, &settings, ms(0), &mut CountingRng::new(1)).unwrap();
     let server = ServerConnection::new(keys.1, &settings, ms(0), &mut CountingRng::new(2)).unwrap();
@@ -30,9 +30,9 @@ fn pair<'k, C: ClientWire, S: ServerWire>(keys: (&'k C, &'k S)) -> (Client<'k, C
     (client, server)
 }
 
-fn talk<C: ClientWire, S: ServerWire>(
-    client: &mut Client<'_, C>,
-    server: &mut Server<'_, S>,
+fn talk<C: ClientKeyRef, S: ServerKeyRef>(
+    client: &mut Client<C>,
+    server: &mut Server<S>,
     to_server: &mut Vec<u8>,
     to_client: &mut Vec<u8>,
     now: Instant,

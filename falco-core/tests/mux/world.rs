@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use falco_core::mux::{Body, ClientMux, ClientStep, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::CountingRng;
 use falco_core::{
-    ClientConnection, ClientWire, CloseReason, ConnectionError, Error, Fate, Instant, OutputTooSmall, Refusal,
-    RequestError, RequestId, ServerConnection, ServerWire, Settings,
+    ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Error, Fate, Instant, OutputTooSmall, Refusal,
+    RequestError, RequestId, ServerConnection, ServerKeyRef, Settings,
 };
 
 use crate::book::{Book, Ticket, Waiter};
@@ -50,10 +50,10 @@ impl Link {
     }
 }
 
-pub(crate) struct World<'k, C: ClientWire, S: ServerWire> {
+pub(crate) struct World<C: ClientKeyRef, S: ServerKeyRef> {
     now: Instant,
-    client: ClientMux<&'k C, Vec<u8>, Waiter>,
-    server: ServerMux<&'k S, Vec<u8>, SharedBudget>,
+    client: ClientMux<C, Vec<u8>, Waiter>,
+    server: ServerMux<S, Vec<u8>, SharedBudget>,
     budget: SharedBudget,
     to_server: Link,
     to_client: Link,
@@ -69,8 +69,8 @@ pub(crate) struct World<'k, C: ClientWire, S: ServerWire> {
     server_over: bool,
 }
 
-impl<'k, C: ClientWire, S: ServerWire> World<'k, C, S> {
-    pub(crate) fn new(keys: (&'k C, &'k S), settings: (&Settings, &Settings), budget: usize, stops: bool) -> Self {
+impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
+    pub(crate) fn new(keys: (C, S), settings: (&Settings, &Settings), budget: usize, stops: bool) -> Self {
         let (now, budget) = (Instant::ZERO, SharedBudget::new(budget));
         let client = ClientConnection::new(keys.0, settings.0, now, &mut CountingRng::new(1));
         let server = ServerConnection::new(keys.1, settings.1, now, &mut CountingRng::new(2));

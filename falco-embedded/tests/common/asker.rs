@@ -2,11 +2,10 @@
 //! are run against each other.
 
 use core::future::{Future, ready};
-use core::ops::Deref;
 use core::pin::Pin;
 use std::rc::Rc;
 
-use falco_core::{ClientWire, Fate, Instant, PingId, Refusal, Settings, Storage};
+use falco_core::{ClientKeyRef, Fate, Instant, PingId, Refusal, Settings, Storage};
 use falco_embedded::{Clock, Error, asynchronous, blocking};
 
 use super::{
@@ -32,7 +31,7 @@ type Blocking<'a, 'f> = blocking::Pump<Port, RestingClock<'a, 'f>>;
 
 impl<H, I, O> Asker for asynchronous::Client<Async, H, I, O>
 where
-    H: Deref<Target: ClientWire>,
+    H: ClientKeyRef,
     I: Storage,
     O: AsRef<[u8]> + AsMut<[u8]>,
 {
@@ -61,7 +60,7 @@ where
 
 impl<H, I, O> Asker for blocking::Client<Blocking<'_, '_>, H, I, O>
 where
-    H: Deref<Target: ClientWire>,
+    H: ClientKeyRef,
     I: Storage,
     O: AsRef<[u8]> + AsMut<[u8]>,
 {

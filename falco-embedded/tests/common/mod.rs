@@ -9,13 +9,12 @@ mod asker;
 mod raw;
 mod world;
 
-use core::ops::Deref;
 use std::rc::Rc;
 
 pub(crate) use asker::{Asker, Handler, Served, everywhere, reverse, side_by_side};
 use falco_core::noise::{KeyRing, NoiseSecret};
 use falco_core::testing::{CountingRng, key};
-use falco_core::{Instant, Role, RustCrypto, Settings, Storage, Wire};
+use falco_core::{Instant, KeyRef, Role, RustCrypto, Settings, Storage};
 use falco_embedded::{ClientLine, Clock, Line, NoiseClientKey, NoiseServerKey, ServerLine, asynchronous, blocking};
 pub(crate) use raw::{ManyKey, Raw, RawKey, many_key, raw_key, turn};
 pub(crate) use world::{
@@ -112,8 +111,8 @@ pub(crate) fn carry<A: Role, B: Role, G, H, I, J, O, P>(
     now: Instant,
 ) -> bool
 where
-    G: Deref<Target: Wire<A>>,
-    H: Deref<Target: Wire<B>>,
+    G: KeyRef<A>,
+    H: KeyRef<B>,
     I: Storage,
     J: Storage,
     O: AsRef<[u8]> + AsMut<[u8]>,

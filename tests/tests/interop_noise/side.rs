@@ -1,14 +1,13 @@
 //! One of our machines over a socket: a small blocking loop's steps, the same for a client and a
 //! server.
 
-use core::ops::Deref;
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::net::TcpStream;
 
 use falco_core::{
-    Connection, Instant, OutgoingAnswer, OutgoingRequest, Partial, Reassembly, Received, RequestId, Role, Settings,
-    TRANSMIT_SIZE, Wire,
+    Connection, Instant, KeyRef, OutgoingAnswer, OutgoingRequest, Partial, Reassembly, Received, RequestId, Role,
+    Settings, TRANSMIT_SIZE,
 };
 use getrandom::SysRng;
 
@@ -59,7 +58,7 @@ pub(super) fn part(partials: &mut Partials, id: RequestId, bytes: &[u8], last: b
 }
 
 /// One side: its machine, its socket, and what is between them.
-pub(super) struct Side<R: Role, H: Deref<Target: Wire<R>>> {
+pub(super) struct Side<R: Role, H: KeyRef<R>> {
     pub(super) machine: Connection<R, H>,
     pipe: Pipe,
     unread: Vec<u8>,
@@ -70,7 +69,7 @@ pub(super) struct Side<R: Role, H: Deref<Target: Wire<R>>> {
     partials: Partials,
 }
 
-impl<R: Role<Outgoing: Message>, H: Deref<Target: Wire<R>>> Side<R, H> {
+impl<R: Role<Outgoing: Message>, H: KeyRef<R>> Side<R, H> {
     pub(super) fn new(key: H, options: &Options, stream: TcpStream) -> Self {
         Self {
             machine: Connection::new(key, &settings(options), Instant::ZERO, &mut SysRng).expect("entropy"),

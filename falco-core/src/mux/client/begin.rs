@@ -3,7 +3,6 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::ops::Deref;
 
 use super::super::step::Left;
 use super::super::waiters::{self, SPARE, Waiters, Waiting};
@@ -12,9 +11,9 @@ use crate::error::{ConnectionError, OutputTooSmall, RequestError, SealError};
 use crate::message::{CloseReason, Fate, RequestId, Status};
 use crate::send_queue::SendQueue;
 use crate::time::Instant;
-use crate::wire::ClientWire;
+use crate::wire::ClientKeyRef;
 
-impl<H: Deref<Target: ClientWire>, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
+impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Lets those requests begin for which there is room now, and says whether there are any.
     pub(super) fn let_begin(&mut self) -> bool {
         let before = self.unbegun;

@@ -9,8 +9,8 @@ use super::Input;
 use crate::crypto::{Crypto, Nonce};
 use crate::testing::{ClassicNoSecurity, CountingRng, NoSecurity, classic_key_with};
 use crate::{
-    ClientConnection, ClientEvent, CloseReason, Connection, ConnectionError, Instant, OutgoingRequest, Received,
-    RecvBuf, Refusal, RequestId, Role, ServerConnection, ServerEvent, Settings, Status, Wire,
+    ClientConnection, ClientEvent, CloseReason, Connection, ConnectionError, Instant, KeyRef, OutgoingRequest,
+    Received, RecvBuf, Refusal, RequestId, Role, ServerConnection, ServerEvent, Settings, Status,
 };
 
 const MAX_MESSAGE: u32 = 48;
@@ -180,7 +180,7 @@ type Handle<'k> = &'k ClassicNoSecurity;
 /// A machine with its inbox and clock, and what must hold of it after each step.
 struct Driven<'k, R: Role>
 where
-    ClassicNoSecurity: Wire<R>,
+    &'k ClassicNoSecurity: KeyRef<R>,
 {
     machine: Connection<R, Handle<'k>>,
     inbox: RecvBuf<[u8; 512]>,
@@ -193,7 +193,7 @@ where
 
 impl<'k, R: Role> Driven<'k, R>
 where
-    ClassicNoSecurity: Wire<R>,
+    &'k ClassicNoSecurity: KeyRef<R>,
 {
     const fn new(machine: Connection<R, Handle<'k>>) -> Self {
         Self {

@@ -2,14 +2,13 @@
 //! hold of both sides after each step.
 
 use core::cell::RefCell;
-use core::ops::Deref;
 use core::time::Duration;
 use std::vec::Vec;
 
 use super::Input;
 use crate::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
 use crate::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, key, raw_frame, raw_settings};
-use crate::{Connection, ConnectionError, Instant, Received, RecvBuf, Role, Settings, TRANSMIT_SIZE, Wire};
+use crate::{Connection, ConnectionError, Instant, KeyRef, Received, RecvBuf, Role, Settings, TRANSMIT_SIZE};
 
 pub(super) const MAX_MESSAGE: u32 = 100;
 pub(super) const MAX_IN_FLIGHT: u16 = 3;
@@ -54,7 +53,7 @@ pub(super) const BODY: [u8; 300] = [5; 300];
 /// A frame that came out: kind, id, body.
 pub(super) type Frame = (u8, u32, Vec<u8>);
 
-pub(super) struct Attacked<R: Role, H: Deref<Target: Wire<R>>> {
+pub(super) struct Attacked<R: Role, H: KeyRef<R>> {
     pub(super) machine: Connection<R, H>,
     pub(super) now: Instant,
     /// Whether all events were taken, so that the caller knows what the machine knows.
@@ -70,7 +69,7 @@ pub(super) struct Attacked<R: Role, H: Deref<Target: Wire<R>>> {
     closed: bool,
 }
 
-impl<R: Role, H: Deref<Target: Wire<R>>> Attacked<R, H> {
+impl<R: Role, H: KeyRef<R>> Attacked<R, H> {
     pub(super) fn new(machine: Connection<R, H>, raw: RawPeer<NoSecurity>) -> Self {
         Self {
             machine,

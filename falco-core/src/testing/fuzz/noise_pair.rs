@@ -6,7 +6,7 @@ use std::vec::Vec;
 use super::Input;
 use super::noise_attacker::{no_security_client, no_security_server};
 use crate::testing::{ClientLog, Pair, ServerLog, noise_client, noise_server};
-use crate::{ClientWire, ServerWire, Settings};
+use crate::{ClientKeyRef, ServerKeyRef, Settings};
 
 /// Requests, pings and time on a link that does what the fuzzer says. With real cryptography
 /// nothing but what was sent may come out.
@@ -28,7 +28,7 @@ fn body(number: u32) -> Vec<u8> {
     std::vec![byte; usize::from(byte % 4) * 90]
 }
 
-fn drive<A: ClientWire, B: ServerWire>(input: &mut Input<'_>, client: &A, server: &B, authentic: bool) {
+fn drive<A: ClientKeyRef, B: ServerKeyRef>(input: &mut Input<'_>, client: A, server: B, authentic: bool) {
     let settings = Settings::new()
         .with_keep_alive(false)
         .with_max_message(300)

@@ -1,17 +1,16 @@
 //! One of two sides of the noise wire that keep the rules, with its end of a link that cuts bytes
 //! and loses none; and what holds of it after each step.
 
-use core::ops::Deref;
 use std::vec::Vec;
 
 use super::noise_attacker::MAX_IN_FLIGHT;
-use crate::{Connection, ConnectionError, Instant, Received, Role, TRANSMIT_SIZE, Wire};
+use crate::{Connection, ConnectionError, Instant, KeyRef, Received, Role, TRANSMIT_SIZE};
 
 /// Output for a whole record, and what is owed before it.
 pub(super) const ROOM: usize = 260;
 
 /// One side and its end of the link.
-pub(super) struct Side<R: Role, H: Deref<Target: Wire<R>>> {
+pub(super) struct Side<R: Role, H: KeyRef<R>> {
     pub(super) machine: Connection<R, H>,
     /// What has come and was not taken.
     pub(super) inbox: Vec<u8>,
@@ -28,7 +27,7 @@ pub(super) struct Side<R: Role, H: Deref<Target: Wire<R>>> {
     pub(super) told_all: bool,
 }
 
-impl<R: Role, H: Deref<Target: Wire<R>>> Side<R, H> {
+impl<R: Role, H: KeyRef<R>> Side<R, H> {
     pub(super) fn new(machine: Connection<R, H>, deadlines_move: bool) -> Self {
         Self {
             machine,

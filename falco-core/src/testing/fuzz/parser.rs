@@ -1,14 +1,13 @@
 //! One machine with real cryptography fed by a stranger, cut in two ways that must come to the
 //! same.
 
-use core::ops::Deref;
 use std::vec::Vec;
 
 use super::Input;
 use crate::testing::{CountingRng, TestLedger};
 use crate::{
-    ClassicKey, ClientConnection, Connection, ConnectionError, Instant, Received, RecvBuf, Role, ServerConnection,
-    Settings, TRANSMIT_SIZE, Wire,
+    ClassicKey, ClientConnection, Connection, ConnectionError, Instant, KeyRef, Received, RecvBuf, Role,
+    ServerConnection, Settings, TRANSMIT_SIZE,
 };
 
 /// Messages of at most this many bytes: small enough that a fuzzer reaches both sides of the limit.
@@ -101,7 +100,7 @@ struct Outcome {
 
 /// Feeds what is left of `input` to two fresh machines, at once and in parts. No frame is longer
 /// than `longest`.
-pub(super) fn feed_both_ways<R: Role, H: Deref<Target: Wire<R>>>(
+pub(super) fn feed_both_ways<R: Role, H: KeyRef<R>>(
     input: &mut Input<'_>,
     longest: usize,
     fresh: impl Fn() -> Connection<R, H>,
@@ -126,11 +125,7 @@ pub(super) fn feed_both_ways<R: Role, H: Deref<Target: Wire<R>>>(
     );
 }
 
-fn feed<R: Role, H: Deref<Target: Wire<R>>>(
-    machine: &mut Connection<R, H>,
-    longest: usize,
-    parts: &[&[u8]],
-) -> Outcome {
+fn feed<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>, longest: usize, parts: &[&[u8]]) -> Outcome {
     let now = Instant::ZERO;
     let mut inbox = RecvBuf::new(Vec::new());
     let mut events = Vec::new();
