@@ -11,7 +11,7 @@
 //! - it has **no forward secrecy**: the shared key itself encrypts, and whoever learns it reads all
 //!   recorded traffic;
 //! - it has **no protection from replay after a restart**, or of what the
-//!   [`NonceLedger`](crate::NonceLedger) has forgotten;
+//!   [replay cache](crate::ReplayCache) has forgotten;
 //! - messages can be **deleted and reordered** on their way, and an answer moved to another
 //!   request;
 //! - **pings are forged** by anyone on the way, and so is **the end** of the stream.
@@ -64,9 +64,9 @@
 //! # Replay
 //!
 //! Every nonce that opened a hello or a message, and every nonce that sealed one, is remembered in
-//! the key's [`Ledger`](crate::Ledger), and refused when it comes again: that stops replay, moving
+//! the key's [`ReplayCache`](crate::ReplayCache), and refused when it comes again: that stops replay, moving
 //! a message to another connection, and reflection, among the connections of one [`ClassicKey`] and
-//! within its ledger's reach. Nonces of texts that do not open are not remembered, so a stranger
+//! within the reach of its replay cache. Nonces of texts that do not open are not remembered, so a stranger
 //! cannot push real ones out.
 
 mod client;

@@ -35,8 +35,8 @@ pub type ServerConnection<H> = Connection<ServerSide, H>;
 /// A server has no requests and a client no answers:
 ///
 /// ```compile_fail,E0599
-/// # use falco_core::{ClassicKey, ClientConnection, Ledger, RequestId};
-/// fn respond<L: Ledger>(client: &mut ClientConnection<&ClassicKey<L>>, id: RequestId) {
+/// # use falco_core::{ClassicKey, ClientConnection, ReplayCache, RequestId};
+/// fn respond<L: ReplayCache>(client: &mut ClientConnection<&ClassicKey<L>>, id: RequestId) {
 ///     client.answer(id, 0);
 /// }
 /// ```

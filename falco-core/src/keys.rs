@@ -7,10 +7,9 @@ mod entropy;
 mod source;
 mod wires;
 
-use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
 use rand_core::TryCryptoRng;
 
@@ -18,21 +17,19 @@ use crate::classic::ClassicKey;
 use crate::crypto::RustCrypto;
 use crate::error::EntropyError;
 use crate::key::Key;
-use crate::ledger::{NonceLedger, NonceSlot};
 use crate::message::KeyId;
-use crate::noise::{ContextTooLong, KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot, Ring, RingError};
+use crate::noise::{ContextTooLong, HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring, RingError};
+use crate::replay_cache::HeapReplayCache;
 
 pub use entropy::Entropy;
 pub use source::{ClientKeySource, KeyOptions};
 pub use wires::Keys;
 use wires::{Classic, Wires};
 
-/// The requests of one connection.
-type Table = Vec<RequestSlot>;
 /// What a client's connections share.
-pub type ClientKeys = Keys<NoiseClient<Table, RustCrypto, Vec<u8>>>;
+pub type ClientKeys = Keys<NoiseClient<HeapTable, RustCrypto, Vec<u8>>>;
 /// What a server's connections share.
-pub type ServerKeys = Keys<NoiseServer<Table, ServerRing, RustCrypto, Vec<u8>>>;
+pub type ServerKeys = Keys<NoiseServer<HeapTable, ServerRing, RustCrypto, Vec<u8>>>;
 
 impl ClientKeys {
     /// Whether the client speaks the noise wire.
@@ -120,8 +117,7 @@ impl Secrets {
 }
 
 fn classic<G: TryCryptoRng + ?Sized>(key: Key, nonces: usize, rng: &mut G) -> Result<Classic, EntropyError> {
-    let slots = vec![NonceSlot::EMPTY; nonces].into_boxed_slice();
-    Ok(ClassicKey::new(key, Mutex::new(NonceLedger::new(slots, rng)?)))
+    Ok(ClassicKey::new(key, HeapReplayCache::new(nonces, rng)?))
 }
 
 /// The keys that a server takes on the noise wire, added and retired while it runs, from any

@@ -142,7 +142,6 @@ mod event;
 mod key;
 #[cfg(all(feature = "std", feature = "noise", feature = "rustcrypto"))]
 pub mod keys;
-mod ledger;
 mod life;
 mod message;
 #[cfg(feature = "alloc")]
@@ -152,6 +151,7 @@ pub mod noise;
 mod outgoing;
 mod reassembly;
 mod recv_buf;
+mod replay_cache;
 mod role;
 #[cfg(feature = "alloc")]
 mod send_queue;
@@ -171,11 +171,13 @@ pub use error::{
 };
 pub use event::{ClientEvent, ClientWait, Received, ServerEvent, ServerWait};
 pub use key::{KEY_LENGTH, Key, KeyError};
-pub use ledger::{Ledger, NonceLedger, NonceSeen, NonceSlot, SEALS_PER_KEY, SealRefused};
 pub use message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 pub use outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
 pub use reassembly::{NoRoom, Partial, Partials, Reassembly};
 pub use recv_buf::{RecvBuf, Storage, StorageFull};
+#[cfg(feature = "std")]
+pub use replay_cache::HeapReplayCache;
+pub use replay_cache::{FixedReplayCache, NonceSeen, ReplayCache, SEALS_PER_KEY, SealRefused};
 pub use role::{ClientSide, Role, ServerSide};
 #[cfg(feature = "alloc")]
 pub use send_queue::SendQueue;

@@ -5,14 +5,13 @@
 //!
 //! ```
 //! use falco_core::mux::{Body, ClientMux, ClientStep, ServerMux, ServerStep, Unbounded};
-//! # use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
+//! # use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 //! # use falco_core::{ClientConnection, Instant, Key, RustCrypto, ServerConnection, Settings};
-//! # type Table = Vec<RequestSlot>;
 //! # fn entropy() -> falco_core::testing::CountingRng { falco_core::testing::CountingRng::new(1) }
 //! # let key = || Key::from_bytes([7; 32]).unwrap();
 //! # let ring = KeyRing::new(vec![Some(NoiseSecret::derive(key(), &RustCrypto))], &mut entropy()).unwrap();
-//! # let server_key = NoiseServer::<Table, _, _>::new(std::sync::RwLock::new(ring), &[][..], RustCrypto).unwrap();
-//! # let client_key = NoiseClient::<Table, _>::new(key(), &[][..], RustCrypto).unwrap();
+//! # let server_key = NoiseServer::<HeapTable, _, _>::new(std::sync::RwLock::new(ring), &[][..], RustCrypto).unwrap();
+//! # let client_key = NoiseClient::<HeapTable, _>::new(key(), &[][..], RustCrypto).unwrap();
 //! # let (settings, now) = (Settings::new(), Instant::ZERO);
 //! # let client = ClientConnection::new(&client_key, &settings, now, &mut entropy())?;
 //! # let server = ServerConnection::new(&server_key, &settings, now, &mut entropy())?;

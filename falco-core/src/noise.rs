@@ -95,7 +95,9 @@ mod writer;
 pub use crate::message::KeyId;
 pub use key::{ContextTooLong, KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring, RingError};
 pub use layout::{HELLO_LENGTH, WELCOME_LENGTH};
-pub use table::{FixedTable, RequestSlot, RequestTable};
+pub use table::FixedTable;
+#[cfg(feature = "alloc")]
+pub use table::HeapTable;
 
 use crate::error::ConnectionError;
 use crate::message::Refusal;

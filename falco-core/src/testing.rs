@@ -12,18 +12,15 @@ pub use pair::{ClientLog, Link, Pair, ServerLog, StepsExhausted};
 pub use raw::{RawHandshake, RawPeer, raw_frame, raw_settings};
 pub use rng::CountingRng;
 
-use std::sync::{Mutex, RwLock};
+use std::sync::RwLock;
 use std::vec::Vec;
 
 use crate::crypto::{Crypto, RustCrypto};
-use crate::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
-use crate::{ClassicKey, Key, NonceLedger, NonceSlot};
-
-/// A ledger over a vector, behind a lock.
-pub type TestLedger = Mutex<NonceLedger<Vec<NonceSlot>>>;
+use crate::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
+use crate::{ClassicKey, HeapReplayCache, Key};
 
 /// A key of the classic wire under [`NoSecurity`].
-pub type ClassicNoSecurity = ClassicKey<TestLedger, NoSecurity>;
+pub type ClassicNoSecurity = ClassicKey<HeapReplayCache, NoSecurity>;
 
 /// The key whose 32 bytes are all `byte`, which is not 0.
 ///
@@ -34,26 +31,25 @@ pub fn key(byte: u8) -> Key {
     Key::from_bytes([byte; 32]).expect("the byte is not 0")
 }
 
-/// A ledger that remembers `slots` nonces.
+/// A replay cache of the last `nonces` nonces.
 ///
 /// # Panics
 /// Never: the counting generator does not fail.
 #[must_use]
-pub fn ledger(slots: usize) -> TestLedger {
-    let slots = std::vec![NonceSlot::EMPTY; slots];
-    Mutex::new(NonceLedger::new(slots, &mut CountingRng::new(0)).expect("the counting generator does not fail"))
+pub fn replay_cache(nonces: usize) -> HeapReplayCache {
+    HeapReplayCache::new(nonces, &mut CountingRng::new(0)).expect("the counting generator does not fail")
 }
 
-/// The key of [`key`] on the classic wire, with a ledger that remembers 4096 nonces.
+/// The key of [`key`] on the classic wire, with a replay cache of 4096 nonces.
 #[must_use]
-pub fn classic_key(byte: u8) -> ClassicKey<TestLedger> {
-    ClassicKey::new(key(byte), ledger(4096))
+pub fn classic_key(byte: u8) -> ClassicKey<HeapReplayCache> {
+    ClassicKey::new(key(byte), replay_cache(4096))
 }
 
 /// The same with any cryptography.
 #[must_use]
-pub fn classic_key_with<C: Crypto>(byte: u8, crypto: &C) -> ClassicKey<TestLedger, C> {
-    ClassicKey::with_crypto(key(byte), ledger(4096), crypto)
+pub fn classic_key_with<C: Crypto>(byte: u8, crypto: &C) -> ClassicKey<HeapReplayCache, C> {
+    ClassicKey::with_crypto(key(byte), replay_cache(4096), crypto)
 }
 
 /// A client's key on the noise wire, the 32 bytes `byte`, without a context.
@@ -77,6 +73,6 @@ pub fn noise_server(byte: u8) -> NoiseTestServer {
 }
 
 /// See [`noise_client`].
-pub type NoiseTestClient = NoiseClient<Vec<RequestSlot>, RustCrypto>;
+pub type NoiseTestClient = NoiseClient<HeapTable, RustCrypto>;
 /// See [`noise_server`].
-pub type NoiseTestServer = NoiseServer<Vec<RequestSlot>, RwLock<KeyRing<Vec<Option<NoiseSecret>>>>, RustCrypto>;
+pub type NoiseTestServer = NoiseServer<HeapTable, RwLock<KeyRing<Vec<Option<NoiseSecret>>>>, RustCrypto>;

@@ -6,25 +6,22 @@
     reason = "a test that panics has failed"
 )]
 
-use core::cell::RefCell;
-
 use allocation_counter::measure;
 use falco_core::testing::CountingRng;
 use falco_core::{
-    ClassicKey, ClientConnection, ClientEvent, Instant, Key, NonceLedger, NonceSlot, Received, RecvBuf,
-    ServerConnection, ServerEvent, Settings,
+    ClassicKey, ClientConnection, ClientEvent, FixedReplayCache, Instant, Key, Received, RecvBuf, ServerConnection,
+    ServerEvent, Settings,
 };
 
-type Ledger = RefCell<NonceLedger<[NonceSlot; 64]>>;
-type Shared = ClassicKey<Ledger>;
+type Shared = ClassicKey<FixedReplayCache<64>>;
 
 const BODY: usize = 256;
 const FRAME: usize = 9 + 28 + BODY;
 const NOW: Instant = Instant::ZERO;
 
 fn shared(seed: u64) -> Shared {
-    let ledger = NonceLedger::new([NonceSlot::EMPTY; 64], &mut CountingRng::new(seed)).unwrap();
-    ClassicKey::new(Key::from_bytes([7; 32]).unwrap(), RefCell::new(ledger))
+    let replay_cache = FixedReplayCache::new(&mut CountingRng::new(seed)).unwrap();
+    ClassicKey::new(Key::from_bytes([7; 32]).unwrap(), replay_cache)
 }
 
 /// Puts bytes into a buffer as a read would.
@@ -132,7 +129,8 @@ fn machines_and_keys_are_no_larger_than_stated() {
     // The expanded key, which all connections share: AES round keys (960 bytes in the form for
     // processors without AES instructions) and GHASH tables.
     assert!(size_of::<ClassicKey<()>>() <= 1_104);
-    // What each remembered nonce costs, and the ledger besides.
-    assert!(size_of::<NonceSlot>() <= 20);
-    assert!(size_of::<NonceLedger<[NonceSlot; 0]>>() <= 48);
+    // 20 bytes for each nonce that the replay cache remembers, and what it has besides: the 48 of
+    // its state and 8 of its cell.
+    assert!(size_of::<FixedReplayCache<0>>() <= 56);
+    assert!(size_of::<FixedReplayCache<100>>() <= 56 + 100 * 20);
 }

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use common::noise::{Rig, Told, first_ping, honest};
 use common::owed;
 use falco_core::crypto::{Aead, AeadError, Crypto, NoiseCrypto, Nonce, Tag};
-use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
+use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, NoSecurity, NoSecurityAead, key, raw_frame};
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Instant, SealError, ServerConnection, Settings};
 
@@ -69,7 +69,7 @@ fn a_client_that_cannot_seal_is_over_for_good() {
     // The hello, the first ping, then so many records, one of each large request.
     for records in 0..4 {
         let left = Rc::new(Cell::new(1));
-        let keys = NoiseClient::<Vec<RequestSlot>, _>::new(key(7), &[][..], Failing(Rc::clone(&left))).unwrap();
+        let keys = NoiseClient::<HeapTable, _>::new(key(7), &[][..], Failing(Rc::clone(&left))).unwrap();
         let mut machine = ClientConnection::new(&keys, &Settings::new(), NOW, &mut CountingRng::new(1)).unwrap();
         let hello = owed(&mut machine, NOW);
         let (mut welcome, _) = honest().server(&hello).unwrap();
@@ -89,7 +89,7 @@ fn a_client_that_cannot_seal_is_over_for_good() {
     }
 }
 
-type Keys = NoiseServer<Vec<RequestSlot>, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, Failing>;
+type Keys = NoiseServer<HeapTable, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, Failing>;
 
 /// A server whose client has proved itself.
 fn established(keys: &Keys) -> Rig<falco_core::ServerSide, &Keys> {

@@ -9,7 +9,7 @@ mod common;
 
 use common::{assert_ended, ms, owed, span};
 use falco_core::crypto::{Crypto, NoiseCrypto, RustCrypto};
-use falco_core::noise::{NoiseClient, RequestSlot};
+use falco_core::noise::{HeapTable, NoiseClient};
 use falco_core::testing::{
     CountingRng, NoiseTestClient, NoiseTestServer, RawHandshake, key, noise_client, noise_server, raw_settings,
 };
@@ -83,7 +83,7 @@ fn a_context_opens_its_own_service_and_no_other() {
     let contexts: [&'static [u8]; 4] = [b"", b"a", b"ab", b"b"];
     for ours in contexts {
         for theirs in contexts {
-            let keys = NoiseClient::<Vec<RequestSlot>, _>::new(key(7), ours, RustCrypto).unwrap();
+            let keys = NoiseClient::<HeapTable, _>::new(key(7), ours, RustCrypto).unwrap();
             let mut machine = ClientConnection::new(&keys, &Settings::new(), ms(0), &mut CountingRng::new(2)).unwrap();
             let mut handshake = honest();
             handshake.context = theirs.to_vec();
@@ -91,9 +91,9 @@ fn a_context_opens_its_own_service_and_no_other() {
         }
     }
     let long = vec![7; 65_536];
-    let refused = NoiseClient::<Vec<RequestSlot>, _, _>::new(key(7), long, RustCrypto).unwrap_err();
+    let refused = NoiseClient::<HeapTable, _, _>::new(key(7), long, RustCrypto).unwrap_err();
     assert_eq!(refused.length, 65_536);
-    assert!(NoiseClient::<Vec<RequestSlot>, _, _>::new(key(7), vec![7; 65_535], RustCrypto).is_ok());
+    assert!(NoiseClient::<HeapTable, _, _>::new(key(7), vec![7; 65_535], RustCrypto).is_ok());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use common::noise::{
     AtServer, BEGIN, CANCEL, MESSAGE, PART, PING, REFUSE, Told, at_client_with, at_server, at_server_with, begin,
     honest,
 };
-use falco_core::noise::{NoiseClient, RequestSlot};
+use falco_core::noise::{HeapTable, NoiseClient};
 use falco_core::testing::{CountingRng, raw_frame, raw_settings};
 use falco_core::{ClientConnection, Instant, Key, RustCrypto};
 use falco_core::{Error, Refusal, ReplyError, RequestError, SealError, Settings, Status};
@@ -274,7 +274,7 @@ fn neither_side_sends_a_message_longer_than_its_own_limit_whatever_its_peer_read
 #[test]
 fn a_client_keeps_to_its_own_limit_before_the_handshake_is_over() {
     let key = Key::from_bytes([7; 32]).unwrap();
-    let key = NoiseClient::<Vec<RequestSlot>, _>::new(key, &[][..], RustCrypto).unwrap();
+    let key = NoiseClient::<HeapTable, _>::new(key, &[][..], RustCrypto).unwrap();
     let settings = Settings::new().with_max_message(1);
     let machine = ClientConnection::new(&key, &settings, Instant::ZERO, &mut CountingRng::new(1));
     let too_large = RequestError::TooLarge { length: 3, limit: 1 };

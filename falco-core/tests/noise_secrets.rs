@@ -14,7 +14,7 @@ use core::cell::RefCell;
 
 use common::{Script, ms, owed};
 use falco_core::crypto::{Crypto, NoiseCrypto, RustCrypto};
-use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
+use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::{ClientConnection, Key, ServerConnection, Settings};
 use shows::{printed, shows};
 use zeroize::ZeroizeOnDrop;
@@ -41,8 +41,8 @@ fn nothing_secret_is_printed_at_any_step_of_a_connection() {
         [Some(NoiseSecret::derive(key(1), &RustCrypto)), None],
         &mut Script(dummy.to_vec()),
     );
-    let servers = NoiseServer::<Vec<RequestSlot>, _, _>::new(RefCell::new(ring.unwrap()), &[][..], RustCrypto).unwrap();
-    let clients = NoiseClient::<Vec<RequestSlot>, _>::new(key(1), &[][..], RustCrypto).unwrap();
+    let servers = NoiseServer::<HeapTable, _, _>::new(RefCell::new(ring.unwrap()), &[][..], RustCrypto).unwrap();
+    let clients = NoiseClient::<HeapTable, _>::new(key(1), &[][..], RustCrypto).unwrap();
     let entropy = |ephemeral: [u8; 32]| Script([&ephemeral[..], &[0; 12]].concat());
     let mut client = ClientConnection::new(&clients, &Settings::new(), ms(0), &mut entropy(ephemerals[0])).unwrap();
     let mut server = ServerConnection::new(&servers, &Settings::new(), ms(0), &mut entropy(ephemerals[1])).unwrap();
@@ -83,8 +83,8 @@ fn without_entropy_there_is_no_connection() {
         &mut Script(vec![1; 32]),
     )
     .unwrap();
-    let servers = NoiseServer::<Vec<RequestSlot>, _, _>::new(ring, &[][..], RustCrypto).unwrap();
-    let clients = NoiseClient::<Vec<RequestSlot>, _>::new(key(1), &[][..], RustCrypto).unwrap();
+    let servers = NoiseServer::<HeapTable, _, _>::new(ring, &[][..], RustCrypto).unwrap();
+    let clients = NoiseClient::<HeapTable, _>::new(key(1), &[][..], RustCrypto).unwrap();
     // An ephemeral key and a serial number; a client draws the first ping too.
     for drawn in 0..=44 {
         let client = ClientConnection::new(&clients, &Settings::new(), ms(0), &mut Script(vec![1; drawn]));

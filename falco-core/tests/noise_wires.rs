@@ -14,7 +14,7 @@ use std::sync::{Mutex, RwLock};
 use common::{assert_ended, ms, owed, secrets};
 use falco_core::crypto::RustCrypto;
 use falco_core::keys::Secrets;
-use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot, Ring, RingError};
+use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring, RingError};
 use falco_core::testing::{ClientLog, CountingRng, Pair, ServerLog, classic_key, key, noise_client};
 use falco_core::{ClientKeyRef, CloseReason, ConnectionError, Received, ServerConnection, ServerKeyRef, Settings};
 
@@ -149,7 +149,7 @@ fn a_ring_gives_the_key_of_an_id_and_for_another_one_that_nobody_has() {
 fn keys_come_and_go_while_the_server_runs() {
     let places = vec![Some(secret(1)), None];
     let ring = RwLock::new(KeyRing::new(places, &mut rng()).unwrap());
-    let server: NoiseServer<Vec<RequestSlot>, _, _> = NoiseServer::new(ring, &[][..], RustCrypto).unwrap();
+    let server: NoiseServer<HeapTable, _, _> = NoiseServer::new(ring, &[][..], RustCrypto).unwrap();
     let (one, two) = (noise_client(1), noise_client(2));
     let refused = [ClientLog::Ended(ConnectionError::Refused)];
     let good = [ClientLog::Established, ClientLog::Answer(1, b"hello".to_vec())];
@@ -181,7 +181,7 @@ fn keys_come_and_go_while_the_server_runs() {
 
 #[test]
 fn the_id_of_a_key_is_the_one_in_the_hello_and_says_nothing_else() {
-    let client = NoiseClient::<Vec<RequestSlot>, _>::new(key(7), &[][..], RustCrypto).unwrap();
+    let client = NoiseClient::<HeapTable, _>::new(key(7), &[][..], RustCrypto).unwrap();
     let handshake = falco_core::testing::RawHandshake::new(RustCrypto, 7);
     assert_eq!(client.key_id().as_bytes()[..], handshake.clear[2..]);
     let text = base16ct::lower::encode_string(&handshake.clear[2..]);

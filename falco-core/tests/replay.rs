@@ -26,7 +26,7 @@ struct Recorded {
     answer: Vec<u8>,
 }
 
-/// A connection whose ledgers remember this many nonces, with one request of 128 bytes answered.
+/// A connection whose replay caches remember this many nonces, with one request of 128 bytes answered.
 fn recorded(slots: usize) -> Recorded {
     let (ours, theirs) = (handle_with(slots), handle_with(slots));
     let mut both = ends_with(&ours, &theirs, &Settings::new(), 1);
@@ -135,7 +135,7 @@ fn nothing_recorded_from_a_connection_is_an_answer_on_it_or_on_another() {
 }
 
 #[test]
-fn ones_own_texts_are_known_even_to_a_ledger_that_remembers_nothing() {
+fn ones_own_texts_are_known_even_to_a_cache_that_remembers_nothing() {
     // The first and the last of its own, on both sides.
     let Recorded { mut both, answer, .. } = recorded(0);
     assert_server_refuses(&mut both.server, as_message(&answer[ANSWER_HEAD..]));
@@ -195,7 +195,7 @@ fn nonces_next_to_ones_own_are_not_taken_for_ones_own() {
 }
 
 #[test]
-fn a_client_and_a_server_of_one_process_do_not_talk_to_each_other_under_one_ledger() {
+fn a_client_and_a_server_of_one_process_do_not_talk_to_each_other_under_one_replay_cache() {
     let one = handle();
     let mut client = common::client(&one, &Settings::new(), 1);
     let hello = common::owed(&mut client, NOW);
@@ -214,7 +214,7 @@ fn what_was_not_authentic_takes_no_place_in_the_memory() {
 }
 
 #[test]
-fn a_hello_is_forgotten_when_as_many_nonces_came_after_it_as_the_ledger_has_slots() {
+fn a_hello_is_forgotten_when_as_many_nonces_came_after_it_as_the_cache_has_places() {
     // A request and its answer take a slot each.
     for (slots, requests, forgotten) in [
         (1, 0, false),

@@ -13,9 +13,9 @@ mod shows;
 use std::rc::Rc;
 
 use common::{Script, ends_with, ms, owed};
-use falco_core::testing::{CountingRng, Pair, ledger};
+use falco_core::testing::{CountingRng, Pair, replay_cache};
 use falco_core::{
-    ClassicKey, ClientConnection, EntropyError, Key, KeyError, NonceLedger, NonceSlot, ServerConnection, Settings,
+    ClassicKey, ClientConnection, EntropyError, FixedReplayCache, Key, KeyError, ServerConnection, Settings,
 };
 use shows::{printed, shows};
 
@@ -87,7 +87,7 @@ fn a_key_is_generated_from_32_bytes_of_the_callers_generator_and_not_without() {
 #[test]
 fn without_entropy_there_is_no_connection() {
     // A client draws 128 bytes for its hello, a nonce, a serial number; a server the last two.
-    let key = Rc::new(ClassicKey::new(secret_key(), ledger(4)));
+    let key = Rc::new(ClassicKey::new(secret_key(), replay_cache(4)));
     for drawn in 0..=144 {
         let client = ClientConnection::new(Rc::clone(&key), &Settings::new(), ms(0), &mut Script(vec![1; drawn]));
         assert_eq!(client.is_ok(), drawn == 144, "{drawn} bytes of entropy");
@@ -115,8 +115,8 @@ fn the_search_for_secrets_finds_one_that_is_shown() {
 fn nothing_of_a_key_is_printed() {
     assert_eq!(format!("{:?}", secret_key()), "Key(..)");
     let (ours, theirs) = (
-        Rc::new(ClassicKey::new(secret_key(), ledger(9))),
-        Rc::new(ClassicKey::new(secret_key(), ledger(9))),
+        Rc::new(ClassicKey::new(secret_key(), replay_cache(9))),
+        Rc::new(ClassicKey::new(secret_key(), replay_cache(9))),
     );
     assert_eq!(format!("{ours:?}"), "ClassicKey(..)");
     let mut fresh = common::client(&ours, &Settings::new(), 5);
@@ -135,11 +135,11 @@ fn nothing_of_a_key_is_printed() {
 }
 
 #[test]
-fn nothing_of_a_ledgers_secret_is_printed() {
+fn nothing_of_a_replay_caches_secret_is_printed() {
     // The three words that key its hash; of two the lowest bit is set.
     let drawn: Vec<u8> = secret()[..24].to_vec();
-    let ledger = NonceLedger::new([NonceSlot::EMPTY; 2], &mut Script(drawn.clone())).unwrap();
-    let text = printed(&ledger);
+    let cache = FixedReplayCache::<2>::new(&mut Script(drawn.clone())).unwrap();
+    let text = printed(&cache);
     for word in drawn.chunks(8) {
         let word = u64::from_be_bytes(word.try_into().unwrap());
         for word in [word, word | 1] {
@@ -152,7 +152,7 @@ fn nothing_of_a_ledgers_secret_is_printed() {
 
 #[test]
 fn nothing_of_a_hellos_random_text_is_printed() {
-    let key = Rc::new(ClassicKey::new(secret_key(), ledger(9)));
+    let key = Rc::new(ClassicKey::new(secret_key(), replay_cache(9)));
     let random: Vec<u8> = secret().repeat(4);
     let mut entropy = Script([random.as_slice(), &[1; 16]].concat());
     let client = ClientConnection::new(key, &Settings::new(), ms(0), &mut entropy).unwrap();

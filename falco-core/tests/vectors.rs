@@ -12,7 +12,7 @@ mod common;
 use std::rc::Rc;
 
 use common::{Ends, Handle, Script, ends_with, owed};
-use falco_core::testing::{CountingRng, ledger};
+use falco_core::testing::{CountingRng, replay_cache};
 use falco_core::{
     ClassicKey, ClientConnection, ClientEvent, ConnectionError, Instant, Received, ServerConnection, ServerEvent,
     Settings,
@@ -52,7 +52,7 @@ fn entries(kind: &str, count: usize) -> Vec<Entry> {
 
 fn handle() -> Handle {
     let key = vectors()["key"].as_str().unwrap().parse().unwrap();
-    Rc::new(ClassicKey::new(key, ledger(64)))
+    Rc::new(ClassicKey::new(key, replay_cache(64)))
 }
 
 /// The nonce before `nonce`.

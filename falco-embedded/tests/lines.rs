@@ -10,7 +10,6 @@
 
 mod common;
 
-use core::cell::RefCell;
 use std::rc::Rc;
 
 use common::{
@@ -19,8 +18,8 @@ use common::{
 use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, key};
 use falco_core::{
-    ClassicKey, ClientConnection, CloseReason, ConnectionError, Instant, NonceLedger, NonceSlot, OutputTooSmall,
-    Refusal, RequestError, RustCrypto, ServerConnection, Settings, Storage,
+    ClassicKey, ClientConnection, CloseReason, ConnectionError, FixedReplayCache, Instant, OutputTooSmall, Refusal,
+    RequestError, RustCrypto, ServerConnection, Settings, Storage,
 };
 use falco_embedded::{Ask, Buffer, ClientLine, Error, Line, ServerLine, StartError, asynchronous};
 
@@ -285,9 +284,8 @@ fn an_outbox_too_small_is_told_with_the_numbers() {
 }
 
 /// As a device has it: nonces in an array.
-fn classic() -> ClassicKey<RefCell<NonceLedger<[NonceSlot; 64]>>> {
-    let ledger = NonceLedger::new([const { NonceSlot::EMPTY }; 64], &mut CountingRng::new(9)).unwrap();
-    ClassicKey::new(key(7), RefCell::new(ledger))
+fn classic() -> ClassicKey<FixedReplayCache<64>> {
+    ClassicKey::new(key(7), FixedReplayCache::new(&mut CountingRng::new(9)).unwrap())
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 
 use common::{Running, bounded, key, millis};
-use falco_core::testing::{CountingRng, ledger};
+use falco_core::testing::{CountingRng, replay_cache};
 use falco_core::{ClassicKey, ClientConnection};
 use falco_std::{Client, Server, Settings, Stream};
 
@@ -84,7 +84,7 @@ fn a_client_that_asks_later_has_shaken_hands_all_the_same() {
 /// A client that has asked, and reads its answer only later.
 fn asked(server: SocketAddr) -> TcpStream {
     let now = falco_core::Instant::ZERO;
-    let key = ClassicKey::new(key(), ledger(8));
+    let key = ClassicKey::new(key(), replay_cache(8));
     let mut machine = ClientConnection::new(&key, &Settings::new(), now, &mut CountingRng::new(9)).expect("entropy");
     let (mut stream, mut buffer) = (TcpStream::connect(server).expect("it listens"), [0; 200]);
     let sent = machine.poll_transmit(now, &mut buffer).expect("there is room");

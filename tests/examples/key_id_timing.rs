@@ -12,12 +12,12 @@ use std::sync::RwLock;
 use std::time::Instant;
 
 use falco_core::crypto::RustCrypto;
-use falco_core::noise::{KeyRing, NoiseSecret, NoiseServer, RequestSlot};
+use falco_core::noise::{HeapTable, KeyRing, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, RawHandshake, key};
 use falco_core::{ConnectionError, ServerConnection, Settings};
 
 type Ring = RwLock<KeyRing<Vec<Option<NoiseSecret>>>>;
-type Keys = NoiseServer<Vec<RequestSlot>, Ring, RustCrypto>;
+type Keys = NoiseServer<HeapTable, Ring, RustCrypto>;
 
 const KEYS: u8 = 64;
 const SORTS: [&str; 4] = [

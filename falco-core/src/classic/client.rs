@@ -9,10 +9,10 @@ use super::sealing::{ClassicKey, Nonces, OpenError};
 use crate::crypto::Crypto;
 use crate::error::{ConnectionError, EntropyError, Error, Misuse, OutputTooSmall, SealError};
 use crate::event::{ClientEvent, ClientReceived, ClientWait, Received};
-use crate::ledger::Ledger;
 use crate::life::Life;
 use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
+use crate::replay_cache::ReplayCache;
 use crate::role::ClientSide;
 use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
@@ -82,7 +82,7 @@ impl ClientSession {
         }
     }
 
-    fn recv_answer<'u, L: Ledger, C: Crypto>(
+    fn recv_answer<'u, L: ReplayCache, C: Crypto>(
         &mut self,
         key: &ClassicKey<L, C>,
         unread: &'u mut [u8],
@@ -138,7 +138,7 @@ impl ClientSession {
     }
 
     /// Seals one request into `out`; `None` where it may not begin now.
-    fn seal_one<L: Ledger, C: Crypto>(
+    fn seal_one<L: ReplayCache, C: Crypto>(
         &mut self,
         key: &ClassicKey<L, C>,
         message: &mut OutgoingRequest,
@@ -167,7 +167,7 @@ impl ClientSession {
     }
 }
 
-impl<L: Ledger, C: Crypto> Keyed<ClientSide> for ClassicKey<L, C> {
+impl<L: ReplayCache, C: Crypto> Keyed<ClientSide> for ClassicKey<L, C> {
     type Session = ClientSession;
 
     fn start<G: TryCryptoRng + ?Sized>(

@@ -9,18 +9,17 @@ use crate::crypto::RustCrypto;
 use crate::crypto::{Aead, Crypto, NONCE_LENGTH, Nonce, TAG_LENGTH};
 use crate::error::{ConnectionError, EntropyError};
 use crate::key::Key;
-use crate::ledger::Ledger;
+use crate::replay_cache::ReplayCache;
 
 macro_rules! classic_key {
     ($($crypto:tt)*) => {
-        /// A key of the classic wire, expanded once, with the ledger of its seals and nonces: all
-        /// that its connections share.
+        /// A key of the classic wire, expanded once, with its replay cache. All connections under
+        /// the key share it, by a reference, an `Rc` or an `Arc`.
         ///
-        /// It is made by using up a [`Key`], so that one secret has one ledger. Machines get it by
-        /// a handle: a reference, an `Rc`, an `Arc`.
+        /// It takes the [`Key`] by value, so that one secret has one replay cache.
         pub struct ClassicKey<L, $($crypto)*> {
             aead: C::Aead,
-            ledger: L,
+            replay_cache: L,
         }
     };
 }
@@ -32,31 +31,31 @@ classic_key!(C: Crypto = RustCrypto);
 classic_key!(C: Crypto);
 
 #[cfg(feature = "rustcrypto")]
-impl<L: Ledger> ClassicKey<L> {
+impl<L: ReplayCache> ClassicKey<L> {
     /// Expands `key` with [`RustCrypto`].
     #[must_use]
-    pub fn new(key: Key, ledger: L) -> Self {
-        Self::with_crypto(key, ledger, &RustCrypto)
+    pub fn new(key: Key, replay_cache: L) -> Self {
+        Self::with_crypto(key, replay_cache, &RustCrypto)
     }
 }
 
-impl<L: Ledger, C: Crypto> ClassicKey<L, C> {
+impl<L: ReplayCache, C: Crypto> ClassicKey<L, C> {
     /// Expands `key` with `crypto`.
     #[must_use]
     #[expect(
         clippy::needless_pass_by_value,
-        reason = "the key is used up: its secret gets no second ledger"
+        reason = "the key is used up: its secret gets no second replay cache"
     )]
-    pub fn with_crypto(key: Key, ledger: L, crypto: &C) -> Self {
+    pub fn with_crypto(key: Key, replay_cache: L, crypto: &C) -> Self {
         Self {
             aead: crypto.aead(key.secret()),
-            ledger,
+            replay_cache,
         }
     }
 
-    /// The ledger, for its figures.
-    pub const fn ledger(&self) -> &L {
-        &self.ledger
+    /// The replay cache.
+    pub const fn replay_cache(&self) -> &L {
+        &self.replay_cache
     }
 
     /// Seals `body` into `sealed`, which has exactly room for nonce, text and tag.
@@ -69,7 +68,9 @@ impl<L: Ledger, C: Crypto> ClassicKey<L, C> {
             .split_last_chunk_mut::<TAG_LENGTH>()
             .ok_or(ConnectionError::KeyExhausted)?;
         let fresh = nonces.peek();
-        self.ledger.seal(&fresh).map_err(|_| ConnectionError::KeyExhausted)?;
+        self.replay_cache
+            .check_seal(&fresh)
+            .map_err(|_| ConnectionError::KeyExhausted)?;
         nonces.advance();
         *nonce = fresh;
         *tag = self
@@ -91,11 +92,11 @@ impl<L: Ledger, C: Crypto> ClassicKey<L, C> {
         self.aead
             .open(nonce, &[], text, tag)
             .map_err(|_| OpenError::Inauthentic)?;
-        // Only now: a stranger's nonces would otherwise push real ones out of the ledger.
+        // Only authentic nonces enter the replay cache: others would push those out.
         if own.has_used(nonce) {
             return Err(OpenError::Seen);
         }
-        self.ledger.open(nonce).map_err(|_| OpenError::Seen)?;
+        self.replay_cache.check_open(nonce).map_err(|_| OpenError::Seen)?;
         Ok(text)
     }
 }

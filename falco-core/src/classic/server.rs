@@ -7,10 +7,10 @@ use super::sealing::{ClassicKey, Nonces, OpenError};
 use crate::crypto::Crypto;
 use crate::error::{ConnectionError, EntropyError, Misuse, OutputTooSmall, ReplyError, SealError};
 use crate::event::{Received, ServerEvent, ServerReceived, ServerWait};
-use crate::ledger::Ledger;
 use crate::life::Life;
 use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
+use crate::replay_cache::ReplayCache;
 use crate::role::ServerSide;
 use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
@@ -60,7 +60,7 @@ impl ServerSession {
         }
     }
 
-    fn recv_hello<L: Ledger, C: Crypto>(
+    fn recv_hello<L: ReplayCache, C: Crypto>(
         &mut self,
         key: &ClassicKey<L, C>,
         unread: &mut [u8],
@@ -87,7 +87,7 @@ impl ServerSession {
         }
     }
 
-    fn recv_frame<'u, L: Ledger, C: Crypto>(
+    fn recv_frame<'u, L: ReplayCache, C: Crypto>(
         &mut self,
         key: &ClassicKey<L, C>,
         unread: &'u mut [u8],
@@ -151,7 +151,7 @@ impl ServerSession {
     }
 
     /// Seals one answer into `out`; `None` where it is not its turn.
-    fn seal_one<L: Ledger, C: Crypto>(
+    fn seal_one<L: ReplayCache, C: Crypto>(
         &mut self,
         key: &ClassicKey<L, C>,
         message: &mut OutgoingAnswer,
@@ -182,7 +182,7 @@ impl ServerSession {
     }
 }
 
-impl<L: Ledger, C: Crypto> Keyed<ServerSide> for ClassicKey<L, C> {
+impl<L: ReplayCache, C: Crypto> Keyed<ServerSide> for ClassicKey<L, C> {
     type Session = ServerSession;
 
     fn start<G: TryCryptoRng + ?Sized>(

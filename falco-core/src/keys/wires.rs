@@ -3,16 +3,15 @@
 
 use alloc::boxed::Box;
 use core::fmt;
-use std::sync::Mutex;
 
 use rand_core::TryCryptoRng;
 
 use crate::classic::ClassicKey;
 use crate::error::{ConnectionError, EntropyError, Error, OutputTooSmall, ReplyError, SealError};
 use crate::event::Received;
-use crate::ledger::{NonceLedger, NonceSlot};
 use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
+use crate::replay_cache::HeapReplayCache;
 use crate::role::Role;
 use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
@@ -22,7 +21,7 @@ use crate::time::Instant;
 const CLASSIC: u8 = 0x00;
 
 /// A classic key for threads to share.
-pub(super) type Classic = ClassicKey<Mutex<NonceLedger<Box<[NonceSlot]>>>>;
+pub(super) type Classic = ClassicKey<HeapReplayCache>;
 
 /// The keys of one side, expanded once, for all its connections to share:
 /// [`ClientKeys`](super::ClientKeys) or [`ServerKeys`](super::ServerKeys).

@@ -1,8 +1,9 @@
-//! The requests of one connection that have begun and not ended, over storage that the caller
-//! chooses. What their states mean is the sides' to say.
+//! The requests of one connection that are in flight, in place or on the heap. Each side decides
+//! what their states mean.
 
-/// One request that has begun and not ended, 20 bytes. Opaque: it is there to make storage of.
+/// One request in flight, 20 bytes.
 #[derive(Clone, Copy, Debug)]
+#[allow(unnameable_types, reason = "the tables of this crate alone hold it")]
 pub struct RequestSlot {
     pub(super) id: u32,
     /// Bytes in the message that is being received.
@@ -39,8 +40,7 @@ pub(super) enum Cancel {
 }
 
 impl RequestSlot {
-    /// A slot with nothing in it, to build storage from.
-    pub const EMPTY: Self = Self {
+    pub(super) const EMPTY: Self = Self {
         id: 0,
         total: 0,
         received: 0,
@@ -50,8 +50,8 @@ impl RequestSlot {
     };
 }
 
-/// Storage for the requests of one connection: [`FixedTable`], or a `Vec<RequestSlot>` with the
-/// feature `alloc`.
+/// Holds the requests of one connection. Sealed: [`FixedTable`] and [`HeapTable`] implement it.
+#[allow(unnameable_types, reason = "that is what seals")]
 pub trait RequestTable {
     /// A table with nothing in it.
     fn empty() -> Self;
@@ -73,7 +73,8 @@ pub trait RequestTable {
     fn capacity() -> usize;
 }
 
-/// A table of at most `N` requests, in place.
+/// Holds the requests of one connection in place, 20 bytes each, and at most `N` of them: for
+/// [`NoiseClient`](super::NoiseClient) and [`NoiseServer`](super::NoiseServer).
 #[derive(Clone, Debug)]
 pub struct FixedTable<const N: usize> {
     slots: [RequestSlot; N],
@@ -128,36 +129,47 @@ impl<const N: usize> RequestTable for FixedTable<N> {
     }
 }
 
+/// Holds the requests of one connection on the heap, 20 bytes each: for
+/// [`NoiseClient`](super::NoiseClient) and [`NoiseServer`](super::NoiseServer). It allocates when
+/// requests begin, and nothing before.
 #[cfg(feature = "alloc")]
-impl RequestTable for alloc::vec::Vec<RequestSlot> {
+#[derive(Clone, Debug)]
+pub struct HeapTable {
+    slots: alloc::vec::Vec<RequestSlot>,
+}
+
+#[cfg(feature = "alloc")]
+impl RequestTable for HeapTable {
     fn empty() -> Self {
-        Self::new()
+        Self {
+            slots: alloc::vec::Vec::new(),
+        }
     }
 
     #[inline]
     fn slots(&self) -> &[RequestSlot] {
-        self
+        &self.slots
     }
 
     #[inline]
     fn slots_mut(&mut self) -> &mut [RequestSlot] {
-        self
+        &mut self.slots
     }
 
     #[inline]
     fn push(&mut self, slot: RequestSlot) -> bool {
-        Self::push(self, slot);
+        self.slots.push(slot);
         true
     }
 
     #[inline]
     fn remove(&mut self, index: usize) {
-        if index < self.len() {
-            Self::remove(self, index);
+        if index < self.slots.len() {
+            self.slots.remove(index);
         }
         // An idle connection holds no more than it did before it was busy.
-        if self.is_empty() && self.capacity() > 16 {
-            *self = Self::new();
+        if self.slots.is_empty() && self.slots.capacity() > 16 {
+            self.slots = alloc::vec::Vec::new();
         }
     }
 

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::handshake::{Initiator, Responder};
 use super::record::{Direction, RekeyPeriod};
-use super::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
+use super::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use crate::crypto::RustCrypto;
 use crate::{
     ClientConnection, ClientEvent, Instant, Key, Received, Refusal, ServerConnection, ServerEvent, Settings, Status,
@@ -104,9 +104,8 @@ impl rand_core::TryRng for Script {
 
 impl rand_core::TryCryptoRng for Script {}
 
-type Client = NoiseClient<Vec<RequestSlot>, RustCrypto, Vec<u8>>;
-type Server =
-    NoiseServer<Vec<RequestSlot>, core::cell::RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, RustCrypto, Vec<u8>>;
+type Client = NoiseClient<HeapTable, RustCrypto, Vec<u8>>;
+type Server = NoiseServer<HeapTable, core::cell::RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, RustCrypto, Vec<u8>>;
 
 fn sessions() -> Vec<Value> {
     let file: Value = serde_json::from_str(include_str!("../../tests/data/noise-session.json")).expect("JSON");

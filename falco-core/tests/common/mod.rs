@@ -11,14 +11,14 @@ use core::time::Duration;
 use std::rc::Rc;
 
 use falco_core::crypto::{Crypto, RustCrypto};
-use falco_core::testing::{CountingRng, TestLedger, key, ledger};
+use falco_core::testing::{CountingRng, key, replay_cache};
 use falco_core::{
-    ClassicKey, ClientConnection, ClientEvent, Connection, ConnectionError, Instant, KeyRef, Received, RequestId, Role,
-    ServerConnection, ServerEvent, Settings,
+    ClassicKey, ClientConnection, ClientEvent, Connection, ConnectionError, HeapReplayCache, Instant, KeyRef, Received,
+    RequestId, Role, ServerConnection, ServerEvent, Settings,
 };
 
 /// A key on the classic wire, shared by the connections under it.
-pub(crate) type Handle<C = RustCrypto> = Rc<ClassicKey<TestLedger, C>>;
+pub(crate) type Handle<C = RustCrypto> = Rc<ClassicKey<HeapReplayCache, C>>;
 pub(crate) type ClientEnd<C = RustCrypto> = ClientConnection<Handle<C>>;
 pub(crate) type ServerEnd<C = RustCrypto> = ServerConnection<Handle<C>>;
 
@@ -34,14 +34,14 @@ pub(crate) const fn span(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// One key for one side: the two sides of a connection are two processes, and so have a ledger
+/// One key for one side: the two sides of a connection are two processes, and so have a replay cache
 /// each.
 pub(crate) fn handle() -> Handle {
     handle_with(4096)
 }
 
 pub(crate) fn handle_with<C: Crypto + Default>(slots: usize) -> Handle<C> {
-    Rc::new(ClassicKey::with_crypto(key(7), ledger(slots), &C::default()))
+    Rc::new(ClassicKey::with_crypto(key(7), replay_cache(slots), &C::default()))
 }
 
 pub(crate) fn client<C: Crypto>(key: &Handle<C>, settings: &Settings, seed: u64) -> ClientEnd<C> {

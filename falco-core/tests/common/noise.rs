@@ -5,7 +5,7 @@ use core::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
+use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, key, raw_frame};
 use falco_core::{
     ClientConnection, Connection, ConnectionError, Instant, KeyRef, OutgoingAnswer, OutgoingRequest, Received,
@@ -23,8 +23,8 @@ pub(crate) const CLOSE: u8 = 8;
 
 /// Keys without security: what frames do has nothing to do with what protects them, and handshakes
 /// cost nothing.
-pub(crate) type ServerKeys = NoiseServer<Vec<RequestSlot>, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, NoSecurity>;
-pub(crate) type ClientKeys = NoiseClient<Vec<RequestSlot>, NoSecurity>;
+pub(crate) type ServerKeys = NoiseServer<HeapTable, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, NoSecurity>;
+pub(crate) type ClientKeys = NoiseClient<HeapTable, NoSecurity>;
 pub(crate) type NoiseServerEnd = ServerConnection<Rc<ServerKeys>>;
 pub(crate) type NoiseClientEnd = ClientConnection<Rc<ClientKeys>>;
 

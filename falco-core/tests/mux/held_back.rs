@@ -5,13 +5,13 @@ use core::time::Duration;
 use std::time::Instant as Clock;
 
 use falco_core::mux::{ClientMux, ClientStep};
-use falco_core::noise::{NoiseClient, RequestSlot};
+use falco_core::noise::{HeapTable, NoiseClient};
 use falco_core::testing::{CountingRng, RawHandshake, RawPeer, noise_client, raw_frame, raw_settings};
 use falco_core::{ClientConnection, Fate, Instant, Refusal, RustCrypto, Settings};
 
 const NOW: Instant = Instant::ZERO;
 
-type Keys = NoiseClient<Vec<RequestSlot>, RustCrypto>;
+type Keys = NoiseClient<HeapTable, RustCrypto>;
 
 /// A client whose server reads messages of at most 1,000 bytes, 100 of them at once.
 struct Scene<'k> {

@@ -132,26 +132,15 @@ fn new_client(factory: &Factory, entropy: &'static Entropy) -> Option<&'static m
 #[inline(never)]
 fn new_client_key(factory: &Factory, difference: u8, entropy: &Entropy) -> Option<&'static wire::ClientKey> {
     let key = if difference == 0 {
-        singleton!(: wire::ClientKey = wire::client_key(factory, 0, right_memory()?, entropy)?)
+        singleton!(: wire::ClientKey = wire::client_key(factory, 0, entropy)?)
     } else {
-        singleton!(: wire::ClientKey = wire::client_key(factory, difference, wrong_memory()?, entropy)?)
+        singleton!(: wire::ClientKey = wire::client_key(factory, difference, entropy)?)
     };
     key.map(|key| &*key)
 }
 
 #[inline(never)]
 fn new_server_key(factory: &Factory, entropy: &Entropy) -> Option<&'static wire::ServerKey> {
-    let memory = right_memory()?;
-    let key = singleton!(: wire::ServerKey = wire::server_key(factory, memory, entropy)?)?;
+    let key = singleton!(: wire::ServerKey = wire::server_key(factory, entropy)?)?;
     Some(key)
-}
-
-#[inline(never)]
-fn right_memory() -> Option<&'static mut wire::Memory> {
-    singleton!(: wire::Memory = wire::memory())
-}
-
-#[inline(never)]
-fn wrong_memory() -> Option<&'static mut wire::Memory> {
-    singleton!(: wire::Memory = wire::memory())
 }

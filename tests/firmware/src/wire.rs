@@ -48,21 +48,11 @@ mod spoken {
     pub(crate) type ClientKey = NoiseClient<FixedTable<1>, RustCrypto>;
     pub(crate) type ServerKey = NoiseServer<FixedTable<1>, KeyRing<[Option<NoiseSecret>; 1]>, RustCrypto>;
 
-    /// A key of this wire remembers nothing.
-    pub(crate) type Memory = ();
-
-    pub(crate) const fn memory() -> Memory {}
-
-    pub(crate) fn client_key(
-        factory: &Factory,
-        difference: u8,
-        _: &'static mut Memory,
-        _: &Entropy,
-    ) -> Option<ClientKey> {
+    pub(crate) fn client_key(factory: &Factory, difference: u8, _: &Entropy) -> Option<ClientKey> {
         NoiseClient::new(factory.key(difference)?, CONTEXT, RustCrypto).ok()
     }
 
-    pub(crate) fn server_key(factory: &Factory, _: &'static mut Memory, mut entropy: &Entropy) -> Option<ServerKey> {
+    pub(crate) fn server_key(factory: &Factory, mut entropy: &Entropy) -> Option<ServerKey> {
         let secret = NoiseSecret::derive(factory.key(0)?, &RustCrypto);
         let ring = KeyRing::new([Some(secret)], &mut entropy).ok()?;
         NoiseServer::new(ring, CONTEXT, RustCrypto).ok()
@@ -71,41 +61,27 @@ mod spoken {
 
 #[cfg(feature = "classic")]
 mod spoken {
-    use core::cell::RefCell;
-
-    use falco_core::{ClassicKey, NonceLedger, NonceSlot};
+    use falco_core::{ClassicKey, FixedReplayCache};
 
     use super::{Entropy, Factory};
 
     /// So many nonces are remembered, 20 bytes each; a request and its answer take one each.
     const REMEMBERED: usize = 64;
 
-    pub(crate) type Memory = [NonceSlot; REMEMBERED];
-
-    /// Made in a loop: an array literal would stand in flash as a copy of it.
-    pub(crate) fn memory() -> Memory {
-        core::array::from_fn(|_| NonceSlot::EMPTY)
-    }
-
-    pub(crate) type ClientKey = ClassicKey<RefCell<NonceLedger<&'static mut [NonceSlot]>>>;
+    pub(crate) type ClientKey = ClassicKey<FixedReplayCache<REMEMBERED>>;
     pub(crate) type ServerKey = ClientKey;
 
-    pub(crate) fn client_key(
-        factory: &Factory,
-        difference: u8,
-        memory: &'static mut Memory,
-        mut entropy: &Entropy,
-    ) -> Option<ClientKey> {
-        let ledger = NonceLedger::new(&mut memory[..], &mut entropy).ok()?;
-        Some(ClassicKey::new(factory.key(difference)?, RefCell::new(ledger)))
+    pub(crate) fn client_key(factory: &Factory, difference: u8, mut entropy: &Entropy) -> Option<ClientKey> {
+        let replay_cache = FixedReplayCache::new(&mut entropy).ok()?;
+        Some(ClassicKey::new(factory.key(difference)?, replay_cache))
     }
 
-    pub(crate) fn server_key(factory: &Factory, memory: &'static mut Memory, entropy: &Entropy) -> Option<ServerKey> {
-        client_key(factory, 0, memory, entropy)
+    pub(crate) fn server_key(factory: &Factory, entropy: &Entropy) -> Option<ServerKey> {
+        client_key(factory, 0, entropy)
     }
 }
 
-pub(crate) use spoken::{ClientKey, Memory, ServerKey, client_key, memory, server_key};
+pub(crate) use spoken::{ClientKey, ServerKey, client_key, server_key};
 
 /// Bytes of one connection beside the buffers of its owner: the larger of its two sides.
 pub(crate) const CONNECTION: usize = larger(

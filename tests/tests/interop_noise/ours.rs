@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::RwLock;
 use std::thread::{self, JoinHandle};
 
-use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
+use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::testing::{ClientLog, ServerLog};
 use falco_core::{
     ClientConnection, ClientEvent, ClientSide, CloseReason, Error, Key, Refusal, RequestId, RustCrypto, ServerEvent,
@@ -17,10 +17,9 @@ use getrandom::SysRng;
 use super::side::{Partials, Side, part};
 use super::{Options, PATIENCE, bodies};
 
-type Table = Vec<RequestSlot>;
 type Ring = RwLock<KeyRing<[Option<NoiseSecret>; 1]>>;
-type ClientKey = NoiseClient<Table, RustCrypto, &'static str>;
-type ServerKey = NoiseServer<Table, Ring, RustCrypto, &'static str>;
+type ClientKey = NoiseClient<HeapTable, RustCrypto, &'static str>;
+type ServerKey = NoiseServer<HeapTable, Ring, RustCrypto, &'static str>;
 
 fn key(options: &Options) -> Key {
     Key::from_bytes(options.secret).expect("not all zeros")

@@ -6,7 +6,7 @@ use core::time::Duration;
 use std::vec::Vec;
 
 use super::Input;
-use crate::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
+use crate::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use crate::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, key, raw_frame, raw_settings};
 use crate::{Connection, ConnectionError, Instant, KeyRef, Received, RecvBuf, Role, Settings, TRANSMIT_SIZE};
 
@@ -16,8 +16,8 @@ pub(super) const MAX_HELD: u32 = 150;
 /// What the machine reads; its peer reads as much.
 pub(super) const MAX_RECORD: u16 = 200;
 
-pub(super) type ServerKeys = NoiseServer<Vec<RequestSlot>, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, NoSecurity>;
-pub(super) type ClientKeys = NoiseClient<Vec<RequestSlot>, NoSecurity>;
+pub(super) type ServerKeys = NoiseServer<HeapTable, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, NoSecurity>;
+pub(super) type ClientKeys = NoiseClient<HeapTable, NoSecurity>;
 
 pub(super) fn no_security_client() -> ClientKeys {
     NoiseClient::new(key(1), &[][..], NoSecurity).expect("no context is not too long")

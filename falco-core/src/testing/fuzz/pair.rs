@@ -5,7 +5,7 @@ use core::time::Duration;
 use super::Input;
 use crate::Settings;
 use crate::testing::{ClientLog, NoSecurity, Pair, ServerLog, classic_key, classic_key_with};
-use crate::{ClassicKey, Ledger, crypto::Crypto};
+use crate::{ClassicKey, ReplayCache, crypto::Crypto};
 
 /// Requests, pings and time on a link that does what the fuzzer says. With real cryptography
 /// nothing but what was sent may come out.
@@ -23,7 +23,7 @@ pub fn pair_on_corrupting_link(data: &[u8]) {
     }
 }
 
-fn drive<L: Ledger, C: Crypto>(
+fn drive<L: ReplayCache, C: Crypto>(
     input: &mut Input<'_>,
     client: &ClassicKey<L, C>,
     server: &ClassicKey<L, C>,

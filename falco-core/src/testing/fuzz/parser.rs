@@ -4,10 +4,10 @@
 use std::vec::Vec;
 
 use super::Input;
-use crate::testing::{CountingRng, TestLedger};
+use crate::testing::CountingRng;
 use crate::{
-    ClassicKey, ClientConnection, Connection, ConnectionError, Instant, KeyRef, Received, RecvBuf, Role,
-    ServerConnection, Settings, TRANSMIT_SIZE,
+    ClassicKey, ClientConnection, Connection, ConnectionError, HeapReplayCache, Instant, KeyRef, Received, RecvBuf,
+    Role, ServerConnection, Settings, TRANSMIT_SIZE,
 };
 
 /// Messages of at most this many bytes: small enough that a fuzzer reaches both sides of the limit.
@@ -50,16 +50,16 @@ pub fn server_to_client(data: &[u8]) {
     });
 }
 
-type Handle = &'static ClassicKey<TestLedger>;
+type Handle = &'static ClassicKey<HeapReplayCache>;
 
 /// Two fresh machines; as keys are lent and a fuzzer's process is short, the keys are never
 /// dropped.
 fn machines() -> (ClientConnection<Handle>, ServerConnection<Handle>) {
     use std::sync::LazyLock;
-    // Each pair of machines has its own nonces, but the ledgers would remember them from run to
+    // Each pair of machines has its own nonces, but the replay caches would remember them from run to
     // run: so they remember none.
-    static KEYS: LazyLock<[ClassicKey<TestLedger>; 2]> = LazyLock::new(|| {
-        let forgetful = || ClassicKey::new(crate::testing::key(1), crate::testing::ledger(0));
+    static KEYS: LazyLock<[ClassicKey<HeapReplayCache>; 2]> = LazyLock::new(|| {
+        let forgetful = || ClassicKey::new(crate::testing::key(1), crate::testing::replay_cache(0));
         [forgetful(), forgetful()]
     });
     let [client, server] = LazyLock::force(&KEYS);
