@@ -148,8 +148,8 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// grace period. It may begin up to a lifetime late, and lasts [`LINGER`], at most a third of
     /// the lifetime, and no longer than that lifetime in total. The deadlines of a handshake and of
     /// a drain do not move.
-    pub fn was_away(&mut self, now: Instant) {
-        self.session.was_away(now);
+    pub fn handle_late_poll(&mut self, now: Instant) {
+        self.session.handle_late_poll(now);
     }
 
     /// Completes the requests that have begun, accepts no new ones, and then ends with

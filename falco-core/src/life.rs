@@ -17,7 +17,7 @@ pub(crate) struct Life {
     paused: Option<Instant>,
     /// How long the lifetime may still stand still before the next sign of life.
     allowance: Span,
-    respite: Respite,
+    grace: GracePeriod,
     end: Option<ConnectionError>,
 }
 
@@ -26,13 +26,13 @@ pub(crate) struct Life {
 /// is a second in all, at most a third of the lifetime: more would let meaningless bytes postpone
 /// the end.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Respite {
+pub(crate) struct GracePeriod {
     /// What is left; [`Span::MAX`] until the first time.
     left: Span,
 }
 
-impl Respite {
-    pub(crate) const WHOLE: Self = Self { left: Span::MAX };
+impl GracePeriod {
+    pub(crate) const UNUSED: Self = Self { left: Span::MAX };
 
     /// Whether a deadline may be `late`, on a connection of this lifetime.
     pub(crate) fn covers(&mut self, late: Span, lifetime: Span) -> bool {
@@ -56,7 +56,7 @@ impl Life {
             lifetime: Span::of(settings.lifetime()),
             paused: None,
             allowance: Span::of(settings.lifetime()),
-            respite: Respite::WHOLE,
+            grace: GracePeriod::UNUSED,
             end: None,
         }
     }
@@ -99,13 +99,13 @@ impl Life {
     /// Nobody has read for a while, and what came by `now` is still to be looked at: a lifetime
     /// that has run out meanwhile lasts until just after `now`. That is taken from the time for
     /// which it may stand still between two signs of life.
-    pub(crate) fn was_away(&mut self, now: Instant) {
+    pub(crate) fn handle_late_poll(&mut self, now: Instant) {
         let ran_out = self
             .deadline
             .filter(|deadline| self.lives && self.paused.is_none() && *deadline <= now);
         if let Some(deadline) = ran_out {
             let late = (now + Span::TICK).span_since(deadline);
-            if late <= self.allowance && self.respite.covers(late, self.lifetime) {
+            if late <= self.allowance && self.grace.covers(late, self.lifetime) {
                 self.allowance = self.allowance.saturating_sub(late);
                 self.deadline = Some(deadline + late);
             }
@@ -117,7 +117,7 @@ impl Life {
     pub(crate) fn restart(&mut self) {
         self.deadline = Some(self.latest + self.lifetime);
         self.allowance = self.lifetime;
-        self.respite = Respite::WHOLE;
+        self.grace = GracePeriod::UNUSED;
         // Whoever reads nothing does not because of this; the lifetime stands still anew.
         if self.paused.is_some() {
             self.paused = Some(self.latest);

@@ -1,6 +1,6 @@
-//! The wall between the machine, which is the same on every wire and on both sides of it, and the
-//! wires. The traits are public so that [`KeyRef`](crate::KeyRef) may build on them, and have no name
-//! outside of this crate. What their methods do is told at [`Connection`](crate::Connection).
+//! The interface between [`Connection`](crate::Connection), which is the same for every wire and
+//! both roles, and the wires. The traits are public because [`KeyRef`](crate::KeyRef) builds on
+//! them, and have no name outside of this crate. `Connection` documents the methods.
 
 use core::fmt::Debug;
 
@@ -63,7 +63,7 @@ pub trait Session: Debug {
     fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError>;
     fn seal_size(&self, length: usize) -> usize;
     fn set_reading(&mut self, now: Instant, reading: bool);
-    fn was_away(&mut self, now: Instant);
+    fn handle_late_poll(&mut self, now: Instant);
     fn close(&mut self, now: Instant, reason: CloseReason);
     fn poll_timeout(&self) -> Option<Instant>;
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError>;

@@ -21,7 +21,7 @@ const DEAD: Result<(), ConnectionError> = Err(ConnectionError::PeerDead);
 fn what_came_meanwhile_begins_the_lifetime_anew() {
     let mut rig = at_server(&Settings::new());
     rig.now = ms(LIFETIME + 5_000);
-    rig.machine.was_away(rig.now);
+    rig.machine.handle_late_poll(rig.now);
     assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping]);
     assert_eq!(rig.machine.poll_timeout(), Some(ms(2 * LIFETIME + 5_000)));
 }
@@ -34,7 +34,7 @@ fn without_that_it_is_over_and_so_it_is_where_nothing_came() {
     assert_eq!(rig.machine.end(), Some(ConnectionError::Expired));
 
     let mut rig = at_server(&Settings::new());
-    rig.machine.was_away(ms(70_000));
+    rig.machine.handle_late_poll(ms(70_000));
     assert_eq!(rig.machine.handle_timeout(ms(70_000)), Ok(()));
     assert_eq!(rig.machine.poll_timeout(), Some(ms(70_001)));
     assert_eq!(rig.machine.handle_timeout(ms(70_001)), EXPIRED);
@@ -44,31 +44,31 @@ fn without_that_it_is_over_and_so_it_is_where_nothing_came() {
 fn between_two_signs_of_life_it_comes_at_most_a_lifetime_late_and_lasts_a_second() {
     let mut rig = at_server(&Settings::new());
     let first = LIFETIME + 7_000;
-    rig.machine.was_away(ms(first));
+    rig.machine.handle_late_poll(ms(first));
     // In as many looks as it takes, up to a second from the first.
     for now in [first, first + 1, first + 500, first + 999] {
-        rig.machine.was_away(ms(now));
+        rig.machine.handle_late_poll(ms(now));
         assert_eq!(rig.machine.handle_timeout(ms(now)), Ok(()), "{now}");
         assert_eq!(rig.machine.poll_timeout(), Some(ms(now + 1)));
     }
-    rig.machine.was_away(ms(first + 1_001));
+    rig.machine.handle_late_poll(ms(first + 1_001));
     assert_eq!(rig.machine.handle_timeout(ms(first + 1_001)), EXPIRED);
 
     // Of a short lifetime a third.
     let brief = Settings::new().with_lifetime(span(1_000)).unwrap();
     let mut rig = at_server(&brief);
-    rig.machine.was_away(ms(1_500));
-    rig.machine.was_away(ms(1_833));
+    rig.machine.handle_late_poll(ms(1_500));
+    rig.machine.handle_late_poll(ms(1_833));
     assert_eq!(rig.machine.handle_timeout(ms(1_833)), Ok(()));
-    rig.machine.was_away(ms(1_836));
+    rig.machine.handle_late_poll(ms(1_836));
     assert_eq!(rig.machine.handle_timeout(ms(1_836)), EXPIRED);
 
     // Whoever is away for longer than a lifetime at once gets nothing.
     let mut rig = at_server(&Settings::new());
-    rig.machine.was_away(ms(2 * LIFETIME));
+    rig.machine.handle_late_poll(ms(2 * LIFETIME));
     assert_eq!(rig.machine.handle_timeout(ms(2 * LIFETIME)), EXPIRED);
     let mut rig = at_server(&Settings::new());
-    rig.machine.was_away(ms(2 * LIFETIME - 1));
+    rig.machine.handle_late_poll(ms(2 * LIFETIME - 1));
     assert_eq!(rig.machine.handle_timeout(ms(2 * LIFETIME - 1)), Ok(()));
 }
 
@@ -78,7 +78,7 @@ fn each_sign_of_life_gives_it_anew() {
     for round in 1..4 {
         // Each time counted from the last ping.
         rig.now = ms(round * (LIFETIME + 5_000));
-        rig.machine.was_away(rig.now);
+        rig.machine.handle_late_poll(rig.now);
         assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping], "{round}");
         rig.said();
     }
@@ -95,8 +95,8 @@ fn it_holds_on_every_wire() {
             let late = ms(LIFETIME + 5_000);
             let expected = if away { Ok(()) } else { EXPIRED };
             if away {
-                pair.client().was_away(late);
-                pair.server().was_away(late);
+                pair.client().handle_late_poll(late);
+                pair.server().handle_late_poll(late);
             }
             assert_eq!(pair.client().handle_timeout(late), expected);
             assert_eq!(pair.server().handle_timeout(late), expected);
@@ -117,12 +117,12 @@ fn it_holds_on_every_wire() {
 fn nothing_moves_where_nothing_has_run_out_and_early_and_often_do_no_harm() {
     let mut rig = at_server(&Settings::new());
     for now in [0, 30_000, LIFETIME - 1] {
-        rig.machine.was_away(ms(now));
+        rig.machine.handle_late_poll(ms(now));
         assert_eq!(rig.machine.poll_timeout(), Some(ms(LIFETIME)));
     }
     // Standing still goes by its own rule.
     rig.machine.set_reading(ms(10_000), false);
-    rig.machine.was_away(ms(2 * LIFETIME));
+    rig.machine.handle_late_poll(ms(2 * LIFETIME));
     assert_eq!(rig.machine.handle_timeout(ms(2 * LIFETIME)), EXPIRED);
 }
 
@@ -134,7 +134,7 @@ fn a_pong_that_came_meanwhile_is_looked_at_before_the_peer_counts_as_dead() {
     let pinged = rig.said();
     assert_eq!(pinged.len(), 1, "a ping");
     rig.now = ms(45_000);
-    rig.machine.was_away(rig.now);
+    rig.machine.handle_late_poll(rig.now);
     assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
     rig.hear(&raw_frame(PONG, 0, &pinged[0].2));
     assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
@@ -148,11 +148,11 @@ fn a_peer_that_is_gone_has_one_respite_and_no_more() {
     rig.machine.handle_timeout(rig.now).unwrap();
     assert_eq!(rig.said().len(), 1, "a ping");
     for now in [47_000, 47_001, 47_900] {
-        rig.machine.was_away(ms(now));
+        rig.machine.handle_late_poll(ms(now));
         assert_eq!(rig.machine.handle_timeout(ms(now)), Ok(()));
         assert_eq!(rig.machine.poll_timeout(), Some(ms(now + 1)));
     }
-    rig.machine.was_away(ms(48_001));
+    rig.machine.handle_late_poll(ms(48_001));
     assert_eq!(rig.machine.handle_timeout(ms(48_001)), DEAD);
 }
 
@@ -165,7 +165,7 @@ fn a_peer_that_was_heard_has_it_again() {
         let pinged = rig.said();
         assert_eq!(pinged.len(), 1, "{round}: a ping");
         rig.now = ms(45_000 + round * 45_000);
-        rig.machine.was_away(rig.now);
+        rig.machine.handle_late_poll(rig.now);
         assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()), "{round}");
         rig.hear(&raw_frame(PONG, 0, &pinged[0].2));
     }
@@ -178,12 +178,12 @@ fn what_is_half_received_goes_stale_all_the_same() {
     // A client that talks in each millisecond, of other things.
     for now in [30_000, LIFETIME - 1].into_iter().chain(LIFETIME..LIFETIME + 1_000) {
         rig.now = ms(now);
-        rig.machine.was_away(rig.now);
+        rig.machine.handle_late_poll(rig.now);
         assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping], "{now}");
         rig.said();
     }
     rig.now = ms(LIFETIME + 1_001);
-    rig.machine.was_away(rig.now);
+    rig.machine.handle_late_poll(rig.now);
     assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
     assert_eq!(rig.bytes(&[]), [Told::Abandoned(1)]);
     assert_eq!(rig.said(), [(REFUSE, 1, vec![5])]);
@@ -199,7 +199,7 @@ fn parts_that_came_meanwhile_are_taken_before_their_request_counts_as_stale() {
         assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping]);
         rig.said();
         rig.now = ms(late);
-        rig.machine.was_away(rig.now);
+        rig.machine.handle_late_poll(rig.now);
         assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
         let told = rig.hear(&raw_frame(PART, 1, part));
         assert!(matches!(told.as_slice(), [Told::Part(1, ..)]), "{late}: {told:?}");
@@ -215,7 +215,7 @@ fn a_request_is_kept_for_one_lifetime_more_at_most() {
     assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping]);
     rig.said();
     rig.now = ms(2 * LIFETIME + 500);
-    rig.machine.was_away(rig.now);
+    rig.machine.handle_late_poll(rig.now);
     assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
     assert_eq!(rig.hear(&raw_frame(PART, 1, b"b")), [Told::Abandoned(1)]);
     assert_eq!(rig.said(), [(REFUSE, 1, vec![5])]);
@@ -224,9 +224,9 @@ fn a_request_is_kept_for_one_lifetime_more_at_most() {
 #[test]
 fn a_handshake_moves_for_nobody() {
     let mut client = common::noise::noise_client_end(&Settings::new(), 1);
-    client.was_away(ms(5_000));
+    client.handle_late_poll(ms(5_000));
     assert_eq!(client.handle_timeout(ms(5_000)), Err(ConnectionError::HandshakeTimeout));
     let mut server = common::noise::noise_server_end(&Settings::new(), 1);
-    server.was_away(ms(5_000));
+    server.handle_late_poll(ms(5_000));
     assert_eq!(server.handle_timeout(ms(5_000)), Err(ConnectionError::HandshakeTimeout));
 }

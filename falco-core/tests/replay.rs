@@ -26,7 +26,7 @@ struct Recorded {
     answer: Vec<u8>,
 }
 
-/// A connection whose replay caches remember this many nonces, with one request of 128 bytes answered.
+/// A connection whose replay caches have this many places, with one request of 128 bytes answered.
 fn recorded(slots: usize) -> Recorded {
     let (ours, theirs) = (handle_with(slots), handle_with(slots));
     let mut both = ends_with(&ours, &theirs, &Settings::new(), 1);

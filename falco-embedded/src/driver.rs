@@ -166,7 +166,7 @@ macro_rules! drivers {
             /// peer's fault.
             fn begin(&mut self) {
                 let now = self.pump.look();
-                self.line.line_mut().was_away(now);
+                self.line.line_mut().handle_late_poll(now);
             }
 
             /// Waits until the connection stands and everything that is owed has gone out of the
@@ -260,7 +260,7 @@ macro_rules! drivers {
                 mut handler: impl $handler(&[u8], &mut [u8]) -> Result<usize, Refusal>,
             ) -> Result<(), Error<$error>> {
                 let now = self.pump.look();
-                self.line.line_mut().was_away(now);
+                self.line.line_mut().handle_late_poll(now);
                 self.line.give_up();
                 loop {
                     match self.advance(&mut handler)$($await)* {
@@ -288,7 +288,7 @@ macro_rules! drivers {
                 };
                 let handled = self.pump.meanwhile(desk, handler(request, answer))$($await)*?;
                 let now = self.pump.look();
-                self.line.line_mut().was_away(now);
+                self.line.line_mut().handle_late_poll(now);
                 match handled {
                     Ok(length) => self.line.answer(length),
                     Err(refusal) => self.line.refuse(refusal),
@@ -301,7 +301,7 @@ macro_rules! drivers {
             /// to close.
             pub fn close(&mut self, reason: CloseReason) {
                 let now = self.pump.look();
-                self.line.line_mut().was_away(now);
+                self.line.line_mut().handle_late_poll(now);
                 self.line.close(now, reason);
             }
         }

@@ -48,8 +48,8 @@
 //!     carry(client.line_mut(), server.line_mut(), now)?;
 //!     carry(server.line_mut(), client.line_mut(), now)?;
 //!     // What has come is looked at before the time is, also where that is late: a loop that sleeps wakes at the deadline itself.
-//!     client.line_mut().was_away(now);
-//!     server.line_mut().was_away(now);
+//!     client.line_mut().handle_late_poll(now);
+//!     server.line_mut().handle_late_poll(now);
 //!     while client.step(now, Some(&mut ask))? {}
 //!     if let Some(length) = ask.answered()? {
 //!         break length;

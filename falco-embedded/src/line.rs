@@ -268,8 +268,8 @@ impl<R: Role, H: KeyRef<R>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H,
 
     /// Says that nobody was here for a while: what has come by `now` is looked at before the
     /// connection counts as silent, or the peer as dead. To be called before the next step.
-    pub fn was_away(&mut self, now: Instant) {
-        self.machine.was_away(now);
+    pub fn handle_late_poll(&mut self, now: Instant) {
+        self.machine.handle_late_poll(now);
     }
 
     /// Bytes were moved, or the time has come: does what is due, but for an end that the bytes just
@@ -278,7 +278,7 @@ impl<R: Role, H: KeyRef<R>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H,
     pub(crate) fn turn(&mut self, now: Instant, read: bool) {
         if self.poll_timeout().is_some_and(|due| due <= now) {
             if read {
-                self.machine.was_away(now);
+                self.machine.handle_late_poll(now);
             }
             self.handle_timeout(now);
         }

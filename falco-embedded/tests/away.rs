@@ -248,7 +248,7 @@ fn a_super_loop_that_was_away_looks_at_what_has_come_before_it_looks_at_the_time
     let mut millis = 0;
     while millis < 60_000 {
         let now = Instant::from_millis(millis);
-        client.line_mut().was_away(now);
+        client.line_mut().handle_late_poll(now);
         common::carry(server.line_mut(), client.line_mut(), now);
         while client.step_idle(now).unwrap() {}
         client.line_mut().handle_timeout(now);

@@ -135,7 +135,7 @@ fn a_request_half_sent_before_the_end_of_its_stream_is_refused_at_once() {
 
 #[test]
 fn a_handler_that_is_done_after_the_end_costs_no_last_words() {
-    // Blocking, and longer than a lifetime and its respite.
+    // Blocking, and longer than a lifetime and its grace.
     let (client_key, server_key, raw_key) = (client_key(7), server_key(7), raw_key());
     let Lines {
         world, server, pipes, ..

@@ -294,8 +294,8 @@ impl Session for ClientSession {
         }
     }
 
-    fn was_away(&mut self, now: Instant) {
-        self.life.was_away(now);
+    fn handle_late_poll(&mut self, now: Instant) {
+        self.life.handle_late_poll(now);
     }
 
     fn close(&mut self, now: Instant, _reason: CloseReason) {

@@ -185,8 +185,8 @@ impl<N: Session, K: Session> Session for Spoken<N, K> {
         spoken!(self, session => session.set_reading(now, reading));
     }
 
-    fn was_away(&mut self, now: Instant) {
-        spoken!(self, session => session.was_away(now));
+    fn handle_late_poll(&mut self, now: Instant) {
+        spoken!(self, session => session.handle_late_poll(now));
     }
 
     fn close(&mut self, now: Instant, reason: CloseReason) {

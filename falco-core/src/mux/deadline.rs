@@ -58,7 +58,7 @@ impl Writes {
             _ => {}
         }
         if machine.poll_timeout().is_some_and(|due| now.span_since(due) > AWAY) {
-            machine.was_away(now);
+            machine.handle_late_poll(now);
         }
         machine.handle_timeout(now)
     }

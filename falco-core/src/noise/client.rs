@@ -17,7 +17,7 @@ use super::write::{self, check_length, of_owed};
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, EntropyError, Error, Misuse, OutputTooSmall, SealError};
 use crate::event::{ClientEvent, ClientReceived, ClientWait, Received};
-use crate::life::{Life, Respite};
+use crate::life::{GracePeriod, Life};
 use crate::message::{CloseReason, Fate, PingId, Status};
 use crate::outgoing::OutgoingRequest;
 use crate::role::ClientSide;
@@ -73,7 +73,7 @@ struct KeepAlive {
     /// When that ping went, if nothing has been heard since.
     pinged: Option<Instant>,
     /// Of the wait for its answer.
-    respite: Respite,
+    grace: GracePeriod,
 }
 
 impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
@@ -139,7 +139,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.keep_alive.heard = self.base.life.latest();
         self.keep_alive.asked = false;
         self.keep_alive.pinged = None;
-        self.keep_alive.respite = Respite::WHOLE;
+        self.keep_alive.grace = GracePeriod::UNUSED;
     }
 
     /// Something was written: if it was the ping that the peer is to answer, its time begins now.
@@ -231,7 +231,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
                 heard: now,
                 asked: false,
                 pinged: None,
-                respite: Respite::WHOLE,
+                grace: GracePeriod::UNUSED,
             },
             ending: None,
             cut: false,
@@ -324,18 +324,18 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
                 let now = self.base.life.latest();
                 self.keep_alive.heard = now;
                 self.keep_alive.pinged = self.keep_alive.pinged.map(|_| now);
-                self.keep_alive.respite = Respite::WHOLE;
+                self.keep_alive.grace = GracePeriod::UNUSED;
             }
         }
     }
 
-    fn was_away(&mut self, now: Instant) {
-        self.base.life.was_away(now);
+    fn handle_late_poll(&mut self, now: Instant) {
+        self.base.life.handle_late_poll(now);
         let lifetime = self.base.life.lifetime();
         let keep_alive = &mut self.keep_alive;
         if let Some(due) = keep_alive.pinged.map(|pinged| pinged + lifetime.third())
             && due <= now
-            && keep_alive.respite.covers((now + Span::TICK).span_since(due), lifetime)
+            && keep_alive.grace.covers((now + Span::TICK).span_since(due), lifetime)
         {
             keep_alive.pinged = Some((now + Span::TICK).before(lifetime.third()));
         }

@@ -16,7 +16,7 @@ use super::write::{self, check_length, of_owed};
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, EntropyError, Misuse, OutputTooSmall, ReplyError, SealError};
 use crate::event::{Received, ServerReceived, ServerWait};
-use crate::life::{Life, Respite};
+use crate::life::{GracePeriod, Life};
 use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
 use crate::role::ServerSide;
@@ -48,7 +48,7 @@ pub(super) struct Requests<T> {
     /// When the request that has been half received for longest is to be looked at.
     pub(super) stale: Option<Instant>,
     /// Of that time.
-    pub(super) respite: Respite,
+    pub(super) grace: GracePeriod,
     /// Requests whose [`Abandoned`](ServerEvent::Abandoned) is still to be told, in the state
     /// `Lost`.
     pub(super) lost: usize,
@@ -219,7 +219,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
                 held: 0,
                 last: None,
                 stale: None,
-                respite: Respite::WHOLE,
+                grace: GracePeriod::UNUSED,
                 lost: 0,
                 lifetime: Span::of(settings.lifetime()),
             },
@@ -320,9 +320,9 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
         }
     }
 
-    fn was_away(&mut self, now: Instant) {
-        self.base.life.was_away(now);
-        self.requests.was_away(now);
+    fn handle_late_poll(&mut self, now: Instant) {
+        self.base.life.handle_late_poll(now);
+        self.requests.handle_late_poll(now);
     }
 
     fn close(&mut self, now: Instant, reason: CloseReason) {

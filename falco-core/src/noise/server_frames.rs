@@ -9,7 +9,7 @@ use super::{Broken, mark, millis};
 use crate::crypto::{Aead, NoiseCrypto};
 use crate::error::ConnectionError;
 use crate::event::{Received, ServerEvent, ServerReceived, ServerWait};
-use crate::life::Respite;
+use crate::life::GracePeriod;
 use crate::message::RequestId;
 use crate::time::{Instant, Span};
 
@@ -203,18 +203,18 @@ impl<T: RequestTable> Requests<T> {
     /// When what is half received is to be looked at.
     fn look_at(&mut self, stale: Option<Instant>) {
         self.stale = stale;
-        self.respite = Respite::WHOLE;
+        self.grace = GracePeriod::UNUSED;
     }
 
     /// What had come by `now` is taken before anything counts as stale.
-    pub(super) fn was_away(&mut self, now: Instant) {
+    pub(super) fn handle_late_poll(&mut self, now: Instant) {
         let late = |stale: Instant| (now + Span::TICK).span_since(stale);
         // For longer than a lifetime nothing is kept, as the connection is not; and the silence of
         // each request is told in 32 bits.
         if let Some(late) = self.stale.filter(|stale| *stale <= now).map(late)
             && late <= self.lifetime
             && self.lifetime.as_millis() + late.as_millis() + 2_000 < u64::from(u32::MAX)
-            && self.respite.covers(late, self.lifetime)
+            && self.grace.covers(late, self.lifetime)
         {
             self.stale = Some(now + Span::TICK);
         }

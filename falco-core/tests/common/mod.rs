@@ -34,8 +34,7 @@ pub(crate) const fn span(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// One key for one side: the two sides of a connection are two processes, and so have a replay cache
-/// each.
+/// The key of one side. The two sides stand for two processes, so each has its own replay cache.
 pub(crate) fn handle() -> Handle {
     handle_with(4096)
 }

@@ -56,8 +56,8 @@ type Handle = &'static ClassicKey<HeapReplayCache>;
 /// dropped.
 fn machines() -> (ClientConnection<Handle>, ServerConnection<Handle>) {
     use std::sync::LazyLock;
-    // Each pair of machines has its own nonces, but the replay caches would remember them from run to
-    // run: so they remember none.
+    // Each pair of machines has its own nonces, but replay caches would remember them from run to
+    // run, so these remember none.
     static KEYS: LazyLock<[ClassicKey<HeapReplayCache>; 2]> = LazyLock::new(|| {
         let forgetful = || ClassicKey::new(crate::testing::key(1), crate::testing::replay_cache(0));
         [forgetful(), forgetful()]
