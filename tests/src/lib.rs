@@ -10,6 +10,9 @@ pub mod services {}
 #[doc = include_str!("../../docs/threads.md")]
 pub mod threads {}
 
+#[doc = include_str!("../../docs/keys.md")]
+pub mod keys {}
+
 #[doc = include_str!("../../docs/own-loop.md")]
 pub mod own_loop {}
 
