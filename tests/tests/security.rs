@@ -40,8 +40,5 @@ fn each_promise_links_to_a_test_that_exists() {
 fn a_link_to_a_test_that_does_not_exist_is_reported() {
     let page = "[a_test](a.rs), [no_test](a.rs), [lost_test](b.rs), [prose](c.md)";
     let wrong = check(page, |file| (file == "a.rs").then(|| "fn a_test() {}".to_owned()));
-    assert_eq!(
-        wrong,
-        ["no_test is not in a.rs", "lost_test: there is no file b.rs"]
-    );
+    assert_eq!(wrong, ["no_test is not in a.rs", "lost_test: there is no file b.rs"]);
 }

@@ -48,11 +48,15 @@ pub(crate) enum Event {
 
 /// The words of the page for each.
 pub(crate) const EVENTS: &[(&str, &str, Event)] = &[
-    ("connecting", "connection refused", Event::Refused),
+    ("connecting", "TCP connection refused", Event::Refused),
     ("hello sent", "end of stream", Event::HelloEnd),
-    ("hello sent", "foreign bytes", Event::HelloForeign),
+    ("hello sent", "bytes that are not a valid welcome", Event::HelloForeign),
     ("hello sent", "reset", Event::HelloReset),
-    ("hello sent", "silence", Event::HelloSilence),
+    (
+        "hello sent",
+        "no reply until the handshake timeout",
+        Event::HelloSilence,
+    ),
     ("idle", "end of stream", Event::IdleEnd),
     ("idle", "CLOSE: shutting down", Event::IdleClose),
     (
@@ -105,7 +109,7 @@ pub(crate) const EVENTS: &[(&str, &str, Event)] = &[
     ("request sent, server heard", "REFUSE: busy", Event::Refuse(1)),
     (
         "request sent, server heard",
-        "REFUSE: busy, with more under way than its largest message",
+        "REFUSE: busy, with more bytes in flight than the server's `max_message` or 1 MiB, whichever is less",
         Event::BusyOver,
     ),
     ("request sent, server heard", "REFUSE: too large", Event::Refuse(2)),
