@@ -1,10 +1,12 @@
-//! The FalcoTCP protocol as a sans-IO state machine: an encrypted connection between two ends that
-//! share one 32-byte key. No I/O, no clock, no global state, and no allocation per connection.
+//! The FalcoTCP protocol as a sans-IO state machine: an encrypted connection between two peers that
+//! share a 32-byte key. No I/O, no clock, no global state. With fixed-size storage a connection does
+//! not allocate.
 //!
-//! A client connects and proves that it has the key. If the proof does not decrypt, the server
-//! closes the stream without sending a byte. A connection lives for 60 seconds after the last
-//! message or ping. A request is decrypted and given to the owner of the server; the answer is
-//! encrypted and sent back.
+//! The client sends a hello that is encrypted with a key derived from the shared key. If the hello
+//! does not authenticate, the server closes the stream without sending a byte. After the handshake
+//! each request is encrypted, decrypted by the server and passed to the application; the answer
+//! (response) is encrypted and sent back. A connection has an idle timeout, 60 s by default
+//! ([`lifetime`](Settings::with_lifetime)).
 //!
 //! You pass in bytes and times, and get back bytes to send and events. `falco-tokio`, `falco-std`
 //! and `falco-embedded` drive this crate over Tokio, blocking sockets and `embedded-io` streams.
@@ -12,21 +14,23 @@
 //!
 //! # The loop
 //!
-//! A [`ClientConnection`] or a [`ServerConnection`] is one side of one connection. Whoever owns the
-//! transport repeats:
+//! A [`ClientConnection`] or a [`ServerConnection`] is the state machine of one endpoint. The driver
+//! repeats these steps:
 //!
 //! 1. **Send** what [`seal`](Connection::seal) or [`poll_transmit`](Connection::poll_transmit)
 //!    wrote, in that order, all of it.
-//! 2. **Receive**: call [`recv`](Connection::recv) with all unread bytes, until it says something
-//!    other than an event or a skip. After each, drop what it consumed. A [`RecvBuf`] does the
-//!    bookkeeping.
-//! 3. **Read** more bytes if it said [`NeedMore`](Received::NeedMore); answer or transmit first if
-//!    it said so. When the stream has no more, call [`end_of_stream`](Connection::end_of_stream).
-//! 4. **Sleep** no longer than [`poll_timeout`](Connection::poll_timeout); then call
-//!    [`handle_timeout`](Connection::handle_timeout).
+//! 2. **Receive**: call [`recv`](Connection::recv) with all unread bytes, until it returns neither
+//!    [`Event`](Received::Event) nor [`Skip`](Received::Skip). After each, discard `consumed` bytes.
+//!    A [`RecvBuf`] does the bookkeeping.
+//! 3. **Read** more bytes on [`NeedMore`](Received::NeedMore). On `Wait(TransmitFirst)` write pending
+//!    output, and on `Wait(AnswerFirst)` send an answer, before the next `recv`. When the stream has
+//!    no more bytes, call [`end_of_stream`](Connection::end_of_stream).
+//! 4. **Sleep** no longer than [`poll_timeout`](Connection::poll_timeout). Then read what has
+//!    arrived, and call [`handle_timeout`](Connection::handle_timeout).
 //!
-//! When one of them says what ended the connection, send what `poll_transmit` still has, and close
-//! the stream.
+//! When a call returns the error that ended the connection, send the remaining output of
+//! `poll_transmit`. If [`is_graceful`](ConnectionError::is_graceful), shut down the sending half and
+//! read until the end of the stream, for at most [`LINGER`]; then close. Otherwise close at once.
 //!
 //! ```
 //! # #[cfg(all(feature = "noise", feature = "rustcrypto"))] {
@@ -34,19 +38,21 @@
 //! use falco_core::{ClientConnection, ClientEvent, Instant, Key, Received, RecvBuf, RustCrypto};
 //! use falco_core::{ServerConnection, ServerEvent, Settings};
 //!
-//! # fn entropy() -> falco_core::testing::CountingRng { falco_core::testing::CountingRng::new(1) }
+//! use getrandom::SysRng; // the operating system's generator: getrandom 0.4, feature `sys_rng`
+//!
 //! let text = "a315c8024ab172f90691f92ac072d57d3aac129b4d1024d536f0ac6b9236b554";
 //! let key = || text.parse::<Key>();
 //!
-//! // Keys are expanded once and shared by all connections.
+//! // A key is created once and shared by all its connections. `FixedTable<4>`: up to 4 requests in
+//! // flight on each. `b""`: no application context.
 //! let client_key = NoiseClient::<FixedTable<4>, _>::new(key()?, b"", RustCrypto)?;
-//! let ring = KeyRing::new([Some(NoiseSecret::derive(key()?, &RustCrypto))], &mut entropy())?;
+//! let ring = KeyRing::new([Some(NoiseSecret::derive(key()?, &RustCrypto))], &mut SysRng)?;
 //! let server_key = NoiseServer::<FixedTable<4>, _, _>::new(ring, b"", RustCrypto)?;
 //!
-//! // Both ends of a connection, and two byte buffers in place of a network.
+//! // Both sides of a connection, and two byte buffers in place of a network.
 //! let (settings, now) = (Settings::new(), Instant::ZERO);
-//! let mut client = ClientConnection::new(&client_key, &settings, now, &mut entropy())?;
-//! let mut server = ServerConnection::new(&server_key, &settings, now, &mut entropy())?;
+//! let mut client = ClientConnection::new(&client_key, &settings, now, &mut SysRng)?;
+//! let mut server = ServerConnection::new(&server_key, &settings, now, &mut SysRng)?;
 //! let (mut at_client, mut at_server) = (RecvBuf::new([0; 256]), RecvBuf::new([0; 256]));
 //!
 //! let mut request = client.request(5)?;
@@ -82,50 +88,63 @@
 //! # States
 //!
 //! ```text
-//!                       hello taken                      close, or refuse on
-//!                       or accepted                      a wire without words
+//!                       handshake                      `close`, or `refuse` on
+//!                       completed                      the classic wire
 //!   new --> Handshaking ------------> Established ------------------------> Draining
 //!                |                         |                                    |
-//!                | wrong key, wrong bytes, | lapsed, tampered, replayed,        | all owed answers sent,
-//!                | deadline                | wrong bytes, end of stream         | or any other end
+//!                | wrong key, wrong bytes, | expired, tampered, replayed,       | all answers sent,
+//!                | deadline, `close`       | wrong bytes, end of stream         | or any other end
 //!                v                         v                                    v
 //!              Ended <-------------------- + <----------------------------------+
 //! ```
 //!
 //! | status | `recv` | `seal` | deadline |
 //! |---|---|---|---|
-//! | `Handshaking` | hello or accept only | the hello; requests wait | the handshake's, moved by nothing |
-//! | `Established` | events | messages | the lifetime, anew from each message and ping |
-//! | `Draining` | answers; nothing new | what was begun | as before |
-//! | `Ended` | the same error for ever | nothing | none |
+//! | `Handshaking` | hello, welcome (noise) or accept (classic) only | the hello; requests wait | handshake timeout, fixed |
+//! | `Established` | events | messages | idle timeout, restarted by each received record (noise) or message and ping (classic) |
+//! | `Draining` | answers; nothing new | what was begun | noise: also one idle timeout after the CLOSE; classic: as before |
+//! | `Ended` | the same error | nothing | none |
 //!
-//! # What is whose
+//! # Ownership
 //!
-//! - **Memory** is the caller's: unread bytes, output, bodies. A machine holds a few hundred bytes
-//!   and [sizes are known](Connection::seal_size) before anything is written. Nothing is reserved
-//!   because a peer promised a length.
-//! - **Keys** outlive connections and are expanded once: a [`ClassicKey`] is lent to all machines
-//!   that use it.
-//! - **Entropy** is drawn when a machine is made and never after; **time** is what the caller says
-//!   it is.
-//! - **Errors** come in three types: what befell one request ([`RequestError`]), what ended the
-//!   connection ([`ConnectionError`], the same ever after) and what the caller did wrong
-//!   ([`Misuse`], nothing has changed).
-//! - **Cryptography** stands behind [`crypto::Crypto`]; [`RustCrypto`] is the default.
+//! - **Memory** is the caller's: unread bytes, output, bodies. On 64-bit targets a connection takes at
+//!   most 328 bytes on the classic wire, and 2,900 on the noise wire with `FixedTable<4>` (tests check
+//!   both). [Sizes are known](Connection::seal_size) before anything is written. A length announced by
+//!   the peer does not cause an allocation.
+//! - **Keys** outlive connections. A [`NoiseClient`](noise::NoiseClient),
+//!   [`NoiseServer`](noise::NoiseServer) or [`ClassicKey`] is created once and shared by all its
+//!   connections.
+//! - **Randomness** is used only in [`Connection::new`], and the caller passes the current **time**.
+//! - **Cryptography** is pluggable through [`crypto::Crypto`] and [`crypto::NoiseCrypto`];
+//!   [`RustCrypto`] is the default.
+//!
+//! # Errors
+//!
+//! | type | meaning | returned by |
+//! |---|---|---|
+//! | [`ConnectionError`] | what ended the connection; later calls return the same | `recv`, `end_of_stream`, `handle_timeout`, and in the sums below |
+//! | [`RequestError`] | one request failed; the connection goes on | in the sums below |
+//! | [`Misuse`] | the API forbids this call; nothing has changed | in the sums below |
+//! | [`Error`] | one of these, or the connection is closing | `request`, `ping`, `cancel` |
+//! | [`ReplyError`] | one of these, or the request is not open | `answer`, `refuse` |
+//! | [`SealError`] | one of these, or [`OutputTooSmall`] | `seal` |
+//! | [`OutputTooSmall`] | the output slice is too small; nothing has changed | `poll_transmit` |
+//! | [`EntropyError`] | the random number generator failed; nothing was sent | [`Connection::new`] |
+//! | [`StorageFull`] | the receive buffer has no room | [`RecvBuf`] |
 //!
 //! # Features
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `noise` | yes | the noise wire, for all new deployments |
-//! | `rustcrypto` | yes | AES-256-GCM from the crates aes, ctr and ghash; for the noise wire X25519 and SHA-256 too |
+//! | `rustcrypto` | yes | AES-256-GCM, composed in this crate from `aes`, `ctr` and `ghash`; for the noise wire also X25519 (`x25519-dalek`), SHA-256 and HMAC (`sha2`, `hmac`) |
 //! | `std` | yes | `Mutex` and `RwLock` around what connections share; with `noise` and `rustcrypto` the module `keys`; implies `alloc` |
-//! | `alloc` | by `std` | the module `mux`; `Vec<u8>` as storage of a [`RecvBuf`] |
+//! | `alloc` | yes, through `std` | the module `mux`; `Vec<u8>` as storage of a [`RecvBuf`] |
 //! | `heapless` | no | `heapless::Vec` as storage of a [`RecvBuf`] |
 //! | `testing` | no | a virtual clock, deterministic entropy, an AEAD without security, fuzz targets; never in production |
 //!
 //! On a device, set `default-features = false` and choose `noise` and `rustcrypto`, or implement
-//! [`crypto::Crypto`] for a hardware engine.
+//! [`crypto::Crypto`], and [`crypto::NoiseCrypto`] for the noise wire, for a hardware engine.
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -1,6 +1,7 @@
 //! The noise wire, for every new deployment: `Noise_NNpsk0_25519_AESGCM_SHA256` (Noise
 //! specification, revision 34) under the shared key, and behind it records of frames that carry
-//! many requests at once.
+//! many requests at once. This page is an overview; `docs/protocol.md` in the repository specifies
+//! the wire completely, and `SECURITY.md` says what it promises.
 //!
 //! # What it gives
 //!

@@ -1,18 +1,53 @@
 //! FalcoTCP on devices: `falco-core` over streams of `embedded-io` and `embedded-io-async`, without
 //! an allocator.
 //!
-//! - The module `blocking` waits where it is, over a stream that can say whether it is ready.
-//! - The module `asynchronous` is polled, by Embassy or any other executor.
-//! - [`ClientLine`] and [`ServerLine`] are for a super-loop of your own: bytes in, bytes out, one
-//!   [`step`](ClientLine::step) at a time, and the time of the next.
+//! - `asynchronous`: async client and server, for Embassy or any other executor.
+//! - `blocking`: blocking client and server; the stream implements `ReadReady` and `WriteReady`.
+//! - [`ClientLine`] and [`ServerLine`]: for a non-blocking super-loop of your own. You move the bytes
+//!   and call [`step`](ClientLine::step). A *line* is a connection with its input and output buffers.
 //!
-//! All three do one request at a time on each connection. Whoever wants many under way drives a
-//! [`Connection`](falco_core::Connection) as the page of `falco-core` tells. No decision of the
-//! protocol is taken here.
+//! Each connection runs one request at a time. For concurrent requests use
+//! [`falco_core::Connection`].
 //!
-//! The memory is yours, of fixed size, and nothing else is taken: for the unread bytes, for those
-//! to be written, for a request in parts, for an answer. How much to plan for is in this crate's
-//! README, and in more detail in `docs/embedded.md` of the repository.
+//! You provide fixed-size buffers for input, output, the request and the answer; the crate uses no
+//! other memory than these and the stack. How much to plan for is in this crate's README, and in more
+//! detail in `docs/embedded.md` of the repository.
+//!
+//! # A blocking client
+//!
+//! ```no_run
+//! # #[cfg(all(feature = "blocking", feature = "noise", feature = "rustcrypto"))] mod example {
+//! use core::time::Duration;
+//! use embedded_io::{Read, ReadReady, Write, WriteReady};
+//! use falco_embedded::falco_core::{Instant, Key, RustCrypto, Settings};
+//! use falco_embedded::rand_core::CryptoRng;
+//! use falco_embedded::{ClientLine, Error, NoiseClientKey, blocking};
+//!
+//! /// Sends a reading, waits for the answer, and keeps the connection alive for a minute.
+//! fn report<S>(
+//!     port: S,
+//!     now: fn() -> Instant,
+//!     trng: &mut impl CryptoRng,
+//!     key: Key,
+//! ) -> Result<(), Error<S::Error>>
+//! where
+//!     S: Read + ReadReady + Write + WriteReady,
+//! {
+//!     let key = NoiseClientKey::new(key, b"", RustCrypto).expect("an empty context is not too long");
+//!     let settings = Settings::new().with_max_record(512).expect("64 or more").with_max_message(1024);
+//!     let line = ClientLine::start(&key, &settings, now(), trng, [0; 514], [0; 514])
+//!         .expect("the buffers are large enough and the TRNG works");
+//!     let mut client = blocking::Client::new(line, port, now);
+//!     let mut answer = [0; 1024];
+//!     let length = client.request(b"21.5", &mut answer)?;
+//!     assert_eq!(&answer[..length], b"thanks");
+//!     client.idle(now() + Duration::from_secs(60))?;
+//!     client.close()
+//! }
+//! # }
+//! ```
+//!
+//! # A super-loop
 //!
 //! ```
 //! use falco_embedded::falco_core::noise::{KeyRing, NoiseSecret};
@@ -47,7 +82,7 @@
 //! let length = loop {
 //!     carry(client.line_mut(), server.line_mut(), now)?;
 //!     carry(server.line_mut(), client.line_mut(), now)?;
-//!     // What has come is looked at before the time is, also where that is late: a loop that sleeps wakes at the deadline itself.
+//!     // Process input before deadlines, even if this poll is late.
 //!     client.line_mut().handle_late_poll(now);
 //!     server.line_mut().handle_late_poll(now);
 //!     while client.step(now, Some(&mut ask))? {}
@@ -60,7 +95,7 @@
 //!         answer[..length].copy_from_slice(request);
 //!         server.answer(length);
 //!     }
-//!     // Pings, and the ends of what takes too long; the next steps tell of them. A loop that sleeps wakes at the earlier `poll_timeout` of its lines, or at a byte.
+//!     // Sends pings and applies timeouts. To sleep, wait for input or for the earliest `poll_timeout`.
 //!     client.line_mut().handle_timeout(now);
 //!     server.line_mut().handle_timeout(now);
 //! };
@@ -110,7 +145,7 @@ pub use server::ServerLine;
 
 /// The protocol: keys, settings, times, errors.
 pub use falco_core;
-/// The traits by which entropy comes in.
+/// Re-export of the random number generator traits.
 pub use rand_core;
 
 /// A device's key as a client on the noise wire, with the built-in cryptography and room for one

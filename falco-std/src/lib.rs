@@ -1,9 +1,9 @@
-//! FalcoTCP on blocking sockets: encrypted requests and answers between threads, under one shared
-//! 32-byte key.
+//! A blocking FalcoTCP server and client: encrypted requests and answers under one shared 32-byte
+//! key.
 //!
 //! [`Server`] runs a handler for each request, [`Client`] sends requests and waits for their
-//! answers. Both are short loops over [`falco_core`], which makes every decision of the protocol;
-//! here are the sockets, the clock, the threads and the memory.
+//! answers. [`falco_core`] implements the protocol; this crate adds sockets, timers, threads and
+//! buffers. `docs/threads.md` in the repository is a guide.
 //!
 //! ```
 //! use falco_std::{Client, Key, Request, Server};
@@ -27,31 +27,33 @@
 //!
 //! # The wire
 //!
-//! Who asks for nothing else gets the noise wire: both sides prove that they have the key and are
-//! there now, each connection has keys of its own, and many requests are under way at once on one
-//! connection, each answered as its handler finishes. [`Server::classic`] and [`Client::classic`]
-//! speak the wire of the published falcotcp 0.1.x peers; what that wire cannot give is told in
-//! [`falco_core::classic`]. A server may speak both on one port, under different keys
+//! The default is the noise wire: mutual authentication, forward secrecy, and multiplexed requests
+//! that are answered as handlers finish. [`Server::classic`] and [`Client::classic`] speak the
+//! protocol of the published falcotcp 0.1.x packages; see [`falco_core::classic`] for its
+//! limitations. A server may accept both on one port, under different keys
 //! ([`ServerBuilder::classic`]).
+//!
+//! # Streams
+//!
+//! TCP, Unix sockets, any type that implements [`Stream`], and any `Read + Write` in the wrapper
+//! [`Blocking`], which has no time limits: deadlines act only when a read or write returns. A stream
+//! without [`Stream::split`] carries one request at a time.
 //!
 //! # Time
 //!
-//! A connection ends when for a lifetime (60 s by default) it has seen no message and no ping. On
-//! the noise wire a client pings by itself, and finds out when its server is gone.
+//! A connection has an idle timeout (`lifetime`, 60 s). On the noise wire clients send keep-alive
+//! pings and report [`PeerDead`](ConnectionError::PeerDead) if one is not answered.
 //!
-//! A request takes 30 s at most unless told otherwise, whatever it waits for. When there is no
-//! connection the client makes one, and tries again as long as somebody waits. Requests of which
-//! nothing was processed move to it; of the others the error says that they may have been
-//! [processed](Error::fate), and they are not sent again. A server refuses as busy what has waited
-//! for a worker for 5 s.
+//! A request takes at most 30 s by default ([`request_timeout`](ClientBuilder::request_timeout)).
+//! Without a connection the client connects, and retries while callers wait. Requests that were not
+//! processed are resent; the others fail with [`Fate::MaybeProcessed`] ([`Error::fate`]). A server
+//! refuses requests as busy that waited 5 s for a worker.
 //!
 //! # Threads
 //!
-//! A client's connection on the noise wire has a thread that connects, shakes hands and reads;
-//! callers write. A server's connection has a thread that reads, and handlers run on a bounded
-//! number of workers that all connections share. Where the other side takes bytes slowly, a thread
-//! is made that writes, for as long as there is something to write. A name of several addresses
-//! takes a thread for each that is tried, and one to resolve it.
+//! Client: one thread per connection connects and reads; callers write. Server: one reading thread
+//! per connection and a bounded worker pool. If a peer reads slowly, a writer thread is started
+//! while output is pending. Resolving and connecting to several addresses use one thread each.
 
 mod client;
 mod clock;

@@ -1,8 +1,21 @@
 //! FalcoTCP on Tokio: encrypted requests and answers between tasks, under one shared 32-byte key.
 //!
 //! [`Server`] runs a handler for each request, [`Client`] sends requests from many tasks at once.
-//! Both are loops over [`falco_core`], which makes every decision of the protocol; here are the
-//! sockets, the clock, the tasks and the memory.
+//! [`falco_core`] implements the protocol; this crate adds sockets, timers, tasks and buffers.
+//!
+//! - **Many requests at once** over each connection, answered as their handlers finish. Dropping a
+//!   request's future cancels only that request.
+//! - **Reconnects** automatically, with random back-off ([`ClientBuilder::backoff`]).
+//!   [`Error::fate`] reports whether a failed request may have been processed.
+//! - **Graceful shutdown** ([`Handle::shutdown`], [`Handle::shutdown_within`]) and **key rotation** at
+//!   runtime ([`Handle::add_key`], [`Client::set_key`], [`Handle::retire_key`]).
+//! - **Bounded memory**: message size, requests in flight, bytes held per connection and in total.
+//! - **Tower**: a handler can be a `tower::Service` ([`Server::serve_service`]), and a [`Client`] is
+//!   one.
+//! - **Tracing**: a span for each connection, without secrets or message bodies.
+//!
+//! `docs/services.md` in the repository is a guide, and `docs/failures.md` lists what a client does
+//! after each kind of failure.
 //!
 //! ```
 //! use falco_tokio::{Client, Key, Request, Server};
@@ -25,25 +38,23 @@
 //!
 //! # The wire
 //!
-//! Who asks for nothing else gets the noise wire: both sides prove that they have the key and are
-//! there now, each connection has keys of its own, and many requests are under way at once on one
-//! connection, each answered as its handler finishes. [`Server::classic`] and [`Client::classic`]
-//! speak the wire of the published falcotcp 0.1.x peers; what that wire cannot give is told in
-//! [`falco_core::classic`]. A server may speak both on one port, under different keys
+//! The default is the noise wire: mutual authentication, forward secrecy, and multiplexed requests
+//! that are answered as handlers finish. [`Server::classic`] and [`Client::classic`] speak the
+//! protocol of the published falcotcp 0.1.x packages; see [`falco_core::classic`] for its
+//! limitations. A server may accept both on one port, under different keys
 //! ([`ServerBuilder::classic`]).
 //!
 //! # Tasks, memory, time
 //!
-//! A connection is one task on either side, which owns its socket, its machine and its requests,
-//! and wakes for bytes, for orders and for its one deadline. While nothing is under way it holds no
-//! buffer: bytes are read into one that the thread lends, decrypted where they lie, and sealed into
-//! another. A call that is dropped, at whatever point, cancels its request and disturbs no other.
+//! Each connection is driven by one task. A handler that is not ready on its first poll runs on a
+//! separate task. Idle connections hold no buffers; active ones use per-thread buffers, and records
+//! are decrypted in place.
 //!
-//! A connection ends when for a lifetime (60 s by default) it has seen no message and no ping. On
-//! the noise wire a client pings by itself, and finds out when its server is gone.
+//! A connection has an idle timeout (`lifetime`, 60 s). On the noise wire clients send keep-alive
+//! pings and report [`PeerDead`](ConnectionError::PeerDead) if one is not answered.
 //!
-//! All time is Tokio's, so that a test that pauses its clock pauses connections too: over an
-//! in-memory stream, that is; over sockets a paused clock runs ahead of the bytes.
+//! All timers use `tokio::time`. With `tokio::time::pause`, use in-memory streams such as
+//! `tokio::io::duplex`: with sockets, time advances before data arrives.
 //!
 //! # Features
 //!
