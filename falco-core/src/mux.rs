@@ -1,10 +1,12 @@
-//! What a machine and its owner need between them where there is an allocator: who waits for which
-//! answer, what waits to be sent, what has come in parts, and the bytes that requests hold. Still
-//! no I/O and no clock: an adapter, or a simulation, drives a [`ClientMux`] or a [`ServerMux`] with
-//! bytes and times, as it would the machine inside.
+//! What an adapter needs between a connection and its callers or handlers, if there is an
+//! allocator: requests until they complete, what waits to be sent, messages that come in parts, the
+//! bytes that requests hold, retries, deadlines of writes, and the end of a stream.
+//!
+//! There is still no I/O and no clock. An adapter or a simulation passes bytes and times to a
+//! [`ClientMux`] or a [`ServerMux`], as it would to the connection inside.
 //!
 //! ```
-//! use falco_core::mux::{Body, ClientMux, ClientStep, ServerMux, ServerStep, Unbounded};
+//! use falco_core::mux::{Body, Call, ClientMux, ClientStep, ServerMux, ServerStep, Unbounded};
 //! # use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 //! # use falco_core::{ClientConnection, Instant, Key, RustCrypto, ServerConnection, Settings};
 //! # fn entropy() -> falco_core::testing::CountingRng { falco_core::testing::CountingRng::new(1) }
@@ -15,10 +17,10 @@
 //! # let (settings, now) = (Settings::new(), Instant::ZERO);
 //! # let client = ClientConnection::new(&client_key, &settings, now, &mut entropy())?;
 //! # let server = ServerConnection::new(&server_key, &settings, now, &mut entropy())?;
-//! // Over two machines; here a waiter is just a name.
+//! // Whatever waits for an answer; here it is just a name.
 //! let mut client = ClientMux::<_, _, _, ()>::new(client);
 //! let mut server = ServerMux::new(server, Unbounded, &settings);
-//! client.request(1, b"hello".to_vec(), "somebody").map_err(|rejected| rejected.why)?;
+//! assert!(client.request(Call::new(1, b"hello".to_vec(), "somebody")).is_ok());
 //!
 //! let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
 //! let mut out = [0; 1024];
@@ -49,6 +51,7 @@
 //! ```
 
 mod budget;
+mod call;
 mod client;
 mod deadline;
 mod ending;
@@ -56,7 +59,7 @@ mod refusal;
 mod retry;
 mod server;
 mod step;
-mod waiters;
+mod table;
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -64,24 +67,25 @@ use core::fmt;
 #[cfg(feature = "std")]
 pub use budget::SharedBudget;
 pub use budget::{Budget, Unbounded};
+pub use call::{Call, Rejected, Unfinished};
 pub use client::ClientMux;
 pub use ending::{Ending, LastStep};
 pub use refusal::refusal_of;
-pub use retry::{MAX_BUSY, MAX_TRIES, Retry, after_attempt, after_loss, after_refusal};
+pub use retry::{Attempts, Backoff, MAX_BUSY, MAX_TRIES, Retry, after_attempt};
 pub use server::ServerMux;
-pub use step::{ClientStep, Left, Rejected, ServerStep};
+pub use step::{ClientStep, ServerStep};
 
 /// The decrypted body of a message.
-#[allow(clippy::exhaustive_enums, reason = "there is no third place")]
+#[allow(clippy::exhaustive_enums, reason = "there is no third way")]
 pub enum Body<'u> {
-    /// Lent from the unread bytes that were handed in: it came in one frame.
+    /// Borrowed from the unread bytes: it came in one frame.
     Lent(&'u [u8]),
-    /// Here: it came in parts.
+    /// It came in parts and was joined.
     Whole(Vec<u8>),
 }
 
 impl fmt::Debug for Body<'_> {
-    /// Shows how long it is, and nothing of it.
+    /// Shows the length, and no bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Body({} bytes)", self.bytes().len())
     }
@@ -97,7 +101,7 @@ impl Body<'_> {
         }
     }
 
-    /// The bytes, copied where they are only lent.
+    /// The bytes, copied if they are borrowed.
     #[must_use]
     pub fn into_vec(self) -> Vec<u8> {
         match self {

@@ -6,6 +6,9 @@ use crate::message::RequestId;
 
 /// What requests and answers on their way have in common.
 pub trait Outgoing: private::Sealed {
+    /// Bytes in the body.
+    fn length(&self) -> usize;
+
     /// Whether nothing more of it is to be sealed.
     fn is_done(&self) -> bool;
 
@@ -24,10 +27,16 @@ impl private::Sealed for OutgoingAnswer {}
 
 impl Outgoing for OutgoingRequest {
     #[inline]
+    fn length(&self) -> usize {
+        self.length
+    }
+
+    #[inline]
     fn is_done(&self) -> bool {
         self.done
     }
 
+    #[inline]
     fn sealed_bytes(&self) -> usize {
         self.sealed
     }
@@ -35,10 +44,16 @@ impl Outgoing for OutgoingRequest {
 
 impl Outgoing for OutgoingAnswer {
     #[inline]
+    fn length(&self) -> usize {
+        self.length
+    }
+
+    #[inline]
     fn is_done(&self) -> bool {
         self.done
     }
 
+    #[inline]
     fn sealed_bytes(&self) -> usize {
         self.sealed
     }

@@ -1,5 +1,5 @@
-//! What waits to be sent, in turns: a large message goes a frame at a time, and everything that
-//! waits has its turn before it has the next.
+//! Messages that wait to be sent, in turns: a large message is sent one frame at a time, and
+//! between two of its frames every other message has a turn.
 
 use alloc::collections::VecDeque;
 use core::fmt;
@@ -11,44 +11,96 @@ use crate::role::Role;
 use crate::time::Instant;
 use crate::wire::KeyRef;
 
-/// Small messages are worth being sealed together up to so many bytes.
+/// Small messages are sealed together up to this many bytes.
 const TOGETHER: usize = 16 << 10;
-/// No less than what a message takes besides its body, on any wire.
-const AROUND: usize = 40;
+/// At least what a message takes besides its body, on any wire.
+const OVERHEAD: usize = 40;
 
 /// Messages with their bodies, in the order of their turns.
 ///
 /// [`seal`](Self::seal) gives each message one frame, beginning with the one that has waited
-/// longest, until the output is full. Those that had a frame and are not done go behind those that
-/// had none. So with an output of one record, a small message waits for one record of each large
-/// one, and never for a large one to end.
+/// longest, until the output is full. Messages that had a frame and are not done go behind those
+/// that had none. So with an output of one record, a small message waits for one record of each
+/// large one, and not until a large one is complete.
 pub struct SendQueue<M, B> {
     waiting: VecDeque<Entry<M, B>>,
+    /// Bytes of all bodies with [`OVERHEAD`] for each.
+    total: usize,
+    /// Bytes of all bodies that are not sealed.
+    unsealed: usize,
 }
 
 struct Entry<M, B> {
     message: M,
     body: B,
-    /// Bytes of the body that had gone when this was last looked at.
+    /// Bytes of the body that were sealed before this turn.
     sealed: usize,
 }
 
+/// A message that had a frame, or is done without one.
+pub(crate) enum Turn<'m, M, B> {
+    Done(M, B),
+    Partial(&'m M, &'m B),
+}
+
+/// Where the bodies of the messages of a queue are. `B` is what the queue keeps of each.
+pub(crate) trait Bodies<B> {
+    fn body<'b>(&'b self, of: &'b B) -> &'b [u8];
+}
+
+/// The bodies are in the queue.
+struct InQueue;
+
+impl<B: AsRef<[u8]>> Bodies<B> for InQueue {
+    fn body<'b>(&'b self, of: &'b B) -> &'b [u8] {
+        of.as_ref()
+    }
+}
+
 impl<M: Outgoing, B: AsRef<[u8]>> SendQueue<M, B> {
-    /// Nothing waits.
+    /// Seals the next frames into `out`, and passes each message that this completes to `done`,
+    /// with its body. Returns how many bytes to send.
+    ///
+    /// # Errors
+    /// Those of [`Connection::seal`]. After any but one of the connection or the output, the first
+    /// message caused it, and [`pop`](Self::pop) takes it out.
+    pub fn seal<R, H>(
+        &mut self,
+        connection: &mut Connection<R, H>,
+        now: Instant,
+        out: &mut [u8],
+        mut done: impl FnMut(M, B),
+    ) -> Result<usize, SealError>
+    where
+        R: Role<Outgoing = M>,
+        H: KeyRef<R>,
+    {
+        let sealed = self.seal_bodies(connection, now, out, &InQueue);
+        self.end_turn(|turn| match turn {
+            Turn::Done(message, body) => done(message, body),
+            Turn::Partial(..) => {}
+        });
+        sealed
+    }
+}
+
+impl<M: Outgoing, B> SendQueue<M, B> {
+    /// An empty queue.
     #[must_use]
     pub const fn new() -> Self {
         Self {
             waiting: VecDeque::new(),
+            total: 0,
+            unsealed: 0,
         }
     }
 
     /// Puts a message with its whole body behind all others.
     pub fn push(&mut self, message: M, body: B) {
-        self.waiting.push_back(Entry {
-            message,
-            body,
-            sealed: 0,
-        });
+        let sealed = message.sealed_bytes();
+        self.total = self.total.saturating_add(message.length()).saturating_add(OVERHEAD);
+        self.unsealed += message.length() - sealed;
+        self.waiting.push_back(Entry { message, body, sealed });
     }
 
     /// How many messages wait, begun or not.
@@ -63,22 +115,26 @@ impl<M: Outgoing, B: AsRef<[u8]>> SendQueue<M, B> {
         self.waiting.is_empty()
     }
 
-    /// Bytes of the longest body that waits; what [`Connection::seal_size`] wants to know.
+    /// Bytes of the longest body that waits, for [`Connection::seal_size`].
     #[must_use]
     pub fn longest(&self) -> usize {
-        self.lengths().max().unwrap_or(0)
+        let lengths = self.waiting.iter().map(|entry| entry.message.length());
+        lengths.max().unwrap_or(0)
     }
 
-    /// What [`Connection::seal_size`] is to know so that the longest message can go, and small ones
-    /// together.
+    /// A length for [`Connection::seal_size`] with which the longest message makes progress, and
+    /// small messages are sealed together.
     #[must_use]
     pub fn worthwhile(&self) -> usize {
-        let all: usize = self.lengths().map(|length| length.saturating_add(AROUND)).sum();
-        self.longest().max(all.min(TOGETHER))
+        if self.total <= TOGETHER {
+            return self.total;
+        }
+        self.longest().max(TOGETHER)
     }
 
-    fn lengths(&self) -> impl Iterator<Item = usize> {
-        self.waiting.iter().map(|entry| entry.body.as_ref().len())
+    /// Bytes of bodies that are not sealed.
+    pub(crate) const fn unsealed(&self) -> usize {
+        self.unsealed
     }
 
     /// The messages that wait, in the order of their turns.
@@ -86,18 +142,14 @@ impl<M: Outgoing, B: AsRef<[u8]>> SendQueue<M, B> {
         self.waiting.iter().map(|entry| (&entry.message, &entry.body))
     }
 
-    /// Seals the next frames into `out`, and hands each message that is done with by it to `done`,
-    /// with its body. Says how many bytes are to be sent.
-    ///
-    /// # Errors
-    /// Those of [`Connection::seal`]. After any but one of the connection or the output, the first
-    /// message is the one to look at, and [`pop`](Self::pop) takes it out.
-    pub fn seal<R, H>(
+    /// Seals the next frames into `out`, with bodies from `bodies`. Call
+    /// [`end_turn`](Self::end_turn) after it.
+    pub(crate) fn seal_bodies<R, H>(
         &mut self,
         connection: &mut Connection<R, H>,
         now: Instant,
         out: &mut [u8],
-        mut done: impl FnMut(M, B),
+        bodies: &impl Bodies<B>,
     ) -> Result<usize, SealError>
     where
         R: Role<Outgoing = M>,
@@ -106,49 +158,75 @@ impl<M: Outgoing, B: AsRef<[u8]>> SendQueue<M, B> {
         let messages = self
             .waiting
             .iter_mut()
-            .map(|entry| (&mut entry.message, entry.body.as_ref()));
-        let sealed = connection.seal(now, messages, out);
-        // Whoever had a frame goes to the end or out, in order; `index` stands at the first that is
-        // not known to have had none.
+            .map(|entry| (&mut entry.message, bodies.body(&entry.body)));
+        connection.seal(now, messages, out)
+    }
+
+    /// Passes the messages that had a frame to `each`, in the order of the queue. Those that are
+    /// done leave the queue, and the others go behind those that had none.
+    pub(crate) fn end_turn(&mut self, mut each: impl FnMut(Turn<'_, M, B>)) {
+        // The first message that may have had a turn. Those before it had none.
         let mut index = 0;
         for _ in 0..self.waiting.len() {
             let Some(entry) = self.waiting.get_mut(index) else {
                 break;
             };
-            let had_turn = entry.message.sealed_bytes() > entry.sealed;
-            entry.sealed = entry.message.sealed_bytes();
-            if !had_turn && !entry.message.is_done() {
+            let sealed = entry.message.sealed_bytes();
+            if sealed == entry.sealed && !entry.message.is_done() {
                 index += 1;
-            } else if let Some(entry) = self.waiting.remove(index) {
-                if entry.message.is_done() {
-                    done(entry.message, entry.body);
-                } else {
-                    self.waiting.push_back(entry);
-                }
+                continue;
+            }
+            self.unsealed -= sealed - entry.sealed;
+            entry.sealed = sealed;
+            let Some(entry) = self.waiting.remove(index) else {
+                break;
+            };
+            if entry.message.is_done() {
+                self.subtract(&entry.message, sealed);
+                each(Turn::Done(entry.message, entry.body));
+            } else {
+                each(Turn::Partial(&entry.message, &entry.body));
+                self.waiting.push_back(entry);
             }
         }
-        sealed
     }
 
-    /// Keeps the messages for which `keep` says so: others were given up, or go another way.
+    /// Keeps the messages for which `keep` returns `true`.
     pub fn retain(&mut self, mut keep: impl FnMut(&M, &B) -> bool) {
-        self.waiting.retain(|entry| keep(&entry.message, &entry.body));
+        let (mut total, mut unsealed) = (0_usize, 0);
+        self.waiting.retain(|entry| {
+            let keeps = keep(&entry.message, &entry.body);
+            if keeps {
+                total = total.saturating_add(entry.message.length()).saturating_add(OVERHEAD);
+                unsealed += entry.message.length() - entry.sealed;
+            }
+            keeps
+        });
+        self.total = total;
+        self.unsealed = unsealed;
     }
 
-    /// Takes the message out whose turn is next.
+    /// Takes out the message whose turn is next.
     pub fn pop(&mut self) -> Option<(M, B)> {
-        self.waiting.pop_front().map(|entry| (entry.message, entry.body))
+        let Entry { message, body, sealed } = self.waiting.pop_front()?;
+        self.subtract(&message, sealed);
+        Some((message, body))
+    }
+
+    fn subtract(&mut self, message: &M, sealed: usize) {
+        self.total = self.total.saturating_sub(message.length()).saturating_sub(OVERHEAD);
+        self.unsealed -= message.length() - sealed;
     }
 }
 
-impl<M: Outgoing, B: AsRef<[u8]>> Default for SendQueue<M, B> {
+impl<M: Outgoing, B> Default for SendQueue<M, B> {
     fn default() -> Self {
         Self::new()
     }
 }
 
 impl<M, B> fmt::Debug for SendQueue<M, B> {
-    /// How many wait, and nothing of their bodies.
+    /// Shows how many messages wait, and no body.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SendQueue")
             .field("waiting", &self.waiting.len())

@@ -1,7 +1,6 @@
-//! A client's side: who waits for the answer to what, from the moment a request is handed over to
-//! its one end.
+//! A client's side: requests from the moment they are accepted until they complete.
 
-mod begin;
+mod send;
 mod window;
 
 use alloc::collections::VecDeque;
@@ -9,12 +8,14 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::Body;
+use super::call::{Call, Rejected, Unfinished};
 use super::deadline::Writes;
 use super::ending::Ending;
-use super::step::{ClientStep, Left, Rejected};
-use super::waiters::{self, SPARE, Waiters, Waiting};
+use super::retry::Retry;
+use super::step::ClientStep;
+use super::table::{self, Progress, Table};
 use crate::connection::ClientConnection;
-use crate::error::{ConnectionError, LINGER};
+use crate::error::{ConnectionError, Error, LINGER};
 use crate::event::{ClientEvent, ClientWait, Received};
 use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
@@ -26,35 +27,37 @@ use crate::wire::ClientKeyRef;
 
 use self::window::Window;
 
-/// A client's machine with the requests that callers have handed over and that have had no end.
+/// A client's connection with the requests that it has accepted and that have not completed.
 ///
-/// `B` is a body on its way, `W` whoever waits for the answer, `P` whoever waits for the answer to
-/// a ping. Each waiter is given back exactly once: with the answer, with a refusal, to its
-/// [`cancel`](Self::cancel), or by [`finish`](Self::finish).
+/// `B` is the body of a request, `W` whatever waits for the answer, `P` whatever waits for the
+/// answer to a ping. The mux keeps a request with its body until it completes. Each is given back
+/// exactly once: its waiter with the answer, or the whole [`Call`] with a refusal, by
+/// [`cancel`](Self::cancel), by [`take_unbegun`](Self::take_unbegun) or by
+/// [`finish`](Self::finish).
 ///
-/// Requests begin in the order in which they were handed over, and no more of them than the server
-/// takes: as many as its limit in flight allows, and as many bytes as
-/// [`with_max_held`](Self::with_max_held) says. The others wait here, and what is done with one of
-/// them takes no longer however many wait.
+/// Requests begin in the order of their tickets, and no more of them than the server accepts: as
+/// many as its in-flight limit allows, and as many bytes as [`with_max_held`](Self::with_max_held)
+/// says. The others are held back here. No operation on a request takes longer the more are held
+/// back.
 pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     machine: ClientConnection<H>,
-    /// Requests that may begin or have begun, until all of them is sealed.
-    queue: SendQueue<OutgoingRequest, Queued<B>>,
-    waiting: Waiters<B, W>,
-    /// Tickets of the requests that may not begin yet, ascending; some may have been cancelled.
-    held_back: VecDeque<u64>,
+    /// All requests that have not completed.
+    table: Table<B, W>,
+    /// Requests that may begin or have begun, by ticket, until they are sealed as a whole.
+    queue: SendQueue<OutgoingRequest, u64>,
     /// Requests in the queue that have not begun.
     unbegun: usize,
-    /// The requests that have begun and had no end, sorted by number.
+    /// The requests in flight, sorted by id. Some may have been cancelled.
     begun: VecDeque<Begun>,
-    /// Bytes of all requests that may begin, or have begun and had no end.
+    /// Bytes of all requests in the queue or in flight.
     held: usize,
     window: Window,
     parts: Reassembly<Vec<Partial<Vec<u8>>>>,
-    /// Pings that were not answered, in the order in which they were asked for.
+    /// Pings without an answer yet, oldest first.
     pings: VecDeque<(PingId, P)>,
     writes: Writes,
     established: bool,
+    served: bool,
 }
 
 struct Begun {
@@ -63,25 +66,13 @@ struct Begun {
     length: usize,
 }
 
-struct Queued<B> {
-    ticket: u64,
-    body: B,
-}
-
-impl<B: AsRef<[u8]>> AsRef<[u8]> for Queued<B> {
-    fn as_ref(&self) -> &[u8] {
-        self.body.as_ref()
-    }
-}
-
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
-    /// Nothing waits yet.
+    /// A mux without requests.
     pub fn new(machine: ClientConnection<H>) -> Self {
         Self {
             machine,
+            table: Table::new(),
             queue: SendQueue::new(),
-            waiting: Waiters::new(),
-            held_back: VecDeque::new(),
             unbegun: 0,
             begun: VecDeque::new(),
             held: 0,
@@ -90,10 +81,11 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             pings: VecDeque::new(),
             writes: Writes::default(),
             established: false,
+            served: false,
         }
     }
 
-    /// How many bytes of requests may be under way at once, 64 MiB by default: as many as a server
+    /// How many bytes of requests may be in flight at once, 64 MiB by default: as many as a server
     /// holds by default ([`Settings::with_max_held`](crate::Settings::with_max_held)). A single
     /// request may be larger.
     #[must_use]
@@ -102,98 +94,93 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self
     }
 
-    /// The machine inside.
+    /// The connection inside.
     pub const fn machine(&self) -> &ClientConnection<H> {
         &self.machine
     }
 
-    /// Whether new requests are taken.
+    /// Whether new requests are accepted.
     #[must_use]
     pub fn is_open(&self) -> bool {
         matches!(self.machine.status(), Status::Handshaking | Status::Established)
     }
 
-    /// Requests that have had no end.
+    /// Requests that have not completed.
     #[must_use]
     pub const fn outstanding(&self) -> usize {
-        self.waiting.len()
+        self.table.len()
     }
 
-    /// Whether requests wait of which nothing was sent.
+    /// Whether there are requests of which nothing was sealed.
     #[must_use]
-    pub fn has_unbegun(&self) -> bool {
-        self.unbegun > 0 || self.holds_back()
+    pub const fn has_unbegun(&self) -> bool {
+        self.unbegun > 0 || self.table.held_back() > 0
     }
 
     /// Whether something of a request has not been sealed.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
-        !self.queue.is_empty() || self.holds_back()
+        !self.queue.is_empty() || self.table.held_back() > 0
     }
 
-    const fn holds_back(&self) -> bool {
-        self.waiting.held_back() > 0
-    }
-
-    /// Queues a request. `ticket` is the caller's name for it; they ascend.
+    /// Accepts a request. It begins once the limits of the server allow it.
     ///
     /// # Errors
-    /// [`Rejected`], with all that was handed in.
-    pub fn request(&mut self, ticket: u64, body: B, waiter: W) -> Result<(), Rejected<B, W>> {
-        let request = match self.machine.request(body.as_ref().len()) {
-            Ok(request) => request,
-            Err(why) => return Err(Rejected { body, waiter, why }),
-        };
-        self.waiting.insert(ticket, waiter, (request, body));
-        let (Ok(at) | Err(at)) = waiters::position(&self.held_back, ticket, |other| *other);
-        self.held_back.insert(at, ticket);
-        self.let_begin();
+    /// [`Rejected`], with the request and what becomes of it.
+    pub fn request(&mut self, call: Call<B, W>) -> Result<(), Rejected<B, W>> {
+        match self.machine.request(call.body.as_ref().len()) {
+            Ok(_) => {}
+            Err(Error::Request(error)) => return Err(Rejected::Failed(call, error)),
+            Err(_) => return Err(Rejected::Closed(call)),
+        }
+        self.table.insert(call);
+        self.fill_queue();
         Ok(())
     }
 
-    /// Nobody waits any more for the request `ticket`. What was not sent is withdrawn; of what was,
-    /// the server is told. Gives the waiter back with what it may be told of the request; `None`
-    /// where it has completed.
-    pub fn cancel(&mut self, ticket: u64) -> Option<(W, Fate)> {
-        let Waiting { waiter, id, unsent, .. } = self.waiting.take(ticket)?;
-        if unsent.is_some() {
-            if self.held_back.len() > 2 * self.waiting.held_back() + SPARE {
-                let waiting = &self.waiting;
-                self.held_back.retain(|ticket| waiting.is_held_back(*ticket));
+    /// Cancels the request `ticket`. Bytes that are not sealed are not sent, and the server is told
+    /// if it has seen a part. Returns the request and its fate, or `None` if it has completed.
+    pub fn cancel(&mut self, ticket: u64) -> Option<(Call<B, W>, Fate)> {
+        let record = self.table.take(ticket)?;
+        // What was not sealed as a whole reaches no handler.
+        let mut fate = Fate::NotProcessed;
+        match record.progress {
+            Progress::HeldBack => {}
+            Progress::Queued => {
+                let (unbegun, held) = (&mut self.unbegun, &mut self.held);
+                self.queue.retain(|request, other| {
+                    let stays = *other != ticket;
+                    if !stays {
+                        *unbegun -= 1;
+                        *held -= request.length();
+                    }
+                    stays
+                });
+                self.fill_queue();
             }
-            return Some((waiter, Fate::NotProcessed));
-        }
-        let mut removed = None;
-        self.queue.retain(|_, queued| {
-            let stays = queued.ticket != ticket;
-            if !stays {
-                removed = Some(queued.as_ref().len());
+            Progress::Partial(id) => {
+                self.queue.retain(|_, other| *other != ticket);
+                self.cancel_begun(id);
             }
-            stays
-        });
-        if let Some(id) = id {
-            self.parts.forget(id);
-            // It fails only where the connection has ended.
-            let _ = self.machine.cancel(id);
-        } else if let Some(length) = removed {
-            self.unbegun -= 1;
-            self.held -= length;
-            self.let_begin();
+            Progress::Sent(id) => {
+                self.cancel_begun(id);
+                fate = Fate::MaybeProcessed;
+            }
         }
-        // What has not gone whole reaches no handler.
-        let fate = if removed.is_some() {
-            Fate::NotProcessed
-        } else {
-            Fate::MaybeProcessed
-        };
-        Some((waiter, fate))
+        Some((record.into_call(ticket), fate))
     }
 
-    /// Owes the server a ping. Where the wire has an answer to it, the waiter is given back with
-    /// [`ClientStep::Pong`]; where it has none, at once.
+    fn cancel_begun(&mut self, id: RequestId) {
+        self.parts.forget(id);
+        // It fails only if the connection has ended.
+        let _ = self.machine.cancel(id);
+    }
+
+    /// Queues a ping. If the wire has an answer to it, the waiter is given back with
+    /// [`ClientStep::Pong`]; if not, at once.
     ///
     /// # Errors
-    /// The waiter, where the connection is closing or has ended.
+    /// The waiter, if the connection is closing or has ended.
     pub fn ping(&mut self, waiter: P) -> Result<Option<P>, P> {
         match self.machine.ping() {
             Ok(_) if !self.is_open() => Err(waiter),
@@ -206,7 +193,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
     }
 
-    /// Takes out those who wait for the answer to a ping, and for whom `leaves` says so.
+    /// Takes out the waiters of pings for which `leaves` returns `true`.
     pub fn take_pings(&mut self, mut leaves: impl FnMut(&P) -> bool) -> Vec<P> {
         let (left, stay) = core::mem::take(&mut self.pings)
             .into_iter()
@@ -216,16 +203,18 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         left.into_iter().map(|(_, waiter)| waiter).collect()
     }
 
-    /// Finishes what has begun, takes nothing new, then ends.
+    /// Completes the requests in flight, accepts no new ones, then ends.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
         self.machine.close(now, reason);
     }
 
-    /// Looks at the unread bytes, as [`ClientConnection::recv`] does.
+    /// Processes the unread bytes as [`ClientConnection::recv`] does. A request for which the server
+    /// was busy, because more bytes were in flight than it holds, is held back and sent again
+    /// without a step.
     ///
     /// # Errors
-    /// What ended the connection; [`finish`](Self::finish) has those who still wait.
-    pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ClientStep<'u, W, P>, ConnectionError> {
+    /// What ended the connection. [`finish`](Self::finish) returns the requests that are left.
+    pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ClientStep<'u, B, W, P>, ConnectionError> {
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(ClientStep::NeedMore { total }),
             Received::Wait(ClientWait::TransmitFirst) => return Ok(ClientStep::TransmitFirst),
@@ -233,58 +222,45 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             Received::Event { consumed, event } => (consumed, event),
         };
         let step = self.take_event(consumed, event);
-        self.let_begin();
+        self.fill_queue();
         Ok(step)
     }
 
-    fn take_event<'u>(&mut self, consumed: usize, event: ClientEvent<'u>) -> ClientStep<'u, W, P> {
+    fn take_event<'u>(&mut self, consumed: usize, event: ClientEvent<'u>) -> ClientStep<'u, B, W, P> {
         let skip = ClientStep::Skip { consumed };
         match event {
             ClientEvent::Established => {
                 self.established = true;
                 ClientStep::Established { consumed }
             }
-            ClientEvent::Answer { id, body } => {
-                self.hold_back_less(id);
-                self.end(id).map_or(skip, |waiter| ClientStep::Answer {
-                    consumed,
-                    waiter,
-                    body: Body::Lent(body),
-                })
-            }
+            ClientEvent::Answer { id, body } => self.answered(id).map_or(skip, |call| ClientStep::Answer {
+                consumed,
+                waiter: call.waiter,
+                body: Body::Lent(body),
+            }),
             ClientEvent::Begin { id, total, body } => {
                 if self.is_awaited(id) {
-                    // A vector has room, and the machine has judged the parts.
+                    // A vector has room, and the connection has checked the parts.
                     let _ = self.parts.begin(id, total, body);
                 }
                 skip
             }
             ClientEvent::Part { id, body, last } => {
-                // Of an answer that nobody waits for nothing is kept.
+                // Nothing is kept of the answer to a cancelled request.
                 let _ = self.parts.part(id, body);
-                let whole = self.parts.take(id).filter(|_| last);
-                if last {
-                    self.hold_back_less(id);
+                if !last {
+                    return skip;
                 }
-                let waiter = if last { self.end(id) } else { None };
+                let whole = self.parts.take(id);
                 whole
-                    .zip(waiter)
-                    .map_or(skip, |((bytes, _), waiter)| ClientStep::Answer {
+                    .zip(self.answered(id))
+                    .map_or(skip, |((bytes, _), call)| ClientStep::Answer {
                         consumed,
-                        waiter,
+                        waiter: call.waiter,
                         body: Body::Whole(bytes),
                     })
             }
-            ClientEvent::Refused { id, refusal } => {
-                self.parts.forget(id);
-                let again = refusal == Refusal::Busy && self.hold_back_more(id);
-                self.end(id).map_or(skip, |waiter| ClientStep::Refused {
-                    consumed,
-                    waiter,
-                    refusal,
-                    again,
-                })
-            }
+            ClientEvent::Refused { id, refusal } => self.refused(consumed, id, refusal).unwrap_or(skip),
             ClientEvent::Pong { ping } => {
                 let answered = self.pings.partition_point(|(own, _)| *own <= ping);
                 let waiters = self.pings.drain(..answered).map(|(_, waiter)| waiter).collect();
@@ -294,34 +270,81 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
     }
 
-    /// The connection is over, whatever ended it: everybody who still waits, in the order of the
-    /// tickets.
+    /// A request was answered. After the server was busy, more bytes are in flight again.
+    fn answered(&mut self, id: RequestId) -> Option<Call<B, W>> {
+        self.served = true;
+        let Begun { ticket, length, .. } = self.complete(id)?;
+        self.window.grow(id, length);
+        self.take(ticket)
+    }
+
+    /// A request was refused. If the server may have been busy because of the bytes in flight,
+    /// fewer are from now on, and the request is held back until there is room for it.
+    fn refused<'u>(&mut self, consumed: usize, id: RequestId, refusal: Refusal) -> Option<ClientStep<'u, B, W, P>> {
+        self.parts.forget(id);
+        self.served |= refusal != Refusal::NotProcessed;
+        let may_fit = refusal == Refusal::Busy && self.shrink_window(id);
+        let ticket = self.complete(id)?.ticket;
+        let attempts = &mut self.table.get_mut(ticket)?.attempts;
+        let retry = if may_fit {
+            attempts.after_busy()
+        } else {
+            attempts.after_refusal(refusal)
+        };
+        if may_fit && retry == Retry::Again && self.is_open() {
+            self.hold_back(ticket);
+            return None;
+        }
+        let call = self.take(ticket)?;
+        Some(ClientStep::Refused {
+            consumed,
+            call,
+            refusal,
+            retry,
+        })
+    }
+
+    /// A request has left the server. It was in flight until now.
+    fn complete(&mut self, id: RequestId) -> Option<Begun> {
+        let begun = self.begun.remove(position(&self.begun, id)?)?;
+        self.held -= begun.length;
+        Some(begun)
+    }
+
+    /// Takes out a request that has completed. A server may answer or refuse a request of which not
+    /// all was sent: no more of it is.
+    fn take(&mut self, ticket: u64) -> Option<Call<B, W>> {
+        let record = self.table.take(ticket)?;
+        if let Progress::Partial(_) = record.progress {
+            self.queue.retain(|_, other| *other != ticket);
+        }
+        Some(record.into_call(ticket))
+    }
+
+    /// The connection has ended: returns the requests that are left, in the order of their tickets,
+    /// with what becomes of each.
     ///
-    /// Of a request that has gone whole, [`ClientConnection::fate`] says what became of it.
-    pub fn finish(&mut self) -> Vec<Left<B, W>> {
-        let mut left = self.take_unbegun();
-        let mut half_sent: Vec<_> = self.queue.iter().map(|(_, queued)| queued.ticket).collect();
-        half_sent.sort_unstable();
-        let fate = self.machine.fate();
-        left.extend(self.waiting.drain().map(|Waiting { ticket, waiter, .. }| Left {
-            ticket,
-            waiter,
-            body: None,
-            // What has not gone whole reaches no handler.
-            fate: if half_sent.binary_search(&ticket).is_ok() {
-                Fate::NotProcessed
-            } else {
-                fate
-            },
-        }));
+    /// A request of which nothing was sent goes to another connection. One that was sent in part
+    /// was not processed; of one that was sent as a whole, [`ClientConnection::fate`] says whether
+    /// it may have been. On [`MAX_TRIES`](super::MAX_TRIES) connections a request is sent at the
+    /// most.
+    pub fn finish(&mut self) -> Vec<Unfinished<B, W>> {
+        let sent = self.machine.fate();
         self.queue = SendQueue::new();
+        self.unbegun = 0;
         self.begun = VecDeque::new();
         self.held = 0;
         self.parts = Reassembly::default();
-        left.sort_by_key(|left| left.ticket);
-        left
+        let unfinished = self.table.drain().map(|(progress, mut call)| {
+            let (fate, retry) = match progress {
+                Progress::HeldBack | Progress::Queued => (Fate::NotProcessed, Retry::Again),
+                Progress::Partial(_) => (Fate::NotProcessed, call.attempts.after_loss(Fate::NotProcessed)),
+                Progress::Sent(_) => (sent, call.attempts.after_loss(sent)),
+            };
+            Unfinished { call, fate, retry }
+        });
+        unfinished.collect()
     }
-
     /// The stream has no more bytes, as for
     /// [`ClientConnection::end_of_stream`](crate::Connection::end_of_stream).
     ///
@@ -331,67 +354,73 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.machine.end_of_stream(now, unread)
     }
 
-    /// Says whether the caller reads, as for
+    /// Whether the caller reads, as for
     /// [`ClientConnection::set_reading`](crate::Connection::set_reading).
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
         self.machine.set_reading(now, reading);
     }
 
-    /// Says that the stream has taken something of what was sealed, or all of it.
+    /// The stream has accepted some or all of what was sealed.
     pub fn wrote(&mut self) {
         self.writes.progress();
     }
 
-    /// Says that the stream takes nothing now of what was sealed. After a lifetime of that the
-    /// connection ends. To say the same again costs nothing.
+    /// The stream accepts nothing of what was sealed at present. After a lifetime of that the
+    /// connection ends. Repeated calls change nothing.
     pub fn blocked(&mut self, now: Instant) {
         self.writes.block(now);
     }
 
-    /// Whether the stream has taken nothing for a lifetime of what was to be written:
-    /// [`handle_timeout`](Self::handle_timeout) then ends the connection. A thread that does
-    /// nothing but write asks this.
+    /// Whether the stream has accepted nothing for a lifetime:
+    /// [`handle_timeout`](Self::handle_timeout) then ends the connection. For a thread that only
+    /// writes.
     #[must_use]
     pub fn is_stalled(&self, now: Instant) -> bool {
         self.writes.is_due(&self.machine, now)
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest.
+    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.writes.poll_timeout(&self.machine)
     }
 
-    /// Does what is due at `now`. To be called when everything that has come was read. Whoever
-    /// comes late by more than some milliseconds is to read once more first: the deadline is put
-    /// off.
+    /// Does what is due at `now`. Call it once everything that has arrived is read. If the call is
+    /// late by more than some milliseconds, the deadline moves, so that the caller reads once more
+    /// first.
     ///
     /// # Errors
-    /// What ended the connection; [`ConnectionError::Stalled`] where a write made no progress for a
+    /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for a
     /// lifetime.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
         self.writes.handle_timeout(&mut self.machine, now)
     }
 
-    /// How the stream of a connection that has ended with `end` is left: a client waits for
+    /// How to end the stream of a connection that ended with `end`. A client waits for
     /// [`LINGER`](crate::LINGER) at the most.
     #[must_use]
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
         Ending::new(end, self.established, LINGER, now)
     }
 
-    /// Whether the server has let this client in, on this connection.
+    /// Whether the handshake of this connection has completed.
     #[must_use]
     pub const fn is_established(&self) -> bool {
         self.established
     }
 
-    /// Gives back memory that a busy time has left.
+    /// Whether the server has answered a request, or refused one for another reason than
+    /// [`Refusal::NotProcessed`].
+    #[must_use]
+    pub const fn has_served(&self) -> bool {
+        self.served
+    }
+
+    /// Releases memory that is not needed while nothing is outstanding.
     pub fn shrink(&mut self) {
-        if self.waiting.len() == 0 && self.begun.is_empty() {
-            self.waiting = Waiters::new();
+        if self.table.len() == 0 && self.begun.is_empty() {
+            self.table = Table::new();
             self.begun = VecDeque::new();
-            self.held_back = VecDeque::new();
         }
         if self.queue.is_empty() {
             self.queue = SendQueue::new();
@@ -400,33 +429,36 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     fn is_awaited(&self, id: RequestId) -> bool {
         let begun = position(&self.begun, id).and_then(|at| self.begun.get(at));
-        begun.is_some_and(|begun| self.waiting.contains(begun.ticket))
+        begun.is_some_and(|begun| self.table.contains(begun.ticket))
     }
 
-    /// A request has completed: who waited for it, if somebody still does.
-    fn end(&mut self, id: RequestId) -> Option<W> {
-        // A server may answer or refuse a request of which not all has been sent: no more of it
-        // goes.
-        if self.queue.iter().any(|(request, _)| request.id() == Some(id)) {
-            self.queue.retain(|request, _| request.id() != Some(id));
-        }
-        let at = position(&self.begun, id)?;
-        let Begun { ticket, length, .. } = self.begun.remove(at)?;
-        self.held -= length;
-        self.waiting.take(ticket).map(|waiting| waiting.waiter)
+    /// The server was busy for a request. If the bytes in flight may be the reason, fewer are from
+    /// now on. Returns whether they may.
+    fn shrink_window(&mut self, id: RequestId) -> bool {
+        let peer_max = usize::try_from(self.machine.peer_max_message()).unwrap_or(usize::MAX);
+        let last = self.begun.back().map_or(0, |begun| begun.id.number());
+        let begun = position(&self.begun, id).and_then(|at| self.begun.get(at));
+        let length = begun.map_or(0, |begun| begun.length);
+        self.window.shrink(id, length, self.held, last, peer_max)
+    }
+
+    /// Holds back a request that the server has refused.
+    fn hold_back(&mut self, ticket: u64) {
+        self.queue.retain(|_, other| *other != ticket);
+        self.table.hold_back(ticket);
     }
 }
 
 fn position(begun: &VecDeque<Begun>, id: RequestId) -> Option<usize> {
-    waiters::position(begun, id.number().into(), |begun| begun.id.number().into()).ok()
+    table::position(begun, id.number().into(), |begun| begun.id.number().into()).ok()
 }
 
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> fmt::Debug for ClientMux<H, B, W, P> {
-    /// How many there are of everything, and nothing of what they say.
+    /// Shows how many there are of everything, and no body.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientMux")
             .field("machine", &self.machine)
-            .field("waiting", &self.waiting.len())
+            .field("outstanding", &self.table.len())
             .field("begun", &self.begun.len())
             .field("parts", &self.parts.len())
             .field("queued", &self.queue.len())

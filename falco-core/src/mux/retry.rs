@@ -1,35 +1,87 @@
-//! What a client does when an attempt at a connection fails, a connection is lost, or a request is
-//! refused. The rules stand here once; an adapter asks and obeys.
+//! Whether an attempt at a connection or a request is repeated after it has failed, and after which
+//! pause. Adapters do what these rules say and compare no counter of their own.
+
+use core::time::Duration;
 
 use crate::error::ConnectionError;
 use crate::message::{Fate, Refusal};
 
-/// How many connections a request is handed to before it is given up, though none has processed it.
+/// On how many connections a request is sent before it fails, although none has processed it.
 pub const MAX_TRIES: u32 = 3;
 
 /// How often a request is sent again on its connection because the server was busy. The bytes in
-/// flight are halved each time, from 64 MiB to 1 MiB in six. A server that is still busy then, or
-/// for another reason, is the caller's to judge.
+/// flight are halved each time, from 64 MiB to 1 MiB in six steps. If the server is still busy
+/// after that, or for another reason, the request fails as refused.
 pub const MAX_BUSY: u32 = 16;
 
-/// Whether a request is tried again.
+/// Whether something that failed is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums, reason = "there is nothing else to do with a request")]
+#[allow(clippy::exhaustive_enums, reason = "there is no third outcome")]
 pub enum Retry {
-    /// It goes to the next connection, within its own time.
+    /// It goes to the next connection, within its own time limit.
     Again,
-    /// It fails: whoever waits for it receives the error.
+    /// It fails: its caller receives the error.
     Fail,
 }
 
-/// What becomes of the requests that wait for a connection, where the attempt at one has failed.
-/// `end` is what the connection ended with before it was established; none where the stream itself
-/// could not be had. `admitted` says whether this client has ever been let in under its key.
+/// How often a request or a ping has been tried. Keep it with the request when it moves to another
+/// connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attempts {
+    /// Connections on which something of it was sent, and which did not process it.
+    tries: u32,
+    /// How often a server was busy for it.
+    busy: u32,
+}
+
+impl Attempts {
+    /// Whether a connection has sent something of it before the present one.
+    #[must_use]
+    pub const fn has_been_sent(&self) -> bool {
+        self.tries > 0
+    }
+
+    /// Counts a connection that was lost after it had sent something of a request with this fate.
+    /// [`ClientMux::finish`](super::ClientMux::finish) does so for requests; an adapter does it for
+    /// pings, and where it knows that not all of a request was written.
+    #[must_use]
+    pub const fn after_loss(&mut self, fate: Fate) -> Retry {
+        self.tries = self.tries.saturating_add(1);
+        match fate {
+            Fate::NotProcessed if self.tries < MAX_TRIES => Retry::Again,
+            Fate::NotProcessed | Fate::MaybeProcessed => Retry::Fail,
+        }
+    }
+
+    /// Counts a refusal. A server that is busy is not asked again at once: the caller decides.
+    pub(super) const fn after_refusal(&mut self, refusal: Refusal) -> Retry {
+        match refusal {
+            Refusal::NotProcessed => self.after_loss(Fate::NotProcessed),
+            _ => Retry::Fail,
+        }
+    }
+
+    /// Counts that the server was busy, perhaps because of the bytes in flight. The connection that
+    /// it was sent on does not count as one that was tried.
+    pub(super) const fn after_busy(&mut self) -> Retry {
+        if self.busy < MAX_BUSY {
+            self.busy += 1;
+            Retry::Again
+        } else {
+            Retry::Fail
+        }
+    }
+}
+
+/// What becomes of the requests that wait for a connection when the attempt at one has failed.
+/// `end` is what the connection ended with before it was established, or `None` if the stream could
+/// not be opened. `admitted` says whether this client has completed a handshake under its key
+/// before.
 ///
-/// A connection that ends before the server has proved that it has the key is no proof of a wrong
-/// key: a proxy whose server is restarting, and a server that is full, end it in the same way.
-/// Where the client was let in before, that is the likelier cause and passes. Where it never was,
-/// its owner is told at once, with all causes.
+/// A connection that ends before the server has proved its key does not prove that the key is
+/// wrong: a proxy whose server restarts and a server that is full end it in the same way. If the
+/// client was admitted before, that is the likelier cause, and it passes. If it never was, the
+/// requests fail at once with an error that names all causes.
 ///
 /// ```
 /// use falco_core::ConnectionError;
@@ -50,23 +102,47 @@ pub const fn after_attempt(end: Option<ConnectionError>, admitted: bool) -> Retr
     }
 }
 
-/// What becomes of a request that a lost connection leaves behind; `tries` is how many connections
-/// it was handed to.
-#[must_use]
-pub const fn after_loss(fate: Fate, tries: u32) -> Retry {
-    match fate {
-        Fate::NotProcessed if tries < MAX_TRIES => Retry::Again,
-        Fate::NotProcessed | Fate::MaybeProcessed => Retry::Fail,
+/// The pauses between attempts to connect: each is a random part of a bound that doubles with every
+/// failure. So clients that lost one server do not all come back at once.
+///
+/// ```
+/// use core::time::Duration;
+/// use falco_core::mux::Backoff;
+///
+/// let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
+/// // A random number below the one given; here always the largest.
+/// let largest = |bound: u64| bound - 1;
+/// assert_eq!(backoff.pause(1, largest), Duration::from_millis(50));
+/// assert_eq!(backoff.pause(3, largest), Duration::from_millis(200));
+/// assert_eq!(backoff.pause(20, largest), Duration::from_secs(10));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    first: Duration,
+    most: Duration,
+}
+
+impl Backoff {
+    /// The bound is `first` after the first failure, and never more than `most`.
+    #[must_use]
+    pub const fn new(first: Duration, most: Duration) -> Self {
+        Self { first, most }
+    }
+
+    /// The pause after `failed` failures in a row, in whole microseconds. `below` returns a random
+    /// number that is less than its argument.
+    #[must_use]
+    pub fn pause(self, failed: u32, below: impl FnOnce(u64) -> u64) -> Duration {
+        let factor = 1_u32.checked_shl(failed.saturating_sub(1)).unwrap_or(u32::MAX);
+        let bound = self.first.saturating_mul(factor).min(self.most).as_micros();
+        let bound = u64::try_from(bound).unwrap_or(u64::MAX);
+        Duration::from_micros(below(bound.saturating_add(1)))
     }
 }
 
-/// What becomes of a request that the server has refused. A server that is busy is not asked again
-/// at once: that is for the caller to judge.
-#[must_use]
-pub const fn after_refusal(refusal: Refusal, tries: u32) -> Retry {
-    if matches!(refusal, Refusal::NotProcessed) && tries < MAX_TRIES {
-        Retry::Again
-    } else {
-        Retry::Fail
+impl Default for Backoff {
+    /// 50 ms at first, 10 s at most.
+    fn default() -> Self {
+        Self::new(Duration::from_millis(50), Duration::from_secs(10))
     }
 }

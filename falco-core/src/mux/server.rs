@@ -30,8 +30,6 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     /// The bytes of each request that has had no end, sorted by number.
     held: VecDeque<(RequestId, usize)>,
     budget: G,
-    /// Bytes of answers that have not been sealed.
-    queued: usize,
     /// With more of them nothing is read.
     max_queued: usize,
     reading: bool,
@@ -52,7 +50,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             parts: Reassembly::new(Vec::new()),
             held: VecDeque::new(),
             budget,
-            queued: 0,
             max_queued: usize::try_from(settings.max_message()).unwrap_or(usize::MAX),
             reading: true,
             writes: Writes { blocked: None },
@@ -82,7 +79,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// answers wait for a client that takes none.
     #[must_use]
     pub const fn may_read(&self) -> bool {
-        self.queued <= self.max_queued
+        self.answers.unsealed() <= self.max_queued
     }
 
     /// Says whether the caller reads: not while it may not, and not while something has to be
@@ -173,7 +170,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     pub fn answer(&mut self, id: RequestId, body: B) -> Result<(), RequestError> {
         match self.machine.answer(id, body.as_ref().len()) {
             Ok(answer) => {
-                self.queued += body.as_ref().len();
                 self.answers.push(answer, body);
                 Ok(())
             }
@@ -195,7 +191,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.release(id);
         if !self.answers.is_empty() {
             self.answers.retain(|answer, _| answer.id() != id);
-            self.count();
         }
         self.refusals.push_back((id, refusal));
     }
@@ -218,7 +213,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             let sealed = self.answers.seal(&mut self.machine, now, out, |answer, _| {
                 release(held, budget, answer.id());
             });
-            self.count();
             return match sealed {
                 Ok(count) => Ok(count),
                 Err(SealError::OutputTooSmall(small)) => Err(small),
@@ -227,8 +221,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 Err(SealError::NotWaiting(id)) => {
                     self.answers.retain(|answer, _| answer.id() != id);
                     self.release(id);
-                    self.count();
-                    continue;
+                            continue;
                 }
                 Err(_) => Ok(0),
             };
@@ -251,7 +244,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.answers = SendQueue::new();
         self.refusals = VecDeque::new();
         self.parts = Reassembly::default();
-        self.queued = 0;
     }
 
     /// The stream has no more bytes. `Ok`: what has begun still gets its end.
@@ -355,11 +347,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         release(&mut self.held, &self.budget, id);
     }
 
-    fn count(&mut self) {
-        let left = |(answer, _): (&OutgoingAnswer, &B)| answer.length().saturating_sub(answer.sealed());
-        self.queued = self.answers.iter().map(left).sum();
-    }
-
     fn is_held(&self, id: RequestId) -> bool {
         self.held
             .binary_search_by_key(&id.number(), |(id, _)| id.number())
@@ -398,7 +385,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> fmt::Debug for ServerMux<H, B, 
             .field("parts", &self.parts.len())
             .field("answers", &self.answers.len())
             .field("refusals", &self.refusals.len())
-            .field("queued", &self.queued)
+            .field("queued", &self.answers.unsealed())
             .finish_non_exhaustive()
     }
 }

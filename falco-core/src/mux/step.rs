@@ -1,38 +1,39 @@
-//! What one look at the unread bytes comes to, and what is given back of a request.
+//! What a call of `recv` returns, on both sides.
 
 use alloc::vec::Vec;
-use core::fmt;
 
+use super::call::Call;
+use super::retry::Retry;
 use super::Body;
-use crate::error::Error;
-use crate::message::{CloseReason, Fate, Refusal, RequestId};
+use crate::message::{CloseReason, Refusal, RequestId};
 
-/// What came of the unread bytes of a client.
+/// The result of processing unread bytes at a client. Drop the first `consumed` of them when you are
+/// done with the step.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum ClientStep<'u, W, P = W> {
-    /// There is no whole frame: `total` unread bytes bring the next step.
+pub enum ClientStep<'u, B, W, P = W> {
+    /// No frame is complete. Call again with `total` unread bytes.
     NeedMore {
         /// Unread bytes needed in all.
         total: usize,
     },
-    /// Take what [`seal`](super::ClientMux::seal) has first, then call again.
+    /// Send what [`seal`](super::ClientMux::seal) returns first, then call again.
     TransmitFirst,
-    /// Nothing for the caller: drop these bytes and call again.
+    /// Nothing for the caller. Call again.
     Skip {
         /// Bytes to drop.
         consumed: usize,
     },
-    /// The server has taken the hello.
+    /// The handshake has completed.
     Established {
         /// Bytes to drop.
         consumed: usize,
     },
-    /// A request has its answer.
+    /// A request was answered.
     Answer {
         /// Bytes to drop, once the body is copied.
         consumed: usize,
-        /// Who waited for it.
+        /// What waited for the answer.
         waiter: W,
         /// The answer.
         body: Body<'u>,
@@ -41,25 +42,23 @@ pub enum ClientStep<'u, W, P = W> {
     Refused {
         /// Bytes to drop.
         consumed: usize,
-        /// Who waited for it.
-        waiter: W,
+        /// The request.
+        call: Call<B, W>,
         /// Why.
         refusal: Refusal,
-        /// The server was busy while this and other requests had more bytes in flight than 1 MiB,
-        /// or than its [largest message](crate::ClientConnection::peer_max_message) if that is
-        /// less. That may be why: fewer bytes are in flight from now on, and more again with each
-        /// answer. The request may be handed over again.
-        again: bool,
+        /// Whether it goes to another connection or fails.
+        retry: Retry,
     },
     /// A ping was answered, and with it all before it.
     Pong {
         /// Bytes to drop.
         consumed: usize,
-        /// Who waited for that; nobody for a ping of the machine's own.
+        /// What waited for that. Empty for a ping that the connection sent by itself.
         waiters: Vec<P>,
     },
-    /// The server closes. What has begun still gets its end;
-    /// [`take_unbegun`](super::ClientMux::take_unbegun) has what is to go elsewhere.
+    /// The server closes. Requests in flight still complete, and
+    /// [`take_unbegun`](super::ClientMux::take_unbegun) returns those that go to another
+    /// connection.
     Closing {
         /// Bytes to drop.
         consumed: usize,
@@ -68,52 +67,28 @@ pub enum ClientStep<'u, W, P = W> {
     },
 }
 
-/// A request that was not taken.
-#[non_exhaustive]
-pub struct Rejected<B, W> {
-    /// Its body.
-    pub body: B,
-    /// Who would have waited.
-    pub waiter: W,
-    /// [`RequestError::TooLarge`](crate::RequestError::TooLarge), or else the connection takes
-    /// nothing new and the request may go to another.
-    pub why: Error,
-}
-
-/// A request that a connection leaves behind.
-#[non_exhaustive]
-pub struct Left<B, W> {
-    /// The caller's number.
-    pub ticket: u64,
-    /// Who waits.
-    pub waiter: W,
-    /// Its body, where nothing of it was sent: it may go to another connection.
-    pub body: Option<B>,
-    /// Whether it may have been processed.
-    pub fate: Fate,
-}
-
-/// What came of the unread bytes of a server.
+/// The result of processing unread bytes at a server. Drop the first `consumed` of them when you are
+/// done with the step.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ServerStep<'u> {
-    /// There is no whole frame: `total` unread bytes bring the next step.
+    /// No frame is complete. Call again with `total` unread bytes.
     NeedMore {
         /// Unread bytes needed in all.
         total: usize,
     },
-    /// Take what [`seal`](super::ServerMux::seal) has and hand it to the stream, then call again. A
-    /// client that hears nothing relies on it that no handler ran before the answer to its first
-    /// PING was on its way.
+    /// Pass what [`seal`](super::ServerMux::seal) returns to the stream first, then call again. A
+    /// client whose connection ends without a byte relies on it that no handler ran before the
+    /// answer to its first PING was sent.
     TransmitFirst,
-    /// Answer first, then call again.
+    /// Answer a request first, then call again.
     AnswerFirst,
-    /// Nothing for the caller: drop these bytes and call again.
+    /// Nothing for the caller. Call again.
     Skip {
         /// Bytes to drop.
         consumed: usize,
     },
-    /// The client has proved that it has the key and is there.
+    /// The client has proved its key, and that it is not a replay.
     Established {
         /// Bytes to drop.
         consumed: usize,
@@ -124,11 +99,11 @@ pub enum ServerStep<'u> {
         consumed: usize,
         /// The request.
         id: RequestId,
-        /// What it says.
+        /// Its body.
         body: Body<'u>,
     },
-    /// The client no longer wants the answer: stop the handler and refuse as cancelled, or answer
-    /// all the same.
+    /// The client no longer wants the answer. Stop the handler and refuse the request as cancelled,
+    /// or answer all the same.
     Cancelled {
         /// Bytes to drop.
         consumed: usize,
@@ -142,23 +117,4 @@ pub enum ServerStep<'u> {
         /// Why.
         reason: CloseReason,
     },
-}
-
-impl<B, W> fmt::Debug for Rejected<B, W> {
-    /// Shows why, and nothing of the body.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rejected")
-            .field("why", &self.why)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<B, W> fmt::Debug for Left<B, W> {
-    /// Shows the ticket and the fate, and nothing of the body.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Left")
-            .field("ticket", &self.ticket)
-            .field("fate", &self.fate)
-            .finish_non_exhaustive()
-    }
 }

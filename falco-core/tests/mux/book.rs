@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use falco_core::Fate;
-use falco_core::mux::Left;
+use falco_core::mux::{Call, Unfinished};
 
 /// Which request: the first byte of its body, where that has one. No run has more than fit.
 pub(crate) type Ticket = u8;
@@ -41,23 +41,27 @@ impl Book {
         self.ends(waiter, Fate::MaybeProcessed);
     }
 
-    pub(crate) fn left(&mut self, left: Vec<Left<Vec<u8>, Waiter>>) {
-        assert!(left.is_sorted_by_key(|left| left.ticket));
-        for Left {
-            ticket,
-            waiter,
-            body,
-            fate,
-            ..
-        } in left
-        {
-            assert_eq!(ticket, u64::from(waiter.0));
-            if let Some(body) = body {
-                assert_eq!(fate, Fate::NotProcessed);
-                assert!(self.asked.get(&waiter.0) == Some(&body), "it is its own body");
-            }
-            self.ends(waiter, fate);
+    /// Requests that a connection leaves behind when it ends.
+    pub(crate) fn unfinished(&mut self, unfinished: Vec<Unfinished<Vec<u8>, Waiter>>) {
+        assert!(unfinished.is_sorted_by_key(|left| left.call.ticket));
+        for Unfinished { call, fate, .. } in unfinished {
+            self.returned(call, fate);
         }
+    }
+
+    /// Requests of which nothing was sent.
+    pub(crate) fn unbegun(&mut self, unbegun: Vec<Call<Vec<u8>, Waiter>>) {
+        assert!(unbegun.is_sorted_by_key(|call| call.ticket));
+        for call in unbegun {
+            self.returned(call, Fate::NotProcessed);
+        }
+    }
+
+    /// A request that comes back whole.
+    pub(crate) fn returned(&mut self, call: Call<Vec<u8>, Waiter>, fate: Fate) {
+        assert_eq!(call.ticket, u64::from(call.waiter.0));
+        assert!(self.asked.get(&call.waiter.0) == Some(&call.body), "it is its own body");
+        self.ends(call.waiter, fate);
     }
 
     pub(crate) fn handed_out(&mut self, body: &[u8]) -> Ticket {

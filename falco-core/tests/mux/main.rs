@@ -8,6 +8,8 @@
 
 mod book;
 mod held_back;
+mod retries;
+mod scene;
 mod times;
 mod world;
 

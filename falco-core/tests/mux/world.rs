@@ -3,10 +3,10 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use falco_core::mux::{Body, ClientMux, ClientStep, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Body, Call, ClientMux, ClientStep, Rejected, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::CountingRng;
 use falco_core::{
-    ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Error, Fate, Instant, OutputTooSmall, Refusal,
+    ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Fate, Instant, OutputTooSmall, Refusal,
     RequestError, RequestId, ServerConnection, ServerKeyRef, Settings,
 };
 
@@ -100,10 +100,16 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         let has_empty = self.book.asked.values().any(Vec::is_empty);
         let body = vec![ticket; size.max(usize::from(has_empty))];
         self.book.asked.insert(ticket, body.clone());
-        if let Err(rejected) = self.client.request(ticket.into(), body, Waiter(ticket)) {
-            assert!(!self.client.is_open() || matches!(rejected.why, Error::Request(_)));
-            assert!(self.book.asked.get(&ticket) == Some(&rejected.body));
-            self.book.ends(rejected.waiter, Fate::NotProcessed);
+        match self.client.request(Call::new(ticket.into(), body, Waiter(ticket))) {
+            Ok(()) => {}
+            Err(Rejected::Closed(call)) => {
+                assert!(!self.client.is_open());
+                self.book.returned(call, Fate::NotProcessed);
+            }
+            Err(Rejected::Failed(call, error)) => {
+                assert!(matches!(error, RequestError::TooLarge { .. }), "{error}");
+                self.book.returned(call, Fate::NotProcessed);
+            }
         }
     }
 
@@ -114,8 +120,8 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         };
         let ticket = *self.book.asked.keys().nth(nth).expect("so many were asked");
         match self.client.cancel(ticket.into()) {
-            Some((waiter, fate)) => {
-                self.book.ends(waiter, fate);
+            Some((call, fate)) => {
+                self.book.returned(call, fate);
                 self.cancelled.insert(ticket);
                 assert!(self.client.outstanding() > 0 || !self.client.has_unsent());
             }
@@ -186,7 +192,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
     }
 
     pub(crate) fn take_unbegun(&mut self) {
-        self.book.left(self.client.take_unbegun());
+        self.book.unbegun(self.client.take_unbegun());
     }
 
     pub(crate) fn pass(&mut self, time: Duration) {
@@ -252,17 +258,14 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
                 Some(consumed)
             }
             Ok(ClientStep::Refused {
-                consumed,
-                waiter,
-                refusal,
-                ..
+                consumed, call, refusal, ..
             }) => {
                 let fate = if refusal.is_unprocessed() {
                     Fate::NotProcessed
                 } else {
                     Fate::MaybeProcessed
                 };
-                self.book.ends(waiter, fate);
+                self.book.returned(call, fate);
                 Some(consumed)
             }
             Ok(ClientStep::Closing { consumed, .. }) => {
@@ -284,7 +287,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
 
     fn end_client(&mut self) {
         self.client_over = true;
-        self.book.left(self.client.finish());
+        self.book.unfinished(self.client.finish());
     }
 
     /// So many bytes come to the server, if it reads. Says whether something came.
@@ -401,7 +404,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         assert!(self.book.asked.keys().eq(&self.book.ended), "all were given back");
         let text = format!("{:?}", self.client);
         assert!(
-            text.ends_with("waiting: 0, begun: 0, parts: 0, queued: 0, .. }"),
+            text.ends_with("outstanding: 0, begun: 0, parts: 0, queued: 0, .. }"),
             "{text}"
         );
     }

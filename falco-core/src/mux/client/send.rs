@@ -1,0 +1,151 @@
+//! How requests begin, no more of them and no more of their bytes than the server accepts, and how
+//! they are sealed.
+
+use alloc::vec::Vec;
+
+use super::super::call::Call;
+use super::super::table::Progress;
+use super::{Begun, ClientMux};
+use crate::error::{ConnectionError, Error, OutputTooSmall, RequestError, SealError};
+use crate::message::{CloseReason, Status};
+use crate::send_queue::Turn;
+use crate::time::Instant;
+use crate::wire::ClientKeyRef;
+
+/// How many requests that have not begun may be in the send queue: as many as one output can hold
+/// if they are small. So removing one of them takes a bounded time.
+const MAX_QUEUED: usize = 256;
+
+/// Receives the requests that fail while they are moved to the send queue or sealed.
+type Failed<'f, W> = &'f mut dyn FnMut(W, RequestError);
+
+impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
+    /// Moves those requests to the send queue that may begin now.
+    #[inline]
+    pub(super) fn fill_queue(&mut self) {
+        if self.table.held_back() > 0 {
+            self.release_held_back(None);
+        }
+    }
+
+    /// Moves those requests to the send queue that may begin now, and returns whether there were
+    /// any. A request that is too large fails, or stays where it is without `failed`.
+    fn release_held_back(&mut self, mut failed: Option<Failed<'_, W>>) -> bool {
+        if self.machine.status() != Status::Established {
+            return false;
+        }
+        let mut released = false;
+        let places = self.machine.max_in_flight().saturating_sub(self.begun.len());
+        while self.unbegun < places.min(MAX_QUEUED)
+            && let Some((ticket, length)) = self.table.next_held_back()
+            && self.window.admits(self.held, length)
+        {
+            match (self.machine.request(length), &mut failed) {
+                (Ok(request), _) => {
+                    self.table.release(ticket);
+                    self.queue.push(request, ticket);
+                    self.held += length;
+                    self.unbegun += 1;
+                    released = true;
+                }
+                // The server's limit was not known when the request was accepted.
+                (Err(Error::Request(error)), Some(failed)) => {
+                    if let Some(record) = self.table.take(ticket) {
+                        failed(record.into_call(ticket).waiter, error);
+                    }
+                }
+                (Err(_), _) => break,
+            }
+        }
+        released
+    }
+
+    /// Writes pending output and then requests to the front of `out`, and returns how many bytes to
+    /// send. `failed` receives the requests that can never be sent: they are larger than the server
+    /// reads, and its limit was not known when they were accepted.
+    ///
+    /// # Errors
+    /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.
+    pub fn seal(
+        &mut self,
+        now: Instant,
+        out: &mut [u8],
+        mut failed: impl FnMut(W, RequestError),
+    ) -> Result<usize, OutputTooSmall> {
+        loop {
+            let sealed = self.queue.seal_bodies(&mut self.machine, now, out, &self.table);
+            self.note_progress(&mut failed);
+            let released = self.table.held_back() > 0 && self.release_held_back(Some(&mut failed));
+            return match sealed {
+                // Requests that failed have made room for others.
+                Ok(0) if released => continue,
+                Ok(count) => Ok(count),
+                Err(SealError::OutputTooSmall(small)) => Err(small),
+                Err(SealError::Connection(ConnectionError::NumbersExhausted)) => {
+                    self.machine.close(now, CloseReason::Done);
+                    Ok(0)
+                }
+                Err(_) => Ok(0),
+            };
+        }
+    }
+
+    /// Records which requests have begun, and which were sealed as a whole.
+    fn note_progress(&mut self, failed: &mut impl FnMut(W, RequestError)) {
+        let Self {
+            queue,
+            table,
+            begun,
+            unbegun,
+            held,
+            ..
+        } = self;
+        queue.end_turn(|turn| {
+            let (request, ticket, whole) = match &turn {
+                Turn::Done(request, ticket) => (request, *ticket, true),
+                Turn::Partial(request, ticket) => (*request, **ticket, false),
+            };
+            let length = request.length();
+            if let Some(failure) = request.failure() {
+                *unbegun -= 1;
+                *held -= length;
+                if let Some(record) = table.take(ticket) {
+                    failed(record.into_call(ticket).waiter, failure);
+                }
+            } else if let Some(id) = request.id()
+                && let Some(record) = table.get_mut(ticket)
+            {
+                if let Progress::Queued = record.progress {
+                    // Requests get their ids in the order of the queue.
+                    begun.push_back(Begun { id, ticket, length });
+                    *unbegun -= 1;
+                }
+                record.progress = if whole { Progress::Sent(id) } else { Progress::Partial(id) };
+            }
+        });
+    }
+
+    /// Bytes of output with which one call of [`seal`](Self::seal) makes progress with the longest
+    /// request that waits, or seals many small ones.
+    #[must_use]
+    pub fn seal_size(&self) -> usize {
+        self.machine.seal_size(self.queue.worthwhile())
+    }
+
+    /// Takes out the requests of which nothing was sent, in the order of their tickets: they go to
+    /// another connection.
+    pub fn take_unbegun(&mut self) -> Vec<Call<B, W>> {
+        let held = &mut self.held;
+        self.queue.retain(|request, _| {
+            let has_begun = request.id().is_some();
+            if !has_begun {
+                *held -= request.length();
+            }
+            has_begun
+        });
+        self.unbegun = 0;
+        let mut unbegun = Vec::new();
+        self.table.take_unbegun(|call| unbegun.push(call));
+        unbegun
+    }
+}

@@ -1,0 +1,239 @@
+//! The requests that a client's mux has accepted and that have not completed, by ticket.
+
+use alloc::collections::VecDeque;
+
+use super::call::Call;
+use super::retry::Attempts;
+use crate::message::RequestId;
+use crate::send_queue::Bodies;
+
+/// How many rows may be empty besides as many as are taken.
+const SPARE: usize = 64;
+
+/// One record for each request, sorted by ticket. Inserting the latest, finding one and taking one
+/// out take the same time however many there are: a row in the middle stays empty for a while.
+pub(super) struct Table<B, W> {
+    rows: VecDeque<Row<B, W>>,
+    /// Rows that are not empty.
+    count: usize,
+    /// Requests that are held back.
+    held_back: usize,
+    /// No request with a smaller ticket is held back.
+    first_held_back: u64,
+}
+
+struct Row<B, W> {
+    ticket: u64,
+    record: Option<Record<B, W>>,
+}
+
+pub(super) struct Record<B, W> {
+    body: B,
+    waiter: W,
+    pub(super) attempts: Attempts,
+    pub(super) progress: Progress,
+}
+
+/// How much of a request has been sealed.
+#[derive(Clone, Copy)]
+pub(super) enum Progress {
+    /// Nothing. It waits for its turn to enter the send queue.
+    HeldBack,
+    /// Nothing. It is in the send queue.
+    Queued,
+    /// A part. The rest is in the send queue.
+    Partial(RequestId),
+    /// All of it.
+    Sent(RequestId),
+}
+
+impl<B, W> Record<B, W> {
+    pub(super) fn into_call(self, ticket: u64) -> Call<B, W> {
+        let Self {
+            body, waiter, attempts, ..
+        } = self;
+        let mut call = Call::new(ticket, body, waiter);
+        call.attempts = attempts;
+        call
+    }
+}
+
+impl<B, W> Table<B, W> {
+    pub(super) const fn new() -> Self {
+        Self {
+            rows: VecDeque::new(),
+            count: 0,
+            held_back: 0,
+            first_held_back: 0,
+        }
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.count
+    }
+
+    pub(super) const fn held_back(&self) -> usize {
+        self.held_back
+    }
+
+    fn position(&self, ticket: u64) -> Result<usize, usize> {
+        position(&self.rows, ticket, |row| row.ticket)
+    }
+
+    fn get(&self, ticket: u64) -> Option<&Record<B, W>> {
+        let at = self.position(ticket).ok()?;
+        self.rows.get(at)?.record.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, ticket: u64) -> Option<&mut Record<B, W>> {
+        let at = self.position(ticket).ok()?;
+        self.rows.get_mut(at)?.record.as_mut()
+    }
+
+    pub(super) fn contains(&self, ticket: u64) -> bool {
+        self.get(ticket).is_some()
+    }
+
+    /// Adds a request, which is held back at first.
+    pub(super) fn insert(&mut self, call: Call<B, W>) {
+        let Call {
+            ticket,
+            body,
+            waiter,
+            attempts,
+        } = call;
+        let record = Record {
+            body,
+            waiter,
+            attempts,
+            progress: Progress::HeldBack,
+        };
+        match self.position(ticket) {
+            Err(at) => {
+                let record = Some(record);
+                self.rows.insert(at, Row { ticket, record });
+            }
+            // A request that comes back to the connection that it was taken out of.
+            Ok(at) => {
+                let replaced = self.rows.get_mut(at).and_then(|row| row.record.replace(record));
+                if let Some(Record { progress, .. }) = replaced {
+                    self.count -= 1;
+                    self.held_back -= usize::from(matches!(progress, Progress::HeldBack));
+                }
+            }
+        }
+        self.count += 1;
+        self.note_held_back(ticket);
+    }
+
+    fn note_held_back(&mut self, ticket: u64) {
+        if self.held_back == 0 || ticket < self.first_held_back {
+            self.first_held_back = ticket;
+        }
+        self.held_back += 1;
+    }
+
+    /// Takes one out.
+    pub(super) fn take(&mut self, ticket: u64) -> Option<Record<B, W>> {
+        let at = self.position(ticket).ok()?;
+        let taken = self.rows.get_mut(at)?.record.take()?;
+        self.count -= 1;
+        self.held_back -= usize::from(matches!(taken.progress, Progress::HeldBack));
+        self.remove_empty_rows();
+        Some(taken)
+    }
+
+    fn remove_empty_rows(&mut self) {
+        while self.rows.front().is_some_and(|row| row.record.is_none()) {
+            self.rows.pop_front();
+        }
+        while self.rows.back().is_some_and(|row| row.record.is_none()) {
+            self.rows.pop_back();
+        }
+        // Each sweep removes at least as many as it keeps.
+        if self.rows.len() > 2 * self.count + SPARE {
+            self.rows.retain(|row| row.record.is_some());
+        }
+    }
+
+    /// Takes out the requests of which nothing was sealed, in the order of their tickets.
+    pub(super) fn take_unbegun(&mut self, mut each: impl FnMut(Call<B, W>)) {
+        for Row { ticket, record } in &mut self.rows {
+            let is_unbegun = |record: &mut Record<_, _>| {
+                let progress = record.progress;
+                matches!(progress, Progress::HeldBack | Progress::Queued)
+            };
+            if let Some(taken) = record.take_if(is_unbegun) {
+                self.count -= 1;
+                each(taken.into_call(*ticket));
+            }
+        }
+        self.held_back = 0;
+        self.remove_empty_rows();
+    }
+
+    /// Takes all out, in the order of their tickets.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = (Progress, Call<B, W>)> {
+        let rows = core::mem::replace(self, Self::new()).rows;
+        rows.into_iter().filter_map(|row| {
+            let record = row.record?;
+            Some((record.progress, record.into_call(row.ticket)))
+        })
+    }
+}
+
+impl<B: AsRef<[u8]>, W> Table<B, W> {
+    /// The first request that is held back, with its length.
+    pub(super) fn next_held_back(&mut self) -> Option<(u64, usize)> {
+        if self.held_back == 0 {
+            return None;
+        }
+        let (Ok(at) | Err(at)) = self.position(self.first_held_back);
+        let next = self.rows.range(at..).find_map(|row| {
+            let record = row.record.as_ref()?;
+            let held_back = matches!(record.progress, Progress::HeldBack);
+            held_back.then(|| (row.ticket, record.body.as_ref().len()))
+        });
+        if let Some((ticket, _)) = next {
+            self.first_held_back = ticket;
+        }
+        next
+    }
+
+    /// Moves a request that is held back to the send queue.
+    pub(super) fn release(&mut self, ticket: u64) {
+        if let Some(record) = self.get_mut(ticket) {
+            record.progress = Progress::Queued;
+            self.held_back -= 1;
+        }
+    }
+
+    /// Holds back a request that the server has refused.
+    pub(super) fn hold_back(&mut self, ticket: u64) {
+        if let Some(record) = self.get_mut(ticket) {
+            record.progress = Progress::HeldBack;
+            self.note_held_back(ticket);
+        }
+    }
+}
+
+impl<B: AsRef<[u8]>, W> Bodies<u64> for Table<B, W> {
+    fn body<'b>(&'b self, ticket: &'b u64) -> &'b [u8] {
+        // Each request in the send queue has its record here.
+        self.get(*ticket).map_or(&[], |record| record.body.as_ref())
+    }
+}
+
+/// Where `number` is, or would be, among items sorted by their numbers. Numbers mostly follow one
+/// another, so the distance from the first is tried before a search.
+pub(super) fn position<T>(items: &VecDeque<T>, number: u64, number_of: impl Fn(&T) -> u64) -> Result<usize, usize> {
+    if items.back().is_none_or(|last| number_of(last) < number) {
+        return Err(items.len());
+    }
+    let distance = items.front().and_then(|first| number.checked_sub(number_of(first)));
+    let guess = distance.and_then(|distance| usize::try_from(distance).ok());
+    match guess {
+        Some(at) if items.get(at).is_some_and(|item| number_of(item) == number) => Ok(at),
+        _ => items.binary_search_by_key(&number, number_of),
+    }
+}

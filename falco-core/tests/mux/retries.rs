@@ -1,0 +1,174 @@
+//! How often a request is sent again, over all connections that it is handed to.
+
+use core::time::Duration;
+
+use falco_core::mux::{Backoff, Call, MAX_BUSY, MAX_TRIES, Rejected, Retry, Unfinished};
+use falco_core::testing::{noise_client, raw_frame};
+use falco_core::{CloseReason, Fate, Refusal};
+
+use crate::scene::{End, NOW, Scene};
+
+/// As a server writes them in REFUSE.
+const BUSY: u8 = 1;
+const NOT_PROCESSED: u8 = 5;
+
+/// The only end that came: the request with the verdict.
+fn refused(mut ends: Vec<End>) -> (Call<Vec<u8>, u64>, Refusal, Retry) {
+    match (ends.pop(), ends.is_empty()) {
+        (Some(End::Refused(call, refusal, retry)), true) => (call, refusal, retry),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The only request that is left.
+fn lost(mut unfinished: Vec<Unfinished<Vec<u8>, u64>>) -> Unfinished<Vec<u8>, u64> {
+    assert_eq!(unfinished.len(), 1);
+    unfinished.remove(0)
+}
+
+#[test]
+fn a_request_that_servers_do_not_process_is_sent_on_so_many_connections_and_then_fails() {
+    let keys = noise_client(7);
+    let mut call = Call::new(1, vec![1; 10], 1);
+    for tried in 1..=MAX_TRIES {
+        assert_eq!(call.attempts.has_been_sent(), tried > 1);
+        let mut scene = Scene::new(&keys, 1 << 20);
+        scene.accept(call);
+        assert_eq!(scene.begun(), [1]);
+        let retry;
+        // Refused on one connection and lost with another, which count alike.
+        (call, retry) = if tried % 2 == 1 {
+            let (call, refusal, retry) = refused(scene.hear(&raw_frame(4, 1, &[NOT_PROCESSED])));
+            assert_eq!(refusal, Refusal::NotProcessed);
+            (call, retry)
+        } else {
+            assert!(scene.mux.end_of_stream(NOW, &[]).is_err());
+            let left = lost(scene.mux.finish());
+            assert_eq!(left.fate, Fate::NotProcessed);
+            (left.call, left.retry)
+        };
+        assert_eq!((call.ticket, call.body.len(), call.waiter), (1, 10, 1), "it comes back whole");
+        assert_eq!(retry == Retry::Again, tried < MAX_TRIES, "after {tried}");
+    }
+}
+
+#[test]
+fn connections_on_which_nothing_of_a_request_was_sent_do_not_count() {
+    let keys = noise_client(7);
+    let mut call = Call::new(1, vec![1; 10], 1);
+    for _ in 0..2 * MAX_TRIES {
+        let mut scene = Scene::new(&keys, 1 << 20);
+        scene.accept(call);
+        call = scene.mux.take_unbegun().pop().expect("nothing was sealed");
+        scene.accept(call);
+        let left = lost(scene.mux.finish());
+        assert_eq!((left.fate, left.retry), (Fate::NotProcessed, Retry::Again));
+        scene.mux.close(NOW, CloseReason::Done);
+        call = match scene.mux.request(left.call) {
+            Err(Rejected::Closed(call)) => call,
+            other => panic!("{other:?}"),
+        };
+        assert!(!call.attempts.has_been_sent());
+    }
+}
+
+#[test]
+fn a_request_that_may_have_been_processed_or_was_refused_otherwise_is_sent_once() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 1 << 20);
+    scene.request(1, 10);
+    assert_eq!(scene.begun(), [1]);
+    let left = lost(scene.mux.finish());
+    assert_eq!((left.fate, left.retry), (Fate::MaybeProcessed, Retry::Fail));
+    for code in [BUSY, 2, 3, 4, 6] {
+        let mut scene = Scene::new(&keys, 1 << 20);
+        scene.request(1, 10);
+        assert_eq!(scene.begun(), [1]);
+        let (_, refusal, retry) = refused(scene.hear(&raw_frame(4, 1, &[code])));
+        assert_eq!(retry, Retry::Fail, "{refusal:?}");
+    }
+}
+
+#[test]
+fn a_server_that_stays_busy_is_asked_again_so_often_and_then_the_request_fails() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 2_000);
+    scene.request(1, 400);
+    let (mut own, mut ticket) = (scene.begun()[0], 1);
+    for busy in 0..=MAX_BUSY {
+        // Each answer lets more bytes be in flight, until it is more than the server has to hold.
+        let mut others = Vec::new();
+        for _ in 0..100 {
+            while scene.mux.outstanding() < 6 {
+                ticket += 1;
+                scene.request(ticket, 400);
+            }
+            others.extend(scene.begun());
+            if others.len() >= 2 {
+                break;
+            }
+            others.drain(..).for_each(|id| drop(scene.hear(&raw_frame(1, id, b""))));
+        }
+        assert!(others.len() >= 2, "1,200 bytes are in flight");
+        let ends = scene.hear(&raw_frame(4, own, &[BUSY]));
+        if busy == MAX_BUSY {
+            let (call, refusal, retry) = refused(ends);
+            assert_eq!((call.waiter, refusal, retry), (1, Refusal::Busy, Retry::Fail));
+            return;
+        }
+        assert!(ends.is_empty(), "it is held back: {ends:?}");
+        others.drain(..).for_each(|id| drop(scene.hear(&raw_frame(1, id, b""))));
+        // It begins before those that were accepted after it.
+        let mut begun = scene.begun().into_iter();
+        own = begun.next().unwrap();
+        begun.for_each(|id| drop(scene.hear(&raw_frame(1, id, b""))));
+    }
+}
+
+#[test]
+fn a_request_that_is_held_back_for_a_busy_server_goes_elsewhere_when_that_closes() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 1 << 20);
+    for ticket in 1..=4 {
+        scene.request(ticket, 400);
+    }
+    assert_eq!(scene.begun(), [1, 2, 3, 4]);
+    assert!(scene.hear(&raw_frame(4, 2, &[BUSY])).is_empty());
+    assert!(scene.mux.has_unbegun());
+    scene.mux.close(NOW, CloseReason::Done);
+    // 1,200 bytes are still in flight, but nothing can begin here any more.
+    let (call, _, retry) = refused(scene.hear(&raw_frame(4, 3, &[BUSY])));
+    assert_eq!((call.waiter, retry), (3, Retry::Again));
+    assert!(!call.attempts.has_been_sent(), "this connection does not count");
+    let unbegun = scene.mux.take_unbegun();
+    assert_eq!(unbegun.iter().map(|call| call.waiter).collect::<Vec<_>>(), [2]);
+    assert_eq!(scene.mux.outstanding(), 2);
+}
+
+#[test]
+fn pauses_are_random_below_a_bound_that_doubles_up_to_the_most() {
+    let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
+    assert_eq!(backoff, Backoff::default());
+    for (failed, bound) in [
+        (1, 50),
+        (2, 100),
+        (3, 200),
+        (8, 6_400),
+        (9, 10_000),
+        (40, 10_000),
+        (u32::MAX, 10_000),
+    ] {
+        // Each number below the one that is given may come, from none to the bound itself.
+        let mut given = 0;
+        let all = |below| {
+            given = below;
+            below - 1
+        };
+        assert_eq!(backoff.pause(failed, all), Duration::from_millis(bound), "{failed}");
+        assert_eq!(given, bound * 1_000 + 1);
+        assert_eq!(backoff.pause(failed, |_| 0), Duration::ZERO);
+        assert_eq!(backoff.pause(failed, |below| below / 2), Duration::from_millis(bound) / 2);
+    }
+    let overflowing = Backoff::new(Duration::MAX, Duration::MAX);
+    assert_eq!(overflowing.pause(2, |below| below - 1), Duration::from_micros(u64::MAX - 1));
+}
