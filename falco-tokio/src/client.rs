@@ -5,7 +5,6 @@ mod addresses;
 mod builder;
 mod connection;
 mod dial;
-mod pending;
 mod shared;
 mod slot;
 mod stats;
@@ -20,12 +19,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
+use falco_core::mux::Backoff;
 use falco_core::{Fate, Key, Settings};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use self::connection::{Connection, News, error_of};
-use self::dial::{Backoff, Dial};
+use self::connection::{Connection, Event, error_of};
+use self::dial::Dial;
 use self::shared::{Order, Shared};
 use self::stats::Counters;
 use crate::clock::Clock;
@@ -34,7 +34,7 @@ use crate::error::Error;
 pub use self::builder::ClientBuilder;
 pub use self::stats::ClientStats;
 
-/// What a client does until its connection is established, for errors.
+/// What errors name until a connection is established.
 const SHAKING_HANDS: &str = "shaking hands";
 
 /// What all connections of a client share.
@@ -53,16 +53,21 @@ struct Env {
     /// Whether there is more than one connection.
     spread: bool,
     counters: Counters,
-    /// Whether a server has let this client in under its key, and none has said since that the key
-    /// is retired.
+    /// Whether this client has completed a handshake under its key, and no server has reported since
+    /// that the key is retired.
     admitted: AtomicBool,
 }
 
 impl Env {
-    /// A handshake has succeeded.
+    /// A handshake has completed.
     fn admit(&self) {
         self.counters.connected.add(1);
         self.admitted.store(true, Ordering::Relaxed);
+    }
+
+    /// The pause after so many failed attempts in a row.
+    fn pause(&self, failed: u32) -> Duration {
+        self.backoff.pause(failed, |bound| self.entropy.below(bound))
     }
 
     fn keys(&self) -> Arc<ClientKeys> {
@@ -176,7 +181,7 @@ impl Client {
         let socket = env.dial.dial(env.connect_timeout, env.settings.lifetime()).await?;
         let mut connection = Connection::new(socket, env, Arc::clone(&keys))?;
         // The handshake has its own limit.
-        if let News::Ended(end) = core::future::poll_fn(|cx| connection.poll(cx)).await {
+        if let Event::Ended(end) = core::future::poll_fn(|cx| connection.poll(cx)).await {
             return Err(error_of(&end, SHAKING_HANDS, Fate::NotProcessed));
         }
         *env.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
@@ -249,6 +254,7 @@ impl Inner {
         in_turn.min_by_key(|slot| slot.load()).ok_or(Error::Closed)
     }
 
+    /// Sends a request, once it has a place in the queue, and waits until it completes.
     async fn call(
         &self,
         body: Bytes,
@@ -257,28 +263,23 @@ impl Inner {
     ) -> Result<Bytes, Error> {
         // An overflowing deadline means no limit.
         let limit = limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
-        self.env.counters.requests.add(1);
-        let answered = self.call_until(body, limit, permit).await;
+        let counters = &self.env.counters;
+        counters.requests.add(1);
+        let answered = async {
+            let _permit = match (permit, Arc::clone(&self.places).try_acquire_owned()) {
+                (Some(permit), _) | (None, Ok(permit)) => permit,
+                (None, Err(_)) => self.wait_for_place(limit).await?,
+            };
+            self.least_loaded()?.submit(body)?.end(limit).await
+        };
+        let answered = answered.await;
         let counter = if answered.is_ok() {
-            &self.env.counters.answers
+            &counters.answers
         } else {
-            &self.env.counters.errors
+            &counters.errors
         };
         counter.add(1);
         answered
-    }
-
-    async fn call_until(
-        &self,
-        body: Bytes,
-        limit: Option<(Instant, Duration)>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<Bytes, Error> {
-        let _permit = match (permit, Arc::clone(&self.places).try_acquire_owned()) {
-            (Some(permit), _) | (None, Ok(permit)) => permit,
-            (None, Err(_)) => self.wait_for_place(limit).await?,
-        };
-        self.least_loaded()?.submit(body)?.end(limit).await
     }
 
     async fn wait_for_place(&self, limit: Option<(Instant, Duration)>) -> Result<OwnedSemaphorePermit, Error> {

@@ -1,5 +1,4 @@
-//! A stream with the bytes that were read from it and not yet taken, and the bytes that are on
-//! their way out. What they mean is the core's.
+//! A stream with its unread bytes and its pending output. What the bytes mean is for the core.
 
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -14,30 +13,31 @@ use crate::pool::{self, POOLED};
 use crate::socket::Socket;
 use crate::timer::Timer;
 
-/// A pooled buffer is kept for what is left in it only from so many bytes on: a peer that sent few
-/// has earned few.
+/// A pooled buffer with fewer unread bytes than this is replaced by one of their size, so that a
+/// peer cannot pin a large buffer with few bytes.
 const WORTH_KEEPING: usize = POOLED / 4;
 
-/// After so many writes the stream is read from again, whatever there is to write: a stream that
-/// takes every write at once must not keep this side from hearing the other.
+/// After this many writes the stream is read again: a stream that accepts every write at once must
+/// not keep this side from reading.
 const WRITES: usize = 16;
 
-/// What came of sealing: how many bytes there are, or how many bytes of output it takes.
+/// How many bytes were sealed, or else how many bytes of output are needed.
 pub(crate) fn sealed(sealed: Result<usize, OutputTooSmall>) -> Result<usize, usize> {
     sealed.map_err(|OutputTooSmall { needed, .. }| needed)
 }
 
-/// What came of writing.
+/// The result of writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wrote {
-    /// The stream has taken something.
+    /// The stream has accepted something.
     pub(crate) some: bool,
-    /// All that can go now has gone. If not, the stream takes no more, or others have their turn.
+    /// Nothing is left that can be sent now. Otherwise the stream accepts no more, or the limit of
+    /// this turn is reached.
     pub(crate) all: bool,
 }
 
 impl Wrote {
-    /// The stream takes nothing.
+    /// The stream accepts nothing.
     pub(crate) const fn is_blocked(self) -> bool {
         !self.some && !self.all
     }
@@ -47,22 +47,21 @@ impl Wrote {
 pub(crate) struct Line<S> {
     stream: S,
     inbox: RecvBuf<Vec<u8>>,
-    /// Whether the inbox lies in a pooled buffer.
+    /// Whether the unread bytes are in a pooled buffer.
     pooled: bool,
     out: Vec<u8>,
-    /// What of `out` is still to be written.
+    /// Bytes of `out` that are written, and that are to be written in all.
     sent: usize,
     sealed: usize,
-    /// Something was written that may still lie in the stream.
+    /// Something was written that the stream may not have flushed.
     unflushed: bool,
 }
 
 impl Line<Socket> {
-    /// Ends the stream of a client that has not proved that it has the key, or not yet: the sending
-    /// half first, and what has come is dropped, so that it sees an end and not a reset. A reset
-    /// could have destroyed what this side had said, and the client could not know that nothing was
-    /// processed.
-    pub(crate) fn leave(&mut self, cx: &mut Context<'_>) {
+    /// Ends the stream of an unauthenticated client: shuts down the sending half and drops the bytes
+    /// that have arrived. So the client sees an end of the stream and not a reset. A reset could
+    /// destroy what this side has sent, and the client could not know that nothing was processed.
+    pub(crate) fn reject(&mut self, cx: &mut Context<'_>) {
         let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
         let mut dropped = [0; 4096];
         for _ in 0..16 {
@@ -72,8 +71,8 @@ impl Line<Socket> {
         }
     }
 
-    /// Reads what lies in the socket, whether or not the runtime has been told of it. Pending where
-    /// nothing does; nobody is woken when something comes.
+    /// Reads the socket itself, which may have bytes that the runtime was not notified of. If it is
+    /// `Pending`, no task is woken later.
     pub(crate) fn read_now(&mut self, total: usize) -> Poll<io::Result<usize>> {
         self.read_with(total, |socket, space| match socket.read_now(space) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
@@ -108,8 +107,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.inbox.consume(count);
     }
 
-    /// Reads what has come; `total` is how many unread bytes are wanted in all. 0 is the end of the
-    /// stream.
+    /// Reads from the stream. `total` is how many unread bytes are needed in all. 0 means the end of
+    /// the stream.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, total: usize) -> Poll<io::Result<usize>> {
         self.read_with(total, |stream, space| {
             let mut buffer = ReadBuf::new(space);
@@ -133,14 +132,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         Poll::Ready(Ok(count))
     }
 
-    /// Whether the stream has taken all that was sealed, and holds nothing of it back.
+    /// Whether the stream has accepted and flushed all that was sealed.
     pub(crate) const fn is_flushed(&self) -> bool {
         self.sent == self.sealed && !self.unflushed
     }
 
-    /// Writes what is on its way, then what `seal` puts into the buffer that it is handed, until
-    /// there is nothing more, the stream takes no more, or it has taken [`WRITES`] times. `seal`
-    /// gives how many bytes it wrote, or how many it needs.
+    /// Writes pending output, then what `seal` puts into the buffer, until there is nothing more, the
+    /// stream accepts no more, or it has accepted [`WRITES`] writes. `seal` returns how many bytes
+    /// it wrote, or how many it needs.
     pub(crate) fn write(
         &mut self,
         cx: &mut Context<'_>,
@@ -167,7 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             }
             self.sent = 0;
             self.sealed = 0;
-            // What is left of a small remainder is no place to seal into.
+            // A buffer that was shrunk to a remainder is too small to seal into.
             if self.out.len() < POOLED {
                 self.out = pool::take();
             }
@@ -180,7 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             };
             if self.sealed == 0 {
                 pool::give_back(core::mem::take(&mut self.out));
-                // Of a stream that holds nothing back, such as a socket, this asks nothing.
+                // A socket needs no flush, and this does nothing.
                 if self.unflushed && Pin::new(&mut self.stream).poll_flush(cx)?.is_ready() {
                     self.unflushed = false;
                 }
@@ -190,9 +189,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    /// Nothing is to be done for a while: memory is given back, down to what has really come and
-    /// what is really to go.
-    pub(crate) fn rest(&mut self) {
+    /// Releases the memory that unread bytes and pending output do not need.
+    pub(crate) fn shrink(&mut self) {
         if self.pooled && self.inbox.len() < WORTH_KEEPING {
             let own = self.inbox.unread().to_vec();
             let count = own.len();
@@ -211,8 +209,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    /// Ends the stream, as `ending` says, for which `seal` gives what is written last. `eof` says
-    /// whether the peer sends nothing more.
+    /// Ends the stream as `ending` says. `seal` writes the last bytes, and `eof` says whether the end
+    /// of the stream was read.
     pub(crate) fn poll_end(
         &mut self,
         cx: &mut Context<'_>,
@@ -253,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    /// Reads and drops until the end of the stream.
+    /// Reads and drops bytes until the end of the stream.
     fn poll_drop_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut dropped = [0; 512];
         loop {

@@ -55,9 +55,10 @@ impl Attempts {
 
     /// Counts a refusal. A server that is busy is not asked again at once: the caller decides.
     pub(super) const fn after_refusal(&mut self, refusal: Refusal) -> Retry {
-        match refusal {
-            Refusal::NotProcessed => self.after_loss(Fate::NotProcessed),
-            _ => Retry::Fail,
+        if matches!(refusal, Refusal::NotProcessed) {
+            self.after_loss(Fate::NotProcessed)
+        } else {
+            Retry::Fail
         }
     }
 

@@ -9,10 +9,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
 use falco_core::keys::{ClientKeySource, Entropy};
+use falco_core::mux::Backoff;
 use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 use tokio::sync::oneshot;
 
-use super::dial::{Backoff, Connecting, Dial};
+use super::dial::{Connecting, Dial};
 use super::shared::{Order, Shared};
 use super::slot::Slot;
 use super::stats::Counters;
@@ -31,12 +32,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const OUTSTANDING: usize = 1024;
 /// How many nonces a client remembers by default: each request and each answer takes one.
 const REPLAY_MEMORY: usize = 1024;
-/// The pauses between attempts to connect.
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(50),
-    most: Duration::from_secs(10),
-};
-
 /// Settings of a [`Client`]. Clones of a builder share its key, so that a process can have several
 /// clients under one key: with the key they share the context and, on the classic wire, the memory
 /// of nonces, which the first client fixes.
@@ -80,7 +75,7 @@ impl ClientBuilder {
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: Some(REQUEST_TIMEOUT),
             max_outstanding: None,
-            backoff: BACKOFF,
+            backoff: Backoff::default(),
             fail_fast: false,
             entropy: entropy::system(),
         }
@@ -153,7 +148,7 @@ impl ClientBuilder {
     /// `first` at first, doubles with each attempt, and is `most` at the most. 50 ms and 10 s by
     /// default.
     pub const fn backoff(mut self, first: Duration, most: Duration) -> Self {
-        self.backoff = Backoff { first, most };
+        self.backoff = Backoff::new(first, most);
         self
     }
 

@@ -1,84 +1,81 @@
-//! One connection of a client: the socket, the machine, and who waits for what. Its slot polls it.
+//! One connection of a client: the socket and the mux. Its slot polls it.
 
 use core::sync::atomic::Ordering;
-use core::task::{Context, Poll};
+use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{Body, ClientMux, ClientStep, Ending, Left, MAX_BUSY, Retry, after_loss, after_refusal};
-use falco_core::{
-    ClientConnection, CloseReason, ConnectionError, EntropyError, Error as CoreError, Fate, Refusal, RequestError,
-    Status,
-};
+use falco_core::mux::{Body, ClientMux, ClientStep, Ending, Rejected, Retry, Unfinished};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError, Status};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::Env;
-use super::pending::Pending;
+use super::shared::{AnswerTo, Call};
 use crate::error::Error;
 use crate::line::{Line, Wrote, sealed};
 use crate::socket::Socket;
 use crate::timer::{Timer, reschedule};
 
-/// After so many bytes in one go, both ways, others on the same thread have their turn.
+/// After this many bytes in one direction, other tasks of the thread have their turn.
 const TURN: usize = 64 << 10;
-/// A connection that has heard nothing for so long is looked at before a request is sent on it. It
-/// costs a system call, which requests that follow one another are spared.
-const UNHEARD: Duration = Duration::from_millis(1);
+/// If nothing was received for this long, the socket is read before a request is sent. That costs a
+/// system call, which requests in quick succession do not need.
+const QUIET: Duration = Duration::from_millis(1);
 
 pub(super) type PingTo = oneshot::Sender<Result<Option<Duration>, Error>>;
 
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Connection {
     line: Line<Socket>,
-    mux: ClientMux<Arc<ClientKeys>, Bytes, Pending, (Instant, PingTo)>,
+    mux: ClientMux<Arc<ClientKeys>, Bytes, AnswerTo, (Instant, PingTo)>,
     timer: Timer,
     stage: Stage,
     env: Arc<Env>,
     keys: Arc<ClientKeys>,
     eof: bool,
-    /// Closes once all that was handed over has begun.
+    /// Closes once all accepted requests have begun.
     closing: bool,
-    /// A request was answered, or refused by name.
-    pub(super) served: bool,
-    /// When something last came.
-    heard: falco_core::Instant,
-    /// The socket is read from without asking the runtime, which may not know yet what lies there.
-    looks: bool,
-    /// Bytes that were read since others had their turn.
+    /// When bytes were last received.
+    received: falco_core::Instant,
+    /// Reads the socket itself. The runtime may not have been notified yet of bytes in it.
+    reads_directly: bool,
+    /// Bytes read in this turn.
     turn: usize,
-    /// The same of those written. Counted apart, so that neither keeps the other from its turn.
+    /// Bytes written in this turn. Each direction has its own limit, so that neither keeps the
+    /// other from its turn.
     written: usize,
-    /// Requests that were not processed here and may go to another connection.
-    pub(super) returned: Vec<Pending>,
+    /// Requests that go to another connection.
+    pub(super) returned: Vec<Call>,
 }
 
 #[derive(Debug)]
 enum Stage {
-    Conversing,
-    /// The connection has ended, and its stream ends.
+    Open,
+    /// The connection has ended, and its stream is being closed.
     Ending(Ending),
-    Over,
+    Closed,
 }
 
-/// What a slot is told.
-pub(super) enum News {
+/// What a connection reports to its slot.
+pub(super) enum Event {
     Established,
-    /// Nothing new is taken: what has begun still gets its end.
+    /// The server accepts nothing new. Requests in flight still complete.
     Closing,
-    /// Nobody waits here any more; the stream may still be ending.
+    /// All requests have been returned or have completed. The stream may still be ending.
     Ended(io::Result<ConnectionError>),
 }
 
-enum Next {
+/// Why no more steps can be taken from the unread bytes.
+enum Pause {
+    /// More bytes are needed: this many in all.
     Read(usize),
-    Wait,
-    Tell(News),
-    End(ConnectionError),
+    /// Pending output has to be written first.
+    Write,
+    Report(Event),
 }
 
 impl Connection {
@@ -92,14 +89,13 @@ impl Connection {
             line: Line::new(socket),
             mux: ClientMux::new(machine).with_max_held(max_held),
             timer: Timer::default(),
-            stage: Stage::Conversing,
+            stage: Stage::Open,
             env: Arc::clone(env),
             keys,
             eof: false,
             closing: false,
-            served: false,
-            heard: now,
-            looks: false,
+            received: now,
+            reads_directly: false,
             turn: 0,
             written: 0,
             returned: Vec::new(),
@@ -110,49 +106,53 @@ impl Connection {
         self.env.clock.now()
     }
 
-    /// Whether new requests are taken.
+    /// Whether new requests are accepted.
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.stage, Stage::Conversing) && self.mux.is_open()
+        matches!(self.stage, Stage::Open) && self.mux.is_open()
     }
 
     pub(super) const fn is_established(&self) -> bool {
         self.mux.is_established()
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        matches!(self.stage, Stage::Over)
+    /// Whether the stream is closed and nothing is left to do.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.stage, Stage::Closed)
     }
 
-    /// Takes a request, or gives it back.
-    pub(super) fn request(&mut self, mut pending: Pending) -> Option<Pending> {
+    /// Whether the server has answered a request, or refused one by name.
+    pub(super) const fn has_served(&self) -> bool {
+        self.mux.has_served()
+    }
+
+    /// Accepts a request, or gives it back.
+    pub(super) fn request(&mut self, call: Call) -> Option<Call> {
         if !self.is_open() {
-            return Some(pending);
+            return Some(call);
         }
-        pending.tries += 1;
-        let (ticket, body) = (pending.ticket, pending.body.clone());
-        let rejected = self.mux.request(ticket, body, pending).err()?;
-        match rejected.why {
-            CoreError::Request(error) => {
-                answer(rejected.waiter, Err(Error::Request(error)));
+        match self.mux.request(call) {
+            Ok(()) => None,
+            Err(Rejected::Closed(call)) => Some(call),
+            Err(Rejected::Failed(call, error)) => {
+                fail(call.waiter, error);
                 None
             }
-            CoreError::Closing | CoreError::Connection(_) | CoreError::Misuse(_) | _ => Some(rejected.waiter),
         }
     }
 
-    /// Takes a request out that nobody waits for any more; it is the caller's to tell whoever did.
-    pub(super) fn cancel(&mut self, ticket: u64) -> Option<(Pending, Fate)> {
+    /// Takes out a request, for its caller to receive an error.
+    pub(super) fn cancel(&mut self, ticket: u64) -> Option<(Call, Fate)> {
         self.mux.cancel(ticket)
     }
 
-    /// Owes the server a ping, or gives it back.
+    /// Queues a ping, or gives it back.
     pub(super) fn ping(&mut self, to: PingTo) -> Option<PingTo> {
         if !self.is_open() {
             return Some(to);
         }
         match self.mux.ping((Instant::now(), to)) {
             Ok(None) => None,
-            // There is no answer to wait for.
+            // The wire has no answer to it.
             Ok(Some((_, to))) => {
                 let _ = to.send(Ok(None));
                 None
@@ -161,21 +161,19 @@ impl Connection {
         }
     }
 
-    /// Requests that have had no end here, whoever waits for them.
+    /// Requests in flight here, including cancelled ones.
     pub(super) fn in_flight(&self) -> usize {
         self.mux.machine().in_flight().max(self.mux.outstanding())
     }
 
-    /// Takes nothing new, whatever of it has begun; the rest is returned.
+    /// Accepts nothing new. Requests that have not begun are returned; the others complete.
     pub(super) fn retire(&mut self) {
-        let unbegun = self.mux.take_unbegun();
-        self.returned
-            .extend(unbegun.into_iter().map(|left| unsent(left.waiter)));
+        self.returned.extend(self.mux.take_unbegun());
         let now = self.now();
         self.mux.close(now, CloseReason::Done);
     }
 
-    /// Closes once all that was handed over has begun.
+    /// Closes once all accepted requests have begun.
     pub(super) fn close(&mut self) {
         self.closing = true;
     }
@@ -187,19 +185,20 @@ impl Connection {
         }
     }
 
-    fn receive(&mut self) -> Next {
+    /// Processes the unread bytes.
+    fn receive(&mut self) -> Pause {
+        let now = self.now();
         loop {
-            let now = self.now();
             let step = match self.mux.recv(now, self.line.unread()) {
                 Ok(step) => step,
-                Err(end) => return Next::End(end),
+                Err(end) => return Pause::Report(Event::Ended(Ok(end))),
             };
             match step {
-                ClientStep::NeedMore { total } => return Next::Read(total),
+                ClientStep::NeedMore { total } => return Pause::Read(total),
                 ClientStep::Skip { consumed } => self.line.consume(consumed),
                 ClientStep::Established { consumed } => {
                     self.line.consume(consumed);
-                    return Next::Tell(News::Established);
+                    return Pause::Report(Event::Established);
                 }
                 ClientStep::Answer { consumed, waiter, body } => {
                     let body = match body {
@@ -207,25 +206,18 @@ impl Connection {
                         Body::Whole(bytes) => Bytes::from(bytes),
                     };
                     self.line.consume(consumed);
-                    self.served = true;
                     answer(waiter, Ok(body));
                 }
                 ClientStep::Refused {
                     consumed,
-                    mut waiter,
+                    call,
                     refusal,
-                    again,
+                    retry,
                 } => {
                     self.line.consume(consumed);
-                    self.served |= refusal != Refusal::NotProcessed;
-                    if again && waiter.busy < MAX_BUSY {
-                        waiter.busy += 1;
-                        // It begins on this connection once there is room for it at the server.
-                        self.returned.push(unsent(waiter));
-                    } else if after_refusal(refusal, waiter.tries) == Retry::Again {
-                        self.returned.push(waiter);
-                    } else {
-                        answer(waiter, Err(Error::Request(RequestError::Refused(refusal))));
+                    match retry {
+                        Retry::Again => self.returned.push(call),
+                        Retry::Fail => fail(call.waiter, RequestError::Refused(refusal)),
                     }
                 }
                 ClientStep::Pong { consumed, waiters } => {
@@ -237,20 +229,19 @@ impl Connection {
                 ClientStep::Closing { consumed, reason } => {
                     debug!(?reason, "the server closes");
                     if reason == CloseReason::KeyRetired && Arc::ptr_eq(&self.keys, &self.env.keys()) {
-                        // Whoever is refused after this knows why.
+                        // A refusal from now on means that the key is no longer accepted.
                         self.env.admitted.store(false, Ordering::Relaxed);
                     }
                     self.line.consume(consumed);
                     self.retire();
-                    return Next::Tell(News::Closing);
+                    return Pause::Report(Event::Closing);
                 }
-                // What is written comes first.
-                ClientStep::TransmitFirst | _ => return Next::Wait,
+                ClientStep::TransmitFirst | _ => return Pause::Write,
             }
         }
     }
 
-    /// Writes whatever can go, for one turn.
+    /// Seals and writes until the stream accepts no more, or this turn's limit is reached.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
         let (mux, clock, written) = (&mut self.mux, self.env.clock, &mut self.written);
         let wrote = self.line.write(cx, |out| {
@@ -269,93 +260,92 @@ impl Connection {
         Ok(wrote)
     }
 
-    /// Nothing can be written any more, because of `error`; what the server has said before that is
-    /// heard all the same. A reset is told once: the write has had it, and what is read then looks
-    /// like an end of the stream. It is one only where the write found a pipe that the server had
-    /// closed before.
-    fn hear_out(&mut self, cx: &mut Context<'_>, error: io::Error) -> Result<News, io::Error> {
-        self.looks = true;
+    /// A write has failed with `error`. Processes what the server had sent before.
+    ///
+    /// The system reports a reset once. If the write has received it, a later read looks like an
+    /// end of the stream, which is not the server's. Only if the write found a closed pipe had the
+    /// server ended the stream before.
+    fn read_remaining(&mut self, cx: &mut Context<'_>, error: io::Error) -> Event {
+        self.reads_directly = true;
         loop {
             match self.receive() {
-                Next::Tell(news) => return Ok(news),
-                Next::End(end) => return Ok(News::Ended(Ok(end))),
-                Next::Wait => return Err(error),
-                Next::Read(total) => match self.read(cx, total) {
-                    Poll::Ready(Ok(0)) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
-                    Poll::Ready(Ok(0)) => {
+                Pause::Report(event) => return event,
+                Pause::Write => return Event::Ended(Err(error)),
+                Pause::Read(total) => match self.read(cx, total) {
+                    Poll::Ready(Ok(0)) if error.kind() == io::ErrorKind::BrokenPipe => {
                         let now = self.now();
-                        return match self.mux.end_of_stream(now, self.line.unread()) {
-                            Err(end) => Ok(News::Ended(Ok(end))),
+                        return Event::Ended(match self.mux.end_of_stream(now, self.line.unread()) {
+                            Err(end) => Ok(end),
                             Ok(()) => Err(error),
-                        };
+                        });
                     }
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Ready(Err(_)) | Poll::Pending => return Err(error),
+                    Poll::Ready(Ok(1..)) => {}
+                    Poll::Ready(Ok(_) | Err(_)) | Poll::Pending => return Event::Ended(Err(error)),
                 },
             }
         }
     }
 
-    /// Whether something may lie in the socket that has not been read: a connection that has heard
-    /// nothing for a while may have ended without anybody having been here to see it.
-    pub(super) fn is_unheard(&self) -> bool {
-        self.is_established() && self.now().since(self.heard) >= UNHEARD
+    /// Whether the connection is established and nothing was received for a while. It may have ended
+    /// since, if the process was stopped or its threads were busy.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_established() && self.now().since(self.received) >= QUIET
     }
 
-    /// Polls the connection as [`poll`](Self::poll) does, after a look into the socket itself: the
-    /// runtime may have had no time to tell what lies there.
-    pub(super) fn look(&mut self, cx: &mut Context<'_>) -> Poll<News> {
-        self.heard = self.now();
-        self.looks = true;
+    /// Polls the connection as [`poll`](Self::poll) does, but reads the socket itself first: the
+    /// runtime may not have been notified of what is in it.
+    pub(super) fn poll_socket(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        self.received = self.now();
+        self.reads_directly = true;
         self.poll(cx)
     }
 
     fn read(&mut self, cx: &mut Context<'_>, total: usize) -> Poll<io::Result<usize>> {
-        if self.looks {
+        if self.reads_directly {
             if let Poll::Ready(read) = self.line.read_now(total) {
                 return Poll::Ready(read);
             }
-            self.looks = false;
+            self.reads_directly = false;
         }
         self.line.poll_read(cx, total)
     }
 
-    fn converse(&mut self, cx: &mut Context<'_>) -> Poll<Result<News, io::Error>> {
+    /// Reads, writes and keeps deadlines until there is something to report.
+    fn run(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         self.turn = 0;
         self.written = 0;
         loop {
-            // Here, as all may have begun and ended since the last time around.
+            // Each time, because all requests may have begun since.
             self.close_if_due();
-            let next = self.receive();
-            match next {
-                Next::Tell(news) => return Poll::Ready(Ok(news)),
-                Next::End(end) => return Poll::Ready(Ok(News::Ended(Ok(end)))),
-                Next::Read(_) | Next::Wait => {}
-            }
+            let pause = match self.receive() {
+                Pause::Report(event) => return Poll::Ready(event),
+                pause @ (Pause::Read(_) | Pause::Write) => pause,
+            };
             let mut moved = match self.write(cx) {
                 Ok(wrote) => wrote.some,
-                Err(error) => return Poll::Ready(self.hear_out(cx, error)),
+                Err(error) => return Poll::Ready(self.read_remaining(cx, error)),
             };
             if let Some(end) = self.mux.machine().end() {
-                return Poll::Ready(Ok(News::Ended(Ok(end))));
+                return Poll::Ready(Event::Ended(Ok(end)));
             }
-            if let Next::Read(total) = next
+            if let Pause::Read(total) = pause
                 && !self.eof
             {
-                match self.read(cx, total)? {
-                    Poll::Ready(0) => {
+                match self.read(cx, total) {
+                    Poll::Ready(Ok(0)) => {
                         self.eof = true;
                         let now = self.now();
                         if let Err(end) = self.mux.end_of_stream(now, self.line.unread()) {
-                            return Poll::Ready(Ok(News::Ended(Ok(end))));
+                            return Poll::Ready(Event::Ended(Ok(end)));
                         }
                         moved = true;
                     }
-                    Poll::Ready(count) => {
-                        self.heard = self.now();
+                    Poll::Ready(Ok(count)) => {
+                        self.received = self.now();
                         self.turn += count;
                         moved = true;
                     }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Event::Ended(Err(error))),
                     Poll::Pending => {}
                 }
             }
@@ -365,7 +355,7 @@ impl Connection {
             let now = self.now();
             if self.mux.poll_timeout().is_some_and(|deadline| deadline <= now) {
                 if let Err(end) = self.mux.handle_timeout(now) {
-                    return Poll::Ready(Ok(News::Ended(Ok(end))));
+                    return Poll::Ready(Event::Ended(Ok(end)));
                 }
                 continue;
             }
@@ -373,7 +363,7 @@ impl Connection {
                 reschedule(cx);
                 return Poll::Pending;
             }
-            self.line.rest();
+            self.line.shrink();
             if self.mux.outstanding() == 0 {
                 self.mux.shrink();
             }
@@ -384,52 +374,43 @@ impl Connection {
         }
     }
 
-    /// Does what is due. After [`News::Ended`] it is to be polled on until it [is
-    /// over](Self::is_over).
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<News> {
+    /// Drives the connection. After [`Event::Ended`], poll it until it [is
+    /// closed](Self::is_closed).
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         loop {
-            match &mut self.stage {
-                Stage::Conversing => {
-                    let news = match self.converse(cx) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Ok(news)) => news,
-                        Poll::Ready(Err(error)) => News::Ended(Err(error)),
-                    };
-                    if let News::Ended(end) = &news {
+            match self.stage {
+                Stage::Open => {
+                    let event = ready!(self.run(cx));
+                    if let Event::Ended(end) = &event {
                         debug!(?end, "ended");
                         self.stage = match end {
                             Ok(end) => Stage::Ending(self.mux.ending(*end, self.env.clock.now())),
-                            Err(_) => Stage::Over,
+                            Err(_) => Stage::Closed,
                         };
-                        self.settle(end);
+                        self.finish(end);
                     }
-                    return Poll::Ready(news);
+                    return Poll::Ready(event);
                 }
-                Stage::Ending(ending) => {
-                    let mut ending = *ending;
+                Stage::Ending(mut ending) => {
                     let (mux, clock) = (&mut self.mux, self.env.clock);
                     let seal = |out: &mut [u8]| sealed(mux.seal(clock.now(), out, fail));
                     let times = (clock, &mut self.timer);
                     let polled = self.line.poll_end(cx, &mut ending, times, self.eof, seal);
                     self.stage = Stage::Ending(ending);
-                    if polled.is_pending() {
-                        return Poll::Pending;
-                    }
-                    self.stage = Stage::Over;
+                    let _ = ready!(polled);
+                    self.stage = Stage::Closed;
                 }
-                Stage::Over => return Poll::Pending,
+                Stage::Closed => return Poll::Pending,
             }
         }
     }
 
-    /// Everybody who waits is told, or moves on.
-    fn settle(&mut self, end: &io::Result<ConnectionError>) {
-        for Left { waiter, fate, body, .. } in self.mux.finish() {
-            let waiter = if body.is_some() { unsent(waiter) } else { waiter };
-            if after_loss(fate, waiter.tries) == Retry::Again {
-                self.returned.push(waiter);
-            } else {
-                answer(waiter, Err(error_of(end, "waiting for the answer", fate)));
+    /// Returns the requests that go to another connection, and sends the other callers the error.
+    fn finish(&mut self, end: &io::Result<ConnectionError>) {
+        for Unfinished { call, fate, retry, .. } in self.mux.finish() {
+            match retry {
+                Retry::Again => self.returned.push(call),
+                Retry::Fail => answer(call.waiter, Err(error_of(end, "waiting for the answer", fate))),
             }
         }
         for (_, to) in self.mux.take_pings(|_| true) {
@@ -439,24 +420,17 @@ impl Connection {
     }
 }
 
-/// What was not sent on a connection, or was turned away for want of room, has not been tried on
-/// it.
-fn unsent(pending: Pending) -> Pending {
-    let tries = pending.tries.saturating_sub(1);
-    Pending { tries, ..pending }
+/// Sends a caller the error of its request.
+fn fail(to: AnswerTo, error: RequestError) {
+    answer(to, Err(Error::Request(error)));
 }
 
-/// A request will never go, for this reason.
-fn fail(pending: Pending, error: RequestError) {
-    answer(pending, Err(Error::Request(error)));
+/// Sends a caller the result of its request. The caller may have gone.
+pub(super) fn answer(to: AnswerTo, result: Result<Bytes, Error>) {
+    let _ = to.send(result);
 }
 
-/// Tells whoever waits for a request; they may have gone.
-pub(super) fn answer(pending: Pending, end: Result<Bytes, Error>) {
-    let _ = pending.to.send(end);
-}
-
-/// What an end means for a request of the fate `fate`, while something was being done.
+/// The error of a request of this fate whose connection has ended while something was being done.
 pub(super) fn error_of(end: &io::Result<ConnectionError>, doing: &'static str, fate: Fate) -> Error {
     match end {
         Ok(end) => Error::connection(*end, fate),

@@ -1,4 +1,4 @@
-//! How a client gets a stream, and how long it waits before it tries again.
+//! How a client opens a stream.
 
 use core::fmt;
 use core::future::Future;
@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use falco_core::Fate;
-use falco_core::keys::Entropy;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
@@ -116,31 +115,12 @@ impl fmt::Debug for Dial {
     }
 }
 
-/// How long to wait after attempts that failed: a random part of a bound that doubles with each, so
-/// that clients which lost one server do not all come back at once.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Backoff {
-    pub(super) first: Duration,
-    pub(super) most: Duration,
-}
-
-impl Backoff {
-    pub(super) fn pause(self, failed: u32, entropy: &Entropy) -> Duration {
-        let doubled = self
-            .first
-            .saturating_mul(1_u32.checked_shl(failed.saturating_sub(1)).unwrap_or(u32::MAX));
-        let bound = doubled.min(self.most).as_micros();
-        Duration::from_micros(entropy.below(u64::try_from(bound).unwrap_or(u64::MAX).saturating_add(1)))
-    }
-}
-
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
-    /// On Linux a Unix socket's backlog holds one more than was asked for, and the next is told at
-    /// once.
-    #[cfg(target_os = "linux")]
+    /// On Linux a Unix socket's backlog holds one more than was asked for, and the next connect
+    /// fails at once.
     #[tokio::test]
     async fn a_full_backlog_is_waited_for_until_the_limit() -> io::Result<()> {
         use socket2::{Domain, SockAddr, Socket as System, Type};
@@ -171,29 +151,5 @@ mod tests {
         assert!(dialing.await.is_ok_and(|dialed| dialed.is_ok()));
         drop(waiting);
         std::fs::remove_file(path)
-    }
-
-    #[test]
-    fn pauses_are_random_below_a_bound_that_doubles_up_to_the_most() {
-        let backoff = Backoff {
-            first: Duration::from_millis(50),
-            most: Duration::from_secs(10),
-        };
-        let entropy = crate::entropy::system();
-        for (failed, bound) in [
-            (1, 50),
-            (2, 100),
-            (3, 200),
-            (8, 6400),
-            (9, 10_000),
-            (40, 10_000),
-            (u32::MAX, 10_000),
-        ] {
-            let pauses: Vec<_> = (0..200).map(|_| backoff.pause(failed, &entropy)).collect();
-            let bound = Duration::from_millis(bound);
-            assert!(pauses.iter().all(|pause| *pause <= bound), "{failed}: {pauses:?}");
-            assert!(pauses.iter().any(|pause| *pause > bound / 2), "{failed}: {pauses:?}");
-            assert!(pauses.iter().any(|pause| *pause < bound / 2), "{failed}: {pauses:?}");
-        }
     }
 }

@@ -1,5 +1,5 @@
-//! What callers and a connection's task share: orders one way, by a queue and a waker; answers come
-//! back through a channel each.
+//! What callers and a connection's task share: orders to the task, by a queue and a waker. Each
+//! answer comes back through a channel of its own.
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::task::{Context, Waker};
@@ -10,32 +10,38 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::connection::Connection;
-use super::pending::Pending;
 use crate::error::Error;
 
-/// What was given since it was last taken.
+/// Where the answer to a request goes.
+pub(super) type AnswerTo = oneshot::Sender<Result<Bytes, Error>>;
+
+/// A request until it completes.
+pub(super) type Call = falco_core::mux::Call<Bytes, AnswerTo>;
+
+/// What callers have ordered since the task last took it.
 #[derive(Default)]
 pub(super) struct Orders {
-    /// Requests in the order of their tickets; none in the place of one that was cancelled.
-    pub(super) requests: Vec<Option<Pending>>,
-    /// What is asked beside them, after they were handed over.
+    /// Requests in the order of their tickets; `None` in the place of one that was cancelled.
+    pub(super) requests: Vec<Option<Call>>,
+    /// Other orders. They come after the requests, and may refer to them.
     pub(super) others: Vec<Order>,
 }
 
 pub(super) enum Order {
-    /// Nobody waits for it any more.
+    /// The caller has dropped the request with this ticket.
     Cancel(u64),
-    /// Its time, which was so much, has run out: it is cancelled, and whoever waits is told.
+    /// The time limit of the request with this ticket has passed: cancel it and send its caller the
+    /// error, which names the limit.
     Expire(u64, Duration),
-    /// To be told how long the answer to a ping took.
+    /// Ping the server, and report how long the answer took.
     Ping(oneshot::Sender<Result<Option<Duration>, Error>>),
-    /// To be told when there is a connection, or why there is none.
+    /// Report when there is a connection, or why there is none.
     Open(oneshot::Sender<Result<(), Error>>),
-    /// The key has changed: a connection under the old one takes nothing new.
+    /// The key has changed: a connection under the old one accepts nothing new.
     Renew,
-    /// The same, and here is one under the new one.
+    /// The same, with a connection under the new key.
     Adopt(Box<Connection>),
-    /// To be told when all is done.
+    /// Close, and report when all requests have completed.
     Close(Option<oneshot::Sender<()>>),
 }
 
@@ -44,9 +50,9 @@ struct State {
     orders: Orders,
     waker: Option<Waker>,
     tickets: u64,
-    /// Nothing more is taken.
+    /// No new requests are accepted.
     closed: bool,
-    /// There is nobody to take it.
+    /// The task has ended.
     abandoned: bool,
 }
 
@@ -54,8 +60,7 @@ struct State {
 pub(super) struct Shared {
     state: Mutex<State>,
     outstanding: AtomicUsize,
-    /// Requests that its connection has not seen the end of, though nobody may wait for them any
-    /// more.
+    /// Requests in flight on the connection, including cancelled ones.
     in_flight: AtomicUsize,
     /// There is no connection, and attempts at one have failed.
     troubled: AtomicBool,
@@ -63,14 +68,14 @@ pub(super) struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is whole between any two of its steps, none of which can panic.
+        // Nothing panics while the lock is held, so the state is consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives an order; says whether anybody is there to take it.
+    /// Queues an order. Returns whether the task will take it.
     pub(super) fn order(&self, order: Order) -> bool {
         let mut state = self.lock();
-        // Whoever closes what is closing waits for the same end.
+        // Several callers may close: they all wait for the same end.
         let closes = matches!(order, Order::Close(_));
         if state.abandoned || (state.closed && !closes) {
             return false;
@@ -81,7 +86,7 @@ impl Shared {
         true
     }
 
-    /// Hands a request over.
+    /// Queues a request for the connection's task, and wakes that task.
     pub(super) fn submit(self: &Arc<Self>, body: Bytes) -> Result<Submitted, Error> {
         let (to, answer) = oneshot::channel();
         let mut state = self.lock();
@@ -90,13 +95,7 @@ impl Shared {
         }
         state.tickets += 1;
         let ticket = state.tickets;
-        state.orders.requests.push(Some(Pending {
-            ticket,
-            body,
-            to,
-            tries: 0,
-            busy: 0,
-        }));
+        state.orders.requests.push(Some(Call::new(ticket, body, to)));
         Self::wake(state);
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         Ok(Submitted {
@@ -114,18 +113,18 @@ impl Shared {
         }
     }
 
-    /// Takes the orders that were given; from now on the task of `cx` is woken when there are more.
-    pub(super) fn take(&self, cx: &Context<'_>) -> Orders {
+    /// Swaps `orders`, which are empty, for those that were queued. The task of `cx` is woken when
+    /// there are more.
+    pub(super) fn take(&self, cx: &Context<'_>, orders: &mut Orders) {
         let mut state = self.lock();
         match &mut state.waker {
             Some(waker) => waker.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
-        core::mem::take(&mut state.orders)
+        core::mem::swap(&mut state.orders, orders);
     }
 
-    /// There is nobody any more to take orders. Those that were given are dropped, which tells
-    /// whoever waits.
+    /// The task ends. Orders in the queue are dropped, and with them the channels of their callers.
     pub(super) fn abandon(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -135,18 +134,18 @@ impl Shared {
         drop(orders);
     }
 
-    /// Requests that callers wait for.
+    /// Requests whose callers wait.
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding.load(Ordering::Relaxed)
     }
 
-    /// How little this one recommends itself for another request.
+    /// How busy this connection is. A request goes to the one with the smallest load.
     pub(super) fn load(&self) -> (bool, usize) {
         let in_flight = self.in_flight.load(Ordering::Relaxed);
         (self.troubled.load(Ordering::Relaxed), self.outstanding().max(in_flight))
     }
 
-    /// What the task knows of that.
+    /// Sets what the task knows of the load.
     pub(super) fn set_load(&self, troubled: bool, in_flight: usize) {
         self.troubled.store(troubled, Ordering::Relaxed);
         self.in_flight.store(in_flight, Ordering::Relaxed);
@@ -159,7 +158,8 @@ impl Shared {
 
 impl State {
     fn push(&mut self, order: Order) {
-        // A request that is cancelled before it was taken has never been. Tickets are consecutive.
+        // A request that is cancelled before the task took it leaves no trace. Tickets are
+        // consecutive.
         if let Order::Cancel(ticket) = order
             && let Some(after) = self
                 .tickets
@@ -174,18 +174,17 @@ impl State {
     }
 }
 
-/// A request under way, on the caller's side. Dropping it cancels the request, whatever has become
-/// of it, and touches no other.
+/// The caller's side of a request. Dropping it cancels the request, and no other.
 pub(super) struct Submitted {
     shared: Arc<Shared>,
     ticket: u64,
-    /// Gone once the answer is there.
+    /// `None` once the answer has come.
     answer: Option<oneshot::Receiver<Result<Bytes, Error>>>,
 }
 
 impl Submitted {
-    /// Waits for the end of the request; at `limit` after `start` it is cancelled, and the error
-    /// says what may have become of it.
+    /// Waits until the request completes. At the deadline it is cancelled, and the error has its
+    /// fate.
     pub(super) async fn end(mut self, limit: Option<(tokio::time::Instant, Duration)>) -> Result<Bytes, Error> {
         let Some(answer) = &mut self.answer else {
             return Err(Error::Closed);
@@ -196,14 +195,14 @@ impl Submitted {
                 if let Ok(end) = tokio::time::timeout_at(deadline, &mut *answer).await {
                     end
                 } else {
-                    // The task knows how far it has come; or it answers at last.
+                    // The task knows the fate of the request. Its answer may still come first.
                     self.shared.order_always(Order::Expire(self.ticket, limit));
                     answer.await
                 }
             }
         };
         self.answer = None;
-        // Without a word the task has gone, with its runtime.
+        // The task was dropped with its runtime.
         end.unwrap_or_else(|_| {
             Err(Error::connection(
                 falco_core::ConnectionError::Closed,
@@ -214,7 +213,7 @@ impl Submitted {
 }
 
 impl Shared {
-    /// Gives an order about a request that was taken, even while the client closes.
+    /// Queues an order about a submitted request, even while the client closes.
     fn order_always(&self, order: Order) {
         let mut state = self.lock();
         if !state.abandoned {

@@ -1,5 +1,5 @@
-//! A place for one connection at a time: a task that takes callers' orders, connects when there is
-//! something to do, and moves to another connection what the last has not processed.
+//! The task behind one connection at a time. It takes the orders of callers, connects when there is
+//! something to do, and hands to the next connection what the last has not processed.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -16,32 +16,36 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::connection::{Connection, News, PingTo, answer, error_of};
+use super::connection::{Connection, Event, PingTo, answer, error_of};
 use super::dial::Dialing;
-use super::pending::Pending;
-use super::shared::{Order, Orders, Shared};
+use super::shared::{Call, Order, Orders, Shared};
 use super::{Env, SHAKING_HANDS};
 use crate::error::Error;
 use crate::timer::Timer;
 
-/// A connection that ended sooner than this after it stood counts as an attempt that failed.
+/// A connection that ends sooner than this after the handshake counts as a failed attempt, unless
+/// it has served a request.
 const SOON: Duration = Duration::from_secs(1);
+/// Room for this many requests is kept while nothing is outstanding.
+const FEW: usize = 4;
 
 pub(super) struct Slot {
     shared: Arc<Shared>,
     env: Arc<Env>,
+    /// Orders being processed. Empty otherwise, and kept for its memory.
+    orders: Orders,
     current: Current,
-    /// Connections that take nothing new and have something to finish.
+    /// Connections that accept nothing new and have requests in flight.
     old: Vec<Connection>,
-    /// Requests that no connection has, by ticket.
-    waiting: BTreeMap<u64, Pending>,
+    /// Requests that wait for a connection, by ticket.
+    waiting: BTreeMap<u64, Call>,
     pings: Vec<PingTo>,
     openers: Vec<oneshot::Sender<Result<(), Error>>>,
     closers: Vec<oneshot::Sender<()>>,
     closing: bool,
-    /// Attempts that failed since a connection last stood.
+    /// Attempts that have failed since the last handshake that completed.
     failed: u32,
-    /// No attempt is made before.
+    /// The next attempt begins no sooner.
     retry_at: Option<Instant>,
     /// Why there is no connection.
     trouble: Option<Error>,
@@ -59,6 +63,7 @@ impl Slot {
         Self {
             shared,
             env,
+            orders: Orders::default(),
             current: Current::None,
             old: Vec::new(),
             waiting: BTreeMap::new(),
@@ -73,11 +78,26 @@ impl Slot {
         }
     }
 
+    /// Takes the orders of callers. Requests go straight to the connection if it can send them at
+    /// once.
     fn take_orders(&mut self, cx: &Context<'_>) {
-        let Orders { requests, others } = self.shared.take(cx);
-        self.waiting
-            .extend(requests.into_iter().flatten().map(|pending| (pending.ticket, pending)));
-        for order in others {
+        self.shared.take(cx, &mut self.orders);
+        if !self.orders.requests.is_empty() {
+            let mut ready = match &mut self.current {
+                Current::Connection(connection, _) if self.waiting.is_empty() => Some(&mut **connection),
+                Current::Connection(..) | Current::Dialing(_) | Current::None => None,
+            };
+            ready = ready.filter(|connection| connection.is_established() && !connection.is_quiet());
+            for call in self.orders.requests.drain(..).flatten() {
+                let waits = match &mut ready {
+                    Some(connection) => connection.request(call),
+                    None => Some(call),
+                };
+                self.waiting.extend(waits.map(|call| (call.ticket, call)));
+            }
+        }
+        let mut others = core::mem::take(&mut self.orders.others);
+        for order in others.drain(..) {
             match order {
                 Order::Cancel(ticket) => drop(self.remove(ticket)),
                 Order::Expire(ticket, limit) => self.expire(ticket, limit),
@@ -91,12 +111,13 @@ impl Slot {
                 }
             }
         }
+        self.orders.others = others;
     }
 
-    /// Takes a request out, wherever it is.
-    fn remove(&mut self, ticket: u64) -> Option<(Pending, Fate)> {
-        if let Some(pending) = self.waiting.remove(&ticket) {
-            return Some((pending, Fate::NotProcessed));
+    /// Takes out a request that waits or that a connection has.
+    fn remove(&mut self, ticket: u64) -> Option<(Call, Fate)> {
+        if let Some(call) = self.waiting.remove(&ticket) {
+            return Some((call, Fate::NotProcessed));
         }
         let current = match &mut self.current {
             Current::Connection(connection, _) => Some(&mut **connection),
@@ -107,9 +128,10 @@ impl Slot {
     }
 
     fn expire(&mut self, ticket: u64, limit: Duration) {
-        if let Some((pending, fate)) = self.remove(ticket) {
+        let waits = self.waiting.contains_key(&ticket);
+        if let Some((call, fate)) = self.remove(ticket) {
             // Why there was no connection says more than that there was none in time.
-            let never_sent = pending.tries == 0;
+            let never_sent = waits && !call.attempts.has_been_sent();
             let why = self
                 .trouble
                 .as_ref()
@@ -120,18 +142,18 @@ impl Slot {
             } else {
                 "waiting for the answer"
             };
-            answer(pending, Err(why.unwrap_or(Error::TimedOut { doing, limit, fate })));
+            answer(call.waiter, Err(why.unwrap_or(Error::TimedOut { doing, limit, fate })));
         }
     }
 
-    /// The key has changed: what is under the old one finishes, and nothing more begins on it.
+    /// The key has changed: requests in flight under the old one complete, and no more begin there.
     fn renew(&mut self, adopted: Option<Box<Connection>>) {
         let next = adopted.map_or(Current::None, |connection| {
             Current::Connection(connection, Instant::now())
         });
         if let Current::Connection(mut connection, _) = core::mem::replace(&mut self.current, next) {
             connection.retire();
-            // At once: an order about one of them may be the next that is taken.
+            // At once, because the next order may be about one of them.
             let returned = core::mem::take(&mut connection.returned);
             self.old.push(*connection);
             self.take_back(returned);
@@ -141,7 +163,7 @@ impl Slot {
         self.failed = 0;
     }
 
-    /// Who closes and has nothing to send waits for no connection.
+    /// A client that closes and has nothing to send does not wait for a connection.
     fn stop_connecting(&mut self) {
         let connected = matches!(&self.current, Current::Connection(connection, _) if connection.is_established());
         if self.closing && self.waiting.is_empty() && !connected {
@@ -149,19 +171,19 @@ impl Slot {
         }
     }
 
-    /// Before something is sent on a connection that has heard nothing for a while, takes what has
-    /// come there: its end may lie in the socket. Says whether something has changed.
-    fn look(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Reads the socket of a quiet connection before something is sent on it: the end of the stream
+    /// may have arrived. Returns whether something has changed.
+    fn check_quiet(&mut self, cx: &mut Context<'_>) -> bool {
         let Current::Connection(connection, _) = &self.current else {
             return false;
         };
-        if (self.waiting.is_empty() && self.pings.is_empty()) || !connection.is_unheard() {
+        if (self.waiting.is_empty() && self.pings.is_empty()) || !connection.is_quiet() {
             return false;
         }
-        self.poll_current(cx, Connection::look).is_ready()
+        self.poll_current(cx, Connection::poll_socket).is_ready()
     }
 
-    /// Hands what waits to the connection, if it stands.
+    /// Hands what waits to the connection, if it is established.
     fn hand_over(&mut self) {
         let Current::Connection(connection, _) = &mut self.current else {
             return;
@@ -169,17 +191,19 @@ impl Slot {
         if !connection.is_established() {
             return;
         }
-        while let Some((ticket, pending)) = self.waiting.pop_first() {
-            if let Some(back) = connection.request(pending) {
+        while let Some((ticket, call)) = self.waiting.pop_first() {
+            if let Some(back) = connection.request(call) {
                 self.waiting.insert(ticket, back);
                 break;
             }
         }
         if connection.is_open() {
-            self.pings = core::mem::take(&mut self.pings)
-                .into_iter()
-                .filter_map(|to| connection.ping(to))
-                .collect();
+            if !self.pings.is_empty() {
+                self.pings = core::mem::take(&mut self.pings)
+                    .into_iter()
+                    .filter_map(|to| connection.ping(to))
+                    .collect();
+            }
             self.openers.drain(..).for_each(|to| drop(to.send(Ok(()))));
         }
         if self.closing && self.waiting.is_empty() {
@@ -187,20 +211,20 @@ impl Slot {
         }
     }
 
-    /// Requests that a connection has not processed go before those that came later.
-    fn take_back(&mut self, returned: Vec<Pending>) {
+    /// Requests that a connection has not processed go before later ones.
+    fn take_back(&mut self, returned: Vec<Call>) {
         self.waiting
-            .extend(returned.into_iter().map(|pending| (pending.ticket, pending)));
+            .extend(returned.into_iter().map(|call| (call.ticket, call)));
     }
 
-    /// There is no connection, and no attempt at one: what is to be done about that?
+    /// Begins an attempt to connect, if there is something to do and no pause.
     fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Whoever has given up wants nothing.
+        // Callers that have gone need no connection.
         self.pings.retain(|to| !to.is_closed());
         self.openers.retain(|to| !to.is_closed());
         let asked = !self.waiting.is_empty() || !self.pings.is_empty() || !self.openers.is_empty();
-        // While other connections stand no request goes to one that failed: it has to come back by
-        // itself.
+        // While there are other connections, no request goes to one that failed. So it reconnects
+        // without one.
         let hopeless = self.trouble.as_ref().is_some_and(|trouble| self.is_final(trouble));
         let wanted = asked || (self.env.spread && self.failed > 0 && !hopeless);
         if self.closing {
@@ -209,7 +233,7 @@ impl Slot {
         if !wanted || self.closing {
             return Poll::Pending;
         }
-        // There was one stream, and what ended it is all there is to say.
+        // There can be no other stream: the requests fail with what ended this one.
         if self.env.dial.is_spent()
             && let Some(trouble) = &self.trouble
         {
@@ -236,11 +260,10 @@ impl Slot {
     fn fail(&mut self, error: Error) {
         self.current = Current::None;
         self.failed = self.failed.saturating_add(1);
-        let pause = self.env.backoff.pause(self.failed, &self.env.entropy);
+        let pause = self.env.pause(self.failed);
         self.retry_at = Some(Instant::now() + pause);
         warn!(%error, attempt = self.failed, ?pause, "no connection");
-        // Whoever asked for a connection is told at once; and so is everybody, where waiting does
-        // not help.
+        // Callers of `connect` receive the error at once. All others do if waiting does not help.
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
         }
@@ -250,7 +273,7 @@ impl Slot {
         self.trouble = Some(error);
     }
 
-    /// Whether to wait for another attempt is of no use, as far as can be told.
+    /// Whether another attempt is not expected to succeed.
     fn is_final(&self, error: &Error) -> bool {
         if self.env.dial.is_spent() {
             return true;
@@ -258,7 +281,7 @@ impl Slot {
         let end = match error {
             Error::Connection { end, .. } => Some(*end),
             Error::Entropy(_) | Error::Setup(_) => return true,
-            // A name without a port, a path that is too long: it will be so the next time.
+            // A name without a port, or a path that is too long.
             Error::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => return true,
             Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) | Error::Closed | Error::Settings(_) => None,
         };
@@ -266,8 +289,8 @@ impl Slot {
     }
 
     fn fail_all(&mut self, error: &Error) {
-        for (_, pending) in core::mem::take(&mut self.waiting) {
-            answer(pending, Err(error.again(Fate::NotProcessed)));
+        for (_, call) in core::mem::take(&mut self.waiting) {
+            answer(call.waiter, Err(error.again(Fate::NotProcessed)));
         }
         for to in self.pings.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
@@ -277,14 +300,14 @@ impl Slot {
         }
     }
 
-    /// A server that takes hellos and then ends, or closes, at once is not asked again and again.
-    /// One that has served is: each attempt then comes with a request.
+    /// Pauses before the next attempt if the server completes handshakes and then ends connections at
+    /// once. If it has served a request, there is no pause: each attempt then has a request to send.
     fn pause_if_soon(&mut self, since: Instant, served: bool) {
         if served || since.elapsed() >= SOON {
             self.failed = 0;
         } else {
             self.failed = self.failed.saturating_add(1);
-            let pause = self.env.backoff.pause(self.failed, &self.env.entropy);
+            let pause = self.env.pause(self.failed);
             self.retry_at = Some(Instant::now() + pause);
         }
     }
@@ -295,18 +318,18 @@ impl Slot {
             self.fail(error_of(end, SHAKING_HANDS, Fate::NotProcessed));
             return;
         }
-        self.pause_if_soon(since, connection.served);
+        self.pause_if_soon(since, connection.has_served());
         self.trouble = Some(error_of(end, "waiting for a connection", Fate::NotProcessed));
-        if !connection.is_over() {
+        if !connection.is_closed() {
             self.old.push(connection);
         }
     }
 
-    /// Polls the current connection or the attempt at one. Ready: something has changed.
+    /// Polls the current connection, or the attempt at one. Ready if something has changed.
     fn poll_current(
         &mut self,
         cx: &mut Context<'_>,
-        poll: impl FnOnce(&mut Connection, &mut Context<'_>) -> Poll<News>,
+        poll: impl FnOnce(&mut Connection, &mut Context<'_>) -> Poll<Event>,
     ) -> Poll<()> {
         match core::mem::replace(&mut self.current, Current::None) {
             Current::None => self.begin(cx),
@@ -332,28 +355,35 @@ impl Slot {
                 match polled {
                     Poll::Pending => {
                         self.current = Current::Connection(connection, since);
-                        // What came back goes out again, and nobody else would wake the task for
-                        // it.
+                        // Requests that came back are handed over again. Nothing else would wake
+                        // the task for them.
                         return if gave_back { Poll::Ready(()) } else { Poll::Pending };
                     }
-                    Poll::Ready(News::Established) => {
+                    Poll::Ready(Event::Established) => {
                         debug!("connected");
                         self.env.admit();
                         self.trouble = None;
                         self.current = Current::Connection(connection, Instant::now());
                     }
-                    Poll::Ready(News::Closing) => {
-                        self.pause_if_soon(since, connection.served);
+                    Poll::Ready(Event::Closing) => {
+                        self.pause_if_soon(since, connection.has_served());
                         self.old.push(*connection);
                     }
-                    Poll::Ready(News::Ended(end)) => self.end(*connection, since, &end),
+                    Poll::Ready(Event::Ended(end)) => self.end(*connection, since, &end),
                 }
                 Poll::Ready(())
             }
         }
     }
 
-    fn tell_load(&self) {
+    /// Releases memory that was needed for many requests at once.
+    fn shrink(&mut self) {
+        if self.orders.requests.capacity() > FEW && self.shared.outstanding() == 0 {
+            self.orders.requests = Vec::new();
+        }
+    }
+
+    fn update_load(&self) {
         let (connected, in_flight) = match &self.current {
             Current::Connection(connection, _) => (connection.is_established(), connection.in_flight()),
             Current::None | Current::Dialing(_) => (false, 0),
@@ -366,9 +396,9 @@ impl Slot {
         while let Some(connection) = self.old.get_mut(at) {
             let polled = connection.poll(cx);
             let returned = core::mem::take(&mut connection.returned);
-            let over = connection.is_over();
+            let closed = connection.is_closed();
             self.take_back(returned);
-            if over {
+            if closed {
                 self.old.swap_remove(at);
             } else if polled.is_pending() {
                 at += 1;
@@ -386,7 +416,7 @@ impl Future for Slot {
             this.take_orders(cx);
             this.stop_connecting();
             this.poll_old(cx);
-            if this.look(cx) {
+            if this.check_quiet(cx) {
                 continue;
             }
             this.hand_over();
@@ -399,7 +429,8 @@ impl Future for Slot {
                 return Poll::Ready(());
             }
             if !changed {
-                this.tell_load();
+                this.update_load();
+                this.shrink();
                 return Poll::Pending;
             }
         }
@@ -407,8 +438,7 @@ impl Future for Slot {
 }
 
 impl Drop for Slot {
-    /// With its runtime, or when all is done: whoever still waits is told by the end of the
-    /// channel.
+    /// When all is done, or with its runtime. Callers that still wait see the end of their channels.
     fn drop(&mut self) {
         self.shared.abandon();
     }

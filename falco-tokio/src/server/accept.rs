@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host};
 use tracing::{debug, debug_span, warn};
 
 use super::Service;
-use super::connection::{Connection, OnTask, Place};
+use super::connection::{Connection, ConnectionTask, Place};
 use super::control::Control;
 use super::handler::Handler;
 use super::registry::Admission;
@@ -99,7 +99,7 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
                 pause = PAUSES.0;
                 service.counters.accepted.add(1);
                 match admit(service, socket, peer, false, handler) {
-                    Ok(Some(connection)) => drop(tokio::spawn(OnTask(Box::new(connection)))),
+                    Ok(Some(connection)) => drop(tokio::spawn(ConnectionTask(Box::new(connection)))),
                     Ok(None) => {}
                     Err(error) => warn!(%error, "a connection could not be taken"),
                 }

@@ -1,5 +1,4 @@
-//! One connection of a server: a future that owns the socket, the machine and the requests, and
-//! does what is due whenever it is woken.
+//! One connection of a server: a future that owns the socket, the mux and the handlers that run.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -22,9 +21,9 @@ use crate::line::{Line, Wrote, sealed};
 use crate::socket::Socket;
 use crate::timer::{Timer, reschedule};
 
-/// After so many bytes in one go, both ways, others on the same thread have their turn.
+/// After this many bytes in one direction, other tasks of the thread have their turn.
 const TURN: usize = 64 << 10;
-/// What a frame costs besides its bytes, in bytes.
+/// What a frame counts besides its bytes.
 const FRAME: usize = 512;
 
 pub(super) struct Connection<H> {
@@ -37,16 +36,17 @@ pub(super) struct Connection<H> {
     service: Arc<Service>,
     handler: Arc<H>,
     place: Place,
-    /// The client sends nothing more.
+    /// The end of the stream was read.
     eof: bool,
-    /// The answer to the client's first PING has not been handed to the stream yet. No handler is
-    /// called before it has: a client that hears nothing may rely on that.
+    /// The stream has not accepted the answer to the client's first PING yet. No handler is called
+    /// before: a client whose connection ends without a byte relies on that.
     greeting: bool,
-    /// It ended by itself, and was not cut off.
+    /// It has ended, and was not cut off.
     ended: bool,
-    /// Bytes that were received since others had their turn.
+    /// Bytes received in this turn.
     turn: usize,
-    /// The same of those written. Counted apart, so that neither keeps the other from its turn.
+    /// Bytes written in this turn. Each direction has its own limit, so that neither keeps the
+    /// other from its turn.
     written: usize,
     span: Span,
 }
@@ -55,24 +55,24 @@ pub(super) struct Connection<H> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) number: u64,
-    /// It was not accepted here, and takes nobody's place.
+    /// The server did not accept it itself. It does not count towards `max_connections`.
     pub(super) guest: bool,
 }
 
 #[derive(Debug)]
 enum Stage {
-    Conversing,
-    /// The connection has ended with this, and its stream ends.
+    Open,
+    /// The connection has ended with this error, and its stream is being closed.
     Ending(ConnectionError, Ending),
 }
 
-/// What there is to do next.
-enum Next {
-    /// Bytes are needed, so many in all.
+/// Why no more steps can be taken from the unread bytes.
+enum Pause {
+    /// More bytes are needed: this many in all.
     Read(usize),
-    /// Something else has to happen first.
+    /// Something has to be written or answered first.
     Wait,
-    /// Others are to have their turn.
+    /// Other tasks have their turn.
     Yield,
     End(ConnectionError),
 }
@@ -93,7 +93,7 @@ impl<H: Handler> Connection<H> {
             control,
             running: Running::default(),
             timer: Timer::default(),
-            stage: Stage::Conversing,
+            stage: Stage::Open,
             service,
             handler,
             place,
@@ -110,20 +110,20 @@ impl<H: Handler> Connection<H> {
         self.service.clock.now()
     }
 
-    /// Takes what others have said since. Says whether the connection is to end at once.
-    fn take_news(&mut self, cx: &Context<'_>) -> bool {
-        let news = self.control.news(cx);
-        for (id, outcome) in news.finished {
+    /// Takes the signals of handlers and the server. Returns whether to end at once.
+    fn take_signals(&mut self, cx: &Context<'_>) -> bool {
+        let signals = self.control.take(cx);
+        for (id, outcome) in signals.finished {
             if self.running.remove(id) {
                 self.finish(id, outcome);
             }
         }
-        if let Some(reason) = news.close {
+        if let Some(reason) = signals.close {
             self.mux.close(self.now(), reason);
         }
-        // Its hello may have come since it was asked.
-        if news.make_room && self.service.registry.is_asked(self.place.number) {
-            // What this side has not looked at yet is not the client's delay.
+        // Its hello may have arrived since.
+        if signals.make_room && self.service.registry.is_asked(self.place.number) {
+            // Bytes that this side has not read yet are no delay of the client.
             if !self.line.stream().lies_unread() {
                 self.service.counters.half_open_dropped.add(1);
                 self.ended = true;
@@ -131,10 +131,10 @@ impl<H: Handler> Connection<H> {
             }
             self.service.registry.stay(self.place.number);
         }
-        news.cut
+        signals.cut
     }
 
-    /// A handler is done: its request gets its end.
+    /// A handler has ended: answers or refuses its request.
     fn finish(&mut self, id: RequestId, outcome: Outcome) {
         let counters = &self.service.counters;
         let cancelled = self.control.is_cancelled(id);
@@ -177,23 +177,23 @@ impl<H: Handler> Connection<H> {
         self.mux.refuse(id, refusal);
     }
 
-    /// Looks at the unread bytes until more are needed, or something else.
-    fn receive(&mut self, cx: &mut Context<'_>) -> Next {
+    /// Processes the unread bytes.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Pause {
         loop {
-            // First, so that what is not written for this reason alone is not waited for.
+            // Before the check below: output that waits only for the next turn is no reason to wait.
             if self.turn >= TURN {
-                return Next::Yield;
+                return Pause::Yield;
             }
             if !self.mux.may_read() || (self.greeting && !self.line.is_flushed()) {
-                return Next::Wait;
+                return Pause::Wait;
             }
             let now = self.now();
             let step = match self.mux.recv(now, self.line.unread()) {
                 Ok(step) => step,
-                Err(end) => return Next::End(end),
+                Err(end) => return Pause::End(end),
             };
             match step {
-                ServerStep::NeedMore { total } => return Next::Read(total),
+                ServerStep::NeedMore { total } => return Pause::Read(total),
                 ServerStep::Skip { consumed } => {
                     if !self.mux.is_established() {
                         self.service.registry.hear(self.place.number);
@@ -233,8 +233,7 @@ impl<H: Handler> Connection<H> {
                     debug!(?reason, "the client closes");
                     self.consume(consumed);
                 }
-                // What is written, or answered, comes first.
-                ServerStep::TransmitFirst | ServerStep::AnswerFirst | _ => return Next::Wait,
+                ServerStep::TransmitFirst | ServerStep::AnswerFirst | _ => return Pause::Wait,
             }
         }
     }
@@ -244,7 +243,7 @@ impl<H: Handler> Connection<H> {
         self.line.consume(count);
     }
 
-    /// The client has proved that it has a key, which may have been retired since its hello.
+    /// The client has proved its key, which may have been retired since its hello.
     fn establish(&mut self) {
         let stopping = self.service.registry.establish(self.place.number);
         self.greeting = true;
@@ -252,7 +251,7 @@ impl<H: Handler> Connection<H> {
         self.service.counters.established.add(1);
         let key = self.mux.machine().key_id();
         if let Some(key) = key {
-            // Whoever retires the key looks for it here, so that it is asked about afterwards.
+            // Before the check below: retiring a key looks for its connections here.
             let _ = self.control.key.set(key);
             self.span.record("key", tracing::field::display(key));
         }
@@ -265,7 +264,7 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Handles a request: at once, if its handler is ready at once, or else on a task of its own.
+    /// Calls the handler. If it is not ready at once, it gets a task of its own.
     fn handle(&mut self, cx: &mut Context<'_>, id: RequestId, body: Bytes) {
         self.service.counters.requests.add(1);
         let request = Request::received(body, id, Arc::clone(&self.control));
@@ -276,7 +275,7 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Writes whatever can go, for one turn.
+    /// Seals and writes until the stream accepts no more, or this turn's limit is reached.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
         let (mux, clock, written) = (&mut self.mux, self.service.clock, &mut self.written);
         let wrote = self.line.write(cx, |out| {
@@ -296,19 +295,20 @@ impl<H: Handler> Connection<H> {
         Ok(wrote)
     }
 
-    fn converse(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
+    /// Reads, writes and keeps deadlines until the connection ends.
+    fn run(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
         self.turn = 0;
         self.written = 0;
         loop {
-            let next = self.receive(cx);
-            if let Next::End(end) = next {
+            let pause = self.receive(cx);
+            if let Pause::End(end) = pause {
                 return Poll::Ready(Ok(end));
             }
             let mut moved = self.write(cx)?.some;
             if let Some(end) = self.mux.machine().end() {
                 return Poll::Ready(Ok(end));
             }
-            if let Next::Read(total) = next
+            if let Pause::Read(total) = pause
                 && !self.eof
             {
                 match self.line.poll_read(cx, total)? {
@@ -324,8 +324,8 @@ impl<H: Handler> Connection<H> {
                     Poll::Pending => {}
                 }
             }
-            // What stood in the way of receiving may have gone.
-            let yields = matches!(next, Next::Yield) || self.written >= TURN;
+            // The reason to wait may have gone.
+            let yields = matches!(pause, Pause::Yield) || self.written >= TURN;
             if moved && !yields {
                 continue;
             }
@@ -339,18 +339,18 @@ impl<H: Handler> Connection<H> {
                 reschedule(cx);
                 return Poll::Pending;
             }
-            self.mux.set_reading(now, matches!(next, Next::Read(_)));
+            self.mux.set_reading(now, matches!(pause, Pause::Read(_)));
             if self.mux.poll_timeout().is_some_and(|deadline| deadline <= now) {
                 if let Err(end) = self.mux.handle_timeout(now) {
                     return Poll::Ready(Ok(end));
                 }
-                // What was due may be something to tell.
+                // There may be something to write now.
                 continue;
             }
             if !self.mux.is_established() {
                 self.service.registry.wait(self.place.number);
             }
-            self.rest();
+            self.shrink();
             let deadline = self.mux.poll_timeout().map(|deadline| self.service.clock.at(deadline));
             match self.timer.poll(cx, deadline) {
                 Poll::Ready(()) => {}
@@ -359,9 +359,9 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Gives back what is not needed while nothing happens.
-    fn rest(&mut self) {
-        self.line.rest();
+    /// Releases memory that is not needed while nothing happens.
+    fn shrink(&mut self) {
+        self.line.shrink();
         if self.mux.unanswered() == 0 {
             self.mux.shrink();
             if self.running.shrink() {
@@ -370,8 +370,8 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// What ended the connection is known.
-    fn leave(&mut self, end: ConnectionError) {
+    /// The connection has ended with `end`: its stream is closed next.
+    fn end(&mut self, end: ConnectionError) {
         self.cancel_all();
         if !self.mux.is_established() {
             self.service.counters.unauthenticated.add(1);
@@ -380,26 +380,10 @@ impl<H: Handler> Connection<H> {
         self.stage = Stage::Ending(end, self.mux.ending(end, self.now()));
     }
 
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
-        loop {
-            match self.stage {
-                Stage::Conversing => match ready!(self.converse(cx)) {
-                    Ok(end) => self.leave(end),
-                    Err(error) => {
-                        self.cancel_all();
-                        debug!(%error, "broken");
-                        return Poll::Ready(Err(error));
-                    }
-                },
-                Stage::Ending(end, mut ending) => {
-                    let (mux, clock) = (&mut self.mux, self.service.clock);
-                    let seal = |out: &mut [u8]| sealed(mux.seal(clock.now(), out));
-                    let times = (clock, &mut self.timer);
-                    let polled = self.line.poll_end(cx, &mut ending, times, self.eof, seal);
-                    self.stage = Stage::Ending(end, ending);
-                    return polled.map_ok(|()| end);
-                }
-            }
+    /// Closes the stream of a connection that is done.
+    fn finish_stream(&mut self, cx: &mut Context<'_>) {
+        if !self.mux.is_established() {
+            self.line.reject(cx);
         }
     }
 }
@@ -410,28 +394,42 @@ impl<H: Handler> Future for Connection<H> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let _entered = this.span.clone().entered();
-        if this.take_news(cx) {
+        if this.take_signals(cx) {
             debug!("cut off");
-            if !this.mux.is_established() {
-                this.line.leave(cx);
-            }
+            this.finish_stream(cx);
             return Poll::Ready(Ok(this.mux.machine().end().unwrap_or(ConnectionError::Closed)));
         }
-        let end = this.poll_end(cx);
-        this.ended = end.is_ready();
-        if this.ended && !this.mux.is_established() {
-            this.line.leave(cx);
-        }
-        end
+        let result = loop {
+            match this.stage {
+                Stage::Open => match ready!(this.run(cx)) {
+                    Ok(end) => this.end(end),
+                    Err(error) => {
+                        this.cancel_all();
+                        debug!(%error, "broken");
+                        break Err(error);
+                    }
+                },
+                Stage::Ending(end, mut ending) => {
+                    let (mux, clock) = (&mut this.mux, this.service.clock);
+                    let seal = |out: &mut [u8]| sealed(mux.seal(clock.now(), out));
+                    let times = (clock, &mut this.timer);
+                    let polled = this.line.poll_end(cx, &mut ending, times, this.eof, seal);
+                    this.stage = Stage::Ending(end, ending);
+                    break ready!(polled).map(|()| end);
+                }
+            }
+        };
+        this.ended = true;
+        this.finish_stream(cx);
+        Poll::Ready(result)
     }
 }
 
-/// A connection on a task of its own, which nobody asks how it ended. With the connection in a box
-/// and no outcome to keep, the runtime takes no more than its least for the task, however its
-/// memory is aligned.
-pub(super) struct OnTask<H>(pub(super) Box<Connection<H>>);
+/// The task of a connection whose result nobody reads. The runtime aligns tasks to 128 bytes: with
+/// the connection in a box and no result to store, a task has the smallest size.
+pub(super) struct ConnectionTask<H>(pub(super) Box<Connection<H>>);
 
-impl<H: Handler> Future for OnTask<H> {
+impl<H: Handler> Future for ConnectionTask<H> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -440,7 +438,7 @@ impl<H: Handler> Future for OnTask<H> {
 }
 
 impl<H> Connection<H> {
-    /// What was running has nobody to answer to.
+    /// The answers of running handlers are no longer needed.
     fn cancel_all(&self) {
         self.control.cancel_all();
         if self.service.on_cancel == OnCancel::Drop {
@@ -450,11 +448,11 @@ impl<H> Connection<H> {
 }
 
 impl<H> Drop for Connection<H> {
-    /// However it ends, its place is free, and what was running knows that nobody waits.
+    /// Releases its place, and cancels the handlers that run.
     fn drop(&mut self) {
         self.cancel_all();
         let unanswered = self.mux.unanswered();
-        // A drain that its lifetime has ended has cut off what it left, too.
+        // Requests that a drain has left behind when it ran out of time count as cut off, too.
         let late = unanswered > 0 && self.service.registry.is_stopping();
         let cut = (!self.ended || late).then_some(unanswered);
         let Place { number, guest } = self.place;

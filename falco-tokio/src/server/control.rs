@@ -1,5 +1,5 @@
-//! What others may say to a connection's task: handlers that have finished, a server that stops.
-//! And what its requests may ask it.
+//! How handlers and the server signal a connection's task, and what requests may ask about their
+//! connection.
 
 use core::net::SocketAddr;
 use core::task::{Context, Waker};
@@ -12,43 +12,44 @@ use tokio::sync::Notify;
 
 use crate::error::HandlerError;
 
-/// What came of a handler.
+/// How a handler ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Answer(Bytes),
     Failed(HandlerError),
     Panicked,
-    /// It was dropped before it was done.
+    /// It was dropped before it returned.
     Dropped,
 }
 
-/// Kept small: an idle connection has one.
+/// Small, because each idle connection has one.
 #[derive(Debug, Default)]
 struct State {
     waker: Option<Waker>,
-    /// None while nothing is under way.
+    /// `None` while no request is in flight.
     busy: Option<Box<Busy>>,
     close: Option<CloseReason>,
     cut: bool,
-    /// It is late in its handshake, and others wait for its place.
+    /// The handshake is late, and other clients wait for the place.
     make_room: bool,
-    /// There is nobody to answer any more.
-    over: bool,
+    /// The connection has ended.
+    ended: bool,
 }
 
-/// What there is to say of requests that are under way.
+/// Signals about requests in flight.
 #[derive(Debug, Default)]
 struct Busy {
     finished: Vec<(RequestId, Outcome)>,
-    /// Requests whose clients no longer want the answer, as long as their handlers run.
+    /// Requests that were cancelled and whose handlers still run.
     cancelled: HashSet<RequestId>,
-    /// Told whenever a request is cancelled or all are; there once somebody waits for that.
+    /// Notified when a request is cancelled or the connection ends. Created when something waits for
+    /// that.
     cancelling: Option<Arc<Notify>>,
 }
 
-/// What has been said since it was last asked.
+/// What was signalled since the task last took it.
 #[derive(Debug)]
-pub(crate) struct News {
+pub(crate) struct Signals {
     pub(crate) finished: Vec<(RequestId, Outcome)>,
     pub(crate) close: Option<CloseReason>,
     pub(crate) cut: bool,
@@ -72,12 +73,12 @@ impl Control {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is whole between any two of its steps, none of which can panic.
+        // Nothing panics while the lock is held, so the state is consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the state and wakes the connection's task.
-    fn tell(&self, change: impl FnOnce(&mut State)) {
+    fn signal(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         change(&mut state);
         let waker = state.waker.take();
@@ -87,14 +88,14 @@ impl Control {
         }
     }
 
-    /// What has been said; from now on the task of `cx` is woken when more is.
-    pub(crate) fn news(&self, cx: &Context<'_>) -> News {
+    /// Takes the signals. The task of `cx` is woken when there are more.
+    pub(crate) fn take(&self, cx: &Context<'_>) -> Signals {
         let mut state = self.lock();
         match &mut state.waker {
             Some(waker) => waker.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
-        News {
+        Signals {
             finished: state
                 .busy
                 .as_mut()
@@ -105,24 +106,24 @@ impl Control {
         }
     }
 
-    /// A handler has finished.
+    /// A handler has ended.
     pub(crate) fn finish(&self, id: RequestId, outcome: Outcome) {
-        self.tell(|state| state.busy().finished.push((id, outcome)));
+        self.signal(|state| state.busy().finished.push((id, outcome)));
     }
 
-    /// The connection is to end in good order.
+    /// Drains the connection.
     pub(crate) fn close(&self, reason: CloseReason) {
-        self.tell(|state| state.close = Some(reason));
+        self.signal(|state| state.close = Some(reason));
     }
 
-    /// The connection is to end at once.
+    /// Ends the connection at once.
     pub(crate) fn cut(&self) {
-        self.tell(|state| state.cut = true);
+        self.signal(|state| state.cut = true);
     }
 
-    /// The connection is late in its handshake, and is to end unless it has something to say.
+    /// Ends the connection, whose handshake is late, unless it has bytes to read.
     pub(crate) fn make_room(&self) {
-        self.tell(|state| state.make_room = true);
+        self.signal(|state| state.make_room = true);
     }
 
     #[cfg(test)]
@@ -130,25 +131,25 @@ impl Control {
         core::mem::take(&mut self.lock().make_room)
     }
 
-    /// A request is no longer wanted.
+    /// The client has cancelled a request.
     pub(crate) fn cancel(&self, id: RequestId) {
         let mut state = self.lock();
         state.busy().cancelled.insert(id);
-        state.tell_cancelled();
+        state.notify_cancelled();
     }
 
-    /// The handler of a request is done.
+    /// The handler of a request has ended.
     pub(crate) fn forget(&self, id: RequestId) {
         if let Some(busy) = &mut self.lock().busy {
             busy.cancelled.remove(&id);
         }
     }
 
-    /// There is nobody to answer any more.
+    /// The connection has ended: all its requests are cancelled.
     pub(crate) fn cancel_all(&self) {
         let mut state = self.lock();
-        state.over = true;
-        state.tell_cancelled();
+        state.ended = true;
+        state.notify_cancelled();
     }
 
     pub(crate) fn is_cancelled(&self, id: RequestId) -> bool {
@@ -172,7 +173,7 @@ impl Control {
         }
     }
 
-    /// Gives back memory that a busy time has left.
+    /// Releases memory that is not needed while the connection is idle.
     pub(crate) fn shrink(&self) {
         let mut state = self.lock();
         let is_idle = |busy: &Busy| {
@@ -194,11 +195,11 @@ impl State {
     }
 
     fn is_cancelled(&self, id: RequestId) -> bool {
-        self.over || self.busy.as_ref().is_some_and(|busy| busy.cancelled.contains(&id))
+        self.ended || self.busy.as_ref().is_some_and(|busy| busy.cancelled.contains(&id))
     }
 
-    /// Under the lock, so that whoever has looked before is told.
-    fn tell_cancelled(&self) {
+    /// Call it under the lock, so that a task which has checked before is notified.
+    fn notify_cancelled(&self) {
         if let Some(cancelling) = self.busy.as_ref().and_then(|busy| busy.cancelling.as_ref()) {
             cancelling.notify_waiters();
         }

@@ -1,5 +1,4 @@
-//! What a handler is given, what it gives, and the two kinds of handlers there are: closures and
-//! Tower services.
+//! Handlers: closures and Tower services.
 
 use core::fmt;
 use core::future::Future;
@@ -15,14 +14,14 @@ use tower::load_shed::error::Overloaded;
 use super::request::Request;
 use crate::error::HandlerError;
 
-/// What runs for each request: any `Fn(Request) -> impl Future<Output = Result<impl Into<Bytes>,
+/// Handles requests: any `Fn(Request) -> impl Future<Output = Result<impl Into<Bytes>,
 /// HandlerError>>`, or a Tower service by [`Server::serve_service`](crate::Server::serve_service).
 pub trait Handler: Send + Sync + 'static {
-    /// What becomes the answer. It can be moved between polls: first the connection's own task
-    /// polls it, and if it is not ready then, another.
+    /// Resolves to the answer. It must be `Unpin`: the connection's own task polls it first, and if it
+    /// is not ready then, it moves to another task.
     type Future: Future<Output = Result<Bytes, HandlerError>> + Send + Unpin + 'static;
 
-    /// Begins to handle a request.
+    /// Starts to handle a request.
     fn handle(&self, request: Request) -> Self::Future;
 }
 
@@ -60,7 +59,8 @@ impl<Fut> fmt::Debug for IntoBytes<Fut> {
     }
 }
 
-/// A Tower service as a handler: each request is made ready for and called on a clone.
+/// A Tower service as a handler. Each request has a clone of the service, which is made ready before
+/// it is called.
 #[derive(Debug)]
 pub(crate) struct ServiceHandler<S>(pub(crate) std::sync::Mutex<S>);
 
@@ -73,17 +73,17 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Bytes, HandlerError>> + Send>>;
 
     fn handle(&self, mut request: Request) -> Self::Future {
-        let seen = request.watch();
+        let read = request.watch_body();
         let mut service = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         Box::pin(async move {
             core::future::poll_fn(|cx| service.poll_ready(cx))
                 .await
                 .map_err(Into::into)?;
             let answered = service.call(request).await.map_err(Into::into);
-            // A load shed turns a request away before anything has looked at it. One that fails
-            // with the overload of somebody else has been at work.
+            // A load-shed layer rejects a request before anything has read it. If the body was
+            // read, the overload is that of another service, and the request may be processed.
             match answered {
-                Err(error) if error.is::<Overloaded>() && !seen.load(Ordering::Relaxed) => Err(Refusal::Busy.into()),
+                Err(error) if error.is::<Overloaded>() && !read.load(Ordering::Relaxed) => Err(Refusal::Busy.into()),
                 answered => answered,
             }
         })

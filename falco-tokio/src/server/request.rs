@@ -1,4 +1,4 @@
-//! A request as its handler gets it.
+//! A request as its handler receives it.
 
 use core::fmt;
 use core::net::SocketAddr;
@@ -10,9 +10,9 @@ use falco_core::{KeyId, RequestId};
 
 use super::control::Control;
 
-/// A request, decrypted.
+/// A decrypted request.
 ///
-/// A server makes one of what a client has sent. A test of a handler makes its own, without a
+/// A server creates it from what a client has sent. A test of a handler creates its own, without a
 /// connection:
 ///
 /// ```
@@ -39,12 +39,12 @@ use super::control::Control;
 /// ```
 pub struct Request {
     body: Bytes,
-    /// None where it was made by hand.
+    /// `None` if it was created by [`new`](Self::new).
     origin: Option<(RequestId, Arc<Control>)>,
-    /// What was set by hand.
+    /// What `with_peer` and `with_key_id` have set.
     set: Option<Box<Set>>,
-    /// Where it is noted that somebody has looked at the body, if anybody wants to know.
-    seen: Option<Arc<AtomicBool>>,
+    /// Set when the body is read, if something watches that.
+    read: Option<Arc<AtomicBool>>,
 }
 
 struct Set {
@@ -61,7 +61,7 @@ impl Request {
             body: body.into(),
             origin: None,
             set: None,
-            seen: None,
+            read: None,
         }
     }
 
@@ -89,36 +89,36 @@ impl Request {
             body,
             origin: Some((id, control)),
             set: None,
-            seen: None,
+            read: None,
         }
     }
 
-    /// From now on the flag says whether anybody has looked at the body.
-    pub(super) fn watch(&mut self) -> Arc<AtomicBool> {
-        Arc::clone(self.seen.get_or_insert_default())
+    /// A flag that is set when the body is read.
+    pub(super) fn watch_body(&mut self) -> Arc<AtomicBool> {
+        Arc::clone(self.read.get_or_insert_default())
     }
 
-    fn see(&self) {
-        if let Some(seen) = &self.seen {
-            seen.store(true, Ordering::Relaxed);
+    fn note_read(&self) {
+        if let Some(read) = &self.read {
+            read.store(true, Ordering::Relaxed);
         }
     }
 
     /// The bytes that the client sent.
     #[must_use]
     pub fn body(&self) -> &Bytes {
-        self.see();
+        self.note_read();
         &self.body
     }
 
     /// The bytes that the client sent, to keep.
     #[must_use]
     pub fn into_body(self) -> Bytes {
-        self.see();
+        self.note_read();
         self.body
     }
 
-    /// The client's address; none where the connection is not one of the internet.
+    /// The client's address, or `None` if the connection is not over IP.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         match (&self.set, &self.origin) {
@@ -128,8 +128,8 @@ impl Request {
         }
     }
 
-    /// The [id](crate::Key::id) of the key that the client has proved to have. The classic wire has
-    /// none.
+    /// The [id](crate::Key::id) of the client's key, which it has proved to have. `None` on the
+    /// classic wire.
     #[must_use]
     pub fn key_id(&self) -> Option<KeyId> {
         match (&self.set, &self.origin) {
@@ -139,16 +139,16 @@ impl Request {
         }
     }
 
-    /// Whether nobody waits for the answer any more: the client has cancelled the request, or is
-    /// gone.
+    /// Whether the answer is no longer needed: the client has cancelled the request, or the
+    /// connection has ended.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         let origin = self.origin.as_ref();
         origin.is_some_and(|(id, control)| control.is_cancelled(*id))
     }
 
-    /// Waits until nobody waits for the answer any more. For what a handler has set going
-    /// elsewhere, and for handlers that are not dropped
+    /// Waits until the answer is no longer needed. Use it to stop work that a handler has started
+    /// elsewhere, and in handlers that are not dropped
     /// ([`OnCancel::Signal`](crate::OnCancel::Signal)).
     pub async fn cancelled(&self) {
         match &self.origin {
@@ -159,7 +159,7 @@ impl Request {
 }
 
 impl fmt::Debug for Request {
-    /// Shows how long the body is, and nothing of it.
+    /// Shows the length of the body, and no bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = self.origin.as_ref().map(|(id, _)| id.number());
         f.debug_struct("Request")

@@ -16,8 +16,8 @@ use tracing::Span;
 use super::control::{Control, Outcome};
 use crate::error::HandlerError;
 
-/// Begins a handler and, if `poll` says so, polls it once. What it panics with, wherever, costs its
-/// own request and nothing else.
+/// Calls a handler and, if `poll` says so, polls it once. A panic, wherever it happens, fails this
+/// request only.
 pub(crate) fn begin<F>(begin: impl FnOnce() -> F, poll: bool, cx: &mut Context<'_>) -> (Option<F>, Poll<Outcome>)
 where
     F: Future<Output = Result<Bytes, HandlerError>> + Unpin,
@@ -36,7 +36,7 @@ where
     }
 }
 
-/// Polls a handler; one that is done is dropped before anybody hears of it.
+/// Polls a handler. One that is ready is dropped before its outcome is returned.
 fn poll_handler<F>(handler: &mut Option<F>, cx: &mut Context<'_>) -> Poll<Outcome>
 where
     F: Future<Output = Result<Bytes, HandlerError>> + Unpin,
@@ -53,19 +53,19 @@ where
         Poll::Ready(outcome)
     }));
     polled.unwrap_or_else(|_| {
-        // Polled no more; a second panic is not waited for.
+        // It is not polled again. Its drop may panic as well.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(handler.take())));
         Poll::Ready(Outcome::Panicked)
     })
 }
 
-/// A handler on a task of its own. However it ends, the connection is told.
+/// A handler on a task of its own. However it ends, the connection receives an outcome.
 struct Task<F> {
     handler: Option<F>,
     id: RequestId,
     control: Arc<Control>,
     span: Span,
-    told: bool,
+    finished: bool,
 }
 
 impl<F: Future<Output = Result<Bytes, HandlerError>> + Unpin> Future for Task<F> {
@@ -75,7 +75,7 @@ impl<F: Future<Output = Result<Bytes, HandlerError>> + Unpin> Future for Task<F>
         let this = self.get_mut();
         let _entered = this.span.enter();
         let outcome = ready!(poll_handler(&mut this.handler, cx));
-        this.told = true;
+        this.finished = true;
         this.control.finish(this.id, outcome);
         Poll::Ready(())
     }
@@ -83,9 +83,9 @@ impl<F: Future<Output = Result<Bytes, HandlerError>> + Unpin> Future for Task<F>
 
 impl<F> Drop for Task<F> {
     fn drop(&mut self) {
-        // In this order: the handler has stopped when the connection hears of it.
+        // First, so that the handler has stopped when the connection receives the outcome.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(self.handler.take())));
-        if !self.told {
+        if !self.finished {
             self.control.finish(self.id, Outcome::Dropped);
         }
     }
@@ -105,17 +105,17 @@ impl Running {
             id,
             control: Arc::clone(control),
             span: span.clone(),
-            told: false,
+            finished: false,
         };
         self.0.insert(id, tokio::spawn(task).abort_handle());
     }
 
-    /// A handler has finished; says whether it was one of these.
+    /// A handler has ended. Returns whether it was one of these.
     pub(crate) fn remove(&mut self, id: RequestId) -> bool {
         self.0.remove(&id).is_some()
     }
 
-    /// Has the handler of a request dropped.
+    /// Drops the handler of a request.
     pub(crate) fn abort(&self, id: RequestId) {
         if let Some(handle) = self.0.get(&id) {
             handle.abort();
@@ -134,7 +134,7 @@ impl Running {
         self.0.contains_key(&id)
     }
 
-    /// Gives back memory that a busy time has left; says whether there was any.
+    /// Releases memory that is not needed while no handler runs. Returns whether there was any.
     pub(crate) fn shrink(&mut self) -> bool {
         let idle = self.0.is_empty() && self.0.capacity() > 0;
         if idle {
