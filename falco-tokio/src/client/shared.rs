@@ -114,14 +114,19 @@ impl Shared {
     }
 
     /// Swaps `orders`, which are empty, for those that were queued. The task of `cx` is woken when
-    /// there are more.
-    pub(super) fn take(&self, cx: &Context<'_>, orders: &mut Orders) {
+    /// there are more. With `defer`, requests stay in the queue: then it returns `false`, and the
+    /// caller has to take them later.
+    pub(super) fn take(&self, cx: &Context<'_>, orders: &mut Orders, defer: bool) -> bool {
         let mut state = self.lock();
+        if defer && !state.orders.requests.is_empty() {
+            return false;
+        }
         match &mut state.waker {
             Some(waker) => waker.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
         core::mem::swap(&mut state.orders, orders);
+        true
     }
 
     /// The task ends. Orders in the queue are dropped, and with them the channels of their callers.

@@ -21,7 +21,7 @@ use super::dial::Dialing;
 use super::shared::{Call, Order, Orders, Shared};
 use super::{Env, SHAKING_HANDS};
 use crate::error::Error;
-use crate::timer::Timer;
+use crate::timer::{Timer, reschedule};
 
 /// A connection that ends sooner than this after the handshake counts as a failed attempt, unless
 /// it has served a request.
@@ -34,6 +34,8 @@ pub(super) struct Slot {
     env: Arc<Env>,
     /// Orders being processed. Empty otherwise, and kept for its memory.
     orders: Orders,
+    /// Whether the last poll has left requests for this one.
+    deferred: bool,
     current: Current,
     /// Connections that accept nothing new and have requests in flight.
     old: Vec<Connection>,
@@ -64,6 +66,7 @@ impl Slot {
             shared,
             env,
             orders: Orders::default(),
+            deferred: false,
             current: Current::None,
             old: Vec::new(),
             waiting: BTreeMap::new(),
@@ -79,9 +82,15 @@ impl Slot {
     }
 
     /// Takes the orders of callers. Requests go straight to the connection if it can send them at
-    /// once.
-    fn take_orders(&mut self, cx: &Context<'_>) {
-        self.shared.take(cx, &mut self.orders);
+    /// once. Returns `false` if they are taken with the next poll instead: while requests are
+    /// outstanding, other callers may be about to submit more, and they are sent together.
+    fn take_orders(&mut self, cx: &Context<'_>) -> bool {
+        let outstanding = matches!(&self.current, Current::Connection(connection, _) if connection.in_flight() > 0);
+        self.deferred = outstanding && !self.deferred;
+        if !self.shared.take(cx, &mut self.orders, self.deferred) {
+            return false;
+        }
+        self.deferred = false;
         if !self.orders.requests.is_empty() {
             let mut ready = match &mut self.current {
                 Current::Connection(connection, _) if self.waiting.is_empty() => Some(&mut **connection),
@@ -112,6 +121,7 @@ impl Slot {
             }
         }
         self.orders.others = others;
+        true
     }
 
     /// Takes out a request that waits or that a connection has.
@@ -413,7 +423,10 @@ impl Future for Slot {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         loop {
-            this.take_orders(cx);
+            if !this.take_orders(cx) {
+                reschedule(cx);
+                return Poll::Pending;
+            }
             this.stop_connecting();
             this.poll_old(cx);
             if this.check_quiet(cx) {
