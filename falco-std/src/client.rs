@@ -20,8 +20,8 @@ use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
 
-use falco_core::mux::{MAX_BUSY, Retry, after_loss};
-use falco_core::{Fate, Key, Refusal, RequestError};
+use falco_core::Key;
+use falco_core::mux::Attempts;
 
 use self::connection::Connection;
 use self::limit::Limit;
@@ -135,7 +135,9 @@ impl Inner {
         let counters: &Counters = self.place.counters();
         counters.requests.add(1);
         let outstanding = Outstanding::new(counters);
-        let answered = self.call(limit, |connection, limit| connection.request(body, limit));
+        let answered = self.call(limit, |connection, attempts, limit| {
+            connection.request(body, attempts, limit)
+        });
         drop(outstanding);
         let counter = if answered.is_ok() {
             &counters.answers
@@ -149,28 +151,18 @@ impl Inner {
     fn call<T>(
         &self,
         limit: Option<Duration>,
-        go: impl Fn(&Connection, Option<Limit>) -> Outcome<T>,
+        go: impl Fn(&Connection, Attempts, Option<Limit>) -> Outcome<T>,
     ) -> Result<T, Error> {
         let limit = Limit::from_now(limit);
-        let (mut handed, mut busy) = (0, 0);
+        let mut attempts = Attempts::default();
         loop {
             let connection = self.place.connection(limit, Wait::Connection)?;
-            let why = match go(&connection, limit) {
+            let why = match go(&connection, attempts, limit) {
                 Outcome::Done(done) => return Ok(done),
                 Outcome::Failed(error) => return Err(error),
-                Outcome::NotTaken(why) => why,
-                // The connection keeps its place.
-                Outcome::Again if busy < MAX_BUSY => {
-                    busy += 1;
-                    continue;
-                }
-                Outcome::Again => return Err(Error::Request(RequestError::Refused(Refusal::Busy))),
-                Outcome::NotProcessed(why) => {
-                    handed += 1;
-                    if after_loss(Fate::NotProcessed, handed) == Retry::Fail {
-                        return Err(why);
-                    }
-                    Some(why)
+                Outcome::Retry(now, why) => {
+                    attempts = now;
+                    why
                 }
             };
             self.place.give_up(&connection, why);

@@ -221,7 +221,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 Err(SealError::NotWaiting(id)) => {
                     self.answers.retain(|answer, _| answer.id() != id);
                     self.release(id);
-                            continue;
+                    continue;
                 }
                 Err(_) => Ok(0),
             };

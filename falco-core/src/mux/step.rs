@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
+use super::Body;
 use super::call::Call;
 use super::retry::Retry;
-use super::Body;
 use crate::message::{CloseReason, Refusal, RequestId};
 
 /// The result of processing unread bytes at a client. Drop the first `consumed` of them when you are

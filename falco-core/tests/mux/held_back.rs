@@ -26,8 +26,14 @@ fn no_more_bytes_are_under_way_than_the_owner_says_and_a_request_larger_than_tha
     scene.hear(&raw_frame(1, 2, b"two"));
     assert_eq!(scene.begun(), [3, 4]);
     // What is cancelled counts until its end has come: the server may still hold it.
-    assert!(matches!(scene.mux.cancel(1), Some((Call { waiter: 1, .. }, Fate::MaybeProcessed))));
-    assert!(matches!(scene.mux.cancel(3), Some((Call { waiter: 3, .. }, Fate::MaybeProcessed))));
+    assert!(matches!(
+        scene.mux.cancel(1),
+        Some((Call { waiter: 1, .. }, Fate::MaybeProcessed))
+    ));
+    assert!(matches!(
+        scene.mux.cancel(3),
+        Some((Call { waiter: 3, .. }, Fate::MaybeProcessed))
+    ));
     assert_eq!(scene.begun(), [0; 0]);
     scene.hear(&[raw_frame(4, 1, &[4]), raw_frame(4, 3, &[4])].concat());
     assert_eq!(scene.begun(), [5], "the empty one that is under way takes no room");

@@ -47,7 +47,11 @@ fn a_request_that_servers_do_not_process_is_sent_on_so_many_connections_and_then
             assert_eq!(left.fate, Fate::NotProcessed);
             (left.call, left.retry)
         };
-        assert_eq!((call.ticket, call.body.len(), call.waiter), (1, 10, 1), "it comes back whole");
+        assert_eq!(
+            (call.ticket, call.body.len(), call.waiter),
+            (1, 10, 1),
+            "it comes back whole"
+        );
         assert_eq!(retry == Retry::Again, tried < MAX_TRIES, "after {tried}");
     }
 }
@@ -167,8 +171,14 @@ fn pauses_are_random_below_a_bound_that_doubles_up_to_the_most() {
         assert_eq!(backoff.pause(failed, all), Duration::from_millis(bound), "{failed}");
         assert_eq!(given, bound * 1_000 + 1);
         assert_eq!(backoff.pause(failed, |_| 0), Duration::ZERO);
-        assert_eq!(backoff.pause(failed, |below| below / 2), Duration::from_millis(bound) / 2);
+        assert_eq!(
+            backoff.pause(failed, |below| below / 2),
+            Duration::from_millis(bound) / 2
+        );
     }
     let overflowing = Backoff::new(Duration::MAX, Duration::MAX);
-    assert_eq!(overflowing.pause(2, |below| below - 1), Duration::from_micros(u64::MAX - 1));
+    assert_eq!(
+        overflowing.pause(2, |below| below - 1),
+        Duration::from_micros(u64::MAX - 1)
+    );
 }

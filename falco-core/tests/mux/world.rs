@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use falco_core::mux::{Body, Call, ClientMux, ClientStep, Rejected, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::CountingRng;
 use falco_core::{
-    ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Fate, Instant, OutputTooSmall, Refusal,
-    RequestError, RequestId, ServerConnection, ServerKeyRef, Settings,
+    ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Fate, Instant, OutputTooSmall, Refusal, RequestError,
+    RequestId, ServerConnection, ServerKeyRef, Settings,
 };
 
 use crate::book::{Book, Ticket, Waiter};
@@ -258,7 +258,10 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
                 Some(consumed)
             }
             Ok(ClientStep::Refused {
-                consumed, call, refusal, ..
+                consumed,
+                call,
+                refusal,
+                ..
             }) => {
                 let fate = if refusal.is_unprocessed() {
                     Fate::NotProcessed

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use falco_core::keys::{ClientKeySource, Entropy};
+use falco_core::mux::Backoff;
 use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 
 use super::address::Address;
-use super::dial::{Backoff, Dial};
+use super::dial::Dial;
 use super::place::{Env, Place, Wait};
 use super::{Client, Inner};
 use crate::entropy;
@@ -23,11 +24,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many nonces a client remembers by default: each request and each answer takes one.
 const REPLAY_MEMORY: usize = 1024;
-/// The pauses between attempts to connect, as in falco-tokio.
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(50),
-    most: Duration::from_secs(10),
-};
 
 /// Settings of a [`Client`]. Clones of a builder share its key, so that a process can have several
 /// clients under one key: with the key they share the context and, on the classic wire, the memory
@@ -67,7 +63,7 @@ impl ClientBuilder {
             settings: SettingsBuilder::new(),
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: Some(REQUEST_TIMEOUT),
-            backoff: BACKOFF,
+            backoff: Backoff::default(),
             fail_fast: false,
             entropy: entropy::system(),
         }
@@ -130,7 +126,7 @@ impl ClientBuilder {
     /// `first` at first, doubles with each attempt, and is `most` at the most. 50 ms and 10 s by
     /// default.
     pub const fn backoff(mut self, first: Duration, most: Duration) -> Self {
-        self.backoff = Backoff { first, most };
+        self.backoff = Backoff::new(first, most);
         self
     }
 

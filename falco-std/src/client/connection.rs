@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use falco_core::keys::{ClientKeys, Entropy};
+use falco_core::mux::Attempts;
 use falco_core::{Fate, Settings};
 
 use super::limit::Limit;
@@ -58,40 +59,49 @@ impl Connection {
         Ok((Self::Shared(link), Some(reader)))
     }
 
-    pub(super) fn request(&self, body: &[u8], limit: Option<Limit>) -> Outcome<Vec<u8>> {
+    pub(super) fn request(&self, body: &[u8], attempts: Attempts, limit: Option<Limit>) -> Outcome<Vec<u8>> {
         match self {
-            Self::Shared(link) => link.call(Request::Body(body), limit, |answer, _| answer),
-            Self::Serial { turn, .. } => Self::in_turn(turn, limit, |serial| serial.request(body, limit)),
+            Self::Shared(link) => link.call(Request::Body(body), attempts, limit, |answer, _| answer),
+            Self::Serial { turn, .. } => {
+                Self::in_turn(turn, attempts, limit, |serial| serial.request(body, attempts, limit))
+            }
         }
     }
 
-    pub(super) fn ping(&self, limit: Option<Limit>) -> Outcome<Option<Duration>> {
+    pub(super) fn ping(&self, attempts: Attempts, limit: Option<Limit>) -> Outcome<Option<Duration>> {
         match self {
-            Self::Shared(link) => link.call(Request::Ping, limit, |_, took| Some(took)),
-            Self::Serial { turn, answered } => Self::in_turn(turn, limit, |serial| serial.ping(*answered, limit)),
+            Self::Shared(link) => link.call(Request::Ping, attempts, limit, |_, took| Some(took)),
+            Self::Serial { turn, answered } => {
+                Self::in_turn(turn, attempts, limit, |serial| serial.ping(*answered, attempts, limit))
+            }
         }
     }
 
-    fn in_turn<T>(turn: &Turn, limit: Option<Limit>, call: impl FnOnce(&mut Serial) -> Outcome<T>) -> Outcome<T> {
+    fn in_turn<T>(
+        turn: &Turn,
+        attempts: Attempts,
+        limit: Option<Limit>,
+        call: impl FnOnce(&mut Serial) -> Outcome<T>,
+    ) -> Outcome<T> {
         let mut hand = match turn.take(limit) {
             Waited::Yours(hand) => hand,
-            Waited::Gone => return Outcome::NotTaken(None),
+            Waited::Gone => return Outcome::Retry(attempts, None),
             Waited::TooLong(limit) => {
                 return Outcome::Failed(limit.error("waiting for the connection", Fate::NotProcessed));
             }
         };
         let Some(serial) = hand.serial() else {
-            return Outcome::NotTaken(None);
+            return Outcome::Retry(attempts, None);
         };
         if let Err(ended) = serial.catch_up() {
             serial.abort();
-            return Outcome::NotTaken(Some(ended));
+            return Outcome::Retry(attempts, Some(ended));
         }
         let outcome = call(serial);
         let is_in_order = match &outcome {
-            Outcome::Done(_) | Outcome::Again => true,
-            Outcome::Failed(error) | Outcome::NotProcessed(error) => matches!(error, Error::Request(_)),
-            Outcome::NotTaken(_) => false,
+            Outcome::Done(_) => true,
+            Outcome::Failed(error) | Outcome::Retry(_, Some(error)) => matches!(error, Error::Request(_)),
+            Outcome::Retry(_, None) => false,
         };
         // After any other failure it is not known how far each side has come.
         if is_in_order {

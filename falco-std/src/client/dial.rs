@@ -1,4 +1,4 @@
-//! Where a client gets its streams from, and how long it waits before it tries again.
+//! How a client opens a stream.
 
 use core::fmt;
 use core::time::Duration;
@@ -14,7 +14,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use falco_core::Fate;
-use falco_core::keys::Entropy;
 #[cfg(unix)]
 use socket2::{Domain, SockAddr, Type};
 
@@ -112,54 +111,6 @@ fn connect_unix(path: &Path, limit: Duration) -> io::Result<UnixStream> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
             Err(error) => return Err(error),
-        }
-    }
-}
-
-/// The pauses after attempts that failed: each is a random part of a bound that doubles, so that
-/// clients which lost one server do not all come back at once.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Backoff {
-    pub(super) first: Duration,
-    pub(super) most: Duration,
-}
-
-impl Backoff {
-    /// The pause after so many failures in a row.
-    pub(super) fn pause(self, failed: u32, entropy: &Entropy) -> Duration {
-        let doubled = self
-            .first
-            .saturating_mul(1_u32.checked_shl(failed.saturating_sub(1)).unwrap_or(u32::MAX));
-        let bound = doubled.min(self.most).as_micros();
-        Duration::from_micros(entropy.below(u64::try_from(bound).unwrap_or(u64::MAX).saturating_add(1)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_are_random_below_a_bound_that_doubles_up_to_the_most() {
-        let backoff = Backoff {
-            first: Duration::from_millis(50),
-            most: Duration::from_secs(10),
-        };
-        let entropy = crate::entropy::system();
-        for (failed, bound) in [
-            (1, 50),
-            (2, 100),
-            (3, 200),
-            (8, 6400),
-            (9, 10_000),
-            (40, 10_000),
-            (u32::MAX, 10_000),
-        ] {
-            let pauses: Vec<_> = (0..200).map(|_| backoff.pause(failed, &entropy)).collect();
-            let bound = Duration::from_millis(bound);
-            assert!(pauses.iter().all(|pause| *pause <= bound), "{failed}: {pauses:?}");
-            assert!(pauses.iter().any(|pause| *pause > bound / 2), "{failed}: {pauses:?}");
-            assert!(pauses.iter().any(|pause| *pause < bound / 2), "{failed}: {pauses:?}");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::net::Shutdown;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
+use falco_core::mux::Attempts;
 use falco_core::{CloseReason, Fate, LINGER};
 
 use super::limit::Limit;
@@ -50,19 +51,20 @@ impl Link {
     pub(super) fn call<T>(
         &self,
         request: Request<'_>,
+        attempts: Attempts,
         limit: Option<Limit>,
         done: impl FnOnce(Vec<u8>, Duration) -> T,
     ) -> Outcome<T> {
         let start = Instant::now();
         let mut desk = self.look(limit);
         let added = match request {
-            Request::Body(body) => desk.source.add(body),
-            Request::Ping => Ok(desk.source.ping()),
+            Request::Body(body) => desk.source.add(body, attempts),
+            Request::Ping => Ok(desk.source.ping(attempts)),
         };
         drop(desk);
         let slot = match added {
             Ok(Some(slot)) => slot,
-            Ok(None) => return Outcome::NotTaken(None),
+            Ok(None) => return Outcome::Retry(attempts, None),
             Err(error) => return Outcome::Failed(error),
         };
         self.line.pump();
@@ -81,7 +83,7 @@ impl Link {
                     Outcome::Failed(limit.error(doing, fate))
                 }
                 // Without a limit the wait has no other end.
-                (None, None) => Outcome::NotTaken(None),
+                (None, None) => Outcome::Retry(attempts, None),
             };
         };
         Outcome::of(end, |body| done(body, start.elapsed()))
@@ -109,7 +111,7 @@ impl Link {
     }
 
     pub(super) fn past(&self) -> Past {
-        self.line.lock().source.past
+        self.line.lock().source.past()
     }
 
     /// Takes nothing new: what has begun gets its end, and then the connection ends.

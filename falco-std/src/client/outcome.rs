@@ -1,5 +1,6 @@
 //! What came of a request on one connection, for whoever decides whether it goes to another.
 
+use falco_core::mux::Attempts;
 use falco_core::{ConnectionError, Fate};
 
 use super::state::End;
@@ -9,12 +10,8 @@ use crate::error::Error;
 pub(super) enum Outcome<T> {
     Done(T),
     Failed(Error),
-    /// The connection had ended or was closing: the request was not handed to it.
-    NotTaken(Option<Error>),
-    /// The connection ended or refused it, and no handler has seen it: it may go to another one.
-    NotProcessed(Error),
-    /// It is to be handed to this connection again.
-    Again,
+    /// It was not processed, and goes to another connection. With the reason, if there is one.
+    Retry(Attempts, Option<Error>),
 }
 
 impl<T> Outcome<T> {
@@ -23,9 +20,7 @@ impl<T> Outcome<T> {
         match end {
             End::Answer(body) => Self::Done(done(body)),
             End::Failed(error) => Self::Failed(error),
-            End::NotProcessed(error) => Self::NotProcessed(error),
-            End::NotSent(error) => Self::NotTaken(error),
-            End::Again => Self::Again,
+            End::Retry(attempts, why) => Self::Retry(attempts, why),
         }
     }
 }

@@ -11,11 +11,11 @@ use std::thread;
 use std::time::Instant;
 
 use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
-use falco_core::mux::{Retry, after_attempt};
+use falco_core::mux::{Backoff, Retry, after_attempt};
 use falco_core::{Fate, Key, Settings};
 
 use super::connection::Connection;
-use super::dial::{Backoff, Dial};
+use super::dial::Dial;
 use super::limit::Limit;
 use super::outcome::over;
 use super::reader::Reader;
@@ -263,7 +263,8 @@ impl Place {
 
     fn retry_at(&self, failed: u32) -> Option<Instant> {
         // A pause that overflows the clock is none.
-        Instant::now().checked_add(self.env.backoff.pause(failed, &self.env.entropy))
+        let pause = self.env.backoff.pause(failed, |bound| self.env.entropy.below(bound));
+        Instant::now().checked_add(pause)
     }
 
     /// Begins an attempt.

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use falco_core::keys::{ClientKeys, Entropy};
+use falco_core::mux::Attempts;
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, Settings, Status};
 
 use super::limit::Limit;
@@ -94,7 +95,7 @@ impl Serial {
     }
 
     pub(super) const fn past(&self) -> Past {
-        self.state.past
+        self.state.past()
     }
 
     fn status(&self) -> Status {
@@ -118,10 +119,10 @@ impl Serial {
     }
 
     /// Sends a request and waits for its answer, for `limit` at most.
-    pub(super) fn request(&mut self, body: &[u8], limit: Option<Limit>) -> Outcome<Vec<u8>> {
-        let slot = match self.state.add(body) {
+    pub(super) fn request(&mut self, body: &[u8], attempts: Attempts, limit: Option<Limit>) -> Outcome<Vec<u8>> {
+        let slot = match self.state.add(body, attempts) {
             Ok(Some(slot)) => slot,
-            Ok(None) => return Outcome::NotTaken(None),
+            Ok(None) => return Outcome::Retry(attempts, None),
             Err(error) => return Outcome::Failed(error),
         };
         self.doing = Doing::SENDING;
@@ -129,10 +130,15 @@ impl Serial {
     }
 
     /// Sends a ping; where the wire answers it, waits for that, and says how long it took.
-    pub(super) fn ping(&mut self, answered: bool, limit: Option<Limit>) -> Outcome<Option<Duration>> {
+    pub(super) fn ping(
+        &mut self,
+        answered: bool,
+        attempts: Attempts,
+        limit: Option<Limit>,
+    ) -> Outcome<Option<Duration>> {
         let start = std::time::Instant::now();
-        let Some(slot) = self.state.ping() else {
-            return Outcome::NotTaken(None);
+        let Some(slot) = self.state.ping(attempts) else {
+            return Outcome::Retry(attempts, None);
         };
         self.doing = Doing::PING;
         if answered {
@@ -151,10 +157,15 @@ impl Serial {
             (Err(Error::Io { doing, source, fate }), Some(limit)) if is_timeout(&source) && self.is_past(until) => {
                 Outcome::Failed(limit.error(doing, fate))
             }
-            (Err(error), _) if error.fate() == Fate::NotProcessed || self.state.is_unprocessed(slot) => {
-                Outcome::NotProcessed(error.again(Fate::NotProcessed))
+            (Err(error), _) => {
+                let unprocessed = error.fate() == Fate::NotProcessed || self.state.is_unprocessed(slot);
+                let error = if unprocessed {
+                    error.again(Fate::NotProcessed)
+                } else {
+                    error
+                };
+                Outcome::of(slot.lost(error.fate(), error), done)
             }
-            (Err(error), _) => Outcome::Failed(error),
         }
     }
 

@@ -7,8 +7,8 @@ use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{ClientMux, ClientStep, Ending, LastStep, Left, Retry, after_refusal};
-use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, Refusal, RequestError};
+use falco_core::mux::{Attempts, Call, ClientMux, ClientStep, Ending, LastStep, Rejected, Retry, Unfinished};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, RequestError};
 
 use super::limit::Limit;
 use crate::error::Error;
@@ -22,23 +22,30 @@ const UNHEARD: Duration = Duration::from_millis(1);
 pub(super) enum End {
     Answer(Vec<u8>),
     Failed(Error),
-    /// No handler has seen it, and none will through this connection.
-    NotProcessed(Error),
-    /// Nothing of it was sent. With the reason, if there is one.
-    NotSent(Option<Error>),
-    /// The server holds less than was under way: it goes again on this connection, which now keeps
-    /// to that.
-    Again,
+    /// It was not processed, and goes to another connection. With the reason, if there is one.
+    Retry(Attempts, Option<Error>),
 }
 
 /// Where a caller waits.
 pub(super) struct Slot {
     ticket: u64,
+    /// How often other connections have tried it.
+    attempts: Attempts,
     end: Mutex<Option<End>>,
     ended: Condvar,
 }
 
 impl Slot {
+    /// The connection was lost after something was sent, or not all of it was written: what becomes
+    /// of a request or ping of this fate.
+    pub(super) fn lost(&self, fate: Fate, why: Error) -> End {
+        let mut attempts = self.attempts;
+        match attempts.after_loss(fate) {
+            Retry::Again => End::Retry(attempts, Some(why)),
+            Retry::Fail => End::Failed(why),
+        }
+    }
+
     fn end(&self, end: End) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
         self.ended.notify_one();
@@ -71,7 +78,7 @@ impl Slot {
 pub(super) struct Past {
     /// The server has said that the key is out of service.
     pub(super) key_retired: bool,
-    /// A request was answered, or refused by name.
+    /// The server has answered a request, or refused one by name.
     pub(super) served: bool,
 }
 
@@ -90,7 +97,7 @@ pub(super) struct State {
     tickets: u64,
     /// The connection is over, and everybody has been told.
     pub(super) over: bool,
-    pub(super) past: Past,
+    key_retired: bool,
     /// When something last came.
     came: Instant,
     /// The same, but what came after a while in which nothing did counts only if nothing lay behind
@@ -109,12 +116,19 @@ impl State {
             mux: ClientMux::new(machine).with_max_held(max_held),
             tickets: 0,
             over: false,
-            past: Past::default(),
+            key_retired: false,
             came: Instant::ZERO,
             heard: Instant::ZERO,
             trouble: None,
             broken: false,
             ending: None,
+        }
+    }
+
+    pub(super) const fn past(&self) -> Past {
+        Past {
+            key_retired: self.key_retired,
+            served: self.mux.has_served(),
         }
     }
 
@@ -137,37 +151,36 @@ impl State {
         now.since(self.heard) >= UNHEARD
     }
 
-    fn slot(&mut self) -> Arc<Slot> {
+    fn slot(&mut self, attempts: Attempts) -> Arc<Slot> {
         self.tickets += 1;
         Arc::new(Slot {
             ticket: self.tickets,
+            attempts,
             end: Mutex::default(),
             ended: Condvar::new(),
         })
     }
 
     /// Queues a request. `None`: nothing more begins on this connection.
-    pub(super) fn add(&mut self, body: &[u8]) -> Result<Option<Arc<Slot>>, Error> {
+    pub(super) fn add(&mut self, body: &[u8], attempts: Attempts) -> Result<Option<Arc<Slot>>, Error> {
         if !self.is_open() {
             return Ok(None);
         }
-        let slot = self.slot();
-        match self.mux.request(slot.ticket, body.to_vec(), Arc::clone(&slot)) {
+        let slot = self.slot(attempts);
+        let mut call = Call::new(slot.ticket, body.to_vec(), Arc::clone(&slot));
+        call.attempts = attempts;
+        match self.mux.request(call) {
             Ok(()) => Ok(Some(slot)),
-            Err(rejected) => match rejected.why {
-                falco_core::Error::Request(error) => Err(Error::Request(error)),
-                falco_core::Error::Closing | falco_core::Error::Connection(_) | falco_core::Error::Misuse(_) | _ => {
-                    Ok(None)
-                }
-            },
+            Err(Rejected::Closed(_)) => Ok(None),
+            Err(Rejected::Failed(_, error)) => Err(Error::Request(error)),
         }
     }
 
-    pub(super) fn ping(&mut self) -> Option<Arc<Slot>> {
+    pub(super) fn ping(&mut self, attempts: Attempts) -> Option<Arc<Slot>> {
         if !self.is_open() {
             return None;
         }
-        let slot = self.slot();
+        let slot = self.slot(attempts);
         self.mux.ping(Arc::clone(&slot)).is_ok().then_some(slot)
     }
 
@@ -186,26 +199,19 @@ impl State {
             ClientStep::NeedMore { total } => Look::NeedMore(total),
             ClientStep::Skip { consumed } | ClientStep::Established { consumed } => Look::Taken(consumed),
             ClientStep::Answer { consumed, waiter, body } => {
-                self.past.served = true;
                 waiter.end(End::Answer(body.into_vec()));
                 Look::Taken(consumed)
             }
             ClientStep::Refused {
                 consumed,
-                waiter,
+                call,
                 refusal,
-                again,
+                retry,
             } => {
                 let error = Error::Request(RequestError::Refused(refusal));
-                self.past.served |= refusal != Refusal::NotProcessed;
-                // Whoever waits counts the connections that it has tried.
-                let elsewhere = after_refusal(refusal, 0) == Retry::Again;
-                waiter.end(if again {
-                    End::Again
-                } else if elsewhere {
-                    End::NotProcessed(error)
-                } else {
-                    End::Failed(error)
+                call.waiter.end(match retry {
+                    Retry::Again => End::Retry(call.attempts, Some(error)),
+                    Retry::Fail => End::Failed(error),
                 });
                 Look::Taken(consumed)
             }
@@ -216,7 +222,7 @@ impl State {
                 Look::Taken(consumed)
             }
             ClientStep::Closing { consumed, reason } => {
-                self.past.key_retired = reason == CloseReason::KeyRetired;
+                self.key_retired = reason == CloseReason::KeyRetired;
                 self.move_on();
                 Look::Taken(consumed)
             }
@@ -226,8 +232,8 @@ impl State {
 
     /// Requests that have not begun go elsewhere.
     fn move_on(&mut self) {
-        for left in self.mux.take_unbegun() {
-            left.waiter.end(End::NotSent(None));
+        for call in self.mux.take_unbegun() {
+            call.waiter.end(End::Retry(call.attempts, None));
         }
     }
 
@@ -235,7 +241,7 @@ impl State {
     pub(super) fn is_unprocessed(&mut self, slot: &Slot) -> bool {
         let left = self.mux.finish();
         left.iter()
-            .any(|left| left.ticket == slot.ticket && left.fate == Fate::NotProcessed)
+            .any(|left| left.call.ticket == slot.ticket && left.fate == Fate::NotProcessed)
     }
 
     /// Why nothing more could be written, if so.
@@ -258,17 +264,14 @@ impl State {
                 Error::io("waiting for the answer", source, fate)
             }
         };
-        for Left { waiter, fate, body, .. } in self.mux.finish() {
-            waiter.end(if body.is_some() {
-                End::NotSent(Some(why(fate)))
-            } else if fate == Fate::NotProcessed {
-                End::NotProcessed(why(fate))
-            } else {
-                End::Failed(why(fate))
+        for Unfinished { call, fate, retry, .. } in self.mux.finish() {
+            call.waiter.end(match retry {
+                Retry::Again => End::Retry(call.attempts, Some(why(fate))),
+                Retry::Fail => End::Failed(why(fate)),
             });
         }
         for slot in self.mux.take_pings(|_| true) {
-            slot.end(End::NotProcessed(why(Fate::NotProcessed)));
+            slot.end(slot.lost(Fate::NotProcessed, why(Fate::NotProcessed)));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use falco_core::Instant;
 use falco_core::keys::{ClientKeys, Secrets};
-use falco_core::mux::{ClientMux, ClientStep};
+use falco_core::mux::{Call, ClientMux, ClientStep};
 use falco_tokio::{Refusal, Settings};
 use getrandom::SysRng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -78,14 +78,14 @@ impl RawPeer {
     /// A request as bytes, which are the caller's to send.
     pub(crate) fn sealed(&mut self, body: Vec<u8>) -> Vec<u8> {
         self.ticket += 1;
-        assert!(self.mux.request(self.ticket, body, ()).is_ok());
+        assert!(self.mux.request(Call::new(self.ticket, body, ())).is_ok());
         self.owed()
     }
 
     /// The first part of a request as bytes; [`owed`](Self::owed) has the rest.
     pub(crate) fn sealed_part(&mut self, body: Vec<u8>, length: usize) -> Vec<u8> {
         self.ticket += 1;
-        assert!(self.mux.request(self.ticket, body, ()).is_ok());
+        assert!(self.mux.request(Call::new(self.ticket, body, ())).is_ok());
         let mut part = vec![0; length];
         let sealed = self.mux.seal(NOW, &mut part, |(), _| {}).unwrap();
         part.truncate(sealed);

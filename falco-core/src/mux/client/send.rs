@@ -120,7 +120,11 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                     begun.push_back(Begun { id, ticket, length });
                     *unbegun -= 1;
                 }
-                record.progress = if whole { Progress::Sent(id) } else { Progress::Partial(id) };
+                record.progress = if whole {
+                    Progress::Sent(id)
+                } else {
+                    Progress::Partial(id)
+                };
             }
         });
     }
