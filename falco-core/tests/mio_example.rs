@@ -12,7 +12,7 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
 use falco_core::keys::Secrets;
-use falco_core::mux::{ClientMux, ClientStep};
+use falco_core::mux::{Call, ClientMux, ClientStep};
 use falco_core::{ClientConnection, Instant, Key, RecvBuf, Settings};
 use getrandom::SysRng;
 
@@ -61,7 +61,8 @@ fn call(address: &str, key: Key, bodies: &[Vec<u8>]) -> Option<Vec<(usize, Vec<u
     let machine = ClientConnection::new(&keys, &Settings::new(), Instant::ZERO, &mut SysRng).unwrap();
     let mut mux = ClientMux::<_, _, _, ()>::new(machine);
     for (number, body) in bodies.iter().enumerate() {
-        mux.request(u64::try_from(number).unwrap(), body, number).unwrap();
+        mux.request(Call::new(u64::try_from(number).unwrap(), body, number))
+            .unwrap();
     }
     let mut socket = TcpStream::connect(address).unwrap();
     let (mut inbox, mut out) = (RecvBuf::new(Vec::new()), vec![0; 100_000]);
