@@ -1,5 +1,5 @@
-//! The client: what callers hold. How it is set up is in `builder`; a `slot` is the task that owns
-//! a connection, `shared` what callers and that task share.
+//! The client as callers hold it. `builder` has its settings, `slot` the task that owns a connection,
+//! and `shared` what callers and that task share.
 
 mod addresses;
 mod builder;
@@ -75,15 +75,15 @@ impl Env {
     }
 }
 
-/// A client of one server. Clones are cheap and share its connections; requests of many tasks are
-/// under way at once over one connection, each answered as its handler finishes. On the classic
+/// A client of one server. Clones are cheap and share its connections. Requests of many tasks are in
+/// flight at once over one connection, and each is answered when its handler is done. On the classic
 /// wire they are answered in the order in which they were sent.
 ///
-/// The client connects when it is made, and again when there is something to send and the last
-/// connection has ended. While there is none, requests wait for their time limit; attempts are made
-/// with pauses that grow and are random. Requests of which nothing was processed on a connection
-/// that was lost move to the next; of others the error says that they may have been, and they are
-/// not sent again.
+/// The client connects when it is created, and again when there is something to send and the last
+/// connection has ended. While there is no connection, requests wait for one within their time
+/// limit, and attempts are made with random pauses that grow. If a connection is lost, requests that
+/// were not processed go to the next one. Other requests may have been processed: they fail, the
+/// error says so, and they are not sent again.
 ///
 /// ```no_run
 /// use falco_tokio::{Client, Fate};
@@ -104,7 +104,7 @@ impl Env {
 /// made ready is the one to call.
 pub struct Client {
     inner: Arc<Inner>,
-    /// The place that `poll_ready` has reserved.
+    /// The place in the queue that `poll_ready` has reserved.
     permit: Option<OwnedSemaphorePermit>,
     acquiring: Option<Acquiring>,
 }
@@ -113,7 +113,7 @@ type Acquiring = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, Acquir
 
 struct Inner {
     slots: Box<[Arc<Shared>]>,
-    /// Where the search for the least loaded begins.
+    /// Where the search for the least loaded connection begins.
     turn: AtomicUsize,
     places: Arc<Semaphore>,
     request_timeout: Option<Duration>,
@@ -141,9 +141,9 @@ impl Client {
         self.inner.call(body.into(), Some(limit), None).await
     }
 
-    /// Pings the server, which begins the connection's lifetime anew on both sides, and says how
-    /// long the answer took. The classic wire has no answer: there `None` says that the ping is on
-    /// its way.
+    /// Pings the server, which restarts the lifetime of the connection on both sides, and returns how
+    /// long the answer took. The classic wire has no answer: there it returns `None` once the ping is
+    /// queued.
     ///
     /// # Errors
     /// [`Error`].
@@ -164,13 +164,12 @@ impl Client {
         answered.unwrap_or(Err(Error::Closed))
     }
 
-    /// Changes the key, as when the old one is about to be [retired](crate::Handle::retire_key):
-    /// connects and shakes hands under the new one, then sends all requests over connections of the
-    /// new one, while what has begun under the old one finishes. No request fails by it.
+    /// Changes the key, for example before the old one is [retired](crate::Handle::retire_key). It
+    /// connects under the new key, and then sends all requests over connections under it, while
+    /// requests in flight under the old key complete. No request fails because of it.
     ///
     /// # Errors
-    /// [`Error`], such as of a server that does not have the key yet; then the old one stays in
-    /// use.
+    /// [`Error`], for example if the server does not have the key yet. Then the old key stays in use.
     pub async fn set_key(&self, key: Key) -> Result<(), Error> {
         let env = &self.inner.env;
         if self.inner.is_closed() {
@@ -191,16 +190,16 @@ impl Client {
         for slot in &self.inner.slots {
             taken |= slot.order(adopted.take().map_or(Order::Renew, Order::Adopt));
         }
-        // Meanwhile the client may have been closed.
+        // The client may have been closed meanwhile.
         if taken { Ok(()) } else { Err(Error::Closed) }
     }
 
-    /// Ends all connections in good order: requests that are under way still get their ends, on all
-    /// clones; new ones are refused. It waits until the server has seen the end, for a second at
-    /// most after the last answer.
+    /// Drains all connections: outstanding requests of all clones complete, and new ones fail as
+    /// [closed](Error::Closed). It waits until the server has ended its side, for a second at most
+    /// after the last answer.
     ///
-    /// When all clones of a client are dropped instead, its connections end in the same way, and
-    /// nobody waits for it.
+    /// If all clones of a client are dropped instead, its connections drain in the same way in the
+    /// background.
     pub async fn close(&self) {
         let closing: Vec<_> = self
             .inner
@@ -216,7 +215,7 @@ impl Client {
         }
     }
 
-    /// What the client has counted.
+    /// Counters and gauges.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
         let outstanding = self.inner.slots.iter().map(|slot| slot.outstanding()).sum();
@@ -243,7 +242,7 @@ impl Inner {
         self.slots.iter().all(|slot| slot.is_closed())
     }
 
-    /// The connection with the fewest requests under way.
+    /// The connection with the fewest outstanding requests.
     fn least_loaded(&self) -> Result<&Arc<Shared>, Error> {
         if let [only] = &*self.slots {
             return Ok(only);
@@ -308,7 +307,7 @@ impl Drop for Inner {
 }
 
 impl Clone for Client {
-    /// Shares the connections; what `poll_ready` has reserved stays with the original.
+    /// The clone shares the connections. What `poll_ready` has reserved stays with the original.
     fn clone(&self) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
@@ -340,7 +339,7 @@ impl tower::Service<Bytes> for Client {
     }
 
     fn call(&mut self, body: Bytes) -> Self::Future {
-        // Whoever calls without being ready waits for a place as `request` does.
+        // Without a reserved place, this waits for one as `request` does.
         let (inner, permit) = (Arc::clone(&self.inner), self.permit.take());
         Box::pin(async move { inner.call(body, inner.request_timeout, permit).await })
     }

@@ -175,3 +175,43 @@ async fn whoever_writes_without_end_reads_too() {
     client.close().await;
     serving.await.unwrap();
 }
+
+/// A runtime runs a connection's task right after the task that woke it. Each request would be a
+/// write of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn requests_that_many_tasks_submit_are_sent_together_while_others_are_outstanding() {
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let (near, ours) = Narrow::new(near, usize::MAX, false);
+    let server = Server::builder(key(1)).unbound().unwrap();
+    let handler = |request: Request| async move {
+        if request.body() == "held" {
+            request.cancelled().await;
+        }
+        Ok(request.into_body())
+    };
+    let serving = tokio::spawn(async move { server.serve_connection(far, handler).await.unwrap() });
+    // All tasks run on the one worker.
+    let writes = tokio::spawn(async move {
+        let client = Client::builder(key(1)).over(near).await.unwrap();
+        let outstanding = tokio::spawn({
+            let client = client.clone();
+            async move { client.request("held").await }
+        });
+        tokio::task::yield_now().await;
+        client.request("small").await.unwrap();
+        ours.take();
+        let small = |_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.request("small").await.unwrap() })
+        };
+        let callers: Vec<_> = (0..100).map(small).collect();
+        for caller in callers {
+            caller.await.unwrap();
+        }
+        outstanding.abort();
+        ours.take().1
+    });
+    let writes = writes.await.unwrap();
+    assert!(writes <= 20, "{writes} writes for 100 requests");
+    serving.abort();
+}

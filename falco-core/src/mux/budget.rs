@@ -5,19 +5,19 @@ use alloc::sync::Arc;
 #[cfg(feature = "std")]
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// The bound on the bytes that requests hold over all connections.
+/// A bound on the bytes that the requests of all connections hold.
 pub trait Budget {
-    /// Takes so many bytes; says whether there were as many.
+    /// Takes this many bytes. Returns `false`, and takes none, if fewer are left.
     #[must_use]
     fn take(&self, bytes: usize) -> bool;
 
-    /// Gives bytes back that were taken.
+    /// Gives back bytes that were taken.
     fn give_back(&self, bytes: usize);
 }
 
-/// No bound but those of each connection.
+/// No bound besides those of each connection.
 #[derive(Clone, Copy, Debug, Default)]
-#[allow(clippy::exhaustive_structs, reason = "there is nothing to it")]
+#[allow(clippy::exhaustive_structs, reason = "it has no fields")]
 pub struct Unbounded;
 
 impl Budget for Unbounded {
@@ -28,20 +28,20 @@ impl Budget for Unbounded {
     fn give_back(&self, _bytes: usize) {}
 }
 
-/// A bound for connections on several threads. Clones share it.
+/// A bound for connections on several threads. All clones share it.
 #[cfg(feature = "std")]
 #[derive(Clone, Debug)]
 pub struct SharedBudget(Arc<AtomicUsize>);
 
 #[cfg(feature = "std")]
 impl SharedBudget {
-    /// So many bytes in all.
+    /// A bound of this many bytes.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         Self(Arc::new(AtomicUsize::new(bytes)))
     }
 
-    /// How many bytes nobody holds.
+    /// Bytes that are left.
     #[must_use]
     pub fn left(&self) -> usize {
         self.0.load(Ordering::Relaxed)

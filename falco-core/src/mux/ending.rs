@@ -1,31 +1,31 @@
-//! How a connection's stream ends once the connection has: what goes out last, who is waited for,
-//! and for how long.
+//! How the stream of a connection that has ended is closed: the last bytes, whether to wait for the
+//! peer, and for how long.
 
 use core::time::Duration;
 
 use crate::error::{ConnectionError, LINGER};
 use crate::time::Instant;
 
-/// What is to be done with the stream of a connection that has ended.
+/// What to do with the stream of a connection that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums, reason = "a driver has to do each of them")]
+#[allow(clippy::exhaustive_enums, reason = "an adapter has to do each of them")]
 pub enum LastStep {
-    /// Write what `seal` gives until there is no more, then call [`written`](Ending::written).
+    /// Write what `seal` returns until there is no more, then call [`written`](Ending::written).
     Write,
     /// Shut down the sending half, then call [`shut`](Ending::shut).
     ShutDown,
     /// Read and drop until the end of the stream, then call [`input_ended`](Ending::input_ended).
     DropInput,
-    /// Close the stream: nothing more is waited for.
+    /// Close the stream.
     Close,
 }
 
-/// The end of a connection's stream, step by step. It is made when the connection has ended.
+/// The end of a stream, step by step. Create it when the connection has ended.
 ///
-/// A plain close with bytes unread makes TCP reset the connection, which can destroy the last
-/// answers. So the sending half is shut down first, and what still comes is read and dropped, for a
-/// second ([`LINGER`]) at the most. Whoever has not proved that it has the key is waited for by
-/// nobody, and so is a peer after an end that is not [graceful](ConnectionError::is_graceful).
+/// If a socket is closed with bytes unread, TCP resets the connection, which can destroy the last
+/// answers. So the sending half is shut down first, and what still arrives is read and dropped, for
+/// a second ([`LINGER`]) at the most. The stream is closed at once if the peer is unauthenticated or
+/// the end is not [graceful](ConnectionError::is_graceful).
 ///
 /// ```
 /// use core::time::Duration;
@@ -46,14 +46,14 @@ pub enum LastStep {
 #[derive(Clone, Copy, Debug)]
 pub struct Ending {
     step: LastStep,
-    /// When the step is given up.
+    /// When to give up the step.
     until: Instant,
     input_ended: bool,
 }
 
 impl Ending {
-    /// How a connection that ended with `end` at `now` leaves its stream. `limit` bounds how long
-    /// the peer may take to take what is written last.
+    /// For a connection that ended with `end` at `now`. `limit` is how long the peer may take to
+    /// accept the last bytes.
     #[must_use]
     pub fn new(end: ConnectionError, established: bool, limit: Duration, now: Instant) -> Self {
         let graceful = established && end.is_graceful();
@@ -64,20 +64,19 @@ impl Ending {
         }
     }
 
-    /// What is to be done at `now`.
+    /// What to do at `now`.
     #[must_use]
     pub fn step(&self, now: Instant) -> LastStep {
         if now >= self.until { LastStep::Close } else { self.step }
     }
 
-    /// When the stream is to be closed, whatever is still to be done; none where it is to be closed
-    /// already.
+    /// When to close the stream at the latest. `None` if it is to be closed now.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         (self.step != LastStep::Close).then_some(self.until)
     }
 
-    /// All that could be sealed has been handed to the stream.
+    /// The stream has accepted the last bytes.
     pub fn written(&mut self) {
         if self.step == LastStep::Write {
             self.step = LastStep::ShutDown;
@@ -96,7 +95,7 @@ impl Ending {
         }
     }
 
-    /// The peer sends nothing more.
+    /// The peer has ended its half of the stream.
     pub fn input_ended(&mut self) {
         self.input_ended = true;
         if self.step == LastStep::DropInput {

@@ -1,15 +1,15 @@
-//! What a client is told of a request whose handler failed.
+//! The refusal of a request whose handler failed.
 
 use core::error::Error;
 
 use crate::message::Refusal;
 
-/// What a client is told of a request whose handler failed with `error`, or panicked, for which
-/// there is none. `cancelled`: the client has cancelled the request, or is gone.
+/// The refusal of a request whose handler failed with `error`, or panicked if that is `None`.
+/// `cancelled` says whether the client has cancelled the request or its connection has ended.
 ///
-/// The error itself stays on the server. A handler chooses what its client is told by failing with
-/// a [`Refusal`]; of any other error the client learns that the handler [failed](Refusal::Failed).
-/// A handler that gives up because nobody waits any more has not failed.
+/// The error itself stays on the server. A handler that fails with a [`Refusal`] chooses what the
+/// client receives; any other error is sent as [`Refusal::Failed`]. If the request was cancelled, a
+/// handler that fails is taken to have stopped because of that.
 ///
 /// ```
 /// use falco_core::Refusal;

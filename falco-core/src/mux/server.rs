@@ -1,4 +1,4 @@
-//! A server's side: requests put together within bounds, and their ends on the way out.
+//! A server's side: joins requests within bounds, and queues answers and refusals.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -19,29 +19,29 @@ use crate::settings::Settings;
 use crate::time::Instant;
 use crate::wire::ServerKeyRef;
 
-/// A server's machine with the requests that have had no end. `B` is the body of an answer, `G` the
-/// bound that all connections share.
+/// A server's connection with the requests that have not completed. `B` is the body of an answer,
+/// `G` the bound that all connections share.
 pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     machine: ServerConnection<H>,
     answers: SendQueue<OutgoingAnswer, B>,
-    /// Ends that the machine has not taken yet.
+    /// Refusals that the connection has not accepted yet.
     refusals: VecDeque<(RequestId, Refusal)>,
     parts: Reassembly<Vec<Partial<Vec<u8>>>>,
-    /// The bytes of each request that has had no end, sorted by number.
+    /// The bytes of each request that has not completed, sorted by id.
     held: VecDeque<(RequestId, usize)>,
     budget: G,
-    /// With more of them nothing is read.
+    /// With more bytes of answers in the queue nothing is read.
     max_queued: usize,
     reading: bool,
     writes: Writes,
     established: bool,
-    /// Requests that were refused here because there was no room for them, since last asked.
+    /// Requests refused here for want of room, since [`take_busy`](Self::take_busy) was called.
     busy: u64,
 }
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
-    /// Nothing is under way. While more bytes of answers wait to be sealed than the largest message
-    /// of `settings` has, nothing is read: there is room for one answer of any size.
+    /// A mux without requests. While more bytes of answers wait to be sealed than the largest message
+    /// of `settings` has, nothing is read. So there is room for one answer of any size.
     pub fn new(machine: ServerConnection<H>, budget: G, settings: &Settings) -> Self {
         Self {
             machine,
@@ -58,33 +58,33 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
     }
 
-    /// The machine inside.
+    /// The connection inside.
     pub const fn machine(&self) -> &ServerConnection<H> {
         &self.machine
     }
 
-    /// Where the connection is in its life.
+    /// The state of the connection.
     #[must_use]
     pub fn status(&self) -> Status {
         self.machine.status()
     }
 
-    /// Whole requests that have had no end.
+    /// Requests that have not completed.
     #[must_use]
     pub fn unanswered(&self) -> usize {
         self.held.len()
     }
 
-    /// Whether the caller is to call [`recv`](Self::recv) now, and to read: not while too many
-    /// answers wait for a client that takes none.
+    /// Whether to read and to call [`recv`](Self::recv) now. `false` while too many bytes of answers
+    /// wait for a client that does not read.
     #[must_use]
     pub const fn may_read(&self) -> bool {
         self.answers.unsealed() <= self.max_queued
     }
 
-    /// Says whether the caller reads: not while it may not, and not while something has to be
-    /// written first that the client does not take. The lifetime stands still meanwhile. To say the
-    /// same again costs nothing.
+    /// Whether the caller reads. It does not while [`may_read`](Self::may_read) forbids it, or while
+    /// something has to be written first that the client does not accept. Meanwhile the lifetime is
+    /// paused. Repeated calls change nothing.
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
         if reading != self.reading {
             self.reading = reading;
@@ -92,13 +92,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
     }
 
-    /// Finishes what has begun, takes nothing new, then ends.
+    /// Completes the requests in flight, accepts no new ones, then ends.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
         self.machine.close(now, reason);
     }
 
-    /// Looks at the unread bytes, as [`ServerConnection::recv`](crate::Connection::recv) does. A
-    /// request for which the shared bound has no room is refused as busy, here.
+    /// Processes the unread bytes as [`ServerConnection::recv`](crate::Connection::recv) does. A
+    /// request for which the shared bound has no room is refused as busy, without a step.
     ///
     /// # Errors
     /// What ended the connection.
@@ -130,7 +130,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 skip
             }
             ServerEvent::Part { id, body, last } => {
-                // One that was refused here may not have been by the machine yet.
+                // One that was refused here may be open in the connection still.
                 if !self.is_held(id) {
                     return Ok(skip);
                 }
@@ -161,12 +161,12 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         })
     }
 
-    /// Queues the answer to a request. One that has had another end, or whose connection has ended,
-    /// is dropped.
+    /// Queues the answer to a request. If the request has completed already, or the connection has
+    /// ended, the answer is dropped.
     ///
     /// # Errors
     /// [`RequestError::TooLarge`]: the client does not read an answer of this size, or this side does
-    /// not send one. The client is told so.
+    /// not send one. The request is refused as [`Refusal::AnswerTooLarge`].
     pub fn answer(&mut self, id: RequestId, body: B) -> Result<(), RequestError> {
         match self.machine.answer(id, body.as_ref().len()) {
             Ok(answer) => {
@@ -184,8 +184,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
     }
 
-    /// Ends a request without an answer, or with one that is cut off, if it is on its way. One that
-    /// has had another end stays as it is.
+    /// Refuses a request. If its answer is being sent, the rest of it is not. A request that has
+    /// completed stays as it is.
     pub fn refuse(&mut self, id: RequestId, refusal: Refusal) {
         self.parts.forget(id);
         self.release(id);
@@ -195,18 +195,18 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.refusals.push_back((id, refusal));
     }
 
-    /// Writes what is owed and what waits to the front of `out`, and says how many bytes are to be
-    /// sent.
+    /// Writes pending output and then answers to the front of `out`, and returns how many bytes to
+    /// send.
     ///
     /// # Errors
-    /// [`OutputTooSmall`]. What ended the connection is told by [`recv`](Self::recv).
+    /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.
     pub fn seal(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
         loop {
             while let Some((id, refusal)) = self.refusals.front().copied() {
                 if self.machine.refuse(id, refusal) == Err(ReplyError::TransmitFirst) {
                     break;
                 }
-                // Taken; or the connection has ended, or the request has had another end.
+                // It was accepted, or the connection has ended, or the request has completed.
                 self.refusals.pop_front();
             }
             let (held, budget) = (&mut self.held, &self.budget);
@@ -216,8 +216,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             return match sealed {
                 Ok(count) => Ok(count),
                 Err(SealError::OutputTooSmall(small)) => Err(small),
-                // An answer whose request has had another end: it goes nowhere, and holds nothing
-                // up.
+                // The request has completed otherwise. Its answer is dropped, so that it does not
+                // block others.
                 Err(SealError::NotWaiting(id)) => {
                     self.answers.retain(|answer, _| answer.id() != id);
                     self.release(id);
@@ -228,16 +228,15 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
     }
 
-    /// Bytes of output with which one call of [`seal`](Self::seal) does something for whatever
-    /// waits, and much where small answers do.
+    /// Bytes of output with which one call of [`seal`](Self::seal) makes progress with the longest
+    /// answer that waits, or seals many small ones.
     #[must_use]
     pub fn seal_size(&self) -> usize {
         self.machine.seal_size(self.answers.worthwhile())
     }
 
-    /// The connection is over, whatever ended it: nothing of a request or an answer is kept, and
-    /// the shared bound has all back. For an owner that keeps the mux while handlers run whose
-    /// answers go nowhere.
+    /// The connection has ended: drops all requests and answers, and gives their bytes back to the
+    /// shared bound. For a caller that keeps the mux while handlers still run.
     pub fn finish(&mut self) {
         self.give_back();
         self.held = VecDeque::new();
@@ -246,7 +245,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.parts = Reassembly::default();
     }
 
-    /// The stream has no more bytes. `Ok`: what has begun still gets its end.
+    /// The stream has no more bytes. `Ok` means that requests in flight still complete.
     ///
     /// # Errors
     /// What ended the connection.
@@ -254,44 +253,44 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.machine.end_of_stream(now, unread)
     }
 
-    /// Says that the stream has taken something of what was sealed, or all of it.
+    /// The stream has accepted some or all of what was sealed.
     pub fn wrote(&mut self) {
         self.writes.progress();
     }
 
-    /// Says that the stream takes nothing now of what was sealed. After a lifetime of that the
-    /// connection ends. To say the same again costs nothing.
+    /// The stream accepts nothing of what was sealed at present. After a lifetime of that the
+    /// connection ends. Repeated calls change nothing.
     pub fn blocked(&mut self, now: Instant) {
         self.writes.block(now);
     }
 
-    /// Whether the stream has taken nothing for a lifetime of what was to be written:
-    /// [`handle_timeout`](Self::handle_timeout) then ends the connection. A thread that does
-    /// nothing but write asks this.
+    /// Whether the stream has accepted nothing for a lifetime:
+    /// [`handle_timeout`](Self::handle_timeout) then ends the connection. For a thread that only
+    /// writes.
     #[must_use]
     pub fn is_stalled(&self, now: Instant) -> bool {
         self.writes.is_due(&self.machine, now)
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest.
+    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.writes.poll_timeout(&self.machine)
     }
 
-    /// Does what is due at `now`. To be called when everything that has come was read. Whoever
-    /// comes late by more than some milliseconds is to read once more first: the deadline is put
-    /// off.
+    /// Does what is due at `now`. Call it once everything that has arrived is read. If the call is
+    /// late by more than some milliseconds, the deadline moves, so that the caller reads once more
+    /// first.
     ///
     /// # Errors
-    /// What ended the connection; [`ConnectionError::Stalled`] where a write made no progress for a
+    /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for a
     /// lifetime.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
         self.writes.handle_timeout(&mut self.machine, now)
     }
 
-    /// How the stream of a connection that has ended with `end` is left. The last answers have the
-    /// agreed lifetime from here on until the client has taken them.
+    /// How to end the stream of a connection that ended with `end`. The client has the agreed
+    /// lifetime from now on to accept the last answers.
     #[must_use]
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
         let answered = matches!(end, ConnectionError::Closed | ConnectionError::HandlerFailed);
@@ -299,13 +298,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         Ending::new(end, self.established, limit, now)
     }
 
-    /// Whether the client has proved that it has the key.
+    /// Whether the client has proved its key.
     #[must_use]
     pub const fn is_established(&self) -> bool {
         self.established
     }
 
-    /// Gives back memory that a busy time has left.
+    /// Releases memory that is not needed while nothing is in flight.
     pub fn shrink(&mut self) {
         if self.answers.is_empty() {
             self.answers = SendQueue::new();
@@ -318,8 +317,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
     }
 
-    /// How many requests were refused as busy since this was last asked, because the bound that all
-    /// connections share, or memory, had no room for them.
+    /// How many requests were refused as busy since the last call, because the shared bound or memory
+    /// had no room for them.
     pub const fn take_busy(&mut self) -> u64 {
         core::mem::replace(&mut self.busy, 0)
     }
@@ -329,7 +328,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.refuse(id, Refusal::Busy);
     }
 
-    /// Counts bytes of a request; refuses it where there is no room for them.
+    /// Counts bytes of a request, or refuses it if there is no room for them.
     fn hold(&mut self, id: RequestId, bytes: usize) -> bool {
         if !self.budget.take(bytes) {
             self.refuse_busy(id);
@@ -363,7 +362,7 @@ fn release<G: Budget>(held: &mut VecDeque<(RequestId, usize)>, budget: &G, id: R
 }
 
 impl<H: ServerKeyRef, B, G: Budget> Drop for ServerMux<H, B, G> {
-    /// Whatever is still held is given back.
+    /// Gives back the bytes that requests still hold.
     fn drop(&mut self) {
         self.give_back();
     }
@@ -377,7 +376,7 @@ impl<H: ServerKeyRef, B, G: Budget> ServerMux<H, B, G> {
 }
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> fmt::Debug for ServerMux<H, B, G> {
-    /// How many there are of everything, and nothing of what they say.
+    /// Shows how many there are of everything, and no body.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerMux")
             .field("machine", &self.machine)

@@ -1,23 +1,23 @@
-//! What each request was told, checked as it is told.
+//! What the client reports of each request, checked at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use falco_core::Fate;
 use falco_core::mux::{Call, Unfinished};
 
-/// Which request: the first byte of its body, where that has one. No run has more than fit.
+/// The number of a request: the first byte of its body, if it has one. No run has more than fit.
 pub(crate) type Ticket = u8;
 
-/// Whoever waits. There is one for each request, so that it is given back once or not at all.
+/// What waits for the answer of a request. It cannot be copied, so it is given back at most once.
 pub(crate) struct Waiter(pub(crate) Ticket);
 
 /// What is known of each request.
 #[derive(Default)]
 pub(crate) struct Book {
     pub(crate) asked: BTreeMap<Ticket, Vec<u8>>,
-    /// Those whose waiter was given back.
+    /// Requests whose waiter was given back.
     pub(crate) ended: BTreeSet<Ticket>,
-    /// Those of which the client was told that no handler has seen them, and none will.
+    /// Requests that the client reports as not processed.
     unprocessed: BTreeSet<Ticket>,
     handed_out: BTreeSet<Ticket>,
     pub(crate) answers: BTreeMap<Ticket, Vec<u8>>,

@@ -1,5 +1,5 @@
-//! Which requests begin: as many, and as many bytes of them, as the server takes. And what is known
-//! of those that never had an answer.
+//! Which requests begin: as many, and as many bytes of them, as the server accepts. And the fate of
+//! requests without an answer.
 
 use core::time::Duration;
 use std::time::Instant as Clock;
@@ -25,7 +25,7 @@ fn no_more_bytes_are_under_way_than_the_owner_says_and_a_request_larger_than_tha
     assert!(scene.mux.has_unbegun());
     scene.hear(&raw_frame(1, 2, b"two"));
     assert_eq!(scene.begun(), [3, 4]);
-    // What is cancelled counts until its end has come: the server may still hold it.
+    // A cancelled request counts until it completes: the server may still hold it.
     assert!(matches!(
         scene.mux.cancel(1),
         Some((Call { waiter: 1, .. }, Fate::MaybeProcessed))
@@ -60,7 +60,7 @@ fn a_server_that_is_busy_while_it_holds_more_than_it_must_gets_less_from_then_on
         "1,600 bytes and more were under way, of 1,000 that it must hold: they are sent again"
     );
     assert_eq!(scene.mux.outstanding(), 5);
-    // They go again once no more than 1,000 bytes are under way with them.
+    // They are sent again once no more than 1,000 bytes are in flight with them.
     assert_eq!(scene.begun(), [0; 0]);
     scene.hear(&[raw_frame(1, 1, b""), raw_frame(1, 2, b"")].concat());
     assert_eq!(scene.begun(), [6]);
@@ -81,7 +81,7 @@ fn answers_let_more_bytes_be_in_flight_again_up_to_what_the_owner_says() {
     assert_eq!(scene.begun(), [1, 2, 3, 4, 5]);
     let busy = scene.hear(&raw_frame(4, 5, &[1]));
     assert!(busy.is_empty(), "{busy:?}");
-    // Half as many, and no fewer than one message: what began before says nothing of that.
+    // Half as many bytes, and at least one message. Answers to earlier requests do not change that.
     scene.hear(&[1, 2, 3, 4].map(|id| raw_frame(1, id, b"")).concat());
     assert!(scene.mux.cancel(5).is_some(), "it would be sent again");
     let mut most = Vec::new();
@@ -122,7 +122,7 @@ fn a_request_that_fails_makes_room_for_the_next_at_once() {
     let mut mux = ClientMux::<_, _, _, ()>::new(machine);
     let mut out = [0; 200];
     let hello = mux.seal(NOW, &mut out, |_, _| {}).unwrap();
-    // Handed over before the server has said that it reads 1,000 bytes, one request at a time.
+    // Accepted before the server has said that it reads 1,000 bytes, one request at a time.
     for (ticket, length) in [(1, 10), (2, 1_001), (3, 1_001), (4, 10)] {
         assert!(mux.request(Call::new(ticket, vec![1; length], ticket)).is_ok());
     }
@@ -135,8 +135,7 @@ fn a_request_that_fails_makes_room_for_the_next_at_once() {
     let mut answer = server.seal(&raw_frame(1, 1, b""));
     let answer = mux.recv(NOW, &mut answer);
     assert!(matches!(answer, Ok(ClientStep::Answer { waiter: 1, .. })), "{answer:?}");
-    // Whoever is told that there is nothing to write waits for the server, which waits for the
-    // client.
+    // If `seal` returned 0 here, client and server would wait for each other.
     let sealed = mux.seal(NOW, &mut out, |ticket, _| failed.push(ticket)).unwrap();
     assert_eq!(failed, [2, 3]);
     assert_eq!((sealed, mux.has_unbegun()), (18 + 7 + 10, false));
@@ -150,7 +149,7 @@ fn a_stream_that_ends_before_the_server_has_said_anything_has_processed_nothing(
         scene.request(1, 10);
         assert_eq!(scene.begun(), [1]);
         if heard {
-            // Anything under the connection's keys will do.
+            // Any record of the server.
             scene.hear(&raw_frame(200, 0, b""));
         }
         assert_eq!(scene.mux.machine().is_confirmed(), heard);
@@ -158,13 +157,13 @@ fn a_stream_that_ends_before_the_server_has_said_anything_has_processed_nothing(
         let left = scene.mux.finish();
         assert_eq!(left[0].fate, fate);
     }
-    // A piece of a record is enough: the server has said something.
+    // A part of a record is enough: the server has sent something.
     let mut scene = Scene::new(&keys, 1 << 20);
     scene.request(1, 10);
     assert_eq!(scene.begun(), [1]);
     assert!(scene.mux.end_of_stream(NOW, &[0]).is_err());
     assert_eq!(scene.mux.finish()[0].fate, Fate::MaybeProcessed);
-    // A stream that breaks may have lost what the server said.
+    // A stream that breaks may have lost what the server sent.
     let mut scene = Scene::new(&keys, 1 << 20);
     scene.request(1, 10);
     assert_eq!(scene.begun(), [1]);
@@ -176,7 +175,7 @@ fn a_request_that_is_answered_before_all_of_it_was_sent_is_over() {
     let keys = noise_client(7);
     let mut scene = Scene::new(&keys, 1 << 20);
     scene.request(1, 900);
-    // A record of it is not all of it.
+    // One record does not hold the whole request.
     let mut out = vec![0; 400];
     let sealed = scene.mux.seal(NOW, &mut out, |_, error| panic!("{error}")).unwrap();
     let mut sent = out[..sealed].to_vec();
@@ -201,15 +200,15 @@ fn giving_up_a_request_costs_no_more_however_many_wait() {
         for ticket in 0..count {
             scene.request(ticket, 10);
         }
-        // In an order in which none is the first or the last of those that are left.
+        // In an order in which none is the first or the last of those that remain.
         let order = (0..count).map(|n| (n * 7_919 + count / 2) % count);
         order.for_each(|ticket| assert!(scene.mux.cancel(ticket).is_some()));
         assert_eq!((scene.mux.outstanding(), scene.mux.has_unsent()), (0, false));
         began.elapsed()
     };
     time(1_000);
-    // The same work on both sides, so that a busy machine disturbs both alike. Fresh memory costs
-    // many something; a cost that grows with those that wait would be some hundred times as much.
+    // The same work on both sides, so that a busy machine disturbs both alike. New memory costs
+    // something. A cost that grows with the number of requests would be some hundred times as much.
     let least = |rounds: u32, count| {
         (0..5)
             .map(|_| (0..rounds).map(|_| time(count)).sum::<Duration>())

@@ -1,5 +1,5 @@
-//! Whatever callers, handlers and the link do: each waiter is given back once, with what is true of
-//! its own request, and nothing is left behind.
+//! Random callers, handlers and links: each waiter is given back once, what is reported of its
+//! request is true, and no state is left behind.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -49,12 +49,12 @@ struct Plan {
     max_record: u16,
     budget: usize,
     stops: bool,
-    /// Whether the handshake is done before anything else.
+    /// Whether the handshake completes before anything else.
     established: bool,
     ops: Vec<Op>,
 }
 
-/// What the client reads at the most.
+/// The largest answer that the client reads.
 const MAX_ANSWER: usize = 150_000;
 
 fn size() -> impl Strategy<Value = usize> {

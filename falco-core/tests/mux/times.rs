@@ -1,5 +1,5 @@
-//! Deadlines that the mux keeps for the adapters: a write that stalls, an owner who comes late, and
-//! the end of the stream.
+//! Deadlines that the mux keeps for the adapters: stalled writes, late polls, and the end of the
+//! stream.
 
 use core::time::Duration;
 
@@ -16,7 +16,7 @@ fn ms(millis: u64) -> Instant {
 type Client<H> = ClientMux<H, Vec<u8>, (), ()>;
 type Server<H> = ServerMux<H, Vec<u8>, Unbounded>;
 
-/// Both sides, established at 0 with nothing on its way.
+/// Both sides, established at 0 with no bytes in flight.
 fn pair<C: ClientKeyRef, S: ServerKeyRef>(keys: (C, S)) -> (Client<C>, Server<S>) {
     let settings = Settings::new().with_lifetime(LIFETIME).unwrap();
     let client = ClientConnection::new(keys.0, &settings, ms(0), &mut CountingRng::new(1)).unwrap();
@@ -61,17 +61,17 @@ fn a_write_that_makes_no_progress_for_a_lifetime_ends_the_connection() {
     let (mut client, mut server) = pair((&keys.0, &keys.1));
     server.blocked(ms(100));
     client.blocked(ms(100));
-    // Said again, it begins no new time; and something that was taken does.
+    // A repeated call starts no new time. A write that makes progress does.
     server.blocked(ms(5_000));
     client.wrote();
     client.blocked(ms(200));
     let due = ms(9_100);
     assert_eq!(server.handle_timeout(ms(8_999)), Ok(()));
-    // Its own lifetime runs out before, unless something comes: here only the write is looked at.
+    // Without input the lifetime ends before that. This is about the write only.
     assert!(server.poll_timeout().is_some_and(|at| at <= due));
     assert_eq!(server.handle_timeout(due), Err(ConnectionError::Stalled));
     assert_eq!(client.handle_timeout(ms(9_200)), Err(ConnectionError::Stalled));
-    // Whoever was away has not tried to write meanwhile.
+    // Before a late poll nothing was written.
     let (_, mut server) = pair((&keys.0, &keys.1));
     server.blocked(ms(100));
     let now = ms(9_151);
@@ -82,11 +82,11 @@ fn a_write_that_makes_no_progress_for_a_lifetime_ends_the_connection() {
 #[test]
 fn a_deadline_to_which_the_owner_comes_late_is_put_off_so_that_he_reads_first() {
     let keys = (noise_client(7), noise_server(7));
-    // As late as a timer may be.
+    // No later than a timer may be.
     let (_, mut server) = pair((&keys.0, &keys.1));
     assert_eq!(server.poll_timeout(), Some(ms(9_000)));
     assert_eq!(server.handle_timeout(ms(9_050)), Err(ConnectionError::Expired));
-    // Later than that nobody was here. What had come meanwhile is read, and the connection lives.
+    // A late poll: what has arrived is read first, and the connection lives on.
     let (mut client, mut server) = pair((&keys.0, &keys.1));
     let now = ms(9_051);
     assert!(client.ping(()).is_ok());
@@ -95,7 +95,7 @@ fn a_deadline_to_which_the_owner_comes_late_is_put_off_so_that_he_reads_first() 
     assert_eq!(server.handle_timeout(now), Ok(()));
     assert!(server.recv(now, &mut out[..sealed]).is_ok());
     assert_eq!(server.poll_timeout(), Some(now + LIFETIME));
-    // Where nothing had come it has ended a moment after.
+    // If nothing has arrived, it ends a moment later.
     let (_, mut server) = pair((&keys.0, &keys.1));
     assert_eq!(server.handle_timeout(now), Ok(()));
     let due = server.poll_timeout().unwrap();
@@ -111,7 +111,7 @@ fn last_answers_have_a_lifetime_and_other_last_words_a_second() {
     assert_eq!(until(server.ending(ConnectionError::Closed, ms(5))), Some(ms(9_005)));
     assert_eq!(until(server.ending(ConnectionError::Expired, ms(5))), Some(ms(1_005)));
     assert_eq!(until(client.ending(ConnectionError::Closed, ms(5))), Some(ms(1_005)));
-    // An end that is not graceful is waited for by nobody, and a stranger is not.
+    // After an end that is not graceful nothing is waited for, nor for an unauthenticated client.
     assert_eq!(until(server.ending(ConnectionError::Tampered, ms(5))), None);
     let stranger = Ending::new(ConnectionError::Closed, false, LIFETIME, ms(5));
     assert_eq!((stranger.step(ms(5)), until(stranger)), (LastStep::Close, None));
@@ -120,7 +120,7 @@ fn last_answers_have_a_lifetime_and_other_last_words_a_second() {
 #[test]
 fn each_step_of_an_end_follows_the_one_before() {
     let mut ending = Ending::new(ConnectionError::Closed, true, LIFETIME, ms(0));
-    // Out of turn nothing happens.
+    // Out of order it changes nothing.
     ending.shut(ms(1));
     assert_eq!(ending.step(ms(1)), LastStep::Write);
     ending.written();
@@ -132,7 +132,7 @@ fn each_step_of_an_end_follows_the_one_before() {
     assert_eq!(ending.step(ms(9_000)), LastStep::Close);
     ending.input_ended();
     assert_eq!(ending.step(ms(8_001)), LastStep::Close);
-    // A peer that ended first is not waited for.
+    // A peer that has ended first is not waited for.
     let mut ending = Ending::new(ConnectionError::Closed, true, LIFETIME, ms(0));
     ending.input_ended();
     ending.written();

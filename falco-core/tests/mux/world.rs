@@ -12,16 +12,16 @@ use falco_core::{
 
 use crate::book::{Book, Ticket, Waiter};
 
-/// What goes one way.
+/// One direction of the stream.
 #[derive(Default)]
 struct Link {
     flying: Vec<u8>,
     inbox: Vec<u8>,
-    /// Nothing more goes in.
+    /// The sender has ended the stream.
     closed: bool,
-    /// The receiver knows that nothing more comes.
+    /// The receiver has seen the end.
     told: bool,
-    /// Bytes were lost: the end is a reset, and not an end of the stream.
+    /// Bytes were lost: the end is a reset and not an end of the stream.
     reset: bool,
 }
 
@@ -44,7 +44,7 @@ impl Link {
         self.closed = true;
     }
 
-    /// Whether the end of the stream has come, and is told now.
+    /// Whether the receiver sees the end of the stream now. It sees it once.
     fn ends(&mut self) -> bool {
         self.closed && self.flying.is_empty() && !core::mem::replace(&mut self.told, true)
     }
@@ -58,12 +58,12 @@ pub(crate) struct World<C: ClientKeyRef, S: ServerKeyRef> {
     to_server: Link,
     to_client: Link,
     book: Book,
-    /// What handlers are at.
+    /// Requests whose handlers run.
     running: BTreeMap<Ticket, RequestId>,
-    /// What was answered; the answer may be on its way.
+    /// Requests that were answered. The answer may not have been received.
     answered: BTreeMap<Ticket, RequestId>,
     cancelled: BTreeSet<Ticket>,
-    /// Whether handlers stop when they are told, on a wire that tells them.
+    /// Whether handlers stop when their request is cancelled, on a wire that has CANCEL.
     stops: bool,
     client_over: bool,
     server_over: bool,
@@ -113,7 +113,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         }
     }
 
-    /// One of those that were asked, whatever has become of it.
+    /// Cancels any request, completed or not.
     pub(crate) fn cancel(&mut self, pick: usize) {
         let Some(nth) = pick.checked_rem(self.book.asked.len()) else {
             return;
@@ -149,7 +149,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         }
     }
 
-    /// An answer may be cut off that is half sent.
+    /// Refuses a request whose answer may be sent in part.
     pub(crate) fn refuse_answered(&mut self, pick: usize) {
         if let Some((_, id)) = take(&mut self.answered, pick) {
             self.server.refuse(id, Refusal::Failed);
@@ -181,11 +181,11 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         self.server.close(self.now, CloseReason::ShuttingDown);
     }
 
-    /// Of what is under way each way, so many bytes still come.
+    /// Cuts both directions. Only this many of the bytes in flight still arrive.
     pub(crate) fn cut(&mut self, to_server: usize, to_client: usize) {
         self.to_server.cut(to_server);
         self.to_client.cut(to_client);
-        // To the client an end of the stream at which nothing was lost is the server's own.
+        // The client takes an end of the stream at which nothing was lost for the server's own.
         if !self.to_client.reset && !self.server_over {
             self.end_server();
         }
@@ -201,8 +201,8 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         let _ = self.server.handle_timeout(self.now);
     }
 
-    /// The client writes once into an output of `size` bytes. Says whether something went, or how
-    /// many bytes it takes.
+    /// The client writes once, into an output of `size` bytes. Returns whether it wrote something, or
+    /// how many bytes it needs.
     pub(crate) fn write_client(&mut self, size: usize) -> Result<bool, usize> {
         let mut out = vec![0; size];
         let book = &mut self.book;
@@ -226,7 +226,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         wrote(&mut self.to_client, sealed, &out)
     }
 
-    /// So many bytes come to the client. Says whether something came.
+    /// Delivers bytes to the client. Returns whether something changed.
     pub(crate) fn read_client(&mut self, count: usize) -> bool {
         let mut came = self.to_client.deliver(count);
         while let Some(consumed) = self.look_client() {
@@ -293,7 +293,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         self.book.unfinished(self.client.finish());
     }
 
-    /// So many bytes come to the server, if it reads. Says whether something came.
+    /// Delivers bytes to the server, if it reads. Returns whether something changed.
     pub(crate) fn read_server(&mut self, count: usize) -> bool {
         if !self.server.may_read() {
             return false;
@@ -352,13 +352,13 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         }
     }
 
-    /// What runs goes on, and its answers go nowhere.
+    /// The server's connection has ended. Its handlers still run, and their answers are dropped.
     fn end_server(&mut self) {
         self.server_over = true;
         self.server.finish();
     }
 
-    /// Everything goes that can go, in outputs that the muxes ask for.
+    /// Delivers everything, with outputs of the size that the muxes ask for.
     pub(crate) fn settle(&mut self) {
         for _ in 0..100_000 {
             let (client, server) = (self.client.seal_size(), self.server.seal_size());
@@ -372,8 +372,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         panic!("it comes to no end: {:?} {:?}", self.client, self.server);
     }
 
-    /// All requests get their ends where that can still be, and then the connection. Nothing may be
-    /// left of anything.
+    /// Completes all requests that can complete, then ends the connection. No state may be left.
     pub(crate) fn finish(mut self, full: usize) {
         self.settle();
         let in_order = |end: Option<ConnectionError>| matches!(end, None | Some(ConnectionError::Closed));
@@ -392,7 +391,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
             if !self.client.is_open() {
                 self.take_unbegun();
             }
-            // By itself, and not because it was cleared.
+            // Because all has completed, and not because `finish` clears it.
             self.assert_empty();
             assert_eq!(self.budget.left(), full);
         }

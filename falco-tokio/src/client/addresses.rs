@@ -1,5 +1,5 @@
-//! Connecting to whichever address of a name answers first, as RFC 8305 says: one that hangs costs
-//! a moment, and not the time that there is.
+//! Connects to the first address of a name that answers, as in RFC 8305. An address that does not
+//! answer costs a short delay, and not the whole time limit.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -9,8 +9,8 @@ use std::io;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 
-/// How long the attempt at one address may take before the next begins beside it: what RFC 8305
-/// recommends in section 5.
+/// After this time without a result, the attempt at the next address begins as well. The value is
+/// that of RFC 8305, section 5.
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Resolves `name`, a host and a port, and connects to the first of its addresses that answers. The
@@ -27,7 +27,7 @@ async fn connect_to(mut addresses: VecDeque<SocketAddr>) -> io::Result<TcpStream
         return TcpStream::connect(only).await;
     }
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name stands for no address");
-    // Attempts that are still under way when one has succeeded end with this.
+    // Dropping this ends the other attempts when one has succeeded.
     let mut attempts = JoinSet::new();
     loop {
         if let Some(address) = addresses.pop_front() {
@@ -55,8 +55,8 @@ async fn connect_to(mut addresses: VecDeque<SocketAddr>) -> io::Result<TcpStream
     }
 }
 
-/// The addresses in the order in which they were resolved, one family after the other in turn, so
-/// that a family that leads nowhere is given up early.
+/// The addresses in the order in which they were resolved, with the two families alternating. So a
+/// family without a route delays the connection only once.
 fn in_turn(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (mut one, mut other): (VecDeque<_>, VecDeque<_>) = addresses
@@ -88,8 +88,8 @@ mod tests {
         assert_eq!(in_turn(Vec::new()), []);
     }
 
-    /// A listener that takes nobody: what is sent to it is lost, as in a black hole. Its backlog is
-    /// full, which on Linux holds one more than was asked for.
+    /// A listener with a full backlog, which drops connection attempts. On Linux the backlog holds one
+    /// more than was asked for.
     #[cfg(target_os = "linux")]
     fn black_hole() -> io::Result<(socket2::Socket, SocketAddr, Vec<std::net::TcpStream>)> {
         use socket2::{Domain, Socket, Type};

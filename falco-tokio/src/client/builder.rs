@@ -1,4 +1,4 @@
-//! How a client is set up.
+//! Settings of a client, and how it is created.
 
 use core::future::Future;
 use core::sync::atomic::AtomicBool;
@@ -27,14 +27,14 @@ use crate::socket::Stream;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request may take by default.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many requests may be under way or wait, on each connection, by default: as many as a server
-/// takes by default.
+/// How many requests may be outstanding on each connection by default: the default in-flight limit
+/// of a server.
 const OUTSTANDING: usize = 1024;
-/// How many nonces a client remembers by default: each request and each answer takes one.
+/// Size of the replay cache by default. Each request and each answer takes one nonce.
 const REPLAY_MEMORY: usize = 1024;
 /// Settings of a [`Client`]. Clones of a builder share its key, so that a process can have several
-/// clients under one key: with the key they share the context and, on the classic wire, the memory
-/// of nonces, which the first client fixes.
+/// clients under one key. With the key they share the context and, on the classic wire, the replay
+/// cache, whose size the first client sets.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it connects"]
 pub struct ClientBuilder {
@@ -50,8 +50,8 @@ pub struct ClientBuilder {
 }
 
 impl Client {
-    /// A client of servers that have `key`. It speaks the noise wire: both sides prove that they
-    /// have the key, and keys of their own protect each connection.
+    /// A client of servers that have `key`, on the noise wire: both sides prove that they have the
+    /// key, and each connection is encrypted under keys of its own.
     pub fn builder(key: Key) -> ClientBuilder {
         ClientBuilder::new(ClientKeySource::noise(key))
     }
@@ -59,8 +59,8 @@ impl Client {
     /// A client that speaks the classic wire, to servers of the published falcotcp 0.1.x and to
     /// [`Server::classic`](crate::Server::classic).
     ///
-    /// What that wire does not give is told in [`falco_core::classic`]. Its connection ends when
-    /// nothing was sent for a lifetime; the next request makes another.
+    /// [`falco_core::classic`] says what that wire lacks. Its connection ends when nothing was sent for
+    /// a lifetime, and the next request opens another.
     pub fn classic(key: Key) -> ClientBuilder {
         ClientBuilder::new(ClientKeySource::classic(key, REPLAY_MEMORY))
     }
@@ -81,29 +81,29 @@ impl ClientBuilder {
         }
     }
 
-    /// The name of the service called, or any bytes that both owners have agreed on, 65,535 at
-    /// most: a server of another context does not take the hello. Empty by default. The classic
-    /// wire has none.
+    /// The name of the service, or any bytes that both owners have agreed on, 65,535 at most. A
+    /// server with another context refuses the connection. Empty by default. The classic wire has no
+    /// context.
     pub fn context(self, context: impl Into<Vec<u8>>) -> Self {
         self.key.set_context(context.into());
         self
     }
 
-    /// The largest message, the lifetime, whether to ping so that a connection stays, how long a
-    /// handshake may take. What is set by itself holds, before or after this.
+    /// Several settings at once: the largest message, the lifetime, keep-alive, the handshake timeout
+    /// and others. A value that was set by its own method takes precedence, before or after this.
     pub const fn settings(mut self, settings: Settings) -> Self {
         self.settings = self.settings.settings(settings);
         self
     }
 
-    /// The largest message body, in bytes, either way: 16 MiB by default.
+    /// The largest message in either direction, in bytes: 16 MiB by default.
     pub const fn max_message(mut self, bytes: u32) -> Self {
         self.settings = self.settings.max_message(bytes);
         self
     }
 
-    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days.
-    /// The smaller of both sides' is in force.
+    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days. The
+    /// smaller lifetime of both sides is in force.
     pub const fn lifetime(mut self, lifetime: Duration) -> Self {
         self.settings = self.settings.lifetime(lifetime);
         self
@@ -115,87 +115,87 @@ impl ClientBuilder {
         self
     }
 
-    /// How many connections to spread requests over, 1 by default; 0 counts as 1. A request goes to
-    /// the one with the fewest under way. Each is made when it is first needed; one that then fails
-    /// is tried again, with pauses, though others stand.
+    /// How many connections to spread requests over: 1 by default, and 0 counts as 1. A request goes
+    /// to the connection with the fewest outstanding requests. Each is opened when it is first needed.
+    /// One that fails is opened again, with pauses, even if there are others.
     pub const fn connections(mut self, connections: usize) -> Self {
         self.connections = connections;
         self
     }
 
-    /// How long connecting the socket may take, 5 s by default. The handshake has its own limit in
-    /// the settings.
+    /// How long connecting the socket may take: 5 s by default. The handshake has a [limit of its
+    /// own](Self::handshake_timeout).
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long a request may take in all, 30 s by default: waiting for a place in the queue, for a
-    /// connection, and for the answer. `None` sets no limit.
+    /// How long a request may take in total: 30 s by default. That includes waiting for a place in the
+    /// queue, for a connection, and for the answer. `None` sets no limit.
     pub const fn request_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.request_timeout = timeout;
         self
     }
 
-    /// How many requests may be under way or wait at once, 1024 for each connection by default; 0
-    /// counts as 1. More of them wait their turn before anything is kept of them.
+    /// How many requests may be outstanding at once: 1024 for each connection by default, and 0 counts
+    /// as 1. Further calls wait for a place before their requests are queued.
     pub const fn max_outstanding(mut self, requests: usize) -> Self {
         self.max_outstanding = Some(requests);
         self
     }
 
-    /// The pauses after attempts to connect that failed: each is a random part of a bound, which is
-    /// `first` at first, doubles with each attempt, and is `most` at the most. 50 ms and 10 s by
-    /// default.
+    /// The pauses after failed attempts to connect. Each is a random part of a bound that is `first`
+    /// after the first failure, doubles with each further one, and is never more than `most`. 50 ms
+    /// and 10 s by default.
     pub const fn backoff(mut self, first: Duration, most: Duration) -> Self {
         self.backoff = Backoff::new(first, most);
         self
     }
 
-    /// Whether requests that find no connection fail as soon as an attempt to connect has failed.
-    /// By default they wait for another attempt until their time has run out.
+    /// Whether requests that wait for a connection fail as soon as an attempt to connect fails. By
+    /// default they wait for further attempts within their time limit.
     pub const fn fail_fast(mut self, fail_fast: bool) -> Self {
         self.fail_fast = fail_fast;
         self
     }
 
-    /// How many nonces to remember on the classic wire, 20 bytes each, 1024 by default; 0 remembers
-    /// none. Answers that are replayed from within this memory are refused. The noise wire needs
-    /// none.
+    /// How many nonces the replay cache of the classic wire holds, with 20 bytes each: 1024 by default.
+    /// With 0 there is none. Replayed answers are rejected if their nonces are in the cache. The noise
+    /// wire needs no replay cache.
     pub fn replay_memory(self, nonces: usize) -> Self {
         self.key.set_nonces(nonces);
         self
     }
 
-    /// Where random numbers come from instead of the operating system, for tests and simulations.
-    /// In production a source that is not cryptographic gives the keys away.
+    /// A source of random numbers instead of the operating system, for tests and simulations. In
+    /// production a source that is not cryptographically secure reveals the keys.
     pub fn entropy(mut self, fill: impl Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync + 'static) -> Self {
         self.entropy = Entropy::new(fill);
         self
     }
 
-    /// Connects to a host and port, such as `"db.internal:4287"`, and shakes hands. The name is
-    /// resolved anew for each connection.
+    /// Connects to a host and port, such as `"db.internal:4287"`, and waits for the handshake. The name
+    /// is resolved again for each connection.
     ///
     /// # Errors
-    /// [`Error`]: what the first attempt failed with, such as [`ConnectionError::Refused`](crate::ConnectionError::Refused) where the server has another key.
+    /// [`Error`] of the first attempt, such as [`ConnectionError::Refused`](crate::ConnectionError::Refused) if the server has another key.
     pub async fn connect(self, address: impl ToString) -> Result<Client, Error> {
         self.open(Dial::Tcp(address.to_string())).await
     }
 
-    /// A client that connects to a host and port when it first has something to send.
+    /// A client that connects to a host and port when there is something to send.
     ///
     /// # Errors
     /// [`Error::Setup`], [`Error::Settings`].
     ///
     /// # Panics
-    /// Outside of a Tokio runtime, on which the client's tasks run.
+    /// Outside of a Tokio runtime. The client's tasks run on it.
     #[expect(clippy::needless_pass_by_value, reason = "as `connect` takes it")]
     pub fn connect_lazy(self, address: impl ToString) -> Result<Client, Error> {
         self.build(Dial::Tcp(address.to_string()))
     }
 
-    /// Connects to a Unix socket, and shakes hands.
+    /// Connects to a Unix socket, and waits for the handshake.
     ///
     /// # Errors
     /// [`Error`].
@@ -204,8 +204,8 @@ impl ClientBuilder {
         self.open(Dial::Unix(path.as_ref().to_owned())).await
     }
 
-    /// Connects by a function of the caller's, such as one that goes through a proxy, and shakes
-    /// hands. It is called for each connection.
+    /// Connects with the caller's function, for example through a proxy, and waits for the handshake.
+    /// The function is called for each connection.
     ///
     /// # Errors
     /// [`Error`].
@@ -225,8 +225,8 @@ impl ClientBuilder {
         self.open(Dial::With(Box::new(dial))).await
     }
 
-    /// Shakes hands over a stream that is already connected. Once that has ended, so has the
-    /// client: it cannot make another.
+    /// Uses a stream that is already connected, and waits for the handshake. When the stream ends, the
+    /// client cannot connect again, and its requests fail.
     ///
     /// # Errors
     /// [`Error`].

@@ -18,23 +18,23 @@ use crate::error::Error;
 use crate::socket::{Socket, Stream};
 
 pub(super) type Dialing = Pin<Box<dyn Future<Output = Result<Socket, Error>> + Send>>;
-/// A stream of the caller's making, on its way.
+/// A stream that the caller's function opens.
 pub(super) type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send>>;
 type DialWith = dyn Fn() -> Connecting + Send + Sync;
 
-/// Where a client gets its streams from.
+/// How a client opens its streams.
 pub(super) enum Dial {
-    /// Anything that can be resolved, resolved anew each time.
+    /// A host and port, resolved again for each connection.
     Tcp(String),
     #[cfg(unix)]
     Unix(PathBuf),
     With(Box<DialWith>),
-    /// One stream, and never another.
+    /// A single stream.
     Once(Mutex<Option<Box<dyn Stream>>>),
 }
 
 impl Dial {
-    /// Whether there can be another stream.
+    /// Whether no other stream can be opened.
     pub(super) fn is_spent(&self) -> bool {
         match self {
             Self::Once(stream) => stream
@@ -47,8 +47,7 @@ impl Dial {
         }
     }
 
-    /// Begins to connect. `limit` bounds all of it, `lifetime` how long sent bytes may stay
-    /// unacknowledged.
+    /// Begins to connect, within `limit`. `lifetime` is how long sent bytes may stay unacknowledged.
     pub(super) fn dial(&self, limit: Duration, lifetime: Duration) -> Dialing {
         let dialing: Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>> = match self {
             Self::Tcp(name) => {
@@ -89,8 +88,8 @@ impl Dial {
     }
 }
 
-/// Connects to a Unix socket. Where its backlog is full the system says so at once, so that the
-/// attempt is repeated until the caller's limit has run out.
+/// Connects to a Unix socket. If its backlog is full, the system reports that at once, so the attempt
+/// is repeated until the limit has passed.
 #[cfg(unix)]
 async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let mut pause = Duration::from_millis(1);
@@ -143,7 +142,7 @@ mod tests {
             })
         ));
         assert!(began.elapsed() >= limit);
-        // One leaves the backlog, and another has its place.
+        // One leaves the backlog, which makes room for another.
         let dialing = tokio::spawn(dial.dial(Duration::from_secs(10), life));
         tokio::time::sleep(limit).await;
         assert!(!dialing.is_finished());

@@ -1,4 +1,4 @@
-//! What a client counts.
+//! Counters of a client.
 
 use crate::stats::Counter;
 
@@ -11,22 +11,21 @@ pub(super) struct Counters {
     pub(super) errors: Counter,
 }
 
-/// What has happened at a client since it was made, for a metrics library to read. Counters only go
-/// up; gauges say how it is now.
+/// Counters and gauges of a client since it was created, for a metrics library to read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientStats {
-    /// Gauge: requests that have been handed over and have had no end.
+    /// Gauge: requests that were submitted and have not completed.
     pub outstanding: u64,
     /// Attempts to connect.
     pub attempts: u64,
-    /// Handshakes that succeeded.
+    /// Handshakes that completed.
     pub connected: u64,
-    /// Requests that were made.
+    /// Requests of callers.
     pub requests: u64,
     /// Of these, requests that were answered.
     pub answers: u64,
-    /// Of these, requests that ended with an error. The others were dropped, or are under way.
+    /// Of these, requests that failed. The others were dropped, or have not completed.
     pub errors: u64,
 }
 

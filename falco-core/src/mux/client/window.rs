@@ -1,9 +1,9 @@
-//! How many bytes of requests are in flight: fewer after the server was busy, more again with each
-//! answer.
+//! How many bytes of requests may be in flight: fewer after the server was busy, and more again with
+//! each answer.
 
 use crate::message::RequestId;
 
-/// With no more bytes in flight than this, a server that is busy is so for another reason.
+/// If no more bytes than this are in flight, they are not the reason for which a server is busy.
 const LEAST: usize = 1 << 20;
 
 /// The bound on the bytes in flight on one connection.
@@ -11,8 +11,8 @@ const LEAST: usize = 1 << 20;
 pub(super) struct Window {
     bytes: usize,
     most: usize,
-    /// The request that began last before the window was made smaller. What began before says
-    /// nothing of the window that is in force.
+    /// The last request that had begun when the window shrank. Requests up to this one were sent
+    /// with a larger window, so their answers and refusals do not change the present one.
     last_before: u32,
 }
 
@@ -25,21 +25,20 @@ impl Window {
         }
     }
 
-    /// Whether a request of `length` bytes may begin, with `held` bytes in flight. One that is
-    /// larger than the window goes beside small ones alone, which may be in flight for long.
+    /// Whether a request of `length` bytes may begin, with `held` bytes in flight. A request that is
+    /// larger than the window may begin beside small ones, which may be in flight for long.
     pub(super) const fn admits(&self, held: usize, length: usize) -> bool {
         held == 0 || held.saturating_add(length) <= self.bytes || (length > self.bytes && held <= self.bytes / 4)
     }
 
-    /// Whether as many bytes may be in flight as the owner allows.
+    /// Whether the window has its full size.
     pub(super) const fn is_full(&self) -> bool {
         self.bytes >= self.most
     }
 
-    /// The server was busy for request `id` of `length` bytes, with `held` bytes in flight, the
-    /// latest of which is `last`. `peer_max` is the largest message that the server reads: it has
-    /// room for one. Says whether the bytes may have been the reason; then fewer are in flight
-    /// from now on.
+    /// The server was busy for request `id` of `length` bytes, with `held` bytes in flight. `last` is
+    /// the last request that has begun, and `peer_max` the largest message that the server reads: it
+    /// has room for one. Returns whether the bytes may be the reason, and shrinks the window if so.
     pub(super) fn shrink(&mut self, id: RequestId, length: usize, held: usize, last: u32, peer_max: usize) -> bool {
         let floor = LEAST.min(peer_max);
         if held <= floor || held <= length {
@@ -52,8 +51,8 @@ impl Window {
         true
     }
 
-    /// Request `id` of `length` bytes was answered: a whole window of answers makes room for one
-    /// more such request.
+    /// Request `id` of `length` bytes was answered. One window of answers makes room for one more such
+    /// request.
     pub(super) fn grow(&mut self, id: RequestId, length: usize) {
         if !self.is_full() && id.number() > self.last_before {
             let share = length.saturating_mul(length) / self.bytes.max(1);
