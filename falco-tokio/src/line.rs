@@ -58,9 +58,10 @@ pub(crate) struct Line<S> {
 }
 
 impl Line<Socket> {
-    /// Ends the stream of an unauthenticated client: shuts down the sending half and drops the bytes
-    /// that have arrived. So the client sees an end of the stream and not a reset. A reset could
-    /// destroy what this side has sent, and the client could not know that nothing was processed.
+    /// Ends the stream of an unauthenticated client: shuts down the sending half and drops the
+    /// bytes that have arrived. So the client sees an end of the stream and not a reset. A reset
+    /// could destroy what this side has sent, and the client could not know that nothing was
+    /// processed.
     pub(crate) fn reject(&mut self, cx: &mut Context<'_>) {
         let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
         let mut dropped = [0; 4096];
@@ -107,8 +108,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.inbox.consume(count);
     }
 
-    /// Reads from the stream. `total` is how many unread bytes are needed in all. 0 means the end of
-    /// the stream.
+    /// Reads from the stream. `total` is how many unread bytes are needed in all. 0 means the end
+    /// of the stream.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, total: usize) -> Poll<io::Result<usize>> {
         self.read_with(total, |stream, space| {
             let mut buffer = ReadBuf::new(space);
@@ -137,9 +138,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.sent == self.sealed && !self.unflushed
     }
 
-    /// Writes pending output, then what `seal` puts into the buffer, until there is nothing more, the
-    /// stream accepts no more, or it has accepted [`WRITES`] writes. `seal` returns how many bytes
-    /// it wrote, or how many it needs.
+    /// Writes pending output, then what `seal` puts into the buffer, until there is nothing more,
+    /// the stream accepts no more, or it has accepted [`WRITES`] writes. `seal` returns how many
+    /// bytes it wrote, or how many it needs.
     pub(crate) fn write(
         &mut self,
         cx: &mut Context<'_>,
@@ -209,8 +210,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    /// Ends the stream as `ending` says. `seal` writes the last bytes, and `eof` says whether the end
-    /// of the stream was read.
+    /// Ends the stream as `ending` says. `seal` writes the last bytes, and `eof` says whether the
+    /// end of the stream was read.
     pub(crate) fn poll_end(
         &mut self,
         cx: &mut Context<'_>,

@@ -208,9 +208,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.machine.close(now, reason);
     }
 
-    /// Processes the unread bytes as [`ClientConnection::recv`] does. A request for which the server
-    /// was busy, because more bytes were in flight than it holds, is held back and sent again
-    /// without a step.
+    /// Processes the unread bytes as [`ClientConnection::recv`] does. A request for which the
+    /// server was busy, because more bytes were in flight than it holds, is held back and sent
+    /// again without a step.
     ///
     /// # Errors
     /// What ended the connection. [`finish`](Self::finish) returns the requests that are left.

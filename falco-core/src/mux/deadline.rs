@@ -43,8 +43,8 @@ impl Writes {
         [machine.poll_timeout(), write].into_iter().flatten().min()
     }
 
-    /// Does what is due at `now`. After a late poll, deadlines that have passed move, so that what has
-    /// arrived is read first.
+    /// Does what is due at `now`. After a late poll, deadlines that have passed move, so that what
+    /// has arrived is read first.
     pub(super) fn handle_timeout<R: Role, H: KeyRef<R>>(
         &mut self,
         machine: &mut Connection<R, H>,

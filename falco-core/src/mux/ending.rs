@@ -24,8 +24,8 @@ pub enum LastStep {
 ///
 /// If a socket is closed with bytes unread, TCP resets the connection, which can destroy the last
 /// answers. So the sending half is shut down first, and what still arrives is read and dropped, for
-/// a second ([`LINGER`]) at the most. The stream is closed at once if the peer is unauthenticated or
-/// the end is not [graceful](ConnectionError::is_graceful).
+/// a second ([`LINGER`]) at the most. The stream is closed at once if the peer is unauthenticated
+/// or the end is not [graceful](ConnectionError::is_graceful).
 ///
 /// ```
 /// use core::time::Duration;

@@ -7,8 +7,8 @@ use super::call::Call;
 use super::retry::Retry;
 use crate::message::{CloseReason, Refusal, RequestId};
 
-/// The result of processing unread bytes at a client. Drop the first `consumed` of them when you are
-/// done with the step.
+/// The result of processing unread bytes at a client. Drop the first `consumed` of them when you
+/// are done with the step.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ClientStep<'u, B, W, P = W> {
@@ -67,8 +67,8 @@ pub enum ClientStep<'u, B, W, P = W> {
     },
 }
 
-/// The result of processing unread bytes at a server. Drop the first `consumed` of them when you are
-/// done with the step.
+/// The result of processing unread bytes at a server. Drop the first `consumed` of them when you
+/// are done with the step.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ServerStep<'u> {

@@ -201,8 +201,8 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         let _ = self.server.handle_timeout(self.now);
     }
 
-    /// The client writes once, into an output of `size` bytes. Returns whether it wrote something, or
-    /// how many bytes it needs.
+    /// The client writes once, into an output of `size` bytes. Returns whether it wrote something,
+    /// or how many bytes it needs.
     pub(crate) fn write_client(&mut self, size: usize) -> Result<bool, usize> {
         let mut out = vec![0; size];
         let book = &mut self.book;

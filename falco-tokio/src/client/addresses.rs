@@ -88,8 +88,8 @@ mod tests {
         assert_eq!(in_turn(Vec::new()), []);
     }
 
-    /// A listener with a full backlog, which drops connection attempts. On Linux the backlog holds one
-    /// more than was asked for.
+    /// A listener with a full backlog, which drops connection attempts. On Linux the backlog holds
+    /// one more than was asked for.
     #[cfg(target_os = "linux")]
     fn black_hole() -> io::Result<(socket2::Socket, SocketAddr, Vec<std::net::TcpStream>)> {
         use socket2::{Domain, Socket, Type};

@@ -286,8 +286,8 @@ impl Connection {
         }
     }
 
-    /// Whether the connection is established and nothing was received for a while. It may have ended
-    /// since, if the process was stopped or its threads were busy.
+    /// Whether the connection is established and nothing was received for a while. It may have
+    /// ended since, if the process was stopped or its threads were busy.
     pub(super) fn is_quiet(&self) -> bool {
         self.is_established() && self.now().since(self.received) >= QUIET
     }

@@ -47,7 +47,8 @@ impl Dial {
         }
     }
 
-    /// Begins to connect, within `limit`. `lifetime` is how long sent bytes may stay unacknowledged.
+    /// Begins to connect, within `limit`. `lifetime` is how long sent bytes may stay
+    /// unacknowledged.
     pub(super) fn dial(&self, limit: Duration, lifetime: Duration) -> Dialing {
         let dialing: Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>> = match self {
             Self::Tcp(name) => {
@@ -88,8 +89,8 @@ impl Dial {
     }
 }
 
-/// Connects to a Unix socket. If its backlog is full, the system reports that at once, so the attempt
-/// is repeated until the limit has passed.
+/// Connects to a Unix socket. If its backlog is full, the system reports that at once, so the
+/// attempt is repeated until the limit has passed.
 #[cfg(unix)]
 async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let mut pause = Duration::from_millis(1);

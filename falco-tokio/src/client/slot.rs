@@ -310,8 +310,9 @@ impl Slot {
         }
     }
 
-    /// Pauses before the next attempt if the server completes handshakes and then ends connections at
-    /// once. If it has served a request, there is no pause: each attempt then has a request to send.
+    /// Pauses before the next attempt if the server completes handshakes and then ends connections
+    /// at once. If it has served a request, there is no pause: each attempt then has a request to
+    /// send.
     fn pause_if_soon(&mut self, since: Instant, served: bool) {
         if served || since.elapsed() >= SOON {
             self.failed = 0;
@@ -451,7 +452,8 @@ impl Future for Slot {
 }
 
 impl Drop for Slot {
-    /// When all is done, or with its runtime. Callers that still wait see the end of their channels.
+    /// When all is done, or with its runtime. Callers that still wait see the end of their
+    /// channels.
     fn drop(&mut self) {
         self.shared.abandon();
     }

@@ -180,7 +180,8 @@ impl<H: Handler> Connection<H> {
     /// Processes the unread bytes.
     fn receive(&mut self, cx: &mut Context<'_>) -> Pause {
         loop {
-            // Before the check below: output that waits only for the next turn is no reason to wait.
+            // Before the check below: output that waits only for the next turn is no reason to
+            // wait.
             if self.turn >= TURN {
                 return Pause::Yield;
             }

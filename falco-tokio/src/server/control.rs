@@ -42,8 +42,8 @@ struct Busy {
     finished: Vec<(RequestId, Outcome)>,
     /// Requests that were cancelled and whose handlers still run.
     cancelled: HashSet<RequestId>,
-    /// Notified when a request is cancelled or the connection ends. Created when something waits for
-    /// that.
+    /// Notified when a request is cancelled or the connection ends. Created when something waits
+    /// for that.
     cancelling: Option<Arc<Notify>>,
 }
 

@@ -17,8 +17,8 @@ use crate::error::HandlerError;
 /// Handles requests: any `Fn(Request) -> impl Future<Output = Result<impl Into<Bytes>,
 /// HandlerError>>`, or a Tower service by [`Server::serve_service`](crate::Server::serve_service).
 pub trait Handler: Send + Sync + 'static {
-    /// Resolves to the answer. It must be `Unpin`: the connection's own task polls it first, and if it
-    /// is not ready then, it moves to another task.
+    /// Resolves to the answer. It must be `Unpin`: the connection's own task polls it first, and if
+    /// it is not ready then, it moves to another task.
     type Future: Future<Output = Result<Bytes, HandlerError>> + Send + Unpin + 'static;
 
     /// Starts to handle a request.
@@ -59,8 +59,8 @@ impl<Fut> fmt::Debug for IntoBytes<Fut> {
     }
 }
 
-/// A Tower service as a handler. Each request has a clone of the service, which is made ready before
-/// it is called.
+/// A Tower service as a handler. Each request has a clone of the service, which is made ready
+/// before it is called.
 #[derive(Debug)]
 pub(crate) struct ServiceHandler<S>(pub(crate) std::sync::Mutex<S>);
 

@@ -1,5 +1,5 @@
-//! How many bytes of requests may be in flight: fewer after the server was busy, and more again with
-//! each answer.
+//! How many bytes of requests may be in flight: fewer after the server was busy, and more again
+//! with each answer.
 
 use crate::message::RequestId;
 
@@ -25,8 +25,8 @@ impl Window {
         }
     }
 
-    /// Whether a request of `length` bytes may begin, with `held` bytes in flight. A request that is
-    /// larger than the window may begin beside small ones, which may be in flight for long.
+    /// Whether a request of `length` bytes may begin, with `held` bytes in flight. A request that
+    /// is larger than the window may begin beside small ones, which may be in flight for long.
     pub(super) const fn admits(&self, held: usize, length: usize) -> bool {
         held == 0 || held.saturating_add(length) <= self.bytes || (length > self.bytes && held <= self.bytes / 4)
     }
@@ -36,9 +36,10 @@ impl Window {
         self.bytes >= self.most
     }
 
-    /// The server was busy for request `id` of `length` bytes, with `held` bytes in flight. `last` is
-    /// the last request that has begun, and `peer_max` the largest message that the server reads: it
-    /// has room for one. Returns whether the bytes may be the reason, and shrinks the window if so.
+    /// The server was busy for request `id` of `length` bytes, with `held` bytes in flight. `last`
+    /// is the last request that has begun, and `peer_max` the largest message that the server
+    /// reads: it has room for one. Returns whether the bytes may be the reason, and shrinks the
+    /// window if so.
     pub(super) fn shrink(&mut self, id: RequestId, length: usize, held: usize, last: u32, peer_max: usize) -> bool {
         let floor = LEAST.min(peer_max);
         if held <= floor || held <= length {
@@ -51,8 +52,8 @@ impl Window {
         true
     }
 
-    /// Request `id` of `length` bytes was answered. One window of answers makes room for one more such
-    /// request.
+    /// Request `id` of `length` bytes was answered. One window of answers makes room for one more
+    /// such request.
     pub(super) fn grow(&mut self, id: RequestId, length: usize) {
         if !self.is_full() && id.number() > self.last_before {
             let share = length.saturating_mul(length) / self.bytes.max(1);
