@@ -27,6 +27,9 @@ use crate::error::Error;
 use crate::line::Line;
 use crate::server::{Desk, ServerLine};
 
+/// Reads and writes in a row that need no waiting, before other tasks have their turn.
+const TURN: u8 = 32;
+
 /// Moves the bytes of a stream's halves, and waits on a timer. It is made by [`Client::new`] and
 /// [`Server::new`].
 pub struct Pump<R: embedded_io::ErrorType, W, T> {
@@ -40,6 +43,8 @@ pub struct Pump<R: embedded_io::ErrorType, W, T> {
     unflushed: bool,
     /// A handler has been let begin.
     greeted: bool,
+    /// How often bytes were moved since another task had its turn.
+    moved: u8,
     /// Why nothing can be written any more. It is told once what had come has been looked at: it
     /// may say more.
     broken: Option<Error<R::Error>>,
@@ -67,6 +72,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
             looked: Instant::ZERO,
             unflushed: false,
             greeted: false,
+            moved: 0,
             broken: None,
         }
     }
@@ -258,7 +264,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
     /// Reads and writes what can be, or waits until something can or the deadline is there.
     async fn transfer(&mut self, space: &mut [u8], unsent: &[u8], deadline: Option<Instant>) -> Moved<R::Error> {
         let (reads, writes) = (!space.is_empty(), !unsent.is_empty());
-        let (to, flushes) = (&mut self.writer, self.unflushed);
+        let (to, flushes, moved) = (&mut self.writer, self.unflushed, &mut self.moved);
         let mut reading = pin!(when(reads, self.reader.read(space)));
         let mut writing = pin!(async {
             if writes {
@@ -276,14 +282,22 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
             }
         });
         poll_fn(|context| {
+            // A peer that sends without a pause does not keep other tasks from running.
+            if *moved >= TURN {
+                *moved = 0;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             // What is ready together is taken together: a future that is done and dropped would
             // have lost its bytes.
             let read = ready(reading.as_mut().poll(context));
             let wrote = ready(writing.as_mut().poll(context));
             let idle = read.is_none() && wrote.is_none();
             if idle && sleep.as_mut().poll(context).is_pending() {
+                *moved = 0;
                 return Poll::Pending;
             }
+            *moved += 1;
             Poll::Ready(Moved { read, wrote })
         })
         .await

@@ -8,6 +8,8 @@
 
 mod common;
 
+use core::future::{Future, poll_fn};
+use core::pin::pin;
 use std::rc::Rc;
 
 use common::{
@@ -195,4 +197,31 @@ fn a_server_whose_answer_is_stuck_reads_on() {
         assert_eq!(served, Err(Error::Connection(ConnectionError::Truncated)));
         assert_eq!((world.now(), pipes[0].bytes.borrow().len()), (1_000, 0));
     }
+}
+
+#[test]
+fn an_executor_has_its_turn_however_much_comes() {
+    let (raw_key, server_key) = (raw_key(), server_key(7));
+    let world = Rc::new(World::default());
+    let pipes = [(); 2].map(|()| Pipe::new(&world, usize::MAX));
+    let [up, down] = pipes.clone();
+    let mut raw = Raw::new(&raw_key, &settings(), pipes.clone());
+    let (buffers, memory) = (([0; BUFFER], [0; BUFFER]), (vec![0; LARGE], vec![0; LARGE]));
+    let line: Server<'_> =
+        ServerLine::start(&server_key, &settings(), NOW, &mut CountingRng::new(2), buffers, memory).unwrap();
+    let mut server = asynchronous::Server::new(line, up, down, VirtualClock(Rc::clone(&world)));
+    let mut longest = 0;
+    let serving = async {
+        let mut serving = pin!(server.serve(async |request: &[u8], answer: &mut [u8]| much(request, answer)));
+        poll_fn(|context| {
+            let before = world.log.borrow().len();
+            let polled = serving.as_mut().poll(context);
+            longest = longest.max(world.log.borrow().len().saturating_sub(before));
+            polled
+        })
+        .await
+    };
+    let served = run(&world, flood_server(&mut raw, &world, &pipes), serving).1;
+    assert_eq!(served, Err(Error::Connection(ConnectionError::Truncated)));
+    assert!(longest <= 2 * 64, "{longest} reads and writes at one poll");
 }
