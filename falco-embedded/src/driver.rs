@@ -135,7 +135,7 @@ macro_rules! drivers {
                     let ended = self.line.line().machine().end().is_some();
                     // Whoever comes late has what lies there looked at, too.
                     if rests && waited && now >= until && !ended {
-                        if self.line.line().is_open() {
+                        if !self.line.line().is_broken() {
                             return Ok(());
                         }
                         self.pump.tell_broken(self.line.line_mut())?;

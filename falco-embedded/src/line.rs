@@ -57,18 +57,10 @@ pub struct Line<R: Role, H: KeyRef<R>, I, O> {
     paused: bool,
     source: Source,
     way: Way,
-    over: Over,
-}
-
-/// Whether the machine has ended, and what is still on its way.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Over {
-    No,
-    /// Last words, if any.
-    Words,
-    /// The end of a last answer: a server ends with the look at which it is sealed. Such an answer
-    /// has as long as a drain may take, counted from the end.
-    Answer,
+    /// The connection has ended, at the time in `progress`.
+    ended: bool,
+    /// What was put into the outbox last contains part of an answer.
+    answers: bool,
 }
 
 /// Whether bytes can still come in.
@@ -120,7 +112,8 @@ impl<R: Role, H: KeyRef<R>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H,
             paused: false,
             source: Source::Open,
             way: Way::Open,
-            over: Over::No,
+            ended: false,
+            answers: false,
         }
     }
 
@@ -144,14 +137,19 @@ impl<R: Role, H: KeyRef<R>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H,
     }
 
     /// Whether what waits to be written can be.
-    pub(crate) const fn is_open(&self) -> bool {
+    const fn is_open(&self) -> bool {
         matches!(self.way, Way::Open)
+    }
+
+    /// Whether the stream has failed, so that bytes of the peer may be lost.
+    pub(crate) const fn is_broken(&self) -> bool {
+        !matches!(self.way, Way::Open | Way::Stalled)
     }
 
     /// Says that the first `count` of them were.
     pub fn sent(&mut self, now: Instant, count: usize) {
         self.start = self.start.saturating_add(count).min(self.end);
-        if count > 0 && self.over != Over::Answer {
+        if count > 0 && !self.ended {
             self.progress = self.progress.max(now);
         }
     }
@@ -206,9 +204,10 @@ impl<R: Role, H: KeyRef<R>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H,
 
     /// When what waits is given up.
     fn given_up_at(&self) -> Instant {
-        match self.over {
-            Over::Answer => self.machine.lifetime_from(self.progress),
-            Over::No | Over::Words => self.machine.stalls_at(self.progress),
+        if self.ended {
+            self.machine.last_bytes_until(self.progress, self.answers)
+        } else {
+            self.machine.stalls_at(self.progress)
         }
     }
 
@@ -224,10 +223,10 @@ impl<R: Role, H: KeyRef<R>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H,
         }
     }
 
-    /// The time of the last words begins.
+    /// The time of the last bytes begins.
     fn note_end(&mut self, now: Instant) {
-        if self.over == Over::No {
-            self.over = Over::Words;
+        if !self.ended {
+            self.ended = true;
             self.progress = self.progress.max(now);
         }
     }
@@ -235,9 +234,10 @@ impl<R: Role, H: KeyRef<R>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H,
     /// Until when bytes that the stream has taken may wait in it for their way out, after the end.
     #[cfg(feature = "async")]
     pub(crate) fn flushes_until(&self, now: Instant) -> Instant {
-        match self.over {
-            Over::Answer => self.given_up_at(),
-            Over::No | Over::Words => now + falco_core::LINGER,
+        if self.ended && self.answers {
+            self.given_up_at()
+        } else {
+            now + falco_core::LINGER
         }
     }
 
@@ -245,12 +245,11 @@ impl<R: Role, H: KeyRef<R>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H,
     /// lost then.
     #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) fn lose(&mut self) -> bool {
-        let answer = self.over == Over::Answer;
-        if answer {
+        if self.answers {
             self.end_of_stream();
             self.shut(Way::Cut);
         }
-        answer
+        self.answers
     }
 
     /// Nothing can be written any more.
@@ -290,11 +289,12 @@ impl<R: Role, H: KeyRef<R>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H,
         M: IntoIterator<Item = (&'m mut R::Outgoing, &'m [u8])>,
         R::Outgoing: 'm,
     {
-        let sealed = self.fill(now, |machine, out| machine.seal(now, messages, out))?;
-        if sealed && self.machine.end().is_some() {
-            self.over = Over::Answer;
-        }
-        Ok(sealed)
+        self.fill(now, |machine, out| machine.seal(now, messages, out))
+    }
+
+    /// What was sealed just now contains part of an answer.
+    pub(crate) const fn note_answer(&mut self) {
+        self.answers = true;
     }
 
     /// Takes what the machine itself owes, if everything before it has gone, and says whether there
@@ -314,7 +314,10 @@ impl<R: Role, H: KeyRef<R>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H,
         let written = write(&mut self.machine, self.outbox.as_mut())?;
         self.start = 0;
         self.end = written.min(self.outbox.as_ref().len());
-        self.progress = self.progress.max(now);
+        self.answers &= written == 0;
+        if !self.ended {
+            self.progress = self.progress.max(now);
+        }
         Ok(written > 0)
     }
 
@@ -369,7 +372,7 @@ impl<R: Role, H: KeyRef<R>, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> Line<R, H,
         // The machine has said everything, and not all of that has gone: an answer, or the CLOSE
         // that would have made the end of the stream an end in order.
         let closed = matches!(end, falco_core::ConnectionError::Closed);
-        if closed && self.is_cut() && (self.over == Over::Answer || self.source == Source::Told) {
+        if closed && self.is_cut() && (self.answers || self.source == Source::Told) {
             return self.or_over();
         }
         Err(end.into())

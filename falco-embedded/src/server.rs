@@ -220,7 +220,9 @@ where
                     // The end is told by the look at the unread bytes, after what is owed has gone.
                     Err(SealError::Connection(_)) => {}
                     other => {
-                        other?;
+                        if other? {
+                            self.desk.line.note_answer();
+                        }
                     }
                 }
                 if outgoing.is_done() {

@@ -12,11 +12,12 @@ mod common;
 use std::rc::Rc;
 
 use common::{
-    Broken, Lines, Other, Port, Raw, RestingClock, VirtualClock, Writes, client_key, lines, raw_key, reverse, run,
-    server_key, settings, turn,
+    Broken, Lines, Other, Port, Raw, RestingClock, VirtualClock, Writes, carry, client_key, lines, raw_key, reverse,
+    run, server_key, settings, turn,
 };
-use falco_core::{CloseReason, ConnectionError, Instant};
-use falco_embedded::{Error, Timer, asynchronous, blocking};
+use falco_core::testing::{CountingRng, classic_key};
+use falco_core::{CloseReason, ConnectionError, Instant, Settings};
+use falco_embedded::{ClientLine, Error, ServerLine, Timer, asynchronous, blocking};
 
 /// Asks once and closes in the same breath, so that the server has closed when its answer is
 /// sealed. Then nothing is read for `pause`, but for `sips` bytes, each after half a minute; or the
@@ -172,4 +173,36 @@ fn a_server_whose_client_has_had_everything_ends_in_order_whatever_becomes_of_it
         assert_eq!(run(&world, asking, serving).1, Ok(()), "{writes:?}");
         assert!(world.now() <= 1_000, "{writes:?}: {}", world.now());
     }
+}
+
+/// The classic wire has no CLOSE that would have to wait for the answer, and so ends at once.
+#[test]
+fn on_the_classic_wire_a_server_that_closes_over_a_pending_answer_gives_it_a_lifetime() {
+    let (client_key, server_key) = (classic_key(7), classic_key(7));
+    let (settings, start) = (Settings::new().with_max_message(100), Instant::ZERO);
+    let (mut one, mut two) = (CountingRng::new(1), CountingRng::new(2));
+    let (buffers, bodies) = (([0; 200], [0; 200]), ([0; 100], [0; 100]));
+    let mut client = ClientLine::start(&client_key, &settings, start, &mut one, [0; 200], [0; 200]).unwrap();
+    let mut server = ServerLine::start(&server_key, &settings, start, &mut two, buffers, bodies).unwrap();
+    let mut ask = client.ask(&b"one"[..], [0; 8]).unwrap();
+    while server.request().is_none() {
+        while client.step(start, Some(&mut ask)).unwrap() {}
+        carry(client.line_mut(), server.line_mut(), start);
+        while server.step(start).unwrap() {}
+        carry(server.line_mut(), client.line_mut(), start);
+    }
+    server.answer(8);
+    while server.step(start).unwrap() {}
+    assert!(!server.line().unsent().is_empty());
+    // Nothing is in flight: the answer is sealed, and the stream has not taken it.
+    let at = Instant::from_millis(10_000);
+    server.close(at, CloseReason::ShuttingDown);
+    while server.step(at).unwrap() {}
+    assert_eq!(server.line().poll_timeout(), Some(Instant::from_millis(70_000)));
+    // A byte now and then does not postpone that.
+    server.line_mut().sent(Instant::from_millis(60_000), 1);
+    assert_eq!(server.line().poll_timeout(), Some(Instant::from_millis(70_000)));
+    let late = Instant::from_millis(70_000);
+    server.line_mut().handle_timeout(late);
+    assert_eq!(server.step(late), Err(Error::Stalled), "the answer is lost");
 }

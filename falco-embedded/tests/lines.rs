@@ -216,6 +216,27 @@ fn last_words_wait_for_a_second_and_not_for_a_lifetime() {
 }
 
 #[test]
+fn a_peer_that_takes_a_byte_now_and_then_does_not_prolong_an_end() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let mut pair = lines(&client_key, &server_key, &settings());
+    let client = &mut pair.client;
+    assert!(!client.step_idle(NOW).unwrap());
+    let late = client.line().poll_timeout().unwrap();
+    client.line_mut().handle_timeout(late);
+    assert!(!client.step_idle(late).unwrap());
+    let end = late + core::time::Duration::from_secs(1);
+    for millis in [300, 600, 900] {
+        let now = late + core::time::Duration::from_millis(millis);
+        client.line_mut().sent(now, 1);
+        assert!(!client.step_idle(now).unwrap());
+        assert_eq!(client.line().poll_timeout(), Some(end));
+    }
+    client.line_mut().handle_timeout(end);
+    let timeout = Err(Error::Connection(ConnectionError::HandshakeTimeout));
+    assert_eq!(client.step_idle(end), timeout);
+}
+
+#[test]
 fn each_byte_that_goes_gives_the_rest_its_time_anew_and_nothing_else_does() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let (mut client, mut server) = (client(&client_key), server(&server_key));
