@@ -138,11 +138,11 @@ impl<H: ClientKeyRef, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> ClientLine<H, I,
     pub fn fate(&self) -> Fate {
         if !self.whole {
             Fate::NotProcessed
-        } else if self.line.is_open() {
-            self.line.machine().fate()
-        } else {
-            // A stream that broke may have lost what the server said.
+        } else if self.line.is_broken() {
+            // What the server sent may be lost.
             Fate::MaybeProcessed
+        } else {
+            self.line.machine().fate()
         }
     }
 

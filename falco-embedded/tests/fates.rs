@@ -277,3 +277,29 @@ fn on_the_classic_wire_nothing_is_heard_between_the_accept_and_the_answer() {
         assert_eq!((ended, client.fate()), (Error::Connection(end), fate));
     }
 }
+
+#[test]
+fn a_request_that_never_left_is_not_processed_if_the_stream_ended_before_anything_came() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let Lines {
+        mut client, mut server, ..
+    } = lines(&client_key, &server_key, &settings());
+    let mut ask = client.ask(&b"one"[..], [0; 8]).unwrap();
+    // The hello and the welcome.
+    while client.step(NOW, Some(&mut ask)).unwrap() {}
+    carry(client.line_mut(), server.line_mut(), NOW);
+    while server.step(NOW).unwrap() {}
+    carry(server.line_mut(), client.line_mut(), NOW);
+    while client.step(NOW, Some(&mut ask)).unwrap() {}
+    assert_eq!(client.line().machine().in_flight(), 1);
+    // The request is sealed. The stream takes part of it, and ends.
+    client.line_mut().sent(NOW, 20);
+    assert!(!client.line().unsent().is_empty());
+    client.line_mut().end_of_stream();
+    while client.step(NOW, Some(&mut ask)).unwrap() {}
+    let late = client.line().poll_timeout().unwrap();
+    client.line_mut().handle_timeout(late);
+    let truncated = Err(Error::Connection(ConnectionError::Truncated));
+    assert_eq!(client.step(late, Some(&mut ask)), truncated);
+    assert_eq!(client.fate(), NotProcessed);
+}
