@@ -139,8 +139,10 @@ where
 
     /// The same, and what goes on meanwhile. The request counts as given to its handler.
     pub(crate) fn take_up(&mut self) -> Option<Taken<'_, H, I, O>> {
-        self.look_behind();
-        let Stage::Request(id, waits @ (Waits::Handler | Waits::End)) = &mut self.stage else {
+        if !self.has_request() {
+            return None;
+        }
+        let Stage::Request(id, waits) = &mut self.stage else {
             return None;
         };
         *waits = Waits::End;
@@ -148,11 +150,11 @@ where
         Some((request, self.answer.as_mut(), &mut self.desk))
     }
 
-    /// Whether a request may be given to its handler.
-    #[cfg(any(feature = "async", feature = "blocking"))]
+    /// Whether a request may be given to its handler. None is once the connection has ended: its
+    /// answer could not be sent.
     pub(crate) fn has_request(&mut self) -> bool {
         self.look_behind();
-        matches!(self.stage, Stage::Request(_, Waits::Handler | Waits::End))
+        matches!(self.stage, Stage::Request(_, Waits::Handler | Waits::End)) && self.line().machine().end().is_none()
     }
 
     /// Whether what the request came behind has gone.

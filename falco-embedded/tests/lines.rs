@@ -237,6 +237,22 @@ fn a_peer_that_takes_a_byte_now_and_then_does_not_prolong_an_end() {
 }
 
 #[test]
+fn no_handler_begins_once_the_connection_has_ended() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let (mut client, mut server) = (client(&client_key), server(&server_key));
+    let mut ask = client.ask(&b"late"[..], [0; MESSAGE]).unwrap();
+    settle(&mut client, Some(&mut ask), &mut server);
+    assert!(server.request().is_some());
+    let late = server.line().poll_timeout().unwrap();
+    server.line_mut().handle_timeout(late);
+    assert_eq!(server.request(), None);
+    // Its CLOSE is pending.
+    assert!(!server.step(late).unwrap());
+    assert!(!server.line().unsent().is_empty());
+    assert_eq!(server.request(), None);
+}
+
+#[test]
 fn each_byte_that_goes_gives_the_rest_its_time_anew_and_nothing_else_does() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let (mut client, mut server) = (client(&client_key), server(&server_key));
