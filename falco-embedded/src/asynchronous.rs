@@ -33,8 +33,8 @@ pub struct Transport<R: embedded_io::ErrorType, W, T> {
     reader: R,
     writer: W,
     timer: T,
-    /// When the stream was last polled. What has come by then is processed as of that time, however
-    /// long the processing takes.
+    /// When the stream was last polled, or the current call began. What has come by then is
+    /// processed as of that time, however long the processing takes.
     polled_at: Instant,
     /// Bytes were written and not flushed.
     unflushed: bool,

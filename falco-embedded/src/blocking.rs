@@ -21,8 +21,8 @@ use crate::server::{BufferedServer, Incoming};
 pub struct Transport<S: embedded_io::ErrorType, K> {
     stream: S,
     clock: K,
-    /// When the stream was last polled. What has come by then is processed as of that time, however
-    /// long the processing takes.
+    /// When the stream was last polled, or the current call began. What has come by then is
+    /// processed as of that time, however long the processing takes.
     polled_at: Instant,
     /// Bytes were written and not flushed.
     unflushed: bool,

@@ -153,8 +153,8 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
         let Stage::Received(id, handler) = &mut self.stage else {
             return None;
         };
+        let request = self.body.whole(*id)?;
         *handler = Handler::Begun;
-        let request = self.body.whole(*id).map_or(&[][..], |whole| whole);
         Some((request, self.answer.as_mut(), &mut self.incoming))
     }
 
