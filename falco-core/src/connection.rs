@@ -194,20 +194,27 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
 
     /// When to give up a write that has made no progress since `since`: after the
     /// [`lifetime`](Self::lifetime) in force, or for the last bytes of a connection that has ended
-    /// after [`LINGER`]. If a server closed in the same [`seal`](Self::seal) that completed its
-    /// last answer, that answer has a lifetime from then on.
+    /// after [`LINGER`].
     #[must_use]
     pub fn stalls_at(&self, since: Instant) -> Instant {
         match self.end() {
             Some(_) => since + LINGER,
-            None => self.lifetime_from(since),
+            None => since.after(self.session.lifetime_millis()),
         }
     }
 
-    /// When a [`lifetime`](Self::lifetime) that starts at `since` ends.
+    /// When to give up the last bytes of a connection that ended at `ended`, whether they make
+    /// progress or not: after [`LINGER`]. If a server's answer is among them and the server ended
+    /// with [`ConnectionError::Closed`] or [`ConnectionError::HandlerFailed`], after the
+    /// [`lifetime`](Self::lifetime) in force.
     #[must_use]
-    pub fn lifetime_from(&self, since: Instant) -> Instant {
-        since.after(self.session.lifetime_millis())
+    pub fn last_bytes_until(&self, ended: Instant, with_answer: bool) -> Instant {
+        match self.end() {
+            Some(ConnectionError::Closed | ConnectionError::HandlerFailed) if with_answer => {
+                ended.after(self.session.lifetime_millis())
+            }
+            _ => ended + LINGER,
+        }
     }
 
     /// The lifetime in force. On the noise wire it is the smaller one of both sides, once the

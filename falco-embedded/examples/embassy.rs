@@ -16,10 +16,10 @@ use embassy_sync::blocking_mutex::raw::CriticalSectionRawMutex;
 use embassy_sync::channel::Channel;
 use embassy_sync::pipe::{Pipe, Reader, Writer};
 use embassy_time::Timer;
-use falco_embedded::asynchronous::{Client, Pump, Server};
+use falco_embedded::asynchronous::{Client, Server, Transport};
 use falco_embedded::falco_core::noise::{KeyRing, NoiseSecret};
 use falco_embedded::falco_core::{Key, Refusal, RustCrypto, Settings, SettingsError};
-use falco_embedded::{ClientLine, Clock, EmbassyClock, NoiseClientKey, NoiseServerKey, ServerLine};
+use falco_embedded::{BufferedClient, BufferedServer, Clock, EmbassyClock, NoiseClientKey, NoiseServerKey};
 use getrandom::SysRng;
 use static_cell::StaticCell;
 
@@ -43,12 +43,12 @@ struct Board {
 /// A server's memory for a request, and for its answer.
 type Bodies = [[u8; MESSAGE]; 2];
 /// What moves the bytes.
-type Port<'b> = Pump<&'b mut Rx, &'b mut Tx, EmbassyClock>;
+type Port<'b> = Transport<&'b mut Rx, &'b mut Tx, EmbassyClock>;
 /// Connections whose port and buffers are lent, so that they are small enough to be handed about:
 /// whatever an `async fn` is given stands in its future.
-type DeviceClient<'b> = Client<Port<'b>, &'static NoiseClientKey, &'b mut [u8], &'b mut [u8]>;
-type DeviceServer<'b> =
-    Server<Port<'b>, &'static NoiseServerKey<1>, &'b mut [u8], &'b mut [u8], &'b mut [u8], &'b mut [u8]>;
+type Lent<'b> = (&'b mut [u8], &'b mut [u8]);
+type DeviceClient<'b> = Client<Port<'b>, &'static NoiseClientKey, Lent<'b>>;
+type DeviceServer<'b> = Server<Port<'b>, &'static NoiseServerKey<1>, Lent<'b>, Lent<'b>>;
 
 static TO_SERVER: StaticCell<Wire> = StaticCell::new();
 static TO_CLIENT: StaticCell<Wire> = StaticCell::new();
@@ -83,8 +83,13 @@ fn settings() -> Result<Settings, SettingsError> {
 
 fn connect<'b>(key: &'static NoiseClientKey, board: &'b mut Board) -> Result<DeviceClient<'b>, Trouble> {
     let (inbox, outbox) = (&mut board.inbox[..], &mut board.outbox[..]);
-    let line = ClientLine::start(key, &settings()?, EmbassyClock.now(), &mut SysRng, inbox, outbox)?;
-    Ok(Client::new(line, &mut board.reader, &mut board.writer, EmbassyClock))
+    let buffered = BufferedClient::start(key, &settings()?, EmbassyClock.now(), &mut SysRng, (inbox, outbox))?;
+    Ok(Client::new(
+        buffered,
+        &mut board.reader,
+        &mut board.writer,
+        EmbassyClock,
+    ))
 }
 
 fn listen<'b>(
@@ -94,8 +99,13 @@ fn listen<'b>(
 ) -> Result<DeviceServer<'b>, Trouble> {
     let buffers = (&mut board.inbox[..], &mut board.outbox[..]);
     let bodies = (&mut request[..], &mut answer[..]);
-    let line = ServerLine::start(key, &settings()?, EmbassyClock.now(), &mut SysRng, buffers, bodies)?;
-    Ok(Server::new(line, &mut board.reader, &mut board.writer, EmbassyClock))
+    let buffered = BufferedServer::start(key, &settings()?, EmbassyClock.now(), &mut SysRng, buffers, bodies)?;
+    Ok(Server::new(
+        buffered,
+        &mut board.reader,
+        &mut board.writer,
+        EmbassyClock,
+    ))
 }
 
 #[embassy_executor::task]

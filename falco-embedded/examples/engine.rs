@@ -16,7 +16,7 @@ use falco_embedded::falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseS
 use falco_embedded::falco_core::{
     ClientConnection, ConnectionError, Instant, Key, KeyRef, Role, RustCrypto, Settings, StorageFull,
 };
-use falco_embedded::{ClientLine, Line, ServerLine};
+use falco_embedded::{BufferedClient, BufferedConnection, BufferedServer};
 use getrandom::SysRng;
 use subtle::ConstantTimeEq;
 
@@ -154,8 +154,8 @@ fn check(chip: &impl Crypto) -> Result<(), AeadError> {
 
 /// What a serial port does.
 fn carry<A: Role, B: Role, G: KeyRef<A>, H: KeyRef<B>>(
-    from: &mut Line<A, G, [u8; 514], [u8; 514]>,
-    to: &mut Line<B, H, [u8; 514], [u8; 514]>,
+    from: &mut BufferedConnection<A, G, ([u8; 514], [u8; 514])>,
+    to: &mut BufferedConnection<B, H, ([u8; 514], [u8; 514])>,
 ) -> Result<(), StorageFull> {
     let (space, unsent) = (to.space()?, from.unsent());
     let count = space.len().min(unsent.len());
@@ -218,16 +218,16 @@ fn messages(chip: Chip<'_>, count: u8) -> Result<(), Box<dyn Error>> {
         Instant::ZERO,
     );
     let key = NoiseClient::<FixedTable<1>, _>::new(Key::from_bytes([7; 32])?, &b""[..], chip)?;
-    let mut client = ClientLine::start(&key, &settings, now, &mut SysRng, [0; 514], [0; 514])?;
+    let mut client = BufferedClient::start(&key, &settings, now, &mut SysRng, ([0; 514], [0; 514]))?;
     let secret = NoiseSecret::derive(Key::from_bytes([7; 32])?, &chip);
     let ring = KeyRing::new([Some(secret)], &mut SysRng)?;
     let key = NoiseServer::<FixedTable<1>, _, _>::new(ring, &b""[..], chip)?;
     let memory = (([0; 514], [0; 514]), ([0; 512], [0; 512]));
-    let mut server = ServerLine::start(&key, &settings, now, &mut SysRng, memory.0, memory.1)?;
+    let mut server = BufferedServer::start(&key, &settings, now, &mut SysRng, memory.0, memory.1)?;
     for number in 0..=count {
         let body = [number; 500];
         let body = body.get(..usize::from(number) * 50).unwrap_or_default();
-        let mut ask = client.ask(body, [0; 512])?;
+        let mut ask = client.request(body, [0; 512])?;
         let length = loop {
             let _ = client.step(now, Some(&mut ask))?;
             if let Some(length) = ask.answered()? {
@@ -239,8 +239,8 @@ fn messages(chip: Chip<'_>, count: u8) -> Result<(), Box<dyn Error>> {
                 answer.iter_mut().zip(request).for_each(|(to, from)| *to = *from);
                 server.answer(length);
             }
-            carry(client.line_mut(), server.line_mut())?;
-            carry(server.line_mut(), client.line_mut())?;
+            carry(client.connection_mut(), server.connection_mut())?;
+            carry(server.connection_mut(), client.connection_mut())?;
         };
         assert_eq!(ask.into_parts().1.get(..length), Some(body));
     }

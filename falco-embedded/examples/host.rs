@@ -13,7 +13,7 @@ use std::thread;
 use embedded_io_adapters::tokio_1::FromTokio;
 use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::{Key, Refusal, RustCrypto, Settings, SettingsError};
-use falco_embedded::{ClientLine, Clock, EmbassyClock, ServerLine, asynchronous, blocking};
+use falco_embedded::{BufferedClient, BufferedServer, Clock, EmbassyClock, asynchronous, blocking};
 use getrandom::SysRng;
 
 #[path = "host/socket.rs"]
@@ -70,7 +70,7 @@ fn main() -> Result<(), Trouble> {
 fn waiting_server(listener: &TcpListener) -> Result<(), Trouble> {
     let (key, clock) = (server_key()?, StdClock::start());
     let (stream, _) = listener.accept()?;
-    let line = ServerLine::start(
+    let buffered = BufferedServer::start(
         &key,
         &settings()?,
         clock.now(),
@@ -78,7 +78,7 @@ fn waiting_server(listener: &TcpListener) -> Result<(), Trouble> {
         ([0; BUFFER], [0; BUFFER]),
         ([0; MESSAGE], [0; MESSAGE]),
     )?;
-    let mut server = blocking::Server::new(line, Socket::new(stream)?, clock);
+    let mut server = blocking::Server::new(buffered, Socket::new(stream)?, clock);
     server.serve(upper)?;
     println!("waiting server: the client has closed");
     Ok(())
@@ -88,15 +88,14 @@ fn waiting_server(listener: &TcpListener) -> Result<(), Trouble> {
 async fn polled_client(address: SocketAddr) -> Result<(), Trouble> {
     let key = client_key()?;
     let (reader, writer) = tokio::net::TcpStream::connect(address).await?.into_split();
-    let line = ClientLine::start(
+    let buffered = BufferedClient::start(
         &key,
         &settings()?,
         EmbassyClock.now(),
         &mut SysRng,
-        [0; BUFFER],
-        [0; BUFFER],
+        ([0; BUFFER], [0; BUFFER]),
     )?;
-    let mut client = asynchronous::Client::new(line, FromTokio::new(reader), FromTokio::new(writer), EmbassyClock);
+    let mut client = asynchronous::Client::new(buffered, FromTokio::new(reader), FromTokio::new(writer), EmbassyClock);
     let mut answer = [0; MESSAGE];
     let length = client.request(b"hello from a task", &mut answer).await?;
     println!(
@@ -114,8 +113,8 @@ async fn polled_client(address: SocketAddr) -> Result<(), Trouble> {
 /// A client in code that waits where it is.
 fn waiting_client(address: SocketAddr) -> Result<(), Trouble> {
     let (key, clock, stream) = (client_key()?, StdClock::start(), TcpStream::connect(address)?);
-    let line = ClientLine::start(&key, &settings()?, clock.now(), &mut SysRng, [0; BUFFER], [0; BUFFER])?;
-    let mut client = blocking::Client::new(line, Socket::new(stream)?, clock);
+    let buffered = BufferedClient::start(&key, &settings()?, clock.now(), &mut SysRng, ([0; BUFFER], [0; BUFFER]))?;
+    let mut client = blocking::Client::new(buffered, Socket::new(stream)?, clock);
     let mut answer = [0; MESSAGE];
     let length = client.request(b"hello from a loop", &mut answer)?;
     println!(
@@ -130,7 +129,7 @@ async fn polled_server(listener: TcpListener) -> Result<(), Trouble> {
     let key = server_key()?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let (reader, writer) = listener.accept().await?.0.into_split();
-    let line = ServerLine::start(
+    let buffered = BufferedServer::start(
         &key,
         &settings()?,
         EmbassyClock.now(),
@@ -138,7 +137,7 @@ async fn polled_server(listener: TcpListener) -> Result<(), Trouble> {
         ([0; BUFFER], [0; BUFFER]),
         ([0; MESSAGE], [0; MESSAGE]),
     )?;
-    let mut server = asynchronous::Server::new(line, FromTokio::new(reader), FromTokio::new(writer), EmbassyClock);
+    let mut server = asynchronous::Server::new(buffered, FromTokio::new(reader), FromTokio::new(writer), EmbassyClock);
     server
         .serve(async |request: &[u8], answer: &mut [u8]| upper(request, answer))
         .await?;

@@ -1,14 +1,13 @@
-//! A client and a server over `embedded-io-async` streams, for code that is polled: Embassy, or any
-//! other executor.
+//! A client and a server over `embedded-io-async` streams, for Embassy and other executors.
 //!
-//! A stream comes as its two halves, as a client reads while it writes. A future of theirs that is
-//! dropped must have taken no byte, which holds for the buffered serial ports and the sockets of
-//! Embassy. What was written is flushed when nothing more waits to be.
+//! A stream is given as its two halves, because a client reads while it writes. Dropping the future
+//! of a half before it is ready must not lose bytes. The buffered serial ports and the sockets of
+//! Embassy guarantee that. Writes are flushed when nothing more is pending.
 //!
-//! A future of this module may be dropped at any point: all state is in the client and the server.
-//! A request whose future was dropped is cancelled by the next call, and its answer is nobody's. A
-//! request whose handler was dropped is refused as failed by the next [`serve`](Server::serve), and
-//! not given to another.
+//! You may drop a future of this module at any point: all state is in the client and the server.
+//! The next call cancels the request whose future was dropped, and its answer is discarded. If the
+//! future of [`serve`](Server::serve) is dropped while a handler runs, the next call refuses that
+//! request as failed, and does not handle it again.
 
 use core::fmt;
 use core::future::{Future, pending, poll_fn};
@@ -16,58 +15,62 @@ use core::pin::pin;
 use core::task::Poll;
 
 use embedded_io_async::{Read, Write};
-use falco_core::{
-    ClientKeyRef, CloseReason, ConnectionError, Instant, KeyRef, PingId, Refusal, Role, ServerKeyRef, Storage,
-};
+use falco_core::{ClientKeyRef, CloseReason, ConnectionError, Instant, KeyRef, PingId, Refusal, Role, ServerKeyRef};
 
-use crate::client::ClientLine;
+use crate::buffers::Buffers;
+use crate::client::BufferedClient;
 use crate::clock::Timer;
+use crate::connection::BufferedConnection;
 use crate::driver::drivers;
 use crate::error::Error;
-use crate::line::Line;
-use crate::server::{Desk, ServerLine};
+use crate::server::{BufferedServer, Incoming};
 
-/// Moves the bytes of a stream's halves, and waits on a timer. It is made by [`Client::new`] and
-/// [`Server::new`].
-pub struct Pump<R: embedded_io::ErrorType, W, T> {
+/// Reads and writes in a row that need no waiting, before other tasks have their turn.
+const TURN: u8 = 32;
+
+/// The halves of a stream, and a timer. [`Client::new`] and [`Server::new`] create it.
+pub struct Transport<R: embedded_io::ErrorType, W, T> {
     reader: R,
     writer: W,
     timer: T,
-    /// When the stream was looked at last. What had come by then is looked at as of then, however
-    /// long that takes.
-    looked: Instant,
-    /// Bytes were written and not yet flushed.
+    /// When the stream was last polled, or the current call began. What has come by then is
+    /// processed as of that time, however long the processing takes.
+    polled_at: Instant,
+    /// Bytes were written and not flushed.
     unflushed: bool,
-    /// A handler has been let begin.
+    /// The bytes before the first request were flushed, so that handlers may begin.
     greeted: bool,
-    /// Why nothing can be written any more. It is told once what had come has been looked at: it
-    /// may say more.
-    broken: Option<Error<R::Error>>,
+    /// How often bytes were moved since other tasks last had their turn.
+    moved: u8,
+    /// Why nothing can be written any more. It is returned after what had come was processed: that
+    /// may have a better reason.
+    write_error: Option<Error<R::Error>>,
 }
 
-impl<R: embedded_io::ErrorType, W, T> fmt::Debug for Pump<R, W, T> {
+impl<R: embedded_io::ErrorType, W, T> fmt::Debug for Transport<R, W, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pump").finish_non_exhaustive()
+        f.debug_struct("Transport").finish_non_exhaustive()
     }
 }
 
 /// What came of one wait.
-struct Moved<E> {
+struct Transferred<E> {
     read: Option<Result<usize, E>>,
-    /// Nothing stands for a flush.
+    /// `None` in the result means a flush.
     wrote: Option<Result<Option<usize>, E>>,
 }
 
-impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
+impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
     const fn new(reader: R, writer: W, timer: T) -> Self {
         Self {
             reader,
             writer,
             timer,
-            looked: Instant::ZERO,
+            polled_at: Instant::ZERO,
             unflushed: false,
             greeted: false,
-            broken: None,
+            moved: 0,
+            write_error: None,
         }
     }
 
@@ -75,65 +78,55 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
         (self.reader, self.writer, self.timer)
     }
 
-    /// Whether everything that was written has gone out of the stream.
+    /// Whether everything that was written is flushed.
     const fn is_flushed(&self) -> bool {
         !self.unflushed
     }
 
-    /// The answer to the client's first ping goes out of the stream before the first handler
-    /// begins: a client that sees the stream end without having heard anything relies on that no
-    /// handler ran. Later nothing is stuck in the stream while a handler works: it is flushed
-    /// meanwhile.
-    fn lets_begin<H, I, O, M, A>(&mut self, line: &mut ServerLine<H, I, O, M, A>) -> bool
-    where
-        H: ServerKeyRef,
-        I: Storage,
-        O: AsRef<[u8]> + AsMut<[u8]>,
-        M: Storage,
-        A: AsRef<[u8]> + AsMut<[u8]>,
-    {
+    /// Whether a request may be given to its handler. Before the first handler the answer to the
+    /// client's first ping is flushed: a client whose stream ends before it has read anything
+    /// assumes that no handler ran. Later answers are flushed while handlers run.
+    fn may_begin_handler<H: ServerKeyRef, B: Buffers, M: Buffers>(
+        &mut self,
+        server: &mut BufferedServer<H, B, M>,
+    ) -> bool {
         if !self.greeted {
-            // A flush that failed, or an end, is found by the next step.
-            self.greeted = self.is_flushed() && self.broken.is_none() && line.has_request();
+            // The next step returns a flush that failed, or an end.
+            self.greeted = self.is_flushed() && self.write_error.is_none() && server.has_request();
         }
         self.greeted
     }
 
-    const fn looked(&self) -> Instant {
-        self.looked
+    const fn polled_at(&self) -> Instant {
+        self.polled_at
     }
 
-    fn look(&mut self) -> Instant {
-        self.looked = self.timer.now();
-        self.looked
+    fn poll_clock(&mut self) -> Instant {
+        self.polled_at = self.timer.now();
+        self.polled_at
     }
 
-    /// Goes on with the line while a handler works.
-    async fn meanwhile<Work: Future, H, I, O>(
+    /// Drives the connection while a handler runs.
+    async fn run_handler<F: Future, H: ServerKeyRef, B: Buffers>(
         &mut self,
-        desk: &mut Desk<H, I, O>,
-        work: Work,
-    ) -> Result<Work::Output, Error<R::Error>>
-    where
-        H: ServerKeyRef,
-        I: Storage,
-        O: AsRef<[u8]> + AsMut<[u8]>,
-    {
-        let mut work = pin!(work);
+        incoming: &mut Incoming<H, B>,
+        handler: F,
+    ) -> Result<F::Output, Error<R::Error>> {
+        let mut handler = pin!(handler);
         loop {
-            let stepped = desk.step(self.looked);
+            let stepped = incoming.step(self.polled_at);
             let more = match stepped {
                 Ok(more) => more,
-                Err(end) => return Err(self.finish(desk.line_mut(), end).await),
+                Err(end) => return Err(self.finish(incoming.connection_mut(), end).await),
             };
             let mut wait = pin!(async {
                 if more {
                     return Ok(());
                 }
-                self.wait(desk.line_mut(), None).await
+                self.wait(incoming.connection_mut(), None).await
             });
             let done = poll_fn(|context| {
-                if let Poll::Ready(done) = work.as_mut().poll(context) {
+                if let Poll::Ready(done) = handler.as_mut().poll(context) {
                     return Poll::Ready(Ok(Some(done)));
                 }
                 wait.as_mut().poll(context).map_ok(|()| None)
@@ -144,93 +137,83 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
         }
     }
 
-    /// The connection has ended, and the stream has its last words: they are given as long to go
-    /// out as an end may take. Says how it has ended: with a last answer that stays in the stream
-    /// not in order.
-    async fn finish<Side: Role, H, I, O>(&mut self, line: &mut Line<Side, H, I, O>, end: Error) -> Error<R::Error>
-    where
-        H: KeyRef<Side>,
-        I: Storage,
-        O: AsRef<[u8]> + AsMut<[u8]>,
-    {
-        if !self.unflushed || self.broken.is_some() {
+    /// Flushes the last bytes of a connection that has ended, within a time limit. Returns how the
+    /// connection ended: if a last answer could not be flushed, that is the error.
+    async fn finish<Side: Role, H: KeyRef<Side>, B: Buffers>(
+        &mut self,
+        connection: &mut BufferedConnection<Side, H, B>,
+        end: Error,
+    ) -> Error<R::Error> {
+        if !self.unflushed || self.write_error.is_some() {
             return end.widen();
         }
-        let until = line.flushes_until(self.timer.now());
+        let until = connection.flush_deadline(self.timer.now());
         let mut flush = pin!(self.writer.flush());
-        let mut late = pin!(self.timer.sleep_until(until));
+        let mut timeout = pin!(self.timer.sleep_until(until));
         let flushed = poll_fn(|context| {
             if let Poll::Ready(flushed) = flush.as_mut().poll(context) {
                 return Poll::Ready(flushed.map_err(Error::Io));
             }
-            late.as_mut().poll(context).map(|()| Err(Error::Stalled))
+            timeout.as_mut().poll(context).map(|()| Err(Error::Stalled))
         });
         let flushed = flushed.await;
-        // What has not gone by now does not.
+        // Later calls do not wait for it again.
         self.unflushed = false;
         match (end, flushed) {
-            (Error::Connection(ConnectionError::Closed), Err(lost)) if line.lose() => lost,
+            (Error::Connection(ConnectionError::Closed), Err(error)) if connection.lose_answer() => error,
             (end, _) => end.widen(),
         }
     }
 
-    /// Why nothing can be written any more, if that is still to be told.
-    fn tell_broken<Side: Role, H, I, O>(&mut self, line: &mut Line<Side, H, I, O>) -> Result<(), Error<R::Error>>
-    where
-        H: KeyRef<Side>,
-        I: Storage,
-        O: AsRef<[u8]> + AsMut<[u8]>,
-    {
-        match self.broken.take() {
-            Some(broken) => {
-                line.end_of_stream();
-                Err(broken)
+    /// Returns why nothing can be written any more, once.
+    fn take_write_error<Side: Role, H: KeyRef<Side>, B: Buffers>(
+        &mut self,
+        connection: &mut BufferedConnection<Side, H, B>,
+    ) -> Result<(), Error<R::Error>> {
+        match self.write_error.take() {
+            Some(error) => {
+                connection.end_of_stream();
+                Err(error)
             }
             None => Ok(()),
         }
     }
 
-    /// Waits until bytes have come or gone, or it is time to do something else: `until`, or what is
-    /// due on the line, which is done.
-    async fn wait<Side: Role, H, I, O>(
+    /// Waits until bytes were moved, or until `until`, or the connection's deadline. Does what is
+    /// due then.
+    async fn wait<Side: Role, H: KeyRef<Side>, B: Buffers>(
         &mut self,
-        line: &mut Line<Side, H, I, O>,
+        connection: &mut BufferedConnection<Side, H, B>,
         until: Option<Instant>,
-    ) -> Result<(), Error<R::Error>>
-    where
-        H: KeyRef<Side>,
-        I: Storage,
-        O: AsRef<[u8]> + AsMut<[u8]>,
-    {
-        let deadline = [line.poll_timeout(), until].into_iter().flatten().min();
-        // What has come before the stream broke is all there is to wait for.
-        let deadline = if self.broken.is_some() {
+    ) -> Result<(), Error<R::Error>> {
+        let deadline = [connection.poll_timeout(), until].into_iter().flatten().min();
+        // After a write error only what has already come is read.
+        let deadline = if self.write_error.is_some() {
             Some(self.timer.now())
         } else {
             deadline
         };
-        let (space, unsent) = line.buffers()?;
-        let Moved { read, wrote } = self.transfer(space, unsent, deadline).await;
-        let now = self.look();
-        // The bytes that were read count first: a stream whose other half is broken may have said
-        // why.
+        let (space, unsent) = connection.buffers()?;
+        let Transferred { read, wrote } = self.transfer(space, unsent, deadline).await;
+        let now = self.poll_clock();
+        // Bytes that were read count before a write error: they may have the reason for it.
         let came = match read {
             None => false,
             Some(Ok(0)) => {
-                line.end_of_stream();
+                connection.end_of_stream();
                 true
             }
             Some(Ok(count)) => {
-                line.filled(count);
+                connection.filled(count);
                 true
             }
             Some(Err(error)) => {
-                line.end_of_stream();
-                line.abandon();
+                connection.end_of_stream();
+                connection.output_failed();
                 return Err(Error::Io(error));
             }
         };
-        let broken = match wrote {
+        let write_error = match wrote {
             None => None,
             Some(Ok(None)) => {
                 self.unflushed = false;
@@ -238,27 +221,27 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
             }
             Some(Ok(Some(count @ 1..))) => {
                 self.unflushed = true;
-                line.sent(now, count);
+                connection.sent(now, count);
                 None
             }
             Some(Ok(Some(0))) => Some(Error::WriteZero),
             Some(Err(error)) => Some(Error::Io(error)),
         };
-        if broken.is_some() {
-            line.abandon();
+        if write_error.is_some() {
+            connection.output_failed();
             self.unflushed = false;
-            self.broken = broken;
+            self.write_error = write_error;
         } else if !came {
-            self.tell_broken(line)?;
+            self.take_write_error(connection)?;
         }
-        line.turn(now, came);
+        connection.handle_due(now, came);
         Ok(())
     }
 
-    /// Reads and writes what can be, or waits until something can or the deadline is there.
-    async fn transfer(&mut self, space: &mut [u8], unsent: &[u8], deadline: Option<Instant>) -> Moved<R::Error> {
+    /// Reads and writes what is possible, or waits until something is, or until the deadline.
+    async fn transfer(&mut self, space: &mut [u8], unsent: &[u8], deadline: Option<Instant>) -> Transferred<R::Error> {
         let (reads, writes) = (!space.is_empty(), !unsent.is_empty());
-        let (to, flushes) = (&mut self.writer, self.unflushed);
+        let (to, flushes, moved) = (&mut self.writer, self.unflushed, &mut self.moved);
         let mut reading = pin!(when(reads, self.reader.read(space)));
         let mut writing = pin!(async {
             if writes {
@@ -276,21 +259,28 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Pump<R, W, T> {
             }
         });
         poll_fn(|context| {
-            // What is ready together is taken together: a future that is done and dropped would
-            // have lost its bytes.
+            // A peer that sends without a pause does not keep other tasks from running.
+            if *moved >= TURN {
+                *moved = 0;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            // The results of both are used: a result that is dropped would lose its bytes.
             let read = ready(reading.as_mut().poll(context));
             let wrote = ready(writing.as_mut().poll(context));
             let idle = read.is_none() && wrote.is_none();
             if idle && sleep.as_mut().poll(context).is_pending() {
+                *moved = 0;
                 return Poll::Pending;
             }
-            Poll::Ready(Moved { read, wrote })
+            *moved += 1;
+            Poll::Ready(Transferred { read, wrote })
         })
         .await
     }
 }
 
-/// What `future` gives, if it is wanted; nothing ever, if not.
+/// The output of `future` if it is `wanted`. Otherwise it is never ready.
 async fn when<F: Future>(wanted: bool, future: F) -> F::Output {
     if wanted { future.await } else { pending().await }
 }
@@ -305,7 +295,7 @@ fn ready<T>(poll: Poll<T>) -> Option<T> {
 drivers! {
     generics: [R: Read, W: Write<Error = R::Error>, T: Timer],
     parts: [reader: R, writer: W, timer: T],
-    pump: Pump<R, W, T>,
+    transport: Transport<R, W, T>,
     error: R::Error,
     words: [async] [.await] AsyncFnMut,
     client: [
@@ -315,23 +305,22 @@ drivers! {
         /// use embedded_io_async::{Read, Write};
         /// use falco_embedded::falco_core::{Key, RustCrypto, Settings};
         /// use falco_embedded::rand_core::CryptoRng;
-        /// use falco_embedded::{ClientLine, Error, NoiseClientKey, Timer, asynchronous};
+        /// use falco_embedded::{BufferedClient, Error, NoiseClientKey, Timer, asynchronous};
         ///
-        /// /// Sends a reading and waits for what the service says to it.
+        /// /// Sends a reading, waits for the answer, and keeps the connection alive for a minute.
         /// async fn report<R, W, T>(reader: R, writer: W, timer: T, trng: &mut impl CryptoRng, key: Key) -> Result<(), Error<R::Error>>
         /// where
         ///     R: Read,
         ///     W: Write<Error = R::Error>,
         ///     T: Timer + Copy,
         /// {
-        ///     let key = NoiseClientKey::new(key, b"", RustCrypto).expect("no context is not too long");
-        ///     let settings = Settings::new().with_max_record(512).expect("that is large enough").with_max_message(1024);
-        ///     let line = ClientLine::start(&key, &settings, timer.now(), trng, [0; 514], [0; 514]).expect("the TRNG runs");
-        ///     let mut client = asynchronous::Client::new(line, reader, writer, timer);
+        ///     let key = NoiseClientKey::new(key, b"", RustCrypto).expect("an empty context is not too long");
+        ///     let settings = Settings::new().with_max_record(512).expect("64 or more").with_max_message(1024);
+        ///     let buffered = BufferedClient::start(&key, &settings, timer.now(), trng, ([0; 514], [0; 514])).expect("the buffers are large enough and the TRNG works");
+        ///     let mut client = asynchronous::Client::new(buffered, reader, writer, timer);
         ///     let mut answer = [0; 1024];
         ///     let length = client.request(b"21.5", &mut answer).await?;
         ///     assert_eq!(&answer[..length], b"thanks");
-        ///     // Nothing to say for a minute.
         ///     client.idle(timer.now() + core::time::Duration::from_secs(60)).await?;
         ///     client.close().await
         /// }
@@ -347,19 +336,19 @@ drivers! {
         /// use embedded_io_async::{Read, Write};
         /// use falco_embedded::falco_core::{Refusal, RustCrypto, Settings};
         /// use falco_embedded::rand_core::CryptoRng;
-        /// use falco_embedded::{Error, NoiseServerKey, ServerLine, Timer, asynchronous};
+        /// use falco_embedded::{Error, NoiseServerKey, BufferedServer, Timer, asynchronous};
         ///
-        /// /// Answers on a port until its client has closed.
+        /// /// Serves one connection until it ends.
         /// async fn serve<R, W, T>(reader: R, writer: W, timer: T, trng: &mut impl CryptoRng, key: &NoiseServerKey<1>) -> Result<(), Error<R::Error>>
         /// where
         ///     R: Read,
         ///     W: Write<Error = R::Error>,
         ///     T: Timer,
         /// {
-        ///     let settings = Settings::new().with_max_record(512).expect("that is large enough").with_max_message(256);
+        ///     let settings = Settings::new().with_max_record(512).expect("64 or more").with_max_message(256);
         ///     let (buffers, bodies) = (([0; 514], [0; 514]), ([0; 256], [0; 256]));
-        ///     let line = ServerLine::start(key, &settings, timer.now(), trng, buffers, bodies).expect("the TRNG runs");
-        ///     let mut server = asynchronous::Server::new(line, reader, writer, timer);
+        ///     let buffered = BufferedServer::start(key, &settings, timer.now(), trng, buffers, bodies).expect("the buffers are large enough and the TRNG works");
+        ///     let mut server = asynchronous::Server::new(buffered, reader, writer, timer);
         ///     server.serve(async |request: &[u8], answer: &mut [u8]| match request {
         ///         b"temperature" => {
         ///             answer[..4].copy_from_slice(b"21.5");
@@ -374,9 +363,9 @@ drivers! {
         /// The examples `embassy` and `host` of this crate run it.
     ],
     serve: [
-        /// Handles requests, one after the other, until the connection ends. The handler is given a
-        /// request and the memory for its answer, and says how many bytes the answer has, or why
-        /// there is none. It may take as long as it likes: the connection is kept meanwhile. Where
-        /// the connection ends first, it is dropped.
+        /// Handles one request after the other until the connection ends. The handler receives a
+        /// request and the memory for its answer, and returns the length of the answer, or a
+        /// refusal. It may take any time: the connection is kept alive meanwhile. If the connection
+        /// ends first, the handler is dropped.
     ],
 }

@@ -1,52 +1,50 @@
-//! A client and a server over an `embedded-io` stream, for code that waits where it is.
+//! A client and a server over an `embedded-io` stream, for code that blocks.
 //!
-//! The stream has to say whether it is ready ([`ReadReady`], [`WriteReady`]), as a protocol with
-//! deadlines cannot wait in a read that has none. It is flushed when there is nothing else to do,
-//! and before a handler begins; a flush that never returns would hold everything up.
+//! The stream must implement [`ReadReady`] and [`WriteReady`]: a protocol with deadlines cannot
+//! block in a read that has none. It is flushed when there is nothing else to do, and before a
+//! handler begins. A flush that never returns blocks the connection.
 
 use core::fmt;
 
 use embedded_io::{Read, ReadReady, Write, WriteReady};
-use falco_core::{
-    ClientKeyRef, CloseReason, ConnectionError, Instant, KeyRef, PingId, Refusal, Role, ServerKeyRef, Storage,
-};
+use falco_core::{ClientKeyRef, CloseReason, ConnectionError, Instant, KeyRef, PingId, Refusal, Role, ServerKeyRef};
 
-use crate::client::ClientLine;
+use crate::buffers::Buffers;
+use crate::client::BufferedClient;
 use crate::clock::Clock;
+use crate::connection::BufferedConnection;
 use crate::driver::drivers;
 use crate::error::Error;
-use crate::line::Line;
-use crate::server::{Desk, ServerLine};
+use crate::server::{BufferedServer, Incoming};
 
-/// Moves the bytes of a stream, and waits on a clock. It is made by [`Client::new`] and
-/// [`Server::new`].
-pub struct Pump<S: embedded_io::ErrorType, K> {
+/// A stream, and a clock. [`Client::new`] and [`Server::new`] create it.
+pub struct Transport<S: embedded_io::ErrorType, K> {
     stream: S,
     clock: K,
-    /// When the stream was looked at last. What had come by then is looked at as of then, however
-    /// long that takes.
-    looked: Instant,
-    /// Bytes were written and not yet flushed.
+    /// When the stream was last polled, or the current call began. What has come by then is
+    /// processed as of that time, however long the processing takes.
+    polled_at: Instant,
+    /// Bytes were written and not flushed.
     unflushed: bool,
-    /// Why nothing can be written any more. It is told once what had come has been looked at: it
-    /// may say more.
-    broken: Option<Error<S::Error>>,
+    /// Why nothing can be written any more. It is returned after what had come was processed: that
+    /// may have a better reason.
+    write_error: Option<Error<S::Error>>,
 }
 
-impl<S: embedded_io::ErrorType, K> fmt::Debug for Pump<S, K> {
+impl<S: embedded_io::ErrorType, K> fmt::Debug for Transport<S, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pump").finish_non_exhaustive()
+        f.debug_struct("Transport").finish_non_exhaustive()
     }
 }
 
-impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
+impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Transport<S, K> {
     const fn new(stream: S, clock: K) -> Self {
         Self {
             stream,
             clock,
-            looked: Instant::ZERO,
+            polled_at: Instant::ZERO,
             unflushed: false,
-            broken: None,
+            write_error: None,
         }
     }
 
@@ -54,68 +52,65 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         (self.stream, self.clock)
     }
 
-    /// Whether everything that was written has gone out of the stream.
+    /// Whether everything that was written is flushed.
     const fn is_flushed(&self) -> bool {
         !self.unflushed
     }
 
-    const fn looked(&self) -> Instant {
-        self.looked
+    const fn polled_at(&self) -> Instant {
+        self.polled_at
     }
 
-    fn look(&mut self) -> Instant {
-        self.looked = self.clock.now();
-        self.looked
+    fn poll_clock(&mut self) -> Instant {
+        self.polled_at = self.clock.now();
+        self.polled_at
     }
 
-    /// The handler has waited where it was.
+    /// The handler has already run, because it blocks.
     #[allow(
         clippy::unused_self,
         clippy::unnecessary_wraps,
-        reason = "as the other kind of pump has it"
+        reason = "the async transport drives the connection here"
     )]
-    fn meanwhile<T, H: ServerKeyRef, I, O>(&mut self, _: &mut Desk<H, I, O>, handled: T) -> Result<T, Error<S::Error>> {
+    fn run_handler<T, H: ServerKeyRef, B: Buffers>(
+        &mut self,
+        _: &mut Incoming<H, B>,
+        handled: T,
+    ) -> Result<T, Error<S::Error>> {
         Ok(handled)
     }
 
-    /// What was said goes out of the stream before a handler begins, which holds everything up.
-    /// Says whether it may begin.
-    fn lets_begin<H, I, O, M, A>(&mut self, line: &mut ServerLine<H, I, O, M, A>) -> bool
-    where
-        H: ServerKeyRef,
-        I: Storage,
-        O: AsRef<[u8]> + AsMut<[u8]>,
-        M: Storage,
-        A: AsRef<[u8]> + AsMut<[u8]>,
-    {
-        line.has_request() && self.flush_line(line.line_mut()) && self.broken.is_none()
+    /// Flushes the stream if there is a request to handle: nothing else is flushed while a handler
+    /// blocks. Returns whether the handler may begin.
+    fn may_begin_handler<H: ServerKeyRef, B: Buffers, M: Buffers>(
+        &mut self,
+        server: &mut BufferedServer<H, B, M>,
+    ) -> bool {
+        server.has_request() && self.flush_connection(server.connection_mut()) && self.write_error.is_none()
     }
 
-    /// The connection has ended, and the stream has its last words. Says how it has ended: with a
-    /// last answer that stays in the stream not in order.
-    fn finish<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>, end: Error) -> Error<S::Error>
-    where
-        H: KeyRef<R>,
-        I: Storage,
-        O: AsRef<[u8]> + AsMut<[u8]>,
-    {
+    /// Flushes the last bytes of a connection that has ended. Returns how the connection ended: if
+    /// a last answer could not be flushed, that is the error.
+    fn finish<R: Role, H: KeyRef<R>, B: Buffers>(
+        &mut self,
+        connection: &mut BufferedConnection<R, H, B>,
+        end: Error,
+    ) -> Error<S::Error> {
         match (end, self.flush()) {
-            (Error::Connection(ConnectionError::Closed), Err(lost)) if line.lose() => Error::Io(lost),
+            (Error::Connection(ConnectionError::Closed), Err(error)) if connection.lose_answer() => Error::Io(error),
             (end, _) => end.widen(),
         }
     }
 
-    /// Why nothing can be written any more, if that is still to be told.
-    fn tell_broken<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>) -> Result<(), Error<S::Error>>
-    where
-        H: KeyRef<R>,
-        I: Storage,
-        O: AsRef<[u8]> + AsMut<[u8]>,
-    {
-        match self.broken.take() {
-            Some(broken) => {
-                line.end_of_stream();
-                Err(broken)
+    /// Returns why nothing can be written any more, once.
+    fn take_write_error<R: Role, H: KeyRef<R>, B: Buffers>(
+        &mut self,
+        connection: &mut BufferedConnection<R, H, B>,
+    ) -> Result<(), Error<S::Error>> {
+        match self.write_error.take() {
+            Some(error) => {
+                connection.end_of_stream();
+                Err(error)
             }
             None => Ok(()),
         }
@@ -128,62 +123,53 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
         Ok(())
     }
 
-    /// Flushes the stream, and says whether that worked.
-    fn flush_line<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>) -> bool
-    where
-        H: KeyRef<R>,
-        I: Storage,
-        O: AsRef<[u8]> + AsMut<[u8]>,
-    {
+    /// Flushes the stream. Returns whether that worked.
+    fn flush_connection<R: Role, H: KeyRef<R>, B: Buffers>(
+        &mut self,
+        connection: &mut BufferedConnection<R, H, B>,
+    ) -> bool {
         let flushed = self.flush();
         if let Err(error) = flushed {
-            self.broken = Some(Error::Io(error));
-            line.abandon();
+            self.write_error = Some(Error::Io(error));
+            connection.output_failed();
             return false;
         }
         true
     }
 
-    /// Waits until bytes have come or gone, or it is time to do something else: `until`, or what is
-    /// due on the line, which is done.
-    fn wait<R: Role, H, I, O>(
+    /// Waits until bytes were moved, or until `until`, or the connection's deadline. Does what is
+    /// due then.
+    fn wait<R: Role, H: KeyRef<R>, B: Buffers>(
         &mut self,
-        line: &mut Line<R, H, I, O>,
+        connection: &mut BufferedConnection<R, H, B>,
         until: Option<Instant>,
-    ) -> Result<(), Error<S::Error>>
-    where
-        H: KeyRef<R>,
-        I: Storage,
-        O: AsRef<[u8]> + AsMut<[u8]>,
-    {
+    ) -> Result<(), Error<S::Error>> {
         loop {
-            let now = self.look();
-            let read = self.read(line)?;
-            let mut wrote = self.write(line);
-            if !wrote && self.unflushed && line.unsent().is_empty() {
+            let now = self.poll_clock();
+            let read = self.read(connection)?;
+            let mut wrote = self.write(connection);
+            if !wrote && self.unflushed && connection.unsent().is_empty() {
                 wrote = true;
-                self.flush_line(line);
+                self.flush_connection(connection);
             }
             if !read {
-                self.tell_broken(line)?;
+                self.take_write_error(connection)?;
             }
-            let deadline = [line.poll_timeout(), until].into_iter().flatten().min();
+            let deadline = [connection.poll_timeout(), until].into_iter().flatten().min();
             if read || wrote || deadline.is_some_and(|deadline| deadline <= now) {
-                line.turn(now, read);
+                connection.handle_due(now, read);
                 return Ok(());
             }
             self.clock.rest(deadline);
         }
     }
 
-    /// Reads what is there, and says whether something was: bytes, or the end of the stream.
-    fn read<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>) -> Result<bool, Error<S::Error>>
-    where
-        H: KeyRef<R>,
-        I: Storage,
-        O: AsRef<[u8]> + AsMut<[u8]>,
-    {
-        let space = line.space()?;
+    /// Reads what is there. Returns whether there was something: bytes, or the end of the stream.
+    fn read<R: Role, H: KeyRef<R>, B: Buffers>(
+        &mut self,
+        connection: &mut BufferedConnection<R, H, B>,
+    ) -> Result<bool, Error<S::Error>> {
+        let space = connection.space()?;
         if space.is_empty() {
             return Ok(false);
         }
@@ -193,25 +179,20 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
             .and_then(|ready| if ready { stream.read(space).map(Some) } else { Ok(None) });
         match read {
             Ok(None) => return Ok(false),
-            Ok(Some(0)) => line.end_of_stream(),
-            Ok(Some(count)) => line.filled(count),
+            Ok(Some(0)) => connection.end_of_stream(),
+            Ok(Some(count)) => connection.filled(count),
             Err(error) => {
-                line.end_of_stream();
-                line.abandon();
+                connection.end_of_stream();
+                connection.output_failed();
                 return Err(Error::Io(error));
             }
         }
         Ok(true)
     }
 
-    /// Writes what can be written, and says whether something was.
-    fn write<R: Role, H, I, O>(&mut self, line: &mut Line<R, H, I, O>) -> bool
-    where
-        H: KeyRef<R>,
-        I: Storage,
-        O: AsRef<[u8]> + AsMut<[u8]>,
-    {
-        let unsent = line.unsent();
+    /// Writes what the stream takes. Returns whether it took something.
+    fn write<R: Role, H: KeyRef<R>, B: Buffers>(&mut self, connection: &mut BufferedConnection<R, H, B>) -> bool {
+        let unsent = connection.unsent();
         if unsent.is_empty() {
             return false;
         }
@@ -223,19 +204,19 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
                 Ok(None)
             }
         });
-        let broken = match written {
+        let write_error = match written {
             Ok(None) => return false,
             Ok(Some(count @ 1..)) => {
-                line.sent(self.clock.now(), count);
+                connection.sent(self.clock.now(), count);
                 self.unflushed = true;
                 return true;
             }
             Ok(Some(0)) => Error::WriteZero,
             Err(error) => Error::Io(error),
         };
-        line.abandon();
+        connection.output_failed();
         self.unflushed = false;
-        self.broken = Some(broken);
+        self.write_error = Some(write_error);
         false
     }
 }
@@ -243,7 +224,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Pump<S, K> {
 drivers! {
     generics: [S: Read + ReadReady + Write + WriteReady, K: Clock],
     parts: [stream: S, clock: K],
-    pump: Pump<S, K>,
+    transport: Transport<S, K>,
     error: S::Error,
     words: [] [] FnMut,
     client: [
@@ -253,21 +234,20 @@ drivers! {
         /// use embedded_io::{Read, ReadReady, Write, WriteReady};
         /// use falco_embedded::falco_core::{Instant, Key, RustCrypto, Settings};
         /// use falco_embedded::rand_core::CryptoRng;
-        /// use falco_embedded::{ClientLine, Error, NoiseClientKey, blocking};
+        /// use falco_embedded::{BufferedClient, Error, NoiseClientKey, blocking};
         ///
-        /// /// Sends a reading and waits for what the service says to it.
+        /// /// Sends a reading, waits for the answer, and keeps the connection alive for a minute.
         /// fn report<S>(port: S, now: fn() -> Instant, trng: &mut impl CryptoRng, key: Key) -> Result<(), Error<S::Error>>
         /// where
         ///     S: Read + ReadReady + Write + WriteReady,
         /// {
-        ///     let key = NoiseClientKey::new(key, b"", RustCrypto).expect("no context is not too long");
-        ///     let settings = Settings::new().with_max_record(512).expect("that is large enough").with_max_message(1024);
-        ///     let line = ClientLine::start(&key, &settings, now(), trng, [0; 514], [0; 514]).expect("the TRNG runs");
-        ///     let mut client = blocking::Client::new(line, port, now);
+        ///     let key = NoiseClientKey::new(key, b"", RustCrypto).expect("an empty context is not too long");
+        ///     let settings = Settings::new().with_max_record(512).expect("64 or more").with_max_message(1024);
+        ///     let buffered = BufferedClient::start(&key, &settings, now(), trng, ([0; 514], [0; 514])).expect("the buffers are large enough and the TRNG works");
+        ///     let mut client = blocking::Client::new(buffered, port, now);
         ///     let mut answer = [0; 1024];
         ///     let length = client.request(b"21.5", &mut answer)?;
         ///     assert_eq!(&answer[..length], b"thanks");
-        ///     // Nothing to say for a minute.
         ///     client.idle(now() + core::time::Duration::from_secs(60))?;
         ///     client.close()
         /// }
@@ -282,17 +262,17 @@ drivers! {
         /// use embedded_io::{Read, ReadReady, Write, WriteReady};
         /// use falco_embedded::falco_core::{Instant, Refusal, RustCrypto, Settings};
         /// use falco_embedded::rand_core::CryptoRng;
-        /// use falco_embedded::{Error, NoiseServerKey, ServerLine, blocking};
+        /// use falco_embedded::{Error, NoiseServerKey, BufferedServer, blocking};
         ///
-        /// /// Answers on a port until its client has closed.
+        /// /// Serves one connection until it ends.
         /// fn serve<S>(port: S, now: fn() -> Instant, trng: &mut impl CryptoRng, key: &NoiseServerKey<1>) -> Result<(), Error<S::Error>>
         /// where
         ///     S: Read + ReadReady + Write + WriteReady,
         /// {
-        ///     let settings = Settings::new().with_max_record(512).expect("that is large enough").with_max_message(256);
+        ///     let settings = Settings::new().with_max_record(512).expect("64 or more").with_max_message(256);
         ///     let (buffers, bodies) = (([0; 514], [0; 514]), ([0; 256], [0; 256]));
-        ///     let line = ServerLine::start(key, &settings, now(), trng, buffers, bodies).expect("the TRNG runs");
-        ///     blocking::Server::new(line, port, now).serve(|request: &[u8], answer: &mut [u8]| match request {
+        ///     let buffered = BufferedServer::start(key, &settings, now(), trng, buffers, bodies).expect("the buffers are large enough and the TRNG works");
+        ///     blocking::Server::new(buffered, port, now).serve(|request: &[u8], answer: &mut [u8]| match request {
         ///         b"temperature" => {
         ///             answer[..4].copy_from_slice(b"21.5");
         ///             Ok(4)
@@ -305,9 +285,9 @@ drivers! {
         /// The example `host` of this crate runs it over a TCP socket.
     ],
     serve: [
-        /// Handles requests, one after the other, until the connection ends. The handler is given a
-        /// request and the memory for its answer, and says how many bytes the answer has, or why
-        /// there is none. While it runs nothing else does: one that takes longer than a third of
-        /// the lifetime is taken for death by the client.
+        /// Handles one request after the other until the connection ends. The handler receives a
+        /// request and the memory for its answer, and returns the length of the answer, or a
+        /// refusal. Nothing else happens while it runs. If it takes longer than a third of the
+        /// lifetime, the client considers the server dead.
     ],
 }

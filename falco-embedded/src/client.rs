@@ -1,49 +1,50 @@
-//! A client that asks one request at a time, over a [`Line`]. Nothing here reads, writes or waits;
-//! the drivers do.
+//! A client with one request at a time, over a [`BufferedConnection`]. Nothing here reads, writes
+//! or waits; the drivers do.
 
 use core::fmt;
 
 use falco_core::{
     ClientConnection, ClientEvent, ClientKeyRef, ClientSide, CloseReason, Fate, Instant, OutgoingRequest, PingId,
-    RequestError, RequestId, SealError, Settings, Status, Storage,
+    RequestError, RequestId, SealError, Settings, Storage,
 };
 use rand_core::TryCryptoRng;
 
+use crate::buffers::Buffers;
+use crate::connection::{BufferedConnection, Next};
 use crate::error::{Buffer, Error, StartError, enough};
-use crate::line::{Line, Next};
 
-/// A client's line, and the one request that it may have under way.
+/// A client over two buffers, with one request in flight at a time. You move its bytes.
 ///
 /// The [crate's page](crate) has a super-loop around it.
-pub struct ClientLine<H: ClientKeyRef, I, O> {
-    line: Line<ClientSide, H, I, O>,
-    /// The request whose end is awaited, or was when its asker went away.
-    current: Option<RequestId>,
+pub struct BufferedClient<H: ClientKeyRef, B: Buffers> {
+    connection: BufferedConnection<ClientSide, H, B>,
+    /// The request that was begun and is not completed.
+    in_flight: Option<RequestId>,
     /// All of the last request was sealed.
-    whole: bool,
-    ping: Option<PingId>,
+    all_sealed: bool,
+    last_pong: Option<PingId>,
 }
 
-/// A request being asked: its body, and the memory for its answer. Both are the caller's, and come
-/// back with [`into_parts`](Self::into_parts).
+/// A request that is not completed: its body, and the memory for its answer. Both are yours, and
+/// [`into_parts`](Self::into_parts) returns them.
 ///
-/// It is handed in at [every step](ClientLine::step) until it is [`answered`](Self::answered).
-/// Whoever gives it up gives the request up, which is then cancelled.
-pub struct Ask<B, A> {
+/// Pass it to [every step](BufferedClient::step) until it is [`answered`](Self::answered). A step
+/// without it cancels it.
+pub struct PendingRequest<B, A> {
     outgoing: OutgoingRequest,
     body: B,
     answer: A,
     /// Bytes of the answer that have come, whether they fitted or not.
-    came: usize,
+    received: usize,
     outcome: Option<Result<(), RequestError>>,
 }
 
-impl<B: AsRef<[u8]>, A: AsMut<[u8]>> Ask<B, A> {
-    /// How long the answer is, once it is there. It stands at the front of its memory. Of a request
-    /// that was [given up](ClientLine::step_idle) there is none, ever.
+impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
+    /// The length of the answer, once all of it is at the front of its memory. A request that was
+    /// [cancelled](BufferedClient::step_idle) never has one.
     ///
     /// # Errors
-    /// What befell the request.
+    /// [`Error::Request`], or [`Error::AnswerTooLarge`] if the answer did not fit.
     pub fn answered(&mut self) -> Result<Option<usize>, Error> {
         if let Some(failure) = self.outgoing.failure() {
             return Err(Error::Request(failure));
@@ -52,176 +53,177 @@ impl<B: AsRef<[u8]>, A: AsMut<[u8]>> Ask<B, A> {
         match self.outcome {
             None => Ok(None),
             Some(Err(error)) => Err(Error::Request(error)),
-            Some(Ok(())) if self.came > room => Err(Error::AnswerTooLarge {
-                length: self.came,
+            Some(Ok(())) if self.received > room => Err(Error::AnswerTooLarge {
+                length: self.received,
                 room,
             }),
-            Some(Ok(())) => Ok(Some(self.came)),
+            Some(Ok(())) => Ok(Some(self.received)),
         }
     }
 
-    /// The body and the memory.
+    /// The body and the memory for the answer.
     pub fn into_parts(self) -> (B, A) {
         (self.body, self.answer)
     }
 
-    fn take(&mut self, part: &[u8]) {
-        let room = self.answer.as_mut().get_mut(self.came..).unwrap_or_default();
+    fn append(&mut self, part: &[u8]) {
+        let room = self.answer.as_mut().get_mut(self.received..).unwrap_or_default();
         if let Some((to, _)) = room.split_at_mut_checked(part.len()) {
             to.copy_from_slice(part);
         }
-        self.came = self.came.saturating_add(part.len());
+        self.received = self.received.saturating_add(part.len());
     }
 }
 
-impl<B, A> fmt::Debug for Ask<B, A> {
-    /// How far it has gone, and none of its bytes.
+impl<B, A> fmt::Debug for PendingRequest<B, A> {
+    /// Shows its progress and none of its bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ask")
+        f.debug_struct("PendingRequest")
             .field("outgoing", &self.outgoing)
             .finish_non_exhaustive()
     }
 }
 
-impl<H: ClientKeyRef, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> ClientLine<H, I, O> {
-    /// A client of a connection that begins now, over memory for the unread bytes and for those to
-    /// be written.
+impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
+    /// Starts a connection, over memory for the unread bytes and for those to write. Nothing is
+    /// sent yet.
     ///
     /// # Errors
-    /// [`StartError`] where a buffer is too small for the settings, or the generator fails.
+    /// [`StartError`] if a buffer is too small for the settings, or the generator fails.
     pub fn start<G: TryCryptoRng + ?Sized>(
         key: H,
         settings: &Settings,
         now: Instant,
         rng: &mut G,
-        inbox: I,
-        outbox: O,
+        buffers: B,
     ) -> Result<Self, StartError> {
+        let (inbox, outbox) = buffers.into_parts();
         let sizes = ClientConnection::<H>::buffer_sizes(settings);
         enough(Buffer::Inbox, sizes.unread, inbox.limit())?;
         enough(Buffer::Outbox, sizes.output, outbox.as_ref().len())?;
         let machine = ClientConnection::new(key, settings, now, rng)?;
-        Ok(Self::new(Line::new(machine, inbox, outbox)))
+        Ok(Self::new(BufferedConnection::from_parts(machine, inbox, outbox)))
     }
 
-    /// A client on `line`. It owes its hello.
-    pub const fn new(line: Line<ClientSide, H, I, O>) -> Self {
+    /// A client on `connection`.
+    pub const fn new(connection: BufferedConnection<ClientSide, H, B>) -> Self {
         Self {
-            line,
-            current: None,
-            whole: false,
-            ping: None,
+            connection,
+            in_flight: None,
+            all_sealed: false,
+            last_pong: None,
         }
     }
 
-    /// The line, to move its bytes.
-    pub const fn line(&self) -> &Line<ClientSide, H, I, O> {
-        &self.line
+    /// The connection and its bytes.
+    pub const fn connection(&self) -> &BufferedConnection<ClientSide, H, B> {
+        &self.connection
     }
 
-    /// The line, to move its bytes.
-    pub const fn line_mut(&mut self) -> &mut Line<ClientSide, H, I, O> {
-        &mut self.line
+    /// The connection, to move its bytes.
+    pub const fn connection_mut(&mut self) -> &mut BufferedConnection<ClientSide, H, B> {
+        &mut self.connection
     }
 
-    /// Whether the server has proved that it has the key.
+    /// Whether the server has proved that it has the key, and the connection has not ended.
     pub fn is_established(&self) -> bool {
-        matches!(self.line.machine().status(), Status::Established | Status::Draining)
+        self.connection.is_established()
     }
 
-    /// What may be said of the last request that was [asked](Self::ask), once the connection has
-    /// ended without its answer and without a refusal.
+    /// The fate of the last [request](Self::request), if the connection ended before it completed.
     ///
-    /// It was not processed where part of it was never sealed, or where the stream
-    /// [ended](falco_core::Connection::fate) before a byte had come after the welcome: it may be
-    /// sent again on another connection. In every other case a handler may have seen it.
+    /// It was not processed if part of it was never sealed, or if the stream
+    /// [ended](falco_core::Connection::fate) before a byte had come after the welcome. Then it may
+    /// be sent again on another connection. In every other case a handler may have seen it.
     pub fn fate(&self) -> Fate {
-        if !self.whole {
+        if !self.all_sealed {
             Fate::NotProcessed
-        } else if self.line.is_open() {
-            self.line.machine().fate()
-        } else {
-            // A stream that broke may have lost what the server said.
+        } else if self.connection.is_broken() {
+            // What the server sent may be lost.
             Fate::MaybeProcessed
+        } else {
+            self.connection.machine().fate()
         }
     }
 
-    /// A request with this body. Its answer will stand at the front of `answer`.
+    /// Creates a request with this body. [`step`](Self::step) sends it, and writes its answer to
+    /// the front of `answer`.
     ///
-    /// One that was given up is cancelled; its answer is never taken for this one's.
+    /// The request before it is cancelled if it is not completed, and its answer is dropped.
     ///
     /// # Errors
-    /// [`Error::Request`] where the body is too large, [`Error::Closing`], or what ended the
+    /// [`Error::Request`] if the body is too large, [`Error::Closing`], or what ended the
     /// connection.
-    pub fn ask<B: AsRef<[u8]>, A: AsMut<[u8]>>(&mut self, body: B, answer: A) -> Result<Ask<B, A>, Error> {
-        self.whole = false;
-        let outgoing = self.line.machine_mut().request(body.as_ref().len())?;
-        self.give_up();
-        Ok(Ask {
+    pub fn request<Q: AsRef<[u8]>, A: AsMut<[u8]>>(
+        &mut self,
+        body: Q,
+        answer: A,
+    ) -> Result<PendingRequest<Q, A>, Error> {
+        self.all_sealed = false;
+        let outgoing = self.connection.machine_mut().request(body.as_ref().len())?;
+        self.cancel();
+        Ok(PendingRequest {
             outgoing,
             body,
             answer,
-            came: 0,
+            received: 0,
             outcome: None,
         })
     }
 
-    /// A request that nobody waits for any more is cancelled, so that it takes no place.
-    fn give_up(&mut self) {
-        if let Some(forgotten) = self.current.take() {
-            // Where the connection has ended there is nothing to cancel.
-            let _ = self.line.machine_mut().cancel(forgotten);
+    /// Cancels the request that is in flight.
+    fn cancel(&mut self) {
+        if let Some(id) = self.in_flight.take() {
+            // Fails only if the connection has ended. Then there is nothing to cancel.
+            let _ = self.connection.machine_mut().cancel(id);
         }
     }
 
-    /// Owes the server a ping.
+    /// Queues a ping.
     ///
     /// # Errors
     /// [`Error::Closing`], or what ended the connection.
     pub fn ping(&mut self) -> Result<PingId, Error> {
-        Ok(self.line.machine_mut().ping()?)
+        Ok(self.connection.machine_mut().ping()?)
     }
 
     /// The last ping that was answered. The classic wire has no answers to pings.
     pub const fn last_pong(&self) -> Option<PingId> {
-        self.ping
+        self.last_pong
     }
 
-    /// Begins the end: what was begun is finished, nothing new is taken.
+    /// Closes the connection: it completes what has begun, accepts nothing new, then ends.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
-        self.line.machine_mut().close(now, reason);
+        self.connection.machine_mut().close(now, reason);
     }
 
-    /// A step without a request: one that was asked and has no answer yet is given up.
+    /// A step without a request. It cancels the request that is in flight.
     ///
     /// # Errors
-    /// As of [`step`](Self::step).
+    /// As [`step`](Self::step).
     pub fn step_idle(&mut self, now: Instant) -> Result<bool, Error> {
-        self.step(now, None::<&mut Ask<&[u8], &mut [u8]>>)
+        self.step(now, None::<&mut PendingRequest<&[u8], &mut [u8]>>)
     }
 
-    /// Does one thing: seals what may go, or looks at one frame. Says whether to call again at
-    /// once; if not, bytes have to be moved, or the deadline has to come, first.
+    /// Seals what can be sent, and processes at most one frame. Returns whether to call it again at
+    /// once. If not, move bytes or wait for the deadline first.
     ///
     /// # Errors
-    /// What ended the connection, once its last words have been taken away; [`Error::Stalled`]
-    /// where bytes waited too long to be; [`Error::Output`] with the numbers where the outbox is
-    /// too small.
-    #[allow(
-        clippy::wildcard_enum_match_arm,
-        reason = "the machine goes by the other events itself"
-    )]
-    pub fn step<B: AsRef<[u8]>, A: AsMut<[u8]>>(
+    /// What ended the connection, once its last bytes were taken; [`Error::Stalled`] if pending
+    /// bytes made no progress for too long; [`Error::Closing`] if you closed the connection before
+    /// this request began; [`Error::Output`] if the outbox is too small.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the other events need no reaction")]
+    pub fn step<Q: AsRef<[u8]>, A: AsMut<[u8]>>(
         &mut self,
         now: Instant,
-        mut ask: Option<&mut Ask<B, A>>,
+        mut request: Option<&mut PendingRequest<Q, A>>,
     ) -> Result<bool, Error> {
-        if ask.is_none() {
-            self.give_up();
+        if request.is_none() {
+            self.cancel();
         }
-        self.seal(now, ask.as_deref_mut())?;
-        let (current, last_pong) = (&mut self.current, &mut self.ping);
-        let next = self.line.look(now, |event| {
+        self.seal(now, request.as_deref_mut())?;
+        let (in_flight, last_pong) = (&mut self.in_flight, &mut self.last_pong);
+        let next = self.connection.recv(now, |event| {
             let (id, body, outcome) = match event {
                 ClientEvent::Answer { id, body } | ClientEvent::Part { id, body, last: true } => {
                     (id, body, Some(Ok(())))
@@ -234,12 +236,12 @@ impl<H: ClientKeyRef, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> ClientLine<H, I,
                 }
                 _ => return,
             };
-            if let Some(ask) = ask.filter(|ask| ask.outgoing.id() == Some(id)) {
-                ask.take(body);
-                ask.outcome = outcome;
+            if let Some(request) = request.filter(|request| request.outgoing.id() == Some(id)) {
+                request.append(body);
+                request.outcome = outcome;
             }
-            if outcome.is_some() && *current == Some(id) {
-                *current = None;
+            if outcome.is_some() && *in_flight == Some(id) {
+                *in_flight = None;
             }
         })?;
         Ok(match next {
@@ -248,30 +250,35 @@ impl<H: ClientKeyRef, I: Storage, O: AsRef<[u8]> + AsMut<[u8]>> ClientLine<H, I,
         })
     }
 
-    fn seal<B: AsRef<[u8]>, A: AsMut<[u8]>>(&mut self, now: Instant, ask: Option<&mut Ask<B, A>>) -> Result<(), Error> {
-        let Some(ask) = ask.filter(|ask| !ask.outgoing.is_done()) else {
-            self.line.transmit(now)?;
+    fn seal<Q: AsRef<[u8]>, A: AsMut<[u8]>>(
+        &mut self,
+        now: Instant,
+        request: Option<&mut PendingRequest<Q, A>>,
+    ) -> Result<(), Error> {
+        let Some(request) = request.filter(|request| !request.outgoing.is_done()) else {
+            self.connection.transmit(now)?;
             return Ok(());
         };
-        match self.line.seal(now, [(&mut ask.outgoing, ask.body.as_ref())]) {
-            // The end is told by the look at the unread bytes, after what is owed has gone.
+        let message = (&mut request.outgoing, request.body.as_ref());
+        match self.connection.seal(now, [message]) {
+            // `recv` returns the end, after the last bytes.
             Err(SealError::Connection(_)) => {}
             other => {
                 other?;
             }
         }
-        if let Some(id) = ask.outgoing.id() {
-            self.current = Some(id);
-            self.whole = ask.outgoing.is_done();
+        if let Some(id) = request.outgoing.id() {
+            self.in_flight = Some(id);
+            self.all_sealed = request.outgoing.is_done();
         }
         Ok(())
     }
 }
 
-impl<H: ClientKeyRef, I, O> fmt::Debug for ClientLine<H, I, O> {
+impl<H: ClientKeyRef, B: Buffers> fmt::Debug for BufferedClient<H, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientLine")
-            .field("line", &self.line)
+        f.debug_struct("BufferedClient")
+            .field("connection", &self.connection)
             .finish_non_exhaustive()
     }
 }

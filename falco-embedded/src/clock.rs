@@ -1,10 +1,10 @@
-//! Time on a device: who tells it, and who waits for it.
+//! Clocks and timers that a device provides.
 
 use falco_core::Instant;
 
-/// Tells the time, on any clock that does not go backwards.
+/// A clock that does not go backwards.
 ///
-/// A closure is one:
+/// Every closure that returns an [`Instant`] is one:
 ///
 /// ```
 /// use falco_core::Instant;
@@ -18,13 +18,13 @@ pub trait Clock {
     /// The time.
     fn now(&self) -> Instant;
 
-    /// Nothing is to be done before a byte comes or goes, or before this time. Blocking drivers
-    /// call it over and over while they wait: to return at once is right, to sleep until the next
-    /// interrupt is better.
+    /// Waits for an interrupt. Blocking drivers call it in a loop while there is nothing to do
+    /// before a byte can be moved, or before `until`. Returning early is correct, and costs only
+    /// power.
     ///
-    /// A byte may have come since the stream was asked: a sleep that only an interrupt ends has to
-    /// be entered so that one that came just before ends it too (on a Cortex-M `wfe` is, `wfi` is
-    /// not), or to be ended by a timer.
+    /// A byte may have come since the driver looked at the stream. A sleep must end for an
+    /// interrupt that came just before it too: on a Cortex-M `wfe` does, `wfi` does not. Otherwise
+    /// end it with a timer.
     fn rest(&self, _until: Option<Instant>) {}
 }
 
@@ -34,14 +34,14 @@ impl<F: Fn() -> Instant> Clock for F {
     }
 }
 
-/// Waits, for async drivers.
+/// A clock that async drivers can wait on.
 #[cfg(feature = "async")]
 #[expect(
     async_fn_in_trait,
     reason = "as in embedded-io-async: executors of devices need no Send"
 )]
 pub trait Timer: Clock {
-    /// Returns at this time or after it. A wait that is dropped has no effect.
+    /// Returns at this time or later. Dropping the future has no effect.
     async fn sleep_until(&mut self, at: Instant);
 }
 
@@ -68,8 +68,8 @@ impl Clock for EmbassyClock {
 #[cfg(feature = "embassy-time")]
 impl Timer for EmbassyClock {
     async fn sleep_until(&mut self, at: Instant) {
-        // One tick later than what may have been rounded down, and for ever where the clock does
-        // not reach so far.
+        // One tick more, because milliseconds may have been rounded down. A time beyond the clock's
+        // range is never reached.
         let at = embassy_time::Instant::try_from_millis(at.as_millis()).unwrap_or(embassy_time::Instant::MAX);
         let at = at.checked_add(embassy_time::Duration::from_ticks(1)).unwrap_or(at);
         embassy_time::Timer::at(at).await;

@@ -1,12 +1,12 @@
-//! What a client and a server do, written once for both kinds of streams: the two differ in who
-//! waits, and in nothing else.
+//! What a client and a server do, written once for both kinds of streams. The blocking one and the
+//! async one differ only in how they wait.
 
-/// Makes `Client` and `Server` over a `Pump`, which moves bytes and waits.
+/// Defines `Client` and `Server` over a `Transport`, which moves bytes and waits.
 macro_rules! drivers {
     (
         generics: [$($generics:tt)*],
         parts: [$($part:ident: $type:ty),*],
-        pump: $pump:ty,
+        transport: $transport:ty,
         error: $error:ty,
         words: [$($async:tt)*] [$($await:tt)*] $handler:ident,
         client: [$(#[$client:meta])*],
@@ -14,145 +14,140 @@ macro_rules! drivers {
         serve: [$(#[$serve:meta])*],
     ) => {
         $(#[$client])*
-        pub struct Client<P, H: ClientKeyRef, I, O> {
-            line: ClientLine<H, I, O>,
-            pump: P,
+        pub struct Client<T, H: ClientKeyRef, B: Buffers> {
+            buffered: BufferedClient<H, B>,
+            transport: T,
         }
 
-        impl<P, H: ClientKeyRef, I, O> fmt::Debug for Client<P, H, I, O> {
+        impl<T, H: ClientKeyRef, B: Buffers> fmt::Debug for Client<T, H, B> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_struct("Client").field("line", &self.line).finish_non_exhaustive()
+                f.debug_struct("Client").field("buffered", &self.buffered).finish_non_exhaustive()
             }
         }
 
-        impl<$($generics)*, H, I, O> Client<$pump, H, I, O>
-        where
-            H: ClientKeyRef,
-            I: Storage,
-            O: AsRef<[u8]> + AsMut<[u8]>,
-        {
-            /// A client on `line`, over a stream that is connected. Nothing is sent yet.
-            pub fn new(line: ClientLine<H, I, O>, $($part: $type),*) -> Self {
-                let pump = Pump::new($($part),*);
-                Self { line, pump }
+        impl<$($generics)*, H: ClientKeyRef, B: Buffers> Client<$transport, H, B> {
+            /// Puts `buffered` on a stream that is connected. Nothing is sent yet.
+            pub fn new(buffered: BufferedClient<H, B>, $($part: $type),*) -> Self {
+                let transport = Transport::new($($part),*);
+                Self { buffered, transport }
             }
 
-            /// The line, to be asked how it is.
-            pub const fn line(&self) -> &ClientLine<H, I, O> {
-                &self.line
+            /// The client without its stream, for its state.
+            pub const fn buffered(&self) -> &BufferedClient<H, B> {
+                &self.buffered
             }
 
-            /// The stream and the clock, for another connection. What this one had under way is
-            /// lost.
+            /// The stream and the clock, for another connection. Bytes that are pending are lost.
             pub fn into_parts(self) -> ($($type),*) {
-                self.pump.into_parts()
+                self.transport.into_parts()
             }
 
-            /// Waits until the server has proved that it has the key, and this side's own proof has
-            /// gone to it. Not needed: a request waits for it too.
+            /// Waits until the server has proved that it has the key, and until the stream has sent
+            /// this side's proof. It is optional: a request waits for both too.
             ///
             /// # Errors
-            /// What ended the connection: [`ConnectionError::Refused`] or
-            /// [`HandshakeTimeout`](ConnectionError::HandshakeTimeout) where it was not let in,
-            /// which has more causes than another key.
+            /// What ended the connection. [`ConnectionError::Refused`] and
+            /// [`HandshakeTimeout`](ConnectionError::HandshakeTimeout) have more causes than
+            /// another key.
             pub $($async)* fn establish(&mut self) -> Result<(), Error<$error>> {
-                self.begin();
-                self.settle()$($await)*
+                self.handle_late_poll();
+                self.flush()$($await)*
             }
 
-            /// Sends a request and waits for its answer, which then stands at the front of
-            /// `answer`. Says how many bytes it has. Bodies are of any length up to the largest
-            /// message that the server reads, which it has told.
+            /// Sends a request, and waits for its answer. Writes it to the front of `answer`, and
+            /// returns its length. The body may be as long as the largest message that the server
+            /// reads.
             ///
             /// # Errors
-            /// What befell the request, or what ended the connection: [`ConnectionError::Closed`],
-            /// too, where the server takes no more of them and has others to end.
+            /// Why the request failed, or what ended the connection. It is
+            /// [`ConnectionError::Closed`] also while the server still completes other requests but
+            /// accepts no new ones.
             ///
-            /// Where the connection has ended, [`ClientLine::fate`] says whether the request may be
-            /// sent again.
+            /// If the connection has ended, [`BufferedClient::fate`] says whether the request may
+            /// be sent again.
             ///
-            /// A request that was given up keeps the server busy until its handler is done or the
-            /// server has let go of it; the next one waits for that.
+            /// A cancelled request stays in flight until its handler is done or the server ends it.
+            /// The next request waits for that.
             pub $($async)* fn request(&mut self, body: &[u8], answer: &mut [u8]) -> Result<usize, Error<$error>> {
-                self.begin();
-                let mut ask = match self.line.ask(body, answer) {
-                    Ok(ask) => ask,
-                    Err(error) => return Err(self.refused(error)$($await)*),
+                self.handle_late_poll();
+                let mut request = match self.buffered.request(body, answer) {
+                    Ok(request) => request,
+                    Err(error) => return Err(self.rejected(error)$($await)*),
                 };
                 loop {
-                    if let Some(length) = ask.answered().map_err(Error::widen)? {
+                    if let Some(length) = request.answered().map_err(Error::widen)? {
                         return Ok(length);
                     }
-                    let stepped = self.line.step(self.pump.looked(), Some(&mut ask));
-                    self.after(stepped, None)$($await)*?;
+                    let stepped = self.buffered.step(self.transport.polled_at(), Some(&mut request));
+                    self.proceed(stepped, None)$($await)*?;
                 }
             }
 
-            /// Sends a ping, which begins the lifetime anew. Says which it is, for
+            /// Sends a ping, which restarts the lifetime. Returns its number, for
             /// [`pong`](Self::pong).
             ///
             /// # Errors
             /// What ended the connection.
             pub $($async)* fn ping(&mut self) -> Result<PingId, Error<$error>> {
-                self.begin();
-                let ping = match self.line.ping() {
+                self.handle_late_poll();
+                let ping = match self.buffered.ping() {
                     Ok(ping) => ping,
-                    Err(error) => return Err(self.refused(error)$($await)*),
+                    Err(error) => return Err(self.rejected(error)$($await)*),
                 };
-                self.settle()$($await)*?;
+                self.flush()$($await)*?;
                 Ok(ping)
             }
 
             /// Waits for the answer to a ping.
             ///
             /// # Errors
-            /// [`Error::NoPongs`] on the classic wire, which has none, or what ended the
-            /// connection.
+            /// [`Error::NoPongs`] on the classic wire, or what ended the connection.
             pub $($async)* fn pong(&mut self, ping: PingId) -> Result<(), Error<$error>> {
-                if !self.line.line().machine().answers_pings() {
+                if !self.buffered.connection().machine().answers_pings() {
                     return Err(Error::NoPongs);
                 }
-                self.begin();
-                while self.line.last_pong().is_none_or(|last| last < ping) {
+                self.handle_late_poll();
+                while self.buffered.last_pong().is_none_or(|last| last < ping) {
                     self.drive(None)$($await)*?;
                 }
                 Ok(())
             }
 
-            /// Keeps the connection alive until this time without a request, if the settings say
-            /// so. A connection that is not driven expires with its lifetime.
+            /// Keeps the connection alive until a time, if its settings allow that. A connection
+            /// that is not driven expires with its lifetime.
             ///
             /// # Errors
             /// What ended the connection.
             pub $($async)* fn idle(&mut self, until: Instant) -> Result<(), Error<$error>> {
-                self.begin();
+                self.handle_late_poll();
                 let mut waited = false;
                 loop {
-                    let now = self.pump.looked();
-                    let stepped = self.line.step_idle(now);
-                    let rests = matches!(stepped, Ok(false));
-                    // An end is told, whatever time it is, once its last words have gone.
-                    let ended = self.line.line().machine().end().is_some();
-                    // Whoever comes late has what lies there looked at, too.
-                    if rests && waited && now >= until && !ended {
-                        if self.line.line().is_open() {
+                    let now = self.transport.polled_at();
+                    let stepped = self.buffered.step_idle(now);
+                    let idle = matches!(stepped, Ok(false));
+                    // An end is returned once its last bytes are sent, even if that is after
+                    // `until`.
+                    let ended = self.buffered.connection().machine().end().is_some();
+                    // Even if `until` has passed at the call, what has come is read once.
+                    if idle && waited && now >= until && !ended {
+                        if !self.buffered.connection().is_broken() {
                             return Ok(());
                         }
-                        self.pump.tell_broken(self.line.line_mut())?;
+                        self.transport.take_write_error(self.buffered.connection_mut())?;
                     }
-                    waited |= rests;
-                    self.after(stepped, (!ended).then_some(until))$($await)*?;
+                    waited |= idle;
+                    self.proceed(stepped, (!ended).then_some(until))$($await)*?;
                 }
             }
 
-            /// Ends the connection in good order: a request that was given up is cancelled, and
-            /// what is owed goes. The stream is the caller's to close.
+            /// Closes the connection: cancels a request whose future was dropped, sends what is
+            /// pending and ends. Close the stream afterwards.
             ///
             /// # Errors
-            /// What ended it instead.
+            /// What ended the connection instead.
             pub $($async)* fn close(&mut self) -> Result<(), Error<$error>> {
-                self.begin();
-                self.line.close(self.pump.looked(), CloseReason::Done);
+                self.handle_late_poll();
+                self.buffered.close(self.transport.polled_at(), CloseReason::Done);
                 loop {
                     match self.drive(None)$($await)* {
                         Ok(()) => {}
@@ -162,30 +157,31 @@ macro_rules! drivers {
                 }
             }
 
-            /// Nobody was here since the last call: what has come since was not read late by the
-            /// peer's fault.
-            fn begin(&mut self) {
-                let now = self.pump.look();
-                self.line.line_mut().handle_late_poll(now);
+            /// Between two calls nothing is read. What has come since must not count as late.
+            fn handle_late_poll(&mut self) {
+                let now = self.transport.poll_clock();
+                self.buffered.connection_mut().handle_late_poll(now);
             }
 
-            /// Waits until the connection stands and everything that is owed has gone out of the
-            /// stream: on the noise wire the proof that the welcome could be read, too.
-            $($async)* fn settle(&mut self) -> Result<(), Error<$error>> {
+            /// Waits until the connection is established and the stream has sent everything. On the
+            /// noise wire that includes the proof that this side has read the welcome.
+            $($async)* fn flush(&mut self) -> Result<(), Error<$error>> {
                 loop {
-                    let stepped = self.line.step_idle(self.pump.looked());
-                    // A step that found nothing to do left nothing owed.
-                    let rests = matches!(stepped, Ok(false)) && self.line.line().is_sent() && self.pump.is_flushed();
-                    if rests && self.line.is_established() {
+                    let stepped = self.buffered.step_idle(self.transport.polled_at());
+                    // The machine has no more bytes after a step with nothing to do.
+                    let sent = matches!(stepped, Ok(false))
+                        && self.buffered.connection().is_sent()
+                        && self.transport.is_flushed();
+                    if sent && self.buffered.is_established() {
                         return Ok(());
                     }
-                    self.after(stepped, None)$($await)*?;
+                    self.proceed(stepped, None)$($await)*?;
                 }
             }
 
-            /// Why nothing new is taken: of a connection that has ended once its last words have
-            /// gone.
-            $($async)* fn refused(&mut self, error: Error) -> Error<$error> {
+            /// The error of a request or ping that was not accepted. If the connection has ended,
+            /// sends its last bytes first.
+            $($async)* fn rejected(&mut self, error: Error) -> Error<$error> {
                 match error {
                     Error::Connection(_) => loop {
                         if let Err(end) = self.drive(None)$($await)* {
@@ -198,70 +194,60 @@ macro_rules! drivers {
             }
 
             $($async)* fn drive(&mut self, until: Option<Instant>) -> Result<(), Error<$error>> {
-                let stepped = self.line.step_idle(self.pump.looked());
-                self.after(stepped, until)$($await)*
+                let stepped = self.buffered.step_idle(self.transport.polled_at());
+                self.proceed(stepped, until)$($await)*
             }
 
-            /// What follows a step: another, or bytes that move, or what is due; or the end, whose
-            /// last words have been taken by the stream.
-            $($async)* fn after(&mut self, stepped: Result<bool, Error>, until: Option<Instant>) -> Result<(), Error<$error>> {
+            /// Does what a step needs next: nothing, or wait, or flush the last bytes after an end.
+            $($async)* fn proceed(&mut self, stepped: Result<bool, Error>, until: Option<Instant>) -> Result<(), Error<$error>> {
                 match stepped {
                     Ok(true) => Ok(()),
-                    Ok(false) => self.pump.wait(self.line.line_mut(), until)$($await)*,
-                    Err(end) => Err(self.pump.finish(self.line.line_mut(), end)$($await)*),
+                    Ok(false) => self.transport.wait(self.buffered.connection_mut(), until)$($await)*,
+                    Err(end) => Err(self.transport.finish(self.buffered.connection_mut(), end)$($await)*),
                 }
             }
         }
 
         $(#[$server])*
-        pub struct Server<P, H: ServerKeyRef, I, O, M, A> {
-            line: ServerLine<H, I, O, M, A>,
-            pump: P,
+        pub struct Server<T, H: ServerKeyRef, B: Buffers, M: Buffers> {
+            buffered: BufferedServer<H, B, M>,
+            transport: T,
         }
 
-        impl<P, H: ServerKeyRef, I, O, M, A> fmt::Debug for Server<P, H, I, O, M, A> {
+        impl<T, H: ServerKeyRef, B: Buffers, M: Buffers> fmt::Debug for Server<T, H, B, M> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_struct("Server").field("line", &self.line).finish_non_exhaustive()
+                f.debug_struct("Server").field("buffered", &self.buffered).finish_non_exhaustive()
             }
         }
 
-        impl<$($generics)*, H, I, O, M, A> Server<$pump, H, I, O, M, A>
-        where
-            H: ServerKeyRef,
-            I: Storage,
-            O: AsRef<[u8]> + AsMut<[u8]>,
-            M: Storage,
-            A: AsRef<[u8]> + AsMut<[u8]>,
-        {
-            /// A server on `line`, over a stream that was accepted.
-            pub fn new(line: ServerLine<H, I, O, M, A>, $($part: $type),*) -> Self {
-                let pump = Pump::new($($part),*);
-                Self { line, pump }
+        impl<$($generics)*, H: ServerKeyRef, B: Buffers, M: Buffers> Server<$transport, H, B, M> {
+            /// Puts `buffered` on a stream that was accepted.
+            pub fn new(buffered: BufferedServer<H, B, M>, $($part: $type),*) -> Self {
+                let transport = Transport::new($($part),*);
+                Self { buffered, transport }
             }
 
-            /// The line, to be asked how it is.
-            pub const fn line(&self) -> &ServerLine<H, I, O, M, A> {
-                &self.line
+            /// The server without its stream, for its state.
+            pub const fn buffered(&self) -> &BufferedServer<H, B, M> {
+                &self.buffered
             }
 
-            /// The stream and the clock, for another connection. What this one had under way is
-            /// lost.
+            /// The stream and the clock, for another connection. Bytes that are pending are lost.
             pub fn into_parts(self) -> ($($type),*) {
-                self.pump.into_parts()
+                self.transport.into_parts()
             }
 
             $(#[$serve])*
             ///
             /// # Errors
-            /// What ended the connection, unless it ended in good order. On the classic wire a
-            /// client goes without a word, which is told as [`ConnectionError::ClosedByPeer`].
+            /// What ended the connection, unless it was closed. The classic wire has no CLOSE;
+            /// there the end is [`ConnectionError::ClosedByPeer`].
             pub $($async)* fn serve(
                 &mut self,
                 mut handler: impl $handler(&[u8], &mut [u8]) -> Result<usize, Refusal>,
             ) -> Result<(), Error<$error>> {
-                let now = self.pump.look();
-                self.line.line_mut().handle_late_poll(now);
-                self.line.give_up();
+                self.handle_late_poll();
+                self.buffered.refuse_dropped();
                 loop {
                     match self.advance(&mut handler)$($await)* {
                         Ok(()) => {}
@@ -275,34 +261,38 @@ macro_rules! drivers {
                 &mut self,
                 handler: &mut impl $handler(&[u8], &mut [u8]) -> Result<usize, Refusal>,
             ) -> Result<(), Error<$error>> {
-                match self.line.step(self.pump.looked()) {
+                match self.buffered.step(self.transport.polled_at()) {
                     Ok(true) => return Ok(()),
                     Ok(false) => {}
-                    Err(end) => return Err(self.pump.finish(self.line.line_mut(), end)$($await)*),
+                    Err(end) => return Err(self.transport.finish(self.buffered.connection_mut(), end)$($await)*),
                 }
-                if !self.pump.lets_begin(&mut self.line) {
-                    return self.pump.wait(self.line.line_mut(), None)$($await)*;
+                if !self.transport.may_begin_handler(&mut self.buffered) {
+                    return self.transport.wait(self.buffered.connection_mut(), None)$($await)*;
                 }
-                let Some((request, answer, desk)) = self.line.take_up() else {
-                    return self.pump.wait(self.line.line_mut(), None)$($await)*;
+                let Some((request, answer, incoming)) = self.buffered.begin_handler() else {
+                    return self.transport.wait(self.buffered.connection_mut(), None)$($await)*;
                 };
-                let handled = self.pump.meanwhile(desk, handler(request, answer))$($await)*?;
-                let now = self.pump.look();
-                self.line.line_mut().handle_late_poll(now);
+                let handled = self.transport.run_handler(incoming, handler(request, answer))$($await)*?;
+                self.handle_late_poll();
                 match handled {
-                    Ok(length) => self.line.answer(length),
-                    Err(refusal) => self.line.refuse(refusal),
+                    Ok(length) => self.buffered.answer(length),
+                    Err(refusal) => self.buffered.refuse(refusal),
                 }
                 Ok(())
             }
 
-            /// Ends the connection in good order, as soon as the request that is being answered has
-            /// had its answer: call [`serve`](Self::serve) for the rest. The stream is the caller's
-            /// to close.
+            /// Closes the connection: it ends once the request that is being handled is completed.
+            /// Call [`serve`](Self::serve) for that, and close the stream afterwards.
             pub fn close(&mut self, reason: CloseReason) {
-                let now = self.pump.look();
-                self.line.line_mut().handle_late_poll(now);
-                self.line.close(now, reason);
+                self.handle_late_poll();
+                self.buffered.close(self.transport.polled_at(), reason);
+            }
+
+            /// Nothing is read between two calls, or while a blocking handler runs. What has come
+            /// meanwhile must not count as late.
+            fn handle_late_poll(&mut self) {
+                let now = self.transport.poll_clock();
+                self.buffered.connection_mut().handle_late_poll(now);
             }
         }
     };

@@ -1,4 +1,4 @@
-//! What can go wrong on a device, by whose it is.
+//! Errors of this crate.
 
 use core::convert::Infallible;
 use core::fmt;
@@ -7,8 +7,7 @@ use falco_core::{
     ConnectionError, EntropyError, Error as CoreError, Misuse, OutputTooSmall, RequestError, SealError, StorageFull,
 };
 
-/// Why something was not done. `E` is the error of the stream; without one, nothing here can be the
-/// stream's.
+/// Why a call failed. `E` is the error of the stream. Without a stream it is [`Infallible`].
 ///
 /// ```
 /// use core::fmt::Debug;
@@ -32,37 +31,37 @@ use falco_core::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error<E = Infallible> {
-    /// What befell one request. The connection lives.
+    /// Why one request failed. The connection goes on.
     Request(RequestError),
-    /// The answer is larger than the memory that was given for it, and was dropped. The connection
-    /// lives.
+    /// The answer is larger than the memory for it, and was dropped. The connection goes on.
     AnswerTooLarge {
         /// Bytes in the answer.
         length: usize,
         /// Bytes of memory.
         room: usize,
     },
-    /// The wire of this connection has no answers to pings: the classic one. The connection lives.
+    /// The classic wire has no answers to pings. The connection goes on.
     NoPongs,
-    /// What ended the connection. Every later call says so again; but a request that is told
-    /// [`Closed`](ConnectionError::Closed) because the other side takes no more comes before the
-    /// end itself, for which `idle` or `close` can wait.
+    /// What ended the connection. Later calls return it again.
+    ///
+    /// A driver returns [`Closed`](ConnectionError::Closed) for a new request also before the end,
+    /// while one side is closing. `idle` and `close` wait for the end.
     Connection(ConnectionError),
-    /// The connection is closing and takes nothing new; what was begun is finished.
+    /// One side is closing: the connection accepts nothing new, and completes what has begun.
     Closing,
-    /// The call was not a fitting one; the numbers in it say what to mend.
+    /// API misuse. No state changed, and the error has the numbers.
     Misuse(Misuse),
-    /// The output buffer is smaller than the next thing to be sent. What
-    /// [`ClientLine::start`](crate::ClientLine::start) and
-    /// [`ServerLine::start`](crate::ServerLine::start) have made has one that is large enough.
+    /// The outbox is too small for the next bytes to send.
+    /// [`BufferedClient::start`](crate::BufferedClient::start) and
+    /// [`BufferedServer::start`](crate::BufferedServer::start) check for that.
     Output(OutputTooSmall),
-    /// The receive buffer is smaller than what the settings allow to come. What
-    /// [`ClientLine::start`](crate::ClientLine::start) and
-    /// [`ServerLine::start`](crate::ServerLine::start) have made has one that is large enough.
+    /// The inbox is too small for what the settings allow.
+    /// [`BufferedClient::start`](crate::BufferedClient::start) and
+    /// [`BufferedServer::start`](crate::BufferedServer::start) check for that.
     Buffer(StorageFull),
-    /// The peer took no byte for a lifetime. The connection is over.
+    /// A write made no progress for a lifetime. The connection is over.
     Stalled,
-    /// The stream took no byte, and never will. The connection is over.
+    /// The stream takes no more bytes. The connection is over.
     WriteZero,
     /// The stream's error. The connection is over.
     Io(E),
@@ -70,7 +69,7 @@ pub enum Error<E = Infallible> {
 
 #[cfg(any(feature = "async", feature = "blocking"))]
 impl Error {
-    /// The same among the errors of a stream.
+    /// The same error, as one of a connection with a stream.
     pub(crate) fn widen<E>(self) -> Error<E> {
         match self {
             Self::Request(error) => Error::Request(error),
@@ -83,7 +82,7 @@ impl Error {
             Self::Buffer(error) => Error::Buffer(error),
             Self::Stalled => Error::Stalled,
             Self::WriteZero => Error::WriteZero,
-            Self::Io(never) => match never {},
+            Self::Io(infallible) => match infallible {},
         }
     }
 }
@@ -113,7 +112,7 @@ impl<E> From<SealError> for Error<E> {
             SealError::Misuse(error) => Self::Misuse(error),
             SealError::Closing => Self::Closing,
             SealError::Connection(error) => Self::Connection(error),
-            // An answer whose request has completed: a line has one at a time, and drops it then.
+            // Cannot happen: a server has one answer at a time, and drops it with its request.
             SealError::NotWaiting(_) | _ => Self::Connection(ConnectionError::Truncated),
         }
     }
@@ -136,15 +135,15 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
         match self {
             Self::Request(error) => error.fmt(f),
             Self::AnswerTooLarge { length, room } => {
-                write!(f, "an answer of {length} bytes came, and there is memory for {room}")
+                write!(f, "the answer has {length} bytes, and the memory for it {room}")
             }
-            Self::NoPongs => f.write_str("this wire has no answers to pings"),
+            Self::NoPongs => f.write_str("the classic wire has no answers to pings"),
             Self::Connection(error) => error.fmt(f),
-            Self::Closing => f.write_str("the connection is closing and takes nothing new"),
+            Self::Closing => f.write_str("the connection is closing and accepts nothing new"),
             Self::Misuse(error) => error.fmt(f),
             Self::Output(error) => error.fmt(f),
             Self::Buffer(error) => error.fmt(f),
-            Self::Stalled => f.write_str("the peer took no byte for a lifetime"),
+            Self::Stalled => f.write_str("a write made no progress for a lifetime"),
             Self::WriteZero => f.write_str("the stream takes no more bytes"),
             Self::Io(error) => write!(f, "the stream failed: {error}"),
         }
@@ -153,47 +152,47 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
 
 impl<E: fmt::Debug + fmt::Display> core::error::Error for Error<E> {}
 
-/// Why a connection was not begun. Nothing was sent.
+/// Why a connection did not start. Nothing was sent.
 ///
 /// ```
 /// use falco_embedded::falco_core::{Instant, Key, RustCrypto, Settings};
-/// use falco_embedded::{Buffer, ClientLine, NoiseClientKey, StartError};
+/// use falco_embedded::{Buffer, BufferedClient, NoiseClientKey, StartError};
 /// # use falco_embedded::falco_core::testing::CountingRng;
 /// # let mut trng = CountingRng::new(1);
 ///
 /// let key = NoiseClientKey::new(Key::from_bytes([7; 32])?, b"", RustCrypto)?;
 /// let settings = Settings::new().with_max_record(512)?;
-/// let small = ClientLine::start(&key, &settings, Instant::ZERO, &mut trng, [0; 500], [0; 300]);
-/// let Err(error) = small else { unreachable!("a record of 512 bytes with its length takes 514") };
+/// let small = BufferedClient::start(&key, &settings, Instant::ZERO, &mut trng, ([0; 500], [0; 300]));
+/// let Err(error) = small else { unreachable!("a record of 512 bytes takes 514 with its length") };
 /// assert_eq!(error, StartError::TooSmall { buffer: Buffer::Inbox, needed: 514, given: 500 });
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The generator gave no random bytes.
+    /// The random number generator failed.
     Entropy(EntropyError),
-    /// A buffer is too small for what the settings allow: give more, or [allow
-    /// less](falco_core::Settings).
+    /// A buffer is too small for the [settings](falco_core::Settings): provide a larger one, or
+    /// lower the limits.
     TooSmall {
-        /// Which one.
+        /// The buffer.
         buffer: Buffer,
-        /// Bytes that it has to have.
+        /// Bytes needed.
         needed: usize,
-        /// Bytes that it has.
+        /// Bytes given.
         given: usize,
     },
 }
 
-/// The memory of a connection that its owner provides.
+/// A buffer that you provide for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Buffer {
-    /// For what has come and is not taken.
+    /// For unread bytes.
     Inbox,
-    /// For what is to be written.
+    /// For bytes to write.
     Outbox,
-    /// For the request that a server handles.
+    /// For the body of the request that a server handles.
     Message,
 }
 

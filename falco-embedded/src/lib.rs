@@ -3,8 +3,8 @@
 //!
 //! - `asynchronous`: async client and server, for Embassy or any other executor.
 //! - `blocking`: blocking client and server; the stream implements `ReadReady` and `WriteReady`.
-//! - [`ClientLine`] and [`ServerLine`]: for a non-blocking super-loop of your own. You move the bytes
-//!   and call [`step`](ClientLine::step). A *line* is a connection with its input and output buffers.
+//! - [`BufferedClient`] and [`BufferedServer`]: for a non-blocking super-loop of your own. You move
+//!   the bytes between the stream and the buffers, and call [`step`](BufferedClient::step).
 //!
 //! Each connection runs one request at a time. For concurrent requests use
 //! [`falco_core::Connection`].
@@ -21,7 +21,7 @@
 //! use embedded_io::{Read, ReadReady, Write, WriteReady};
 //! use falco_embedded::falco_core::{Instant, Key, RustCrypto, Settings};
 //! use falco_embedded::rand_core::CryptoRng;
-//! use falco_embedded::{ClientLine, Error, NoiseClientKey, blocking};
+//! use falco_embedded::{BufferedClient, Error, NoiseClientKey, blocking};
 //!
 //! /// Sends a reading, waits for the answer, and keeps the connection alive for a minute.
 //! fn report<S>(
@@ -35,9 +35,9 @@
 //! {
 //!     let key = NoiseClientKey::new(key, b"", RustCrypto).expect("an empty context is not too long");
 //!     let settings = Settings::new().with_max_record(512).expect("64 or more").with_max_message(1024);
-//!     let line = ClientLine::start(&key, &settings, now(), trng, [0; 514], [0; 514])
+//!     let buffered = BufferedClient::start(&key, &settings, now(), trng, ([0; 514], [0; 514]))
 //!         .expect("the buffers are large enough and the TRNG works");
-//!     let mut client = blocking::Client::new(line, port, now);
+//!     let mut client = blocking::Client::new(buffered, port, now);
 //!     let mut answer = [0; 1024];
 //!     let length = client.request(b"21.5", &mut answer)?;
 //!     assert_eq!(&answer[..length], b"thanks");
@@ -52,7 +52,7 @@
 //! ```
 //! use falco_embedded::falco_core::noise::{KeyRing, NoiseSecret};
 //! use falco_embedded::falco_core::{self, Instant, Key, RustCrypto, Settings};
-//! use falco_embedded::{Ask, ClientLine, NoiseClientKey, NoiseServerKey, ServerLine};
+//! use falco_embedded::{BufferedClient, BufferedServer, NoiseClientKey, NoiseServerKey};
 //!
 //! # use std::convert::Infallible;
 //! # struct Trng(u8);
@@ -70,23 +70,23 @@
 //! let now = Instant::ZERO;
 //!
 //! let client_key = NoiseClientKey::new(key(), b"", RustCrypto)?;
-//! let mut client = ClientLine::start(&client_key, &settings, now, &mut trng, [0; 514], [0; 514])?;
+//! let mut client = BufferedClient::start(&client_key, &settings, now, &mut trng, ([0; 514], [0; 514]))?;
 //!
 //! let ring = KeyRing::new([Some(NoiseSecret::derive(key(), &RustCrypto))], &mut trng)?;
 //! let server_key = NoiseServerKey::<1>::new(ring, b"", RustCrypto)?;
-//! let mut server = ServerLine::start(&server_key, &settings, now, &mut trng, ([0; 514], [0; 514]), ([0; 1024], [0; 1024]))?;
+//! let mut server = BufferedServer::start(&server_key, &settings, now, &mut trng, ([0; 514], [0; 514]), ([0; 1024], [0; 1024]))?;
 //!
 //! // A super-loop, of two devices at once.
 //! let (body, answer) = ([1; 1000], [0; 1024]);
-//! let mut ask = client.ask(body, answer)?;
+//! let mut pending = client.request(body, answer)?;
 //! let length = loop {
-//!     carry(client.line_mut(), server.line_mut(), now)?;
-//!     carry(server.line_mut(), client.line_mut(), now)?;
+//!     carry(client.connection_mut(), server.connection_mut(), now)?;
+//!     carry(server.connection_mut(), client.connection_mut(), now)?;
 //!     // Process input before deadlines, even if this poll is late.
-//!     client.line_mut().handle_late_poll(now);
-//!     server.line_mut().handle_late_poll(now);
-//!     while client.step(now, Some(&mut ask))? {}
-//!     if let Some(length) = ask.answered()? {
+//!     client.connection_mut().handle_late_poll(now);
+//!     server.connection_mut().handle_late_poll(now);
+//!     while client.step(now, Some(&mut pending))? {}
+//!     if let Some(length) = pending.answered()? {
 //!         break length;
 //!     }
 //!     while server.step(now)? {}
@@ -96,17 +96,18 @@
 //!         server.answer(length);
 //!     }
 //!     // Sends pings and applies timeouts. To sleep, wait for input or for the earliest `poll_timeout`.
-//!     client.line_mut().handle_timeout(now);
-//!     server.line_mut().handle_timeout(now);
+//!     client.connection_mut().handle_timeout(now);
+//!     server.connection_mut().handle_timeout(now);
 //! };
 //! assert_eq!(length, 1000);
-//! assert_eq!(ask.into_parts().1[..length], body);
+//! assert_eq!(pending.into_parts().1[..length], body);
 //!
 //! // What a serial port does.
-//! use falco_core::{Role, KeyRef};
-//! fn carry<A: Role, B: Role, G: KeyRef<A>, H: KeyRef<B>>(
-//!     from: &mut falco_embedded::Line<A, G, [u8; 514], [u8; 514]>,
-//!     to: &mut falco_embedded::Line<B, H, [u8; 514], [u8; 514]>,
+//! use falco_core::{KeyRef, Role};
+//! use falco_embedded::{BufferedConnection, Buffers};
+//! fn carry<A: Role, B: Role, G: KeyRef<A>, H: KeyRef<B>, I: Buffers, J: Buffers>(
+//!     from: &mut BufferedConnection<A, G, I>,
+//!     to: &mut BufferedConnection<B, H, J>,
 //!     now: Instant,
 //! ) -> Result<(), falco_core::StorageFull> {
 //!     let space = to.space()?;
@@ -125,36 +126,38 @@
 pub mod asynchronous;
 #[cfg(feature = "blocking")]
 pub mod blocking;
+mod buffers;
 mod client;
 mod clock;
+mod connection;
 #[cfg(any(feature = "async", feature = "blocking"))]
 mod driver;
 mod error;
-mod line;
 mod server;
 
-pub use client::{Ask, ClientLine};
+pub use buffers::Buffers;
+pub use client::{BufferedClient, PendingRequest};
 pub use clock::Clock;
 #[cfg(feature = "embassy-time")]
 pub use clock::EmbassyClock;
 #[cfg(feature = "async")]
 pub use clock::Timer;
+pub use connection::BufferedConnection;
 pub use error::{Buffer, Error, StartError};
-pub use line::Line;
-pub use server::ServerLine;
+pub use server::BufferedServer;
 
 /// The protocol: keys, settings, times, errors.
 pub use falco_core;
 /// Re-export of the random number generator traits.
 pub use rand_core;
 
-/// A device's key as a client on the noise wire, with the built-in cryptography and room for one
-/// request at a time. All connections may share it.
+/// The key of a client on the noise wire, with the built-in cryptography and room for one request
+/// in flight. All connections may share it.
 #[cfg(all(feature = "noise", feature = "rustcrypto"))]
 pub type NoiseClientKey = falco_core::noise::NoiseClient<falco_core::noise::FixedTable<1>, falco_core::RustCrypto>;
 
-/// A device's keys as a server on the noise wire, at most `KEYS` of them, with the built-in
-/// cryptography and room for one request at a time. All connections may share them.
+/// The keys of a server on the noise wire, at most `KEYS`, with the built-in cryptography and room
+/// for one request in flight. All connections may share them.
 #[cfg(all(feature = "noise", feature = "rustcrypto"))]
 pub type NoiseServerKey<const KEYS: usize> = falco_core::noise::NoiseServer<
     falco_core::noise::FixedTable<1>,

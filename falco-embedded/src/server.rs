@@ -1,298 +1,309 @@
-//! A server that handles one request at a time, over a [`Line`]. Nothing here reads, writes or
-//! waits; the drivers do.
+//! A server that handles one request at a time, over a [`BufferedConnection`]. Nothing here reads,
+//! writes or waits; the drivers do.
 
 use core::fmt;
 
 use falco_core::{
     CloseReason, Instant, OutgoingAnswer, Partial, Reassembly, Refusal, ReplyError, RequestError, RequestId, SealError,
-    ServerConnection, ServerEvent, ServerKeyRef, ServerSide, Settings, Status, Storage,
+    ServerConnection, ServerEvent, ServerKeyRef, ServerSide, Settings, Storage,
 };
 use rand_core::TryCryptoRng;
 
+use crate::buffers::Buffers;
+use crate::connection::{BufferedConnection, Next};
 use crate::error::{Buffer, Error, StartError, enough};
-use crate::line::{Line, Next};
 
-/// A server's line, and the request that is being handled. `M` is the memory for that request, `A`
-/// that for its answer.
+/// A server's side of one connection over two buffers `B`, with one request at a time in the
+/// buffers `M`: one for the request, one for its answer. You move its bytes.
 ///
-/// While a request is being handled the line goes on: pings are answered, and what the client has
-/// begun besides is refused as busy. The [crate's page](crate) has a super-loop around it.
-pub struct ServerLine<H: ServerKeyRef, I, O, M, A> {
-    desk: Desk<H, I, O>,
-    parts: Reassembly<[Partial<M>; 1]>,
-    answer: A,
+/// While a request waits for its answer, [`step`](Self::step) answers pings, and refuses further
+/// requests of the client as busy. The [crate's page](crate) has a super-loop around it.
+pub struct BufferedServer<H: ServerKeyRef, B: Buffers, M: Buffers> {
+    incoming: Incoming<H, B>,
+    body: Body<M::Input>,
+    answer: M::Output,
     stage: Stage,
 }
 
-/// The line, and the word on a request that is not taken.
-pub(crate) struct Desk<H: ServerKeyRef, I, O> {
-    line: Line<ServerSide, H, I, O>,
-    /// To be said as soon as it can be; until then nothing is looked at.
+type Body<S> = Reassembly<[Partial<S>; 1]>;
+
+/// The connection, and the refusal that is pending. It works also while a handler has the request.
+pub(crate) struct Incoming<H: ServerKeyRef, B: Buffers> {
+    connection: BufferedConnection<ServerSide, H, B>,
+    /// A refusal that the machine could not accept yet. No frame is processed before it has.
     refusal: Option<(RequestId, Refusal)>,
 }
 
-/// A request, the memory for its answer, and what goes on meanwhile.
-pub(crate) type Taken<'l, H, I, O> = (&'l [u8], &'l mut [u8], &'l mut Desk<H, I, O>);
+/// A request, the memory for its answer, and what goes on while it is handled.
+pub(crate) type Handling<'l, H, B> = (&'l [u8], &'l mut [u8], &'l mut Incoming<H, B>);
 
-/// Where a request is.
+/// The state of the request.
 enum Stage {
     /// There is none.
     Idle,
-    /// It comes in parts.
-    Comes(RequestId),
-    /// It has come.
-    Request(RequestId, Waits),
-    /// Its answer, which stands in the memory for answers, is being sealed.
-    Answer(OutgoingAnswer),
-    /// It is to be refused, once no other refusal waits.
-    Refuse(RequestId, Refusal),
+    /// Parts of it have come.
+    Receiving(RequestId),
+    /// All of it has come.
+    Received(RequestId, Handler),
+    /// Its answer, which is in the memory for answers, is being sealed.
+    Answering(OutgoingAnswer),
+    /// It is to be refused, after the refusal that is pending.
+    Refusing(RequestId, Refusal),
 }
 
-/// What a request waits for.
+/// Whether the handler of a request has begun.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Waits {
-    /// For the bytes that waited to be written when it came.
-    Behind,
-    /// For its handler.
-    Handler,
-    /// For its end: its handler has it.
-    End,
+enum Handler {
+    /// It may not begin: bytes that were pending when the request came are still pending.
+    Blocked,
+    /// It may begin.
+    Ready,
+    /// It has begun.
+    Begun,
 }
 
-impl<H, I, O, M, A> ServerLine<H, I, O, M, A>
-where
-    H: ServerKeyRef,
-    I: Storage,
-    O: AsRef<[u8]> + AsMut<[u8]>,
-    M: Storage,
-    A: AsRef<[u8]> + AsMut<[u8]>,
-{
-    /// The server's side of a connection that begins now, over memory for the unread bytes and for
-    /// those to be written, and memory for a request and for an answer. The client is told to have
-    /// one request under way at a time.
+impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
+    /// Starts the server's side of a connection. `buffers` are for the unread bytes and for those
+    /// to write, `bodies` for a request and for its answer. The in-flight limit of the connection
+    /// is one request.
     ///
     /// # Errors
-    /// [`StartError`] where a buffer is too small for the settings, or the generator fails.
+    /// [`StartError`] if a buffer is too small for the settings, or the generator fails.
     pub fn start<G: TryCryptoRng + ?Sized>(
         key: H,
         settings: &Settings,
         now: Instant,
         rng: &mut G,
-        (inbox, outbox): (I, O),
-        (message, answer): (M, A),
+        buffers: B,
+        bodies: M,
     ) -> Result<Self, StartError> {
+        let ((inbox, outbox), (body, answer)) = (buffers.into_parts(), bodies.into_parts());
         let sizes = ServerConnection::<H>::buffer_sizes(settings);
         enough(Buffer::Inbox, sizes.unread, inbox.limit())?;
         enough(Buffer::Outbox, sizes.output, outbox.as_ref().len())?;
         let largest = usize::try_from(settings.max_message()).unwrap_or(usize::MAX);
-        enough(Buffer::Message, largest, message.limit())?;
-        // One is always a number of requests.
+        enough(Buffer::Message, largest, body.limit())?;
+        // Cannot fail: one is a valid limit.
         let settings = settings.with_max_in_flight(1).unwrap_or(*settings);
         let machine = ServerConnection::new(key, &settings, now, rng)?;
-        Ok(Self::new(Line::new(machine, inbox, outbox), message, answer))
+        let connection = BufferedConnection::from_parts(machine, inbox, outbox);
+        Ok(Self::from_parts(connection, body, answer))
     }
 
-    /// A server on `line`. Requests that do not fit `message` are refused as too large, and so are
-    /// answers that do not fit `answer`. Where the settings allow more than one request under way,
-    /// those that come beside the one that is handled are refused as busy; the classic wire has no
-    /// word for that and ends.
-    pub const fn new(line: Line<ServerSide, H, I, O>, message: M, answer: A) -> Self {
+    /// A server on `connection`. It refuses requests and answers that do not fit `bodies` as too
+    /// large.
+    ///
+    /// If the settings of the connection allow several requests in flight, the server refuses those
+    /// that come while it has one, as busy. The classic wire cannot refuse; there the connection
+    /// ends.
+    pub fn new(connection: BufferedConnection<ServerSide, H, B>, bodies: M) -> Self {
+        let (body, answer) = bodies.into_parts();
+        Self::from_parts(connection, body, answer)
+    }
+
+    const fn from_parts(connection: BufferedConnection<ServerSide, H, B>, body: M::Input, answer: M::Output) -> Self {
         Self {
-            desk: Desk { line, refusal: None },
-            parts: Reassembly::new([Partial::new(message)]),
+            incoming: Incoming {
+                connection,
+                refusal: None,
+            },
+            body: Reassembly::new([Partial::new(body)]),
             answer,
             stage: Stage::Idle,
         }
     }
 
-    /// The line, to move its bytes.
-    pub const fn line(&self) -> &Line<ServerSide, H, I, O> {
-        &self.desk.line
+    /// The connection and its bytes.
+    pub const fn connection(&self) -> &BufferedConnection<ServerSide, H, B> {
+        &self.incoming.connection
     }
 
-    /// The line, to move its bytes.
-    pub const fn line_mut(&mut self) -> &mut Line<ServerSide, H, I, O> {
-        &mut self.desk.line
+    /// The connection, to move its bytes.
+    pub const fn connection_mut(&mut self) -> &mut BufferedConnection<ServerSide, H, B> {
+        &mut self.incoming.connection
     }
 
-    /// Whether the client has proved that it has the key.
+    /// Whether the client has proved that it has the key, and the connection has not ended.
     pub fn is_established(&self) -> bool {
-        matches!(self.line().machine().status(), Status::Established | Status::Draining)
+        self.connection().is_established()
     }
 
-    /// Begins the end: what was begun is finished, nothing new is taken.
+    /// Closes the connection: it completes what has begun, accepts nothing new, then ends.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
-        self.desk.line.machine_mut().close(now, reason);
+        self.incoming.connection.machine_mut().close(now, reason);
     }
 
-    /// The request that waits for its handler, and the memory for its answer. It waits until
-    /// [`answer`](Self::answer) or [`refuse`](Self::refuse) is called, and meanwhile
-    /// [`step`](Self::step) goes on.
+    /// The request to handle, and the memory for its answer. Call [`answer`](Self::answer) or
+    /// [`refuse`](Self::refuse) when it is handled, and [`step`](Self::step) meanwhile.
     ///
-    /// There is none until the bytes have gone that waited to be written when it came. The answer
-    /// to the client's first ping may be among them, and a client that has heard nothing takes its
-    /// request for not processed.
+    /// A request is returned once the stream has taken the bytes that were pending when it came,
+    /// and not after the connection has ended. The answer to the client's first ping may be among
+    /// those bytes: a client whose stream ends before it has read anything assumes that its request
+    /// was not processed.
     pub fn request(&mut self) -> Option<(&[u8], &mut [u8])> {
-        let (request, answer, _) = self.take_up()?;
+        let (request, answer, _) = self.begin_handler()?;
         Some((request, answer))
     }
 
-    /// The same, and what goes on meanwhile. The request counts as given to its handler.
-    pub(crate) fn take_up(&mut self) -> Option<Taken<'_, H, I, O>> {
-        self.look_behind();
-        let Stage::Request(id, waits @ (Waits::Handler | Waits::End)) = &mut self.stage else {
+    /// As [`request`](Self::request), with what goes on meanwhile.
+    pub(crate) fn begin_handler(&mut self) -> Option<Handling<'_, H, B>> {
+        if !self.has_request() {
+            return None;
+        }
+        let Stage::Received(id, handler) = &mut self.stage else {
             return None;
         };
-        *waits = Waits::End;
-        let request = self.parts.whole(*id).map_or(&[][..], |whole| whole);
-        Some((request, self.answer.as_mut(), &mut self.desk))
+        let request = self.body.whole(*id)?;
+        *handler = Handler::Begun;
+        Some((request, self.answer.as_mut(), &mut self.incoming))
     }
 
-    /// Whether a request may be given to its handler.
-    #[cfg(any(feature = "async", feature = "blocking"))]
+    /// Whether there is a request to handle. After the end there is none: its answer could not be
+    /// sent.
     pub(crate) fn has_request(&mut self) -> bool {
-        self.look_behind();
-        matches!(self.stage, Stage::Request(_, Waits::Handler | Waits::End))
+        self.update_handler();
+        matches!(self.stage, Stage::Received(_, Handler::Ready | Handler::Begun))
+            && self.connection().machine().end().is_none()
     }
 
-    /// Whether what the request came behind has gone.
-    fn look_behind(&mut self) {
-        if let Stage::Request(_, waits @ Waits::Behind) = &mut self.stage
-            && self.desk.line.is_sent()
+    /// A handler may begin once the stream has taken the bytes that were pending when its request
+    /// came.
+    fn update_handler(&mut self) {
+        if let Stage::Received(_, handler @ Handler::Blocked) = &mut self.stage
+            && self.incoming.connection.is_sent()
         {
-            *waits = Waits::Handler;
+            *handler = Handler::Ready;
         }
     }
 
-    /// A request whose handler went away without an end is refused as failed: it may have done half
-    /// of its work, and is not given to another.
+    /// Refuses the request whose handler was dropped. The handler may have done half of its work,
+    /// so that the request must not be handled again.
     #[cfg(any(feature = "async", feature = "blocking"))]
-    pub(crate) fn give_up(&mut self) {
-        if matches!(self.stage, Stage::Request(_, Waits::End)) {
+    pub(crate) fn refuse_dropped(&mut self) {
+        if matches!(self.stage, Stage::Received(_, Handler::Begun)) {
             self.refuse(Refusal::Failed);
         }
     }
 
-    /// Answers the request with the first `length` bytes of the memory for answers. An answer too
-    /// large for the client, or for the memory, becomes a refusal. Nothing happens where no request
-    /// waits, or where the connection has ended, which the next step tells.
+    /// Answers the request with the first `length` bytes of the memory for answers. An answer that
+    /// is too large for the client, or for that memory, becomes a refusal. Without a request, or
+    /// after the connection has ended, this does nothing.
     pub fn answer(&mut self, length: usize) {
-        let Some(id) = self.finish() else { return };
+        let Some(id) = release(&mut self.body, &mut self.stage) else {
+            return;
+        };
         let answer = if length > self.answer.as_ref().len() {
             None
         } else {
-            match self.desk.line.machine_mut().answer(id, length) {
+            match self.incoming.connection.machine_mut().answer(id, length) {
                 Ok(outgoing) => Some(outgoing),
                 Err(ReplyError::Request(RequestError::TooLarge { .. })) => None,
-                // It has completed, or the connection has.
+                // The request is completed, or the connection has ended.
                 Err(_) => return,
             }
         };
-        self.stage = answer.map_or(Stage::Refuse(id, Refusal::AnswerTooLarge), Stage::Answer);
+        self.stage = answer.map_or(Stage::Refusing(id, Refusal::AnswerTooLarge), Stage::Answering);
     }
 
-    /// Refuses the request. Nothing happens where none waits.
+    /// Refuses the request. Without one this does nothing.
     pub fn refuse(&mut self, refusal: Refusal) {
-        if let Some(id) = self.finish() {
-            self.stage = Stage::Refuse(id, refusal);
+        if let Some(id) = release(&mut self.body, &mut self.stage) {
+            self.stage = Stage::Refusing(id, refusal);
         }
     }
 
-    /// Lets go of the request's bytes.
-    fn finish(&mut self) -> Option<RequestId> {
-        finish(&mut self.parts, &mut self.stage)
-    }
-
-    /// Does one thing: seals what may go, or looks at one frame. Says whether to call again at
-    /// once; if not, a request may wait, or else bytes have to be moved, or the deadline has to
-    /// come, first.
+    /// Seals what can be sent, and processes at most one frame. Returns whether to call it again at
+    /// once. If not, look for a [`request`](Self::request), then move bytes or wait for the
+    /// deadline.
     ///
     /// # Errors
-    /// What ended the connection, once its last words have been taken away; [`Error::Stalled`]
-    /// where bytes waited too long to be; [`Error::Output`] with the numbers where the outbox is
-    /// too small.
+    /// What ended the connection, once its last bytes were taken; [`Error::Stalled`] if pending
+    /// bytes made no progress for too long; [`Error::Output`] if the outbox is too small.
     pub fn step(&mut self, now: Instant) -> Result<bool, Error> {
-        self.look_behind();
+        self.update_handler();
         match &mut self.stage {
-            Stage::Answer(outgoing) => {
+            Stage::Answering(outgoing) => {
                 let body = self.answer.as_ref().get(..outgoing.length()).unwrap_or_default();
-                match self.desk.line.seal(now, [(&mut *outgoing, body)]) {
-                    // The end is told by the look at the unread bytes, after what is owed has gone.
+                match self.incoming.connection.seal(now, [(&mut *outgoing, body)]) {
+                    // `recv` returns the end, after the last bytes.
                     Err(SealError::Connection(_)) => {}
                     other => {
-                        other?;
+                        if other? {
+                            self.incoming.connection.note_answer();
+                        }
                     }
                 }
                 if outgoing.is_done() {
                     self.stage = Stage::Idle;
                 }
             }
-            Stage::Refuse(id, refusal) if self.desk.refusal.is_none() => {
-                self.desk.refusal = Some((*id, *refusal));
+            Stage::Refusing(id, refusal) if self.incoming.refusal.is_none() => {
+                self.incoming.refusal = Some((*id, *refusal));
                 self.stage = Stage::Idle;
             }
-            Stage::Idle | Stage::Comes(_) | Stage::Request(..) | Stage::Refuse(..) => {}
+            Stage::Idle | Stage::Receiving(_) | Stage::Received(..) | Stage::Refusing(..) => {}
         }
-        let (parts, stage) = (&mut self.parts, &mut self.stage);
-        self.desk.refusal = match self.desk.look(now, |waits, event| take(parts, stage, waits, event))? {
-            Next::Event(turned_away) => turned_away,
+        let (body, stage) = (&mut self.body, &mut self.stage);
+        let next = self
+            .incoming
+            .recv(now, |handler, event| handle(body, stage, handler, event))?;
+        self.incoming.refusal = match next {
+            Next::Event(refused) => refused,
             Next::Again => return Ok(true),
             Next::Wait => return Ok(false),
         };
-        self.desk.settle(now)?;
+        self.incoming.transmit(now)?;
         Ok(true)
     }
 }
 
-/// Lets go of the bytes of a request that waits for its handler, or is with it.
-fn finish<M: Storage>(parts: &mut Reassembly<[Partial<M>; 1]>, stage: &mut Stage) -> Option<RequestId> {
-    let Stage::Request(id, _) = *stage else {
+/// Drops the bytes of a request that waits for its handler, or is with it.
+fn release<S: Storage>(body: &mut Body<S>, stage: &mut Stage) -> Option<RequestId> {
+    let Stage::Received(id, _) = *stage else {
         return None;
     };
-    parts.forget(id);
+    body.forget(id);
     *stage = Stage::Idle;
     Some(id)
 }
 
-/// An event takes effect. `waits` is what a request that is whole with it waits for. Says which
-/// request is refused over it, and why.
-#[allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "the machine goes by the other events itself"
-)]
-fn take<M: Storage>(
-    parts: &mut Reassembly<[Partial<M>; 1]>,
+/// Processes an event. `handler` is the state of a request that is complete with it. Returns which
+/// request is to be refused, and why.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the other events need no reaction")]
+fn handle<S: Storage>(
+    kept: &mut Body<S>,
     stage: &mut Stage,
-    waits: Waits,
+    handler: Handler,
     event: ServerEvent<'_>,
 ) -> Option<(RequestId, Refusal)> {
     let (id, total, body, whole) = match event {
         ServerEvent::Request { id, body } => (id, u32::try_from(body.len()).unwrap_or(u32::MAX), body, true),
         ServerEvent::Begin { id, total, body } => (id, total, body, false),
-        // Of what was refused nothing counts any more.
-        ServerEvent::Part { id, .. } | ServerEvent::Abandoned { id } if !matches!(stage, Stage::Comes(comes) if *comes == id) =>
+        // The rest of a request that was refused.
+        ServerEvent::Part { id, .. } | ServerEvent::Abandoned { id } if !matches!(stage, Stage::Receiving(receiving) if *receiving == id) =>
         {
             return None;
         }
         ServerEvent::Part { id, body, last } => {
-            let fits = parts.part(id, body).is_ok();
+            let fits = kept.part(id, body).is_ok();
             *stage = match (fits, last) {
-                (true, true) => Stage::Request(id, waits),
+                (true, true) => Stage::Received(id, handler),
                 (true, false) => return None,
                 (false, _) => Stage::Idle,
             };
             return (!fits).then_some((id, Refusal::TooLarge));
         }
         ServerEvent::Abandoned { id } => {
-            parts.forget(id);
+            kept.forget(id);
             *stage = Stage::Idle;
             return None;
         }
         ServerEvent::Cancelled { id } => {
-            // Only where its handler has not begun.
-            let waits = matches!(stage, Stage::Request(waiting, Waits::Behind | Waits::Handler) if *waiting == id);
+            // A handler that has begun completes.
+            let waits =
+                matches!(stage, Stage::Received(received, Handler::Blocked | Handler::Ready) if *received == id);
             return waits
-                .then(|| finish(parts, stage))
+                .then(|| release(kept, stage))
                 .flatten()
                 .map(|id| (id, Refusal::Cancelled));
         }
@@ -301,27 +312,22 @@ fn take<M: Storage>(
     if !matches!(stage, Stage::Idle) {
         return Some((id, Refusal::Busy));
     }
-    if parts.begin(id, total, body).is_err() {
+    if kept.begin(id, total, body).is_err() {
         return Some((id, Refusal::TooLarge));
     }
     *stage = if whole {
-        Stage::Request(id, waits)
+        Stage::Received(id, handler)
     } else {
-        Stage::Comes(id)
+        Stage::Receiving(id)
     };
     None
 }
 
-impl<H, I, O> Desk<H, I, O>
-where
-    H: ServerKeyRef,
-    I: Storage,
-    O: AsRef<[u8]> + AsMut<[u8]>,
-{
-    /// A step while a request is with its handler: nothing new is taken.
+impl<H: ServerKeyRef, B: Buffers> Incoming<H, B> {
+    /// A step while a handler has the request. Further requests are refused.
     #[cfg(feature = "async")]
     pub(crate) fn step(&mut self, now: Instant) -> Result<bool, Error> {
-        let begun = self.look(now, |_, event| {
+        let begun = self.recv(now, |_, event| {
             if let ServerEvent::Request { id, .. } | ServerEvent::Begin { id, .. } = event {
                 Some(id)
             } else {
@@ -331,7 +337,7 @@ where
         match begun {
             Next::Event(Some(id)) => {
                 self.refusal = Some((id, Refusal::Busy));
-                self.settle(now)?;
+                self.transmit(now)?;
             }
             Next::Event(None) | Next::Again => {}
             Next::Wait => return Ok(false),
@@ -340,48 +346,48 @@ where
     }
 
     #[cfg(feature = "async")]
-    pub(crate) const fn line_mut(&mut self) -> &mut Line<ServerSide, H, I, O> {
-        &mut self.line
+    pub(crate) const fn connection_mut(&mut self) -> &mut BufferedConnection<ServerSide, H, B> {
+        &mut self.connection
     }
 
-    /// The next frame, once everything that is to be said before it is. `take` is told what a
-    /// request that comes with it waits for.
-    fn look<T>(&mut self, now: Instant, take: impl FnOnce(Waits, ServerEvent<'_>) -> T) -> Result<Next<T>, Error> {
-        self.settle(now)?;
-        if self.refusal.is_some() && self.line.machine().end().is_none() {
-            return self.line.hold(now);
+    /// Processes at most one frame, after the refusal that is pending. `take` receives the state of
+    /// a request that is complete with it.
+    fn recv<T>(&mut self, now: Instant, take: impl FnOnce(Handler, ServerEvent<'_>) -> T) -> Result<Next<T>, Error> {
+        self.transmit(now)?;
+        if self.refusal.is_some() && self.connection.machine().end().is_none() {
+            return self.connection.pause(now);
         }
-        let waits = if self.line.is_sent() {
-            Waits::Handler
+        let handler = if self.connection.is_sent() {
+            Handler::Ready
         } else {
-            Waits::Behind
+            Handler::Blocked
         };
-        self.line.look(now, |event| take(waits, event))
+        self.connection.recv(now, |event| take(handler, event))
     }
 
-    /// Says what is owed, as far as there is room.
-    fn settle(&mut self, now: Instant) -> Result<(), Error> {
+    /// Gives the pending refusal to the machine, and takes the machine's own bytes, as far as there
+    /// is room.
+    fn transmit(&mut self, now: Instant) -> Result<(), Error> {
         while let Some((id, refusal)) = self.refusal {
-            match self.line.machine_mut().refuse(id, refusal) {
+            match self.connection.machine_mut().refuse(id, refusal) {
                 Err(ReplyError::TransmitFirst) => {
-                    if !self.line.transmit(now)? {
+                    if !self.connection.transmit(now)? {
                         return Ok(());
                     }
                 }
-                // Where it is one of a connection that has ended, or of a request that has
-                // completed, there is nothing to be said.
+                // Any other error means that the request is completed, or the connection has ended.
                 _ => self.refusal = None,
             }
         }
-        self.line.transmit(now)?;
+        self.connection.transmit(now)?;
         Ok(())
     }
 }
 
-impl<H: ServerKeyRef, I, O, M, A> fmt::Debug for ServerLine<H, I, O, M, A> {
+impl<H: ServerKeyRef, B: Buffers, M: Buffers> fmt::Debug for BufferedServer<H, B, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerLine")
-            .field("line", &self.desk.line)
+        f.debug_struct("BufferedServer")
+            .field("connection", &self.incoming.connection)
             .finish_non_exhaustive()
     }
 }

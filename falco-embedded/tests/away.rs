@@ -1,5 +1,5 @@
-//! Owners who do something else for a while, and come back late or often: what has come by then
-//! counts, what was to be said has been, and a peer that is gone is found.
+//! Devices that do not drive their connection for a while, or only for short moments: what has come
+//! meanwhile is read first, what is pending is sent, and a dead peer is detected.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -25,7 +25,7 @@ async fn handler(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
 }
 
 #[test]
-fn what_came_while_its_owner_was_busy_is_read_before_a_connection_counts_as_expired() {
+fn what_came_during_a_pause_is_read_before_the_connection_expires() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let quiet = settings().with_keep_alive(false);
     let Joined {
@@ -46,7 +46,7 @@ fn what_came_while_its_owner_was_busy_is_read_before_a_connection_counts_as_expi
             }
         })
         .await;
-        // The answer lies there since ten seconds before the lifetime has run out.
+        // The answer came ten seconds before the lifetime ran out.
         world.pass(15_000);
         client.pong(ping).await.unwrap();
         client.close().await
@@ -79,7 +79,7 @@ fn what_came_while_its_owner_was_busy_is_read_before_a_connection_counts_as_expi
 }
 
 #[test]
-fn a_peer_that_is_gone_is_found_by_an_owner_who_is_busy_most_of_the_time() {
+fn a_dead_peer_is_detected_by_a_device_that_is_busy_most_of_the_time() {
     for busy in [1_000, 19_000, 25_000, 70_000] {
         let (client_key, server_key) = (client_key(7), server_key(7));
         let Joined {
@@ -95,7 +95,7 @@ fn a_peer_that_is_gone_is_found_by_an_owner_who_is_busy_most_of_the_time() {
             up.set(true);
         };
         run(&world, asks, until(&up, server.serve(handler)));
-        // From here on nobody serves. Each time it is driven for a moment only.
+        // From here on the server is not driven, and the client only for short moments.
         let begun = world.now();
         let ended = loop {
             world.pass(busy);
@@ -107,8 +107,8 @@ fn a_peer_that_is_gone_is_found_by_an_owner_who_is_busy_most_of_the_time() {
         };
         let ends = [ConnectionError::PeerDead, ConnectionError::Expired].map(Error::Connection);
         assert!(ends.contains(&ended), "{busy}: {ended:?}");
-        // Two lifetimes at the most; the last words, for which the port has no room, may be given
-        // up the next time only.
+        // Two lifetimes at most. The last bytes, for which the port has no room, may be given up at
+        // the next call only.
         assert!(
             world.now() - begun <= 2 * (60_000 + busy) + 2_000,
             "{busy}: {}",
@@ -118,7 +118,7 @@ fn a_peer_that_is_gone_is_found_by_an_owner_who_is_busy_most_of_the_time() {
 }
 
 #[test]
-fn who_has_established_or_pinged_may_be_away_for_longer_than_a_handshake() {
+fn after_establishing_or_pinging_a_client_may_pause_for_longer_than_a_handshake() {
     for pings in [false, true] {
         let (client_key, server_key) = (client_key(7), server_key(7));
         let Joined {
@@ -144,7 +144,7 @@ fn who_has_established_or_pinged_may_be_away_for_longer_than_a_handshake() {
 }
 
 #[test]
-fn what_a_call_has_said_has_left_the_stream_when_it_returns() {
+fn what_a_call_sends_is_flushed_when_it_returns() {
     let served = everywhere(&settings(), reverse, async |client, _, [up, _]| {
         up.buffers.set(true);
         client.establish().await.unwrap();
@@ -157,7 +157,7 @@ fn what_a_call_has_said_has_left_the_stream_when_it_returns() {
 }
 
 #[test]
-fn who_looks_in_now_and_then_sends_all_the_same() {
+fn short_calls_send_what_is_due() {
     let quick = settings().with_lifetime(core::time::Duration::from_secs(3)).unwrap();
     let served = everywhere(&quick, reverse, async |client, world, [up, _]| {
         client.establish().await.unwrap();
@@ -175,7 +175,7 @@ fn who_looks_in_now_and_then_sends_all_the_same() {
 }
 
 #[test]
-fn a_peer_that_is_gone_is_found_by_whoever_looks_in_now_and_then() {
+fn a_dead_peer_is_detected_by_short_calls() {
     for (busy, idle) in [(10, 0), (10, 1), (10, 5), (500, 0), (3_000, 1)] {
         let (client_key, server_key) = (client_key(7), server_key(7));
         let Lines {
@@ -203,7 +203,7 @@ fn a_peer_that_is_gone_is_found_by_whoever_looks_in_now_and_then() {
         gone.set(true);
         let ended = loop {
             world.pass(busy);
-            // What goes is taken, and heard by nobody.
+            // What is written is dropped.
             up.bytes.borrow_mut().clear();
             if let Err(end) = client.idle(Instant::from_millis(world.now() + idle)) {
                 break end;
@@ -211,8 +211,8 @@ fn a_peer_that_is_gone_is_found_by_whoever_looks_in_now_and_then() {
             assert!(world.now() < 60_000, "{busy} {idle}");
         };
         assert_eq!(ended, Error::Connection(ConnectionError::PeerDead), "{busy} {idle}");
-        // A third of a lifetime until a ping, another until its answer, and the second that whoever
-        // is late may look for.
+        // A third of a lifetime until a ping, another one for its answer, and a second of grace for
+        // late polls.
         assert!(
             world.now() <= 41_000 + 4 * (busy + idle),
             "{busy} {idle}: {}",
@@ -222,7 +222,7 @@ fn a_peer_that_is_gone_is_found_by_whoever_looks_in_now_and_then() {
 }
 
 #[test]
-fn after_two_lifetimes_away_the_end_is_said_and_told_and_stays() {
+fn after_a_pause_of_two_lifetimes_the_end_is_sent_and_returned_by_every_call() {
     let served = everywhere(&settings(), reverse, async |client, world, [up, _]| {
         client.request(b"here", &mut [0; 8]).await.unwrap();
         up.bytes.borrow_mut().clear();
@@ -239,7 +239,7 @@ fn after_two_lifetimes_away_the_end_is_said_and_told_and_stays() {
 }
 
 #[test]
-fn a_super_loop_that_was_away_looks_at_what_has_come_before_it_looks_at_the_time() {
+fn a_super_loop_reads_what_has_come_before_a_deadline_after_a_pause() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let Lines {
         mut client, mut server, ..
@@ -248,17 +248,16 @@ fn a_super_loop_that_was_away_looks_at_what_has_come_before_it_looks_at_the_time
     let mut millis = 0;
     while millis < 60_000 {
         let now = Instant::from_millis(millis);
-        client.line_mut().handle_late_poll(now);
-        common::carry(server.line_mut(), client.line_mut(), now);
+        client.connection_mut().handle_late_poll(now);
+        common::carry(server.connection_mut(), client.connection_mut(), now);
         while client.step_idle(now).unwrap() {}
-        client.line_mut().handle_timeout(now);
+        client.connection_mut().handle_timeout(now);
         while client.step_idle(now).unwrap() {}
-        common::carry(client.line_mut(), server.line_mut(), now);
+        common::carry(client.connection_mut(), server.connection_mut(), now);
         while server.step(now).unwrap() {}
-        server.line_mut().handle_timeout(now);
-        // Once the pong lies in the port while the client's owner is busy for longer than it may
-        // take.
-        if millis >= 20_000 && !away && !server.line().unsent().is_empty() {
+        server.connection_mut().handle_timeout(now);
+        // Once the client pauses for longer than a PONG may take, while the PONG has come.
+        if millis >= 20_000 && !away && !server.connection().unsent().is_empty() {
             away = true;
             millis += 25_000;
         }
@@ -268,7 +267,7 @@ fn a_super_loop_that_was_away_looks_at_what_has_come_before_it_looks_at_the_time
 }
 
 #[test]
-fn what_lies_there_when_a_late_executor_comes_round_is_read_before_the_time_counts() {
+fn what_has_come_is_read_before_a_deadline_if_the_executor_is_late() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let Joined {
         world,
@@ -280,8 +279,7 @@ fn what_lies_there_when_a_late_executor_comes_round_is_read_before_the_time_coun
         assert_eq!(client.request(b"slow", &mut [0; 8]).await, Ok(4));
         client.close().await
     };
-    // Nobody else runs meanwhile, so that neither side's lifetime is noticed to have run out before
-    // the answer lies there.
+    // Nothing else runs meanwhile, so that the answer has come when either side is polled again.
     let serving = server.serve(async |request: &[u8], answer: &mut [u8]| {
         world.pass(61_000);
         reverse(request, answer)

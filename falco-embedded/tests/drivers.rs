@@ -1,5 +1,5 @@
-//! Both drivers on pipes of a few bytes and a virtual clock: every length, refusals, keep-alive,
-//! ends, requests and handlers that are dropped. What they do on sockets is shown by the examples.
+//! Both drivers on pipes of a few bytes and a virtual clock: lengths, refusals, keep-alive, ends,
+//! dropped requests and handlers. The examples show them on sockets.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -28,7 +28,7 @@ async fn handler(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
 }
 
 #[test]
-fn messages_of_every_kind_of_length_come_back_and_the_end_is_orderly() {
+fn messages_of_all_kinds_of_lengths_are_answered_and_the_end_is_orderly() {
     let served = everywhere(&settings(), reverse, async |client, world, _| {
         client.establish().await.unwrap();
         for length in (0..=MESSAGE).step_by(37).chain([1, 488, 489, 490, 512, 514, MESSAGE]) {
@@ -49,7 +49,7 @@ fn messages_of_every_kind_of_length_come_back_and_the_end_is_orderly() {
 }
 
 #[test]
-fn a_request_that_has_no_answer_costs_no_time_and_nothing_else() {
+fn a_request_that_fails_costs_no_time_and_not_the_connection() {
     let serve = |request: &[u8], answer: &mut [u8]| match request {
         b"fail" => Err(Refusal::Failed),
         b"boast" => Ok(answer.len() + 1),
@@ -61,7 +61,7 @@ fn a_request_that_has_no_answer_costs_no_time_and_nothing_else() {
         assert_eq!(failed, Err(Error::Request(RequestError::Refused(Refusal::Failed))));
         let boasted = client.request(b"boast", &mut answer).await;
         let too_large = Err(Error::Request(RequestError::Refused(Refusal::AnswerTooLarge)));
-        assert_eq!(boasted, too_large, "more than its memory holds is no answer");
+        assert_eq!(boasted, too_large, "an answer must fit the memory for it");
         let small = client.request(b"a longer one", &mut answer[..4]).await;
         assert_eq!(small, Err(Error::AnswerTooLarge { length: 12, room: 4 }));
         let large = client.request(&[0; MESSAGE + 1], &mut answer).await;
@@ -112,7 +112,7 @@ fn an_answer_larger_than_the_client_reads_is_refused() {
 }
 
 #[test]
-fn a_wrong_key_is_refused_and_the_server_says_not_a_byte() {
+fn a_wrong_key_is_refused_and_the_server_sends_no_byte() {
     let (client_key, server_key) = (client_key(8), server_key(7));
     let served = side_by_side(
         || join(&client_key, &server_key, &settings()),
@@ -142,7 +142,7 @@ fn idling_keeps_the_connection() {
 }
 
 #[test]
-fn without_keep_alive_a_connection_lapses_on_time() {
+fn without_keep_alive_a_connection_expires_on_time() {
     let short = settings()
         .with_lifetime(Duration::from_secs(3))
         .unwrap()
@@ -166,8 +166,7 @@ fn a_peer_that_takes_no_byte_for_a_lifetime_ends_the_connection() {
         assert_eq!(client.request(b"one", &mut [0; 8]).await, Ok(3));
         up.writes.set(common::Writes::Blocked);
         let ended = client.request(&[1; MESSAGE], &mut [0; MESSAGE]).await;
-        // The server may have been the first to find out, and have told that it has not got all of
-        // the request.
+        // The server may have noticed first, and have refused the request as incomplete.
         let ends = [
             Error::Stalled,
             Error::Connection(ConnectionError::Expired),
@@ -211,7 +210,7 @@ fn a_server_whose_client_reads_nothing_ends_within_a_lifetime() {
 }
 
 #[test]
-fn a_server_that_closes_is_told_of_to_the_client_at_once() {
+fn a_server_that_closes_ends_the_client_at_once() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let Joined {
         world,
@@ -309,7 +308,7 @@ fn a_blocking_handler_may_take_as_long_as_its_client_waits() {
     };
     let mut server = blocking::Server::new(server, Port { from: up, to: down }, clock);
     let served = server.serve(|request, answer| {
-        // Its own lifetime does not run while it cannot read; its client's does.
+        // The server's lifetime is paused while it cannot read. The client's is not.
         world.pass(59_000);
         reverse(request, answer)
     });

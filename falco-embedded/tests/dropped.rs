@@ -1,5 +1,5 @@
-//! Futures that are dropped: a request's answer is nobody's and its place is free again, a
-//! handler's request is not handled twice.
+//! Futures that are dropped: the answer to such a request is discarded and its place is free again;
+//! a request whose handler was dropped is not handled again.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -20,9 +20,9 @@ async fn handler(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
 }
 
 #[test]
-fn the_answer_to_a_request_whose_future_was_dropped_is_nobodys() {
+fn the_answer_to_a_request_whose_future_was_dropped_is_discarded() {
     let (client_key, server_key) = (client_key(7), server_key(7));
-    // Dropped after so many polls: before it begins, half sent, waiting, half answered.
+    // Dropped after so many polls: before it begins, half sent, sent, half answered.
     for polls in 1..300 {
         let Joined {
             world,
@@ -47,7 +47,7 @@ fn the_answer_to_a_request_whose_future_was_dropped_is_nobodys() {
 }
 
 #[test]
-fn after_a_request_was_dropped_closing_and_idling_cancel_it() {
+fn closing_and_idling_cancel_a_request_that_was_dropped() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     for polls in 1..300 {
         for idles in [false, true] {
@@ -61,9 +61,9 @@ fn after_a_request_was_dropped_closing_and_idling_cancel_it() {
                 let _ = polled(polls, client.request(&[0xAA; MESSAGE], &mut [0; MESSAGE])).await;
                 if idles {
                     client.idle(Instant::from_millis(1_000)).await.unwrap();
-                    assert_eq!(client.line().line().machine().in_flight(), 0, "{polls} polls");
+                    assert_eq!(client.buffered().connection().machine().in_flight(), 0, "{polls} polls");
                 }
-                let established = client.line().is_established();
+                let established = client.buffered().is_established();
                 client.close().await.unwrap();
                 pipes[0].closed.set(true);
                 established
@@ -78,7 +78,7 @@ fn after_a_request_was_dropped_closing_and_idling_cancel_it() {
 }
 
 #[test]
-fn a_handler_ends_with_its_connection() {
+fn a_handler_is_dropped_when_its_connection_ends() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let Joined {
         world,

@@ -1,5 +1,5 @@
-//! Ends that come at an awkward time: each is told, with its last words said, and stays; and every
-//! request has one.
+//! Ends at awkward times: each is returned after the last bytes were sent, and again by later
+//! calls. Every request completes.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -21,14 +21,14 @@ use common::{
 };
 use falco_core::testing::CountingRng;
 use falco_core::{CloseReason, ConnectionError, Instant, Refusal, ServerConnection};
-use falco_embedded::{Clock, Error, Line, ServerLine, Timer, asynchronous, blocking};
+use falco_embedded::{BufferedConnection, BufferedServer, Clock, Error, Timer, asynchronous, blocking};
 
 async fn handler(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
     reverse(request, answer)
 }
 
 #[test]
-fn a_ping_over_a_stream_that_breaks_is_no_ping() {
+fn a_ping_that_could_not_be_written_is_an_error() {
     for (writes, expected) in [(Writes::Fails, Error::Io(Broken)), (Writes::Zero, Error::WriteZero)] {
         let served = everywhere(&settings(), reverse, async |client, _, [up, _]| {
             client.request(b"one", &mut [0; 8]).await.unwrap();
@@ -41,7 +41,7 @@ fn a_ping_over_a_stream_that_breaks_is_no_ping() {
 }
 
 #[test]
-fn a_flush_that_fails_is_told_and_no_call_passes_over_it() {
+fn a_flush_that_fails_is_an_error_of_this_call_and_of_later_ones() {
     let served = everywhere(&settings(), reverse, async |client, _, [up, _]| {
         client.request(b"one", &mut [0; 8]).await.unwrap();
         up.writes.set(Writes::FailsToFlush);
@@ -53,22 +53,22 @@ fn a_flush_that_fails_is_told_and_no_call_passes_over_it() {
 }
 
 #[test]
-fn who_looks_in_after_a_write_has_failed_is_told() {
+fn short_calls_of_idle_return_that_a_write_failed() {
     let quick = settings().with_lifetime(Duration::from_secs(3)).unwrap();
     let served = everywhere(&quick, reverse, async |client, world, [up, _]| {
         client.establish().await.unwrap();
-        // A ping is due. The first call may be over before it was tried.
+        // A ping is due. The first call may return before it is written.
         world.pass(1_000);
         up.writes.set(Writes::Fails);
-        let mut told = Vec::new();
+        let mut errors = Vec::new();
         for _ in 0..4 {
-            told.extend(client.idle(world.now()).await.err());
+            errors.extend(client.idle(world.now()).await.err());
         }
         let truncated = Error::Connection(ConnectionError::Truncated);
-        assert_eq!(told[0], Error::Io(Broken));
+        assert_eq!(errors[0], Error::Io(Broken));
         assert!(
-            told.len() >= 3 && told[1..].iter().all(|told| *told == truncated),
-            "{told:?}"
+            errors.len() >= 3 && errors[1..].iter().all(|error| *error == truncated),
+            "{errors:?}"
         );
         up.closed.set(true);
     });
@@ -76,7 +76,7 @@ fn who_looks_in_after_a_write_has_failed_is_told() {
 }
 
 #[test]
-fn a_close_that_never_went_is_no_end_in_order() {
+fn closing_fails_if_the_close_could_not_be_sent() {
     let served = everywhere(&settings(), reverse, async |client, _, [up, down]| {
         client.request(b"one", &mut [0; 8]).await.unwrap();
         up.bytes.borrow_mut().clear();
@@ -134,8 +134,8 @@ fn a_request_half_sent_before_the_end_of_its_stream_is_refused_at_once() {
 }
 
 #[test]
-fn a_handler_that_is_done_after_the_end_costs_no_last_words() {
-    // Blocking, and longer than a lifetime and its grace.
+fn a_handler_that_returns_after_the_end_does_not_prevent_the_close() {
+    // Blocking, for longer than a lifetime and its grace period.
     let (client_key, server_key, raw_key) = (client_key(7), server_key(7), raw_key());
     let Lines {
         world, server, pipes, ..
@@ -202,9 +202,9 @@ fn a_handler_that_is_done_after_the_end_costs_no_last_words() {
     assert_eq!(down.bytes.borrow().len(), 26, "a record with a CLOSE");
 }
 
-type ManyServer<'k> = ServerLine<&'k common::ManyKey, [u8; BUFFER], [u8; BUFFER], [u8; 600], [u8; 8]>;
+type ManyServer<'k> = BufferedServer<&'k common::ManyKey, ([u8; BUFFER], [u8; BUFFER]), ([u8; 600], [u8; 8])>;
 
-/// A server of several requests at once, over a line of its owner's making, and its client.
+/// A server that allows several requests in flight, and its client.
 fn many<'k>(
     server_key: &'k common::ManyKey,
     raw_key: &'k common::RawKey,
@@ -212,33 +212,36 @@ fn many<'k>(
 ) -> (ManyServer<'k>, Raw<'k>, [Pipe; 2]) {
     let settings = settings().with_max_in_flight(20).unwrap();
     let machine = ServerConnection::new(server_key, &settings, Instant::ZERO, &mut CountingRng::new(2)).unwrap();
-    let server = ServerLine::new(Line::new(machine, [0; BUFFER], [0; BUFFER]), [0; 600], [0; 8]);
+    let server = BufferedServer::new(
+        BufferedConnection::new(machine, ([0; BUFFER], [0; BUFFER])),
+        ([0; 600], [0; 8]),
+    );
     let pipes = [Pipe::new(world, 40), Pipe::new(world, 40)];
     let raw = Raw::new(raw_key, &settings, pipes.clone());
     (server, raw, pipes)
 }
 
 #[test]
-fn every_request_has_its_refusal_however_many_wait_for_theirs() {
+fn every_request_is_refused_however_many_refusals_are_pending() {
     let (server_key, raw_key) = (many_key(), raw_key());
     let world = Rc::new(World::default());
     let (mut server, mut raw, [up, down]) = many(&server_key, &raw_key, &world);
     let now = Instant::ZERO;
-    let drive = |server: &mut ServerLine<_, _, _, _, _>, writes: bool| {
+    let drive = |server: &mut BufferedServer<_, _, _>, writes: bool| {
         for _ in 0..200 {
             while server.step(now).unwrap() {}
-            let space = server.line_mut().space().unwrap();
+            let space = server.connection_mut().space().unwrap();
             let mut bytes = up.bytes.borrow_mut();
             let count = bytes.len().min(space.len());
             space
                 .iter_mut()
                 .zip(bytes.drain(..count))
                 .for_each(|(to, byte)| *to = byte);
-            server.line_mut().filled(count);
+            server.connection_mut().filled(count);
             if writes {
-                let unsent = server.line().unsent().to_vec();
+                let unsent = server.connection().unsent().to_vec();
                 down.bytes.borrow_mut().extend(&unsent);
-                server.line_mut().sent(now, unsent.len());
+                server.connection_mut().sent(now, unsent.len());
             }
         }
     };
@@ -250,7 +253,7 @@ fn every_request_has_its_refusal_however_many_wait_for_theirs() {
     raw.send(now, &mut requests[0], b"abc", BUFFER);
     drive(&mut server, true);
     assert!(server.request().is_some());
-    // Nothing is taken away, so that refusals pile up: as many as a machine owes, and one more.
+    // The stream takes nothing, so that refusals queue up: as many as the machine holds, and more.
     for request in &mut requests[1..] {
         raw.send(now, request, b"abc", BUFFER);
     }
@@ -262,11 +265,14 @@ fn every_request_has_its_refusal_however_many_wait_for_theirs() {
         server.refuse(Refusal::Failed);
     }
     assert_eq!(raw.refused.len(), 12);
-    assert_eq!((raw.machine.in_flight(), server.line().machine().in_flight()), (0, 0));
+    assert_eq!(
+        (raw.machine.in_flight(), server.connection().machine().in_flight()),
+        (0, 0)
+    );
 }
 
 #[test]
-fn refusals_that_cannot_be_said_hide_no_end() {
+fn pending_refusals_do_not_hide_an_end() {
     for (writes, expected) in [(Writes::Fails, Error::Io(Broken)), (Writes::Blocked, Error::Stalled)] {
         let (server_key, raw_key) = (many_key(), raw_key());
         let world = Rc::new(World::default());
@@ -326,7 +332,7 @@ fn a_flush_that_does_not_end_holds_up_one_end_and_no_later_call() {
 }
 
 #[test]
-fn on_a_connection_that_its_server_is_closing_a_request_is_told_to_begin_another() {
+fn a_request_on_a_connection_that_its_server_is_closing_fails_as_closed() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let Lines {
         world,
@@ -338,7 +344,7 @@ fn on_a_connection_that_its_server_is_closing_a_request_is_told_to_begin_another
     let mut client = asynchronous::Client::new(client, down.clone(), up.clone(), clock);
     let (waits, over) = (Cell::new(false), Cell::new(false));
     let asks = async {
-        // Given up while its handler is at work, so that the server has something left to end.
+        // Cancelled while its handler runs, so that the server has a request to complete.
         {
             let mut answer = [0; 8];
             let mut slow = core::pin::pin!(client.request(b"slow", &mut answer));
@@ -364,11 +370,11 @@ fn on_a_connection_that_its_server_is_closing_a_request_is_told_to_begin_another
                 server.close(Instant::ZERO, CloseReason::ShuttingDown);
                 continue;
             }
-            let sent = down.give(server.line().unsent()).unwrap();
-            server.line_mut().sent(Instant::ZERO, sent);
-            let space = server.line_mut().space().unwrap();
+            let sent = down.give(server.connection().unsent()).unwrap();
+            server.connection_mut().sent(Instant::ZERO, sent);
+            let space = server.connection_mut().space().unwrap();
             let count = up.take(space);
-            server.line_mut().filled(count);
+            server.connection_mut().filled(count);
             turn(&world).await;
         }
     };
@@ -376,7 +382,7 @@ fn on_a_connection_that_its_server_is_closing_a_request_is_told_to_begin_another
 }
 
 #[test]
-fn an_end_that_comes_when_idling_is_over_is_told() {
+fn an_end_at_the_time_at_which_idling_ends_is_returned() {
     let quiet = settings()
         .with_lifetime(Duration::from_secs(3))
         .unwrap()
@@ -393,7 +399,7 @@ fn an_end_that_comes_when_idling_is_over_is_told() {
 }
 
 #[test]
-fn last_words_that_wait_when_a_future_is_dropped_go_with_the_next_call() {
+fn last_bytes_that_are_pending_when_a_future_is_dropped_are_sent_by_the_next_call() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let quiet = settings()
         .with_lifetime(Duration::from_secs(3))
@@ -414,7 +420,7 @@ fn last_words_that_wait_when_a_future_is_dropped_go_with_the_next_call() {
     up.writes.set(Writes::Blocked);
     let asks = async {
         {
-            // It waits for the lifetime's end, then for room.
+            // It waits for the end of the lifetime, then for room.
             let mut idling = core::pin::pin!(client.idle(Instant::from_millis(60_000)));
             poll_fn(|context| {
                 assert!(idling.as_mut().poll(context).is_pending());

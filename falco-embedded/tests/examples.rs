@@ -1,17 +1,17 @@
-//! The examples, run as processes: each ends by itself, in success, and says what it should.
+//! The examples as child processes: each ends by itself, succeeds, and prints what it should.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::process::Command;
 
 /// The lines of an example.
 fn run(example: &str) -> Vec<String> {
-    // It is there already where all tests are built at once.
+    // It exists already if all tests were built at once.
     let build = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--example", example])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status();
     assert!(build.unwrap().success());
-    // Next to the directory of this test stands that of the examples.
+    // The directory of the examples is next to that of this test.
     let own = std::env::current_exe().unwrap();
     let directory = own.parent().unwrap().parent().unwrap().join("examples");
     let output = Command::new(directory.join(example)).output().unwrap();
@@ -23,7 +23,7 @@ fn run(example: &str) -> Vec<String> {
         .collect()
 }
 
-/// What one of several said, whoever else spoke in between.
+/// The lines of one of several tasks.
 fn said<'l>(lines: &'l [String], who: &str) -> Vec<&'l str> {
     lines
         .iter()

@@ -1,4 +1,4 @@
-//! Much to read and much to write at once: neither waits for the other to come to an end.
+//! Much to read and much to write at once: neither has to wait until the other is done.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -8,6 +8,8 @@
 
 mod common;
 
+use core::future::{Future, poll_fn};
+use core::pin::pin;
 use std::rc::Rc;
 
 use common::{
@@ -16,19 +18,19 @@ use common::{
 };
 use falco_core::testing::{CountingRng, RawHandshake, raw_frame, raw_settings};
 use falco_core::{ConnectionError, Instant, Refusal, RustCrypto, Settings};
-use falco_embedded::{ClientLine, Error, NoiseClientKey, ServerLine, asynchronous, blocking};
+use falco_embedded::{BufferedClient, BufferedServer, Error, NoiseClientKey, asynchronous, blocking};
 
 const NOW: Instant = Instant::ZERO;
 /// A message that takes hundreds of writes.
 const LARGE: usize = 60_000;
 /// Bytes that a write takes.
 const PIECE: usize = 100;
-/// Records of a PING that lie in the stream from the beginning, 660,000 bytes: twice as many as are
-/// read while the message is written, at one read for each write.
+/// Records with a PING that are in the stream from the beginning, 660,000 bytes: twice as many as
+/// are read while the message is written, at one read for each write.
 const FLOOD: usize = 20_000;
 
-type Server<'k> = ServerLine<&'k common::ServerKey, [u8; BUFFER], [u8; BUFFER], Vec<u8>, Vec<u8>>;
-type Client<'k> = ClientLine<&'k NoiseClientKey, [u8; BUFFER], [u8; BUFFER]>;
+type Server<'k> = BufferedServer<&'k common::ServerKey, ([u8; BUFFER], [u8; BUFFER]), (Vec<u8>, Vec<u8>)>;
+type Client<'k> = BufferedClient<&'k NoiseClientKey, ([u8; BUFFER], [u8; BUFFER])>;
 
 fn settings() -> Settings {
     let settings = Settings::new().with_max_record(512).unwrap();
@@ -37,7 +39,7 @@ fn settings() -> Settings {
         .with_keep_alive(false)
 }
 
-/// From here on the message is written, a piece at a time, into a stream that says when it has it.
+/// From here on the stream takes a piece at a time, and notes when it has the message.
 fn begin(world: &World, to: &Pipe) {
     *to.gauge.pieces.borrow_mut() = vec![PIECE];
     to.gauge.goal.set(to.gauge.written.get() + LARGE);
@@ -45,8 +47,8 @@ fn begin(world: &World, to: &Pipe) {
     world.log.borrow_mut().clear();
 }
 
-/// Reads and writes alternated until the message was written; then there still was more to read.
-/// Only the side under test has used the pipe's calls.
+/// Reads and writes alternated until the message was written, and there was more to read then. Only
+/// the side under test uses the pipe's calls.
 fn assert_fair(world: &World, to: &Pipe) {
     let log = world.log.borrow();
     let reached = to
@@ -72,7 +74,7 @@ fn much(_: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
     Ok(LARGE)
 }
 
-/// A client that begins a request, and behind it pings without an end.
+/// A client that sends a request, and then pings without a pause.
 async fn flood_server(raw: &mut Raw<'_>, world: &World, [up, down]: &[Pipe; 2]) {
     raw.establish(world).await;
     let mut request = raw.machine.request(3).unwrap();
@@ -88,7 +90,7 @@ async fn flood_server(raw: &mut Raw<'_>, world: &World, [up, down]: &[Pipe; 2]) 
 }
 
 #[test]
-fn a_server_writes_its_answer_and_reads_what_comes_by_turns() {
+fn a_server_alternates_between_writing_its_answer_and_reading() {
     for blocks in [false, true] {
         let (raw_key, server_key) = (raw_key(), server_key(7));
         let world = Rc::new(World::default());
@@ -97,7 +99,7 @@ fn a_server_writes_its_answer_and_reads_what_comes_by_turns() {
         let mut raw = Raw::new(&raw_key, &settings(), pipes.clone());
         let (buffers, memory) = (([0; BUFFER], [0; BUFFER]), (vec![0; LARGE], vec![0; LARGE]));
         let line: Server<'_> =
-            ServerLine::start(&server_key, &settings(), NOW, &mut CountingRng::new(2), buffers, memory).unwrap();
+            BufferedServer::start(&server_key, &settings(), NOW, &mut CountingRng::new(2), buffers, memory).unwrap();
         let served = if blocks {
             let other = Other::new(flood_server(&mut raw, &world, &pipes));
             let clock = RestingClock {
@@ -113,12 +115,12 @@ fn a_server_writes_its_answer_and_reads_what_comes_by_turns() {
         assert_eq!(served, Err(Error::Connection(ConnectionError::Truncated)));
         assert_fair(&world, &pipes[1]);
         raw.read(NOW);
-        assert!(raw.pongs > LARGE / PIECE / 10, "and it answers meanwhile");
+        assert!(raw.pongs > LARGE / PIECE / 10, "it answers pings meanwhile");
         assert!(raw.answers > 0, "the whole answer has come");
     }
 }
 
-/// A server that shakes hands, and behind its welcome pings without an end.
+/// A server that completes the handshake, and then pings without a pause.
 async fn flood_client(world: &World, [up, down]: &[Pipe; 2]) {
     while up.bytes.borrow().len() < 74 {
         turn(world).await;
@@ -137,14 +139,15 @@ async fn flood_client(world: &World, [up, down]: &[Pipe; 2]) {
 }
 
 #[test]
-fn a_client_writes_its_request_and_reads_what_comes_by_turns() {
+fn a_client_alternates_between_writing_its_request_and_reading() {
     for blocks in [false, true] {
         let key = client_key(7);
         let world = Rc::new(World::default());
         let pipes = [(); 2].map(|()| Pipe::new(&world, usize::MAX));
         let [up, down] = pipes.clone();
         let mut rng = CountingRng::new(1);
-        let line: Client<'_> = ClientLine::start(&key, &settings(), NOW, &mut rng, [0; BUFFER], [0; BUFFER]).unwrap();
+        let line: Client<'_> =
+            BufferedClient::start(&key, &settings(), NOW, &mut rng, ([0; BUFFER], [0; BUFFER])).unwrap();
         let (body, mut answer) = (vec![7; LARGE], [0; 8]);
         let asked = if blocks {
             let other = Other::new(flood_client(&world, &pipes));
@@ -164,7 +167,7 @@ fn a_client_writes_its_request_and_reads_what_comes_by_turns() {
 }
 
 #[test]
-fn a_server_whose_answer_is_stuck_reads_on() {
+fn a_server_whose_answer_is_stuck_continues_to_read() {
     for blocks in [false, true] {
         let (raw_key, server_key) = (raw_key(), server_key(7));
         let world = Rc::new(World::default());
@@ -173,7 +176,7 @@ fn a_server_whose_answer_is_stuck_reads_on() {
         let mut raw = Raw::new(&raw_key, &settings(), pipes.clone());
         let (buffers, memory) = (([0; BUFFER], [0; BUFFER]), (vec![0; LARGE], vec![0; LARGE]));
         let line: Server<'_> =
-            ServerLine::start(&server_key, &settings(), NOW, &mut CountingRng::new(2), buffers, memory).unwrap();
+            BufferedServer::start(&server_key, &settings(), NOW, &mut CountingRng::new(2), buffers, memory).unwrap();
         let stuck = async {
             flood_server(&mut raw, &world, &pipes).await;
             pipes[1].writes.set(Writes::Blocked);
@@ -190,9 +193,35 @@ fn a_server_whose_answer_is_stuck_reads_on() {
             let serving = server.serve(async |request: &[u8], answer: &mut [u8]| much(request, answer));
             run(&world, stuck, serving).1
         };
-        // It is the end of the stream that ends it, and not the time. What waits to be written then
-        // has a second.
+        // The end of the stream ends it, and not a deadline. Pending bytes have a second then.
         assert_eq!(served, Err(Error::Connection(ConnectionError::Truncated)));
         assert_eq!((world.now(), pipes[0].bytes.borrow().len()), (1_000, 0));
     }
+}
+
+#[test]
+fn other_tasks_have_their_turn_however_much_comes() {
+    let (raw_key, server_key) = (raw_key(), server_key(7));
+    let world = Rc::new(World::default());
+    let pipes = [(); 2].map(|()| Pipe::new(&world, usize::MAX));
+    let [up, down] = pipes.clone();
+    let mut raw = Raw::new(&raw_key, &settings(), pipes.clone());
+    let (buffers, memory) = (([0; BUFFER], [0; BUFFER]), (vec![0; LARGE], vec![0; LARGE]));
+    let line: Server<'_> =
+        BufferedServer::start(&server_key, &settings(), NOW, &mut CountingRng::new(2), buffers, memory).unwrap();
+    let mut server = asynchronous::Server::new(line, up, down, VirtualClock(Rc::clone(&world)));
+    let mut longest = 0;
+    let serving = async {
+        let mut serving = pin!(server.serve(async |request: &[u8], answer: &mut [u8]| much(request, answer)));
+        poll_fn(|context| {
+            let before = world.log.borrow().len();
+            let polled = serving.as_mut().poll(context);
+            longest = longest.max(world.log.borrow().len().saturating_sub(before));
+            polled
+        })
+        .await
+    };
+    let served = run(&world, flood_server(&mut raw, &world, &pipes), serving).1;
+    assert_eq!(served, Err(Error::Connection(ConnectionError::Truncated)));
+    assert!(longest <= 2 * 64, "{longest} reads and writes at one poll");
 }

@@ -1,5 +1,5 @@
-//! What ended a connection and what became of its request, for each end in each phase: the table of
-//! docs/embedded.md, walked with both drivers.
+//! What ended a connection, and the fate of its request, for each end in each phase: the table of
+//! docs/embedded.md, with both drivers.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -17,39 +17,39 @@ use common::{
 };
 use falco_core::testing::{CountingRng, RawHandshake, classic_key, raw_frame, raw_settings};
 use falco_core::{ConnectionError, Fate, Instant, Refusal, RequestError, RustCrypto, Settings};
-use falco_embedded::{ClientLine, Error, ServerLine, asynchronous, blocking};
+use falco_embedded::{BufferedClient, BufferedServer, Error, asynchronous, blocking};
 
-/// How far the connection has come when its end begins.
+/// The state of the connection when it breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The hello has gone.
+    /// The hello was sent.
     Hello,
-    /// The request has gone too, and nothing has come behind the welcome.
+    /// The request was sent too, and nothing has come after the welcome.
     Unheard,
-    /// The request has gone, and a record has come.
+    /// The request was sent, and a record has come.
     Heard,
-    /// A record has come, and part of the request has gone.
+    /// A record has come, and part of the request was sent.
     Half,
 }
 
-/// What the server, or whatever is between, does then.
+/// What the server, or something between, does then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Does {
     /// It ends the stream.
     Ends,
-    /// It ends the stream inside of a record.
+    /// It ends the stream inside a record.
     EndsInside,
-    /// The stream breaks both ways.
+    /// The stream fails in both directions.
     Breaks,
-    /// The stream takes no more bytes, and ends the other way.
+    /// The stream takes no more bytes.
     TakesNone,
-    /// It says nothing any more, and takes nothing.
+    /// It sends and takes nothing.
     Silent,
-    /// It says what is no record.
+    /// It sends something that is no record.
     Foreign,
-    /// It closes for idleness, and knows of the request.
+    /// It closes because it is idle, and has the request.
     ClosesIdle,
-    /// It closes, and has not taken the request.
+    /// It closes, and has not read the request.
     ClosesBefore,
     /// It closes, and ends the stream without the answer.
     ClosesBehind,
@@ -61,7 +61,7 @@ fn connection(error: ConnectionError) -> Error<Broken> {
     Error::Connection(error)
 }
 
-/// What is told, and of which fate. Nothing where the two do not meet.
+/// The error and the fate. `None` if the combination does not exist.
 fn expected(phase: Phase, does: Does) -> Option<(Error<Broken>, Fate)> {
     use ConnectionError as E;
     Some(match (phase, does) {
@@ -83,7 +83,7 @@ fn expected(phase: Phase, does: Does) -> Option<(Error<Broken>, Fate)> {
     })
 }
 
-/// Part of a request reaches no handler, whatever happens.
+/// The fate of a request of which this much was sent.
 const fn part(phase: Phase) -> Fate {
     match phase {
         Phase::Hello | Phase::Half => NotProcessed,
@@ -138,7 +138,7 @@ async fn serve(world: &World, [up, down]: &[Pipe; 2], phase: Phase, does: Does) 
     world.stir();
 }
 
-/// Bytes that come.
+/// Waits for bytes.
 async fn come(world: &World, from: &Pipe, count: usize) -> Vec<u8> {
     while from.bytes.borrow().len() < count {
         turn(world).await;
@@ -154,7 +154,7 @@ async fn ask(client: &mut dyn Asker, phase: Phase) -> (Result<usize, Error<Broke
     let body = vec![7; if phase == Phase::Half { MESSAGE } else { SMALL }];
     let asked = client.request(&body, &mut [0; 8]).await;
     let fate = client.fate();
-    // Whatever is called after the end changes nothing, and what is asked then goes nowhere.
+    // Calls after the end do not change the fate. A request after the end was not processed.
     let _ = client.close().await;
     let fates = [fate, client.fate()];
     assert!(client.request(b"more", &mut [0; 8]).await.is_err());
@@ -163,7 +163,7 @@ async fn ask(client: &mut dyn Asker, phase: Phase) -> (Result<usize, Error<Broke
 }
 
 #[test]
-fn every_end_is_told_with_its_fate() {
+fn every_end_is_returned_with_its_fate() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let mut met = 0;
     for phase in [Phase::Hello, Phase::Unheard, Phase::Heard, Phase::Half] {
@@ -183,7 +183,7 @@ fn every_end_is_told_with_its_fate() {
             };
             for blocks in [false, true] {
                 let Lines { world, client, .. } = lines(&client_key, &server_key, &settings());
-                // A record of the request fits, and not all of it.
+                // One record of the request fits, and not all of it.
                 let pipes = [Pipe::new(&world, 600), Pipe::new(&world, 600)];
                 let [up, down] = pipes.clone();
                 let serving = serve(&world, &pipes, phase, does);
@@ -202,7 +202,7 @@ fn every_end_is_told_with_its_fate() {
                 };
                 let (told, fates) = told;
                 assert_eq!(told, Err(error), "{phase:?} {does:?}, blocking: {blocks}");
-                // A refusal says itself what became of its request.
+                // A refusal has its own fate.
                 if !matches!(error, Error::Request(_)) {
                     assert_eq!(fates, [fate; 2], "{phase:?} {does:?}, blocking: {blocks}");
                 }
@@ -214,31 +214,31 @@ fn every_end_is_told_with_its_fate() {
 }
 
 #[test]
-fn a_request_that_waits_for_one_that_was_given_up_is_not_processed() {
+fn a_request_that_waits_for_a_cancelled_one_is_not_processed() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     for (second, fate) in [(false, MaybeProcessed), (true, NotProcessed)] {
         let Lines {
             mut client, mut server, ..
         } = lines(&client_key, &server_key, &settings());
-        let mut first = client.ask(&b"one"[..], [0; 8]).unwrap();
+        let mut first = client.request(&b"one"[..], [0; 8]).unwrap();
         while server.request().is_none() {
             while client.step(NOW, Some(&mut first)).unwrap() {}
-            carry(client.line_mut(), server.line_mut(), NOW);
+            carry(client.connection_mut(), server.connection_mut(), NOW);
             while server.step(NOW).unwrap() {}
-            carry(server.line_mut(), client.line_mut(), NOW);
+            carry(server.connection_mut(), client.connection_mut(), NOW);
         }
-        assert_eq!(client.fate(), MaybeProcessed, "its handler may be at it");
+        assert_eq!(client.fate(), MaybeProcessed, "its handler may have begun");
         if second {
-            let mut waits = client.ask(&b"two"[..], [0; 8]).unwrap();
+            let mut waits = client.request(&b"two"[..], [0; 8]).unwrap();
             while client.step(NOW, Some(&mut waits)).unwrap() {}
         }
-        client.line_mut().end_of_stream();
+        client.connection_mut().end_of_stream();
         let end = loop {
             if let Err(end) = client.step_idle(NOW) {
                 break end;
             }
-            let count = client.line().unsent().len();
-            client.line_mut().sent(NOW, count);
+            let count = client.connection().unsent().len();
+            client.connection_mut().sent(NOW, count);
         };
         assert_eq!(end, Error::Connection(ConnectionError::Truncated));
         assert_eq!(client.fate(), fate);
@@ -246,7 +246,7 @@ fn a_request_that_waits_for_one_that_was_given_up_is_not_processed() {
 }
 
 #[test]
-fn on_the_classic_wire_nothing_is_heard_between_the_accept_and_the_answer() {
+fn on_the_classic_wire_a_request_is_not_processed_only_before_the_accept() {
     let settings = Settings::new().with_max_message(100);
     for (accepted, end, fate) in [
         (false, ConnectionError::Refused, NotProcessed),
@@ -255,20 +255,20 @@ fn on_the_classic_wire_nothing_is_heard_between_the_accept_and_the_answer() {
         let (client_key, server_key) = (classic_key(7), classic_key(7));
         let (mut one, mut two) = (CountingRng::new(1), CountingRng::new(2));
         let (buffers, memory) = (([0; 200], [0; 200]), ([0; 100], [0; 100]));
-        let mut client = ClientLine::start(&client_key, &settings, NOW, &mut one, [0; 200], [0; 200]).unwrap();
-        let mut server = ServerLine::start(&server_key, &settings, NOW, &mut two, buffers, memory).unwrap();
-        let mut ask = client.ask(&b"one"[..], [0; 8]).unwrap();
+        let mut client = BufferedClient::start(&client_key, &settings, NOW, &mut one, ([0; 200], [0; 200])).unwrap();
+        let mut server = BufferedServer::start(&server_key, &settings, NOW, &mut two, buffers, memory).unwrap();
+        let mut ask = client.request(&b"one"[..], [0; 8]).unwrap();
         while server.request().is_none() && accepted {
             while client.step(NOW, Some(&mut ask)).unwrap() {}
-            carry(client.line_mut(), server.line_mut(), NOW);
+            carry(client.connection_mut(), server.connection_mut(), NOW);
             while server.step(NOW).unwrap() {}
-            carry(server.line_mut(), client.line_mut(), NOW);
+            carry(server.connection_mut(), client.connection_mut(), NOW);
         }
-        // The hello goes.
+        // The hello is sent.
         while client.step(NOW, Some(&mut ask)).unwrap() {}
-        let count = client.line().unsent().len();
-        client.line_mut().sent(NOW, count);
-        client.line_mut().end_of_stream();
+        let count = client.connection().unsent().len();
+        client.connection_mut().sent(NOW, count);
+        client.connection_mut().end_of_stream();
         let ended = loop {
             if let Err(end) = client.step(NOW, Some(&mut ask)) {
                 break end;
@@ -276,4 +276,30 @@ fn on_the_classic_wire_nothing_is_heard_between_the_accept_and_the_answer() {
         };
         assert_eq!((ended, client.fate()), (Error::Connection(end), fate));
     }
+}
+
+#[test]
+fn a_request_that_never_left_is_not_processed_if_the_stream_ended_before_anything_came() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let Lines {
+        mut client, mut server, ..
+    } = lines(&client_key, &server_key, &settings());
+    let mut ask = client.request(&b"one"[..], [0; 8]).unwrap();
+    // The hello and the welcome.
+    while client.step(NOW, Some(&mut ask)).unwrap() {}
+    carry(client.connection_mut(), server.connection_mut(), NOW);
+    while server.step(NOW).unwrap() {}
+    carry(server.connection_mut(), client.connection_mut(), NOW);
+    while client.step(NOW, Some(&mut ask)).unwrap() {}
+    assert_eq!(client.connection().machine().in_flight(), 1);
+    // The request is sealed. The stream takes part of it, and ends.
+    client.connection_mut().sent(NOW, 20);
+    assert!(!client.connection().unsent().is_empty());
+    client.connection_mut().end_of_stream();
+    while client.step(NOW, Some(&mut ask)).unwrap() {}
+    let late = client.connection().poll_timeout().unwrap();
+    client.connection_mut().handle_timeout(late);
+    let truncated = Err(Error::Connection(ConnectionError::Truncated));
+    assert_eq!(client.step(late, Some(&mut ask)), truncated);
+    assert_eq!(client.fate(), NotProcessed);
 }

@@ -1,5 +1,5 @@
 //! No handler begins before the stream has taken the answer to the client's first ping: a client
-//! whose stream ends before it has heard anything takes its request for not processed.
+//! whose stream ends before it has read anything assumes that its request was not processed.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -20,30 +20,30 @@ use falco_core::{Instant, Refusal};
 use falco_embedded::{Clock, Error, Timer, asynchronous, blocking};
 
 /// The welcome, and a record with the PONG.
-const HEARD: usize = 64 + 33;
+const GREETING: usize = 64 + 33;
 
-/// Which way the server is driven.
+/// How the server is driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     Polled,
     Blocking,
-    Line,
+    Buffered,
 }
 
-/// How the stream behaves once the welcome is through.
+/// How the stream behaves after the welcome.
 #[derive(Clone, Copy, Debug)]
 struct Stream {
-    /// Bytes that it holds.
+    /// How many bytes it holds.
     room: usize,
     writes: Writes,
-    /// Milliseconds for which it takes nothing.
+    /// For how many milliseconds it takes nothing.
     blocked: u64,
-    /// What it takes goes no further until it is flushed.
+    /// It holds back what it takes until it is flushed.
     buffers: bool,
 }
 
-/// A client that sends its proof and a request in one write, as soon as it may. Says whether it has
-/// had its answer.
+/// A client that sends its proof and a request in one write, as soon as it can. Returns whether the
+/// request was answered.
 async fn ask_at_once(
     raw: &mut Raw<'_>,
     world: &Rc<World>,
@@ -100,9 +100,9 @@ fn serve(by: By, stream: Stream, raw_key: &RawKey) -> Outcome {
     let handler = |request: &[u8], answer: &mut [u8]| {
         handled.set(handled.get() + 1);
         let written = pipes[1].gauge.written.get();
-        assert!(written >= HEARD, "{by:?} {stream:?}: {written} bytes had been taken");
-        // A line alone leaves flushing to its owner.
-        assert!(by == By::Line || pipes[1].is_flushed(), "{by:?} {stream:?}");
+        assert!(written >= GREETING, "{by:?} {stream:?}: {written} bytes had been taken");
+        // Without a driver the caller flushes.
+        assert!(by == By::Buffered || pipes[1].is_flushed(), "{by:?} {stream:?}");
         reverse(request, answer)
     };
     let asks = async { answered = ask_at_once(&mut raw, &world, &pipes, stream, &handled).await };
@@ -122,7 +122,7 @@ fn serve(by: By, stream: Stream, raw_key: &RawKey) -> Outcome {
             other.finish(&world);
             served
         }
-        By::Line => run(&world, asks, super_loop(server, &world, &pipes, handler)).1,
+        By::Buffered => run(&world, asks, super_loop(server, &world, &pipes, handler)).1,
     };
     Outcome {
         answered,
@@ -141,7 +141,7 @@ async fn super_loop(
     let clock = VirtualClock(Rc::clone(world));
     loop {
         let now = clock.now();
-        let line = server.line_mut();
+        let line = server.connection_mut();
         if !up.bytes.borrow().is_empty() {
             let read = up.take(line.space().unwrap());
             line.filled(read);
@@ -159,7 +159,7 @@ async fn super_loop(
             let length = handler(request, answer).unwrap();
             server.answer(length);
         }
-        // Somebody waits for a time, and so nothing is said of this loop's being there.
+        // The other side may wait for a time, so that this does not count as activity.
         poll_once().await;
     }
 }
@@ -177,14 +177,14 @@ async fn poll_once() {
 }
 
 #[test]
-fn a_handler_begins_behind_the_first_pong() {
+fn a_handler_begins_after_the_first_pong() {
     let raw_key = raw_key();
-    for by in [By::Polled, By::Blocking, By::Line] {
+    for by in [By::Polled, By::Blocking, By::Buffered] {
         for room in [1, 2, 7, 32, 33, 34, 600] {
             for blocked in [0, 1, 30_000] {
                 for buffers in [false, true] {
-                    // Nothing flushes the stream of a bare line.
-                    let buffers = buffers && by != By::Line;
+                    // Without a driver nothing flushes the stream.
+                    let buffers = buffers && by != By::Buffered;
                     let stream = Stream {
                         room,
                         writes: Writes::Some,
@@ -201,13 +201,13 @@ fn a_handler_begins_behind_the_first_pong() {
 }
 
 #[test]
-fn where_the_first_pong_cannot_go_no_handler_begins() {
+fn no_handler_begins_if_the_first_pong_cannot_be_sent() {
     let raw_key = raw_key();
     for by in [By::Polled, By::Blocking] {
         for (writes, expected) in [
             (Writes::Zero, Error::WriteZero),
             (Writes::Fails, Error::Io(Broken)),
-            // Taken, and not let go of.
+            // Taken, and not flushed.
             (Writes::FailsToFlush, Error::Io(Broken)),
         ] {
             for blocked in [0, 1_000] {

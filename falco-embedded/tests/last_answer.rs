@@ -1,5 +1,5 @@
-//! A server that has closed before its last answer has left: that is no end in order unless the
-//! answer goes.
+//! A server that closes before its last answer is sent: the end is orderly only if the answer is
+//! sent.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -12,15 +12,16 @@ mod common;
 use std::rc::Rc;
 
 use common::{
-    Broken, Lines, Other, Port, Raw, RestingClock, VirtualClock, Writes, client_key, lines, raw_key, reverse, run,
-    server_key, settings, turn,
+    Broken, Lines, Other, Port, Raw, RestingClock, VirtualClock, Writes, carry, client_key, lines, raw_key, reverse,
+    run, server_key, settings, turn,
 };
-use falco_core::{CloseReason, ConnectionError, Instant};
-use falco_embedded::{Error, Timer, asynchronous, blocking};
+use falco_core::testing::{CountingRng, classic_key};
+use falco_core::{CloseReason, ConnectionError, Instant, Settings};
+use falco_embedded::{BufferedClient, BufferedServer, Error, Timer, asynchronous, blocking};
 
-/// Asks once and closes in the same breath, so that the server has closed when its answer is
-/// sealed. Then nothing is read for `pause`, but for `sips` bytes, each after half a minute; or the
-/// answer meets `writes`. Says how serving ended, when, and whether the answer came.
+/// Sends a request and a CLOSE together, so that the server ends when its answer is sealed. Then
+/// the client takes `sips` bytes, one every half minute, and after `pause` the rest. The stream of
+/// the answer behaves as in `writes`. Returns how serving ended, when, and whether the answer came.
 fn last_answer(blocks: bool, sips: u64, pause: u64, writes: Writes) -> (common::Served, u64, bool) {
     let (client_key, server_key, raw_key) = (client_key(7), server_key(7), raw_key());
     let Lines {
@@ -85,7 +86,7 @@ fn last_answer(blocks: bool, sips: u64, pause: u64, writes: Writes) -> (common::
 }
 
 #[test]
-fn an_answer_that_never_went_is_no_end_in_order() {
+fn an_answer_that_was_not_sent_makes_the_end_an_error() {
     for blocks in [false, true] {
         let broken = Error::Io(Broken);
         for (writes, expected) in [
@@ -105,14 +106,14 @@ fn the_last_answer_has_as_long_as_any_other_write() {
             let expected = (Ok(()), pause, true);
             assert_eq!(last_answer(blocks, 0, pause, Writes::Some), expected, "{blocks}");
         }
-        // After a lifetime nobody waits for it any more.
+        // After a lifetime it is given up.
         let (served, at, came) = last_answer(blocks, 0, 100_000, Writes::Some);
         assert_eq!((served, at, came), (Err(Error::Stalled), 60_000, false), "{blocks}");
     }
 }
 
 #[test]
-fn nobody_holds_a_server_that_has_closed_by_taking_a_byte_now_and_then() {
+fn a_client_that_takes_a_byte_now_and_then_does_not_prolong_the_end() {
     for blocks in [false, true] {
         let (served, at, came) = last_answer(blocks, 10, 0, Writes::Some);
         assert_eq!((served, at, came), (Err(Error::Stalled), 60_000, false), "{blocks}");
@@ -120,7 +121,7 @@ fn nobody_holds_a_server_that_has_closed_by_taking_a_byte_now_and_then() {
 }
 
 #[test]
-fn an_answer_that_a_stream_holds_back_for_good_is_told_of() {
+fn an_answer_that_is_never_flushed_makes_the_end_an_error() {
     let (client_key, server_key, raw_key) = (client_key(7), server_key(7), raw_key());
     let Lines {
         world, server, pipes, ..
@@ -147,7 +148,7 @@ fn an_answer_that_a_stream_holds_back_for_good_is_told_of() {
 }
 
 #[test]
-fn a_server_whose_client_has_had_everything_ends_in_order_whatever_becomes_of_its_own_close() {
+fn a_server_whose_answers_have_arrived_ends_orderly_even_if_its_close_cannot_be_sent() {
     for writes in [Writes::Blocked, Writes::Fails] {
         let (client_key, server_key, raw_key) = (client_key(7), server_key(7), raw_key());
         let Lines {
@@ -172,4 +173,36 @@ fn a_server_whose_client_has_had_everything_ends_in_order_whatever_becomes_of_it
         assert_eq!(run(&world, asking, serving).1, Ok(()), "{writes:?}");
         assert!(world.now() <= 1_000, "{writes:?}: {}", world.now());
     }
+}
+
+/// The classic wire has no CLOSE that would have to wait for the answer, and so ends at once.
+#[test]
+fn on_the_classic_wire_a_server_that_closes_over_a_pending_answer_gives_it_a_lifetime() {
+    let (client_key, server_key) = (classic_key(7), classic_key(7));
+    let (settings, start) = (Settings::new().with_max_message(100), Instant::ZERO);
+    let (mut one, mut two) = (CountingRng::new(1), CountingRng::new(2));
+    let (buffers, bodies) = (([0; 200], [0; 200]), ([0; 100], [0; 100]));
+    let mut client = BufferedClient::start(&client_key, &settings, start, &mut one, ([0; 200], [0; 200])).unwrap();
+    let mut server = BufferedServer::start(&server_key, &settings, start, &mut two, buffers, bodies).unwrap();
+    let mut ask = client.request(&b"one"[..], [0; 8]).unwrap();
+    while server.request().is_none() {
+        while client.step(start, Some(&mut ask)).unwrap() {}
+        carry(client.connection_mut(), server.connection_mut(), start);
+        while server.step(start).unwrap() {}
+        carry(server.connection_mut(), client.connection_mut(), start);
+    }
+    server.answer(8);
+    while server.step(start).unwrap() {}
+    assert!(!server.connection().unsent().is_empty());
+    // Nothing is in flight: the answer is sealed, and the stream has not taken it.
+    let at = Instant::from_millis(10_000);
+    server.close(at, CloseReason::ShuttingDown);
+    while server.step(at).unwrap() {}
+    assert_eq!(server.connection().poll_timeout(), Some(Instant::from_millis(70_000)));
+    // A byte now and then does not postpone that.
+    server.connection_mut().sent(Instant::from_millis(60_000), 1);
+    assert_eq!(server.connection().poll_timeout(), Some(Instant::from_millis(70_000)));
+    let late = Instant::from_millis(70_000);
+    server.connection_mut().handle_timeout(late);
+    assert_eq!(server.step(late), Err(Error::Stalled), "the answer is lost");
 }

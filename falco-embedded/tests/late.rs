@@ -1,5 +1,5 @@
-//! Owners who come late and are slow: a step takes its time, the clock goes on between two looks at
-//! it, and what had come by then counts all the same; what means nothing does not.
+//! Late polls of a slow device: the clock goes on during a step. What had come before still counts,
+//! and bytes that complete no record postpone nothing.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -23,7 +23,7 @@ async fn handler(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
 }
 
 #[test]
-fn a_pong_that_lies_there_is_read_however_long_a_step_takes() {
+fn a_pong_that_has_come_is_read_however_long_a_step_takes() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     for slow in [0, 1, 3, 20] {
         for body in [&b"abc"[..], &[1; 400]] {
@@ -35,7 +35,7 @@ fn a_pong_that_lies_there_is_read_however_long_a_step_takes() {
             } = join(&client_key, &server_key, &settings());
             let asks = async {
                 client.establish().await.unwrap();
-                // Read what the server said to that, then have the keep-alive ping go.
+                // Read the answer of the server, then send the keep-alive ping.
                 client.idle(Instant::from_millis(19_000)).await.unwrap();
                 world.pass(1_000);
                 for _ in 0..3 {
@@ -93,7 +93,7 @@ fn a_pong_that_lies_there_is_read_however_long_a_step_takes() {
 }
 
 #[test]
-fn an_answer_that_lies_there_is_read_however_fast_the_clock_goes() {
+fn an_answer_that_has_come_is_read_however_fast_the_clock_goes() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     for slow in [1, 20, 200] {
         let Joined {
@@ -102,16 +102,16 @@ fn an_answer_that_lies_there_is_read_however_fast_the_clock_goes() {
             mut server,
             pipes: [_, down],
         } = join(&client_key, &server_key, &settings().with_keep_alive(false));
-        let lies = Cell::new(false);
+        let came = Cell::new(false);
         let asks = async {
             let ping = client.ping().await.unwrap();
             while down.bytes.borrow().is_empty() {
                 turn(&world).await;
             }
-            lies.set(true);
+            came.set(true);
             ping
         };
-        let (ping, ()) = run(&world, asks, until(&lies, server.serve(handler)));
+        let (ping, ()) = run(&world, asks, until(&came, server.serve(handler)));
         world.pass(65_000);
         world.slow.set(slow);
         assert_eq!(run(&world, client.pong(ping), async {}).0, Ok(()), "{slow}");
@@ -143,7 +143,7 @@ fn an_answer_that_lies_there_is_read_however_fast_the_clock_goes() {
 }
 
 #[test]
-fn parts_that_lie_there_are_read_before_their_request_counts_as_stale() {
+fn parts_that_have_come_are_read_before_their_request_is_refused_as_stale() {
     let (server_key, raw_key) = (server_key(7), raw_key());
     for away in [50_000, 61_000, 118_000] {
         let client_key = client_key(7);
@@ -165,7 +165,7 @@ fn parts_that_lie_there_are_read_before_their_request_counts_as_stale() {
             half.set(true);
         };
         run(&world, asking, until(&half, server.serve(handler)));
-        // The rest comes a second later, while nobody serves.
+        // The rest comes a second later, while the server is not driven.
         world.pass(1_000);
         let now = Instant::from_millis(world.now());
         let mut request = request.unwrap();
@@ -188,7 +188,7 @@ fn parts_that_lie_there_are_read_before_their_request_counts_as_stale() {
 }
 
 #[test]
-fn a_server_that_is_closed_late_hears_what_has_come_first() {
+fn a_server_that_is_closed_late_reads_what_has_come_first() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let Joined {
         world,
@@ -208,12 +208,12 @@ fn a_server_that_is_closed_late_hears_what_has_come_first() {
     world.pass(15_000);
     server.close(CloseReason::ShuttingDown);
     assert_eq!(run(&world, client.close(), server.serve(handler)), (Ok(()), Ok(())));
-    // The client's own CLOSE may find nobody who takes it, and has a second for it.
+    // The server may have ended before the client's CLOSE is taken, which then has a second.
     assert!(world.now() <= 66_000, "{}", world.now());
 }
 
 #[test]
-fn bytes_of_a_record_that_is_never_whole_put_no_end_off() {
+fn bytes_of_a_record_that_is_never_complete_postpone_no_end() {
     for (keeps, within, end) in [
         (true, 40_000..=41_002, ConnectionError::PeerDead),
         (false, 60_000..=61_002, ConnectionError::Expired),
@@ -239,7 +239,7 @@ fn bytes_of_a_record_that_is_never_whole_put_no_end_off() {
             clock
                 .sleep_until(Instant::from_millis(begun + within.start() - 50))
                 .await;
-            // A byte each five milliseconds, until the end comes.
+            // A byte every five milliseconds, until the end.
             while !over.get() {
                 clock.sleep_until(Instant::from_millis(world.now() + 5)).await;
                 down.bytes.borrow_mut().push_back(7);
@@ -260,7 +260,7 @@ fn bytes_of_a_record_that_is_never_whole_put_no_end_off() {
 }
 
 #[test]
-fn looking_in_often_lengthens_no_lifetime() {
+fn frequent_calls_do_not_extend_the_lifetime() {
     for each in [1, 10, 100, 1_000] {
         let (client_key, server_key) = (client_key(7), server_key(7));
         let Joined {
@@ -291,7 +291,7 @@ fn looking_in_often_lengthens_no_lifetime() {
 }
 
 #[test]
-fn who_idles_over_a_stream_that_takes_nothing_is_told_in_time_however_much_comes() {
+fn idling_over_a_stream_that_takes_nothing_fails_in_time_however_much_comes() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let Joined {
         world,

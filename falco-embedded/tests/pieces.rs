@@ -1,8 +1,8 @@
-//! Streams that take a few bytes at a time, any number of them: what is on the wire depends on the
-//! bodies and on the output buffers, and not on how the stream took what went before.
+//! Streams that take a few bytes at a time. The bytes on the wire depend on the bodies and on the
+//! output buffers, and not on how much the stream took of earlier bytes.
 //!
-//! The ceilings are exact. A record is as large as the output buffer, or the largest record the
-//! peer reads, allows; a record is written in as many calls as there are pieces of it.
+//! The expected numbers are exact. A record is as large as the output buffer and the peer's largest
+//! record allow. It is written in as many calls as there are pieces of it.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -17,14 +17,16 @@ use std::rc::Rc;
 use common::{Asker, Other, Pipe, Port, RestingClock, VirtualClock, World, at_once, client_key, run, server_key};
 use falco_core::testing::{CountingRng, classic_key};
 use falco_core::{ClientConnection, ClientKeyRef, Instant, Refusal, ServerKeyRef, Settings};
-use falco_embedded::{Ask, ClientLine, Error, Line, ServerLine, asynchronous, blocking};
+use falco_embedded::{
+    BufferedClient, BufferedConnection, BufferedServer, Error, PendingRequest, asynchronous, blocking,
+};
 
 /// The largest message of these devices.
 const LARGEST: usize = 200_000;
 /// The largest record there is, with its length.
 const RECORD: usize = 65_537;
 
-/// Pieces that streams take. Each list has its turns.
+/// How many bytes the stream takes with each call, in turn.
 const PIECES: [&[usize]; 18] = [
     &[1],
     &[2],
@@ -46,16 +48,16 @@ const PIECES: [&[usize]; 18] = [
     &[509, 1, 131_072, 1, 284],
 ];
 
-/// Output buffers of the noise wire, from the least that there may be.
+/// Sizes of the outbox on the noise wire, from the smallest that is allowed.
 const OUTPUTS: [usize; 5] = [285, 514, 4_096, RECORD, 2 * RECORD];
 
-type Client<H> = ClientLine<H, Vec<u8>, Vec<u8>>;
-type Server<H> = ServerLine<H, Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>>;
+type Client<H> = BufferedClient<H, (Vec<u8>, Vec<u8>)>;
+type Server<H> = BufferedServer<H, (Vec<u8>, Vec<u8>), (Vec<u8>, Vec<u8>)>;
 
-/// What there is on a wire for one body.
+/// What a wire makes of one body.
 trait Layout {
-    /// Bytes of each record, or message, with which a body of `length` bytes goes through an output
-    /// of `output` bytes.
+    /// The lengths of the records, or of the message, for a body of `length` bytes and an outbox of
+    /// `output` bytes.
     fn records(&self, output: usize, length: usize) -> Vec<usize>;
 }
 
@@ -63,7 +65,7 @@ struct Noise;
 
 impl Layout for Noise {
     fn records(&self, output: usize, length: usize) -> Vec<usize> {
-        // Its length and its tag; the head of a frame; the total, in the first of several.
+        // Length and tag of a record; the head of a frame; the total, in the first of several.
         let (around, head, total) = (2 + 16, 7, 4);
         let room = output.min(RECORD) - around;
         if head + length <= room {
@@ -79,7 +81,7 @@ impl Layout for Noise {
     }
 }
 
-/// A message goes whole, behind so many bytes.
+/// A message is sent as a whole, after a header of so many bytes.
 struct Classic(usize);
 
 impl Layout for Classic {
@@ -88,20 +90,20 @@ impl Layout for Classic {
     }
 }
 
-/// A way to run two sides against each other: both polled, one of them blocking, or no driver.
+/// How the two sides are driven: both async, one of them blocking, or without a driver.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
     Polled,
     BlockingClient,
     BlockingServer,
-    Lines,
+    Buffered,
 }
 
-/// How wide the streams are and what is carried over them.
+/// How the streams behave and what is sent over them.
 struct Plan<'p> {
     by: By,
     pieces: &'p [usize],
-    /// Bytes that a stream holds at the most.
+    /// How many bytes a stream holds.
     holds: usize,
     bodies: &'p [usize],
 }
@@ -112,7 +114,7 @@ fn echo(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
     Ok(request.len())
 }
 
-/// Asks for each body, and says for each how many bytes were written, in how many calls, to the
+/// Sends each body. Returns for each how many bytes were written, and in how many calls, to the
 /// server and to the client.
 async fn ask(client: &mut dyn Asker, bodies: &[usize], pipes: &[Pipe; 2]) -> Vec<[(usize, usize); 2]> {
     client.establish().await.unwrap();
@@ -187,14 +189,14 @@ where
             }
             told
         }
-        By::Lines => lines(plan, &mut client, &mut server, &pipes),
+        By::Buffered => super_loop(plan, &mut client, &mut server, &pipes),
     };
     assert_eq!(world.now(), 0, "nothing waits for a time");
     told
 }
 
 /// A super-loop for both sides at once.
-fn lines<G, H>(
+fn super_loop<G, H>(
     plan: &Plan<'_>,
     client: &mut Client<G>,
     server: &mut Server<H>,
@@ -205,18 +207,18 @@ where
     H: ServerKeyRef,
 {
     let (now, [up, down]) = (Instant::ZERO, pipes);
-    let mut turn = |client: &mut Client<G>, ask: Option<&mut Ask<Vec<u8>, Vec<u8>>>| {
+    let mut turn = |client: &mut Client<G>, ask: Option<&mut PendingRequest<Vec<u8>, Vec<u8>>>| {
         let mut ask = ask;
         let mut moved = false;
         while client.step(now, ask.as_deref_mut()).unwrap() {}
-        moved |= exchange(client.line_mut(), down, up, now);
+        moved |= exchange(client.connection_mut(), down, up, now);
         while server.step(now).unwrap() {}
         if let Some((request, answer)) = server.request() {
             let length = echo(request, answer).unwrap();
             server.answer(length);
             moved = true;
         }
-        moved | exchange(server.line_mut(), up, down, now)
+        moved | exchange(server.connection_mut(), up, down, now)
     };
     while turn(client, None) {}
     assert!(client.is_established());
@@ -224,7 +226,7 @@ where
     for &length in plan.bodies {
         let body: Vec<u8> = (0..=250).cycle().take(length).collect();
         let before = pipes.each_ref().map(count);
-        let mut ask = client.ask(body.clone(), vec![0; length]).unwrap();
+        let mut ask = client.request(body.clone(), vec![0; length]).unwrap();
         loop {
             let moved = turn(client, Some(&mut ask));
             if ask.answered().unwrap().is_some() {
@@ -239,8 +241,8 @@ where
     told
 }
 
-/// Moves what can be moved.
-fn exchange<R, H>(line: &mut Line<R, H, Vec<u8>, Vec<u8>>, from: &Pipe, to: &Pipe, now: Instant) -> bool
+/// Moves as many bytes as possible.
+fn exchange<R, H>(line: &mut BufferedConnection<R, H, (Vec<u8>, Vec<u8>)>, from: &Pipe, to: &Pipe, now: Instant) -> bool
 where
     R: falco_core::Role,
     H: falco_core::KeyRef<R>,
@@ -258,7 +260,7 @@ where
     read + written > 0
 }
 
-/// Runs the plan with this output and compares with what there has to be.
+/// Runs the plan with this outbox and compares with the expected numbers.
 fn check<G, H>(plan: &Plan<'_>, output: usize, layouts: [&dyn Layout; 2], client: Client<G>, server: Server<H>)
 where
     G: ClientKeyRef,
@@ -276,7 +278,7 @@ where
             if plan.holds == usize::MAX && plan.pieces.len() == 1 {
                 assert_eq!(calls, ceiling, "calls of write: {what}");
             } else {
-                // A stream may hold something still when a record begins.
+                // The stream may still hold bytes when a record begins.
                 ceiling += records.len();
                 assert!(calls <= ceiling, "{calls} calls of write, and not {ceiling}: {what}");
             }
@@ -284,12 +286,12 @@ where
     }
 }
 
-/// Bodies at and beside the bounds of frames and records, and the largest.
+/// Lengths at and beside the limits of frames and records, and the largest.
 const BODIES: [usize; 14] = [
     0, 1, 242, 243, 488, 489, 490, 3_000, 4_071, 4_072, 65_512, 65_513, 131_100, LARGEST,
 ];
 
-/// Those of them that do not take too many pieces to wait for.
+/// Those that do not take too many pieces.
 fn bodies(pieces: &[usize]) -> &'static [usize] {
     let most = 3_000 * pieces.iter().sum::<usize>() / pieces.len();
     BODIES.split_at(BODIES.partition_point(|length| *length <= most)).0
@@ -307,15 +309,16 @@ fn noise(by: By) {
     assert_eq!(least.output, OUTPUTS[0]);
     for pieces in PIECES {
         for output in OUTPUTS {
-            // A stream that holds little takes what there is room for, which depends on its reader.
+            // A stream that holds little takes what it has room for, which depends on its reader.
             for holds in [usize::MAX, *pieces.iter().max().unwrap()] {
                 let (inbox, outbox) = (|| vec![0; RECORD], || vec![0; output]);
                 let mut rng = CountingRng::new(1);
-                let client = ClientLine::start(&client_key, &settings, Instant::ZERO, &mut rng, inbox(), outbox());
+                let client =
+                    BufferedClient::start(&client_key, &settings, Instant::ZERO, &mut rng, (inbox(), outbox()));
                 let memory = (vec![0; LARGEST], vec![0; LARGEST]);
                 let buffers = (inbox(), outbox());
                 let mut rng = CountingRng::new(2);
-                let server = ServerLine::start(&server_key, &settings, Instant::ZERO, &mut rng, buffers, memory);
+                let server = BufferedServer::start(&server_key, &settings, Instant::ZERO, &mut rng, buffers, memory);
                 let bodies = bodies(pieces);
                 let plan = Plan {
                     by,
@@ -330,41 +333,41 @@ fn noise(by: By) {
 }
 
 #[test]
-fn both_polled_on_the_noise_wire() {
+fn both_async_on_the_noise_wire() {
     noise(By::Polled);
 }
 
 #[test]
-fn a_client_that_blocks_on_the_noise_wire() {
+fn a_blocking_client_on_the_noise_wire() {
     noise(By::BlockingClient);
 }
 
 #[test]
-fn a_server_that_blocks_on_the_noise_wire() {
+fn a_blocking_server_on_the_noise_wire() {
     noise(By::BlockingServer);
 }
 
 #[test]
-fn lines_without_a_driver_on_the_noise_wire() {
-    noise(By::Lines);
+fn no_driver_on_the_noise_wire() {
+    noise(By::Buffered);
 }
 
 #[test]
 fn the_classic_wire() {
     let settings = settings();
-    for by in [By::Polled, By::BlockingClient, By::BlockingServer, By::Lines] {
+    for by in [By::Polled, By::BlockingClient, By::BlockingServer, By::Buffered] {
         for pieces in PIECES {
-            // The least buffers, and larger ones.
+            // The smallest buffers, and larger ones.
             for more in [0, 1, LARGEST] {
                 let (client_key, server_key) = (classic_key(7), classic_key(7));
                 let (requests, answers) = (37 + LARGEST, 36 + LARGEST);
                 let (inbox, outbox) = (vec![0; answers], vec![0; requests + more]);
                 let mut rng = CountingRng::new(1);
-                let client = ClientLine::start(&client_key, &settings, Instant::ZERO, &mut rng, inbox, outbox);
+                let client = BufferedClient::start(&client_key, &settings, Instant::ZERO, &mut rng, (inbox, outbox));
                 let buffers = (vec![0; requests], vec![0; answers + more]);
                 let memory = (vec![0; LARGEST], vec![0; LARGEST]);
                 let mut rng = CountingRng::new(2);
-                let server = ServerLine::start(&server_key, &settings, Instant::ZERO, &mut rng, buffers, memory);
+                let server = BufferedServer::start(&server_key, &settings, Instant::ZERO, &mut rng, buffers, memory);
                 let (holds, bodies) = (usize::MAX, bodies(pieces));
                 let plan = Plan {
                     by,

@@ -1,5 +1,5 @@
-//! Streams that break, end, take nothing, hold back or drip, under both drivers: every call comes
-//! to an end in time, and the last that the peer has said is told.
+//! Streams that fail, end, take nothing, buffer or deliver byte by byte, under both drivers: every
+//! call returns in time, and what the peer sent last is processed before an error is returned.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -20,7 +20,7 @@ use common::{
 use falco_core::testing::CountingRng;
 use falco_core::{CloseReason, ConnectionError, Instant};
 use falco_embedded::rand_core::{TryCryptoRng, TryRng};
-use falco_embedded::{Ask, ClientLine, Clock, Error, Timer, asynchronous, blocking};
+use falco_embedded::{BufferedClient, Clock, Error, PendingRequest, Timer, asynchronous, blocking};
 
 async fn handler(request: &[u8], answer: &mut [u8]) -> Result<usize, falco_core::Refusal> {
     reverse(request, answer)
@@ -54,15 +54,14 @@ fn a_stream_that_takes_no_byte_or_fails_ends_the_connection_at_once() {
 }
 
 #[test]
-fn what_the_peer_has_said_is_told_before_that_the_stream_broke() {
+fn what_has_come_is_processed_before_a_stream_error_is_returned() {
     let (right, wrong) = (client_key(7), server_key(8));
     let _ = side_by_side(
         || join(&right, &wrong, &settings()),
         || lines(&right, &wrong, &settings()),
         reverse,
         async |client, _, [up, down]| {
-            // The server is gone when the rest of the hello is to go, and has said why: by its
-            // silence.
+            // The server has ended the stream before it got all of the hello.
             down.closed.set(true);
             up.writes.set(Writes::Fails);
             let refused = Err(Error::Connection(ConnectionError::Refused));
@@ -72,7 +71,7 @@ fn what_the_peer_has_said_is_told_before_that_the_stream_broke() {
         },
     );
 
-    // An answer lies there whole, behind it the stream is broken.
+    // An answer has come, then the stream fails.
     let (client_key, server_key) = (client_key(7), server_key(7));
     let Joined {
         world,
@@ -104,7 +103,7 @@ fn what_the_peer_has_said_is_told_before_that_the_stream_broke() {
 }
 
 #[test]
-fn a_client_that_ends_its_half_of_the_stream_still_gets_its_answer() {
+fn a_client_that_shuts_down_its_half_of_the_stream_still_gets_its_answer() {
     for blocks in [false, true] {
         let (client_key, server_key) = (client_key(7), server_key(7));
         let Lines {
@@ -117,7 +116,7 @@ fn a_client_that_ends_its_half_of_the_stream_still_gets_its_answer() {
         let clock = VirtualClock(Rc::clone(&world));
         let (from, to, now) = (down.clone(), up.clone(), clock.clone());
         let asking = async {
-            let mut ask = client.ask(&[3; 400][..], [0; MESSAGE]).unwrap();
+            let mut ask = client.request(&[3; 400][..], [0; MESSAGE]).unwrap();
             let mut closing = false;
             loop {
                 let moment = now.now();
@@ -127,15 +126,15 @@ fn a_client_that_ends_its_half_of_the_stream_still_gets_its_answer() {
                 if let Some(length) = ask.answered().unwrap() {
                     break length;
                 }
-                let line = client.line_mut();
+                let line = client.connection_mut();
                 let sent = to.give(line.unsent()).unwrap();
                 line.sent(moment, sent);
                 let rest = line.unsent().is_empty();
-                let read = from.take(client.line_mut().space().unwrap());
-                client.line_mut().filled(read);
-                if client.is_established() && rest && client.line().machine().in_flight() > 0 {
+                let read = from.take(client.connection_mut().space().unwrap());
+                client.connection_mut().filled(read);
+                if client.is_established() && rest && client.connection().machine().in_flight() > 0 {
                     if closing {
-                        // Everything has gone, the CLOSE too.
+                        // Everything is sent, including the CLOSE.
                         to.closed.set(true);
                     } else {
                         client.close(moment, CloseReason::Done);
@@ -163,7 +162,7 @@ fn a_client_that_ends_its_half_of_the_stream_still_gets_its_answer() {
 }
 
 #[test]
-fn a_stream_that_ends_inside_a_record_is_told_as_cut() {
+fn a_stream_that_ends_inside_a_record_is_truncated() {
     let served = everywhere(&settings(), reverse, async |client, world, [up, _]| {
         client.establish().await.unwrap();
         let _ = client.request(b"one", &mut [0; 8]).await;
@@ -175,7 +174,7 @@ fn a_stream_that_ends_inside_a_record_is_told_as_cut() {
 }
 
 #[test]
-fn garbage_gets_silence_and_its_owner_a_reason() {
+fn garbage_gets_no_byte_and_the_server_returns_a_reason() {
     for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x4E; 200], &[0xFF; 2000]] {
         let (client_key, server_key) = (client_key(7), server_key(7));
         for blocks in [false, true] {
@@ -209,8 +208,8 @@ fn garbage_gets_silence_and_its_owner_a_reason() {
 }
 
 #[test]
-fn a_peer_that_drips_has_one_more_lifetime_at_most() {
-    // A byte of a hello each second, then a byte of a record.
+fn a_peer_that_sends_byte_by_byte_has_two_lifetimes_at_most() {
+    // A byte of a hello every second, then a byte of a record.
     for (proves, within) in [(false, 5_000..=5_000), (true, 60_000..=120_000)] {
         let (client_key, server_key) = (client_key(7), server_key(7));
         let Joined {
@@ -228,7 +227,7 @@ fn a_peer_that_drips_has_one_more_lifetime_at_most() {
             } else {
                 up.bytes.borrow_mut().extend([0x4E, 0x01]);
             }
-            // Fewer than either needs, so that it is never whole.
+            // Fewer than either needs, so that it is never complete.
             for second in 1..70 {
                 clock.sleep_until(Instant::from_millis(second * 1_000)).await;
                 let _ = up.give(&[7]);
@@ -244,7 +243,7 @@ fn a_peer_that_drips_has_one_more_lifetime_at_most() {
 }
 
 #[test]
-fn bytes_that_a_stream_holds_back_are_flushed() {
+fn bytes_that_a_stream_buffers_are_flushed() {
     let served = everywhere(&settings(), reverse, async |client, world, pipes| {
         for pipe in pipes {
             pipe.buffers.set(true);
@@ -257,7 +256,7 @@ fn bytes_that_a_stream_holds_back_are_flushed() {
 }
 
 #[test]
-fn a_flush_that_does_not_end_holds_up_an_end_for_a_second() {
+fn a_flush_that_does_not_return_delays_an_end_by_a_second() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let Joined {
         world,
@@ -275,7 +274,7 @@ fn a_flush_that_does_not_end_holds_up_an_end_for_a_second() {
     assert_eq!((asked, served), ((Ok(()), 1_000), Ok(())));
 }
 
-/// A generator that has none.
+/// A generator that fails.
 struct Dead;
 
 impl TryRng for Dead {
@@ -297,22 +296,22 @@ impl TryRng for Dead {
 impl TryCryptoRng for Dead {}
 
 #[test]
-fn without_entropy_and_with_buffers_too_small_nothing_begins() {
-    use falco_embedded::{Buffer, ServerLine, StartError};
+fn without_entropy_or_with_small_buffers_nothing_starts() {
+    use falco_embedded::{Buffer, BufferedServer, StartError};
 
     let (client_key, server_key) = (client_key(7), server_key(7));
     let (settings, now, mut rng) = (settings(), Instant::ZERO, CountingRng::new(3));
     let too_small = |buffer, needed, given| StartError::TooSmall { buffer, needed, given };
 
-    let client = ClientLine::start(&client_key, &settings, now, &mut rng, [0; BUFFER - 1], [0; BUFFER]);
+    let client = BufferedClient::start(&client_key, &settings, now, &mut rng, ([0; BUFFER - 1], [0; BUFFER]));
     assert_eq!(client.err(), Some(too_small(Buffer::Inbox, BUFFER, BUFFER - 1)));
-    let client = ClientLine::start(&client_key, &settings, now, &mut rng, [0; BUFFER], [0; 284]);
+    let client = BufferedClient::start(&client_key, &settings, now, &mut rng, ([0; BUFFER], [0; 284]));
     assert_eq!(client.err(), Some(too_small(Buffer::Outbox, 285, 284)));
-    let client = ClientLine::start(&client_key, &settings, now, &mut Dead, [0; BUFFER], [0; 285]);
+    let client = BufferedClient::start(&client_key, &settings, now, &mut Dead, ([0; BUFFER], [0; 285]));
     assert!(matches!(client.err(), Some(StartError::Entropy(_))));
 
     let buffers = ([0; BUFFER], [0; BUFFER]);
-    let server = ServerLine::start(
+    let server = BufferedServer::start(
         &server_key,
         &settings,
         now,
@@ -321,12 +320,12 @@ fn without_entropy_and_with_buffers_too_small_nothing_begins() {
         ([0; MESSAGE - 1], [0; 0]),
     );
     assert_eq!(server.err(), Some(too_small(Buffer::Message, MESSAGE, MESSAGE - 1)));
-    let fits = ServerLine::start(&server_key, &settings, now, &mut rng, buffers, ([0; MESSAGE], [0; 0]));
+    let fits = BufferedServer::start(&server_key, &settings, now, &mut rng, buffers, ([0; MESSAGE], [0; 0]));
     assert!(fits.is_ok());
 }
 
 #[test]
-fn the_least_buffers_are_enough() {
+fn the_smallest_buffers_are_enough() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let small = settings().with_max_record(64).unwrap();
     let sizes = falco_core::ServerConnection::<&common::ServerKey>::buffer_sizes(&small);
@@ -335,10 +334,10 @@ fn the_least_buffers_are_enough() {
     let (up, down) = (Pipe::new(&world, 7), Pipe::new(&world, 7));
     let (clock, now) = (VirtualClock(Rc::clone(&world)), Instant::ZERO);
     let (mut one, mut two) = (CountingRng::new(1), CountingRng::new(2));
-    let client = ClientLine::start(&client_key, &small, now, &mut one, [0; 74], [0; 285]).unwrap();
+    let client = BufferedClient::start(&client_key, &small, now, &mut one, ([0; 74], [0; 285])).unwrap();
     let memory = ([0; MESSAGE], [0; MESSAGE]);
     let server =
-        falco_embedded::ServerLine::start(&server_key, &small, now, &mut two, ([0; 74], [0; 285]), memory).unwrap();
+        falco_embedded::BufferedServer::start(&server_key, &small, now, &mut two, ([0; 74], [0; 285]), memory).unwrap();
     let mut client = asynchronous::Client::new(client, down.clone(), up.clone(), clock.clone());
     let mut server = asynchronous::Server::new(server, up, down, clock);
     let asks = async {
@@ -354,16 +353,15 @@ fn the_least_buffers_are_enough() {
 #[test]
 fn debug_shows_no_byte_of_a_key_or_a_body() {
     let key = client_key(0xAB);
-    let mut client = ClientLine::start(
+    let mut client = BufferedClient::start(
         &key,
         &settings(),
         Instant::ZERO,
         &mut CountingRng::new(1),
-        [0; BUFFER],
-        [0; BUFFER],
+        ([0; BUFFER], [0; BUFFER]),
     )
     .unwrap();
-    let ask: Ask<&[u8], [u8; 4]> = client.ask(&[0xCD; 9][..], [0xEF; 4]).unwrap();
+    let ask: PendingRequest<&[u8], [u8; 4]> = client.request(&[0xCD; 9][..], [0xEF; 4]).unwrap();
     let shown = format!("{client:?} {ask:?}").to_lowercase();
     for secret in ["171, 171", "abab", "205, 205", "cdcd", "239, 239"] {
         assert!(!shown.contains(secret), "{shown}");

@@ -1,12 +1,12 @@
-//! What can be asked of a client, whichever driver it is on, and the three ways in which two sides
-//! are run against each other.
+//! A client on either driver behind one trait, and the three ways to run two sides against each
+//! other.
 
 use core::future::{Future, ready};
 use core::pin::Pin;
 use std::rc::Rc;
 
-use falco_core::{ClientKeyRef, Fate, Instant, PingId, Refusal, Settings, Storage};
-use falco_embedded::{Clock, Error, asynchronous, blocking};
+use falco_core::{ClientKeyRef, Fate, Instant, PingId, Refusal, Settings};
+use falco_embedded::{Buffers, Clock, Error, asynchronous, blocking};
 
 use super::{
     Broken, Joined, Lines, Other, Pipe, Port, RestingClock, VirtualClock, World, at_once, client_key, join, lines, run,
@@ -26,15 +26,10 @@ pub(crate) trait Asker {
     fn fate(&self) -> Fate;
 }
 
-type Async = asynchronous::Pump<Pipe, Pipe, VirtualClock>;
-type Blocking<'a, 'f> = blocking::Pump<Port, RestingClock<'a, 'f>>;
+type Async = asynchronous::Transport<Pipe, Pipe, VirtualClock>;
+type Blocking<'a, 'f> = blocking::Transport<Port, RestingClock<'a, 'f>>;
 
-impl<H, I, O> Asker for asynchronous::Client<Async, H, I, O>
-where
-    H: ClientKeyRef,
-    I: Storage,
-    O: AsRef<[u8]> + AsMut<[u8]>,
-{
+impl<H: ClientKeyRef, B: Buffers> Asker for asynchronous::Client<Async, H, B> {
     fn establish(&mut self) -> Asked<'_, ()> {
         Box::pin(self.establish())
     }
@@ -54,16 +49,11 @@ where
         Box::pin(self.close())
     }
     fn fate(&self) -> Fate {
-        self.line().fate()
+        self.buffered().fate()
     }
 }
 
-impl<H, I, O> Asker for blocking::Client<Blocking<'_, '_>, H, I, O>
-where
-    H: ClientKeyRef,
-    I: Storage,
-    O: AsRef<[u8]> + AsMut<[u8]>,
-{
+impl<H: ClientKeyRef, B: Buffers> Asker for blocking::Client<Blocking<'_, '_>, H, B> {
     fn establish(&mut self) -> Asked<'_, ()> {
         Box::pin(ready(self.establish()))
     }
@@ -83,14 +73,14 @@ where
         Box::pin(ready(self.close()))
     }
     fn fate(&self) -> Fate {
-        self.line().fate()
+        self.buffered().fate()
     }
 }
 
 pub(crate) type Handler = fn(&[u8], &mut [u8]) -> Result<usize, Refusal>;
 pub(crate) type Served = Result<(), Error<Broken>>;
 
-/// The handler: the request, turned round.
+/// A handler that answers with the request in reverse.
 pub(crate) fn reverse(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
     let place = answer.get_mut(..request.len()).ok_or(Refusal::AnswerTooLarge)?;
     for (to, from) in place.iter_mut().zip(request.iter().rev()) {
@@ -99,8 +89,8 @@ pub(crate) fn reverse(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusa
     Ok(request.len())
 }
 
-/// Runs a scenario with both sides polled, with a client that blocks, and with a server that does.
-/// Says how serving ended.
+/// Runs a scenario with both sides async, with a blocking client, and with a blocking server.
+/// Returns how serving ended.
 pub(crate) fn everywhere(
     settings: &Settings,
     handler: Handler,
@@ -115,7 +105,7 @@ pub(crate) fn everywhere(
     )
 }
 
-/// The same, with keys that need not fit.
+/// The same, with keys that need not match.
 pub(crate) fn side_by_side<'k>(
     joined: impl Fn() -> Joined<'k>,
     lined: impl Fn() -> Lines<'k>,
@@ -133,7 +123,7 @@ pub(crate) fn side_by_side<'k>(
             let served = server
                 .serve(async |request: &[u8], answer: &mut [u8]| handler(request, answer))
                 .await;
-            // Who has ended closes the stream.
+            // A side that has ended closes the stream.
             pipes[1].closed.set(true);
             served
         };

@@ -1,5 +1,5 @@
-//! A client and a server of a device, over either driver, joined by pipes.
-#![allow(dead_code, unused_imports, reason = "each suite takes what it needs")]
+//! A client and a server of a device, on either driver, connected by pipes.
+#![allow(dead_code, unused_imports, reason = "each suite uses what it needs")]
 #![allow(
     clippy::needless_pass_by_value,
     reason = "closures are written where they are passed"
@@ -14,8 +14,11 @@ use std::rc::Rc;
 pub(crate) use asker::{Asker, Handler, Served, everywhere, reverse, side_by_side};
 use falco_core::noise::{KeyRing, NoiseSecret};
 use falco_core::testing::{CountingRng, key};
-use falco_core::{Instant, KeyRef, Role, RustCrypto, Settings, Storage};
-use falco_embedded::{ClientLine, Clock, Line, NoiseClientKey, NoiseServerKey, ServerLine, asynchronous, blocking};
+use falco_core::{Instant, KeyRef, Role, RustCrypto, Settings};
+use falco_embedded::{
+    BufferedClient, BufferedConnection, BufferedServer, Buffers, Clock, NoiseClientKey, NoiseServerKey, asynchronous,
+    blocking,
+};
 pub(crate) use raw::{ManyKey, Raw, RawKey, many_key, raw_key, turn};
 pub(crate) use world::{
     Broken, Op, Other, Pipe, Port, RestingClock, VirtualClock, World, Writes, at_once, polled, run, until,
@@ -27,18 +30,14 @@ pub(crate) const BUFFER: usize = 514;
 pub(crate) const MESSAGE: usize = 2000;
 
 pub(crate) type ServerKey = NoiseServerKey<1>;
-pub(crate) type DeviceClient<'k> = ClientLine<&'k NoiseClientKey, [u8; BUFFER], [u8; BUFFER]>;
-pub(crate) type DeviceServer<'k> = ServerLine<&'k ServerKey, [u8; BUFFER], [u8; BUFFER], [u8; MESSAGE], [u8; MESSAGE]>;
-pub(crate) type TestClient<'k> =
-    asynchronous::Client<asynchronous::Pump<Pipe, Pipe, VirtualClock>, &'k NoiseClientKey, [u8; BUFFER], [u8; BUFFER]>;
-pub(crate) type TestServer<'k> = asynchronous::Server<
-    asynchronous::Pump<Pipe, Pipe, VirtualClock>,
-    &'k ServerKey,
-    [u8; BUFFER],
-    [u8; BUFFER],
-    [u8; MESSAGE],
-    [u8; MESSAGE],
->;
+/// The buffers of a connection, and those of a request and its answer.
+type Bytes = ([u8; BUFFER], [u8; BUFFER]);
+type Bodies = ([u8; MESSAGE], [u8; MESSAGE]);
+pub(crate) type DeviceClient<'k> = BufferedClient<&'k NoiseClientKey, Bytes>;
+pub(crate) type DeviceServer<'k> = BufferedServer<&'k ServerKey, Bytes, Bodies>;
+type Transport = asynchronous::Transport<Pipe, Pipe, VirtualClock>;
+pub(crate) type TestClient<'k> = asynchronous::Client<Transport, &'k NoiseClientKey, Bytes>;
+pub(crate) type TestServer<'k> = asynchronous::Server<Transport, &'k ServerKey, Bytes, Bodies>;
 
 pub(crate) fn settings() -> Settings {
     let settings = Settings::new().with_max_message(2000).with_max_record(512).unwrap();
@@ -55,7 +54,7 @@ pub(crate) fn server_key(byte: u8) -> ServerKey {
     ServerKey::new(ring, b"", RustCrypto).unwrap()
 }
 
-/// Both lines, and the pipes between them: to the server, to the client.
+/// Both sides without drivers, and the pipes between them: to the server, to the client.
 pub(crate) struct Lines<'k> {
     pub(crate) world: Rc<World>,
     pub(crate) client: DeviceClient<'k>,
@@ -68,10 +67,10 @@ pub(crate) fn lines<'k>(client_key: &'k NoiseClientKey, server_key: &'k ServerKe
     let pipes = [Pipe::new(&world, 40), Pipe::new(&world, 40)];
     let now = VirtualClock(Rc::clone(&world)).now();
     let (inbox, outbox) = ([0; BUFFER], [0; BUFFER]);
-    let client = ClientLine::start(client_key, settings, now, &mut CountingRng::new(1), inbox, outbox).unwrap();
+    let client = BufferedClient::start(client_key, settings, now, &mut CountingRng::new(1), (inbox, outbox)).unwrap();
     let memory = ([0; MESSAGE], [0; MESSAGE]);
     let mut rng = CountingRng::new(2);
-    let server = ServerLine::start(server_key, settings, now, &mut rng, (inbox, outbox), memory).unwrap();
+    let server = BufferedServer::start(server_key, settings, now, &mut rng, (inbox, outbox), memory).unwrap();
     Lines {
         world,
         client,
@@ -104,20 +103,12 @@ pub(crate) fn join<'k>(client_key: &'k NoiseClientKey, server_key: &'k ServerKey
     }
 }
 
-/// What a cable does, as far as there is room.
-pub(crate) fn carry<A: Role, B: Role, G, H, I, J, O, P>(
-    from: &mut Line<A, G, I, O>,
-    to: &mut Line<B, H, J, P>,
+/// Moves bytes from one side to the other, as many as there is room for.
+pub(crate) fn carry<A: Role, B: Role, G: KeyRef<A>, H: KeyRef<B>, I: Buffers, J: Buffers>(
+    from: &mut BufferedConnection<A, G, I>,
+    to: &mut BufferedConnection<B, H, J>,
     now: Instant,
-) -> bool
-where
-    G: KeyRef<A>,
-    H: KeyRef<B>,
-    I: Storage,
-    J: Storage,
-    O: AsRef<[u8]> + AsMut<[u8]>,
-    P: AsRef<[u8]> + AsMut<[u8]>,
-{
+) -> bool {
     let space = to.space().unwrap();
     let count = space.len().min(from.unsent().len());
     space[..count].copy_from_slice(&from.unsent()[..count]);

@@ -1,5 +1,5 @@
-//! A client's machine by itself, on the far ends of the pipes: what no line of this crate does,
-//! several requests at once and ends in the middle of one.
+//! A client's state machine at the far ends of the pipes. It does what a `BufferedClient` does not:
+//! several requests at once, and ends in the middle of one.
 
 use core::future::poll_fn;
 use core::task::Poll;
@@ -14,7 +14,7 @@ use falco_core::{
 use super::{Pipe, World};
 
 pub(crate) type RawKey = NoiseClient<FixedTable<32>, RustCrypto>;
-/// A key of a server that allows several requests at once.
+/// A key of a server that allows several requests in flight.
 pub(crate) type ManyKey = NoiseServer<FixedTable<32>, KeyRing<[Option<NoiseSecret>; 1]>, RustCrypto>;
 
 pub(crate) fn raw_key() -> RawKey {
@@ -32,7 +32,7 @@ pub(crate) struct Raw<'k> {
     inbox: RecvBuf<Vec<u8>>,
     pub(crate) established: bool,
     pub(crate) refused: Vec<Refusal>,
-    /// How many answers came whole, and how many to pings.
+    /// How many complete answers came, and how many PONGs.
     pub(crate) answers: usize,
     pub(crate) pongs: usize,
     pub(crate) end: Option<ConnectionError>,
@@ -55,7 +55,7 @@ impl<'k> Raw<'k> {
         }
     }
 
-    /// Everything that is owed goes, and everything that has come is looked at.
+    /// Sends what is pending, and processes what has come.
     pub(crate) fn exchange(&mut self, now: Instant) {
         for _ in 0..2 {
             let mut out = [0; 600];
@@ -98,14 +98,14 @@ impl<'k> Raw<'k> {
         }
     }
 
-    /// Sends as much of a request as goes into `room` bytes.
+    /// Sends as much of a request as fits `room` bytes.
     pub(crate) fn send(&mut self, now: Instant, request: &mut OutgoingRequest, body: &[u8], room: usize) {
         let mut out = vec![0; room];
         let count = self.machine.seal(now, [(request, body)], &mut out).unwrap();
         self.up.bytes.borrow_mut().extend(&out[..count]);
     }
 
-    /// Shakes hands.
+    /// Completes the handshake.
     pub(crate) async fn establish(&mut self, world: &World) {
         for _ in 0..100 {
             self.exchange(Instant::from_millis(world.now()));
@@ -115,7 +115,7 @@ impl<'k> Raw<'k> {
     }
 }
 
-/// Lets the other side have a turn, without time going by.
+/// Gives the other side a turn, without advancing the clock.
 pub(crate) async fn turn(world: &World) {
     world.stir();
     let mut polled = false;

@@ -1,5 +1,5 @@
-//! Pipes in memory, a clock that goes forward only when nothing else does, and an executor for two
-//! futures on it.
+//! Pipes in memory, a clock that advances only when nothing else can happen, and an executor for
+//! two futures.
 
 use core::cell::{Cell, RefCell};
 use core::future::{Future, poll_fn};
@@ -13,12 +13,11 @@ use embedded_io::ErrorKind;
 use falco_core::Instant;
 use falco_embedded::{Clock, Timer};
 
-/// Everything that both sides share: the time, who waits until when, and whether anything has
-/// happened.
+/// What both sides share: the time, the times that they wait for, and whether something happened.
 #[derive(Default)]
 pub(crate) struct World {
     now: Cell<u64>,
-    /// Milliseconds that go by at each look at a clock, as work that takes its time would have it.
+    /// Milliseconds by which each look at a clock advances it, as on a slow device.
     pub(crate) slow: Cell<u64>,
     until: RefCell<Vec<u64>>,
     moved: Cell<bool>,
@@ -38,7 +37,7 @@ impl World {
         self.now.get()
     }
 
-    /// Time goes by while somebody is busy elsewhere.
+    /// Advances the clock while a device is busy elsewhere.
     pub(crate) fn pass(&self, millis: u64) {
         self.now.set(self.now.get() + millis);
     }
@@ -49,7 +48,7 @@ impl World {
         Instant::from_millis(now)
     }
 
-    /// Something has happened, so that time does not go on in this round.
+    /// Notes that something happened, so that the clock does not advance in this round.
     pub(crate) fn stir(&self) {
         self.moved.set(true);
     }
@@ -59,12 +58,12 @@ impl World {
         self.until.borrow_mut().clear();
     }
 
-    /// Where nothing has moved, time goes on to the earliest that somebody waits for.
+    /// If nothing happened, advances the clock to the earliest time that is waited for.
     fn end_round(&self, own: Option<u64>) {
         if !self.moved.get() {
             let earliest = self.until.borrow().iter().copied().chain(own).min();
             self.now
-                .set(earliest.expect("somebody waits for a time").max(self.now.get()));
+                .set(earliest.expect("something waits for a time").max(self.now.get()));
         }
     }
 }
@@ -91,7 +90,7 @@ impl Timer for VirtualClock {
     }
 }
 
-/// The other side of a blocking driver: it runs while that one rests.
+/// The other side of a blocking driver. It runs while the driver rests.
 pub(crate) struct Other<'f> {
     future: RefCell<Pin<Box<dyn Future<Output = ()> + 'f>>>,
     over: Cell<bool>,
@@ -105,7 +104,7 @@ impl<'f> Other<'f> {
         }
     }
 
-    /// Gives it one turn.
+    /// Polls it once.
     pub(crate) fn poll(&self, world: &World) {
         let polled = || {
             let mut context = Context::from_waker(Waker::noop());
@@ -117,7 +116,7 @@ impl<'f> Other<'f> {
         }
     }
 
-    /// Runs it to its end.
+    /// Runs it until it is done.
     pub(crate) fn finish(&self, world: &World) {
         for _ in 0..1_000_000 {
             if self.over.get() {
@@ -127,7 +126,7 @@ impl<'f> Other<'f> {
             self.poll(world);
             world.end_round(None);
         }
-        panic!("it does not end");
+        panic!("it does not complete");
     }
 }
 
@@ -149,7 +148,7 @@ impl Clock for RestingClock<'_, '_> {
     }
 }
 
-/// What a stream of these tests can say.
+/// The error of the pipes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Broken;
 
@@ -170,15 +169,15 @@ impl embedded_io::Error for Broken {
 /// How the writing end of a pipe behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Writes {
-    /// What there is room for is taken.
+    /// It takes what it has room for.
     #[default]
     Some,
-    /// No byte is taken.
+    /// It takes nothing.
     Blocked,
-    /// It says that it has taken none.
+    /// It returns 0.
     Zero,
     Fails,
-    /// Bytes are taken, and their flush fails.
+    /// It takes bytes, and flushing fails.
     FailsToFlush,
 }
 
@@ -189,10 +188,10 @@ pub(crate) struct Gauge {
     pub(crate) writes: Cell<usize>,
     /// Bytes that were put in.
     pub(crate) written: Cell<usize>,
-    /// So many are enough, and how long the log was when they were there.
+    /// A number of bytes, and the length of the log when they were reached.
     pub(crate) goal: Cell<usize>,
     pub(crate) reached: Cell<Option<usize>>,
-    /// How many bytes each of those calls takes at the most, in turn; no limit where it is empty.
+    /// How many bytes each call takes at most, in turn. Empty means no limit.
     pub(crate) pieces: RefCell<Vec<usize>>,
 }
 
@@ -205,17 +204,17 @@ impl Gauge {
     }
 }
 
-/// One direction. It holds a few bytes, as the queues of a serial port do.
+/// One direction. It holds a few bytes, as the queue of a serial port does.
 #[derive(Clone)]
 pub(crate) struct Pipe {
     pub(crate) bytes: Rc<RefCell<VecDeque<u8>>>,
     pub(crate) closed: Rc<Cell<bool>>,
-    /// Reading fails once nothing is left to be read.
+    /// Reading fails once nothing is left to read.
     pub(crate) broken: Rc<Cell<bool>>,
     pub(crate) writes: Rc<Cell<Writes>>,
-    /// Bytes are held back until they are flushed.
+    /// It holds bytes back until they are flushed.
     pub(crate) buffers: Rc<Cell<bool>>,
-    /// A flush does not come to its end.
+    /// Flushing does not return.
     pub(crate) stuck: Rc<Cell<bool>>,
     /// What was written, and how.
     pub(crate) gauge: Rc<Gauge>,
@@ -291,7 +290,7 @@ impl Pipe {
         Ok(taken.len())
     }
 
-    /// Whether everything that was written has gone.
+    /// Whether everything that was written is flushed.
     pub(crate) fn is_flushed(&self) -> bool {
         self.held.borrow().is_empty()
     }
@@ -386,8 +385,8 @@ impl embedded_io::Write for Port {
     }
 }
 
-/// Runs both to their ends. Where neither gets on, the clock jumps to the earliest time that one of
-/// them waits for.
+/// Runs both until they are done. If neither makes progress, the clock advances to the earliest
+/// time that one of them waits for.
 pub(crate) fn run<A: Future, B: Future>(world: &World, a: A, b: B) -> (A::Output, B::Output) {
     let (mut a, mut b) = (pin!(a), pin!(b));
     let (mut left, mut right) = (None, None);
@@ -411,10 +410,13 @@ pub(crate) fn run<A: Future, B: Future>(world: &World, a: A, b: B) -> (A::Output
         }
         world.end_round(None);
     }
-    (left.expect("it ends in time"), right.expect("it ends in time"))
+    (
+        left.expect("it completes in time"),
+        right.expect("it completes in time"),
+    )
 }
 
-/// Runs what never waits, as the blocking drivers do not by their own account.
+/// Runs a future that is ready at once, as with blocking drivers.
 pub(crate) fn at_once<F: Future>(future: F) -> F::Output {
     let mut context = Context::from_waker(Waker::noop());
     match pin!(future).poll(&mut context) {
@@ -423,7 +425,7 @@ pub(crate) fn at_once<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Polls a future that does not end until this is said, then drops it.
+/// Polls a future that is not ready, until `said` is set, then drops it.
 pub(crate) async fn until<F: Future>(said: &Cell<bool>, future: F) {
     let mut future = pin!(future);
     poll_fn(|context| {

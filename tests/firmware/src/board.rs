@@ -1,10 +1,10 @@
-//! The board: its serial port, its clock, its entropy, and words to the host. What a product fills
-//! with its own.
+//! The board: its serial port, its clock, its entropy, and output to the host. A product replaces
+//! it.
 //!
-//! The serial port is read where the loop asks for it, from the 16 bytes that it holds by itself,
-//! and what it says of overruns and of broken bytes is dropped: QEMU holds bytes back until there
-//! is room. On a line that does not, a product receives by interrupt or DMA into a queue that holds
-//! what comes during a handshake, and ends a connection whose bytes were lost.
+//! The loop polls the serial port, which holds 16 bytes. Overruns and framing errors are ignored,
+//! because QEMU holds bytes back until there is room. A real line does not. There a product
+//! receives by interrupt or DMA into a queue that holds what comes during a handshake, and ends a
+//! connection whose bytes were lost.
 
 mod registers;
 
@@ -26,7 +26,7 @@ const TICKS: u32 = 12_500;
 /// Milliseconds since the start. Only the timer's interrupt writes it.
 static MILLIS: AtomicU32 = AtomicU32::new(0);
 
-/// Counts milliseconds, and ends every sleep.
+/// Counts milliseconds. Its interrupt also ends every sleep.
 #[allow(
     unsafe_code,
     reason = "the macro exports the handler under the name that the vectors have"
@@ -37,16 +37,16 @@ mod vectors {
 
     #[exception]
     fn SysTick() {
-        // A load and a store: the smallest cores have no more.
+        // A load and a store, because the smallest cores have no atomic addition.
         MILLIS.store(MILLIS.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 }
 
-/// The timer of the core, counting milliseconds. They wrap after 49 days, which a product carries
-/// into 64 bits.
+/// The timer of the core, counting milliseconds. They wrap after 49 days. A product extends them to
+/// 64 bits.
 pub(crate) struct Clock;
 
-#[allow(clippy::unused_self, reason = "whoever has a clock has started it")]
+#[allow(clippy::unused_self, reason = "a clock exists only after it was started")]
 impl Clock {
     pub(crate) fn start() -> Self {
         if let Some(Peripherals { mut SYST, .. }) = Peripherals::take() {
@@ -71,8 +71,8 @@ impl Clock {
     /// Ticks of the timer since the start, for counting instructions.
     #[allow(dead_code, reason = "the meter's")]
     pub(crate) fn ticks() -> u32 {
-        // Read again where the millisecond changed in between, or is about to: the counter has
-        // begun anew, and its interrupt is still to come.
+        // Read again if the millisecond changed in between, or if the counter has restarted and its
+        // interrupt is pending.
         loop {
             let millis = MILLIS.load(Ordering::Relaxed);
             let within = (TICKS - 1).saturating_sub(SYST::get_current());
@@ -83,7 +83,7 @@ impl Clock {
     }
 }
 
-/// The serial port, which never waits.
+/// The serial port. Its functions do not block.
 pub(crate) struct Uart(&'static registers::Uart);
 
 const RECEIVE_EMPTY: u32 = 1 << 4;
@@ -93,7 +93,7 @@ impl Uart {
     pub(crate) fn start() -> Self {
         let uart = registers::uart();
         uart.control.set(0);
-        // Eight bits, with the queues on.
+        // Eight bits, queues enabled.
         uart.line_control.set(0x70);
         uart.control.set(0x301);
         Self(uart)
@@ -109,7 +109,7 @@ impl Uart {
         self.0.flags.get() & TRANSMIT_FULL == 0
     }
 
-    /// Takes what has come, as much as there is room for.
+    /// Reads what has come, as far as there is room.
     #[inline(never)]
     pub(crate) fn read(&self, room: &mut [u8]) -> usize {
         let mut count = 0;
@@ -123,7 +123,7 @@ impl Uart {
         count
     }
 
-    /// Drops what has come, 1 KiB at most: whoever sends without an end holds nobody up.
+    /// Drops what has come, at most 1 KiB, so that endless input does not block the loop.
     pub(crate) fn discard(&self) {
         for _ in 0..1024 {
             if !self.has_byte() {
@@ -133,7 +133,7 @@ impl Uart {
         }
     }
 
-    /// Takes as much away as the port can hold.
+    /// Writes as much as the port can hold.
     #[inline(never)]
     pub(crate) fn write(&self, bytes: &[u8]) -> usize {
         let mut count = 0;
@@ -148,8 +148,8 @@ impl Uart {
     }
 }
 
-/// What the factory wrote. The copies of key and seed that are made on the stack stay there until
-/// others stand in their place; a product, which has more flash to spare, wipes them.
+/// What the factory wrote. The copies of key and seed on the stack are not wiped, to save flash. A
+/// product wipes them.
 pub(crate) struct Factory(&'static registers::Factory);
 
 impl Factory {
@@ -187,16 +187,16 @@ fn bytes(words: &[tock_registers::registers::ReadOnly<u32>; 8]) -> [u8; 32] {
     bytes
 }
 
-/// Random bytes from the factory's seed: the key stream of the AEAD under it, never the same twice
-/// in one run.
+/// Random bytes from the factory's seed: the key stream of the AEAD, which does not repeat within a
+/// run.
 ///
-/// After a reset the same seed gives the same bytes again: the same ephemeral keys, the same nonces
-/// under the classic wire's one key, which lose their secrets. `run` writes a new seed before each
-/// start. A product asks its TRNG at each start, or keeps a seed that it replaces, with what comes
-/// of it, before the first byte of it is used.
+/// After a reset the same seed gives the same bytes: the same ephemeral keys, and the same nonces
+/// under the key of the classic wire, which breaks the encryption. `run` therefore writes a new
+/// seed before each start. A product uses its TRNG at each start, or replaces a stored seed by one
+/// derived from it before it uses the first byte.
 pub(crate) struct Entropy {
     aead: <RustCrypto as Crypto>::Aead,
-    /// How often something was drawn.
+    /// How often random bytes were drawn.
     drawn: Cell<u64>,
 }
 
@@ -235,7 +235,7 @@ impl rand_core::TryRng for &Entropy {
 
 impl rand_core::TryCryptoRng for &Entropy {}
 
-/// Says `name number` to the host, without the machinery of `core::fmt`.
+/// Prints `name number` on the host, without `core::fmt`, which would need more flash.
 pub(crate) fn say(name: &str, number: usize) {
     for byte in name.bytes() {
         semihosting::sys::arm_compat::sys_writec(byte);

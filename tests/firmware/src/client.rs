@@ -1,10 +1,10 @@
-//! The role of the client: refused with a wrong key, then 200 messages of no byte to the limit, a
-//! ping, a lifetime that runs out, a new connection, the end in good order. On a serial line nobody
-//! says that the stream has ended, so that being refused is silence until the deadline.
+//! The client: refused with a wrong key, then 200 messages from 0 bytes to the limit, a ping, a
+//! lifetime that runs out, a new connection, and an orderly end. A serial line does not report the
+//! end of the stream, so that a refusal is silence until the handshake times out.
 
 use cortex_m::singleton;
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Instant, PingId, Status};
-use falco_embedded::{Ask, ClientLine, Error, Line};
+use falco_embedded::{BufferedClient, BufferedConnection, Error, PendingRequest};
 use heapless::Vec;
 
 use crate::board::{self, Entropy, Uart};
@@ -15,26 +15,26 @@ type Body = &'static mut Vec<u8, MAX_MESSAGE>;
 type Answer = &'static mut [u8; MAX_MESSAGE];
 type Output = [u8; BUFFER];
 
-/// Messages that are sent.
+/// How many messages are sent.
 const MESSAGES: usize = 200;
-/// How often a connection is tried: the line may still be joining the device to its server.
+/// How often a connection is attempted: the link to the server may not be up yet.
 const TRIES: usize = 8;
 
-/// What is being shown.
+/// What the client does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The wrong key is refused.
+    /// Is refused with the wrong key.
     Refused,
-    /// So many messages have been answered.
+    /// Sends messages; so many were answered.
     Messages(usize),
-    /// A ping is answered, or on the classic wire sent; the request that follows it is.
+    /// Sends a ping, and on the noise wire waits for its answer. Then sends a request.
     Ping,
     AfterPing,
-    /// The lifetime runs out.
+    /// Waits until the lifetime runs out.
     Lapse,
-    /// A new connection carries a request.
+    /// Sends a request on a new connection.
     Again,
-    /// The end.
+    /// Closes.
     Close,
 }
 
@@ -42,10 +42,10 @@ pub(crate) struct Client<'k> {
     wrong: &'k ClientKey,
     right: &'k ClientKey,
     entropy: &'k Entropy,
-    line: Option<ClientLine<&'k ClientKey, Vec<u8, BUFFER>, Output>>,
-    /// The memory of a request and its answer, while none is under way.
+    connection: Option<BufferedClient<&'k ClientKey, (Vec<u8, BUFFER>, Output)>>,
+    /// The memory for a request and its answer, while there is none.
     memory: Option<(Body, Answer)>,
-    ask: Option<Ask<Body, Answer>>,
+    request: Option<PendingRequest<Body, Answer>>,
     ping: Option<PingId>,
     stage: Stage,
     tries: usize,
@@ -60,9 +60,9 @@ impl<'k> Client<'k> {
             wrong,
             right,
             entropy,
-            line: None,
+            connection: None,
             memory: Some((body, answer)),
-            ask: None,
+            request: None,
             ping: None,
             stage: Stage::Refused,
             tries: 0,
@@ -70,10 +70,10 @@ impl<'k> Client<'k> {
         })
     }
 
-    /// A new connection, from the first byte.
+    /// Starts a connection.
     #[inline(never)]
     fn connect(&mut self, now: Instant, uart: &Uart) -> Option<()> {
-        // What came for the last one is not this one's.
+        // Input of the connection before is not for this one.
         uart.discard();
         let key = if self.stage == Stage::Refused {
             self.wrong
@@ -82,50 +82,56 @@ impl<'k> Client<'k> {
         };
         let (settings, mut entropy) = (settings()?, self.entropy);
         let machine = ClientConnection::new(key, &settings, now, &mut entropy).ok()?;
-        let line = Line::new(machine, Vec::new(), [0; BUFFER]);
-        self.memory = self.ask.take().map(Ask::into_parts).or(self.memory.take());
-        self.line = Some(ClientLine::new(line));
+        let connection = BufferedConnection::new(machine, (Vec::new(), [0; BUFFER]));
+        self.memory = self
+            .request
+            .take()
+            .map(PendingRequest::into_parts)
+            .or(self.memory.take());
+        self.connection = Some(BufferedClient::new(connection));
         Some(())
     }
 
-    /// What comes next, once nothing is under way. Only on a connection that stands. Says whether
-    /// something did.
+    /// Starts what comes next, on an established connection without a request. Returns whether
+    /// there was something.
     #[inline(never)]
     fn proceed(&mut self, now: Instant) -> Result<bool, Error> {
-        let Some(line) = &mut self.line else { return Ok(false) };
+        let Some(client) = &mut self.connection else {
+            return Ok(false);
+        };
         let number = match self.stage {
             Stage::Refused | Stage::Lapse => return Ok(false),
             Stage::Messages(answered) => answered,
             Stage::AfterPing | Stage::Again => 1,
             Stage::Ping if self.ping.is_none() => {
-                self.ping = Some(line.ping()?);
+                self.ping = Some(client.ping()?);
                 return Ok(true);
             }
             Stage::Ping => {
                 // The classic wire has no answer to a ping.
-                let answered = cfg!(feature = "classic") || line.last_pong() == self.ping;
+                let answered = cfg!(feature = "classic") || client.last_pong() == self.ping;
                 if answered {
                     self.stage = Stage::AfterPing;
                 }
                 return Ok(answered);
             }
             Stage::Close => {
-                let begins = line.line().machine().status() == Status::Established;
-                line.close(now, CloseReason::Done);
+                let begins = client.connection().machine().status() == Status::Established;
+                client.close(now, CloseReason::Done);
                 return Ok(begins);
             }
         };
         if let Some((body, answer)) = self.memory.take() {
             fill(body, number);
-            self.ask = Some(line.ask(body, answer)?);
+            self.request = Some(client.request(body, answer)?);
         }
         Ok(true)
     }
 
-    /// An answer is whole: it is what was sent, or this was in vain.
+    /// Compares an answer with what was sent. Returns whether they are equal.
     #[inline(never)]
     fn answered(&mut self, now: Instant, length: usize) -> bool {
-        let Some((body, answer)) = self.ask.take().map(Ask::into_parts) else {
+        let Some((body, answer)) = self.request.take().map(PendingRequest::into_parts) else {
             return false;
         };
         let same = answer.get(..length) == Some(&**body);
@@ -152,26 +158,28 @@ impl<'k> Client<'k> {
 
     #[inline(never)]
     fn step(&mut self, now: Instant, uart: &Uart) -> Result<bool, Error> {
-        let Some(line) = &mut self.line else { return Ok(false) };
-        let bytes = line.line_mut();
+        let Some(client) = &mut self.connection else {
+            return Ok(false);
+        };
+        let bytes = client.connection_mut();
         let read = uart.read(bytes.space()?);
         bytes.filled(read);
         let written = uart.write(bytes.unsent());
         bytes.sent(now, written);
-        let more = line.step(now, self.ask.as_mut())?;
-        // What has come has been looked at before the time is.
-        let due = !more && read == 0 && line.line().poll_timeout().is_some_and(|due| due <= now);
+        let more = client.step(now, self.request.as_mut())?;
+        // Deadlines are checked only after everything that has come was processed.
+        let due = !more && read == 0 && client.connection().poll_timeout().is_some_and(|due| due <= now);
         if due {
-            line.line_mut().handle_timeout(now);
+            client.connection_mut().handle_timeout(now);
         }
         Ok(more || due || read > 0 || written > 0)
     }
 
-    /// A connection has ended: as it should, or it is tried again, or this was in vain.
+    /// Handles the end of a connection. Returns an exit code, or `None` to connect again.
     fn ended(&mut self, now: Instant, error: &Error) -> Option<i32> {
-        let established = self.line.as_ref().is_some_and(ClientLine::is_established);
+        let established = self.connection.as_ref().is_some_and(BufferedClient::is_established);
         let Error::Connection(end) = error else { return Some(30) };
-        self.line = None;
+        self.connection = None;
         self.stage = match (self.stage, end) {
             (Stage::Refused, ConnectionError::HandshakeTimeout | ConnectionError::Refused) if !established => {
                 board::say("refused", 1);
@@ -199,22 +207,22 @@ impl<'k> Client<'k> {
     }
 
     fn work(&mut self, now: Instant, uart: &Uart) -> Result<Wake, Error> {
-        if self.line.is_none() && self.connect(now, uart).is_none() {
+        if self.connection.is_none() && self.connect(now, uart).is_none() {
             return Ok(Wake::Over(32));
         }
         if self.step(now, uart)? {
             return Ok(Wake::Now);
         }
-        if let Some(ask) = &mut self.ask {
-            if let Some(length) = ask.answered()? {
+        if let Some(request) = &mut self.request {
+            if let Some(length) = request.answered()? {
                 return Ok(if self.answered(now, length) {
                     Wake::Now
                 } else {
                     Wake::Over(33)
                 });
             }
-        } else if let Some(line) = &self.line
-            && line.is_established()
+        } else if let Some(client) = &self.connection
+            && client.is_established()
             && self.stage != Stage::Lapse
         {
             if !self.measured {
@@ -225,10 +233,10 @@ impl<'k> Client<'k> {
                 return Ok(Wake::Now);
             }
         }
-        let line = self.line.as_ref().map(ClientLine::line);
+        let connection = self.connection.as_ref().map(BufferedClient::connection);
         Ok(Wake::At {
-            time: line.and_then(Line::poll_timeout),
-            writes: line.is_some_and(|line| !line.unsent().is_empty()),
+            time: connection.and_then(BufferedConnection::poll_timeout),
+            writes: connection.is_some_and(|connection| !connection.unsent().is_empty()),
         })
     }
 }
@@ -246,13 +254,12 @@ fn millis(time: Instant) -> usize {
     usize::try_from(time.as_millis()).unwrap_or(usize::MAX)
 }
 
-/// A body of the length that has its turn: the first is empty, the last as long as a message may
-/// be.
+/// The body of a message: the first is empty, the last as long as a message may be.
 fn fill(body: &mut Vec<u8, MAX_MESSAGE>, number: usize) {
     body.clear();
     let mut byte = number.to_le_bytes()[0];
     for _ in 0..number * MAX_MESSAGE / (MESSAGES - 1) {
-        // It fits: the last is as long as the memory.
+        // Cannot fail: the last is as long as the memory.
         let _ = body.push(byte);
         byte = byte.wrapping_add(7);
     }

@@ -1,5 +1,5 @@
-//! FalcoTCP in firmware: one super-loop, which never blocks, and the role that the factory's page
-//! names.
+//! FalcoTCP in firmware: a super-loop that does not block, in the role that the factory's page
+//! selects.
 #![no_std]
 #![no_main]
 
@@ -21,38 +21,38 @@ mod wire;
 use board::{Clock, Entropy, Factory, Uart};
 use cortex_m::singleton;
 
-/// Nothing that comes over the wire can reach it: `panic_sites` lists every place that could call
-/// it, with the reason. A product resets here.
+/// Input cannot cause a panic: `panic_sites` lists every place that could call this, with the
+/// reason. A product resets here.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     board::exit(101)
 }
 
-/// What a role says after the bounded piece of work that it does when it is polled.
+/// When a role wants to be polled again. Each poll does a bounded piece of work.
 pub(crate) enum Wake {
-    /// There is more to do: poll again at once.
+    /// At once.
     Now,
-    /// When a byte has come, at this time, or, where something is to be written, when there is room
-    /// for it; and not before.
+    /// When a byte has come, at this time, or, if something is to be written, when there is room
+    /// for it.
     At {
         time: Option<falco_core::Instant>,
         writes: bool,
     },
-    /// It is over, with this exit code.
+    /// Never. The image ends with this exit code.
     Over(i32),
 }
 
-/// Something that runs beside others in a super-loop.
+/// A part of the super-loop.
 pub(crate) trait Task {
     fn poll(&mut self, now: falco_core::Instant, uart: &Uart) -> Wake;
 }
 
-/// So many looks in a row may find nothing before the core sleeps: a byte that is on its way need
-/// not wait for an interrupt.
+/// How often the port is polled before the core sleeps: a byte that comes soon then needs no
+/// interrupt.
 const LOOKS: u32 = 200;
 
-/// Polls a task when it wants to run, and at no other time: one that says a wrong time is late, or
-/// waits for ever.
+/// Polls a task only when it asked for it, so that a wrong time has an effect: the task is late, or
+/// does not run again.
 fn run(task: &mut impl Task, clock: &Clock, uart: &Uart) -> i32 {
     loop {
         match task.poll(clock.now(), uart) {
@@ -70,8 +70,7 @@ fn wait(clock: &Clock, uart: &Uart, time: Option<falco_core::Instant>, writes: b
         if looks < LOOKS {
             looks += 1;
         } else {
-            // An interrupt ends the sleep every millisecond, so that each of the three is noticed
-            // in time.
+            // The timer's interrupt ends the sleep after a millisecond at most.
             clock.rest();
         }
     }
@@ -95,7 +94,7 @@ fn work() -> i32 {
         return 10;
     };
     board::say("connection", wire::CONNECTION);
-    board::say("line", wire::LINE);
+    board::say("buffered", wire::BUFFERED);
     board::say("limit", wire::MAX_MESSAGE);
     let code = match factory.role() {
         1 => client(&factory, entropy, &clock, &uart),
@@ -118,11 +117,11 @@ fn server(factory: &Factory, entropy: &'static Entropy, clock: &Clock, uart: &Ua
     Some(run(&mut server::Server::new(key, entropy), clock, uart))
 }
 
-// Everything that lasts stands in static memory. It is made in functions of their own, so that what
-// they take of the stack is given back.
+// Long-lived values are static. Each is created in a function of its own, so that the stack that
+// this needs is free again.
 
 #[inline(never)]
-#[allow(clippy::mut_from_ref, reason = "what is lent is memory of its own, once")]
+#[allow(clippy::mut_from_ref, reason = "the reference is to a static, and returned once")]
 fn new_client(factory: &Factory, entropy: &'static Entropy) -> Option<&'static mut client::Client<'static>> {
     let wrong = new_client_key(factory, 1, entropy)?;
     let right = new_client_key(factory, 0, entropy)?;

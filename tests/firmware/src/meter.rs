@@ -1,9 +1,9 @@
-//! The role that counts: a client and a server shake hands in memory, and each step is counted in
-//! instructions, with the share of each primitive. The primitives are counted at the crypto seam,
-//! which is where an engine of the chip would stand.
+//! Counts instructions: a client and a server complete a handshake in memory, and each step is
+//! counted, with the share of each primitive. Primitives are counted in an implementation of
+//! `Crypto`, which a hardware engine would replace.
 //!
-//! Under `-icount shift=0` an instruction takes one nanosecond of QEMU's time, so that a tick of
-//! the timer at 12.5 MHz is 80 instructions.
+//! With `-icount shift=0` an instruction takes one nanosecond of QEMU's time, so that a tick of the
+//! timer at 12.5 MHz is 80 instructions.
 
 use core::cell::Cell;
 
@@ -75,7 +75,7 @@ impl Aead for MeteredAead<'_> {
     }
 }
 
-/// Does `work` and says what it took.
+/// Does `work` and prints its instructions.
 fn step<T>(ticks: &Ticks, names: [&str; 4], work: impl FnOnce() -> T) -> T {
     for sum in [&ticks.x25519, &ticks.sha256, &ticks.aes_gcm] {
         sum.set(0);
@@ -121,8 +121,8 @@ pub(crate) fn measure(factory: &Factory, mut entropy: &Entropy) -> Option<i32> {
     step(&ticks, names, || {
         client.recv(now, bytes.get_mut(..welcome)?).ok().map(|_| ())
     })?;
-    // The ping that proves the client is a record as any other, and in no step. So is its answer,
-    // which a server takes out before it looks at a request.
+    // The client's first PING and its answer are not counted. The server sends the answer before it
+    // reads a request.
     let ping = client.poll_transmit(now, &mut bytes).ok()?;
     let heard = server.recv(now, bytes.get_mut(..ping)?).ok()?;
     if !matches!(heard, Received::Event { .. }) {
@@ -136,7 +136,7 @@ pub(crate) fn measure(factory: &Factory, mut entropy: &Entropy) -> Option<i32> {
     })
     .ok()?;
     let names = ["open_64", "open_64_x25519", "open_64_sha256", "open_64_aes_gcm"];
-    // What the ping was in is still being told.
+    // The record of the PING is consumed here too.
     let heard = step(&ticks, names, || {
         let heard = server.recv(now, bytes.get_mut(..sealed)?);
         Some(matches!(heard, Ok(Received::Event { .. })))

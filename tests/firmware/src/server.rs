@@ -1,9 +1,9 @@
-//! The role of the server: it answers each request with its own body, until its client has closed
-//! or its lifetime has run out.
+//! The server: it answers each request with its own body, until its client has closed or the
+//! lifetime has run out.
 
 use cortex_m::singleton;
 use falco_core::{ConnectionError, Instant, Refusal, ServerConnection};
-use falco_embedded::{Error, Line, ServerLine};
+use falco_embedded::{BufferedConnection, BufferedServer, Error};
 use heapless::Vec;
 
 use crate::board::{self, Entropy, Uart};
@@ -12,28 +12,31 @@ use crate::{Task, Wake};
 
 type Bytes = &'static mut [u8];
 
-type Connection = ServerLine<&'static ServerKey, Vec<u8, BUFFER>, Bytes, Bytes, Bytes>;
+type Connection = BufferedServer<&'static ServerKey, (Vec<u8, BUFFER>, Bytes), (Bytes, Bytes)>;
 
 pub(crate) struct Server {
     key: &'static ServerKey,
     entropy: &'static Entropy,
-    /// There is one from its first byte on: a serial line has no other word for it.
-    line: Option<&'static mut Connection>,
+    /// Created at the first byte: a serial line does not report a new connection otherwise.
+    connection: Option<&'static mut Connection>,
     answered: usize,
     established: bool,
 }
 
-/// A connection in the one place for it. In a function of its own, so that what making it takes of
-/// the stack is given back.
+/// Starts a connection in static memory. It is a function of its own, so that the stack that this
+/// needs is free again.
 #[inline(never)]
-#[allow(clippy::mut_from_ref, reason = "what is lent is memory of its own, once")]
+#[allow(clippy::mut_from_ref, reason = "the reference is to a static, and returned once")]
 fn connect(key: &'static ServerKey, mut entropy: &Entropy, now: Instant) -> Option<&'static mut Connection> {
     let settings = settings()?;
     let output = singleton!(: [u8; BUFFER] = [0; BUFFER])?;
     let request: Bytes = singleton!(: [u8; MAX_MESSAGE] = [0; MAX_MESSAGE])?;
     let answer: Bytes = singleton!(: [u8; MAX_MESSAGE] = [0; MAX_MESSAGE])?;
     let machine = ServerConnection::new(key, &settings, now, &mut entropy).ok()?;
-    singleton!(: Connection = ServerLine::new(Line::new(machine, Vec::new(), &mut output[..]), request, answer))
+    singleton!(: Connection = {
+        let connection = BufferedConnection::new(machine, (Vec::new(), &mut output[..]));
+        BufferedServer::new(connection, (request, answer))
+    })
 }
 
 impl Server {
@@ -41,35 +44,39 @@ impl Server {
         Self {
             key,
             entropy,
-            line: None,
+            connection: None,
             answered: 0,
             established: false,
         }
     }
 
     fn work(&mut self, now: Instant, uart: &Uart) -> Result<Wake, Error> {
-        let Some(line) = &mut self.line else {
+        let Some(server) = &mut self.connection else {
             if !uart.has_byte() {
                 return Ok(Wake::At {
                     time: None,
                     writes: false,
                 });
             }
-            self.line = connect(self.key, self.entropy, now);
-            return Ok(if self.line.is_some() { Wake::Now } else { Wake::Over(21) });
+            self.connection = connect(self.key, self.entropy, now);
+            return Ok(if self.connection.is_some() {
+                Wake::Now
+            } else {
+                Wake::Over(21)
+            });
         };
-        let more = step(line, now, uart, &mut self.answered)?;
-        if !self.established && line.is_established() {
+        let more = step(server, now, uart, &mut self.answered)?;
+        if !self.established && server.is_established() {
             self.established = true;
             board::say("handshake_stack", board::stack_used());
         }
-        let line = line.line();
+        let connection = server.connection();
         Ok(if more {
             Wake::Now
         } else {
             Wake::At {
-                time: line.poll_timeout(),
-                writes: !line.unsent().is_empty(),
+                time: connection.poll_timeout(),
+                writes: !connection.unsent().is_empty(),
             }
         })
     }
@@ -77,11 +84,11 @@ impl Server {
 
 #[inline(never)]
 fn step(server: &mut Connection, now: Instant, uart: &Uart, answered: &mut usize) -> Result<bool, Error> {
-    let line = server.line_mut();
-    let read = uart.read(line.space()?);
-    line.filled(read);
-    let written = uart.write(line.unsent());
-    line.sent(now, written);
+    let connection = server.connection_mut();
+    let read = uart.read(connection.space()?);
+    connection.filled(read);
+    let written = uart.write(connection.unsent());
+    connection.sent(now, written);
     if server.step(now)? {
         return Ok(true);
     }
@@ -97,10 +104,10 @@ fn step(server: &mut Connection, now: Instant, uart: &Uart, answered: &mut usize
         }
         return Ok(true);
     }
-    // What has come has been looked at before the time is.
-    let due = read == 0 && server.line().poll_timeout().is_some_and(|due| due <= now);
+    // Deadlines are checked only after everything that has come was processed.
+    let due = read == 0 && server.connection().poll_timeout().is_some_and(|due| due <= now);
     if due {
-        server.line_mut().handle_timeout(now);
+        server.connection_mut().handle_timeout(now);
     }
     Ok(due || read > 0 || written > 0)
 }
@@ -109,7 +116,7 @@ impl Task for Server {
     fn poll(&mut self, now: Instant, uart: &Uart) -> Wake {
         self.work(now, uart).unwrap_or_else(|error| {
             board::say("answered", self.answered);
-            // On the classic wire nobody says that he closes: there the lifetime runs out.
+            // The classic wire has no CLOSE. There the lifetime runs out.
             let end = if cfg!(feature = "noise") {
                 ConnectionError::Closed
             } else {

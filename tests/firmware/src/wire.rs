@@ -1,26 +1,26 @@
-//! The wire that this image speaks, and how much memory it takes.
+//! The wire that this image speaks, and how much memory it needs.
 
 use core::time::Duration;
 
 use falco_core::{ClientConnection, ServerConnection, Settings};
 #[cfg(feature = "noise")]
 use falco_core::{RustCrypto, crypto::Crypto};
-use falco_embedded::{ClientLine, ServerLine};
+use falco_embedded::{BufferedClient, BufferedServer};
 
 use crate::board::{Entropy, Factory};
 
-/// The largest record that is read, in bytes: the one number from which the buffers follow.
+/// The largest record that is read, in bytes. It determines the size of the buffers.
 pub(crate) const MAX_RECORD: u16 = 512;
-/// The largest message, in bytes; those that do not fit a record come and go in parts.
+/// The largest message, in bytes. Those that do not fit a record are sent in parts.
 #[cfg(feature = "noise")]
 pub(crate) const MAX_MESSAGE: usize = 1024;
-/// On the classic wire a message has to be in the buffer at once.
+/// On the classic wire the buffer holds a message as a whole.
 #[cfg(feature = "classic")]
 pub(crate) const MAX_MESSAGE: usize = BUFFER - falco_core::classic::REQUEST_OVERHEAD;
-/// Room for one record with its length, or for one classic message with what is around it.
+/// Room for one record with its length, or for one classic message with its header.
 pub(crate) const BUFFER: usize = 514;
 
-/// What this device reads, with a lifetime short enough to see it run out.
+/// The limits of this device, with a lifetime short enough to run out during the test.
 pub(crate) fn settings() -> Option<Settings> {
     Settings::new()
         .with_max_message(u32::try_from(MAX_MESSAGE).ok()?)
@@ -42,7 +42,7 @@ mod spoken {
 
     use super::{Entropy, Factory};
 
-    /// Both sides set none.
+    /// The host uses an empty one, too.
     const CONTEXT: &[u8] = b"";
 
     pub(crate) type ClientKey = NoiseClient<FixedTable<1>, RustCrypto>;
@@ -65,7 +65,7 @@ mod spoken {
 
     use super::{Entropy, Factory};
 
-    /// So many nonces are remembered, 20 bytes each; a request and its answer take one each.
+    /// How many nonces are remembered, with 20 bytes each. A request and its answer have one each.
     const REMEMBERED: usize = 64;
 
     pub(crate) type ClientKey = ClassicKey<FixedReplayCache<REMEMBERED>>;
@@ -83,19 +83,19 @@ mod spoken {
 
 pub(crate) use spoken::{ClientKey, ServerKey, client_key, server_key};
 
-/// Bytes of one connection beside the buffers of its owner: the larger of its two sides.
+/// Bytes of a connection without buffers: the larger of a client and a server.
 pub(crate) const CONNECTION: usize = larger(
     size_of::<ClientConnection<&ClientKey>>(),
     size_of::<ServerConnection<&ServerKey>>(),
 );
 
-/// The same with the line around it, whose buffers have no size here.
-pub(crate) const LINE: usize = larger(
-    size_of::<ClientLine<&ClientKey, [u8; 0], [u8; 0]>>(),
-    size_of::<ServerLine<&ServerKey, [u8; 0], [u8; 0], [u8; 0], [u8; 0]>>(),
+/// The same for a buffered connection, whose buffers have size 0 here.
+pub(crate) const BUFFERED: usize = larger(
+    size_of::<BufferedClient<&ClientKey, ([u8; 0], [u8; 0])>>(),
+    size_of::<BufferedServer<&ServerKey, ([u8; 0], [u8; 0]), ([u8; 0], [u8; 0])>>(),
 );
 
-// The schedules of both directions' keys are in it, and not somewhere else.
+// It contains the key schedules of both directions.
 #[cfg(feature = "noise")]
 const _: () = assert!(CONNECTION > 2 * size_of::<<RustCrypto as Crypto>::Aead>());
 

@@ -1,5 +1,5 @@
-//! Addresses of this board, made references. The one file with unsafe code: a register's address is
-//! known to the board's manual and not to the compiler.
+//! References to addresses of this board. It is the only file with unsafe code: the addresses of
+//! registers come from the board's manual.
 #![allow(
     unsafe_code,
     reason = "an address from the board's manual becomes a reference, once for each block"
@@ -31,7 +31,7 @@ pub(crate) struct Factory {
 
 /// The serial port.
 pub(crate) fn uart() -> &'static Uart {
-    // SAFETY: UART0 is there, and its registers are only reached through cells.
+    // SAFETY: UART0 is at this address, and its registers are only accessed through cells.
     unsafe { &*with_exposed_provenance::<Uart>(0x4000_C000) }
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn factory() -> &'static Factory {
     unsafe { &*with_exposed_provenance::<Factory>(0x0003_FC00) }
 }
 
-/// Bytes of the stack that were ever in use: those above the paint that cortex-m-rt puts on it at
+/// Bytes of the stack that were ever in use: those without the paint that cortex-m-rt puts there at
 /// the start.
 pub(crate) fn stack_used() -> usize {
     unsafe extern "C" {

@@ -1,5 +1,5 @@
-//! The lines alone, as a super-loop drives them: what a server does with more than it can take, and
-//! both on the classic wire.
+//! `BufferedClient` and `BufferedServer` in a super-loop: what a server does with more than it can
+//! accept, and both on the classic wire.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -21,15 +21,19 @@ use falco_core::{
     ClassicKey, ClientConnection, CloseReason, ConnectionError, FixedReplayCache, Instant, OutputTooSmall, Refusal,
     RequestError, RustCrypto, ServerConnection, Settings, Storage,
 };
-use falco_embedded::{Ask, Buffer, ClientLine, Error, Line, ServerLine, StartError, asynchronous};
+use falco_embedded::{
+    Buffer, BufferedClient, BufferedConnection, BufferedServer, Error, PendingRequest, StartError, asynchronous,
+};
 
 const NOW: Instant = Instant::ZERO;
 
-/// Runs both until neither has anything to do. Requests wait for whoever calls.
+type Bytes = ([u8; BUFFER], [u8; BUFFER]);
+
+/// Runs both until neither has anything to do. Requests are left to the caller.
 fn settle<G, H, M>(
-    client: &mut ClientLine<G, [u8; BUFFER], [u8; BUFFER]>,
-    mut ask: Option<&mut Ask<&[u8], [u8; MESSAGE]>>,
-    server: &mut ServerLine<H, [u8; BUFFER], [u8; BUFFER], M, [u8; 8]>,
+    client: &mut BufferedClient<G, Bytes>,
+    mut ask: Option<&mut PendingRequest<&[u8], [u8; MESSAGE]>>,
+    server: &mut BufferedServer<H, Bytes, (M, [u8; 8])>,
 ) where
     G: falco_core::ClientKeyRef,
     H: falco_core::ServerKeyRef,
@@ -39,55 +43,56 @@ fn settle<G, H, M>(
         let mut moved = false;
         while client.step(NOW, ask.as_deref_mut()).unwrap() {}
         while server.step(NOW).unwrap() {}
-        moved |= carry(client.line_mut(), server.line_mut(), NOW);
-        moved |= carry(server.line_mut(), client.line_mut(), NOW);
+        moved |= carry(client.connection_mut(), server.connection_mut(), NOW);
+        moved |= carry(server.connection_mut(), client.connection_mut(), NOW);
         if !moved {
             return;
         }
     }
 }
 
-type Server<'k> = ServerLine<&'k common::ServerKey, [u8; BUFFER], [u8; BUFFER], [u8; 600], [u8; 8]>;
-type Client<'k> = ClientLine<&'k falco_embedded::NoiseClientKey, [u8; BUFFER], [u8; BUFFER]>;
+type Server<'k> = BufferedServer<&'k common::ServerKey, Bytes, ([u8; 600], [u8; 8])>;
+type Client<'k> = BufferedClient<&'k falco_embedded::NoiseClientKey, Bytes>;
 
 fn client(key: &falco_embedded::NoiseClientKey) -> Client<'_> {
-    ClientLine::start(
+    BufferedClient::start(
         key,
         &settings(),
         NOW,
         &mut CountingRng::new(1),
-        [0; BUFFER],
-        [0; BUFFER],
+        ([0; BUFFER], [0; BUFFER]),
     )
     .unwrap()
 }
 
-/// A server whose memory is smaller than what it announces, as one is whose owner made the line
-/// himself.
+/// A server whose memory is smaller than the limit that it announces.
 fn server(key: &common::ServerKey) -> Server<'_> {
     let machine = ServerConnection::new(key, &settings(), NOW, &mut CountingRng::new(2)).unwrap();
-    ServerLine::new(Line::new(machine, [0; BUFFER], [0; BUFFER]), [0; 600], [0; 8])
+    BufferedServer::new(
+        BufferedConnection::new(machine, ([0; BUFFER], [0; BUFFER])),
+        ([0; 600], [0; 8]),
+    )
 }
 
 #[test]
 fn a_request_larger_than_the_memory_is_refused_as_too_large_at_its_beginning() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let (mut client, mut server) = (client(&client_key), server(&server_key));
-    // Its first part would fit.
-    let mut ask = client.ask(&[1; 601][..], [0; MESSAGE]).unwrap();
+    // The first part would fit.
+    let mut ask = client.request(&[1; 601][..], [0; MESSAGE]).unwrap();
     settle(&mut client, Some(&mut ask), &mut server);
     let too_large = Err(Error::Request(RequestError::Refused(Refusal::TooLarge)));
     assert_eq!(ask.answered(), too_large.map(|()| None));
 
-    let mut ask = client.ask(&[1; 600][..], [0; MESSAGE]).unwrap();
+    let mut ask = client.request(&[1; 600][..], [0; MESSAGE]).unwrap();
     settle(&mut client, Some(&mut ask), &mut server);
     assert_eq!(server.request().unwrap().0, [1; 600]);
     server.answer(8);
     settle(&mut client, Some(&mut ask), &mut server);
     assert_eq!(ask.answered(), Ok(Some(8)));
 
-    // More than the memory for answers has is no answer, though the client would read it.
-    let mut ask = client.ask(&b"much"[..], [0; MESSAGE]).unwrap();
+    // An answer must fit the memory for it, even if the client would read it.
+    let mut ask = client.request(&b"much"[..], [0; MESSAGE]).unwrap();
     settle(&mut client, Some(&mut ask), &mut server);
     server.answer(9);
     settle(&mut client, Some(&mut ask), &mut server);
@@ -105,9 +110,9 @@ fn while_a_request_waits_pings_are_answered_and_a_second_request_is_refused_as_b
     let client_key = NoiseClient::<FixedTable<4>, _, &[u8]>::new(key(7), &[], RustCrypto).unwrap();
     let many = settings().with_max_in_flight(4).unwrap();
     let machine = ServerConnection::new(&server_key, &many, NOW, &mut CountingRng::new(2)).unwrap();
-    let line = Line::new(machine, [0; BUFFER], [0; BUFFER]);
-    let mut server = ServerLine::new(line, [0; 600], [0; 8]);
-    // Two at once, which no line of this crate does.
+    let connection = BufferedConnection::new(machine, ([0; BUFFER], [0; BUFFER]));
+    let mut server = BufferedServer::new(connection, ([0; 600], [0; 8]));
+    // Two requests at once, which a `BufferedClient` does not send.
     let mut machine = ClientConnection::new(&client_key, &many, NOW, &mut CountingRng::new(1)).unwrap();
     let mut inbox = falco_core::RecvBuf::new([0; BUFFER]);
     let mut requests = [machine.request(3).unwrap(), machine.request(3).unwrap()];
@@ -118,15 +123,15 @@ fn while_a_request_waits_pings_are_answered_and_a_second_request_is_refused_as_b
         let written = machine.seal(NOW, messages, &mut out).unwrap();
         let mut sent = 0;
         while sent < written {
-            let space = server.line_mut().space().unwrap();
+            let space = server.connection_mut().space().unwrap();
             let count = space.len().min(written - sent);
             space[..count].copy_from_slice(&out[sent..][..count]);
-            server.line_mut().filled(count);
+            server.connection_mut().filled(count);
             sent += count;
             while server.step(NOW).unwrap() {}
         }
-        let unsent = server.line().unsent().to_vec();
-        server.line_mut().sent(NOW, unsent.len());
+        let unsent = server.connection().unsent().to_vec();
+        server.connection_mut().sent(NOW, unsent.len());
         inbox.space(unsent.len().max(1)).unwrap()[..unsent.len()].copy_from_slice(&unsent);
         inbox.filled(unsent.len());
         while let Ok(falco_core::Received::Event { consumed, event }) = machine.recv(NOW, inbox.unread()) {
@@ -149,43 +154,43 @@ fn while_a_request_waits_pings_are_answered_and_a_second_request_is_refused_as_b
 }
 
 #[test]
-fn a_request_that_is_given_up_before_its_handler_begins_is_never_handled() {
+fn a_request_that_is_cancelled_before_its_handler_begins_is_not_handled() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let (mut client, mut server) = (client(&client_key), server(&server_key));
     {
-        let mut ask = client.ask(&b"regret"[..], [0; MESSAGE]).unwrap();
-        // It has gone, and was not looked at.
+        let mut ask = client.request(&b"regret"[..], [0; MESSAGE]).unwrap();
+        // It has left the client, and the server has not processed it.
         for _ in 0..6 {
             while client.step(NOW, Some(&mut ask)).unwrap() {}
-            carry(client.line_mut(), server.line_mut(), NOW);
-            if client.line().machine().in_flight() == 1 {
+            carry(client.connection_mut(), server.connection_mut(), NOW);
+            if client.connection().machine().in_flight() == 1 {
                 break;
             }
             while server.step(NOW).unwrap() {}
-            carry(server.line_mut(), client.line_mut(), NOW);
+            carry(server.connection_mut(), client.connection_mut(), NOW);
         }
     }
     settle(&mut client, None, &mut server);
     assert_eq!(server.request(), None);
-    assert_eq!(client.line().machine().in_flight(), 0);
+    assert_eq!(client.connection().machine().in_flight(), 0);
 }
 
 #[test]
 fn refusing_waits_for_room_and_loses_nothing() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let (mut client, mut server) = (client(&client_key), server(&server_key));
-    let mut ask = client.ask(&b"no"[..], [0; MESSAGE]).unwrap();
+    let mut ask = client.request(&b"no"[..], [0; MESSAGE]).unwrap();
     settle(&mut client, Some(&mut ask), &mut server);
     assert!(server.request().is_some());
-    // A pong stands in the outbox, and another is owed.
+    // A PONG is in the outbox, and the machine has another.
     for _ in 0..2 {
         client.ping().unwrap();
         while client.step(NOW, Some(&mut ask)).unwrap() {}
-        while carry(client.line_mut(), server.line_mut(), NOW) {
+        while carry(client.connection_mut(), server.connection_mut(), NOW) {
             while server.step(NOW).unwrap() {}
         }
     }
-    assert!(!server.line().unsent().is_empty());
+    assert!(!server.connection().unsent().is_empty());
     server.refuse(Refusal::Failed);
     while server.step(NOW).unwrap() {}
     settle(&mut client, Some(&mut ask), &mut server);
@@ -195,62 +200,99 @@ fn refusing_waits_for_room_and_loses_nothing() {
 }
 
 #[test]
-fn last_words_wait_for_a_second_and_not_for_a_lifetime() {
+fn last_bytes_have_a_second_and_not_a_lifetime() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let mut pair = lines(&client_key, &server_key, &settings());
     let client = &mut pair.client;
-    // The hello is half written when the handshake's deadline comes.
+    // Half of the hello is written when the handshake times out.
     assert!(!client.step_idle(NOW).unwrap());
-    client.line_mut().sent(NOW, 10);
-    let late = client.line().poll_timeout().unwrap();
+    client.connection_mut().sent(NOW, 10);
+    let late = client.connection().poll_timeout().unwrap();
     assert_eq!(late.as_millis(), 5_000);
-    client.line_mut().handle_timeout(late);
+    client.connection_mut().handle_timeout(late);
     assert!(!client.step_idle(late).unwrap());
-    let end = client.line().poll_timeout().unwrap();
+    let end = client.connection().poll_timeout().unwrap();
     assert_eq!(end.as_millis(), 6_000);
-    client.line_mut().handle_timeout(end);
-    assert!(client.line().unsent().is_empty());
+    client.connection_mut().handle_timeout(end);
+    assert!(client.connection().unsent().is_empty());
     let timeout = Err(Error::Connection(ConnectionError::HandshakeTimeout));
     assert_eq!(client.step_idle(end), timeout);
     assert_eq!(client.step_idle(NOW), timeout);
 }
 
 #[test]
-fn each_byte_that_goes_gives_the_rest_its_time_anew_and_nothing_else_does() {
+fn a_peer_that_takes_a_byte_now_and_then_does_not_prolong_an_end() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let mut pair = lines(&client_key, &server_key, &settings());
+    let client = &mut pair.client;
+    assert!(!client.step_idle(NOW).unwrap());
+    let late = client.connection().poll_timeout().unwrap();
+    client.connection_mut().handle_timeout(late);
+    assert!(!client.step_idle(late).unwrap());
+    let end = late + core::time::Duration::from_secs(1);
+    for millis in [300, 600, 900] {
+        let now = late + core::time::Duration::from_millis(millis);
+        client.connection_mut().sent(now, 1);
+        assert!(!client.step_idle(now).unwrap());
+        assert_eq!(client.connection().poll_timeout(), Some(end));
+    }
+    client.connection_mut().handle_timeout(end);
+    let timeout = Err(Error::Connection(ConnectionError::HandshakeTimeout));
+    assert_eq!(client.step_idle(end), timeout);
+}
+
+#[test]
+fn no_handler_begins_once_the_connection_has_ended() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let (mut client, mut server) = (client(&client_key), server(&server_key));
-    let mut ask = client.ask(&b"much"[..], [0; MESSAGE]).unwrap();
+    let mut ask = client.request(&b"late"[..], [0; MESSAGE]).unwrap();
+    settle(&mut client, Some(&mut ask), &mut server);
+    assert!(server.request().is_some());
+    let late = server.connection().poll_timeout().unwrap();
+    server.connection_mut().handle_timeout(late);
+    assert_eq!(server.request(), None);
+    // Its CLOSE is pending.
+    assert!(!server.step(late).unwrap());
+    assert!(!server.connection().unsent().is_empty());
+    assert_eq!(server.request(), None);
+}
+
+#[test]
+fn only_progress_restarts_the_write_deadline() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let (mut client, mut server) = (client(&client_key), server(&server_key));
+    let mut ask = client.request(&b"much"[..], [0; MESSAGE]).unwrap();
     settle(&mut client, Some(&mut ask), &mut server);
     server.answer(8);
     while server.step(NOW).unwrap() {}
-    // The client pings, so that it lives, and takes a single byte.
+    // The client pings, which keeps the connection alive, and takes a single byte.
     for seconds in [10, 40] {
         let now = Instant::from_millis(seconds * 1_000);
         client.ping().unwrap();
         while client.step(now, Some(&mut ask)).unwrap() {}
-        carry(client.line_mut(), server.line_mut(), NOW);
+        carry(client.connection_mut(), server.connection_mut(), NOW);
         while server.step(now).unwrap() {}
-        server.line_mut().sent(now, usize::from(seconds == 10));
+        server.connection_mut().sent(now, usize::from(seconds == 10));
     }
-    assert_eq!(server.line().poll_timeout(), Some(Instant::from_millis(70_000)));
-    server.line_mut().handle_timeout(Instant::from_millis(69_999));
-    assert!(!server.line().unsent().is_empty());
+    assert_eq!(server.connection().poll_timeout(), Some(Instant::from_millis(70_000)));
+    server.connection_mut().handle_timeout(Instant::from_millis(69_999));
+    assert!(!server.connection().unsent().is_empty());
     let late = Instant::from_millis(70_000);
-    server.line_mut().handle_timeout(late);
-    assert!(server.line().unsent().is_empty());
+    server.connection_mut().handle_timeout(late);
+    assert!(server.connection().unsent().is_empty());
     assert_eq!(server.step(late), Err(Error::Stalled));
     assert_eq!(server.step(late), Err(Error::Stalled), "and it stays ended");
 }
 
 #[test]
-fn what_comes_of_a_request_that_was_given_up_does_not_count_for_the_next() {
+fn the_outcome_of_a_cancelled_request_is_not_that_of_the_next() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let (mut client, mut server) = (client(&client_key), server(&server_key));
-    let mut first = client.ask(&b"first"[..], [0; MESSAGE]).unwrap();
+    let mut first = client.request(&b"first"[..], [0; MESSAGE]).unwrap();
     settle(&mut client, Some(&mut first), &mut server);
     assert_eq!(server.request().unwrap().0, b"first");
-    // The first has its answer while the second is under way, which then is given up as well.
-    let mut second = client.ask(&b"second"[..], [0; MESSAGE]).unwrap();
+    // The first is answered while the second is pending, which is then cancelled as well.
+    let mut second = client.request(&b"second"[..], [0; MESSAGE]).unwrap();
     server.answer(8);
     settle(&mut client, Some(&mut second), &mut server);
     assert_eq!(second.answered(), Ok(None));
@@ -258,32 +300,32 @@ fn what_comes_of_a_request_that_was_given_up_does_not_count_for_the_next() {
     settle(&mut client, None, &mut server);
     server.refuse(Refusal::Failed);
     settle(&mut client, None, &mut server);
-    let mut third = client.ask(&b"third"[..], [0; MESSAGE]).unwrap();
+    let mut third = client.request(&b"third"[..], [0; MESSAGE]).unwrap();
     settle(&mut client, Some(&mut third), &mut server);
     assert_eq!(server.request().unwrap().0, b"third");
-    // It is told that nobody waits.
+    // The server receives the cancellation.
     client.close(NOW, CloseReason::Done);
     while client.step_idle(NOW).unwrap() {}
-    let cancelled = client.line().unsent().len();
+    let cancelled = client.connection().unsent().len();
     assert_eq!(cancelled, 18 + 7 + 8, "a record with a CANCEL and a CLOSE");
 }
 
 #[test]
-fn an_outbox_too_small_is_told_with_the_numbers() {
+fn an_outbox_that_is_too_small_is_an_error_with_the_numbers() {
     let key = client_key(7);
     let machine = ClientConnection::new(&key, &settings(), NOW, &mut CountingRng::new(1)).unwrap();
-    let mut client = ClientLine::new(Line::new(machine, [0; BUFFER], [0; 20]));
+    let mut client = BufferedClient::new(BufferedConnection::new(machine, ([0; BUFFER], [0; 20])));
     let too_small = OutputTooSmall { needed: 74, given: 20 };
     assert_eq!(client.step_idle(NOW), Err(Error::Output(too_small)));
-    let told = StartError::TooSmall {
+    let error = StartError::TooSmall {
         buffer: Buffer::Outbox,
         needed: 285,
         given: 20,
     };
-    assert_eq!(told.to_string(), "the outbox has 20 bytes, and 285 are needed");
+    assert_eq!(error.to_string(), "the outbox has 20 bytes, and 285 are needed");
 }
 
-/// As a device has it: nonces in an array.
+/// A key as a device has it, with its nonces in an array.
 fn classic() -> ClassicKey<FixedReplayCache<64>> {
     ClassicKey::new(key(7), FixedReplayCache::new(&mut CountingRng::new(9)).unwrap())
 }
@@ -299,12 +341,12 @@ fn the_classic_wire_under_the_drivers() {
         VirtualClock(Rc::clone(&world)),
     );
     let mut rng = CountingRng::new(1);
-    let small = ClientLine::start(&client_key, &settings, NOW, &mut rng, [0; 435], [0; 437]);
+    let small = BufferedClient::start(&client_key, &settings, NOW, &mut rng, ([0; 435], [0; 437]));
     assert!(matches!(small.err(), Some(StartError::TooSmall { needed: 436, .. })));
-    let client = ClientLine::start(&client_key, &settings, NOW, &mut rng, [0; 436], [0; 437]).unwrap();
+    let client = BufferedClient::start(&client_key, &settings, NOW, &mut rng, ([0; 436], [0; 437])).unwrap();
     let mut rng = CountingRng::new(2);
     let memory = ([0; 400], [0; 400]);
-    let server = ServerLine::start(&server_key, &settings, NOW, &mut rng, ([0; 437], [0; 436]), memory).unwrap();
+    let server = BufferedServer::start(&server_key, &settings, NOW, &mut rng, ([0; 437], [0; 436]), memory).unwrap();
     let mut client = asynchronous::Client::new(client, down.clone(), up.clone(), clock.clone());
     let mut server = asynchronous::Server::new(server, up.clone(), down.clone(), clock);
     let asks = async {
@@ -316,7 +358,7 @@ fn the_classic_wire_under_the_drivers() {
         assert_eq!(client.pong(ping).await, Err(Error::NoPongs));
         assert_eq!(client.request(b"alive", &mut [0; 8]).await, Ok(5));
         assert_eq!(world.now(), 0);
-        // This wire has no word for a failure.
+        // This wire cannot refuse.
         let failed = client.request(b"fail", &mut [0; 8]).await;
         assert!(matches!(failed, Err(Error::Connection(_))), "{failed:?}");
     };

@@ -1,0 +1,430 @@
+//! A connection between two buffers of the caller: unread bytes, and bytes to write. Nothing here
+//! reads, writes or waits.
+
+use core::fmt;
+
+use falco_core::{
+    Connection, ConnectionError, Instant, KeyRef, OutputTooSmall, Received, RecvBuf, Role, SealError, Status,
+    StorageFull,
+};
+
+use crate::buffers::Buffers;
+use crate::error::Error;
+
+/// One side of one connection, with the bytes that wait on their way in and out in buffers `B`.
+///
+/// Write [`unsent`](Self::unsent) to the stream and read into [`space`](Self::space), in any order
+/// and in pieces of any size. What follows from that is the result of the next step of the
+/// [`BufferedClient`](crate::BufferedClient) or [`BufferedServer`](crate::BufferedServer) around
+/// it.
+///
+/// ```no_run
+/// use falco_core::{Instant, KeyRef, Role, StorageFull};
+/// use falco_embedded::{BufferedConnection, Buffers};
+///
+/// /// A serial port whose queues hold a few bytes. Neither call blocks.
+/// trait Port {
+///     fn read(&mut self, to: &mut [u8]) -> usize;
+///     fn write(&mut self, from: &[u8]) -> usize;
+/// }
+///
+/// /// Moves as many bytes as possible.
+/// fn transfer<R: Role, H: KeyRef<R>, B: Buffers>(
+///     connection: &mut BufferedConnection<R, H, B>,
+///     port: &mut impl Port,
+///     now: Instant,
+/// ) -> Result<(), StorageFull> {
+///     let read = port.read(connection.space()?);
+///     connection.filled(read);
+///     let written = port.write(connection.unsent());
+///     connection.sent(now, written);
+///     Ok(())
+/// }
+/// ```
+///
+/// After that call `step` until it returns `false`, and then
+/// [`handle_timeout`](Self::handle_timeout).
+pub struct BufferedConnection<R: Role, H: KeyRef<R>, B: Buffers> {
+    machine: Connection<R, H>,
+    inbox: RecvBuf<B::Input>,
+    /// How many unread bytes the machine needs for its next step.
+    wanted: usize,
+    outbox: B::Output,
+    /// `start <= end <= outbox.len()`; the bytes between them are to be written.
+    start: usize,
+    end: usize,
+    /// When the stream last took a byte, or an empty outbox was filled, or the connection ended.
+    /// The end is final: what is written after it does not change this.
+    progress: Instant,
+    /// The machine was notified that nothing is read.
+    paused: bool,
+    input: Input,
+    output: Output,
+    /// The connection has ended, at the time in `progress`.
+    ended: bool,
+    /// What was put into the outbox last contains part of an answer.
+    answers: bool,
+}
+
+/// Whether bytes can still come in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Input {
+    Open,
+    /// The stream has ended.
+    Ended,
+    /// The stream has ended, and the machine was notified.
+    Reported,
+}
+
+/// Whether bytes can still go out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Open,
+    /// Pending bytes made no progress for too long, and were discarded.
+    Stalled,
+    /// The stream failed. `lost` says whether bytes were pending then.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    Failed {
+        lost: bool,
+    },
+}
+
+/// What came of one look at the unread bytes.
+pub(crate) enum Next<E> {
+    /// More bytes, room in the outbox or a deadline is needed first.
+    Wait,
+    /// Nothing happened; call again.
+    Again,
+    /// Something happened, and this came of it.
+    Event(E),
+}
+
+impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
+    /// Puts `buffers` around `machine`. [`Connection::buffer_sizes`] returns the sizes that they
+    /// need.
+    pub fn new(machine: Connection<R, H>, buffers: B) -> Self {
+        let (inbox, outbox) = buffers.into_parts();
+        Self::from_parts(machine, inbox, outbox)
+    }
+
+    pub(crate) const fn from_parts(machine: Connection<R, H>, inbox: B::Input, outbox: B::Output) -> Self {
+        Self {
+            machine,
+            inbox: RecvBuf::new(inbox),
+            wanted: 0,
+            outbox,
+            start: 0,
+            end: 0,
+            progress: Instant::ZERO,
+            paused: false,
+            input: Input::Open,
+            output: Output::Open,
+            ended: false,
+            answers: false,
+        }
+    }
+
+    /// The state machine, for its state.
+    pub const fn machine(&self) -> &Connection<R, H> {
+        &self.machine
+    }
+
+    /// Whether the peer has proved that it has the key, and the connection has not ended.
+    pub(crate) fn is_established(&self) -> bool {
+        matches!(self.machine.status(), Status::Established | Status::Draining)
+    }
+
+    pub(crate) const fn machine_mut(&mut self) -> &mut Connection<R, H> {
+        &mut self.machine
+    }
+
+    /// The bytes to write.
+    pub fn unsent(&self) -> &[u8] {
+        self.outbox.as_ref().get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Whether the stream has taken everything, and takes more.
+    pub(crate) const fn is_sent(&self) -> bool {
+        self.start == self.end && matches!(self.output, Output::Open)
+    }
+
+    /// Whether the stream has failed, so that bytes of the peer may be lost.
+    pub(crate) const fn is_broken(&self) -> bool {
+        !matches!(self.output, Output::Open | Output::Stalled)
+    }
+
+    /// Reports that the stream took the first `count` bytes of [`unsent`](Self::unsent).
+    pub fn sent(&mut self, now: Instant, count: usize) {
+        self.start = self.start.saturating_add(count).min(self.end);
+        if count > 0 && !self.ended {
+            self.progress = self.progress.max(now);
+        }
+    }
+
+    /// Room to read into. It is empty if nothing should be read now.
+    ///
+    /// # Errors
+    /// [`StorageFull`] if the inbox is too small for what the settings allow.
+    pub fn space(&mut self) -> Result<&mut [u8], StorageFull> {
+        self.buffers().map(|(space, _)| space)
+    }
+
+    /// Room to read into, and the bytes to write.
+    pub(crate) fn buffers(&mut self) -> Result<(&mut [u8], &[u8]), StorageFull> {
+        let enough = self.inbox.len() >= self.wanted.max(1);
+        let space = if enough || self.input != Input::Open || self.machine.end().is_some() {
+            Default::default()
+        } else {
+            self.inbox.space(self.wanted)?
+        };
+        Ok((
+            space,
+            self.outbox.as_ref().get(self.start..self.end).unwrap_or_default(),
+        ))
+    }
+
+    /// Reports that `count` bytes were read into [`space`](Self::space).
+    pub fn filled(&mut self, count: usize) {
+        self.inbox.filled(count);
+    }
+
+    /// Reports that the stream has no more bytes. The next steps still process those that have
+    /// come.
+    pub const fn end_of_stream(&mut self) {
+        if matches!(self.input, Input::Open) {
+            self.input = Input::Ended;
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout), if no byte comes or goes before.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.machine.poll_timeout(), self.stalls_at()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// When pending bytes are given up.
+    fn stalls_at(&self) -> Option<Instant> {
+        (self.start < self.end).then(|| self.write_deadline())
+    }
+
+    fn write_deadline(&self) -> Instant {
+        if self.ended {
+            self.machine.last_bytes_until(self.progress, self.answers)
+        } else {
+            self.machine.stalls_at(self.progress)
+        }
+    }
+
+    /// Does what is due at `now`; the next step returns what came of it. Calling it early, late or
+    /// often does no harm.
+    ///
+    /// First pass on what has come, with [`filled`](Self::filled), and call `step` until it returns
+    /// `false`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.machine.handle_timeout(now).is_err() {
+            self.note_end(now);
+        }
+        if self.stalls_at().is_some_and(|at| now >= at) {
+            self.discard_output(Output::Stalled);
+        }
+    }
+
+    /// The time that the last bytes have starts at the end, and is not extended.
+    fn note_end(&mut self, now: Instant) {
+        if !self.ended {
+            self.ended = true;
+            self.progress = self.progress.max(now);
+        }
+    }
+
+    /// How long to wait, after the end, for a flush of what the stream has taken.
+    #[cfg(feature = "async")]
+    pub(crate) fn flush_deadline(&self, now: Instant) -> Instant {
+        if self.ended && self.answers {
+            self.write_deadline()
+        } else {
+            now + falco_core::LINGER
+        }
+    }
+
+    /// Reports that what the stream took last could not be flushed. Returns whether an answer was
+    /// in it, which is lost.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    pub(crate) fn lose_answer(&mut self) -> bool {
+        if self.answers {
+            self.end_of_stream();
+            self.discard_output(Output::Failed { lost: true });
+        }
+        self.answers
+    }
+
+    /// Reports that nothing can be written any more.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    pub(crate) fn output_failed(&mut self) {
+        let lost = self.start < self.end || self.output == Output::Failed { lost: true };
+        self.discard_output(Output::Failed { lost });
+    }
+
+    /// Drops pending bytes. Nothing can follow them: a record would be incomplete.
+    const fn discard_output(&mut self, output: Output) {
+        self.start = self.end;
+        self.output = output;
+    }
+
+    /// Reports a late poll: nobody looked at the stream for a while. Call it before the next step.
+    /// See [`Connection::handle_late_poll`].
+    pub fn handle_late_poll(&mut self, now: Instant) {
+        self.machine.handle_late_poll(now);
+    }
+
+    /// Does what is due at `now`. If bytes were `read` and not yet processed, they may postpone the
+    /// deadline that has passed.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    pub(crate) fn handle_due(&mut self, now: Instant, read: bool) {
+        if self.poll_timeout().is_some_and(|due| due <= now) {
+            if read {
+                self.machine.handle_late_poll(now);
+            }
+            self.handle_timeout(now);
+        }
+    }
+
+    /// Seals messages if the outbox is empty. Returns whether something was sealed.
+    pub(crate) fn seal<'m, M>(&mut self, now: Instant, messages: M) -> Result<bool, SealError>
+    where
+        M: IntoIterator<Item = (&'m mut R::Outgoing, &'m [u8])>,
+        R::Outgoing: 'm,
+    {
+        self.fill(now, |machine, out| machine.seal(now, messages, out))
+    }
+
+    /// Notes that what was sealed just now contains part of an answer.
+    pub(crate) const fn note_answer(&mut self) {
+        self.answers = true;
+    }
+
+    /// Takes the machine's own bytes if the outbox is empty. Returns whether there were any.
+    pub(crate) fn transmit(&mut self, now: Instant) -> Result<bool, OutputTooSmall> {
+        self.fill(now, |machine, out| machine.poll_transmit(now, out))
+    }
+
+    fn fill<E>(
+        &mut self,
+        now: Instant,
+        write: impl FnOnce(&mut Connection<R, H>, &mut [u8]) -> Result<usize, E>,
+    ) -> Result<bool, E> {
+        if self.start < self.end || self.output != Output::Open {
+            return Ok(false);
+        }
+        let written = write(&mut self.machine, self.outbox.as_mut())?;
+        self.start = 0;
+        self.end = written.min(self.outbox.as_ref().len());
+        self.answers &= written == 0;
+        if !self.ended {
+            self.progress = self.progress.max(now);
+        }
+        Ok(written > 0)
+    }
+
+    /// Processes at most one frame of the unread bytes, passes what happened to `handle`, and
+    /// consumes its bytes. An end is returned once the connection's last bytes were taken.
+    pub(crate) fn recv<T>(&mut self, now: Instant, handle: impl FnOnce(R::Event<'_>) -> T) -> Result<Next<T>, Error> {
+        if core::mem::take(&mut self.paused) {
+            self.machine.set_reading(now, true);
+        }
+        match self.machine.recv(now, self.inbox.unread()) {
+            Ok(Received::Event { consumed, event }) => {
+                let handled = handle(event);
+                self.inbox.consume(consumed);
+                Ok(Next::Event(handled))
+            }
+            Ok(Received::Skip { consumed }) => {
+                self.inbox.consume(consumed);
+                Ok(Next::Again)
+            }
+            Ok(Received::NeedMore { total }) => self.need_more(now, total),
+            Ok(_) => self.pause(now),
+            Err(end) => self.report_end(now, end),
+        }
+    }
+
+    /// There is no whole frame.
+    // On a device: once for each side, instead of in each step. It saves flash.
+    #[cfg_attr(target_os = "none", inline(never))]
+    fn need_more<T>(&mut self, now: Instant, total: usize) -> Result<Next<T>, Error> {
+        self.wanted = total;
+        if self.input == Input::Open {
+            return self.wait();
+        }
+        match self.machine.end_of_stream(now, self.inbox.unread()) {
+            // The machine may have an event about it.
+            Ok(()) if core::mem::replace(&mut self.input, Input::Reported) == Input::Ended => Ok(Next::Again),
+            Ok(()) => self.wait(),
+            Err(end) => {
+                self.input = Input::Reported;
+                self.report_end(now, end)
+            }
+        }
+    }
+
+    /// The connection has ended. That is returned once its last bytes were taken or given up.
+    #[cfg_attr(target_os = "none", inline(never))]
+    fn report_end<T>(&mut self, now: Instant, end: ConnectionError) -> Result<Next<T>, Error> {
+        self.note_end(now);
+        if self.start < self.end || self.transmit(now)? {
+            return Ok(Next::Wait);
+        }
+        // The end is not orderly if an answer was lost, or if the peer ended the stream without the
+        // CLOSE of this side.
+        let closed = matches!(end, ConnectionError::Closed);
+        if closed && self.has_lost_output() && (self.answers || self.input == Input::Reported) {
+            return self.wait();
+        }
+        Err(end.into())
+    }
+
+    /// Whether pending bytes were lost.
+    const fn has_lost_output(&self) -> bool {
+        match self.output {
+            Output::Stalled => true,
+            #[cfg(any(feature = "async", feature = "blocking"))]
+            Output::Failed { lost } => lost,
+            Output::Open => false,
+        }
+    }
+
+    /// The machine does not read on before it has written. While the stream takes nothing, the
+    /// lifetime is paused.
+    pub(crate) fn pause<T>(&mut self, now: Instant) -> Result<Next<T>, Error> {
+        self.wanted = 0;
+        if self.start < self.end {
+            self.paused = true;
+            self.machine.set_reading(now, false);
+        }
+        self.wait()
+    }
+
+    /// Waits, unless the stream's failure means that nothing more can happen.
+    fn wait<T>(&self) -> Result<Next<T>, Error> {
+        match self.output {
+            Output::Stalled => Err(Error::Stalled),
+            #[cfg(any(feature = "async", feature = "blocking"))]
+            Output::Failed { .. } if self.input != Input::Open => Err(ConnectionError::Truncated.into()),
+            #[cfg(any(feature = "async", feature = "blocking"))]
+            Output::Failed { .. } => Ok(Next::Wait),
+            Output::Open => Ok(Next::Wait),
+        }
+    }
+}
+
+impl<R: Role, H: KeyRef<R>, B: Buffers> fmt::Debug for BufferedConnection<R, H, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufferedConnection")
+            .field("machine", &self.machine)
+            .field("inbox", &self.inbox)
+            .field("unsent", &(self.end - self.start))
+            .finish_non_exhaustive()
+    }
+}
