@@ -5,16 +5,14 @@
 mod address;
 mod builder;
 mod connection;
+mod connector;
 mod dial;
+mod exclusive;
 mod limit;
-mod link;
 mod outcome;
-mod place;
 mod reader;
-mod serial;
 mod state;
 mod stats;
-mod turn;
 
 use core::fmt;
 use core::time::Duration;
@@ -24,9 +22,9 @@ use falco_core::mux::{MAX_BUSY, Retry, after_loss};
 use falco_core::{Fate, Key, Refusal, RequestError};
 
 use self::connection::Connection;
+use self::connector::{Connector, Wait};
 use self::limit::Limit;
 use self::outcome::Outcome;
-use self::place::{Place, Wait};
 use self::stats::{Counters, Outstanding};
 use crate::error::Error;
 
@@ -66,7 +64,7 @@ pub struct Client {
 }
 
 struct Inner {
-    place: Arc<Place>,
+    connector: Arc<Connector>,
     request_timeout: Option<Duration>,
 }
 
@@ -110,7 +108,7 @@ impl Client {
     /// [`Error`], such as of a server that does not have the key yet; then the old one stays in
     /// use.
     pub fn set_key(&self, key: Key) -> Result<(), Error> {
-        self.inner.place.set_key(key)
+        self.inner.connector.set_key(key)
     }
 
     /// Ends the connection in good order: requests that are under way still get their ends, on all
@@ -120,19 +118,19 @@ impl Client {
     /// When all clones of a client are dropped instead, its socket is just closed: no request can
     /// be under way then.
     pub fn close(&self) {
-        self.inner.place.close();
+        self.inner.connector.close();
     }
 
     /// What the client has counted.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
-        self.inner.place.counters().read()
+        self.inner.connector.counters().read()
     }
 }
 
 impl Inner {
     fn request(&self, body: &[u8], limit: Option<Duration>) -> Result<Vec<u8>, Error> {
-        let counters: &Counters = self.place.counters();
+        let counters: &Counters = self.connector.counters();
         counters.requests.add(1);
         let outstanding = Outstanding::new(counters);
         let answered = self.call(limit, |connection, limit| connection.request(body, limit));
@@ -154,7 +152,7 @@ impl Inner {
         let limit = Limit::from_now(limit);
         let (mut handed, mut busy) = (0, 0);
         loop {
-            let connection = self.place.connection(limit, Wait::Connection)?;
+            let connection = self.connector.connection(limit, Wait::Connection)?;
             let why = match go(&connection, limit) {
                 Outcome::Done(done) => return Ok(done),
                 Outcome::Failed(error) => return Err(error),
@@ -173,21 +171,21 @@ impl Inner {
                     Some(why)
                 }
             };
-            self.place.give_up(&connection, why);
+            self.connector.give_up(&connection, why);
         }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.place.abandon();
+        self.connector.abandon();
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("place", &self.inner.place)
+            .field("connector", &self.inner.connector)
             .finish_non_exhaustive()
     }
 }

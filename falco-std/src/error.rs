@@ -84,7 +84,7 @@ impl Error {
     }
 
     /// The same error for another request, whose fate is `fate`.
-    pub(crate) fn again(&self, fate: Fate) -> Self {
+    pub(crate) fn with_fate(&self, fate: Fate) -> Self {
         match self {
             Self::Request(error) => Self::Request(*error),
             Self::Connection { end, .. } => Self::Connection { end: *end, fate },

@@ -22,7 +22,7 @@ pub(crate) fn read_now(socket: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
 
 /// Whether bytes, an end or an error lie in the socket.
 #[cfg(unix)]
-pub(crate) fn lies_unread(socket: impl AsFd) -> bool {
+pub(crate) fn is_readable(socket: impl AsFd) -> bool {
     // A peek would take the error away from whoever reads.
     let mut asked = [PollFd::new(&socket, PollFlags::IN)];
     rustix::event::poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
@@ -39,7 +39,7 @@ pub(crate) fn read_now(mut socket: &TcpStream, buf: &mut [u8]) -> io::Result<usi
 
 /// There is no way to tell that disturbs nobody.
 #[cfg(not(unix))]
-pub(crate) fn lies_unread(_: &TcpStream) -> bool {
+pub(crate) fn is_readable(_: &TcpStream) -> bool {
     false
 }
 
@@ -57,10 +57,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let mut near = TcpStream::connect(listener.local_addr()?)?;
         let (far, _) = listener.accept()?;
-        assert!(!lies_unread(&near));
+        assert!(!is_readable(&near));
         socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO))?;
         drop(far);
-        while !lies_unread(&near) {
+        while !is_readable(&near) {
             thread::yield_now();
         }
         let read = near.read(&mut [0]).map_err(|error| error.kind());

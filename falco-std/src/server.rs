@@ -1,17 +1,17 @@
 //! The server: what it is made of and how it is run. How connections are let in and shut down is in
-//! `seats`, what happens on one in `connection`.
+//! `admission`, what happens on one in `connection`.
 
 mod accept;
+mod admission;
 mod builder;
 mod connection;
 mod half_open;
 mod handler;
+mod linger;
 mod pool;
-mod reaper;
-mod seats;
+mod queue;
 mod state;
 mod stats;
-mod waiting;
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -23,9 +23,9 @@ use falco_core::mux::SharedBudget;
 use falco_core::{CloseReason, ConnectionError, Key, KeyId, Settings};
 
 use self::accept::Listener;
+use self::admission::Admission;
+use self::linger::LingerTimer;
 use self::pool::Pool;
-use self::reaper::Reaper;
-use self::seats::Seats;
 use self::state::State;
 use crate::clock::Clock;
 use crate::error::Error;
@@ -71,10 +71,10 @@ struct Service {
     entropy: Entropy,
     queue_timeout: Duration,
     clock: Clock,
-    seats: Arc<Seats>,
+    admission: Arc<Admission>,
     pool: Arc<Pool>,
     budget: SharedBudget,
-    reaper: Arc<Reaper<State>>,
+    linger: Arc<LingerTimer<State>>,
 }
 
 impl Server {
@@ -117,7 +117,7 @@ impl Server {
         if let Some(listener) = &self.listener {
             accept::accept_until_stopped(listener, &self.service, &Arc::new(handler));
         }
-        Ok(self.service.seats.wait_until_empty())
+        Ok(self.service.admission.wait_until_empty())
     }
 
     /// Serves one connection, over any stream, from this thread. It says what ended the connection.
@@ -156,8 +156,8 @@ impl Server {
         H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
     {
         let (conn, stream) = connection::prepare(&self.service, Box::new(stream))?;
-        let seat = self.service.seats.guest(conn);
-        connection::serve(&self.service, &seat, stream, None, &Arc::new(handler))
+        let permit = self.service.admission.guest(conn);
+        connection::serve(&self.service, &permit, stream, None, &Arc::new(handler))
     }
 }
 
@@ -205,8 +205,8 @@ impl Handle {
     pub fn retire_key(&self, id: KeyId) -> bool {
         let retired = self.service.keys.ring().is_some_and(|ring| ring.retire(id));
         if retired {
-            for conn in self.service.seats.conns() {
-                let key = conn.lock().source.mux.machine().key_id();
+            for conn in self.service.admission.conns() {
+                let key = conn.lock().state.mux.machine().key_id();
                 if key == Some(id) {
                     conn.close(CloseReason::KeyRetired);
                 }
@@ -218,11 +218,11 @@ impl Handle {
     /// What the server has counted.
     #[must_use]
     pub fn stats(&self) -> ServerStats {
-        self.service.seats.stats()
+        self.service.admission.stats()
     }
 
     fn shutdown_at(&self, limit: Option<Duration>) {
-        self.service.seats.stop(limit);
+        self.service.admission.stop(limit);
         if let Some(listener) = self.listener.upgrade() {
             listener.wake();
         }

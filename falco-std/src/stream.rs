@@ -50,7 +50,7 @@ pub trait Stream: Read + Write {
     /// client asks this before it sends on a connection that has heard nothing for a while, a
     /// server before it drops a connection that is late. A stream that cannot tell says `false`,
     /// which is what this does unless it is overridden.
-    fn lies_unread(&self) -> bool {
+    fn is_readable(&self) -> bool {
         false
     }
 
@@ -85,8 +85,8 @@ impl Stream for TcpStream {
         peek::read_now(self, buf)
     }
 
-    fn lies_unread(&self) -> bool {
-        peek::lies_unread(self)
+    fn is_readable(&self) -> bool {
+        peek::is_readable(self)
     }
 
     fn split(&self) -> io::Result<Option<BoxedStream>> {
@@ -112,8 +112,8 @@ impl Stream for UnixStream {
         peek::read_now(self, buf)
     }
 
-    fn lies_unread(&self) -> bool {
-        peek::lies_unread(self)
+    fn is_readable(&self) -> bool {
+        peek::is_readable(self)
     }
 
     fn split(&self) -> io::Result<Option<BoxedStream>> {
@@ -138,8 +138,8 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
         (**self).read_ready(buf)
     }
 
-    fn lies_unread(&self) -> bool {
-        (**self).lies_unread()
+    fn is_readable(&self) -> bool {
+        (**self).is_readable()
     }
 
     fn split(&self) -> io::Result<Option<BoxedStream>> {

@@ -10,8 +10,8 @@ use falco_core::keys::{ClientKeySource, Entropy};
 use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 
 use super::address::Address;
+use super::connector::{Config, Connector, Wait};
 use super::dial::{Backoff, Dial};
-use super::place::{Env, Place, Wait};
 use super::{Client, Inner};
 use crate::entropy;
 use crate::error::Error;
@@ -209,7 +209,7 @@ impl ClientBuilder {
 
     fn open(self, dial: Dial) -> Result<Client, Error> {
         let client = self.client(dial)?;
-        client.inner.place.connection(None, Wait::Attempt)?;
+        client.inner.connector.connection(None, Wait::Attempt)?;
         Ok(client)
     }
 
@@ -217,7 +217,7 @@ impl ClientBuilder {
         let settings = self.settings.build()?;
         let mut entropy = self.entropy;
         let (keys, key_options) = self.key.keys(&mut entropy)?;
-        let env = Env {
+        let config = Config {
             key_options,
             settings,
             entropy,
@@ -228,7 +228,7 @@ impl ClientBuilder {
         };
         Ok(Client {
             inner: Arc::new(Inner {
-                place: Place::new(env, keys),
+                connector: Connector::new(config, keys),
                 request_timeout: self.request_timeout,
             }),
         })

@@ -20,7 +20,7 @@ use socket2::{Domain, SockAddr, Type};
 
 use super::address::Address;
 use crate::error::Error;
-use crate::socket::{Shared, Socket};
+use crate::socket::{SharedSocket, Socket};
 use crate::stream::BoxedStream;
 
 type DialWith = dyn Fn() -> io::Result<BoxedStream> + Send + Sync;
@@ -87,7 +87,7 @@ impl fmt::Debug for Dial {
 }
 
 fn boxed(socket: Socket) -> BoxedStream {
-    Box::new(Shared::new(socket))
+    Box::new(SharedSocket::new(socket))
 }
 
 /// Connects to a Unix socket. Where its backlog is full the system waits for room, for as long as a

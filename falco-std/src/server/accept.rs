@@ -22,7 +22,7 @@ use socket2::{Domain, Protocol, Type};
 
 use super::handler::{HandlerError, Request};
 use super::{Service, connection};
-use crate::socket::{Shared, Socket};
+use crate::socket::{SharedSocket, Socket};
 
 /// How long accepting rests when the system is short of something.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -168,13 +168,13 @@ where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    while !service.seats.is_stopping() {
+    while !service.admission.is_stopping() {
         let accepted = listener.accept();
         // What wakes a thread that is to stop was nobody's wish to connect.
-        if service.seats.is_stopping() {
+        if service.admission.is_stopping() {
             return;
         }
-        let counters = service.seats.counters();
+        let counters = service.admission.counters();
         match accepted {
             Ok((socket, peer)) => {
                 counters.accepted.add(1);
@@ -185,7 +185,7 @@ where
                 // Some are the peer's trouble, or nobody's; others ours: no file descriptors, no
                 // memory.
                 if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
-                    service.seats.relieve(PAUSE);
+                    service.admission.relieve_shortage(PAUSE);
                 }
             }
         }
@@ -197,10 +197,10 @@ where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
     // What fails here is a shortage, and the newcomer's loss.
-    let Ok((conn, stream)) = connection::prepare(service, Box::new(Shared::new(socket))) else {
-        return service.seats.relieve(PAUSE);
+    let Ok((conn, stream)) = connection::prepare(service, Box::new(SharedSocket::new(socket))) else {
+        return service.admission.relieve_shortage(PAUSE);
     };
-    let Some(seat) = service.seats.admit(conn) else {
+    let Some(permit) = service.admission.admit(conn) else {
         return;
     };
     let (own_service, handler) = (Arc::clone(service), Arc::clone(handler));
@@ -208,9 +208,9 @@ where
         .name("falco connection".to_owned())
         .spawn(move || {
             // Nobody is there to be told what ended it.
-            let _ = connection::serve(&own_service, &seat, stream, peer, &handler);
+            let _ = connection::serve(&own_service, &permit, stream, peer, &handler);
         });
     if spawned.is_err() {
-        service.seats.relieve(PAUSE);
+        service.admission.relieve_shortage(PAUSE);
     }
 }

@@ -14,8 +14,8 @@ use falco_core::mux::SharedBudget;
 use falco_core::{EntropyError, Fate, Key, Settings, SettingsBuilder};
 
 use super::accept::Listener;
+use super::admission::Admission;
 use super::pool::Pool;
-use super::seats::Seats;
 use super::{Server, Service};
 use crate::clock::Clock;
 use crate::entropy;
@@ -268,10 +268,10 @@ impl ServerBuilder {
             entropy,
             queue_timeout: self.queue_timeout,
             clock: Clock::new(),
-            seats: Arc::new(Seats::new(self.max_connections.max(1), self.max_half_open.max(1))),
+            admission: Arc::new(Admission::new(self.max_connections.max(1), self.max_half_open.max(1))),
             pool: Arc::new(Pool::new(self.workers.max(1))),
             budget: SharedBudget::new(self.max_held),
-            reaper: Arc::default(),
+            linger: Arc::default(),
         };
         Ok(Server {
             service: Arc::new(service),
