@@ -236,3 +236,59 @@ fn connections_take_turns() {
         assert_eq!(running.stop().stats.busy, 0);
     });
 }
+
+/// Waits until a client has so many requests in flight and its server has received them all: the
+/// server answers a ping after it has received what was sent before.
+fn wait_until_received(client: &Client, requests: u64) {
+    while client.stats().outstanding < requests {
+        thread::sleep(millis(1));
+    }
+    // The last of them may be counted and not written yet.
+    for _ in 0..2 {
+        thread::sleep(millis(20));
+        client.ping().expect("the server answers");
+    }
+}
+
+#[test]
+fn a_thousand_requests_of_one_connection_delay_another_connection_by_one() {
+    const MANY: usize = 1_000;
+    bounded(|| {
+        let (greedy_done, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (counter, own_seen) = (Arc::clone(&greedy_done), Arc::clone(&seen));
+        let (open, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let builder = server(false).workers(1).queue_timeout(Duration::from_secs(20));
+        let running = Running::start(builder, move |request| {
+            match request.body() {
+                // The only worker waits until all requests are in the queue.
+                b"first" => _ = gate.lock().expect("it does not panic").recv(),
+                b"modest" => own_seen.store(counter.load(Ordering::SeqCst), Ordering::SeqCst),
+                _ => {
+                    thread::sleep(millis(2));
+                    counter.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            echo(request)
+        });
+        let connect = || client(false).connect(running.address).expect("it is let in");
+        let (first, greedy, modest) = (connect(), connect(), connect());
+        let waiting = thread::spawn(move || first.request("first").is_ok());
+        let own = greedy.clone();
+        let greedy_requests = thread::spawn(move || at_once(MANY, move || own.request("greedy").is_ok()));
+        wait_until_received(&greedy, MANY as u64);
+        let own = modest.clone();
+        let modest_request = thread::spawn(move || own.request("modest").expect("an answer"));
+        wait_until_received(&modest, 1);
+        let start = Instant::now();
+        drop(open);
+        modest_request.join().expect("it does not panic");
+        let (took, before) = (start.elapsed(), seen.load(Ordering::SeqCst));
+        println!("{before} of {MANY} requests were handled before that of another connection, in {took:?}");
+        assert!(before <= 2, "{before}");
+        let answered = greedy_requests.join().expect("it does not panic");
+        assert!(answered.iter().all(|(answered, _)| *answered));
+        assert!(waiting.join().expect("it does not panic"));
+        assert_eq!(running.stop().stats.busy, 0);
+    });
+}
