@@ -2,7 +2,6 @@
 //! stream, which one thread uses at a time. The state decides what is written. A thread that reads
 //! has the stream's input side for itself, in a [`Line`].
 
-use core::ops::Range;
 use core::panic::AssertUnwindSafe;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
@@ -16,9 +15,10 @@ use falco_core::mux::{Ending, LastStep};
 use falco_core::{ConnectionError, Instant, OutputTooSmall};
 
 use crate::clock::Clock;
-use crate::line::{KEPT, Line, at_least_a_millisecond, is_timeout};
+use crate::line::{KEPT, Line, is_timeout};
 use crate::socket::LockedStream;
 use crate::stream::BoxedStream;
+use crate::writer::Writer;
 
 /// How long [`Shared::flush`] writes on the calling thread.
 const BRIEF: Duration = Duration::from_millis(20);
@@ -34,8 +34,8 @@ pub(crate) trait Output: Send + 'static {
     /// written, 0 where there is nothing to write. All that was sealed before has been written.
     fn seal(&mut self, now: Instant, out: &mut Vec<u8>) -> usize;
 
-    /// Writing failed and will not be tried again. `written` says whether the stream has accepted
-    /// all that was sealed.
+    /// Writing failed and will not be tried again. `written` says whether the stream may have
+    /// accepted all that was sealed.
     fn write_failed(&mut self, why: io::Result<ConnectionError>, written: bool);
 
     /// The stream has accepted nothing since `since`. Returns whether to give up.
@@ -96,59 +96,6 @@ impl<T> Locked<T> {
     }
 }
 
-/// The output side of the stream. Only the thread that has set [`Locked::writing`] uses it.
-struct Writer {
-    stream: BoxedStream,
-    out: Vec<u8>,
-    /// The part of `out` that the stream has not accepted.
-    rest: Range<usize>,
-    /// The stream was flushed since it last accepted bytes.
-    flushed: bool,
-    timeout: Option<Duration>,
-}
-
-impl Writer {
-    fn is_done(&self) -> bool {
-        self.rest.is_empty() && self.flushed
-    }
-
-    /// Nothing is written after a failure.
-    fn discard(&mut self) {
-        self.out = Vec::new();
-        self.rest = 0..0;
-        self.flushed = true;
-    }
-
-    /// Writes once, or flushes the stream where it has accepted everything.
-    fn step(&mut self) -> io::Result<()> {
-        if self.rest.is_empty() {
-            self.stream.flush()?;
-            self.flushed = true;
-            return Ok(());
-        }
-        let bytes = self.out.get(self.rest.clone()).unwrap_or_default();
-        match self.stream.write(bytes)? {
-            0 => Err(io::ErrorKind::WriteZero.into()),
-            written => {
-                self.rest.start += written;
-                self.flushed = false;
-                Ok(())
-            }
-        }
-    }
-
-    /// Not rounded, unlike the timeout of a read: on some systems a write that has timed out must
-    /// not be tried again.
-    fn limit(&mut self, wait: Duration) -> io::Result<()> {
-        let wait = Some(at_least_a_millisecond(wait));
-        if self.timeout != wait {
-            self.stream.set_write_timeout(wait)?;
-            self.timeout = wait;
-        }
-        Ok(())
-    }
-}
-
 /// How much a thread writes.
 #[derive(Clone, Copy)]
 enum Effort {
@@ -169,6 +116,7 @@ pub(crate) struct Shared<T> {
     /// Notified when [`Locked::changes`] is incremented and when a thread stops writing.
     changed: Condvar,
     clock: Clock,
+    /// Only the thread that has set [`Locked::writing`] uses it.
     writer: Mutex<Writer>,
     /// Ends the stream without waiting for the threads that read and write.
     control: Mutex<BoxedStream>,
@@ -201,7 +149,6 @@ impl<T: Output> Shared<T> {
         splits: bool,
     ) -> io::Result<Arc<Self>> {
         let timeout = WRITE_TIMEOUT.filter(|_| splits);
-        writer.set_write_timeout(timeout)?;
         Ok(Arc::new(Self {
             locked: Mutex::new(Locked {
                 state,
@@ -210,13 +157,7 @@ impl<T: Output> Shared<T> {
             }),
             changed: Condvar::new(),
             clock,
-            writer: Mutex::new(Writer {
-                stream: writer,
-                out: Vec::new(),
-                rest: 0..0,
-                flushed: true,
-                timeout,
-            }),
+            writer: Mutex::new(Writer::new(writer, timeout)?),
             control: Mutex::new(control),
             splits,
             blocked: AtomicBool::new(false),
@@ -306,9 +247,7 @@ impl<T: Output> Shared<T> {
             Err(TryLockError::Poisoned(writer)) => writer.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        if writer.rest.is_empty() {
-            writer.out = Vec::new();
-        }
+        writer.free_buffer(0);
     }
 
     /// Returns false where another thread is writing: that thread writes everything.
@@ -366,16 +305,16 @@ impl<T: Output> Shared<T> {
                     Err(error) if is_timeout(&error) => {
                         self.blocked.store(true, Ordering::Relaxed);
                         if self.lock().state.blocked(since, now) {
-                            return self.fail(Ok(ConnectionError::Stalled), writer.rest.is_empty());
+                            return self.fail(Ok(ConnectionError::Stalled), writer.is_written());
                         }
                         if brief {
                             return Done::Left;
                         }
                     }
-                    Err(error) => return self.fail(Err(error), writer.rest.is_empty()),
+                    Err(error) => return self.fail(Err(error), writer.is_written()),
                 }
                 if effort.is_over(now) && !writer.is_done() {
-                    return self.fail(Err(io::ErrorKind::TimedOut.into()), writer.rest.is_empty());
+                    return self.fail(Err(io::ErrorKind::TimedOut.into()), writer.is_written());
                 }
             }
             let mut locked = self.lock();
@@ -387,18 +326,14 @@ impl<T: Output> Shared<T> {
                 return Done::Left;
             }
             records = records.saturating_sub(1);
-            let count = locked.state.seal(now, &mut writer.out);
-            if count == 0 {
+            if writer.seal(|out| locked.state.seal(now, out)) == 0 {
                 locked.writing = false;
                 let how = locked.state.drained(now);
                 drop(locked);
                 self.changed.notify_all();
-                if writer.out.capacity() > KEPT {
-                    writer.out = Vec::new();
-                }
+                writer.free_buffer(KEPT);
                 return Done::Drained(how);
             }
-            writer.rest = 0..count;
         }
     }
 
@@ -471,7 +406,8 @@ struct FailOnPanic<'s, T: Output>(&'s Shared<T>);
 impl<T: Output> Drop for FailOnPanic<'_, T> {
     fn drop(&mut self) {
         let why = Err(io::Error::other("the stream panicked"));
-        // A second panic while the first unwinds would end the process.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.0.fail(why, false)));
+        // The stream may have accepted everything. A second panic while the first unwinds would end
+        // the process.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.0.fail(why, true)));
     }
 }

@@ -1,4 +1,4 @@
-//! Where a client gets its streams from, and how long it waits before it tries again.
+//! How a client gets a stream, and the pauses between its attempts.
 
 use core::fmt;
 use core::time::Duration;
@@ -25,18 +25,18 @@ use crate::stream::BoxedStream;
 
 type DialWith = dyn Fn() -> io::Result<BoxedStream> + Send + Sync;
 
-/// Where a client gets its streams from.
+/// How a client gets a stream.
 pub(super) enum Dial {
     Tcp(Address),
     #[cfg(unix)]
     Unix(PathBuf),
     With(Box<DialWith>),
-    /// One stream, and never another.
+    /// One stream that is already connected.
     Once(Mutex<Option<BoxedStream>>),
 }
 
 impl Dial {
-    /// Whether there can be no other stream.
+    /// Whether the only stream was used.
     pub(super) fn is_spent(&self) -> bool {
         match self {
             Self::Once(stream) => stream.lock().unwrap_or_else(PoisonError::into_inner).is_none(),
@@ -46,7 +46,7 @@ impl Dial {
         }
     }
 
-    /// A new stream. `limit` bounds how long connecting may take.
+    /// Connects a stream within `limit`.
     pub(super) fn dial(&self, limit: Duration) -> Result<BoxedStream, Error> {
         let dialed = match self {
             Self::Tcp(address) => address.connect(limit).map(|stream| boxed(Socket::Tcp(stream))),
@@ -58,7 +58,7 @@ impl Dial {
                 stream.ok_or_else(|| {
                     io::Error::new(
                         io::ErrorKind::NotConnected,
-                        "the stream has ended, and there is no other",
+                        "the stream has ended, and the client cannot make another",
                     )
                 })
             }
@@ -90,8 +90,8 @@ fn boxed(socket: Socket) -> BoxedStream {
     Box::new(SharedSocket::new(socket))
 }
 
-/// Connects to a Unix socket. Where its backlog is full the system waits for room, for as long as a
-/// write may take.
+/// Connects to a Unix socket. If its backlog is full, the system waits for room, for as long as the
+/// socket's write timeout.
 #[cfg(unix)]
 fn connect_unix(path: &Path, limit: Duration) -> io::Result<UnixStream> {
     let address = SockAddr::unix(path)?;
@@ -102,7 +102,7 @@ fn connect_unix(path: &Path, limit: Duration) -> io::Result<UnixStream> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // Zero would mean to wait for ever.
+        // Zero would set no limit.
         socket.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
         match socket.connect(&address) {
             Ok(()) => {
@@ -116,8 +116,8 @@ fn connect_unix(path: &Path, limit: Duration) -> io::Result<UnixStream> {
     }
 }
 
-/// The pauses after attempts that failed: each is a random part of a bound that doubles, so that
-/// clients which lost one server do not all come back at once.
+/// The pauses after failed attempts. Each is a random part of a bound that doubles, so that the
+/// clients of a server that was restarted do not all connect at the same time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {
     pub(super) first: Duration,
@@ -125,7 +125,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// The pause after so many failures in a row.
+    /// The pause after `failed` failures in a row.
     pub(super) fn pause(self, failed: u32, entropy: &Entropy) -> Duration {
         let doubled = self
             .first
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_are_random_below_a_bound_that_doubles_up_to_the_most() {
+    fn pauses_are_random_below_a_bound_that_doubles_up_to_a_maximum() {
         let backoff = Backoff {
             first: Duration::from_millis(50),
             most: Duration::from_secs(10),
