@@ -39,13 +39,12 @@ struct Faulty {
 impl Faulty {
     fn new(stream: TcpStream, splits: bool) -> (Self, Arc<Faults>) {
         let faults = Arc::<Faults>::default();
-        let own = Arc::clone(&faults);
-        let faulty = Self {
+        let own = Self {
             stream,
             splits,
-            faults: own,
+            faults: Arc::clone(&faults),
         };
-        (faulty, faults)
+        (own, faults)
     }
 }
 
