@@ -1,20 +1,18 @@
-//! The client: one connection that threads share, made anew when it has ended. How a client is set
-//! up is in `builder`, how it gets a connection in `place` and `dial`, what that is in
-//! `connection`: a `link` with a thread that reads, or a `serial` one without.
+//! The client. It has one connection at a time, which its callers share. `builder` has its
+//! settings, `connector` and `dial` make connections, `connection` submits requests to one, and
+//! `reader` reads it.
 
 mod address;
 mod builder;
 mod connection;
+mod connector;
 mod dial;
+mod exclusive;
 mod limit;
-mod link;
 mod outcome;
-mod place;
 mod reader;
-mod serial;
 mod state;
 mod stats;
-mod turn;
 
 use core::fmt;
 use core::time::Duration;
@@ -24,9 +22,9 @@ use falco_core::Key;
 use falco_core::mux::Attempts;
 
 use self::connection::Connection;
+use self::connector::{Connector, Wait};
 use self::limit::Limit;
 use self::outcome::Outcome;
-use self::place::{Place, Wait};
 use self::stats::{Counters, Outstanding};
 use crate::error::Error;
 
@@ -34,18 +32,19 @@ pub use self::address::Address;
 pub use self::builder::ClientBuilder;
 pub use self::stats::ClientStats;
 
-/// A client of one server. Clones are cheap and share its connection; requests of many threads are
-/// under way at once over it, each answered as its handler finishes. On the classic wire, and over
-/// a stream that cannot be [split](crate::Stream::split), they go one after another.
+/// A client of one server. Clones are cheap and share its connection. Requests of many threads are
+/// in flight at once, and each is answered when its handler returns. On the classic wire, and over
+/// a stream that does not [split](crate::Stream::split), they go one after another.
 ///
-/// A client holds one connection, and makes another when that has ended and there is something to
-/// send. While there is none, requests wait for one, each for its own
-/// [time](ClientBuilder::request_timeout); attempts are made while somebody waits, with pauses that
-/// grow and are random. Requests of which nothing was processed on a connection that was lost move
-/// to the next; of others the error says that they may have been, and they are not sent again.
+/// When the connection has ended, the client makes another for the next request. Requests wait for
+/// it, each for its own [time](ClientBuilder::request_timeout). The client tries again while
+/// requests wait, after [pauses](ClientBuilder::backoff) that grow and are random. A request that
+/// was not processed on a lost connection goes to the next one. Any other fails with an error that
+/// says that it may have been processed, and is not sent again.
 ///
-/// On the noise wire the client pings by itself, so that a connection without requests stays; on
-/// the classic wire, [`ping`](Self::ping) more often than once per lifetime.
+/// On the noise wire the client pings by itself, so that an idle connection does not expire. On the
+/// classic wire, and over a stream that does not split, it does not. There call
+/// [`ping`](Self::ping) more often than once per lifetime if the connection is to stay.
 ///
 /// ```no_run
 /// use falco_std::{Client, Error, Fate};
@@ -54,8 +53,8 @@ pub use self::stats::ClientStats;
 /// let client = Client::builder(std::fs::read_to_string("key.hex")?.trim().parse()?).connect("127.0.0.1:4287")?;
 /// match client.request("hello") {
 ///     Ok(answer) => println!("{} bytes", answer.len()),
-///     Err(error) if error.fate() == Fate::NotProcessed => println!("may be sent again: {error}"),
-///     Err(error) => println!("may have been done: {error}"),
+///     Err(error) if error.fate() == Fate::NotProcessed => println!("not processed: {error}"),
+///     Err(error) => println!("may have been processed: {error}"),
 /// }
 /// # Ok(())
 /// # }
@@ -66,17 +65,16 @@ pub struct Client {
 }
 
 struct Inner {
-    place: Arc<Place>,
+    connector: Arc<Connector>,
     request_timeout: Option<Duration>,
 }
 
 impl Client {
     /// Sends a request and waits for its answer.
     ///
-    /// The [request timeout](ClientBuilder::request_timeout) bounds the wait, 30 s by default. On
-    /// the classic wire so does the [lifetime](crate::Settings::with_lifetime), which on this side
-    /// counts from the sending of the request: a handler that is slower needs a longer lifetime at
-    /// the client.
+    /// The [request timeout](ClientBuilder::request_timeout) limits the wait, 30 s by default. On
+    /// the classic wire so does the client's [lifetime](crate::Settings::with_lifetime), which
+    /// counts from the sending of the request. Set a longer one for handlers that take longer.
     ///
     /// # Errors
     /// [`Error`]; its [`fate`](Error::fate) says whether the request may have been processed.
@@ -84,7 +82,7 @@ impl Client {
         self.inner.request(body.as_ref(), self.inner.request_timeout)
     }
 
-    /// The same with a time limit of its own.
+    /// Sends a request and waits for its answer, for `limit` at most.
     ///
     /// # Errors
     /// [`Error`].
@@ -92,9 +90,9 @@ impl Client {
         self.inner.request(body.as_ref(), Some(limit))
     }
 
-    /// Pings the server, which begins the connection's lifetime anew on both sides, and says how
-    /// long the answer took. The classic wire has no answer: there `None` says that the ping was
-    /// sent. The request timeout bounds the wait.
+    /// Pings the server, and returns the round-trip time. The connection's lifetime starts again on
+    /// both sides. The classic wire has no answer to a ping: there this returns `None` when the
+    /// ping was sent. The request timeout limits the wait.
     ///
     /// # Errors
     /// [`Error`].
@@ -102,37 +100,37 @@ impl Client {
         self.inner.call(self.inner.request_timeout, Connection::ping)
     }
 
-    /// Changes the key, as when the old one is about to be [retired](crate::Handle::retire_key):
-    /// connects and shakes hands under the new one, then sends all requests over that connection,
-    /// while what has begun under the old one finishes. No request fails by it.
+    /// Changes the key, for example before a server [retires](crate::Handle::retire_key) the old
+    /// one. Makes a connection under the new key, which takes all further requests. Requests in
+    /// flight under the old key complete.
     ///
     /// # Errors
-    /// [`Error`], such as of a server that does not have the key yet; then the old one stays in
-    /// use.
+    /// [`Error`] if no connection can be made, for example because the server does not have the key
+    /// yet. Then the old key stays in use.
     pub fn set_key(&self, key: Key) -> Result<(), Error> {
-        self.inner.place.set_key(key)
+        self.inner.connector.set_key(key)
     }
 
-    /// Ends the connection in good order: requests that are under way still get their ends, on all
-    /// clones; new ones are refused as [closed](Error::Closed). It waits until the server has seen
-    /// the end, for a second at most after the last answer.
+    /// Ends the connection gracefully, for all clones. Requests in flight complete, and new ones
+    /// fail with [`Error::Closed`]. This waits until the server has ended the connection too, for a
+    /// second at most after the last answer.
     ///
-    /// When all clones of a client are dropped instead, its socket is just closed: no request can
-    /// be under way then.
+    /// If all clones of a client are dropped instead, its socket is closed at once. No request can
+    /// be in flight then.
     pub fn close(&self) {
-        self.inner.place.close();
+        self.inner.connector.close();
     }
 
-    /// What the client has counted.
+    /// The client's counters.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
-        self.inner.place.counters().read()
+        self.inner.connector.counters().read()
     }
 }
 
 impl Inner {
     fn request(&self, body: &[u8], limit: Option<Duration>) -> Result<Vec<u8>, Error> {
-        let counters: &Counters = self.place.counters();
+        let counters: &Counters = self.connector.counters();
         counters.requests.add(1);
         let outstanding = Outstanding::new(counters);
         let answered = self.call(limit, |connection, attempts, limit| {
@@ -156,7 +154,7 @@ impl Inner {
         let limit = Limit::from_now(limit);
         let mut attempts = Attempts::default();
         loop {
-            let connection = self.place.connection(limit, Wait::Connection)?;
+            let connection = self.connector.connection(limit, Wait::Connection)?;
             let why = match go(&connection, attempts, limit) {
                 Outcome::Done(done) => return Ok(done),
                 Outcome::Failed(error) => return Err(error),
@@ -165,21 +163,21 @@ impl Inner {
                     why
                 }
             };
-            self.place.give_up(&connection, why);
+            self.connector.give_up(&connection, why);
         }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.place.abandon();
+        self.connector.abandon();
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("place", &self.inner.place)
+            .field("connector", &self.inner.connector)
             .finish_non_exhaustive()
     }
 }

@@ -1,5 +1,4 @@
-//! The clock that the machines are told the time by: milliseconds since it was made. Nothing else
-//! in the crate tells them the time.
+//! The only clock that the core's connections see: milliseconds since the clock was created.
 
 use std::time;
 

@@ -1,4 +1,4 @@
-//! Random numbers from the operating system, which are used unless a builder is given others.
+//! Random numbers from the operating system, the default of the builders.
 
 use falco_core::EntropyError;
 use falco_core::keys::Entropy;

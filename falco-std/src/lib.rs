@@ -51,7 +51,8 @@
 //!
 //! # Threads
 //!
-//! Client: one thread per connection connects and reads; callers write. Server: one reading thread
+//! Client: one thread per connection connects and reads; callers write. On the classic wire, and over
+//! a stream that does not split, callers also read, one after another. Server: one reading thread
 //! per connection and a bounded worker pool. If a peer reads slowly, a writer thread is started
 //! while output is pending. Resolving and connecting to several addresses use one thread each.
 
@@ -61,11 +62,12 @@ mod entropy;
 mod error;
 mod line;
 mod peek;
-mod pipe;
 mod server;
+mod shared;
 mod socket;
 mod stats;
 mod stream;
+mod writer;
 
 pub use client::{Address, Client, ClientBuilder, ClientStats};
 pub use error::Error;
@@ -76,17 +78,17 @@ pub use falco_core::{
 pub use server::{Handle, HandlerError, Report, Request, Server, ServerBuilder, ServerStats};
 pub use stream::{Blocking, BoxedStream, Stream};
 
-/// Draws a fresh key from the operating system.
+/// Generates a key with random numbers from the operating system.
 ///
 /// ```
 /// let key = falco_std::generate_key()?;
 /// let mut text = [0; 64];
-/// assert_eq!(key.write_hex(&mut text).len(), 64); // what to carry to the other side
+/// assert_eq!(key.write_hex(&mut text).len(), 64); // for the other side
 /// # Ok::<(), falco_std::KeyError>(())
 /// ```
 ///
 /// # Errors
-/// [`KeyError::Entropy`] where the operating system gives no random numbers.
+/// [`KeyError::Entropy`] if the operating system has no random numbers.
 pub fn generate_key() -> Result<Key, KeyError> {
     Key::generate(&mut entropy::system())
 }

@@ -1,318 +1,203 @@
-//! A connection that several threads share: its state under one lock, and who writes. What is
-//! written is the state's to say; reading is a thread's of its own.
+//! A stream with the bytes that were read from it and that the core has not consumed yet. It reads,
+//! and it ends the stream. Writing is in `shared`.
 
-use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::io;
 use std::net::Shutdown;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use falco_core::mux::{Ending, LastStep};
-use falco_core::{ConnectionError, Instant, OutputTooSmall};
+use falco_core::{Instant, RecvBuf};
 
 use crate::clock::Clock;
-use crate::pipe::{Pipe, is_timeout};
-use crate::socket::Whole;
-use crate::stream::BoxedStream;
+use crate::stream::Stream;
 
-/// A thread that has something else to do writes no longer than this.
-const BRIEF: Duration = Duration::from_millis(20);
-/// So does a single write of it, except where one that timed out leaves a socket of no use.
-const WRITE_TIMEOUT: Option<Duration> = if cfg!(unix) { Some(BRIEF) } else { None };
-/// So many records a thread writes on the side; then a thread is made for it.
-const TURNS: usize = 16;
+/// How many bytes one read may return once the peer has proved that it has the key.
+const READ_AHEAD: usize = 16 << 10;
+/// A buffer that is larger than this is freed as soon as it is empty.
+pub(crate) const KEPT: usize = 64 << 10;
+/// After this long without a byte, the buffers of a connection are freed.
+const IDLE: Duration = Duration::from_secs(1);
 
-/// What is to be written.
-pub(crate) trait Source: Send + 'static {
-    /// Seals what goes next, a record or so, into `out`, and says how many bytes of it are to be
-    /// written; 0 where nothing can go now.
-    fn seal(&mut self, now: Instant, out: &mut Vec<u8>) -> usize;
-
-    /// Nothing more can be written, for this reason.
-    fn broken(&mut self, why: io::Result<ConnectionError>);
-
-    /// The stream has taken nothing since `since`. Says whether it has had the time for it.
-    fn blocked(&mut self, since: Instant, now: Instant) -> bool;
-
-    /// The stream has taken something again.
-    fn wrote(&mut self);
-
-    /// All that could be written now has been. If it was the last, says what of the stream is to be
-    /// shut down.
-    fn rested(&mut self, now: Instant) -> Option<Shutdown>;
-
-    /// How the stream is left; once the connection has ended.
-    fn ending(&mut self) -> &mut Option<Ending>;
-
-    /// How long a single write may take where no other thread reads meanwhile.
-    fn lifetime(&self) -> Duration;
+/// The result of waiting for bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filled {
+    Bytes,
+    EndOfStream,
+    /// Nothing came in time. Whether a deadline of the core has passed is for the caller to check.
+    Nothing,
 }
 
-/// Has `seal` write into `out`, which grows to `size` bytes, or to as many as `seal` asks for.
-pub(crate) fn seal_into(
-    out: &mut Vec<u8>,
-    mut size: usize,
-    mut seal: impl FnMut(&mut [u8]) -> Result<usize, OutputTooSmall>,
-) -> usize {
-    loop {
-        if out.len() < size {
-            out.resize(size, 0);
-        }
-        match seal(out) {
-            Ok(sealed) => return sealed,
-            Err(OutputTooSmall { needed, .. }) if needed > out.len() => size = needed,
-            Err(_) => return 0,
-        }
-    }
-}
-
-/// The state, and whether a thread is writing.
-pub(crate) struct Desk<T> {
-    pub(crate) source: T,
-    /// One thread writes at a time; whoever has something to send while another does leaves it to
-    /// that one.
-    writing: bool,
-    /// Counts what somebody may wait for, so that nothing is missed between a look and a wait.
-    changes: u64,
-}
-
-impl<T> Desk<T> {
-    pub(crate) const fn changes(&self) -> u64 {
-        self.changes
-    }
-
-    pub(crate) const fn is_writing(&self) -> bool {
-        self.writing
-    }
-}
-
-pub(crate) struct Line<T> {
-    desk: Mutex<Desk<T>>,
-    /// Something was written, or the state changed in a way that somebody may wait for.
-    progress: Condvar,
+#[derive(Debug)]
+pub(crate) struct Line<S> {
+    stream: S,
     clock: Clock,
-    /// Used only by the thread that writes.
-    writer: Mutex<BoxedStream>,
-    /// Used only to end the stream, without waiting for whoever writes.
-    ender: Mutex<BoxedStream>,
-    /// Whether one thread may read while another writes.
-    splits: bool,
-    /// The stream has taken nothing since it was last tried. Only the thread that writes uses it.
-    blocked: AtomicBool,
+    inbox: RecvBuf<Vec<u8>>,
+    /// The most that the inbox had to hold since it was last freed.
+    asked: usize,
+    /// How many bytes one read may return beyond those that the core asked for. It is 0 until the
+    /// peer has proved that it has the key, so that an unauthenticated client costs no buffer.
+    read_ahead: usize,
+    /// Nothing has come for [`IDLE`], and the buffers were freed.
+    idle: bool,
+    /// An upper limit for each wait, where no other thread can wake this one.
+    longest_wait: Option<Duration>,
+    read_timeout: Option<Duration>,
 }
 
-/// The handles of one stream: to read, to write, to end it; and whether they are independent.
-pub(crate) fn handles(stream: BoxedStream) -> io::Result<([BoxedStream; 3], bool)> {
-    if let (Some(writer), Some(ender)) = (stream.split()?, stream.split()?) {
-        return Ok(([stream, writer, ender], true));
-    }
-    let whole = Whole::new(stream);
-    let (writer, ender) = (whole.again(), whole.again());
-    Ok(([Box::new(whole), writer, ender], false))
-}
-
-impl<T: Source> Line<T> {
-    pub(crate) fn new(
-        source: T,
-        clock: Clock,
-        [writer, ender]: [BoxedStream; 2],
-        splits: bool,
-    ) -> io::Result<Arc<Self>> {
-        writer.set_write_timeout(WRITE_TIMEOUT.filter(|_| splits).or_else(|| Some(source.lifetime())))?;
-        Ok(Arc::new(Self {
-            desk: Mutex::new(Desk {
-                source,
-                writing: false,
-                changes: 0,
-            }),
-            progress: Condvar::new(),
+impl<S: Stream> Line<S> {
+    pub(crate) const fn new(stream: S, clock: Clock, longest_wait: Option<Duration>) -> Self {
+        Self {
+            stream,
             clock,
-            writer: Mutex::new(writer),
-            ender: Mutex::new(ender),
-            splits,
-            blocked: AtomicBool::new(false),
-        }))
+            inbox: RecvBuf::new(Vec::new()),
+            asked: 0,
+            read_ahead: 0,
+            idle: false,
+            longest_wait,
+            read_timeout: None,
+        }
     }
 
     pub(crate) fn now(&self) -> Instant {
         self.clock.now()
     }
 
-    pub(crate) const fn splits(&self) -> bool {
-        self.splits
+    /// The peer has proved that it has the key: from now on each read has a large buffer.
+    pub(crate) fn set_authenticated(&mut self) {
+        self.read_ahead = READ_AHEAD;
+        self.inbox.set_read_ahead(READ_AHEAD);
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Desk<T>> {
-        // The state is whole between any two of its steps that can panic, of which it has none.
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether nothing has come for so long that the buffers were freed.
+    pub(crate) const fn is_idle(&self) -> bool {
+        self.idle
     }
 
-    pub(crate) fn shutdown(&self, how: Shutdown) {
-        let _ = self.ender.lock().unwrap_or_else(PoisonError::into_inner).shutdown(how);
+    pub(crate) fn unread(&mut self) -> &mut [u8] {
+        self.inbox.unread()
     }
 
-    /// Whether something can be read from the stream that has not been.
-    pub(crate) fn lies_unread(&self) -> bool {
-        self.ender.lock().unwrap_or_else(PoisonError::into_inner).lies_unread()
-    }
-
-    /// Tells those who wait that something has changed.
-    pub(crate) fn tell(&self) {
-        self.lock().changes += 1;
-        self.progress.notify_all();
-    }
-
-    /// Waits until something was written or has changed, for `limit` at most.
-    pub(crate) fn wait<'l>(&self, desk: MutexGuard<'l, Desk<T>>, limit: Option<Duration>) -> MutexGuard<'l, Desk<T>> {
-        match limit {
-            Some(limit) => {
-                let waited = self.progress.wait_timeout(desk, limit);
-                waited.unwrap_or_else(PoisonError::into_inner).0
-            }
-            None => self.progress.wait(desk).unwrap_or_else(PoisonError::into_inner),
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.inbox.consume(count);
+        if self.asked > KEPT && self.inbox.is_empty() {
+            self.inbox.release();
+            self.asked = 0;
         }
     }
 
-    /// Flushes pending output. It never blocks for long: if the peer does not read, or there is
-    /// much to write, a thread is started that writes.
-    pub(crate) fn pump(self: &Arc<Self>) {
-        let mut desk = self.lock();
-        if desk.writing {
+    /// Waits for bytes until `until`. `total` is how many unread bytes the core needs in all.
+    pub(crate) fn fill(&mut self, total: usize, until: Option<Instant>) -> io::Result<Filled> {
+        let may_idle = !self.idle && self.read_ahead > 0 && self.inbox.is_empty();
+        let wait = until.map(|until| until.since(self.now()));
+        let wait = [wait, self.longest_wait, may_idle.then_some(IDLE)];
+        let wait = wait.into_iter().flatten().min();
+        self.limit_read(wait)?;
+        self.asked = self.asked.max(total);
+        let space = self.inbox.space(total).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        match self.stream.read(space) {
+            Ok(0) => Ok(Filled::EndOfStream),
+            Ok(count) => {
+                self.inbox.filled(count);
+                if self.idle {
+                    self.idle = false;
+                    self.inbox.set_read_ahead(self.read_ahead);
+                }
+                Ok(Filled::Bytes)
+            }
+            Err(error) if is_timeout(&error) => {
+                if may_idle && wait.is_some_and(|wait| wait >= IDLE) {
+                    self.free_buffers();
+                }
+                Ok(Filled::Nothing)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads what has already come, without waiting.
+    pub(crate) fn fill_ready(&mut self, total: usize) -> io::Result<Filled> {
+        self.asked = self.asked.max(total);
+        let space = self.inbox.space(total).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        match self.stream.read_ready(space) {
+            Ok(0) => Ok(Filled::EndOfStream),
+            Ok(count) => {
+                self.inbox.filled(count);
+                Ok(Filled::Bytes)
+            }
+            Err(error) if is_timeout(&error) => Ok(Filled::Nothing),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends the stream at once.
+    pub(crate) fn abort(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    /// Ends the stream as `ending` says, after all pending output was written.
+    pub(crate) fn end(&mut self, ending: &mut Ending) {
+        let mut dropped = [0; 512];
+        // Where one half cannot be shut down, the peer sees no end until the stream is dropped, so
+        // there is nothing to wait for. Another thread may have shut it down already: twice does no
+        // harm.
+        if ending.step(self.now()) != LastStep::Close && self.stream.shutdown(Shutdown::Write).is_err() {
             return;
         }
-        desk.writing = true;
-        drop(desk);
-        let turns = if self.splits { TURNS } else { usize::MAX };
-        if let Some(left) = self.write(Vec::new(), 0..0, Some(turns)) {
-            let own = Arc::clone(self);
-            let slot = Arc::new(Mutex::new(Some(left)));
-            let given = Arc::clone(&slot);
-            let spawned = thread::Builder::new().name("falco writer".to_owned()).spawn(move || {
-                let left = given.lock().unwrap_or_else(PoisonError::into_inner).take();
-                if let Some((out, rest)) = left {
-                    own.write(out, rest, None);
-                }
-            });
-            if spawned.is_err()
-                && let Some((out, rest)) = slot.lock().unwrap_or_else(PoisonError::into_inner).take()
-            {
-                self.write(out, rest, None);
-            }
-        }
-    }
-
-    /// Writes `rest` of `out`, then what the state seals, until there is nothing more. With a
-    /// number of turns it gives back what is left when they are used up, or when it has taken more
-    /// than a moment, however much of it the peer has taken; it is still the one who writes then.
-    fn write(
-        self: &Arc<Self>,
-        mut out: Vec<u8>,
-        mut rest: core::ops::Range<usize>,
-        mut turns: Option<usize>,
-    ) -> Option<(Vec<u8>, core::ops::Range<usize>)> {
-        let mut stream = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut since = self.clock.now();
-        let leaves_at = turns.filter(|_| self.splits).map(|_| since + BRIEF);
-        let leaves = || leaves_at.is_some_and(|at| self.clock.now() >= at);
-        let mut progress = false;
         loop {
-            while !rest.is_empty() {
-                if leaves() {
-                    return Some((out, rest));
-                }
-                let why = match stream.write(out.get(rest.clone()).unwrap_or_default()) {
-                    Ok(0) => Err(io::ErrorKind::WriteZero.into()),
-                    Ok(count) => {
-                        rest.start += count;
-                        since = self.clock.now();
-                        progress = true;
-                        if self.blocked.swap(false, Ordering::Relaxed) {
-                            self.lock().source.wrote();
-                        }
-                        continue;
+            let now = self.now();
+            match ending.step(now) {
+                LastStep::Write => ending.written(),
+                LastStep::ShutDown => ending.shut(now),
+                LastStep::DropInput => {
+                    let wait = ending.poll_timeout().map(|until| until.since(now));
+                    let read = self.limit_read(wait).and_then(|()| self.stream.read(&mut dropped));
+                    match read {
+                        Ok(0) => ending.input_ended(),
+                        Ok(_) => {}
+                        Err(error) if is_timeout(&error) => {}
+                        Err(_) => ending.input_ended(),
                     }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(error) if is_timeout(&error) => {
-                        self.blocked.store(true, Ordering::Relaxed);
-                        let stalled = self.lock().source.blocked(since, self.clock.now());
-                        if stalled {
-                            Ok(ConnectionError::Stalled)
-                        } else if turns.is_some() && self.splits {
-                            return Some((out, rest));
-                        } else {
-                            continue;
-                        }
-                    }
-                    Err(error) => Err(error),
-                };
-                self.break_off(why);
-                return None;
-            }
-            if let Err(error) = stream.flush() {
-                self.break_off(Err(error));
-                return None;
-            }
-            let mut desk = self.lock();
-            // Whoever looks for something to write and finds nothing has changed nothing.
-            if core::mem::take(&mut progress) {
-                desk.changes += 1;
-                self.progress.notify_all();
-            }
-            if turns == Some(0) {
-                drop(desk);
-                return Some((out, 0..0));
-            }
-            turns = turns.map(|turns| turns.saturating_sub(1));
-            since = self.clock.now();
-            let count = desk.source.seal(since, &mut out);
-            if count == 0 {
-                desk.writing = false;
-                let how = desk.source.rested(since);
-                drop(desk);
-                self.progress.notify_all();
-                drop(stream);
-                if let Some(how) = how {
-                    self.shutdown(how);
                 }
-                return None;
+                LastStep::Close => return self.abort(),
             }
-            rest = 0..count;
         }
     }
 
-    fn break_off(&self, why: io::Result<ConnectionError>) {
-        let mut desk = self.lock();
-        desk.writing = false;
-        desk.source.broken(why);
-        drop(desk);
-        self.tell();
-        // The thread that reads learns of it.
-        self.shutdown(Shutdown::Both);
+    fn free_buffers(&mut self) {
+        self.idle = true;
+        self.asked = 0;
+        self.inbox.set_read_ahead(0);
+        self.inbox.release();
     }
 
-    /// Leaves the stream of a connection that has ended, as its [`Ending`] says. For the thread
-    /// that reads.
-    pub(crate) fn leave(self: &Arc<Self>, pipe: &mut Pipe<BoxedStream>) {
-        // The machine's last words, if it has any. Where they cannot be said, the stream is broken.
-        self.pump();
-        let mut desk = self.lock();
-        loop {
-            let (writing, now) = (desk.writing, self.clock.now());
-            let Some(ending) = desk.source.ending() else { break };
-            if ending.step(now) != LastStep::Write {
-                let mut ending = *ending;
-                drop(desk);
-                return pipe.end(&mut ending);
-            }
-            if writing {
-                let left = ending.poll_timeout().map(|until| until.since(now));
-                desk = self.wait(desk, left);
-            } else {
-                ending.written();
-            }
+    fn limit_read(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        let wait = wait.map(at_least_a_millisecond);
+        if !is_close_enough(self.read_timeout, wait) {
+            self.stream.set_read_timeout(wait)?;
+            self.read_timeout = wait;
         }
-        drop(desk);
-        pipe.abort();
+        Ok(())
     }
+}
+
+/// Whether a read timeout that is in force can stay although another is wanted. It must not be
+/// later, and not so much earlier that the thread wakes often for nothing. This saves a system call
+/// for most reads.
+fn is_close_enough(in_force: Option<Duration>, wanted: Option<Duration>) -> bool {
+    match (in_force, wanted) {
+        (None, None) => true,
+        (Some(in_force), Some(wanted)) => in_force <= wanted && in_force >= wanted / 2,
+        (None, Some(_)) | (Some(_), None) => false,
+    }
+}
+
+/// A timeout of zero is an error for the standard library.
+pub(crate) fn at_least_a_millisecond(wait: Duration) -> Duration {
+    wait.max(Duration::from_millis(1))
+}
+
+/// Systems report a timeout in two ways. A read that was interrupted has read nothing either.
+pub(crate) fn is_timeout(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    matches!(error.kind(), WouldBlock | TimedOut | Interrupted)
 }

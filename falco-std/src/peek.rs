@@ -1,4 +1,4 @@
-//! A look into a socket that waits for nothing.
+//! Whether a socket is readable, and reads that do not wait.
 
 use std::io;
 #[cfg(not(unix))]
@@ -13,22 +13,22 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 #[cfg(unix)]
 use rustix::net::RecvFlags;
 
-/// Reads what lies in the socket, without waiting, and without a word to whoever else uses it.
+/// Reads what has come, without waiting and without an effect on other threads that use the socket.
 #[cfg(unix)]
 pub(crate) fn read_now(socket: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
     let (_, count) = rustix::net::recv(socket, buf, RecvFlags::DONTWAIT)?;
     Ok(count)
 }
 
-/// Whether bytes, an end or an error lie in the socket.
+/// Whether bytes, the end of the stream or an error can be read without waiting.
 #[cfg(unix)]
-pub(crate) fn lies_unread(socket: impl AsFd) -> bool {
-    // A peek would take the error away from whoever reads.
+pub(crate) fn is_readable(socket: impl AsFd) -> bool {
+    // A read with `MSG_PEEK` would clear a pending error, which the thread that reads has to see.
     let mut asked = [PollFd::new(&socket, PollFlags::IN)];
     rustix::event::poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
-/// Reads what lies in the socket, without waiting. Nobody else may use it meanwhile.
+/// Reads what has come, without waiting. No other thread may use the socket meanwhile.
 #[cfg(not(unix))]
 pub(crate) fn read_now(mut socket: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
     socket.set_nonblocking(true)?;
@@ -37,9 +37,9 @@ pub(crate) fn read_now(mut socket: &TcpStream, buf: &mut [u8]) -> io::Result<usi
     read
 }
 
-/// There is no way to tell that disturbs nobody.
+/// There is no way that has no effect on other threads.
 #[cfg(not(unix))]
-pub(crate) fn lies_unread(_: &TcpStream) -> bool {
+pub(crate) fn is_readable(_: &TcpStream) -> bool {
     false
 }
 
@@ -53,14 +53,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_look_leaves_a_reset_to_whoever_reads() -> io::Result<()> {
+    fn checking_a_socket_leaves_its_error_to_the_next_read() -> io::Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let mut near = TcpStream::connect(listener.local_addr()?)?;
         let (far, _) = listener.accept()?;
-        assert!(!lies_unread(&near));
+        assert!(!is_readable(&near));
         socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO))?;
         drop(far);
-        while !lies_unread(&near) {
+        while !is_readable(&near) {
             thread::yield_now();
         }
         let read = near.read(&mut [0]).map_err(|error| error.kind());

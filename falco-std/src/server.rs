@@ -1,17 +1,17 @@
-//! The server: what it is made of and how it is run. How connections are let in and shut down is in
-//! `seats`, what happens on one in `connection`.
+//! The server. `builder` has its settings, `accept` accepts sockets, `admission` decides which
+//! connections are served, `connection` serves one, and `pool` runs handlers.
 
 mod accept;
+mod admission;
 mod builder;
 mod connection;
 mod half_open;
 mod handler;
+mod linger;
 mod pool;
-mod reaper;
-mod seats;
+mod queue;
 mod state;
 mod stats;
-mod waiting;
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -23,9 +23,9 @@ use falco_core::mux::SharedBudget;
 use falco_core::{CloseReason, ConnectionError, Key, KeyId, Settings};
 
 use self::accept::Listener;
+use self::admission::Admission;
+use self::linger::LingerTimer;
 use self::pool::Pool;
-use self::reaper::Reaper;
-use self::seats::Seats;
 use self::state::State;
 use crate::clock::Clock;
 use crate::error::Error;
@@ -35,12 +35,12 @@ pub use self::builder::ServerBuilder;
 pub use self::handler::{HandlerError, Request};
 pub use self::stats::{Report, ServerStats};
 
-/// A server: it takes connections, and runs a handler for each request.
+/// A server. It accepts connections, and runs a handler for each request.
 ///
-/// Each connection has a thread. The number of connections is bounded
+/// Each connection has a thread. The number of connections is limited
 /// ([`ServerBuilder::max_connections`]), and so is the number of handlers that run at once
-/// ([`ServerBuilder::workers`]). Requests of one connection are handled at once, and answered as
-/// their handlers finish; on the classic wire in the order in which they came.
+/// ([`ServerBuilder::workers`]). Handlers for several requests of one connection run at once. Each
+/// request is answered when its handler returns, on the classic wire in the order of the requests.
 ///
 /// ```
 /// use falco_std::{Request, Server};
@@ -50,7 +50,7 @@ pub use self::stats::{Report, ServerStats};
 /// let handle = server.handle();
 /// # handle.shutdown();
 /// let report = server.serve(|request: Request| {
-///     let text = str::from_utf8(request.body())?; // an error fails this request, and nothing else
+///     let text = str::from_utf8(request.body())?; // an error fails this request alone
 ///     Ok(text.to_uppercase().into_bytes())
 /// })?;
 /// println!("{report:?}");
@@ -63,7 +63,7 @@ pub struct Server {
     listener: Option<Arc<Listener>>,
 }
 
-/// What all connections of a server share.
+/// What the connections of a server share.
 #[derive(Debug)]
 struct Service {
     keys: Arc<ServerKeys>,
@@ -71,23 +71,24 @@ struct Service {
     entropy: Entropy,
     queue_timeout: Duration,
     clock: Clock,
-    seats: Arc<Seats>,
+    admission: Arc<Admission>,
     pool: Arc<Pool>,
     budget: SharedBudget,
-    reaper: Arc<Reaper<State>>,
+    linger: Arc<LingerTimer<State>>,
 }
 
 impl Server {
-    /// The address that the server is bound to.
+    /// The socket address that the server is bound to.
     ///
     /// # Errors
-    /// [`Unsupported`](io::ErrorKind::Unsupported) where that is not an address of the internet.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if the server is bound to a Unix socket or to
+    /// nothing.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         let listener = self.listener.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         listener.local_addr()
     }
 
-    /// What shuts the server down, changes its keys and reads its counters, from any thread.
+    /// A handle to shut the server down, to change its keys and to read its counters.
     #[must_use]
     pub fn handle(&self) -> Handle {
         let listener = self.listener.as_ref().map_or_else(Weak::new, Arc::downgrade);
@@ -97,19 +98,19 @@ impl Server {
         }
     }
 
-    /// Takes connections and runs `handler` for their requests, until a [`Handle`] shuts the server
-    /// down; then says what has been.
+    /// Accepts connections and runs `handler` for their requests, until a [`Handle`] shuts the
+    /// server down. Returns what the server has counted.
     ///
-    /// A handler that returns an error or panics costs its own request; on the classic wire, which
-    /// has no other word for it, the connection of that request, and nothing else. A server that is
-    /// bound to nothing ([`ServerBuilder::unbound`]) just waits to be shut down.
+    /// If a handler returns an error or panics, its request is refused. The classic wire has no
+    /// refusals: there the connection of that request ends. A server that is bound to nothing
+    /// ([`ServerBuilder::unbound`]) waits until it is shut down.
     ///
-    /// It returns when all connections have ended, or at the deadline given to
-    /// [`Handle::shutdown_within`]. A handler that is still running then cannot be interrupted: its
-    /// thread goes on without a connection.
+    /// This returns when all connections have ended, or when the limit of
+    /// [`Handle::shutdown_within`] has passed. A handler that still runs then cannot be
+    /// interrupted: its thread goes on without a connection.
     ///
     /// # Errors
-    /// None at present: errors of accepting are survived, and counted.
+    /// None at present. Errors of accepting are counted, and the server goes on.
     pub fn serve<H>(self, handler: H) -> Result<Report, Error>
     where
         H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
@@ -117,16 +118,17 @@ impl Server {
         if let Some(listener) = &self.listener {
             accept::accept_until_stopped(listener, &self.service, &Arc::new(handler));
         }
-        Ok(self.service.seats.wait_until_empty())
+        Ok(self.service.admission.wait_until_empty())
     }
 
-    /// Serves one connection, over any stream, from this thread. It says what ended the connection.
-    /// Over a stream that cannot be [split](Stream::split), requests are handled one after another,
-    /// and the protocol's times are kept between them.
+    /// Serves one connection over any stream, on this thread. Returns what ended the connection.
+    /// Over a stream that does not [split](Stream::split), requests are handled one after another,
+    /// and deadlines take effect between them.
     ///
-    /// The stream takes no seat of the [`max_connections`](ServerBuilder::max_connections), and is
-    /// never dropped to make room. When the server is shut down, the connection notices within a
-    /// quarter of a second, if the stream has time limits.
+    /// The connection is a guest: it does not count towards
+    /// [`max_connections`](ServerBuilder::max_connections), and is never dropped to make room. When
+    /// the server shuts down, the connection notices within a quarter of a second, if the stream
+    /// has timeouts.
     ///
     /// ```
     /// # #[cfg(unix)] {
@@ -156,57 +158,54 @@ impl Server {
         H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
     {
         let (conn, stream) = connection::prepare(&self.service, Box::new(stream))?;
-        let seat = self.service.seats.guest(conn);
-        connection::serve(&self.service, &seat, stream, None, &Arc::new(handler))
+        let permit = self.service.admission.guest(conn);
+        connection::serve(&self.service, &permit, stream, None, &Arc::new(handler))
     }
 }
 
-/// Shuts a [`Server`] down, changes its keys and reads its counters, from any thread. Clones do so
-/// to the same server.
+/// Shuts a [`Server`] down, changes its keys and reads its counters, from any thread. Clones are
+/// handles of the same server.
 #[derive(Clone, Debug)]
 pub struct Handle {
     service: Arc<Service>,
-    /// Weak, so that a handle does not keep an address bound.
+    /// Weak, so that a handle does not keep the address bound.
     listener: Weak<Listener>,
 }
 
 impl Handle {
-    /// Shuts the server down in good order: it takes no more connections and no more requests, lets
-    /// the requests that are running finish, sends their answers, and closes. This returns at once;
-    /// [`Server::serve`] returns when it is done.
+    /// Shuts the server down gracefully. It accepts no more connections and no more requests, and
+    /// each connection ends when its requests in flight are answered. This returns at once, and
+    /// [`Server::serve`] returns when all connections have ended.
     ///
-    /// On the noise wire clients are told, and what they have begun to send is still handled. A
-    /// connection that has nothing more to do waits up to a second for its client to end as well.
+    /// On the noise wire clients are notified, and requests that they have begun to send are still
+    /// handled. Each connection then waits up to a second for its client to end it too.
     pub fn shutdown(&self) {
         self.shutdown_at(None);
     }
 
-    /// The same, but what is not done within `limit` is cut off. Of several limits the earliest
-    /// counts.
+    /// Shuts the server down in the same way, and ends at once the connections that have not ended
+    /// within `limit`. If this is called several times, the earliest limit applies.
     pub fn shutdown_within(&self, limit: Duration) {
         self.shutdown_at(Some(limit));
     }
 
-    /// Takes another key into service on the noise wire, at once.
+    /// Adds a key on the noise wire. The server accepts it at once.
     ///
     /// # Errors
-    /// [`SetupError`]; then nothing has changed.
+    /// [`SetupError`]. Then nothing has changed.
     pub fn add_key(&self, key: Key) -> Result<KeyId, SetupError> {
         self.service.keys.ring().ok_or(SetupError::NoRing)?.add(key)
     }
 
-    /// Takes a key out of service on the noise wire, and says whether it was in it. Hellos under it
-    /// are refused from now on. Its connections take no more requests, and end when those that have
-    /// begun have had their answers; their clients are told why.
-    #[expect(
-        clippy::must_use_candidate,
-        reason = "a caller who knows that it was there need not ask"
-    )]
+    /// Retires a key on the noise wire, and returns whether the server had it. Handshakes under it
+    /// are refused from now on. Its connections accept no more requests and end when those in
+    /// flight are answered. Their clients receive the reason.
+    #[expect(clippy::must_use_candidate, reason = "a caller may know that the server has the key")]
     pub fn retire_key(&self, id: KeyId) -> bool {
         let retired = self.service.keys.ring().is_some_and(|ring| ring.retire(id));
         if retired {
-            for conn in self.service.seats.conns() {
-                let key = conn.lock().source.mux.machine().key_id();
+            for conn in self.service.admission.conns() {
+                let key = conn.lock().state.mux.machine().key_id();
                 if key == Some(id) {
                     conn.close(CloseReason::KeyRetired);
                 }
@@ -215,14 +214,14 @@ impl Handle {
         retired
     }
 
-    /// What the server has counted.
+    /// The server's counters.
     #[must_use]
     pub fn stats(&self) -> ServerStats {
-        self.service.seats.stats()
+        self.service.admission.stats()
     }
 
     fn shutdown_at(&self, limit: Option<Duration>) {
-        self.service.seats.stop(limit);
+        self.service.admission.stop(limit);
         if let Some(listener) = self.listener.upgrade() {
             listener.wake();
         }

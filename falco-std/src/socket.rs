@@ -1,14 +1,14 @@
-//! Sockets of both kinds under one type, and handles on one socket for several threads. One file
-//! descriptor each, however many handles.
+//! TCP and Unix sockets under one type, and handles of one stream for several threads. However many
+//! handles there are, they take one file descriptor.
 
 use core::time::Duration;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use crate::peek::{lies_unread, read_now};
+use crate::peek::{is_readable, read_now};
 use crate::stream::{BoxedStream, Stream};
 
 /// A connected socket of either kind.
@@ -21,15 +21,15 @@ pub(crate) enum Socket {
 
 /// A socket that several threads use at once.
 #[derive(Debug)]
-pub(crate) struct Shared(Arc<Socket>);
+pub(crate) struct SharedSocket(Arc<Socket>);
 
-impl Shared {
+impl SharedSocket {
     pub(crate) fn new(socket: Socket) -> Self {
         Self(Arc::new(socket))
     }
 }
 
-impl Read for Shared {
+impl Read for SharedSocket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match &*self.0 {
             Socket::Tcp(stream) => (&*stream).read(buf),
@@ -39,7 +39,7 @@ impl Read for Shared {
     }
 }
 
-impl Write for Shared {
+impl Write for SharedSocket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match &*self.0 {
             Socket::Tcp(stream) => (&*stream).write(buf),
@@ -53,7 +53,7 @@ impl Write for Shared {
     }
 }
 
-impl Stream for Shared {
+impl Stream for SharedSocket {
     fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         match &*self.0 {
             Socket::Tcp(stream) => stream.set_read_timeout(timeout),
@@ -86,11 +86,11 @@ impl Stream for Shared {
         }
     }
 
-    fn lies_unread(&self) -> bool {
+    fn is_readable(&self) -> bool {
         match &*self.0 {
-            Socket::Tcp(stream) => lies_unread(stream),
+            Socket::Tcp(stream) => is_readable(stream),
             #[cfg(unix)]
-            Socket::Unix(stream) => lies_unread(stream),
+            Socket::Unix(stream) => is_readable(stream),
         }
     }
 
@@ -99,55 +99,69 @@ impl Stream for Shared {
     }
 }
 
-/// A stream that cannot be split, behind several handles that one thread uses in turn.
-pub(crate) struct Whole(Arc<Mutex<BoxedStream>>);
+/// A stream that is used by one thread at a time, behind several handles.
+pub(crate) struct LockedStream(Arc<Mutex<BoxedStream>>);
 
-impl Whole {
+impl LockedStream {
     pub(crate) fn new(stream: BoxedStream) -> Self {
         Self(Arc::new(Mutex::new(stream)))
     }
 
-    pub(crate) fn again(&self) -> BoxedStream {
+    pub(crate) fn handle(&self) -> BoxedStream {
         Box::new(Self(Arc::clone(&self.0)))
     }
 
-    fn with<T>(&self, call: impl FnOnce(&mut BoxedStream) -> T) -> T {
-        // The stream's own panics leave it as broken as they found it.
-        call(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock(&self) -> MutexGuard<'_, BoxedStream> {
+        // A panic of the stream ends the connection.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// None while another thread is using the stream.
+    fn try_lock(&self) -> Option<MutexGuard<'_, BoxedStream>> {
+        match self.0.try_lock() {
+            Ok(stream) => Some(stream),
+            Err(TryLockError::Poisoned(stream)) => Some(stream.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 
-impl Read for Whole {
+impl Read for LockedStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.with(|stream| stream.read(buf))
+        self.lock().read(buf)
     }
 }
 
-impl Write for Whole {
+impl Write for LockedStream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.with(|stream| stream.write(buf))
+        self.lock().write(buf)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.with(Write::flush)
+        self.lock().flush()
     }
 }
 
-impl Stream for Whole {
+impl Stream for LockedStream {
     fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.with(|stream| stream.set_read_timeout(timeout))
+        self.lock().set_read_timeout(timeout)
     }
 
     fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.with(|stream| stream.set_write_timeout(timeout))
+        self.lock().set_write_timeout(timeout)
     }
 
+    /// Does nothing while another thread is using the stream: that thread ends it when its read or
+    /// write returns.
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        // Whoever is reading or writing notices the end by itself: nobody waits for it here.
-        match self.0.try_lock() {
-            Ok(stream) => stream.shutdown(how),
-            Err(TryLockError::Poisoned(stream)) => stream.into_inner().shutdown(how),
-            Err(TryLockError::WouldBlock) => Ok(()),
-        }
+        self.try_lock().map_or(Ok(()), |stream| stream.shutdown(how))
+    }
+
+    fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.lock().read_ready(buf)
+    }
+
+    fn is_readable(&self) -> bool {
+        self.try_lock().is_some_and(|stream| stream.is_readable())
     }
 }

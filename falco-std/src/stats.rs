@@ -1,8 +1,8 @@
-//! Counting, on both sides.
+//! Counters for clients and servers.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// A number that only goes up.
+/// A number that only increases.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 

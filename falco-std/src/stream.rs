@@ -1,5 +1,4 @@
-//! What a connection needs of a stream of bytes: reading, writing, time limits on both, and an end.
-//! No protocol is in here.
+//! What a connection needs of a stream of bytes: reading, writing, timeouts for both, and an end.
 
 use core::time::Duration;
 use std::io::{self, Read, Write};
@@ -9,54 +8,58 @@ use std::os::unix::net::UnixStream;
 
 use crate::peek;
 
-/// A stream of bytes both ways that a connection may run over. [`TcpStream`] and `UnixStream` are
-/// such; [`Blocking`] makes one of anything that reads and writes.
+/// A stream of bytes in both directions. [`TcpStream`] and `UnixStream` implement it, and
+/// [`Blocking`] implements it for anything that reads and writes.
 pub trait Stream: Read + Write {
-    /// From now on a read that has waited this long fails with
+    /// Sets the timeout of reads. A read that has waited this long fails with
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) or [`TimedOut`](io::ErrorKind::TimedOut). `None`
-    /// waits for ever; the duration is never zero.
+    /// sets no limit. The duration is never zero.
     ///
     /// # Errors
-    /// Those of the operating system; the connection then ends.
+    /// Those of the operating system. They end the connection.
     fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// The same for a write that makes no progress.
+    /// Sets the timeout of writes that make no progress, in the same way. It also holds for
+    /// [`flush`](Write::flush). Both are called again after they have timed out.
     ///
     /// # Errors
-    /// Those of the operating system; the connection then ends.
+    /// Those of the operating system. They end the connection.
     fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Ends one half or both. Ending twice does no harm.
+    /// Shuts down one direction or both, also for other handles of the stream. It may be called
+    /// more than once.
     ///
     /// # Errors
-    /// Those of the operating system; they are ignored.
+    /// Those of the operating system. They are ignored.
     fn shutdown(&self, how: Shutdown) -> io::Result<()>;
 
     /// Reads what has already come, without waiting. `Ok(0)` is the end of the stream.
     ///
-    /// A client asks this before it sends, so that it does not send to a server that has gone. A
-    /// stream that cannot tell says [`WouldBlock`](io::ErrorKind::WouldBlock), which is what this
-    /// does unless it is overridden.
+    /// A client that reads on its callers' threads calls this before it sends, so that it does not
+    /// send to a server that is gone. The default implementation returns
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock), which is right for a stream that cannot know.
     ///
     /// # Errors
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) where nothing has come; others mean that the
-    /// stream is broken.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if nothing has come. Others end the connection.
     fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let _ = buf;
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// Whether something can be read without waiting: bytes, the end of the stream, or an error. A
-    /// client asks this before it sends on a connection that has heard nothing for a while, a
-    /// server before it drops a connection that is late. A stream that cannot tell says `false`,
-    /// which is what this does unless it is overridden.
-    fn lies_unread(&self) -> bool {
+    /// Whether a read would return without waiting, with bytes, the end of the stream, or an error.
+    ///
+    /// A client calls this before it sends on a connection on which nothing has come for a while. A
+    /// server calls it before it drops a connection that is late in its handshake. The default
+    /// implementation returns `false`, which is right for a stream that cannot know.
+    fn is_readable(&self) -> bool {
         false
     }
 
-    /// A second handle on the same stream, so that one thread may read while another writes; time
-    /// limits and ends set by one hold for both. A stream that has none says `None`, which is what
-    /// this does unless it is overridden: requests over it then go one after another.
+    /// Returns another handle of the same stream, so that one thread can read while another writes.
+    /// Timeouts and shutdowns hold for all handles.
+    ///
+    /// The default implementation returns `None`: the stream does not split. Then one thread uses
+    /// it at a time, and requests go one after another.
     ///
     /// # Errors
     /// Those of the operating system.
@@ -65,7 +68,7 @@ pub trait Stream: Read + Write {
     }
 }
 
-/// A stream of whatever kind.
+/// A stream of any kind.
 pub type BoxedStream = Box<dyn Stream + Send>;
 
 impl Stream for TcpStream {
@@ -85,8 +88,8 @@ impl Stream for TcpStream {
         peek::read_now(self, buf)
     }
 
-    fn lies_unread(&self) -> bool {
-        peek::lies_unread(self)
+    fn is_readable(&self) -> bool {
+        peek::is_readable(self)
     }
 
     fn split(&self) -> io::Result<Option<BoxedStream>> {
@@ -112,8 +115,8 @@ impl Stream for UnixStream {
         peek::read_now(self, buf)
     }
 
-    fn lies_unread(&self) -> bool {
-        peek::lies_unread(self)
+    fn is_readable(&self) -> bool {
+        peek::is_readable(self)
     }
 
     fn split(&self) -> io::Result<Option<BoxedStream>> {
@@ -138,8 +141,8 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
         (**self).read_ready(buf)
     }
 
-    fn lies_unread(&self) -> bool {
-        (**self).lies_unread()
+    fn is_readable(&self) -> bool {
+        (**self).is_readable()
     }
 
     fn split(&self) -> io::Result<Option<BoxedStream>> {
@@ -147,10 +150,11 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
     }
 }
 
-/// Any stream that reads and writes, without time limits: a pipe, a serial line, a tunnel.
+/// Makes a [`Stream`] without timeouts of anything that reads and writes, such as a pipe, a serial
+/// line or a tunnel.
 ///
-/// The protocol's deadlines are then acted on when a read or a write comes back, and not before:
-/// who needs them on time implements [`Stream`]. The stream ends when it is dropped.
+/// Deadlines of the protocol and time limits of requests take effect only when a read or a write
+/// returns. If you need them on time, implement [`Stream`]. The stream ends when it is dropped.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -165,7 +169,7 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
 ///
 /// let stream = Blocking(dial()); // anything that is `Read + Write`
 /// let client = Client::builder(falco_std::generate_key()?).over(stream);
-/// # // This one ends at once.
+/// # // It ends at once.
 /// # assert!(matches!(client, Err(Error::Connection { end: ConnectionError::Refused, .. })));
 /// # Ok::<(), falco_std::KeyError>(())
 /// ```
@@ -198,7 +202,7 @@ impl<T: Read + Write> Stream for Blocking<T> {
         Ok(())
     }
 
-    /// There is no way to end one direction of it: whoever wants an end drops it.
+    /// Fails: the stream ends when it is dropped.
     fn shutdown(&self, _how: Shutdown) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }

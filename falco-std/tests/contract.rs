@@ -1,5 +1,5 @@
-//! What falco-std and falco-tokio both promise, in the words of this one. The file of the same name
-//! in falco-tokio says the same with `await`; `docs/adapters.md` compares all methods.
+//! What falco-std and falco-tokio both promise. The file of the same name in falco-tokio has the
+//! same tests with `await`. `docs/adapters.md` compares all methods.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod common;
@@ -19,7 +19,7 @@ fn key(number: u8) -> Key {
     Key::from_bytes([number; 32]).unwrap()
 }
 
-/// A server that answers with what it is sent.
+/// A server that returns each body.
 fn echo(builder: ServerBuilder) -> Running {
     Running::start(builder, common::echo)
 }
@@ -28,7 +28,7 @@ fn client(server: &Running) -> Client {
     Client::builder(key(1)).connect(server.address).unwrap()
 }
 
-/// What a request of three bytes comes to.
+/// The result of a request of three bytes.
 fn three(client: &Client) -> Result<usize, RequestError> {
     match client.request("abc") {
         Ok(answer) => Ok(answer.len()),
@@ -213,7 +213,7 @@ fn requests_that_wait_behind_others_get_their_answers_though_the_client_is_close
             while client.stats().outstanding < 4 || server.handle.stats().requests == 0 {
                 thread::sleep(Duration::from_millis(5));
             }
-            // The last of them may be about to be handed over.
+            // The last of them may be counted and not submitted yet.
             thread::sleep(Duration::from_millis(50));
             client.close();
             for request in waiting {
@@ -266,7 +266,7 @@ fn a_handler_chooses_how_its_request_is_refused() {
         }
         let stats = server.stop().stats;
         assert_eq!((stats.answers, stats.failed), (0, 1));
-        // One that was not processed is sent again, as often as a lost connection would have it.
+        // One that was not processed is sent as often as after lost connections.
         assert_eq!((stats.requests, stats.refusals), (5, 5));
     });
 }
@@ -306,7 +306,7 @@ fn both_sides_count_what_they_did() {
 fn a_shutdown_with_a_limit_says_what_it_cut() {
     bounded(|| {
         let handler = |request: Request| {
-            // Until the connection is cut off.
+            // Until the connection is cut.
             while !request.is_cancelled() {
                 thread::sleep(Duration::from_millis(5));
             }
@@ -327,7 +327,7 @@ fn a_shutdown_with_a_limit_says_what_it_cut() {
         let report = server.serving.join().unwrap();
         assert_eq!((report.cut_connections, report.cut_requests), (1, 3));
         assert_eq!((report.stats.requests, report.stats.answers), (3, 0));
-        // A handler cannot be interrupted, and is counted when it has noticed.
+        // A handler cannot be interrupted, and is counted when it has returned.
         while server.handle.stats().cancelled < 3 {
             thread::sleep(Duration::from_millis(5));
         }
@@ -373,12 +373,12 @@ fn unix_listeners_may_be_bound_by_others() {
     });
 }
 
-/// How many bytes were drawn from a source.
+/// Counts the bytes that were drawn from a source.
 #[derive(Default)]
 struct Drawn(Arc<AtomicUsize>);
 
 impl Drawn {
-    /// A source that counts up.
+    /// A source of ascending numbers.
     fn source(&self) -> impl Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync + 'static {
         let drawn = Arc::clone(&self.0);
         move |bytes| {

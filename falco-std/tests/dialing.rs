@@ -1,5 +1,5 @@
-//! How a client gets its connection: one attempt that all who wait share, each for its own time;
-//! and which failures are waited out.
+//! How a client connects. All callers share one attempt, each within its own time limit. Failures
+//! that may pass are retried.
 
 #![allow(clippy::indexing_slicing, reason = "a test may panic")]
 
@@ -18,18 +18,18 @@ use common::{Blackhole, Running, at_once, bounded, echo, key, millis};
 use falco_std::{Client, ClientBuilder, ConnectionError, Error, Fate, Server, Settings};
 
 fn builder() -> ClientBuilder {
-    // Tests that wait for an attempt do not wait long for it.
+    // The tests must not wait long for the next attempt.
     Client::builder(key()).backoff(millis(10), millis(50))
 }
 
-/// An address at which nobody listens.
+/// An address without a listener.
 fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("it is bound")
 }
 
 #[test]
-fn callers_wait_for_a_connection_each_for_its_own_time() {
+fn each_caller_waits_for_a_connection_within_its_own_limit() {
     bounded(|| {
         let hole = Blackhole::new();
         let client = builder()
@@ -46,7 +46,7 @@ fn callers_wait_for_a_connection_each_for_its_own_time() {
 }
 
 #[test]
-fn all_who_wait_share_one_attempt_and_its_outcome() {
+fn all_callers_share_one_attempt_and_its_result() {
     bounded(|| {
         let server = Running::start(Server::builder(key()), echo);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -56,7 +56,7 @@ fn all_who_wait_share_one_attempt_and_its_outcome() {
         thread::spawn(move || {
             let mut mute = Vec::new();
             while let Ok((client, _)) = listener.accept() {
-                // Two attempts end at the handshake's deadline.
+                // Two attempts end at the deadline of the handshake.
                 if own.fetch_add(1, Ordering::SeqCst) < 2 {
                     mute.push(client);
                 } else {
@@ -79,7 +79,7 @@ fn all_who_wait_share_one_attempt_and_its_outcome() {
 }
 
 #[test]
-fn requests_wait_out_a_server_that_is_away() {
+fn requests_wait_while_a_server_is_away() {
     for limit in [Some(Duration::from_secs(20)), None] {
         bounded(move || {
             let server = Running::start(Server::builder(key()), echo);
@@ -88,7 +88,7 @@ fn requests_wait_out_a_server_that_is_away() {
                 builder()
                     .request_timeout(limit)
                     .connect(address)
-                    .expect("the server takes it"),
+                    .expect("the server accepts it"),
             );
             server.stop();
             let waiting = Arc::clone(&client);
@@ -109,7 +109,7 @@ fn requests_wait_out_a_server_that_is_away() {
 }
 
 #[test]
-fn who_waited_in_vain_is_told_why_there_was_no_connection() {
+fn a_request_without_a_connection_fails_with_the_reason() {
     bounded(|| {
         let client = builder()
             .request_timeout(Some(millis(300)))
@@ -126,7 +126,7 @@ fn who_waited_in_vain_is_told_why_there_was_no_connection() {
 }
 
 #[test]
-fn failing_fast_tells_of_the_first_attempt() {
+fn with_fail_fast_the_first_failed_attempt_fails_the_requests() {
     bounded(|| {
         let client = builder().fail_fast(true).connect_lazy(nobody());
         let client = client.expect("it connects later");
@@ -139,7 +139,7 @@ fn failing_fast_tells_of_the_first_attempt() {
     });
 }
 
-/// Passes bytes on between a client and a server, until one of them ends.
+/// Forwards bytes between a client and a server, until one of them ends.
 fn pass_on(client: TcpStream, server: SocketAddr) -> [TcpStream; 2] {
     let server = TcpStream::connect(server).expect("it listens");
     for (from, to) in [(&client, &server), (&server, &client)] {
@@ -155,7 +155,8 @@ fn pass_on(client: TcpStream, server: SocketAddr) -> [TcpStream; 2] {
     [client, server]
 }
 
-/// Before a server: passes bytes on, or accepts and ends, as it is told.
+/// A proxy in front of a server. It forwards bytes, or ends each connection after it has accepted
+/// it.
 struct Proxy {
     address: SocketAddr,
     away: Arc<AtomicBool>,
@@ -178,7 +179,7 @@ impl Proxy {
             while let Ok((mut client, _)) = listener.accept() {
                 if away.load(Ordering::SeqCst) {
                     turned_away.fetch_add(1, Ordering::SeqCst);
-                    // So that it is an end and not a reset.
+                    // With unread bytes the end would be a reset.
                     let _ = client.shutdown(Shutdown::Write);
                     let _ = client.set_read_timeout(Some(millis(100)));
                     while let Ok(1..) = client.read(&mut [0; 100]) {}
@@ -191,7 +192,7 @@ impl Proxy {
         proxy
     }
 
-    /// Ends all connections, and from now on each new one at once.
+    /// Ends all connections, and from now on each new one.
     fn leave(&self) {
         self.away.store(true, Ordering::SeqCst);
         for stream in self.streams.lock().expect("it does not panic").drain(..) {
@@ -201,14 +202,14 @@ impl Proxy {
 }
 
 #[test]
-fn a_refusal_passes_where_this_client_has_been_let_in() {
+fn a_refused_connection_is_retried_if_the_client_was_let_in_before() {
     bounded(|| {
         let server = Running::start(Server::builder(key()), echo);
         let proxy = Proxy::before(server.address, false);
-        let client = Arc::new(builder().connect(proxy.address).expect("the server takes it"));
+        let client = Arc::new(builder().connect(proxy.address).expect("the server accepts it"));
         assert_eq!(client.request("before").expect("an answer"), b"before");
         proxy.leave();
-        // Until it is known, a request may go into what is no more.
+        // Until the client knows, a request may be sent into the old connection.
         let gone = || client.request_within("gone", millis(50)).expect_err("nobody is there");
         while gone().fate() != Fate::NotProcessed {}
         let waiting = Arc::clone(&client);
@@ -218,7 +219,7 @@ fn a_refusal_passes_where_this_client_has_been_let_in() {
             thread::sleep(millis(5));
         }
         assert!(!waiting.is_finished(), "they wait");
-        // Whoever has less time is told when it is over, and why.
+        // A request with less time fails when its time has passed, with the reason.
         let error = client.request_within("hasty", millis(100));
         let error = error.expect_err("nobody is there");
         let refused = |error: &Error| {
@@ -231,7 +232,7 @@ fn a_refusal_passes_where_this_client_has_been_let_in() {
             assert_eq!(answer.expect("the proxy is back"), b"hello");
         }
 
-        // One that was never let in is told at once.
+        // A client that was never let in fails at once.
         proxy.leave();
         let start = Instant::now();
         let error = builder().connect(proxy.address).expect_err("it is turned away");
@@ -246,7 +247,7 @@ fn a_refusal_passes_where_this_client_has_been_let_in() {
 }
 
 #[test]
-fn who_waits_for_a_turn_waits_for_its_own_time() {
+fn each_caller_waits_for_the_connection_within_its_own_limit() {
     bounded(|| {
         let server = Running::start(Server::classic(key()), |request| {
             thread::sleep(millis(1_500));
@@ -276,7 +277,7 @@ fn who_waits_for_a_turn_waits_for_its_own_time() {
     });
 }
 
-/// Passes so many bytes on to the server, then ends.
+/// Forwards this many bytes to the server, then ends.
 struct Short {
     stream: TcpStream,
     left: usize,
@@ -319,7 +320,7 @@ impl falco_std::Stream for Short {
 }
 
 #[test]
-fn a_request_cut_off_half_way_moves_to_the_next_connection_and_to_three_at_most() {
+fn a_request_sent_in_part_goes_to_the_next_connection_and_to_three_at_most() {
     bounded(|| {
         let ran = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&ran);
@@ -339,7 +340,7 @@ fn a_request_cut_off_half_way_moves_to_the_next_connection_and_to_three_at_most(
                 };
                 Ok(Short { stream, left })
             };
-            let client = builder().connect_with(dial).expect("the server takes it");
+            let client = builder().connect_with(dial).expect("the server accepts it");
             let end = client.request(vec![7; 1 << 20]);
             assert_eq!(attempts.load(Ordering::SeqCst), 3);
             match end {
@@ -353,7 +354,7 @@ fn a_request_cut_off_half_way_moves_to_the_next_connection_and_to_three_at_most(
 }
 
 #[test]
-fn an_address_that_hangs_costs_a_moment_and_one_that_refuses_none() {
+fn an_address_that_does_not_answer_costs_a_moment_and_one_that_refuses_costs_nothing() {
     bounded(|| {
         let server = Running::start(Server::builder(key()), echo);
         let holes = [Blackhole::new(), Blackhole::new()];
@@ -387,7 +388,7 @@ fn an_address_that_hangs_costs_a_moment_and_one_that_refuses_none() {
 }
 
 #[test]
-fn an_address_that_is_none_is_told_at_once() {
+fn an_invalid_address_fails_at_once() {
     bounded(|| {
         for address in ["no port", ""] {
             let client = builder().connect_lazy(address).expect("it connects later");
@@ -401,7 +402,7 @@ fn an_address_that_is_none_is_told_at_once() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_unix_socket_with_a_full_backlog_is_waited_for_within_the_limit() {
+fn connecting_to_a_unix_socket_with_a_full_backlog_waits_within_the_limit() {
     use std::os::unix::net::UnixStream;
 
     bounded(|| {
@@ -422,7 +423,7 @@ fn a_unix_socket_with_a_full_backlog_is_waited_for_within_the_limit() {
             start.elapsed()
         );
 
-        // Room comes in time.
+        // There is room within the limit.
         let server = Arc::new(Server::builder(key()).unbound().expect("there is entropy"));
         let own = Arc::clone(&server);
         thread::spawn(move || {
@@ -439,7 +440,7 @@ fn a_unix_socket_with_a_full_backlog_is_waited_for_within_the_limit() {
 }
 
 #[test]
-fn a_server_that_serves_may_end_its_connections_as_often_as_it_likes() {
+fn a_server_that_has_served_is_reconnected_to_without_a_pause() {
     bounded(|| {
         let server = Running::start(Server::classic(key()), |request| {
             if request.body() == b"fail" {
@@ -449,7 +450,7 @@ fn a_server_that_serves_may_end_its_connections_as_often_as_it_likes() {
         });
         let client = Client::classic(key())
             .connect(server.address)
-            .expect("the server takes it");
+            .expect("the server accepts it");
         let start = Instant::now();
         for _ in 0..12 {
             assert_eq!(client.request("hello").expect("an answer"), b"hello");
@@ -461,7 +462,7 @@ fn a_server_that_serves_may_end_its_connections_as_often_as_it_likes() {
 }
 
 #[test]
-fn a_dial_that_panics_is_a_failure_like_any_other() {
+fn a_panic_while_connecting_is_a_failed_attempt() {
     bounded(|| {
         let dial = || -> io::Result<TcpStream> { panic!("as told; the test wants this panic") };
         let error = builder().connect_with(dial).expect_err("there is no stream");

@@ -1,4 +1,4 @@
-//! Messages of many sizes, over sockets of both kinds and over anything else, from one thread and
+//! Messages of many sizes, over sockets of both kinds and over other streams, from one thread and
 //! from many.
 
 mod common;
@@ -62,7 +62,7 @@ fn echo_over_a_unix_socket() {
             Err(io::ErrorKind::Unsupported)
         );
         let serving = thread::spawn(move || server.serve(echo).expect("it never fails"));
-        let client = client().connect_unix(&path).expect("the server takes it");
+        let client = client().connect_unix(&path).expect("the server accepts it");
         check_sizes(&client);
         client.close();
         handle.shutdown();
@@ -80,11 +80,11 @@ fn echo_over_any_stream() {
         let (near, far) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
         let server = Server::classic(key()).unbound().expect("there is entropy");
         let serving = thread::spawn(move || server.serve_connection(Blocking(far), echo));
-        let client = client().over(Blocking(near)).expect("the server takes it");
+        let client = client().over(Blocking(near)).expect("the server accepts it");
         check_sizes(&client);
         client.ping().expect("a ping goes");
         check_sizes(&client);
-        // Nothing can end such a stream but its end.
+        // Such a stream ends only when it is dropped.
         drop(client);
         let ended = serving
             .join()
@@ -95,14 +95,14 @@ fn echo_over_any_stream() {
 }
 
 #[test]
-fn a_client_over_a_stream_does_not_connect_anew() {
+fn a_client_over_a_given_stream_does_not_reconnect() {
     bounded(|| {
         let server = Running::start(
             Server::classic(key()).settings(common::lifetime(common::millis(1_000))),
             echo,
         );
         let stream = TcpStream::connect(server.address).expect("it listens");
-        let client = client().over(stream).expect("the server takes it");
+        let client = client().over(stream).expect("the server accepts it");
         assert_eq!(client.request("one").expect("an answer"), b"one");
         thread::sleep(common::millis(1_300));
         for _ in 0..2 {
@@ -143,7 +143,7 @@ fn clients_of_one_builder_share_its_key() {
         let server = Running::echo();
         let builder = client();
         let clients: Vec<_> = (0..4)
-            .map(|_| builder.clone().connect(server.address).expect("the server takes it"))
+            .map(|_| builder.clone().connect(server.address).expect("the server accepts it"))
             .collect();
         for (number, client) in clients.iter().enumerate() {
             assert_eq!(
@@ -156,7 +156,7 @@ fn clients_of_one_builder_share_its_key() {
 }
 
 #[test]
-fn a_request_over_the_limit_is_not_sent_and_ends_nothing() {
+fn a_request_over_the_clients_limit_is_not_sent_and_the_connection_goes_on() {
     bounded(|| {
         let server = Running::echo();
         let client = client()
@@ -195,7 +195,7 @@ fn a_request_over_the_servers_limit_ends_its_connection() {
     });
 }
 
-/// Hands over one byte at a time, both ways.
+/// Reads and writes one byte at a time.
 struct Dribble(TcpStream);
 
 impl Read for Dribble {
@@ -230,12 +230,12 @@ impl Stream for Dribble {
 }
 
 #[test]
-fn bytes_may_come_one_by_one() {
+fn bytes_may_come_one_at_a_time() {
     bounded(|| {
         let server = Running::echo();
         let stream = TcpStream::connect(server.address).expect("it listens");
         stream.set_nodelay(true).expect("it is a socket");
-        let client = client().over(Dribble(stream)).expect("the server takes it");
+        let client = client().over(Dribble(stream)).expect("the server accepts it");
         for length in [0, 1, 500] {
             assert_eq!(client.request(body(length)).expect("an answer"), body(length));
         }

@@ -1,5 +1,5 @@
-//! Ends of noise connections: stops under load, servers that die at work, peers that do not read;
-//! what each request is told.
+//! The end of connections on the noise wire: shutdowns under load, servers that die, peers that do
+//! not read, and the fate of each request.
 
 mod common;
 
@@ -14,16 +14,16 @@ use std::time::Instant;
 use common::{Running, bounded, echo, key, lifetime, millis};
 use falco_std::{Client, Fate, Server};
 
-/// A client that says at once that there is no server any more.
+/// A client that fails fast without a server.
 fn connect(server: &Running) -> Client {
     Client::builder(key())
         .fail_fast(true)
         .connect(server.address)
-        .expect("the server takes it")
+        .expect("the server accepts it")
 }
 
 #[test]
-fn a_stop_under_load_loses_no_accepted_request() {
+fn a_shutdown_under_load_loses_no_accepted_request() {
     bounded(|| {
         let ran = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&ran);
@@ -59,7 +59,7 @@ fn a_stop_under_load_loses_no_accepted_request() {
                 })
             })
             .collect();
-        // However slow the machine is: the load is under way when it stops.
+        // The load has begun before the shutdown, also on a slow machine.
         while ran.load(Ordering::SeqCst) < 60 {
             thread::sleep(millis(5));
         }
@@ -77,7 +77,7 @@ fn a_stop_under_load_loses_no_accepted_request() {
 }
 
 #[test]
-fn idle_connections_stop_at_once() {
+fn idle_connections_end_at_once() {
     bounded(|| {
         let server = Running::start(Server::builder(key()), echo);
         let clients: Vec<_> = (0..20).map(|_| connect(&server)).collect();
@@ -95,12 +95,12 @@ fn idle_connections_stop_at_once() {
     });
 }
 
-/// Between a client and a server: passes bytes on, until it is told to die.
+/// A proxy between a client and a server, which a test can kill.
 struct Tap {
     address: core::net::SocketAddr,
     streams: Arc<Mutex<Vec<TcpStream>>>,
     mute: Arc<AtomicBool>,
-    /// Nothing is read any more.
+    /// Nothing is read while this is set.
     hold: Arc<AtomicBool>,
 }
 
@@ -157,7 +157,7 @@ impl Tap {
 }
 
 #[test]
-fn a_server_that_is_gone_at_work_leaves_the_right_fates_and_the_client_recovers() {
+fn a_server_that_dies_leaves_the_right_fates_and_the_client_recovers() {
     bounded(|| {
         let (ran, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (counter, gone) = (Arc::clone(&ran), Arc::clone(&seen));
@@ -176,7 +176,7 @@ fn a_server_that_is_gone_at_work_leaves_the_right_fates_and_the_client_recovers(
         let client = Arc::new(
             Client::builder(key())
                 .connect(tap.address)
-                .expect("the server takes it"),
+                .expect("the server accepts it"),
         );
         assert_eq!(client.request("before").expect("an answer"), b"before");
         let threads: Vec<_> = (0..4)
@@ -200,7 +200,7 @@ fn a_server_that_is_gone_at_work_leaves_the_right_fates_and_the_client_recovers(
 }
 
 #[test]
-fn a_peer_that_falls_silent_is_found_and_left() {
+fn a_server_that_sends_nothing_any_more_is_detected() {
     bounded(|| {
         let server = Running::start(Server::builder(key()), |request| {
             thread::sleep(millis(300));
@@ -210,7 +210,7 @@ fn a_peer_that_falls_silent_is_found_and_left() {
         let client = Client::builder(key())
             .settings(lifetime(millis(1_500)))
             .connect(tap.address)
-            .expect("the server takes it");
+            .expect("the server accepts it");
         assert_eq!(client.request("before").expect("an answer"), b"before");
         tap.mute.store(true, Ordering::SeqCst);
         let start = Instant::now();
@@ -226,12 +226,12 @@ fn a_peer_that_falls_silent_is_found_and_left() {
 
 #[cfg(unix)]
 #[test]
-fn a_large_request_cut_off_half_way_was_not_processed() {
+fn a_large_request_sent_in_part_is_not_processed() {
     bounded(|| {
         let ran = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&ran);
         let server = Server::builder(key()).unbound().expect("there is entropy");
-        // A peer that takes the beginning, and then no more.
+        // A proxy that forwards the beginning and then ends both connections.
         let (near, far) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
         let (to_server, from_tap) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
         let serving = thread::spawn(move || {
@@ -259,7 +259,7 @@ fn a_large_request_cut_off_half_way_was_not_processed() {
             }
             let _ = (up.shutdown(Shutdown::Both), down.shutdown(Shutdown::Both));
         });
-        let client = Client::builder(key()).over(near).expect("the server takes it");
+        let client = Client::builder(key()).over(near).expect("the server accepts it");
         let error = client.request(vec![7; 3 << 20]).expect_err("it is cut");
         assert_eq!(error.fate(), Fate::NotProcessed, "{error:?}");
         let _ = back.join();
@@ -269,10 +269,10 @@ fn a_large_request_cut_off_half_way_was_not_processed() {
 }
 
 #[test]
-fn a_client_that_does_not_read_ends_within_a_lifetime_and_holds_up_nobody() {
+fn a_client_that_does_not_read_ends_within_a_lifetime_and_delays_no_other() {
     bounded(|| {
         let settings = lifetime(millis(1_000)).with_max_message(1 << 20).with_max_held(1 << 20);
-        // One worker: who does not read must not keep it.
+        // One worker, which a client that does not read must not occupy.
         let server = Running::start(Server::builder(key()).settings(settings).workers(1), |request| {
             Ok(vec![7; if request.body() == b"much" { 1 << 20 } else { 1 }])
         });
@@ -282,7 +282,7 @@ fn a_client_that_does_not_read_ends_within_a_lifetime_and_holds_up_nobody() {
                 .settings(settings)
                 .request_timeout(Some(Duration::from_secs(4)))
                 .connect(tap.address)
-                .expect("the server takes it"),
+                .expect("the server accepts it"),
         );
         let other = connect(&server);
         let threads: Vec<_> = (0..12)

@@ -1,5 +1,5 @@
-//! Handlers that fail, keys that differ, answers that come too late: what it costs, and whom it
-//! does not touch.
+//! Handlers that fail, wrong keys, and answers that come too late: what they cost, and that other
+//! connections are not affected.
 
 mod common;
 
@@ -12,7 +12,7 @@ use std::thread;
 use common::{Running, bounded, client, echo, key, millis, other_key};
 use falco_std::{Client, ConnectionError, Error, Fate, HandlerError, Request, Server, Settings};
 
-/// Fails as it is told to, and echoes the rest.
+/// Fails as the body says, and returns other bodies.
 fn moody(request: Request) -> Result<Vec<u8>, HandlerError> {
     match request.body() {
         b"fail" => Err("as told".into()),
@@ -23,11 +23,11 @@ fn moody(request: Request) -> Result<Vec<u8>, HandlerError> {
 }
 
 #[test]
-fn a_handler_that_fails_ends_its_connection_and_no_other() {
+fn a_failed_handler_ends_its_connection_and_no_other() {
     for told in ["fail", "panic", "too much"] {
         bounded(move || {
             let settings = Settings::new().with_max_message(100);
-            // One worker: it must be free again afterwards.
+            // One worker, which must be free again afterwards.
             let server = Running::start(Server::classic(key()).settings(settings).workers(1), moody);
             let (unlucky, other) = (server.connect(), server.connect());
             assert_eq!(unlucky.request("before").expect("an answer"), b"before");
@@ -56,7 +56,7 @@ fn a_handler_that_fails_ends_its_connection_and_no_other() {
 }
 
 #[test]
-fn a_wrong_key_is_turned_away() {
+fn a_client_with_a_wrong_key_is_refused() {
     bounded(|| {
         let server = Running::echo();
         let error = Client::classic(other_key())
@@ -82,7 +82,7 @@ fn a_wrong_key_is_turned_away() {
 }
 
 #[test]
-fn a_stranger_gets_not_one_byte() {
+fn an_unauthenticated_client_receives_not_one_byte() {
     bounded(|| {
         let server = Running::echo();
         for hello in [
@@ -95,7 +95,7 @@ fn a_stranger_gets_not_one_byte() {
             stream.set_read_timeout(Some(millis(3_000))).expect("it is a socket");
             stream.write_all(&hello).expect("the server reads");
             let mut answer = Vec::new();
-            // Bytes that the server left unread make an end a reset: silence all the same.
+            // If the server has unread bytes, its end of the stream is a reset.
             if let Err(error) = stream.read_to_end(&mut answer) {
                 assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
             }
@@ -106,7 +106,7 @@ fn a_stranger_gets_not_one_byte() {
 }
 
 #[test]
-fn a_server_that_is_not_there_or_silent() {
+fn connecting_to_a_silent_server_and_to_no_server_fails() {
     bounded(|| {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -143,7 +143,7 @@ fn a_server_that_is_not_there_or_silent() {
 }
 
 #[test]
-fn a_late_answer_reaches_nobody() {
+fn no_request_receives_the_late_answer_of_another() {
     bounded(|| {
         let ran = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&ran);
@@ -157,7 +157,7 @@ fn a_late_answer_reaches_nobody() {
         let client = client()
             .request_timeout(Some(millis(200)))
             .connect(server.address)
-            .expect("the server takes it");
+            .expect("the server accepts it");
         assert_eq!(client.request("quick").expect("an answer"), b"quick");
         let error = client.request("slow").expect_err("it is too slow");
         assert!(
@@ -180,7 +180,7 @@ fn a_late_answer_reaches_nobody() {
 }
 
 #[test]
-fn nothing_of_a_secret_is_printed() {
+fn debug_output_contains_no_secret() {
     let server = Server::classic(key());
     let client = client();
     let text = format!("{server:?} {client:?}");

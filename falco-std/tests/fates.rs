@@ -1,5 +1,5 @@
-//! What becomes of requests whose connection is lost before the server has said a word under its
-//! keys, and of those that a server refuses because it holds less than the client has under way.
+//! The fate of requests whose connection is lost before the greeting, and of those that a server
+//! refuses because it holds less than the client has in flight.
 
 mod common;
 
@@ -17,7 +17,7 @@ use falco_core::testing::CountingRng;
 use falco_core::{Instant, Received, RecvBuf, ServerConnection};
 use falco_std::{Client, Error, Fate, Server, Settings, Stream};
 
-/// Shakes hands, reads all that comes until there is more than the proof, and says nothing.
+/// Shakes hands, reads until more than the proof has come, and sends nothing.
 fn welcome(stream: &mut TcpStream) {
     let secrets = Secrets {
         noise: vec![key()],
@@ -52,8 +52,8 @@ fn welcome(stream: &mut TcpStream) {
     }
 }
 
-/// Ends the first connection after the client's first request, in order or by a reset, and passes
-/// the others on to `server`.
+/// Ends the first connection after the client's first request, with or without a reset, and
+/// forwards the others to `server`.
 fn ends_the_first(server: SocketAddr, reset: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
@@ -82,7 +82,7 @@ fn ends_the_first(server: SocketAddr, reset: bool) -> SocketAddr {
     address
 }
 
-/// A stream that cannot be split, so that requests go one after another.
+/// A stream that does not split.
 struct Whole(TcpStream);
 
 impl Read for Whole {
@@ -126,7 +126,7 @@ fn connect(address: SocketAddr, split: bool) -> Client {
 }
 
 #[test]
-fn where_the_server_has_said_nothing_an_end_of_the_stream_tells_that_no_handler_ran() {
+fn an_end_of_the_stream_before_the_greeting_means_not_processed() {
     bounded(|| {
         let server = Running::start(Server::builder(key()), echo);
         for split in [true, false] {
@@ -139,7 +139,7 @@ fn where_the_server_has_said_nothing_an_end_of_the_stream_tells_that_no_handler_
 }
 
 #[test]
-fn a_reset_tells_nothing() {
+fn a_reset_means_maybe_processed() {
     bounded(|| {
         let server = Running::start(Server::builder(key()), echo);
         for split in [true, false] {
@@ -147,14 +147,14 @@ fn a_reset_tells_nothing() {
             let error = client.request("hello").expect_err("it may have been processed");
             assert!(matches!(error, Error::Io { .. }), "{split}: {error:?}");
             assert_eq!(error.fate(), Fate::MaybeProcessed, "{split}");
-            // The client goes on all the same.
+            // The client goes on.
             assert_eq!(client.request("again").expect("an answer"), b"again", "{split}");
         }
         server.stop();
     });
 }
 
-/// A stream that can be split and takes so many bytes in all.
+/// A stream that splits, and accepts this many bytes in all.
 struct Limited {
     stream: TcpStream,
     left: Arc<AtomicUsize>,
@@ -202,7 +202,7 @@ impl Stream for Limited {
 }
 
 #[test]
-fn an_end_that_this_side_made_after_a_write_that_failed_tells_nothing() {
+fn an_end_of_the_stream_after_a_failed_write_means_maybe_processed() {
     bounded(|| {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -228,7 +228,7 @@ fn an_end_that_this_side_made_after_a_write_that_failed_tells_nothing() {
 }
 
 #[test]
-fn a_client_with_default_settings_has_no_more_under_way_than_a_server_holds() {
+fn a_client_with_default_settings_has_no_more_in_flight_than_a_server_holds() {
     bounded(|| {
         let server = Running::start(Server::builder(key()), |request| {
             thread::sleep(millis(20));
@@ -244,7 +244,7 @@ fn a_client_with_default_settings_has_no_more_under_way_than_a_server_holds() {
 }
 
 #[test]
-fn what_a_server_refuses_because_it_holds_less_goes_again_on_the_same_connection() {
+fn a_request_refused_because_the_server_holds_less_goes_again_on_the_same_connection() {
     bounded(|| {
         let ran = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&ran);
@@ -263,7 +263,7 @@ fn what_a_server_refuses_because_it_holds_less_goes_again_on_the_same_connection
     });
 }
 
-/// A stream that takes its second write, which is the answer to the first PING, only after a while.
+/// A stream that accepts its second write, which is the greeting, only after a while.
 struct Held {
     stream: TcpStream,
     writes: Arc<AtomicUsize>,
@@ -313,7 +313,7 @@ impl Stream for Held {
 }
 
 #[test]
-fn no_handler_is_called_before_the_first_ping_was_answered() {
+fn no_handler_is_called_before_the_greeting_was_written() {
     bounded(|| {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");

@@ -1,5 +1,5 @@
-//! Who is let in, on which wire, under which key and context; keys that come and go while requests
-//! run.
+//! Which clients a server accepts, by wire, key and context, and keys that are added and retired
+//! while requests are in flight.
 
 mod common;
 
@@ -29,7 +29,7 @@ fn refused(result: Result<Client, Error>) {
 }
 
 #[test]
-fn a_wrong_key_a_wrong_context_and_a_wrong_wire_are_turned_away() {
+fn a_wrong_key_a_wrong_context_and_a_wrong_wire_are_refused() {
     bounded(|| {
         let noise = Running::start(Server::builder(key()).context("orders"), echo);
         refused(Client::builder(other_key()).context("orders").connect(noise.address));
@@ -51,7 +51,7 @@ fn a_wrong_key_a_wrong_context_and_a_wrong_wire_are_turned_away() {
 }
 
 #[test]
-fn what_is_not_let_in_gets_not_one_byte() {
+fn a_refused_client_receives_not_one_byte() {
     bounded(|| {
         let settings = Settings::new()
             .with_handshake_timeout(millis(300))
@@ -82,7 +82,7 @@ fn what_is_not_let_in_gets_not_one_byte() {
 }
 
 #[test]
-fn a_recorded_hello_gets_a_welcome_and_nothing_more() {
+fn a_replayed_hello_receives_a_welcome_and_nothing_more() {
     bounded(|| {
         let handled = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&handled);
@@ -93,7 +93,7 @@ fn a_recorded_hello_gets_a_welcome_and_nothing_more() {
             counter.fetch_add(1, Ordering::SeqCst);
             echo(request)
         });
-        // A tap that records what a client sends.
+        // A proxy that records what a client sends.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let (tapped, real) = (listener.local_addr().expect("it is bound"), server.address);
         let tap = thread::spawn(move || {
@@ -112,12 +112,12 @@ fn a_recorded_hello_gets_a_welcome_and_nothing_more() {
             }
             recorded
         });
-        let client = Client::builder(key()).connect(tapped).expect("the server takes it");
+        let client = Client::builder(key()).connect(tapped).expect("the server accepts it");
         assert_eq!(client.request("once").expect("an answer"), b"once");
         drop(client);
         let recorded = tap.join().expect("it records");
         assert_eq!(handled.load(Ordering::SeqCst), 1);
-        // The whole recording, then only its hello.
+        // The whole recording, then its hello alone.
         for length in [recorded.len(), 74] {
             let start = Instant::now();
             let mut stream = TcpStream::connect(server.address).expect("it listens");
@@ -158,7 +158,7 @@ fn both_wires_on_one_port_each_under_its_own_key() {
 }
 
 #[test]
-fn keys_that_do_not_go_together_are_refused_when_it_is_made() {
+fn conflicting_keys_fail_when_the_server_is_built() {
     let setup = |result: Result<Server, Error>| {
         let error = result.expect_err("it is refused");
         let Error::Setup(setup) = error else {
@@ -190,7 +190,7 @@ fn keys_that_do_not_go_together_are_refused_when_it_is_made() {
 }
 
 #[test]
-fn a_key_is_added_and_one_retired_under_load_and_nothing_accepted_is_lost() {
+fn adding_and_retiring_keys_under_load_loses_no_accepted_request() {
     bounded(|| {
         let ran = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&ran);
@@ -251,7 +251,7 @@ fn a_key_is_added_and_one_retired_under_load_and_nothing_accepted_is_lost() {
 }
 
 #[test]
-fn a_client_keeps_off_a_server_without_its_key_and_finds_it_again() {
+fn a_client_backs_off_a_server_without_its_key_and_reconnects_later() {
     bounded(|| {
         let server = Running::start(Server::builder(key()).key(other_key()), echo);
         let client = Client::builder(other_key())

@@ -1,4 +1,4 @@
-//! The last answer of a connection that ends: how long a client has to take it.
+//! The last answer of a connection that ends: how long the client may take to read it.
 
 #![cfg(unix)]
 
@@ -16,11 +16,11 @@ use std::time::Instant;
 use common::{bounded, key, millis};
 use falco_std::{BoxedStream, Client, ConnectionError, Server, Stream};
 
-/// A stream that takes nothing while its gate is shut.
+/// A stream that accepts nothing while its gate is shut.
 struct Gated {
     inner: UnixStream,
     shut: Arc<AtomicBool>,
-    /// The gate opens once a write has found it shut.
+    /// The gate opens after one write has found it shut.
     once: bool,
 }
 
@@ -67,9 +67,9 @@ impl Stream for Gated {
     }
 }
 
-/// A request whose answer the stream does not take for so long, while the server stops. The client
-/// pings after a third of the lifetime. Gives what the client received, what ended the connection,
-/// and after how long.
+/// Sends a request whose answer the stream does not accept for this long, while the server shuts
+/// down. The client pings after a third of the lifetime. Returns what the client received, what
+/// ended the connection, and after how long.
 fn late_answer(
     lifetime: Duration,
     shut_for: Duration,
@@ -127,7 +127,7 @@ fn the_last_answer_has_a_lifetime_and_no_longer() {
 }
 
 #[test]
-fn a_write_that_paused_for_a_moment_ends_nothing_later() {
+fn a_write_that_was_blocked_for_a_moment_does_not_end_the_connection_later() {
     bounded(|| {
         let (near, far) = UnixStream::pair().expect("a pair");
         let shut = Arc::new(AtomicBool::new(false));

@@ -1,5 +1,5 @@
-//! Lifetimes that run out, on either side: the client connects anew before it sends, and nothing is
-//! sent twice.
+//! Lifetimes that pass, on either side. The client reconnects before it sends, and nothing is sent
+//! twice.
 
 mod common;
 
@@ -10,7 +10,7 @@ use std::thread::sleep;
 use common::{Running, bounded, client, echo, key, lifetime, millis};
 use falco_std::{ConnectionError, Error, Fate, Request, Server};
 
-/// An echo that counts, with a lifetime of so many milliseconds.
+/// An echo server with this lifetime, and the number of its requests.
 fn counting(millis_of_life: u64) -> (Running, Arc<AtomicUsize>) {
     let ran = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&ran);
@@ -23,13 +23,13 @@ fn counting(millis_of_life: u64) -> (Running, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn a_client_whose_lifetime_lapsed_connects_anew() {
+fn a_client_whose_lifetime_has_passed_reconnects() {
     bounded(|| {
         let (server, ran) = counting(60_000);
         let client = client()
             .settings(lifetime(millis(1_000)))
             .connect(server.address)
-            .expect("the server takes it");
+            .expect("the server accepts it");
         for round in 1..=3 {
             assert_eq!(client.request("once").expect("an answer"), b"once");
             assert_eq!(ran.load(Ordering::SeqCst), round, "each request ran once");
@@ -41,7 +41,7 @@ fn a_client_whose_lifetime_lapsed_connects_anew() {
 }
 
 #[test]
-fn a_client_whose_server_closed_connects_anew() {
+fn a_client_whose_server_has_closed_reconnects() {
     bounded(|| {
         let (server, ran) = counting(1_000);
         let client = server.connect();
@@ -63,7 +63,7 @@ fn pings_keep_a_connection_alive() {
         let client = client()
             .settings(lifetime(millis(1_000)))
             .connect(server.address)
-            .expect("the server takes it");
+            .expect("the server accepts it");
         for _ in 0..5 {
             sleep(millis(400));
             client.ping().expect("the connection lives");
@@ -74,11 +74,14 @@ fn pings_keep_a_connection_alive() {
 }
 
 #[test]
-fn a_server_that_restarts_is_found_again() {
+fn a_client_reconnects_to_a_restarted_server() {
     bounded(|| {
         let (server, _) = counting(60_000);
         let address = server.address;
-        let client = client().fail_fast(true).connect(address).expect("the server takes it");
+        let client = client()
+            .fail_fast(true)
+            .connect(address)
+            .expect("the server accepts it");
         assert_eq!(client.request("one").expect("an answer"), b"one");
         server.stop();
         let error = client.request("two").expect_err("nobody is there");
@@ -108,7 +111,7 @@ fn a_handler_may_be_slower_than_the_servers_lifetime() {
         let hasty = client()
             .settings(lifetime(millis(1_000)))
             .connect(server.address)
-            .expect("the server takes it");
+            .expect("the server accepts it");
         let error = hasty
             .request("not worth it")
             .expect_err("the client's lifetime bounds the wait");

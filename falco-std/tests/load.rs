@@ -1,4 +1,4 @@
-//! Large requests on many connections at once: none is left behind the others.
+//! Large requests on many connections at once: none takes much longer than the others.
 
 mod common;
 
@@ -9,15 +9,17 @@ use std::thread;
 use common::{Running, at_once, bounded, echo, key};
 use falco_std::{Client, Server};
 
-/// What `examples/load.rs` measures, within bounds that hold on a busy machine, too.
+/// What `examples/load.rs` measures, within bounds that also hold on a busy machine.
 #[test]
-fn of_64_echoes_of_a_megabyte_under_way_at_once_each_comes_in_time() {
+fn each_of_64_large_requests_in_flight_at_once_is_answered_in_time() {
     bounded(|| {
         let server = Running::start(Server::builder(key()), echo);
         let body = Arc::new(vec![7; 1 << 20]);
         let connections: Vec<_> = (0..8)
             .map(|_| {
-                let client = Client::builder(key()).connect(server.address).expect("it is let in");
+                let client = Client::builder(key())
+                    .connect(server.address)
+                    .expect("the server accepts it");
                 let body = Arc::clone(&body);
                 thread::spawn(move || {
                     at_once(8, move || {

@@ -1,5 +1,5 @@
-//! Many requests at once over one connection of the noise wire: each gets its own answer, as soon
-//! as there is one, and costs the others nothing.
+//! Many requests at once over one connection on the noise wire. Each receives its own answer when
+//! its handler returns, and does not delay the others.
 
 mod common;
 
@@ -14,7 +14,7 @@ use falco_std::{Client, Error, Fate, Refusal, Request, RequestError, Server, Set
 
 const SIZES: [usize; 7] = [0, 1, 63, 1_000, 16_384, 65_000, 70_000];
 
-/// A body that no other thread and no other round has.
+/// A body that differs for each thread and round.
 fn body(thread: usize, round: usize, length: usize) -> Vec<u8> {
     (0..length)
         .map(|at| u8::try_from((at * 31 + thread * 17 + round * 7) % 251).expect("it is below 251"))
@@ -28,11 +28,11 @@ fn noise() -> Running {
 fn connect(server: &Running) -> Client {
     Client::builder(key())
         .connect(server.address)
-        .expect("the server takes it")
+        .expect("the server accepts it")
 }
 
 #[test]
-fn many_threads_share_one_connection_and_each_gets_its_own_answer() {
+fn many_threads_share_one_connection_and_each_receives_its_own_answer() {
     bounded(|| {
         let server = noise();
         let client = Arc::new(connect(&server));
@@ -41,7 +41,7 @@ fn many_threads_share_one_connection_and_each_gets_its_own_answer() {
                 let client = Arc::clone(&client);
                 thread::spawn(move || {
                     for (round, own) in SIZES.iter().enumerate() {
-                        // One of them is large, while the others go on.
+                        // One of them is large.
                         let length = if (number, round) == (1, 3) { 4 << 20 } else { *own };
                         let sent = body(number, round, length);
                         let answer = client.request(&sent).expect("an answer");
@@ -68,7 +68,7 @@ fn many_threads_share_one_connection_and_each_gets_its_own_answer() {
 }
 
 #[test]
-fn a_slow_handler_holds_up_nobody_on_its_connection() {
+fn a_slow_handler_delays_no_other_request_of_its_connection() {
     bounded(|| {
         let (open, gate) = mpsc::channel::<()>();
         let gate = Mutex::new(gate);
@@ -95,13 +95,13 @@ fn a_slow_handler_holds_up_nobody_on_its_connection() {
     });
 }
 
-/// Over a Unix socket, which holds less in the kernel than TCP does: what is there already nobody
-/// overtakes.
+/// Over a Unix socket, which has smaller buffers in the kernel than TCP. What is in them already
+/// cannot be overtaken.
 #[cfg(unix)]
 #[test]
 fn a_small_answer_overtakes_a_large_one() {
-    /// Some hundreds of milliseconds, so that a thread that has to wait for its core for some tens
-    /// decides nothing.
+    /// Takes some hundreds of milliseconds, so that a thread that waits some tens for a core does
+    /// not change the result.
     const LARGE: usize = 32 << 20;
 
     bounded(|| {
@@ -118,8 +118,8 @@ fn a_small_answer_overtakes_a_large_one() {
             })
         });
         let client = Client::builder(key()).settings(settings).over(near);
-        let client = Arc::new(client.expect("the server takes it"));
-        // The request is large, then the answer alone.
+        let client = Arc::new(client.expect("the server accepts it"));
+        // First the request is large, then the answer.
         for sent in [None, Some(b"much".to_vec())] {
             let own = Arc::clone(&client);
             let large = body(1, 1, LARGE);
@@ -170,7 +170,7 @@ fn a_timeout_cancels_and_the_connection_goes_on() {
         let client = Client::builder(key())
             .request_timeout(Some(millis(200)))
             .connect(server.address)
-            .expect("the server takes it");
+            .expect("the server accepts it");
         assert_eq!(client.request("quick").expect("an answer"), b"quick");
         let start = Instant::now();
         let error = client.request("slow").expect_err("it is too slow");
@@ -195,7 +195,7 @@ fn a_timeout_cancels_and_the_connection_goes_on() {
 }
 
 #[test]
-fn what_is_cancelled_before_its_handler_starts_never_runs() {
+fn a_request_cancelled_before_its_handler_starts_is_not_handled() {
     bounded(|| {
         let ran = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&ran);
@@ -214,9 +214,9 @@ fn what_is_cancelled_before_its_handler_starts_never_runs() {
         let hasty = Client::builder(key())
             .request_timeout(Some(millis(150)))
             .connect(server.address)
-            .expect("the server takes it");
+            .expect("the server accepts it");
         hasty.request("waits behind it").expect_err("the one worker is busy");
-        // What comes after it on the same connection has its turn all the same.
+        // The next request on the same connection is handled.
         while hasty.request("again").is_err() {}
         assert_eq!(slow.join().expect("it does not panic").expect("an answer"), b"slow");
         assert_eq!(patient.request("next").expect("an answer"), b"next");
@@ -226,7 +226,7 @@ fn what_is_cancelled_before_its_handler_starts_never_runs() {
 }
 
 #[test]
-fn a_handler_that_fails_costs_its_own_request_only() {
+fn a_failed_handler_fails_its_own_request_only() {
     bounded(|| {
         let server = Running::start(Server::builder(key()).workers(2), |request: Request| {
             match request.body() {
@@ -251,7 +251,7 @@ fn a_handler_that_fails_costs_its_own_request_only() {
 }
 
 #[test]
-fn a_request_over_the_servers_limit_is_refused_here_with_both_numbers() {
+fn a_request_over_the_servers_limit_is_refused_by_the_client_with_both_numbers() {
     bounded(|| {
         let ran = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&ran);
@@ -284,7 +284,7 @@ fn a_request_over_the_servers_limit_is_refused_here_with_both_numbers() {
 }
 
 #[test]
-fn a_client_without_requests_stays_and_knows_its_round_trip() {
+fn an_idle_client_stays_connected_and_measures_the_round_trip() {
     bounded(|| {
         let builder = Server::builder(key()).settings(lifetime(millis(1_000)));
         let server = Running::start(builder, echo);
@@ -310,14 +310,14 @@ fn a_handler_may_take_longer_than_the_lifetime() {
         let client = Client::builder(key())
             .settings(settings)
             .connect(server.address)
-            .expect("the server takes it");
+            .expect("the server accepts it");
         assert_eq!(client.request("slow").expect("pings keep it"), b"slow");
         assert_eq!(server.stop().stats.accepted, 1);
     });
 }
 
 #[test]
-fn more_requests_than_the_server_takes_at_once_wait_for_their_turn() {
+fn requests_beyond_the_in_flight_limit_wait() {
     bounded(|| {
         let most = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
         let own = Arc::clone(&most);
@@ -345,9 +345,9 @@ fn more_requests_than_the_server_takes_at_once_wait_for_their_turn() {
 }
 
 #[test]
-fn what_is_held_over_all_connections_has_a_bound() {
+fn held_bytes_over_all_connections_are_limited() {
     bounded(|| {
-        // The first handler holds its request until it is let go, however slow the machine is.
+        // The first handler holds its request until the test releases it.
         let (running, released) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (own_running, own_released) = (Arc::clone(&running), Arc::clone(&released));
         let server = Running::start(Server::builder(key()).max_held(100_000), move |request: Request| {
@@ -383,7 +383,7 @@ fn what_is_held_over_all_connections_has_a_bound() {
 
 #[cfg(unix)]
 #[test]
-fn over_unix_sockets_and_streams_that_cannot_be_split() {
+fn echo_over_unix_sockets_and_streams_that_do_not_split() {
     use std::io;
     use std::os::unix::net::UnixStream;
 
@@ -406,7 +406,7 @@ fn over_unix_sockets_and_streams_that_cannot_be_split() {
             } else {
                 builder.over(near)
             };
-            let client = client.expect("the server takes it");
+            let client = client.expect("the server accepts it");
             for length in SIZES {
                 assert!(client.request(body(0, 0, length)).expect("an answer") == body(0, 0, length));
             }

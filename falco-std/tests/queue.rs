@@ -1,5 +1,5 @@
-//! Requests that wait for a worker: none for ever, and none behind all that another connection
-//! asks.
+//! Requests that wait for a worker. None waits for ever, and none waits for all requests of another
+//! connection.
 
 mod common;
 
@@ -12,7 +12,7 @@ use std::time::Instant;
 use common::{Running, at_once, bounded, echo, key, millis};
 use falco_std::{Client, ClientBuilder, ConnectionError, Error, Fate, Refusal, Request, RequestError, Server};
 
-/// Both wires; on the classic one the end of the connection stands for the refusal.
+/// Both wires. On the classic wire the connection ends in place of a refusal.
 const WIRES: [bool; 2] = [false, true];
 
 fn client(classic: bool) -> ClientBuilder {
@@ -59,17 +59,17 @@ fn handlers_that_call_their_own_server_do_not_stop_it() {
                 }
                 echo(request)
             });
-            let connected = client(classic).connect(running.address).expect("it is let in");
+            let connected = client(classic).connect(running.address).expect("the server accepts it");
             inner.set(connected).expect("it is the first");
             let address = running.address;
             let start = Instant::now();
             let ends = at_once(6, move || {
-                let client = client(classic).connect(address).expect("it is let in");
+                let client = client(classic).connect(address).expect("the server accepts it");
                 client.request("outer").is_err()
             });
             assert!(ends.iter().any(|(failed, _)| *failed), "two workers are too few");
             assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
-            let fresh = client(classic).connect(address).expect("it is let in");
+            let fresh = client(classic).connect(address).expect("the server accepts it");
             assert_eq!(fresh.request("plain").expect("the server goes on"), b"plain");
             drop(fresh);
             let report = running.stop();
@@ -78,7 +78,7 @@ fn handlers_that_call_their_own_server_do_not_stop_it() {
     }
 }
 
-/// Handlers that take "stuck" run until this is dropped.
+/// Handlers of "stuck" run until this is dropped.
 struct Stuck {
     running: Arc<AtomicUsize>,
     _free: mpsc::Sender<()>,
@@ -111,24 +111,24 @@ impl Stuck {
 }
 
 #[test]
-fn with_all_workers_stuck_every_connection_is_told_in_time() {
+fn without_a_free_worker_requests_are_refused_as_busy_in_time() {
     for classic in WIRES {
         bounded(move || {
             let (stuck, handler) = stuck();
-            // Longer than the second after which a thread that reads rests.
+            // Longer than the second after which a connection frees its buffers.
             let builder = server(classic).workers(1).queue_timeout(millis(1_200));
             let running = Running::start(builder, handler);
             let address = running.address;
-            // The one that is stuck, and has more to ask.
-            let first = Arc::new(client(classic).connect(address).expect("it is let in"));
+            // The connection of the handler that is stuck has more requests.
+            let first = Arc::new(client(classic).connect(address).expect("the server accepts it"));
             let own = Arc::clone(&first);
             let for_ever = thread::spawn(move || own.request("stuck"));
             stuck.wait_until_running(1);
             let mut connections: Vec<_> = (0..6)
-                .map(|_| Arc::new(client(classic).connect(address).expect("it is let in")))
+                .map(|_| Arc::new(client(classic).connect(address).expect("the server accepts it")))
                 .collect();
             if !classic {
-                // On the classic wire its requests go one after another.
+                // On the classic wire requests go one after another.
                 connections.push(first);
             }
             let threads: Vec<_> = connections
@@ -142,7 +142,7 @@ fn with_all_workers_stuck_every_connection_is_told_in_time() {
                 let ends = thread.join().expect("it does not panic");
                 for (error, took) in &ends {
                     assert!(is_busy(error, classic), "{error:?}");
-                    // On the classic wire one after another.
+                    // On the classic wire each waits for the one before it.
                     let most = if classic { 10_000 } else { 4_000 };
                     assert!(*took >= millis(1_150) && *took < millis(most), "{ends:?}");
                 }
@@ -158,7 +158,7 @@ fn with_all_workers_stuck_every_connection_is_told_in_time() {
 
 #[cfg(unix)]
 #[test]
-fn a_stream_that_cannot_be_split_is_told_in_time() {
+fn a_request_over_a_stream_that_does_not_split_is_refused_as_busy_in_time() {
     use std::os::unix::net::UnixStream;
 
     use falco_std::Blocking;
@@ -174,12 +174,12 @@ fn a_stream_that_cannot_be_split_is_told_in_time() {
             };
             let (near, far) = UnixStream::pair().expect("a pair of sockets");
             serve(far);
-            let first = client(classic).over(near).expect("it is let in");
+            let first = client(classic).over(near).expect("the server accepts it");
             thread::spawn(move || first.request("stuck"));
             stuck.wait_until_running(1);
             let (near, far) = UnixStream::pair().expect("a pair of sockets");
             let serving = serve(far);
-            let second = client(classic).over(near).expect("it is let in");
+            let second = client(classic).over(near).expect("the server accepts it");
             let start = Instant::now();
             let error = second.request("waits").expect_err("no worker is free");
             assert!(is_busy(&error, classic), "{error:?}");
@@ -213,11 +213,11 @@ fn connections_take_turns() {
                 echo(request)
             },
         );
-        let greedy = Arc::new(client(false).connect(running.address).expect("it is let in"));
-        let modest = client(false).connect(running.address).expect("it is let in");
+        let greedy = Arc::new(client(false).connect(running.address).expect("the server accepts it"));
+        let modest = client(false).connect(running.address).expect("the server accepts it");
         assert_eq!(modest.request("warm").expect("an answer"), b"warm");
         let asking = thread::spawn(move || at_once(200, move || greedy.request("greedy").is_ok()));
-        // However slow the machine is: all that one connection asks is under way.
+        // Also on a slow machine, most requests of the one connection are in the queue by then.
         while greedy_done.load(Ordering::SeqCst) < 20 {
             thread::sleep(millis(1));
         }
@@ -233,6 +233,67 @@ fn connections_take_turns() {
         let waited = seen.load(Ordering::SeqCst) - before;
         println!("{waited} of 200 went before the one of another connection");
         assert!(waited < 60, "{waited} went before it");
+        assert_eq!(running.stop().stats.busy, 0);
+    });
+}
+
+/// Waits until a client has so many requests in flight and its server has received them all: the
+/// server answers a ping after it has received what was sent before.
+fn wait_until_received(client: &Client, requests: usize) {
+    while client.stats().outstanding < u64::try_from(requests).expect("it is small") {
+        thread::sleep(millis(1));
+    }
+    // The last of them may be counted and not written yet.
+    for _ in 0..2 {
+        thread::sleep(millis(20));
+        client.ping().expect("the server answers");
+    }
+}
+
+#[test]
+fn a_thousand_requests_of_one_connection_delay_another_connection_by_one() {
+    const MANY: usize = 1_000;
+    bounded(|| {
+        let (greedy_done, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (counter, own_seen) = (Arc::clone(&greedy_done), Arc::clone(&seen));
+        let (begun, has_begun) = mpsc::channel::<()>();
+        let (open, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let builder = server(false).workers(1).queue_timeout(Duration::from_secs(20));
+        let running = Running::start(builder, move |request| {
+            match request.body() {
+                // The only worker waits until all requests are in the queue.
+                b"first" => {
+                    begun.send(()).expect("the test waits");
+                    let _ = gate.lock().expect("it does not panic").recv();
+                }
+                b"modest" => own_seen.store(counter.load(Ordering::SeqCst), Ordering::SeqCst),
+                _ => {
+                    thread::sleep(millis(2));
+                    counter.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            echo(request)
+        });
+        let connect = || client(false).connect(running.address).expect("the server accepts it");
+        let (first, greedy, modest) = (connect(), connect(), connect());
+        let waiting = thread::spawn(move || first.request("first").is_ok());
+        has_begun.recv().expect("the handler begins");
+        let own = greedy.clone();
+        let greedy_requests = thread::spawn(move || at_once(MANY, move || own.request("greedy").is_ok()));
+        wait_until_received(&greedy, MANY);
+        let own = modest.clone();
+        let modest_request = thread::spawn(move || own.request("modest").expect("an answer"));
+        wait_until_received(&modest, 1);
+        let start = Instant::now();
+        drop(open);
+        modest_request.join().expect("it does not panic");
+        let (took, before) = (start.elapsed(), seen.load(Ordering::SeqCst));
+        println!("{before} of {MANY} requests were handled before that of another connection, in {took:?}");
+        assert!(before <= 2, "{before}");
+        let answered = greedy_requests.join().expect("it does not panic");
+        assert!(answered.iter().all(|(answered, _)| *answered));
+        assert!(waiting.join().expect("it does not panic"));
         assert_eq!(running.stop().stats.busy, 0);
     });
 }

@@ -1,5 +1,5 @@
-//! How many bytes and writes a message takes, over streams that take any number of bytes at a time;
-//! and that neither reading nor writing starves for the other.
+//! How many bytes and writes a message takes, over streams that accept any number of bytes at a
+//! time, and that neither reading nor writing prevents the other.
 
 mod common;
 
@@ -31,7 +31,7 @@ impl Pipe {
         })
     }
 
-    /// Waits until `ready`, then has `act` do something; `WouldBlock` after `limit`.
+    /// Waits until `ready`, then calls `act`. Fails with `WouldBlock` after `limit`.
     fn when(
         &self,
         limit: Option<Duration>,
@@ -60,7 +60,7 @@ impl Pipe {
     }
 }
 
-/// What went into a stream.
+/// Counts what was written to a stream.
 #[derive(Default)]
 struct Count {
     bytes: AtomicUsize,
@@ -68,7 +68,7 @@ struct Count {
 }
 
 impl Count {
-    /// Bytes, and the calls that took them, since this was last asked.
+    /// Bytes and writes since the last call.
     fn take(&self) -> (usize, usize) {
         (
             self.bytes.swap(0, Ordering::SeqCst),
@@ -83,7 +83,7 @@ struct Limits {
     write: Mutex<Option<Duration>>,
 }
 
-/// A stream that takes at most so many bytes at a time, and a while for each time.
+/// A stream that accepts at most `takes` bytes at a time, and pauses each time.
 #[derive(Clone)]
 struct Narrow {
     from: Arc<Pipe>,
@@ -121,7 +121,7 @@ impl Write for Narrow {
                 }
                 let takes = buf.len().min(self.takes).min(holds - bytes.len());
                 bytes.extend(buf.iter().take(takes));
-                // Before the other side can know of it.
+                // Before the other side can read it.
                 self.count.bytes.fetch_add(takes, Ordering::SeqCst);
                 self.count.writes.fetch_add(1, Ordering::SeqCst);
                 Ok(takes)
@@ -184,7 +184,7 @@ fn serve(server: ServerBuilder, stream: Narrow) -> JoinHandle<()> {
     })
 }
 
-/// A client and a server, with what each has written.
+/// A client and a server, with the counters of what each has written.
 fn pair(
     client: &ClientBuilder,
     server: ServerBuilder,
@@ -194,7 +194,7 @@ fn pair(
     let [near, far] = streams(takes, 1 << 20, Duration::ZERO, splits);
     let counts = [Arc::clone(&near.count), Arc::clone(&far.count)];
     let serving = serve(server, far);
-    let client = client.clone().over(near).expect("it is let in");
+    let client = client.clone().over(near).expect("the server accepts it");
     client.request("hello").expect("an answer");
     for count in &counts {
         count.take();
@@ -202,7 +202,7 @@ fn pair(
     (client, counts, serving)
 }
 
-/// Echoes a body, and holds what it took against the least there is.
+/// Has a body returned, and compares bytes and writes with the minimum.
 fn check(client: &Client, counts: &[Arc<Count>; 2], takes: usize, length: usize) {
     let body = vec![7; length];
     assert!(client.request(&body).expect("an answer") == body, "{length} bytes");
@@ -212,7 +212,7 @@ fn check(client: &Client, counts: &[Arc<Count>; 2], takes: usize, length: usize)
             bytes <= length + length / 500 + 200,
             "{side}, {takes} at a time: {bytes} bytes for {length}"
         );
-        // A record is written on its own, and holds no less than a third of the largest.
+        // Each record has a write of its own, and at least a third of the largest size.
         let (least, records) = (bytes / takes, length / 20_000 + 2);
         assert!(
             writes <= least + records,
@@ -228,7 +228,7 @@ const STEPS: [usize; 21] = [
 
 #[test]
 fn the_size_of_records_does_not_depend_on_what_the_stream_takes() {
-    // Both kinds of stream, both wires.
+    // Streams that split and that do not, on both wires.
     for (splits, classic) in [(true, false), (false, false), (true, true)] {
         bounded(move || {
             for takes in STEPS {
@@ -238,7 +238,7 @@ fn the_size_of_records_does_not_depend_on_what_the_stream_takes() {
                     (Client::builder(key()), Server::builder(key()))
                 };
                 let (client, counts, serving) = pair(&client, server, takes, splits);
-                // Of tiny steps a small part of a megabyte takes long enough.
+                // In tiny steps a megabyte would take too long.
                 for length in [1, 1_000, 70_000, 1, (takes * 40_000).min(1 << 20), 997] {
                     check(&client, &counts, takes, length);
                 }
@@ -250,7 +250,7 @@ fn the_size_of_records_does_not_depend_on_what_the_stream_takes() {
 }
 
 #[test]
-fn memory_that_was_given_back_sets_the_size_of_nothing() {
+fn buffers_that_were_freed_do_not_change_the_size_of_records() {
     bounded(|| {
         let pairs: Vec<_> = [1, 13, 997, 65_521, 65_537, 131_072]
             .into_iter()
@@ -260,7 +260,7 @@ fn memory_that_was_given_back_sets_the_size_of_nothing() {
                 (takes, pair)
             })
             .collect();
-        // Longer than a second, after which memory is given back.
+        // Longer than the second after which buffers are freed.
         thread::sleep(millis(1_300));
         for (takes, (client, counts, serving)) in pairs {
             for length in [1, 70_001, (takes * 40_000).min(1 << 20)] {
@@ -273,7 +273,7 @@ fn memory_that_was_given_back_sets_the_size_of_nothing() {
 }
 
 #[test]
-fn the_thread_that_reads_leaves_much_to_write_to_another() {
+fn the_thread_that_reads_leaves_a_long_write_to_another() {
     bounded(|| {
         let [mut near, far] = streams(2_000, 64 << 20, Duration::ZERO, true);
         near.pause = millis(2);
@@ -288,11 +288,11 @@ fn the_thread_that_reads_leaves_much_to_write_to_another() {
                 Ok(vec![u8::from(request.body() == b"first")])
             })
         });
-        let client = Arc::new(Client::builder(key()).over(near).expect("it is let in"));
+        let client = Arc::new(Client::builder(key()).over(near).expect("the server accepts it"));
         let own = Arc::clone(&client);
         let first = thread::spawn(move || own.request("first").expect("an answer"));
         thread::sleep(millis(30));
-        // Held back until the first is answered: it is the thread that reads which lets it begin.
+        // It is held back until the first is answered, so that the thread that reads begins it.
         let own = Arc::clone(&client);
         let large = thread::spawn(move || own.request(vec![1; 2 << 20]).expect("an answer"));
         assert_eq!(first.join().expect("it does not panic"), [1]);
@@ -310,8 +310,8 @@ fn the_thread_that_reads_leaves_much_to_write_to_another() {
 }
 
 #[test]
-fn whoever_writes_on_a_slow_stream_reads_too() {
-    // The side that has much to send over a stream that takes a little of it at a time.
+fn a_side_that_writes_to_a_slow_stream_also_reads() {
+    // Which side has much to send, over a stream that accepts a little at a time.
     for client_is_slow in [true, false] {
         bounded(move || {
             let [mut near, mut far] = streams(2_000, 64 << 20, Duration::ZERO, true);
@@ -327,7 +327,7 @@ fn whoever_writes_on_a_slow_stream_reads_too() {
                     })
                 })
             });
-            let client = Arc::new(Client::builder(key()).over(near).expect("it is let in"));
+            let client = Arc::new(Client::builder(key()).over(near).expect("the server accepts it"));
             let (own, done) = (Arc::clone(&client), Arc::new(AtomicBool::new(false)));
             let told = Arc::clone(&done);
             // A thousand writes of two milliseconds.
@@ -347,7 +347,7 @@ fn whoever_writes_on_a_slow_stream_reads_too() {
             }
             large.join().expect("it does not panic");
             println!("{answered} small ones meanwhile, the slowest took {slowest:?}");
-            // One waits for a record under way in each direction, of 66 ms.
+            // A request waits for one record in each direction, 66 ms each.
             assert!(answered > 5 && slowest < millis(700), "{answered}, {slowest:?}");
             drop(client);
             let _ = serving.join().expect("it does not panic");

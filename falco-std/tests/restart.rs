@@ -1,5 +1,5 @@
-//! A server process that is killed and started again under a thousand clients: none of their
-//! requests fails but those that were in a handler.
+//! A server process that is killed and restarted while it has a thousand clients. No request fails,
+//! except those that a handler had received.
 
 #![cfg(unix)]
 
@@ -17,9 +17,9 @@ use common::{echo, key, millis};
 use falco_std::{Client, Fate, Request, Server};
 
 const CHILD: &str = "FALCO_STD_TEST_RESTART";
-const NAME: &str = "a_thousand_clients_come_back_at_once_after_a_kill";
+const NAME: &str = "a_thousand_clients_reconnect_at_once_after_a_kill";
 const CLIENTS: usize = 1_000;
-/// So many requests are in a handler when the server is killed.
+/// How many handlers run when the server is killed.
 const IN_HANDLERS: usize = 20;
 
 /// Serves until it is killed.
@@ -35,7 +35,7 @@ fn child(address: &str) {
     report.expect("it never fails");
 }
 
-/// A server process, and where it listens.
+/// A server process and its address.
 fn start(address: &str) -> (Child, SocketAddr) {
     let mut command = Command::new(std::env::current_exe().expect("it runs"));
     command.args(["--exact", "--nocapture", NAME]).env(CHILD, address);
@@ -44,19 +44,19 @@ fn start(address: &str) -> (Child, SocketAddr) {
     let mut lines = BufReader::new(output).lines().map(|line| line.expect("it is text"));
     let address = lines.find_map(|line| line.strip_prefix("child: ").map(str::to_owned));
     let address = address.expect("it listens").parse().expect("an address");
-    // What it prints later is nobody's to read.
+    // Nothing reads what it prints later.
     thread::spawn(move || lines.for_each(drop));
     (process, address)
 }
 
-/// A thread that needs little.
+/// A thread with a small stack.
 fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
     let builder = thread::Builder::new().stack_size(256 << 10);
     builder.spawn(work).expect("a thread more")
 }
 
 #[test]
-fn a_thousand_clients_come_back_at_once_after_a_kill() {
+fn a_thousand_clients_reconnect_at_once_after_a_kill() {
     if let Ok(address) = std::env::var(CHILD) {
         return child(&address);
     }
@@ -65,7 +65,7 @@ fn a_thousand_clients_come_back_at_once_after_a_kill() {
     println!("{clients} clients");
     let (mut process, address) = start("127.0.0.1:0");
     let connect = || {
-        let client = Client::builder(key()).connect(address).expect("it is let in");
+        let client = Client::builder(key()).connect(address).expect("the server accepts it");
         assert_eq!(client.request("warm").expect("an answer"), b"warm");
         Arc::new(client)
     };
@@ -78,7 +78,7 @@ fn a_thousand_clients_come_back_at_once_after_a_kill() {
             spawn(move || client.request("for ever").map_err(|error| error.fate()))
         })
         .collect();
-    // They go at the same moment.
+    // They send at the same moment.
     let barrier = Arc::new(Barrier::new(idle.len() + 1));
     let asking: Vec<_> = idle
         .iter()
@@ -94,7 +94,7 @@ fn a_thousand_clients_come_back_at_once_after_a_kill() {
             })
         })
         .collect();
-    // All handlers have begun: the requests went before those that are answered.
+    // All handlers have begun: their requests were sent before those that are answered.
     let last = clients.last().expect("there are some");
     for _ in 0..10 {
         thread::sleep(millis(20));

@@ -1,5 +1,5 @@
-//! How a server stops: at once where nothing runs, after its answers where something does, at the
-//! deadline where it must.
+//! How a server shuts down: at once where no request is in flight, otherwise after the answers, and
+//! at the deadline at the latest.
 
 mod common;
 
@@ -12,21 +12,21 @@ use std::time::Instant;
 use common::{Running, bounded, echo, key, millis};
 use falco_std::{Client, Fate, Request, Server};
 
-/// A client that says at once that there is no server any more.
+/// A client that fails fast without a server.
 fn hasty(server: &Running) -> Client {
     let client = common::client().fail_fast(true).connect(server.address);
-    client.expect("the server takes it")
+    client.expect("the server accepts it")
 }
 
 #[test]
-fn a_server_with_idle_connections_stops_within_the_second_that_their_ends_may_take() {
+fn a_server_with_idle_connections_shuts_down_within_their_linger() {
     bounded(|| {
         let server = Running::echo();
         let clients: Vec<_> = (0..50).map(|_| hasty(&server)).collect();
         for client in &clients {
             assert_eq!(client.request("hello").expect("an answer"), b"hello");
         }
-        let strangers: Vec<_> = (0..10)
+        let half_open: Vec<_> = (0..10)
             .map(|_| TcpStream::connect(server.address).expect("it listens"))
             .collect();
         thread::sleep(millis(50));
@@ -34,14 +34,14 @@ fn a_server_with_idle_connections_stops_within_the_second_that_their_ends_may_ta
         server.handle.shutdown();
         let report = server.serving.join().expect("serve does not panic");
         let took = start.elapsed();
-        // A client on the classic wire looks at its stream only when it sends: it is waited for, so
-        // that no answer on its way to it is lost.
+        // A client on the classic wire reads only when it sends. The server waits for it, so that
+        // no answer is lost.
         assert!(took < millis(1_500), "{took:?}");
         assert_eq!(
             (report.stats.accepted, report.stats.established, report.cut_connections),
             (60, 50, 0)
         );
-        drop(strangers);
+        drop(half_open);
         for client in &clients {
             let error = client.request("too late").expect_err("nobody is there");
             assert_eq!(error.fate(), Fate::NotProcessed, "{error}");
@@ -50,7 +50,7 @@ fn a_server_with_idle_connections_stops_within_the_second_that_their_ends_may_ta
 }
 
 #[test]
-fn a_server_stops_before_it_serves_and_more_than_once() {
+fn a_server_can_be_shut_down_before_it_serves_and_more_than_once() {
     bounded(|| {
         let server = Server::classic(key()).bind("127.0.0.1:0").expect("a free port");
         let handle = server.handle();
@@ -62,7 +62,7 @@ fn a_server_stops_before_it_serves_and_more_than_once() {
 }
 
 #[test]
-fn under_load_every_request_that_ran_has_its_answer() {
+fn during_a_shutdown_under_load_every_handled_request_is_answered() {
     bounded(|| {
         let ran = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&ran);
@@ -76,7 +76,7 @@ fn under_load_every_request_that_ran_has_its_answer() {
             .map(|number| {
                 thread::spawn(move || {
                     let client = common::client().fail_fast(true).connect(address);
-                    let client = client.expect("the server takes it");
+                    let client = client.expect("the server accepts it");
                     let mut answered = 0_usize;
                     loop {
                         let text = format!("{number}, {answered}");
@@ -112,13 +112,13 @@ fn under_load_every_request_that_ran_has_its_answer() {
 }
 
 #[test]
-fn at_the_deadline_the_rest_is_cut_off() {
+fn the_deadline_of_a_shutdown_cuts_the_remaining_connections() {
     bounded(|| {
         let (free, wait) = mpsc::channel::<()>();
         let (wait, done) = (Mutex::new(wait), Arc::new(AtomicBool::new(false)));
         let own = Arc::clone(&done);
         let server = Running::start(Server::classic(key()), move |request: Request| {
-            // Runs until the test is over.
+            // Runs until the test has ended.
             let _ = wait.lock().expect("one handler runs").recv();
             own.store(true, Ordering::SeqCst);
             echo(request)
@@ -157,7 +157,7 @@ fn no_more_handlers_run_at_once_than_there_are_workers() {
         let threads: Vec<_> = (0..9)
             .map(|_| {
                 thread::spawn(move || {
-                    let client = common::client().connect(address).expect("the server takes it");
+                    let client = common::client().connect(address).expect("the server accepts it");
                     for _ in 0..3 {
                         client.request("work").expect("an answer");
                     }
@@ -174,13 +174,13 @@ fn no_more_handlers_run_at_once_than_there_are_workers() {
 
 #[cfg(unix)]
 #[test]
-fn a_connection_that_the_caller_serves_stops_too() {
+fn a_guest_ends_when_the_server_shuts_down() {
     bounded(|| {
         let (near, far) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
         let server = Server::classic(key()).unbound().expect("there is entropy");
         let handle = server.handle();
         let serving = thread::spawn(move || server.serve_connection(far, echo));
-        let client = common::client().over(near).expect("the server takes it");
+        let client = common::client().over(near).expect("the server accepts it");
         assert_eq!(client.request("hello").expect("an answer"), b"hello");
         let start = Instant::now();
         handle.shutdown();
@@ -193,7 +193,7 @@ fn a_connection_that_the_caller_serves_stops_too() {
             .expect("it does not panic")
             .expect("the stream is in order");
         assert_eq!(ended, falco_std::ConnectionError::Closed);
-        // A quarter of a second to notice, a second to end.
+        // A quarter of a second until it notices, and a second of linger.
         assert!(start.elapsed() < millis(2_000));
         assert_eq!(reading.join().expect("it does not panic"), Fate::NotProcessed);
     });

@@ -1,5 +1,5 @@
-//! Slow links and streams without time limits: a request that went out is said to have gone, an
-//! answer on its way survives a stop, and every end comes.
+//! Slow links and streams without timeouts. A request that was sent is reported as sent, a shutdown
+//! loses no answer, and every connection ends.
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -16,7 +16,7 @@ use falco_core::testing::{CountingRng, replay_cache};
 use falco_core::{ClassicKey, ClientConnection};
 use falco_std::{Client, Server, Settings, Stream};
 
-/// A link that takes 4 KiB at a time, a while each.
+/// A link that accepts 4 KiB at a time, slowly.
 struct Slow(TcpStream);
 
 impl Read for Slow {
@@ -67,7 +67,7 @@ fn a_request_that_takes_longer_than_a_lifetime_to_send_is_answered() {
 }
 
 #[test]
-fn a_client_that_asks_later_has_shaken_hands_all_the_same() {
+fn a_client_that_sends_no_request_has_completed_its_handshake() {
     bounded(|| {
         let settings = Settings::new()
             .with_handshake_timeout(millis(300))
@@ -81,7 +81,7 @@ fn a_client_that_asks_later_has_shaken_hands_all_the_same() {
     });
 }
 
-/// A client that has asked, and reads its answer only later.
+/// Sends a request. Its answer is read later.
 fn asked(server: SocketAddr) -> TcpStream {
     let now = falco_core::Instant::ZERO;
     let key = ClassicKey::new(key(), replay_cache(8));
@@ -100,12 +100,12 @@ fn asked(server: SocketAddr) -> TcpStream {
 }
 
 #[test]
-fn a_stop_destroys_no_answer_on_its_way_whatever_the_client_still_says() {
+fn a_shutdown_destroys_no_answer_when_the_client_still_sends() {
     bounded(|| {
         const SIZE: usize = 3 << 20;
         let server = Running::start(Server::classic(key()), |_| Ok(vec![0; SIZE]));
         let mut stream = asked(server.address);
-        // The answer is with the system now, and not with the client.
+        // The answer is in the buffers of the system now.
         thread::sleep(if cfg!(debug_assertions) {
             millis(2_000)
         } else {
@@ -122,7 +122,7 @@ fn a_stop_destroys_no_answer_on_its_way_whatever_the_client_still_says() {
 
 #[cfg(unix)]
 #[test]
-fn ends_come_over_streams_without_time_limits() {
+fn connections_end_over_streams_without_timeouts() {
     use std::os::unix::net::UnixStream;
     use std::time::Instant;
 
@@ -152,7 +152,7 @@ fn ends_come_over_streams_without_time_limits() {
 
 #[cfg(unix)]
 #[test]
-fn a_write_is_given_up_after_the_lifetime_that_both_sides_have_agreed_on() {
+fn a_blocked_write_ends_after_the_agreed_lifetime() {
     use std::os::unix::net::UnixStream;
     use std::time::Instant;
 
@@ -168,8 +168,8 @@ fn a_write_is_given_up_after_the_lifetime_that_both_sides_have_agreed_on() {
             let ended = server.serve_connection(far, |_| Ok(vec![7; 4 << 20]));
             (ended, start.elapsed())
         });
-        // A client that wants a lifetime of a second, and takes no byte of its answer while it
-        // keeps on saying something. Its own clock stands still, so that it does not end by itself.
+        // A client with a lifetime of a second, which reads no byte of its answer and keeps
+        // sending. Its own clock stands still, so that it does not end the connection itself.
         let now = falco_core::Instant::ZERO;
         let client_key = NoiseClient::<FixedTable<4>, _>::new(key(), &b""[..], RustCrypto).expect("no context");
         let short = Settings::new().with_lifetime(Duration::from_secs(1)).expect("a second");

@@ -1,5 +1,5 @@
-//! Where a client connects to, and how it connects to whichever address of a name answers first, as
-//! RFC 8305 says: one that hangs costs a moment, and not the time that there is.
+//! Where a client connects to. Of several addresses it uses the first that answers, as RFC 8305
+//! describes: an address that does not answer costs a moment, not the whole time limit.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use core::time::Duration;
@@ -10,19 +10,19 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-/// How long the attempt at one address may take before the next begins beside it: what RFC 8305
-/// recommends in section 5.
+/// How long after the attempt at one address the attempt at the next begins. RFC 8305 recommends
+/// this value in section 5.
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Where a client connects to: a host and a port, such as `"db.internal:4287"` or
-/// `("db.internal", 4287)`, or addresses that need no name. It is made of whatever the standard
-/// library takes for [`ToSocketAddrs`]. A name is resolved anew for each connection.
+/// `("db.internal", 4287)`, or one or more socket addresses. It converts from the types that
+/// implement [`ToSocketAddrs`]. A name is resolved again for each connection.
 ///
 /// ```
 /// use falco_std::Client;
 ///
 /// let client = Client::builder(falco_std::generate_key()?);
-/// assert!(client.clone().connect("localhost:1").is_err()); // nobody listens
+/// assert!(client.clone().connect("localhost:1").is_err()); // connection refused
 /// assert!(client.clone().connect(("localhost", 1)).is_err());
 /// let replicas = ["[::1]:1", "127.0.0.1:1"].map(|text| text.parse().unwrap());
 /// assert!(client.connect(replicas).is_err());
@@ -34,21 +34,21 @@ pub struct Address(Kind);
 #[derive(Clone, Debug)]
 enum Kind {
     Known(Vec<SocketAddr>),
-    /// With its port, as one text.
+    /// A host and a port in one string.
     Name(String),
     Host(String, u16),
 }
 
 impl Address {
-    /// Resolves the name, if it is one, and connects to the first address that answers. `limit`
-    /// bounds both. The error is that of the last attempt that failed.
+    /// Resolves the name, if it is one, and connects to the first address that answers, within
+    /// `limit`. The error is that of the last failed attempt.
     pub(super) fn connect(&self, limit: Duration) -> io::Result<TcpStream> {
-        // A limit that overflows the clock is as good as a year.
+        // The clock must not overflow. A year is as good as no limit.
         let year = Duration::from_secs(31_536_000);
         let until = Instant::now() + limit.min(year);
-        let stream = connect_to(in_turn(self.resolve(until)?), until)?;
-        // A request is one small write: it must not wait for the acknowledgement of the one before.
-        // It fails on some systems where the peer has gone already: the first read tells.
+        let stream = connect_to(alternate(self.resolve(until)?), until)?;
+        // A small request must not wait for the acknowledgement of the one before. This fails on
+        // some systems if the peer has already closed the connection, which the first read reports.
         let _ = stream.set_nodelay(true);
         Ok(stream)
     }
@@ -68,24 +68,24 @@ impl Address {
     }
 }
 
-/// Asks the system, on a thread of its own: it has no time limit for that.
+/// Resolves a name on a thread of its own, because the system's resolver takes no time limit.
 fn look_up(name: impl ToSocketAddrs + Send + 'static, until: Instant) -> io::Result<Vec<SocketAddr>> {
-    let (told, resolved) = mpsc::sync_channel(1);
+    let (sender, receiver) = mpsc::sync_channel(1);
     thread::Builder::new()
         .name("falco resolver".to_owned())
         .spawn(move || {
-            // Nobody may wait any more.
-            let _ = told.send(name.to_socket_addrs().map(Iterator::collect));
+            // It fails if the time limit has passed.
+            let _ = sender.send(name.to_socket_addrs().map(Iterator::collect));
         })?;
     let left = until.saturating_duration_since(Instant::now());
-    resolved
+    receiver
         .recv_timeout(left)
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// The addresses in the order in which they were resolved, one family after the other in turn, so
-/// that a family that leads nowhere is given up early.
-fn in_turn(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
+/// The addresses in the order in which they were resolved, with the families alternating, so that a
+/// family without a route costs little time.
+fn alternate(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (mut one, mut other): (VecDeque<_>, VecDeque<_>) = addresses
         .into_iter()
@@ -108,16 +108,16 @@ fn connect_to(mut addresses: VecDeque<SocketAddr>, until: Instant) -> io::Result
     {
         return TcpStream::connect_timeout(&only, left()?);
     }
-    let mut failed = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name stands for no address");
-    let (told, ends) = mpsc::channel();
+    let mut failed = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+    let (sender, receiver) = mpsc::channel();
     let mut running = 0_usize;
     loop {
         if let Some(address) = addresses.pop_front() {
-            let (told, left) = (told.clone(), left()?);
-            // One that connects when another has is closed as it is dropped.
+            let (sender, left) = (sender.clone(), left()?);
+            // A connection that comes after another is closed when it is dropped.
             let spawned = thread::Builder::new()
                 .name("falco dialer".to_owned())
-                .spawn(move || drop(told.send(TcpStream::connect_timeout(&address, left))));
+                .spawn(move || drop(sender.send(TcpStream::connect_timeout(&address, left))));
             match spawned {
                 Ok(_) => running += 1,
                 Err(error) => failed = error,
@@ -129,7 +129,7 @@ fn connect_to(mut addresses: VecDeque<SocketAddr>, until: Instant) -> io::Result
             } else {
                 left()?.min(STAGGER)
             };
-            match ends.recv_timeout(wait) {
+            match receiver.recv_timeout(wait) {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => {
                     running -= 1;
@@ -198,7 +198,7 @@ impl From<&SocketAddr> for Address {
     }
 }
 
-/// What becomes one address of the internet.
+/// Conversions from types that are one socket address.
 macro_rules! from_one {
     ($($of:ty),*) => {$(
         impl From<$of> for Address {
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_take_turns() {
+    fn families_alternate() {
         let addresses = |texts: &[&str]| {
             texts
                 .iter()
@@ -232,7 +232,7 @@ mod tests {
         };
         let resolved = addresses(&["[::1]:1", "[::2]:1", "[::3]:1", "1.0.0.1:1", "1.0.0.2:1"]);
         let turns = addresses(&["[::1]:1", "1.0.0.1:1", "[::2]:1", "1.0.0.2:1", "[::3]:1"]);
-        assert_eq!(in_turn(resolved), turns);
-        assert_eq!(in_turn(Vec::new()), []);
+        assert_eq!(alternate(resolved), turns);
+        assert_eq!(alternate(Vec::new()), []);
     }
 }

@@ -1,4 +1,4 @@
-//! How a client is set up.
+//! The settings of a client, and how it is created.
 
 use core::time::Duration;
 use std::io;
@@ -11,23 +11,23 @@ use falco_core::mux::Backoff;
 use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 
 use super::address::Address;
+use super::connector::{Config, Connector, Wait};
 use super::dial::Dial;
-use super::place::{Env, Place, Wait};
 use super::{Client, Inner};
 use crate::entropy;
 use crate::error::Error;
 use crate::stream::{BoxedStream, Stream};
 
-/// How long connecting may take by default.
+/// The default of [`ClientBuilder::connect_timeout`].
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a request may take by default, as in falco-tokio.
+/// The default of [`ClientBuilder::request_timeout`], as in falco-tokio.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many nonces a client remembers by default: each request and each answer takes one.
+/// The default of [`ClientBuilder::replay_memory`]. Each request and each answer takes one nonce.
 const REPLAY_MEMORY: usize = 1024;
 
 /// Settings of a [`Client`]. Clones of a builder share its key, so that a process can have several
-/// clients under one key: with the key they share the context and, on the classic wire, the memory
-/// of nonces, which the first client fixes.
+/// clients under one key. They also share the context and, on the classic wire, the replay cache.
+/// The first client that is created fixes both.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it connects"]
 pub struct ClientBuilder {
@@ -41,16 +41,16 @@ pub struct ClientBuilder {
 }
 
 impl Client {
-    /// A client of servers that have `key`. It speaks the noise wire: both sides prove that they
-    /// have the key, and keys of their own protect each connection.
+    /// A client on the noise wire, of servers that have `key`. Both sides prove that they have the
+    /// key, and each connection has keys of its own.
     pub fn builder(key: Key) -> ClientBuilder {
         ClientBuilder::new(ClientKeySource::noise(key))
     }
 
-    /// A client that speaks the classic wire, to servers of the published falcotcp 0.1.x and to
+    /// A client on the classic wire, of servers of the published falcotcp 0.1.x and of
     /// [`Server::classic`](crate::Server::classic).
     ///
-    /// What that wire does not give is told in [`falco_core::classic`].
+    /// [`falco_core::classic`] says what that wire does not provide.
     pub fn classic(key: Key) -> ClientBuilder {
         ClientBuilder::new(ClientKeySource::classic(key, REPLAY_MEMORY))
     }
@@ -69,29 +69,29 @@ impl ClientBuilder {
         }
     }
 
-    /// The name of the service called, or any bytes that both owners have agreed on, 65,535 at
-    /// most: a server of another context does not take the hello. Empty by default. The classic
+    /// The context: the name of the service, or any bytes that both owners have agreed on, 65,535
+    /// at most. A server with another context refuses the handshake. Empty by default. The classic
     /// wire has none.
     pub fn context(self, context: impl Into<Vec<u8>>) -> Self {
         self.key.set_context(context.into());
         self
     }
 
-    /// The largest message, the lifetime, whether to ping so that a connection stays, how long a
-    /// handshake may take. What is set by itself holds, before or after this.
+    /// The largest message, the lifetime, keep-alive, the handshake timeout. A value that is set by
+    /// its own method, before or after this, takes precedence.
     pub const fn settings(mut self, settings: Settings) -> Self {
         self.settings = self.settings.settings(settings);
         self
     }
 
-    /// The largest message body, in bytes, either way: 16 MiB by default.
+    /// The largest body of a request or an answer, in bytes: 16 MiB by default.
     pub const fn max_message(mut self, bytes: u32) -> Self {
         self.settings = self.settings.max_message(bytes);
         self
     }
 
     /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days.
-    /// The smaller of both sides' is in force.
+    /// The shorter lifetime of both sides applies.
     pub const fn lifetime(mut self, lifetime: Duration) -> Self {
         self.settings = self.settings.lifetime(lifetime);
         self
@@ -103,67 +103,65 @@ impl ClientBuilder {
         self
     }
 
-    /// How long connecting the socket may take in all, 5 s by default: resolving a name, and all
-    /// attempts at its addresses. The handshake has its own limit in the settings.
+    /// How long it may take to resolve a name and to connect to one of its addresses, 5 s by
+    /// default. The handshake has a [limit](Self::handshake_timeout) of its own.
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long a request may take in all, 30 s by default: waiting for a connection and for the
-    /// answer. `None` sets no limit.
+    /// How long a request may take in all, 30 s by default, including the time to connect. `None`
+    /// sets no limit.
     ///
-    /// A request that timed out may still be processed. On the noise wire the server is told that
-    /// it is cancelled, and the connection lives on; on the classic wire, and over a stream that
-    /// cannot be [split](Stream::split), the connection is given up, so that the late answer
-    /// reaches nobody.
+    /// A request that timed out may still be processed. On the noise wire it is cancelled, and the
+    /// connection goes on. On the classic wire, and over a stream that does not
+    /// [split](Stream::split), the connection ends, so that no caller receives the late answer.
     pub const fn request_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.request_timeout = timeout;
         self
     }
 
-    /// The pauses after attempts to connect that failed: each is a random part of a bound, which is
-    /// `first` at first, doubles with each attempt, and is `most` at the most. 50 ms and 10 s by
+    /// The pauses after failed attempts to connect. Each is a random part of a bound. The bound
+    /// starts with `first`, 50 ms by default, and doubles with each attempt up to `most`, 10 s by
     /// default.
     pub const fn backoff(mut self, first: Duration, most: Duration) -> Self {
         self.backoff = Backoff::new(first, most);
         self
     }
 
-    /// Whether requests that find no connection fail as soon as an attempt to connect has failed.
-    /// By default they wait for another attempt until their time has run out.
+    /// Whether requests that wait for a connection fail with the first failed attempt. By default
+    /// they wait for further attempts within their time limit.
     pub const fn fail_fast(mut self, fail_fast: bool) -> Self {
         self.fail_fast = fail_fast;
         self
     }
 
-    /// How many nonces to remember on the classic wire, 20 bytes each, 1024 by default; 0 remembers
-    /// none. Answers that are replayed from within this memory are refused. The noise wire needs
+    /// The size of the replay cache on the classic wire, in nonces of 20 bytes, 1024 by default. An
+    /// answer whose nonce it contains is rejected. With 0 there is no cache. The noise wire needs
     /// none.
     pub fn replay_memory(self, nonces: usize) -> Self {
         self.key.set_nonces(nonces);
         self
     }
 
-    /// Where random numbers come from instead of the operating system, for tests and simulations.
-    /// In production a source that is not cryptographic gives the keys away.
+    /// The source of random numbers, for tests and simulations: the operating system by default. A
+    /// source that is not cryptographically secure reveals the keys.
     pub fn entropy(mut self, fill: impl Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync + 'static) -> Self {
         self.entropy = Entropy::new(fill);
         self
     }
 
     /// Connects to a host and port, such as `"db.internal:4287"`, or to the first of several
-    /// addresses that answers, and shakes hands. A name is resolved anew for each connection.
+    /// addresses that answers, and shakes hands. A name is resolved again for each connection.
     ///
     /// # Errors
-    /// [`Error`]: what the one attempt failed with, such as
-    /// [`ConnectionError::Refused`](crate::ConnectionError::Refused) where the server has another
-    /// key.
+    /// The error of the one attempt, such as
+    /// [`ConnectionError::Refused`](crate::ConnectionError::Refused) if the server has another key.
     pub fn connect(self, address: impl Into<Address>) -> Result<Client, Error> {
         self.open(Dial::Tcp(address.into()))
     }
 
-    /// A client that connects when it first has something to send.
+    /// A client that connects with the first request.
     ///
     /// # Errors
     /// [`Error::Setup`], [`Error::Settings`].
@@ -171,7 +169,7 @@ impl ClientBuilder {
         self.client(Dial::Tcp(address.into()))
     }
 
-    /// Connects to a Unix socket, and shakes hands; again when the connection has ended.
+    /// Connects to a Unix socket, and shakes hands.
     ///
     /// # Errors
     /// [`Error`].
@@ -180,9 +178,9 @@ impl ClientBuilder {
         self.open(Dial::Unix(path.as_ref().to_owned()))
     }
 
-    /// Connects by a function of the caller's, such as one that goes through a proxy, and shakes
-    /// hands. It is called for each connection, on a thread of the client's, and bounds its own
-    /// time.
+    /// Connects with a function, such as one that goes through a proxy, and shakes hands. The
+    /// client calls it for each connection, on a thread of its own. It has to limit its time
+    /// itself.
     ///
     /// # Errors
     /// [`Error`].
@@ -194,8 +192,8 @@ impl ClientBuilder {
         self.open(Dial::With(Box::new(dial)))
     }
 
-    /// Shakes hands over a stream that is already connected. Once that has ended, so has the
-    /// client: it cannot make another.
+    /// Shakes hands over a stream that is already connected. When it has ended, the client cannot
+    /// make another connection, and all requests fail.
     ///
     /// # Errors
     /// [`Error`].
@@ -205,7 +203,7 @@ impl ClientBuilder {
 
     fn open(self, dial: Dial) -> Result<Client, Error> {
         let client = self.client(dial)?;
-        client.inner.place.connection(None, Wait::Attempt)?;
+        client.inner.connector.connection(None, Wait::Attempt)?;
         Ok(client)
     }
 
@@ -213,7 +211,7 @@ impl ClientBuilder {
         let settings = self.settings.build()?;
         let mut entropy = self.entropy;
         let (keys, key_options) = self.key.keys(&mut entropy)?;
-        let env = Env {
+        let config = Config {
             key_options,
             settings,
             entropy,
@@ -224,7 +222,7 @@ impl ClientBuilder {
         };
         Ok(Client {
             inner: Arc::new(Inner {
-                place: Place::new(env, keys),
+                connector: Connector::new(config, keys),
                 request_timeout: self.request_timeout,
             }),
         })
@@ -236,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_takes_30_s_at_most_unless_told_otherwise() {
+    fn a_request_takes_30_s_at_most_by_default() {
         let builder = Client::builder(Key::from_bytes([7; 32]).expect("it is not zero"));
         assert_eq!(builder.request_timeout, Some(Duration::from_secs(30)));
         assert_eq!(builder.request_timeout(None).request_timeout, None);

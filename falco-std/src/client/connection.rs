@@ -1,39 +1,40 @@
-//! A connection of a client, of either kind: shared by threads on the noise wire, used by one after
-//! another elsewhere.
+//! A connection of a client: how a request is submitted and how its caller waits. Where a thread
+//! reads (see `reader`), callers share the connection. Elsewhere they use it one after another.
 
 use core::time::Duration;
-use std::sync::Arc;
+use std::net::Shutdown;
+use std::sync::{Arc, MutexGuard};
+use std::time::Instant;
 
 use falco_core::keys::{ClientKeys, Entropy};
 use falco_core::mux::Attempts;
-use falco_core::{Fate, Settings};
+use falco_core::{ClientConnection, CloseReason, Fate, LINGER, Settings};
 
+use super::exclusive::{Acquired, Exclusive};
 use super::limit::Limit;
-use super::link::{Link, Request};
 use super::outcome::Outcome;
-use super::reader::Reader;
-use super::serial::Serial;
-use super::state::Past;
-use super::turn::{Turn, Waited};
+use super::reader::{Ended, Reader};
+use super::state::{End, History, Reply, Slot, State, waiting_for};
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::line::handles;
+use crate::line::Line;
+use crate::shared::{Locked, Shared, handles, unsplit_handles};
 use crate::stream::BoxedStream;
 
-pub(super) enum Connection {
-    /// Requests go at once, each is answered as it comes.
-    Shared(Link),
-    /// Requests go one after another.
-    Serial {
-        turn: Turn,
-        /// Whether the wire answers pings.
-        answered: bool,
-    },
+/// How often a caller checks whether the reader has taken what was readable.
+const CHECK_AGAIN: Duration = Duration::from_millis(5);
+/// How long a caller waits for the reader to take it.
+const READER_WAIT: Duration = Duration::from_secs(1);
+
+pub(super) struct Connection {
+    shared: Arc<Shared<State>>,
+    /// The reader, where no thread runs it.
+    reader: Option<Exclusive>,
 }
 
 impl Connection {
-    /// Shakes hands over a stream that is connected. The reader, where there is one, is to be run
-    /// on a thread of its own.
+    /// Shakes hands over a connected stream. The reader, if one is returned, needs a thread to run
+    /// on.
     pub(super) fn open(
         stream: BoxedStream,
         key: Arc<ClientKeys>,
@@ -41,120 +42,201 @@ impl Connection {
         entropy: &Entropy,
     ) -> Result<(Self, Option<Reader>), Error> {
         let clock = Clock::new();
-        let one_by_one = |serial, answered| {
-            let turn = Turn::new(Box::new(serial));
-            (Self::Serial { turn, answered }, None)
-        };
-        if !key.speaks_noise() {
-            return Ok(one_by_one(Serial::open(stream, key, settings, entropy, clock)?, false));
-        }
         let io = |error| Error::io("connecting", error, Fate::NotProcessed);
-        let ([reader, writer, ender], splits) = handles(stream).map_err(io)?;
-        let serial = Serial::open(reader, key, settings, entropy, clock)?;
-        if !splits {
-            return Ok(one_by_one(serial, true));
-        }
-        let (state, pipe) = serial.into_parts();
-        let (link, reader) = Link::new(state, pipe, [writer, ender], clock).map_err(io)?;
-        Ok((Self::Shared(link), Some(reader)))
+        // On the classic wire nothing comes that no caller waits for, and one request is in flight
+        // at a time, so that a thread that reads has no use.
+        let ([input, output, control], splits) = if key.speaks_noise() {
+            handles(stream).map_err(io)?
+        } else {
+            (unsplit_handles(stream), false)
+        };
+        let machine = ClientConnection::new(key, settings, clock.now(), &mut entropy.clone())?;
+        let max_held = usize::try_from(settings.max_held()).unwrap_or(usize::MAX);
+        let state = State::new(machine, max_held, !splits);
+        let shared = Shared::new(state, clock, [output, control], splits).map_err(io)?;
+        let mut reader = Reader::new(Arc::clone(&shared), Line::new(input, clock, None));
+        let result = reader.shake_hands();
+        result.map_err(|ended| error_of(ended, "shaking hands"))?;
+        Ok(if splits {
+            (Self { shared, reader: None }, Some(reader))
+        } else {
+            let reader = Some(Exclusive::new(reader));
+            (Self { shared, reader }, None)
+        })
     }
 
     pub(super) fn request(&self, body: &[u8], attempts: Attempts, limit: Option<Limit>) -> Outcome<Vec<u8>> {
-        match self {
-            Self::Shared(link) => link.call(Request::Body(body), attempts, limit, |answer, _| answer),
-            Self::Serial { turn, .. } => {
-                Self::in_turn(turn, attempts, limit, |serial| serial.request(body, attempts, limit))
-            }
-        }
+        let outcome = self.call(attempts, limit, |state| state.add(body, attempts));
+        outcome.map(|reply| match reply {
+            Reply::Answer(body) => body,
+            // These complete pings alone.
+            Reply::Pong | Reply::Unanswered => Vec::new(),
+        })
     }
 
+    /// Pings the server. Returns the round-trip time where the wire answers pings.
     pub(super) fn ping(&self, attempts: Attempts, limit: Option<Limit>) -> Outcome<Option<Duration>> {
-        match self {
-            Self::Shared(link) => link.call(Request::Ping, attempts, limit, |_, took| Some(took)),
-            Self::Serial { turn, answered } => {
-                Self::in_turn(turn, attempts, limit, |serial| serial.ping(*answered, attempts, limit))
-            }
-        }
+        let start = Instant::now();
+        let outcome = self.call(attempts, limit, |state| Ok(state.ping(attempts)));
+        outcome.map(|reply| matches!(reply, Reply::Pong).then(|| start.elapsed()))
     }
 
-    fn in_turn<T>(
-        turn: &Turn,
+    fn call(
+        &self,
         attempts: Attempts,
         limit: Option<Limit>,
-        call: impl FnOnce(&mut Serial) -> Outcome<T>,
-    ) -> Outcome<T> {
-        let mut hand = match turn.take(limit) {
-            Waited::Yours(hand) => hand,
-            Waited::Gone => return Outcome::Retry(attempts, None),
-            Waited::TooLong(limit) => {
+        submit: impl FnOnce(&mut State) -> Result<Option<Arc<Slot>>, Error>,
+    ) -> Outcome<Reply> {
+        let Some(exclusive) = &self.reader else {
+            let submitted = submit(&mut self.lock_current(limit).state);
+            let slot = match submitted {
+                Ok(Some(slot)) => slot,
+                Ok(None) => return Outcome::Retry(attempts, None),
+                Err(error) => return Outcome::Failed(error),
+            };
+            self.shared.flush();
+            let end = slot.wait(limit);
+            return self.outcome(end, &slot, attempts, limit);
+        };
+        let mut guard = match exclusive.acquire(limit) {
+            Acquired::Reader(guard) => guard,
+            Acquired::Ended => return Outcome::Retry(attempts, None),
+            Acquired::TimedOut(limit) => {
                 return Outcome::Failed(limit.error("waiting for the connection", Fate::NotProcessed));
             }
         };
-        let Some(serial) = hand.serial() else {
+        let Some(reader) = guard.reader() else {
             return Outcome::Retry(attempts, None);
         };
-        if let Err(ended) = serial.catch_up() {
-            serial.abort();
-            return Outcome::Retry(attempts, Some(ended));
+        if let Err(ended) = reader.catch_up() {
+            return Outcome::Retry(attempts, Some(error_of(ended, "reading")));
         }
-        let outcome = call(serial);
-        let is_in_order = match &outcome {
-            Outcome::Done(_) => true,
-            Outcome::Failed(error) | Outcome::Retry(_, Some(error)) => matches!(error, Error::Request(_)),
-            Outcome::Retry(_, None) => false,
+        let submitted = submit(&mut self.shared.lock().state);
+        let slot = match submitted {
+            Ok(Some(slot)) => slot,
+            Ok(None) => return Outcome::Retry(attempts, None),
+            Err(error) => {
+                guard.keep();
+                return Outcome::Failed(error);
+            }
         };
-        // After any other failure it is not known how far each side has come.
-        if is_in_order {
-            hand.keep();
-        } else {
-            serial.abort();
+        let end = reader.read_until(&slot, limit);
+        let completed = end.is_some();
+        let outcome = self.outcome(end, &slot, attempts, limit);
+        // After a time limit the answer may still come. The next caller must not wait for it.
+        if completed && self.is_open() {
+            guard.keep();
         }
         outcome
     }
 
-    /// Whether a request may still go on it, as far as can be told without looking.
-    pub(super) fn is_open(&self) -> bool {
-        match self {
-            Self::Shared(link) => link.is_open(),
-            Self::Serial { turn, .. } => turn.past().is_none(),
+    /// The outcome of a request, which is cancelled if it has not completed in time.
+    fn outcome(&self, end: Option<End>, slot: &Slot, attempts: Attempts, limit: Option<Limit>) -> Outcome<Reply> {
+        if let Some(end) = end {
+            return Outcome::of(end);
         }
-    }
-
-    /// What it has seen, once it has ended.
-    pub(super) fn past(&self) -> Past {
-        match self {
-            Self::Shared(link) => link.past(),
-            Self::Serial { turn, .. } => turn.past().unwrap_or_default(),
-        }
-    }
-
-    /// Takes nothing new; what has begun still gets its end, and nobody waits for that.
-    pub(super) fn retire(&self) {
-        match self {
-            Self::Shared(link) => link.retire(),
-            // It ends when nobody uses it any more.
-            Self::Serial { .. } => {}
-        }
-    }
-
-    /// Ends in good order, once all that was submitted has completed.
-    pub(super) fn close(&self) {
-        match self {
-            Self::Shared(link) => link.close(),
-            Self::Serial { turn, .. } => {
-                if let Waited::Yours(hand) = turn.take_last()
-                    && let Some(mut serial) = hand.into_serial()
-                {
-                    serial.close();
+        let fate = self.shared.lock().state.cancel(slot);
+        match (slot.take(), limit) {
+            // It has completed at this moment.
+            (Some(end), _) => Outcome::of(end),
+            (None, Some(limit)) => {
+                if self.reader.is_none() {
+                    self.shared.flush();
                 }
+                Outcome::Failed(limit.error(waiting_for(fate), fate))
             }
+            // A wait without a limit ends with the request alone.
+            (None, None) => Outcome::Retry(attempts, None),
         }
     }
 
-    /// Ends at once, if no thread is using it.
-    pub(super) fn abandon(&self) {
-        if let Self::Shared(link) = self {
-            link.abort();
+    /// Locks the state of a shared connection when it is up to date. If nothing has come for a
+    /// while, the connection may have ended and its reader not have noticed yet, as after the
+    /// process was stopped. Then the reader goes first.
+    fn lock_current(&self, limit: Option<Limit>) -> MutexGuard<'_, Locked<State>> {
+        let mut locked = self.shared.lock();
+        let start = Instant::now();
+        while locked.state.is_open() && locked.state.is_quiet(self.shared.now()) && self.shared.is_readable() {
+            let left = READER_WAIT.saturating_sub(start.elapsed());
+            let left = limit.map_or(left, |limit| left.min(limit.left()));
+            if left.is_zero() {
+                break;
+            }
+            locked = self.shared.wait(locked, Some(left.min(CHECK_AGAIN)));
         }
+        locked
+    }
+
+    /// Whether requests can begin, as far as is known without reading.
+    pub(super) fn is_open(&self) -> bool {
+        self.shared.lock().state.is_open()
+    }
+
+    pub(super) fn history(&self) -> History {
+        self.shared.lock().state.history()
+    }
+
+    /// Lets no request begin. Those in flight complete, then the connection ends.
+    pub(super) fn retire(&self) {
+        // One without a thread ends when no caller uses it any more.
+        if self.reader.is_none() {
+            let now = self.shared.now();
+            self.shared.lock().state.mux.close(now, CloseReason::Done);
+            self.shared.flush();
+        }
+    }
+
+    /// Ends the connection gracefully when all submitted requests have completed, and waits for the
+    /// server to end it too.
+    pub(super) fn close(&self) {
+        let Some(exclusive) = &self.reader else {
+            return self.close_shared();
+        };
+        if let Some(mut guard) = exclusive.acquire_last()
+            && let Some(reader) = guard.reader()
+        {
+            reader.close();
+        }
+    }
+
+    fn close_shared(&self) {
+        let mut locked = self.shared.lock();
+        while locked.state.is_open() && locked.state.mux.has_unbegun() {
+            locked = self.shared.wait(locked, Some(CHECK_AGAIN));
+        }
+        drop(locked);
+        self.retire();
+        let mut until = Instant::now() + LINGER;
+        let mut locked = self.shared.lock();
+        while !locked.state.ended {
+            if locked.state.mux.outstanding() > 0 {
+                until = Instant::now() + LINGER;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            locked = self.shared.wait(locked, Some(left));
+        }
+        let ended = locked.state.ended;
+        drop(locked);
+        if !ended {
+            self.abandon();
+        }
+    }
+
+    /// Ends the connection at once. A reader notices the end of the stream. A stream that does not
+    /// split ends when it is dropped.
+    pub(super) fn abandon(&self) {
+        self.shared.shutdown(Shutdown::Both);
+    }
+}
+
+/// The error of a connection that has ended and on which no request was begun.
+fn error_of(ended: Ended, doing: &'static str) -> Error {
+    let fate = Fate::NotProcessed;
+    match ended {
+        Ok(end) => Error::Connection { end, fate },
+        Err(error) => Error::io(doing, error, fate),
     }
 }

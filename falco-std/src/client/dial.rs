@@ -19,23 +19,23 @@ use socket2::{Domain, SockAddr, Type};
 
 use super::address::Address;
 use crate::error::Error;
-use crate::socket::{Shared, Socket};
+use crate::socket::{SharedSocket, Socket};
 use crate::stream::BoxedStream;
 
 type DialWith = dyn Fn() -> io::Result<BoxedStream> + Send + Sync;
 
-/// Where a client gets its streams from.
+/// How a client gets a stream.
 pub(super) enum Dial {
     Tcp(Address),
     #[cfg(unix)]
     Unix(PathBuf),
     With(Box<DialWith>),
-    /// One stream, and never another.
+    /// One stream that is already connected.
     Once(Mutex<Option<BoxedStream>>),
 }
 
 impl Dial {
-    /// Whether there can be no other stream.
+    /// Whether the only stream was used.
     pub(super) fn is_spent(&self) -> bool {
         match self {
             Self::Once(stream) => stream.lock().unwrap_or_else(PoisonError::into_inner).is_none(),
@@ -45,7 +45,7 @@ impl Dial {
         }
     }
 
-    /// A new stream. `limit` bounds how long connecting may take.
+    /// Connects a stream within `limit`.
     pub(super) fn dial(&self, limit: Duration) -> Result<BoxedStream, Error> {
         let dialed = match self {
             Self::Tcp(address) => address.connect(limit).map(|stream| boxed(Socket::Tcp(stream))),
@@ -57,7 +57,7 @@ impl Dial {
                 stream.ok_or_else(|| {
                     io::Error::new(
                         io::ErrorKind::NotConnected,
-                        "the stream has ended, and there is no other",
+                        "the stream has ended, and the client cannot make another",
                     )
                 })
             }
@@ -86,11 +86,11 @@ impl fmt::Debug for Dial {
 }
 
 fn boxed(socket: Socket) -> BoxedStream {
-    Box::new(Shared::new(socket))
+    Box::new(SharedSocket::new(socket))
 }
 
-/// Connects to a Unix socket. Where its backlog is full the system waits for room, for as long as a
-/// write may take.
+/// Connects to a Unix socket. If its backlog is full, the system waits for room, for as long as the
+/// socket's write timeout.
 #[cfg(unix)]
 fn connect_unix(path: &Path, limit: Duration) -> io::Result<UnixStream> {
     let address = SockAddr::unix(path)?;
@@ -101,7 +101,7 @@ fn connect_unix(path: &Path, limit: Duration) -> io::Result<UnixStream> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // Zero would mean to wait for ever.
+        // Zero would set no limit.
         socket.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
         match socket.connect(&address) {
             Ok(()) => {

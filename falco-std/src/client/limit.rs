@@ -1,4 +1,4 @@
-//! When a call is to be over: one time limit for all that it waits for.
+//! One time limit for everything that a call waits for.
 
 use core::time::Duration;
 use std::time::Instant;
@@ -7,7 +7,6 @@ use falco_core::Fate;
 
 use crate::error::Error;
 
-/// The end of a call that began with a limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit {
     at: Instant,
@@ -15,19 +14,19 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    /// Counts from now. `None`: there is no limit, or it overflows the clock, which is the same.
+    /// Counts from now. None where there is no limit, or where it overflows the clock.
     pub(super) fn from_now(limit: Option<Duration>) -> Option<Self> {
         let whole = limit?;
         let at = Instant::now().checked_add(whole)?;
         Some(Self { at, whole })
     }
 
-    /// How much of it is left.
+    /// How much time is left.
     pub(super) fn left(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
 
-    /// What a caller is told whose limit ran out.
+    /// The error of a call whose limit has passed.
     pub(super) const fn error(self, doing: &'static str, fate: Fate) -> Error {
         let limit = self.whole;
         Error::TimedOut { doing, limit, fate }

@@ -1,12 +1,11 @@
-//! What came of a request on one connection, for whoever decides whether it goes to another.
+//! The outcome of a request on one connection, for the decision whether it goes to another.
 
 use falco_core::mux::Attempts;
 use falco_core::{ConnectionError, Fate};
 
-use super::state::End;
+use super::state::{End, Reply};
 use crate::error::Error;
 
-/// What came of a request on one connection.
 pub(super) enum Outcome<T> {
     Done(T),
     Failed(Error),
@@ -14,19 +13,28 @@ pub(super) enum Outcome<T> {
     Retry(Attempts, Option<Error>),
 }
 
-impl<T> Outcome<T> {
-    /// What `end` comes to; `done` makes something of an answer.
-    pub(super) fn of(end: End, done: impl FnOnce(Vec<u8>) -> T) -> Self {
+impl Outcome<Reply> {
+    pub(super) fn of(end: End) -> Self {
         match end {
-            End::Answer(body) => Self::Done(done(body)),
+            End::Reply(reply) => Self::Done(reply),
             End::Failed(error) => Self::Failed(error),
             End::Retry(attempts, why) => Self::Retry(attempts, why),
         }
     }
 }
 
-/// What a caller is told of a connection that is over and cannot be made anew.
-pub(super) fn over(reason: Option<Error>) -> Error {
+impl<T> Outcome<T> {
+    pub(super) fn map<U>(self, done: impl FnOnce(T) -> U) -> Outcome<U> {
+        match self {
+            Self::Done(value) => Outcome::Done(done(value)),
+            Self::Failed(error) => Outcome::Failed(error),
+            Self::Retry(attempts, reason) => Outcome::Retry(attempts, reason),
+        }
+    }
+}
+
+/// The error of a client whose connection has ended and that cannot make another.
+pub(super) fn ended(reason: Option<Error>) -> Error {
     reason.unwrap_or(Error::Connection {
         end: ConnectionError::Closed,
         fate: Fate::NotProcessed,

@@ -1,109 +1,220 @@
-//! The thread of a client's connection that reads: it tells what came to those who wait, keeps the
-//! connection's times, and ends it. It never waits for a writer.
+//! What reads a connection of a client, passes on what came, and acts on the connection's
+//! deadlines. Where the stream can be read and written at once, and the wire has requests in flight
+//! at once, this has a thread of its own. Elsewhere the caller whose turn it is runs it, until its
+//! request has completed.
 
+use core::panic::AssertUnwindSafe;
 use core::time::Duration;
 use std::io;
+use std::panic::catch_unwind;
 use std::sync::{Arc, MutexGuard};
-use std::time::Instant;
+use std::time;
 
-use falco_core::ConnectionError;
+use falco_core::{CloseReason, ConnectionError, Instant, LINGER};
 
-use super::state::{Look, State};
-use crate::line::{Desk, Line};
-use crate::pipe::{Filled, Pipe};
+use super::limit::Limit;
+use super::state::{End, Progress, Slot, State};
+use crate::line::{Filled, Line, is_timeout};
+use crate::shared::{Locked, Shared};
 use crate::stream::BoxedStream;
 
-/// A write over a stream that has ended is waited for no longer than this.
-const SETTLES: Duration = Duration::from_millis(100);
+/// How long the reader waits, at the end of the stream, for the error of a write in progress. Over
+/// a broken stream that write fails at once.
+const WRITE_ERROR_WAIT: Duration = Duration::from_millis(100);
 
-/// What the thread that reads needs.
+/// What ended a connection: an event of the protocol, or an error of the stream.
+pub(super) type Ended = io::Result<ConnectionError>;
+
 pub(super) struct Reader {
-    line: Arc<Line<State>>,
-    pipe: Pipe<BoxedStream>,
+    shared: Arc<Shared<State>>,
+    line: Line<BoxedStream>,
+    /// No other thread uses the connection: this one writes everything itself.
+    alone: bool,
 }
 
 impl Reader {
-    pub(super) const fn new(line: Arc<Line<State>>, pipe: Pipe<BoxedStream>) -> Self {
-        Self { line, pipe }
+    pub(super) const fn new(shared: Arc<Shared<State>>, line: Line<BoxedStream>) -> Self {
+        let alone = true;
+        Self { shared, line, alone }
     }
 
-    /// Reads until the connection is over.
-    pub(super) fn run(self) {
-        let Self { line, mut pipe } = self;
-        let end = converse(&line, &mut pipe);
-        line.lock().source.finish(line.now(), end);
-        line.tell();
-        line.leave(&mut pipe);
-        line.tell();
-    }
-}
-
-fn converse(line: &Arc<Line<State>>, pipe: &mut Pipe<BoxedStream>) -> io::Result<ConnectionError> {
-    loop {
-        let total = match take_all(line, pipe) {
-            Ok(total) => total,
-            Err(end) => return Ok(end),
-        };
-        // Answers to pings, and requests for which there is room now.
-        line.pump();
-        let until = line.lock().source.mux.poll_timeout();
-        let filled = pipe.fill(total, until)?;
-        let now = line.now();
-        let mut desk = line.lock();
-        match filled {
-            Filled::Bytes => desk.source.heard(now, || line.lies_unread()),
-            Filled::Nothing => {
-                if let Err(end) = desk.source.mux.handle_timeout(now) {
-                    return Ok(end);
-                }
-                drop(desk);
-                // A ping that keeps the connection.
-                line.pump();
+    pub(super) fn shake_hands(&mut self) -> Result<(), Ended> {
+        let until = self.shared.lock().state.mux.poll_timeout();
+        self.flush(until)?;
+        loop {
+            // After the welcome this sends the proof that the client could read it. Until the proof
+            // has come, the server gives the client no more time than for a handshake.
+            let total = self.advance(until)?;
+            if self.shared.lock().state.mux.is_established() {
+                break;
             }
+            self.fill(total, None)?;
+        }
+        self.line.set_authenticated();
+        Ok(())
+    }
+
+    /// Reads until the connection has ended. For a thread of its own.
+    pub(super) fn run(mut self) {
+        self.alone = false;
+        // The stream may be the user's, and panic. Then the callers still need an end.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.read_to_end()));
+        let ended = ended.unwrap_or_else(|_| Err(io::Error::other("the stream panicked")));
+        self.finish(ended);
+        self.shared.end_stream(&mut self.line);
+        self.shared.notify();
+    }
+
+    fn read_to_end(&mut self) -> Ended {
+        loop {
+            let step = self.advance(None).and_then(|total| self.fill(total, None));
+            if let Err(ended) = step {
+                return ended;
+            }
+        }
+    }
+
+    /// Reads until the request of `slot` has completed, for `limit` at most.
+    pub(super) fn read_until(&mut self, slot: &Slot, limit: Option<Limit>) -> Option<End> {
+        let until = limit.map(|limit| self.line.now() + limit.left());
+        loop {
+            let advanced = self.advance(until);
+            if let Some(end) = slot.take() {
+                return Some(end);
+            }
+            let step = match advanced {
+                // The caller has a better error than this.
+                Err(Err(error)) if is_timeout(&error) && self.is_past(until) => return None,
+                Ok(_) if self.is_past(until) => return None,
+                Ok(total) => self.fill(total, until),
+                Err(ended) => Err(ended),
+            };
+            if let Err(ended) = step {
+                self.finish(ended);
+                return slot.take();
+            }
+        }
+    }
+
+    /// Takes what has come since the last call, without waiting.
+    pub(super) fn catch_up(&mut self) -> Result<(), Ended> {
+        loop {
+            let total = self.receive()?;
+            let filled = self.line.fill_ready(total).map_err(Err)?;
+            if filled == Filled::Nothing {
+                return Ok(());
+            }
+            self.take(filled)?;
+        }
+    }
+
+    /// Ends the connection gracefully. Nothing is in flight.
+    pub(super) fn close(&mut self) {
+        let now = self.shared.now();
+        self.shared.lock().state.mux.close(now, CloseReason::Done);
+        self.shared.flush_until(Some(now + LINGER));
+        self.finish(Ok(ConnectionError::Closed));
+        self.shared.end_stream(&mut self.line);
+    }
+
+    /// Ends the connection at once.
+    pub(super) fn abort(&mut self) {
+        self.finish(Ok(ConnectionError::Closed));
+        self.line.abort();
+    }
+
+    /// Completes all requests and pings with an error, unless the connection has ended before.
+    pub(super) fn finish(&self, ended: Ended) {
+        self.shared.lock().state.finish(self.shared.now(), ended);
+        self.shared.notify();
+    }
+
+    fn is_past(&self, until: Option<Instant>) -> bool {
+        until.is_some_and(|until| self.line.now() >= until)
+    }
+
+    /// Takes the unread bytes and flushes pending output. Returns how many unread bytes bring the
+    /// next step.
+    fn advance(&mut self, until: Option<Instant>) -> Result<usize, Ended> {
+        let total = self.receive()?;
+        self.flush(until)?;
+        Ok(total)
+    }
+
+    fn receive(&mut self) -> Result<usize, Ended> {
+        let mut locked = self.shared.lock();
+        let now = self.shared.now();
+        loop {
+            match locked.state.recv(now, self.line.unread()).map_err(Ok)? {
+                Progress::NeedMore(total) => return Ok(total),
+                Progress::Consumed(count) => self.line.consume(count),
+                // A client needs it before its hello alone. To receive the same bytes again would
+                // loop for ever.
+                Progress::TransmitFirst => return Err(Ok(ConnectionError::Protocol)),
+            }
+        }
+    }
+
+    fn flush(&self, until: Option<Instant>) -> Result<(), Ended> {
+        if !self.alone {
+            self.shared.flush();
+            return Ok(());
+        }
+        self.shared.flush_until(until);
+        self.shared.lock().state.take_write_error().map_or(Ok(()), Err)
+    }
+
+    /// Waits for bytes until `until` or a deadline of the connection.
+    fn fill(&mut self, total: usize, until: Option<Instant>) -> Result<(), Ended> {
+        let due = self.shared.lock().state.mux.poll_timeout();
+        let filled = self.line.fill(total, until.into_iter().chain(due).min());
+        if self.line.is_idle() {
+            self.shared.free_buffer();
+        }
+        self.take(filled.map_err(Err)?)
+    }
+
+    fn take(&mut self, filled: Filled) -> Result<(), Ended> {
+        let now = self.shared.now();
+        let mut locked = self.shared.lock();
+        match filled {
+            Filled::Bytes => {
+                if !self.alone {
+                    locked.state.received(now, || self.shared.is_readable());
+                }
+                Ok(())
+            }
+            Filled::Nothing => locked.state.mux.handle_timeout(now).map_err(Ok),
             Filled::EndOfStream => {
-                // A reset is told once. If a write has it, or is about to have it, what is read
-                // looks like an end, and so does one that this side has made after a write that
-                // failed. Neither says anything of what the server did. A pipe that the write
-                // found closed does: the server had ended the stream before.
-                desk = settled(line, desk);
-                match desk.source.take_trouble() {
+                // A reset is reported once. If a write has received it, or is about to, a read
+                // reports an end of the stream instead. So it does after `Shared` has shut the
+                // stream down because a write failed. Neither says what the server did. A broken
+                // pipe does: the server had ended the stream before.
+                locked = await_write(&self.shared, locked);
+                match locked.state.take_write_error() {
                     Some(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
-                    Some(trouble) => return trouble,
+                    Some(ended) => return Err(ended),
                     None => {}
                 }
-                if let Err(end) = desk.source.mux.end_of_stream(now, pipe.unread()) {
-                    return Ok(end);
-                }
-                return Ok(ConnectionError::ClosedByPeer);
+                locked.state.mux.end_of_stream(now, self.line.unread()).map_err(Ok)?;
+                Err(Ok(ConnectionError::ClosedByPeer))
             }
         }
     }
 }
 
-/// Takes what is unread; says how many unread bytes bring the next step.
-fn take_all(line: &Line<State>, pipe: &mut Pipe<BoxedStream>) -> Result<usize, ConnectionError> {
-    let mut desk = line.lock();
-    let now = line.now();
-    loop {
-        match desk.source.recv(now, pipe.unread())? {
-            Look::NeedMore(total) => return Ok(total),
-            Look::Taken(consumed) => pipe.consume(consumed),
-            // An established client is never asked for it; to look again would be to look for ever.
-            Look::WriteFirst => return Err(ConnectionError::Protocol),
-        }
-    }
-}
-
-/// Waits for the write that is being made, if one is, to fail: over a stream that is broken it does
-/// so at once.
-fn settled<'l>(line: &'l Line<State>, mut desk: MutexGuard<'l, Desk<State>>) -> MutexGuard<'l, Desk<State>> {
-    let until = Instant::now() + SETTLES;
-    while desk.is_writing() {
-        let left = until.saturating_duration_since(Instant::now());
+/// Waits for the write in progress, if there is one.
+fn await_write<'l>(
+    shared: &'l Shared<State>,
+    mut locked: MutexGuard<'l, Locked<State>>,
+) -> MutexGuard<'l, Locked<State>> {
+    let until = time::Instant::now() + WRITE_ERROR_WAIT;
+    while locked.is_writing() {
+        let left = until.saturating_duration_since(time::Instant::now());
         if left.is_zero() {
             break;
         }
-        desk = line.wait(desk, Some(left));
+        locked = shared.wait(locked, Some(left));
     }
-    desk
+    locked
 }

@@ -1,8 +1,7 @@
-//! What the threads that share a connection of a client share: the requests with those who wait, in
-//! the core's care, and the pings. No I/O.
+//! What the threads that use a connection of a client share: the mux with the requests and pings,
+//! and what their callers wait for. No I/O.
 
 use core::time::Duration;
-use std::io;
 use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -11,16 +10,25 @@ use falco_core::mux::{Attempts, Call, ClientMux, ClientStep, Ending, LastStep, R
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, RequestError};
 
 use super::limit::Limit;
+use super::reader::Ended;
 use crate::error::Error;
-use crate::line::{Source, seal_into};
+use crate::shared::{Output, seal_into};
 
-/// A connection that has heard nothing for so long is looked at before something is sent on it. It
-/// costs a system call, which requests that follow one another are spared.
-const UNHEARD: Duration = Duration::from_millis(1);
+/// After this long without input, the client checks before it sends whether the connection has
+/// ended. The check costs a system call, which requests in quick succession do without.
+const QUIET: Duration = Duration::from_millis(1);
 
-/// What came of a request or a ping.
-pub(super) enum End {
+/// What a server, or the wire, replies to a request or a ping.
+pub(super) enum Reply {
     Answer(Vec<u8>),
+    Pong,
+    /// The ping was written. The wire has no answer to it.
+    Unanswered,
+}
+
+/// How a request or a ping has completed.
+pub(super) enum End {
+    Reply(Reply),
     Failed(Error),
     /// It was not processed, and goes to another connection. With the reason, if there is one.
     Retry(Attempts, Option<Error>),
@@ -51,12 +59,12 @@ impl Slot {
         self.ended.notify_one();
     }
 
-    /// What came of it, if something has.
+    /// How the request has completed, if it has.
     pub(super) fn take(&self) -> Option<End> {
         self.end.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// What came of it; none where nothing has within `limit`.
+    /// How the request has completed. None if it has not within `limit`.
     pub(super) fn wait(&self, limit: Option<Limit>) -> Option<End> {
         let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let mut end = match limit {
@@ -73,82 +81,85 @@ impl Slot {
     }
 }
 
-/// What a connection has seen, for what is made of its end.
+/// What happened on a connection, for the decision whether and when to make the next.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Past {
-    /// The server has said that the key is out of service.
+pub(super) struct History {
+    /// The server has reported that the key is retired.
     pub(super) key_retired: bool,
-    /// The server has answered a request, or refused one by name.
+    /// A request was answered, or refused for a reason other than "not processed".
     pub(super) served: bool,
 }
 
-/// What came of one look at the unread bytes.
-pub(super) enum Look {
-    /// So many of them are done with; look again.
-    Taken(usize),
-    /// So many in all bring the next step.
+/// What came of receiving unread bytes.
+pub(super) enum Progress {
+    /// So many of them are consumed.
+    Consumed(usize),
+    /// So many unread bytes in all bring the next step.
     NeedMore(usize),
-    /// Something has to be written first.
-    WriteFirst,
+    TransmitFirst,
 }
 
 pub(super) struct State {
     pub(super) mux: ClientMux<Arc<ClientKeys>, Vec<u8>, Arc<Slot>>,
     tickets: u64,
-    /// The connection is over, and everybody has been told.
-    pub(super) over: bool,
+    /// The connection has ended, and all requests and pings have completed.
+    pub(super) ended: bool,
     key_retired: bool,
-    /// When something last came.
-    came: Instant,
-    /// The same, but what came after a while in which nothing did counts only if nothing lay behind
-    /// it.
-    heard: Instant,
+    /// When bytes last came.
+    last_input: Instant,
+    /// The last time at which the connection was known to be alive. Bytes that come after
+    /// [`QUIET`] count only if nothing is readable behind them: it may be the end.
+    last_alive: Instant,
+    /// Whether the request was written completely, where there is one at a time.
+    written: Option<bool>,
+    /// Pings that the wire does not answer, until they are written.
+    unanswered: Vec<Arc<Slot>>,
     /// Why nothing more can be written.
-    trouble: Option<io::Result<ConnectionError>>,
-    broken: bool,
+    write_error: Option<Ended>,
+    write_failed: bool,
     ending: Option<Ending>,
 }
 
 impl State {
-    /// While more than `max_held` bytes of requests are under way, others are held back here.
-    pub(super) fn new(machine: ClientConnection<Arc<ClientKeys>>, max_held: usize) -> Self {
+    /// Requests are held back while more than `max_held` bytes are in flight.
+    pub(super) fn new(machine: ClientConnection<Arc<ClientKeys>>, max_held: usize, one_by_one: bool) -> Self {
         Self {
             mux: ClientMux::new(machine).with_max_held(max_held),
             tickets: 0,
-            over: false,
+            ended: false,
             key_retired: false,
-            came: Instant::ZERO,
-            heard: Instant::ZERO,
-            trouble: None,
-            broken: false,
+            last_input: Instant::ZERO,
+            last_alive: Instant::ZERO,
+            written: one_by_one.then_some(false),
+            unanswered: Vec::new(),
+            write_error: None,
+            write_failed: false,
             ending: None,
         }
     }
 
-    pub(super) const fn past(&self) -> Past {
-        Past {
+    pub(super) const fn history(&self) -> History {
+        History {
             key_retired: self.key_retired,
             served: self.mux.has_served(),
         }
     }
 
     pub(super) fn is_open(&self) -> bool {
-        !self.over && !self.broken && self.mux.is_open()
+        !self.ended && !self.write_failed && self.mux.is_open()
     }
 
-    /// Something has come. After a while in which nothing did, `more` says whether something lies
-    /// behind it, such as the end.
-    pub(super) fn heard(&mut self, now: Instant, more: impl FnOnce() -> bool) {
-        let goes_on = now.since(core::mem::replace(&mut self.came, now)) < UNHEARD;
-        if goes_on || !more() {
-            self.heard = now;
+    /// Bytes have come. `more` says whether something is readable behind them.
+    pub(super) fn received(&mut self, now: Instant, more: impl FnOnce() -> bool) {
+        let was_quiet = now.since(core::mem::replace(&mut self.last_input, now)) >= QUIET;
+        if !was_quiet || !more() {
+            self.last_alive = now;
         }
     }
 
-    /// Whether so long ago that the connection may have ended meanwhile without anybody having been
-    /// there to see it.
-    pub(super) fn is_unheard(&self, now: Instant) -> bool {
-        now.since(self.heard) >= UNHEARD
+    /// Whether the connection may have ended without the reader having had the time to notice.
+    pub(super) fn is_quiet(&self, now: Instant) -> bool {
+        now.since(self.last_alive) >= QUIET
     }
 
     fn slot(&mut self, attempts: Attempts) -> Arc<Slot> {
@@ -161,11 +172,12 @@ impl State {
         })
     }
 
-    /// Queues a request. `None`: nothing more begins on this connection.
+    /// Queues a request. None where no request can begin on this connection.
     pub(super) fn add(&mut self, body: &[u8], attempts: Attempts) -> Result<Option<Arc<Slot>>, Error> {
         if !self.is_open() {
             return Ok(None);
         }
+        self.set_written(false);
         let slot = self.slot(attempts);
         let mut call = Call::new(slot.ticket, body.to_vec(), Arc::clone(&slot));
         call.attempts = attempts;
@@ -176,31 +188,50 @@ impl State {
         }
     }
 
+    /// Queues a ping. None as for [`add`](Self::add).
     pub(super) fn ping(&mut self, attempts: Attempts) -> Option<Arc<Slot>> {
         if !self.is_open() {
             return None;
         }
         let slot = self.slot(attempts);
-        self.mux.ping(Arc::clone(&slot)).is_ok().then_some(slot)
+        if let Some(unanswered) = self.mux.ping(Arc::clone(&slot)).ok()? {
+            self.unanswered.push(unanswered);
+        }
+        Some(slot)
     }
 
-    /// Nobody waits at `slot` any more: what was not sent is not, what was is cancelled. Says what
-    /// that means for the request.
-    pub(super) fn leave(&mut self, slot: &Slot) -> Fate {
-        drop(self.mux.take_pings(|own| own.ticket == slot.ticket));
-        self.mux
-            .cancel(slot.ticket)
-            .map_or(Fate::MaybeProcessed, |(_, fate)| fate)
+    /// The caller of `slot` no longer waits: a request that was not sent will not be, and one that
+    /// was is cancelled. Returns its fate.
+    pub(super) fn cancel(&mut self, slot: &Slot) -> Fate {
+        let is_own = |own: &Arc<Slot>| own.ticket == slot.ticket;
+        drop(self.mux.take_pings(is_own));
+        self.unanswered.retain(|own| !is_own(own));
+        let cancelled = self.mux.cancel(slot.ticket);
+        self.fate(cancelled.map_or(Fate::MaybeProcessed, |(_, fate)| fate))
     }
 
-    /// Looks once at the unread bytes, and tells those who wait what came.
-    pub(super) fn recv(&mut self, now: Instant, unread: &mut [u8]) -> Result<Look, ConnectionError> {
+    /// The fate of a request where the mux says `fate`. The mux knows what was sealed and not what
+    /// was written. Where one request is sent at a time, this does: a request that was not written
+    /// completely cannot be opened, so that no handler receives it.
+    const fn fate(&self, fate: Fate) -> Fate {
+        match self.written {
+            Some(false) => Fate::NotProcessed,
+            Some(true) | None => fate,
+        }
+    }
+
+    fn set_written(&mut self, written: bool) {
+        self.written = self.written.map(|_| written);
+    }
+
+    /// Receives one step from the unread bytes, and completes the request that it belongs to.
+    pub(super) fn recv(&mut self, now: Instant, unread: &mut [u8]) -> Result<Progress, ConnectionError> {
         Ok(match self.mux.recv(now, unread)? {
-            ClientStep::NeedMore { total } => Look::NeedMore(total),
-            ClientStep::Skip { consumed } | ClientStep::Established { consumed } => Look::Taken(consumed),
+            ClientStep::NeedMore { total } => Progress::NeedMore(total),
+            ClientStep::Skip { consumed } | ClientStep::Established { consumed } => Progress::Consumed(consumed),
             ClientStep::Answer { consumed, waiter, body } => {
-                waiter.end(End::Answer(body.into_vec()));
-                Look::Taken(consumed)
+                waiter.end(End::Reply(Reply::Answer(body.into_vec())));
+                Progress::Consumed(consumed)
             }
             ClientStep::Refused {
                 consumed,
@@ -213,73 +244,85 @@ impl State {
                     Retry::Again => End::Retry(call.attempts, Some(error)),
                     Retry::Fail => End::Failed(error),
                 });
-                Look::Taken(consumed)
+                Progress::Consumed(consumed)
             }
             ClientStep::Pong { consumed, waiters } => {
                 for slot in waiters {
-                    slot.end(End::Answer(Vec::new()));
+                    slot.end(End::Reply(Reply::Pong));
                 }
-                Look::Taken(consumed)
+                Progress::Consumed(consumed)
             }
             ClientStep::Closing { consumed, reason } => {
                 self.key_retired = reason == CloseReason::KeyRetired;
-                self.move_on();
-                Look::Taken(consumed)
+                self.move_unbegun();
+                Progress::Consumed(consumed)
             }
-            ClientStep::TransmitFirst | _ => Look::WriteFirst,
+            ClientStep::TransmitFirst | _ => Progress::TransmitFirst,
         })
     }
 
-    /// Requests that have not begun go elsewhere.
-    fn move_on(&mut self) {
+    /// Requests that have not begun go to another connection.
+    fn move_unbegun(&mut self) {
         for call in self.mux.take_unbegun() {
             call.waiter.end(End::Retry(call.attempts, None));
         }
     }
 
-    /// The connection is over: whether the request of `slot` is known not to have been processed.
-    pub(super) fn is_unprocessed(&mut self, slot: &Slot) -> bool {
-        let left = self.mux.finish();
-        left.iter()
-            .any(|left| left.call.ticket == slot.ticket && left.fate == Fate::NotProcessed)
+    /// Why nothing more can be written, if so.
+    pub(super) const fn take_write_error(&mut self) -> Option<Ended> {
+        self.write_error.take()
     }
 
-    /// Why nothing more could be written, if so.
-    pub(super) const fn take_trouble(&mut self) -> Option<io::Result<ConnectionError>> {
-        self.trouble.take()
-    }
-
-    /// The connection is over: everybody who waits is told, once.
-    pub(super) fn finish(&mut self, now: Instant, mut end: io::Result<ConnectionError>) {
-        if self.over {
+    /// The connection has ended: completes all requests and pings. Later calls do nothing.
+    pub(super) fn finish(&mut self, now: Instant, mut end: Ended) {
+        if self.ended {
             return;
         }
-        self.over = true;
+        self.ended = true;
         self.ending = end.as_ref().ok().map(|end| self.mux.ending(*end, now));
         let mut why = move |fate| match &mut end {
             Ok(end) => Error::Connection { end: *end, fate },
             Err(source) => {
                 let kind = source.kind();
                 let source = core::mem::replace(source, kind.into());
-                Error::io("waiting for the answer", source, fate)
+                Error::io(waiting_for(fate), source, fate)
             }
         };
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
-            call.waiter.end(match retry {
-                Retry::Again => End::Retry(call.attempts, Some(why(fate))),
-                Retry::Fail => End::Failed(why(fate)),
+            // The mux does not know what was written.
+            let actual = self.fate(fate);
+            call.waiter.end(if actual != fate {
+                call.waiter.lost(actual, why(actual))
+            } else {
+                match retry {
+                    Retry::Again => End::Retry(call.attempts, Some(why(fate))),
+                    Retry::Fail => End::Failed(why(fate)),
+                }
             });
         }
-        for slot in self.mux.take_pings(|_| true) {
+        let pings = self.mux.take_pings(|_| true);
+        for slot in pings.into_iter().chain(self.unanswered.drain(..)) {
             slot.end(slot.lost(Fate::NotProcessed, why(Fate::NotProcessed)));
         }
     }
 }
 
-impl Source for State {
+/// What a client was doing with a request of which `fate` is known, for error messages.
+pub(super) const fn waiting_for(fate: Fate) -> &'static str {
+    match fate {
+        Fate::NotProcessed => "sending the request",
+        Fate::MaybeProcessed | _ => "waiting for the answer",
+    }
+}
+
+impl Output for State {
     fn seal(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
-        if self.broken {
+        if self.write_failed {
             return 0;
+        }
+        // All that was sealed before has been written.
+        if !self.mux.has_unsent() {
+            self.set_written(true);
         }
         let sealed = seal_into(out, self.mux.seal_size(), |out| {
             self.mux.seal(now, out, |slot, error| {
@@ -287,19 +330,18 @@ impl Source for State {
             })
         });
         if !self.mux.is_open() && self.mux.has_unbegun() {
-            // It is closing, or has no numbers any more.
-            self.move_on();
+            // It is closing, or has no request ids left.
+            self.move_unbegun();
         }
         sealed
     }
 
-    fn lifetime(&self) -> Duration {
-        self.mux.machine().lifetime()
-    }
-
-    fn broken(&mut self, why: io::Result<ConnectionError>) {
-        self.broken = true;
-        self.trouble = Some(why);
+    fn write_failed(&mut self, why: Ended, written: bool) {
+        if written && !self.mux.has_unsent() {
+            self.set_written(true);
+        }
+        self.write_failed = true;
+        self.write_error.get_or_insert(why);
     }
 
     fn blocked(&mut self, since: Instant, now: Instant) -> bool {
@@ -308,16 +350,27 @@ impl Source for State {
         late.unwrap_or_else(|| self.mux.is_stalled(now))
     }
 
-    fn wrote(&mut self) {
+    fn unblocked(&mut self) {
         self.mux.wrote();
     }
 
-    fn rested(&mut self, _now: Instant) -> Option<Shutdown> {
-        // The thread that reads ends the stream.
+    fn drained(&mut self, _now: Instant) -> Option<Shutdown> {
+        for slot in self.unanswered.drain(..) {
+            slot.end(End::Reply(Reply::Unanswered));
+        }
+        // The reader ends the stream.
         None
     }
 
     fn ending(&mut self) -> &mut Option<Ending> {
         &mut self.ending
+    }
+
+    fn lifetime(&self) -> Duration {
+        self.mux.machine().lifetime()
+    }
+
+    fn set_reading(&mut self, now: Instant, reading: bool) {
+        self.mux.set_reading(now, reading);
     }
 }

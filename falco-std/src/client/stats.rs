@@ -1,4 +1,4 @@
-//! What a client counts.
+//! The counters of a client.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,22 +14,21 @@ pub(super) struct Counters {
     pub(super) errors: Counter,
 }
 
-/// What has happened at a client since it was made, for a metrics library to read. Counters only go
-/// up; gauges say how it is now.
+/// Counters of a client since it was created, and gauges, for a metrics library to read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientStats {
-    /// Gauge: requests that have been handed over and have had no end.
+    /// Gauge: requests that callers have submitted and that have not completed.
     pub outstanding: u64,
     /// Attempts to connect.
     pub attempts: u64,
-    /// Handshakes that succeeded.
+    /// Completed handshakes.
     pub connected: u64,
-    /// Requests that were made.
+    /// Requests that callers have submitted.
     pub requests: u64,
-    /// Of these, requests that were answered.
+    /// Requests that were answered.
     pub answers: u64,
-    /// Of these, requests that ended with an error. The others are under way.
+    /// Requests that failed.
     pub errors: u64,
 }
 
@@ -46,7 +45,7 @@ impl Counters {
     }
 }
 
-/// A request that is outstanding until this is dropped, also by a stream that panics.
+/// Counts a request as outstanding until this is dropped, also when a stream panics.
 pub(super) struct Outstanding<'c>(&'c Counters);
 
 impl<'c> Outstanding<'c> {

@@ -1,5 +1,4 @@
-//! Where connections come from: listening sockets of both kinds, the loop that accepts, and how it
-//! is woken.
+//! Listening sockets of both kinds, and the loop that accepts connections.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -22,25 +21,25 @@ use socket2::{Domain, Protocol, Type};
 
 use super::handler::{HandlerError, Request};
 use super::{Service, connection};
-use crate::socket::{Shared, Socket};
+use crate::socket::{SharedSocket, Socket};
 
-/// How long accepting rests when the system is short of something.
+/// How long the server waits after it could not accept for lack of memory or file descriptors.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Connections that may wait in the system to be accepted, where it allows as many: those of a
-/// whole fleet that comes back at once, while as many handshakes are under way as there may be.
-/// Beyond that the system loses them without a word, and a client finds out seconds later. It is
-/// what Linux allows by default since 5.4 (`net.core.somaxconn`); the standard library's 128 are
-/// soon full.
+/// How many connections may wait to be accepted, if the system allows as many. When a server
+/// restarts, its clients connect at once, and they wait here while `max_half_open` handshakes are
+/// in progress. The system drops further ones without an error, which a client notices after
+/// seconds. Linux allows 4096 by default since 5.4 (`net.core.somaxconn`). The standard library
+/// uses 128.
 const BACKLOG: i32 = 4096;
 
-/// A listening socket, with what wakes a thread that accepts on it.
+/// A listening socket, and what wakes a thread that accepts on it.
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp {
         listener: TcpListener,
-        /// The same socket under another type, which can be shut down: a thread in `accept` then
-        /// returns. Made ahead, because there may be no file descriptor left when it is needed.
+        /// The same socket under a type that can be shut down. That makes a thread in `accept`
+        /// return. Made in advance, because later there may be no file descriptor left.
         #[cfg(unix)]
         waker: TcpStream,
     },
@@ -51,7 +50,7 @@ pub(super) enum Listener {
 impl Listener {
     /// Binds to the first of the addresses that can be bound.
     pub(super) fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
-        let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name stands for no address");
+        let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
         for address in address.to_socket_addrs()? {
             match Self::bind_at(address) {
                 Err(error) => last = error,
@@ -63,7 +62,7 @@ impl Listener {
 
     fn bind_at(address: SocketAddr) -> io::Result<Self> {
         let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        // As the standard library does: elsewhere it means that two may listen.
+        // As in the standard library. On Windows it would allow two listeners on one port.
         #[cfg(unix)]
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
@@ -71,9 +70,9 @@ impl Listener {
         Self::tcp(socket.into())
     }
 
-    /// One that is bound already.
+    /// Uses a bound socket.
     pub(super) fn tcp(listener: TcpListener) -> io::Result<Self> {
-        // A thread waits in `accept`.
+        // `accept` has to wait.
         listener.set_nonblocking(false)?;
         Ok(Self::Tcp {
             #[cfg(unix)]
@@ -90,7 +89,7 @@ impl Listener {
         Self::unix(OwnedFd::from(socket).into())
     }
 
-    /// One that is bound already.
+    /// Uses a bound socket.
     #[cfg(unix)]
     pub(super) fn unix(listener: UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(false)?;
@@ -112,8 +111,8 @@ impl Listener {
         match self {
             Self::Tcp { listener, .. } => {
                 let (stream, peer) = listener.accept()?;
-                // An answer is one small write: it must not wait for the acknowledgement of the one
-                // before. Where that cannot be had, it is slow and right.
+                // A small answer must not wait for the acknowledgement of the one before. If this
+                // fails, the connection is slower.
                 let _ = stream.set_nodelay(true);
                 Ok((Socket::Tcp(stream), Some(peer)))
             }
@@ -125,17 +124,17 @@ impl Listener {
         }
     }
 
-    /// Makes a thread that is in `accept` return, and those return at once that come later.
+    /// Makes `accept` return at once, in this call and in later ones.
     pub(super) fn wake(&self) {
         match self {
             #[cfg(unix)]
             Self::Tcp { listener, waker } => {
                 if waker.shutdown(Shutdown::Both).is_err() {
-                    knock(listener);
+                    connect_once(listener);
                 }
             }
             #[cfg(not(unix))]
-            Self::Tcp { listener } => knock(listener),
+            Self::Tcp { listener } => connect_once(listener),
             #[cfg(unix)]
             Self::Unix { listener, waker } => {
                 if waker.shutdown(Shutdown::Both).is_err()
@@ -148,8 +147,8 @@ impl Listener {
     }
 }
 
-/// Connects to a listening socket, for systems on which such a socket cannot be shut down.
-fn knock(listener: &TcpListener) {
+/// Connects to a listening socket, on systems where it cannot be shut down.
+fn connect_once(listener: &TcpListener) {
     if let Ok(mut address) = listener.local_addr() {
         if address.ip().is_unspecified() {
             address.set_ip(match address {
@@ -161,20 +160,19 @@ fn knock(listener: &TcpListener) {
     }
 }
 
-/// Accepts until the server is to stop. No connection, and no error, holds it up for longer than
-/// [`PAUSE`].
+/// Accepts connections until the server shuts down. No error delays it for longer than [`PAUSE`].
 pub(super) fn accept_until_stopped<H>(listener: &Listener, service: &Arc<Service>, handler: &Arc<H>)
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    while !service.seats.is_stopping() {
+    while !service.admission.is_stopping() {
         let accepted = listener.accept();
-        // What wakes a thread that is to stop was nobody's wish to connect.
-        if service.seats.is_stopping() {
+        // This may be the connection that `wake` has made.
+        if service.admission.is_stopping() {
             return;
         }
-        let counters = service.seats.counters();
+        let counters = service.admission.counters();
         match accepted {
             Ok((socket, peer)) => {
                 counters.accepted.add(1);
@@ -182,10 +180,9 @@ where
             }
             Err(error) => {
                 counters.accept_errors.add(1);
-                // Some are the peer's trouble, or nobody's; others ours: no file descriptors, no
-                // memory.
+                // All others are a shortage of memory or file descriptors.
                 if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
-                    service.seats.relieve(PAUSE);
+                    service.admission.relieve_shortage(PAUSE);
                 }
             }
         }
@@ -196,21 +193,21 @@ fn admit<H>(socket: Socket, peer: Option<SocketAddr>, service: &Arc<Service>, ha
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
-    // What fails here is a shortage, and the newcomer's loss.
-    let Ok((conn, stream)) = connection::prepare(service, Box::new(Shared::new(socket))) else {
-        return service.seats.relieve(PAUSE);
+    // It fails for lack of memory or file descriptors alone.
+    let Ok((conn, stream)) = connection::prepare(service, Box::new(SharedSocket::new(socket))) else {
+        return service.admission.relieve_shortage(PAUSE);
     };
-    let Some(seat) = service.seats.admit(conn) else {
+    let Some(permit) = service.admission.admit(conn) else {
         return;
     };
     let (own_service, handler) = (Arc::clone(service), Arc::clone(handler));
     let spawned = thread::Builder::new()
         .name("falco connection".to_owned())
         .spawn(move || {
-            // Nobody is there to be told what ended it.
-            let _ = connection::serve(&own_service, &seat, stream, peer, &handler);
+            // No caller wants to know what ended the connection.
+            let _ = connection::serve(&own_service, &permit, stream, peer, &handler);
         });
     if spawned.is_err() {
-        service.seats.relieve(PAUSE);
+        service.admission.relieve_shortage(PAUSE);
     }
 }

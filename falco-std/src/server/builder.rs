@@ -1,4 +1,4 @@
-//! How a server is set up and bound.
+//! The settings of a server, and how it is bound.
 
 use core::time::Duration;
 use std::io;
@@ -14,25 +14,25 @@ use falco_core::mux::SharedBudget;
 use falco_core::{EntropyError, Fate, Key, Settings, SettingsBuilder};
 
 use super::accept::Listener;
+use super::admission::Admission;
 use super::pool::Pool;
-use super::seats::Seats;
 use super::{Server, Service};
 use crate::clock::Clock;
 use crate::entropy;
 use crate::error::Error;
 
-/// How many handlers run at once by default: they wait more often than they compute.
+/// The default of [`ServerBuilder::workers`]: most handlers wait more than they compute.
 const WORKERS: usize = 64;
-/// How long a request waits for a worker by default.
+/// The default of [`ServerBuilder::queue_timeout`].
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many connections there may be by default.
+/// The default of [`ServerBuilder::max_connections`].
 const MAX_CONNECTIONS: usize = 1024;
-/// How many of them may be in their handshake by default. Each has a thread, and a handshake takes
-/// a fraction of a millisecond.
+/// The default of [`ServerBuilder::max_half_open`]. Each has a thread, and a handshake takes a
+/// fraction of a millisecond.
 const MAX_HALF_OPEN: usize = 256;
-/// How many nonces a server remembers by default, 1.25 MiB: each request and each answer takes one.
+/// The default of [`ServerBuilder::replay_memory`], 1.25 MiB.
 const REPLAY_MEMORY: usize = 65_536;
-/// How many bytes requests may hold over all connections by default, 1 GiB.
+/// The default of [`ServerBuilder::max_held`].
 const MAX_HELD: usize = 1 << 30;
 
 /// Settings of a [`Server`].
@@ -50,8 +50,8 @@ pub struct ServerBuilder {
 }
 
 impl Server {
-    /// A server for clients that have `key`. It speaks the noise wire: both sides prove that they
-    /// have the key, and keys of their own protect each connection.
+    /// A server on the noise wire, for clients that have `key`. Both sides prove that they have the
+    /// key, and each connection has keys of its own.
     pub fn builder(key: Key) -> ServerBuilder {
         ServerBuilder::new(Secrets {
             noise: vec![key],
@@ -59,11 +59,11 @@ impl Server {
         })
     }
 
-    /// A server that speaks the classic wire alone, to clients of the published falcotcp 0.1.x and
-    /// to [`Client::classic`](crate::Client::classic).
+    /// A server on the classic wire alone, for clients of the published falcotcp 0.1.x and for
+    /// [`Client::classic`](crate::Client::classic).
     ///
-    /// The wire proves to the server that the client has, or once had a recording of one who had,
-    /// the key. What it does not give is told in [`falco_core::classic`].
+    /// On this wire a client may also be someone who replays the recorded handshake of a client
+    /// that has the key. [`falco_core::classic`] says what else the wire does not provide.
     pub fn classic(key: Key) -> ServerBuilder {
         ServerBuilder::new(Secrets {
             classic: Some(key),
@@ -89,43 +89,43 @@ impl ServerBuilder {
         }
     }
 
-    /// Takes another key beside those that are there, on the noise wire. Clients of any of them are
-    /// let in.
+    /// Adds a key on the noise wire. The server accepts clients that have any of its keys.
     pub fn key(mut self, key: Key) -> Self {
         self.secrets.noise.push(key);
         self
     }
 
-    /// Speaks the classic wire beside the noise wire on the same port, under a key of its own:
-    /// binding fails where the noise wire has the same. What that wire does not give is told in
-    /// [`falco_core::classic`].
+    /// Speaks the classic wire too, on the same port. Its key must be another than those of the
+    /// noise wire, otherwise binding fails. [`falco_core::classic`] says what that wire does not
+    /// provide.
     pub fn classic(mut self, key: Key) -> Self {
         self.secrets.classic = Some(key);
         self
     }
 
-    /// The name of the service, or any bytes that both owners have agreed on, 65,535 at most: a
-    /// client that calls another is refused. Empty by default. The classic wire has none.
+    /// The context: the name of the service, or any bytes that both owners have agreed on, 65,535
+    /// at most. A client with another context is refused. Empty by default. The classic wire has
+    /// none.
     pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
         self.secrets.context = context.into();
         self
     }
 
-    /// The largest message, the requests in flight on one connection, the lifetime, how long a
-    /// handshake may take. What is set by itself holds, before or after this.
+    /// The largest message, the in-flight limit, the lifetime, the handshake timeout. A value that
+    /// is set by its own method, before or after this, takes precedence.
     pub const fn settings(mut self, settings: Settings) -> Self {
         self.settings = self.settings.settings(settings);
         self
     }
 
-    /// The largest message body, in bytes, either way: 16 MiB by default.
+    /// The largest body of a request or an answer, in bytes: 16 MiB by default.
     pub const fn max_message(mut self, bytes: u32) -> Self {
         self.settings = self.settings.max_message(bytes);
         self
     }
 
     /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days.
-    /// The smaller of both sides' is in force.
+    /// The shorter lifetime of both sides applies.
     pub const fn lifetime(mut self, lifetime: Duration) -> Self {
         self.settings = self.settings.lifetime(lifetime);
         self
@@ -137,80 +137,80 @@ impl ServerBuilder {
         self
     }
 
-    /// How many requests of one connection may be unanswered at once: 1024 by default, at least 1.
-    /// A client holds those beyond it back.
+    /// How many requests of one connection may be in flight at once: 1024 by default, at least 1. A
+    /// client holds back further ones.
     pub const fn max_in_flight(mut self, requests: u16) -> Self {
         self.settings = self.settings.max_in_flight(requests);
         self
     }
 
-    /// How many handlers may run at once, 64 by default; 0 counts as 1. Further requests wait for
-    /// their turn, for the [queue timeout](Self::queue_timeout) at most. Connections take turns:
-    /// however many requests of one connection wait, a request of another waits for one of them.
+    /// How many handlers may run at once, 64 by default. 0 counts as 1. Further requests wait, for
+    /// the [queue timeout](Self::queue_timeout) at most. Connections take turns: however many
+    /// requests of one connection wait, a request of another connection waits for one of them.
     pub const fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
         self
     }
 
-    /// How long a request may wait for a worker, 5 s by default. One that has waited longer is
-    /// refused as [busy](falco_core::Refusal::Busy): no handler has seen it, and its client may
-    /// send it again.
+    /// How long a request may wait for a worker, 5 s by default. After that it is refused as
+    /// [busy](falco_core::Refusal::Busy). It was not processed, and the client may send it again.
     ///
-    /// A burst that 64 workers get done in 5 s waits; a client with the default request timeout of
-    /// 30 s is told while it can still turn to another server; and handlers that wait for requests
-    /// to their own server, with every worker among them, are told that none is free, and go on.
-    /// The classic wire has no word for it: there the answers to the requests before it still go,
-    /// and then the connection ends.
+    /// The default is shorter than the client's request timeout of 30 s, so that the client can
+    /// still use another server. It also ends the deadlock in which the handlers of all workers
+    /// wait for requests to their own server. The classic wire has no refusals: there the requests
+    /// before it are answered, and then the connection ends.
     pub const fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.queue_timeout = timeout;
         self
     }
 
-    /// How many connections there may be at once, 1024 by default; 0 counts as 1. Each takes a
+    /// How many connections there may be at once, 1024 by default. 0 counts as 1. Each takes a
     /// thread and a file descriptor.
     ///
-    /// When one more comes, it waits in the listener's backlog until a handshake is done or late.
-    /// Where all have finished theirs, the newcomer is turned away.
+    /// When one more comes, and handshakes are in progress, it waits until one of them is late and
+    /// is dropped, or until a connection ends. If all connections are established, the new one is
+    /// closed.
     pub const fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
     }
 
-    /// How many connections may be in their handshake at once, 256 by default; 0 counts as 1.
+    /// How many connections may be half-open, with the handshake in progress, 256 by default. 0
+    /// counts as 1.
     ///
-    /// When one more comes, it waits in the listener's backlog until one of them is done, or late
-    /// and dropped for it: one whose hello has been waited for 500 ms, or its proof for 3 s after
-    /// the hello.
+    /// When one more comes, it waits until a handshake is completed, or is late and is dropped. A
+    /// handshake is late when the server has waited 500 ms for the hello, or 3 s after the hello
+    /// for the client's proof.
     pub const fn max_half_open(mut self, connections: usize) -> Self {
         self.max_half_open = connections;
         self
     }
 
-    /// How many bytes requests that have had no end may hold over all connections, 1 GiB by
-    /// default; [`Settings::with_max_held`] bounds those of one connection. A request over it is
+    /// How many bytes the requests in flight on all connections may hold, 1 GiB by default.
+    /// [`Settings::with_max_held`] limits those of one connection. A request beyond the limit is
     /// refused as busy.
     pub const fn max_held(mut self, bytes: usize) -> Self {
         self.max_held = bytes;
         self
     }
 
-    /// How many nonces to remember on the classic wire, 20 bytes each, 65,536 by default; 0
-    /// remembers none. Each request and each answer takes one. What is replayed from within this
-    /// memory is refused. The noise wire needs none.
+    /// The size of the replay cache on the classic wire, in nonces of 20 bytes, 65,536 by default.
+    /// Each request and each answer takes one. A message whose nonce it contains is rejected. With
+    /// 0 there is no cache. The noise wire needs none.
     pub const fn replay_memory(mut self, nonces: usize) -> Self {
         self.secrets.nonces = nonces;
         self
     }
 
-    /// Where random numbers come from instead of the operating system, for tests and simulations.
-    /// In production a source that is not cryptographic gives the keys away.
+    /// The source of random numbers, for tests and simulations: the operating system by default. A
+    /// source that is not cryptographically secure reveals the keys.
     pub fn entropy(mut self, fill: impl Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync + 'static) -> Self {
         self.entropy = Entropy::new(fill);
         self
     }
 
-    /// Binds to an address. Port 0 has the system choose one; [`Server::local_addr`] says which. A
-    /// burst of up to 4096 connections waits for its turn, where the system allows as many.
+    /// Binds to an address. With port 0 the system chooses a port, which [`Server::local_addr`]
+    /// returns. Up to 4096 connections wait to be accepted, if the system allows as many.
     ///
     /// # Errors
     /// [`Error`].
@@ -218,10 +218,10 @@ impl ServerBuilder {
         self.build(Some(Listener::bind(address).map_err(binding)?))
     }
 
-    /// Takes connections from a listener that is bound already.
+    /// Accepts connections from a bound listener.
     ///
-    /// Shutting the server down shuts the listening socket itself down, also for other processes
-    /// that have it: one that is shared, as after a hand-over, stops listening everywhere.
+    /// When the server shuts down, it shuts the listening socket down. If other processes share the
+    /// socket, it stops listening there too.
     ///
     /// # Errors
     /// [`Error`].
@@ -229,7 +229,7 @@ impl ServerBuilder {
         self.build(Some(Listener::tcp(listener).map_err(binding)?))
     }
 
-    /// Binds to a Unix socket. The file must not exist, and stays when the server is gone.
+    /// Binds to a Unix socket. The file must not exist, and the server does not remove it.
     ///
     /// # Errors
     /// [`Error`].
@@ -238,10 +238,10 @@ impl ServerBuilder {
         self.build(Some(Listener::bind_unix(path.as_ref()).map_err(binding)?))
     }
 
-    /// Takes connections from a Unix listener that is bound already.
+    /// Accepts connections from a bound Unix listener.
     ///
-    /// Shutting the server down shuts the listening socket itself down, also for other processes
-    /// that have it: one that is shared, as after a hand-over, stops listening everywhere.
+    /// When the server shuts down, it shuts the listening socket down. If other processes share the
+    /// socket, it stops listening there too.
     ///
     /// # Errors
     /// [`Error`].
@@ -250,7 +250,7 @@ impl ServerBuilder {
         self.build(Some(Listener::unix(listener).map_err(binding)?))
     }
 
-    /// A server that is bound to nothing, for [`Server::serve_connection`].
+    /// Creates a server that is bound to nothing, for [`Server::serve_connection`].
     ///
     /// # Errors
     /// [`Error::Entropy`], [`Error::Setup`].
@@ -268,10 +268,10 @@ impl ServerBuilder {
             entropy,
             queue_timeout: self.queue_timeout,
             clock: Clock::new(),
-            seats: Arc::new(Seats::new(self.max_connections.max(1), self.max_half_open.max(1))),
+            admission: Arc::new(Admission::new(self.max_connections.max(1), self.max_half_open.max(1))),
             pool: Arc::new(Pool::new(self.workers.max(1))),
             budget: SharedBudget::new(self.max_held),
-            reaper: Arc::default(),
+            linger: Arc::default(),
         };
         Ok(Server {
             service: Arc::new(service),

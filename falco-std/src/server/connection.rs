@@ -1,5 +1,5 @@
-//! What happens on one connection of a server: the thread that reads, and the workers that run
-//! handlers. What they share is in `state`.
+//! One connection of a server: the thread that reads, and what a worker does for a request. Their
+//! common state is in `state`.
 
 use core::net::SocketAddr;
 use core::panic::AssertUnwindSafe;
@@ -12,15 +12,15 @@ use falco_core::mux::ServerStep;
 use falco_core::{CloseReason, ConnectionError, ServerConnection};
 
 use super::Service;
+use super::admission::{Admission, Permit};
 use super::handler::{HandlerError, Request};
-use super::pool;
-use super::seats::{Seat, Seats};
-use super::state::{Conn, Handled, Started, State};
-use crate::line::{Desk, Line, handles};
-use crate::pipe::{Filled, Pipe};
+use super::pool::JobSource;
+use super::state::{Conn, Handled, Job, State};
+use crate::line::{Filled, Line};
+use crate::shared::{Locked, Shared, handles};
 use crate::stream::BoxedStream;
 
-/// How often a thread that cannot be woken looks whether it is to stop.
+/// How often a thread that no other can wake checks whether the connection is to end.
 const STOP_POLL: Duration = Duration::from_millis(250);
 
 /// A connection that has not read yet, and the handle to read with.
@@ -34,29 +34,29 @@ pub(super) fn prepare(service: &Service, stream: BoxedStream) -> io::Result<(Arc
         &service.settings,
         service.queue_timeout,
     );
-    let ([reader, writer, ender], splits) = handles(stream)?;
-    let conn = Line::new(state, clock, [writer, ender], splits)?;
+    let ([input, output, control], splits) = handles(stream)?;
+    let conn = Shared::new(state, clock, [output, control], splits)?;
     let own = Arc::downgrade(&conn);
-    conn.lock().source.set_reaper(Arc::clone(&service.reaper), own);
-    Ok((conn, reader))
+    conn.lock().state.set_linger_timer(Arc::clone(&service.linger), own);
+    Ok((conn, input))
 }
 
 struct Reader<'a, H> {
     conn: &'a Arc<Conn>,
-    pipe: Pipe<BoxedStream>,
+    line: Line<BoxedStream>,
     service: &'a Arc<Service>,
-    seat: &'a Seat,
-    handling: Arc<Handling<H>>,
+    permit: &'a Permit,
+    requests: Arc<Requests<H>>,
     /// The client sends nothing more.
-    ended: bool,
-    /// The answer to the client's first PING has been handed to the stream.
+    input_ended: bool,
+    /// The greeting was handed to the stream.
     greeted: bool,
 }
 
-/// Serves a connection from its first byte to its last, and says what ended it.
+/// Serves a connection until it has ended. Returns what ended it.
 pub(super) fn serve<H>(
     service: &Arc<Service>,
-    seat: &Seat,
+    permit: &Permit,
     stream: BoxedStream,
     peer: Option<SocketAddr>,
     handler: &Arc<H>,
@@ -64,25 +64,26 @@ pub(super) fn serve<H>(
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
-    let conn = seat.conn();
+    let conn = permit.conn();
+    // Shutting a socket down wakes a thread that reads it, on Unix.
     let wakes = cfg!(unix) && conn.splits();
     let longest_wait = if wakes { None } else { Some(STOP_POLL) };
     let mut reader = Reader {
         conn,
-        pipe: Pipe::new(stream, service.clock, longest_wait),
+        line: Line::new(stream, service.clock, longest_wait),
         service,
-        seat,
-        handling: Arc::new(Handling {
+        permit,
+        requests: Arc::new(Requests {
             conn: Arc::downgrade(conn),
             peer,
             handler: Arc::clone(handler),
-            seats: Arc::clone(seat.seats()),
+            admission: Arc::clone(permit.admission()),
         }),
-        ended: false,
+        input_ended: false,
         greeted: false,
     };
     let ended = reader.converse();
-    reader.leave(&ended);
+    reader.end(&ended);
     ended
 }
 
@@ -92,258 +93,262 @@ where
 {
     fn converse(&mut self) -> io::Result<ConnectionError> {
         loop {
-            self.conn.pump();
-            let mut desk = self.conn.lock();
-            if let Some(trouble) = desk.source.trouble.take() {
-                return trouble;
+            self.conn.flush();
+            let mut locked = self.conn.lock();
+            if let Some(ended) = locked.state.end.take() {
+                return ended;
             }
-            if desk.source.cut {
+            if locked.state.cut {
                 return Ok(ConnectionError::Closed);
             }
-            let (now, seen) = (self.conn.now(), desk.changes());
-            let late = desk.source.refuse_late(now);
-            if late > 0 {
-                drop(desk);
-                self.service.seats.counters().busy.add(late);
+            let (now, seen) = (self.conn.now(), locked.changes());
+            let refused = locked.state.refuse_overdue(now);
+            if refused > 0 {
+                drop(locked);
+                self.service.admission.counters().busy.add(refused);
                 continue;
             }
-            match desk.source.mux.recv(now, self.pipe.unread()) {
+            match locked.state.mux.recv(now, self.line.unread()) {
                 Err(end) => return Ok(end),
                 Ok(ServerStep::Request { consumed, id, body }) => {
                     let body = body.into_vec();
-                    desk = self.greet(desk);
-                    self.pipe.consume(consumed);
-                    if desk.source.is_over() {
-                        // The client may have heard nothing: then no handler is to run.
+                    locked = self.wait_for_greeting(locked);
+                    self.line.consume(consumed);
+                    if locked.state.has_ended() {
+                        // The client may not have received the greeting: no handler may run.
                         continue;
                     }
-                    let submit = desk.source.take(now, id, body);
-                    drop(desk);
-                    if submit {
-                        self.service.pool.submit(Arc::clone(&self.handling));
+                    let schedule = locked.state.push(now, id, body);
+                    drop(locked);
+                    if schedule {
+                        self.service.pool.submit(Arc::clone(&self.requests));
                     }
                     if !self.conn.splits() {
                         self.wait_for_handler();
                     }
                 }
                 Ok(ServerStep::Cancelled { consumed, id }) => {
-                    desk.source.cancel(id);
-                    self.pipe.consume(consumed);
+                    locked.state.cancel(id);
+                    self.line.consume(consumed);
                 }
                 Ok(ServerStep::Established { consumed }) => {
-                    drop(desk);
-                    self.pipe.consume(consumed);
+                    drop(locked);
+                    self.line.consume(consumed);
                     self.establish();
                 }
                 Ok(ServerStep::Skip { consumed } | ServerStep::Closing { consumed, .. }) => {
-                    if !desk.source.established {
-                        self.seat.hear();
+                    if !locked.state.established {
+                        self.permit.set_hello();
                     }
-                    self.pipe.consume(consumed);
-                    self.service.seats.counters().busy.add(desk.source.mux.take_busy());
+                    self.line.consume(consumed);
+                    self.service.admission.counters().busy.add(locked.state.mux.take_busy());
                 }
                 Ok(ServerStep::NeedMore { total }) => {
-                    let full = !desk.source.mux.may_read();
-                    drop(desk);
+                    let full = !locked.state.mux.may_read();
+                    drop(locked);
                     if full {
-                        self.hold_back();
-                    } else if self.ended {
-                        self.rest(seen);
+                        self.wait_for_room();
+                    } else if self.input_ended {
+                        self.wait_for_change(seen);
                     } else {
                         self.fill(total)?;
                     }
                 }
-                // Somebody has to write, or a handler to answer, before it goes on.
                 Ok(ServerStep::TransmitFirst | ServerStep::AnswerFirst | _) => {
-                    drop(desk);
-                    self.conn.pump();
-                    self.rest(seen);
+                    drop(locked);
+                    self.conn.flush();
+                    self.wait_for_change(seen);
                 }
             }
         }
     }
 
-    /// The client has proved that it has a key, which may have been retired since its hello.
+    /// The client has proved that it has a key. The key may have been retired since its hello.
     fn establish(&mut self) {
-        self.pipe.trust();
-        self.seat.establish();
-        let mut desk = self.conn.lock();
-        desk.source.established = true;
-        // Whoever retires the key asks the machine for it, which tells it from here on.
-        if self.service.keys.is_retired(desk.source.mux.machine().key_id()) {
-            desk.source.mux.close(self.conn.now(), CloseReason::KeyRetired);
-        } else if self.seat.is_stopping() {
-            desk.source.mux.close(self.conn.now(), CloseReason::ShuttingDown);
+        self.line.set_authenticated();
+        self.permit.set_established();
+        let mut locked = self.conn.lock();
+        locked.state.established = true;
+        // `Handle::retire_key` finds the connection by its key from now on.
+        if self.service.keys.is_retired(locked.state.mux.machine().key_id()) {
+            locked.state.mux.close(self.conn.now(), CloseReason::KeyRetired);
+        } else if self.service.admission.is_stopping() {
+            locked.state.mux.close(self.conn.now(), CloseReason::ShuttingDown);
         }
     }
 
-    /// Before the first handler is called, waits until what was sealed has been handed to the
-    /// stream: the answer to the client's first PING is among it, and a client that sees the stream
-    /// end without having heard anything relies on that no handler ran. Whoever writes gives up
-    /// after a lifetime at the latest.
-    fn greet<'d>(&mut self, mut desk: MutexGuard<'d, Desk<State>>) -> MutexGuard<'d, Desk<State>> {
-        while !self.greeted && desk.is_writing() && !desk.source.is_over() {
-            desk = self.conn.wait(desk, Some(STOP_POLL));
+    /// Before the first handler runs, waits until the stream has accepted the greeting. A client
+    /// whose stream ends before it has received anything relies on that no handler ran. The thread
+    /// that writes gives up after a lifetime.
+    fn wait_for_greeting<'l>(&mut self, mut locked: MutexGuard<'l, Locked<State>>) -> MutexGuard<'l, Locked<State>> {
+        while !self.greeted && locked.is_writing() && !locked.state.has_ended() {
+            locked = self.conn.wait(locked, Some(STOP_POLL));
         }
         self.greeted = true;
-        desk
+        locked
     }
 
-    /// Waits until the request has completed, as nothing can be read meanwhile.
+    /// Waits until the request has completed. A stream that does not split cannot be read while a
+    /// worker writes to it.
     fn wait_for_handler(&self) {
         loop {
             let now = self.conn.now();
-            let mut desk = self.conn.lock();
-            let late = desk.source.refuse_late(now);
-            if late > 0 {
-                self.service.seats.counters().busy.add(late);
+            let mut locked = self.conn.lock();
+            let refused = locked.state.refuse_overdue(now);
+            if refused > 0 {
+                self.service.admission.counters().busy.add(refused);
             }
-            if !desk.source.is_busy() || desk.source.cut {
+            if !locked.state.is_busy() || locked.state.cut {
                 return;
             }
-            let late_at = desk.source.late_at();
-            let wait = late_at.map_or(STOP_POLL, |at| at.since(now).min(STOP_POLL));
-            drop(self.conn.wait(desk, Some(wait.max(Duration::from_millis(1)))));
+            let overdue_at = locked.state.overdue_at();
+            let wait = overdue_at.map_or(STOP_POLL, |at| at.since(now).min(STOP_POLL));
+            drop(self.conn.wait(locked, Some(wait.max(Duration::from_millis(1)))));
         }
     }
 
-    /// Too much waits to be written: nothing is read until some of it has gone. The lifetime stands
-    /// still.
-    fn hold_back(&self) {
+    /// Back-pressure: waits until enough pending output was written. The lifetime does not run
+    /// meanwhile.
+    fn wait_for_room(&self) {
         let now = self.conn.now();
-        self.conn.lock().source.mux.set_reading(now, false);
+        self.conn.lock().state.mux.set_reading(now, false);
         loop {
-            let mut desk = self.conn.lock();
-            if desk.source.mux.may_read() || desk.source.is_over() {
+            let mut locked = self.conn.lock();
+            if locked.state.mux.may_read() || locked.state.has_ended() {
                 break;
             }
-            let seen = desk.changes();
-            let late = desk.source.refuse_late(self.conn.now());
-            drop(desk);
-            if late > 0 {
-                self.service.seats.counters().busy.add(late);
-                self.conn.pump();
+            let seen = locked.changes();
+            let refused = locked.state.refuse_overdue(self.conn.now());
+            drop(locked);
+            if refused > 0 {
+                self.service.admission.counters().busy.add(refused);
+                self.conn.flush();
             }
-            if !self.rest(seen) {
+            if !self.wait_for_change(seen) {
                 break;
             }
         }
         let now = self.conn.now();
-        self.conn.lock().source.mux.set_reading(now, true);
+        self.conn.lock().state.mux.set_reading(now, true);
     }
 
-    /// Waits until something was written or has changed since `seen`, or a deadline has come; says
-    /// whether the connection lives.
-    fn rest(&self, seen: u64) -> bool {
+    /// Waits for a change since `seen`, for progress of a write, or for a deadline. Returns whether
+    /// the connection goes on.
+    fn wait_for_change(&self, seen: u64) -> bool {
         let now = self.conn.now();
-        let mut desk = self.conn.lock();
-        if desk.changes() != seen {
+        let mut locked = self.conn.lock();
+        if locked.changes() != seen {
             return true;
         }
-        if desk.source.is_over() || !desk.source.handle_timeout(now) {
+        if locked.state.has_ended() || !locked.state.handle_timeout(now) {
             return false;
         }
-        let until = desk.source.poll_timeout();
-        // A thread that cannot be woken looks now and then.
+        let until = locked.state.poll_timeout();
         let wait = until.map_or(STOP_POLL, |until| until.since(now).min(STOP_POLL));
-        drop(self.conn.wait(desk, Some(wait.max(Duration::from_millis(1)))));
+        drop(self.conn.wait(locked, Some(wait.max(Duration::from_millis(1)))));
         true
     }
 
     /// Waits for bytes.
     fn fill(&mut self, total: usize) -> io::Result<()> {
-        let desk = self.conn.lock();
-        if desk.source.is_over() {
+        let locked = self.conn.lock();
+        if locked.state.has_ended() {
             return Ok(());
         }
-        let until = desk.source.poll_timeout();
-        let half_open = !desk.source.established;
-        drop(desk);
+        let until = locked.state.poll_timeout();
+        let half_open = !locked.state.established;
+        drop(locked);
         if half_open {
-            self.seat.wait();
+            self.permit.wait();
         }
-        let filled = self.pipe.fill(total, until)?;
+        let filled = self.line.fill(total, until)?;
+        if self.line.is_idle() {
+            self.conn.free_buffer();
+        }
         let now = self.conn.now();
-        let state = &mut self.conn.lock().source;
+        let state = &mut self.conn.lock().state;
         match filled {
             Filled::Bytes => {}
             Filled::Nothing => _ = state.handle_timeout(now),
             Filled::EndOfStream => {
-                self.ended = true;
-                // The next look at the machine says what ended it.
-                _ = state.mux.end_of_stream(now, self.pipe.unread());
+                self.input_ended = true;
+                // `recv` returns the error.
+                _ = state.mux.end_of_stream(now, self.line.unread());
             }
         }
         Ok(())
     }
 
-    /// Ends the stream as its end deserves.
-    fn leave(&mut self, ended: &io::Result<ConnectionError>) {
-        self.service.pool.withdraw(&self.handling);
-        let mut desk = self.conn.lock();
-        let unanswered = desk.source.mux.unanswered();
-        desk.source.cancel_all();
-        desk.source.note_end(self.conn.now());
-        let (established, cut) = (desk.source.established, desk.source.cut);
-        drop(desk);
+    fn end(&mut self, ended: &io::Result<ConnectionError>) {
+        self.service.pool.withdraw(&self.requests);
+        let mut locked = self.conn.lock();
+        let unanswered = locked.state.mux.unanswered();
+        locked.state.cancel_all();
+        locked.state.note_end(self.conn.now());
+        let (established, cut) = (locked.state.established, locked.state.cut);
+        drop(locked);
         if !cut {
-            self.seat.leave_unanswered(unanswered);
+            self.permit.count_unanswered(unanswered);
         }
         if !established && !cut && ended.is_ok() {
-            self.service.seats.counters().unauthenticated.add(1);
+            self.service.admission.counters().unauthenticated.add(1);
         }
         if ended.is_ok() && !cut {
-            self.conn.leave(&mut self.pipe);
+            self.conn.end_stream(&mut self.line);
         } else {
-            self.pipe.abort();
+            self.line.abort();
         }
     }
 }
 
-/// What handlers of one connection need, on whatever thread they run.
-struct Handling<H> {
-    /// A handler that runs keeps no stream open whose connection has ended.
+/// The requests of one connection, for workers.
+struct Requests<H> {
+    /// Weak, so that a handler that runs does not keep the stream of a connection that has ended.
     conn: Weak<Conn>,
     peer: Option<SocketAddr>,
     handler: Arc<H>,
-    seats: Arc<Seats>,
+    admission: Arc<Admission>,
 }
 
-impl<H> pool::Source for Handling<H>
+impl<H> JobSource for Requests<H>
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
-    /// Runs the handler on the request whose turn it is, if there is one, and sends what comes of
-    /// it.
-    fn work(&self, more: &dyn Fn()) {
+    /// Runs the handler for the next request, and sends the answer.
+    fn run_one(&self, more: &dyn Fn()) {
         let Some(conn) = self.conn.upgrade() else { return };
-        let (started, others) = conn.lock().source.start();
+        let (job, others) = conn.lock().state.pop();
         drop(conn);
         if others {
             more();
         }
-        let Some(Started {
+        let Some(Job {
             id,
             key_id,
             body,
             cancelled,
-        }) = started
+        }) = job
         else {
             return;
         };
-        let counters = self.seats.counters();
+        let counters = self.admission.counters();
         counters.requests.add(1);
         let request = Request::received(body, self.peer, key_id, cancelled);
-        // A handler that panics may leave its own state broken; what this crate holds is not
-        // touched by it.
-        let answer = catch_unwind(AssertUnwindSafe(|| (self.handler)(request)));
-        let answer = answer.map_or(Err(None), |answer| answer.map_err(Some));
+        // No state of this crate is shared with a handler, so that none is broken by its panic.
+        let result = catch_unwind(AssertUnwindSafe(|| (self.handler)(request)));
+        // An error and the payload of a panic are dropped last: that runs code of the user's.
+        let (answer, error, _payload) = match result {
+            Ok(Ok(answer)) => (Some(answer), None, None),
+            Ok(Err(error)) => (None, Some(error), None),
+            Err(payload) => (None, None, Some(payload)),
+        };
         let Some(conn) = self.conn.upgrade() else {
             return counters.handled(Handled::Cancelled);
         };
-        counters.handled(conn.lock().source.answer(id, answer));
-        conn.pump();
-        conn.lock().source.done();
-        conn.tell();
+        let result = answer.ok_or(error.as_ref());
+        counters.handled(conn.lock().state.answer(id, result));
+        conn.flush();
+        conn.lock().state.job_done();
+        conn.notify();
     }
 }

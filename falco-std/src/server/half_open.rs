@@ -1,29 +1,29 @@
-//! The connections that have not finished their handshake, and which of them may be dropped to make
-//! room.
+//! The connections that have not completed their handshake, and which of them are late and may be
+//! dropped to make room.
 
 use core::time::Duration;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-/// A connection that has been waited on for so long for its hello is late. A client sends it right
-/// behind the last packet of TCP's handshake, whatever the round-trip time; the rest is for a
-/// packet that is lost, and for a process that makes thousands of connections at once.
-pub(super) const SILENT: Duration = Duration::from_millis(500);
-/// The same for the proof that the welcome was read, which takes a round trip more.
-pub(super) const HEARD: Duration = Duration::from_secs(3);
+/// A connection is late when the server has waited this long for its hello. A client sends the
+/// hello right after the last packet of TCP's handshake, whatever the round-trip time. The rest is
+/// for a lost packet, and for a process that makes thousands of connections at once.
+pub(super) const HELLO_DUE: Duration = Duration::from_millis(500);
+/// The same for the proof that the client could read the welcome. It takes one more round trip.
+pub(super) const PROOF_DUE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Default)]
 pub(super) struct HalfOpen {
     all: HashMap<u64, Stage>,
-    /// When those that are waited on are late.
+    /// When each connection that the server waits for is late.
     due: BTreeSet<(Instant, u64)>,
 }
 
 #[derive(Debug, Default)]
 struct Stage {
-    /// Its hello has come, under a key that is known here.
-    heard: bool,
-    /// When it is late at this stage, if more of it is waited for.
+    /// A hello has come under a key of this server.
+    has_hello: bool,
+    /// When the connection is late, if the server waits for it.
     late_at: Option<Instant>,
 }
 
@@ -36,7 +36,7 @@ impl HalfOpen {
         self.all.insert(number, Stage::default());
     }
 
-    /// Says whether it was there.
+    /// Returns whether it was there.
     pub(super) fn remove(&mut self, number: u64) -> bool {
         let stage = self.all.remove(&number);
         if let Some(at) = stage.as_ref().and_then(|stage| stage.late_at) {
@@ -46,40 +46,40 @@ impl HalfOpen {
     }
 
     /// The hello of a connection has come.
-    pub(super) fn hear(&mut self, number: u64) {
+    pub(super) fn set_hello(&mut self, number: u64) {
         if self.remove(number) {
             let stage = Stage {
-                heard: true,
+                has_hello: true,
                 late_at: None,
             };
             self.all.insert(number, stage);
         }
     }
 
-    /// Everything that has come from a connection has been looked at, and more is waited for. Its
-    /// time counts from the first such moment of a stage: a server that is too busy to look finds
-    /// nobody late, and bytes that come one by one gain nothing.
+    /// The server has received everything that has come on a connection, and waits for more. The
+    /// time counts from the first such moment of a stage. So no connection is late because the
+    /// server was too busy to read, and bytes that come one by one gain no time.
     pub(super) fn wait(&mut self, number: u64, now: Instant) {
         if let Some(stage) = self.all.get_mut(&number).filter(|stage| stage.late_at.is_none()) {
-            let late_at = now + if stage.heard { HEARD } else { SILENT };
+            let late_at = now + if stage.has_hello { PROOF_DUE } else { HELLO_DUE };
             stage.late_at = Some(late_at);
             self.due.insert((late_at, number));
         }
     }
 
-    /// When the first of them is late.
+    /// When the first connection is late.
     pub(super) fn late_at(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// The one that has been late for longest.
+    /// The connection that has been late for longest.
     pub(super) fn late(&self, now: Instant) -> Option<u64> {
         let (_, number) = self.due.first().filter(|(at, _)| *at <= now)?;
         Some(*number)
     }
 
-    /// More of one that is late has come after all: its time begins anew once it was looked at.
-    pub(super) fn stay(&mut self, number: u64) {
+    /// More has come on a late connection: its time starts again when the server has received that.
+    pub(super) fn extend(&mut self, number: u64) {
         if let Some(stage) = self.all.get_mut(&number)
             && let Some(at) = stage.late_at.take()
         {
@@ -93,34 +93,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_who_is_waited_on_is_ever_late() {
+    fn only_connections_that_the_server_waits_for_are_late() {
         let (mut half_open, start) = (HalfOpen::default(), Instant::now());
         let step = Duration::from_millis(1);
         let before = |limit: Duration| start + limit.saturating_sub(step);
         for number in 0..4 {
             half_open.insert(number);
         }
-        assert_eq!(half_open.late(start + 10 * HEARD), None, "nobody has looked at them");
+        assert_eq!(half_open.late(start + 10 * PROOF_DUE), None, "the server has not read");
         half_open.wait(2, start);
         half_open.wait(1, start + step);
-        // Bytes that come one by one gain nothing.
-        half_open.wait(2, start + SILENT / 2);
-        assert_eq!(half_open.late_at(), Some(start + SILENT));
-        assert_eq!(half_open.late(before(SILENT)), None);
-        assert_eq!(half_open.late(start + SILENT), Some(2));
-        // A hello gains a stage, and something that was not looked at another turn.
-        half_open.hear(2);
-        assert_eq!(half_open.late(start + SILENT), None);
-        assert_eq!(half_open.late(start + SILENT + step), Some(1));
-        half_open.stay(1);
-        assert_eq!(half_open.late(start + 10 * HEARD), None);
+        // Bytes that come one by one gain no time.
+        half_open.wait(2, start + HELLO_DUE / 2);
+        assert_eq!(half_open.late_at(), Some(start + HELLO_DUE));
+        assert_eq!(half_open.late(before(HELLO_DUE)), None);
+        assert_eq!(half_open.late(start + HELLO_DUE), Some(2));
+        // A hello gains the time of the next stage, and unread input starts the time again.
+        half_open.set_hello(2);
+        assert_eq!(half_open.late(start + HELLO_DUE), None);
+        assert_eq!(half_open.late(start + HELLO_DUE + step), Some(1));
+        half_open.extend(1);
+        assert_eq!(half_open.late(start + 10 * PROOF_DUE), None);
         half_open.wait(2, start);
-        half_open.wait(1, start + HEARD);
-        assert_eq!(half_open.late(before(HEARD)), None);
-        assert_eq!(half_open.late(start + HEARD), Some(2));
+        half_open.wait(1, start + PROOF_DUE);
+        assert_eq!(half_open.late(before(PROOF_DUE)), None);
+        assert_eq!(half_open.late(start + PROOF_DUE), Some(2));
         assert!(half_open.remove(2) && !half_open.remove(2));
-        assert_eq!(half_open.late(start + HEARD + SILENT), Some(1));
-        half_open.hear(9);
+        assert_eq!(half_open.late(start + PROOF_DUE + HELLO_DUE), Some(1));
+        half_open.set_hello(9);
         assert_eq!(half_open.len(), 3);
     }
 }

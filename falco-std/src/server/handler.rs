@@ -1,4 +1,4 @@
-//! What a handler is given and gives.
+//! Requests and errors of handlers.
 
 use core::error::Error;
 use core::fmt;
@@ -8,17 +8,15 @@ use std::sync::Arc;
 
 use falco_core::KeyId;
 
-/// What a handler fails with. It stays on this side: the client learns only that its request
-/// failed, and on the classic wire that its connection ended.
+/// The error of a handler. The client does not receive it: its request is refused as
+/// [failed](crate::Refusal::Failed), and on the classic wire its connection ends.
 ///
-/// A [`Refusal`](crate::Refusal) is the exception: a handler that fails with one chooses the words
-/// in which its request is refused.
+/// If the error is a [`Refusal`](crate::Refusal), the request is refused with that reason.
 pub type HandlerError = Box<dyn Error + Send + Sync>;
 
 /// A request, decrypted.
 ///
-/// A server makes one of what a client has sent. A test of a handler makes its own, without a
-/// connection:
+/// A test of a handler can create one without a connection:
 ///
 /// ```
 /// use falco_std::{HandlerError, Key, KeyId, Refusal, Request};
@@ -47,8 +45,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request that came over no connection, for tests of handlers. It has no peer and no key id,
-    /// and is never cancelled.
+    /// Creates a request, for tests of handlers. It has no peer and no key id, and is never
+    /// cancelled.
     #[must_use]
     pub fn new(body: impl Into<Vec<u8>>) -> Self {
         Self::received(body.into(), None, None, Arc::default())
@@ -88,13 +86,14 @@ impl Request {
         &self.body
     }
 
-    /// The bytes that the client sent, to keep.
+    /// The bytes that the client sent, without a copy.
     #[must_use]
     pub fn into_body(self) -> Vec<u8> {
         self.body
     }
 
-    /// The client's address; none where the connection is not one of the internet.
+    /// The client's address. None over a Unix socket and in
+    /// [`serve_connection`](crate::Server::serve_connection).
     #[must_use]
     pub const fn peer(&self) -> Option<SocketAddr> {
         self.peer
@@ -107,9 +106,8 @@ impl Request {
         self.key_id
     }
 
-    /// Whether nobody waits for the answer any more: the client has cancelled the request, or is
-    /// gone. A handler that takes long asks this now and then, and gives up; what it returns then
-    /// does not matter.
+    /// Whether the client has cancelled the request or its connection has ended. A handler that
+    /// takes long can check this and return early. Then its answer is discarded.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
@@ -117,7 +115,7 @@ impl Request {
 }
 
 impl fmt::Debug for Request {
-    /// Shows how long the body is, and nothing of it.
+    /// Shows the length of the body, and none of its bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let length = self.body.len();
         f.debug_struct("Request")

@@ -1,33 +1,34 @@
-//! The threads on which handlers run: a bounded number, made when there is work and gone soon after
-//! it. Connections take turns, however many requests of one of them wait.
+//! The threads on which handlers run. There are at most so many, they start when there is work, and
+//! they end soon after it. Connections take turns, however many requests of one of them wait.
 
 use core::fmt;
+use core::panic::AssertUnwindSafe;
 use core::time::Duration;
 use std::collections::VecDeque;
+use std::panic::catch_unwind;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// A thread without work goes after this long.
+/// A thread without work ends after this time.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// What has work for the pool, such as a connection. It is submitted once when it comes to have
-/// some, whatever more it comes to have.
-pub(super) trait Source: Send + Sync {
-    /// Does one piece of work, if there is one. Where there is another behind it, `more` is called
-    /// first. It does not panic.
-    fn work(&self, more: &dyn Fn());
+/// What has jobs for the pool: a connection. It is submitted once when its first job comes, however
+/// many follow.
+pub(super) trait JobSource: Send + Sync {
+    /// Runs one job, if there is one. If others are behind it, calls `more` before it runs.
+    fn run_one(&self, more: &dyn Fn());
 }
 
 pub(super) struct Pool {
-    work: Mutex<Work>,
-    came: Condvar,
+    queue: Mutex<Queue>,
+    submitted: Condvar,
     max: usize,
 }
 
 #[derive(Default)]
-struct Work {
-    /// What has work, in the order of its turns.
-    sources: VecDeque<Arc<dyn Source>>,
+struct Queue {
+    /// Each source that has jobs, in the order of their turns.
+    sources: VecDeque<Arc<dyn JobSource>>,
     threads: usize,
     idle: usize,
 }
@@ -35,86 +36,96 @@ struct Work {
 impl Pool {
     pub(super) fn new(workers: usize) -> Self {
         Self {
-            work: Mutex::new(Work::default()),
-            came: Condvar::new(),
+            queue: Mutex::new(Queue::default()),
+            submitted: Condvar::new(),
             max: workers,
         }
     }
 
-    /// Has the next worker that is free do a piece of work of `source`, behind all others that have
-    /// work.
-    pub(super) fn submit<S: Source + 'static>(self: &Arc<Self>, source: Arc<S>) {
+    /// Adds `source` to the end of the queue. The next free worker takes one job from the first
+    /// source of the queue.
+    pub(super) fn submit<S: JobSource + 'static>(self: &Arc<Self>, source: Arc<S>) {
         if !self.push(source) {
-            // Without a single worker the work is done here: slower, and done.
+            // There is no worker, and none could be started.
             while let Some(source) = self.next() {
-                self.work(&source);
+                self.run_one(source);
             }
         }
     }
 
-    /// Forgets a source whose work has become pointless.
-    pub(super) fn withdraw<S: Source + 'static>(&self, source: &Arc<S>) {
+    /// Removes a source whose connection has ended.
+    pub(super) fn withdraw<S: JobSource + 'static>(&self, source: &Arc<S>) {
         let own = Arc::as_ptr(source);
         self.lock()
             .sources
             .retain(|source| !core::ptr::addr_eq(Arc::as_ptr(source), own));
     }
 
-    /// Says whether there is a worker that comes to it.
-    fn push(self: &Arc<Self>, source: Arc<dyn Source>) -> bool {
-        let mut work = self.lock();
-        work.sources.push_back(source);
-        if work.sources.len() <= work.idle {
-            self.came.notify_one();
+    /// Returns whether a worker will take the source.
+    fn push(self: &Arc<Self>, source: Arc<dyn JobSource>) -> bool {
+        let mut queue = self.lock();
+        queue.sources.push_back(source);
+        if queue.sources.len() <= queue.idle {
+            self.submitted.notify_one();
             return true;
         }
-        if work.threads >= self.max {
+        if queue.threads >= self.max {
             return true;
         }
-        work.threads += 1;
-        drop(work);
+        queue.threads += 1;
+        drop(queue);
         let own = Arc::clone(self);
         let spawned = thread::Builder::new()
             .name("falco worker".to_owned())
-            .spawn(move || own.run());
+            .spawn(move || own.work());
         if spawned.is_ok() {
             return true;
         }
-        let mut work = self.lock();
-        work.threads -= 1;
-        work.threads > 0
+        let mut queue = self.lock();
+        queue.threads -= 1;
+        queue.threads > 0
     }
 
-    fn next(&self) -> Option<Arc<dyn Source>> {
+    fn next(&self) -> Option<Arc<dyn JobSource>> {
         self.lock().sources.pop_front()
     }
 
-    fn work(self: &Arc<Self>, source: &Arc<dyn Source>) {
-        source.work(&|| {
-            self.push(Arc::clone(source));
-        });
+    fn run_one(self: &Arc<Self>, source: Arc<dyn JobSource>) {
+        // What a handler returns, or panics with, may panic when it is dropped. That must not cost
+        // a worker.
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            source.run_one(&|| {
+                self.push(Arc::clone(&source));
+            });
+            drop(source);
+        }));
+        if let Err(payload) = ran {
+            core::mem::forget(payload);
+        }
     }
 
-    fn run(self: &Arc<Self>) {
+    fn work(self: &Arc<Self>) {
         loop {
             while let Some(source) = self.next() {
-                self.work(&source);
+                self.run_one(source);
             }
-            let mut work = self.lock();
-            work.idle += 1;
-            let waited = self.came.wait_timeout_while(work, IDLE, |work| work.sources.is_empty());
-            work = waited.unwrap_or_else(PoisonError::into_inner).0;
-            work.idle -= 1;
-            if work.sources.is_empty() {
-                work.threads -= 1;
+            let mut queue = self.lock();
+            queue.idle += 1;
+            let waited = self
+                .submitted
+                .wait_timeout_while(queue, IDLE, |queue| queue.sources.is_empty());
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            queue.idle -= 1;
+            if queue.sources.is_empty() {
+                queue.threads -= 1;
                 return;
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Work> {
-        // Whole between any two steps that can panic, of which there are none under the lock.
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // No code that can panic runs under this lock.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the threads that share a connection of a server share: the requests and their ends in the
-//! core's care, and which of them wait for a handler or have one. No I/O.
+//! What the threads that use a connection of a server share: the mux, and which requests wait for a
+//! worker or have one. No I/O.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
@@ -15,54 +15,53 @@ use falco_core::{
 };
 
 use super::handler::HandlerError;
-use super::reaper::Reaper;
-use super::waiting::{Place, Waiting};
-use crate::line::{Line, Source, seal_into};
+use super::linger::LingerTimer;
+use super::queue::{Position, Queue};
+use crate::shared::{Output, Shared, seal_into};
 
-/// A connection, for any thread.
-pub(super) type Conn = Line<State>;
+pub(super) type Conn = Shared<State>;
 
-/// A request that has come whole and that no handler is done with.
-struct Taken {
-    /// There until the handler starts, with its place among those that wait.
-    waits: Option<(Vec<u8>, Place)>,
+/// A complete request that has no result from a handler yet.
+struct Pending {
+    /// The body and the position in the queue, until a worker takes the request.
+    queued: Option<(Vec<u8>, Position)>,
     cancelled: Arc<AtomicBool>,
 }
 
-/// A request whose handler starts.
-pub(super) struct Started {
+/// A request that a worker has taken.
+pub(super) struct Job {
     pub(super) id: RequestId,
     pub(super) key_id: Option<KeyId>,
     pub(super) body: Vec<u8>,
     pub(super) cancelled: Arc<AtomicBool>,
 }
 
-/// What has become of a request whose handler is done.
+/// What became of a request after its handler has returned.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Handled {
     Answered,
     Refused(Refusal),
-    /// Its client has cancelled it, or is gone.
+    /// The client has cancelled it, or the connection has ended.
     Cancelled,
 }
 
 pub(super) struct State {
     pub(super) mux: ServerMux<Arc<ServerKeys>, Vec<u8>, SharedBudget>,
-    taken: HashMap<RequestId, Taken>,
-    /// Those of them whose handler has not started.
-    waiting: Waiting<RequestId>,
-    /// A request that waits longer for its handler to start is refused as busy.
-    patience: Duration,
-    /// Handlers that have started and are not done with.
+    pending: HashMap<RequestId, Pending>,
+    /// Those of them that no worker has taken.
+    queue: Queue<RequestId>,
+    /// A request that waits longer for a worker is refused as busy.
+    queue_timeout: Duration,
+    /// How many workers have taken a request and not finished.
     running: usize,
     pub(super) established: bool,
-    /// It was cut off: nobody waits for anything.
+    /// The connection was ended at once: nothing is written any more.
     pub(super) cut: bool,
-    /// What ends the stream when the client does not, and the connection to end.
-    reaper: Option<(Arc<Reaper<Self>>, Weak<Conn>)>,
-    /// Why nothing more can be written.
-    pub(super) trouble: Option<io::Result<ConnectionError>>,
-    broken: bool,
+    /// Ends the stream if the client does not, given the connection.
+    linger: Option<(Arc<LingerTimer<Self>>, Weak<Conn>)>,
+    /// What ended the connection, where the thread that reads has not found out itself.
+    pub(super) end: Option<io::Result<ConnectionError>>,
+    write_failed: bool,
     ending: Option<Ending>,
 }
 
@@ -71,78 +70,77 @@ impl State {
         machine: ServerConnection<Arc<ServerKeys>>,
         budget: SharedBudget,
         settings: &Settings,
-        patience: Duration,
+        queue_timeout: Duration,
     ) -> Self {
         Self {
             mux: ServerMux::new(machine, budget, settings),
-            taken: HashMap::new(),
-            waiting: Waiting::new(),
-            patience,
+            pending: HashMap::new(),
+            queue: Queue::new(),
+            queue_timeout,
             running: 0,
             established: false,
             cut: false,
-            reaper: None,
-            trouble: None,
-            broken: false,
+            linger: None,
+            end: None,
+            write_failed: false,
             ending: None,
         }
     }
 
-    pub(super) fn set_reaper(&mut self, reaper: Arc<Reaper<Self>>, own: Weak<Conn>) {
-        self.reaper = Some((reaper, own));
+    pub(super) fn set_linger_timer(&mut self, timer: Arc<LingerTimer<Self>>, own: Weak<Conn>) {
+        self.linger = Some((timer, own));
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.cut || self.broken || self.mux.status() == Status::Ended
+    pub(super) fn has_ended(&self) -> bool {
+        self.cut || self.write_failed || self.mux.status() == Status::Ended
     }
 
-    /// Once the connection has ended, its stream has its time from then on.
+    /// If the connection has ended, the time for the end of its stream starts now.
     pub(super) fn note_end(&mut self, now: Instant) {
         if let (None, Some(end)) = (self.ending, self.mux.machine().end()) {
             self.ending = Some(self.mux.ending(end, now));
         }
     }
 
-    /// A whole request, for a handler in its turn; says whether the connection is to be submitted
-    /// to the pool.
+    /// Adds a complete request to the queue. Returns whether the connection is to be submitted to
+    /// the pool.
     #[must_use]
-    pub(super) fn take(&mut self, now: Instant, id: RequestId, body: Vec<u8>) -> bool {
-        let (place, submit) = self.waiting.add(id, now);
-        let taken = Taken {
-            waits: Some((body, place)),
+    pub(super) fn push(&mut self, now: Instant, id: RequestId, body: Vec<u8>) -> bool {
+        let (position, schedule) = self.queue.push(id, now);
+        let pending = Pending {
+            queued: Some((body, position)),
             cancelled: Arc::default(),
         };
-        self.taken.insert(id, taken);
-        submit
+        self.pending.insert(id, pending);
+        schedule
     }
 
-    /// The client no longer wants the answer. A handler that has not started does not.
+    /// The client has cancelled a request. If no worker has taken it, none will.
     pub(super) fn cancel(&mut self, id: RequestId) {
-        let Some(taken) = self.taken.get(&id) else { return };
-        taken.cancelled.store(true, Ordering::Release);
-        if let Some((_, place)) = taken.waits {
-            self.taken.remove(&id);
-            self.waiting.remove(place);
+        let Some(pending) = self.pending.get(&id) else { return };
+        pending.cancelled.store(true, Ordering::Release);
+        if let Some((_, position)) = pending.queued {
+            self.pending.remove(&id);
+            self.queue.remove(position);
             self.mux.refuse(id, Refusal::Cancelled);
         }
     }
 
-    /// Nobody is there any more to be answered: handlers are told, and those that have not started
-    /// do not.
+    /// No answer can be sent any more: sets the flag of each request, and empties the queue.
     pub(super) fn cancel_all(&mut self) {
-        for (_, taken) in self.taken.drain() {
-            taken.cancelled.store(true, Ordering::Release);
+        for (_, pending) in self.pending.drain() {
+            pending.cancelled.store(true, Ordering::Release);
         }
-        self.waiting.clear();
+        self.queue.clear();
         self.mux.finish();
     }
 
-    /// Refuses the requests that have waited too long for a worker, and says how many they were.
-    pub(super) fn refuse_late(&mut self, now: Instant) -> u64 {
+    /// Refuses the requests that have waited too long for a worker. Returns how many.
+    pub(super) fn refuse_overdue(&mut self, now: Instant) -> u64 {
         let mut refused = 0;
-        while self.late_at().is_some_and(|at| at <= now) {
-            if let Some(id) = self.waiting.give_up_first() {
-                self.taken.remove(&id);
+        while self.overdue_at().is_some_and(|at| at <= now) {
+            if let Some(id) = self.queue.pop_first() {
+                self.pending.remove(&id);
                 self.mux.refuse(id, Refusal::Busy);
                 refused += 1;
             }
@@ -150,69 +148,70 @@ impl State {
         refused
     }
 
-    /// When the first of them has waited too long.
-    pub(super) fn late_at(&self) -> Option<Instant> {
-        self.waiting.since().map(|since| since + self.patience)
+    /// When the first request of the queue has waited too long.
+    pub(super) fn overdue_at(&self) -> Option<Instant> {
+        self.queue.since().map(|since| since + self.queue_timeout)
     }
 
-    /// Does what is due at `now`, and says whether the connection goes on. If not, `trouble` says
-    /// why.
+    /// Does what is due at `now`. Returns whether the connection goes on. If it does not, `end` has
+    /// the reason.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> bool {
         let end = self.mux.handle_timeout(now).err();
         if let Some(end) = end {
-            self.trouble.get_or_insert(Ok(end));
+            self.end.get_or_insert(Ok(end));
         }
         end.is_none()
     }
 
-    /// When something is to be done though nothing comes.
+    /// The next deadline.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.mux.poll_timeout().into_iter().chain(self.late_at()).min()
+        self.mux.poll_timeout().into_iter().chain(self.overdue_at()).min()
     }
 
-    /// The request whose handler starts now, its body and its flag; none where all that waited have
-    /// had their ends. And whether others wait behind it.
-    pub(super) fn start(&mut self) -> (Option<Started>, bool) {
-        let (first, more) = self.waiting.take();
-        let started = first.and_then(|id| {
-            let taken = self.taken.get_mut(&id)?;
-            let (body, _) = taken.waits.take()?;
-            let cancelled = Arc::clone(&taken.cancelled);
-            Some(Started {
+    /// The next request, for a worker, and whether others are behind it. None where all that waited
+    /// were cancelled or refused.
+    pub(super) fn pop(&mut self) -> (Option<Job>, bool) {
+        let (first, more) = self.queue.pop();
+        let job = first.and_then(|id| {
+            let pending = self.pending.get_mut(&id)?;
+            let (body, _) = pending.queued.take()?;
+            let cancelled = Arc::clone(&pending.cancelled);
+            Some(Job {
                 id,
                 key_id: self.mux.machine().key_id(),
                 body,
                 cancelled,
             })
         });
-        self.running += usize::from(started.is_some());
-        (started, more)
+        self.running += usize::from(job.is_some());
+        (job, more)
     }
 
-    /// A handler that has started is done with.
-    pub(super) const fn done(&mut self) {
+    /// A worker has finished the request that it took.
+    pub(super) const fn job_done(&mut self) {
         self.running -= 1;
     }
 
-    /// Whether a request waits for its handler or has one.
+    /// Whether a request waits for a worker or has one.
     pub(super) fn is_busy(&self) -> bool {
-        self.running > 0 || !self.waiting.is_empty()
+        self.running > 0 || !self.queue.is_empty()
     }
 
-    /// What a handler gave: an answer, an error, or neither where it panicked.
-    pub(super) fn answer(&mut self, id: RequestId, given: Result<Vec<u8>, Option<HandlerError>>) -> Handled {
-        let Some(taken) = self.taken.remove(&id) else {
+    /// Takes the result of a handler: an answer, an error, or neither where it panicked. The error
+    /// is only borrowed, because dropping it runs code of the user's, and the state is locked.
+    pub(super) fn answer(&mut self, id: RequestId, result: Result<Vec<u8>, Option<&HandlerError>>) -> Handled {
+        let Some(pending) = self.pending.remove(&id) else {
             return Handled::Cancelled;
         };
-        let error = match given {
+        let error = match result {
             Ok(body) => {
                 let answered = self.mux.answer(id, body);
                 return answered.map_or(Handled::Refused(Refusal::AnswerTooLarge), |()| Handled::Answered);
             }
             Err(error) => error,
         };
-        let cancelled = taken.cancelled.load(Ordering::Acquire);
-        let refusal = refusal_of(error.as_deref(), cancelled);
+        let cancelled = pending.cancelled.load(Ordering::Acquire);
+        let refusal = refusal_of(error.map(|error| &**error), cancelled);
         self.mux.refuse(id, refusal);
         if cancelled && refusal == Refusal::Cancelled {
             Handled::Cancelled
@@ -223,43 +222,42 @@ impl State {
 }
 
 impl Conn {
-    /// Closes in good order, from any thread.
+    /// Ends the connection gracefully, from any thread.
     pub(super) fn close(self: &Arc<Self>, reason: CloseReason) {
-        let mut desk = self.lock();
-        let state = &mut desk.source;
+        let mut locked = self.lock();
+        let state = &mut locked.state;
         state.mux.close(self.now(), reason);
-        // Nothing is on its way to a stranger. To others something may be, which a byte of theirs
-        // that found nobody reading would destroy: their streams end by the sending half first,
-        // which whoever writes last shuts down, and whole only once they have ended too or a
-        // second has passed.
-        let how = (state.is_over() && !state.established).then_some(Shutdown::Both);
-        drop(desk);
-        // Where the thread that reads is also the one that writes, it does so when it looks next.
+        // Nothing was sent to an unauthenticated client, so its stream can end at once. To others
+        // an answer may be on its way. Input that arrives at a closed socket would destroy it, so
+        // the sending half is shut down first, after the last write.
+        let end_now = state.has_ended() && !state.established;
+        drop(locked);
+        // Where the stream does not split, the thread that reads also writes, when it wakes next.
         if self.splits() {
-            self.pump();
+            self.flush();
         }
-        self.tell();
-        if let Some(how) = how {
-            self.shutdown(how);
+        self.notify();
+        if end_now {
+            self.shutdown(Shutdown::Both);
         }
     }
 
-    /// Ends at once, from any thread. Says how many requests it leaves unanswered.
+    /// Ends the connection at once, from any thread. Returns how many requests were not answered.
     pub(super) fn cut(&self) -> usize {
-        let mut desk = self.lock();
-        let unanswered = desk.source.mux.unanswered();
-        desk.source.cut = true;
-        desk.source.cancel_all();
-        drop(desk);
-        self.tell();
+        let mut locked = self.lock();
+        let unanswered = locked.state.mux.unanswered();
+        locked.state.cut = true;
+        locked.state.cancel_all();
+        drop(locked);
+        self.notify();
         self.shutdown(Shutdown::Both);
         unanswered
     }
 }
 
-impl Source for State {
+impl Output for State {
     fn seal(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
-        if self.broken || self.cut {
+        if self.write_failed || self.cut {
             return 0;
         }
         let sealed = seal_into(out, self.mux.seal_size(), |out| self.mux.seal(now, out));
@@ -267,13 +265,9 @@ impl Source for State {
         sealed
     }
 
-    fn lifetime(&self) -> Duration {
-        self.mux.machine().lifetime()
-    }
-
-    fn broken(&mut self, why: io::Result<ConnectionError>) {
-        self.broken = true;
-        self.trouble = Some(why);
+    fn write_failed(&mut self, why: io::Result<ConnectionError>, _written: bool) {
+        self.write_failed = true;
+        self.end.get_or_insert(why);
         self.cancel_all();
     }
 
@@ -283,19 +277,19 @@ impl Source for State {
         late.unwrap_or_else(|| self.mux.is_stalled(now))
     }
 
-    fn wrote(&mut self) {
+    fn unblocked(&mut self) {
         self.mux.wrote();
     }
 
-    fn rested(&mut self, now: Instant) -> Option<Shutdown> {
+    fn drained(&mut self, now: Instant) -> Option<Shutdown> {
         let ending = self.ending.as_mut().filter(|_| !self.cut)?;
         ending.written();
         match ending.step(now) {
             LastStep::ShutDown => {
                 ending.shut(now);
-                // The thread that reads may wait for the client, and knows nothing of this.
-                if let Some(((reaper, own), until)) = self.reaper.take().zip(ending.poll_timeout()) {
-                    reaper.push(own, until.since(now));
+                // The thread that reads may be waiting for the client, without a time limit.
+                if let Some(((timer, own), until)) = self.linger.take().zip(ending.poll_timeout()) {
+                    timer.push(own, until.since(now));
                 }
                 Some(Shutdown::Write)
             }
@@ -306,5 +300,13 @@ impl Source for State {
 
     fn ending(&mut self) -> &mut Option<Ending> {
         &mut self.ending
+    }
+
+    fn lifetime(&self) -> Duration {
+        self.mux.machine().lifetime()
+    }
+
+    fn set_reading(&mut self, now: Instant, reading: bool) {
+        self.mux.set_reading(now, reading);
     }
 }

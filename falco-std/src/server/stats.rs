@@ -1,4 +1,4 @@
-//! What a server counts, and what it says when it was shut down.
+//! The counters of a server, and what [`Server::serve`](crate::Server::serve) returns.
 
 use falco_core::Refusal;
 
@@ -21,57 +21,58 @@ pub(super) struct Counters {
     pub(super) busy: Counter,
 }
 
-/// What has happened at a server since it was made, for a metrics library to read. Counters only go
-/// up; gauges say how it is now.
+/// Counters of a server since it was created, and gauges, for a metrics library to read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerStats {
-    /// Gauge: connections that there are.
+    /// Gauge: connections.
     pub connections: u64,
-    /// Gauge: those of them that have not finished their handshake.
+    /// Gauge: connections that have not completed their handshake.
     pub half_open: u64,
-    /// Sockets that were accepted.
+    /// Accepted sockets.
     pub accepted: u64,
-    /// Sockets that were closed at once, because there were as many connections as there may be.
+    /// Sockets that were closed at once, because the limit of connections was reached.
     pub turned_away: u64,
-    /// Connections that were late in their handshake and dropped to make room for others.
+    /// Half-open connections that were late and were dropped to make room.
     pub half_open_dropped: u64,
-    /// Handshakes that succeeded.
+    /// Completed handshakes.
     pub established: u64,
-    /// Handshakes that did not: another key, other bytes, silence.
+    /// Connections that ended before their handshake was completed, for example because the client
+    /// has another key, or sent nothing.
     pub unauthenticated: u64,
-    /// Errors of accepting, such as no file descriptors left.
+    /// Errors of accepting, for example because no file descriptors were left.
     pub accept_errors: u64,
-    /// Requests that were handed to the handler.
+    /// Requests for which the handler was called.
     pub requests: u64,
     /// Of these, requests that were answered.
     pub answers: u64,
-    /// Of these, requests that were refused by the handler or because of its answer's size.
+    /// Of these, requests that were refused, by the handler or because the answer was too large.
     pub refusals: u64,
-    /// Of these, requests whose clients cancelled them or went away.
+    /// Of these, requests that were cancelled or whose connection ended.
     pub cancelled: u64,
     /// Of the refused, requests whose handler failed or panicked.
     pub failed: u64,
-    /// Requests that were refused as busy before any handler saw them: no worker was free in time,
-    /// or all connections together held as much as they may
+    /// Requests that were refused as busy without a call of the handler: no worker was free in
+    /// time, or the limit of held bytes over all connections was reached
     /// ([`ServerBuilder::max_held`](crate::ServerBuilder::max_held)).
     pub busy: u64,
 }
 
-/// What a server did until it was shut down.
+/// What a server has counted when it was shut down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// What it has counted.
+    /// The server's counters.
     pub stats: ServerStats,
-    /// Connections that were ended at once because the limit of a shutdown had run out.
+    /// Connections that were ended at once because the limit of the shutdown had passed, or that
+    /// ended during the shutdown with requests unanswered.
     pub cut_connections: u64,
-    /// Requests on them that had not been answered.
+    /// Their unanswered requests.
     pub cut_requests: u64,
 }
 
 impl Counters {
-    /// A handler is done with a request.
+    /// Counts the result of a handler.
     pub(super) fn handled(&self, handled: Handled) {
         match handled {
             Handled::Answered => self.answers.add(1),
@@ -103,7 +104,7 @@ impl Counters {
     }
 }
 
-/// A number of things that there are.
+/// A gauge for this many.
 pub(super) fn gauge(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! What the tests share: a key, a server on a thread, and a bound on the time that a test may take.
+//! What the tests share: a key, a server on a thread, and a time limit for each test.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -36,7 +36,7 @@ pub fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Runs a test on a thread of its own, and fails if it is not done within half a minute.
+/// Runs a test on a thread of its own, for half a minute at most.
 pub fn bounded(test: impl FnOnce() + Send + 'static) {
     let (done, wait) = mpsc::channel();
     let running = thread::spawn(move || {
@@ -87,10 +87,10 @@ impl Running {
     }
 
     pub fn connect(&self) -> Client {
-        client().connect(self.address).expect("the server takes it")
+        client().connect(self.address).expect("the server accepts it")
     }
 
-    /// Stops it; what is not done in ten seconds is cut.
+    /// Shuts the server down, within ten seconds.
     pub fn stop(self) -> Report {
         self.handle.shutdown_within(Duration::from_secs(10));
         self.serving.join().expect("serve does not panic")
@@ -102,7 +102,8 @@ pub fn echo(request: Request) -> Result<Vec<u8>, HandlerError> {
     Ok(request.into_body())
 }
 
-/// A listener that accepts nothing and whose backlog is full: whoever connects waits for ever.
+/// A listener that accepts nothing and whose backlog is full, so that connecting to it takes for
+/// ever.
 pub struct Blackhole {
     pub address: SocketAddr,
     _listener: socket2::Socket,
@@ -139,7 +140,7 @@ impl Blackhole {
     }
 }
 
-/// Runs `call` on so many threads at once, and says what each got and how long it waited.
+/// Runs `call` on this many threads at once. Returns the result and the time of each.
 pub fn at_once<T: Send + 'static>(threads: usize, call: impl Fn() -> T + Send + Sync + 'static) -> Vec<(T, Duration)> {
     let call = Arc::new(call);
     let running: Vec<_> = (0..threads)

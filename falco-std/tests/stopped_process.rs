@@ -1,5 +1,5 @@
-//! A client process that is stopped while its server goes away and comes back: once it goes on, its
-//! next request is not sent into the connection whose end has come meanwhile.
+//! A client process that is stopped while its server restarts. When it continues, its next request
+//! is not sent into the connection that has ended meanwhile.
 
 #![cfg(target_os = "linux")]
 
@@ -19,12 +19,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const CHILD: &str = "FALCO_STD_TEST_FROZEN";
 
-/// Asks once for each line of its input, and says what came of it.
+/// Sends a request for each line of its input, and prints the result.
 fn child(address: &str) {
     let client = Client::builder(key())
         .request_timeout(Some(Duration::from_secs(10)))
         .connect(address)
-        .expect("the server takes it");
+        .expect("the server accepts it");
     for line in io::stdin().lines() {
         let line = line.expect("it is text");
         match client.request(&line) {
@@ -34,7 +34,7 @@ fn child(address: &str) {
     }
 }
 
-/// Passes bytes on between clients and a server.
+/// A proxy between clients and a server.
 struct Proxy {
     address: SocketAddr,
     streams: Arc<Mutex<Vec<TcpStream>>>,
@@ -67,7 +67,7 @@ impl Proxy {
         Self { address, streams }
     }
 
-    /// Ends all connections without a word.
+    /// Ends all connections without a CLOSE.
     fn cut(&self) {
         for stream in self.streams.lock().expect("it does not panic").drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -91,8 +91,8 @@ fn wait_until_stopped(process: u32) {
 }
 
 #[test]
-fn a_process_that_was_stopped_sends_nothing_into_an_end() {
-    const NAME: &str = "a_process_that_was_stopped_sends_nothing_into_an_end";
+fn a_stopped_process_does_not_send_into_a_connection_that_has_ended() {
+    const NAME: &str = "a_stopped_process_does_not_send_into_a_connection_that_has_ended";
     if let Ok(address) = std::env::var(CHILD) {
         return child(&address);
     }
@@ -125,14 +125,15 @@ fn a_process_that_was_stopped_sends_nothing_into_an_end() {
             signal(Signal::STOP);
             wait_until_stopped(process.id());
             if round % 2 == 0 {
-                // With a CLOSE, and a server that takes its place.
+                // With a CLOSE. Another server takes its place.
                 server.handle.shutdown_within(millis(20));
                 server.serving.join().expect("serve does not panic");
                 server = Running::at(Server::builder(key()), address, echo);
             }
-            // Time for the CLOSE to come through, and longer than requests that follow one another.
+            // The CLOSE needs time to arrive, and the pause must be longer than between requests in
+            // quick succession.
             thread::sleep(millis(20));
-            // From here on the end lies in its socket.
+            // From here on the end of the stream is in its socket.
             proxy.cut();
             let text = format!("round {round}");
             ask.write_all(format!("{text}\n").as_bytes()).expect("there is room");

@@ -1,4 +1,5 @@
-//! Clients that connect and prove nothing: each costs one bounded seat, and delays nobody.
+//! Clients that connect and do not authenticate. Their number is limited, and they delay no other
+//! client.
 
 mod common;
 
@@ -16,8 +17,8 @@ use std::time::Instant;
 use common::{Running, bounded, client, echo, key, millis};
 use falco_std::{Client, ConnectionError, Error, Server, Settings};
 
-/// Connects and says nothing, or a part of a hello.
-fn stranger(address: SocketAddr, number: usize) -> TcpStream {
+/// Connects and sends nothing, or a part of a hello.
+fn connect_only(address: SocketAddr, number: usize) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("it listens");
     if number % 2 == 1 {
         stream.write_all(&[0; 50]).expect("the server has room for it");
@@ -25,7 +26,7 @@ fn stranger(address: SocketAddr, number: usize) -> TcpStream {
     stream
 }
 
-/// Whether the server has ended this stream.
+/// Whether the server has ended the stream.
 fn has_ended(stream: &mut TcpStream) -> bool {
     stream.set_read_timeout(Some(millis(100))).expect("it is a socket");
     match stream.read(&mut [0; 1]) {
@@ -37,14 +38,13 @@ fn has_ended(stream: &mut TcpStream) -> bool {
     }
 }
 
-/// The longest of twenty times: to connect and have one request answered, and to have one request
-/// answered.
+/// The longest of twenty times: for connecting and one request, and for one request.
 fn latencies(address: SocketAddr) -> (Duration, Duration) {
     let builder = client();
     let (mut connecting, mut asking) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..20 {
         let start = Instant::now();
-        let client = builder.clone().connect(address).expect("the server takes it");
+        let client = builder.clone().connect(address).expect("the server accepts it");
         assert_eq!(client.request("hello").expect("an answer"), b"hello");
         connecting = connecting.max(start.elapsed());
         let start = Instant::now();
@@ -55,23 +55,24 @@ fn latencies(address: SocketAddr) -> (Duration, Duration) {
 }
 
 #[test]
-fn half_open_connections_delay_nobody() {
+fn half_open_connections_delay_no_client() {
     bounded(|| {
         let limit = millis(50);
         let settings = Settings::new()
             .with_handshake_timeout(Duration::from_secs(30))
             .expect("it is in range");
-        for strangers in [1, 50, 200] {
+        for half_open in [1, 50, 200] {
             let server = Running::start(Server::classic(key()).settings(settings), echo);
-            let silent: Vec<_> = (0..strangers).map(|number| stranger(server.address, number)).collect();
-            // What else the machine does may spoil a round; what the strangers do spoils every
-            // round.
+            let silent: Vec<_> = (0..half_open)
+                .map(|number| connect_only(server.address, number))
+                .collect();
+            // Other processes may spoil one round. The half-open connections would spoil each.
             let measured: Vec<_> = (0..3).map(|_| latencies(server.address)).collect();
-            println!("{strangers} strangers: connect and request, request: {measured:?}");
+            println!("{half_open} half-open: connect and request, request: {measured:?}");
             let held = measured
                 .iter()
                 .any(|(connecting, asking)| *connecting < limit && *asking < limit);
-            assert!(held, "{strangers} strangers: {measured:?}");
+            assert!(held, "{half_open} half-open: {measured:?}");
             let report = server.stop();
             assert_eq!((report.stats.established, report.stats.half_open_dropped), (60, 0));
             drop(silent);
@@ -80,7 +81,7 @@ fn half_open_connections_delay_nobody() {
 }
 
 #[test]
-fn a_silent_stranger_is_dropped_at_the_deadline() {
+fn a_silent_connection_is_dropped_at_the_handshake_deadline() {
     bounded(|| {
         let settings = Settings::new()
             .with_handshake_timeout(millis(300))
@@ -88,7 +89,7 @@ fn a_silent_stranger_is_dropped_at_the_deadline() {
         let server = Running::start(Server::classic(key()).settings(settings), echo);
         for number in 0..2 {
             let start = Instant::now();
-            let mut stream = stranger(server.address, number);
+            let mut stream = connect_only(server.address, number);
             while !has_ended(&mut stream) {}
             let waited = start.elapsed();
             assert!(waited >= millis(290) && waited < millis(2_000), "{waited:?}");
@@ -98,24 +99,24 @@ fn a_silent_stranger_is_dropped_at_the_deadline() {
 }
 
 #[test]
-fn a_flood_drops_the_oldest_stranger_and_nobody_else() {
+fn a_flood_drops_the_oldest_half_open_connections_only() {
     bounded(|| {
         let settings = Settings::new()
             .with_handshake_timeout(Duration::from_secs(30))
             .expect("it is in range");
         let server = Running::start(Server::classic(key()).settings(settings).max_connections(8), echo);
         let honest = server.connect();
-        let mut strangers = Vec::new();
+        let mut half_open = Vec::new();
         for number in 0..20 {
-            strangers.push(stranger(server.address, number));
-            // So that the server sees them in this order.
+            half_open.push(connect_only(server.address, number));
+            // So that the server accepts them in this order.
             thread::sleep(millis(5));
         }
         assert_eq!(honest.request("still here").expect("an answer"), b"still here");
         let late = server.connect();
         assert_eq!(late.request("let in").expect("an answer"), b"let in");
-        // Eight seats: two for the honest, six for the youngest strangers.
-        let ended: Vec<_> = strangers.iter_mut().map(has_ended).collect();
+        // Eight connections: two established, and the six youngest half-open ones.
+        let ended: Vec<_> = half_open.iter_mut().map(has_ended).collect();
         let expected: Vec<_> = (0..20).map(|number| number < 14).collect();
         assert_eq!(ended, expected);
         let report = server.stop();
@@ -132,7 +133,7 @@ fn a_flood_drops_the_oldest_stranger_and_nobody_else() {
 }
 
 #[test]
-fn where_all_seats_are_taken_rightly_a_newcomer_is_turned_away() {
+fn with_all_connections_established_a_new_one_is_closed() {
     bounded(|| {
         let server = Running::start(Server::classic(key()).max_connections(2), echo);
         let (one, two) = (server.connect(), server.connect());
@@ -152,7 +153,7 @@ fn where_all_seats_are_taken_rightly_a_newcomer_is_turned_away() {
         );
         assert_eq!(one.request("1").expect("an answer"), b"1");
         Client::close(&one);
-        // The seat is free once the server has seen the end.
+        // There is room when the server has read the end of the stream.
         assert_eq!(two.request("2").expect("an answer"), b"2");
         let three = (0..50).find_map(|_| {
             thread::sleep(millis(10));
@@ -163,15 +164,15 @@ fn where_all_seats_are_taken_rightly_a_newcomer_is_turned_away() {
     });
 }
 
-/// The rest of the file descriptors is taken by strangers; the server neither ends nor spins, and
-/// lets the honest in.
+/// Half-open connections take all file descriptors that are left. The server neither ends nor
+/// spins, and admits an honest client.
 #[cfg(target_os = "linux")]
 #[test]
-fn running_out_of_file_descriptors_ends_and_spins_nothing() {
+fn without_file_descriptors_the_server_neither_ends_nor_spins() {
     const CHILD: &str = "FALCO_STD_TEST_FEW_DESCRIPTORS";
     if std::env::var_os(CHILD).is_none() {
         // The limit is that of a process, so the test runs in one of its own.
-        let name = "running_out_of_file_descriptors_ends_and_spins_nothing";
+        let name = "without_file_descriptors_the_server_neither_ends_nor_spins";
         let mut child = std::process::Command::new("sh");
         child.args(["-c", "ulimit -n 24 && exec \"$0\" --exact --nocapture \"$1\""]);
         child
@@ -192,10 +193,10 @@ fn running_out_of_file_descriptors_ends_and_spins_nothing() {
             .expect("a free port");
         let (address, handle) = (server.local_addr().expect("it is bound"), server.handle());
         let mut stat = File::open("/proc/self/stat").expect("it is Linux");
-        // All that are left, before the server takes the first of them.
-        let mut strangers = Vec::new();
+        // All that are left, before the server accepts the first connection.
+        let mut half_open = Vec::new();
         while let Ok(stream) = TcpStream::connect(address) {
-            strangers.push(stream);
+            half_open.push(stream);
         }
         let serving = thread::spawn(move || server.serve(echo).expect("it never fails"));
         let before = processor_time(&mut stat);
@@ -205,11 +206,11 @@ fn running_out_of_file_descriptors_ends_and_spins_nothing() {
             spent < millis(200),
             "{spent:?} of processor time in half a second of waiting"
         );
-        // A few descriptors for the server, and a client at the end of the queue: it comes after
-        // those before it have been late.
-        let last = strangers.pop().expect("there were some left");
-        strangers.truncate(strangers.len().saturating_sub(3));
-        let client = client().settings(settings).over(last).expect("the server takes it");
+        // A few descriptors for the server. An honest client at the end of the backlog is admitted
+        // when those before it are late.
+        let last = half_open.pop().expect("there were some left");
+        half_open.truncate(half_open.len().saturating_sub(3));
+        let client = client().settings(settings).over(last).expect("the server accepts it");
         assert_eq!(client.request("hello").expect("an answer"), b"hello");
         handle.shutdown();
         let report = serving.join().expect("serve does not panic");
@@ -218,7 +219,7 @@ fn running_out_of_file_descriptors_ends_and_spins_nothing() {
     });
 }
 
-/// What this process has used so far, in ticks of 10 ms.
+/// The processor time that this process has used, in ticks of 10 ms.
 #[cfg(target_os = "linux")]
 fn processor_time(stat: &mut File) -> Duration {
     stat.rewind().expect("it is a file");

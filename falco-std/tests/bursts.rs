@@ -1,5 +1,5 @@
-//! Many clients at once: a burst waits in the backlog, a handshake under way is dropped for nobody,
-//! and one that is late makes room and sees an end.
+//! Many clients at once. A burst waits in the backlog, and a handshake in progress is not dropped.
+//! A late one is dropped to make room, and its client reads the end of the stream.
 
 mod common;
 
@@ -16,7 +16,7 @@ use falco_core::testing::CountingRng;
 use falco_core::{ClientConnection, Status};
 use falco_std::{Client, Server, Settings, Stream};
 
-/// Whether the system lets so many wait.
+/// Whether the system allows a backlog of this size.
 fn backlog_allows(connections: usize) -> bool {
     let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
     let most = most.ok().and_then(|text| text.trim().parse::<usize>().ok());
@@ -24,12 +24,12 @@ fn backlog_allows(connections: usize) -> bool {
 }
 
 #[test]
-fn a_burst_of_three_hundred_waits_in_the_backlog() {
+fn a_burst_of_300_connections_waits_in_the_backlog() {
     bounded(|| {
         if !backlog_allows(300) {
             return;
         }
-        // Nobody accepts yet.
+        // The server does not accept yet.
         let server = Server::builder(key()).bind("127.0.0.1:0").expect("a free port");
         let (address, handle) = (server.local_addr().expect("it is bound"), server.handle());
         let streams: Vec<_> = (0..300)
@@ -50,7 +50,7 @@ fn a_burst_of_three_hundred_waits_in_the_backlog() {
     });
 }
 
-/// A stream that takes its time for each of its first writes: hello, proof.
+/// A stream whose first writes are slow: the hello and the proof.
 struct Slow {
     stream: TcpStream,
     writes: u32,
@@ -91,7 +91,7 @@ impl Stream for Slow {
 }
 
 #[test]
-fn a_crowd_of_slow_clients_is_let_in_one_after_another_and_none_is_dropped() {
+fn many_slow_clients_are_admitted_one_after_another_and_none_is_dropped() {
     bounded(|| {
         let server = Running::start(Server::builder(key()).max_half_open(4), echo);
         let address = server.address;
@@ -120,7 +120,7 @@ fn a_crowd_of_slow_clients_is_let_in_one_after_another_and_none_is_dropped() {
     });
 }
 
-/// Connects and says so much of a hello; or all of it, and reads the welcome.
+/// Connects and sends this much of a hello. If it is all of it, reads the welcome.
 fn half_way(address: SocketAddr, length: usize) -> TcpStream {
     let secrets = Secrets {
         noise: vec![key()],
@@ -144,7 +144,7 @@ fn half_way(address: SocketAddr, length: usize) -> TcpStream {
 }
 
 #[test]
-fn who_is_late_makes_room_and_sees_an_end() {
+fn a_late_half_open_connection_is_ended_without_a_reset_to_make_room() {
     bounded(|| {
         let settings = Settings::new()
             .with_handshake_timeout(Duration::from_secs(20))
@@ -152,7 +152,7 @@ fn who_is_late_makes_room_and_sees_an_end() {
         for (length, least, most) in [(0, 400, 1_500), (50, 400, 1_500), (74, 2_900, 5_000)] {
             let server = Running::start(Server::builder(key()).settings(settings).max_half_open(2), echo);
             let mut late = [half_way(server.address, length), half_way(server.address, length)];
-            // The server has looked at both.
+            // The server has read both.
             thread::sleep(millis(100));
             let start = Instant::now();
             let client = Client::builder(key()).settings(settings).connect(server.address);
@@ -166,7 +166,7 @@ fn who_is_late_makes_room_and_sees_an_end() {
                 stream.set_read_timeout(Some(millis(100))).expect("it is a socket");
                 stream.read(&mut [0; 1]).map_err(|error| error.kind())
             });
-            // One was dropped, and saw no reset; the other was left alone.
+            // One was dropped without a reset. The other goes on.
             assert_eq!(ended.iter().filter(|end| **end == Ok(0)).count(), 1, "{ended:?}");
             assert!(!ended.contains(&Err(io::ErrorKind::ConnectionReset)), "{ended:?}");
             assert_eq!(server.stop().stats.half_open_dropped, 1);

@@ -1,5 +1,4 @@
-//! The one connection that a client has at a time: who waits for it, and when an attempt to make
-//! one begins.
+//! The one connection that a client has at a time, and the attempts to make the next.
 
 use core::fmt;
 use core::panic::AssertUnwindSafe;
@@ -17,19 +16,19 @@ use falco_core::{Fate, Key, Settings};
 use super::connection::Connection;
 use super::dial::Dial;
 use super::limit::Limit;
-use super::outcome::over;
+use super::outcome::ended;
 use super::reader::Reader;
 use super::stats::Counters;
 use crate::error::Error;
 
-/// A connection that ended sooner than this after it stood, and served nothing, counts as an
-/// attempt that failed.
-const SOON: Duration = Duration::from_secs(1);
+/// A connection that ended within this time of its handshake, and on which no request completed,
+/// counts as a failed attempt.
+const SHORT_LIVED: Duration = Duration::from_secs(1);
 
-/// What does not change while the client lives.
+/// What does not change while the client exists.
 #[derive(Debug)]
-pub(super) struct Env {
-    /// What another key would be used with.
+pub(super) struct Config {
+    /// For another key.
     pub(super) key_options: KeyOptions,
     pub(super) settings: Settings,
     pub(super) entropy: Entropy,
@@ -39,18 +38,18 @@ pub(super) struct Env {
     pub(super) fail_fast: bool,
 }
 
-pub(super) struct Place {
-    env: Env,
+pub(super) struct Connector {
+    config: Config,
     state: Mutex<State>,
-    /// An attempt is over.
+    /// An attempt has ended, or the client is closed.
     changed: Condvar,
     counters: Counters,
 }
 
-/// What somebody who needs a connection waits for.
+/// What a caller without a connection waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// One attempt, whatever comes of it.
+    /// One attempt, whether it succeeds or fails.
     Attempt,
     /// A connection, for as long as attempts may succeed.
     Connection,
@@ -59,31 +58,31 @@ pub(super) enum Wait {
 struct State {
     /// Replaced when the key changes.
     keys: Arc<ClientKeys>,
-    /// The connection, and since when it stands.
+    /// The connection, and when its handshake was completed.
     current: Option<(Arc<Connection>, Instant)>,
-    /// An attempt is being made, by a thread of its own.
+    /// A thread is making an attempt.
     dialing: bool,
-    /// The client was closed, or is gone: what an attempt brings is dropped.
+    /// The client was closed or dropped: the result of an attempt is discarded.
     closed: bool,
-    /// A server has let this client in under its key, and has not said since that the key is out of
-    /// service.
+    /// This client has completed a handshake under its key before, and no server has reported since
+    /// that the key is retired.
     admitted: bool,
-    /// Attempts that failed in a row.
+    /// Failed attempts in a row.
     failed: u32,
-    /// Attempts that failed, ever. It tells those who wait that one has.
+    /// Failed attempts in all, so that a caller notices that one has failed.
     failures: u64,
-    /// Of those: how many everybody is told of who waits for them.
-    verdicts: u64,
-    /// How many wait for a connection.
+    /// Failed attempts in all whose error goes to everybody who waits.
+    final_failures: u64,
+    /// Callers that wait for a connection.
     waiting: usize,
-    /// No attempt begins before.
+    /// No attempt begins before this time.
     retry_at: Option<Instant>,
     /// Why there is no connection.
-    trouble: Option<Error>,
+    last_error: Option<Error>,
 }
 
-impl Place {
-    pub(super) fn new(env: Env, keys: Arc<ClientKeys>) -> Arc<Self> {
+impl Connector {
+    pub(super) fn new(config: Config, keys: Arc<ClientKeys>) -> Arc<Self> {
         let state = State {
             keys,
             current: None,
@@ -92,13 +91,13 @@ impl Place {
             admitted: false,
             failed: 0,
             failures: 0,
-            verdicts: 0,
+            final_failures: 0,
             waiting: 0,
             retry_at: None,
-            trouble: None,
+            last_error: None,
         };
         Arc::new(Self {
-            env,
+            config,
             state: Mutex::new(state),
             changed: Condvar::new(),
             counters: Counters::default(),
@@ -109,8 +108,8 @@ impl Place {
         &self.counters
     }
 
-    /// The connection, if it is open, or else the next that is made. All who wait share one attempt
-    /// and its outcome; each waits until its own limit.
+    /// The connection if it is open, and otherwise the next one. All callers share one attempt and
+    /// its result. Each waits until its own limit.
     pub(super) fn connection(self: &Arc<Self>, limit: Option<Limit>, wait: Wait) -> Result<Arc<Connection>, Error> {
         let mut state = self.lock();
         if state.closed {
@@ -119,8 +118,8 @@ impl Place {
         if let Some(open) = self.open(&mut state) {
             return Ok(open);
         }
-        if !self.env.dial.is_spent() {
-            state.forget();
+        if !self.config.dial.is_spent() {
+            state.forget_error();
         }
         state.waiting += 1;
         let (mut state, connection) = self.wait(state, limit, wait);
@@ -134,7 +133,7 @@ impl Place {
         limit: Option<Limit>,
         wait: Wait,
     ) -> (MutexGuard<'p, State>, Result<Arc<Connection>, Error>) {
-        let (failures, verdicts) = (state.failures, state.verdicts);
+        let (failures, final_failures) = (state.failures, state.final_failures);
         loop {
             if state.closed {
                 return (state, Err(Error::Closed));
@@ -142,15 +141,16 @@ impl Place {
             if let Some(open) = self.open(&mut state) {
                 return (state, Ok(open));
             }
-            let told = state.verdicts != verdicts || (wait == Wait::Attempt && state.failures != failures);
-            if told || (self.env.dial.is_spent() && !state.dialing) {
-                let why = over(state.why());
+            let failed =
+                state.final_failures != final_failures || (wait == Wait::Attempt && state.failures != failures);
+            if failed || (self.config.dial.is_spent() && !state.dialing) {
+                let why = ended(state.error());
                 return (state, Err(why));
             }
             if let Some(limit) = limit.filter(|limit| limit.left().is_zero()) {
-                // Why there is no connection says more than that there was none in time.
-                let late = || limit.error("connecting", Fate::NotProcessed);
-                let why = state.why().unwrap_or_else(late);
+                // The reason why there is no connection says more than the time limit.
+                let timed_out = || limit.error("connecting", Fate::NotProcessed);
+                let why = state.error().unwrap_or_else(timed_out);
                 return (state, Err(why));
             }
             let pause = state.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
@@ -170,22 +170,21 @@ impl Place {
         }
     }
 
-    /// Takes a connection from its place on which nothing can begin any more.
+    /// Reports a connection on which no request can begin, and why.
     pub(super) fn give_up(&self, connection: &Arc<Connection>, why: Option<Error>) {
         let mut state = self.lock();
         let current = state.current.as_ref();
         let is_other = current.is_some_and(|(own, _)| !Arc::ptr_eq(own, connection));
-        if !is_other && self.open(&mut state).is_none() && state.trouble.is_none() {
-            state.trouble = why;
+        if !is_other && self.open(&mut state).is_none() && state.last_error.is_none() {
+            state.last_error = why;
         }
     }
 
-    /// From now on there is no connection for anybody, and the one that there is ends in good
-    /// order.
+    /// Ends the connection gracefully. From now on callers fail with [`Error::Closed`].
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        // It stays in its place meanwhile, so that whoever else closes waits for the same end.
+        // It stays there for other threads that close the client and wait for the same end.
         let current = state.current.as_ref().map(|(connection, _)| Arc::clone(connection));
         drop(state);
         self.changed.notify_all();
@@ -195,7 +194,7 @@ impl Place {
         }
     }
 
-    /// The client is gone: its connection ends at once.
+    /// Ends the connection at once: the client was dropped.
     pub(super) fn abandon(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -206,13 +205,13 @@ impl Place {
         }
     }
 
-    /// Makes a connection under another key, from this thread, and puts it in the place of the one
-    /// that there is, on which nothing more begins.
+    /// Makes a connection under another key, on this thread. It replaces the current one, on which
+    /// no request begins from then on.
     pub(super) fn set_key(self: &Arc<Self>, key: Key) -> Result<(), Error> {
         if self.lock().closed {
             return Err(Error::Closed);
         }
-        let keys = self.env.key_options.keys(key, &mut self.env.entropy.clone())?;
+        let keys = self.config.key_options.keys(key, &mut self.config.entropy.clone())?;
         let (connection, reader) = self.dial(&keys)?;
         if let Some(reader) = reader {
             spawn(move || reader.run())?;
@@ -229,7 +228,7 @@ impl Place {
         state.admitted = true;
         state.failed = 0;
         state.retry_at = None;
-        state.trouble = None;
+        state.last_error = None;
         drop(state);
         self.changed.notify_all();
         if let Some((old, _)) = old {
@@ -239,31 +238,30 @@ impl Place {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is whole between any two of its steps, none of which can panic.
+        // No code that can panic runs under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection, if requests can begin on it. One that has ended leaves its place.
+    /// The connection, if requests can begin on it. One that has ended is removed.
     fn open(&self, state: &mut State) -> Option<Arc<Connection>> {
         let (connection, since) = state.current.as_ref()?;
         if connection.is_open() {
             return Some(Arc::clone(connection));
         }
-        let past = connection.past();
-        let soon = !past.served && since.elapsed() < SOON;
-        // From here on a refusal means what it says.
-        state.admitted &= !past.key_retired;
+        let history = connection.history();
+        let short_lived = !history.served && since.elapsed() < SHORT_LIVED;
+        state.admitted &= !history.key_retired;
         state.current = None;
-        state.failed = if soon { state.failed.saturating_add(1) } else { 0 };
-        // A server that lets clients in and then ends is not asked again and again. One that has
-        // served is: each attempt then comes with a request.
+        state.failed = if short_lived { state.failed.saturating_add(1) } else { 0 };
+        // A server that completes handshakes and then ends the connection is not asked without a
+        // pause. One that has served is: then each attempt comes with a request.
         state.retry_at = (state.failed > 0).then(|| self.retry_at(state.failed)).flatten();
         None
     }
 
     fn retry_at(&self, failed: u32) -> Option<Instant> {
-        // A pause that overflows the clock is none.
-        let pause = self.env.backoff.pause(failed, |bound| self.env.entropy.below(bound));
+        // There is no pause where it overflows the clock.
+        let pause = self.config.backoff.pause(failed, |bound| self.config.entropy.below(bound));
         Instant::now().checked_add(pause)
     }
 
@@ -277,14 +275,14 @@ impl Place {
         }
     }
 
-    /// Makes one attempt. The thread that made a connection which needs one to read becomes that.
+    /// Makes one attempt. The thread that has made a connection also runs its reader.
     fn attempt(self: Arc<Self>, keys: &Arc<ClientKeys>) {
         let opened = self.dial(keys);
         let mut state = self.lock();
         let reader = if Arc::ptr_eq(keys, &state.keys) {
             self.conclude(&mut state, opened)
         } else {
-            // The key has changed meanwhile, with which came a connection: this one is not needed.
+            // The key has changed meanwhile, and with it the connection.
             state.dialing = false;
             None
         };
@@ -297,10 +295,10 @@ impl Place {
     }
 
     fn dial(&self, keys: &Arc<ClientKeys>) -> Result<(Connection, Option<Reader>), Error> {
-        // A stream of the caller's may panic: those who wait are told of it like of any failure.
+        // A stream of the user's may panic. Callers receive that as an error.
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            let stream = self.env.dial.dial(self.env.connect_timeout)?;
-            Connection::open(stream, Arc::clone(keys), &self.env.settings, &self.env.entropy)
+            let stream = self.config.dial.dial(self.config.connect_timeout)?;
+            Connection::open(stream, Arc::clone(keys), &self.config.settings, &self.config.entropy)
         }));
         let opened = opened.unwrap_or_else(|_| {
             let error = io::Error::other("the stream panicked");
@@ -310,53 +308,54 @@ impl Place {
         opened
     }
 
-    /// Notes what came of an attempt.
+    /// Records the result of an attempt.
     fn conclude(&self, state: &mut State, opened: Result<(Connection, Option<Reader>), Error>) -> Option<Reader> {
         state.dialing = false;
         let error = match opened {
-            // Dropping the reader ends the stream.
+            // The stream ends when the reader is dropped.
             Ok(_) if state.closed => return None,
             Ok((connection, reader)) => {
                 state.current = Some((Arc::new(connection), Instant::now()));
                 state.admitted = true;
                 state.retry_at = None;
-                state.trouble = None;
+                state.last_error = None;
                 return reader;
             }
             Err(error) => error,
         };
         state.failed = state.failed.saturating_add(1);
         state.failures += 1;
-        if self.env.fail_fast || self.env.dial.is_spent() || is_final(&error, state.admitted) {
-            state.verdicts += 1;
+        if self.config.fail_fast || self.config.dial.is_spent() || is_final(&error, state.admitted) {
+            state.final_failures += 1;
         }
         state.retry_at = self.retry_at(state.failed);
-        state.trouble = Some(error);
+        state.last_error = Some(error);
         None
     }
 }
 
 impl State {
-    /// What went wrong when somebody last waited is no news to those who come long after.
-    fn forget(&mut self) {
+    /// An error from a time when callers last waited does not concern those who come later.
+    fn forget_error(&mut self) {
         let pausing = self.retry_at.is_some_and(|at| at > Instant::now());
         if self.waiting == 0 && !self.dialing && !pausing {
-            self.trouble = None;
+            self.last_error = None;
         }
     }
 
-    /// Why there is no connection, for one who waited.
-    fn why(&self) -> Option<Error> {
-        self.trouble.as_ref().map(|trouble| trouble.again(Fate::NotProcessed))
+    /// Why there is no connection, for a request that waited for one.
+    fn error(&self) -> Option<Error> {
+        let error = self.last_error.as_ref();
+        error.map(|error| error.with_fate(Fate::NotProcessed))
     }
 }
 
-/// Whether everybody who waits for an attempt that failed is told so, as another is not expected to
-/// do better.
+/// Whether a failed attempt fails all requests that wait for it, because another is not expected to
+/// succeed.
 fn is_final(error: &Error, admitted: bool) -> bool {
     let end = match error {
         Error::Connection { end, .. } => Some(*end),
-        // A name without a port, a path that is too long: it will be so the next time.
+        // A name without a port, or a path that is too long: the next attempt fails as well.
         Error::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => return true,
         Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) => None,
         Error::Entropy(_) | Error::Setup(_) | Error::Settings(_) | Error::Closed => return true,
@@ -364,7 +363,7 @@ fn is_final(error: &Error, admitted: bool) -> bool {
     after_attempt(end, admitted) == Retry::Fail
 }
 
-/// Starts a thread that connects, or reads.
+/// Starts a thread that connects or reads.
 fn spawn(run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     let spawned = thread::Builder::new().name("falco client".to_owned()).spawn(run);
     spawned.map_or_else(
@@ -373,8 +372,10 @@ fn spawn(run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     )
 }
 
-impl fmt::Debug for Place {
+impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Place").field("env", &self.env).finish_non_exhaustive()
+        f.debug_struct("Connector")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,92 @@
+//! The requests of one connection that wait for a worker, in the order in which they came.
+
+use std::collections::BTreeMap;
+
+use falco_core::Instant;
+
+/// Where a request is in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position(u64);
+
+#[derive(Debug)]
+pub(super) struct Queue<I> {
+    requests: BTreeMap<Position, (I, Instant)>,
+    next: u64,
+    /// The connection is in the pool's queue, or a worker is about to take a request from it.
+    scheduled: bool,
+}
+
+impl<I> Queue<I> {
+    pub(super) const fn new() -> Self {
+        Self {
+            requests: BTreeMap::new(),
+            next: 0,
+            scheduled: false,
+        }
+    }
+
+    /// Adds a request at the end. Returns whether the connection is to be added to the pool's
+    /// queue. It is there once, however many requests wait, so that a client that sends and cancels
+    /// requests for ever does not lengthen that queue.
+    pub(super) fn push(&mut self, id: I, now: Instant) -> (Position, bool) {
+        let position = Position(self.next);
+        self.next += 1;
+        self.requests.insert(position, (id, now));
+        (position, !core::mem::replace(&mut self.scheduled, true))
+    }
+
+    /// Takes the first request, and returns whether others are behind it.
+    pub(super) fn pop(&mut self) -> (Option<I>, bool) {
+        let first = self.pop_first();
+        self.scheduled = !self.requests.is_empty();
+        (first, self.scheduled)
+    }
+
+    /// Takes the first request, which waits no longer for a worker.
+    pub(super) fn pop_first(&mut self) -> Option<I> {
+        self.requests.pop_first().map(|(_, (id, _))| id)
+    }
+
+    pub(super) fn remove(&mut self, position: Position) {
+        self.requests.remove(&position);
+    }
+
+    /// Since when the first request waits.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.requests.first_key_value().map(|(_, (_, since))| *since)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.requests = BTreeMap::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_scheduled_once_however_many_requests_come_and_are_cancelled() {
+        let mut queue = Queue::new();
+        let scheduled = (0..10_000).filter(|id| {
+            let (position, schedule) = queue.push(*id, Instant::ZERO);
+            queue.remove(position);
+            schedule
+        });
+        assert_eq!(scheduled.count(), 1);
+        assert!(queue.is_empty());
+        assert_eq!(queue.pop(), (None, false), "the worker finds no request");
+        // From then on the next request schedules the connection again.
+        let pushed = [1, 2, 3].map(|id| queue.push(id, Instant::ZERO));
+        assert_eq!(pushed.map(|(_, schedule)| schedule), [true, false, false]);
+        queue.remove(pushed[1].0);
+        assert_eq!(queue.pop(), (Some(1), true));
+        assert!(!queue.push(4, Instant::ZERO).1, "it is still scheduled");
+        assert_eq!([(); 2].map(|()| queue.pop()), [(Some(3), true), (Some(4), false)]);
+        assert!(queue.push(5, Instant::ZERO).1);
+    }
+}

@@ -1,0 +1,413 @@
+//! A connection that several threads share: its state behind one lock, and the output side of its
+//! stream, which one thread uses at a time. The state decides what is written. A thread that reads
+//! has the stream's input side for itself, in a [`Line`].
+
+use core::panic::AssertUnwindSafe;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+use std::io;
+use std::net::Shutdown;
+use std::panic::catch_unwind;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+
+use falco_core::mux::{Ending, LastStep};
+use falco_core::{ConnectionError, Instant, OutputTooSmall};
+
+use crate::clock::Clock;
+use crate::line::{KEPT, Line, is_timeout};
+use crate::socket::LockedStream;
+use crate::stream::BoxedStream;
+use crate::writer::Writer;
+
+/// How long [`Shared::flush`] writes on the calling thread.
+const BRIEF: Duration = Duration::from_millis(20);
+/// How many records [`Shared::flush`] writes on the calling thread.
+const BRIEF_RECORDS: usize = 16;
+/// The timeout of one write where another thread reads. Windows does not say what state a socket is
+/// in after a write that timed out, so there is none.
+const WRITE_TIMEOUT: Option<Duration> = if cfg!(unix) { Some(BRIEF) } else { None };
+
+/// What a connection has to write.
+pub(crate) trait Output: Send + 'static {
+    /// Seals what goes next, about one record, into `out`. Returns how many bytes of it are to be
+    /// written, 0 where there is nothing to write. All that was sealed before has been written.
+    fn seal(&mut self, now: Instant, out: &mut Vec<u8>) -> usize;
+
+    /// Writing failed and will not be tried again. `written` says whether the stream may have
+    /// accepted all that was sealed.
+    fn write_failed(&mut self, why: io::Result<ConnectionError>, written: bool);
+
+    /// The stream has accepted nothing since `since`. Returns whether to give up.
+    fn blocked(&mut self, since: Instant, now: Instant) -> bool;
+
+    /// The stream accepts bytes again.
+    fn unblocked(&mut self);
+
+    /// All pending output has been written. Where it was the last of the connection, returns what
+    /// to shut down.
+    fn drained(&mut self, now: Instant) -> Option<Shutdown>;
+
+    /// How the stream of a connection that has ended is left.
+    fn ending(&mut self) -> &mut Option<Ending>;
+
+    /// How long a write may make no progress.
+    fn lifetime(&self) -> Duration;
+
+    /// Whether the stream is being read: it cannot be during a write where it does not split.
+    fn set_reading(&mut self, now: Instant, reading: bool);
+}
+
+/// Calls `seal` with `out`, which grows to `size` bytes or to as many as `seal` needs.
+pub(crate) fn seal_into(
+    out: &mut Vec<u8>,
+    mut size: usize,
+    mut seal: impl FnMut(&mut [u8]) -> Result<usize, OutputTooSmall>,
+) -> usize {
+    loop {
+        if out.len() < size {
+            out.resize(size, 0);
+        }
+        match seal(out) {
+            Ok(sealed) => return sealed,
+            Err(OutputTooSmall { needed, .. }) if needed > out.len() => size = needed,
+            Err(_) => return 0,
+        }
+    }
+}
+
+/// The state of a connection while it is locked.
+pub(crate) struct Locked<T> {
+    pub(crate) state: T,
+    /// A thread is writing. It also writes what others seal for it meanwhile.
+    writing: bool,
+    /// Incremented by [`Shared::notify`] and by progress of a write, so that a thread can check,
+    /// before it waits, that nothing has changed since it looked.
+    changes: u64,
+}
+
+impl<T> Locked<T> {
+    pub(crate) const fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    pub(crate) const fn is_writing(&self) -> bool {
+        self.writing
+    }
+}
+
+/// How much a thread writes.
+#[derive(Clone, Copy)]
+enum Effort {
+    /// About [`BRIEF`] and [`BRIEF_RECORDS`]: the thread has something else to do.
+    Brief,
+    /// Everything. If it is not done at the given time, the connection ends.
+    Complete(Option<Instant>),
+}
+
+impl Effort {
+    fn is_over(self, now: Instant) -> bool {
+        matches!(self, Self::Complete(Some(until)) if now >= until)
+    }
+}
+
+pub(crate) struct Shared<T> {
+    locked: Mutex<Locked<T>>,
+    /// Notified when [`Locked::changes`] is incremented and when a thread stops writing.
+    changed: Condvar,
+    clock: Clock,
+    /// Only the thread that has set [`Locked::writing`] uses it.
+    writer: Mutex<Writer>,
+    /// Ends the stream without waiting for the threads that read and write.
+    control: Mutex<BoxedStream>,
+    /// One thread may read while another writes.
+    splits: bool,
+    /// The stream did not accept the last write. Only the thread that writes uses it.
+    blocked: AtomicBool,
+}
+
+/// Handles of one stream to read, to write and to end it, and whether it splits: whether one thread
+/// may read while another writes.
+pub(crate) fn handles(stream: BoxedStream) -> io::Result<([BoxedStream; 3], bool)> {
+    if let (Some(writer), Some(control)) = (stream.split()?, stream.split()?) {
+        return Ok(([stream, writer, control], true));
+    }
+    Ok((unsplit_handles(stream), false))
+}
+
+/// Handles of a stream that one thread at a time uses.
+pub(crate) fn unsplit_handles(stream: BoxedStream) -> [BoxedStream; 3] {
+    let stream = LockedStream::new(stream);
+    [stream.handle(), stream.handle(), stream.handle()]
+}
+
+impl<T: Output> Shared<T> {
+    pub(crate) fn new(
+        state: T,
+        clock: Clock,
+        [writer, control]: [BoxedStream; 2],
+        splits: bool,
+    ) -> io::Result<Arc<Self>> {
+        let timeout = WRITE_TIMEOUT.filter(|_| splits);
+        Ok(Arc::new(Self {
+            locked: Mutex::new(Locked {
+                state,
+                writing: false,
+                changes: 0,
+            }),
+            changed: Condvar::new(),
+            clock,
+            writer: Mutex::new(Writer::new(writer, timeout)?),
+            control: Mutex::new(control),
+            splits,
+            blocked: AtomicBool::new(false),
+        }))
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    pub(crate) const fn splits(&self) -> bool {
+        self.splits
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Locked<T>> {
+        // No code that can panic runs under this lock.
+        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn shutdown(&self, how: Shutdown) {
+        let _ = self
+            .control
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .shutdown(how);
+    }
+
+    /// Whether the stream can be read without waiting.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.control
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_readable()
+    }
+
+    /// Wakes the threads in [`wait`](Self::wait).
+    pub(crate) fn notify(&self) {
+        self.lock().changes += 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits for a change or for progress of a write, for `limit` at most.
+    pub(crate) fn wait<'l>(
+        &self,
+        locked: MutexGuard<'l, Locked<T>>,
+        limit: Option<Duration>,
+    ) -> MutexGuard<'l, Locked<T>> {
+        match limit {
+            Some(limit) => {
+                let waited = self.changed.wait_timeout(locked, limit);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => self.changed.wait(locked).unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// Flushes pending output. Where the stream splits this takes a moment at most: if the peer
+    /// reads slowly, or there is much to write, a new thread goes on.
+    pub(crate) fn flush(self: &Arc<Self>) {
+        if !self.splits {
+            return self.flush_until(None);
+        }
+        if !self.begin_writing() || self.write(Effort::Brief) {
+            return;
+        }
+        let own = Arc::clone(self);
+        let spawned = thread::Builder::new()
+            .name("falco writer".to_owned())
+            .spawn(move || own.write(Effort::Complete(None)));
+        if spawned.is_err() {
+            self.write(Effort::Complete(None));
+        }
+    }
+
+    /// Flushes all pending output on this thread. If the stream has not accepted it at `until`, the
+    /// connection ends.
+    pub(crate) fn flush_until(&self, until: Option<Instant>) {
+        if self.begin_writing() {
+            self.write(Effort::Complete(until));
+        }
+    }
+
+    /// Frees the output buffer, if it is not in use.
+    pub(crate) fn free_buffer(&self) {
+        let mut writer = match self.writer.try_lock() {
+            Ok(writer) => writer,
+            Err(TryLockError::Poisoned(writer)) => writer.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        writer.free_buffer(0);
+    }
+
+    /// Returns false where another thread is writing: that thread writes everything.
+    fn begin_writing(&self) -> bool {
+        !core::mem::replace(&mut self.lock().writing, true)
+    }
+
+    /// Writes what an earlier call has left, then what the state seals. Returns false where some is
+    /// left; then the caller has to see to it that a thread calls this again.
+    fn write(&self, effort: Effort) -> bool {
+        let mut writer = self.writer.lock().unwrap_or_else(|poisoned| {
+            let mut writer = poisoned.into_inner();
+            writer.discard();
+            writer
+        });
+        let unwinding = FailOnPanic(self);
+        let done = self.write_with(&mut writer, effort);
+        core::mem::forget(unwinding);
+        if matches!(done, Done::Failed) {
+            writer.discard();
+        }
+        drop(writer);
+        match done {
+            Done::Left => false,
+            Done::Drained(Some(how)) => {
+                self.shutdown(how);
+                true
+            }
+            Done::Drained(None) | Done::Failed => true,
+        }
+    }
+
+    fn write_with(&self, writer: &mut Writer, effort: Effort) -> Done {
+        let mut now = self.clock.now();
+        let brief = matches!(effort, Effort::Brief);
+        let (leaves_at, mut records) = (now + BRIEF, BRIEF_RECORDS);
+        let mut progress = false;
+        loop {
+            let mut since = now;
+            while !writer.is_done() {
+                if brief && now >= leaves_at {
+                    return Done::Left;
+                }
+                let result = self.write_step(writer, effort, since, now);
+                now = self.clock.now();
+                match result {
+                    Ok(()) => {
+                        since = now;
+                        progress = true;
+                        if self.blocked.swap(false, Ordering::Relaxed) {
+                            self.lock().state.unblocked();
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if is_timeout(&error) => {
+                        self.blocked.store(true, Ordering::Relaxed);
+                        if self.lock().state.blocked(since, now) {
+                            return self.fail(Ok(ConnectionError::Stalled), writer.is_written());
+                        }
+                        if brief {
+                            return Done::Left;
+                        }
+                    }
+                    Err(error) => return self.fail(Err(error), writer.is_written()),
+                }
+                if effort.is_over(now) && !writer.is_done() {
+                    return self.fail(Err(io::ErrorKind::TimedOut.into()), writer.is_written());
+                }
+            }
+            let mut locked = self.lock();
+            if core::mem::take(&mut progress) {
+                locked.changes += 1;
+                self.changed.notify_all();
+            }
+            if brief && records == 0 {
+                return Done::Left;
+            }
+            records = records.saturating_sub(1);
+            if writer.seal(|out| locked.state.seal(now, out)) == 0 {
+                locked.writing = false;
+                let how = locked.state.drained(now);
+                drop(locked);
+                self.changed.notify_all();
+                writer.free_buffer(KEPT);
+                return Done::Drained(how);
+            }
+        }
+    }
+
+    /// One write, for as long as it may take.
+    fn write_step(&self, writer: &mut Writer, effort: Effort, since: Instant, now: Instant) -> io::Result<()> {
+        if self.splits {
+            // Another thread reads, and this one looks at the time after each `WRITE_TIMEOUT`.
+            return writer.step();
+        }
+        let mut locked = self.lock();
+        locked.state.set_reading(now, false);
+        let mut wait = locked.state.lifetime().saturating_sub(now.since(since));
+        drop(locked);
+        if let Effort::Complete(Some(until)) = effort {
+            wait = wait.min(until.since(now));
+        }
+        let written = writer.limit(wait).and_then(|()| writer.step());
+        self.lock().state.set_reading(self.clock.now(), true);
+        written
+    }
+
+    fn fail(&self, why: io::Result<ConnectionError>, written: bool) -> Done {
+        let mut locked = self.lock();
+        locked.writing = false;
+        locked.state.write_failed(why, written);
+        drop(locked);
+        self.notify();
+        // This wakes the thread that reads.
+        self.shutdown(Shutdown::Both);
+        Done::Failed
+    }
+
+    /// Ends the stream of a connection that has ended, as its [`Ending`] says. For the thread that
+    /// reads.
+    pub(crate) fn end_stream(self: &Arc<Self>, line: &mut Line<BoxedStream>) {
+        // The connection may have a CLOSE record to write.
+        self.flush();
+        let mut locked = self.lock();
+        loop {
+            let (writing, now) = (locked.writing, self.clock.now());
+            let Some(ending) = locked.state.ending() else { break };
+            if ending.step(now) != LastStep::Write {
+                let mut ending = *ending;
+                drop(locked);
+                return line.end(&mut ending);
+            }
+            if writing {
+                let left = ending.poll_timeout().map(|until| until.since(now));
+                locked = self.wait(locked, left);
+            } else {
+                ending.written();
+            }
+        }
+        drop(locked);
+        line.abort();
+    }
+}
+
+/// How a call of [`Shared::write`] has ended.
+enum Done {
+    /// There may be more to write.
+    Left,
+    Drained(Option<Shutdown>),
+    Failed,
+}
+
+/// Ends the connection if the stream panics. Without that, no thread would ever write again.
+struct FailOnPanic<'s, T: Output>(&'s Shared<T>);
+
+impl<T: Output> Drop for FailOnPanic<'_, T> {
+    fn drop(&mut self) {
+        let why = Err(io::Error::other("the stream panicked"));
+        // The stream may have accepted everything. A second panic while the first unwinds would end
+        // the process.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.0.fail(why, true)));
+    }
+}
