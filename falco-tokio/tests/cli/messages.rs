@@ -33,7 +33,7 @@ fn an_address_that_cannot_be_listened_on_is_told_with_its_cause() {
     for (address, code, part) in [
         (server.address.as_str(), 4, "another program listens there"),
         (&in_file(&socket), 4, "another server listens there"),
-        (&in_file(&file), 4, "is no socket, and is left as it is"),
+        (&in_file(&file), 4, "is not a socket and was not touched"),
         (&in_file(&scratch.name("none/socket")), 4, "no such directory"),
         (&in_file(&long), 2, "too long for a Unix socket"),
         ("192.0.2.1:4287", 4, "this machine has no such address"),
@@ -57,7 +57,7 @@ fn a_server_that_cannot_be_reached_is_told_with_its_cause() {
     for (address, code, part) in [
         ("127.0.0.1:1", 4, "nothing listens there"),
         (&missing, 4, "is the server running"),
-        (&file, 4, "that file is no socket"),
+        (&file, 4, "the file there is not a socket"),
         ("http://localhost:80", 2, "no URL"),
         (&silent_address, 5, "something listens there"),
     ] {

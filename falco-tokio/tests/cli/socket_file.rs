@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
@@ -135,4 +136,55 @@ fn a_server_that_listens_and_takes_nobody_is_not_dead() {
     }
     run(keyed(&["serve", "--listen", &address])).failed_with(4);
     assert!(path.exists());
+}
+
+#[test]
+fn the_file_has_the_permissions_that_are_asked_for() {
+    let scratch = Scratch::new();
+    let (address, path) = (address(&scratch), scratch.path("socket"));
+    let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    for (text, expected) in [("600", 0o600), ("0666", 0o666), ("660", 0o660)] {
+        let server = Served::start(&["--listen", &address, "--socket-mode", text]);
+        assert_eq!(mode(), expected);
+        assert_eq!(server.send("hello").good(), "hello");
+        server.stop();
+    }
+    for wrong in ["", "9", "1777", "rw", "-1"] {
+        run(keyed(&["serve", "--listen", &address, "--socket-mode", wrong])).failed_with(2);
+    }
+    run(keyed(&["serve", "--listen", "127.0.0.1:0", "--socket-mode", "600"])).failed_with(2);
+}
+
+#[test]
+fn a_symbolic_link_is_neither_followed_nor_replaced() {
+    let scratch = Scratch::new();
+    let (address, path) = (address(&scratch), scratch.path("socket"));
+    let target = scratch.path("target");
+    symlink(&target, &path).unwrap();
+    // To nothing, to a dead socket, and to one on which somebody listens.
+    run(keyed(&["serve", "--listen", &address])).failed_with(4);
+    assert!(!target.exists());
+    let listener = UnixListener::bind(&target).unwrap();
+    run(keyed(&["serve", "--listen", &address])).failed_with(4);
+    drop(listener);
+    run(keyed(&["serve", "--listen", &address])).failed_with(4);
+    assert!(target.exists() && path.is_symlink());
+}
+
+#[test]
+fn a_successor_that_is_moved_into_place_keeps_the_path() {
+    let scratch = Scratch::new();
+    let (address, path) = (address(&scratch), scratch.path("socket"));
+    let old = Served::start(&["--listen", &address]);
+    let new = Served::start(&["--listen", &format!("unix:{}", scratch.name("new"))]);
+    fs::rename(scratch.path("new"), &path).unwrap();
+    old.stop();
+    assert_eq!(run(keyed(&["send", &address, "hello"])).good(), "hello");
+    // The new server knows another path, and removes nothing under this one.
+    let inode = fs::symlink_metadata(&path).unwrap().ino();
+    new.stop();
+    assert_eq!(fs::symlink_metadata(&path).unwrap().ino(), inode);
+    // A third finds it dead.
+    Served::start(&["--listen", &address]).stop();
+    assert!(!path.exists());
 }

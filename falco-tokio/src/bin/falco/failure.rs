@@ -3,11 +3,11 @@
 
 use core::fmt;
 use std::io::ErrorKind;
-use std::path::Path;
 use std::process::ExitCode;
 
 use falco_tokio::{ConnectionError, Error, Fate};
 
+use crate::at_path::{self, AtPath};
 use crate::values::Address;
 
 /// The exit codes, as the help tells them.
@@ -91,7 +91,9 @@ impl Failure {
             None
         };
         let hint = match (system, address) {
-            (Some(ErrorKind::ConnectionRefused), Address::Unix(path)) if !is_socket(path) => ": that file is no socket",
+            (Some(ErrorKind::ConnectionRefused), Address::Unix(path)) if at_path::look(path) == AtPath::NoSocket => {
+                ": the file there is not a socket"
+            }
             (Some(ErrorKind::ConnectionRefused), _) => ": nothing listens there; is the server running?",
             (Some(ErrorKind::NotFound), Address::Unix(_)) => ": is the server running, and is this its path?",
             (Some(ErrorKind::PermissionDenied), Address::Unix(_)) => ": this user may not use that socket",
@@ -117,8 +119,15 @@ impl Failure {
             (ErrorKind::AddrInUse, Address::Tcp(_)) => {
                 ": another program listens there; stop it, or have --listen name another port"
             }
-            (ErrorKind::AddrInUse, Address::Unix(path)) if is_socket(path) => ": another server listens there",
-            (ErrorKind::AddrInUse, Address::Unix(_)) => ": what is there is no socket, and is left as it is",
+            (ErrorKind::AddrInUse, Address::Unix(path)) => match at_path::look(path) {
+                AtPath::Server => ": another server listens there; stop it, or have --listen name another path",
+                AtPath::DeadSocket => {
+                    ": a server that has ended left this socket, and it could not be removed: remove it, or start again if another server was starting"
+                }
+                AtPath::NoSocket => {
+                    ": the file there is not a socket and was not touched: remove it, or name another path"
+                }
+            },
             (ErrorKind::AddrNotAvailable, _) => {
                 ": this machine has no such address; 0.0.0.0 and [::] stand for all it has"
             }
@@ -166,18 +175,6 @@ impl fmt::Display for Cause<'_> {
             self.0.fmt(f)
         }
     }
-}
-
-#[cfg(unix)]
-fn is_socket(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-
-    std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
-}
-
-#[cfg(not(unix))]
-fn is_socket(_: &Path) -> bool {
-    false
 }
 
 /// What is known of a request that failed with an error.

@@ -1,6 +1,7 @@
 //! The tool `falco`: keys, a server, single requests, pings and measurements from a shell. Each
 //! command has a file of its own; this one tells them apart.
 
+mod at_path;
 mod bench;
 mod exec;
 mod failure;

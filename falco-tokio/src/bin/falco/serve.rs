@@ -30,6 +30,11 @@ pub(crate) struct Args {
     /// Where to listen: HOST:PORT, where port 0 has the system choose one, or unix:PATH
     #[arg(long, short, value_name = "ADDRESS", default_value = "127.0.0.1:4287")]
     listen: Address,
+    /// The permissions of the Unix socket's file, in octal, such as 660; without this the umask
+    /// decides. Connecting takes the permission to write
+    #[cfg(unix)]
+    #[arg(long, value_name = "MODE", value_parser = values::mode)]
+    socket_mode: Option<u32>,
     /// The file with the key; - is standard input
     #[arg(long, short, value_name = "FILE")]
     key_file: Option<PathBuf>,
@@ -103,10 +108,14 @@ enum ServerWire {
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    #[cfg(unix)]
+    if args.socket_mode.is_some() && matches!(args.listen, Address::Tcp(_)) {
+        return Err(Failure::usage("--socket-mode goes with --listen unix:PATH"));
+    }
     let builder = builder(&args)?;
     let mut signals = Signals::new(args.drain_timeout)?;
     let bound = tokio::select! {
-        bound = bind(builder, &args.listen) => bound,
+        bound = bind(builder, &args) => bound,
         () = signals.next() => return Err(Failure::Told(Code::Failed)),
     };
     let (server, mut socket) = bound.map_err(|error| Failure::listening(&error, &args.listen))?;
@@ -145,6 +154,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
                 asked += 1;
                 if asked == 1 {
                     // Before the listener closes: a successor can bind while this server drains.
+                    // Afterwards the path is the successor's, and this server leaves it alone.
                     socket.remove();
                 }
                 stop(&handle, asked, args.drain_timeout);
@@ -260,12 +270,12 @@ fn only_classic_key(file: Option<&Path>, classic_file: Option<&Path>) -> Result<
     )
 }
 
-async fn bind(builder: ServerBuilder, address: &Address) -> Result<(Server, OwnFile), Error> {
-    match address {
+async fn bind(builder: ServerBuilder, args: &Args) -> Result<(Server, OwnFile), Error> {
+    match &args.listen {
         Address::Tcp(name) => Ok((builder.bind(name).await?, OwnFile::default())),
         #[cfg(unix)]
         Address::Unix(path) => {
-            let (server, file) = SocketFile::bind(builder, path).await?;
+            let (server, file) = SocketFile::bind(builder, path, args.socket_mode).await?;
             Ok((server, OwnFile(Some(file))))
         }
         #[cfg(not(unix))]
