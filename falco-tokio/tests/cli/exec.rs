@@ -6,7 +6,7 @@ use std::process::Command;
 use rustix::process::{Signal, test_kill_process};
 use serde_json::Value;
 
-use crate::tool::{KEY, Run, Scratch, Served, keyed, line_of, pid, run, run_with, until};
+use crate::tool::{KEY, Run, Scratch, Served, falco, keyed, line_of, pid, run, run_with, until, with_piped_key};
 
 #[test]
 fn a_command_gets_the_message_and_its_output_is_the_answer() {
@@ -75,6 +75,60 @@ fn the_keys_are_not_in_a_commands_environment() {
 }
 
 #[test]
+fn a_key_in_the_environment_does_not_go_with_a_command() {
+    let scratch = Scratch::new();
+    let file = scratch.file("key", KEY.as_bytes());
+    for name in ["FALCO_KEY", "FALCO_CLASSIC_KEY"] {
+        for more in [&[][..], &["--key-file", &file]] {
+            let mut command = falco(&["serve", "--listen", "127.0.0.1:0"]);
+            command.args(more).args(["--exec", "cat"]).env(name, KEY);
+            let ended = run(command);
+            let message = ended.failed_with(2);
+            for part in [name, "unset it", "--key-file"] {
+                assert!(message.contains(part), "{message}");
+            }
+        }
+    }
+}
+
+/// The server runs as a user without rights: the superuser may read everything.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_command_cannot_inspect_its_server() {
+    let scratch = Scratch::new();
+    // That user need not be able to reach the place where the tool was built. `cp` copies it, since
+    // a file that this process has open for writing cannot be run.
+    let tool = scratch.name("falco");
+    let copied = Command::new("cp").args([env!("CARGO_BIN_EXE_falco"), &tool]).status();
+    assert!(copied.unwrap().success());
+    let script = "cd /proc/$PPID; cat environ auxv; cat maps; ls fd; head -c 1 /proc/self/environ | wc -c";
+    let words = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--key-file",
+        "-",
+        "--exec",
+        "sh",
+        "-c",
+        script,
+    ];
+    let mut command = Command::new(&tool);
+    command.args(words).env("SECRET", "of the server");
+    with_piped_key(&mut command);
+    if rustix::process::geteuid().is_root() {
+        use std::os::unix::process::CommandExt;
+
+        command.uid(65_534).gid(65_534);
+    }
+    let server = Served::of(command);
+    // It may read what is its own alone.
+    assert_eq!(server.send("x").good(), "1\n");
+    let ended = server.stop();
+    assert_eq!(ended.err.matches("Permission denied").count(), 4, "{}", ended.err);
+}
+
+#[test]
 fn a_command_is_killed_with_all_it_has_started_when_its_request_is_cancelled() {
     let scratch = Scratch::new();
     let (file, part) = (scratch.path("pids"), scratch.path("part"));
@@ -128,9 +182,9 @@ fn no_more_commands_run_at_once_than_may() {
 #[test]
 fn a_command_that_cannot_be_started_for_now_has_processed_nothing() {
     let mut command = Command::new("sh");
-    let script = "ulimit -n 48; exec \"$0\" serve --listen 127.0.0.1:0 --exec sleep 0.5";
+    let script = "ulimit -n 48; exec \"$0\" serve --listen 127.0.0.1:0 --key-file - --exec sleep 0.5";
     command.args(["-c", script, env!("CARGO_BIN_EXE_falco")]);
-    command.env("FALCO_KEY", KEY);
+    with_piped_key(&mut command);
     let server = Served::of(command);
     let told = run(keyed(&["bench", &server.address, "-n", "40", "-p", "40", "--json"]));
     let told: Value = serde_json::from_str(told.text()).unwrap();

@@ -1,8 +1,10 @@
 //! `falco keygen`, and where keys come from.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
+
+use rustix::process::geteuid;
 
 use crate::tool::{KEY, OTHER_KEY, Scratch, Served, falco, keyed, run, run_unread, run_with};
 
@@ -113,15 +115,38 @@ fn a_key_on_the_command_line_is_refused_and_not_repeated() {
 }
 
 #[test]
-fn a_key_file_that_others_can_read_is_warned_of() {
+fn a_key_file_that_others_can_read_is_refused_unless_that_is_allowed() {
     let scratch = Scratch::new();
     let file = scratch.file("key", KEY.as_bytes());
     let server = Served::start(&[]);
-    for (mode, warned) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
+    let send = |mode: u32, more: &[&str]| {
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-        let sent = run(falco(&["send", &server.address, "x", "--key-file", &file]));
+        let words = ["send", &server.address, "x", "--key-file", &file];
+        run(falco(&[&words[..], more].concat()))
+    };
+    for mode in [0o600, 0o400] {
+        assert_eq!(send(mode, &[]).good(), "x");
+    }
+    for mode in [0o640, 0o604, 0o620, 0o602, 0o644, 0o777] {
+        let refused = send(mode, &[]);
+        assert!(
+            refused.failed_with(6).contains("chmod 600"),
+            "{mode:o}: {}",
+            refused.err
+        );
+        assert_eq!(send(mode, &["--allow-readable-key-file"]).good(), "x");
+    }
+    // Another command, and the other option.
+    run(falco(&["serve", "--listen", "127.0.0.1:0", "--key-file", &file])).failed_with(6);
+    let classic = ["serve", "--listen", "127.0.0.1:0", "--wire", "classic"];
+    run(falco(&[&classic[..], &["--classic-key-file", &file]].concat())).failed_with(6);
+    // A file of another user is theirs to judge.
+    if geteuid().is_root() {
+        chown(&file, Some(65_534), None).unwrap();
+        assert_eq!(send(0o640, &[]).good(), "x");
+        let sent = send(0o604, &[]);
         assert_eq!((sent.code, sent.text()), (Some(0), "x"));
-        assert_eq!(sent.err.contains("chmod 600"), warned, "{mode:o}: {}", sent.err);
+        assert!(sent.err.contains("warning: all users"), "{}", sent.err);
     }
     server.stop();
 }

@@ -11,11 +11,11 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::tool::{KEY, Run, Scratch, Served, children, keyed, line_of, run, until, until_listening};
+use crate::tool::{Run, Scratch, Served, children, keyed, line_of, piped, run, until, until_listening, with_piped_key};
 
 /// A server whose standard error is a pipe that nobody reads.
 fn unheard(words: &[&str]) -> (Served, ChildStderr) {
-    let mut command = keyed(&["serve", "--listen", "127.0.0.1:0"]);
+    let mut command = piped(&["serve", "--listen", "127.0.0.1:0"]);
     command.args(words);
     Served::unheard(command)
 }
@@ -183,9 +183,9 @@ fn a_signal_ends_what_hangs_on_a_full_standard_output() {
 #[test]
 fn a_standard_error_that_is_closed_is_no_reason_to_fail() {
     let mut command = Command::new("sh");
-    let script = "exec \"$0\" serve --listen 127.0.0.1:0 -v --exec false 2>&-";
+    let script = "exec \"$0\" serve --listen 127.0.0.1:0 --key-file - -v --exec false 2>&-";
     command.args(["-c", script, env!("CARGO_BIN_EXE_falco")]);
-    command.env("FALCO_KEY", KEY);
+    with_piped_key(&mut command);
     let server = Served::of(command);
     fail(&server, "20");
     ends(server);

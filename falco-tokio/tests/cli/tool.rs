@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write, pipe};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,22 @@ pub(crate) fn keyed(words: &[&str]) -> Command {
     let mut command = falco(words);
     command.env("FALCO_KEY", KEY);
     command
+}
+
+/// The same with the key on standard input: where there is `--exec`, it must not be in the
+/// environment.
+pub(crate) fn piped(words: &[&str]) -> Command {
+    let mut command = falco(words);
+    with_piped_key(&mut command);
+    command.args(["--key-file", "-"]);
+    command
+}
+
+/// The command's standard input becomes a pipe with the key.
+pub(crate) fn with_piped_key(command: &mut Command) {
+    let (reader, mut writer) = pipe().unwrap();
+    writer.write_all(KEY.as_bytes()).unwrap();
+    command.stdin(reader);
 }
 
 /// What a command did.
@@ -168,14 +184,15 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// With the key in its environment, on a free port unless the words say otherwise.
+    /// On a free port unless the words say otherwise. The key is in its environment if there is no
+    /// `--exec`.
     pub(crate) fn start(words: &[&str]) -> Self {
         let all: Vec<&str> = if words.contains(&"--listen") {
             vec!["serve"]
         } else {
             vec!["serve", "--listen", "127.0.0.1:0"]
         };
-        let mut command = keyed(&all);
+        let mut command = if words.contains(&"--exec") { piped } else { keyed }(&all);
         command.args(words);
         Self::of(command)
     }

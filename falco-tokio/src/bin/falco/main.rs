@@ -85,6 +85,12 @@ fn main() -> ExitCode {
         _ => LevelFilter::TRACE,
     };
     log::start(level, cli.verbose == 0);
+    // Before any key is read.
+    if let Err(error) = key::deny_inspection() {
+        log::tell(&format_args!(
+            "warning: other processes of this user can read the memory of this one: {error}"
+        ));
+    }
     let done = match cli.command {
         Command::Keygen(args) => keygen::run(&args),
         Command::Serve(args) => block_on(serve::run(*args)),

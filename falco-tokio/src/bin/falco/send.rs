@@ -44,7 +44,7 @@ const GOODBYE: Duration = Duration::from_millis(250);
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let target = &args.target;
     let from_input = args.message.is_none() && args.file.as_deref().is_none_or(|file| file.as_os_str() == "-");
-    if from_input && key::is_standard_input(target.key_file.as_deref()) {
+    if from_input && key::is_standard_input(target.key.key_file.as_deref()) {
         return Err(Failure::usage(
             "the key and the message cannot both come from standard input: give the message as an argument or by --file",
         ));

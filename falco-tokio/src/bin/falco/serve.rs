@@ -10,16 +10,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use falco_tokio::{Error, Handle, Report, Request, Server, ServerBuilder, Settings};
+use falco_tokio::{Error, Handle, Key, Report, Request, Server, ServerBuilder, Settings};
 use tokio::task::JoinHandle;
 
 #[cfg(unix)]
 use self::socket_file::SocketFile;
 use crate::exec::Exec;
 use crate::failure::{Code, Failure};
+use crate::key::{self, KeyArgs};
 use crate::signals::Signals;
 use crate::values::{self, Address, counted};
-use crate::{key, log, output};
+use crate::{log, output};
 
 /// Serves: answers each message with itself, or with what a command makes of it.
 ///
@@ -35,9 +36,8 @@ pub(crate) struct Args {
     #[cfg(unix)]
     #[arg(long, value_name = "MODE", value_parser = values::mode)]
     socket_mode: Option<u32>,
-    /// The file with the key; - is standard input
-    #[arg(long, short, value_name = "FILE")]
-    key_file: Option<PathBuf>,
+    #[command(flatten)]
+    key: KeyArgs,
     /// The wire to speak. The classic one is for peers of the published falcotcp 0.1.x; it has no
     /// forward secrecy, and a recorded client can be replayed to a server that has been restarted
     #[arg(long, value_enum, default_value = "noise")]
@@ -72,8 +72,13 @@ pub(crate) struct Args {
     drain_timeout: Duration,
     /// Runs this for each message, which it gets on its standard input; what it writes to its
     /// standard output is the answer. The request fails if the command does; it is killed when its
-    /// client cancels. All that follows on the command line belongs to it. The variables with the
-    /// keys are not in its environment.
+    /// client cancels. All that follows on the command line belongs to it.
+    ///
+    /// The command runs as the user of the server and can read every file that this user can read,
+    /// a key file included. It cannot read the memory of the server on Linux. FALCO_KEY and
+    /// FALCO_CLASSIC_KEY must not be set. Where the command must not learn the key, run it as
+    /// another user, or give the key on standard input (--key-file -), from a file that only
+    /// another user may read.
     ///
     /// The answer is sent when the command has ended. A process that it leaves running stays if it
     /// has let go of its standard streams, as with `job </dev/null >/dev/null 2>&1 &`. If something
@@ -111,6 +116,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     #[cfg(unix)]
     if args.socket_mode.is_some() && matches!(args.listen, Address::Tcp(_)) {
         return Err(Failure::usage("--socket-mode goes with --listen unix:PATH"));
+    }
+    if !args.exec.is_empty() {
+        key::check_not_in_environment()?;
     }
     let builder = builder(&args)?;
     let mut signals = Signals::new(args.drain_timeout)?;
@@ -231,8 +239,8 @@ fn builder(args: &Args) -> Result<ServerBuilder, Failure> {
         .and_then(|settings| settings.with_handshake_timeout(args.handshake_timeout))
         .and_then(|settings| settings.with_max_in_flight(args.max_in_flight))
         .map_err(Failure::usage)?;
-    let (file, classic_file) = (args.key_file.as_deref(), args.classic_key_file.as_deref());
-    let noise_key = || key::find(file, "--key-file", &[key::KEY_VARIABLE]);
+    let (file, classic_file) = (args.key.key_file.as_deref(), args.classic_key_file.as_deref());
+    let noise_key = || args.key.find(&[key::KEY_VARIABLE]);
     let builder = match args.wire {
         ServerWire::Noise if classic_file.is_some() => {
             return Err(Failure::usage(
@@ -240,12 +248,13 @@ fn builder(args: &Args) -> Result<ServerBuilder, Failure> {
             ));
         }
         ServerWire::Noise => Server::builder(noise_key()?),
-        ServerWire::Classic => Server::classic(only_classic_key(file, classic_file)?),
+        ServerWire::Classic => Server::classic(only_classic_key(&args.key, classic_file)?),
         ServerWire::Both if key::is_standard_input(file) && key::is_standard_input(classic_file) => {
             return Err(Failure::usage("only one of the keys can come from standard input"));
         }
         ServerWire::Both => {
-            let classic = key::find(classic_file, "--classic-key-file", &[key::CLASSIC_KEY_VARIABLE]);
+            let variables = [key::CLASSIC_KEY_VARIABLE];
+            let classic = args.key.find_in(classic_file, "--classic-key-file", &variables);
             Server::builder(noise_key()?).classic(classic?)
         }
     };
@@ -257,13 +266,14 @@ fn builder(args: &Args) -> Result<ServerBuilder, Failure> {
     Ok(builder.settings(settings).max_connections(connections))
 }
 
-fn only_classic_key(file: Option<&Path>, classic_file: Option<&Path>) -> Result<falco_tokio::Key, Failure> {
+fn only_classic_key(key: &KeyArgs, classic_file: Option<&Path>) -> Result<Key, Failure> {
+    let file = key.key_file.as_deref();
     if file.is_some() && classic_file.is_some() {
         return Err(Failure::usage(
             "--wire classic has one key: give one of --key-file and --classic-key-file",
         ));
     }
-    key::find(
+    key.find_in(
         classic_file.or(file),
         "--key-file",
         &[key::CLASSIC_KEY_VARIABLE, key::KEY_VARIABLE],

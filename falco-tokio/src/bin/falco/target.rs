@@ -1,13 +1,12 @@
 //! What all commands that call a server take: its address, the key, the wire.
 
 use core::time::Duration;
-use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use falco_tokio::{Client, ClientBuilder, Error, Key, Settings};
 
 use crate::failure::Failure;
-use crate::key;
+use crate::key::{self, KeyArgs};
 use crate::values::{self, Address};
 
 /// The wire that a client speaks.
@@ -32,9 +31,8 @@ impl ClientWire {
 pub(crate) struct Target {
     /// The server: HOST, HOST:PORT or unix:PATH; the port is 4287 if none is given
     pub(crate) address: Address,
-    /// The file with the key; - is standard input
-    #[arg(long, short, value_name = "FILE")]
-    pub(crate) key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
     /// The wire that the server speaks
     #[arg(long, value_enum, default_value = "noise")]
     pub(crate) wire: ClientWire,
@@ -56,7 +54,7 @@ impl Target {
         if self.wire == ClientWire::Classic && self.context.is_some() {
             return Err(Failure::usage("the classic wire has no --context"));
         }
-        key::find(self.key_file.as_deref(), "--key-file", variables)
+        self.key.find(variables)
     }
 
     /// A client that gives up whatever has taken `limit`.

@@ -17,8 +17,6 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::key;
-
 /// Whether an error of starting a command is one of a system that has no more to give at present.
 #[cfg(unix)]
 pub(super) fn is_shortage(error: &io::Error) -> bool {
@@ -81,9 +79,6 @@ impl Running {
             .stdout(Stdio::piped())
             .stderr(stderr)
             .kill_on_drop(true);
-        for name in key::variables() {
-            command.env_remove(name);
-        }
         // A group of its own: Ctrl-C at a terminal is for the server, which lets it finish.
         #[cfg(unix)]
         command.process_group(0);
