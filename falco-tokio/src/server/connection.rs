@@ -44,6 +44,8 @@ pub(super) struct Connection<H> {
     greeting: bool,
     /// It ended by itself, and was not cut off.
     ended: bool,
+    /// Answers that were larger than the client accepts.
+    too_large: u32,
     /// Bytes that were received since others had their turn.
     turn: usize,
     /// The same of those written. Counted apart, so that neither keeps the other from its turn.
@@ -100,6 +102,7 @@ impl<H: Handler> Connection<H> {
             eof: false,
             greeting: false,
             ended: false,
+            too_large: 0,
             turn: 0,
             written: 0,
             span,
@@ -143,10 +146,16 @@ impl<H: Handler> Connection<H> {
             Outcome::Answer(body) => match self.mux.answer(id, body) {
                 Ok(()) => return counters.answers.add(1),
                 Err(RequestError::TooLarge { length, limit }) => {
-                    warn!(
-                        request = id.number(),
-                        length, limit, "the answer is larger than the client reads"
-                    );
+                    // Once for a connection: the client chooses the limit and how often it asks.
+                    if self.too_large == 0 {
+                        warn!(
+                            request = id.number(),
+                            length,
+                            limit,
+                            "the answer is larger than the client accepts; more such answers on this connection are only counted"
+                        );
+                    }
+                    self.too_large = self.too_large.saturating_add(1);
                     return counters.refusals.add(1);
                 }
                 Err(_) => return counters.refusals.add(1),
@@ -453,6 +462,10 @@ impl<H> Drop for Connection<H> {
     /// However it ends, its place is free, and what was running knows that nobody waits.
     fn drop(&mut self) {
         self.cancel_all();
+        if self.too_large > 1 {
+            let _entered = self.span.enter();
+            debug!(answers = self.too_large, "answers were larger than the client accepts");
+        }
         let unanswered = self.mux.unanswered();
         // A drain that its lifetime has ended has cut off what it left, too.
         let late = unanswered > 0 && self.service.registry.is_stopping();

@@ -1,12 +1,14 @@
 //! `falco serve --exec`: commands as handlers.
 
+use core::time::Duration;
 use std::fs;
 use std::process::Command;
+use std::time::Instant;
 
-use rustix::process::{Signal, test_kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::tool::{KEY, Run, Scratch, Served, falco, keyed, line_of, pid, run, run_with, until, with_piped_key};
+use crate::tool::{KEY, Run, Scratch, Served, falco, is_gone, keyed, line_of, run, run_with, until, with_piped_key};
 
 #[test]
 fn a_command_gets_the_message_and_its_output_is_the_answer() {
@@ -139,12 +141,6 @@ fn a_command_is_killed_with_all_it_has_started_when_its_request_is_cancelled() {
     );
     let server = Served::start(&["--exec", "sh", "-c", &script]);
     let started = || -> Vec<u32> { line_of(&file).split(' ').map(|id| id.parse().unwrap()).collect() };
-    let is_gone = |id: u32| {
-        // Whoever has lost its parent may still stand there as a zombie, until someone has asked
-        // after it.
-        let state = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        test_kill_process(pid(id)).is_err() || state.contains(") Z ")
-    };
 
     // The client gives up.
     run(keyed(&["send", &server.address, "x", "--timeout", "1s"])).failed_with(5);
@@ -177,6 +173,90 @@ fn no_more_commands_run_at_once_than_may() {
         assert_eq!(request.end().good(), "x");
     }
     server.stop();
+}
+
+#[test]
+fn commands_that_hang_are_killed_with_all_they_have_started_and_their_places_are_free() {
+    let scratch = Scratch::new();
+    // None of them ends by itself or for a signal that it can ignore; nor does what it has started.
+    let script = format!(
+        "trap '' TERM INT HUP; read word; test $word = hang || {{ cat; exit; }}\n\
+         sleep 600 & echo $$ $! >>{}; while :; do sleep 600; done",
+        scratch.name("pids")
+    );
+    let server = Served::start(&[
+        "--max-commands",
+        "3",
+        "--exec-timeout",
+        "700ms",
+        "--exec",
+        "sh",
+        "-c",
+        &script,
+    ]);
+    let began = Instant::now();
+    let requests: Vec<_> = (0..6)
+        .map(|_| Run::start(keyed(&["send", &server.address, "hang\n"])))
+        .collect();
+    for request in requests {
+        assert!(request.end().failed_with(1).contains("the handler failed"));
+    }
+    // Two rounds of three, none of which the client gave up.
+    let elapsed = began.elapsed();
+    assert!(
+        elapsed > Duration::from_millis(1400) && elapsed < Duration::from_secs(20),
+        "{elapsed:?}"
+    );
+    let ids = fs::read_to_string(scratch.path("pids")).unwrap();
+    let ids: Vec<u32> = ids.split_whitespace().map(|id| id.parse().unwrap()).collect();
+    assert_eq!(ids.len(), 12);
+    until("all are gone", || ids.iter().all(|id| is_gone(*id)));
+    assert_eq!(server.send("well\nanswered").good(), "answered");
+    let ended = server.stop();
+    assert_eq!(
+        ended.err.matches("still running after 700ms").count(),
+        6,
+        "{}",
+        ended.err
+    );
+}
+
+#[test]
+fn the_time_limit_is_for_a_command_and_not_for_the_wait_before_it() {
+    let server = Served::start(&[
+        "--max-commands",
+        "1",
+        "--exec-timeout",
+        "3s",
+        "--exec",
+        "sh",
+        "-c",
+        "sleep 0.8; cat",
+    ]);
+    let requests: Vec<_> = (0..5)
+        .map(|_| Run::start(keyed(&["send", &server.address, "x"])))
+        .collect();
+    for request in requests {
+        assert_eq!(request.end().good(), "x");
+    }
+    server.stop();
+}
+
+#[test]
+fn answers_that_a_client_does_not_accept_cost_one_warning() {
+    // With -v, the log has every warning.
+    let server = Served::start(&["-v", "--exec", "echo", "too large"]);
+    let words = ["-n", "40", "-p", "4", "-s", "0", "--max-message", "0", "--json"];
+    let told = run(keyed(&[&["bench", server.address.as_str()][..], &words].concat()));
+    let told: Value = serde_json::from_str(told.text()).unwrap();
+    assert_eq!(
+        told["errors"]["the request was refused: the answer is too large"], 40,
+        "{told}"
+    );
+    let ended = server.stop();
+    let warnings = ended.err.lines().filter(|line| line.contains("WARN")).count();
+    assert_eq!(warnings, 1, "{}", ended.err);
+    assert!(ended.err.contains("answers=40"), "{}", ended.err);
 }
 
 #[test]

@@ -5,9 +5,9 @@ use core::time::Duration;
 use std::fs;
 use std::time::Instant;
 
-use rustix::process::{Signal, kill_process, test_kill_process};
+use rustix::process::{Signal, kill_process};
 
-use crate::tool::{Ended, Scratch, Served, children, keyed, line_of, pid, run_with, until};
+use crate::tool::{Ended, Scratch, Served, children, is_gone, keyed, line_of, pid, run_with, until};
 
 /// Far more than a command and its moment, far less than what is left behind lives.
 const SOON: Duration = Duration::from_secs(10);
@@ -29,16 +29,6 @@ fn stop(server: Served) -> Ended {
     let ended = server.stop();
     assert!(began.elapsed() < SOON, "{:?}: {ended:?}", began.elapsed());
     ended
-}
-
-/// Runs, or has ended and nobody has asked how.
-fn state(id: u32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.chars().next()
-}
-
-fn is_gone(id: u32) -> bool {
-    test_kill_process(pid(id)).is_err() || state(id) == Some('Z')
 }
 
 /// Has `script` write the number of what it left running into a file, and gives that.

@@ -53,7 +53,8 @@ fn a_server_serves_and_ends_though_nobody_reads_what_it_logs() {
 #[test]
 fn what_commands_complain_of_holds_nothing_up_and_what_is_dropped_is_counted() {
     let script = "yes complaint | head -c 200000 >&2; false";
-    let (server, mut pipe) = unheard(&["--exec", "sh", "-c", script]);
+    // With -v, the log gets all of it.
+    let (server, mut pipe) = unheard(&["-v", "--exec", "sh", "-c", script]);
     fail(&server, "40");
     // Somebody reads after all: first what was kept, then where something is missing, then what
     // comes.
@@ -64,9 +65,35 @@ fn what_commands_complain_of_holds_nothing_up_and_what_is_dropped_is_counted() {
     });
     ends(server);
     let text = reading.join().unwrap();
-    assert!(text.starts_with("complaint\n"), "{:?}", text.get(..100));
+    assert!(text.contains("\ncomplaint\n"), "{:?}", text.get(..100));
     assert!(text.contains(" log lines dropped here: "), "nothing dropped");
     assert!(text.contains("served "), "no last words");
+}
+
+#[test]
+fn what_commands_complain_of_does_not_fill_the_log() {
+    let began = Instant::now();
+    // Those of one request say as much as those of many.
+    let server = Served::start(&["--exec", "sh", "-c", "yes complaint | head -c 2000000 >&2; cat"]);
+    for message in ["one", "two", "three"] {
+        assert_eq!(server.send(message).good(), message);
+    }
+    let ended = server.stop();
+    let seconds = began.elapsed().as_secs() + 2;
+    let mut left_out = 0;
+    for line in ended.err.lines().filter(|line| line.contains("left out here")) {
+        let (_, count) = line.split_once("standard error of commands: ").unwrap();
+        left_out += count.split(' ').next().unwrap().parse::<u64>().unwrap();
+    }
+    let written = ended.err.lines().filter(|line| *line == "complaint").count();
+    // Each ends within a line, as does what fits into a pipe.
+    let all = u64::try_from(written).unwrap() + left_out;
+    assert!(
+        (599_990..=600_030).contains(&all),
+        "{written} written, {left_out} left out"
+    );
+    let most = usize::try_from(seconds).unwrap() * (72 << 10);
+    assert!(written > 6000 && written * 10 < most, "{written} in {seconds} s");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 /// No command takes as long as this, on a slow machine either.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -304,6 +304,13 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Whether a process has ended. A zombie has, also where its new parent does not wait for it.
+pub(crate) fn is_gone(id: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    test_kill_process(pid(id)).is_err() || state.starts_with('Z')
 }
 
 /// How many children a process has, zombies among them. Where there is no /proc, none.

@@ -5,9 +5,10 @@
 //! `tracing-appender` has such a queue, but bounds it in lines, and its guard prints to standard
 //! output when the queue is full at the end, which is just when nobody reads standard error.
 
-mod few;
+mod limit;
 
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, ErrorKind, Write, stderr};
@@ -20,7 +21,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-pub(crate) use self::few::{tell_left_out, tell_left_out_each_second};
+pub(crate) use self::limit::{leave_out, report_left_out, report_left_out_each_second};
 use crate::values::counted;
 
 /// Bytes that may wait to be written; as many again may be on their way.
@@ -73,15 +74,23 @@ fn lock() -> MutexGuard<'static, Queue> {
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sends events up to a level to standard error. Where `few`, warnings and errors that come too
-/// often are counted instead.
-pub(crate) fn start(level: LevelFilter, few: bool) {
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+
+/// Whether everything is written that is asked for, however much it is.
+pub(crate) fn is_verbose() -> bool {
+    VERBOSE.load(Ordering::Relaxed)
+}
+
+/// Sends events up to a level to standard error. Unless `verbose`, warnings and errors that come
+/// too often are counted instead.
+pub(crate) fn start(level: LevelFilter, verbose: bool) {
+    VERBOSE.store(verbose, Ordering::Relaxed);
     let layer = tracing_subscriber::fmt::layer()
         .with_target(false)
         // Where standard error is closed, that is no reason to panic.
         .log_internal_errors(false)
         .with_writer(|| Queued)
-        .with_filter(few::Few::new(level, few));
+        .with_filter(limit::Limit::new(level, verbose));
     tracing_subscriber::registry().with(layer).init();
     std::panic::set_hook(Box::new(|panic| {
         let trace = Backtrace::capture();

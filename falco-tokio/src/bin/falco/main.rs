@@ -84,7 +84,7 @@ fn main() -> ExitCode {
         1 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    log::start(level, cli.verbose == 0);
+    log::start(level, cli.verbose > 0);
     // Before any key is read.
     if let Err(error) = key::deny_inspection() {
         log::tell(&format_args!(

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 #[cfg(unix)]
 use self::socket_file::SocketFile;
-use crate::exec::Exec;
+use crate::exec::{self, Exec};
 use crate::failure::{Code, Failure};
 use crate::key::{self, KeyArgs};
 use crate::signals::Signals;
@@ -64,9 +64,13 @@ pub(crate) struct Args {
     /// How many requests of one connection may be unanswered
     #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = clap::value_parser!(u16).range(1..))]
     max_in_flight: u16,
-    /// How many commands of --exec may run at once; other requests wait
+    /// How many commands of --exec may run at once. Other requests wait
     #[arg(long, value_name = "COUNT", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
     max_commands: u16,
+    /// How long a command of --exec may run. It is then killed with its process group, and its
+    /// request fails
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::some_time)]
+    exec_timeout: Duration,
     /// How long what runs may take to finish after the first Ctrl-C or SIGTERM
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::time)]
     drain_timeout: Duration,
@@ -132,7 +136,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .local_addr()
         .map_or_else(|_| args.listen.to_string(), |address| address.to_string());
     let began = Instant::now();
-    let exec = Exec::new(&args.exec, args.max_message, args.max_commands)
+    let limits = exec::Limits {
+        answer: args.max_message,
+        commands: args.max_commands,
+        time: args.exec_timeout,
+    };
+    let exec = Exec::new(&args.exec, limits)
         .map_err(|error| Failure::new(Code::Failed, format_args!("--exec: {error}")))?
         .map(Arc::new);
     // It may yet come to be there, as on a disk that is mounted later.
@@ -148,7 +157,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             async move { exec.answer(request.into_body()).await }
         })),
     };
-    tokio::spawn(log::tell_left_out_each_second());
+    tokio::spawn(log::report_left_out_each_second());
     // On a thread of its own: standard output may be a pipe that is full.
     let mut greeting = Some(tokio::task::spawn_blocking(move || {
         output::line(&format_args!("listening on {address}"))
@@ -172,7 +181,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if let Some(exec) = exec {
         let _ = tokio::time::timeout(KILLING, exec.idle()).await;
     }
-    log::tell_left_out();
+    log::report_left_out();
     // So that there is room for the last words, if anybody reads.
     log::end();
     let report = report.map_err(|error| Failure::new(Code::Failed, error))?;
