@@ -35,7 +35,7 @@ fn a_key_file_is_its_owners_alone_and_is_never_written_over() {
     assert_eq!(fs::metadata(&name).unwrap().permissions().mode() & 0o777, 0o600);
 
     let again = run(falco(&["keygen", "--out", &name]));
-    assert!(again.failed_with(1).contains("is there already"), "{}", again.err);
+    assert!(again.failed_with(1).contains("exists already"), "{}", again.err);
     assert_eq!(fs::read_to_string(&name).unwrap(), text);
     run(falco(&["keygen", "--out", "/nonexistent/key"])).failed_with(1);
 }
@@ -144,9 +144,9 @@ fn a_key_file_that_others_can_read_is_refused_unless_that_is_allowed() {
     if geteuid().is_root() {
         chown(&file, Some(65_534), None).unwrap();
         assert_eq!(send(0o640, &[]).good(), "x");
-        let sent = send(0o604, &[]);
-        assert_eq!((sent.code, sent.text()), (Some(0), "x"));
-        assert!(sent.err.contains("warning: all users"), "{}", sent.err);
+        let warned = send(0o604, &[]);
+        assert_eq!((warned.code, warned.text()), (Some(0), "x"));
+        assert!(warned.err.contains("warning: all users"), "{}", warned.err);
     }
     server.stop();
 }

@@ -38,7 +38,7 @@ fn an_address_that_cannot_be_listened_on_is_told_with_its_cause() {
         (&in_file(&long), 2, "too long for a Unix socket"),
         ("192.0.2.1:4287", 4, "this machine has no such address"),
         ("localhost:99999", 2, "a port number up to 65535"),
-        ("http://localhost:80", 2, "no URL"),
+        ("http://localhost:80", 2, "not a URL"),
     ] {
         told(&["serve", "--listen", address], code, &[part]);
     }
@@ -58,7 +58,7 @@ fn a_server_that_cannot_be_reached_is_told_with_its_cause() {
         ("127.0.0.1:1", 4, "nothing listens there"),
         (&missing, 4, "is the server running"),
         (&file, 4, "the file there is not a socket"),
-        ("http://localhost:80", 2, "no URL"),
+        ("http://localhost:80", 2, "not a URL"),
         (&silent_address, 5, "something listens there"),
     ] {
         for command in [
@@ -185,7 +185,7 @@ fn who_is_waited_for_at_a_terminal_is_told_so() {
     let sent = sending.end();
     assert_eq!((sent.code, sent.text()), (Some(0), "typed\n"), "{sent:?}");
     assert!(
-        sent.err.contains("the message is read from standard input"),
+        sent.err.contains("reading the message from standard input"),
         "{}",
         sent.err
     );

@@ -116,7 +116,7 @@ impl Exec {
     fn not_started(&self, error: &io::Error) -> HandlerError {
         let program = self.program.display();
         if running::is_shortage(error) {
-            tracing::warn!(%error, %program, "no command can be started now");
+            tracing::warn!(%error, %program, "no command can be started now, and the request is refused as busy: raise the system's limits");
             return Refusal::Busy.into();
         }
         format!("{program}: {error}").into()

@@ -1,5 +1,5 @@
-//! Where keys come from: a file, standard input, the environment; never an argument. No message
-//! holds anything of one.
+//! Where keys come from: a file, standard input or the environment, and never an argument. No
+//! message has any part of a key.
 
 mod text;
 
@@ -16,7 +16,7 @@ use crate::output;
 
 /// The variable with the key.
 pub(crate) const KEY_VARIABLE: &str = "FALCO_KEY";
-/// The variable with the key of the classic wire, where there are two.
+/// The variable with the key of the classic wire, which has precedence there.
 pub(crate) const CLASSIC_KEY_VARIABLE: &str = "FALCO_CLASSIC_KEY";
 
 /// What the help of commands that take a key says about keys.
@@ -118,17 +118,17 @@ pub(crate) fn copy(key: &Key) -> Result<Key, Failure> {
     parse(text.as_slice(), "the key")
 }
 
-/// An option that takes the name of a file was not given a key, which no message may repeat.
+/// Fails if an option that takes the name of a file was given a key, which no message may repeat.
 pub(crate) fn check_is_no_key(path: &Path, option: &str) -> Result<(), Failure> {
     if looks_like_key(path.as_os_str()) {
         return Err(Failure::usage(format_args!(
-            "{option} takes the name of a file, and was given what looks like a key: others may have seen it"
+            "{option} takes the name of a file, and this looks like a key: put the key into a file, and replace it, since other users may have seen it"
         )));
     }
     Ok(())
 }
 
-/// Whether 64 hexadecimal digits stand in it.
+/// Whether it contains exactly 64 hexadecimal digits in a row.
 pub(crate) fn looks_like_key(argument: &OsStr) -> bool {
     argument
         .as_encoded_bytes()
@@ -136,7 +136,7 @@ pub(crate) fn looks_like_key(argument: &OsStr) -> bool {
         .any(|digits| digits.len() == 64)
 }
 
-/// Whether standard input is named.
+/// Whether a file is standard input.
 pub(crate) fn is_standard_input(file: Option<&Path>) -> bool {
     file.is_some_and(|path| path == Path::new("-"))
 }
@@ -148,15 +148,15 @@ pub(crate) const fn variables() -> [&'static str; 2] {
 
 fn unreadable(name: &str, error: &io::Error) -> Failure {
     let hint = if error.kind() == io::ErrorKind::NotFound {
-        "; `falco keygen --out FILE` makes one, and both ends need the same"
+        "; `falco keygen --out FILE` makes one, and both sides need the same"
     } else {
         ""
     };
     Failure::new(Code::Key, format_args!("cannot read a key from {name}: {error}{hint}"))
 }
 
-/// Reads to the end, in a buffer that is made once, so that nothing of a key stays behind where it
-/// grew.
+/// Reads to the end into a buffer that never grows, since growing would leave a copy of the key in
+/// freed memory.
 fn bounded(mut from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut text = Zeroizing::new(vec![0; text::LONGEST]);
     let mut filled = 0;
@@ -185,7 +185,7 @@ fn check_permissions(file: &File, name: &str) -> Result<(), Failure> {
     let found = file.metadata().map_err(|error| unreadable(name, &error))?;
     let mode = found.mode() & 0o777;
     // A pipe, such as one of a shell's <(...), has no permissions of its own.
-    if !found.is_file() || mode & 0o077 == 0 {
+    if !found.is_file() || mode | 0o700 == 0o700 {
         return Ok(());
     }
     if found.uid() == rustix::process::geteuid().as_raw() {
@@ -196,7 +196,7 @@ fn check_permissions(file: &File, name: &str) -> Result<(), Failure> {
             ),
         ));
     }
-    if mode & 0o007 != 0 {
+    if mode | 0o770 != 0o770 {
         crate::log::tell(&format_args!(
             "warning: all users of this machine may read or write the key in {name} (mode {mode:04o})"
         ));

@@ -1,4 +1,4 @@
-//! What all commands that call a server take: its address, the key, the wire.
+//! The arguments of all commands that call a server: its address, the key, the wire.
 
 use core::time::Duration;
 
@@ -39,25 +39,25 @@ pub(crate) struct Target {
     /// The name of the service, if the server has one
     #[arg(long, value_name = "TEXT")]
     pub(crate) context: Option<String>,
-    /// The largest message either way, such as 64K or 16M
+    /// The largest message in either direction, such as 64K or 16M
     #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = values::size)]
     pub(crate) max_message: u32,
 }
 
 impl Target {
-    /// The key, which is looked for once.
+    /// Reads the key.
     pub(crate) fn key(&self) -> Result<Key, Failure> {
         let variables: &[&str] = match self.wire {
             ClientWire::Noise => &[key::KEY_VARIABLE],
             ClientWire::Classic => &[key::CLASSIC_KEY_VARIABLE, key::KEY_VARIABLE],
         };
         if self.wire == ClientWire::Classic && self.context.is_some() {
-            return Err(Failure::usage("the classic wire has no --context"));
+            return Err(Failure::usage("the classic wire has no --context: leave it out"));
         }
         self.key.find(variables)
     }
 
-    /// A client that gives up whatever has taken `limit`.
+    /// A client for which `limit` is the time limit of everything.
     pub(crate) fn builder(&self, key: Key, limit: Duration) -> Result<ClientBuilder, Failure> {
         let settings = Settings::new()
             .with_max_message(self.max_message)
