@@ -9,7 +9,7 @@ use rustix::process::geteuid;
 use crate::tool::{KEY, OTHER_KEY, Scratch, Served, falco, keyed, run, run_unread, run_with};
 
 #[test]
-fn a_key_is_printed_and_is_another_each_time() {
+fn each_key_that_is_printed_is_new() {
     let keys = [(); 2].map(|()| run(falco(&["keygen"])).good().to_owned());
     for key in &keys {
         let digits = key.strip_suffix('\n').unwrap();
@@ -20,7 +20,7 @@ fn a_key_is_printed_and_is_another_each_time() {
 }
 
 #[test]
-fn a_key_file_is_its_owners_alone_and_is_never_written_over() {
+fn a_new_key_file_is_private_and_never_replaces_one() {
     let scratch = Scratch::new();
     let name = scratch.name("key");
     let made = run(falco(&["keygen", "--out", &name]));
@@ -54,10 +54,10 @@ fn a_key_comes_from_a_file_or_standard_input_or_the_environment() {
         command.env(name, key);
         command
     };
-    // The option goes before the variable.
+    // The option has precedence over the variable.
     let both = with(falco(&["send", to, "x", "--key-file", &file]), "FALCO_KEY", OTHER_KEY);
     assert_eq!(run(both).good(), "x");
-    // A key of the classic wire is none of the noise wire.
+    // The variable of the classic wire is not used on the noise wire.
     let other = with(falco(&["send", to, "x"]), "FALCO_CLASSIC_KEY", KEY);
     run(other).failed_with(6);
     server.stop();
@@ -71,7 +71,7 @@ fn a_key_comes_from_a_file_or_standard_input_or_the_environment() {
 }
 
 #[test]
-fn a_key_that_is_none_is_told_without_its_text() {
+fn an_invalid_key_is_reported_without_its_text() {
     let scratch = Scratch::new();
     let almost = &KEY[..63];
     for text in [
@@ -108,7 +108,7 @@ fn a_key_on_the_command_line_is_refused_and_not_repeated() {
         assert!(refused.failed_with(2).contains("looks like a key"), "{}", refused.err);
     }
     run(falco(&["keygen", "--out", KEY])).failed_with(2);
-    // A message may be anything.
+    // A message may look like a key.
     let server = Served::start(&[]);
     assert_eq!(server.send(KEY).good(), KEY);
     server.stop();
@@ -136,11 +136,11 @@ fn a_key_file_that_others_can_read_is_refused_unless_that_is_allowed() {
         );
         assert_eq!(send(mode, &["--allow-readable-key-file"]).good(), "x");
     }
-    // Another command, and the other option.
+    // Another command, and the option of the classic key.
     run(falco(&["serve", "--listen", "127.0.0.1:0", "--key-file", &file])).failed_with(6);
     let classic = ["serve", "--listen", "127.0.0.1:0", "--wire", "classic"];
     run(falco(&[&classic[..], &["--classic-key-file", &file]].concat())).failed_with(6);
-    // A file of another user is theirs to judge.
+    // Nothing is wrong with another user's file that the group may read.
     if geteuid().is_root() {
         chown(&file, Some(65_534), None).unwrap();
         assert_eq!(send(0o640, &[]).good(), "x");
@@ -152,7 +152,7 @@ fn a_key_file_that_others_can_read_is_refused_unless_that_is_allowed() {
 }
 
 #[test]
-fn standard_input_is_one_thing_at_a_time() {
+fn only_one_thing_can_come_from_standard_input() {
     run_with(keyed(&["send", "127.0.0.1:1", "--key-file", "-"]), KEY.as_bytes()).failed_with(2);
     let both = ["serve", "--wire", "both", "--key-file", "-", "--classic-key-file", "-"];
     run_with(falco(&both), KEY.as_bytes()).failed_with(2);

@@ -1,5 +1,4 @@
-//! Whose the file of a Unix socket is, while servers come and go and others put things in its
-//! place.
+//! The file of a Unix socket, while servers start and end and other files replace it.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -18,7 +17,7 @@ fn address(scratch: &Scratch) -> String {
 }
 
 #[test]
-fn a_server_that_drains_gives_its_path_up_at_once_and_never_takes_its_successors() {
+fn a_server_that_drains_frees_its_path_at_once_and_leaves_its_successors_socket() {
     let scratch = Scratch::new();
     let (address, path) = (address(&scratch), scratch.path("socket"));
     let script = format!(
@@ -42,7 +41,7 @@ fn a_server_that_drains_gives_its_path_up_at_once_and_never_takes_its_successors
 }
 
 #[test]
-fn what_others_have_put_in_its_place_stays() {
+fn a_file_that_has_replaced_the_socket_stays() {
     let scratch = Scratch::new();
     let (address, path) = (address(&scratch), scratch.path("socket"));
     let server = Served::start(&["--listen", &address]);
@@ -59,7 +58,7 @@ fn what_others_have_put_in_its_place_stays() {
     UnixStream::connect(&path).unwrap();
     drop(other);
 
-    // A directory, and nothing at all.
+    // A directory, and nothing.
     fs::remove_file(&path).unwrap();
     let server = Served::start(&["--listen", &address]);
     fs::remove_file(&path).unwrap();
@@ -72,7 +71,7 @@ fn what_others_have_put_in_its_place_stays() {
 }
 
 #[test]
-fn of_many_that_start_at_once_in_the_place_of_a_dead_one_one_listens() {
+fn of_many_that_start_at_once_in_place_of_a_dead_server_one_listens() {
     let scratch = Scratch::new();
     let (address, path) = (address(&scratch), scratch.path("socket"));
     for _ in 0..10 {
@@ -103,7 +102,7 @@ fn of_many_that_start_at_once_in_the_place_of_a_dead_one_one_listens() {
 }
 
 #[test]
-fn nobody_takes_a_dead_ones_place_while_another_is_about_to() {
+fn a_dead_socket_is_not_replaced_while_another_server_has_the_lock() {
     let scratch = Scratch::new();
     let (address, path) = (address(&scratch), scratch.path("socket"));
     drop(UnixListener::bind(&path).unwrap());
@@ -116,7 +115,7 @@ fn nobody_takes_a_dead_ones_place_while_another_is_about_to() {
 }
 
 #[test]
-fn a_server_that_listens_and_takes_nobody_is_not_dead() {
+fn a_server_that_listens_and_does_not_accept_is_not_dead() {
     let scratch = Scratch::new();
     let (address, path) = (address(&scratch), scratch.path("socket"));
     let at = SockAddr::unix(&path).unwrap();
@@ -161,7 +160,7 @@ fn a_symbolic_link_is_neither_followed_nor_replaced() {
     let (address, path) = (address(&scratch), scratch.path("socket"));
     let target = scratch.path("target");
     symlink(&target, &path).unwrap();
-    // To nothing, to a dead socket, and to one on which somebody listens.
+    // To nothing, to a socket on which somebody listens, and to a dead one.
     run(keyed(&["serve", "--listen", &address])).failed_with(4);
     assert!(!target.exists());
     let listener = UnixListener::bind(&target).unwrap();
@@ -180,11 +179,11 @@ fn a_successor_that_is_moved_into_place_keeps_the_path() {
     fs::rename(scratch.path("new"), &path).unwrap();
     old.stop();
     assert_eq!(run(keyed(&["send", &address, "hello"])).good(), "hello");
-    // The new server knows another path, and removes nothing under this one.
+    // The new server has bound another path, and removes nothing at this one.
     let inode = fs::symlink_metadata(&path).unwrap().ino();
     new.stop();
     assert_eq!(fs::symlink_metadata(&path).unwrap().ino(), inode);
-    // A third finds it dead.
+    // A third server finds it dead.
     Served::start(&["--listen", &address]).stop();
     assert!(!path.exists());
 }
