@@ -4,6 +4,7 @@ use std::path::Path;
 
 /// Something that is in the way of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(unix), expect(dead_code, reason = "there are no sockets at paths"))]
 pub(crate) enum AtPath {
     /// A socket on which somebody listens, as far as this user can tell.
     Server,

@@ -20,7 +20,7 @@ use crate::log;
 
 /// How long to wait for another server that holds the lock on the directory. It holds it for a
 /// fraction of this.
-const TURN: Duration = Duration::from_secs(1);
+const TURN: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_millis(5);
 /// Between the two connection attempts that both have to be rejected before a socket counts as
 /// dead: a server that has bound its socket rejects connections until it listens.
