@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// decides. Whoever may write to the file may connect
     #[cfg(unix)]
     #[arg(long, value_name = "MODE", value_parser = values::mode)]
-    socket_mode: Option<u32>,
+    socket_mode: Option<u16>,
     #[command(flatten)]
     key: KeyArgs,
     /// The wire to speak. The classic wire is for clients of the published falcotcp 0.1.x. It has

@@ -128,8 +128,8 @@ pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
 
 /// The permissions of a file, in octal.
 #[cfg(unix)]
-pub(crate) fn mode(text: &str) -> Result<u32, String> {
-    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+pub(crate) fn mode(text: &str) -> Result<u16, String> {
+    let mode = u16::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
     mode.ok_or_else(|| "permissions are three octal digits, such as 600 or 660".to_owned())
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use falco_tokio::{Error, Fate, Server, ServerBuilder};
-use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::fs::{FlockOperation, Mode, RawMode, flock};
 use rustix::io::Errno;
 use rustix::process::umask;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -39,7 +39,7 @@ pub(super) struct SocketFile {
 impl SocketFile {
     /// Binds, in the place of a dead server's socket if there is one. `mode` has the permissions of
     /// the file; without it the umask decides.
-    pub(super) async fn bind(builder: ServerBuilder, path: &Path, mode: Option<u32>) -> Result<(Server, Self), Error> {
+    pub(super) async fn bind(builder: ServerBuilder, path: &Path, mode: Option<u16>) -> Result<(Server, Self), Error> {
         let lock = Lock::take(path).await;
         if !matches!(lock, Lock::Busy)
             && let Some(dead) = dead_socket(path).await
@@ -71,12 +71,12 @@ impl Drop for SocketFile {
     }
 }
 
-fn listen(path: &Path, mode: Option<u32>) -> io::Result<(UnixListener, SocketFile)> {
+fn listen(path: &Path, mode: Option<u16>) -> io::Result<(UnixListener, SocketFile)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     let address = SockAddr::unix(path)?;
     // The umask and not chmod: the file never has other permissions, and whatever replaces it does
     // not get them. Nothing else creates files now, and no command runs yet.
-    let before = mode.map(|mode| umask(Mode::from_raw_mode(0o777 & !mode)));
+    let before = mode.map(|mode| umask(Mode::from_raw_mode(RawMode::from(0o777 & !mode))));
     let bound = socket.bind(&address);
     if let Some(before) = before {
         umask(before);
