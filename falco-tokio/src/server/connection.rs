@@ -43,6 +43,8 @@ pub(super) struct Connection<H> {
     greeting: bool,
     /// It has ended, and was not cut off.
     ended: bool,
+    /// Answers that were larger than the client accepts.
+    too_large: u32,
     /// Bytes received in this turn.
     turn: usize,
     /// Bytes written in this turn. Each direction has its own limit, so that neither keeps the
@@ -100,6 +102,7 @@ impl<H: Handler> Connection<H> {
             eof: false,
             greeting: false,
             ended: false,
+            too_large: 0,
             turn: 0,
             written: 0,
             span,
@@ -143,10 +146,16 @@ impl<H: Handler> Connection<H> {
             Outcome::Answer(body) => match self.mux.answer(id, body) {
                 Ok(()) => return counters.answers.add(1),
                 Err(RequestError::TooLarge { length, limit }) => {
-                    warn!(
-                        request = id.number(),
-                        length, limit, "the answer is larger than the client reads"
-                    );
+                    // Once for a connection: the client chooses the limit and how often it asks.
+                    if self.too_large == 0 {
+                        warn!(
+                            request = id.number(),
+                            length,
+                            limit,
+                            "the answer is larger than the client accepts; more such answers on this connection are only counted"
+                        );
+                    }
+                    self.too_large = self.too_large.saturating_add(1);
                     return counters.refusals.add(1);
                 }
                 Err(_) => return counters.refusals.add(1),
@@ -452,6 +461,10 @@ impl<H> Drop for Connection<H> {
     /// Releases its place, and cancels the handlers that run.
     fn drop(&mut self) {
         self.cancel_all();
+        if self.too_large > 1 {
+            let _entered = self.span.enter();
+            debug!(answers = self.too_large, "answers were larger than the client accepts");
+        }
         let unanswered = self.mux.unanswered();
         // Requests that a drain has left behind when it ran out of time count as cut off, too.
         let late = unanswered > 0 && self.service.registry.is_stopping();

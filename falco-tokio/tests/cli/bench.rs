@@ -49,7 +49,7 @@ fn a_table_has_rates_and_percentiles() {
 }
 
 #[test]
-fn json_and_a_picture_say_the_same() {
+fn json_and_a_picture_have_the_results() {
     let scratch = Scratch::new();
     let picture = scratch.name("latency.svg");
     let server = Served::start(&["--wire", "classic"]);
@@ -87,7 +87,7 @@ fn json_and_a_picture_say_the_same() {
 }
 
 #[test]
-fn errors_are_told_by_kind_and_by_the_exit_code() {
+fn errors_are_reported_by_kind_and_by_the_exit_code() {
     let server = Served::start(&["--exec", "sh", "-c", "test $(dd bs=1 count=1 2>/dev/null | wc -c) = 0"]);
     let words = ["bench", &server.address, "--requests", "7", "--json"];
     let told = run(keyed(&words));
@@ -105,9 +105,9 @@ fn errors_are_told_by_kind_and_by_the_exit_code() {
 }
 
 #[test]
-fn the_table_has_the_slowest_request_and_what_is_known_of_those_that_failed() {
+fn the_table_has_the_slowest_request_and_the_fate_of_failed_ones() {
     let scratch = Scratch::new();
-    // The first request takes its time, and the others fail.
+    // The first request is slow, and the others fail.
     let script = format!("mkdir {} && sleep 0.4", scratch.name("first"));
     let server = Served::start(&["--exec", "sh", "-c", &script]);
     let told = run(keyed(&["bench", &server.address, "-n", "3", "-p", "3"]));
@@ -118,14 +118,14 @@ fn the_table_has_the_slowest_request_and_what_is_known_of_those_that_failed() {
     assert!(told.text().contains(line), "{told:?}");
     server.stop();
 
-    // A server that is gone processes nothing; what was under way when it went may have been.
+    // A server that was killed may have processed the requests in flight, and no others.
     let runs = scratch.path("runs");
     let script = format!("echo runs >>{}; exec sleep 20", runs.display());
     let server = Served::start(&["--exec", "sh", "-c", &script]);
     let words = ["bench", &server.address, "-d", "1500ms", "-p", "5"];
     let bench = Run::start(keyed(&[&words[..], &["--json"]].concat()));
-    let under_way = || fs::read_to_string(&runs).unwrap_or_default().lines().count();
-    until("requests are under way", || under_way() == 5);
+    let in_flight = || fs::read_to_string(&runs).unwrap_or_default().lines().count();
+    until("requests are in flight", || in_flight() == 5);
     server.signal(Signal::KILL);
     assert_eq!(server.end().code, None);
     let told: Value = serde_json::from_str(bench.end().text()).unwrap();
@@ -136,7 +136,7 @@ fn the_table_has_the_slowest_request_and_what_is_known_of_those_that_failed() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_told_before() {
+fn an_error_that_prevents_a_measurement_is_reported_first() {
     let server = Served::start(&[]);
     let to = server.address.as_str();
     let mut other = falco(&["bench", to]);
@@ -163,7 +163,7 @@ fn what_cannot_be_measured_is_told_before() {
 }
 
 #[test]
-fn a_signal_ends_it_with_what_was_measured() {
+fn a_signal_ends_it_with_the_results_so_far() {
     let server = Served::start(&[]);
     let bench = Run::start(keyed(&["bench", &server.address, "--duration", "1h"]));
     std::thread::sleep(core::time::Duration::from_millis(700));

@@ -1,16 +1,18 @@
 //! `falco serve --exec`: commands as handlers.
 
+use core::time::Duration;
 use std::fs;
 use std::process::Command;
+use std::time::Instant;
 
-use rustix::process::{Signal, test_kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::tool::{KEY, Run, Scratch, Served, keyed, line_of, pid, run, run_with, until};
+use crate::tool::{KEY, Run, Scratch, Served, falco, is_gone, keyed, line_of, run, run_with, until, with_piped_key};
 
 #[test]
 fn a_command_gets_the_message_and_its_output_is_the_answer() {
-    // All that follows belongs to it, also what the tool itself would understand.
+    // All further arguments are those of the command, also if the tool has such options.
     let server = Served::start(&[
         "--exec",
         "sh",
@@ -40,7 +42,7 @@ fn a_command_need_not_read_what_it_is_given() {
 }
 
 #[test]
-fn a_command_that_fails_fails_its_request_and_nothing_else() {
+fn a_command_that_fails_fails_only_its_request() {
     let server = Served::start(&["--exec", "sh", "-c", "read word; echo half; test $word != bad"]);
     assert!(server.send("bad\n").failed_with(1).contains("the handler failed"));
     assert_eq!(server.send("good\n").good(), "half\n");
@@ -53,7 +55,7 @@ fn a_command_that_fails_fails_its_request_and_nothing_else() {
 }
 
 #[test]
-fn a_command_that_says_too_much_is_stopped() {
+fn a_command_that_writes_too_large_an_answer_is_stopped() {
     let server = Served::start(&["--max-message", "4K", "--exec", "sh", "-c", "trap '' PIPE; yes"]);
     assert!(
         run_with(keyed(&["send", &server.address]), &[7; 4096])
@@ -61,7 +63,7 @@ fn a_command_that_says_too_much_is_stopped() {
             .contains("too large")
     );
     server.stop();
-    // As much as a message may have is not too much.
+    // The largest answer that is allowed.
     let server = Served::start(&["--max-message", "4K", "--exec", "head", "-c", "4096", "/dev/zero"]);
     assert_eq!(server.send("x").good().len(), 4096);
     server.stop();
@@ -75,7 +77,61 @@ fn the_keys_are_not_in_a_commands_environment() {
 }
 
 #[test]
-fn a_command_is_killed_with_all_it_has_started_when_its_request_is_cancelled() {
+fn a_key_in_the_environment_is_refused_together_with_a_command() {
+    let scratch = Scratch::new();
+    let file = scratch.file("key", KEY.as_bytes());
+    for name in ["FALCO_KEY", "FALCO_CLASSIC_KEY"] {
+        for more in [&[][..], &["--key-file", &file]] {
+            let mut command = falco(&["serve", "--listen", "127.0.0.1:0"]);
+            command.args(more).args(["--exec", "cat"]).env(name, KEY);
+            let ended = run(command);
+            let message = ended.failed_with(2);
+            for part in [name, "unset it", "--key-file"] {
+                assert!(message.contains(part), "{message}");
+            }
+        }
+    }
+}
+
+/// The server runs as an ordinary user, because the superuser may read everything.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_command_cannot_inspect_its_server() {
+    let scratch = Scratch::new();
+    // That user may have no access to the directory in which the tool was built. `cp` makes the
+    // copy, since a file that this process has open for writing cannot be run.
+    let tool = scratch.name("falco");
+    let copied = Command::new("cp").args([env!("CARGO_BIN_EXE_falco"), &tool]).status();
+    assert!(copied.unwrap().success());
+    let script = "cd /proc/$PPID; cat environ auxv; cat maps; ls fd; head -c 1 /proc/self/environ | wc -c";
+    let words = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--key-file",
+        "-",
+        "--exec",
+        "sh",
+        "-c",
+        script,
+    ];
+    let mut command = Command::new(&tool);
+    command.args(words).env("SECRET", "of the server");
+    with_piped_key(&mut command);
+    if rustix::process::geteuid().is_root() {
+        use std::os::unix::process::CommandExt;
+
+        command.uid(65_534).gid(65_534);
+    }
+    let server = Served::of(command);
+    // It can read its own environment and nothing of the server.
+    assert_eq!(server.send("x").good(), "1\n");
+    let ended = server.stop();
+    assert_eq!(ended.err.matches("Permission denied").count(), 4, "{}", ended.err);
+}
+
+#[test]
+fn a_cancelled_request_kills_its_command_and_all_that_it_has_started() {
     let scratch = Scratch::new();
     let (file, part) = (scratch.path("pids"), scratch.path("part"));
     let script = format!(
@@ -85,20 +141,14 @@ fn a_command_is_killed_with_all_it_has_started_when_its_request_is_cancelled() {
     );
     let server = Served::start(&["--exec", "sh", "-c", &script]);
     let started = || -> Vec<u32> { line_of(&file).split(' ').map(|id| id.parse().unwrap()).collect() };
-    let is_gone = |id: u32| {
-        // Whoever has lost its parent may still stand there as a zombie, until someone has asked
-        // after it.
-        let state = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        test_kill_process(pid(id)).is_err() || state.contains(") Z ")
-    };
 
-    // The client gives up.
+    // The client times out.
     run(keyed(&["send", &server.address, "x", "--timeout", "1s"])).failed_with(5);
     let ids = started();
     assert_eq!(ids.len(), 2);
     until("all are gone", || ids.iter().all(|id| is_gone(*id)));
 
-    // The server is told twice to end.
+    // The server gets two signals.
     fs::remove_file(&file).unwrap();
     let request = Run::start(keyed(&["send", &server.address, "x"]));
     let ids = started();
@@ -110,10 +160,10 @@ fn a_command_is_killed_with_all_it_has_started_when_its_request_is_cancelled() {
 }
 
 #[test]
-fn no_more_commands_run_at_once_than_may() {
+fn the_number_of_commands_at_once_is_limited() {
     let scratch = Scratch::new();
     let lock = scratch.name("lock");
-    // A second one at the same time would find the directory there.
+    // A second command at the same time would find the directory and fail.
     let script = format!("mkdir {lock} && sleep 0.05 && rmdir {lock} && cat");
     let server = Served::start(&["--max-commands", "1", "--exec", "sh", "-c", &script]);
     let requests: Vec<_> = (0..5)
@@ -126,11 +176,95 @@ fn no_more_commands_run_at_once_than_may() {
 }
 
 #[test]
-fn a_command_that_cannot_be_started_for_now_has_processed_nothing() {
+fn commands_that_hang_are_killed_and_others_run_in_their_places() {
+    let scratch = Scratch::new();
+    // They ignore all signals that can be ignored, and so does what they start.
+    let script = format!(
+        "trap '' TERM INT HUP; read word; test $word = hang || {{ cat; exit; }}\n\
+         sleep 600 & echo $$ $! >>{}; while :; do sleep 600; done",
+        scratch.name("pids")
+    );
+    let server = Served::start(&[
+        "--max-commands",
+        "3",
+        "--exec-timeout",
+        "700ms",
+        "--exec",
+        "sh",
+        "-c",
+        &script,
+    ]);
+    let began = Instant::now();
+    let requests: Vec<_> = (0..6)
+        .map(|_| Run::start(keyed(&["send", &server.address, "hang\n"])))
+        .collect();
+    for request in requests {
+        assert!(request.end().failed_with(1).contains("the handler failed"));
+    }
+    // Two rounds of three. The client has a longer time limit.
+    let elapsed = began.elapsed();
+    assert!(
+        elapsed > Duration::from_millis(1400) && elapsed < Duration::from_secs(20),
+        "{elapsed:?}"
+    );
+    let ids = fs::read_to_string(scratch.path("pids")).unwrap();
+    let ids: Vec<u32> = ids.split_whitespace().map(|id| id.parse().unwrap()).collect();
+    assert_eq!(ids.len(), 12);
+    until("all are gone", || ids.iter().all(|id| is_gone(*id)));
+    assert_eq!(server.send("well\nanswered").good(), "answered");
+    let ended = server.stop();
+    assert_eq!(
+        ended.err.matches("still running after 700ms").count(),
+        6,
+        "{}",
+        ended.err
+    );
+}
+
+#[test]
+fn waiting_for_a_place_does_not_count_in_the_time_limit() {
+    let server = Served::start(&[
+        "--max-commands",
+        "1",
+        "--exec-timeout",
+        "3s",
+        "--exec",
+        "sh",
+        "-c",
+        "sleep 0.8; cat",
+    ]);
+    let requests: Vec<_> = (0..5)
+        .map(|_| Run::start(keyed(&["send", &server.address, "x"])))
+        .collect();
+    for request in requests {
+        assert_eq!(request.end().good(), "x");
+    }
+    server.stop();
+}
+
+#[test]
+fn answers_larger_than_a_client_accepts_cost_one_warning() {
+    // With -v, the log has every warning.
+    let server = Served::start(&["-v", "--exec", "echo", "too large"]);
+    let words = ["-n", "40", "-p", "4", "-s", "0", "--max-message", "0", "--json"];
+    let told = run(keyed(&[&["bench", server.address.as_str()][..], &words].concat()));
+    let told: Value = serde_json::from_str(told.text()).unwrap();
+    assert_eq!(
+        told["errors"]["the request was refused: the answer is too large"], 40,
+        "{told}"
+    );
+    let ended = server.stop();
+    let warnings = ended.err.lines().filter(|line| line.contains("WARN")).count();
+    assert_eq!(warnings, 1, "{}", ended.err);
+    assert!(ended.err.contains("answers=40"), "{}", ended.err);
+}
+
+#[test]
+fn a_command_that_cannot_be_started_for_now_is_refused_as_busy() {
     let mut command = Command::new("sh");
-    let script = "ulimit -n 48; exec \"$0\" serve --listen 127.0.0.1:0 --exec sleep 0.5";
+    let script = "ulimit -n 48; exec \"$0\" serve --listen 127.0.0.1:0 --key-file - --exec sleep 0.5";
     command.args(["-c", script, env!("CARGO_BIN_EXE_falco")]);
-    command.env("FALCO_KEY", KEY);
+    with_piped_key(&mut command);
     let server = Served::of(command);
     let told = run(keyed(&["bench", &server.address, "-n", "40", "-p", "40", "--json"]));
     let told: Value = serde_json::from_str(told.text()).unwrap();

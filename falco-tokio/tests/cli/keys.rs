@@ -1,13 +1,15 @@
 //! `falco keygen`, and where keys come from.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
+
+use rustix::process::geteuid;
 
 use crate::tool::{KEY, OTHER_KEY, Scratch, Served, falco, keyed, run, run_unread, run_with};
 
 #[test]
-fn a_key_is_printed_and_is_another_each_time() {
+fn each_key_that_is_printed_is_new() {
     let keys = [(); 2].map(|()| run(falco(&["keygen"])).good().to_owned());
     for key in &keys {
         let digits = key.strip_suffix('\n').unwrap();
@@ -18,7 +20,7 @@ fn a_key_is_printed_and_is_another_each_time() {
 }
 
 #[test]
-fn a_key_file_is_its_owners_alone_and_is_never_written_over() {
+fn a_new_key_file_is_private_and_never_replaces_one() {
     let scratch = Scratch::new();
     let name = scratch.name("key");
     let made = run(falco(&["keygen", "--out", &name]));
@@ -33,7 +35,7 @@ fn a_key_file_is_its_owners_alone_and_is_never_written_over() {
     assert_eq!(fs::metadata(&name).unwrap().permissions().mode() & 0o777, 0o600);
 
     let again = run(falco(&["keygen", "--out", &name]));
-    assert!(again.failed_with(1).contains("is there already"), "{}", again.err);
+    assert!(again.failed_with(1).contains("exists already"), "{}", again.err);
     assert_eq!(fs::read_to_string(&name).unwrap(), text);
     run(falco(&["keygen", "--out", "/nonexistent/key"])).failed_with(1);
 }
@@ -52,10 +54,10 @@ fn a_key_comes_from_a_file_or_standard_input_or_the_environment() {
         command.env(name, key);
         command
     };
-    // The option goes before the variable.
+    // The option has precedence over the variable.
     let both = with(falco(&["send", to, "x", "--key-file", &file]), "FALCO_KEY", OTHER_KEY);
     assert_eq!(run(both).good(), "x");
-    // A key of the classic wire is none of the noise wire.
+    // The variable of the classic wire is not used on the noise wire.
     let other = with(falco(&["send", to, "x"]), "FALCO_CLASSIC_KEY", KEY);
     run(other).failed_with(6);
     server.stop();
@@ -69,7 +71,7 @@ fn a_key_comes_from_a_file_or_standard_input_or_the_environment() {
 }
 
 #[test]
-fn a_key_that_is_none_is_told_without_its_text() {
+fn an_invalid_key_is_reported_without_its_text() {
     let scratch = Scratch::new();
     let almost = &KEY[..63];
     for text in [
@@ -106,28 +108,51 @@ fn a_key_on_the_command_line_is_refused_and_not_repeated() {
         assert!(refused.failed_with(2).contains("looks like a key"), "{}", refused.err);
     }
     run(falco(&["keygen", "--out", KEY])).failed_with(2);
-    // A message may be anything.
+    // A message may look like a key.
     let server = Served::start(&[]);
     assert_eq!(server.send(KEY).good(), KEY);
     server.stop();
 }
 
 #[test]
-fn a_key_file_that_others_can_read_is_warned_of() {
+fn a_key_file_that_others_can_read_is_refused_unless_that_is_allowed() {
     let scratch = Scratch::new();
     let file = scratch.file("key", KEY.as_bytes());
     let server = Served::start(&[]);
-    for (mode, warned) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
+    let send = |mode: u32, more: &[&str]| {
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-        let sent = run(falco(&["send", &server.address, "x", "--key-file", &file]));
-        assert_eq!((sent.code, sent.text()), (Some(0), "x"));
-        assert_eq!(sent.err.contains("chmod 600"), warned, "{mode:o}: {}", sent.err);
+        let words = ["send", &server.address, "x", "--key-file", &file];
+        run(falco(&[&words[..], more].concat()))
+    };
+    for mode in [0o600, 0o400] {
+        assert_eq!(send(mode, &[]).good(), "x");
+    }
+    for mode in [0o640, 0o604, 0o620, 0o602, 0o644, 0o777] {
+        let refused = send(mode, &[]);
+        assert!(
+            refused.failed_with(6).contains("chmod 600"),
+            "{mode:o}: {}",
+            refused.err
+        );
+        assert_eq!(send(mode, &["--allow-readable-key-file"]).good(), "x");
+    }
+    // Another command, and the option of the classic key.
+    run(falco(&["serve", "--listen", "127.0.0.1:0", "--key-file", &file])).failed_with(6);
+    let classic = ["serve", "--listen", "127.0.0.1:0", "--wire", "classic"];
+    run(falco(&[&classic[..], &["--classic-key-file", &file]].concat())).failed_with(6);
+    // Nothing is wrong with another user's file that the group may read.
+    if geteuid().is_root() {
+        chown(&file, Some(65_534), None).unwrap();
+        assert_eq!(send(0o640, &[]).good(), "x");
+        let warned = send(0o604, &[]);
+        assert_eq!((warned.code, warned.text()), (Some(0), "x"));
+        assert!(warned.err.contains("warning: all users"), "{}", warned.err);
     }
     server.stop();
 }
 
 #[test]
-fn standard_input_is_one_thing_at_a_time() {
+fn only_one_thing_can_come_from_standard_input() {
     run_with(keyed(&["send", "127.0.0.1:1", "--key-file", "-"]), KEY.as_bytes()).failed_with(2);
     let both = ["serve", "--wire", "both", "--key-file", "-", "--classic-key-file", "-"];
     run_with(falco(&both), KEY.as_bytes()).failed_with(2);

@@ -1,22 +1,22 @@
-//! What commands of `--exec` close early, keep open and leave behind holds up neither their request
-//! nor the next, for which there is one place.
+//! Commands of `--exec` that close their streams early, or leave processes that keep them open,
+//! delay neither their request nor the next. There is one place for commands.
 
 use core::time::Duration;
 use std::fs;
 use std::time::Instant;
 
-use rustix::process::{Signal, kill_process, test_kill_process};
+use rustix::process::{Signal, kill_process};
 
-use crate::tool::{Ended, Scratch, Served, children, keyed, line_of, pid, run_with, until};
+use crate::tool::{Ended, Scratch, Served, children, is_gone, keyed, line_of, pid, run_with, until};
 
-/// Far more than a command and its moment, far less than what is left behind lives.
+/// Far longer than a command and its grace period, far shorter than the processes it leaves live.
 const SOON: Duration = Duration::from_secs(10);
 
 fn server(script: &str) -> Served {
     Served::start(&["--max-commands", "1", "--exec", "sh", "-c", script])
 }
 
-/// A message of some length, and what comes of it, soon.
+/// Sends a message of some length, and checks that its result comes soon.
 fn soon(server: &Served, length: usize) -> Ended {
     let began = Instant::now();
     let ended = run_with(keyed(&["send", &server.address, "-t", "20s"]), &vec![b'x'; length]);
@@ -31,17 +31,7 @@ fn stop(server: Served) -> Ended {
     ended
 }
 
-/// Runs, or has ended and nobody has asked how.
-fn state(id: u32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.chars().next()
-}
-
-fn is_gone(id: u32) -> bool {
-    test_kill_process(pid(id)).is_err() || state(id) == Some('Z')
-}
-
-/// Has `script` write the number of what it left running into a file, and gives that.
+/// The script, extended so that it writes the id of its last background process to a file.
 fn left(scratch: &Scratch, script: &str) -> String {
     let (part, file) = (scratch.name("part"), scratch.name("left"));
     format!("{script}\necho $! >{part}; mv {part} {file}")
@@ -54,7 +44,7 @@ fn id_of(scratch: &Scratch) -> u32 {
 }
 
 #[test]
-fn what_keeps_standard_output_open_is_not_waited_for_and_does_not_stay() {
+fn a_process_that_keeps_standard_output_open_is_killed() {
     let scratch = Scratch::new();
     let server = server(&left(&scratch, "echo done; sleep 600 &"));
     for _ in 0..2 {
@@ -66,7 +56,7 @@ fn what_keeps_standard_output_open_is_not_waited_for_and_does_not_stay() {
 }
 
 #[test]
-fn a_command_that_fails_fails_at_once_whatever_it_has_left() {
+fn a_command_that_fails_and_leaves_a_process_fails_at_once() {
     let scratch = Scratch::new();
     let server = server(&(left(&scratch, "echo half; sleep 600 &") + "; exit 3"));
     assert!(soon(&server, 1).failed_with(1).contains("the handler failed"));
@@ -76,9 +66,9 @@ fn a_command_that_fails_fails_at_once_whatever_it_has_left() {
 }
 
 #[test]
-fn what_keeps_standard_input_open_is_not_waited_for_and_does_not_stay() {
+fn a_process_that_keeps_standard_input_open_is_killed() {
     let scratch = Scratch::new();
-    // A shell gives what is in the background an input of its own unless told otherwise.
+    // A shell gives background processes another standard input unless redirected.
     let script = left(&scratch, "exec 3<&0; sleep 600 <&3 >/dev/null &") + "; echo done";
     let server = server(&script);
     for _ in 0..2 {
@@ -90,9 +80,9 @@ fn what_keeps_standard_input_open_is_not_waited_for_and_does_not_stay() {
 }
 
 #[test]
-fn what_has_let_go_of_both_may_stay_and_the_server_ends_all_the_same() {
+fn a_process_that_keeps_neither_open_stays_and_does_not_delay_the_end() {
     let scratch = Scratch::new();
-    // It keeps the standard error.
+    // It keeps standard error open.
     let script = left(&scratch, "sleep 600 </dev/null >/dev/null &") + "; echo done";
     let server = server(&script);
     assert_eq!(soon(&server, 1).good(), "done\n");
@@ -104,9 +94,9 @@ fn what_has_let_go_of_both_may_stay_and_the_server_ends_all_the_same() {
 }
 
 #[test]
-fn what_left_its_commands_group_holds_nothing_up_either() {
+fn a_process_that_has_left_the_process_group_delays_nothing() {
     let scratch = Scratch::new();
-    // What has a session of its own cannot be killed with the group, and keeps both streams.
+    // It has a session of its own, is not killed with the group, and keeps both streams open.
     let (part, file) = (scratch.name("part"), scratch.name("left"));
     let script = format!(
         "exec 3<&0; setsid sh -c 'echo $$ >{part}; mv {part} {file}; exec sleep 600' <&3 &\n\
@@ -121,7 +111,7 @@ fn what_left_its_commands_group_holds_nothing_up_either() {
 }
 
 #[test]
-fn a_command_that_closes_its_output_is_answered_when_it_ends_and_as_it_ends() {
+fn a_command_that_closes_its_output_is_answered_by_its_exit_status() {
     let script = "read code; echo said; exec >&-; sleep 0.5; exit $code";
     let server = server(script);
     let began = Instant::now();
@@ -132,7 +122,7 @@ fn a_command_that_closes_its_output_is_answered_when_it_ends_and_as_it_ends() {
 }
 
 #[test]
-fn a_command_that_closes_its_input_or_ends_while_it_is_fed_is_answered() {
+fn a_command_that_does_not_read_all_of_a_large_message_is_answered() {
     let closes = server("exec <&-; sleep 0.1; echo closed");
     assert_eq!(soon(&closes, 4 << 20).good(), "closed\n");
     stop(closes);
@@ -144,7 +134,7 @@ fn a_command_that_closes_its_input_or_ends_while_it_is_fed_is_answered() {
 }
 
 #[test]
-fn all_that_a_command_wrote_is_the_answer_also_when_it_has_ended_before_it_was_read() {
+fn output_that_is_read_after_a_command_has_ended_belongs_to_the_answer() {
     let server = server("head -c 3000000 /dev/zero & wait; head -c 60000 /dev/zero");
     for _ in 0..5 {
         assert_eq!(soon(&server, 1).good().len(), 3_060_000);
@@ -153,7 +143,7 @@ fn all_that_a_command_wrote_is_the_answer_also_when_it_has_ended_before_it_was_r
 }
 
 #[test]
-fn what_a_command_complains_of_is_in_the_log() {
+fn standard_error_of_a_command_is_in_the_log() {
     let server = server("echo 'something is wrong' >&2; printf 'and this line has no end' >&2; echo done");
     assert_eq!(server.send("x").good(), "done\n");
     let ended = stop(server);
@@ -162,7 +152,7 @@ fn what_a_command_complains_of_is_in_the_log() {
 }
 
 #[test]
-fn no_command_stays_behind_as_a_zombie() {
+fn no_command_remains_as_a_zombie() {
     let server = server("case $(cat) in x) sleep 600;; *) sleep 600 & ;; esac");
     for _ in 0..3 {
         soon(&server, 2).good();

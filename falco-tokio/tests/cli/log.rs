@@ -1,4 +1,4 @@
-//! Standard error as others leave it: unread, closed, full; and what is written there, how often.
+//! Standard error that is unread, closed or full; and how much is written to it.
 
 use core::time::Duration;
 use std::fs;
@@ -11,16 +11,16 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::tool::{KEY, Run, Scratch, Served, children, keyed, line_of, run, until, until_listening};
+use crate::tool::{Run, Scratch, Served, children, keyed, line_of, piped, run, until, until_listening, with_piped_key};
 
 /// A server whose standard error is a pipe that nobody reads.
 fn unheard(words: &[&str]) -> (Served, ChildStderr) {
-    let mut command = keyed(&["serve", "--listen", "127.0.0.1:0"]);
+    let mut command = piped(&["serve", "--listen", "127.0.0.1:0"]);
     command.args(words);
     Served::unheard(command)
 }
 
-/// Sends requests all of which are to fail in the handler, each within a limit.
+/// Sends requests, and checks that all of them fail in the handler within a time limit.
 fn fail(server: &Served, requests: &str) {
     let words = ["-n", requests, "-c", "4", "-p", "4", "-t", "10s", "--json"];
     let told = run(keyed(&[&["bench", server.address.as_str()][..], &words].concat()));
@@ -32,7 +32,7 @@ fn fail(server: &Served, requests: &str) {
     );
 }
 
-/// It drains after one signal, whatever its standard error is.
+/// Checks that it drains after one signal, whatever its standard error is.
 fn ends(server: Served) {
     let began = Instant::now();
     server.signal(Signal::TERM);
@@ -41,7 +41,7 @@ fn ends(server: Served) {
 }
 
 #[test]
-fn a_server_serves_and_ends_though_nobody_reads_what_it_logs() {
+fn a_server_serves_and_ends_although_nobody_reads_its_log() {
     for more in [&[][..], &["-v"]] {
         let (server, pipe) = unheard(&[more, &["--exec", "false"]].concat());
         fail(&server, "2500");
@@ -51,12 +51,13 @@ fn a_server_serves_and_ends_though_nobody_reads_what_it_logs() {
 }
 
 #[test]
-fn what_commands_complain_of_holds_nothing_up_and_what_is_dropped_is_counted() {
+fn standard_error_of_commands_blocks_nothing_and_dropped_lines_are_counted() {
     let script = "yes complaint | head -c 200000 >&2; false";
-    let (server, mut pipe) = unheard(&["--exec", "sh", "-c", script]);
+    // With -v, the log gets all of it.
+    let (server, mut pipe) = unheard(&["-v", "--exec", "sh", "-c", script]);
     fail(&server, "40");
-    // Somebody reads after all: first what was kept, then where something is missing, then what
-    // comes.
+    // Now somebody reads: first what was kept, then the count of what is missing, then what
+    // follows.
     let reading = thread::spawn(move || {
         let mut text = String::new();
         pipe.read_to_string(&mut text).unwrap();
@@ -64,13 +65,38 @@ fn what_commands_complain_of_holds_nothing_up_and_what_is_dropped_is_counted() {
     });
     ends(server);
     let text = reading.join().unwrap();
-    assert!(text.starts_with("complaint\n"), "{:?}", text.get(..100));
+    assert!(text.contains("\ncomplaint\n"), "{:?}", text.get(..100));
     assert!(text.contains(" log lines dropped here: "), "nothing dropped");
     assert!(text.contains("served "), "no last words");
 }
 
 #[test]
-fn a_second_signal_ends_a_server_at_once_though_its_standard_error_is_full() {
+fn standard_error_of_commands_does_not_fill_the_log() {
+    let began = Instant::now();
+    let server = Served::start(&["--exec", "sh", "-c", "yes complaint | head -c 2000000 >&2; cat"]);
+    for message in ["one", "two", "three"] {
+        assert_eq!(server.send(message).good(), message);
+    }
+    let ended = server.stop();
+    let seconds = began.elapsed().as_secs() + 2;
+    let mut left_out = 0;
+    for line in ended.err.lines().filter(|line| line.contains("left out here")) {
+        let (_, count) = line.split_once("standard error of commands: ").unwrap();
+        left_out += count.split(' ').next().unwrap().parse::<u64>().unwrap();
+    }
+    let written = ended.err.lines().filter(|line| *line == "complaint").count();
+    // The output of each command ends within a line.
+    let all = u64::try_from(written).unwrap() + left_out;
+    assert!(
+        (599_990..=600_030).contains(&all),
+        "{written} written, {left_out} left out"
+    );
+    let most = usize::try_from(seconds).unwrap() * (72 << 10);
+    assert!(written > 6000 && written * 10 < most, "{written} in {seconds} s");
+}
+
+#[test]
+fn a_second_signal_ends_a_server_at_once_although_its_standard_error_is_full() {
     let scratch = Scratch::new();
     let script = format!(
         "yes complaint | head -c 4000000 >&2; echo runs >{}; sleep 600",
@@ -88,7 +114,7 @@ fn a_second_signal_ends_a_server_at_once_though_its_standard_error_is_full() {
 }
 
 #[test]
-fn warnings_are_few_and_the_others_are_counted() {
+fn the_rate_of_warnings_is_limited_and_the_others_are_counted() {
     let began = Instant::now();
     let server = Served::start(&["--exec", "false"]);
     fail(&server, "600");
@@ -106,7 +132,7 @@ fn warnings_are_few_and_the_others_are_counted() {
     assert_eq!(written + left_out, 600, "{}", ended.err);
     assert!(written >= 10 && written <= 10 * seconds, "{written} in {seconds} s");
 
-    // Who asks for more is told each of them.
+    // With -v, all of them are logged.
     let server = Served::start(&["-v", "--exec", "false"]);
     fail(&server, "100");
     let ended = server.stop();
@@ -123,8 +149,8 @@ fn a_peer_in_the_log_is_an_address() {
     server.send("turned away").failed_with(3);
     first.signal(Signal::TERM);
     assert_eq!(first.end().code, None);
-    // A client that is gone when a drain begins is known to be; one that goes after that may want
-    // its answer.
+    // The server must know before it drains that the client is gone: a drain waits for the answers
+    // of clients.
     until("the command is gone", || children(server.id()) == 0);
     let ended = server.stop();
     assert!(ended.err.contains("turned away"), "{}", ended.err);
@@ -132,7 +158,7 @@ fn a_peer_in_the_log_is_an_address() {
     assert!(!ended.err.contains("Some("), "{}", ended.err);
 }
 
-/// A pipe into which nothing more can be written, since nobody reads.
+/// A full pipe.
 fn full() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = pipe().unwrap();
     let flags = fcntl_getfl(&writer).unwrap();
@@ -151,7 +177,7 @@ fn full() -> (PipeReader, PipeWriter) {
 }
 
 #[test]
-fn a_signal_ends_what_hangs_on_a_full_standard_output() {
+fn a_signal_ends_a_command_that_is_blocked_by_standard_output() {
     let scratch = Scratch::new();
     let path = scratch.path("socket");
     let address = format!("unix:{}", path.display());
@@ -164,7 +190,7 @@ fn a_signal_ends_what_hangs_on_a_full_standard_output() {
 
     let mut command = keyed(&["ping", &address, "-t", "500ms"]);
     let ping = Run::of(command.stdout(writer).stderr(Stdio::piped()));
-    // From here on it does nothing but write its first line.
+    // Now it is blocked while it writes its first line.
     let established = || {
         fs::read_to_string(scratch.path("log"))
             .unwrap()
@@ -181,11 +207,11 @@ fn a_signal_ends_what_hangs_on_a_full_standard_output() {
 }
 
 #[test]
-fn a_standard_error_that_is_closed_is_no_reason_to_fail() {
+fn a_closed_standard_error_is_no_error() {
     let mut command = Command::new("sh");
-    let script = "exec \"$0\" serve --listen 127.0.0.1:0 -v --exec false 2>&-";
+    let script = "exec \"$0\" serve --listen 127.0.0.1:0 --key-file - -v --exec false 2>&-";
     command.args(["-c", script, env!("CARGO_BIN_EXE_falco")]);
-    command.env("FALCO_KEY", KEY);
+    with_piped_key(&mut command);
     let server = Served::of(command);
     fail(&server, "20");
     ends(server);

@@ -1,5 +1,5 @@
-//! The tool `falco` as a shell sees it: a child process with arguments, an environment, streams,
-//! signals and an exit code.
+//! The tool `falco` as a child process with arguments, an environment, streams, signals and an exit
+//! code.
 #![cfg(unix)]
 #![allow(
     missing_docs,

@@ -1,4 +1,4 @@
-//! What somebody is told on the first bad day: the cause, and what to do.
+//! Messages name the cause, and what to do.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -11,9 +11,9 @@ use rustix::io::ioctl_fionread;
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::tool::{KEY, Run, Scratch, Served, falco, keyed, run, until};
+use crate::tool::{KEY, Run, Scratch, Served, falco, keyed, line_of, run, until};
 
-/// Runs these words, and holds its message to an exit code and some words.
+/// Runs the tool with these words, and checks its exit code and the words of its message.
 fn told(words: &[&str], code: i32, parts: &[&str]) {
     let ended = run(keyed(words));
     let message = ended.failed_with(code);
@@ -23,7 +23,7 @@ fn told(words: &[&str], code: i32, parts: &[&str]) {
 }
 
 #[test]
-fn an_address_that_cannot_be_listened_on_is_told_with_its_cause() {
+fn an_error_of_listening_names_its_cause() {
     let scratch = Scratch::new();
     let (file, socket) = (scratch.file("file", b""), scratch.name("socket"));
     let in_file = |name: &str| format!("unix:{name}");
@@ -33,12 +33,12 @@ fn an_address_that_cannot_be_listened_on_is_told_with_its_cause() {
     for (address, code, part) in [
         (server.address.as_str(), 4, "another program listens there"),
         (&in_file(&socket), 4, "another server listens there"),
-        (&in_file(&file), 4, "is no socket, and is left as it is"),
+        (&in_file(&file), 4, "is not a socket and was not touched"),
         (&in_file(&scratch.name("none/socket")), 4, "no such directory"),
         (&in_file(&long), 2, "too long for a Unix socket"),
         ("192.0.2.1:4287", 4, "this machine has no such address"),
         ("localhost:99999", 2, "a port number up to 65535"),
-        ("http://localhost:80", 2, "no URL"),
+        ("http://localhost:80", 2, "not a URL"),
     ] {
         told(&["serve", "--listen", address], code, &[part]);
     }
@@ -47,18 +47,18 @@ fn an_address_that_cannot_be_listened_on_is_told_with_its_cause() {
 }
 
 #[test]
-fn a_server_that_cannot_be_reached_is_told_with_its_cause() {
+fn an_error_of_connecting_names_its_cause() {
     let scratch = Scratch::new();
     let file = format!("unix:{}", scratch.file("file", b""));
     let missing = format!("unix:{}", scratch.name("socket"));
-    // It takes connections, and says nothing to anybody.
+    // It accepts connections and writes nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent_address = silent.local_addr().unwrap().to_string();
     for (address, code, part) in [
         ("127.0.0.1:1", 4, "nothing listens there"),
         (&missing, 4, "is the server running"),
-        (&file, 4, "that file is no socket"),
-        ("http://localhost:80", 2, "no URL"),
+        (&file, 4, "the file there is not a socket"),
+        ("http://localhost:80", 2, "not a URL"),
         (&silent_address, 5, "something listens there"),
     ] {
         for command in [
@@ -69,7 +69,7 @@ fn a_server_that_cannot_be_reached_is_told_with_its_cause() {
             told(command, code, &[part]);
         }
     }
-    // It ends every connection at once; where it has not read the hello, the system reports an
+    // It closes every connection at once. If it has not read the hello, the system reports an
     // error.
     let closing = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = closing.local_addr().unwrap().to_string();
@@ -98,7 +98,7 @@ fn a_key_is_read_as_other_systems_write_it() {
 }
 
 #[test]
-fn a_key_that_is_none_is_told_by_what_it_is_instead() {
+fn an_error_of_a_key_describes_its_text() {
     let scratch = Scratch::new();
     let parent = scratch.name("");
     let missing = scratch.name("missing");
@@ -118,7 +118,7 @@ fn a_key_that_is_none_is_told_by_what_it_is_instead() {
 }
 
 #[test]
-fn a_command_that_cannot_be_run_is_told_before_anybody_asks() {
+fn a_command_that_cannot_be_run_is_reported_at_the_start() {
     let scratch = Scratch::new();
     let file = scratch.file("file", b"");
     for command in ["/nonexistent/command", "nonexistent-command", &file, "/"] {
@@ -135,7 +135,7 @@ fn a_command_that_cannot_be_run_is_told_before_anybody_asks() {
 }
 
 #[test]
-fn a_picture_stays_as_long_as_there_is_no_other() {
+fn a_picture_is_kept_until_there_is_a_new_one() {
     let scratch = Scratch::new();
     let picture = scratch.file("picture.svg", "yesterday's, and long ".repeat(10_000).as_bytes());
     let bench = |address: &str| run(keyed(&["bench", address, "-n", "1", "--svg", &picture]));
@@ -149,7 +149,7 @@ fn a_picture_stays_as_long_as_there_is_no_other() {
 }
 
 #[test]
-fn a_signal_ends_what_waits_for_a_key() {
+fn a_signal_ends_a_command_that_waits_for_a_key() {
     for words in [
         &["bench", "127.0.0.1:1", "--key-file", "-"][..],
         &["ping", "127.0.0.1:1", "--key-file", "-"],
@@ -168,7 +168,7 @@ fn a_signal_ends_what_waits_for_a_key() {
 }
 
 #[test]
-fn who_is_waited_for_at_a_terminal_is_told_so() {
+fn a_terminal_is_told_what_is_read_from_it() {
     let server = Served::start(&[]);
     let near = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&near).unwrap();
@@ -185,10 +185,63 @@ fn who_is_waited_for_at_a_terminal_is_told_so() {
     let sent = sending.end();
     assert_eq!((sent.code, sent.text()), (Some(0), "typed\n"), "{sent:?}");
     assert!(
-        sent.err.contains("the message is read from standard input"),
+        sent.err.contains("reading the message from standard input"),
         "{}",
         sent.err
     );
     drop(near);
     server.stop();
+}
+
+#[test]
+fn an_error_of_a_request_names_what_to_do() {
+    let server = Served::start(&["--max-message", "1K", "--exec", "sh", "-c", "cat >/dev/null; exit 3"]);
+    let to = server.address.as_str();
+    for (message, code, parts) in [
+        (
+            "x",
+            1,
+            ["the handler failed", "may have been processed", "the log of the server"],
+        ),
+        (
+            &"x".repeat(1025),
+            1,
+            ["1025 bytes", "was not processed", "--max-message"],
+        ),
+    ] {
+        told(&["send", to, message], code, &parts);
+    }
+    server.stop();
+
+    let scratch = Scratch::new();
+    let script = format!("echo runs >{}; exec sleep 20", scratch.name("runs"));
+    let server = Served::start(&["--exec", "sh", "-c", &script]);
+    let to = server.address.as_str();
+    told(&["send", to, "x", "-t", "1s"], 5, &["no answer within 1s", "--timeout"]);
+    fs::remove_file(scratch.path("runs")).unwrap();
+    let sending = Run::start(keyed(&["send", to, "x"]));
+    line_of(&scratch.path("runs"));
+    server.signal(Signal::KILL);
+    server.end();
+    let ended = sending.end();
+    let message = ended.failed_with(1);
+    for part in ["cut off", "may have been processed", "killed or crashed"] {
+        assert!(message.contains(part), "no {part:?} in {message}");
+    }
+}
+
+#[test]
+fn a_server_says_how_to_end_it_at_once() {
+    let server = Served::start(&[]);
+    let ended = server.stop();
+    assert!(
+        ended.err.contains("another Ctrl-C or SIGTERM ends at once"),
+        "{}",
+        ended.err
+    );
+    assert!(
+        ended.err.contains("draining 0 connections and 0 requests"),
+        "{}",
+        ended.err
+    );
 }

@@ -38,7 +38,7 @@ fn pings_have_numbers_times_and_a_summary() {
         times.len() == 4 && times[0] > 0.0 && times[0] <= times[1] && times[1] <= times[2],
         "{times:?}"
     );
-    // No handler has seen any.
+    // No ping has reached a handler.
     assert!(server.stop().err.contains(" 0 requests,"));
 }
 
@@ -64,7 +64,7 @@ fn the_classic_wire_says_that_it_has_no_answer() {
 }
 
 #[test]
-fn who_cannot_be_pinged_is_told_by_the_exit_code() {
+fn the_exit_code_says_why_a_ping_failed() {
     let server = Served::start(&[]);
     let mut other = falco(&["ping", &server.address, "-c", "1"]);
     other.env("FALCO_KEY", OTHER_KEY);
@@ -77,7 +77,7 @@ fn who_cannot_be_pinged_is_told_by_the_exit_code() {
     }
 }
 
-/// `falco ping` without an end, once it has told of a ping.
+/// `falco ping` without a count, once it has printed some pings.
 fn endless(address: &str) -> (std::process::Child, BufReader<std::process::ChildStdout>) {
     let mut command = keyed(&["ping", address, "-i", "20ms", "-t", "500ms"]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -104,7 +104,7 @@ fn a_signal_ends_it_with_a_summary() {
 }
 
 #[test]
-fn a_server_that_goes_away_is_a_loss_and_one_that_comes_back_is_found() {
+fn pings_are_lost_while_a_server_is_away_and_answered_after_it_returns() {
     let server = Served::start(&[]);
     let address = server.address.clone();
     let (mut child, mut lines) = endless(&address);
@@ -126,7 +126,7 @@ fn a_server_that_goes_away_is_a_loss_and_one_that_comes_back_is_found() {
 }
 
 #[test]
-fn who_reads_no_further_ends_it() {
+fn a_closed_standard_output_ends_it() {
     let server = Served::start(&[]);
     assert_eq!(run_unread(keyed(&["ping", &server.address])), (Some(0), String::new()));
     let (mut child, lines) = endless(&server.address);

@@ -1,4 +1,4 @@
-//! `falco send`: what is sent, what is answered, and the exit codes of what goes wrong.
+//! `falco send`: messages, answers, and the exit codes of errors.
 
 use std::io::Read;
 use std::net::TcpListener;
@@ -11,7 +11,7 @@ fn body(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_message_comes_back_byte_for_byte_wherever_it_came_from() {
+fn a_message_from_any_source_comes_back_byte_for_byte() {
     let scratch = Scratch::new();
     let server = Served::start(&[]);
     let to = server.address.as_str();
@@ -43,7 +43,7 @@ fn exit_codes_say_what_went_wrong() {
     // 1: the request was refused.
     let large = run(keyed(&["send", to, &"x".repeat(1025), "--context", "orders"]));
     assert!(large.failed_with(1).contains("1024"), "{}", large.err);
-    // 1: what was to be sent could not be read, or is too large for this side.
+    // 1: the message could not be read, or is too large for this side.
     run(keyed(&["send", to, "--file", "/nonexistent", "--context", "orders"])).failed_with(1);
     let command = keyed(&["send", to, "--max-message", "10", "--context", "orders"]);
     assert!(
@@ -72,14 +72,14 @@ fn exit_codes_say_what_went_wrong() {
     run(keyed(&["send", to, "x"])).failed_with(3);
     run(keyed(&["send", to, "x", "--wire", "classic"])).failed_with(3);
     server.stop();
-    // 4: there is nobody.
+    // 4: nothing listens there.
     run(keyed(&context)).failed_with(4);
     run(keyed(&["send", "unix:/nonexistent", "x"])).failed_with(4);
     run(keyed(&["send", "name.invalid", "x"])).failed_with(4);
 }
 
 #[test]
-fn who_does_not_answer_in_time_is_told_as_that() {
+fn an_answer_that_is_late_is_a_timeout() {
     let slow = Served::start(&["--exec", "sleep", "60"]);
     let late = run(keyed(&["send", &slow.address, "x", "--timeout", "300ms"]));
     assert!(
@@ -100,7 +100,7 @@ fn who_does_not_answer_in_time_is_told_as_that() {
 }
 
 #[test]
-fn who_wants_no_more_of_the_answer_is_not_complained_to() {
+fn a_closed_standard_output_is_no_error() {
     let scratch = Scratch::new();
     let file = scratch.file("message", &body(1 << 20));
     let server = Served::start(&[]);

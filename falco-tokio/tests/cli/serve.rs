@@ -1,4 +1,4 @@
-//! `falco serve`: where it listens, what it speaks, and how it ends.
+//! `falco serve`: listening, both wires, and its end.
 
 use std::fs;
 use std::os::unix::net::UnixListener;
@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::tool::{KEY, OTHER_KEY, Run, Scratch, Served, falco, keyed, line_of, run, until_listening};
 
 #[test]
-fn an_address_that_is_taken_is_told() {
+fn wrong_arguments_and_an_address_in_use_are_reported() {
     let server = Served::start(&[]);
     run(keyed(&["serve", "--listen", &server.address])).failed_with(4);
     server.stop();
@@ -33,10 +33,10 @@ fn an_address_that_is_taken_is_told() {
 }
 
 #[test]
-fn a_unix_socket_is_taken_over_from_the_dead_and_goes_in_the_end() {
+fn a_dead_unix_socket_is_replaced_and_an_own_one_removed() {
     let scratch = Scratch::new();
     let path = scratch.path("socket");
-    // A server that is gone has left its socket.
+    // A dead server has left its socket.
     drop(UnixListener::bind(&path).unwrap());
     let address = format!("unix:{}", path.display());
     let server = Served::start(&["--listen", &address]);
@@ -46,14 +46,14 @@ fn a_unix_socket_is_taken_over_from_the_dead_and_goes_in_the_end() {
     assert_eq!(server.send("still there").good(), "still there");
     server.stop();
     assert!(!path.exists());
-    // What is no socket stays.
+    // A file that is not a socket stays.
     fs::write(&path, "precious").unwrap();
     run(keyed(&["serve", "--listen", &address])).failed_with(4);
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }
 
 #[test]
-fn both_wires_are_served_each_under_its_own_key() {
+fn both_wires_are_served_each_with_its_own_key() {
     let scratch = Scratch::new();
     let other = scratch.file("other", OTHER_KEY.as_bytes());
     let server = Served::start(&["--wire", "both", "--classic-key-file", &other]);
@@ -73,9 +73,8 @@ fn both_wires_are_served_each_under_its_own_key() {
     run(keyed(&["serve", "--listen", "127.0.0.1:0", "--wire", "both"])).failed_with(6);
 }
 
-/// A server whose command says that it runs and then takes its time, and a request that is under
-/// way.
-fn under_way(scratch: &Scratch, seconds: &str, more: &[&str]) -> (Served, Run) {
+/// A server whose command takes some seconds, and a request in flight.
+fn in_flight(scratch: &Scratch, seconds: &str, more: &[&str]) -> (Served, Run) {
     let script = format!("echo runs >{}; sleep {seconds}; cat", scratch.name("runs"));
     let exec = ["--exec", "sh", "-c", &script];
     let server = Served::start(&[more, &exec].concat());
@@ -88,7 +87,7 @@ fn under_way(scratch: &Scratch, seconds: &str, more: &[&str]) -> (Served, Run) {
 fn the_first_signal_drains() {
     for signal in [Signal::INT, Signal::TERM] {
         let scratch = Scratch::new();
-        let (server, request) = under_way(&scratch, "0.7", &[]);
+        let (server, request) = in_flight(&scratch, "0.7", &[]);
         server.signal(signal);
         assert_eq!(request.end().good(), "patient");
         let ended = server.end();
@@ -105,10 +104,10 @@ fn the_first_signal_drains() {
 #[test]
 fn the_second_signal_ends_at_once() {
     let scratch = Scratch::new();
-    let (server, request) = under_way(&scratch, "60", &[]);
+    let (server, request) = in_flight(&scratch, "60", &[]);
     let began = Instant::now();
     server.signal(Signal::INT);
-    // Two signals of a kind that come together are one.
+    // Another signal, because two pending signals of one kind are delivered once.
     server.signal(Signal::TERM);
     let ended = server.end();
     assert!(began.elapsed() < core::time::Duration::from_secs(20));
@@ -118,9 +117,9 @@ fn the_second_signal_ends_at_once() {
 }
 
 #[test]
-fn a_drain_lasts_no_longer_than_it_may() {
+fn a_drain_has_a_time_limit() {
     let scratch = Scratch::new();
-    let (server, request) = under_way(&scratch, "60", &["--drain-timeout", "200ms"]);
+    let (server, request) = in_flight(&scratch, "60", &["--drain-timeout", "200ms"]);
     server.signal(Signal::INT);
     let ended = server.end();
     assert!(ended.failed_with(1).contains("1 request cut off"), "{}", ended.err);
@@ -128,7 +127,7 @@ fn a_drain_lasts_no_longer_than_it_may() {
 }
 
 #[test]
-fn a_server_tells_on_standard_error_what_it_is_asked_to() {
+fn a_verbose_server_logs_connections_and_no_message() {
     let server = Served::start(&["-v"]);
     server.send("secret message").good();
     let ended = server.stop();
@@ -141,7 +140,7 @@ fn a_server_tells_on_standard_error_what_it_is_asked_to() {
 }
 
 #[test]
-fn a_server_whose_first_line_nobody_reads_serves_all_the_same() {
+fn a_server_whose_first_line_nobody_reads_serves() {
     let scratch = Scratch::new();
     let address = format!("unix:{}", scratch.name("socket"));
     let mut command = keyed(&["serve", "--listen", &address]);

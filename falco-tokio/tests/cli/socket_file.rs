@@ -1,8 +1,8 @@
-//! Whose the file of a Unix socket is, while servers come and go and others put things in its
-//! place.
+//! The file of a Unix socket, while servers start and end and other files replace it.
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
@@ -17,7 +17,7 @@ fn address(scratch: &Scratch) -> String {
 }
 
 #[test]
-fn a_server_that_drains_gives_its_path_up_at_once_and_never_takes_its_successors() {
+fn a_server_that_drains_frees_its_path_at_once_and_leaves_its_successors_socket() {
     let scratch = Scratch::new();
     let (address, path) = (address(&scratch), scratch.path("socket"));
     let script = format!(
@@ -41,7 +41,7 @@ fn a_server_that_drains_gives_its_path_up_at_once_and_never_takes_its_successors
 }
 
 #[test]
-fn what_others_have_put_in_its_place_stays() {
+fn a_file_that_has_replaced_the_socket_stays() {
     let scratch = Scratch::new();
     let (address, path) = (address(&scratch), scratch.path("socket"));
     let server = Served::start(&["--listen", &address]);
@@ -58,7 +58,7 @@ fn what_others_have_put_in_its_place_stays() {
     UnixStream::connect(&path).unwrap();
     drop(other);
 
-    // A directory, and nothing at all.
+    // A directory, and nothing.
     fs::remove_file(&path).unwrap();
     let server = Served::start(&["--listen", &address]);
     fs::remove_file(&path).unwrap();
@@ -71,7 +71,7 @@ fn what_others_have_put_in_its_place_stays() {
 }
 
 #[test]
-fn of_many_that_start_at_once_in_the_place_of_a_dead_one_one_listens() {
+fn of_many_that_start_at_once_in_place_of_a_dead_server_one_listens() {
     let scratch = Scratch::new();
     let (address, path) = (address(&scratch), scratch.path("socket"));
     for _ in 0..10 {
@@ -102,7 +102,7 @@ fn of_many_that_start_at_once_in_the_place_of_a_dead_one_one_listens() {
 }
 
 #[test]
-fn nobody_takes_a_dead_ones_place_while_another_is_about_to() {
+fn a_dead_socket_is_not_replaced_while_another_server_has_the_lock() {
     let scratch = Scratch::new();
     let (address, path) = (address(&scratch), scratch.path("socket"));
     drop(UnixListener::bind(&path).unwrap());
@@ -115,7 +115,7 @@ fn nobody_takes_a_dead_ones_place_while_another_is_about_to() {
 }
 
 #[test]
-fn a_server_that_listens_and_takes_nobody_is_not_dead() {
+fn a_server_that_listens_and_does_not_accept_is_not_dead() {
     let scratch = Scratch::new();
     let (address, path) = (address(&scratch), scratch.path("socket"));
     let at = SockAddr::unix(&path).unwrap();
@@ -135,4 +135,55 @@ fn a_server_that_listens_and_takes_nobody_is_not_dead() {
     }
     run(keyed(&["serve", "--listen", &address])).failed_with(4);
     assert!(path.exists());
+}
+
+#[test]
+fn the_file_has_the_permissions_that_are_asked_for() {
+    let scratch = Scratch::new();
+    let (address, path) = (address(&scratch), scratch.path("socket"));
+    let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    for (text, expected) in [("600", 0o600), ("0666", 0o666), ("660", 0o660)] {
+        let server = Served::start(&["--listen", &address, "--socket-mode", text]);
+        assert_eq!(mode(), expected);
+        assert_eq!(server.send("hello").good(), "hello");
+        server.stop();
+    }
+    for wrong in ["", "9", "1777", "rw", "-1"] {
+        run(keyed(&["serve", "--listen", &address, "--socket-mode", wrong])).failed_with(2);
+    }
+    run(keyed(&["serve", "--listen", "127.0.0.1:0", "--socket-mode", "600"])).failed_with(2);
+}
+
+#[test]
+fn a_symbolic_link_is_neither_followed_nor_replaced() {
+    let scratch = Scratch::new();
+    let (address, path) = (address(&scratch), scratch.path("socket"));
+    let target = scratch.path("target");
+    symlink(&target, &path).unwrap();
+    // To nothing, to a socket on which somebody listens, and to a dead one.
+    run(keyed(&["serve", "--listen", &address])).failed_with(4);
+    assert!(!target.exists());
+    let listener = UnixListener::bind(&target).unwrap();
+    run(keyed(&["serve", "--listen", &address])).failed_with(4);
+    drop(listener);
+    run(keyed(&["serve", "--listen", &address])).failed_with(4);
+    assert!(target.exists() && path.is_symlink());
+}
+
+#[test]
+fn a_successor_that_is_moved_into_place_keeps_the_path() {
+    let scratch = Scratch::new();
+    let (address, path) = (address(&scratch), scratch.path("socket"));
+    let old = Served::start(&["--listen", &address]);
+    let new = Served::start(&["--listen", &format!("unix:{}", scratch.name("new"))]);
+    fs::rename(scratch.path("new"), &path).unwrap();
+    old.stop();
+    assert_eq!(run(keyed(&["send", &address, "hello"])).good(), "hello");
+    // The new server has bound another path, and removes nothing at this one.
+    let inode = fs::symlink_metadata(&path).unwrap().ino();
+    new.stop();
+    assert_eq!(fs::symlink_metadata(&path).unwrap().ino(), inode);
+    // A third server finds it dead.
+    Served::start(&["--listen", &address]).stop();
+    assert!(!path.exists());
 }

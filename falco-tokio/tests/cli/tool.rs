@@ -1,9 +1,9 @@
-//! Runs the tool, for no longer than a bound, and looks at what it did.
+//! Runs the tool, within a time limit, and looks at its results.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write, pipe};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-/// No command takes as long as this, on a slow machine either.
+/// No command takes as long as this, not even on a slow machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const KEY: &str = "a315c8024ab172f90691f92ac072d57d3aac129b4d1024d536f0ac6b9236b554";
 pub(crate) const OTHER_KEY: &str = "1b15c8024ab172f90691f92ac072d57d3aac129b4d1024d536f0ac6b9236b555";
@@ -37,7 +37,22 @@ pub(crate) fn keyed(words: &[&str]) -> Command {
     command
 }
 
-/// What a command did.
+/// The same with the key on standard input, since with `--exec` it must not be in the environment.
+pub(crate) fn piped(words: &[&str]) -> Command {
+    let mut command = falco(words);
+    with_piped_key(&mut command);
+    command.args(["--key-file", "-"]);
+    command
+}
+
+/// The command's standard input becomes a pipe with the key.
+pub(crate) fn with_piped_key(command: &mut Command) {
+    let (reader, mut writer) = pipe().unwrap();
+    writer.write_all(KEY.as_bytes()).unwrap();
+    command.stdin(reader);
+}
+
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
@@ -50,7 +65,7 @@ impl Ended {
         str::from_utf8(&self.out).unwrap()
     }
 
-    /// It ended with this code, and said so, without a word of any key.
+    /// Checks that it ended with this code and a message without any part of a key.
     pub(crate) fn failed_with(&self, code: i32) -> &str {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert!(!self.err.is_empty(), "no message: {self:?}");
@@ -60,14 +75,14 @@ impl Ended {
         &self.err
     }
 
-    /// It ended well, and what it wrote.
+    /// Checks that it succeeded, and returns its output.
     pub(crate) fn good(&self) -> &str {
         assert_eq!((self.code, self.err.as_str()), (Some(0), ""), "{self:?}");
         self.text()
     }
 }
 
-/// A command that runs. Dropping it kills it.
+/// A running command. Dropping it kills it.
 pub(crate) struct Run {
     child: Child,
     out: Receiver<Vec<u8>>,
@@ -79,7 +94,7 @@ impl Run {
         Self::of(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
     }
 
-    /// The same, but its streams are as the command has them; those that are pipes are read.
+    /// The same with the streams of the command. Those that are pipes are read.
     pub(crate) fn of(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
         let (out, err) = (collect(child.stdout.take()), collect(child.stderr.take()));
@@ -120,7 +135,7 @@ pub(crate) fn pid(number: u32) -> Pid {
     Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
 }
 
-/// All that comes out of a pipe, at its end; nothing where there is no pipe.
+/// Reads a pipe to its end. Without a pipe there is nothing.
 fn collect(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
     let (to, all) = mpsc::channel();
     thread::spawn(move || {
@@ -151,8 +166,7 @@ pub(crate) fn run_with(mut command: Command, input: &[u8]) -> Ended {
     ended
 }
 
-/// Runs a command whose standard output nobody reads, and gives its exit code and what it
-/// complained of.
+/// Runs a command with a closed standard output, and returns its exit code and its standard error.
 pub(crate) fn run_unread(mut command: Command) -> (Option<i32>, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
@@ -168,14 +182,15 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// With the key in its environment, on a free port unless the words say otherwise.
+    /// On a free port unless the words say otherwise. The key is in its environment if there is no
+    /// `--exec`.
     pub(crate) fn start(words: &[&str]) -> Self {
         let all: Vec<&str> = if words.contains(&"--listen") {
             vec!["serve"]
         } else {
             vec!["serve", "--listen", "127.0.0.1:0"]
         };
-        let mut command = keyed(&all);
+        let mut command = if words.contains(&"--exec") { piped } else { keyed }(&all);
         command.args(words);
         Self::of(command)
     }
@@ -184,12 +199,12 @@ impl Served {
         Self::try_of(command).unwrap_or_else(|ended| panic!("{ended:?}"))
     }
 
-    /// The same, or what has become of it instead.
+    /// The same, or the result of one that did not start to listen.
     pub(crate) fn try_of(mut command: Command) -> Result<Self, Ended> {
         Self::with(command.stderr(Stdio::piped()), |_| {})
     }
 
-    /// One whose standard error is a pipe that this caller may read or not.
+    /// One whose standard error is a pipe that only the caller may read.
     pub(crate) fn unheard(mut command: Command) -> (Self, ChildStderr) {
         let mut unread = None;
         let server = Self::with(command.stderr(Stdio::piped()), |child| unread = child.stderr.take());
@@ -229,7 +244,7 @@ impl Served {
         self.run.child.id()
     }
 
-    /// What becomes of it after this; its first line is not in the output.
+    /// Waits for its end. The output lacks the first line.
     pub(crate) fn end(self) -> Ended {
         self.run.end()
     }
@@ -241,13 +256,13 @@ impl Served {
         ended
     }
 
-    /// A message and its answer.
+    /// Sends a message.
     pub(crate) fn send(&self, message: &str) -> Ended {
         run(keyed(&["send", &self.address, message]))
     }
 }
 
-/// A directory of its own for a test, gone with it.
+/// A directory for a test. Dropping it removes it.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
@@ -263,7 +278,7 @@ impl Scratch {
         self.0.join(name)
     }
 
-    /// The name of a file that others cannot read.
+    /// Creates a file that only its owner can read, and returns its name.
     pub(crate) fn file(&self, name: &str, content: &[u8]) -> String {
         let path = self.path(name);
         let mut options = fs::OpenOptions::new();
@@ -289,7 +304,14 @@ impl Drop for Scratch {
     }
 }
 
-/// How many children a process has, zombies among them. Where there is no /proc, none.
+/// Whether a process has ended. A zombie has.
+pub(crate) fn is_gone(id: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    test_kill_process(pid(id)).is_err() || state.starts_with('Z')
+}
+
+/// How many children a process has, including zombies. Without /proc, none.
 pub(crate) fn children(parent: u32) -> usize {
     let parent = parent.to_string();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -301,7 +323,7 @@ pub(crate) fn children(parent: u32) -> usize {
     stats.filter(is_child).count()
 }
 
-/// Waits until something holds.
+/// Waits for a condition.
 pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
@@ -310,12 +332,12 @@ pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// Waits until somebody listens on a Unix socket: its file is there a moment before.
+/// Waits until a server listens on a Unix socket. Its file exists before that.
 pub(crate) fn until_listening(path: &Path) {
     until("it listens", || UnixStream::connect(path).is_ok());
 }
 
-/// Waits until a file has a whole line, and gives it.
+/// Waits until a file has a whole line, and returns it.
 pub(crate) fn line_of(path: &Path) -> String {
     let whole = || fs::read_to_string(path).is_ok_and(|text| text.ends_with('\n'));
     until("a line in a file", whole);

@@ -21,12 +21,18 @@ pub(crate) struct Tool {
 
 impl Tool {
     pub(crate) fn serve(words: &[&str]) -> Self {
-        let mut command = falco(&["serve", "--listen", "127.0.0.1:0", "--wire", "classic"], KEY);
+        let mut command = falco(&["serve", "--listen", "127.0.0.1:0", "--wire", "classic"]);
         let mut child = command
+            .args(["--key-file", "-"])
             .args(words)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("the tool starts");
+        // A key in the environment does not go with --exec.
+        let mut key = child.stdin.take().expect("standard input is piped");
+        key.write_all(KEY.as_bytes()).expect("the tool takes the key");
+        drop(key);
         let mut line = String::new();
         let pipe = child.stdout.take().expect("standard output is piped");
         BufReader::new(pipe).read_line(&mut line).expect("a line of text");
@@ -49,8 +55,9 @@ impl Drop for Tool {
 
 /// `falco send --wire classic` of `message`.
 pub(crate) fn send(address: SocketAddr, key: &str, message: &[u8]) -> Output {
-    let mut command = falco(&["send", &address.to_string(), "--wire", "classic"], key);
+    let mut command = falco(&["send", &address.to_string(), "--wire", "classic"]);
     command
+        .env("FALCO_KEY", key)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -62,11 +69,11 @@ pub(crate) fn send(address: SocketAddr, key: &str, message: &[u8]) -> Output {
     child.wait_with_output().expect("the tool ends")
 }
 
-fn falco(words: &[&str], key: &str) -> Command {
+fn falco(words: &[&str]) -> Command {
     let mut command = Command::new(setup::tool());
     command
         .args(words)
         .env_remove("FALCO_CLASSIC_KEY")
-        .env("FALCO_KEY", key);
+        .env_remove("FALCO_KEY");
     command
 }

@@ -1,5 +1,5 @@
-//! `falco bench`: what a command line asks for, the run with its progress line, and its end. The
-//! work itself is in `load`, what comes of it is told in `report` and drawn in `picture`.
+//! `falco bench`: its arguments, the run with its progress line, and its end. `load` sends the
+//! requests, `report` formats the results, and `picture` draws them.
 
 mod load;
 mod picture;
@@ -8,7 +8,7 @@ mod report;
 use core::time::Duration;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write, stderr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use falco_tokio::{Client, Key};
@@ -24,13 +24,13 @@ use crate::target::Target;
 use crate::values::{self, millis, real};
 use crate::{key, log, output};
 
-/// Measures how fast a server answers: requests per second, and the percentiles of the time that
-/// each took.
+/// Measures how fast a server answers: requests per second, and the percentiles of latency.
 ///
 /// Each connection has a number of requests in flight, and sends the next when one of them is
-/// answered. So the load follows the server: while that stands still nothing is sent, and the
-/// percentiles are those of requests that were sent. The times count from handing a request over to
-/// having its whole answer, in this process. Ctrl-C ends the run early and tells what was measured.
+/// answered. So the load adapts to the server: while the server stalls nothing is sent, and
+/// requests that would have been sent then do not count in the percentiles. Latency is measured in
+/// this process, from passing a request to the library to receiving its whole answer. Ctrl-C ends
+/// the run early and prints what was measured.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -38,19 +38,19 @@ pub(crate) struct Args {
     /// How many connections to open
     #[arg(long, short, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     connections: u32,
-    /// How many requests to have under way on each connection
+    /// How many requests to have in flight on each connection
     #[arg(long, short = 'p', value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
     in_flight: u16,
-    /// How large a message is, such as 64 or 16K
+    /// The size of each message, such as 64 or 16K
     #[arg(long, short, value_name = "SIZE", default_value = "64", value_parser = values::size)]
     size: u32,
     /// How long to send requests
     #[arg(long, short, value_name = "TIME", default_value = "10s", value_parser = values::some_time)]
     duration: Duration,
-    /// How many requests to send in all, however long that takes
+    /// How many requests to send in all, instead of --duration
     #[arg(long, short = 'n', value_name = "COUNT", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     requests: Option<u64>,
-    /// How long a request may take, and a connection to open
+    /// The time limit of each request, and of opening each connection
     #[arg(long, short, value_name = "TIME", default_value = "10s", value_parser = values::some_time)]
     timeout: Duration,
     /// Prints JSON instead of a table
@@ -64,28 +64,28 @@ pub(crate) struct Args {
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   falco bench localhost --key-file falco.key --connections 64
-  falco bench localhost --connections 8 --in-flight 32 --size 16K --duration 30s --svg latency.svg
-  falco bench localhost --requests 100000 --json | jq .latency_ms.p99";
+  falco bench localhost --key-file falco.key -c 8 --in-flight 32 --size 16K --duration 30s --svg latency.svg
+  falco bench localhost --key-file falco.key --requests 100000 --json | jq .latency_ms.p99";
 
-/// How many connections are opened at a time: fewer than a server lets be half-open.
+/// How many connections are opened at a time: fewer than a server allows to be half-open.
 const OPENING: usize = 64;
-/// The pauses before a connection that was lost is made again.
+/// The shortest and the longest pause before reconnecting.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 /// How often the progress line changes.
 const PROGRESS: Duration = Duration::from_millis(500);
-/// How long connections may take to end in good order.
+/// How long connections may take to close.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    // What cannot be drawn shall not be measured first.
-    let drawing = args.svg.as_ref().map(create).transpose()?;
-    // Before signals are heard, which do not end what waits for a key at a terminal.
+    // Before the measurement, so that it is not lost if the file cannot be written.
+    let drawing = args.svg.as_deref().map(create).transpose()?;
+    // Before `Signals`, which would keep Ctrl-C from ending a process that waits for a key.
     let key = args.target.key()?;
     let mut signals = Signals::new(args.timeout)?;
     let began = Instant::now();
     let clients = tokio::select! {
         clients = open(&args, &key) => clients?,
-        () = signals.next() => return Err(Failure::Told(Code::Failed)),
+        () = signals.next() => return Err(Failure::Reported(Code::Failed)),
     };
     let connecting = began.elapsed();
     let load = Arc::new(Load::new(args.size, args.requests));
@@ -106,23 +106,27 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     };
     if let (Some(file), Some(path)) = (drawing, &args.svg) {
         let drawn = replace(file, picture::draw(&measured).as_bytes());
-        drawn.map_err(|error| Failure::new(Code::Failed, format_args!("{}: {error}", path.display())))?;
+        drawn.map_err(|error| unwritable(path, &error))?;
     }
     let told = if args.json { measured.json() } else { measured.table() };
     output::put(told.as_bytes())?;
     if measured.counts.failed() > 0 {
-        return Err(Failure::Told(Code::Failed));
+        return Err(Failure::Reported(Code::Failed));
     }
     Ok(())
 }
 
-/// What a picture is written to. One that is there stays until there is another.
-fn create(path: &PathBuf) -> Result<File, Failure> {
+/// Opens the file for the picture. Its content stays until there is a new picture.
+fn create(path: &Path) -> Result<File, Failure> {
     key::check_is_no_key(path, "--svg")?;
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false);
     let opened = options.open(path);
-    opened.map_err(|error| Failure::new(Code::Failed, format_args!("{}: {error}", path.display())))
+    opened.map_err(|error| unwritable(path, &error))
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(Code::Failed, format_args!("cannot write {}: {error}", path.display()))
 }
 
 fn replace(mut file: File, picture: &[u8]) -> io::Result<()> {
@@ -133,13 +137,13 @@ fn replace(mut file: File, picture: &[u8]) -> io::Result<()> {
     file.write_all(picture)
 }
 
-/// Opens all connections; the first that fails is the end.
+/// Opens all connections. Fails with the first that fails.
 async fn open(args: &Args, key: &Key) -> Result<Vec<Client>, Failure> {
     let places = Arc::new(Semaphore::new(OPENING));
     let mut opening = JoinSet::new();
     for _ in 0..args.connections {
         let builder = args.target.builder(key::copy(key)?, args.timeout)?;
-        // A server that goes away shall be told as that, and not as requests that took long.
+        // If the server goes away, requests fail at once, instead of counting as slow.
         let builder = builder.fail_fast(true).backoff(RETRY.0, RETRY.1);
         let builder = builder.max_outstanding(args.in_flight.into());
         let (target, places) = (args.target.clone(), Arc::clone(&places));
@@ -156,7 +160,7 @@ async fn open(args: &Args, key: &Key) -> Result<Vec<Client>, Failure> {
     Ok(clients)
 }
 
-/// Has all requests sent, and says how long that took and whether it was cut short.
+/// Sends all requests. Returns how long that took and whether a signal ended it early.
 async fn measure(args: &Args, load: &Arc<Load>, clients: &[Client], signals: &mut Signals) -> (Duration, bool) {
     let began = Instant::now();
     let until = args.requests.is_none().then(|| began + args.duration);
@@ -191,10 +195,10 @@ async fn measure(args: &Args, load: &Arc<Load>, clients: &[Client], signals: &mu
     (began.elapsed(), asked > 0)
 }
 
-/// Back to the beginning of the line, and nothing on it.
+/// Moves to the beginning of the line and clears it.
 const CLEAR: &str = "\r\x1b[K";
 
-/// Shows how it goes: the rate is that since the last time, which this gives back for the next.
+/// Prints the progress, with the rate since the last call. Returns what the next call needs.
 fn progress(load: &Load, began: Instant, (since, answered): (Instant, u64)) -> (Instant, u64) {
     let (now, counts) = (Instant::now(), load.counts());
     let new = real(counts.answered.saturating_sub(answered));

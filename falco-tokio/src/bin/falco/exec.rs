@@ -1,9 +1,10 @@
-//! A command as a handler: it gets a message on its standard input, and its standard output is the
-//! answer. A request lasts as long as its command and at most [`MOMENT`] longer, whatever the
-//! command has closed, left open or left running.
+//! A command as a handler: it reads the message from its standard input, and what it writes to its
+//! standard output is the answer. A request lasts as long as its command, at most the time limit,
+//! and at most [`GRACE`] longer than its command, whatever the command has closed, left open or
+//! left running.
 
-mod complaints;
 mod running;
+mod stderr;
 
 use core::pin::pin;
 use core::time::Duration;
@@ -17,55 +18,71 @@ use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use self::complaints::Complaints;
 use self::running::Running;
+use self::stderr::Stderr;
 
-/// How long what a command has written may take to be read once the command has ended, and how
-/// long what it has left running may go on with its streams.
-const MOMENT: Duration = Duration::from_millis(250);
-/// The least room that a read is given.
+/// After a command has ended: how long to go on reading what it has written, and how long processes
+/// that it has left may hold its standard input and output before they are killed.
+const GRACE: Duration = Duration::from_millis(250);
+/// The least room for a read.
 const ROOM: usize = 8 << 10;
+
+/// What a command may use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Bytes of an answer.
+    pub(crate) answer: u32,
+    /// How many commands run at once.
+    pub(crate) commands: u16,
+    /// How long a command runs.
+    pub(crate) time: Duration,
+}
 
 /// What is run for each request.
 pub(crate) struct Exec {
     program: OsString,
     arguments: Vec<OsString>,
-    /// The largest answer.
-    max_answer: u32,
+    limits: Limits,
     places: Semaphore,
-    /// How many places there are.
-    most: u16,
-    complaints: Complaints,
+    stderr: Stderr,
 }
 
 impl Exec {
-    /// None where no command is given.
-    pub(crate) fn new(command: &[OsString], max_answer: u32, max_commands: u16) -> io::Result<Option<Self>> {
+    /// None if no command is given.
+    pub(crate) fn new(command: &[OsString], limits: Limits) -> io::Result<Option<Self>> {
         let Some((program, arguments)) = command.split_first() else {
             return Ok(None);
         };
         Ok(Some(Self {
             program: program.clone(),
             arguments: arguments.to_vec(),
-            max_answer,
-            places: Semaphore::new(usize::from(max_commands)),
-            most: max_commands,
-            complaints: Complaints::new()?,
+            limits,
+            places: Semaphore::new(usize::from(limits.commands)),
+            stderr: Stderr::new()?,
         }))
     }
 
-    /// What the command makes of a message. When this future is dropped the command is killed.
+    /// Runs the command for a message. If this future is dropped, the command is killed.
     pub(crate) async fn answer(&self, message: Bytes) -> Result<Bytes, HandlerError> {
         let _place = self.places.acquire().await?;
+        let limit = self.limits.time;
+        // A command that takes longer is dropped, which kills it.
+        timeout(limit, self.run(message)).await.unwrap_or_else(|_| {
+            let program = self.program.display();
+            Err(format!("{program}: still running after {limit:?} (--exec-timeout), and was killed").into())
+        })
+    }
+
+    async fn run(&self, message: Bytes) -> Result<Bytes, HandlerError> {
         let started = self
-            .complaints
+            .stderr
             .writer()
             .and_then(|stderr| Running::start(&self.program, &self.arguments, stderr));
         let (mut running, to, from) = started.map_err(|error| self.not_started(&error))?;
         let mut answer = Vec::new();
         let is_held = {
-            // Whichever goes wrong ends both: the other may wait for a command that does neither
-            // read nor end.
+            // If one of them fails, the other ends too: it may wait for a command that neither
+            // reads nor ends.
             let mut talk = pin!(async { tokio::try_join!(feed(to, &message), self.read(from, &mut answer)) });
             tokio::select! {
                 talked = &mut talk => {
@@ -75,7 +92,7 @@ impl Exec {
                 }
                 exited = running.exited() => {
                     exited?;
-                    match timeout(MOMENT, talk).await {
+                    match timeout(GRACE, talk).await {
                         Ok(talked) => {
                             talked?;
                             false
@@ -85,7 +102,8 @@ impl Exec {
                 }
             }
         };
-        // Its own end decides, also where something that it has left behind holds its streams.
+        // The exit status of the command counts, also if a process that it has left still holds its
+        // streams.
         let status = running.end(is_held).await?;
         if status.success() {
             Ok(answer.into())
@@ -94,17 +112,17 @@ impl Exec {
         }
     }
 
-    /// What a request fails with whose command was not started.
+    /// The error of a request whose command could not be started.
     fn not_started(&self, error: &io::Error) -> HandlerError {
         let program = self.program.display();
         if running::is_shortage(error) {
-            tracing::warn!(%error, %program, "no command can be started now");
+            tracing::warn!(%error, %program, "no command can be started now, and the request is refused as busy: raise the system's limits");
             return Refusal::Busy.into();
         }
         format!("{program}: {error}").into()
     }
 
-    /// Why the command cannot be run, as far as can be told before it is.
+    /// Why the command cannot be run, as far as that shows before it is.
     pub(crate) fn check(&self) -> io::Result<()> {
         running::check(&self.program).map_err(|error| {
             let text = format!("{}: {error}", self.program.display());
@@ -112,27 +130,28 @@ impl Exec {
         })
     }
 
-    /// Waits until no command runs: those whose requests were cut off are killed only when their
-    /// tasks are dropped, which the end of the process would forestall. Then waits until what
-    /// commands have written to standard error is in the log, but not for what they have left
-    /// running.
+    /// Waits until no command runs. A command whose request was cut off is killed when the task of
+    /// the request is dropped, and the process must not end before that. Then waits until the log
+    /// has what commands have written to standard error.
     pub(crate) async fn idle(&self) {
-        // A place is given back when its command is over or killed. The semaphore is never closed.
-        let _ = self.places.acquire_many(self.most.into()).await;
-        self.complaints.end().await;
+        // A place is free again when its command has ended or was killed. The semaphore is never
+        // closed.
+        let _ = self.places.acquire_many(self.limits.commands.into()).await;
+        self.stderr.end().await;
     }
 
-    /// All that the command writes, unless that is too much.
+    /// Reads all that the command writes, up to the limit.
     async fn read(&self, mut from: ChildStdout, answer: &mut Vec<u8>) -> Result<(), HandlerError> {
+        let limit = self.limits.answer;
         loop {
             answer.reserve(ROOM);
             if from.read_buf(answer).await? == 0 {
                 return Ok(());
             }
-            if u32::try_from(answer.len()).map_or(true, |length| length > self.max_answer) {
+            if u32::try_from(answer.len()).map_or(true, |length| length > limit) {
                 tracing::warn!(
-                    limit = self.max_answer,
-                    "the command writes more than an answer may have"
+                    limit,
+                    "the command wrote more than --max-message, and was killed: the request is refused"
                 );
                 return Err(Refusal::AnswerTooLarge.into());
             }

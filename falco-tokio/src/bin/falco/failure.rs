@@ -1,30 +1,30 @@
-//! How the tool fails: a message for whoever reads, an exit code for whoever does not. What an
-//! error of the library means to a shell is decided here.
+//! How the tool fails: a message for a person, an exit code for a script. Both are derived here
+//! from the errors of the library.
 
 use core::fmt;
 use std::io::ErrorKind;
-use std::path::Path;
 use std::process::ExitCode;
 
 use falco_tokio::{ConnectionError, Error, Fate};
 
+use crate::at_path::{self, AtPath};
 use crate::values::Address;
 
-/// The exit codes, as the help tells them.
+/// The exit codes, as the help has them.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
-  0  all went well; also when whoever read the output wanted no more of it
-  1  a request failed, or some of many did, or anything that is not below
+  0  success; also if the reader of standard output has closed it
+  1  a request failed, or some of many did, or any error that is not listed below
   2  the command line is wrong
   3  the server refused the handshake: another key, --context or --wire, no FalcoTCP server, or a full one
   4  cannot connect, or cannot listen
-  5  timed out
-  6  no key: not given, not readable, or not 64 hexadecimal digits";
+  5  a time limit expired
+  6  no key: not given, not readable, readable by other users, or not 64 hexadecimal digits";
 
-/// What an error says was being done when a stream was to be opened.
+/// What [`Error`] says was being done if a stream could not be opened.
 const CONNECTING: &str = "connecting";
 
-/// What a shell is told.
+/// An exit code that is not 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
     Failed,
@@ -51,11 +51,11 @@ impl Code {
 /// Why a command has ended early.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Something is wrong, and this says what.
+    /// An error with its message.
     Because(Code, String),
-    /// Something is wrong, and all has been said about it.
-    Told(Code),
-    /// Nobody reads the output any more.
+    /// An error whose message was printed already.
+    Reported(Code),
+    /// The reader of standard output has closed it.
     OutputClosed,
 }
 
@@ -68,9 +68,9 @@ impl Failure {
         Self::new(Code::Usage, message)
     }
 
-    /// A connection that did not come about.
+    /// A connection could not be established.
     pub(crate) fn connecting(error: &Error, address: &Address) -> Self {
-        // Where the server closes before it has read all, the system may report that as an error.
+        // If the server closes before it has read everything, the system may report an error.
         let is_ended = matches!(error, Error::Io { doing, .. } if *doing != CONNECTING);
         let code = if is_ended {
             Code::Refused
@@ -81,7 +81,7 @@ impl Failure {
             return Self::new(
                 code,
                 format_args!(
-                    "{address} refused the handshake: the server has another key, --context or --wire; or it, or a proxy in front of it, is full, starting or stopping; or it is no FalcoTCP server"
+                    "{address} refused the handshake: the server has another key, --context or --wire (check these first); or it, or a proxy in front of it, is full, starting or stopping; or no FalcoTCP server listens there"
                 ),
             );
         }
@@ -91,14 +91,22 @@ impl Failure {
             None
         };
         let hint = match (system, address) {
-            (Some(ErrorKind::ConnectionRefused), Address::Unix(path)) if !is_socket(path) => ": that file is no socket",
-            (Some(ErrorKind::ConnectionRefused), _) => ": nothing listens there; is the server running?",
-            (Some(ErrorKind::NotFound), Address::Unix(_)) => ": is the server running, and is this its path?",
-            (Some(ErrorKind::PermissionDenied), Address::Unix(_)) => ": this user may not use that socket",
-            (None, _) if matches!(error, Error::TimedOut { .. }) => {
-                ": nothing answers there; the server or its machine is down or stuck, or a firewall is in between"
+            (Some(ErrorKind::ConnectionRefused), Address::Unix(path)) if at_path::look(path) == AtPath::NoSocket => {
+                ": the file there is not a socket"
             }
-            (None, _) if code == Code::TimedOut => ": something listens there, but it is stuck, or no FalcoTCP server",
+            (Some(ErrorKind::ConnectionRefused), _) => {
+                ": nothing listens there; is the server running, and is this its address?"
+            }
+            (Some(ErrorKind::NotFound), Address::Unix(_)) => ": is the server running, and is this its path?",
+            (Some(ErrorKind::PermissionDenied), Address::Unix(_)) => {
+                ": this user may not write to that socket; see --socket-mode of the server"
+            }
+            (None, _) if matches!(error, Error::TimedOut { .. }) => {
+                ": nothing answers there; the server or its machine is down or stuck, or a firewall drops the packets"
+            }
+            (None, _) if code == Code::TimedOut => {
+                ": something listens there, but it is stuck, or it is no FalcoTCP server"
+            }
             _ => "",
         };
         Self::new(
@@ -107,7 +115,7 @@ impl Failure {
         )
     }
 
-    /// A server that cannot listen.
+    /// A server cannot listen.
     pub(crate) fn listening(error: &Error, address: &Address) -> Self {
         let code = code_of(error, Code::Unreachable);
         let Error::Io { source, .. } = error else {
@@ -117,10 +125,17 @@ impl Failure {
             (ErrorKind::AddrInUse, Address::Tcp(_)) => {
                 ": another program listens there; stop it, or have --listen name another port"
             }
-            (ErrorKind::AddrInUse, Address::Unix(path)) if is_socket(path) => ": another server listens there",
-            (ErrorKind::AddrInUse, Address::Unix(_)) => ": what is there is no socket, and is left as it is",
+            (ErrorKind::AddrInUse, Address::Unix(path)) => match at_path::look(path) {
+                AtPath::Server => ": another server listens there; stop it, or have --listen name another path",
+                AtPath::DeadSocket => {
+                    ": a server that has ended left this socket, and it could not be removed: remove it, or start again if another server was starting"
+                }
+                AtPath::NoSocket => {
+                    ": the file there is not a socket and was not touched: remove it, or name another path"
+                }
+            },
             (ErrorKind::AddrNotAvailable, _) => {
-                ": this machine has no such address; 0.0.0.0 and [::] stand for all it has"
+                ": this machine has no such address; 0.0.0.0 and [::] stand for all that it has"
             }
             (ErrorKind::PermissionDenied, Address::Tcp(_)) => ": this user may not use that port; try one above 1023",
             (ErrorKind::PermissionDenied, Address::Unix(_)) => ": this user may not create a file there",
@@ -130,20 +145,20 @@ impl Failure {
         Self::new(code, format_args!("cannot listen on {address}: {source}{hint}"))
     }
 
-    /// Tells it, and says with what the process ends.
+    /// Prints the message and returns the exit code.
     pub(crate) fn end(self) -> ExitCode {
         match self {
             Self::Because(code, message) => {
                 crate::log::tell(&message);
                 ExitCode::from(code.number())
             }
-            Self::Told(code) => ExitCode::from(code.number()),
+            Self::Reported(code) => ExitCode::from(code.number()),
             Self::OutputClosed => ExitCode::SUCCESS,
         }
     }
 }
 
-/// What an error says, without what was being done where a message says that itself.
+/// The text of an error, without what was being done if that was connecting.
 struct Cause<'e>(&'e Error);
 
 impl fmt::Display for Cause<'_> {
@@ -168,19 +183,7 @@ impl fmt::Display for Cause<'_> {
     }
 }
 
-#[cfg(unix)]
-fn is_socket(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-
-    std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
-}
-
-#[cfg(not(unix))]
-fn is_socket(_: &Path) -> bool {
-    false
-}
-
-/// What is known of a request that failed with an error.
+/// Whether a request that failed with an error was processed.
 pub(crate) fn fate(error: &Error) -> &'static str {
     if error.fate() == Fate::NotProcessed {
         UNPROCESSED
@@ -191,7 +194,7 @@ pub(crate) fn fate(error: &Error) -> &'static str {
 
 pub(crate) const UNPROCESSED: &str = "was not processed";
 
-/// What an error means, where `otherwise` is what went wrong in general.
+/// The exit code for an error, or `otherwise` if it has none of its own.
 pub(crate) fn code_of(error: &Error, otherwise: Code) -> Code {
     if error.is_refused() {
         return Code::Refused;

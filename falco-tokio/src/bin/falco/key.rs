@@ -1,12 +1,12 @@
-//! Where keys come from: a file, standard input, the environment; never an argument. No message
-//! holds anything of one.
+//! Where keys come from: a file, standard input or the environment, and never an argument. No
+//! message has any part of a key.
 
 mod text;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, stdin};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use falco_tokio::Key;
 use zeroize::Zeroizing;
@@ -16,34 +16,99 @@ use crate::output;
 
 /// The variable with the key.
 pub(crate) const KEY_VARIABLE: &str = "FALCO_KEY";
-/// The variable with the key of the classic wire, where there are two.
+/// The variable with the key of the classic wire, which has precedence there.
 pub(crate) const CLASSIC_KEY_VARIABLE: &str = "FALCO_CLASSIC_KEY";
 
-/// How the help of commands that take a key speaks of it.
+/// What the help of commands that take a key says about keys.
 pub(crate) const KEYS: &str = "\
 Keys:
   A key is 64 hexadecimal digits, as `falco keygen` makes them. It comes from --key-file, where - is standard input, or
-  else from the variable FALCO_KEY. Its text may be ASCII, or UTF-8 or UTF-16 with a byte order mark, on one line. On the
-  classic wire FALCO_CLASSIC_KEY goes before FALCO_KEY: a key belongs to one wire. No option takes the key itself:
-  arguments can be seen by everybody on the machine.";
+  else from the variable FALCO_KEY. On the classic wire, FALCO_CLASSIC_KEY has precedence over FALCO_KEY, because a key
+  is for one wire. No option takes the key itself: all users of a machine can see the arguments of a process.
+  Prefer a file: the environment of a process is passed on to all that it starts, and shows in its container's
+  configuration. The file must be readable by its owner alone (chmod 600), unless it belongs to another user, such as
+  root, who hands it to a service. Its text is one line, in ASCII, or in UTF-8 or UTF-16 with a byte order mark.";
 
-/// The key that an option names, or else the first variable that is set.
-pub(crate) fn find(file: Option<&Path>, option: &str, variables: &[&str]) -> Result<Key, Failure> {
-    if let Some(path) = file {
-        return read(path, option);
+/// Where a key is, as all commands that take one have it.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct KeyArgs {
+    /// The file with the key; - is standard input
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Accepts a key file that other users may read or write
+    #[arg(long)]
+    allow_readable_key_file: bool,
+}
+
+impl KeyArgs {
+    /// The key from --key-file, or else from the first variable that is set.
+    pub(crate) fn find(&self, variables: &[&str]) -> Result<Key, Failure> {
+        self.find_in(self.key_file.as_deref(), "--key-file", variables)
     }
-    let set = variables
-        .iter()
-        .find_map(|name| std::env::var_os(name).map(|value| (name, value)));
-    let Some((name, value)) = set else {
-        let names = variables.join(" or ");
-        return Err(Failure::new(
-            Code::Key,
-            format_args!("no key: name its file with {option} FILE, or set {names}; `falco keygen` makes one"),
-        ));
-    };
-    let text = Zeroizing::new(value.into_encoded_bytes());
-    parse(&text, name)
+
+    /// The key from the file that an option names, or else from the first variable that is set.
+    pub(crate) fn find_in(&self, file: Option<&Path>, option: &str, variables: &[&str]) -> Result<Key, Failure> {
+        if let Some(path) = file {
+            return self.read(path, option);
+        }
+        let set = variables
+            .iter()
+            .find_map(|name| std::env::var_os(name).map(|value| (name, value)));
+        let Some((name, value)) = set else {
+            let names = variables.join(" or ");
+            return Err(Failure::new(
+                Code::Key,
+                format_args!(
+                    "there is no key: name its file with {option} FILE, or set {names}; `falco keygen --out FILE` makes a key"
+                ),
+            ));
+        };
+        let text = Zeroizing::new(value.into_encoded_bytes());
+        parse(&text, name)
+    }
+
+    fn read(&self, path: &Path, option: &str) -> Result<Key, Failure> {
+        if is_standard_input(Some(path)) {
+            output::ask("the key");
+            let text = bounded(stdin().lock()).map_err(|error| unreadable("standard input", &error))?;
+            return parse(&text, "standard input");
+        }
+        check_is_no_key(path, option)?;
+        let name = path.display().to_string();
+        let file = File::open(path).map_err(|error| unreadable(&name, &error))?;
+        if !self.allow_readable_key_file {
+            check_permissions(&file, &name)?;
+        }
+        let text = bounded(file).map_err(|error| unreadable(&name, &error))?;
+        parse(&text, &name)
+    }
+}
+
+/// Keeps other processes of this user from reading the memory, the environment and the descriptors
+/// of this process, and keeps the key out of core dumps. Commands of `--exec` are such processes.
+/// Only Linux has this. The superuser can read all the same.
+#[cfg(target_os = "linux")]
+pub(crate) fn deny_inspection() -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn deny_inspection() -> io::Result<()> {
+    Ok(())
+}
+
+/// No key is in the environment, from which commands of `--exec` could read it: their own, or that
+/// of the server (`/proc/PPID/environ`, `ps e`), which Linux hides from all but the superuser and
+/// other systems do not hide.
+pub(crate) fn check_not_in_environment() -> Result<(), Failure> {
+    let set = variables().into_iter().find(|name| std::env::var_os(name).is_some());
+    set.map_or(Ok(()), |name| {
+        Err(Failure::usage(format_args!(
+            "the variable {name} is set, and a command of --exec may be able to read it from the environment of the server: unset it, and name the file of the key with --key-file"
+        )))
+    })
 }
 
 /// Another copy of a key.
@@ -53,17 +118,17 @@ pub(crate) fn copy(key: &Key) -> Result<Key, Failure> {
     parse(text.as_slice(), "the key")
 }
 
-/// An option that takes the name of a file was not given a key, which no message may repeat.
+/// Fails if an option that takes the name of a file was given a key, which no message may repeat.
 pub(crate) fn check_is_no_key(path: &Path, option: &str) -> Result<(), Failure> {
     if looks_like_key(path.as_os_str()) {
         return Err(Failure::usage(format_args!(
-            "{option} takes the name of a file, and was given what looks like a key: others may have seen it"
+            "{option} takes the name of a file, and this looks like a key: put the key into a file, and replace it, since other users may have seen it"
         )));
     }
     Ok(())
 }
 
-/// Whether 64 hexadecimal digits stand in it.
+/// Whether it contains exactly 64 hexadecimal digits in a row.
 pub(crate) fn looks_like_key(argument: &OsStr) -> bool {
     argument
         .as_encoded_bytes()
@@ -71,41 +136,27 @@ pub(crate) fn looks_like_key(argument: &OsStr) -> bool {
         .any(|digits| digits.len() == 64)
 }
 
-/// Whether standard input is named.
+/// Whether a file is standard input.
 pub(crate) fn is_standard_input(file: Option<&Path>) -> bool {
     file.is_some_and(|path| path == Path::new("-"))
 }
 
-/// Environment variables that no child may see.
-pub(crate) fn variables() -> [OsString; 2] {
-    [KEY_VARIABLE.into(), CLASSIC_KEY_VARIABLE.into()]
-}
-
-fn read(path: &Path, option: &str) -> Result<Key, Failure> {
-    if is_standard_input(Some(path)) {
-        output::ask("the key");
-        let text = bounded(stdin().lock()).map_err(|error| unreadable("standard input", &error))?;
-        return parse(&text, "standard input");
-    }
-    check_is_no_key(path, option)?;
-    let name = path.display().to_string();
-    let file = File::open(path).map_err(|error| unreadable(&name, &error))?;
-    warn_if_others_can_read(&file, &name);
-    let text = bounded(file).map_err(|error| unreadable(&name, &error))?;
-    parse(&text, &name)
+/// Environment variables with keys, which no child gets.
+pub(crate) const fn variables() -> [&'static str; 2] {
+    [KEY_VARIABLE, CLASSIC_KEY_VARIABLE]
 }
 
 fn unreadable(name: &str, error: &io::Error) -> Failure {
     let hint = if error.kind() == io::ErrorKind::NotFound {
-        "; `falco keygen --out FILE` makes one, and both ends need the same"
+        "; `falco keygen --out FILE` makes one, and both sides need the same"
     } else {
         ""
     };
     Failure::new(Code::Key, format_args!("cannot read a key from {name}: {error}{hint}"))
 }
 
-/// Reads to the end, in a buffer that is made once, so that nothing of a key stays behind where it
-/// grew.
+/// Reads to the end into a buffer that never grows, since growing would leave a copy of the key in
+/// freed memory.
 fn bounded(mut from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut text = Zeroizing::new(vec![0; text::LONGEST]);
     let mut filled = 0;
@@ -125,18 +176,36 @@ fn parse(text: &[u8], name: &str) -> Result<Key, Failure> {
     text::parse(text).map_err(|error| Failure::new(Code::Key, format_args!("no key in {name}: {error}")))
 }
 
+/// As OpenSSH decides: a file of this user must be for this user alone. One that belongs to another
+/// user is theirs to judge: this is how root hands a key to a service.
 #[cfg(unix)]
-fn warn_if_others_can_read(file: &File, name: &str) {
+fn check_permissions(file: &File, name: &str) -> Result<(), Failure> {
     use std::os::unix::fs::MetadataExt;
 
-    let Ok(metadata) = file.metadata() else { return };
-    let mode = metadata.mode() & 0o777;
-    if metadata.is_file() && mode & 0o044 != 0 {
-        crate::log::tell(&format_args!(
-            "warning: others can read the key in {name} (mode {mode:04o}): chmod 600 {name}"
+    let found = file.metadata().map_err(|error| unreadable(name, &error))?;
+    let mode = found.mode() & 0o777;
+    // A pipe, such as one of a shell's <(...), has no permissions of its own.
+    if !found.is_file() || mode | 0o700 == 0o700 {
+        return Ok(());
+    }
+    if found.uid() == rustix::process::geteuid().as_raw() {
+        return Err(Failure::new(
+            Code::Key,
+            format_args!(
+                "other users may read or write the key in {name} (mode {mode:04o}), so it is not used: chmod 600 {name}, and make a new key if others may have read it; --allow-readable-key-file accepts the file as it is"
+            ),
         ));
     }
+    if mode | 0o770 != 0o770 {
+        crate::log::tell(&format_args!(
+            "warning: all users of this machine may read or write the key in {name} (mode {mode:04o})"
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(not(unix))]
-fn warn_if_others_can_read(_: &File, _: &str) {}
+#[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+fn check_permissions(_: &File, _: &str) -> Result<(), Failure> {
+    Ok(())
+}

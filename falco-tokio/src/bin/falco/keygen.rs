@@ -1,4 +1,4 @@
-//! `falco keygen`: a fresh key, to standard output or into a file that nobody else can read.
+//! `falco keygen`: makes a key, on standard output or in a file that only its owner can read.
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Write};
@@ -12,12 +12,12 @@ use crate::{key, log, output};
 
 /// Makes a key: 64 hexadecimal digits from the operating system's random numbers.
 ///
-/// Both ends of a connection hold the same key, and everyone who holds it can pose as either end:
-/// copy it by a way that nobody watches, to nobody else. There is no way from a password to a key.
+/// Both sides of a connection have the same key, and everyone who has it can pose as either side.
+/// Copy it over an encrypted channel, to nobody else. A password is not a key.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Creates this file, which only its owner may read, instead of printing the key; one that is
-    /// there stays as it is
+    /// Creates this file, which only its owner may read, instead of printing the key. A file that
+    /// exists is not changed
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -43,21 +43,21 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Failure::new(
             Code::Failed,
             if error.kind() == ErrorKind::AlreadyExists {
-                format!("{name} is there already, and is left as it is")
+                format!("{name} exists already and was not changed: name another file, or remove it if nothing needs its key")
             } else {
-                format!("{name}: {error}")
+                format!("cannot create {name}: {error}")
             },
         )
     })?;
     log::tell(&format_args!(
-        "a new key is in {}; its key id is {}",
+        "wrote a new key to {}; its key id is {}",
         path.display(),
         key.id()
     ));
     Ok(())
 }
 
-/// A new file of which nothing stays if it cannot be written whole.
+/// Creates a file, and removes it if it cannot be written in full.
 fn create(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);

@@ -1,13 +1,14 @@
-//! Standard error. Everything the tool writes there, its events included, goes through one bounded
-//! queue that a thread of its own writes out: nobody who logs ever waits for whoever reads. What
-//! does not fit is dropped and counted, and the count is written where the lines are missing.
+//! Standard error. Everything that the tool writes there, events included, goes through one bounded
+//! queue to a thread of its own, so that logging never waits for the reader. What does not fit is
+//! dropped and counted, and the count is written where the lines are missing.
 //!
 //! `tracing-appender` has such a queue, but bounds it in lines, and its guard prints to standard
-//! output when the queue is full at the end, which is just when nobody reads standard error.
+//! output if the queue is full at the end.
 
-mod few;
+mod limit;
 
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, ErrorKind, Write, stderr};
@@ -20,24 +21,24 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-pub(crate) use self::few::{tell_left_out, tell_left_out_each_second};
+pub(crate) use self::limit::{leave_out, report_left_out, report_left_out_each_second};
 use crate::values::counted;
 
-/// Bytes that may wait to be written; as many again may be on their way.
-const MOST: usize = 1 << 20;
-/// How long a server waits in the end for what it has still to write.
+/// Bytes that may wait in the queue. The thread may be writing as many again.
+const CAPACITY: usize = 1 << 20;
+/// How long a server waits at its end until the queue is written.
 const END: Duration = Duration::from_secs(1);
-/// How long a panic waits for its own message to be written.
+/// How long a panic waits until its message is written.
 const PANIC: Duration = Duration::from_millis(100);
-/// The pause before another attempt at a standard error that is full and does not block.
+/// The pause before the next attempt to write to a pipe that is full and does not block.
 const FULL: Duration = Duration::from_millis(10);
 
-/// What waits to be written.
+/// What is to be written.
 struct Queue {
     text: Vec<u8>,
-    /// Lines that did not fit, all of them after `text`.
+    /// Lines that did not fit. They would follow `text`.
     dropped: u64,
-    /// Something was taken out and is being written.
+    /// The thread has taken text out and is writing it.
     writing: bool,
 }
 
@@ -52,36 +53,44 @@ static QUEUE: Mutex<Queue> = Mutex::new(Queue {
     dropped: 0,
     writing: false,
 });
-/// Told when something comes into the queue, and when all of it has been written.
+/// Notified when something is put into the queue, and when all of it has been written.
 static CHANGED: Condvar = Condvar::new();
 
-/// The thread that writes, started by the first write; whether there is one.
+/// Whether the thread could be started. The first write starts it.
 static THREAD: OnceLock<bool> = OnceLock::new();
 
-/// Tells the user something on standard error.
+/// Writes a message for the user to standard error.
 pub(crate) fn tell(message: &impl fmt::Display) {
     note(format_args!("falco: {message}\n"));
 }
 
-/// Writes to standard error as it is.
+/// Writes text to standard error, unchanged.
 pub(crate) fn note(text: fmt::Arguments<'_>) {
     write(text.to_string().as_bytes());
 }
 
 fn lock() -> MutexGuard<'static, Queue> {
-    // The queue is whole between any two of its steps, none of which can panic.
+    // No code that holds the lock can panic.
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sends events up to a level to standard error. Where `few`, warnings and errors that come too
-/// often are counted instead.
-pub(crate) fn start(level: LevelFilter, few: bool) {
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+
+/// Whether everything is written that is asked for, however much it is.
+pub(crate) fn is_verbose() -> bool {
+    VERBOSE.load(Ordering::Relaxed)
+}
+
+/// Sends events up to a level to standard error. Unless `verbose`, warnings and errors that come
+/// too often are counted instead.
+pub(crate) fn start(level: LevelFilter, verbose: bool) {
+    VERBOSE.store(verbose, Ordering::Relaxed);
     let layer = tracing_subscriber::fmt::layer()
         .with_target(false)
-        // Where standard error is closed, that is no reason to panic.
+        // A closed standard error must not cause a panic.
         .log_internal_errors(false)
         .with_writer(|| Queued)
-        .with_filter(few::Few::new(level, few));
+        .with_filter(limit::Limit::new(level, verbose));
     tracing_subscriber::registry().with(layer).init();
     std::panic::set_hook(Box::new(|panic| {
         let trace = Backtrace::capture();
@@ -95,7 +104,7 @@ pub(crate) fn start(level: LevelFilter, few: bool) {
     }));
 }
 
-/// Has something written to standard error, whole or not at all. It never waits for that.
+/// Puts text into the queue, all of it or none. Never waits.
 pub(crate) fn write(text: &[u8]) {
     if text.is_empty() {
         return;
@@ -106,8 +115,8 @@ pub(crate) fn write(text: &[u8]) {
         return;
     }
     let mut queue = lock();
-    // After a line that was dropped, a shorter one would stand in the wrong place.
-    if queue.dropped > 0 || queue.text.len() + text.len() > MOST {
+    // After lines that were dropped, the next must not come before their count.
+    if queue.dropped > 0 || queue.text.len() + text.len() > CAPACITY {
         queue.dropped += lines(text);
         return;
     }
@@ -116,14 +125,14 @@ pub(crate) fn write(text: &[u8]) {
     CHANGED.notify_all();
 }
 
-/// Waits until all is written, but over all calls no longer than [`END`] after the first of them.
+/// Waits until all is written, at most until [`END`] after the first call.
 pub(crate) fn end() {
     static UNTIL: OnceLock<Instant> = OnceLock::new();
     let until = UNTIL.get_or_init(|| Instant::now() + END);
     let _ = flush(Some(until.saturating_duration_since(Instant::now())));
 }
 
-/// Waits until all is written, no longer than `limit` where there is one, and says whether it is.
+/// Waits until all is written, at most for `limit`. Returns whether all is written.
 pub(crate) fn flush(limit: Option<Duration>) -> bool {
     let waits = |queue: &mut Queue| !queue.is_idle();
     let Some(limit) = limit else {
@@ -145,7 +154,7 @@ fn lines(text: &[u8]) -> u64 {
     u64::try_from(lines).unwrap_or(u64::MAX)
 }
 
-/// The thread that writes.
+/// Runs on the thread that writes.
 fn work() {
     loop {
         let idle = |queue: &mut Queue| queue.text.is_empty() && queue.dropped == 0;
@@ -157,17 +166,14 @@ fn work() {
         put(&text);
         if dropped > 0 {
             let lines = counted(dropped, "log line");
-            put(
-                format!("falco: {lines} dropped here: standard error is not read as fast as it is written\n")
-                    .as_bytes(),
-            );
+            put(format!("falco: {lines} dropped here: the reader of standard error is too slow\n").as_bytes());
         }
         lock().writing = false;
         CHANGED.notify_all();
     }
 }
 
-/// Writes all of it; what cannot be written is lost, since there is nobody to tell so.
+/// Writes all of it. Errors are ignored, because there is no other place to report them.
 fn put(mut text: &[u8]) {
     let mut err = stderr().lock();
     while !text.is_empty() {
@@ -175,7 +181,7 @@ fn put(mut text: &[u8]) {
             Ok(0) => return,
             Ok(count) => text = text.get(count..).unwrap_or_default(),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Whoever shares the pipe with this process may have made it one that does not block.
+            // Another process that has the same pipe may have made it non-blocking.
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(FULL),
             Err(_) => return,
         }

@@ -1,6 +1,7 @@
 //! The tool `falco`: keys, a server, single requests, pings and measurements from a shell. Each
-//! command has a file of its own; this one tells them apart.
+//! command has a file of its own; this one parses the command line.
 
+mod at_path;
 mod bench;
 mod exec;
 mod failure;
@@ -23,18 +24,18 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::failure::{Code, EXIT_CODES, Failure};
 
-/// Encrypted request and answer connections between ends that share one 32-byte key.
+/// Sends requests over encrypted connections between programs that share one 32-byte key.
 ///
-/// A server answers each message that clients send. Both hold the same key; whoever does not is
-/// turned away without a byte.
+/// A server answers each message of its clients. Both sides have the same key. A client without it
+/// is disconnected and receives nothing.
 #[derive(Parser, Debug)]
 #[command(name = "falco", version, after_help = EXAMPLES, max_term_width = 120)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Tells on standard error what connections do; twice for all there is. A server then also
-    /// writes every warning, instead of ten a second of each kind
-    #[arg(long, short, global = true, action = ArgAction::Count)]
+    /// Logs to standard error what connections do; -vv logs more. A server then also logs every
+    /// warning, instead of ten a second of each kind, and all that commands of --exec write there
+    #[arg(long, short, global = true, display_order = 900, action = ArgAction::Count)]
     verbose: u8,
 }
 
@@ -46,7 +47,7 @@ Examples:
   falco ping localhost --key-file falco.key
   falco bench localhost --key-file falco.key --connections 64
 
-`falco help COMMAND` tells the whole of a command, `falco help exit-codes` what the exit codes mean.";
+`falco help COMMAND` describes a command in full, and `falco help exit-codes` lists the exit codes.";
 
 #[derive(Subcommand, Debug)]
 enum Command {
@@ -60,7 +61,7 @@ enum Command {
     Ping(ping::Args),
     #[command(after_help = bench::EXAMPLES, after_long_help = long_help(bench::EXAMPLES))]
     Bench(bench::Args),
-    /// Tells what the exit codes of all commands mean
+    /// Lists the exit codes of all commands
     #[command(long_about = EXIT_CODES)]
     ExitCodes,
 }
@@ -75,15 +76,20 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let is_server = matches!(cli.command, Command::Serve(_));
-    // A server tells of its own accord what its owner has to know; of a client's troubles its end
-    // tells.
+    // A server logs warnings unasked. A client ends with a message instead.
     let quiet = if is_server { LevelFilter::WARN } else { LevelFilter::OFF };
     let level = match cli.verbose {
         0 => quiet,
         1 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    log::start(level, cli.verbose == 0);
+    log::start(level, cli.verbose > 0);
+    // Before any key is read.
+    if let Err(error) = key::deny_inspection() {
+        log::tell(&format_args!(
+            "warning: other processes of this user can read the memory of this one: {error}"
+        ));
+    }
     let done = match cli.command {
         Command::Keygen(args) => keygen::run(&args),
         Command::Serve(args) => block_on(serve::run(*args)),
@@ -93,8 +99,8 @@ fn main() -> ExitCode {
         Command::ExitCodes => output::line(&EXIT_CODES),
     };
     let code = done.map_or_else(Failure::end, |()| ExitCode::SUCCESS);
-    // A server ends whether or not anybody reads what it has to say. A command at a terminal waits
-    // for its reader, as others do.
+    // A server ends also if nobody reads its log. Other commands wait for the reader of standard
+    // error, as usual.
     if is_server {
         log::end();
     } else {
@@ -107,18 +113,18 @@ fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fa
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::new(Code::Failed, format_args!("cannot start: {error}")))?;
+        .map_err(|error| Failure::new(Code::Failed, format_args!("cannot start the Tokio runtime: {error}")))?;
     let done = runtime.block_on(command);
     runtime.shutdown_background();
     done
 }
 
-/// A command line that is wrong, or one that asks for help. A key that stands on it is not
-/// repeated.
+/// Prints the help that was asked for, or what is wrong with the command line. Never prints a key
+/// that is an argument.
 fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && std::env::args_os().any(|argument| key::looks_like_key(&argument)) {
         let code = Failure::usage(
-            "the command line is wrong, and what looks like a key stands on it, so it is not repeated here: keys come from --key-file or FALCO_KEY, and others may have seen this one",
+            "the command line is wrong, and is not repeated here because an argument looks like a key: give keys in a file (--key-file FILE), and replace this key, since other users may have seen it",
         )
         .end();
         let _ = log::flush(None);

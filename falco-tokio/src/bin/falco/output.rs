@@ -1,4 +1,4 @@
-//! Standard output. Nothing here panics when nobody reads it.
+//! Standard output. Nothing here panics if it is closed.
 
 use core::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write, stdin, stdout};
@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write, stdin, stdout};
 use crate::failure::{Code, Failure};
 use crate::log;
 
-/// Writes bytes to standard output, and nothing around them.
+/// Writes bytes to standard output, unchanged.
 pub(crate) fn put(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = stdout().lock();
     out.write_all(bytes)
@@ -19,12 +19,12 @@ pub(crate) fn line(text: &impl fmt::Display) -> Result<(), Failure> {
     put(format!("{text}\n").as_bytes())
 }
 
-/// Says what standard input is read for, where that is a terminal at which a user may wait for the
-/// tool in turn.
+/// If standard input is a terminal, tells the user what is read from it.
 pub(crate) fn ask(for_what: &str) {
     if stdin().is_terminal() {
+        let end = if cfg!(windows) { "Ctrl-Z and Enter" } else { "Ctrl-D" };
         log::tell(&format_args!(
-            "{for_what} is read from standard input, until its end (Ctrl-D at the beginning of a line)"
+            "reading {for_what} from standard input: end it with {end} at the beginning of a line"
         ));
     }
 }
@@ -33,6 +33,6 @@ fn failed(error: &io::Error) -> Failure {
     if error.kind() == ErrorKind::BrokenPipe {
         Failure::OutputClosed
     } else {
-        Failure::new(Code::Failed, format_args!("standard output: {error}"))
+        Failure::new(Code::Failed, format_args!("cannot write to standard output: {error}"))
     }
 }

@@ -1,4 +1,4 @@
-//! `falco ping`: round-trip times, one line each, and what they come to.
+//! `falco ping`: prints round-trip times, one line each, and a summary.
 
 use core::time::Duration;
 
@@ -11,15 +11,15 @@ use crate::signals::Signals;
 use crate::target::{ClientWire, Target};
 use crate::values::{self, Address, millis, real};
 
-/// Pings a server over an encrypted connection, and says how long each answer took.
+/// Pings a server over an encrypted connection, and prints how long each answer took.
 ///
-/// The server's handler sees nothing of it. Ctrl-C ends it with a summary. A connection that is
-/// lost is made again. The classic wire has no answer to a ping: there only the sending is told.
+/// The server's handler is not involved. Ctrl-C ends it with a summary. If the connection is lost,
+/// it reconnects. The classic wire has no answer to a ping: there it only prints that it was sent.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
-    /// Ends after this many pings; without it Ctrl-C ends it
+    /// Ends after this many pings; without this, Ctrl-C ends it
     #[arg(long, short, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// How long to wait between two pings
@@ -33,7 +33,7 @@ pub(crate) struct Args {
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   falco ping localhost --key-file falco.key
-  falco ping db.internal:4287 -c 3 -i 200ms && echo up";
+  falco ping db.internal:4287 --key-file falco.key -c 3 -i 200ms && echo up";
 
 /// The longest pause between attempts to connect again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -44,10 +44,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let builder = target.builder(target.key()?, args.timeout)?;
     let mut signals = Signals::new(args.timeout)?;
     let began = Instant::now();
-    // A ping that finds no connection says why, instead of waiting for one.
+    // Without a connection, a ping fails with the reason instead of waiting.
     let client = tokio::select! {
         client = target.connect(builder.fail_fast(true).backoff(FIRST_RETRY, RETRY)) => client?,
-        () = signals.next() => return Err(Failure::Told(Code::Failed)),
+        () = signals.next() => return Err(Failure::Reported(Code::Failed)),
     };
     let mut tally = Tally::default();
     let done = ping(&args, &client, &mut signals, &mut tally, began).await;
@@ -94,11 +94,11 @@ async fn ping(
     Ok(())
 }
 
-/// What has come of the pings so far.
+/// The results so far.
 #[derive(Debug, Default)]
 struct Tally {
     sent: u64,
-    /// Sent where there is no answer.
+    /// Sent on a wire without answers.
     unanswerable: u64,
     times: Times,
     trouble: Option<Code>,
@@ -127,7 +127,7 @@ impl Tally {
         };
         let word = match wire {
             ClientWire::Noise => "answered",
-            ClientWire::Classic => "not known to be lost",
+            ClientWire::Classic => "sent without an error",
         };
         let mut text = format!(
             "\n--- {address} ping statistics ---\n{sent} sent, {good} {word}, {loss:.1}% lost, time {} ms",
@@ -139,24 +139,24 @@ impl Tally {
         output::line(&text)
     }
 
-    /// Lost pings make a failure; where none was answered, one that says why.
+    /// Fails if pings were lost. If all were, the exit code has the reason.
     fn verdict(&self) -> Result<(), Failure> {
         match self.trouble {
             None => Ok(()),
-            Some(code) if self.good() == 0 => Err(Failure::Told(code)),
-            Some(_) => Err(Failure::Told(Code::Failed)),
+            Some(code) if self.good() == 0 => Err(Failure::Reported(code)),
+            Some(_) => Err(Failure::Reported(Code::Failed)),
         }
     }
 }
 
-/// The least, the most, the mean and the standard deviation, without keeping any of them.
+/// Minimum, maximum, mean and standard deviation of times, which are not kept.
 #[derive(Debug, Default)]
 struct Times {
     count: u64,
     min: f64,
     max: f64,
     mean: f64,
-    /// The sum of the squares of the distances from the mean.
+    /// The sum of the squared deviations from the mean.
     squares: f64,
 }
 

@@ -1,4 +1,4 @@
-//! `falco send`: one request; its answer to standard output, byte for byte.
+//! `falco send`: sends one request and writes its answer to standard output, byte for byte.
 
 use core::time::Duration;
 use std::ffi::OsString;
@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{Read, stdin};
 use std::path::PathBuf;
 
-use falco_tokio::Error;
+use falco_tokio::{ConnectionError, Error, Refusal, RequestError};
 use tokio::time::Instant;
 
 use crate::failure::{Code, Failure, code_of, fate};
@@ -15,18 +15,18 @@ use crate::{key, output, values};
 
 /// Sends one message and writes its answer to standard output, byte for byte.
 ///
-/// The message is the argument, what a file holds, or what standard input brings until its end.
-/// Nothing is added to it and nothing is taken away; an argument ends in no line break.
+/// The message is the argument, the content of a file, or standard input up to its end. It is sent
+/// unchanged: no line break is added to an argument, and none is removed from a file.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
-    /// The message; where there is neither this nor --file it comes from standard input
+    /// The message; without this and --file it is read from standard input
     message: Option<OsString>,
     /// The file whose content is the message; - is standard input
     #[arg(long, short, value_name = "FILE", conflicts_with = "message")]
     file: Option<PathBuf>,
-    /// How long all of it may take, from connecting to the last byte of the answer
+    /// The time limit, from connecting to the last byte of the answer
     #[arg(long, short, value_name = "TIME", default_value = "30s", value_parser = values::some_time)]
     timeout: Duration,
 }
@@ -34,17 +34,17 @@ pub(crate) struct Args {
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   falco send localhost hello --key-file falco.key
-  falco send db.internal:4287 --context orders --file query.bin >answer.bin
-  date | falco send unix:/run/falco.sock
-  falco send 10.0.0.7:4287 hello --wire classic      to a server of the published falcotcp 0.1.x";
+  falco send db.internal:4287 --key-file falco.key --context orders --file query.bin >answer.bin
+  date | falco send unix:/run/falco.sock --key-file falco.key
+  falco send 10.0.0.7 hello --key-file old.key --wire classic   to a server of the published falcotcp 0.1.x";
 
-/// How long to wait for the other side to see the end, once the answer is there.
+/// How long to wait for the server to end the connection as well, once the answer has come.
 const GOODBYE: Duration = Duration::from_millis(250);
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let target = &args.target;
     let from_input = args.message.is_none() && args.file.as_deref().is_none_or(|file| file.as_os_str() == "-");
-    if from_input && key::is_standard_input(target.key_file.as_deref()) {
+    if from_input && key::is_standard_input(target.key.key_file.as_deref()) {
         return Err(Failure::usage(
             "the key and the message cannot both come from standard input: give the message as an argument or by --file",
         ));
@@ -64,14 +64,38 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     written
 }
 
-/// What went wrong, and whether the message may be sent again.
+/// What went wrong, whether the request was processed, and what to do.
 fn failure(error: &Error, limit: Duration) -> Failure {
     let code = code_of(error, Code::Failed);
     let what = match code {
         Code::TimedOut => format!("no answer within {limit:?}"),
         Code::Failed | Code::Usage | Code::Refused | Code::Unreachable | Code::Key => error.to_string(),
     };
-    Failure::new(code, format_args!("{what} (it {})", fate(error)))
+    Failure::new(code, format_args!("{what} (it {}){}", fate(error), advice(error)))
+}
+
+/// What to do about an error.
+const fn advice(error: &Error) -> &'static str {
+    match error {
+        Error::Request(RequestError::Refused(Refusal::Failed)) => ": the log of the server has the reason",
+        Error::Request(RequestError::Refused(Refusal::Busy)) => ": try again later",
+        Error::Request(
+            RequestError::TooLarge { .. } | RequestError::Refused(Refusal::TooLarge | Refusal::AnswerTooLarge),
+        ) => ": --max-message sets the limit, on both sides",
+        Error::TimedOut { .. } => ": --timeout sets the limit",
+        Error::Connection {
+            end: ConnectionError::Truncated,
+            ..
+        } => ": the server was killed or crashed, or the network failed",
+        Error::Request(_)
+        | Error::Connection { .. }
+        | Error::Io { .. }
+        | Error::Closed
+        | Error::Entropy(_)
+        | Error::Setup(_)
+        | Error::Settings(_)
+        | _ => "",
+    }
 }
 
 fn message(argument: Option<OsString>, file: Option<PathBuf>, most: u32) -> Result<Vec<u8>, Failure> {
@@ -102,7 +126,7 @@ fn message(argument: Option<OsString>, file: Option<PathBuf>, most: u32) -> Resu
         return Err(Failure::new(
             Code::Failed,
             format_args!(
-                "the message in {name} has more than {most} bytes; --max-message sets the limit, on both sides"
+                "the message in {name} has more than {most} bytes: --max-message sets the limit, on both sides"
             ),
         ));
     }

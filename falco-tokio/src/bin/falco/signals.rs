@@ -1,5 +1,5 @@
-//! The signals by which a user or a supervisor ends the tool. They are waited for on a thread of
-//! its own, so that they end the process even where everything else stands still.
+//! The signals by which a user or a supervisor ends the tool. A thread of its own waits for them,
+//! so that they end the process also if everything else is blocked.
 
 use core::time::Duration;
 use std::io;
@@ -12,22 +12,22 @@ use tokio::time::timeout;
 use crate::failure::{Code, Failure};
 use crate::log;
 
-/// How much longer than it says a command may take to end, the last moment's writing included.
+/// How much longer than its own time limit a command may take to end, writing included.
 const LATE: Duration = Duration::from_secs(5);
-/// How much longer it may take that once it was asked twice.
+/// How long it may take to end after a second signal.
 const AT_ONCE: Duration = Duration::from_secs(3);
-/// How long the last words before an end by force may take to be written.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+/// How long writing the last message may take.
+const LAST_MESSAGE: Duration = Duration::from_millis(100);
 
-/// Ctrl-C and, on Unix, SIGTERM. Once this is made they end nothing by themselves; but after the
-/// first of them the process ends within the time that was given to [`new`](Self::new) and a little
-/// more, after the second within three seconds, and after the third at once.
+/// Ctrl-C and, on Unix, SIGTERM. While this exists they do not end the process by themselves. But
+/// it ends at the latest [`LATE`] after the time given to [`new`](Self::new) has passed since the
+/// first signal, [`AT_ONCE`] after the second, and immediately after the third.
 pub(crate) struct Signals(UnboundedReceiver<()>);
 
 impl Signals {
-    /// `ending` is how long the command may take to end in good order.
+    /// `ending` is the time limit of the command for an orderly end.
     pub(crate) fn new(ending: Duration) -> Result<Self, Failure> {
-        Self::start(ending).map_err(|error| Failure::new(Code::Failed, format_args!("signals: {error}")))
+        Self::start(ending).map_err(|error| Failure::new(Code::Failed, format_args!("cannot handle signals: {error}")))
     }
 
     fn start(ending: Duration) -> io::Result<Self> {
@@ -52,7 +52,7 @@ impl Signals {
     }
 }
 
-/// Passes signals on, and ends the process if that does not.
+/// Passes signals on, and ends the process if the command does not end.
 fn watch(runtime: &Runtime, mut system: System, to: &UnboundedSender<()>, ending: Duration) {
     runtime.block_on(async {
         system.next().await;
@@ -62,12 +62,12 @@ fn watch(runtime: &Runtime, mut system: System, to: &UnboundedSender<()>, ending
             let _ = timeout(AT_ONCE, system.next()).await;
         }
     });
-    log::tell(&"ended by force: it did not end by itself in time");
-    let _ = log::flush(Some(LAST_WORDS));
+    log::tell(&"ended by force, because it did not end in time");
+    let _ = log::flush(Some(LAST_MESSAGE));
     std::process::exit(Code::Failed.number().into());
 }
 
-/// The signals as the system has them.
+/// The signals of the operating system.
 struct System {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,

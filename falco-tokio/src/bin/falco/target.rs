@@ -1,13 +1,12 @@
-//! What all commands that call a server take: its address, the key, the wire.
+//! The arguments of all commands that call a server: its address, the key, the wire.
 
 use core::time::Duration;
-use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use falco_tokio::{Client, ClientBuilder, Error, Key, Settings};
 
 use crate::failure::Failure;
-use crate::key;
+use crate::key::{self, KeyArgs};
 use crate::values::{self, Address};
 
 /// The wire that a client speaks.
@@ -32,34 +31,33 @@ impl ClientWire {
 pub(crate) struct Target {
     /// The server: HOST, HOST:PORT or unix:PATH; the port is 4287 if none is given
     pub(crate) address: Address,
-    /// The file with the key; - is standard input
-    #[arg(long, short, value_name = "FILE")]
-    pub(crate) key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
     /// The wire that the server speaks
     #[arg(long, value_enum, default_value = "noise")]
     pub(crate) wire: ClientWire,
     /// The name of the service, if the server has one
     #[arg(long, value_name = "TEXT")]
     pub(crate) context: Option<String>,
-    /// The largest message either way, such as 64K or 16M
+    /// The largest message in either direction, such as 64K or 16M
     #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = values::size)]
     pub(crate) max_message: u32,
 }
 
 impl Target {
-    /// The key, which is looked for once.
+    /// Reads the key.
     pub(crate) fn key(&self) -> Result<Key, Failure> {
         let variables: &[&str] = match self.wire {
             ClientWire::Noise => &[key::KEY_VARIABLE],
             ClientWire::Classic => &[key::CLASSIC_KEY_VARIABLE, key::KEY_VARIABLE],
         };
         if self.wire == ClientWire::Classic && self.context.is_some() {
-            return Err(Failure::usage("the classic wire has no --context"));
+            return Err(Failure::usage("the classic wire has no --context: leave it out"));
         }
-        key::find(self.key_file.as_deref(), "--key-file", variables)
+        self.key.find(variables)
     }
 
-    /// A client that gives up whatever has taken `limit`.
+    /// A client for which `limit` is the time limit of everything.
     pub(crate) fn builder(&self, key: Key, limit: Duration) -> Result<ClientBuilder, Failure> {
         let settings = Settings::new()
             .with_max_message(self.max_message)

@@ -1,4 +1,4 @@
-//! What stands on a command line besides words: addresses, sizes, times.
+//! Values of arguments: addresses, sizes, times, permissions.
 
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
@@ -6,7 +6,7 @@ use core::str::FromStr;
 use core::time::Duration;
 use std::path::PathBuf;
 
-/// The port of whoever names none.
+/// The port if none is given.
 const PORT: u16 = 4287;
 
 /// Where a server is.
@@ -24,9 +24,11 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return match path {
-                "" => Err("unix: is followed by the path of the socket".to_owned()),
-                _ if cfg!(not(unix)) => Err("there are no Unix sockets on this system".to_owned()),
-                path if !is_path_of_socket(path) => Err("that path is too long for a Unix socket".to_owned()),
+                "" => Err("write the path of the socket after unix:".to_owned()),
+                _ if cfg!(not(unix)) => Err("this system has no Unix sockets: use HOST:PORT".to_owned()),
+                path if !is_path_of_socket(path) => {
+                    Err("that path is too long for a Unix socket: use one of at most about 100 bytes".to_owned())
+                }
                 path => Ok(Self::Unix(path.into())),
             };
         }
@@ -38,12 +40,14 @@ impl FromStr for Address {
             return Ok(Self::Tcp(SocketAddr::new(address, PORT).to_string()));
         }
         match text.rsplit_once(':') {
-            _ if text.is_empty() || text.contains(char::is_whitespace) => Err("this is no address".to_owned()),
+            _ if text.is_empty() || text.contains(char::is_whitespace) => {
+                Err("an address is HOST, HOST:PORT or unix:PATH, without spaces".to_owned())
+            }
             None => Ok(Self::Tcp(format!("{text}:{PORT}"))),
             Some((host, port)) if !host.is_empty() && !host.contains(':') && port.parse::<u16>().is_ok() => {
                 Ok(Self::Tcp(text.to_owned()))
             }
-            Some(_) if text.contains("://") => Err("this is no URL: an address is HOST:PORT or unix:PATH".to_owned()),
+            Some(_) if text.contains("://") => Err("an address is not a URL: write HOST:PORT or unix:PATH".to_owned()),
             Some((_, port)) if port.parse::<u16>().is_err() => {
                 Err("an address is HOST:PORT, with a port number up to 65535, or unix:PATH".to_owned())
             }
@@ -107,19 +111,26 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| "a time begins with a number, such as 2s or 500ms".to_owned())?;
     let time = Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())?;
-    // Clocks are added to: what a clock cannot reach is no time limit.
+    // Times are added to clocks, which must not overflow.
     if time > Duration::from_secs(366 * 24 * 3600) {
-        return Err("that is more than a year".to_owned());
+        return Err("the longest time is 366 days (8784h)".to_owned());
     }
     Ok(time)
 }
 
-/// A time that is not nothing.
+/// A time of at least 1 ms.
 pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
     match time(text)? {
-        none if none < Duration::from_millis(1) => Err("at least 1 ms".to_owned()),
+        none if none < Duration::from_millis(1) => Err("the shortest time is 1ms".to_owned()),
         time => Ok(time),
     }
+}
+
+/// The permissions of a file, in octal.
+#[cfg(unix)]
+pub(crate) fn mode(text: &str) -> Result<u16, String> {
+    let mode = u16::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "permissions are three octal digits, such as 600 or 660".to_owned())
 }
 
 /// A time in milliseconds, to three digits.
@@ -127,13 +138,13 @@ pub(crate) fn millis(time: Duration) -> String {
     format!("{:.3}", 1000.0 * time.as_secs_f64())
 }
 
-/// A count and what is counted, whose plural ends in an s.
+/// A count with a noun whose plural ends in s.
 pub(crate) fn counted(count: u64, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {what}{plural}")
 }
 
-/// A count to reckon with.
+/// A count as a number for calculations.
 pub(crate) fn real(count: u64) -> f64 {
     let half = |bits: u64| f64::from(u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX));
     half(count >> 32) * 4_294_967_296.0 + half(count)
@@ -144,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_get_the_port_that_they_lack() {
+    fn an_address_without_a_port_gets_the_default() {
         for (text, read) in [
             ("localhost", "localhost:4287"),
             ("localhost:1", "localhost:1"),

@@ -1,5 +1,4 @@
-//! The work of a measurement: requests one after the other on each of many tasks, and what is
-//! counted of them.
+//! The load of a measurement: many tasks send one request after the other, and count the results.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
@@ -13,23 +12,22 @@ use tokio::time::Instant;
 
 use crate::failure::fate;
 
-/// Counting is spread over as many places, so that tasks seldom meet at one.
+/// The counters are divided into this many parts, so that tasks seldom wait for a lock.
 const SHARDS: usize = 16;
-/// The longest time that is told apart from longer ones, in nanoseconds: a day.
+/// The longest latency that is recorded, in nanoseconds: a day. A longer one counts as this.
 const LONGEST: u64 = 24 * 3_600 * 1_000_000_000;
-/// How long a task waits after a request that failed, so that a server which is gone is not
-/// hammered.
+/// How long a task waits after a request that failed.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What was counted.
+/// The results.
 #[derive(Debug)]
 pub(super) struct Counts {
     pub(super) answered: u64,
     /// Bytes of the answers.
     pub(super) received: u64,
-    /// Requests that failed, by what befell them and whether they may have been processed.
+    /// Requests that failed, by error and by whether they may have been processed.
     pub(super) errors: BTreeMap<(String, &'static str), u64>,
-    /// Nanoseconds of those that were answered.
+    /// Latencies of the requests that were answered, in nanoseconds.
     pub(super) latencies: Histogram<u64>,
 }
 
@@ -40,7 +38,7 @@ impl Counts {
             answered: 0,
             received: 0,
             errors: BTreeMap::new(),
-            latencies: latencies.expect("the bounds are in order, and three digits are within what there is"),
+            latencies: latencies.expect("the bounds are in order, and three digits are supported"),
         }
     }
 
@@ -48,9 +46,9 @@ impl Counts {
         self.errors.values().sum()
     }
 
-    /// Within which time a part of the requests was answered.
+    /// The latency that this fraction of the requests did not exceed.
     pub(super) fn quantile(&self, quantile: f64) -> Duration {
-        // The last place of a histogram can stand for a little more than it has seen.
+        // A bucket of the histogram can be wider than the values in it.
         let nanos = self.latencies.value_at_quantile(quantile).min(self.latencies.max());
         Duration::from_nanos(nanos)
     }
@@ -73,15 +71,15 @@ impl Counts {
         for (kind, count) in &other.errors {
             *self.errors.entry(kind.clone()).or_default() += count;
         }
-        // Both have the same bounds, so that nothing can be out of them.
+        // Cannot fail, because both have the same bounds.
         let _ = self.latencies.add(&other.latencies);
     }
 }
 
-/// What is to be sent, how much of it is left, and what has come of it.
+/// What to send, how many requests are left, and the results.
 pub(super) struct Load {
     body: Bytes,
-    /// None where time is the limit.
+    /// None if time is the limit.
     left: Option<AtomicU64>,
     stopped: AtomicBool,
     shards: Vec<Mutex<Counts>>,
@@ -97,19 +95,19 @@ impl Load {
         }
     }
 
-    /// No more requests are sent.
+    /// Sends no more requests.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// All that was counted so far.
+    /// The results so far.
     pub(super) fn counts(&self) -> Counts {
         let mut all = Counts::new();
         self.shards.iter().for_each(|shard| all.add(&lock(shard)));
         all
     }
 
-    /// Whether another request is to be sent; it then is this caller's to send.
+    /// Whether the caller is to send another request.
     fn take(&self) -> bool {
         if self.stopped.load(Ordering::Relaxed) {
             return false;
@@ -136,14 +134,14 @@ pub(super) async fn work(load: Arc<Load>, client: Client, number: usize, until: 
 }
 
 fn lock(shard: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
-    // Numbers are added to; there is no step at which they would be wrong.
+    // A panic leaves no number half changed.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What befell a request, in words that many share.
+/// The text under which an error is counted.
 fn kind(error: &Error) -> String {
     if let Error::TimedOut { doing, .. } = error {
-        // How long the limit of each was says nothing.
+        // Without the limit, which can differ between requests.
         return format!("timed out {doing}");
     }
     error.to_string()

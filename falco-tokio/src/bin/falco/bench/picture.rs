@@ -1,5 +1,5 @@
 //! The distribution of latencies as an SVG: how many requests took how long, on a logarithmic axis,
-//! and where the percentiles stand.
+//! with the percentiles marked.
 
 use core::fmt::Write as _;
 use core::time::Duration;
@@ -9,17 +9,17 @@ use super::report::{Measured, QUANTILES, grouped};
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 480.0;
-/// The edges of the plot itself; right of it there is room for the name of a percentile.
+/// The edges of the plot. On its right is room for the name of a percentile.
 const LEFT: f64 = 76.0;
 const RIGHT: f64 = 836.0;
 const TOP: f64 = 178.0;
 const BOTTOM: f64 = 410.0;
-/// Where the names of the percentiles begin, and how far apart they stand.
+/// The vertical position of the first percentile's name, and the distance to the next.
 const LABELS: f64 = 92.0;
 const LABEL_STEP: f64 = 19.0;
 const BARS: u32 = 96;
 
-/// What text and lines look like.
+/// The style sheet.
 const STYLE: &str = "\
 text { font-family: system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif; font-size: 13px; fill: #333; }
 .title { font-size: 19px; font-weight: 600; fill: #111; }
@@ -38,7 +38,7 @@ struct Axis {
 }
 
 impl Axis {
-    /// From the least to the most, and at least a factor of four.
+    /// From the minimum to the maximum, and at least a factor of four.
     fn of(counts: &Counts) -> Self {
         let (low, high) = (nanos(counts.quantile(0.0)), nanos(counts.quantile(1.0)));
         let (low, high) = (low.max(1.0) * 0.9, high.max(2.0) * 1.1);
@@ -53,12 +53,12 @@ impl Axis {
         LEFT + (RIGHT - LEFT) * (nanos / self.low).ln() / (self.high / self.low).ln()
     }
 
-    /// The edge before the bar of this number.
+    /// The left edge of a bar.
     fn edge(&self, bar: u32) -> f64 {
         self.low * (self.high / self.low).powf(f64::from(bar) / f64::from(BARS))
     }
 
-    /// 1, 2 and 5 of each decade; only 1 where there are many, and more where there are few.
+    /// 1, 2 and 5 of each decade; only 1 on a long axis, and more on a short one.
     fn ticks(&self) -> Vec<f64> {
         let steps: &[f64] = match self.high / self.low {
             range if range > 1e5 => &[1.0],
@@ -76,7 +76,7 @@ impl Axis {
     }
 }
 
-/// The whole picture.
+/// Draws the picture.
 pub(super) fn draw(measured: &Measured) -> String {
     let counts = &measured.counts;
     let mut svg = format!(
@@ -107,10 +107,10 @@ pub(super) fn draw(measured: &Measured) -> String {
     svg
 }
 
-/// The bars, and the axis that says how much they are.
+/// The bars and the vertical axis.
 fn bars(svg: &mut String, counts: &Counts, axis: &Axis) {
     let share = |bar: u32| {
-        // Up to but not with the edge that is the next bar's.
+        // The right edge belongs to the next bar.
         let (from, to) = (whole(axis.edge(bar)), whole(axis.edge(bar + 1)).saturating_sub(1));
         100.0 * super::real(counts.latencies.count_between(from, to)) / super::real(counts.answered)
     };
@@ -127,7 +127,7 @@ fn bars(svg: &mut String, counts: &Counts, axis: &Axis) {
     }
     for (bar, share) in (0..BARS).zip(shares).filter(|(_, share)| *share > 0.0) {
         let (left, right) = (axis.x(axis.edge(bar)), axis.x(axis.edge(bar + 1)));
-        // A bar that stands for anything can be seen.
+        // A bar that is not empty is visible.
         let height = (BOTTOM - y(share)).max(1.5);
         let _ = writeln!(
             svg,
@@ -143,7 +143,7 @@ fn bars(svg: &mut String, counts: &Counts, axis: &Axis) {
     );
 }
 
-/// The axis of latencies.
+/// The horizontal axis.
 fn scale(svg: &mut String, axis: &Axis) {
     line(svg, "axis", [LEFT, BOTTOM, RIGHT, BOTTOM]);
     for tick in axis.ticks() {
@@ -155,8 +155,8 @@ fn scale(svg: &mut String, axis: &Axis) {
     anchored(svg, middle, BOTTOM + 48.0, "middle", "quiet", "latency, logarithmic");
 }
 
-/// A line for each percentile, its name and its value in a row of its own, right of the line and
-/// below those before it, so that none hides another.
+/// A line for each percentile. Its name and value are on the right of the line, each in a row of
+/// its own, so that they do not overlap.
 fn marks(svg: &mut String, counts: &Counts, axis: &Axis) {
     let mut row = LABELS;
     for (name, quantile) in QUANTILES.into_iter().chain([("max", 1.0)]) {
@@ -192,7 +192,7 @@ fn line(svg: &mut String, class: &str, [x1, y1, x2, y2]: [f64; 4]) {
     );
 }
 
-/// A step of 1, 2 or 5 times a power of ten, of which four or five make `most`.
+/// A step of 1, 2 or 5 times a power of ten. At most five steps reach `most`.
 fn step_of(most: f64) -> f64 {
     let decade = 10.0_f64.powf((most / 4.0).log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0];
@@ -203,7 +203,7 @@ fn step_of(most: f64) -> f64 {
         .unwrap_or(decade)
 }
 
-/// A latency in the unit that suits it, to three digits.
+/// A latency with three digits, in a unit of suitable size.
 fn latency(nanos: f64) -> String {
     let (value, unit) = match nanos {
         nanos if nanos < 1e3 => (nanos, "ns"),

@@ -1,4 +1,4 @@
-//! What was measured, as a table for people and as JSON for programs.
+//! The results, as a table for people and as JSON for programs.
 
 use core::fmt::Write as _;
 use core::time::Duration;
@@ -8,12 +8,12 @@ use serde_json::json;
 
 use super::load::Counts;
 use crate::failure::UNPROCESSED;
-use crate::values::{millis, real};
+use crate::values::{counted, millis, real};
 
-/// The percentiles that are told, by their names.
+/// The percentiles in a report, with their names.
 pub(super) const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
 
-/// A measurement and what it was one of.
+/// A measurement with its parameters.
 pub(super) struct Measured {
     pub(super) address: String,
     pub(super) wire: &'static str,
@@ -28,7 +28,7 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// What was done, in one line.
+    /// The parameters in one line.
     pub(super) fn title(&self) -> String {
         let Self {
             connections,
@@ -37,8 +37,8 @@ impl Measured {
             wire,
             ..
         } = self;
-        let plural = if *connections == 1 { "" } else { "s" };
-        format!("{connections} connection{plural}, {in_flight} in flight on each, {size}-byte messages, {wire} wire")
+        let connections = counted(u64::from(*connections), "connection");
+        format!("{connections}, {in_flight} in flight on each, {size}-byte messages, {wire} wire")
     }
 
     pub(super) fn per_second(&self, count: u64) -> f64 {
@@ -50,7 +50,7 @@ impl Measured {
         self.counts.answered.saturating_mul(self.size.into())
     }
 
-    /// Least, mean and most of the times, and the percentiles between them.
+    /// Minimum, mean, percentiles and maximum of latency.
     fn latencies(&self) -> Vec<(&'static str, Duration)> {
         let latencies = &self.counts.latencies;
         if latencies.is_empty() {
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digits_stand_in_groups_of_three() {
+    fn digits_are_in_groups_of_three() {
         for (count, text) in [
             (0.0, "0"),
             (999.4, "999"),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_answers_has_a_table_all_the_same() {
+    fn a_run_without_answers_has_a_table_too() {
         let measured = Measured {
             address: "nowhere".to_owned(),
             wire: "noise",

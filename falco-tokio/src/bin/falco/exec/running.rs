@@ -1,6 +1,6 @@
-//! One command that runs, and the processes that it has started, as far as they stay in its process
-//! group. Its number, and with it the group's, stays its own until it has been waited for: nothing
-//! is killed by that number after that.
+//! A running command, and the processes in its process group. Until the command has been waited
+//! for, no other process can get its id, which is that of the group as well. Nothing is killed by
+//! that id afterwards.
 
 use core::future::Future;
 use std::ffi::{OsStr, OsString};
@@ -17,9 +17,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::key;
-
-/// Whether an error of starting a command is one of a system that has no more to give at present.
+/// Whether a command could not be started because the system lacks resources for now.
 #[cfg(unix)]
 pub(super) fn is_shortage(error: &io::Error) -> bool {
     let shortages = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE];
@@ -31,8 +29,8 @@ pub(super) fn is_shortage(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::OutOfMemory
 }
 
-/// Whether there is a program of this name that this user may run, by the rules by which it is
-/// found.
+/// Checks that there is a program of this name that this user may run, in the places where starting
+/// it looks.
 #[cfg(unix)]
 pub(super) fn check(program: &OsStr) -> io::Result<()> {
     let runs = |path: &Path| {
@@ -60,7 +58,8 @@ pub(super) fn check(_: &OsStr) -> io::Result<()> {
     Ok(())
 }
 
-/// A command that runs. Dropped before it is over, it is killed, and its group with it.
+/// A running command. If this is dropped before the command has ended, the command is killed with
+/// its process group.
 pub(super) struct Running {
     child: Child,
     #[cfg(unix)]
@@ -68,7 +67,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts it, and gives its standard input and output.
+    /// Starts it and returns its standard input and output.
     pub(super) fn start(
         program: &OsString,
         arguments: &[OsString],
@@ -81,13 +80,11 @@ impl Running {
             .stdout(Stdio::piped())
             .stderr(stderr)
             .kill_on_drop(true);
-        for name in key::variables() {
-            command.env_remove(name);
-        }
-        // A group of its own: Ctrl-C at a terminal is for the server, which lets it finish.
+        // A process group of its own, since Ctrl-C at a terminal is for the server, which then
+        // waits for the command.
         #[cfg(unix)]
         command.process_group(0);
-        // Before the start, so that no end is missed.
+        // Before the start, so that the end cannot be missed.
         #[cfg(unix)]
         let ends = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
         let mut running = Self {
@@ -101,8 +98,7 @@ impl Running {
         }
     }
 
-    /// Waits until the command has ended, and leaves it unwaited for, so that its number stays its
-    /// own.
+    /// Waits until the command has ended, and leaves it as a zombie, so that it keeps its id.
     #[cfg(unix)]
     pub(super) async fn exited(&mut self) -> io::Result<()> {
         let Some(id) = self.id() else { return Ok(()) };
@@ -120,8 +116,8 @@ impl Running {
         self.child.wait().await.map(drop)
     }
 
-    /// With what the command has ended, once it has. Whatever is left of its group is killed first
-    /// if `kill` says so.
+    /// Waits for the command, which has ended, and returns its exit status. If `kill`, kills the
+    /// rest of its process group first.
     pub(super) fn end(&mut self, kill: bool) -> impl Future<Output = io::Result<ExitStatus>> {
         if kill {
             self.kill_group();
@@ -148,7 +144,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Does nothing after `end`.
+        // After `end` there is no id, and this does nothing.
         self.kill_group();
     }
 }

@@ -1,16 +1,16 @@
-//! The text of a key as files and shells of different systems have it: with spaces and line ends of
-//! any kind around it, with a byte order mark, and in UTF-16 as PowerShell writes it. What is no
-//! key is told by its shape; nothing of it is repeated.
+//! The text of a key, as different systems write it: with spaces and line ends around it, with a
+//! byte order mark, or in UTF-16, as PowerShell does. An error describes the shape of a text that
+//! is no key, and repeats nothing of it.
 
 use falco_tokio::Key;
 use zeroize::Zeroizing;
 
 use crate::values::counted;
 
-/// More than any file with a key has, white space included.
+/// More bytes than a file with a key has, white space included.
 pub(super) const LONGEST: usize = 1024;
 
-/// The key in a text, or what the text is instead.
+/// The key in a text, or a description of the text.
 pub(super) fn parse(text: &[u8]) -> Result<Key, String> {
     if text.len() >= LONGEST {
         return Err(format!("this is {LONGEST} bytes or more, {WANTED}"));
@@ -27,11 +27,13 @@ pub(super) fn parse(text: &[u8]) -> Result<Key, String> {
 
 const WANTED: &str = "and a key is 64 hexadecimal digits, as `falco keygen` makes them";
 
-/// What UTF-16 has of ASCII; what is not of it becomes a character that is no digit.
+/// Converts UTF-16 to ASCII. Other characters become one that is no digit.
 fn narrowed(text: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Zeroizing<Vec<u8>>, String> {
     let (pairs, rest) = text.as_chunks();
     if !rest.is_empty() {
-        return Err(format!("this is UTF-16 that ends within a character, {WANTED}"));
+        return Err(format!(
+            "this is UTF-16 that ends within a character: it may have been cut off, {WANTED}"
+        ));
     }
     let narrow = |pair: &[u8; 2]| u8::try_from(unit(*pair)).unwrap_or(b'?');
     let mut ascii = Zeroizing::new(Vec::with_capacity(pairs.len()));
@@ -39,7 +41,7 @@ fn narrowed(text: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Zeroizing<Vec<u8>>,
     Ok(ascii)
 }
 
-/// What a text is that is no key; none if it has the right number of digits.
+/// Describes a text that is no key; none if it is 64 digits.
 fn describe(text: &[u8]) -> Option<String> {
     let are_digits = text.iter().all(u8::is_ascii_hexdigit);
     let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
@@ -52,8 +54,8 @@ fn describe(text: &[u8]) -> Option<String> {
             let bytes = counted(length, "byte");
             format!("this has characters that are not ASCII, or is binary ({bytes})")
         }
-        [b'"' | b'\'', ..] => "this is in quotation marks, which have to go".to_owned(),
-        [b'0', b'x' | b'X', ..] => "this begins with 0x, which has to go".to_owned(),
+        [b'"' | b'\'', ..] => "this is in quotation marks: remove them".to_owned(),
+        [b'0', b'x' | b'X', ..] => "this begins with 0x: remove that".to_owned(),
         [b'-', b'-', ..] => "this is a key of another kind (PEM)".to_owned(),
         _ if text.iter().any(u8::is_ascii_whitespace) => "this is more than one word or line".to_owned(),
         _ if text.contains(&b'=') && length != 44 => {
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_read_from_what_systems_make_of_its_text() {
+    fn a_key_is_read_as_different_systems_write_it() {
         let line = format!("{DIGITS}\r\n");
         let marked = format!("\u{feff}{line}");
         for text in [
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_told_by_its_shape_and_nothing_of_it_is_repeated() {
+    fn an_error_describes_the_text_and_repeats_nothing_of_it() {
         let half = &DIGITS[..32];
         let mut cut = utf16(&format!("\u{feff}{DIGITS}"), u16::to_le_bytes);
         cut.pop();

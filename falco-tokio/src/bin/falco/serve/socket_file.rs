@@ -1,53 +1,67 @@
-//! The file of a Unix socket: how a server comes by it, and how it goes. It belongs to whichever
-//! server has bound it; no server takes away the file of another that still listens, or of one that
-//! has taken its place.
+//! The file of a Unix socket: how a server creates it, replaces that of a dead server, and removes
+//! its own. It never removes the socket of another server that listens.
 
 use core::time::Duration;
 use std::fs::{self, File, Metadata};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use falco_tokio::{Error, Server, ServerBuilder};
-use rustix::fs::{FlockOperation, flock};
+use falco_tokio::{Error, Fate, Server, ServerBuilder};
+use rustix::fs::{FlockOperation, Mode, RawMode, flock};
 use rustix::io::Errno;
+use rustix::process::umask;
 use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::UnixListener;
 use tokio::time::{Instant, sleep};
 
-/// How long to wait for another that looks at the same directory, which takes a moment.
-const TURN: Duration = Duration::from_secs(1);
-const AGAIN: Duration = Duration::from_millis(5);
+use crate::at_path::{self, AtPath};
+use crate::log;
 
-/// The file that this process has bound, and not another of the same name.
+/// How long to wait for another server that holds the lock on the directory. It holds it for a
+/// fraction of this.
+const TURN: Duration = Duration::from_secs(3);
+const AGAIN: Duration = Duration::from_millis(5);
+/// Between the two connection attempts that both have to be rejected before a socket counts as
+/// dead: a server that has bound its socket rejects connections until it listens.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// The file that this process has bound, as opposed to another file of the same name.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// Device and inode.
-    identity: Option<(u64, u64)>,
+    /// None once it was removed.
+    own: Option<Pinned>,
 }
 
 impl SocketFile {
-    /// Binds, in the place of a server that is gone if there was one.
-    pub(super) async fn bind(builder: ServerBuilder, path: &Path) -> Result<(Server, Self), Error> {
-        let turn = Turn::take(path).await;
-        if !matches!(turn, Turn::NotMine) && is_stale(path) {
-            let _ = fs::remove_file(path);
+    /// Binds, in the place of a dead server's socket if there is one. `mode` has the permissions of
+    /// the file; without it the umask decides.
+    pub(super) async fn bind(builder: ServerBuilder, path: &Path, mode: Option<u16>) -> Result<(Server, Self), Error> {
+        let lock = Lock::take(path).await;
+        if !matches!(lock, Lock::Busy)
+            && let Some(dead) = dead_socket(path).await
+        {
+            // Where this fails, binding fails, and says so.
+            let _ = remove_if(path, dead);
         }
-        let server = builder.bind_unix(path)?;
-        let identity = fs::symlink_metadata(path).ok().as_ref().map(identity);
-        let path = path.to_owned();
-        Ok((server, Self { path, identity }))
+        let (listener, file) = listen(path, mode).map_err(|source| Error::Io {
+            doing: "binding",
+            source,
+            fate: Fate::NotProcessed,
+        })?;
+        Ok((builder.from_unix_listener(listener)?, file))
     }
 
-    /// Removes it, unless another has taken its place.
+    /// Removes the file, unless another one has replaced it.
     ///
-    /// This is to be called while the socket still listens: until then the system gives its inode
-    /// to no other file, and until it is called no other server takes the path.
+    /// Call this while the socket still listens: no other server takes its place before.
     pub(super) fn remove(&mut self) {
-        let Some(own) = self.identity.take() else { return };
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == own) {
-            let _ = fs::remove_file(&self.path);
-        }
+        let Some(own) = self.own.take() else { return };
+        // Where it cannot be removed, the next server finds it dead.
+        let _ = remove_if(&self.path, own.identity);
     }
 }
 
@@ -57,49 +71,147 @@ impl Drop for SocketFile {
     }
 }
 
-fn identity(file: &Metadata) -> (u64, u64) {
+fn listen(path: &Path, mode: Option<u16>) -> io::Result<(UnixListener, SocketFile)> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let address = SockAddr::unix(path)?;
+    // The umask and not chmod: the file never has other permissions, and whatever replaces it does
+    // not get them. Nothing else creates files now, and no command runs yet.
+    let before = mode.map(|mode| umask(Mode::from_raw_mode(RawMode::from(0o777 & !mode))));
+    let bound = socket.bind(&address);
+    if let Some(before) = before {
+        umask(before);
+    }
+    bound?;
+    // From here on, an error removes the file.
+    let file = SocketFile {
+        path: path.to_owned(),
+        own: Some(Pinned::of(path)?),
+    };
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok((UnixListener::from_std(socket.into())?, file))
+}
+
+/// Which file it is: device and inode.
+type Identity = (u64, u64);
+
+/// A file that keeps its inode number as long as this exists, also after it was removed and its
+/// socket was closed. Without that, the file of another server could have the same number.
+#[derive(Debug)]
+struct Pinned {
+    identity: Identity,
+    #[expect(dead_code, reason = "the inode exists as long as this is open")]
+    open: Option<File>,
+}
+
+impl Pinned {
+    #[cfg(target_os = "linux")]
+    fn of(path: &Path) -> io::Result<Self> {
+        use rustix::fs::{OFlags, open};
+
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(open(path, flags, Mode::empty())?);
+        Ok(Self {
+            identity: identity(&file.metadata()?),
+            open: Some(file),
+        })
+    }
+
+    /// A socket cannot be opened here: its own descriptor alone keeps the number.
+    #[cfg(not(target_os = "linux"))]
+    fn of(path: &Path) -> io::Result<Self> {
+        let identity = identity(&fs::symlink_metadata(path)?);
+        Ok(Self { identity, open: None })
+    }
+}
+
+fn identity(file: &Metadata) -> Identity {
     (file.dev(), file.ino())
 }
 
-/// Whether it is a socket on which nobody listens.
-fn is_stale(path: &Path) -> bool {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    is_socket && probe(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+/// The file at `path` if it is a socket on which nobody listens.
+async fn dead_socket(path: &Path) -> Option<Identity> {
+    let found = fs::symlink_metadata(path).ok()?;
+    if at_path::look(path) != AtPath::DeadSocket {
+        return None;
+    }
+    sleep(SETTLE).await;
+    (at_path::look(path) == AtPath::DeadSocket).then_some(identity(&found))
 }
 
-/// Connects without waiting: a server that listens and takes nobody is there all the same.
-fn probe(path: &Path) -> io::Result<()> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.connect(&SockAddr::unix(path)?)
+/// Removes the file at `path` if it is this one.
+fn remove_if(path: &Path, which: Identity) -> io::Result<()> {
+    if identity(&fs::symlink_metadata(path)?) != which {
+        return Ok(());
+    }
+    remove_compared(path, which)
 }
 
-/// The right to replace a stale file, which servers that start at once have one after the other:
-/// else one could remove what the other has just bound. It is a lock on the directory, and leaves
-/// nothing.
+/// The same after the file was compared. Another server may have put its own socket at `path` since
+/// then, and the system cannot compare and remove in one step. So this moves the file aside, looks
+/// at what it has moved, and moves it back if it is another.
+fn remove_compared(path: &Path, which: Identity) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.old", std::process::id()));
+    let aside = path.with_file_name(name);
+    fs::rename(path, &aside)?;
+    if identity(&fs::symlink_metadata(&aside)?) == which {
+        return fs::remove_file(&aside);
+    }
+    let back = move_back(&aside, path);
+    if back.is_err() {
+        // A third file is there already.
+        log::tell(&format_args!(
+            "warning: {} was replaced twice while this server removed its socket; the first replacement is now {}",
+            path.display(),
+            aside.display()
+        ));
+    }
+    back
+}
+
+/// Renames, and replaces nothing.
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+fn move_back(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+fn move_back(from: &Path, to: &Path) -> io::Result<()> {
+    fs::hard_link(from, to)?;
+    fs::remove_file(from)
+}
+
+/// A lock on the directory of the socket, so that of several servers that start at once one after
+/// the other looks for a dead socket and binds. Nothing of it remains.
 #[derive(Debug)]
-enum Turn {
-    Mine(#[expect(dead_code, reason = "the lock lasts as long as this is open")] File),
+enum Lock {
+    Held(#[expect(dead_code, reason = "the lock lasts as long as this is open")] File),
     /// The file system has no locks, or the directory cannot be read.
-    Nobodys,
-    /// Somebody else does not let go of it.
-    NotMine,
+    Unavailable,
+    /// Another process does not release it.
+    Busy,
 }
 
-impl Turn {
+impl Lock {
     async fn take(path: &Path) -> Self {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let Ok(directory) = File::open(directory.unwrap_or(Path::new("."))) else {
-            return Self::Nobodys;
+            return Self::Unavailable;
         };
         let deadline = Instant::now() + TURN;
         loop {
             match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Self::Mine(directory),
+                Ok(()) => return Self::Held(directory),
                 Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => sleep(AGAIN).await,
-                Err(Errno::WOULDBLOCK) => return Self::NotMine,
-                Err(_) => return Self::Nobodys,
+                Err(Errno::WOULDBLOCK) => return Self::Busy,
+                Err(_) => return Self::Unavailable,
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,9 @@
-//! Which events are written: those up to a level, and of warnings and errors, which a client may be
-//! able to cause as often as it likes, a few a second of each kind. The others are counted, and the
-//! counts written.
+//! Which events are written: those up to a level, and of warnings and errors ten a second from each
+//! place in the code, since a client may be able to cause as many as it likes. The others are
+//! counted, and the counts are written.
 
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -16,50 +17,53 @@ use tracing_subscriber::layer::{Context, Filter};
 
 use crate::values::counted;
 
-/// How many of a kind are written in a second.
-const FEW: u32 = 10;
+/// How many events from one place are written in a second.
+const PER_SECOND: u32 = 10;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Events of one place in the code.
+/// Events from one place in the code.
 struct Kind {
     callsite: Identifier,
     /// When the second began in which `written` were written.
     since: Instant,
     written: u32,
-    /// Those that were not, and of which nothing has been said yet.
+    /// Those that were not written and not reported yet.
     left_out: u64,
     message: String,
 }
 
-/// As many as there are places in the code that warn: a handful.
+/// One for each place in the code that warns, of which there are a handful.
 static KINDS: Mutex<Vec<Kind>> = Mutex::new(Vec::new());
-/// Told when an event of a kind is the first that was left out.
+/// Lines of commands that were not written and not reported yet.
+static LINES: AtomicU64 = AtomicU64::new(0);
+/// Notified when something is left out for the first time since the last report.
 static LEFT_OUT: Notify = Notify::const_new();
 
 fn lock() -> MutexGuard<'static, Vec<Kind>> {
-    // Counts are added to; there is no step at which they would be wrong.
+    // A panic leaves no count half changed.
     KINDS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets events through, see above.
-pub(super) struct Few {
+/// Lets events through as described above.
+pub(super) struct Limit {
     level: LevelFilter,
-    few: bool,
+    /// No limit besides the level.
+    verbose: bool,
 }
 
-impl Few {
-    pub(super) const fn new(level: LevelFilter, few: bool) -> Self {
-        Self { level, few }
+impl Limit {
+    pub(super) const fn new(level: LevelFilter, verbose: bool) -> Self {
+        Self { level, verbose }
     }
 }
 
-impl<S: Subscriber> Filter<S> for Few {
+impl<S: Subscriber> Filter<S> for Limit {
     fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
         *metadata.level() <= self.level
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        !self.few || *event.metadata().level() > Level::WARN || admit(event, Instant::now())
+        self.verbose || *event.metadata().level() > Level::WARN || admit(event, Instant::now())
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
@@ -67,7 +71,7 @@ impl<S: Subscriber> Filter<S> for Few {
     }
 }
 
-/// Whether a warning is one of the few; it is counted if not.
+/// Whether a warning is written. It is counted if not.
 fn admit(event: &Event<'_>, now: Instant) -> bool {
     let callsite = event.metadata().callsite();
     let mut kinds = lock();
@@ -84,7 +88,7 @@ fn admit(event: &Event<'_>, now: Instant) -> bool {
     if now.duration_since(kind.since) >= SECOND {
         (kind.since, kind.written) = (now, 0);
     }
-    if kind.written < FEW {
+    if kind.written < PER_SECOND {
         kind.written += 1;
         return true;
     }
@@ -97,7 +101,7 @@ fn admit(event: &Event<'_>, now: Instant) -> bool {
     false
 }
 
-/// What an event says, without its fields.
+/// The message of an event, without its fields.
 struct Message<'m>(&'m mut String);
 
 impl Visit for Message<'_> {
@@ -108,26 +112,40 @@ impl Visit for Message<'_> {
     }
 }
 
-/// Writes how many warnings were left out since this was last asked.
-pub(crate) fn tell_left_out() {
-    let mut told = Vec::new();
-    for kind in &mut *lock() {
-        let count = core::mem::take(&mut kind.left_out);
-        if count > 0 {
-            told.push((count, core::mem::take(&mut kind.message)));
-        }
-    }
-    // This is a warning of its own, for which the lock must be free.
-    for (count, message) in told {
-        tracing::warn!("{message}: {} left out here", counted(count, "more line"));
+/// Counts the lines of a text from a command that is not written.
+pub(crate) fn leave_out(text: &[u8]) {
+    if LINES.fetch_add(super::lines(text), Ordering::Relaxed) == 0 {
+        LEFT_OUT.notify_one();
     }
 }
 
-/// Does so for ever, a second after the first was left out.
-pub(crate) async fn tell_left_out_each_second() {
+/// Writes how much was left out since the last call.
+pub(crate) fn report_left_out() {
+    let mut counts = Vec::new();
+    for kind in &mut *lock() {
+        let count = core::mem::take(&mut kind.left_out);
+        if count > 0 {
+            counts.push((count, core::mem::take(&mut kind.message)));
+        }
+    }
+    let lines = LINES.swap(0, Ordering::Relaxed);
+    if lines > 0 {
+        counts.push((lines, "standard error of commands".to_owned()));
+    }
+    // This is a warning too, and takes the lock.
+    for (count, message) in counts {
+        tracing::warn!(
+            "{message}: {} left out here, -v logs all of them",
+            counted(count, "more line")
+        );
+    }
+}
+
+/// Calls [`report_left_out`] forever, a second after something was left out.
+pub(crate) async fn report_left_out_each_second() {
     loop {
         LEFT_OUT.notified().await;
         tokio::time::sleep(SECOND).await;
-        tell_left_out();
+        report_left_out();
     }
 }
