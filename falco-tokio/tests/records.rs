@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use common::key;
 use falco_tokio::{Client, Request, Server};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What went into a stream.
 #[derive(Clone, Default)]
@@ -26,16 +26,16 @@ impl Count {
 }
 
 /// A stream that takes at most so many bytes at a time, and may take nothing every other time.
-struct Narrow {
-    inner: DuplexStream,
+struct Narrow<S> {
+    inner: S,
     takes: usize,
     may_rest: bool,
     rests: bool,
     count: Count,
 }
 
-impl Narrow {
-    fn new(inner: DuplexStream, takes: usize, may_rest: bool) -> (Self, Count) {
+impl<S> Narrow<S> {
+    fn new(inner: S, takes: usize, may_rest: bool) -> (Self, Count) {
         let (rests, count) = (false, Count::default());
         let stream = Self {
             inner,
@@ -48,13 +48,13 @@ impl Narrow {
     }
 }
 
-impl AsyncRead for Narrow {
+impl<S: AsyncRead + Unpin> AsyncRead for Narrow<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Narrow {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Narrow<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.rests = self.may_rest && !self.rests;
         if self.rests {
@@ -176,23 +176,34 @@ async fn whoever_writes_without_end_reads_too() {
     serving.await.unwrap();
 }
 
-/// A runtime runs a connection's task right after the task that woke it. Each request would be a
-/// write of its own.
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn requests_that_many_tasks_submit_are_sent_together_while_others_are_outstanding() {
-    let (near, far) = tokio::io::duplex(1 << 20);
-    let (near, ours) = Narrow::new(near, usize::MAX, false);
-    let server = Server::builder(key(1)).unbound().unwrap();
-    let handler = |request: Request| async move {
-        if request.body() == "held" {
-            request.cancelled().await;
-        }
-        Ok(request.into_body())
+/// A runtime with several threads runs a connection's task right after the task that woke it, so
+/// that each request would be a write of its own.
+#[test]
+fn requests_that_many_tasks_submit_are_sent_together_while_others_are_outstanding() {
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap()
     };
-    let serving = tokio::spawn(async move { server.serve_connection(far, handler).await.unwrap() });
-    // All tasks run on the one worker.
-    let writes = tokio::spawn(async move {
-        let client = Client::builder(key(1)).over(near).await.unwrap();
+    // The server has a thread of its own: the client's is to wake no task but the client's.
+    let (of_server, of_client) = (runtime(), runtime());
+    let (address, serving) = of_server.block_on(async {
+        let server = Server::builder(key(1)).bind("127.0.0.1:0").await.unwrap();
+        let handler = |request: Request| async move {
+            if request.body() == "held" {
+                request.cancelled().await;
+            }
+            Ok(request.into_body())
+        };
+        (server.local_addr().unwrap(), tokio::spawn(server.serve(handler)))
+    });
+    // All tasks of the client run on the one worker.
+    let writes = of_client.spawn(async move {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (stream, ours) = Narrow::new(stream, usize::MAX, false);
+        let client = Client::builder(key(1)).over(stream).await.unwrap();
         let outstanding = tokio::spawn({
             let client = client.clone();
             async move { client.request("held").await }
@@ -211,7 +222,7 @@ async fn requests_that_many_tasks_submit_are_sent_together_while_others_are_outs
         outstanding.abort();
         ours.take().1
     });
-    let writes = writes.await.unwrap();
+    let writes = of_client.block_on(writes).unwrap();
     assert!(writes <= 20, "{writes} writes for 100 requests");
     serving.abort();
 }
