@@ -111,7 +111,12 @@ impl Stream for Faulty {
 
 /// A server on the noise wire, and a client of it over a stream with faults.
 fn connect(splits: bool) -> (Running, Client, Arc<Faults>) {
-    let server = Running::start(Server::builder(key()), echo);
+    let server = Running::start(Server::builder(key()), |request| {
+        if request.body() == b"slow" {
+            thread::sleep(millis(500));
+        }
+        echo(request)
+    });
     let (stream, faults) = Faulty::new(TcpStream::connect(server.address).unwrap(), splits);
     let client = Client::builder(key())
         .request_timeout(None)
@@ -149,15 +154,19 @@ fn a_stream_that_panics_while_it_is_written_fails_the_requests_of_other_threads(
 }
 
 #[test]
-fn a_stream_that_panics_under_one_caller_ends_for_the_others() {
+fn a_stream_that_panics_under_one_caller_fails_those_that_wait_for_it() {
     bounded(|| {
         let (server, client, faults) = connect(false);
         faults.panic_on_read.store(true, Ordering::SeqCst);
         let own = client.clone();
-        let panicked = thread::spawn(move || own.request("panics")).join();
-        panicked.expect_err("the panic reaches the caller");
-        faults.panic_on_read.store(false, Ordering::SeqCst);
-        client.request("after").expect_err("the connection has ended");
+        // The answer takes longer than the other caller needs to begin its wait.
+        let reads = thread::spawn(move || own.request("slow"));
+        while client.stats().outstanding == 0 {
+            thread::sleep(millis(1));
+        }
+        thread::sleep(millis(50));
+        client.request("waits").expect_err("the connection has ended");
+        reads.join().expect_err("the panic reaches the caller");
         server.stop();
     });
 }
