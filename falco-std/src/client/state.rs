@@ -291,13 +291,10 @@ impl State {
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
             // The mux does not know what was written.
             let actual = self.fate(fate);
-            call.waiter.end(if actual != fate {
-                call.waiter.lost(actual, why(actual))
-            } else {
-                match retry {
-                    Retry::Again => End::Retry(call.attempts, Some(why(fate))),
-                    Retry::Fail => End::Failed(why(fate)),
-                }
+            call.waiter.end(match retry {
+                _ if actual != fate => call.waiter.lost(actual, why(actual)),
+                Retry::Again => End::Retry(call.attempts, Some(why(fate))),
+                Retry::Fail => End::Failed(why(fate)),
             });
         }
         let pings = self.mux.take_pings(|_| true);
