@@ -50,6 +50,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod admission;
 mod budget;
 mod call;
 mod client;
@@ -64,6 +65,7 @@ mod table;
 use alloc::vec::Vec;
 use core::fmt;
 
+pub use admission::{Admission, AdmissionLimits, Room, Source, SourcePrefix, hello_fingerprint};
 #[cfg(feature = "std")]
 pub use budget::SharedBudget;
 pub use budget::{Budget, Unbounded};
