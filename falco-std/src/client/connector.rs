@@ -261,7 +261,10 @@ impl Connector {
 
     fn retry_at(&self, failed: u32) -> Option<Instant> {
         // There is no pause where it overflows the clock.
-        let pause = self.config.backoff.pause(failed, |bound| self.config.entropy.below(bound));
+        let pause = self
+            .config
+            .backoff
+            .pause(failed, |bound| self.config.entropy.below(bound));
         Instant::now().checked_add(pause)
     }
 
