@@ -119,8 +119,11 @@ fn too_few_descriptors_are_divided_and_honest_clients_get_in_though_strangers_ta
 fn returning(limit: u64, strangers: usize) {
     let _alone = alone();
     let strangers = strangers / SMALLER;
-    // Smaller in proportion, too.
-    let max_half_open = [0, usize::try_from(limit).unwrap().min(8192) / 2 / SMALLER][usize::from(SMALLER > 1)];
+    let max_half_open = if SMALLER > 1 {
+        usize::try_from(limit).unwrap().min(8192) / 2 / SMALLER
+    } else {
+        0
+    };
     let seen = endure(
         (limit, max_half_open),
         Flood::Returning(strangers),

@@ -8,7 +8,7 @@ mod source;
 use alloc::collections::BTreeMap;
 use core::time::Duration;
 
-use self::queue::{Candidate, Queue};
+use self::queue::Queue;
 use self::recent::Recent;
 use crate::message::KeyId;
 use crate::time::Instant;
@@ -307,10 +307,10 @@ impl Admission {
         let in_progress = self.in_progress() >= MAX_IN_PROGRESS;
         let wanted = (self.half_open.len() / FREE_PART).max(usize::from(needed.is_some()));
         if self.free() + self.selected < wanted {
-            let spared = |(since, _): &Candidate| now < *since + HELLO_GRACE && *since != Instant::ZERO;
-            let spares = self.with_hello.len() > self.without_hello.len();
+            let more_with_hello = self.with_hello.len() > self.without_hello.len();
+            let is_new = |since: Instant| since != Instant::ZERO && now < since + HELLO_GRACE;
             let first = self.without_hello.first();
-            if first.is_some_and(|first| !(spares && spared(&first))) {
+            if first.is_some_and(|(since, _)| !(more_with_hello && is_new(since))) {
                 let random = self.random();
                 let number = self.without_hello.pick(None, random)?;
                 return self.mark(number);

@@ -6,7 +6,7 @@ use super::source::Source;
 use crate::time::Instant;
 
 /// Since when the server has waited for a connection, and its number.
-pub(super) type Candidate = (Instant, u64);
+type Candidate = (Instant, u64);
 
 /// A source that holds more than this part of all candidates holds too many ...
 const SHARE: usize = 16;
