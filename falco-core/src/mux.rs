@@ -50,6 +50,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod admission;
 mod budget;
 mod call;
 mod client;
@@ -64,6 +65,7 @@ mod table;
 use alloc::vec::Vec;
 use core::fmt;
 
+pub use admission::{Admission, AdmissionLimits, Room, Source, SourcePrefix, hello_fingerprint};
 #[cfg(feature = "std")]
 pub use budget::SharedBudget;
 pub use budget::{Budget, Unbounded};
@@ -71,7 +73,7 @@ pub use call::{Call, Rejected, Unfinished};
 pub use client::ClientMux;
 pub use ending::{Ending, LastStep};
 pub use refusal::refusal_of;
-pub use retry::{Attempts, Backoff, MAX_BUSY, MAX_TRIES, Retry, after_attempt};
+pub use retry::{Attempts, Backoff, MAX_BUSY, MAX_REFUSED, MAX_TRIES, Retry, after_attempt};
 pub use server::ServerMux;
 pub use step::{ClientStep, ServerStep};
 

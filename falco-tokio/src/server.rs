@@ -1,16 +1,17 @@
-//! The server: what it is made of and how it is run. How connections are let in is in `registry`
-//! and `accept`, what happens on one in `connection`.
+//! The server and its handle. `accept` and `registry` decide which connections there are,
+//! `connection` drives one.
 
 mod accept;
 mod builder;
 mod connection;
 mod control;
-mod half_open;
+mod descriptors;
 mod handler;
 mod registry;
 mod request;
 mod running;
 mod stats;
+mod warning;
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use falco_core::keys::{Entropy, ServerKeys, SetupError};
-use falco_core::mux::SharedBudget;
+use falco_core::mux::{SharedBudget, SourcePrefix};
 use falco_core::{ConnectionError, Key, KeyId, Settings};
 use tower::Service as TowerService;
 
@@ -27,6 +28,7 @@ use self::accept::Listener;
 use self::handler::ServiceHandler;
 use self::registry::Registry;
 use self::stats::Counters;
+use self::warning::Warnings;
 use crate::clock::Clock;
 use crate::error::{Error, HandlerError};
 use crate::socket::Stream;
@@ -36,23 +38,23 @@ pub use self::handler::{Handler, IntoBytes};
 pub use self::request::Request;
 pub use self::stats::ServerStats;
 
-/// What becomes of the handler of a request that its client no longer wants.
+/// What happens to the handler of a request whose client has cancelled it or gone away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnCancel {
-    /// Its future is dropped where it stands, as hyper and tonic do it: work that nobody waits for
-    /// stops. What must not stop halfway belongs on a task of its own.
+    /// Its future is dropped, as in hyper and tonic. Put work that must not stop halfway on a task
+    /// of its own.
     #[default]
     Drop,
-    /// It runs on, and may ask its request whether it is still wanted. If it answers all the same,
-    /// the answer is sent.
+    /// It runs to its end, and can ask [`Request::is_cancelled`]. If it answers after all, the
+    /// answer is sent.
     Signal,
 }
 
-/// A server: it takes connections, and runs a handler for each request.
+/// A server: it accepts connections, and runs a handler for each request.
 ///
-/// A connection is one task. A handler is polled once on its connection's task, and if it is not
-/// ready then it gets a task of its own; so handlers of one connection run at once, up to
+/// A connection is one task. A handler is polled once on its connection's task; if it is not ready
+/// then, it gets a task of its own. Handlers of one connection run concurrently, up to
 /// [`Settings::with_max_in_flight`], and are answered as they finish; on the classic wire in the
 /// order of their requests.
 ///
@@ -89,21 +91,23 @@ pub(crate) struct Service {
     budget: SharedBudget,
     registry: Registry,
     counters: Counters,
+    warnings: Warnings,
+    source_prefix: SourcePrefix,
     on_cancel: OnCancel,
     spawn_handlers: bool,
-    /// How long a shutdown may last, once it is under way and bounded.
+    /// When a shutdown ends at the latest, if one has begun and has a limit.
     limit: tokio::sync::watch::Sender<Option<tokio::time::Instant>>,
 }
 
-/// What a server did until it was stopped.
+/// What a server has done until it was stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// What it has counted.
+    /// Its counters.
     pub stats: ServerStats,
-    /// Connections that were ended at once because the limit of a shutdown had run out.
+    /// Connections that were ended at once because the time limit of a shutdown had passed.
     pub cut_connections: u64,
-    /// Requests on them that had not been answered.
+    /// Unanswered requests on these connections.
     pub cut_requests: u64,
 }
 
@@ -111,13 +115,13 @@ impl Server {
     /// The address that the server is bound to.
     ///
     /// # Errors
-    /// [`Unsupported`](io::ErrorKind::Unsupported) where that is not an address of the internet.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if it is not an internet address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         let listener = self.listener.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         listener.local_addr()
     }
 
-    /// What stops the server, changes its keys and reads its counters, from anywhere.
+    /// A handle that stops the server, changes its keys and reads its counters.
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle {
@@ -125,17 +129,17 @@ impl Server {
         }
     }
 
-    /// Takes connections and runs `handler` for their requests, until a [`Handle`] shuts the server
-    /// down; then says what has been.
+    /// Accepts connections and runs `handler` for their requests, until a [`Handle`] shuts the
+    /// server down.
     ///
-    /// A handler that returns an error or panics costs its own request; on the classic wire, which
-    /// has no other word for it, the connection of that request, and nothing else. A server that is
-    /// bound to nothing ([`ServerBuilder::unbound`]) just waits to be shut down.
+    /// A handler that returns an error or panics fails its own request and nothing else; on the
+    /// classic wire, which has no refusal, it ends the connection of that request. A server that is
+    /// bound to nothing ([`ServerBuilder::unbound`]) waits to be shut down.
     ///
-    /// When this future is dropped before it is done, all connections end at once.
+    /// When this future is dropped before it is ready, all connections end at once.
     ///
     /// # Errors
-    /// None at present: errors of accepting are survived, and counted.
+    /// None at present: errors of accepting are counted, and the server goes on.
     pub async fn serve<H: Handler>(self, handler: H) -> Result<Report, Error> {
         let Self { service, listener } = self;
         let cut = CutOnDrop(&service);
@@ -154,9 +158,9 @@ impl Server {
         })
     }
 
-    /// The same with a Tower service, which is cloned, made ready for and called for each request.
-    /// Where it sheds load, clients are told that the server is busy, and that their requests were
-    /// not processed.
+    /// Like [`serve`](Self::serve), with a Tower service, which is cloned and called for each
+    /// request once it is ready. Where it sheds load, the request is refused as busy, which is not
+    /// processed.
     ///
     /// ```
     /// use falco_tokio::{Request, Server};
@@ -186,13 +190,14 @@ impl Server {
         self.serve(ServiceHandler(Mutex::new(service))).await
     }
 
-    /// Serves one connection over any stream, in this task, and says what ended it.
+    /// Serves one connection over any stream, in this task, and returns what ended it.
     ///
-    /// Handlers that are not ready at once get tasks of their own, so it takes a Tokio runtime as
-    /// all else here does.
+    /// It needs a Tokio runtime, because handlers that are not ready at once get tasks of their
+    /// own.
     ///
-    /// It takes no place of the [`max_connections`](ServerBuilder::max_connections), and is never
-    /// dropped to make room; a shutdown ends it as it does others.
+    /// The connection does not count towards
+    /// [`max_connections`](ServerBuilder::max_connections) and the other limits on connections, and
+    /// is never dropped for others. A shutdown ends it as it does others.
     ///
     /// ```
     /// use falco_tokio::{Client, ConnectionError, Key, Request, Server};
@@ -239,10 +244,10 @@ impl Drop for CutOnDrop<'_> {
 impl Service {
     fn stats(&self) -> ServerStats {
         let (connections, half_open) = self.registry.counts();
-        self.counters.read(connections, half_open)
+        self.counters.read(connections, half_open, &self.registry.limits())
     }
 
-    /// Waits until all connections have ended; those that have not at the limit are cut off.
+    /// Waits until all connections have ended; at the limit it cuts off the rest.
     async fn drain(&self) {
         let mut limit = self.limit.subscribe();
         loop {
@@ -256,7 +261,7 @@ impl Service {
             tokio::select! {
                 () = self.registry.empty() => return,
                 () = late => break,
-                // The sender is `self`'s: it is there.
+                // The sender is part of `self`, so this is never an error.
                 _ = limit.changed() => {}
             }
         }
@@ -265,26 +270,25 @@ impl Service {
     }
 }
 
-/// Stops a [`Server`], changes its keys and reads its counters, from anywhere. Clones do so to the
-/// same server.
+/// Stops a [`Server`], changes its keys and reads its counters. Clones belong to the same server.
 #[derive(Clone, Debug)]
 pub struct Handle {
     service: Arc<Service>,
 }
 
 impl Handle {
-    /// Shuts the server down in good order: it takes no more connections, tells its clients, lets
-    /// the requests that have begun finish, sends their answers, and closes. This returns at once;
-    /// [`Server::serve`] returns when it is done: on the noise wire after a lifetime at the most,
-    /// on the classic wire when all handlers that run are done.
+    /// Shuts the server down gracefully: it accepts no more connections, notifies its clients,
+    /// completes the requests that have begun, and closes. This returns at once. [`Server::serve`]
+    /// returns when all connections have ended: on the noise wire after at most a lifetime, on the
+    /// classic wire when all running handlers have finished.
     ///
     /// A connection that has nothing more to do waits up to a second for its client to end as well.
     pub fn shutdown(&self) {
         self.service.registry.stop();
     }
 
-    /// The same, but what is not done within `limit` is cut off. Of several limits the earliest
-    /// counts.
+    /// Like [`shutdown`](Self::shutdown), but connections that have not ended within `limit` are
+    /// ended at once. Of several limits the earliest counts.
     pub fn shutdown_within(&self, limit: Duration) {
         // An overflowing deadline means no limit.
         if let Some(until) = tokio::time::Instant::now().checked_add(limit) {
@@ -295,7 +299,7 @@ impl Handle {
         self.shutdown();
     }
 
-    /// Takes another key into service on the noise wire, at once.
+    /// Accepts another key on the noise wire from now on.
     ///
     /// # Errors
     /// [`SetupError`]; then nothing has changed.
@@ -303,9 +307,11 @@ impl Handle {
         self.service.keys.ring().ok_or(SetupError::NoRing)?.add(key)
     }
 
-    /// Takes a key out of service on the noise wire, and says whether it was in it. Hellos under it
-    /// are refused from now on. Its connections take no more requests, and end when those that have
-    /// begun have had their answers; their clients are told why.
+    /// Removes a key of the noise wire, and returns whether there was such a key. Hellos under it
+    /// are refused from now on. Its connections drain: they accept no more requests, complete those
+    /// that have begun, and end. Clients receive the reason.
+    ///
+    /// If the key may have leaked, use [`revoke_key`](Self::revoke_key).
     #[expect(
         clippy::must_use_candidate,
         reason = "a caller who knows that it was there need not ask"
@@ -316,6 +322,27 @@ impl Handle {
             self.service.registry.retire(id);
         }
         retired
+    }
+
+    /// Removes a key of the noise wire as [`retire_key`](Self::retire_key) does, and ends its
+    /// connections at once. Nothing more is read from them and no answer is sent. What happens to
+    /// handlers that run is what [`ServerBuilder::on_cancel`] says.
+    ///
+    /// A client receives the reason if its stream takes it without waiting. Requests that had begun
+    /// may have been processed.
+    ///
+    /// Called for a key that is retired already, it ends the connections that still drain, and
+    /// returns false.
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "a caller who knows that it was there need not ask"
+    )]
+    pub fn revoke_key(&self, id: KeyId) -> bool {
+        let service = &self.service;
+        let removed = service.keys.ring().is_some_and(|ring| ring.retire(id));
+        let ended = u64::try_from(service.registry.revoke(id)).unwrap_or(u64::MAX);
+        service.counters.revoked.add(ended);
+        removed
     }
 
     /// What the server has counted.

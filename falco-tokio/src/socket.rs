@@ -29,10 +29,18 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
-    /// A connected TCP socket, set so that small messages go at once, and that a peer which is gone
-    /// is noticed by the system too. `lifetime` is how long sent bytes may stay unacknowledged.
+    /// A connected TCP socket that is [set up](Self::set_up).
     pub(crate) fn tcp(stream: TcpStream, lifetime: Duration) -> Self {
-        let socket = SockRef::from(&stream);
+        let socket = Self::Tcp(stream);
+        socket.set_up(lifetime);
+        socket
+    }
+
+    /// Sets options of a connected TCP socket: small messages are sent at once, and the system
+    /// notices a peer that is gone. `lifetime` is how long sent bytes may stay unacknowledged.
+    pub(crate) fn set_up(&self, lifetime: Duration) {
+        let Self::Tcp(stream) = self else { return };
+        let socket = SockRef::from(stream);
         let keep_alive = TcpKeepalive::new().with_time(lifetime.clamp(Duration::from_secs(1), LONGEST.0));
         // A request is one small write: it must not wait for the acknowledgement of the one before.
         let set = stream
@@ -41,10 +49,9 @@ impl Socket {
         #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
         let set = set.and_then(|()| socket.set_tcp_user_timeout(Some(lifetime.min(LONGEST.1))));
         if let Err(error) = set {
-            // On some systems that of a socket whose peer has gone already; the first read tells.
+            // On some systems this happens if the peer has gone already; the first read reports it.
             debug!(%error, "a socket could not be set up");
         }
-        Self::Tcp(stream)
     }
 
     /// Reads what lies in the socket, as the system knows and the runtime may not. A stream of

@@ -10,6 +10,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use common::{Running, key};
+use falco_core::mux::MAX_REFUSED;
 use falco_tokio::{Client, ConnectionError, Error, Fate, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -135,14 +136,20 @@ async fn a_client_that_never_was_hears_at_once_what_may_be_wrong() {
         ),
         "{refused}"
     );
-    // One that connects when it is needed hears it with its first request, and with each that waits
-    // for another attempt.
-    let client = Client::builder(key(1)).connect_lazy(address).unwrap();
+    // One that connects when it is needed hears it with its first request, after several attempts,
+    // and with each that waits for another attempt.
+    let builder = Client::builder(key(1)).backoff(Duration::from_millis(10), Duration::from_millis(20));
+    let client = builder.connect_lazy(address).unwrap();
     for _ in 0..3 {
         let refused = client.request("anybody?").await.unwrap_err();
         assert!(refused.is_refused(), "{refused}");
     }
-    assert_eq!(client.stats().attempts, 3, "each waited for an attempt of its own");
+    let attempts = u64::from(MAX_REFUSED) + 2;
+    assert_eq!(
+        client.stats().attempts,
+        attempts,
+        "each further one waited for an attempt of its own"
+    );
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     // Nothing was decided by that.
     mode.store(FORWARDS, Ordering::Relaxed);

@@ -14,6 +14,11 @@ pub const MAX_TRIES: u32 = 3;
 /// after that, or for another reason, the request fails as refused.
 pub const MAX_BUSY: u32 = 16;
 
+/// How many attempts in a row may end before the server has proved its key, until requests of a
+/// client that was never admitted fail. A server drops half-open connections while it is flooded,
+/// which looks the same to the client as a wrong key.
+pub const MAX_REFUSED: u32 = 5;
+
 /// Whether something that failed is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "there is no third outcome")]
@@ -77,26 +82,28 @@ impl Attempts {
 /// What becomes of the requests that wait for a connection when the attempt at one has failed.
 /// `end` is what the connection ended with before it was established, or `None` if the stream could
 /// not be opened. `admitted` says whether this client has completed a handshake under its key
-/// before.
+/// before. `failed` is how many attempts have failed in a row, this one included.
 ///
 /// A connection that ends before the server has proved its key does not prove that the key is
-/// wrong: a proxy whose server restarts and a server that is full end it in the same way. If the
-/// client was admitted before, that is the likelier cause, and it passes. If it never was, the
-/// requests fail at once with an error that names all causes.
+/// wrong: a proxy whose server restarts and a server that is full or flooded end it in the same way.
+/// If the client was admitted before, that is the likelier cause, and it passes. If it never was,
+/// the requests fail after [`MAX_REFUSED`] attempts with an error that names all causes.
 ///
 /// ```
 /// use falco_core::ConnectionError;
-/// use falco_core::mux::{Retry, after_attempt};
+/// use falco_core::mux::{MAX_REFUSED, Retry, after_attempt};
 ///
-/// assert_eq!(after_attempt(Some(ConnectionError::Refused), false), Retry::Fail);
-/// assert_eq!(after_attempt(Some(ConnectionError::Refused), true), Retry::Again);
-/// assert_eq!(after_attempt(Some(ConnectionError::HandshakeTimeout), false), Retry::Again);
-/// assert_eq!(after_attempt(None, false), Retry::Again);
+/// let refused = Some(ConnectionError::Refused);
+/// assert_eq!(after_attempt(refused, false, 1), Retry::Again);
+/// assert_eq!(after_attempt(refused, false, MAX_REFUSED), Retry::Fail);
+/// assert_eq!(after_attempt(refused, true, MAX_REFUSED), Retry::Again);
+/// assert_eq!(after_attempt(Some(ConnectionError::HandshakeTimeout), false, 9), Retry::Again);
+/// assert_eq!(after_attempt(None, false, 9), Retry::Again);
 /// ```
 #[must_use]
-pub const fn after_attempt(end: Option<ConnectionError>, admitted: bool) -> Retry {
+pub const fn after_attempt(end: Option<ConnectionError>, admitted: bool, failed: u32) -> Retry {
     match end {
-        Some(ConnectionError::Refused) if !admitted => Retry::Fail,
+        Some(ConnectionError::Refused) if !admitted && failed >= MAX_REFUSED => Retry::Fail,
         // No connection can be made under this key any more.
         Some(ConnectionError::KeyExhausted) => Retry::Fail,
         _ => Retry::Again,

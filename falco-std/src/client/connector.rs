@@ -328,7 +328,7 @@ impl Connector {
         };
         state.failed = state.failed.saturating_add(1);
         state.failures += 1;
-        if self.config.fail_fast || self.config.dial.is_spent() || is_final(&error, state.admitted) {
+        if self.config.fail_fast || self.config.dial.is_spent() || is_final(&error, state.admitted, state.failed) {
             state.final_failures += 1;
         }
         state.retry_at = self.retry_at(state.failed);
@@ -355,7 +355,7 @@ impl State {
 
 /// Whether a failed attempt fails all requests that wait for it, because another is not expected to
 /// succeed.
-fn is_final(error: &Error, admitted: bool) -> bool {
+fn is_final(error: &Error, admitted: bool, failed: u32) -> bool {
     let end = match error {
         Error::Connection { end, .. } => Some(*end),
         // A name without a port, or a path that is too long: the next attempt fails as well.
@@ -363,7 +363,7 @@ fn is_final(error: &Error, admitted: bool) -> bool {
         Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) => None,
         Error::Entropy(_) | Error::Setup(_) | Error::Settings(_) | Error::Closed => return true,
     };
-    after_attempt(end, admitted) == Retry::Fail
+    after_attempt(end, admitted, failed) == Retry::Fail
 }
 
 /// Starts a thread that connects or reads.

@@ -295,7 +295,7 @@ impl Slot {
             Error::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => return true,
             Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) | Error::Closed | Error::Settings(_) => None,
         };
-        after_attempt(end, self.env.admitted.load(Ordering::Relaxed)) == Retry::Fail
+        after_attempt(end, self.env.admitted.load(Ordering::Relaxed), self.failed) == Retry::Fail
     }
 
     fn fail_all(&mut self, error: &Error) {

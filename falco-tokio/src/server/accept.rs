@@ -1,4 +1,4 @@
-//! How connections come in. An error of accepting ends nothing but the attempt.
+//! Accepting connections. An error of accepting ends nothing but the attempt.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -6,6 +6,8 @@ use std::io;
 use std::sync::Arc;
 
 use falco_core::ServerConnection;
+use falco_core::keys::ServerKeys;
+use falco_core::mux::Source;
 #[cfg(unix)]
 use tokio::net::UnixListener;
 use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host};
@@ -15,12 +17,13 @@ use super::Service;
 use super::connection::{Connection, ConnectionTask, Place};
 use super::control::Control;
 use super::handler::Handler;
-use super::registry::Admission;
+use super::registry::Admitted;
 use crate::socket::{Socket, Stream};
 
 /// How long to wait after an error of accepting that is not one connection's, such as no file
-/// descriptors left: at first, and at the most.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+/// descriptors left: at first, and at most. The first bounds how often that fails in vain, the
+/// second how long a client waits once there is a descriptor that no connection gave back.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 
 #[derive(Debug)]
 pub(crate) enum Listener {
@@ -29,15 +32,15 @@ pub(crate) enum Listener {
     Unix(UnixListener),
 }
 
-/// Connections that may wait in the system to be accepted, where it allows as many: those of a
-/// whole fleet that comes back at once, while as many handshakes are under way as there may be.
-/// Beyond that the system loses them without a word, and a client finds out seconds later. It is
-/// what Linux allows by default since 5.4 (`net.core.somaxconn`).
+/// Connections that may wait in the system to be accepted, where it allows as many: those of all
+/// clients that reconnect after a restart. Beyond that the system drops their packets, and clients
+/// send them again seconds later. Linux allows as many by default since 5.4
+/// (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 
-/// Binds to the first of the addresses that can be bound.
+/// Binds to the first of the addresses that the system allows.
 pub(super) async fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
-    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "the name stands for no address");
+    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
     for address in lookup_host(address).await? {
         match bind_one(address) {
             Ok(listener) => return Ok(listener),
@@ -53,7 +56,8 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     } else {
         TcpSocket::new_v6()?
     };
-    // A server that is started again finds its port free; on Windows this would let others take it.
+    // A server that is restarted can bind its port at once. On Windows this would let another
+    // process bind it too.
     #[cfg(unix)]
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
@@ -69,11 +73,13 @@ impl Listener {
         }
     }
 
-    async fn accept(&self, lifetime: Duration) -> io::Result<(Socket, Option<SocketAddr>)> {
+    /// Accepts a connection. Its socket is [set up](Socket::set_up) when it is established, so that
+    /// one that never is costs less.
+    async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok((Socket::tcp(stream, lifetime), Some(peer)))
+                Ok((Socket::Tcp(stream), Some(peer)))
             }
             #[cfg(unix)]
             Self::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), None)),
@@ -81,7 +87,7 @@ impl Listener {
     }
 }
 
-/// Takes connections until the server is to stop, and gives each a task. The listener is closed
+/// Accepts connections until the server is to stop, and gives each a task. The listener is closed
 /// then.
 pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<Service>, handler: &Arc<H>) {
     let mut pause = PAUSES.0;
@@ -89,31 +95,40 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
         let accepted = tokio::select! {
             biased;
             () = service.registry.stopping() => return,
-            accepted = async {
-                service.registry.room().await;
-                listener.accept(service.settings.lifetime()).await
-            } => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((socket, peer)) => {
                 pause = PAUSES.0;
                 service.counters.accepted.add(1);
-                match admit(service, socket, peer, false, handler) {
+                let source = peer.map_or(Source::NONE, |peer| Source::of(peer.ip(), service.source_prefix));
+                // Only now is it known that a connection needs a place.
+                tokio::select! {
+                    biased;
+                    () = service.registry.stopping() => return,
+                    () = service.registry.room(source) => {}
+                }
+                match admit(service, socket, (peer, source), handler) {
                     Ok(Some(connection)) => drop(tokio::spawn(ConnectionTask(Box::new(connection)))),
                     Ok(None) => {}
-                    Err(error) => warn!(%error, "a connection could not be taken"),
+                    Err(error) => {
+                        if let Some(left_out) = service.warnings.setup.due() {
+                            warn!(%error, left_out, "a connection could not be set up");
+                        }
+                    }
                 }
             }
             Err(error) if is_of_one_connection(&error) => {
                 service.counters.accept_errors.add(1);
-                debug!(%error, "a connection was gone before it was taken");
+                debug!(%error, "a connection ended before it was accepted");
             }
             Err(error) => {
                 service.counters.accept_errors.add(1);
-                warn!(%error, "accepting failed; it is tried again after a pause");
+                if let Some(left_out) = service.warnings.accepting.due() {
+                    warn!(%error, left_out, "accepting failed; it is tried again after a pause");
+                }
                 tokio::select! {
                     () = service.registry.stopping() => return,
-                    // A descriptor that a stranger sits on is of more use elsewhere.
                     () = service.registry.relief(pause) => {}
                 }
                 pause = (pause * 2).min(PAUSES.1);
@@ -122,54 +137,82 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
     }
 }
 
-/// A connection that was accepted elsewhere; none where the server is stopping.
+/// A connection on a stream that was not accepted here; none where the server is stopping.
 pub(super) fn guest<H: Handler>(
     service: &Arc<Service>,
     stream: impl Stream + 'static,
     handler: &Arc<H>,
 ) -> io::Result<Option<Connection<H>>> {
-    admit(service, Socket::Other(Box::new(stream)), None, true, handler)
+    let machine = machine(service)?;
+    let control = Arc::new(Control::new(None));
+    let number = service.registry.admit_guest(&control);
+    let socket = Socket::Other(Box::new(stream));
+    Ok(number.map(|number| {
+        connection(
+            service,
+            socket,
+            machine,
+            control,
+            Place { number, guest: true },
+            handler,
+        )
+    }))
 }
 
 fn admit<H: Handler>(
     service: &Arc<Service>,
     socket: Socket,
-    peer: Option<SocketAddr>,
-    guest: bool,
+    (peer, source): (Option<SocketAddr>, Source),
     handler: &Arc<H>,
 ) -> io::Result<Option<Connection<H>>> {
-    let mut entropy = service.entropy.clone();
-    let now = service.clock.now();
-    let machine = ServerConnection::new(Arc::clone(&service.keys), &service.settings, now, &mut entropy);
-    let machine = machine.map_err(io::Error::other)?;
+    let machine = machine(service)?;
     let control = Arc::new(Control::new(peer));
-    let number = match service.registry.admit(&control, guest) {
-        Admission::In { number } => number,
-        Admission::Full => {
-            service.counters.turned_away.add(1);
-            warn!(
-                peer = peer.map(tracing::field::display),
-                "turned away: there are as many connections as there may be"
-            );
-            return Ok(None);
+    match service.registry.admit(&control, source) {
+        Admitted::As { number } => {
+            let place = Place { number, guest: false };
+            Ok(Some(connection(service, socket, machine, control, place, handler)))
         }
-        Admission::Stopping => return Ok(None),
-    };
+        Admitted::Full => {
+            service.counters.turned_away.add(1);
+            if let Some(left_out) = service.warnings.no_place.due() {
+                warn!(
+                    peer = peer.map(tracing::field::display),
+                    left_out, "closed a connection at once: there is no place for it"
+                );
+            }
+            Ok(None)
+        }
+        Admitted::Stopping => Ok(None),
+    }
+}
+
+fn machine(service: &Service) -> io::Result<ServerConnection<Arc<ServerKeys>>> {
+    let (mut entropy, now) = (service.entropy.clone(), service.clock.now());
+    let machine = ServerConnection::new(Arc::clone(&service.keys), &service.settings, now, &mut entropy);
+    machine.map_err(io::Error::other)
+}
+
+fn connection<H: Handler>(
+    service: &Arc<Service>,
+    socket: Socket,
+    machine: ServerConnection<Arc<ServerKeys>>,
+    control: Arc<Control>,
+    place: Place,
+    handler: &Arc<H>,
+) -> Connection<H> {
     let span = debug_span!(
         "connection",
-        number,
-        peer = peer.map(tracing::field::display),
+        number = place.number,
+        peer = control.peer.map(tracing::field::display),
         key = tracing::field::Empty
     );
     debug!(parent: &span, "accepted");
     let (service, handler) = (Arc::clone(service), Arc::clone(handler));
-    let place = Place { number, guest };
-    Ok(Some(Connection::new(
-        socket, machine, control, place, service, handler, span,
-    )))
+    Connection::new(socket, machine, control, place, service, handler, span)
 }
 
-/// Whether an error of accepting is one connection's, so that the next can be taken at once.
+/// Whether an error of accepting concerns one connection only, so that the next can be accepted at
+/// once.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(

@@ -1,4 +1,4 @@
-//! How a server is set up and bound.
+//! Settings of a server, and binding.
 
 use core::time::Duration;
 use std::io;
@@ -7,27 +7,30 @@ use std::path::Path;
 use std::sync::Arc;
 
 use falco_core::keys::{Entropy, Secrets};
-use falco_core::mux::SharedBudget;
+use falco_core::mux::{AdmissionLimits, SharedBudget, SourcePrefix};
 use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 #[cfg(unix)]
 use tokio::net::UnixListener;
 use tokio::net::{TcpListener, ToSocketAddrs};
+use tracing::warn;
 
 use super::accept::{self, Listener};
+use super::descriptors;
 use super::registry::Registry;
 use super::stats::Counters;
+use super::warning::Warnings;
 use super::{OnCancel, Server, Service};
 use crate::clock::Clock;
 use crate::entropy;
 use crate::error::Error;
 
-/// How many connections there may be by default.
+/// The default limit on connections.
 const MAX_CONNECTIONS: usize = 10_000;
-/// How many of them may be in their handshake by default.
-const MAX_HALF_OPEN: usize = 1024;
-/// How many nonces a server remembers by default, 1.25 MiB: each request and each answer takes one.
+/// The default limit on half-open connections.
+const MAX_HALF_OPEN: usize = 4096;
+/// The default size of the replay cache, 1.25 MiB: each request and each answer takes one nonce.
 const REPLAY_MEMORY: usize = 65_536;
-/// How many bytes requests may hold over all connections by default, 1 GiB.
+/// The default limit on the bytes that requests hold over all connections, 1 GiB.
 const MAX_HELD: usize = 1 << 30;
 
 /// Settings of a [`Server`].
@@ -36,8 +39,9 @@ const MAX_HELD: usize = 1 << 30;
 pub struct ServerBuilder {
     secrets: Secrets,
     settings: SettingsBuilder,
-    max_connections: usize,
-    max_half_open: usize,
+    limits: AdmissionLimits,
+    source_prefix: SourcePrefix,
+    raise_descriptor_limit: bool,
     max_held: usize,
     on_cancel: OnCancel,
     spawn_handlers: bool,
@@ -46,7 +50,7 @@ pub struct ServerBuilder {
 
 impl Server {
     /// A server for clients that have `key`. It speaks the noise wire: both sides prove that they
-    /// have the key, and keys of their own protect each connection.
+    /// have the key, and each connection has session keys of its own.
     pub fn builder(key: Key) -> ServerBuilder {
         ServerBuilder::new(Secrets {
             noise: vec![key],
@@ -57,8 +61,8 @@ impl Server {
     /// A server that speaks the classic wire alone, to clients of the published falcotcp 0.1.x and
     /// to [`Client::classic`](crate::Client::classic).
     ///
-    /// The wire proves to the server that the client has, or once had a recording of one who had,
-    /// the key. What it does not give is told in [`falco_core::classic`].
+    /// The wire proves to the server that the client has the key, or a recording of a client that
+    /// has it. [`falco_core::classic`] lists what it does not provide.
     pub fn classic(key: Key) -> ServerBuilder {
         ServerBuilder::new(Secrets {
             classic: Some(key),
@@ -75,8 +79,14 @@ impl ServerBuilder {
                 ..secrets
             },
             settings: SettingsBuilder::new(),
-            max_connections: MAX_CONNECTIONS,
-            max_half_open: MAX_HALF_OPEN,
+            limits: AdmissionLimits {
+                max_connections: MAX_CONNECTIONS,
+                max_half_open: MAX_HALF_OPEN,
+                max_half_open_per_source: None,
+                max_connections_per_key: None,
+            },
+            source_prefix: SourcePrefix::default(),
+            raise_descriptor_limit: true,
             max_held: MAX_HELD,
             on_cancel: OnCancel::default(),
             spawn_handlers: false,
@@ -84,43 +94,42 @@ impl ServerBuilder {
         }
     }
 
-    /// Takes another key beside those that are there, on the noise wire. Clients of any of them are
-    /// let in.
+    /// Accepts another key on the noise wire, beside those that there are.
     pub fn key(mut self, key: Key) -> Self {
         self.secrets.noise.push(key);
         self
     }
 
     /// Speaks the classic wire beside the noise wire on the same port, under a key of its own:
-    /// binding fails where the noise wire has the same. What that wire does not give is told in
-    /// [`falco_core::classic`].
+    /// binding fails if the noise wire has the same key. [`falco_core::classic`] lists what that
+    /// wire does not provide.
     pub fn classic(mut self, key: Key) -> Self {
         self.secrets.classic = Some(key);
         self
     }
 
-    /// The name of the service, or any bytes that both owners have agreed on, 65,535 at most: a
-    /// client that calls another is refused. Empty by default. The classic wire has none.
+    /// The name of the service, or any bytes that both owners have agreed on, at most 65,535. A
+    /// client with another context is refused. Empty by default. The classic wire has no context.
     pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
         self.secrets.context = context.into();
         self
     }
 
-    /// The largest message, the requests in flight on one connection, the lifetime, how long a
-    /// handshake may take. What is set by itself holds, before or after this.
+    /// The largest message, the requests in flight on one connection, the lifetime, the handshake
+    /// timeout. A value that is set by its own method, before or after this, takes precedence.
     pub const fn settings(mut self, settings: Settings) -> Self {
         self.settings = self.settings.settings(settings);
         self
     }
 
-    /// The largest message body, in bytes, either way: 16 MiB by default.
+    /// The largest message body in both directions, in bytes: 16 MiB by default.
     pub const fn max_message(mut self, bytes: u32) -> Self {
         self.settings = self.settings.max_message(bytes);
         self
     }
 
     /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days.
-    /// The smaller of both sides' is in force.
+    /// The smaller value of both sides is in force.
     pub const fn lifetime(mut self, lifetime: Duration) -> Self {
         self.settings = self.settings.lifetime(lifetime);
         self
@@ -132,73 +141,127 @@ impl ServerBuilder {
         self
     }
 
-    /// How many requests of one connection may be unanswered at once: 1024 by default, at least 1.
-    /// A client holds those beyond it back.
+    /// How many requests of one connection may be in flight at once: 1024 by default, at least 1. A
+    /// client holds back further ones.
     pub const fn max_in_flight(mut self, requests: u16) -> Self {
         self.settings = self.settings.max_in_flight(requests);
         self
     }
 
-    /// How many connections there may be at once, 10,000 by default; 0 counts as 1. Each takes a
-    /// file descriptor, and under 4 KiB while it is idle.
+    /// How many connections there may be at once, half-open ones included: 10,000 by default; 0
+    /// counts as 1. Each takes a file descriptor, and under 4 KiB while it is idle. If the process
+    /// may not open as many files, there are fewer: see
+    /// [`raise_descriptor_limit`](Self::raise_descriptor_limit).
     ///
-    /// When one more comes, it waits in the listener's backlog until a handshake is done or late.
-    /// Where all have finished theirs, the newcomer is turned away.
+    /// When one more is accepted, a half-open connection is dropped for it, as
+    /// [`max_half_open`](Self::max_half_open) describes. If all are established, the new one is
+    /// closed at once.
     pub const fn max_connections(mut self, connections: usize) -> Self {
-        self.max_connections = connections;
+        self.limits.max_connections = connections;
         self
     }
 
-    /// How many connections may be in their handshake at once, 1024 by default; 0 counts as 1.
+    /// How many connections may be half-open, that is, in their handshake, at once: 4096 by
+    /// default; 0 counts as 1.
     ///
-    /// When one more comes, it waits in the listener's backlog until one of them is done, or late
-    /// and dropped for it: one whose hello has been waited for for 100 ms, or the rest of its
-    /// handshake for 1 s.
+    /// When one more arrives, one of them is dropped for it: first one that has sent nothing, only
+    /// part of a hello, or a hello that came before. Until that is done, the new one waits in the
+    /// listener's backlog. [`falco_core::mux::Admission`] has the whole rule. A connection of which
+    /// the server has unread bytes is never dropped.
     pub const fn max_half_open(mut self, connections: usize) -> Self {
-        self.max_half_open = connections;
+        self.limits.max_half_open = connections;
         self
     }
 
-    /// How many bytes requests that have had no end may hold over all connections, 1 GiB by
-    /// default; [`Settings::with_max_held`] bounds those of one connection. A request over it is
-    /// refused as busy.
+    /// How many connections of one source may be half-open at once, see
+    /// [`source_prefix`](Self::source_prefix); 0 counts as 1. No limit by default: many clients may
+    /// share one address, behind NAT or a proxy, and while places are short, connections of the
+    /// source with the most are dropped anyway.
+    ///
+    /// When one more arrives, one of the same source is dropped for it. A source that has twice as
+    /// many has new ones closed at once.
+    pub const fn max_half_open_per_source(mut self, connections: usize) -> Self {
+        self.limits.max_half_open_per_source = Some(connections);
+        self
+    }
+
+    /// How many leading bits of an IPv4 address and of an IPv6 address make a source: 32 and 64 by
+    /// default. Connections without an address, such as those of Unix sockets, are one source.
+    pub const fn source_prefix(mut self, v4_bits: u8, v6_bits: u8) -> Self {
+        self.source_prefix = SourcePrefix {
+            v4: v4_bits,
+            v6: v6_bits,
+        };
+        self
+    }
+
+    /// How many connections may be established under one key at once; 0 counts as 1. No limit by
+    /// default: then everyone who has a key can take all of
+    /// [`max_connections`](Self::max_connections). Set it where several parties have keys of their
+    /// own.
+    ///
+    /// A connection beyond it is closed after its handshake, before any of its requests is
+    /// processed. The client connects again, later each time.
+    pub const fn max_connections_per_key(mut self, connections: usize) -> Self {
+        self.limits.max_connections_per_key = Some(connections);
+        self
+    }
+
+    /// Whether binding may raise the process's soft limit of open files (`ulimit -n`,
+    /// `RLIMIT_NOFILE`), no further than to the hard limit and than
+    /// [`max_connections`](Self::max_connections) needs. True by default. This affects the whole
+    /// process and programs that it starts; code that calls `select` fails with descriptors over
+    /// 1023.
+    ///
+    /// If descriptors are still too few, the limits on connections are lowered and a warning is
+    /// logged: 64 descriptors are kept for the rest of the process, beside those that are open when
+    /// the server is bound, and half-open connections get at most half of the others.
+    /// [`ServerStats`](crate::ServerStats) has the limits in force.
+    pub const fn raise_descriptor_limit(mut self, raise: bool) -> Self {
+        self.raise_descriptor_limit = raise;
+        self
+    }
+
+    /// How many bytes uncompleted requests may hold over all connections: 1 GiB by default;
+    /// [`Settings::with_max_held`] bounds those of one connection. A request over it is refused as
+    /// busy.
     pub const fn max_held(mut self, bytes: usize) -> Self {
         self.max_held = bytes;
         self
     }
 
-    /// How many nonces to remember on the classic wire, 20 bytes each, 65,536 by default; 0
-    /// remembers none. Each request and each answer takes one. What is replayed from within this
-    /// memory is refused. The noise wire needs none.
+    /// The size of the classic wire's replay cache: 65,536 nonces by default, 20 bytes each; 0
+    /// means none. Each request and each answer takes one. A message whose nonce is in the cache is
+    /// refused. The noise wire needs none.
     pub const fn replay_memory(mut self, nonces: usize) -> Self {
         self.secrets.nonces = nonces;
         self
     }
 
-    /// What becomes of the handler of a request that its client no longer wants: by default it is
-    /// dropped.
+    /// What happens to the handler of a request whose client has cancelled it or gone away: by
+    /// default its future is dropped.
     pub const fn on_cancel(mut self, on_cancel: OnCancel) -> Self {
         self.on_cancel = on_cancel;
         self
     }
 
     /// Whether every handler gets a task of its own at once. By default a handler is first polled
-    /// on its connection's task, which costs less where most are done at once; but one that
-    /// computes long before it first waits holds its connection up meanwhile.
+    /// on its connection's task, which costs less where most are ready at once. But a handler that
+    /// computes for long before it first waits delays its connection.
     pub const fn spawn_handlers(mut self, spawn: bool) -> Self {
         self.spawn_handlers = spawn;
         self
     }
 
-    /// Where random numbers come from instead of the operating system, for tests and simulations.
-    /// In production a source that is not cryptographic gives the keys away.
+    /// The source of random numbers, instead of the operating system's, for tests and simulations.
+    /// In production, a source that is not cryptographic reveals the keys.
     pub fn entropy(mut self, fill: impl Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync + 'static) -> Self {
         self.entropy = Entropy::new(fill);
         self
     }
 
-    /// Binds to an address. Port 0 has the system choose one; [`Server::local_addr`] says which. A
-    /// burst of up to 4096 connections waits for its turn, where the system allows as many.
+    /// Binds to an address. With port 0 the system chooses one; [`Server::local_addr`] returns it.
+    /// Up to 4096 connections wait to be accepted, where the system allows as many.
     ///
     /// # Errors
     /// [`Error`].
@@ -207,7 +270,7 @@ impl ServerBuilder {
         self.from_listener(listener)
     }
 
-    /// Takes connections from a listener that is bound already.
+    /// Accepts connections from a listener that is bound already.
     ///
     /// # Errors
     /// [`Error`].
@@ -215,7 +278,7 @@ impl ServerBuilder {
         self.build(Some(Listener::Tcp(listener)))
     }
 
-    /// Binds to a Unix socket. The file must not exist, and stays when the server is gone.
+    /// Binds to a Unix socket. The file must not exist, and stays after the server has ended.
     ///
     /// # Errors
     /// [`Error`].
@@ -225,7 +288,7 @@ impl ServerBuilder {
         self.from_unix_listener(listener)
     }
 
-    /// Takes connections from a Unix listener that is bound already.
+    /// Accepts connections from a Unix listener that is bound already.
     ///
     /// # Errors
     /// [`Error`].
@@ -246,14 +309,23 @@ impl ServerBuilder {
         let settings = self.settings.build()?;
         let mut entropy = self.entropy;
         let keys = self.secrets.into_server(&mut entropy)?;
+        // Where there is no entropy, no handshake succeeds either.
+        let seed = entropy.below(u64::MAX);
+        let mut limits = self.limits;
+        if listener.is_some() {
+            limits = within_descriptors(limits, self.raise_descriptor_limit);
+        }
+        let clock = Clock::new();
         let service = Service {
             keys: Arc::new(keys),
             settings,
-            clock: Clock::new(),
+            clock,
             entropy,
             budget: SharedBudget::new(self.max_held),
-            registry: Registry::new(self.max_connections, self.max_half_open),
+            registry: Registry::new(limits, seed, clock),
             counters: Counters::default(),
+            warnings: Warnings::default(),
+            source_prefix: self.source_prefix,
             on_cancel: self.on_cancel,
             spawn_handlers: self.spawn_handlers,
             limit: tokio::sync::watch::Sender::new(None),
@@ -263,6 +335,24 @@ impl ServerBuilder {
             listener,
         })
     }
+}
+
+/// The limits for which the process has descriptors.
+fn within_descriptors(wanted: AdmissionLimits, raise: bool) -> AdmissionLimits {
+    let Some(available) = descriptors::available(wanted.max_connections, raise) else {
+        return wanted;
+    };
+    let limits = wanted.within(available);
+    if limits.max_connections < wanted.max_connections {
+        let (max_connections, max_half_open) = (limits.max_connections, limits.max_half_open);
+        warn!(
+            available,
+            max_connections,
+            max_half_open,
+            "lowered the limits on connections: the process may not open more files (ulimit -n)"
+        );
+    }
+    limits
 }
 
 fn binding(error: io::Error) -> Error {

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Body, Ending, ServerMux, ServerStep, SharedBudget, refusal_of};
+use falco_core::mux::{Body, Ending, ServerMux, ServerStep, SharedBudget, hello_fingerprint, refusal_of};
 use falco_core::{CloseReason, ConnectionError, Refusal, RequestError, RequestId, ServerConnection};
 use tracing::{Span, debug, warn};
 
-use super::control::{Control, Outcome};
+use super::control::{Control, Cut, Outcome};
 use super::handler::Handler;
+use super::registry::Established;
 use super::request::Request;
 use super::running::{self, Running};
 use super::{OnCancel, Service};
@@ -113,8 +114,8 @@ impl<H: Handler> Connection<H> {
         self.service.clock.now()
     }
 
-    /// Takes the signals of handlers and the server. Returns whether to end at once.
-    fn take_signals(&mut self, cx: &Context<'_>) -> bool {
+    /// Takes the signals of handlers and the server. Returns why to end at once, if so.
+    fn take_signals(&mut self, cx: &mut Context<'_>) -> Option<Cut> {
         let signals = self.control.take(cx);
         for (id, outcome) in signals.finished {
             if self.running.remove(id) {
@@ -123,17 +124,24 @@ impl<H: Handler> Connection<H> {
         }
         if let Some(reason) = signals.close {
             self.mux.close(self.now(), reason);
+            if signals.cut.is_some() {
+                // The CLOSE is sent if the stream takes it at once.
+                self.written = 0;
+                let _ = self.write(cx);
+            }
         }
-        // Its hello may have arrived since.
-        if signals.make_room && self.service.registry.is_asked(self.place.number) {
+        // Its hello may have arrived since it was selected.
+        if signals.make_room && self.service.registry.is_selected(self.place.number) {
             // Bytes that this side has not read yet are no delay of the client.
             if !self.line.stream().lies_unread() {
                 self.service.counters.half_open_dropped.add(1);
                 self.ended = true;
-                return true;
+                return Some(Cut::ForAnother);
             }
-            self.service.registry.stay(self.place.number);
+            self.service.registry.stays(self.place.number);
         }
+        // This is no shutdown that has run out of time.
+        self.ended |= signals.cut == Some(Cut::Revoked);
         signals.cut
     }
 
@@ -198,6 +206,11 @@ impl<H: Handler> Connection<H> {
                 return Pause::Wait;
             }
             let now = self.now();
+            let fingerprint = if self.mux.is_established() {
+                None
+            } else {
+                hello_fingerprint(self.line.unread())
+            };
             let step = match self.mux.recv(now, self.line.unread()) {
                 Ok(step) => step,
                 Err(end) => return Pause::End(end),
@@ -206,7 +219,7 @@ impl<H: Handler> Connection<H> {
                 ServerStep::NeedMore { total } => return Pause::Read(total),
                 ServerStep::Skip { consumed } => {
                     if !self.mux.is_established() {
-                        self.service.registry.hear(self.place.number);
+                        self.service.registry.hello(self.place.number, fingerprint);
                     }
                     self.consume(consumed);
                     let busy = self.mux.take_busy();
@@ -255,11 +268,12 @@ impl<H: Handler> Connection<H> {
 
     /// The client has proved its key, which may have been retired since its hello.
     fn establish(&mut self) {
-        let stopping = self.service.registry.establish(self.place.number);
+        let key = self.mux.machine().key_id();
+        let established = self.service.registry.establish(self.place.number, key);
+        self.line.stream().set_up(self.service.settings.lifetime());
         self.greeting = true;
         self.timer.forget();
         self.service.counters.established.add(1);
-        let key = self.mux.machine().key_id();
         if let Some(key) = key {
             // Before the check below: retiring a key looks for its connections here.
             let _ = self.control.key.set(key);
@@ -269,8 +283,18 @@ impl<H: Handler> Connection<H> {
         let now = self.now();
         if self.service.keys.is_retired(key) {
             self.mux.close(now, CloseReason::KeyRetired);
-        } else if stopping {
-            self.mux.close(now, CloseReason::ShuttingDown);
+            return;
+        }
+        match established {
+            Established::Serves => {}
+            Established::Stopping => self.mux.close(now, CloseReason::ShuttingDown),
+            Established::OverKeyLimit => {
+                self.service.counters.over_key_limit.add(1);
+                if let Some(left_out) = self.service.warnings.key_limit.due() {
+                    warn!(left_out, "closed: its key has as many connections as it may have");
+                }
+                self.mux.close(now, CloseReason::Done);
+            }
         }
     }
 
@@ -358,7 +382,7 @@ impl<H: Handler> Connection<H> {
                 continue;
             }
             if !self.mux.is_established() {
-                self.service.registry.wait(self.place.number);
+                self.service.registry.waits(self.place.number);
             }
             self.shrink();
             let deadline = self.mux.poll_timeout().map(|deadline| self.service.clock.at(deadline));
@@ -404,9 +428,15 @@ impl<H: Handler> Future for Connection<H> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let _entered = this.span.clone().entered();
-        if this.take_signals(cx) {
-            debug!("cut off");
-            this.finish_stream(cx);
+        if let Some(cut) = this.take_signals(cx) {
+            debug!(?cut, "cut off");
+            match cut {
+                // Nothing is unread, so its client sees the end of the stream, and no reset.
+                Cut::ForAnother => {}
+                // A reset could destroy the CLOSE.
+                Cut::Revoked => this.line.reject(cx),
+                Cut::Shutdown => this.finish_stream(cx),
+            }
             return Poll::Ready(Ok(this.mux.machine().end().unwrap_or(ConnectionError::Closed)));
         }
         let result = loop {

@@ -22,6 +22,17 @@ pub(crate) enum Outcome {
     Dropped,
 }
 
+/// Why a connection ends at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// It is half-open, nothing of it is unread, and another connection needs its place.
+    ForAnother,
+    /// Its key was revoked.
+    Revoked,
+    /// The server ends.
+    Shutdown,
+}
+
 /// Small, because each idle connection has one.
 #[derive(Debug, Default)]
 struct State {
@@ -29,8 +40,8 @@ struct State {
     /// `None` while no request is in flight.
     busy: Option<Box<Busy>>,
     close: Option<CloseReason>,
-    cut: bool,
-    /// The handshake is late, and other clients wait for the place.
+    cut: Option<Cut>,
+    /// It was selected to be dropped, because another connection needs its place.
     make_room: bool,
     /// The connection has ended.
     ended: bool,
@@ -52,7 +63,7 @@ struct Busy {
 pub(crate) struct Signals {
     pub(crate) finished: Vec<(RequestId, Outcome)>,
     pub(crate) close: Option<CloseReason>,
-    pub(crate) cut: bool,
+    pub(crate) cut: Option<Cut>,
     pub(crate) make_room: bool,
 }
 
@@ -118,10 +129,18 @@ impl Control {
 
     /// Ends the connection at once.
     pub(crate) fn cut(&self) {
-        self.signal(|state| state.cut = true);
+        self.signal(|state| state.cut = Some(Cut::Shutdown));
     }
 
-    /// Ends the connection, whose handshake is late, unless it has bytes to read.
+    /// Ends the connection at once because its key was revoked.
+    pub(crate) fn revoke(&self) {
+        self.signal(|state| {
+            state.close = Some(CloseReason::KeyRetired);
+            state.cut.get_or_insert(Cut::Revoked);
+        });
+    }
+
+    /// Ends the connection, which is half-open, unless it has bytes to read.
     pub(crate) fn make_room(&self) {
         self.signal(|state| state.make_room = true);
     }

@@ -1,24 +1,28 @@
-//! The connections of a server: who is let in, who is dropped for whom, and how all of them are
-//! told.
+//! The connections of a server: which are accepted, which half-open ones are dropped for others,
+//! and how all of them are notified. The rules are those of [`falco_core::mux::Admission`].
 
 use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use falco_core::mux::{Admission, AdmissionLimits, Room, Source};
 use falco_core::{CloseReason, KeyId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::control::Control;
-use super::half_open::HalfOpen;
+use crate::clock::Clock;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     connections: HashMap<u64, Arc<Control>>,
-    half_open: HalfOpen,
-    /// Connections that were not accepted here, and take no place.
-    guests: usize,
+    /// Those of them that were accepted here.
+    admission: Admission,
     next: u64,
+    /// The accept loop waits for a place.
+    waited_for: bool,
+    /// Connections that have ended.
+    left: u64,
     /// The server takes no more connections.
     stopping: bool,
     /// Connections that were ended at once, and their requests that had not been answered.
@@ -28,152 +32,214 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Registry {
     state: Mutex<State>,
-    max_connections: usize,
-    max_half_open: usize,
-    /// Told when the server is to stop, and when a connection has gone.
+    clock: Clock,
+    /// Notified when the server is to stop, when a connection has ended or has completed its
+    /// handshake, and where the accept loop waits also when a half-open connection may be dropped.
     changed: Notify,
 }
 
-/// Whether a newcomer is let in.
+/// Whether a connection is accepted.
 #[derive(Debug)]
-pub(crate) enum Admission {
+pub(crate) enum Admitted {
     /// Yes.
-    In { number: u64 },
-    /// There are as many as there may be.
+    As { number: u64 },
+    /// There are as many as there may be, in all or from its source.
     Full,
     /// The server is stopping.
     Stopping,
 }
 
+/// How a connection goes on whose handshake is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Established {
+    /// It serves requests.
+    Serves,
+    /// Its key has as many connections as it may have.
+    OverKeyLimit,
+    /// The server is stopping.
+    Stopping,
+}
+
 impl Registry {
-    pub(crate) fn new(max_connections: usize, max_half_open: usize) -> Self {
+    pub(crate) fn new(limits: AdmissionLimits, seed: u64, clock: Clock) -> Self {
         Self {
-            state: Mutex::default(),
-            max_connections: max_connections.max(1),
-            max_half_open: max_half_open.max(1),
+            state: Mutex::new(State {
+                connections: HashMap::new(),
+                admission: Admission::new(limits, seed),
+                next: 0,
+                waited_for: false,
+                left: 0,
+                stopping: false,
+                cut: (0, 0),
+            }),
+            clock,
             changed: Notify::new(),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is whole between any two of its steps, none of which can panic.
+        // The state is consistent between any two of its steps, none of which can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a connection in. A guest, which was not accepted here, takes nobody's place.
-    pub(crate) fn admit(&self, control: &Arc<Control>, guest: bool) -> Admission {
+    /// Adds a connection that was accepted here, and has others dropped that stand back for it.
+    pub(crate) fn admit(&self, control: &Arc<Control>, source: Source) -> Admitted {
         let mut state = self.lock();
         if state.stopping {
-            return Admission::Stopping;
-        }
-        if !guest && !self.has_room(&state) {
-            return Admission::Full;
+            return Admitted::Stopping;
         }
         let number = state.next;
-        state.next += 1;
-        state.guests += usize::from(guest);
-        state.connections.insert(number, Arc::clone(control));
-        if !guest {
-            state.half_open.insert(number);
+        if state.admission.room() != Room::Free || !state.admission.admit(number, source) {
+            return Admitted::Full;
         }
-        Admission::In { number }
+        state.insert(control);
+        let now = self.clock.now();
+        let selected = [
+            state.admission.select_from_source_of(number),
+            // One to make up for this one, and one to get ahead.
+            state.admission.select(now, None),
+            state.admission.select(now, None),
+        ];
+        let selected = selected.map(|number| state.control(number));
+        drop(state);
+        selected.iter().flatten().for_each(|control| control.make_room());
+        Admitted::As { number }
     }
 
-    fn has_room(&self, state: &State) -> bool {
-        state.connections.len() - state.guests < self.max_connections && state.half_open.len() < self.max_half_open
+    /// Adds a connection that was not accepted here and takes no place. None where the server is
+    /// stopping.
+    pub(crate) fn admit_guest(&self, control: &Arc<Control>) -> Option<u64> {
+        let mut state = self.lock();
+        (!state.stopping).then(|| state.insert(control))
     }
 
-    /// Waits until another connection can be accepted: there is a place for it, or all that there
-    /// are have finished their handshake, so that it is to be turned away. Meanwhile newcomers wait
-    /// in the listener's backlog. Nobody is dropped in the middle of a handshake for them: only who
-    /// is late is asked to make room.
-    pub(crate) async fn room(&self) {
+    /// Waits until there is a place for a connection that was accepted from `source`, or all are
+    /// established, so that it is closed at once. Meanwhile others wait in the listener's backlog,
+    /// and half-open connections are dropped.
+    pub(crate) async fn room(&self, source: Source) {
         loop {
             let changed = self.changed.notified();
-            let late_at = {
-                let mut state = self.lock();
-                if self.has_room(&state) || state.half_open.len() == 0 {
-                    return;
-                }
-                let asked = state.ask_late(Instant::now());
-                // Whoever was asked leaves, or stays, and that is told.
-                let late_at = state.half_open.late_at().filter(|_| state.half_open.asked() == 0);
-                drop(state);
-                if let Some(control) = asked {
-                    control.make_room();
-                }
-                late_at
+            let Some((selected, due)) = self.select_for(source) else {
+                return;
             };
-            match late_at {
-                Some(at) => _ = tokio::time::timeout_at(at, changed).await,
+            for control in selected {
+                control.make_room();
+            }
+            match due {
+                Some(at) => _ = tokio::time::timeout_at(self.clock.at(at), changed).await,
                 None => changed.await,
             }
         }
     }
 
-    /// The system is short of something: asks a connection that is late in its handshake to make
-    /// room, and waits until one has gone or is late, for `pause` at most.
-    pub(crate) async fn relief(&self, pause: Duration) {
-        let changed = self.changed.notified();
-        let (asked, late_at) = {
-            let mut state = self.lock();
-            (state.ask_late(Instant::now()), state.half_open.late_at())
-        };
-        if let Some(control) = &asked {
-            control.make_room();
-        }
-        let until = Instant::now() + pause;
-        let late_at = late_at.filter(|_| asked.is_none());
-        let _ = tokio::time::timeout_at(late_at.map_or(until, |at| at.min(until)), changed).await;
+    /// The half-open connections that are dropped now for one from `source` that waits, and when
+    /// another may be. None if it need not wait.
+    fn select_for(&self, source: Source) -> Option<(Vec<Arc<Control>>, Option<falco_core::Instant>)> {
+        let mut state = self.lock();
+        state.waited_for = state.admission.room() == Room::Wait;
+        let (waits, now) = (state.waited_for, self.clock.now());
+        waits.then(|| {
+            let selected = core::iter::from_fn(|| {
+                let number = state.admission.select(now, Some(source))?;
+                Some(state.control(Some(number)))
+            });
+            (selected.flatten().collect(), state.admission.due(now))
+        })
     }
 
-    /// The hello of a half-open connection has come, under a key that is known here.
-    pub(crate) fn hear(&self, number: u64) {
-        // Another may be asked in its place.
-        if self.lock().half_open.hear(number) {
-            self.changed.notify_waiters();
+    /// The system is short of something: drops a half-open connection that is late, and waits until
+    /// a connection has ended, for `pause` at most.
+    pub(crate) async fn relief(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        let before = self.lock().left;
+        loop {
+            let changed = self.changed.notified();
+            let selected = {
+                let mut state = self.lock();
+                if state.left != before || state.stopping {
+                    return;
+                }
+                state.waited_for = true;
+                let number = state.admission.select_late(self.clock.now());
+                state.control(number)
+            };
+            if let Some(control) = selected {
+                control.make_room();
+            }
+            if tokio::time::timeout_at(until, changed).await.is_err() {
+                return;
+            }
         }
+    }
+
+    /// The hello of a half-open connection has decrypted.
+    pub(crate) fn hello(&self, number: u64, fingerprint: Option<u64>) {
+        let mut state = self.lock();
+        state.admission.hello(number, fingerprint);
+        self.may_select(state);
     }
 
     /// A half-open connection waits for its client.
-    pub(crate) fn wait(&self, number: u64) {
-        if self.lock().half_open.wait(number, Instant::now()) {
+    pub(crate) fn waits(&self, number: u64) {
+        let mut state = self.lock();
+        state.admission.waits(number, self.clock.now());
+        let selected = state.admission.select_from_source_of(number);
+        let selected = state.control(selected);
+        self.may_select(state);
+        if let Some(control) = selected {
+            control.make_room();
+        }
+    }
+
+    /// A half-open connection that was selected has received something.
+    pub(crate) fn stays(&self, number: u64) {
+        let mut state = self.lock();
+        state.admission.stays(number);
+        self.may_select(state);
+    }
+
+    /// What has changed may let another connection be selected.
+    fn may_select(&self, state: MutexGuard<'_, State>) {
+        let waited_for = state.waited_for;
+        drop(state);
+        if waited_for {
             self.changed.notify_waiters();
         }
     }
 
-    /// A half-open connection was asked to make room, and has had something to say after all.
-    pub(crate) fn stay(&self, number: u64) {
-        self.lock().half_open.stay(number);
-        self.changed.notify_waiters();
+    /// Whether a half-open connection is to be dropped, and has sent no hello since it was
+    /// selected.
+    pub(crate) fn is_selected(&self, number: u64) -> bool {
+        self.lock().admission.is_selected(number)
     }
 
-    /// Whether a half-open connection is to make room, and has said nothing since it was asked.
-    pub(crate) fn is_asked(&self, number: u64) -> bool {
-        self.lock().half_open.is_asked(number)
-    }
-
-    /// A connection has finished its handshake. Says whether the server is stopping.
-    pub(crate) fn establish(&self, number: u64) -> bool {
+    /// A connection has completed its handshake.
+    pub(crate) fn establish(&self, number: u64, key: Option<KeyId>) -> Established {
         let mut state = self.lock();
-        state.half_open.remove(number);
+        let within = state.admission.establish(number, key);
         let stopping = state.stopping;
         drop(state);
         self.changed.notify_waiters();
-        stopping
+        match (stopping, within) {
+            (true, _) => Established::Stopping,
+            (false, false) => Established::OverKeyLimit,
+            (false, true) => Established::Serves,
+        }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.lock().stopping
     }
 
-    /// A connection has gone; `cut` is how many requests it left unanswered if it was ended at
-    /// once.
+    /// A connection has ended, which was accepted here unless it is a `guest`; `cut` is how many
+    /// requests it left unanswered if it was ended at once.
     pub(crate) fn leave(&self, number: u64, guest: bool, cut: Option<usize>) {
         let mut state = self.lock();
-        state.half_open.remove(number);
+        if !guest {
+            state.admission.leave(number);
+        }
         state.connections.remove(&number);
-        state.guests -= usize::from(guest);
+        state.left += 1;
         if let Some(requests) = cut {
             state.cut.0 += 1;
             state.cut.1 += u64::try_from(requests).unwrap_or(u64::MAX);
@@ -182,12 +248,18 @@ impl Registry {
         self.changed.notify_waiters();
     }
 
+    /// How many connections there are, and how many of them are half-open.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let state = self.lock();
-        (state.connections.len(), state.half_open.len())
+        (state.connections.len(), state.admission.half_open())
     }
 
-    /// Takes no more connections, and closes in good order those that there are.
+    /// The limits in force.
+    pub(crate) fn limits(&self) -> AdmissionLimits {
+        *self.lock().admission.limits()
+    }
+
+    /// Takes no more connections, and drains those that there are.
     pub(crate) fn stop(&self) {
         let mut state = self.lock();
         state.stopping = true;
@@ -199,13 +271,25 @@ impl Registry {
         self.changed.notify_waiters();
     }
 
-    /// Closes in good order the connections of a key.
+    /// Drains the connections under a key.
     pub(crate) fn retire(&self, key: KeyId) {
-        let of_key = |control: &&Arc<Control>| control.key.get() == Some(&key);
-        let theirs: Vec<_> = self.lock().connections.values().filter(of_key).cloned().collect();
-        for control in theirs {
+        for control in self.under(key) {
             control.close(CloseReason::KeyRetired);
         }
+    }
+
+    /// Ends the connections under a key at once, and says how many there were.
+    pub(crate) fn revoke(&self, key: KeyId) -> usize {
+        let all = self.under(key);
+        for control in &all {
+            control.revoke();
+        }
+        all.len()
+    }
+
+    fn under(&self, key: KeyId) -> Vec<Arc<Control>> {
+        let of_key = |control: &&Arc<Control>| control.key.get() == Some(&key);
+        self.lock().connections.values().filter(of_key).cloned().collect()
     }
 
     /// Ends all connections at once.
@@ -244,111 +328,110 @@ impl Registry {
 }
 
 impl State {
-    fn ask_late(&mut self, now: Instant) -> Option<Arc<Control>> {
-        let late = self.half_open.take_late(now)?;
-        self.connections.get(&late).cloned()
+    /// Adds a connection, and says its number.
+    fn insert(&mut self, control: &Arc<Control>) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.connections.insert(number, Arc::clone(control));
+        number
+    }
+
+    fn control(&self, number: Option<u64>) -> Option<Arc<Control>> {
+        self.connections.get(&number?).cloned()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::half_open::{HEARD, SILENT};
     use super::*;
+
+    fn registry(max_connections: usize, max_half_open: usize) -> Registry {
+        let limits = AdmissionLimits {
+            max_connections,
+            max_half_open,
+            max_half_open_per_source: None,
+            max_connections_per_key: None,
+        };
+        Registry::new(limits, 1, Clock::new())
+    }
 
     fn admit(registry: &Registry) -> Arc<Control> {
         let control = Arc::new(Control::new(None));
-        assert!(matches!(registry.admit(&control, false), Admission::In { .. }));
+        assert!(matches!(registry.admit(&control, Source::NONE), Admitted::As { .. }));
         control
     }
 
-    /// How long it takes until there is room, if whoever is asked leaves, and who that is.
-    async fn room(registry: &Registry, controls: &[(u64, &Control)]) -> (Duration, Option<u64>) {
-        let began = Instant::now();
-        let room = registry.room();
-        let mut room = core::pin::pin!(room);
-        loop {
-            if tokio::time::timeout(Duration::from_millis(1), &mut room).await.is_ok() {
-                return (began.elapsed(), None);
-            }
-            if let Some((number, _)) = controls.iter().find(|(_, control)| control.asked_for_room()) {
-                return (began.elapsed(), Some(*number));
-            }
-        }
-    }
-
-    fn nearly(time: Duration, expected: Duration) -> bool {
-        time >= expected && time <= expected + Duration::from_millis(3)
+    /// Whether there is room, in a moment.
+    async fn has_room(registry: &Registry) -> bool {
+        let moment = Duration::from_millis(1);
+        tokio::time::timeout(moment, registry.room(Source::NONE)).await.is_ok()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_who_is_late_is_asked_to_make_room_and_once() {
-        let registry = Registry::new(10, 2);
+    async fn a_connection_is_dropped_only_while_the_server_waits_for_it_and_another_for_its_place() {
+        let registry = registry(10, 2);
         let (zero, one) = (admit(&registry), admit(&registry));
-        let both = [(0, &*zero), (1, &*one)];
-        assert!(matches!(registry.admit(&zero, false), Admission::Full));
-        // Nobody waits for them: it is this side that has not looked yet.
-        tokio::time::sleep(HEARD * 2).await;
-        registry.relief(SILENT).await;
+        assert!(matches!(registry.admit(&zero, Source::NONE), Admitted::Full));
+        // Nobody has read what they sent.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(!has_room(&registry).await);
+        registry.relief(Duration::from_millis(100)).await;
         assert!(!zero.asked_for_room() && !one.asked_for_room());
-        registry.hear(0);
-        registry.wait(0);
-        registry.wait(1);
-        tokio::time::sleep(SILENT / 2).await;
-        registry.wait(1);
-        let (time, asked) = room(&registry, &both).await;
-        assert!(asked == Some(1) && nearly(time, SILENT / 2), "{asked:?} after {time:?}");
-        // It has something to say after all, and then nothing more for a while.
-        registry.stay(1);
-        registry.wait(1);
-        let (time, asked) = room(&registry, &both).await;
-        assert!(asked == Some(1) && nearly(time, SILENT), "{asked:?} after {time:?}");
-        // Nobody else is, until it has left.
-        tokio::time::sleep(HEARD * 2).await;
-        registry.relief(SILENT).await;
-        assert!(!zero.asked_for_room());
+        // One has sent its hello.
+        registry.hello(0, Some(1));
+        registry.waits(0);
+        registry.waits(1);
+        assert!(!has_room(&registry).await);
+        assert!(!zero.asked_for_room() && one.asked_for_room() && registry.is_selected(1));
+        // Its bytes have come after all; then it is silent again.
+        registry.stays(1);
+        assert!(!registry.is_selected(1));
+        registry.waits(1);
+        assert!(!has_room(&registry).await);
+        assert!(!zero.asked_for_room() && one.asked_for_room());
         registry.leave(1, false, None);
-        assert_eq!(room(&registry, &both).await.1, None);
+        assert!(has_room(&registry).await);
         assert_eq!(registry.counts(), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_is_asked_when_one_that_was_asked_says_hello() {
-        let registry = Registry::new(10, 2);
+    async fn another_is_dropped_where_the_hello_of_the_first_comes_after_all() {
+        let registry = registry(10, 2);
         let (zero, one) = (admit(&registry), admit(&registry));
-        registry.wait(0);
-        registry.wait(1);
-        let room = registry.room();
+        registry.waits(0);
+        let room = registry.room(Source::NONE);
         let mut room = core::pin::pin!(room);
-        let look = Duration::from_millis(150);
+        let look = Duration::from_millis(1);
         assert!(tokio::time::timeout(look, &mut room).await.is_err());
-        assert!(zero.asked_for_room() && !one.asked_for_room());
-        registry.hear(0);
-        registry.wait(0);
+        assert!(zero.asked_for_room());
+        registry.hello(0, Some(1));
+        registry.waits(0);
+        registry.waits(1);
         assert!(tokio::time::timeout(look, &mut room).await.is_err());
         assert!(one.asked_for_room());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_place_is_waited_for_unless_all_have_finished_their_handshake() {
-        let registry = Arc::new(Registry::new(2, 2));
+    async fn a_place_is_waited_for_unless_all_are_established() {
+        let registry = Arc::new(registry(2, 2));
         let guest = Arc::new(Control::new(None));
-        assert!(matches!(registry.admit(&guest, true), Admission::In { number: 0 }));
+        assert_eq!(registry.admit_guest(&guest), Some(0));
         for _ in 0..2 {
             admit(&registry);
         }
-        registry.establish(1);
+        registry.establish(1, None);
         let own = Arc::clone(&registry);
-        let waiting = tokio::spawn(async move { own.room().await });
-        tokio::time::sleep(HEARD).await;
+        let waiting = tokio::spawn(async move { own.room(Source::NONE).await });
+        tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!waiting.is_finished());
         registry.leave(2, false, None);
         waiting.await.unwrap_or_default();
         admit(&registry);
-        registry.establish(3);
-        registry.room().await;
+        registry.establish(3, None);
+        registry.room(Source::NONE).await;
         assert!(
-            matches!(registry.admit(&guest, false), Admission::Full),
-            "it is turned away"
+            matches!(registry.admit(&guest, Source::NONE), Admitted::Full),
+            "it is closed at once"
         );
     }
 }

@@ -1,5 +1,7 @@
 //! What a server counts.
 
+use falco_core::mux::AdmissionLimits;
+
 use crate::stats::Counter;
 
 #[derive(Debug, Default)]
@@ -10,6 +12,8 @@ pub(crate) struct Counters {
     pub(crate) established: Counter,
     pub(crate) unauthenticated: Counter,
     pub(crate) accept_errors: Counter,
+    pub(crate) over_key_limit: Counter,
+    pub(crate) revoked: Counter,
     pub(crate) requests: Counter,
     pub(crate) answers: Counter,
     pub(crate) refusals: Counter,
@@ -18,55 +22,73 @@ pub(crate) struct Counters {
     pub(crate) busy: Counter,
 }
 
-/// What has happened at a server since it was made, for a metrics library to read. Counters only go
-/// up; gauges say how it is now.
+/// Counters and gauges of a server since it was built, for a metrics library. Counters only go up;
+/// gauges are the current values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerStats {
-    /// Gauge: connections that there are.
+    /// Gauge: open connections.
     pub connections: u64,
-    /// Gauge: those of them that have not finished their handshake.
+    /// Gauge: those of them that have not completed their handshake.
     pub half_open: u64,
+    /// Gauge: the limit on connections in force. It is less than
+    /// [`ServerBuilder::max_connections`](crate::ServerBuilder::max_connections) if the process may
+    /// not open as many files.
+    pub max_connections: u64,
+    /// Gauge: the limit on half-open connections in force, likewise.
+    pub max_half_open: u64,
     /// Sockets that were accepted.
     pub accepted: u64,
-    /// Sockets that were closed at once, because there were as many connections as there may be.
+    /// Sockets that were closed at once, because there were as many connections as there may be, in
+    /// all or from one source.
     pub turned_away: u64,
-    /// Connections that were late in their handshake and dropped to make room for others.
+    /// Half-open connections that were dropped because another needed the place.
     pub half_open_dropped: u64,
     /// Handshakes that succeeded.
     pub established: u64,
-    /// Handshakes that did not: another key, other bytes, silence.
+    /// Handshakes that failed: another key, other bytes, the handshake timeout.
     pub unauthenticated: u64,
     /// Errors of accepting, such as no file descriptors left.
     pub accept_errors: u64,
-    /// Requests that were handed to the handler.
+    /// Connections that were closed after their handshake, because there were as many under their
+    /// key as there may be
+    /// ([`ServerBuilder::max_connections_per_key`](crate::ServerBuilder::max_connections_per_key)).
+    pub over_key_limit: u64,
+    /// Connections that were ended because their key was revoked
+    /// ([`Handle::revoke_key`](crate::Handle::revoke_key)).
+    pub revoked: u64,
+    /// Requests that were passed to the handler.
     pub requests: u64,
     /// Of these, requests that were answered.
     pub answers: u64,
     /// Of these, requests that were refused by the handler or because of its answer's size.
     pub refusals: u64,
-    /// Of these, requests whose clients cancelled them or went away.
+    /// Of these, requests that were cancelled, or whose connection ended.
     pub cancelled: u64,
     /// Of the refused, requests whose handler failed or panicked.
     pub failed: u64,
-    /// Requests that were refused as busy before any handler saw them, because all connections
-    /// together held as much as they may
+    /// Requests that were refused as busy before a handler saw them, because all connections
+    /// together held as many bytes as they may
     /// ([`ServerBuilder::max_held`](crate::ServerBuilder::max_held)).
     pub busy: u64,
 }
 
 impl Counters {
-    pub(crate) fn read(&self, connections: usize, half_open: usize) -> ServerStats {
+    pub(crate) fn read(&self, connections: usize, half_open: usize, limits: &AdmissionLimits) -> ServerStats {
         let gauge = |count| u64::try_from(count).unwrap_or(u64::MAX);
         ServerStats {
             connections: gauge(connections),
             half_open: gauge(half_open),
+            max_connections: gauge(limits.max_connections),
+            max_half_open: gauge(limits.max_half_open),
             accepted: self.accepted.get(),
             turned_away: self.turned_away.get(),
             half_open_dropped: self.half_open_dropped.get(),
             established: self.established.get(),
             unauthenticated: self.unauthenticated.get(),
             accept_errors: self.accept_errors.get(),
+            over_key_limit: self.over_key_limit.get(),
+            revoked: self.revoked.get(),
             requests: self.requests.get(),
             answers: self.answers.get(),
             refusals: self.refusals.get(),

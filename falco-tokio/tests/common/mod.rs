@@ -2,6 +2,8 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used, reason = "each suite uses some of it")]
 
 pub(crate) mod child;
+#[cfg(target_os = "linux")]
+pub(crate) mod flood;
 pub(crate) mod raw;
 pub(crate) mod scene;
 pub(crate) mod usage;

@@ -1,0 +1,83 @@
+//! Candidates of one kind, by age and by source.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+
+use super::source::Source;
+use crate::time::Instant;
+
+/// Since when the server has waited for a connection, and its number.
+type Candidate = (Instant, u64);
+
+/// A source that holds more than this part of all candidates holds too many ...
+const SHARE: usize = 16;
+/// ... if these are also more than so many.
+const FEW: usize = 8;
+
+/// A candidate is picked from so many at most: this bounds the cost.
+const WINDOW: usize = 256;
+
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    all: BTreeSet<Candidate>,
+    sources: BTreeMap<Source, BTreeSet<Candidate>>,
+    /// The sources by how many candidates they have.
+    by_count: BTreeSet<(usize, Source)>,
+}
+
+impl Queue {
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The oldest.
+    pub(super) fn first(&self) -> Option<Candidate> {
+        self.all.first().copied()
+    }
+
+    pub(super) fn insert(&mut self, source: Source, candidate: Candidate) {
+        self.all.insert(candidate);
+        let own = self.sources.entry(source).or_default();
+        let before = own.len();
+        own.insert(candidate);
+        let after = own.len();
+        self.count(source, before, after);
+    }
+
+    pub(super) fn remove(&mut self, source: Source, candidate: Candidate) {
+        self.all.remove(&candidate);
+        let Some(own) = self.sources.get_mut(&source) else {
+            return;
+        };
+        let before = own.len();
+        own.remove(&candidate);
+        let after = own.len();
+        if after == 0 {
+            self.sources.remove(&source);
+        }
+        self.count(source, before, after);
+    }
+
+    fn count(&mut self, source: Source, before: usize, after: usize) {
+        self.by_count.remove(&(before, source));
+        if after > 0 {
+            self.by_count.insert((after, source));
+        }
+    }
+
+    /// The source that holds too many, if one does.
+    pub(super) fn hoards(&self) -> Option<Source> {
+        let (count, source) = self.by_count.last()?;
+        (*count > (self.all.len() / SHARE).max(FEW)).then_some(*source)
+    }
+
+    /// One of the older half of the candidates of `source`; without one, of the source that holds
+    /// too many, or else of all.
+    pub(super) fn pick(&self, source: Option<Source>, random: u64) -> Option<u64> {
+        let source = source.or_else(|| self.hoards());
+        let candidates = source.map_or(Some(&self.all), |source| self.sources.get(&source))?;
+        let window = candidates.len().div_ceil(2).min(WINDOW);
+        let nth = random % u64::try_from(window).ok()?.max(1);
+        let (_, number) = candidates.iter().nth(usize::try_from(nth).ok()?)?;
+        Some(*number)
+    }
+}

@@ -1,0 +1,468 @@
+//! Which half-open connection a server drops: the rule, and what honest clients get through under
+//! floods on a virtual clock, with random numbers that are the same in each run.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use core::net::{IpAddr, Ipv4Addr};
+use std::collections::VecDeque;
+
+use falco_core::mux::{Admission, AdmissionLimits, Room, Source, SourcePrefix, hello_fingerprint};
+use falco_core::noise::HELLO_LENGTH;
+use falco_core::{Instant, Key, KeyId};
+
+const MAX_HALF_OPEN: usize = 1024;
+const LIMITS: AdmissionLimits = AdmissionLimits {
+    max_connections: 10_000,
+    max_half_open: MAX_HALF_OPEN,
+    max_half_open_per_source: None,
+    max_connections_per_key: None,
+};
+
+fn source(number: u32) -> Source {
+    Source::of(IpAddr::V4(Ipv4Addr::from(number)), SourcePrefix::default())
+}
+
+fn key_id(number: u8) -> KeyId {
+    Key::from_bytes([number; 32]).unwrap().id()
+}
+
+fn ms(millis: u64) -> Instant {
+    Instant::from_millis(millis)
+}
+
+/// A table with so many places, in which numbers from 0 on are taken and waited for since 0.
+fn full(places: u64) -> Admission {
+    let limits = AdmissionLimits {
+        max_half_open: usize::try_from(places).unwrap(),
+        ..LIMITS
+    };
+    let mut admission = Admission::new(limits, 1);
+    for number in 0..places {
+        assert!(admission.admit(number, source(1)));
+        admission.waits(number, ms(0));
+    }
+    admission
+}
+
+/// Drops connections for others, which the server does not wait for, until it cannot.
+fn drop_all(admission: &mut Admission, now: Instant) -> Vec<u64> {
+    let mut dropped = Vec::new();
+    while let Some(number) = admission.select(now, Some(source(8))) {
+        admission.leave(number);
+        dropped.push(number);
+        // Those that keep a part of the places free make room for several.
+        let mut other = 1_000_000 + number;
+        while admission.room() == Room::Free {
+            assert!(admission.admit(other, source(7)));
+            other += 1_000_000;
+        }
+    }
+    dropped
+}
+
+#[test]
+fn nothing_is_dropped_while_places_are_free_or_nobody_needs_one() {
+    let mut admission = full(8);
+    assert_eq!(admission.room(), Room::Wait);
+    let needed = Some(source(1));
+    assert_eq!(admission.select(ms(5000), None), None);
+    let first = admission.select(ms(5000), needed).unwrap();
+    assert_eq!(admission.select(ms(5000), needed), None, "one is being dropped");
+    admission.leave(first);
+    assert_eq!(admission.room(), Room::Free);
+    assert_eq!(admission.select(ms(5000), needed), None);
+}
+
+#[test]
+fn a_part_of_the_places_is_kept_free_of_connections_without_a_hello() {
+    let mut admission = full(64);
+    let mut selected = 0;
+    while admission.select(ms(50), None).is_some() {
+        selected += 1;
+    }
+    assert_eq!(selected, 64 / 16);
+    // Not of those with one.
+    let mut admission = full(64);
+    for number in 0..64 {
+        assert!(admission.hello(number, Some(number)));
+        admission.waits(number, ms(50));
+    }
+    assert_eq!(admission.select(ms(5000), None), None);
+    assert!(admission.select(ms(5000), Some(source(1))).is_some());
+}
+
+#[test]
+fn what_the_server_has_not_read_is_never_dropped() {
+    let mut admission = Admission::new(LIMITS, 1);
+    for number in 0..100 {
+        assert!(admission.admit(number, source(1)));
+    }
+    assert_eq!(admission.select_late(ms(60_000)), None);
+    admission.waits(7, ms(10_000));
+    assert_eq!(admission.select_late(ms(60_000)), Some(7));
+    assert!(admission.is_selected(7));
+    admission.stays(7);
+    assert!(!admission.is_selected(7));
+    assert_eq!(admission.select_late(ms(60_000)), None);
+}
+
+#[test]
+fn byte_by_byte_nothing_is_gained() {
+    let mut admission = full(3);
+    for step in 1..10 {
+        admission.stays(0);
+        admission.waits(0, ms(step));
+    }
+    // It is the oldest still, and one of the older half of three goes first.
+    let dropped = drop_all(&mut admission, ms(100));
+    assert_ne!(dropped.last(), Some(&0), "{dropped:?}");
+}
+
+#[test]
+fn first_what_has_sent_no_hello_or_a_replay_and_then_the_others() {
+    let mut admission = full(100);
+    for number in 0..50 {
+        assert!(admission.hello(number, Some(number)));
+        admission.waits(number, ms(1));
+    }
+    for number in 50..75 {
+        assert!(!admission.hello(number, Some(number - 50)), "it came before");
+        admission.waits(number, ms(1));
+    }
+    let dropped = drop_all(&mut admission, ms(1001));
+    assert_eq!(dropped.len(), 100);
+    assert_eq!(admission.half_open(), 100);
+    assert!(dropped.iter().take(50).all(|number| *number >= 50), "{dropped:?}");
+}
+
+#[test]
+fn a_hello_that_is_one_packet_behind_is_spared_where_more_hold_a_place_with_one() {
+    let mut admission = full(11);
+    for number in 0..10 {
+        assert!(admission.hello(number, Some(number)));
+        admission.waits(number, ms(0));
+    }
+    admission.leave(10);
+    assert!(admission.admit(11, source(1)));
+    admission.waits(11, ms(100));
+    let needed = Some(source(1));
+    assert_eq!(admission.select(ms(119), needed), None);
+    assert_eq!(admission.due(ms(119)), Some(ms(120)));
+    assert_eq!(admission.select(ms(120), needed), Some(11));
+    assert_eq!(full(1).select(ms(0), needed), Some(0), "there are no others");
+}
+
+#[test]
+fn where_something_else_is_short_only_what_is_late_is_dropped_and_one_at_a_time() {
+    let mut admission = Admission::new(LIMITS, 1);
+    for number in 0..4 {
+        assert!(admission.admit(number, source(1)));
+    }
+    for (number, since) in [(0, 10), (1, 0), (2, 20), (3, 5)] {
+        if number >= 2 {
+            assert!(admission.hello(number, Some(number)));
+        }
+        admission.waits(number, ms(since));
+    }
+    assert_eq!(admission.select_late(ms(99)), None);
+    assert_eq!(admission.select_late(ms(100)), Some(1));
+    assert_eq!(admission.select_late(ms(5000)), None);
+    admission.leave(1);
+    assert_eq!(admission.select_late(ms(110)), Some(0));
+    admission.leave(0);
+    assert_eq!(admission.select_late(ms(1004)), None);
+    assert_eq!(admission.select_late(ms(1005)), Some(3));
+}
+
+#[test]
+fn a_source_with_more_than_its_share_loses_first() {
+    let limits = AdmissionLimits {
+        max_half_open: 40,
+        ..LIMITS
+    };
+    let mut admission = Admission::new(limits, 1);
+    for number in 0..40 {
+        // The first 20 come from places of their own, the others from one.
+        assert!(admission.admit(number, source(u32::try_from(number.min(20)).unwrap())));
+        assert!(admission.hello(number, Some(number)));
+        admission.waits(number, ms(number));
+    }
+    let dropped = drop_all(&mut admission, ms(1000));
+    // Down to what is few.
+    assert!(dropped.iter().take(12).all(|number| *number >= 20), "{dropped:?}");
+}
+
+#[test]
+fn at_its_own_limit_a_source_loses_its_own_and_at_twice_that_gets_nothing() {
+    let limits = AdmissionLimits {
+        max_half_open_per_source: Some(4),
+        ..LIMITS
+    };
+    let mut admission = Admission::new(limits, 1);
+    for number in 0..4 {
+        assert!(admission.admit(number, source(1)));
+        admission.waits(number, ms(0));
+        assert_eq!(admission.select_from_source_of(number), None);
+    }
+    assert!(admission.admit(4, source(1)) && admission.admit(5, source(2)));
+    admission.waits(5, ms(0));
+    let selected = admission.select_from_source_of(4).unwrap();
+    assert!(selected < 4);
+    assert_eq!(admission.select_from_source_of(5), None);
+    assert_eq!(admission.select_from_source_of(4), None, "one is being dropped");
+    // It stays after all, so another goes.
+    admission.stays(selected);
+    assert!(
+        admission
+            .select_from_source_of(4)
+            .is_some_and(|other| other < 4 && other != selected)
+    );
+    for number in 6..9 {
+        assert!(admission.admit(number, source(1)));
+    }
+    assert!(!admission.admit(9, source(1)) && admission.admit(10, source(2)));
+    assert_eq!(admission.half_open(), 10);
+}
+
+#[test]
+fn a_key_at_its_limit_gets_no_further_connection_and_others_do() {
+    let limits = AdmissionLimits {
+        max_connections_per_key: Some(2),
+        ..LIMITS
+    };
+    let mut admission = Admission::new(limits, 1);
+    for number in 0..6 {
+        assert!(admission.admit(number, source(1)));
+    }
+    let (one, other) = (Some(key_id(1)), Some(key_id(2)));
+    assert!(admission.establish(0, one) && admission.establish(1, one));
+    assert!(!admission.establish(2, one));
+    assert!(admission.establish(3, other) && admission.establish(4, None));
+    assert_eq!([one, other, None].map(|key| admission.under_key(key)), [2, 1, 1]);
+    // One that was over the limit gives nothing back.
+    admission.leave(2);
+    assert!(admission.admit(7, source(1)) && !admission.establish(7, one));
+    admission.leave(0);
+    assert!(admission.establish(5, one));
+    assert_eq!((admission.connections(), admission.half_open()), (5, 0));
+}
+
+#[test]
+fn where_all_are_established_there_is_no_room() {
+    let limits = AdmissionLimits {
+        max_connections: 2,
+        ..LIMITS
+    };
+    let mut admission = Admission::new(limits, 1);
+    for number in 0..2 {
+        assert_eq!(admission.room(), Room::Free);
+        assert!(admission.admit(number, source(1)));
+    }
+    assert!(admission.establish(0, None));
+    assert_eq!(admission.room(), Room::Wait);
+    assert!(admission.establish(1, None));
+    assert_eq!(admission.room(), Room::Full);
+    admission.leave(0);
+    assert_eq!(admission.room(), Room::Free);
+}
+
+#[test]
+fn no_limit_is_zero() {
+    let limits = AdmissionLimits {
+        max_connections: 0,
+        max_half_open: 0,
+        max_half_open_per_source: Some(0),
+        max_connections_per_key: Some(0),
+    };
+    let mut admission = Admission::new(limits.within(0), 1);
+    assert_eq!(admission.room(), Room::Free);
+    assert!(admission.admit(0, source(1)) && admission.establish(0, None));
+}
+
+#[test]
+fn a_replay_is_recognised_among_the_last_sixteen_thousand() {
+    let mut admission = Admission::new(LIMITS, 1);
+    assert!(admission.admit(0, source(1)));
+    for fingerprint in 0..16_384 {
+        assert!(admission.hello(0, Some(fingerprint)));
+    }
+    for fingerprint in 0..16_384 {
+        assert!(!admission.hello(0, Some(fingerprint)), "{fingerprint}");
+    }
+    for fingerprint in 16_384..3 * 16_384 {
+        assert!(admission.hello(0, Some(fingerprint)));
+    }
+    assert!(admission.hello(0, Some(0)), "the memory is bounded");
+    assert!(admission.hello(0, None) && admission.hello(0, None));
+}
+
+#[test]
+fn a_fingerprint_takes_a_whole_hello() {
+    let mut hello = [0; HELLO_LENGTH + 1];
+    assert_eq!(hello_fingerprint(hello.split_at(HELLO_LENGTH - 1).0), None);
+    let before = hello_fingerprint(&hello);
+    *hello.get_mut(HELLO_LENGTH - 1).unwrap() = 1;
+    assert!(before.is_some() && before != hello_fingerprint(&hello));
+    let same = hello_fingerprint(&hello);
+    *hello.last_mut().unwrap() = 1;
+    assert_eq!(same, hello_fingerprint(&hello), "what follows is not part of it");
+}
+
+/// What comes of a flood.
+#[derive(Clone, Copy)]
+enum Flood {
+    Silent,
+    Replays,
+    /// Hellos that the server has not seen, of somebody who has a key or many recordings.
+    FreshHellos,
+}
+
+/// How many of 200 honest clients get in, each of which needs a round trip after its hello, while
+/// `rate` connections a millisecond come from `sources` sources. Honest ones come from source 0.
+fn get_in(flood: Flood, rate: u64, sources: u32, round_trip: u64) -> usize {
+    const HONEST: usize = 200;
+    let mut admission = Admission::new(LIMITS, 0x5EED);
+    let (mut next, mut counted, mut arrived) = (0, 0, 0);
+    let mut due: VecDeque<(u64, u64)> = VecDeque::new();
+    let mut dropped = std::collections::BTreeSet::new();
+    let mut admit = |admission: &mut Admission, now: u64, from: u32, dropped: &mut std::collections::BTreeSet<u64>| {
+        let number = next;
+        next += 1;
+        while admission.room() == Room::Wait {
+            let selected = admission
+                .select(ms(now), Some(source(from)))
+                .expect("somebody can be dropped");
+            admission.leave(selected);
+            dropped.insert(selected);
+        }
+        assert!(admission.admit(number, source(from)));
+        admission.waits(number, ms(now));
+        number
+    };
+    let mut flooder = 0_u64;
+    for now in 1_000.. {
+        for _ in 0..rate {
+            flooder += 1;
+            let from = u32::try_from(flooder).unwrap() % sources;
+            let number = admit(&mut admission, now, from, &mut dropped);
+            let fingerprint = match flood {
+                Flood::Silent => continue,
+                Flood::Replays => flooder % 50,
+                Flood::FreshHellos => flooder,
+            };
+            admission.hello(number, Some(fingerprint));
+            admission.waits(number, ms(now));
+        }
+        // When the places have been full for a while.
+        if now > 3_000 && now % 10 == 0 && arrived < HONEST {
+            arrived += 1;
+            let number = admit(&mut admission, now, 0, &mut dropped);
+            // The hello comes within the same millisecond.
+            assert!(admission.hello(number, Some(u64::MAX - number)));
+            admission.waits(number, ms(now));
+            due.push_back((now + round_trip, number));
+        }
+        while let Some((_, number)) = due.front().copied().filter(|(at, _)| *at <= now) {
+            due.pop_front();
+            if !dropped.contains(&number) {
+                assert!(admission.establish(number, None));
+                admission.leave(number);
+                counted += 1;
+            }
+        }
+        if arrived == HONEST && due.is_empty() {
+            break;
+        }
+    }
+    counted
+}
+
+#[test]
+fn silent_floods_keep_nobody_out() {
+    for sources in [1, 20_000] {
+        assert_eq!(get_in(Flood::Silent, 8, sources, 200), 200, "from {sources}");
+        assert_eq!(get_in(Flood::Silent, 40, sources, 200), 200, "from {sources}");
+    }
+}
+
+#[test]
+fn replays_keep_nobody_out() {
+    for sources in [1, 20_000] {
+        assert_eq!(get_in(Flood::Replays, 1, sources, 200), 200, "from {sources}");
+        assert_eq!(get_in(Flood::Replays, 10, sources, 200), 200, "from {sources}");
+    }
+}
+
+/// Of somebody who has a key, or more recordings than the server remembers.
+#[test]
+fn fresh_hellos_keep_out_nobody_while_there_are_places_for_a_second_of_them() {
+    // 1024 places, at 1,000 a second.
+    assert_eq!(get_in(Flood::FreshHellos, 1, 1, 200), 200);
+    assert_eq!(get_in(Flood::FreshHellos, 1, 20_000, 200), 200);
+}
+
+#[test]
+fn a_hello_has_a_second_for_what_follows_it() {
+    let mut admission = full(20);
+    for number in 0..20 {
+        assert!(admission.hello(number, Some(number)));
+        admission.waits(number, ms(100 + number));
+    }
+    // All of its own source, as after a restart of the server behind a proxy.
+    let needed = Some(source(1));
+    assert_eq!(admission.select(ms(1099), needed), None);
+    assert_eq!(admission.due(ms(1099)), Some(ms(1100)));
+    assert_eq!(admission.select(ms(1100), needed), Some(0));
+    assert_eq!(admission.select(ms(2000), needed), None, "one by one");
+    admission.leave(0);
+    assert!(admission.admit(20, source(1)));
+    assert!(
+        admission.select(ms(1100), Some(source(2))).is_some(),
+        "for another source at once"
+    );
+}
+
+#[test]
+fn handshakes_in_progress_are_bounded_and_silent_connections_do_not_count() {
+    let limits = AdmissionLimits {
+        max_half_open: 5000,
+        ..LIMITS
+    };
+    let mut admission = Admission::new(limits, 1);
+    for number in 0..2000 {
+        assert_eq!(admission.room(), Room::Free);
+        assert!(admission.admit(number, source(1)));
+        admission.waits(number, ms(0));
+    }
+    for number in 2000..3024 {
+        assert_eq!(admission.room(), Room::Free);
+        assert!(admission.admit(number, source(1)));
+    }
+    assert_eq!(admission.room(), Room::Wait);
+    assert_eq!(
+        admission.select(ms(100), Some(source(1))),
+        None,
+        "none in progress is late"
+    );
+    assert!(admission.establish(2000, None));
+    assert_eq!(admission.room(), Room::Free);
+}
+
+#[test]
+fn an_honest_source_beside_one_that_floods_keeps_its_places() {
+    let mut admission = Admission::new(LIMITS, 3);
+    for number in 0..10 {
+        assert!(admission.admit(number, source(0)));
+        assert!(admission.hello(number, Some(number)));
+        admission.waits(number, ms(0));
+    }
+    for number in 10..50_000 {
+        while admission.room() == Room::Wait {
+            let selected = admission.select(ms(number), Some(source(0))).unwrap();
+            assert!(selected >= 10);
+            admission.leave(selected);
+        }
+        assert!(admission.admit(number, source(9)));
+        assert!(admission.hello(number, Some(number)));
+        admission.waits(number, ms(number));
+    }
+}
