@@ -226,7 +226,9 @@ fn is_sent_again_while_busy_so_often_and_fails<C: Client>() {
         .collect();
     let failed = asked.join().unwrap();
     done.store(true, Ordering::Relaxed);
-    others.into_iter().for_each(|other| other.join().unwrap());
+    for other in others {
+        other.join().unwrap();
+    }
     assert_eq!(failed, Err((Some(Refusal::Busy), true)));
     assert_eq!(counted.load(Ordering::Relaxed), MAX_BUSY + 1);
 }
