@@ -180,6 +180,7 @@ mod settings_builder;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod time;
+mod wipe;
 mod wire;
 
 pub use classic::ClassicKey;
