@@ -119,6 +119,7 @@ impl Aes256Gcm {
     }
 
     #[cfg_attr(not(target_os = "none"), inline(always))]
+    #[allow(unused_assignments, reason = "the last assignment is for the drop that follows")]
     fn tag(&self, mask: &Block, associated: &[u8], text: &[u8]) -> Result<Tag, AeadError> {
         let mut hash = self.hash.clone();
         let mut blocks = [Block::default(); BATCH];

@@ -12,8 +12,6 @@ const DRAWS: u64 = 64;
 pub(crate) const PERIOD: u64 = 8;
 /// Keys that a direction has at most, one after the other.
 pub(crate) const GENERATIONS: usize = 8;
-/// Blocks of keystream that the longest text takes here, with the one that masks the tag.
-const BLOCKS: u32 = 66;
 
 /// What a secret is, which decides where it may be at what time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,8 +25,6 @@ pub(crate) enum Kind {
     Handshake(usize),
     /// A key that encrypts the records of connection `0`, in one direction and generation.
     Records(usize, Way, usize),
-    /// What such a key encrypts with: whoever has it and the record has the text.
-    Keystream(usize),
 }
 
 /// Which part of a secret a needle is.
@@ -99,20 +95,6 @@ impl Needles {
         self.add(kind, Part::Hash, secret, "hash key, as POLYVAL has it, of ", polyval(hash));
     }
 
-    /// What a key of connection `at` encrypts its records with.
-    fn keystream(&mut self, at: usize, secret: &str, key: &[u8; 32], generation: u64) {
-        for record in generation * PERIOD..(generation + 1) * PERIOD {
-            for counter in 1..=BLOCKS {
-                let mut block = [0; 16];
-                block[4..12].copy_from_slice(&record.to_be_bytes());
-                block[12..].copy_from_slice(&counter.to_be_bytes());
-                let what = format!("block {counter} of record {record} by ");
-                let bytes = aes::encrypt(key, block);
-                self.add(Kind::Keystream(at), Part::Whole, secret, &what, bytes);
-            }
-        }
-    }
-
     /// The secrets of key `number`, wherever it is used.
     pub(crate) fn of_key(&mut self, number: u64, classic: bool) {
         let key = secret_of(number);
@@ -158,9 +140,6 @@ impl Needles {
             for generation in 0..GENERATIONS {
                 let what = format!("key {generation} {direction:?} of connection {at}");
                 self.cipher(Kind::Records(at, direction, generation), &what, &key);
-                if generation < 3 {
-                    self.keystream(at, &what, &key, u64::try_from(generation).expect("it is small"));
-                }
                 key = rekeyed(&key);
             }
         }

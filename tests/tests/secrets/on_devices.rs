@@ -2,13 +2,12 @@
 //! A connection is where its user puts it, and is moved there after it was made. So all of it runs
 //! in a function of its own, after which the stack is wiped, as SECURITY.md advises.
 
-use core::ops::Deref;
 use std::sync::Arc;
 
 use falco_core::crypto::RustCrypto;
-use falco_core::noise::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, RequestSlot};
+use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::{
-    ClientConnection, ClientEvent, CloseReason, Instant, Received, Role, ServerConnection, ServerEvent, Settings, Wire,
+    ClientConnection, ClientEvent, CloseReason, Instant, KeyRef, Received, Role, ServerConnection, ServerEvent, Settings,
 };
 use falco_embedded::{ClientLine, Line, NoiseClientKey, NoiseServerKey, ServerLine};
 
@@ -30,8 +29,8 @@ fn and_wipe_the_stack(run: impl FnOnce()) {
     zeroize::zeroize_stack::<{ 256 * 1024 }>();
 }
 
-type ClientKeys = NoiseClient<Vec<RequestSlot>, RustCrypto>;
-type ServerKeys = NoiseServer<Vec<RequestSlot>, KeyRing<[Option<NoiseSecret>; 2]>, RustCrypto>;
+type ClientKeys = NoiseClient<HeapTable, RustCrypto>;
+type ServerKeys = NoiseServer<HeapTable, KeyRing<[Option<NoiseSecret>; 2]>, RustCrypto>;
 
 /// A connection of the core, both sides of it.
 struct Machines {
@@ -128,7 +127,7 @@ struct Lines {
     first: [Vec<u8>; 2],
 }
 
-fn carry<A: Role, B: Role, G: Deref<Target: Wire<A>>, H: Deref<Target: Wire<B>>>(
+fn carry<A: Role, B: Role, G: KeyRef<A>, H: KeyRef<B>>(
     from: &mut Line<A, G, [u8; 514], [u8; 514]>,
     to: &mut Line<B, H, [u8; 514], [u8; 514]>,
     first: &mut Vec<u8>,
