@@ -13,11 +13,11 @@ pub const KEY_LENGTH: usize = 32;
 
 /// The 32 secret bytes that both ends of a connection hold.
 ///
-/// There is no constructor from a password: a key comes from a random number generator, and its text
-/// form is 64 hexadecimal digits. It cannot be cloned, and `Debug` shows none of its bytes.
+/// There is no constructor from a password: a key comes from a random number generator, and its
+/// text form is 64 hexadecimal digits. It cannot be cloned, and `Debug` shows none of its bytes.
 ///
-/// It is wiped when dropped. With the feature `alloc` the bytes are on the heap, so that moving a key
-/// leaves no copy of them behind. Without an allocator a move does.
+/// It is wiped when dropped. With the feature `alloc` the bytes are on the heap, so that moving a
+/// key leaves no copy of them behind. Without an allocator a move does.
 ///
 /// ```
 /// use falco_core::Key;
@@ -29,8 +29,8 @@ pub const KEY_LENGTH: usize = 32;
 /// ```
 pub struct Key(Secret);
 
-/// 32 bytes that are wiped when dropped. With an allocator they are on the heap, in one place for as
-/// long as they exist: a move copies a pointer.
+/// 32 bytes that are wiped when dropped. With an allocator they are on the heap, in one place for
+/// as long as they exist: a move copies a pointer.
 pub(crate) struct Secret(Place);
 
 #[cfg(feature = "alloc")]

@@ -1,6 +1,6 @@
-//! Keys that all connections of a client or of a server share, for the noise wire, the classic wire,
-//! or both. [`Secrets`] is the configuration; [`ClientKeys`] and [`ServerKeys`] are made from it.
-//! Adapters use this module. A device with one wire and one key uses [`NoiseClient`] or
+//! Keys that all connections of a client or of a server share, for the noise wire, the classic
+//! wire, or both. [`Secrets`] is the configuration; [`ClientKeys`] and [`ServerKeys`] are made from
+//! it. Adapters use this module. A device with one wire and one key uses [`NoiseClient`] or
 //! [`ClassicKey`] directly.
 //!
 //! All secrets are on the heap, in one place from when they are made until they are wiped there.
@@ -55,8 +55,8 @@ impl ServerKeys {
     /// Whether a key was retired after a client's hello selected it. Then
     /// [close](crate::CloseReason::KeyRetired) the connection as soon as it is established.
     ///
-    /// First publish the connection's key id, then call this. Whoever retires a key first removes it
-    /// from the ring, then looks for its connections. So at least one of the two sees the other.
+    /// First publish the connection's key id, then call this. Whoever retires a key first removes
+    /// it from the ring, then looks for its connections. So at least one of the two sees the other.
     #[must_use]
     pub fn is_retired(&self, key: Option<KeyId>) -> bool {
         let key = self.ring().zip(key);
@@ -208,8 +208,8 @@ pub enum SetupError {
     NoKey,
     /// The ring already has this key.
     DuplicateKey(KeyId),
-    /// The same secret is configured for the noise wire and for the classic wire, which would weaken
-    /// the noise wire.
+    /// The same secret is configured for the noise wire and for the classic wire, which would
+    /// weaken the noise wire.
     KeyOnBothWires(KeyId),
     /// The server does not use the noise wire, and the classic wire has no key ring.
     NoRing,
@@ -236,7 +236,10 @@ impl fmt::Display for SetupError {
         match self {
             Self::NoKey => f.write_str("there is no key"),
             Self::DuplicateKey(id) => write!(f, "the server already has the key {id}"),
-            Self::KeyOnBothWires(id) => write!(f, "the key {id} is configured for both wires: each needs a key of its own"),
+            Self::KeyOnBothWires(id) => write!(
+                f,
+                "the key {id} is configured for both wires: each needs a key of its own"
+            ),
             Self::NoRing => f.write_str("the server uses only the classic wire, which has one key"),
             Self::Context(error) => error.fmt(f),
             Self::Entropy => f.write_str("the random number generator failed"),

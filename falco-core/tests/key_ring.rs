@@ -1,6 +1,10 @@
-//! A server's key ring with many keys: what it costs to make one and to look a key up. The limits are
-//! ratios within one run, and far from both what a table by id takes and what a search takes.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
+//! A server's key ring with many keys: what it costs to make one and to look a key up. The limits
+//! are ratios within one run, and far from both what a table by id takes and what a search takes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that panics has failed"
+)]
 
 use core::time::Duration;
 use std::time::Instant;
@@ -66,7 +70,11 @@ fn a_look_up_among_fifty_times_the_keys_takes_about_as_long_whether_there_is_the
     // Keys from all over the ring.
     let spread: Vec<_> = ids.iter().copied().step_by(MANY / FEW).collect();
     for (what, among_few, among_many) in [
-        ("known", look_up(&small, &small_ids, true), look_up(&large, &spread, true)),
+        (
+            "known",
+            look_up(&small, &small_ids, true),
+            look_up(&large, &spread, true),
+        ),
         (
             "unknown",
             look_up(&small, &unknown, false),

@@ -32,6 +32,7 @@ mod on_tokio;
 #[path = "secrets/relay.rs"]
 mod relay;
 
+use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 
@@ -43,6 +44,8 @@ use needles::{GENERATIONS, Kind, Needles, PERIOD, Part, Way};
 /// Requests that are enough for two new keys in either direction.
 const MANY: usize = 20;
 const REKEYED: &str = "rekeyed";
+/// After so long what runs beside a scenario has ended, also on a busy machine.
+const SETTLED: Duration = Duration::from_millis(300);
 
 /// The process that is looked into. It does nothing where nobody looks.
 #[test]
@@ -81,8 +84,8 @@ fn copies(control: &mut Control) {
     control.look("leaked");
 }
 
-/// How often a secret may be found at a stage. The server and the client are in one process, and each
-/// has its own.
+/// How often a secret may be found at a stage. The server and the client are in one process, and
+/// each has its own.
 fn allowed(scenario: &str, stage: &str, kind: Kind) -> usize {
     let (stage, current) = match stage.split_once(' ') {
         Some((stage, connection)) => (stage, connection.parse().ok()),
@@ -102,8 +105,8 @@ fn allowed(scenario: &str, stage: &str, kind: Kind) -> usize {
     }
 }
 
-/// Runs a scenario and returns what was found where it must not be, and what was not found although a
-/// connection needs it. `classic`: key 1 encrypts itself.
+/// Runs a scenario and returns what was found where it must not be, and what was not found although
+/// a connection needs it. `classic`: key 1 encrypts itself.
 fn leaks(scenario: &str, classic: bool) -> Vec<String> {
     let mut scanned = Scanned::start(scenario);
     let mut leaks = Vec::new();
@@ -131,10 +134,10 @@ fn leaks(scenario: &str, classic: bool) -> Vec<String> {
     leaks
 }
 
-/// How often a round key or a hash key may be found alone. While it encrypts, the processor has them
-/// in registers, and the compiler stores some of those on the stack, in code that runs for each
-/// record. Wiping the stack after each record would cost more than a tenth of a short one. A round key
-/// is half of the key: whoever has one alone has 128 bits to guess.
+/// How often a round key or a hash key may be found alone. While a record is encrypted, the
+/// processor has them in registers, and the compiler stores some of those on the stack, in code of
+/// other crates. A round key is half of the cipher key: whoever has one alone has 128 bits to
+/// guess.
 const fn spills(kind: Kind) -> usize {
     match kind {
         Kind::Records(..) | Kind::Key(_) => 8,
@@ -194,7 +197,9 @@ fn missing(stage: &str, places: &BTreeMap<(Kind, &str), Vec<Place>>) -> Vec<Stri
     };
     let generations = |connection, way, from| {
         let generations = from..GENERATIONS;
-        generations.filter(|number| found(Kind::Records(connection, way, *number))).count()
+        generations
+            .filter(|number| found(Kind::Records(connection, way, *number)))
+            .count()
     };
     let ways = |connection, from| [Way::FromClient, Way::FromServer].map(|way| generations(connection, way, from));
     let expected = match stage {
@@ -207,7 +212,9 @@ fn missing(stage: &str, places: &BTreeMap<(Kind, &str), Vec<Place>>) -> Vec<Stri
     if expected {
         Vec::new()
     } else {
-        vec![format!("{stage}: what is needed was not found, or more than one key of a direction")]
+        vec![format!(
+            "{stage}: what is needed was not found, or more than one key of a direction"
+        )]
     }
 }
 
@@ -244,5 +251,8 @@ fn falco_embedded() {
 #[test]
 fn a_copy_that_nobody_needs_is_found() {
     let found = leaks("copies", false);
-    assert!(found.iter().any(|leak| leak.starts_with("leaked: first half of key 1")), "{found:?}");
+    assert!(
+        found.iter().any(|leak| leak.starts_with("leaked: first half of key 1")),
+        "{found:?}"
+    );
 }

@@ -1,5 +1,5 @@
-//! AES-256-GCM by the crate aes-gcm, for those who want no implementation of this crate. It is slower
-//! for short texts; docs/speed.md has figures.
+//! AES-256-GCM by the crate aes-gcm, for those who want no implementation of this crate. It is
+//! slower for short texts; docs/speed.md has figures.
 
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut, KeyInit};
@@ -27,7 +27,9 @@ impl Aes256Gcm {
 
     #[inline(never)]
     fn encrypt(&self, nonce: &Nonce, associated: &[u8], text: &mut [u8]) -> Result<Tag, AeadError> {
-        let sealed = self.0.encrypt_inout_detached(nonce.into(), associated, InOutBuf::from(text));
+        let sealed = self
+            .0
+            .encrypt_inout_detached(nonce.into(), associated, InOutBuf::from(text));
         sealed.map(Into::into).map_err(|_| AeadError)
     }
 

@@ -1,9 +1,9 @@
-//! AES-256-GCM (NIST SP 800-38D), assembled like the crate aes-gcm from the block cipher of aes, the
-//! counter mode of ctr and the hash of ghash. The feature `aes-gcm` replaces it by that crate.
+//! AES-256-GCM (NIST SP 800-38D), assembled like the crate aes-gcm from the block cipher of aes,
+//! the counter mode of ctr and the hash of ghash. The feature `aes-gcm` replaces it by that crate.
 //!
-//! It differs from aes-gcm in three ways. It wipes the keystream. It encrypts a text from two places
-//! without copying it together. For a short text it calls the cipher once, for the tag and for all
-//! blocks, and the hash in groups of the size that is fastest.
+//! It differs from aes-gcm in three ways. It wipes the keystream. It encrypts a text from two
+//! places without copying it together. For a short text it calls the cipher once, for the tag and
+//! for all blocks, and the hash in groups of the size that is fastest.
 
 use aes::cipher::{BlockCipherEncrypt, InOutBuf, InnerIvInit, KeyInit, StreamCipherCore};
 use aes::{Aes256Enc, Block};
@@ -142,8 +142,8 @@ impl Aes256Gcm {
             hash.update(core::slice::from_ref(lengths));
         }
         let tag: Tag = hash.finalize().into();
-        // That moved the hash, and wiped what it had moved. Another hash takes the old place, which is
-        // wiped when that is dropped.
+        // That moved the hash, and wiped what it had moved. Another hash takes the old place, which
+        // is wiped when that is dropped.
         hash = self.hash.clone();
         Ok((u128::from_ne_bytes(tag) ^ u128::from_ne_bytes(mask.0)).to_ne_bytes())
     }
@@ -178,8 +178,8 @@ impl Aead for Aes256Gcm {
         self.first(nonce, text.len(), &mut batch)?;
         let [mask, stream @ ..] = &batch.0;
         let expected = self.tag(mask, associated, text)?;
-        // In constant time.
-        if !bool::from(expected.ct_eq(tag)) {
+        // In constant time, and at once instead of byte by byte.
+        if !bool::from(u128::from_ne_bytes(expected).ct_eq(&u128::from_ne_bytes(*tag))) {
             return Err(AeadError);
         }
         self.apply(nonce, stream, text)

@@ -43,8 +43,8 @@ impl KeyOptions {
 }
 
 /// A client's key with its options and, from the first client on, the keys that all clients share.
-/// Clones share all of that: on the classic wire all clients with one key must share its replay cache
-/// and its seal counter.
+/// Clones share all of that: on the classic wire all clients with one key must share its replay
+/// cache and its seal counter.
 #[derive(Clone)]
 pub struct ClientKeySource(Arc<Mutex<State>>);
 

@@ -66,10 +66,7 @@ impl<N: fmt::Debug> fmt::Debug for Keys<N> {
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 pub enum WireSession<N, K> {
     /// The noise wire. With `classic`, no byte has arrived that selects the wire.
-    Noise {
-        session: Box<N>,
-        classic: Option<Box<K>>,
-    },
+    Noise { session: Box<N>, classic: Option<Box<K>> },
     /// The classic wire.
     Classic(Box<K>),
 }

@@ -24,8 +24,8 @@ pub struct NoiseSecret {
 
 #[cfg(feature = "rustcrypto")]
 impl Key {
-    /// The id by which a server on the noise wire selects the key, and by which you retire it. It is
-    /// not secret: nothing of the key follows from it.
+    /// The id by which a server on the noise wire selects the key, and by which you retire it. It
+    /// is not secret: nothing of the key follows from it.
     ///
     /// ```
     /// let key = falco_core::Key::from_bytes([7; 32])?;

@@ -112,8 +112,8 @@ impl<A: Aead> Direction<A> {
         self.advance(crypto)
     }
 
-    /// Counts a record. The key changes at every multiple of the period. The counter goes on, and its
-    /// last value is never used for a record.
+    /// Counts a record. The key changes at every multiple of the period. The counter goes on, and
+    /// its last value is never used for a record.
     #[cfg_attr(not(target_os = "none"), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
     fn advance<C: Crypto<Aead = A>>(&mut self, crypto: &C) -> Result<(), AeadError> {
@@ -131,8 +131,8 @@ impl<A: Aead> Direction<A> {
     #[cold]
     fn rekey<C: Crypto<Aead = A>>(&mut self, crypto: &C) -> Result<(), AeadError> {
         let mut key = Zeroizing::new([0; 32]);
-        // REKEY takes the first 32 bytes, without the tag. Encrypted zeros are the keystream: here it
-        // is the new key.
+        // REKEY takes the first 32 bytes, without the tag. Encrypted zeros are the keystream: here
+        // it is the new key.
         with_stack_wiped(|| self.aead.seal(&nonce(REKEY_NONCE), &[], key.as_mut_slice(), &[]))?;
         self.aead = crypto.aead(&key);
         Ok(())

@@ -88,11 +88,23 @@ impl Needles {
     /// A key of AES-256-GCM, with what an implementation expands it to.
     fn cipher(&mut self, kind: Kind, secret: &str, key: &[u8; 32]) {
         for (round, bytes) in aes::round_keys(key).into_iter().enumerate() {
-            self.add(kind, Part::Round(round), secret, &format!("round key {round} of "), bytes);
+            self.add(
+                kind,
+                Part::Round(round),
+                secret,
+                &format!("round key {round} of "),
+                bytes,
+            );
         }
         let hash = aes::encrypt(key, [0; 16]);
         self.add(kind, Part::Hash, secret, "hash key of ", hash);
-        self.add(kind, Part::Hash, secret, "hash key, as POLYVAL has it, of ", polyval(hash));
+        self.add(
+            kind,
+            Part::Hash,
+            secret,
+            "hash key, as POLYVAL has it, of ",
+            polyval(hash),
+        );
     }
 
     /// The secrets of key `number`, wherever it is used.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use falco_core::crypto::RustCrypto;
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::{
-    ClientConnection, ClientEvent, CloseReason, Instant, KeyRef, Received, Role, ServerConnection, ServerEvent, Settings,
+    ClientConnection, ClientEvent, CloseReason, Instant, KeyRef, Received, Role, ServerConnection, ServerEvent,
+    Settings,
 };
 use falco_embedded::{ClientLine, Line, NoiseClientKey, NoiseServerKey, ServerLine};
 
@@ -76,7 +77,10 @@ impl Machines {
         for _ in 0..times {
             let mut bytes = [0; 2048];
             let mut message = self.client.request(1000).unwrap();
-            let length = self.client.seal(NOW, [(&mut message, &[7; 1000][..])], &mut bytes).unwrap();
+            let length = self
+                .client
+                .seal(NOW, [(&mut message, &[7; 1000][..])], &mut bytes)
+                .unwrap();
             let Received::Event { event, .. } = self.server.recv(NOW, &mut bytes[..length]).unwrap() else {
                 panic!("nothing came");
             };
@@ -84,7 +88,10 @@ impl Machines {
                 panic!("{event:?}");
             };
             let mut message = self.server.answer(id, 5).unwrap();
-            let length = self.server.seal(NOW, [(&mut message, &b"hello"[..])], &mut bytes).unwrap();
+            let length = self
+                .server
+                .seal(NOW, [(&mut message, &b"hello"[..])], &mut bytes)
+                .unwrap();
             let Received::Event { event, .. } = self.client.recv(NOW, &mut bytes[..length]).unwrap() else {
                 panic!("nothing came");
             };

@@ -8,7 +8,7 @@ use falco_std::{Client, HandlerError, Request, Server};
 
 use super::control::Control;
 use super::draws::{Who, entropy, key};
-use super::{MANY, REKEYED};
+use super::{MANY, REKEYED, SETTLED};
 
 #[allow(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "a handler")]
 fn reverse(request: Request) -> Result<Vec<u8>, HandlerError> {
@@ -41,7 +41,7 @@ pub(crate) fn noise(control: &mut Control) {
     while handle.stats().connections > 0 {
         thread::sleep(Duration::from_millis(5));
     }
-    thread::sleep(Duration::from_millis(50));
+    thread::sleep(SETTLED);
     control.look("retired");
     client.set_key(key(2)).expect("the server has it");
     exchange(&client, 1);
@@ -51,6 +51,8 @@ pub(crate) fn noise(control: &mut Control) {
     handle.shutdown();
     serving.join().expect("no panic").expect("it ends in order");
     drop(handle);
+    // The client's threads end on their own.
+    thread::sleep(SETTLED);
     control.look("gone");
 }
 
@@ -69,5 +71,7 @@ pub(crate) fn classic(control: &mut Control) {
     handle.shutdown();
     serving.join().expect("no panic").expect("it ends in order");
     drop(handle);
+    // The client's threads end on their own.
+    thread::sleep(SETTLED);
     control.look("gone");
 }

@@ -2,12 +2,13 @@
 
 use core::net::Ipv4Addr;
 use core::time::Duration;
+use std::thread;
 
 use falco_tokio::{Client, Request, Server};
 
 use super::control::Control;
 use super::draws::{Who, entropy, key};
-use super::{MANY, REKEYED};
+use super::{MANY, REKEYED, SETTLED};
 
 async fn reverse(request: Request) -> Result<Vec<u8>, falco_tokio::HandlerError> {
     Ok(request.body().iter().rev().copied().collect())
@@ -28,6 +29,8 @@ pub(crate) fn noise(control: &mut Control) {
         .build()
         .expect("a runtime");
     runtime.block_on(noise_scenario(control));
+    // The client's tasks end on their own.
+    thread::sleep(SETTLED);
     control.look("closed");
     drop(runtime);
     control.look("gone");
@@ -51,7 +54,7 @@ async fn noise_scenario(control: &mut Control) {
     while handle.stats().connections > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    tokio::time::sleep(SETTLED).await;
     control.look("retired");
     client.set_key(key(2)).await.expect("the server has it");
     exchange(&client, 1).await;
@@ -83,6 +86,8 @@ pub(crate) fn classic(control: &mut Control) {
         handle.shutdown();
         serving.await.expect("no panic").expect("it ends in order");
     });
+    // The client's tasks end on their own.
+    thread::sleep(SETTLED);
     control.look("closed");
     drop(runtime);
     control.look("gone");

@@ -41,7 +41,9 @@ impl Relay {
                 });
                 thread::spawn(move || {
                     pass(from_server, to_client, |bytes| {
-                        keep(&down, number, bytes, |handshake| (&mut handshake.welcome, WELCOME_LENGTH));
+                        keep(&down, number, bytes, |handshake| {
+                            (&mut handshake.welcome, WELCOME_LENGTH)
+                        });
                     });
                 });
             }
