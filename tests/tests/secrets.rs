@@ -32,9 +32,9 @@ mod on_tokio;
 #[path = "secrets/relay.rs"]
 mod relay;
 
+use core::hint::black_box;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
-use std::hint::black_box;
 
 use control::{Control, Said, Scanned};
 use draws::{Who, draw};
@@ -93,10 +93,8 @@ fn allowed(scenario: &str, stage: &str, kind: Kind) -> usize {
     };
     match (stage, kind) {
         ("bound" | "live" | "rekeyed", Kind::Psk(1)) | ("replaced", Kind::Psk(2)) | ("classic", Kind::Key(1)) => 2,
-        // The client has no other key yet.
-        ("retired", Kind::Psk(1)) => 1,
-        // The server has it for the next client.
-        ("bound" | "live" | "rekeyed" | "retired", Kind::Psk(2)) => 1,
+        // A client that has no other key yet; a server that has one for the next client.
+        ("retired", Kind::Psk(1)) | ("bound" | "live" | "rekeyed" | "retired", Kind::Psk(2)) => 1,
         ("live" | "replaced", Kind::Records(connection, _, 0)) if Some(connection) == current => 2,
         ("rekeyed", Kind::Records(connection, _, 1..)) if Some(connection) == current => 2,
         // The client keeps a connection that has ended until somebody asks for another.

@@ -49,27 +49,27 @@ impl Machines {
         }
     }
 
-    fn to_server(&mut self) -> Vec<u8> {
+    fn client_sends(&mut self) -> Vec<u8> {
         let mut bytes = [0; 1024];
         let length = self.client.poll_transmit(NOW, &mut bytes).unwrap();
         bytes[..length].to_vec()
     }
 
-    fn to_client(&mut self) -> Vec<u8> {
+    fn server_sends(&mut self) -> Vec<u8> {
         let mut bytes = [0; 1024];
         let length = self.server.poll_transmit(NOW, &mut bytes).unwrap();
         bytes[..length].to_vec()
     }
 
     fn shake_hands(&mut self, control: &mut Control) {
-        let hello = self.to_server();
+        let hello = self.client_sends();
         self.server.recv(NOW, &mut hello.clone()).unwrap();
-        let welcome = self.to_client();
+        let welcome = self.server_sends();
         self.client.recv(NOW, &mut welcome.clone()).unwrap();
         control.handshake(&hello, &welcome);
-        let mut ping = self.to_server();
-        self.server.recv(NOW, &mut ping).unwrap();
-        let mut pong = self.to_client();
+        let mut proof = self.client_sends();
+        self.server.recv(NOW, &mut proof).unwrap();
+        let mut pong = self.server_sends();
         self.client.recv(NOW, &mut pong).unwrap();
     }
 
