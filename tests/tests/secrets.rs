@@ -135,7 +135,8 @@ fn leaks(scenario: &str, classic: bool) -> Vec<String> {
 /// How often a round key or a hash key may be found alone. While a record is encrypted, the
 /// processor has them in registers, and the compiler stores some of those on the stack, in code of
 /// other crates. A round key is half of the cipher key: whoever has one alone has 128 bits to
-/// guess.
+/// guess. Wiping the stack after each record would cost 7 to 10 % of the instructions of a short
+/// one.
 const fn spills(kind: Kind) -> usize {
     match kind {
         Kind::Records(..) | Kind::Key(_) => 8,

@@ -119,7 +119,6 @@ impl Aes256Gcm {
     }
 
     #[cfg_attr(not(target_os = "none"), inline(always))]
-    #[allow(unused_assignments, reason = "the last assignment is for the drop that follows")]
     fn tag(&self, mask: &Block, associated: &[u8], text: &[u8]) -> Result<Tag, AeadError> {
         let mut hash = self.hash.clone();
         let mut blocks = [Block::default(); BATCH];
@@ -142,9 +141,6 @@ impl Aes256Gcm {
             hash.update(core::slice::from_ref(lengths));
         }
         let tag: Tag = hash.finalize().into();
-        // That moved the hash, and wiped what it had moved. Another hash takes the old place, which
-        // is wiped when that is dropped.
-        hash = self.hash.clone();
         Ok((u128::from_ne_bytes(tag) ^ u128::from_ne_bytes(mask.0)).to_ne_bytes())
     }
 }
