@@ -181,6 +181,7 @@ mod settings_builder;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod time;
+#[cfg(feature = "noise")]
 mod wipe;
 mod wire;
 

@@ -24,6 +24,7 @@ const FIRST: usize = (BATCH - 1) * BLOCK;
 const MAX: u64 = (1 << 36) - 32;
 
 /// Bytes of stack that the counter mode uses at most.
+#[cfg(not(target_os = "none"))]
 const CTR_STACK: usize = if cfg!(debug_assertions) { 8192 } else { 1024 };
 
 type Ctr<'c> = ctr::CtrCore<&'c Aes256Enc, ctr::flavors::Ctr32BE>;
@@ -87,12 +88,13 @@ impl Aes256Gcm {
             return Ok(());
         }
         let applied = self.rest_out_of_line(nonce, text);
-        // The crate ctr leaves its last keystream there.
+        // The crate ctr leaves its last keystream there. Devices save the stack that this takes.
+        #[cfg(not(target_os = "none"))]
         zeroize::zeroize_stack::<CTR_STACK>();
         applied
     }
 
-    #[inline(never)]
+    #[cfg_attr(not(target_os = "none"), inline(never))]
     fn rest_out_of_line(&self, nonce: &Nonce, text: InOutBuf<'_, '_, u8>) -> Result<(), AeadError> {
         Ctr::inner_iv_init(&self.cipher, &counter_block(nonce, 9))
             .try_apply_keystream_partial(text)
