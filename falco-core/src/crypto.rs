@@ -1,6 +1,8 @@
-//! The seam to cryptography: what the wires need of it, and nothing about how it is done.
+//! The cryptography that the wires need, as traits, and its default implementation.
 
-#[cfg(feature = "rustcrypto")]
+#[cfg(all(feature = "rustcrypto", feature = "aes-gcm"))]
+mod aes_gcm;
+#[cfg(all(feature = "rustcrypto", not(feature = "aes-gcm")))]
 mod gcm;
 #[cfg(feature = "rustcrypto")]
 mod rustcrypto;
@@ -17,58 +19,56 @@ pub type Nonce = [u8; NONCE_LENGTH];
 /// A tag of AES-256-GCM.
 pub type Tag = [u8; TAG_LENGTH];
 
-/// A choice of cryptography. Dispatch is static: a machine is generic over it through its key.
+/// A provider of cryptography. Dispatch is static: a connection is generic over it through its key.
 ///
-/// It is a value, so that one that drives a hardware engine can hold what it needs for that.
+/// It is a value, so that the provider of a hardware engine can hold a handle to it.
 pub trait Crypto {
-    /// AES-256-GCM with one key, expanded once.
+    /// AES-256-GCM with one expanded key.
     type Aead: Aead;
 
     /// Expands `key`.
     fn aead(&self, key: &[u8; 32]) -> Self::Aead;
 }
 
-/// What the noise wire needs besides the AEAD. What is secret among the results is the caller's to
-/// wipe.
+/// What the noise wire needs besides the AEAD. The caller wipes the results that are secret.
 #[cfg(feature = "noise")]
 pub trait NoiseCrypto: Crypto {
     /// The X25519 public key of `private`.
     fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32];
 
-    /// The X25519 shared secret of `private` and `public`. All zeros for a public key of low order;
-    /// the wire refuses that.
+    /// The X25519 shared secret of `private` and `public`. For a public key of low order it is
+    /// zero, which the wire refuses.
     fn x25519(&self, private: &[u8; 32], public: &[u8; 32]) -> [u8; 32];
 
-    /// SHA-256 of `parts`, end to end.
+    /// SHA-256 of the concatenated `parts`.
     fn sha256(&self, parts: &[&[u8]]) -> [u8; 32];
 
-    /// HMAC-SHA256 of `parts`, end to end, under `key`.
+    /// HMAC-SHA256 of the concatenated `parts`, under `key`.
     fn hmac_sha256(&self, key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32];
 }
 
-/// AES-256-GCM under one key: 12-byte nonces, 16-byte tags kept apart from the text.
+/// AES-256-GCM with one key, 12-byte nonces and detached 16-byte tags.
 ///
-/// An implementation wipes its key schedule when dropped.
+/// An implementation wipes its key schedule when dropped, and its keystream after each text.
 pub trait Aead {
-    /// Seals one text that lies in two places, as one, and returns its tag.
+    /// Seals one text from two places, and returns its tag.
     ///
-    /// The last `body.len()` bytes of `out` receive `body` encrypted; the bytes of `out` before
-    /// them already hold the plaintext that stands before `body`, and are encrypted where they lie.
-    /// So a body goes to the output in one pass, uncopied.
+    /// The text is a prefix, which the front of `out` contains, and then `body`. The prefix is
+    /// encrypted in place. The last `body.len()` bytes of `out` receive the encrypted body, which
+    /// so needs no copy before.
     ///
     /// # Errors
-    /// [`AeadError`] where `body` is longer than `out`, or the text longer than the algorithm
-    /// allows.
+    /// [`AeadError`] if `body` is longer than `out`, or the text longer than the algorithm allows.
     fn seal(&self, nonce: &Nonce, associated: &[u8], out: &mut [u8], body: &[u8]) -> Result<Tag, AeadError>;
 
-    /// Checks `tag`, then decrypts `text` where it lies.
+    /// Checks `tag`, then decrypts `text` in place.
     ///
     /// # Errors
-    /// [`AeadError`] where the tag is not that of `text`; then `text` is left as it was.
+    /// [`AeadError`] if the tag is wrong; then `text` is unchanged.
     fn open(&self, nonce: &Nonce, associated: &[u8], text: &mut [u8], tag: &Tag) -> Result<(), AeadError>;
 }
 
-/// The AEAD refused. It says no more, because more would be an oracle.
+/// The AEAD failed. It has no details, because they would help an attacker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AeadError;
@@ -89,15 +89,15 @@ impl Default for AeadError {
 
 impl fmt::Display for AeadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the AEAD refused")
+        f.write_str("the AEAD failed")
     }
 }
 
 impl core::error::Error for AeadError {}
 
-/// Cryptography in Rust, by the RustCrypto project: portable, without an allocator, with AES
-/// instructions where the processor has them. The default. It implements [`Crypto`] with the
-/// feature `rustcrypto`.
+/// The default provider, on crates of the RustCrypto project: portable, without an allocator, with
+/// AES instructions if the processor has them. It implements [`Crypto`] with the feature
+/// `rustcrypto`. With the feature `aes-gcm` its AEAD is the crate aes-gcm.
 #[derive(Clone, Copy, Debug, Default)]
-#[allow(clippy::exhaustive_structs, reason = "callers write it as a value")]
+#[allow(clippy::exhaustive_structs, reason = "users write it as a value")]
 pub struct RustCrypto;

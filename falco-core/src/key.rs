@@ -1,7 +1,8 @@
-//! The shared secret: how it is made, read and written. What is derived from it lives with the wire
-//! that derives it.
+//! The shared secret: creating, reading and writing it. Each wire derives its keys from it in a
+//! module of its own.
 
 use core::fmt;
+use core::ops::{Deref, DerefMut};
 use core::str::FromStr;
 
 use rand_core::TryCryptoRng;
@@ -12,9 +13,11 @@ pub const KEY_LENGTH: usize = 32;
 
 /// The 32 secret bytes that both ends of a connection hold.
 ///
-/// There is no constructor from a password: a key is drawn from a random number generator and
-/// carried as 64 hexadecimal digits. It is wiped when dropped, cannot be cloned, and shows nothing
-/// of itself in `Debug`.
+/// There is no constructor from a password: a key comes from a random number generator, and its
+/// text form is 64 hexadecimal digits. It cannot be cloned, and `Debug` shows none of its bytes.
+///
+/// It is wiped when dropped. With the feature `alloc` the bytes are on the heap, so that moving a
+/// key leaves no copy of them behind. Without an allocator a move does.
 ///
 /// ```
 /// use falco_core::Key;
@@ -24,45 +27,79 @@ pub const KEY_LENGTH: usize = 32;
 /// assert!("00".repeat(32).parse::<Key>().is_err());
 /// # Ok::<(), falco_core::KeyError>(())
 /// ```
-pub struct Key(Zeroizing<[u8; KEY_LENGTH]>);
+pub struct Key(Secret);
+
+/// 32 bytes that are wiped when dropped. With an allocator they are on the heap, in one place for
+/// as long as they exist: a move copies a pointer.
+pub(crate) struct Secret(Place);
+
+#[cfg(feature = "alloc")]
+type Place = alloc::boxed::Box<Zeroizing<[u8; KEY_LENGTH]>>;
+#[cfg(not(feature = "alloc"))]
+type Place = Zeroizing<[u8; KEY_LENGTH]>;
+
+impl Secret {
+    /// Zeros, for the secret to be written to.
+    pub(crate) fn zeros() -> Self {
+        Self(Place::default())
+    }
+}
+
+impl Deref for Secret {
+    type Target = [u8; KEY_LENGTH];
+
+    fn deref(&self) -> &[u8; KEY_LENGTH] {
+        &self.0
+    }
+}
+
+impl DerefMut for Secret {
+    fn deref_mut(&mut self) -> &mut [u8; KEY_LENGTH] {
+        &mut self.0
+    }
+}
 
 impl Key {
-    /// A key of these bytes. The caller's own copy of them stays the caller's to wipe.
+    /// A key of these bytes. Wipe your own copy of them.
     ///
     /// # Errors
     /// [`KeyError::AllZero`] for the one value that is always a mistake.
-    pub fn from_bytes(bytes: [u8; KEY_LENGTH]) -> Result<Self, KeyError> {
-        Self::checked(Zeroizing::new(bytes))
+    pub fn from_bytes(mut bytes: [u8; KEY_LENGTH]) -> Result<Self, KeyError> {
+        let mut secret = Secret::zeros();
+        secret.copy_from_slice(&bytes);
+        // The argument is a copy as well.
+        bytes.as_mut_slice().zeroize();
+        Self::checked(secret)
     }
 
-    fn checked(bytes: Zeroizing<[u8; KEY_LENGTH]>) -> Result<Self, KeyError> {
-        // Every byte is looked at, whatever the first ones are.
+    fn checked(bytes: Secret) -> Result<Self, KeyError> {
+        // All bytes are read, so that the time does not depend on them.
         if bytes.iter().fold(0, |all, byte| all | byte) == 0 {
             return Err(KeyError::AllZero);
         }
         Ok(Self(bytes))
     }
 
-    /// A fresh key from the caller's cryptographic random number generator.
+    /// A new key from a cryptographic random number generator.
     ///
     /// # Errors
-    /// [`KeyError::Entropy`] where the generator fails, [`KeyError::AllZero`] where it yields only
+    /// [`KeyError::Entropy`] if the generator fails, [`KeyError::AllZero`] if it returns only
     /// zeros.
     pub fn generate<R: TryCryptoRng + ?Sized>(rng: &mut R) -> Result<Self, KeyError> {
-        let mut bytes = Zeroizing::new([0; KEY_LENGTH]);
+        let mut bytes = Secret::zeros();
         rng.try_fill_bytes(bytes.as_mut_slice())
             .map_err(|_| KeyError::Entropy)?;
         Self::checked(bytes)
     }
 
-    /// A key from its text form, 64 hexadecimal digits of either case. Surrounding ASCII white
-    /// space is allowed, as a file ends in it.
+    /// A key from its text form, 64 hexadecimal digits of either case. ASCII white space around
+    /// them is ignored, because a file ends in a line break.
     ///
     /// # Errors
     /// [`KeyError::Text`] for anything but 64 digits, [`KeyError::AllZero`].
     pub fn from_hex(text: &[u8]) -> Result<Self, KeyError> {
         let text = text.trim_ascii();
-        let mut bytes = Zeroizing::new([0; KEY_LENGTH]);
+        let mut bytes = Secret::zeros();
         if text.len() != 2 * KEY_LENGTH {
             return Err(KeyError::Text { digits: text.len() });
         }
@@ -70,8 +107,8 @@ impl Key {
         Self::checked(bytes)
     }
 
-    /// Writes the text form, 64 lower-case hexadecimal digits, which is as secret as the key: wipe
-    /// it after use.
+    /// Writes the text form, 64 lower-case hexadecimal digits. It is as secret as the key: wipe it
+    /// after use.
     ///
     /// ```
     /// # let key = falco_core::Key::from_bytes([7; 32]).unwrap();
@@ -79,12 +116,11 @@ impl Key {
     /// assert_eq!(key.write_hex(&mut text), "07".repeat(32));
     /// ```
     pub fn write_hex<'t>(&self, text: &'t mut [u8; 2 * KEY_LENGTH]) -> &'t str {
-        // Both lengths are fixed by their types, so encoding cannot fail; an empty text would be
-        // refused by every reader.
+        // The types fix both lengths, so encoding cannot fail. No reader accepts an empty text.
         base16ct::lower::encode_str(self.0.as_slice(), text).unwrap_or("")
     }
 
-    /// The secret bytes, for what derives keys from them.
+    /// The secret bytes, to derive keys from.
     pub(crate) fn secret(&self) -> &[u8; KEY_LENGTH] {
         &self.0
     }
@@ -94,7 +130,7 @@ impl ZeroizeOnDrop for Key {}
 
 impl Zeroize for Key {
     fn zeroize(&mut self) {
-        self.0.zeroize();
+        self.0.as_mut_slice().zeroize();
     }
 }
 
@@ -112,7 +148,7 @@ impl FromStr for Key {
     }
 }
 
-/// Why there is no key. Nothing of the text or the bytes is in it.
+/// Why there is no key. It contains nothing of the text or the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyError {

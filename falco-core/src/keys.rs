@@ -1,14 +1,19 @@
-//! Keys as the connections of a service share them: expanded once, on the noise wire, the classic
-//! wire, or both. What an owner sets is [`Secrets`]; what connections take is [`ClientKeys`] or
-//! [`ServerKeys`]. Adapters are built on this; a chip with one wire and one key takes
-//! [`NoiseClient`] or [`ClassicKey`] as they are.
+//! Keys that all connections of a client or of a server share, for the noise wire, the classic
+//! wire, or both. [`Secrets`] is the configuration; [`ClientKeys`] and [`ServerKeys`] are made from
+//! it. Adapters use this module. A device with one wire and one key uses [`NoiseClient`] or
+//! [`ClassicKey`] directly.
+//!
+//! All secrets are on the heap, in one place from when they are made until they are wiped there.
 
 mod entropy;
 mod source;
 mod wires;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{PoisonError, RwLock};
 
 use rand_core::TryCryptoRng;
@@ -16,10 +21,11 @@ use rand_core::TryCryptoRng;
 use crate::classic::ClassicKey;
 use crate::crypto::RustCrypto;
 use crate::error::EntropyError;
-use crate::key::Key;
+use crate::key::{Key, Secret};
 use crate::message::KeyId;
-use crate::noise::{ContextTooLong, HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring, RingError};
+use crate::noise::{ContextTooLong, HeapTable, NoiseClient, NoiseSecret, NoiseServer, Ring};
 use crate::replay_cache::HeapReplayCache;
+use crate::wipe::with_stack_wiped;
 
 pub use entropy::Entropy;
 pub use source::{ClientKeySource, KeyOptions};
@@ -32,7 +38,7 @@ pub type ClientKeys = Keys<NoiseClient<HeapTable, RustCrypto, Vec<u8>>>;
 pub type ServerKeys = Keys<NoiseServer<HeapTable, ServerRing, RustCrypto, Vec<u8>>>;
 
 impl ClientKeys {
-    /// Whether the client speaks the noise wire.
+    /// Whether the client uses the noise wire.
     #[must_use]
     pub const fn speaks_noise(&self) -> bool {
         self.noise().is_some()
@@ -40,19 +46,17 @@ impl ClientKeys {
 }
 
 impl ServerKeys {
-    /// The keys on the noise wire, to add to them and to retire them; none where the server does
-    /// not speak that wire.
+    /// The key ring of the noise wire; `None` if the server does not use that wire.
     #[must_use]
     pub fn ring(&self) -> Option<&ServerRing> {
         self.noise().map(NoiseServer::ring)
     }
 
-    /// Whether a key was taken out of service since a client said hello under it. Its connection is
-    /// then to be [closed](crate::CloseReason::KeyRetired) as soon as it is established.
+    /// Whether a key was retired after a client's hello selected it. Then
+    /// [close](crate::CloseReason::KeyRetired) the connection as soon as it is established.
     ///
-    /// Ask once the key id of the connection is where whoever retires a key looks for it: that one
-    /// takes the key out of the ring first and looks for its connections then, so that one of both
-    /// sees the other.
+    /// First publish the connection's key id, then call this. Whoever retires a key first removes
+    /// it from the ring, then looks for its connections. So at least one of the two sees the other.
     #[must_use]
     pub fn is_retired(&self, key: Option<KeyId>) -> bool {
         let key = self.ring().zip(key);
@@ -60,18 +64,18 @@ impl ServerKeys {
     }
 }
 
-/// What an owner has set, until it is made into keys.
+/// The configuration that keys are made from.
 #[derive(Debug, Default)]
 #[allow(clippy::exhaustive_structs, reason = "adapters fill it in")]
 pub struct Secrets {
     /// Keys on the noise wire. A client uses the first.
     pub noise: Vec<Key>,
-    /// The key on the classic wire. A client that has one speaks that wire.
+    /// The key on the classic wire. A client that has one uses that wire.
     pub classic: Option<Key>,
-    /// What both owners have agreed on, such as the name of the service; 65,535 bytes at most. The
+    /// Bytes that must be equal on both sides, such as the name of the service; at most 65,535. The
     /// classic wire has none.
     pub context: Vec<u8>,
-    /// How many nonces the classic wire remembers.
+    /// The capacity of the classic wire's replay cache, in nonces.
     pub nonces: usize,
 }
 
@@ -93,14 +97,11 @@ impl Secrets {
     /// # Errors
     /// [`SetupError`].
     pub fn into_server<G: TryCryptoRng + ?Sized>(self, rng: &mut G) -> Result<ServerKeys, SetupError> {
-        let never = self.classic.as_ref().map(|key| NoiseSecret::id_of(key, &RustCrypto));
+        let classic_id = self.classic.as_ref().map(|key| NoiseSecret::id_of(key, &RustCrypto));
         let noise = if self.noise.is_empty() {
             None
         } else {
-            let keys = ServerRing {
-                keys: RwLock::new(KeyRing::new(Vec::new(), rng)?),
-                never,
-            };
+            let keys = ServerRing::new(self.noise.len(), classic_id, rng)?;
             for key in self.noise {
                 keys.add(key)?;
             }
@@ -116,79 +117,106 @@ impl Secrets {
     }
 }
 
-fn classic<G: TryCryptoRng + ?Sized>(key: Key, nonces: usize, rng: &mut G) -> Result<Classic, EntropyError> {
-    Ok(ClassicKey::new(key, HeapReplayCache::new(nonces, rng)?))
+fn classic<G: TryCryptoRng + ?Sized>(key: Key, nonces: usize, rng: &mut G) -> Result<Box<Classic>, EntropyError> {
+    let cache = HeapReplayCache::new(nonces, rng)?;
+    Ok(with_stack_wiped(|| Box::new(ClassicKey::new(key, cache))))
 }
 
-/// The keys that a server takes on the noise wire, added and retired while it runs, from any
-/// thread.
-#[derive(Debug)]
+/// The keys that a server accepts on the noise wire. Any thread can add and retire keys while the
+/// server runs.
+///
+/// A lookup takes the same time however many keys there are, and whichever id is looked up.
 pub struct ServerRing {
-    keys: RwLock<KeyRing<Vec<Option<NoiseSecret>>>>,
+    /// Its hash has a random key: who supplies keys cannot choose ids that collide.
+    keys: RwLock<HashMap<KeyId, NoiseSecret>>,
+    /// Used for a hello with an unknown id.
+    dummy: Secret,
     /// The id that the key of the classic wire would have: a secret serves one wire.
-    never: Option<KeyId>,
+    classic: Option<KeyId>,
 }
 
 impl ServerRing {
-    /// Takes a key into service.
+    fn new<G: TryCryptoRng + ?Sized>(
+        capacity: usize,
+        classic: Option<KeyId>,
+        rng: &mut G,
+    ) -> Result<Self, EntropyError> {
+        let mut dummy = Secret::zeros();
+        rng.try_fill_bytes(dummy.as_mut_slice())
+            .map_err(|_| EntropyError::new())?;
+        Ok(Self {
+            keys: RwLock::new(HashMap::with_capacity(capacity)),
+            dummy,
+            classic,
+        })
+    }
+
+    /// Adds a key.
     ///
     /// # Errors
-    /// [`SetupError::DuplicateKey`], [`SetupError::KeyOnBothWires`]; then the ring is as it was.
+    /// [`SetupError::DuplicateKey`], [`SetupError::KeyOnBothWires`]; then the ring is unchanged.
     pub fn add(&self, key: Key) -> Result<KeyId, SetupError> {
         let secret = NoiseSecret::derive(key, &RustCrypto);
-        if self.never == Some(secret.id()) {
-            return Err(SetupError::KeyOnBothWires(secret.id()));
+        let id = secret.id();
+        if self.classic == Some(id) {
+            return Err(SetupError::KeyOnBothWires(id));
         }
-        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        Ok(keys.insert(secret)?)
+        match self.keys.write().unwrap_or_else(PoisonError::into_inner).entry(id) {
+            Entry::Occupied(_) => Err(SetupError::DuplicateKey(id)),
+            Entry::Vacant(place) => {
+                place.insert(secret);
+                Ok(id)
+            }
+        }
     }
 
-    /// Takes a key out of service, and says whether it was in it. Hellos under it are refused from
-    /// now on; its connections are the caller's to close.
+    /// Removes a key and wipes it. Returns whether the ring had it. From now on hellos with its id
+    /// are refused; the caller closes its connections.
     pub fn retire(&self, id: KeyId) -> bool {
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).retire(id)
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        keys.remove(&id).is_some()
     }
 
-    /// Whether a key is in service.
+    /// Whether the ring has a key with this id.
     #[must_use]
     pub fn contains(&self, id: KeyId) -> bool {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).contains(id)
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        keys.contains_key(&id)
     }
 }
 
 impl Ring for ServerRing {
     fn select(&self, id: KeyId, psk: &mut [u8; 32]) -> bool {
-        self.keys.select(id, psk)
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let known = keys.get(&id);
+        psk.copy_from_slice(known.map_or(self.dummy.as_slice(), |secret| secret.psk()));
+        known.is_some()
     }
 }
 
-/// Keys or a context that do not go together.
+impl fmt::Debug for ServerRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServerRing(..)")
+    }
+}
+
+/// Why a configuration cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SetupError {
     /// There is no key.
     NoKey,
-    /// The ring has this key already.
+    /// The ring already has this key.
     DuplicateKey(KeyId),
-    /// The same secret on the noise wire and on the classic wire. The classic wire would give away
-    /// what the noise wire protects.
+    /// The same secret is configured for the noise wire and for the classic wire, which would
+    /// weaken the noise wire.
     KeyOnBothWires(KeyId),
-    /// The server does not speak the noise wire, which is the only one with a ring.
+    /// The server does not use the noise wire, and the classic wire has no key ring.
     NoRing,
     /// The context is too long.
     Context(ContextTooLong),
-    /// There were no random numbers.
+    /// The random number generator failed.
     Entropy,
-}
-
-impl From<RingError> for SetupError {
-    fn from(error: RingError) -> Self {
-        match error {
-            RingError::Duplicate(id) => Self::DuplicateKey(id),
-            // A vector makes room for another key.
-            RingError::Entropy | RingError::Full => Self::Entropy,
-        }
-    }
 }
 
 impl From<ContextTooLong> for SetupError {
@@ -207,9 +235,12 @@ impl fmt::Display for SetupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoKey => f.write_str("there is no key"),
-            Self::DuplicateKey(id) => write!(f, "the key {id} is there already"),
-            Self::KeyOnBothWires(id) => write!(f, "the key {id} is to serve on both wires: each needs one of its own"),
-            Self::NoRing => f.write_str("the server speaks the classic wire alone, which has one key"),
+            Self::DuplicateKey(id) => write!(f, "the server already has the key {id}"),
+            Self::KeyOnBothWires(id) => write!(
+                f,
+                "the key {id} is configured for both wires: each needs a key of its own"
+            ),
+            Self::NoRing => f.write_str("the server uses only the classic wire, which has one key"),
             Self::Context(error) => error.fmt(f),
             Self::Entropy => f.write_str("the random number generator failed"),
         }

@@ -138,8 +138,9 @@
 //! |---|---|---|
 //! | `noise` | yes | the noise wire, for all new deployments |
 //! | `rustcrypto` | yes | AES-256-GCM, composed in this crate from `aes`, `ctr` and `ghash`; for the noise wire also X25519 (`x25519-dalek`), SHA-256 and HMAC (`sha2`, `hmac`) |
+//! | `aes-gcm` | no | AES-256-GCM from the crate `aes-gcm` instead; slower for short records |
 //! | `std` | yes | `Mutex` and `RwLock` around what connections share; with `noise` and `rustcrypto` the module `keys`; implies `alloc` |
-//! | `alloc` | yes, through `std` | the module `mux`; `Vec<u8>` as storage of a [`RecvBuf`] |
+//! | `alloc` | yes, through `std` | the module `mux`; secrets on the heap, so that moves do not copy them; `Vec<u8>` as storage of a [`RecvBuf`] |
 //! | `heapless` | no | `heapless::Vec` as storage of a [`RecvBuf`] |
 //! | `testing` | no | a virtual clock, deterministic entropy, an AEAD without security, fuzz targets; never in production |
 //!
@@ -180,6 +181,8 @@ mod settings_builder;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod time;
+#[cfg(feature = "noise")]
+mod wipe;
 mod wire;
 
 pub use classic::ClassicKey;

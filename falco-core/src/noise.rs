@@ -96,6 +96,8 @@ mod writer;
 pub use crate::message::KeyId;
 pub use key::{ContextTooLong, KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring, RingError};
 pub use layout::{HELLO_LENGTH, WELCOME_LENGTH};
+#[cfg(feature = "testing")]
+pub(crate) use record::set_rekey_period;
 pub use table::FixedTable;
 #[cfg(feature = "alloc")]
 pub use table::HeapTable;

@@ -19,6 +19,13 @@ use crate::crypto::{Crypto, RustCrypto};
 use crate::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use crate::{ClassicKey, HeapReplayCache, Key};
 
+/// Replaces keys after this many records instead of 2^20, in every client and server of the process
+/// that is set up from now on: adapters have no setting for it. For tests that have a process of
+/// their own.
+pub fn set_rekey_period(records: u64) {
+    crate::noise::set_rekey_period(records);
+}
+
 /// A key of the classic wire under [`NoSecurity`].
 pub type ClassicNoSecurity = ClassicKey<HeapReplayCache, NoSecurity>;
 

@@ -1,5 +1,6 @@
-//! The vectors of Project Wycheproof: AES-256-GCM as `RustCrypto` puts it together, and X25519, by
-//! itself and as both sides of the noise wire use it.
+//! The vectors of Project Wycheproof: AES-256-GCM of `RustCrypto`, which is that of this crate or,
+//! with the feature `aes-gcm`, that of the crate aes-gcm; and X25519, by itself and as both sides
+//! of the noise wire use it.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,9 +1,9 @@
-//! AES-256-GCM (NIST SP 800-38D), put together from the block cipher of the crate aes, the counter
-//! mode of ctr and the hash of ghash as the crate aes-gcm does it.
+//! AES-256-GCM (NIST SP 800-38D), assembled like the crate aes-gcm from the block cipher of aes,
+//! the counter mode of ctr and the hash of ghash. The feature `aes-gcm` replaces it by that crate.
 //!
-//! Two things are done otherwise, for their cost. A text in two places becomes one without being
-//! copied. A short text takes the cipher once, for its tag and all of its blocks, and the hash in
-//! groups as it takes them.
+//! It differs from aes-gcm in three ways. It wipes the keystream. It encrypts a text from two
+//! places without copying it together. For a short text it calls the cipher once, for the tag and
+//! for all blocks, and the hash in groups of the size that is fastest.
 
 use aes::cipher::{BlockCipherEncrypt, InOutBuf, InnerIvInit, KeyInit, StreamCipherCore};
 use aes::{Aes256Enc, Block};
@@ -15,17 +15,21 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use super::{Aead, AeadError, Nonce, Tag};
 
 const BLOCK: usize = 16;
-/// Blocks in the first batch: AES of the counters from 1 on. The first one masks the tag, the
+/// Blocks in the first batch: AES of the counters from 1 on. The first block masks the tag, the
 /// others are keystream.
 const BATCH: usize = 8;
-/// Bytes of text for which the first batch is enough.
+/// The longest text for which the first batch is enough.
 const FIRST: usize = (BATCH - 1) * BLOCK;
-/// Bytes in the longest text: the counters from 2 on are a block each.
+/// The longest text: one block for each counter from 2 on.
 const MAX: u64 = (1 << 36) - 32;
+
+/// Bytes of stack that the counter mode uses at most.
+#[cfg(not(target_os = "none"))]
+const CTR_STACK: usize = if cfg!(debug_assertions) { 8192 } else { 1024 };
 
 type Ctr<'c> = ctr::CtrCore<&'c Aes256Enc, ctr::flavors::Ctr32BE>;
 
-/// One key, expanded. Its parts wipe themselves.
+/// A key, expanded. Its parts are wiped when dropped.
 #[allow(
     unnameable_types,
     reason = "it is `<RustCrypto as Crypto>::Aead`, and nothing but its trait is of use"
@@ -33,15 +37,25 @@ type Ctr<'c> = ctr::CtrCore<&'c Aes256Enc, ctr::flavors::Ctr32BE>;
 #[allow(missing_debug_implementations, reason = "it is a secret")]
 pub struct Aes256Gcm {
     cipher: Aes256Enc,
-    /// With nothing hashed yet.
+    /// Of no text yet.
     hash: GHash,
+}
+
+/// The first batch. It is wiped when dropped: who has keystream and text can decrypt the text.
+struct Batch([Block; BATCH]);
+
+impl Drop for Batch {
+    #[cfg_attr(not(target_os = "none"), inline)]
+    fn drop(&mut self) {
+        Block::slice_as_flattened_mut(&mut self.0).zeroize();
+    }
 }
 
 impl ZeroizeOnDrop for Aes256Gcm {}
 
 #[allow(
     clippy::inline_always,
-    reason = "what is known of the lengths where a text is sealed takes a tenth off a short one; where flash is short, one copy of each has to do"
+    reason = "the caller knows some of the lengths, which saves a tenth for a short text; where flash is scarce there is one copy of each"
 )]
 impl Aes256Gcm {
     pub(super) fn new(key: &[u8; 32]) -> Self {
@@ -53,9 +67,9 @@ impl Aes256Gcm {
         Self { cipher, hash }
     }
 
-    /// Fills the first batch as far as a text of `length` bytes needs it.
+    /// Fills the part of the first batch that a text of `length` bytes needs.
     #[cfg_attr(not(target_os = "none"), inline(always))]
-    fn first(&self, nonce: &Nonce, length: usize, batch: &mut [Block; BATCH]) -> Result<(), AeadError> {
+    fn first(&self, nonce: &Nonce, length: usize, Batch(batch): &mut Batch) -> Result<(), AeadError> {
         if u64::try_from(length).is_ok_and(|length| length > MAX) {
             return Err(AeadError);
         }
@@ -73,12 +87,21 @@ impl Aes256Gcm {
         if text.is_empty() {
             return Ok(());
         }
+        let applied = self.rest_out_of_line(nonce, text);
+        // The crate ctr leaves its last keystream there. Devices save the stack that this takes.
+        #[cfg(not(target_os = "none"))]
+        zeroize::zeroize_stack::<CTR_STACK>();
+        applied
+    }
+
+    #[cfg_attr(not(target_os = "none"), inline(never))]
+    fn rest_out_of_line(&self, nonce: &Nonce, text: InOutBuf<'_, '_, u8>) -> Result<(), AeadError> {
         Ctr::inner_iv_init(&self.cipher, &counter_block(nonce, 9))
             .try_apply_keystream_partial(text)
             .map_err(|_| AeadError)
     }
 
-    /// Encrypts or decrypts a text where it lies. `stream` is the keystream of the first batch.
+    /// Encrypts or decrypts a text in place. `stream` is the keystream of the first batch.
     #[cfg_attr(not(target_os = "none"), inline(always))]
     fn apply(&self, nonce: &Nonce, stream: &[Block; BATCH - 1], text: &mut [u8]) -> Result<(), AeadError> {
         let (text, longer) = text.split_at_mut_checked(FIRST.min(text.len())).ok_or(AeadError)?;
@@ -106,8 +129,8 @@ impl Aes256Gcm {
             .to_be_bytes()
             .into();
         if associated.is_empty() && text.len() <= FIRST {
-            // The hash takes four blocks at once. Zeros before all else do not change it, so the
-            // lengths are made the last of a group.
+            // The hash processes four blocks at once. Leading zeros do not change it, so the block
+            // of the lengths can be the last one of a group.
             let at = BATCH - 1 - text.len().div_ceil(BLOCK);
             let place = Block::slice_as_flattened_mut(begin).get_mut(at * BLOCK..);
             let place = place.and_then(|place| place.get_mut(..text.len()));
@@ -124,17 +147,17 @@ impl Aes256Gcm {
     }
 }
 
-// In a debug build a copy elsewhere would be one that nobody optimizes.
+// Inlined in a debug build, it would be compiled without optimization.
 impl Aead for Aes256Gcm {
     #[cfg_attr(not(any(debug_assertions, target_os = "none")), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
     fn seal(&self, nonce: &Nonce, associated: &[u8], out: &mut [u8], body: &[u8]) -> Result<Tag, AeadError> {
         let prefix = out.len().checked_sub(body.len()).ok_or(AeadError)?;
-        let mut batch = [Block::default(); BATCH];
+        let mut batch = Batch([Block::default(); BATCH]);
         self.first(nonce, out.len(), &mut batch)?;
-        let [mask, stream @ ..] = &batch;
-        // Of the body, what the first batch covers is copied behind the prefix; more only where the
-        // prefix alone is longer than that.
+        let [mask, stream @ ..] = &batch.0;
+        // The part of the body that the first batch covers is copied behind the prefix. If the
+        // prefix alone is longer, all of the body is.
         let length = out.len();
         let here = if prefix > FIRST { length } else { FIRST.min(length) };
         let (text, out_rest) = out.split_at_mut_checked(here).ok_or(AeadError)?;
@@ -149,12 +172,12 @@ impl Aead for Aes256Gcm {
     #[cfg_attr(not(any(debug_assertions, target_os = "none")), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
     fn open(&self, nonce: &Nonce, associated: &[u8], text: &mut [u8], tag: &Tag) -> Result<(), AeadError> {
-        let mut batch = [Block::default(); BATCH];
+        let mut batch = Batch([Block::default(); BATCH]);
         self.first(nonce, text.len(), &mut batch)?;
-        let [mask, stream @ ..] = &batch;
+        let [mask, stream @ ..] = &batch.0;
         let expected = self.tag(mask, associated, text)?;
-        // All bytes are compared, whatever the first ones say.
-        if !bool::from(expected.ct_eq(tag)) {
+        // In constant time, and at once instead of byte by byte.
+        if !bool::from(u128::from_ne_bytes(expected).ct_eq(&u128::from_ne_bytes(*tag))) {
             return Err(AeadError);
         }
         self.apply(nonce, stream, text)

@@ -1,5 +1,8 @@
-//! [`RustCrypto`]: the seam over crates of the RustCrypto project.
+//! [`RustCrypto`]: the traits, implemented by crates of the RustCrypto project.
 
+#[cfg(feature = "aes-gcm")]
+use super::aes_gcm::Aes256Gcm;
+#[cfg(not(feature = "aes-gcm"))]
 use super::gcm::Aes256Gcm;
 use super::{Crypto, RustCrypto};
 
@@ -15,8 +18,8 @@ impl Crypto for RustCrypto {
 impl super::NoiseCrypto for RustCrypto {
     fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
         if cfg!(target_os = "none") {
-            // The ladder is there anyway. What is quicker elsewhere costs 4 KiB of flash and 2 KiB
-            // of stack more.
+            // The ladder is linked in any case. The faster way costs 4 KiB of flash and 2 KiB of
+            // stack more.
             return x25519_dalek::x25519(*private, x25519_dalek::X25519_BASEPOINT_BYTES);
         }
         let private = x25519_dalek::StaticSecret::from(*private);
@@ -41,7 +44,7 @@ impl super::NoiseCrypto for RustCrypto {
 
     fn hmac_sha256(&self, key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
         use hmac::{KeyInit, Mac};
-        // A block of the hash, padded with zeros, is what HMAC makes of any shorter key.
+        // HMAC pads a shorter key with zeros to a block of the hash.
         let mut block = zeroize::Zeroizing::new([0; 64]);
         block.split_at_mut(32).0.copy_from_slice(key);
         let mut mac = hmac::Hmac::<sha2::Sha256>::new((&*block).into());

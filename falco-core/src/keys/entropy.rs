@@ -1,4 +1,4 @@
-//! Where the random numbers of a client or a server come from.
+//! The source of a client's or a server's random numbers.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -9,10 +9,10 @@ use crate::error::EntropyError;
 
 type Fill = dyn Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync;
 
-/// A source of random numbers that connections on any thread share; clones draw from the same one.
+/// A source of random numbers that connections on any thread share. Clones share the source.
 ///
-/// It brings none of its own: an adapter makes one from its operating system's, and takes another
-/// for tests and simulations.
+/// An adapter makes one from the operating system's generator, and another for tests and
+/// simulations.
 ///
 /// ```
 /// use falco_core::keys::Entropy;
@@ -27,13 +27,13 @@ type Fill = dyn Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync;
 pub struct Entropy(Arc<Fill>);
 
 impl Entropy {
-    /// A source that fills slices by `fill`.
+    /// A source that fills slices with `fill`.
     pub fn new(fill: impl Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync + 'static) -> Self {
         Self(Arc::new(fill))
     }
 
-    /// A number below `bound`, or 0 where the source fails or `bound` is 0. It spreads load, such
-    /// as the pauses between attempts to connect, and is not for secrets.
+    /// A number below `bound`, or 0 if the source fails or `bound` is 0. It is for spreading load,
+    /// such as the pauses between attempts to connect, and not for secrets.
     #[must_use]
     pub fn below(&self, bound: u64) -> u64 {
         let mut bytes = [0; 8];

@@ -1,5 +1,5 @@
-//! The key of a client as the builder of an adapter holds it: made into keys when they are first
-//! needed, and shared by all clients of that builder and its clones.
+//! A client's key in the builder of an adapter. The first client makes the keys that all clients of
+//! that builder and its clones share.
 
 use alloc::sync::Arc;
 use alloc::vec;
@@ -12,8 +12,8 @@ use rand_core::TryCryptoRng;
 use super::{ClientKeys, Secrets, SetupError};
 use crate::key::Key;
 
-/// What a client uses a key with, whichever key that is: the wire, the context, and how many nonces
-/// are remembered.
+/// The options with which a client uses any of its keys: the wire, the context, and the capacity of
+/// the replay cache.
 #[derive(Clone, Debug)]
 pub struct KeyOptions {
     classic: bool,
@@ -42,9 +42,9 @@ impl KeyOptions {
     }
 }
 
-/// A client's key with its options, until the first client is made, and from then on the keys that
-/// all clients share. Clones share the key and its options. On the classic wire clients under one
-/// key have to share its memory of nonces and its count of sealed messages.
+/// A client's key with its options and, from the first client on, the keys that all clients share.
+/// Clones share all of that: on the classic wire all clients with one key must share its replay
+/// cache and its seal counter.
 #[derive(Clone)]
 pub struct ClientKeySource(Arc<Mutex<State>>);
 
@@ -65,7 +65,7 @@ impl ClientKeySource {
         Self::new(key, false, 0)
     }
 
-    /// A key for the classic wire, on which `nonces` are remembered.
+    /// A key for the classic wire, with a replay cache for this many nonces.
     #[must_use]
     pub fn classic(key: Key, nonces: usize) -> Self {
         Self::new(key, true, nonces)
@@ -85,7 +85,7 @@ impl ClientKeySource {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the context, unless the keys have been made.
+    /// Sets the context. Without effect once the keys are made.
     pub fn set_context(&self, context: Vec<u8>) {
         let mut state = self.lock();
         if matches!(state.key, Stage::Fresh(_)) {
@@ -93,7 +93,7 @@ impl ClientKeySource {
         }
     }
 
-    /// Sets how many nonces the classic wire remembers, unless the keys have been made.
+    /// Sets the capacity of the replay cache, in nonces. Without effect once the keys are made.
     pub fn set_nonces(&self, nonces: usize) {
         let mut state = self.lock();
         if matches!(state.key, Stage::Fresh(_)) {
@@ -101,14 +101,14 @@ impl ClientKeySource {
         }
     }
 
-    /// The shared keys, which the first call makes, and what other keys of the same client are to
-    /// be used with.
+    /// The shared keys, which the first call makes, and the options for further keys of the same
+    /// client.
     ///
     /// # Errors
-    /// [`SetupError`], and the same one ever after: the key is used up.
+    /// [`SetupError`]; every later call returns the same one, because the key is consumed.
     pub fn keys<G: TryCryptoRng + ?Sized>(&self, rng: &mut G) -> Result<(Arc<ClientKeys>, KeyOptions), SetupError> {
         let mut state = self.lock();
-        // What stands there meanwhile is replaced below.
+        // The placeholder is replaced below.
         let made = match core::mem::replace(&mut state.key, Stage::Made(Err(SetupError::NoKey))) {
             Stage::Fresh(key) => state.options.keys(key, rng),
             Stage::Made(made) => made,

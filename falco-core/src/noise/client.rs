@@ -24,6 +24,7 @@ use crate::role::ClientSide;
 use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::{Instant, Span};
+use crate::wipe::with_stack_wiped;
 
 /// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives
 /// it.
@@ -258,7 +259,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
         session.check(now)?;
         match session.base.phase {
             Phase::Handshake(Handshake::Hello(_)) => Ok(Received::Wait(ClientWait::TransmitFirst)),
-            Phase::Handshake(Handshake::Welcome(_)) => session.recv_welcome(self, unread),
+            Phase::Handshake(Handshake::Welcome(_)) => with_stack_wiped(|| session.recv_welcome(self, unread)),
             Phase::Transport(_) => {
                 if let Some(total) = session.recv_record(&self.crypto, unread)? {
                     return Ok(Received::NeedMore { total });

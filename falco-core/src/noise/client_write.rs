@@ -12,6 +12,7 @@ use super::writer::Writer;
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, OutputTooSmall, SealError};
 use crate::outgoing::OutgoingRequest;
+use crate::wipe::with_stack_wiped;
 
 impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     #[inline]
@@ -26,7 +27,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         }
         let limits = (self.base.serial, self.base.send_limit());
         let link = match &mut self.base.phase {
-            Phase::Handshake(Handshake::Hello(_)) => return self.write_hello(client, out),
+            Phase::Handshake(Handshake::Hello(_)) => return with_stack_wiped(|| self.write_hello(client, out)),
             Phase::Handshake(Handshake::Welcome(_)) => return Ok(0),
             Phase::Transport(link) => link,
         };

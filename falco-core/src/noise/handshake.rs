@@ -1,23 +1,27 @@
-//! The two messages of `NNpsk0`, from each side (Noise specification, revision 34, sections 5.3,
-//! 7.4 and 9). What the payloads mean is not known here.
+//! The two messages of `NNpsk0`, for each side (Noise specification, revision 34, sections 5.3, 7.4
+//! and 9). Their payloads are opaque here.
+//!
+//! Each step wipes the stack that it used. What it returns lies in the frame of its caller, which
+//! wipes that in the same way once it has put the secrets where they stay.
 
 use zeroize::Zeroizing;
 
 use super::symmetric::{HandshakeFailed, OneTimeKey, SymmetricState};
 use crate::crypto::{NoiseCrypto, TAG_LENGTH};
+use crate::wipe::with_stack_wiped;
 
 /// Bytes of an X25519 key.
 const DH: usize = 32;
-/// Bytes that a handshake message has besides its payload.
+/// Bytes of a handshake message besides its payload.
 pub(super) const MESSAGE_OVERHEAD: usize = DH + TAG_LENGTH;
 
-/// What the handshake leaves behind.
+/// The result of the handshake.
 pub(super) struct Outcome {
-    /// For records from the client.
+    /// The key of records from the client.
     pub(super) from_client: OneTimeKey,
-    /// For records from the server.
+    /// The key of records from the server.
     pub(super) from_server: OneTimeKey,
-    /// Names this handshake and no other; the public vectors have it.
+    /// The handshake hash, which the public vectors contain.
     #[cfg(test)]
     pub(super) hash: [u8; 32],
 }
@@ -51,26 +55,29 @@ impl Initiator {
         out: &mut [u8],
     ) -> Result<Self, HandshakeFailed> {
         let mut state = SymmetricState::new(crypto, prologue);
-        state.mix_key_and_hash(crypto, psk);
-        let (public, sealed) = out.split_first_chunk_mut::<DH>().ok_or(HandshakeFailed)?;
-        *public = crypto.x25519_public(&ephemeral);
-        state.mix_hash(crypto, public);
-        let key = state.mix_key(crypto, public);
-        state.encrypt_and_hash(crypto, &key, payload, sealed)?;
+        with_stack_wiped(|| {
+            state.mix_key_and_hash(crypto, psk);
+            let (public, sealed) = out.split_first_chunk_mut::<DH>().ok_or(HandshakeFailed)?;
+            *public = crypto.x25519_public(&ephemeral);
+            state.mix_hash(crypto, public);
+            let key = state.mix_key(crypto, public);
+            state.encrypt_and_hash(crypto, &key, payload, sealed)
+        })?;
         Ok(Self { state, ephemeral })
     }
 
-    /// Reads the second message, and lends its payload. Once: after it this is good for nothing but
-    /// to be dropped.
+    /// Reads the second message and returns its payload. Call it once.
     pub(super) fn read<'m, C: NoiseCrypto>(
         &mut self,
         crypto: &C,
         message: &'m mut [u8],
     ) -> Result<(&'m [u8], Outcome), HandshakeFailed> {
-        let (public, sealed) = message.split_first_chunk_mut::<DH>().ok_or(HandshakeFailed)?;
-        let key = second_key(crypto, &mut self.state, &self.ephemeral, public, public)?;
-        let payload = self.state.decrypt_and_hash(crypto, &key, sealed)?;
-        Ok((payload, Outcome::of(crypto, &self.state)))
+        with_stack_wiped(|| {
+            let (public, sealed) = message.split_first_chunk_mut::<DH>().ok_or(HandshakeFailed)?;
+            let key = second_key(crypto, &mut self.state, &self.ephemeral, public, public)?;
+            let payload = self.state.decrypt_and_hash(crypto, &key, sealed)?;
+            Ok((payload, Outcome::of(crypto, &self.state)))
+        })
     }
 }
 
@@ -81,7 +88,7 @@ pub(super) struct Responder {
 }
 
 impl Responder {
-    /// Reads the first message, and lends its payload.
+    /// Reads the first message and returns its payload.
     pub(super) fn read<'m, C: NoiseCrypto>(
         crypto: &C,
         prologue: [&[u8]; 4],
@@ -89,11 +96,13 @@ impl Responder {
         message: &'m mut [u8],
     ) -> Result<(&'m [u8], Self), HandshakeFailed> {
         let mut state = SymmetricState::new(crypto, prologue);
-        state.mix_key_and_hash(crypto, psk);
         let (public, sealed) = message.split_first_chunk_mut::<DH>().ok_or(HandshakeFailed)?;
-        state.mix_hash(crypto, public);
-        let key = state.mix_key(crypto, public);
-        let payload = state.decrypt_and_hash(crypto, &key, sealed)?;
+        let payload = with_stack_wiped(|| {
+            state.mix_key_and_hash(crypto, psk);
+            state.mix_hash(crypto, public);
+            let key = state.mix_key(crypto, public);
+            state.decrypt_and_hash(crypto, &key, sealed)
+        })?;
         Ok((payload, Self { state, theirs: *public }))
     }
 
@@ -105,16 +114,18 @@ impl Responder {
         payload: &[u8],
         out: &mut [u8],
     ) -> Result<Outcome, HandshakeFailed> {
-        let (public, sealed) = out.split_first_chunk_mut::<DH>().ok_or(HandshakeFailed)?;
-        *public = crypto.x25519_public(ephemeral);
-        let key = second_key(crypto, &mut self.state, ephemeral, public, &self.theirs)?;
-        self.state.encrypt_and_hash(crypto, &key, payload, sealed)?;
-        Ok(Outcome::of(crypto, &self.state))
+        with_stack_wiped(|| {
+            let (public, sealed) = out.split_first_chunk_mut::<DH>().ok_or(HandshakeFailed)?;
+            *public = crypto.x25519_public(ephemeral);
+            let key = second_key(crypto, &mut self.state, ephemeral, public, &self.theirs)?;
+            self.state.encrypt_and_hash(crypto, &key, payload, sealed)?;
+            Ok(Outcome::of(crypto, &self.state))
+        })
     }
 }
 
-/// Mixes in the server's ephemeral and the Diffie-Hellman of both, and hands out the key of the
-/// second payload.
+/// Mixes in the server's ephemeral key and the shared secret, and returns the key of the second
+/// payload.
 fn second_key<C: NoiseCrypto>(
     crypto: &C,
     state: &mut SymmetricState,
@@ -125,7 +136,7 @@ fn second_key<C: NoiseCrypto>(
     state.mix_hash(crypto, servers);
     let _ = state.mix_key(crypto, servers);
     let shared = Zeroizing::new(crypto.x25519(ours, theirs));
-    // A public key of low order: the result would be no secret.
+    // A public key of low order makes a shared secret that everybody knows.
     if shared.iter().fold(0, |all, byte| all | byte) == 0 {
         return Err(HandshakeFailed);
     }

@@ -1,29 +1,31 @@
-//! What the noise wire makes of a secret: the pre-shared key of the handshake and the id by which a
-//! server finds it; one key for a client, a ring for a server.
+//! The keys of the noise wire: the pre-shared key and the key id, derived from a secret; a client's
+//! key; a server's key ring.
 
 use core::cell::RefCell;
 use core::fmt;
 use core::marker::PhantomData;
 
 use rand_core::TryCryptoRng;
-use zeroize::{ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::layout::{CLEAR, KEY_ID, WIRE};
 use super::record::RekeyPeriod;
 use crate::crypto::NoiseCrypto;
-use crate::key::Key;
+use crate::key::{Key, Secret};
 use crate::message::KeyId;
+use crate::wipe::with_stack_wiped;
 
-/// A secret as the noise wire uses it. Wiped when dropped.
+/// What the noise wire derives from a [`Key`]: the pre-shared key of the handshake, and the key id.
+/// Wiped when dropped. As with a key, a move leaves a copy behind only without the feature `alloc`.
 pub struct NoiseSecret {
-    psk: Zeroizing<[u8; 32]>,
+    psk: Secret,
     id: KeyId,
 }
 
 #[cfg(feature = "rustcrypto")]
 impl Key {
-    /// The id by which a server on the noise wire finds the key among others, and by which one is
-    /// retired. It can be shown and stored: it says nothing of the secret.
+    /// The id by which a server on the noise wire selects the key, and by which you retire it. It
+    /// is not secret: nothing of the key follows from it.
     ///
     /// ```
     /// let key = falco_core::Key::from_bytes([7; 32])?;
@@ -37,27 +39,32 @@ impl Key {
 }
 
 impl NoiseSecret {
-    /// The id of `key`, which is not used up.
+    /// The id of `key`.
     pub fn id_of<C: NoiseCrypto>(key: &Key, crypto: &C) -> KeyId {
+        with_stack_wiped(|| Self::derive_id(key, crypto))
+    }
+
+    fn derive_id<C: NoiseCrypto>(key: &Key, crypto: &C) -> KeyId {
         let mac = crypto.hmac_sha256(key.secret(), &[b"FalcoTCP-noise/1 key id"]);
         let mut id = [0; KEY_ID];
         id.iter_mut().zip(mac).for_each(|(to, from)| *to = from);
         KeyId::from_bytes(id)
     }
 
-    /// Derives the pre-shared key and the key id of `key`, which is used up: a secret belongs to
-    /// one wire.
+    /// Derives the pre-shared key and the key id of `key`. It consumes the key, because a secret
+    /// serves one wire.
     #[must_use]
     #[expect(
         clippy::needless_pass_by_value,
-        reason = "the key is used up: its secret serves no other wire"
+        reason = "it consumes the key: a secret serves one wire"
     )]
     pub fn derive<C: NoiseCrypto>(key: Key, crypto: &C) -> Self {
-        let psk = Zeroizing::new(crypto.hmac_sha256(key.secret(), &[b"FalcoTCP-noise/1 psk"]));
-        Self {
-            psk,
-            id: Self::id_of(&key, crypto),
-        }
+        let mut psk = Secret::zeros();
+        let id = with_stack_wiped(|| {
+            *psk = crypto.hmac_sha256(key.secret(), &[b"FalcoTCP-noise/1 psk"]);
+            Self::derive_id(&key, crypto)
+        });
+        Self { psk, id }
     }
 
     /// The key's id.
@@ -66,8 +73,14 @@ impl NoiseSecret {
         self.id
     }
 
-    pub(super) fn psk(&self) -> &[u8; 32] {
+    pub(crate) fn psk(&self) -> &[u8; 32] {
         &self.psk
+    }
+}
+
+impl Zeroize for NoiseSecret {
+    fn zeroize(&mut self) {
+        self.psk.as_mut_slice().zeroize();
     }
 }
 
@@ -79,15 +92,14 @@ impl fmt::Debug for NoiseSecret {
     }
 }
 
-/// The keys that a server takes, looked up by the id in a hello.
+/// The keys that a server accepts, by key id.
 ///
-/// The methods take `&self`, so that connections may share one: [`KeyRing`] is one by itself, where
-/// its keys stay as they are; inside a `RefCell`, where they change; and with the feature `std`
-/// inside a `Mutex` or an `RwLock`, where threads share it.
+/// [`KeyRing`] implements it: by itself, for keys that do not change; inside a `RefCell`; and with
+/// the feature `std` inside a `Mutex` or an `RwLock`. For many keys there is `keys::ServerRing`.
 pub trait Ring {
-    /// Copies the pre-shared key of this id to `psk` and says that there is one; or copies a random
-    /// one that nobody has, and says that there is none. Both take the same time but for the
-    /// comparison of ids.
+    /// Copies the pre-shared key of this id to `psk` and returns `true`. If there is none, copies a
+    /// random one that nobody has, and returns `false`. Apart from the search for the id both take
+    /// the same time, and so does the handshake after it.
     fn select(&self, id: KeyId, psk: &mut [u8; 32]) -> bool;
 }
 
@@ -95,9 +107,9 @@ pub trait Ring {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RingError {
-    /// All places of the storage are taken.
+    /// The storage has no free place.
     Full,
-    /// A key of this id is there: the same secret, or by a chance of 2^-64 another.
+    /// The ring has a key with this id: the same secret, or, with a probability of 2^-64, another.
     Duplicate(KeyId),
     /// The random number generator failed.
     Entropy,
@@ -108,27 +120,32 @@ impl fmt::Display for RingError {
         match self {
             Self::Full => f.write_str("the key ring is full"),
             Self::Entropy => f.write_str("the random number generator failed"),
-            Self::Duplicate(id) => write!(f, "the key ring has a key of id {id}"),
+            Self::Duplicate(id) => write!(f, "the key ring already has a key with the id {id}"),
         }
     }
 }
 
 impl core::error::Error for RingError {}
 
-/// Keys in use, over storage that the caller chooses, such as `[const { None }; 4]` or a
+/// A small key ring, over storage that you choose, such as `[const { None }; 4]` or a
 /// `Vec<Option<NoiseSecret>>`.
+///
+/// Each lookup compares all ids, and [`new`](Self::new) compares each with each: for thousands of
+/// keys there is `keys::ServerRing`.
 pub struct KeyRing<S> {
     places: S,
-    /// What a hello of an unknown id is tried with.
-    dummy: Zeroizing<[u8; 32]>,
+    /// Used for a hello with an unknown id.
+    dummy: Secret,
 }
 
 impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> {
-    /// A ring of the keys that are in `places`, and room for as many as there are places.
+    /// A ring with the keys in `places`, which also is its capacity.
+    ///
+    /// The generator makes the key that a hello with an unknown id is tried with.
     ///
     /// # Errors
-    /// [`RingError::Duplicate`] where two keys have one id, [`RingError::Entropy`] where the
-    /// generator fails, which makes the key that nobody has.
+    /// [`RingError::Duplicate`] if two keys have the same id, [`RingError::Entropy`] if the
+    /// generator fails.
     pub fn new<G: TryCryptoRng + ?Sized>(places: S, rng: &mut G) -> Result<Self, RingError> {
         let keys = || places.as_ref().iter().flatten();
         for (number, key) in keys().enumerate() {
@@ -136,16 +153,16 @@ impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> 
                 return Err(RingError::Duplicate(key.id));
             }
         }
-        let mut dummy = Zeroizing::new([0; 32]);
+        let mut dummy = Secret::zeros();
         rng.try_fill_bytes(dummy.as_mut_slice())
             .map_err(|_| RingError::Entropy)?;
         Ok(Self { places, dummy })
     }
 
-    /// Takes a key into service.
+    /// Adds a key.
     ///
     /// # Errors
-    /// [`RingError`]; then the ring is as it was.
+    /// [`RingError`]; then the ring is unchanged.
     pub fn add(&mut self, secret: NoiseSecret) -> Result<KeyId, RingError> {
         let id = secret.id;
         if self.places.as_ref().iter().flatten().any(|known| known.id == id) {
@@ -161,57 +178,36 @@ impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> 
         Ok(id)
     }
 
-    /// Takes a key out of service, and says whether it was in it. Hellos under it are refused from
-    /// now on; its connections are the caller's to close, with
+    /// Removes a key and wipes it. Returns whether the ring had it. From now on hellos with its id
+    /// are refused. Close its connections with
     /// [`CloseReason::KeyRetired`](crate::CloseReason::KeyRetired).
     pub fn retire(&mut self, id: KeyId) -> bool {
-        let place = self
-            .places
-            .as_mut()
-            .iter_mut()
-            .find(|place| place.as_ref().is_some_and(|known| known.id == id));
-        place.is_some_and(|place| place.take().is_some())
+        for place in self.places.as_mut() {
+            if let Some(secret) = place.as_mut().filter(|known| known.id == id) {
+                // Before it is moved out of its place.
+                secret.zeroize();
+                *place = None;
+                return true;
+            }
+        }
+        false
     }
 
-    /// Whether a key of this id is in service.
+    /// Whether the ring has a key with this id.
     #[must_use]
     pub fn contains(&self, id: KeyId) -> bool {
         self.places.as_ref().iter().flatten().any(|known| known.id == id)
     }
 
     fn select(&self, id: KeyId, psk: &mut [u8; 32]) -> bool {
-        // Every place is looked at, whichever it is: how long it takes says neither which it was
-        // nor whether it was one.
+        // All places are compared, so that the time depends neither on where the key is nor on
+        // whether there is one.
         let (mut found, mut chosen) = (false, self.dummy.as_slice());
         for secret in self.places.as_ref().iter().flatten().filter(|secret| secret.id == id) {
             (found, chosen) = (true, secret.psk.as_slice());
         }
         psk.copy_from_slice(chosen);
         found
-    }
-}
-
-#[cfg(feature = "alloc")]
-impl KeyRing<alloc::vec::Vec<Option<NoiseSecret>>> {
-    /// Takes a key into service, making room for it where there is none.
-    ///
-    /// # Errors
-    /// [`RingError::Duplicate`]; then the ring is as it was.
-    pub fn insert(&mut self, secret: NoiseSecret) -> Result<KeyId, RingError> {
-        if !self.contains(secret.id) && self.places.iter().all(Option::is_some) {
-            // A vector that grows by itself would leave the secrets where they were: they are
-            // copied, and the old ones wiped.
-            let mut places = alloc::vec::Vec::with_capacity(2 * self.places.len() + 4);
-            places.extend(self.places.iter().map(|place| {
-                place.as_ref().map(|known| NoiseSecret {
-                    psk: Zeroizing::new(*known.psk),
-                    id: known.id,
-                })
-            }));
-            places.resize_with(2 * self.places.len() + 4, || None);
-            self.places = places;
-        }
-        self.add(secret)
     }
 }
 
@@ -251,13 +247,13 @@ impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> Ring for st
     }
 }
 
-/// What the two handshake messages are bound to besides the key: the name of the protocol, the
-/// clear part of the hello, the context.
+/// What both handshake messages authenticate besides the key: the name of the protocol, the clear
+/// part of the hello, the context.
 pub(super) fn prologue<'p>(clear: &'p [u8; CLEAR], length: &'p [u8; 2], context: &'p [u8]) -> [&'p [u8]; 4] {
     [b"FalcoTCP-noise/1", clear, length, context]
 }
 
-/// The clear part of a hello under the key `id`.
+/// The clear part of a hello with this key id.
 pub(super) fn clear(id: KeyId) -> [u8; CLEAR] {
     let mut clear = [0; CLEAR];
     clear
@@ -267,11 +263,11 @@ pub(super) fn clear(id: KeyId) -> [u8; CLEAR] {
     clear
 }
 
-/// The context is too long: at most 65535 bytes fit its length.
+/// The context is longer than 65,535 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ContextTooLong {
-    /// Bytes in it.
+    /// Its length in bytes.
     pub length: usize,
 }
 
@@ -283,8 +279,8 @@ impl fmt::Display for ContextTooLong {
 
 impl core::error::Error for ContextTooLong {}
 
-/// A client's key on the noise wire, with the context of the service it calls. `T` is the table of
-/// each connection's requests, `X` where the context lies.
+/// A client's key on the noise wire, with the context of the service that it calls. `T` is the type
+/// of each connection's request table, `X` the storage of the context.
 pub struct NoiseClient<T, C, X = &'static [u8]> {
     pub(super) crypto: C,
     pub(super) secret: NoiseSecret,
@@ -294,8 +290,8 @@ pub struct NoiseClient<T, C, X = &'static [u8]> {
     table: PhantomData<fn() -> T>,
 }
 
-/// A server's keys on the noise wire, with the context of the service it is. `T` is the table of
-/// each connection's requests, `R` the ring.
+/// A server's keys on the noise wire, with the context of the service. `T` is the type of each
+/// connection's request table, `R` the key ring.
 pub struct NoiseServer<T, R, C, X = &'static [u8]> {
     pub(super) crypto: C,
     pub(super) ring: R,
@@ -310,7 +306,7 @@ fn context_length(context: &[u8]) -> Result<u16, ContextTooLong> {
 }
 
 impl<T, C: NoiseCrypto, X: AsRef<[u8]>> NoiseClient<T, C, X> {
-    /// A client under `key`, in `context`: empty, if both owners set none.
+    /// A client with this key and context. The context is empty where a service has none.
     ///
     /// # Errors
     /// [`ContextTooLong`].
@@ -321,7 +317,7 @@ impl<T, C: NoiseCrypto, X: AsRef<[u8]>> NoiseClient<T, C, X> {
             crypto,
             context,
             context_length,
-            rekey_period: RekeyPeriod::WIRE,
+            rekey_period: RekeyPeriod::initial(),
             table: PhantomData,
         })
     }
@@ -332,8 +328,8 @@ impl<T, C: NoiseCrypto, X: AsRef<[u8]>> NoiseClient<T, C, X> {
         self.secret.id
     }
 
-    /// Replaces keys after this many records instead of 2^20, so that a test sees it happen. No
-    /// other peer does.
+    /// Replaces keys after this many records instead of 2^20, for tests. Both sides must have the
+    /// same number.
     #[cfg(feature = "testing")]
     #[must_use]
     pub const fn with_rekey_period(mut self, records: u64) -> Self {
@@ -347,7 +343,7 @@ impl<T, C: NoiseCrypto, X: AsRef<[u8]>> NoiseClient<T, C, X> {
 }
 
 impl<T, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> NoiseServer<T, R, C, X> {
-    /// A server of the keys in `ring`, in `context`: empty, if both owners set none.
+    /// A server with these keys and this context. The context is empty where a service has none.
     ///
     /// # Errors
     /// [`ContextTooLong`].
@@ -358,13 +354,13 @@ impl<T, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> NoiseServer<T, R, C, X> {
             crypto,
             context,
             context_length,
-            rekey_period: RekeyPeriod::WIRE,
+            rekey_period: RekeyPeriod::initial(),
             table: PhantomData,
         })
     }
 
-    /// Replaces keys after this many records instead of 2^20, so that a test sees it happen. No
-    /// other peer does.
+    /// Replaces keys after this many records instead of 2^20, for tests. Both sides must have the
+    /// same number.
     #[cfg(feature = "testing")]
     #[must_use]
     pub const fn with_rekey_period(mut self, records: u64) -> Self {
@@ -372,7 +368,7 @@ impl<T, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> NoiseServer<T, R, C, X> {
         self
     }
 
-    /// The ring, to add keys and to retire them.
+    /// The key ring, to add and to retire keys.
     pub const fn ring(&self) -> &R {
         &self.ring
     }

@@ -1,11 +1,11 @@
-//! One direction of records after the handshake: its key, its counter, its rekeys.
+//! One direction of records after the handshake: its key, its counter, its rekeying.
 
 use zeroize::Zeroizing;
 
 use crate::crypto::{Aead, AeadError, Crypto, NONCE_LENGTH, Nonce, Tag};
+use crate::wipe::with_stack_wiped;
 
-/// Records after which a direction's key is replaced: 2^20 on every connection, and another number
-/// only in tests.
+/// After how many records a direction's key is replaced: 2^20, and another number only in tests.
 #[derive(Clone, Copy)]
 pub(super) struct RekeyPeriod {
     #[cfg(feature = "testing")]
@@ -15,21 +15,32 @@ pub(super) struct RekeyPeriod {
 impl RekeyPeriod {
     const RECORDS: u64 = 1 << 20;
 
-    /// The wire's.
+    /// What the wire specifies.
     pub(super) const WIRE: Self = Self {
         #[cfg(feature = "testing")]
         records: Self::RECORDS,
     };
 
+    /// What the wire specifies, unless a test has set another number for its whole process.
+    pub(super) fn initial() -> Self {
+        #[cfg(feature = "testing")]
+        match PROCESS_WIDE.load(core::sync::atomic::Ordering::Relaxed) {
+            0 => Self::WIRE,
+            records => Self::of(records),
+        }
+        #[cfg(not(feature = "testing"))]
+        Self::WIRE
+    }
+
     #[cfg(feature = "testing")]
     pub(super) const fn of(records: u64) -> Self {
-        // Not zero, of which only zero is a multiple.
+        // Zero has no multiples to wait for.
         let records = if records == 0 { 1 } else { records };
         Self { records }
     }
 
-    /// Whether the next record, whose number is `counter`, has a new key. Only tests divide by a
-    /// number that is not a power of two.
+    /// Whether the key changes before record `counter`. Only tests divide by a number that is not a
+    /// power of two.
     const fn is_due(self, counter: u64) -> bool {
         #[cfg(feature = "testing")]
         let Self { records } = self;
@@ -37,6 +48,15 @@ impl RekeyPeriod {
         let (Self {}, records) = (self, Self::RECORDS);
         counter.is_multiple_of(records)
     }
+}
+
+/// The number for keys that this process makes from now on, if not 0.
+#[cfg(feature = "testing")]
+static PROCESS_WIDE: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+
+#[cfg(feature = "testing")]
+pub(crate) fn set_rekey_period(records: u64) {
+    PROCESS_WIDE.store(records, core::sync::atomic::Ordering::Relaxed);
 }
 
 /// The nonce that Noise reserves for REKEY (section 11.3).
@@ -53,19 +73,19 @@ pub(super) struct Direction<A> {
 impl<A: Aead> Direction<A> {
     pub(super) fn new<C: Crypto<Aead = A>>(crypto: &C, key: &[u8; 32], period: RekeyPeriod) -> Self {
         Self {
-            aead: crypto.aead(key),
+            aead: with_stack_wiped(|| crypto.aead(key)),
             counter: 0,
             period,
         }
     }
 
-    /// Whether a record has been sealed or opened. The counter never returns to 0.
+    /// Whether a record has been sealed or opened. The counter never wraps.
     pub(super) const fn has_begun(&self) -> bool {
         self.counter > 0
     }
 
-    /// Seals the next record: `out` holds plaintext up to its last `body.len()` bytes, which `body`
-    /// becomes.
+    /// Seals the next record. `out` holds plaintext, except for its last `body.len()` bytes, which
+    /// receive `body`.
     #[cfg_attr(not(target_os = "none"), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
     pub(super) fn seal<C: Crypto<Aead = A>>(
@@ -79,7 +99,7 @@ impl<A: Aead> Direction<A> {
         Ok(tag)
     }
 
-    /// Opens the next record where it lies.
+    /// Opens the next record in place.
     #[cfg_attr(not(target_os = "none"), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
     pub(super) fn open<C: Crypto<Aead = A>>(
@@ -92,8 +112,8 @@ impl<A: Aead> Direction<A> {
         self.advance(crypto)
     }
 
-    /// Counts a record. The key changes at every multiple of the period; the counter goes on, and
-    /// its last value is never a record's.
+    /// Counts a record. The key changes at every multiple of the period. The counter goes on, and
+    /// its last value is never used for a record.
     #[cfg_attr(not(target_os = "none"), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
     fn advance<C: Crypto<Aead = A>>(&mut self, crypto: &C) -> Result<(), AeadError> {
@@ -103,7 +123,7 @@ impl<A: Aead> Direction<A> {
             .filter(|next| *next != REKEY_NONCE)
             .ok_or(AeadError::new())?;
         if self.period.is_due(self.counter) {
-            self.rekey(crypto)?;
+            return with_stack_wiped(|| self.rekey(crypto));
         }
         Ok(())
     }
@@ -111,8 +131,9 @@ impl<A: Aead> Direction<A> {
     #[cold]
     fn rekey<C: Crypto<Aead = A>>(&mut self, crypto: &C) -> Result<(), AeadError> {
         let mut key = Zeroizing::new([0; 32]);
-        // The tag is dropped: REKEY takes the first 32 bytes.
-        self.aead.seal(&nonce(REKEY_NONCE), &[], key.as_mut_slice(), &[])?;
+        // REKEY takes the first 32 bytes, without the tag. Encrypted zeros are the keystream: here
+        // it is the new key.
+        with_stack_wiped(|| self.aead.seal(&nonce(REKEY_NONCE), &[], key.as_mut_slice(), &[]))?;
         self.aead = crypto.aead(&key);
         Ok(())
     }

@@ -23,6 +23,7 @@ use crate::role::ServerSide;
 use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::{Instant, Span};
+use crate::wipe::with_stack_wiped;
 
 /// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives
 /// it.
@@ -245,7 +246,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
             return Ok(told);
         }
         match session.base.phase {
-            Phase::Handshake(Handshake::Hello(_)) => session.recv_hello(self, unread),
+            Phase::Handshake(Handshake::Hello(_)) => with_stack_wiped(|| session.recv_hello(self, unread)),
             Phase::Handshake(Handshake::Welcome(_)) => Ok(Received::Wait(ServerWait::TransmitFirst)),
             // The answer to the first PING goes out before a request is looked at: a client whose
             // stream ends before it has heard anything knows that no handler has run.

@@ -12,6 +12,7 @@ use super::writer::Writer;
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, OutputTooSmall, SealError};
 use crate::outgoing::OutgoingAnswer;
+use crate::wipe::with_stack_wiped;
 
 impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     #[inline]
@@ -26,7 +27,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             return self.base.write_last(crypto, end, out);
         }
         if !self.base.proved {
-            return self.write_welcome(server, out);
+            return with_stack_wiped(|| self.write_welcome(server, out));
         }
         let Some(link) = self.base.phase.link_mut() else {
             return Ok(0);

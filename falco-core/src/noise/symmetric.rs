@@ -5,19 +5,18 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::crypto::{Aead, NONCE_LENGTH, NoiseCrypto, TAG_LENGTH};
 
-/// The name of the handshake: 32 bytes, as many as a hash, so that it is the first state as it
-/// stands.
+/// The name of the handshake. It has the length of a hash, so that it is the first state without
+/// being hashed.
 const PROTOCOL: &[u8; 32] = b"Noise_NNpsk0_25519_AESGCM_SHA256";
 
-/// A text of the handshake did not authenticate, or a Diffie-Hellman result was zero.
+/// A message did not authenticate, or the shared secret was zero.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct HandshakeFailed;
 
-/// A key that encrypts one text of the handshake, under nonce 0, and is gone.
+/// A key that encrypts one payload of the handshake, with nonce 0.
 pub(super) type OneTimeKey = Zeroizing<[u8; 32]>;
 
-/// Chaining key and hash. The cipher key of the moment is handed out: no key of this handshake
-/// encrypts twice.
+/// Chaining key and hash. It keeps no cipher key: no key of this handshake encrypts twice.
 pub(super) struct SymmetricState {
     chaining_key: [u8; 32],
     hash: [u8; 32],
@@ -32,7 +31,7 @@ impl SymmetricState {
         }
     }
 
-    /// The hash of all that was said, the same on both sides and of no other handshake.
+    /// The handshake hash, the same on both sides and different for each handshake.
     #[cfg(test)]
     pub(super) const fn hash(&self) -> &[u8; 32] {
         &self.hash
@@ -52,17 +51,17 @@ impl SymmetricState {
         let temporary = Zeroizing::new(crypto.hmac_sha256(&self.chaining_key, &[input]));
         let first = Zeroizing::new(crypto.hmac_sha256(&temporary, &[&[1]]));
         let second = Zeroizing::new(crypto.hmac_sha256(&temporary, &[&*first, &[2]]));
-        // The third output is a cipher key that this handshake never uses.
+        // This handshake never uses the third output, a cipher key.
         self.chaining_key = *first;
         self.mix_hash(crypto, &*second);
     }
 
-    /// The two transport keys: from the initiator, to the initiator.
+    /// The two transport keys: the initiator's, the responder's.
     pub(super) fn split<C: NoiseCrypto>(&self, crypto: &C) -> (OneTimeKey, OneTimeKey) {
         self.hkdf(crypto, &[])
     }
 
-    /// Encrypts `payload` into `out`, which has 16 bytes more, and mixes it in.
+    /// Encrypts `payload` into `out`, which is 16 bytes longer, and mixes the result in.
     pub(super) fn encrypt_and_hash<C: NoiseCrypto>(
         &mut self,
         crypto: &C,
@@ -77,7 +76,7 @@ impl SymmetricState {
         Ok(())
     }
 
-    /// Decrypts `sealed` where it lies and mixes it in; lends the payload.
+    /// Mixes `sealed` in, decrypts it in place and returns the payload.
     pub(super) fn decrypt_and_hash<'s, C: NoiseCrypto>(
         &mut self,
         crypto: &C,

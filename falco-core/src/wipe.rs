@@ -1,0 +1,44 @@
+//! Overwriting what a computation on secrets leaves on the stack: moved values, spilled registers
+//! and the scratch space of other crates, none of which a destructor reaches.
+
+/// Bytes of stack that are overwritten: more than any handshake uses. What `tests/tests/secrets.rs`
+/// finds says whether it is enough.
+const DEPTH: usize = if cfg!(target_os = "none") {
+    // A handshake uses more than that, most of it for numbers that are not secret. More would cost
+    // stack.
+    1024
+} else if cfg!(debug_assertions) {
+    // Without optimization a frame has a slot for every move.
+    64 * 1024
+} else {
+    16 * 1024
+};
+
+/// Bytes between the frame of the caller and those that are overwritten. It is more than the saved
+/// registers and the padding at the beginning of a frame.
+const DISTANCE: usize = if cfg!(target_os = "none") { 32 } else { 256 };
+
+/// Runs `work`, then overwrites the stack that it used.
+///
+/// What `work` returns lies in the frame of the caller. So a secret is not returned, but written to
+/// a place that `work` borrows, or the caller is itself run by a function like this.
+#[inline]
+pub(crate) fn with_stack_wiped<T>(work: impl FnOnce() -> T) -> T {
+    let done = out_of_line(work);
+    zeroize::zeroize_stack::<DEPTH>();
+    done
+}
+
+/// Keeps a distance to the frame of the caller: `zeroize_stack` does not overwrite the first bytes
+/// of its own frame.
+#[inline(never)]
+fn out_of_line<T>(work: impl FnOnce() -> T) -> T {
+    let distance = [0_u8; DISTANCE];
+    core::hint::black_box(&distance);
+    below(work)
+}
+
+#[inline(never)]
+fn below<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}

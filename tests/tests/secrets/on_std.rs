@@ -1,0 +1,77 @@
+//! A server and a client of falco-std.
+
+use core::net::Ipv4Addr;
+use core::time::Duration;
+use std::thread;
+
+use falco_std::{Client, HandlerError, Request, Server};
+
+use super::control::Control;
+use super::draws::{Who, entropy, key};
+use super::{MANY, REKEYED, SETTLED};
+
+#[allow(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "a handler")]
+fn reverse(request: Request) -> Result<Vec<u8>, HandlerError> {
+    Ok(request.body().iter().rev().copied().collect())
+}
+
+fn exchange(client: &Client, times: usize) {
+    for number in 0..times {
+        let answer = client.request(format!("{number:04}")).expect("it is answered");
+        let expected: String = format!("{number:04}").chars().rev().collect();
+        assert_eq!(answer, expected.as_bytes());
+    }
+}
+
+pub(crate) fn noise(control: &mut Control) {
+    let server = Server::builder(key(1)).key(key(2)).entropy(entropy(Who::Server));
+    let server = server.bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = control.relay(server.local_addr().expect("it is bound"));
+    let handle = server.handle();
+    let serving = thread::spawn(move || server.serve(reverse));
+    let builder = Client::builder(key(1)).entropy(entropy(Who::Client));
+    let client = builder.connect(address).expect("it has the key");
+    control.look("live 0");
+    exchange(&client, 1);
+    control.look("live 0");
+    exchange(&client, MANY);
+    control.look(&format!("{REKEYED} 0"));
+    let id = key(1).id();
+    assert!(handle.retire_key(id));
+    while handle.stats().connections > 0 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    thread::sleep(SETTLED);
+    control.look("retired");
+    client.set_key(key(2)).expect("the server has it");
+    exchange(&client, 1);
+    control.look("replaced 1");
+    client.close();
+    drop(client);
+    handle.shutdown();
+    serving.join().expect("no panic").expect("it ends in order");
+    drop(handle);
+    // The client's threads end on their own.
+    thread::sleep(SETTLED);
+    control.look("gone");
+}
+
+pub(crate) fn classic(control: &mut Control) {
+    let server = Server::classic(key(1)).entropy(entropy(Who::Server));
+    let server = server.bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = server.local_addr().expect("it is bound");
+    let handle = server.handle();
+    let serving = thread::spawn(move || server.serve(reverse));
+    let builder = Client::classic(key(1)).entropy(entropy(Who::Client));
+    let client = builder.connect(address).expect("it has the key");
+    exchange(&client, 3);
+    control.look("classic");
+    client.close();
+    drop(client);
+    handle.shutdown();
+    serving.join().expect("no panic").expect("it ends in order");
+    drop(handle);
+    // The client's threads end on their own.
+    thread::sleep(SETTLED);
+    control.look("gone");
+}

@@ -1,0 +1,94 @@
+//! A server and a client of falco-tokio.
+
+use core::net::Ipv4Addr;
+use core::time::Duration;
+use std::thread;
+
+use falco_tokio::{Client, Request, Server};
+
+use super::control::Control;
+use super::draws::{Who, entropy, key};
+use super::{MANY, REKEYED, SETTLED};
+
+async fn reverse(request: Request) -> Result<Vec<u8>, falco_tokio::HandlerError> {
+    Ok(request.body().iter().rev().copied().collect())
+}
+
+async fn exchange(client: &Client, times: usize) {
+    for number in 0..times {
+        let answer = client.request(format!("{number:04}")).await.expect("it is answered");
+        let expected: String = format!("{number:04}").chars().rev().collect();
+        assert_eq!(answer, expected.as_bytes());
+    }
+}
+
+pub(crate) fn noise(control: &mut Control) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(noise_scenario(control));
+    // The client's tasks end on their own.
+    thread::sleep(SETTLED);
+    control.look("closed");
+    drop(runtime);
+    control.look("gone");
+}
+
+async fn noise_scenario(control: &mut Control) {
+    let server = Server::builder(key(1)).key(key(2)).entropy(entropy(Who::Server));
+    let server = server.bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let address = control.relay(server.local_addr().expect("it is bound"));
+    let handle = server.handle();
+    let serving = tokio::spawn(server.serve(reverse));
+    let builder = Client::builder(key(1)).entropy(entropy(Who::Client));
+    let client = builder.connect(address).await.expect("it has the key");
+    control.look("live 0");
+    exchange(&client, 1).await;
+    control.look("live 0");
+    exchange(&client, MANY).await;
+    control.look(&format!("{REKEYED} 0"));
+    let id = key(1).id();
+    assert!(handle.retire_key(id));
+    while handle.stats().connections > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(SETTLED).await;
+    control.look("retired");
+    client.set_key(key(2)).await.expect("the server has it");
+    exchange(&client, 1).await;
+    control.look("replaced 1");
+    client.close().await;
+    drop(client);
+    handle.shutdown();
+    serving.await.expect("no panic").expect("it ends in order");
+}
+
+pub(crate) fn classic(control: &mut Control) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let server = Server::classic(key(1)).entropy(entropy(Who::Server));
+        let server = server.bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let address = server.local_addr().expect("it is bound");
+        let handle = server.handle();
+        let serving = tokio::spawn(server.serve(reverse));
+        let builder = Client::classic(key(1)).entropy(entropy(Who::Client));
+        let client = builder.connect(address).await.expect("it has the key");
+        exchange(&client, 3).await;
+        control.look("classic");
+        client.close().await;
+        drop(client);
+        handle.shutdown();
+        serving.await.expect("no panic").expect("it ends in order");
+    });
+    // The client's tasks end on their own.
+    thread::sleep(SETTLED);
+    control.look("closed");
+    drop(runtime);
+    control.look("gone");
+}
