@@ -64,8 +64,8 @@ impl Drop for Loaded<'_> {
 }
 
 impl Loaded<'_> {
-    /// Does one job and waits for it. The interface is not async, so this blocks the executor for as
-    /// long as a record takes. The wait is bounded, because an engine may hang.
+    /// Does one job and waits for it. The interface is not async, so this blocks the executor for
+    /// as long as a record takes. The wait is bounded, because an engine may hang.
     fn run(&self, job: Job, nonce: &Nonce, associated: &[u8], text: &mut [u8]) -> Result<Tag, AeadError> {
         let slot = self.slot.ok_or(AeadError::new())?;
         let mut engine = self.engine.try_borrow_mut().map_err(|_| AeadError::new())?;
@@ -94,8 +94,8 @@ impl Aead for Loaded<'_> {
         self.run(Job::Seal, nonce, associated, out)
     }
 
-    /// The tag is compared before the plaintext is used, and in constant time, so that a peer cannot
-    /// measure how many bytes were right. On failure the text is unchanged.
+    /// The tag is compared before the plaintext is used, and in constant time, so that a peer
+    /// cannot measure how many bytes were right. On failure the text is unchanged.
     fn open(&self, nonce: &Nonce, associated: &[u8], text: &mut [u8], tag: &Tag) -> Result<(), AeadError> {
         let computed = self.run(Job::Open, nonce, associated, text)?;
         if computed.ct_eq(tag).into() {
