@@ -335,7 +335,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
         let keep_alive = &mut self.keep_alive;
         if let Some(due) = keep_alive.pinged.map(|pinged| pinged + lifetime.third())
             && due <= now
-            && keep_alive.grace.covers((now + Span::TICK).span_since(due), lifetime)
+            && keep_alive.grace.take((now + Span::TICK).span_since(due), lifetime)
         {
             keep_alive.pinged = Some((now + Span::TICK).before(lifetime.third()));
         }

@@ -214,7 +214,7 @@ impl<T: RequestTable> Requests<T> {
         if let Some(late) = self.stale.filter(|stale| *stale <= now).map(late)
             && late <= self.lifetime
             && self.lifetime.as_millis() + late.as_millis() + 2_000 < u64::from(u32::MAX)
-            && self.grace.covers(late, self.lifetime)
+            && self.grace.take(late, self.lifetime)
         {
             self.stale = Some(now + Span::TICK);
         }

@@ -51,7 +51,7 @@ impl RequestSlot {
 }
 
 /// Holds the requests of one connection. Sealed: [`FixedTable`] and [`HeapTable`] implement it.
-#[allow(unnameable_types, reason = "that is what seals")]
+#[allow(unnameable_types, reason = "this seals the trait")]
 pub trait RequestTable {
     /// A table with nothing in it.
     fn empty() -> Self;

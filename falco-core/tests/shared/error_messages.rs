@@ -32,7 +32,7 @@ fn each_end_of_a_connection_reads_differently_and_shows_its_numbers() {
         (E::UnknownType { found: 0x07 }, &["0x07"]),
         (E::UnexpectedAnswer, &["answer"]),
         (E::AnswersOutOfStep, &["answers"]),
-        (E::Stalled, &["taken nothing"]),
+        (E::Stalled, &["no progress"]),
         (E::HandlerFailed, &["handler"]),
         (E::KeyExhausted, &["key"]),
         (E::NumbersExhausted, &["numbers"]),
