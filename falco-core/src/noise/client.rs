@@ -167,7 +167,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         let Ok(frames) = link.open(crypto, unread, total) else {
             return Err(self.base.fail(ConnectionError::Tampered));
         };
-        let before = self.requests.table.slots().len();
+        let before = self.requests.table.len();
         if link.judge_server_record(&mut self.requests, frames).is_err() {
             return Err(self.base.break_off(self.requests.begun, before));
         }
@@ -183,7 +183,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         if let Some(link) = self.base.phase.link()
             && link.their_close.is_some()
             && link.opened == 0
-            && self.requests.table.slots().is_empty()
+            && self.requests.table.len() == 0
         {
             self.base.fail(ConnectionError::Closed);
         }
@@ -301,7 +301,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
             return Err(self.base.fail(ConnectionError::Refused));
         }
         self.cut = !unread.is_empty();
-        let orderly = self.base.close_has_gone() && unread.is_empty() && self.requests.table.slots().is_empty();
+        let orderly = self.base.close_has_gone() && unread.is_empty() && self.requests.table.len() == 0;
         Err(self.base.fail(if orderly {
             ConnectionError::Closed
         } else {
@@ -383,7 +383,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
     }
 
     fn in_flight(&self) -> usize {
-        self.base.in_flight(self.requests.table.slots().len())
+        self.base.in_flight(self.requests.table.len())
     }
 
     fn lifetime_millis(&self) -> u64 {
@@ -415,7 +415,7 @@ impl<T: RequestTable, C: NoiseCrypto> session::Client for ClientSession<T, C> {
         }
         let slot = super::table::find(&mut self.requests.table, id.number());
         if let Some(slot) = slot.filter(|slot| slot.cancel == Cancel::No && slot.state != State::Lost) {
-            slot.cancel = Cancel::Owed;
+            slot.cancel = Cancel::Pending;
             self.requests.cancels += 1;
         }
         Ok(())

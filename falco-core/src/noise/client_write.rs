@@ -115,16 +115,11 @@ impl<T: RequestTable> Requests<T> {
         if self.cancels == 0 {
             return;
         }
-        for slot in self
-            .table
-            .slots_mut()
-            .iter_mut()
-            .filter(|slot| slot.cancel == Cancel::Owed)
-        {
+        for slot in self.table.iter_mut().filter(|slot| slot.cancel == Cancel::Pending) {
             if !writer.frame(kind::CANCEL, slot.id, &[], &[]) {
                 return;
             }
-            slot.cancel = Cancel::Told;
+            slot.cancel = Cancel::Done;
             self.cancels -= 1;
         }
     }
@@ -168,7 +163,7 @@ impl<T: RequestTable> Requests<T> {
                 message.fail(too_large);
                 return Ok(true);
             }
-            if self.table.slots().len() >= self.max_in_flight {
+            if self.table.len() >= self.max_in_flight {
                 return Ok(true);
             }
         }

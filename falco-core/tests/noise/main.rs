@@ -27,5 +27,6 @@ mod rekey;
 mod secrets;
 mod server_limits;
 mod stalls;
+mod table_cost;
 mod tampering;
 mod truncation;

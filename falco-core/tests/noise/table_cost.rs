@@ -1,0 +1,171 @@
+//! What a frame costs does not grow with the number of requests in flight, so that a peer cannot
+//! make it slow. Times are the best of several rounds, and the bounds are generous.
+
+use std::time::{Duration, Instant as Clock};
+
+use crate::common::noise::{
+    AtClient, AtServer, BEGIN, CANCEL, CLOSE, MESSAGE, PING, at_client_with, at_server, begin, honest,
+};
+use falco_core::testing::{raw_frame, raw_settings};
+use falco_core::{Received, Settings};
+
+/// As many as the wire allows, but for one that comes and goes.
+const MANY: u32 = 65_534;
+/// Frames in one record.
+const FRAMES: usize = 4_000;
+/// How often a time is taken before it counts as too long.
+const ROUNDS: usize = 20;
+
+/// A server on which `count` requests have arrived in part.
+fn half_received(count: u32) -> AtServer {
+    let settings = Settings::new().with_max_in_flight(u16::MAX).unwrap();
+    let mut rig = at_server(&settings.with_max_message(2));
+    let ids: Vec<_> = (1..=count).collect();
+    for ids in ids.chunks(FRAMES) {
+        let frames: Vec<_> = ids
+            .iter()
+            .flat_map(|id| raw_frame(BEGIN, *id, &begin(2, b"a")))
+            .collect();
+        assert_eq!(rig.hear(&frames).len(), ids.len());
+    }
+    assert_eq!(rig.machine.in_flight(), ids.len());
+    rig
+}
+
+/// Cancels requests anywhere in the table, and begins another for each. Returns how long the server
+/// took for all of it.
+fn cancel_and_begin(rig: &mut AtServer, live: &mut [u32], next: &mut u32) -> Duration {
+    let mut took = Duration::ZERO;
+    for _ in 0..100 {
+        let mut frames = Vec::new();
+        // As many refusals as may be pending.
+        for _ in 0..8 {
+            let pick = usize::try_from(*next).unwrap() * 7_919 % live.len();
+            frames.extend(raw_frame(CANCEL, live[pick], &[]));
+            *next += 1;
+            frames.extend(raw_frame(BEGIN, *next, &begin(2, b"a")));
+            live[pick] = *next;
+        }
+        let mut record = rig.raw.seal(&frames);
+        let (mut unread, began) = (record.as_mut_slice(), Clock::now());
+        let mut abandoned = 0;
+        while let Ok(Received::Event { consumed, event }) = rig.machine.recv(rig.now, unread) {
+            abandoned += usize::from(matches!(event, falco_core::ServerEvent::Abandoned { .. }));
+            unread = &mut unread[consumed..];
+        }
+        took += began.elapsed();
+        assert_eq!((abandoned, unread.len()), (8, 0));
+        assert_eq!(rig.said().len(), 8);
+    }
+    assert_eq!(rig.machine.in_flight(), live.len());
+    took
+}
+
+#[test]
+fn a_begin_and_a_cancel_cost_the_same_however_many_requests_are_half_received() {
+    let mut sides: Vec<_> = [8, 1_023, MANY]
+        .into_iter()
+        .map(|count| {
+            (
+                half_received(count),
+                (1..=count).collect::<Vec<_>>(),
+                count,
+                Duration::MAX,
+            )
+        })
+        .collect();
+    for _ in 0..ROUNDS {
+        for (rig, live, next, best) in &mut sides {
+            *best = (*best).min(cancel_and_begin(rig, live, next));
+        }
+        let best: Vec<_> = sides.iter().map(|(.., best)| *best).collect();
+        println!("800 times BEGIN and CANCEL with 8, 1,023 and 65,534 half received: {best:?}");
+        if best[1] < 2 * best[0] && best[2] < 4 * best[0] {
+            return;
+        }
+    }
+    panic!("with many half received they cost more");
+}
+
+/// Asserts that `run` takes at most 4 times as long for each of 16,000 as for each of 1,000.
+fn assert_linear(run: fn(u32) -> Duration) {
+    let mut best = [Duration::MAX; 2];
+    for _ in 0..ROUNDS {
+        best = [best[0].min(run(2_000)), best[1].min(run(32_000))];
+        println!("1,000 of 2,000: {:?}, 16,000 of 32,000: {:?}", best[0], best[1]);
+        if best[1] < 16 * 4 * best[0] {
+            return;
+        }
+    }
+    panic!("more of them cost more each");
+}
+
+/// A client with `count` requests in flight, of which the server's CLOSE leaves out the second half.
+/// Returns how long it takes to report them.
+fn report_lost(count: u32) -> Duration {
+    let mut handshake = honest();
+    handshake.settings = raw_settings(u16::MAX, u16::MAX, 16 << 20, 60_000);
+    let settings = Settings::new().with_max_in_flight(u16::MAX).unwrap();
+    let mut rig: AtClient = at_client_with(&settings, &handshake);
+    for number in 0..count {
+        rig.ask(b"");
+        if number % 100 == 0 {
+            rig.opened();
+        }
+    }
+    rig.opened();
+    let mut record = rig.raw.seal(&raw_frame(CLOSE, count / 2, &[2]));
+    let (mut unread, mut lost, began) = (record.as_mut_slice(), 0, Clock::now());
+    while let Ok(Received::Event { consumed, event }) = rig.machine.recv(rig.now, unread) {
+        lost += u32::from(matches!(event, falco_core::ClientEvent::Refused { .. }));
+        unread = &mut unread[consumed..];
+    }
+    let took = began.elapsed();
+    assert_eq!(lost, count - count / 2);
+    took
+}
+
+#[test]
+fn a_close_that_leaves_out_many_requests_costs_the_same_for_each() {
+    assert_linear(report_lost);
+}
+
+/// A server with `count` requests in flight, of which nothing more of the second half arrives.
+/// Returns how long it takes to give them up.
+fn give_up(count: u32) -> Duration {
+    let settings = Settings::new().with_max_in_flight(u16::MAX).unwrap();
+    let mut rig = at_server(&settings);
+    let ids: Vec<_> = (1..=count).collect();
+    for ids in ids.chunks(FRAMES) {
+        let frame = |id: &u32| {
+            if *id <= count / 2 {
+                raw_frame(MESSAGE, *id, b"")
+            } else {
+                raw_frame(BEGIN, *id, &begin(2, b"a"))
+            }
+        };
+        rig.hear(&ids.iter().flat_map(frame).collect::<Vec<_>>());
+    }
+    rig.now = rig.now + (Settings::new().lifetime() - Duration::from_millis(1));
+    rig.hear(&raw_frame(PING, 0, &[1; 8]));
+    rig.said();
+    rig.now = rig.now + Duration::from_millis(1);
+    let (mut took, mut abandoned, began) = (Duration::ZERO, 0, Clock::now());
+    rig.machine.handle_timeout(rig.now).unwrap();
+    took += began.elapsed();
+    while abandoned < count - count / 2 {
+        let began = Clock::now();
+        while let Ok(Received::Event { .. }) = rig.machine.recv(rig.now, &mut []) {
+            abandoned += 1;
+        }
+        took += began.elapsed();
+        rig.said();
+    }
+    assert_eq!(rig.machine.in_flight(), usize::try_from(count / 2).unwrap());
+    took
+}
+
+#[test]
+fn requests_that_are_given_up_together_cost_the_same_each() {
+    assert_linear(give_up);
+}
