@@ -22,6 +22,13 @@ impl RequestId {
         self.number
     }
 
+    /// Tells requests apart, also those of other connections.
+    #[cfg(feature = "alloc")]
+    #[expect(clippy::as_conversions, reason = "`From` is not const")]
+    pub(crate) const fn key(self) -> u64 {
+        (self.serial as u64) << 32 | self.number as u64
+    }
+
     #[inline]
     pub(crate) const fn is_of(self, serial: u32) -> bool {
         self.serial == serial

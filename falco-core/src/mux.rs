@@ -55,6 +55,7 @@ mod call;
 mod client;
 mod deadline;
 mod ending;
+mod held;
 mod refusal;
 mod retry;
 mod server;

@@ -46,12 +46,12 @@ pub(super) struct Requests<T> {
     pub(super) table: T,
     /// The last number begun.
     pub(super) begun: u32,
-    pub(super) max_in_flight: usize,
+    pub(super) max_in_flight: u16,
     /// The largest answer that is read.
     pub(super) max_message: u32,
     /// Requests of which the server will hear nothing, in the state `Lost`; their refusal is still
     /// to be told.
-    pub(super) lost: usize,
+    pub(super) lost: u32,
     /// Requests for which a CANCEL is owed.
     pub(super) cancels: usize,
 }
@@ -125,7 +125,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.base.phase = Phase::Transport(link);
         self.base.agree(theirs);
         self.base.life.restart();
-        self.requests.max_in_flight = usize::from(theirs.max_in_flight).min(self.requests.max_in_flight);
+        self.requests.max_in_flight = theirs.max_in_flight.min(self.requests.max_in_flight);
         self.heard();
         self.keep_alive.sent = self.base.life.latest();
         Ok(Received::Event {
@@ -220,7 +220,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
             requests: Requests {
                 table: T::empty(),
                 begun: 0,
-                max_in_flight: usize::from(settings.max_in_flight()).min(T::capacity()),
+                max_in_flight: settings.max_in_flight().min(T::capacity()),
                 max_message: settings.max_message(),
                 lost: 0,
                 cancels: 0,
@@ -440,7 +440,7 @@ impl<T: RequestTable, C: NoiseCrypto> session::Client for ClientSession<T, C> {
     }
 
     fn max_in_flight(&self) -> usize {
-        self.requests.max_in_flight
+        self.requests.max_in_flight.into()
     }
 
     fn peer_max_message(&self) -> u32 {

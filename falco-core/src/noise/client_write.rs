@@ -163,7 +163,7 @@ impl<T: RequestTable> Requests<T> {
                 message.fail(too_large);
                 return Ok(true);
             }
-            if self.table.len() >= self.max_in_flight {
+            if self.table.len() >= usize::from(self.max_in_flight) {
                 return Ok(true);
             }
         }

@@ -39,7 +39,7 @@ pub(super) struct Requests<T> {
     /// The last number begun, or counted as begun.
     pub(super) begun: u32,
     pub(super) max_message: u32,
-    pub(super) max_in_flight: usize,
+    pub(super) max_in_flight: u16,
     pub(super) max_held: u32,
     /// Bytes of requests that have had no end.
     pub(super) held: u32,
@@ -51,7 +51,7 @@ pub(super) struct Requests<T> {
     pub(super) grace: GracePeriod,
     /// Requests whose [`Abandoned`](ServerEvent::Abandoned) is still to be told, in the state
     /// `Lost`.
-    pub(super) lost: usize,
+    pub(super) lost: u32,
     pub(super) lifetime: Span,
 }
 
@@ -211,7 +211,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
                 table: T::empty(),
                 begun: 0,
                 max_message: settings.max_message(),
-                max_in_flight: accepts.max_in_flight.into(),
+                max_in_flight: accepts.max_in_flight,
                 max_held: settings.max_held(),
                 held: 0,
                 last: None,

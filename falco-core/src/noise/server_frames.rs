@@ -99,7 +99,7 @@ impl<T: RequestTable> Requests<T> {
         if total > self.max_message {
             return mark::TOO_LARGE;
         }
-        if self.table.len() >= self.max_in_flight || !self.has_room(received) {
+        if self.table.len() >= usize::from(self.max_in_flight) || !self.has_room(received) {
             return mark::BUSY;
         }
         let state = if received == total {

@@ -63,7 +63,7 @@ pub trait RequestTable {
     fn empty() -> Self;
 
     /// How many requests there can be.
-    fn capacity() -> usize;
+    fn capacity() -> u16;
 
     /// How many requests there are.
     fn len(&self) -> usize;
@@ -121,8 +121,8 @@ impl<const N: usize> RequestTable for FixedTable<N> {
         }
     }
 
-    fn capacity() -> usize {
-        N
+    fn capacity() -> u16 {
+        u16::try_from(N).unwrap_or(u16::MAX)
     }
 
     #[inline]
@@ -245,8 +245,8 @@ impl RequestTable for HeapTable {
         }
     }
 
-    fn capacity() -> usize {
-        usize::MAX
+    fn capacity() -> u16 {
+        u16::MAX
     }
 
     #[inline]

@@ -8,4 +8,5 @@
 )]
 
 mod classic;
+mod counted;
 mod noise;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::common::noise::{MESSAGE, at_server};
 use falco_core::testing::raw_frame;
-use falco_core::{Partial, Reassembly, RequestId, Settings, Storage};
+use falco_core::{HeapPartials, Partial, Reassembly, RequestId, Settings, Storage};
 
 /// Ids of requests 1 to `count`.
 fn ids(count: u32) -> Vec<RequestId> {
@@ -22,7 +22,7 @@ fn ids(count: u32) -> Vec<RequestId> {
 #[test]
 fn parts_of_several_messages_come_together_in_any_mixture() {
     let ids = ids(3);
-    let mut parts = Reassembly::new(Vec::<Partial<Vec<u8>>>::new());
+    let mut parts = Reassembly::<HeapPartials>::default();
     parts.begin(ids[0], 6, b"ab").unwrap();
     parts.begin(ids[1], 0, b"").unwrap();
     parts.begin(ids[2], 3, b"").unwrap();
@@ -66,7 +66,7 @@ fn a_message_that_does_not_fit_leaves_nothing_behind() {
     assert!(parts.part(ids[0], b"j").is_err(), "further parts are refused too");
     assert!(parts.begin(ids[1], 8, &[1; 8]).is_ok(), "and the slot is free");
     // Over its own total: the machines never let it come to that.
-    let mut parts = Reassembly::new(Vec::<Partial<Vec<u8>>>::new());
+    let mut parts = Reassembly::<HeapPartials>::default();
     assert_eq!(parts.begin(ids[0], 3, b"four").unwrap_err().total, 3);
     parts.begin(ids[0], 3, b"fo").unwrap();
     assert_eq!(parts.part(ids[0], b"ur").unwrap_err().total, 3);

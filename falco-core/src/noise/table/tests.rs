@@ -43,7 +43,7 @@ fn compare<T: RequestTable>(mut table: T, ops: &[Op]) {
         match *op {
             Op::Push(distance) => {
                 last += distance;
-                let room = list.len() < T::capacity();
+                let room = list.len() < usize::from(T::capacity());
                 assert_eq!(table.push(slot(last)), room);
                 if room {
                     list.push((last, State::Waiting));
