@@ -1,27 +1,26 @@
-//! The classic wire: what the published falcotcp 0.1.x peers speak. Turn it on to talk to those
-//! peers, and for nothing else.
+//! The classic wire, which the published falcotcp 0.1.x peers speak. Use it to talk to those peers,
+//! and for nothing else.
 //!
-//! # What it gives, and what it cannot
+//! # What it protects, and what it does not
 //!
-//! A server knows that its client has the key, or once had a recording of one who had. Bodies are
-//! encrypted, and a changed body is noticed. What the wire cannot give, no code can:
+//! A server knows that its client has the key, or replays a hello of somebody who had it. Bodies
+//! are encrypted, and a modified body is detected. The design of the wire leaves these gaps:
 //!
-//! - it does **not prove the server** to the client: whoever answers 0xFF is taken for it until an
-//!   answer has to decrypt;
-//! - it has **no forward secrecy**: the shared key itself encrypts, and whoever learns it reads all
-//!   recorded traffic;
-//! - it has **no protection from replay after a restart**, or of what the
-//!   [replay cache](crate::ReplayCache) has forgotten;
-//! - messages can be **deleted and reordered** on their way, and an answer moved to another
-//!   request;
-//! - **pings are forged** by anyone on the way, and so is **the end** of the stream.
+//! - The client has **no proof of the server** until it decrypts an answer: anybody can send 0xFF.
+//! - There is **no forward secrecy**: the shared key itself encrypts, and whoever learns it can
+//!   read all recorded traffic.
+//! - There is **no protection from replay after a restart**, nor of a nonce that the
+//!   [replay cache](crate::ReplayCache) has forgotten.
+//! - Messages can be **deleted and reordered** in transit, and an answer can be moved to another
+//!   request.
+//! - Anybody in between can **forge pings** and **the end** of the stream.
 //!
 //! # The exchange
 //!
 //! ```text
 //! client                                                        server
 //!   | 0x00 | nonce 12 | 128 random bytes, sealed | tag 16  ------> |  opens: the client has the key
-//!   | <------------------------------------------------------ 0xFF |  does not open: shut down, not a byte
+//!   | <------------------------------------------------------ 0xFF |  does not open: shut down, no byte sent
 //!   |                                                              |
 //!   | 0x01 | u64 n | nonce 12 | request, sealed | tag 16   ------> |  n = 28 + body
 //!   | <------- u64 n | nonce 12 | answer, sealed | tag 16          |  in the order of the requests
@@ -29,17 +28,16 @@
 //!   | 0x02                                                 ------> |  a ping; no answer
 //! ```
 //!
-//! Integers are big-endian. There is no associated data. Nonces are 12 bytes drawn at random for
-//! each connection and counted up by one for each seal. A [`ClassicKey`] seals 2^32 times, then
-//! refuses.
+//! Integers are big-endian. There is no associated data. The first nonce of a connection is 12
+//! random bytes, and each seal adds 1 to it. A [`ClassicKey`] seals 2^32 times, then refuses.
 //!
-//! # What a side does with what comes
+//! # What each side does with received bytes
 //!
 //! | server is | hello | message | ping | anything else |
 //! |---|---|---|---|---|
-//! | awaiting the hello | opens: `Established`, owes 0xFF; does not: `Unauthenticated`; seen before: `Replayed` | `UnknownWire` | `UnknownWire` | `UnknownWire` |
+//! | awaiting the hello | opens: `Established`, sends 0xFF; does not: `Unauthenticated`; seen before: `Replayed` | `UnknownWire` | `UnknownWire` | `UnknownWire` |
 //! | established | `UnknownType` | opens: `Request`; does not: `Tampered`; seen before: `Replayed`; n under 28 or over the limit: `FrameLength` | `Ping` | `UnknownType` |
-//! | at its limit in flight | as established | `AnswerFirst` | `Ping` | as established |
+//! | at its in-flight limit | as established | `AnswerFirst` | `Ping` | as established |
 //! | draining | `AnswerFirst` | `AnswerFirst` | `AnswerFirst` | `AnswerFirst` |
 //!
 //! | client is | 0xFF | answer | eight zeros | anything else |
@@ -48,26 +46,26 @@
 //! | waiting for answers | by its length | opens: `Answer`; does not: `Tampered`; seen before, or its own: `Replayed` | `Refused` for the oldest request, then `AnswersOutOfStep` | `FrameLength` |
 //! | waiting for nothing | by its length | `UnexpectedAnswer` | skipped | `FrameLength` |
 //!
-//! Eight zeros are a length of 0, which the published Python server sends for a request that it
-//! could not serve, and also unasked when a connection has been idle for some seconds. With a
-//! request under way the two look alike; whichever it was, going on could give one request's answer
-//! to the next. So it ends the connection.
+//! Eight zeros are a length of 0. The published Python server sends it for a request that it could
+//! not serve, and also without a request when a connection was idle for some seconds. While a
+//! request is in flight, the client cannot tell the two apart, and its next answer could go to the
+//! wrong request. So the connection ends.
 //!
 //! # Time
 //!
-//! The handshake has its deadline, which nothing moves. After it, a server's lifetime counts from
-//! the last whole authentic message, the last ping and the last answer that it sealed, and stands
-//! still while it owes an answer. A client's counts from the last request or ping that it sealed
-//! and from the last answer that it opened, and runs while it waits: on this wire nothing else
-//! would tell it that its server is gone. An unfinished frame counts for nothing.
+//! Nothing moves the deadline of the handshake. After it, a server's lifetime starts anew with each
+//! whole authentic message, each ping and each answer that it sealed. It is paused while an answer
+//! is due. A client's lifetime starts anew with each request or ping that it sealed and with each
+//! answer that it opened. It runs while the client waits for an answer: on this wire there is no
+//! other way to notice that the server is gone. A frame that arrived in part does not count.
 //!
 //! # Replay
 //!
-//! Every nonce that opened a hello or a message, and every nonce that sealed one, is remembered in
-//! the key's [`ReplayCache`](crate::ReplayCache), and refused when it comes again: that stops replay, moving
-//! a message to another connection, and reflection, among the connections of one [`ClassicKey`] and
-//! within the reach of its replay cache. Nonces of texts that do not open are not remembered, so a stranger
-//! cannot push real ones out.
+//! The key's [`ReplayCache`](crate::ReplayCache) remembers every nonce that opened or sealed a hello
+//! or a message. A text with a remembered nonce is refused. This stops replay, moving a message to
+//! another connection, and reflection, among the connections of one [`ClassicKey`] and as far back
+//! as the cache reaches. Nonces of texts that do not open are not remembered, so that an
+//! unauthenticated client cannot push others out.
 
 mod client;
 mod layout;
@@ -79,8 +77,8 @@ use crate::error::{OutputTooSmall, SealError};
 pub use layout::{ANSWER_OVERHEAD, HELLO_LENGTH, REQUEST_OVERHEAD, answer_size, request_size};
 pub use sealing::ClassicKey;
 
-/// Seals one message after the other into `out`, what is owed before them. Trouble is told only
-/// where nothing was written before it: nothing that was sealed may be lost.
+/// Seals pending output and then one message after the other into `out`. Returns an error only if
+/// nothing was written before it, so that no sealed byte is lost.
 fn seal_each<'m, S, M: 'm>(
     session: &mut S,
     messages: impl IntoIterator<Item = (&'m mut M, &'m [u8])>,

@@ -1,4 +1,4 @@
-//! One side of one connection, on the wire that its key is for. The wires make all decisions.
+//! One side of one connection, on the wire of its key. The wires make all decisions.
 
 use core::fmt;
 use core::time::Duration;
@@ -16,7 +16,7 @@ use crate::time::Instant;
 use crate::wire::{ClientKeyRef, KeyRef, ServerKeyRef};
 
 /// Bytes of output that are always enough for [`Connection::poll_transmit`], on every wire: the
-/// size of a classic hello, the largest message that a connection sends by itself.
+/// size of a classic hello, the largest message that a connection sends on its own.
 pub const TRANSMIT_SIZE: usize = crate::classic::HELLO_LENGTH;
 
 /// The client side of a connection. `H` is a reference to its key, such as `&NoiseClient<..>` or
@@ -92,8 +92,9 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         self.session.end_of_stream(now, unread)
     }
 
-    /// Writes the next message of the connection's own (hello, accept, ping) to the front of `out`,
-    /// and returns its length, or 0 if there is none. [`TRANSMIT_SIZE`] bytes are always enough.
+    /// Writes the next message that the connection sends on its own (hello, accept, ping) to the
+    /// front of `out`, and returns its length, or 0 if there is none. [`TRANSMIT_SIZE`] bytes are
+    /// always enough.
     ///
     /// Send these bytes before anything that is written later, also after the connection has ended:
     /// they may be its CLOSE.
@@ -220,8 +221,8 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         }
     }
 
-    /// The lifetime in force. On the noise wire it is the smaller one of both sides, once the
-    /// handshake has told them.
+    /// The lifetime in force. After the handshake of the noise wire it is the smaller one of both
+    /// sides.
     #[must_use]
     pub fn lifetime(&self) -> Duration {
         Duration::from_millis(self.session.lifetime_millis())
@@ -295,7 +296,7 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
         self.session.is_confirmed()
     }
 
-    /// The fate of a request that has begun and not completed, once the connection is over.
+    /// The fate of a request that has begun and not completed, once the connection has ended.
     ///
     /// On the noise wire it is *not processed* if the [stream ended](Self::end_of_stream) before
     /// any byte arrived after the welcome: a server answers the first PING before it passes a

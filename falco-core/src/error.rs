@@ -1,5 +1,5 @@
-//! What can go wrong, by whose it is: one request's, the connection's, or the caller's. No error
-//! holds a byte of a key or of a message.
+//! Errors of one request, of a connection, and of API misuse. None contains bytes of a key or a
+//! message.
 
 use core::fmt;
 use core::time::Duration;
@@ -12,12 +12,12 @@ use crate::message::{Refusal, RequestId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectionError {
-    /// The first byte belongs to no wire that is spoken here.
+    /// The first byte belongs to no wire that this side speaks.
     UnknownWire {
         /// That byte.
         first: u8,
     },
-    /// A version of the noise wire that is not spoken here.
+    /// A version of the noise wire that this side does not speak.
     UnknownVersion {
         /// That version.
         found: u8,
@@ -27,9 +27,9 @@ pub enum ConnectionError {
     /// The connection ended, or foreign bytes came, before the server had proved that it has the
     /// key.
     ///
-    /// It has another key or context, speaks another wire, or is no FalcoTCP server; or it, or a
-    /// proxy in front of it, is starting, stopping or full. Nothing tells these apart: a server
-    /// says nothing to whom it does not know.
+    /// The server has another key or context, speaks another wire, or is no FalcoTCP server; or it,
+    /// or a proxy in front of it, is starting, stopping or full. A client cannot tell these apart:
+    /// a server sends nothing to an unauthenticated client.
     Refused,
     /// The handshake did not complete before its deadline.
     HandshakeTimeout,
@@ -45,7 +45,7 @@ pub enum ConnectionError {
     FrameLength {
         /// The length that the frame claims.
         length: u64,
-        /// The least there is.
+        /// The least that the wire allows.
         min: u64,
         /// The most that the settings allow.
         max: u64,
@@ -113,34 +113,34 @@ impl ConnectionError {
 impl fmt::Display for ConnectionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnknownWire { first } => write!(f, "first byte {first:#04x} belongs to no wire that is spoken here"),
-            Self::UnknownVersion { found } => write!(f, "version {found} of the noise wire is not spoken here"),
+            Self::UnknownWire { first } => write!(f, "first byte {first:#04x} belongs to no wire that this side speaks"),
+            Self::UnknownVersion { found } => write!(f, "version {found} of the noise wire is not supported"),
             Self::Unauthenticated => f.write_str("the hello does not decrypt under our key"),
             Self::Refused => f.write_str(
-                "refused before the handshake was done: the server has another key, context or wire, or it (or a proxy before it) is starting, stopping, full, or no FalcoTCP server",
+                "refused before the handshake completed: the server has another key, context or wire, or it (or a proxy before it) is starting, stopping, full, or no FalcoTCP server",
             ),
-            Self::HandshakeTimeout => f.write_str("the handshake was not over by its deadline"),
+            Self::HandshakeTimeout => f.write_str("the handshake did not complete before its deadline"),
             Self::Expired => f.write_str("no message and no ping for a lifetime"),
-            Self::Tampered => f.write_str("a message does not decrypt: it was changed on its way"),
-            Self::Replayed => f.write_str("a message came a second time: something replays or reflects the traffic"),
+            Self::Tampered => f.write_str("a message does not decrypt: it was modified in transit"),
+            Self::Replayed => f.write_str("a message arrived a second time: something replays or reflects traffic"),
             Self::FrameLength { length, min, max } => {
-                write!(f, "a frame claims {length} bytes; allowed are {min} to {max}")
+                write!(f, "a frame claims {length} bytes; {min} to {max} are allowed")
             }
             Self::UnknownType { found } => write!(f, "a frame of unknown type {found:#04x}"),
-            Self::UnexpectedAnswer => f.write_str("an answer came that no request waited for"),
+            Self::UnexpectedAnswer => f.write_str("an answer arrived although no request waited for one"),
             Self::AnswersOutOfStep => {
-                f.write_str("after a refused request, answers can no longer be told apart on this wire")
+                f.write_str("a request was refused, and on this wire later answers can no longer be matched to requests")
             }
             Self::Protocol => f.write_str("a frame of the peer broke the rules of the wire"),
             Self::PeerReportsProtocolError => {
-                f.write_str("the peer says that a frame of ours broke the rules of the wire")
+                f.write_str("the peer reports that a frame of this side broke the rules of the wire")
             }
             Self::PeerExpired => f.write_str("the lifetime ran out on the peer's side"),
-            Self::PeerDead => f.write_str("the peer does not answer a ping"),
-            Self::Stalled => f.write_str("the peer has taken nothing for a lifetime: the write was given up"),
+            Self::PeerDead => f.write_str("the peer did not answer a ping"),
+            Self::Stalled => f.write_str("a write made no progress for a lifetime"),
             Self::HandlerFailed => f.write_str("the handler failed"),
             Self::KeyExhausted => f.write_str("the key has sealed as often as it may: replace it"),
-            Self::NumbersExhausted => f.write_str("the connection has used all request numbers: open another"),
+            Self::NumbersExhausted => f.write_str("all request numbers of the connection are used: open another"),
             Self::Truncated => f.write_str("the connection was cut off without an orderly close"),
             Self::ClosedByPeer => f.write_str("the peer closed the stream"),
             Self::Closed => f.write_str("the connection is closed"),
@@ -209,7 +209,7 @@ impl core::error::Error for Misuse {}
 /// The output is too small for the next bytes to send. No state changed: call again with a larger
 /// slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_structs, reason = "two numbers say it all")]
+#[allow(clippy::exhaustive_structs, reason = "it has no more than these two numbers")]
 pub struct OutputTooSmall {
     /// Bytes needed.
     pub needed: usize,
@@ -275,8 +275,8 @@ pub enum SealError {
     Misuse(Misuse),
 }
 
-/// Makes one error of others, and prints it in their words.
-macro_rules! made_of {
+/// Implements `From`, `Display` and `Error` for an error that wraps others.
+macro_rules! wraps {
     ($error:ident: $($variant:ident($of:ty)),*; $($unit:ident $(($bound:ident))? => $words:literal),*) => {
         $(impl From<$of> for $error {
             fn from(error: $of) -> Self {
@@ -297,14 +297,14 @@ macro_rules! made_of {
     };
 }
 
-made_of!(Error: Request(RequestError), Connection(ConnectionError), Misuse(Misuse);
-    Closing => "the connection is closing and takes nothing new");
-made_of!(ReplyError: Request(RequestError), Connection(ConnectionError), Misuse(Misuse);
+wraps!(Error: Request(RequestError), Connection(ConnectionError), Misuse(Misuse);
+    Closing => "the connection is closing and accepts no new requests");
+wraps!(ReplyError: Request(RequestError), Connection(ConnectionError), Misuse(Misuse);
     NotWaiting(id) => "request {} is not waiting for an answer",
-    TransmitFirst => "what is owed has to be taken first");
-made_of!(SealError: OutputTooSmall(OutputTooSmall), Connection(ConnectionError), Misuse(Misuse);
+    TransmitFirst => "pending output has to be sent first");
+wraps!(SealError: OutputTooSmall(OutputTooSmall), Connection(ConnectionError), Misuse(Misuse);
     NotWaiting(id) => "request {} is not waiting for an answer",
-    Closing => "the connection is closing and takes nothing new");
+    Closing => "the connection is closing and accepts no new requests");
 
 /// The random number generator of the caller failed. Nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -312,7 +312,7 @@ made_of!(SealError: OutputTooSmall(OutputTooSmall), Connection(ConnectionError),
 pub struct EntropyError;
 
 impl EntropyError {
-    /// For adapters that have an entropy source of their own.
+    /// For an adapter with its own source of entropy.
     #[must_use]
     pub const fn new() -> Self {
         Self

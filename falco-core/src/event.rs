@@ -1,4 +1,4 @@
-//! What a machine says when it is given bytes.
+//! What a connection returns for received bytes.
 
 use core::fmt;
 
@@ -163,7 +163,7 @@ pub enum ServerEvent<'u> {
     Ping,
 }
 
-/// A body in Debug: how long it is, and nothing of it.
+/// Shows the length of a body in `Debug`, and none of its bytes.
 struct Length(usize);
 
 impl fmt::Debug for Length {

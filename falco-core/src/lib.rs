@@ -195,7 +195,9 @@ pub use event::{ClientEvent, ClientWait, Received, ServerEvent, ServerWait};
 pub use key::{KEY_LENGTH, Key, KeyError};
 pub use message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 pub use outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
-pub use reassembly::{NoRoom, Partial, Partials, Reassembly};
+#[cfg(feature = "alloc")]
+pub use reassembly::HeapPartials;
+pub use reassembly::{NoRoom, Partial, Reassembly};
 pub use recv_buf::{RecvBuf, Storage, StorageFull};
 #[cfg(feature = "std")]
 pub use replay_cache::HeapReplayCache;

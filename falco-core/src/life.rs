@@ -1,5 +1,5 @@
-//! How long a connection lives and what ended it: one deadline, one sticky end. Which bytes count
-//! as signs of life is the wire's to say.
+//! The deadline of a connection, and what ended it. The end does not change once it is set. Each
+//! wire decides which bytes are a sign of life.
 
 use crate::error::{ConnectionError, LINGER};
 use crate::settings::Settings;
@@ -7,35 +7,34 @@ use crate::time::{Instant, Span};
 
 #[derive(Debug)]
 pub(crate) struct Life {
-    /// The latest time that the machine was told: a clock that goes backwards stands still here.
+    /// The latest time of any call. If the caller's clock goes backwards, this stays.
     latest: Instant,
     deadline: Option<Instant>,
-    /// Whether the deadline is the lifetime's; the handshake's, if not.
-    lives: bool,
+    /// Whether the deadline is that of the lifetime. Before, it is that of the handshake.
+    established: bool,
     lifetime: Span,
-    /// Since when this side reads nothing, by its own choice.
+    /// Since when the caller does not read, on purpose.
     paused: Option<Instant>,
-    /// How long the lifetime may still stand still before the next sign of life.
-    allowance: Span,
+    /// For how long the lifetime may still be paused before the next sign of life.
+    pause_left: Span,
     grace: GracePeriod,
     end: Option<ConnectionError>,
 }
 
-/// The grace period for a late poll: how far deadlines move so that the driver reads what has
-/// arrived first. The first late poll may be up to a lifetime late. From then on the grace period
-/// is a second in all, at most a third of the lifetime: more would let meaningless bytes postpone
-/// the end.
+/// The grace period for late polls: how far a deadline moves, so that the caller first reads what
+/// has arrived. The first late poll may be up to a lifetime late. Later ones share one second, or a
+/// third of the lifetime if that is less. With more, bytes without meaning could postpone the end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GracePeriod {
-    /// What is left; [`Span::MAX`] until the first time.
+    /// What is left for later polls. [`Span::MAX`] before the first one.
     left: Span,
 }
 
 impl GracePeriod {
     pub(crate) const UNUSED: Self = Self { left: Span::MAX };
 
-    /// Whether a deadline may be `late`, on a connection of this lifetime.
-    pub(crate) fn covers(&mut self, late: Span, lifetime: Span) -> bool {
+    /// Takes `late` from the grace period, and returns whether there was enough of it.
+    pub(crate) fn take(&mut self, late: Span, lifetime: Span) -> bool {
         let left = if self.left == Span::MAX {
             Some(lifetime.third().min(Span::of(LINGER)))
         } else {
@@ -47,27 +46,27 @@ impl GracePeriod {
 }
 
 impl Life {
-    /// From now on the handshake's deadline is in force.
+    /// Starts the handshake timeout.
     pub(crate) fn new(now: Instant, settings: &Settings) -> Self {
         Self {
             latest: now,
             deadline: Some(now + settings.handshake_timeout()),
-            lives: false,
+            established: false,
             lifetime: Span::of(settings.lifetime()),
             paused: None,
-            allowance: Span::of(settings.lifetime()),
+            pause_left: Span::of(settings.lifetime()),
             grace: GracePeriod::UNUSED,
             end: None,
         }
     }
 
-    /// Notes the time. At the deadline, and at any time after it, the connection is over.
+    /// Notes the time. At or after the deadline the connection ends.
     #[inline]
     pub(crate) fn check(&mut self, now: Instant) -> Result<(), ConnectionError> {
         self.latest = self.latest.max(now);
         match (self.end, self.deadline) {
             (Some(end), _) => Err(end),
-            (None, Some(deadline)) if self.latest >= deadline => Err(self.fail(if self.lives {
+            (None, Some(deadline)) if self.latest >= deadline => Err(self.fail(if self.established {
                 ConnectionError::Expired
             } else {
                 ConnectionError::HandshakeTimeout
@@ -76,62 +75,61 @@ impl Life {
         }
     }
 
-    /// While this side reads nothing by its own choice its lifetime stands still, for one lifetime
-    /// at the most between two signs of life. The handshake's deadline does not.
+    /// While the caller does not read, the lifetime is paused, for at most one lifetime between two
+    /// signs of life. The deadline of the handshake is not.
     pub(crate) fn set_reading(&mut self, reading: bool) {
-        let Some(deadline) = self.deadline.filter(|_| self.lives) else {
+        let Some(deadline) = self.deadline.filter(|_| self.established) else {
             return;
         };
         match (reading, self.paused) {
             (false, None) => {
                 self.paused = Some(self.latest);
-                self.deadline = Some(deadline + self.allowance);
+                self.deadline = Some(deadline + self.pause_left);
             }
             (true, Some(since)) => {
                 self.paused = None;
-                self.allowance = self.allowance.saturating_sub(self.latest.span_since(since));
-                self.deadline = Some(deadline.before(self.allowance));
+                self.pause_left = self.pause_left.saturating_sub(self.latest.span_since(since));
+                self.deadline = Some(deadline.before(self.pause_left));
             }
             (false, Some(_)) | (true, None) => {}
         }
     }
 
-    /// Nobody has read for a while, and what came by `now` is still to be looked at: a lifetime
-    /// that has run out meanwhile lasts until just after `now`. That is taken from the time for
-    /// which it may stand still between two signs of life.
+    /// A lifetime that has run out moves to 1 ms after `now`, if the grace period allows it. This
+    /// also uses up time for which the lifetime may be paused.
     pub(crate) fn handle_late_poll(&mut self, now: Instant) {
-        let ran_out = self
+        let passed = self
             .deadline
-            .filter(|deadline| self.lives && self.paused.is_none() && *deadline <= now);
-        if let Some(deadline) = ran_out {
+            .filter(|deadline| self.established && self.paused.is_none() && *deadline <= now);
+        if let Some(deadline) = passed {
             let late = (now + Span::TICK).span_since(deadline);
-            if late <= self.allowance && self.grace.covers(late, self.lifetime) {
-                self.allowance = self.allowance.saturating_sub(late);
+            if late <= self.pause_left && self.grace.take(late, self.lifetime) {
+                self.pause_left = self.pause_left.saturating_sub(late);
                 self.deadline = Some(deadline + late);
             }
         }
     }
 
-    /// The lifetime begins anew at the latest time that was noted.
+    /// The lifetime starts anew, at the latest time that was noted.
     #[inline]
     pub(crate) fn restart(&mut self) {
         self.deadline = Some(self.latest + self.lifetime);
-        self.allowance = self.lifetime;
+        self.pause_left = self.lifetime;
         self.grace = GracePeriod::UNUSED;
-        // Whoever reads nothing does not because of this; the lifetime stands still anew.
+        // The caller still does not read, so a new pause starts.
         if self.paused.is_some() {
             self.paused = Some(self.latest);
-            self.deadline = Some(self.latest + self.lifetime + self.allowance);
+            self.deadline = Some(self.latest + self.lifetime + self.pause_left);
         }
-        self.lives = true;
+        self.established = true;
     }
 
-    /// The lifetime stands still until it begins anew.
-    pub(crate) fn stand_still(&mut self) {
+    /// Pauses the lifetime until [`restart`](Self::restart).
+    pub(crate) fn suspend(&mut self) {
         self.deadline = None;
     }
 
-    /// Ends the connection, unless it has ended before, and says what ended it.
+    /// Ends the connection, unless it has ended before, and returns what ended it.
     #[cold]
     #[inline(never)]
     pub(crate) fn fail(&mut self, end: ConnectionError) -> ConnectionError {
@@ -139,14 +137,14 @@ impl Life {
         *self.end.get_or_insert(end)
     }
 
-    /// Whether this side reads nothing, by its own choice.
+    /// Whether the caller does not read, on purpose.
     #[cfg(feature = "noise")]
     #[inline]
     pub(crate) const fn is_paused(&self) -> bool {
         self.paused.is_some()
     }
 
-    /// The time that was noted last.
+    /// The latest time that was noted.
     #[cfg(feature = "noise")]
     #[inline]
     pub(crate) const fn latest(&self) -> Instant {
@@ -158,7 +156,7 @@ impl Life {
         self.lifetime
     }
 
-    /// Both sides have said what they accept.
+    /// Sets the lifetime on which both sides agreed.
     #[cfg(feature = "noise")]
     pub(crate) fn set_lifetime(&mut self, lifetime: Span) {
         self.lifetime = lifetime;

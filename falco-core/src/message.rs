@@ -1,10 +1,9 @@
-//! The words of a connection: numbers of requests and pings, refusals, reasons, statuses. Nothing
-//! here does anything.
+//! Types without behaviour: ids of requests, pings and keys, refusals, reasons, states.
 
 use core::fmt;
 
-/// Which request of which connection. A number of one connection means nothing to another, and is
-/// refused there.
+/// Identifies a request and its connection. Other connections reject it as
+/// [`Misuse::Foreign`](crate::Misuse::Foreign).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId {
     serial: u32,
@@ -23,6 +22,13 @@ impl RequestId {
         self.number
     }
 
+    /// Tells requests apart, also those of other connections.
+    #[cfg(feature = "alloc")]
+    #[expect(clippy::as_conversions, reason = "`From` is not const")]
+    pub(crate) const fn key(self) -> u64 {
+        (self.serial as u64) << 32 | self.number as u64
+    }
+
     #[inline]
     pub(crate) const fn is_of(self, serial: u32) -> bool {
         self.serial == serial
@@ -32,12 +38,13 @@ impl RequestId {
 /// Bytes of a key id.
 pub(crate) const KEY_ID_LENGTH: usize = 8;
 
-/// The bytes by which a key is named in the clear, derived from it; they say nothing of the secret.
+/// Eight bytes that are derived from a key and identify it in the clear. They reveal nothing of the
+/// secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId([u8; KEY_ID_LENGTH]);
 
 impl KeyId {
-    /// The eight bytes, as they stand in a hello.
+    /// The eight bytes, as they are sent in a hello.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; KEY_ID_LENGTH] {
         &self.0
@@ -61,7 +68,7 @@ impl fmt::Debug for KeyId {
     }
 }
 
-/// Which ping of a connection, from 1.
+/// The number of a ping within its connection, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PingId(pub(crate) u64);
 
@@ -69,15 +76,15 @@ pub struct PingId(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The server has as much to do as it allows. It never reached a handler and may be sent again.
+    /// The server has reached a limit. The request did not reach a handler and may be sent again.
     Busy,
-    /// The request is larger than the server reads. It never reached a handler.
+    /// The request is larger than the server reads. It did not reach a handler.
     TooLarge,
     /// The handler failed. It may have done part of its work.
     Failed,
-    /// The client cancelled it. The handler may have done part of its work.
+    /// The client cancelled the request. The handler may have done part of its work.
     Cancelled,
-    /// It never reached a handler and may be sent again.
+    /// The request did not reach a handler and may be sent again.
     NotProcessed,
     /// The handler has done its work, but the answer is larger than the client reads or the server
     /// sends.
@@ -85,8 +92,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether the request is known never to have reached a handler, so that sending it again does
-    /// nothing twice.
+    /// Whether the request is known not to have reached a handler. Then it is safe to send again.
     #[must_use]
     pub const fn is_unprocessed(self) -> bool {
         matches!(self, Self::Busy | Self::TooLarge | Self::NotProcessed)
@@ -106,43 +112,42 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// So that a handler may fail with it: its request is then refused in these words.
+/// A handler may return it as its error. The request is then refused with it.
 impl core::error::Error for Refusal {}
 
 /// Whether a request that failed has reached a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fate {
-    /// No handler has seen the request, and none will: sending it again cannot do its work twice.
+    /// No handler has seen the request and none will. It is safe to send again.
     NotProcessed,
-    /// A handler may have seen the request, may be at it, or may never see it. Nobody on this side
-    /// can tell.
+    /// A handler may have seen the request, may be running, or may never see it. This side cannot
+    /// know.
     MaybeProcessed,
 }
 
-/// Why a connection is closed in good order. The classic wire has no word for it; there the stream
-/// just ends.
+/// Why a side closes a connection. The classic wire does not send it: there the stream only ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// There is nothing more to say.
+    /// The side has no more requests.
     Done,
-    /// The process stops.
+    /// The process shuts down.
     ShuttingDown,
-    /// The key was taken out of service.
+    /// The key was retired.
     KeyRetired,
 }
 
-/// Where a connection is in its life.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Status {
     /// The peer has not yet proved that it has the key.
     Handshaking,
-    /// Messages go both ways.
+    /// The handshake is complete. Messages go both ways.
     Established,
-    /// Closing: what was begun is being finished, nothing new is taken.
+    /// Closing: requests that have begun are completed, and new ones are not accepted.
     Draining,
-    /// Over. Take away what is still owed, then close the stream.
+    /// Ended. Send pending output, then close the stream.
     Ended,
 }

@@ -56,6 +56,7 @@ mod call;
 mod client;
 mod deadline;
 mod ending;
+mod held;
 mod refusal;
 mod retry;
 mod server;

@@ -1,15 +1,14 @@
-//! Messages on their way out: how long they are and how far they have gone. Their bodies stay with
-//! the caller.
+//! Messages to send: their length, and how much of them is sealed. The caller keeps the bodies.
 
 use crate::error::{Misuse, RequestError};
 use crate::message::RequestId;
 
-/// What requests and answers on their way have in common.
+/// What [`OutgoingRequest`] and [`OutgoingAnswer`] have in common.
 pub trait Outgoing: private::Sealed {
     /// Bytes in the body.
     fn length(&self) -> usize;
 
-    /// Whether nothing more of it is to be sealed.
+    /// Whether nothing of it is left to seal.
     fn is_done(&self) -> bool;
 
     /// Bytes of the body that have been sealed.
@@ -17,8 +16,8 @@ pub trait Outgoing: private::Sealed {
 }
 
 mod private {
-    /// Keeps the trait this crate's own.
-    #[allow(unnameable_types, reason = "that is what seals")]
+    /// Seals the trait.
+    #[allow(unnameable_types, reason = "this seals the trait")]
     pub trait Sealed {}
 }
 
@@ -59,17 +58,16 @@ impl Outgoing for OutgoingAnswer {
     }
 }
 
-/// A request on its way: how long it is and how far it has gone. The body stays with the caller,
-/// who hands both to [`ClientConnection::seal`](crate::ClientConnection::seal) until
-/// [`is_done`](Self::is_done).
+/// A request to send: its length, and how much of it is sealed. Pass it with its body to
+/// [`ClientConnection::seal`](crate::ClientConnection::seal) until [`is_done`](Self::is_done).
 ///
-/// It gets its number when its first byte is sealed, so that one that is dropped before has never
-/// been.
+/// A request begins, and gets its number, when its first frame is sealed. One that is dropped
+/// before leaves no trace.
 #[derive(Debug)]
 #[must_use = "a request is sent by sealing it"]
 pub struct OutgoingRequest {
     serial: u32,
-    /// 0 until begun.
+    /// 0 until the request begins.
     number: u32,
     length: usize,
     sealed: usize,
@@ -90,7 +88,7 @@ impl OutgoingRequest {
         }
     }
 
-    /// Why it will never be sent: it was made before the server had said what it reads, and is
+    /// Why it was not sent: it was created before the handshake told the server's limit, and is
     /// larger.
     #[must_use]
     pub const fn failure(&self) -> Option<RequestError> {
@@ -103,7 +101,7 @@ impl OutgoingRequest {
         self.done = true;
     }
 
-    /// Its number; none while nothing of it has been sealed.
+    /// Its id, once it has begun.
     #[must_use]
     pub const fn id(&self) -> Option<RequestId> {
         if self.number == 0 {
@@ -113,7 +111,7 @@ impl OutgoingRequest {
         }
     }
 
-    /// Whether nothing more of it is to be sealed: all of it was, or its end came before.
+    /// Whether nothing of it is left to seal: it is sealed as a whole, or completed before.
     #[must_use]
     #[inline]
     pub const fn is_done(&self) -> bool {
@@ -153,7 +151,7 @@ impl OutgoingRequest {
         self.done = self.sealed >= self.length;
     }
 
-    /// Nothing more of it goes: it has completed, or may not have it.
+    /// No more of it is sealed: the request has completed or was cancelled.
     #[cfg(feature = "noise")]
     pub(crate) fn stop(&mut self) {
         self.done = true;
@@ -166,9 +164,8 @@ impl OutgoingRequest {
     }
 }
 
-/// An answer on its way: how long it is and how far it has gone. The body stays with the caller,
-/// who hands both to [`ServerConnection::seal`](crate::ServerConnection::seal) until
-/// [`is_done`](Self::is_done).
+/// An answer to send: its length, and how much of it is sealed. Pass it with its body to
+/// [`ServerConnection::seal`](crate::ServerConnection::seal) until [`is_done`](Self::is_done).
 #[derive(Debug)]
 #[must_use = "an answer is sent by sealing it"]
 pub struct OutgoingAnswer {
@@ -189,13 +186,13 @@ impl OutgoingAnswer {
         }
     }
 
-    /// The request that it answers.
+    /// The id of the request that it answers.
     #[must_use]
     pub const fn id(&self) -> RequestId {
         self.id
     }
 
-    /// Whether nothing more of it is to be sealed: all of it was, or its end came before.
+    /// Whether nothing of it is left to seal: it is sealed as a whole, or completed before.
     #[must_use]
     #[inline]
     pub const fn is_done(&self) -> bool {

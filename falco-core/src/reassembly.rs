@@ -1,14 +1,12 @@
-//! Messages that came in parts, put together over storage that the caller chooses. The machines
-//! have judged the parts: totals hold, limits are kept, nothing comes twice. Here they are only
-//! kept.
+//! Joins messages that arrive in parts, over storage that the caller chooses. The connection has
+//! already checked the parts: their sum is the total, and no limit is exceeded.
 
 use core::fmt;
 
 use crate::message::RequestId;
 use crate::recv_buf::Storage;
 
-/// One message of which not all has come.
-#[derive(Default)]
+/// A place for one message that has arrived in part, for a [`Reassembly`] in fixed memory.
 pub struct Partial<B> {
     id: Option<RequestId>,
     total: usize,
@@ -17,7 +15,7 @@ pub struct Partial<B> {
 }
 
 impl<B> Partial<B> {
-    /// A place that is free, over `storage`.
+    /// A free place over `storage`.
     pub const fn new(storage: B) -> Self {
         Self {
             id: None,
@@ -28,56 +26,134 @@ impl<B> Partial<B> {
     }
 }
 
-/// Places for partial messages: an array of a fixed number, or with the feature `alloc` a vector
-/// that grows with their number.
-pub trait Partials {
-    /// The storage of each message.
-    type Body: Storage;
-
-    /// All places.
-    fn places(&mut self) -> &mut [Partial<Self::Body>];
-
-    /// Makes one more place; says whether there is one more.
-    #[must_use]
-    fn add(&mut self) -> bool {
-        false
+impl<B: Storage> Partial<B> {
+    /// The length of the storage after `length` more bytes of the message, or `None` if they do not
+    /// fit its total.
+    ///
+    /// It doubles so that growing is linear in what arrives, and never exceeds the total.
+    fn grown(&self, present: usize, length: usize) -> Option<usize> {
+        let end = self.filled.checked_add(length).filter(|end| *end <= self.total)?;
+        Some(if present < end {
+            end.max(self.filled.saturating_mul(2)).min(self.total)
+        } else {
+            present
+        })
     }
 
-    /// Gives free places back, where they can be.
-    fn trim(&mut self) {}
+    /// Appends a part. Returns whether there was room.
+    fn append(&mut self, bytes: &[u8]) -> bool {
+        let present = self.storage.bytes().len();
+        let Some(grown) = self.grown(present, bytes.len()) else {
+            return false;
+        };
+        if present < grown {
+            self.storage.grow(grown);
+        }
+        let end = self.filled + bytes.len();
+        let Some(to) = self.storage.bytes().get_mut(self.filled..end) else {
+            return false;
+        };
+        to.copy_from_slice(bytes);
+        self.filled = end;
+        true
+    }
 }
 
-impl<B: Storage, const N: usize> Partials for [Partial<B>; N] {
+/// The places of a [`Reassembly`]: an array of [`Partial`], or with the feature `alloc`
+/// [`HeapPartials`].
+#[allow(unnameable_types, reason = "this seals the trait")]
+pub trait Places {
+    type Body: Storage;
+
+    fn find(&mut self, id: RequestId) -> Option<&mut Partial<Self::Body>>;
+
+    /// Gives a free place to the message `id`, if there is one.
+    fn add(&mut self, id: RequestId) -> Option<&mut Partial<Self::Body>>;
+
+    /// Frees the place of `id`, and its memory if the storage can.
+    fn forget(&mut self, id: RequestId);
+
+    /// Frees the place of `id`, and returns its storage.
+    fn take(&mut self, id: RequestId) -> Option<Self::Body>
+    where
+        Self::Body: Default;
+}
+
+impl<B: Storage, const N: usize> Places for [Partial<B>; N] {
     type Body = B;
 
-    fn places(&mut self) -> &mut [Partial<B>] {
-        self
+    fn find(&mut self, id: RequestId) -> Option<&mut Partial<B>> {
+        self.iter_mut().find(|place| place.id == Some(id))
+    }
+
+    fn add(&mut self, id: RequestId) -> Option<&mut Partial<B>> {
+        let place = self.iter_mut().find(|place| place.id.is_none())?;
+        place.id = Some(id);
+        Some(place)
+    }
+
+    fn forget(&mut self, id: RequestId) {
+        if let Some(place) = self.find(id) {
+            place.id = None;
+            place.storage.release();
+        }
+    }
+
+    fn take(&mut self, id: RequestId) -> Option<B>
+    where
+        B: Default,
+    {
+        let place = self.find(id)?;
+        place.id = None;
+        Some(core::mem::take(&mut place.storage))
+    }
+}
+
+/// Messages in parts on the heap, for a [`Reassembly`] of any number of them. It has no memory while
+/// there are none. However many there are, a part takes about the same time.
+#[cfg(feature = "alloc")]
+#[derive(Debug, Default)]
+pub struct HeapPartials {
+    messages: alloc::collections::BTreeMap<u64, Partial<alloc::vec::Vec<u8>>>,
+}
+
+#[cfg(feature = "alloc")]
+impl HeapPartials {
+    fn remove(&mut self, id: RequestId) -> Option<alloc::vec::Vec<u8>> {
+        let removed = self.messages.remove(&id.key())?;
+        if self.messages.is_empty() {
+            // An empty map may keep memory.
+            self.messages = alloc::collections::BTreeMap::new();
+        }
+        Some(removed.storage)
     }
 }
 
 #[cfg(feature = "alloc")]
-impl<B: Storage + Default> Partials for alloc::vec::Vec<Partial<B>> {
-    type Body = B;
+impl Places for HeapPartials {
+    type Body = alloc::vec::Vec<u8>;
 
-    fn places(&mut self) -> &mut [Partial<B>] {
-        self
+    fn find(&mut self, id: RequestId) -> Option<&mut Partial<Self::Body>> {
+        self.messages.get_mut(&id.key())
     }
 
-    fn add(&mut self) -> bool {
-        self.push(Partial::default());
-        true
+    fn add(&mut self, id: RequestId) -> Option<&mut Partial<Self::Body>> {
+        let mut place = Partial::new(alloc::vec::Vec::new());
+        place.id = Some(id);
+        Some(self.messages.entry(id.key()).insert_entry(place).into_mut())
     }
 
-    fn trim(&mut self) {
-        self.retain(|place| place.id.is_some());
-        if self.is_empty() {
-            *self = Self::new();
-        }
+    fn forget(&mut self, id: RequestId) {
+        self.remove(id);
+    }
+
+    fn take(&mut self, id: RequestId) -> Option<Self::Body> {
+        self.remove(id)
     }
 }
 
 /// No place is free, or none is large enough. A server refuses such a request as busy; a client
-/// cannot take such an answer.
+/// cannot receive such an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NoRoom {
@@ -93,113 +169,95 @@ impl fmt::Display for NoRoom {
 
 impl core::error::Error for NoRoom {}
 
-/// Messages in parts. Hand it the `Begin` and `Part` events of a connection, and take the message
-/// out with the last part.
+/// Joins messages that arrive in parts. Pass it the `Begin` and `Part` events of a connection, and
+/// take the message with its last part.
 ///
-/// Storage that grows does so by doubling what has come, never because of a total that was
-/// promised.
+/// `P` holds the messages: an array of [`Partial`], or [`HeapPartials`]. Storage that can grow
+/// doubles with what has arrived and never exceeds the message's total. A total that a peer
+/// announces reserves nothing by itself.
 #[derive(Default)]
 pub struct Reassembly<P> {
-    partials: P,
+    places: P,
 }
 
-impl<P: Partials> Reassembly<P> {
-    /// Nothing in parts yet.
-    pub const fn new(partials: P) -> Self {
-        Self { partials }
+impl<P: Places> Reassembly<P> {
+    /// No messages yet.
+    pub const fn new(places: P) -> Self {
+        Self { places }
     }
 
-    /// The first part of a message of `total` bytes.
+    /// Adds a message of `total` bytes with its first part.
     ///
     /// # Errors
-    /// [`NoRoom`]; then nothing of it is kept, and further parts of it are refused too.
+    /// [`NoRoom`]. Then nothing of the message is kept, and its further parts are refused too.
     pub fn begin(&mut self, id: RequestId, total: u32, first: &[u8]) -> Result<(), NoRoom> {
         let total = usize::try_from(total).unwrap_or(usize::MAX);
-        if self.partials.places().iter().all(|place| place.id.is_some()) && !self.partials.add() {
-            return Err(NoRoom { total });
-        }
-        let place = self
-            .partials
-            .places()
-            .iter_mut()
-            .find(|place| place.id.is_none())
-            .ok_or(NoRoom { total })?;
-        if total > place.storage.limit() {
-            return Err(NoRoom { total });
-        }
-        place.id = Some(id);
+        let place = self.places.add(id).ok_or(NoRoom { total })?;
         place.total = total;
         place.filled = 0;
+        if total > place.storage.limit() {
+            self.places.forget(id);
+            return Err(NoRoom { total });
+        }
         self.part(id, first)
     }
 
-    /// The next part of a message that has begun.
+    /// Adds the next part of a message.
     ///
     /// # Errors
-    /// [`NoRoom`]; then nothing of it is kept.
+    /// [`NoRoom`]. Then nothing of the message is kept.
     pub fn part(&mut self, id: RequestId, bytes: &[u8]) -> Result<(), NoRoom> {
-        let Some(place) = self.find(id) else {
-            return Err(NoRoom { total: 0 });
-        };
+        let place = self.places.find(id).ok_or(NoRoom { total: 0 })?;
         let total = place.total;
-        let filled = place.filled;
-        let Some(end) = filled.checked_add(bytes.len()).filter(|end| *end <= total) else {
-            self.forget(id);
-            return Err(NoRoom { total });
-        };
-        if place.storage.bytes().len() < end {
-            place.storage.grow(end.max(filled.saturating_mul(2)).min(total));
+        if place.append(bytes) {
+            Ok(())
+        } else {
+            self.places.forget(id);
+            Err(NoRoom { total })
         }
-        let Some(to) = place.storage.bytes().get_mut(filled..end) else {
-            self.forget(id);
-            return Err(NoRoom { total });
-        };
-        to.copy_from_slice(bytes);
-        place.filled = end;
-        Ok(())
     }
 
-    /// The message, if all of it has come.
+    /// The message, if it is complete.
     pub fn whole(&mut self, id: RequestId) -> Option<&mut [u8]> {
-        let place = self.find(id).filter(|place| place.filled == place.total)?;
+        let place = self.places.find(id).filter(|place| place.filled == place.total)?;
         place.storage.bytes().get_mut(..place.total)
     }
 
-    /// Forgets a message, whole or not.
+    /// Drops a message, complete or not.
     pub fn forget(&mut self, id: RequestId) {
-        if let Some(place) = self.find(id) {
-            place.id = None;
-            place.storage.release();
-        }
-        self.partials.trim();
+        self.places.forget(id);
     }
+}
 
-    fn find(&mut self, id: RequestId) -> Option<&mut Partial<P::Body>> {
-        self.partials.places().iter_mut().find(|place| place.id == Some(id))
+impl<P: Places<Body: Default>> Reassembly<P> {
+    /// Takes the storage of a complete message, and its length.
+    pub fn take(&mut self, id: RequestId) -> Option<(P::Body, usize)> {
+        let place = self.places.find(id).filter(|place| place.filled == place.total)?;
+        let total = place.total;
+        Some((self.places.take(id)?, total))
     }
 }
 
 #[cfg(feature = "alloc")]
-impl<B> Reassembly<alloc::vec::Vec<Partial<B>>> {
-    /// How many messages have begun and were neither taken nor forgotten.
+impl Reassembly<HeapPartials> {
+    /// How many messages there are.
     pub(crate) fn len(&self) -> usize {
-        self.partials.iter().filter(|place| place.id.is_some()).count()
+        self.places.messages.len()
     }
-}
 
-impl<P: Partials<Body: Default>> Reassembly<P> {
-    /// Takes the message out with its storage, if all of it has come, and how long it is.
-    pub fn take(&mut self, id: RequestId) -> Option<(P::Body, usize)> {
-        let place = self.find(id).filter(|place| place.filled == place.total)?;
-        let taken = (core::mem::take(&mut place.storage), place.total);
-        place.id = None;
-        self.partials.trim();
-        Some(taken)
+    /// How many bytes of memory a further part of `length` bytes would reserve, for whoever counts
+    /// memory. For the first part that is its length.
+    #[must_use]
+    pub fn growth(&self, id: RequestId, length: usize) -> usize {
+        self.places.messages.get(&id.key()).map_or(0, |place| {
+            let present = place.storage.len();
+            place.grown(present, length).map_or(0, |grown| grown - present)
+        })
     }
 }
 
 impl<B> fmt::Debug for Partial<B> {
-    /// How much there is, and none of it.
+    /// Shows how many bytes there are, and none of them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut partial = f.debug_struct("Partial");
         partial

@@ -1,23 +1,22 @@
-//! Bookkeeping of the bytes that a caller has read and a machine has not yet taken, over storage
-//! that the caller chooses. Nothing of a protocol is in here; the machines do not know it.
+//! A buffer for unread bytes, over storage that the caller chooses. It knows nothing of the
+//! protocol, and connections do not depend on it.
 
 use core::fmt;
 
 /// Memory for a [`RecvBuf`]. It is implemented for `[u8; N]` and `&mut [u8]`, for `Vec<u8>` with
 /// the feature `alloc`, and for `heapless::Vec<u8, N>` with the feature `heapless`.
 pub trait Storage {
-    /// All the bytes that there are now.
+    /// All bytes, at their present length.
     fn bytes(&mut self) -> &mut [u8];
 
-    /// Asks for at least `total` bytes, those there are keeping their place and value. Storage of a
+    /// Grows to at least `total` bytes. Present bytes keep their place and value. Storage of a
     /// fixed size does nothing.
     fn grow(&mut self, total: usize);
 
-    /// Gives back what can be given back. The bytes may be lost.
+    /// Frees memory, if the storage can. The bytes may be lost.
     fn release(&mut self) {}
 
-    /// More bytes than this there will never be. Storage that grows without a limit of its own says
-    /// `usize::MAX`.
+    /// The most bytes that the storage can have: `usize::MAX` if it has no limit of its own.
     fn limit(&self) -> usize {
         usize::MAX
     }
@@ -55,7 +54,7 @@ impl Storage for alloc::vec::Vec<u8> {
 
     fn grow(&mut self, total: usize) {
         if total > self.len() {
-            // Exactly: the policy of growth is RecvBuf's.
+            // Exactly: the caller decides by how much to grow.
             self.reserve_exact(total - self.len());
             self.resize(total, 0);
         }
@@ -78,7 +77,7 @@ impl<const N: usize> Storage for heapless::Vec<u8, N> {
 
     fn grow(&mut self, total: usize) {
         if total > self.len() {
-            // Cannot fail: it is cut to the capacity.
+            // Cannot fail: the length is at most the capacity.
             let _ = self.resize_default(total.min(N));
         }
     }
@@ -88,7 +87,7 @@ impl<const N: usize> Storage for heapless::Vec<u8, N> {
     }
 }
 
-/// Unread bytes, in order, over some [`Storage`].
+/// A buffer for unread bytes over a [`Storage`].
 ///
 /// ```
 /// use falco_core::RecvBuf;
@@ -112,7 +111,7 @@ pub struct RecvBuf<S> {
 }
 
 impl<S: Storage> RecvBuf<S> {
-    /// An empty buffer over `storage`, whose present content does not matter.
+    /// An empty buffer over `storage`. What `storage` contains does not matter.
     pub const fn new(storage: S) -> Self {
         Self {
             storage,
@@ -122,7 +121,7 @@ impl<S: Storage> RecvBuf<S> {
         }
     }
 
-    /// A buffer whose first `count` bytes are unread; all of them, where there are fewer.
+    /// A buffer whose first `count` bytes are unread, or all if there are fewer.
     ///
     /// ```
     /// use falco_core::RecvBuf;
@@ -137,14 +136,13 @@ impl<S: Storage> RecvBuf<S> {
         buffer
     }
 
-    /// The storage, with whatever is in it.
+    /// Returns the storage with its bytes.
     pub fn into_storage(self) -> S {
         self.storage
     }
 
-    /// From now on, storage that can grow is given at least `bytes`, so that one read may bring
-    /// many small messages. 0 at first: a peer that has proved nothing is not worth more than what
-    /// it owes.
+    /// Sets the least size to which storage grows, so that one read can bring many small messages.
+    /// It is 0 at first, so that a connection in its handshake holds little memory.
     pub fn set_read_ahead(&mut self, bytes: usize) {
         self.read_ahead = bytes;
     }
@@ -161,12 +159,12 @@ impl<S: Storage> RecvBuf<S> {
         self.start == self.end
     }
 
-    /// The unread bytes, for a machine to look at, and to decrypt where they lie.
+    /// The unread bytes. A connection decrypts them in place.
     pub fn unread(&mut self) -> &mut [u8] {
         self.storage.bytes().get_mut(self.start..self.end).unwrap_or_default()
     }
 
-    /// Drops the first `count` unread bytes; all of them, where there are fewer.
+    /// Drops the first `count` unread bytes, or all if there are fewer.
     pub fn consume(&mut self, count: usize) {
         self.start = self.start.saturating_add(count).min(self.end);
         if self.is_empty() {
@@ -175,16 +173,16 @@ impl<S: Storage> RecvBuf<S> {
         }
     }
 
-    /// Free space behind the unread bytes, never empty, for the caller to read into; say with
-    /// [`filled`](Self::filled) how much came.
+    /// Free space behind the unread bytes to read into. It is not empty. Call
+    /// [`filled`](Self::filled) with the number of bytes that were read.
     ///
-    /// `total` is how many unread bytes are wanted in all, as a machine names it. Storage grows
-    /// towards it by doubling what has really come, so a length that a peer only promised takes no
-    /// memory.
+    /// `total` is how many unread bytes are needed in all, as in
+    /// [`NeedMore`](crate::Received::NeedMore). The storage grows towards it by doubling what has
+    /// arrived, so that a length that a peer announces takes no memory by itself.
     ///
     /// # Errors
-    /// [`StorageFull`] where storage of a fixed size cannot hold `total` bytes, or has no room
-    /// left. Nothing has changed.
+    /// [`StorageFull`] if storage of a fixed size cannot hold `total` bytes, or has no space left.
+    /// No state changed.
     pub fn space(&mut self, total: usize) -> Result<&mut [u8], StorageFull> {
         let unread = self.len();
         let wanted = total.max(unread.saturating_add(1));
@@ -201,8 +199,7 @@ impl<S: Storage> RecvBuf<S> {
                 capacity,
             });
         }
-        // Only where the end of the storage is nearer than what is wanted are the unread bytes
-        // moved to its front.
+        // The unread bytes move to the front only if there is too little space behind them.
         if self.start > 0 && capacity - self.start < target.min(capacity) {
             let (bytes, start) = (self.storage.bytes(), self.start);
             if let Some(used) = bytes.get_mut(..self.end).filter(|used| start <= used.len()) {
@@ -214,14 +211,14 @@ impl<S: Storage> RecvBuf<S> {
         Ok(self.storage.bytes().get_mut(self.end..).unwrap_or_default())
     }
 
-    /// Counts `count` bytes that were written at the front of [`space`](Self::space); at most all
-    /// of it.
+    /// Adds the first `count` bytes of [`space`](Self::space) to the unread bytes, or all of it if
+    /// it is shorter.
     pub fn filled(&mut self, count: usize) {
         self.end = self.end.saturating_add(count).min(self.storage.bytes().len());
     }
 
-    /// Gives the storage's memory back where nothing is unread and the storage can: an idle
-    /// connection then holds none.
+    /// Frees the storage's memory if nothing is unread and the storage can, so that an idle
+    /// connection holds none.
     pub fn release(&mut self) {
         if self.is_empty() {
             self.storage.release();
@@ -230,7 +227,7 @@ impl<S: Storage> RecvBuf<S> {
 }
 
 impl<S> fmt::Debug for RecvBuf<S> {
-    /// How much there is, and none of it: the bytes may be decrypted.
+    /// Shows how many bytes there are, and none of them: they may be decrypted.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RecvBuf")
             .field("unread", &(self.end - self.start))
@@ -238,15 +235,15 @@ impl<S> fmt::Debug for RecvBuf<S> {
     }
 }
 
-/// The least that growing storage grows to: a hello of either wire fits.
+/// The least size to which storage grows: a hello of either wire fits.
 const FIRST_STEP: usize = 160;
 
-/// The storage cannot hold a frame that the settings allow: make it larger, or the settings'
-/// largest message smaller.
+/// The storage cannot hold a frame that the settings allow. Make the storage larger or the largest
+/// message smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StorageFull {
-    /// Bytes that were to be held at once.
+    /// Bytes that are needed at once.
     pub needed: usize,
     /// Bytes that the storage can hold.
     pub capacity: usize,
@@ -256,7 +253,7 @@ impl fmt::Display for StorageFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the receive buffer holds {} bytes and {} are needed at once",
+            "the receive buffer holds {} bytes, and {} are needed at once",
             self.capacity, self.needed
         )
     }

@@ -77,7 +77,8 @@ pub enum SealRefused {
 ///
 /// Each request and each answer takes one place. When all are taken, the oldest nonce is forgotten.
 /// A check takes the same time for every `N`. With `N` 0, seals are counted and no nonce is
-/// remembered.
+/// remembered. Where the stack is small, keep the cache in a static and give a
+/// [`ClassicKey`](crate::ClassicKey) a reference to it.
 ///
 /// ```
 /// use falco_core::{FixedReplayCache, ReplayCache};
@@ -97,9 +98,12 @@ impl<const N: usize> FixedReplayCache<N> {
     ///
     /// # Errors
     /// [`EntropyError`] if the generator, which keys the cache's hash, fails.
+    // Inlined, so that a caller that moves it to a static can build it there.
+    #[inline]
     pub fn new<R: TryCryptoRng + ?Sized>(rng: &mut R) -> Result<Self, EntropyError> {
+        let hash_key = draw_hash_key(rng)?;
         Ok(Self {
-            nonces: RefCell::new(Nonces::new([Slot::EMPTY; N], rng)?),
+            nonces: RefCell::new(Nonces::new([Slot::EMPTY; N], hash_key)),
         })
     }
 
@@ -153,7 +157,7 @@ impl HeapReplayCache {
     pub fn new<R: TryCryptoRng + ?Sized>(nonces: usize, rng: &mut R) -> Result<Self, EntropyError> {
         let slots = alloc::vec![Slot::EMPTY; nonces.min(place(u32::MAX))].into_boxed_slice();
         Ok(Self {
-            nonces: std::sync::Mutex::new(Nonces::new(slots, rng)?),
+            nonces: std::sync::Mutex::new(Nonces::new(slots, draw_hash_key(rng)?)),
         })
     }
 
@@ -192,6 +196,12 @@ impl fmt::Debug for HeapReplayCache {
     }
 }
 
+#[inline(never)]
+fn draw_hash_key<R: TryCryptoRng + ?Sized>(rng: &mut R) -> Result<[u64; 3], EntropyError> {
+    let mut draw = || rng.try_next_u64().map_err(|_| EntropyError::new());
+    Ok([draw()?, draw()? | 1, draw()? | 1])
+}
+
 /// One remembered nonce. A link is the position of another slot plus 1, or 0 for none, so that
 /// empty slots are all zeros.
 #[derive(Clone, Copy)]
@@ -223,20 +233,21 @@ struct Nonces<S> {
     hash_key: [u64; 3],
 }
 
-impl<S: AsMut<[Slot]>> Nonces<S> {
+impl<S> Nonces<S> {
     /// `slots` are empty.
-    fn new<R: TryCryptoRng + ?Sized>(slots: S, rng: &mut R) -> Result<Self, EntropyError> {
-        let mut draw = || rng.try_next_u64().map_err(|_| EntropyError::new());
-        let hash_key = [draw()?, draw()? | 1, draw()? | 1];
-        Ok(Self {
+    #[inline]
+    const fn new(slots: S, hash_key: [u64; 3]) -> Self {
+        Self {
             slots,
             cursor: 0,
             filled: 0,
             seals: 0,
             hash_key,
-        })
+        }
     }
+}
 
+impl<S: AsMut<[Slot]>> Nonces<S> {
     fn seal(&mut self, nonce: &Nonce) -> Result<(), SealRefused> {
         if self.seals >= SEALS_PER_KEY {
             return Err(SealRefused::Exhausted);

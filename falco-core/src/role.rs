@@ -1,4 +1,4 @@
-//! The two sides of a connection, and what differs between them in type.
+//! The two roles of a connection, and the types that differ between them.
 
 use core::fmt::Debug;
 
@@ -6,27 +6,27 @@ use crate::event::{ClientEvent, ClientWait, ServerEvent, ServerWait};
 use crate::outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
 
 mod private {
-    /// Keeps the roles those of this crate.
-    #[allow(unnameable_types, reason = "that is what seals")]
+    /// Seals the trait.
+    #[allow(unnameable_types, reason = "this seals the trait")]
     pub trait Sealed {}
 }
 
-/// Which side of a connection a machine is: [`ClientSide`] or [`ServerSide`].
+/// The role of one side of a connection: [`ClientSide`] or [`ServerSide`].
 pub trait Role: private::Sealed {
-    /// What happens to this side, with bodies that are lent from the unread bytes.
+    /// What [`recv`](crate::Connection::recv) reports. Bodies are lent from the unread bytes.
     type Event<'u>: Debug + Copy + PartialEq + Eq;
-    /// What this side may want before it reads on.
+    /// What may have to happen before `recv` reads on.
     type Wait: Debug + Copy + PartialEq + Eq;
-    /// What this side sends.
+    /// The messages of this side.
     type Outgoing: Debug + Outgoing;
 }
 
-/// The side that connects, sends requests and gets answers.
+/// The side that connects, sends requests and receives answers.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ClientSide;
 
-/// The side that is connected to, gets requests and sends answers.
+/// The side that accepts, receives requests and sends answers.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ServerSide;

@@ -14,21 +14,21 @@ use crate::role::Role;
 use crate::settings::Settings;
 use crate::time::Instant;
 
-/// The least memory with which a connection gets on, whatever its peer sends:
+/// The smallest buffers with which a connection works, whatever its peer sends:
 /// [`Connection::buffer_sizes`](crate::Connection::buffer_sizes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BufferSizes {
-    /// Bytes for what has come and is not taken.
+    /// Size of the buffer for unread bytes.
     pub unread: usize,
-    /// Bytes for what is sealed and not sent.
+    /// Size of the buffer for output.
     pub output: usize,
 }
 
-/// What takes the key, in the role `R`. It is implemented by a key, for its wire.
-#[allow(unnameable_types, reason = "that is what seals")]
+/// The calls that need the key, in the role `R`. Each wire implements it for its key.
+#[allow(unnameable_types, reason = "this seals the trait")]
 pub trait Keyed<R: Role> {
-    /// What is remembered of one connection.
+    /// The state of one connection.
     type Session: Session;
 
     fn start<G: TryCryptoRng + ?Sized>(
@@ -57,8 +57,8 @@ pub trait Keyed<R: Role> {
     fn buffer_sizes(settings: &Settings) -> BufferSizes;
 }
 
-/// What a session answers by itself, on either side.
-#[allow(unnameable_types, reason = "that is what seals")]
+/// The calls that need no key, in both roles.
+#[allow(unnameable_types, reason = "this seals the trait")]
 pub trait Session: Debug {
     fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError>;
     fn seal_size(&self, length: usize) -> usize;
@@ -73,8 +73,8 @@ pub trait Session: Debug {
     fn lifetime_millis(&self) -> u64;
 }
 
-/// What a client's session answers besides.
-#[allow(unnameable_types, reason = "that is what seals")]
+/// The calls of a client that need no key.
+#[allow(unnameable_types, reason = "this seals the trait")]
 pub trait Client: Session {
     fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error>;
     fn ping(&mut self) -> Result<PingId, Error>;
@@ -86,8 +86,8 @@ pub trait Client: Session {
     fn peer_max_message(&self) -> u32;
 }
 
-/// What a server's session answers besides.
-#[allow(unnameable_types, reason = "that is what seals")]
+/// The calls of a server that need no key.
+#[allow(unnameable_types, reason = "this seals the trait")]
 pub trait Server: Session {
     fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError>;
     fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), ReplyError>;

@@ -1,24 +1,24 @@
-//! What an owner may set, with the ranges and the reasons of the defaults.
+//! Settings of a connection, with their ranges and the reasons for the defaults.
 
 use core::fmt;
 use core::time::Duration;
 
-/// The lifetime that the protocol names: a connection ends when it has seen no message and no ping
-/// for 60 s.
+/// The lifetime by default, 60 s, as the published falcotcp peers have it. A connection without a
+/// message or a ping for this time ends.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 /// How long a handshake may take by default: 5 s, as the published Tokio client waits.
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest message body by default, 16 MiB.
 pub const DEFAULT_MAX_MESSAGE: u32 = 16 << 20;
-/// The largest record of the noise wire by default, and at all: its length has 16 bits.
+/// The largest record of the noise wire by default. It is also the maximum: the length has 16 bits.
 pub const DEFAULT_MAX_RECORD: u16 = u16::MAX;
 /// The bytes of unanswered requests that a server holds for one connection by default, 64 MiB.
 pub const DEFAULT_MAX_HELD: u32 = 64 << 20;
 /// How many requests of one connection may be unanswered by default.
 pub const DEFAULT_MAX_IN_FLIGHT: u16 = 1024;
 
-/// Limits and times of a connection. Every value is checked when it is set, so that settings at
-/// hand are settings in range.
+/// Limits and times of a connection. Every value is checked when it is set, so that a `Settings` is
+/// always valid.
 ///
 /// ```
 /// use core::time::Duration;
@@ -56,16 +56,17 @@ impl Settings {
         }
     }
 
-    /// The largest message body, in bytes, either way: a longer one is neither sent nor read,
-    /// whatever the peer reads. On the noise wire each side announces its limit, and the peer sends
-    /// nothing longer; the classic wire announces nothing. Any value; 0 allows only empty messages.
+    /// The largest message body in both directions, in bytes: a longer one is neither sent nor read,
+    /// whatever the peer's limit is. On the noise wire each side announces its limit, and the peer
+    /// sends nothing longer. The classic wire announces nothing. Any value is valid; 0 allows only
+    /// empty messages.
     #[must_use]
     pub const fn with_max_message(mut self, bytes: u32) -> Self {
         self.max_message = bytes;
         self
     }
 
-    /// How many requests may be unanswered at once, at least 1.
+    /// The in-flight limit: how many requests may be unanswered at once, at least 1.
     ///
     /// # Errors
     /// [`SettingsError::MaxInFlight`] for 0.
@@ -77,8 +78,8 @@ impl Settings {
         Ok(self)
     }
 
-    /// The largest record that is read on the noise wire, 64 to 65535: what the receive buffer has
-    /// to hold is two bytes more. The classic wire has no records.
+    /// The largest record that this side reads on the noise wire, 64 to 65535 bytes. The receive
+    /// buffer needs two bytes more. The classic wire has no records.
     ///
     /// # Errors
     /// [`SettingsError::MaxRecord`] for less than 64.
@@ -90,18 +91,18 @@ impl Settings {
         Ok(self)
     }
 
-    /// How many bytes of requests that have had no end one connection may have, never less than the
-    /// largest message; 64 MiB by default. A server on the noise wire refuses a request over it as
-    /// busy. The clients of the adapters begin no more than that at once, so that the defaults of
-    /// both sides fit together: where a server has less, give its clients the same.
+    /// How many bytes of requests in flight one connection may hold, 64 MiB by default. The largest
+    /// message counts instead if it is larger. A server on the noise wire refuses a request over
+    /// this limit as busy. Clients of the adapters begin no more than this at once. If a server has
+    /// a smaller limit, set the same limit in its clients.
     #[must_use]
     pub const fn with_max_held(mut self, bytes: u32) -> Self {
         self.max_held = bytes;
         self
     }
 
-    /// Whether a client on the noise wire pings by itself so that its connection stays; it does, if
-    /// nothing is said.
+    /// Whether a client on the noise wire sends pings by itself so that its connection does not
+    /// expire. On by default.
     #[must_use]
     pub const fn with_keep_alive(mut self, keep_alive: bool) -> Self {
         self.keep_alive = keep_alive;
@@ -146,14 +147,13 @@ impl Settings {
         self.max_in_flight
     }
 
-    /// The largest record that is read.
+    /// The largest record that this side reads, in bytes.
     #[must_use]
     pub const fn max_record(&self) -> u16 {
         self.max_record
     }
 
-    /// How many bytes of unanswered requests a server holds for one connection: at least the
-    /// largest message.
+    /// How many bytes of requests in flight one connection may hold: at least the largest message.
     #[must_use]
     pub const fn max_held(&self) -> u32 {
         if self.max_held < self.max_message {
@@ -163,7 +163,7 @@ impl Settings {
         }
     }
 
-    /// Whether a client pings by itself.
+    /// Whether a client sends pings by itself.
     #[must_use]
     pub const fn keep_alive(&self) -> bool {
         self.keep_alive
@@ -192,13 +192,13 @@ impl Default for Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SettingsError {
-    /// No request could ever be in flight.
+    /// An in-flight limit of 0.
     MaxInFlight,
     /// A record shorter than 64 bytes.
     MaxRecord(u16),
     /// A lifetime under a second, or over 49 days.
     Lifetime(Duration),
-    /// A handshake that could never end in time.
+    /// A handshake timeout under 1 ms.
     HandshakeTimeout(Duration),
 }
 
@@ -206,13 +206,13 @@ impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MaxInFlight => f.write_str("at least 1 request must be allowed in flight"),
-            Self::MaxRecord(given) => write!(f, "a record is 64 bytes or more, not {given}"),
+            Self::MaxRecord(given) => write!(f, "the largest record is 64 bytes or more, not {given}"),
             Self::Lifetime(given) => write!(
                 f,
                 "a lifetime is 1000 ms to 4294967295 ms, not {} ms",
                 given.as_millis()
             ),
-            Self::HandshakeTimeout(given) => write!(f, "a handshake takes at least 1 ms, not {given:?}"),
+            Self::HandshakeTimeout(given) => write!(f, "a handshake timeout is at least 1 ms, not {given:?}"),
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Settings that are put together from parts: what the builders of the adapters hold.
+//! Settings from single values and whole settings, for the builders of the adapters.
 
 use core::time::Duration;
 
 use crate::settings::{Settings, SettingsError};
 
-/// Single values over a whole [`Settings`], in any order: a value that was set by itself holds,
-/// whether the settings come before or after it. Ranges are checked by [`build`](Self::build).
+/// Combines single values with whole [`Settings`], in any order. A single value wins over the
+/// settings, whether it is set before or after them. [`build`](Self::build) checks the ranges.
 ///
 /// ```
 /// use core::time::Duration;
@@ -38,7 +38,7 @@ impl SettingsBuilder {
         }
     }
 
-    /// The values of all that is not set by itself.
+    /// Sets everything that is not set as a single value.
     pub const fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self

@@ -1,4 +1,4 @@
-//! Time as the machines see it: milliseconds on a clock that only the caller reads.
+//! Time for connections: milliseconds on a clock that only the caller reads.
 
 use core::ops::Add;
 use core::time::Duration;
@@ -6,8 +6,8 @@ use core::time::Duration;
 /// A point in time, in milliseconds since an epoch of the caller's choice, on any clock that does
 /// not go backwards.
 ///
-/// A machine never reads a clock: it is told what time it is with every call that depends on it.
-/// Sums saturate, so that no duration can overflow a deadline.
+/// A connection reads no clock: each call that depends on the time takes it as an argument. Sums
+/// saturate.
 ///
 /// ```
 /// use core::time::Duration;
@@ -38,40 +38,40 @@ impl Instant {
         self.0
     }
 
-    /// The time from `earlier` to `self`; zero where `earlier` is the later of the two.
+    /// The time from `earlier` to `self`, or zero if `earlier` is the later of the two.
     #[must_use]
     #[inline]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// The point so many milliseconds after this one, at the latest the last there is.
-    // A device has it once, and not at each of a dozen places.
+    /// The point `millis` milliseconds after this one, or the last representable one.
+    // Not inlined on a chip: it is called at a dozen places.
     #[cfg_attr(target_os = "none", inline(never))]
     pub(crate) const fn after(self, millis: u64) -> Self {
         Self(self.0.saturating_add(millis))
     }
 
-    /// The point `span` before this one, at the earliest the epoch.
+    /// The point `span` before this one, or the epoch.
     pub(crate) const fn before(self, span: Span) -> Self {
         Self(self.0.saturating_sub(span.as_millis()))
     }
 
-    /// The time from `earlier` to `self`; none where `earlier` is the later of the two.
+    /// The time from `earlier` to `self`, or zero if `earlier` is the later of the two.
     pub(crate) fn span_since(self, earlier: Self) -> Span {
         Span::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// Whole milliseconds, at most 49 days of them as in the settings on the wire: what the machines
-/// count in, as a `Duration` costs divisions and panics that nobody needs.
+/// Whole milliseconds in 32 bits, at most 49 days, as in the settings on the wire. A `Duration`
+/// would cost divisions and code that panics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Span(u32);
 
 impl Span {
     pub(crate) const MAX: Self = Self(u32::MAX);
 
-    /// The least there is.
+    /// The resolution of the clock, 1 ms.
     pub(crate) const TICK: Self = Self(1);
 
     #[cfg(feature = "alloc")]
@@ -79,7 +79,7 @@ impl Span {
         Self(millis)
     }
 
-    /// Cut to 32 bits.
+    /// Saturates at 32 bits.
     pub(crate) fn from_millis(millis: u64) -> Self {
         Self(u32::try_from(millis).unwrap_or(u32::MAX))
     }
@@ -103,14 +103,14 @@ impl Span {
 
     /// A third, rounded up.
     pub(crate) const fn third(self) -> Self {
-        // In 32 bits, in which a division costs an instruction and not a function.
+        // In 32 bits a division is one instruction on a chip. In 64 bits it is a function.
         Self(self.0.div_ceil(3))
     }
 }
 
-/// `duration` rounded up: a deadline is never early.
+/// `duration` rounded up, so that a deadline is never early.
 fn millis(duration: Duration) -> u64 {
-    // In 64 bits: a division of 128 would cost more than the rest of a record's bookkeeping.
+    // In 64 bits: a division of 128 bits would cost more than all else that is done for a record.
     let millis = duration.as_secs().saturating_mul(1000);
     millis.saturating_add(duration.subsec_nanos().div_ceil(1_000_000).into())
 }
@@ -126,7 +126,7 @@ impl Add<Span> for Instant {
 impl Add<Duration> for Instant {
     type Output = Self;
 
-    /// Rounds `duration` up to whole milliseconds: a deadline is never early.
+    /// Rounds `duration` up to whole milliseconds, so that a deadline is never early.
     #[inline]
     fn add(self, duration: Duration) -> Self {
         self.after(millis(duration))

@@ -1,5 +1,4 @@
-//! The bounds for a reference to a key, as users write them. The traits are sealed: this crate has
-//! the only wires.
+//! Bounds for references to keys. The traits are sealed: this crate has the only wires.
 
 use core::ops::Deref;
 

@@ -1,4 +1,4 @@
-//! A client's side of one connection on the classic wire.
+//! The client side of a connection on the classic wire.
 
 use core::fmt;
 
@@ -18,8 +18,7 @@ use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::Instant;
 
-/// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives
-/// it.
+/// The state of one connection. [`ClientConnection`](crate::ClientConnection) drives it.
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 #[derive(Debug)]
 pub struct ClientSession {
@@ -29,24 +28,24 @@ pub struct ClientSession {
     max_message: u32,
     max_in_flight: u32,
     serial: u32,
-    /// The last request begun; answers come in the order of the requests, so those from `ended + 1`
-    /// on wait.
+    /// The last request that has begun. Answers arrive in the order of the requests, so those from
+    /// `completed + 1` to `begun` are in flight.
     begun: u32,
-    ended: u32,
+    completed: u32,
     pings: u64,
-    ping_owed: bool,
+    ping_pending: bool,
     closing: bool,
 }
 
 enum Phase {
-    /// The hello is owed; these are the random bytes that it seals.
+    /// The hello is pending. It seals these random bytes.
     Hello([u8; HELLO_RANDOM]),
     Accept,
     Established,
 }
 
 impl fmt::Debug for Phase {
-    /// The random bytes are in no print.
+    /// Does not show the random bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Hello(_) => "Hello",
@@ -57,12 +56,12 @@ impl fmt::Debug for Phase {
 }
 
 impl ClientSession {
-    const fn waiting(&self) -> u32 {
-        self.begun - self.ended
+    const fn unanswered(&self) -> u32 {
+        self.begun - self.completed
     }
 
     fn end_if_drained(&mut self) {
-        if self.closing && self.waiting() == 0 {
+        if self.closing && self.unanswered() == 0 {
             self.life.fail(ConnectionError::Closed);
         }
     }
@@ -93,7 +92,7 @@ impl ClientSession {
             Head::Nothing | Head::Ping => return Ok(self.recv_nothing()),
             Head::Sealed(place) => place,
         };
-        if self.waiting() == 0 {
+        if self.unanswered() == 0 {
             return Err(self.life.fail(ConnectionError::UnexpectedAnswer));
         }
         let total = place.end;
@@ -102,10 +101,10 @@ impl ClientSession {
         };
         match key.open(&self.nonces, sealed) {
             Ok(body) => {
-                self.ended += 1;
+                self.completed += 1;
                 self.life.restart();
                 self.end_if_drained();
-                let id = RequestId::new(self.serial, self.ended);
+                let id = RequestId::new(self.serial, self.completed);
                 Ok(Received::Event {
                     consumed: total,
                     event: ClientEvent::Answer { id, body },
@@ -117,17 +116,17 @@ impl ClientSession {
     }
 
     /// A length of zero. The published Python server sends it for a request that it could not
-    /// serve, and unasked when it has been idle for a while; with a request under way the two look
-    /// alike. If it was the unasked one, the answer to this request is still to come, and would be
-    /// taken for the answer to the next. So nothing may follow on this connection.
+    /// serve, and without a request when it was idle for a while. While a request is in flight, the
+    /// two cannot be told apart. In the second case its answer is still to come and would be taken
+    /// for the answer to the next request. So the connection ends.
     fn recv_nothing(&mut self) -> ClientReceived<'static> {
         let consumed = layout::NOTHING_LENGTH;
-        if self.waiting() == 0 {
+        if self.unanswered() == 0 {
             return Received::Skip { consumed };
         }
-        self.ended += 1;
+        self.completed += 1;
         self.life.fail(ConnectionError::AnswersOutOfStep);
-        let id = RequestId::new(self.serial, self.ended);
+        let id = RequestId::new(self.serial, self.completed);
         Received::Event {
             consumed,
             event: ClientEvent::Refused {
@@ -137,7 +136,7 @@ impl ClientSession {
         }
     }
 
-    /// Seals one request into `out`; `None` where it may not begin now.
+    /// Seals one request into `out`. `None` if it may not begin now.
     fn seal_one<L: ReplayCache, C: Crypto>(
         &mut self,
         key: &ClassicKey<L, C>,
@@ -145,7 +144,7 @@ impl ClientSession {
         body: &[u8],
         out: &mut [u8],
     ) -> Result<Option<usize>, SealError> {
-        if message.is_done() || self.waiting() >= self.max_in_flight {
+        if message.is_done() || self.unanswered() >= self.max_in_flight {
             return Ok(None);
         }
         message.check(self.serial, body)?;
@@ -186,9 +185,9 @@ impl<L: ReplayCache, C: Crypto> Keyed<ClientSide> for ClassicKey<L, C> {
             max_in_flight: settings.max_in_flight().into(),
             serial: rng.try_next_u32().map_err(|_| EntropyError::new())?,
             begun: 0,
-            ended: 0,
+            completed: 0,
             pings: 0,
-            ping_owed: false,
+            ping_pending: false,
             closing: false,
         })
     }
@@ -226,9 +225,9 @@ impl<L: ReplayCache, C: Crypto> Keyed<ClientSide> for ClassicKey<L, C> {
                 session.phase = Phase::Accept;
                 Ok(HELLO_LENGTH)
             }
-            Phase::Established if session.ping_owed => {
+            Phase::Established if session.ping_pending => {
                 *out.first_mut().ok_or(OutputTooSmall { needed: 1, given: 0 })? = layout::PING;
-                session.ping_owed = false;
+                session.ping_pending = false;
                 session.life.restart();
                 Ok(1)
             }
@@ -281,11 +280,11 @@ impl Session for ClientSession {
     }
 
     fn seal_size(&self, length: usize) -> usize {
-        let owed = match self.phase {
+        let pending = match self.phase {
             Phase::Hello(_) => HELLO_LENGTH,
-            Phase::Accept | Phase::Established => usize::from(self.ping_owed),
+            Phase::Accept | Phase::Established => usize::from(self.ping_pending),
         };
-        layout::request_size(length).saturating_add(owed)
+        layout::request_size(length).saturating_add(pending)
     }
 
     fn set_reading(&mut self, now: Instant, reading: bool) {
@@ -327,7 +326,7 @@ impl Session for ClientSession {
     }
 
     fn in_flight(&self) -> usize {
-        usize::try_from(self.waiting()).unwrap_or(usize::MAX)
+        usize::try_from(self.unanswered()).unwrap_or(usize::MAX)
     }
 
     fn lifetime_millis(&self) -> u64 {
@@ -354,8 +353,8 @@ impl session::Client for ClientSession {
         if self.closing {
             return Err(Error::Closing);
         }
-        if !self.ping_owed {
-            self.ping_owed = true;
+        if !self.ping_pending {
+            self.ping_pending = true;
             self.pings = self.pings.saturating_add(1);
         }
         Ok(PingId(self.pings))
@@ -380,7 +379,7 @@ impl session::Client for ClientSession {
     }
 
     fn fate(&self) -> Fate {
-        // Nothing is heard between the accept, behind which requests go, and the answers.
+        // The server sends nothing between the accept, after which requests begin, and the answers.
         if self.is_confirmed() {
             Fate::MaybeProcessed
         } else {

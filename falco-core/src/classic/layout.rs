@@ -1,4 +1,4 @@
-//! Where the bytes of the classic wire lie: pure functions, no cryptography, no state.
+//! The layout of bytes on the classic wire. Pure functions without cryptography and state.
 //!
 //! ```text
 //! hello     client -> server  0x00 | nonce 12 | 128 sealed | tag 16       = 157 bytes
@@ -25,10 +25,10 @@ pub(super) const ACCEPT: u8 = 0xFF;
 pub(super) const HELLO_RANDOM: usize = 128;
 const TYPE: usize = 1;
 const LENGTH: usize = 8;
-/// What sealing adds to a body: nonce and tag.
+/// Bytes that sealing adds to a body: nonce and tag.
 pub(super) const SEALING: usize = NONCE_LENGTH + TAG_LENGTH;
 
-/// The least length of a sealed text: that of an empty body. [`SEALING`] as it stands on the wire.
+/// The least length of a sealed text, which is that of an empty body: [`SEALING`] as a `u64`.
 const LEAST: u64 = 28;
 const _: () = assert!(SEALING == 28);
 
@@ -39,13 +39,13 @@ pub const REQUEST_OVERHEAD: usize = TYPE + LENGTH + SEALING;
 /// Bytes that an answer has besides its body: 36.
 pub const ANSWER_OVERHEAD: usize = LENGTH + SEALING;
 
-/// Bytes of a request with a body of `body` bytes; `usize::MAX` where that is too small a number.
+/// Bytes of a request with a body of `body` bytes, or `usize::MAX` if that overflows.
 #[must_use]
 pub const fn request_size(body: usize) -> usize {
     body.saturating_add(REQUEST_OVERHEAD)
 }
 
-/// Bytes of an answer with a body of `body` bytes; `usize::MAX` where that is too small a number.
+/// Bytes of an answer with a body of `body` bytes, or `usize::MAX` if that overflows.
 #[must_use]
 pub const fn answer_size(body: usize) -> usize {
     body.saturating_add(ANSWER_OVERHEAD)
@@ -56,10 +56,10 @@ pub(super) fn most(settings: &Settings) -> usize {
     usize::try_from(settings.max_message()).unwrap_or(usize::MAX)
 }
 
-/// Bytes of a length of zero that stands alone.
+/// Bytes of a length of zero with nothing behind it.
 pub(super) const NOTHING_LENGTH: usize = LENGTH;
 
-/// A writer refuses its own caller first.
+/// Checks a body that this side is to send against its own limit.
 pub(super) fn check_body(length: usize, max_message: u32) -> Result<(), RequestError> {
     let (length, limit) = (u64::try_from(length).unwrap_or(u64::MAX), u64::from(max_message));
     if length > limit {
@@ -69,19 +69,19 @@ pub(super) fn check_body(length: usize, max_message: u32) -> Result<(), RequestE
     }
 }
 
-/// What stands first among unread bytes.
+/// What is at the front of the unread bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Head {
-    /// Too few bytes to say; this many are needed in all.
+    /// Too few bytes. This many are needed in all.
     Short(usize),
     Ping,
-    /// A length of zero where a sealed text should be.
+    /// A length of zero instead of a sealed text.
     Nothing,
-    /// A sealed text, here.
+    /// A sealed text, in this range.
     Sealed(Range<usize>),
 }
 
-/// Judges what a client sends after its hello.
+/// Finds the next frame that a client sends after its hello.
 pub(super) fn client_frame(unread: &[u8], max_message: u32) -> Result<Head, ConnectionError> {
     match unread.first() {
         None => Ok(Head::Short(TYPE)),
@@ -94,13 +94,13 @@ pub(super) fn client_frame(unread: &[u8], max_message: u32) -> Result<Head, Conn
     }
 }
 
-/// Judges what a server sends after its accept.
+/// Finds the next frame that a server sends after its accept.
 pub(super) fn server_frame(unread: &[u8], max_message: u32) -> Result<Head, ConnectionError> {
     sealed(unread, 0, max_message)
 }
 
-/// Judges a length at `at` and says where the sealed text behind it lies, which may reach beyond
-/// the unread bytes.
+/// Checks the length at `at` and returns the range of the sealed text behind it, which may reach
+/// beyond the unread bytes.
 fn sealed(unread: &[u8], at: usize, max_message: u32) -> Result<Head, ConnectionError> {
     let start = at + LENGTH;
     let Some(length) = unread.get(at..).and_then(<[u8]>::first_chunk) else {
@@ -128,19 +128,19 @@ fn frame_length(length: u64, max_message: u32) -> ConnectionError {
     }
 }
 
-/// Splits a hello into its sealed text; `None` where it is not a whole hello.
+/// The sealed text of a hello, or `None` if the hello is not complete.
 pub(super) fn hello_text(unread: &mut [u8]) -> Option<&mut [u8]> {
     unread.get_mut(TYPE..HELLO_LENGTH)
 }
 
-/// Splits `out` into the nonce, the text and the tag of a hello, its type written.
+/// Writes the type of a hello, and returns the place of its sealed text.
 pub(super) fn write_hello(out: &mut [u8]) -> Option<&mut [u8]> {
     let (kind, sealed) = out.split_first_mut()?;
     *kind = HELLO;
     sealed.get_mut(..HELLO_LENGTH - TYPE)
 }
 
-/// Writes the head of a request with a body of `body` bytes, and lends the place of its sealed
+/// Writes the head of a request with a body of `body` bytes, and returns the place of its sealed
 /// text.
 pub(super) fn write_request(out: &mut [u8], body: usize) -> Option<&mut [u8]> {
     let (kind, rest) = out.get_mut(..request_size(body))?.split_first_mut()?;
@@ -148,7 +148,7 @@ pub(super) fn write_request(out: &mut [u8], body: usize) -> Option<&mut [u8]> {
     write_length(rest)
 }
 
-/// Writes the head of an answer with a body of `body` bytes, and lends the place of its sealed
+/// Writes the head of an answer with a body of `body` bytes, and returns the place of its sealed
 /// text.
 pub(super) fn write_answer(out: &mut [u8], body: usize) -> Option<&mut [u8]> {
     write_length(out.get_mut(..answer_size(body))?)

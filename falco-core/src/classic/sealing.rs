@@ -1,4 +1,4 @@
-//! The classic key with what all its connections share, the nonces, sealing and opening.
+//! The classic key, the nonces of a connection, sealing and opening.
 
 use core::fmt;
 
@@ -58,9 +58,9 @@ impl<L: ReplayCache, C: Crypto> ClassicKey<L, C> {
         &self.replay_cache
     }
 
-    /// Seals `body` into `sealed`, which has exactly room for nonce, text and tag.
+    /// Seals `body` into `sealed`, whose length is exactly that of nonce, text and tag.
     pub(super) fn seal(&self, nonces: &mut Nonces, body: &[u8], sealed: &mut [u8]) -> Result<(), ConnectionError> {
-        // A slice of another length is a mistake of this crate; it must not become a seal.
+        // A slice of another length would be a bug in this crate. Nothing is sealed then.
         let (nonce, rest) = sealed
             .split_first_chunk_mut::<NONCE_LENGTH>()
             .ok_or(ConnectionError::KeyExhausted)?;
@@ -80,8 +80,8 @@ impl<L: ReplayCache, C: Crypto> ClassicKey<L, C> {
         Ok(())
     }
 
-    /// Opens `sealed` (nonce, text, tag) where it lies, checks it against replay and reflection,
-    /// and lends the text.
+    /// Opens `sealed` (nonce, text, tag) in place, checks it for replay and reflection, and returns
+    /// the text.
     pub(super) fn open<'s>(&self, own: &Nonces, sealed: &'s mut [u8]) -> Result<&'s [u8], OpenError> {
         let (nonce, rest) = sealed
             .split_first_chunk_mut::<NONCE_LENGTH>()
@@ -107,15 +107,15 @@ impl<L, C: Crypto> fmt::Debug for ClassicKey<L, C> {
     }
 }
 
-/// Why a sealed text was not taken.
+/// Why a sealed text was refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum OpenError {
     Inauthentic,
     Seen,
 }
 
-/// The nonces of one connection: 12 random bytes, counted up by one for each seal (NIST SP 800-38D,
-/// section 8.2.2).
+/// The nonces of one connection: 12 random bytes, plus 1 for each seal (NIST SP 800-38D, section
+/// 8.2.2).
 #[derive(Debug)]
 pub(super) struct Nonces {
     first: Nonce,
@@ -131,16 +131,16 @@ impl Nonces {
 
     fn peek(&self) -> Nonce {
         let number = as_number(&self.first).wrapping_add(u128::from(self.used)).to_be_bytes();
-        // 12 is less than 16, so there are last 12 bytes.
+        // A `u128` has 16 bytes, so it has a last chunk of 12.
         number.last_chunk().copied().unwrap_or_default()
     }
 
     fn advance(&mut self) {
-        // It cannot come round: a key refuses after 2^32 seals.
+        // It does not overflow: a key refuses after 2^32 seals.
         self.used = self.used.saturating_add(1);
     }
 
-    /// Whether this connection has sealed under `nonce` itself.
+    /// Whether this connection has sealed with `nonce`.
     fn has_used(&self, nonce: &Nonce) -> bool {
         const MASK: u128 = (1 << 96) - 1;
         as_number(nonce).wrapping_sub(as_number(&self.first)) & MASK < u128::from(self.used)

@@ -1,4 +1,4 @@
-//! A server's side of one connection on the classic wire.
+//! The server side of a connection on the classic wire.
 
 use rand_core::TryCryptoRng;
 
@@ -16,8 +16,7 @@ use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::Instant;
 
-/// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives
-/// it.
+/// The state of one connection. [`ServerConnection`](crate::ServerConnection) drives it.
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 #[derive(Debug)]
 pub struct ServerSession {
@@ -27,35 +26,35 @@ pub struct ServerSession {
     max_message: u32,
     max_in_flight: u32,
     serial: u32,
-    /// The last request received; answers go in the order of the requests, so those from `ended +
-    /// 1` on are owed one.
+    /// The last request received. Answers are sent in the order of the requests, so those from
+    /// `completed + 1` to `begun` are unanswered.
     begun: u32,
-    ended: u32,
-    /// The first request that the handler failed: answers before it still go, then the connection
+    completed: u32,
+    /// The first request that was refused. Answers before it are still sent, then the connection
     /// ends.
-    failed: Option<u32>,
+    refused: Option<u32>,
     closing: bool,
 }
 
 #[derive(Debug)]
 enum Phase {
     Hello,
-    /// The client has proved itself and has not been told.
-    AcceptOwed,
+    /// The client has proved that it has the key. The accept is pending.
+    AcceptPending,
     Established,
 }
 
 impl ServerSession {
-    const fn owed(&self) -> u32 {
-        self.begun - self.ended
+    const fn unanswered(&self) -> u32 {
+        self.begun - self.completed
     }
 
-    /// Ends the connection where nothing more is to be done on it.
+    /// Ends the connection if nothing is left to do on it.
     fn end_if_drained(&mut self) {
-        // Numbers begin at 1, so there is one before each.
-        if self.failed.is_some_and(|failed| failed - 1 == self.ended) {
+        // Numbers start at 1, so this does not underflow.
+        if self.refused.is_some_and(|refused| refused - 1 == self.completed) {
             self.life.fail(ConnectionError::HandlerFailed);
-        } else if self.closing && self.owed() == 0 {
+        } else if self.closing && self.unanswered() == 0 {
             self.life.fail(ConnectionError::Closed);
         }
     }
@@ -75,7 +74,7 @@ impl ServerSession {
         };
         match key.open(&self.nonces, sealed) {
             Ok(_) => {
-                self.phase = Phase::AcceptOwed;
+                self.phase = Phase::AcceptPending;
                 self.life.restart();
                 Ok(Received::Event {
                     consumed: HELLO_LENGTH,
@@ -92,14 +91,14 @@ impl ServerSession {
         key: &ClassicKey<L, C>,
         unread: &'u mut [u8],
     ) -> Result<ServerReceived<'u>, ConnectionError> {
-        if self.closing || self.failed.is_some() {
+        if self.closing || self.refused.is_some() {
             return Ok(Received::Wait(ServerWait::AnswerFirst));
         }
         let head = layout::client_frame(unread, self.max_message).map_err(|error| self.life.fail(error))?;
         let place = match head {
             Head::Short(total) => return Ok(Received::NeedMore { total }),
             Head::Ping => {
-                if self.owed() == 0 {
+                if self.unanswered() == 0 {
                     self.life.restart();
                 }
                 return Ok(Received::Event {
@@ -110,7 +109,7 @@ impl ServerSession {
             Head::Nothing => return Err(self.life.fail(ConnectionError::Tampered)),
             Head::Sealed(place) => place,
         };
-        if self.owed() >= self.max_in_flight {
+        if self.unanswered() >= self.max_in_flight {
             return Ok(Received::Wait(ServerWait::AnswerFirst));
         }
         let total = place.end;
@@ -121,8 +120,8 @@ impl ServerSession {
             Ok(body) => {
                 let number = self.begun.checked_add(1);
                 self.begun = number.ok_or_else(|| self.life.fail(ConnectionError::NumbersExhausted))?;
-                // A handler may take longer than a lifetime: the answer is still worth having.
-                self.life.stand_still();
+                // A handler may take longer than a lifetime. Its answer is still sent.
+                self.life.suspend();
                 let id = RequestId::new(self.serial, self.begun);
                 Ok(Received::Event {
                     consumed: total,
@@ -134,12 +133,12 @@ impl ServerSession {
         }
     }
 
-    /// Whether `id`, which is of this connection, is owed an answer.
+    /// Whether the request `id` of this connection is unanswered.
     const fn is_waiting(&self, id: RequestId) -> bool {
-        id.number() > self.ended && id.number() <= self.begun
+        id.number() > self.completed && id.number() <= self.begun
     }
 
-    /// Whether `id` is owed an answer.
+    /// Checks that `id` is an unanswered request of this connection.
     fn check_waiting(&self, id: RequestId) -> Result<(), ReplyError> {
         if !id.is_of(self.serial) {
             return Err(Misuse::Foreign.into());
@@ -150,7 +149,7 @@ impl ServerSession {
         Ok(())
     }
 
-    /// Seals one answer into `out`; `None` where it is not its turn.
+    /// Seals one answer into `out`. `None` if it is not its turn.
     fn seal_one<L: ReplayCache, C: Crypto>(
         &mut self,
         key: &ClassicKey<L, C>,
@@ -165,7 +164,7 @@ impl ServerSession {
         if !self.is_waiting(message.id()) {
             return Err(SealError::NotWaiting(message.id()));
         }
-        if message.id().number() != self.ended + 1 {
+        if message.id().number() != self.completed + 1 {
             return Ok(None);
         }
         let (needed, given) = (layout::answer_size(body.len()), out.len());
@@ -173,8 +172,8 @@ impl ServerSession {
         key.seal(&mut self.nonces, body, sealed)
             .map_err(|error| self.life.fail(error))?;
         message.seal_whole();
-        self.ended += 1;
-        if self.owed() == 0 {
+        self.completed += 1;
+        if self.unanswered() == 0 {
             self.life.restart();
         }
         self.end_if_drained();
@@ -199,8 +198,8 @@ impl<L: ReplayCache, C: Crypto> Keyed<ServerSide> for ClassicKey<L, C> {
             max_in_flight: settings.max_in_flight().into(),
             serial: rng.try_next_u32().map_err(|_| EntropyError::new())?,
             begun: 0,
-            ended: 0,
-            failed: None,
+            completed: 0,
+            refused: None,
             closing: false,
         })
     }
@@ -214,7 +213,7 @@ impl<L: ReplayCache, C: Crypto> Keyed<ServerSide> for ClassicKey<L, C> {
         session.life.check(now)?;
         match session.phase {
             Phase::Hello => session.recv_hello(self, unread),
-            Phase::AcceptOwed | Phase::Established => session.recv_frame(self, unread),
+            Phase::AcceptPending | Phase::Established => session.recv_frame(self, unread),
         }
     }
 
@@ -223,7 +222,7 @@ impl<L: ReplayCache, C: Crypto> Keyed<ServerSide> for ClassicKey<L, C> {
             return Ok(0);
         }
         match session.phase {
-            Phase::AcceptOwed => {
+            Phase::AcceptPending => {
                 *out.first_mut().ok_or(OutputTooSmall { needed: 1, given: 0 })? = layout::ACCEPT;
                 session.phase = Phase::Established;
                 Ok(1)
@@ -275,11 +274,11 @@ impl Session for ServerSession {
     }
 
     fn seal_size(&self, length: usize) -> usize {
-        let owed = match self.phase {
-            Phase::AcceptOwed => 1,
+        let pending = match self.phase {
+            Phase::AcceptPending => 1,
             Phase::Hello | Phase::Established => 0,
         };
-        layout::answer_size(length).saturating_add(owed)
+        layout::answer_size(length).saturating_add(pending)
     }
 
     fn set_reading(&mut self, now: Instant, reading: bool) {
@@ -310,8 +309,8 @@ impl Session for ServerSession {
     fn status(&self) -> Status {
         match (self.life.end(), &self.phase) {
             (Some(_), _) => Status::Ended,
-            (None, _) if self.closing || self.failed.is_some() => Status::Draining,
-            (None, Phase::AcceptOwed | Phase::Established) => Status::Established,
+            (None, _) if self.closing || self.refused.is_some() => Status::Draining,
+            (None, Phase::AcceptPending | Phase::Established) => Status::Established,
             (None, Phase::Hello) => Status::Handshaking,
         }
     }
@@ -321,7 +320,7 @@ impl Session for ServerSession {
     }
 
     fn in_flight(&self) -> usize {
-        usize::try_from(self.owed()).unwrap_or(usize::MAX)
+        usize::try_from(self.unanswered()).unwrap_or(usize::MAX)
     }
 
     fn lifetime_millis(&self) -> u64 {
@@ -335,8 +334,8 @@ impl session::Server for ServerSession {
             return Err(end.into());
         }
         self.check_waiting(id)?;
-        // Behind a request that failed, no answer goes any more.
-        if self.failed.is_some_and(|failed| failed <= id.number()) {
+        // After a refused request, no answer is sent any more.
+        if self.refused.is_some_and(|refused| refused <= id.number()) {
             return Err(ReplyError::NotWaiting(id));
         }
         layout::check_body(length, self.max_message)?;
@@ -348,7 +347,7 @@ impl session::Server for ServerSession {
             return Err(end.into());
         }
         self.check_waiting(id)?;
-        self.failed = Some(self.failed.map_or(id.number(), |failed| failed.min(id.number())));
+        self.refused = Some(self.refused.map_or(id.number(), |refused| refused.min(id.number())));
         self.end_if_drained();
         Ok(())
     }

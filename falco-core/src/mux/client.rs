@@ -19,7 +19,7 @@ use crate::error::{ConnectionError, Error, LINGER};
 use crate::event::{ClientEvent, ClientWait, Received};
 use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
-use crate::reassembly::{Partial, Reassembly};
+use crate::reassembly::{HeapPartials, Reassembly};
 use crate::send_queue::SendQueue;
 use crate::settings::DEFAULT_MAX_HELD;
 use crate::time::Instant;
@@ -52,7 +52,7 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     /// Bytes of all requests in the queue or in flight.
     held: usize,
     window: Window,
-    parts: Reassembly<Vec<Partial<Vec<u8>>>>,
+    parts: Reassembly<HeapPartials>,
     /// Pings without an answer yet, oldest first.
     pings: VecDeque<(PingId, P)>,
     writes: Writes,
@@ -77,7 +77,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             begun: VecDeque::new(),
             held: 0,
             window: Window::new(usize::try_from(DEFAULT_MAX_HELD).unwrap_or(usize::MAX)),
-            parts: Reassembly::new(Vec::new()),
+            parts: Reassembly::default(),
             pings: VecDeque::new(),
             writes: Writes::default(),
             established: false,

@@ -1,11 +1,11 @@
 //! A server's side: joins requests within bounds, and queues answers and refusals.
 
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
 use core::fmt;
 
 use super::deadline::Writes;
 use super::ending::Ending;
+use super::held::Held;
 use super::step::ServerStep;
 use super::{Body, Budget};
 use crate::connection::ServerConnection;
@@ -13,7 +13,7 @@ use crate::error::{ConnectionError, LINGER, OutputTooSmall, ReplyError, RequestE
 use crate::event::{Received, ServerEvent, ServerWait};
 use crate::message::{CloseReason, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
-use crate::reassembly::{Partial, Reassembly};
+use crate::reassembly::{HeapPartials, Reassembly};
 use crate::send_queue::SendQueue;
 use crate::settings::Settings;
 use crate::time::Instant;
@@ -26,9 +26,9 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     answers: SendQueue<OutgoingAnswer, B>,
     /// Refusals that the connection has not accepted yet.
     refusals: VecDeque<(RequestId, Refusal)>,
-    parts: Reassembly<Vec<Partial<Vec<u8>>>>,
-    /// The bytes of each request that has not completed, sorted by id.
-    held: VecDeque<(RequestId, usize)>,
+    parts: Reassembly<HeapPartials>,
+    /// The bytes of each request that has not completed.
+    held: Held,
     budget: G,
     /// With more bytes of answers in the queue nothing is read.
     max_queued: usize,
@@ -47,8 +47,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             machine,
             answers: SendQueue::new(),
             refusals: VecDeque::new(),
-            parts: Reassembly::new(Vec::new()),
-            held: VecDeque::new(),
+            parts: Reassembly::default(),
+            held: Held::new(settings.max_held()),
             budget,
             max_queued: usize::try_from(settings.max_message()).unwrap_or(usize::MAX),
             reading: true,
@@ -134,7 +134,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 if !self.is_held(id) {
                     return Ok(skip);
                 }
-                if !self.hold(id, body.len()) {
+                // What is reserved counts, which may be more than has arrived.
+                if !self.hold(id, self.parts.growth(id, body.len())) {
                     return Ok(skip);
                 }
                 if self.parts.part(id, body).is_err() {
@@ -239,7 +240,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// shared bound. For a caller that keeps the mux while handlers still run.
     pub fn finish(&mut self) {
         self.give_back();
-        self.held = VecDeque::new();
+        self.held = Held::new(0);
         self.answers = SendQueue::new();
         self.refusals = VecDeque::new();
         self.parts = Reassembly::default();
@@ -309,9 +310,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if self.answers.is_empty() {
             self.answers = SendQueue::new();
         }
-        if self.held.is_empty() {
-            self.held = VecDeque::new();
-        }
+        self.held.shrink();
         if self.refusals.is_empty() {
             self.refusals = VecDeque::new();
         }
@@ -334,10 +333,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             self.refuse_busy(id);
             return false;
         }
-        let at = self.held.partition_point(|(other, _)| other.number() < id.number());
-        match self.held.get_mut(at) {
-            Some((other, held)) if *other == id => *held += bytes,
-            _ => self.held.insert(at, (id, bytes)),
+        if !self.held.add(id, bytes) {
+            self.budget.give_back(bytes);
+            self.refuse_busy(id);
+            return false;
         }
         true
     }
@@ -347,16 +346,12 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     fn is_held(&self, id: RequestId) -> bool {
-        self.held
-            .binary_search_by_key(&id.number(), |(id, _)| id.number())
-            .is_ok()
+        self.held.contains(id)
     }
 }
 
-fn release<G: Budget>(held: &mut VecDeque<(RequestId, usize)>, budget: &G, id: RequestId) {
-    if let Ok(at) = held.binary_search_by_key(&id.number(), |(id, _)| id.number())
-        && let Some((_, bytes)) = held.remove(at)
-    {
+fn release<G: Budget>(held: &mut Held, budget: &G, id: RequestId) {
+    if let Some(bytes) = held.release(id) {
         budget.give_back(bytes);
     }
 }
@@ -370,8 +365,7 @@ impl<H: ServerKeyRef, B, G: Budget> Drop for ServerMux<H, B, G> {
 
 impl<H: ServerKeyRef, B, G: Budget> ServerMux<H, B, G> {
     fn give_back(&self) {
-        let held = self.held.iter().map(|(_, bytes)| bytes).sum();
-        self.budget.give_back(held);
+        self.budget.give_back(self.held.bytes());
     }
 }
 

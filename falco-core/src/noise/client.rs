@@ -47,12 +47,12 @@ pub(super) struct Requests<T> {
     pub(super) table: T,
     /// The last number begun.
     pub(super) begun: u32,
-    pub(super) max_in_flight: usize,
+    pub(super) max_in_flight: u16,
     /// The largest answer that is read.
     pub(super) max_message: u32,
     /// Requests of which the server will hear nothing, in the state `Lost`; their refusal is still
     /// to be told.
-    pub(super) lost: usize,
+    pub(super) lost: u32,
     /// Requests for which a CANCEL is owed.
     pub(super) cancels: usize,
 }
@@ -126,7 +126,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.base.phase = Phase::Transport(link);
         self.base.agree(theirs);
         self.base.life.restart();
-        self.requests.max_in_flight = usize::from(theirs.max_in_flight).min(self.requests.max_in_flight);
+        self.requests.max_in_flight = theirs.max_in_flight.min(self.requests.max_in_flight);
         self.heard();
         self.keep_alive.sent = self.base.life.latest();
         Ok(Received::Event {
@@ -168,7 +168,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         let Ok(frames) = link.open(crypto, unread, total) else {
             return Err(self.base.fail(ConnectionError::Tampered));
         };
-        let before = self.requests.table.slots().len();
+        let before = self.requests.table.len();
         if link.judge_server_record(&mut self.requests, frames).is_err() {
             return Err(self.base.break_off(self.requests.begun, before));
         }
@@ -184,7 +184,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         if let Some(link) = self.base.phase.link()
             && link.their_close.is_some()
             && link.opened == 0
-            && self.requests.table.slots().is_empty()
+            && self.requests.table.len() == 0
         {
             self.base.fail(ConnectionError::Closed);
         }
@@ -221,7 +221,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
             requests: Requests {
                 table: T::empty(),
                 begun: 0,
-                max_in_flight: usize::from(settings.max_in_flight()).min(T::capacity()),
+                max_in_flight: settings.max_in_flight().min(T::capacity()),
                 max_message: settings.max_message(),
                 lost: 0,
                 cancels: 0,
@@ -302,7 +302,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
             return Err(self.base.fail(ConnectionError::Refused));
         }
         self.cut = !unread.is_empty();
-        let orderly = self.base.close_has_gone() && unread.is_empty() && self.requests.table.slots().is_empty();
+        let orderly = self.base.close_has_gone() && unread.is_empty() && self.requests.table.len() == 0;
         Err(self.base.fail(if orderly {
             ConnectionError::Closed
         } else {
@@ -336,7 +336,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
         let keep_alive = &mut self.keep_alive;
         if let Some(due) = keep_alive.pinged.map(|pinged| pinged + lifetime.third())
             && due <= now
-            && keep_alive.grace.covers((now + Span::TICK).span_since(due), lifetime)
+            && keep_alive.grace.take((now + Span::TICK).span_since(due), lifetime)
         {
             keep_alive.pinged = Some((now + Span::TICK).before(lifetime.third()));
         }
@@ -384,7 +384,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
     }
 
     fn in_flight(&self) -> usize {
-        self.base.in_flight(self.requests.table.slots().len())
+        self.base.in_flight(self.requests.table.len())
     }
 
     fn lifetime_millis(&self) -> u64 {
@@ -416,7 +416,7 @@ impl<T: RequestTable, C: NoiseCrypto> session::Client for ClientSession<T, C> {
         }
         let slot = super::table::find(&mut self.requests.table, id.number());
         if let Some(slot) = slot.filter(|slot| slot.cancel == Cancel::No && slot.state != State::Lost) {
-            slot.cancel = Cancel::Owed;
+            slot.cancel = Cancel::Pending;
             self.requests.cancels += 1;
         }
         Ok(())
@@ -441,7 +441,7 @@ impl<T: RequestTable, C: NoiseCrypto> session::Client for ClientSession<T, C> {
     }
 
     fn max_in_flight(&self) -> usize {
-        self.requests.max_in_flight
+        self.requests.max_in_flight.into()
     }
 
     fn peer_max_message(&self) -> u32 {

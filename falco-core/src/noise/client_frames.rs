@@ -4,7 +4,7 @@ use super::base::mark_frames;
 use super::client::{ClientSession, Requests};
 use super::layout::{FrameHead, TOTAL, kind};
 use super::link::{Link, close, reason_of};
-use super::table::{self, Cancel, RequestSlot, RequestTable, State};
+use super::table::{self, Cancel, RequestTable, State};
 use super::{Broken, mark};
 use crate::crypto::{Aead, NoiseCrypto};
 use crate::error::ConnectionError;
@@ -65,7 +65,7 @@ impl<A: Aead> Link<A> {
                 table::find(&mut requests.table, id)
                     .filter(|slot| slot.state != State::Lost)
                     .ok_or(Broken)?;
-                requests.end(id);
+                requests.complete(id);
                 Ok(mark::REFUSED)
             }
             _ => Err(Broken),
@@ -79,15 +79,14 @@ impl<T: RequestTable> Requests<T> {
         if total > self.max_message || received > total {
             return Err(Broken);
         }
-        let position = table::position(&self.table, id).ok_or(Broken)?;
+        let place = self.table.find(id).ok_or(Broken)?;
         let waiting = self
             .table
-            .slots_mut()
-            .get_mut(position)
+            .get_mut(place)
             .filter(|slot| slot.state == State::Waiting)
             .ok_or(Broken)?;
         if received == total {
-            self.end_at(position);
+            self.complete_at(place);
             return Ok(mark::WHOLE);
         }
         waiting.state = State::Receiving;
@@ -108,40 +107,36 @@ impl<T: RequestTable> Requests<T> {
         if slot.received < slot.total {
             return Ok(mark::PART);
         }
-        self.end(id);
+        self.complete(id);
         Ok(mark::LAST_PART)
     }
 
-    /// A request has completed.
-    fn end(&mut self, id: u32) {
-        if let Some(position) = table::position(&self.table, id) {
-            self.end_at(position);
+    /// Removes a request that has completed.
+    fn complete(&mut self, id: u32) {
+        if let Some(place) = self.table.find(id) {
+            self.complete_at(place);
         }
     }
 
     #[inline]
-    fn end_at(&mut self, position: usize) {
-        if self
-            .table
-            .slots()
-            .get(position)
-            .is_some_and(|slot| slot.cancel == Cancel::Owed)
-        {
+    fn complete_at(&mut self, place: usize) {
+        if self.table.get(place).is_some_and(|slot| slot.cancel == Cancel::Pending) {
             self.cancels -= 1;
         }
-        self.table.remove(position);
+        self.table.remove(place);
     }
 
-    /// The server has closed: requests after `last` were not processed.
+    /// The server has closed. It will not process requests after `last`.
     fn lose_after(&mut self, last: u32) {
-        for slot in self.table.slots_mut().iter_mut().filter(|slot| slot.id > last) {
-            if slot.cancel == Cancel::Owed {
-                slot.cancel = Cancel::Told;
+        for slot in self.table.iter_mut().filter(|slot| slot.id > last) {
+            if slot.cancel == Cancel::Pending {
+                slot.cancel = Cancel::Done;
                 self.cancels -= 1;
             }
             slot.state = State::Lost;
             self.lost += 1;
         }
+        self.table.note_lost(last);
     }
 }
 
@@ -217,15 +212,15 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
 
     /// Tells of a request that the server will not process, and after them all of the end.
     fn tell_lost<'u>(&mut self) -> Result<ClientReceived<'u>, ConnectionError> {
-        let lost = |slot: &&RequestSlot| slot.state == State::Lost && self.requests.lost > 0;
-        let Some(lost) = self.requests.table.slots().iter().find(lost).map(|slot| slot.id) else {
+        let lost = (self.requests.lost > 0).then(|| self.requests.table.next_lost());
+        let Some(lost) = lost.flatten() else {
             return match self.ending {
                 Some(code) => Err(self.base.fail(super::ended(code))),
                 None => Ok(Received::Wait(ClientWait::TransmitFirst)),
             };
         };
         self.requests.lost -= 1;
-        table::end(&mut self.requests.table, lost);
+        self.requests.complete(lost);
         Ok(Received::Event {
             consumed: 0,
             event: ClientEvent::Refused {

@@ -116,16 +116,11 @@ impl<T: RequestTable> Requests<T> {
         if self.cancels == 0 {
             return;
         }
-        for slot in self
-            .table
-            .slots_mut()
-            .iter_mut()
-            .filter(|slot| slot.cancel == Cancel::Owed)
-        {
+        for slot in self.table.iter_mut().filter(|slot| slot.cancel == Cancel::Pending) {
             if !writer.frame(kind::CANCEL, slot.id, &[], &[]) {
                 return;
             }
-            slot.cancel = Cancel::Told;
+            slot.cancel = Cancel::Done;
             self.cancels -= 1;
         }
     }
@@ -169,7 +164,7 @@ impl<T: RequestTable> Requests<T> {
                 message.fail(too_large);
                 return Ok(true);
             }
-            if self.table.slots().len() >= self.max_in_flight {
+            if self.table.len() >= usize::from(self.max_in_flight) {
                 return Ok(true);
             }
         }

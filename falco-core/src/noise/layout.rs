@@ -51,8 +51,8 @@ impl Accepts {
     }
 
     /// No more requests are announced than the table has room for.
-    pub(super) fn with_room_for(mut self, requests: usize) -> Self {
-        self.max_in_flight = self.max_in_flight.min(u16::try_from(requests).unwrap_or(u16::MAX));
+    pub(super) fn with_room_for(mut self, requests: u16) -> Self {
+        self.max_in_flight = self.max_in_flight.min(requests);
         self
     }
 

@@ -11,7 +11,7 @@ use super::handshake::{Outcome, Responder};
 use super::key::{NoiseServer, Ring, prologue};
 use super::layout::{Accepts, CLEAR, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, WELCOME_LENGTH, WIRE, kind};
 use super::link::{Link, OwnClose, Record, code_of};
-use super::table::{self, RequestTable, State};
+use super::table::{RequestTable, State};
 use super::write::{self, check_length, of_owed};
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, EntropyError, Misuse, OutputTooSmall, ReplyError, SealError};
@@ -40,7 +40,7 @@ pub(super) struct Requests<T> {
     /// The last number begun, or counted as begun.
     pub(super) begun: u32,
     pub(super) max_message: u32,
-    pub(super) max_in_flight: usize,
+    pub(super) max_in_flight: u16,
     pub(super) max_held: u32,
     /// Bytes of requests that have had no end.
     pub(super) held: u32,
@@ -52,7 +52,7 @@ pub(super) struct Requests<T> {
     pub(super) grace: GracePeriod,
     /// Requests whose [`Abandoned`](ServerEvent::Abandoned) is still to be told, in the state
     /// `Lost`.
-    pub(super) lost: usize,
+    pub(super) lost: u32,
     pub(super) lifetime: Span,
 }
 
@@ -153,7 +153,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
                 return Err(self.base.fail(ConnectionError::Protocol));
             }
         }
-        let (last, in_flight) = (self.requests.begun, self.requests.table.slots().len());
+        let (last, in_flight) = (self.requests.begun, self.requests.table.len());
         let now = self.base.life.latest();
         if link.judge_client_record(&mut self.requests, frames, now).is_err() {
             return Err(self.base.break_off(last, in_flight));
@@ -180,10 +180,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     #[inline]
     pub(super) fn is_drained(&self) -> bool {
         self.base.phase.link().is_some_and(|link| {
-            self.base.is_closing()
-                && self.requests.table.slots().is_empty()
-                && !link.owes_refusals()
-                && link.opened == 0
+            self.base.is_closing() && self.requests.table.len() == 0 && !link.owes_refusals() && link.opened == 0
         })
     }
 }
@@ -215,7 +212,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
                 table: T::empty(),
                 begun: 0,
                 max_message: settings.max_message(),
-                max_in_flight: accepts.max_in_flight.into(),
+                max_in_flight: accepts.max_in_flight,
                 max_held: settings.max_held(),
                 held: 0,
                 last: None,
@@ -362,7 +359,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
     }
 
     fn in_flight(&self) -> usize {
-        self.base.in_flight(self.requests.table.slots().len())
+        self.base.in_flight(self.requests.table.len())
     }
 
     fn lifetime_millis(&self) -> u64 {
@@ -390,7 +387,7 @@ impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {
             return Err(ReplyError::TransmitFirst);
         };
         link.owe_refusal(id.number(), super::refusal_code(refusal));
-        self.requests.end(id.number());
+        self.requests.complete(id.number());
         Ok(())
     }
 }
@@ -405,12 +402,11 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         if !id.is_of(self.base.serial) {
             return Err(Misuse::Foreign.into());
         }
-        let slot = table::position(&self.requests.table, id.number())
-            .and_then(|position| self.requests.table.slots().get(position));
-        match slot.map(|slot| slot.state) {
-            Some(state @ (State::Waiting | State::Receiving | State::Answering)) => Ok(state),
-            Some(State::Lost) | None => Err(ReplyError::NotWaiting(id)),
-        }
+        let table = &self.requests.table;
+        let slot = table.find(id.number()).and_then(|place| table.get(place));
+        slot.map(|slot| slot.state)
+            .filter(|state| *state != State::Lost)
+            .ok_or(ReplyError::NotWaiting(id))
     }
 }
 

@@ -99,7 +99,7 @@ impl<T: RequestTable> Requests<T> {
         if total > self.max_message {
             return mark::TOO_LARGE;
         }
-        if self.table.slots().len() >= self.max_in_flight || !self.has_room(received) {
+        if self.table.len() >= usize::from(self.max_in_flight) || !self.has_room(received) {
             return mark::BUSY;
         }
         let state = if received == total {
@@ -147,7 +147,7 @@ impl<T: RequestTable> Requests<T> {
             .filter(|received| *received <= slot.total)
             .ok_or(Broken)?;
         if over {
-            self.end(id);
+            self.complete(id);
             return Ok(mark::ABANDONED_BUSY);
         }
         slot.received = received;
@@ -164,37 +164,34 @@ impl<T: RequestTable> Requests<T> {
         let Some(slot) = table::find(&mut self.table, id) else {
             return mark::SKIP;
         };
-        match (slot.state, slot.cancel) {
-            (State::Receiving, _) => {
-                self.end(id);
-                mark::ABANDONED_CANCELLED
-            }
-            (State::Waiting, Cancel::No) => {
-                slot.cancel = Cancel::Told;
-                mark::CANCELLED
-            }
-            (State::Waiting | State::Answering | State::Lost, _) => mark::SKIP,
+        if slot.state == State::Receiving {
+            self.complete(id);
+            return mark::ABANDONED_CANCELLED;
+        }
+        if slot.state != State::Waiting || slot.cancel != Cancel::No {
+            return mark::SKIP;
+        }
+        slot.cancel = Cancel::Done;
+        mark::CANCELLED
+    }
+
+    /// Removes a request that has completed.
+    pub(super) fn complete(&mut self, id: u32) {
+        if let Some(place) = self.table.find(id) {
+            self.complete_at(place);
         }
     }
 
-    /// A request has completed.
-    pub(super) fn end(&mut self, id: u32) {
-        if let Some(position) = table::position(&self.table, id) {
-            self.end_at(position);
-        }
-    }
-
-    /// The request in this slot has completed.
     #[inline]
-    pub(super) fn end_at(&mut self, position: usize) {
-        let received = self.table.slots().get(position).map_or(0, |slot| slot.received);
+    pub(super) fn complete_at(&mut self, place: usize) {
+        let received = self.table.get(place).map_or(0, |slot| slot.received);
         self.held = self.held.saturating_sub(received);
-        self.table.remove(position);
+        self.table.remove(place);
     }
 
     /// Counts the silence of all that is half received from `now`.
     pub(super) fn touch(&mut self, now: Instant) {
-        for slot in self.table.slots_mut() {
+        for slot in self.table.iter_mut() {
             slot.touched = millis(now);
         }
         self.look_at(self.stale.map(|_| now + self.lifetime));
@@ -214,7 +211,7 @@ impl<T: RequestTable> Requests<T> {
         if let Some(late) = self.stale.filter(|stale| *stale <= now).map(late)
             && late <= self.lifetime
             && self.lifetime.as_millis() + late.as_millis() + 2_000 < u64::from(u32::MAX)
-            && self.grace.covers(late, self.lifetime)
+            && self.grace.take(late, self.lifetime)
         {
             self.stale = Some(now + Span::TICK);
         }
@@ -223,11 +220,11 @@ impl<T: RequestTable> Requests<T> {
     /// Gives up requests that are half received: the stream has ended in order, and what is missing
     /// of them never comes.
     pub(super) fn lose_half_received(&mut self) {
-        let half = |slot: &&mut RequestSlot| slot.state == State::Receiving;
-        for slot in self.table.slots_mut().iter_mut().filter(half) {
+        for slot in self.table.iter_mut().filter(|slot| slot.state == State::Receiving) {
             slot.state = State::Lost;
             self.lost += 1;
         }
+        self.table.note_lost(1);
         self.look_at(None);
     }
 
@@ -238,23 +235,20 @@ impl<T: RequestTable> Requests<T> {
         };
         let late = now.as_millis().saturating_sub(stale.as_millis());
         let lifetime = self.lifetime.as_millis();
-        let mut left: Option<u64> = None;
-        for slot in self
-            .table
-            .slots_mut()
-            .iter_mut()
-            .filter(|slot| slot.state == State::Receiving)
-        {
+        let (mut left, mut first_lost): (Option<u64>, u32) = (None, u32::MAX);
+        for slot in self.table.iter_mut().filter(|slot| slot.state == State::Receiving) {
             // The first of them is due at `stale`, so that up to there no time is longer than 32
             // bits can tell, however late this is.
             let silent = late.saturating_add(millis(stale).wrapping_sub(slot.touched).into());
             if silent >= lifetime {
                 slot.state = State::Lost;
                 self.lost += 1;
+                first_lost = first_lost.min(slot.id);
             } else {
                 left = Some(left.map_or(lifetime - silent, |least| least.min(lifetime - silent)));
             }
         }
+        self.table.note_lost(first_lost);
         self.look_at(left.map(|left| now + Span::from_millis(left)));
     }
 }
@@ -294,7 +288,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             let id = RequestId::new(self.base.serial, told.head.id);
             let body = told.body;
             // A request half told may have completed since its frames were judged.
-            let gone = || table::position(&self.requests.table, told.head.id).is_none();
+            let gone = || self.requests.table.find(told.head.id).is_none();
             let code = body.first().copied().unwrap_or(close::DONE);
             let event = match told.head.kind {
                 mark::PART | mark::LAST_PART | mark::CANCELLED if gone() => None,
@@ -356,14 +350,13 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             return None;
         }
         let link = self.base.phase.link_mut()?;
-        let lost = |slot: &&RequestSlot| slot.state == State::Lost;
-        let lost = self.requests.table.slots().iter().find(lost)?.id;
+        let lost = self.requests.table.next_lost()?;
         if !link.can_refuse() {
             return Some(Received::Wait(ServerWait::TransmitFirst));
         }
         link.owe_refusal(lost, super::refusal::NOT_PROCESSED);
         self.requests.lost -= 1;
-        self.requests.end(lost);
+        self.requests.complete(lost);
         Some(Received::Event {
             consumed: 0,
             event: ServerEvent::Abandoned {

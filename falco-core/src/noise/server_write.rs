@@ -6,7 +6,7 @@ use super::layout::WELCOME_LENGTH;
 use super::link::{Link, close};
 use super::record::Direction;
 use super::server::{Handshake, Requests, ServerSession};
-use super::table::{self, RequestTable, State};
+use super::table::{RequestTable, State};
 use super::write::{in_turn, of_nothing, write_message};
 use super::writer::Writer;
 use crate::crypto::{Crypto, NoiseCrypto};
@@ -127,15 +127,10 @@ impl<T: RequestTable> Requests<T> {
         } else {
             State::Answering
         };
-        let Some(position) = table::position(&self.table, id) else {
+        let Some(place) = self.table.find(id) else {
             return Err(SealError::NotWaiting(message.id()));
         };
-        let Some(slot) = self
-            .table
-            .slots_mut()
-            .get_mut(position)
-            .filter(|slot| slot.state == expected)
-        else {
+        let Some(slot) = self.table.get_mut(place).filter(|slot| slot.state == expected) else {
             return Err(SealError::NotWaiting(message.id()));
         };
         let Some(sealed) = write_message(crypto, link, id, message.sealed(), body, writer)? else {
@@ -144,7 +139,7 @@ impl<T: RequestTable> Requests<T> {
         slot.state = State::Answering;
         message.seal_part(sealed);
         if message.is_done() {
-            self.end_at(position);
+            self.complete_at(place);
         }
         Ok(true)
     }

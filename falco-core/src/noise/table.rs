@@ -1,5 +1,5 @@
-//! The requests of one connection that are in flight, in place or on the heap. Each side decides
-//! what their states mean.
+//! The requests in flight of one connection, in place or on the heap. Ids ascend, so that both
+//! tables are sorted by them.
 
 /// One request in flight, 20 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -8,35 +8,40 @@ pub struct RequestSlot {
     pub(super) id: u32,
     /// Bytes in the message that is being received.
     pub(super) total: u32,
-    /// Bytes of it that have come.
+    /// Bytes of it that have arrived.
     pub(super) received: u32,
-    /// When the last of them came, in milliseconds on the connection's clock, cut to 32 bits.
+    /// When the last of them arrived, in milliseconds on the connection's clock, modulo 2^32.
     pub(super) touched: u32,
     pub(super) state: State,
     pub(super) cancel: Cancel,
 }
 
-/// Where a request is, on the side that keeps the table.
+/// The state of a request on the side that has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// A client's: no byte of the answer has come. A server's: the handler has it.
+    /// Client: no byte of the answer has arrived. Server: the request is with the handler.
     Waiting,
-    /// A message is half received: a client's answer, a server's request.
+    /// Client: the answer has arrived in part. Server: the request has arrived in part.
     Receiving,
-    /// A server's: the answer has begun and not ended.
+    /// Server: the answer is sealed in part.
     Answering,
-    /// A client's: the server closed before it; the client has not been told.
+    /// The request will not be processed, and the event that says so is pending. Client: the
+    /// server's CLOSE left it out. Server: the rest of it did not arrive.
     Lost,
+    /// The request has completed, and the slot is waiting for removal. Only [`HeapTable`] has such
+    /// slots, and it hides them.
+    #[cfg(feature = "alloc")]
+    Completed,
 }
 
 /// How far a cancellation has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cancel {
     No,
-    /// A client's: CANCEL is owed.
-    Owed,
-    /// CANCEL is on its way, or has come.
-    Told,
+    /// Client: a CANCEL is pending.
+    Pending,
+    /// Client: the CANCEL is sealed. Server: it has arrived.
+    Done,
 }
 
 impl RequestSlot {
@@ -51,26 +56,41 @@ impl RequestSlot {
 }
 
 /// Holds the requests of one connection. Sealed: [`FixedTable`] and [`HeapTable`] implement it.
-#[allow(unnameable_types, reason = "that is what seals")]
+///
+/// A place is valid until the next call of `push` or `remove`.
+#[allow(unnameable_types, reason = "this seals the trait")]
 pub trait RequestTable {
-    /// A table with nothing in it.
     fn empty() -> Self;
 
-    /// The slots in use, in the order in which they were added.
-    fn slots(&self) -> &[RequestSlot];
+    /// How many requests there can be.
+    fn capacity() -> u16;
 
-    /// The slots in use, to be changed.
-    fn slots_mut(&mut self) -> &mut [RequestSlot];
+    /// How many requests there are.
+    fn len(&self) -> usize;
 
-    /// Adds a slot at the end; says whether there was room.
+    /// The place of the request `id`.
+    fn find(&self, id: u32) -> Option<usize>;
+
+    fn get(&self, place: usize) -> Option<&RequestSlot>;
+
+    fn get_mut(&mut self, place: usize) -> Option<&mut RequestSlot>;
+
+    /// All requests, in the order of their ids.
+    fn iter_mut<'t>(&'t mut self) -> impl Iterator<Item = &'t mut RequestSlot>
+    where
+        RequestSlot: 't;
+
+    /// Adds a request, whose id is greater than all before. Returns whether there was room.
     #[must_use]
     fn push(&mut self, slot: RequestSlot) -> bool;
 
-    /// Takes the slot at `index` out, the others keeping their order.
-    fn remove(&mut self, index: usize);
+    fn remove(&mut self, place: usize);
 
-    /// How many slots there can be.
-    fn capacity() -> usize;
+    /// Notes that requests from `id` on may be [`Lost`](State::Lost).
+    fn note_lost(&mut self, id: u32);
+
+    /// The first request that is [`Lost`](State::Lost).
+    fn next_lost(&mut self) -> Option<u32>;
 }
 
 /// Holds the requests of one connection in place, 20 bytes each, and at most `N` of them: for
@@ -81,14 +101,7 @@ pub struct FixedTable<const N: usize> {
     used: usize,
 }
 
-impl<const N: usize> RequestTable for FixedTable<N> {
-    fn empty() -> Self {
-        Self {
-            slots: [RequestSlot::EMPTY; N],
-            used: 0,
-        }
-    }
-
+impl<const N: usize> FixedTable<N> {
     #[inline]
     fn slots(&self) -> &[RequestSlot] {
         self.slots.get(..self.used).unwrap_or_default()
@@ -97,6 +110,47 @@ impl<const N: usize> RequestTable for FixedTable<N> {
     #[inline]
     fn slots_mut(&mut self) -> &mut [RequestSlot] {
         self.slots.get_mut(..self.used).unwrap_or_default()
+    }
+}
+
+impl<const N: usize> RequestTable for FixedTable<N> {
+    fn empty() -> Self {
+        Self {
+            slots: [RequestSlot::EMPTY; N],
+            used: 0,
+        }
+    }
+
+    fn capacity() -> u16 {
+        u16::try_from(N).unwrap_or(u16::MAX)
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.used
+    }
+
+    #[inline]
+    fn find(&self, id: u32) -> Option<usize> {
+        self.slots().binary_search_by_key(&id, |slot| slot.id).ok()
+    }
+
+    #[inline]
+    fn get(&self, place: usize) -> Option<&RequestSlot> {
+        self.slots().get(place)
+    }
+
+    #[inline]
+    fn get_mut(&mut self, place: usize) -> Option<&mut RequestSlot> {
+        self.slots_mut().get_mut(place)
+    }
+
+    #[inline]
+    fn iter_mut<'t>(&'t mut self) -> impl Iterator<Item = &'t mut RequestSlot>
+    where
+        RequestSlot: 't,
+    {
+        self.slots_mut().iter_mut()
     }
 
     #[inline]
@@ -110,8 +164,8 @@ impl<const N: usize> RequestTable for FixedTable<N> {
     }
 
     #[inline]
-    fn remove(&mut self, index: usize) {
-        let Some(mut behind) = self.slots.get_mut(index..self.used).filter(|behind| !behind.is_empty()) else {
+    fn remove(&mut self, place: usize) {
+        let Some(mut behind) = self.slots.get_mut(place..self.used).filter(|behind| !behind.is_empty()) else {
             return;
         };
         // Each moves up by one.
@@ -124,18 +178,61 @@ impl<const N: usize> RequestTable for FixedTable<N> {
         self.used -= 1;
     }
 
-    fn capacity() -> usize {
-        N
+    #[inline]
+    fn note_lost(&mut self, _id: u32) {}
+
+    fn next_lost(&mut self) -> Option<u32> {
+        let lost = |slot: &&RequestSlot| slot.state == State::Lost;
+        self.slots().iter().find(lost).map(|slot| slot.id)
     }
 }
+
+/// How many slots of completed requests may stay besides as many as there are requests.
+#[cfg(feature = "alloc")]
+const SPARE: usize = 8;
 
 /// Holds the requests of one connection on the heap, 20 bytes each: for
 /// [`NoiseClient`](super::NoiseClient) and [`NoiseServer`](super::NoiseServer). It allocates when
 /// requests begin, and nothing before.
+///
+/// However many requests there are, a peer cannot make it slow: a request is found by its id, and
+/// the slot of a completed one stays until enough of them can be removed together.
 #[cfg(feature = "alloc")]
 #[derive(Clone, Debug)]
 pub struct HeapTable {
+    /// Sorted by id.
     slots: alloc::vec::Vec<RequestSlot>,
+    /// Slots whose request has not completed.
+    count: u32,
+    /// No request with a smaller id is [`Lost`](State::Lost).
+    lost_from: u32,
+}
+
+#[cfg(feature = "alloc")]
+impl HeapTable {
+    #[inline]
+    fn is_completed(slot: &RequestSlot) -> bool {
+        slot.state == State::Completed
+    }
+
+    #[inline]
+    fn remove_completed(&mut self) {
+        if self.count == 0 {
+            self.slots.clear();
+            // An idle connection holds no more than it did before it was busy.
+            if self.slots.capacity() > 16 {
+                self.slots = alloc::vec::Vec::new();
+            }
+            return;
+        }
+        while self.slots.last().is_some_and(Self::is_completed) {
+            self.slots.pop();
+        }
+        // Each sweep removes at least as many as it keeps.
+        if self.slots.len() > 2 * self.len() + SPARE {
+            self.slots.retain(|slot| !Self::is_completed(slot));
+        }
+    }
 }
 
 #[cfg(feature = "alloc")]
@@ -143,57 +240,87 @@ impl RequestTable for HeapTable {
     fn empty() -> Self {
         Self {
             slots: alloc::vec::Vec::new(),
+            count: 0,
+            lost_from: u32::MAX,
         }
     }
 
-    #[inline]
-    fn slots(&self) -> &[RequestSlot] {
-        &self.slots
+    fn capacity() -> u16 {
+        u16::MAX
     }
 
     #[inline]
-    fn slots_mut(&mut self) -> &mut [RequestSlot] {
-        &mut self.slots
+    fn len(&self) -> usize {
+        usize::try_from(self.count).unwrap_or(usize::MAX)
+    }
+
+    #[inline]
+    fn find(&self, id: u32) -> Option<usize> {
+        // Ids mostly follow one another, so the distance from the first is tried before a search.
+        let distance = id.checked_sub(self.slots.first()?.id)?;
+        let guess = usize::try_from(distance).ok()?;
+        let place = if self.slots.get(guess).is_some_and(|slot| slot.id == id) {
+            guess
+        } else {
+            self.slots.binary_search_by_key(&id, |slot| slot.id).ok()?
+        };
+        self.get(place).map(|_| place)
+    }
+
+    #[inline]
+    fn get(&self, place: usize) -> Option<&RequestSlot> {
+        self.slots.get(place).filter(|slot| !Self::is_completed(slot))
+    }
+
+    #[inline]
+    fn get_mut(&mut self, place: usize) -> Option<&mut RequestSlot> {
+        self.slots.get_mut(place).filter(|slot| !Self::is_completed(slot))
+    }
+
+    #[inline]
+    fn iter_mut<'t>(&'t mut self) -> impl Iterator<Item = &'t mut RequestSlot>
+    where
+        RequestSlot: 't,
+    {
+        self.slots.iter_mut().filter(|slot| !Self::is_completed(slot))
     }
 
     #[inline]
     fn push(&mut self, slot: RequestSlot) -> bool {
         self.slots.push(slot);
+        self.count += 1;
         true
     }
 
     #[inline]
-    fn remove(&mut self, index: usize) {
-        if index < self.slots.len() {
-            self.slots.remove(index);
-        }
-        // An idle connection holds no more than it did before it was busy.
-        if self.slots.is_empty() && self.slots.capacity() > 16 {
-            self.slots = alloc::vec::Vec::new();
+    fn remove(&mut self, place: usize) {
+        if let Some(slot) = self.get_mut(place) {
+            slot.state = State::Completed;
+            self.count -= 1;
+            self.remove_completed();
         }
     }
 
-    fn capacity() -> usize {
-        usize::MAX
+    fn note_lost(&mut self, id: u32) {
+        self.lost_from = self.lost_from.min(id);
+    }
+
+    fn next_lost(&mut self) -> Option<u32> {
+        let from = self.slots.partition_point(|slot| slot.id < self.lost_from);
+        let lost = |slot: &&RequestSlot| slot.state == State::Lost;
+        let next = self.slots.get(from..)?.iter().find(lost).map(|slot| slot.id);
+        self.lost_from = next.unwrap_or(u32::MAX);
+        next
     }
 }
 
-/// Finds requests by their number. Numbers go up, so the slots are sorted by them.
-#[inline]
-pub(super) fn position<T: RequestTable>(table: &T, id: u32) -> Option<usize> {
-    table.slots().binary_search_by_key(&id, |slot| slot.id).ok()
-}
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests;
 
-/// The request of this number, if it has begun and not ended.
+/// The request `id`, if it is in flight.
 #[inline]
 pub(super) fn find<T: RequestTable>(table: &mut T, id: u32) -> Option<&mut RequestSlot> {
-    let position = position(table, id)?;
-    table.slots_mut().get_mut(position)
-}
-
-/// Ends the request of this number, if it has begun.
-pub(super) fn end<T: RequestTable>(table: &mut T, id: u32) {
-    if let Some(position) = position(table, id) {
-        table.remove(position);
-    }
+    let place = table.find(id)?;
+    table.get_mut(place)
 }

@@ -8,7 +8,7 @@ use std::vec::Vec;
 use super::CountingRng;
 use crate::{
     ClientConnection, ClientEvent, ClientKeyRef, CloseReason, Connection, ConnectionError, EntropyError, Error,
-    Instant, KeyRef, OutgoingRequest, Partial, Reassembly, Received, RecvBuf, Refusal, RequestId, Role, SendQueue,
+    HeapPartials, Instant, KeyRef, OutgoingRequest, Reassembly, Received, RecvBuf, Refusal, RequestId, Role, SendQueue,
     ServerConnection, ServerEvent, ServerKeyRef, Settings, TRANSMIT_SIZE,
 };
 
@@ -58,7 +58,7 @@ pub enum ServerLog {
     Ended(ConnectionError),
 }
 
-type Partials = Reassembly<Vec<Partial<Vec<u8>>>>;
+type Partials = Reassembly<HeapPartials>;
 
 /// Keeps a part, and hands out the message where it was the last.
 fn part(partials: &mut Partials, id: RequestId, bytes: &[u8], last: bool) -> Option<Vec<u8>> {
@@ -89,7 +89,7 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
             inbox: RecvBuf::new(Vec::new()),
             sent: Vec::new(),
             queue: SendQueue::new(),
-            partials: Reassembly::new(Vec::new()),
+            partials: Reassembly::default(),
             ended: false,
             hang_up: false,
         }

@@ -4,6 +4,7 @@
 
 pub(crate) mod callers;
 pub(crate) mod noise;
+pub(crate) mod shows;
 pub(crate) mod told;
 pub(crate) mod verdict;
 

@@ -123,23 +123,31 @@ fn server(factory: &Factory, entropy: &'static Entropy, clock: &Clock, uart: &Ua
 #[inline(never)]
 #[allow(clippy::mut_from_ref, reason = "the reference is to a static, and returned once")]
 fn new_client(factory: &Factory, entropy: &'static Entropy) -> Option<&'static mut client::Client<'static>> {
-    let wrong = new_client_key(factory, 1, entropy)?;
-    let right = new_client_key(factory, 0, entropy)?;
+    // One cache serves both keys: it only compares nonces.
+    let cache = new_cache(entropy)?;
+    let wrong = new_client_key(factory, 1, cache)?;
+    let right = new_client_key(factory, 0, cache)?;
     singleton!(: client::Client<'static> = client::Client::new(wrong, right, entropy)?)
 }
 
 #[inline(never)]
-fn new_client_key(factory: &Factory, difference: u8, entropy: &Entropy) -> Option<&'static wire::ClientKey> {
+fn new_client_key(factory: &Factory, difference: u8, cache: &'static wire::Cache) -> Option<&'static wire::ClientKey> {
     let key = if difference == 0 {
-        singleton!(: wire::ClientKey = wire::client_key(factory, 0, entropy)?)
+        singleton!(: wire::ClientKey = wire::client_key(factory, 0, cache)?)
     } else {
-        singleton!(: wire::ClientKey = wire::client_key(factory, difference, entropy)?)
+        singleton!(: wire::ClientKey = wire::client_key(factory, difference, cache)?)
     };
     key.map(|key| &*key)
 }
 
 #[inline(never)]
 fn new_server_key(factory: &Factory, entropy: &Entropy) -> Option<&'static wire::ServerKey> {
-    let key = singleton!(: wire::ServerKey = wire::server_key(factory, entropy)?)?;
+    let cache = new_cache(entropy)?;
+    let key = singleton!(: wire::ServerKey = wire::server_key(factory, cache, entropy)?)?;
     Some(key)
+}
+
+#[inline(never)]
+fn new_cache(entropy: &Entropy) -> Option<&'static wire::Cache> {
+    singleton!(: wire::Cache = wire::cache(entropy)?).map(|cache| &*cache)
 }

@@ -48,11 +48,19 @@ mod spoken {
     pub(crate) type ClientKey = NoiseClient<FixedTable<1>, RustCrypto>;
     pub(crate) type ServerKey = NoiseServer<FixedTable<1>, KeyRing<[Option<NoiseSecret>; 1]>, RustCrypto>;
 
-    pub(crate) fn client_key(factory: &Factory, difference: u8, _: &Entropy) -> Option<ClientKey> {
+    /// A key of this wire remembers nothing.
+    pub(crate) struct Cache;
+
+    #[expect(clippy::unnecessary_wraps, reason = "on the other wire it may fail")]
+    pub(crate) const fn cache(_: &Entropy) -> Option<Cache> {
+        Some(Cache)
+    }
+
+    pub(crate) fn client_key(factory: &Factory, difference: u8, _: &'static Cache) -> Option<ClientKey> {
         NoiseClient::new(factory.key(difference)?, CONTEXT, RustCrypto).ok()
     }
 
-    pub(crate) fn server_key(factory: &Factory, mut entropy: &Entropy) -> Option<ServerKey> {
+    pub(crate) fn server_key(factory: &Factory, _: &'static Cache, mut entropy: &Entropy) -> Option<ServerKey> {
         let secret = NoiseSecret::derive(factory.key(0)?, &RustCrypto);
         let ring = KeyRing::new([Some(secret)], &mut entropy).ok()?;
         NoiseServer::new(ring, CONTEXT, RustCrypto).ok()
@@ -68,20 +76,26 @@ mod spoken {
     /// How many nonces are remembered, with 20 bytes each. A request and its answer have one each.
     const REMEMBERED: usize = 64;
 
-    pub(crate) type ClientKey = ClassicKey<FixedReplayCache<REMEMBERED>>;
+    pub(crate) type Cache = FixedReplayCache<REMEMBERED>;
+    /// The key refers to its cache, so that less is moved on the stack when either is made.
+    pub(crate) type ClientKey = ClassicKey<&'static Cache>;
     pub(crate) type ServerKey = ClientKey;
 
-    pub(crate) fn client_key(factory: &Factory, difference: u8, mut entropy: &Entropy) -> Option<ClientKey> {
-        let replay_cache = FixedReplayCache::new(&mut entropy).ok()?;
-        Some(ClassicKey::new(factory.key(difference)?, replay_cache))
+    #[inline]
+    pub(crate) fn cache(mut entropy: &Entropy) -> Option<Cache> {
+        FixedReplayCache::new(&mut entropy).ok()
     }
 
-    pub(crate) fn server_key(factory: &Factory, entropy: &Entropy) -> Option<ServerKey> {
-        client_key(factory, 0, entropy)
+    pub(crate) fn client_key(factory: &Factory, difference: u8, cache: &'static Cache) -> Option<ClientKey> {
+        Some(ClassicKey::new(factory.key(difference)?, cache))
+    }
+
+    pub(crate) fn server_key(factory: &Factory, cache: &'static Cache, _: &Entropy) -> Option<ServerKey> {
+        client_key(factory, 0, cache)
     }
 }
 
-pub(crate) use spoken::{ClientKey, ServerKey, client_key, server_key};
+pub(crate) use spoken::{Cache, ClientKey, ServerKey, cache, client_key, server_key};
 
 /// Bytes of a connection without buffers: the larger of a client and a server.
 pub(crate) const CONNECTION: usize = larger(

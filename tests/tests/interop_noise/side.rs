@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::net::TcpStream;
 
 use falco_core::{
-    Connection, Instant, KeyRef, OutgoingAnswer, OutgoingRequest, Partial, Reassembly, Received, RequestId, Role,
+    Connection, HeapPartials, Instant, KeyRef, OutgoingAnswer, OutgoingRequest, Reassembly, Received, RequestId, Role,
     Settings, TRANSMIT_SIZE,
 };
 use getrandom::SysRng;
@@ -49,7 +49,7 @@ impl Message for OutgoingAnswer {
 }
 
 /// Messages of which a part has come.
-pub(super) type Partials = Reassembly<Vec<Partial<Vec<u8>>>>;
+pub(super) type Partials = Reassembly<HeapPartials>;
 
 /// Keeps a part, and hands out the message where it was the last.
 pub(super) fn part(partials: &mut Partials, id: RequestId, bytes: &[u8], last: bool) -> Option<Vec<u8>> {
@@ -78,7 +78,7 @@ impl<R: Role<Outgoing: Message>, H: KeyRef<R>> Side<R, H> {
             epoch: std::time::Instant::now(),
             queue: VecDeque::new(),
             gone: Vec::new(),
-            partials: Reassembly::new(Vec::new()),
+            partials: Reassembly::default(),
         }
     }
 

@@ -1,0 +1,123 @@
+//! Both tables against a plain list.
+
+use alloc::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::{FixedTable, HeapTable, RequestSlot, RequestTable, State};
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// Adds a request whose id is this much greater than the last.
+    Push(u32),
+    /// Removes one of those that are there.
+    Remove(usize),
+    /// Marks one of those that are there.
+    Lose(usize),
+    /// Removes the first that is marked.
+    RemoveLost,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        6 => (1..4_u32).prop_map(Op::Push),
+        5 => any::<usize>().prop_map(Op::Remove),
+        1 => any::<usize>().prop_map(Op::Lose),
+        1 => Just(Op::RemoveLost),
+    ];
+    proptest::collection::vec(op, 0..300)
+}
+
+fn slot(id: u32) -> RequestSlot {
+    RequestSlot {
+        id,
+        ..RequestSlot::EMPTY
+    }
+}
+
+/// Has `table` and a list of ids and states do the same, and compares all that can be asked.
+fn compare<T: RequestTable>(mut table: T, ops: &[Op]) {
+    let (mut list, mut last) = (Vec::<(u32, State)>::new(), 0);
+    let place = |table: &T, id: u32| table.find(id).unwrap();
+    for op in ops {
+        match *op {
+            Op::Push(distance) => {
+                last += distance;
+                let room = list.len() < usize::from(T::capacity());
+                assert_eq!(table.push(slot(last)), room);
+                if room {
+                    list.push((last, State::Waiting));
+                }
+            }
+            Op::Remove(pick) if !list.is_empty() => {
+                let (id, _) = list.remove(pick % list.len());
+                table.remove(place(&table, id));
+            }
+            Op::Lose(pick) if !list.is_empty() => {
+                let pick = pick % list.len();
+                let (id, state) = list.get_mut(pick).unwrap();
+                *state = State::Lost;
+                let at = place(&table, *id);
+                table.get_mut(at).unwrap().state = State::Lost;
+                table.note_lost(*id);
+            }
+            Op::RemoveLost => {
+                let first = list.iter().position(|(_, state)| *state == State::Lost);
+                let lost = first.map(|first| list.remove(first).0);
+                assert_eq!(table.next_lost(), lost);
+                if let Some(id) = lost {
+                    table.remove(place(&table, id));
+                }
+            }
+            Op::Remove(_) | Op::Lose(_) => {}
+        }
+        let all: Vec<_> = table.iter_mut().map(|slot| (slot.id, slot.state)).collect();
+        assert_eq!(all, list);
+        assert_eq!(table.len(), list.len());
+        for id in 0..=last + 1 {
+            let found = table.find(id).and_then(|place| table.get(place)).map(|slot| slot.id);
+            let expected = list.iter().find(|(other, _)| *other == id).map(|(id, _)| *id);
+            assert_eq!(found, expected);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_table_on_the_heap_is_a_list_of_requests(ops in ops()) {
+        compare(HeapTable::empty(), &ops);
+    }
+
+    #[test]
+    fn a_table_in_place_is_a_list_of_requests(ops in ops()) {
+        compare(FixedTable::<5>::empty(), &ops);
+    }
+}
+
+#[test]
+fn a_table_on_the_heap_keeps_few_slots_of_completed_requests() {
+    // Every other request stays.
+    let mut table = HeapTable::empty();
+    for id in 1..10_000 {
+        assert!(table.push(slot(id)));
+        if id % 2 == 1 {
+            table.remove(table.find(id).unwrap());
+        }
+        assert!(table.slots.len() <= 2 * table.len() + super::SPARE);
+    }
+    // One stays at the front, and others come and go behind it.
+    let mut table = HeapTable::empty();
+    assert!(table.push(slot(1)) && table.push(slot(2)));
+    for id in 3..10_000 {
+        assert!(table.push(slot(id)));
+        table.remove(table.find(id - 1).unwrap());
+        assert!(table.slots.len() <= 2 * table.len() + super::SPARE);
+    }
+    assert!(table.slots.capacity() <= 32);
+    for id in [1, 9_999] {
+        table.remove(table.find(id).unwrap());
+    }
+    assert!(table.slots.is_empty() && table.slots.capacity() <= 16);
+}

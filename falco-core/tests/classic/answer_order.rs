@@ -1,0 +1,196 @@
+//! The order of answers, how many requests may wait for one, and that each gets one.
+
+use crate::common::{Ends, asked, ends, ends_with, handle, ms, owed, server};
+use falco_core::{
+    Instant, OutputTooSmall, Received, Refusal, ReplyError, SealError, ServerEvent, ServerWait, Settings, Status,
+};
+
+const NOW: Instant = ms(0);
+
+fn in_flight(allowed: u16) -> Ends {
+    let settings = Settings::new().with_max_in_flight(allowed).unwrap();
+    ends_with(&handle(), &handle(), &settings, 1)
+}
+
+fn permutations(of: &[usize]) -> Vec<Vec<usize>> {
+    if of.is_empty() {
+        return vec![Vec::new()];
+    }
+    let mut all = Vec::new();
+    for (at, first) in of.iter().enumerate() {
+        let rest = [&of[..at], &of[at + 1..]].concat();
+        all.extend(
+            permutations(&rest)
+                .into_iter()
+                .map(|rest| [[*first].as_slice(), &rest].concat()),
+        );
+    }
+    all
+}
+
+#[test]
+fn answers_given_in_any_order_go_out_in_the_order_of_the_requests() {
+    for order in permutations(&[0, 1, 2, 3]) {
+        let (mut both, ids) = asked(4);
+        let (mut stream, mut ready) = (Vec::new(), Vec::new());
+        let mut out = [0; 4 * 37];
+        for at in order {
+            ready.push((
+                both.server.answer(ids[at], 1).unwrap(),
+                [u8::try_from(at + 11).unwrap()],
+            ));
+            // As often as it takes: those whose turn comes later stand before it in the list.
+            loop {
+                let messages = ready.iter_mut().map(|(message, body)| (message, body.as_slice()));
+                let length = both.server.seal(NOW, messages, &mut out).unwrap();
+                if length == 0 {
+                    break;
+                }
+                stream.extend_from_slice(&out[..length]);
+            }
+        }
+        assert!(ready.iter().all(|(message, _)| message.is_done()));
+        for (answer, number) in stream.chunks(37).zip(1..) {
+            let (id, body) = both.learn(answer);
+            assert_eq!((id.number(), body), (number, vec![u8::try_from(number + 10).unwrap()]));
+        }
+        assert_eq!(
+            (stream.len(), both.client.in_flight(), both.server.in_flight()),
+            (4 * 37, 0, 0)
+        );
+    }
+}
+
+#[test]
+fn one_seal_takes_as_many_answers_as_fit() {
+    for room in 36..=3 * 37 + 5 {
+        let (mut both, ids) = asked(3);
+        let mut ready: Vec<_> = ids.iter().map(|id| both.server.answer(*id, 1).unwrap()).collect();
+        let messages = ready.iter_mut().map(|message| (message, [9].as_slice()));
+        let sealed = both.server.seal(NOW, messages, &mut vec![0; room]);
+        let fitting = (room / 37).min(3);
+        let expected = match fitting {
+            0 => Err(OutputTooSmall { needed: 37, given: 36 }.into()),
+            count => Ok(count * 37),
+        };
+        assert_eq!(sealed, expected);
+        assert_eq!(ready.iter().filter(|message| message.is_done()).count(), fitting);
+        assert_eq!(both.server.in_flight(), 3 - fitting);
+    }
+    // And requests.
+    let mut both = ends();
+    let (mut one, mut two) = (both.client.request(1).unwrap(), both.client.request(2).unwrap());
+    let mut out = [0; 100];
+    let messages = [(&mut one, b"1".as_slice()), (&mut two, b"22".as_slice())];
+    assert_eq!(both.client.seal(NOW, messages, &mut out), Ok(38 + 39));
+    assert_eq!(
+        (both.hear(&out[..38]).1, both.hear(&out[38..77]).1),
+        (b"1".to_vec(), b"22".to_vec())
+    );
+}
+
+#[test]
+fn a_request_has_one_answer() {
+    let (mut both, ids) = asked(2);
+    let mut twice = both.server.answer(ids[0], 1).unwrap();
+    both.reply(ids[0], b"!");
+    let not_waiting = ReplyError::NotWaiting(ids[0]);
+    assert_eq!(both.server.answer(ids[0], 1).unwrap_err(), not_waiting);
+    assert_eq!(both.server.refuse(ids[0], Refusal::Failed), Err(not_waiting));
+    assert_eq!(
+        both.server.seal(NOW, [(&mut twice, b"!".as_slice())], &mut [0; 99]),
+        Err(SealError::NotWaiting(ids[0]))
+    );
+    assert_eq!(
+        (both.server.status(), both.server.in_flight()),
+        (Status::Established, 1)
+    );
+    // One that has gone is passed over, whatever body comes with it.
+    let mut last = both.server.answer(ids[1], 1).unwrap();
+    assert_eq!(
+        both.server.seal(NOW, [(&mut last, b"!".as_slice())], &mut [0; 99]),
+        Ok(37)
+    );
+    assert_eq!(
+        both.server.seal(NOW, [(&mut last, b"!?".as_slice())], &mut [0; 99]),
+        Ok(0)
+    );
+}
+
+#[test]
+fn the_accept_goes_before_the_first_answer() {
+    let both = ends();
+    let mut server = server(&handle(), &Settings::new(), 2);
+    assert!(server.recv(NOW, &mut both.hello.clone()).is_ok());
+    assert_eq!(server.status(), Status::Established);
+    let mut both = Ends { server, ..both };
+    let request = both.ask(b"?");
+    let (id, _) = both.hear(&request);
+    let mut answer = both.server.answer(id, 1).unwrap();
+    assert_eq!(both.server.seal_size(1), 38);
+    let small = OutputTooSmall { needed: 1, given: 0 };
+    assert_eq!(
+        both.server.seal(NOW, [(&mut answer, b"!".as_slice())], &mut []),
+        Err(small.into())
+    );
+    let mut out = [0; 38];
+    assert_eq!(
+        both.server.seal(NOW, [(&mut answer, b"!".as_slice())], &mut out),
+        Ok(38)
+    );
+    assert_eq!(out[0], 0xFF);
+    assert_eq!(both.learn(&out[1..]).1, b"!");
+}
+
+#[test]
+fn a_client_has_no_more_requests_in_flight_than_its_settings_allow() {
+    for allowed in [1_u16, 2, 5] {
+        let mut both = in_flight(allowed);
+        let requests: Vec<_> = (0..allowed).map(|_| both.ask(b"?")).collect();
+        assert_eq!(both.client.in_flight(), requests.len());
+        let (mut over, mut out) = (both.client.request(1).unwrap(), [0; 100]);
+        assert_eq!(both.client.seal(NOW, [(&mut over, b"?".as_slice())], &mut out), Ok(0));
+        both.client.ping().unwrap();
+        assert_eq!(owed(&mut both.client, NOW), [2], "a ping may go");
+        let ids: Vec<_> = requests.iter().map(|request| both.hear(request).0).collect();
+        let answer = both.reply(ids[0], b"!");
+        both.learn(&answer);
+        assert_eq!(both.client.seal(NOW, [(&mut over, b"?".as_slice())], &mut out), Ok(38));
+    }
+}
+
+#[test]
+fn a_server_reads_no_more_requests_than_its_settings_allow_but_pings() {
+    for allowed in [1_u16, 2, 5] {
+        let mut both = in_flight(allowed);
+        // Its client is one that does not keep to it.
+        let other = ends_with(&handle(), &handle(), &Settings::new(), 1);
+        both.client = other.client;
+        let ids: Vec<_> = (0..allowed).map(|_| both.ask(b"?")).map(|_| ()).collect();
+        let requests: Vec<_> = ids.iter().map(|()| both.ask(b"?")).collect();
+        let ids: Vec<_> = requests.iter().map(|request| both.hear(request).0).collect();
+        let mut over = both.ask(b"over");
+        assert_eq!(
+            both.server.recv(NOW, &mut over),
+            Ok(Received::Wait(ServerWait::AnswerFirst))
+        );
+        assert_eq!(
+            both.server.recv(NOW, &mut over),
+            Ok(Received::Wait(ServerWait::AnswerFirst)),
+            "it stays where it is"
+        );
+        assert_eq!(
+            both.server.recv(NOW, &mut over[..9]),
+            Ok(Received::Wait(ServerWait::AnswerFirst)),
+            "its head is enough"
+        );
+        let event = Received::Event {
+            consumed: 1,
+            event: ServerEvent::Ping,
+        };
+        assert_eq!(both.server.recv(NOW, &mut [2]), Ok(event));
+        assert_eq!(both.server.in_flight(), ids.len());
+        both.reply(ids[0], b"!");
+        assert_eq!(both.hear(&over).1, b"over");
+    }
+}

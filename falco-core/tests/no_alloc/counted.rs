@@ -1,0 +1,110 @@
+//! What a server counts for requests that arrive in parts is what it has reserved.
+
+use allocation_counter::measure;
+use falco_core::mux::{ServerMux, ServerStep, SharedBudget};
+use falco_core::noise::{HeapTable, KeyRing, NoiseSecret, NoiseServer};
+use falco_core::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, key, raw_frame};
+use falco_core::{Instant, ServerConnection, Settings, TRANSMIT_SIZE};
+
+const NOW: Instant = Instant::ZERO;
+const BEGIN: u8 = 2;
+const PART: u8 = 3;
+const PING: u8 = 6;
+/// What the tables of 100 requests may take besides their bodies.
+const TABLES: i64 = 20_000;
+
+type Keys = NoiseServer<HeapTable, KeyRing<[Option<NoiseSecret>; 1]>, NoSecurity>;
+type Mux<'k> = ServerMux<&'k Keys, Vec<u8>, SharedBudget>;
+
+fn keys() -> Keys {
+    let places = [Some(NoiseSecret::derive(key(7), &NoSecurity))];
+    let ring = KeyRing::new(places, &mut CountingRng::new(0)).unwrap();
+    NoiseServer::new(ring, &[][..], NoSecurity).unwrap()
+}
+
+/// Passes all of `bytes` to the server. Returns how many whole requests there were.
+fn pass(server: &mut Mux<'_>, mut bytes: Vec<u8>) -> usize {
+    let (mut unread, mut whole) = (bytes.as_mut_slice(), 0);
+    loop {
+        let consumed = match server.recv(NOW, unread).unwrap() {
+            ServerStep::Established { consumed } | ServerStep::Skip { consumed } => consumed,
+            ServerStep::Request { consumed, .. } => {
+                whole += 1;
+                consumed
+            }
+            _ => return whole,
+        };
+        unread = &mut unread[consumed..];
+    }
+}
+
+fn established<'k>(keys: &'k Keys, settings: &Settings, budget: &SharedBudget) -> (Mux<'k>, RawPeer<NoSecurity>) {
+    let machine = ServerConnection::new(keys, settings, NOW, &mut CountingRng::new(1)).unwrap();
+    let mut server = Mux::new(machine, budget.clone(), settings);
+    let handshake = RawHandshake::new(NoSecurity, 7);
+    pass(&mut server, handshake.hello());
+    let mut out = [0; TRANSMIT_SIZE];
+    let length = server.seal(NOW, &mut out).unwrap();
+    let mut raw = handshake.client(&out[..length]).unwrap();
+    pass(&mut server, raw.seal(&raw_frame(PING, 0, &[1; 8])));
+    server.seal(NOW, &mut out).unwrap();
+    (server, raw)
+}
+
+fn begin(id: u32, total: u32, part: &[u8]) -> Vec<u8> {
+    raw_frame(BEGIN, id, &[&total.to_be_bytes(), part].concat())
+}
+
+/// Bytes that requests have in memory, as the allocator counts them: those of bodies, not of tables.
+fn reserved(server: &mut Mux<'_>, record: Vec<u8>) -> i64 {
+    let taken = measure(|| {
+        pass(server, record);
+    });
+    taken.bytes_current
+}
+
+#[test]
+fn what_is_counted_of_a_request_in_parts_is_what_is_reserved_and_never_more_than_its_total() {
+    let (keys, budget) = (keys(), SharedBudget::new(1 << 30));
+    let settings = Settings::new().with_max_message(1 << 20);
+    let (mut server, mut raw) = established(&keys, &settings, &budget);
+    // Tables get their memory before anything is measured.
+    pass(&mut server, raw.seal(&begin(1, 1 << 20, b"")));
+    let (mut arrived, mut in_memory) = (0, 0);
+    for length in [
+        1, 10, 1_000, 30_000, 60_000, 60_000, 500, 60_000, 60_000, 60_000, 60_000,
+    ] {
+        let record = raw.seal(&raw_frame(PART, 1, &vec![7; length]));
+        // The record itself is dropped in the measurement.
+        let dropped = i64::try_from(record.capacity()).unwrap();
+        in_memory += reserved(&mut server, record) + dropped;
+        arrived += i64::try_from(length).unwrap();
+        let counted = (1 << 30) - i64::try_from(budget.left()).unwrap();
+        assert_eq!(in_memory, counted, "{arrived} bytes have arrived");
+        assert!(in_memory >= arrived && in_memory <= 1 << 20);
+    }
+}
+
+#[test]
+fn a_connection_reserves_no_more_than_it_may_hold() {
+    let (keys, budget) = (keys(), SharedBudget::new(1 << 30));
+    let settings = Settings::new().with_max_message(1 << 20).with_max_held(1 << 20);
+    let (mut server, mut raw) = established(&keys, &settings, &budget);
+    let mut in_memory = 0;
+    let mut step = |frames: Vec<u8>| {
+        let record = raw.seal(&frames);
+        let dropped = i64::try_from(record.capacity()).unwrap();
+        in_memory += reserved(&mut server, record) + dropped;
+        server.seal(NOW, &mut [0; 1_000]).unwrap();
+        in_memory
+    };
+    for id in 1..=100 {
+        assert!(step(begin(id, 1 << 20, &[7; 10_000])) < (1 << 20) + TABLES);
+    }
+    // One byte more for each, for which its memory would double.
+    let mut most = 0;
+    for id in 1..=100 {
+        most = most.max(step(raw_frame(PART, id, &[7])));
+    }
+    assert!(most > 900_000 && most < (1 << 20) + TABLES, "{most} bytes");
+}

@@ -1,0 +1,155 @@
+//! A device among servers: less room to seal into than its peer reads, keys that never change, one
+//! request at a time.
+use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
+use falco_core::testing::{CountingRng, NoSecurity, key};
+use falco_core::{
+    ClientConnection, ConnectionError, Instant, OutputTooSmall, Partial, Reassembly, Received, SealError,
+    ServerConnection, ServerEvent, Settings,
+};
+
+type Keys = NoiseServer<FixedTable<2>, KeyRing<[Option<NoiseSecret>; 1]>, NoSecurity>;
+
+/// A ring that is neither in a cell nor behind a lock.
+fn server_keys(byte: u8) -> Keys {
+    let secret = NoiseSecret::derive(key(byte), &NoSecurity);
+    let ring = KeyRing::new([Some(secret)], &mut CountingRng::new(0)).unwrap();
+    NoiseServer::new(ring, &[][..], NoSecurity).unwrap()
+}
+
+/// Lets the server take all of `bytes`; hands out the request that is whole with them.
+fn take(
+    server: &mut ServerConnection<&Keys>,
+    bytes: &mut [u8],
+    parts: &mut Reassembly<[Partial<Vec<u8>>; 1]>,
+) -> Option<Vec<u8>> {
+    let (mut at, mut whole) = (0, None);
+    loop {
+        match server.recv(Instant::ZERO, &mut bytes[at..]).unwrap() {
+            Received::Event { consumed, event } => {
+                match event {
+                    ServerEvent::Request { body, .. } => whole = Some(body.to_vec()),
+                    ServerEvent::Begin { id, total, body } => parts.begin(id, total, body).unwrap(),
+                    ServerEvent::Part { id, body, .. } => {
+                        parts.part(id, body).unwrap();
+                        whole = parts.take(id).map(|(body, length)| body[..length].to_vec());
+                    }
+                    _ => {}
+                }
+                at += consumed;
+            }
+            Received::Skip { consumed } => at += consumed,
+            _ => break,
+        }
+    }
+    assert_eq!(at, bytes.len());
+    whole
+}
+
+/// A client that has proved itself to a server which reads far larger records than the client has
+/// room for.
+fn established<'k>(
+    client: &'k NoiseClient<FixedTable<1>, NoSecurity>,
+    keys: &'k Keys,
+) -> (
+    ClientConnection<&'k NoiseClient<FixedTable<1>, NoSecurity>>,
+    ServerConnection<&'k Keys>,
+) {
+    let (settings, now) = (Settings::new(), Instant::ZERO);
+    let mut client = ClientConnection::new(client, &settings, now, &mut CountingRng::new(1)).unwrap();
+    let mut server = ServerConnection::new(keys, &settings, now, &mut CountingRng::new(2)).unwrap();
+    let mut out = [0; 128];
+    let hello = client.poll_transmit(now, &mut out).unwrap();
+    let _ = server.recv(now, &mut out[..hello]);
+    let welcome = server.poll_transmit(now, &mut out).unwrap();
+    let _ = client.recv(now, &mut out[..welcome]).unwrap();
+    let ping = client.poll_transmit(now, &mut out).unwrap();
+    let mut parts = Reassembly::new([Partial::new(Vec::new())]);
+    assert_eq!(take(&mut server, &mut out[..ping], &mut parts), None);
+    let answer = server.poll_transmit(now, &mut out).unwrap();
+    let heard = client.recv(now, &mut out[..answer]);
+    assert!(matches!(heard, Ok(Received::Event { consumed, .. }) if consumed == answer));
+    (client, server)
+}
+
+#[test]
+fn a_message_larger_than_the_output_goes_in_parts_although_the_peer_reads_it_whole() {
+    let (client, keys) = (NoiseClient::new(key(7), &[][..], NoSecurity).unwrap(), server_keys(7));
+    for room in [300, 514, 1000] {
+        let (mut client, mut server) = established(&client, &keys);
+        for length in [0, 1, room - 25, room - 24, room, 5000] {
+            let body: Vec<u8> = (0..=255).cycle().take(length).collect();
+            let mut parts = Reassembly::new([Partial::new(Vec::new())]);
+            let (mut request, mut got, mut out) = (client.request(length).unwrap(), None, vec![0; room]);
+            while !request.is_done() {
+                let sealed = client
+                    .seal(Instant::ZERO, [(&mut request, &body[..])], &mut out)
+                    .unwrap();
+                assert!(sealed > 0);
+                got = take(&mut server, &mut out[..sealed], &mut parts);
+            }
+            assert_eq!(got.as_ref(), Some(&body), "{length} bytes through {room}");
+            // Its table has one place.
+            let id = request.id().unwrap();
+            client.cancel(id).unwrap();
+            let mut out = [0; 128];
+            let cancel = client.poll_transmit(Instant::ZERO, &mut out).unwrap();
+            answer_cancel(&mut client, &mut server, &mut out[..cancel]);
+        }
+    }
+}
+
+/// The server learns that its only request is no longer wanted, and ends it.
+fn answer_cancel(
+    client: &mut ClientConnection<&NoiseClient<FixedTable<1>, NoSecurity>>,
+    server: &mut ServerConnection<&Keys>,
+    cancel: &mut [u8],
+) {
+    let Ok(Received::Event {
+        event: ServerEvent::Cancelled { id },
+        ..
+    }) = server.recv(Instant::ZERO, cancel)
+    else {
+        panic!("a cancel was expected");
+    };
+    server.refuse(id, falco_core::Refusal::Cancelled).unwrap();
+    let mut out = [0; 128];
+    let refusal = server.poll_transmit(Instant::ZERO, &mut out).unwrap();
+    let mut at = 0;
+    while let Ok(Received::Event { consumed, .. } | Received::Skip { consumed }) =
+        client.recv(Instant::ZERO, &mut out[at..refusal])
+    {
+        at += consumed;
+    }
+    assert_eq!((at, client.in_flight()), (refusal, 0));
+}
+
+#[test]
+fn an_output_too_small_to_be_worth_cutting_for_is_told_so() {
+    let (client, keys) = (NoiseClient::new(key(7), &[][..], NoSecurity).unwrap(), server_keys(7));
+    let (mut client, _) = established(&client, &keys);
+    let mut request = client.request(300).unwrap();
+    let refused = client.seal(Instant::ZERO, [(&mut request, &[0; 300][..])], &mut [0; 200]);
+    assert_eq!(
+        refused,
+        Err(SealError::OutputTooSmall(OutputTooSmall {
+            needed: 325,
+            given: 200
+        }))
+    );
+}
+
+#[test]
+fn a_ring_that_never_changes_needs_no_cell() {
+    let (client, keys) = (
+        NoiseClient::<FixedTable<1>, _>::new(key(8), &[][..], NoSecurity).unwrap(),
+        server_keys(7),
+    );
+    let (settings, now, mut out) = (Settings::new(), Instant::ZERO, [0; 128]);
+    let mut client = ClientConnection::new(&client, &settings, now, &mut CountingRng::new(1)).unwrap();
+    let mut server = ServerConnection::new(&keys, &settings, now, &mut CountingRng::new(2)).unwrap();
+    let hello = client.poll_transmit(now, &mut out).unwrap();
+    assert_eq!(
+        server.recv(now, &mut out[..hello]),
+        Err(ConnectionError::Unauthenticated)
+    );
+}

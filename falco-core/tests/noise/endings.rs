@@ -1,0 +1,296 @@
+//! How connections on the noise wire end: drains, ends that stay, ends of the stream, and what is
+//! said last.
+
+use crate::common::ms;
+use crate::common::noise::{BEGIN, CLOSE, MESSAGE, PART, PING, PONG, REFUSE, Told, asking, at_server, begin};
+use falco_core::testing::raw_frame;
+use falco_core::{CloseReason, ConnectionError, Refusal, Settings, Status};
+
+const REASONS: [(CloseReason, u8); 3] = [
+    (CloseReason::Done, 0),
+    (CloseReason::ShuttingDown, 2),
+    (CloseReason::KeyRetired, 3),
+];
+
+#[test]
+fn a_server_that_closes_finishes_what_has_begun_and_skips_what_comes_after() {
+    for (reason, code) in REASONS {
+        let mut rig = at_server(&Settings::new());
+        rig.hear(&raw_frame(BEGIN, 3, &begin(4, b"ab")));
+        rig.hear(&raw_frame(MESSAGE, 4, b"four"));
+        rig.machine.close(rig.now, reason);
+        rig.machine.close(rig.now, CloseReason::Done);
+        assert_eq!(rig.machine.status(), Status::Draining);
+        assert_eq!(
+            rig.said(),
+            [(CLOSE, 4, vec![code])],
+            "one, with the last that has begun"
+        );
+        // Later ones are skipped, and their numbers count as begun.
+        let later = [
+            raw_frame(MESSAGE, 5, b"later"),
+            raw_frame(BEGIN, 7, &begin(9, b"later")),
+            raw_frame(PART, 7, b"rest"),
+            raw_frame(PART, 6, b"rest"),
+            raw_frame(PING, 0, &[1; 8]),
+        ];
+        assert_eq!(rig.hear(&later.concat()), [Told::Ping]);
+        assert_eq!(rig.said(), [(PONG, 0, vec![1; 8])]);
+        assert_eq!(rig.machine.in_flight(), 2);
+        assert_eq!(
+            rig.hear(&raw_frame(PART, 3, b"cd")),
+            [Told::Part(3, b"cd".to_vec(), true)]
+        );
+        rig.answer(3, b"III");
+        assert_eq!((rig.opened().len(), rig.machine.end()), (1, None));
+        rig.answer(4, b"IV");
+        assert_eq!(rig.opened(), [(MESSAGE, 4, b"IV".to_vec())]);
+        assert_eq!(rig.said(), []);
+        rig.assert_ended(ConnectionError::Closed);
+    }
+    // A number that was skipped may not come again.
+    let mut rig = at_server(&Settings::new());
+    rig.hear(&raw_frame(MESSAGE, 1, b"one"));
+    rig.machine.close(rig.now, CloseReason::Done);
+    rig.said();
+    rig.hear(&raw_frame(MESSAGE, 5, b"later"));
+    rig.hear(&raw_frame(MESSAGE, 5, b"again"));
+    assert_eq!(
+        (rig.said(), rig.machine.end()),
+        (vec![], Some(ConnectionError::Protocol))
+    );
+}
+
+#[test]
+fn a_server_that_owes_nothing_closes_at_once_and_ends() {
+    for (reason, code) in REASONS {
+        let mut rig = at_server(&Settings::new());
+        rig.hear(&raw_frame(MESSAGE, 4, b"four"));
+        rig.answer(4, b"IV");
+        rig.opened();
+        rig.machine.close(rig.now, reason);
+        assert_eq!(rig.said(), [(CLOSE, 4, vec![code])]);
+        rig.assert_ended(ConnectionError::Closed);
+    }
+}
+
+#[test]
+fn after_a_clients_close_a_server_says_its_own_behind_the_last_end_it_owes() {
+    let mut rig = at_server(&Settings::new());
+    rig.hear(&raw_frame(MESSAGE, 1, b"one"));
+    rig.hear(&[raw_frame(MESSAGE, 2, b"two"), raw_frame(CLOSE, 2, &[0])].concat());
+    assert_eq!(
+        rig.machine.end_of_stream(rig.now, &[]),
+        Ok(()),
+        "it may have shut its sending half"
+    );
+    rig.answer(1, b"I");
+    assert_eq!(rig.opened(), [(MESSAGE, 1, b"I".to_vec())]);
+    rig.machine.refuse(rig.ids[&2], Refusal::Failed).unwrap();
+    assert_eq!(rig.said(), [(REFUSE, 2, vec![3]), (CLOSE, 2, vec![0])]);
+    rig.assert_ended(ConnectionError::Closed);
+    // Refusals are ends too: they go before the end.
+    let mut rig = at_server(&Settings::new().with_max_in_flight(1).unwrap());
+    let frames = [
+        raw_frame(MESSAGE, 1, b""),
+        raw_frame(MESSAGE, 2, b""),
+        raw_frame(CLOSE, 2, &[2]),
+    ];
+    rig.hear(&frames.concat());
+    rig.answer(1, b"");
+    let kinds: Vec<_> = rig.opened().iter().map(|frame| (frame.0, frame.1)).collect();
+    assert_eq!(kinds, [(REFUSE, 2), (MESSAGE, 1), (CLOSE, 2)]);
+    rig.assert_ended(ConnectionError::Closed);
+}
+
+#[test]
+fn both_sides_may_close_at_once_and_neither_says_it_twice() {
+    let mut rig = at_server(&Settings::new());
+    rig.hear(&raw_frame(MESSAGE, 1, b"one"));
+    rig.machine.close(rig.now, CloseReason::ShuttingDown);
+    assert_eq!(rig.said(), [(CLOSE, 1, vec![2])]);
+    assert_eq!(rig.hear(&raw_frame(CLOSE, 1, &[0])), [Told::Closing(CloseReason::Done)]);
+    rig.answer(1, b"I");
+    assert_eq!(rig.opened(), [(MESSAGE, 1, b"I".to_vec())]);
+    rig.assert_ended(ConnectionError::Closed);
+
+    let mut rig = asking(1);
+    rig.machine.close(rig.now, CloseReason::Done);
+    assert_eq!(rig.said(), [(CLOSE, 1, vec![0])]);
+    assert_eq!(rig.hear(&raw_frame(CLOSE, 1, &[2])).len(), 1);
+    assert_eq!(rig.hear(&raw_frame(MESSAGE, 1, b"I")).len(), 1);
+    assert_eq!(rig.said(), []);
+    rig.assert_ended(ConnectionError::Closed);
+}
+
+#[test]
+fn a_drain_that_lasts_a_lifetime_ends_as_idle_whatever_comes() {
+    // The server's own close, then the client's; a ping in between moves the lifetime and not the
+    // drain.
+    for own in [true, false] {
+        let mut rig = at_server(&Settings::new());
+        rig.hear(&raw_frame(MESSAGE, 1, b"one"));
+        rig.now = ms(1_000);
+        if own {
+            rig.machine.close(rig.now, CloseReason::Done);
+            rig.said();
+        } else {
+            rig.hear(&raw_frame(CLOSE, 1, &[0]));
+        }
+        for now in [30_000, 60_999] {
+            rig.now = ms(now);
+            rig.hear(&raw_frame(PING, 0, &[1; 8]));
+            rig.said();
+        }
+        assert_eq!(rig.machine.poll_timeout(), Some(ms(61_000)));
+        assert_eq!(rig.machine.handle_timeout(ms(60_999)), Ok(()));
+        rig.now = ms(61_000);
+        assert_eq!(rig.machine.handle_timeout(rig.now), Err(ConnectionError::Expired));
+        let said = rig.said();
+        assert_eq!(said, if own { vec![] } else { vec![(CLOSE, 1, vec![1])] });
+        rig.assert_ended(ConnectionError::Expired);
+    }
+    let mut rig = asking(1);
+    rig.now = ms(1_000);
+    rig.machine.close(rig.now, CloseReason::Done);
+    rig.said();
+    for now in [20_000, 40_000, 60_000] {
+        rig.now = ms(now);
+        rig.hear(&raw_frame(PING, 0, &[1; 8]));
+        assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
+        rig.said();
+    }
+    assert_eq!(rig.machine.handle_timeout(ms(61_000)), Err(ConnectionError::Expired));
+}
+
+#[test]
+fn an_end_of_the_stream_is_orderly_only_after_a_close_between_records_with_nothing_waiting() {
+    let truncated = Err(ConnectionError::Truncated);
+    let mut rig = at_server(&Settings::new());
+    assert_eq!(rig.machine.end_of_stream(rig.now, &[]), truncated, "no CLOSE");
+    let mut rig = at_server(&Settings::new());
+    rig.hear(&raw_frame(MESSAGE, 1, b"one"));
+    assert_eq!(
+        rig.machine.end_of_stream(rig.now, &[]),
+        truncated,
+        "no CLOSE, one running"
+    );
+    rig.assert_ended(ConnectionError::Truncated);
+    // After a CLOSE of either side nothing is cut but what is cut within a record; one that has not
+    // gone is none.
+    for (theirs, asked) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut rig = at_server(&Settings::new());
+        if asked {
+            rig.hear(&raw_frame(MESSAGE, 1, b"one"));
+        }
+        if theirs {
+            rig.hear(&raw_frame(CLOSE, 1, &[0]));
+        } else {
+            rig.machine.close(rig.now, CloseReason::Done);
+            if asked {
+                rig.said();
+            }
+        }
+        let end = rig.machine.end_of_stream(rig.now, &[0]);
+        assert_eq!(end, truncated, "a record is cut: {theirs} {asked}");
+        rig.assert_ended(ConnectionError::Truncated);
+    }
+    for asked in [false, true] {
+        let mut rig = at_server(&Settings::new());
+        if asked {
+            rig.hear(&raw_frame(MESSAGE, 1, b"one"));
+        }
+        rig.machine.close(rig.now, CloseReason::Done);
+        assert_eq!(
+            rig.machine.end_of_stream(rig.now, &[]),
+            truncated,
+            "it has not been said"
+        );
+    }
+
+    for (asked, close, unread, end) in [
+        (0, false, 0, ConnectionError::Truncated),
+        (1, false, 0, ConnectionError::Truncated),
+        (0, true, 0, ConnectionError::Closed),
+        (0, true, 1, ConnectionError::Truncated),
+        (1, true, 0, ConnectionError::Truncated),
+    ] {
+        let mut rig = asking(asked);
+        if close {
+            rig.machine.close(rig.now, CloseReason::Done);
+            rig.said();
+        }
+        assert_eq!(
+            rig.machine.end_of_stream(rig.now, &[0][..unread]),
+            Err(end),
+            "{asked} {close} {unread}"
+        );
+        rig.assert_ended(end);
+    }
+    let mut rig = asking(1);
+    rig.hear(&raw_frame(CLOSE, 1, &[2]));
+    assert_eq!(
+        rig.machine.end_of_stream(rig.now, &[]),
+        truncated,
+        "the answer is missing"
+    );
+}
+
+#[test]
+fn what_runs_when_the_stream_ends_behind_a_close_of_either_side_still_gets_its_end() {
+    for theirs in [true, false] {
+        let mut rig = at_server(&Settings::new());
+        rig.hear(&raw_frame(BEGIN, 1, &begin(4, b"ab")));
+        rig.hear(&raw_frame(MESSAGE, 2, b"two"));
+        if theirs {
+            rig.hear(&raw_frame(CLOSE, 2, &[0]));
+        } else {
+            rig.machine.close(rig.now, CloseReason::ShuttingDown);
+            assert_eq!(rig.said(), [(CLOSE, 2, vec![2])]);
+        }
+        for _ in 0..2 {
+            assert_eq!(rig.machine.end_of_stream(rig.now, &[]), Ok(()), "theirs: {theirs}");
+        }
+        // The rest of what is half received never comes.
+        assert_eq!(rig.bytes(&[]), [Told::Abandoned(1)]);
+        assert_eq!(rig.said(), [(REFUSE, 1, vec![5])]);
+        assert_eq!((rig.machine.status(), rig.machine.in_flight()), (Status::Draining, 1));
+        rig.answer(2, b"II");
+        let mut expected = vec![(MESSAGE, 2, b"II".to_vec())];
+        expected.extend(theirs.then(|| (CLOSE, 2, vec![0])));
+        assert_eq!(rig.opened(), expected);
+        rig.assert_ended(ConnectionError::Closed);
+    }
+}
+
+#[test]
+fn once_ended_a_machine_tells_nothing_more_of_a_record_that_it_has_opened() {
+    for way in 0..3 {
+        let mut rig = at_server(&Settings::new().with_max_in_flight(2).unwrap());
+        let frames: Vec<u8> = (1..=4).flat_map(|id| raw_frame(MESSAGE, id, b"?")).collect();
+        let record = rig.raw.seal(&frames);
+        rig.unread.extend(record);
+        assert_eq!(rig.next(), Some(Told::Whole(1, b"?".to_vec())));
+        let end = match way {
+            0 => rig.machine.handle_timeout(ms(60_000)).unwrap_err(),
+            1 => rig.machine.end_of_stream(rig.now, &rig.unread).unwrap_err(),
+            _ => rig.machine.recv(ms(60_000), &mut []).unwrap_err(),
+        };
+        assert_eq!(rig.bytes(&[]), [], "way {way}");
+        rig.said();
+        rig.assert_ended(end);
+
+        let mut rig = asking(2);
+        let frames: Vec<u8> = (1..=2).flat_map(|id| raw_frame(MESSAGE, id, b"!")).collect();
+        let record = rig.raw.seal(&frames);
+        rig.unread.extend(record);
+        assert_eq!(rig.next(), Some(Told::Whole(1, b"!".to_vec())));
+        let end = match way {
+            1 => rig.machine.end_of_stream(rig.now, &rig.unread).unwrap_err(),
+            _ => rig.machine.handle_timeout(ms(60_000)).unwrap_err(),
+        };
+        assert_eq!(rig.bytes(&[]), [], "way {way}");
+        rig.said();
+        rig.assert_ended(end);
+    }
+}

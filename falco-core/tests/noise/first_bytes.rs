@@ -1,0 +1,66 @@
+//! The first words of both sides on the noise wire, and that a side which ends before them says
+//! nothing.
+
+use crate::common::noise::{CLOSE, PING, PONG, at_client, first_ping, honest, noise_client_end, noise_server_end};
+use crate::common::{ms, owed};
+use falco_core::testing::raw_frame;
+use falco_core::{CloseReason, Received, Settings, Status};
+
+#[test]
+fn before_it_is_established_a_side_that_closes_or_runs_out_of_time_says_nothing() {
+    // A server that has read a hello owes a welcome, and after the end it does not.
+    for late in [false, true] {
+        let mut machine = noise_server_end(&Settings::new(), 1);
+        let mut hello = honest().hello();
+        assert_eq!(machine.recv(ms(0), &mut hello), Ok(Received::Skip { consumed: 74 }));
+        let now = if late { ms(5_000) } else { ms(1) };
+        if !late {
+            machine.close(now, CloseReason::Done);
+        }
+        assert_eq!(owed(&mut machine, now), [], "late: {late}");
+    }
+    let mut client = noise_client_end(&Settings::new(), 1);
+    client.close(ms(0), CloseReason::Done);
+    assert_eq!(owed(&mut client, ms(0)), []);
+    // A client whose first PING has not gone has no other first record.
+    for way in 0..2 {
+        let mut client = noise_client_end(&Settings::new(), 1);
+        let hello = owed(&mut client, ms(0));
+        let (mut welcome, mut raw) = honest().server(&hello).unwrap();
+        client.recv(ms(0), &mut welcome).unwrap();
+        let end = if way == 0 {
+            client.handle_timeout(ms(60_000)).unwrap_err()
+        } else {
+            client.recv(ms(0), &mut raw.seal(&raw_frame(0, 0, b""))).unwrap_err()
+        };
+        assert_eq!(owed(&mut client, ms(60_000)), [], "{end}");
+    }
+}
+
+#[test]
+fn a_close_before_the_first_ping_goes_after_it() {
+    let mut client = noise_client_end(&Settings::new(), 1);
+    let hello = owed(&mut client, ms(0));
+    let (mut welcome, mut raw) = honest().server(&hello).unwrap();
+    client.recv(ms(0), &mut welcome).unwrap();
+    client.close(ms(0), CloseReason::Done);
+    let mut said = owed(&mut client, ms(0));
+    assert_eq!(raw.open(&mut said).unwrap()[..7], first_ping()[..7]);
+    assert_eq!(raw.open(&mut said).unwrap(), raw_frame(CLOSE, 0, &[0]));
+    assert_eq!(at_client(&Settings::new()).machine.status(), Status::Established);
+}
+
+#[test]
+fn the_first_record_holds_one_ping_whatever_the_server_has_said() {
+    let mut client = noise_client_end(&Settings::new(), 1);
+    let hello = owed(&mut client, ms(0));
+    let (mut welcome, mut raw) = honest().server(&hello).unwrap();
+    client.recv(ms(0), &mut welcome).unwrap();
+    client
+        .recv(ms(0), &mut raw.seal(&raw_frame(PING, 0, b"too soon")))
+        .unwrap();
+    let mut said = owed(&mut client, ms(0));
+    let first = raw.open(&mut said).unwrap();
+    assert_eq!((first.len(), &first[..7]), (15, &first_ping()[..7]));
+    assert_eq!(raw.open(&mut said).unwrap(), raw_frame(PONG, 0, b"too soon"));
+}

@@ -1,0 +1,225 @@
+//! An owner who was away: what has come by the time that he is back is looked at before a deadline
+//! that has passed meanwhile counts, and no peer that is gone is kept by it.
+
+use crate::common::noise::{BEGIN, PART, PING, PONG, REFUSE, Told, at_client, at_server, begin};
+use crate::common::{ms, secrets, span};
+use falco_core::testing::{CountingRng, Pair, classic_key, noise_client, noise_server, raw_frame};
+use falco_core::{ClientKeyRef, ConnectionError, ServerKeyRef, Settings};
+
+const LIFETIME: u64 = 60_000;
+const EXPIRED: Result<(), ConnectionError> = Err(ConnectionError::Expired);
+const DEAD: Result<(), ConnectionError> = Err(ConnectionError::PeerDead);
+
+#[test]
+fn what_came_meanwhile_begins_the_lifetime_anew() {
+    let mut rig = at_server(&Settings::new());
+    rig.now = ms(LIFETIME + 5_000);
+    rig.machine.handle_late_poll(rig.now);
+    assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping]);
+    assert_eq!(rig.machine.poll_timeout(), Some(ms(2 * LIFETIME + 5_000)));
+}
+
+#[test]
+fn without_that_it_is_over_and_so_it_is_where_nothing_came() {
+    let mut rig = at_server(&Settings::new());
+    rig.now = ms(LIFETIME);
+    rig.hear(&raw_frame(PING, 0, &[1; 8]));
+    assert_eq!(rig.machine.end(), Some(ConnectionError::Expired));
+
+    let mut rig = at_server(&Settings::new());
+    rig.machine.handle_late_poll(ms(70_000));
+    assert_eq!(rig.machine.handle_timeout(ms(70_000)), Ok(()));
+    assert_eq!(rig.machine.poll_timeout(), Some(ms(70_001)));
+    assert_eq!(rig.machine.handle_timeout(ms(70_001)), EXPIRED);
+}
+
+#[test]
+fn between_two_signs_of_life_it_comes_at_most_a_lifetime_late_and_lasts_a_second() {
+    let mut rig = at_server(&Settings::new());
+    let first = LIFETIME + 7_000;
+    rig.machine.handle_late_poll(ms(first));
+    // In as many looks as it takes, up to a second from the first.
+    for now in [first, first + 1, first + 500, first + 999] {
+        rig.machine.handle_late_poll(ms(now));
+        assert_eq!(rig.machine.handle_timeout(ms(now)), Ok(()), "{now}");
+        assert_eq!(rig.machine.poll_timeout(), Some(ms(now + 1)));
+    }
+    rig.machine.handle_late_poll(ms(first + 1_001));
+    assert_eq!(rig.machine.handle_timeout(ms(first + 1_001)), EXPIRED);
+
+    // Of a short lifetime a third.
+    let brief = Settings::new().with_lifetime(span(1_000)).unwrap();
+    let mut rig = at_server(&brief);
+    rig.machine.handle_late_poll(ms(1_500));
+    rig.machine.handle_late_poll(ms(1_833));
+    assert_eq!(rig.machine.handle_timeout(ms(1_833)), Ok(()));
+    rig.machine.handle_late_poll(ms(1_836));
+    assert_eq!(rig.machine.handle_timeout(ms(1_836)), EXPIRED);
+
+    // Whoever is away for longer than a lifetime at once gets nothing.
+    let mut rig = at_server(&Settings::new());
+    rig.machine.handle_late_poll(ms(2 * LIFETIME));
+    assert_eq!(rig.machine.handle_timeout(ms(2 * LIFETIME)), EXPIRED);
+    let mut rig = at_server(&Settings::new());
+    rig.machine.handle_late_poll(ms(2 * LIFETIME - 1));
+    assert_eq!(rig.machine.handle_timeout(ms(2 * LIFETIME - 1)), Ok(()));
+}
+
+#[test]
+fn each_sign_of_life_gives_it_anew() {
+    let mut rig = at_server(&Settings::new());
+    for round in 1..4 {
+        // Each time counted from the last ping.
+        rig.now = ms(round * (LIFETIME + 5_000));
+        rig.machine.handle_late_poll(rig.now);
+        assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping], "{round}");
+        rig.said();
+    }
+}
+
+/// Each kind of machine that a user can have.
+#[test]
+fn it_holds_on_every_wire() {
+    fn both<A: ClientKeyRef + Copy, B: ServerKeyRef + Copy>(client: A, server: B, seed: u64) {
+        for away in [false, true] {
+            let settings = Settings::new().with_keep_alive(false);
+            let mut pair = Pair::new(client, server, &settings, seed + u64::from(away)).unwrap();
+            pair.settle().unwrap();
+            let late = ms(LIFETIME + 5_000);
+            let expected = if away { Ok(()) } else { EXPIRED };
+            if away {
+                pair.client().handle_late_poll(late);
+                pair.server().handle_late_poll(late);
+            }
+            assert_eq!(pair.client().handle_timeout(late), expected);
+            assert_eq!(pair.server().handle_timeout(late), expected);
+        }
+    }
+    both(&noise_client(7), &noise_server(7), 1);
+    both(&classic_key(8), &classic_key(8), 3);
+    let wires = secrets(Some(7), Some(8)).into_server(&mut CountingRng::new(1)).unwrap();
+    both(&noise_client(7), &wires, 5);
+    both(&classic_key(8), &wires, 7);
+    // As the adapters hold them.
+    let shared = secrets(None, Some(8)).into_server(&mut CountingRng::new(1)).unwrap();
+    let client = secrets(None, Some(8)).into_client(&mut CountingRng::new(2)).unwrap();
+    both(&client, &shared, 9);
+}
+
+#[test]
+fn nothing_moves_where_nothing_has_run_out_and_early_and_often_do_no_harm() {
+    let mut rig = at_server(&Settings::new());
+    for now in [0, 30_000, LIFETIME - 1] {
+        rig.machine.handle_late_poll(ms(now));
+        assert_eq!(rig.machine.poll_timeout(), Some(ms(LIFETIME)));
+    }
+    // Standing still goes by its own rule.
+    rig.machine.set_reading(ms(10_000), false);
+    rig.machine.handle_late_poll(ms(2 * LIFETIME));
+    assert_eq!(rig.machine.handle_timeout(ms(2 * LIFETIME)), EXPIRED);
+}
+
+#[test]
+fn a_pong_that_came_meanwhile_is_looked_at_before_the_peer_counts_as_dead() {
+    let mut rig = at_client(&Settings::new());
+    rig.now = ms(20_000);
+    rig.machine.handle_timeout(rig.now).unwrap();
+    let pinged = rig.said();
+    assert_eq!(pinged.len(), 1, "a ping");
+    rig.now = ms(45_000);
+    rig.machine.handle_late_poll(rig.now);
+    assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
+    rig.hear(&raw_frame(PONG, 0, &pinged[0].2));
+    assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
+    assert!(rig.machine.poll_timeout() > Some(ms(60_000)));
+}
+
+#[test]
+fn a_peer_that_is_gone_has_one_respite_and_no_more() {
+    let mut rig = at_client(&Settings::new());
+    rig.now = ms(20_000);
+    rig.machine.handle_timeout(rig.now).unwrap();
+    assert_eq!(rig.said().len(), 1, "a ping");
+    for now in [47_000, 47_001, 47_900] {
+        rig.machine.handle_late_poll(ms(now));
+        assert_eq!(rig.machine.handle_timeout(ms(now)), Ok(()));
+        assert_eq!(rig.machine.poll_timeout(), Some(ms(now + 1)));
+    }
+    rig.machine.handle_late_poll(ms(48_001));
+    assert_eq!(rig.machine.handle_timeout(ms(48_001)), DEAD);
+}
+
+#[test]
+fn a_peer_that_was_heard_has_it_again() {
+    let mut rig = at_client(&Settings::new());
+    for round in 0..3 {
+        rig.now = ms(20_000 + round * 45_000);
+        rig.machine.handle_timeout(rig.now).unwrap();
+        let pinged = rig.said();
+        assert_eq!(pinged.len(), 1, "{round}: a ping");
+        rig.now = ms(45_000 + round * 45_000);
+        rig.machine.handle_late_poll(rig.now);
+        assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()), "{round}");
+        rig.hear(&raw_frame(PONG, 0, &pinged[0].2));
+    }
+}
+
+#[test]
+fn what_is_half_received_goes_stale_all_the_same() {
+    let mut rig = at_server(&Settings::new());
+    rig.hear(&raw_frame(BEGIN, 1, &begin(9, b"a")));
+    // A client that talks in each millisecond, of other things.
+    for now in [30_000, LIFETIME - 1].into_iter().chain(LIFETIME..LIFETIME + 1_000) {
+        rig.now = ms(now);
+        rig.machine.handle_late_poll(rig.now);
+        assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping], "{now}");
+        rig.said();
+    }
+    rig.now = ms(LIFETIME + 1_001);
+    rig.machine.handle_late_poll(rig.now);
+    assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
+    assert_eq!(rig.bytes(&[]), [Told::Abandoned(1)]);
+    assert_eq!(rig.said(), [(REFUSE, 1, vec![5])]);
+}
+
+#[test]
+fn parts_that_came_meanwhile_are_taken_before_their_request_counts_as_stale() {
+    let mut rig = at_server(&Settings::new());
+    rig.hear(&raw_frame(BEGIN, 1, &begin(3, b"a")));
+    // The connection is heard in time, so that nothing but the request has run out.
+    for (ping, late, part) in [(30_000, 61_000, b"b"), (90_000, 122_000, b"c")] {
+        rig.now = ms(ping);
+        assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping]);
+        rig.said();
+        rig.now = ms(late);
+        rig.machine.handle_late_poll(rig.now);
+        assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
+        let told = rig.hear(&raw_frame(PART, 1, part));
+        assert!(matches!(told.as_slice(), [Told::Part(1, ..)]), "{late}: {told:?}");
+    }
+}
+
+#[test]
+fn a_request_is_kept_for_one_lifetime_more_at_most() {
+    let mut rig = at_server(&Settings::new());
+    rig.hear(&raw_frame(BEGIN, 1, &begin(3, b"a")));
+    // The connection lives for nearly a lifetime longer than the request.
+    rig.now = ms(LIFETIME - 1);
+    assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping]);
+    rig.said();
+    rig.now = ms(2 * LIFETIME + 500);
+    rig.machine.handle_late_poll(rig.now);
+    assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
+    assert_eq!(rig.hear(&raw_frame(PART, 1, b"b")), [Told::Abandoned(1)]);
+    assert_eq!(rig.said(), [(REFUSE, 1, vec![5])]);
+}
+
+#[test]
+fn a_handshake_moves_for_nobody() {
+    let mut client = crate::common::noise::noise_client_end(&Settings::new(), 1);
+    client.handle_late_poll(ms(5_000));
+    assert_eq!(client.handle_timeout(ms(5_000)), Err(ConnectionError::HandshakeTimeout));
+    let mut server = crate::common::noise::noise_server_end(&Settings::new(), 1);
+    server.handle_late_poll(ms(5_000));
+    assert_eq!(server.handle_timeout(ms(5_000)), Err(ConnectionError::HandshakeTimeout));
+}

@@ -1,0 +1,295 @@
+//! On the noise wire too: however a stream is cut into reads, whatever storage holds what is
+//! unread, the same events, the same end, the same output.
+
+use std::rc::Rc;
+
+use crate::common::callers::{Caller, Cuts, Event, Seen, at_once, in_reads};
+use crate::common::noise::{
+    BEGIN, CANCEL, CLOSE, ClientKeys, MESSAGE, NoiseClientEnd, NoiseServerEnd, PART, PING, PONG, REFUSE, ServerKeys,
+    Tell, Told, begin, first_ping, honest, noise_client_end, noise_server_end,
+};
+use crate::common::{ms, owed};
+use falco_core::testing::{NoSecurity, RawPeer, raw_frame};
+use falco_core::{
+    ClientEvent, ClientWait, Connection, ConnectionError, KeyRef, RecvBuf, Refusal, RequestId, Role, ServerEvent,
+    ServerWait, Settings,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// The largest record of these connections, and with its length the most that is ever unread of
+/// need.
+const RECORD: u16 = 150;
+const EXACT: usize = 152;
+
+fn settings() -> Settings {
+    let settings = Settings::new().with_max_record(RECORD).unwrap();
+    settings.with_max_message(120).with_max_in_flight(3).unwrap()
+}
+
+/// Answers what is whole, refuses what is cancelled, leaves every fourth waiting.
+struct Serving(NoiseServerEnd);
+
+/// Asks four things as soon as it may, cancels after each answer.
+struct Asking(NoiseClientEnd, Vec<RequestId>);
+
+fn seal<R: Role, H: KeyRef<R>>(
+    machine: &mut Connection<R, H>,
+    message: &mut R::Outgoing,
+    body: &[u8],
+    seen: &mut Seen,
+) {
+    let mut out = [0; 600];
+    if let Ok(length) = machine.seal(ms(5), [(message, body)], &mut out) {
+        seen.output.extend_from_slice(&out[..length]);
+    }
+}
+
+impl Caller for Serving {
+    type Role = falco_core::ServerSide;
+    type Handle = Rc<ServerKeys>;
+
+    fn machine(&mut self) -> &mut NoiseServerEnd {
+        &mut self.0
+    }
+
+    fn event(&mut self, event: ServerEvent<'_>, seen: &mut Seen) {
+        let (told, id) = event.tell();
+        if let (Told::Whole(..) | Told::Part(.., true), Some(id)) = (&told, id)
+            && id.number() % 4 != 0
+            && let Ok(mut answer) = self.0.answer(id, 2)
+        {
+            seal(&mut self.0, &mut answer, b"ok", seen);
+        }
+        if let (Told::Cancelled(_), Some(id)) = (&told, id) {
+            let _ = self.0.refuse(id, Refusal::Cancelled);
+        }
+        seen.events.push((0, Event::Told(told)));
+    }
+
+    fn wait(&mut self, wait: ServerWait, _seen: &mut Seen) {
+        assert_eq!(
+            wait,
+            ServerWait::TransmitFirst,
+            "on this wire nothing waits for answers"
+        );
+    }
+}
+
+impl Caller for Asking {
+    type Role = falco_core::ClientSide;
+    type Handle = Rc<ClientKeys>;
+
+    fn machine(&mut self) -> &mut NoiseClientEnd {
+        &mut self.0
+    }
+
+    fn event(&mut self, event: ClientEvent<'_>, seen: &mut Seen) {
+        let (told, _) = event.tell();
+        if told == Told::Established {
+            for _ in 0..3 {
+                let mut request = self.0.request(2).unwrap();
+                seal(&mut self.0, &mut request, b"?!", seen);
+                self.1.extend(request.id());
+            }
+        }
+        if let (Told::Whole(..), Some(id)) = (&told, self.1.pop()) {
+            let _ = self.0.cancel(id);
+        }
+        seen.events.push((0, Event::Told(told)));
+    }
+
+    fn wait(&mut self, _wait: ClientWait, _seen: &mut Seen) {}
+}
+
+/// What a stream is made of.
+#[derive(Clone, Debug)]
+enum Piece {
+    /// A record of frames.
+    Record(Vec<u8>),
+    /// One with a bit changed: which byte, counted round, and which bit.
+    Flipped(Vec<u8>, usize, u8),
+    /// One that is sealed and not sent.
+    Dropped(Vec<u8>),
+    Junk(Vec<u8>),
+}
+
+/// Frames as a peer might send them, most of them in order; the low bits of what is drawn choose
+/// the id.
+fn frame() -> impl Strategy<Value = Vec<u8>> {
+    let id = 1..8_u32;
+    prop_oneof![
+        4 => (id.clone(), 0..100_usize).prop_map(|(id, length)| raw_frame(MESSAGE, id, &vec![7; length])),
+        3 => (id.clone(), 0..130_u32, 0..60_usize)
+            .prop_map(|(id, total, length)| raw_frame(BEGIN, id, &begin(total, &vec![8; length]))),
+        3 => (id.clone(), 1..60_usize).prop_map(|(id, length)| raw_frame(PART, id, &vec![9; length])),
+        1 => id.clone().prop_map(|id| raw_frame(CANCEL, id, &[])),
+        1 => (id.clone(), 0..8_u8).prop_map(|(id, code)| raw_frame(REFUSE, id, &[code])),
+        2 => Just(raw_frame(PING, 0, b"eight by")),
+        1 => Just(raw_frame(PONG, 0, b"eight by")),
+        1 => (id, 0..6_u8).prop_map(|(id, code)| raw_frame(CLOSE, id, &[code])),
+        2 => (128..=255_u8, 0..30_usize).prop_map(|(kind, length)| raw_frame(kind, 0, &vec![1; length])),
+    ]
+}
+
+fn piece() -> impl Strategy<Value = Piece> {
+    let record = || vec(frame(), 1..6).prop_map(|frames| frames.concat());
+    prop_oneof![
+        20 => record().prop_map(Piece::Record),
+        1 => (record(), any::<usize>(), 0..8_u8).prop_map(|(frames, at, bit)| Piece::Flipped(frames, at, bit)),
+        1 => record().prop_map(Piece::Dropped),
+        1 => vec(any::<u8>(), 0..40).prop_map(Piece::Junk),
+    ]
+}
+
+fn cuts() -> impl Strategy<Value = Cuts> {
+    let size = prop_oneof![3 => 0..4_usize, 2 => 4..200_usize, 1 => Just(10_000)];
+    (vec(size, 0..12), any::<bool>()).prop_map(|(mut sizes, patient)| {
+        sizes.push(1);
+        Cuts { sizes, patient }
+    })
+}
+
+/// A stream: the opening, then the pieces, of all that the first `share` of 200 parts.
+fn stream(mut all: Vec<u8>, raw: &mut RawPeer<NoSecurity>, pieces: &[Piece], share: u8) -> Vec<u8> {
+    for piece in pieces {
+        match piece {
+            Piece::Record(frames) => all.extend(raw.seal(frames)),
+            Piece::Dropped(frames) => drop(raw.seal(frames)),
+            Piece::Junk(junk) => all.extend_from_slice(junk),
+            Piece::Flipped(frames, at, bit) => {
+                let mut record = raw.seal(frames);
+                let at = at % record.len();
+                record[at] ^= 1 << bit;
+                all.extend(record);
+            }
+        }
+    }
+    if share < 200 {
+        all.truncate(all.len() * usize::from(share) / 200);
+    }
+    all
+}
+
+fn check<K: Caller>(caller: impl Fn() -> K, stream: &[u8], cuts: &Cuts) -> Seen {
+    let expected = at_once(caller(), stream);
+    let reads = |inbox| in_reads(caller(), stream, cuts, EXACT, inbox);
+    assert_eq!(
+        reads(RecvBuf::new([0xEE; EXACT])),
+        expected,
+        "an array of the largest record"
+    );
+    let vector = in_reads(caller(), stream, cuts, EXACT, RecvBuf::new(Vec::new()));
+    assert_eq!(vector, expected, "a vector");
+    let heapless = RecvBuf::new(heapless::Vec::<u8, 400>::new());
+    assert_eq!(in_reads(caller(), stream, cuts, EXACT, heapless), expected, "heapless");
+    let mut ahead = RecvBuf::new(Vec::new());
+    ahead.set_read_ahead(4096);
+    assert_eq!(
+        in_reads(caller(), stream, cuts, EXACT, ahead),
+        expected,
+        "a vector that reads ahead"
+    );
+    expected
+}
+
+fn check_server(pieces: &[Piece], share: u8, cuts: &Cuts) -> Seen {
+    let caller = || Serving(noise_server_end(&settings(), 1));
+    let mut first = caller().0;
+    let mut opening = honest().hello();
+    first.recv(ms(0), &mut opening.clone()).unwrap();
+    let mut raw = honest().client(&owed(&mut first, ms(0))).unwrap();
+    opening.extend(raw.seal(&first_ping()));
+    check(caller, &stream(opening, &mut raw, pieces, share), cuts)
+}
+
+fn check_client(pieces: &[Piece], share: u8, cuts: &Cuts) -> Seen {
+    let caller = || {
+        let mut machine = noise_client_end(&settings(), 1);
+        owed(&mut machine, ms(0));
+        Asking(machine, Vec::new())
+    };
+    let hello = owed(&mut noise_client_end(&settings(), 1), ms(0));
+    let (welcome, mut raw) = honest().server(&hello).unwrap();
+    check(caller, &stream(welcome, &mut raw, pieces, share), cuts)
+}
+
+/// Makes the numbers of beginnings go up, so that streams get far.
+fn rising(pieces: &mut [Piece]) {
+    let mut last = 0_u32;
+    for piece in pieces {
+        let (Piece::Record(frames) | Piece::Flipped(frames, ..) | Piece::Dropped(frames)) = piece else {
+            continue;
+        };
+        let mut at = 0;
+        while at < frames.len() {
+            let length = usize::from(u16::from_be_bytes([frames[at + 5], frames[at + 6]]));
+            let drawn = u32::from_be_bytes(frames[at + 1..at + 5].try_into().unwrap());
+            let id = match frames[at] {
+                MESSAGE | BEGIN => {
+                    last += 1 + drawn / 4;
+                    last
+                }
+                PART | CANCEL => last.saturating_sub(drawn / 3).max(1),
+                _ => drawn,
+            };
+            frames[at + 1..at + 5].copy_from_slice(&id.to_be_bytes());
+            at += 7 + length;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 768, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_server_sees_the_same_however_its_stream_is_cut(
+        mut pieces in vec(piece(), 0..14), rise in 0..8, share in any::<u8>(), cuts in cuts(),
+    ) {
+        if rise > 0 {
+            rising(&mut pieces);
+        }
+        check_server(&pieces, share, &cuts);
+    }
+
+    #[test]
+    fn a_client_sees_the_same_however_its_stream_is_cut(
+        pieces in vec(piece(), 0..10), share in any::<u8>(), cuts in cuts(),
+    ) {
+        check_client(&pieces, share, &cuts);
+    }
+}
+
+#[test]
+fn a_valid_stream_byte_by_byte_gives_all_its_events_and_output() {
+    let one = Cuts {
+        sizes: vec![1],
+        patient: false,
+    };
+    let two = [raw_frame(MESSAGE, 2, b"two"), raw_frame(PING, 0, b"eight by")].concat();
+    let pieces = [raw_frame(BEGIN, 1, &begin(4, b"ab")), two, raw_frame(PART, 1, b"cd")].map(Piece::Record);
+    let seen = check_server(&pieces, 255, &one);
+    let told = [
+        Told::Established,
+        Told::Begin(1, 4, b"ab".to_vec()),
+        Told::Whole(2, b"two".to_vec()),
+        Told::Ping,
+        Told::Part(1, b"cd".to_vec(), true),
+    ];
+    assert_eq!(seen.events, told.map(|told| (0, Event::Told(told))));
+    assert_eq!(
+        seen.output.len(),
+        64 + 33 + (15 + 9 + 18) + 27,
+        "the welcome, a pong, a pong with an answer, an answer"
+    );
+    assert_eq!(seen.end, Some(ConnectionError::Truncated));
+
+    let pieces = [raw_frame(MESSAGE, 2, b"two"), raw_frame(REFUSE, 1, &[1])].map(Piece::Record);
+    let seen = check_client(&pieces, 255, &one);
+    let told = [
+        Told::Established,
+        Told::Whole(2, b"two".to_vec()),
+        Told::Refused(1, Refusal::Busy),
+    ];
+    assert_eq!(seen.events, told.map(|told| (0, Event::Told(told))));
+}

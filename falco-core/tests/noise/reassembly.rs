@@ -1,0 +1,130 @@
+//! Messages put together from their parts, over fixed slots and over vectors: limits, and no memory
+//! for a promise.
+
+use core::cell::Cell;
+use std::rc::Rc;
+
+use crate::common::noise::{MESSAGE, at_server};
+use falco_core::testing::raw_frame;
+use falco_core::{HeapPartials, Partial, Reassembly, RequestId, Settings, Storage};
+
+/// Ids of requests 1 to `count`.
+fn ids(count: u32) -> Vec<RequestId> {
+    let mut rig = at_server(&Settings::new());
+    (1..=count)
+        .map(|number| {
+            rig.hear(&raw_frame(MESSAGE, number, b""));
+            rig.ids[&number]
+        })
+        .collect()
+}
+
+#[test]
+fn parts_of_several_messages_come_together_in_any_mixture() {
+    let ids = ids(3);
+    let mut parts = Reassembly::<HeapPartials>::default();
+    parts.begin(ids[0], 6, b"ab").unwrap();
+    parts.begin(ids[1], 0, b"").unwrap();
+    parts.begin(ids[2], 3, b"").unwrap();
+    parts.part(ids[2], b"xyz").unwrap();
+    parts.part(ids[0], b"cd").unwrap();
+    assert_eq!(parts.whole(ids[0]), None);
+    assert_eq!(parts.take(ids[0]), None, "not whole");
+    assert_eq!(parts.whole(ids[1]).unwrap(), b"");
+    assert_eq!(parts.take(ids[2]), Some((b"xyz".to_vec(), 3)));
+    assert_eq!(parts.take(ids[2]), None, "taken");
+    parts.part(ids[0], b"ef").unwrap();
+    assert_eq!(parts.whole(ids[0]).unwrap(), b"abcdef");
+    let (body, length) = parts.take(ids[0]).unwrap();
+    assert_eq!(&body[..length], b"abcdef");
+}
+
+#[test]
+fn one_fixed_slot_holds_one_message_and_no_more_than_fits() {
+    let ids = ids(2);
+    let mut parts = Reassembly::new([Partial::new([0xEE; 8])]);
+    parts.begin(ids[0], 8, b"abcd").unwrap();
+    assert_eq!(parts.begin(ids[1], 1, b"x").unwrap_err().total, 1, "the slot is taken");
+    parts.part(ids[0], b"efgh").unwrap();
+    assert_eq!(parts.whole(ids[0]).unwrap(), b"abcdefgh");
+    parts.forget(ids[0]);
+    assert_eq!(parts.whole(ids[0]), None);
+    parts.begin(ids[1], 3, b"x").unwrap();
+    assert_eq!(parts.part(ids[0], b"y").unwrap_err().total, 0, "forgotten");
+    parts.part(ids[1], b"yz").unwrap();
+    assert_eq!(parts.whole(ids[1]).unwrap(), b"xyz", "no more than the message");
+}
+
+#[test]
+fn a_message_that_does_not_fit_leaves_nothing_behind() {
+    let ids = ids(2);
+    let mut parts = Reassembly::new([Partial::new([0; 8])]);
+    let begun = parts.begin(ids[0], 9, b"abcd");
+    if begun.is_ok() {
+        assert_eq!(parts.part(ids[0], b"efghi").unwrap_err().total, 9);
+    }
+    assert!(parts.part(ids[0], b"j").is_err(), "further parts are refused too");
+    assert!(parts.begin(ids[1], 8, &[1; 8]).is_ok(), "and the slot is free");
+    // Over its own total: the machines never let it come to that.
+    let mut parts = Reassembly::<HeapPartials>::default();
+    assert_eq!(parts.begin(ids[0], 3, b"four").unwrap_err().total, 3);
+    parts.begin(ids[0], 3, b"fo").unwrap();
+    assert_eq!(parts.part(ids[0], b"ur").unwrap_err().total, 3);
+    assert_eq!(parts.whole(ids[0]), None);
+}
+
+/// A vector that tells how large it is.
+#[derive(Default)]
+struct Told(Vec<u8>, Rc<Cell<usize>>);
+
+impl Storage for Told {
+    fn bytes(&mut self) -> &mut [u8] {
+        self.0.bytes()
+    }
+
+    fn grow(&mut self, total: usize) {
+        self.0.grow(total);
+        self.1.set(self.0.capacity());
+    }
+
+    fn release(&mut self) {
+        self.0.release();
+        self.1.set(self.0.capacity());
+    }
+}
+
+#[test]
+fn memory_grows_with_what_has_come_and_not_with_what_was_promised() {
+    let id = ids(1)[0];
+    let taken = Rc::new(Cell::new(0));
+    let mut parts = Reassembly::new([Partial::new(Told(Vec::new(), Rc::clone(&taken)))]);
+    parts.begin(id, u32::MAX, b"").unwrap();
+    assert_eq!(taken.get(), 0);
+    let mut came = 0;
+    for length in [1, 1, 2, 10, 100, 1_000, 65_000, 65_000] {
+        parts.part(id, &vec![1; length]).unwrap();
+        came += length;
+        assert!(
+            taken.get() >= came && taken.get() <= 2 * came,
+            "{} bytes for {came}",
+            taken.get()
+        );
+    }
+    parts.forget(id);
+    assert_eq!(taken.get(), 0, "given back");
+    // The last step does not go past the total.
+    parts.begin(id, 100, &[1; 60]).unwrap();
+    parts.part(id, &[2; 30]).unwrap();
+    assert!(taken.get() <= 100);
+}
+
+#[test]
+fn debug_shows_how_much_there_is_and_none_of_it() {
+    let id = ids(1)[0];
+    let mut place = Partial::new(vec![0xAB_u8; 3]);
+    assert!(!format!("{place:?}").contains("171"));
+    place = Partial::new(Vec::new());
+    let mut parts = Reassembly::new([place]);
+    parts.begin(id, 9, b"secret").unwrap();
+    assert_eq!(format!("{parts:?}"), "Reassembly(..)");
+}

@@ -1,0 +1,123 @@
+//! Keys are replaced every 2^20 records of a direction, and every few where a test says so;
+//! counters go on.
+
+use crate::common::noise::{Told, at_client, at_server, client_keys};
+use falco_core::testing::{ClientLog, Pair, noise_client, noise_server, raw_frame};
+use falco_core::{ConnectionError, Settings, TRANSMIT_SIZE};
+
+fn answers(log: &[ClientLog]) -> usize {
+    log.iter()
+        .filter(|entry| matches!(entry, ClientLog::Answer(..)))
+        .count()
+}
+
+#[test]
+fn several_boundaries_are_crossed_in_both_directions_at_once() {
+    for period in [1, 2, 3, 7] {
+        let (client, server) = (
+            noise_client(7).with_rekey_period(period),
+            noise_server(7).with_rekey_period(period),
+        );
+        let settings = Settings::new().with_max_record(100).unwrap();
+        let mut pair = Pair::new(&client, &server, &settings, period).unwrap();
+        for length in [0, 1, 50, 500, 2_000] {
+            // One answer is still on its way while the next requests are.
+            pair.request(&vec![1; length]).unwrap();
+            pair.request(&vec![2; length / 2]).unwrap();
+            let _ = pair.ping();
+            pair.settle().unwrap();
+        }
+        assert_eq!(answers(&pair.client_log), 10, "period {period}");
+        assert_eq!((pair.client().end(), pair.server().end()), (None, None));
+    }
+}
+
+#[test]
+fn sides_that_do_not_agree_on_the_period_fail_at_the_first_boundary_and_not_before() {
+    for (ours, theirs, answered) in [(5, 9, 3), (9, 5, 3), (5, 1 << 20, 3), (1 << 20, 6, 4)] {
+        let (client, server) = (
+            noise_client(7).with_rekey_period(ours),
+            noise_server(7).with_rekey_period(theirs),
+        );
+        let mut pair = Pair::new(&client, &server, &Settings::new(), 1).unwrap();
+        for _ in 0..10 {
+            if pair.request(b"?").is_err() {
+                break;
+            }
+            pair.settle().unwrap();
+        }
+        // The first record of each side is the ping and its pong, or the first of each goes with
+        // it.
+        let ends = (pair.client().end(), pair.server().end());
+        assert!(
+            ends.0 == Some(ConnectionError::Tampered) || ends.1 == Some(ConnectionError::Tampered),
+            "{ends:?}"
+        );
+        let got = answers(&pair.client_log);
+        assert!(
+            (answered..=answered + 1).contains(&got),
+            "{ours} and {theirs}: {got} were answered"
+        );
+    }
+}
+
+/// The peer of this test was written apart from the machine, and replaces its keys as the Noise
+/// specification says.
+#[test]
+fn each_record_around_each_boundary_opens_on_the_other_side() {
+    let mut rig = at_server(&Settings::new());
+    for id in 1..=20 {
+        assert_eq!(rig.hear(&raw_frame(1, id, b"?")), [Told::Whole(id, b"?".to_vec())]);
+    }
+    let client = client_keys().with_rekey_period(4);
+    let mut pair = falco_core::ClientConnection::new(
+        &client,
+        &Settings::new(),
+        crate::common::ms(0),
+        &mut falco_core::testing::CountingRng::new(1),
+    )
+    .unwrap();
+    let (mut welcome, mut raw) = crate::common::noise::honest()
+        .server(&crate::common::owed(&mut pair, crate::common::ms(0)))
+        .unwrap();
+    raw.set_rekey_period(4);
+    pair.recv(crate::common::ms(0), &mut welcome).unwrap();
+    let mut out = [0; TRANSMIT_SIZE];
+    for number in 0..30 {
+        let length = pair.poll_transmit(crate::common::ms(0), &mut out).unwrap();
+        let mut record = out[..length].to_vec();
+        assert!(
+            raw.open(&mut record).is_some_and(|text| text.len() == 15),
+            "record {number}"
+        );
+        assert!(
+            pair.recv(crate::common::ms(0), &mut raw.seal(&raw_frame(200, 0, b"")))
+                .is_ok()
+        );
+        pair.ping().unwrap();
+    }
+}
+
+#[test]
+fn the_key_changes_after_record_2_to_the_20_minus_1() {
+    const PERIOD: u64 = 1 << 20;
+    let mut rig = at_client(&Settings::new());
+    let mut out = [0; TRANSMIT_SIZE];
+    // The first ping was record 0.
+    for number in 1..PERIOD + 2 {
+        rig.machine.ping().unwrap();
+        let length = rig.machine.poll_transmit(rig.now, &mut out).unwrap();
+        if number == PERIOD - 1 {
+            rig.raw.set_rekey_period(PERIOD);
+        }
+        rig.out.extend_from_slice(&out[..length]);
+        assert!(rig.raw.open(&mut rig.out).is_some(), "record {number}");
+    }
+    // And the other way.
+    let mut rig = at_server(&Settings::new());
+    rig.raw.set_rekey_period(PERIOD);
+    for number in 1..PERIOD + 2 {
+        let mut record = rig.raw.seal(&raw_frame(200, 0, b""));
+        assert!(rig.machine.recv(rig.now, &mut record).is_ok(), "record {number}");
+    }
+}

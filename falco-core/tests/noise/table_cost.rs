@@ -1,0 +1,239 @@
+//! What a frame costs does not grow with the number of requests in flight, so that a peer cannot
+//! make it slow. Times are the best of several rounds, and the bounds are generous.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant as Clock};
+
+use crate::common::noise::{
+    AtClient, AtServer, BEGIN, CANCEL, CLOSE, MESSAGE, PING, ServerKeys, at_client_with, at_server, begin, honest,
+};
+use falco_core::mux::{ServerMux, ServerStep, Unbounded};
+use falco_core::testing::{NoSecurity, RawPeer, raw_frame, raw_settings};
+use falco_core::{Instant, Received, Settings};
+
+/// As many as the wire allows, but for one that comes and goes.
+const MANY: u32 = 65_534;
+/// Frames in one record.
+const FRAMES: usize = 4_000;
+/// How often a time is taken before it counts as too long.
+const ROUNDS: usize = 20;
+
+/// A server on which `count` requests have arrived in part.
+fn half_received(count: u32) -> AtServer {
+    let settings = Settings::new().with_max_in_flight(u16::MAX).unwrap();
+    let mut rig = at_server(&settings.with_max_message(2));
+    let ids: Vec<_> = (1..=count).collect();
+    for ids in ids.chunks(FRAMES) {
+        let frames: Vec<_> = ids
+            .iter()
+            .flat_map(|id| raw_frame(BEGIN, *id, &begin(2, b"a")))
+            .collect();
+        assert_eq!(rig.hear(&frames).len(), ids.len());
+    }
+    assert_eq!(rig.machine.in_flight(), ids.len());
+    rig
+}
+
+/// Cancels requests anywhere in the table, and begins another for each, eight times in a record: as
+/// many refusals may be pending.
+fn cancels_and_begins(live: &mut [u32], next: &mut u32) -> Vec<u8> {
+    let mut frames = Vec::new();
+    for _ in 0..8 {
+        let pick = usize::try_from(*next).unwrap() * 7_919 % live.len();
+        frames.extend(raw_frame(CANCEL, live[pick], &[]));
+        *next += 1;
+        frames.extend(raw_frame(BEGIN, *next, &begin(2, b"a")));
+        live[pick] = *next;
+    }
+    frames
+}
+
+/// A server with requests that have arrived in part, and how long it takes for more of them.
+trait Costs {
+    /// Reads a record with eight CANCELs and BEGINs.
+    fn read(&mut self, frames: &[u8]) -> Duration;
+}
+
+impl Costs for AtServer {
+    fn read(&mut self, frames: &[u8]) -> Duration {
+        let mut record = self.raw.seal(frames);
+        let (mut unread, began) = (record.as_mut_slice(), Clock::now());
+        let mut abandoned = 0;
+        while let Ok(Received::Event { consumed, event }) = self.machine.recv(self.now, unread) {
+            abandoned += usize::from(matches!(event, falco_core::ServerEvent::Abandoned { .. }));
+            unread = &mut unread[consumed..];
+        }
+        let took = began.elapsed();
+        assert_eq!((abandoned, unread.len()), (8, 0));
+        assert_eq!(self.said().len(), 8);
+        took
+    }
+}
+
+/// The mux of an adapter around such a server, with the other end of the connection.
+struct AtMux {
+    mux: ServerMux<Rc<ServerKeys>, Vec<u8>, Unbounded>,
+    rig: (RawPeer<NoSecurity>, Instant),
+}
+
+impl AtMux {
+    fn half_received(count: u32) -> Self {
+        let settings = Settings::new()
+            .with_max_in_flight(u16::MAX)
+            .unwrap()
+            .with_max_message(2);
+        let rig = at_server(&settings);
+        let mux = ServerMux::new(rig.machine, Unbounded, &settings);
+        let mut side = Self {
+            mux,
+            rig: (rig.raw, rig.now),
+        };
+        let ids: Vec<_> = (1..=count).collect();
+        for ids in ids.chunks(FRAMES) {
+            let frames: Vec<_> = ids
+                .iter()
+                .flat_map(|id| raw_frame(BEGIN, *id, &begin(2, b"a")))
+                .collect();
+            side.read(&frames);
+        }
+        assert_eq!(side.mux.unanswered(), ids.len());
+        side
+    }
+}
+
+impl Costs for AtMux {
+    fn read(&mut self, frames: &[u8]) -> Duration {
+        let (raw, now) = &mut self.rig;
+        let mut record = raw.seal(frames);
+        let (mut unread, began) = (record.as_mut_slice(), Clock::now());
+        while let Ok(ServerStep::Skip { consumed }) = self.mux.recv(*now, unread) {
+            unread = &mut unread[consumed..];
+        }
+        let took = began.elapsed();
+        assert!(unread.is_empty());
+        assert!(self.mux.seal(*now, &mut [0; 1_000]).is_ok());
+        took
+    }
+}
+
+/// Asserts that more of them take at most so many times as long with 1,023 and with 65,534 half
+/// received as with 8.
+fn assert_flat<S: Costs>(half_received: fn(u32) -> S, at_most: [u32; 2]) {
+    let mut sides: Vec<_> = [8, 1_023, MANY]
+        .into_iter()
+        .map(|count| {
+            (
+                half_received(count),
+                (1..=count).collect::<Vec<_>>(),
+                count,
+                Duration::MAX,
+            )
+        })
+        .collect();
+    for _ in 0..ROUNDS {
+        for (side, live, next, best) in &mut sides {
+            let took = (0..100).map(|_| side.read(&cancels_and_begins(live, next))).sum();
+            *best = (*best).min(took);
+        }
+        let best: Vec<_> = sides.iter().map(|(.., best)| *best).collect();
+        println!("800 times CANCEL and BEGIN with 8, 1,023 and 65,534 half received: {best:?}");
+        if best[1] < at_most[0] * best[0] && best[2] < at_most[1] * best[0] {
+            return;
+        }
+    }
+    panic!("with many half received they cost more");
+}
+
+#[test]
+fn a_begin_and_a_cancel_cost_the_same_however_many_requests_are_half_received() {
+    assert_flat(half_received, [2, 5]);
+}
+
+#[test]
+fn in_the_mux_too_they_cost_the_same_however_many_requests_are_half_received() {
+    // A linear search takes 30 and 3,000 times as long; the memory of so many is not in a cache.
+    assert_flat(AtMux::half_received, [4, 16]);
+}
+
+/// Asserts that `run` takes at most 4 times as long for each of 16,000 as for each of 1,000.
+fn assert_linear(run: fn(u32) -> Duration) {
+    let mut best = [Duration::MAX; 2];
+    for _ in 0..ROUNDS {
+        best = [best[0].min(run(2_000)), best[1].min(run(32_000))];
+        println!("1,000 of 2,000: {:?}, 16,000 of 32,000: {:?}", best[0], best[1]);
+        if best[1] < 16 * 4 * best[0] {
+            return;
+        }
+    }
+    panic!("more of them cost more each");
+}
+
+/// A client with `count` requests in flight, of which the server's CLOSE leaves out the second half.
+/// Returns how long it takes to report them.
+fn report_lost(count: u32) -> Duration {
+    let mut handshake = honest();
+    handshake.settings = raw_settings(u16::MAX, u16::MAX, 16 << 20, 60_000);
+    let settings = Settings::new().with_max_in_flight(u16::MAX).unwrap();
+    let mut rig: AtClient = at_client_with(&settings, &handshake);
+    for number in 0..count {
+        rig.ask(b"");
+        if number % 100 == 0 {
+            rig.opened();
+        }
+    }
+    rig.opened();
+    let mut record = rig.raw.seal(&raw_frame(CLOSE, count / 2, &[2]));
+    let (mut unread, mut lost, began) = (record.as_mut_slice(), 0, Clock::now());
+    while let Ok(Received::Event { consumed, event }) = rig.machine.recv(rig.now, unread) {
+        lost += u32::from(matches!(event, falco_core::ClientEvent::Refused { .. }));
+        unread = &mut unread[consumed..];
+    }
+    let took = began.elapsed();
+    assert_eq!(lost, count - count / 2);
+    took
+}
+
+#[test]
+fn a_close_that_leaves_out_many_requests_costs_the_same_for_each() {
+    assert_linear(report_lost);
+}
+
+/// A server with `count` requests in flight, of which nothing more of the second half arrives.
+/// Returns how long it takes to give them up.
+fn give_up(count: u32) -> Duration {
+    let settings = Settings::new().with_max_in_flight(u16::MAX).unwrap();
+    let mut rig = at_server(&settings);
+    let ids: Vec<_> = (1..=count).collect();
+    for ids in ids.chunks(FRAMES) {
+        let frame = |id: &u32| {
+            if *id <= count / 2 {
+                raw_frame(MESSAGE, *id, b"")
+            } else {
+                raw_frame(BEGIN, *id, &begin(2, b"a"))
+            }
+        };
+        rig.hear(&ids.iter().flat_map(frame).collect::<Vec<_>>());
+    }
+    rig.now = rig.now + (Settings::new().lifetime() - Duration::from_millis(1));
+    rig.hear(&raw_frame(PING, 0, &[1; 8]));
+    rig.said();
+    rig.now = rig.now + Duration::from_millis(1);
+    let (mut took, mut abandoned, began) = (Duration::ZERO, 0, Clock::now());
+    rig.machine.handle_timeout(rig.now).unwrap();
+    took += began.elapsed();
+    while abandoned < count - count / 2 {
+        let began = Clock::now();
+        while let Ok(Received::Event { .. }) = rig.machine.recv(rig.now, &mut []) {
+            abandoned += 1;
+        }
+        took += began.elapsed();
+        rig.said();
+    }
+    assert_eq!(rig.machine.in_flight(), usize::try_from(count / 2).unwrap());
+    took
+}
+
+#[test]
+fn requests_that_are_given_up_together_cost_the_same_each() {
+    assert_linear(give_up);
+}

@@ -1,0 +1,119 @@
+//! What errors say: each something else, with its numbers in it, on one line.
+
+use core::error::Error as _;
+use core::time::Duration;
+
+use crate::common::{asked, ms};
+use falco_core::crypto::AeadError;
+use falco_core::{
+    ConnectionError, Error, Key, KeyError, Misuse, OutputTooSmall, Refusal, ReplyError, RequestError, SealError,
+    Settings,
+};
+
+#[test]
+fn each_end_of_a_connection_reads_differently_and_shows_its_numbers() {
+    use ConnectionError as E;
+    let ends: [(E, &[&str]); 18] = [
+        (E::UnknownWire { first: 0x16 }, &["0x16"]),
+        (E::Unauthenticated, &["hello"]),
+        (E::Refused, &["refused"]),
+        (E::HandshakeTimeout, &["deadline"]),
+        (E::Expired, &["lifetime"]),
+        (E::Tampered, &["decrypt"]),
+        (E::Replayed, &["second time"]),
+        (
+            E::FrameLength {
+                length: 12,
+                min: 28,
+                max: 1_028,
+            },
+            &["12", "28 to 1028"],
+        ),
+        (E::UnknownType { found: 0x07 }, &["0x07"]),
+        (E::UnexpectedAnswer, &["answer"]),
+        (E::AnswersOutOfStep, &["answers"]),
+        (E::Stalled, &["no progress"]),
+        (E::HandlerFailed, &["handler"]),
+        (E::KeyExhausted, &["key"]),
+        (E::NumbersExhausted, &["numbers"]),
+        (E::Truncated, &["cut off"]),
+        (E::ClosedByPeer, &["peer"]),
+        (E::Closed, &["closed"]),
+    ];
+    let mut texts: Vec<_> = ends.iter().map(|(end, _)| end.to_string()).collect();
+    for ((end, parts), text) in ends.iter().zip(&texts) {
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+        assert!(!text.contains('\n'));
+        assert_eq!(Error::from(*end).to_string(), *text);
+        assert!(end.source().is_none());
+    }
+    texts.sort_unstable();
+    texts.dedup();
+    assert_eq!(texts.len(), ends.len());
+}
+
+#[test]
+fn misuse_and_refusals_show_their_numbers() {
+    let (mut both, ids) = asked(2);
+    both.reply(ids[0], b"");
+    let not_waiting = both.server.answer(ids[0], 0).unwrap_err().to_string();
+    assert!(not_waiting.contains("request 1 "), "{not_waiting}");
+    assert_eq!(SealError::NotWaiting(ids[0]).to_string(), not_waiting);
+    assert!(ReplyError::TransmitFirst.to_string().contains("first"));
+    let small = OutputTooSmall { needed: 157, given: 31 };
+    let text = SealError::from(small).to_string();
+    assert!(text.contains("157") && text.contains("31"), "{text}");
+    assert_eq!(small.to_string(), text);
+    let too_large = RequestError::TooLarge {
+        length: 70_001,
+        limit: 70_000,
+    };
+    let cases: [(Error, &[&str]); 5] = [
+        (
+            Misuse::BodyLength {
+                announced: 5,
+                given: 66,
+            }
+            .into(),
+            &["5", "66"],
+        ),
+        (Misuse::Foreign.into(), &["another connection"]),
+        (Error::Closing, &["closing"]),
+        (too_large.into(), &["70001", "70000"]),
+        (
+            RequestError::Refused(Refusal::Failed).into(),
+            &["refused", "handler failed"],
+        ),
+    ];
+    for (error, parts) in cases {
+        let text = error.to_string();
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+    }
+    assert!(both.server.handle_timeout(ms(0)).is_ok(), "the connection lives");
+}
+
+#[test]
+fn what_is_refused_before_a_connection_says_why() {
+    let settings = Settings::new;
+    let long = settings()
+        .with_lifetime(Duration::from_millis(999))
+        .unwrap_err()
+        .to_string();
+    assert!(long.contains("999 ms") && long.contains("1000"), "{long}");
+    assert!(
+        settings()
+            .with_max_in_flight(0)
+            .unwrap_err()
+            .to_string()
+            .contains("in flight")
+    );
+    let short = settings()
+        .with_handshake_timeout(Duration::ZERO)
+        .unwrap_err()
+        .to_string();
+    assert!(short.contains("handshake") && short.contains("1 ms"), "{short}");
+    assert!("abc".parse::<Key>().unwrap_err().to_string().contains("3 characters"));
+    assert!(KeyError::AllZero.to_string().contains("zero"));
+    assert!(KeyError::Entropy.to_string().contains("generator"));
+    assert!(AeadError::default().to_string().contains("refused"));
+}

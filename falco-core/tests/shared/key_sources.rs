@@ -1,0 +1,130 @@
+//! What the builders of the adapters hold: a client's key until it is made into keys, settings in
+//! parts, the source of random numbers.
+use core::sync::atomic::{AtomicU8, Ordering};
+use core::time::Duration;
+use std::sync::Arc;
+
+use falco_core::keys::{ClientKeySource, Entropy, Secrets, SetupError};
+use falco_core::noise::NoiseSecret;
+use falco_core::{EntropyError, Key, RustCrypto, Settings, SettingsBuilder, SettingsError};
+
+fn key(byte: u8) -> Key {
+    Key::from_bytes([byte; 32]).unwrap()
+}
+
+/// Counts up, and fails from the 200th byte on.
+fn counting() -> Entropy {
+    let next = AtomicU8::new(0);
+    Entropy::new(move |bytes| {
+        for byte in bytes {
+            *byte = next.fetch_add(1, Ordering::SeqCst);
+            if *byte >= 200 {
+                return Err(EntropyError::new());
+            }
+        }
+        Ok(())
+    })
+}
+
+fn failing() -> Entropy {
+    Entropy::new(|_| Err(EntropyError::new()))
+}
+
+#[test]
+fn all_keys_of_a_source_are_the_same_and_options_hold_until_they_are_made() {
+    for source in [ClientKeySource::noise(key(7)), ClientKeySource::classic(key(7), 8)] {
+        source.set_context(b"one".to_vec());
+        source.set_nonces(16);
+        let (made, options) = source.keys(&mut counting()).unwrap();
+        let other = source.clone();
+        other.set_context(b"two".to_vec());
+        other.set_nonces(32);
+        // Nothing more is drawn for the second.
+        let (again, same) = other.keys(&mut failing()).unwrap();
+        assert!(Arc::ptr_eq(&made, &again));
+        assert_eq!(format!("{options:?}"), format!("{same:?}"));
+        // Another key on the same wire.
+        let next = options.keys(key(8), &mut counting()).unwrap();
+        assert_eq!(next.speaks_noise(), made.speaks_noise());
+    }
+}
+
+#[test]
+fn a_source_that_has_failed_once_says_why_ever_after() {
+    let source = ClientKeySource::classic(key(7), 8);
+    assert_eq!(source.keys(&mut failing()).unwrap_err(), SetupError::Entropy);
+    assert_eq!(source.keys(&mut counting()).unwrap_err(), SetupError::Entropy);
+    let source = ClientKeySource::noise(key(7));
+    source.set_context(vec![0; 65_536]);
+    for _ in 0..2 {
+        let failed = source.keys(&mut counting()).unwrap_err();
+        assert!(matches!(failed, SetupError::Context(_)), "{failed}");
+    }
+}
+
+#[test]
+fn clones_of_an_entropy_draw_from_the_same_source() {
+    let entropy = counting();
+    let first = Key::generate(&mut entropy.clone()).unwrap();
+    let second = Key::generate(&mut entropy.clone()).unwrap();
+    assert_ne!(first.id(), second.id());
+    assert_eq!(entropy.below(0), 0);
+    assert!((0..10).all(|_| entropy.below(3) < 3));
+    assert_eq!(failing().below(3), 0);
+}
+
+#[test]
+fn a_key_has_the_id_by_which_a_server_knows_it() {
+    assert_eq!(key(7).id(), NoiseSecret::id_of(&key(7), &RustCrypto));
+    let secrets = Secrets {
+        noise: vec![key(7)],
+        ..Secrets::default()
+    };
+    let keys = secrets.into_server(&mut counting()).unwrap();
+    let ring = keys.ring().unwrap();
+    assert!(ring.contains(key(7).id()) && !ring.contains(key(8).id()));
+    assert_eq!(ring.add(key(8)), Ok(key(8).id()));
+}
+
+#[test]
+fn settings_are_the_same_in_whatever_order_their_parts_come() {
+    type Step = fn(SettingsBuilder) -> SettingsBuilder;
+    let whole: Step = |builder| {
+        let settings = Settings::new().with_max_message(1).with_keep_alive(false);
+        builder.settings(settings.with_max_in_flight(3).unwrap())
+    };
+    let parts: [Step; 4] = [
+        |builder| builder.max_message(10),
+        |builder| builder.max_in_flight(5),
+        |builder| builder.lifetime(Duration::from_secs(7)),
+        |builder| builder.handshake_timeout(Duration::from_millis(9)),
+    ];
+    let expected = Settings::new()
+        .with_keep_alive(false)
+        .with_max_message(10)
+        .with_max_in_flight(5)
+        .and_then(|settings| settings.with_lifetime(Duration::from_secs(7)))
+        .and_then(|settings| settings.with_handshake_timeout(Duration::from_millis(9)))
+        .unwrap();
+    for at in 0..=parts.len() {
+        let (before, after) = parts.split_at(at);
+        let steps = before.iter().chain([&whole]).chain(after);
+        let built = steps
+            .fold(SettingsBuilder::new(), |builder, step| step(builder))
+            .build();
+        assert_eq!(built, Ok(expected), "the settings came after {at} of the others");
+    }
+}
+
+#[test]
+fn the_last_value_counts_and_one_out_of_range_is_told() {
+    let zero = SettingsBuilder::new().max_in_flight(0);
+    assert_eq!(zero.build(), Err(SettingsError::MaxInFlight));
+    assert_eq!(zero.settings(Settings::new()).build(), Err(SettingsError::MaxInFlight));
+    assert_eq!(zero.max_in_flight(1024).build(), Ok(Settings::new()));
+    let short = Duration::from_millis(999);
+    let built = SettingsBuilder::new().lifetime(short).build();
+    assert_eq!(built, Err(SettingsError::Lifetime(short)));
+    let built = SettingsBuilder::new().handshake_timeout(Duration::ZERO).build();
+    assert_eq!(built, Err(SettingsError::HandshakeTimeout(Duration::ZERO)));
+}

@@ -1,0 +1,16 @@
+//! What both wires share, and what needs no connection.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that panics has failed"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod error_messages;
+mod key_sources;
+mod key_text;
+mod recv_buf;
+mod wire_selection;
