@@ -10,7 +10,7 @@ use falco_core::{
     ClientConnection, ClientEvent, CloseReason, Instant, KeyRef, Received, Role, ServerConnection, ServerEvent,
     Settings,
 };
-use falco_embedded::{ClientLine, Line, NoiseClientKey, NoiseServerKey, ServerLine};
+use falco_embedded::{BufferedClient, BufferedConnection, BufferedServer, NoiseClientKey, NoiseServerKey};
 
 use super::control::Control;
 use super::draws::{Draws, Who, key};
@@ -123,8 +123,9 @@ pub(crate) fn core(control: &mut Control) {
     control.look("gone");
 }
 
-type DeviceClient = ClientLine<Arc<NoiseClientKey>, [u8; 514], [u8; 514]>;
-type DeviceServer = ServerLine<Arc<NoiseServerKey<2>>, [u8; 514], [u8; 514], [u8; 256], [u8; 256]>;
+type Io = ([u8; 514], [u8; 514]);
+type DeviceClient = BufferedClient<Arc<NoiseClientKey>, Io>;
+type DeviceServer = BufferedServer<Arc<NoiseServerKey<2>>, Io, ([u8; 256], [u8; 256])>;
 
 /// A connection of falco-embedded, both sides of it.
 struct Lines {
@@ -135,8 +136,8 @@ struct Lines {
 }
 
 fn carry<A: Role, B: Role, G: KeyRef<A>, H: KeyRef<B>>(
-    from: &mut Line<A, G, [u8; 514], [u8; 514]>,
-    to: &mut Line<B, H, [u8; 514], [u8; 514]>,
+    from: &mut BufferedConnection<A, G, Io>,
+    to: &mut BufferedConnection<B, H, Io>,
     first: &mut Vec<u8>,
 ) {
     let space = to.space().unwrap();
@@ -157,16 +158,16 @@ impl Lines {
         let (clients, servers) = (Arc::clone(clients), Arc::clone(servers));
         let bodies = ([0; 256], [0; 256]);
         Self {
-            client: ClientLine::start(clients, &settings, NOW, &mut client, buffers.0, buffers.1).unwrap(),
-            server: ServerLine::start(servers, &settings, NOW, &mut server, buffers, bodies).unwrap(),
+            client: BufferedClient::start(clients, &settings, NOW, &mut client, buffers).unwrap(),
+            server: BufferedServer::start(servers, &settings, NOW, &mut server, buffers, bodies).unwrap(),
             first: [Vec::new(), Vec::new()],
         }
     }
 
     fn carry(&mut self) {
         let [up, down] = &mut self.first;
-        carry(self.client.line_mut(), self.server.line_mut(), up);
-        carry(self.server.line_mut(), self.client.line_mut(), down);
+        carry(self.client.connection_mut(), self.server.connection_mut(), up);
+        carry(self.server.connection_mut(), self.client.connection_mut(), down);
     }
 
     fn step_server(&mut self) {
