@@ -1,6 +1,6 @@
 //! Two devices under Embassy, each a task: one reads a sensor and reports, the other is the server.
-//! Pipes of Embassy stand for the serial port between them, and the host's executor for the chip's;
-//! nothing else would be written otherwise on a chip.
+//! Pipes of Embassy replace the serial port between them, and the executor is the host's. The rest
+//! is as on a chip.
 //!
 //! ```sh
 //! cargo run -p falco-embedded --example embassy
@@ -28,8 +28,8 @@ const BUFFER: usize = 514;
 /// The largest message.
 const MESSAGE: usize = 1024;
 
-// Tasks are not generic, so everything that they hold has a name.
-/// Where the bytes of one direction wait: the buffer of a serial port.
+// Tasks cannot be generic, so all their types are named.
+/// One direction, with the buffer of a serial port.
 type Wire = Pipe<CriticalSectionRawMutex, 64>;
 type Rx = Reader<'static, CriticalSectionRawMutex, 64>;
 type Tx = Writer<'static, CriticalSectionRawMutex, 64>;
@@ -42,10 +42,10 @@ struct Board {
 }
 /// A server's memory for a request, and for its answer.
 type Bodies = [[u8; MESSAGE]; 2];
-/// What moves the bytes.
+/// The halves of the port and the timer.
 type Port<'b> = Transport<&'b mut Rx, &'b mut Tx, EmbassyClock>;
-/// Connections whose port and buffers are lent, so that they are small enough to be handed about:
-/// whatever an `async fn` is given stands in its future.
+/// Port and buffers are borrowed, so that connections are small: the arguments of an `async fn` are
+/// part of its future.
 type Lent<'b> = (&'b mut [u8], &'b mut [u8]);
 type DeviceClient<'b> = Client<Port<'b>, &'static NoiseClientKey, Lent<'b>>;
 type DeviceServer<'b> = Server<Port<'b>, &'static NoiseServerKey<1>, Lent<'b>, Lent<'b>>;
@@ -61,10 +61,10 @@ static EXECUTOR: StaticCell<Executor> = StaticCell::new();
 
 /// What the sensor reads, in tenths of a degree.
 static READINGS: Channel<CriticalSectionRawMutex, u16, 4> = Channel::new();
-/// How each of the two devices ended. Firmware has no such thing: it goes on.
+/// How each of the two devices ended. Firmware does not end.
 static ENDS: Channel<CriticalSectionRawMutex, Result<(), Trouble>, 2> = Channel::new();
 
-/// Something that was not foreseen, and is to be seen by whoever looks after the device.
+/// An unexpected error, which was logged.
 struct Trouble;
 
 impl<E: Debug> From<E> for Trouble {
@@ -74,8 +74,7 @@ impl<E: Debug> From<E> for Trouble {
     }
 }
 
-/// A short lifetime, so that the connection would not outlive the silence between two readings by
-/// itself.
+/// A lifetime that is shorter than the silence between two readings, so that keep-alive is needed.
 fn settings() -> Result<Settings, SettingsError> {
     let settings = Settings::new().with_max_record(512)?.with_max_message(1024);
     settings.with_lifetime(Duration::from_secs(1))
@@ -124,7 +123,7 @@ async fn reporter(key: &'static NoiseClientKey, board: &'static mut Board) {
             let mut client = connect(key, board)?;
             for _ in 0..readings {
                 let reading = loop {
-                    // While there is nothing to report the connection is kept. Either future may be
+                    // Keeps the connection alive until there is a reading. Either future may be
                     // dropped.
                     let until = EmbassyClock.now() + Duration::from_secs(3600);
                     match select(READINGS.receive(), client.idle(until)).await {
@@ -147,7 +146,7 @@ async fn reporter(key: &'static NoiseClientKey, board: &'static mut Board) {
 #[embassy_executor::task]
 async fn collector(key: &'static NoiseServerKey<1>, board: &'static mut Board, bodies: &'static mut Bodies) {
     let connections = async {
-        // A device goes on for ever, and after an error, too.
+        // A device would continue, also after an error.
         for _ in 0..2 {
             listen(key, board, bodies)?.serve(note).await?;
             println!("server: the client has closed");

@@ -1,7 +1,6 @@
-//! The AEAD of a connection in a hardware engine of the chip, through the seam
-//! `falco_core::crypto`. `Chip` and `Loaded` are what firmware writes. A mock in `peripheral`
-//! stands for the engine, with software for its silicon. It fails where something is not as it
-//! prints.
+//! A hardware engine as the AEAD of connections, through the interface `falco_core::crypto`.
+//! Firmware writes `Chip` and `Loaded`. Here a mock in `peripheral` replaces the engine. The
+//! example fails if what it prints is not true.
 //!
 //! ```sh
 //! cargo run -p falco-embedded --example engine
@@ -25,22 +24,21 @@ mod peripheral;
 
 use peripheral::{Counts, Engine, Job};
 
-/// How often the engine is asked whether it is done before it counts as broken.
+/// How often the engine is polled before it counts as broken.
 const PATIENCE: usize = 10_000;
 
-/// The engine as cryptography for connections. It is lent: the peripheral is owned by whoever owns
-/// the chip, lives longer than keys and connections, and is shared by them all.
+/// The engine as cryptography for connections. It borrows the peripheral, which outlives all keys
+/// and connections and is shared by them.
 ///
-/// A `RefCell` is enough where all of them are driven by one executor or one loop, as no call of
-/// the seam lasts beyond its return. Where an interrupt uses the engine too, it has to be a mutex
-/// of critical sections.
+/// A `RefCell` is enough if one executor or one loop drives all of them, because no borrow outlives
+/// a call. If an interrupt uses the engine too, use a mutex with critical sections.
 #[derive(Clone, Copy)]
 struct Chip<'p>(&'p RefCell<Engine>);
 
-/// One key: where it stands in the engine. Nothing of it is in memory.
+/// One key, in a slot of the engine and not in memory.
 struct Loaded<'p> {
-    /// None where all slots were taken. `aead` cannot fail, so the key fails at its first use, and
-    /// ends its connection and no other.
+    /// `None` if all slots were taken. `aead` cannot fail, so the key fails at its first use, which
+    /// ends its connection only.
     slot: Option<usize>,
     engine: &'p RefCell<Engine>,
 }
@@ -56,7 +54,7 @@ impl<'p> Crypto for Chip<'p> {
     }
 }
 
-/// The key goes with its handle: a connection that was dropped leaves none behind.
+/// Frees the slot, so that a dropped connection leaves no key behind.
 impl Drop for Loaded<'_> {
     fn drop(&mut self) {
         if let (Some(slot), Ok(mut engine)) = (self.slot, self.engine.try_borrow_mut()) {
@@ -66,8 +64,8 @@ impl Drop for Loaded<'_> {
 }
 
 impl Loaded<'_> {
-    /// One job from beginning to end. The seam is not async, so this waits for as long as a record
-    /// takes, and everything on its executor with it. The wait has an end, since silicon may hang.
+    /// Does one job and waits for it. The interface is not async, so this blocks the executor for
+    /// as long as a record takes. The wait is bounded, because an engine may hang.
     fn run(&self, job: Job, nonce: &Nonce, associated: &[u8], text: &mut [u8]) -> Result<Tag, AeadError> {
         let slot = self.slot.ok_or(AeadError::new())?;
         let mut engine = self.engine.try_borrow_mut().map_err(|_| AeadError::new())?;
@@ -81,14 +79,14 @@ impl Loaded<'_> {
     }
 }
 
-/// The contract. A nonce comes from the connection, and never twice with one key, so it is taken as
-/// it is: 12 bytes, the counter of GCM after it begins at 2. A failure of `seal` ends the
-/// connection as `KeyExhausted`, one of `open` as `Tampered`, or in the handshake as with a wrong
-/// key: `Unauthenticated`, `Refused`.
+/// The connection provides the nonces, and none twice with one key. A nonce has 12 bytes; the
+/// counter of GCM after it begins at 2. If `seal` fails, the connection ends with `KeyExhausted`.
+/// If `open` fails, it ends with `Tampered`, and during the handshake with `Unauthenticated` or
+/// `Refused`.
 impl Aead for Loaded<'_> {
-    /// `out` is one text: its front stands there in plain, and its last `body.len()` bytes are for
-    /// `body`. All of it is sealed in one pass under one tag. An engine whose DMA takes a list of
-    /// pieces reads the body where it lies; this one is given one piece, so the body is copied.
+    /// `out` is one text: its front is there in plain, and its last `body.len()` bytes are for
+    /// `body`. All of it is encrypted under one tag. An engine with scatter-gather DMA can read the
+    /// body in place. This one needs a contiguous text, so the body is copied.
     fn seal(&self, nonce: &Nonce, associated: &[u8], out: &mut [u8], body: &[u8]) -> Result<Tag, AeadError> {
         let front = out.len().checked_sub(body.len()).ok_or(AeadError::new())?;
         let place = out.get_mut(front..).ok_or(AeadError::new())?;
@@ -96,14 +94,14 @@ impl Aead for Loaded<'_> {
         self.run(Job::Seal, nonce, associated, out)
     }
 
-    /// The tag is compared before anybody sees what was decrypted, in constant time: how many bytes
-    /// of it were right is nobody's to learn. On failure the text is as it came.
+    /// The tag is compared before the plaintext is used, and in constant time, so that a peer
+    /// cannot measure how many bytes were right. On failure the text is unchanged.
     fn open(&self, nonce: &Nonce, associated: &[u8], text: &mut [u8], tag: &Tag) -> Result<(), AeadError> {
         let computed = self.run(Job::Open, nonce, associated, text)?;
         if computed.ct_eq(tag).into() {
             return Ok(());
         }
-        // Turned back. An engine that can hash without decrypting compares first instead.
+        // Encrypted again. An engine that can hash without decrypting compares first instead.
         if self.run(Job::Seal, nonce, associated, text).is_err() {
             text.fill(0);
         }
@@ -111,7 +109,7 @@ impl Aead for Loaded<'_> {
     }
 }
 
-/// What the engine does not do is handed on.
+/// What the engine does not support is done in software.
 impl NoiseCrypto for Chip<'_> {
     fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
         RustCrypto.x25519_public(private)
@@ -130,8 +128,8 @@ impl NoiseCrypto for Chip<'_> {
     }
 }
 
-/// The engine against software, to be run on the device first: lengths around a block, a front
-/// before the body, associated data, and a wrong tag.
+/// Compares the engine with software: lengths around a block, a front before the body, associated
+/// data, and a wrong tag. Run this on the device first.
 fn check(chip: &impl Crypto) -> Result<(), AeadError> {
     let (engine, software) = (chip.aead(&[7; 32]), RustCrypto.aead(&[7; 32]));
     let (nonce, with) = ([9; 12], b"associated");
@@ -152,7 +150,7 @@ fn check(chip: &impl Crypto) -> Result<(), AeadError> {
     Ok(())
 }
 
-/// What a serial port does.
+/// Moves bytes from one side to the other.
 fn carry<A: Role, B: Role, G: KeyRef<A>, H: KeyRef<B>>(
     from: &mut BufferedConnection<A, G, ([u8; 514], [u8; 514])>,
     to: &mut BufferedConnection<B, H, ([u8; 514], [u8; 514])>,
@@ -165,7 +163,7 @@ fn carry<A: Role, B: Role, G: KeyRef<A>, H: KeyRef<B>>(
     Ok(())
 }
 
-/// Bytes of a client's connection beside its buffers.
+/// Bytes of a client's connection without its buffers.
 const fn connection<C: NoiseCrypto>() -> usize {
     size_of::<ClientConnection<&NoiseClient<FixedTable<1>, C>>>()
 }
@@ -183,13 +181,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         counts.loaded, counts.wiped, counts.most
     );
     println!("jobs: {} sealed, {} opened", counts.sealed, counts.opened);
-    // Two keys on each side for the handshake and two for the connection, of which all but those of
-    // the connection were gone at once.
+    // Two keys on each side for the handshake and two for the connection. Those of the handshake
+    // were wiped at once.
     assert_eq!(
         (counts.loaded, counts.wiped, counts.most, engine.borrow().held()),
         (8, 8, 4, 0)
     );
-    // What the one side sealed the other opened.
+    // What one side sealed, the other opened.
     assert_eq!(counts.sealed, counts.opened);
 
     let others: Vec<_> = (0..peripheral::SLOTS).map(|_| Chip(&engine).aead(&[1; 32])).collect();
@@ -211,7 +209,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A client and a server over one engine, and so many requests.
+/// A client and a server over one engine, with so many requests.
 fn messages(chip: Chip<'_>, count: u8) -> Result<(), Box<dyn Error>> {
     let (settings, now) = (
         Settings::new().with_max_record(512)?.with_max_message(512),

@@ -1,5 +1,5 @@
-//! The drivers for devices, run on the host: sockets stand for serial ports and radios. What is
-//! here is what firmware writes; what is in `socket` its board brings.
+//! The drivers on the host, over sockets instead of serial ports and radios. Firmware writes what
+//! is in this file. Its board's crate provides what is in `socket`.
 //!
 //! ```sh
 //! cargo run -p falco-embedded --example host
@@ -21,9 +21,9 @@ mod socket;
 
 use socket::{Socket, StdClock};
 
-/// The shared key, as it is carried to both sides.
+/// The shared key.
 const KEY: &str = "a315c8024ab172f90691f92ac072d57d3aac129b4d1024d536f0ac6b9236b554";
-/// One record with its length: all that has to be held at once.
+/// One record with its length.
 const BUFFER: usize = 514;
 /// The largest message.
 const MESSAGE: usize = 2048;
@@ -32,7 +32,7 @@ type Trouble = Box<dyn Error + Send + Sync>;
 type ClientKey = NoiseClient<FixedTable<1>, RustCrypto>;
 type ServerKey = NoiseServer<FixedTable<1>, KeyRing<[Option<NoiseSecret>; 1]>, RustCrypto>;
 
-/// What this device reads.
+/// The limits of this device.
 fn settings() -> Result<Settings, SettingsError> {
     Settings::new()
         .with_max_record(512)?
@@ -53,21 +53,21 @@ fn server_key() -> Result<ServerKey, Trouble> {
 fn main() -> Result<(), Trouble> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
-    let server = thread::spawn(move || waiting_server(&listener));
+    let server = thread::spawn(move || blocking_server(&listener));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    runtime.block_on(polled_client(address))?;
+    runtime.block_on(async_client(address))?;
     server.join().map_err(|_| "the server panicked")??;
 
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
-    let client = thread::spawn(move || waiting_client(address));
-    runtime.block_on(polled_server(listener))?;
+    let client = thread::spawn(move || blocking_client(address));
+    runtime.block_on(async_server(listener))?;
     client.join().map_err(|_| "the client panicked")?
 }
 
-/// A server in code that waits where it is.
-fn waiting_server(listener: &TcpListener) -> Result<(), Trouble> {
+/// A blocking server.
+fn blocking_server(listener: &TcpListener) -> Result<(), Trouble> {
     let (key, clock) = (server_key()?, StdClock::start());
     let (stream, _) = listener.accept()?;
     let buffered = BufferedServer::start(
@@ -80,12 +80,12 @@ fn waiting_server(listener: &TcpListener) -> Result<(), Trouble> {
     )?;
     let mut server = blocking::Server::new(buffered, Socket::new(stream)?, clock);
     server.serve(upper)?;
-    println!("waiting server: the client has closed");
+    println!("blocking server: the client has closed");
     Ok(())
 }
 
-/// A client in code that is polled, on Embassy's clock.
-async fn polled_client(address: SocketAddr) -> Result<(), Trouble> {
+/// An async client, on Embassy's clock.
+async fn async_client(address: SocketAddr) -> Result<(), Trouble> {
     let key = client_key()?;
     let (reader, writer) = tokio::net::TcpStream::connect(address).await?.into_split();
     let buffered = BufferedClient::start(
@@ -99,33 +99,33 @@ async fn polled_client(address: SocketAddr) -> Result<(), Trouble> {
     let mut answer = [0; MESSAGE];
     let length = client.request(b"hello from a task", &mut answer).await?;
     println!(
-        "polled client: {}",
+        "async client: {}",
         answer.get(..length).unwrap_or_default().escape_ascii()
     );
     let length = client.request(&[b'x'; MESSAGE], &mut answer).await?;
-    println!("polled client: {length} bytes, in parts");
+    println!("async client: {length} bytes, in parts");
     let ping = client.ping().await?;
     client.pong(ping).await?;
-    println!("polled client: the ping was answered");
+    println!("async client: the ping was answered");
     Ok(client.close().await?)
 }
 
-/// A client in code that waits where it is.
-fn waiting_client(address: SocketAddr) -> Result<(), Trouble> {
+/// A blocking client.
+fn blocking_client(address: SocketAddr) -> Result<(), Trouble> {
     let (key, clock, stream) = (client_key()?, StdClock::start(), TcpStream::connect(address)?);
     let buffered = BufferedClient::start(&key, &settings()?, clock.now(), &mut SysRng, ([0; BUFFER], [0; BUFFER]))?;
     let mut client = blocking::Client::new(buffered, Socket::new(stream)?, clock);
     let mut answer = [0; MESSAGE];
     let length = client.request(b"hello from a loop", &mut answer)?;
     println!(
-        "waiting client: {}",
+        "blocking client: {}",
         answer.get(..length).unwrap_or_default().escape_ascii()
     );
     Ok(client.close()?)
 }
 
-/// A server in code that is polled, on Embassy's clock.
-async fn polled_server(listener: TcpListener) -> Result<(), Trouble> {
+/// An async server, on Embassy's clock.
+async fn async_server(listener: TcpListener) -> Result<(), Trouble> {
     let key = server_key()?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let (reader, writer) = listener.accept().await?.0.into_split();
@@ -141,7 +141,7 @@ async fn polled_server(listener: TcpListener) -> Result<(), Trouble> {
     server
         .serve(async |request: &[u8], answer: &mut [u8]| upper(request, answer))
         .await?;
-    println!("polled server: the client has closed");
+    println!("async server: the client has closed");
     Ok(())
 }
 

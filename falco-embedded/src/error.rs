@@ -17,16 +17,16 @@ use falco_core::{
 /// /// What a device does next.
 /// fn after<E: Debug>(error: &Error<E>) -> &'static str {
 ///     match error {
-///         // The connection lives.
+///         // The connection goes on.
 ///         Error::Request(_) | Error::AnswerTooLarge { .. } | Error::NoPongs => "go on",
-///         Error::Connection(ConnectionError::Refused) => "no server with this key, or one that starts, stops or is full: connect again, later each time",
-///         // To be mended in the device's own code; the numbers say what.
+///         Error::Connection(ConnectionError::Refused) => "wrong key, or a server that starts, stops or is full: reconnect with growing pauses",
+///         // A mistake in the device's own code. The error has the numbers.
 ///         Error::Misuse(_) | Error::Output(_) | Error::Buffer(_) => "report",
-///         // The connection is over. So is everything that was under way on it.
-///         _ => "connect again",
+///         // The connection is over.
+///         _ => "reconnect",
 ///     }
 /// }
-/// assert_eq!(after(&Error::<()>::Stalled), "connect again");
+/// assert_eq!(after(&Error::<()>::Stalled), "reconnect");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

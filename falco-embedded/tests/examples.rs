@@ -36,12 +36,12 @@ fn host() {
     let lines = run("host");
     let pong = "the ping was answered";
     assert_eq!(
-        said(&lines, "polled client"),
+        said(&lines, "async client"),
         ["HELLO FROM A TASK", "2048 bytes, in parts", pong]
     );
-    assert_eq!(said(&lines, "waiting client"), ["HELLO FROM A LOOP"]);
-    assert_eq!(said(&lines, "polled server"), ["the client has closed"]);
-    assert_eq!(said(&lines, "waiting server"), ["the client has closed"]);
+    assert_eq!(said(&lines, "blocking client"), ["HELLO FROM A LOOP"]);
+    assert_eq!(said(&lines, "async server"), ["the client has closed"]);
+    assert_eq!(said(&lines, "blocking server"), ["the client has closed"]);
     assert_eq!(lines.len(), 6);
 }
 

@@ -1,18 +1,17 @@
-//! The engine: a peripheral that holds keys, and does one job at a time. Software stands for its
-//! silicon.
+//! A mock of the engine: a peripheral that holds keys and does one job at a time.
 
 use falco_embedded::falco_core::RustCrypto;
 use falco_embedded::falco_core::crypto::{Aead, Crypto, Nonce, Tag};
 
-/// Key slots of the engine. A connection has a key for each direction, and for a moment one more
-/// while it replaces one; a handshake has one at a time. So `2 * connections + 1` are enough.
+/// Key slots of the engine. A connection has a key for each direction, and one more while it
+/// replaces one. A handshake has one at a time. So `2 * connections + 1` are enough.
 pub(crate) const SLOTS: usize = 5;
 
 /// The peripheral: it holds keys, and does one job at a time.
 #[derive(Default)]
 pub(crate) struct Engine {
     slots: [Option<<RustCrypto as Crypto>::Aead>; SLOTS],
-    /// Polls until the job is done, and its tag.
+    /// How many polls until the job is done, and its tag.
     job: Option<(usize, Tag)>,
     pub(crate) counts: Counts,
 }
@@ -53,8 +52,8 @@ impl Engine {
         self.slots.iter().flatten().count()
     }
 
-    /// Begins a job on a text where it lies. It checks nothing when it opens, as many engines do
-    /// not: it turns over all of the text, and gives the tag that the text should have had.
+    /// Starts a job on a text, in place. Like many engines it does not check the tag when it opens:
+    /// it decrypts all of the text, and returns the tag that the text should have had.
     pub(crate) fn start(
         &mut self,
         slot: usize,
@@ -70,8 +69,8 @@ impl Engine {
         let mut turn = || key.seal(nonce, associated, text, &[]).ok();
         let tag = match job {
             Job::Seal => turn()?,
-            // The cipher is its own inverse. Silicon has the tag after one pass; software has it on
-            // the way back.
+            // Encryption and decryption are the same operation. An engine has the tag after one
+            // pass; the software needs a second one.
             Job::Open => {
                 turn()?;
                 let tag = turn()?;
@@ -94,7 +93,7 @@ impl Engine {
         self.job.is_none().then_some(tag)
     }
 
-    /// Stops a job that does not end, so that no DMA writes to memory that was given back.
+    /// Stops a job that does not complete, so that no DMA writes to memory that was freed.
     pub(crate) fn reset(&mut self) {
         self.job = None;
     }

@@ -1,5 +1,5 @@
-//! A socket as a blocking `embedded-io` stream that can say whether it is ready, and a clock. On a
-//! device the board's crate brings both.
+//! A socket as an `embedded-io` stream with `ReadReady` and `WriteReady`, and a clock. On a device
+//! the board's crate provides both.
 
 use core::cell::Cell;
 use core::time::Duration;
@@ -12,10 +12,10 @@ use embedded_io::{ErrorType, Read, ReadReady, Write, WriteReady};
 use falco_core::Instant;
 use falco_embedded::Clock;
 
-/// A socket that never waits. What it cannot take away yet, it is not ready for.
+/// A non-blocking socket.
 pub(crate) struct Socket {
     stream: TcpStream,
-    /// It was full a moment ago.
+    /// The last write found it full.
     full: Cell<bool>,
 }
 
@@ -53,7 +53,7 @@ impl ReadReady for Socket {
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.stream.write(bytes) {
-            // Nothing was taken; the driver comes back to it.
+            // Nothing was written. The driver tries again.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.full.set(true);
                 Ok(0)
@@ -69,7 +69,7 @@ impl Write for Socket {
 
 impl WriteReady for Socket {
     fn write_ready(&mut self) -> io::Result<bool> {
-        // The standard library cannot tell; after it was full it is tried again a moment later.
+        // The standard library cannot tell. After a write that found it full, try again later.
         Ok(!self.full.take())
     }
 }
