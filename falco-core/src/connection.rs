@@ -197,23 +197,44 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// after [`LINGER`].
     #[must_use]
     pub fn stalls_at(&self, since: Instant) -> Instant {
-        match self.end() {
-            Some(_) => since + LINGER,
-            None => since.after(self.session.lifetime_millis()),
-        }
+        self.write_deadline(since, false)
     }
 
-    /// When to give up the last bytes of a connection that ended at `ended`, whether they make
-    /// progress or not: after [`LINGER`]. If a server's answer is among them and the server ended
-    /// with [`ConnectionError::Closed`] or [`ConnectionError::HandlerFailed`], after the
-    /// [`lifetime`](Self::lifetime) in force.
+    /// As [`stalls_at`](Self::stalls_at). If the bytes contain a server's answer (`with_answer`),
+    /// they have the [`lifetime`](Self::lifetime) in force also after the connection has ended with
+    /// [`ConnectionError::Closed`] or [`ConnectionError::HandlerFailed`].
+    ///
+    /// After the end `since` is the time of the end: progress does not extend the time of the last
+    /// bytes.
+    ///
+    /// ```
+    /// use core::time::Duration;
+    /// use falco_core::{ClassicKey, CloseReason, FixedReplayCache, Instant, Key, LINGER};
+    /// use falco_core::{ServerConnection, Settings};
+    ///
+    /// # let mut rng = falco_core::testing::CountingRng::new(1);
+    /// let key = ClassicKey::new(Key::from_bytes([7; 32])?, FixedReplayCache::<32>::new(&mut rng)?);
+    /// let (settings, now) = (Settings::new(), Instant::ZERO);
+    /// let mut server = ServerConnection::new(&key, &settings, now, &mut rng)?;
+    /// let lifetime = now + Duration::from_secs(60);
+    /// assert_eq!(server.write_deadline(now, false), lifetime);
+    /// assert_eq!(server.write_deadline(now, true), lifetime);
+    /// server.close(now, CloseReason::Done);
+    /// assert_eq!(server.write_deadline(now, false), now + LINGER);
+    /// assert_eq!(server.write_deadline(now, true), lifetime);
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     #[must_use]
-    pub fn last_bytes_until(&self, ended: Instant, with_answer: bool) -> Instant {
-        match self.end() {
-            Some(ConnectionError::Closed | ConnectionError::HandlerFailed) if with_answer => {
-                ended.after(self.session.lifetime_millis())
-            }
-            _ => ended + LINGER,
+    pub fn write_deadline(&self, since: Instant, with_answer: bool) -> Instant {
+        let lives = match self.end() {
+            None => true,
+            Some(ConnectionError::Closed | ConnectionError::HandlerFailed) => with_answer,
+            Some(_) => false,
+        };
+        if lives {
+            since.after(self.session.lifetime_millis())
+        } else {
+            since + LINGER
         }
     }
 

@@ -210,11 +210,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
     }
 
     fn write_deadline(&self) -> Instant {
-        if self.ended {
-            self.machine.last_bytes_until(self.progress, self.answers)
-        } else {
-            self.machine.stalls_at(self.progress)
-        }
+        self.machine.write_deadline(self.progress, self.answers)
     }
 
     /// Does what is due at `now`; the next step returns what came of it. Calling it early, late or
@@ -351,7 +347,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
     }
 
     /// There is no whole frame.
-    // On a device: once for each side, instead of in each step. It saves flash.
+    // Not inlined on a device, to save flash.
     #[cfg_attr(target_os = "none", inline(never))]
     fn need_more<T>(&mut self, now: Instant, total: usize) -> Result<Next<T>, Error> {
         self.wanted = total;

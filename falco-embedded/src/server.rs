@@ -188,6 +188,8 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
     /// Answers the request with the first `length` bytes of the memory for answers. An answer that
     /// is too large for the client, or for that memory, becomes a refusal. Without a request, or
     /// after the connection has ended, this does nothing.
+    // Not inlined on a device, to save flash.
+    #[cfg_attr(target_os = "none", inline(never))]
     pub fn answer(&mut self, length: usize) {
         let Some(id) = release(&mut self.body, &mut self.stage) else {
             return;
