@@ -207,6 +207,24 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     ///
     /// After the end `since` is the time of the end: progress does not extend the time of the last
     /// bytes.
+    ///
+    /// ```
+    /// use core::time::Duration;
+    /// use falco_core::{ClassicKey, CloseReason, FixedReplayCache, Instant, Key, LINGER};
+    /// use falco_core::{ServerConnection, Settings};
+    ///
+    /// # let mut rng = falco_core::testing::CountingRng::new(1);
+    /// let key = ClassicKey::new(Key::from_bytes([7; 32])?, FixedReplayCache::<32>::new(&mut rng)?);
+    /// let (settings, now) = (Settings::new(), Instant::ZERO);
+    /// let mut server = ServerConnection::new(&key, &settings, now, &mut rng)?;
+    /// let lifetime = now + Duration::from_secs(60);
+    /// assert_eq!(server.write_deadline(now, false), lifetime);
+    /// assert_eq!(server.write_deadline(now, true), lifetime);
+    /// server.close(now, CloseReason::Done);
+    /// assert_eq!(server.write_deadline(now, false), now + LINGER);
+    /// assert_eq!(server.write_deadline(now, true), lifetime);
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn write_deadline(&self, since: Instant, with_answer: bool) -> Instant {
         let lives = match self.end() {

@@ -181,7 +181,7 @@ impl Lines {
 
     fn exchange(&mut self, times: usize) {
         for _ in 0..times {
-            let mut ask = self.client.ask([7; 100], [0; 100]).unwrap();
+            let mut ask = self.client.request([7; 100], [0; 100]).unwrap();
             while ask.answered().unwrap().is_none() {
                 while self.client.step(NOW, Some(&mut ask)).unwrap() {}
                 self.carry();
