@@ -1,4 +1,4 @@
-//! One machine without security, fed by an attacker who can make valid frames, while its owner does
+//! A connection without security, whose peer is an attacker who can seal, and whose owner does
 //! arbitrary things.
 
 use core::time::Duration;
@@ -25,10 +25,10 @@ fn settings() -> Settings {
         .expect("3 is not 0")
 }
 
-/// A server whose client has got past the tag.
+/// A server whose client can produce valid tags.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn server_past_tag(data: &[u8]) {
     let key = classic_key_with(1, &NoSecurity);
     let mut rng = CountingRng::new(1);
@@ -58,9 +58,9 @@ pub fn server_past_tag(data: &[u8]) {
                         .machine
                         .seal(driven.now, [(&mut answer, &b"reply"[..])], &mut out)
                         .unwrap_or(0);
-                    assert_eq!(answer.is_done(), sent > 1, "an answer that is done has been written");
+                    assert_eq!(answer.is_done(), sent > 1, "an answer that is done was written");
                     if answer.is_done() {
-                        assert_eq!(waiting.pop_front(), Some(id), "an answer goes in its turn, once");
+                        assert_eq!(waiting.pop_front(), Some(id), "an answer is sealed once, in its turn");
                         answered += 1;
                     }
                 }
@@ -77,7 +77,7 @@ pub fn server_past_tag(data: &[u8]) {
                     .expect("there is room");
                 assert!(
                     sent == 0 || driven.machine.status() != Status::Handshaking,
-                    "a stranger gets nothing"
+                    "an unauthenticated client receives nothing"
                 );
             }
             8 => driven.machine.close(driven.now, CloseReason::Done),
@@ -100,15 +100,15 @@ pub fn server_past_tag(data: &[u8]) {
         assert_eq!(
             driven.machine.in_flight(),
             waiting.len(),
-            "a request has exactly one end"
+            "a request completes exactly once"
         );
     }
 }
 
-/// A client whose server has got past the tag.
+/// A client whose server can produce valid tags.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn client_past_tag(data: &[u8]) {
     let key = classic_key_with(1, &NoSecurity);
     let mut rng = CountingRng::new(1);
@@ -159,7 +159,7 @@ pub fn client_past_tag(data: &[u8]) {
                 assert_eq!(
                     waiting.pop_front(),
                     Some(id),
-                    "answers come in the order of the requests, once each"
+                    "answers arrive in the order of the requests, once each"
                 );
             }
         });
@@ -170,14 +170,14 @@ pub fn client_past_tag(data: &[u8]) {
         assert_eq!(
             driven.machine.in_flight(),
             waiting.len(),
-            "a request has exactly one end"
+            "a request completes exactly once"
         );
     }
 }
 
 type Handle<'k> = &'k ClassicNoSecurity;
 
-/// A machine with its inbox and clock, and what must hold of it after each step.
+/// A connection with its unread bytes and its clock. It checks invariants after each step.
 struct Driven<'k, R: Role>
 where
     &'k ClassicNoSecurity: KeyRef<R>,
@@ -257,18 +257,18 @@ where
             let held = self.inbox.len();
             match self.machine.recv(self.now, self.inbox.unread()) {
                 Ok(Received::Event { consumed, event }) => {
-                    assert!(consumed > 0 && consumed <= held, "an event takes bytes that are there");
+                    assert!(consumed > 0 && consumed <= held, "an event consumes bytes that exist");
                     note(event);
                     self.inbox.consume(consumed);
                 }
                 Ok(Received::Skip { consumed }) => {
-                    assert!(consumed > 0 && consumed <= held, "a skip takes bytes that are there");
+                    assert!(consumed > 0 && consumed <= held, "a skip consumes bytes that exist");
                     self.inbox.consume(consumed);
                 }
                 Ok(Received::NeedMore { total }) => {
                     assert!(
                         total > held && total <= LONGEST_FRAME,
-                        "{total} bytes asked for, {held} there"
+                        "{total} bytes needed, {held} present"
                     );
                     break;
                 }
@@ -281,7 +281,7 @@ where
         }
         assert!(
             self.end.is_none() || self.machine.end() == self.end,
-            "the end is sticky"
+            "the end does not change"
         );
         self.end = self.machine.end();
         if let Some(deadline) = self.machine.poll_timeout() {

@@ -1,5 +1,5 @@
-//! A client of the noise wire while its owner does arbitrary things and its server says arbitrary
-//! things in valid records.
+//! A client of the noise wire whose owner does arbitrary things, and whose server sends arbitrary
+//! frames in valid records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
@@ -13,26 +13,26 @@ use crate::{ClientConnection, ClientEvent, CloseReason, Instant, OutgoingRequest
 
 type Client<'k> = Attacked<crate::ClientSide, &'k ClientKeys>;
 
-/// What the owner of a client knows.
+/// What the owner of the client knows.
 #[derive(Default)]
 struct Owner {
     queue: Vec<OutgoingRequest>,
-    /// Requests that have begun and had no end.
+    /// Requests in flight.
     waiting: BTreeMap<u32, RequestId>,
-    /// For each answer half received, how much of it is missing.
+    /// For each answer that has arrived in part, how many bytes are missing.
     missing: BTreeMap<u32, usize>,
-    /// The last number begun.
+    /// The last request that has begun.
     last: u32,
-    /// What was said on the wire.
+    /// The frames that the client has sent.
     cancelled: BTreeSet<u32>,
     closed: bool,
     spoken: bool,
 }
 
-/// A client whose server has got past the tag.
+/// A client whose server can produce valid tags.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn noise_client_past_tag(data: &[u8]) {
     let keys = no_security_client();
     let (now, mut rng) = (Instant::ZERO, CountingRng::new(1));
@@ -46,11 +46,11 @@ pub fn noise_client_past_tag(data: &[u8]) {
         .server(wire.split_at(length).0)
         .expect("the hello authenticates");
     let mut driven = Attacked::new(machine, raw);
-    // A ping that has gone is due for its answer before the lifetime is over.
+    // The deadline for the answer to a PING is before that of the lifetime.
     driven.deadlines_move = keep_alive;
     driven.arrive(&welcome);
     driven.take_events(1, |event| {
-        assert_eq!(event, ClientEvent::Established, "it is the first");
+        assert_eq!(event, ClientEvent::Established, "the first event is Established");
     });
     let mut owner = Owner::default();
     while !input.is_done() {
@@ -67,7 +67,7 @@ pub fn noise_client_past_tag(data: &[u8]) {
             assert_eq!(
                 driven.machine.in_flight(),
                 owner.waiting.len(),
-                "a request has exactly one end"
+                "a request completes exactly once"
             );
         }
     }
@@ -127,7 +127,10 @@ impl Owner {
             }
             ClientEvent::Begin { id, total, body } => {
                 assert!(total <= MAX_MESSAGE, "an answer is within the limit");
-                assert!(self.waiting.contains_key(&id.number()), "an answer is to what waits");
+                assert!(
+                    self.waiting.contains_key(&id.number()),
+                    "an answer belongs to a request in flight"
+                );
                 let rest = usize::try_from(total).unwrap_or(usize::MAX).checked_sub(body.len());
                 let rest = rest.expect("an answer is within its total");
                 assert!(
@@ -137,7 +140,7 @@ impl Owner {
                 return;
             }
             ClientEvent::Part { id, body, last } => {
-                let rest = self.missing.get_mut(&id.number()).expect("a part has its beginning");
+                let rest = self.missing.get_mut(&id.number()).expect("a part follows a Begin");
                 *rest = rest.checked_sub(body.len()).expect("an answer is within its total");
                 assert_eq!(last, *rest == 0, "the last part is the last");
                 if !last {
@@ -146,28 +149,28 @@ impl Owner {
                 id
             }
             ClientEvent::Refused { id, .. } => id,
-            ClientEvent::Established => panic!("it is established once"),
+            ClientEvent::Established => panic!("the connection is established once"),
             ClientEvent::Pong { .. } | ClientEvent::Closing { .. } => return,
         };
         self.missing.remove(&ended.number());
         assert_eq!(
             self.waiting.remove(&ended.number()),
             Some(ended),
-            "a request has exactly one end"
+            "a request completes exactly once"
         );
     }
 
-    /// What the client says.
+    /// Seals what the client sends.
     fn hear(&mut self, (kind, id, body): &Frame) {
-        assert!(self.spoken || *kind == 6, "the first thing a client says is a PING");
+        assert!(self.spoken || *kind == 6, "the first frame of a client is a PING");
         self.spoken = true;
-        assert!(*id <= self.last, "a number that was not begun");
+        assert!(*id <= self.last, "a request that has not begun");
         assert!(*kind != 5 || self.cancelled.insert(*id), "a second CANCEL");
         assert!(!self.closed || !matches!(kind, 1 | 2), "a request after the CLOSE");
-        assert!(*kind != 2 || body.len() > 4, "a beginning carries something");
+        assert!(*kind != 2 || body.len() > 4, "the first part of a message is not empty");
         assert!(
             *kind != 3 || !self.cancelled.contains(id),
-            "a part of what was cancelled"
+            "a part of a cancelled request"
         );
         self.closed |= *kind == 8;
     }

@@ -1,6 +1,6 @@
-//! A client and a server of the noise wire, both of this crate, whose owners do arbitrary things at
-//! arbitrary times over a link that cuts their bytes and loses none. Neither may ever find fault
-//! with the other.
+//! A client and a server of the noise wire, whose owners do arbitrary things at arbitrary times.
+//! Their link splits the stream and loses nothing. Neither side may find a protocol error of the
+//! other.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use crate::{
     Refusal, RequestId, ServerConnection, ServerEvent, Status,
 };
 
-/// Bytes of a message that carry its number, so that nothing gets into another's hands.
+/// Bytes of a message that have its number, so that a message for another request is noticed.
 fn body(number: u32, length: usize) -> Vec<u8> {
     let [.., byte] = number.to_be_bytes();
     std::vec![byte; length]
@@ -27,7 +27,7 @@ fn assert_of(number: u32, bytes: &[u8]) {
     assert!(bytes.iter().all(|byte| *byte == expected), "bytes of another message");
 }
 
-/// A request as the server's owner knows it.
+/// A request as the owner of the server knows it.
 struct Known {
     id: RequestId,
     total: usize,
@@ -39,20 +39,18 @@ struct Both<'k> {
     now: Instant,
     client: Side<crate::ClientSide, &'k ClientKeys>,
     server: Side<crate::ServerSide, &'k ServerKeys>,
-    /// The client has shut down its sending half behind a CLOSE.
+    /// The client has shut down its sending half after a CLOSE.
     half_shut: bool,
-    /// The server's process has ended. What it had sent still comes, and then the end of the
-    /// stream.
+    /// The server's process has ended. What it sent still arrives, then the end of the stream.
     killed: bool,
     queue: Vec<(OutgoingRequest, Vec<u8>)>,
-    /// Requests that the client has begun and that had no end, with the bytes of an answer that are
-    /// still to come.
+    /// The client's requests in flight, with the bytes of an answer that are missing.
     waiting: BTreeMap<u32, (RequestId, Option<usize>)>,
     begun: u32,
     known: BTreeMap<u32, Known>,
-    /// Requests that came whole to the server, and those that were answered whole.
+    /// Requests that arrived as a whole, and those that were answered as a whole.
     handled: BTreeSet<u32>,
-    /// Requests of which the server's owner has seen anything.
+    /// Requests of which the owner of the server has seen anything.
     seen: BTreeSet<u32>,
     answered: BTreeSet<u32>,
 }
@@ -60,7 +58,7 @@ struct Both<'k> {
 /// A client and a server whose owners do arbitrary things.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn noise_operations(data: &[u8]) {
     let (clients, servers) = (no_security_client(), no_security_server());
     let mut input = Input::new(data);
@@ -145,7 +143,7 @@ impl Both<'_> {
             15 if pick > 240 => self.client.machine.close(now, CloseReason::Done),
             15 if pick > 220 => self.server.machine.close(now, CloseReason::ShuttingDown),
             15 if pick == 15 => self.killed = true,
-            // Behind its CLOSE a client may shut down its sending half.
+            // After its CLOSE a client may shut down its sending half.
             15 if pick > 200 && self.client.machine.status() == Status::Draining => {
                 self.client.transmit(now);
                 self.carry(false, usize::MAX);
@@ -160,7 +158,7 @@ impl Both<'_> {
     }
 
     fn seal_requests(&mut self, room: usize) {
-        // One at a time, so that the number of each is known before it has it.
+        // One at a time, so that the number of each is known in advance.
         for at in 0..self.queue.len() {
             let Some((request, bytes)) = self.queue.get_mut(at) else {
                 break;
@@ -188,7 +186,7 @@ impl Both<'_> {
             let Ok(answer) = self.server.machine.answer(request.id, length) else {
                 return;
             };
-            assert_eq!(request.received, request.total, "an answer to half a request");
+            assert_eq!(request.received, request.total, "a request in part was answered");
             request.answer = Some((answer, body(number, length)));
         }
         let Some((answer, bytes)) = &mut request.answer else {
@@ -267,35 +265,41 @@ impl Both<'_> {
             assert_eq!(
                 self.client.machine.in_flight(),
                 self.waiting.len(),
-                "a request has exactly one end"
+                "a request completes exactly once"
             );
         }
         if self.server.told_all && self.server.end.is_none() {
             assert_eq!(
                 self.server.machine.in_flight(),
                 self.known.len(),
-                "a request has exactly one end"
+                "a request completes exactly once"
             );
         }
         assert!(
             !self.half_shut || self.server.end != Some(ConnectionError::Truncated),
-            "what was said is taken for cut"
+            "a CLOSE was sent, and the stream counts as truncated"
         );
         let held: usize = self.known.values().map(|request| request.received).sum();
         assert!(
             u32::try_from(held).is_ok_and(|held| held <= MAX_HELD),
-            "more is held than allowed"
+            "more bytes are held than allowed"
         );
         if self.client.end.is_some() && self.client.machine.fate() == Fate::NotProcessed {
-            // The link loses nothing, and the client has read all that was on its way.
-            assert!(self.seen.is_empty(), "what was handed out is told as not processed");
+            // The link loses nothing, and the client has read everything.
+            assert!(
+                self.seen.is_empty(),
+                "a request that was returned is reported as not processed"
+            );
         }
         if self.client.end == Some(ConnectionError::Closed) {
-            assert!(self.waiting.is_empty(), "an end in good order leaves nobody waiting");
+            assert!(
+                self.waiting.is_empty(),
+                "a connection that closed has no request in flight"
+            );
         }
     }
 
-    /// Everything goes that can, and everything is answered, until nothing moves; no time passes.
+    /// Sends and answers everything until nothing changes. No time passes.
     fn settle(&mut self) {
         for _ in 0..40 {
             self.seal_requests(ROOM);
@@ -313,8 +317,8 @@ impl Both<'_> {
         }
     }
 
-    /// The client closes, and all that was begun has its end; where the connection lives, in good
-    /// order.
+    /// Closes the client, and checks that all requests complete, and that a connection that has not
+    /// ended yet ends without an error.
     fn finish(&mut self) {
         self.client.machine.set_reading(self.now, true);
         self.server.deadlines_move = true;
@@ -327,9 +331,17 @@ impl Both<'_> {
         self.settle();
         self.check();
         if lives {
-            assert_eq!(self.server.end, Some(ConnectionError::Closed), "it ends in good order");
-            assert_eq!(self.client.end, Some(ConnectionError::Closed), "it ends in good order");
-            assert!(self.waiting.is_empty(), "every request has had its end");
+            assert_eq!(
+                self.server.end,
+                Some(ConnectionError::Closed),
+                "the connection ends without an error"
+            );
+            assert_eq!(
+                self.client.end,
+                Some(ConnectionError::Closed),
+                "the connection ends without an error"
+            );
+            assert!(self.waiting.is_empty(), "every request has completed");
         }
         self.now = self.now + Duration::from_secs(1_000);
         let _ = self.client.machine.handle_timeout(self.now);
@@ -346,11 +358,11 @@ fn note_client(
     answered: &BTreeSet<u32>,
     handled: &BTreeSet<u32>,
 ) {
-    let waits = "an answer is to what waits";
+    let waits = "an answer belongs to a request in flight";
     match event {
         ClientEvent::Answer { id, body } => {
             assert_of(id.number(), body);
-            assert!(answered.contains(&id.number()), "nobody has answered that");
+            assert!(answered.contains(&id.number()), "the server did not send this answer");
             let was = waiting.remove(&id.number()).expect(waits);
             assert_eq!(was.1, None, "an answer begins once");
         }
@@ -369,26 +381,26 @@ fn note_client(
             *missing = missing.and_then(|missing| missing.checked_sub(body.len()));
             assert_eq!(
                 last,
-                missing.expect("a part has its beginning") == 0,
+                missing.expect("a part follows a Begin") == 0,
                 "the last part is the last"
             );
             if last {
-                assert!(answered.contains(&id.number()), "nobody has answered that");
+                assert!(answered.contains(&id.number()), "the server did not send this answer");
                 waiting.remove(&id.number());
             }
         }
         ClientEvent::Refused { id, refusal } => {
-            waiting.remove(&id.number()).expect("a request has exactly one end");
+            waiting.remove(&id.number()).expect("a request completes exactly once");
             assert!(
                 !refusal.is_unprocessed() || !handled.contains(&id.number()),
-                "what was handled is told as not processed"
+                "a request that was handled is reported as not processed"
             );
         }
         ClientEvent::Established | ClientEvent::Pong { .. } | ClientEvent::Closing { .. } => {}
     }
 }
 
-/// The server has sent `wrote` bytes before.
+/// `wrote` is the number of bytes that the server sent before.
 fn note_server(
     event: ServerEvent<'_>,
     wrote: usize,
@@ -407,7 +419,7 @@ fn note_server(
         }
         ServerEvent::Part { id, body, last } => {
             assert_of(id.number(), body);
-            let request = known.get_mut(&id.number()).expect("a part has its beginning");
+            let request = known.get_mut(&id.number()).expect("a part follows a Begin");
             request.received += body.len();
             assert_eq!(last, request.received == request.total, "the last part is the last");
             if last {
@@ -416,12 +428,12 @@ fn note_server(
             return;
         }
         ServerEvent::Abandoned { id } => {
-            let request = known.remove(&id.number()).expect("what is abandoned has begun");
-            assert!(request.received < request.total, "what is whole is not abandoned");
+            let request = known.remove(&id.number()).expect("an abandoned request has begun");
+            assert!(request.received < request.total, "a complete request is not abandoned");
             return;
         }
         ServerEvent::Cancelled { id } => {
-            assert!(known.contains_key(&id.number()), "what is cancelled has had no end");
+            assert!(known.contains_key(&id.number()), "a cancelled request is in flight");
             return;
         }
         ServerEvent::Established | ServerEvent::Closing { .. } | ServerEvent::Ping => return,
@@ -434,9 +446,12 @@ fn note_server(
     };
     assert!(
         wrote > WELCOME_LENGTH,
-        "a request was handed out before the first PING was answered"
+        "a request was returned before the first PING was answered"
     );
-    assert!(known.insert(id.number(), request).is_none(), "a number comes once");
+    assert!(
+        known.insert(id.number(), request).is_none(),
+        "a request id is used once"
+    );
     seen.insert(id.number());
     if received == total {
         handled.insert(id.number());

@@ -1,4 +1,4 @@
-//! A client and a server on a link that corrupts, loses and repeats.
+//! A client and a server of the classic wire on a link that corrupts, drops and repeats bytes.
 
 use core::time::Duration;
 
@@ -7,11 +7,11 @@ use crate::Settings;
 use crate::testing::{ClientLog, NoSecurity, Pair, ServerLog, classic_key, classic_key_with};
 use crate::{ClassicKey, ReplayCache, crypto::Crypto};
 
-/// Requests, pings and time on a link that does what the fuzzer says. With real cryptography
-/// nothing but what was sent may come out.
+/// Requests, pings and time on a link that the fuzzer controls. With real cryptography only bodies
+/// that were sent may be received.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn pair_on_corrupting_link(data: &[u8]) {
     let mut input = Input::new(data);
     if input.byte() & 1 == 1 {
@@ -60,11 +60,11 @@ fn drive<L: ReplayCache, C: Crypto>(
             }
             2 => pair
                 .advance(Duration::from_millis(u64::from(input.byte()) * 100))
-                .expect("it comes to rest"),
-            _ => pair.settle().expect("it comes to rest"),
+                .expect("the steps are enough"),
+            _ => pair.settle().expect("the steps are enough"),
         }
     }
-    pair.advance(Duration::from_secs(300)).expect("it comes to rest");
+    pair.advance(Duration::from_secs(300)).expect("the steps are enough");
     let answers = pair.client_log.iter().filter_map(|entry| {
         if let ClientLog::Answer(number, body) = entry {
             Some((*number, body))
@@ -75,14 +75,14 @@ fn drive<L: ReplayCache, C: Crypto>(
     for ((number, body), expected) in answers.zip(1..) {
         assert!(
             number == expected && number <= asked,
-            "answers come in order, one a request"
+            "answers arrive in order, one for each request"
         );
-        assert!(!authentic || body == b"ask", "what was not sent has come out");
+        assert!(!authentic || body == b"ask", "a body that was not sent has arrived");
     }
     for entry in &pair.server_log {
         assert!(
             !authentic || !matches!(entry, ServerLog::Request(_, body) if body != b"ask"),
-            "what was not sent has come out"
+            "a body that was not sent has arrived"
         );
     }
     assert!(

@@ -1,5 +1,5 @@
-//! One machine with real cryptography fed by a stranger, cut in two ways that must come to the
-//! same.
+//! A connection of the classic wire with real cryptography, whose peer has no key. Two ways to
+//! split the stream must have the same result.
 
 use std::vec::Vec;
 
@@ -13,10 +13,10 @@ use crate::{
 /// Messages of at most this many bytes: small enough that a fuzzer reaches both sides of the limit.
 const MAX_MESSAGE: u32 = 64;
 
-/// Bytes to a server, before its client has proved itself or after.
+/// Bytes to a server, before the hello or after it.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn client_to_server(data: &[u8]) {
     let mut input = Input::new(data);
     let prove = input.byte() & 1 == 1;
@@ -26,10 +26,10 @@ pub fn client_to_server(data: &[u8]) {
     });
 }
 
-/// Bytes to a client, before its server has taken it or after.
+/// Bytes to a client, before the accept or after it.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn server_to_client(data: &[u8]) {
     let mut input = Input::new(data);
     let choice = input.byte();
@@ -37,7 +37,7 @@ pub fn server_to_client(data: &[u8]) {
         let (mut client, server) = machines();
         if choice & 1 == 0 {
             let sent = client.poll_transmit(Instant::ZERO, &mut [0; TRANSMIT_SIZE]);
-            assert_eq!(sent, Ok(TRANSMIT_SIZE), "the hello goes");
+            assert_eq!(sent, Ok(TRANSMIT_SIZE), "the hello is sent");
             return client;
         }
         let mut client = established(client, server).0;
@@ -52,12 +52,10 @@ pub fn server_to_client(data: &[u8]) {
 
 type Handle = &'static ClassicKey<HeapReplayCache>;
 
-/// Two fresh machines; as keys are lent and a fuzzer's process is short, the keys are never
-/// dropped.
+/// A new client and server. Their keys are static.
 fn machines() -> (ClientConnection<Handle>, ServerConnection<Handle>) {
     use std::sync::LazyLock;
-    // Each pair of machines has its own nonces, but replay caches would remember them from run to
-    // run, so these remember none.
+    // Each run has the same nonces, so the replay caches must not remember them.
     static KEYS: LazyLock<[ClassicKey<HeapReplayCache>; 2]> = LazyLock::new(|| {
         let forgetful = || ClassicKey::new(crate::testing::key(1), crate::testing::replay_cache(0));
         [forgetful(), forgetful()]
@@ -91,15 +89,15 @@ fn established(
     (client, server)
 }
 
-/// What a machine made of a stream: its events as text with their bodies, and how it ended.
+/// The result of a stream: events as text, bodies, and how the connection ended.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     events: Vec<(std::string::String, Vec<u8>)>,
     end: ConnectionError,
 }
 
-/// Feeds what is left of `input` to two fresh machines, at once and in parts. No frame is longer
-/// than `longest`.
+/// Passes the rest of `input` to two new connections, to one at once and to the other in parts. No
+/// frame is longer than `longest`.
 pub(super) fn feed_both_ways<R: Role, H: KeyRef<R>>(
     input: &mut Input<'_>,
     longest: usize,
@@ -121,7 +119,7 @@ pub(super) fn feed_both_ways<R: Role, H: KeyRef<R>>(
     assert_eq!(
         feed(&mut fresh(), longest, &parts),
         whole,
-        "the cutting of a stream shows"
+        "the way a stream is split changes the result"
     );
 }
 
@@ -137,29 +135,26 @@ fn feed<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>, longest: usize, p
         match machine.recv(now, inbox.unread()) {
             Err(end) => {
                 assert_eq!(machine.end(), Some(end), "the end is remembered");
-                assert_eq!(machine.recv(now, &mut []), Err(end), "the end is sticky");
+                assert_eq!(machine.recv(now, &mut []), Err(end), "the end does not change");
                 return Outcome { events, end };
             }
             Ok(Received::Event { consumed, event }) => {
-                assert!(consumed > 0 && consumed <= held, "an event takes bytes that are there");
+                assert!(consumed > 0 && consumed <= held, "an event consumes bytes that exist");
                 let event = std::format!("{event:?}");
                 events.push((event, inbox.unread().split_at(consumed).0.to_vec()));
                 inbox.consume(consumed);
             }
             Ok(Received::Skip { consumed }) => {
-                assert!(consumed > 0 && consumed <= held, "a skip takes bytes that are there");
+                assert!(consumed > 0 && consumed <= held, "a skip consumes bytes that exist");
                 inbox.consume(consumed);
             }
             Ok(Received::NeedMore { total }) => {
-                assert!(total > held, "{total} bytes were asked for with {held} there");
-                assert!(
-                    total <= longest,
-                    "{total} bytes were asked for, more than any frame may have"
-                );
+                assert!(total > held, "{total} bytes needed, {held} present");
+                assert!(total <= longest, "{total} bytes needed, more than any frame may have");
                 let Some(count) = left.pop() else {
                     let end = machine
                         .end_of_stream(now, inbox.unread())
-                        .expect_err("this wire ends with its stream");
+                        .expect_err("the connection ends with its stream");
                     return Outcome { events, end };
                 };
                 for byte in bytes.by_ref().take(count) {
@@ -167,14 +162,14 @@ fn feed<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>, longest: usize, p
                         .space(total)
                         .expect("a vector grows")
                         .first_mut()
-                        .expect("space is never empty") = byte;
+                        .expect("space is not empty") = byte;
                     inbox.filled(1);
                 }
             }
             Ok(Received::Wait(_)) => {
                 let end = machine
                     .end_of_stream(now, inbox.unread())
-                    .expect_err("this wire ends with its stream");
+                    .expect_err("the connection ends with its stream");
                 return Outcome { events, end };
             }
         }
