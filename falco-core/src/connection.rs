@@ -214,7 +214,8 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// use falco_core::{ServerConnection, Settings};
     ///
     /// # let mut rng = falco_core::testing::CountingRng::new(1);
-    /// let key = ClassicKey::new(Key::from_bytes([7; 32])?, FixedReplayCache::<32>::new(&mut rng)?);
+    /// let cache = FixedReplayCache::<32>::new(&mut rng)?;
+    /// let key = ClassicKey::new(Key::from_bytes([7; 32])?, cache);
     /// let (settings, now) = (Settings::new(), Instant::ZERO);
     /// let mut server = ServerConnection::new(&key, &settings, now, &mut rng)?;
     /// let lifetime = now + Duration::from_secs(60);
