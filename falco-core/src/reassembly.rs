@@ -140,7 +140,8 @@ impl Places for HeapPartials {
     fn add(&mut self, id: RequestId) -> Option<&mut Partial<Self::Body>> {
         let mut place = Partial::new(alloc::vec::Vec::new());
         place.id = Some(id);
-        Some(self.messages.entry(id.key()).insert_entry(place).into_mut())
+        self.messages.insert(id.key(), place);
+        self.messages.get_mut(&id.key())
     }
 
     fn forget(&mut self, id: RequestId) {
