@@ -68,7 +68,7 @@ pub trait Aead {
     fn open(&self, nonce: &Nonce, associated: &[u8], text: &mut [u8], tag: &Tag) -> Result<(), AeadError>;
 }
 
-/// The AEAD failed. It has no details, because they would help an attacker.
+/// The AEAD refused a text. It has no details, because they would help an attacker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AeadError;
@@ -89,7 +89,7 @@ impl Default for AeadError {
 
 impl fmt::Display for AeadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the AEAD failed")
+        f.write_str("the AEAD refused")
     }
 }
 

@@ -10,6 +10,7 @@
 mod common;
 
 mod error_messages;
+mod key_ring;
 mod key_sources;
 mod key_text;
 mod recv_buf;

@@ -1,10 +1,5 @@
 //! A server's key ring with many keys: what it costs to make one and to look a key up. The limits
 //! are ratios within one run, and far from both what a table by id takes and what a search takes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test that panics has failed"
-)]
 
 use core::time::Duration;
 use std::time::Instant;
