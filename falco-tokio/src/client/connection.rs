@@ -1,9 +1,11 @@
 //! One connection of a client: the socket and the mux. Its slot polls it.
 
+use core::panic::AssertUnwindSafe;
 use core::sync::atomic::Ordering;
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::io;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -380,7 +382,8 @@ impl Connection {
         loop {
             match self.stage {
                 Stage::Open => {
-                    let event = ready!(self.run(cx));
+                    let ran = catch_panic(|| self.run(cx));
+                    let event = ready!(ran.unwrap_or_else(|panicked| Poll::Ready(Event::Ended(Err(panicked)))));
                     if let Event::Ended(end) = &event {
                         debug!(?end, "ended");
                         self.stage = match end {
@@ -395,9 +398,9 @@ impl Connection {
                     let (mux, clock) = (&mut self.mux, self.env.clock);
                     let seal = |out: &mut [u8]| sealed(mux.seal(clock.now(), out, fail));
                     let times = (clock, &mut self.timer);
-                    let polled = self.line.poll_end(cx, &mut ending, times, self.eof, seal);
+                    let polled = catch_panic(|| self.line.poll_end(cx, &mut ending, times, self.eof, seal));
                     self.stage = Stage::Ending(ending);
-                    let _ = ready!(polled);
+                    let _ = ready!(polled.unwrap_or_else(|panicked| Poll::Ready(Err(panicked))));
                     self.stage = Stage::Closed;
                 }
                 Stage::Closed => return Poll::Pending,
@@ -418,6 +421,13 @@ impl Connection {
             let _ = to.send(Err(error));
         }
     }
+}
+
+/// Runs code of the user's stream, connect function or waker. A panic there ends one connection or
+/// one attempt at most: the slot goes on.
+pub(super) fn catch_panic<T>(run: impl FnOnce() -> T) -> io::Result<T> {
+    // What has panicked is not used again, except to be dropped.
+    catch_unwind(AssertUnwindSafe(run)).map_err(|_| io::Error::other("the stream panicked"))
 }
 
 /// Sends a caller the error of its request.
