@@ -46,10 +46,10 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     /// Requests that may begin or have begun, by ticket, until they are sealed as a whole.
     queue: SendQueue<OutgoingRequest, u64>,
     /// Requests in the queue that have not begun.
-    unbegun: usize,
+    unbegun: Unbegun,
     /// The requests in flight, sorted by id. Some may have been cancelled.
     begun: VecDeque<Begun>,
-    /// Bytes of all requests in the queue or in flight.
+    /// Bytes of the requests in flight.
     held: usize,
     window: Window,
     parts: Reassembly<HeapPartials>,
@@ -58,6 +58,24 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     writes: Writes,
     established: bool,
     served: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Unbegun {
+    count: usize,
+    bytes: usize,
+}
+
+impl Unbegun {
+    const fn add(&mut self, length: usize) {
+        self.count += 1;
+        self.bytes += length;
+    }
+
+    const fn remove(&mut self, length: usize) {
+        self.count -= 1;
+        self.bytes -= length;
+    }
 }
 
 struct Begun {
@@ -73,7 +91,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             machine,
             table: Table::new(),
             queue: SendQueue::new(),
-            unbegun: 0,
+            unbegun: Unbegun::default(),
             begun: VecDeque::new(),
             held: 0,
             window: Window::new(usize::try_from(DEFAULT_MAX_HELD).unwrap_or(usize::MAX)),
@@ -114,7 +132,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Whether there are requests of which nothing was sealed.
     #[must_use]
     pub const fn has_unbegun(&self) -> bool {
-        self.unbegun > 0 || self.table.held_back() > 0
+        self.unbegun.count > 0 || self.table.held_back() > 0
     }
 
     /// Whether something of a request has not been sealed.
@@ -147,12 +165,11 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         match record.progress {
             Progress::HeldBack => {}
             Progress::Queued => {
-                let (unbegun, held) = (&mut self.unbegun, &mut self.held);
+                let unbegun = &mut self.unbegun;
                 self.queue.retain(|request, other| {
                     let stays = *other != ticket;
                     if !stays {
-                        *unbegun -= 1;
-                        *held -= request.length();
+                        unbegun.remove(request.length());
                     }
                     stays
                 });
@@ -331,7 +348,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     pub fn finish(&mut self) -> Vec<Unfinished<B, W>> {
         let sent = self.machine.fate();
         self.queue = SendQueue::new();
-        self.unbegun = 0;
+        self.unbegun = Unbegun::default();
         self.begun = VecDeque::new();
         self.held = 0;
         self.parts = Reassembly::default();

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::super::call::Call;
 use super::super::table::Progress;
-use super::{Begun, ClientMux};
+use super::{Begun, ClientMux, Unbegun};
 use crate::error::{ConnectionError, Error, OutputTooSmall, RequestError, SealError};
 use crate::message::{CloseReason, Status};
 use crate::send_queue::Turn;
@@ -36,16 +36,15 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
         let mut released = false;
         let places = self.machine.max_in_flight().saturating_sub(self.begun.len());
-        while self.unbegun < places.min(MAX_QUEUED)
+        while self.unbegun.count < places.min(MAX_QUEUED)
             && let Some((ticket, length)) = self.table.next_held_back()
-            && self.window.admits(self.held, length)
+            && self.window.admits(self.held + self.unbegun.bytes, length)
         {
             match (self.machine.request(length), &mut failed) {
                 (Ok(request), _) => {
                     self.table.release(ticket);
                     self.queue.push(request, ticket);
-                    self.held += length;
-                    self.unbegun += 1;
+                    self.unbegun.add(length);
                     released = true;
                 }
                 // The server's limit was not known when the request was accepted.
@@ -107,8 +106,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             };
             let length = request.length();
             if let Some(failure) = request.failure() {
-                *unbegun -= 1;
-                *held -= length;
+                unbegun.remove(length);
                 if let Some(record) = table.take(ticket) {
                     failed(record.into_call(ticket).waiter, failure);
                 }
@@ -118,7 +116,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 if let Progress::Queued = record.progress {
                     // Requests get their ids in the order of the queue.
                     begun.push_back(Begun { id, ticket, length });
-                    *unbegun -= 1;
+                    unbegun.remove(length);
+                    *held += length;
                 }
                 record.progress = if whole {
                     Progress::Sent(id)
@@ -139,15 +138,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Takes out the requests of which nothing was sent, in the order of their tickets: they go to
     /// another connection.
     pub fn take_unbegun(&mut self) -> Vec<Call<B, W>> {
-        let held = &mut self.held;
-        self.queue.retain(|request, _| {
-            let has_begun = request.id().is_some();
-            if !has_begun {
-                *held -= request.length();
-            }
-            has_begun
-        });
-        self.unbegun = 0;
+        self.queue.retain(|request, _| request.id().is_some());
+        self.unbegun = Unbegun::default();
         let mut unbegun = Vec::new();
         self.table.take_unbegun(|call| unbegun.push(call));
         unbegun
