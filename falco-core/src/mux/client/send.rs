@@ -100,9 +100,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             ..
         } = self;
         queue.end_turn(|turn| {
-            let (request, ticket, whole) = match &turn {
-                Turn::Done(request, ticket) => (request, *ticket, true),
-                Turn::Partial(request, ticket) => (*request, **ticket, false),
+            let (request, ticket) = match &turn {
+                Turn::Done(request, ticket) => (request, *ticket),
+                Turn::Partial(request, ticket) => (*request, **ticket),
             };
             let length = request.length();
             if let Some(failure) = request.failure() {
@@ -119,7 +119,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                     unbegun.remove(length);
                     *held += length;
                 }
-                record.progress = if whole {
+                // The server may want no more of a request of which a part was sealed.
+                record.progress = if request.sealed() == length {
                     Progress::Sent(id)
                 } else {
                     Progress::Partial(id)
