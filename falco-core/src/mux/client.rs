@@ -32,8 +32,8 @@ use self::window::Window;
 /// `B` is the body of a request, `W` whatever waits for the answer, `P` whatever waits for the
 /// answer to a ping. The mux keeps a request with its body until it completes. Each is given back
 /// exactly once: its waiter with the answer, or the whole [`Call`] with a refusal, by
-/// [`cancel`](Self::cancel), by [`take_unbegun`](Self::take_unbegun) or by
-/// [`finish`](Self::finish).
+/// [`cancel`](Self::cancel), by [`poll_closing`](Self::poll_closing), by
+/// [`take_unbegun`](Self::take_unbegun) or by [`finish`](Self::finish).
 ///
 /// Requests begin in the order of their tickets, and no more of them than the server accepts: as
 /// many as its in-flight limit allows, and as many bytes as [`with_max_held`](Self::with_max_held)
@@ -58,6 +58,8 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     writes: Writes,
     established: bool,
     served: bool,
+    /// [`poll_closing`](Self::poll_closing) has reported that nothing new is accepted.
+    closing_reported: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -100,6 +102,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             writes: Writes::default(),
             established: false,
             served: false,
+            closing_reported: false,
         }
     }
 

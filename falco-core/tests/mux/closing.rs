@@ -22,6 +22,41 @@ fn a_client_without_request_numbers_closes_at_once() {
     assert!(sent.contains(&(1, u32::MAX)), "{sent:?}");
     assert_eq!(sent.last(), Some(&(CLOSE, u32::MAX)), "nothing else wakes the writer");
     assert_eq!(scene.mux.machine().status(), Status::Draining);
+    assert_eq!(moved(&mut scene), Some(vec![2, 3]));
+    assert_eq!(moved(&mut scene), None);
+    assert!(scene.hear(&raw_frame(1, u32::MAX, b"")).len() == 1, "the first completes here");
+    assert_eq!(scene.mux.outstanding(), 0);
+}
+
+/// The requests that move on.
+fn moved(scene: &mut Scene<'_>) -> Option<Vec<u64>> {
+    let unbegun = scene.mux.poll_closing()?;
+    Some(unbegun.into_iter().map(|call| call.waiter).collect())
+}
+
+#[test]
+fn what_has_not_begun_moves_on_whichever_side_closes() {
+    let keys = noise_client(7);
+    for by_server in [false, true] {
+        let mut scene = Scene::new(&keys, 500);
+        for ticket in 1..=3 {
+            scene.request(ticket, 400);
+        }
+        assert_eq!(scene.begun(), [1]);
+        assert_eq!(moved(&mut scene), None, "it is open");
+        if by_server {
+            let mut close = scene.server.seal(&raw_frame(CLOSE, 1, &[2]));
+            let step = scene.mux.recv(NOW, &mut close);
+            assert!(matches!(step, Ok(ClientStep::Closing { .. })), "{step:?}");
+        } else {
+            scene.mux.close(NOW, CloseReason::Done);
+        }
+        assert_eq!(moved(&mut scene), Some(vec![2, 3]));
+        // The other side closes too.
+        scene.mux.close(NOW, CloseReason::Done);
+        assert_eq!(moved(&mut scene), None);
+        assert_eq!(scene.mux.outstanding(), 1);
+    }
 }
 
 #[test]
@@ -41,6 +76,6 @@ fn a_request_that_has_begun_is_sent_as_a_whole_beside_one_without_a_number() {
     assert!(!sent.iter().any(|(kind, _)| *kind == BEGIN), "{sent:?}");
     assert!(sent.contains(&(PART, u32::MAX)) && sent.contains(&(CLOSE, u32::MAX)), "{sent:?}");
     assert!(scene.mux.has_unbegun());
-    drop(scene.mux.take_unbegun());
+    assert_eq!(moved(&mut scene), Some(vec![2]));
     assert!(!scene.mux.has_unsent());
 }

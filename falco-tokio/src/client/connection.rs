@@ -65,7 +65,7 @@ enum Stage {
 /// What a connection reports to its slot.
 pub(super) enum Event {
     Established,
-    /// The server accepts nothing new. Requests in flight still complete.
+    /// Nothing new is accepted. Requests in flight still complete.
     Closing,
     /// All requests have been returned or have completed. The stream may still be ending.
     Ended(io::Result<ConnectionError>),
@@ -170,9 +170,19 @@ impl Connection {
 
     /// Accepts nothing new. Requests that have not begun are returned; the others complete.
     pub(super) fn retire(&mut self) {
-        self.returned.extend(self.mux.take_unbegun());
         let now = self.now();
         self.mux.close(now, CloseReason::Done);
+        self.returned.extend(self.mux.poll_closing().into_iter().flatten());
+    }
+
+    /// Whether the connection accepts nothing new from now on, although the slot has not asked for
+    /// that. Requests that have not begun are returned.
+    fn poll_closing(&mut self) -> Option<Event> {
+        let unbegun = self.mux.poll_closing()?;
+        self.returned.extend(unbegun);
+        let now = self.now();
+        self.mux.close(now, CloseReason::Done);
+        Some(Event::Closing)
     }
 
     /// Closes once all accepted requests have begun.
@@ -182,8 +192,7 @@ impl Connection {
 
     fn close_if_due(&mut self) {
         if self.closing && !self.mux.has_unbegun() && self.mux.machine().status() == Status::Established {
-            let now = self.now();
-            self.mux.close(now, CloseReason::Done);
+            self.retire();
         }
     }
 
@@ -235,8 +244,9 @@ impl Connection {
                         self.env.admitted.store(false, Ordering::Relaxed);
                     }
                     self.line.consume(consumed);
-                    self.retire();
-                    return Pause::Report(Event::Closing);
+                    if let Some(event) = self.poll_closing() {
+                        return Pause::Report(event);
+                    }
                 }
                 ClientStep::TransmitFirst | _ => return Pause::Write,
             }
@@ -329,6 +339,10 @@ impl Connection {
             };
             if let Some(end) = self.mux.machine().end() {
                 return Poll::Ready(Event::Ended(Ok(end)));
+            }
+            // It may have no request numbers left.
+            if let Some(event) = self.poll_closing() {
+                return Poll::Ready(event);
             }
             if let Pause::Read(total) = pause
                 && !self.eof

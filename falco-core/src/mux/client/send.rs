@@ -137,8 +137,24 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.machine.seal_size(self.queue.worthwhile())
     }
 
-    /// Takes out the requests of which nothing was sent, in the order of their tickets: they go to
-    /// another connection.
+    /// Reports once that the connection accepts nothing new, whichever side closes it and for which
+    /// reason: a client closes by itself when it has no request numbers left. Returns the requests
+    /// of which nothing was sent, in the order of their tickets: they go to another connection.
+    /// Those that have begun complete here.
+    ///
+    /// Call it after each [`recv`](Self::recv), [`seal`](Self::seal) and [`close`](Self::close).
+    /// It returns `None` while the connection is open, later, and once the connection has ended:
+    /// then [`finish`](Self::finish) returns all requests.
+    pub fn poll_closing(&mut self) -> Option<Vec<Call<B, W>>> {
+        if self.closing_reported || self.machine.status() != Status::Draining {
+            return None;
+        }
+        self.closing_reported = true;
+        Some(self.take_unbegun())
+    }
+
+    /// Takes out the requests of which nothing was sent, in the order of their tickets, although
+    /// the connection may be open.
     pub fn take_unbegun(&mut self) -> Vec<Call<B, W>> {
         self.queue.retain(|request, _| request.id().is_some());
         self.unbegun = Unbegun::default();
