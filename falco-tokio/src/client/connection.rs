@@ -152,6 +152,8 @@ impl Connection {
         if !self.is_open() {
             return Some(to);
         }
+        // A server may answer none of them, and the connection stays.
+        drop(self.mux.take_pings(|(_, to)| to.is_closed()));
         match self.mux.ping((Instant::now(), to)) {
             Ok(None) => None,
             // The wire has no answer to it.
@@ -462,5 +464,29 @@ pub(super) fn error_of(end: &io::Result<ConnectionError>, doing: &'static str, f
             let source = io::Error::new(error.kind(), error.to_string());
             Error::io(doing, source, fate)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Client;
+    use super::*;
+
+    #[tokio::test]
+    async fn pings_that_were_given_up_are_not_kept() -> Result<(), Box<dyn core::error::Error>> {
+        let key = falco_core::Key::from_bytes([7; 32])?;
+        let client = Client::builder(key).connect_lazy("127.0.0.1:1")?;
+        let env = &client.inner.env;
+        let (near, _far) = tokio::io::duplex(1);
+        let mut connection = Connection::new(Socket::Other(Box::new(near)), env, env.keys())?;
+        let (to, _waits) = oneshot::channel();
+        assert!(connection.ping(to).is_none());
+        for _ in 0..10 {
+            // The caller has gone since.
+            let (to, _) = oneshot::channel();
+            assert!(connection.ping(to).is_none());
+        }
+        assert_eq!(connection.mux.take_pings(|_| true).len(), 2);
+        Ok(())
     }
 }

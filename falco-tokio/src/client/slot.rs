@@ -211,6 +211,7 @@ impl Slot {
             if !self.pings.is_empty() {
                 self.pings = core::mem::take(&mut self.pings)
                     .into_iter()
+                    .filter(|to| !to.is_closed())
                     .filter_map(|to| connection.ping(to))
                     .collect();
             }
