@@ -74,7 +74,7 @@ pub use call::{Call, Rejected, Unfinished};
 pub use client::ClientMux;
 pub use ending::{Ending, LastStep};
 pub use refusal::refusal_of;
-pub use retry::{Attempts, Backoff, MAX_BUSY, MAX_REFUSED, MAX_TRIES, Retry, after_attempt};
+pub use retry::{Attempts, Backoff, FailedAttempts, MAX_BUSY, MAX_REFUSED, MAX_TRIES, Retry, after_attempt};
 pub use server::ServerMux;
 pub use step::{ClientStep, ServerStep};
 

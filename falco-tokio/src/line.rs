@@ -1,5 +1,6 @@
 //! A stream with its unread bytes and its pending output. What the bytes mean is for the core.
 
+use core::fmt;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use std::io;
@@ -43,7 +44,6 @@ impl Wrote {
     }
 }
 
-#[derive(Debug)]
 pub(crate) struct Line<S> {
     stream: S,
     inbox: RecvBuf<Vec<u8>>,
@@ -262,5 +262,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 Ok(()) | Err(_) => return Poll::Ready(()),
             }
         }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Line<S> {
+    /// Shows no bytes: a pooled buffer may hold decrypted bodies of other connections.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line")
+            .field("stream", &self.stream)
+            .field("unread", &self.inbox.len())
+            .field("unwritten", &self.sealed.saturating_sub(self.sent))
+            .field("unflushed", &self.unflushed)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_shows_no_bytes() {
+        let mut line = Line::new(tokio::io::empty());
+        line.out = b"secret".to_vec();
+        line.sealed = 4;
+        let text = format!("{line:?}");
+        assert!(
+            text.ends_with("unread: 0, unwritten: 4, unflushed: false, .. }"),
+            "{text}"
+        );
     }
 }

@@ -32,8 +32,8 @@ use self::window::Window;
 /// `B` is the body of a request, `W` whatever waits for the answer, `P` whatever waits for the
 /// answer to a ping. The mux keeps a request with its body until it completes. Each is given back
 /// exactly once: its waiter with the answer, or the whole [`Call`] with a refusal, by
-/// [`cancel`](Self::cancel), by [`take_unbegun`](Self::take_unbegun) or by
-/// [`finish`](Self::finish).
+/// [`cancel`](Self::cancel), by [`poll_closing`](Self::poll_closing), by
+/// [`take_unbegun`](Self::take_unbegun) or by [`finish`](Self::finish).
 ///
 /// Requests begin in the order of their tickets, and no more of them than the server accepts: as
 /// many as its in-flight limit allows, and as many bytes as [`with_max_held`](Self::with_max_held)
@@ -46,10 +46,10 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     /// Requests that may begin or have begun, by ticket, until they are sealed as a whole.
     queue: SendQueue<OutgoingRequest, u64>,
     /// Requests in the queue that have not begun.
-    unbegun: usize,
+    unbegun: Unbegun,
     /// The requests in flight, sorted by id. Some may have been cancelled.
     begun: VecDeque<Begun>,
-    /// Bytes of all requests in the queue or in flight.
+    /// Bytes of the requests in flight.
     held: usize,
     window: Window,
     parts: Reassembly<HeapPartials>,
@@ -58,6 +58,26 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     writes: Writes,
     established: bool,
     served: bool,
+    /// [`poll_closing`](Self::poll_closing) has reported that nothing new is accepted.
+    closing_reported: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Unbegun {
+    count: usize,
+    bytes: usize,
+}
+
+impl Unbegun {
+    const fn add(&mut self, length: usize) {
+        self.count += 1;
+        self.bytes += length;
+    }
+
+    const fn remove(&mut self, length: usize) {
+        self.count -= 1;
+        self.bytes -= length;
+    }
 }
 
 struct Begun {
@@ -73,7 +93,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             machine,
             table: Table::new(),
             queue: SendQueue::new(),
-            unbegun: 0,
+            unbegun: Unbegun::default(),
             begun: VecDeque::new(),
             held: 0,
             window: Window::new(usize::try_from(DEFAULT_MAX_HELD).unwrap_or(usize::MAX)),
@@ -82,6 +102,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             writes: Writes::default(),
             established: false,
             served: false,
+            closing_reported: false,
         }
     }
 
@@ -114,7 +135,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Whether there are requests of which nothing was sealed.
     #[must_use]
     pub const fn has_unbegun(&self) -> bool {
-        self.unbegun > 0 || self.table.held_back() > 0
+        self.unbegun.count > 0 || self.table.held_back() > 0
     }
 
     /// Whether something of a request has not been sealed.
@@ -147,12 +168,11 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         match record.progress {
             Progress::HeldBack => {}
             Progress::Queued => {
-                let (unbegun, held) = (&mut self.unbegun, &mut self.held);
+                let unbegun = &mut self.unbegun;
                 self.queue.retain(|request, other| {
                     let stays = *other != ticket;
                     if !stays {
-                        *unbegun -= 1;
-                        *held -= request.length();
+                        unbegun.remove(request.length());
                     }
                     stays
                 });
@@ -331,7 +351,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     pub fn finish(&mut self) -> Vec<Unfinished<B, W>> {
         let sent = self.machine.fate();
         self.queue = SendQueue::new();
-        self.unbegun = 0;
+        self.unbegun = Unbegun::default();
         self.begun = VecDeque::new();
         self.held = 0;
         self.parts = Reassembly::default();

@@ -79,31 +79,75 @@ impl Attempts {
     }
 }
 
+/// The attempts at a connection that have failed in a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailedAttempts {
+    all: u32,
+    /// The last of them, if the server had not proved its key when they ended.
+    refused: u32,
+}
+
+impl FailedAttempts {
+    /// None has failed.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { all: 0, refused: 0 }
+    }
+
+    /// Counts an attempt. `end` is what the connection ended with before it was established. It is
+    /// `None` if the stream could not be opened, or if the connection was established and then
+    /// ended too soon.
+    pub const fn add(&mut self, end: Option<ConnectionError>) {
+        self.all = self.all.saturating_add(1);
+        self.refused = match end {
+            Some(ConnectionError::Refused) => self.refused.saturating_add(1),
+            _ => 0,
+        };
+    }
+
+    /// How many there are, for [`Backoff::pause`].
+    #[must_use]
+    pub const fn count(&self) -> u32 {
+        self.all
+    }
+}
+
 /// What becomes of the requests that wait for a connection when the attempt at one has failed.
 /// `end` is what the connection ended with before it was established, or `None` if the stream could
 /// not be opened. `admitted` says whether this client has completed a handshake under its key
-/// before. `failed` is how many attempts have failed in a row, this one included.
+/// before. `failed` are the attempts that have failed in a row, this one included.
 ///
 /// A connection that ends before the server has proved its key does not prove that the key is
-/// wrong: a proxy whose server restarts and a server that is full or flooded end it in the same way.
+/// wrong: a proxy whose server restarts, and a server that is full or flooded, end it in the same
+/// way.
 /// If the client was admitted before, that is the likelier cause, and it passes. If it never was,
-/// the requests fail after [`MAX_REFUSED`] attempts with an error that names all causes.
+/// the requests fail after [`MAX_REFUSED`] such attempts in a row, with an error that names all
+/// causes. Attempts that fail in another way do not count.
 ///
 /// ```
 /// use falco_core::ConnectionError;
-/// use falco_core::mux::{MAX_REFUSED, Retry, after_attempt};
+/// use falco_core::mux::{FailedAttempts, MAX_REFUSED, Retry, after_attempt};
 ///
 /// let refused = Some(ConnectionError::Refused);
-/// assert_eq!(after_attempt(refused, false, 1), Retry::Again);
-/// assert_eq!(after_attempt(refused, false, MAX_REFUSED), Retry::Fail);
-/// assert_eq!(after_attempt(refused, true, MAX_REFUSED), Retry::Again);
-/// assert_eq!(after_attempt(Some(ConnectionError::HandshakeTimeout), false, 9), Retry::Again);
-/// assert_eq!(after_attempt(None, false, 9), Retry::Again);
+/// let mut failed = FailedAttempts::none();
+/// for attempt in 1..=MAX_REFUSED {
+///     assert_eq!(failed.count(), attempt - 1);
+///     failed.add(refused);
+///     assert_eq!(after_attempt(refused, true, failed), Retry::Again);
+///     let retry = if attempt < MAX_REFUSED { Retry::Again } else { Retry::Fail };
+///     assert_eq!(after_attempt(refused, false, failed), retry);
+/// }
+/// // The server restarts: no stream can be opened.
+/// failed.add(None);
+/// assert_eq!(after_attempt(None, false, failed), Retry::Again);
+/// failed.add(refused);
+/// assert_eq!(after_attempt(refused, false, failed), Retry::Again);
+/// assert_eq!(failed.count(), MAX_REFUSED + 2);
 /// ```
 #[must_use]
-pub const fn after_attempt(end: Option<ConnectionError>, admitted: bool, failed: u32) -> Retry {
+pub const fn after_attempt(end: Option<ConnectionError>, admitted: bool, failed: FailedAttempts) -> Retry {
     match end {
-        Some(ConnectionError::Refused) if !admitted && failed >= MAX_REFUSED => Retry::Fail,
+        Some(ConnectionError::Refused) if !admitted && failed.refused >= MAX_REFUSED => Retry::Fail,
         // No connection can be made under this key any more.
         Some(ConnectionError::KeyExhausted) => Retry::Fail,
         _ => Retry::Again,

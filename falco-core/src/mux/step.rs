@@ -57,7 +57,7 @@ pub enum ClientStep<'u, B, W, P = W> {
         waiters: Vec<P>,
     },
     /// The server closes. Requests in flight still complete, and
-    /// [`take_unbegun`](super::ClientMux::take_unbegun) returns those that go to another
+    /// [`poll_closing`](super::ClientMux::poll_closing) returns those that go to another
     /// connection.
     Closing {
         /// Bytes to drop.

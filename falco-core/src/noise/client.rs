@@ -219,6 +219,9 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
             ),
             requests: Requests {
                 table: T::empty(),
+                #[cfg(feature = "testing")]
+                begun: self.requests_begun,
+                #[cfg(not(feature = "testing"))]
                 begun: 0,
                 max_in_flight: settings.max_in_flight().min(T::capacity()),
                 max_message: settings.max_message(),

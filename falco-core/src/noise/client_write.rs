@@ -142,6 +142,10 @@ impl<T: RequestTable> Requests<T> {
         }
         message.check(serial, body)?;
         let begun = message.number() > 0;
+        if !begun && (link.own_close != OwnClose::None || link.their_close.is_some()) {
+            // No new requests begin. It was not processed. Those behind it that have begun go on.
+            return Ok(true);
+        }
         let id = if begun {
             message.number()
         } else {
@@ -155,10 +159,6 @@ impl<T: RequestTable> Requests<T> {
                 return Ok(true);
             }
         } else {
-            if link.own_close != OwnClose::None || link.their_close.is_some() {
-                // No new requests begin, and it was not processed.
-                return Ok(true);
-            }
             if let Err(too_large) = check_length(body.len(), max_message) {
                 // The limit was not known when the request was created.
                 message.fail(too_large);

@@ -287,6 +287,8 @@ pub struct NoiseClient<T, C, X = &'static [u8]> {
     pub(super) context: X,
     context_length: u16,
     pub(super) rekey_period: RekeyPeriod,
+    #[cfg(feature = "testing")]
+    pub(super) requests_begun: u32,
     table: PhantomData<fn() -> T>,
 }
 
@@ -318,6 +320,8 @@ impl<T, C: NoiseCrypto, X: AsRef<[u8]>> NoiseClient<T, C, X> {
             context,
             context_length,
             rekey_period: RekeyPeriod::initial(),
+            #[cfg(feature = "testing")]
+            requests_begun: 0,
             table: PhantomData,
         })
     }
@@ -334,6 +338,15 @@ impl<T, C: NoiseCrypto, X: AsRef<[u8]>> NoiseClient<T, C, X> {
     #[must_use]
     pub const fn with_rekey_period(mut self, records: u64) -> Self {
         self.rekey_period = RekeyPeriod::of(records);
+        self
+    }
+
+    /// Numbers requests from after this number instead of 0, for tests of a connection that has no
+    /// numbers left.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub const fn with_requests_begun(mut self, number: u32) -> Self {
+        self.requests_begun = number;
         self
     }
 

@@ -72,6 +72,24 @@ fn a_server_that_is_busy_while_it_holds_more_than_it_must_gets_less_from_then_on
 }
 
 #[test]
+fn bytes_of_requests_that_have_not_begun_are_no_reason_for_a_server_to_be_busy() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 1 << 20);
+    scene.request(1, 400);
+    assert_eq!(scene.begun(), [1]);
+    // They may begin, and nothing of them is sealed yet.
+    for ticket in 2..=5 {
+        scene.request(ticket, 400);
+    }
+    let busy = scene.hear(&raw_frame(4, 1, &[1]));
+    assert!(
+        matches!(&busy[..], [End::Refused(call, Refusal::Busy, Retry::Fail)] if call.waiter == 1),
+        "400 bytes were in flight: {busy:?}"
+    );
+    assert_eq!(scene.begun(), [2, 3, 4, 5], "the window is as large as before");
+}
+
+#[test]
 fn answers_let_more_bytes_be_in_flight_again_up_to_what_the_owner_says() {
     let keys = noise_client(7);
     let mut scene = Scene::new(&keys, 2_000);

@@ -7,6 +7,7 @@
 )]
 
 mod book;
+mod closing;
 mod held_back;
 mod retries;
 mod scene;

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{Backoff, Call, MAX_BUSY, MAX_TRIES, Rejected, Retry, Unfinished};
+use falco_core::mux::{Backoff, Call, ClientStep, MAX_BUSY, MAX_TRIES, Rejected, Retry, Unfinished};
 use falco_core::testing::{noise_client, raw_frame};
 use falco_core::{CloseReason, Fate, Refusal};
 
@@ -147,6 +147,25 @@ fn a_request_that_is_held_back_for_a_busy_server_goes_elsewhere_when_that_closes
     let unbegun = scene.mux.take_unbegun();
     assert_eq!(unbegun.iter().map(|call| call.waiter).collect::<Vec<_>>(), [2]);
     assert_eq!(scene.mux.outstanding(), 2);
+}
+
+#[test]
+fn a_request_of_which_the_server_wants_no_more_was_not_sent_as_a_whole() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 1 << 20);
+    scene.request(1, 900);
+    let mut out = vec![0; 400];
+    assert!(scene.mux.seal(NOW, &mut out, |_, error| panic!("{error}")).unwrap() > 0);
+    assert!(scene.mux.has_unsent());
+    // The server closes and has opened none of it.
+    let mut close = scene.server.seal(&raw_frame(8, 0, &[2]));
+    let step = scene.mux.recv(NOW, &mut close);
+    assert!(matches!(step, Ok(ClientStep::Closing { .. })), "{step:?}");
+    // The rest is dropped. Then the connection breaks before the refusal is read.
+    while scene.mux.seal(NOW, &mut out, |_, error| panic!("{error}")).unwrap() > 0 {}
+    assert!(!scene.mux.has_unsent());
+    let left = lost(scene.mux.finish());
+    assert_eq!((left.fate, left.retry), (Fate::NotProcessed, Retry::Again));
 }
 
 #[test]

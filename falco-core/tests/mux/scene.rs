@@ -47,7 +47,13 @@ impl<'k> Scene<'k> {
 
     /// The numbers of the requests that begin now.
     pub(crate) fn begun(&mut self) -> Vec<u32> {
-        let (mut bytes, mut begun) = (Vec::new(), Vec::new());
+        let sent = self.sent().into_iter();
+        sent.filter_map(|(kind, number)| (kind == 1).then_some(number)).collect()
+    }
+
+    /// The frames that are sent now: their kinds and their numbers.
+    pub(crate) fn sent(&mut self) -> Vec<(u8, u32)> {
+        let (mut bytes, mut sent) = (Vec::new(), Vec::new());
         loop {
             let mut out = vec![0; 100_000];
             match self.mux.seal(NOW, &mut out, |_, error| panic!("{error}")).unwrap() {
@@ -60,13 +66,11 @@ impl<'k> Scene<'k> {
             let mut rest = &frames[..];
             while let [kind, a, b, c, d, high, low, ..] = *rest {
                 let length = usize::from(u16::from_be_bytes([high, low]));
-                if kind == 1 {
-                    begun.push(u32::from_be_bytes([a, b, c, d]));
-                }
+                sent.push((kind, u32::from_be_bytes([a, b, c, d])));
                 rest = &rest[7 + length..];
             }
         }
-        begun
+        sent
     }
 
     /// The server says `frames`; which requests have their end by it.

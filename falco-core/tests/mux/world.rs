@@ -191,6 +191,14 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         }
     }
 
+    /// What moves on once the connection accepts nothing new.
+    fn take_closing(&mut self) {
+        if let Some(unbegun) = self.client.poll_closing() {
+            self.book.unbegun(unbegun);
+        }
+        assert!(self.client.is_open() || self.client.machine().end().is_some() || !self.client.has_unbegun());
+    }
+
     pub(crate) fn take_unbegun(&mut self) {
         self.book.unbegun(self.client.take_unbegun());
     }
@@ -272,7 +280,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
                 Some(consumed)
             }
             Ok(ClientStep::Closing { consumed, .. }) => {
-                self.take_unbegun();
+                self.take_closing();
                 Some(consumed)
             }
             Ok(

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::Instant;
 
 use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
-use falco_core::mux::{Backoff, Retry, after_attempt};
-use falco_core::{Fate, Key, Settings};
+use falco_core::mux::{Backoff, FailedAttempts, Retry, after_attempt};
+use falco_core::{ConnectionError, Fate, Key, Settings};
 
 use super::connection::Connection;
 use super::dial::Dial;
@@ -68,7 +68,7 @@ struct State {
     /// that the key is retired.
     admitted: bool,
     /// Failed attempts in a row.
-    failed: u32,
+    failed: FailedAttempts,
     /// Failed attempts in all, so that a caller notices that one has failed.
     failures: u64,
     /// Failed attempts in all whose error goes to everybody who waits.
@@ -89,7 +89,7 @@ impl Connector {
             dialing: false,
             closed: false,
             admitted: false,
-            failed: 0,
+            failed: FailedAttempts::none(),
             failures: 0,
             final_failures: 0,
             waiting: 0,
@@ -226,7 +226,7 @@ impl Connector {
         state.keys = keys;
         let old = state.current.replace((connection, Instant::now()));
         state.admitted = true;
-        state.failed = 0;
+        state.failed = FailedAttempts::none();
         state.retry_at = None;
         state.last_error = None;
         drop(state);
@@ -252,10 +252,14 @@ impl Connector {
         let short_lived = !history.served && since.elapsed() < SHORT_LIVED;
         state.admitted &= !history.key_retired;
         state.current = None;
-        state.failed = if short_lived { state.failed.saturating_add(1) } else { 0 };
+        if short_lived {
+            state.failed.add(None);
+        } else {
+            state.failed = FailedAttempts::none();
+        }
         // A server that completes handshakes and then ends the connection is not asked without a
         // pause. One that has served is: then each attempt comes with a request.
-        state.retry_at = (state.failed > 0).then(|| self.retry_at(state.failed)).flatten();
+        state.retry_at = (state.failed.count() > 0).then(|| self.retry_at(state.failed.count())).flatten();
         None
     }
 
@@ -326,12 +330,12 @@ impl Connector {
             }
             Err(error) => error,
         };
-        state.failed = state.failed.saturating_add(1);
+        state.failed.add(end_of(&error));
         state.failures += 1;
         if self.config.fail_fast || self.config.dial.is_spent() || is_final(&error, state.admitted, state.failed) {
             state.final_failures += 1;
         }
-        state.retry_at = self.retry_at(state.failed);
+        state.retry_at = self.retry_at(state.failed.count());
         state.last_error = Some(error);
         None
     }
@@ -355,15 +359,23 @@ impl State {
 
 /// Whether a failed attempt fails all requests that wait for it, because another is not expected to
 /// succeed.
-fn is_final(error: &Error, admitted: bool, failed: u32) -> bool {
-    let end = match error {
-        Error::Connection { end, .. } => Some(*end),
+fn is_final(error: &Error, admitted: bool, failed: FailedAttempts) -> bool {
+    match error {
         // A name without a port, or a path that is too long: the next attempt fails as well.
         Error::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => return true,
-        Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) => None,
+        Error::Connection { .. } | Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) => {}
         Error::Entropy(_) | Error::Setup(_) | Error::Settings(_) | Error::Closed => return true,
-    };
-    after_attempt(end, admitted, failed) == Retry::Fail
+    }
+    after_attempt(end_of(error), admitted, failed) == Retry::Fail
+}
+
+/// What the connection of a failed attempt ended with.
+const fn end_of(error: &Error) -> Option<ConnectionError> {
+    if let Error::Connection { end, .. } = error {
+        Some(*end)
+    } else {
+        None
+    }
 }
 
 /// Starts a thread that connects or reads.

@@ -261,9 +261,9 @@ impl State {
         })
     }
 
-    /// Requests that have not begun go to another connection.
+    /// Once the connection accepts nothing new, requests that have not begun go to another.
     fn move_unbegun(&mut self) {
-        for call in self.mux.take_unbegun() {
+        for call in self.mux.poll_closing().into_iter().flatten() {
             call.waiter.end(End::Retry(call.attempts, None));
         }
     }
@@ -326,10 +326,8 @@ impl Output for State {
                 slot.end(End::Failed(Error::Request(error)));
             })
         });
-        if !self.mux.is_open() && self.mux.has_unbegun() {
-            // It is closing, or has no request ids left.
-            self.move_unbegun();
-        }
+        // It may have no request numbers left.
+        self.move_unbegun();
         sealed
     }
 

@@ -1,9 +1,11 @@
 //! One connection of a client: the socket and the mux. Its slot polls it.
 
+use core::panic::AssertUnwindSafe;
 use core::sync::atomic::Ordering;
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::io;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -63,7 +65,7 @@ enum Stage {
 /// What a connection reports to its slot.
 pub(super) enum Event {
     Established,
-    /// The server accepts nothing new. Requests in flight still complete.
+    /// Nothing new is accepted. Requests in flight still complete.
     Closing,
     /// All requests have been returned or have completed. The stream may still be ending.
     Ended(io::Result<ConnectionError>),
@@ -150,6 +152,8 @@ impl Connection {
         if !self.is_open() {
             return Some(to);
         }
+        // A server may answer none of them, and the connection stays.
+        drop(self.mux.take_pings(|(_, to)| to.is_closed()));
         match self.mux.ping((Instant::now(), to)) {
             Ok(None) => None,
             // The wire has no answer to it.
@@ -168,9 +172,19 @@ impl Connection {
 
     /// Accepts nothing new. Requests that have not begun are returned; the others complete.
     pub(super) fn retire(&mut self) {
-        self.returned.extend(self.mux.take_unbegun());
         let now = self.now();
         self.mux.close(now, CloseReason::Done);
+        self.returned.extend(self.mux.poll_closing().into_iter().flatten());
+    }
+
+    /// Whether the connection accepts nothing new from now on, although the slot has not asked for
+    /// that. Requests that have not begun are returned.
+    fn poll_closing(&mut self) -> Option<Event> {
+        let unbegun = self.mux.poll_closing()?;
+        self.returned.extend(unbegun);
+        let now = self.now();
+        self.mux.close(now, CloseReason::Done);
+        Some(Event::Closing)
     }
 
     /// Closes once all accepted requests have begun.
@@ -180,8 +194,7 @@ impl Connection {
 
     fn close_if_due(&mut self) {
         if self.closing && !self.mux.has_unbegun() && self.mux.machine().status() == Status::Established {
-            let now = self.now();
-            self.mux.close(now, CloseReason::Done);
+            self.retire();
         }
     }
 
@@ -233,8 +246,9 @@ impl Connection {
                         self.env.admitted.store(false, Ordering::Relaxed);
                     }
                     self.line.consume(consumed);
-                    self.retire();
-                    return Pause::Report(Event::Closing);
+                    if let Some(event) = self.poll_closing() {
+                        return Pause::Report(event);
+                    }
                 }
                 ClientStep::TransmitFirst | _ => return Pause::Write,
             }
@@ -328,6 +342,10 @@ impl Connection {
             if let Some(end) = self.mux.machine().end() {
                 return Poll::Ready(Event::Ended(Ok(end)));
             }
+            // It may have no request numbers left.
+            if let Some(event) = self.poll_closing() {
+                return Poll::Ready(event);
+            }
             if let Pause::Read(total) = pause
                 && !self.eof
             {
@@ -380,7 +398,8 @@ impl Connection {
         loop {
             match self.stage {
                 Stage::Open => {
-                    let event = ready!(self.run(cx));
+                    let ran = catch_panic(|| self.run(cx));
+                    let event = ready!(ran.unwrap_or_else(|panicked| Poll::Ready(Event::Ended(Err(panicked)))));
                     if let Event::Ended(end) = &event {
                         debug!(?end, "ended");
                         self.stage = match end {
@@ -395,9 +414,9 @@ impl Connection {
                     let (mux, clock) = (&mut self.mux, self.env.clock);
                     let seal = |out: &mut [u8]| sealed(mux.seal(clock.now(), out, fail));
                     let times = (clock, &mut self.timer);
-                    let polled = self.line.poll_end(cx, &mut ending, times, self.eof, seal);
+                    let polled = catch_panic(|| self.line.poll_end(cx, &mut ending, times, self.eof, seal));
                     self.stage = Stage::Ending(ending);
-                    let _ = ready!(polled);
+                    let _ = ready!(polled.unwrap_or_else(|panicked| Poll::Ready(Err(panicked))));
                     self.stage = Stage::Closed;
                 }
                 Stage::Closed => return Poll::Pending,
@@ -420,6 +439,13 @@ impl Connection {
     }
 }
 
+/// Runs code of the user's stream, connect function or waker. A panic there ends one connection or
+/// one attempt at most: the slot goes on.
+pub(super) fn catch_panic<T>(run: impl FnOnce() -> T) -> io::Result<T> {
+    // What has panicked is not used again, except to be dropped.
+    catch_unwind(AssertUnwindSafe(run)).map_err(|_| io::Error::other("the stream panicked"))
+}
+
 /// Sends a caller the error of its request.
 fn fail(to: AnswerTo, error: RequestError) {
     answer(to, Err(Error::Request(error)));
@@ -438,5 +464,29 @@ pub(super) fn error_of(end: &io::Result<ConnectionError>, doing: &'static str, f
             let source = io::Error::new(error.kind(), error.to_string());
             Error::io(doing, source, fate)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Client;
+    use super::*;
+
+    #[tokio::test]
+    async fn pings_that_were_given_up_are_not_kept() -> Result<(), Box<dyn core::error::Error>> {
+        let key = falco_core::Key::from_bytes([7; 32])?;
+        let client = Client::builder(key).connect_lazy("127.0.0.1:1")?;
+        let env = &client.inner.env;
+        let (near, _far) = tokio::io::duplex(1);
+        let mut connection = Connection::new(Socket::Other(Box::new(near)), env, env.keys())?;
+        let (to, _waits) = oneshot::channel();
+        assert!(connection.ping(to).is_none());
+        for _ in 0..10 {
+            // The caller has gone since.
+            let (to, _) = oneshot::channel();
+            assert!(connection.ping(to).is_none());
+        }
+        assert_eq!(connection.mux.take_pings(|_| true).len(), 2);
+        Ok(())
     }
 }

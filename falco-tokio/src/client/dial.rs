@@ -1,8 +1,9 @@
 //! How a client opens a stream.
 
 use core::fmt;
-use core::future::Future;
+use core::future::{Future, poll_fn};
 use core::pin::Pin;
+use core::task::Poll;
 use core::time::Duration;
 use std::io;
 #[cfg(unix)]
@@ -14,6 +15,7 @@ use falco_core::Fate;
 use tokio::net::UnixStream;
 
 use super::addresses;
+use super::connection::catch_panic;
 use crate::error::Error;
 use crate::socket::{Socket, Stream};
 
@@ -61,8 +63,15 @@ impl Dial {
                 Box::pin(async move { Ok(Socket::Unix(connect_unix(&path).await?)) })
             }
             Self::With(dial) => {
-                let dialing = dial();
-                Box::pin(async move { Ok(Socket::Other(dialing.await?)) })
+                let dialing = catch_panic(dial);
+                Box::pin(async move {
+                    let mut dialing = dialing?;
+                    let polled = poll_fn(|cx| {
+                        catch_panic(|| dialing.as_mut().poll(cx))
+                            .unwrap_or_else(|panicked| Poll::Ready(Err(panicked)))
+                    });
+                    Ok(Socket::Other(polled.await?))
+                })
             }
             Self::Once(stream) => {
                 let stream = stream.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();

@@ -131,6 +131,8 @@ impl Shared {
 
     /// The task ends. Orders in the queue are dropped, and with them the channels of their callers.
     pub(super) fn abandon(&self) {
+        // No request goes to it while there are others.
+        self.set_load(true, usize::MAX);
         let mut state = self.lock();
         state.closed = true;
         state.abandoned = true;

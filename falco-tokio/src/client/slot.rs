@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use falco_core::mux::{Retry, after_attempt};
+use falco_core::mux::{FailedAttempts, Retry, after_attempt};
 use falco_core::{ConnectionError, Fate};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -46,7 +46,7 @@ pub(super) struct Slot {
     closers: Vec<oneshot::Sender<()>>,
     closing: bool,
     /// Attempts that have failed since the last handshake that completed.
-    failed: u32,
+    failed: FailedAttempts,
     /// The next attempt begins no sooner.
     retry_at: Option<Instant>,
     /// Why there is no connection.
@@ -74,7 +74,7 @@ impl Slot {
             openers: Vec::new(),
             closers: Vec::new(),
             closing: false,
-            failed: 0,
+            failed: FailedAttempts::none(),
             retry_at: None,
             trouble: None,
             timer: Timer::default(),
@@ -170,7 +170,7 @@ impl Slot {
         }
         self.trouble = None;
         self.retry_at = None;
-        self.failed = 0;
+        self.failed = FailedAttempts::none();
     }
 
     /// A client that closes and has nothing to send does not wait for a connection.
@@ -211,6 +211,7 @@ impl Slot {
             if !self.pings.is_empty() {
                 self.pings = core::mem::take(&mut self.pings)
                     .into_iter()
+                    .filter(|to| !to.is_closed())
                     .filter_map(|to| connection.ping(to))
                     .collect();
             }
@@ -236,7 +237,7 @@ impl Slot {
         // While there are other connections, no request goes to one that failed. So it reconnects
         // without one.
         let hopeless = self.trouble.as_ref().is_some_and(|trouble| self.is_final(trouble));
-        let wanted = asked || (self.env.spread && self.failed > 0 && !hopeless);
+        let wanted = asked || (self.env.spread && self.failed.count() > 0 && !hopeless);
         if self.closing {
             self.fail_all(&Error::Closed);
         }
@@ -269,10 +270,10 @@ impl Slot {
     /// An attempt has failed.
     fn fail(&mut self, error: Error) {
         self.current = Current::None;
-        self.failed = self.failed.saturating_add(1);
-        let pause = self.env.pause(self.failed);
+        self.failed.add(end_of(&error));
+        let pause = self.env.pause(self.failed.count());
         self.retry_at = Some(Instant::now() + pause);
-        warn!(%error, attempt = self.failed, ?pause, "no connection");
+        warn!(%error, attempt = self.failed.count(), ?pause, "no connection");
         // Callers of `connect` receive the error at once. All others do if waiting does not help.
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
@@ -288,14 +289,18 @@ impl Slot {
         if self.env.dial.is_spent() {
             return true;
         }
-        let end = match error {
-            Error::Connection { end, .. } => Some(*end),
+        match error {
             Error::Entropy(_) | Error::Setup(_) => return true,
             // A name without a port, or a path that is too long.
             Error::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => return true,
-            Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) | Error::Closed | Error::Settings(_) => None,
-        };
-        after_attempt(end, self.env.admitted.load(Ordering::Relaxed), self.failed) == Retry::Fail
+            Error::Connection { .. }
+            | Error::Io { .. }
+            | Error::TimedOut { .. }
+            | Error::Request(_)
+            | Error::Closed
+            | Error::Settings(_) => {}
+        }
+        after_attempt(end_of(error), self.env.admitted.load(Ordering::Relaxed), self.failed) == Retry::Fail
     }
 
     fn fail_all(&mut self, error: &Error) {
@@ -315,10 +320,10 @@ impl Slot {
     /// send.
     fn pause_if_soon(&mut self, since: Instant, served: bool) {
         if served || since.elapsed() >= SOON {
-            self.failed = 0;
+            self.failed = FailedAttempts::none();
         } else {
-            self.failed = self.failed.saturating_add(1);
-            let pause = self.env.pause(self.failed);
+            self.failed.add(None);
+            let pause = self.env.pause(self.failed.count());
             self.retry_at = Some(Instant::now() + pause);
         }
     }
@@ -399,7 +404,7 @@ impl Slot {
             Current::Connection(connection, _) => (connection.is_established(), connection.in_flight()),
             Current::None | Current::Dialing(_) => (false, 0),
         };
-        self.shared.set_load(!connected && self.failed > 0, in_flight);
+        self.shared.set_load(!connected && self.failed.count() > 0, in_flight);
     }
 
     fn poll_old(&mut self, cx: &mut Context<'_>) {
@@ -415,6 +420,15 @@ impl Slot {
                 at += 1;
             }
         }
+    }
+}
+
+/// What the connection of a failed attempt ended with.
+const fn end_of(error: &Error) -> Option<ConnectionError> {
+    if let Error::Connection { end, .. } = error {
+        Some(*end)
+    } else {
+        None
     }
 }
 

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::super::call::Call;
 use super::super::table::Progress;
-use super::{Begun, ClientMux};
+use super::{Begun, ClientMux, Unbegun};
 use crate::error::{ConnectionError, Error, OutputTooSmall, RequestError, SealError};
 use crate::message::{CloseReason, Status};
 use crate::send_queue::Turn;
@@ -36,16 +36,15 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
         let mut released = false;
         let places = self.machine.max_in_flight().saturating_sub(self.begun.len());
-        while self.unbegun < places.min(MAX_QUEUED)
+        while self.unbegun.count < places.min(MAX_QUEUED)
             && let Some((ticket, length)) = self.table.next_held_back()
-            && self.window.admits(self.held, length)
+            && self.window.admits(self.held + self.unbegun.bytes, length)
         {
             match (self.machine.request(length), &mut failed) {
                 (Ok(request), _) => {
                     self.table.release(ticket);
                     self.queue.push(request, ticket);
-                    self.held += length;
-                    self.unbegun += 1;
+                    self.unbegun.add(length);
                     released = true;
                 }
                 // The server's limit was not known when the request was accepted.
@@ -81,9 +80,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 Ok(0) if released => continue,
                 Ok(count) => Ok(count),
                 Err(SealError::OutputTooSmall(small)) => Err(small),
-                Err(SealError::Connection(ConnectionError::NumbersExhausted)) => {
+                Err(SealError::Connection(ConnectionError::NumbersExhausted)) if self.is_open() => {
                     self.machine.close(now, CloseReason::Done);
-                    Ok(0)
+                    // The CLOSE is sealed at once.
+                    continue;
                 }
                 Err(_) => Ok(0),
             };
@@ -101,14 +101,13 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             ..
         } = self;
         queue.end_turn(|turn| {
-            let (request, ticket, whole) = match &turn {
-                Turn::Done(request, ticket) => (request, *ticket, true),
-                Turn::Partial(request, ticket) => (*request, **ticket, false),
+            let (request, ticket) = match &turn {
+                Turn::Done(request, ticket) => (request, *ticket),
+                Turn::Partial(request, ticket) => (*request, **ticket),
             };
             let length = request.length();
             if let Some(failure) = request.failure() {
-                *unbegun -= 1;
-                *held -= length;
+                unbegun.remove(length);
                 if let Some(record) = table.take(ticket) {
                     failed(record.into_call(ticket).waiter, failure);
                 }
@@ -118,9 +117,11 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 if let Progress::Queued = record.progress {
                     // Requests get their ids in the order of the queue.
                     begun.push_back(Begun { id, ticket, length });
-                    *unbegun -= 1;
+                    unbegun.remove(length);
+                    *held += length;
                 }
-                record.progress = if whole {
+                // The server may want no more of a request of which a part was sealed.
+                record.progress = if request.sealed() == length {
                     Progress::Sent(id)
                 } else {
                     Progress::Partial(id)
@@ -136,18 +137,27 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.machine.seal_size(self.queue.worthwhile())
     }
 
-    /// Takes out the requests of which nothing was sent, in the order of their tickets: they go to
-    /// another connection.
+    /// Reports once that the connection accepts nothing new, whichever side closes it and for which
+    /// reason: a client closes by itself when it has no request numbers left. Returns the requests
+    /// of which nothing was sent, in the order of their tickets: they go to another connection.
+    /// Those that have begun complete here.
+    ///
+    /// Call it after each [`recv`](Self::recv), [`seal`](Self::seal) and [`close`](Self::close).
+    /// It returns `None` while the connection is open, later, and once the connection has ended:
+    /// then [`finish`](Self::finish) returns all requests.
+    pub fn poll_closing(&mut self) -> Option<Vec<Call<B, W>>> {
+        if self.closing_reported || self.machine.status() != Status::Draining {
+            return None;
+        }
+        self.closing_reported = true;
+        Some(self.take_unbegun())
+    }
+
+    /// Takes out the requests of which nothing was sent, in the order of their tickets, although
+    /// the connection may be open.
     pub fn take_unbegun(&mut self) -> Vec<Call<B, W>> {
-        let held = &mut self.held;
-        self.queue.retain(|request, _| {
-            let has_begun = request.id().is_some();
-            if !has_begun {
-                *held -= request.length();
-            }
-            has_begun
-        });
-        self.unbegun = 0;
+        self.queue.retain(|request, _| request.id().is_some());
+        self.unbegun = Unbegun::default();
         let mut unbegun = Vec::new();
         self.table.take_unbegun(|call| unbegun.push(call));
         unbegun
