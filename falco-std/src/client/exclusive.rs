@@ -129,14 +129,14 @@ impl Guard<'_> {
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         if let Some(mut reader) = self.reader.take() {
-            // A stream that has panicked may do so again, which would end the process.
-            if thread::panicking() {
-                reader.finish(Ok(ConnectionError::Closed));
-            } else {
-                reader.abort();
-            }
+            reader.finish(Ok(ConnectionError::Closed));
+            // Before the stream is shut down, which may panic: the others must not wait for ever.
             self.exclusive.lock().ended = true;
             self.exclusive.changed.notify_all();
+            // A stream that has panicked may do so again, which would end the process.
+            if !thread::panicking() {
+                reader.shut_down();
+            }
         }
     }
 }

@@ -1,0 +1,106 @@
+//! Callers that use one connection after another, because its stream does not split: each gets its
+//! turn, whatever the caller before it did.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+
+use common::{Running, bounded, echo, key, millis};
+use falco_std::{Client, ClientBuilder, Server, Stream};
+
+/// A TCP stream that does not split.
+struct Unsplit {
+    stream: TcpStream,
+    panic_on_shutdown: Arc<AtomicBool>,
+}
+
+impl Read for Unsplit {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buf)
+    }
+}
+
+impl Write for Unsplit {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.stream.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl Stream for Unsplit {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_read_timeout(timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_write_timeout(timeout)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        assert!(
+            !self.panic_on_shutdown.load(Ordering::SeqCst),
+            "the test wants this panic"
+        );
+        self.stream.shutdown(how)
+    }
+
+    fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.stream.read_ready(buf)
+    }
+}
+
+/// Connects over streams that do not split. Their shutdown panics once the flag is set.
+fn connect(builder: ClientBuilder, address: SocketAddr) -> (Client, Arc<AtomicBool>) {
+    let panic_on_shutdown = Arc::<AtomicBool>::default();
+    let flag = Arc::clone(&panic_on_shutdown);
+    let client = builder.request_timeout(None).connect_with(move || {
+        Ok(Unsplit {
+            stream: TcpStream::connect(address)?,
+            panic_on_shutdown: Arc::clone(&flag),
+        })
+    });
+    (client.expect("the right key"), panic_on_shutdown)
+}
+
+/// Waits until so many callers have begun a request, and have had time to wait for their turn.
+fn await_callers(client: &Client, callers: u64) {
+    while client.stats().outstanding < callers {
+        thread::sleep(millis(1));
+    }
+    thread::sleep(millis(50));
+}
+
+#[test]
+fn a_panic_while_a_stream_is_shut_down_leaves_no_caller_waiting() {
+    bounded(|| {
+        let server = Running::start(Server::builder(key()), |request| {
+            if request.body() == b"slow" {
+                thread::sleep(millis(500));
+            }
+            echo(request)
+        });
+        let (client, panic_on_shutdown) = connect(Client::builder(key()), server.address);
+        panic_on_shutdown.store(true, Ordering::SeqCst);
+        let own = client.clone();
+        let late = thread::spawn(move || own.request_within("slow", millis(200)));
+        await_callers(&client, 1);
+        let own = client.clone();
+        let waits = thread::spawn(move || own.request("waits"));
+        late.join().expect_err("the panic reaches the caller");
+        let answer = waits.join().expect("it does not panic");
+        assert_eq!(answer.expect("a new connection"), b"waits");
+        panic_on_shutdown.store(false, Ordering::SeqCst);
+        client.close();
+        server.stop();
+    });
+}
