@@ -14,7 +14,7 @@ use super::exclusive::{Acquired, Exclusive};
 use super::limit::Limit;
 use super::outcome::Outcome;
 use super::reader::{Ended, Reader};
-use super::state::{End, History, Reply, Slot, State, waiting_for};
+use super::state::{End, History, Reply, Slot, State};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::line::Line;
@@ -136,18 +136,14 @@ impl Connection {
             return Outcome::of(end);
         }
         let fate = self.shared.lock().state.cancel(slot);
-        match (slot.take(), limit) {
+        if let Some(end) = slot.take() {
             // It has completed at this moment.
-            (Some(end), _) => Outcome::of(end),
-            (None, Some(limit)) => {
-                if self.reader.is_none() {
-                    self.shared.flush();
-                }
-                Outcome::Failed(limit.error(waiting_for(fate), fate))
-            }
-            // A wait without a limit ends with the request alone.
-            (None, None) => Outcome::Retry(attempts, None),
+            return Outcome::of(end);
         }
+        if self.reader.is_none() {
+            self.shared.flush();
+        }
+        Outcome::cancelled(attempts, fate, limit)
     }
 
     /// Locks the state of a shared connection when it is up to date. If nothing has come for a

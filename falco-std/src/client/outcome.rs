@@ -3,7 +3,8 @@
 use falco_core::mux::Attempts;
 use falco_core::{ConnectionError, Fate};
 
-use super::state::{End, Reply};
+use super::limit::Limit;
+use super::state::{End, Reply, waiting_for};
 use crate::error::Error;
 
 pub(super) enum Outcome<T> {
@@ -24,6 +25,19 @@ impl Outcome<Reply> {
 }
 
 impl<T> Outcome<T> {
+    /// The caller of a request of this fate no longer waits, because its limit has passed or the
+    /// connection has ended. Only what was not processed goes to another connection.
+    pub(super) const fn cancelled(attempts: Attempts, fate: Fate, limit: Option<Limit>) -> Self {
+        match (limit, fate) {
+            (Some(limit), _) => Self::Failed(limit.error(waiting_for(fate), fate)),
+            (None, Fate::NotProcessed) => Self::Retry(attempts, None),
+            (None, Fate::MaybeProcessed | _) => {
+                let end = ConnectionError::Closed;
+                Self::Failed(Error::Connection { end, fate })
+            }
+        }
+    }
+
     pub(super) fn map<U>(self, done: impl FnOnce(T) -> U) -> Outcome<U> {
         match self {
             Self::Done(value) => Outcome::Done(done(value)),
@@ -39,4 +53,24 @@ pub(super) fn ended(reason: Option<Error>) -> Error {
         end: ConnectionError::Closed,
         fate: Fate::NotProcessed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_request_that_may_have_been_processed_is_not_sent_again() {
+        let cancelled = |fate, limit| Outcome::<()>::cancelled(Attempts::default(), fate, limit);
+        for limit in [None, Limit::from_now(Some(Duration::ZERO))] {
+            let outcome = cancelled(Fate::MaybeProcessed, limit);
+            assert!(
+                matches!(&outcome, Outcome::Failed(error) if error.fate() == Fate::MaybeProcessed),
+                "{limit:?}"
+            );
+        }
+        assert!(matches!(cancelled(Fate::NotProcessed, None), Outcome::Retry(..)));
+    }
 }
