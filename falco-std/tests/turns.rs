@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use common::{Running, bounded, echo, key, millis};
@@ -101,6 +101,43 @@ fn a_panic_while_a_stream_is_shut_down_leaves_no_caller_waiting() {
         assert_eq!(answer.expect("a new connection"), b"waits");
         panic_on_shutdown.store(false, Ordering::SeqCst);
         client.close();
+        server.stop();
+    });
+}
+
+#[test]
+fn a_caller_does_not_overtake_those_that_wait() {
+    bounded(|| {
+        let (go, order) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Vec<u8>>>>::default());
+        let (own_go, own_order) = (Arc::clone(&go), Arc::clone(&order));
+        let server = Running::start(Server::builder(key()), move |request| {
+            own_order.lock().unwrap().push(request.body().to_vec());
+            while request.body() == b"slow" && !own_go.load(Ordering::SeqCst) {
+                thread::sleep(millis(1));
+            }
+            echo(request)
+        });
+        let (client, _) = connect(Client::builder(key()), server.address);
+        for _ in 0..10 {
+            go.store(false, Ordering::SeqCst);
+            let own = client.clone();
+            let busy = thread::spawn(move || {
+                own.request("slow").expect("an answer");
+                own.request("again").expect("an answer");
+            });
+            await_callers(&client, 1);
+            let mut waiting = Vec::new();
+            for number in 0..3 {
+                let own = client.clone();
+                waiting.push(thread::spawn(move || own.request([number]).expect("an answer")));
+                await_callers(&client, 2 + u64::from(number));
+            }
+            go.store(true, Ordering::SeqCst);
+            busy.join().unwrap();
+            waiting.into_iter().for_each(|waits| drop(waits.join().unwrap()));
+            let order = core::mem::take(&mut *order.lock().unwrap());
+            assert_eq!(order, [&b"slow"[..], &[0], &[1], &[2], b"again"]);
+        }
         server.stop();
     });
 }

@@ -188,7 +188,8 @@ impl Connection {
         let Some(exclusive) = &self.reader else {
             return self.close_shared();
         };
-        if let Some(mut guard) = exclusive.acquire_last()
+        // After all that wait already. Others come no more, because the client is closed.
+        if let Acquired::Reader(mut guard) = exclusive.acquire(None)
             && let Some(reader) = guard.reader()
         {
             reader.close();
