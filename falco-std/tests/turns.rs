@@ -5,14 +5,14 @@
 
 mod common;
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use common::{Running, bounded, echo, key, millis};
+use common::{Running, bounded, echo, key, millis, other_key};
 use falco_std::{Client, ClientBuilder, Server, Stream};
 
 /// A TCP stream that does not split.
@@ -139,5 +139,60 @@ fn a_caller_does_not_overtake_those_that_wait() {
             assert_eq!(order, [&b"slow"[..], &[0], &[1], &[2], b"again"]);
         }
         server.stop();
+    });
+}
+
+#[test]
+fn callers_that_wait_while_the_key_changes_use_the_new_key() {
+    bounded(|| {
+        for classic in [false, true] {
+            let server = |key| {
+                if classic {
+                    Server::classic(key)
+                } else {
+                    Server::builder(key)
+                }
+            };
+            let builder = |key| {
+                if classic {
+                    Client::classic(key)
+                } else {
+                    Client::builder(key)
+                }
+            };
+            let go = Arc::<AtomicBool>::default();
+            let own = Arc::clone(&go);
+            let slow = Running::start(server(key()), move |request| {
+                while request.body() == b"slow" && !own.load(Ordering::SeqCst) {
+                    thread::sleep(millis(1));
+                }
+                echo(request)
+            });
+            let next = Running::start(server(other_key()), |_| Ok(b"the new key".to_vec()));
+            let addresses = [slow.address, next.address];
+            let dialed = AtomicUsize::new(0);
+            let client = builder(key()).request_timeout(None).connect_with(move || {
+                let number = dialed.fetch_add(1, Ordering::SeqCst);
+                Ok(Unsplit {
+                    stream: TcpStream::connect(addresses.get(number).unwrap())?,
+                    panic_on_shutdown: Arc::default(),
+                })
+            });
+            let client = client.expect("the right key");
+            let own = client.clone();
+            let first = thread::spawn(move || own.request("slow"));
+            await_callers(&client, 1);
+            let own = client.clone();
+            let second = thread::spawn(move || own.request("waits"));
+            await_callers(&client, 2);
+            client.set_key(other_key()).expect("the other server has it");
+            go.store(true, Ordering::SeqCst);
+            let first = first.join().unwrap().expect("it completes under the old key");
+            assert_eq!(first, b"slow", "classic: {classic}");
+            let second = second.join().unwrap().expect("an answer");
+            assert_eq!(second, b"the new key", "classic: {classic}");
+            slow.stop();
+            next.stop();
+        }
     });
 }

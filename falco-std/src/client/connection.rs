@@ -173,10 +173,11 @@ impl Connection {
 
     /// Lets no request begin. Those in flight complete, then the connection ends.
     pub(super) fn retire(&self) {
-        // One without a thread ends when no caller uses it any more.
+        let now = self.shared.now();
+        self.shared.lock().state.mux.close(now, CloseReason::Done);
+        // Where no thread reads, the caller that uses the connection writes what is left, and ends
+        // the stream when its request has completed.
         if self.reader.is_none() {
-            let now = self.shared.now();
-            self.shared.lock().state.mux.close(now, CloseReason::Done);
             self.shared.flush();
         }
     }
