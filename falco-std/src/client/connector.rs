@@ -356,12 +356,13 @@ impl State {
 /// Whether a failed attempt fails all requests that wait for it, because another is not expected to
 /// succeed.
 fn is_final(error: &Error, admitted: bool, failed: u32) -> bool {
+    // The same errors as in falco-tokio.
     let end = match error {
         Error::Connection { end, .. } => Some(*end),
         // A name without a port, or a path that is too long: the next attempt fails as well.
         Error::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => return true,
-        Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) => None,
-        Error::Entropy(_) | Error::Setup(_) | Error::Settings(_) | Error::Closed => return true,
+        Error::Entropy(_) | Error::Setup(_) => return true,
+        Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) | Error::Closed | Error::Settings(_) => None,
     };
     after_attempt(end, admitted, failed) == Retry::Fail
 }
@@ -380,5 +381,34 @@ impl fmt::Debug for Connector {
         f.debug_struct("Connector")
             .field("config", &self.config)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use falco_core::{ConnectionError, EntropyError};
+
+    use super::*;
+
+    #[test]
+    fn attempts_go_on_unless_no_other_can_succeed() {
+        let fate = Fate::NotProcessed;
+        let io = |kind: io::ErrorKind| Error::io("connecting", kind.into(), fate);
+        let connection = |end| Error::Connection { end, fate };
+        let settings = Settings::new()
+            .with_lifetime(Duration::ZERO)
+            .expect_err("it is too short");
+        for (error, expected) in [
+            (Error::Entropy(EntropyError::new()), true),
+            (io(io::ErrorKind::InvalidInput), true),
+            (connection(ConnectionError::KeyExhausted), true),
+            (io(io::ErrorKind::ConnectionRefused), false),
+            (connection(ConnectionError::HandshakeTimeout), false),
+            (connection(ConnectionError::Refused), false),
+            (Error::Closed, false),
+            (Error::Settings(settings), false),
+        ] {
+            assert_eq!(is_final(&error, false, 1), expected, "{error:?}");
+        }
     }
 }
