@@ -19,12 +19,11 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use falco_core::Key;
-use falco_core::mux::Attempts;
 
 use self::connection::Connection;
 use self::connector::{Connector, Wait};
 use self::limit::Limit;
-use self::outcome::Outcome;
+use self::outcome::{Job, Outcome};
 use self::stats::{Counters, Outstanding};
 use crate::error::Error;
 
@@ -97,7 +96,8 @@ impl Client {
     /// # Errors
     /// [`Error`].
     pub fn ping(&self) -> Result<Option<Duration>, Error> {
-        self.inner.call(self.inner.request_timeout, Connection::ping)
+        self.inner
+            .call(Job::default(), self.inner.request_timeout, Connection::ping)
     }
 
     /// Changes the key, for example before a server [retires](crate::Handle::retire_key) the old
@@ -133,9 +133,7 @@ impl Inner {
         let counters: &Counters = self.connector.counters();
         counters.requests.add(1);
         let outstanding = Outstanding::new(counters);
-        let answered = self.call(limit, |connection, attempts, limit| {
-            connection.request(body, attempts, limit)
-        });
+        let answered = self.call(Job::new(body), limit, Connection::request);
         drop(outstanding);
         let counter = if answered.is_ok() {
             &counters.answers
@@ -148,18 +146,18 @@ impl Inner {
 
     fn call<T>(
         &self,
+        mut job: Job,
         limit: Option<Duration>,
-        go: impl Fn(&Connection, Attempts, Option<Limit>) -> Outcome<T>,
+        go: impl Fn(&Connection, Job, Option<Limit>) -> Outcome<T>,
     ) -> Result<T, Error> {
         let limit = Limit::from_now(limit);
-        let mut attempts = Attempts::default();
         loop {
             let connection = self.connector.connection(limit, Wait::Connection)?;
-            let why = match go(&connection, attempts, limit) {
+            let why = match go(&connection, job, limit) {
                 Outcome::Done(done) => return Ok(done),
                 Outcome::Failed(error) => return Err(error),
-                Outcome::Retry(now, why) => {
-                    attempts = now;
+                Outcome::Retry(again, why) => {
+                    job = again;
                     why
                 }
             };

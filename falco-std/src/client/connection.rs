@@ -7,14 +7,13 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use falco_core::keys::{ClientKeys, Entropy};
-use falco_core::mux::Attempts;
 use falco_core::{ClientConnection, CloseReason, Fate, LINGER, Settings};
 
 use super::exclusive::{Acquired, Exclusive};
 use super::limit::Limit;
-use super::outcome::Outcome;
+use super::outcome::{Job, Outcome};
 use super::reader::{Ended, Reader};
-use super::state::{End, History, Reply, Slot, State, waiting_for};
+use super::state::{End, History, Reply, Slot, State};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::line::Line;
@@ -65,8 +64,8 @@ impl Connection {
         })
     }
 
-    pub(super) fn request(&self, body: &[u8], attempts: Attempts, limit: Option<Limit>) -> Outcome<Vec<u8>> {
-        let outcome = self.call(attempts, limit, |state| state.add(body, attempts));
+    pub(super) fn request(&self, job: Job, limit: Option<Limit>) -> Outcome<Vec<u8>> {
+        let outcome = self.call(job, limit, State::add);
         outcome.map(|reply| match reply {
             Reply::Answer(body) => body,
             // These complete pings alone.
@@ -75,54 +74,54 @@ impl Connection {
     }
 
     /// Pings the server. Returns the round-trip time where the wire answers pings.
-    pub(super) fn ping(&self, attempts: Attempts, limit: Option<Limit>) -> Outcome<Option<Duration>> {
+    pub(super) fn ping(&self, job: Job, limit: Option<Limit>) -> Outcome<Option<Duration>> {
         let start = Instant::now();
-        let outcome = self.call(attempts, limit, |state| Ok(state.ping(attempts)));
+        let outcome = self.call(job, limit, State::ping);
         outcome.map(|reply| matches!(reply, Reply::Pong).then(|| start.elapsed()))
     }
 
     fn call(
         &self,
-        attempts: Attempts,
+        job: Job,
         limit: Option<Limit>,
-        submit: impl FnOnce(&mut State) -> Result<Option<Arc<Slot>>, Error>,
+        submit: impl FnOnce(&mut State, Job) -> Result<Arc<Slot>, Outcome<Reply>>,
     ) -> Outcome<Reply> {
         let Some(exclusive) = &self.reader else {
-            let submitted = submit(&mut self.lock_current(limit).state);
+            let submitted = submit(&mut self.lock_current(limit).state, job);
             let slot = match submitted {
-                Ok(Some(slot)) => slot,
-                Ok(None) => return Outcome::Retry(attempts, None),
-                Err(error) => return Outcome::Failed(error),
+                Ok(slot) => slot,
+                Err(outcome) => return outcome,
             };
             self.shared.flush();
             let end = slot.wait(limit);
-            return self.outcome(end, &slot, attempts, limit);
+            return self.outcome(end, &slot, limit);
         };
         let mut guard = match exclusive.acquire(limit) {
             Acquired::Reader(guard) => guard,
-            Acquired::Ended => return Outcome::Retry(attempts, None),
+            Acquired::Ended => return Outcome::Retry(job, None),
             Acquired::TimedOut(limit) => {
                 return Outcome::Failed(limit.error("waiting for the connection", Fate::NotProcessed));
             }
         };
         let Some(reader) = guard.reader() else {
-            return Outcome::Retry(attempts, None);
+            return Outcome::Retry(job, None);
         };
         if let Err(ended) = reader.catch_up() {
-            return Outcome::Retry(attempts, Some(error_of(ended, "reading")));
+            return Outcome::Retry(job, Some(error_of(ended, "reading")));
         }
-        let submitted = submit(&mut self.shared.lock().state);
+        let submitted = submit(&mut self.shared.lock().state, job);
         let slot = match submitted {
-            Ok(Some(slot)) => slot,
-            Ok(None) => return Outcome::Retry(attempts, None),
-            Err(error) => {
-                guard.keep();
-                return Outcome::Failed(error);
+            Ok(slot) => slot,
+            Err(outcome) => {
+                if let Outcome::Failed(_) = &outcome {
+                    guard.keep();
+                }
+                return outcome;
             }
         };
         let end = reader.read_until(&slot, limit);
         let completed = end.is_some();
-        let outcome = self.outcome(end, &slot, attempts, limit);
+        let outcome = self.outcome(end, &slot, limit);
         // After a time limit the answer may still come. The next caller must not wait for it.
         if completed && self.is_open() {
             guard.keep();
@@ -131,23 +130,19 @@ impl Connection {
     }
 
     /// The outcome of a request, which is cancelled if it has not completed in time.
-    fn outcome(&self, end: Option<End>, slot: &Slot, attempts: Attempts, limit: Option<Limit>) -> Outcome<Reply> {
+    fn outcome(&self, end: Option<End>, slot: &Slot, limit: Option<Limit>) -> Outcome<Reply> {
         if let Some(end) = end {
             return Outcome::of(end);
         }
-        let fate = self.shared.lock().state.cancel(slot);
-        match (slot.take(), limit) {
+        let (fate, job) = self.shared.lock().state.cancel(slot);
+        if let Some(end) = slot.take() {
             // It has completed at this moment.
-            (Some(end), _) => Outcome::of(end),
-            (None, Some(limit)) => {
-                if self.reader.is_none() {
-                    self.shared.flush();
-                }
-                Outcome::Failed(limit.error(waiting_for(fate), fate))
-            }
-            // A wait without a limit ends with the request alone.
-            (None, None) => Outcome::Retry(attempts, None),
+            return Outcome::of(end);
         }
+        if self.reader.is_none() {
+            self.shared.flush();
+        }
+        Outcome::cancelled(job, fate, limit)
     }
 
     /// Locks the state of a shared connection when it is up to date. If nothing has come for a
@@ -178,10 +173,11 @@ impl Connection {
 
     /// Lets no request begin. Those in flight complete, then the connection ends.
     pub(super) fn retire(&self) {
-        // One without a thread ends when no caller uses it any more.
+        let now = self.shared.now();
+        self.shared.lock().state.mux.close(now, CloseReason::Done);
+        // Where no thread reads, the caller that uses the connection writes what is left, and ends
+        // the stream when its request has completed.
         if self.reader.is_none() {
-            let now = self.shared.now();
-            self.shared.lock().state.mux.close(now, CloseReason::Done);
             self.shared.flush();
         }
     }
@@ -192,7 +188,8 @@ impl Connection {
         let Some(exclusive) = &self.reader else {
             return self.close_shared();
         };
-        if let Some(mut guard) = exclusive.acquire_last()
+        // After all that wait already. Others come no more, because the client is closed.
+        if let Acquired::Reader(mut guard) = exclusive.acquire(None)
             && let Some(reader) = guard.reader()
         {
             reader.close();

@@ -259,7 +259,9 @@ impl Connector {
         }
         // A server that completes handshakes and then ends the connection is not asked without a
         // pause. One that has served is: then each attempt comes with a request.
-        state.retry_at = (state.failed.count() > 0).then(|| self.retry_at(state.failed.count())).flatten();
+        state.retry_at = (state.failed.count() > 0)
+            .then(|| self.retry_at(state.failed.count()))
+            .flatten();
         None
     }
 
@@ -360,11 +362,17 @@ impl State {
 /// Whether a failed attempt fails all requests that wait for it, because another is not expected to
 /// succeed.
 fn is_final(error: &Error, admitted: bool, failed: FailedAttempts) -> bool {
+    // The same errors as in falco-tokio.
     match error {
         // A name without a port, or a path that is too long: the next attempt fails as well.
         Error::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => return true,
-        Error::Connection { .. } | Error::Io { .. } | Error::TimedOut { .. } | Error::Request(_) => {}
-        Error::Entropy(_) | Error::Setup(_) | Error::Settings(_) | Error::Closed => return true,
+        Error::Entropy(_) | Error::Setup(_) => return true,
+        Error::Connection { .. }
+        | Error::Io { .. }
+        | Error::TimedOut { .. }
+        | Error::Request(_)
+        | Error::Closed
+        | Error::Settings(_) => {}
     }
     after_attempt(end_of(error), admitted, failed) == Retry::Fail
 }
@@ -392,5 +400,36 @@ impl fmt::Debug for Connector {
         f.debug_struct("Connector")
             .field("config", &self.config)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use falco_core::{ConnectionError, EntropyError};
+
+    use super::*;
+
+    #[test]
+    fn attempts_go_on_unless_no_other_can_succeed() {
+        let fate = Fate::NotProcessed;
+        let io = |kind: io::ErrorKind| Error::io("connecting", kind.into(), fate);
+        let connection = |end| Error::Connection { end, fate };
+        let settings = Settings::new()
+            .with_lifetime(Duration::ZERO)
+            .expect_err("it is too short");
+        for (error, expected) in [
+            (Error::Entropy(EntropyError::new()), true),
+            (io(io::ErrorKind::InvalidInput), true),
+            (connection(ConnectionError::KeyExhausted), true),
+            (io(io::ErrorKind::ConnectionRefused), false),
+            (connection(ConnectionError::HandshakeTimeout), false),
+            (connection(ConnectionError::Refused), false),
+            (Error::Closed, false),
+            (Error::Settings(settings), false),
+        ] {
+            let mut failed = FailedAttempts::none();
+            failed.add(end_of(&error));
+            assert_eq!(is_final(&error, false, failed), expected, "{error:?}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The reader of a connection that has no thread of its own: one caller at a time uses it, and the
 //! others wait.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use falco_core::ConnectionError;
@@ -9,18 +10,17 @@ use falco_core::ConnectionError;
 use super::limit::Limit;
 use super::reader::Reader;
 
-/// A lock with a time limit, and with a last turn.
+/// A lock with a time limit. Callers get it in the order in which they asked for it.
 pub(super) struct Exclusive {
     state: Mutex<State>,
-    changed: Condvar,
 }
 
 struct State {
     reader: Option<Box<Reader>>,
     /// The connection has ended, and the reader will not come back.
     ended: bool,
-    /// Callers in [`Exclusive::acquire`].
-    waiting: usize,
+    /// What wakes each caller that waits, first come first.
+    queue: VecDeque<Arc<Condvar>>,
 }
 
 /// The result of waiting for the reader.
@@ -44,53 +44,44 @@ impl Exclusive {
             state: Mutex::new(State {
                 reader: Some(Box::new(reader)),
                 ended: false,
-                waiting: 0,
+                queue: VecDeque::new(),
             }),
-            changed: Condvar::new(),
         }
     }
 
     pub(super) fn acquire(&self, limit: Option<Limit>) -> Acquired<'_> {
         let mut state = self.lock();
-        state.waiting += 1;
-        loop {
-            let acquired = match self.try_acquire(&mut state) {
-                Some(acquired) => acquired,
-                None => match limit {
-                    Some(limit) if limit.left().is_zero() => Acquired::TimedOut(limit),
-                    Some(limit) => {
-                        let waited = self.changed.wait_timeout(state, limit.left());
-                        state = waited.unwrap_or_else(PoisonError::into_inner).0;
-                        continue;
-                    }
-                    None => {
-                        state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                        continue;
-                    }
-                },
-            };
-            state.waiting -= 1;
-            drop(state);
-            if !matches!(acquired, Acquired::Reader(_)) {
-                // `acquire_last` may wait for this caller.
-                self.changed.notify_all();
-            }
+        // A caller that comes later does not overtake those in the queue.
+        if (state.ended || state.queue.is_empty())
+            && let Some(acquired) = self.try_acquire(&mut state)
+        {
             return acquired;
         }
-    }
-
-    /// Waits until no other caller waits. None where the connection has ended.
-    pub(super) fn acquire_last(&self) -> Option<Guard<'_>> {
-        let mut state = self.lock();
+        let turn = Arc::new(Condvar::new());
+        state.queue.push_back(Arc::clone(&turn));
         loop {
-            if state.waiting == 0 {
-                match self.try_acquire(&mut state) {
-                    Some(Acquired::Reader(guard)) => return Some(guard),
-                    Some(Acquired::Ended | Acquired::TimedOut(_)) => return None,
-                    None => {}
+            state = match limit {
+                Some(limit) => {
+                    let waited = turn.wait_timeout(state, limit.left());
+                    waited.unwrap_or_else(PoisonError::into_inner).0
                 }
+                None => turn.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+            let is_first = state.queue.front().is_some_and(|first| Arc::ptr_eq(first, &turn));
+            let acquired = if is_first || state.ended {
+                self.try_acquire(&mut state)
+            } else {
+                None
+            };
+            let timed_out = || limit.filter(|limit| limit.left().is_zero()).map(Acquired::TimedOut);
+            if let Some(acquired) = acquired.or_else(timed_out) {
+                if is_first {
+                    state.queue.pop_front();
+                } else {
+                    state.queue.retain(|other| !Arc::ptr_eq(other, &turn));
+                }
+                return acquired;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -115,9 +106,11 @@ impl Guard<'_> {
     /// Leaves the connection to the next caller.
     pub(super) fn keep(mut self) {
         if let Some(reader) = self.reader.take() {
-            self.exclusive.lock().reader = Some(reader);
-            // All of them: `acquire_last` may be among them, and is not woken for its turn alone.
-            self.exclusive.changed.notify_all();
+            let mut state = self.exclusive.lock();
+            state.reader = Some(reader);
+            if let Some(first) = state.queue.front() {
+                first.notify_one();
+            }
         }
     }
 
@@ -129,14 +122,18 @@ impl Guard<'_> {
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         if let Some(mut reader) = self.reader.take() {
-            // A stream that has panicked may do so again, which would end the process.
-            if thread::panicking() {
-                reader.finish(Ok(ConnectionError::Closed));
-            } else {
-                reader.abort();
+            reader.finish(Ok(ConnectionError::Closed));
+            // Before the stream is shut down, which may panic: the others must not wait for ever.
+            let mut state = self.exclusive.lock();
+            state.ended = true;
+            for waiting in &state.queue {
+                waiting.notify_one();
             }
-            self.exclusive.lock().ended = true;
-            self.exclusive.changed.notify_all();
+            drop(state);
+            // A stream that has panicked may do so again, which would end the process.
+            if !thread::panicking() {
+                reader.shut_down();
+            }
         }
     }
 }

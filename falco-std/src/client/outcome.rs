@@ -1,16 +1,35 @@
-//! The outcome of a request on one connection, for the decision whether it goes to another.
+//! A request on its way from one connection to the next, and its outcome on each.
 
 use falco_core::mux::Attempts;
 use falco_core::{ConnectionError, Fate};
 
-use super::state::{End, Reply};
+use super::limit::Limit;
+use super::state::{End, Reply, waiting_for};
 use crate::error::Error;
+
+/// What is sent over one connection after another until one has processed it.
+#[derive(Default)]
+pub(super) struct Job {
+    /// Of a ping, it is empty. It is copied from the caller's once, outside of all locks.
+    pub(super) body: Vec<u8>,
+    /// How often connections have tried it.
+    pub(super) attempts: Attempts,
+}
+
+impl Job {
+    pub(super) fn new(body: &[u8]) -> Self {
+        Self {
+            body: body.to_vec(),
+            attempts: Attempts::default(),
+        }
+    }
+}
 
 pub(super) enum Outcome<T> {
     Done(T),
     Failed(Error),
     /// It was not processed, and goes to another connection. With the reason, if there is one.
-    Retry(Attempts, Option<Error>),
+    Retry(Job, Option<Error>),
 }
 
 impl Outcome<Reply> {
@@ -18,17 +37,30 @@ impl Outcome<Reply> {
         match end {
             End::Reply(reply) => Self::Done(reply),
             End::Failed(error) => Self::Failed(error),
-            End::Retry(attempts, why) => Self::Retry(attempts, why),
+            End::Retry(job, why) => Self::Retry(job, why),
         }
     }
 }
 
 impl<T> Outcome<T> {
+    /// The caller of a request of this fate no longer waits, because its limit has passed or the
+    /// connection has ended. Only what was not processed goes to another connection.
+    pub(super) fn cancelled(job: Option<Job>, fate: Fate, limit: Option<Limit>) -> Self {
+        match (limit, job) {
+            (Some(limit), _) => Self::Failed(limit.error(waiting_for(fate), fate)),
+            (None, Some(job)) if fate == Fate::NotProcessed => Self::Retry(job, None),
+            (None, _) => {
+                let end = ConnectionError::Closed;
+                Self::Failed(Error::Connection { end, fate })
+            }
+        }
+    }
+
     pub(super) fn map<U>(self, done: impl FnOnce(T) -> U) -> Outcome<U> {
         match self {
             Self::Done(value) => Outcome::Done(done(value)),
             Self::Failed(error) => Outcome::Failed(error),
-            Self::Retry(attempts, reason) => Outcome::Retry(attempts, reason),
+            Self::Retry(job, reason) => Outcome::Retry(job, reason),
         }
     }
 }
@@ -39,4 +71,24 @@ pub(super) fn ended(reason: Option<Error>) -> Error {
         end: ConnectionError::Closed,
         fate: Fate::NotProcessed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_request_that_may_have_been_processed_is_not_sent_again() {
+        let cancelled = |fate, limit| Outcome::<()>::cancelled(Some(Job::default()), fate, limit);
+        for limit in [None, Limit::from_now(Some(Duration::ZERO))] {
+            let outcome = cancelled(Fate::MaybeProcessed, limit);
+            assert!(
+                matches!(&outcome, Outcome::Failed(error) if error.fate() == Fate::MaybeProcessed),
+                "{limit:?}"
+            );
+        }
+        assert!(matches!(cancelled(Fate::NotProcessed, None), Outcome::Retry(..)));
+    }
 }

@@ -117,9 +117,8 @@ impl Reader {
         self.shared.end_stream(&mut self.line);
     }
 
-    /// Ends the connection at once.
-    pub(super) fn abort(&mut self) {
-        self.finish(Ok(ConnectionError::Closed));
+    /// Ends the stream at once.
+    pub(super) fn shut_down(&mut self) {
         self.line.abort();
     }
 

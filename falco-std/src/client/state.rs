@@ -10,6 +10,7 @@ use falco_core::mux::{Attempts, Call, ClientMux, ClientStep, Ending, LastStep, R
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, RequestError};
 
 use super::limit::Limit;
+use super::outcome::{Job, Outcome};
 use super::reader::Ended;
 use crate::error::Error;
 use crate::shared::{Output, seal_into};
@@ -31,7 +32,7 @@ pub(super) enum End {
     Reply(Reply),
     Failed(Error),
     /// It was not processed, and goes to another connection. With the reason, if there is one.
-    Retry(Attempts, Option<Error>),
+    Retry(Job, Option<Error>),
 }
 
 /// Where a caller waits.
@@ -46,10 +47,10 @@ pub(super) struct Slot {
 impl Slot {
     /// The connection was lost after something was sent, or not all of it was written: what becomes
     /// of a request or ping of this fate.
-    pub(super) fn lost(&self, fate: Fate, why: Error) -> End {
+    pub(super) fn lost(&self, body: Vec<u8>, fate: Fate, why: Error) -> End {
         let mut attempts = self.attempts;
         match attempts.after_loss(fate) {
-            Retry::Again => End::Retry(attempts, Some(why)),
+            Retry::Again => End::Retry(Job { body, attempts }, Some(why)),
             Retry::Fail => End::Failed(why),
         }
     }
@@ -172,42 +173,43 @@ impl State {
         })
     }
 
-    /// Queues a request. None where no request can begin on this connection.
-    pub(super) fn add(&mut self, body: &[u8], attempts: Attempts) -> Result<Option<Arc<Slot>>, Error> {
+    /// Queues a request. If it cannot begin on this connection, that is its outcome.
+    pub(super) fn add(&mut self, job: Job) -> Result<Arc<Slot>, Outcome<Reply>> {
         if !self.is_open() {
-            return Ok(None);
+            return Err(Outcome::Retry(job, None));
         }
         self.set_written(false);
-        let slot = self.slot(attempts);
-        let mut call = Call::new(slot.ticket, body.to_vec(), Arc::clone(&slot));
-        call.attempts = attempts;
+        let slot = self.slot(job.attempts);
+        let mut call = Call::new(slot.ticket, job.body, Arc::clone(&slot));
+        call.attempts = job.attempts;
         match self.mux.request(call) {
-            Ok(()) => Ok(Some(slot)),
-            Err(Rejected::Closed(_)) => Ok(None),
-            Err(Rejected::Failed(_, error)) => Err(Error::Request(error)),
+            Ok(()) => Ok(slot),
+            Err(Rejected::Closed(call)) => Err(Outcome::Retry(job_of(call), None)),
+            Err(Rejected::Failed(_, error)) => Err(Outcome::Failed(Error::Request(error))),
         }
     }
 
-    /// Queues a ping. None as for [`add`](Self::add).
-    pub(super) fn ping(&mut self, attempts: Attempts) -> Option<Arc<Slot>> {
+    /// Queues a ping, as [`add`](Self::add) does a request.
+    pub(super) fn ping(&mut self, job: Job) -> Result<Arc<Slot>, Outcome<Reply>> {
         if !self.is_open() {
-            return None;
+            return Err(Outcome::Retry(job, None));
         }
-        let slot = self.slot(attempts);
-        if let Some(unanswered) = self.mux.ping(Arc::clone(&slot)).ok()? {
-            self.unanswered.push(unanswered);
+        let slot = self.slot(job.attempts);
+        match self.mux.ping(Arc::clone(&slot)) {
+            Ok(unanswered) => self.unanswered.extend(unanswered),
+            Err(_) => return Err(Outcome::Retry(job, None)),
         }
-        Some(slot)
+        Ok(slot)
     }
 
     /// The caller of `slot` no longer waits: a request that was not sent will not be, and one that
-    /// was is cancelled. Returns its fate.
-    pub(super) fn cancel(&mut self, slot: &Slot) -> Fate {
+    /// was is cancelled. Returns its fate, and the request unless it has completed.
+    pub(super) fn cancel(&mut self, slot: &Slot) -> (Fate, Option<Job>) {
         let is_own = |own: &Arc<Slot>| own.ticket == slot.ticket;
         drop(self.mux.take_pings(is_own));
         self.unanswered.retain(|own| !is_own(own));
-        let cancelled = self.mux.cancel(slot.ticket);
-        self.fate(cancelled.map_or(Fate::MaybeProcessed, |(_, fate)| fate))
+        let (call, fate) = self.mux.cancel(slot.ticket).unzip();
+        (self.fate(fate.unwrap_or(Fate::MaybeProcessed)), call.map(job_of))
     }
 
     /// The fate of a request where the mux says `fate`. The mux knows what was sealed and not what
@@ -240,8 +242,9 @@ impl State {
                 retry,
             } => {
                 let error = Error::Request(RequestError::Refused(refusal));
-                call.waiter.end(match retry {
-                    Retry::Again => End::Retry(call.attempts, Some(error)),
+                let slot = Arc::clone(&call.waiter);
+                slot.end(match retry {
+                    Retry::Again => End::Retry(job_of(call), Some(error)),
                     Retry::Fail => End::Failed(error),
                 });
                 Progress::Consumed(consumed)
@@ -264,7 +267,8 @@ impl State {
     /// Once the connection accepts nothing new, requests that have not begun go to another.
     fn move_unbegun(&mut self) {
         for call in self.mux.poll_closing().into_iter().flatten() {
-            call.waiter.end(End::Retry(call.attempts, None));
+            let slot = Arc::clone(&call.waiter);
+            slot.end(End::Retry(job_of(call), None));
         }
     }
 
@@ -291,16 +295,24 @@ impl State {
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
             // The mux does not know what was written.
             let actual = self.fate(fate);
-            call.waiter.end(match retry {
-                _ if actual != fate => call.waiter.lost(actual, why(actual)),
-                Retry::Again => End::Retry(call.attempts, Some(why(fate))),
+            let slot = Arc::clone(&call.waiter);
+            slot.end(match retry {
+                _ if actual != fate => slot.lost(call.body, actual, why(actual)),
+                Retry::Again => End::Retry(job_of(call), Some(why(fate))),
                 Retry::Fail => End::Failed(why(fate)),
             });
         }
         let pings = self.mux.take_pings(|_| true);
         for slot in pings.into_iter().chain(self.unanswered.drain(..)) {
-            slot.end(slot.lost(Fate::NotProcessed, why(Fate::NotProcessed)));
+            slot.end(slot.lost(Vec::new(), Fate::NotProcessed, why(Fate::NotProcessed)));
         }
+    }
+}
+
+fn job_of<W>(call: Call<Vec<u8>, W>) -> Job {
+    Job {
+        body: call.body,
+        attempts: call.attempts,
     }
 }
 
@@ -367,5 +379,57 @@ impl Output for State {
 
     fn set_reading(&mut self, now: Instant, reading: bool) {
         self.mux.set_reading(now, reading);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use falco_core::keys::ClientKeySource;
+    use falco_core::{Key, Settings};
+
+    use super::*;
+    use crate::entropy;
+
+    fn state() -> State {
+        let mut entropy = entropy::system();
+        let key = Key::from_bytes([7; 32]).expect("it is not zero");
+        let (keys, _) = ClientKeySource::noise(key)
+            .keys(&mut entropy)
+            .expect("they fit together");
+        let machine = ClientConnection::new(keys, &Settings::new(), Instant::ZERO, &mut entropy);
+        State::new(machine.expect("the system has random numbers"), 1 << 20, false)
+    }
+
+    fn returned(outcome: Option<End>) -> Vec<u8> {
+        match outcome {
+            Some(End::Retry(job, _)) => job.body,
+            Some(End::Reply(_) | End::Failed(_)) | None => panic!("it goes to the next connection"),
+        }
+    }
+
+    #[test]
+    fn a_request_goes_to_the_next_connection_without_another_copy() {
+        let job = Job::new(b"hello");
+        let body = job.body.as_ptr();
+        let mut lost = state();
+        let Ok(slot) = lost.add(job) else {
+            panic!("requests can begin");
+        };
+        lost.finish(Instant::ZERO, Ok(ConnectionError::Closed));
+        let back = returned(slot.take());
+        assert_eq!((back.as_slice(), back.as_ptr()), (&b"hello"[..], body));
+        let Err(Outcome::Retry(job, _)) = lost.add(Job {
+            body: back,
+            attempts: Attempts::default(),
+        }) else {
+            panic!("the connection has ended");
+        };
+        let mut cancelled = state();
+        let Ok(slot) = cancelled.add(job) else {
+            panic!("requests can begin");
+        };
+        let (fate, job) = cancelled.cancel(&slot);
+        assert_eq!(fate, Fate::NotProcessed);
+        assert_eq!(job.map(|job| job.body.as_ptr()), Some(body));
     }
 }
