@@ -134,7 +134,9 @@ fn a_caller_does_not_overtake_those_that_wait() {
             }
             go.store(true, Ordering::SeqCst);
             busy.join().unwrap();
-            waiting.into_iter().for_each(|waits| drop(waits.join().unwrap()));
+            for waits in waiting {
+                waits.join().unwrap();
+            }
             let order = core::mem::take(&mut *order.lock().unwrap());
             assert_eq!(order, [&b"slow"[..], &[0], &[1], &[2], b"again"]);
         }
