@@ -86,7 +86,11 @@ async fn a_stream_that_panics_ends_its_connection_and_not_the_client() {
         let trap = Arc::clone(&armed);
         let dial = move || {
             // The next stream does not panic.
-            let armed = if trap.load(Ordering::Relaxed) { Arc::default() } else { Arc::clone(&trap) };
+            let armed = if trap.load(Ordering::Relaxed) {
+                Arc::default()
+            } else {
+                Arc::clone(&trap)
+            };
             async move { stream(place, &armed) }
         };
         let client = Client::builder(key(1)).connect_with(dial).await.unwrap();
@@ -127,7 +131,11 @@ async fn a_panic_while_connecting_is_a_failed_attempt() {
     let dial = move || {
         let attempt = attempts.fetch_add(1, Ordering::Relaxed);
         assert!(attempt != 1, "in the function");
-        let armed = if attempt == 0 { Arc::clone(&trap) } else { Arc::default() };
+        let armed = if attempt == 0 {
+            Arc::clone(&trap)
+        } else {
+            Arc::default()
+        };
         async move {
             assert!(attempt != 2, "in its future");
             stream(Place::Write, &armed)

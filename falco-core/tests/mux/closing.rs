@@ -1,8 +1,8 @@
 //! A connection that accepts nothing new, whichever side closes it: what begins no more goes to
 //! another connection.
 
-use falco_core::testing::{noise_client, raw_frame};
 use falco_core::mux::ClientStep;
+use falco_core::testing::{noise_client, raw_frame};
 use falco_core::{CloseReason, Status};
 
 use crate::scene::{NOW, Scene};
@@ -24,7 +24,10 @@ fn a_client_without_request_numbers_closes_at_once() {
     assert_eq!(scene.mux.machine().status(), Status::Draining);
     assert_eq!(moved(&mut scene), Some(vec![2, 3]));
     assert_eq!(moved(&mut scene), None);
-    assert!(scene.hear(&raw_frame(1, u32::MAX, b"")).len() == 1, "the first completes here");
+    assert!(
+        scene.hear(&raw_frame(1, u32::MAX, b"")).len() == 1,
+        "the first completes here"
+    );
     assert_eq!(scene.mux.outstanding(), 0);
 }
 
@@ -74,7 +77,10 @@ fn a_request_that_has_begun_is_sent_as_a_whole_beside_one_without_a_number() {
     scene.request(2, 10);
     let sent = scene.sent();
     assert!(!sent.iter().any(|(kind, _)| *kind == BEGIN), "{sent:?}");
-    assert!(sent.contains(&(PART, u32::MAX)) && sent.contains(&(CLOSE, u32::MAX)), "{sent:?}");
+    assert!(
+        sent.contains(&(PART, u32::MAX)) && sent.contains(&(CLOSE, u32::MAX)),
+        "{sent:?}"
+    );
     assert!(scene.mux.has_unbegun());
     assert_eq!(moved(&mut scene), Some(vec![2]));
     assert!(!scene.mux.has_unsent());

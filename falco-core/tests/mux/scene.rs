@@ -48,7 +48,8 @@ impl<'k> Scene<'k> {
     /// The numbers of the requests that begin now.
     pub(crate) fn begun(&mut self) -> Vec<u32> {
         let sent = self.sent().into_iter();
-        sent.filter_map(|(kind, number)| (kind == 1).then_some(number)).collect()
+        sent.filter_map(|(kind, number)| (kind == 1).then_some(number))
+            .collect()
     }
 
     /// The frames that are sent now: their kinds and their numbers.

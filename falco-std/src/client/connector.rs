@@ -259,7 +259,9 @@ impl Connector {
         }
         // A server that completes handshakes and then ends the connection is not asked without a
         // pause. One that has served is: then each attempt comes with a request.
-        state.retry_at = (state.failed.count() > 0).then(|| self.retry_at(state.failed.count())).flatten();
+        state.retry_at = (state.failed.count() > 0)
+            .then(|| self.retry_at(state.failed.count()))
+            .flatten();
         None
     }
 

@@ -67,8 +67,7 @@ impl Dial {
                 Box::pin(async move {
                     let mut dialing = dialing?;
                     let polled = poll_fn(|cx| {
-                        catch_panic(|| dialing.as_mut().poll(cx))
-                            .unwrap_or_else(|panicked| Poll::Ready(Err(panicked)))
+                        catch_panic(|| dialing.as_mut().poll(cx)).unwrap_or_else(|panicked| Poll::Ready(Err(panicked)))
                     });
                     Ok(Socket::Other(polled.await?))
                 })
