@@ -16,7 +16,9 @@ use std::thread;
 use std::time::Instant;
 
 use common::{Running, bounded, echo, key, lifetime, millis};
-use falco_std::{BoxedStream, Client, ConnectionError, Error, Fate, Handle, HandlerError, Refusal, RequestError};
+use falco_std::{
+    Blocking, BoxedStream, Client, ConnectionError, Error, Fate, Handle, HandlerError, Refusal, RequestError,
+};
 use falco_std::{Request, Server, Stream};
 
 /// What a [`Faulty`] stream does.
@@ -346,6 +348,68 @@ fn an_error_that_uses_the_server_when_it_is_dropped_does_not_stop_it() {
         handle.set(server.handle.clone()).unwrap();
         let client = Client::builder(key()).connect(server.address).expect("the right key");
         assert_failed(&client, "hello");
+        server.stop();
+    });
+}
+
+/// A stream that sends a request with this client when it is dropped.
+struct Asking {
+    stream: TcpStream,
+    client: Arc<Mutex<Option<Client>>>,
+}
+
+impl Read for Asking {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buf)
+    }
+}
+
+impl Write for Asking {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.stream.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let client = self.client.lock().unwrap().take();
+        if let Some(client) = client {
+            assert_eq!(client.request("dropped").expect("an answer"), b"dropped");
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_uses_its_client_when_it_is_dropped_does_not_stop_it() {
+    bounded(|| {
+        let server = Running::start(Server::builder(key()), |request| {
+            if request.body() == b"lost" {
+                thread::sleep(millis(300));
+            }
+            echo(request)
+        });
+        let address = server.address;
+        let (asks, streams) = (Arc::default(), Arc::<Mutex<Vec<TcpStream>>>::default());
+        let (own_asks, own_streams) = (Arc::clone(&asks), Arc::clone(&streams));
+        let client = Client::builder(key())
+            .connect_with(move || {
+                let stream = TcpStream::connect(address)?;
+                own_streams.lock().unwrap().push(stream.try_clone()?);
+                let client = Arc::clone(&own_asks);
+                Ok(Blocking(Asking { stream, client }))
+            })
+            .expect("the right key");
+        assert_eq!(client.request("before").expect("an answer"), b"before");
+        streams.lock().unwrap()[0].shutdown(Shutdown::Read).unwrap();
+        client.request("lost").expect_err("the connection has ended");
+        // The client drops the first stream when it makes the next connection.
+        *asks.lock().unwrap() = Some(client.clone());
+        assert_eq!(client.request("after").expect("a new connection"), b"after");
+        assert!(asks.lock().unwrap().is_none(), "the stream was dropped");
         server.stop();
     });
 }

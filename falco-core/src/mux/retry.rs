@@ -120,8 +120,8 @@ impl FailedAttempts {
 /// A connection that ends before the server has proved its key does not prove that the key is
 /// wrong: a proxy whose server restarts and a server that is full or flooded end it in the same
 /// way. If the client was admitted before, that is the likelier cause, and it passes. If it never
-/// was, the requests fail after [`MAX_REFUSED`] such attempts in a row, with an error that names all
-/// causes. Attempts that fail in another way do not count.
+/// was, the requests fail after [`MAX_REFUSED`] such attempts in a row, with an error that
+/// names all causes. Attempts that fail in another way do not count.
 ///
 /// ```
 /// use falco_core::ConnectionError;

@@ -60,6 +60,8 @@ struct State {
     keys: Arc<ClientKeys>,
     /// The connection, and when its handshake was completed.
     current: Option<(Arc<Connection>, Instant)>,
+    /// One that has ended. Its stream may be the user's, and is dropped without the lock.
+    gone: Option<Arc<Connection>>,
     /// A thread is making an attempt.
     dialing: bool,
     /// The client was closed or dropped: the result of an attempt is discarded.
@@ -86,6 +88,7 @@ impl Connector {
         let state = State {
             keys,
             current: None,
+            gone: None,
             dialing: false,
             closed: false,
             admitted: false,
@@ -141,6 +144,12 @@ impl Connector {
             if let Some(open) = self.open(&mut state) {
                 return (state, Ok(open));
             }
+            if let Some(gone) = state.gone.take() {
+                drop(state);
+                drop(gone);
+                state = self.lock();
+                continue;
+            }
             let failed =
                 state.final_failures != final_failures || (wait == Wait::Attempt && state.failures != failures);
             if failed || (self.config.dial.is_spent() && !state.dialing) {
@@ -178,6 +187,9 @@ impl Connector {
         if !is_other && self.open(&mut state).is_none() && state.last_error.is_none() {
             state.last_error = why;
         }
+        let gone = state.gone.take();
+        drop(state);
+        drop(gone);
     }
 
     /// Ends the connection gracefully. From now on callers fail with [`Error::Closed`].
@@ -190,7 +202,8 @@ impl Connector {
         self.changed.notify_all();
         if let Some(connection) = current {
             connection.close();
-            self.lock().current = None;
+            let gone = self.lock().current.take();
+            drop(gone);
         }
     }
 
@@ -244,14 +257,16 @@ impl Connector {
 
     /// The connection, if requests can begin on it. One that has ended is removed.
     fn open(&self, state: &mut State) -> Option<Arc<Connection>> {
-        let (connection, since) = state.current.as_ref()?;
+        let (connection, since) = state.current.take()?;
         if connection.is_open() {
-            return Some(Arc::clone(connection));
+            let open = Arc::clone(&connection);
+            state.current = Some((connection, since));
+            return Some(open);
         }
         let history = connection.history();
         let short_lived = !history.served && since.elapsed() < SHORT_LIVED;
         state.admitted &= !history.key_retired;
-        state.current = None;
+        state.gone = Some(connection);
         if short_lived {
             state.failed.add(None);
         } else {
@@ -288,14 +303,16 @@ impl Connector {
     fn attempt(self: Arc<Self>, keys: &Arc<ClientKeys>) {
         let opened = self.dial(keys);
         let mut state = self.lock();
-        let reader = if Arc::ptr_eq(keys, &state.keys) {
-            self.conclude(&mut state, opened)
+        // The key may have changed meanwhile, and with it the connection.
+        // The key may have changed meanwhile, and with it the connection.
+        let (reader, unused) = if Arc::ptr_eq(keys, &state.keys) && !state.closed {
+            (self.conclude(&mut state, opened), None)
         } else {
-            // The key has changed meanwhile, and with it the connection.
             state.dialing = false;
-            None
+            (None, Some(opened))
         };
         drop(state);
+        drop(unused);
         self.changed.notify_all();
         drop(self);
         if let Some(reader) = reader {
@@ -321,8 +338,6 @@ impl Connector {
     fn conclude(&self, state: &mut State, opened: Result<(Connection, Option<Reader>), Error>) -> Option<Reader> {
         state.dialing = false;
         let error = match opened {
-            // The stream ends when the reader is dropped.
-            Ok(_) if state.closed => return None,
             Ok((connection, reader)) => {
                 state.current = Some((Arc::new(connection), Instant::now()));
                 state.admitted = true;
