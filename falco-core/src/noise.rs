@@ -1,29 +1,29 @@
-//! The noise wire, for every new deployment: `Noise_NNpsk0_25519_AESGCM_SHA256` (Noise
-//! specification, revision 34) under the shared key, and behind it records of frames that carry
-//! many requests at once. This page is an overview; `docs/protocol.md` in the repository specifies
-//! the wire completely, and `SECURITY.md` says what it promises.
+//! The noise wire, for all new deployments: a handshake `Noise_NNpsk0_25519_AESGCM_SHA256` (Noise
+//! specification, revision 34) under the shared key, then records of frames for many requests at
+//! once. This page is an overview. In the repository, `docs/protocol.md` specifies the wire and
+//! `SECURITY.md` says what it promises.
 //!
-//! # What it gives
+//! # What it protects
 //!
-//! - **Both sides prove that they have the key, and are there now.** A replayed hello gets an
-//!   attacker a welcome that it cannot read.
-//! - **Forward secrecy.** Each connection has keys of its own, two of them, made from ephemeral
-//!   ones; who learns the shared key later reads nothing that was recorded.
-//! - **Order, wholeness, an authentic end.** Records are counted, so that none can be dropped,
-//!   repeated, moved or sent back; a stream that was cut is told from one that was closed.
-//! - **Many requests at once**, answered as they finish, large ones cut into parts between which
-//!   small ones pass.
+//! - **Mutual authentication.** Both sides prove for each connection that they have the key. An
+//!   attacker who replays a hello receives a welcome that it cannot read.
+//! - **Forward secrecy.** Each connection has its own two keys, derived from ephemeral ones. Who
+//!   learns the shared key later cannot read recorded traffic.
+//! - **Integrity of the stream.** Records are counted, so that none can be dropped, repeated, moved
+//!   or reflected. A side can tell a stream that was cut from one that was closed.
+//! - **Many requests at once.** They are answered in any order, and a large message is cut into
+//!   parts, so that it does not block small ones.
 //!
-//! What it does not give: everyone who holds a key can pose as its server to others who hold it.
-//! The key is the group. The [context](NoiseClient::new) keeps services apart that share a key.
+//! It does not separate the holders of a key: each of them can act as its server towards the
+//! others. The [context](NoiseClient::new) separates services that share a key.
 //!
 //! # The exchange
 //!
 //! ```text
 //! client                                                                server
-//!   | 0x4E 0x01 | key id 8 | e 32 | settings 16, sealed | tag 16   ------> |  opens: has the key; else shut down, not a byte
-//!   | <------                   e 32 | settings 16, sealed | tag 16        |  the client now knows that the server has it
-//!   | record: PING                                                 ------> |  alone; the server now knows that the client is there
+//!   | 0x4E 0x01 | key id 8 | e 32 | settings 16, sealed | tag 16   ------> |  opens: the client has the key; else shut down, no byte sent
+//!   | <------                   e 32 | settings 16, sealed | tag 16        |  opens: the server has the key
+//!   | record: PING                                                 ------> |  opens: the client is not a replay
 //!   | <------                                                record: PONG  |
 //!   | record: MESSAGE 1, MESSAGE 2, BEGIN 3                         ------> |
 //!   | <------                                           record: MESSAGE 2  |  as they finish
@@ -31,10 +31,9 @@
 //!   | <------                                record: MESSAGE 1, MESSAGE 4  |
 //! ```
 //!
-//! Integers are big-endian. A record is `u16 n`, then `n` bytes of one Noise transport message; in
-//! it stand one or more frames, `kind u8, id u32, m u16` and `m` bytes of body each. A record costs
-//! 18 bytes, a frame 7. After every 2^20 records the key of a direction is replaced by Noise's
-//! REKEY.
+//! Integers are big-endian. A record is `u16 n`, then `n` bytes of one Noise transport message. It
+//! contains one or more frames: `kind u8, id u32, m u16` and `m` bytes of body. A record costs 18
+//! bytes, a frame 7. After 2^20 records, the key of a direction is replaced by Noise's REKEY.
 //!
 //! | kind | name | body | from | what it does |
 //! |---|---|---|---|---|
@@ -47,9 +46,9 @@
 //! | 7 | PONG | the same 8 bytes | both | |
 //! | 8 | CLOSE | code | both | 0 done, 1 idle, 2 shutting down, 3 key retired, 4 protocol error |
 //!
-//! A record is judged whole before any of its frames has an effect that shows: one bad frame, and
-//! nothing of its record is told. A bad frame ends the connection with CLOSE 4; a record that does
-//! not authenticate ends it without a word.
+//! All frames of a record are checked before one of them has a visible effect. A frame that breaks
+//! the rules ends the connection with CLOSE 4, and its record causes no events. A record that does
+//! not authenticate ends the connection without a CLOSE.
 //!
 //! # A request on the client's side
 //!
@@ -63,7 +62,7 @@
 //! # A request on the server's side
 //!
 //! ```text
-//! MESSAGE ---------------------------> Waiting ---- seal ----> Answering ---- last part ----> ended
+//! MESSAGE ---------------------------> Waiting ---- seal ----> Answering ---- last part ----> done
 //! BEGIN ---> Receiving ---- last ------^   |                       |
 //!               |                          +---- refuse -----------+----> REFUSE
 //!               +---- CANCEL, silence for a lifetime, no room ----> REFUSE, Abandoned
@@ -107,11 +106,11 @@ use crate::message::Refusal;
 use crate::time::Instant;
 use link::close;
 
-/// A frame breaks the rules.
+/// A frame broke the rules.
 #[derive(Debug)]
 struct Broken;
 
-/// What is to be told of a judged frame; it stands in the place of the frame's kind.
+/// Says which event a checked frame is. It replaces the kind of the frame.
 mod mark {
     pub(super) const SKIP: u8 = 0;
     pub(super) const WHOLE: u8 = 1;
@@ -153,7 +152,7 @@ const fn refusal_code(refusal: Refusal) -> u8 {
     }
 }
 
-/// An unknown code reads as a failed handler.
+/// An unknown code means a failed handler.
 const fn refusal_of(code: u8) -> Refusal {
     match code {
         refusal::BUSY => Refusal::Busy,
@@ -173,7 +172,7 @@ const fn refusal_of_mark(marked: u8) -> u8 {
     }
 }
 
-/// What a CLOSE that is the end at once says.
+/// What a CLOSE says that ends the connection at once.
 const fn ended(code: u8) -> ConnectionError {
     match code {
         close::IDLE => ConnectionError::PeerExpired,
@@ -181,7 +180,7 @@ const fn ended(code: u8) -> ConnectionError {
     }
 }
 
-/// A time, cut to what a slot keeps of it.
+/// A time modulo 2^32, as a slot has it.
 fn millis(now: Instant) -> u32 {
     let [.., a, b, c, d] = now.as_millis().to_be_bytes();
     u32::from_be_bytes([a, b, c, d])

@@ -109,8 +109,8 @@ impl<B: Storage, const N: usize> Places for [Partial<B>; N] {
     }
 }
 
-/// Messages in parts on the heap, for a [`Reassembly`] of any number of them. It has no memory while
-/// there are none. However many there are, a part takes about the same time.
+/// Messages in parts on the heap, for a [`Reassembly`] of any number of them. It has no memory
+/// while there are none. However many there are, adding a part takes about the same time.
 #[cfg(feature = "alloc")]
 #[derive(Debug, Default)]
 pub struct HeapPartials {

@@ -1,5 +1,5 @@
-//! What tests, fuzz targets and simulations are made of: a virtual clock, entropy that repeats, an
-//! AEAD that protects nothing. With the feature `testing`; never in production.
+//! Building blocks of tests, fuzz targets and simulations: a virtual clock, deterministic entropy,
+//! an AEAD without security. They need the feature `testing`, which must not be used in production.
 
 mod crypto;
 pub mod fuzz;

@@ -1,5 +1,4 @@
-//! What both sides of the noise wire remember besides their requests: the life, the link, what each
-//! side accepts.
+//! The state of a connection that both roles have in common, apart from its requests.
 
 use super::Broken;
 use super::layout::{Accepts, FRAME_HEAD, FrameHead};
@@ -11,9 +10,9 @@ use crate::life::Life;
 use crate::message::Status;
 use crate::time::{Instant, Span};
 
-/// The two phases of a connection, of which one takes the place of the other.
+/// The two phases of a connection. The second replaces the first.
 pub(super) enum Phase<H, A> {
-    /// What this side needs to make the keys of the connection.
+    /// What this side needs to derive the keys of the connection.
     Handshake(H),
     Transport(Link<A>),
 }
@@ -39,15 +38,15 @@ impl<H, A> Phase<H, A> {
 pub(super) struct Base<H, A> {
     pub(super) life: Life,
     pub(super) phase: Phase<H, A>,
-    /// The PING that shows that the welcome could be read has gone, or has come: the connection is
-    /// established.
-    pub(super) proved: bool,
+    /// Whether the client's first PING is sealed (client) or has arrived (server). It proves that
+    /// the client could read the welcome.
+    pub(super) first_ping_done: bool,
     pub(super) ours: Accepts,
     pub(super) theirs: Accepts,
     pub(super) serial: u32,
-    /// When a drain that nothing ends is over.
+    /// When a drain ends at the latest.
     drain: Option<Instant>,
-    /// Requests that were in flight before a record that broke the rules: it had no effect on them.
+    /// Requests in flight before a record that broke the rules. That record had no effect on them.
     in_flight: Option<u16>,
 }
 
@@ -56,7 +55,7 @@ impl<H, A: Aead> Base<H, A> {
         Self {
             life,
             phase: Phase::Handshake(handshake),
-            proved: false,
+            first_ping_done: false,
             ours,
             theirs,
             serial,
@@ -65,20 +64,20 @@ impl<H, A: Aead> Base<H, A> {
         }
     }
 
-    /// What the peer accepts is known.
+    /// Notes what the peer accepts.
     pub(super) fn agree(&mut self, theirs: Accepts) {
         self.theirs = theirs;
         self.life
             .set_lifetime(Span::from_millis(theirs.lifetime.min(self.ours.lifetime).into()));
     }
 
-    /// The longest message that this side sends: none over its own limit, whatever the peer reads.
+    /// The longest message that this side sends: the smaller limit of both sides.
     #[inline]
     pub(super) fn send_limit(&self) -> u32 {
         self.theirs.max_message.min(self.ours.max_message)
     }
 
-    /// Ends the connection without a word.
+    /// Ends the connection without a CLOSE.
     pub(super) fn fail(&mut self, end: ConnectionError) -> ConnectionError {
         if let Some(link) = self.phase.link_mut() {
             link.own_close = OwnClose::None;
@@ -86,29 +85,28 @@ impl<H, A: Aead> Base<H, A> {
         self.life.fail(end)
     }
 
-    /// Ends the connection because the unread bytes are not those that were opened: the caller has
-    /// dropped more than was said, or something else.
+    /// Ends the connection because the unread bytes are not the frames that were opened: the caller
+    /// dropped other bytes than those that were consumed.
     #[cold]
-    pub(super) fn lose_place(&mut self) -> ConnectionError {
+    pub(super) fn fail_misplaced(&mut self) -> ConnectionError {
         if let Some(link) = self.phase.link_mut() {
             link.opened = 0;
         }
         self.life.fail(ConnectionError::Tampered)
     }
 
-    /// Ends the connection because a frame breaks the rules, and owes the peer a CLOSE that says
-    /// so. `last` is the last number that was begun before its record, `in_flight` how many
-    /// requests were in flight then.
-    pub(super) fn break_off(&mut self, last: u32, in_flight: usize) -> ConnectionError {
+    /// Ends the connection with a CLOSE because a frame breaks the rules. `last` is the last
+    /// request that had begun before its record, `in_flight` how many requests were in flight then.
+    pub(super) fn fail_protocol(&mut self, last: u32, in_flight: usize) -> ConnectionError {
         self.in_flight = Some(u16::try_from(in_flight).unwrap_or(u16::MAX));
         if let Some(link) = self.phase.link_mut() {
-            link.owe_close(close::PROTOCOL_ERROR, last);
+            link.queue_close(close::PROTOCOL_ERROR, last);
             link.opened = 0;
         }
         self.life.fail(ConnectionError::Protocol)
     }
 
-    /// Notes the time; a lifetime that has run out is said to the peer, with the last request
+    /// Notes the time. If the lifetime has run out, queues a CLOSE with the last request that has
     /// begun.
     #[inline]
     pub(super) fn check(&mut self, now: Instant, last: u32) -> Result<(), ConnectionError> {
@@ -118,21 +116,21 @@ impl<H, A: Aead> Base<H, A> {
             checked = Err(self.life.fail(ConnectionError::Expired));
         }
         if let (None, Err(ConnectionError::Expired), Some(link)) = (before, checked, self.phase.link_mut()) {
-            link.owe_close(close::IDLE, last);
+            link.queue_close(close::IDLE, last);
         }
         checked
     }
 
-    /// After its end a connection says its CLOSE, if one is owed, and nothing else. Says how many
-    /// bytes that takes; `end` if none.
+    /// Writes a pending CLOSE, which is all that a connection sends after its end. Returns its
+    /// length, or `end` if there is none.
     #[cold]
-    pub(super) fn write_last<C: Crypto<Aead = A>>(
+    pub(super) fn write_pending_close<C: Crypto<Aead = A>>(
         &mut self,
         crypto: &C,
         end: ConnectionError,
         out: &mut [u8],
     ) -> Result<usize, SealError> {
-        let Some(link) = self.phase.link_mut().filter(|_| self.proved) else {
+        let Some(link) = self.phase.link_mut().filter(|_| self.first_ping_done) else {
             return Err(end.into());
         };
         let mut writer = Writer::new(out, link.their_max_record);
@@ -146,7 +144,7 @@ impl<H, A: Aead> Base<H, A> {
         }
     }
 
-    /// Whether a CLOSE was sent, is owed, or has come: nothing more begins.
+    /// Whether a CLOSE is pending, was sent or has arrived. Then no more requests begin.
     #[inline]
     pub(super) fn is_closing(&self) -> bool {
         self.phase
@@ -154,19 +152,19 @@ impl<H, A: Aead> Base<H, A> {
             .is_some_and(|link| link.own_close != OwnClose::None || link.their_close.is_some())
     }
 
-    /// How many requests are in flight, of which the table now has `slots`.
+    /// How many requests are in flight, if the table has `slots`.
     pub(super) fn in_flight(&self, slots: usize) -> usize {
         self.in_flight.map_or(slots, usize::from)
     }
 
-    /// Whether a CLOSE of either side has gone over the wire.
+    /// Whether a CLOSE was sent or has arrived.
     pub(super) fn close_has_gone(&self) -> bool {
         self.phase
             .link()
             .is_some_and(|link| link.close_sent() || link.their_close.is_some())
     }
 
-    /// Where a connection is whose handshake is over if `established`.
+    /// The state of a connection whose handshake is complete if `established`.
     pub(super) fn status(&self, established: bool) -> Status {
         match (self.life.end(), established) {
             (Some(_), _) => Status::Ended,
@@ -176,7 +174,7 @@ impl<H, A: Aead> Base<H, A> {
         }
     }
 
-    /// From here on there is a bound to the drain.
+    /// Starts the time limit of a drain.
     #[inline]
     pub(super) fn start_drain(&mut self) {
         if self.is_closing() && self.drain.is_none() {
@@ -184,15 +182,14 @@ impl<H, A: Aead> Base<H, A> {
         }
     }
 
-    /// The earliest of all deadlines, one of which is the caller's.
+    /// The earliest deadline. `other` is one of the caller's.
     pub(super) fn deadline(&self, other: Option<Instant>) -> Option<Instant> {
         let all = [self.life.deadline(), self.drain, other];
         all.into_iter().flatten().min().filter(|_| self.life.end().is_none())
     }
 }
 
-/// Has `judge` look at each frame in order, and puts the mark that it gives in the place of the
-/// frame's kind.
+/// Passes each frame to `judge`, in order, and replaces its kind by the mark that `judge` returns.
 #[inline]
 pub(super) fn mark_frames(
     mut frames: &mut [u8],

@@ -1,5 +1,5 @@
-//! A client's side of one connection on the noise wire: the handshake, time, sending. What frames
-//! do is in `client_frames`.
+//! The client side of a connection on the noise wire: the handshake and deadlines. `client_frames`
+//! has what received frames do, `client_write` what is sent.
 
 use core::fmt;
 
@@ -13,7 +13,7 @@ use super::layout::{Accepts, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, WELCOME_LEN
 use super::link::{Link, OwnClose, Record, code_of};
 use super::record::Direction;
 use super::table::{Cancel, RequestTable, State};
-use super::write::{self, check_length, of_owed};
+use super::write::{self, check_length, pending_only};
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, EntropyError, Error, Misuse, OutputTooSmall, SealError};
 use crate::event::{ClientEvent, ClientReceived, ClientWait, Received};
@@ -26,54 +26,52 @@ use crate::settings::Settings;
 use crate::time::{Instant, Span};
 use crate::wipe::with_stack_wiped;
 
-/// What a client remembers of one connection; [`ClientConnection`](crate::ClientConnection) drives
-/// it.
+/// The state of one connection. [`ClientConnection`](crate::ClientConnection) drives it.
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 pub struct ClientSession<T, C: Crypto> {
     pub(super) base: Base<Handshake, C::Aead>,
     pub(super) requests: Requests<T>,
     keep_alive: KeepAlive,
-    /// The eight bytes of the first ping.
+    /// The eight bytes of the first PING.
     first_ping: u64,
-    /// The code with which the server has ended the connection, once all that it means for the
-    /// requests is told.
+    /// The code with which the server ended the connection. The end is returned after the events of
+    /// the requests that it affects.
     pub(super) ending: Option<u8>,
     /// The stream ended inside a record.
     cut: bool,
 }
 
-/// The requests that wait for their ends.
+/// The requests in flight.
 pub(super) struct Requests<T> {
     pub(super) table: T,
-    /// The last number begun.
+    /// The last request that has begun.
     pub(super) begun: u32,
     pub(super) max_in_flight: u16,
-    /// The largest answer that is read.
+    /// The largest answer that this side reads.
     pub(super) max_message: u32,
-    /// Requests of which the server will hear nothing, in the state `Lost`; their refusal is still
-    /// to be told.
+    /// Requests in the state `Lost`, whose event is pending.
     pub(super) lost: u32,
-    /// Requests for which a CANCEL is owed.
+    /// Requests with a pending CANCEL.
     pub(super) cancels: usize,
 }
 
 pub(super) enum Handshake {
-    /// The hello is owed; this is the ephemeral key that it takes.
+    /// The hello is pending. It uses this ephemeral key.
     Hello(Zeroizing<[u8; 32]>),
-    /// The welcome is to come.
+    /// The hello was sent, and the welcome has not arrived.
     Welcome(Initiator),
 }
 
-/// When to ping, so that the connection stays and a dead peer is found.
+/// When to send a PING, so that the connection does not expire and a dead peer is noticed.
 struct KeepAlive {
     on: bool,
     sent: Instant,
     heard: Instant,
-    /// A ping is owed so that the peer is heard.
+    /// The pending PING is to show whether the peer is alive.
     asked: bool,
-    /// When that ping went, if nothing has been heard since.
+    /// When that PING was sealed, if nothing has arrived since.
     pinged: Option<Instant>,
-    /// Of the wait for its answer.
+    /// The grace period of the wait for its answer.
     grace: GracePeriod,
 }
 
@@ -82,20 +80,20 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.base.check(now, self.requests.begun)
     }
 
-    /// When to ping, or when the peer is dead: a third of a lifetime after something was last sent,
-    /// or last heard, or after the ping that nothing was heard since. Not while a ping is still to
-    /// be taken, and not while the caller chooses not to hear.
+    /// When to send a PING, or when the peer counts as dead: a third of the lifetime after the last
+    /// record that was sent or arrived, or after a PING that was not answered. `None` while a PING
+    /// is pending and while the caller does not read on purpose.
     fn keep_alive_due(&self) -> Option<Instant> {
         let keep_alive = &self.keep_alive;
-        let owed = self.base.phase.link().is_none_or(|link| link.ping_owed);
-        if !keep_alive.on || owed || self.base.life.is_paused() || !self.is_established() {
+        let pending = self.base.phase.link().is_none_or(|link| link.ping_pending);
+        if !keep_alive.on || pending || self.base.life.is_paused() || !self.is_established() {
             return None;
         }
         let from = keep_alive.pinged.unwrap_or(keep_alive.sent.min(keep_alive.heard));
         Some(from + self.base.life.lifetime().third())
     }
 
-    /// Whether the keys are there. The server knows of it once the first ping has come.
+    /// Whether the welcome has arrived. The server knows it once the first PING arrives.
     const fn is_established(&self) -> bool {
         self.base.phase.link().is_some()
     }
@@ -122,7 +120,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         let (send, recv) = (direction(&outcome.from_client), direction(&outcome.from_server));
         let mut link = Link::new(send, recv, theirs.max_record, self.base.ours.max_record);
         link.set_first_ping(self.first_ping);
-        link.owe_ping();
+        link.queue_ping();
         self.base.phase = Phase::Transport(link);
         self.base.agree(theirs);
         self.base.life.restart();
@@ -143,18 +141,19 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.keep_alive.grace = GracePeriod::UNUSED;
     }
 
-    /// Something was written: if it was the ping that the peer is to answer, its time begins now.
+    /// Notes that a record was sealed. If it has the PING that shows whether the peer is alive, the
+    /// wait for the answer starts now.
     pub(super) fn note_sent(&mut self) {
         let now = self.base.life.latest();
         self.keep_alive.sent = now;
-        let gone = self.base.phase.link().is_some_and(|link| !link.ping_owed);
+        let gone = self.base.phase.link().is_some_and(|link| !link.ping_pending);
         if gone && core::mem::take(&mut self.keep_alive.asked) {
             self.keep_alive.pinged = Some(now);
         }
     }
 
-    /// Opens the next record, judges it, and lets it take effect on the table. What it means to the
-    /// caller is told frame by frame after.
+    /// Decrypts the next record, checks it as a whole and applies it to the requests. `next_event`
+    /// then returns its events.
     #[inline]
     fn recv_record(&mut self, crypto: &C, unread: &mut [u8]) -> Result<Option<usize>, ConnectionError> {
         let Some(link) = self.base.phase.link_mut() else {
@@ -170,7 +169,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         };
         let before = self.requests.table.len();
         if link.judge_server_record(&mut self.requests, frames).is_err() {
-            return Err(self.base.break_off(self.requests.begun, before));
+            return Err(self.base.fail_protocol(self.requests.begun, before));
         }
         self.base.life.restart();
         self.base.start_drain();
@@ -178,7 +177,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         Ok(None)
     }
 
-    /// A client that has read the server's CLOSE and waits for nothing ends.
+    /// Ends the connection if the server has closed and no request is in flight.
     #[inline]
     fn end_if_drained(&mut self) {
         if let Some(link) = self.base.phase.link()
@@ -204,7 +203,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
         rng.try_fill_bytes(ephemeral.as_mut_slice())
             .map_err(|_| EntropyError::new())?;
         let accepts = Accepts::of(settings, false);
-        // Until the server has said what it reads, only this side's own limit holds.
+        // Until the welcome arrives, only this side's own limit counts.
         let theirs = Accepts {
             max_message: u32::MAX,
             ..accepts
@@ -249,9 +248,9 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
         if let Some(end) = session.base.life.end() {
             return Err(end);
         }
-        // What has come is told before the time is looked at.
-        if session.has_more_to_tell() {
-            let told = session.tell(unread);
+        // Events of what has arrived come before the deadline.
+        if session.has_pending_event() {
+            let told = session.next_event(unread);
             session.end_if_drained();
             return told;
         }
@@ -264,7 +263,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
                 if let Some(total) = session.recv_record(&self.crypto, unread)? {
                     return Ok(Received::NeedMore { total });
                 }
-                let told = session.tell(unread);
+                let told = session.next_event(unread);
                 session.end_if_drained();
                 told
             }
@@ -273,7 +272,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
 
     fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
         let _ = session.check(now);
-        of_owed(session.write(self, core::iter::empty(), out))
+        pending_only(session.write(self, core::iter::empty(), out))
     }
 
     fn seal<'m, I>(
@@ -311,9 +310,14 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
     }
 
     fn seal_size(&self, length: usize) -> usize {
-        let owed = usize::from(FIRST_RECORD);
-        let owed = self.base.phase.link().map_or(owed, |link| owed + link.owed()) + self.requests.cancels * FRAME_HEAD;
-        write::seal_size(length, owed, self.base.theirs.max_record).max(HELLO_LENGTH)
+        let pending = usize::from(FIRST_RECORD);
+        let pending = self
+            .base
+            .phase
+            .link()
+            .map_or(pending, |link| pending + link.pending_size())
+            + self.requests.cancels * FRAME_HEAD;
+        write::seal_size(length, pending, self.base.theirs.max_record).max(HELLO_LENGTH)
     }
 
     fn set_reading(&mut self, now: Instant, reading: bool) {
@@ -321,7 +325,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
             let paused = self.base.life.is_paused();
             self.base.life.set_reading(reading);
             if paused && reading {
-                // Nothing could be heard until now: the peer has its whole time to answer.
+                // Nothing was read until now, so the peer has the full time to answer.
                 let now = self.base.life.latest();
                 self.keep_alive.heard = now;
                 self.keep_alive.pinged = self.keep_alive.pinged.map(|_| now);
@@ -351,7 +355,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
             return;
         };
         if link.own_close == OwnClose::None {
-            link.owe_close(code_of(reason), self.requests.begun);
+            link.queue_close(code_of(reason), self.requests.begun);
             self.base.start_drain();
         }
     }
@@ -369,7 +373,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
             }
             self.keep_alive.asked = true;
             if let Some(link) = self.base.phase.link_mut() {
-                link.owe_ping();
+                link.queue_ping();
             }
         }
         Ok(())
@@ -403,8 +407,8 @@ impl<T: RequestTable, C: NoiseCrypto> session::Client for ClientSession<T, C> {
         if let Some(end) = self.base.life.end() {
             return Err(end.into());
         }
-        // Before there is a link, the ping that is owed as soon as there is one.
-        Ok(PingId(self.base.phase.link_mut().map_or(1, Link::owe_ping)))
+        // During the handshake: the first PING, which follows the welcome.
+        Ok(PingId(self.base.phase.link_mut().map_or(1, Link::queue_ping)))
     }
 
     fn cancel(&mut self, id: crate::RequestId) -> Result<(), Error> {

@@ -1,4 +1,5 @@
-//! What the frames of a server do to a client: judged a record at a time, told a frame at a time.
+//! What the frames of a server do to a client. A record is checked as a whole, then each frame is
+//! returned as an event.
 
 use super::base::mark_frames;
 use super::client::{ClientSession, Requests};
@@ -12,11 +13,11 @@ use crate::event::{ClientEvent, ClientReceived, ClientWait, Received};
 use crate::message::{PingId, Refusal, RequestId};
 
 impl<A: Aead> Link<A> {
-    /// Judges all frames of a record in order and lets them take effect on `requests`. Each frame's
-    /// kind is replaced by a mark: what is to be told of it.
+    /// Checks all frames of a record in order and applies them to `requests`. Replaces the kind of
+    /// each frame by a mark that says which event it is.
     ///
-    /// Where a frame breaks the rules the connection is over, so that what the frames before it did
-    /// shows nowhere.
+    /// If a frame breaks the rules, the connection ends, and the effects of the frames before it
+    /// are never visible.
     #[inline]
     pub(super) fn judge_server_record<T: RequestTable>(
         &mut self,
@@ -37,7 +38,7 @@ impl<A: Aead> Link<A> {
         match (head.kind, head.id) {
             (kind::SKIPPED.., _) => Ok(mark::SKIP),
             (kind::PING, 0) if length == 8 => {
-                self.owe_pong(body);
+                self.queue_pong(body);
                 Ok(mark::SKIP)
             }
             (kind::PONG, 0) if length == 8 => {
@@ -126,7 +127,7 @@ impl<T: RequestTable> Requests<T> {
         self.table.remove(place);
     }
 
-    /// The server has closed. It will not process requests after `last`.
+    /// The server has closed and will not process requests after `last`.
     fn lose_after(&mut self, last: u32) {
         for slot in self.table.iter_mut().filter(|slot| slot.id > last) {
             if slot.cancel == Cancel::Pending {
@@ -141,34 +142,34 @@ impl<T: RequestTable> Requests<T> {
 }
 
 impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
-    /// Whether something has taken effect that has not been told.
+    /// Whether there are events of what was already applied.
     #[inline]
-    pub(super) fn has_more_to_tell(&self) -> bool {
+    pub(super) fn has_pending_event(&self) -> bool {
         self.requests.lost > 0 || self.ending.is_some() || self.base.phase.link().is_some_and(|link| link.opened > 0)
     }
 
-    /// Tells the next thing that has taken effect: the next frame of the opened record, or a
-    /// request that the server will not process.
+    /// Returns the next event: of the next frame of the opened record, or of a request that the
+    /// server will not process.
     #[inline]
-    pub(super) fn tell<'u>(&mut self, unread: &'u [u8]) -> Result<ClientReceived<'u>, ConnectionError> {
+    pub(super) fn next_event<'u>(&mut self, unread: &'u [u8]) -> Result<ClientReceived<'u>, ConnectionError> {
         let Some(link) = self.base.phase.link_mut() else {
             return Ok(Received::Wait(ClientWait::TransmitFirst));
         };
         let mut skipped = 0;
         while link.opened > 0 {
-            let Some(told) = link.next_frame(unread, skipped + link.at()) else {
-                return Err(self.base.lose_place());
+            let Some(frame) = link.next_frame(unread, skipped + link.offset()) else {
+                return Err(self.base.fail_misplaced());
             };
-            let id = RequestId::new(self.base.serial, told.head.id);
-            let body = told.body;
+            let id = RequestId::new(self.base.serial, frame.head.id);
+            let body = frame.body;
             let code = body.first().copied().unwrap_or(0);
-            let event = match told.head.kind {
+            let event = match frame.head.kind {
                 mark::WHOLE => Some(ClientEvent::Answer { id, body }),
                 mark::WHOLE_BEGUN | mark::BEGIN => {
                     let Some((total, body)) = body.split_first_chunk::<TOTAL>() else {
-                        return Err(self.base.lose_place());
+                        return Err(self.base.fail_misplaced());
                     };
-                    Some(if told.head.kind == mark::BEGIN {
+                    Some(if frame.head.kind == mark::BEGIN {
                         let total = u32::from_be_bytes(*total);
                         ClientEvent::Begin { id, total, body }
                     } else {
@@ -195,23 +196,24 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
                 }
                 _ => None,
             };
-            link.tell(&told);
+            link.consume(&frame);
             if let Some(event) = event {
                 return Ok(Received::Event {
-                    consumed: told.consumed,
+                    consumed: frame.consumed,
                     event,
                 });
             }
-            skipped = told.consumed;
+            skipped = frame.consumed;
         }
         if skipped > 0 {
             return Ok(Received::Skip { consumed: skipped });
         }
-        self.tell_lost()
+        self.next_lost()
     }
 
-    /// Tells of a request that the server will not process, and after them all of the end.
-    fn tell_lost<'u>(&mut self) -> Result<ClientReceived<'u>, ConnectionError> {
+    /// Returns the event of the next request that the server will not process, and after them all
+    /// the end.
+    fn next_lost<'u>(&mut self) -> Result<ClientReceived<'u>, ConnectionError> {
         let lost = (self.requests.lost > 0).then(|| self.requests.table.next_lost());
         let Some(lost) = lost.flatten() else {
             return match self.ending {

@@ -1,4 +1,4 @@
-//! What a client says: its hello, what it owes, its requests.
+//! What a client sends: its hello, pending output, requests.
 
 use super::base::Phase;
 use super::client::{ClientSession, Handshake, Requests};
@@ -7,7 +7,7 @@ use super::key::{NoiseClient, clear, prologue};
 use super::layout::{CLEAR, FRAME_HEAD, HELLO_LENGTH, kind};
 use super::link::{Link, OwnClose};
 use super::table::{self, Cancel, RequestSlot, RequestTable, State};
-use super::write::{check_length, in_turn, of_nothing, write_message};
+use super::write::{check_length, nothing_written, write_each, write_message};
 use super::writer::Writer;
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, OutputTooSmall, SealError};
@@ -23,7 +23,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         out: &mut [u8],
     ) -> Result<usize, SealError> {
         if let Some(end) = self.base.life.end() {
-            return self.write_last(&client.crypto, end, out);
+            return self.write_pending_close(&client.crypto, end, out);
         }
         let limits = (self.base.serial, self.base.send_limit());
         let link = match &mut self.base.phase {
@@ -33,24 +33,24 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         };
         let given = out.len();
         let mut writer = Writer::new(out, link.their_max_record);
-        let owed = link.owed() + self.requests.cancels * FRAME_HEAD;
-        let mut trouble = None;
-        if !self.base.proved {
-            // The first record holds the PING and nothing else, whatever the server has said before
-            // it.
+        let pending = link.pending_size() + self.requests.cancels * FRAME_HEAD;
+        let mut error = None;
+        if !self.base.first_ping_done {
+            // The first record has the PING and nothing else, even if frames for the server are
+            // pending.
             link.write_ping(&mut writer);
             if writer.is_open() && link.finish(&client.crypto, &mut writer).is_ok() {
-                self.base.proved = true;
+                self.base.first_ping_done = true;
             }
         }
-        if self.base.proved {
-            if owed > 0 {
-                link.write_owed(&mut writer);
+        if self.base.first_ping_done {
+            if pending > 0 {
+                link.write_pending(&mut writer);
                 self.requests.write_cancels(&mut writer);
                 link.write_close(&mut writer);
             }
-            if owed == 0 || link.owed() + self.requests.cancels == 0 {
-                trouble = in_turn(messages, |(message, body)| {
+            if pending == 0 || link.pending_size() + self.requests.cancels == 0 {
+                error = write_each(messages, |(message, body)| {
                     self.requests
                         .write_request(&client.crypto, link, limits, message, body, &mut writer)
                 });
@@ -64,12 +64,12 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             self.note_sent();
             return Ok(written);
         }
-        of_nothing(trouble, owed, given)
+        nothing_written(error, pending, given)
     }
 
     #[cold]
-    fn write_last(&mut self, crypto: &C, end: ConnectionError, out: &mut [u8]) -> Result<usize, SealError> {
-        let written = self.base.write_last(crypto, end, out)?;
+    fn write_pending_close(&mut self, crypto: &C, end: ConnectionError, out: &mut [u8]) -> Result<usize, SealError> {
+        let written = self.base.write_pending_close(crypto, end, out)?;
         self.note_sent();
         Ok(written)
     }
@@ -125,8 +125,8 @@ impl<T: RequestTable> Requests<T> {
         }
     }
 
-    /// Writes the next frame of a request, beginning a record where the open one is full. `false`:
-    /// the output is full.
+    /// Writes the next frame of a request, in a new record if the open one is full. `false` if the
+    /// output is full.
     #[inline]
     fn write_request<'m, C: Crypto>(
         &mut self,
@@ -150,17 +150,17 @@ impl<T: RequestTable> Requests<T> {
         if begun {
             let slot = table::find(&mut self.table, id);
             if slot.is_none_or(|slot| slot.cancel != Cancel::No || slot.state == State::Lost) {
-                // Its end has come, or was asked for: the rest of it is not wanted.
+                // It has completed or was cancelled, so the rest of it is not sent.
                 message.stop();
                 return Ok(true);
             }
         } else {
             if link.own_close != OwnClose::None || link.their_close.is_some() {
-                // Nothing new begins: it was not processed.
+                // No new requests begin, and it was not processed.
                 return Ok(true);
             }
             if let Err(too_large) = check_length(body.len(), max_message) {
-                // The limit was not known when the request was made.
+                // The limit was not known when the request was created.
                 message.fail(too_large);
                 return Ok(true);
             }
@@ -172,7 +172,7 @@ impl<T: RequestTable> Requests<T> {
             return Ok(false);
         };
         if !begun {
-            // There is room: the limit in flight is at most what the table holds.
+            // There is room: the in-flight limit is at most what the table holds.
             let _ = self.table.push(RequestSlot {
                 id,
                 ..RequestSlot::EMPTY

@@ -1,5 +1,5 @@
-//! Where the bytes of the noise wire lie: pure functions, no cryptography, no state. Integers are
-//! big-endian.
+//! The layout of bytes on the noise wire. Pure functions without cryptography and state. Integers
+//! are big-endian.
 #![expect(clippy::many_single_char_names, reason = "bytes in their order")]
 
 use crate::crypto::TAG_LENGTH;
@@ -7,7 +7,7 @@ pub(super) use crate::message::KEY_ID_LENGTH as KEY_ID;
 use crate::noise::handshake::MESSAGE_OVERHEAD;
 use crate::settings::Settings;
 
-/// The first byte of the wire, and the version of it.
+/// The first byte of the wire, and its version.
 pub(super) const WIRE: [u8; 2] = [0x4E, 0x01];
 /// The part of a hello in the clear: wire, version, key id.
 pub(super) const CLEAR: usize = WIRE.len() + KEY_ID;
@@ -25,9 +25,9 @@ pub(super) const RECORD_OVERHEAD: usize = RECORD_HEAD + TAG_LENGTH;
 pub(super) const FRAME_HEAD: usize = 7;
 /// Bytes of the total in front of the body of a BEGIN.
 pub(super) const TOTAL: usize = 4;
-/// The least length a record may announce: one empty frame.
+/// The least length of a record: one empty frame.
 pub(super) const LEAST_RECORD: u16 = 23;
-/// The length of the record that establishes: one PING.
+/// The length of the client's first record: one PING.
 pub(super) const FIRST_RECORD: u16 = 31;
 
 /// What the sender of a handshake message accepts.
@@ -50,7 +50,7 @@ impl Accepts {
         }
     }
 
-    /// No more requests are announced than the table has room for.
+    /// Announces at most as many requests as the table has room for.
     pub(super) fn with_room_for(mut self, requests: u16) -> Self {
         self.max_in_flight = self.max_in_flight.min(requests);
         self
@@ -64,7 +64,7 @@ impl Accepts {
         [a, b, c, d, e, f, g, h, i, j, k, l, 0, 0, 0, 0]
     }
 
-    /// `None` where a value is out of its range.
+    /// `None` if a value is out of its range.
     pub(super) fn decode(bytes: &[u8], server: bool) -> Option<Self> {
         let [a, b, c, d, e, f, g, h, i, j, k, l, _, _, _, _] = *<&[u8; SETTINGS]>::try_from(bytes).ok()?;
         let accepts = Self {
@@ -88,7 +88,7 @@ pub(super) mod kind {
     pub(in crate::noise) const PING: u8 = 6;
     pub(in crate::noise) const PONG: u8 = 7;
     pub(in crate::noise) const CLOSE: u8 = 8;
-    /// Kinds from here on are skipped where they are not known.
+    /// Unknown kinds from here on are skipped.
     pub(in crate::noise) const SKIPPED: u8 = 128;
 }
 
@@ -101,7 +101,7 @@ pub(super) struct FrameHead {
 }
 
 impl FrameHead {
-    /// The head at the front of `bytes`, where its body lies within them too.
+    /// The head and the body of the frame at the front of `bytes`, if both are complete.
     #[inline]
     pub(super) fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (&[kind, a, b, c, d, e, f], rest) = bytes.split_first_chunk::<FRAME_HEAD>()?;

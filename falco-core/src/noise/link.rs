@@ -1,5 +1,4 @@
-//! What both sides of a noise connection have in common once the handshake is done: opening
-//! records, pings, the close, what is owed.
+//! What both roles have in common after the handshake: records, pings, the close, pending output.
 
 use super::layout::{FRAME_HEAD, FrameHead, LEAST_RECORD, RECORD_HEAD, kind};
 use super::record::Direction;
@@ -17,57 +16,55 @@ pub(super) mod close {
     pub(in crate::noise) const PROTOCOL_ERROR: u8 = 4;
 }
 
-/// REFUSEs that may be owed at once for requests that hold no slot; with more, reading stops until
-/// they are taken.
+/// How many REFUSEs may be pending at once. With more, nothing is read until they are sealed.
 pub(super) const REFUSALS: usize = 8;
 
-/// How far one's own CLOSE has come.
+/// The state of this side's CLOSE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OwnClose {
     None,
-    Owed { code: u8, last: u32 },
+    Pending { code: u8, last: u32 },
     Sent { last: u32 },
 }
 
-/// The two directions with everything that is not a request.
+/// Both directions, and everything that is not a request.
 pub(super) struct Link<A> {
     send: Direction<A>,
     recv: Direction<A>,
-    /// The largest record that the peer reads, and that is read.
+    /// The largest record that the peer reads, and the largest that this side reads.
     pub(super) their_max_record: u16,
     our_max_record: u16,
-    /// Bytes of frames that were opened and judged and have not been told: they stand in the unread
-    /// bytes behind `head`, with a tag behind them.
+    /// Bytes of frames that are decrypted and checked, and whose events are not returned yet. They
+    /// are in the unread bytes after `head`, and a tag follows them.
     pub(super) opened: usize,
-    /// Bytes of the record's length before them, as long as it has not been consumed.
+    /// Bytes of the record's length in front of them, until they are consumed.
     head: usize,
     pub(super) own_close: OwnClose,
-    /// The reason and last id of the peer's CLOSE.
+    /// The code and the last id of the peer's CLOSE.
     pub(super) their_close: Option<(u8, u32)>,
     pong: Option<[u8; 8]>,
-    /// The eight bytes of the first ping, drawn at random; the next ones count up.
+    /// The eight bytes of the first PING, which are random. Each later one adds 1.
     first_ping: u64,
-    /// How many pings were asked for.
+    /// How many PINGs there were, with the one that is pending.
     pings: u64,
-    pub(super) ping_owed: bool,
-    /// REFUSEs that are owed: ids, and their codes apart, as pairs would take three bytes more
-    /// each.
+    pub(super) ping_pending: bool,
+    /// Pending REFUSEs: their ids, and apart their codes. Pairs would take three bytes more each.
     refusals: ([u32; REFUSALS], [u8; REFUSALS]),
     refused: usize,
-    /// A record could not be sealed. What it held is lost, so nothing may follow it.
+    /// A record could not be sealed. Its frames are lost, so nothing may follow them.
     exhausted: bool,
 }
 
-/// One frame of the opened record.
+/// A frame of the opened record.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Told<'u> {
+pub(super) struct OpenedFrame<'u> {
     pub(super) head: FrameHead,
     pub(super) body: &'u [u8],
-    /// What is consumed with it.
+    /// Unread bytes that are consumed with it.
     pub(super) consumed: usize,
 }
 
-/// A record's place and what is needed for it.
+/// Whether a whole record has arrived, and its total length.
 pub(super) enum Record {
     Short(usize),
     Whole(usize),
@@ -87,14 +84,14 @@ impl<A: Aead> Link<A> {
             pong: None,
             first_ping: 0,
             pings: 0,
-            ping_owed: false,
+            ping_pending: false,
             refusals: ([0; REFUSALS], [0; REFUSALS]),
             refused: 0,
             exhausted: false,
         }
     }
 
-    /// Judges the length at the front of `unread`; `longest` is the longest that may come now.
+    /// Checks the length at the front of `unread`. `longest` replaces this side's limit.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn record(&self, unread: &[u8], longest: Option<u16>) -> Result<Record, ConnectionError> {
         let Some(length) = unread.first_chunk::<RECORD_HEAD>() else {
@@ -116,7 +113,7 @@ impl<A: Aead> Link<A> {
         })
     }
 
-    /// Opens the record of `total` bytes at the front of `unread`, and lends its frames.
+    /// Decrypts the record of `total` bytes at the front of `unread`, and returns its frames.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn open<'u, C: Crypto<Aead = A>>(
         &mut self,
@@ -132,51 +129,50 @@ impl<A: Aead> Link<A> {
         Ok(text)
     }
 
-    /// Whether a record of the peer's has been opened.
+    /// Whether a record of the peer was decrypted.
     pub(super) const fn has_opened(&self) -> bool {
         self.recv.has_begun()
     }
 
-    /// Whether a record has been sealed.
+    /// Whether a record was sealed.
     pub(super) const fn has_sealed(&self) -> bool {
         self.send.has_begun()
     }
 
-    /// Where in the unread bytes the next frame of the opened record begins.
+    /// Where the next frame of the opened record starts in the unread bytes.
     #[cfg_attr(not(target_os = "none"), inline)]
-    pub(super) const fn at(&self) -> usize {
+    pub(super) const fn offset(&self) -> usize {
         self.head
     }
 
-    /// The next frame of the opened record, which begins at `at` in `unread`. It is not counted as
-    /// told yet.
+    /// The frame of the opened record that starts at `at` in `unread`. It is not consumed yet.
     #[cfg_attr(not(target_os = "none"), inline)]
-    pub(super) fn next_frame<'u>(&self, unread: &'u [u8], at: usize) -> Option<Told<'u>> {
+    pub(super) fn next_frame<'u>(&self, unread: &'u [u8], at: usize) -> Option<OpenedFrame<'u>> {
         let frames = unread.get(at..at + self.opened)?;
         let (head, body) = FrameHead::read(frames)?;
         let length = FRAME_HEAD + body.len();
         let last = length == self.opened;
         let consumed = at + length + if last { TAG_LENGTH } else { 0 };
-        Some(Told { head, body, consumed })
+        Some(OpenedFrame { head, body, consumed })
     }
 
-    /// Counts a frame as told; what is consumed with it is consumed.
+    /// Consumes a frame.
     #[cfg_attr(not(target_os = "none"), inline)]
-    pub(super) fn tell(&mut self, told: &Told<'_>) {
-        self.opened = self.opened.saturating_sub(FRAME_HEAD + usize::from(told.head.length));
+    pub(super) fn consume(&mut self, frame: &OpenedFrame<'_>) {
+        self.opened = self.opened.saturating_sub(FRAME_HEAD + usize::from(frame.head.length));
         self.head = 0;
     }
 
-    /// Pings begin with these eight bytes.
+    /// Sets the eight bytes of the first PING.
     pub(super) fn set_first_ping(&mut self, first: u64) {
         self.first_ping = first;
     }
 
-    /// Owes a ping, unless one is owed, and says which that is.
-    pub(super) fn owe_ping(&mut self) -> u64 {
-        if !self.ping_owed {
+    /// Queues a PING, unless one is pending, and returns its number.
+    pub(super) fn queue_ping(&mut self) -> u64 {
+        if !self.ping_pending {
             self.pings = self.pings.saturating_add(1);
-            self.ping_owed = true;
+            self.ping_pending = true;
         }
         self.pings
     }
@@ -185,24 +181,24 @@ impl<A: Aead> Link<A> {
         self.first_ping.wrapping_add(self.pings.saturating_sub(1)).to_be_bytes()
     }
 
-    /// Which of the pings that have gone these eight bytes are of.
+    /// The number of the sent PING that has these eight bytes.
     pub(super) fn ping_of(&self, bytes: [u8; 8]) -> Option<u64> {
         let number = u64::from_be_bytes(bytes).wrapping_sub(self.first_ping).wrapping_add(1);
-        let sent = self.pings - u64::from(self.ping_owed);
+        let sent = self.pings - u64::from(self.ping_pending);
         (1..=sent).contains(&number).then_some(number)
     }
 
-    pub(super) fn owe_pong(&mut self, bytes: &[u8]) {
-        // The latest PING is the one to answer.
+    pub(super) fn queue_pong(&mut self, bytes: &[u8]) {
+        // Only the latest PING is answered.
         self.pong = bytes.first_chunk().copied().or(self.pong);
     }
 
-    /// Whether a REFUSE could be owed besides those that are.
+    /// Whether there is room for another pending REFUSE.
     pub(super) const fn can_refuse(&self) -> bool {
         self.refused < REFUSALS
     }
 
-    pub(super) fn owe_refusal(&mut self, id: u32, code: u8) {
+    pub(super) fn queue_refusal(&mut self, id: u32, code: u8) {
         let (ids, codes) = &mut self.refusals;
         if let (Some(place), Some(reason)) = (ids.get_mut(self.refused), codes.get_mut(self.refused)) {
             *place = id;
@@ -212,19 +208,19 @@ impl<A: Aead> Link<A> {
     }
 
     #[cfg_attr(not(target_os = "none"), inline)]
-    pub(super) const fn owes_refusals(&self) -> bool {
+    pub(super) const fn has_refusals(&self) -> bool {
         self.refused > 0
     }
 
-    /// Nobody sends a second CLOSE for any reason.
-    pub(super) fn owe_close(&mut self, code: u8, last: u32) {
+    /// Queues a CLOSE. A side sends at most one.
+    pub(super) fn queue_close(&mut self, code: u8, last: u32) {
         match self.own_close {
-            OwnClose::None => self.own_close = OwnClose::Owed { code, last },
-            // The end at once goes before a drain that has not been announced yet.
-            OwnClose::Owed { .. } if code == close::PROTOCOL_ERROR || code == close::IDLE => {
-                self.own_close = OwnClose::Owed { code, last };
+            OwnClose::None => self.own_close = OwnClose::Pending { code, last },
+            // An immediate end replaces a drain that is not sealed yet.
+            OwnClose::Pending { .. } if code == close::PROTOCOL_ERROR || code == close::IDLE => {
+                self.own_close = OwnClose::Pending { code, last };
             }
-            OwnClose::Owed { .. } | OwnClose::Sent { .. } => {}
+            OwnClose::Pending { .. } | OwnClose::Sent { .. } => {}
         }
     }
 
@@ -232,9 +228,8 @@ impl<A: Aead> Link<A> {
         matches!(self.own_close, OwnClose::Sent { .. })
     }
 
-    /// Writes the frames that go before any message: PONG, REFUSE, PING. They are no longer owed
-    /// once written.
-    pub(super) fn write_owed(&mut self, writer: &mut Writer<'_, '_>) {
+    /// Writes pending PONG, REFUSE and PING, which go before any message.
+    pub(super) fn write_pending(&mut self, writer: &mut Writer<'_, '_>) {
         if let Some(bytes) = self.pong
             && writer.frame(kind::PONG, 0, &bytes, &[])
         {
@@ -247,8 +242,8 @@ impl<A: Aead> Link<A> {
     }
 
     pub(super) fn write_ping(&mut self, writer: &mut Writer<'_, '_>) {
-        if self.ping_owed && writer.frame(kind::PING, 0, &self.ping_bytes(), &[]) {
-            self.ping_owed = false;
+        if self.ping_pending && writer.frame(kind::PING, 0, &self.ping_bytes(), &[]) {
+            self.ping_pending = false;
         }
     }
 
@@ -267,14 +262,14 @@ impl<A: Aead> Link<A> {
     }
 
     pub(super) fn write_close(&mut self, writer: &mut Writer<'_, '_>) {
-        if let OwnClose::Owed { code, last } = self.own_close
+        if let OwnClose::Pending { code, last } = self.own_close
             && writer.frame(kind::CLOSE, last, &[code], &[])
         {
             self.own_close = OwnClose::Sent { last };
         }
     }
 
-    /// Seals the open record, and says whether every record up to now could be sealed.
+    /// Seals the open record, and returns whether all records up to now could be sealed.
     pub(super) fn finish_last<C: Crypto<Aead = A>>(&mut self, crypto: &C, writer: &mut Writer<'_, '_>) -> bool {
         self.finish(crypto, writer).is_ok() && !self.exhausted
     }
@@ -290,16 +285,16 @@ impl<A: Aead> Link<A> {
         finished
     }
 
-    /// Bytes of frames that are owed at the most.
+    /// The most bytes that pending frames take.
     #[cfg_attr(not(target_os = "none"), inline)]
-    pub(super) fn owed(&self) -> usize {
-        let fifteen = usize::from(self.pong.is_some()) + usize::from(self.ping_owed);
-        let close = usize::from(matches!(self.own_close, OwnClose::Owed { .. }));
+    pub(super) fn pending_size(&self) -> usize {
+        let fifteen = usize::from(self.pong.is_some()) + usize::from(self.ping_pending);
+        let close = usize::from(matches!(self.own_close, OwnClose::Pending { .. }));
         fifteen * (FRAME_HEAD + 8) + (self.refused + close) * (FRAME_HEAD + 1)
     }
 }
 
-/// The code of a reason, and the reason of a code; an unknown code reads as 0.
+/// The code of a reason.
 pub(super) const fn code_of(reason: CloseReason) -> u8 {
     match reason {
         CloseReason::Done => close::DONE,
@@ -308,6 +303,7 @@ pub(super) const fn code_of(reason: CloseReason) -> u8 {
     }
 }
 
+/// The reason of a code. An unknown code means `Done`.
 pub(super) const fn reason_of(code: u8) -> CloseReason {
     match code {
         close::SHUTTING_DOWN => CloseReason::ShuttingDown,
@@ -316,7 +312,7 @@ pub(super) const fn reason_of(code: u8) -> CloseReason {
     }
 }
 
-/// Drops the first `count`, the others keeping their order.
+/// Drops the first `count` items and moves the others to the front.
 fn move_up<T: Copy>(places: &mut [T; REFUSALS], count: usize) {
     let before = *places;
     for (place, value) in places.iter_mut().zip(before.iter().skip(count)) {

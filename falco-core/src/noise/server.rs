@@ -1,5 +1,5 @@
-//! A server's side of one connection on the noise wire: the handshake, time, sending. What frames
-//! do is in `server_frames`.
+//! The server side of a connection on the noise wire: the handshake and deadlines. `server_frames`
+//! has what received frames do, `server_write` what is sent.
 
 use core::fmt;
 
@@ -12,7 +12,7 @@ use super::key::{NoiseServer, Ring, prologue};
 use super::layout::{Accepts, CLEAR, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, WELCOME_LENGTH, WIRE, kind};
 use super::link::{Link, OwnClose, Record, code_of};
 use super::table::{RequestTable, State};
-use super::write::{self, check_length, of_owed};
+use super::write::{self, check_length, pending_only};
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, EntropyError, Misuse, OutputTooSmall, ReplyError, SealError};
 use crate::event::{Received, ServerReceived, ServerWait};
@@ -25,8 +25,7 @@ use crate::settings::Settings;
 use crate::time::{Instant, Span};
 use crate::wipe::with_stack_wiped;
 
-/// What a server remembers of one connection; [`ServerConnection`](crate::ServerConnection) drives
-/// it.
+/// The state of one connection. [`ServerConnection`](crate::ServerConnection) drives it.
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 pub struct ServerSession<T, C: Crypto> {
     pub(super) base: Base<Handshake, C::Aead>,
@@ -34,35 +33,34 @@ pub struct ServerSession<T, C: Crypto> {
     pub(super) requests: Requests<T>,
 }
 
-/// The requests of a connection, with what bounds them.
+/// The requests of a connection, and their limits.
 pub(super) struct Requests<T> {
     pub(super) table: T,
-    /// The last number begun, or counted as begun.
+    /// The last request that has begun, admitted or not.
     pub(super) begun: u32,
     pub(super) max_message: u32,
     pub(super) max_in_flight: u16,
     pub(super) max_held: u32,
-    /// Bytes of requests that have had no end.
+    /// Bytes of requests in flight that have arrived.
     pub(super) held: u32,
-    /// The first number that is skipped, once the server has said that it closes.
+    /// The last request before this side's CLOSE. Later ones are skipped.
     pub(super) last: Option<u32>,
-    /// When the request that has been half received for longest is to be looked at.
+    /// When the request whose last part is oldest may be stale.
     pub(super) stale: Option<Instant>,
-    /// Of that time.
+    /// The grace period of that time.
     pub(super) grace: GracePeriod,
-    /// Requests whose [`Abandoned`](ServerEvent::Abandoned) is still to be told, in the state
-    /// `Lost`.
+    /// Requests in the state `Lost`, whose event is pending.
     pub(super) lost: u32,
     pub(super) lifetime: Span,
 }
 
 pub(super) enum Handshake {
-    /// The hello is to come; the private half of the ephemeral key is held here.
+    /// The hello has not arrived. This is the private half of the ephemeral key.
     Hello(Zeroizing<[u8; 32]>),
     Welcome(Welcome),
 }
 
-/// A welcome that is owed, and what it leads to.
+/// A pending welcome, and the keys that follow it.
 pub(super) struct Welcome {
     pub(super) bytes: [u8; WELCOME_LENGTH],
     pub(super) keys: Outcome,
@@ -98,8 +96,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         Ok(Received::Skip { consumed: HELLO_LENGTH })
     }
 
-    /// Reads the hello and makes the welcome. An unknown id takes the same way as a wrong key, to
-    /// the same end.
+    /// Reads the hello and writes the welcome. An unknown id takes the same path as a wrong key, to
+    /// the same result.
     fn accept<R: Ring, X: AsRef<[u8]>>(
         &mut self,
         server: &NoiseServer<T, R, C, X>,
@@ -115,7 +113,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         let theirs = Accepts::decode(settings, false).filter(|_| known)?;
         let mut bytes = [0; WELCOME_LENGTH];
         let ours = self.base.ours;
-        // Used once, and gone with its phase: what is kept could open what was recorded.
+        // It is used once and dropped with its phase: with it recorded traffic could be read.
         let Phase::Handshake(Handshake::Hello(ephemeral)) = &self.base.phase else {
             return None;
         };
@@ -128,8 +126,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         Some(Welcome { bytes, keys })
     }
 
-    /// Opens the next record, judges it, and lets it take effect on the tables. What it means to
-    /// the caller is told frame by frame after.
+    /// Decrypts the next record, checks it as a whole and applies it to the requests. `next_event`
+    /// then returns its events.
     #[inline]
     fn recv_record(&mut self, crypto: &C, unread: &mut [u8]) -> Result<Option<usize>, ConnectionError> {
         let first = !self.is_established();
@@ -145,7 +143,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             return Err(self.base.fail(ConnectionError::Tampered));
         };
         if first {
-            // One PING and nothing else; anything else ends the connection without a word.
+            // It must be one PING. Anything else ends the connection without a CLOSE.
             let (&[found, a, b, c, d, ..], true) = (&*frames, frames.len() == FRAME_HEAD + 8) else {
                 return Err(self.base.fail(ConnectionError::Protocol));
             };
@@ -156,7 +154,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         let (last, in_flight) = (self.requests.begun, self.requests.table.len());
         let now = self.base.life.latest();
         if link.judge_client_record(&mut self.requests, frames, now).is_err() {
-            return Err(self.base.break_off(last, in_flight));
+            return Err(self.base.fail_protocol(last, in_flight));
         }
         self.base.life.restart();
         self.base.start_drain();
@@ -164,23 +162,22 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     }
 
     const fn is_established(&self) -> bool {
-        self.base.proved
+        self.base.first_ping_done
     }
 
-    /// Gives up requests of which nothing has come for a lifetime, unless nothing can come because
-    /// nothing is read.
+    /// Gives up requests of which nothing has arrived for a lifetime, unless the caller does not
+    /// read.
     fn drop_stale(&mut self) {
         if !self.base.life.is_paused() {
             self.requests.drop_stale(self.base.life.latest());
         }
     }
 
-    /// Whether everything that was begun has completed, on a connection on which nothing more
-    /// begins.
+    /// Whether the connection is closing and all requests have completed.
     #[inline]
     pub(super) fn is_drained(&self) -> bool {
         self.base.phase.link().is_some_and(|link| {
-            self.base.is_closing() && self.requests.table.len() == 0 && !link.owes_refusals() && link.opened == 0
+            self.base.is_closing() && self.requests.table.len() == 0 && !link.has_refusals() && link.opened == 0
         })
     }
 }
@@ -233,39 +230,39 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
         if let Some(end) = session.base.life.end() {
             return Err(end);
         }
-        // What has come is told before the time is looked at.
-        if session.has_more_to_tell() {
-            return session.tell(unread);
+        // Events of what has arrived come before the deadline.
+        if session.has_pending_event() {
+            return session.next_event(unread);
         }
         session.check(now)?;
         session.drop_stale();
-        if let Some(told) = session.tell_lost() {
+        if let Some(told) = session.next_lost() {
             return Ok(told);
         }
         match session.base.phase {
             Phase::Handshake(Handshake::Hello(_)) => with_stack_wiped(|| session.recv_hello(self, unread)),
             Phase::Handshake(Handshake::Welcome(_)) => Ok(Received::Wait(ServerWait::TransmitFirst)),
-            // The answer to the first PING goes out before a request is looked at: a client whose
-            // stream ends before it has heard anything knows that no handler has run.
-            Phase::Transport(ref link) if session.base.proved && !link.has_sealed() => {
+            // The answer to the first PING is sealed before a request is read. So a client whose
+            // stream ends before any record arrives knows that no handler has run.
+            Phase::Transport(ref link) if session.base.first_ping_done && !link.has_sealed() => {
                 Ok(Received::Wait(ServerWait::TransmitFirst))
             }
             Phase::Transport(_) => {
                 if let Some(total) = session.recv_record(&self.crypto, unread)? {
                     return Ok(Received::NeedMore { total });
                 }
-                if !session.base.proved {
-                    session.base.proved = true;
-                    return session.tell_established(unread);
+                if !session.base.first_ping_done {
+                    session.base.first_ping_done = true;
+                    return session.report_established(unread);
                 }
-                session.tell(unread)
+                session.next_event(unread)
             }
         }
     }
 
     fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
         let _ = session.check(now);
-        of_owed(session.write(self, core::iter::empty(), out))
+        pending_only(session.write(self, core::iter::empty(), out))
     }
 
     fn seal<'m, I>(
@@ -292,7 +289,8 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
         self.check(now)?;
         let closed = self.base.close_has_gone();
         Err(self.base.fail(match (unread.is_empty(), self.is_established()) {
-            // What runs still gets its end: the client has only shut down its sending half.
+            // Requests that the handler has are still answered: the client only shut down its
+            // sending half.
             (true, true) if closed => {
                 self.requests.lose_half_received();
                 return Ok(());
@@ -303,8 +301,8 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
     }
 
     fn seal_size(&self, length: usize) -> usize {
-        let owed = self.base.phase.link().map_or(0, Link::owed);
-        write::seal_size(length, owed, self.base.theirs.max_record).max(WELCOME_LENGTH)
+        let pending = self.base.phase.link().map_or(0, Link::pending_size);
+        write::seal_size(length, pending, self.base.theirs.max_record).max(WELCOME_LENGTH)
     }
 
     fn set_reading(&mut self, now: Instant, reading: bool) {
@@ -312,7 +310,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
             let paused = self.base.life.is_paused();
             self.base.life.set_reading(reading);
             if paused && reading {
-                // Nothing could be heard until now: each half request has its whole time.
+                // Nothing was read until now, so each request in part has its full time.
                 self.requests.touch(self.base.life.latest());
             }
         }
@@ -333,7 +331,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
             return;
         };
         if link.own_close == OwnClose::None {
-            link.owe_close(code_of(reason), self.requests.begun);
+            link.queue_close(code_of(reason), self.requests.begun);
             self.requests.last = Some(self.requests.begun);
             self.base.start_drain();
         }
@@ -369,7 +367,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
 
 impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {
     fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError> {
-        // Of a request half received there is nothing to answer yet, and an answer begins once.
+        // A request in part cannot be answered yet, and an answer begins once.
         if self.waiting(id)? != State::Waiting {
             return Err(ReplyError::NotWaiting(id));
         }
@@ -386,14 +384,14 @@ impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {
         let Some(link) = self.base.phase.link_mut().filter(|link| link.can_refuse()) else {
             return Err(ReplyError::TransmitFirst);
         };
-        link.owe_refusal(id.number(), super::refusal_code(refusal));
+        link.queue_refusal(id.number(), super::refusal_code(refusal));
         self.requests.complete(id.number());
         Ok(())
     }
 }
 
 impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
-    /// Where the request `id` is, which is owed an end.
+    /// The state of the request `id`, if it is in flight.
     #[inline]
     fn waiting(&self, id: RequestId) -> Result<State, ReplyError> {
         if let Some(end) = self.base.life.end() {

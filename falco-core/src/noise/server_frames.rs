@@ -1,4 +1,5 @@
-//! What the frames of a client do to a server: judged a record at a time, told a frame at a time.
+//! What the frames of a client do to a server. A record is checked as a whole, then each frame is
+//! returned as an event.
 
 use super::base::mark_frames;
 use super::layout::{FrameHead, TOTAL, kind};
@@ -14,11 +15,11 @@ use crate::message::RequestId;
 use crate::time::{Instant, Span};
 
 impl<A: Aead> Link<A> {
-    /// Judges all frames of a record in order and lets them take effect on `requests`. Each frame's
-    /// kind is replaced by a mark: what is to be told of it.
+    /// Checks all frames of a record in order and applies them to `requests`. Replaces the kind of
+    /// each frame by a mark that says which event it is.
     ///
-    /// Where a frame breaks the rules the connection is over, so that what the frames before it did
-    /// shows nowhere.
+    /// If a frame breaks the rules, the connection ends, and the effects of the frames before it
+    /// are never visible.
     #[inline]
     pub(super) fn judge_client_record<T: RequestTable>(
         &mut self,
@@ -41,7 +42,7 @@ impl<A: Aead> Link<A> {
         match (head.kind, head.id) {
             (kind::SKIPPED.., _) => Ok(mark::SKIP),
             (kind::PING, 0) if length == 8 => {
-                self.owe_pong(body);
+                self.queue_pong(body);
                 Ok(mark::PING)
             }
             (kind::PONG, 0) if length == 8 => Ok(mark::SKIP),
@@ -78,7 +79,7 @@ impl<A: Aead> Link<A> {
         }
     }
 
-    /// Whether a request of this number may begin.
+    /// Notes that a request with this number begins.
     #[inline]
     fn begin<T: RequestTable>(&self, requests: &mut Requests<T>, id: u32) -> Result<(), Broken> {
         if id <= requests.begun || self.their_close.is_some() {
@@ -90,7 +91,8 @@ impl<A: Aead> Link<A> {
 }
 
 impl<T: RequestTable> Requests<T> {
-    /// Takes a request of which `received` of `total` bytes have come, or marks why not.
+    /// Admits a request of which `received` of `total` bytes have arrived, or returns the mark that
+    /// says why not.
     #[inline]
     fn admit(&mut self, id: u32, total: u32, received: u32, now: Instant) -> u8 {
         if self.last.is_some() {
@@ -123,12 +125,12 @@ impl<T: RequestTable> Requests<T> {
             return mark::WHOLE;
         }
         if self.stale.is_none() {
-            self.look_at(Some(now + self.lifetime));
+            self.set_stale(Some(now + self.lifetime));
         }
         mark::BEGIN
     }
 
-    /// Whether so many bytes more can be held. Whoever adds them has asked.
+    /// Whether so many more bytes may be held. Ask it before bytes are added.
     fn has_room(&self, bytes: u32) -> bool {
         self.held.checked_add(bytes).is_some_and(|held| held <= self.max_held)
     }
@@ -189,25 +191,25 @@ impl<T: RequestTable> Requests<T> {
         self.table.remove(place);
     }
 
-    /// Counts the silence of all that is half received from `now`.
+    /// Counts the silence of all requests in part from `now`.
     pub(super) fn touch(&mut self, now: Instant) {
         for slot in self.table.iter_mut() {
             slot.touched = millis(now);
         }
-        self.look_at(self.stale.map(|_| now + self.lifetime));
+        self.set_stale(self.stale.map(|_| now + self.lifetime));
     }
 
-    /// When what is half received is to be looked at.
-    fn look_at(&mut self, stale: Option<Instant>) {
+    /// Sets when requests in part may be stale.
+    fn set_stale(&mut self, stale: Option<Instant>) {
         self.stale = stale;
         self.grace = GracePeriod::UNUSED;
     }
 
-    /// What had come by `now` is taken before anything counts as stale.
+    /// A late poll: what arrived before `now` is read before a request counts as stale.
     pub(super) fn handle_late_poll(&mut self, now: Instant) {
         let late = |stale: Instant| (now + Span::TICK).span_since(stale);
-        // For longer than a lifetime nothing is kept, as the connection is not; and the silence of
-        // each request is told in 32 bits.
+        // At most a lifetime late, as for the connection. The silence of a request has to fit 32
+        // bits.
         if let Some(late) = self.stale.filter(|stale| *stale <= now).map(late)
             && late <= self.lifetime
             && self.lifetime.as_millis() + late.as_millis() + 2_000 < u64::from(u32::MAX)
@@ -217,18 +219,18 @@ impl<T: RequestTable> Requests<T> {
         }
     }
 
-    /// Gives up requests that are half received: the stream has ended in order, and what is missing
-    /// of them never comes.
+    /// Gives up all requests in part: the client closed and ended the stream, so the rest of them
+    /// will not arrive.
     pub(super) fn lose_half_received(&mut self) {
         for slot in self.table.iter_mut().filter(|slot| slot.state == State::Receiving) {
             slot.state = State::Lost;
             self.lost += 1;
         }
         self.table.note_lost(1);
-        self.look_at(None);
+        self.set_stale(None);
     }
 
-    /// Gives up requests of which nothing has come for a lifetime.
+    /// Gives up requests of which nothing has arrived for a lifetime.
     pub(super) fn drop_stale(&mut self, now: Instant) {
         let Some(stale) = self.stale.filter(|stale| now >= *stale) else {
             return;
@@ -237,8 +239,8 @@ impl<T: RequestTable> Requests<T> {
         let lifetime = self.lifetime.as_millis();
         let (mut left, mut first_lost): (Option<u64>, u32) = (None, u32::MAX);
         for slot in self.table.iter_mut().filter(|slot| slot.state == State::Receiving) {
-            // The first of them is due at `stale`, so that up to there no time is longer than 32
-            // bits can tell, however late this is.
+            // No silence is longer than a lifetime at `stale`, so that it fits 32 bits, however
+            // late this call is.
             let silent = late.saturating_add(millis(stale).wrapping_sub(slot.touched).into());
             if silent >= lifetime {
                 slot.state = State::Lost;
@@ -249,55 +251,55 @@ impl<T: RequestTable> Requests<T> {
             }
         }
         self.table.note_lost(first_lost);
-        self.look_at(left.map(|left| now + Span::from_millis(left)));
+        self.set_stale(left.map(|left| now + Span::from_millis(left)));
     }
 }
 
 impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
-    /// The first record's PING: its frame is told as the establishment.
-    pub(super) fn tell_established(&mut self, unread: &[u8]) -> Result<ServerReceived<'static>, ConnectionError> {
+    /// Returns the PING of the first record as `Established`.
+    pub(super) fn report_established(&mut self, unread: &[u8]) -> Result<ServerReceived<'static>, ConnectionError> {
         let consumed = self.base.phase.link_mut().and_then(|link| {
-            let told = link.next_frame(unread, link.at())?;
-            link.tell(&told);
-            Some(told.consumed)
+            let frame = link.next_frame(unread, link.offset())?;
+            link.consume(&frame);
+            Some(frame.consumed)
         });
         Ok(Received::Event {
-            consumed: consumed.ok_or_else(|| self.base.lose_place())?,
+            consumed: consumed.ok_or_else(|| self.base.fail_misplaced())?,
             event: ServerEvent::Established,
         })
     }
 
-    /// Whether something has taken effect that has not been told.
+    /// Whether there are events of what was already applied.
     #[inline]
-    pub(super) fn has_more_to_tell(&self) -> bool {
+    pub(super) fn has_pending_event(&self) -> bool {
         self.requests.lost > 0 || self.base.phase.link().is_some_and(|link| link.opened > 0)
     }
 
-    /// Tells the next thing that has taken effect: a request given up, or the next frame of the
-    /// opened record.
+    /// Returns the next event: of the next frame of the opened record, or of a request that was
+    /// given up.
     #[inline]
-    pub(super) fn tell<'u>(&mut self, unread: &'u [u8]) -> Result<ServerReceived<'u>, ConnectionError> {
+    pub(super) fn next_event<'u>(&mut self, unread: &'u [u8]) -> Result<ServerReceived<'u>, ConnectionError> {
         let Some(link) = self.base.phase.link_mut() else {
             return Ok(Received::Wait(ServerWait::TransmitFirst));
         };
         let mut skipped = 0;
         while link.opened > 0 {
-            let Some(told) = link.next_frame(unread, skipped + link.at()) else {
-                return Err(self.base.lose_place());
+            let Some(frame) = link.next_frame(unread, skipped + link.offset()) else {
+                return Err(self.base.fail_misplaced());
             };
-            let id = RequestId::new(self.base.serial, told.head.id);
-            let body = told.body;
-            // A request half told may have completed since its frames were judged.
-            let gone = || self.requests.table.find(told.head.id).is_none();
+            let id = RequestId::new(self.base.serial, frame.head.id);
+            let body = frame.body;
+            // A request in part may have completed since its frames were checked.
+            let gone = || self.requests.table.find(frame.head.id).is_none();
             let code = body.first().copied().unwrap_or(close::DONE);
-            let event = match told.head.kind {
+            let event = match frame.head.kind {
                 mark::PART | mark::LAST_PART | mark::CANCELLED if gone() => None,
                 mark::WHOLE => Some(ServerEvent::Request { id, body }),
                 mark::WHOLE_BEGUN | mark::BEGIN => {
                     let Some((total, body)) = body.split_first_chunk::<TOTAL>() else {
-                        return Err(self.base.lose_place());
+                        return Err(self.base.fail_misplaced());
                     };
-                    Some(if told.head.kind == mark::BEGIN {
+                    Some(if frame.head.kind == mark::BEGIN {
                         let total = u32::from_be_bytes(*total);
                         ServerEvent::Begin { id, total, body }
                     } else {
@@ -323,29 +325,29 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
                             Received::Wait(ServerWait::TransmitFirst)
                         });
                     }
-                    link.owe_refusal(told.head.id, super::refusal_of_mark(told.head.kind));
-                    let abandoned = matches!(told.head.kind, mark::ABANDONED_BUSY | mark::ABANDONED_CANCELLED);
+                    link.queue_refusal(frame.head.id, super::refusal_of_mark(frame.head.kind));
+                    let abandoned = matches!(frame.head.kind, mark::ABANDONED_BUSY | mark::ABANDONED_CANCELLED);
                     abandoned.then_some(ServerEvent::Abandoned { id })
                 }
                 _ => None,
             };
-            link.tell(&told);
+            link.consume(&frame);
             if let Some(event) = event {
                 return Ok(Received::Event {
-                    consumed: told.consumed,
+                    consumed: frame.consumed,
                     event,
                 });
             }
-            skipped = told.consumed;
+            skipped = frame.consumed;
         }
         if skipped > 0 {
             return Ok(Received::Skip { consumed: skipped });
         }
-        Ok(self.tell_lost().unwrap_or(Received::Wait(ServerWait::TransmitFirst)))
+        Ok(self.next_lost().unwrap_or(Received::Wait(ServerWait::TransmitFirst)))
     }
 
-    /// Tells of a request that was given up because nothing more of it came, if there is one.
-    pub(super) fn tell_lost<'u>(&mut self) -> Option<ServerReceived<'u>> {
+    /// Returns the event of the next request that was given up, if there is one.
+    pub(super) fn next_lost<'u>(&mut self) -> Option<ServerReceived<'u>> {
         if self.requests.lost == 0 {
             return None;
         }
@@ -354,7 +356,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         if !link.can_refuse() {
             return Some(Received::Wait(ServerWait::TransmitFirst));
         }
-        link.owe_refusal(lost, super::refusal::NOT_PROCESSED);
+        link.queue_refusal(lost, super::refusal::NOT_PROCESSED);
         self.requests.lost -= 1;
         self.requests.complete(lost);
         Some(Received::Event {

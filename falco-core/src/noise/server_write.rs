@@ -1,4 +1,4 @@
-//! What a server says: its welcome, what it owes, its answers, its last CLOSE.
+//! What a server sends: its welcome, pending output, answers, and the CLOSE after the last of them.
 
 use super::base::Phase;
 use super::key::{NoiseServer, Ring};
@@ -7,7 +7,7 @@ use super::link::{Link, close};
 use super::record::Direction;
 use super::server::{Handshake, Requests, ServerSession};
 use super::table::{RequestTable, State};
-use super::write::{in_turn, of_nothing, write_message};
+use super::write::{nothing_written, write_each, write_message};
 use super::writer::Writer;
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, OutputTooSmall, SealError};
@@ -24,9 +24,9 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     ) -> Result<usize, SealError> {
         let crypto = &server.crypto;
         if let Some(end) = self.base.life.end() {
-            return self.base.write_last(crypto, end, out);
+            return self.base.write_pending_close(crypto, end, out);
         }
-        if !self.base.proved {
+        if !self.base.first_ping_done {
             return with_stack_wiped(|| self.write_welcome(server, out));
         }
         let Some(link) = self.base.phase.link_mut() else {
@@ -34,15 +34,15 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         };
         let given = out.len();
         let mut writer = Writer::new(out, link.their_max_record);
-        let owed = link.owed();
-        let mut trouble = None;
-        if owed > 0 {
-            link.write_owed(&mut writer);
+        let pending = link.pending_size();
+        let mut error = None;
+        if pending > 0 {
+            link.write_pending(&mut writer);
             link.write_close(&mut writer);
         }
-        if owed == 0 || link.owed() == 0 {
+        if pending == 0 || link.pending_size() == 0 {
             let serial = self.base.serial;
-            trouble = in_turn(messages, |(message, body)| {
+            error = write_each(messages, |(message, body)| {
                 self.requests
                     .write_answer(crypto, link, serial, message, body, &mut writer)
             });
@@ -57,7 +57,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         if written > 0 {
             return Ok(written);
         }
-        of_nothing(trouble, owed, given)
+        nothing_written(error, pending, given)
     }
 
     fn write_welcome<R: Ring, X: AsRef<[u8]>>(
@@ -84,12 +84,12 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         Ok(WELCOME_LENGTH)
     }
 
-    /// The end in good order: a CLOSE, if none was sent, and nothing after it.
+    /// Ends the connection after its last answer: with a CLOSE, if none was sent before.
     fn write_last_close(&mut self, crypto: &C, out: &mut [u8]) -> usize {
         let Some(link) = self.base.phase.link_mut() else {
             return 0;
         };
-        link.owe_close(close::DONE, self.requests.begun);
+        link.queue_close(close::DONE, self.requests.begun);
         let mut writer = Writer::new(out, link.their_max_record);
         link.write_close(&mut writer);
         if !link.finish_last(crypto, &mut writer) {
@@ -104,8 +104,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
 }
 
 impl<T: RequestTable> Requests<T> {
-    /// Writes the next frame of an answer, beginning a record where the open one is full. `false`:
-    /// the output is full.
+    /// Writes the next frame of an answer, in a new record if the open one is full. `false` if the
+    /// output is full.
     #[inline]
     fn write_answer<'m, C: Crypto>(
         &mut self,
@@ -121,7 +121,7 @@ impl<T: RequestTable> Requests<T> {
         }
         message.check(serial, body)?;
         let id = message.id().number();
-        // An answer begins once: a second one for the same request finds it under way.
+        // An answer begins once. A second one for the same request finds it in another state.
         let expected = if message.sealed() == 0 {
             State::Waiting
         } else {

@@ -1,5 +1,5 @@
-//! What both sides have in common when they write: a message's next frame, turns, and what a call
-//! of `seal` comes to.
+//! What both roles have in common when they write: the next frame of a message, turns, sizes and
+//! results.
 
 use super::layout::{FRAME_HEAD, HELLO_LENGTH, RECORD_HEAD, RECORD_OVERHEAD, TOTAL, kind};
 use super::link::Link;
@@ -9,10 +9,10 @@ use crate::error::{ConnectionError, OutputTooSmall, RequestError, SealError};
 use crate::session::BufferSizes;
 use crate::settings::Settings;
 
-/// Gives each message its turn, until the output is full (`false`) or there is trouble with one,
-/// which is returned.
+/// Writes each message with `turn`, until that returns `false` because the output is full, or an
+/// error, which is returned.
 #[inline]
-pub(super) fn in_turn<M>(
+pub(super) fn write_each<M>(
     messages: impl Iterator<Item = M>,
     mut turn: impl FnMut(M) -> Result<bool, SealError>,
 ) -> Option<SealError> {
@@ -20,18 +20,18 @@ pub(super) fn in_turn<M>(
         match turn(message) {
             Ok(true) => {}
             Ok(false) => return None,
-            Err(trouble) => return Some(trouble),
+            Err(error) => return Some(error),
         }
     }
     None
 }
 
-/// What came of writing nothing, of `given` bytes of output, where `owed` bytes of frames were to
-/// go.
-pub(super) fn of_nothing(trouble: Option<SealError>, owed: usize, given: usize) -> Result<usize, SealError> {
-    match trouble {
-        Some(trouble) => Err(trouble),
-        None if owed > 0 => Err(OutputTooSmall {
+/// The result of a call that wrote nothing into `given` bytes of output, although `pending` bytes
+/// of frames were pending.
+pub(super) fn nothing_written(error: Option<SealError>, pending: usize, given: usize) -> Result<usize, SealError> {
+    match error {
+        Some(error) => Err(error),
+        None if pending > 0 => Err(OutputTooSmall {
             needed: RECORD_OVERHEAD + FRAME_HEAD + 8,
             given,
         }
@@ -40,8 +40,8 @@ pub(super) fn of_nothing(trouble: Option<SealError>, owed: usize, given: usize) 
     }
 }
 
-/// Of what came of writing, what concerns someone who has no messages: an end is told elsewhere.
-pub(super) fn of_owed(wrote: Result<usize, SealError>) -> Result<usize, OutputTooSmall> {
+/// The result of a call that writes pending output alone. `recv` returns what ended the connection.
+pub(super) fn pending_only(wrote: Result<usize, SealError>) -> Result<usize, OutputTooSmall> {
     match wrote {
         Ok(written) => Ok(written),
         Err(SealError::OutputTooSmall(small)) => Err(small),
@@ -49,7 +49,7 @@ pub(super) fn of_owed(wrote: Result<usize, SealError>) -> Result<usize, OutputTo
     }
 }
 
-/// Whether a message of `length` bytes is within the limit.
+/// Checks that a message of `length` bytes is within the limit.
 #[inline]
 pub(super) fn check_length(length: usize, limit: u32) -> Result<(), RequestError> {
     let (length, limit) = (u64::try_from(length).unwrap_or(u64::MAX), u64::from(limit));
@@ -59,22 +59,23 @@ pub(super) fn check_length(length: usize, limit: u32) -> Result<(), RequestError
     Ok(())
 }
 
-/// Bytes of output with which a message of `length` bytes makes all the progress it can, where
-/// `owed` bytes of frames go before it and the peer reads records of `max_record` bytes.
-pub(super) fn seal_size(length: usize, owed: usize, max_record: u16) -> usize {
-    let frame = length.saturating_add(FRAME_HEAD + TOTAL).saturating_add(owed);
+/// Bytes of output with which one call makes all possible progress with a message of `length`
+/// bytes, if `pending` bytes of frames go before it and the peer reads records of `max_record`
+/// bytes.
+pub(super) fn seal_size(length: usize, pending: usize, max_record: u16) -> usize {
+    let frame = length.saturating_add(FRAME_HEAD + TOTAL).saturating_add(pending);
     let record = usize::from(max_record) + RECORD_HEAD;
-    // A record for what is owed, should it not fit beside a record full of the message.
+    // Pending frames may need a record of their own.
     frame
         .saturating_add(2 * RECORD_OVERHEAD)
-        .min(record + owed + RECORD_OVERHEAD)
+        .min(record + pending + RECORD_OVERHEAD)
 }
 
-/// The least of a large message that is worth a frame, where there is a choice.
+/// The least part of a large message that is worth a frame of its own.
 const LEAST_PART: usize = 256;
 
-/// A record is held whole before a byte of it is believed, and a handshake's message too. Messages
-/// are cut to an output of this size, whatever the peer reads.
+/// A record, or a message of the handshake, has to be complete before it can be decrypted. Messages
+/// are cut into parts that fit this output, whatever the peer reads.
 pub(super) fn buffer_sizes(settings: &Settings) -> BufferSizes {
     BufferSizes {
         unread: (usize::from(settings.max_record()) + RECORD_HEAD).max(HELLO_LENGTH),
@@ -82,8 +83,8 @@ pub(super) fn buffer_sizes(settings: &Settings) -> BufferSizes {
     }
 }
 
-/// Writes the next frame of a message of which `sealed` bytes have gone: all of it, where it fits a
-/// record, or as much as fits. Says how many bytes of the body went; `None` where the output is
+/// Writes the next frame of a message of which `sealed` bytes are sealed: the rest of it if that
+/// fits, or as much as fits. Returns how many bytes of the body it has, or `None` if the output is
 /// full.
 #[inline]
 pub(super) fn write_message<'m, C: Crypto>(
@@ -100,7 +101,7 @@ pub(super) fn write_message<'m, C: Crypto>(
     write_part(crypto, link, id, sealed, body, writer)
 }
 
-/// The same where a whole message does not fit the open record.
+/// `write_message` for a message that does not fit the open record as a whole.
 #[cold]
 fn write_part<'m, C: Crypto>(
     crypto: &C,
@@ -111,8 +112,8 @@ fn write_part<'m, C: Crypto>(
     writer: &mut Writer<'_, 'm>,
 ) -> Result<Option<usize>, SealError> {
     let rest = body.get(sealed..).unwrap_or_default();
-    // Cut where a record is the limit, and where an output large enough to be worth cutting for is:
-    // a device has less room than its server reads.
+    // A message is cut to the size of a record, and to that of the output if it is large enough for
+    // a worthwhile part: a device may have less output than its server reads.
     let output = writer.given().saturating_sub(RECORD_OVERHEAD);
     let limit = if output < FRAME_HEAD + TOTAL + LEAST_PART {
         writer.max()

@@ -1,5 +1,5 @@
-//! Builds records of frames in the caller's output: small bodies are copied together, the last body
-//! of a record goes from where it lies through the cipher to the output.
+//! Writes records of frames into the caller's output. The last body of a record is not copied: the
+//! cipher reads it from its place. The others are copied in front of it.
 
 use super::layout::{FRAME_HEAD, FrameHead, RECORD_HEAD, RECORD_OVERHEAD};
 use super::record::Direction;
@@ -11,9 +11,9 @@ pub(super) struct Writer<'o, 'b> {
     finished: usize,
     /// Bytes of frames in the open record, without `tail`.
     open: usize,
-    /// The body of the last frame of the open record, not copied yet.
+    /// The body of the last frame of the open record, which is not copied.
     tail: &'b [u8],
-    /// Bytes of frames that the peer takes in one record.
+    /// Bytes of frames that the peer reads in one record.
     max: usize,
 }
 
@@ -31,39 +31,39 @@ impl<'o, 'b> Writer<'o, 'b> {
         }
     }
 
-    /// Bytes of frames that a fresh record could hold at the most.
+    /// The most bytes of frames in one record.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) const fn max(&self) -> usize {
         self.max
     }
 
-    /// Bytes of output that there are in all.
+    /// The length of the output.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) const fn given(&self) -> usize {
         self.out.len()
     }
 
-    /// Whether the open record holds a frame.
+    /// Whether the open record has a frame.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) const fn is_open(&self) -> bool {
         self.open > 0
     }
 
-    /// Bytes of all records so far.
+    /// Bytes of the finished records.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) const fn finished(&self) -> usize {
         self.finished
     }
 
-    /// Bytes that a further frame of the open record may have.
+    /// Bytes of output for a further frame of the open record.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn room(&self) -> usize {
         let space = self.out.len().saturating_sub(self.finished + RECORD_OVERHEAD);
         self.max.min(space).saturating_sub(self.open + self.tail.len())
     }
 
-    /// Adds a frame with a body in two pieces, the first of which is short; says whether there was
-    /// room.
+    /// Adds a frame whose body has two pieces, of which the first is short. Returns whether there
+    /// was room.
     #[must_use]
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn frame(&mut self, kind: u8, id: u32, first: &[u8], body: &'b [u8]) -> bool {
@@ -81,7 +81,7 @@ impl<'o, 'b> Writer<'o, 'b> {
             length: announced,
         }
         .write();
-        // There is room for all three, as was just seen.
+        // There is room for all three, as checked above.
         let place = self.out.get_mut(start..).unwrap_or_default();
         if put(place, tail)
             .and_then(|place| put(place, &head))
@@ -95,7 +95,7 @@ impl<'o, 'b> Writer<'o, 'b> {
         true
     }
 
-    /// Seals the open record, if it holds a frame.
+    /// Seals the open record, if it has a frame.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn finish<C: Crypto>(&mut self, crypto: &C, send: &mut Direction<C::Aead>) -> Result<(), AeadError>
     where
@@ -119,7 +119,7 @@ impl<'o, 'b> Writer<'o, 'b> {
     }
 }
 
-/// Copies `piece` to the front of `place`, if there is room, and lends what is behind it.
+/// Copies `piece` to the front of `place`, if there is room, and returns the rest of `place`.
 #[cfg_attr(not(target_os = "none"), inline)]
 fn put<'p>(place: &'p mut [u8], piece: &[u8]) -> Option<&'p mut [u8]> {
     if piece.is_empty() {

@@ -1,9 +1,9 @@
-//! Cryptography that is none, so that a fuzzer gets past the tag.
+//! Cryptography without security, so that a fuzzer can produce valid tags.
 
 use crate::crypto::{Aead, AeadError, Crypto, NoiseCrypto, Nonce, Tag};
 
-/// Leaves texts as they are. Its tags are sixteen bytes of one checksum: whoever knows that can
-/// forge them, a mistake cannot.
+/// Does not encrypt. A tag is a checksum of sixteen bytes: an accident does not produce it, and
+/// everybody can.
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(clippy::exhaustive_structs, reason = "callers write it as a value")]
 pub struct NoSecurity;
@@ -51,8 +51,8 @@ impl Aead for NoSecurityAead {
     }
 }
 
-/// Both sides agree and no result is zero; everything else that makes a Diffie-Hellman or a hash
-/// worth something is missing.
+/// Both sides get the same result, and it is not zero. It has no other property of a Diffie-Hellman
+/// function or a hash.
 impl NoiseCrypto for NoSecurity {
     fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
         private.map(|byte| byte.rotate_left(3) ^ 0xA5)
@@ -61,7 +61,7 @@ impl NoiseCrypto for NoSecurity {
     fn x25519(&self, private: &[u8; 32], public: &[u8; 32]) -> [u8; 32] {
         let mut shared = self.x25519_public(private);
         shared.iter_mut().zip(public).for_each(|(to, from)| *to ^= from);
-        // Not zero, whatever the two publics are.
+        // Not zero, whatever the two public keys are.
         if let Some(last) = shared.last_mut() {
             *last |= 1;
         }
@@ -77,7 +77,7 @@ impl NoiseCrypto for NoSecurity {
     }
 }
 
-/// A checksum (FNV-1a), drawn out to the length of a hash.
+/// A checksum (FNV-1a), extended to the length of a hash.
 fn toy_hash<'b>(bytes: impl Iterator<Item = &'b u8>) -> [u8; 32] {
     const PRIME: u64 = 0x0100_0000_01B3;
     let mut sum = bytes.fold(0xCBF2_9CE4_8422_2325_u64, |sum, byte| {

@@ -1,5 +1,5 @@
 //! The bodies of the fuzz targets, as functions of the fuzzer's bytes, so that stable Rust can
-//! replay a corpus. Each panics where something does not hold that must hold for every input.
+//! replay a corpus. Each panics if an invariant does not hold.
 
 mod attacked;
 mod noise_attacked;
@@ -21,8 +21,7 @@ pub use noise_parser::{noise_client_to_server, noise_server_to_client};
 pub use pair::pair_on_corrupting_link;
 pub use parser::{client_to_server, server_to_client};
 
-/// Reads decisions from the fuzzer's bytes. At their end everything is 0 and
-/// [`is_done`](Self::is_done).
+/// Reads decisions from the fuzzer's bytes. After their end every decision is 0.
 #[derive(Debug)]
 struct Input<'i> {
     bytes: &'i [u8],

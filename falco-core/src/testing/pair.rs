@@ -1,4 +1,4 @@
-//! A client and a server on a virtual clock, joined by a link that the test may tamper with.
+//! A client and a server on a virtual clock, and a link between them that a test can modify.
 
 use core::fmt;
 use core::time::Duration;
@@ -12,19 +12,19 @@ use crate::{
     ServerConnection, ServerEvent, ServerKeyRef, Settings, TRANSMIT_SIZE,
 };
 
-/// Steps that a [`Pair`] may take in all; one that takes more has lost its way.
+/// Steps that a [`Pair`] may take in all, so that a test cannot loop forever.
 const STEPS: usize = 1_000_000;
 
-/// A pair took more steps than it could have to do.
+/// A pair took more steps than are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StepsExhausted;
 
-/// What happened to the client of a pair, bodies included.
+/// An event of a pair's client, with bodies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "tests match it whole")]
 pub enum ClientLog {
-    /// The handshake is done.
+    /// The handshake is complete.
     Established,
     /// The answer to the request of this number.
     Answer(u32, Vec<u8>),
@@ -34,33 +34,33 @@ pub enum ClientLog {
     Pong(u64),
     /// The server closes.
     Closing(CloseReason),
-    /// The end.
+    /// The connection has ended.
     Ended(ConnectionError),
 }
 
-/// What happened to the server of a pair, bodies included.
+/// An event of a pair's server, with bodies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "tests match it whole")]
 pub enum ServerLog {
-    /// The handshake is done.
+    /// The handshake is complete.
     Established,
     /// The request of this number.
     Request(u32, Vec<u8>),
     /// A ping.
     Ping,
-    /// The request of this number was given up before it was whole.
+    /// The request of this number was abandoned before it was complete.
     Abandoned(u32),
-    /// The request of this number is no longer wanted.
+    /// The client cancelled the request of this number.
     Cancelled(u32),
     /// The client closes.
     Closing(CloseReason),
-    /// The end.
+    /// The connection has ended.
     Ended(ConnectionError),
 }
 
 type Partials = Reassembly<HeapPartials>;
 
-/// Keeps a part, and hands out the message where it was the last.
+/// Adds a part, and returns the message if it is complete.
 fn part(partials: &mut Partials, id: RequestId, bytes: &[u8], last: bool) -> Option<Vec<u8>> {
     partials.part(id, bytes).expect("it has begun");
     let (mut body, length) = partials.take(id).filter(|_| last)?;
@@ -68,8 +68,7 @@ fn part(partials: &mut Partials, id: RequestId, bytes: &[u8], last: bool) -> Opt
     Some(body)
 }
 
-/// One side: its machine, what it has received and not taken, what it has sent and the link has not
-/// carried.
+/// One side: its connection, unread bytes, and sent bytes that the link has not carried yet.
 struct Side<R: Role, H: KeyRef<R>> {
     machine: Connection<R, H>,
     inbox: RecvBuf<Vec<u8>>,
@@ -78,7 +77,7 @@ struct Side<R: Role, H: KeyRef<R>> {
     partials: Partials,
     /// Whether the end is in the log.
     ended: bool,
-    /// Whether the other side is still to be told that the stream has ended.
+    /// Whether the other side does not know yet that the stream has ended.
     hang_up: bool,
 }
 
@@ -95,7 +94,7 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
         }
     }
 
-    /// Puts on the link what may go, and says whether anything did.
+    /// Seals what can be sent, and returns whether anything was.
     fn send(&mut self, now: Instant) -> bool {
         let mut out = std::vec![0; self.machine.seal_size(self.queue.longest()).max(TRANSMIT_SIZE)];
         let written = self
@@ -106,8 +105,8 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
         written > 0
     }
 
-    /// Hands the next event to `take` and drops the bytes that it takes; none where something has
-    /// to come first.
+    /// Passes the next event to `take` and drops the bytes that it consumed. `None` if something
+    /// has to happen first.
     fn receive<T>(
         &mut self,
         now: Instant,
@@ -144,7 +143,7 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
         }
     }
 
-    /// Notes the end, once.
+    /// Returns the end, once.
     fn note_end(&mut self) -> Option<ConnectionError> {
         let end = self.machine.end().filter(|_| !self.ended)?;
         self.ended = true;
@@ -153,9 +152,9 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
     }
 }
 
-/// A client and a server, each with its key, on one virtual clock. The server answers by itself,
-/// with what [`answer_with`](Self::answer_with) was told: with the request's own body, if nothing
-/// was said.
+/// A client and a server, each with its key, on one virtual clock. The server answers by itself:
+/// with the handler that [`answer_with`](Self::answer_with) sets, or else with the body of the
+/// request.
 ///
 /// ```
 /// use core::time::Duration;
@@ -177,16 +176,15 @@ pub struct Pair<'l, A: ClientKeyRef, B: ServerKeyRef> {
     server: Side<crate::ServerSide, B>,
     handler: fn(&[u8]) -> Option<Vec<u8>>,
     steps: usize,
-    /// What happened to the client, in order.
+    /// The events of the client, in order.
     pub client_log: Vec<ClientLog>,
-    /// What happened to the server, in order.
+    /// The events of the server, in order.
     pub server_log: Vec<ServerLog>,
-    /// What all bytes go through on their way; `true` for those to the server.
+    /// Called with all bytes in transit, which it may modify.
     pub link: Link<'l>,
 }
 
-/// What a link does to the bytes that it carries, and in which direction: `true` for those to the
-/// server.
+/// Modifies bytes in transit. The first argument is `true` for bytes to the server.
 pub type Link<'l> = Box<dyn FnMut(bool, &mut Vec<u8>) + 'l>;
 
 impl<A: ClientKeyRef, B: ServerKeyRef> fmt::Debug for Pair<'_, A, B> {
@@ -220,8 +218,8 @@ impl<A: ClientKeyRef, B: ServerKeyRef> Pair<'_, A, B> {
         })
     }
 
-    /// From now on the server answers with what `handler` returns, and refuses where that is
-    /// nothing.
+    /// From now on the server answers with what `handler` returns, and refuses the request if that
+    /// is `None`.
     pub fn answer_with(&mut self, handler: fn(&[u8]) -> Option<Vec<u8>>) {
         self.handler = handler;
     }
@@ -232,17 +230,17 @@ impl<A: ClientKeyRef, B: ServerKeyRef> Pair<'_, A, B> {
         self.now
     }
 
-    /// The client's machine.
+    /// The client's connection.
     pub const fn client(&mut self) -> &mut ClientConnection<A> {
         &mut self.client.machine
     }
 
-    /// The server's machine.
+    /// The server's connection.
     pub const fn server(&mut self) -> &mut ServerConnection<B> {
         &mut self.server.machine
     }
 
-    /// Gives the client a request to send; it goes as soon as it may.
+    /// Gives the client a request, which it sends as soon as it can.
     ///
     /// # Errors
     /// Those of [`Connection::request`].
@@ -252,7 +250,7 @@ impl<A: ClientKeyRef, B: ServerKeyRef> Pair<'_, A, B> {
         Ok(())
     }
 
-    /// Has the client ping.
+    /// Makes the client send a ping.
     ///
     /// # Errors
     /// Those of [`Connection::ping`].
@@ -260,24 +258,23 @@ impl<A: ClientKeyRef, B: ServerKeyRef> Pair<'_, A, B> {
         self.client.machine.ping().map(|_| ())
     }
 
-    /// Closes both sides in good order.
+    /// Closes both sides.
     pub fn close(&mut self) {
         self.client.machine.close(self.now, CloseReason::Done);
         self.server.machine.close(self.now, CloseReason::Done);
     }
 
-    /// Puts bytes on the server's side of the link, as a stranger would.
+    /// Passes bytes to the server that its client did not send.
     pub fn inject_to_server(&mut self, bytes: &[u8]) {
         self.server.deliver(bytes);
     }
 
-    /// Puts bytes on the client's side of the link, as a stranger would.
+    /// Passes bytes to the client that its server did not send.
     pub fn inject_to_client(&mut self, bytes: &[u8]) {
         self.client.deliver(bytes);
     }
 
-    /// Lets time pass, stopping at every deadline on the way, and everything happen that happens in
-    /// it.
+    /// Lets time pass, stops at every deadline on the way, and does everything that is due.
     ///
     /// # Errors
     /// [`StepsExhausted`].
@@ -288,7 +285,7 @@ impl<A: ClientKeyRef, B: ServerKeyRef> Pair<'_, A, B> {
             let deadlines = [self.client.machine.poll_timeout(), self.server.machine.poll_timeout()];
             let next = deadlines.into_iter().flatten().min().unwrap_or(until);
             self.now = next.clamp(self.now, until);
-            // Whether they fail is in the log.
+            // An error is in the log.
             let _ = self.client.machine.handle_timeout(self.now);
             let _ = self.server.machine.handle_timeout(self.now);
             self.settle()?;
@@ -326,8 +323,8 @@ impl<A: ClientKeyRef, B: ServerKeyRef> Pair<'_, A, B> {
         }
     }
 
-    /// Where a side has ended and everything it sent has come, the other learns that there is no
-    /// more. Says whether one did.
+    /// Reports the end of the stream to the peer of a side that has ended, once all that it sent
+    /// has arrived. Returns whether there was one.
     fn hang_up(&mut self) -> bool {
         let now = self.now;
         if core::mem::take(&mut self.client.hang_up) {
@@ -373,7 +370,7 @@ impl<A: ClientKeyRef, B: ServerKeyRef> Pair<'_, A, B> {
     }
 }
 
-/// An event takes effect, and is to be logged.
+/// Applies an event, and returns its log entry.
 fn client_log(partials: &mut Partials, event: ClientEvent<'_>) -> Option<ClientLog> {
     match event {
         ClientEvent::Established => Some(ClientLog::Established),
@@ -394,7 +391,7 @@ fn client_log(partials: &mut Partials, event: ClientEvent<'_>) -> Option<ClientL
     }
 }
 
-/// An event takes effect, and is to be logged. Of a request that is to be answered its id besides.
+/// Applies an event, and returns its log entry, and the id of a request that is complete.
 fn server_log(partials: &mut Partials, event: ServerEvent<'_>) -> (Option<ServerLog>, Option<RequestId>) {
     let log = match event {
         ServerEvent::Established => ServerLog::Established,
@@ -426,7 +423,7 @@ fn answer<H: ServerKeyRef>(side: &mut Side<crate::ServerSide, H>, id: RequestId,
     {
         side.queue.push(message, body);
     } else {
-        // It waits, because it came in this very step.
+        // It is in flight, because it arrived in this step.
         let _ = side.machine.refuse(id, Refusal::Failed);
     }
 }

@@ -1,6 +1,6 @@
-//! The other side of a noise connection, by hand: any hello, any welcome, any plaintext in a
-//! record. Written from the Noise specification and not from the machines, so that they are not
-//! measured by themselves.
+//! The peer of a noise connection, for tests: it sends any hello, any welcome, any plaintext in a
+//! record. Written from the Noise specification and independent of the rest of this crate, which it
+//! tests.
 
 use std::vec::Vec;
 
@@ -8,15 +8,14 @@ use crate::crypto::{Aead, NoiseCrypto, TAG_LENGTH};
 
 const NAME: &[u8; 32] = b"Noise_NNpsk0_25519_AESGCM_SHA256";
 
-/// A frame of the noise wire, whatever it is worth. A body of more than 65535 bytes lies about its
-/// length.
+/// A frame of the noise wire, valid or not. A body of more than 65535 bytes has a wrong length.
 #[must_use]
 pub fn raw_frame(kind: u8, id: u32, body: &[u8]) -> Vec<u8> {
     let length = u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes();
     [&[kind][..], &id.to_be_bytes(), &length, body].concat()
 }
 
-/// All that goes into one side's part of a handshake; any of it may be wrong.
+/// Everything that one side puts into a handshake. Any of it may be wrong.
 #[derive(Clone, Debug)]
 #[allow(clippy::exhaustive_structs, reason = "tests write its fields")]
 pub struct RawHandshake<C> {
@@ -28,15 +27,15 @@ pub struct RawHandshake<C> {
     pub clear: [u8; 10],
     /// The context.
     pub context: Vec<u8>,
-    /// What this side says it accepts.
+    /// The settings that this side announces.
     pub settings: [u8; 16],
     /// The ephemeral private key.
     pub private: [u8; 32],
-    /// The ephemeral public key, where it is not that of the private one.
+    /// The ephemeral public key, if it is not that of the private key.
     pub public: Option<[u8; 32]>,
 }
 
-/// The symmetric state: chaining key, hash, and the cipher key of the moment.
+/// The symmetric state: chaining key, hash and the present cipher key.
 struct State {
     chaining: [u8; 32],
     hash: [u8; 32],
@@ -44,7 +43,7 @@ struct State {
 }
 
 impl<C: NoiseCrypto> RawHandshake<C> {
-    /// What an honest side with the secret of 32 times `byte` and the default settings says.
+    /// A correct side with a key of 32 times `byte` and the default settings.
     #[must_use]
     pub fn new(crypto: C, byte: u8) -> Self {
         let secret = [byte; 32];
@@ -77,7 +76,7 @@ impl<C: NoiseCrypto> RawHandshake<C> {
         [state.chaining, state.key, _] = self.hkdf(&state.chaining, input);
     }
 
-    /// The state before the first message's payload, whose public key is `first`.
+    /// The state before the payload of the first message, whose public key is `first`.
     fn begin(&self, clear: &[u8], first: &[u8]) -> State {
         let mut state = State {
             chaining: *NAME,
@@ -172,7 +171,7 @@ impl<C: NoiseCrypto> RawHandshake<C> {
     }
 }
 
-/// Settings as they stand in a handshake.
+/// Settings as they are sent in a handshake.
 #[must_use]
 pub fn raw_settings(max_record: u16, max_in_flight: u16, max_message: u32, lifetime: u32) -> [u8; 16] {
     let mut settings = [0; 16];
@@ -182,13 +181,13 @@ pub fn raw_settings(max_record: u16, max_in_flight: u16, max_message: u32, lifet
     settings
 }
 
-/// One side of a connection after the handshake, that says what it is told to say.
+/// One side of a connection after the handshake. It sends what a test tells it to.
 #[derive(Debug)]
 pub struct RawPeer<C> {
     crypto: C,
     send: ([u8; 32], u64),
     recv: ([u8; 32], u64),
-    /// What the other side says it accepts.
+    /// The settings that the other side announced.
     theirs: [u8; 16],
     period: u64,
 }
@@ -204,7 +203,7 @@ impl<C: NoiseCrypto> RawPeer<C> {
         }
     }
 
-    /// What the other side says it accepts.
+    /// The settings that the other side announced.
     #[must_use]
     pub const fn theirs(&self) -> &[u8; 16] {
         &self.theirs
@@ -215,7 +214,7 @@ impl<C: NoiseCrypto> RawPeer<C> {
         self.period = records;
     }
 
-    /// A record with these frames, or what passes for frames.
+    /// A record with these frames, which may be anything.
     #[must_use]
     pub fn seal(&mut self, frames: &[u8]) -> Vec<u8> {
         let length = u16::try_from(frames.len() + TAG_LENGTH).unwrap_or(u16::MAX);
@@ -229,8 +228,8 @@ impl<C: NoiseCrypto> RawPeer<C> {
         record
     }
 
-    /// The frames of the record at the front of `bytes`, which is taken off; none where there is no
-    /// whole record or it does not authenticate.
+    /// Removes the record at the front of `bytes` and returns its frames. `None` if it is not
+    /// complete or does not authenticate.
     pub fn open(&mut self, bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
         let (length, rest) = bytes.split_first_chunk::<2>()?;
         let sealed = rest.get(..usize::from(u16::from_be_bytes(*length)))?;

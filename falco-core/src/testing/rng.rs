@@ -1,11 +1,11 @@
-//! Entropy that is none.
+//! A deterministic generator.
 
 use core::convert::Infallible;
 
 use rand_core::{TryCryptoRng, TryRng};
 
-/// Counts: its output is the same in each run, and no two 64-bit words of it are alike. It claims
-/// to be fit for cryptography, because the machines ask for that, and is not.
+/// A deterministic generator: its output is the same in each run, and its 64-bit words are all
+/// different. It implements `CryptoRng` because connections require it, and is not secure.
 #[derive(Debug)]
 pub struct CountingRng {
     state: u64,

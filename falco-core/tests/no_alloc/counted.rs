@@ -55,7 +55,7 @@ fn begin(id: u32, total: u32, part: &[u8]) -> Vec<u8> {
     raw_frame(BEGIN, id, &[&total.to_be_bytes(), part].concat())
 }
 
-/// Bytes that requests have in memory, as the allocator counts them: those of bodies, not of tables.
+/// By how many bytes the memory in use changes while the server reads a record.
 fn reserved(server: &mut Mux<'_>, record: Vec<u8>) -> i64 {
     let taken = measure(|| {
         pass(server, record);

@@ -168,8 +168,8 @@ fn assert_linear(run: fn(u32) -> Duration) {
     panic!("more of them cost more each");
 }
 
-/// A client with `count` requests in flight, of which the server's CLOSE leaves out the second half.
-/// Returns how long it takes to report them.
+/// A client with `count` requests in flight, of which the server's CLOSE leaves out the second
+/// half. Returns how long it takes to report these.
 fn report_lost(count: u32) -> Duration {
     let mut handshake = honest();
     handshake.settings = raw_settings(u16::MAX, u16::MAX, 16 << 20, 60_000);

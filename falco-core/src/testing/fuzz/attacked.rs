@@ -1,4 +1,4 @@
-//! One machine without security, fed by an attacker who can make valid frames, while its owner does
+//! A connection without security, whose peer is an attacker who can seal, and whose owner does
 //! arbitrary things.
 
 use core::time::Duration;
@@ -25,10 +25,10 @@ fn settings() -> Settings {
         .expect("3 is not 0")
 }
 
-/// A server whose client has got past the tag.
+/// A server whose client can produce valid tags.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn server_past_tag(data: &[u8]) {
     let key = classic_key_with(1, &NoSecurity);
     let mut rng = CountingRng::new(1);
@@ -105,10 +105,10 @@ pub fn server_past_tag(data: &[u8]) {
     }
 }
 
-/// A client whose server has got past the tag.
+/// A client whose server can produce valid tags.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn client_past_tag(data: &[u8]) {
     let key = classic_key_with(1, &NoSecurity);
     let mut rng = CountingRng::new(1);
@@ -177,7 +177,7 @@ pub fn client_past_tag(data: &[u8]) {
 
 type Handle<'k> = &'k ClassicNoSecurity;
 
-/// A machine with its inbox and clock, and what must hold of it after each step.
+/// A connection with its unread bytes and its clock. It checks invariants after each step.
 struct Driven<'k, R: Role>
 where
     &'k ClassicNoSecurity: KeyRef<R>,

@@ -1,5 +1,5 @@
-//! A server of the noise wire while its owner does arbitrary things and its client says arbitrary
-//! things in valid records.
+//! A server of the noise wire whose owner does arbitrary things, and whose client sends arbitrary
+//! frames in valid records.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::{
     CloseReason, Instant, OutgoingAnswer, Received, Refusal, RequestId, ServerConnection, ServerEvent, TRANSMIT_SIZE,
 };
 
-/// A request as the owner of a server knows it.
+/// A request as the owner of the server knows it.
 #[derive(Debug)]
 struct Known {
     id: RequestId,
@@ -21,10 +21,10 @@ struct Known {
     answer: Option<OutgoingAnswer>,
 }
 
-/// A server whose client has got past the tag.
+/// A server whose client can produce valid tags.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn noise_server_past_tag(data: &[u8]) {
     let keys = no_security_server();
     let (now, mut rng) = (Instant::ZERO, CountingRng::new(1));
@@ -43,7 +43,7 @@ pub fn noise_server_past_tag(data: &[u8]) {
     driven.take_events(1, |event| {
         assert_eq!(event, ServerEvent::Established, "it is the first");
     });
-    // Without its answer to the first PING it would look at nothing more.
+    // Before its answer to the first PING is sealed it reads nothing more.
     driven.transmit();
     assert_eq!(driven.said(), [(7, 0, [1; 8].to_vec())], "a PONG");
     let mut known: BTreeMap<u32, Known> = BTreeMap::new();
@@ -111,7 +111,7 @@ pub fn noise_server_past_tag(data: &[u8]) {
 
 type Server<'k> = Attacked<crate::ServerSide, &'k ServerKeys>;
 
-/// Seals the next of an answer, and begins it where there is none.
+/// Seals the next part of an answer, and begins an answer if there is none.
 fn answer(driven: &mut Server<'_>, known: &mut BTreeMap<u32, Known>, chosen: u32, length: usize) {
     let Some(request) = known.get_mut(&chosen) else { return };
     let whole = request.received == request.total;

@@ -1,5 +1,5 @@
-//! A client of the noise wire while its owner does arbitrary things and its server says arbitrary
-//! things in valid records.
+//! A client of the noise wire whose owner does arbitrary things, and whose server sends arbitrary
+//! frames in valid records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
@@ -13,26 +13,26 @@ use crate::{ClientConnection, ClientEvent, CloseReason, Instant, OutgoingRequest
 
 type Client<'k> = Attacked<crate::ClientSide, &'k ClientKeys>;
 
-/// What the owner of a client knows.
+/// What the owner of the client knows.
 #[derive(Default)]
 struct Owner {
     queue: Vec<OutgoingRequest>,
-    /// Requests that have begun and had no end.
+    /// Requests in flight.
     waiting: BTreeMap<u32, RequestId>,
-    /// For each answer half received, how much of it is missing.
+    /// For each answer that has arrived in part, how many bytes are missing.
     missing: BTreeMap<u32, usize>,
-    /// The last number begun.
+    /// The last request that has begun.
     last: u32,
-    /// What was said on the wire.
+    /// The frames that the client has sent.
     cancelled: BTreeSet<u32>,
     closed: bool,
     spoken: bool,
 }
 
-/// A client whose server has got past the tag.
+/// A client whose server can produce valid tags.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn noise_client_past_tag(data: &[u8]) {
     let keys = no_security_client();
     let (now, mut rng) = (Instant::ZERO, CountingRng::new(1));
@@ -46,7 +46,7 @@ pub fn noise_client_past_tag(data: &[u8]) {
         .server(wire.split_at(length).0)
         .expect("the hello authenticates");
     let mut driven = Attacked::new(machine, raw);
-    // A ping that has gone is due for its answer before the lifetime is over.
+    // The deadline for the answer to a PING is before that of the lifetime.
     driven.deadlines_move = keep_alive;
     driven.arrive(&welcome);
     driven.take_events(1, |event| {
@@ -157,7 +157,7 @@ impl Owner {
         );
     }
 
-    /// What the client says.
+    /// Seals what the client sends.
     fn hear(&mut self, (kind, id, body): &Frame) {
         assert!(self.spoken || *kind == 6, "the first thing a client says is a PING");
         self.spoken = true;

@@ -1,5 +1,5 @@
-//! A machine of the noise wire without security, and its peer, who can make any record; what must
-//! hold of both sides after each step.
+//! A connection of the noise wire without security, and its peer, which can seal any record. It
+//! checks invariants of both after each step.
 
 use core::cell::RefCell;
 use core::time::Duration;
@@ -13,7 +13,7 @@ use crate::{Connection, ConnectionError, Instant, KeyRef, Received, RecvBuf, Rol
 pub(super) const MAX_MESSAGE: u32 = 100;
 pub(super) const MAX_IN_FLIGHT: u16 = 3;
 pub(super) const MAX_HELD: u32 = 150;
-/// What the machine reads; its peer reads as much.
+/// The largest record that both sides read.
 pub(super) const MAX_RECORD: u16 = 200;
 
 pub(super) type ServerKeys = NoiseServer<HeapTable, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, NoSecurity>;
@@ -40,31 +40,31 @@ pub(super) fn settings() -> Settings {
         .expect("both are in range")
 }
 
-/// The peer's side of the handshake.
+/// The peer's part of the handshake.
 pub(super) fn handshake() -> RawHandshake<NoSecurity> {
     let mut handshake = RawHandshake::new(NoSecurity, 1);
     handshake.settings = raw_settings(MAX_RECORD, MAX_IN_FLIGHT, 500, 60_000);
     handshake
 }
 
-/// What messages are made of.
+/// The bytes of all bodies.
 pub(super) const BODY: [u8; 300] = [5; 300];
 
-/// A frame that came out: kind, id, body.
+/// A frame that the connection sent: kind, id, body.
 pub(super) type Frame = (u8, u32, Vec<u8>);
 
 pub(super) struct Attacked<R: Role, H: KeyRef<R>> {
     pub(super) machine: Connection<R, H>,
     pub(super) now: Instant,
-    /// Whether all events were taken, so that the caller knows what the machine knows.
+    /// Whether all events were returned, so that the caller knows what the connection knows.
     pub(super) told_all: bool,
     raw: RawPeer<NoSecurity>,
     inbox: RecvBuf<[u8; 1024]>,
     out: Vec<u8>,
     end: Option<ConnectionError>,
     latest_deadline: Instant,
-    /// Whether deadlines may come nearer: a side has stopped reading and reads again, or pings by
-    /// itself.
+    /// Whether a deadline may become earlier: the side stopped reading for a while, or sends PINGs
+    /// by itself.
     pub(super) deadlines_move: bool,
     closed: bool,
 }
@@ -85,7 +85,7 @@ impl<R: Role, H: KeyRef<R>> Attacked<R, H> {
         }
     }
 
-    /// `bytes`, if there is room for all of them.
+    /// Adds `bytes` to the unread bytes, if there is room for all of them.
     pub(super) fn arrive(&mut self, mut bytes: &[u8]) {
         if self.inbox.len() + bytes.len() > 1024 {
             return;
@@ -100,13 +100,13 @@ impl<R: Role, H: KeyRef<R>> Attacked<R, H> {
         }
     }
 
-    /// A valid record of a client's frames as the fuzzer wants them; most beginnings have a number
-    /// above `next`, which goes up.
+    /// A valid record with frames of a client that the fuzzer chooses. Most requests have a number
+    /// above `next`, which grows.
     pub(super) fn arrive_record(&mut self, input: &mut Input<'_>, next: &mut u32) {
         self.arrive_frames(input, next, true);
     }
 
-    /// A valid record of a server's frames as the fuzzer wants them, for requests up to `last`.
+    /// A valid record with frames of a server that the fuzzer chooses, for requests up to `last`.
     pub(super) fn arrive_answers(&mut self, input: &mut Input<'_>, last: u32) {
         self.arrive_frames(input, &mut { last }, false);
     }
@@ -161,7 +161,7 @@ impl<R: Role, H: KeyRef<R>> Attacked<R, H> {
         self.machine.set_reading(self.now, reading);
     }
 
-    /// Takes up to `count` events.
+    /// Receives up to `count` events.
     pub(super) fn take_events(&mut self, count: usize, mut note: impl FnMut(R::Event<'_>)) {
         let mut taken = 0;
         self.told_all = false;
@@ -228,14 +228,14 @@ impl<R: Role, H: KeyRef<R>> Attacked<R, H> {
         self.sent(out.split_at(length).0, ended);
     }
 
-    /// Notes what goes out, and that the end is silent but for one CLOSE.
+    /// Notes what is sent, and checks that a connection that has ended sends at most one CLOSE.
     pub(super) fn sent(&mut self, bytes: &[u8], ended: bool) {
         assert!(!ended || bytes.len() <= 26, "after the end nothing but a CLOSE goes");
         self.out.extend_from_slice(bytes);
     }
 
-    /// The frames that have come out since. Each record authenticates and is one that the peer
-    /// reads.
+    /// The frames that were sent since the last call. Checks that each record authenticates and is
+    /// small enough for the peer.
     pub(super) fn said(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();
         while let Some(length) = self.out.first_chunk::<2>() {

@@ -1,6 +1,6 @@
-//! A client and a server of the noise wire, both of this crate, whose owners do arbitrary things at
-//! arbitrary times over a link that cuts their bytes and loses none. Neither may ever find fault
-//! with the other.
+//! A client and a server of the noise wire, whose owners do arbitrary things at arbitrary times.
+//! Their link splits the stream and loses nothing. Neither side may find a protocol error of the
+//! other.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use crate::{
     Refusal, RequestId, ServerConnection, ServerEvent, Status,
 };
 
-/// Bytes of a message that carry its number, so that nothing gets into another's hands.
+/// Bytes of a message that have its number, so that a message for another request is noticed.
 fn body(number: u32, length: usize) -> Vec<u8> {
     let [.., byte] = number.to_be_bytes();
     std::vec![byte; length]
@@ -27,7 +27,7 @@ fn assert_of(number: u32, bytes: &[u8]) {
     assert!(bytes.iter().all(|byte| *byte == expected), "bytes of another message");
 }
 
-/// A request as the server's owner knows it.
+/// A request as the owner of the server knows it.
 struct Known {
     id: RequestId,
     total: usize,
@@ -39,20 +39,18 @@ struct Both<'k> {
     now: Instant,
     client: Side<crate::ClientSide, &'k ClientKeys>,
     server: Side<crate::ServerSide, &'k ServerKeys>,
-    /// The client has shut down its sending half behind a CLOSE.
+    /// The client has shut down its sending half after a CLOSE.
     half_shut: bool,
-    /// The server's process has ended. What it had sent still comes, and then the end of the
-    /// stream.
+    /// The server's process has ended. What it sent still arrives, then the end of the stream.
     killed: bool,
     queue: Vec<(OutgoingRequest, Vec<u8>)>,
-    /// Requests that the client has begun and that had no end, with the bytes of an answer that are
-    /// still to come.
+    /// The client's requests in flight, with the bytes of an answer that are missing.
     waiting: BTreeMap<u32, (RequestId, Option<usize>)>,
     begun: u32,
     known: BTreeMap<u32, Known>,
-    /// Requests that came whole to the server, and those that were answered whole.
+    /// Requests that arrived as a whole, and those that were answered as a whole.
     handled: BTreeSet<u32>,
-    /// Requests of which the server's owner has seen anything.
+    /// Requests of which the owner of the server has seen anything.
     seen: BTreeSet<u32>,
     answered: BTreeSet<u32>,
 }
@@ -60,7 +58,7 @@ struct Both<'k> {
 /// A client and a server whose owners do arbitrary things.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn noise_operations(data: &[u8]) {
     let (clients, servers) = (no_security_client(), no_security_server());
     let mut input = Input::new(data);
@@ -145,7 +143,7 @@ impl Both<'_> {
             15 if pick > 240 => self.client.machine.close(now, CloseReason::Done),
             15 if pick > 220 => self.server.machine.close(now, CloseReason::ShuttingDown),
             15 if pick == 15 => self.killed = true,
-            // Behind its CLOSE a client may shut down its sending half.
+            // After its CLOSE a client may shut down its sending half.
             15 if pick > 200 && self.client.machine.status() == Status::Draining => {
                 self.client.transmit(now);
                 self.carry(false, usize::MAX);
@@ -160,7 +158,7 @@ impl Both<'_> {
     }
 
     fn seal_requests(&mut self, room: usize) {
-        // One at a time, so that the number of each is known before it has it.
+        // One at a time, so that the number of each is known in advance.
         for at in 0..self.queue.len() {
             let Some((request, bytes)) = self.queue.get_mut(at) else {
                 break;
@@ -287,7 +285,7 @@ impl Both<'_> {
             "more is held than allowed"
         );
         if self.client.end.is_some() && self.client.machine.fate() == Fate::NotProcessed {
-            // The link loses nothing, and the client has read all that was on its way.
+            // The link loses nothing, and the client has read everything.
             assert!(self.seen.is_empty(), "what was handed out is told as not processed");
         }
         if self.client.end == Some(ConnectionError::Closed) {
@@ -295,7 +293,7 @@ impl Both<'_> {
         }
     }
 
-    /// Everything goes that can, and everything is answered, until nothing moves; no time passes.
+    /// Sends and answers everything until nothing changes. No time passes.
     fn settle(&mut self) {
         for _ in 0..40 {
             self.seal_requests(ROOM);
@@ -313,8 +311,8 @@ impl Both<'_> {
         }
     }
 
-    /// The client closes, and all that was begun has its end; where the connection lives, in good
-    /// order.
+    /// Closes the client, and checks that all requests complete, and that a connection that has not
+    /// ended yet ends without an error.
     fn finish(&mut self) {
         self.client.machine.set_reading(self.now, true);
         self.server.deadlines_move = true;
@@ -388,7 +386,7 @@ fn note_client(
     }
 }
 
-/// The server has sent `wrote` bytes before.
+/// `wrote` is the number of bytes that the server sent before.
 fn note_server(
     event: ServerEvent<'_>,
     wrote: usize,

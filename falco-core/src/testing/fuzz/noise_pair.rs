@@ -1,4 +1,4 @@
-//! A client and a server of the noise wire on a link that corrupts, loses and repeats.
+//! A client and a server of the noise wire on a link that corrupts, drops and repeats bytes.
 
 use core::time::Duration;
 use std::vec::Vec;
@@ -8,11 +8,11 @@ use super::noise_attacker::{no_security_client, no_security_server};
 use crate::testing::{ClientLog, Pair, ServerLog, noise_client, noise_server};
 use crate::{ClientKeyRef, ServerKeyRef, Settings};
 
-/// Requests, pings and time on a link that does what the fuzzer says. With real cryptography
-/// nothing but what was sent may come out.
+/// Requests, pings and time on a link that the fuzzer controls. With real cryptography only bodies
+/// that were sent may be received.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn noise_pair_on_corrupting_link(data: &[u8]) {
     let mut input = Input::new(data);
     if input.byte() & 1 == 1 {

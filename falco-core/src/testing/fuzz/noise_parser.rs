@@ -1,5 +1,5 @@
-//! One machine of the noise wire with real cryptography fed by a stranger, cut in two ways that
-//! must come to the same.
+//! A connection of the noise wire with real cryptography, whose peer has no key. Two ways to split
+//! the stream must have the same result.
 
 use std::sync::LazyLock;
 
@@ -10,16 +10,17 @@ use crate::{ClientConnection, Instant, Received, ServerConnection, Settings, TRA
 
 /// Records of at most this many bytes: small enough that a fuzzer reaches both sides of the limit.
 const MAX_RECORD: u16 = 64;
-/// No step wants more than a hello.
+/// No step needs more bytes than a hello has.
 const LONGEST: usize = 74;
 
 type Client = ClientConnection<&'static NoiseTestClient>;
 type Server = ServerConnection<&'static NoiseTestServer>;
 
-/// Bytes to a server: before the hello, behind an honest welcome, or once it is established.
+/// Bytes to a server: before the hello, after the welcome of a correct handshake, or once it is
+/// established.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn noise_client_to_server(data: &[u8]) {
     let mut input = Input::new(data);
     let stage = input.byte() % 3;
@@ -29,7 +30,7 @@ pub fn noise_client_to_server(data: &[u8]) {
 /// Bytes to a client: before the welcome, or once it is established.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn noise_server_to_client(data: &[u8]) {
     let mut input = Input::new(data);
     let choice = input.byte();
@@ -44,8 +45,8 @@ pub fn noise_server_to_client(data: &[u8]) {
     });
 }
 
-/// Two machines: 0, the client has sent its hello; 1, the server has sent its welcome; 2, both are
-/// established.
+/// Two connections at a stage: 0, the client has sent its hello; 1, the server has sent its
+/// welcome; 2, both are established.
 fn machines(stage: u8) -> (Client, Server) {
     static KEYS: LazyLock<(NoiseTestClient, NoiseTestServer)> = LazyLock::new(|| (noise_client(1), noise_server(1)));
     let (client, server) = LazyLock::force(&KEYS);

@@ -1,28 +1,29 @@
-//! One of two sides of the noise wire that keep the rules, with its end of a link that cuts bytes
-//! and loses none; and what holds of it after each step.
+//! One of two correct sides of the noise wire, with its end of a link that splits the stream and
+//! loses nothing. It checks invariants after each step.
 
 use std::vec::Vec;
 
 use super::noise_attacker::MAX_IN_FLIGHT;
 use crate::{Connection, ConnectionError, Instant, KeyRef, Received, Role, TRANSMIT_SIZE};
 
-/// Output for a whole record, and what is owed before it.
+/// Output for a whole record, and pending output before it.
 pub(super) const ROOM: usize = 260;
 
 /// One side and its end of the link.
 pub(super) struct Side<R: Role, H: KeyRef<R>> {
     pub(super) machine: Connection<R, H>,
-    /// What has come and was not taken.
+    /// Bytes that have arrived and are not consumed.
     pub(super) inbox: Vec<u8>,
-    /// What was sent and has not come.
+    /// Bytes that were sent and have not arrived.
     pub(super) sent: Vec<u8>,
     /// Bytes that were sent in all.
     pub(super) wrote: usize,
-    /// Nothing more comes behind what is in the inbox, once the other side's bytes have.
+    /// The other side has shut down its stream: nothing follows its bytes.
     pub(super) hung_up: bool,
     pub(super) end: Option<ConnectionError>,
     deadline: Instant,
-    /// Whether deadlines may come nearer: it has stopped reading once, or pings by itself.
+    /// Whether a deadline may become earlier: the side stopped reading for a while, or sends PINGs
+    /// by itself.
     pub(super) deadlines_move: bool,
     pub(super) told_all: bool,
 }
@@ -53,7 +54,7 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
         self.wrote += bytes.len();
     }
 
-    /// Seals into `room` bytes: the less there are, the more parts it takes.
+    /// Seals into `room` bytes of output.
     pub(super) fn seal<'m>(
         &mut self,
         now: Instant,
@@ -67,7 +68,7 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
         self.send(out.split_at(length).0);
     }
 
-    /// Hands the next event to `take`, if there is one, and drops the bytes that it takes.
+    /// Passes the next event to `take`, if there is one, and drops the bytes that it consumed.
     pub(super) fn next<T>(&mut self, now: Instant, take: impl FnOnce(R::Event<'_>) -> T) -> Option<T> {
         self.told_all = false;
         loop {
@@ -92,7 +93,7 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
         }
     }
 
-    /// What holds of either side after each step.
+    /// Checks invariants of both roles after each step.
     pub(super) fn check(&mut self) {
         let end = self.machine.end();
         assert!(self.end.is_none() || end == self.end, "what has ended stays ended");
@@ -118,8 +119,8 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
     }
 }
 
-/// Whether a connection of two sides that keep the rules may end so, where neither time nor the
-/// link is on their side.
+/// Whether a connection between two correct sides may end like this, given that deadlines pass and
+/// streams end.
 const fn is_fair(end: ConnectionError) -> bool {
     matches!(
         end,

@@ -1,4 +1,4 @@
-//! A client and a server on a link that corrupts, loses and repeats.
+//! A client and a server of the classic wire on a link that corrupts, drops and repeats bytes.
 
 use core::time::Duration;
 
@@ -7,11 +7,11 @@ use crate::Settings;
 use crate::testing::{ClientLog, NoSecurity, Pair, ServerLog, classic_key, classic_key_with};
 use crate::{ClassicKey, ReplayCache, crypto::Crypto};
 
-/// Requests, pings and time on a link that does what the fuzzer says. With real cryptography
-/// nothing but what was sent may come out.
+/// Requests, pings and time on a link that the fuzzer controls. With real cryptography only bodies
+/// that were sent may be received.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn pair_on_corrupting_link(data: &[u8]) {
     let mut input = Input::new(data);
     if input.byte() & 1 == 1 {

@@ -1,5 +1,5 @@
-//! One machine with real cryptography fed by a stranger, cut in two ways that must come to the
-//! same.
+//! A connection of the classic wire with real cryptography, whose peer has no key. Two ways to
+//! split the stream must have the same result.
 
 use std::vec::Vec;
 
@@ -13,10 +13,10 @@ use crate::{
 /// Messages of at most this many bytes: small enough that a fuzzer reaches both sides of the limit.
 const MAX_MESSAGE: u32 = 64;
 
-/// Bytes to a server, before its client has proved itself or after.
+/// Bytes to a server, before the hello or after it.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn client_to_server(data: &[u8]) {
     let mut input = Input::new(data);
     let prove = input.byte() & 1 == 1;
@@ -26,10 +26,10 @@ pub fn client_to_server(data: &[u8]) {
     });
 }
 
-/// Bytes to a client, before its server has taken it or after.
+/// Bytes to a client, before the accept or after it.
 ///
 /// # Panics
-/// Where an invariant is broken, and only there.
+/// If an invariant is broken, and only then.
 pub fn server_to_client(data: &[u8]) {
     let mut input = Input::new(data);
     let choice = input.byte();
@@ -52,12 +52,10 @@ pub fn server_to_client(data: &[u8]) {
 
 type Handle = &'static ClassicKey<HeapReplayCache>;
 
-/// Two fresh machines; as keys are lent and a fuzzer's process is short, the keys are never
-/// dropped.
+/// A new client and server. Their keys are static.
 fn machines() -> (ClientConnection<Handle>, ServerConnection<Handle>) {
     use std::sync::LazyLock;
-    // Each pair of machines has its own nonces, but replay caches would remember them from run to
-    // run, so these remember none.
+    // Each run has the same nonces, so the replay caches must not remember them.
     static KEYS: LazyLock<[ClassicKey<HeapReplayCache>; 2]> = LazyLock::new(|| {
         let forgetful = || ClassicKey::new(crate::testing::key(1), crate::testing::replay_cache(0));
         [forgetful(), forgetful()]
@@ -91,15 +89,15 @@ fn established(
     (client, server)
 }
 
-/// What a machine made of a stream: its events as text with their bodies, and how it ended.
+/// The result of a stream: events as text, bodies, and how the connection ended.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     events: Vec<(std::string::String, Vec<u8>)>,
     end: ConnectionError,
 }
 
-/// Feeds what is left of `input` to two fresh machines, at once and in parts. No frame is longer
-/// than `longest`.
+/// Passes the rest of `input` to two new connections, to one at once and to the other in parts. No
+/// frame is longer than `longest`.
 pub(super) fn feed_both_ways<R: Role, H: KeyRef<R>>(
     input: &mut Input<'_>,
     longest: usize,
