@@ -1,5 +1,5 @@
-//! The example of an event loop of one's own, run as a process and called by a client that is a
-//! dozen lines over the core.
+//! Runs the example of an own event loop as a process, and calls it with a small client over the
+//! core.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -20,13 +20,13 @@ struct Server(Child, String);
 
 impl Server {
     fn start(key: &str) -> Self {
-        // It is there already where all tests are built at once.
+        // It is built already if all tests are built together.
         let build = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--example", "mio"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status();
         assert!(build.unwrap().success());
-        // Next to the directory of this test stands that of the examples.
+        // The directory of the examples is next to that of this test.
         let own = std::env::current_exe().unwrap();
         let example = own.parent().unwrap().parent().unwrap().join("examples/mio");
         let mut child = Command::new(example)
@@ -51,7 +51,7 @@ impl Drop for Server {
     }
 }
 
-/// The answers to `bodies`, in the order in which they came.
+/// The answers to `bodies`, in the order in which they arrived.
 fn call(address: &str, key: Key, bodies: &[Vec<u8>]) -> Option<Vec<(usize, Vec<u8>)>> {
     let secrets = Secrets {
         noise: vec![key],

@@ -5,7 +5,7 @@ use crate::crypto::{Aead, AeadError, Crypto, NoiseCrypto, Nonce, Tag};
 /// Does not encrypt. A tag is a checksum of sixteen bytes: an accident does not produce it, and
 /// everybody can.
 #[derive(Clone, Copy, Debug, Default)]
-#[allow(clippy::exhaustive_structs, reason = "callers write it as a value")]
+#[allow(clippy::exhaustive_structs, reason = "callers use it as a value")]
 pub struct NoSecurity;
 
 /// The AEAD of [`NoSecurity`].

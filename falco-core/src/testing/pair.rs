@@ -22,7 +22,7 @@ pub struct StepsExhausted;
 
 /// An event of a pair's client, with bodies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums, reason = "tests match it whole")]
+#[allow(clippy::exhaustive_enums, reason = "tests match all of it")]
 pub enum ClientLog {
     /// The handshake is complete.
     Established,
@@ -40,7 +40,7 @@ pub enum ClientLog {
 
 /// An event of a pair's server, with bodies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums, reason = "tests match it whole")]
+#[allow(clippy::exhaustive_enums, reason = "tests match all of it")]
 pub enum ServerLog {
     /// The handshake is complete.
     Established,
@@ -115,7 +115,7 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
         loop {
             match self.machine.recv(now, self.inbox.unread())? {
                 Received::NeedMore { total } => {
-                    assert!(total > self.inbox.len(), "{total} bytes were asked for and are there");
+                    assert!(total > self.inbox.len(), "{total} bytes are needed and are present");
                     return Ok(None);
                 }
                 Received::Wait(_) => return Ok(None),

@@ -1,4 +1,5 @@
-//! The order of answers, how many requests may wait for one, and that each gets one.
+//! Answers are sent in the order of the requests, once each, for at most as many requests as may be
+//! in flight.
 
 use crate::common::{Ends, asked, ends, ends_with, handle, ms, owed, server};
 use falco_core::{
@@ -39,7 +40,7 @@ fn answers_given_in_any_order_go_out_in_the_order_of_the_requests() {
                 both.server.answer(ids[at], 1).unwrap(),
                 [u8::try_from(at + 11).unwrap()],
             ));
-            // As often as it takes: those whose turn comes later stand before it in the list.
+            // Several calls, because those whose turn is later are in front in the list.
             loop {
                 let messages = ready.iter_mut().map(|(message, body)| (message, body.as_slice()));
                 let length = both.server.seal(NOW, messages, &mut out).unwrap();
@@ -77,7 +78,7 @@ fn one_seal_takes_as_many_answers_as_fit() {
         assert_eq!(ready.iter().filter(|message| message.is_done()).count(), fitting);
         assert_eq!(both.server.in_flight(), 3 - fitting);
     }
-    // And requests.
+    // Requests too.
     let mut both = ends();
     let (mut one, mut two) = (both.client.request(1).unwrap(), both.client.request(2).unwrap());
     let mut out = [0; 100];
@@ -105,7 +106,7 @@ fn a_request_has_one_answer() {
         (both.server.status(), both.server.in_flight()),
         (Status::Established, 1)
     );
-    // One that has gone is passed over, whatever body comes with it.
+    // An answer that was sent is skipped, whatever its body.
     let mut last = both.server.answer(ids[1], 1).unwrap();
     assert_eq!(
         both.server.seal(NOW, [(&mut last, b"!".as_slice())], &mut [0; 99]),
@@ -163,7 +164,7 @@ fn a_client_has_no_more_requests_in_flight_than_its_settings_allow() {
 fn a_server_reads_no_more_requests_than_its_settings_allow_but_pings() {
     for allowed in [1_u16, 2, 5] {
         let mut both = in_flight(allowed);
-        // Its client is one that does not keep to it.
+        // The client ignores the limit.
         let other = ends_with(&handle(), &handle(), &Settings::new(), 1);
         both.client = other.client;
         let ids: Vec<_> = (0..allowed).map(|_| both.ask(b"?")).map(|_| ()).collect();

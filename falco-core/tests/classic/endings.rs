@@ -1,5 +1,5 @@
-//! Every way in which a connection ends but time: closing on either side, refusals, answers out of
-//! step, the end of the stream.
+//! How connections end other than by time: a close of either side, refusals, unmatched answers, the
+//! end of the stream.
 
 use crate::common::{Ends, asked, assert_ended, client, ends, ms, owed, server};
 use falco_core::testing::{ClientLog, Pair, ServerLog, classic_key};
@@ -76,7 +76,7 @@ fn a_closing_server_sends_its_answers_and_reads_nothing_new() {
 
 #[test]
 fn before_a_refusal_ends_the_connection_the_answers_before_it_go() {
-    // Which of three are refused, how many answers go.
+    // Which of three requests are refused, and how many answers are sent.
     for (refused, sent) in [
         (vec![0], 0),
         (vec![1], 1),
@@ -103,7 +103,7 @@ fn before_a_refusal_ends_the_connection_the_answers_before_it_go() {
         assert_eq!(both.server.answer(ids[2], 1).unwrap_err(), ended);
         assert_eq!(both.server.refuse(ids[2], Refusal::Failed), Err(ended));
     }
-    // Closing does not hide it.
+    // Closing does not change it.
     let (mut both, ids) = asked(1);
     both.server.close(NOW, DONE);
     assert_eq!(both.server.refuse(ids[0], Refusal::Failed), Ok(()));
@@ -201,7 +201,7 @@ fn the_end_of_the_stream_says_where_it_came() {
             assert_eq!(both.server.end_of_stream(NOW, unread), Err(between));
             assert_ended(&mut both.server, NOW, between);
         }
-        // After another end that stays the end; while closing the stream's end comes first.
+        // A first end stays the end. While closing, the end of the stream comes first.
         let (mut both, _) = asked(1);
         both.client.close(NOW, DONE);
         assert_eq!(both.client.end_of_stream(NOW, unread), Err(between));

@@ -1,4 +1,4 @@
-//! The handshake's deadline, which nothing moves; times other than the defaults; the arithmetic of
+//! The handshake timeout, which nothing moves; times other than the defaults; the arithmetic of
 //! instants.
 
 use core::time::Duration;
@@ -70,7 +70,7 @@ fn nothing_moves_the_handshakes_deadline_of_a_client() {
     assert_eq!(timely.recv(ms(HANDSHAKE - 1), &mut [0xFF]), Ok(established));
     assert_eq!(timely.poll_timeout(), Some(ms(HANDSHAKE - 1 + LIFETIME)));
 
-    // A hello that is asked for too late is not sent at all.
+    // After the deadline no hello is sent.
     let mut late = client(&handle(), &Settings::new(), 1);
     assert_eq!(late.poll_transmit(ms(HANDSHAKE), &mut [0; 157]), Ok(0));
     assert_ended(&mut late, ms(HANDSHAKE), ConnectionError::HandshakeTimeout);

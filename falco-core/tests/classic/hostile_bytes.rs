@@ -1,12 +1,12 @@
-//! Bytes that nobody honest sent, in every state of both machines: the right typed error, silence,
-//! no panic. Frames that are almost right and replays have suites of their own.
+//! Arbitrary bytes in every state of both roles: each gets its typed error, nothing is sent, and
+//! nothing panics.
 
 use crate::common::verdict::{NOW, Verdict, check, judge_length, settings};
 use crate::common::{client, ends_with, handle_with, owed};
 use falco_core::testing::NoSecurity;
 use falco_core::{CloseReason, ConnectionError};
 
-/// A state by name, and the verdict on junk that has come in it.
+/// A state by name, and the expected verdict on arbitrary bytes in it.
 type State = (&'static str, fn(&[u8]) -> Verdict);
 
 const SERVER_STATES: [State; 5] = [
@@ -41,7 +41,7 @@ const CLIENT_STATES: [State; 4] = [
     ("the hello owed", |_| Verdict::TransmitFirst),
     ("awaiting the accept", |junk| match junk {
         [] => Verdict::NeedMore(1),
-        // What follows the accept is judged as in the state after it.
+        // Bytes after the accept are judged in the next state.
         [0xFF, rest @ ..] => client_frames(rest, false),
         _ => Verdict::End(ConnectionError::Refused),
     }),
@@ -64,8 +64,8 @@ fn client_frames(mut junk: &[u8], waiting: bool) -> Verdict {
     }
 }
 
-/// Junk of every length up to 200 after every first byte; and behind the bytes that mean something
-/// also zeros, and plausible lengths.
+/// Arbitrary bytes of every length up to 200 after every first byte. After first bytes with a
+/// meaning also zeros and plausible lengths.
 fn junk(mut check: impl FnMut(&[u8])) {
     check(&[]);
     let noise: Vec<u8> = (0..200_u32)
@@ -80,7 +80,7 @@ fn junk(mut check: impl FnMut(&[u8])) {
         (1..=bytes.len()).for_each(|length| check(&bytes[..length]));
     };
     (0..=255).for_each(|first| behind(first, &noise));
-    // What follows a ping or an accept is judged for itself.
+    // Bytes after a ping or an accept are judged again.
     for second in 0..=255 {
         let rest = [&[second], &noise[..20]].concat();
         behind(2, &rest);
@@ -144,7 +144,7 @@ fn junk_in_every_state_of_a_client_gets_its_error_and_silence() {
         let mut machine = enter();
         junk(|junk| {
             let ended = check(name, junk, &mut machine, &expected(junk));
-            // An accept changes the state too.
+            // An accept changes the state as well.
             if ended || state == 1 {
                 machine = enter();
             }

@@ -1,5 +1,4 @@
-//! Deadlines, to the millisecond, on a virtual clock: the lifetime, what begins it anew and what
-//! does not.
+//! The lifetime, to the millisecond, on a virtual clock: what restarts it and what does not.
 
 use crate::common::{Ends, assert_ended, ends, handle, ms, owed, server, span};
 use falco_core::testing::{ClientLog, Pair, ServerLog, classic_key};
@@ -32,7 +31,7 @@ fn a_connection_lives_at_59_999_ms_and_has_ended_at_60_000() {
 #[test]
 fn every_call_at_or_after_the_deadline_finds_it_expired_and_sends_nothing() {
     for now in [ms(LIFETIME), ms(LIFETIME + 1), ms(u64::MAX)] {
-        // A message that came too late is not taken, one that is sealed too late does not go.
+        // Nothing is received or sealed after the deadline.
         let mut both = ends();
         let mut late = both.ask(b"late");
         assert_eq!(both.server.recv(now, &mut late), Err(EXPIRED));
@@ -236,7 +235,7 @@ fn a_client_waits_for_an_answer_a_lifetime_from_what_it_sent_last() {
     both.client.ping().unwrap();
     owed(&mut both.client, ms(20_000));
     assert_eq!(both.client.poll_timeout(), Some(ms(20_000 + LIFETIME)));
-    // Closing does not lengthen its wait.
+    // Closing does not move the deadline.
     both.client.close(ms(30_000), CloseReason::Done);
     assert_eq!(both.client.status(), Status::Draining);
     assert_eq!(both.client.handle_timeout(ms(20_000 + LIFETIME - 1)), Ok(()));
@@ -257,7 +256,7 @@ fn early_late_and_repeated_calls_are_harmless_and_so_is_a_clock_that_goes_backwa
         (client.poll_timeout(), server.poll_timeout()),
         (Some(ms(LIFETIME)), Some(ms(LIFETIME)))
     );
-    // Time that has passed has passed: a ping at an earlier time counts from the latest.
+    // If the clock goes backwards, a ping counts from the latest time.
     client.ping().unwrap();
     let mut ping = owed(&mut client, ms(3));
     assert!(server.recv(ms(3), &mut ping).is_ok());

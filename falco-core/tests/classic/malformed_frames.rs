@@ -1,5 +1,5 @@
-//! Frames that are almost right: lengths out of range, lengths that are only promised, single
-//! flipped bits. The right typed error with its numbers, silence, and no memory for a promise.
+//! Almost correct frames: lengths out of range, announced lengths, single flipped bits. Each gets
+//! its typed error with its numbers, nothing is sent, and an announced length takes no memory.
 
 use core::cell::Cell;
 use std::rc::Rc;
@@ -23,7 +23,7 @@ fn a_length_out_of_range_is_refused_with_the_numbers_before_anything_behind_it()
         );
         assert_ended(&mut both.client, NOW, frame_length(length));
     }
-    // Zero is no message. To a client it is a word of its own.
+    // Zero is no message. To a client it has a meaning of its own.
     let mut both = ends_with(&handle(), &handle(), &settings(), 1);
     assert_eq!(
         both.server.recv(NOW, &mut [1, 0, 0, 0, 0, 0, 0, 0, 0]),
@@ -45,7 +45,7 @@ fn a_length_out_of_range_is_refused_with_the_numbers_before_anything_behind_it()
         });
         assert_eq!(both.client.recv(NOW, &mut right.to_be_bytes()), needed);
     }
-    // Whatever the settings allow, no length overflows.
+    // No length overflows, whatever the settings allow.
     let largest = Settings::new().with_max_message(u32::MAX);
     for length in [(1 << 32) + 28, 1 << 33, 1 << 63, u64::MAX] {
         let mut both = ends_with(&handle(), &handle(), &largest, 1);
@@ -59,7 +59,7 @@ fn a_length_out_of_range_is_refused_with_the_numbers_before_anything_behind_it()
     }
 }
 
-/// A vector that tells how large it is.
+/// A vector that records its size.
 struct Told(Vec<u8>, Rc<Cell<usize>>);
 
 impl Storage for Told {
@@ -99,8 +99,8 @@ fn memory_grows_with_bytes_received_and_not_with_bytes_promised() {
     );
 }
 
-/// What one flipped bit makes of a frame whose length is at `at`: its first `at` bytes must be
-/// right.
+/// The expected result of one flipped bit in a frame whose length is at `at`, after `at` correct
+/// bytes.
 fn flipped(bytes: &[u8], at: usize, found: u8) -> Verdict {
     if at == 1 && found != 1 {
         return Verdict::End(ConnectionError::UnknownType { found });

@@ -1,5 +1,5 @@
-//! What a caller may do and what it is told when it does otherwise: limits, lengths, room, whose a
-//! request is. Misuse changes nothing. Answers and ends of connections have suites of their own.
+//! Errors of the API, which change no state: limits, lengths, small outputs, requests of other
+//! connections.
 
 use core::time::Duration;
 
@@ -50,7 +50,7 @@ fn a_body_over_the_limit_is_refused_with_both_numbers_before_a_byte() {
             both.server.answer(id, fits + 1).unwrap_err(),
             ReplyError::Request(too_large)
         );
-        // It still waits for another answer.
+        // It is still open for another answer.
         let answer = both.reply(id, &vec![2; fits]);
         assert_eq!(both.learn(&answer).1.len(), fits);
     }

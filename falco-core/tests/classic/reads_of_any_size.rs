@@ -1,6 +1,6 @@
-//! However a stream is cut into reads, whatever storage holds what is unread, however eagerly the
-//! machine is asked: the same events, the same end, the same output, on both sides, for valid
-//! streams and for invalid ones.
+//! Events, end and output do not depend on how a stream is split into reads, on the storage of
+//! unread bytes, or on how often `recv` is called: for both roles, and for valid and invalid
+//! streams.
 
 use crate::common::callers::{Asking, Caller, Cuts, Event, IN_FLIGHT, Seen, Serving, at_once, in_reads};
 use crate::common::{ANSWER_HEAD, REQUEST_HEAD, client, ends_with, handle, server};
@@ -8,8 +8,8 @@ use falco_core::{ConnectionError, RecvBuf, Settings};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// The largest message of these connections, so that the largest frame to a server is as long as a
-/// hello: 157 bytes.
+/// The largest message of these connections. With it the largest frame to a server has the length
+/// of a hello, 157 bytes.
 const LARGEST: u32 = 120;
 const TO_SERVER: usize = 157;
 const TO_CLIENT: usize = TO_SERVER - 1;
@@ -21,20 +21,20 @@ fn settings() -> Settings {
         .unwrap()
 }
 
-/// What a stream is made of.
+/// A piece of a stream.
 #[derive(Clone, Debug)]
 enum Piece {
     Message(usize),
     /// A ping to a server, a length of zero to a client.
     Small,
-    /// A message with one bit changed: which byte, counted round, and which bit.
+    /// A message with one bit changed: which byte, modulo its length, and which bit.
     Flipped(usize, usize, u8),
-    /// The message before, again.
+    /// The previous message again.
     Again,
     Junk(Vec<u8>),
 }
 
-/// `small`: how often the small piece comes, of about 11 times.
+/// `small`: the weight of the small piece, of about 11.
 fn piece(small: u32) -> impl Strategy<Value = Piece> {
     let largest = usize::try_from(LARGEST).unwrap();
     prop_oneof![
@@ -46,8 +46,8 @@ fn piece(small: u32) -> impl Strategy<Value = Piece> {
     ]
 }
 
-/// Puts a stream together: its opening, its pieces, and of all that the first `share` of 256 parts,
-/// or all.
+/// Builds a stream of its handshake and its pieces, and cuts it after `share` of 256 parts, if that
+/// is set.
 fn stream(
     opening: Vec<u8>,
     pieces: &[Piece],
@@ -77,7 +77,7 @@ fn stream(
     all
 }
 
-/// The opening of a stream: right, or with this bit of it changed.
+/// The handshake of a stream, correct or with this bit changed.
 fn opening(mut right: Vec<u8>, wrong: Option<(usize, u8)>) -> Vec<u8> {
     if let Some((at, bit)) = wrong {
         let at = at % right.len();
@@ -94,13 +94,13 @@ fn cuts() -> impl Strategy<Value = Cuts> {
     })
 }
 
-/// Runs a stream in every storage and asserts that none of them differs from the stream at once.
-/// `EXACT` is the largest frame.
+/// Runs a stream with every storage, and asserts that each result is that of the stream in one
+/// piece. `EXACT` is the length of the largest frame.
 fn check<K: Caller, const EXACT: usize>(caller: impl Fn() -> K, stream: &[u8], cuts: &Cuts) -> Seen {
     let expected = at_once(caller(), stream);
     let mut ahead = RecvBuf::new(Vec::new());
     ahead.set_read_ahead(4096);
-    // Any room from the largest frame upwards, as the cuts happen to fall.
+    // Some size from the largest frame upwards.
     let mut any_room = vec![0xEE; EXACT + cuts.sizes.iter().sum::<usize>() % 400];
     let seen = [
         (

@@ -19,7 +19,7 @@ fn cache(nonces: usize) -> HeapReplayCache {
     HeapReplayCache::new(nonces, &mut CountingRng::new(5)).unwrap()
 }
 
-/// Nonces that count up from a first, as those of a connection do.
+/// A nonce of a connection, as they count up.
 fn nonce(connection: u8, number: u32) -> Nonce {
     let mut nonce = [connection; 12];
     nonce[8..].copy_from_slice(&number.to_be_bytes());
@@ -32,7 +32,7 @@ fn a_cache_remembers_exactly_as_many_nonces_as_it_has_places_and_forgets_the_old
         let cache = cache(usize::try_from(slots).unwrap());
         for number in 0..3 * slots + 4 {
             assert_eq!(cache.check_open(&nonce(1, number)), Ok(()));
-            // All within reach are known, by which nothing changes.
+            // All within reach are remembered, and asking changes nothing.
             for known in (number + 1).saturating_sub(slots)..=number {
                 if slots > 0 {
                     assert_eq!(
@@ -44,7 +44,7 @@ fn a_cache_remembers_exactly_as_many_nonces_as_it_has_places_and_forgets_the_old
                 }
             }
         }
-        // And the one beyond reach is forgotten; to ask makes it the newest.
+        // The one beyond reach is forgotten. Asking makes it the newest.
         let last = 3 * slots + 3;
         assert_eq!(cache.check_open(&nonce(1, last - slots)), Ok(()), "{slots} slots");
         assert_eq!(cache.seals(), 0);
@@ -75,7 +75,7 @@ fn a_check_takes_no_longer_in_a_large_cache() {
 fn nonces_chosen_without_the_secret_of_the_hash_do_not_share_a_bucket() {
     let (began, large) = (std::time::Instant::now(), cache(30_000));
     for low in 0..90_000_u32 {
-        // Words that cancel out, were they put together before they meet a secret.
+        // Words that would cancel out if they were combined before they are mixed with a secret.
         let word = u64::from(low);
         let high = word.rotate_left(32) ^ word;
         let chosen: [u8; 12] = [&high.to_be_bytes()[..], &low.to_be_bytes()]
@@ -196,7 +196,7 @@ fn a_client_under_an_exhausted_key_sends_nothing_more() {
     let mut both = ends_with(&with_seals_left(3), &handle(), &Settings::new(), 1);
     both.ask(b"1");
     both.ask(b"2");
-    // A call of which something went says how much; the next one says why no more.
+    // The call that sealed something returns its length, the next one returns the error.
     let (mut message, mut out) = (both.client.request(1).unwrap(), [0; 100]);
     both.client.ping().unwrap();
     assert_eq!(

@@ -1,5 +1,5 @@
-//! Whole frames that were sealed once and come again, elsewhere or as something else: every one is
-//! a replay, and meets silence.
+//! Frames that arrive again, on another connection or as another type, are replays. Nothing is sent
+//! to them.
 
 use crate::common::{
     ANSWER_HEAD, Ends, Handle, REQUEST_HEAD, Script, assert_ended, ends_with, handle, handle_with, ms, server,
@@ -10,7 +10,7 @@ use falco_core::{ClientConnection, ConnectionError, Instant, Received, ServerCon
 const NOW: Instant = ms(0);
 const REPLAYED: ConnectionError = ConnectionError::Replayed;
 
-/// Both processes' keys, and what happened on one connection under them.
+/// The keys of both processes, and the bytes of one connection under them.
 struct Recorded {
     ours: Handle,
     theirs: Handle,
@@ -36,7 +36,7 @@ fn recorded(slots: usize) -> Recorded {
     }
 }
 
-/// A sealed text with the head of a hello, a message, an answer.
+/// A sealed text as a hello, as a message and as an answer.
 fn as_hello(sealed: &[u8]) -> Vec<u8> {
     [&[0], sealed].concat()
 }
@@ -129,7 +129,7 @@ fn nothing_recorded_from_a_connection_is_an_answer_on_it_or_on_another() {
 
 #[test]
 fn ones_own_texts_are_known_even_to_a_cache_that_remembers_nothing() {
-    // The first and the last of its own, on both sides.
+    // The first and the last of its own nonces, on both sides.
     let Recorded { mut both, answer, .. } = recorded(0);
     assert_server_refuses(&mut both.server, as_message(&answer[ANSWER_HEAD..]));
     let Recorded { mut both, .. } = recorded(0);
@@ -162,8 +162,7 @@ fn ones_own_texts_are_known_where_the_nonces_come_round() {
 
 #[test]
 fn nonces_next_to_ones_own_are_not_taken_for_ones_own() {
-    // The nonces of the two sides stand next to each other: the client's are 5 and 6, the server's
-    // are 7 and 4.
+    // The nonces of both sides are adjacent: the client's are 5 and 6, the server's are 7 and 4.
     for nonce in [7, 4] {
         let near = |last| [[0; 11].as_slice(), &[last], &[0; 4]].concat();
         let settings = Settings::new();
@@ -208,7 +207,7 @@ fn what_was_not_authentic_takes_no_place_in_the_memory() {
 
 #[test]
 fn a_hello_is_forgotten_when_as_many_nonces_came_after_it_as_the_cache_has_places() {
-    // A request and its answer take a slot each.
+    // A request and its answer take one place each.
     for (slots, requests, forgotten) in [
         (1, 0, false),
         (3, 1, false),

@@ -1,4 +1,4 @@
-//! Secrets that must not be seen: no `Debug` and no error shows a byte of one.
+//! No `Debug` and no error shows bytes of a secret.
 
 use std::rc::Rc;
 
@@ -15,7 +15,8 @@ fn secret() -> [u8; 32] {
 
 #[test]
 fn without_entropy_there_is_no_connection() {
-    // A client draws 128 bytes for its hello, a nonce, a serial number; a server the last two.
+    // A client uses 128 bytes for its hello, 12 for a nonce, 4 for a serial number; a server the
+    // last two.
     let key = Rc::new(ClassicKey::new(secret_key(), replay_cache(4)));
     for drawn in 0..=144 {
         let client = ClientConnection::new(Rc::clone(&key), &Settings::new(), ms(0), &mut Script(vec![1; drawn]));
@@ -65,7 +66,7 @@ fn nothing_of_a_key_is_printed() {
 
 #[test]
 fn nothing_of_a_replay_caches_secret_is_printed() {
-    // The three words that key its hash; of two the lowest bit is set.
+    // The three words of its hash key. The lowest bit of two of them is set.
     let drawn: Vec<u8> = secret()[..24].to_vec();
     let cache = FixedReplayCache::<2>::new(&mut Script(drawn.clone())).unwrap();
     let text = printed(&cache);

@@ -1,5 +1,5 @@
-//! Callers that act on events alone, and two ways of giving a machine a stream: all at once, or cut
-//! into reads over some storage.
+//! Callers that react to events, and two ways to pass a stream to a connection: in one piece, or in
+//! reads over some storage.
 #![allow(
     clippy::wildcard_enum_match_arm,
     reason = "whatever else there is does not come on this wire"
@@ -12,11 +12,11 @@ use falco_core::{
 
 use super::{ClientEnd, Handle, ServerEnd, owed};
 
-/// How many requests these callers may have in flight.
+/// The in-flight limit of these callers.
 pub(crate) const IN_FLIGHT: u16 = 3;
 const NOW: Instant = Instant::from_millis(5);
 
-/// All that can be seen of a machine.
+/// Everything that a connection returned.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) events: Vec<(u32, Event)>,
@@ -34,19 +34,18 @@ pub(crate) enum Event {
     Told(super::noise::Told),
 }
 
-/// One side with its caller, who acts on events alone.
+/// One side with a caller that only reacts to events.
 pub(crate) trait Caller {
     type Role: Role;
     type Handle: KeyRef<Self::Role>;
     fn machine(&mut self) -> &mut Connection<Self::Role, Self::Handle>;
-    /// Notes an event and acts on it.
+    /// Notes an event and reacts to it.
     fn event(&mut self, event: <Self::Role as Role>::Event<'_>, seen: &mut Seen);
-    /// The machine wants something before it reads on. Its own bytes are taken anyway.
+    /// Something has to happen before the connection reads on. Pending output is sent in any case.
     fn wait(&mut self, wait: <Self::Role as Role>::Wait, seen: &mut Seen);
 }
 
-/// Answers the requests it has, in the order of their numbers backwards, when there are three of
-/// them.
+/// Answers its requests once there are three of them, the last one first.
 pub(crate) struct Serving {
     pub(crate) machine: ServerEnd,
     pub(crate) ready: Vec<(OutgoingAnswer, Vec<u8>)>,
@@ -93,7 +92,7 @@ impl Caller for Serving {
     }
 }
 
-/// Has three requests under way from the start, and one more after each answer.
+/// Has three requests in flight from the start, and sends one more after some answers.
 pub(crate) struct Asking(pub(crate) ClientEnd);
 
 impl Asking {
@@ -121,7 +120,7 @@ impl Caller for Asking {
             }
             ClientEvent::Answer { id, body } => {
                 seen.events.push((id.number(), Event::Body(body.to_vec())));
-                // Every other one, so that streams come to answers that nobody waits for.
+                // Only after every other answer, so that some answers arrive without a request.
                 if id.number() % 2 == 0 {
                     self.ask(seen);
                 }
@@ -134,10 +133,10 @@ impl Caller for Asking {
     fn wait(&mut self, _wait: ClientWait, _seen: &mut Seen) {}
 }
 
-/// What a machine returns.
+/// What `recv` returns.
 type Got<'u, R> = Received<<R as Role>::Event<'u>, <R as Role>::Wait>;
 
-/// What is done with `received`; how much of the unread bytes that takes, or how many are needed.
+/// Reacts to `received`. Returns how many unread bytes were consumed, or how many are needed.
 fn act<K: Caller>(
     caller: &mut K,
     seen: &mut Seen,
@@ -166,7 +165,7 @@ fn finish<K: Caller>(caller: &mut K, mut seen: Seen) -> Seen {
     seen
 }
 
-/// The whole stream at once, in no storage but itself.
+/// Passes the stream in one piece, without a buffer.
 pub(crate) fn at_once<K: Caller>(mut caller: K, stream: &[u8]) -> Seen {
     let (mut seen, mut stream) = (Seen::default(), stream.to_vec());
     let mut unread = stream.as_mut_slice();
@@ -183,8 +182,8 @@ pub(crate) fn at_once<K: Caller>(mut caller: K, stream: &[u8]) -> Seen {
     }
 }
 
-/// The stream cut into reads of these sizes, one after the other and round again; a read of nothing
-/// asks the machine once more. A patient caller waits until what the machine asked for has come.
+/// Passes the stream in reads of these sizes, again and again. A read of 0 bytes calls `recv` once
+/// more. A patient caller reads until as many bytes have arrived as are needed.
 pub(crate) fn in_reads<K: Caller, S: Storage>(
     mut caller: K,
     stream: &[u8],

@@ -1,5 +1,5 @@
-//! What the suites share: ends of connections driven by hand, one call at a time. No expectation
-//! about the protocol lives here.
+//! Shared by the test binaries: connections that a test drives one call at a time. No expectation
+//! about the protocol is here.
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
 pub(crate) mod callers;
@@ -52,8 +52,7 @@ pub(crate) fn server<C: Crypto>(key: &Handle<C>, settings: &Settings, seed: u64)
     ServerConnection::new(Rc::clone(key), settings, Instant::ZERO, &mut CountingRng::new(!seed)).unwrap()
 }
 
-/// What an owner sets for a key on the noise wire, on the classic wire, or on both: 32 times a
-/// byte.
+/// Keys for the noise wire, the classic wire, or both: 32 times a byte.
 pub(crate) fn secrets(noise: Option<u8>, classic: Option<u8>) -> falco_core::keys::Secrets {
     falco_core::keys::Secrets {
         noise: noise.map(key).into_iter().collect(),
@@ -63,7 +62,7 @@ pub(crate) fn secrets(noise: Option<u8>, classic: Option<u8>) -> falco_core::key
     }
 }
 
-/// All that a machine owes of its own.
+/// Takes all pending output of a connection.
 pub(crate) fn owed<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>, now: Instant) -> Vec<u8> {
     let (mut all, mut out) = (Vec::new(), [0; falco_core::TRANSMIT_SIZE]);
     loop {
@@ -75,7 +74,7 @@ pub(crate) fn owed<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>, now: I
     }
 }
 
-/// Asserts that a machine has ended so, says so again whatever it is asked, and gives nothing away.
+/// Asserts that a connection has ended with `end`, returns it from every call, and sends nothing.
 pub(crate) fn assert_ended<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>, now: Instant, end: ConnectionError) {
     for _ in 0..2 {
         assert_eq!(machine.end(), Some(end));
@@ -93,13 +92,13 @@ pub(crate) fn assert_ended<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>
     }
 }
 
-/// A client and a server that have shaken hands.
+/// A client and a server whose handshake is complete.
 pub(crate) struct Ends<C: Crypto = RustCrypto> {
     pub(crate) client: ClientEnd<C>,
     pub(crate) server: ServerEnd<C>,
     /// What the client sent first.
     pub(crate) hello: Vec<u8>,
-    /// The time of all that the methods do.
+    /// The time of all calls that the methods make.
     pub(crate) now: Instant,
 }
 
@@ -132,7 +131,7 @@ pub(crate) fn ends_with<C: Crypto>(ours: &Handle<C>, theirs: &Handle<C>, setting
 }
 
 impl<C: Crypto> Ends<C> {
-    /// The bytes of a request.
+    /// Seals a request.
     pub(crate) fn ask(&mut self, body: &[u8]) -> Vec<u8> {
         let mut message = self.client.request(body.len()).unwrap();
         let mut out = vec![0; self.client.seal_size(body.len())];
@@ -142,7 +141,7 @@ impl<C: Crypto> Ends<C> {
         out
     }
 
-    /// Delivers a request.
+    /// Passes a request to the server.
     pub(crate) fn hear(&mut self, bytes: &[u8]) -> (RequestId, Vec<u8>) {
         let (mut bytes, length) = (bytes.to_vec(), bytes.len());
         match self.server.recv(self.now, &mut bytes) {
@@ -154,7 +153,7 @@ impl<C: Crypto> Ends<C> {
         }
     }
 
-    /// The bytes of an answer.
+    /// Seals an answer.
     pub(crate) fn reply(&mut self, id: RequestId, body: &[u8]) -> Vec<u8> {
         let mut message = self.server.answer(id, body.len()).unwrap();
         let mut out = vec![0; self.server.seal_size(body.len())];
@@ -164,7 +163,7 @@ impl<C: Crypto> Ends<C> {
         out
     }
 
-    /// Delivers an answer.
+    /// Passes an answer to the client.
     pub(crate) fn learn(&mut self, bytes: &[u8]) -> (RequestId, Vec<u8>) {
         let (mut bytes, length) = (bytes.to_vec(), bytes.len());
         match self.client.recv(self.now, &mut bytes) {
@@ -177,10 +176,10 @@ impl<C: Crypto> Ends<C> {
     }
 }
 
-/// Entropy that was written down; it fails where the script ends.
+/// A generator that returns these bytes and then fails.
 pub(crate) struct Script(pub(crate) Vec<u8>);
 
-/// The script has ended.
+/// There are no more bytes.
 #[derive(Debug)]
 pub(crate) struct ScriptEnd;
 
@@ -219,7 +218,7 @@ impl rand_core::TryRng for Script {
 
 impl rand_core::TryCryptoRng for Script {}
 
-/// Requests with the bodies `1`, `2`, ... that the server has and has not answered.
+/// A pair with `count` unanswered requests, whose bodies are `1`, `2` and so on.
 pub(crate) fn asked(count: u8) -> (Ends, Vec<RequestId>) {
     let mut both = ends();
     let requests: Vec<_> = (1..=count).map(|number| both.ask(&[number])).collect();

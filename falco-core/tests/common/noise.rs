@@ -1,5 +1,4 @@
-//! A machine on the noise wire against a peer that says whatever the test wants, one record at a
-//! time.
+//! A connection on the noise wire, and a peer that sends any record that a test wants.
 
 use core::cell::RefCell;
 use std::collections::HashMap;
@@ -21,8 +20,7 @@ pub(crate) const PING: u8 = 6;
 pub(crate) const PONG: u8 = 7;
 pub(crate) const CLOSE: u8 = 8;
 
-/// Keys without security: what frames do has nothing to do with what protects them, and handshakes
-/// cost nothing.
+/// Keys without security. What frames do does not depend on cryptography, and handshakes are fast.
 pub(crate) type ServerKeys = NoiseServer<HeapTable, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, NoSecurity>;
 pub(crate) type ClientKeys = NoiseClient<HeapTable, NoSecurity>;
 pub(crate) type NoiseServerEnd = ServerConnection<Rc<ServerKeys>>;
@@ -30,19 +28,19 @@ pub(crate) type NoiseClientEnd = ClientConnection<Rc<ClientKeys>>;
 
 pub(crate) use super::told::{Tell, Told};
 
-/// A frame that came out of a machine: kind, id, body.
+/// A frame that a connection sent: kind, id, body.
 pub(crate) type Frame = (u8, u32, Vec<u8>);
 
-/// A machine and its peer, past the handshake.
+/// A connection and its peer, after the handshake.
 pub(crate) struct Rig<R: Role, H: KeyRef<R>> {
     pub(crate) machine: Connection<R, H>,
     pub(crate) raw: RawPeer<NoSecurity>,
     pub(crate) unread: Vec<u8>,
     pub(crate) now: Instant,
-    /// What has come out of the machine and has not been read.
+    /// Bytes that the connection sealed and the peer has not read.
     pub(crate) out: Vec<u8>,
     pub(crate) ids: HashMap<u32, RequestId>,
-    /// Whether the machine wants its own bytes taken before it reads on.
+    /// Whether the connection returned `Wait`.
     pub(crate) stuck: bool,
 }
 
@@ -73,12 +71,12 @@ pub(crate) fn honest() -> RawHandshake<NoSecurity> {
     RawHandshake::new(NoSecurity, 7)
 }
 
-/// The PING that a client has to begin with.
+/// The PING that a client has to send first.
 pub(crate) fn first_ping() -> Vec<u8> {
     raw_frame(PING, 0, b"eight by")
 }
 
-/// A server whose client has proved itself with what `handshake` says.
+/// A server whose client has completed `handshake` and the first PING.
 pub(crate) fn at_server_with(settings: &Settings, handshake: &RawHandshake<NoSecurity>) -> AtServer {
     let mut machine = noise_server_end(settings, 1);
     let mut hello = handshake.hello();
@@ -96,7 +94,7 @@ pub(crate) fn at_server(settings: &Settings) -> AtServer {
     at_server_with(settings, &honest())
 }
 
-/// A client whose server has proved itself with what `handshake` says, and has read its first ping.
+/// A client whose server has completed `handshake` and read the first PING.
 pub(crate) fn at_client_with(settings: &Settings, handshake: &RawHandshake<NoSecurity>) -> AtClient {
     let mut machine = noise_client_end(settings, 1);
     let hello = super::owed(&mut machine, Instant::ZERO);
@@ -112,7 +110,7 @@ pub(crate) fn at_client(settings: &Settings) -> AtClient {
     at_client_with(settings, &honest())
 }
 
-/// A client that has begun requests 1 to `count`, each of one byte.
+/// A client with the requests 1 to `count` in flight, each of one byte.
 pub(crate) fn asking(count: u32) -> AtClient {
     let mut rig = at_client(&Settings::new());
     for number in 1..=count {
@@ -135,8 +133,7 @@ impl<R: for<'u> Role<Event<'u>: Tell>, H: KeyRef<R>> Rig<R, H> {
         }
     }
 
-    /// A record with these frames comes; everything that the machine tells before it wants
-    /// something.
+    /// Passes a record with these frames to the connection. Returns its events.
     pub(crate) fn hear(&mut self, frames: &[u8]) -> Vec<Told> {
         let record = self.raw.seal(frames);
         self.bytes(&record)
@@ -151,7 +148,7 @@ impl<R: for<'u> Role<Event<'u>: Tell>, H: KeyRef<R>> Rig<R, H> {
         all
     }
 
-    /// The next event, if there is one before something has to be done.
+    /// The next event, if there is one.
     pub(crate) fn next(&mut self) -> Option<Told> {
         loop {
             self.stuck = false;
@@ -184,7 +181,7 @@ impl<R: for<'u> Role<Event<'u>: Tell>, H: KeyRef<R>> Rig<R, H> {
         }
     }
 
-    /// All frames that the machine says by itself.
+    /// The frames of all pending output.
     pub(crate) fn said(&mut self) -> Vec<Frame> {
         let mut out = [0; TRANSMIT_SIZE];
         loop {
@@ -196,7 +193,7 @@ impl<R: for<'u> Role<Event<'u>: Tell>, H: KeyRef<R>> Rig<R, H> {
         }
     }
 
-    /// The frames of all that has come out.
+    /// The frames of everything that was sealed.
     pub(crate) fn opened(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();
         while !self.out.is_empty() {
@@ -206,7 +203,8 @@ impl<R: for<'u> Role<Event<'u>: Tell>, H: KeyRef<R>> Rig<R, H> {
         frames
     }
 
-    /// Asserts that the machine has ended so, has nothing more to say and says the same for ever.
+    /// Asserts that the connection has ended with `end`, returns it from every call, and sends
+    /// nothing.
     pub(crate) fn assert_ended(&mut self, end: ConnectionError) {
         assert_eq!(self.machine.status(), Status::Ended);
         super::assert_ended(&mut self.machine, self.now, end);
@@ -225,7 +223,7 @@ pub(crate) fn split_frames(mut text: &[u8]) -> Vec<Frame> {
 }
 
 impl AtServer {
-    /// Answers; what comes out is in `out`.
+    /// Seals an answer into `out`.
     pub(crate) fn answer(&mut self, number: u32, body: &[u8]) {
         let mut message = self.machine.answer(self.ids[&number], body.len()).unwrap();
         while !message.is_done() {
@@ -242,7 +240,7 @@ impl AtServer {
 }
 
 impl AtClient {
-    /// Asks; what comes out is in `out`.
+    /// Seals a request into `out`.
     pub(crate) fn ask(&mut self, body: &[u8]) {
         let mut message = self.machine.request(body.len()).unwrap();
         while !message.is_done() {
@@ -260,7 +258,7 @@ impl AtClient {
     }
 }
 
-/// A BEGIN's body.
+/// The body of a BEGIN.
 pub(crate) fn begin(total: u32, part: &[u8]) -> Vec<u8> {
     [&total.to_be_bytes(), part].concat()
 }

@@ -1,8 +1,8 @@
-//! Whether a secret stands in what is printed.
+//! Finds bytes of a secret in printed text.
 
 use core::fmt::{Debug, Write};
 
-/// What is printed in every form there is, without white space.
+/// Prints `thing` in all forms of `Debug`, without white space.
 pub(crate) fn printed(thing: &dyn Debug) -> String {
     let mut text = String::new();
     write!(
@@ -14,8 +14,8 @@ pub(crate) fn printed(thing: &dyn Debug) -> String {
     text
 }
 
-/// Whether any three bytes on end of `secret` stand in `text`: as numbers in decimal or
-/// hexadecimal, or as digits on end.
+/// Whether any three consecutive bytes of `secret` are in `text`: as decimal or hexadecimal
+/// numbers, or as consecutive digits.
 pub(crate) fn shows(text: &str, secret: &[u8]) -> bool {
     let forms = |bytes: &[u8]| {
         let list = |form: fn(&u8) -> String, between: &str| bytes.iter().map(form).collect::<Vec<_>>().join(between);

@@ -1,4 +1,4 @@
-//! What either side of the noise wire is told, with its bytes and in the same words.
+//! Events of both roles of the noise wire as one type, with their bodies.
 #![allow(
     clippy::wildcard_enum_match_arm,
     reason = "whatever else there is does not come on this wire"
@@ -6,7 +6,7 @@
 
 use falco_core::{ClientEvent, CloseReason, Refusal, RequestId, ServerEvent};
 
-/// An event with its bytes.
+/// An event with its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
     Established,
@@ -21,7 +21,7 @@ pub(crate) enum Told {
     Pong,
 }
 
-/// Events of either side, made one.
+/// Converts an event of either role.
 pub(crate) trait Tell: Sized {
     fn tell(self) -> (Told, Option<RequestId>);
 }

@@ -1,4 +1,4 @@
-//! What a machine must make of a stream, and the driver that finds out what it does.
+//! Expected results of arbitrary bytes, and a driver that checks them.
 
 use falco_core::{ClientWait, Connection, ConnectionError, Instant, KeyRef, Received, Role, ServerWait, Settings};
 
@@ -20,7 +20,7 @@ pub(crate) const fn frame_length(length: u64) -> ConnectionError {
     }
 }
 
-/// What a machine must make of a stream.
+/// The expected result of a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     NeedMore(usize),
@@ -48,7 +48,7 @@ impl From<ServerWait> for Verdict {
     }
 }
 
-/// The length of a sealed text at `at`, judged: how long the frame is in all.
+/// Checks the length of a sealed text at `at`, and returns the length of the frame.
 pub(crate) fn judge_length(bytes: &[u8], at: usize) -> Result<usize, Verdict> {
     let Some(length) = bytes.get(at..at + 8) else {
         return Err(Verdict::NeedMore(at + 8));
@@ -60,7 +60,7 @@ pub(crate) fn judge_length(bytes: &[u8], at: usize) -> Result<usize, Verdict> {
     }
 }
 
-/// Gives a machine junk until it wants more than that.
+/// Passes bytes to a connection until it needs more or ends.
 fn verdict<R: Role<Wait: Into<Verdict>>, H: KeyRef<R>>(machine: &mut Connection<R, H>, junk: &[u8]) -> Verdict {
     let mut bytes = junk.to_vec();
     let mut unread = bytes.as_mut_slice();
@@ -78,7 +78,7 @@ fn verdict<R: Role<Wait: Into<Verdict>>, H: KeyRef<R>>(machine: &mut Connection<
     }
 }
 
-/// Asserts that a machine makes of junk what it must, and says whether that ended it.
+/// Asserts the result of arbitrary bytes, and returns whether they ended the connection.
 pub(crate) fn check<R: Role<Wait: Into<Verdict>>, H: KeyRef<R>>(
     state: &str,
     junk: &[u8],

@@ -1,5 +1,4 @@
-//! The machines allocate nothing, and how large they are. A test program of its own, because it
-//! counts the program's allocations.
+//! Connections of the classic wire allocate nothing, and their sizes.
 use allocation_counter::measure;
 use falco_core::testing::CountingRng;
 use falco_core::{
@@ -18,14 +17,13 @@ fn shared(seed: u64) -> Shared {
     ClassicKey::new(Key::from_bytes([7; 32]).unwrap(), replay_cache)
 }
 
-/// Puts bytes into a buffer as a read would.
+/// Adds bytes to a buffer as a read would.
 fn carry(bytes: &[u8], inbox: &mut RecvBuf<[u8; FRAME]>) {
     inbox.space(bytes.len()).unwrap()[..bytes.len()].copy_from_slice(bytes);
     inbox.filled(bytes.len());
 }
 
-/// Two machines with buffers of their own: a handshake, a ping, then 1000 messages each
-/// way.
+/// Two connections with buffers of their own: a handshake, a ping, then 1000 messages each way.
 fn whole_story(ours: &Shared, theirs: &Shared) -> u32 {
     let settings = Settings::new().with_max_message(u32::try_from(BODY).unwrap());
     let mut rng = CountingRng::new(3);
@@ -63,7 +61,7 @@ fn whole_story(ours: &Shared, theirs: &Shared) -> u32 {
         let body = &body[..number % (BODY + 1)];
         let mut message = client.request(body.len()).unwrap();
         let length = client.seal(NOW, [(&mut message, body)], &mut out).unwrap();
-        // In two reads, so that a frame is unfinished once.
+        // In two reads, so that a frame arrives in part.
         carry(&out[..length / 2], &mut to_server);
         assert!(matches!(
             server.recv(NOW, to_server.unread()),
@@ -117,18 +115,17 @@ fn the_counter_counts() {
     assert_eq!((allocations.count_total, allocations.bytes_total), (1, 77));
 }
 
-/// Bytes on a 64-bit machine, no more than these ceilings.
+/// Bytes on a 64-bit machine: at most these ceilings.
 #[test]
 fn machines_and_keys_are_no_larger_than_stated() {
-    // The 128 bytes that the hello seals, until it has gone; the rest is a nonce, counters,
+    // The 128 bytes that the hello seals, until it is sealed. The rest is a nonce, counters,
     // settings and times.
     assert!(size_of::<ClientConnection<&Shared>>() <= 328);
     assert!(size_of::<ServerConnection<&Shared>>() <= 200);
     // The expanded key, which all connections share: AES round keys (960 bytes in the form for
     // processors without AES instructions) and GHASH tables.
     assert!(size_of::<ClassicKey<()>>() <= 1_104);
-    // 20 bytes for each nonce that the replay cache remembers, and what it has besides: the 48 of
-    // its state and 8 of its cell.
+    // 20 bytes for each nonce, 48 for the state of the cache and 8 for its cell.
     assert!(size_of::<FixedReplayCache<0>>() <= 56);
     assert!(size_of::<FixedReplayCache<100>>() <= 56 + 100 * 20);
 }

@@ -1,5 +1,4 @@
-//! The machines of the noise wire allocate nothing, and how large they are. A test program of its
-//! own, because it counts the program's allocations.
+//! Connections of the noise wire allocate nothing, and their sizes.
 use core::cell::RefCell;
 use std::sync::Arc;
 
@@ -41,8 +40,7 @@ fn carry(bytes: &[u8], inbox: &mut Inbox) {
     }
 }
 
-/// One step of the client: an answer that is whole is compared with `body`. Says whether there was
-/// one.
+/// One step of the client: compares a complete answer with `body`. Returns whether there was one.
 fn hear(client: &mut ClientConnection<&ClientKeys>, inbox: &mut Inbox, parts: &mut Parts, body: &[u8]) -> bool {
     let (consumed, id) = match client.recv(NOW, inbox.unread()).unwrap() {
         Received::Event { consumed, event } => match event {
@@ -73,7 +71,7 @@ fn hear(client: &mut ClientConnection<&ClientKeys>, inbox: &mut Inbox, parts: &m
     id.is_some()
 }
 
-/// One step of the server, which sends requests back as they are.
+/// One step of the server, which answers with the body of the request.
 fn serve(
     server: &mut ServerConnection<&ServerKeys>,
     inbox: &mut Inbox,
@@ -114,7 +112,7 @@ fn serve(
         }
         parts.forget(id);
         inbox.consume(consumed);
-        // The client's buffer holds one record; the rest waits in `out`, which is the test's.
+        // The client's buffer has room for one record. The rest stays in `out`.
         ANSWER.with_borrow_mut(|pending| {
             pending.0[..client_parts].copy_from_slice(&out[..client_parts]);
             pending.1 = client_parts;
@@ -131,7 +129,7 @@ thread_local! {
     static ANSWER: RefCell<([u8; 1_000], usize, usize)> = const { RefCell::new(([0; 1_000], 0, 0)) };
 }
 
-/// As much of the pending answer as the client's buffer takes.
+/// Seals as much of the pending answer as the client's buffer has room for.
 fn feed(to_client: &mut Inbox) {
     ANSWER.with_borrow_mut(|(bytes, length, at)| {
         let count = (RECORD - to_client.len()).min(*length - *at);
@@ -201,7 +199,7 @@ fn a_handshake_and_1000_messages_each_way_whole_and_in_parts_allocate_nothing() 
     assert_eq!((allocations.count_total, allocations.bytes_total), (0, 0));
 }
 
-/// Bytes on a 64-bit machine, no more than these ceilings.
+/// Bytes on a 64-bit machine: at most these ceilings.
 #[test]
 fn machines_and_keys_are_no_larger_than_stated() {
     let sizes = [
@@ -210,7 +208,7 @@ fn machines_and_keys_are_no_larger_than_stated() {
         size_of::<ClientKeys>(),
         size_of::<ServerKeys>(),
     ];
-    // Two expanded keys, one each way, are nearly all of a machine: 1,088 bytes each with
+    // Two expanded keys, one for each direction, are most of a connection: 1,088 bytes each with
     // RustCrypto.
     assert!(sizes[0] <= 2_900, "{sizes:?}");
     assert!(sizes[1] <= 2_900, "{sizes:?}");

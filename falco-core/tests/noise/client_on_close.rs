@@ -1,4 +1,4 @@
-//! What a CLOSE does to a client, the server's and its own.
+//! What the server's CLOSE and its own do to a client.
 
 use crate::common::noise::{
     AtClient, BEGIN, CANCEL, CLOSE, MESSAGE, PART, PING, REFUSE, Told, asking, at_client, begin,
@@ -6,7 +6,8 @@ use crate::common::noise::{
 use falco_core::testing::raw_frame;
 use falco_core::{CloseReason, ConnectionError, Error, Refusal, Settings, Status};
 
-/// The answer to request 1 is half received (4 of 8 bytes), 2 has had its answer, 3 to 5 wait.
+/// The answer to request 1 has arrived in part (4 of 8 bytes), 2 is answered, 3 to 5 have no answer
+/// yet.
 fn busy() -> AtClient {
     let mut rig = asking(5);
     rig.hear(&raw_frame(BEGIN, 1, &begin(8, b"half")));
@@ -46,7 +47,7 @@ fn after_a_servers_close_requests_up_to_its_last_get_their_end_and_later_ones_we
         raw_frame(MESSAGE, 4, b"was not processed"),
         raw_frame(REFUSE, 5, &[5]),
     ] {
-        // In the same record, and in the next: nothing of it is told.
+        // In the same record, and in the next: there are no events of it.
         let mut rig = busy();
         assert_eq!(rig.hear(&[raw_frame(CLOSE, 3, &[0]), after.clone()].concat()), []);
         assert_eq!(rig.said(), [(CLOSE, 5, vec![4])]);
@@ -102,7 +103,7 @@ fn after_its_own_close_a_client_finishes_what_it_has_begun_and_begins_nothing() 
     assert_eq!(rig.machine.status(), Status::Draining, "until the server has closed");
     assert_eq!(rig.hear(&raw_frame(CLOSE, 1, &[0])), [Told::Closing(CloseReason::Done)]);
     rig.assert_ended(ConnectionError::Closed);
-    // A broken frame after one's own CLOSE earns no second one.
+    // A frame that breaks the rules after the own CLOSE causes no second one.
     let mut rig = asking(1);
     rig.machine.close(rig.now, CloseReason::Done);
     rig.said();
@@ -120,7 +121,7 @@ fn a_servers_close_that_names_a_request_which_was_never_begun_breaks_the_rules()
             assert_eq!(rig.said(), [(CLOSE, 5, vec![4])], "{code} {last}");
             rig.assert_ended(ConnectionError::Protocol);
         }
-        // The last that was begun, and 0 where none was.
+        // The last request that has begun, or 0.
         let mut rig = busy();
         assert!(!rig.hear(&raw_frame(CLOSE, 5, &[code])).is_empty() || matches!(code, 1 | 4));
         assert_ne!(rig.machine.end(), Some(ConnectionError::Protocol));

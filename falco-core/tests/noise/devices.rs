@@ -1,5 +1,5 @@
-//! A device among servers: less room to seal into than its peer reads, keys that never change, one
-//! request at a time.
+//! A small device: an output smaller than the records that its peer reads, fixed keys, one request
+//! at a time.
 use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, NoSecurity, key};
 use falco_core::{
@@ -9,14 +9,14 @@ use falco_core::{
 
 type Keys = NoiseServer<FixedTable<2>, KeyRing<[Option<NoiseSecret>; 1]>, NoSecurity>;
 
-/// A ring that is neither in a cell nor behind a lock.
+/// A ring without a cell or a lock.
 fn server_keys(byte: u8) -> Keys {
     let secret = NoiseSecret::derive(key(byte), &NoSecurity);
     let ring = KeyRing::new([Some(secret)], &mut CountingRng::new(0)).unwrap();
     NoiseServer::new(ring, &[][..], NoSecurity).unwrap()
 }
 
-/// Lets the server take all of `bytes`; hands out the request that is whole with them.
+/// Passes `bytes` to the server, and returns the request that they complete.
 fn take(
     server: &mut ServerConnection<&Keys>,
     bytes: &mut [u8],
@@ -45,8 +45,7 @@ fn take(
     whole
 }
 
-/// A client that has proved itself to a server which reads far larger records than the client has
-/// room for.
+/// An established client and a server that reads far larger records than the client has room for.
 fn established<'k>(
     client: &'k NoiseClient<FixedTable<1>, NoSecurity>,
     keys: &'k Keys,
@@ -98,7 +97,7 @@ fn a_message_larger_than_the_output_goes_in_parts_although_the_peer_reads_it_who
     }
 }
 
-/// The server learns that its only request is no longer wanted, and ends it.
+/// The server's only request is cancelled, and the server refuses it.
 fn answer_cancel(
     client: &mut ClientConnection<&NoiseClient<FixedTable<1>, NoSecurity>>,
     server: &mut ServerConnection<&Keys>,

@@ -1,5 +1,5 @@
-//! How connections on the noise wire end: drains, ends that stay, ends of the stream, and what is
-//! said last.
+//! How connections on the noise wire end: drains, the end of the stream, the last bytes, and that
+//! an end does not change.
 
 use crate::common::ms;
 use crate::common::noise::{BEGIN, CLOSE, MESSAGE, PART, PING, PONG, REFUSE, Told, asking, at_server, begin};
@@ -26,7 +26,7 @@ fn a_server_that_closes_finishes_what_has_begun_and_skips_what_comes_after() {
             [(CLOSE, 4, vec![code])],
             "one, with the last that has begun"
         );
-        // Later ones are skipped, and their numbers count as begun.
+        // Later ones are skipped, and their ids count as used.
         let later = [
             raw_frame(MESSAGE, 5, b"later"),
             raw_frame(BEGIN, 7, &begin(9, b"later")),
@@ -48,7 +48,7 @@ fn a_server_that_closes_finishes_what_has_begun_and_skips_what_comes_after() {
         assert_eq!(rig.said(), []);
         rig.assert_ended(ConnectionError::Closed);
     }
-    // A number that was skipped may not come again.
+    // An id that was skipped must not be used again.
     let mut rig = at_server(&Settings::new());
     rig.hear(&raw_frame(MESSAGE, 1, b"one"));
     rig.machine.close(rig.now, CloseReason::Done);
@@ -89,7 +89,7 @@ fn after_a_clients_close_a_server_says_its_own_behind_the_last_end_it_owes() {
     rig.machine.refuse(rig.ids[&2], Refusal::Failed).unwrap();
     assert_eq!(rig.said(), [(REFUSE, 2, vec![3]), (CLOSE, 2, vec![0])]);
     rig.assert_ended(ConnectionError::Closed);
-    // Refusals are ends too: they go before the end.
+    // Refusals are sent before the end too.
     let mut rig = at_server(&Settings::new().with_max_in_flight(1).unwrap());
     let frames = [
         raw_frame(MESSAGE, 1, b""),
@@ -125,8 +125,8 @@ fn both_sides_may_close_at_once_and_neither_says_it_twice() {
 
 #[test]
 fn a_drain_that_lasts_a_lifetime_ends_as_idle_whatever_comes() {
-    // The server's own close, then the client's; a ping in between moves the lifetime and not the
-    // drain.
+    // The server's close, then the client's. A ping in between restarts the lifetime and does not
+    // move the end of the drain.
     for own in [true, false] {
         let mut rig = at_server(&Settings::new());
         rig.hear(&raw_frame(MESSAGE, 1, b"one"));
@@ -176,8 +176,8 @@ fn an_end_of_the_stream_is_orderly_only_after_a_close_between_records_with_nothi
         "no CLOSE, one running"
     );
     rig.assert_ended(ConnectionError::Truncated);
-    // After a CLOSE of either side nothing is cut but what is cut within a record; one that has not
-    // gone is none.
+    // After a CLOSE of either side only an end inside a record is a truncation. A CLOSE that was
+    // not sealed does not count.
     for (theirs, asked) in [(true, true), (true, false), (false, true), (false, false)] {
         let mut rig = at_server(&Settings::new());
         if asked {
@@ -251,7 +251,7 @@ fn what_runs_when_the_stream_ends_behind_a_close_of_either_side_still_gets_its_e
         for _ in 0..2 {
             assert_eq!(rig.machine.end_of_stream(rig.now, &[]), Ok(()), "theirs: {theirs}");
         }
-        // The rest of what is half received never comes.
+        // The rest of requests in part will not arrive.
         assert_eq!(rig.bytes(&[]), [Told::Abandoned(1)]);
         assert_eq!(rig.said(), [(REFUSE, 1, vec![5])]);
         assert_eq!((rig.machine.status(), rig.machine.in_flight()), (Status::Draining, 1));

@@ -1,5 +1,5 @@
-//! An AEAD that seals no more, as an engine that fails or a counter at its end: the connection is
-//! over for good, and nothing goes that would follow what is lost.
+//! An AEAD that fails to seal ends the connection, and nothing is sent after the record that was
+//! lost.
 
 use core::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServe
 use falco_core::testing::{CountingRng, NoSecurity, NoSecurityAead, key, raw_frame};
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Instant, SealError, ServerConnection, Settings};
 
-/// No security, and so many texts that may still be sealed.
+/// Cryptography without security that seals a limited number of texts.
 #[derive(Clone)]
 struct Failing(Rc<Cell<u32>>);
 
@@ -59,7 +59,7 @@ const NOW: Instant = Instant::ZERO;
 
 #[test]
 fn a_client_that_cannot_seal_is_over_for_good() {
-    // The hello, the first ping, then so many records, one of each large request.
+    // The hello, the first PING, then records with one part of each large request.
     for records in 0..4 {
         let left = Rc::new(Cell::new(1));
         let keys = NoiseClient::<HeapTable, _>::new(key(7), &[][..], Failing(Rc::clone(&left))).unwrap();
@@ -74,7 +74,7 @@ fn a_client_that_cannot_seal_is_over_for_good() {
         let all = messages.iter_mut().map(|message| (message, body.as_slice()));
         let sealed = machine.seal(NOW, all, &mut out);
         assert_eq!(sealed, Err(SealError::Connection(END)), "{records}");
-        // What may be sealed again comes too late.
+        // That sealing works again is too late.
         left.set(100);
         crate::common::assert_ended(&mut machine, NOW, END);
         let all = messages.iter_mut().map(|message| (message, body.as_slice()));
@@ -84,7 +84,7 @@ fn a_client_that_cannot_seal_is_over_for_good() {
 
 type Keys = NoiseServer<HeapTable, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, Failing>;
 
-/// A server whose client has proved itself.
+/// An established server.
 fn established(keys: &Keys) -> Rig<falco_core::ServerSide, &Keys> {
     let mut machine = ServerConnection::new(keys, &Settings::new(), NOW, &mut CountingRng::new(1)).unwrap();
     machine.recv(NOW, &mut honest().hello()).unwrap();
@@ -118,7 +118,8 @@ fn a_server_that_cannot_seal_is_over_for_good() {
         left.set(1_000);
         rig.assert_ended(END);
     }
-    // The last CLOSE is no orderly end where it could not be said, be it asked for or not.
+    // If the last CLOSE cannot be sealed, the end is not `Closed`, whether `close` was called or
+    // not.
     for own in [true, false] {
         let mut rig = established(&keys);
         if own {

@@ -1,4 +1,4 @@
-//! Large messages take turns with everything else, and what a tiny peer reads is honoured.
+//! Large messages take turns with all others, and records fit a peer that reads small ones.
 
 use crate::common::noise::{
     BEGIN, Frame, MESSAGE, PART, PONG, REFUSE, Told, at_client, at_client_with, at_server, at_server_with, client_keys,
@@ -117,7 +117,7 @@ fn pong_and_refusals_go_before_the_next_part() {
     assert!(rig.opened().iter().any(|frame| frame.0 == PART));
 }
 
-/// Asserts that no record in `out` is over 256 and that together they carry the whole body.
+/// Asserts that no record in `out` is longer than 256 and that they have the whole body.
 fn assert_small_records(out: &[u8], mut frames: Vec<Frame>, length: usize) {
     let mut at = 0;
     while at < out.len() {

@@ -1,5 +1,4 @@
-//! The first words of both sides on the noise wire, and that a side which ends before them says
-//! nothing.
+//! The first bytes that each side sends, and that a side that ends before them sends nothing.
 
 use crate::common::noise::{CLOSE, PING, PONG, at_client, first_ping, honest, noise_client_end, noise_server_end};
 use crate::common::{ms, owed};
@@ -8,7 +7,7 @@ use falco_core::{CloseReason, Received, Settings, Status};
 
 #[test]
 fn before_it_is_established_a_side_that_closes_or_runs_out_of_time_says_nothing() {
-    // A server that has read a hello owes a welcome, and after the end it does not.
+    // A server that has read a hello has a pending welcome, which it drops at its end.
     for late in [false, true] {
         let mut machine = noise_server_end(&Settings::new(), 1);
         let mut hello = honest().hello();
@@ -22,7 +21,7 @@ fn before_it_is_established_a_side_that_closes_or_runs_out_of_time_says_nothing(
     let mut client = noise_client_end(&Settings::new(), 1);
     client.close(ms(0), CloseReason::Done);
     assert_eq!(owed(&mut client, ms(0)), []);
-    // A client whose first PING has not gone has no other first record.
+    // A client that ends before its first PING is sealed sends no other record.
     for way in 0..2 {
         let mut client = noise_client_end(&Settings::new(), 1);
         let hello = owed(&mut client, ms(0));

@@ -1,5 +1,5 @@
-//! From the welcome to the first PING, with real cryptography: what a first record may be, what a
-//! replayed hello is worth, and that nothing moves the deadline.
+//! From the welcome to the first PING, with real cryptography: what the first record may be, that a
+//! replayed hello is of no use, and that nothing moves the deadline.
 
 use crate::common::noise::first_ping;
 use crate::common::{assert_ended, ms, owed};
@@ -27,7 +27,7 @@ fn honest() -> RawHandshake<RustCrypto> {
     RawHandshake::new(RustCrypto, 7)
 }
 
-/// A server that has sent its welcome, and the one who asked for it.
+/// A server that has sent its welcome, and the peer that sent the hello.
 fn welcomed(keys: &NoiseTestServer) -> (Server<'_>, RawPeer<RustCrypto>) {
     let mut machine = server(keys);
     assert_eq!(
@@ -69,7 +69,7 @@ fn a_first_record_other_than_one_ping_ends_the_connection_without_a_word() {
         assert_eq!(received, Err(ConnectionError::Protocol), "{what}");
         assert_ended(&mut machine, ms(2), ConnectionError::Protocol);
     }
-    // A longer one is not even waited for, be it a ping with something behind it.
+    // A longer one is refused by its length, even if it starts with a PING.
     let keys = noise_server(7);
     let (mut machine, mut raw) = welcomed(&keys);
     let record = raw.seal(&[ping, raw_frame(1, 1, b"")].concat());
@@ -95,7 +95,7 @@ fn requests_may_follow_the_first_ping_in_the_same_write_and_none_is_taken_before
     };
     assert_eq!(machine.recv(ms(2), &mut both), Ok(established));
     assert_eq!(machine.key_id().unwrap().as_bytes()[..], honest().clear[2..]);
-    // Not before the ping is answered: a client that has heard nothing may rely on that.
+    // Not before the PING is answered: a client that has received nothing relies on that.
     for _ in 0..2 {
         assert_eq!(
             machine.recv(ms(2), &mut both[33..]),
@@ -119,7 +119,7 @@ fn requests_may_follow_the_first_ping_in_the_same_write_and_none_is_taken_before
 #[test]
 fn a_replayed_hello_gets_a_welcome_reaches_no_handler_and_is_gone_at_the_deadline() {
     let (server_keys, client_keys) = (noise_server(7), noise_client(7));
-    // What a real client says, recorded.
+    // Record what a real client sends.
     let mut real = client(&client_keys);
     let mut first = server(&server_keys);
     let hello = owed(&mut real, ms(0));
@@ -130,7 +130,7 @@ fn a_replayed_hello_gets_a_welcome_reaches_no_handler_and_is_gone_at_the_deadlin
     let length = real.seal(ms(0), [(&mut request, &b"hello"[..])], &mut out).unwrap();
     let recorded = &out[..length];
     assert!(first.recv(ms(0), &mut recorded.to_vec()).is_ok());
-    // And replayed, to a server with other entropy.
+    // Replay it to a server with other entropy.
     let mut again = ServerConnection::new(&server_keys, &Settings::new(), ms(0), &mut CountingRng::new(99)).unwrap();
     again.recv(ms(0), &mut hello.clone()).unwrap();
     assert_eq!(owed(&mut again, ms(0)).len(), 64);
@@ -211,7 +211,7 @@ fn a_client_takes_an_end_of_the_stream_before_the_welcome_for_a_refusal() {
 #[test]
 fn only_a_stream_that_ends_without_a_byte_behind_the_welcome_has_processed_nothing() {
     let keys = noise_client(7);
-    // How much of the record with the PONG has come; at 33 bytes all of it.
+    // How much of the record with the PONG has arrived: 33 bytes are all of it.
     for (came, fate) in [
         (0, Fate::NotProcessed),
         (1, Fate::MaybeProcessed),
@@ -238,13 +238,13 @@ fn only_a_stream_that_ends_without_a_byte_behind_the_welcome_has_processed_nothi
         assert_eq!(machine.end_of_stream(ms(4), &[]), cut);
         assert_eq!(machine.fate(), fate, "and it stays so");
     }
-    // Silence is no end of the stream: what was said may be on its way.
+    // Without the end of the stream, a record may still be in transit.
     let mut machine = client(&keys);
     let (mut welcome, _) = honest().server(&owed(&mut machine, ms(0))).unwrap();
     machine.recv(ms(1), &mut welcome).unwrap();
     assert_eq!(machine.handle_timeout(ms(60_001)), Err(ConnectionError::Expired));
     assert_eq!(machine.fate(), Fate::MaybeProcessed);
-    // Refused: nothing has begun.
+    // Refused: no request has begun.
     let mut machine = client(&keys);
     owed(&mut machine, ms(0));
     assert_eq!(machine.end_of_stream(ms(1), &[]), Err(ConnectionError::Refused));

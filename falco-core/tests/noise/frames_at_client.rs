@@ -1,4 +1,4 @@
-//! What each frame of a server does to a client: what is told, what is said, what breaks the rules.
+//! What each frame of a server does to a client: its event, the reaction, or a protocol error.
 
 use crate::common::noise::{
     AtClient, BEGIN, CANCEL, CLOSE, MESSAGE, PART, PING, PONG, REFUSE, Told, asking, at_client, begin,
@@ -6,7 +6,8 @@ use crate::common::noise::{
 use falco_core::testing::raw_frame;
 use falco_core::{ConnectionError, Refusal, Settings};
 
-/// The answer to request 1 is half received (4 of 8 bytes), 2 has had its answer, 3 to 5 wait.
+/// The answer to request 1 has arrived in part (4 of 8 bytes), 2 is answered, 3 to 5 have no answer
+/// yet.
 fn busy() -> AtClient {
     let mut rig = asking(5);
     assert_eq!(
@@ -79,7 +80,7 @@ fn an_id_that_does_not_wait_breaks_the_rules() {
         assert_broken("PING", &raw_frame(PING, id, &[0; 8]));
         assert_broken("PONG", &raw_frame(PONG, id, &[0; 8]));
     }
-    // 0 is none, 2 has had its answer, 6 has not begun.
+    // 0 is no id, 2 is answered, 6 has not begun.
     for id in [0, 2, 6, u32::MAX] {
         assert_broken("MESSAGE", &raw_frame(MESSAGE, id, b"body"));
         assert_broken("BEGIN", &raw_frame(BEGIN, id, &begin(9, b"body")));
@@ -92,7 +93,7 @@ fn an_id_that_does_not_wait_breaks_the_rules() {
     for second in [raw_frame(MESSAGE, 1, b""), raw_frame(BEGIN, 1, &begin(8, b"half"))] {
         assert_broken("a second beginning", &second);
     }
-    // Within one record too.
+    // In one record too.
     for first in [raw_frame(MESSAGE, 3, b"a"), raw_frame(REFUSE, 3, &[1])] {
         for second in [
             raw_frame(MESSAGE, 3, b"a"),
@@ -164,7 +165,7 @@ fn a_refusal_ends_a_request_whatever_had_come_of_its_answer() {
             let mut rig = busy();
             assert_eq!(rig.hear(&raw_frame(REFUSE, id, &[code])), [Told::Refused(id, refusal)]);
             assert_eq!(rig.machine.in_flight(), 3);
-            // The rest of it may not come.
+            // The rest of it must not arrive.
             assert_eq!(rig.hear(&raw_frame(PART, id, b"rest")), []);
             assert_eq!(rig.said(), [(CLOSE, 5, vec![4])]);
         }
@@ -200,7 +201,7 @@ fn of_a_request_half_sent_nothing_more_goes_once_it_has_its_end_or_is_cancelled(
         rig.hear(&raw_frame(REFUSE, 1, &[4])),
         [Told::Refused(1, Refusal::Cancelled)]
     );
-    // Cancelled too late: the answer is the end, and no CANCEL goes for it.
+    // Cancelled too late: the answer completes it, and no CANCEL is sent.
     let mut rig = asking(1);
     let id = rig.ids[&1];
     rig.machine.cancel(id).unwrap();

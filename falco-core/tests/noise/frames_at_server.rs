@@ -1,4 +1,4 @@
-//! What each frame of a client does to a server: what is told, what is said, what breaks the rules.
+//! What each frame of a client does to a server: its event, the reaction, or a protocol error.
 
 use crate::common::noise::{AtServer, BEGIN, CANCEL, CLOSE, MESSAGE, PART, PING, PONG, REFUSE, Told, at_server, begin};
 use falco_core::testing::raw_frame;
@@ -8,8 +8,8 @@ fn settings() -> Settings {
     Settings::new().with_max_message(100).with_max_in_flight(4).unwrap()
 }
 
-/// Request 5 is half received (4 of 8 bytes), 6 is with the handler, 7 was answered, the answer to
-/// 8 is half sent.
+/// Request 5 has arrived in part (4 of 8 bytes), 6 is with the handler, 7 is answered, the answer
+/// to 8 is sealed in part.
 fn busy() -> AtServer {
     let mut rig = at_server(&Settings::new());
     rig.hear(&raw_frame(BEGIN, 5, &begin(8, b"half")));
@@ -26,8 +26,8 @@ fn busy() -> AtServer {
     rig
 }
 
-/// Asserts that these frames are a protocol error, that nothing of their record is told, and that
-/// the CLOSE names 8.
+/// Asserts that these frames are a protocol error, that their record causes no events, and that the
+/// CLOSE has the id 8.
 fn assert_broken(what: &str, frames: &[u8]) {
     for before in [vec![], raw_frame(MESSAGE, 9, b"before"), raw_frame(PING, 0, &[1; 8])] {
         let mut rig = busy();
@@ -95,7 +95,7 @@ fn an_id_out_of_place_breaks_the_rules() {
     ] {
         assert_broken("id 0", &raw_frame(kind, 0, body));
     }
-    // Numbers go up: none again, whatever became of it, and none that was passed over.
+    // Ids ascend: none is used again, whether it completed or was skipped.
     for id in 1..=8 {
         assert_broken("MESSAGE again", &raw_frame(MESSAGE, id, b"again"));
         assert_broken("BEGIN again", &raw_frame(BEGIN, id, &begin(9, b"again")));
@@ -174,7 +174,7 @@ fn parts_of_requests_that_have_had_their_end_or_never_began_are_skipped() {
         assert_eq!(rig.hear(&record), [Told::Whole(9, b"after".to_vec())], "{id}");
         assert_eq!(rig.said(), []);
     }
-    // Refused as too large, as busy, by the owner, or cancelled.
+    // Refused as too large, as busy, by the handler, or cancelled.
     let mut rig = at_server(&settings());
     rig.hear(&raw_frame(BEGIN, 1, &begin(101, b"large")));
     assert_eq!(rig.said(), [(REFUSE, 1, vec![2])]);
@@ -193,28 +193,28 @@ fn parts_of_requests_that_have_had_their_end_or_never_began_are_skipped() {
 
 #[test]
 fn cancel_does_in_each_state_what_it_must() {
-    // Half received: refused at once.
+    // In part: refused at once.
     let mut rig = busy();
     assert_eq!(rig.hear(&raw_frame(CANCEL, 5, b"")), [Told::Abandoned(5)]);
     assert_eq!(rig.said(), [(REFUSE, 5, vec![4])]);
-    // With the handler: refused once that has stopped, and told once.
+    // With the handler: one event, and refused once the handler has stopped.
     assert_eq!(rig.hear(&raw_frame(CANCEL, 6, b"")), [Told::Cancelled(6)]);
     assert_eq!(rig.hear(&raw_frame(CANCEL, 6, b"")), []);
     assert_eq!((rig.said(), rig.machine.in_flight()), (vec![], 2));
     rig.machine.refuse(rig.ids[&6], falco_core::Refusal::Cancelled).unwrap();
     assert_eq!(rig.said(), [(REFUSE, 6, vec![4])]);
-    // Answered, unknown, of which the answer has begun: nothing.
+    // Answered, unknown, or with an answer that has begun: no effect.
     for id in [1, 6, 7, 8, 99, u32::MAX] {
         assert_eq!(rig.hear(&raw_frame(CANCEL, id, b"")), [], "{id}");
         assert_eq!(rig.said(), []);
     }
     assert_eq!(rig.machine.in_flight(), 1);
-    // The answer may still come first.
+    // The answer may still be sealed first.
     let mut rig = busy();
     rig.hear(&raw_frame(CANCEL, 6, b""));
     rig.answer(6, b"VI");
     assert_eq!(rig.opened(), [(MESSAGE, 6, b"VI".to_vec())]);
-    // Begun and cancelled within one record.
+    // Begun and cancelled in one record.
     let both = [raw_frame(BEGIN, 9, &begin(9, b"a")), raw_frame(CANCEL, 9, b"")].concat();
     assert_eq!(rig.hear(&both), [Told::Begin(9, 9, b"a".to_vec()), Told::Abandoned(9)]);
     assert_eq!(rig.said(), [(REFUSE, 9, vec![4])]);
@@ -252,7 +252,7 @@ fn after_its_close_a_client_may_finish_and_may_begin_nothing() {
         (5, CloseReason::Done),
         (255, CloseReason::Done),
     ] {
-        // The id in a client's CLOSE is its own last and is not judged.
+        // The id in a client's CLOSE is not checked.
         for last in [0, 3, 8, u32::MAX] {
             let mut rig = busy();
             assert_eq!(rig.hear(&raw_frame(CLOSE, last, &[code])), [Told::Closing(reason)]);

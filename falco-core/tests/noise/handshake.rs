@@ -1,4 +1,5 @@
-//! The handshake of the noise wire, with real cryptography: who is let in and who gets silence.
+//! The handshake of the noise wire, with real cryptography: who is accepted, and that others
+//! receive nothing.
 
 use crate::common::{assert_ended, ms, owed, span};
 use falco_core::crypto::{Crypto, NoiseCrypto, RustCrypto};
@@ -23,7 +24,7 @@ fn honest() -> RawHandshake<RustCrypto> {
     RawHandshake::new(RustCrypto, 7)
 }
 
-/// Asserts that a server refuses this hello with this error and not one byte.
+/// Asserts that a server refuses this hello with this error and sends nothing.
 fn assert_refused(what: &str, hello: &[u8], end: ConnectionError) {
     let keys = noise_server(7);
     let mut machine = server(&keys);
@@ -54,7 +55,7 @@ fn a_hello_with_a_wrong_key_key_id_or_context_is_refused_in_silence() {
     ] {
         assert_refused(what, &handshake.hello(), UNAUTHENTICATED);
     }
-    // The id of a key that is there, with the secret of another that is there too.
+    // The id of a key in the ring, with the secret of another key in the ring.
     let mut mixed = RawHandshake::new(RustCrypto, 8);
     mixed.clear = honest().clear;
     assert_refused("mixed", &mixed.hello(), UNAUTHENTICATED);
@@ -65,7 +66,7 @@ fn a_hello_with_a_wrong_key_key_id_or_context_is_refused_in_silence() {
 #[test]
 fn an_unknown_key_id_is_refused_whatever_the_decryption_says() {
     use rand_core::TryRng;
-    // What the ring of this server tries unknown ids with: a test may know it, nobody else does.
+    // The random key that the ring of this server uses for unknown ids. Only a test can know it.
     let mut dummy = RawHandshake::new(RustCrypto, 9);
     CountingRng::new(0).try_fill_bytes(&mut dummy.psk).unwrap();
     assert_refused("the key that nobody has", &dummy.hello(), UNAUTHENTICATED);
@@ -92,7 +93,8 @@ fn a_context_opens_its_own_service_and_no_other() {
 #[test]
 fn settings_out_of_range_are_refused_in_silence_on_both_sides() {
     let table = [
-        // max record, max in flight, max message, lifetime: a server takes it, a client takes it
+        // max record, max in flight, max message, lifetime: a server accepts it, a client accepts
+        // it
         (64, 1, 0, 1_000, true, true),
         (u16::MAX, u16::MAX, u32::MAX, u32::MAX, true, true),
         (63, 1, 0, 1_000, false, false),
@@ -164,8 +166,8 @@ fn low_order() -> Vec<[u8; 32]> {
     vec![[0; 32], one, eight, other, p(0xEC), p(0xED), p(0xEE)]
 }
 
-/// Real cryptography, but its Diffie-Hellman always comes to nothing: what a side knows that sends
-/// a point of low order.
+/// Real cryptography, but the result of its Diffie-Hellman is always zero, as a side knows that
+/// sends a point of low order.
 #[derive(Clone, Copy)]
 struct Nothing;
 

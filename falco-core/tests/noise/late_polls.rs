@@ -1,5 +1,5 @@
-//! An owner who was away: what has come by the time that he is back is looked at before a deadline
-//! that has passed meanwhile counts, and no peer that is gone is kept by it.
+//! A late poll: what has arrived is read before a deadline that has passed counts, and a peer that
+//! is gone is not kept.
 
 use crate::common::noise::{BEGIN, PART, PING, PONG, REFUSE, Told, at_client, at_server, begin};
 use crate::common::{ms, secrets, span};
@@ -38,7 +38,7 @@ fn between_two_signs_of_life_it_comes_at_most_a_lifetime_late_and_lasts_a_second
     let mut rig = at_server(&Settings::new());
     let first = LIFETIME + 7_000;
     rig.machine.handle_late_poll(ms(first));
-    // In as many looks as it takes, up to a second from the first.
+    // In several calls, up to a second after the first.
     for now in [first, first + 1, first + 500, first + 999] {
         rig.machine.handle_late_poll(ms(now));
         assert_eq!(rig.machine.handle_timeout(ms(now)), Ok(()), "{now}");
@@ -47,7 +47,7 @@ fn between_two_signs_of_life_it_comes_at_most_a_lifetime_late_and_lasts_a_second
     rig.machine.handle_late_poll(ms(first + 1_001));
     assert_eq!(rig.machine.handle_timeout(ms(first + 1_001)), EXPIRED);
 
-    // Of a short lifetime a third.
+    // A third of a short lifetime.
     let brief = Settings::new().with_lifetime(span(1_000)).unwrap();
     let mut rig = at_server(&brief);
     rig.machine.handle_late_poll(ms(1_500));
@@ -56,7 +56,7 @@ fn between_two_signs_of_life_it_comes_at_most_a_lifetime_late_and_lasts_a_second
     rig.machine.handle_late_poll(ms(1_836));
     assert_eq!(rig.machine.handle_timeout(ms(1_836)), EXPIRED);
 
-    // Whoever is away for longer than a lifetime at once gets nothing.
+    // A poll that is more than a lifetime late gets no grace period.
     let mut rig = at_server(&Settings::new());
     rig.machine.handle_late_poll(ms(2 * LIFETIME));
     assert_eq!(rig.machine.handle_timeout(ms(2 * LIFETIME)), EXPIRED);
@@ -69,7 +69,7 @@ fn between_two_signs_of_life_it_comes_at_most_a_lifetime_late_and_lasts_a_second
 fn each_sign_of_life_gives_it_anew() {
     let mut rig = at_server(&Settings::new());
     for round in 1..4 {
-        // Each time counted from the last ping.
+        // Each counts from the last ping.
         rig.now = ms(round * (LIFETIME + 5_000));
         rig.machine.handle_late_poll(rig.now);
         assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping], "{round}");
@@ -77,7 +77,7 @@ fn each_sign_of_life_gives_it_anew() {
     }
 }
 
-/// Each kind of machine that a user can have.
+/// Each kind of connection that a user can have.
 #[test]
 fn it_holds_on_every_wire() {
     fn both<A: ClientKeyRef + Copy, B: ServerKeyRef + Copy>(client: A, server: B, seed: u64) {
@@ -100,7 +100,7 @@ fn it_holds_on_every_wire() {
     let wires = secrets(Some(7), Some(8)).into_server(&mut CountingRng::new(1)).unwrap();
     both(&noise_client(7), &wires, 5);
     both(&classic_key(8), &wires, 7);
-    // As the adapters hold them.
+    // As the adapters use them.
     let shared = secrets(None, Some(8)).into_server(&mut CountingRng::new(1)).unwrap();
     let client = secrets(None, Some(8)).into_client(&mut CountingRng::new(2)).unwrap();
     both(&client, &shared, 9);
@@ -113,7 +113,7 @@ fn nothing_moves_where_nothing_has_run_out_and_early_and_often_do_no_harm() {
         rig.machine.handle_late_poll(ms(now));
         assert_eq!(rig.machine.poll_timeout(), Some(ms(LIFETIME)));
     }
-    // Standing still goes by its own rule.
+    // A pause has its own rule.
     rig.machine.set_reading(ms(10_000), false);
     rig.machine.handle_late_poll(ms(2 * LIFETIME));
     assert_eq!(rig.machine.handle_timeout(ms(2 * LIFETIME)), EXPIRED);
@@ -168,7 +168,7 @@ fn a_peer_that_was_heard_has_it_again() {
 fn what_is_half_received_goes_stale_all_the_same() {
     let mut rig = at_server(&Settings::new());
     rig.hear(&raw_frame(BEGIN, 1, &begin(9, b"a")));
-    // A client that talks in each millisecond, of other things.
+    // A client that sends other frames in each millisecond.
     for now in [30_000, LIFETIME - 1].into_iter().chain(LIFETIME..LIFETIME + 1_000) {
         rig.now = ms(now);
         rig.machine.handle_late_poll(rig.now);
@@ -186,7 +186,7 @@ fn what_is_half_received_goes_stale_all_the_same() {
 fn parts_that_came_meanwhile_are_taken_before_their_request_counts_as_stale() {
     let mut rig = at_server(&Settings::new());
     rig.hear(&raw_frame(BEGIN, 1, &begin(3, b"a")));
-    // The connection is heard in time, so that nothing but the request has run out.
+    // Records arrive in time, so that only the request has run out.
     for (ping, late, part) in [(30_000, 61_000, b"b"), (90_000, 122_000, b"c")] {
         rig.now = ms(ping);
         assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping]);

@@ -1,5 +1,5 @@
-//! Deadlines on the noise wire, to the millisecond: the lifetime and what begins it anew,
-//! keep-alive, dead peers.
+//! Deadlines on the noise wire, to the millisecond: the lifetime and what restarts it, keep-alive,
+//! dead peers.
 
 use crate::common::noise::{
     BEGIN, CANCEL, CLOSE, MESSAGE, PART, PING, PONG, REFUSE, Told, asking, at_client, at_client_with, at_server,
@@ -121,7 +121,7 @@ fn bytes_of_an_unfinished_record_and_what_is_sent_count_for_nothing() {
 
 #[test]
 fn a_client_pings_when_it_has_heard_or_sent_nothing_for_a_third_of_the_lifetime() {
-    // Nothing at all.
+    // Nothing sent or received.
     let mut rig = at_client(&Settings::new());
     assert_eq!(rig.machine.poll_timeout(), Some(ms(20_000)));
     for now in [0, 1, 19_999] {
@@ -137,14 +137,14 @@ fn a_client_pings_when_it_has_heard_or_sent_nothing_for_a_third_of_the_lifetime(
     rig.now = ms(20_050);
     assert_eq!(rig.hear(&raw_frame(PONG, 0, &said[0].2)), [Told::Pong]);
     assert_eq!(rig.machine.poll_timeout(), Some(ms(40_000)));
-    // Hears, and sends nothing.
+    // Receives, and sends nothing.
     let mut rig = at_client(&Settings::new());
     for now in [5_000, 10_000, 15_000] {
         rig.now = ms(now);
         rig.hear(&raw_frame(200, 0, b""));
         assert_eq!(rig.machine.poll_timeout(), Some(ms(20_000)));
     }
-    // Sends, and hears nothing.
+    // Sends, and receives nothing.
     let mut rig = at_client(&Settings::new());
     for now in [5_000, 10_000, 15_000] {
         rig.now = ms(now);
@@ -215,21 +215,21 @@ fn the_peers_time_to_answer_counts_from_when_the_ping_went() {
     let mut rig = at_client(&Settings::new());
     rig.now = ms(20_000);
     rig.machine.handle_timeout(rig.now).unwrap();
-    // Whoever never takes it away is asked nothing, and lives for its lifetime.
+    // While the PING is not sealed, no answer is expected, and the lifetime counts.
     assert_eq!(rig.machine.poll_timeout(), Some(ms(LIFETIME)));
     rig.now = ms(35_000);
     assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
     let said = rig.said();
     assert_eq!((said.len(), said[0].0), (1, PING));
     assert_eq!(rig.machine.poll_timeout(), Some(ms(55_000)));
-    // Pings that were asked for do not give it more.
+    // Pings of the caller do not move that deadline.
     rig.now = ms(40_000);
     rig.machine.ping().unwrap();
     assert_eq!(rig.said().len(), 1);
     assert_eq!(rig.machine.handle_timeout(ms(54_999)), Ok(()));
     let dead = Err(ConnectionError::PeerDead);
     assert_eq!(rig.machine.handle_timeout(ms(55_000)), dead);
-    // One that was owed when something came is no question any more.
+    // If something arrives while the PING is pending, no answer is expected.
     let mut rig = at_client(&Settings::new());
     rig.now = ms(20_000);
     rig.machine.handle_timeout(rig.now).unwrap();
@@ -239,7 +239,7 @@ fn the_peers_time_to_answer_counts_from_when_the_ping_went() {
     rig.now = ms(45_000);
     assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
     assert_eq!(rig.said().len(), 1, "the next ping");
-    // Never taken: the lifetime is over, and it is said.
+    // Never sealed: the lifetime runs out, and a CLOSE says so.
     let mut rig = at_client(&Settings::new());
     rig.machine.handle_timeout(ms(20_000)).unwrap();
     rig.machine.handle_timeout(ms(59_999)).unwrap();
@@ -264,7 +264,7 @@ fn early_late_and_repeated_calls_change_nothing() {
     (often.now, seldom.now) = (ms(20_001), ms(20_001));
     assert_eq!(often.said(), seldom.said());
     assert_eq!(often.machine.status(), Status::Established);
-    // A clock that went backwards stands still.
+    // A clock that goes backwards has no effect.
     assert_eq!(often.machine.handle_timeout(ms(0)), Ok(()));
     assert_eq!(often.machine.handle_timeout(ms(LIFETIME)), Err(EXPIRED));
     assert_eq!(often.machine.handle_timeout(ms(0)), Err(EXPIRED));

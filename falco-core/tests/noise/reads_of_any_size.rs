@@ -1,5 +1,5 @@
-//! On the noise wire too: however a stream is cut into reads, whatever storage holds what is
-//! unread, the same events, the same end, the same output.
+//! Events, end and output do not depend on how a stream is split into reads, or on the storage of
+//! unread bytes.
 
 use std::rc::Rc;
 
@@ -17,7 +17,7 @@ use falco_core::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// The largest record of these connections, and with its length the most that is ever unread of
+/// The largest record of these connections, and with its length the most unread bytes that they
 /// need.
 const RECORD: u16 = 150;
 const EXACT: usize = 152;
@@ -27,10 +27,10 @@ fn settings() -> Settings {
     settings.with_max_message(120).with_max_in_flight(3).unwrap()
 }
 
-/// Answers what is whole, refuses what is cancelled, leaves every fourth waiting.
+/// Answers complete requests, refuses cancelled ones, and leaves every fourth unanswered.
 struct Serving(NoiseServerEnd);
 
-/// Asks four things as soon as it may, cancels after each answer.
+/// Sends four requests as soon as it can, and cancels one after each answer.
 struct Asking(NoiseClientEnd, Vec<RequestId>);
 
 fn seal<R: Role, H: KeyRef<R>>(
@@ -102,20 +102,20 @@ impl Caller for Asking {
     fn wait(&mut self, _wait: ClientWait, _seen: &mut Seen) {}
 }
 
-/// What a stream is made of.
+/// A piece of a stream.
 #[derive(Clone, Debug)]
 enum Piece {
     /// A record of frames.
     Record(Vec<u8>),
-    /// One with a bit changed: which byte, counted round, and which bit.
+    /// A record with one bit changed: which byte, modulo its length, and which bit.
     Flipped(Vec<u8>, usize, u8),
-    /// One that is sealed and not sent.
+    /// A record that is sealed and dropped.
     Dropped(Vec<u8>),
     Junk(Vec<u8>),
 }
 
-/// Frames as a peer might send them, most of them in order; the low bits of what is drawn choose
-/// the id.
+/// Frames as a peer might send them, most of them valid. The low bits of a random number select the
+/// id.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     let id = 1..8_u32;
     prop_oneof![
@@ -150,7 +150,7 @@ fn cuts() -> impl Strategy<Value = Cuts> {
     })
 }
 
-/// A stream: the opening, then the pieces, of all that the first `share` of 200 parts.
+/// A stream of a handshake and pieces, cut after `share` of 200 parts.
 fn stream(mut all: Vec<u8>, raw: &mut RawPeer<NoSecurity>, pieces: &[Piece], share: u8) -> Vec<u8> {
     for piece in pieces {
         match piece {
@@ -214,7 +214,7 @@ fn check_client(pieces: &[Piece], share: u8, cuts: &Cuts) -> Seen {
     check(caller, &stream(welcome, &mut raw, pieces, share), cuts)
 }
 
-/// Makes the numbers of beginnings go up, so that streams get far.
+/// Makes the ids of new requests ascend, so that most records are valid.
 fn rising(pieces: &mut [Piece]) {
     let mut last = 0_u32;
     for piece in pieces {

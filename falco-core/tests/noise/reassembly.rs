@@ -1,5 +1,5 @@
-//! Messages put together from their parts, over fixed slots and over vectors: limits, and no memory
-//! for a promise.
+//! Messages are joined from their parts, in fixed places and on the heap, within limits. An
+//! announced total takes no memory.
 
 use core::cell::Cell;
 use std::rc::Rc;
@@ -65,7 +65,7 @@ fn a_message_that_does_not_fit_leaves_nothing_behind() {
     }
     assert!(parts.part(ids[0], b"j").is_err(), "further parts are refused too");
     assert!(parts.begin(ids[1], 8, &[1; 8]).is_ok(), "and the slot is free");
-    // Over its own total: the machines never let it come to that.
+    // More than its own total, which a connection does not let happen.
     let mut parts = Reassembly::<HeapPartials>::default();
     assert_eq!(parts.begin(ids[0], 3, b"four").unwrap_err().total, 3);
     parts.begin(ids[0], 3, b"fo").unwrap();
@@ -73,7 +73,7 @@ fn a_message_that_does_not_fit_leaves_nothing_behind() {
     assert_eq!(parts.whole(ids[0]), None);
 }
 
-/// A vector that tells how large it is.
+/// A vector that records its size.
 #[derive(Default)]
 struct Told(Vec<u8>, Rc<Cell<usize>>);
 
@@ -112,7 +112,7 @@ fn memory_grows_with_what_has_come_and_not_with_what_was_promised() {
     }
     parts.forget(id);
     assert_eq!(taken.get(), 0, "given back");
-    // The last step does not go past the total.
+    // The last step does not exceed the total.
     parts.begin(id, 100, &[1; 60]).unwrap();
     parts.part(id, &[2; 30]).unwrap();
     assert!(taken.get() <= 100);

@@ -1,5 +1,5 @@
-//! Keys are replaced every 2^20 records of a direction, and every few where a test says so;
-//! counters go on.
+//! The key of a direction is replaced after 2^20 records, or after fewer if a test sets it.
+//! Counters continue.
 
 use crate::common::noise::{Told, at_client, at_server, client_keys};
 use falco_core::testing::{ClientLog, Pair, noise_client, noise_server, raw_frame};
@@ -21,7 +21,7 @@ fn several_boundaries_are_crossed_in_both_directions_at_once() {
         let settings = Settings::new().with_max_record(100).unwrap();
         let mut pair = Pair::new(&client, &server, &settings, period).unwrap();
         for length in [0, 1, 50, 500, 2_000] {
-            // One answer is still on its way while the next requests are.
+            // One answer is still in transit together with the next requests.
             pair.request(&vec![1; length]).unwrap();
             pair.request(&vec![2; length / 2]).unwrap();
             let _ = pair.ping();
@@ -46,8 +46,7 @@ fn sides_that_do_not_agree_on_the_period_fail_at_the_first_boundary_and_not_befo
             }
             pair.settle().unwrap();
         }
-        // The first record of each side is the ping and its pong, or the first of each goes with
-        // it.
+        // The first record of each side is the PING and its PONG, or has the first message as well.
         let ends = (pair.client().end(), pair.server().end());
         assert!(
             ends.0 == Some(ConnectionError::Tampered) || ends.1 == Some(ConnectionError::Tampered),
@@ -61,7 +60,7 @@ fn sides_that_do_not_agree_on_the_period_fail_at_the_first_boundary_and_not_befo
     }
 }
 
-/// The peer of this test was written apart from the machine, and replaces its keys as the Noise
+/// The peer of this test is independent of the connection, and replaces its keys as the Noise
 /// specification says.
 #[test]
 fn each_record_around_each_boundary_opens_on_the_other_side() {
@@ -103,7 +102,7 @@ fn the_key_changes_after_record_2_to_the_20_minus_1() {
     const PERIOD: u64 = 1 << 20;
     let mut rig = at_client(&Settings::new());
     let mut out = [0; TRANSMIT_SIZE];
-    // The first ping was record 0.
+    // The first PING was record 0.
     for number in 1..PERIOD + 2 {
         rig.machine.ping().unwrap();
         let length = rig.machine.poll_transmit(rig.now, &mut out).unwrap();
@@ -113,7 +112,7 @@ fn the_key_changes_after_record_2_to_the_20_minus_1() {
         rig.out.extend_from_slice(&out[..length]);
         assert!(rig.raw.open(&mut rig.out).is_some(), "record {number}");
     }
-    // And the other way.
+    // The other direction.
     let mut rig = at_server(&Settings::new());
     rig.raw.set_rekey_period(PERIOD);
     for number in 1..PERIOD + 2 {

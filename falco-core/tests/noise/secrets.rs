@@ -1,5 +1,5 @@
-//! What of the noise wire must not be seen: nothing that is printed, at any step of a connection,
-//! holds a byte of a secret; and what is secret is wiped.
+//! No text that is printed at any step of a connection has bytes of a secret, and secrets are
+//! wiped.
 
 use core::cell::RefCell;
 
@@ -10,7 +10,7 @@ use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServe
 use falco_core::{ClientConnection, Key, ServerConnection, Settings};
 use zeroize::ZeroizeOnDrop;
 
-/// Bytes of which no three on end stand anywhere by chance.
+/// Bytes of which no three consecutive ones appear by chance.
 fn bytes(seed: u8) -> [u8; 32] {
     let mut at = seed;
     [0; 32].map(|_: u8| {
@@ -76,7 +76,7 @@ fn without_entropy_there_is_no_connection() {
     .unwrap();
     let servers = NoiseServer::<HeapTable, _, _>::new(ring, &[][..], RustCrypto).unwrap();
     let clients = NoiseClient::<HeapTable, _>::new(key(1), &[][..], RustCrypto).unwrap();
-    // An ephemeral key and a serial number; a client draws the first ping too.
+    // An ephemeral key and a serial number. A client also uses 8 bytes for the first PING.
     for drawn in 0..=44 {
         let client = ClientConnection::new(&clients, &Settings::new(), ms(0), &mut Script(vec![1; drawn]));
         assert_eq!(client.is_ok(), drawn == 44, "{drawn} bytes of entropy");

@@ -1,5 +1,5 @@
-//! What bounds a server on the noise wire: requests in flight, bytes held, sizes, refusals owed.
-//! Each request over a bound has exactly one end.
+//! The limits of a server: requests in flight, bytes held, sizes, pending refusals. Each request
+//! over a limit completes exactly once.
 
 use crate::common::noise::{
     AtServer, BEGIN, CANCEL, MESSAGE, PART, PING, REFUSE, Told, at_client_with, at_server, at_server_with, begin,
@@ -10,8 +10,7 @@ use falco_core::testing::{CountingRng, raw_frame, raw_settings};
 use falco_core::{ClientConnection, Instant, Key, RustCrypto};
 use falco_core::{Error, Refusal, ReplyError, RequestError, SealError, Settings, Status};
 
-/// Lets a server say all it owes and tell all there is, until it comes to rest; what it told, what
-/// it refused.
+/// Takes all pending output and all events of a server. Returns the events and the refusals.
 fn drain(rig: &mut AtServer) -> (Vec<Told>, Vec<(u32, u8)>) {
     let (mut told, mut refused) = (Vec::new(), Vec::new());
     loop {
@@ -51,7 +50,7 @@ fn nine_thousand_requests_in_one_record_get_one_end_each_and_owe_no_more_than_a_
         (rig.machine.status(), size_of_val(&rig.machine)),
         (Status::Established, size)
     );
-    // There is room again once a request has had its end.
+    // There is room again once a request has completed.
     rig.answer(2, b"");
     rig.opened();
     assert_eq!(rig.hear(&raw_frame(MESSAGE, 9_001, &[])), [Told::Whole(9_001, vec![])]);
@@ -68,7 +67,7 @@ fn a_server_that_owes_refusals_is_stuck_until_they_are_taken_and_then_loses_noth
     for _ in 0..3 {
         assert_eq!((rig.bytes(&[]), rig.stuck, rig.unread.len()), (vec![], true, left));
     }
-    // The owner may not owe more either, and loses nothing by asking.
+    // The handler cannot refuse more either, and an attempt changes nothing.
     assert_eq!(
         rig.machine.refuse(rig.ids[&1], Refusal::Failed),
         Err(ReplyError::TransmitFirst)
@@ -107,13 +106,13 @@ fn bytes_held_are_bounded_and_the_request_whose_frame_would_cross_the_bound_is_r
     rig.hear(&raw_frame(BEGIN, 2, &begin(10, &[2; 5])));
     rig.hear(&raw_frame(BEGIN, 3, &begin(10, &[3; 9])));
     assert_eq!((rig.said(), rig.machine.in_flight()), (vec![], 3));
-    // 24 are held: a total is only a promise, 2 bytes are 1 too many, 1 is not.
+    // 24 are held, because a total does not count. 2 bytes are 1 too many, 1 is not.
     rig.hear(&raw_frame(BEGIN, 4, &begin(10, &[])));
     assert_eq!(rig.hear(&raw_frame(MESSAGE, 5, &[5; 2])), []);
     assert_eq!(rig.said(), [(REFUSE, 5, vec![1])]);
     assert_eq!(rig.hear(&raw_frame(PART, 2, &[2; 2])), [Told::Abandoned(2)]);
     assert_eq!(rig.said(), [(REFUSE, 2, vec![1])]);
-    // What it held is free again.
+    // The bytes that it held are free again.
     assert_eq!(
         rig.hear(&raw_frame(PART, 4, &[4; 6])),
         [Told::Part(4, vec![4; 6], false)]
@@ -123,7 +122,7 @@ fn bytes_held_are_bounded_and_the_request_whose_frame_would_cross_the_bound_is_r
     rig.answer(1, b"");
     rig.opened();
     assert_eq!(rig.hear(&raw_frame(MESSAGE, 7, &[7; 10])).len(), 1);
-    // A bound under the largest message is the largest message.
+    // A limit under the largest message means the largest message.
     let mut rig = at_server(&Settings::new().with_max_message(10).with_max_held(1));
     assert_eq!(rig.hear(&raw_frame(MESSAGE, 1, &[1; 10])).len(), 1);
 }
@@ -167,7 +166,7 @@ fn a_client_has_no_more_in_flight_than_the_server_announced() {
     let length = rig.machine.seal(rig.now, all, &mut out).unwrap();
     rig.out.extend_from_slice(&out[..length]);
     assert_eq!(rig.opened(), [(MESSAGE, 3, b"?".to_vec())]);
-    // Nor any message longer than it reads; the numbers are in the error.
+    // Nor a message longer than it reads. The error has the numbers.
     let too_large = RequestError::TooLarge {
         length: 1001,
         limit: 1000,
@@ -211,7 +210,7 @@ fn an_id_has_one_answer_and_only_once_it_is_whole() {
     assert_eq!(sealed, Err(SealError::NotWaiting(id)), "no second beginning");
     rig.seal_answer(&mut first, &body);
     assert_eq!(rig.opened()[0].0, PART);
-    // Refused half-way: nothing more of it goes.
+    // Refused in part: no more of it is sealed.
     rig.hear(&raw_frame(MESSAGE, 3, b"?"));
     let id = rig.ids[&3];
     let mut third = rig.machine.answer(id, body.len()).unwrap();
@@ -239,7 +238,7 @@ fn nothing_is_told_of_a_request_that_the_owner_has_refused() {
     rig.machine.refuse(rig.ids[&1], Refusal::Busy).unwrap();
     assert_eq!(rig.bytes(&[]), [Told::Whole(2, b"after".to_vec())]);
     assert_eq!(rig.said(), [(REFUSE, 1, vec![1])]);
-    // Nor that it is cancelled.
+    // Nor does it help that it is cancelled.
     let record = rig
         .raw
         .seal(&[raw_frame(MESSAGE, 3, b"three"), raw_frame(CANCEL, 3, b"")].concat());

@@ -1,5 +1,5 @@
-//! Time on the noise wire while something stands still: a side that does not read by its own
-//! choice, a request of which no more comes.
+//! Time on the noise wire while a side does not read on purpose, and for requests whose rest does
+//! not arrive.
 
 use crate::common::noise::{
     BEGIN, CLOSE, MESSAGE, PART, PING, REFUSE, Told, at_client, at_server, at_server_with, begin, honest,
@@ -19,7 +19,7 @@ fn a_lifetime_stands_still_while_nothing_is_read_by_choice() {
     assert_eq!(rig.machine.handle_timeout(ms(65_000)), Ok(()));
     rig.machine.set_reading(ms(65_000), true);
     rig.machine.set_reading(ms(65_000), true);
-    // 50 s were left at 10 s, and are at 65 s.
+    // 50 s were left at 10 s, and are left at 65 s.
     assert_eq!(rig.machine.poll_timeout(), Some(ms(115_000)));
     assert_eq!(rig.machine.handle_timeout(ms(114_999)), Ok(()));
     assert_eq!(rig.machine.handle_timeout(ms(115_000)), Err(EXPIRED));
@@ -34,7 +34,7 @@ fn it_stands_still_for_one_lifetime_at_most() {
     rig.now = ms(2 * LIFETIME);
     assert_eq!(rig.machine.handle_timeout(rig.now), Err(EXPIRED));
     assert_eq!(rig.said(), [(CLOSE, 0, vec![1])]);
-    // In pieces too: what has stood still once counts.
+    // Several pauses add up.
     let mut rig = at_server(&Settings::new());
     for start in [0, 40_000, 80_000] {
         rig.machine.set_reading(ms(start), false);
@@ -51,7 +51,7 @@ fn it_stands_still_for_one_lifetime_at_most() {
 fn it_counts_anew_from_each_record_received() {
     let mut rig = at_server(&Settings::new());
     rig.machine.set_reading(ms(10_000), false);
-    // A record that had already come is handled while nothing is read.
+    // A record that had already arrived is handled during the pause.
     rig.now = ms(50_000);
     rig.hear(&raw_frame(PING, 0, &[1; 8]));
     assert_eq!(rig.machine.poll_timeout(), Some(ms(50_000 + 2 * LIFETIME)));
@@ -120,7 +120,7 @@ fn a_request_half_received_without_a_part_for_a_lifetime_is_not_processed() {
     assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
     assert_eq!(rig.bytes(&[]), [Told::Abandoned(1)]);
     assert_eq!(rig.said(), [(REFUSE, 1, vec![5])]);
-    // Its last part comes too late, and what it held is free.
+    // Its last part arrives too late, and the bytes that it held are free.
     assert_eq!(rig.hear(&raw_frame(PART, 1, &[1; 1])), []);
     assert_eq!(rig.hear(&raw_frame(MESSAGE, 4, &[4; 10])).len(), 1);
     // The other had its last part at 30 s.
@@ -141,7 +141,7 @@ fn a_server_that_is_never_idle_gives_up_what_is_half_received_all_the_same() {
         assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping]);
     }
     rig.said();
-    // Nobody looks at the deadline but by giving it bytes; a part comes too late.
+    // No call looks at the deadline except `recv`, and the part is too late.
     rig.now = ms(LIFETIME);
     assert_eq!(rig.hear(&raw_frame(PART, 1, &[1; 8])), [Told::Abandoned(1)]);
     assert_eq!(rig.said(), [(REFUSE, 1, vec![5])]);
@@ -178,14 +178,14 @@ fn what_is_half_received_does_not_go_stale_while_nothing_is_read_by_choice() {
     rig.machine.set_reading(rig.now, true);
     let rest = rig.hear(&raw_frame(PART, 1, &[1; 7]));
     assert_eq!(rest, [Told::Part(1, vec![1; 7], false)]);
-    // From there its time is what it always is.
+    // From then on it has its usual time.
     rig.now = ms(149_999);
     rig.hear(&raw_frame(PING, 0, &[1; 8]));
     assert_eq!(rig.machine.poll_timeout(), Some(ms(90_000 + LIFETIME)));
     rig.now = ms(90_000 + LIFETIME);
     assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
     assert_eq!(rig.bytes(&[]), [Told::Abandoned(1)]);
-    // One of which nothing more came is given up a lifetime after reading began again.
+    // A request of which nothing more arrived is given up a lifetime after reading resumed.
     let mut rig = at_server(&Settings::new());
     rig.hear(&raw_frame(BEGIN, 1, &begin(9, b"a")));
     rig.machine.set_reading(ms(40_000), false);

@@ -11,7 +11,7 @@ use falco_core::mux::{ServerMux, ServerStep, Unbounded};
 use falco_core::testing::{NoSecurity, RawPeer, raw_frame, raw_settings};
 use falco_core::{Instant, Received, Settings};
 
-/// As many as the wire allows, but for one that comes and goes.
+/// One less than the wire allows, so that one can come and go.
 const MANY: u32 = 65_534;
 /// Frames in one record.
 const FRAMES: usize = 4_000;
@@ -116,8 +116,7 @@ impl Costs for AtMux {
     }
 }
 
-/// Asserts that more of them take at most so many times as long with 1,023 and with 65,534 half
-/// received as with 8.
+/// Asserts how many times as long it takes with 1,023 and with 65,534 half received as with 8.
 fn assert_flat<S: Costs>(half_received: fn(u32) -> S, at_most: [u32; 2]) {
     let mut sides: Vec<_> = [8, 1_023, MANY]
         .into_iter()
@@ -151,7 +150,8 @@ fn a_begin_and_a_cancel_cost_the_same_however_many_requests_are_half_received() 
 
 #[test]
 fn in_the_mux_too_they_cost_the_same_however_many_requests_are_half_received() {
-    // A linear search takes 30 and 3,000 times as long; the memory of so many is not in a cache.
+    // A linear search takes 60 and 10,000 times as long. So many do not fit the cache of a
+    // processor.
     assert_flat(AtMux::half_received, [4, 16]);
 }
 

@@ -1,5 +1,5 @@
-//! Records that are dropped, repeated, swapped, mirrored or changed end the connection, with real
-//! cryptography; and nothing of them is told.
+//! Records that are dropped, repeated, swapped, reflected or changed end the connection without an
+//! event, with real cryptography.
 
 use core::cell::RefCell;
 
@@ -10,8 +10,8 @@ type TestPair<'k> = Pair<'k, &'k NoiseTestClient, &'k NoiseTestServer>;
 
 const TAMPERED: ConnectionError = ConnectionError::Tampered;
 
-/// Each direction carries one record at a time: those after the first request and its answer go
-/// through `tamper`, with their number from 0.
+/// Each direction carries one record at a time. Those after the first request and its answer are
+/// passed to `tamper`, with their number from 0.
 fn pair<'k>(
     keys: &'k (NoiseTestClient, NoiseTestServer),
     mut tamper: impl FnMut(bool, usize, &mut Vec<u8>) + 'k,
@@ -38,7 +38,7 @@ fn keys() -> (NoiseTestClient, NoiseTestServer) {
 
 fn ask(pair: &mut TestPair<'_>, count: u8) {
     for number in 0..count {
-        // An end shows in the test's own assertions.
+        // The test asserts the end.
         let _ = pair.request(&[number; 9]);
         pair.settle().unwrap();
     }
@@ -167,8 +167,8 @@ fn each_flipped_bit_of_a_record_ends_the_connection_without_a_word_or_waits_for_
             };
             let length = 32 ^ (1 << (bit % 8)) << (8 * (1 - (bit / 8).min(1)));
             match bit / 8 {
-                // 32 with one bit changed: less than 23 and over 65535 cannot be, more is waited
-                // for, and less does not authenticate.
+                // 32 with one bit changed: under 23 is out of range, more than arrived means to
+                // read on, and less does not authenticate.
                 0 | 1 if length < 23 => assert!(matches!(end, Some(ConnectionError::FrameLength { .. }))),
                 0 | 1 if length > 32 => assert_eq!(end, None),
                 _ => assert_eq!(end, Some(TAMPERED), "bit {bit}"),

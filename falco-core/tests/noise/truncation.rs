@@ -1,5 +1,5 @@
-//! A session cut at every byte: on either side a typed end, never a message that was not whole, and
-//! an orderly end only where there was one.
+//! A session cut at every byte: each side gets a typed error, no incomplete message, and `Closed`
+//! only after a complete close.
 
 use core::cell::RefCell;
 
@@ -44,7 +44,7 @@ fn session(client: &ClientKeys, server: &ServerKeys) -> (Vec<u8>, Vec<u8>) {
     carried.into_inner()
 }
 
-/// Where the records of a stream end, behind its first `head` bytes.
+/// Where the records of a stream end, after its first `head` bytes.
 fn record_ends(stream: &[u8], head: usize) -> Vec<usize> {
     let (mut ends, mut at) = (vec![head], head);
     while at < stream.len() {
@@ -55,7 +55,7 @@ fn record_ends(stream: &[u8], head: usize) -> Vec<usize> {
     ends
 }
 
-/// The messages that were told whole, put together.
+/// The complete messages of these events.
 fn whole(told: &[Told]) -> Vec<(u32, Vec<u8>)> {
     let (mut all, mut parts) = (Vec::new(), Vec::new());
     for told in told {
@@ -87,7 +87,7 @@ fn assert_whole(told: &[Told], cut: usize) -> usize {
     whole.len()
 }
 
-/// What a server makes of the beginning of a stream to it.
+/// The result of a server for the start of a stream.
 fn serve(keys: (&ClientKeys, &ServerKeys), stream: &[u8]) -> (Vec<Told>, ConnectionError) {
     let mut rng = CountingRng::new(SEED);
     drop(ClientConnection::new(keys.0, &settings(), ms(0), &mut rng).unwrap());
@@ -138,7 +138,7 @@ fn a_server_whose_stream_is_cut_at_any_byte_has_a_typed_end_and_only_whole_messa
     for cut in 0..=stream.len() {
         let (told, end) = serve((&client, &server), &stream[..cut]);
         let expected = match cut {
-            // Between the hello and the first PING there is nothing that could be cut.
+            // Between the hello and the first PING there are no records.
             0 | 74 => ConnectionError::ClosedByPeer,
             _ if cut == stream.len() => ConnectionError::Closed,
             _ => ConnectionError::Truncated,
@@ -153,7 +153,7 @@ fn a_server_whose_stream_is_cut_at_any_byte_has_a_typed_end_and_only_whole_messa
     assert_eq!(most, 3);
 }
 
-/// What a client makes of the beginning of a stream to it, once it has asked and closed.
+/// The result of a client that has sent its requests and closed, for the start of a stream.
 fn ask(keys: (&ClientKeys, &ServerKeys), stream: &[u8], close: bool) -> (Vec<Told>, ConnectionError) {
     let mut rng = CountingRng::new(SEED);
     let mut machine = ClientConnection::new(keys.0, &settings(), ms(0), &mut rng).unwrap();
@@ -203,7 +203,7 @@ fn a_client_whose_stream_is_cut_at_any_byte_has_a_typed_end_and_only_whole_answe
             let count = assert_whole(&told, cut);
             assert!(count >= most, "more bytes, fewer answers");
             most = count;
-            // Orderly: a CLOSE of either side, no record cut, every answer there.
+            // A complete close: a CLOSE of either side, no record cut, all answers there.
             let all_said = close && count == 3 && ends.contains(&cut);
             let expected = match cut {
                 0..64 => ConnectionError::Refused,

@@ -1,4 +1,4 @@
-//! What errors say: each something else, with its numbers in it, on one line.
+//! Error messages are all different, contain their numbers, and have one line.
 
 use core::error::Error as _;
 use core::time::Duration;

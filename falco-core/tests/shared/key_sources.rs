@@ -1,5 +1,5 @@
-//! What the builders of the adapters hold: a client's key until it is made into keys, settings in
-//! parts, the source of random numbers.
+//! What the builders of the adapters use: the source of a client's keys, single settings, the
+//! source of random numbers.
 use core::sync::atomic::{AtomicU8, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ fn key(byte: u8) -> Key {
     Key::from_bytes([byte; 32]).unwrap()
 }
 
-/// Counts up, and fails from the 200th byte on.
+/// Counts up, and fails after 200 bytes.
 fn counting() -> Entropy {
     let next = AtomicU8::new(0);
     Entropy::new(move |bytes| {
@@ -39,7 +39,7 @@ fn all_keys_of_a_source_are_the_same_and_options_hold_until_they_are_made() {
         let other = source.clone();
         other.set_context(b"two".to_vec());
         other.set_nonces(32);
-        // Nothing more is drawn for the second.
+        // No entropy is used for the second.
         let (again, same) = other.keys(&mut failing()).unwrap();
         assert!(Arc::ptr_eq(&made, &again));
         assert_eq!(format!("{options:?}"), format!("{same:?}"));

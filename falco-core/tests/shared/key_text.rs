@@ -1,4 +1,4 @@
-//! Keys as text and from a generator: what is accepted, and which error says what is wrong.
+//! Keys as text and from a generator: what is accepted, and the errors.
 
 use falco_core::{Key, KeyError};
 
@@ -32,12 +32,12 @@ fn anything_but_64_digits_is_refused_with_their_count() {
     for (text, digits) in cases {
         assert_eq!(text.parse::<Key>().unwrap_err(), KeyError::Text { digits });
     }
-    // A letter that is no digit, in each place.
+    // A character that is no digit, in each place.
     for at in 0..64 {
         for wrong in [b'g', b' ', b'/', b':', b'@', b'`', 0xC3] {
             let mut text = *TEXT.as_bytes().first_chunk::<64>().unwrap();
             text[at] = wrong;
-            // White space at the ends is not of the text.
+            // White space at the ends does not count.
             let digits = if wrong == b' ' && (at == 0 || at == 63) { 63 } else { 64 };
             assert_eq!(Key::from_hex(&text).unwrap_err(), KeyError::Text { digits });
         }

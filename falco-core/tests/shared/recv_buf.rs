@@ -1,5 +1,5 @@
-//! The bookkeeping of unread bytes: order kept, memory moved and taken only as needed, the numbers
-//! where storage is full.
+//! The buffer for unread bytes keeps their order, moves and reserves memory only if needed, and
+//! returns the numbers if its storage is full.
 use std::collections::VecDeque;
 
 use falco_core::{RecvBuf, Storage, StorageFull};

@@ -1,5 +1,5 @@
-//! Which wire a connection speaks, and under which key: servers of one wire and of both, rings of
-//! keys that come and go.
+//! Which wire a connection speaks, and under which key: servers of one wire and of both, rings
+//! whose keys change.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
@@ -12,7 +12,7 @@ use falco_core::testing::{ClientLog, CountingRng, Pair, ServerLog, classic_key, 
 use falco_core::{ClientKeyRef, CloseReason, ConnectionError, Received, ServerConnection, ServerKeyRef, Settings};
 
 fn answered<A: ClientKeyRef, B: ServerKeyRef>(client: A, server: B) -> (Vec<ClientLog>, Vec<ServerLog>) {
-    // Entropy of its own for each, or a classic server would take the next for the last again.
+    // Each has its own entropy, or a classic server would take the next one for a replay.
     static SEED: AtomicU64 = AtomicU64::new(1);
     let mut pair = Pair::new(client, server, &Settings::new(), SEED.fetch_add(1, Ordering::Relaxed)).unwrap();
     pair.request(b"hello").unwrap();
@@ -30,7 +30,7 @@ fn a_server_of_both_wires_answers_each_client_on_its_own() {
     let client = |secrets: Secrets| secrets.into_client(&mut rng()).unwrap();
     assert_eq!(answered(&client(secrets(Some(7), None)), &server).0, good);
     assert_eq!(answered(&client(secrets(None, Some(8))), &server).0, good);
-    // A key of one wire opens no other.
+    // A key of one wire is of no use on the other.
     let refused = [ClientLog::Ended(ConnectionError::Refused)];
     assert_eq!(answered(&noise_client(8), &server).0, refused);
     assert_eq!(answered(&classic_key(7), &server).0, refused);
@@ -113,7 +113,7 @@ fn a_ring_has_each_key_once_and_no_more_than_it_has_places() {
     assert!(!ring.retire(first), "once");
     assert!(ring.add(secret(3)).is_ok());
     assert!(!ring.retire(first));
-    // Nor when it is made.
+    // Nor when the ring is created.
     let twice = KeyRing::new([Some(secret(4)), Some(secret(4))], &mut rng());
     assert_eq!(twice.unwrap_err(), RingError::Duplicate(secret(4).id()));
 }
@@ -156,7 +156,7 @@ fn keys_come_and_go_while_the_server_runs() {
     assert!(server.ring().write().unwrap().retire(one.key_id()));
     assert_eq!(answered(&one, &server).0, refused, "refused at once");
     assert_eq!(answered(&two, &server).0, good);
-    // Its connections are drained.
+    // Its connections drain.
     running.request(b"begun").unwrap();
     running.settle().unwrap();
     let now = running.now();

@@ -1,10 +1,10 @@
-//! The AEAD of `RustCrypto` beside another implementation of AES-256-GCM.
+//! The AEAD of `RustCrypto` compared with another implementation of AES-256-GCM.
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit};
 use falco_core::crypto::{Aead, Crypto, RustCrypto};
 use proptest::prelude::*;
 
-/// What the crate aes-gcm makes of `text`, and its tag.
+/// The ciphertext and the tag of the crate aes-gcm for `text`.
 fn sealed(key: [u8; 32], nonce: [u8; 12], associated: &[u8], text: &[u8]) -> (Vec<u8>, [u8; 16]) {
     let mut bytes = text.to_vec();
     let tag = Aes256Gcm::new(&key.into())
@@ -13,8 +13,8 @@ fn sealed(key: [u8; 32], nonce: [u8; 12], associated: &[u8], text: &[u8]) -> (Ve
     (bytes, tag.into())
 }
 
-/// Seals `text` with its first `prefix` bytes in place, compares, opens, and fails to open what was
-/// changed in one bit.
+/// Seals `text` with its first `prefix` bytes in place, compares it, opens it, and checks that one
+/// changed bit makes opening fail.
 fn compare(key: [u8; 32], nonce: [u8; 12], associated: &[u8], text: &[u8], prefix: usize, bit: usize) {
     let ours = RustCrypto.aead(&key);
     let (theirs, their_tag) = sealed(key, nonce, associated, text);

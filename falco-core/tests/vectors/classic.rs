@@ -1,6 +1,5 @@
-//! The classic wire against its test vectors, byte for byte, sealing and opening: both machines get
-//! the vector's entropy and must put its bytes on the wire; both get its bytes and must find its
-//! text.
+//! The classic wire against its test vectors, byte for byte: with the vector's entropy both roles
+//! must seal its bytes, and from its bytes both must open its text.
 
 use std::rc::Rc;
 
@@ -56,8 +55,8 @@ fn before(nonce: &[u8]) -> Vec<u8> {
     number.wrapping_sub(1).to_be_bytes()[4..].to_vec()
 }
 
-/// A connected pair whose machines have this entropy: each a first nonce, the client its hello's
-/// text before it.
+/// An established pair with this entropy: a first nonce for each, and before it the client's text
+/// of the hello.
 fn connected(client_nonce: &[u8], server_nonce: &[u8]) -> Ends {
     let settings = Settings::new();
     let mut client = Script([&[0x11; 128], client_nonce, &[1; 4]].concat());
@@ -139,7 +138,7 @@ fn a_ping_is_the_byte_of_the_vector_both_ways() {
 #[test]
 fn a_client_puts_the_requests_of_the_vectors_on_the_wire() {
     for entry in entries("request", 5) {
-        // The hello takes the nonce before.
+        // The hello has the nonce before it.
         let mut ends = connected(&before(&entry.nonce), &[9; 12]);
         assert_eq!(ends.ask(&entry.plaintext), entry.bytes);
     }
@@ -150,7 +149,7 @@ fn a_server_reads_the_requests_of_the_vectors() {
     for entry in entries("request", 5) {
         assert_eq!(plain().hear(&entry.bytes).1, entry.plaintext);
     }
-    // And all of them on one connection.
+    // All of them on one connection.
     let mut ends = plain();
     for entry in entries("request", 5) {
         assert_eq!(ends.hear(&entry.bytes).1, entry.plaintext);

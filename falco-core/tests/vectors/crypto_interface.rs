@@ -1,4 +1,4 @@
-//! The seam to cryptography: what every implementation of it must do, and that the default one is
+//! The interface to cryptography: what every implementation must do, and that the default one is
 //! AES-256-GCM.
 use falco_core::RustCrypto;
 use falco_core::crypto::{Aead, AeadError, Crypto};
@@ -47,7 +47,7 @@ fn keeps_the_contract(crypto: &impl Crypto) {
     let mut whole = *text;
     let tag = aead.seal(&nonce, associated, &mut whole, text).unwrap();
     for split in 0..=text.len() {
-        // What stands before the body is sealed where it lies, the body from where it is.
+        // Bytes before the body are sealed in place, and the body is read from its own place.
         let mut out = [0xEE; 30];
         out[..split].copy_from_slice(&text[..split]);
         assert_eq!(
@@ -70,8 +70,8 @@ fn keeps_the_contract(crypto: &impl Crypto) {
 
     let mut other = [7; 32];
     other[31] = 8;
-    // Another tag, nonce, key or association, or one other bit of the text: refused, the text left
-    // as it was.
+    // Another tag, nonce, key or associated data, or one changed bit of the text: it is refused,
+    // and the text stays as it was.
     let refused = |aead: &dyn Fn(&mut [u8]) -> Result<(), AeadError>, text: &[u8]| {
         let mut bytes = text.to_vec();
         assert_eq!(aead(&mut bytes), Err(AeadError::new()));

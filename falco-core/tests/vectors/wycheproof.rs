@@ -1,6 +1,6 @@
 //! The vectors of Project Wycheproof: AES-256-GCM of `RustCrypto`, which is that of this crate or,
-//! with the feature `aes-gcm`, that of the crate aes-gcm; and X25519, by itself and as both sides
-//! of the noise wire use it.
+//! with the feature `aes-gcm`, that of the crate aes-gcm; and X25519, by itself and in the handshake
+//! of the noise wire.
 
 use core::convert::Infallible;
 
@@ -38,7 +38,7 @@ fn aes_256_gcm_agrees_with_every_vector() {
             }
             assert_eq!(opened, Ok(()), "test {}", test.tc_id);
             assert_eq!(text, test.pt[..], "test {}", test.tc_id);
-            // `seal` takes the text in two places: at the front of the output, and as a body.
+            // `seal` reads the text from two places: the front of the output, and the body.
             for prefix in 0..=text.len() {
                 let mut out = vec![0xEE; text.len()];
                 out[..prefix].copy_from_slice(&text[..prefix]);
@@ -49,14 +49,14 @@ fn aes_256_gcm_agrees_with_every_vector() {
             valid += 1;
         }
     }
-    // A newer release of the vectors may have more. Fewer would mean that some were left out.
+    // A newer release of the vectors may have more. With fewer, some were left out.
     assert!(
         valid >= 39 && invalid >= 27,
         "{valid} valid and {invalid} invalid vectors ran"
     );
 }
 
-/// `./ci soft-crypto` runs this file with the portable AES, which few processors take otherwise.
+/// `./ci soft-crypto` runs this file with the portable AES, which few processors use otherwise.
 #[test]
 fn the_portable_aes_is_in_use_where_it_is_required() {
     if std::env::var_os("FALCO_REQUIRE_SOFT_AES").is_some() {
@@ -64,7 +64,7 @@ fn the_portable_aes_is_in_use_where_it_is_required() {
     }
 }
 
-/// Generates one private key, again and again.
+/// Generates the same private key each time.
 struct Private([u8; 32]);
 
 impl TryRng for Private {
@@ -88,7 +88,7 @@ impl TryRng for Private {
 
 impl TryCryptoRng for Private {}
 
-/// Real cryptography, but the Diffie-Hellman has the result that a vector says it has.
+/// Real cryptography, but the Diffie-Hellman has the result of a vector.
 #[derive(Clone, Copy)]
 struct Agreed([u8; 32]);
 
@@ -118,8 +118,8 @@ impl NoiseCrypto for Agreed {
     }
 }
 
-/// A server whose ephemeral key is `private` answers a hello with the public key of `peer`. Whether
-/// it does, and with a welcome under the shared secret of `peer`.
+/// A server whose ephemeral key is `private` receives a hello with the public key of `peer`.
+/// Returns whether it answers with a welcome under the shared secret of `peer`.
 fn server_agrees(keys: &NoiseTestServer, private: [u8; 32], peer: &RawHandshake<Agreed>) -> bool {
     let mut server = ServerConnection::new(keys, &Settings::new(), ms(0), &mut Private(private)).unwrap();
     let received = server
@@ -136,7 +136,7 @@ fn server_agrees(keys: &NoiseTestServer, private: [u8; 32], peer: &RawHandshake<
     true
 }
 
-/// The same from the other side: a client reads a welcome with the public key of `peer`.
+/// The other role: a client reads a welcome with the public key of `peer`.
 fn client_agrees(keys: &NoiseTestClient, private: [u8; 32], peer: &RawHandshake<Agreed>) -> bool {
     let mut client = ClientConnection::new(keys, &Settings::new(), ms(0), &mut Private(private)).unwrap();
     let (mut welcome, _) = peer.server(&owed(&mut client, ms(0))).unwrap();

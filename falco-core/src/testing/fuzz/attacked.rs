@@ -58,9 +58,9 @@ pub fn server_past_tag(data: &[u8]) {
                         .machine
                         .seal(driven.now, [(&mut answer, &b"reply"[..])], &mut out)
                         .unwrap_or(0);
-                    assert_eq!(answer.is_done(), sent > 1, "an answer that is done has been written");
+                    assert_eq!(answer.is_done(), sent > 1, "an answer that is done was written");
                     if answer.is_done() {
-                        assert_eq!(waiting.pop_front(), Some(id), "an answer goes in its turn, once");
+                        assert_eq!(waiting.pop_front(), Some(id), "an answer is sealed once, in its turn");
                         answered += 1;
                     }
                 }
@@ -77,7 +77,7 @@ pub fn server_past_tag(data: &[u8]) {
                     .expect("there is room");
                 assert!(
                     sent == 0 || driven.machine.status() != Status::Handshaking,
-                    "a stranger gets nothing"
+                    "an unauthenticated client receives nothing"
                 );
             }
             8 => driven.machine.close(driven.now, CloseReason::Done),
@@ -100,7 +100,7 @@ pub fn server_past_tag(data: &[u8]) {
         assert_eq!(
             driven.machine.in_flight(),
             waiting.len(),
-            "a request has exactly one end"
+            "a request completes exactly once"
         );
     }
 }
@@ -159,7 +159,7 @@ pub fn client_past_tag(data: &[u8]) {
                 assert_eq!(
                     waiting.pop_front(),
                     Some(id),
-                    "answers come in the order of the requests, once each"
+                    "answers arrive in the order of the requests, once each"
                 );
             }
         });
@@ -170,7 +170,7 @@ pub fn client_past_tag(data: &[u8]) {
         assert_eq!(
             driven.machine.in_flight(),
             waiting.len(),
-            "a request has exactly one end"
+            "a request completes exactly once"
         );
     }
 }
@@ -257,18 +257,18 @@ where
             let held = self.inbox.len();
             match self.machine.recv(self.now, self.inbox.unread()) {
                 Ok(Received::Event { consumed, event }) => {
-                    assert!(consumed > 0 && consumed <= held, "an event takes bytes that are there");
+                    assert!(consumed > 0 && consumed <= held, "an event consumes bytes that exist");
                     note(event);
                     self.inbox.consume(consumed);
                 }
                 Ok(Received::Skip { consumed }) => {
-                    assert!(consumed > 0 && consumed <= held, "a skip takes bytes that are there");
+                    assert!(consumed > 0 && consumed <= held, "a skip consumes bytes that exist");
                     self.inbox.consume(consumed);
                 }
                 Ok(Received::NeedMore { total }) => {
                     assert!(
                         total > held && total <= LONGEST_FRAME,
-                        "{total} bytes asked for, {held} there"
+                        "{total} bytes needed, {held} present"
                     );
                     break;
                 }
@@ -281,7 +281,7 @@ where
         }
         assert!(
             self.end.is_none() || self.machine.end() == self.end,
-            "the end is sticky"
+            "the end does not change"
         );
         self.end = self.machine.end();
         if let Some(deadline) = self.machine.poll_timeout() {

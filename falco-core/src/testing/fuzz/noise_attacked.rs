@@ -41,7 +41,7 @@ pub fn noise_server_past_tag(data: &[u8]) {
     let mut driven = Attacked::new(machine, raw);
     driven.arrive(&first);
     driven.take_events(1, |event| {
-        assert_eq!(event, ServerEvent::Established, "it is the first");
+        assert_eq!(event, ServerEvent::Established, "the first event is Established");
     });
     // Before its answer to the first PING is sealed it reads nothing more.
     driven.transmit();
@@ -83,13 +83,16 @@ pub fn noise_server_past_tag(data: &[u8]) {
             let ended = match kind {
                 1 | 4 => true,
                 2 => {
-                    assert!(body.len() > 4, "a beginning carries something");
+                    assert!(body.len() > 4, "the first part of a message is not empty");
                     false
                 }
                 _ => continue,
             };
-            assert!(id <= next, "an answer to what was never asked");
-            assert!(!ends.contains(&id), "a request has two ends, or goes on after its end");
+            assert!(id <= next, "there was no request for this answer");
+            assert!(
+                !ends.contains(&id),
+                "a request completed twice, or continued after it completed"
+            );
             if ended {
                 ends.insert(id);
             }
@@ -101,10 +104,14 @@ pub fn noise_server_past_tag(data: &[u8]) {
         let held: usize = known.values().map(|request| request.received).sum();
         assert!(
             u32::try_from(held).is_ok_and(|held| held <= MAX_HELD),
-            "more is held than allowed"
+            "more bytes are held than allowed"
         );
         if driven.told_all && driven.machine.end().is_none() {
-            assert_eq!(driven.machine.in_flight(), known.len(), "a request has exactly one end");
+            assert_eq!(
+                driven.machine.in_flight(),
+                known.len(),
+                "a request completes exactly once"
+            );
         }
     }
 }
@@ -119,7 +126,7 @@ fn answer(driven: &mut Server<'_>, known: &mut BTreeMap<u32, Known>, chosen: u32
         let made = driven.machine.answer(request.id, length);
         assert!(
             whole || made.is_err() || !driven.told_all,
-            "an answer to half a request"
+            "a request in part was answered"
         );
         request.answer = made.ok();
     }
@@ -146,7 +153,10 @@ fn note(known: &mut BTreeMap<u32, Known>, event: ServerEvent<'_>) {
             received,
             answer: None,
         };
-        assert!(known.insert(id.number(), request).is_none(), "a number comes once");
+        assert!(
+            known.insert(id.number(), request).is_none(),
+            "a request id is used once"
+        );
     };
     match event {
         ServerEvent::Request { id, body } => begin(id, body.len(), body.len()),
@@ -157,16 +167,16 @@ fn note(known: &mut BTreeMap<u32, Known>, event: ServerEvent<'_>) {
         ServerEvent::Part { id, body, last } => {
             let request = known
                 .get_mut(&id.number())
-                .expect("a part is of a request that has begun");
+                .expect("a part belongs to a request that has begun");
             request.received += body.len();
             assert!(request.received <= request.total, "a message is within its total");
             assert_eq!(last, request.received == request.total, "the last part is the last");
         }
         ServerEvent::Abandoned { id } => {
-            let request = known.remove(&id.number()).expect("what is abandoned has begun");
-            assert!(request.received < request.total, "what is whole is not abandoned");
+            let request = known.remove(&id.number()).expect("an abandoned request has begun");
+            assert!(request.received < request.total, "a complete request is not abandoned");
         }
-        ServerEvent::Established => panic!("it is established once"),
+        ServerEvent::Established => panic!("the connection is established once"),
         ServerEvent::Cancelled { .. } | ServerEvent::Closing { .. } | ServerEvent::Ping => {}
     }
 }

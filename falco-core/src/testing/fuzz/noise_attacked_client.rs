@@ -50,7 +50,7 @@ pub fn noise_client_past_tag(data: &[u8]) {
     driven.deadlines_move = keep_alive;
     driven.arrive(&welcome);
     driven.take_events(1, |event| {
-        assert_eq!(event, ClientEvent::Established, "it is the first");
+        assert_eq!(event, ClientEvent::Established, "the first event is Established");
     });
     let mut owner = Owner::default();
     while !input.is_done() {
@@ -67,7 +67,7 @@ pub fn noise_client_past_tag(data: &[u8]) {
             assert_eq!(
                 driven.machine.in_flight(),
                 owner.waiting.len(),
-                "a request has exactly one end"
+                "a request completes exactly once"
             );
         }
     }
@@ -127,7 +127,10 @@ impl Owner {
             }
             ClientEvent::Begin { id, total, body } => {
                 assert!(total <= MAX_MESSAGE, "an answer is within the limit");
-                assert!(self.waiting.contains_key(&id.number()), "an answer is to what waits");
+                assert!(
+                    self.waiting.contains_key(&id.number()),
+                    "an answer belongs to a request in flight"
+                );
                 let rest = usize::try_from(total).unwrap_or(usize::MAX).checked_sub(body.len());
                 let rest = rest.expect("an answer is within its total");
                 assert!(
@@ -137,7 +140,7 @@ impl Owner {
                 return;
             }
             ClientEvent::Part { id, body, last } => {
-                let rest = self.missing.get_mut(&id.number()).expect("a part has its beginning");
+                let rest = self.missing.get_mut(&id.number()).expect("a part follows a Begin");
                 *rest = rest.checked_sub(body.len()).expect("an answer is within its total");
                 assert_eq!(last, *rest == 0, "the last part is the last");
                 if !last {
@@ -146,28 +149,28 @@ impl Owner {
                 id
             }
             ClientEvent::Refused { id, .. } => id,
-            ClientEvent::Established => panic!("it is established once"),
+            ClientEvent::Established => panic!("the connection is established once"),
             ClientEvent::Pong { .. } | ClientEvent::Closing { .. } => return,
         };
         self.missing.remove(&ended.number());
         assert_eq!(
             self.waiting.remove(&ended.number()),
             Some(ended),
-            "a request has exactly one end"
+            "a request completes exactly once"
         );
     }
 
     /// Seals what the client sends.
     fn hear(&mut self, (kind, id, body): &Frame) {
-        assert!(self.spoken || *kind == 6, "the first thing a client says is a PING");
+        assert!(self.spoken || *kind == 6, "the first frame of a client is a PING");
         self.spoken = true;
-        assert!(*id <= self.last, "a number that was not begun");
+        assert!(*id <= self.last, "a request that has not begun");
         assert!(*kind != 5 || self.cancelled.insert(*id), "a second CANCEL");
         assert!(!self.closed || !matches!(kind, 1 | 2), "a request after the CLOSE");
-        assert!(*kind != 2 || body.len() > 4, "a beginning carries something");
+        assert!(*kind != 2 || body.len() > 4, "the first part of a message is not empty");
         assert!(
             *kind != 3 || !self.cancelled.contains(id),
-            "a part of what was cancelled"
+            "a part of a cancelled request"
         );
         self.closed |= *kind == 8;
     }

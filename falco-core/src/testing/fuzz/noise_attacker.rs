@@ -171,21 +171,18 @@ impl<R: Role, H: KeyRef<R>> Attacked<R, H> {
             match self.machine.recv(self.now, self.inbox.unread()) {
                 Ok(Received::Event { consumed, event }) => {
                     assert!(!ended, "an event after the end");
-                    assert!(consumed <= held, "an event takes bytes that are there");
+                    assert!(consumed <= held, "an event consumes bytes that exist");
                     note(event);
                     self.inbox.consume(consumed);
                     taken += 1;
                 }
                 Ok(Received::Skip { consumed }) => {
-                    assert!(consumed > 0 && consumed <= held, "a skip takes bytes that are there");
+                    assert!(consumed > 0 && consumed <= held, "a skip consumes bytes that exist");
                     self.inbox.consume(consumed);
                 }
                 Ok(Received::NeedMore { total }) => {
                     let longest = usize::from(MAX_RECORD) + 2;
-                    assert!(
-                        total > held && total <= longest,
-                        "{total} bytes asked for, {held} there"
-                    );
+                    assert!(total > held && total <= longest, "{total} bytes needed, {held} present");
                     self.told_all = true;
                     break;
                 }
@@ -202,7 +199,7 @@ impl<R: Role, H: KeyRef<R>> Attacked<R, H> {
         }
         assert!(
             self.end.is_none() || self.machine.end() == self.end,
-            "the end is sticky"
+            "the end does not change"
         );
         self.end = self.machine.end();
         match self.machine.poll_timeout() {
@@ -214,7 +211,7 @@ impl<R: Role, H: KeyRef<R>> Attacked<R, H> {
                 );
                 self.latest_deadline = deadline;
             }
-            None => assert!(self.end.is_some(), "something is always due"),
+            None => assert!(self.end.is_some(), "a connection that lives has a deadline"),
         }
     }
 
@@ -224,13 +221,13 @@ impl<R: Role, H: KeyRef<R>> Attacked<R, H> {
         let length = self
             .machine
             .poll_transmit(self.now, &mut out)
-            .expect("that much room suffices");
+            .expect("TRANSMIT_SIZE bytes are enough");
         self.sent(out.split_at(length).0, ended);
     }
 
     /// Notes what is sent, and checks that a connection that has ended sends at most one CLOSE.
     pub(super) fn sent(&mut self, bytes: &[u8], ended: bool) {
-        assert!(!ended || bytes.len() <= 26, "after the end nothing but a CLOSE goes");
+        assert!(!ended || bytes.len() <= 26, "after the end only a CLOSE is sent");
         self.out.extend_from_slice(bytes);
     }
 
@@ -241,7 +238,7 @@ impl<R: Role, H: KeyRef<R>> Attacked<R, H> {
         while let Some(length) = self.out.first_chunk::<2>() {
             let length = u16::from_be_bytes(*length);
             assert!((23..=MAX_RECORD).contains(&length), "a record of {length} bytes");
-            let text = self.raw.open(&mut self.out).expect("whole records, in their order");
+            let text = self.raw.open(&mut self.out).expect("complete records in order");
             let mut rest = text.as_slice();
             while let Some((&[kind, a, b, c, d, e, f], behind)) = rest.split_first_chunk() {
                 let (body, behind) = behind.split_at(u16::from_be_bytes([e, f]).into());
@@ -250,7 +247,7 @@ impl<R: Role, H: KeyRef<R>> Attacked<R, H> {
                 frames.push((kind, u32::from_be_bytes([a, b, c, d]), body.to_vec()));
                 rest = behind;
             }
-            assert!(rest.is_empty(), "frames fill their record");
+            assert!(rest.is_empty(), "the frames have the length of their record");
         }
         frames
     }

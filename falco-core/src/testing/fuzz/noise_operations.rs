@@ -186,7 +186,7 @@ impl Both<'_> {
             let Ok(answer) = self.server.machine.answer(request.id, length) else {
                 return;
             };
-            assert_eq!(request.received, request.total, "an answer to half a request");
+            assert_eq!(request.received, request.total, "a request in part was answered");
             request.answer = Some((answer, body(number, length)));
         }
         let Some((answer, bytes)) = &mut request.answer else {
@@ -265,31 +265,37 @@ impl Both<'_> {
             assert_eq!(
                 self.client.machine.in_flight(),
                 self.waiting.len(),
-                "a request has exactly one end"
+                "a request completes exactly once"
             );
         }
         if self.server.told_all && self.server.end.is_none() {
             assert_eq!(
                 self.server.machine.in_flight(),
                 self.known.len(),
-                "a request has exactly one end"
+                "a request completes exactly once"
             );
         }
         assert!(
             !self.half_shut || self.server.end != Some(ConnectionError::Truncated),
-            "what was said is taken for cut"
+            "a CLOSE was sent, and the stream counts as truncated"
         );
         let held: usize = self.known.values().map(|request| request.received).sum();
         assert!(
             u32::try_from(held).is_ok_and(|held| held <= MAX_HELD),
-            "more is held than allowed"
+            "more bytes are held than allowed"
         );
         if self.client.end.is_some() && self.client.machine.fate() == Fate::NotProcessed {
             // The link loses nothing, and the client has read everything.
-            assert!(self.seen.is_empty(), "what was handed out is told as not processed");
+            assert!(
+                self.seen.is_empty(),
+                "a request that was returned is reported as not processed"
+            );
         }
         if self.client.end == Some(ConnectionError::Closed) {
-            assert!(self.waiting.is_empty(), "an end in good order leaves nobody waiting");
+            assert!(
+                self.waiting.is_empty(),
+                "a connection that closed has no request in flight"
+            );
         }
     }
 
@@ -325,9 +331,17 @@ impl Both<'_> {
         self.settle();
         self.check();
         if lives {
-            assert_eq!(self.server.end, Some(ConnectionError::Closed), "it ends in good order");
-            assert_eq!(self.client.end, Some(ConnectionError::Closed), "it ends in good order");
-            assert!(self.waiting.is_empty(), "every request has had its end");
+            assert_eq!(
+                self.server.end,
+                Some(ConnectionError::Closed),
+                "the connection ends without an error"
+            );
+            assert_eq!(
+                self.client.end,
+                Some(ConnectionError::Closed),
+                "the connection ends without an error"
+            );
+            assert!(self.waiting.is_empty(), "every request has completed");
         }
         self.now = self.now + Duration::from_secs(1_000);
         let _ = self.client.machine.handle_timeout(self.now);
@@ -344,11 +358,11 @@ fn note_client(
     answered: &BTreeSet<u32>,
     handled: &BTreeSet<u32>,
 ) {
-    let waits = "an answer is to what waits";
+    let waits = "an answer belongs to a request in flight";
     match event {
         ClientEvent::Answer { id, body } => {
             assert_of(id.number(), body);
-            assert!(answered.contains(&id.number()), "nobody has answered that");
+            assert!(answered.contains(&id.number()), "the server did not send this answer");
             let was = waiting.remove(&id.number()).expect(waits);
             assert_eq!(was.1, None, "an answer begins once");
         }
@@ -367,19 +381,19 @@ fn note_client(
             *missing = missing.and_then(|missing| missing.checked_sub(body.len()));
             assert_eq!(
                 last,
-                missing.expect("a part has its beginning") == 0,
+                missing.expect("a part follows a Begin") == 0,
                 "the last part is the last"
             );
             if last {
-                assert!(answered.contains(&id.number()), "nobody has answered that");
+                assert!(answered.contains(&id.number()), "the server did not send this answer");
                 waiting.remove(&id.number());
             }
         }
         ClientEvent::Refused { id, refusal } => {
-            waiting.remove(&id.number()).expect("a request has exactly one end");
+            waiting.remove(&id.number()).expect("a request completes exactly once");
             assert!(
                 !refusal.is_unprocessed() || !handled.contains(&id.number()),
-                "what was handled is told as not processed"
+                "a request that was handled is reported as not processed"
             );
         }
         ClientEvent::Established | ClientEvent::Pong { .. } | ClientEvent::Closing { .. } => {}
@@ -405,7 +419,7 @@ fn note_server(
         }
         ServerEvent::Part { id, body, last } => {
             assert_of(id.number(), body);
-            let request = known.get_mut(&id.number()).expect("a part has its beginning");
+            let request = known.get_mut(&id.number()).expect("a part follows a Begin");
             request.received += body.len();
             assert_eq!(last, request.received == request.total, "the last part is the last");
             if last {
@@ -414,12 +428,12 @@ fn note_server(
             return;
         }
         ServerEvent::Abandoned { id } => {
-            let request = known.remove(&id.number()).expect("what is abandoned has begun");
-            assert!(request.received < request.total, "what is whole is not abandoned");
+            let request = known.remove(&id.number()).expect("an abandoned request has begun");
+            assert!(request.received < request.total, "a complete request is not abandoned");
             return;
         }
         ServerEvent::Cancelled { id } => {
-            assert!(known.contains_key(&id.number()), "what is cancelled has had no end");
+            assert!(known.contains_key(&id.number()), "a cancelled request is in flight");
             return;
         }
         ServerEvent::Established | ServerEvent::Closing { .. } | ServerEvent::Ping => return,
@@ -432,9 +446,12 @@ fn note_server(
     };
     assert!(
         wrote > WELCOME_LENGTH,
-        "a request was handed out before the first PING was answered"
+        "a request was returned before the first PING was answered"
     );
-    assert!(known.insert(id.number(), request).is_none(), "a number comes once");
+    assert!(
+        known.insert(id.number(), request).is_none(),
+        "a request id is used once"
+    );
     seen.insert(id.number());
     if received == total {
         handled.insert(id.number());

@@ -64,37 +64,46 @@ fn drive<A: ClientKeyRef, B: ServerKeyRef>(input: &mut Input<'_>, client: A, ser
             }
             2 => pair
                 .advance(Duration::from_millis(u64::from(input.byte()) * 100))
-                .expect("it comes to rest"),
+                .expect("the steps are enough"),
             3 if input.byte() < 16 => {
                 let now = pair.now();
                 pair.client().close(now, crate::CloseReason::Done);
             }
-            _ => pair.settle().expect("it comes to rest"),
+            _ => pair.settle().expect("the steps are enough"),
         }
     }
-    pair.advance(Duration::from_secs(300)).expect("it comes to rest");
+    pair.advance(Duration::from_secs(300)).expect("the steps are enough");
     let mut ended = Vec::new();
     for entry in &pair.client_log {
         let number = match entry {
             ClientLog::Answer(number, answer) => {
-                assert!(!authentic || *answer == body(*number), "what was not sent has come out");
+                assert!(
+                    !authentic || *answer == body(*number),
+                    "a body that was not sent has arrived"
+                );
                 *number
             }
             ClientLog::Refused(number, _) => *number,
             ClientLog::Established | ClientLog::Pong(_) | ClientLog::Closing(_) | ClientLog::Ended(_) => continue,
         };
-        assert!((1..=asked).contains(&number), "what was not asked has had an end");
-        assert!(!ended.contains(&number), "a request has had two ends");
+        assert!(
+            (1..=asked).contains(&number),
+            "a request that was not sent has completed"
+        );
+        assert!(!ended.contains(&number), "a request completed twice");
         ended.push(number);
     }
     let mut last = 0;
     for entry in &pair.server_log {
         if let ServerLog::Request(number, asked) = entry {
-            assert!(!authentic || *asked == body(*number), "what was not sent has come out");
+            assert!(
+                !authentic || *asked == body(*number),
+                "a body that was not sent has arrived"
+            );
             last = last.max(*number);
         }
     }
-    assert!(!authentic || last <= asked, "what was not asked has come");
+    assert!(!authentic || last <= asked, "a request that was not sent has arrived");
     assert!(
         matches!(pair.client_log.last(), Some(ClientLog::Ended(_))),
         "every connection ends"

@@ -96,7 +96,10 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
     /// Checks invariants of both roles after each step.
     pub(super) fn check(&mut self) {
         let end = self.machine.end();
-        assert!(self.end.is_none() || end == self.end, "what has ended stays ended");
+        assert!(
+            self.end.is_none() || end == self.end,
+            "a connection that has ended stays so"
+        );
         self.end = end;
         assert!(
             self.machine.in_flight() <= MAX_IN_FLIGHT.into(),
@@ -104,7 +107,7 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
         );
         assert!(
             end.is_none_or(is_fair),
-            "one of two sides that keep the rules has found fault with the other: {end:?}"
+            "one of two correct sides found an error of the other: {end:?}"
         );
         if let Some(deadline) = self.machine.poll_timeout() {
             assert!(end.is_none(), "nothing is due after the end");
@@ -114,7 +117,7 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
             );
             self.deadline = deadline;
         } else {
-            assert!(end.is_some(), "something is always due");
+            assert!(end.is_some(), "a connection that lives has a deadline");
         }
     }
 }

@@ -60,11 +60,11 @@ fn drive<L: ReplayCache, C: Crypto>(
             }
             2 => pair
                 .advance(Duration::from_millis(u64::from(input.byte()) * 100))
-                .expect("it comes to rest"),
-            _ => pair.settle().expect("it comes to rest"),
+                .expect("the steps are enough"),
+            _ => pair.settle().expect("the steps are enough"),
         }
     }
-    pair.advance(Duration::from_secs(300)).expect("it comes to rest");
+    pair.advance(Duration::from_secs(300)).expect("the steps are enough");
     let answers = pair.client_log.iter().filter_map(|entry| {
         if let ClientLog::Answer(number, body) = entry {
             Some((*number, body))
@@ -75,14 +75,14 @@ fn drive<L: ReplayCache, C: Crypto>(
     for ((number, body), expected) in answers.zip(1..) {
         assert!(
             number == expected && number <= asked,
-            "answers come in order, one a request"
+            "answers arrive in order, one for each request"
         );
-        assert!(!authentic || body == b"ask", "what was not sent has come out");
+        assert!(!authentic || body == b"ask", "a body that was not sent has arrived");
     }
     for entry in &pair.server_log {
         assert!(
             !authentic || !matches!(entry, ServerLog::Request(_, body) if body != b"ask"),
-            "what was not sent has come out"
+            "a body that was not sent has arrived"
         );
     }
     assert!(

@@ -37,7 +37,7 @@ pub fn server_to_client(data: &[u8]) {
         let (mut client, server) = machines();
         if choice & 1 == 0 {
             let sent = client.poll_transmit(Instant::ZERO, &mut [0; TRANSMIT_SIZE]);
-            assert_eq!(sent, Ok(TRANSMIT_SIZE), "the hello goes");
+            assert_eq!(sent, Ok(TRANSMIT_SIZE), "the hello is sent");
             return client;
         }
         let mut client = established(client, server).0;
@@ -119,7 +119,7 @@ pub(super) fn feed_both_ways<R: Role, H: KeyRef<R>>(
     assert_eq!(
         feed(&mut fresh(), longest, &parts),
         whole,
-        "the cutting of a stream shows"
+        "the way a stream is split changes the result"
     );
 }
 
@@ -135,29 +135,26 @@ fn feed<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>, longest: usize, p
         match machine.recv(now, inbox.unread()) {
             Err(end) => {
                 assert_eq!(machine.end(), Some(end), "the end is remembered");
-                assert_eq!(machine.recv(now, &mut []), Err(end), "the end is sticky");
+                assert_eq!(machine.recv(now, &mut []), Err(end), "the end does not change");
                 return Outcome { events, end };
             }
             Ok(Received::Event { consumed, event }) => {
-                assert!(consumed > 0 && consumed <= held, "an event takes bytes that are there");
+                assert!(consumed > 0 && consumed <= held, "an event consumes bytes that exist");
                 let event = std::format!("{event:?}");
                 events.push((event, inbox.unread().split_at(consumed).0.to_vec()));
                 inbox.consume(consumed);
             }
             Ok(Received::Skip { consumed }) => {
-                assert!(consumed > 0 && consumed <= held, "a skip takes bytes that are there");
+                assert!(consumed > 0 && consumed <= held, "a skip consumes bytes that exist");
                 inbox.consume(consumed);
             }
             Ok(Received::NeedMore { total }) => {
-                assert!(total > held, "{total} bytes were asked for with {held} there");
-                assert!(
-                    total <= longest,
-                    "{total} bytes were asked for, more than any frame may have"
-                );
+                assert!(total > held, "{total} bytes needed, {held} present");
+                assert!(total <= longest, "{total} bytes needed, more than any frame may have");
                 let Some(count) = left.pop() else {
                     let end = machine
                         .end_of_stream(now, inbox.unread())
-                        .expect_err("this wire ends with its stream");
+                        .expect_err("the connection ends with its stream");
                     return Outcome { events, end };
                 };
                 for byte in bytes.by_ref().take(count) {
@@ -165,14 +162,14 @@ fn feed<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>, longest: usize, p
                         .space(total)
                         .expect("a vector grows")
                         .first_mut()
-                        .expect("space is never empty") = byte;
+                        .expect("space is not empty") = byte;
                     inbox.filled(1);
                 }
             }
             Ok(Received::Wait(_)) => {
                 let end = machine
                     .end_of_stream(now, inbox.unread())
-                    .expect_err("this wire ends with its stream");
+                    .expect_err("the connection ends with its stream");
                 return Outcome { events, end };
             }
         }
