@@ -85,9 +85,9 @@ impl Attempts {
 /// before. `failed` is how many attempts have failed in a row, this one included.
 ///
 /// A connection that ends before the server has proved its key does not prove that the key is
-/// wrong: a proxy whose server restarts and a server that is full or flooded end it in the same way.
-/// If the client was admitted before, that is the likelier cause, and it passes. If it never was,
-/// the requests fail after [`MAX_REFUSED`] attempts with an error that names all causes.
+/// wrong: a proxy whose server restarts and a server that is full or flooded end it in the same
+/// way. If the client was admitted before, that is the likelier cause, and it passes. If it never
+/// was, the requests fail after [`MAX_REFUSED`] attempts with an error that names all causes.
 ///
 /// ```
 /// use falco_core::ConnectionError;
