@@ -5,10 +5,11 @@
 
 mod common;
 
+use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -134,7 +135,9 @@ fn a_caller_does_not_overtake_those_that_wait() {
             }
             go.store(true, Ordering::SeqCst);
             busy.join().unwrap();
-            waiting.into_iter().for_each(|waits| drop(waits.join().unwrap()));
+            for waits in waiting {
+                waits.join().unwrap();
+            }
             let order = core::mem::take(&mut *order.lock().unwrap());
             assert_eq!(order, [&b"slow"[..], &[0], &[1], &[2], b"again"]);
         }
