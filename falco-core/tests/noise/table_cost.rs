@@ -1,8 +1,9 @@
 //! What a frame costs does not grow with the number of requests in flight, so that a peer cannot
 //! make it slow. Times are the best of several rounds, and the bounds are generous.
 
+use core::time::Duration;
 use std::rc::Rc;
-use std::time::{Duration, Instant as Clock};
+use std::time::Instant as Clock;
 
 use crate::common::noise::{
     AtClient, AtServer, BEGIN, CANCEL, CLOSE, MESSAGE, PING, ServerKeys, at_client_with, at_server, begin, honest,
@@ -214,7 +215,7 @@ fn give_up(count: u32) -> Duration {
         };
         rig.hear(&ids.iter().flat_map(frame).collect::<Vec<_>>());
     }
-    rig.now = rig.now + (Settings::new().lifetime() - Duration::from_millis(1));
+    rig.now = rig.now + Settings::new().lifetime().saturating_sub(Duration::from_millis(1));
     rig.hear(&raw_frame(PING, 0, &[1; 8]));
     rig.said();
     rig.now = rig.now + Duration::from_millis(1);

@@ -1,4 +1,4 @@
-//! Both tables against a plain list.
+//! Both tables against a plain requests.
 
 use alloc::vec::Vec;
 
@@ -35,48 +35,48 @@ fn slot(id: u32) -> RequestSlot {
     }
 }
 
-/// Has `table` and a list of ids and states do the same, and compares all that can be asked.
+/// Has `table` and a requests of ids and states do the same, and compares all that can be asked.
 fn compare<T: RequestTable>(mut table: T, ops: &[Op]) {
-    let (mut list, mut last) = (Vec::<(u32, State)>::new(), 0);
-    let place = |table: &T, id: u32| table.find(id).unwrap();
+    let (mut requests, mut last) = (Vec::<(u32, State)>::new(), 0);
+    let find = |table: &T, id: u32| table.find(id).unwrap();
     for op in ops {
         match *op {
             Op::Push(distance) => {
                 last += distance;
-                let room = list.len() < usize::from(T::capacity());
+                let room = requests.len() < usize::from(T::capacity());
                 assert_eq!(table.push(slot(last)), room);
                 if room {
-                    list.push((last, State::Waiting));
+                    requests.push((last, State::Waiting));
                 }
             }
-            Op::Remove(pick) if !list.is_empty() => {
-                let (id, _) = list.remove(pick % list.len());
-                table.remove(place(&table, id));
+            Op::Remove(pick) if !requests.is_empty() => {
+                let (id, _) = requests.remove(pick % requests.len());
+                table.remove(find(&table, id));
             }
-            Op::Lose(pick) if !list.is_empty() => {
-                let pick = pick % list.len();
-                let (id, state) = list.get_mut(pick).unwrap();
+            Op::Lose(pick) if !requests.is_empty() => {
+                let pick = pick % requests.len();
+                let (id, state) = requests.get_mut(pick).unwrap();
                 *state = State::Lost;
-                let at = place(&table, *id);
+                let at = find(&table, *id);
                 table.get_mut(at).unwrap().state = State::Lost;
                 table.note_lost(*id);
             }
             Op::RemoveLost => {
-                let first = list.iter().position(|(_, state)| *state == State::Lost);
-                let lost = first.map(|first| list.remove(first).0);
+                let first = requests.iter().position(|(_, state)| *state == State::Lost);
+                let lost = first.map(|first| requests.remove(first).0);
                 assert_eq!(table.next_lost(), lost);
                 if let Some(id) = lost {
-                    table.remove(place(&table, id));
+                    table.remove(find(&table, id));
                 }
             }
             Op::Remove(_) | Op::Lose(_) => {}
         }
         let all: Vec<_> = table.iter_mut().map(|slot| (slot.id, slot.state)).collect();
-        assert_eq!(all, list);
-        assert_eq!(table.len(), list.len());
+        assert_eq!(all, requests);
+        assert_eq!(table.len(), requests.len());
         for id in 0..=last + 1 {
             let found = table.find(id).and_then(|place| table.get(place)).map(|slot| slot.id);
-            let expected = list.iter().find(|(other, _)| *other == id).map(|(id, _)| *id);
+            let expected = requests.iter().find(|(other, _)| *other == id).map(|(id, _)| *id);
             assert_eq!(found, expected);
         }
     }
