@@ -8,7 +8,7 @@ use super::{FixedTable, HeapTable, RequestSlot, RequestTable, State};
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// Adds a request whose id is this much greater than the last.
+    /// Adds a request whose id is this much greater than the newest.
     Push(u32),
     /// Removes one of those that are there.
     Remove(usize),
@@ -37,16 +37,16 @@ fn slot(id: u32) -> RequestSlot {
 
 /// Has `table` and a requests of ids and states do the same, and compares all that can be asked.
 fn compare<T: RequestTable>(mut table: T, ops: &[Op]) {
-    let (mut requests, mut last) = (Vec::<(u32, State)>::new(), 0);
+    let (mut requests, mut newest) = (Vec::<(u32, State)>::new(), 0);
     let find = |table: &T, id: u32| table.find(id).unwrap();
     for op in ops {
         match *op {
             Op::Push(distance) => {
-                last += distance;
+                newest += distance;
                 let room = requests.len() < usize::from(T::capacity());
-                assert_eq!(table.push(slot(last)), room);
+                assert_eq!(table.push(slot(newest)), room);
                 if room {
-                    requests.push((last, State::Waiting));
+                    requests.push((newest, State::Waiting));
                 }
             }
             Op::Remove(pick) if !requests.is_empty() => {
@@ -74,7 +74,7 @@ fn compare<T: RequestTable>(mut table: T, ops: &[Op]) {
         let all: Vec<_> = table.iter_mut().map(|slot| (slot.id, slot.state)).collect();
         assert_eq!(all, requests);
         assert_eq!(table.len(), requests.len());
-        for id in 0..=last + 1 {
+        for id in 0..=newest + 1 {
             let found = table.find(id).and_then(|place| table.get(place)).map(|slot| slot.id);
             let expected = requests.iter().find(|(other, _)| *other == id).map(|(id, _)| *id);
             assert_eq!(found, expected);
