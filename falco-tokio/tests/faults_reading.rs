@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use common::key;
 use common::raw::RawPeer;
 use common::scene::Scene;
@@ -48,15 +49,18 @@ async fn peers_that_never_read_are_read_no_more_and_cost_little() {
         peers.push(peer);
     }
     let before = Usage::now().bytes;
+    // One body for all requests, which the peers keep until they are answered.
+    let body = Bytes::from(vec![5; LARGE]);
     let mut asking = tokio::task::JoinSet::new();
     for mut peer in peers {
+        let body = body.clone();
         asking.spawn(async move {
             let hello = peer.owed();
             peer.stream.write_all(&hello).await.unwrap();
             peer.established().await;
             // Asks on and on, until nobody listens any more.
             for asked in 0..1024 {
-                let request = peer.sealed(vec![5; LARGE]);
+                let request = peer.sealed(body.clone());
                 let writing = tokio::time::timeout(Duration::from_millis(500), peer.stream.write_all(&request)).await;
                 if writing.is_err() {
                     return (peer, asked);

@@ -335,10 +335,13 @@ impl Connection {
                 Pause::Report(event) => return Poll::Ready(event),
                 pause @ (Pause::Read(_) | Pause::Write) => pause,
             };
-            let mut moved = match self.write(cx) {
-                Ok(wrote) => wrote.some,
+            let wrote = match self.write(cx) {
+                Ok(wrote) => wrote,
                 Err(error) => return Poll::Ready(self.read_remaining(cx, error)),
             };
+            // Another round does nothing if all is written and more bytes are needed.
+            let waits = wrote.all && matches!(pause, Pause::Read(_)) && !self.closing;
+            let mut moved = wrote.some && !waits;
             if let Some(end) = self.mux.machine().end() {
                 return Poll::Ready(Event::Ended(Ok(end)));
             }
@@ -370,8 +373,8 @@ impl Connection {
             if moved && self.turn < TURN && self.written < TURN {
                 continue;
             }
-            let now = self.now();
-            if self.mux.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            let (now, deadline) = (self.now(), self.mux.poll_timeout());
+            if deadline.is_some_and(|deadline| deadline <= now) {
                 if let Err(end) = self.mux.handle_timeout(now) {
                     return Poll::Ready(Event::Ended(Ok(end)));
                 }
@@ -385,7 +388,7 @@ impl Connection {
             if self.mux.outstanding() == 0 {
                 self.mux.shrink();
             }
-            let deadline = self.mux.poll_timeout().map(|deadline| self.env.clock.at(deadline));
+            let deadline = deadline.map(|deadline| self.env.clock.at(deadline));
             if self.timer.poll(cx, deadline).is_pending() {
                 return Poll::Pending;
             }

@@ -26,6 +26,9 @@ use crate::timer::{Timer, reschedule};
 /// A connection that ends sooner than this after the handshake counts as a failed attempt, unless
 /// it has served a request.
 const SOON: Duration = Duration::from_secs(1);
+/// With more requests in flight, requests are not deferred: so many tasks may be ready that it
+/// would take long until this one is polled again.
+const MAX_DEFERRING: usize = 1024;
 /// Room for this many requests is kept while nothing is outstanding.
 const FEW: usize = 4;
 
@@ -85,8 +88,11 @@ impl Slot {
     /// once. Returns `false` if they are taken with the next poll instead: while requests are
     /// outstanding, other callers may be about to submit more, and they are sent together.
     fn take_orders(&mut self, cx: &Context<'_>) -> bool {
-        let outstanding = matches!(&self.current, Current::Connection(connection, _) if connection.in_flight() > 0);
-        self.deferred = outstanding && !self.deferred;
+        let in_flight = match &self.current {
+            Current::Connection(connection, _) => connection.in_flight(),
+            Current::Dialing(_) | Current::None => 0,
+        };
+        self.deferred = !self.deferred && (1..=MAX_DEFERRING).contains(&in_flight);
         if !self.shared.take(cx, &mut self.orders, self.deferred) {
             return false;
         }

@@ -338,7 +338,10 @@ impl<H: Handler> Connection<H> {
             if let Pause::End(end) = pause {
                 return Poll::Ready(Ok(end));
             }
-            let mut moved = self.write(cx)?.some;
+            let wrote = self.write(cx)?;
+            // Another round does nothing if all is written and more bytes are needed.
+            let waits = wrote.all && matches!(pause, Pause::Read(_));
+            let mut moved = wrote.some && !waits;
             if let Some(end) = self.mux.machine().end() {
                 return Poll::Ready(Ok(end));
             }
@@ -374,7 +377,8 @@ impl<H: Handler> Connection<H> {
                 return Poll::Pending;
             }
             self.mux.set_reading(now, matches!(pause, Pause::Read(_)));
-            if self.mux.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            let deadline = self.mux.poll_timeout();
+            if deadline.is_some_and(|deadline| deadline <= now) {
                 if let Err(end) = self.mux.handle_timeout(now) {
                     return Poll::Ready(Ok(end));
                 }
@@ -385,7 +389,7 @@ impl<H: Handler> Connection<H> {
                 self.service.registry.waits(self.place.number);
             }
             self.shrink();
-            let deadline = self.mux.poll_timeout().map(|deadline| self.service.clock.at(deadline));
+            let deadline = deadline.map(|deadline| self.service.clock.at(deadline));
             match self.timer.poll(cx, deadline) {
                 Poll::Ready(()) => {}
                 Poll::Pending => return Poll::Pending,

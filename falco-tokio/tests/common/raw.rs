@@ -6,6 +6,7 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use falco_core::Instant;
 use falco_core::keys::{ClientKeys, Secrets};
 use falco_core::mux::{Call, ClientMux, ClientStep};
@@ -24,7 +25,7 @@ const NOW: Instant = Instant::ZERO;
 
 pub(crate) struct RawPeer {
     pub(crate) stream: TcpStream,
-    mux: ClientMux<Arc<ClientKeys>, Vec<u8>, ()>,
+    mux: ClientMux<Arc<ClientKeys>, Bytes, ()>,
     unread: Vec<u8>,
     ticket: u64,
 }
@@ -76,16 +77,16 @@ impl RawPeer {
     }
 
     /// A request as bytes, which are the caller's to send.
-    pub(crate) fn sealed(&mut self, body: Vec<u8>) -> Vec<u8> {
+    pub(crate) fn sealed(&mut self, body: impl Into<Bytes>) -> Vec<u8> {
         self.ticket += 1;
-        assert!(self.mux.request(Call::new(self.ticket, body, ())).is_ok());
+        assert!(self.mux.request(Call::new(self.ticket, body.into(), ())).is_ok());
         self.owed()
     }
 
     /// The first part of a request as bytes; [`owed`](Self::owed) has the rest.
-    pub(crate) fn sealed_part(&mut self, body: Vec<u8>, length: usize) -> Vec<u8> {
+    pub(crate) fn sealed_part(&mut self, body: impl Into<Bytes>, length: usize) -> Vec<u8> {
         self.ticket += 1;
-        assert!(self.mux.request(Call::new(self.ticket, body, ())).is_ok());
+        assert!(self.mux.request(Call::new(self.ticket, body.into(), ())).is_ok());
         let mut part = vec![0; length];
         let sealed = self.mux.seal(NOW, &mut part, |(), _| {}).unwrap();
         part.truncate(sealed);
