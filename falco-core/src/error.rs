@@ -24,8 +24,8 @@ pub enum ConnectionError {
     },
     /// The hello does not decrypt: the peer has another key, or none.
     Unauthenticated,
-    /// The connection ended, or foreign bytes came, before the server had proved that it has the
-    /// key.
+    /// The connection ended, or other bytes than those of the handshake arrived, before the server
+    /// proved that it has the key.
     ///
     /// The server has another key or context, speaks another wire, or is no FalcoTCP server; or it,
     /// or a proxy in front of it, is starting, stopping or full. A client cannot tell these apart:
@@ -55,7 +55,7 @@ pub enum ConnectionError {
         /// Its type.
         found: u8,
     },
-    /// An answer came although no request waited for one.
+    /// An answer arrived although no request was in flight.
     UnexpectedAnswer,
     /// A request was refused so that it is unknown which later answer belongs to which request.
     AnswersOutOfStep,

@@ -172,7 +172,7 @@ const fn refusal_of_mark(marked: u8) -> u8 {
     }
 }
 
-/// What a CLOSE says that ends the connection at once.
+/// The error for a CLOSE that ends the connection at once.
 const fn ended(code: u8) -> ConnectionError {
     match code {
         close::IDLE => ConnectionError::PeerExpired,

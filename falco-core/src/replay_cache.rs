@@ -221,7 +221,7 @@ impl Slot {
     };
 }
 
-/// The last nonces in the order in which they came, with an index by hash; and the seal counter.
+/// The last nonces in the order of their arrival, with an index by hash, and the seal counter.
 struct Nonces<S> {
     slots: S,
     /// The position for the next nonce. Once all slots are filled, the oldest nonce is there.
@@ -322,8 +322,8 @@ fn forget(slots: &mut [Slot], oldest: usize, hash_key: [u64; 3], size: usize) {
 
 /// The bucket of `nonce` among `size`; none where there are none.
 ///
-/// Every word of the nonce meets a secret word before it meets another, so that not even who holds
-/// the key can choose nonces that share a bucket.
+/// Every word of the nonce is mixed with a secret word before it is mixed with another, so that not
+/// even a holder of the key can choose nonces that share a bucket.
 fn bucket(nonce: &Nonce, [first, second, third]: [u64; 3], size: usize) -> Option<usize> {
     let high = u64::from_be_bytes(*nonce.first_chunk()?);
     let low = u64::from(u32::from_be_bytes(*nonce.last_chunk()?));
@@ -336,7 +336,7 @@ fn bucket(nonce: &Nonce, [first, second, third]: [u64; 3], size: usize) -> Optio
     usize::try_from(scaled >> 64).ok()
 }
 
-/// Both halves of the product of two words, one upon the other.
+/// The exclusive or of both halves of the product of two words.
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     let [high, low] = [product >> 64, product & u128::from(u64::MAX)].map(|half| u64::try_from(half).unwrap_or(0));

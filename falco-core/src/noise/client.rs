@@ -251,7 +251,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
         if let Some(end) = session.base.life.end() {
             return Err(end);
         }
-        // Events of what has arrived come before the deadline.
+        // Pending events are returned before the deadline is checked.
         if session.has_pending_event() {
             let told = session.next_event(unread);
             session.end_if_drained();

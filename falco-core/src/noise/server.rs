@@ -230,7 +230,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
         if let Some(end) = session.base.life.end() {
             return Err(end);
         }
-        // Events of what has arrived come before the deadline.
+        // Pending events are returned before the deadline is checked.
         if session.has_pending_event() {
             return session.next_event(unread);
         }

@@ -91,8 +91,8 @@ impl<A: Aead> Link<A> {
 }
 
 impl<T: RequestTable> Requests<T> {
-    /// Admits a request of which `received` of `total` bytes have arrived, or returns the mark that
-    /// says why not.
+    /// Admits a request of which `received` of `total` bytes have arrived, or returns the mark of
+    /// its refusal.
     #[inline]
     fn admit(&mut self, id: u32, total: u32, received: u32, now: Instant) -> u8 {
         if self.last.is_some() {

@@ -25,8 +25,8 @@ pub(super) enum State {
     Receiving,
     /// Server: the answer is sealed in part.
     Answering,
-    /// The request will not be processed, and the event that says so is pending. Client: the
-    /// server's CLOSE left it out. Server: the rest of it did not arrive.
+    /// The request will not be processed, and its event is pending. Client: the server's CLOSE left
+    /// it out. Server: the rest of it did not arrive.
     Lost,
     /// The request has completed, and the slot is waiting for removal. Only [`HeapTable`] has such
     /// slots, and it hides them.
@@ -34,7 +34,7 @@ pub(super) enum State {
     Completed,
 }
 
-/// How far a cancellation has come.
+/// The state of a cancellation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cancel {
     No,

@@ -181,7 +181,7 @@ pub fn raw_settings(max_record: u16, max_in_flight: u16, max_message: u32, lifet
     settings
 }
 
-/// One side of a connection after the handshake. It sends what a test tells it to.
+/// One side of a connection after the handshake. A test chooses what it sends.
 #[derive(Debug)]
 pub struct RawPeer<C> {
     crypto: C,

@@ -1,7 +1,7 @@
 //! Answers are sent in the order of the requests, once each, for at most as many requests as may be
 //! in flight.
 
-use crate::common::{Ends, asked, ends, ends_with, handle, ms, owed, server};
+use crate::common::{Ends, asked, ends, ends_with, handle, ms, pending_output, server};
 use falco_core::{
     Instant, OutputTooSmall, Received, Refusal, ReplyError, SealError, ServerEvent, ServerWait, Settings, Status,
 };
@@ -30,7 +30,7 @@ fn permutations(of: &[usize]) -> Vec<Vec<usize>> {
 }
 
 #[test]
-fn answers_given_in_any_order_go_out_in_the_order_of_the_requests() {
+fn answers_are_sent_in_the_order_of_the_requests_whatever_order_they_are_given_in() {
     for order in permutations(&[0, 1, 2, 3]) {
         let (mut both, ids) = asked(4);
         let (mut stream, mut ready) = (Vec::new(), Vec::new());
@@ -52,7 +52,7 @@ fn answers_given_in_any_order_go_out_in_the_order_of_the_requests() {
         }
         assert!(ready.iter().all(|(message, _)| message.is_done()));
         for (answer, number) in stream.chunks(37).zip(1..) {
-            let (id, body) = both.learn(answer);
+            let (id, body) = both.receive_answer(answer);
             assert_eq!((id.number(), body), (number, vec![u8::try_from(number + 10).unwrap()]));
         }
         assert_eq!(
@@ -85,16 +85,16 @@ fn one_seal_takes_as_many_answers_as_fit() {
     let messages = [(&mut one, b"1".as_slice()), (&mut two, b"22".as_slice())];
     assert_eq!(both.client.seal(NOW, messages, &mut out), Ok(38 + 39));
     assert_eq!(
-        (both.hear(&out[..38]).1, both.hear(&out[38..77]).1),
+        (both.receive_request(&out[..38]).1, both.receive_request(&out[38..77]).1),
         (b"1".to_vec(), b"22".to_vec())
     );
 }
 
 #[test]
-fn a_request_has_one_answer() {
+fn a_request_is_answered_once() {
     let (mut both, ids) = asked(2);
     let mut twice = both.server.answer(ids[0], 1).unwrap();
-    both.reply(ids[0], b"!");
+    both.answer(ids[0], b"!");
     let not_waiting = ReplyError::NotWaiting(ids[0]);
     assert_eq!(both.server.answer(ids[0], 1).unwrap_err(), not_waiting);
     assert_eq!(both.server.refuse(ids[0], Refusal::Failed), Err(not_waiting));
@@ -125,8 +125,8 @@ fn the_accept_goes_before_the_first_answer() {
     assert!(server.recv(NOW, &mut both.hello.clone()).is_ok());
     assert_eq!(server.status(), Status::Established);
     let mut both = Ends { server, ..both };
-    let request = both.ask(b"?");
-    let (id, _) = both.hear(&request);
+    let request = both.request(b"?");
+    let (id, _) = both.receive_request(&request);
     let mut answer = both.server.answer(id, 1).unwrap();
     assert_eq!(both.server.seal_size(1), 38);
     let small = OutputTooSmall { needed: 1, given: 0 };
@@ -140,37 +140,37 @@ fn the_accept_goes_before_the_first_answer() {
         Ok(38)
     );
     assert_eq!(out[0], 0xFF);
-    assert_eq!(both.learn(&out[1..]).1, b"!");
+    assert_eq!(both.receive_answer(&out[1..]).1, b"!");
 }
 
 #[test]
 fn a_client_has_no_more_requests_in_flight_than_its_settings_allow() {
     for allowed in [1_u16, 2, 5] {
         let mut both = in_flight(allowed);
-        let requests: Vec<_> = (0..allowed).map(|_| both.ask(b"?")).collect();
+        let requests: Vec<_> = (0..allowed).map(|_| both.request(b"?")).collect();
         assert_eq!(both.client.in_flight(), requests.len());
         let (mut over, mut out) = (both.client.request(1).unwrap(), [0; 100]);
         assert_eq!(both.client.seal(NOW, [(&mut over, b"?".as_slice())], &mut out), Ok(0));
         both.client.ping().unwrap();
-        assert_eq!(owed(&mut both.client, NOW), [2], "a ping may go");
-        let ids: Vec<_> = requests.iter().map(|request| both.hear(request).0).collect();
-        let answer = both.reply(ids[0], b"!");
-        both.learn(&answer);
+        assert_eq!(pending_output(&mut both.client, NOW), [2], "a ping may go");
+        let ids: Vec<_> = requests.iter().map(|request| both.receive_request(request).0).collect();
+        let answer = both.answer(ids[0], b"!");
+        both.receive_answer(&answer);
         assert_eq!(both.client.seal(NOW, [(&mut over, b"?".as_slice())], &mut out), Ok(38));
     }
 }
 
 #[test]
-fn a_server_reads_no_more_requests_than_its_settings_allow_but_pings() {
+fn a_server_at_its_in_flight_limit_reads_pings_and_no_requests() {
     for allowed in [1_u16, 2, 5] {
         let mut both = in_flight(allowed);
         // The client ignores the limit.
         let other = ends_with(&handle(), &handle(), &Settings::new(), 1);
         both.client = other.client;
-        let ids: Vec<_> = (0..allowed).map(|_| both.ask(b"?")).map(|_| ()).collect();
-        let requests: Vec<_> = ids.iter().map(|()| both.ask(b"?")).collect();
-        let ids: Vec<_> = requests.iter().map(|request| both.hear(request).0).collect();
-        let mut over = both.ask(b"over");
+        let ids: Vec<_> = (0..allowed).map(|_| both.request(b"?")).map(|_| ()).collect();
+        let requests: Vec<_> = ids.iter().map(|()| both.request(b"?")).collect();
+        let ids: Vec<_> = requests.iter().map(|request| both.receive_request(request).0).collect();
+        let mut over = both.request(b"over");
         assert_eq!(
             both.server.recv(NOW, &mut over),
             Ok(Received::Wait(ServerWait::AnswerFirst))
@@ -191,7 +191,7 @@ fn a_server_reads_no_more_requests_than_its_settings_allow_but_pings() {
         };
         assert_eq!(both.server.recv(NOW, &mut [2]), Ok(event));
         assert_eq!(both.server.in_flight(), ids.len());
-        both.reply(ids[0], b"!");
-        assert_eq!(both.hear(&over).1, b"over");
+        both.answer(ids[0], b"!");
+        assert_eq!(both.receive_request(&over).1, b"over");
     }
 }

@@ -1,7 +1,7 @@
 //! How connections end other than by time: a close of either side, refusals, unmatched answers, the
 //! end of the stream.
 
-use crate::common::{Ends, asked, assert_ended, client, ends, ms, owed, server};
+use crate::common::{Ends, asked, assert_ended, client, ends, ms, pending_output, server};
 use falco_core::testing::{ClientLog, Pair, ServerLog, classic_key};
 use falco_core::{
     ClientEvent, CloseReason, ConnectionError, Error, Instant, Received, Refusal, ReplyError, SealError, ServerWait,
@@ -13,7 +13,7 @@ const DONE: CloseReason = CloseReason::Done;
 const CLOSED: ConnectionError = ConnectionError::Closed;
 
 #[test]
-fn a_side_with_nothing_under_way_closes_at_once() {
+fn a_side_with_nothing_in_flight_closes_at_once() {
     for reason in [DONE, CloseReason::ShuttingDown, CloseReason::KeyRetired] {
         let Ends {
             mut client, mut server, ..
@@ -34,7 +34,7 @@ fn a_side_with_nothing_under_way_closes_at_once() {
 }
 
 #[test]
-fn a_closing_client_waits_for_its_answers_and_asks_nothing_new() {
+fn a_closing_client_receives_its_answers_and_accepts_no_new_requests() {
     let (mut both, ids) = asked(2);
     let (mut made, mut out) = (both.client.request(1).unwrap(), [0; 99]);
     both.client.close(NOW, DONE);
@@ -47,19 +47,19 @@ fn a_closing_client_waits_for_its_answers_and_asks_nothing_new() {
         Err(SealError::Closing)
     );
     for (id, status) in [(ids[0], Status::Draining), (ids[1], Status::Ended)] {
-        let answer = both.reply(id, b"!");
-        assert_eq!(both.learn(&answer).0.number(), id.number());
+        let answer = both.answer(id, b"!");
+        assert_eq!(both.receive_answer(&answer).0.number(), id.number());
         assert_eq!(both.client.status(), status);
     }
     assert_ended(&mut both.client, NOW, CLOSED);
 }
 
 #[test]
-fn a_closing_server_sends_its_answers_and_reads_nothing_new() {
+fn a_closing_server_sends_its_answers_and_reads_no_new_requests() {
     let (mut both, ids) = asked(2);
     both.server.close(NOW, DONE);
     assert_eq!((both.server.status(), both.server.end()), (Status::Draining, None));
-    let mut more = both.ask(b"more");
+    let mut more = both.request(b"more");
     for bytes in [&mut [][..], &mut [2], &mut more] {
         assert_eq!(
             both.server.recv(NOW, bytes),
@@ -67,15 +67,15 @@ fn a_closing_server_sends_its_answers_and_reads_nothing_new() {
         );
     }
     for (id, status) in [(ids[0], Status::Draining), (ids[1], Status::Ended)] {
-        let answer = both.reply(id, b"!");
-        both.learn(&answer);
+        let answer = both.answer(id, b"!");
+        both.receive_answer(&answer);
         assert_eq!(both.server.status(), status);
     }
     assert_ended(&mut both.server, NOW, CLOSED);
 }
 
 #[test]
-fn before_a_refusal_ends_the_connection_the_answers_before_it_go() {
+fn a_refusal_ends_the_connection_after_the_answers_before_it() {
     // Which of three requests are refused, and how many answers are sent.
     for (refused, sent) in [
         (vec![0], 0),
@@ -95,8 +95,8 @@ fn before_a_refusal_ends_the_connection_the_answers_before_it_go() {
                 Ok(Received::Wait(ServerWait::AnswerFirst)),
                 "nothing new is read"
             );
-            let answer = both.reply(*id, b"!");
-            both.learn(&answer);
+            let answer = both.answer(*id, b"!");
+            both.receive_answer(&answer);
         }
         assert_ended(&mut both.server, NOW, ConnectionError::HandlerFailed);
         let ended = ReplyError::Connection(ConnectionError::HandlerFailed);
@@ -111,7 +111,7 @@ fn before_a_refusal_ends_the_connection_the_answers_before_it_go() {
 }
 
 #[test]
-fn a_refused_request_ends_the_pair_as_its_two_sides_see_it() {
+fn a_refused_request_ends_both_sides_each_with_its_own_error() {
     let (ours, theirs) = (classic_key(1), classic_key(1));
     let mut pair = Pair::new(&ours, &theirs, &Settings::new(), 1).unwrap();
     pair.answer_with(|body| (body != b"bad").then(|| body.to_vec()));
@@ -132,15 +132,15 @@ fn a_refused_request_ends_the_pair_as_its_two_sides_see_it() {
 }
 
 #[test]
-fn an_unasked_length_of_zero_is_skipped_and_one_with_a_request_waiting_refuses_it_and_ends() {
+fn a_length_of_zero_is_skipped_or_refuses_a_request_in_flight_and_ends_the_connection() {
     let mut both = ends();
     for _ in 0..3 {
         assert_eq!(both.client.recv(NOW, &mut [0; 20]), Ok(Received::Skip { consumed: 8 }));
     }
     assert_eq!(both.client.recv(NOW, &mut [0; 7]), Ok(Received::NeedMore { total: 8 }));
-    let first = both.ask(b"1");
-    both.ask(b"2");
-    let id = both.hear(&first).0.number();
+    let first = both.request(b"1");
+    both.request(b"2");
+    let id = both.receive_request(&first).0.number();
     match both.client.recv(NOW, &mut [0; 20]) {
         Ok(Received::Event {
             consumed: 8,
@@ -155,12 +155,12 @@ fn an_unasked_length_of_zero_is_skipped_and_one_with_a_request_waiting_refuses_i
 }
 
 #[test]
-fn an_answer_that_nobody_waits_for_ends_the_connection_at_its_head() {
+fn an_answer_without_a_request_ends_the_connection_at_its_head() {
     let (mut both, ids) = asked(1);
-    let answer = both.reply(ids[0], b"!");
-    both.learn(&answer);
+    let answer = both.answer(ids[0], b"!");
+    both.receive_answer(&answer);
     let (mut other, ids) = asked(1);
-    let unasked = other.reply(ids[0], b"!");
+    let unasked = other.answer(ids[0], b"!");
     for length in 8..=unasked.len() {
         let mut both = ends();
         let mut unasked = unasked[..length].to_vec();
@@ -175,10 +175,10 @@ fn an_answer_that_nobody_waits_for_ends_the_connection_at_its_head() {
 }
 
 #[test]
-fn the_end_of_the_stream_says_where_it_came() {
+fn the_end_of_the_stream_is_an_error_that_says_whether_a_frame_was_cut() {
     let fresh = || client(&crate::common::handle(), &Settings::new(), 1);
     let waiting = |mut client: crate::common::ClientEnd| {
-        owed(&mut client, NOW);
+        pending_output(&mut client, NOW);
         client
     };
     for unread in [[].as_slice(), &[0], &[0; 30]] {

@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use crate::common::{assert_ended, client, ends_with, handle, ms, owed, server, span};
+use crate::common::{assert_ended, client, ends_with, handle, ms, pending_output, server, span};
 use falco_core::{ClientEvent, ClientWait, ConnectionError, Instant, OutputTooSmall, Received, ServerEvent, Settings};
 
 const LIFETIME: u64 = 60_000;
@@ -11,8 +11,8 @@ const HANDSHAKE: u64 = 5_000;
 const EXPIRED: ConnectionError = ConnectionError::Expired;
 
 #[test]
-fn nothing_moves_the_handshakes_deadline_of_a_server() {
-    let hello = owed(&mut client(&handle(), &Settings::new(), 1), ms(0));
+fn nothing_moves_the_handshake_deadline_of_a_server() {
+    let hello = pending_output(&mut client(&handle(), &Settings::new(), 1), ms(0));
     let mut slow = server(&handle(), &Settings::new(), 1);
     for (length, at) in (0..hello.len()).zip((0..HANDSHAKE).step_by(31)) {
         let mut hello = hello[..length].to_vec();
@@ -37,14 +37,18 @@ fn nothing_moves_the_handshakes_deadline_of_a_server() {
 }
 
 #[test]
-fn nothing_moves_the_handshakes_deadline_of_a_client() {
+fn nothing_moves_the_handshake_deadline_of_a_client() {
     let mut slow = client(&handle(), &Settings::new(), 1);
     slow.ping().unwrap();
     assert_eq!(
         slow.recv(ms(1), &mut [0xFF]),
         Ok(Received::Wait(ClientWait::TransmitFirst))
     );
-    assert_eq!(owed(&mut slow, ms(4_000)).len(), 157, "the hello and no ping yet");
+    assert_eq!(
+        pending_output(&mut slow, ms(4_000)).len(),
+        157,
+        "the hello and no ping yet"
+    );
     let mut message = slow.request(1).unwrap();
     assert_eq!(
         slow.seal(ms(4_500), [(&mut message, [1].as_slice())], &mut [0; 300]),
@@ -62,7 +66,7 @@ fn nothing_moves_the_handshakes_deadline_of_a_client() {
     assert_ended(&mut slow, ms(HANDSHAKE), ConnectionError::HandshakeTimeout);
 
     let mut timely = client(&handle(), &Settings::new(), 1);
-    owed(&mut timely, ms(0));
+    pending_output(&mut timely, ms(0));
     let established = Received::Event {
         consumed: 1,
         event: ClientEvent::Established,
@@ -77,7 +81,7 @@ fn nothing_moves_the_handshakes_deadline_of_a_client() {
 }
 
 #[test]
-fn shorter_times_are_kept_as_exactly() {
+fn shorter_times_are_as_exact() {
     let settings = Settings::new().with_lifetime(Duration::from_micros(1_000_500)).unwrap();
     let settings = settings.with_handshake_timeout(span(1)).unwrap();
     assert_eq!(client(&handle(), &settings, 1).poll_timeout(), Some(ms(1)));

@@ -2,7 +2,7 @@
 //! nothing panics.
 
 use crate::common::verdict::{NOW, Verdict, check, judge_length, settings};
-use crate::common::{client, ends_with, handle_with, owed};
+use crate::common::{client, ends_with, handle_with, pending_output};
 use falco_core::testing::NoSecurity;
 use falco_core::{CloseReason, ConnectionError};
 
@@ -94,15 +94,15 @@ fn junk(mut check: impl FnMut(&[u8])) {
 }
 
 #[test]
-fn junk_in_every_state_of_a_server_gets_its_error_and_silence() {
+fn arbitrary_bytes_in_every_state_of_a_server_get_their_error_and_no_reply() {
     let (ours, theirs) = (handle_with::<NoSecurity>(0), handle_with::<NoSecurity>(0));
     for (state, (name, expected)) in SERVER_STATES.into_iter().enumerate() {
         let enter = || {
             let mut both = ends_with(&ours, &theirs, &settings(), 1);
             let requests = if state < 4 { state.saturating_sub(1) } else { 1 };
             for _ in 0..requests {
-                let request = both.ask(b"?");
-                both.hear(&request);
+                let request = both.request(b"?");
+                both.receive_request(&request);
             }
             if state == 4 {
                 both.server.close(NOW, CloseReason::Done);
@@ -115,7 +115,7 @@ fn junk_in_every_state_of_a_server_gets_its_error_and_silence() {
         };
         let mut machine = enter();
         junk(|junk| {
-            assert!(owed(&mut machine, NOW).is_empty(), "silence");
+            assert!(pending_output(&mut machine, NOW).is_empty(), "silence");
             if check(name, junk, &mut machine, &expected(junk)) {
                 machine = enter();
             }
@@ -124,20 +124,20 @@ fn junk_in_every_state_of_a_server_gets_its_error_and_silence() {
 }
 
 #[test]
-fn junk_in_every_state_of_a_client_gets_its_error_and_silence() {
+fn arbitrary_bytes_in_every_state_of_a_client_get_their_error_and_no_reply() {
     let (ours, theirs) = (handle_with::<NoSecurity>(0), handle_with::<NoSecurity>(0));
     for (state, (name, expected)) in CLIENT_STATES.into_iter().enumerate() {
         let enter = || {
             let mut fresh = client(&ours, &settings(), 1);
             if state == 1 {
-                owed(&mut fresh, NOW);
+                pending_output(&mut fresh, NOW);
             }
             if state < 2 {
                 return fresh;
             }
             let mut both = ends_with(&ours, &theirs, &settings(), 1);
             if state == 3 {
-                both.ask(b"?");
+                both.request(b"?");
             }
             both.client
         };

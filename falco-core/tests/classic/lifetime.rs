@@ -1,6 +1,6 @@
 //! The lifetime, to the millisecond, on a virtual clock: what restarts it and what does not.
 
-use crate::common::{Ends, assert_ended, ends, handle, ms, owed, server, span};
+use crate::common::{Ends, assert_ended, ends, handle, ms, pending_output, server, span};
 use falco_core::testing::{ClientLog, Pair, ServerLog, classic_key};
 use falco_core::{CloseReason, ConnectionError, Error, Received, SealError, ServerEvent, Settings, Status};
 
@@ -33,7 +33,7 @@ fn every_call_at_or_after_the_deadline_finds_it_expired_and_sends_nothing() {
     for now in [ms(LIFETIME), ms(LIFETIME + 1), ms(u64::MAX)] {
         // Nothing is received or sealed after the deadline.
         let mut both = ends();
-        let mut late = both.ask(b"late");
+        let mut late = both.request(b"late");
         assert_eq!(both.server.recv(now, &mut late), Err(EXPIRED));
         assert_ended(&mut both.server, now, EXPIRED);
 
@@ -66,7 +66,7 @@ fn every_call_at_or_after_the_deadline_finds_it_expired_and_sends_nothing() {
 }
 
 #[test]
-fn a_ping_or_a_message_begins_the_lifetime_anew() {
+fn a_ping_or_a_message_restarts_the_lifetime() {
     for at in [1, 40_000, LIFETIME - 1] {
         let again = Some(ms(at + LIFETIME));
         let mut both = ends();
@@ -77,7 +77,7 @@ fn a_ping_or_a_message_begins_the_lifetime_anew() {
             Some(ms(LIFETIME)),
             "a ping that has not gone counts for nothing"
         );
-        let mut ping = owed(&mut both.client, both.now);
+        let mut ping = pending_output(&mut both.client, both.now);
         assert_eq!(both.client.poll_timeout(), again);
         let event = Received::Event {
             consumed: 1,
@@ -99,11 +99,11 @@ fn a_ping_or_a_message_begins_the_lifetime_anew() {
             .seal(both.now, [(&mut message, b"hi".as_slice())], &mut out)
             .unwrap();
         assert_eq!(both.client.poll_timeout(), again);
-        let (id, _) = both.hear(&out);
-        let answer = both.reply(id, b"ho");
+        let (id, _) = both.receive_request(&out);
+        let answer = both.answer(id, b"ho");
         assert_eq!(both.server.poll_timeout(), again);
         both.now = ms(at + 7);
-        both.learn(&answer);
+        both.receive_answer(&answer);
         assert_eq!(
             both.client.poll_timeout(),
             Some(ms(at + 7 + LIFETIME)),
@@ -113,8 +113,8 @@ fn a_ping_or_a_message_begins_the_lifetime_anew() {
 }
 
 #[test]
-fn an_unfinished_frame_does_not_begin_the_lifetime_anew() {
-    let (request, answer) = (ends().ask(b"hello"), b"hello".len() + 36);
+fn a_frame_in_part_does_not_restart_the_lifetime() {
+    let (request, answer) = (ends().request(b"hello"), b"hello".len() + 36);
     for length in 0..request.len() {
         let mut both = ends();
         let mut part = request[..length].to_vec();
@@ -129,9 +129,9 @@ fn an_unfinished_frame_does_not_begin_the_lifetime_anew() {
     }
     for length in 0..answer {
         let mut both = ends();
-        let request = both.ask(b"hello");
-        let (id, _) = both.hear(&request);
-        let answer = both.reply(id, b"hello");
+        let request = both.request(b"hello");
+        let (id, _) = both.receive_request(&request);
+        let answer = both.answer(id, b"hello");
         let mut answer = answer[..length].to_vec();
         let received = both.client.recv(ms(LIFETIME - 1), &mut answer);
         assert!(matches!(received, Ok(Received::NeedMore { .. })), "{received:?}");
@@ -145,7 +145,7 @@ fn an_unfinished_frame_does_not_begin_the_lifetime_anew() {
 }
 
 #[test]
-fn what_anyone_could_have_sent_does_not_keep_a_client_alive() {
+fn bytes_that_anybody_could_have_sent_do_not_keep_a_client_alive() {
     let mut both = ends();
     assert_eq!(
         both.client.recv(ms(LIFETIME - 1), &mut [0; 8]),
@@ -155,7 +155,7 @@ fn what_anyone_could_have_sent_does_not_keep_a_client_alive() {
 }
 
 #[test]
-fn forty_pings_in_600_s_keep_a_connection_and_the_lifetime_runs_from_the_last() {
+fn forty_pings_in_600_s_keep_a_connection_and_the_lifetime_starts_at_the_last() {
     for (every, pings) in [(15_000, 40_u64), (LIFETIME - 1, 40)] {
         let (ours, theirs) = (classic_key(1), classic_key(1));
         let mut pair = Pair::new(&ours, &theirs, &Settings::new(), 1).unwrap();
@@ -200,10 +200,10 @@ fn a_message_every_59_999_ms_keeps_a_connection_and_a_gap_of_60_000_ends_it() {
 #[test]
 fn a_handler_may_take_longer_than_a_lifetime_and_then_a_new_one_runs() {
     let mut both = ends();
-    let mut stream = both.ask(b"one");
-    stream.extend(both.ask(b"two"));
+    let mut stream = both.request(b"one");
+    stream.extend(both.request(b"two"));
     let (first, second) = stream.split_at(40);
-    let (one, two) = (both.hear(first).0, both.hear(second).0);
+    let (one, two) = (both.receive_request(first).0, both.receive_request(second).0);
     for now in [1, LIFETIME, 10 * LIFETIME] {
         assert_eq!(both.server.handle_timeout(ms(now)), Ok(()));
         let event = Received::Event {
@@ -218,10 +218,10 @@ fn a_handler_may_take_longer_than_a_lifetime_and_then_a_new_one_runs() {
         );
     }
     both.now = ms(10 * LIFETIME);
-    assert_eq!(both.reply(one, b"1").len(), 37);
+    assert_eq!(both.answer(one, b"1").len(), 37);
     assert_eq!(both.server.poll_timeout(), None, "another handler runs");
     both.now = ms(20 * LIFETIME);
-    assert_eq!(both.reply(two, b"22").len(), 38);
+    assert_eq!(both.answer(two, b"22").len(), 38);
     assert_eq!(both.server.poll_timeout(), Some(ms(21 * LIFETIME)));
     assert_eq!(both.server.handle_timeout(ms(21 * LIFETIME - 1)), Ok(()));
     assert_eq!(both.server.handle_timeout(ms(21 * LIFETIME)), Err(EXPIRED));
@@ -231,9 +231,9 @@ fn a_handler_may_take_longer_than_a_lifetime_and_then_a_new_one_runs() {
 fn a_client_waits_for_an_answer_a_lifetime_from_what_it_sent_last() {
     let mut both = ends();
     both.now = ms(10_000);
-    both.ask(b"slow");
+    both.request(b"slow");
     both.client.ping().unwrap();
-    owed(&mut both.client, ms(20_000));
+    pending_output(&mut both.client, ms(20_000));
     assert_eq!(both.client.poll_timeout(), Some(ms(20_000 + LIFETIME)));
     // Closing does not move the deadline.
     both.client.close(ms(30_000), CloseReason::Done);
@@ -258,7 +258,7 @@ fn early_late_and_repeated_calls_are_harmless_and_so_is_a_clock_that_goes_backwa
     );
     // If the clock goes backwards, a ping counts from the latest time.
     client.ping().unwrap();
-    let mut ping = owed(&mut client, ms(3));
+    let mut ping = pending_output(&mut client, ms(3));
     assert!(server.recv(ms(3), &mut ping).is_ok());
     assert_eq!(
         (client.poll_timeout(), server.poll_timeout()),

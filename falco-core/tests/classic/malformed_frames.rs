@@ -9,14 +9,14 @@ use crate::common::{ANSWER_HEAD, Ends, REQUEST_HEAD, assert_ended, ends_with, ha
 use falco_core::{ConnectionError, Received, RecvBuf, Settings, Storage};
 
 #[test]
-fn a_length_out_of_range_is_refused_with_the_numbers_before_anything_behind_it() {
+fn a_length_out_of_range_is_refused_with_its_numbers_before_its_text_arrives() {
     let wrong = [1, 11, 12, 27, 1_029, 1 << 32, 1 << 40, 1 << 63, u64::MAX];
     for length in wrong {
         let mut both = ends_with(&handle(), &handle(), &settings(), 1);
         let mut head = [&[1], length.to_be_bytes().as_slice()].concat();
         assert_eq!(both.server.recv(NOW, &mut head), Err(frame_length(length)));
         assert_ended(&mut both.server, NOW, frame_length(length));
-        both.ask(b"?");
+        both.request(b"?");
         assert_eq!(
             both.client.recv(NOW, &mut length.to_be_bytes()),
             Err(frame_length(length))
@@ -39,7 +39,7 @@ fn a_length_out_of_range_is_refused_with_the_numbers_before_anything_behind_it()
                 total: REQUEST_HEAD + total
             })
         );
-        both.ask(b"?");
+        both.request(b"?");
         let needed = Ok(Received::NeedMore {
             total: ANSWER_HEAD + total,
         });
@@ -60,9 +60,9 @@ fn a_length_out_of_range_is_refused_with_the_numbers_before_anything_behind_it()
 }
 
 /// A vector that records its size.
-struct Told(Vec<u8>, Rc<Cell<usize>>);
+struct NoiseEvent(Vec<u8>, Rc<Cell<usize>>);
 
-impl Storage for Told {
+impl Storage for NoiseEvent {
     fn bytes(&mut self) -> &mut [u8] {
         self.0.bytes()
     }
@@ -74,11 +74,11 @@ impl Storage for Told {
 }
 
 #[test]
-fn memory_grows_with_bytes_received_and_not_with_bytes_promised() {
+fn memory_grows_with_bytes_received_and_not_with_an_announced_length() {
     let settings = Settings::new().with_max_message(10 << 20);
     let mut both = ends_with(&handle(), &handle(), &settings, 1);
     let taken = Rc::new(Cell::new(0));
-    let mut inbox = RecvBuf::new(Told(Vec::new(), Rc::clone(&taken)));
+    let mut inbox = RecvBuf::new(NoiseEvent(Vec::new(), Rc::clone(&taken)));
     let mut promise = [&[1], u64::to_be_bytes(10 << 20).as_slice()].concat();
     promise.resize(20_000, 0xAB);
     for (came, byte) in (1..).zip(promise) {
@@ -139,24 +139,24 @@ fn each_flipped_bit_of_a_hello_a_message_and_an_answer_gets_its_error() {
             &Verdict::End(expected),
         );
     });
-    let request = first.ask(b"hello");
+    let request = first.request(b"hello");
     let mut grown = 0;
     each_flip(&request, |bytes| {
         let expected = flipped(&bytes, 1, bytes[0]);
         grown += u32::from(expected == Verdict::NeedMore(9 + 33 + 64));
         check("message", &bytes, &mut next().server, &expected);
     });
-    let (id, _) = first.hear(&request);
-    let answer = first.reply(id, b"hello");
+    let (id, _) = first.receive_request(&request);
+    let answer = first.answer(id, b"hello");
     each_flip(&answer, |bytes| {
         let Ends { mut client, .. } = {
             let mut both = next();
-            both.ask(b"?");
+            both.request(b"?");
             both
         };
         check("answer", &bytes, &mut client, &flipped(&bytes, 0, 1));
     });
     assert_eq!(grown, 1, "a length that grew is waited for");
-    let event = first.learn(&answer);
+    let event = first.receive_answer(&answer);
     assert_eq!(event.1, b"hello", "unharmed it opens");
 }

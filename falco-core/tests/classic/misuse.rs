@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use crate::common::{Ends, client, ends, ends_with, handle, ms, owed};
+use crate::common::{Ends, client, ends, ends_with, handle, ms, pending_output};
 use falco_core::classic::{ANSWER_OVERHEAD, HELLO_LENGTH, REQUEST_OVERHEAD, answer_size, request_size};
 use falco_core::{
     ClientWait, ConnectionError, Error, Instant, Misuse, OutputTooSmall, Received, Refusal, ReplyError, RequestError,
@@ -33,7 +33,7 @@ fn sizes_are_those_of_the_wire() {
 }
 
 #[test]
-fn a_body_over_the_limit_is_refused_with_both_numbers_before_a_byte() {
+fn a_body_over_the_limit_is_refused_with_both_numbers_and_nothing_is_sent() {
     for limit in [0_u32, 1, 1_000] {
         let fits = usize::try_from(limit).unwrap();
         let mut both = limited(limit);
@@ -43,16 +43,16 @@ fn a_body_over_the_limit_is_refused_with_both_numbers_before_a_byte() {
             limit: length - 1,
         };
         assert_eq!(both.client.request(fits + 1).unwrap_err(), Error::Request(too_large));
-        let request = both.ask(&vec![1; fits]);
-        let (id, body) = both.hear(&request);
+        let request = both.request(&vec![1; fits]);
+        let (id, body) = both.receive_request(&request);
         assert_eq!(body.len(), fits);
         assert_eq!(
             both.server.answer(id, fits + 1).unwrap_err(),
             ReplyError::Request(too_large)
         );
         // It is still open for another answer.
-        let answer = both.reply(id, &vec![2; fits]);
-        assert_eq!(both.learn(&answer).1.len(), fits);
+        let answer = both.answer(id, &vec![2; fits]);
+        assert_eq!(both.receive_answer(&answer).1.len(), fits);
     }
     let too_large = RequestError::TooLarge {
         length: u64::try_from(usize::MAX).unwrap(),
@@ -62,7 +62,7 @@ fn a_body_over_the_limit_is_refused_with_both_numbers_before_a_byte() {
 }
 
 #[test]
-fn a_body_of_another_length_than_announced_is_refused_and_nothing_has_changed() {
+fn a_body_of_another_length_than_announced_is_refused_and_changes_nothing() {
     let mut both = ends();
     let (mut message, mut out) = (both.client.request(5).unwrap(), [0; 100]);
     for given in [0, 4, 6, 50] {
@@ -78,7 +78,7 @@ fn a_body_of_another_length_than_announced_is_refused_and_nothing_has_changed() 
         Ok(42)
     );
     assert_eq!((message.sealed(), message.is_done()), (5, true));
-    let (id, _) = both.hear(&out[..42]);
+    let (id, _) = both.receive_request(&out[..42]);
     assert_eq!(message.id().map(RequestId::number), Some(id.number()));
     let mut answer = both.server.answer(id, 2).unwrap();
     let misuse = Misuse::BodyLength { announced: 2, given: 3 };
@@ -135,7 +135,7 @@ fn output_that_is_too_small_is_refused_with_the_size_that_is_exactly_enough() {
         event: ServerEvent::Ping,
     };
     assert_eq!(both.server.recv(NOW, &mut out[..1]), Ok(event));
-    let (id, _) = both.hear(&out[1..]);
+    let (id, _) = both.receive_request(&out[1..]);
     let mut answer = both.server.answer(id, 3).unwrap();
     assert_eq!(both.server.seal_size(3), 39);
     for given in 0..39 {
@@ -151,7 +151,7 @@ fn output_that_is_too_small_is_refused_with_the_size_that_is_exactly_enough() {
 }
 
 #[test]
-fn what_belongs_to_one_connection_is_foreign_to_another() {
+fn requests_of_one_connection_are_foreign_to_another() {
     let settings = Settings::new();
     let (mut one, mut two) = (ends(), ends_with(&handle(), &handle(), &settings, 2));
     let (mut out, body) = ([0; 100], b"?".as_slice());
@@ -161,8 +161,8 @@ fn what_belongs_to_one_connection_is_foreign_to_another() {
         Err(Misuse::Foreign.into())
     );
     assert_eq!((two.client.in_flight(), message.is_done()), (0, false));
-    let requests = (one.ask(b"1"), two.ask(b"2"));
-    let (id, other) = (one.hear(&requests.0).0, two.hear(&requests.1).0);
+    let requests = (one.request(b"1"), two.request(b"2"));
+    let (id, other) = (one.receive_request(&requests.0).0, two.receive_request(&requests.1).0);
     assert_eq!((id.number(), other.number()), (1, 1));
     assert_ne!(id, other);
     assert_eq!(two.server.answer(id, 1).unwrap_err(), Misuse::Foreign.into());
@@ -177,34 +177,38 @@ fn what_belongs_to_one_connection_is_foreign_to_another() {
 }
 
 #[test]
-fn a_request_begins_when_it_is_sealed_and_one_that_is_dropped_has_never_been() {
+fn a_request_begins_when_it_is_sealed_and_one_that_is_dropped_before_leaves_no_trace() {
     let mut both = ends();
     drop(both.client.request(7).unwrap());
     let kept = both.client.request(1).unwrap();
     assert_eq!((kept.id(), both.client.in_flight()), (None, 0));
-    let request = both.ask(b"2");
+    let request = both.request(b"2");
     assert_eq!(both.client.in_flight(), 1);
-    assert_eq!(both.hear(&request).0.number(), 1, "numbers are given when sealed");
+    assert_eq!(
+        both.receive_request(&request).0.number(),
+        1,
+        "numbers are given when sealed"
+    );
 }
 
 #[test]
-fn pings_that_have_not_gone_become_one() {
+fn pings_that_are_not_sent_yet_are_combined() {
     let mut both = ends();
     let first = both.client.ping().unwrap();
     assert_eq!(both.client.ping().unwrap(), first);
-    assert_eq!(owed(&mut both.client, NOW), [2]);
+    assert_eq!(pending_output(&mut both.client, NOW), [2]);
     assert!(both.client.ping().unwrap() > first);
-    assert_eq!(owed(&mut both.client, NOW), [2]);
+    assert_eq!(pending_output(&mut both.client, NOW), [2]);
 }
 
 #[test]
-fn a_client_reads_nothing_before_its_hello_has_gone() {
+fn a_client_reads_nothing_before_its_hello_is_sent() {
     let mut fresh = client(&handle(), &Settings::new(), 1);
     assert_eq!(fresh.status(), Status::Handshaking);
     for bytes in [[].as_mut_slice(), &mut [0xFF], &mut [0, 1, 2]] {
         assert_eq!(fresh.recv(NOW, bytes), Ok(Received::Wait(ClientWait::TransmitFirst)));
     }
-    assert_eq!(owed(&mut fresh, NOW).len(), 157);
+    assert_eq!(pending_output(&mut fresh, NOW).len(), 157);
     assert_eq!(fresh.status(), Status::Handshaking);
     assert_eq!(
         fresh.recv(NOW, &mut [0x00]),

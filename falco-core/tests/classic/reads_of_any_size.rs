@@ -143,7 +143,7 @@ fn check<K: Caller, const EXACT: usize>(caller: impl Fn() -> K, stream: &[u8], c
 fn check_server(pieces: &[Piece], wrong: Option<(usize, u8)>, share: u8, cuts: &Cuts) -> Seen {
     let mut ends = ends_with(&handle(), &handle(), &Settings::new(), 1);
     let stream = stream(opening(ends.hello.clone(), wrong), pieces, share, &[2], |body| {
-        ends.ask(body)
+        ends.request(body)
     });
     let caller = || Serving {
         machine: server(&handle(), &settings(), 2),
@@ -155,9 +155,9 @@ fn check_server(pieces: &[Piece], wrong: Option<(usize, u8)>, share: u8, cuts: &
 fn check_client(pieces: &[Piece], wrong: Option<(usize, u8)>, share: u8, cuts: &Cuts) -> Seen {
     let mut ends = ends_with(&handle(), &handle(), &Settings::new(), 1);
     let answer = |body: &[u8]| {
-        let request = ends.ask(&[]);
-        let (id, _) = ends.hear(&request);
-        ends.reply(id, body)
+        let request = ends.request(&[]);
+        let (id, _) = ends.receive_request(&request);
+        ends.answer(id, body)
     };
     let stream = stream(opening(vec![0xFF], wrong), pieces, share, &[0; 8], answer);
     check::<_, TO_CLIENT>(|| Asking(client(&handle(), &settings(), 2)), &stream, cuts)
@@ -171,14 +171,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_server_sees_the_same_however_its_stream_is_cut(
+    fn a_server_gets_the_same_events_however_its_stream_is_split(
         pieces in vec(piece(3), 0..14), wrong in wrong(), share in any::<u8>(), cuts in cuts(),
     ) {
         check_server(&pieces, wrong, share, &cuts);
     }
 
     #[test]
-    fn a_client_sees_the_same_however_its_stream_is_cut(
+    fn a_client_gets_the_same_events_however_its_stream_is_split(
         pieces in vec(piece(1), 0..10), wrong in wrong(), share in any::<u8>(), cuts in cuts(),
     ) {
         check_client(&pieces, wrong, share, &cuts);

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::common::{Handle, assert_ended, client, ends_with, handle, ms, owed};
+use crate::common::{Handle, assert_ended, client, ends_with, handle, ms, pending_output};
 use falco_core::crypto::Nonce;
 use falco_core::testing::{CountingRng, key};
 use falco_core::{
@@ -194,8 +194,8 @@ fn a_client_under_an_exhausted_key_sends_nothing_more() {
     assert_ended(&mut none, NOW, EXHAUSTED);
 
     let mut both = ends_with(&with_seals_left(3), &handle(), &Settings::new(), 1);
-    both.ask(b"1");
-    both.ask(b"2");
+    both.request(b"1");
+    both.request(b"2");
     // The call that sealed something returns its length, the next one returns the error.
     let (mut message, mut out) = (both.client.request(1).unwrap(), [0; 100]);
     both.client.ping().unwrap();
@@ -213,8 +213,8 @@ fn a_client_under_an_exhausted_key_sends_nothing_more() {
 #[test]
 fn a_server_under_an_exhausted_key_sends_nothing_more() {
     let mut both = ends_with(&handle(), &with_seals_left(1), &Settings::new(), 1);
-    let requests = [both.ask(b"1"), both.ask(b"2")];
-    let [one, two] = requests.map(|request| both.hear(&request).0);
+    let requests = [both.request(b"1"), both.request(b"2")];
+    let [one, two] = requests.map(|request| both.receive_request(&request).0);
     let (mut first, mut second) = (both.server.answer(one, 1).unwrap(), both.server.answer(two, 1).unwrap());
     let (mut out, body) = ([0; 100], b"!".as_slice());
     assert_eq!(
@@ -229,7 +229,7 @@ fn a_server_under_an_exhausted_key_sends_nothing_more() {
 }
 
 #[test]
-fn what_finds_no_room_uses_up_no_seal_and_no_nonce() {
+fn a_message_that_finds_no_room_uses_no_seal_and_no_nonce() {
     let key = handle();
     let mut both = ends_with(&key, &handle(), &Settings::new(), 1);
     let (mut message, body) = (both.client.request(3).unwrap(), b"one".as_slice());
@@ -242,7 +242,7 @@ fn what_finds_no_room_uses_up_no_seal_and_no_nonce() {
         );
     }
     assert_eq!(key.replay_cache().seals(), seals);
-    let request = both.ask(b"two");
+    let request = both.request(b"two");
     assert_eq!(request[9..21], *next(&both.hello[1..13]), "the nonce after the hello's");
 }
 
@@ -255,9 +255,9 @@ fn next(nonce: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn no_nonce_is_sealed_under_twice_though_the_generator_repeats_itself() {
+fn no_nonce_is_used_twice_even_if_the_generator_repeats_itself() {
     let key = handle();
-    let hello = owed(&mut client(&key, &Settings::new(), 1), NOW);
+    let hello = pending_output(&mut client(&key, &Settings::new(), 1), NOW);
     assert_eq!(hello.len(), 157);
     let mut second = client(&key, &Settings::new(), 1);
     assert_eq!(second.poll_transmit(NOW, &mut [0; 157]), Ok(0));
@@ -265,9 +265,9 @@ fn no_nonce_is_sealed_under_twice_though_the_generator_repeats_itself() {
 }
 
 #[test]
-fn a_handle_on_a_key_may_be_a_reference() {
+fn a_connection_may_borrow_its_key() {
     let classic = ClassicKey::new(key(7), cache(2));
     let mut client = ClientConnection::new(&classic, &Settings::new(), NOW, &mut CountingRng::new(1)).unwrap();
-    assert_eq!(owed(&mut client, NOW).len(), 157);
+    assert_eq!(pending_output(&mut client, NOW).len(), 157);
     assert_eq!(classic.replay_cache().seals(), 1);
 }

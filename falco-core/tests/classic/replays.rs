@@ -23,10 +23,10 @@ struct Recorded {
 fn recorded(slots: usize) -> Recorded {
     let (ours, theirs) = (handle_with(slots), handle_with(slots));
     let mut both = ends_with(&ours, &theirs, &Settings::new(), 1);
-    let request = both.ask(&[7; 128]);
-    let (id, _) = both.hear(&request);
-    let answer = both.reply(id, &[8; 128]);
-    both.learn(&answer);
+    let request = both.request(&[7; 128]);
+    let (id, _) = both.receive_request(&request);
+    let answer = both.answer(id, &[8; 128]);
+    both.receive_answer(&answer);
     Recorded {
         ours,
         theirs,
@@ -121,33 +121,33 @@ fn nothing_recorded_from_a_connection_is_an_answer_on_it_or_on_another() {
             if elsewhere {
                 both = ends_with(&ours, &theirs, &Settings::new(), 2);
             }
-            both.ask(b"?");
+            both.request(b"?");
             assert_client_refuses(&mut both.client, message);
         }
     }
 }
 
 #[test]
-fn ones_own_texts_are_known_even_to_a_cache_that_remembers_nothing() {
+fn a_side_knows_its_own_texts_even_with_a_cache_of_size_zero() {
     // The first and the last of its own nonces, on both sides.
     let Recorded { mut both, answer, .. } = recorded(0);
     assert_server_refuses(&mut both.server, as_message(&answer[ANSWER_HEAD..]));
     let Recorded { mut both, .. } = recorded(0);
-    both.ask(b"?");
+    both.request(b"?");
     let hello = as_answer(&both.hello[1..]);
     assert_client_refuses(&mut both.client, hello);
     let Recorded { mut both, .. } = recorded(0);
-    let last = both.ask(b"?");
+    let last = both.request(b"?");
     assert_client_refuses(&mut both.client, as_answer(&last[REQUEST_HEAD..]));
 }
 
 #[test]
-fn ones_own_texts_are_known_where_the_nonces_come_round() {
+fn a_side_knows_its_own_texts_when_nonces_wrap_around() {
     let mut entropy = Script([[7; 128].as_slice(), &[255; 12], &[0; 4]].concat());
     let (ours, theirs) = (handle_with(0), handle_with(0));
     let Ends { server, now, .. } = ends_with::<RustCrypto>(&ours, &theirs, &Settings::new(), 1);
     let mut client = ClientConnection::new(ours, &Settings::new(), now, &mut entropy).unwrap();
-    crate::common::owed(&mut client, now);
+    crate::common::pending_output(&mut client, now);
     assert!(client.recv(now, &mut [0xFF]).is_ok());
     let mut both = Ends {
         client,
@@ -155,13 +155,13 @@ fn ones_own_texts_are_known_where_the_nonces_come_round() {
         hello: Vec::new(),
         now,
     };
-    let request = both.ask(b"under the nonce 0");
+    let request = both.request(b"under the nonce 0");
     assert_eq!(request[REQUEST_HEAD..][..12], [0; 12]);
     assert_client_refuses(&mut both.client, as_answer(&request[REQUEST_HEAD..]));
 }
 
 #[test]
-fn nonces_next_to_ones_own_are_not_taken_for_ones_own() {
+fn nonces_next_to_those_of_this_side_are_accepted() {
     // The nonces of both sides are adjacent: the client's are 5 and 6, the server's are 7 and 4.
     for nonce in [7, 4] {
         let near = |last| [[0; 11].as_slice(), &[last], &[0; 4]].concat();
@@ -169,33 +169,37 @@ fn nonces_next_to_ones_own_are_not_taken_for_ones_own() {
         let mut entropy = Script([[7; 128].to_vec(), near(5)].concat());
         let mut client = ClientConnection::new(handle_with(0), &settings, NOW, &mut entropy).unwrap();
         let mut server = ServerConnection::new(handle_with(0), &settings, NOW, &mut Script(near(nonce))).unwrap();
-        let mut hello = crate::common::owed(&mut client, NOW);
+        let mut hello = crate::common::pending_output(&mut client, NOW);
         assert!(server.recv(NOW, &mut hello).is_ok());
-        assert!(client.recv(NOW, &mut crate::common::owed(&mut server, NOW)).is_ok());
+        assert!(
+            client
+                .recv(NOW, &mut crate::common::pending_output(&mut server, NOW))
+                .is_ok()
+        );
         let mut both: Ends = Ends {
             client,
             server,
             hello,
             now: NOW,
         };
-        let request = both.ask(b"?");
-        let (id, _) = both.hear(&request);
-        let answer = both.reply(id, b"!");
+        let request = both.request(b"?");
+        let (id, _) = both.receive_request(&request);
+        let answer = both.answer(id, b"!");
         assert_eq!(answer[ANSWER_HEAD + 11], nonce);
-        assert_eq!(both.learn(&answer).1, b"!");
+        assert_eq!(both.receive_answer(&answer).1, b"!");
     }
 }
 
 #[test]
-fn a_client_and_a_server_of_one_process_do_not_talk_to_each_other_under_one_replay_cache() {
+fn a_client_and_a_server_that_share_a_replay_cache_cannot_connect_to_each_other() {
     let one = handle();
     let mut client = crate::common::client(&one, &Settings::new(), 1);
-    let hello = crate::common::owed(&mut client, NOW);
+    let hello = crate::common::pending_output(&mut client, NOW);
     assert_server_refuses(&mut server(&one, &Settings::new(), 1), hello);
 }
 
 #[test]
-fn what_was_not_authentic_takes_no_place_in_the_memory() {
+fn a_text_that_is_not_authentic_takes_no_place_in_the_cache() {
     let Recorded { theirs, both, .. } = recorded(4);
     for forged in 0..50 {
         let mut hello = as_hello(&[forged; 156]);
@@ -206,7 +210,7 @@ fn what_was_not_authentic_takes_no_place_in_the_memory() {
 }
 
 #[test]
-fn a_hello_is_forgotten_when_as_many_nonces_came_after_it_as_the_cache_has_places() {
+fn a_hello_is_forgotten_after_as_many_nonces_as_the_cache_has_places() {
     // A request and its answer take one place each.
     for (slots, requests, forgotten) in [
         (1, 0, false),
@@ -219,9 +223,9 @@ fn a_hello_is_forgotten_when_as_many_nonces_came_after_it_as_the_cache_has_place
         let (ours, theirs): (Handle, Handle) = (handle(), handle_with(slots));
         let mut both = ends_with(&ours, &theirs, &Settings::new(), 1);
         for _ in 0..requests {
-            let request = both.ask(b"?");
-            let (id, _) = both.hear(&request);
-            both.reply(id, b"!");
+            let request = both.request(b"?");
+            let (id, _) = both.receive_request(&request);
+            both.answer(id, b"!");
         }
         let mut second = server(&theirs, &Settings::new(), 2);
         let established = Received::Event {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::common::shows::{printed, shows};
-use crate::common::{Script, ends_with, ms, owed};
+use crate::common::{Script, ends_with, ms, pending_output};
 use falco_core::testing::{CountingRng, Pair, replay_cache};
 use falco_core::{ClassicKey, ClientConnection, EntropyError, FixedReplayCache, Key, ServerConnection, Settings};
 
@@ -51,12 +51,12 @@ fn nothing_of_a_key_is_printed() {
     assert_eq!(format!("{ours:?}"), "ClassicKey(..)");
     let mut fresh = crate::common::client(&ours, &Settings::new(), 5);
     let mut text = printed(&fresh);
-    owed(&mut fresh, ms(0));
+    pending_output(&mut fresh, ms(0));
     text += &printed(&fresh);
     text += &printed(&crate::common::server(&theirs, &Settings::new(), 5));
     let mut both = ends_with(&ours, &theirs, &Settings::new(), 6);
-    let request = both.ask(b"?");
-    let (id, _) = both.hear(&request);
+    let request = both.request(b"?");
+    let (id, _) = both.receive_request(&request);
     text += &printed(&both.server.answer(id, 1).unwrap());
     text += &printed(&(&both.client, &both.server, id));
     text += &printed(&Pair::new(&*ours, &*theirs, &Settings::new(), 7).unwrap());
@@ -65,7 +65,7 @@ fn nothing_of_a_key_is_printed() {
 }
 
 #[test]
-fn nothing_of_a_replay_caches_secret_is_printed() {
+fn nothing_of_the_secret_of_a_replay_cache_is_printed() {
     // The three words of its hash key. The lowest bit of two of them is set.
     let drawn: Vec<u8> = secret()[..24].to_vec();
     let cache = FixedReplayCache::<2>::new(&mut Script(drawn.clone())).unwrap();
@@ -81,7 +81,7 @@ fn nothing_of_a_replay_caches_secret_is_printed() {
 }
 
 #[test]
-fn nothing_of_a_hellos_random_text_is_printed() {
+fn nothing_of_the_random_text_of_a_hello_is_printed() {
     let key = Rc::new(ClassicKey::new(secret_key(), replay_cache(9)));
     let random: Vec<u8> = secret().repeat(4);
     let mut entropy = Script([random.as_slice(), &[1; 16]].concat());
@@ -90,12 +90,12 @@ fn nothing_of_a_hellos_random_text_is_printed() {
 }
 
 #[test]
-fn two_machines_under_one_generator_draw_different_nonces() {
+fn two_connections_with_one_generator_have_different_nonces() {
     let key = crate::common::handle();
     let mut rng = CountingRng::new(1);
     let mut hello = || {
         let mut client = ClientConnection::new(Rc::clone(&key), &Settings::new(), ms(0), &mut rng).unwrap();
-        owed(&mut client, ms(0))
+        pending_output(&mut client, ms(0))
     };
     let (first, second) = (hello(), hello());
     assert_ne!(first[1..13], second[1..13]);

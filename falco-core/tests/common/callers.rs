@@ -10,7 +10,7 @@ use falco_core::{
     Role, ServerEvent, ServerWait, Storage,
 };
 
-use super::{ClientEnd, Handle, ServerEnd, owed};
+use super::{ClientEnd, Handle, ServerEnd, pending_output};
 
 /// The in-flight limit of these callers.
 pub(crate) const IN_FLIGHT: u16 = 3;
@@ -31,7 +31,7 @@ pub(crate) enum Event {
     Ping,
     Refused(Refusal),
     /// On the noise wire.
-    Told(super::noise::Told),
+    NoiseEvent(super::noise::NoiseEvent),
 }
 
 /// One side with a caller that only reacts to events.
@@ -156,7 +156,7 @@ fn act<K: Caller>(
         Ok(other) => panic!("{other:?}"),
         Err(_) => return Err(None),
     };
-    seen.output.extend(owed(caller.machine(), NOW));
+    seen.output.extend(pending_output(caller.machine(), NOW));
     Ok(consumed)
 }
 

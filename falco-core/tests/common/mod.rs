@@ -4,8 +4,8 @@
 
 pub(crate) mod callers;
 pub(crate) mod noise;
+pub(crate) mod noise_event;
 pub(crate) mod shows;
-pub(crate) mod told;
 pub(crate) mod verdict;
 
 use core::time::Duration;
@@ -63,7 +63,7 @@ pub(crate) fn secrets(noise: Option<u8>, classic: Option<u8>) -> falco_core::key
 }
 
 /// Takes all pending output of a connection.
-pub(crate) fn owed<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>, now: Instant) -> Vec<u8> {
+pub(crate) fn pending_output<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>, now: Instant) -> Vec<u8> {
     let (mut all, mut out) = (Vec::new(), [0; falco_core::TRANSMIT_SIZE]);
     loop {
         let length = machine.poll_transmit(now, &mut out).unwrap();
@@ -109,14 +109,14 @@ pub(crate) fn ends() -> Ends {
 pub(crate) fn ends_with<C: Crypto>(ours: &Handle<C>, theirs: &Handle<C>, settings: &Settings, seed: u64) -> Ends<C> {
     let (mut client, mut server) = (client(ours, settings, seed), server(theirs, settings, seed));
     let now = Instant::ZERO;
-    let hello = owed(&mut client, now);
+    let hello = pending_output(&mut client, now);
     let consumed = hello.len();
     let established = Received::Event {
         consumed,
         event: ServerEvent::Established,
     };
     assert_eq!(server.recv(now, &mut hello.clone()), Ok(established));
-    let mut accept = owed(&mut server, now);
+    let mut accept = pending_output(&mut server, now);
     let established = Received::Event {
         consumed: 1,
         event: ClientEvent::Established,
@@ -132,7 +132,7 @@ pub(crate) fn ends_with<C: Crypto>(ours: &Handle<C>, theirs: &Handle<C>, setting
 
 impl<C: Crypto> Ends<C> {
     /// Seals a request.
-    pub(crate) fn ask(&mut self, body: &[u8]) -> Vec<u8> {
+    pub(crate) fn request(&mut self, body: &[u8]) -> Vec<u8> {
         let mut message = self.client.request(body.len()).unwrap();
         let mut out = vec![0; self.client.seal_size(body.len())];
         let length = self.client.seal(self.now, [(&mut message, body)], &mut out).unwrap();
@@ -142,7 +142,7 @@ impl<C: Crypto> Ends<C> {
     }
 
     /// Passes a request to the server.
-    pub(crate) fn hear(&mut self, bytes: &[u8]) -> (RequestId, Vec<u8>) {
+    pub(crate) fn receive_request(&mut self, bytes: &[u8]) -> (RequestId, Vec<u8>) {
         let (mut bytes, length) = (bytes.to_vec(), bytes.len());
         match self.server.recv(self.now, &mut bytes) {
             Ok(Received::Event {
@@ -154,7 +154,7 @@ impl<C: Crypto> Ends<C> {
     }
 
     /// Seals an answer.
-    pub(crate) fn reply(&mut self, id: RequestId, body: &[u8]) -> Vec<u8> {
+    pub(crate) fn answer(&mut self, id: RequestId, body: &[u8]) -> Vec<u8> {
         let mut message = self.server.answer(id, body.len()).unwrap();
         let mut out = vec![0; self.server.seal_size(body.len())];
         let length = self.server.seal(self.now, [(&mut message, body)], &mut out).unwrap();
@@ -164,7 +164,7 @@ impl<C: Crypto> Ends<C> {
     }
 
     /// Passes an answer to the client.
-    pub(crate) fn learn(&mut self, bytes: &[u8]) -> (RequestId, Vec<u8>) {
+    pub(crate) fn receive_answer(&mut self, bytes: &[u8]) -> (RequestId, Vec<u8>) {
         let (mut bytes, length) = (bytes.to_vec(), bytes.len());
         match self.client.recv(self.now, &mut bytes) {
             Ok(Received::Event {
@@ -221,7 +221,7 @@ impl rand_core::TryCryptoRng for Script {}
 /// A pair with `count` unanswered requests, whose bodies are `1`, `2` and so on.
 pub(crate) fn asked(count: u8) -> (Ends, Vec<RequestId>) {
     let mut both = ends();
-    let requests: Vec<_> = (1..=count).map(|number| both.ask(&[number])).collect();
-    let ids = requests.iter().map(|request| both.hear(request).0).collect();
+    let requests: Vec<_> = (1..=count).map(|number| both.request(&[number])).collect();
+    let ids = requests.iter().map(|request| both.receive_request(request).0).collect();
     (both, ids)
 }

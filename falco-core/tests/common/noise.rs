@@ -26,7 +26,7 @@ pub(crate) type ClientKeys = NoiseClient<HeapTable, NoSecurity>;
 pub(crate) type NoiseServerEnd = ServerConnection<Rc<ServerKeys>>;
 pub(crate) type NoiseClientEnd = ClientConnection<Rc<ClientKeys>>;
 
-pub(crate) use super::told::{Tell, Told};
+pub(crate) use super::noise_event::{IntoNoiseEvent, NoiseEvent};
 
 /// A frame that a connection sent: kind, id, body.
 pub(crate) type Frame = (u8, u32, Vec<u8>);
@@ -82,11 +82,11 @@ pub(crate) fn at_server_with(settings: &Settings, handshake: &RawHandshake<NoSec
     let mut hello = handshake.hello();
     let consumed = hello.len();
     assert_eq!(machine.recv(Instant::ZERO, &mut hello), Ok(Received::Skip { consumed }));
-    let welcome = super::owed(&mut machine, Instant::ZERO);
+    let welcome = super::pending_output(&mut machine, Instant::ZERO);
     let raw = handshake.client(&welcome).expect("the welcome authenticates");
     let mut rig = Rig::new(machine, raw);
-    assert_eq!(rig.hear(&first_ping()), [Told::Established]);
-    assert_eq!(rig.said(), [(PONG, 0, b"eight by".to_vec())]);
+    assert_eq!(rig.receive(&first_ping()), [NoiseEvent::Established]);
+    assert_eq!(rig.sent(), [(PONG, 0, b"eight by".to_vec())]);
     rig
 }
 
@@ -97,11 +97,11 @@ pub(crate) fn at_server(settings: &Settings) -> AtServer {
 /// A client whose server has completed `handshake` and read the first PING.
 pub(crate) fn at_client_with(settings: &Settings, handshake: &RawHandshake<NoSecurity>) -> AtClient {
     let mut machine = noise_client_end(settings, 1);
-    let hello = super::owed(&mut machine, Instant::ZERO);
+    let hello = super::pending_output(&mut machine, Instant::ZERO);
     let (welcome, raw) = handshake.server(&hello).expect("the hello authenticates");
     let mut rig = Rig::new(machine, raw);
-    assert_eq!(rig.bytes(&welcome), [Told::Established]);
-    let said = rig.said();
+    assert_eq!(rig.bytes(&welcome), [NoiseEvent::Established]);
+    let said = rig.sent();
     assert!(matches!(said.as_slice(), [(PING, 0, body)] if body.len() == 8));
     rig
 }
@@ -114,13 +114,13 @@ pub(crate) fn at_client(settings: &Settings) -> AtClient {
 pub(crate) fn asking(count: u32) -> AtClient {
     let mut rig = at_client(&Settings::new());
     for number in 1..=count {
-        rig.ask(b"?");
-        assert_eq!(rig.said(), [(MESSAGE, number, b"?".to_vec())]);
+        rig.request(b"?");
+        assert_eq!(rig.sent(), [(MESSAGE, number, b"?".to_vec())]);
     }
     rig
 }
 
-impl<R: for<'u> Role<Event<'u>: Tell>, H: KeyRef<R>> Rig<R, H> {
+impl<R: for<'u> Role<Event<'u>: IntoNoiseEvent>, H: KeyRef<R>> Rig<R, H> {
     pub(crate) fn new(machine: Connection<R, H>, raw: RawPeer<NoSecurity>) -> Self {
         Self {
             machine,
@@ -134,12 +134,12 @@ impl<R: for<'u> Role<Event<'u>: Tell>, H: KeyRef<R>> Rig<R, H> {
     }
 
     /// Passes a record with these frames to the connection. Returns its events.
-    pub(crate) fn hear(&mut self, frames: &[u8]) -> Vec<Told> {
+    pub(crate) fn receive(&mut self, frames: &[u8]) -> Vec<NoiseEvent> {
         let record = self.raw.seal(frames);
         self.bytes(&record)
     }
 
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Vec<Told> {
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Vec<NoiseEvent> {
         self.unread.extend_from_slice(bytes);
         let mut all = Vec::new();
         while let Some(told) = self.next() {
@@ -149,7 +149,7 @@ impl<R: for<'u> Role<Event<'u>: Tell>, H: KeyRef<R>> Rig<R, H> {
     }
 
     /// The next event, if there is one.
-    pub(crate) fn next(&mut self) -> Option<Told> {
+    pub(crate) fn next(&mut self) -> Option<NoiseEvent> {
         loop {
             self.stuck = false;
             let (consumed, told) = match self.machine.recv(self.now, &mut self.unread) {
@@ -163,7 +163,7 @@ impl<R: for<'u> Role<Event<'u>: Tell>, H: KeyRef<R>> Rig<R, H> {
                 }
                 Ok(Received::Skip { consumed }) => (consumed, None),
                 Ok(Received::Event { consumed, event }) => {
-                    let (told, id) = event.tell();
+                    let (told, id) = event.into_noise_event();
                     self.ids.extend(id.map(|id| (id.number(), id)));
                     (consumed, Some(told))
                 }
@@ -182,7 +182,7 @@ impl<R: for<'u> Role<Event<'u>: Tell>, H: KeyRef<R>> Rig<R, H> {
     }
 
     /// The frames of all pending output.
-    pub(crate) fn said(&mut self) -> Vec<Frame> {
+    pub(crate) fn sent(&mut self) -> Vec<Frame> {
         let mut out = [0; TRANSMIT_SIZE];
         loop {
             let length = self.machine.poll_transmit(self.now, &mut out).unwrap();
@@ -241,7 +241,7 @@ impl AtServer {
 
 impl AtClient {
     /// Seals a request into `out`.
-    pub(crate) fn ask(&mut self, body: &[u8]) {
+    pub(crate) fn request(&mut self, body: &[u8]) {
         let mut message = self.machine.request(body.len()).unwrap();
         while !message.is_done() {
             assert!(self.seal_request(&mut message, body) > 0, "something goes at each call");

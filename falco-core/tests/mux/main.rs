@@ -6,6 +6,7 @@
     reason = "a test that panics has failed"
 )]
 
+mod admission;
 mod book;
 mod closing;
 mod held_back;

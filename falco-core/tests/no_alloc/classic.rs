@@ -118,7 +118,7 @@ fn the_counter_counts() {
 
 /// Bytes on a 64-bit machine: at most these ceilings.
 #[test]
-fn machines_and_keys_are_no_larger_than_stated() {
+fn connections_and_keys_are_no_larger_than_stated() {
     // The 128 bytes that the hello seals, until it is sealed. The rest is a nonce, counters,
     // settings and times.
     assert!(size_of::<ClientConnection<&Shared>>() <= 328);

@@ -201,7 +201,7 @@ fn a_handshake_and_1000_messages_each_way_whole_and_in_parts_allocate_nothing() 
 
 /// Bytes on a 64-bit machine: at most these ceilings.
 #[test]
-fn machines_and_keys_are_no_larger_than_stated() {
+fn connections_and_keys_are_no_larger_than_stated() {
     let sizes = [
         size_of::<ClientConnection<&ClientKeys>>(),
         size_of::<ServerConnection<&ServerKeys>>(),

@@ -1,7 +1,7 @@
 //! What the server's CLOSE and its own do to a client.
 
 use crate::common::noise::{
-    AtClient, BEGIN, CANCEL, CLOSE, MESSAGE, PART, PING, REFUSE, Told, asking, at_client, begin,
+    AtClient, BEGIN, CANCEL, CLOSE, MESSAGE, NoiseEvent, PART, PING, REFUSE, asking, at_client, begin,
 };
 use falco_core::testing::raw_frame;
 use falco_core::{CloseReason, ConnectionError, Error, Refusal, Settings, Status};
@@ -10,14 +10,14 @@ use falco_core::{CloseReason, ConnectionError, Error, Refusal, Settings, Status}
 /// yet.
 fn busy() -> AtClient {
     let mut rig = asking(5);
-    rig.hear(&raw_frame(BEGIN, 1, &begin(8, b"half")));
-    rig.hear(&raw_frame(MESSAGE, 2, b"two"));
+    rig.receive(&raw_frame(BEGIN, 1, &begin(8, b"half")));
+    rig.receive(&raw_frame(MESSAGE, 2, b"two"));
     assert_eq!(rig.machine.in_flight(), 4);
     rig
 }
 
 #[test]
-fn after_a_servers_close_requests_up_to_its_last_get_their_end_and_later_ones_were_not_processed() {
+fn after_the_servers_close_requests_up_to_its_last_complete_and_later_ones_are_not_processed() {
     for (code, reason) in [
         (0, CloseReason::Done),
         (2, CloseReason::ShuttingDown),
@@ -26,20 +26,20 @@ fn after_a_servers_close_requests_up_to_its_last_get_their_end_and_later_ones_we
     ] {
         let mut rig = busy();
         let told = [
-            Told::Closing(reason),
-            Told::Refused(4, Refusal::NotProcessed),
-            Told::Refused(5, Refusal::NotProcessed),
+            NoiseEvent::Closing(reason),
+            NoiseEvent::Refused(4, Refusal::NotProcessed),
+            NoiseEvent::Refused(5, Refusal::NotProcessed),
         ];
-        assert_eq!(rig.hear(&raw_frame(CLOSE, 3, &[code])), told);
+        assert_eq!(rig.receive(&raw_frame(CLOSE, 3, &[code])), told);
         assert_eq!((rig.machine.status(), rig.machine.in_flight()), (Status::Draining, 2));
         assert_eq!(rig.machine.request(1).unwrap_err(), Error::Closing);
-        rig.hear(&raw_frame(PART, 1, b"rest"));
+        rig.receive(&raw_frame(PART, 1, b"rest"));
         assert_eq!(rig.machine.end(), None);
         assert_eq!(
-            rig.hear(&raw_frame(REFUSE, 3, &[3])),
-            [Told::Refused(3, Refusal::Failed)]
+            rig.receive(&raw_frame(REFUSE, 3, &[3])),
+            [NoiseEvent::Refused(3, Refusal::Failed)]
         );
-        assert_eq!(rig.said(), []);
+        assert_eq!(rig.sent(), []);
         rig.assert_ended(ConnectionError::Closed);
     }
     for after in [
@@ -49,18 +49,18 @@ fn after_a_servers_close_requests_up_to_its_last_get_their_end_and_later_ones_we
     ] {
         // In the same record, and in the next: there are no events of it.
         let mut rig = busy();
-        assert_eq!(rig.hear(&[raw_frame(CLOSE, 3, &[0]), after.clone()].concat()), []);
-        assert_eq!(rig.said(), [(CLOSE, 5, vec![4])]);
+        assert_eq!(rig.receive(&[raw_frame(CLOSE, 3, &[0]), after.clone()].concat()), []);
+        assert_eq!(rig.sent(), [(CLOSE, 5, vec![4])]);
         rig.assert_ended(ConnectionError::Protocol);
         let mut rig = busy();
-        rig.hear(&raw_frame(CLOSE, 3, &[0]));
-        assert_eq!(rig.hear(&after), []);
-        assert_eq!(rig.said(), [(CLOSE, 5, vec![4])]);
+        rig.receive(&raw_frame(CLOSE, 3, &[0]));
+        assert_eq!(rig.receive(&after), []);
+        assert_eq!(rig.sent(), [(CLOSE, 5, vec![4])]);
     }
 }
 
 #[test]
-fn a_close_that_is_the_end_at_once_says_which_requests_were_not_processed() {
+fn a_close_that_ends_at_once_says_which_requests_were_not_processed() {
     for (code, end) in [
         (1, ConnectionError::PeerExpired),
         (4, ConnectionError::PeerReportsProtocolError),
@@ -68,17 +68,17 @@ fn a_close_that_is_the_end_at_once_says_which_requests_were_not_processed() {
         let mut rig = busy();
         let record = [raw_frame(MESSAGE, 3, b"before"), raw_frame(CLOSE, 4, &[code])].concat();
         let told = [
-            Told::Whole(3, b"before".to_vec()),
-            Told::Refused(5, Refusal::NotProcessed),
+            NoiseEvent::Whole(3, b"before".to_vec()),
+            NoiseEvent::Refused(5, Refusal::NotProcessed),
         ];
-        assert_eq!(rig.hear(&record), told);
-        assert_eq!(rig.said(), []);
+        assert_eq!(rig.receive(&record), told);
+        assert_eq!(rig.sent(), []);
         rig.assert_ended(end);
     }
 }
 
 #[test]
-fn after_its_own_close_a_client_finishes_what_it_has_begun_and_begins_nothing() {
+fn after_its_own_close_a_client_completes_its_requests_and_begins_no_new_ones() {
     let body = vec![1; 100_000];
     let mut rig = at_client(&Settings::new());
     let mut half = rig.machine.request(body.len()).unwrap();
@@ -88,45 +88,48 @@ fn after_its_own_close_a_client_finishes_what_it_has_begun_and_begins_nothing() 
     rig.machine.close(rig.now, CloseReason::Done);
     rig.machine.close(rig.now, CloseReason::ShuttingDown);
     assert_eq!(rig.machine.request(1).unwrap_err(), Error::Closing);
-    assert_eq!(rig.said(), [(CLOSE, 1, vec![0])], "one, with its last");
+    assert_eq!(rig.sent(), [(CLOSE, 1, vec![0])], "one, with its last");
     assert_eq!(rig.seal_request(&mut never, b"n"), 0);
     rig.seal_request(&mut half, &body);
     assert_eq!(rig.opened()[0].0, PART);
     rig.machine.ping().unwrap();
     rig.machine.cancel(half.id().unwrap()).unwrap();
-    let kinds: Vec<u8> = rig.said().iter().map(|frame| frame.0).collect();
+    let kinds: Vec<u8> = rig.sent().iter().map(|frame| frame.0).collect();
     assert_eq!(kinds, [PING, CANCEL]);
     assert_eq!(
-        rig.hear(&raw_frame(REFUSE, 1, &[4])),
-        [Told::Refused(1, Refusal::Cancelled)]
+        rig.receive(&raw_frame(REFUSE, 1, &[4])),
+        [NoiseEvent::Refused(1, Refusal::Cancelled)]
     );
     assert_eq!(rig.machine.status(), Status::Draining, "until the server has closed");
-    assert_eq!(rig.hear(&raw_frame(CLOSE, 1, &[0])), [Told::Closing(CloseReason::Done)]);
+    assert_eq!(
+        rig.receive(&raw_frame(CLOSE, 1, &[0])),
+        [NoiseEvent::Closing(CloseReason::Done)]
+    );
     rig.assert_ended(ConnectionError::Closed);
     // A frame that breaks the rules after the own CLOSE causes no second one.
     let mut rig = asking(1);
     rig.machine.close(rig.now, CloseReason::Done);
-    rig.said();
-    rig.hear(&raw_frame(0, 0, &[]));
-    assert_eq!(rig.said(), []);
+    rig.sent();
+    rig.receive(&raw_frame(0, 0, &[]));
+    assert_eq!(rig.sent(), []);
     rig.assert_ended(ConnectionError::Protocol);
 }
 
 #[test]
-fn a_servers_close_that_names_a_request_which_was_never_begun_breaks_the_rules() {
+fn a_close_of_the_server_with_a_request_that_has_not_begun_breaks_the_rules() {
     for code in [0, 1, 2, 3, 4, 9] {
         for last in [6, 7, u32::MAX] {
             let mut rig = busy();
-            assert_eq!(rig.hear(&raw_frame(CLOSE, last, &[code])), [], "{code} {last}");
-            assert_eq!(rig.said(), [(CLOSE, 5, vec![4])], "{code} {last}");
+            assert_eq!(rig.receive(&raw_frame(CLOSE, last, &[code])), [], "{code} {last}");
+            assert_eq!(rig.sent(), [(CLOSE, 5, vec![4])], "{code} {last}");
             rig.assert_ended(ConnectionError::Protocol);
         }
         // The last request that has begun, or 0.
         let mut rig = busy();
-        assert!(!rig.hear(&raw_frame(CLOSE, 5, &[code])).is_empty() || matches!(code, 1 | 4));
+        assert!(!rig.receive(&raw_frame(CLOSE, 5, &[code])).is_empty() || matches!(code, 1 | 4));
         assert_ne!(rig.machine.end(), Some(ConnectionError::Protocol));
         let mut rig = at_client(&Settings::new());
-        rig.hear(&raw_frame(CLOSE, 0, &[code]));
+        rig.receive(&raw_frame(CLOSE, 0, &[code]));
         assert_ne!(rig.machine.end(), Some(ConnectionError::Protocol));
     }
 }

@@ -71,7 +71,7 @@ fn established<'k>(
 }
 
 #[test]
-fn a_message_larger_than_the_output_goes_in_parts_although_the_peer_reads_it_whole() {
+fn a_message_larger_than_the_output_is_sealed_in_parts_although_the_peer_could_read_it_whole() {
     let (client, keys) = (NoiseClient::new(key(7), &[][..], NoSecurity).unwrap(), server_keys(7));
     for room in [300, 514, 1000] {
         let (mut client, mut server) = established(&client, &keys);
@@ -123,7 +123,7 @@ fn answer_cancel(
 }
 
 #[test]
-fn an_output_too_small_to_be_worth_cutting_for_is_told_so() {
+fn an_output_too_small_for_a_worthwhile_part_is_an_error() {
     let (client, keys) = (NoiseClient::new(key(7), &[][..], NoSecurity).unwrap(), server_keys(7));
     let (mut client, _) = established(&client, &keys);
     let mut request = client.request(300).unwrap();

@@ -2,7 +2,7 @@
 //! an end does not change.
 
 use crate::common::ms;
-use crate::common::noise::{BEGIN, CLOSE, MESSAGE, PART, PING, PONG, REFUSE, Told, asking, at_server, begin};
+use crate::common::noise::{BEGIN, CLOSE, MESSAGE, NoiseEvent, PART, PING, PONG, REFUSE, asking, at_server, begin};
 use falco_core::testing::raw_frame;
 use falco_core::{CloseReason, ConnectionError, Refusal, Settings, Status};
 
@@ -13,16 +13,16 @@ const REASONS: [(CloseReason, u8); 3] = [
 ];
 
 #[test]
-fn a_server_that_closes_finishes_what_has_begun_and_skips_what_comes_after() {
+fn a_server_that_closes_completes_its_requests_and_skips_later_ones() {
     for (reason, code) in REASONS {
         let mut rig = at_server(&Settings::new());
-        rig.hear(&raw_frame(BEGIN, 3, &begin(4, b"ab")));
-        rig.hear(&raw_frame(MESSAGE, 4, b"four"));
+        rig.receive(&raw_frame(BEGIN, 3, &begin(4, b"ab")));
+        rig.receive(&raw_frame(MESSAGE, 4, b"four"));
         rig.machine.close(rig.now, reason);
         rig.machine.close(rig.now, CloseReason::Done);
         assert_eq!(rig.machine.status(), Status::Draining);
         assert_eq!(
-            rig.said(),
+            rig.sent(),
             [(CLOSE, 4, vec![code])],
             "one, with the last that has begun"
         );
@@ -34,51 +34,51 @@ fn a_server_that_closes_finishes_what_has_begun_and_skips_what_comes_after() {
             raw_frame(PART, 6, b"rest"),
             raw_frame(PING, 0, &[1; 8]),
         ];
-        assert_eq!(rig.hear(&later.concat()), [Told::Ping]);
-        assert_eq!(rig.said(), [(PONG, 0, vec![1; 8])]);
+        assert_eq!(rig.receive(&later.concat()), [NoiseEvent::Ping]);
+        assert_eq!(rig.sent(), [(PONG, 0, vec![1; 8])]);
         assert_eq!(rig.machine.in_flight(), 2);
         assert_eq!(
-            rig.hear(&raw_frame(PART, 3, b"cd")),
-            [Told::Part(3, b"cd".to_vec(), true)]
+            rig.receive(&raw_frame(PART, 3, b"cd")),
+            [NoiseEvent::Part(3, b"cd".to_vec(), true)]
         );
         rig.answer(3, b"III");
         assert_eq!((rig.opened().len(), rig.machine.end()), (1, None));
         rig.answer(4, b"IV");
         assert_eq!(rig.opened(), [(MESSAGE, 4, b"IV".to_vec())]);
-        assert_eq!(rig.said(), []);
+        assert_eq!(rig.sent(), []);
         rig.assert_ended(ConnectionError::Closed);
     }
     // An id that was skipped must not be used again.
     let mut rig = at_server(&Settings::new());
-    rig.hear(&raw_frame(MESSAGE, 1, b"one"));
+    rig.receive(&raw_frame(MESSAGE, 1, b"one"));
     rig.machine.close(rig.now, CloseReason::Done);
-    rig.said();
-    rig.hear(&raw_frame(MESSAGE, 5, b"later"));
-    rig.hear(&raw_frame(MESSAGE, 5, b"again"));
+    rig.sent();
+    rig.receive(&raw_frame(MESSAGE, 5, b"later"));
+    rig.receive(&raw_frame(MESSAGE, 5, b"again"));
     assert_eq!(
-        (rig.said(), rig.machine.end()),
+        (rig.sent(), rig.machine.end()),
         (vec![], Some(ConnectionError::Protocol))
     );
 }
 
 #[test]
-fn a_server_that_owes_nothing_closes_at_once_and_ends() {
+fn a_server_with_nothing_in_flight_closes_at_once() {
     for (reason, code) in REASONS {
         let mut rig = at_server(&Settings::new());
-        rig.hear(&raw_frame(MESSAGE, 4, b"four"));
+        rig.receive(&raw_frame(MESSAGE, 4, b"four"));
         rig.answer(4, b"IV");
         rig.opened();
         rig.machine.close(rig.now, reason);
-        assert_eq!(rig.said(), [(CLOSE, 4, vec![code])]);
+        assert_eq!(rig.sent(), [(CLOSE, 4, vec![code])]);
         rig.assert_ended(ConnectionError::Closed);
     }
 }
 
 #[test]
-fn after_a_clients_close_a_server_says_its_own_behind_the_last_end_it_owes() {
+fn after_a_clients_close_the_server_closes_once_its_requests_have_completed() {
     let mut rig = at_server(&Settings::new());
-    rig.hear(&raw_frame(MESSAGE, 1, b"one"));
-    rig.hear(&[raw_frame(MESSAGE, 2, b"two"), raw_frame(CLOSE, 2, &[0])].concat());
+    rig.receive(&raw_frame(MESSAGE, 1, b"one"));
+    rig.receive(&[raw_frame(MESSAGE, 2, b"two"), raw_frame(CLOSE, 2, &[0])].concat());
     assert_eq!(
         rig.machine.end_of_stream(rig.now, &[]),
         Ok(()),
@@ -87,7 +87,7 @@ fn after_a_clients_close_a_server_says_its_own_behind_the_last_end_it_owes() {
     rig.answer(1, b"I");
     assert_eq!(rig.opened(), [(MESSAGE, 1, b"I".to_vec())]);
     rig.machine.refuse(rig.ids[&2], Refusal::Failed).unwrap();
-    assert_eq!(rig.said(), [(REFUSE, 2, vec![3]), (CLOSE, 2, vec![0])]);
+    assert_eq!(rig.sent(), [(REFUSE, 2, vec![3]), (CLOSE, 2, vec![0])]);
     rig.assert_ended(ConnectionError::Closed);
     // Refusals are sent before the end too.
     let mut rig = at_server(&Settings::new().with_max_in_flight(1).unwrap());
@@ -96,7 +96,7 @@ fn after_a_clients_close_a_server_says_its_own_behind_the_last_end_it_owes() {
         raw_frame(MESSAGE, 2, b""),
         raw_frame(CLOSE, 2, &[2]),
     ];
-    rig.hear(&frames.concat());
+    rig.receive(&frames.concat());
     rig.answer(1, b"");
     let kinds: Vec<_> = rig.opened().iter().map(|frame| (frame.0, frame.1)).collect();
     assert_eq!(kinds, [(REFUSE, 2), (MESSAGE, 1), (CLOSE, 2)]);
@@ -104,72 +104,75 @@ fn after_a_clients_close_a_server_says_its_own_behind_the_last_end_it_owes() {
 }
 
 #[test]
-fn both_sides_may_close_at_once_and_neither_says_it_twice() {
+fn both_sides_may_close_at_once_and_each_sends_one_close() {
     let mut rig = at_server(&Settings::new());
-    rig.hear(&raw_frame(MESSAGE, 1, b"one"));
+    rig.receive(&raw_frame(MESSAGE, 1, b"one"));
     rig.machine.close(rig.now, CloseReason::ShuttingDown);
-    assert_eq!(rig.said(), [(CLOSE, 1, vec![2])]);
-    assert_eq!(rig.hear(&raw_frame(CLOSE, 1, &[0])), [Told::Closing(CloseReason::Done)]);
+    assert_eq!(rig.sent(), [(CLOSE, 1, vec![2])]);
+    assert_eq!(
+        rig.receive(&raw_frame(CLOSE, 1, &[0])),
+        [NoiseEvent::Closing(CloseReason::Done)]
+    );
     rig.answer(1, b"I");
     assert_eq!(rig.opened(), [(MESSAGE, 1, b"I".to_vec())]);
     rig.assert_ended(ConnectionError::Closed);
 
     let mut rig = asking(1);
     rig.machine.close(rig.now, CloseReason::Done);
-    assert_eq!(rig.said(), [(CLOSE, 1, vec![0])]);
-    assert_eq!(rig.hear(&raw_frame(CLOSE, 1, &[2])).len(), 1);
-    assert_eq!(rig.hear(&raw_frame(MESSAGE, 1, b"I")).len(), 1);
-    assert_eq!(rig.said(), []);
+    assert_eq!(rig.sent(), [(CLOSE, 1, vec![0])]);
+    assert_eq!(rig.receive(&raw_frame(CLOSE, 1, &[2])).len(), 1);
+    assert_eq!(rig.receive(&raw_frame(MESSAGE, 1, b"I")).len(), 1);
+    assert_eq!(rig.sent(), []);
     rig.assert_ended(ConnectionError::Closed);
 }
 
 #[test]
-fn a_drain_that_lasts_a_lifetime_ends_as_idle_whatever_comes() {
+fn a_drain_that_lasts_a_lifetime_ends_as_idle_whatever_arrives() {
     // The server's close, then the client's. A ping in between restarts the lifetime and does not
     // move the end of the drain.
     for own in [true, false] {
         let mut rig = at_server(&Settings::new());
-        rig.hear(&raw_frame(MESSAGE, 1, b"one"));
+        rig.receive(&raw_frame(MESSAGE, 1, b"one"));
         rig.now = ms(1_000);
         if own {
             rig.machine.close(rig.now, CloseReason::Done);
-            rig.said();
+            rig.sent();
         } else {
-            rig.hear(&raw_frame(CLOSE, 1, &[0]));
+            rig.receive(&raw_frame(CLOSE, 1, &[0]));
         }
         for now in [30_000, 60_999] {
             rig.now = ms(now);
-            rig.hear(&raw_frame(PING, 0, &[1; 8]));
-            rig.said();
+            rig.receive(&raw_frame(PING, 0, &[1; 8]));
+            rig.sent();
         }
         assert_eq!(rig.machine.poll_timeout(), Some(ms(61_000)));
         assert_eq!(rig.machine.handle_timeout(ms(60_999)), Ok(()));
         rig.now = ms(61_000);
         assert_eq!(rig.machine.handle_timeout(rig.now), Err(ConnectionError::Expired));
-        let said = rig.said();
+        let said = rig.sent();
         assert_eq!(said, if own { vec![] } else { vec![(CLOSE, 1, vec![1])] });
         rig.assert_ended(ConnectionError::Expired);
     }
     let mut rig = asking(1);
     rig.now = ms(1_000);
     rig.machine.close(rig.now, CloseReason::Done);
-    rig.said();
+    rig.sent();
     for now in [20_000, 40_000, 60_000] {
         rig.now = ms(now);
-        rig.hear(&raw_frame(PING, 0, &[1; 8]));
+        rig.receive(&raw_frame(PING, 0, &[1; 8]));
         assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
-        rig.said();
+        rig.sent();
     }
     assert_eq!(rig.machine.handle_timeout(ms(61_000)), Err(ConnectionError::Expired));
 }
 
 #[test]
-fn an_end_of_the_stream_is_orderly_only_after_a_close_between_records_with_nothing_waiting() {
+fn the_end_of_the_stream_is_not_a_truncation_only_after_a_close_between_records_with_nothing_in_flight() {
     let truncated = Err(ConnectionError::Truncated);
     let mut rig = at_server(&Settings::new());
     assert_eq!(rig.machine.end_of_stream(rig.now, &[]), truncated, "no CLOSE");
     let mut rig = at_server(&Settings::new());
-    rig.hear(&raw_frame(MESSAGE, 1, b"one"));
+    rig.receive(&raw_frame(MESSAGE, 1, b"one"));
     assert_eq!(
         rig.machine.end_of_stream(rig.now, &[]),
         truncated,
@@ -181,14 +184,14 @@ fn an_end_of_the_stream_is_orderly_only_after_a_close_between_records_with_nothi
     for (theirs, asked) in [(true, true), (true, false), (false, true), (false, false)] {
         let mut rig = at_server(&Settings::new());
         if asked {
-            rig.hear(&raw_frame(MESSAGE, 1, b"one"));
+            rig.receive(&raw_frame(MESSAGE, 1, b"one"));
         }
         if theirs {
-            rig.hear(&raw_frame(CLOSE, 1, &[0]));
+            rig.receive(&raw_frame(CLOSE, 1, &[0]));
         } else {
             rig.machine.close(rig.now, CloseReason::Done);
             if asked {
-                rig.said();
+                rig.sent();
             }
         }
         let end = rig.machine.end_of_stream(rig.now, &[0]);
@@ -198,7 +201,7 @@ fn an_end_of_the_stream_is_orderly_only_after_a_close_between_records_with_nothi
     for asked in [false, true] {
         let mut rig = at_server(&Settings::new());
         if asked {
-            rig.hear(&raw_frame(MESSAGE, 1, b"one"));
+            rig.receive(&raw_frame(MESSAGE, 1, b"one"));
         }
         rig.machine.close(rig.now, CloseReason::Done);
         assert_eq!(
@@ -218,7 +221,7 @@ fn an_end_of_the_stream_is_orderly_only_after_a_close_between_records_with_nothi
         let mut rig = asking(asked);
         if close {
             rig.machine.close(rig.now, CloseReason::Done);
-            rig.said();
+            rig.sent();
         }
         assert_eq!(
             rig.machine.end_of_stream(rig.now, &[0][..unread]),
@@ -228,7 +231,7 @@ fn an_end_of_the_stream_is_orderly_only_after_a_close_between_records_with_nothi
         rig.assert_ended(end);
     }
     let mut rig = asking(1);
-    rig.hear(&raw_frame(CLOSE, 1, &[2]));
+    rig.receive(&raw_frame(CLOSE, 1, &[2]));
     assert_eq!(
         rig.machine.end_of_stream(rig.now, &[]),
         truncated,
@@ -237,23 +240,23 @@ fn an_end_of_the_stream_is_orderly_only_after_a_close_between_records_with_nothi
 }
 
 #[test]
-fn what_runs_when_the_stream_ends_behind_a_close_of_either_side_still_gets_its_end() {
+fn requests_still_complete_when_the_stream_ends_after_a_close_of_either_side() {
     for theirs in [true, false] {
         let mut rig = at_server(&Settings::new());
-        rig.hear(&raw_frame(BEGIN, 1, &begin(4, b"ab")));
-        rig.hear(&raw_frame(MESSAGE, 2, b"two"));
+        rig.receive(&raw_frame(BEGIN, 1, &begin(4, b"ab")));
+        rig.receive(&raw_frame(MESSAGE, 2, b"two"));
         if theirs {
-            rig.hear(&raw_frame(CLOSE, 2, &[0]));
+            rig.receive(&raw_frame(CLOSE, 2, &[0]));
         } else {
             rig.machine.close(rig.now, CloseReason::ShuttingDown);
-            assert_eq!(rig.said(), [(CLOSE, 2, vec![2])]);
+            assert_eq!(rig.sent(), [(CLOSE, 2, vec![2])]);
         }
         for _ in 0..2 {
             assert_eq!(rig.machine.end_of_stream(rig.now, &[]), Ok(()), "theirs: {theirs}");
         }
         // The rest of requests in part will not arrive.
-        assert_eq!(rig.bytes(&[]), [Told::Abandoned(1)]);
-        assert_eq!(rig.said(), [(REFUSE, 1, vec![5])]);
+        assert_eq!(rig.bytes(&[]), [NoiseEvent::Abandoned(1)]);
+        assert_eq!(rig.sent(), [(REFUSE, 1, vec![5])]);
         assert_eq!((rig.machine.status(), rig.machine.in_flight()), (Status::Draining, 1));
         rig.answer(2, b"II");
         let mut expected = vec![(MESSAGE, 2, b"II".to_vec())];
@@ -264,33 +267,33 @@ fn what_runs_when_the_stream_ends_behind_a_close_of_either_side_still_gets_its_e
 }
 
 #[test]
-fn once_ended_a_machine_tells_nothing_more_of_a_record_that_it_has_opened() {
+fn after_its_end_a_connection_returns_no_more_events_of_an_opened_record() {
     for way in 0..3 {
         let mut rig = at_server(&Settings::new().with_max_in_flight(2).unwrap());
         let frames: Vec<u8> = (1..=4).flat_map(|id| raw_frame(MESSAGE, id, b"?")).collect();
         let record = rig.raw.seal(&frames);
         rig.unread.extend(record);
-        assert_eq!(rig.next(), Some(Told::Whole(1, b"?".to_vec())));
+        assert_eq!(rig.next(), Some(NoiseEvent::Whole(1, b"?".to_vec())));
         let end = match way {
             0 => rig.machine.handle_timeout(ms(60_000)).unwrap_err(),
             1 => rig.machine.end_of_stream(rig.now, &rig.unread).unwrap_err(),
             _ => rig.machine.recv(ms(60_000), &mut []).unwrap_err(),
         };
         assert_eq!(rig.bytes(&[]), [], "way {way}");
-        rig.said();
+        rig.sent();
         rig.assert_ended(end);
 
         let mut rig = asking(2);
         let frames: Vec<u8> = (1..=2).flat_map(|id| raw_frame(MESSAGE, id, b"!")).collect();
         let record = rig.raw.seal(&frames);
         rig.unread.extend(record);
-        assert_eq!(rig.next(), Some(Told::Whole(1, b"!".to_vec())));
+        assert_eq!(rig.next(), Some(NoiseEvent::Whole(1, b"!".to_vec())));
         let end = match way {
             1 => rig.machine.end_of_stream(rig.now, &rig.unread).unwrap_err(),
             _ => rig.machine.handle_timeout(ms(60_000)).unwrap_err(),
         };
         assert_eq!(rig.bytes(&[]), [], "way {way}");
-        rig.said();
+        rig.sent();
         rig.assert_ended(end);
     }
 }

@@ -4,8 +4,8 @@
 use core::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::common::noise::{Rig, Told, first_ping, honest};
-use crate::common::owed;
+use crate::common::noise::{NoiseEvent, Rig, first_ping, honest};
+use crate::common::pending_output;
 use falco_core::crypto::{Aead, AeadError, Crypto, NoiseCrypto, Nonce, Tag};
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, NoSecurity, NoSecurityAead, key, raw_frame};
@@ -58,13 +58,13 @@ const END: ConnectionError = ConnectionError::KeyExhausted;
 const NOW: Instant = Instant::ZERO;
 
 #[test]
-fn a_client_that_cannot_seal_is_over_for_good() {
+fn a_client_that_cannot_seal_ends() {
     // The hello, the first PING, then records with one part of each large request.
     for records in 0..4 {
         let left = Rc::new(Cell::new(1));
         let keys = NoiseClient::<HeapTable, _>::new(key(7), &[][..], Failing(Rc::clone(&left))).unwrap();
         let mut machine = ClientConnection::new(&keys, &Settings::new(), NOW, &mut CountingRng::new(1)).unwrap();
-        let hello = owed(&mut machine, NOW);
+        let hello = pending_output(&mut machine, NOW);
         let (mut welcome, _) = honest().server(&hello).unwrap();
         machine.recv(NOW, &mut welcome).unwrap();
         left.set(records);
@@ -88,15 +88,15 @@ type Keys = NoiseServer<HeapTable, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, F
 fn established(keys: &Keys) -> Rig<falco_core::ServerSide, &Keys> {
     let mut machine = ServerConnection::new(keys, &Settings::new(), NOW, &mut CountingRng::new(1)).unwrap();
     machine.recv(NOW, &mut honest().hello()).unwrap();
-    let raw = honest().client(&owed(&mut machine, NOW)).unwrap();
+    let raw = honest().client(&pending_output(&mut machine, NOW)).unwrap();
     let mut rig = Rig::new(machine, raw);
-    assert_eq!(rig.hear(&first_ping()), [Told::Established]);
-    rig.said();
+    assert_eq!(rig.receive(&first_ping()), [NoiseEvent::Established]);
+    rig.sent();
     rig
 }
 
 #[test]
-fn a_server_that_cannot_seal_is_over_for_good() {
+fn a_server_that_cannot_seal_ends() {
     let left = Rc::new(Cell::new(1_000));
     let keyring = KeyRing::new(
         [Some(NoiseSecret::derive(key(7), &NoSecurity))],
@@ -108,7 +108,7 @@ fn a_server_that_cannot_seal_is_over_for_good() {
         let mut rig = established(&keys);
         let body = vec![1; 200_000];
         let mut messages = [1, 2, 3, 4].map(|number| {
-            rig.hear(&raw_frame(1, number, b"?"));
+            rig.receive(&raw_frame(1, number, b"?"));
             rig.machine.answer(rig.ids[&number], body.len()).unwrap()
         });
         left.set(records);
@@ -125,7 +125,7 @@ fn a_server_that_cannot_seal_is_over_for_good() {
         if own {
             rig.machine.close(NOW, CloseReason::Done);
         } else {
-            rig.hear(&raw_frame(8, 0, &[0]));
+            rig.receive(&raw_frame(8, 0, &[0]));
         }
         left.set(0);
         assert_eq!(rig.machine.poll_transmit(NOW, &mut out), Ok(0));

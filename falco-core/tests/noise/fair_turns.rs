@@ -1,8 +1,8 @@
 //! Large messages take turns with all others, and records fit a peer that reads small ones.
 
 use crate::common::noise::{
-    BEGIN, Frame, MESSAGE, PART, PONG, REFUSE, Told, at_client, at_client_with, at_server, at_server_with, client_keys,
-    honest, server_keys,
+    BEGIN, Frame, MESSAGE, NoiseEvent, PART, PONG, REFUSE, at_client, at_client_with, at_server, at_server_with,
+    client_keys, honest, server_keys,
 };
 use falco_core::testing::{ClientLog, Pair, raw_frame, raw_settings};
 use falco_core::{Error, Refusal, ReplyError, RequestError, SendQueue, Settings};
@@ -19,13 +19,13 @@ fn records_before(records: &[Vec<Frame>], kind: u8, id: u32) -> usize {
 fn the_answer_to_a_small_request_waits_for_at_most_two_records_of_a_large_one() {
     let mut rig = at_server(&Settings::new());
     let mut queue = SendQueue::new();
-    rig.hear(&raw_frame(MESSAGE, 1, b"large"));
+    rig.receive(&raw_frame(MESSAGE, 1, b"large"));
     queue.push(rig.machine.answer(rig.ids[&1], LARGE).unwrap(), vec![1; LARGE]);
     let (mut records, mut out) = (Vec::new(), vec![0; rig.machine.seal_size(LARGE)]);
     let mut asked = 0;
     while !queue.is_empty() {
         if records.len() == 10 {
-            rig.hear(&raw_frame(MESSAGE, 2, b"small"));
+            rig.receive(&raw_frame(MESSAGE, 2, b"small"));
             queue.push(rig.machine.answer(rig.ids[&2], 5).unwrap(), b"small".to_vec());
             asked = records.len();
         }
@@ -100,15 +100,15 @@ fn on_a_pair_a_small_answer_overtakes_a_large_one() {
 }
 
 #[test]
-fn pong_and_refusals_go_before_the_next_part() {
+fn a_pong_and_refusals_are_sent_before_the_next_part() {
     let mut rig = at_server(&Settings::new());
-    rig.hear(&raw_frame(MESSAGE, 1, b"large"));
-    rig.hear(&raw_frame(MESSAGE, 2, b"refused"));
+    rig.receive(&raw_frame(MESSAGE, 1, b"large"));
+    rig.receive(&raw_frame(MESSAGE, 2, b"refused"));
     let body = vec![1; 200_000];
     let mut message = rig.machine.answer(rig.ids[&1], body.len()).unwrap();
     rig.seal_answer(&mut message, &body);
     assert_eq!(rig.opened()[0].0, BEGIN);
-    assert_eq!(rig.hear(&raw_frame(6, 0, &[1; 8])), [Told::Ping]);
+    assert_eq!(rig.receive(&raw_frame(6, 0, &[1; 8])), [NoiseEvent::Ping]);
     rig.machine.refuse(rig.ids[&2], Refusal::Failed).unwrap();
     rig.seal_answer(&mut message, &body);
     let kinds: Vec<u8> = rig.opened().iter().map(|frame| frame.0).collect();
@@ -137,7 +137,7 @@ fn assert_small_records(out: &[u8], mut frames: Vec<Frame>, length: usize) {
 }
 
 #[test]
-fn the_limits_of_a_tiny_peer_are_honoured_and_named_before_a_byte_is_sent() {
+fn the_limits_of_a_small_peer_are_kept_and_a_larger_message_is_refused_before_a_byte_is_sent() {
     let mut tiny = honest();
     tiny.settings = raw_settings(256, 8, 1024, 60_000);
     let too_large = RequestError::TooLarge {
@@ -151,19 +151,19 @@ fn the_limits_of_a_tiny_peer_are_honoured_and_named_before_a_byte_is_sent() {
     let mut client = at_client_with(&Settings::new(), &tiny);
     let mut server = at_server_with(&Settings::new(), &tiny);
     assert_eq!(client.machine.request(1025).unwrap_err(), Error::Request(too_large));
-    assert_eq!((client.said(), client.machine.in_flight()), (vec![], 0));
-    server.hear(&raw_frame(MESSAGE, 1, b"?"));
+    assert_eq!((client.sent(), client.machine.in_flight()), (vec![], 0));
+    server.receive(&raw_frame(MESSAGE, 1, b"?"));
     assert_eq!(
         server.machine.answer(server.ids[&1], 1025).unwrap_err(),
         ReplyError::Request(too_large)
     );
-    assert_eq!((server.said(), server.machine.in_flight()), (vec![], 1));
+    assert_eq!((server.sent(), server.machine.in_flight()), (vec![], 1));
     for (number, length) in (2..).zip([0, 1, 232, 233, 234, 1023, 1024]) {
-        client.ask(&vec![5; length]);
+        client.request(&vec![5; length]);
         let (out, frames) = (client.out.clone(), client.opened());
         assert_small_records(&out, frames, length);
-        client.hear(&raw_frame(MESSAGE, number - 1, b""));
-        server.hear(&raw_frame(MESSAGE, number, b"?"));
+        client.receive(&raw_frame(MESSAGE, number - 1, b""));
+        server.receive(&raw_frame(MESSAGE, number, b"?"));
         server.answer(number, &vec![5; length]);
         let (out, frames) = (server.out.clone(), server.opened());
         assert_small_records(&out, frames, length);
@@ -171,16 +171,16 @@ fn the_limits_of_a_tiny_peer_are_honoured_and_named_before_a_byte_is_sent() {
 }
 
 #[test]
-fn a_request_made_before_the_limit_was_known_fails_with_both_numbers_and_is_not_sent() {
+fn a_request_created_before_the_limit_is_known_fails_with_both_numbers_and_is_not_sent() {
     let mut tiny = honest();
     tiny.settings = raw_settings(256, 8, 1024, 60_000);
     let mut machine = crate::common::noise::noise_client_end(&Settings::new(), 1);
     let mut request = machine.request(2000).unwrap();
-    let hello = crate::common::owed(&mut machine, crate::common::ms(0));
+    let hello = crate::common::pending_output(&mut machine, crate::common::ms(0));
     let (welcome, raw) = tiny.server(&hello).unwrap();
     let mut rig = crate::common::noise::AtClient::new(machine, raw);
     rig.bytes(&welcome);
-    rig.said();
+    rig.sent();
     assert_eq!(rig.seal_request(&mut request, &[0; 2000]), 0);
     let too_large = RequestError::TooLarge {
         length: 2000,

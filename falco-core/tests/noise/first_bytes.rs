@@ -1,12 +1,12 @@
 //! The first bytes that each side sends, and that a side that ends before them sends nothing.
 
 use crate::common::noise::{CLOSE, PING, PONG, at_client, first_ping, honest, noise_client_end, noise_server_end};
-use crate::common::{ms, owed};
+use crate::common::{ms, pending_output};
 use falco_core::testing::raw_frame;
 use falco_core::{CloseReason, Received, Settings, Status};
 
 #[test]
-fn before_it_is_established_a_side_that_closes_or_runs_out_of_time_says_nothing() {
+fn before_it_is_established_a_side_that_closes_or_times_out_sends_nothing() {
     // A server that has read a hello has a pending welcome, which it drops at its end.
     for late in [false, true] {
         let mut machine = noise_server_end(&Settings::new(), 1);
@@ -16,15 +16,15 @@ fn before_it_is_established_a_side_that_closes_or_runs_out_of_time_says_nothing(
         if !late {
             machine.close(now, CloseReason::Done);
         }
-        assert_eq!(owed(&mut machine, now), [], "late: {late}");
+        assert_eq!(pending_output(&mut machine, now), [], "late: {late}");
     }
     let mut client = noise_client_end(&Settings::new(), 1);
     client.close(ms(0), CloseReason::Done);
-    assert_eq!(owed(&mut client, ms(0)), []);
+    assert_eq!(pending_output(&mut client, ms(0)), []);
     // A client that ends before its first PING is sealed sends no other record.
     for way in 0..2 {
         let mut client = noise_client_end(&Settings::new(), 1);
-        let hello = owed(&mut client, ms(0));
+        let hello = pending_output(&mut client, ms(0));
         let (mut welcome, mut raw) = honest().server(&hello).unwrap();
         client.recv(ms(0), &mut welcome).unwrap();
         let end = if way == 0 {
@@ -32,33 +32,33 @@ fn before_it_is_established_a_side_that_closes_or_runs_out_of_time_says_nothing(
         } else {
             client.recv(ms(0), &mut raw.seal(&raw_frame(0, 0, b""))).unwrap_err()
         };
-        assert_eq!(owed(&mut client, ms(60_000)), [], "{end}");
+        assert_eq!(pending_output(&mut client, ms(60_000)), [], "{end}");
     }
 }
 
 #[test]
-fn a_close_before_the_first_ping_goes_after_it() {
+fn a_close_before_the_first_ping_is_sent_after_it() {
     let mut client = noise_client_end(&Settings::new(), 1);
-    let hello = owed(&mut client, ms(0));
+    let hello = pending_output(&mut client, ms(0));
     let (mut welcome, mut raw) = honest().server(&hello).unwrap();
     client.recv(ms(0), &mut welcome).unwrap();
     client.close(ms(0), CloseReason::Done);
-    let mut said = owed(&mut client, ms(0));
+    let mut said = pending_output(&mut client, ms(0));
     assert_eq!(raw.open(&mut said).unwrap()[..7], first_ping()[..7]);
     assert_eq!(raw.open(&mut said).unwrap(), raw_frame(CLOSE, 0, &[0]));
     assert_eq!(at_client(&Settings::new()).machine.status(), Status::Established);
 }
 
 #[test]
-fn the_first_record_holds_one_ping_whatever_the_server_has_said() {
+fn the_first_record_has_one_ping_whatever_the_server_has_sent() {
     let mut client = noise_client_end(&Settings::new(), 1);
-    let hello = owed(&mut client, ms(0));
+    let hello = pending_output(&mut client, ms(0));
     let (mut welcome, mut raw) = honest().server(&hello).unwrap();
     client.recv(ms(0), &mut welcome).unwrap();
     client
         .recv(ms(0), &mut raw.seal(&raw_frame(PING, 0, b"too soon")))
         .unwrap();
-    let mut said = owed(&mut client, ms(0));
+    let mut said = pending_output(&mut client, ms(0));
     let first = raw.open(&mut said).unwrap();
     assert_eq!((first.len(), &first[..7]), (15, &first_ping()[..7]));
     assert_eq!(raw.open(&mut said).unwrap(), raw_frame(PONG, 0, b"too soon"));

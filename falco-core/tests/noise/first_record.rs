@@ -2,7 +2,7 @@
 //! replayed hello is of no use, and that nothing moves the deadline.
 
 use crate::common::noise::first_ping;
-use crate::common::{assert_ended, ms, owed};
+use crate::common::{assert_ended, ms, pending_output};
 use falco_core::crypto::RustCrypto;
 use falco_core::testing::{
     CountingRng, NoiseTestClient, NoiseTestServer, RawHandshake, RawPeer, noise_client, noise_server, raw_frame,
@@ -34,14 +34,14 @@ fn welcomed(keys: &NoiseTestServer) -> (Server<'_>, RawPeer<RustCrypto>) {
         machine.recv(ms(1), &mut honest().hello()),
         Ok(Received::Skip { consumed: 74 })
     );
-    let welcome = owed(&mut machine, ms(1));
+    let welcome = pending_output(&mut machine, ms(1));
     assert_eq!(welcome.len(), 64);
     let raw = honest().client(&welcome).unwrap();
     (machine, raw)
 }
 
 #[test]
-fn a_first_record_other_than_one_ping_ends_the_connection_without_a_word() {
+fn a_first_record_other_than_one_ping_ends_the_connection_without_a_close() {
     let ping = first_ping();
     let mut longer = raw_frame(6, 0, &[0; 9]);
     longer.truncate(15);
@@ -83,7 +83,7 @@ fn a_first_record_other_than_one_ping_ends_the_connection_without_a_word() {
 }
 
 #[test]
-fn requests_may_follow_the_first_ping_in_the_same_write_and_none_is_taken_before_it() {
+fn requests_may_follow_the_first_ping_in_the_same_write_and_none_is_read_before_it_is_answered() {
     let keys = noise_server(7);
     let (mut machine, mut raw) = welcomed(&keys);
     assert_eq!(machine.key_id(), None, "it has not proved that it has the key");
@@ -103,7 +103,7 @@ fn requests_may_follow_the_first_ping_in_the_same_write_and_none_is_taken_before
         );
     }
     assert_eq!(
-        raw.open(&mut owed(&mut machine, ms(2))),
+        raw.open(&mut pending_output(&mut machine, ms(2))),
         Some(raw_frame(7, 0, &first_ping()[7..]))
     );
     let received = machine.recv(ms(2), &mut both[33..]);
@@ -117,14 +117,14 @@ fn requests_may_follow_the_first_ping_in_the_same_write_and_none_is_taken_before
 }
 
 #[test]
-fn a_replayed_hello_gets_a_welcome_reaches_no_handler_and_is_gone_at_the_deadline() {
+fn a_replayed_hello_receives_a_welcome_reaches_no_handler_and_ends_at_the_deadline() {
     let (server_keys, client_keys) = (noise_server(7), noise_client(7));
     // Record what a real client sends.
     let mut real = client(&client_keys);
     let mut first = server(&server_keys);
-    let hello = owed(&mut real, ms(0));
+    let hello = pending_output(&mut real, ms(0));
     first.recv(ms(0), &mut hello.clone()).unwrap();
-    real.recv(ms(0), &mut owed(&mut first, ms(0))).unwrap();
+    real.recv(ms(0), &mut pending_output(&mut first, ms(0))).unwrap();
     let mut request = real.request(5).unwrap();
     let mut out = vec![0; 500];
     let length = real.seal(ms(0), [(&mut request, &b"hello"[..])], &mut out).unwrap();
@@ -133,7 +133,7 @@ fn a_replayed_hello_gets_a_welcome_reaches_no_handler_and_is_gone_at_the_deadlin
     // Replay it to a server with other entropy.
     let mut again = ServerConnection::new(&server_keys, &Settings::new(), ms(0), &mut CountingRng::new(99)).unwrap();
     again.recv(ms(0), &mut hello.clone()).unwrap();
-    assert_eq!(owed(&mut again, ms(0)).len(), 64);
+    assert_eq!(pending_output(&mut again, ms(0)).len(), 64);
     assert_eq!(
         again.recv(ms(0), &mut recorded.to_vec()),
         Err(ConnectionError::Tampered)
@@ -141,14 +141,14 @@ fn a_replayed_hello_gets_a_welcome_reaches_no_handler_and_is_gone_at_the_deadlin
     assert_ended(&mut again, ms(0), ConnectionError::Tampered);
     let mut quiet = ServerConnection::new(&server_keys, &Settings::new(), ms(0), &mut CountingRng::new(98)).unwrap();
     quiet.recv(ms(0), &mut hello.clone()).unwrap();
-    owed(&mut quiet, ms(0));
+    pending_output(&mut quiet, ms(0));
     assert_eq!(quiet.handle_timeout(ms(4_999)), Ok(()));
     assert_eq!(quiet.handle_timeout(ms(5_000)), Err(ConnectionError::HandshakeTimeout));
     assert_ended(&mut quiet, ms(5_000), ConnectionError::HandshakeTimeout);
 }
 
 #[test]
-fn nothing_moves_the_handshakes_deadline() {
+fn nothing_moves_the_handshake_deadline() {
     let keys = noise_server(7);
     let deadline = Some(ms(5_000));
     let mut machine = server(&keys);
@@ -159,7 +159,7 @@ fn nothing_moves_the_handshakes_deadline() {
     }
     machine.recv(ms(4_000), &mut hello).unwrap();
     assert_eq!(machine.poll_timeout(), deadline);
-    let raw_welcome = owed(&mut machine, ms(4_500));
+    let raw_welcome = pending_output(&mut machine, ms(4_500));
     assert_eq!(machine.poll_timeout(), deadline);
     let mut raw = honest().client(&raw_welcome).unwrap();
     let mut ping = raw.seal(&first_ping());
@@ -170,13 +170,13 @@ fn nothing_moves_the_handshakes_deadline() {
 
     let keys = noise_client(7);
     let mut machine = client(&keys);
-    let hello = owed(&mut machine, ms(3_000));
+    let hello = pending_output(&mut machine, ms(3_000));
     assert_eq!(machine.poll_timeout(), deadline);
     let _ = machine.ping();
     let (mut welcome, _) = honest().server(&hello).unwrap();
     machine.recv(ms(4_000), &mut welcome[..63]).unwrap();
     assert_eq!(
-        (owed(&mut machine, ms(4_000)), machine.poll_timeout()),
+        (pending_output(&mut machine, ms(4_000)), machine.poll_timeout()),
         (vec![], deadline)
     );
     assert_eq!(machine.handle_timeout(ms(4_999)), Ok(()));
@@ -186,7 +186,7 @@ fn nothing_moves_the_handshakes_deadline() {
     };
     assert_eq!(machine.recv(ms(4_999), &mut welcome), Ok(established));
     let mut late = client(&keys);
-    let (mut welcome, _) = honest().server(&owed(&mut late, ms(0))).unwrap();
+    let (mut welcome, _) = honest().server(&pending_output(&mut late, ms(0))).unwrap();
     assert_eq!(
         late.recv(ms(5_000), &mut welcome),
         Err(ConnectionError::HandshakeTimeout)
@@ -195,11 +195,11 @@ fn nothing_moves_the_handshakes_deadline() {
 }
 
 #[test]
-fn a_client_takes_an_end_of_the_stream_before_the_welcome_for_a_refusal() {
+fn the_end_of_the_stream_before_the_welcome_is_a_refused_handshake() {
     let keys = noise_client(7);
     for cut in [0, 1, 63] {
         let mut machine = client(&keys);
-        let (welcome, _) = honest().server(&owed(&mut machine, ms(0))).unwrap();
+        let (welcome, _) = honest().server(&pending_output(&mut machine, ms(0))).unwrap();
         assert_eq!(
             machine.end_of_stream(ms(1), &welcome[..cut]),
             Err(ConnectionError::Refused)
@@ -209,7 +209,7 @@ fn a_client_takes_an_end_of_the_stream_before_the_welcome_for_a_refusal() {
 }
 
 #[test]
-fn only_a_stream_that_ends_without_a_byte_behind_the_welcome_has_processed_nothing() {
+fn a_stream_that_ends_without_a_byte_after_the_welcome_has_processed_nothing_and_no_other() {
     let keys = noise_client(7);
     // How much of the record with the PONG has arrived: 33 bytes are all of it.
     for (came, fate) in [
@@ -219,7 +219,7 @@ fn only_a_stream_that_ends_without_a_byte_behind_the_welcome_has_processed_nothi
         (33, Fate::MaybeProcessed),
     ] {
         let mut machine = client(&keys);
-        let (mut welcome, mut raw) = honest().server(&owed(&mut machine, ms(0))).unwrap();
+        let (mut welcome, mut raw) = honest().server(&pending_output(&mut machine, ms(0))).unwrap();
         assert_eq!(machine.fate(), Fate::NotProcessed, "nothing begins before the welcome");
         machine.recv(ms(1), &mut welcome).unwrap();
         let mut request = machine.request(5).unwrap();
@@ -240,13 +240,13 @@ fn only_a_stream_that_ends_without_a_byte_behind_the_welcome_has_processed_nothi
     }
     // Without the end of the stream, a record may still be in transit.
     let mut machine = client(&keys);
-    let (mut welcome, _) = honest().server(&owed(&mut machine, ms(0))).unwrap();
+    let (mut welcome, _) = honest().server(&pending_output(&mut machine, ms(0))).unwrap();
     machine.recv(ms(1), &mut welcome).unwrap();
     assert_eq!(machine.handle_timeout(ms(60_001)), Err(ConnectionError::Expired));
     assert_eq!(machine.fate(), Fate::MaybeProcessed);
     // Refused: no request has begun.
     let mut machine = client(&keys);
-    owed(&mut machine, ms(0));
+    pending_output(&mut machine, ms(0));
     assert_eq!(machine.end_of_stream(ms(1), &[]), Err(ConnectionError::Refused));
     assert_eq!(machine.fate(), Fate::NotProcessed);
 }

@@ -1,7 +1,7 @@
 //! What each frame of a server does to a client: its event, the reaction, or a protocol error.
 
 use crate::common::noise::{
-    AtClient, BEGIN, CANCEL, CLOSE, MESSAGE, PART, PING, PONG, REFUSE, Told, asking, at_client, begin,
+    AtClient, BEGIN, CANCEL, CLOSE, MESSAGE, NoiseEvent, PART, PING, PONG, REFUSE, asking, at_client, begin,
 };
 use falco_core::testing::raw_frame;
 use falco_core::{ConnectionError, Refusal, Settings};
@@ -11,12 +11,12 @@ use falco_core::{ConnectionError, Refusal, Settings};
 fn busy() -> AtClient {
     let mut rig = asking(5);
     assert_eq!(
-        rig.hear(&raw_frame(BEGIN, 1, &begin(8, b"half"))),
-        [Told::Begin(1, 8, b"half".to_vec())]
+        rig.receive(&raw_frame(BEGIN, 1, &begin(8, b"half"))),
+        [NoiseEvent::Begin(1, 8, b"half".to_vec())]
     );
     assert_eq!(
-        rig.hear(&raw_frame(MESSAGE, 2, b"two")),
-        [Told::Whole(2, b"two".to_vec())]
+        rig.receive(&raw_frame(MESSAGE, 2, b"two")),
+        [NoiseEvent::Whole(2, b"two".to_vec())]
     );
     rig
 }
@@ -25,13 +25,13 @@ fn assert_broken(what: &str, frames: &[u8]) {
     for before in [vec![], raw_frame(MESSAGE, 3, b"before"), raw_frame(PING, 0, &[1; 8])] {
         let mut rig = busy();
         let record = [before.as_slice(), frames].concat();
-        assert_eq!(rig.hear(&record), [], "{what}: {record:02x?}");
+        assert_eq!(rig.receive(&record), [], "{what}: {record:02x?}");
         assert_eq!(
             rig.machine.end(),
             Some(ConnectionError::Protocol),
             "{what}: {record:02x?}"
         );
-        assert_eq!(rig.said(), [(CLOSE, 5, vec![4])], "{what}: {record:02x?}");
+        assert_eq!(rig.sent(), [(CLOSE, 5, vec![4])], "{what}: {record:02x?}");
         assert_eq!(rig.machine.in_flight(), 4, "{what}: {record:02x?}");
         rig.assert_ended(ConnectionError::Protocol);
     }
@@ -52,8 +52,8 @@ fn unknown_kinds_from_128_on_are_skipped_by_their_length() {
         for (id, body) in [(0, &[][..]), (3, b"body"), (u32::MAX, &[1; 300])] {
             let mut rig = busy();
             let record = [raw_frame(kind, id, body), raw_frame(MESSAGE, 3, b"after")].concat();
-            assert_eq!(rig.hear(&record), [Told::Whole(3, b"after".to_vec())]);
-            assert_eq!(rig.said(), []);
+            assert_eq!(rig.receive(&record), [NoiseEvent::Whole(3, b"after".to_vec())]);
+            assert_eq!(rig.sent(), []);
         }
     }
 }
@@ -75,7 +75,7 @@ fn a_body_of_another_size_breaks_the_rules() {
 }
 
 #[test]
-fn an_id_that_does_not_wait_breaks_the_rules() {
+fn an_id_that_is_not_in_flight_breaks_the_rules() {
     for id in [1, 3, u32::MAX] {
         assert_broken("PING", &raw_frame(PING, id, &[0; 8]));
         assert_broken("PONG", &raw_frame(PONG, id, &[0; 8]));
@@ -118,15 +118,15 @@ fn an_answer_over_the_total_or_over_the_limit_breaks_the_rules() {
         (raw_frame(BEGIN, 1, &begin(11, b"a")), false),
     ] {
         let mut rig = at_client(&limited);
-        rig.ask(b"?");
-        rig.said();
-        assert_eq!(rig.hear(&frames).len(), usize::from(fine), "{frames:02x?}");
+        rig.request(b"?");
+        rig.sent();
+        assert_eq!(rig.receive(&frames).len(), usize::from(fine), "{frames:02x?}");
         assert_eq!(rig.machine.end(), (!fine).then_some(ConnectionError::Protocol));
     }
 }
 
 #[test]
-fn answers_come_in_any_order_whole_or_in_parts_between_each_other() {
+fn answers_arrive_in_any_order_as_a_whole_or_in_interleaved_parts() {
     let mut rig = busy();
     let all = [
         raw_frame(MESSAGE, 5, b"five"),
@@ -137,19 +137,19 @@ fn answers_come_in_any_order_whole_or_in_parts_between_each_other() {
         raw_frame(PART, 1, b"st"),
     ];
     let told = [
-        Told::Whole(5, b"five".to_vec()),
-        Told::Part(1, b"re".to_vec(), false),
-        Told::Whole(4, vec![]),
-        Told::Begin(3, 2, vec![]),
-        Told::Part(3, b"ab".to_vec(), true),
-        Told::Part(1, b"st".to_vec(), true),
+        NoiseEvent::Whole(5, b"five".to_vec()),
+        NoiseEvent::Part(1, b"re".to_vec(), false),
+        NoiseEvent::Whole(4, vec![]),
+        NoiseEvent::Begin(3, 2, vec![]),
+        NoiseEvent::Part(3, b"ab".to_vec(), true),
+        NoiseEvent::Part(1, b"st".to_vec(), true),
     ];
-    assert_eq!(rig.hear(&all.concat()), told);
+    assert_eq!(rig.receive(&all.concat()), told);
     assert_eq!(rig.machine.in_flight(), 0);
 }
 
 #[test]
-fn a_refusal_ends_a_request_whatever_had_come_of_its_answer() {
+fn a_refusal_completes_a_request_even_if_parts_of_its_answer_have_arrived() {
     for (code, refusal) in [
         (1, Refusal::Busy),
         (2, Refusal::TooLarge),
@@ -163,23 +163,26 @@ fn a_refusal_ends_a_request_whatever_had_come_of_its_answer() {
     ] {
         for id in [1, 3] {
             let mut rig = busy();
-            assert_eq!(rig.hear(&raw_frame(REFUSE, id, &[code])), [Told::Refused(id, refusal)]);
+            assert_eq!(
+                rig.receive(&raw_frame(REFUSE, id, &[code])),
+                [NoiseEvent::Refused(id, refusal)]
+            );
             assert_eq!(rig.machine.in_flight(), 3);
             // The rest of it must not arrive.
-            assert_eq!(rig.hear(&raw_frame(PART, id, b"rest")), []);
-            assert_eq!(rig.said(), [(CLOSE, 5, vec![4])]);
+            assert_eq!(rig.receive(&raw_frame(PART, id, b"rest")), []);
+            assert_eq!(rig.sent(), [(CLOSE, 5, vec![4])]);
         }
     }
 }
 
 #[test]
-fn of_a_request_half_sent_nothing_more_goes_once_it_has_its_end_or_is_cancelled() {
+fn no_more_of_a_request_in_part_is_sent_once_it_completes_or_is_cancelled() {
     let body = vec![1; 200_000];
     for answered in [raw_frame(REFUSE, 1, &[2]), raw_frame(MESSAGE, 1, b"early")] {
         let mut rig = at_client(&Settings::new());
         let mut message = rig.machine.request(body.len()).unwrap();
         rig.seal_request(&mut message, &body);
-        assert_eq!(rig.hear(&answered).len(), 1);
+        assert_eq!(rig.receive(&answered).len(), 1);
         assert!(!message.is_done());
         assert_eq!(rig.seal_request(&mut message, &body), 0);
         assert!(message.is_done() && rig.machine.in_flight() == 0);
@@ -198,37 +201,40 @@ fn of_a_request_half_sent_nothing_more_goes_once_it_has_its_end_or_is_cancelled(
         "it waits for its end"
     );
     assert_eq!(
-        rig.hear(&raw_frame(REFUSE, 1, &[4])),
-        [Told::Refused(1, Refusal::Cancelled)]
+        rig.receive(&raw_frame(REFUSE, 1, &[4])),
+        [NoiseEvent::Refused(1, Refusal::Cancelled)]
     );
     // Cancelled too late: the answer completes it, and no CANCEL is sent.
     let mut rig = asking(1);
     let id = rig.ids[&1];
     rig.machine.cancel(id).unwrap();
-    assert_eq!(rig.hear(&raw_frame(MESSAGE, 1, b"I")), [Told::Whole(1, b"I".to_vec())]);
-    assert_eq!((rig.said(), rig.machine.cancel(id)), (vec![], Ok(())));
-    assert_eq!(rig.said(), []);
+    assert_eq!(
+        rig.receive(&raw_frame(MESSAGE, 1, b"I")),
+        [NoiseEvent::Whole(1, b"I".to_vec())]
+    );
+    assert_eq!((rig.sent(), rig.machine.cancel(id)), (vec![], Ok(())));
+    assert_eq!(rig.sent(), []);
 }
 
 #[test]
-fn a_pong_is_told_of_a_ping_that_went_and_of_no_other() {
+fn a_pong_is_an_event_only_if_its_ping_was_sent() {
     let mut rig = at_client(&Settings::new());
     rig.machine.ping().unwrap();
     rig.machine.ping().unwrap();
-    let said = rig.said();
+    let said = rig.sent();
     assert_eq!(
         (said.len(), said[0].0),
         (1, PING),
         "pings that are not sent yet become one"
     );
-    assert_eq!(rig.hear(&raw_frame(PONG, 0, &[0xEE; 8])), [], "matches nothing");
-    assert_eq!(rig.hear(&raw_frame(PONG, 0, &said[0].2)), [Told::Pong]);
+    assert_eq!(rig.receive(&raw_frame(PONG, 0, &[0xEE; 8])), [], "matches nothing");
+    assert_eq!(rig.receive(&raw_frame(PONG, 0, &said[0].2)), [NoiseEvent::Pong]);
     rig.machine.ping().unwrap();
     let next = (u64::from_be_bytes(said[0].2.clone().try_into().unwrap()) + 1).to_be_bytes();
-    assert_eq!(rig.hear(&raw_frame(PONG, 0, &next)), [], "has not gone");
+    assert_eq!(rig.receive(&raw_frame(PONG, 0, &next)), [], "has not gone");
     assert_eq!(
-        rig.hear(&[raw_frame(PING, 0, &[1; 8]), raw_frame(PING, 0, &[2; 8])].concat()),
+        rig.receive(&[raw_frame(PING, 0, &[1; 8]), raw_frame(PING, 0, &[2; 8])].concat()),
         []
     );
-    assert_eq!(rig.said(), [(PONG, 0, vec![2; 8]), (PING, 0, next.to_vec())]);
+    assert_eq!(rig.sent(), [(PONG, 0, vec![2; 8]), (PING, 0, next.to_vec())]);
 }

@@ -1,7 +1,7 @@
 //! The handshake of the noise wire, with real cryptography: who is accepted, and that others
 //! receive nothing.
 
-use crate::common::{assert_ended, ms, owed, span};
+use crate::common::{assert_ended, ms, pending_output, span};
 use falco_core::crypto::{Crypto, NoiseCrypto, RustCrypto};
 use falco_core::noise::{HeapTable, NoiseClient};
 use falco_core::testing::{
@@ -29,7 +29,7 @@ fn assert_refused(what: &str, hello: &[u8], end: ConnectionError) {
     let keys = noise_server(7);
     let mut machine = server(&keys);
     assert_eq!(machine.recv(ms(1), &mut hello.to_vec()), Err(end), "{what}");
-    assert_eq!(owed(&mut machine, ms(1)), [], "{what}");
+    assert_eq!(pending_output(&mut machine, ms(1)), [], "{what}");
     assert_ended(&mut machine, ms(1), end);
     assert_eq!(machine.key_id(), None, "{what}");
 }
@@ -37,7 +37,7 @@ fn assert_refused(what: &str, hello: &[u8], end: ConnectionError) {
 const UNAUTHENTICATED: ConnectionError = ConnectionError::Unauthenticated;
 
 #[test]
-fn a_hello_with_a_wrong_key_key_id_or_context_is_refused_in_silence() {
+fn a_hello_with_a_wrong_key_key_id_or_context_is_refused_without_a_reply() {
     let mut wrong_psk = honest();
     wrong_psk.psk[31] ^= 1;
     let mut wrong_id = honest();
@@ -73,7 +73,7 @@ fn an_unknown_key_id_is_refused_whatever_the_decryption_says() {
 }
 
 #[test]
-fn a_context_opens_its_own_service_and_no_other() {
+fn a_context_is_accepted_by_its_own_service_and_no_other() {
     let contexts: [&'static [u8]; 4] = [b"", b"a", b"ab", b"b"];
     for ours in contexts {
         for theirs in contexts {
@@ -81,7 +81,10 @@ fn a_context_opens_its_own_service_and_no_other() {
             let mut machine = ClientConnection::new(&keys, &Settings::new(), ms(0), &mut CountingRng::new(2)).unwrap();
             let mut handshake = honest();
             handshake.context = theirs.to_vec();
-            assert_eq!(handshake.server(&owed(&mut machine, ms(0))).is_some(), ours == theirs);
+            assert_eq!(
+                handshake.server(&pending_output(&mut machine, ms(0))).is_some(),
+                ours == theirs
+            );
         }
     }
     let long = vec![7; 65_536];
@@ -91,7 +94,7 @@ fn a_context_opens_its_own_service_and_no_other() {
 }
 
 #[test]
-fn settings_out_of_range_are_refused_in_silence_on_both_sides() {
+fn settings_out_of_range_are_refused_by_both_sides_without_a_reply() {
     let table = [
         // max record, max in flight, max message, lifetime: a server accepts it, a client accepts
         // it
@@ -113,7 +116,7 @@ fn settings_out_of_range_are_refused_in_silence_on_both_sides() {
             assert_refused("settings", &handshake.hello(), UNAUTHENTICATED);
         }
         let mut machine = client(&client_keys);
-        let (mut welcome, _) = handshake.server(&owed(&mut machine, ms(0))).unwrap();
+        let (mut welcome, _) = handshake.server(&pending_output(&mut machine, ms(0))).unwrap();
         let received = machine.recv(ms(1), &mut welcome);
         assert_eq!(received.is_ok(), by_client, "{:?}", handshake.settings);
         if !by_client {
@@ -127,7 +130,7 @@ fn settings_out_of_range_are_refused_in_silence_on_both_sides() {
 }
 
 #[test]
-fn what_a_side_accepts_is_what_it_says() {
+fn each_side_announces_its_settings() {
     let settings = Settings::new()
         .with_max_record(1_000)
         .unwrap()
@@ -139,10 +142,10 @@ fn what_a_side_accepts_is_what_it_says() {
     let (server_keys, client_keys) = (noise_server(7), noise_client(7));
     let mut machine = ServerConnection::new(&server_keys, &settings, ms(0), &mut CountingRng::new(1)).unwrap();
     machine.recv(ms(0), &mut honest().hello()).unwrap();
-    let raw = honest().client(&owed(&mut machine, ms(0))).unwrap();
+    let raw = honest().client(&pending_output(&mut machine, ms(0))).unwrap();
     assert_eq!(raw.theirs(), &raw_settings(1_000, 77, 12_345, 6_789));
     let mut machine = ClientConnection::new(&client_keys, &settings, ms(0), &mut CountingRng::new(1)).unwrap();
-    let (_, raw) = honest().server(&owed(&mut machine, ms(0))).unwrap();
+    let (_, raw) = honest().server(&pending_output(&mut machine, ms(0))).unwrap();
     assert_eq!(raw.theirs(), &raw_settings(1_000, 0, 12_345, 6_789));
 }
 
@@ -198,7 +201,7 @@ impl NoiseCrypto for Nothing {
 }
 
 #[test]
-fn a_public_key_of_low_order_is_refused_in_silence_on_both_sides() {
+fn a_public_key_of_low_order_is_refused_by_both_sides_without_a_reply() {
     let keys = noise_client(7);
     for public in low_order() {
         assert_eq!(RustCrypto.x25519(&[9; 32], &public), [0; 32], "it is of low order");
@@ -207,14 +210,14 @@ fn a_public_key_of_low_order_is_refused_in_silence_on_both_sides() {
         assert_refused("low order", &handshake.hello(), UNAUTHENTICATED);
         let mut machine = client(&keys);
         // The attacker knows the shared secret, so that everything in this welcome authenticates.
-        let (mut welcome, _) = handshake.server(&owed(&mut machine, ms(0))).unwrap();
+        let (mut welcome, _) = handshake.server(&pending_output(&mut machine, ms(0))).unwrap();
         assert_eq!(machine.recv(ms(1), &mut welcome), Err(ConnectionError::Refused));
         assert_ended(&mut machine, ms(1), ConnectionError::Refused);
     }
 }
 
 #[test]
-fn each_flipped_bit_of_a_hello_is_refused_in_silence() {
+fn a_hello_with_any_flipped_bit_is_refused_without_a_reply() {
     let hello = honest().hello();
     for bit in 0..hello.len() * 8 {
         let mut flipped = hello.clone();
@@ -228,26 +231,26 @@ fn each_flipped_bit_of_a_hello_is_refused_in_silence() {
             (1, _) => {}
             (_, end) => assert_eq!(end, UNAUTHENTICATED, "bit {bit}"),
         }
-        assert_eq!(owed(&mut machine, ms(1)), [], "bit {bit}");
+        assert_eq!(pending_output(&mut machine, ms(1)), [], "bit {bit}");
     }
 }
 
 #[test]
-fn each_flipped_bit_of_a_welcome_is_a_refusal() {
+fn a_welcome_with_any_flipped_bit_is_a_refused_handshake() {
     let keys = noise_client(7);
     for bit in 0..64 * 8 {
         let mut machine = client(&keys);
-        let (mut welcome, _) = honest().server(&owed(&mut machine, ms(0))).unwrap();
+        let (mut welcome, _) = honest().server(&pending_output(&mut machine, ms(0))).unwrap();
         welcome[bit / 8] ^= 1 << (bit % 8);
         let received = machine.recv(ms(1), &mut welcome);
         // X25519 ignores the top bit of a public key; the hash of the handshake does not.
         assert_eq!(received, Err(ConnectionError::Refused), "bit {bit}");
-        assert_eq!(owed(&mut machine, ms(1)), []);
+        assert_eq!(pending_output(&mut machine, ms(1)), []);
     }
 }
 
 #[test]
-fn strangers_are_refused_at_their_first_wrong_byte_and_get_no_byte() {
+fn other_protocols_are_refused_at_their_first_wrong_byte_without_a_reply() {
     for first in (0..=u8::MAX).filter(|first| *first != 0x4E) {
         assert_refused("first byte", &[first], ConnectionError::UnknownWire { first });
     }
@@ -255,7 +258,10 @@ fn strangers_are_refused_at_their_first_wrong_byte_and_get_no_byte() {
         let keys = noise_server(7);
         let mut machine = server(&keys);
         assert!(machine.recv(ms(1), &mut [0x4E, version]).is_err(), "{version}");
-        assert_eq!((owed(&mut machine, ms(1)), machine.status()), (vec![], Status::Ended));
+        assert_eq!(
+            (pending_output(&mut machine, ms(1)), machine.status()),
+            (vec![], Status::Ended)
+        );
     }
     let (keys, mut hello) = (noise_server(7), honest().hello());
     let mut machine = server(&keys);
@@ -264,6 +270,6 @@ fn strangers_are_refused_at_their_first_wrong_byte_and_get_no_byte() {
             machine.recv(ms(1), &mut hello[..length]),
             Ok(Received::NeedMore { total: 74 })
         );
-        assert_eq!(owed(&mut machine, ms(1)), []);
+        assert_eq!(pending_output(&mut machine, ms(1)), []);
     }
 }

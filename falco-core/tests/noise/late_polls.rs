@@ -1,7 +1,7 @@
 //! A late poll: what has arrived is read before a deadline that has passed counts, and a peer that
 //! is gone is not kept.
 
-use crate::common::noise::{BEGIN, PART, PING, PONG, REFUSE, Told, at_client, at_server, begin};
+use crate::common::noise::{BEGIN, NoiseEvent, PART, PING, PONG, REFUSE, at_client, at_server, begin};
 use crate::common::{ms, secrets, span};
 use falco_core::testing::{CountingRng, Pair, classic_key, noise_client, noise_server, raw_frame};
 use falco_core::{ClientKeyRef, ConnectionError, ServerKeyRef, Settings};
@@ -11,19 +11,19 @@ const EXPIRED: Result<(), ConnectionError> = Err(ConnectionError::Expired);
 const DEAD: Result<(), ConnectionError> = Err(ConnectionError::PeerDead);
 
 #[test]
-fn what_came_meanwhile_begins_the_lifetime_anew() {
+fn a_record_that_arrived_before_a_late_poll_restarts_the_lifetime() {
     let mut rig = at_server(&Settings::new());
     rig.now = ms(LIFETIME + 5_000);
     rig.machine.handle_late_poll(rig.now);
-    assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping]);
+    assert_eq!(rig.receive(&raw_frame(PING, 0, &[1; 8])), [NoiseEvent::Ping]);
     assert_eq!(rig.machine.poll_timeout(), Some(ms(2 * LIFETIME + 5_000)));
 }
 
 #[test]
-fn without_that_it_is_over_and_so_it_is_where_nothing_came() {
+fn a_late_poll_that_is_not_reported_or_brings_nothing_ends_the_connection() {
     let mut rig = at_server(&Settings::new());
     rig.now = ms(LIFETIME);
-    rig.hear(&raw_frame(PING, 0, &[1; 8]));
+    rig.receive(&raw_frame(PING, 0, &[1; 8]));
     assert_eq!(rig.machine.end(), Some(ConnectionError::Expired));
 
     let mut rig = at_server(&Settings::new());
@@ -34,7 +34,7 @@ fn without_that_it_is_over_and_so_it_is_where_nothing_came() {
 }
 
 #[test]
-fn between_two_signs_of_life_it_comes_at_most_a_lifetime_late_and_lasts_a_second() {
+fn the_grace_period_is_at_most_a_lifetime_for_the_first_late_poll_and_a_second_for_later_ones() {
     let mut rig = at_server(&Settings::new());
     let first = LIFETIME + 7_000;
     rig.machine.handle_late_poll(ms(first));
@@ -66,20 +66,20 @@ fn between_two_signs_of_life_it_comes_at_most_a_lifetime_late_and_lasts_a_second
 }
 
 #[test]
-fn each_sign_of_life_gives_it_anew() {
+fn each_sign_of_life_renews_the_grace_period() {
     let mut rig = at_server(&Settings::new());
     for round in 1..4 {
         // Each counts from the last ping.
         rig.now = ms(round * (LIFETIME + 5_000));
         rig.machine.handle_late_poll(rig.now);
-        assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping], "{round}");
-        rig.said();
+        assert_eq!(rig.receive(&raw_frame(PING, 0, &[1; 8])), [NoiseEvent::Ping], "{round}");
+        rig.sent();
     }
 }
 
 /// Each kind of connection that a user can have.
 #[test]
-fn it_holds_on_every_wire() {
+fn the_grace_period_is_the_same_on_every_wire() {
     fn both<A: ClientKeyRef + Copy, B: ServerKeyRef + Copy>(client: A, server: B, seed: u64) {
         for away in [false, true] {
             let settings = Settings::new().with_keep_alive(false);
@@ -107,7 +107,7 @@ fn it_holds_on_every_wire() {
 }
 
 #[test]
-fn nothing_moves_where_nothing_has_run_out_and_early_and_often_do_no_harm() {
+fn a_deadline_that_has_not_passed_does_not_move_however_often_a_late_poll_is_reported() {
     let mut rig = at_server(&Settings::new());
     for now in [0, 30_000, LIFETIME - 1] {
         rig.machine.handle_late_poll(ms(now));
@@ -120,26 +120,26 @@ fn nothing_moves_where_nothing_has_run_out_and_early_and_often_do_no_harm() {
 }
 
 #[test]
-fn a_pong_that_came_meanwhile_is_looked_at_before_the_peer_counts_as_dead() {
+fn a_pong_that_arrived_before_a_late_poll_is_read_before_the_peer_counts_as_dead() {
     let mut rig = at_client(&Settings::new());
     rig.now = ms(20_000);
     rig.machine.handle_timeout(rig.now).unwrap();
-    let pinged = rig.said();
+    let pinged = rig.sent();
     assert_eq!(pinged.len(), 1, "a ping");
     rig.now = ms(45_000);
     rig.machine.handle_late_poll(rig.now);
     assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
-    rig.hear(&raw_frame(PONG, 0, &pinged[0].2));
+    rig.receive(&raw_frame(PONG, 0, &pinged[0].2));
     assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
     assert!(rig.machine.poll_timeout() > Some(ms(60_000)));
 }
 
 #[test]
-fn a_peer_that_is_gone_has_one_respite_and_no_more() {
+fn a_peer_that_is_gone_gets_one_grace_period() {
     let mut rig = at_client(&Settings::new());
     rig.now = ms(20_000);
     rig.machine.handle_timeout(rig.now).unwrap();
-    assert_eq!(rig.said().len(), 1, "a ping");
+    assert_eq!(rig.sent().len(), 1, "a ping");
     for now in [47_000, 47_001, 47_900] {
         rig.machine.handle_late_poll(ms(now));
         assert_eq!(rig.machine.handle_timeout(ms(now)), Ok(()));
@@ -150,72 +150,72 @@ fn a_peer_that_is_gone_has_one_respite_and_no_more() {
 }
 
 #[test]
-fn a_peer_that_was_heard_has_it_again() {
+fn a_peer_that_answers_gets_another_grace_period() {
     let mut rig = at_client(&Settings::new());
     for round in 0..3 {
         rig.now = ms(20_000 + round * 45_000);
         rig.machine.handle_timeout(rig.now).unwrap();
-        let pinged = rig.said();
+        let pinged = rig.sent();
         assert_eq!(pinged.len(), 1, "{round}: a ping");
         rig.now = ms(45_000 + round * 45_000);
         rig.machine.handle_late_poll(rig.now);
         assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()), "{round}");
-        rig.hear(&raw_frame(PONG, 0, &pinged[0].2));
+        rig.receive(&raw_frame(PONG, 0, &pinged[0].2));
     }
 }
 
 #[test]
-fn what_is_half_received_goes_stale_all_the_same() {
+fn a_request_in_part_goes_stale_although_late_polls_are_reported() {
     let mut rig = at_server(&Settings::new());
-    rig.hear(&raw_frame(BEGIN, 1, &begin(9, b"a")));
+    rig.receive(&raw_frame(BEGIN, 1, &begin(9, b"a")));
     // A client that sends other frames in each millisecond.
     for now in [30_000, LIFETIME - 1].into_iter().chain(LIFETIME..LIFETIME + 1_000) {
         rig.now = ms(now);
         rig.machine.handle_late_poll(rig.now);
-        assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping], "{now}");
-        rig.said();
+        assert_eq!(rig.receive(&raw_frame(PING, 0, &[1; 8])), [NoiseEvent::Ping], "{now}");
+        rig.sent();
     }
     rig.now = ms(LIFETIME + 1_001);
     rig.machine.handle_late_poll(rig.now);
     assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
-    assert_eq!(rig.bytes(&[]), [Told::Abandoned(1)]);
-    assert_eq!(rig.said(), [(REFUSE, 1, vec![5])]);
+    assert_eq!(rig.bytes(&[]), [NoiseEvent::Abandoned(1)]);
+    assert_eq!(rig.sent(), [(REFUSE, 1, vec![5])]);
 }
 
 #[test]
-fn parts_that_came_meanwhile_are_taken_before_their_request_counts_as_stale() {
+fn parts_that_arrived_before_a_late_poll_are_read_before_their_request_counts_as_stale() {
     let mut rig = at_server(&Settings::new());
-    rig.hear(&raw_frame(BEGIN, 1, &begin(3, b"a")));
+    rig.receive(&raw_frame(BEGIN, 1, &begin(3, b"a")));
     // Records arrive in time, so that only the request has run out.
     for (ping, late, part) in [(30_000, 61_000, b"b"), (90_000, 122_000, b"c")] {
         rig.now = ms(ping);
-        assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping]);
-        rig.said();
+        assert_eq!(rig.receive(&raw_frame(PING, 0, &[1; 8])), [NoiseEvent::Ping]);
+        rig.sent();
         rig.now = ms(late);
         rig.machine.handle_late_poll(rig.now);
         assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
-        let told = rig.hear(&raw_frame(PART, 1, part));
-        assert!(matches!(told.as_slice(), [Told::Part(1, ..)]), "{late}: {told:?}");
+        let told = rig.receive(&raw_frame(PART, 1, part));
+        assert!(matches!(told.as_slice(), [NoiseEvent::Part(1, ..)]), "{late}: {told:?}");
     }
 }
 
 #[test]
-fn a_request_is_kept_for_one_lifetime_more_at_most() {
+fn late_polls_keep_a_request_in_part_for_at_most_one_more_lifetime() {
     let mut rig = at_server(&Settings::new());
-    rig.hear(&raw_frame(BEGIN, 1, &begin(3, b"a")));
+    rig.receive(&raw_frame(BEGIN, 1, &begin(3, b"a")));
     // The connection lives for nearly a lifetime longer than the request.
     rig.now = ms(LIFETIME - 1);
-    assert_eq!(rig.hear(&raw_frame(PING, 0, &[1; 8])), [Told::Ping]);
-    rig.said();
+    assert_eq!(rig.receive(&raw_frame(PING, 0, &[1; 8])), [NoiseEvent::Ping]);
+    rig.sent();
     rig.now = ms(2 * LIFETIME + 500);
     rig.machine.handle_late_poll(rig.now);
     assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
-    assert_eq!(rig.hear(&raw_frame(PART, 1, b"b")), [Told::Abandoned(1)]);
-    assert_eq!(rig.said(), [(REFUSE, 1, vec![5])]);
+    assert_eq!(rig.receive(&raw_frame(PART, 1, b"b")), [NoiseEvent::Abandoned(1)]);
+    assert_eq!(rig.sent(), [(REFUSE, 1, vec![5])]);
 }
 
 #[test]
-fn a_handshake_moves_for_nobody() {
+fn a_late_poll_does_not_move_the_handshake_deadline() {
     let mut client = crate::common::noise::noise_client_end(&Settings::new(), 1);
     client.handle_late_poll(ms(5_000));
     assert_eq!(client.handle_timeout(ms(5_000)), Err(ConnectionError::HandshakeTimeout));

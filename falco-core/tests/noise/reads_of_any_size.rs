@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use crate::common::callers::{Caller, Cuts, Event, Seen, at_once, in_reads};
 use crate::common::noise::{
-    BEGIN, CANCEL, CLOSE, ClientKeys, MESSAGE, NoiseClientEnd, NoiseServerEnd, PART, PING, PONG, REFUSE, ServerKeys,
-    Tell, Told, begin, first_ping, honest, noise_client_end, noise_server_end,
+    BEGIN, CANCEL, CLOSE, ClientKeys, IntoNoiseEvent, MESSAGE, NoiseClientEnd, NoiseEvent, NoiseServerEnd, PART, PING,
+    PONG, REFUSE, ServerKeys, begin, first_ping, honest, noise_client_end, noise_server_end,
 };
-use crate::common::{ms, owed};
+use crate::common::{ms, pending_output};
 use falco_core::testing::{NoSecurity, RawPeer, raw_frame};
 use falco_core::{
     ClientEvent, ClientWait, Connection, ConnectionError, KeyRef, RecvBuf, Refusal, RequestId, Role, ServerEvent,
@@ -54,17 +54,17 @@ impl Caller for Serving {
     }
 
     fn event(&mut self, event: ServerEvent<'_>, seen: &mut Seen) {
-        let (told, id) = event.tell();
-        if let (Told::Whole(..) | Told::Part(.., true), Some(id)) = (&told, id)
+        let (told, id) = event.into_noise_event();
+        if let (NoiseEvent::Whole(..) | NoiseEvent::Part(.., true), Some(id)) = (&told, id)
             && id.number() % 4 != 0
             && let Ok(mut answer) = self.0.answer(id, 2)
         {
             seal(&mut self.0, &mut answer, b"ok", seen);
         }
-        if let (Told::Cancelled(_), Some(id)) = (&told, id) {
+        if let (NoiseEvent::Cancelled(_), Some(id)) = (&told, id) {
             let _ = self.0.refuse(id, Refusal::Cancelled);
         }
-        seen.events.push((0, Event::Told(told)));
+        seen.events.push((0, Event::NoiseEvent(told)));
     }
 
     fn wait(&mut self, wait: ServerWait, _seen: &mut Seen) {
@@ -85,18 +85,18 @@ impl Caller for Asking {
     }
 
     fn event(&mut self, event: ClientEvent<'_>, seen: &mut Seen) {
-        let (told, _) = event.tell();
-        if told == Told::Established {
+        let (told, _) = event.into_noise_event();
+        if told == NoiseEvent::Established {
             for _ in 0..3 {
                 let mut request = self.0.request(2).unwrap();
                 seal(&mut self.0, &mut request, b"?!", seen);
                 self.1.extend(request.id());
             }
         }
-        if let (Told::Whole(..), Some(id)) = (&told, self.1.pop()) {
+        if let (NoiseEvent::Whole(..), Some(id)) = (&told, self.1.pop()) {
             let _ = self.0.cancel(id);
         }
-        seen.events.push((0, Event::Told(told)));
+        seen.events.push((0, Event::NoiseEvent(told)));
     }
 
     fn wait(&mut self, _wait: ClientWait, _seen: &mut Seen) {}
@@ -198,7 +198,7 @@ fn check_server(pieces: &[Piece], share: u8, cuts: &Cuts) -> Seen {
     let mut first = caller().0;
     let mut opening = honest().hello();
     first.recv(ms(0), &mut opening.clone()).unwrap();
-    let mut raw = honest().client(&owed(&mut first, ms(0))).unwrap();
+    let mut raw = honest().client(&pending_output(&mut first, ms(0))).unwrap();
     opening.extend(raw.seal(&first_ping()));
     check(caller, &stream(opening, &mut raw, pieces, share), cuts)
 }
@@ -206,10 +206,10 @@ fn check_server(pieces: &[Piece], share: u8, cuts: &Cuts) -> Seen {
 fn check_client(pieces: &[Piece], share: u8, cuts: &Cuts) -> Seen {
     let caller = || {
         let mut machine = noise_client_end(&settings(), 1);
-        owed(&mut machine, ms(0));
+        pending_output(&mut machine, ms(0));
         Asking(machine, Vec::new())
     };
-    let hello = owed(&mut noise_client_end(&settings(), 1), ms(0));
+    let hello = pending_output(&mut noise_client_end(&settings(), 1), ms(0));
     let (welcome, mut raw) = honest().server(&hello).unwrap();
     check(caller, &stream(welcome, &mut raw, pieces, share), cuts)
 }
@@ -243,7 +243,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 768, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_server_sees_the_same_however_its_stream_is_cut(
+    fn a_server_gets_the_same_events_however_its_stream_is_split(
         mut pieces in vec(piece(), 0..14), rise in 0..8, share in any::<u8>(), cuts in cuts(),
     ) {
         if rise > 0 {
@@ -253,7 +253,7 @@ proptest! {
     }
 
     #[test]
-    fn a_client_sees_the_same_however_its_stream_is_cut(
+    fn a_client_gets_the_same_events_however_its_stream_is_split(
         pieces in vec(piece(), 0..10), share in any::<u8>(), cuts in cuts(),
     ) {
         check_client(&pieces, share, &cuts);
@@ -270,13 +270,13 @@ fn a_valid_stream_byte_by_byte_gives_all_its_events_and_output() {
     let pieces = [raw_frame(BEGIN, 1, &begin(4, b"ab")), two, raw_frame(PART, 1, b"cd")].map(Piece::Record);
     let seen = check_server(&pieces, 255, &one);
     let told = [
-        Told::Established,
-        Told::Begin(1, 4, b"ab".to_vec()),
-        Told::Whole(2, b"two".to_vec()),
-        Told::Ping,
-        Told::Part(1, b"cd".to_vec(), true),
+        NoiseEvent::Established,
+        NoiseEvent::Begin(1, 4, b"ab".to_vec()),
+        NoiseEvent::Whole(2, b"two".to_vec()),
+        NoiseEvent::Ping,
+        NoiseEvent::Part(1, b"cd".to_vec(), true),
     ];
-    assert_eq!(seen.events, told.map(|told| (0, Event::Told(told))));
+    assert_eq!(seen.events, told.map(|told| (0, Event::NoiseEvent(told))));
     assert_eq!(
         seen.output.len(),
         64 + 33 + (15 + 9 + 18) + 27,
@@ -287,9 +287,9 @@ fn a_valid_stream_byte_by_byte_gives_all_its_events_and_output() {
     let pieces = [raw_frame(MESSAGE, 2, b"two"), raw_frame(REFUSE, 1, &[1])].map(Piece::Record);
     let seen = check_client(&pieces, 255, &one);
     let told = [
-        Told::Established,
-        Told::Whole(2, b"two".to_vec()),
-        Told::Refused(1, Refusal::Busy),
+        NoiseEvent::Established,
+        NoiseEvent::Whole(2, b"two".to_vec()),
+        NoiseEvent::Refused(1, Refusal::Busy),
     ];
-    assert_eq!(seen.events, told.map(|told| (0, Event::Told(told))));
+    assert_eq!(seen.events, told.map(|told| (0, Event::NoiseEvent(told))));
 }

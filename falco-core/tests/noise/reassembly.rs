@@ -13,14 +13,14 @@ fn ids(count: u32) -> Vec<RequestId> {
     let mut rig = at_server(&Settings::new());
     (1..=count)
         .map(|number| {
-            rig.hear(&raw_frame(MESSAGE, number, b""));
+            rig.receive(&raw_frame(MESSAGE, number, b""));
             rig.ids[&number]
         })
         .collect()
 }
 
 #[test]
-fn parts_of_several_messages_come_together_in_any_mixture() {
+fn interleaved_parts_of_several_messages_are_joined() {
     let ids = ids(3);
     let mut parts = Reassembly::<HeapPartials>::default();
     parts.begin(ids[0], 6, b"ab").unwrap();
@@ -40,7 +40,7 @@ fn parts_of_several_messages_come_together_in_any_mixture() {
 }
 
 #[test]
-fn one_fixed_slot_holds_one_message_and_no_more_than_fits() {
+fn one_fixed_place_holds_one_message_of_at_most_its_size() {
     let ids = ids(2);
     let mut parts = Reassembly::new([Partial::new([0xEE; 8])]);
     parts.begin(ids[0], 8, b"abcd").unwrap();
@@ -75,9 +75,9 @@ fn a_message_that_does_not_fit_leaves_nothing_behind() {
 
 /// A vector that records its size.
 #[derive(Default)]
-struct Told(Vec<u8>, Rc<Cell<usize>>);
+struct NoiseEvent(Vec<u8>, Rc<Cell<usize>>);
 
-impl Storage for Told {
+impl Storage for NoiseEvent {
     fn bytes(&mut self) -> &mut [u8] {
         self.0.bytes()
     }
@@ -94,10 +94,10 @@ impl Storage for Told {
 }
 
 #[test]
-fn memory_grows_with_what_has_come_and_not_with_what_was_promised() {
+fn memory_grows_with_what_has_arrived_and_not_with_an_announced_total() {
     let id = ids(1)[0];
     let taken = Rc::new(Cell::new(0));
-    let mut parts = Reassembly::new([Partial::new(Told(Vec::new(), Rc::clone(&taken)))]);
+    let mut parts = Reassembly::new([Partial::new(NoiseEvent(Vec::new(), Rc::clone(&taken)))]);
     parts.begin(id, u32::MAX, b"").unwrap();
     assert_eq!(taken.get(), 0);
     let mut came = 0;
@@ -119,7 +119,7 @@ fn memory_grows_with_what_has_come_and_not_with_what_was_promised() {
 }
 
 #[test]
-fn debug_shows_how_much_there_is_and_none_of_it() {
+fn debug_shows_how_many_bytes_there_are_and_none_of_them() {
     let id = ids(1)[0];
     let mut place = Partial::new(vec![0xAB_u8; 3]);
     assert!(!format!("{place:?}").contains("171"));

@@ -1,7 +1,7 @@
 //! The key of a direction is replaced after 2^20 records, or after fewer if a test sets it.
 //! Counters continue.
 
-use crate::common::noise::{Told, at_client, at_server, client_keys};
+use crate::common::noise::{NoiseEvent, at_client, at_server, client_keys};
 use falco_core::testing::{ClientLog, Pair, noise_client, noise_server, raw_frame};
 use falco_core::{ConnectionError, Settings, TRANSMIT_SIZE};
 
@@ -33,7 +33,7 @@ fn several_boundaries_are_crossed_in_both_directions_at_once() {
 }
 
 #[test]
-fn sides_that_do_not_agree_on_the_period_fail_at_the_first_boundary_and_not_before() {
+fn sides_with_different_rekey_periods_fail_at_the_first_boundary_and_not_before() {
     for (ours, theirs, answered) in [(5, 9, 3), (9, 5, 3), (5, 1 << 20, 3), (1 << 20, 6, 4)] {
         let (client, server) = (
             noise_client(7).with_rekey_period(ours),
@@ -66,7 +66,10 @@ fn sides_that_do_not_agree_on_the_period_fail_at_the_first_boundary_and_not_befo
 fn each_record_around_each_boundary_opens_on_the_other_side() {
     let mut rig = at_server(&Settings::new());
     for id in 1..=20 {
-        assert_eq!(rig.hear(&raw_frame(1, id, b"?")), [Told::Whole(id, b"?".to_vec())]);
+        assert_eq!(
+            rig.receive(&raw_frame(1, id, b"?")),
+            [NoiseEvent::Whole(id, b"?".to_vec())]
+        );
     }
     let client = client_keys().with_rekey_period(4);
     let mut pair = falco_core::ClientConnection::new(
@@ -77,7 +80,7 @@ fn each_record_around_each_boundary_opens_on_the_other_side() {
     )
     .unwrap();
     let (mut welcome, mut raw) = crate::common::noise::honest()
-        .server(&crate::common::owed(&mut pair, crate::common::ms(0)))
+        .server(&crate::common::pending_output(&mut pair, crate::common::ms(0)))
         .unwrap();
     raw.set_rekey_period(4);
     pair.recv(crate::common::ms(0), &mut welcome).unwrap();

@@ -4,7 +4,7 @@
 use core::cell::RefCell;
 
 use crate::common::shows::{printed, shows};
-use crate::common::{Script, ms, owed};
+use crate::common::{Script, ms, pending_output};
 use falco_core::crypto::{Crypto, NoiseCrypto, RustCrypto};
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::{ClientConnection, Key, ServerConnection, Settings};
@@ -44,11 +44,11 @@ fn nothing_secret_is_printed_at_any_step_of_a_connection() {
         servers.ring(),
     ));
     text += &printed(&(&client, &server));
-    let hello = owed(&mut client, ms(0));
+    let hello = pending_output(&mut client, ms(0));
     server.recv(ms(0), &mut hello.clone()).unwrap();
     text += &printed(&(&client, &server));
-    client.recv(ms(0), &mut owed(&mut server, ms(0))).unwrap();
-    server.recv(ms(0), &mut owed(&mut client, ms(0))).unwrap();
+    client.recv(ms(0), &mut pending_output(&mut server, ms(0))).unwrap();
+    server.recv(ms(0), &mut pending_output(&mut client, ms(0))).unwrap();
     let mut message = client.request(32).unwrap();
     let (body, mut out) = (bytes(5), [0; 200]);
     let length = client.seal(ms(0), [(&mut message, &body[..])], &mut out).unwrap();

@@ -29,7 +29,7 @@ fn half_received(count: u32) -> AtServer {
             .iter()
             .flat_map(|id| raw_frame(BEGIN, *id, &begin(2, b"a")))
             .collect();
-        assert_eq!(rig.hear(&frames).len(), ids.len());
+        assert_eq!(rig.receive(&frames).len(), ids.len());
     }
     assert_eq!(rig.machine.in_flight(), ids.len());
     rig
@@ -66,7 +66,7 @@ impl Costs for AtServer {
         }
         let took = began.elapsed();
         assert_eq!((abandoned, unread.len()), (8, 0));
-        assert_eq!(self.said().len(), 8);
+        assert_eq!(self.sent().len(), 8);
         took
     }
 }
@@ -177,7 +177,7 @@ fn report_lost(count: u32) -> Duration {
     let settings = Settings::new().with_max_in_flight(u16::MAX).unwrap();
     let mut rig: AtClient = at_client_with(&settings, &handshake);
     for number in 0..count {
-        rig.ask(b"");
+        rig.request(b"");
         if number % 100 == 0 {
             rig.opened();
         }
@@ -213,11 +213,11 @@ fn give_up(count: u32) -> Duration {
                 raw_frame(BEGIN, *id, &begin(2, b"a"))
             }
         };
-        rig.hear(&ids.iter().flat_map(frame).collect::<Vec<_>>());
+        rig.receive(&ids.iter().flat_map(frame).collect::<Vec<_>>());
     }
     rig.now = rig.now + Settings::new().lifetime().saturating_sub(Duration::from_millis(1));
-    rig.hear(&raw_frame(PING, 0, &[1; 8]));
-    rig.said();
+    rig.receive(&raw_frame(PING, 0, &[1; 8]));
+    rig.sent();
     rig.now = rig.now + Duration::from_millis(1);
     let (mut took, mut abandoned, began) = (Duration::ZERO, 0, Clock::now());
     rig.machine.handle_timeout(rig.now).unwrap();
@@ -228,7 +228,7 @@ fn give_up(count: u32) -> Duration {
             abandoned += 1;
         }
         took += began.elapsed();
-        rig.said();
+        rig.sent();
     }
     assert_eq!(rig.machine.in_flight(), usize::try_from(count / 2).unwrap());
     took

@@ -50,7 +50,7 @@ fn requests(pair: &TestPair<'_>) -> usize {
 }
 
 #[test]
-fn a_record_that_was_dropped_is_missed_by_the_next() {
+fn a_dropped_record_is_noticed_at_the_next() {
     for to_server in [true, false] {
         let keys = keys();
         let mut pair = pair(&keys, |direction, count, bytes| {
@@ -66,7 +66,7 @@ fn a_record_that_was_dropped_is_missed_by_the_next() {
 }
 
 #[test]
-fn a_record_that_comes_twice_ends_the_connection() {
+fn a_repeated_record_ends_the_connection() {
     for to_server in [true, false] {
         let keys = keys();
         let mut pair = pair(&keys, |direction, count, bytes| {
@@ -85,7 +85,7 @@ fn a_record_that_comes_twice_ends_the_connection() {
 }
 
 #[test]
-fn an_old_record_that_comes_again_ends_the_connection() {
+fn an_old_record_that_is_repeated_ends_the_connection() {
     for to_server in [true, false] {
         let (keys, recorded) = (keys(), RefCell::new(Vec::new()));
         let mut pair = pair(&keys, |direction, count, bytes| {
@@ -127,7 +127,7 @@ fn records_in_another_order_end_the_connection() {
 }
 
 #[test]
-fn a_record_that_is_mirrored_ends_the_connection() {
+fn a_reflected_record_ends_the_connection() {
     for to_server in [true, false] {
         let (keys, recorded) = (keys(), RefCell::new(Vec::new()));
         let mut pair = pair(&keys, |direction, _, bytes| {
@@ -149,7 +149,7 @@ fn a_record_that_is_mirrored_ends_the_connection() {
 }
 
 #[test]
-fn each_flipped_bit_of_a_record_ends_the_connection_without_a_word_or_waits_for_more() {
+fn a_record_with_any_flipped_bit_ends_the_connection_without_a_close_or_needs_more_bytes() {
     let keys = keys();
     for to_server in [true, false] {
         for bit in 0..(2 + 7 + 9 + 16) * 8 {

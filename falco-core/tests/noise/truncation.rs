@@ -3,8 +3,8 @@
 
 use core::cell::RefCell;
 
-use crate::common::noise::{ClientKeys, ServerKeys, Tell, Told, client_keys, server_keys};
-use crate::common::{ms, owed};
+use crate::common::noise::{ClientKeys, IntoNoiseEvent, NoiseEvent, ServerKeys, client_keys, server_keys};
+use crate::common::{ms, pending_output};
 use falco_core::testing::{CountingRng, Pair, ServerLog};
 use falco_core::{
     ClientConnection, CloseReason, ConnectionError, OutgoingAnswer, OutgoingRequest, Received, ServerConnection,
@@ -56,26 +56,26 @@ fn record_ends(stream: &[u8], head: usize) -> Vec<usize> {
 }
 
 /// The complete messages of these events.
-fn whole(told: &[Told]) -> Vec<(u32, Vec<u8>)> {
+fn whole(told: &[NoiseEvent]) -> Vec<(u32, Vec<u8>)> {
     let (mut all, mut parts) = (Vec::new(), Vec::new());
     for told in told {
         match told {
-            Told::Whole(id, body) => all.push((*id, body.clone())),
-            Told::Begin(_, _, body) => parts.clone_from(body),
-            Told::Part(id, body, last) => {
+            NoiseEvent::Whole(id, body) => all.push((*id, body.clone())),
+            NoiseEvent::Begin(_, _, body) => parts.clone_from(body),
+            NoiseEvent::Part(id, body, last) => {
                 parts.extend_from_slice(body);
                 if *last {
                     all.push((*id, core::mem::take(&mut parts)));
                 }
             }
-            Told::Established | Told::Ping | Told::Pong | Told::Closing(_) => {}
-            Told::Refused(..) | Told::Abandoned(_) | Told::Cancelled(_) => panic!("{told:?}"),
+            NoiseEvent::Established | NoiseEvent::Ping | NoiseEvent::Pong | NoiseEvent::Closing(_) => {}
+            NoiseEvent::Refused(..) | NoiseEvent::Abandoned(_) | NoiseEvent::Cancelled(_) => panic!("{told:?}"),
         }
     }
     all
 }
 
-fn assert_whole(told: &[Told], cut: usize) -> usize {
+fn assert_whole(told: &[NoiseEvent], cut: usize) -> usize {
     let whole = whole(told);
     for (id, body) in &whole {
         assert_eq!(
@@ -88,7 +88,7 @@ fn assert_whole(told: &[Told], cut: usize) -> usize {
 }
 
 /// The result of a server for the start of a stream.
-fn serve(keys: (&ClientKeys, &ServerKeys), stream: &[u8]) -> (Vec<Told>, ConnectionError) {
+fn serve(keys: (&ClientKeys, &ServerKeys), stream: &[u8]) -> (Vec<NoiseEvent>, ConnectionError) {
     let mut rng = CountingRng::new(SEED);
     drop(ClientConnection::new(keys.0, &settings(), ms(0), &mut rng).unwrap());
     let mut machine = ServerConnection::new(keys.1, &settings(), ms(0), &mut rng).unwrap();
@@ -104,14 +104,14 @@ fn serve(keys: (&ClientKeys, &ServerKeys), stream: &[u8]) -> (Vec<Told>, Connect
             Ok(Received::NeedMore { .. } | Received::Wait(_)) => {}
             Ok(Received::Skip { consumed }) => drop(unread.drain(..consumed)),
             Ok(Received::Event { consumed, event }) => {
-                let (event, id) = event.tell();
+                let (event, id) = event.into_noise_event();
                 unread.drain(..consumed);
                 let mut whole = None;
-                if let Told::Whole(_, body) = &event {
+                if let NoiseEvent::Whole(_, body) = &event {
                     whole = Some(body.len());
-                } else if let Told::Begin(id, length, _) = &event {
+                } else if let NoiseEvent::Begin(id, length, _) = &event {
                     total.insert(*id, usize::try_from(*length).unwrap());
-                } else if let Told::Part(id, _, true) = &event {
+                } else if let NoiseEvent::Part(id, _, true) = &event {
                     whole = Some(total[id]);
                 }
                 if let (Some(length), Some(id)) = (whole, id) {
@@ -130,7 +130,7 @@ fn serve(keys: (&ClientKeys, &ServerKeys), stream: &[u8]) -> (Vec<Told>, Connect
 }
 
 #[test]
-fn a_server_whose_stream_is_cut_at_any_byte_has_a_typed_end_and_only_whole_messages() {
+fn a_server_whose_stream_is_cut_at_any_byte_gets_a_typed_error_and_only_complete_messages() {
     let (client, server) = (client_keys(), server_keys());
     let (stream, _) = session(&client, &server);
     let ends = record_ends(&stream, 74);
@@ -144,7 +144,7 @@ fn a_server_whose_stream_is_cut_at_any_byte_has_a_typed_end_and_only_whole_messa
             _ => ConnectionError::Truncated,
         };
         assert_eq!(end, expected, "cut at {cut}");
-        let established = told.first() == Some(&Told::Established);
+        let established = told.first() == Some(&NoiseEvent::Established);
         assert_eq!(established, cut >= ends[1], "cut at {cut}");
         let count = assert_whole(&told, cut);
         assert!(count >= most, "more bytes, fewer messages");
@@ -154,18 +154,18 @@ fn a_server_whose_stream_is_cut_at_any_byte_has_a_typed_end_and_only_whole_messa
 }
 
 /// The result of a client that has sent its requests and closed, for the start of a stream.
-fn ask(keys: (&ClientKeys, &ServerKeys), stream: &[u8], close: bool) -> (Vec<Told>, ConnectionError) {
+fn ask(keys: (&ClientKeys, &ServerKeys), stream: &[u8], close: bool) -> (Vec<NoiseEvent>, ConnectionError) {
     let mut rng = CountingRng::new(SEED);
     let mut machine = ClientConnection::new(keys.0, &settings(), ms(0), &mut rng).unwrap();
-    owed(&mut machine, ms(0));
+    pending_output(&mut machine, ms(0));
     let (mut unread, mut told) = (stream.to_vec(), Vec::new());
     loop {
         match machine.recv(ms(0), &mut unread) {
             Ok(Received::NeedMore { .. }) | Err(_) => break,
-            Ok(Received::Wait(_)) => drop(owed(&mut machine, ms(0))),
+            Ok(Received::Wait(_)) => drop(pending_output(&mut machine, ms(0))),
             Ok(Received::Skip { consumed }) => drop(unread.drain(..consumed)),
             Ok(Received::Event { consumed, event }) => {
-                told.push(event.tell().0);
+                told.push(event.into_noise_event().0);
                 unread.drain(..consumed);
                 if told.len() > 1 {
                     continue;
@@ -179,7 +179,7 @@ fn ask(keys: (&ClientKeys, &ServerKeys), stream: &[u8], close: bool) -> (Vec<Tol
                 }
                 if close {
                     machine.close(ms(0), CloseReason::Done);
-                    owed(&mut machine, ms(0));
+                    pending_output(&mut machine, ms(0));
                 }
             }
             Ok(other) => panic!("{other:?}"),
@@ -192,7 +192,7 @@ fn ask(keys: (&ClientKeys, &ServerKeys), stream: &[u8], close: bool) -> (Vec<Tol
 }
 
 #[test]
-fn a_client_whose_stream_is_cut_at_any_byte_has_a_typed_end_and_only_whole_answers() {
+fn a_client_whose_stream_is_cut_at_any_byte_gets_a_typed_error_and_only_complete_answers() {
     let (client, server) = (client_keys(), server_keys());
     let (_, stream) = session(&client, &server);
     let ends = record_ends(&stream, 64);

@@ -11,7 +11,7 @@ use falco_core::{
 };
 
 #[test]
-fn each_end_of_a_connection_reads_differently_and_shows_its_numbers() {
+fn each_end_of_a_connection_has_its_own_message_with_its_numbers() {
     use ConnectionError as E;
     let ends: [(E, &[&str]); 18] = [
         (E::UnknownWire { first: 0x16 }, &["0x16"]),
@@ -55,7 +55,7 @@ fn each_end_of_a_connection_reads_differently_and_shows_its_numbers() {
 #[test]
 fn misuse_and_refusals_show_their_numbers() {
     let (mut both, ids) = asked(2);
-    both.reply(ids[0], b"");
+    both.answer(ids[0], b"");
     let not_waiting = both.server.answer(ids[0], 0).unwrap_err().to_string();
     assert!(not_waiting.contains("request 1 "), "{not_waiting}");
     assert_eq!(SealError::NotWaiting(ids[0]).to_string(), not_waiting);
@@ -93,7 +93,7 @@ fn misuse_and_refusals_show_their_numbers() {
 }
 
 #[test]
-fn what_is_refused_before_a_connection_says_why() {
+fn errors_before_a_connection_say_why() {
     let settings = Settings::new;
     let long = settings()
         .with_lifetime(Duration::from_millis(999))

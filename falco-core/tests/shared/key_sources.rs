@@ -31,7 +31,7 @@ fn failing() -> Entropy {
 }
 
 #[test]
-fn all_keys_of_a_source_are_the_same_and_options_hold_until_they_are_made() {
+fn all_keys_of_a_source_are_the_same_and_options_apply_until_they_are_made() {
     for source in [ClientKeySource::noise(key(7)), ClientKeySource::classic(key(7), 8)] {
         source.set_context(b"one".to_vec());
         source.set_nonces(16);
@@ -50,7 +50,7 @@ fn all_keys_of_a_source_are_the_same_and_options_hold_until_they_are_made() {
 }
 
 #[test]
-fn a_source_that_has_failed_once_says_why_ever_after() {
+fn a_source_that_has_failed_returns_the_same_error_again() {
     let source = ClientKeySource::classic(key(7), 8);
     assert_eq!(source.keys(&mut failing()).unwrap_err(), SetupError::Entropy);
     assert_eq!(source.keys(&mut counting()).unwrap_err(), SetupError::Entropy);
@@ -63,7 +63,7 @@ fn a_source_that_has_failed_once_says_why_ever_after() {
 }
 
 #[test]
-fn clones_of_an_entropy_draw_from_the_same_source() {
+fn clones_of_an_entropy_use_the_same_source() {
     let entropy = counting();
     let first = Key::generate(&mut entropy.clone()).unwrap();
     let second = Key::generate(&mut entropy.clone()).unwrap();
@@ -117,7 +117,7 @@ fn settings_are_the_same_in_whatever_order_their_parts_come() {
 }
 
 #[test]
-fn the_last_value_counts_and_one_out_of_range_is_told() {
+fn the_last_value_counts_and_one_out_of_range_is_an_error() {
     let zero = SettingsBuilder::new().max_in_flight(0);
     assert_eq!(zero.build(), Err(SettingsError::MaxInFlight));
     assert_eq!(zero.settings(Settings::new()).build(), Err(SettingsError::MaxInFlight));

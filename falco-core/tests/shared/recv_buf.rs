@@ -12,7 +12,7 @@ fn put<S: Storage>(inbox: &mut RecvBuf<S>, total: usize, bytes: &[u8]) {
 }
 
 #[test]
-fn bytes_come_out_in_the_order_they_went_in() {
+fn bytes_keep_their_order() {
     let mut inbox = RecvBuf::new([0; 4]);
     assert!(inbox.is_empty() && inbox.unread().is_empty());
     put(&mut inbox, 4, b"abcd");
@@ -30,7 +30,7 @@ fn bytes_come_out_in_the_order_they_went_in() {
 }
 
 #[test]
-fn storage_of_a_fixed_size_says_how_much_is_needed_and_how_much_there_is() {
+fn storage_of_a_fixed_size_reports_how_much_is_needed_and_how_much_there_is() {
     fn check<S: Storage>(mut inbox: RecvBuf<S>) {
         let numbers = |full: StorageFull| (full.needed, full.capacity);
         assert_eq!(numbers(inbox.space(9).unwrap_err()), (9, 8));
@@ -47,7 +47,7 @@ fn storage_of_a_fixed_size_says_how_much_is_needed_and_how_much_there_is() {
 }
 
 #[test]
-fn space_is_never_empty_and_a_vector_always_has_some() {
+fn space_is_not_empty_and_a_vector_always_has_some() {
     let mut inbox = RecvBuf::new(Vec::new());
     for length in 0..2_000 {
         assert!(!inbox.space(0).unwrap().is_empty());
@@ -57,7 +57,7 @@ fn space_is_never_empty_and_a_vector_always_has_some() {
 }
 
 #[test]
-fn a_vector_first_grows_to_a_hello_and_then_doubles_what_has_come() {
+fn a_vector_first_grows_to_a_hello_and_then_doubles_what_has_arrived() {
     let mut inbox = RecvBuf::new(Vec::new());
     assert_eq!(inbox.space(1).unwrap().len(), 1, "no more than wanted");
     let mut inbox = RecvBuf::new(Vec::new());
@@ -69,7 +69,7 @@ fn a_vector_first_grows_to_a_hello_and_then_doubles_what_has_come() {
 }
 
 #[test]
-fn unread_bytes_are_moved_only_where_the_room_behind_them_is_too_little() {
+fn unread_bytes_are_moved_only_if_there_is_too_little_room_behind_them() {
     let mut inbox = RecvBuf::new([0; 100]);
     put(&mut inbox, 40, &[7; 40]);
     inbox.consume(30);
@@ -86,7 +86,7 @@ fn unread_bytes_are_moved_only_where_the_room_behind_them_is_too_little() {
 }
 
 #[test]
-fn reading_ahead_takes_room_for_it_where_storage_grows() {
+fn storage_that_grows_has_at_least_the_read_ahead() {
     let mut inbox = RecvBuf::new(Vec::new());
     inbox.set_read_ahead(4_096);
     assert_eq!(inbox.space(1).unwrap().len(), 4_096);
@@ -97,7 +97,7 @@ fn reading_ahead_takes_room_for_it_where_storage_grows() {
 }
 
 #[test]
-fn memory_is_given_back_only_where_nothing_is_unread() {
+fn memory_is_freed_only_if_nothing_is_unread() {
     let mut inbox = RecvBuf::new(Vec::new());
     put(&mut inbox, 1_000, b"unread");
     inbox.release();
@@ -171,7 +171,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn over_any_storage_it_is_a_queue_of_bytes(
+    fn a_buffer_over_any_storage_is_a_queue_of_bytes(
         steps in proptest::collection::vec(step(), 0..60), ahead in 0..100_usize,
     ) {
         follows(RecvBuf::new([0; 50]), &steps, Some(50));

@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 
-use crate::common::{assert_ended, ms, owed, secrets};
+use crate::common::{assert_ended, ms, pending_output, secrets};
 use falco_core::crypto::RustCrypto;
 use falco_core::keys::Secrets;
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring, RingError};
@@ -37,7 +37,7 @@ fn a_server_of_both_wires_answers_each_client_on_its_own() {
 }
 
 #[test]
-fn a_server_of_one_wire_refuses_the_other_in_silence() {
+fn a_server_of_one_wire_refuses_the_other_without_a_reply() {
     let only_noise = secrets(Some(7), None).into_server(&mut rng()).unwrap();
     let only_classic = secrets(None, Some(7)).into_server(&mut rng()).unwrap();
     let good = [ClientLog::Established, ClientLog::Answer(1, b"hello".to_vec())];
@@ -59,7 +59,7 @@ fn a_server_of_one_wire_refuses_the_other_in_silence() {
             let received = machine.recv(ms(1), &mut came);
             if known.contains(&first) {
                 assert!(matches!(received, Ok(Received::NeedMore { .. })), "{first:#x}");
-                assert_eq!(owed(&mut machine, ms(1)), []);
+                assert_eq!(pending_output(&mut machine, ms(1)), []);
             } else {
                 let end = ConnectionError::UnknownWire { first };
                 assert_eq!(received, Err(end));
@@ -70,7 +70,7 @@ fn a_server_of_one_wire_refuses_the_other_in_silence() {
 }
 
 #[test]
-fn a_connection_on_both_wires_that_hears_nothing_is_gone_at_the_deadline_and_may_be_closed() {
+fn a_connection_of_both_wires_that_receives_nothing_ends_at_the_deadline_and_can_be_closed() {
     let server = secrets(Some(7), Some(8)).into_server(&mut rng()).unwrap();
     let new = || ServerConnection::new(&server, &Settings::new(), ms(0), &mut CountingRng::new(1)).unwrap();
     let mut machine = new();
@@ -119,7 +119,7 @@ fn a_ring_has_each_key_once_and_no_more_than_it_has_places() {
 }
 
 #[test]
-fn a_ring_gives_the_key_of_an_id_and_for_another_one_that_nobody_has() {
+fn a_ring_selects_the_key_of_an_id_and_a_random_one_for_an_unknown_id() {
     let ring = || KeyRing::new([Some(secret(1)), Some(secret(2)), None], &mut rng()).unwrap();
     let rings: [Box<dyn Ring>; 3] = [
         Box::new(core::cell::RefCell::new(ring())),
@@ -139,7 +139,7 @@ fn a_ring_gives_the_key_of_an_id_and_for_another_one_that_nobody_has() {
 }
 
 #[test]
-fn keys_come_and_go_while_the_server_runs() {
+fn keys_are_added_and_retired_while_the_server_runs() {
     let places = vec![Some(secret(1)), None];
     let ring = RwLock::new(KeyRing::new(places, &mut rng()).unwrap());
     let server: NoiseServer<HeapTable, _, _> = NoiseServer::new(ring, &[][..], RustCrypto).unwrap();
@@ -173,7 +173,7 @@ fn keys_come_and_go_while_the_server_runs() {
 }
 
 #[test]
-fn the_id_of_a_key_is_the_one_in_the_hello_and_says_nothing_else() {
+fn the_id_of_a_key_is_the_one_in_the_hello_and_reveals_nothing() {
     let client = NoiseClient::<HeapTable, _>::new(key(7), &[][..], RustCrypto).unwrap();
     let handshake = falco_core::testing::RawHandshake::new(RustCrypto, 7);
     assert_eq!(client.key_id().as_bytes()[..], handshake.clear[2..]);

@@ -44,7 +44,7 @@ fn compare(key: [u8; 32], nonce: [u8; 12], associated: &[u8], text: &[u8], prefi
 }
 
 #[test]
-fn every_length_up_to_some_batches_with_every_kind_of_prefix_is_what_aes_gcm_makes_of_it() {
+fn texts_of_every_length_up_to_some_batches_and_with_any_prefix_are_sealed_as_aes_gcm_does() {
     let text: Vec<u8> = (0..600).map(|n| u8::try_from(n % 251).expect("a byte")).collect();
     for length in 0..=text.len() {
         let prefixes = [
@@ -81,7 +81,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn any_text_is_what_aes_gcm_makes_of_it(
+    fn any_text_is_sealed_as_aes_gcm_does(
         key in any::<[u8; 32]>(),
         nonce in any::<[u8; 12]>(),
         associated in proptest::collection::vec(any::<u8>(), 0..40),

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use crate::common::{Ends, Handle, Script, ends_with, owed};
+use crate::common::{Ends, Handle, Script, ends_with, pending_output};
 use falco_core::testing::{CountingRng, replay_cache};
 use falco_core::{
     ClassicKey, ClientConnection, ClientEvent, ConnectionError, Instant, Received, ServerConnection, ServerEvent,
@@ -63,11 +63,11 @@ fn connected(client_nonce: &[u8], server_nonce: &[u8]) -> Ends {
     let mut server = Script([server_nonce, &[2; 4]].concat());
     let mut client = ClientConnection::new(handle(), &settings, Instant::ZERO, &mut client).unwrap();
     let mut server = ServerConnection::new(handle(), &settings, Instant::ZERO, &mut server).unwrap();
-    let hello = owed(&mut client, Instant::ZERO);
+    let hello = pending_output(&mut client, Instant::ZERO);
     assert!(server.recv(Instant::ZERO, &mut hello.clone()).is_ok());
     assert!(
         client
-            .recv(Instant::ZERO, &mut owed(&mut server, Instant::ZERO))
+            .recv(Instant::ZERO, &mut pending_output(&mut server, Instant::ZERO))
             .is_ok()
     );
     Ends {
@@ -83,17 +83,17 @@ fn plain() -> Ends {
 }
 
 #[test]
-fn a_client_puts_the_hello_of_the_vector_on_the_wire() {
+fn a_client_sends_the_hello_of_the_vector() {
     for entry in entries("hello", 1) {
         let mut entropy = Script([entry.plaintext.as_slice(), &entry.nonce, &[0; 4]].concat());
         let mut client = ClientConnection::new(handle(), &Settings::new(), Instant::ZERO, &mut entropy).unwrap();
         assert!(entropy.0.is_empty(), "it draws all of that");
-        assert_eq!(owed(&mut client, Instant::ZERO), entry.bytes);
+        assert_eq!(pending_output(&mut client, Instant::ZERO), entry.bytes);
     }
 }
 
 #[test]
-fn a_server_takes_the_hello_of_the_vector_and_answers_with_its_accept() {
+fn a_server_accepts_the_hello_of_the_vector_and_sends_its_accept() {
     let accept = unhex(&vectors()["accept"]);
     for entry in entries("hello", 1) {
         let mut rng = CountingRng::new(3);
@@ -105,15 +105,15 @@ fn a_server_takes_the_hello_of_the_vector_and_answers_with_its_accept() {
         };
         assert_eq!(server.recv(Instant::ZERO, &mut bytes), Ok(established));
         assert_eq!(bytes[13..141], entry.plaintext, "decrypted where it lay");
-        assert_eq!(owed(&mut server, Instant::ZERO), accept);
+        assert_eq!(pending_output(&mut server, Instant::ZERO), accept);
     }
 }
 
 #[test]
-fn a_client_takes_the_accept_of_the_vector() {
+fn a_client_reads_the_accept_of_the_vector() {
     let mut rng = CountingRng::new(3);
     let mut client = ClientConnection::new(handle(), &Settings::new(), Instant::ZERO, &mut rng).unwrap();
-    owed(&mut client, Instant::ZERO);
+    pending_output(&mut client, Instant::ZERO);
     let mut accept = unhex(&vectors()["accept"]);
     let established = Received::Event {
         consumed: 1,
@@ -123,11 +123,11 @@ fn a_client_takes_the_accept_of_the_vector() {
 }
 
 #[test]
-fn a_ping_is_the_byte_of_the_vector_both_ways() {
+fn a_ping_is_the_byte_of_the_vector_for_both_roles() {
     let mut ends = plain();
     let ping = unhex(&vectors()["ping"]);
     ends.client.ping().unwrap();
-    assert_eq!(owed(&mut ends.client, ends.now), ping);
+    assert_eq!(pending_output(&mut ends.client, ends.now), ping);
     let event = Received::Event {
         consumed: 1,
         event: ServerEvent::Ping,
@@ -136,33 +136,33 @@ fn a_ping_is_the_byte_of_the_vector_both_ways() {
 }
 
 #[test]
-fn a_client_puts_the_requests_of_the_vectors_on_the_wire() {
+fn a_client_sends_the_requests_of_the_vectors() {
     for entry in entries("request", 5) {
         // The hello has the nonce before it.
         let mut ends = connected(&before(&entry.nonce), &[9; 12]);
-        assert_eq!(ends.ask(&entry.plaintext), entry.bytes);
+        assert_eq!(ends.request(&entry.plaintext), entry.bytes);
     }
 }
 
 #[test]
 fn a_server_reads_the_requests_of_the_vectors() {
     for entry in entries("request", 5) {
-        assert_eq!(plain().hear(&entry.bytes).1, entry.plaintext);
+        assert_eq!(plain().receive_request(&entry.bytes).1, entry.plaintext);
     }
     // All of them on one connection.
     let mut ends = plain();
     for entry in entries("request", 5) {
-        assert_eq!(ends.hear(&entry.bytes).1, entry.plaintext);
+        assert_eq!(ends.receive_request(&entry.bytes).1, entry.plaintext);
     }
 }
 
 #[test]
-fn a_server_puts_the_answers_of_the_vectors_on_the_wire() {
+fn a_server_sends_the_answers_of_the_vectors() {
     for entry in entries("response", 5) {
         let mut ends = connected(&[9; 12], &entry.nonce);
-        let request = ends.ask(b"what?");
-        let (id, _) = ends.hear(&request);
-        assert_eq!(ends.reply(id, &entry.plaintext), entry.bytes);
+        let request = ends.request(b"what?");
+        let (id, _) = ends.receive_request(&request);
+        assert_eq!(ends.answer(id, &entry.plaintext), entry.bytes);
     }
 }
 
@@ -170,8 +170,8 @@ fn a_server_puts_the_answers_of_the_vectors_on_the_wire() {
 fn a_client_reads_the_answers_of_the_vectors() {
     for entry in entries("response", 5) {
         let mut ends = plain();
-        ends.ask(b"what?");
-        assert_eq!(ends.learn(&entry.bytes).1, entry.plaintext);
+        ends.request(b"what?");
+        assert_eq!(ends.receive_answer(&entry.bytes).1, entry.plaintext);
     }
 }
 
@@ -191,7 +191,7 @@ fn no_vector_opens_with_its_last_bit_flipped() {
     }
     for entry in entries("response", 5) {
         let mut ends = plain();
-        ends.ask(b"what?");
+        ends.request(b"what?");
         assert_eq!(
             ends.client.recv(ends.now, &mut flipped(entry)),
             Err(ConnectionError::Tampered)
@@ -216,6 +216,6 @@ fn nonces_count_up_as_one_number_of_96_bits() {
     for (first, second) in cases {
         let mut ends = connected(first, &[9; 12]);
         assert_eq!(ends.hello[1..13], *first);
-        assert_eq!(ends.ask(b"")[9..21], *second);
+        assert_eq!(ends.request(b"")[9..21], *second);
     }
 }

@@ -93,7 +93,7 @@ fn keeps_the_contract(crypto: &impl Crypto) {
 }
 
 #[test]
-fn the_default_keeps_the_contract_of_the_seam() {
+fn the_default_keeps_the_contract_of_the_interface() {
     keeps_the_contract(&of::<RustCrypto>());
 }
 

@@ -4,7 +4,7 @@
 
 use core::convert::Infallible;
 
-use crate::common::{ms, owed};
+use crate::common::{ms, pending_output};
 use falco_core::crypto::{Aead, AeadError, Crypto, NoiseCrypto, RustCrypto};
 use falco_core::testing::{NoiseTestClient, NoiseTestServer, RawHandshake, noise_client, noise_server};
 use falco_core::{ClientConnection, ConnectionError, Received, ServerConnection, Settings};
@@ -125,7 +125,7 @@ fn server_agrees(keys: &NoiseTestServer, private: [u8; 32], peer: &RawHandshake<
     let received = server
         .recv(ms(1), &mut peer.hello())
         .map(|received| matches!(received, Received::Skip { .. }));
-    let welcome = owed(&mut server, ms(1));
+    let welcome = pending_output(&mut server, ms(1));
     if received == Err(ConnectionError::Unauthenticated) {
         assert!(welcome.is_empty(), "a refusal is silent");
         return false;
@@ -139,7 +139,7 @@ fn server_agrees(keys: &NoiseTestServer, private: [u8; 32], peer: &RawHandshake<
 /// The other role: a client reads a welcome with the public key of `peer`.
 fn client_agrees(keys: &NoiseTestClient, private: [u8; 32], peer: &RawHandshake<Agreed>) -> bool {
     let mut client = ClientConnection::new(keys, &Settings::new(), ms(0), &mut Private(private)).unwrap();
-    let (mut welcome, _) = peer.server(&owed(&mut client, ms(0))).unwrap();
+    let (mut welcome, _) = peer.server(&pending_output(&mut client, ms(0))).unwrap();
     match client.recv(ms(1), &mut welcome) {
         Ok(_) => true,
         Err(ConnectionError::Refused) => false,

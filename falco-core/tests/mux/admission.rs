@@ -1,6 +1,5 @@
 //! Which half-open connection a server drops: the rule, and what honest clients get through under
 //! floods on a virtual clock, with random numbers that are the same in each run.
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use core::net::{IpAddr, Ipv4Addr};
 use std::collections::VecDeque;
