@@ -178,8 +178,9 @@ fn a_flush_that_would_block_is_tried_again() {
     bounded(|| {
         for splits in [true, false] {
             let (server, client, faults) = connect(splits);
-            faults.blocked_flushes.store(3, Ordering::SeqCst);
+            // In this order: the reader may still flush what ends the handshake.
             let before = faults.flushes.load(Ordering::SeqCst);
+            faults.blocked_flushes.store(3, Ordering::SeqCst);
             assert_eq!(client.request("hello").expect("an answer"), b"hello", "{splits}");
             assert!(faults.flushes.load(Ordering::SeqCst) >= before + 4, "{splits}");
             server.stop();
