@@ -182,8 +182,9 @@ fn places<'f>(found: &'f [Found<'_>]) -> BTreeMap<(Kind, &'f str), Vec<Place>> {
 ///
 /// While a record is encrypted, the processor has round keys and the hash key in registers, and the
 /// compiler stores some of those on the stack, in code of other crates. Wiping the stack after each
-/// record would cost 7 to 10 % of the instructions of a short one. A round key is half of the cipher
-/// key: whoever has one, and no other, has 128 bits to guess. From a hash key no cipher key follows.
+/// record would cost 7 to 10 % of the instructions of a short one. A round key is half of the
+/// cipher key: whoever has one, and no other, has 128 bits to guess. From a hash key no cipher key
+/// follows.
 fn alone<'f>(
     found: &'f [Found<'_>],
     places: &BTreeMap<(Kind, &'f str), Vec<Place>>,
