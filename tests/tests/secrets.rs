@@ -158,14 +158,12 @@ fn places<'f>(found: &'f [Found<'_>]) -> BTreeMap<(Kind, &'f str), Vec<Place>> {
     for found in found {
         let (needle, address) = (found.needle, found.address);
         let is_there = |round, address| parts.contains(&(&needle.secret, Part::Round(round), address));
-        let part = match needle.part {
-            Part::Round(round)
-                if is_there(round + 1, address + 16) || is_there(round.wrapping_sub(1), address - 16) =>
-            {
-                Part::Whole
-            }
-            part => part,
-        };
+        let mut part = needle.part;
+        if let Part::Round(round) = part
+            && (is_there(round + 1, address + 16) || is_there(round.wrapping_sub(1), address - 16))
+        {
+            part = Part::Whole;
+        }
         places
             .entry((needle.kind, needle.what.as_str()))
             .or_default()
