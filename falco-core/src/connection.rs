@@ -1,4 +1,4 @@
-//! One side of one connection, on the wire of its key. The wires make all decisions.
+//! The state machine for one side of a connection. It forwards each call to the wire of its key.
 
 use core::fmt;
 use core::time::Duration;
@@ -15,8 +15,8 @@ use crate::settings::Settings;
 use crate::time::Instant;
 use crate::wire::{ClientKeyRef, KeyRef, ServerKeyRef};
 
-/// Bytes of output that are always enough for [`Connection::poll_transmit`], on every wire: the
-/// size of a classic hello, the largest message that a connection sends on its own.
+/// An output size, in bytes, that is always enough for [`Connection::poll_transmit`]: the size of a
+/// classic hello, which is the largest pending output of either wire.
 pub const TRANSMIT_SIZE: usize = crate::classic::HELLO_LENGTH;
 
 /// The client side of a connection. `H` is a reference to its key, such as `&NoiseClient<..>` or
@@ -32,7 +32,7 @@ pub type ServerConnection<H> = Connection<ServerSide, H>;
 /// You pass in bytes and times, and get back bytes to send and events. The [crate's page](crate)
 /// has the loop that drives it.
 ///
-/// A server has no requests and a client no answers:
+/// A server cannot send requests, and a client cannot answer them:
 ///
 /// ```compile_fail,E0599
 /// # use falco_core::{ClassicKey, ClientConnection, ReplayCache, RequestId};
@@ -48,8 +48,8 @@ pub struct Connection<R: Role, H: KeyRef<R>> {
 impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// Starts a connection. This is the only place where entropy is used.
     ///
-    /// A client has a hello to send from here on. The handshake timeout starts at `now`, the time
-    /// of connecting or accepting.
+    /// A client's hello is then pending output. The handshake timeout starts at `now`, so create
+    /// the connection when the stream is connected or accepted.
     ///
     /// # Errors
     /// [`EntropyError`] if the generator fails. Then nothing is sent.
@@ -63,8 +63,8 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         Ok(Self { wire: key, session })
     }
 
-    /// Processes at most one frame of the unread bytes, decrypts it in place and returns what
-    /// happened.
+    /// Processes the unread bytes up to the next event and returns that event, or what has to
+    /// happen first. Decrypts in place.
     ///
     /// Call it until it returns something other than an event or a skip; see [`Received`]. The
     /// events depend on the bytes alone, and not on how they were split into reads. The unread
@@ -84,7 +84,7 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// them.
     ///
     /// `Ok` means that the connection can still send, and the next call of [`recv`](Self::recv) may
-    /// return an event. The classic wire never returns it.
+    /// return an event. The classic wire never returns `Ok`.
     ///
     /// # Errors
     /// What ended the connection, now or before.
@@ -92,9 +92,9 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         self.session.end_of_stream(now, unread)
     }
 
-    /// Writes the next message that the connection sends on its own (hello, accept, ping) to the
-    /// front of `out`, and returns its length, or 0 if there is none. [`TRANSMIT_SIZE`] bytes are
-    /// always enough.
+    /// Writes pending output to the front of `out`: the handshake, PING, PONG, CANCEL, REFUSE,
+    /// CLOSE. Returns how many bytes to send, or 0 if nothing is pending. [`TRANSMIT_SIZE`] bytes
+    /// are always enough.
     ///
     /// Send these bytes before anything that is written later, also after the connection has ended:
     /// they may be its CLOSE.
@@ -108,10 +108,10 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// Encrypts as many of `messages` as may be sent now and fit, from their bodies into `out`.
     /// Returns how many bytes of `out` to send.
     ///
-    /// The connection's own messages go first. Pass each message with its whole body, even if a
-    /// part of it was sealed before. Messages that cannot be sent now are skipped: during the
-    /// handshake, over the in-flight limit, before their turn, or when done. So 0 bytes mean that
-    /// something has to be received first.
+    /// Pending output is written first. Pass each message with its whole body, even if a part of it
+    /// was sealed before. Messages that cannot be sent now are skipped: during the handshake, over
+    /// the in-flight limit, before their turn, or when sealed completely. If the result is 0, call
+    /// [`recv`](Self::recv) before you try again.
     ///
     /// # Errors
     /// If nothing was written although there was a message to send: what is wrong with the first
@@ -126,29 +126,29 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         self.wire.seal(&mut self.session, now, messages, out)
     }
 
-    /// Bytes of output with which one call of [`seal`](Self::seal) makes all possible progress with
-    /// a message of `length` bytes and the connection's own messages before it.
+    /// An output size, in bytes, with which one call of [`seal`](Self::seal) seals as much as
+    /// possible of a message of `length` bytes, after the pending output.
     #[must_use]
     pub fn seal_size(&self, length: usize) -> usize {
         self.session.seal_size(length)
     }
 
     /// Reports that the caller stopped reading on purpose, for example because too much output is
-    /// pending, or that it reads again. Meanwhile the lifetime is paused, for one lifetime at most:
-    /// a peer that could not be heard is not taken for silent.
+    /// pending, or that it reads again. Meanwhile the lifetime is paused, for at most one lifetime,
+    /// because bytes of the peer may have arrived that were not read.
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
         self.session.set_reading(now, reading);
     }
 
-    /// Reports a late poll: nobody looked at the stream for a while, and bytes that arrived until
+    /// Reports a late poll: the stream was not polled for a while, and bytes that arrived before
     /// `now` are still to be passed to [`recv`](Self::recv). Call it before `recv` and before
     /// [`handle_timeout`](Self::handle_timeout). Deadlines that have passed move to 1 ms after
     /// `now`: the lifetime, the wait for a PONG and the wait for the rest of a request.
     ///
-    /// If reading takes longer than that, call it again. Between two signs of life there is one
-    /// grace period. It may begin up to a lifetime late, and lasts [`LINGER`], at most a third of
-    /// the lifetime, and no longer than that lifetime in total. The deadlines of a handshake and of
-    /// a drain do not move.
+    /// If reading takes longer than that, call it again. Between two restarts of the lifetime there
+    /// is one grace period: the first late poll may be up to one lifetime late, and all later ones
+    /// together up to [`LINGER`], or a third of the lifetime if that is less. A deadline moves by
+    /// at most one lifetime in total. The deadlines of a handshake and of a drain do not move.
     pub fn handle_late_poll(&mut self, now: Instant) {
         self.session.handle_late_poll(now);
     }
@@ -193,20 +193,19 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         self.session.in_flight()
     }
 
-    /// When to give up a write that has made no progress since `since`: after the
-    /// [`lifetime`](Self::lifetime) in force, or for the last bytes of a connection that has ended
-    /// after [`LINGER`].
+    /// The write deadline of a write that has made no progress since `since`. It is one
+    /// [`lifetime`](Self::lifetime) later or, if the connection has ended, [`LINGER`] later.
     #[must_use]
     pub fn stalls_at(&self, since: Instant) -> Instant {
         self.write_deadline(since, false)
     }
 
-    /// As [`stalls_at`](Self::stalls_at). If the bytes contain a server's answer (`with_answer`),
-    /// they have the [`lifetime`](Self::lifetime) in force also after the connection has ended with
-    /// [`ConnectionError::Closed`] or [`ConnectionError::HandlerFailed`].
+    /// As [`stalls_at`](Self::stalls_at), for bytes that may contain a server's answer
+    /// (`with_answer`). Those have a full [`lifetime`](Self::lifetime) even after the connection
+    /// has ended with [`ConnectionError::Closed`] or [`ConnectionError::HandlerFailed`].
     ///
-    /// After the end `since` is the time of the end: progress does not extend the time of the last
-    /// bytes.
+    /// After the connection has ended, pass the time of its end as `since`, even if the write makes
+    /// progress.
     ///
     /// ```
     /// use core::time::Duration;
@@ -240,8 +239,8 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         }
     }
 
-    /// The lifetime in force. After the handshake of the noise wire it is the smaller one of both
-    /// sides.
+    /// The lifetime (idle timeout) in force. On the noise wire, after the handshake, it is the
+    /// smaller of both sides' values.
     #[must_use]
     pub fn lifetime(&self) -> Duration {
         Duration::from_millis(self.session.lifetime_millis())
@@ -278,8 +277,8 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
         self.session.request(length)
     }
 
-    /// Queues a ping. The lifetime restarts when it is sent. Pings that are not sent yet are
-    /// combined.
+    /// Queues a ping. On the classic wire the lifetime restarts when it is sent; on the noise wire
+    /// it restarts when the PONG arrives. Pings that are not sent yet are combined.
     ///
     /// The classic wire has no answer to a ping.
     ///
@@ -289,9 +288,9 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
         self.session.ping()
     }
 
-    /// Cancels a request: its answer is no longer wanted. The request stays in flight until it
-    /// completes, refused as cancelled or, if the answer was faster, answered. If it was sent in
-    /// part, no more of it is sent. For a completed request this does nothing.
+    /// Cancels a request: its answer is no longer wanted. The request stays in flight until the
+    /// server refuses it as cancelled, or answers it because it was already done. If only a part of
+    /// it was sent, the rest is not sent. For a completed request this does nothing.
     ///
     /// The classic wire cannot cancel. There the answer still arrives, and the caller drops it.
     ///
@@ -307,9 +306,9 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
         self.session.answers_pings()
     }
 
-    /// Whether the server is known to have accepted this client: on the noise wire once a record
-    /// from it was read, on the classic wire after the accept. See [`fate`](Self::fate) for what
-    /// that means for requests when the connection ends.
+    /// Whether the client knows that the server has accepted it: on the noise wire after the first
+    /// record from the server, on the classic wire after the accept. See [`fate`](Self::fate) for
+    /// what that means for requests when the connection ends.
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
         self.session.is_confirmed()
@@ -322,21 +321,23 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
     /// request to a handler. In every other case a handler may have seen the request. That includes
     /// a stream that broke instead of ending, because the PONG may be lost with it.
     ///
-    /// The end of the stream is taken for the server's own. Nothing authenticates it: a proxy may
-    /// end the stream while the server keeps running.
+    /// This assumes that the server ended the stream. The end of a stream is not authenticated: a
+    /// proxy may end the stream while the server keeps running.
     #[must_use]
     pub fn fate(&self) -> Fate {
         self.session.fate()
     }
 
-    /// The in-flight limit: the smaller one of both sides, after the handshake.
+    /// The in-flight limit. On the noise wire, after the handshake, it is the smaller of both
+    /// sides' limits; on the classic wire it is this side's.
     #[must_use]
     pub fn max_in_flight(&self) -> usize {
         self.session.max_in_flight()
     }
 
-    /// The largest message that the server reads, in bytes. A server on the noise wire holds at
-    /// least as many bytes of unfinished requests for each connection. Known after the handshake.
+    /// The largest message that the server accepts, in bytes, known after the handshake. A server
+    /// on the noise wire also accepts at least this many held bytes per connection. On the classic
+    /// wire the server's limit is not known, and this is the client's own.
     #[must_use]
     pub fn peer_max_message(&self) -> u32 {
         self.session.peer_max_message()
@@ -348,7 +349,7 @@ impl<H: ServerKeyRef> Connection<ServerSide, H> {
     /// [`seal`](Self::seal) with that body.
     ///
     /// Answers may be created in any order. The classic wire sends them in the order of the
-    /// requests: pass all that are ready to `seal`, and it takes those whose turn it is.
+    /// requests: pass all that are ready to `seal`, which skips those whose turn has not come.
     ///
     /// # Errors
     /// [`RequestError::TooLarge`](crate::RequestError::TooLarge): the request is still open, for

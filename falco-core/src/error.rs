@@ -22,7 +22,7 @@ pub enum ConnectionError {
         /// That version.
         found: u8,
     },
-    /// The hello does not decrypt: the peer has another key, or none.
+    /// The hello does not decrypt: the peer has another key or context, or no key.
     Unauthenticated,
     /// The connection ended, or other bytes than those of the handshake arrived, before the server
     /// proved that it has the key.
@@ -33,13 +33,14 @@ pub enum ConnectionError {
     Refused,
     /// The handshake did not complete before its deadline.
     HandshakeTimeout,
-    /// No message and no ping arrived for a lifetime.
+    /// The idle timeout (`lifetime`) passed without a message or a ping. On the noise wire any
+    /// received record restarts it.
     Expired,
     /// A message does not decrypt although the peer has proved that it has the key: it was modified
     /// in transit.
     Tampered,
-    /// A hello or a message arrived that was seen before or sent by this side: something replays or
-    /// reflects.
+    /// A hello or a message arrived that was received before or was sent by this side: it was
+    /// replayed or reflected.
     Replayed,
     /// A frame's length is out of range.
     FrameLength {
@@ -57,13 +58,14 @@ pub enum ConnectionError {
     },
     /// An answer arrived although no request was in flight.
     UnexpectedAnswer,
-    /// A request was refused so that it is unknown which later answer belongs to which request.
+    /// The server sent an empty reply in place of an answer. On the classic wire it is then unknown
+    /// which later answer belongs to which request.
     AnswersOutOfStep,
     /// A frame broke the rules of the wire. The peer was notified.
     Protocol,
     /// The peer reports that this side broke the rules of the wire.
     PeerReportsProtocolError,
-    /// The peer ended the connection because its lifetime had run out there.
+    /// The peer ended the connection because its own idle timeout had passed.
     PeerExpired,
     /// Nothing arrived for a third of a lifetime after a ping.
     PeerDead,
@@ -71,10 +73,10 @@ pub enum ConnectionError {
     Stalled,
     /// The handler failed. This wire can report that only by ending the connection.
     HandlerFailed,
-    /// The key has encrypted as often as it may, or its nonces would repeat. Replace the key.
+    /// The key has reached its seal limit, or a nonce would repeat. Replace the key.
     KeyExhausted,
     /// All request ids of the connection are used. Make a new connection.
-    NumbersExhausted,
+    RequestIdsExhausted,
     /// The stream ended inside a record, or without a CLOSE.
     Truncated,
     /// The stream ended between two frames.
@@ -113,34 +115,34 @@ impl ConnectionError {
 impl fmt::Display for ConnectionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnknownWire { first } => write!(f, "first byte {first:#04x} belongs to no wire that this side speaks"),
+            Self::UnknownWire { first } => write!(f, "the first byte, {first:#04x}, belongs to no wire that this side accepts"),
             Self::UnknownVersion { found } => write!(f, "version {found} of the noise wire is not supported"),
-            Self::Unauthenticated => f.write_str("the hello does not decrypt under our key"),
+            Self::Unauthenticated => f.write_str("the hello does not decrypt: the client has another key or context"),
             Self::Refused => f.write_str(
-                "refused before the handshake completed: the server has another key, context or wire, or it (or a proxy before it) is starting, stopping, full, or no FalcoTCP server",
+                "the handshake was refused: the server has another key, context or wire, or is not a FalcoTCP server; or the server, or a proxy in front of it, is starting, stopping or full",
             ),
             Self::HandshakeTimeout => f.write_str("the handshake did not complete before its deadline"),
-            Self::Expired => f.write_str("no message and no ping for a lifetime"),
+            Self::Expired => f.write_str("the idle timeout (lifetime) passed without a message or a ping"),
             Self::Tampered => f.write_str("a message does not decrypt: it was modified in transit"),
-            Self::Replayed => f.write_str("a message arrived a second time: something replays or reflects traffic"),
+            Self::Replayed => f.write_str("a message was replayed or reflected"),
             Self::FrameLength { length, min, max } => {
                 write!(f, "a frame claims {length} bytes; {min} to {max} are allowed")
             }
             Self::UnknownType { found } => write!(f, "a frame of unknown type {found:#04x}"),
-            Self::UnexpectedAnswer => f.write_str("an answer arrived although no request waited for one"),
+            Self::UnexpectedAnswer => f.write_str("an answer arrived although no request was in flight"),
             Self::AnswersOutOfStep => {
-                f.write_str("a request was refused, and on this wire later answers can no longer be matched to requests")
+                f.write_str("the server sent an empty reply, and on this wire later answers can no longer be matched to requests")
             }
             Self::Protocol => f.write_str("a frame of the peer broke the rules of the wire"),
             Self::PeerReportsProtocolError => {
                 f.write_str("the peer reports that a frame of this side broke the rules of the wire")
             }
-            Self::PeerExpired => f.write_str("the lifetime ran out on the peer's side"),
+            Self::PeerExpired => f.write_str("the peer ended the connection because its idle timeout (lifetime) passed"),
             Self::PeerDead => f.write_str("the peer did not answer a ping"),
-            Self::Stalled => f.write_str("a write made no progress for a lifetime"),
+            Self::Stalled => f.write_str("a write made no progress for one idle timeout (lifetime)"),
             Self::HandlerFailed => f.write_str("the handler failed"),
-            Self::KeyExhausted => f.write_str("the key has sealed as often as it may: replace it"),
-            Self::NumbersExhausted => f.write_str("all request numbers of the connection are used: open another"),
+            Self::KeyExhausted => f.write_str("the key has reached its limit of messages: replace the key"),
+            Self::RequestIdsExhausted => f.write_str("all request ids of the connection are used: open another connection"),
             Self::Truncated => f.write_str("the connection was cut off without an orderly close"),
             Self::ClosedByPeer => f.write_str("the peer closed the stream"),
             Self::Closed => f.write_str("the connection is closed"),
@@ -178,7 +180,7 @@ impl fmt::Display for RequestError {
 
 impl core::error::Error for RequestError {}
 
-/// API misuse: a call that the API forbids. No state changed, and the error has the numbers.
+/// API misuse: a call that the API forbids. It changes no state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Misuse {
@@ -197,9 +199,9 @@ impl fmt::Display for Misuse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BodyLength { announced, given } => {
-                write!(f, "a body of {given} bytes was given where {announced} were announced")
+                write!(f, "the body has {given} bytes, but {announced} bytes were announced")
             }
-            Self::Foreign => f.write_str("the request belongs to another connection"),
+            Self::Foreign => f.write_str("the request or message belongs to another connection"),
         }
     }
 }
@@ -237,7 +239,7 @@ pub enum Error {
     Closing,
     /// What ended the connection.
     Connection(ConnectionError),
-    /// API misuse.
+    /// The API forbids this call.
     Misuse(Misuse),
 }
 
@@ -245,8 +247,8 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReplyError {
-    /// The client reads no answer of this size. The request is still open, for another answer or a
-    /// refusal.
+    /// The answer is larger than the client accepts or than this side may send. The request is
+    /// still open, for another answer or a refusal.
     Request(RequestError),
     /// The request is not open: it is completed, its answer has begun, or it has arrived only in
     /// part.
@@ -255,7 +257,7 @@ pub enum ReplyError {
     TransmitFirst,
     /// What ended the connection.
     Connection(ConnectionError),
-    /// API misuse.
+    /// The API forbids this call.
     Misuse(Misuse),
 }
 
@@ -263,7 +265,7 @@ pub enum ReplyError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SealError {
-    /// The output is smaller than the least that can be sent.
+    /// The output is too small for the next bytes to send.
     OutputTooSmall(OutputTooSmall),
     /// This request is completed: drop the answer to it.
     NotWaiting(RequestId),
@@ -271,7 +273,7 @@ pub enum SealError {
     Closing,
     /// What ended the connection.
     Connection(ConnectionError),
-    /// API misuse.
+    /// The API forbids this call.
     Misuse(Misuse),
 }
 
@@ -301,7 +303,7 @@ wraps!(Error: Request(RequestError), Connection(ConnectionError), Misuse(Misuse)
     Closing => "the connection is closing and accepts no new requests");
 wraps!(ReplyError: Request(RequestError), Connection(ConnectionError), Misuse(Misuse);
     NotWaiting(id) => "request {} is not waiting for an answer",
-    TransmitFirst => "pending output has to be sent first");
+    TransmitFirst => "too many refusals are pending: call `seal` or `poll_transmit`, then repeat the call");
 wraps!(SealError: OutputTooSmall(OutputTooSmall), Connection(ConnectionError), Misuse(Misuse);
     NotWaiting(id) => "request {} is not waiting for an answer",
     Closing => "the connection is closing and accepts no new requests");

@@ -17,8 +17,8 @@
 //! A [`ClientConnection`] or a [`ServerConnection`] is the state machine of one endpoint. The driver
 //! repeats these steps:
 //!
-//! 1. **Send** what [`seal`](Connection::seal) or [`poll_transmit`](Connection::poll_transmit)
-//!    wrote, in that order, all of it.
+//! 1. **Send** all bytes that [`seal`](Connection::seal) or
+//!    [`poll_transmit`](Connection::poll_transmit) wrote, in the order in which they were written.
 //! 2. **Receive**: call [`recv`](Connection::recv) with all unread bytes, until it returns neither
 //!    [`Event`](Received::Event) nor [`Skip`](Received::Skip). After each, discard `consumed` bytes.
 //!    A [`RecvBuf`] does the bookkeeping.
@@ -102,7 +102,7 @@
 //! |---|---|---|---|
 //! | `Handshaking` | hello, welcome (noise) or accept (classic) only | the hello; requests wait | handshake timeout, fixed |
 //! | `Established` | events | messages | idle timeout, restarted by each received record (noise) or message and ping (classic) |
-//! | `Draining` | answers; nothing new | what was begun | noise: also one idle timeout after the CLOSE; classic: as before |
+//! | `Draining` | answers; no new requests | requests and answers that have begun | noise: also one idle timeout after the CLOSE; classic: as before |
 //! | `Ended` | the same error | nothing | none |
 //!
 //! # Ownership
@@ -122,9 +122,9 @@
 //!
 //! | type | meaning | returned by |
 //! |---|---|---|
-//! | [`ConnectionError`] | what ended the connection; later calls return the same | `recv`, `end_of_stream`, `handle_timeout`, and in the sums below |
-//! | [`RequestError`] | one request failed; the connection goes on | in the sums below |
-//! | [`Misuse`] | the API forbids this call; nothing has changed | in the sums below |
+//! | [`ConnectionError`] | what ended the connection; later calls return the same | `recv`, `end_of_stream`, `handle_timeout`; wrapped in the enums below |
+//! | [`RequestError`] | one request failed; the connection goes on | wrapped in the enums below |
+//! | [`Misuse`] | the API forbids this call; nothing has changed | wrapped in the enums below |
 //! | [`Error`] | one of these, or the connection is closing | `request`, `ping`, `cancel` |
 //! | [`ReplyError`] | one of these, or the request is not open | `answer`, `refuse` |
 //! | [`SealError`] | one of these, or [`OutputTooSmall`] | `seal` |

@@ -1,9 +1,9 @@
-//! What an adapter needs between a connection and its callers or handlers, if there is an
-//! allocator: requests until they complete, what waits to be sent, messages that come in parts, the
-//! bytes that requests hold, retries, deadlines of writes, and the end of a stream.
+//! What an adapter with an allocator needs between a connection and its callers or handlers: a
+//! table of outstanding requests, a send queue, reassembly of messages in parts, bounds on memory,
+//! retries, write deadlines, admission, and the end of a stream.
 //!
-//! There is still no I/O and no clock. An adapter or a simulation passes bytes and times to a
-//! [`ClientMux`] or a [`ServerMux`], as it would to the connection inside.
+//! This module does no I/O and reads no clock. An adapter or a simulation passes bytes and times to
+//! a [`ClientMux`] or a [`ServerMux`], as it would to the connection inside.
 //!
 //! ```
 //! use falco_core::mux::{Body, Call, ClientMux, ClientStep, ServerMux, ServerStep, Unbounded};
@@ -17,7 +17,7 @@
 //! # let (settings, now) = (Settings::new(), Instant::ZERO);
 //! # let client = ClientConnection::new(&client_key, &settings, now, &mut entropy())?;
 //! # let server = ServerConnection::new(&server_key, &settings, now, &mut entropy())?;
-//! // Whatever waits for an answer; here it is just a name.
+//! // The last argument of `Call::new` is the waiter, which comes back with the answer.
 //! let mut client = ClientMux::<_, _, _, ()>::new(client);
 //! let mut server = ServerMux::new(server, Unbounded, &settings);
 //! assert!(client.request(Call::new(1, b"hello".to_vec(), "somebody")).is_ok());
@@ -79,11 +79,11 @@ pub use server::ServerMux;
 pub use step::{ClientStep, ServerStep};
 
 /// The decrypted body of a message.
-#[allow(clippy::exhaustive_enums, reason = "there is no third way")]
+#[allow(clippy::exhaustive_enums, reason = "a body is either borrowed or owned")]
 pub enum Body<'u> {
-    /// Borrowed from the unread bytes: it came in one frame.
+    /// A body that arrived in one frame, borrowed from the unread bytes.
     Lent(&'u [u8]),
-    /// It came in parts and was joined.
+    /// A body that arrived in parts and was joined.
     Whole(Vec<u8>),
 }
 

@@ -9,8 +9,8 @@ use rand_core::TryCryptoRng;
 use crate::crypto::Nonce;
 use crate::error::EntropyError;
 
-/// Seals after which a key refuses to seal, 2^32: the limit that NIST SP 800-38D, section 8.3, sets
-/// where nonces are random.
+/// How often a classic key seals before it refuses, 2^32: the limit of NIST SP 800-38D, section
+/// 8.3, for random nonces.
 pub const SEALS_PER_KEY: u64 = 1 << 32;
 
 /// Remembers the nonces of one classic key and counts its seals.
@@ -25,11 +25,11 @@ pub trait ReplayCache {
     /// [`SealRefused`]. Then nothing may be sealed with this nonce.
     fn check_seal(&self, nonce: &Nonce) -> Result<(), SealRefused>;
 
-    /// Remembers the nonce of a text that was authentic.
+    /// Remembers the nonce of a message that was authentic.
     ///
     /// # Errors
-    /// [`NonceSeen`] if the nonce is remembered, from a peer's text or from one of this key's own.
-    /// The text is a replay or a reflection.
+    /// [`NonceSeen`] if the nonce is already remembered, from a received message or from one that
+    /// this side sealed. The message is then a replay or a reflection.
     fn check_open(&self, nonce: &Nonce) -> Result<(), NonceSeen>;
 }
 
@@ -76,8 +76,8 @@ pub enum SealRefused {
 /// A replay cache of the last `N` nonces, in place: 20 bytes each. For one thread.
 ///
 /// Each request and each answer takes one place. When all are taken, the oldest nonce is forgotten.
-/// A check takes the same time for every `N`. With `N` 0, seals are counted and no nonce is
-/// remembered. Where the stack is small, keep the cache in a static and give a
+/// The time of a check does not depend on `N`. If `N` is 0, seals are counted and no nonce is
+/// remembered. If the stack is small, keep the cache in a static and give a
 /// [`ClassicKey`](crate::ClassicKey) a reference to it.
 ///
 /// ```
@@ -97,7 +97,7 @@ impl<const N: usize> FixedReplayCache<N> {
     /// An empty cache.
     ///
     /// # Errors
-    /// [`EntropyError`] if the generator, which keys the cache's hash, fails.
+    /// [`EntropyError`] if the random number generator fails. It makes the key of the cache's hash.
     // Inlined, so that a caller that moves it to a static can build it there.
     #[inline]
     pub fn new<R: TryCryptoRng + ?Sized>(rng: &mut R) -> Result<Self, EntropyError> {
@@ -107,13 +107,13 @@ impl<const N: usize> FixedReplayCache<N> {
         })
     }
 
-    /// How often the key has sealed.
+    /// The seal counter: how often the key has sealed.
     #[must_use]
     pub fn seals(&self) -> u64 {
         self.nonces.try_borrow().map_or(SEALS_PER_KEY, |nonces| nonces.seals)
     }
 
-    /// Counts `seals` as done before: for a key that was used in an earlier run.
+    /// Adds `seals` to the seal counter, for a key that was used in an earlier run.
     pub fn add_seals(&self, seals: u64) {
         if let Ok(mut nonces) = self.nonces.try_borrow_mut() {
             nonces.add_seals(seals);
@@ -142,7 +142,8 @@ impl<const N: usize> fmt::Debug for FixedReplayCache<N> {
 /// A replay cache on the heap, 20 bytes for each nonce, for any number of threads.
 ///
 /// Each request and each answer takes one place. When all are taken, the oldest nonce is forgotten.
-/// A check takes the same time for every size. Of size 0, it counts seals and remembers no nonce.
+/// The time of a check does not depend on the size. A cache of size 0 counts seals and remembers no
+/// nonce.
 #[cfg(feature = "std")]
 pub struct HeapReplayCache {
     nonces: std::sync::Mutex<Nonces<alloc::boxed::Box<[Slot]>>>,
@@ -150,10 +151,10 @@ pub struct HeapReplayCache {
 
 #[cfg(feature = "std")]
 impl HeapReplayCache {
-    /// An empty cache of the last `nonces` nonces, at most 2^32 - 1. All memory is allocated here.
+    /// An empty cache for the last `nonces` nonces, at most 2^32 - 2. All memory is allocated here.
     ///
     /// # Errors
-    /// [`EntropyError`] if the generator, which keys the cache's hash, fails.
+    /// [`EntropyError`] if the random number generator fails. It makes the key of the cache's hash.
     pub fn new<R: TryCryptoRng + ?Sized>(nonces: usize, rng: &mut R) -> Result<Self, EntropyError> {
         let slots = alloc::vec![Slot::EMPTY; nonces.min(place(u32::MAX))].into_boxed_slice();
         Ok(Self {
@@ -161,13 +162,13 @@ impl HeapReplayCache {
         })
     }
 
-    /// How often the key has sealed.
+    /// The seal counter: how often the key has sealed.
     #[must_use]
     pub fn seals(&self) -> u64 {
         self.nonces().seals
     }
 
-    /// Counts `seals` as done before: for a key that was used in an earlier run.
+    /// Adds `seals` to the seal counter, for a key that was used in an earlier run.
     pub fn add_seals(&self, seals: u64) {
         self.nonces().add_seals(seals);
     }
@@ -229,7 +230,7 @@ struct Nonces<S> {
     /// How many slots hold a nonce.
     filled: usize,
     seals: u64,
-    /// Secret, so that nobody can choose nonces that fall into one bucket.
+    /// The secret key of the hash, so that a peer cannot choose nonces that share a bucket.
     hash_key: [u64; 3],
 }
 
@@ -320,10 +321,10 @@ fn forget(slots: &mut [Slot], oldest: usize, hash_key: [u64; 3], size: usize) {
     }
 }
 
-/// The bucket of `nonce` among `size`; none where there are none.
+/// The bucket of `nonce` among `size` buckets, or `None` if `size` is 0.
 ///
-/// Every word of the nonce is mixed with a secret word before it is mixed with another, so that not
-/// even a holder of the key can choose nonces that share a bucket.
+/// Both words of the nonce go through a multiplication with a secret word, so that even a peer that
+/// has the key cannot choose nonces that share a bucket.
 fn bucket(nonce: &Nonce, [first, second, third]: [u64; 3], size: usize) -> Option<usize> {
     let high = u64::from_be_bytes(*nonce.first_chunk()?);
     let low = u64::from(u32::from_be_bytes(*nonce.last_chunk()?));
@@ -331,7 +332,7 @@ fn bucket(nonce: &Nonce, [first, second, third]: [u64; 3], size: usize) -> Optio
     if size == 0 {
         return None;
     }
-    // The upper half of the product is below `size`, and costs no division.
+    // The upper half of the product is below `size`. This needs no division.
     let scaled = u128::from(mixed) * u128::from(u64::try_from(size).ok()?);
     usize::try_from(scaled >> 64).ok()
 }
@@ -343,7 +344,7 @@ fn fold(a: u64, b: u64) -> u64 {
     high ^ low
 }
 
-/// The position to which `link` points. An empty link points behind all slots.
+/// The position to which `link` points. For an empty link it is past the end of the slots.
 fn place(link: u32) -> usize {
     usize::try_from(link.wrapping_sub(1)).unwrap_or(usize::MAX)
 }

@@ -1,5 +1,5 @@
-//! A connection between two buffers of the caller: unread bytes, and bytes to write. Nothing here
-//! reads, writes or waits.
+//! A connection with the caller's two buffers: one for unread bytes, one for bytes to write.
+//! Nothing in this module does I/O or blocks.
 
 use core::fmt;
 
@@ -11,12 +11,11 @@ use falco_core::{
 use crate::buffers::Buffers;
 use crate::error::Error;
 
-/// One side of one connection, with the bytes that wait on their way in and out in buffers `B`.
+/// One side of a connection, with an input and an output buffer (`B`).
 ///
 /// Write [`unsent`](Self::unsent) to the stream and read into [`space`](Self::space), in any order
-/// and in pieces of any size. What follows from that is the result of the next step of the
-/// [`BufferedClient`](crate::BufferedClient) or [`BufferedServer`](crate::BufferedServer) around
-/// it.
+/// and in pieces of any size. The next `step` of the [`BufferedClient`](crate::BufferedClient) or
+/// [`BufferedServer`](crate::BufferedServer) that owns this connection processes them.
 ///
 /// ```no_run
 /// use falco_core::{Instant, KeyRef, Role, StorageFull};
@@ -47,22 +46,22 @@ use crate::error::Error;
 pub struct BufferedConnection<R: Role, H: KeyRef<R>, B: Buffers> {
     machine: Connection<R, H>,
     inbox: RecvBuf<B::Input>,
-    /// How many unread bytes the machine needs for its next step.
+    /// How many unread bytes the connection needs for its next step.
     wanted: usize,
     outbox: B::Output,
     /// `start <= end <= outbox.len()`; the bytes between them are to be written.
     start: usize,
     end: usize,
-    /// When the stream last took a byte, or an empty outbox was filled, or the connection ended.
-    /// The end is final: what is written after it does not change this.
+    /// When the stream last accepted a byte, or an empty outbox was filled. Once the connection has
+    /// ended it is the time of the end, and does not change any more.
     progress: Instant,
-    /// The machine was notified that nothing is read.
+    /// Whether the connection was told that the stream is not being read.
     paused: bool,
     input: Input,
     output: Output,
-    /// The connection has ended, at the time in `progress`.
+    /// Whether the connection has ended. The time of the end is then in `progress`.
     ended: bool,
-    /// What was put into the outbox last contains part of an answer.
+    /// Whether the outbox was last filled with bytes that contain part of an answer.
     answers: bool,
 }
 
@@ -72,7 +71,7 @@ enum Input {
     Open,
     /// The stream has ended.
     Ended,
-    /// The stream has ended, and the machine was notified.
+    /// The stream has ended, and the connection was told.
     Reported,
 }
 
@@ -89,13 +88,13 @@ enum Output {
     },
 }
 
-/// What came of one look at the unread bytes.
+/// The result of one call of [`BufferedConnection::recv`].
 pub(crate) enum Next<E> {
     /// More bytes, room in the outbox or a deadline is needed first.
     Wait,
     /// Nothing happened; call again.
     Again,
-    /// Something happened, and this came of it.
+    /// The connection returned an event, and this is the result of its handler.
     Event(E),
 }
 
@@ -124,7 +123,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         }
     }
 
-    /// The state machine, for its state.
+    /// The connection inside, to read its state.
     pub const fn machine(&self) -> &Connection<R, H> {
         &self.machine
     }
@@ -143,12 +142,12 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         self.outbox.as_ref().get(self.start..self.end).unwrap_or_default()
     }
 
-    /// Whether the stream has taken everything, and takes more.
+    /// Whether all output was accepted by the stream, and writing has neither stalled nor failed.
     pub(crate) const fn is_sent(&self) -> bool {
         self.start == self.end && matches!(self.output, Output::Open)
     }
 
-    /// Whether the stream has failed, so that bytes of the peer may be lost.
+    /// Whether writing has failed. Bytes that the peer sent may then have been lost.
     pub(crate) const fn is_broken(&self) -> bool {
         !matches!(self.output, Output::Open | Output::Stalled)
     }
@@ -189,14 +188,14 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
     }
 
     /// Reports that the stream has no more bytes. The next steps still process those that have
-    /// come.
+    /// arrived.
     pub const fn end_of_stream(&mut self) {
         if matches!(self.input, Input::Open) {
             self.input = Input::Ended;
         }
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout), if no byte comes or goes before.
+    /// When to call [`handle_timeout`](Self::handle_timeout), if no byte is read or written before.
     pub fn poll_timeout(&self) -> Option<Instant> {
         [self.machine.poll_timeout(), self.stalls_at()]
             .into_iter()
@@ -213,11 +212,11 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         self.machine.write_deadline(self.progress, self.answers)
     }
 
-    /// Does what is due at `now`; the next step returns what came of it. Calling it early, late or
+    /// Does what is due at `now`; the next `step` returns the result. Calling it early, late or
     /// often does no harm.
     ///
-    /// First pass on what has come, with [`filled`](Self::filled), and call `step` until it returns
-    /// `false`.
+    /// First report what has arrived with [`filled`](Self::filled), and call `step` until it
+    /// returns `false`.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.machine.handle_timeout(now).is_err() {
             self.note_end(now);
@@ -227,7 +226,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         }
     }
 
-    /// The time that the last bytes have starts at the end, and is not extended.
+    /// Records the end of the connection. The write deadline of the last bytes counts from it.
     fn note_end(&mut self, now: Instant) {
         if !self.ended {
             self.ended = true;
@@ -235,7 +234,8 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         }
     }
 
-    /// How long to wait, after the end, for a flush of what the stream has taken.
+    /// The deadline for flushing the bytes that the stream has accepted, after the connection
+    /// ended.
     #[cfg(feature = "async")]
     pub(crate) fn flush_deadline(&self, now: Instant) -> Instant {
         if self.ended && self.answers {
@@ -245,8 +245,8 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         }
     }
 
-    /// Reports that what the stream took last could not be flushed. Returns whether an answer was
-    /// in it, which is lost.
+    /// Reports that flushing the stream has failed. Returns whether the bytes contained an answer,
+    /// which is then lost.
     #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) fn lose_answer(&mut self) -> bool {
         if self.answers {
@@ -263,20 +263,21 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         self.discard_output(Output::Failed { lost });
     }
 
-    /// Drops pending bytes. Nothing can follow them: a record would be incomplete.
+    /// Discards unsent bytes. Nothing may be written after that, because a record would be
+    /// incomplete.
     const fn discard_output(&mut self, output: Output) {
         self.start = self.end;
         self.output = output;
     }
 
-    /// Reports a late poll: nobody looked at the stream for a while. Call it before the next step.
+    /// Reports a late poll: the stream was not polled for a while. Call it before the next step.
     /// See [`Connection::handle_late_poll`].
     pub fn handle_late_poll(&mut self, now: Instant) {
         self.machine.handle_late_poll(now);
     }
 
-    /// Does what is due at `now`. If bytes were `read` and not yet processed, they may postpone the
-    /// deadline that has passed.
+    /// Does what is due at `now`. `read` says whether bytes were read that are not processed yet:
+    /// then the poll counts as late, and a deadline that has passed may move.
     #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) fn handle_due(&mut self, now: Instant, read: bool) {
         if self.poll_timeout().is_some_and(|due| due <= now) {
@@ -301,7 +302,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         self.answers = true;
     }
 
-    /// Takes the machine's own bytes if the outbox is empty. Returns whether there were any.
+    /// Writes pending output to the outbox, if the outbox is empty. Returns whether there was any.
     pub(crate) fn transmit(&mut self, now: Instant) -> Result<bool, OutputTooSmall> {
         self.fill(now, |machine, out| machine.poll_transmit(now, out))
     }
@@ -324,8 +325,9 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         Ok(written > 0)
     }
 
-    /// Processes at most one frame of the unread bytes, passes what happened to `handle`, and
-    /// consumes its bytes. An end is returned once the connection's last bytes were taken.
+    /// Processes the unread bytes up to the next event, passes that event to `handle`, and consumes
+    /// its bytes. The end of the connection is returned once the stream has accepted its last
+    /// bytes.
     pub(crate) fn recv<T>(&mut self, now: Instant, handle: impl FnOnce(R::Event<'_>) -> T) -> Result<Next<T>, Error> {
         if core::mem::take(&mut self.paused) {
             self.machine.set_reading(now, true);
@@ -346,7 +348,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         }
     }
 
-    /// There is no whole frame.
+    /// Handles [`Received::NeedMore`].
     // Not inlined on a device, to save flash.
     #[cfg_attr(target_os = "none", inline(never))]
     fn need_more<T>(&mut self, now: Instant, total: usize) -> Result<Next<T>, Error> {
@@ -355,7 +357,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
             return self.wait();
         }
         match self.machine.end_of_stream(now, self.inbox.unread()) {
-            // The machine may have an event about it.
+            // The connection may have events for requests that it gives up now.
             Ok(()) if core::mem::replace(&mut self.input, Input::Reported) == Input::Ended => Ok(Next::Again),
             Ok(()) => self.wait(),
             Err(end) => {
@@ -365,15 +367,16 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         }
     }
 
-    /// The connection has ended. That is returned once its last bytes were taken or given up.
+    /// Handles the end of the connection, which is returned once its last bytes are sent or given
+    /// up.
     #[cfg_attr(target_os = "none", inline(never))]
     fn report_end<T>(&mut self, now: Instant, end: ConnectionError) -> Result<Next<T>, Error> {
         self.note_end(now);
         if self.start < self.end || self.transmit(now)? {
             return Ok(Next::Wait);
         }
-        // The end is not orderly if an answer was lost, or if the peer ended the stream without the
-        // CLOSE of this side.
+        // The end is not orderly if an answer was lost, or if the peer ended the stream before it
+        // received this side's CLOSE.
         let closed = matches!(end, ConnectionError::Closed);
         if closed && self.has_lost_output() && (self.answers || self.input == Input::Reported) {
             return self.wait();
@@ -391,8 +394,8 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         }
     }
 
-    /// The machine does not read on before it has written. While the stream takes nothing, the
-    /// lifetime is paused.
+    /// Handles `Received::Wait`: the connection processes no more bytes before output is written.
+    /// While the stream accepts nothing, the lifetime is paused.
     pub(crate) fn pause<T>(&mut self, now: Instant) -> Result<Next<T>, Error> {
         self.wanted = 0;
         if self.start < self.end {

@@ -143,7 +143,7 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
             Self::Misuse(error) => error.fmt(f),
             Self::Output(error) => error.fmt(f),
             Self::Buffer(error) => error.fmt(f),
-            Self::Stalled => f.write_str("a write made no progress for a lifetime"),
+            Self::Stalled => f.write_str("a write made no progress for one idle timeout (lifetime)"),
             Self::WriteZero => f.write_str("the stream takes no more bytes"),
             Self::Io(error) => write!(f, "the stream failed: {error}"),
         }

@@ -10,8 +10,8 @@
 //! [`falco_core::Connection`].
 //!
 //! You provide fixed-size buffers for input, output, the request and the answer; the crate uses no
-//! other memory than these and the stack. How much to plan for is in this crate's README, and in more
-//! detail in `docs/embedded.md` of the repository.
+//! other memory than these and the stack. This crate's README lists the sizes, and
+//! `docs/embedded.md` in the repository has the details.
 //!
 //! # A blocking client
 //!
@@ -65,7 +65,7 @@
 //! # impl rand_core::TryCryptoRng for Trng {}
 //! # let mut trng = Trng(0);
 //! # let key = || Key::from_bytes([7; 32]).unwrap();
-//! // What a device announces, and memory for just that.
+//! // The limits that the device announces. The buffers below have the size that they require.
 //! let settings = Settings::new().with_max_record(512)?.with_max_message(1024);
 //! let now = Instant::ZERO;
 //!

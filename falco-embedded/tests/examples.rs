@@ -55,7 +55,7 @@ fn engine() {
             "the engine seals and opens as the software does",
             "keys: 8 loaded, 8 wiped, 4 at once at most",
             "jobs: 28 sealed, 28 opened",
-            "without a free slot: the key has sealed as often as it may: replace it",
+            "without a free slot: the key has reached its limit of messages: replace the key",
         ]
     );
     assert!(sizes.starts_with("a connection is "), "{sizes}");

@@ -47,14 +47,15 @@
 //! A request takes at most 30 s by default ([`request_timeout`](ClientBuilder::request_timeout)).
 //! Without a connection the client connects, and retries while callers wait. Requests that were not
 //! processed are resent; the others fail with [`Fate::MaybeProcessed`] ([`Error::fate`]). A server
-//! refuses requests as busy that waited 5 s for a worker.
+//! refuses a request as busy if no worker is free for it within 5 s.
 //!
 //! # Threads
 //!
-//! Client: one thread per connection connects and reads; callers write. On the classic wire, and over
-//! a stream that does not split, callers also read, one after another. Server: one reading thread
+//! Client: one thread per connection connects and reads; callers write. On the classic wire, and
+//! over a stream that does not split, callers also read, one at a time. Server: one reading thread
 //! per connection and a bounded worker pool. If a peer reads slowly, a writer thread is started
-//! while output is pending. Resolving and connecting to several addresses use one thread each.
+//! while output is pending. Resolving a name uses another thread. If it has several addresses, each
+//! attempt to connect to one uses another thread, too.
 
 mod client;
 mod clock;

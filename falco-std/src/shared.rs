@@ -1,6 +1,6 @@
 //! A connection that several threads share: its state behind one lock, and the output side of its
-//! stream, which one thread uses at a time. The state decides what is written. A thread that reads
-//! has the stream's input side for itself, in a [`Line`].
+//! stream, which one thread uses at a time. The state ([`Output`]) provides the bytes to write. The
+//! thread that reads owns the input side of the stream, in a [`Line`].
 
 use core::panic::AssertUnwindSafe;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -24,37 +24,40 @@ use crate::writer::Writer;
 const BRIEF: Duration = Duration::from_millis(20);
 /// How many records [`Shared::flush`] writes on the calling thread.
 const BRIEF_RECORDS: usize = 16;
-/// The timeout of one write where another thread reads. Windows does not say what state a socket is
-/// in after a write that timed out, so there is none.
+/// The timeout of one write on a stream that splits. On Windows the state of a socket is undefined
+/// after a write that timed out, so there is no timeout.
 const WRITE_TIMEOUT: Option<Duration> = if cfg!(unix) { Some(BRIEF) } else { None };
 
 /// What a connection has to write.
 pub(crate) trait Output: Send + 'static {
-    /// Seals what goes next, about one record, into `out`. Returns how many bytes of it are to be
-    /// written, 0 where there is nothing to write. All that was sealed before has been written.
+    /// Seals the next output, about one record, into `out`. Returns how many bytes of `out` to
+    /// write, or 0 if there is nothing to write. Called only when all bytes sealed before are
+    /// written.
     fn seal(&mut self, now: Instant, out: &mut Vec<u8>) -> usize;
 
-    /// Writing failed and will not be tried again. `written` says whether the stream may have
-    /// accepted all that was sealed.
+    /// Called when a write has failed; no write follows. `written` says whether the stream may have
+    /// accepted all sealed bytes.
     fn write_failed(&mut self, why: io::Result<ConnectionError>, written: bool);
 
-    /// The stream has accepted nothing since `since`. Returns whether to give up.
+    /// Called when the stream has accepted nothing since `since`. Returns whether to give up the
+    /// write.
     fn blocked(&mut self, since: Instant, now: Instant) -> bool;
 
-    /// The stream accepts bytes again.
+    /// Called when the stream accepts bytes again.
     fn unblocked(&mut self);
 
-    /// All pending output has been written. Where it was the last of the connection, returns what
-    /// to shut down.
+    /// Called when all output has been written. If it was the last output of the connection,
+    /// returns which half of the stream to shut down.
     fn drained(&mut self, now: Instant) -> Option<Shutdown>;
 
-    /// How the stream of a connection that has ended is left.
+    /// How to end the stream, once the connection has ended.
     fn ending(&mut self) -> &mut Option<Ending>;
 
-    /// How long a write may make no progress.
+    /// How long a write may go without progress.
     fn lifetime(&self) -> Duration;
 
-    /// Whether the stream is being read: it cannot be during a write where it does not split.
+    /// Reports whether the stream is being read. A stream that does not split cannot be read during
+    /// a write.
     fn set_reading(&mut self, now: Instant, reading: bool);
 }
 
@@ -79,7 +82,7 @@ pub(crate) fn seal_into(
 /// The state of a connection while it is locked.
 pub(crate) struct Locked<T> {
     pub(crate) state: T,
-    /// A thread is writing. It also writes what others seal for it meanwhile.
+    /// Whether a thread is writing. That thread also seals and writes what others queue meanwhile.
     writing: bool,
     /// Incremented by [`Shared::notify`] and by progress of a write, so that a thread can check,
     /// before it waits, that nothing has changed since it looked.
@@ -101,7 +104,7 @@ impl<T> Locked<T> {
 enum Effort {
     /// About [`BRIEF`] and [`BRIEF_RECORDS`]: the thread has something else to do.
     Brief,
-    /// Everything. If it is not done at the given time, the connection ends.
+    /// Everything. If that is not done at the given time, the connection ends.
     Complete(Option<Instant>),
 }
 
@@ -122,12 +125,12 @@ pub(crate) struct Shared<T> {
     control: Mutex<BoxedStream>,
     /// One thread may read while another writes.
     splits: bool,
-    /// The stream did not accept the last write. Only the thread that writes uses it.
+    /// Whether the last write was blocked. Only the thread that writes uses it.
     blocked: AtomicBool,
 }
 
-/// Handles of one stream to read, to write and to end it, and whether it splits: whether one thread
-/// may read while another writes.
+/// Returns handles of one stream, for reading, writing and control, and whether the stream splits,
+/// that is, whether one thread may read while another writes.
 pub(crate) fn handles(stream: BoxedStream) -> io::Result<([BoxedStream; 3], bool)> {
     if let (Some(writer), Some(control)) = (stream.split()?, stream.split()?) {
         return Ok(([stream, writer, control], true));
@@ -214,8 +217,8 @@ impl<T: Output> Shared<T> {
         }
     }
 
-    /// Flushes pending output. Where the stream splits this takes a moment at most: if the peer
-    /// reads slowly, or there is much to write, a new thread goes on.
+    /// Flushes all output. If the stream splits, this takes about [`BRIEF`] at most: if the peer
+    /// reads slowly or there is much to write, a new thread continues.
     pub(crate) fn flush(self: &Arc<Self>) {
         if !self.splits {
             return self.flush_until(None);
@@ -250,13 +253,14 @@ impl<T: Output> Shared<T> {
         writer.free_buffer(0);
     }
 
-    /// Returns false where another thread is writing: that thread writes everything.
+    /// Claims the writer. Returns `false` if another thread is writing: that thread then writes
+    /// everything.
     fn begin_writing(&self) -> bool {
         !core::mem::replace(&mut self.lock().writing, true)
     }
 
-    /// Writes what an earlier call has left, then what the state seals. Returns false where some is
-    /// left; then the caller has to see to it that a thread calls this again.
+    /// Writes what an earlier call has left, then what the state seals. Returns `false` if output
+    /// is left; the caller then has to make a thread call this again.
     fn write(&self, effort: Effort) -> bool {
         let mut writer = self.writer.lock().unwrap_or_else(|poisoned| {
             let mut writer = poisoned.into_inner();
@@ -340,7 +344,8 @@ impl<T: Output> Shared<T> {
     /// One write, for as long as it may take.
     fn write_step(&self, writer: &mut Writer, effort: Effort, since: Instant, now: Instant) -> io::Result<()> {
         if self.splits {
-            // Another thread reads, and this one looks at the time after each `WRITE_TIMEOUT`.
+            // Another thread reads. This one checks the time after each write, which takes at most
+            // `WRITE_TIMEOUT`, if there is one.
             return writer.step();
         }
         let mut locked = self.lock();
@@ -400,7 +405,8 @@ enum Done {
     Failed,
 }
 
-/// Ends the connection if the stream panics. Without that, no thread would ever write again.
+/// Ends the connection if the stream panics. Otherwise [`Locked::writing`] would stay set, and no
+/// thread would write again.
 struct FailOnPanic<'s, T: Output>(&'s Shared<T>);
 
 impl<T: Output> Drop for FailOnPanic<'_, T> {

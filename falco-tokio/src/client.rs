@@ -35,7 +35,7 @@ pub use self::builder::ClientBuilder;
 pub use self::stats::ClientStats;
 
 /// What errors name until a connection is established.
-const SHAKING_HANDS: &str = "shaking hands";
+const HANDSHAKE: &str = "handshake";
 
 /// What all connections of a client share.
 #[derive(Debug)]
@@ -181,7 +181,7 @@ impl Client {
         let mut connection = Connection::new(socket, env, Arc::clone(&keys))?;
         // The handshake has its own limit.
         if let Event::Ended(end) = core::future::poll_fn(|cx| connection.poll(cx)).await {
-            return Err(error_of(&end, SHAKING_HANDS, Fate::NotProcessed));
+            return Err(error_of(&end, HANDSHAKE, Fate::NotProcessed));
         }
         *env.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
         env.admit();

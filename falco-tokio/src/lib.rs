@@ -83,10 +83,10 @@ pub use falco_core::{
 pub use server::{Handle, Handler, IntoBytes, OnCancel, Report, Request, Server, ServerBuilder, ServerStats};
 pub use socket::Stream;
 
-/// Draws a fresh key from the operating system.
+/// Generates a key with random numbers from the operating system.
 ///
 /// # Errors
-/// [`KeyError::Entropy`] where the operating system gives no random numbers.
+/// [`KeyError::Entropy`] if the operating system has no random numbers.
 pub fn generate_key() -> Result<Key, KeyError> {
     Key::generate(&mut entropy::system())
 }

@@ -154,7 +154,7 @@ impl ClientSession {
         let number = self
             .begun
             .checked_add(1)
-            .ok_or_else(|| self.life.fail(ConnectionError::NumbersExhausted))?;
+            .ok_or_else(|| self.life.fail(ConnectionError::RequestIdsExhausted))?;
         let (needed, given) = (layout::request_size(body.len()), out.len());
         let sealed = layout::write_request(out, body.len()).ok_or(OutputTooSmall { needed, given })?;
         key.seal(&mut self.nonces, body, sealed)

@@ -119,7 +119,7 @@ impl ServerSession {
         match key.open(&self.nonces, sealed) {
             Ok(body) => {
                 let number = self.begun.checked_add(1);
-                self.begun = number.ok_or_else(|| self.life.fail(ConnectionError::NumbersExhausted))?;
+                self.begun = number.ok_or_else(|| self.life.fail(ConnectionError::RequestIdsExhausted))?;
                 // A handler may take longer than a lifetime. Its answer is still sent.
                 self.life.suspend();
                 let id = RequestId::new(self.serial, self.begun);

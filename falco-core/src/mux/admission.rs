@@ -95,14 +95,14 @@ pub enum Room {
 ///
 /// A half-open connection is dropped only if another connection needs its place:
 ///
-/// 1. First go those that have sent nothing, part of a hello, or a hello that came before, which is
-///    a replay. If one source holds more than a 16th of them, and more than 8, one of that source
-///    goes. It is one of the older half, at random: each has the younger half's time for certain,
-///    and a flood does not drop all clients whose hellos are slow. If connections with a hello are
-///    more, one whose hello may still be on its way is spared for 20 ms.
-/// 2. Then go those whose hello decrypted and whose first PING has not come for a second. If one
-///    source holds more than a 16th of them, and more than 8, and the new connection is from
-///    another source, one of that source goes without that delay.
+/// 1. The first to be dropped are those that have sent nothing, part of a hello, or a replayed
+///    hello. It is one of the older half, at random: each has the younger half's time for certain,
+///    and a flood does not drop all clients whose hellos are slow. If one source has more than a
+///    16th of them, and more than 8, it is one of that source. While connections with a hello are
+///    more, one whose hello may still be on its way is not dropped for 20 ms.
+/// 2. If there are none, it is one whose hello decrypted and whose first PING has not arrived for a
+///    second. If one source has more than a 16th of them, and more than 8, and the new connection
+///    is from another source, it is one of that source, without that delay.
 ///
 /// Handshakes in progress, that is, connections with a hello and those that the server has not read
 /// yet, are 1,024 at most. Further connections wait.

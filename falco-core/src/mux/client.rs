@@ -29,21 +29,20 @@ use self::window::Window;
 
 /// A client's connection with the requests that it has accepted and that have not completed.
 ///
-/// `B` is the body of a request, `W` whatever waits for the answer, `P` whatever waits for the
-/// answer to a ping. The mux keeps a request with its body until it completes. Each is given back
-/// exactly once: its waiter with the answer, or the whole [`Call`] with a refusal, by
-/// [`cancel`](Self::cancel), by [`poll_closing`](Self::poll_closing), by
+/// `B` is the body of a request, `W` the waiter for its answer (such as a channel), and `P` the
+/// waiter for the answer to a ping. The mux keeps a request with its body until it completes. It
+/// gives each back exactly once: the waiter with the answer, or the whole [`Call`] with a refusal,
+/// by [`cancel`](Self::cancel), by [`poll_closing`](Self::poll_closing), by
 /// [`take_unbegun`](Self::take_unbegun) or by [`finish`](Self::finish).
 ///
-/// Requests begin in the order of their tickets, and no more of them than the server accepts: as
-/// many as its in-flight limit allows, and as many bytes as [`with_max_held`](Self::with_max_held)
-/// says. The others are held back here. No operation on a request takes longer the more are held
-/// back.
+/// Requests begin in the order of their tickets, as long as the server's in-flight limit and
+/// [`with_max_held`](Self::with_max_held) allow it. The others are held back here. Operations on a
+/// request do not get slower when many others are held back.
 pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     machine: ClientConnection<H>,
     /// All requests that have not completed.
     table: Table<B, W>,
-    /// Requests that may begin or have begun, by ticket, until they are sealed as a whole.
+    /// Requests that may begin or have begun and are not sealed completely, by ticket.
     queue: SendQueue<OutgoingRequest, u64>,
     /// Requests in the queue that have not begun.
     unbegun: Unbegun,
@@ -132,13 +131,13 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.table.len()
     }
 
-    /// Whether there are requests of which nothing was sealed.
+    /// Whether there are requests that have not begun.
     #[must_use]
     pub const fn has_unbegun(&self) -> bool {
         self.unbegun.count > 0 || self.table.held_back() > 0
     }
 
-    /// Whether something of a request has not been sealed.
+    /// Whether there are requests that are not sealed completely.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
         !self.queue.is_empty() || self.table.held_back() > 0
@@ -147,7 +146,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Accepts a request. It begins once the limits of the server allow it.
     ///
     /// # Errors
-    /// [`Rejected`], with the request and what becomes of it.
+    /// [`Rejected`], which returns the request and says whether it may go to another connection.
     pub fn request(&mut self, call: Call<B, W>) -> Result<(), Rejected<B, W>> {
         match self.machine.request(call.body.as_ref().len()) {
             Ok(_) => {}
@@ -159,11 +158,12 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         Ok(())
     }
 
-    /// Cancels the request `ticket`. Bytes that are not sealed are not sent, and the server is told
-    /// if it has seen a part. Returns the request and its fate, or `None` if it has completed.
+    /// Cancels the request with this ticket. Bytes that are not sealed yet are not sent. On the
+    /// noise wire, the server is sent a CANCEL if the request has begun. Returns the request and
+    /// its fate, or `None` if it has completed.
     pub fn cancel(&mut self, ticket: u64) -> Option<(Call<B, W>, Fate)> {
         let record = self.table.take(ticket)?;
-        // What was not sealed as a whole reaches no handler.
+        // A request that was not sealed completely reaches no handler.
         let mut fate = Fate::NotProcessed;
         match record.progress {
             Progress::HeldBack => {}
@@ -196,8 +196,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let _ = self.machine.cancel(id);
     }
 
-    /// Queues a ping. If the wire has an answer to it, the waiter is given back with
-    /// [`ClientStep::Pong`]; if not, at once.
+    /// Queues a ping. On the noise wire the waiter is given back with [`ClientStep::Pong`]. The
+    /// classic wire has no PONG, so there it is returned at once.
     ///
     /// # Errors
     /// The waiter, if the connection is closing or has ended.
@@ -228,9 +228,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.machine.close(now, reason);
     }
 
-    /// Processes the unread bytes as [`ClientConnection::recv`] does. A request for which the
-    /// server was busy, because more bytes were in flight than it holds, is held back and sent
-    /// again without a step.
+    /// Processes the unread bytes as [`ClientConnection::recv`] does. If the server refuses a
+    /// request as busy and the bytes in flight may be the reason, the request is held back and sent
+    /// again later, and no step reports that.
     ///
     /// # Errors
     /// What ended the connection. [`finish`](Self::finish) returns the requests that are left.
@@ -260,7 +260,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             }),
             ClientEvent::Begin { id, total, body } => {
                 if self.is_awaited(id) {
-                    // A vector has room, and the connection has checked the parts.
+                    // It cannot fail: a `Vec` grows, and the connection has checked the parts.
                     let _ = self.parts.begin(id, total, body);
                 }
                 skip
@@ -290,7 +290,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
     }
 
-    /// A request was answered. After the server was busy, more bytes are in flight again.
+    /// A request was answered. Grows the window if an earlier busy refusal has shrunk it.
     fn answered(&mut self, id: RequestId) -> Option<Call<B, W>> {
         self.served = true;
         let Begun { ticket, length, .. } = self.complete(id)?;
@@ -298,8 +298,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.take(ticket)
     }
 
-    /// A request was refused. If the server may have been busy because of the bytes in flight,
-    /// fewer are from now on, and the request is held back until there is room for it.
+    /// A request was refused. If the bytes in flight may be the reason, shrinks the window and
+    /// holds the request back until the window has room for it.
     fn refused<'u>(&mut self, consumed: usize, id: RequestId, refusal: Refusal) -> Option<ClientStep<'u, B, W, P>> {
         self.parts.forget(id);
         self.served |= refusal != Refusal::NotProcessed;
@@ -324,15 +324,15 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         })
     }
 
-    /// A request has left the server. It was in flight until now.
+    /// Removes a request from those in flight.
     fn complete(&mut self, id: RequestId) -> Option<Begun> {
         let begun = self.begun.remove(position(&self.begun, id)?)?;
         self.held -= begun.length;
         Some(begun)
     }
 
-    /// Takes out a request that has completed. A server may answer or refuse a request of which not
-    /// all was sent: no more of it is.
+    /// Takes out a request that has completed. If the server answered or refused it before all of
+    /// it was sent, the rest is not sent.
     fn take(&mut self, ticket: u64) -> Option<Call<B, W>> {
         let record = self.table.take(ticket)?;
         if let Progress::Partial(_) = record.progress {
@@ -341,13 +341,13 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         Some(record.into_call(ticket))
     }
 
-    /// The connection has ended: returns the requests that are left, in the order of their tickets,
-    /// with what becomes of each.
+    /// Call it when the connection has ended. Returns the outstanding requests in the order of
+    /// their tickets, each with its fate and whether to retry it.
     ///
-    /// A request of which nothing was sent goes to another connection. One that was sent in part
-    /// was not processed; of one that was sent as a whole, [`ClientConnection::fate`] says whether
-    /// it may have been. On [`MAX_TRIES`](super::MAX_TRIES) connections a request is sent at the
-    /// most.
+    /// A request that has not begun goes to another connection. One that was sent in part was not
+    /// processed. For one that was sent completely, [`ClientConnection::fate`] says whether it may
+    /// have been processed. A request is sent on at most [`MAX_TRIES`](super::MAX_TRIES)
+    /// connections.
     pub fn finish(&mut self) -> Vec<Unfinished<B, W>> {
         let sent = self.machine.fate();
         self.queue = SendQueue::new();
@@ -365,7 +365,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         });
         unfinished.collect()
     }
-    /// The stream has no more bytes, as for
+    /// Reports that the stream has no more bytes; see
     /// [`ClientConnection::end_of_stream`](crate::Connection::end_of_stream).
     ///
     /// # Errors
@@ -374,26 +374,25 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.machine.end_of_stream(now, unread)
     }
 
-    /// Whether the caller reads, as for
+    /// Reports whether the caller reads; see
     /// [`ClientConnection::set_reading`](crate::Connection::set_reading).
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
         self.machine.set_reading(now, reading);
     }
 
-    /// The stream has accepted some or all of what was sealed.
+    /// Reports that the stream has accepted some or all of the sealed bytes.
     pub fn wrote(&mut self) {
         self.writes.progress();
     }
 
-    /// The stream accepts nothing of what was sealed at present. After a lifetime of that the
-    /// connection ends. Repeated calls change nothing.
+    /// Reports that the stream does not accept sealed bytes at present. If that lasts one lifetime,
+    /// the connection ends. Repeated calls change nothing.
     pub fn blocked(&mut self, now: Instant) {
         self.writes.block(now);
     }
 
-    /// Whether the stream has accepted nothing for a lifetime:
-    /// [`handle_timeout`](Self::handle_timeout) then ends the connection. For a thread that only
-    /// writes.
+    /// Whether the write deadline has passed, so that [`handle_timeout`](Self::handle_timeout) ends
+    /// the connection. For a thread that only writes and does not call `handle_timeout` itself.
     #[must_use]
     pub fn is_stalled(&self, now: Instant) -> bool {
         self.writes.is_due(&self.machine, now)
@@ -405,8 +404,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.writes.poll_timeout(&self.machine)
     }
 
-    /// Does what is due at `now`. Call it once everything that has arrived is read. If the call is
-    /// late by more than some milliseconds, the deadline moves, so that the caller reads once more
+    /// Does what is due at `now`. First read everything that has arrived. If the call is more than
+    /// 50 ms late, the deadlines that have passed move, so that the caller can read once more
     /// first.
     ///
     /// # Errors
@@ -416,8 +415,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.writes.handle_timeout(&mut self.machine, now)
     }
 
-    /// How to end the stream of a connection that ended with `end`. A client waits for
-    /// [`LINGER`](crate::LINGER) at the most.
+    /// How to end the stream of a connection that ended with `end`. A client waits for at most
+    /// [`LINGER`](crate::LINGER).
     #[must_use]
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
         Ending::new(end, self.established, LINGER, now)
@@ -452,8 +451,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         begun.is_some_and(|begun| self.table.contains(begun.ticket))
     }
 
-    /// The server was busy for a request. If the bytes in flight may be the reason, fewer are from
-    /// now on. Returns whether they may.
+    /// The server refused a request as busy. If the bytes in flight may be the reason, shrinks the
+    /// window and returns `true`.
     fn shrink_window(&mut self, id: RequestId) -> bool {
         let peer_max = usize::try_from(self.machine.peer_max_message()).unwrap_or(usize::MAX);
         let last = self.begun.back().map_or(0, |begun| begun.id.number());
@@ -474,7 +473,7 @@ fn position(begun: &VecDeque<Begun>, id: RequestId) -> Option<usize> {
 }
 
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> fmt::Debug for ClientMux<H, B, W, P> {
-    /// Shows how many there are of everything, and no body.
+    /// Shows counts, and no bodies.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientMux")
             .field("machine", &self.machine)

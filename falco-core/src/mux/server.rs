@@ -1,4 +1,5 @@
-//! A server's side: joins requests within bounds, and queues answers and refusals.
+//! The mux of a server: joins requests from their parts, bounds the memory that they hold, and
+//! queues answers and refusals.
 
 use alloc::collections::VecDeque;
 use core::fmt;
@@ -30,18 +31,18 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     /// The bytes of each request that has not completed.
     held: Held,
     budget: G,
-    /// With more bytes of answers in the queue nothing is read.
+    /// If more bytes of answers are queued than this, nothing is read.
     max_queued: usize,
     reading: bool,
     writes: Writes,
     established: bool,
-    /// Requests refused here for want of room, since [`take_busy`](Self::take_busy) was called.
+    /// Requests that the mux has refused as busy since the last [`take_busy`](Self::take_busy).
     busy: u64,
 }
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
-    /// A mux without requests. While more bytes of answers wait to be sealed than the largest message
-    /// of `settings` has, nothing is read. So there is room for one answer of any size.
+    /// A mux without requests. Nothing is read while more bytes of answers wait to be sealed than
+    /// the `max_message` of `settings`. So a single answer never stops reading.
     pub fn new(machine: ServerConnection<H>, budget: G, settings: &Settings) -> Self {
         Self {
             machine,
@@ -75,16 +76,17 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.held.len()
     }
 
-    /// Whether to read and to call [`recv`](Self::recv) now. `false` while too many bytes of answers
-    /// wait for a client that does not read.
+    /// Whether to read and to call [`recv`](Self::recv) now. Returns `false` while too many bytes
+    /// of answers are queued, usually because the client does not read.
     #[must_use]
     pub const fn may_read(&self) -> bool {
         self.answers.unsealed() <= self.max_queued
     }
 
-    /// Whether the caller reads. It does not while [`may_read`](Self::may_read) forbids it, or while
-    /// something has to be written first that the client does not accept. Meanwhile the lifetime is
-    /// paused. Repeated calls change nothing.
+    /// Reports whether the caller reads. Call it with `false` while [`may_read`](Self::may_read)
+    /// returns `false`, and while [`recv`](Self::recv) waits for output that the client does not
+    /// accept. Meanwhile the lifetime is paused, for at most one lifetime. Repeated calls change
+    /// nothing.
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
         if reading != self.reading {
             self.reading = reading;
@@ -97,8 +99,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.machine.close(now, reason);
     }
 
-    /// Processes the unread bytes as [`ServerConnection::recv`](crate::Connection::recv) does. A
-    /// request for which the shared bound has no room is refused as busy, without a step.
+    /// Processes the unread bytes as [`ServerConnection::recv`](crate::Connection::recv) does. If
+    /// the shared bound, the connection's bound or memory has no room for a request, the request is
+    /// refused as busy, and no step reports it.
     ///
     /// # Errors
     /// What ended the connection.
@@ -130,11 +133,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 skip
             }
             ServerEvent::Part { id, body, last } => {
-                // One that was refused here may be open in the connection still.
+                // The mux may have refused it, although the connection still receives it.
                 if !self.is_held(id) {
                     return Ok(skip);
                 }
-                // What is reserved counts, which may be more than has arrived.
+                // Count the bytes that the buffer reserves, which may be more than have arrived.
                 if !self.hold(id, self.parts.growth(id, body.len())) {
                     return Ok(skip);
                 }
@@ -166,8 +169,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// ended, the answer is dropped.
     ///
     /// # Errors
-    /// [`RequestError::TooLarge`]: the client does not read an answer of this size, or this side does
-    /// not send one. The request is refused as [`Refusal::AnswerTooLarge`].
+    /// [`RequestError::TooLarge`]: the answer is larger than the client accepts or than this side
+    /// may send. The request is refused as [`Refusal::AnswerTooLarge`].
     pub fn answer(&mut self, id: RequestId, body: B) -> Result<(), RequestError> {
         match self.machine.answer(id, body.as_ref().len()) {
             Ok(answer) => {
@@ -185,8 +188,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
     }
 
-    /// Refuses a request. If its answer is being sent, the rest of it is not. A request that has
-    /// completed stays as it is.
+    /// Refuses a request. If its answer is being sent, the rest of the answer is not sent. For a
+    /// request that has completed, this does nothing.
     pub fn refuse(&mut self, id: RequestId, refusal: Refusal) {
         self.parts.forget(id);
         self.release(id);
@@ -217,8 +220,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             return match sealed {
                 Ok(count) => Ok(count),
                 Err(SealError::OutputTooSmall(small)) => Err(small),
-                // The request has completed otherwise. Its answer is dropped, so that it does not
-                // block others.
+                // The request has completed in another way, such as by a refusal. Its answer is
+                // dropped, so that it does not block others.
                 Err(SealError::NotWaiting(id)) => {
                     self.answers.retain(|answer, _| answer.id() != id);
                     self.release(id);
@@ -229,15 +232,15 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
     }
 
-    /// Bytes of output with which one call of [`seal`](Self::seal) makes progress with the longest
-    /// answer that waits, or seals many small ones.
+    /// An output size with which one call of [`seal`](Self::seal) seals many small answers, or much
+    /// of the longest queued one.
     #[must_use]
     pub fn seal_size(&self) -> usize {
         self.machine.seal_size(self.answers.worthwhile())
     }
 
-    /// The connection has ended: drops all requests and answers, and gives their bytes back to the
-    /// shared bound. For a caller that keeps the mux while handlers still run.
+    /// Call it when the connection has ended. Drops all requests and answers, and gives their bytes
+    /// back to the shared bound. For a caller that keeps the mux while handlers are running.
     pub fn finish(&mut self) {
         self.give_back();
         self.held = Held::new(0);
@@ -246,7 +249,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.parts = Reassembly::default();
     }
 
-    /// The stream has no more bytes. `Ok` means that requests in flight still complete.
+    /// Reports that the stream has no more bytes. `Ok` means that requests in flight are still
+    /// answered.
     ///
     /// # Errors
     /// What ended the connection.
@@ -254,20 +258,19 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.machine.end_of_stream(now, unread)
     }
 
-    /// The stream has accepted some or all of what was sealed.
+    /// Reports that the stream has accepted some or all of the sealed bytes.
     pub fn wrote(&mut self) {
         self.writes.progress();
     }
 
-    /// The stream accepts nothing of what was sealed at present. After a lifetime of that the
-    /// connection ends. Repeated calls change nothing.
+    /// Reports that the stream does not accept sealed bytes at present. If that lasts one lifetime,
+    /// the connection ends. Repeated calls change nothing.
     pub fn blocked(&mut self, now: Instant) {
         self.writes.block(now);
     }
 
-    /// Whether the stream has accepted nothing for a lifetime:
-    /// [`handle_timeout`](Self::handle_timeout) then ends the connection. For a thread that only
-    /// writes.
+    /// Whether the write deadline has passed, so that [`handle_timeout`](Self::handle_timeout) ends
+    /// the connection. For a thread that only writes and does not call `handle_timeout` itself.
     #[must_use]
     pub fn is_stalled(&self, now: Instant) -> bool {
         self.writes.is_due(&self.machine, now)
@@ -279,8 +282,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.writes.poll_timeout(&self.machine)
     }
 
-    /// Does what is due at `now`. Call it once everything that has arrived is read. If the call is
-    /// late by more than some milliseconds, the deadline moves, so that the caller reads once more
+    /// Does what is due at `now`. First read everything that has arrived. If the call is more than
+    /// 50 ms late, the deadlines that have passed move, so that the caller can read once more
     /// first.
     ///
     /// # Errors
@@ -290,8 +293,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.writes.handle_timeout(&mut self.machine, now)
     }
 
-    /// How to end the stream of a connection that ended with `end`. The client has the agreed
-    /// lifetime from now on to accept the last answers.
+    /// How to end the stream of a connection that ended with `end`. After
+    /// [`ConnectionError::Closed`] and [`ConnectionError::HandlerFailed`] the client has one
+    /// lifetime from `now` to accept the last answers, and [`LINGER`] after any other end.
     #[must_use]
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
         let answered = matches!(end, ConnectionError::Closed | ConnectionError::HandlerFailed);
@@ -299,7 +303,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         Ending::new(end, self.established, limit, now)
     }
 
-    /// Whether the client has proved its key.
+    /// Whether the client has proved that it has the key.
     #[must_use]
     pub const fn is_established(&self) -> bool {
         self.established
@@ -316,8 +320,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
     }
 
-    /// How many requests were refused as busy since the last call, because the shared bound or memory
-    /// had no room for them.
+    /// How many requests the mux has refused as busy since the last call, because the shared bound,
+    /// the connection's bound or memory had no room for them.
     pub const fn take_busy(&mut self) -> u64 {
         core::mem::replace(&mut self.busy, 0)
     }
@@ -370,7 +374,7 @@ impl<H: ServerKeyRef, B, G: Budget> ServerMux<H, B, G> {
 }
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> fmt::Debug for ServerMux<H, B, G> {
-    /// Shows how many there are of everything, and no body.
+    /// Shows counts, and no bodies.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerMux")
             .field("machine", &self.machine)

@@ -168,7 +168,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             return Err(self.base.fail(ConnectionError::Tampered));
         };
         let before = self.requests.table.len();
-        if link.judge_server_record(&mut self.requests, frames).is_err() {
+        if link.check_server_record(&mut self.requests, frames).is_err() {
             return Err(self.base.fail_protocol(self.requests.begun, before));
         }
         self.base.life.restart();

@@ -19,16 +19,16 @@ impl<A: Aead> Link<A> {
     /// If a frame breaks the rules, the connection ends, and the effects of the frames before it
     /// are never visible.
     #[inline]
-    pub(super) fn judge_server_record<T: RequestTable>(
+    pub(super) fn check_server_record<T: RequestTable>(
         &mut self,
         requests: &mut Requests<T>,
         frames: &mut [u8],
     ) -> Result<(), Broken> {
-        mark_frames(frames, |head, body| self.judge_server_frame(requests, head, body))
+        mark_frames(frames, |head, body| self.check_server_frame(requests, head, body))
     }
 
     #[inline]
-    fn judge_server_frame<T: RequestTable>(
+    fn check_server_frame<T: RequestTable>(
         &mut self,
         requests: &mut Requests<T>,
         head: FrameHead,

@@ -149,7 +149,7 @@ impl<T: RequestTable> Requests<T> {
         let id = if begun {
             message.number()
         } else {
-            self.begun.checked_add(1).ok_or(ConnectionError::NumbersExhausted)?
+            self.begun.checked_add(1).ok_or(ConnectionError::RequestIdsExhausted)?
         };
         if begun {
             let slot = table::find(&mut self.table, id);

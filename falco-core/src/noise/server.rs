@@ -153,7 +153,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         }
         let (last, in_flight) = (self.requests.begun, self.requests.table.len());
         let now = self.base.life.latest();
-        if link.judge_client_record(&mut self.requests, frames, now).is_err() {
+        if link.check_client_record(&mut self.requests, frames, now).is_err() {
             return Err(self.base.fail_protocol(last, in_flight));
         }
         self.base.life.restart();

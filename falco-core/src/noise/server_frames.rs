@@ -1,5 +1,5 @@
-//! What the frames of a client do to a server. A record is checked as a whole, then each frame is
-//! returned as an event.
+//! How a server processes the frames of a client. It checks all frames of a record first, then
+//! returns them as events one at a time.
 
 use super::base::mark_frames;
 use super::layout::{FrameHead, TOTAL, kind};
@@ -15,23 +15,24 @@ use crate::message::RequestId;
 use crate::time::{Instant, Span};
 
 impl<A: Aead> Link<A> {
-    /// Checks all frames of a record in order and applies them to `requests`. Replaces the kind of
-    /// each frame by a mark that says which event it is.
+    /// Checks all frames of a record in order and applies them to `requests`. Overwrites the kind
+    /// of each frame with a mark that tells `next_event` which event to return.
     ///
-    /// If a frame breaks the rules, the connection ends, and the effects of the frames before it
-    /// are never visible.
+    /// # Errors
+    /// [`Broken`] if a frame breaks the rules. The caller then ends the connection, so that no
+    /// frame of the record has a visible effect.
     #[inline]
-    pub(super) fn judge_client_record<T: RequestTable>(
+    pub(super) fn check_client_record<T: RequestTable>(
         &mut self,
         requests: &mut Requests<T>,
         frames: &mut [u8],
         now: Instant,
     ) -> Result<(), Broken> {
-        mark_frames(frames, |head, body| self.judge_client_frame(requests, head, body, now))
+        mark_frames(frames, |head, body| self.check_client_frame(requests, head, body, now))
     }
 
     #[inline]
-    fn judge_client_frame<T: RequestTable>(
+    fn check_client_frame<T: RequestTable>(
         &mut self,
         requests: &mut Requests<T>,
         head: FrameHead,
@@ -79,7 +80,7 @@ impl<A: Aead> Link<A> {
         }
     }
 
-    /// Notes that a request with this number begins.
+    /// Checks that `id` may begin a new request, and records it.
     #[inline]
     fn begin<T: RequestTable>(&self, requests: &mut Requests<T>, id: u32) -> Result<(), Broken> {
         if id <= requests.begun || self.their_close.is_some() {
@@ -91,8 +92,9 @@ impl<A: Aead> Link<A> {
 }
 
 impl<T: RequestTable> Requests<T> {
-    /// Admits a request of which `received` of `total` bytes have arrived, or returns the mark of
-    /// its refusal.
+    /// Admits a request of which `received` of `total` bytes have arrived, if the limits allow it.
+    /// Returns the mark for its frame: that of the event, of a refusal, or `SKIP` for a request
+    /// after this side's CLOSE.
     #[inline]
     fn admit(&mut self, id: u32, total: u32, received: u32, now: Instant) -> u8 {
         if self.last.is_some() {
@@ -130,7 +132,7 @@ impl<T: RequestTable> Requests<T> {
         mark::BEGIN
     }
 
-    /// Whether so many more bytes may be held. Ask it before bytes are added.
+    /// Whether `bytes` more bytes may be held. Call it before they are added.
     fn has_room(&self, bytes: u32) -> bool {
         self.held.checked_add(bytes).is_some_and(|held| held <= self.max_held)
     }
@@ -177,7 +179,7 @@ impl<T: RequestTable> Requests<T> {
         mark::CANCELLED
     }
 
-    /// Removes a request that has completed.
+    /// Removes a request and releases its held bytes.
     pub(super) fn complete(&mut self, id: u32) {
         if let Some(place) = self.table.find(id) {
             self.complete_at(place);
@@ -191,7 +193,7 @@ impl<T: RequestTable> Requests<T> {
         self.table.remove(place);
     }
 
-    /// Counts the silence of all requests in part from `now`.
+    /// Restarts the stale timeout of all partially received requests at `now`.
     pub(super) fn touch(&mut self, now: Instant) {
         for slot in self.table.iter_mut() {
             slot.touched = millis(now);
@@ -199,17 +201,18 @@ impl<T: RequestTable> Requests<T> {
         self.set_stale(self.stale.map(|_| now + self.lifetime));
     }
 
-    /// Sets when requests in part may be stale.
+    /// Sets the earliest time at which a partially received request can be stale.
     fn set_stale(&mut self, stale: Option<Instant>) {
         self.stale = stale;
         self.grace = GracePeriod::UNUSED;
     }
 
-    /// A late poll: what arrived before `now` is read before a request counts as stale.
+    /// Handles a late poll: moves the stale timeout, so that bytes that arrived before `now` are
+    /// read first.
     pub(super) fn handle_late_poll(&mut self, now: Instant) {
         let late = |stale: Instant| (now + Span::TICK).span_since(stale);
-        // At most a lifetime late, as for the connection. The silence of a request has to fit 32
-        // bits.
+        // The poll may be at most one lifetime late, as for the connection. The time since the last
+        // bytes of a request has to fit in 32 bits.
         if let Some(late) = self.stale.filter(|stale| *stale <= now).map(late)
             && late <= self.lifetime
             && self.lifetime.as_millis() + late.as_millis() + 2_000 < u64::from(u32::MAX)
@@ -219,8 +222,8 @@ impl<T: RequestTable> Requests<T> {
         }
     }
 
-    /// Gives up all requests in part: the client closed and ended the stream, so the rest of them
-    /// will not arrive.
+    /// Gives up all partially received requests: the client has sent its CLOSE and ended the
+    /// stream, so the rest of them will not arrive.
     pub(super) fn lose_half_received(&mut self) {
         for slot in self.table.iter_mut().filter(|slot| slot.state == State::Receiving) {
             slot.state = State::Lost;
@@ -230,7 +233,7 @@ impl<T: RequestTable> Requests<T> {
         self.set_stale(None);
     }
 
-    /// Gives up requests of which nothing has arrived for a lifetime.
+    /// Gives up partially received requests of which nothing has arrived for one lifetime.
     pub(super) fn drop_stale(&mut self, now: Instant) {
         let Some(stale) = self.stale.filter(|stale| now >= *stale) else {
             return;
@@ -239,8 +242,9 @@ impl<T: RequestTable> Requests<T> {
         let lifetime = self.lifetime.as_millis();
         let (mut left, mut first_lost): (Option<u64>, u32) = (None, u32::MAX);
         for slot in self.table.iter_mut().filter(|slot| slot.state == State::Receiving) {
-            // No silence is longer than a lifetime at `stale`, so that it fits 32 bits, however
-            // late this call is.
+            // At `stale`, no request has been silent for longer than one lifetime plus the lateness
+            // that `handle_late_poll` allows. It checks that this fits in 32 bits, however late
+            // this call is.
             let silent = late.saturating_add(millis(stale).wrapping_sub(slot.touched).into());
             if silent >= lifetime {
                 slot.state = State::Lost;
@@ -269,7 +273,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         })
     }
 
-    /// Whether there are events of what was already applied.
+    /// Whether `next_event` has events to return: frames of an opened record, or requests that were
+    /// given up.
     #[inline]
     pub(super) fn has_pending_event(&self) -> bool {
         self.requests.lost > 0 || self.base.phase.link().is_some_and(|link| link.opened > 0)
@@ -289,7 +294,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             };
             let id = RequestId::new(self.base.serial, frame.head.id);
             let body = frame.body;
-            // A request in part may have completed since its frames were checked.
+            // The request may have completed since its frames were checked.
             let gone = || self.requests.table.find(frame.head.id).is_none();
             let code = body.first().copied().unwrap_or(close::DONE);
             let event = match frame.head.kind {

@@ -20,7 +20,7 @@ fn each_end_of_a_connection_has_its_own_message_with_its_numbers() {
         (E::HandshakeTimeout, &["deadline"]),
         (E::Expired, &["lifetime"]),
         (E::Tampered, &["decrypt"]),
-        (E::Replayed, &["second time"]),
+        (E::Replayed, &["replayed"]),
         (
             E::FrameLength {
                 length: 12,
@@ -35,7 +35,7 @@ fn each_end_of_a_connection_has_its_own_message_with_its_numbers() {
         (E::Stalled, &["no progress"]),
         (E::HandlerFailed, &["handler"]),
         (E::KeyExhausted, &["key"]),
-        (E::NumbersExhausted, &["numbers"]),
+        (E::RequestIdsExhausted, &["request ids"]),
         (E::Truncated, &["cut off"]),
         (E::ClosedByPeer, &["peer"]),
         (E::Closed, &["closed"]),
@@ -59,7 +59,7 @@ fn misuse_and_refusals_show_their_numbers() {
     let not_waiting = both.server.answer(ids[0], 0).unwrap_err().to_string();
     assert!(not_waiting.contains("request 1 "), "{not_waiting}");
     assert_eq!(SealError::NotWaiting(ids[0]).to_string(), not_waiting);
-    assert!(ReplyError::TransmitFirst.to_string().contains("first"));
+    assert!(ReplyError::TransmitFirst.to_string().contains("poll_transmit"));
     let small = OutputTooSmall { needed: 157, given: 31 };
     let text = SealError::from(small).to_string();
     assert!(text.contains("157") && text.contains("31"), "{text}");

@@ -55,7 +55,7 @@ impl Connection {
         let shared = Shared::new(state, clock, [output, control], splits).map_err(io)?;
         let mut reader = Reader::new(Arc::clone(&shared), Line::new(input, clock, None));
         let result = reader.shake_hands();
-        result.map_err(|ended| error_of(ended, "shaking hands"))?;
+        result.map_err(|ended| error_of(ended, "handshake"))?;
         Ok(if splits {
             (Self { shared, reader: None }, Some(reader))
         } else {

@@ -1,4 +1,4 @@
-//! The one connection that a client has at a time, and the attempts to make the next.
+//! The current connection of a client, and the attempts to make the next one.
 
 use core::fmt;
 use core::panic::AssertUnwindSafe;
@@ -21,14 +21,14 @@ use super::reader::Reader;
 use super::stats::Counters;
 use crate::error::Error;
 
-/// A connection that ended within this time of its handshake, and on which no request completed,
-/// counts as a failed attempt.
+/// A connection that ends within this time after its handshake counts as a failed attempt, unless
+/// the server has answered a request or refused one for another reason than `NotProcessed`.
 const SHORT_LIVED: Duration = Duration::from_secs(1);
 
 /// What does not change while the client exists.
 #[derive(Debug)]
 pub(super) struct Config {
-    /// For another key.
+    /// How to derive keys when the key changes.
     pub(super) key_options: KeyOptions,
     pub(super) settings: Settings,
     pub(super) entropy: Entropy,
@@ -41,7 +41,7 @@ pub(super) struct Config {
 pub(super) struct Connector {
     config: Config,
     state: Mutex<State>,
-    /// An attempt has ended, or the client is closed.
+    /// Notified when an attempt has ended, and when the client is closed.
     changed: Condvar,
     counters: Counters,
 }
@@ -60,20 +60,21 @@ struct State {
     keys: Arc<ClientKeys>,
     /// The connection, and when its handshake was completed.
     current: Option<(Arc<Connection>, Instant)>,
-    /// One that has ended. Its stream may be the user's, and is dropped without the lock.
+    /// A connection that has ended. Drop it without the lock held: dropping its stream may run the
+    /// user's code.
     gone: Option<Arc<Connection>>,
-    /// A thread is making an attempt.
+    /// Whether a thread is making an attempt.
     dialing: bool,
-    /// The client was closed or dropped: the result of an attempt is discarded.
+    /// Whether the client was closed or dropped. The result of an attempt is then discarded.
     closed: bool,
-    /// This client has completed a handshake under its key before, and no server has reported since
-    /// that the key is retired.
+    /// Whether this client has been let in: it has completed a handshake under its key before, and
+    /// no server has reported since that the key is retired.
     admitted: bool,
     /// Failed attempts in a row.
     failed: FailedAttempts,
-    /// Failed attempts in all, so that a caller notices that one has failed.
+    /// Total number of failed attempts, by which a waiting caller notices a new failure.
     failures: u64,
-    /// Failed attempts in all whose error goes to everybody who waits.
+    /// Total number of failed attempts that fail all waiting callers.
     final_failures: u64,
     /// Callers that wait for a connection.
     waiting: usize,
@@ -111,8 +112,8 @@ impl Connector {
         &self.counters
     }
 
-    /// The connection if it is open, and otherwise the next one. All callers share one attempt and
-    /// its result. Each waits until its own limit.
+    /// Returns the connection if it is open, and otherwise waits for the next one. All callers
+    /// share one attempt and its result. Each waits at most until its own limit.
     pub(super) fn connection(self: &Arc<Self>, limit: Option<Limit>, wait: Wait) -> Result<Arc<Connection>, Error> {
         let mut state = self.lock();
         if state.closed {
@@ -157,7 +158,7 @@ impl Connector {
                 return (state, Err(why));
             }
             if let Some(limit) = limit.filter(|limit| limit.left().is_zero()) {
-                // The reason why there is no connection says more than the time limit.
+                // The error that prevented a connection is more useful than a timeout.
                 let timed_out = || limit.error("connecting", Fate::NotProcessed);
                 let why = state.error().unwrap_or_else(timed_out);
                 return (state, Err(why));
@@ -196,7 +197,7 @@ impl Connector {
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        // It stays there for other threads that close the client and wait for the same end.
+        // It stays in `current`, so that other threads that call `close` wait for it, too.
         let current = state.current.as_ref().map(|(connection, _)| Arc::clone(connection));
         drop(state);
         self.changed.notify_all();
@@ -272,8 +273,9 @@ impl Connector {
         } else {
             state.failed = FailedAttempts::none();
         }
-        // A server that completes handshakes and then ends the connection is not asked without a
-        // pause. One that has served is: then each attempt comes with a request.
+        // Pause before the next attempt if the server completes handshakes and then ends
+        // connections at once. No pause is needed if it has served a request: each attempt then
+        // makes progress.
         state.retry_at = (state.failed.count() > 0)
             .then(|| self.retry_at(state.failed.count()))
             .flatten();
@@ -281,7 +283,7 @@ impl Connector {
     }
 
     fn retry_at(&self, failed: u32) -> Option<Instant> {
-        // There is no pause where it overflows the clock.
+        // If the sum overflows, there is no pause.
         let pause = self
             .config
             .backoff
@@ -304,7 +306,6 @@ impl Connector {
         let opened = self.dial(keys);
         let mut state = self.lock();
         // The key may have changed meanwhile, and with it the connection.
-        // The key may have changed meanwhile, and with it the connection.
         let (reader, unused) = if Arc::ptr_eq(keys, &state.keys) && !state.closed {
             (self.conclude(&mut state, opened), None)
         } else {
@@ -321,7 +322,7 @@ impl Connector {
     }
 
     fn dial(&self, keys: &Arc<ClientKeys>) -> Result<(Connection, Option<Reader>), Error> {
-        // A stream of the user's may panic. Callers receive that as an error.
+        // The user's stream may panic. Callers receive the panic as an error.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let stream = self.config.dial.dial(self.config.connect_timeout)?;
             Connection::open(stream, Arc::clone(keys), &self.config.settings, &self.config.entropy)
@@ -359,7 +360,7 @@ impl Connector {
 }
 
 impl State {
-    /// An error from a time when callers last waited does not concern those who come later.
+    /// Discards the last error if no caller is waiting, so that later callers do not receive it.
     fn forget_error(&mut self) {
         let pausing = self.retry_at.is_some_and(|at| at > Instant::now());
         if self.waiting == 0 && !self.dialing && !pausing {
@@ -374,8 +375,8 @@ impl State {
     }
 }
 
-/// Whether a failed attempt fails all requests that wait for it, because another is not expected to
-/// succeed.
+/// Whether a failed attempt fails all requests that wait for a connection, because another attempt
+/// is not expected to succeed.
 fn is_final(error: &Error, admitted: bool, failed: FailedAttempts) -> bool {
     // The same errors as in falco-tokio.
     match error {

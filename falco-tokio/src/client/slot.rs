@@ -1,5 +1,6 @@
-//! The task behind one connection at a time. It takes the orders of callers, connects when there is
-//! something to do, and hands to the next connection what the last has not processed.
+//! The task of one slot of a client, which has one current connection at a time. It takes the
+//! orders of callers, connects when there is something to do, and resends on the next connection
+//! the requests that were not processed on the last one.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -19,7 +20,7 @@ use tracing::{debug, warn};
 use super::connection::{Connection, Event, PingTo, answer, error_of};
 use super::dial::Dialing;
 use super::shared::{Call, Order, Orders, Shared};
-use super::{Env, SHAKING_HANDS};
+use super::{Env, HANDSHAKE};
 use crate::error::Error;
 use crate::timer::{Timer, reschedule};
 
@@ -37,10 +38,11 @@ pub(super) struct Slot {
     env: Arc<Env>,
     /// Orders being processed. Empty otherwise, and kept for its memory.
     orders: Orders,
-    /// Whether the last poll has left requests for this one.
+    /// Whether the last poll left requests in the queue for the next poll.
     deferred: bool,
     current: Current,
-    /// Connections that accept nothing new and have requests in flight.
+    /// Connections that accept no new requests: with requests in flight, or ended and not closed
+    /// yet.
     old: Vec<Connection>,
     /// Requests that wait for a connection, by ticket.
     waiting: BTreeMap<u64, Call>,
@@ -48,9 +50,10 @@ pub(super) struct Slot {
     openers: Vec<oneshot::Sender<Result<(), Error>>>,
     closers: Vec<oneshot::Sender<()>>,
     closing: bool,
-    /// Attempts that have failed since the last handshake that completed.
+    /// Failed attempts in a row. A connection that ended within [`SOON`] and served nothing counts,
+    /// too.
     failed: FailedAttempts,
-    /// The next attempt begins no sooner.
+    /// No attempt begins before this time.
     retry_at: Option<Instant>,
     /// Why there is no connection.
     trouble: Option<Error>,
@@ -146,7 +149,7 @@ impl Slot {
     fn expire(&mut self, ticket: u64, limit: Duration) {
         let waits = self.waiting.contains_key(&ticket);
         if let Some((call, fate)) = self.remove(ticket) {
-            // Why there was no connection says more than that there was none in time.
+            // The error that prevented a connection is more useful than a timeout.
             let never_sent = waits && !call.attempts.has_been_sent();
             let why = self
                 .trouble
@@ -162,14 +165,15 @@ impl Slot {
         }
     }
 
-    /// The key has changed: requests in flight under the old one complete, and no more begin there.
+    /// Handles a change of the key: no more requests begin on the current connection, and those in
+    /// flight complete there.
     fn renew(&mut self, adopted: Option<Box<Connection>>) {
         let next = adopted.map_or(Current::None, |connection| {
             Current::Connection(connection, Instant::now())
         });
         if let Current::Connection(mut connection, _) = core::mem::replace(&mut self.current, next) {
             connection.retire();
-            // At once, because the next order may be about one of them.
+            // Take them back now, because the next order may refer to one of these requests.
             let returned = core::mem::take(&mut connection.returned);
             self.old.push(*connection);
             self.take_back(returned);
@@ -179,7 +183,7 @@ impl Slot {
         self.failed = FailedAttempts::none();
     }
 
-    /// A client that closes and has nothing to send does not wait for a connection.
+    /// Gives up connecting if the client is closing and no request waits.
     fn stop_connecting(&mut self) {
         let connected = matches!(&self.current, Current::Connection(connection, _) if connection.is_established());
         if self.closing && self.waiting.is_empty() && !connected {
@@ -199,7 +203,7 @@ impl Slot {
         self.poll_current(cx, Connection::poll_socket).is_ready()
     }
 
-    /// Hands what waits to the connection, if it is established.
+    /// Hands the waiting requests and pings to the connection, if it is established.
     fn hand_over(&mut self) {
         let Current::Connection(connection, _) = &mut self.current else {
             return;
@@ -228,7 +232,8 @@ impl Slot {
         }
     }
 
-    /// Requests that a connection has not processed go before later ones.
+    /// Queues requests that a connection gave back. They are ordered by ticket, so before later
+    /// ones.
     fn take_back(&mut self, returned: Vec<Call>) {
         self.waiting
             .extend(returned.into_iter().map(|call| (call.ticket, call)));
@@ -236,12 +241,12 @@ impl Slot {
 
     /// Begins an attempt to connect, if there is something to do and no pause.
     fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Callers that have gone need no connection.
+        // Drop those whose callers no longer wait.
         self.pings.retain(|to| !to.is_closed());
         self.openers.retain(|to| !to.is_closed());
         let asked = !self.waiting.is_empty() || !self.pings.is_empty() || !self.openers.is_empty();
-        // While there are other connections, no request goes to one that failed. So it reconnects
-        // without one.
+        // If the client has several connections, no request is assigned to one that has failed. So
+        // it reconnects even if no request waits.
         let hopeless = self.trouble.as_ref().is_some_and(|trouble| self.is_final(trouble));
         let wanted = asked || (self.env.spread && self.failed.count() > 0 && !hopeless);
         if self.closing {
@@ -250,7 +255,7 @@ impl Slot {
         if !wanted || self.closing {
             return Poll::Pending;
         }
-        // There can be no other stream: the requests fail with what ended this one.
+        // No other stream can be opened, so the requests fail with the error that ended this one.
         if self.env.dial.is_spent()
             && let Some(trouble) = &self.trouble
         {
@@ -273,14 +278,14 @@ impl Slot {
         Poll::Ready(())
     }
 
-    /// An attempt has failed.
+    /// Handles a failed attempt to connect.
     fn fail(&mut self, error: Error) {
         self.current = Current::None;
         self.failed.add(end_of(&error));
         let pause = self.env.pause(self.failed.count());
         self.retry_at = Some(Instant::now() + pause);
         warn!(%error, attempt = self.failed.count(), ?pause, "no connection");
-        // Callers of `connect` receive the error at once. All others do if waiting does not help.
+        // Callers of `connect` receive the error at once; other callers only if no retry follows.
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
         }
@@ -322,8 +327,7 @@ impl Slot {
     }
 
     /// Pauses before the next attempt if the server completes handshakes and then ends connections
-    /// at once. If it has served a request, there is no pause: each attempt then has a request to
-    /// send.
+    /// at once. If it has served a request, no pause is needed: each attempt then makes progress.
     fn pause_if_soon(&mut self, since: Instant, served: bool) {
         if served || since.elapsed() >= SOON {
             self.failed = FailedAttempts::none();
@@ -337,7 +341,7 @@ impl Slot {
     /// The current connection has ended.
     fn end(&mut self, connection: Connection, since: Instant, end: &io::Result<ConnectionError>) {
         if !connection.is_established() {
-            self.fail(error_of(end, SHAKING_HANDS, Fate::NotProcessed));
+            self.fail(error_of(end, HANDSHAKE, Fate::NotProcessed));
             return;
         }
         self.pause_if_soon(since, connection.has_served());
@@ -472,8 +476,8 @@ impl Future for Slot {
 }
 
 impl Drop for Slot {
-    /// When all is done, or with its runtime. Callers that still wait see the end of their
-    /// channels.
+    /// Runs when the task has finished, or when the runtime is dropped. Callers that still wait
+    /// then find their channels closed.
     fn drop(&mut self) {
         self.shared.abandon();
     }

@@ -1,5 +1,5 @@
 //! The connections of a server: which are accepted, which half-open ones are dropped for others,
-//! and how all of them are notified. The rules are those of [`falco_core::mux::Admission`].
+//! and how they are closed. The rules are those of [`falco_core::mux::Admission`].
 
 use core::time::Duration;
 use std::collections::HashMap;
@@ -16,14 +16,14 @@ use crate::clock::Clock;
 #[derive(Debug)]
 struct State {
     connections: HashMap<u64, Arc<Control>>,
-    /// Those of them that were accepted here.
+    /// Tracks those that the accept loop has accepted. Guests are not among them.
     admission: Admission,
     next: u64,
-    /// The accept loop waits for a place.
+    /// Whether the accept loop waits for a place.
     waited_for: bool,
-    /// Connections that have ended.
+    /// How many connections have ended.
     left: u64,
-    /// The server takes no more connections.
+    /// Whether the server is stopping: it accepts no more connections.
     stopping: bool,
     /// Connections that were ended at once, and their requests that had not been answered.
     cut: (u64, u64),
@@ -33,8 +33,9 @@ struct State {
 pub(crate) struct Registry {
     state: Mutex<State>,
     clock: Clock,
-    /// Notified when the server is to stop, when a connection has ended or has completed its
-    /// handshake, and where the accept loop waits also when a half-open connection may be dropped.
+    /// Notified when the server is to stop, and when a connection has ended or has completed its
+    /// handshake. While the accept loop waits, also notified when a half-open connection may be
+    /// dropped.
     changed: Notify,
 }
 
@@ -43,18 +44,18 @@ pub(crate) struct Registry {
 pub(crate) enum Admitted {
     /// Yes.
     As { number: u64 },
-    /// There are as many as there may be, in all or from its source.
+    /// No: the limit on connections, or that of its source, is reached.
     Full,
     /// The server is stopping.
     Stopping,
 }
 
-/// How a connection goes on whose handshake is complete.
+/// What happens to a connection whose handshake is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Established {
     /// It serves requests.
     Serves,
-    /// Its key has as many connections as it may have.
+    /// It is closed: its key is at the limit of connections.
     OverKeyLimit,
     /// The server is stopping.
     Stopping,
@@ -82,7 +83,8 @@ impl Registry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a connection that was accepted here, and has others dropped that stand back for it.
+    /// Adds a connection from the accept loop, and drops half-open connections to make room for
+    /// later ones.
     pub(crate) fn admit(&self, control: &Arc<Control>, source: Source) -> Admitted {
         let mut state = self.lock();
         if state.stopping {
@@ -96,7 +98,8 @@ impl Registry {
         let now = self.clock.now();
         let selected = [
             state.admission.select_from_source_of(number),
-            // One to make up for this one, and one to get ahead.
+            // One to replace the place that was just taken, and one more to free places faster than
+            // they are taken.
             state.admission.select(now, None),
             state.admission.select(now, None),
         ];
@@ -106,16 +109,17 @@ impl Registry {
         Admitted::As { number }
     }
 
-    /// Adds a connection that was not accepted here and takes no place. None where the server is
+    /// Adds a guest, which does not count towards the limits. Returns `None` if the server is
     /// stopping.
     pub(crate) fn admit_guest(&self, control: &Arc<Control>) -> Option<u64> {
         let mut state = self.lock();
         (!state.stopping).then(|| state.insert(control))
     }
 
-    /// Waits until there is a place for a connection that was accepted from `source`, or all are
-    /// established, so that it is closed at once. Meanwhile others wait in the listener's backlog,
-    /// and half-open connections are dropped.
+    /// Waits until there is a place for an accepted connection from `source`. Also returns if all
+    /// places are taken by established connections: [`admit`](Self::admit) then returns
+    /// [`Admitted::Full`]. Meanwhile new connections wait in the listener's backlog, and half-open
+    /// connections are dropped to make room.
     pub(crate) async fn room(&self, source: Source) {
         loop {
             let changed = self.changed.notified();
@@ -132,8 +136,9 @@ impl Registry {
         }
     }
 
-    /// The half-open connections that are dropped now for one from `source` that waits, and when
-    /// another may be. None if it need not wait.
+    /// Selects the half-open connections to drop now for a waiting connection from `source`.
+    /// Returns them with the time at which another one may be dropped, or `None` if there is no
+    /// need to wait.
     fn select_for(&self, source: Source) -> Option<(Vec<Arc<Control>>, Option<falco_core::Instant>)> {
         let mut state = self.lock();
         state.waited_for = state.admission.room() == Room::Wait;
@@ -147,8 +152,8 @@ impl Registry {
         })
     }
 
-    /// The system is short of something: drops a half-open connection that is late, and waits until
-    /// a connection has ended, for `pause` at most.
+    /// For when accepting fails, such as without free descriptors: drops a late half-open
+    /// connection, and waits until a connection has ended, for at most `pause`.
     pub(crate) async fn relief(&self, pause: Duration) {
         let until = Instant::now() + pause;
         let before = self.lock().left;
@@ -172,14 +177,14 @@ impl Registry {
         }
     }
 
-    /// The hello of a half-open connection has decrypted.
+    /// Reports that the hello of a half-open connection has decrypted.
     pub(crate) fn hello(&self, number: u64, fingerprint: Option<u64>) {
         let mut state = self.lock();
         state.admission.hello(number, fingerprint);
         self.may_select(state);
     }
 
-    /// A half-open connection waits for its client.
+    /// Reports that the server has read all bytes of a half-open connection and waits for more.
     pub(crate) fn waits(&self, number: u64) {
         let mut state = self.lock();
         state.admission.waits(number, self.clock.now());
@@ -191,14 +196,15 @@ impl Registry {
         }
     }
 
-    /// A half-open connection that was selected has received something.
+    /// Reports that bytes have arrived from a half-open connection that was selected. It is not
+    /// dropped.
     pub(crate) fn stays(&self, number: u64) {
         let mut state = self.lock();
         state.admission.stays(number);
         self.may_select(state);
     }
 
-    /// What has changed may let another connection be selected.
+    /// Wakes the accept loop, if it waits, because another connection may be selectable now.
     fn may_select(&self, state: MutexGuard<'_, State>) {
         let waited_for = state.waited_for;
         drop(state);
@@ -207,13 +213,13 @@ impl Registry {
         }
     }
 
-    /// Whether a half-open connection is to be dropped, and has sent no hello since it was
-    /// selected.
+    /// Whether a half-open connection was selected to be dropped, and no bytes have arrived from it
+    /// since.
     pub(crate) fn is_selected(&self, number: u64) -> bool {
         self.lock().admission.is_selected(number)
     }
 
-    /// A connection has completed its handshake.
+    /// Reports that a connection has completed its handshake.
     pub(crate) fn establish(&self, number: u64, key: Option<KeyId>) -> Established {
         let mut state = self.lock();
         let within = state.admission.establish(number, key);
@@ -231,8 +237,8 @@ impl Registry {
         self.lock().stopping
     }
 
-    /// A connection has ended, which was accepted here unless it is a `guest`; `cut` is how many
-    /// requests it left unanswered if it was ended at once.
+    /// Reports that a connection has ended. `cut` is the number of its unanswered requests, if it
+    /// was cut off.
     pub(crate) fn leave(&self, number: u64, guest: bool, cut: Option<usize>) {
         let mut state = self.lock();
         if !guest {
@@ -259,7 +265,7 @@ impl Registry {
         *self.lock().admission.limits()
     }
 
-    /// Takes no more connections, and drains those that there are.
+    /// Stops accepting connections, and drains the existing ones.
     pub(crate) fn stop(&self) {
         let mut state = self.lock();
         state.stopping = true;
@@ -278,7 +284,7 @@ impl Registry {
         }
     }
 
-    /// Ends the connections under a key at once, and says how many there were.
+    /// Ends the connections under a key at once, and returns how many there were.
     pub(crate) fn revoke(&self, key: KeyId) -> usize {
         let all = self.under(key);
         for control in &all {
@@ -328,7 +334,7 @@ impl Registry {
 }
 
 impl State {
-    /// Adds a connection, and says its number.
+    /// Adds a connection, and returns its number.
     fn insert(&mut self, control: &Arc<Control>) -> u64 {
         let number = self.next;
         self.next += 1;

@@ -83,7 +83,8 @@ fn an_answer_that_is_late_is_a_timeout() {
     let slow = Served::start(&["--exec", "sleep", "60"]);
     let late = run(keyed(&["send", &slow.address, "x", "--timeout", "300ms"]));
     assert!(
-        late.failed_with(5).contains("300ms (it may have been processed)"),
+        late.failed_with(5)
+            .contains("300ms (the request may have been processed)"),
         "{}",
         late.err
     );

@@ -68,7 +68,7 @@ pub(crate) const EVENTS: &[(&str, &str, Event)] = &[
     ("request sent, nothing heard", "reset", Event::UnheardReset),
     (
         "request sent, nothing heard",
-        "reset, while another is being sent",
+        "reset, while another request is being sent",
         Event::WritingReset,
     ),
     ("request sent in part", "end of stream", Event::PartThenEnd),

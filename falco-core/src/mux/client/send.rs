@@ -80,7 +80,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 Ok(0) if released => continue,
                 Ok(count) => Ok(count),
                 Err(SealError::OutputTooSmall(small)) => Err(small),
-                Err(SealError::Connection(ConnectionError::NumbersExhausted)) if self.is_open() => {
+                Err(SealError::Connection(ConnectionError::RequestIdsExhausted)) if self.is_open() => {
                     self.machine.close(now, CloseReason::Done);
                     // The CLOSE is sealed at once.
                     continue;

@@ -74,7 +74,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_m
 /// How often the progress line changes.
 const PROGRESS: Duration = Duration::from_millis(500);
 /// How long connections may take to close.
-const GOODBYE: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     // Before the measurement, so that it is not lost if the file cannot be written.
@@ -218,5 +218,5 @@ async fn close(clients: Vec<Client>) {
     for client in clients {
         closing.spawn(async move { client.close().await });
     }
-    let _ = tokio::time::timeout(GOODBYE, closing.join_all()).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing.join_all()).await;
 }

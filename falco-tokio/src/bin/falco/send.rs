@@ -39,7 +39,7 @@ Examples:
   falco send 10.0.0.7 hello --key-file old.key --wire classic   to a server of the published falcotcp 0.1.x";
 
 /// How long to wait for the server to end the connection as well, once the answer has come.
-const GOODBYE: Duration = Duration::from_millis(250);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(250);
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let target = &args.target;
@@ -60,7 +60,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Ok(answer) => output::put(answer),
         Err(error) => Err(failure(error, args.timeout)),
     };
-    let _ = tokio::time::timeout(GOODBYE, client.close()).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, client.close()).await;
     written
 }
 
@@ -71,7 +71,10 @@ fn failure(error: &Error, limit: Duration) -> Failure {
         Code::TimedOut => format!("no answer within {limit:?}"),
         Code::Failed | Code::Usage | Code::Refused | Code::Unreachable | Code::Key => error.to_string(),
     };
-    Failure::new(code, format_args!("{what} (it {}){}", fate(error), advice(error)))
+    Failure::new(
+        code,
+        format_args!("{what} (the request {}){}", fate(error), advice(error)),
+    )
 }
 
 /// What to do about an error.
@@ -110,7 +113,7 @@ fn message(argument: Option<OsString>, file: Option<PathBuf>, most: u32) -> Resu
         output::ask("the message");
     }
     let mut message = Vec::new();
-    // One byte over the limit is enough to know.
+    // Read one byte more than the limit, to detect a message that is too large.
     let limit = u64::from(most) + 1;
     let read = match &file {
         Some(path) => File::open(path).and_then(|file| file.take(limit).read_to_end(&mut message)),

@@ -33,8 +33,8 @@ pub(crate) struct Args {
     /// Where to listen: HOST:PORT or unix:PATH. With port 0 the system chooses a free one
     #[arg(long, short, value_name = "ADDRESS", default_value = "127.0.0.1:4287")]
     listen: Address,
-    /// The permissions of the Unix socket's file, in octal, such as 660; without this the umask
-    /// decides. Whoever may write to the file may connect
+    /// The permissions of the Unix socket's file, in octal, such as 660; the default
+    /// follows from the umask. Users who may write to the file may connect
     #[cfg(unix)]
     #[arg(long, value_name = "MODE", value_parser = values::mode)]
     socket_mode: Option<u16>,
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     /// The largest message in either direction, such as 64K or 16M
     #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = values::size)]
     max_message: u32,
-    /// How long a connection lives without a message or a ping
+    /// The idle timeout: how long a connection stays open without a message or a ping
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::time)]
     lifetime: Duration,
     /// How long a client may take to prove that it has the key
@@ -80,10 +80,10 @@ pub(crate) struct Args {
     /// client cancels the request, it is killed. All further arguments are those of the command.
     ///
     /// The command runs as the user of the server and can read every file that this user can read,
-    /// a key file included. It cannot read the memory of the server on Linux. `FALCO_KEY` and
-    /// `FALCO_CLASSIC_KEY` must not be set. Where the command must not learn the key, run it as
-    /// another user, or give the key on standard input (--key-file -), from a file that only
-    /// another user may read.
+    /// including a key file. On Linux it cannot read the server's memory. `FALCO_KEY` and
+    /// `FALCO_CLASSIC_KEY` must not be set. If the command must not learn the key, run the command
+    /// as another user. Or pass the key on standard input (--key-file -), from a file that the
+    /// server's user cannot read.
     ///
     /// The answer is sent when the command has ended. A process that the command leaves running
     /// must close its standard streams, as with `job </dev/null >/dev/null 2>&1 &`. If a process
@@ -92,8 +92,8 @@ pub(crate) struct Args {
     /// needs a session of its own (setsid). In a container, run the server under an init process,
     /// which waits for the processes that commands leave behind.
     ///
-    /// What commands write to standard error goes to that of the server, 64 KiB a second in all;
-    /// the other lines are counted.
+    /// What commands write to standard error is copied to the server's standard error, up to 64 KiB
+    /// per second in total. Lines beyond that are dropped, and their number is reported.
     #[arg(long, value_names = ["COMMAND", "ARGUMENT"], num_args = 1.., allow_hyphen_values = true)]
     exec: Vec<OsString>,
 }
@@ -105,8 +105,8 @@ Examples:
   falco serve --key-file falco.key --listen unix:/run/falco.sock --socket-mode 660 --exec jq -c .total
   falco serve --key-file falco.key --wire both --classic-key-file old.key";
 
-/// How long to wait at the end until commands whose requests were cut off are killed.
-const KILLING: Duration = Duration::from_secs(1);
+/// How long to wait at the end for commands of cut-off requests, which are being killed.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The wires that a server speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -161,15 +161,15 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         })),
     };
     tokio::spawn(log::report_left_out_each_second());
-    // On a thread that may block: standard output may be a full pipe.
-    let mut greeting = Some(tokio::task::spawn_blocking(move || {
+    // On a blocking thread, because standard output may be a pipe that is full.
+    let mut announcement = Some(tokio::task::spawn_blocking(move || {
         output::line(&format_args!("listening on {address}"))
     }));
     let mut asked = 0_u32;
     let report = loop {
         tokio::select! {
             report = &mut serving => break report,
-            greeted = until_greeted(&mut greeting) => greeted?,
+            announced = until_announced(&mut announcement) => announced?,
             () = signals.next() => {
                 asked += 1;
                 if asked == 1 {
@@ -182,10 +182,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         }
     };
     if let Some(exec) = exec {
-        let _ = tokio::time::timeout(KILLING, exec.idle()).await;
+        let _ = tokio::time::timeout(KILL_TIMEOUT, exec.idle()).await;
     }
     log::report_left_out();
-    // Makes room for the last message.
+    // Flushes the log, so that the queue has room for the summary.
     log::end();
     let ended = |error: &dyn fmt::Display| Failure::new(Code::Failed, format_args!("the server has ended: {error}"));
     let report = report.map_err(|error| ended(&error))?;
@@ -198,12 +198,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 /// Waits until the first line is written; after that, forever.
-async fn until_greeted(greeting: &mut Option<JoinHandle<Result<(), Failure>>>) -> Result<(), Failure> {
-    let Some(writing) = greeting else {
+async fn until_announced(announcement: &mut Option<JoinHandle<Result<(), Failure>>>) -> Result<(), Failure> {
+    let Some(writing) = announcement else {
         return core::future::pending().await;
     };
     let written = writing.await;
-    *greeting = None;
+    *announcement = None;
     match written {
         // The server does not depend on the reader of its output.
         Ok(Ok(()) | Err(Failure::OutputClosed)) => Ok(()),
