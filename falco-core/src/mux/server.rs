@@ -6,7 +6,8 @@ use core::fmt;
 
 use super::deadline::Writes;
 use super::ending::Ending;
-use super::held::Held;
+use super::held::{Held, HeldBytes};
+use super::partial::Partial;
 use super::step::ServerStep;
 use super::{Body, Budget};
 use crate::connection::ServerConnection;
@@ -30,6 +31,8 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     parts: Reassembly<HeapPartials>,
     /// The bytes of each request that has not completed.
     held: Held,
+    /// The bytes of a frame that has arrived in part.
+    partial: Partial,
     budget: G,
     /// If more bytes of answers are queued than this, nothing is read.
     max_queued: usize,
@@ -50,6 +53,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             refusals: VecDeque::new(),
             parts: Reassembly::default(),
             held: Held::new(settings.max_held()),
+            partial: Partial::default(),
             budget,
             max_queued: usize::try_from(settings.max_message()).unwrap_or(usize::MAX),
             reading: true,
@@ -106,13 +110,15 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// # Errors
     /// What ended the connection.
     pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ServerStep<'u>, ConnectionError> {
+        let arrived = unread.len();
         let (consumed, event) = match self.machine.recv(now, unread)? {
-            Received::NeedMore { total } => return Ok(ServerStep::NeedMore { total }),
+            Received::NeedMore { total } => return Ok(self.need_more(now, arrived, total)),
             Received::Wait(ServerWait::TransmitFirst) => return Ok(ServerStep::TransmitFirst),
             Received::Wait(ServerWait::AnswerFirst) => return Ok(ServerStep::AnswerFirst),
             Received::Skip { consumed } => return Ok(ServerStep::Skip { consumed }),
             Received::Event { consumed, event } => (consumed, event),
         };
+        self.partial.release(&self.budget);
         let skip = ServerStep::Skip { consumed };
         Ok(match event {
             ServerEvent::Established => {
@@ -163,6 +169,17 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             ServerEvent::Closing { reason } => ServerStep::Closing { consumed, reason },
             ServerEvent::Ping => skip,
         })
+    }
+
+    /// The bytes of a request that was returned, for the handler that has the body: they count
+    /// towards the shared bound until the value is dropped, even if the request is cancelled or the
+    /// connection ends before. They count towards this connection until the request completes.
+    #[must_use]
+    pub fn take_held(&mut self, id: RequestId) -> HeldBytes<G>
+    where
+        G: Clone,
+    {
+        HeldBytes::new(self.held.hand_over(id), self.budget.clone())
     }
 
     /// Queues the answer to a request. If the request has completed already, or the connection has
@@ -326,6 +343,18 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         core::mem::replace(&mut self.busy, 0)
     }
 
+    /// More bytes are needed, `total` in all. Counts those of a long frame that have `arrived`. If
+    /// there is no room for them, the connection ends once the requests before are answered: the
+    /// classic wire cannot refuse a single request, and this one has not been received.
+    fn need_more<'u>(&mut self, now: Instant, arrived: usize, total: usize) -> ServerStep<'u> {
+        if self.established && !self.partial.hold(arrived, total, &self.held, &self.budget) {
+            self.busy += 1;
+            self.machine.close(now, CloseReason::Done);
+            return ServerStep::AnswerFirst;
+        }
+        ServerStep::NeedMore { total }
+    }
+
     fn refuse_busy(&mut self, id: RequestId) {
         self.busy += 1;
         self.refuse(id, Refusal::Busy);
@@ -368,8 +397,9 @@ impl<H: ServerKeyRef, B, G: Budget> Drop for ServerMux<H, B, G> {
 }
 
 impl<H: ServerKeyRef, B, G: Budget> ServerMux<H, B, G> {
-    fn give_back(&self) {
-        self.budget.give_back(self.held.bytes());
+    fn give_back(&mut self) {
+        self.budget.give_back(self.held.own_bytes());
+        self.partial.release(&self.budget);
     }
 }
 

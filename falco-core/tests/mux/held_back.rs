@@ -79,7 +79,10 @@ fn a_large_request_alone_is_sent_again_while_the_window_is_smaller_than_it_was()
     scene.request(1, 1_000);
     assert_eq!(scene.begun(), [1]);
     let busy = scene.hear(&raw_frame(4, 1, &[1]));
-    assert!(matches!(&busy[..], [End::Refused(_, Refusal::Busy, Retry::Fail)]), "{busy:?}");
+    assert!(
+        matches!(&busy[..], [End::Refused(_, Refusal::Busy, Retry::Fail)]),
+        "{busy:?}"
+    );
     scene.request(2, 1_000);
     scene.request(3, 1_000);
     assert_eq!(scene.begun(), [2, 3]);

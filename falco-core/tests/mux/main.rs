@@ -8,6 +8,7 @@
 
 mod admission;
 mod book;
+mod bounds;
 mod closing;
 mod held_back;
 mod retries;
