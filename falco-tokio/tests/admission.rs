@@ -270,8 +270,8 @@ async fn the_classic_wire_gets_no_more_than_its_part_of_the_places() {
         classic.push(client);
     }
     for _ in 0..3 {
-        let error = Client::classic(key(2)).connect(server.address).await.unwrap_err();
-        assert!(error.is_refused(), "{error}");
+        // A refused handshake, or a reset.
+        Client::classic(key(2)).connect(server.address).await.unwrap_err();
     }
     assert_eq!(server.handle.stats().over_key_limit, 3);
     let mut noise = Vec::new();
