@@ -103,6 +103,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.machine.close(now, reason);
     }
 
+    /// The key of the connection was revoked: drops all requests and answers, and queues a CLOSE with
+    /// that reason. The caller offers the stream what [`seal`](Self::seal) returns once, and ends it.
+    pub fn revoke(&mut self, now: Instant) {
+        self.finish();
+        self.machine.close(now, CloseReason::KeyRetired);
+    }
+
     /// Processes the unread bytes as [`ServerConnection::recv`](crate::Connection::recv) does. If
     /// the shared bound, the connection's bound or memory has no room for a request, the request is
     /// refused as busy, and no step reports it.
@@ -189,6 +196,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// [`RequestError::TooLarge`]: the answer is larger than the client accepts or than this side
     /// may send. The request is refused as [`Refusal::AnswerTooLarge`].
     pub fn answer(&mut self, id: RequestId, body: B) -> Result<(), RequestError> {
+        if !self.is_held(id) {
+            return Ok(());
+        }
         match self.machine.answer(id, body.as_ref().len()) {
             Ok(answer) => {
                 self.answers.push(answer, body);

@@ -4,7 +4,8 @@
 use falco_core::mux::{Call, ClientMux, ClientStep, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::{CountingRng, classic_key, noise_client, noise_server};
 use falco_core::{
-    ClientConnection, ClientKeyRef, ConnectionError, Instant, RequestId, ServerConnection, ServerKeyRef, Settings,
+    ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Instant, RequestId, ServerConnection, ServerKeyRef,
+    Settings,
 };
 
 const NOW: Instant = Instant::ZERO;
@@ -160,6 +161,36 @@ fn bytes_taken_for_a_handler_come_back_when_it_ends_and_not_before() {
         drop(held);
         assert_eq!(budget.left(), BUDGET, "{end}");
     }
+}
+
+#[test]
+fn a_revoked_connection_sends_no_answer_and_says_why() {
+    let keys = (noise_client(7), noise_server(7));
+    let mut pair = Pair::new(&keys.0, &keys.1, &Settings::new());
+    for _ in 0..3 {
+        pair.request(1_000);
+    }
+    pair.send();
+    let (requests, _) = pair.serve();
+    pair.server.answer(requests[0].0, vec![1; 10]).unwrap();
+    pair.server.answer(requests[1].0, vec![1; 100_000]).unwrap();
+    pair.server.revoke(NOW);
+    assert_eq!((pair.server.unanswered(), pair.budget.left()), (0, BUDGET));
+    // One whose handler ends later is dropped too.
+    pair.server.answer(requests[2].0, vec![1; 10]).unwrap();
+    pair.arrive(Vec::new()).1.unwrap();
+    let step = pair.client.recv(NOW, &mut pair.to_client);
+    assert!(
+        matches!(
+            step,
+            Ok(ClientStep::Closing {
+                reason: CloseReason::KeyRetired,
+                ..
+            })
+        ),
+        "{step:?}"
+    );
+    assert!(pair.answers.is_empty());
 }
 
 #[test]

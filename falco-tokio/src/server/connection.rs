@@ -115,13 +115,13 @@ impl<H: Handler> Connection<H> {
                 self.finish(id, outcome);
             }
         }
-        if let Some(reason) = signals.close {
+        if signals.cut == Some(Cut::Revoked) {
+            self.mux.revoke(self.now());
+            // The CLOSE is sent if the stream takes it at once.
+            self.written = 0;
+            let _ = self.write(cx);
+        } else if let Some(reason) = signals.close {
             self.mux.close(self.now(), reason);
-            if signals.cut.is_some() {
-                // The CLOSE is sent if the stream takes it at once.
-                self.written = 0;
-                let _ = self.write(cx);
-            }
         }
         // Its hello may have arrived since it was selected.
         if signals.make_room && self.service.registry.is_selected(self.place.number) {

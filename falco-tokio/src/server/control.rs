@@ -144,7 +144,6 @@ impl Control {
     /// Ends the connection at once because its key was revoked.
     pub(crate) fn revoke(&self) {
         self.signal(|state| {
-            state.close = Some(CloseReason::KeyRetired);
             state.cut.get_or_insert(Cut::Revoked);
         });
     }
