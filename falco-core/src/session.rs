@@ -91,5 +91,6 @@ pub trait Client: Session {
 pub trait Server: Session {
     fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError>;
     fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), ReplyError>;
+    fn refuses(&self) -> bool;
     fn key_id(&self) -> Option<KeyId>;
 }

@@ -265,6 +265,10 @@ impl<N: session::Server, K: session::Server> session::Server for WireSession<N, 
         with_session!(self, session => session.refuse(id, refusal))
     }
 
+    fn refuses(&self) -> bool {
+        with_session!(self, session => session.refuses())
+    }
+
     fn key_id(&self) -> Option<KeyId> {
         with_session!(self, session => session.key_id())
     }

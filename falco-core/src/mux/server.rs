@@ -1,9 +1,12 @@
 //! The mux of a server: joins requests from their parts, bounds the memory that they hold, and
 //! queues answers and refusals.
 
+mod deferred;
+
 use alloc::collections::VecDeque;
 use core::fmt;
 
+use self::deferred::Deferred;
 use super::deadline::Writes;
 use super::ending::Ending;
 use super::held::Held;
@@ -30,9 +33,14 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     parts: Reassembly<HeapPartials>,
     /// The bytes of each request that has not completed.
     held: Held,
+    deferred: Deferred,
     budget: G,
-    /// If more bytes of answers are queued than this, nothing is read.
+    /// If more bytes of answers are queued than this, no request reaches a handler.
     max_queued: usize,
+    /// If more bytes of requests are deferred than this, nothing is read.
+    max_message: usize,
+    /// Bytes of queued answers that `budget` counts.
+    counted: usize,
     reading: bool,
     writes: Writes,
     established: bool,
@@ -41,8 +49,8 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
 }
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
-    /// A mux without requests. Nothing is read while more bytes of answers wait to be sealed than
-    /// the `max_message` of `settings`. So a single answer never stops reading.
+    /// A mux without requests. The `max_held` of `settings` bounds the bytes of requests, and in the
+    /// same way the bytes of queued answers; see [`may_handle`](Self::may_handle).
     pub fn new(machine: ServerConnection<H>, budget: G, settings: &Settings) -> Self {
         Self {
             machine,
@@ -50,8 +58,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             refusals: VecDeque::new(),
             parts: Reassembly::default(),
             held: Held::new(settings.max_held()),
+            deferred: Deferred::default(),
             budget,
-            max_queued: usize::try_from(settings.max_message()).unwrap_or(usize::MAX),
+            max_queued: usize::try_from(settings.max_held()).unwrap_or(usize::MAX),
+            max_message: usize::try_from(settings.max_message()).unwrap_or(usize::MAX),
+            counted: 0,
             reading: true,
             writes: Writes { blocked: None },
             established: false,
@@ -76,17 +87,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.held.len()
     }
 
-    /// Whether to read and to call [`recv`](Self::recv) now. Returns `false` while too many bytes
-    /// of answers are queued, usually because the client does not read.
-    #[must_use]
-    pub const fn may_read(&self) -> bool {
-        self.answers.unsealed() <= self.max_queued
-    }
-
-    /// Reports whether the caller reads. Call it with `false` while [`may_read`](Self::may_read)
-    /// returns `false`, and while [`recv`](Self::recv) waits for output that the client does not
-    /// accept. Meanwhile the lifetime is paused, for at most one lifetime. Repeated calls change
-    /// nothing.
+    /// Reports whether the caller reads. Call it with `false` while [`recv`](Self::recv) waits for
+    /// output that the client does not accept. Meanwhile the lifetime is paused, for at most one
+    /// lifetime. Repeated calls change nothing.
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
         if reading != self.reading {
             self.reading = reading;
@@ -103,9 +106,20 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// the shared bound, the connection's bound or memory has no room for a request, the request is
     /// refused as busy, and no step reports it.
     ///
+    /// A request that may not reach a handler yet ([`may_handle`](Self::may_handle)) is deferred: it
+    /// is kept, and a later call returns it before it looks at the unread bytes. So call it again
+    /// after [`seal`](Self::seal) has returned bytes.
+    ///
     /// # Errors
     /// What ended the connection.
     pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ServerStep<'u>, ConnectionError> {
+        if let Some((id, body)) = self.next_request() {
+            let (consumed, body) = (0, Body::Whole(body));
+            return Ok(ServerStep::Request { consumed, id, body });
+        }
+        if !self.may_read() && self.machine.end().is_none() {
+            return Ok(ServerStep::TransmitFirst);
+        }
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(ServerStep::NeedMore { total }),
             Received::Wait(ServerWait::TransmitFirst) => return Ok(ServerStep::TransmitFirst),
@@ -120,11 +134,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 ServerStep::Established { consumed }
             }
             ServerEvent::Request { id, body } => {
-                if self.hold(id, body.len()) {
-                    let body = Body::Lent(body);
-                    return Ok(ServerStep::Request { consumed, id, body });
+                if !self.hold(id, body.len()) {
+                    return Ok(skip);
                 }
-                skip
+                self.arrived(consumed, id, Body::Lent(body))
             }
             ServerEvent::Begin { id, total, body } => {
                 if self.hold(id, body.len()) && self.parts.begin(id, total, body).is_err() {
@@ -146,11 +159,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                     return Ok(skip);
                 }
                 match self.parts.take(id).filter(|_| last) {
-                    Some((bytes, _)) => ServerStep::Request {
-                        consumed,
-                        id,
-                        body: Body::Whole(bytes),
-                    },
+                    Some((bytes, _)) => self.arrived(consumed, id, Body::Whole(bytes)),
                     None => skip,
                 }
             }
@@ -159,10 +168,26 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 self.release(id);
                 skip
             }
-            ServerEvent::Cancelled { id } => ServerStep::Cancelled { consumed, id },
+            ServerEvent::Cancelled { id } => {
+                if self.deferred.remove(id) {
+                    self.refuse(id, Refusal::Cancelled);
+                    return Ok(skip);
+                }
+                ServerStep::Cancelled { consumed, id }
+            }
             ServerEvent::Closing { reason } => ServerStep::Closing { consumed, reason },
             ServerEvent::Ping => skip,
         })
+    }
+
+    /// The step for a whole request that has just arrived.
+    fn arrived<'u>(&mut self, consumed: usize, id: RequestId, body: Body<'u>) -> ServerStep<'u> {
+        // `recv` has returned the deferred ones, or no request may reach a handler.
+        if self.may_handle() {
+            return ServerStep::Request { consumed, id, body };
+        }
+        self.deferred.push(id, body.into_vec());
+        ServerStep::Skip { consumed }
     }
 
     /// Queues the answer to a request. If the request has completed already, or the connection has
@@ -175,6 +200,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         match self.machine.answer(id, body.as_ref().len()) {
             Ok(answer) => {
                 self.answers.push(answer, body);
+                self.settle();
                 Ok(())
             }
             Err(ReplyError::Request(error)) => {
@@ -192,9 +218,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// request that has completed, this does nothing.
     pub fn refuse(&mut self, id: RequestId, refusal: Refusal) {
         self.parts.forget(id);
+        self.deferred.remove(id);
         self.release(id);
         if !self.answers.is_empty() {
             self.answers.retain(|answer, _| answer.id() != id);
+            self.settle();
         }
         self.refusals.push_back((id, refusal));
     }
@@ -205,6 +233,12 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// # Errors
     /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.
     pub fn seal(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
+        let sealed = self.seal_next(now, out);
+        self.settle();
+        sealed
+    }
+
+    fn seal_next(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
         loop {
             while let Some((id, refusal)) = self.refusals.front().copied() {
                 if self.machine.refuse(id, refusal) == Err(ReplyError::TransmitFirst) {
@@ -244,7 +278,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     pub fn finish(&mut self) {
         self.give_back();
         self.held = Held::new(0);
+        self.deferred = Deferred::default();
         self.answers = SendQueue::new();
+        self.counted = 0;
         self.refusals = VecDeque::new();
         self.parts = Reassembly::default();
     }
@@ -370,6 +406,7 @@ impl<H: ServerKeyRef, B, G: Budget> Drop for ServerMux<H, B, G> {
 impl<H: ServerKeyRef, B, G: Budget> ServerMux<H, B, G> {
     fn give_back(&self) {
         self.budget.give_back(self.held.bytes());
+        self.budget.remove_answers(self.counted);
     }
 }
 
@@ -382,7 +419,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> fmt::Debug for ServerMux<H, B, 
             .field("parts", &self.parts.len())
             .field("answers", &self.answers.len())
             .field("refusals", &self.refusals.len())
-            .field("queued", &self.answers.unsealed())
+            .field("deferred", &self.deferred.len())
+            .field("queued", &self.answers.bodies())
             .finish_non_exhaustive()
     }
 }

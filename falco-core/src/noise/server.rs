@@ -375,6 +375,10 @@ impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {
         Ok(OutgoingAnswer::new(id, length))
     }
 
+    fn refuses(&self) -> bool {
+        true
+    }
+
     fn key_id(&self) -> Option<KeyId> {
         self.key_id.filter(|_| self.is_established())
     }
