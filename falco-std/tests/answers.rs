@@ -1,5 +1,5 @@
-//! Answers that clients do not read are bounded, and so is the memory that they take. One test at a
-//! time runs here, because the memory of the process is measured.
+//! Answers that clients do not read are bounded, and so is the memory that they take. A test that
+//! measures memory runs in a process of its own.
 #![cfg(target_os = "linux")]
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -8,10 +8,12 @@ mod common;
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
+use std::env;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
@@ -25,7 +27,17 @@ const WORKERS: usize = 8;
 /// Answers that the system may hold for one connection, on both sides.
 const IN_SYSTEM: usize = 8;
 
-static ALONE: Mutex<()> = Mutex::new(());
+/// Whether this process runs this test alone. If not, another one does when this returns.
+fn alone(test: &str) -> bool {
+    const ALONE: &str = "FALCO_TEST_ALONE";
+    if env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut child = Command::new(env::current_exe().unwrap());
+    let child = child.args([test, "--exact", "--nocapture"]).env(ALONE, "1");
+    assert!(child.status().unwrap().success(), "{test} has failed");
+    false
+}
 
 /// What this process has taken from the system at most since the last call of `reset_peak`.
 fn peak() -> usize {
@@ -85,9 +97,11 @@ fn settled(started: &AtomicUsize) -> usize {
 
 #[test]
 fn answers_of_a_client_that_does_not_read_are_bounded() {
+    if !alone("answers_of_a_client_that_does_not_read_are_bounded") {
+        return;
+    }
     bounded(|| {
         const REQUESTS: usize = 512;
-        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let settings = Settings::new().with_max_message(1 << 20).with_max_held(1 << 20);
         let (server, started) = start(Server::builder(key()).settings(settings));
         let before = reset_peak();
@@ -120,10 +134,12 @@ fn answers_of_a_client_that_does_not_read_are_bounded() {
 
 #[test]
 fn answers_of_all_connections_are_bounded_and_who_reads_does_not_wait_for_the_others() {
+    if !alone("answers_of_all_connections_are_bounded_and_who_reads_does_not_wait_for_the_others") {
+        return;
+    }
     bounded(|| {
         const CLIENTS: usize = 10;
         const REQUESTS: usize = 32;
-        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let (server, started) = start(Server::builder(key()).max_held(8 * MIB));
         let before = reset_peak();
         let silent: Vec<_> = (0..CLIENTS).map(|_| silent(server.address, REQUESTS)).collect();
@@ -147,7 +163,6 @@ fn answers_of_all_connections_are_bounded_and_who_reads_does_not_wait_for_the_ot
 fn a_request_that_waits_for_a_slow_client_is_not_refused_as_busy() {
     bounded(|| {
         const REQUESTS: usize = 20;
-        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let settings = Settings::new().with_max_message(1 << 20).with_max_held(1 << 20);
         let builder = Server::builder(key()).settings(settings);
         let (server, started) = start(builder.queue_timeout(millis(200)));

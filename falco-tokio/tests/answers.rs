@@ -1,5 +1,5 @@
-//! Answers that clients do not read are bounded, and so is the memory that they take. One test at a
-//! time runs here, because the memory of the process is measured.
+//! Answers that clients do not read are bounded, and so is the memory that they take. Each test runs
+//! in a process of its own, whose memory is measured.
 #![cfg(target_os = "linux")]
 #![allow(
     missing_docs,
@@ -13,10 +13,12 @@ mod common;
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
+use std::env;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::Command;
+use std::sync::Arc;
 use std::time::Instant;
 
 use common::{Running, key};
@@ -33,7 +35,17 @@ const IN_SYSTEM: usize = 8;
 /// What the process may take besides, of which most are buffers of the allocator.
 const BESIDES: usize = 8;
 
-static ALONE: Mutex<()> = Mutex::new(());
+/// Whether this process runs this test alone. If not, another one does when this returns.
+fn alone(test: &str) -> bool {
+    const ALONE: &str = "FALCO_TEST_ALONE";
+    if env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut child = Command::new(env::current_exe().unwrap());
+    let child = child.args([test, "--exact", "--nocapture"]).env(ALONE, "1");
+    assert!(child.status().unwrap().success(), "{test} has failed");
+    false
+}
 
 /// What this process has taken from the system at most since the last call of `reset_peak`.
 fn peak() -> usize {
@@ -90,10 +102,11 @@ fn answers(started: &AtomicUsize) -> Result<Vec<u8>, HandlerError> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::await_holding_lock, reason = "one test at a time")]
 async fn answers_of_a_client_that_does_not_read_are_bounded() {
+    if !alone("answers_of_a_client_that_does_not_read_are_bounded") {
+        return;
+    }
     const REQUESTS: usize = 512;
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let settings = Settings::new().with_max_message(1 << 20).with_max_held(1 << 20);
     let started = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&started);
@@ -136,10 +149,11 @@ async fn answers_of_a_client_that_does_not_read_are_bounded() {
 /// Handlers that run before the first of them has its answer: of these there are as many as requests
 /// in flight.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::await_holding_lock, reason = "one test at a time")]
 async fn answers_of_handlers_that_run_at_once_are_bounded_by_the_requests_in_flight() {
+    if !alone("answers_of_handlers_that_run_at_once_are_bounded_by_the_requests_in_flight") {
+        return;
+    }
     const IN_FLIGHT: u16 = 16;
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let settings = Settings::new()
         .with_max_message(1 << 20)
         .with_max_held(1 << 20)
@@ -168,11 +182,12 @@ async fn answers_of_handlers_that_run_at_once_are_bounded_by_the_requests_in_fli
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::await_holding_lock, reason = "one test at a time")]
 async fn answers_of_all_connections_are_bounded_and_who_reads_does_not_wait_for_the_others() {
+    if !alone("answers_of_all_connections_are_bounded_and_who_reads_does_not_wait_for_the_others") {
+        return;
+    }
     const CLIENTS: usize = 10;
     const REQUESTS: usize = 32;
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let started = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&started);
     let handler = move |_: Request| {

@@ -43,6 +43,8 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     counted: usize,
     reading: bool,
     writes: Writes,
+    /// Answers were queued behind the last output.
+    backlog: bool,
     established: bool,
     /// Requests that the mux has refused as busy since the last [`take_busy`](Self::take_busy).
     busy: u64,
@@ -65,6 +67,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             counted: 0,
             reading: true,
             writes: Writes { blocked: None },
+            backlog: false,
             established: false,
             busy: 0,
         }
@@ -228,12 +231,17 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     /// Writes pending output and then answers to the front of `out`, and returns how many bytes to
-    /// send.
+    /// send. Call it again only when the stream has accepted all of them: if answers are queued
+    /// behind them, that is a sign of life of the client.
     ///
     /// # Errors
     /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.
     pub fn seal(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
+        if core::mem::take(&mut self.backlog) {
+            self.machine.note_taken(now);
+        }
         let sealed = self.seal_next(now, out);
+        self.backlog = matches!(sealed, Ok(1..)) && !self.answers.is_empty();
         self.settle();
         sealed
     }

@@ -316,6 +316,12 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
         }
     }
 
+    fn note_taken(&mut self, now: Instant) {
+        if self.check(now).is_ok() {
+            self.base.life.note_taken();
+        }
+    }
+
     fn handle_late_poll(&mut self, now: Instant) {
         self.base.life.handle_late_poll(now);
         self.requests.handle_late_poll(now);
