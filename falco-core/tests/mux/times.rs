@@ -142,13 +142,13 @@ fn each_step_of_an_end_follows_the_one_before() {
     assert_eq!((ending.step(ms(1)), ending.poll_timeout()), (LastStep::Close, None));
 }
 
-/// A server with 20 answers of 60,000 bytes in its queue, none of which is sealed.
+/// A server with 20 answers of 30,000 bytes in its queue, none of which is sealed.
 fn queued(keys: &Keys) -> Served<'_, Unbounded> {
     let settings = Settings::new().with_lifetime(LIFETIME).unwrap();
     let mut served = Served::new(keys, &settings, Unbounded);
     let asked = (1..=20).map(|number| raw_frame(MESSAGE, number, b"?"));
     for number in served.receive(&asked.collect::<Vec<_>>().concat()) {
-        served.answer(number, 60_000);
+        served.answer(number, 30_000);
     }
     served
 }
@@ -164,7 +164,7 @@ fn a_client_that_takes_bytes_all_the_time_outlives_its_lifetime() {
             served.now = ms(second * 1_000);
             assert_eq!(served.mux.handle_timeout(served.now), Ok(()), "after {second} s");
             if second % 4 == 0 {
-                assert!(served.seal(60_025 + 11) > 60_000);
+                assert!(served.seal(30_036) > 30_000);
             }
         }
         // Behind the last output no answer is queued, so nobody knows whether the client takes it.
@@ -182,7 +182,7 @@ fn a_client_that_takes_nothing_more_has_a_lifetime_from_the_last_output_that_it_
     let mut served = queued(&keys);
     for second in 0..=5 {
         served.now = ms(second * 1_000);
-        assert!(served.seal(60_036) > 60_000);
+        assert!(served.seal(30_036) > 30_000);
     }
     served.mux.blocked(served.now);
     // Bytes that are taken of this output are none.
