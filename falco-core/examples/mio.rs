@@ -55,7 +55,7 @@ impl Connection<'_> {
     fn receive(&mut self, now: Instant) -> Result<Option<usize>, Box<dyn Error>> {
         // What was sealed goes first: no request is handled before the answer to the first PING has
         // gone.
-        while self.mux.may_read() && self.written == self.outbox.len() {
+        while self.written == self.outbox.len() {
             match self.mux.recv(now, self.inbox.unread())? {
                 ServerStep::NeedMore { total } => return Ok(Some(total)),
                 ServerStep::Request { consumed, id, body } => {

@@ -370,6 +370,18 @@ impl<H: ServerKeyRef> Connection<ServerSide, H> {
         self.session.refuse(id, refusal)
     }
 
+    /// The stream has taken all output, and answers are queued behind it.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn note_taken(&mut self, now: Instant) {
+        self.session.note_taken(now);
+    }
+
+    /// Whether the wire can complete a request without an answer, and the connection goes on.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn refuses(&self) -> bool {
+        self.session.refuses()
+    }
+
     /// The id of the client's key, once the client has proved that it has it. The classic wire has
     /// one key and no ids.
     #[must_use]

@@ -124,6 +124,14 @@ impl Life {
         self.established = true;
     }
 
+    /// The peer has taken much of what it was sent, which is a sign of life.
+    #[cfg(feature = "noise")]
+    pub(crate) fn note_taken(&mut self) {
+        if self.established && self.deadline.is_some() {
+            self.restart();
+        }
+    }
+
     /// Pauses the lifetime until [`restart`](Self::restart).
     pub(crate) fn suspend(&mut self) {
         self.deadline = None;

@@ -26,8 +26,6 @@ pub struct SendQueue<M, B> {
     waiting: VecDeque<Entry<M, B>>,
     /// Bytes of all bodies with [`OVERHEAD`] for each.
     total: usize,
-    /// Bytes of all bodies that are not sealed.
-    unsealed: usize,
 }
 
 struct Entry<M, B> {
@@ -91,7 +89,6 @@ impl<M: Outgoing, B> SendQueue<M, B> {
         Self {
             waiting: VecDeque::new(),
             total: 0,
-            unsealed: 0,
         }
     }
 
@@ -99,7 +96,6 @@ impl<M: Outgoing, B> SendQueue<M, B> {
     pub fn push(&mut self, message: M, body: B) {
         let sealed = message.sealed_bytes();
         self.total = self.total.saturating_add(message.length()).saturating_add(OVERHEAD);
-        self.unsealed += message.length() - sealed;
         self.waiting.push_back(Entry { message, body, sealed });
     }
 
@@ -132,9 +128,10 @@ impl<M: Outgoing, B> SendQueue<M, B> {
         self.longest().max(TOGETHER)
     }
 
-    /// Bytes of bodies that are not sealed.
-    pub(crate) const fn unsealed(&self) -> usize {
-        self.unsealed
+    /// Bytes of all bodies. A body counts whole until its last part is sealed, because until then
+    /// all of it is in memory.
+    pub(crate) fn bodies(&self) -> usize {
+        self.total.saturating_sub(self.waiting.len() * OVERHEAD)
     }
 
     /// The messages that wait, in the order of their turns.
@@ -176,13 +173,12 @@ impl<M: Outgoing, B> SendQueue<M, B> {
                 index += 1;
                 continue;
             }
-            self.unsealed -= sealed - entry.sealed;
             entry.sealed = sealed;
             let Some(entry) = self.waiting.remove(index) else {
                 break;
             };
             if entry.message.is_done() {
-                self.subtract(&entry.message, sealed);
+                self.subtract(&entry.message);
                 each(Turn::Done(entry.message, entry.body));
             } else {
                 each(Turn::Partial(&entry.message, &entry.body));
@@ -193,29 +189,26 @@ impl<M: Outgoing, B> SendQueue<M, B> {
 
     /// Keeps the messages for which `keep` returns `true`.
     pub fn retain(&mut self, mut keep: impl FnMut(&M, &B) -> bool) {
-        let (mut total, mut unsealed) = (0_usize, 0);
+        let mut total = 0_usize;
         self.waiting.retain(|entry| {
             let keeps = keep(&entry.message, &entry.body);
             if keeps {
                 total = total.saturating_add(entry.message.length()).saturating_add(OVERHEAD);
-                unsealed += entry.message.length() - entry.sealed;
             }
             keeps
         });
         self.total = total;
-        self.unsealed = unsealed;
     }
 
     /// Takes out the message whose turn is next.
     pub fn pop(&mut self) -> Option<(M, B)> {
-        let Entry { message, body, sealed } = self.waiting.pop_front()?;
-        self.subtract(&message, sealed);
+        let Entry { message, body, .. } = self.waiting.pop_front()?;
+        self.subtract(&message);
         Some((message, body))
     }
 
-    fn subtract(&mut self, message: &M, sealed: usize) {
+    fn subtract(&mut self, message: &M) {
         self.total = self.total.saturating_sub(message.length()).saturating_sub(OVERHEAD);
-        self.unsealed -= message.length() - sealed;
     }
 }
 

@@ -63,6 +63,10 @@ pub trait Session: Debug {
     fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError>;
     fn seal_size(&self, length: usize) -> usize;
     fn set_reading(&mut self, now: Instant, reading: bool);
+    /// The peer has taken output behind which more is queued.
+    fn note_taken(&mut self, now: Instant) {
+        let _ = now;
+    }
     fn handle_late_poll(&mut self, now: Instant);
     fn close(&mut self, now: Instant, reason: CloseReason);
     fn poll_timeout(&self) -> Option<Instant>;
@@ -91,5 +95,6 @@ pub trait Client: Session {
 pub trait Server: Session {
     fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError>;
     fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), ReplyError>;
+    fn refuses(&self) -> bool;
     fn key_id(&self) -> Option<KeyId>;
 }

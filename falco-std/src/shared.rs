@@ -35,6 +35,11 @@ pub(crate) trait Output: Send + 'static {
     /// written.
     fn seal(&mut self, now: Instant, out: &mut Vec<u8>) -> usize;
 
+    /// What sealing has made necessary, to be called while the state is not locked.
+    fn after_seal(&mut self) -> Option<Arc<dyn Fn() + Send + Sync>> {
+        None
+    }
+
     /// Called when a write has failed; no write follows. `written` says whether the stream may have
     /// accepted all sealed bytes.
     fn write_failed(&mut self, why: io::Result<ConnectionError>, written: bool);
@@ -330,7 +335,12 @@ impl<T: Output> Shared<T> {
                 return Done::Left;
             }
             records = records.saturating_sub(1);
-            if writer.seal(|out| locked.state.seal(now, out)) == 0 {
+            let sealed = writer.seal(|out| locked.state.seal(now, out));
+            if let Some(call) = locked.state.after_seal() {
+                // `writing` is still set, so this thread also writes what the call queues.
+                drop(locked);
+                call();
+            } else if sealed == 0 {
                 locked.writing = false;
                 let how = locked.state.drained(now);
                 drop(locked);

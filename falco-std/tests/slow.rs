@@ -6,15 +6,17 @@
 mod common;
 
 use core::net::SocketAddr;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::thread;
 
-use common::{Running, bounded, key, millis};
+use common::{Running, bounded, echo, key, millis};
 use falco_core::testing::{CountingRng, replay_cache};
 use falco_core::{ClassicKey, ClientConnection};
-use falco_std::{Client, Server, Settings, Stream};
+use falco_std::{Client, Request, Server, Settings, Stream};
 
 /// A link that accepts 4 KiB at a time, slowly.
 struct Slow(TcpStream);
@@ -72,7 +74,7 @@ fn a_client_that_sends_no_request_has_completed_its_handshake() {
         let settings = Settings::new()
             .with_handshake_timeout(millis(300))
             .expect("it is in range");
-        let server = Running::start(Server::builder(key()).settings(settings), common::echo);
+        let server = Running::start(Server::builder(key()).settings(settings), echo);
         let stream = Slow(TcpStream::connect(server.address).expect("it listens"));
         let client = Client::builder(key()).over(stream).expect("the right key");
         thread::sleep(millis(700));
@@ -126,7 +128,7 @@ fn connections_end_over_streams_without_timeouts() {
     use std::os::unix::net::UnixStream;
     use std::time::Instant;
 
-    use falco_std::{Blocking, Request};
+    use falco_std::Blocking;
 
     bounded(|| {
         let start = Instant::now();
@@ -202,5 +204,166 @@ fn a_blocked_write_ends_after_the_agreed_lifetime() {
         let (ended, took) = serving.join().expect("it does not panic");
         assert_eq!(ended.expect("the stream works"), ConnectionError::Stalled);
         assert!(took >= millis(900) && took < millis(5_000), "{took:?}");
+    });
+}
+
+/// One end of a Unix socket that takes this many bytes per millisecond, and while it is `choked`, one
+/// byte in 300 ms.
+#[cfg(unix)]
+struct Metered {
+    stream: std::os::unix::net::UnixStream,
+    bytes_per_milli: u64,
+    choked: Arc<AtomicBool>,
+}
+
+#[cfg(unix)]
+impl Read for Metered {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buf)
+    }
+}
+
+#[cfg(unix)]
+impl Write for Metered {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if self.choked.load(Ordering::SeqCst) {
+            thread::sleep(millis(300));
+            return self.stream.write(&buf[..1]);
+        }
+        let part = &buf[..buf.len().min(16 << 10)];
+        let micros = u64::try_from(part.len()).unwrap() * 1_000 / self.bytes_per_milli;
+        thread::sleep(Duration::from_micros(micros));
+        self.stream.write_all(part).map(|()| part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+#[cfg(unix)]
+impl Stream for Metered {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_read_timeout(timeout)
+    }
+
+    fn set_write_timeout(&self, _timeout: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.stream.shutdown(how)
+    }
+
+    fn split(&self) -> io::Result<Option<falco_std::BoxedStream>> {
+        Ok(Some(Box::new(Self {
+            stream: self.stream.try_clone()?,
+            bytes_per_milli: self.bytes_per_milli,
+            choked: Arc::clone(&self.choked),
+        })))
+    }
+}
+
+/// A client that takes bytes all the time is alive, whether it sends PINGs or not, and the server
+/// reads its PINGs.
+#[cfg(unix)]
+#[test]
+fn a_slow_download_of_a_hundred_answers_is_not_cut_off() {
+    use std::os::unix::net::UnixStream;
+
+    bounded(|| {
+        const SIZE: usize = 64 << 10;
+        for keep_alive in [true, false] {
+            let (near, stream) = UnixStream::pair().unwrap();
+            let settings = common::lifetime(millis(1_500)).with_max_message(64 << 10);
+            let server = Server::builder(key()).settings(settings.with_max_held(2 << 16));
+            let server = server.unbound().unwrap();
+            // It takes three lifetimes.
+            let slow = Metered {
+                stream,
+                bytes_per_milli: 1_400,
+                choked: Arc::default(),
+            };
+            let serving = thread::spawn(move || server.serve_connection(slow, |_| Ok(vec![7; SIZE])));
+            let client = Client::builder(key()).settings(settings.with_keep_alive(keep_alive));
+            let client = client.request_timeout(None).over(near).unwrap();
+            let own = client.clone();
+            let ends = common::at_once(100, move || own.request("?"));
+            let failed = ends.iter().filter_map(|(end, _)| end.as_ref().err());
+            let failed: Vec<_> = failed.collect();
+            assert!(
+                failed.is_empty(),
+                "{keep_alive}: {} failed: {:?}",
+                failed.len(),
+                failed[0]
+            );
+            let slowest = ends.iter().map(|(_, took)| *took).max().unwrap();
+            assert!(slowest > millis(4_000), "{slowest:?}");
+            client.close();
+            serving.join().unwrap().unwrap();
+        }
+    });
+}
+
+/// A server that has to write a refusal before it can read does not read. It does not take the client
+/// for silent meanwhile.
+#[cfg(unix)]
+#[test]
+fn a_write_that_waits_pauses_the_lifetime() {
+    use std::os::unix::net::UnixStream;
+
+    use falco_core::RustCrypto;
+    use falco_core::testing::{RawHandshake, raw_frame};
+
+    bounded(|| {
+        let (mut near, stream) = UnixStream::pair().unwrap();
+        let settings = common::lifetime(millis(1_000)).with_max_in_flight(1).unwrap();
+        let server = Server::builder(key()).settings(settings).unbound().unwrap();
+        let choked = Arc::<AtomicBool>::default();
+        let slow = Metered {
+            stream,
+            bytes_per_milli: 1_000,
+            choked: Arc::clone(&choked),
+        };
+        let handler = |request: Request| {
+            if request.body() == b"slow" {
+                thread::sleep(millis(1_700));
+            }
+            echo(request)
+        };
+        let serving = thread::spawn(move || server.serve_connection(slow, handler));
+        let handshake = RawHandshake::new(RustCrypto, 7);
+        near.write_all(&handshake.hello()).unwrap();
+        let mut welcome = [0; 64];
+        near.read_exact(&mut welcome).unwrap();
+        let mut raw = handshake.client(&welcome).unwrap();
+        near.write_all(&raw.seal(&raw_frame(6, 0, &[1; 8]))).unwrap();
+        let mut pong = [0; 33];
+        near.read_exact(&mut pong).unwrap();
+        // One handler runs, and all other requests are refused: more than the server can queue.
+        choked.store(true, Ordering::SeqCst);
+        let busy = (2..40).map(|number| raw_frame(1, number, b"?"));
+        let frames: Vec<_> = [raw_frame(1, 1, b"slow")].into_iter().chain(busy).collect();
+        near.write_all(&raw.seal(&frames.concat())).unwrap();
+        thread::sleep(millis(1_500));
+        assert!(!serving.is_finished(), "it has not read for 1.5 lifetimes");
+        choked.store(false, Ordering::SeqCst);
+        let mut answers = pong.to_vec();
+        let (mut refused, mut answered, mut unread) = (0, false, [0; 4096]);
+        while !answered || refused < 38 {
+            let count = near.read(&mut unread).unwrap();
+            assert!(count > 0, "the connection lives: {refused} are refused");
+            answers.extend_from_slice(&unread[..count]);
+            while let Some(frames) = raw.open(&mut answers) {
+                let mut rest = &frames[..];
+                while let [kind, _, _, _, _, high, low, ..] = *rest {
+                    refused += usize::from(kind == 4);
+                    answered |= kind == 1;
+                    rest = &rest[7 + usize::from(u16::from_be_bytes([high, low]))..];
+                }
+            }
+        }
+        drop(near);
+        serving.join().unwrap().unwrap();
     });
 }

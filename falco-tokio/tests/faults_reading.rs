@@ -21,7 +21,8 @@ use tokio::io::AsyncWriteExt;
 const PEERS: u64 = 10;
 /// Bytes of a request, and of its answer.
 const LARGE: usize = 60_000;
-/// So many bytes of answers may wait for one peer, and then it is read no more.
+/// So many bytes of answers may be queued for one peer, and then no request of it is handled. So many
+/// bytes of requests are read all the same, and then it is read no more.
 const MAX_MESSAGE: u32 = 256 << 10;
 /// What the system holds of a connection that is not read, on both sides, is a few MiB at the most;
 /// so many answers are enough to fill it. A peer may ask 1024 times.
@@ -38,6 +39,7 @@ async fn peers_that_never_read_are_read_no_more_and_cost_little() {
     };
     let settings = Settings::new()
         .with_max_message(MAX_MESSAGE)
+        .with_max_held(MAX_MESSAGE)
         .with_lifetime(Duration::from_secs(2))
         .unwrap();
     let scene = Scene::start(Server::builder(key(1)).settings(settings), handler);

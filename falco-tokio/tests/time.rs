@@ -268,3 +268,92 @@ async fn a_write_is_given_up_after_the_lifetime_that_both_sides_have_agreed_on()
     assert_eq!(ended.unwrap(), ConnectionError::Stalled);
     assert!((2_000..=3_000).contains(&took.as_millis()), "{took:?}");
 }
+
+/// Carries 7,000 bytes in 10 ms.
+async fn carry_slowly(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>) {
+    let mut bytes = vec![0; 7_000];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        sleep(Duration::from_millis(10)).await;
+        if to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A client that takes bytes all the time is alive, whether it sends PINGs or not, and the server
+/// reads its PINGs.
+#[tokio::test(start_paused = true)]
+async fn a_slow_download_of_a_hundred_answers_is_not_cut_off() {
+    const SIZE: usize = 1 << 20;
+    for keep_alive in [true, false] {
+        let (near, client_side) = duplex(1 << 16);
+        let (server_side, far) = duplex(1 << 16);
+        let (from_client, to_client) = tokio::io::split(client_side);
+        let (from_server, to_server) = tokio::io::split(server_side);
+        tokio::spawn(carry_slowly(from_client, to_server));
+        tokio::spawn(carry_slowly(from_server, to_client));
+        let settings = Settings::new().with_max_message(1 << 20).with_max_held(2 << 20);
+        let server = Server::builder(key(1)).settings(settings).unbound().unwrap();
+        let handler = |_: Request| async move { Ok(vec![7; SIZE]) };
+        let serving: Serving = tokio::spawn(async move { server.serve_connection(far, handler).await });
+        let client = Client::builder(key(1))
+            .settings(Settings::new().with_keep_alive(keep_alive))
+            .request_timeout(None);
+        let client = client.over(near).await.unwrap();
+        let start = Instant::now();
+        let mut asking = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let client = client.clone();
+            asking.spawn(async move { client.request("?").await });
+        }
+        for end in asking.join_all().await {
+            let answer = end.unwrap_or_else(|error| panic!("{keep_alive}, after {:?}: {error}", start.elapsed()));
+            assert_eq!(answer.len(), SIZE);
+        }
+        // More than two lifetimes.
+        let took = start.elapsed().as_secs();
+        assert!((140..200).contains(&took), "{took} s");
+        client.close().await;
+        serving.await.unwrap().unwrap();
+    }
+}
+
+/// What keeps a connection alive is bounded all the same: a write that makes no progress ends it.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_pings_and_never_reads_is_gone_a_lifetime_after_its_stream_is_full() {
+    use falco_core::noise::{FixedTable, NoiseClient};
+    use falco_core::{ClientConnection, Received, RustCrypto};
+
+    let settings = Settings::new().with_max_message(1 << 20).with_max_held(1 << 20);
+    let server = Server::builder(key(1)).settings(settings).unbound().unwrap();
+    let (mut near, far) = duplex(1 << 12);
+    let handler = |_: Request| async move { Ok(vec![7; 1 << 20]) };
+    let mut serving: Serving = tokio::spawn(async move { server.serve_connection(far, handler).await });
+    let client_key = NoiseClient::<FixedTable<8>, _>::new(key(1), &b""[..], RustCrypto).unwrap();
+    // Its own clock stands still, so that it does not end by itself.
+    let now = falco_core::Instant::ZERO;
+    let mut client = ClientConnection::new(&client_key, &Settings::new(), now, &mut getrandom::SysRng).unwrap();
+    let mut out = [0; 400];
+    let hello = client.poll_transmit(now, &mut out).unwrap();
+    near.write_all(&out[..hello]).await.unwrap();
+    let mut welcome = [0; 64];
+    near.read_exact(&mut welcome).await.unwrap();
+    assert!(matches!(client.recv(now, &mut welcome), Ok(Received::Event { .. })));
+    let mut asked: Vec<_> = (0..8).map(|_| client.request(1).unwrap()).collect();
+    for request in &mut asked {
+        let count = client.seal(now, [(request, &b"?"[..])], &mut out).unwrap();
+        near.write_all(&out[..count]).await.unwrap();
+    }
+    let start = Instant::now();
+    let end = loop {
+        client.ping().unwrap();
+        let count = client.poll_transmit(now, &mut out).unwrap();
+        let _ = near.write_all(&out[..count]).await;
+        if let Ok(end) = tokio::time::timeout(Duration::from_secs(5), &mut serving).await {
+            break end.unwrap().unwrap();
+        }
+        assert!(start.elapsed() < Duration::from_secs(200));
+    };
+    let took = start.elapsed().as_secs();
+    assert_eq!((end, took), (ConnectionError::Stalled, 60));
+}

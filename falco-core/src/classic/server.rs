@@ -352,6 +352,10 @@ impl session::Server for ServerSession {
         Ok(())
     }
 
+    fn refuses(&self) -> bool {
+        false
+    }
+
     fn key_id(&self) -> Option<KeyId> {
         None
     }

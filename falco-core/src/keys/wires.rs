@@ -189,6 +189,10 @@ impl<N: Session, K: Session> Session for WireSession<N, K> {
         with_session!(self, session => session.set_reading(now, reading));
     }
 
+    fn note_taken(&mut self, now: Instant) {
+        with_session!(self, session => session.note_taken(now));
+    }
+
     fn handle_late_poll(&mut self, now: Instant) {
         with_session!(self, session => session.handle_late_poll(now));
     }
@@ -263,6 +267,10 @@ impl<N: session::Server, K: session::Server> session::Server for WireSession<N, 
 
     fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), ReplyError> {
         with_session!(self, session => session.refuse(id, refusal))
+    }
+
+    fn refuses(&self) -> bool {
+        with_session!(self, session => session.refuses())
     }
 
     fn key_id(&self) -> Option<KeyId> {

@@ -1,18 +1,36 @@
-//! The bound on the bytes that requests hold over all connections of a server.
+//! The bounds on the bytes of requests and of answers over all connections of a server.
 
 #[cfg(feature = "std")]
 use alloc::sync::Arc;
 #[cfg(feature = "std")]
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// A bound on the bytes that the requests of all connections hold.
+/// A bound on the bytes that the requests of all connections hold, and one on the bytes of their
+/// queued answers.
 pub trait Budget {
-    /// Takes this many bytes. Returns `false`, and takes none, if fewer are left.
+    /// Takes this many bytes for a request. Returns `false`, and takes none, if fewer are left.
     #[must_use]
     fn take(&self, bytes: usize) -> bool;
 
     /// Gives back bytes that were taken.
     fn give_back(&self, bytes: usize);
+
+    /// Counts bytes of answers that are queued. An answer is never refused for want of room, so they
+    /// may exceed the bound.
+    fn add_answers(&self, bytes: usize) {
+        let _ = bytes;
+    }
+
+    /// Counts bytes of answers no longer.
+    fn remove_answers(&self, bytes: usize) {
+        let _ = bytes;
+    }
+
+    /// Whether the answers exceed their bound. A connection with many bytes of them then passes no
+    /// request to a handler.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// No bound besides those of each connection.
@@ -28,23 +46,43 @@ impl Budget for Unbounded {
     fn give_back(&self, _bytes: usize) {}
 }
 
-/// A bound for connections on several threads. All clones share it.
+/// Bounds for connections on several threads. All clones share them.
 #[cfg(feature = "std")]
 #[derive(Clone, Debug)]
-pub struct SharedBudget(Arc<AtomicUsize>);
+pub struct SharedBudget(Arc<Bytes>);
+
+#[cfg(feature = "std")]
+#[derive(Debug)]
+struct Bytes {
+    /// What requests may still take.
+    left: AtomicUsize,
+    /// What answers take.
+    answers: AtomicUsize,
+    max: usize,
+}
 
 #[cfg(feature = "std")]
 impl SharedBudget {
-    /// A bound of this many bytes.
+    /// A bound of this many bytes for requests, and the same for answers.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(bytes)))
+        Self(Arc::new(Bytes {
+            left: AtomicUsize::new(bytes),
+            answers: AtomicUsize::new(0),
+            max: bytes,
+        }))
     }
 
-    /// Bytes that are left.
+    /// Bytes that are left for requests.
     #[must_use]
     pub fn left(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.0.left.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of queued answers, without those of connections that have few.
+    #[must_use]
+    pub fn answers(&self) -> usize {
+        self.0.answers.load(Ordering::Relaxed)
     }
 }
 
@@ -52,11 +90,24 @@ impl SharedBudget {
 impl Budget for SharedBudget {
     fn take(&self, bytes: usize) -> bool {
         self.0
+            .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes))
             .is_ok()
     }
 
     fn give_back(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+        self.0.left.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn add_answers(&self, bytes: usize) {
+        self.0.answers.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn remove_answers(&self, bytes: usize) {
+        self.0.answers.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn is_over(&self) -> bool {
+        self.answers() > self.0.max
     }
 }

@@ -1,9 +1,12 @@
 //! The mux of a server: joins requests from their parts, bounds the memory that they hold, and
 //! queues answers and refusals.
 
+mod deferred;
+
 use alloc::collections::VecDeque;
 use core::fmt;
 
+use self::deferred::Deferred;
 use super::deadline::Writes;
 use super::ending::Ending;
 use super::held::{Held, HeldBytes};
@@ -33,19 +36,26 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     held: Held,
     /// The bytes of a frame that has arrived in part.
     partial: Partial,
+    deferred: Deferred,
     budget: G,
-    /// If more bytes of answers are queued than this, nothing is read.
+    /// If more bytes of answers are queued than this, no request reaches a handler.
     max_queued: usize,
+    /// If more bytes of requests are deferred than this, nothing is read.
+    max_message: usize,
+    /// Bytes of queued answers that `budget` counts.
+    counted: usize,
     reading: bool,
     writes: Writes,
+    /// Answers were queued behind the last output.
+    backlog: bool,
     established: bool,
     /// Requests that the mux has refused as busy since the last [`take_busy`](Self::take_busy).
     busy: u64,
 }
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
-    /// A mux without requests. Nothing is read while more bytes of answers wait to be sealed than
-    /// the `max_message` of `settings`. So a single answer never stops reading.
+    /// A mux without requests. The `max_held` of `settings` bounds the bytes of requests, and in the
+    /// same way the bytes of queued answers; see [`may_handle`](Self::may_handle).
     pub fn new(machine: ServerConnection<H>, budget: G, settings: &Settings) -> Self {
         Self {
             machine,
@@ -54,10 +64,14 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             parts: Reassembly::default(),
             held: Held::new(settings.max_held()),
             partial: Partial::default(),
+            deferred: Deferred::default(),
             budget,
-            max_queued: usize::try_from(settings.max_message()).unwrap_or(usize::MAX),
+            max_queued: usize::try_from(settings.max_held()).unwrap_or(usize::MAX),
+            max_message: usize::try_from(settings.max_message()).unwrap_or(usize::MAX),
+            counted: 0,
             reading: true,
             writes: Writes { blocked: None },
+            backlog: false,
             established: false,
             busy: 0,
         }
@@ -80,17 +94,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.held.len()
     }
 
-    /// Whether to read and to call [`recv`](Self::recv) now. Returns `false` while too many bytes
-    /// of answers are queued, usually because the client does not read.
-    #[must_use]
-    pub const fn may_read(&self) -> bool {
-        self.answers.unsealed() <= self.max_queued
-    }
-
-    /// Reports whether the caller reads. Call it with `false` while [`may_read`](Self::may_read)
-    /// returns `false`, and while [`recv`](Self::recv) waits for output that the client does not
-    /// accept. Meanwhile the lifetime is paused, for at most one lifetime. Repeated calls change
-    /// nothing.
+    /// Reports whether the caller reads. Call it with `false` while [`recv`](Self::recv) waits for
+    /// output that the client does not accept. Meanwhile the lifetime is paused, for at most one
+    /// lifetime. Repeated calls change nothing.
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
         if reading != self.reading {
             self.reading = reading;
@@ -114,9 +120,20 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// the shared bound, the connection's bound or memory has no room for a request, the request is
     /// refused as busy, and no step reports it.
     ///
+    /// A request that may not reach a handler yet ([`may_handle`](Self::may_handle)) is deferred: it
+    /// is kept, and a later call returns it before it looks at the unread bytes. So call it again
+    /// after [`seal`](Self::seal) has returned bytes.
+    ///
     /// # Errors
     /// What ended the connection.
     pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ServerStep<'u>, ConnectionError> {
+        if let Some((id, body)) = self.next_request() {
+            let (consumed, body) = (0, Body::Whole(body));
+            return Ok(ServerStep::Request { consumed, id, body });
+        }
+        if !self.may_read() && self.machine.end().is_none() {
+            return Ok(ServerStep::TransmitFirst);
+        }
         let arrived = unread.len();
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(self.need_more(now, arrived, total)),
@@ -133,11 +150,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 ServerStep::Established { consumed }
             }
             ServerEvent::Request { id, body } => {
-                if self.hold(id, body.len()) {
-                    let body = Body::Lent(body);
-                    return Ok(ServerStep::Request { consumed, id, body });
+                if !self.hold(id, body.len()) {
+                    return Ok(skip);
                 }
-                skip
+                self.arrived(consumed, id, Body::Lent(body))
             }
             ServerEvent::Begin { id, total, body } => {
                 if self.hold(id, body.len()) && self.parts.begin(id, total, body).is_err() {
@@ -159,11 +175,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                     return Ok(skip);
                 }
                 match self.parts.take(id).filter(|_| last) {
-                    Some((bytes, _)) => ServerStep::Request {
-                        consumed,
-                        id,
-                        body: Body::Whole(bytes),
-                    },
+                    Some((bytes, _)) => self.arrived(consumed, id, Body::Whole(bytes)),
                     None => skip,
                 }
             }
@@ -172,7 +184,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 self.release(id);
                 skip
             }
-            ServerEvent::Cancelled { id } => ServerStep::Cancelled { consumed, id },
+            ServerEvent::Cancelled { id } => {
+                if self.deferred.remove(id) {
+                    self.refuse(id, Refusal::Cancelled);
+                    return Ok(skip);
+                }
+                ServerStep::Cancelled { consumed, id }
+            }
             ServerEvent::Closing { reason } => ServerStep::Closing { consumed, reason },
             ServerEvent::Ping => skip,
         })
@@ -189,6 +207,16 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         HeldBytes::new(self.held.hand_over(id), self.budget.clone())
     }
 
+    /// The step for a whole request that has just arrived.
+    fn arrived<'u>(&mut self, consumed: usize, id: RequestId, body: Body<'u>) -> ServerStep<'u> {
+        // `recv` has returned the deferred ones, or no request may reach a handler.
+        if self.may_handle() {
+            return ServerStep::Request { consumed, id, body };
+        }
+        self.deferred.push(id, body.into_vec());
+        ServerStep::Skip { consumed }
+    }
+
     /// Queues the answer to a request. If the request has completed already, or the connection has
     /// ended, the answer is dropped.
     ///
@@ -202,6 +230,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         match self.machine.answer(id, body.as_ref().len()) {
             Ok(answer) => {
                 self.answers.push(answer, body);
+                self.settle();
                 Ok(())
             }
             Err(ReplyError::Request(error)) => {
@@ -219,19 +248,32 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// request that has completed, this does nothing.
     pub fn refuse(&mut self, id: RequestId, refusal: Refusal) {
         self.parts.forget(id);
+        self.deferred.remove(id);
         self.release(id);
         if !self.answers.is_empty() {
             self.answers.retain(|answer, _| answer.id() != id);
+            self.settle();
         }
         self.refusals.push_back((id, refusal));
     }
 
     /// Writes pending output and then answers to the front of `out`, and returns how many bytes to
-    /// send.
+    /// send. Call it again only when the stream has accepted all of them: if answers are queued
+    /// behind them, that is a sign of life of the client.
     ///
     /// # Errors
     /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.
     pub fn seal(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
+        if core::mem::take(&mut self.backlog) {
+            self.machine.note_taken(now);
+        }
+        let sealed = self.seal_next(now, out);
+        self.backlog = matches!(sealed, Ok(1..)) && !self.answers.is_empty();
+        self.settle();
+        sealed
+    }
+
+    fn seal_next(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
         loop {
             while let Some((id, refusal)) = self.refusals.front().copied() {
                 if self.machine.refuse(id, refusal) == Err(ReplyError::TransmitFirst) {
@@ -271,6 +313,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     pub fn finish(&mut self) {
         self.give_back();
         self.held = Held::new(0);
+        self.deferred = Deferred::default();
         self.answers = SendQueue::new();
         self.refusals = VecDeque::new();
         self.parts = Reassembly::default();
@@ -410,6 +453,7 @@ impl<H: ServerKeyRef, B, G: Budget> ServerMux<H, B, G> {
     fn give_back(&mut self) {
         self.budget.give_back(self.held.own_bytes());
         self.partial.release(&self.budget);
+        self.budget.remove_answers(core::mem::take(&mut self.counted));
     }
 }
 
@@ -422,7 +466,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> fmt::Debug for ServerMux<H, B, 
             .field("parts", &self.parts.len())
             .field("answers", &self.answers.len())
             .field("refusals", &self.refusals.len())
-            .field("queued", &self.answers.unsealed())
+            .field("deferred", &self.deferred.len())
+            .field("queued", &self.answers.bodies())
             .finish_non_exhaustive()
     }
 }

@@ -10,6 +10,11 @@ use crate::life::Life;
 use crate::message::Status;
 use crate::time::{Instant, Span};
 
+/// Bytes of a record for each millisecond of the lifetime, at most. So a link of 16,000 bytes per
+/// second carries four records within a lifetime: a reader regards only whole records as a sign of
+/// life, and the record that it waits for must not be its last. From 16.4 s on all records fit.
+const RECORD_PER_MILLI: u32 = 4;
+
 /// The two phases of a connection. The second replaces the first.
 pub(super) enum Phase<H, A> {
     /// What this side needs to derive the keys of the connection.
@@ -64,11 +69,15 @@ impl<H, A: Aead> Base<H, A> {
         }
     }
 
-    /// Notes what the peer accepts.
+    /// Notes what the peer accepts, and how long a record to it may be.
     pub(super) fn agree(&mut self, theirs: Accepts) {
-        self.theirs = theirs;
-        self.life
-            .set_lifetime(Span::from_millis(theirs.lifetime.min(self.ours.lifetime).into()));
+        let lifetime = theirs.lifetime.min(self.ours.lifetime);
+        let max_record = u16::try_from(lifetime.saturating_mul(RECORD_PER_MILLI)).unwrap_or(u16::MAX);
+        self.theirs = Accepts {
+            max_record: theirs.max_record.min(max_record),
+            ..theirs
+        };
+        self.life.set_lifetime(Span::from_millis(lifetime.into()));
     }
 
     /// The longest message that this side sends: the smaller limit of both sides.

@@ -118,11 +118,11 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         };
         let direction = |key: &[u8; 32]| Direction::new(&client.crypto, key, client.rekey_period);
         let (send, recv) = (direction(&outcome.from_client), direction(&outcome.from_server));
-        let mut link = Link::new(send, recv, theirs.max_record, self.base.ours.max_record);
+        self.base.agree(theirs);
+        let mut link = Link::new(send, recv, self.base.theirs.max_record, self.base.ours.max_record);
         link.set_first_ping(self.first_ping);
         link.queue_ping();
         self.base.phase = Phase::Transport(link);
-        self.base.agree(theirs);
         self.base.life.restart();
         self.requests.max_in_flight = theirs.max_in_flight.min(self.requests.max_in_flight);
         self.heard();

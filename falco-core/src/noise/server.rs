@@ -316,6 +316,12 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
         }
     }
 
+    fn note_taken(&mut self, now: Instant) {
+        if self.check(now).is_ok() {
+            self.base.life.note_taken();
+        }
+    }
+
     fn handle_late_poll(&mut self, now: Instant) {
         self.base.life.handle_late_poll(now);
         self.requests.handle_late_poll(now);
@@ -373,6 +379,10 @@ impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {
         }
         check_length(length, self.base.send_limit())?;
         Ok(OutgoingAnswer::new(id, length))
+    }
+
+    fn refuses(&self) -> bool {
+        true
     }
 
     fn key_id(&self) -> Option<KeyId> {

@@ -10,9 +10,11 @@ mod admission;
 mod book;
 mod bounds;
 mod closing;
+mod deferred;
 mod held_back;
 mod retries;
 mod scene;
+mod served;
 mod times;
 mod world;
 
@@ -51,6 +53,7 @@ struct Plan {
     max_message: u32,
     max_record: u16,
     budget: usize,
+    max_held: u32,
     stops: bool,
     /// Whether the handshake completes before anything else.
     established: bool,
@@ -95,12 +98,14 @@ fn plan() -> impl Strategy<Value = Plan> {
         prop_oneof![64..2_000_u16, Just(u16::MAX)],
     );
     let budget = prop_oneof![1_000..300_000_usize, Just(1 << 20)];
-    (limits, budget, any::<[bool; 2]>(), vec(op(), 0..50)).prop_map(
-        |((in_flight, max_message, max_record), budget, [stops, established], ops)| Plan {
+    let held = prop_oneof![Just(100_000), Just(64 << 20)];
+    (limits, (budget, held), any::<[bool; 2]>(), vec(op(), 0..50)).prop_map(
+        |((in_flight, max_message, max_record), (budget, max_held), [stops, established], ops)| Plan {
             in_flight,
             max_message,
             max_record,
             budget,
+            max_held,
             stops,
             established,
             ops,
@@ -114,7 +119,8 @@ fn run<C: ClientKeyRef, S: ServerKeyRef>(keys: (C, S), plan: &Plan, tells: bool)
     let theirs = settings
         .with_max_message(plan.max_message)
         .with_max_in_flight(plan.in_flight);
-    let mut world = World::new(keys, (&own, &theirs.unwrap()), plan.budget, plan.stops && tells);
+    let bounds = (plan.budget, plan.max_held);
+    let mut world = World::new(keys, (&own, &theirs.unwrap()), bounds, plan.stops && tells);
     if plan.established {
         world.settle();
     }
@@ -157,7 +163,7 @@ proptest! {
 
 fn go_together<C: ClientKeyRef, S: ServerKeyRef>(keys: (C, S)) {
     let settings = Settings::new();
-    let mut world = World::new(keys, (&settings, &settings), 1 << 20, false);
+    let mut world = World::new(keys, (&settings, &settings), (1 << 20, 100_000), false);
     world.settle();
     for size in 0..10 {
         world.request(size);
@@ -175,14 +181,14 @@ fn an_output_of_the_size_that_is_asked_for_holds_all_small_requests() {
 
 fn refuse_what_is_answered<C: ClientKeyRef, S: ServerKeyRef>(keys: (C, S)) {
     let settings = Settings::new();
-    let mut world = World::new(keys, (&settings, &settings), 1 << 20, false);
+    let mut world = World::new(keys, (&settings, &settings), (1 << 20, 100_000), false);
     world.settle();
     world.request(3);
     world.settle();
     world.answer(0, 500_000);
-    assert!(!world.may_read(), "so much waits to be sent");
+    assert!(!world.may_handle(), "so much waits to be sent");
     world.refuse_answered(0);
-    assert!(world.may_read(), "nothing of it is sent any more");
+    assert!(world.may_handle(), "nothing of it is sent any more");
     world.finish(1 << 20);
 }
 

@@ -4,8 +4,10 @@
 use core::time::Duration;
 
 use falco_core::mux::{ClientMux, Ending, LastStep, ServerMux, Unbounded};
-use falco_core::testing::{CountingRng, noise_client, noise_server};
+use falco_core::testing::{CountingRng, noise_client, noise_server, raw_frame};
 use falco_core::{ClientConnection, ClientKeyRef, ConnectionError, Instant, ServerConnection, ServerKeyRef, Settings};
+
+use crate::served::{Keys, MESSAGE, Served, keys};
 
 const LIFETIME: Duration = Duration::from_secs(9);
 
@@ -138,4 +140,71 @@ fn each_step_of_an_end_follows_the_one_before() {
     ending.written();
     ending.shut(ms(1));
     assert_eq!((ending.step(ms(1)), ending.poll_timeout()), (LastStep::Close, None));
+}
+
+/// A server with 20 answers of 30,000 bytes in its queue, none of which is sealed.
+fn queued(keys: &Keys) -> Served<'_, Unbounded> {
+    let settings = Settings::new().with_lifetime(LIFETIME).unwrap();
+    let mut served = Served::new(keys, &settings, Unbounded);
+    let asked = (1..=20).map(|number| raw_frame(MESSAGE, number, b"?"));
+    for number in served.receive(&asked.collect::<Vec<_>>().concat()) {
+        served.answer(number, 30_000);
+    }
+    served
+}
+
+#[test]
+fn a_client_that_takes_bytes_all_the_time_outlives_its_lifetime() {
+    for reads in [true, false] {
+        let keys = keys();
+        let mut served = queued(&keys);
+        served.mux.set_reading(ms(0), reads);
+        // It takes an output in four seconds, and sends nothing.
+        for second in 0..=76 {
+            served.now = ms(second * 1_000);
+            assert_eq!(served.mux.handle_timeout(served.now), Ok(()), "after {second} s");
+            if second % 4 == 0 {
+                assert!(served.seal(30_036) > 30_000);
+            }
+        }
+        // Behind the last output no answer is queued, so nobody knows whether the client takes it.
+        assert_eq!(served.seal(100_000), 0);
+        let paused = if reads { Duration::ZERO } else { LIFETIME };
+        let end = served.now + LIFETIME + paused;
+        assert_eq!(served.mux.poll_timeout(), Some(end));
+        assert_eq!(served.mux.handle_timeout(end), Err(ConnectionError::Expired));
+    }
+}
+
+#[test]
+fn a_client_that_takes_nothing_more_has_a_lifetime_from_the_last_output_that_it_took() {
+    let keys = keys();
+    let mut served = queued(&keys);
+    for second in 0..=5 {
+        served.now = ms(second * 1_000);
+        assert!(served.seal(30_036) > 30_000);
+    }
+    served.mux.blocked(served.now);
+    // Bytes that are taken of this output are none.
+    served.mux.wrote();
+    served.mux.blocked(ms(9_000));
+    assert_eq!(served.mux.handle_timeout(ms(13_999)), Ok(()));
+    assert_eq!(served.mux.handle_timeout(ms(14_000)), Err(ConnectionError::Expired));
+}
+
+#[test]
+fn answers_behind_which_nothing_is_queued_say_nothing_about_the_client() {
+    let keys = keys();
+    let settings = Settings::new().with_lifetime(LIFETIME).unwrap();
+    let mut served = Served::new(&keys, &settings, Unbounded);
+    let asked = (1..=9).map(|number| raw_frame(MESSAGE, number, b"?"));
+    let numbers = served.receive(&asked.collect::<Vec<_>>().concat());
+    for (number, second) in numbers.into_iter().zip(0..) {
+        served.now = ms(second * 1_000);
+        assert_eq!(served.mux.handle_timeout(served.now), Ok(()));
+        served.answer(number, 1_000);
+        assert!(served.seal(60_000) > 1_000);
+        assert_eq!(served.seal(60_000), 0);
+    }
+    assert_eq!(served.mux.handle_timeout(ms(9_000)), Err(ConnectionError::Expired));
 }

@@ -70,8 +70,9 @@ pub(crate) struct World<C: ClientKeyRef, S: ServerKeyRef> {
 }
 
 impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
-    pub(crate) fn new(keys: (C, S), settings: (&Settings, &Settings), budget: usize, stops: bool) -> Self {
-        let (now, budget) = (Instant::ZERO, SharedBudget::new(budget));
+    /// `bounds` are the bytes that all connections may hold, and those of one connection.
+    pub(crate) fn new(keys: (C, S), settings: (&Settings, &Settings), bounds: (usize, u32), stops: bool) -> Self {
+        let (now, budget) = (Instant::ZERO, SharedBudget::new(bounds.0));
         let client = ClientConnection::new(keys.0, settings.0, now, &mut CountingRng::new(1));
         let server = ServerConnection::new(keys.1, settings.1, now, &mut CountingRng::new(2));
         Self {
@@ -80,7 +81,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
             server: ServerMux::new(
                 server.expect("there is entropy"),
                 budget.clone(),
-                &Settings::new().with_max_message(100_000),
+                &Settings::new().with_max_message(100_000).with_max_held(bounds.1),
             ),
             budget,
             to_server: Link::default(),
@@ -161,8 +162,8 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         assert_eq!(self.write_client(size), Ok(true));
     }
 
-    pub(crate) fn may_read(&self) -> bool {
-        self.server.may_read()
+    pub(crate) fn may_handle(&self) -> bool {
+        self.server.may_handle()
     }
 
     pub(crate) fn has_unsent(&self) -> bool {
@@ -303,10 +304,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
 
     /// Delivers bytes to the server, if it reads. Returns whether something changed.
     pub(crate) fn read_server(&mut self, count: usize) -> bool {
-        if !self.server.may_read() {
-            return false;
-        }
-        let mut came = self.to_server.deliver(count);
+        let mut came = self.server.may_read() && self.to_server.deliver(count);
         while let Some(consumed) = self.look_server() {
             self.to_server.inbox.drain(..consumed);
             came = true;
@@ -324,13 +322,14 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         if self.server_over {
             return None;
         }
-        let unread = &mut self.to_server.inbox;
+        let (unread, may_handle) = (&mut self.to_server.inbox, self.server.may_handle());
         match self.server.recv(self.now, unread) {
             Ok(ServerStep::NeedMore { total }) => {
                 assert!(total > unread.len());
                 None
             }
             Ok(ServerStep::Request { consumed, id, body }) => {
+                assert!(may_handle, "too many answers are queued");
                 let ticket = self.book.handed_out(Body::bytes(&body));
                 self.running.insert(ticket, id);
                 Some(consumed)
@@ -401,13 +400,13 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
             }
             // Because all has completed, and not because `finish` clears it.
             self.assert_empty();
-            assert_eq!(self.budget.left(), full);
+            assert_eq!((self.budget.left(), self.budget.answers()), (full, 0));
         }
         self.end_client();
         self.assert_all_ended();
         let server = self.server;
         drop(server);
-        assert_eq!(self.budget.left(), full);
+        assert_eq!((self.budget.left(), self.budget.answers()), (full, 0));
     }
 
     fn assert_all_ended(&self) {
@@ -423,7 +422,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         self.assert_all_ended();
         let text = format!("{:?}", self.server);
         assert!(
-            text.ends_with("held: 0, parts: 0, answers: 0, refusals: 0, queued: 0, .. }"),
+            text.ends_with("held: 0, parts: 0, answers: 0, refusals: 0, deferred: 0, queued: 0, .. }"),
             "{text}"
         );
     }

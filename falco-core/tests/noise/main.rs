@@ -23,6 +23,7 @@ mod late_polls;
 mod lifetime;
 mod reads_of_any_size;
 mod reassembly;
+mod record_size;
 mod rekey;
 mod secrets;
 mod server_limits;

@@ -8,7 +8,7 @@ use std::time::Instant as Clock;
 use crate::common::noise::{
     AtClient, AtServer, BEGIN, CANCEL, CLOSE, MESSAGE, PING, ServerKeys, at_client_with, at_server, begin, honest,
 };
-use falco_core::mux::{ServerMux, ServerStep, Unbounded};
+use falco_core::mux::{Budget, ServerMux, ServerStep, SharedBudget, Unbounded};
 use falco_core::testing::{NoSecurity, RawPeer, raw_frame, raw_settings};
 use falco_core::{Instant, Received, Settings};
 
@@ -19,11 +19,16 @@ const FRAMES: usize = 4_000;
 /// How often a time is taken before it counts as too long.
 const ROUNDS: usize = 20;
 
+/// The numbers of `count` requests. 1 is left for another one.
+fn numbers(count: u32) -> Vec<u32> {
+    (2..=count + 1).collect()
+}
+
 /// A server on which `count` requests have arrived in part.
 fn half_received(count: u32) -> AtServer {
     let settings = Settings::new().with_max_in_flight(u16::MAX).unwrap();
     let mut rig = at_server(&settings.with_max_message(2));
-    let ids: Vec<_> = (1..=count).collect();
+    let ids = numbers(count);
     for ids in ids.chunks(FRAMES) {
         let frames: Vec<_> = ids
             .iter()
@@ -35,15 +40,15 @@ fn half_received(count: u32) -> AtServer {
     rig
 }
 
-/// Cancels requests anywhere in the table, and begins another for each, eight times in a record: as
-/// many refusals may be pending.
-fn cancels_and_begins(live: &mut [u32], next: &mut u32) -> Vec<u8> {
+/// Cancels requests anywhere in the table, and begins another for each with `begins`, eight times in
+/// a record: as many refusals may be pending.
+fn cancels_and_begins(live: &mut [u32], next: &mut u32, begins: fn(u32) -> Vec<u8>) -> Vec<u8> {
     let mut frames = Vec::new();
     for _ in 0..8 {
         let pick = usize::try_from(*next).unwrap() * 7_919 % live.len();
         frames.extend(raw_frame(CANCEL, live[pick], &[]));
         *next += 1;
-        frames.extend(raw_frame(BEGIN, *next, &begin(2, b"a")));
+        frames.extend(begins(*next));
         live[pick] = *next;
     }
     frames
@@ -53,6 +58,11 @@ fn cancels_and_begins(live: &mut [u32], next: &mut u32) -> Vec<u8> {
 trait Costs {
     /// Reads a record with eight CANCELs and BEGINs.
     fn read(&mut self, frames: &[u8]) -> Duration;
+
+    /// Another request of the kind that it has.
+    fn begins(number: u32) -> Vec<u8> {
+        raw_frame(BEGIN, number, &begin(2, b"a"))
+    }
 }
 
 impl Costs for AtServer {
@@ -72,12 +82,12 @@ impl Costs for AtServer {
 }
 
 /// The mux of an adapter around such a server, with the other end of the connection.
-struct AtMux {
-    mux: ServerMux<Rc<ServerKeys>, Vec<u8>, Unbounded>,
+struct AtMux<G: Budget> {
+    mux: ServerMux<Rc<ServerKeys>, Vec<u8>, G>,
     rig: (RawPeer<NoSecurity>, Instant),
 }
 
-impl AtMux {
+impl AtMux<Unbounded> {
     fn half_received(count: u32) -> Self {
         let settings = Settings::new()
             .with_max_in_flight(u16::MAX)
@@ -89,21 +99,47 @@ impl AtMux {
             mux,
             rig: (rig.raw, rig.now),
         };
-        let ids: Vec<_> = (1..=count).collect();
-        for ids in ids.chunks(FRAMES) {
-            let frames: Vec<_> = ids
-                .iter()
-                .flat_map(|id| raw_frame(BEGIN, *id, &begin(2, b"a")))
-                .collect();
-            side.read(&frames);
-        }
-        assert_eq!(side.mux.unanswered(), ids.len());
+        side.begin(count);
         side
     }
 }
 
-impl Costs for AtMux {
-    fn read(&mut self, frames: &[u8]) -> Duration {
+impl AtMux<SharedBudget> {
+    /// With `count` requests that are deferred: no byte of an answer may be queued, and there are
+    /// some.
+    fn deferred(count: u32) -> Self {
+        let settings = Settings::new().with_max_in_flight(u16::MAX).unwrap();
+        let rig = at_server(&settings);
+        let mut mux = ServerMux::new(rig.machine, SharedBudget::new(0), &settings);
+        let mut raw = rig.raw;
+        let mut first = raw.seal(&raw_frame(MESSAGE, 1, b""));
+        let Ok(ServerStep::Request { id, .. }) = mux.recv(rig.now, &mut first) else {
+            panic!("the first reaches a handler");
+        };
+        mux.answer(id, vec![7; 100_000]).unwrap();
+        let rig = (raw, rig.now);
+        let mut side = Self { mux, rig };
+        side.begin(count);
+        assert!(!side.mux.may_handle());
+        side
+    }
+}
+
+impl<G: Budget> AtMux<G>
+where
+    Self: Costs,
+{
+    fn begin(&mut self, count: u32) {
+        let (ids, before) = (numbers(count), self.mux.unanswered());
+        for ids in ids.chunks(FRAMES) {
+            let frames: Vec<_> = ids.iter().flat_map(|id| Self::begins(*id)).collect();
+            self.read(&frames);
+        }
+        assert_eq!(self.mux.unanswered() - before, ids.len());
+    }
+
+    /// Reads frames that are no requests for a handler, and seals what they cause.
+    fn read_all(&mut self, frames: &[u8]) -> Duration {
         let (raw, now) = &mut self.rig;
         let mut record = raw.seal(frames);
         let (mut unread, began) = (record.as_mut_slice(), Clock::now());
@@ -112,36 +148,48 @@ impl Costs for AtMux {
         }
         let took = began.elapsed();
         assert!(unread.is_empty());
-        assert!(self.mux.seal(*now, &mut [0; 1_000]).is_ok());
+        // A record with eight refusals, and with nothing of an answer.
+        assert!(self.mux.seal(*now, &mut [0; 2 + 8 * 8 + 16]).is_ok());
         took
     }
 }
 
-/// Asserts how many times as long it takes with 1,023 and with 65,534 half received as with 8.
+impl Costs for AtMux<Unbounded> {
+    fn read(&mut self, frames: &[u8]) -> Duration {
+        self.read_all(frames)
+    }
+}
+
+impl Costs for AtMux<SharedBudget> {
+    fn read(&mut self, frames: &[u8]) -> Duration {
+        self.read_all(frames)
+    }
+
+    fn begins(number: u32) -> Vec<u8> {
+        raw_frame(MESSAGE, number, b"")
+    }
+}
+
+/// Asserts how many times as long it takes with 1,023 and with 65,534 requests as with 8.
 fn assert_flat<S: Costs>(half_received: fn(u32) -> S, at_most: [u32; 2]) {
     let mut sides: Vec<_> = [8, 1_023, MANY]
         .into_iter()
-        .map(|count| {
-            (
-                half_received(count),
-                (1..=count).collect::<Vec<_>>(),
-                count,
-                Duration::MAX,
-            )
-        })
+        .map(|count| (half_received(count), numbers(count), count + 1, Duration::MAX))
         .collect();
     for _ in 0..ROUNDS {
         for (side, live, next, best) in &mut sides {
-            let took = (0..100).map(|_| side.read(&cancels_and_begins(live, next))).sum();
+            let took = (0..100)
+                .map(|_| side.read(&cancels_and_begins(live, next, S::begins)))
+                .sum();
             *best = (*best).min(took);
         }
         let best: Vec<_> = sides.iter().map(|(.., best)| *best).collect();
-        println!("800 times CANCEL and BEGIN with 8, 1,023 and 65,534 half received: {best:?}");
+        println!("800 times CANCEL and BEGIN with 8, 1,023 and 65,534 requests: {best:?}");
         if best[1] < at_most[0] * best[0] && best[2] < at_most[1] * best[0] {
             return;
         }
     }
-    panic!("with many half received they cost more");
+    panic!("with many requests they cost more");
 }
 
 #[test]
@@ -154,6 +202,11 @@ fn in_the_mux_too_they_cost_the_same_however_many_requests_are_half_received() {
     // A linear search takes 60 and 10,000 times as long. So many do not fit the cache of a
     // processor.
     assert_flat(AtMux::half_received, [4, 16]);
+}
+
+#[test]
+fn a_request_and_its_cancel_cost_the_same_however_many_are_deferred() {
+    assert_flat(AtMux::deferred, [4, 16]);
 }
 
 /// Asserts that `run` takes at most 4 times as long for each of 16,000 as for each of 1,000.

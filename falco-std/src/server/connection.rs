@@ -68,17 +68,21 @@ where
     // Shutting a socket down wakes a thread that reads it, on Unix.
     let wakes = cfg!(unix) && conn.splits();
     let longest_wait = if wakes { None } else { Some(STOP_POLL) };
+    let requests = Arc::new(Requests {
+        conn: Arc::downgrade(conn),
+        peer,
+        handler: Arc::clone(handler),
+        admission: Arc::clone(permit.admission()),
+    });
+    let (pool, source) = (Arc::clone(&service.pool), Arc::clone(&requests));
+    let submit = move || pool.submit(Arc::clone(&source));
+    conn.lock().state.set_submit(Arc::new(submit));
     let mut reader = Reader {
         conn,
         line: Line::new(stream, service.clock, longest_wait),
         service,
         permit,
-        requests: Arc::new(Requests {
-            conn: Arc::downgrade(conn),
-            peer,
-            handler: Arc::clone(handler),
-            admission: Arc::clone(permit.admission()),
-        }),
+        requests,
         input_ended: false,
         greeted: false,
     };
@@ -144,17 +148,17 @@ where
                     self.service.admission.counters().busy.add(locked.state.mux.take_busy());
                 }
                 Ok(ServerStep::NeedMore { total }) => {
-                    let full = !locked.state.mux.may_read();
+                    locked.state.mux.set_reading(now, true);
                     drop(locked);
-                    if full {
-                        self.wait_for_room();
-                    } else if self.input_ended {
+                    if self.input_ended {
                         self.wait_for_change(seen);
                     } else {
                         self.fill(total)?;
                     }
                 }
+                // Back-pressure. The lifetime is paused meanwhile.
                 Ok(ServerStep::TransmitFirst | ServerStep::AnswerFirst | _) => {
+                    locked.state.mux.set_reading(now, false);
                     drop(locked);
                     self.conn.flush();
                     self.wait_for_change(seen);
@@ -207,46 +211,16 @@ where
         }
     }
 
-    /// Back-pressure: waits until enough pending output was written. The lifetime does not run
-    /// meanwhile.
-    fn wait_for_room(&self) {
-        let now = self.conn.now();
-        self.conn.lock().state.mux.set_reading(now, false);
-        loop {
-            let mut locked = self.conn.lock();
-            if locked.state.mux.may_read() || locked.state.has_ended() {
-                break;
-            }
-            let seen = locked.changes();
-            let refused = locked.state.refuse_overdue(self.conn.now());
-            drop(locked);
-            if refused > 0 {
-                self.service.admission.counters().busy.add(refused);
-                self.conn.flush();
-            }
-            if !self.wait_for_change(seen) {
-                break;
-            }
-        }
-        let now = self.conn.now();
-        self.conn.lock().state.mux.set_reading(now, true);
-    }
-
-    /// Waits for a change since `seen`, for progress of a write, or for a deadline. Returns whether
-    /// the connection goes on.
-    fn wait_for_change(&self, seen: u64) -> bool {
+    /// Waits for a change since `seen`, for progress of a write, or for a deadline.
+    fn wait_for_change(&self, seen: u64) {
         let now = self.conn.now();
         let mut locked = self.conn.lock();
-        if locked.changes() != seen {
-            return true;
+        if locked.changes() != seen || locked.state.has_ended() || !locked.state.handle_timeout(now) {
+            return;
         }
-        if locked.state.has_ended() || !locked.state.handle_timeout(now) {
-            return false;
-        }
-        let until = locked.state.poll_timeout();
+        let until = locked.state.poll_timeout(now);
         let wait = until.map_or(STOP_POLL, |until| until.since(now).min(STOP_POLL));
         drop(self.conn.wait(locked, Some(wait.max(Duration::from_millis(1)))));
-        true
     }
 
     /// Waits for bytes.
@@ -255,7 +229,7 @@ where
         if locked.state.has_ended() {
             return Ok(());
         }
-        let until = locked.state.poll_timeout();
+        let until = locked.state.poll_timeout(self.conn.now());
         let half_open = !locked.state.established;
         drop(locked);
         if half_open {

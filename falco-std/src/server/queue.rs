@@ -42,6 +42,17 @@ impl<I> Queue<I> {
         (first, self.scheduled)
     }
 
+    /// No worker may take a request now.
+    pub(super) fn unschedule(&mut self) {
+        self.scheduled = false;
+    }
+
+    /// Workers may take requests again. Returns whether the connection is to be added to the pool's
+    /// queue.
+    pub(super) fn reschedule(&mut self) -> bool {
+        !self.requests.is_empty() && !core::mem::replace(&mut self.scheduled, true)
+    }
+
     /// Takes the first request, which waits no longer for a worker.
     pub(super) fn pop_first(&mut self) -> Option<I> {
         self.requests.pop_first().map(|(_, (id, _))| id)

@@ -52,6 +52,14 @@ pub(super) struct State {
     queue: Queue<RequestId>,
     /// A request that waits longer for a worker is refused as busy.
     queue_timeout: Duration,
+    /// Too many answers were queued for a worker to take a request.
+    held_up: bool,
+    /// When workers could take requests again. Before, a request did not wait for a worker.
+    resumed: Instant,
+    /// Adds the connection to the pool's queue, if it is being served.
+    submit: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// `submit` is to be called.
+    submit_due: bool,
     /// How many workers have taken a request and not finished.
     running: usize,
     pub(super) established: bool,
@@ -77,6 +85,10 @@ impl State {
             pending: HashMap::new(),
             queue: Queue::new(),
             queue_timeout,
+            held_up: false,
+            resumed: Instant::ZERO,
+            submit: None,
+            submit_due: false,
             running: 0,
             established: false,
             cut: false,
@@ -89,6 +101,11 @@ impl State {
 
     pub(super) fn set_linger_timer(&mut self, timer: Arc<LingerTimer<Self>>, own: Weak<Conn>) {
         self.linger = Some((timer, own));
+    }
+
+    /// Sets how to add the connection to the pool's queue from a thread that writes.
+    pub(super) fn set_submit(&mut self, submit: Arc<dyn Fn() + Send + Sync>) {
+        self.submit = Some(submit);
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -133,6 +150,8 @@ impl State {
         }
         self.queue.clear();
         self.mux.finish();
+        // Whoever serves the connection has the handler as well, so this does not drop it.
+        self.submit = None;
     }
 
     /// Refuses the requests that have waited too long for a worker. Returns how many.
@@ -148,9 +167,10 @@ impl State {
         refused
     }
 
-    /// When the first request of the queue has waited too long.
+    /// When the first request of the queue has waited too long for a worker.
     pub(super) fn overdue_at(&self) -> Option<Instant> {
-        self.queue.since().map(|since| since + self.queue_timeout)
+        let since = self.queue.since().filter(|_| self.mux.may_handle())?;
+        Some(since.max(self.resumed) + self.queue_timeout)
     }
 
     /// Does what is due at `now`. Returns whether the connection goes on. If it does not, `end` has
@@ -163,14 +183,23 @@ impl State {
         end.is_none()
     }
 
-    /// The next deadline.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.mux.poll_timeout().into_iter().chain(self.overdue_at()).min()
+    /// The next deadline, as it is at `now`.
+    pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        // Requests that wait for the client may wait for a worker in a moment.
+        let held_up = !self.queue.is_empty() && !self.mux.may_handle();
+        let overdue = self.overdue_at().or(held_up.then(|| now + self.queue_timeout));
+        self.mux.poll_timeout().into_iter().chain(overdue).min()
     }
 
     /// The next request, for a worker, and whether others are behind it. None where all that waited
-    /// were cancelled or refused.
+    /// were cancelled or refused, and while too many answers are queued.
     pub(super) fn pop(&mut self) -> (Option<Job>, bool) {
+        if !self.mux.may_handle() {
+            // Sealing adds the connection to the pool's queue again.
+            self.held_up = true;
+            self.queue.unschedule();
+            return (None, false);
+        }
         let (first, more) = self.queue.pop();
         let job = first.and_then(|id| {
             let pending = self.pending.get_mut(&id)?;
@@ -185,6 +214,17 @@ impl State {
         });
         self.running += usize::from(job.is_some());
         (job, more)
+    }
+
+    /// After sealing: if requests may reach a handler again, workers take them.
+    fn resume(&mut self, now: Instant) {
+        while let Some((id, body)) = self.mux.next_request() {
+            self.submit_due |= self.push(now, id, body);
+        }
+        if self.mux.may_handle() && core::mem::take(&mut self.held_up) {
+            self.resumed = now;
+            self.submit_due |= self.queue.reschedule();
+        }
     }
 
     /// A worker has finished the request that it took.
@@ -260,9 +300,16 @@ impl Output for State {
         if self.write_failed || self.cut {
             return 0;
         }
+        self.held_up |= !self.mux.may_handle();
         let sealed = seal_into(out, self.mux.seal_size(), |out| self.mux.seal(now, out));
         self.note_end(now);
+        self.resume(now);
         sealed
+    }
+
+    fn after_seal(&mut self) -> Option<Arc<dyn Fn() + Send + Sync>> {
+        let due = core::mem::take(&mut self.submit_due);
+        self.submit.clone().filter(|_| due)
     }
 
     fn write_failed(&mut self, why: io::Result<ConnectionError>, _written: bool) {

@@ -195,7 +195,7 @@ impl<H: Handler> Connection<H> {
             if self.turn >= TURN {
                 return Pause::Yield;
             }
-            if !self.mux.may_read() || (self.greeting && !self.line.is_flushed()) {
+            if self.greeting && !self.line.is_flushed() {
                 return Pause::Wait;
             }
             let now = self.now();
@@ -338,9 +338,10 @@ impl<H: Handler> Connection<H> {
                 return Poll::Ready(Ok(end));
             }
             let wrote = self.write(cx)?;
-            // Another round does nothing if all is written and more bytes are needed.
+            // Another round does nothing if all is written and more bytes are needed, unless what was
+            // sealed lets a deferred request reach its handler.
             let waits = wrote.all && matches!(pause, Pause::Read(_));
-            let mut moved = wrote.some && !waits;
+            let mut moved = (wrote.some && !waits) || self.mux.has_request();
             if let Some(end) = self.mux.machine().end() {
                 return Poll::Ready(Ok(end));
             }

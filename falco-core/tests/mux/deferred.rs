@@ -1,0 +1,237 @@
+//! Answers that are queued count, and while they are too many no request reaches a handler.
+
+use falco_core::mux::{Budget, ServerMux, ServerStep, SharedBudget, Unbounded};
+use falco_core::testing::{CountingRng, classic_key, raw_frame};
+use falco_core::{ClientConnection, Instant, Received, Refusal, ServerConnection, Settings};
+
+use crate::served::{BEGIN, CANCEL, Keys, MESSAGE, PART, PING, PONG, REFUSE, Served, keys};
+
+const MESSAGE_LIMIT: u32 = 100_000;
+const HELD: u32 = 200_000;
+const ALL: usize = 1 << 20;
+
+fn settings() -> Settings {
+    Settings::new()
+        .with_max_message(MESSAGE_LIMIT)
+        .with_max_held(HELD)
+        .with_max_in_flight(u16::MAX)
+        .unwrap()
+}
+
+fn budget() -> SharedBudget {
+    SharedBudget::new(ALL)
+}
+
+/// The requests `numbers`, of one byte each.
+fn asked(numbers: impl IntoIterator<Item = u32>) -> Vec<u8> {
+    let frames = numbers.into_iter().map(|number| raw_frame(MESSAGE, number, b"?"));
+    frames.collect::<Vec<_>>().concat()
+}
+
+/// A connection whose queue has 300,000 bytes of answers, which is too much. `budget` counts them.
+fn over<G: Budget>(keys: &Keys, budget: G) -> Served<'_, G> {
+    let mut served = Served::new(keys, &settings(), budget);
+    for number in served.receive(&asked(1..=3)) {
+        served.answer(number, 100_000);
+    }
+    served
+}
+
+#[test]
+fn answers_count_whole_until_they_are_sealed_whole() {
+    let (keys, budget) = (keys(), budget());
+    let mut served = Served::new(&keys, &settings(), budget.clone());
+    let lengths = [70_000, 80_000, 90_000];
+    for (number, length) in served.receive(&asked(1..=3)).into_iter().zip(lengths) {
+        served.answer(number, length);
+    }
+    assert_eq!(budget.answers(), 240_000);
+    // In turns, so that parts of all three are sealed before the first is complete.
+    let mut left = lengths;
+    while budget.answers() > 0 {
+        for (kind, number, length) in served.sealed(served.mux.seal_size()) {
+            let body = length - if kind == BEGIN { 4 } else { 0 };
+            left[usize::try_from(number).unwrap() - 1] -= body;
+        }
+        let whole = lengths.iter().zip(left).filter(|(_, left)| *left > 0);
+        assert_eq!(
+            budget.answers(),
+            whole.map(|(length, _)| length).sum::<usize>(),
+            "{left:?}"
+        );
+    }
+    assert_eq!((left, budget.left()), ([0; 3], ALL));
+}
+
+#[test]
+fn small_answers_that_are_sealed_at_once_do_not_touch_the_shared_count() {
+    let (keys, budget) = (keys(), budget());
+    let mut served = Served::new(&keys, &settings(), budget.clone());
+    for number in 1..=100 {
+        assert_eq!(served.receive(&asked([number])), [number]);
+        served.answer(number, 16_000);
+        assert_eq!(budget.answers(), 0);
+        served.drain();
+    }
+    // Together they count, also those of a client that takes none of them.
+    for number in served.receive(&asked(101..=200)) {
+        served.answer(number, 1_000);
+    }
+    assert!((83_000..=100_000).contains(&budget.answers()), "{}", budget.answers());
+    served.drain();
+    assert_eq!(budget.answers(), 0);
+}
+
+#[test]
+fn while_too_many_bytes_of_answers_are_queued_no_request_reaches_a_handler() {
+    let (keys, budget) = (keys(), budget());
+    let mut served = over(&keys, budget.clone());
+    assert!(!served.mux.may_handle() && served.mux.may_read() && !served.mux.has_request());
+    let parts = [raw_frame(BEGIN, 4, &[0, 0, 0, 2, b'a']), raw_frame(PART, 4, b"b")].concat();
+    assert_eq!(served.receive(&parts), []);
+    assert_eq!(served.receive(&asked(5..=20)), []);
+    assert_eq!((served.mux.unanswered(), served.mux.next_request()), (20, None));
+    assert_eq!(budget.left(), ALL - 3 - 2 - 16, "they hold their bytes");
+    while !served.mux.may_handle() {
+        assert_eq!(served.requests(), []);
+        served.seal(50_000);
+    }
+    // In their order, and before one that arrives now.
+    assert!(served.mux.has_request());
+    let (id, body) = served.mux.next_request().unwrap();
+    assert_eq!((id.number(), &*body), (4, &b"ab"[..]));
+    assert_eq!(served.receive(&asked([21])), (5..=21).collect::<Vec<_>>());
+}
+
+#[test]
+fn pings_and_cancels_are_read_while_requests_are_deferred() {
+    let keys = keys();
+    let mut served = over(&keys, Unbounded);
+    assert_eq!(served.receive(&asked(4..=6)), []);
+    let frames = [raw_frame(PING, 0, b"eight by"), raw_frame(CANCEL, 5, &[])].concat();
+    assert_eq!(served.receive(&frames), []);
+    let sealed = served.sealed(1_000);
+    assert_eq!(sealed[..2], [(PONG, 0, 8), (REFUSE, 5, 1)], "{sealed:?}");
+    served.drain();
+    assert_eq!(served.requests(), [4, 6], "the cancelled one never reaches a handler");
+}
+
+#[test]
+fn of_a_client_that_takes_nothing_no_more_is_read_than_a_message_of_any_size() {
+    let (keys, budget) = (keys(), budget());
+    let mut served = over(&keys, budget.clone());
+    let large = |number| raw_frame(MESSAGE, number, &[7; 40_000]);
+    assert_eq!(served.receive(&large(4)), []);
+    assert_eq!(served.receive(&large(5)), []);
+    assert!(served.mux.may_read(), "80,000 bytes are deferred");
+    assert_eq!(served.receive(&large(6)), []);
+    assert!(!served.mux.may_read(), "120,000 bytes are deferred");
+    // This one stays in the stream: it is not refused.
+    assert_eq!(served.receive(&large(7)), []);
+    assert!(matches!(
+        served.mux.recv(served.now, &mut []),
+        Ok(ServerStep::TransmitFirst)
+    ));
+    assert_eq!(budget.left(), ALL - 120_003);
+    served.drain();
+    assert_eq!(served.requests(), [4, 5, 6, 7]);
+}
+
+#[test]
+fn a_connection_whose_client_takes_its_answers_is_served_though_all_connections_are_over() {
+    let (keys, budget) = (keys(), SharedBudget::new(250_000));
+    let mut greedy = over(&keys, budget.clone());
+    let mut honest = Served::new(&keys, &settings(), budget.clone());
+    for number in 1..=100 {
+        // Its queue is empty.
+        assert_eq!(honest.receive(&asked([number])), [number]);
+        honest.answer(number, 50_000);
+        assert!(!honest.mux.may_handle(), "now it waits for its own client");
+        honest.drain();
+    }
+    // Those of the other one are deferred, though it has no more than one connection may have.
+    while !greedy.mux.may_handle() {
+        greedy.seal(70_000);
+    }
+    assert!(budget.answers() <= 250_000, "{}", budget.answers());
+    drop(greedy);
+    assert_eq!(budget.answers(), 0);
+    assert_eq!(honest.receive(&asked([101])), [101]);
+    honest.answer(101, 50_000);
+    assert!(honest.mux.may_handle(), "alone it may have more");
+}
+
+#[test]
+fn at_its_end_a_connection_gives_the_bytes_of_all_requests_and_answers_back() {
+    let (keys, budget) = (keys(), budget());
+    for keeps in [false, true] {
+        let mut served = over(&keys, budget.clone());
+        assert_eq!(served.receive(&asked(4..=20)), []);
+        assert_eq!((budget.left(), budget.answers()), (ALL - 20, 300_000));
+        if keeps {
+            served.mux.finish();
+            assert_eq!((budget.left(), budget.answers()), (ALL, 0));
+            assert_eq!(served.mux.next_request(), None);
+        }
+        drop(served);
+        assert_eq!((budget.left(), budget.answers()), (ALL, 0));
+    }
+}
+
+#[test]
+fn an_answer_that_is_refused_after_all_counts_no_longer() {
+    let (keys, budget) = (keys(), budget());
+    let mut served = over(&keys, budget.clone());
+    assert_eq!(served.receive(&asked([4])), []);
+    served.seal(1_000);
+    for number in [1, 2] {
+        served.mux.refuse(served.ids[&number], Refusal::Failed);
+    }
+    assert_eq!(budget.answers(), 100_000);
+    assert_eq!(served.requests(), [4]);
+}
+
+/// On the classic wire a refusal ends the connection. So what may not be handled is not read.
+#[test]
+fn on_the_classic_wire_requests_stay_in_the_stream() {
+    let (own, theirs, now) = (classic_key(7), classic_key(7), Instant::ZERO);
+    let machine = ServerConnection::new(&own, &settings(), now, &mut CountingRng::new(1)).unwrap();
+    let budget = budget();
+    let mut mux = ServerMux::<_, Vec<u8>, _>::new(machine, budget.clone(), &settings());
+    let mut client = ClientConnection::new(&theirs, &settings(), now, &mut CountingRng::new(2)).unwrap();
+    let mut out = vec![0; 200_000];
+    let hello = client.poll_transmit(now, &mut out).unwrap();
+    assert!(matches!(
+        mux.recv(now, &mut out[..hello]),
+        Ok(ServerStep::Established { .. })
+    ));
+    let accept = mux.seal(now, &mut out).unwrap();
+    assert!(matches!(
+        client.recv(now, &mut out[..accept]),
+        Ok(Received::Event { .. })
+    ));
+    let mut unread = Vec::new();
+    for _ in 0..5 {
+        let mut request = client.request(1).unwrap();
+        let count = client.seal(now, [(&mut request, &b"?"[..])], &mut out).unwrap();
+        unread.extend_from_slice(&out[..count]);
+    }
+    let mut answered = 0;
+    loop {
+        match mux.recv(now, &mut unread).unwrap() {
+            ServerStep::Request { consumed, id, .. } => {
+                assert!(consumed > 0, "none is deferred");
+                unread.drain(..consumed);
+                mux.answer(id, vec![7; 100_000]).unwrap();
+                answered += 1;
+            }
+            ServerStep::TransmitFirst => {
+                assert_eq!(budget.answers(), 300_000);
+                assert!(!mux.may_read() && mux.seal(now, &mut out).unwrap() > 100_000);
+            }
+            ServerStep::NeedMore { .. } => break,
+            step => panic!("{step:?}"),
+        }
+    }
+    assert_eq!((answered, mux.unanswered(), budget.answers()), (5, 2, 200_000));
+}
