@@ -224,6 +224,10 @@ impl<N: Session, K: Session> Session for WireSession<N, K> {
     fn lifetime_millis(&self) -> u64 {
         with_session!(self, session => session.lifetime_millis())
     }
+
+    fn channel_binding(&self) -> Option<&[u8; 32]> {
+        with_session!(self, session => session.channel_binding())
+    }
 }
 
 impl<N: session::Client, K: session::Client> session::Client for WireSession<N, K> {

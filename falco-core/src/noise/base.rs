@@ -69,6 +69,14 @@ impl<H, A: Aead> Base<H, A> {
         }
     }
 
+    /// The handshake hash, once the handshake messages are exchanged.
+    pub(super) const fn channel_binding(&self) -> Option<&[u8; 32]> {
+        match self.phase.link() {
+            Some(link) => Some(&link.hash),
+            None => None,
+        }
+    }
+
     /// Notes what the peer accepts, and how long a record to it may be.
     pub(super) fn agree(&mut self, theirs: Accepts) {
         let lifetime = theirs.lifetime.min(self.ours.lifetime);

@@ -119,7 +119,13 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         let direction = |key: &[u8; 32]| Direction::new(&client.crypto, key, client.rekey_period);
         let (send, recv) = (direction(&outcome.from_client), direction(&outcome.from_server));
         self.base.agree(theirs);
-        let mut link = Link::new(send, recv, self.base.theirs.max_record, self.base.ours.max_record);
+        let mut link = Link::new(
+            send,
+            recv,
+            outcome.hash,
+            self.base.theirs.max_record,
+            self.base.ours.max_record,
+        );
         link.set_first_ping(self.first_ping);
         link.queue_ping();
         self.base.phase = Phase::Transport(link);
@@ -396,6 +402,10 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
 
     fn lifetime_millis(&self) -> u64 {
         self.base.life.lifetime().as_millis()
+    }
+
+    fn channel_binding(&self) -> Option<&[u8; 32]> {
+        self.base.channel_binding()
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) enum OwnClose {
 pub(super) struct Link<A> {
     send: Direction<A>,
     recv: Direction<A>,
+    /// The handshake hash.
+    pub(super) hash: [u8; 32],
     /// The largest record that the peer reads, and the largest that this side reads.
     pub(super) their_max_record: u16,
     our_max_record: u16,
@@ -71,10 +73,11 @@ pub(super) enum Record {
 }
 
 impl<A: Aead> Link<A> {
-    pub(super) fn new(send: Direction<A>, recv: Direction<A>, theirs: u16, ours: u16) -> Self {
+    pub(super) fn new(send: Direction<A>, recv: Direction<A>, hash: [u8; 32], theirs: u16, ours: u16) -> Self {
         Self {
             send,
             recv,
+            hash,
             their_max_record: theirs,
             our_max_record: ours,
             opened: 0,

@@ -369,6 +369,11 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
     fn lifetime_millis(&self) -> u64 {
         self.base.life.lifetime().as_millis()
     }
+
+    fn channel_binding(&self) -> Option<&[u8; 32]> {
+        // Before its first PING the client may be a replay.
+        self.base.channel_binding().filter(|_| self.base.first_ping_done)
+    }
 }
 
 impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {

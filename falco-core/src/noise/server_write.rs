@@ -79,7 +79,13 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             direction(&welcome.keys.from_server),
             direction(&welcome.keys.from_client),
         );
-        let link = Link::new(send, recv, self.base.theirs.max_record, self.base.ours.max_record);
+        let link = Link::new(
+            send,
+            recv,
+            welcome.keys.hash,
+            self.base.theirs.max_record,
+            self.base.ours.max_record,
+        );
         self.base.phase = Phase::Transport(link);
         Ok(WELCOME_LENGTH)
     }
