@@ -36,11 +36,11 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     deferred: Deferred,
     budget: G,
     /// If more bytes of answers are queued than this, no request reaches a handler.
-    max_queued: usize,
+    max_queued: u32,
     /// If more bytes of requests are deferred than this, nothing is read.
-    max_message: usize,
+    max_message: u32,
     /// Bytes of queued answers that `budget` counts.
-    counted: usize,
+    counted: u32,
     reading: bool,
     writes: Writes,
     /// Answers were queued behind the last output.
@@ -62,8 +62,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             held: Held::new(settings.max_held()),
             deferred: Deferred::default(),
             budget,
-            max_queued: usize::try_from(settings.max_held()).unwrap_or(usize::MAX),
-            max_message: usize::try_from(settings.max_message()).unwrap_or(usize::MAX),
+            max_queued: settings.max_held(),
+            max_message: settings.max_message(),
             counted: 0,
             reading: true,
             writes: Writes { blocked: None },
@@ -414,7 +414,7 @@ impl<H: ServerKeyRef, B, G: Budget> Drop for ServerMux<H, B, G> {
 impl<H: ServerKeyRef, B, G: Budget> ServerMux<H, B, G> {
     fn give_back(&self) {
         self.budget.give_back(self.held.bytes());
-        self.budget.remove_answers(self.counted);
+        self.budget.remove_answers(deferred::bytes(self.counted));
     }
 }
 
