@@ -80,6 +80,12 @@ pub struct Secrets {
 }
 
 impl Secrets {
+    /// Whether a server with these keys accepts both wires.
+    #[must_use]
+    pub const fn has_both_wires(&self) -> bool {
+        self.classic.is_some() && !self.noise.is_empty()
+    }
+
     /// The one key of a client.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ mod connection;
 mod control;
 mod descriptors;
 mod handler;
+mod place;
 mod registry;
 mod request;
 mod running;

@@ -256,3 +256,36 @@ async fn a_client_that_is_always_dropped_reports_that_nothing_was_processed() {
     );
     assert!(client.stats().attempts > 1);
 }
+
+/// A recording of a hello is enough for the classic wire after a restart, and a ping keeps the
+/// connection. It gets no more than its part of the places.
+#[tokio::test]
+async fn the_classic_wire_gets_no_more_than_its_part_of_the_places() {
+    let builder = Server::builder(key(1)).classic(key(2)).max_connections(8);
+    let server = Running::echo(builder).await;
+    let mut classic = Vec::new();
+    for _ in 0..4 {
+        let client = Client::classic(key(2)).connect(server.address).await.unwrap();
+        assert_eq!(client.request("within").await.unwrap(), "within");
+        classic.push(client);
+    }
+    for _ in 0..3 {
+        // A refused handshake, or a reset.
+        Client::classic(key(2)).connect(server.address).await.unwrap_err();
+    }
+    assert_eq!(server.handle.stats().over_key_limit, 3);
+    let mut noise = Vec::new();
+    for _ in 0..4 {
+        noise.push(server.client().await);
+    }
+    for client in classic.iter().chain(&noise) {
+        assert_eq!(client.request("served").await.unwrap(), "served");
+    }
+    drop(noise);
+    until(|| server.handle.stats().connections == 4).await;
+    // One that leaves makes room for another.
+    classic.pop().unwrap().close().await;
+    until(|| server.handle.stats().connections == 3).await;
+    Client::classic(key(2)).connect(server.address).await.unwrap();
+    server.stop().await;
+}

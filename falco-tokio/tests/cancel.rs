@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use common::{Running, key};
 use falco_tokio::{Client, Fate, OnCancel, Request, Server, Settings};
+use tokio::sync::Semaphore;
 
 /// Polls `future` up to `polls` times, with time between for everything else to go on; says whether
 /// it was done.
@@ -202,4 +203,185 @@ async fn a_request_that_waits_for_a_place_is_dropped_like_any_other() {
     first.await.unwrap();
     assert_eq!(client.request(vec![0]).await.unwrap(), vec![0]);
     assert_eq!(client.stats().outstanding, 0);
+}
+
+/// Handlers that run on after their requests and connections have ended, and how many of them.
+fn running_on(release: &Arc<Semaphore>) -> (Arc<AtomicUsize>, impl falco_tokio::Handler) {
+    let running = Arc::new(AtomicUsize::new(0));
+    let (counter, release) = (Arc::clone(&running), Arc::clone(release));
+    let handler = move |request: Request| {
+        let (counter, release) = (Arc::clone(&counter), Arc::clone(&release));
+        async move {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let permit = release.acquire().await;
+            counter.fetch_sub(1, Ordering::SeqCst);
+            drop(permit);
+            Ok(request.into_body())
+        }
+    };
+    (running, handler)
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waiting)
+        .await
+        .expect("it is to happen soon");
+}
+
+/// A client, and what ends its stream at once.
+async fn cuttable(server: &Running) -> (Client, std::net::TcpStream) {
+    let stream = std::net::TcpStream::connect(server.address).unwrap();
+    let cut = stream.try_clone().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let stream = tokio::net::TcpStream::from_std(stream).unwrap();
+    (Client::builder(key(1)).over(stream).await.unwrap(), cut)
+}
+
+/// Sends 16 requests of 1,000 bytes on a connection of its own, and ends it.
+async fn ask_and_leave(server: &Running, running: &AtomicUsize, expected: usize) {
+    let (client, stream) = cuttable(server).await;
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let client = client.clone();
+        requests.spawn(async move { client.request(vec![7; 1_000]).await });
+    }
+    until(|| running.load(Ordering::SeqCst) == expected).await;
+    stream.shutdown(std::net::Shutdown::Both).unwrap();
+}
+
+/// Places and bytes are taken as long as the handlers run, so that a client that comes again and
+/// again gets no more of them than one that stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handlers_that_run_on_keep_the_place_and_the_bytes_of_their_connection() {
+    let release = Arc::new(Semaphore::new(0));
+    let (running, handler) = running_on(&release);
+    let builder = Server::builder(key(1))
+        .on_cancel(OnCancel::Signal)
+        .max_connections(3)
+        .max_held(40_000)
+        .max_in_flight(16);
+    let server = Running::start(builder, handler).await;
+    for round in 1..=2 {
+        ask_and_leave(&server, &running, 16 * round).await;
+        until(|| server.handle.stats().connections == 0).await;
+    }
+    // 32,000 of 40,000 bytes are held.
+    let third = Client::builder(key(1)).connect(server.address).await.unwrap();
+    let busy = third.request(vec![7; 9_000]).await.unwrap_err();
+    assert!(busy.to_string().contains("busy"), "{busy}");
+    let asking = third.clone();
+    let waiting = tokio::spawn(async move { asking.request(vec![7; 1_000]).await });
+    until(|| running.load(Ordering::SeqCst) == 33).await;
+    // And all three places are taken, two of them by handlers alone.
+    let fourth = Client::builder(key(1)).connect(server.address).await;
+    // A refused handshake, or a reset.
+    fourth.unwrap_err();
+    assert_eq!(server.handle.stats().turned_away, 1);
+    assert_eq!(running.load(Ordering::SeqCst), 33);
+
+    release.add_permits(Semaphore::MAX_PERMITS);
+    assert_eq!(waiting.await.unwrap().unwrap(), vec![7; 1_000]);
+    until(|| running.load(Ordering::SeqCst) == 0).await;
+    assert_eq!(third.request(vec![7; 9_000]).await.unwrap(), vec![7; 9_000]);
+    let mut others = Vec::new();
+    for _ in 0..2 {
+        others.push(Client::builder(key(1)).connect(server.address).await.unwrap());
+    }
+    server.stop().await;
+}
+
+struct SetOnDrop(Arc<AtomicBool>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A handler that computes cannot be dropped before it waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_computes_keeps_its_place_until_it_is_dropped() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let computing = Arc::new(AtomicUsize::new(0));
+    let (own_stop, counter) = (Arc::clone(&stop), Arc::clone(&computing));
+    let handler = move |request: Request| {
+        let (stop, counter) = (Arc::clone(&own_stop), Arc::clone(&counter));
+        async move {
+            tokio::task::yield_now().await;
+            counter.fetch_add(1, Ordering::SeqCst);
+            tokio::task::block_in_place(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+            counter.fetch_sub(1, Ordering::SeqCst);
+            Ok(request.into_body())
+        }
+    };
+    // A runtime waits for its blocking threads, also when this test fails.
+    let _stop = SetOnDrop(Arc::clone(&stop));
+    let server = Running::start(Server::builder(key(1)).max_connections(1), handler).await;
+    let (client, stream) = cuttable(&server).await;
+    let request = tokio::spawn(async move { client.request("x").await });
+    until(|| computing.load(Ordering::SeqCst) == 1).await;
+    stream.shutdown(std::net::Shutdown::Both).unwrap();
+    request.await.unwrap().unwrap_err();
+    until(|| server.handle.stats().connections == 0).await;
+    let another = Client::builder(key(1)).connect(server.address).await;
+    // A refused handshake, or a reset.
+    another.unwrap_err();
+    stop.store(true, Ordering::SeqCst);
+    until(|| computing.load(Ordering::SeqCst) == 0).await;
+    let place = async { while Client::builder(key(1)).connect(server.address).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(10), place)
+        .await
+        .expect("its place is free");
+    server.stop().await;
+}
+
+/// Body bytes that say when they are dropped.
+struct Dropped(SetOnDrop);
+
+impl AsRef<[u8]> for Dropped {
+    fn as_ref(&self) -> &[u8] {
+        &[7; 10]
+    }
+}
+
+/// Nobody takes it, and another handler of the connection may run for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_after_the_end_of_its_connection_is_dropped_though_others_run_on() {
+    let dropped = Arc::new(AtomicBool::new(false));
+    let release = Arc::new(Semaphore::new(0));
+    let begun = Arc::new(AtomicUsize::new(0));
+    let (flag, gate, counter) = (Arc::clone(&dropped), Arc::clone(&release), Arc::clone(&begun));
+    let handler = move |request: Request| {
+        let (flag, gate) = (Arc::clone(&flag), Arc::clone(&gate));
+        counter.fetch_add(1, Ordering::SeqCst);
+        async move {
+            if request.body() == "for ever" {
+                core::future::pending::<()>().await;
+            }
+            let _permit = gate.acquire().await;
+            Ok(bytes::Bytes::from_owner(Dropped(SetOnDrop(flag))))
+        }
+    };
+    let server = Running::start(Server::builder(key(1)).on_cancel(OnCancel::Signal), handler).await;
+    let client = server.client().await;
+    for body in ["for ever", "answer"] {
+        let client = client.clone();
+        tokio::spawn(async move { client.request(body).await });
+    }
+    until(|| begun.load(Ordering::SeqCst) == 2).await;
+    server.handle.shutdown_within(Duration::ZERO);
+    until(|| server.handle.stats().connections == 0).await;
+    release.add_permits(1);
+    until(|| dropped.load(Ordering::SeqCst)).await;
+    // The shutdown does not wait for the handler that runs on.
+    server.stop().await;
 }

@@ -1,11 +1,12 @@
 //! Which connections a server accepts, and which half-open connection it drops when places are
 //! short. No clock and no I/O: an adapter reports what happens and drops what this selects.
 
+mod limits;
 mod queue;
 mod recent;
 mod source;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use core::time::Duration;
 
 use self::queue::Queue;
@@ -13,6 +14,7 @@ use self::recent::Recent;
 use crate::message::KeyId;
 use crate::time::Instant;
 
+pub use self::limits::AdmissionLimits;
 pub use self::recent::hello_fingerprint;
 pub use self::source::{Source, SourcePrefix};
 
@@ -34,50 +36,6 @@ const MAX_IN_PROGRESS: usize = 1024;
 /// While connections without a hello are many, so large a part of the half-open places is kept
 /// free, so that the next connections need not wait until another has been dropped.
 const FREE_PART: usize = 16;
-
-/// Which part of the available descriptors half-open connections may take.
-const HALF_OPEN_PART: usize = 2;
-
-/// How many connections a server has at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_structs, reason = "adapters fill it in")]
-pub struct AdmissionLimits {
-    /// All connections, half-open ones included; 0 counts as 1.
-    pub max_connections: usize,
-    /// Half-open connections; 0 counts as 1.
-    pub max_half_open: usize,
-    /// Half-open connections of one source, where there is such a limit; 0 counts as 1.
-    pub max_half_open_per_source: Option<usize>,
-    /// Established connections under one key, where there is such a limit; 0 counts as 1.
-    pub max_connections_per_key: Option<usize>,
-}
-
-impl AdmissionLimits {
-    /// These limits where only so many descriptors are available for connections: half-open ones
-    /// get at most half of them.
-    ///
-    /// ```
-    /// use falco_core::mux::AdmissionLimits;
-    ///
-    /// let wanted = AdmissionLimits {
-    ///     max_connections: 10_000,
-    ///     max_half_open: 1024,
-    ///     max_half_open_per_source: None,
-    ///     max_connections_per_key: None,
-    /// };
-    /// let limits = wanted.within(960);
-    /// assert_eq!((limits.max_connections, limits.max_half_open), (960, 480));
-    /// assert_eq!(wanted.within(20_000), wanted);
-    /// ```
-    #[must_use]
-    pub fn within(self, descriptors: usize) -> Self {
-        Self {
-            max_connections: self.max_connections.min(descriptors).max(1),
-            max_half_open: self.max_half_open.min(descriptors / HALF_OPEN_PART).max(1),
-            ..self
-        }
-    }
-}
 
 /// Whether there is a place for another connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +77,7 @@ pub enum Room {
 ///     max_half_open: 2,
 ///     max_half_open_per_source: None,
 ///     max_connections_per_key: None,
+///     max_classic_connections: None,
 /// };
 /// let (mut admission, now) = (Admission::new(limits, 7), Instant::ZERO);
 /// for number in [1, 2] {
@@ -147,6 +106,8 @@ pub struct Admission {
     /// which each counts. The key of the classic wire has no id.
     keys: BTreeMap<Option<KeyId>, usize>,
     key_of: BTreeMap<u64, Option<KeyId>>,
+    /// Where the classic wire has a limit: the established connections on it.
+    classic: BTreeSet<u64>,
     /// Candidates that have sent nothing, part of a hello, or a replay.
     without_hello: Queue,
     /// Candidates whose hello decrypted.
@@ -179,20 +140,15 @@ impl Admission {
     /// No connections yet. `seed` is a random number that nobody else knows.
     #[must_use]
     pub fn new(limits: AdmissionLimits, seed: u64) -> Self {
-        let at_least_one = |limit: usize| limit.max(1);
         Self {
-            limits: AdmissionLimits {
-                max_connections: limits.max_connections.max(1),
-                max_half_open: limits.max_half_open.max(1),
-                max_half_open_per_source: limits.max_half_open_per_source.map(at_least_one),
-                max_connections_per_key: limits.max_connections_per_key.map(at_least_one),
-            },
+            limits: limits.at_least_one(),
             half_open: BTreeMap::new(),
             selected: 0,
             established: 0,
             sources: BTreeMap::new(),
             keys: BTreeMap::new(),
             key_of: BTreeMap::new(),
+            classic: BTreeSet::new(),
             without_hello: Queue::default(),
             with_hello: Queue::default(),
             recent: Recent::default(),
@@ -408,13 +364,28 @@ impl Admission {
     }
 
     /// A half-open connection has completed its handshake under a key; `None` is the key of the
-    /// classic wire. False where that key has as many connections as it may have: then the
-    /// connection is to be closed. It counts until it leaves, though not towards its key.
+    /// classic wire. False where that key or the classic wire has as many connections as it may
+    /// have: then the connection is to be closed. It counts until it leaves, though not towards
+    /// these two limits.
     pub fn establish(&mut self, number: u64, key: Option<KeyId>) -> bool {
         if !self.end_half_open(number) {
             return true;
         }
         self.established += 1;
+        if let (None, Some(limit)) = (key, self.limits.max_classic_connections)
+            && self.classic.len() >= limit
+        {
+            return false;
+        }
+        let within = self.count_under_key(number, key);
+        if within && key.is_none() && self.limits.max_classic_connections.is_some() {
+            self.classic.insert(number);
+        }
+        within
+    }
+
+    /// Counts a connection towards its key. False where that has as many as it may have.
+    fn count_under_key(&mut self, number: u64, key: Option<KeyId>) -> bool {
         let Some(limit) = self.limits.max_connections_per_key else {
             return true;
         };
@@ -433,6 +404,7 @@ impl Admission {
             return;
         }
         self.established = self.established.saturating_sub(1);
+        self.classic.remove(&number);
         if let Some(key) = self.key_of.remove(&number)
             && let Some(count) = self.keys.get_mut(&key)
         {

@@ -1,8 +1,37 @@
-//! The bytes of memory that the requests of one connection hold, by request.
+//! The bytes of memory that the requests of one connection hold, by request, and the bytes of a
+//! request whose handler is running.
 
 use alloc::vec::Vec;
+use core::fmt;
 
+use super::Budget;
 use crate::message::RequestId;
+
+/// The bytes of a request in the bound that all connections share. They are given back when this is
+/// dropped, so keep it as long as the handler has the body, however the request or its connection
+/// ends. [`ServerMux::take_held`](super::ServerMux::take_held) returns it.
+pub struct HeldBytes<G: Budget> {
+    bytes: usize,
+    budget: G,
+}
+
+impl<G: Budget> HeldBytes<G> {
+    pub(super) const fn new(bytes: usize, budget: G) -> Self {
+        Self { bytes, budget }
+    }
+}
+
+impl<G: Budget> Drop for HeldBytes<G> {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes);
+    }
+}
+
+impl<G: Budget> fmt::Debug for HeldBytes<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HeldBytes({})", self.bytes)
+    }
+}
 
 /// How many rows of released requests may stay besides as many as there are requests.
 const SPARE: usize = 8;
@@ -17,6 +46,8 @@ pub(super) struct Held {
     count: u32,
     /// Bytes of all requests.
     bytes: u32,
+    /// Those of them that were [handed over](Self::hand_over).
+    handed: u32,
     max_bytes: u32,
 }
 
@@ -24,6 +55,8 @@ pub(super) struct Held {
 struct Row {
     number: u32,
     bytes: u32,
+    /// A [`HeldBytes`] gives the bytes back to the shared bound.
+    is_handed: bool,
     is_released: bool,
 }
 
@@ -34,6 +67,7 @@ impl Held {
             rows: Vec::new(),
             count: 0,
             bytes: 0,
+            handed: 0,
             max_bytes,
         }
     }
@@ -43,9 +77,17 @@ impl Held {
         usize::try_from(self.count).unwrap_or(usize::MAX)
     }
 
-    /// Bytes of all requests.
-    pub(super) fn bytes(&self) -> usize {
-        usize::try_from(self.bytes).unwrap_or(usize::MAX)
+    /// Bytes of all requests that were not handed over.
+    pub(super) fn own_bytes(&self) -> usize {
+        usize::try_from(self.bytes - self.handed).unwrap_or(usize::MAX)
+    }
+
+    /// Whether `bytes` more fit.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        let bytes = u32::try_from(bytes)
+            .ok()
+            .and_then(|bytes| self.bytes.checked_add(bytes));
+        bytes.is_some_and(|bytes| bytes <= self.max_bytes)
     }
 
     pub(super) fn contains(&self, id: RequestId) -> bool {
@@ -82,6 +124,7 @@ impl Held {
             self.rows.push(Row {
                 number: id.number(),
                 bytes,
+                is_handed: false,
                 is_released: false,
             });
             self.count += 1;
@@ -90,16 +133,31 @@ impl Held {
         true
     }
 
-    /// Removes a request, and returns the bytes that it held.
+    /// Removes a request, and returns the bytes to give back to the shared bound: none if they were
+    /// handed over.
     pub(super) fn release(&mut self, id: RequestId) -> Option<usize> {
         let at = self.find(id)?;
         let row = self.rows.get_mut(at)?;
         row.is_released = true;
-        let bytes = row.bytes;
+        let (bytes, is_handed) = (row.bytes, row.is_handed);
         self.bytes -= bytes;
         self.count -= 1;
+        if is_handed {
+            self.handed -= bytes;
+        }
         self.remove_released();
-        usize::try_from(bytes).ok()
+        usize::try_from(bytes).ok().filter(|_| !is_handed)
+    }
+
+    /// Something else gives the bytes of a request back to the shared bound from now on. Returns
+    /// how many. They still count towards this connection until the request is released.
+    pub(super) fn hand_over(&mut self, id: RequestId) -> usize {
+        let at = self.find(id);
+        let row = at.and_then(|at| self.rows.get_mut(at)).filter(|row| !row.is_handed);
+        let Some(row) = row else { return 0 };
+        row.is_handed = true;
+        self.handed += row.bytes;
+        usize::try_from(row.bytes).unwrap_or(usize::MAX)
     }
 
     fn remove_released(&mut self) {

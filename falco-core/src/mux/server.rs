@@ -9,7 +9,8 @@ use core::fmt;
 use self::deferred::Deferred;
 use super::deadline::Writes;
 use super::ending::Ending;
-use super::held::Held;
+use super::held::{Held, HeldBytes};
+use super::partial::Partial;
 use super::step::ServerStep;
 use super::{Body, Budget};
 use crate::connection::ServerConnection;
@@ -34,6 +35,8 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     /// The bytes of each request that has not completed.
     held: Held,
     deferred: Deferred,
+    /// The bytes of a frame that has arrived in part.
+    partial: Partial,
     budget: G,
     /// If more bytes of answers are queued than this, no request reaches a handler.
     max_queued: u32,
@@ -61,6 +64,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             parts: Reassembly::default(),
             held: Held::new(settings.max_held()),
             deferred: Deferred::default(),
+            partial: Partial::default(),
             budget,
             max_queued: settings.max_held(),
             max_message: settings.max_message(),
@@ -105,6 +109,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.machine.close(now, reason);
     }
 
+    /// The key of the connection was revoked: drops all requests and answers, and queues a CLOSE with
+    /// that reason. The caller offers the stream what [`seal`](Self::seal) returns once, and ends it.
+    pub fn revoke(&mut self, now: Instant) {
+        self.finish();
+        self.machine.close(now, CloseReason::KeyRetired);
+    }
+
     /// Processes the unread bytes as [`ServerConnection::recv`](crate::Connection::recv) does. If
     /// the shared bound, the connection's bound or memory has no room for a request, the request is
     /// refused as busy, and no step reports it.
@@ -123,13 +134,15 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if !self.may_read() && self.machine.end().is_none() {
             return Ok(ServerStep::TransmitFirst);
         }
+        let arrived = unread.len();
         let (consumed, event) = match self.machine.recv(now, unread)? {
-            Received::NeedMore { total } => return Ok(ServerStep::NeedMore { total }),
+            Received::NeedMore { total } => return Ok(self.need_more(now, arrived, total)),
             Received::Wait(ServerWait::TransmitFirst) => return Ok(ServerStep::TransmitFirst),
             Received::Wait(ServerWait::AnswerFirst) => return Ok(ServerStep::AnswerFirst),
             Received::Skip { consumed } => return Ok(ServerStep::Skip { consumed }),
             Received::Event { consumed, event } => (consumed, event),
         };
+        self.partial.release(&self.budget);
         let skip = ServerStep::Skip { consumed };
         Ok(match event {
             ServerEvent::Established => {
@@ -140,7 +153,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 if !self.hold(id, body.len()) {
                     return Ok(skip);
                 }
-                self.arrived(consumed, id, Body::Lent(body))
+                self.whole(consumed, id, Body::Lent(body))
             }
             ServerEvent::Begin { id, total, body } => {
                 if self.hold(id, body.len()) && self.parts.begin(id, total, body).is_err() {
@@ -162,7 +175,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                     return Ok(skip);
                 }
                 match self.parts.take(id).filter(|_| last) {
-                    Some((bytes, _)) => self.arrived(consumed, id, Body::Whole(bytes)),
+                    Some((bytes, _)) => self.whole(consumed, id, Body::Whole(bytes)),
                     None => skip,
                 }
             }
@@ -184,13 +197,24 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     /// The step for a whole request that has just arrived.
-    fn arrived<'u>(&mut self, consumed: usize, id: RequestId, body: Body<'u>) -> ServerStep<'u> {
+    fn whole<'u>(&mut self, consumed: usize, id: RequestId, body: Body<'u>) -> ServerStep<'u> {
         // `recv` has returned the deferred ones, or no request may reach a handler.
         if self.may_handle() {
             return ServerStep::Request { consumed, id, body };
         }
         self.deferred.push(id, body.into_vec());
         ServerStep::Skip { consumed }
+    }
+
+    /// The bytes of a request that was returned, for the handler that has the body: they count
+    /// towards the shared bound until the value is dropped, even if the request is cancelled or the
+    /// connection ends before. They count towards this connection until the request completes.
+    #[must_use]
+    pub fn take_held(&mut self, id: RequestId) -> HeldBytes<G>
+    where
+        G: Clone,
+    {
+        HeldBytes::new(self.held.hand_over(id), self.budget.clone())
     }
 
     /// Queues the answer to a request. If the request has completed already, or the connection has
@@ -200,6 +224,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// [`RequestError::TooLarge`]: the answer is larger than the client accepts or than this side
     /// may send. The request is refused as [`Refusal::AnswerTooLarge`].
     pub fn answer(&mut self, id: RequestId, body: B) -> Result<(), RequestError> {
+        if !self.is_held(id) {
+            return Ok(());
+        }
         match self.machine.answer(id, body.as_ref().len()) {
             Ok(answer) => {
                 self.answers.push(answer, body);
@@ -288,7 +315,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.held = Held::new(0);
         self.deferred = Deferred::default();
         self.answers = SendQueue::new();
-        self.counted = 0;
         self.refusals = VecDeque::new();
         self.parts = Reassembly::default();
     }
@@ -370,6 +396,18 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         core::mem::replace(&mut self.busy, 0)
     }
 
+    /// More bytes are needed, `total` in all. Counts those of a long frame that have `arrived`. If
+    /// there is no room for them, the connection ends once the requests before are answered: the
+    /// classic wire cannot refuse a single request, and this one has not been received.
+    fn need_more<'u>(&mut self, now: Instant, arrived: usize, total: usize) -> ServerStep<'u> {
+        if self.established && !self.partial.hold(arrived, total, &self.held, &self.budget) {
+            self.busy += 1;
+            self.machine.close(now, CloseReason::Done);
+            return ServerStep::AnswerFirst;
+        }
+        ServerStep::NeedMore { total }
+    }
+
     fn refuse_busy(&mut self, id: RequestId) {
         self.busy += 1;
         self.refuse(id, Refusal::Busy);
@@ -405,16 +443,18 @@ fn release<G: Budget>(held: &mut Held, budget: &G, id: RequestId) {
 }
 
 impl<H: ServerKeyRef, B, G: Budget> Drop for ServerMux<H, B, G> {
-    /// Gives back the bytes that requests still hold.
+    /// Gives back the bytes that requests and answers still hold.
     fn drop(&mut self) {
         self.give_back();
     }
 }
 
 impl<H: ServerKeyRef, B, G: Budget> ServerMux<H, B, G> {
-    fn give_back(&self) {
-        self.budget.give_back(self.held.bytes());
-        self.budget.remove_answers(deferred::bytes(self.counted));
+    fn give_back(&mut self) {
+        self.budget.give_back(self.held.own_bytes());
+        let answers = core::mem::take(&mut self.counted);
+        self.budget.remove_answers(deferred::bytes(answers));
+        self.partial.release(&self.budget);
     }
 }
 

@@ -14,6 +14,7 @@ const LIMITS: AdmissionLimits = AdmissionLimits {
     max_half_open: MAX_HALF_OPEN,
     max_half_open_per_source: None,
     max_connections_per_key: None,
+    max_classic_connections: None,
 };
 
 fn source(number: u32) -> Source {
@@ -246,6 +247,39 @@ fn a_key_at_its_limit_gets_no_further_connection_and_others_do() {
 }
 
 #[test]
+fn the_classic_wire_has_a_limit_of_its_own_beside_the_noise_wire() {
+    let limits = AdmissionLimits {
+        max_connections: 9,
+        ..LIMITS
+    };
+    assert_eq!(limits.for_both_wires().max_classic_connections, Some(4));
+    let own = AdmissionLimits {
+        max_classic_connections: Some(7),
+        ..limits
+    };
+    assert_eq!(own.for_both_wires(), own, "one that was set stays");
+    assert_eq!(own.within(6).max_classic_connections, Some(3));
+
+    let mut admission = Admission::new(limits.for_both_wires(), 1);
+    for number in 0..9 {
+        assert!(admission.admit(number, source(1)));
+    }
+    // Those over the limit give nothing back when they leave.
+    for number in 0..8 {
+        assert_eq!(admission.establish(number, None), number < 4, "{number}");
+    }
+    for number in 4..8 {
+        admission.leave(number);
+        assert!(admission.admit(10 + number, source(1)) && admission.establish(10 + number, Some(key_id(1))));
+    }
+    assert_eq!(admission.connections(), 9);
+    assert!(!admission.establish(8, None));
+    admission.leave(8);
+    admission.leave(0);
+    assert!(admission.admit(20, source(1)) && admission.establish(20, None));
+}
+
+#[test]
 fn where_all_are_established_there_is_no_room() {
     let limits = AdmissionLimits {
         max_connections: 2,
@@ -271,6 +305,7 @@ fn no_limit_is_zero() {
         max_half_open: 0,
         max_half_open_per_source: Some(0),
         max_connections_per_key: Some(0),
+        max_classic_connections: Some(0),
     };
     let mut admission = Admission::new(limits.within(0), 1);
     assert_eq!(admission.room(), Room::Free);

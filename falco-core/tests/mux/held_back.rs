@@ -4,7 +4,7 @@
 use core::time::Duration;
 use std::time::Instant as Clock;
 
-use falco_core::mux::{Call, ClientMux, ClientStep, Retry};
+use falco_core::mux::{Call, ClientMux, ClientStep, MAX_BUSY, Retry};
 use falco_core::testing::{CountingRng, RawHandshake, noise_client, raw_frame, raw_settings};
 use falco_core::{ClientConnection, Fate, Refusal, RustCrypto, Settings};
 
@@ -68,6 +68,37 @@ fn a_server_that_is_busy_while_it_holds_more_than_it_must_gets_less_from_then_on
     assert!(
         matches!(&busy[..], [End::Refused(call, Refusal::Busy, Retry::Fail)] if call.waiter == 4),
         "800 bytes are no reason: {busy:?}"
+    );
+}
+
+#[test]
+fn a_large_request_alone_is_sent_again_while_the_window_is_smaller_than_it_was() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 1 << 20);
+    // With the whole window in use nothing of this client is in the way.
+    scene.request(1, 1_000);
+    assert_eq!(scene.begun(), [1]);
+    let busy = scene.hear(&raw_frame(4, 1, &[1]));
+    assert!(
+        matches!(&busy[..], [End::Refused(_, Refusal::Busy, Retry::Fail)]),
+        "{busy:?}"
+    );
+    scene.request(2, 1_000);
+    scene.request(3, 1_000);
+    assert_eq!(scene.begun(), [2, 3]);
+    assert!(scene.hear(&raw_frame(4, 3, &[1])).is_empty());
+    scene.hear(&raw_frame(1, 2, b""));
+    // Other clients have fewer bytes in flight soon. This is not waited for without a bound.
+    for id in 4..4 + MAX_BUSY - 1 {
+        assert_eq!(scene.begun(), [id]);
+        let busy = scene.hear(&raw_frame(4, id, &[1]));
+        assert!(busy.is_empty(), "{id}: {busy:?}");
+    }
+    assert_eq!(scene.begun(), [4 + MAX_BUSY - 1]);
+    let busy = scene.hear(&raw_frame(4, 4 + MAX_BUSY - 1, &[1]));
+    assert!(
+        matches!(&busy[..], [End::Refused(call, Refusal::Busy, Retry::Fail)] if call.waiter == 3),
+        "{busy:?}"
     );
 }
 

@@ -8,6 +8,7 @@
 
 mod admission;
 mod book;
+mod bounds;
 mod closing;
 mod deferred;
 mod held_back;

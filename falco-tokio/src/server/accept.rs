@@ -14,9 +14,10 @@ use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host};
 use tracing::{debug, debug_span, warn};
 
 use super::Service;
-use super::connection::{Connection, ConnectionTask, Place};
+use super::connection::{Connection, ConnectionTask};
 use super::control::Control;
 use super::handler::Handler;
+use super::place::Place;
 use super::registry::Admitted;
 use crate::socket::{Socket, Stream};
 

@@ -14,9 +14,10 @@ use tracing::{Span, debug, warn};
 
 use super::control::{Control, Cut, Outcome};
 use super::handler::Handler;
+use super::place::Place;
 use super::registry::Established;
 use super::request::Request;
-use super::running::{self, Running};
+use super::running::{self, Kept, Running};
 use super::{OnCancel, Service};
 use crate::line::{Line, Wrote, sealed};
 use crate::socket::Socket;
@@ -52,14 +53,6 @@ pub(super) struct Connection<H> {
     /// other from its turn.
     written: usize,
     span: Span,
-}
-
-/// A connection's place among those of its server.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub(super) number: u64,
-    /// The server did not accept it itself. It does not count towards `max_connections`.
-    pub(super) guest: bool,
 }
 
 #[derive(Debug)]
@@ -122,13 +115,13 @@ impl<H: Handler> Connection<H> {
                 self.finish(id, outcome);
             }
         }
-        if let Some(reason) = signals.close {
+        if signals.cut == Some(Cut::Revoked) {
+            self.mux.revoke(self.now());
+            // The CLOSE is sent if the stream takes it at once.
+            self.written = 0;
+            let _ = self.write(cx);
+        } else if let Some(reason) = signals.close {
             self.mux.close(self.now(), reason);
-            if signals.cut.is_some() {
-                // The CLOSE is sent if the stream takes it at once.
-                self.written = 0;
-                let _ = self.write(cx);
-            }
         }
         // Its hello may have arrived since it was selected.
         if signals.make_room && self.service.registry.is_selected(self.place.number) {
@@ -305,7 +298,13 @@ impl<H: Handler> Connection<H> {
         let at_once = !self.service.spawn_handlers;
         match running::begin(|| self.handler.handle(request), at_once, cx) {
             (_, Poll::Ready(outcome)) => self.finish(id, outcome),
-            (handler, Poll::Pending) => self.running.spawn(handler, id, &self.control, &self.span),
+            (handler, Poll::Pending) => {
+                let kept = Kept {
+                    _held: self.mux.take_held(id),
+                    _place: self.running.share(&self.service, self.place),
+                };
+                self.running.spawn(handler, id, kept, &self.control, &self.span);
+            }
         }
     }
 
@@ -504,8 +503,10 @@ impl<H> Drop for Connection<H> {
         // Requests that a drain has left behind when it ran out of time count as cut off, too.
         let late = unanswered > 0 && self.service.registry.is_stopping();
         let cut = (!self.ended || late).then_some(unanswered);
-        let Place { number, guest } = self.place;
-        self.service.registry.leave(number, guest, cut);
+        self.service.registry.leave(self.place.number, cut);
+        if !self.running.end() {
+            self.service.registry.free(self.place);
+        }
         let running = u64::try_from(self.running.len()).unwrap_or(u64::MAX);
         self.service.counters.cancelled.add(running);
     }

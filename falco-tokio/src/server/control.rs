@@ -119,7 +119,16 @@ impl Control {
 
     /// A handler has ended.
     pub(crate) fn finish(&self, id: RequestId, outcome: Outcome) {
-        self.signal(|state| state.busy().finished.push((id, outcome)));
+        // After the end nobody takes the outcome. It is dropped without the lock.
+        let mut outcome = Some(outcome);
+        self.signal(|state| {
+            if !state.ended {
+                state
+                    .busy()
+                    .finished
+                    .extend(outcome.take().map(|outcome| (id, outcome)));
+            }
+        });
     }
 
     /// Drains the connection.
@@ -135,7 +144,6 @@ impl Control {
     /// Ends the connection at once because its key was revoked.
     pub(crate) fn revoke(&self) {
         self.signal(|state| {
-            state.close = Some(CloseReason::KeyRetired);
             state.cut.get_or_insert(Cut::Revoked);
         });
     }

@@ -2,7 +2,8 @@
 
 /// Descriptors that connections leave to the rest of the process: the runtime, files, connections
 /// of the handlers' own.
-pub(super) const RESERVED: usize = 64;
+#[cfg(unix)]
+const RESERVED: usize = 64;
 
 /// How many connections the process has descriptors for, out of `wanted`: none where the system has
 /// no limit. `raise` allows to raise the soft limit as far as that takes.

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::control::Control;
+use super::place::Place;
 use crate::clock::Clock;
 
 #[derive(Debug)]
@@ -238,12 +239,9 @@ impl Registry {
     }
 
     /// Reports that a connection has ended. `cut` is the number of its unanswered requests, if it
-    /// was cut off.
-    pub(crate) fn leave(&self, number: u64, guest: bool, cut: Option<usize>) {
+    /// was cut off. Its place is taken until [`free`](Self::free).
+    pub(crate) fn leave(&self, number: u64, cut: Option<usize>) {
         let mut state = self.lock();
-        if !guest {
-            state.admission.leave(number);
-        }
         state.connections.remove(&number);
         state.left += 1;
         if let Some(requests) = cut {
@@ -252,6 +250,14 @@ impl Registry {
         }
         drop(state);
         self.changed.notify_waiters();
+    }
+
+    /// Frees the place of a connection that has ended and whose handlers have ended.
+    pub(crate) fn free(&self, place: Place) {
+        if !place.guest {
+            self.lock().admission.leave(place.number);
+            self.changed.notify_waiters();
+        }
     }
 
     /// How many connections there are, and how many of them are half-open.
@@ -357,6 +363,7 @@ mod tests {
             max_half_open,
             max_half_open_per_source: None,
             max_connections_per_key: None,
+            max_classic_connections: None,
         };
         Registry::new(limits, 1, Clock::new())
     }
@@ -365,6 +372,11 @@ mod tests {
         let control = Arc::new(Control::new(None));
         assert!(matches!(registry.admit(&control, Source::NONE), Admitted::As { .. }));
         control
+    }
+
+    fn end(registry: &Registry, number: u64) {
+        registry.leave(number, None);
+        registry.free(Place { number, guest: false });
     }
 
     /// Whether there is room, in a moment.
@@ -395,7 +407,7 @@ mod tests {
         registry.waits(1);
         assert!(!has_room(&registry).await);
         assert!(!zero.asked_for_room() && one.asked_for_room());
-        registry.leave(1, false, None);
+        end(&registry, 1);
         assert!(has_room(&registry).await);
         assert_eq!(registry.counts(), (1, 1));
     }
@@ -430,7 +442,7 @@ mod tests {
         let waiting = tokio::spawn(async move { own.room(Source::NONE).await });
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!waiting.is_finished());
-        registry.leave(2, false, None);
+        end(&registry, 2);
         waiting.await.unwrap_or_default();
         admit(&registry);
         registry.establish(3, None);

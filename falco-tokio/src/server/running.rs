@@ -10,10 +10,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::RequestId;
+use falco_core::mux::{HeldBytes, SharedBudget};
 use tokio::task::AbortHandle;
 use tracing::Span;
 
+use super::Service;
 use super::control::{Control, Outcome};
+use super::place::{Place, SharedPlace};
 use crate::error::HandlerError;
 
 /// Calls a handler and, if `poll` says so, polls it once. A panic, wherever it happens, fails this
@@ -59,6 +62,14 @@ where
     })
 }
 
+/// What a handler that runs keeps until it has ended, even if its request or its connection ends
+/// before: the bytes of the request and a place.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) _held: HeldBytes<SharedBudget>,
+    pub(crate) _place: Arc<SharedPlace>,
+}
+
 /// A handler on a task of its own. However it ends, the connection receives an outcome.
 struct Task<F> {
     handler: Option<F>,
@@ -66,6 +77,8 @@ struct Task<F> {
     control: Arc<Control>,
     span: Span,
     finished: bool,
+    /// Dropped after the handler.
+    _kept: Kept,
 }
 
 impl<F: Future<Output = Result<Bytes, HandlerError>> + Unpin> Future for Task<F> {
@@ -93,11 +106,35 @@ impl<F> Drop for Task<F> {
 
 /// The handlers of one connection that are on tasks of their own.
 #[derive(Debug, Default)]
-pub(crate) struct Running(HashMap<RequestId, AbortHandle>);
+pub(crate) struct Running {
+    handlers: HashMap<RequestId, AbortHandle>,
+    /// The place that they share with the connection, from the first one on.
+    place: Option<Arc<SharedPlace>>,
+}
 
 impl Running {
-    pub(crate) fn spawn<F>(&mut self, handler: Option<F>, id: RequestId, control: &Arc<Control>, span: &Span)
-    where
+    /// The place of the connection, for a handler.
+    pub(crate) fn share(&mut self, service: &Arc<Service>, place: Place) -> Arc<SharedPlace> {
+        Arc::clone(self.place.get_or_insert_with(|| SharedPlace::new(service, place)))
+    }
+
+    /// The connection has ended. Returns whether the last handler frees the place.
+    pub(crate) fn end(&mut self) -> bool {
+        let place = self.place.take();
+        if let Some(place) = &place {
+            place.end();
+        }
+        place.is_some()
+    }
+
+    pub(crate) fn spawn<F>(
+        &mut self,
+        handler: Option<F>,
+        id: RequestId,
+        kept: Kept,
+        control: &Arc<Control>,
+        span: &Span,
+    ) where
         F: Future<Output = Result<Bytes, HandlerError>> + Send + Unpin + 'static,
     {
         let task = Task {
@@ -106,39 +143,40 @@ impl Running {
             control: Arc::clone(control),
             span: span.clone(),
             finished: false,
+            _kept: kept,
         };
-        self.0.insert(id, tokio::spawn(task).abort_handle());
+        self.handlers.insert(id, tokio::spawn(task).abort_handle());
     }
 
     /// A handler has ended. Returns whether it was one of these.
     pub(crate) fn remove(&mut self, id: RequestId) -> bool {
-        self.0.remove(&id).is_some()
+        self.handlers.remove(&id).is_some()
     }
 
     /// Drops the handler of a request.
     pub(crate) fn abort(&self, id: RequestId) {
-        if let Some(handle) = self.0.get(&id) {
+        if let Some(handle) = self.handlers.get(&id) {
             handle.abort();
         }
     }
 
     pub(crate) fn abort_all(&self) {
-        self.0.values().for_each(AbortHandle::abort);
+        self.handlers.values().for_each(AbortHandle::abort);
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.handlers.len()
     }
 
     pub(crate) fn contains(&self, id: RequestId) -> bool {
-        self.0.contains_key(&id)
+        self.handlers.contains_key(&id)
     }
 
     /// Releases memory that is not needed while no handler runs. Returns whether there was any.
     pub(crate) fn shrink(&mut self) -> bool {
-        let idle = self.0.is_empty() && self.0.capacity() > 0;
+        let idle = self.handlers.is_empty() && self.handlers.capacity() > 0;
         if idle {
-            self.0 = HashMap::new();
+            *self = Self::default();
         }
         idle
     }

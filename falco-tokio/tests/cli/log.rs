@@ -153,7 +153,7 @@ fn a_peer_in_the_log_is_an_address() {
     // of clients.
     until("the command is gone", || children(server.id()) == 0);
     let ended = server.stop();
-    assert!(ended.err.contains("turned away"), "{}", ended.err);
+    assert!(ended.err.contains("closed a connection at once"), "{}", ended.err);
     assert!(ended.err.contains("peer=127.0.0.1:"), "{}", ended.err);
     assert!(!ended.err.contains("Some("), "{}", ended.err);
 }

@@ -69,7 +69,7 @@ fn both_wires_are_served_each_with_its_own_key() {
 
     let mut same = keyed(&["serve", "--listen", "127.0.0.1:0", "--wire", "both"]);
     same.env("FALCO_CLASSIC_KEY", KEY);
-    assert!(run(same).failed_with(2).contains("each needs one of its own"));
+    assert!(run(same).failed_with(2).contains("each needs a key of its own"));
     run(keyed(&["serve", "--listen", "127.0.0.1:0", "--wire", "both"])).failed_with(6);
 }
 

@@ -43,7 +43,9 @@ impl Window {
     pub(super) fn shrink(&mut self, id: RequestId, length: usize, held: usize, last: u32, peer_max: usize) -> bool {
         let floor = LEAST.min(peer_max);
         if held <= floor || held <= length {
-            return false;
+            // Other clients may still have too many bytes in flight, and have fewer soon. A small
+            // request is refused for another reason.
+            return !self.is_full() && length >= floor / 2;
         }
         if id.number() > self.last_before {
             self.bytes = (self.bytes.min(held) / 2).max(floor);

@@ -1,0 +1,77 @@
+//! How many connections a server has.
+
+/// Which part of the available descriptors half-open connections may take.
+const HALF_OPEN_PART: usize = 2;
+
+/// Which part of all connections those on the classic wire may take, if they have a limit.
+const CLASSIC_PART: usize = 2;
+
+/// How many connections a server has at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "adapters fill it in")]
+pub struct AdmissionLimits {
+    /// All connections, half-open ones included; 0 counts as 1.
+    pub max_connections: usize,
+    /// Half-open connections; 0 counts as 1.
+    pub max_half_open: usize,
+    /// Half-open connections of one source, where there is such a limit; 0 counts as 1.
+    pub max_half_open_per_source: Option<usize>,
+    /// Established connections under one key, where there is such a limit; 0 counts as 1.
+    pub max_connections_per_key: Option<usize>,
+    /// Established connections on the classic wire, where there is such a limit; 0 counts as 1.
+    pub max_classic_connections: Option<usize>,
+}
+
+impl AdmissionLimits {
+    /// These limits where only so many descriptors are available for connections: half-open ones
+    /// get at most half of them, and so do those on the classic wire if they have a limit.
+    ///
+    /// ```
+    /// use falco_core::mux::AdmissionLimits;
+    ///
+    /// let wanted = AdmissionLimits {
+    ///     max_connections: 10_000,
+    ///     max_half_open: 1024,
+    ///     max_half_open_per_source: None,
+    ///     max_connections_per_key: None,
+    ///     max_classic_connections: None,
+    /// };
+    /// let limits = wanted.within(960);
+    /// assert_eq!((limits.max_connections, limits.max_half_open), (960, 480));
+    /// assert_eq!(wanted.within(20_000), wanted);
+    /// ```
+    #[must_use]
+    pub fn within(self, descriptors: usize) -> Self {
+        Self {
+            max_connections: self.max_connections.min(descriptors).max(1),
+            max_half_open: self.max_half_open.min(descriptors / HALF_OPEN_PART).max(1),
+            max_classic_connections: self
+                .max_classic_connections
+                .map(|limit| limit.min(descriptors / CLASSIC_PART).max(1)),
+            ..self
+        }
+    }
+
+    /// These limits for a server of both wires: unless it is set, connections on the classic wire
+    /// get at most half of all.
+    #[must_use]
+    pub fn for_both_wires(self) -> Self {
+        let half = (self.max_connections / CLASSIC_PART).max(1);
+        Self {
+            max_classic_connections: self.max_classic_connections.or(Some(half)),
+            ..self
+        }
+    }
+
+    /// These limits, where 0 counts as 1.
+    pub(super) fn at_least_one(self) -> Self {
+        let at_least_one = |limit: usize| limit.max(1);
+        Self {
+            max_connections: self.max_connections.max(1),
+            max_half_open: self.max_half_open.max(1),
+            max_half_open_per_source: self.max_half_open_per_source.map(at_least_one),
+            max_connections_per_key: self.max_connections_per_key.map(at_least_one),
+            max_classic_connections: self.max_classic_connections.map(at_least_one),
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What counts towards the bounds on memory: the requests of handlers that run on after their
+//! connection, and messages of the classic wire that have arrived in part.
+
+use falco_core::mux::{Call, ClientMux, ClientStep, ServerMux, ServerStep, SharedBudget};
+use falco_core::testing::{CountingRng, classic_key, noise_client, noise_server};
+use falco_core::{
+    ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Instant, RequestId, ServerConnection, ServerKeyRef,
+    Settings,
+};
+
+const NOW: Instant = Instant::ZERO;
+const BUDGET: usize = 300_000;
+
+struct Pair<C: ClientKeyRef, S: ServerKeyRef> {
+    client: ClientMux<C, Vec<u8>, ()>,
+    server: ServerMux<S, Vec<u8>, SharedBudget>,
+    budget: SharedBudget,
+    to_server: Vec<u8>,
+    to_client: Vec<u8>,
+    answers: Vec<Vec<u8>>,
+    tickets: u64,
+}
+
+impl<C: ClientKeyRef, S: ServerKeyRef> Pair<C, S> {
+    fn new(client: C, server: S, settings: &Settings) -> Self {
+        Self::with_budget(client, server, settings, BUDGET)
+    }
+
+    fn with_budget(client: C, server: S, settings: &Settings, budget: usize) -> Self {
+        let budget = SharedBudget::new(budget);
+        let client = ClientConnection::new(client, settings, NOW, &mut CountingRng::new(1)).unwrap();
+        let server = ServerConnection::new(server, settings, NOW, &mut CountingRng::new(2)).unwrap();
+        let mut pair = Self {
+            client: ClientMux::new(client),
+            server: ServerMux::new(server, budget.clone(), settings),
+            budget,
+            to_server: Vec::new(),
+            to_client: Vec::new(),
+            answers: Vec::new(),
+            tickets: 0,
+        };
+        for _ in 0..3 {
+            pair.send();
+            assert_eq!(pair.serve(), (vec![], Ok(())));
+            pair.receive();
+        }
+        assert!(pair.client.is_established() && pair.server.is_established());
+        pair
+    }
+
+    fn request(&mut self, length: usize) {
+        self.tickets += 1;
+        assert!(
+            self.client
+                .request(Call::new(self.tickets, vec![7; length], ()))
+                .is_ok()
+        );
+    }
+
+    /// All that the client has to send is under way.
+    fn send(&mut self) {
+        let mut out = vec![0; 2 << 20];
+        for _ in 0..100 {
+            match self.client.seal(NOW, &mut out, |(), error| panic!("{error}")).unwrap() {
+                0 => return,
+                sealed => self.to_server.extend_from_slice(&out[..sealed]),
+            }
+        }
+    }
+
+    /// The server receives what is under way. Returns the requests and what it waits for.
+    fn serve(&mut self) -> (Vec<(RequestId, usize)>, Result<(), ConnectionError>) {
+        let arrived = core::mem::take(&mut self.to_server);
+        self.arrive(arrived)
+    }
+
+    /// Only these bytes have arrived, and stay unread until they are consumed.
+    fn arrive(&mut self, mut unread: Vec<u8>) -> (Vec<(RequestId, usize)>, Result<(), ConnectionError>) {
+        let (mut requests, mut out) = (Vec::new(), vec![0; 1 << 20]);
+        let mut result = Ok(());
+        for _ in 0..100 {
+            let consumed = match self.server.recv(NOW, &mut unread) {
+                Ok(ServerStep::Request { consumed, id, body }) => {
+                    requests.push((id, body.bytes().len()));
+                    consumed
+                }
+                Ok(
+                    ServerStep::Skip { consumed }
+                    | ServerStep::Established { consumed }
+                    | ServerStep::Cancelled { consumed, .. }
+                    | ServerStep::Closing { consumed, .. },
+                ) => consumed,
+                Ok(_) => 0,
+                Err(end) => {
+                    result = Err(end);
+                    break;
+                }
+            };
+            unread.drain(..consumed);
+            let sealed = self.server.seal(NOW, &mut out).unwrap();
+            self.to_client.extend_from_slice(&out[..sealed]);
+            if consumed == 0 && sealed == 0 {
+                break;
+            }
+        }
+        (requests, result)
+    }
+
+    fn receive(&mut self) {
+        for _ in 0..100 {
+            let consumed = match self.client.recv(NOW, &mut self.to_client) {
+                Ok(ClientStep::Answer { consumed, body, .. }) => {
+                    self.answers.push(body.into_vec());
+                    consumed
+                }
+                Ok(
+                    ClientStep::Skip { consumed }
+                    | ClientStep::Established { consumed }
+                    | ClientStep::Pong { consumed, .. },
+                ) => consumed,
+                _ => return,
+            };
+            self.to_client.drain(..consumed);
+        }
+    }
+}
+
+#[test]
+fn bytes_taken_for_a_handler_come_back_when_it_ends_and_not_before() {
+    let keys = (noise_client(7), noise_server(7));
+    for end in ["answered", "refused", "finished", "dropped"] {
+        let mut pair = Pair::new(&keys.0, &keys.1, &Settings::new());
+        let budget = pair.budget.clone();
+        pair.request(1_000);
+        pair.request(500);
+        pair.send();
+        let (requests, _) = pair.serve();
+        assert_eq!(budget.left(), BUDGET - 1_500);
+        let held = pair.server.take_held(requests[0].0);
+        // A second value has nothing to give back.
+        drop(pair.server.take_held(requests[0].0));
+        match end {
+            "answered" => {
+                pair.server.answer(requests[0].0, vec![1; 10]).unwrap();
+                assert!(pair.serve().1.is_ok());
+                assert_eq!((pair.server.unanswered(), budget.left()), (1, BUDGET - 1_500), "{end}");
+            }
+            "refused" => {
+                pair.server.refuse(requests[0].0, falco_core::Refusal::Failed);
+                assert!(pair.serve().1.is_ok());
+                assert_eq!((pair.server.unanswered(), budget.left()), (1, BUDGET - 1_500), "{end}");
+            }
+            "finished" => {
+                pair.server.finish();
+                assert_eq!(budget.left(), BUDGET - 1_000, "{end}: the other's are given back");
+            }
+            _ => {}
+        }
+        drop(pair);
+        assert_eq!(budget.left(), BUDGET - 1_000, "{end}");
+        drop(held);
+        assert_eq!(budget.left(), BUDGET, "{end}");
+    }
+}
+
+#[test]
+fn a_revoked_connection_sends_no_answer_and_says_why() {
+    let keys = (noise_client(7), noise_server(7));
+    let mut pair = Pair::new(&keys.0, &keys.1, &Settings::new());
+    for _ in 0..3 {
+        pair.request(1_000);
+    }
+    pair.send();
+    let (requests, _) = pair.serve();
+    pair.server.answer(requests[0].0, vec![1; 10]).unwrap();
+    pair.server.answer(requests[1].0, vec![1; 100_000]).unwrap();
+    pair.server.revoke(NOW);
+    assert_eq!((pair.server.unanswered(), pair.budget.left()), (0, BUDGET));
+    // One whose handler ends later is dropped too.
+    pair.server.answer(requests[2].0, vec![1; 10]).unwrap();
+    pair.arrive(Vec::new()).1.unwrap();
+    let step = pair.client.recv(NOW, &mut pair.to_client);
+    assert!(
+        matches!(
+            step,
+            Ok(ClientStep::Closing {
+                reason: CloseReason::KeyRetired,
+                ..
+            })
+        ),
+        "{step:?}"
+    );
+    assert!(pair.answers.is_empty());
+}
+
+#[test]
+fn a_classic_message_in_part_counts_as_much_as_a_buffer_reserves_for_it() {
+    let keys = (classic_key(7), classic_key(7));
+    let settings = Settings::new().with_max_message(1 << 20);
+    let mut pair = Pair::new(&keys.0, &keys.1, &settings);
+    let budget = pair.budget.clone();
+    pair.request(200_000);
+    pair.send();
+    let all = core::mem::take(&mut pair.to_server);
+    // A whole record's length does not count, since the noise wire needs as much.
+    assert_eq!(pair.arrive(all[..30_000].to_vec()), (vec![], Ok(())));
+    assert_eq!(budget.left(), BUDGET);
+    for arrived in [60_000, 90_000, 150_000] {
+        assert_eq!(pair.arrive(all[..arrived].to_vec()), (vec![], Ok(())));
+        let counted = (2 * arrived).min(all.len()) - 65_537;
+        assert_eq!(budget.left(), BUDGET - counted, "{arrived}");
+    }
+    // The whole counts once.
+    let (requests, _) = pair.arrive(all);
+    assert_eq!((requests.len(), budget.left()), (1, BUDGET - 200_000));
+    pair.request(200_000);
+    pair.server.answer(requests[0].0, vec![1]).unwrap();
+    assert_eq!(pair.serve(), (vec![], Ok(())));
+    assert_eq!(budget.left(), BUDGET);
+    // What has arrived in part of a connection that ends is given back.
+    pair.send();
+    let all = core::mem::take(&mut pair.to_server);
+    assert_eq!(pair.arrive(all[..150_000].to_vec()), (vec![], Ok(())));
+    assert!(budget.left() < BUDGET);
+    drop(pair);
+    assert_eq!(budget.left(), BUDGET);
+}
+
+#[test]
+fn a_classic_connection_over_the_bound_answers_what_it_has_and_ends() {
+    let settings = Settings::new().with_max_message(1 << 20);
+    // The bound of all connections, then that of one.
+    for (budget, first) in [(BUDGET, 100), (1 << 30, 500_000)] {
+        let (keys, settings) = ((classic_key(7), classic_key(7)), settings.with_max_held(1 << 20));
+        let mut pair = Pair::with_budget(&keys.0, &keys.1, &settings, budget);
+        pair.request(first);
+        pair.request(1 << 20);
+        pair.send();
+        let mut all = core::mem::take(&mut pair.to_server);
+        let second = all.split_off(all.len() - (1 << 20) - 37);
+        let (requests, goes_on) = pair.arrive(all);
+        assert_eq!(
+            (requests.len(), goes_on, pair.budget.left()),
+            (1, Ok(()), budget - first)
+        );
+        let arrived = second[..600_000].to_vec();
+        assert_eq!(
+            pair.arrive(arrived.clone()),
+            (vec![], Ok(())),
+            "the first has no answer yet"
+        );
+        assert_eq!(pair.server.take_busy(), 1);
+        pair.server.answer(requests[0].0, vec![1; 10]).unwrap();
+        assert_eq!(pair.arrive(arrived), (vec![], Err(ConnectionError::Closed)));
+        pair.receive();
+        assert_eq!(pair.answers, [[1; 10]]);
+        let left = pair.budget.clone();
+        drop(pair);
+        assert_eq!(left.left(), budget);
+    }
+}

@@ -1,0 +1,49 @@
+//! A connection's place among those of its server.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use super::Service;
+
+/// A connection's place among those of its server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) number: u64,
+    /// The server did not accept it itself. It does not count towards `max_connections`.
+    pub(super) guest: bool,
+}
+
+/// A place that the handlers of a connection share with it. If the connection ends while some of
+/// them run, the last one frees the place, so that however often a client connects again, no more
+/// handlers run than connections and requests in flight are allowed.
+#[derive(Debug)]
+pub(super) struct SharedPlace {
+    service: Arc<Service>,
+    place: Place,
+    /// The connection has ended.
+    ended: AtomicBool,
+}
+
+impl SharedPlace {
+    pub(super) fn new(service: &Arc<Service>, place: Place) -> Arc<Self> {
+        Arc::new(Self {
+            service: Arc::clone(service),
+            place,
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    /// The connection has ended: the place is free as soon as nothing shares it.
+    pub(super) fn end(&self) {
+        // Dropping the last reference synchronizes with the drops of all others.
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for SharedPlace {
+    fn drop(&mut self) {
+        if *self.ended.get_mut() {
+            self.service.registry.free(self.place);
+        }
+    }
+}
