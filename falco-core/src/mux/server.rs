@@ -34,16 +34,16 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     parts: Reassembly<HeapPartials>,
     /// The bytes of each request that has not completed.
     held: Held,
+    deferred: Deferred,
     /// The bytes of a frame that has arrived in part.
     partial: Partial,
-    deferred: Deferred,
     budget: G,
     /// If more bytes of answers are queued than this, no request reaches a handler.
-    max_queued: usize,
+    max_queued: u32,
     /// If more bytes of requests are deferred than this, nothing is read.
-    max_message: usize,
+    max_message: u32,
     /// Bytes of queued answers that `budget` counts.
-    counted: usize,
+    counted: u32,
     reading: bool,
     writes: Writes,
     /// Answers were queued behind the last output.
@@ -63,11 +63,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             refusals: VecDeque::new(),
             parts: Reassembly::default(),
             held: Held::new(settings.max_held()),
-            partial: Partial::default(),
             deferred: Deferred::default(),
+            partial: Partial::default(),
             budget,
-            max_queued: usize::try_from(settings.max_held()).unwrap_or(usize::MAX),
-            max_message: usize::try_from(settings.max_message()).unwrap_or(usize::MAX),
+            max_queued: settings.max_held(),
+            max_message: settings.max_message(),
             counted: 0,
             reading: true,
             writes: Writes { blocked: None },
@@ -153,7 +153,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 if !self.hold(id, body.len()) {
                     return Ok(skip);
                 }
-                self.arrived(consumed, id, Body::Lent(body))
+                self.whole(consumed, id, Body::Lent(body))
             }
             ServerEvent::Begin { id, total, body } => {
                 if self.hold(id, body.len()) && self.parts.begin(id, total, body).is_err() {
@@ -175,7 +175,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                     return Ok(skip);
                 }
                 match self.parts.take(id).filter(|_| last) {
-                    Some((bytes, _)) => self.arrived(consumed, id, Body::Whole(bytes)),
+                    Some((bytes, _)) => self.whole(consumed, id, Body::Whole(bytes)),
                     None => skip,
                 }
             }
@@ -196,6 +196,16 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         })
     }
 
+    /// The step for a whole request that has just arrived.
+    fn whole<'u>(&mut self, consumed: usize, id: RequestId, body: Body<'u>) -> ServerStep<'u> {
+        // `recv` has returned the deferred ones, or no request may reach a handler.
+        if self.may_handle() {
+            return ServerStep::Request { consumed, id, body };
+        }
+        self.deferred.push(id, body.into_vec());
+        ServerStep::Skip { consumed }
+    }
+
     /// The bytes of a request that was returned, for the handler that has the body: they count
     /// towards the shared bound until the value is dropped, even if the request is cancelled or the
     /// connection ends before. They count towards this connection until the request completes.
@@ -205,16 +215,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         G: Clone,
     {
         HeldBytes::new(self.held.hand_over(id), self.budget.clone())
-    }
-
-    /// The step for a whole request that has just arrived.
-    fn arrived<'u>(&mut self, consumed: usize, id: RequestId, body: Body<'u>) -> ServerStep<'u> {
-        // `recv` has returned the deferred ones, or no request may reach a handler.
-        if self.may_handle() {
-            return ServerStep::Request { consumed, id, body };
-        }
-        self.deferred.push(id, body.into_vec());
-        ServerStep::Skip { consumed }
     }
 
     /// Queues the answer to a request. If the request has completed already, or the connection has
@@ -443,7 +443,7 @@ fn release<G: Budget>(held: &mut Held, budget: &G, id: RequestId) {
 }
 
 impl<H: ServerKeyRef, B, G: Budget> Drop for ServerMux<H, B, G> {
-    /// Gives back the bytes that requests still hold.
+    /// Gives back the bytes that requests and answers still hold.
     fn drop(&mut self) {
         self.give_back();
     }
@@ -452,8 +452,9 @@ impl<H: ServerKeyRef, B, G: Budget> Drop for ServerMux<H, B, G> {
 impl<H: ServerKeyRef, B, G: Budget> ServerMux<H, B, G> {
     fn give_back(&mut self) {
         self.budget.give_back(self.held.own_bytes());
+        let answers = core::mem::take(&mut self.counted);
+        self.budget.remove_answers(deferred::bytes(answers));
         self.partial.release(&self.budget);
-        self.budget.remove_answers(core::mem::take(&mut self.counted));
     }
 }
 

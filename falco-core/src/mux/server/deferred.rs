@@ -1,5 +1,6 @@
 //! Requests that wait because too many bytes of answers are queued, and when they no longer do.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -11,38 +12,63 @@ use crate::wire::ServerKeyRef;
 /// Bytes of queued answers that every connection may have, however many all of them have together.
 /// The shared count may be wrong by this much for each connection, so that small answers that are
 /// sealed at once never touch it.
-const UNCOUNTED: usize = 16 << 10;
+const UNCOUNTED: u32 = 16 << 10;
 
-/// Whole requests that have not reached a handler, by number. A client may cancel them in any order,
-/// however many there are.
+/// A number of bytes from a field, which has 32 bits so that a connection is small.
+pub(super) fn bytes(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+/// Whole requests that have not reached a handler. Most connections never have one, so they pay for
+/// a pointer only.
 #[derive(Default)]
-pub(super) struct Deferred {
-    requests: BTreeMap<u64, (RequestId, Vec<u8>)>,
+pub(super) struct Deferred(Option<Box<Requests>>);
+
+/// At least one request, by number: a client may cancel them in any order, however many there are.
+#[derive(Default)]
+struct Requests {
+    by_number: BTreeMap<u64, (RequestId, Vec<u8>)>,
     /// Bytes of their bodies.
     bytes: usize,
 }
 
 impl Deferred {
     pub(super) fn len(&self) -> usize {
-        self.requests.len()
+        self.0.as_ref().map_or(0, |requests| requests.by_number.len())
+    }
+
+    /// Bytes of their bodies.
+    fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |requests| requests.bytes)
     }
 
     pub(super) fn push(&mut self, id: RequestId, body: Vec<u8>) {
-        self.bytes += body.len();
-        self.requests.insert(id.key(), (id, body));
+        let requests = self.0.get_or_insert_default();
+        requests.bytes += body.len();
+        requests.by_number.insert(id.key(), (id, body));
     }
 
     /// Removes a request, and returns whether it was there.
     pub(super) fn remove(&mut self, id: RequestId) -> bool {
-        let removed = self.requests.remove(&id.key());
-        self.bytes -= removed.as_ref().map_or(0, |(_, body)| body.len());
-        removed.is_some()
+        self.take(|requests| requests.remove(&id.key())).is_some()
     }
 
+    /// Removes the request with the smallest number.
     fn pop(&mut self) -> Option<(RequestId, Vec<u8>)> {
-        let (_, first) = self.requests.pop_first()?;
-        self.bytes -= first.1.len();
-        Some(first)
+        self.take(|requests| requests.pop_first().map(|(_, first)| first))
+    }
+
+    fn take(
+        &mut self,
+        take: impl FnOnce(&mut BTreeMap<u64, (RequestId, Vec<u8>)>) -> Option<(RequestId, Vec<u8>)>,
+    ) -> Option<(RequestId, Vec<u8>)> {
+        let requests = self.0.as_mut()?;
+        let taken = take(&mut requests.by_number)?;
+        requests.bytes -= taken.1.len();
+        if requests.by_number.is_empty() {
+            self.0 = None;
+        }
+        Some(taken)
     }
 }
 
@@ -57,7 +83,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     #[must_use]
     pub fn may_handle(&self) -> bool {
         let queued = self.answers.bodies();
-        queued <= self.max_queued && (queued <= UNCOUNTED || !self.budget.is_over())
+        queued <= bytes(self.max_queued) && (queued <= bytes(UNCOUNTED) || !self.budget.is_over())
     }
 
     /// Whether [`recv`](Self::recv) takes a step with the unread bytes now. `false` while many bytes
@@ -67,7 +93,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// would end a classic connection, so it stays in the stream.
     #[must_use]
     pub fn may_read(&self) -> bool {
-        self.deferred.bytes <= self.max_message && (self.machine.refuses() || self.may_handle())
+        self.deferred.bytes() <= bytes(self.max_message) && (self.machine.refuses() || self.may_handle())
     }
 
     /// Whether [`next_request`](Self::next_request) returns a request.
@@ -84,14 +110,14 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// Brings the count of all connections up to date.
     pub(super) fn settle(&mut self) {
-        let queued = self.answers.bodies();
+        let queued = u32::try_from(self.answers.bodies()).unwrap_or(u32::MAX);
         if queued.abs_diff(self.counted) <= UNCOUNTED && (queued > 0 || self.counted == 0) {
             return;
         }
         if queued > self.counted {
-            self.budget.add_answers(queued - self.counted);
+            self.budget.add_answers(bytes(queued - self.counted));
         } else {
-            self.budget.remove_answers(self.counted - queued);
+            self.budget.remove_answers(bytes(self.counted - queued));
         }
         self.counted = queued;
     }
