@@ -5,7 +5,7 @@ mod accept;
 mod admission;
 mod builder;
 mod connection;
-mod half_open;
+mod descriptors;
 mod handler;
 mod linger;
 mod pool;
@@ -19,7 +19,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::{Entropy, ServerKeys, SetupError};
-use falco_core::mux::SharedBudget;
+use falco_core::mux::{SharedBudget, SourcePrefix};
 use falco_core::{CloseReason, ConnectionError, Key, KeyId, Settings};
 
 use self::accept::Listener;
@@ -72,6 +72,7 @@ struct Service {
     queue_timeout: Duration,
     clock: Clock,
     admission: Arc<Admission>,
+    source_prefix: SourcePrefix,
     pool: Arc<Pool>,
     budget: SharedBudget,
     linger: Arc<LingerTimer<State>>,
@@ -204,11 +205,8 @@ impl Handle {
     pub fn retire_key(&self, id: KeyId) -> bool {
         let retired = self.service.keys.ring().is_some_and(|ring| ring.retire(id));
         if retired {
-            for conn in self.service.admission.conns() {
-                let key = conn.lock().state.mux.machine().key_id();
-                if key == Some(id) {
-                    conn.close(CloseReason::KeyRetired);
-                }
+            for conn in self.service.admission.under(id) {
+                conn.close(CloseReason::KeyRetired);
             }
         }
         retired

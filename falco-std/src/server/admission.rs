@@ -1,5 +1,10 @@
-//! Which connections the server admits: a bounded number. A late handshake may be dropped to make
-//! room, and all connections end when the server shuts down.
+//! The connections of a server: which are accepted, which half-open ones are dropped for others,
+//! and how all of them end when the server shuts down. Admission follows the rules of
+//! [`falco_core::mux::Admission`].
+
+mod permit;
+#[cfg(all(test, unix))]
+mod tests;
 
 use core::fmt;
 use core::time::Duration;
@@ -7,51 +12,56 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use falco_core::CloseReason;
+use falco_core::mux::{self, AdmissionLimits, Room, Source};
+use falco_core::{CloseReason, KeyId};
 
-use super::half_open::HalfOpen;
 use super::state::Conn;
 use super::stats::{Counters, Report, ServerStats, gauge};
+use crate::clock::Clock;
+use crate::socket::SharedSocket;
+
+pub(super) use self::permit::Permit;
 
 pub(super) struct Admission {
     state: Mutex<State>,
-    /// A connection has ended or was established, or the server shuts down.
+    /// Notified when the server shuts down, when a connection has ended or was established, and
+    /// while the accepting thread waits also when a half-open connection may be dropped.
     changed: Condvar,
-    max: usize,
-    max_half_open: usize,
+    clock: Clock,
     counters: Counters,
 }
 
-#[derive(Default)]
 struct State {
-    /// Numbers ascend, so that the first connection is the oldest.
     next: u64,
     conns: BTreeMap<u64, Arc<Conn>>,
-    /// Those of them that were accepted here and have not completed their handshake.
-    half_open: HalfOpen,
-    /// How many of the connections are guests, which no limit counts.
-    guests: usize,
+    /// Those of them that were accepted here.
+    admitted: mux::Admission,
+    /// The accepting thread waits for a place.
+    waited_for: bool,
+    /// How many connections have ended.
+    left: u64,
     stopping: bool,
     deadline: Option<Instant>,
     /// Connections that the deadline has cut, and their unanswered requests.
     cut: (u64, u64),
 }
 
-/// One connection is admitted for as long as this exists.
-pub(super) struct Permit {
-    number: u64,
-    guest: bool,
-    admission: Arc<Admission>,
-    conn: Arc<Conn>,
-}
-
 impl Admission {
-    pub(super) fn new(max: usize, max_half_open: usize) -> Self {
+    /// `seed` is a random number that nobody else knows.
+    pub(super) fn new(limits: AdmissionLimits, seed: u64, clock: Clock) -> Self {
         Self {
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State {
+                next: 0,
+                conns: BTreeMap::new(),
+                admitted: mux::Admission::new(limits, seed),
+                waited_for: false,
+                left: 0,
+                stopping: false,
+                deadline: None,
+                cut: (0, 0),
+            }),
             changed: Condvar::new(),
-            max,
-            max_half_open,
+            clock,
             counters: Counters::default(),
         }
     }
@@ -65,91 +75,116 @@ impl Admission {
     }
 
     fn read(&self, state: &State) -> ServerStats {
-        self.counters.read(state.conns.len(), state.half_open.len())
+        let (half_open, limits) = (state.admitted.half_open(), state.admitted.limits());
+        self.counters.read(state.conns.len(), half_open, limits)
     }
 
-    /// Admits an accepted connection, if need be in place of one that is late in its handshake.
-    /// While there is no room and none is late, it waits, and those behind it wait in the
-    /// listener's backlog: a handshake that has begun is nearer to its end than theirs. Returns
-    /// none where all admitted connections are established, or the server shuts down.
-    pub(super) fn admit(self: &Arc<Self>, conn: Arc<Conn>) -> Option<Permit> {
+    /// Waits until there is a place for a connection that was accepted from `source`, or all
+    /// connections are established, or the server shuts down. Meanwhile others wait in the
+    /// listener's backlog, and half-open connections are dropped.
+    pub(super) fn wait_for_room(&self, source: Source) {
         let mut state = self.lock();
-        loop {
-            if state.stopping {
-                return None;
-            }
-            if self.has_room(&state) {
-                return Some(self.permit(&mut state, conn, false));
-            }
-            if state.half_open.len() == 0 {
-                self.counters.turned_away.add(1);
-                return None;
-            }
-            let now = Instant::now();
-            if let Some(late) = state.take_late(now, &self.counters) {
+        while !state.stopping && state.admitted.room() == Room::Wait {
+            state.waited_for = true;
+            let now = self.clock.now();
+            let selected: Vec<_> = core::iter::from_fn(|| state.admitted.select(now, Some(source))).collect();
+            if !selected.is_empty() {
+                let dropped = self.droppable(&mut state, selected);
                 drop(state);
-                late.cut();
+                cut(dropped);
                 state = self.lock();
                 continue;
             }
-            state = match state.half_open.late_at() {
-                Some(at) => {
-                    let waited = self.changed.wait_timeout(state, at.saturating_duration_since(now));
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            };
+            let due = state.admitted.due(now).map(|at| at.since(now));
+            state = self.wait(state, due);
         }
+        state.waited_for = false;
     }
 
-    fn has_room(&self, state: &State) -> bool {
-        state.conns.len() - state.guests < self.max && state.half_open.len() < self.max_half_open
+    /// Admits an accepted connection, and has others dropped that stand back for it. None where
+    /// there are as many as there may be, in all or from its source, or the server shuts down.
+    pub(super) fn admit(self: &Arc<Self>, conn: Arc<Conn>, socket: SharedSocket, source: Source) -> Option<Permit> {
+        let mut state = self.lock();
+        if state.stopping {
+            return None;
+        }
+        let number = state.next;
+        if state.admitted.room() != Room::Free || !state.admitted.admit(number, source) {
+            self.counters.turned_away.add(1);
+            return None;
+        }
+        let permit = self.permit(&mut state, conn, Some(socket));
+        let now = self.clock.now();
+        let selected = [
+            state.admitted.select_from_source_of(number),
+            // One to make up for this one, and one to get ahead.
+            state.admitted.select(now, None),
+            state.admitted.select(now, None),
+        ];
+        let dropped = self.droppable(&mut state, selected.into_iter().flatten().collect());
+        drop(state);
+        cut(dropped);
+        Some(permit)
     }
 
     /// Admits a connection that the server did not accept itself. No limit counts it.
     pub(super) fn guest(self: &Arc<Self>, conn: Arc<Conn>) -> Permit {
         let mut state = self.lock();
-        state.guests += 1;
-        let (permit, stopping) = (self.permit(&mut state, conn, true), state.stopping);
+        let (permit, stopping) = (self.permit(&mut state, conn, None), state.stopping);
         drop(state);
         if stopping {
-            permit.conn.close(CloseReason::ShuttingDown);
+            permit.conn().close(CloseReason::ShuttingDown);
         }
         permit
     }
 
-    fn permit(self: &Arc<Self>, state: &mut State, conn: Arc<Conn>, guest: bool) -> Permit {
+    fn permit(self: &Arc<Self>, state: &mut State, conn: Arc<Conn>, socket: Option<SharedSocket>) -> Permit {
         let number = state.next;
         state.next += 1;
         state.conns.insert(number, Arc::clone(&conn));
-        if !guest {
-            state.half_open.insert(number);
-        }
-        Permit {
-            number,
-            guest,
-            admission: Arc::clone(self),
-            conn,
-        }
+        Permit::new(number, socket, conn, Arc::clone(self))
     }
 
-    /// The system lacks memory or file descriptors: waits for `pause`, then drops a connection that
-    /// is late in its handshake.
+    /// The system lacks memory or file descriptors: drops a half-open connection that is late, and
+    /// waits until a connection has ended, for `pause` at most.
     pub(super) fn relieve_shortage(&self, pause: Duration) {
-        let waited = self
-            .changed
-            .wait_timeout_while(self.lock(), pause, |state| !state.stopping);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let until = Instant::now() + pause;
+        let mut state = self.lock();
+        let before = state.left;
         // Accepting also fails when the server shuts down, and then nothing is short.
-        let late = if state.stopping {
-            None
-        } else {
-            state.take_late(Instant::now(), &self.counters)
-        };
-        drop(state);
-        if let Some(late) = late {
-            late.cut();
+        while state.left == before && !state.stopping {
+            state.waited_for = true;
+            if let Some(number) = state.admitted.select_late(self.clock.now()) {
+                let dropped = self.droppable(&mut state, vec![number]);
+                drop(state);
+                cut(dropped);
+                state = self.lock();
+                continue;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.wait(state, Some(left));
         }
+        state.waited_for = false;
+    }
+
+    /// Those of the selected connections that are to be cut. The others have bytes that the server
+    /// has not read yet, and stay.
+    fn droppable(&self, state: &mut State, selected: Vec<u64>) -> Vec<Arc<Conn>> {
+        let State { conns, admitted, .. } = state;
+        let dropped = selected.into_iter().filter_map(|number| {
+            // A guest has no place, and the others are here until they leave or the server ends.
+            let conn = conns.get(&number)?;
+            if conn.is_readable() {
+                admitted.stays(number);
+                return None;
+            }
+            self.counters.half_open_dropped.add(1);
+            Some(Arc::clone(conn))
+        });
+        dropped.collect()
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -170,9 +205,11 @@ impl Admission {
         self.changed.notify_all();
     }
 
-    /// All admitted connections.
-    pub(super) fn conns(&self) -> Vec<Arc<Conn>> {
-        self.lock().conns()
+    /// The connections under a key.
+    pub(super) fn under(&self, key: KeyId) -> Vec<Arc<Conn>> {
+        let conns = self.lock().conns();
+        let is_under = |conn: &Arc<Conn>| conn.lock().state.mux.machine().key_id() == Some(key);
+        conns.into_iter().filter(is_under).collect()
     }
 
     /// Waits until the server shuts down and all connections have ended. At the deadline, cuts
@@ -180,24 +217,20 @@ impl Admission {
     pub(super) fn wait_until_empty(&self) -> Report {
         let mut state = self.lock();
         while !(state.stopping && state.conns.is_empty()) {
-            let now = Instant::now();
-            state = match state.deadline {
-                Some(deadline) if deadline <= now => {
-                    let left = core::mem::take(&mut state.conns);
-                    state.guests = 0;
-                    state.cut.0 += gauge(left.len());
-                    drop(state);
-                    let requests: usize = left.values().map(|conn| conn.cut()).sum();
-                    let mut state = self.lock();
-                    state.cut.1 += gauge(requests);
-                    return self.report(&state);
-                }
-                Some(deadline) => {
-                    let waited = self.changed.wait_timeout(state, deadline - now);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            };
+            let left = state
+                .deadline
+                .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left != Some(Duration::ZERO) {
+                state = self.wait(state, left);
+                continue;
+            }
+            let conns = core::mem::take(&mut state.conns);
+            state.cut.0 += gauge(conns.len());
+            drop(state);
+            let requests: usize = conns.values().map(|conn| conn.cut()).sum();
+            state = self.lock();
+            state.cut.1 += gauge(requests);
+            break;
         }
         self.report(&state)
     }
@@ -214,94 +247,43 @@ impl Admission {
         // No code that can panic runs under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Waits for a change, for `limit` at most.
+    fn wait<'l>(&self, state: MutexGuard<'l, State>, limit: Option<Duration>) -> MutexGuard<'l, State> {
+        match limit {
+            Some(limit) => {
+                let waited = self.changed.wait_timeout(state, limit);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// What has changed may let another connection be selected.
+    fn may_select(&self, state: MutexGuard<'_, State>) {
+        let waited_for = state.waited_for;
+        drop(state);
+        if waited_for {
+            self.changed.notify_all();
+        }
+    }
 }
 
 impl State {
     fn conns(&self) -> Vec<Arc<Conn>> {
         self.conns.values().cloned().collect()
     }
-
-    /// Removes a connection that is late in its handshake. The caller cuts it. One with unread
-    /// input is not late: the server has not read it yet.
-    fn take_late(&mut self, now: Instant, counters: &Counters) -> Option<Arc<Conn>> {
-        while let Some(number) = self.half_open.late(now) {
-            if self.conns.get(&number).is_some_and(|conn| conn.is_readable()) {
-                self.half_open.extend(number);
-                continue;
-            }
-            self.half_open.remove(number);
-            counters.half_open_dropped.add(1);
-            return self.conns.remove(&number);
-        }
-        None
-    }
 }
 
-impl Permit {
-    /// The client has proved that it has the key. From now on the connection is not dropped to make
-    /// room.
-    pub(super) fn set_established(&self) {
-        let mut state = self.admission.lock();
-        self.admission
-            .counters
-            .established
-            .add(u64::from(state.conns.contains_key(&self.number)));
-        state.half_open.remove(self.number);
-        drop(state);
-        self.admission.changed.notify_all();
-    }
-
-    /// The client's hello has come, under a key of this server.
-    pub(super) fn set_hello(&self) {
-        self.admission.lock().half_open.set_hello(self.number);
-    }
-
-    /// The server has received everything that has come, and waits for more of the handshake.
-    pub(super) fn wait(&self) {
-        let mut state = self.admission.lock();
-        state.half_open.wait(self.number, Instant::now());
-        drop(state);
-        // The accepting thread may wait until the connection is late.
-        self.admission.changed.notify_all();
-    }
-
-    pub(super) const fn conn(&self) -> &Arc<Conn> {
-        &self.conn
-    }
-
-    pub(super) const fn admission(&self) -> &Arc<Admission> {
-        &self.admission
-    }
-
-    /// The connection has ended, and so many requests were not answered. While the server shuts
-    /// down they count as cut.
-    pub(super) fn count_unanswered(&self, requests: usize) {
-        let mut state = self.admission.lock();
-        if state.stopping && requests > 0 {
-            state.cut.0 += 1;
-            state.cut.1 += gauge(requests);
-        }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let mut state = self.admission.lock();
-        let conn = state.conns.remove(&self.number);
-        state.half_open.remove(self.number);
-        if self.guest && conn.is_some() {
-            state.guests -= 1;
-        }
-        drop(state);
-        self.admission.changed.notify_all();
+/// Ends connections at once. Call it without the lock, because it takes that of each connection.
+fn cut(conns: Vec<Arc<Conn>>) {
+    for conn in conns {
+        conn.cut();
     }
 }
 
 impl fmt::Debug for Admission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admission")
-            .field("max", &self.max)
-            .field("max_half_open", &self.max_half_open)
-            .finish_non_exhaustive()
+        f.debug_struct("Admission").finish_non_exhaustive()
     }
 }
