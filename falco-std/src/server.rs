@@ -201,6 +201,8 @@ impl Handle {
     /// Retires a key on the noise wire, and returns whether the server had it. Handshakes under it
     /// are refused from now on. Its connections accept no more requests and end when those in
     /// flight are answered. Their clients receive the reason.
+    ///
+    /// If the key may have leaked, use [`revoke_key`](Self::revoke_key).
     #[expect(clippy::must_use_candidate, reason = "a caller may know that the server has the key")]
     pub fn retire_key(&self, id: KeyId) -> bool {
         let retired = self.service.keys.ring().is_some_and(|ring| ring.retire(id));
@@ -210,6 +212,27 @@ impl Handle {
             }
         }
         retired
+    }
+
+    /// Removes a key of the noise wire as [`retire_key`](Self::retire_key) does, and ends its
+    /// connections at once. Nothing more is read from them and no answer is sent. Handlers that run
+    /// cannot be interrupted: their requests are cancelled
+    /// ([`Request::is_cancelled`]), and what they return is discarded.
+    ///
+    /// A client receives the reason if its stream accepts it without waiting. Requests that had
+    /// begun may have been processed.
+    ///
+    /// Called for a key that is retired already, it ends the connections that still drain, and
+    /// returns false.
+    #[expect(clippy::must_use_candidate, reason = "a caller may know that the server has the key")]
+    pub fn revoke_key(&self, id: KeyId) -> bool {
+        let service = &self.service;
+        let removed = service.keys.ring().is_some_and(|ring| ring.retire(id));
+        for conn in service.admission.under(id) {
+            conn.revoke();
+            service.admission.counters().revoked.add(1);
+        }
+        removed
     }
 
     /// The server's counters.

@@ -15,6 +15,7 @@ pub(super) struct Counters {
     pub(super) unauthenticated: Counter,
     pub(super) accept_errors: Counter,
     pub(super) over_key_limit: Counter,
+    pub(super) revoked: Counter,
     pub(super) requests: Counter,
     answers: Counter,
     refusals: Counter,
@@ -55,6 +56,9 @@ pub struct ServerStats {
     /// key as there may be
     /// ([`ServerBuilder::max_connections_per_key`](crate::ServerBuilder::max_connections_per_key)).
     pub over_key_limit: u64,
+    /// Connections that were ended because their key was revoked
+    /// ([`Handle::revoke_key`](crate::Handle::revoke_key)).
+    pub revoked: u64,
     /// Requests for which the handler was called.
     pub requests: u64,
     /// Of these, requests that were answered.
@@ -110,6 +114,7 @@ impl Counters {
             unauthenticated: self.unauthenticated.get(),
             accept_errors: self.accept_errors.get(),
             over_key_limit: self.over_key_limit.get(),
+            revoked: self.revoked.get(),
             requests: self.requests.get(),
             answers: self.answers.get(),
             refusals: self.refusals.get(),
