@@ -8,6 +8,7 @@ mod connection;
 mod descriptors;
 mod handler;
 mod linger;
+mod listener;
 mod pool;
 mod queue;
 mod state;
@@ -22,9 +23,9 @@ use falco_core::keys::{Entropy, ServerKeys, SetupError};
 use falco_core::mux::{SharedBudget, SourcePrefix};
 use falco_core::{CloseReason, ConnectionError, Key, KeyId, Settings};
 
-use self::accept::Listener;
 use self::admission::Admission;
 use self::linger::LingerTimer;
+use self::listener::Listener;
 use self::pool::Pool;
 use self::state::State;
 use crate::clock::Clock;

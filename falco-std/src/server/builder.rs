@@ -13,8 +13,8 @@ use falco_core::keys::{Entropy, Secrets};
 use falco_core::mux::{AdmissionLimits, SharedBudget, SourcePrefix};
 use falco_core::{EntropyError, Fate, Key, Settings, SettingsBuilder};
 
-use super::accept::Listener;
 use super::admission::Admission;
+use super::listener::Listener;
 use super::pool::Pool;
 use super::{Server, Service, descriptors};
 use crate::clock::Clock;
