@@ -11,6 +11,7 @@ mod linger;
 mod listener;
 mod pool;
 mod queue;
+mod silent;
 mod state;
 mod stats;
 

@@ -5,6 +5,8 @@ use core::time::Duration;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
+#[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -35,6 +37,16 @@ impl SharedSocket {
             Socket::Tcp(stream) => wait_readable(stream, limit),
             #[cfg(unix)]
             Socket::Unix(stream) => wait_readable(stream, limit),
+        }
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for SharedSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &*self.0 {
+            Socket::Tcp(stream) => stream.as_fd(),
+            Socket::Unix(stream) => stream.as_fd(),
         }
     }
 }

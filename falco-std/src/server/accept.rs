@@ -1,16 +1,20 @@
-//! The loop that accepts connections.
+//! The loop that accepts connections. A connection gets a thread when its client has sent
+//! something, so that a flood of silent ones costs no threads. Until then this loop waits for it.
 
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use falco_core::mux::Source;
 
+use super::Service;
+use super::connection;
 use super::handler::{HandlerError, Request};
 use super::listener::Listener;
-use super::{Service, connection};
+use super::silent::{Silent, SilentConnection};
 use crate::socket::{SharedSocket, Socket};
 
 /// How long the server waits after it could not accept for lack of memory or file descriptors: at
@@ -18,62 +22,172 @@ use crate::socket::{SharedSocket, Socket};
 /// waits once there is a descriptor that no connection gave back.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 
-/// Accepts connections until the server shuts down. No error delays it for longer
-/// than [`PAUSES`].
+/// How many connections are accepted before the loop looks for bytes of the silent ones again.
+const BATCH: usize = 16;
+
+/// How often the loop looks for bytes of the silent connections while it waits for a place.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Accepts connections until the server shuts down. No error delays it for longer than [`PAUSES`].
 pub(super) fn accept_until_stopped<H>(listener: &Listener, service: &Arc<Service>, handler: &Arc<H>)
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    let mut pause = PAUSES.0;
+    let mut acceptor = Acceptor {
+        listener,
+        service,
+        handler,
+        silent: Silent::default(),
+        pause: PAUSES.0,
+        short: false,
+    };
     while !service.admission.is_stopping() {
-        let accepted = listener.accept();
-        // This may be the connection that `wake` has made.
-        if service.admission.is_stopping() {
-            return;
-        }
-        let counters = service.admission.counters();
-        match accepted {
-            Ok((socket, peer)) => {
-                pause = PAUSES.0;
-                counters.accepted.add(1);
-                let source = peer.map_or(Source::NONE, |peer| Source::of(peer.ip(), service.source_prefix));
-                // Only now is it known that a connection needs a place.
-                service.admission.wait_for_room(source);
-                admit(socket, (peer, source), service, handler);
-            }
-            Err(error) => {
-                counters.accept_errors.add(1);
-                // All others are a shortage of memory or file descriptors.
-                if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
-                    service.admission.relieve_shortage(pause);
-                    pause = (pause * 2).min(PAUSES.1);
-                }
-            }
-        }
+        acceptor.turn();
     }
 }
 
-fn admit<H>(socket: Socket, (peer, source): (Option<SocketAddr>, Source), service: &Arc<Service>, handler: &Arc<H>)
+struct Acceptor<'a, H> {
+    listener: &'a Listener,
+    service: &'a Arc<Service>,
+    handler: &'a Arc<H>,
+    silent: Silent,
+    /// How long the next pause is.
+    pause: Duration,
+    /// No thread could be started, or there was no memory for a connection.
+    short: bool,
+}
+
+impl<H> Acceptor<'_, H>
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
-    let socket = SharedSocket::new(socket);
-    // It fails for lack of memory or file descriptors alone.
-    let Ok((conn, stream)) = connection::prepare(service, Box::new(socket.clone())) else {
-        return service.admission.relieve_shortage(PAUSES.0);
-    };
-    let Some(permit) = service.admission.admit(conn, socket, source) else {
-        return;
-    };
-    let (own_service, handler) = (Arc::clone(service), Arc::clone(handler));
-    let spawned = thread::Builder::new()
-        .name("falco connection".to_owned())
-        .spawn(move || {
-            // No caller wants to know what ended the connection.
-            let _ = connection::serve(&own_service, &permit, stream, peer, &handler);
-        });
-    if spawned.is_err() {
-        service.admission.relieve_shortage(PAUSES.0);
+    /// Waits until there is something to do, and does it.
+    fn turn(&mut self) {
+        if self.start_threads(Some(self.listener), None) {
+            for _ in 0..BATCH {
+                if !self.accept() {
+                    break;
+                }
+            }
+        }
+        if core::mem::take(&mut self.short) {
+            self.relieve_shortage();
+        }
+    }
+
+    /// Accepts a connection. Returns whether there may be another.
+    fn accept(&mut self) -> bool {
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+        let accepted = self.listener.accept();
+        // This may be the connection that `wake` has made.
+        if self.service.admission.is_stopping() {
+            return false;
+        }
+        let counters = self.service.admission.counters();
+        match accepted {
+            Ok((socket, peer)) => {
+                self.pause = PAUSES.0;
+                counters.accepted.add(1);
+                let source = peer.map_or(Source::NONE, |peer| Source::of(peer.ip(), self.service.source_prefix));
+                // Only now is it known that a connection needs a place.
+                self.wait_for_room(source);
+                self.admit(socket, peer, source);
+                !self.short
+            }
+            Err(error) if error.kind() == WouldBlock => false,
+            Err(error) => {
+                counters.accept_errors.add(1);
+                // All others are a shortage of memory or file descriptors.
+                self.short = !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted);
+                !self.short
+            }
+        }
+    }
+
+    fn admit(&mut self, socket: Socket, peer: Option<SocketAddr>, source: Source) {
+        let socket = SharedSocket::new(socket);
+        // It fails for lack of memory or file descriptors alone.
+        let Ok((conn, stream)) = connection::prepare(self.service, Box::new(socket.clone())) else {
+            self.short = true;
+            return;
+        };
+        let Some((permit, dropped)) = self.service.admission.admit(conn, socket, source) else {
+            return;
+        };
+        self.silent.remove(&dropped);
+        let connection = SilentConnection { permit, stream, peer };
+        if cfg!(unix) {
+            self.silent.insert(connection);
+        } else {
+            self.start(connection);
+        }
+    }
+
+    /// Gives a connection a thread.
+    fn start(&mut self, connection: SilentConnection) {
+        let SilentConnection { permit, stream, peer } = connection;
+        let (service, handler) = (Arc::clone(self.service), Arc::clone(self.handler));
+        let started = thread::Builder::new()
+            .name("falco connection".to_owned())
+            .spawn(move || {
+                // No caller wants to know what ended the connection.
+                let _ = connection::serve(&service, &permit, stream, peer, &handler);
+            });
+        self.short |= started.is_err();
+    }
+
+    /// Gives threads to the connections that have sent something, and ends those whose handshake is
+    /// over. If there are none, waits for them and for a connection on `listener`, for `limit` at
+    /// most. Returns whether there may be one.
+    fn start_threads(&mut self, listener: Option<&Listener>, limit: Option<Duration>) -> bool {
+        let now = self.service.clock.now();
+        let left = self.silent.first_deadline().map(|until| until.since(now));
+        let limit = limit.into_iter().chain(left).min();
+        let (accept, heard) = self.silent.wait(listener, limit);
+        for connection in heard {
+            if connection.permit.heard() {
+                self.start(connection);
+            }
+        }
+        let expired = self.silent.take_expired(self.service.clock.now());
+        self.service.admission.counters().unauthenticated.add(expired);
+        accept
+    }
+
+    /// Waits until there is a place for a connection that was accepted from `source`, or all
+    /// connections are established. Meanwhile others wait in the listener's backlog, and half-open
+    /// connections are dropped.
+    fn wait_for_room(&mut self, source: Source) {
+        while let Some(shortage) = self.service.admission.make_room(source) {
+            if shortage.dropped.is_empty() {
+                self.wait_for_change(shortage.seen, shortage.due);
+            }
+            self.silent.remove(&shortage.dropped);
+        }
+    }
+
+    /// The system lacks memory or file descriptors: drops a half-open connection that is late, and
+    /// waits until a connection has ended, for a pause at most.
+    fn relieve_shortage(&mut self) {
+        let (until, left) = (Instant::now() + self.pause, self.service.admission.left());
+        self.pause = (self.pause * 2).min(PAUSES.1);
+        while let Some(shortage) = self.service.admission.drop_late(left) {
+            self.silent.remove(&shortage.dropped);
+            let limit = until.saturating_duration_since(Instant::now());
+            if limit.is_zero() {
+                return;
+            }
+            if shortage.dropped.is_empty() {
+                self.wait_for_change(shortage.seen, Some(limit));
+            }
+        }
+    }
+
+    /// Waits for a change in the admission, for `limit` at most.
+    fn wait_for_change(&mut self, seen: u64, limit: Option<Duration>) {
+        self.start_threads(None, Some(Duration::ZERO));
+        let look = (!self.silent.is_empty()).then_some(LOOK);
+        let limit = limit.into_iter().chain(look).min();
+        self.service.admission.wait_for_change(seen, limit);
     }
 }

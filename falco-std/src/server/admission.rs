@@ -24,8 +24,7 @@ pub(super) use self::permit::Permit;
 
 pub(super) struct Admission {
     state: Mutex<State>,
-    /// Notified when the server shuts down, when a connection has ended or was established, and
-    /// while the accepting thread waits also when a half-open connection may be dropped.
+    /// Notified when [`State::changes`] was incremented and the accepting thread may wait for that.
     changed: Condvar,
     clock: Clock,
     counters: Counters,
@@ -38,12 +37,25 @@ struct State {
     admitted: mux::Admission,
     /// The accepting thread waits for a place.
     waited_for: bool,
+    /// Incremented when the server shuts down, when a connection has ended or was established, and
+    /// when another half-open connection may be dropped.
+    changes: u64,
     /// How many connections have ended.
     left: u64,
     stopping: bool,
     deadline: Option<Instant>,
     /// Connections that the deadline has cut, and their unanswered requests.
     cut: (u64, u64),
+}
+
+/// There is no place, or something else is short.
+pub(super) struct Shortage {
+    /// Half-open connections that were dropped.
+    pub(super) dropped: Vec<u64>,
+    /// After this time another may be dropped, unless something changes before.
+    pub(super) due: Option<Duration>,
+    /// For [`Admission::wait_for_change`].
+    pub(super) seen: u64,
 }
 
 impl Admission {
@@ -55,6 +67,7 @@ impl Admission {
                 conns: BTreeMap::new(),
                 admitted: mux::Admission::new(limits, seed),
                 waited_for: false,
+                changes: 0,
                 left: 0,
                 stopping: false,
                 deadline: None,
@@ -79,31 +92,66 @@ impl Admission {
         self.counters.read(state.conns.len(), half_open, limits)
     }
 
-    /// Waits until there is a place for a connection that was accepted from `source`, or all
-    /// connections are established, or the server shuts down. Meanwhile others wait in the
-    /// listener's backlog, and half-open connections are dropped.
-    pub(super) fn wait_for_room(&self, source: Source) {
+    /// Drops half-open connections if a connection that was accepted from `source` waits for a
+    /// place. None if it need not wait: there is a place, or all connections are established, or
+    /// the server shuts down.
+    pub(super) fn make_room(&self, source: Source) -> Option<Shortage> {
         let mut state = self.lock();
-        while !state.stopping && state.admitted.room() == Room::Wait {
-            state.waited_for = true;
-            let now = self.clock.now();
-            let selected: Vec<_> = core::iter::from_fn(|| state.admitted.select(now, Some(source))).collect();
-            if !selected.is_empty() {
-                let dropped = self.droppable(&mut state, selected);
-                drop(state);
-                cut(dropped);
-                state = self.lock();
-                continue;
-            }
-            let due = state.admitted.due(now).map(|at| at.since(now));
-            state = self.wait(state, due);
+        state.waited_for = !state.stopping && state.admitted.room() == Room::Wait;
+        if !state.waited_for {
+            return None;
         }
-        state.waited_for = false;
+        let (now, mut dropped) = (self.clock.now(), Vec::new());
+        while let Some(number) = state.admitted.select(now, Some(source)) {
+            dropped.extend(self.droppable(&mut state, number));
+        }
+        let due = state.admitted.due(now).map(|at| at.since(now));
+        Some(cut(state, dropped, due))
     }
 
-    /// Admits an accepted connection, and has others dropped that stand back for it. None where
-    /// there are as many as there may be, in all or from its source, or the server shuts down.
-    pub(super) fn admit(self: &Arc<Self>, conn: Arc<Conn>, socket: SharedSocket, source: Source) -> Option<Permit> {
+    /// The system is short of memory or file descriptors: drops a half-open connection that is
+    /// late. None if a connection has ended since `left` had, or the server shuts down: accepting
+    /// also fails then, and nothing is short.
+    pub(super) fn drop_late(&self, left: u64) -> Option<Shortage> {
+        let mut state = self.lock();
+        state.waited_for = !state.stopping && state.left == left;
+        if !state.waited_for {
+            return None;
+        }
+        let mut dropped = Vec::new();
+        while let Some(number) = state.admitted.select_late(self.clock.now()) {
+            dropped.extend(self.droppable(&mut state, number));
+        }
+        Some(cut(state, dropped, None))
+    }
+
+    /// How many connections have ended.
+    pub(super) fn left(&self) -> u64 {
+        self.lock().left
+    }
+
+    /// Waits until something has changed since a [`Shortage`], for `limit` at most.
+    pub(super) fn wait_for_change(&self, seen: u64, limit: Option<Duration>) {
+        let until = limit.map(|limit| Instant::now() + limit);
+        let mut state = self.lock();
+        while state.changes == seen {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return;
+            }
+            state = self.wait(state, left);
+        }
+    }
+
+    /// Admits an accepted connection, and drops others that stand back for it, whose numbers it
+    /// returns. None where there are as many as there may be, in all or from its source, or the
+    /// server shuts down.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        conn: Arc<Conn>,
+        socket: SharedSocket,
+        source: Source,
+    ) -> Option<(Permit, Vec<u64>)> {
         let mut state = self.lock();
         if state.stopping {
             return None;
@@ -114,17 +162,17 @@ impl Admission {
             return None;
         }
         let permit = self.permit(&mut state, conn, Some(socket));
-        let now = self.clock.now();
+        let (now, mut dropped) = (self.clock.now(), Vec::new());
         let selected = [
             state.admitted.select_from_source_of(number),
             // One to make up for this one, and one to get ahead.
             state.admitted.select(now, None),
             state.admitted.select(now, None),
         ];
-        let dropped = self.droppable(&mut state, selected.into_iter().flatten().collect());
-        drop(state);
-        cut(dropped);
-        Some(permit)
+        for number in selected.into_iter().flatten() {
+            dropped.extend(self.droppable(&mut state, number));
+        }
+        Some((permit, cut(state, dropped, None).dropped))
     }
 
     /// Admits a connection that the server did not accept itself. No limit counts it.
@@ -145,46 +193,16 @@ impl Admission {
         Permit::new(number, socket, conn, Arc::clone(self))
     }
 
-    /// The system lacks memory or file descriptors: drops a half-open connection that is late, and
-    /// waits until a connection has ended, for `pause` at most.
-    pub(super) fn relieve_shortage(&self, pause: Duration) {
-        let until = Instant::now() + pause;
-        let mut state = self.lock();
-        let before = state.left;
-        // Accepting also fails when the server shuts down, and then nothing is short.
-        while state.left == before && !state.stopping {
-            state.waited_for = true;
-            if let Some(number) = state.admitted.select_late(self.clock.now()) {
-                let dropped = self.droppable(&mut state, vec![number]);
-                drop(state);
-                cut(dropped);
-                state = self.lock();
-                continue;
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            state = self.wait(state, Some(left));
+    /// A connection that was selected, if it is to be cut. If it has bytes that the server has not
+    /// read yet, it stays.
+    fn droppable(&self, state: &mut State, number: u64) -> Option<(u64, Arc<Conn>)> {
+        let conn = state.conns.get(&number)?;
+        if conn.is_readable() {
+            state.admitted.stays(number);
+            return None;
         }
-        state.waited_for = false;
-    }
-
-    /// Those of the selected connections that are to be cut. The others have bytes that the server
-    /// has not read yet, and stay.
-    fn droppable(&self, state: &mut State, selected: Vec<u64>) -> Vec<Arc<Conn>> {
-        let State { conns, admitted, .. } = state;
-        let dropped = selected.into_iter().filter_map(|number| {
-            // A guest has no place, and the others are here until they leave or the server ends.
-            let conn = conns.get(&number)?;
-            if conn.is_readable() {
-                admitted.stays(number);
-                return None;
-            }
-            self.counters.half_open_dropped.add(1);
-            Some(Arc::clone(conn))
-        });
-        dropped.collect()
+        self.counters.half_open_dropped.add(1);
+        Some((number, Arc::clone(conn)))
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -198,6 +216,7 @@ impl Admission {
         state.deadline = state.deadline.into_iter().chain(deadline).min();
         let first = !core::mem::replace(&mut state.stopping, true);
         let conns = if first { state.conns() } else { Vec::new() };
+        state.changes += 1;
         drop(state);
         for conn in conns {
             conn.close(CloseReason::ShuttingDown);
@@ -260,7 +279,8 @@ impl Admission {
     }
 
     /// What has changed may let another connection be selected.
-    fn may_select(&self, state: MutexGuard<'_, State>) {
+    fn may_select(&self, mut state: MutexGuard<'_, State>) {
+        state.changes += 1;
         let waited_for = state.waited_for;
         drop(state);
         if waited_for {
@@ -275,10 +295,18 @@ impl State {
     }
 }
 
-/// Ends connections at once. Call it without the lock, because it takes that of each connection.
-fn cut(conns: Vec<Arc<Conn>>) {
-    for conn in conns {
+/// Ends connections at once, without the lock, because that takes the lock of each connection.
+fn cut(state: MutexGuard<'_, State>, conns: Vec<(u64, Arc<Conn>)>, due: Option<Duration>) -> Shortage {
+    let seen = state.changes;
+    drop(state);
+    let dropped = conns.into_iter().map(|(number, conn)| {
         conn.cut();
+        number
+    });
+    Shortage {
+        dropped: dropped.collect(),
+        due,
+        seen,
     }
 }
 

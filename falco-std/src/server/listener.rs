@@ -7,7 +7,7 @@ use std::io;
 use std::net::Shutdown;
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 #[cfg(unix)]
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[cfg(unix)]
 use std::os::unix::net::{UnixListener, UnixStream};
 #[cfg(unix)]
@@ -31,8 +31,8 @@ const BACKLOG: i32 = 4096;
 pub(super) enum Listener {
     Tcp {
         listener: TcpListener,
-        /// The same socket under a type that can be shut down. That makes a thread in `accept`
-        /// return. Made in advance, because later there may be no file descriptor left.
+        /// The same socket under a type that can be shut down. That wakes the thread that waits for
+        /// connections. Made in advance, because later there may be no file descriptor left.
         #[cfg(unix)]
         waker: TcpStream,
     },
@@ -65,8 +65,7 @@ impl Listener {
 
     /// Uses a bound socket.
     pub(super) fn tcp(listener: TcpListener) -> io::Result<Self> {
-        // `accept` has to wait.
-        listener.set_nonblocking(false)?;
+        listener.set_nonblocking(cfg!(unix))?;
         Ok(Self::Tcp {
             #[cfg(unix)]
             waker: OwnedFd::from(listener.try_clone()?).into(),
@@ -85,7 +84,7 @@ impl Listener {
     /// Uses a bound socket.
     #[cfg(unix)]
     pub(super) fn unix(listener: UnixListener) -> io::Result<Self> {
-        listener.set_nonblocking(false)?;
+        listener.set_nonblocking(true)?;
         Ok(Self::Unix {
             waker: OwnedFd::from(listener.try_clone()?).into(),
             listener,
@@ -100,10 +99,14 @@ impl Listener {
         }
     }
 
+    /// Accepts a connection. On Unix it does not wait for one, elsewhere it does.
     pub(super) fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
         match self {
             Self::Tcp { listener, .. } => {
                 let (stream, peer) = listener.accept()?;
+                // Some systems have accepted sockets do as the listener.
+                #[cfg(all(unix, not(target_os = "linux")))]
+                stream.set_nonblocking(false)?;
                 // A small answer must not wait for the acknowledgement of the one before. If this
                 // fails, the connection is slower.
                 let _ = stream.set_nodelay(true);
@@ -112,12 +115,14 @@ impl Listener {
             #[cfg(unix)]
             Self::Unix { listener, .. } => {
                 let (stream, _) = listener.accept()?;
+                #[cfg(not(target_os = "linux"))]
+                stream.set_nonblocking(false)?;
                 Ok((Socket::Unix(stream), None))
             }
         }
     }
 
-    /// Makes `accept` return at once, in this call and in later ones.
+    /// Ends the wait for connections, this one and later ones.
     pub(super) fn wake(&self) {
         match self {
             #[cfg(unix)]
@@ -136,6 +141,16 @@ impl Listener {
                     let _ = UnixStream::connect_addr(&address);
                 }
             }
+        }
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp { listener, .. } => listener.as_fd(),
+            Self::Unix { listener, .. } => listener.as_fd(),
         }
     }
 }

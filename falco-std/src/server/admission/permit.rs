@@ -41,6 +41,16 @@ impl Permit {
         Self { socket, conn, place }
     }
 
+    pub(in crate::server) const fn number(&self) -> u64 {
+        self.place.number
+    }
+
+    /// None for a guest.
+    #[cfg(unix)]
+    pub(in crate::server) const fn socket(&self) -> Option<&SharedSocket> {
+        self.socket.as_ref()
+    }
+
     pub(in crate::server) const fn conn(&self) -> &Arc<Conn> {
         &self.conn
     }
@@ -59,23 +69,43 @@ impl Permit {
     /// until its hello has been received.
     pub(in crate::server) fn wait_readable(&self, limit: Option<Duration>) -> bool {
         let Some(socket) = &self.socket else { return true };
+        self.waits();
+        if socket.wait_readable(limit) {
+            return self.heard();
+        }
+        !self.is_selected()
+    }
+
+    /// The server has received everything that has come on a half-open connection. It may be
+    /// dropped from now on.
+    pub(in crate::server) fn waits(&self) {
         let Place { number, admission, .. } = &self.place;
         let mut state = admission.lock();
         state.admitted.waits(*number, admission.clock.now());
         let selected = state.admitted.select_from_source_of(*number);
-        let dropped = admission.droppable(&mut state, selected.into_iter().collect());
-        admission.may_select(state);
-        cut(dropped);
-        let readable = socket.wait_readable(limit);
+        let dropped = selected.and_then(|number| admission.droppable(&mut state, number));
+        if let Some(dropped) = dropped {
+            cut(state, vec![dropped], None);
+        } else {
+            admission.may_select(state);
+        }
+    }
+
+    /// Something has come, which is read next. The connection may not be dropped meanwhile. Returns
+    /// false if it was dropped before.
+    pub(in crate::server) fn heard(&self) -> bool {
+        let Place { number, admission, .. } = &self.place;
         let mut state = admission.lock();
         if state.admitted.is_selected(*number) {
             return false;
         }
-        if readable {
-            state.admitted.stays(*number);
-            admission.may_select(state);
-        }
+        state.admitted.stays(*number);
+        admission.may_select(state);
         true
+    }
+
+    fn is_selected(&self) -> bool {
+        self.place.admission.lock().admitted.is_selected(self.place.number)
     }
 
     /// The hello of a half-open connection has decrypted, under a key of this server.
@@ -100,6 +130,7 @@ impl Permit {
         let counted = state.conns.contains_key(number);
         admission.counters.established.add(u64::from(counted));
         let within = state.admitted.establish(*number, key);
+        state.changes += 1;
         drop(state);
         admission.changed.notify_all();
         within
@@ -130,6 +161,7 @@ impl Drop for Place {
             state.admitted.leave(self.number);
         }
         state.left += 1;
+        state.changes += 1;
         drop(state);
         self.admission.changed.notify_all();
     }

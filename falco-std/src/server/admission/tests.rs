@@ -11,6 +11,7 @@ use super::*;
 use crate::Server;
 use crate::socket::Socket;
 
+/// How long one look at a socket takes.
 const MOMENT: Duration = Duration::from_millis(50);
 
 /// A server with one place, a connection that has it, and the far end of that connection.
@@ -23,22 +24,16 @@ fn full() -> Result<(Server, Permit, SharedSocket, TcpStream), Box<dyn core::err
     let socket = SharedSocket::new(Socket::Tcp(listener.accept()?.0));
     let (conn, _) = prepare(&server.service, Box::new(socket.clone()))?;
     let admission = &server.service.admission;
-    let permit = admission.admit(conn, socket.clone(), Source::NONE);
-    Ok((server, permit.ok_or("it has a place")?, socket, far))
+    let (permit, _) = admission
+        .admit(conn, socket.clone(), Source::NONE)
+        .ok_or("there is no place")?;
+    Ok((server, permit, socket, far))
 }
 
-/// How many connections are dropped in a moment for one that waits for a place. Then `permit` is
-/// given back.
-fn dropped(server: &Server, permit: Permit) -> u64 {
-    let admission = &server.service.admission;
-    thread::scope(|scope| {
-        let waiting = scope.spawn(|| admission.wait_for_room(Source::NONE));
-        thread::sleep(MOMENT);
-        let dropped = admission.stats().half_open_dropped;
-        assert!(!waiting.is_finished(), "there is no place");
-        drop(permit);
-        dropped
-    })
+/// How many connections are dropped for one that waits for a place.
+fn dropped(server: &Server) -> usize {
+    let shortage = server.service.admission.make_room(Source::NONE);
+    shortage.map_or(0, |shortage| shortage.dropped.len())
 }
 
 fn until_readable(socket: &SharedSocket) {
@@ -49,7 +44,7 @@ fn until_readable(socket: &SharedSocket) {
 fn a_connection_that_the_server_waits_for_is_dropped() -> Result<(), Box<dyn core::error::Error>> {
     let (server, permit, _, mut far) = full()?;
     assert!(permit.wait_readable(Some(Duration::ZERO)));
-    assert_eq!(dropped(&server, permit), 1);
+    assert_eq!(dropped(&server), 1);
     assert_eq!(far.read(&mut [0]).map_err(|error| error.kind()), Ok(0));
     Ok(())
 }
@@ -60,7 +55,7 @@ fn a_connection_is_not_dropped_while_its_bytes_lie_in_the_socket() -> Result<(),
     assert!(permit.wait_readable(Some(Duration::ZERO)));
     far.write_all(b"a hello")?;
     until_readable(&socket);
-    assert_eq!(dropped(&server, permit), 0);
+    assert_eq!(dropped(&server), 0);
     Ok(())
 }
 
@@ -73,20 +68,23 @@ fn a_connection_is_not_dropped_while_its_thread_has_read_and_not_decrypted() -> 
     until_readable(&socket);
     assert!(permit.wait_readable(None));
     socket.read_exact(&mut [0; 7])?;
-    assert_eq!(dropped(&server, permit), 0);
+    assert_eq!(dropped(&server), 0);
     Ok(())
 }
 
 #[test]
 fn a_thread_that_waits_learns_that_its_connection_was_dropped() -> Result<(), Box<dyn core::error::Error>> {
     let (server, permit, _, _far) = full()?;
-    let admission = &server.service.admission;
-    thread::scope(|scope| {
+    let waits = thread::scope(|scope| {
         let reading = scope.spawn(move || permit.wait_readable(None));
-        // It returns when the thread has given its place back.
-        admission.wait_for_room(Source::NONE);
-        assert!(!reading.join().expect("it does not panic"));
+        while dropped(&server) == 0 {
+            thread::yield_now();
+        }
+        reading.join()
     });
+    assert!(!waits.expect("it does not panic"));
+    let admission = &server.service.admission;
+    assert!(admission.make_room(Source::NONE).is_none(), "its place is free");
     assert_eq!(admission.stats().half_open_dropped, 1);
     Ok(())
 }
