@@ -14,6 +14,7 @@ mod queue;
 mod silent;
 mod state;
 mod stats;
+mod threads;
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -29,6 +30,7 @@ use self::linger::LingerTimer;
 use self::listener::Listener;
 use self::pool::Pool;
 use self::state::State;
+use self::threads::Threads;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::stream::Stream;
@@ -75,6 +77,7 @@ struct Service {
     clock: Clock,
     admission: Arc<Admission>,
     source_prefix: SourcePrefix,
+    threads: Arc<Threads>,
     pool: Arc<Pool>,
     budget: SharedBudget,
     linger: Arc<LingerTimer<State>>,

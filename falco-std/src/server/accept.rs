@@ -5,7 +5,6 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use std::io;
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use falco_core::mux::Source;
@@ -115,7 +114,7 @@ where
             return;
         };
         self.silent.remove(&dropped);
-        let connection = SilentConnection { permit, stream, peer };
+        let connection = SilentConnection { peer, stream, permit };
         if cfg!(unix) {
             self.silent.insert(connection);
         } else {
@@ -125,14 +124,12 @@ where
 
     /// Gives a connection a thread.
     fn start(&mut self, connection: SilentConnection) {
-        let SilentConnection { permit, stream, peer } = connection;
+        let SilentConnection { peer, stream, permit } = connection;
         let (service, handler) = (Arc::clone(self.service), Arc::clone(self.handler));
-        let started = thread::Builder::new()
-            .name("falco connection".to_owned())
-            .spawn(move || {
-                // No caller wants to know what ended the connection.
-                let _ = connection::serve(&service, &permit, stream, peer, &handler);
-            });
+        let started = self.service.threads.run(Box::new(move || {
+            // No caller wants to know what ended the connection.
+            let _ = connection::serve(&service, &permit, stream, peer, &handler);
+        }));
         self.short |= started.is_err();
     }
 

@@ -27,8 +27,8 @@ const WORKERS: usize = 64;
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The default of [`ServerBuilder::max_connections`].
 const MAX_CONNECTIONS: usize = 1024;
-/// The default of [`ServerBuilder::max_half_open`]. Each has a thread, and a handshake takes a
-/// fraction of a millisecond.
+/// The default of [`ServerBuilder::max_half_open`]. Each has a thread once its client has sent
+/// something, and a handshake takes a fraction of a millisecond.
 const MAX_HALF_OPEN: usize = 256;
 /// The default of [`ServerBuilder::replay_memory`], 1.25 MiB.
 const REPLAY_MEMORY: usize = 65_536;
@@ -279,8 +279,8 @@ impl ServerBuilder {
 
     /// Accepts connections from a bound listener.
     ///
-    /// When the server shuts down, it shuts the listening socket down. If other processes share the
-    /// socket, it stops listening there too.
+    /// On Unix the server sets the socket to non-blocking mode. When it shuts down, it shuts the
+    /// listening socket down. Both affect other processes that share the socket.
     ///
     /// # Errors
     /// [`Error`].
@@ -299,8 +299,8 @@ impl ServerBuilder {
 
     /// Accepts connections from a bound Unix listener.
     ///
-    /// When the server shuts down, it shuts the listening socket down. If other processes share the
-    /// socket, it stops listening there too.
+    /// On Unix the server sets the socket to non-blocking mode. When it shuts down, it shuts the
+    /// listening socket down. Both affect other processes that share the socket.
     ///
     /// # Errors
     /// [`Error`].
@@ -338,6 +338,7 @@ impl ServerBuilder {
             clock,
             admission: Arc::new(Admission::new(limits, seed, clock)),
             source_prefix: self.source_prefix,
+            threads: Arc::default(),
             pool: Arc::new(Pool::new(self.workers.max(1))),
             budget: SharedBudget::new(self.max_held),
             linger: Arc::default(),

@@ -14,9 +14,10 @@ use super::listener::Listener;
 use crate::stream::BoxedStream;
 
 pub(super) struct SilentConnection {
-    pub(super) permit: Permit,
-    pub(super) stream: BoxedStream,
     pub(super) peer: Option<SocketAddr>,
+    pub(super) stream: BoxedStream,
+    /// Dropped last, so that the descriptor is free when the place is.
+    pub(super) permit: Permit,
 }
 
 /// By number. All have the same time for their handshake, so the first is the first to expire.
