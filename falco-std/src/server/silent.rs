@@ -1,5 +1,5 @@
 //! Connections of which nothing has come. They have no threads: the thread that accepts waits for
-//! them all. Elsewhere than on Unix there are none, because nothing there waits for several sockets.
+//! them all. On systems other than Unix a connection gets its thread at once, and there are none.
 
 use core::net::SocketAddr;
 use core::time::Duration;
