@@ -282,6 +282,19 @@ impl Conn {
         }
     }
 
+    /// Ends the connection at once because its key was revoked. The client receives the reason if
+    /// the stream accepts it without waiting.
+    pub(super) fn revoke(self: &Arc<Self>) {
+        let mut locked = self.lock();
+        locked.state.cancel_all();
+        locked.state.mux.close(self.now(), CloseReason::KeyRetired);
+        drop(locked);
+        if self.splits() {
+            self.flush();
+        }
+        self.cut();
+    }
+
     /// Ends the connection at once, from any thread. Returns how many requests were not answered.
     pub(super) fn cut(&self) -> usize {
         let mut locked = self.lock();
