@@ -163,3 +163,83 @@ fn a_source_has_no_more_half_open_connections_than_its_limit() {
         }
     });
 }
+
+/// A recording of a hello is enough for the classic wire after a restart, and a ping keeps the
+/// connection. It gets no more than its part of the places.
+#[test]
+fn the_classic_wire_gets_no_more_than_its_part_of_the_places() {
+    bounded(|| {
+        let builder = Server::builder(key()).classic(other_key()).max_connections(8);
+        let server = Running::start(builder, echo);
+        let classic = || Client::classic(other_key()).connect(server.address);
+        let mut all: Vec<_> = (0..4).map(|_| classic().expect("it is within")).collect();
+        for client in &all {
+            assert_eq!(client.request("within").expect("an answer"), b"within");
+        }
+        for _ in 0..3 {
+            classic().expect_err("the other places are for the noise wire");
+        }
+        assert_eq!(server.handle.stats().over_key_limit, 3);
+        until(|| server.handle.stats().connections == 4);
+        all.extend((0..4).map(|_| client(key(), server.address)));
+        for client in &all {
+            assert_eq!(client.request("served").expect("an answer"), b"served");
+        }
+        // One that leaves makes room for another.
+        drop(all.swap_remove(0));
+        until(|| server.handle.stats().connections == 7);
+        classic().expect("there is a place");
+        server.stop();
+    });
+}
+
+/// A handler cannot be stopped. Until it returns, its request and its connection count, so that a
+/// client that comes again and again gets no more of them than one that stays.
+#[test]
+fn handlers_that_run_on_keep_the_place_and_the_bytes_of_their_connection() {
+    bounded(|| {
+        let release = Arc::new(AtomicUsize::new(0));
+        let running = Arc::new(AtomicUsize::new(0));
+        let (gate, counter) = (Arc::clone(&release), Arc::clone(&running));
+        let builder = Server::builder(key()).workers(8).max_connections(2).max_held(10_000);
+        let server = Running::start(builder, move |request| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            while request.body().len() == 6_000 && gate.load(Ordering::SeqCst) == 0 {
+                thread::sleep(millis(2));
+            }
+            counter.fetch_sub(1, Ordering::SeqCst);
+            echo(request)
+        });
+        let stream = std::net::TcpStream::connect(server.address).expect("it listens");
+        let cut = stream.try_clone().expect("a second handle");
+        let leaves = Client::builder(key()).over(stream).expect("it is accepted");
+        let asking = thread::spawn(move || leaves.request(vec![7; 6_000]));
+        until(|| running.load(Ordering::SeqCst) == 1);
+        cut.shutdown(std::net::Shutdown::Both).expect("it is open");
+        asking
+            .join()
+            .expect("it does not panic")
+            .expect_err("its stream has ended");
+        until(|| server.handle.stats().connections == 0);
+
+        let second = client(key(), server.address);
+        let busy = second
+            .request(vec![7; 6_000])
+            .expect_err("6,000 of 10,000 bytes are held");
+        assert!(busy.to_string().contains("busy"), "{busy}");
+        assert_eq!(second.request("small").expect("an answer"), b"small");
+        Client::builder(key())
+            .connect(server.address)
+            .expect_err("both places are taken");
+        assert_eq!(server.handle.stats().turned_away, 1);
+
+        release.store(1, Ordering::SeqCst);
+        until(|| running.load(Ordering::SeqCst) == 0);
+        assert_eq!(second.request(vec![7; 6_000]).expect("an answer"), vec![7; 6_000]);
+        let start = Instant::now();
+        while Client::builder(key()).connect(server.address).is_err() {
+            assert!(start.elapsed() < millis(5_000), "its place is free");
+        }
+        server.stop();
+    });
+}

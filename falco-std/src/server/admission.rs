@@ -20,7 +20,7 @@ use super::stats::{Counters, Report, ServerStats, gauge};
 use crate::clock::Clock;
 use crate::socket::SharedSocket;
 
-pub(super) use self::permit::Permit;
+pub(super) use self::permit::{Permit, Place};
 
 pub(super) struct Admission {
     state: Mutex<State>,

@@ -88,6 +88,7 @@ impl ServerBuilder {
                 max_half_open: MAX_HALF_OPEN,
                 max_half_open_per_source: None,
                 max_connections_per_key: None,
+                max_classic_connections: None,
             },
             source_prefix: SourcePrefix::default(),
             raise_descriptor_limit: true,
@@ -230,6 +231,15 @@ impl ServerBuilder {
         self
     }
 
+    /// How many connections may be established on the classic wire at once: by default half of
+    /// [`max_connections`](Self::max_connections) if the server also accepts the noise wire, else
+    /// without a limit of its own. A recorded hello of a client is enough to establish one, if the
+    /// server has been restarted since; in this way the other half stays for the noise wire.
+    pub const fn max_classic_connections(mut self, connections: usize) -> Self {
+        self.limits.max_classic_connections = Some(connections);
+        self
+    }
+
     /// Whether binding may raise the process's soft limit of open files (`ulimit -n`,
     /// `RLIMIT_NOFILE`), no further than to the hard limit and than
     /// [`max_connections`](Self::max_connections) needs. True by default. This affects the whole
@@ -320,10 +330,13 @@ impl ServerBuilder {
     fn build(self, listener: Option<Listener>) -> Result<Server, Error> {
         let settings = self.settings.build()?;
         let mut entropy = self.entropy;
+        let mut limits = self.limits;
+        if self.secrets.has_both_wires() {
+            limits = limits.for_both_wires();
+        }
         let keys = self.secrets.into_server(&mut entropy)?;
         // Where there is no entropy, no handshake succeeds either.
         let seed = entropy.below(u64::MAX);
-        let mut limits = self.limits;
         if listener.is_some()
             && let Some(available) = descriptors::available(limits.max_connections, self.raise_descriptor_limit)
         {

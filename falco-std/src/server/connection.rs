@@ -12,7 +12,7 @@ use falco_core::mux::{ServerStep, hello_fingerprint};
 use falco_core::{CloseReason, ConnectionError, ServerConnection};
 
 use super::Service;
-use super::admission::{Admission, Permit};
+use super::admission::{Permit, Place};
 use super::handler::{HandlerError, Request};
 use super::pool::JobSource;
 use super::state::{Conn, Handled, Job, State};
@@ -72,7 +72,7 @@ where
         conn: Arc::downgrade(conn),
         peer,
         handler: Arc::clone(handler),
-        admission: Arc::clone(permit.admission()),
+        place: Arc::clone(permit.place()),
     });
     let (pool, source) = (Arc::clone(&service.pool), Arc::clone(&requests));
     let submit = move || pool.submit(Arc::clone(&source));
@@ -295,7 +295,8 @@ struct Requests<H> {
     conn: Weak<Conn>,
     peer: Option<SocketAddr>,
     handler: Arc<H>,
-    admission: Arc<Admission>,
+    /// Taken until the last handler has returned.
+    place: Arc<Place>,
 }
 
 impl<H> JobSource for Requests<H>
@@ -315,11 +316,12 @@ where
             key_id,
             body,
             cancelled,
+            held: _held,
         }) = job
         else {
             return;
         };
-        let counters = self.admission.counters();
+        let counters = self.place.admission().counters();
         counters.requests.add(1);
         let request = Request::received(body, self.peer, key_id, cancelled);
         // No state of this crate is shared with a handler, so that none is broken by its panic.

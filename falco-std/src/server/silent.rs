@@ -45,7 +45,8 @@ impl Silent {
     /// When the first handshake is over.
     pub(super) fn first_deadline(&self) -> Option<Instant> {
         let (_, first) = self.0.first_key_value()?;
-        first.permit.conn().lock().state.poll_timeout()
+        let conn = first.permit.conn();
+        conn.lock().state.poll_timeout(conn.now())
     }
 
     /// Ends the connections whose handshake is over, and returns how many there were.

@@ -9,7 +9,7 @@ use std::net::Shutdown;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Ending, LastStep, ServerMux, SharedBudget, refusal_of};
+use falco_core::mux::{Ending, HeldBytes, LastStep, ServerMux, SharedBudget, refusal_of};
 use falco_core::{
     CloseReason, ConnectionError, Instant, KeyId, Refusal, RequestId, ServerConnection, Settings, Status,
 };
@@ -34,6 +34,8 @@ pub(super) struct Job {
     pub(super) key_id: Option<KeyId>,
     pub(super) body: Vec<u8>,
     pub(super) cancelled: Arc<AtomicBool>,
+    /// Kept until the handler has returned, even if the connection ends before.
+    pub(super) held: HeldBytes<SharedBudget>,
 }
 
 /// What became of a request after its handler has returned.
@@ -210,6 +212,7 @@ impl State {
                 key_id: self.mux.machine().key_id(),
                 body,
                 cancelled,
+                held: self.mux.take_held(id),
             })
         });
         self.running += usize::from(job.is_some());
@@ -287,7 +290,7 @@ impl Conn {
     pub(super) fn revoke(self: &Arc<Self>) {
         let mut locked = self.lock();
         locked.state.cancel_all();
-        locked.state.mux.close(self.now(), CloseReason::KeyRetired);
+        locked.state.mux.revoke(self.now());
         drop(locked);
         if self.splits() {
             self.flush();

@@ -54,7 +54,9 @@ pub struct ServerStats {
     pub accept_errors: u64,
     /// Connections that were closed after their handshake, because there were as many under their
     /// key as there may be
-    /// ([`ServerBuilder::max_connections_per_key`](crate::ServerBuilder::max_connections_per_key)).
+    /// ([`ServerBuilder::max_connections_per_key`](crate::ServerBuilder::max_connections_per_key)),
+    /// or because the classic wire had
+    /// ([`ServerBuilder::max_classic_connections`](crate::ServerBuilder::max_classic_connections)).
     pub over_key_limit: u64,
     /// Connections that were ended because their key was revoked
     /// ([`Handle::revoke_key`](crate::Handle::revoke_key)).

@@ -16,32 +16,29 @@ pub(in crate::server) struct Permit {
     socket: Option<SharedSocket>,
     conn: Arc<Conn>,
     /// Dropped last, so that the descriptor is free when the place is.
-    place: Place,
+    place: Arc<Place>,
 }
 
-struct Place {
+/// Handlers share it with their connection. If that ends while some of them run, the last one frees
+/// the place, so that however often a client connects again, it gets no more places.
+pub(in crate::server) struct Place {
     number: u64,
     guest: bool,
     admission: Arc<Admission>,
 }
 
 impl Permit {
-    pub(super) const fn new(
-        number: u64,
-        socket: Option<SharedSocket>,
-        conn: Arc<Conn>,
-        admission: Arc<Admission>,
-    ) -> Self {
+    pub(super) fn new(number: u64, socket: Option<SharedSocket>, conn: Arc<Conn>, admission: Arc<Admission>) -> Self {
         let guest = socket.is_none();
-        let place = Place {
+        let place = Arc::new(Place {
             number,
             guest,
             admission,
-        };
+        });
         Self { socket, conn, place }
     }
 
-    pub(in crate::server) const fn number(&self) -> u64 {
+    pub(in crate::server) fn number(&self) -> u64 {
         self.place.number
     }
 
@@ -55,8 +52,8 @@ impl Permit {
         &self.conn
     }
 
-    pub(in crate::server) const fn admission(&self) -> &Arc<Admission> {
-        &self.place.admission
+    pub(in crate::server) const fn place(&self) -> &Arc<Place> {
+        &self.place
     }
 
     /// The server has received everything that has come on a half-open connection: waits for more,
@@ -79,7 +76,7 @@ impl Permit {
     /// The server has received everything that has come on a half-open connection. It may be
     /// dropped from now on.
     pub(in crate::server) fn waits(&self) {
-        let Place { number, admission, .. } = &self.place;
+        let Place { number, admission, .. } = &*self.place;
         let mut state = admission.lock();
         state.admitted.waits(*number, admission.clock.now());
         let selected = state.admitted.select_from_source_of(*number);
@@ -94,7 +91,7 @@ impl Permit {
     /// Something has come, which is read next. The connection may not be dropped meanwhile. Returns
     /// false if it was dropped before.
     pub(in crate::server) fn heard(&self) -> bool {
-        let Place { number, admission, .. } = &self.place;
+        let Place { number, admission, .. } = &*self.place;
         let mut state = admission.lock();
         if state.admitted.is_selected(*number) {
             return false;
@@ -114,7 +111,7 @@ impl Permit {
             number,
             guest,
             admission,
-        } = &self.place;
+        } = &*self.place;
         if !guest {
             let mut state = admission.lock();
             state.admitted.hello(*number, fingerprint);
@@ -125,7 +122,7 @@ impl Permit {
     /// The client has proved that it has `key`. From now on the connection is not dropped for
     /// others. Returns whether that key has no more connections than it may have.
     pub(in crate::server) fn establish(&self, key: Option<KeyId>) -> bool {
-        let Place { number, admission, .. } = &self.place;
+        let Place { number, admission, .. } = &*self.place;
         let mut state = admission.lock();
         let counted = state.conns.contains_key(number);
         admission.counters.established.add(u64::from(counted));
@@ -144,6 +141,12 @@ impl Permit {
             state.cut.0 += 1;
             state.cut.1 += gauge(requests);
         }
+    }
+}
+
+impl Place {
+    pub(in crate::server) fn admission(&self) -> &Admission {
+        &self.admission
     }
 }
 
