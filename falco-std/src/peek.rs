@@ -47,7 +47,7 @@ pub(crate) fn read_now(mut socket: &TcpStream, buf: &mut [u8]) -> io::Result<usi
     read
 }
 
-/// There is no way that has no effect on other threads.
+/// Not supported here: a check would affect other threads that use the socket.
 #[cfg(not(unix))]
 pub(crate) fn is_readable(_: &TcpStream) -> bool {
     false

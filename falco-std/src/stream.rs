@@ -175,7 +175,7 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
 /// # Ok::<(), falco_std::KeyError>(())
 /// ```
 #[derive(Debug)]
-#[expect(clippy::exhaustive_structs, reason = "it is its one field, and is made by naming it")]
+#[expect(clippy::exhaustive_structs, reason = "it wraps one public field, which users set")]
 pub struct Blocking<T>(pub T);
 
 impl<T: Read> Read for Blocking<T> {

@@ -1,5 +1,5 @@
 //! The client side of a connection on the noise wire: the handshake and deadlines. `client_frames`
-//! has what received frames do, `client_write` what is sent.
+//! processes received frames, `client_write` writes output.
 
 use core::fmt;
 
@@ -80,9 +80,10 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.base.check(now, self.requests.begun)
     }
 
-    /// When to send a PING, or when the peer counts as dead: a third of the lifetime after the last
-    /// record that was sent or arrived, or after a PING that was not answered. `None` while a PING
-    /// is pending and while the caller does not read on purpose.
+    /// When to send a PING: a third of the lifetime after a record was last sent or last received,
+    /// whichever was earlier. If a PING was sent and nothing has arrived since, when the peer
+    /// counts as dead: a third of the lifetime after that PING. `None` while a PING is pending, and
+    /// while the caller does not read on purpose.
     fn keep_alive_due(&self) -> Option<Instant> {
         let keep_alive = &self.keep_alive;
         let pending = self.base.phase.link().is_none_or(|link| link.ping_pending);
@@ -93,7 +94,8 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         Some(from + self.base.life.lifetime().third())
     }
 
-    /// Whether the welcome has arrived. The server knows it once the first PING arrives.
+    /// Whether the welcome has arrived. For the server, the connection is established only once the
+    /// first PING arrives.
     const fn is_established(&self) -> bool {
         self.base.phase.link().is_some()
     }

@@ -47,10 +47,11 @@ pub(super) struct Link<A> {
     pong: Option<[u8; 8]>,
     /// The eight bytes of the first PING, which are random. Each later one adds 1.
     first_ping: u64,
-    /// How many PINGs there were, with the one that is pending.
+    /// The number of PINGs so far, including one that is pending.
     pings: u64,
     pub(super) ping_pending: bool,
-    /// Pending REFUSEs: their ids, and apart their codes. Pairs would take three bytes more each.
+    /// Pending REFUSEs: their ids, and their codes in an array of their own. In an array of pairs,
+    /// each would take three bytes more.
     refusals: ([u32; REFUSALS], [u8; REFUSALS]),
     refused: usize,
     /// A record could not be sealed. Its frames are lost, so nothing may follow them.

@@ -127,7 +127,8 @@ impl<T: RequestTable> Requests<T> {
         }
         message.check(serial, body)?;
         let id = message.id().number();
-        // An answer begins once. A second one for the same request finds it in another state.
+        // An answer begins only once. A second answer to the same request finds it in another
+        // state.
         let expected = if message.sealed() == 0 {
             State::Waiting
         } else {

@@ -47,6 +47,7 @@ pub(super) enum Handled {
     Cancelled,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct State {
     pub(super) mux: ServerMux<Arc<ServerKeys>, Vec<u8>, SharedBudget>,
     pending: HashMap<RequestId, Pending>,

@@ -338,8 +338,8 @@ impl<H: Handler> Connection<H> {
                 return Poll::Ready(Ok(end));
             }
             let wrote = self.write(cx)?;
-            // Another round does nothing if all is written and more bytes are needed, unless what was
-            // sealed lets a deferred request reach its handler.
+            // Another round does nothing if all is written and more bytes are needed, unless what
+            // was sealed lets a deferred request reach its handler.
             let waits = wrote.all && matches!(pause, Pause::Read(_));
             let mut moved = (wrote.some && !waits) || self.mux.has_request();
             if let Some(end) = self.mux.machine().end() {
