@@ -24,9 +24,14 @@ use crate::socket::Socket;
 use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
-const TURN: usize = 64 << 10;
+const TURN: u32 = 64 << 10;
 /// What a frame counts besides its bytes.
-const FRAME: usize = 512;
+const FRAME: u32 = 512;
+
+/// Bytes that count towards a turn.
+fn of_turn(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(TURN)
+}
 
 pub(super) struct Connection<H> {
     line: Line<Socket>,
@@ -48,10 +53,10 @@ pub(super) struct Connection<H> {
     /// Answers that were larger than the client accepts.
     too_large: u32,
     /// Bytes received in this turn.
-    turn: usize,
+    turn: u32,
     /// Bytes written in this turn. Each direction has its own limit, so that neither keeps the
     /// other from its turn.
-    written: usize,
+    written: u32,
     span: Span,
 }
 
@@ -255,7 +260,7 @@ impl<H: Handler> Connection<H> {
     }
 
     fn consume(&mut self, count: usize) {
-        self.turn += count + FRAME;
+        self.turn = self.turn.saturating_add(of_turn(count) + FRAME);
         self.line.consume(count);
     }
 
@@ -316,7 +321,7 @@ impl<H: Handler> Connection<H> {
                 return Ok(0);
             }
             let count = sealed(mux.seal(clock.now(), out))?;
-            *written += count;
+            *written = written.saturating_add(of_turn(count));
             Ok(count)
         })?;
         self.greeting &= !(wrote.all && self.line.is_flushed());
