@@ -57,7 +57,8 @@
 //! whole authentic message, each ping and each answer that it sealed. It is paused while an answer
 //! is due. A client's lifetime starts anew with each request or ping that it sealed and with each
 //! answer that it opened. It runs while the client waits for an answer: on this wire there is no
-//! other way to notice that the server is gone. A frame that arrived in part does not count.
+//! other way to notice that the server is gone. A frame that arrived in part does not count. So an
+//! answer has to arrive within a lifetime, and on a slow link it must not be too large.
 //!
 //! # Replay
 //!

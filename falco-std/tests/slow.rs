@@ -207,8 +207,8 @@ fn a_blocked_write_ends_after_the_agreed_lifetime() {
     });
 }
 
-/// One end of a Unix socket that takes this many bytes per millisecond, and while it is `choked`, one
-/// byte in 300 ms.
+/// One end of a Unix socket that takes this many bytes per millisecond, and while it is `choked`,
+/// one byte in 300 ms.
 #[cfg(unix)]
 struct Metered {
     stream: std::os::unix::net::UnixStream,
@@ -305,8 +305,8 @@ fn a_slow_download_of_a_hundred_answers_is_not_cut_off() {
     });
 }
 
-/// A server that has to write a refusal before it can read does not read. It does not take the client
-/// for silent meanwhile.
+/// A server that has to write a refusal before it can read does not read. It does not take the
+/// client for silent meanwhile.
 #[cfg(unix)]
 #[test]
 fn a_write_that_waits_pauses_the_lifetime() {

@@ -1,5 +1,5 @@
-//! Answers that clients do not read are bounded, and so is the memory that they take. Each test runs
-//! in a process of its own, whose memory is measured.
+//! Answers that clients do not read are bounded, and so is the memory that they take. Each test
+//! runs in a process of its own, whose memory is measured.
 #![cfg(target_os = "linux")]
 #![allow(
     missing_docs,
@@ -32,7 +32,7 @@ use tokio::time::sleep;
 const MIB: usize = 1 << 20;
 /// Answers that the system may hold for one connection, on both sides.
 const IN_SYSTEM: usize = 8;
-/// What the process may take besides, of which most are buffers of the allocator.
+/// MiB that the process may take besides: the allocator keeps memory for each thread.
 const BESIDES: usize = 8;
 
 /// Whether this process runs this test alone. If not, another one does when this returns.
@@ -146,8 +146,8 @@ async fn answers_of_a_client_that_does_not_read_are_bounded() {
     server.stop().await;
 }
 
-/// Handlers that run before the first of them has its answer: of these there are as many as requests
-/// in flight.
+/// Handlers that run before the first of them has its answer: of these there are as many as
+/// requests in flight.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_of_handlers_that_run_at_once_are_bounded_by_the_requests_in_flight() {
     if !alone("answers_of_handlers_that_run_at_once_are_bounded_by_the_requests_in_flight") {

@@ -15,8 +15,8 @@ pub trait Budget {
     /// Gives back bytes that were taken.
     fn give_back(&self, bytes: usize);
 
-    /// Counts bytes of answers that are queued. An answer is never refused for want of room, so they
-    /// may exceed the bound.
+    /// Counts bytes of answers that are queued. An answer is never refused for want of room, so
+    /// they may exceed the bound.
     fn add_answers(&self, bytes: usize) {
         let _ = bytes;
     }

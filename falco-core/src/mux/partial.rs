@@ -12,8 +12,8 @@ const UNCOUNTED: usize = 2 + 65_535;
 pub(super) struct Partial(u32);
 
 impl Partial {
-    /// `arrived` of `total` bytes of a frame have arrived. Counts what a buffer that doubles reserves
-    /// for them. Returns whether there is room, beside the requests of the connection.
+    /// `arrived` of `total` bytes of a frame have arrived. Counts what a buffer that doubles
+    /// reserves for them. Returns whether there is room, beside the requests of the connection.
     pub(super) fn hold<G: Budget>(&mut self, arrived: usize, total: usize, held: &Held, budget: &G) -> bool {
         let reserved = arrived.saturating_mul(2).min(total).saturating_sub(UNCOUNTED);
         let Ok(counted) = u32::try_from(reserved) else {

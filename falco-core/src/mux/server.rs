@@ -54,8 +54,8 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
 }
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
-    /// A mux without requests. The `max_held` of `settings` bounds the bytes of requests, and in the
-    /// same way the bytes of queued answers; see [`may_handle`](Self::may_handle).
+    /// A mux without requests. The `max_held` of `settings` bounds the bytes of requests, and in
+    /// the same way the bytes of queued answers; see [`may_handle`](Self::may_handle).
     pub fn new(machine: ServerConnection<H>, budget: G, settings: &Settings) -> Self {
         Self {
             machine,
@@ -109,8 +109,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.machine.close(now, reason);
     }
 
-    /// The key of the connection was revoked: drops all requests and answers, and queues a CLOSE with
-    /// that reason. The caller offers the stream what [`seal`](Self::seal) returns once, and ends it.
+    /// The key of the connection was revoked: drops all requests and answers, and queues a CLOSE
+    /// with that reason. The caller offers the stream what [`seal`](Self::seal) returns once, and
+    /// ends it.
     pub fn revoke(&mut self, now: Instant) {
         self.finish();
         self.machine.close(now, CloseReason::KeyRetired);
@@ -120,9 +121,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// the shared bound, the connection's bound or memory has no room for a request, the request is
     /// refused as busy, and no step reports it.
     ///
-    /// A request that may not reach a handler yet ([`may_handle`](Self::may_handle)) is deferred: it
-    /// is kept, and a later call returns it before it looks at the unread bytes. So call it again
-    /// after [`seal`](Self::seal) has returned bytes.
+    /// A request that may not reach a handler yet ([`may_handle`](Self::may_handle)) is deferred:
+    /// it is kept, and a later call returns it before it looks at the unread bytes. So call it
+    /// again after [`seal`](Self::seal) has returned bytes.
     ///
     /// # Errors
     /// What ended the connection.

@@ -18,7 +18,8 @@ fn lengths(mut bytes: &[u8]) -> Vec<u16> {
     lengths
 }
 
-/// Seals all of a message with outputs of the size that is asked for, and returns the longest record.
+/// Seals all of a message with outputs of the size that is asked for, and returns the longest
+/// record.
 fn longest(size: usize, mut seal: impl FnMut(&mut [u8]) -> Result<usize, SealError>) -> u16 {
     let (mut out, mut sealed, mut longest) = (vec![0; size], 0, 0);
     while sealed < BODY {
@@ -30,8 +31,8 @@ fn longest(size: usize, mut seal: impl FnMut(&mut [u8]) -> Result<usize, SealErr
     longest
 }
 
-/// The longest record to a peer with these settings, from a side with a lifetime of `own` seconds: as
-/// a client and as a server.
+/// The longest record to a peer with these settings, from a side with a lifetime of `own` seconds:
+/// as a client and as a server.
 fn records(own: u64, theirs: [u8; 16]) -> [u16; 2] {
     let settings = Settings::new().with_lifetime(Duration::from_secs(own)).unwrap();
     let mut handshake = honest();

@@ -40,8 +40,8 @@ fn half_received(count: u32) -> AtServer {
     rig
 }
 
-/// Cancels requests anywhere in the table, and begins another for each with `begins`, eight times in
-/// a record: as many refusals may be pending.
+/// Cancels requests anywhere in the table, and begins another for each with `begins`, eight times
+/// in a record: as many refusals may be pending.
 fn cancels_and_begins(live: &mut [u32], next: &mut u32, begins: fn(u32) -> Vec<u8>) -> Vec<u8> {
     let mut frames = Vec::new();
     for _ in 0..8 {

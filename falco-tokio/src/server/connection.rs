@@ -343,8 +343,8 @@ impl<H: Handler> Connection<H> {
                 return Poll::Ready(Ok(end));
             }
             let wrote = self.write(cx)?;
-            // Another round does nothing if all is written and more bytes are needed, unless what was
-            // sealed lets a deferred request reach its handler.
+            // Another round does nothing if all is written and more bytes are needed, unless what
+            // was sealed lets a deferred request reach its handler.
             let waits = wrote.all && matches!(pause, Pause::Read(_));
             let mut moved = (wrote.some && !waits) || self.mux.has_request();
             if let Some(end) = self.mux.machine().end() {
@@ -471,18 +471,6 @@ impl<H: Handler> Future for Connection<H> {
         this.ended = true;
         this.finish_stream(cx);
         Poll::Ready(result)
-    }
-}
-
-/// The task of a connection whose result nobody reads. The runtime aligns tasks to 128 bytes: with
-/// the connection in a box and no result to store, a task has the smallest size.
-pub(super) struct ConnectionTask<H>(pub(super) Box<Connection<H>>);
-
-impl<H: Handler> Future for ConnectionTask<H> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut *self.0).poll(cx).map(drop)
     }
 }
 

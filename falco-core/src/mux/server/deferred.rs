@@ -69,8 +69,8 @@ impl Deferred {
 }
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
-    /// Whether a request may reach a handler now. `false` while the answers that are queued for this
-    /// client have more bytes than a connection may hold
+    /// Whether a request may reach a handler now. `false` while the answers that are queued for
+    /// this client have more bytes than a connection may hold
     /// ([`Settings::max_held`](crate::Settings::max_held)), or more than a few while those of all
     /// connections exceed the shared bound.
     ///
@@ -82,11 +82,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         queued <= bytes(self.max_queued) && (queued <= bytes(UNCOUNTED) || !self.budget.is_over())
     }
 
-    /// Whether [`recv`](Self::recv) takes a step with the unread bytes now. `false` while many bytes
-    /// of requests wait for a client that does not take its answers.
+    /// Whether [`recv`](Self::recv) takes a step with the unread bytes now. `false` while many
+    /// bytes of requests wait for a client that does not take its answers.
     ///
-    /// On the classic wire it is `false` while no request may reach a handler. A request over a bound
-    /// would end a classic connection, so it stays in the stream.
+    /// On the classic wire it is `false` while no request may reach a handler. A request over a
+    /// bound would end a classic connection, so it stays in the stream.
     #[must_use]
     pub fn may_read(&self) -> bool {
         self.deferred.bytes() <= bytes(self.max_message) && (self.machine.refuses() || self.may_handle())
