@@ -58,6 +58,7 @@
 //! answer is due. A client's idle timeout restarts with each request or ping that it seals and with
 //! each answer that it opens. It runs while the client waits for an answer: on this wire there is
 //! no other way to detect that the server is gone. A frame that arrived in part does not count.
+//! So an answer has to arrive within a lifetime: on a slow link it must not be too large.
 //!
 //! # Replay
 //!

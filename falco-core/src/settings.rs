@@ -95,6 +95,9 @@ impl Settings {
     /// message counts instead if it is larger. A server on the noise wire refuses a request over
     /// this limit as busy. Clients of the adapters begin no more than this at once. If a server has
     /// a smaller limit, set the same limit in its clients.
+    ///
+    /// A server also passes no request to a handler while it has queued more bytes of answers than
+    /// this for the connection.
     #[must_use]
     pub const fn with_max_held(mut self, bytes: u32) -> Self {
         self.max_held = bytes;

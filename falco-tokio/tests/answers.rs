@@ -32,7 +32,7 @@ use tokio::time::sleep;
 const MIB: usize = 1 << 20;
 /// Answers that the system may hold for one connection, on both sides.
 const IN_SYSTEM: usize = 8;
-/// What the process may take besides, of which most are buffers of the allocator.
+/// MiB that the process may take besides: the allocator keeps memory for each thread.
 const BESIDES: usize = 8;
 
 /// Whether this process runs this test alone. If not, another one does when this returns.

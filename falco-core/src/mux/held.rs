@@ -33,6 +33,11 @@ impl<G: Budget> fmt::Debug for HeldBytes<G> {
     }
 }
 
+/// A number of bytes from a field, which has 32 bits so that a connection is small.
+pub(super) fn bytes(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
 /// How many rows of released requests may stay besides as many as there are requests.
 const SPARE: usize = 8;
 
@@ -79,7 +84,7 @@ impl Held {
 
     /// Bytes of all requests that were not handed over.
     pub(super) fn own_bytes(&self) -> usize {
-        usize::try_from(self.bytes - self.handed).unwrap_or(usize::MAX)
+        bytes(self.bytes - self.handed)
     }
 
     /// Whether `bytes` more fit.
@@ -157,7 +162,7 @@ impl Held {
         let Some(row) = row else { return 0 };
         row.is_handed = true;
         self.handed += row.bytes;
-        usize::try_from(row.bytes).unwrap_or(usize::MAX)
+        bytes(row.bytes)
     }
 
     fn remove_released(&mut self) {

@@ -1,7 +1,7 @@
 //! The bytes of one long frame that has arrived in part, which wait in the adapter's buffer.
 
 use super::Budget;
-use super::held::Held;
+use super::held::{Held, bytes};
 
 /// A connection may have so many unread bytes that do not count: a whole record of the noise wire,
 /// with its length.
@@ -9,27 +9,30 @@ const UNCOUNTED: usize = 2 + 65_535;
 
 /// Counted towards the shared bound. Zero on the noise wire: its long messages come in parts.
 #[derive(Debug, Default)]
-pub(super) struct Partial(usize);
+pub(super) struct Partial(u32);
 
 impl Partial {
     /// `arrived` of `total` bytes of a frame have arrived. Counts what a buffer that doubles
     /// reserves for them. Returns whether there is room, beside the requests of the connection.
     pub(super) fn hold<G: Budget>(&mut self, arrived: usize, total: usize, held: &Held, budget: &G) -> bool {
         let reserved = arrived.saturating_mul(2).min(total).saturating_sub(UNCOUNTED);
-        if reserved <= self.0 {
+        let Ok(counted) = u32::try_from(reserved) else {
+            return false;
+        };
+        if counted <= self.0 {
             return true;
         }
-        if !held.has_room(reserved) || !budget.take(reserved - self.0) {
+        if !held.has_room(reserved) || !budget.take(bytes(counted - self.0)) {
             return false;
         }
-        self.0 = reserved;
+        self.0 = counted;
         true
     }
 
     /// The frame is complete, or the connection has ended.
     pub(super) fn release<G: Budget>(&mut self, budget: &G) {
         if self.0 > 0 {
-            budget.give_back(core::mem::take(&mut self.0));
+            budget.give_back(bytes(core::mem::take(&mut self.0)));
         }
     }
 }

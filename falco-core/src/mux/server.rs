@@ -9,7 +9,7 @@ use core::fmt;
 use self::deferred::Deferred;
 use super::deadline::Writes;
 use super::ending::Ending;
-use super::held::{Held, HeldBytes};
+use super::held::{Held, HeldBytes, bytes};
 use super::partial::Partial;
 use super::step::ServerStep;
 use super::{Body, Budget};
@@ -50,7 +50,7 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     backlog: bool,
     established: bool,
     /// Requests that the mux has refused as busy since the last [`take_busy`](Self::take_busy).
-    busy: u64,
+    busy: u32,
 }
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
@@ -393,8 +393,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// How many requests the mux has refused as busy since the last call, because the shared bound,
     /// the connection's bound or memory had no room for them.
-    pub const fn take_busy(&mut self) -> u64 {
-        core::mem::replace(&mut self.busy, 0)
+    pub fn take_busy(&mut self) -> u64 {
+        core::mem::take(&mut self.busy).into()
     }
 
     /// More bytes are needed, `total` in all. Counts those of a long frame that have `arrived`. If
@@ -454,7 +454,7 @@ impl<H: ServerKeyRef, B, G: Budget> ServerMux<H, B, G> {
     fn give_back(&mut self) {
         self.budget.give_back(self.held.own_bytes());
         let answers = core::mem::take(&mut self.counted);
-        self.budget.remove_answers(deferred::bytes(answers));
+        self.budget.remove_answers(bytes(answers));
         self.partial.release(&self.budget);
     }
 }

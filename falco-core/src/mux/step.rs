@@ -79,8 +79,9 @@ pub enum ServerStep<'u> {
     },
     /// Pass what [`seal`](super::ServerMux::seal) returns to the stream first, then call again. A
     /// client whose connection ends without a byte relies on it that no handler ran before the
-    /// answer to its first PING was sent. It also comes while many bytes of requests are deferred;
-    /// see [`may_read`](super::ServerMux::may_read).
+    /// answer to its first PING was sent. It also comes while
+    /// [`may_read`](super::ServerMux::may_read) returns `false`, because the client does not take
+    /// its answers.
     TransmitFirst,
     /// Answer a request first, then call again.
     AnswerFirst,

@@ -259,6 +259,9 @@ impl ServerBuilder {
     /// How many bytes the requests in flight on all connections may hold, 1 GiB by default.
     /// [`Settings::with_max_held`] limits those of one connection. A request beyond the limit is
     /// refused as busy.
+    ///
+    /// While more bytes of answers than this are queued on all connections, a request reaches a
+    /// handler only if few are queued on its own connection.
     pub const fn max_held(mut self, bytes: usize) -> Self {
         self.max_held = bytes;
         self

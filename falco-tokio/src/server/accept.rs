@@ -1,6 +1,9 @@
 //! Accepting connections. An error of accepting ends nothing but the attempt.
 
+use core::future::Future;
 use core::net::SocketAddr;
+use core::pin::Pin;
+use core::task::{Context, Poll};
 use core::time::Duration;
 use std::io;
 use std::sync::Arc;
@@ -14,7 +17,7 @@ use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host};
 use tracing::{debug, debug_span, warn};
 
 use super::Service;
-use super::connection::{Connection, ConnectionTask};
+use super::connection::Connection;
 use super::control::Control;
 use super::handler::Handler;
 use super::place::Place;
@@ -25,6 +28,18 @@ use crate::socket::{Socket, Stream};
 /// descriptors left: at first, and at most. The first bounds how often that fails in vain, the
 /// second how long a client waits once there is a descriptor that no connection gave back.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+
+/// The task of a connection whose result nobody reads. The runtime aligns tasks to 128 bytes: with
+/// the connection in a box and no result to store, a task has the smallest size.
+struct ConnectionTask<H>(Box<Connection<H>>);
+
+impl<H: Handler> Future for ConnectionTask<H> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut *self.0).poll(cx).map(drop)
+    }
+}
 
 #[derive(Debug)]
 pub(crate) enum Listener {

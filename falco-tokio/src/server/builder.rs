@@ -236,6 +236,9 @@ impl ServerBuilder {
     /// How many bytes uncompleted requests may hold over all connections: 1 GiB by default;
     /// [`Settings::with_max_held`] bounds those of one connection. A request over it is refused as
     /// busy.
+    ///
+    /// While more bytes of answers than this are queued over all connections, a request reaches a
+    /// handler only if few are queued on its own connection.
     pub const fn max_held(mut self, bytes: usize) -> Self {
         self.max_held = bytes;
         self

@@ -24,9 +24,14 @@ use crate::socket::Socket;
 use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
-const TURN: usize = 64 << 10;
+const TURN: u32 = 64 << 10;
 /// What a frame counts besides its bytes.
-const FRAME: usize = 512;
+const FRAME: u32 = 512;
+
+/// Bytes that count towards a turn.
+fn of_turn(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(TURN)
+}
 
 pub(super) struct Connection<H> {
     line: Line<Socket>,
@@ -48,10 +53,10 @@ pub(super) struct Connection<H> {
     /// Answers that were larger than the client accepts.
     too_large: u32,
     /// Bytes received in this turn.
-    turn: usize,
+    turn: u32,
     /// Bytes written in this turn. Each direction has its own limit, so that neither keeps the
     /// other from its turn.
-    written: usize,
+    written: u32,
     span: Span,
 }
 
@@ -255,7 +260,7 @@ impl<H: Handler> Connection<H> {
     }
 
     fn consume(&mut self, count: usize) {
-        self.turn += count + FRAME;
+        self.turn = self.turn.saturating_add(of_turn(count) + FRAME);
         self.line.consume(count);
     }
 
@@ -316,7 +321,7 @@ impl<H: Handler> Connection<H> {
                 return Ok(0);
             }
             let count = sealed(mux.seal(clock.now(), out))?;
-            *written += count;
+            *written = written.saturating_add(of_turn(count));
             Ok(count)
         })?;
         self.greeting &= !(wrote.all && self.line.is_flushed());
@@ -466,18 +471,6 @@ impl<H: Handler> Future for Connection<H> {
         this.ended = true;
         this.finish_stream(cx);
         Poll::Ready(result)
-    }
-}
-
-/// The task of a connection whose result nobody reads. The runtime aligns tasks to 128 bytes: with
-/// the connection in a box and no result to store, a task has the smallest size.
-pub(super) struct ConnectionTask<H>(pub(super) Box<Connection<H>>);
-
-impl<H: Handler> Future for ConnectionTask<H> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut *self.0).poll(cx).map(drop)
     }
 }
 

@@ -7,17 +7,13 @@ use alloc::vec::Vec;
 use super::ServerMux;
 use crate::message::RequestId;
 use crate::mux::Budget;
+use crate::mux::held::bytes;
 use crate::wire::ServerKeyRef;
 
 /// Bytes of queued answers that every connection may have, however many all of them have together.
 /// The shared count may be wrong by this much for each connection, so that small answers that are
 /// sealed at once never touch it.
 const UNCOUNTED: u32 = 16 << 10;
-
-/// A number of bytes from a field, which has 32 bits so that a connection is small.
-pub(super) fn bytes(count: u32) -> usize {
-    usize::try_from(count).unwrap_or(usize::MAX)
-}
 
 /// Whole requests that have not reached a handler. Most connections never have one, so they pay for
 /// a pointer only.
