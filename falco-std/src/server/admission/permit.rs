@@ -43,7 +43,6 @@ impl Permit {
     }
 
     /// None for a guest.
-    #[cfg(unix)]
     pub(in crate::server) const fn socket(&self) -> Option<&SharedSocket> {
         self.socket.as_ref()
     }
