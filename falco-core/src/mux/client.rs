@@ -9,7 +9,7 @@ use core::fmt;
 
 use super::Body;
 use super::call::{Call, Rejected, Unfinished};
-use super::deadline::Writes;
+use super::deadline::Deadlines;
 use super::ending::Ending;
 use super::retry::Retry;
 use super::step::ClientStep;
@@ -54,7 +54,7 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     parts: Reassembly<HeapPartials>,
     /// Pings without an answer yet, oldest first.
     pings: VecDeque<(PingId, P)>,
-    writes: Writes,
+    deadlines: Deadlines,
     established: bool,
     served: bool,
     /// [`poll_closing`](Self::poll_closing) has reported that nothing new is accepted.
@@ -98,7 +98,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             window: Window::new(usize::try_from(DEFAULT_MAX_HELD).unwrap_or(usize::MAX)),
             parts: Reassembly::default(),
             pings: VecDeque::new(),
-            writes: Writes::default(),
+            deadlines: Deadlines::default(),
             established: false,
             served: false,
             closing_reported: false,
@@ -225,6 +225,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// Completes the requests in flight, accepts no new ones, then ends.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
+        self.deadlines.note_poll(&mut self.machine, now);
         self.machine.close(now, reason);
     }
 
@@ -235,6 +236,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// # Errors
     /// What ended the connection. [`finish`](Self::finish) returns the requests that are left.
     pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ClientStep<'u, B, W, P>, ConnectionError> {
+        self.deadlines.note_poll(&mut self.machine, now);
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(ClientStep::NeedMore { total }),
             Received::Wait(ClientWait::TransmitFirst) => return Ok(ClientStep::TransmitFirst),
@@ -371,48 +373,53 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// # Errors
     /// What ended the connection.
     pub fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
+        self.deadlines.note_poll(&mut self.machine, now);
         self.machine.end_of_stream(now, unread)
     }
 
     /// Reports whether the caller reads; see
     /// [`ClientConnection::set_reading`](crate::Connection::set_reading).
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
+        self.deadlines.note_poll(&mut self.machine, now);
         self.machine.set_reading(now, reading);
     }
 
     /// Reports that the stream has accepted some or all of the sealed bytes.
     pub fn wrote(&mut self) {
-        self.writes.progress();
+        self.deadlines.progress();
     }
 
     /// Reports that the stream does not accept sealed bytes at present. If that lasts one lifetime,
     /// the connection ends. Repeated calls change nothing.
     pub fn blocked(&mut self, now: Instant) {
-        self.writes.block(now);
+        self.deadlines.block(now);
     }
 
     /// Whether the write deadline has passed, so that [`handle_timeout`](Self::handle_timeout) ends
     /// the connection. For a thread that only writes and does not call `handle_timeout` itself.
     #[must_use]
     pub fn is_stalled(&self, now: Instant) -> bool {
-        self.writes.is_due(&self.machine, now)
+        self.deadlines.is_due(&self.machine, now)
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.writes.poll_timeout(&self.machine)
+        self.deadlines.poll_timeout(&self.machine)
     }
 
     /// Does what is due at `now`. First read everything that has arrived. If the call is more than
     /// 50 ms late, the deadlines that have passed move, so that the caller can read once more
     /// first.
     ///
+    /// Other calls after a deadline do not end the connection before this one does, within the
+    /// [grace period](crate::Connection::handle_late_poll): a caller that is late may read first.
+    ///
     /// # Errors
     /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for a
     /// lifetime.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        self.writes.handle_timeout(&mut self.machine, now)
+        self.deadlines.handle_timeout(&mut self.machine, now)
     }
 
     /// How to end the stream of a connection that ended with `end`. A client waits for at most

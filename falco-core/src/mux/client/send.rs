@@ -71,6 +71,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         out: &mut [u8],
         mut failed: impl FnMut(W, RequestError),
     ) -> Result<usize, OutputTooSmall> {
+        self.deadlines.note_poll(&mut self.machine, now);
         loop {
             let sealed = self.queue.seal_bodies(&mut self.machine, now, out, &self.table);
             self.note_progress(&mut failed);
