@@ -202,8 +202,11 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// # Errors
     /// The waiter, if the connection is closing or has ended.
     pub fn ping(&mut self, waiter: P) -> Result<Option<P>, P> {
+        // A closing connection would still send it.
+        if !self.is_open() {
+            return Err(waiter);
+        }
         match self.machine.ping() {
-            Ok(_) if !self.is_open() => Err(waiter),
             Ok(ping) if self.machine.answers_pings() => {
                 self.pings.push_back((ping, waiter));
                 Ok(None)

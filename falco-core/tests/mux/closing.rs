@@ -63,6 +63,18 @@ fn what_has_not_begun_moves_on_whichever_side_closes() {
 }
 
 #[test]
+fn a_ping_that_a_closing_connection_gives_back_is_not_sent() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 500);
+    scene.request(1, 400);
+    assert_eq!(scene.begun(), [1]);
+    scene.mux.close(NOW, CloseReason::Done);
+    assert_eq!(scene.mux.ping(5), Err(5));
+    let sent = scene.sent();
+    assert_eq!(sent, [(CLOSE, 1)]);
+}
+
+#[test]
 fn a_request_that_has_begun_is_sent_as_a_whole_beside_one_without_a_number() {
     let keys = noise_client(7).with_requests_begun(u32::MAX - 1);
     let mut scene = Scene::new(&keys, 1 << 20);
