@@ -56,14 +56,8 @@ impl Error {
     #[must_use]
     pub const fn fate(&self) -> Fate {
         match self {
-            Self::Request(RequestError::TooLarge { .. })
-            | Self::Entropy(_)
-            | Self::Setup(_)
-            | Self::Settings(_)
-            | Self::Closed => Fate::NotProcessed,
-            Self::Request(RequestError::Refused(refusal)) if refusal.is_unprocessed() => Fate::NotProcessed,
-            // That includes refusals that this version does not know.
-            Self::Request(_) => Fate::MaybeProcessed,
+            Self::Entropy(_) | Self::Setup(_) | Self::Settings(_) | Self::Closed => Fate::NotProcessed,
+            Self::Request(error) => error.fate(),
             Self::Connection { fate, .. } | Self::Io { fate, .. } | Self::TimedOut { fate, .. } => *fate,
         }
     }
@@ -73,13 +67,7 @@ impl Error {
     /// may also be starting, stopping or full. See [`ConnectionError::Refused`].
     #[must_use]
     pub const fn is_refused(&self) -> bool {
-        matches!(
-            self,
-            Self::Connection {
-                end: ConnectionError::Refused,
-                ..
-            }
-        )
+        matches!(self, Self::Connection { end, .. } if end.is_refused())
     }
 
     /// The same error for a request whose fate is `fate`.

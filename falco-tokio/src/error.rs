@@ -64,14 +64,8 @@ impl Error {
     #[must_use]
     pub const fn fate(&self) -> Fate {
         match self {
-            Self::Request(RequestError::TooLarge { .. })
-            | Self::Entropy(_)
-            | Self::Setup(_)
-            | Self::Settings(_)
-            | Self::Closed => Fate::NotProcessed,
-            Self::Request(RequestError::Refused(refusal)) if refusal.is_unprocessed() => Fate::NotProcessed,
-            // A refusal whose meaning is not known here promises nothing.
-            Self::Request(_) => Fate::MaybeProcessed,
+            Self::Entropy(_) | Self::Setup(_) | Self::Settings(_) | Self::Closed => Fate::NotProcessed,
+            Self::Request(error) => error.fate(),
             Self::Connection { fate, .. } | Self::Io { fate, .. } | Self::TimedOut { fate, .. } => *fate,
         }
     }
@@ -81,13 +75,7 @@ impl Error {
     /// starting, stopping or full. See [`ConnectionError::Refused`].
     #[must_use]
     pub const fn is_refused(&self) -> bool {
-        matches!(
-            self,
-            Self::Connection {
-                end: ConnectionError::Refused,
-                ..
-            }
-        )
+        matches!(self, Self::Connection { end, .. } if end.is_refused())
     }
 
     pub(crate) const fn io(doing: &'static str, source: io::Error, fate: Fate) -> Self {
