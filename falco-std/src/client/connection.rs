@@ -11,9 +11,9 @@ use falco_core::{ClientConnection, CloseReason, Fate, LINGER, Settings};
 
 use super::exclusive::{Acquired, Exclusive};
 use super::limit::Limit;
-use super::outcome::{Job, Outcome};
-use super::reader::{Ended, Reader};
-use super::state::{End, History, Reply, Slot, State};
+use super::outcome::{Ended, Job, Outcome, Reply};
+use super::reader::Reader;
+use super::state::{History, Slot, State};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::line::Line;
@@ -130,14 +130,14 @@ impl Connection {
     }
 
     /// The outcome of a request, which is cancelled if it has not completed in time.
-    fn outcome(&self, end: Option<End>, slot: &Slot, limit: Option<Limit>) -> Outcome<Reply> {
+    fn outcome(&self, end: Option<Outcome<Reply>>, slot: &Slot, limit: Option<Limit>) -> Outcome<Reply> {
         if let Some(end) = end {
-            return Outcome::of(end);
+            return end;
         }
         let (fate, job) = self.shared.lock().state.cancel(slot);
         if let Some(end) = slot.take() {
             // It has completed at this moment.
-            return Outcome::of(end);
+            return end;
         }
         if self.reader.is_none() {
             self.shared.flush();

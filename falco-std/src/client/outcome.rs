@@ -1,11 +1,15 @@
 //! A request on its way from one connection to the next, and its outcome on each.
 
+use std::io;
+
 use falco_core::mux::Attempts;
 use falco_core::{ConnectionError, Fate};
 
 use super::limit::Limit;
-use super::state::{End, Reply, waiting_for};
 use crate::error::Error;
+
+/// What ended a connection: an event of the protocol, or an error of the stream.
+pub(super) type Ended = io::Result<ConnectionError>;
 
 /// What is sent over one connection after another until one has processed it.
 #[derive(Default)]
@@ -25,21 +29,20 @@ impl Job {
     }
 }
 
+/// What a server, or the wire, replies to a request or a ping.
+pub(super) enum Reply {
+    Answer(Vec<u8>),
+    Pong,
+    /// The ping was written. The wire has no answer to it.
+    Unanswered,
+}
+
+/// What a connection makes of a request or a ping.
 pub(super) enum Outcome<T> {
     Done(T),
     Failed(Error),
     /// It was not processed, and goes to another connection. With the reason, if there is one.
     Retry(Job, Option<Error>),
-}
-
-impl Outcome<Reply> {
-    pub(super) fn of(end: End) -> Self {
-        match end {
-            End::Reply(reply) => Self::Done(reply),
-            End::Failed(error) => Self::Failed(error),
-            End::Retry(job, why) => Self::Retry(job, why),
-        }
-    }
 }
 
 impl<T> Outcome<T> {
@@ -62,6 +65,14 @@ impl<T> Outcome<T> {
             Self::Failed(error) => Outcome::Failed(error),
             Self::Retry(job, reason) => Outcome::Retry(job, reason),
         }
+    }
+}
+
+/// What a client was doing with a request of which `fate` is known, for error messages.
+pub(super) const fn waiting_for(fate: Fate) -> &'static str {
+    match fate {
+        Fate::NotProcessed => "sending the request",
+        Fate::MaybeProcessed | _ => "waiting for the answer",
     }
 }
 

@@ -13,7 +13,8 @@ use std::time;
 use falco_core::{CloseReason, ConnectionError, Instant, LINGER};
 
 use super::limit::Limit;
-use super::state::{End, Progress, Slot, State};
+use super::outcome::{Ended, Outcome, Reply};
+use super::state::{Progress, Slot, State};
 use crate::line::{Filled, Line, is_timeout};
 use crate::shared::{Locked, Shared};
 use crate::stream::BoxedStream;
@@ -21,9 +22,6 @@ use crate::stream::BoxedStream;
 /// How long the reader waits, at the end of the stream, for the error of a write in progress. Over
 /// a broken stream that write fails at once.
 const WRITE_ERROR_WAIT: Duration = Duration::from_millis(100);
-
-/// What ended a connection: an event of the protocol, or an error of the stream.
-pub(super) type Ended = io::Result<ConnectionError>;
 
 pub(super) struct Reader {
     shared: Arc<Shared<State>>,
@@ -75,7 +73,7 @@ impl Reader {
     }
 
     /// Reads until the request of `slot` has completed, for `limit` at most.
-    pub(super) fn read_until(&mut self, slot: &Slot, limit: Option<Limit>) -> Option<End> {
+    pub(super) fn read_until(&mut self, slot: &Slot, limit: Option<Limit>) -> Option<Outcome<Reply>> {
         let until = limit.map(|limit| self.line.now() + limit.left());
         loop {
             let advanced = self.advance(until);

@@ -10,8 +10,7 @@ use falco_core::mux::{Attempts, Call, ClientMux, ClientStep, Ending, LastStep, R
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, RequestError};
 
 use super::limit::Limit;
-use super::outcome::{Job, Outcome};
-use super::reader::Ended;
+use super::outcome::{Ended, Job, Outcome, Reply, waiting_for};
 use crate::error::Error;
 use crate::shared::{Output, seal_into};
 
@@ -19,54 +18,38 @@ use crate::shared::{Output, seal_into};
 /// ended. The check costs a system call, which requests in quick succession do without.
 const QUIET: Duration = Duration::from_millis(1);
 
-/// What a server, or the wire, replies to a request or a ping.
-pub(super) enum Reply {
-    Answer(Vec<u8>),
-    Pong,
-    /// The ping was written. The wire has no answer to it.
-    Unanswered,
-}
-
-/// How a request or a ping has completed.
-pub(super) enum End {
-    Reply(Reply),
-    Failed(Error),
-    /// It was not processed, and goes to another connection. With the reason, if there is one.
-    Retry(Job, Option<Error>),
-}
-
 /// Where a caller waits.
 pub(super) struct Slot {
     ticket: u64,
     /// How often other connections have tried it.
     attempts: Attempts,
-    end: Mutex<Option<End>>,
+    end: Mutex<Option<Outcome<Reply>>>,
     ended: Condvar,
 }
 
 impl Slot {
     /// The connection was lost after something was sent, or not all of it was written: what becomes
     /// of a request or ping of this fate.
-    pub(super) fn lost(&self, body: Vec<u8>, fate: Fate, why: Error) -> End {
+    pub(super) fn lost(&self, body: Vec<u8>, fate: Fate, why: Error) -> Outcome<Reply> {
         let mut attempts = self.attempts;
         match attempts.after_loss(fate) {
-            Retry::Again => End::Retry(Job { body, attempts }, Some(why)),
-            Retry::Fail => End::Failed(why),
+            Retry::Again => Outcome::Retry(Job { body, attempts }, Some(why)),
+            Retry::Fail => Outcome::Failed(why),
         }
     }
 
-    fn end(&self, end: End) {
+    fn end(&self, end: Outcome<Reply>) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
         self.ended.notify_one();
     }
 
     /// How the request has completed, if it has.
-    pub(super) fn take(&self) -> Option<End> {
+    pub(super) fn take(&self) -> Option<Outcome<Reply>> {
         self.end.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// How the request has completed. None if it has not within `limit`.
-    pub(super) fn wait(&self, limit: Option<Limit>) -> Option<End> {
+    pub(super) fn wait(&self, limit: Option<Limit>) -> Option<Outcome<Reply>> {
         let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let mut end = match limit {
             Some(limit) => {
@@ -232,7 +215,7 @@ impl State {
             ClientStep::NeedMore { total } => Progress::NeedMore(total),
             ClientStep::Skip { consumed } | ClientStep::Established { consumed } => Progress::Consumed(consumed),
             ClientStep::Answer { consumed, waiter, body } => {
-                waiter.end(End::Reply(Reply::Answer(body.into_vec())));
+                waiter.end(Outcome::Done(Reply::Answer(body.into_vec())));
                 Progress::Consumed(consumed)
             }
             ClientStep::Refused {
@@ -244,14 +227,14 @@ impl State {
                 let error = Error::Request(RequestError::Refused(refusal));
                 let slot = Arc::clone(&call.waiter);
                 slot.end(match retry {
-                    Retry::Again => End::Retry(job_of(call), Some(error)),
-                    Retry::Fail => End::Failed(error),
+                    Retry::Again => Outcome::Retry(job_of(call), Some(error)),
+                    Retry::Fail => Outcome::Failed(error),
                 });
                 Progress::Consumed(consumed)
             }
             ClientStep::Pong { consumed, waiters } => {
                 for slot in waiters {
-                    slot.end(End::Reply(Reply::Pong));
+                    slot.end(Outcome::Done(Reply::Pong));
                 }
                 Progress::Consumed(consumed)
             }
@@ -268,7 +251,7 @@ impl State {
     fn move_unbegun(&mut self) {
         for call in self.mux.poll_closing().into_iter().flatten() {
             let slot = Arc::clone(&call.waiter);
-            slot.end(End::Retry(job_of(call), None));
+            slot.end(Outcome::Retry(job_of(call), None));
         }
     }
 
@@ -298,8 +281,8 @@ impl State {
             let slot = Arc::clone(&call.waiter);
             slot.end(match retry {
                 _ if actual != fate => slot.lost(call.body, actual, why(actual)),
-                Retry::Again => End::Retry(job_of(call), Some(why(fate))),
-                Retry::Fail => End::Failed(why(fate)),
+                Retry::Again => Outcome::Retry(job_of(call), Some(why(fate))),
+                Retry::Fail => Outcome::Failed(why(fate)),
             });
         }
         let pings = self.mux.take_pings(|_| true);
@@ -316,14 +299,6 @@ fn job_of<W>(call: Call<Vec<u8>, W>) -> Job {
     }
 }
 
-/// What a client was doing with a request of which `fate` is known, for error messages.
-pub(super) const fn waiting_for(fate: Fate) -> &'static str {
-    match fate {
-        Fate::NotProcessed => "sending the request",
-        Fate::MaybeProcessed | _ => "waiting for the answer",
-    }
-}
-
 impl Output for State {
     fn seal(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
         if self.write_failed {
@@ -335,7 +310,7 @@ impl Output for State {
         }
         let sealed = seal_into(out, self.mux.seal_size(), |out| {
             self.mux.seal(now, out, |slot, error| {
-                slot.end(End::Failed(Error::Request(error)));
+                slot.end(Outcome::Failed(Error::Request(error)));
             })
         });
         // It may have no request numbers left.
@@ -363,7 +338,7 @@ impl Output for State {
 
     fn drained(&mut self, _now: Instant) -> Option<Shutdown> {
         for slot in self.unanswered.drain(..) {
-            slot.end(End::Reply(Reply::Unanswered));
+            slot.end(Outcome::Done(Reply::Unanswered));
         }
         // The reader ends the stream.
         None
@@ -400,10 +375,10 @@ mod tests {
         State::new(machine.expect("the system has random numbers"), 1 << 20, false)
     }
 
-    fn returned(outcome: Option<End>) -> Vec<u8> {
+    fn returned(outcome: Option<Outcome<Reply>>) -> Vec<u8> {
         match outcome {
-            Some(End::Retry(job, _)) => job.body,
-            Some(End::Reply(_) | End::Failed(_)) | None => panic!("it goes to the next connection"),
+            Some(Outcome::Retry(job, _)) => job.body,
+            Some(Outcome::Done(_) | Outcome::Failed(_)) | None => panic!("it goes to the next connection"),
         }
     }
 
