@@ -3,8 +3,11 @@
 
 mod addresses;
 mod builder;
+mod call;
 mod connection;
 mod dial;
+mod env;
+mod panics;
 mod shared;
 mod slot;
 mod stats;
@@ -12,68 +15,24 @@ mod stats;
 use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
-use falco_core::mux::Backoff;
-use falco_core::{Fate, Key, Settings};
+use falco_core::{Fate, Key};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use self::connection::{Connection, Event, error_of};
-use self::dial::Dial;
+use self::call::{HANDSHAKE, error_of};
+use self::connection::{Connection, Event};
+use self::env::Env;
 use self::shared::{Order, Shared};
-use self::stats::Counters;
-use crate::clock::Clock;
 use crate::error::Error;
 
 pub use self::builder::ClientBuilder;
 pub use self::stats::ClientStats;
-
-/// What errors name until a connection is established.
-const HANDSHAKE: &str = "handshake";
-
-/// What all connections of a client share.
-#[derive(Debug)]
-struct Env {
-    /// Replaced when the key changes.
-    keys: RwLock<Arc<ClientKeys>>,
-    key_options: KeyOptions,
-    settings: Settings,
-    clock: Clock,
-    entropy: Entropy,
-    dial: Dial,
-    connect_timeout: Duration,
-    backoff: Backoff,
-    fail_fast: bool,
-    /// Whether there is more than one connection.
-    spread: bool,
-    counters: Counters,
-    /// Whether this client has completed a handshake under its key, and no server has reported since
-    /// that the key is retired.
-    admitted: AtomicBool,
-}
-
-impl Env {
-    /// A handshake has completed.
-    fn admit(&self) {
-        self.counters.connected.add(1);
-        self.admitted.store(true, Ordering::Relaxed);
-    }
-
-    /// The pause after so many failed attempts in a row.
-    fn pause(&self, failed: u32) -> Duration {
-        self.backoff.pause(failed, |bound| self.entropy.below(bound))
-    }
-
-    fn keys(&self) -> Arc<ClientKeys> {
-        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
-    }
-}
 
 /// A client of one server. Clones are cheap and share its connections. Requests of many tasks are in
 /// flight at once over one connection, and each is answered when its handler is done. On the classic

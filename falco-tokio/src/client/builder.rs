@@ -13,11 +13,12 @@ use falco_core::mux::Backoff;
 use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 use tokio::sync::oneshot;
 
+use super::Client;
 use super::dial::{Connecting, Dial};
+use super::env::Env;
 use super::shared::{Order, Shared};
 use super::slot::Slot;
 use super::stats::Counters;
-use super::{Client, Env};
 use crate::clock::Clock;
 use crate::entropy;
 use crate::error::Error;

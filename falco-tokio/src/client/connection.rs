@@ -1,24 +1,21 @@
 //! One connection of a client: the socket and the mux. Its slot polls it.
 
-use core::panic::AssertUnwindSafe;
 use core::sync::atomic::Ordering;
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::io;
-use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{Body, ClientMux, ClientStep, Ending, Rejected, Retry, Unfinished};
 use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError, Status};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::Env;
-use super::shared::{AnswerTo, Call};
-use crate::error::Error;
+use super::call::{AnswerTo, Call, PingTo, answer, error_of, fail};
+use super::env::Env;
+use super::panics::catch_panic;
 use crate::line::{Line, Wrote, sealed};
 use crate::socket::Socket;
 use crate::timer::{Timer, reschedule};
@@ -28,8 +25,6 @@ const TURN: usize = 64 << 10;
 /// If nothing was received for this long, the socket is read before a request is sent. That costs a
 /// system call, which requests in quick succession do not need.
 const QUIET: Duration = Duration::from_millis(1);
-
-pub(super) type PingTo = oneshot::Sender<Result<Option<Duration>, Error>>;
 
 pub(super) struct Connection {
     line: Line<Socket>,
@@ -442,36 +437,10 @@ impl Connection {
     }
 }
 
-/// Runs code of the user's stream, connect function or waker. A panic there ends one connection or
-/// one attempt at most: the slot goes on.
-pub(super) fn catch_panic<T>(run: impl FnOnce() -> T) -> io::Result<T> {
-    // What has panicked is not used again, except to be dropped.
-    catch_unwind(AssertUnwindSafe(run)).map_err(|_| io::Error::other("the stream panicked"))
-}
-
-/// Sends a caller the error of its request.
-fn fail(to: AnswerTo, error: RequestError) {
-    answer(to, Err(Error::Request(error)));
-}
-
-/// Sends a caller the result of its request. The caller may have gone.
-pub(super) fn answer(to: AnswerTo, result: Result<Bytes, Error>) {
-    let _ = to.send(result);
-}
-
-/// The error of a request of this fate whose connection has ended while something was being done.
-pub(super) fn error_of(end: &io::Result<ConnectionError>, doing: &'static str, fate: Fate) -> Error {
-    match end {
-        Ok(end) => Error::connection(*end, fate),
-        Err(error) => {
-            let source = io::Error::new(error.kind(), error.to_string());
-            Error::io(doing, source, fate)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::super::Client;
     use super::*;
 

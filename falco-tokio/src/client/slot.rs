@@ -17,10 +17,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::connection::{Connection, Event, PingTo, answer, error_of};
+use super::call::{Call, HANDSHAKE, PingTo, answer, error_of};
+use super::connection::{Connection, Event};
 use super::dial::Dialing;
-use super::shared::{Call, Order, Orders, Shared};
-use super::{Env, HANDSHAKE};
+use super::env::Env;
+use super::shared::{Order, Orders, Shared};
 use crate::error::Error;
 use crate::timer::{Timer, reschedule};
 
