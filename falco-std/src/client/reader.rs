@@ -99,10 +99,12 @@ impl Reader {
         loop {
             let total = self.receive()?;
             let filled = self.line.fill_ready(total).map_err(Err)?;
-            if filled == Filled::Nothing {
+            let is_all = filled == Filled::Nothing;
+            // If that was all, a deadline that has passed counts.
+            self.take(filled)?;
+            if is_all {
                 return Ok(());
             }
-            self.take(filled)?;
         }
     }
 
