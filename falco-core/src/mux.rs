@@ -70,7 +70,7 @@ pub use admission::{Admission, AdmissionLimits, Room, Source, SourcePrefix, hell
 #[cfg(feature = "std")]
 pub use budget::SharedBudget;
 pub use budget::{Budget, Unbounded};
-pub use call::{Call, Rejected, Unfinished};
+pub use call::{Call, Ping, Rejected, Unfinished, UnfinishedPing};
 pub use client::ClientMux;
 pub use ending::{Ending, LastStep};
 pub use refusal::refusal_of;

@@ -102,7 +102,7 @@ impl Client {
 
     /// Pings the server, which restarts the lifetime of the connection on both sides, and returns how
     /// long the answer took. The classic wire has no answer: there it returns `None` once the ping is
-    /// queued.
+    /// written. A ping of a lost connection goes to the next one, as a request that was not processed.
     ///
     /// # Errors
     /// [`Error`].

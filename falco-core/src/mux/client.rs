@@ -1,5 +1,6 @@
 //! A client's side: requests from the moment they are accepted until they complete.
 
+mod pings;
 mod send;
 mod window;
 
@@ -8,7 +9,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::Body;
-use super::call::{Call, Rejected, Unfinished};
+use super::call::{Call, Ping, Rejected, Unfinished};
 use super::deadline::Deadlines;
 use super::ending::Ending;
 use super::retry::Retry;
@@ -52,8 +53,8 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     held: usize,
     window: Window,
     parts: Reassembly<HeapPartials>,
-    /// Pings without an answer yet, oldest first.
-    pings: VecDeque<(PingId, P)>,
+    /// Pings that have not completed, oldest first.
+    pings: VecDeque<(PingId, Ping<P>)>,
     deadlines: Deadlines,
     established: bool,
     served: bool,
@@ -196,36 +197,6 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let _ = self.machine.cancel(id);
     }
 
-    /// Queues a ping. On the noise wire the waiter is given back with [`ClientStep::Pong`]. The
-    /// classic wire has no PONG, so there it is returned at once.
-    ///
-    /// # Errors
-    /// The waiter, if the connection is closing or has ended.
-    pub fn ping(&mut self, waiter: P) -> Result<Option<P>, P> {
-        // A closing connection would still send it.
-        if !self.is_open() {
-            return Err(waiter);
-        }
-        match self.machine.ping() {
-            Ok(ping) if self.machine.answers_pings() => {
-                self.pings.push_back((ping, waiter));
-                Ok(None)
-            }
-            Ok(_) => Ok(Some(waiter)),
-            Err(_) => Err(waiter),
-        }
-    }
-
-    /// Takes out the waiters of pings for which `leaves` returns `true`.
-    pub fn take_pings(&mut self, mut leaves: impl FnMut(&P) -> bool) -> Vec<P> {
-        let (left, stay) = core::mem::take(&mut self.pings)
-            .into_iter()
-            .partition(|(_, waiter)| leaves(waiter));
-        self.pings = stay;
-        let left: VecDeque<(PingId, P)> = left;
-        left.into_iter().map(|(_, waiter)| waiter).collect()
-    }
-
     /// Completes the requests in flight, accepts no new ones, then ends.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
         self.deadlines.note_poll(&mut self.machine, now);
@@ -288,7 +259,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             ClientEvent::Refused { id, refusal } => self.refused(consumed, id, refusal).unwrap_or(skip),
             ClientEvent::Pong { ping } => {
                 let answered = self.pings.partition_point(|(own, _)| *own <= ping);
-                let waiters = self.pings.drain(..answered).map(|(_, waiter)| waiter).collect();
+                let waiters = self.pings.drain(..answered).map(|(_, ping)| ping.waiter).collect();
                 ClientStep::Pong { consumed, waiters }
             }
             ClientEvent::Closing { reason } => ClientStep::Closing { consumed, reason },
@@ -387,7 +358,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.machine.set_reading(now, reading);
     }
 
-    /// Reports that the stream has accepted some or all of the sealed bytes.
+    /// Reports that the stream has accepted some of the sealed bytes; see [`flushed`](Self::flushed)
+    /// for all.
     pub fn wrote(&mut self) {
         self.deadlines.progress();
     }

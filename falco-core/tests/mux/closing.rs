@@ -1,7 +1,7 @@
 //! A connection that accepts nothing new, whichever side closes it: what begins no more goes to
 //! another connection.
 
-use falco_core::mux::ClientStep;
+use falco_core::mux::{ClientStep, Ping};
 use falco_core::testing::{noise_client, raw_frame};
 use falco_core::{CloseReason, Status};
 
@@ -69,7 +69,8 @@ fn a_ping_that_a_closing_connection_gives_back_is_not_sent() {
     scene.request(1, 400);
     assert_eq!(scene.begun(), [1]);
     scene.mux.close(NOW, CloseReason::Done);
-    assert_eq!(scene.mux.ping(5), Err(5));
+    let back = scene.mux.ping(Ping::new(5)).map_err(|ping| ping.waiter);
+    assert_eq!(back, Err(5));
     let sent = scene.sent();
     assert_eq!(sent, [(CLOSE, 1)]);
 }

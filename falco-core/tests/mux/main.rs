@@ -10,6 +10,7 @@ mod admission;
 mod book;
 mod closing;
 mod held_back;
+mod pings;
 mod retries;
 mod scene;
 mod times;

@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{ClientMux, ClientStep, Ending, LastStep, ServerMux, ServerStep, Unbounded};
+use falco_core::mux::{ClientMux, ClientStep, Ending, LastStep, Ping, ServerMux, ServerStep, Unbounded};
 use falco_core::testing::{CountingRng, noise_client, noise_server};
 use falco_core::{ClientConnection, ClientKeyRef, ConnectionError, Instant, ServerConnection, ServerKeyRef, Settings};
 
@@ -87,7 +87,7 @@ fn a_deadline_to_which_the_owner_comes_late_is_put_off_so_that_he_reads_first() 
     // A late poll: what has arrived is read first, and the connection lives on.
     let (mut client, mut server) = pair((&keys.0, &keys.1));
     let now = ms(9_051);
-    assert!(client.ping(()).is_ok());
+    assert!(client.ping(Ping::new(())).is_ok());
     let mut out = [0; 100];
     let sealed = client.seal(ms(8_000), &mut out, |(), error| panic!("{error}")).unwrap();
     assert_eq!(server.handle_timeout(now), Ok(()));
@@ -103,7 +103,7 @@ fn a_deadline_to_which_the_owner_comes_late_is_put_off_so_that_he_reads_first() 
 
 /// A ping that the client seals at `at`.
 fn ping_at<C: ClientKeyRef>(client: &mut Client<C>, at: Instant) -> Vec<u8> {
-    assert!(client.ping(()).is_ok());
+    assert!(client.ping(Ping::new(())).is_ok());
     let mut out = [0; 100];
     let sealed = client.seal(at, &mut out, |(), error| panic!("{error}")).unwrap();
     out[..sealed].to_vec()

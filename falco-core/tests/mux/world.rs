@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use falco_core::mux::{Body, Call, ClientMux, ClientStep, Rejected, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Body, Call, ClientMux, ClientStep, Ping, Rejected, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::CountingRng;
 use falco_core::{
     ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Fate, Instant, OutputTooSmall, Refusal, RequestError,
@@ -170,7 +170,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
     }
 
     pub(crate) fn ping(&mut self) {
-        let _ = self.client.ping(Waiter(0));
+        let _ = self.client.ping(Ping::new(Waiter(0)));
     }
 
     pub(crate) fn close_client(&mut self) {

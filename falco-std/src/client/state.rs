@@ -6,7 +6,9 @@ use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{Attempts, Call, ClientMux, ClientStep, Ending, LastStep, Rejected, Retry, Unfinished};
+use falco_core::mux::{
+    Attempts, Call, ClientMux, ClientStep, Ending, LastStep, Ping, Rejected, Retry, Unfinished, UnfinishedPing,
+};
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, RequestError};
 
 use super::limit::Limit;
@@ -96,8 +98,6 @@ pub(super) struct State {
     last_alive: Instant,
     /// Whether the request was written completely, where there is one at a time.
     written: Option<bool>,
-    /// Pings that the wire does not answer, until they are written.
-    unanswered: Vec<Arc<Slot>>,
     /// Why nothing more can be written.
     write_error: Option<Ended>,
     write_failed: bool,
@@ -115,7 +115,6 @@ impl State {
             last_input: Instant::ZERO,
             last_alive: Instant::ZERO,
             written: one_by_one.then_some(false),
-            unanswered: Vec::new(),
             write_error: None,
             write_failed: false,
             ending: None,
@@ -178,19 +177,21 @@ impl State {
             return Err(Outcome::Retry(job, None));
         }
         let slot = self.slot(job.attempts);
-        match self.mux.ping(Arc::clone(&slot)) {
-            Ok(unanswered) => self.unanswered.extend(unanswered),
-            Err(_) => return Err(Outcome::Retry(job, None)),
+        let mut ping = Ping::new(Arc::clone(&slot));
+        ping.attempts = job.attempts;
+        match self.mux.ping(ping) {
+            Ok(()) => Ok(slot),
+            Err(_) => Err(Outcome::Retry(job, None)),
         }
-        Ok(slot)
     }
 
     /// The caller of `slot` no longer waits: a request that was not sent will not be, and one that
     /// was is cancelled. Returns its fate, and the request unless it has completed.
     pub(super) fn cancel(&mut self, slot: &Slot) -> (Fate, Option<Job>) {
-        let is_own = |own: &Arc<Slot>| own.ticket == slot.ticket;
-        drop(self.mux.take_pings(is_own));
-        self.unanswered.retain(|own| !is_own(own));
+        let mut pings = self.mux.take_pings(|own| own.ticket == slot.ticket);
+        if let Some(ping) = pings.pop() {
+            return (Fate::NotProcessed, Some(job_of_ping(&ping)));
+        }
         let (call, fate) = self.mux.cancel(slot.ticket).unzip();
         (self.fate(fate.unwrap_or(Fate::MaybeProcessed)), call.map(job_of))
     }
@@ -285,9 +286,11 @@ impl State {
                 Retry::Fail => Outcome::Failed(why(fate)),
             });
         }
-        let pings = self.mux.take_pings(|_| true);
-        for slot in pings.into_iter().chain(self.unanswered.drain(..)) {
-            slot.end(slot.lost(Vec::new(), Fate::NotProcessed, why(Fate::NotProcessed)));
+        for UnfinishedPing { ping, fate, retry, .. } in self.mux.finish_pings() {
+            ping.waiter.end(match retry {
+                Retry::Again => Outcome::Retry(job_of_ping(&ping), Some(why(fate))),
+                Retry::Fail => Outcome::Failed(why(fate)),
+            });
         }
     }
 }
@@ -296,6 +299,13 @@ fn job_of<W>(call: Call<Vec<u8>, W>) -> Job {
     Job {
         body: call.body,
         attempts: call.attempts,
+    }
+}
+
+fn job_of_ping<P>(ping: &Ping<P>) -> Job {
+    Job {
+        body: Vec::new(),
+        attempts: ping.attempts,
     }
 }
 
@@ -337,7 +347,7 @@ impl Output for State {
     }
 
     fn drained(&mut self, _now: Instant) -> Option<Shutdown> {
-        for slot in self.unanswered.drain(..) {
+        for slot in self.mux.flushed() {
             slot.end(Outcome::Done(Reply::Unanswered));
         }
         // The reader ends the stream.

@@ -6,6 +6,7 @@ use std::io;
 use bytes::Bytes;
 use falco_core::{ConnectionError, Fate, RequestError};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::error::Error;
 
@@ -20,6 +21,16 @@ pub(super) type PingTo = oneshot::Sender<Result<Option<Duration>, Error>>;
 
 /// A request until it completes.
 pub(super) type Call = falco_core::mux::Call<Bytes, AnswerTo>;
+
+/// A ping until it completes, with the time at which its connection has accepted it.
+pub(super) type Ping = falco_core::mux::Ping<(Instant, PingTo)>;
+
+/// What goes from one connection to another.
+#[derive(Default)]
+pub(super) struct Returned {
+    pub(super) calls: Vec<Call>,
+    pub(super) pings: Vec<Ping>,
+}
 
 /// Sends a caller the error of its request.
 pub(super) fn fail(to: AnswerTo, error: RequestError) {

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{Body, ClientMux, ClientStep, Ending, Rejected, Retry, Unfinished};
+use falco_core::mux::{Body, ClientMux, ClientStep, Ending, Rejected, Retry, Unfinished, UnfinishedPing};
 use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError, Status};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::call::{AnswerTo, Call, PingTo, answer, error_of, fail};
+use super::call::{AnswerTo, Call, Ping, PingTo, Returned, answer, error_of, fail};
 use super::env::Env;
 use super::panics::catch_panic;
 use crate::line::{Line, Wrote, sealed};
@@ -45,8 +45,8 @@ pub(super) struct Connection {
     /// Bytes written in this turn. Each direction has its own limit, so that neither keeps the
     /// other from its turn.
     written: usize,
-    /// Requests that go to another connection.
-    pub(super) returned: Vec<Call>,
+    /// What goes to another connection.
+    pub(super) returned: Returned,
 }
 
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Connection {
             reads_directly: false,
             turn: 0,
             written: 0,
-            returned: Vec::new(),
+            returned: Returned::default(),
         })
     }
 
@@ -143,21 +143,14 @@ impl Connection {
     }
 
     /// Queues a ping, or gives it back.
-    pub(super) fn ping(&mut self, to: PingTo) -> Option<PingTo> {
+    pub(super) fn ping(&mut self, mut ping: Ping) -> Option<Ping> {
         if !self.is_open() {
-            return Some(to);
+            return Some(ping);
         }
         // A server may answer none of them, and the connection stays.
         drop(self.mux.take_pings(|(_, to)| to.is_closed()));
-        match self.mux.ping((Instant::now(), to)) {
-            Ok(None) => None,
-            // The wire has no answer to it.
-            Ok(Some((_, to))) => {
-                let _ = to.send(Ok(None));
-                None
-            }
-            Err((_, to)) => Some(to),
-        }
+        ping.waiter.0 = Instant::now();
+        self.mux.ping(ping).err()
     }
 
     /// Requests in flight here, including cancelled ones.
@@ -169,14 +162,16 @@ impl Connection {
     pub(super) fn retire(&mut self) {
         let now = self.now();
         self.mux.close(now, CloseReason::Done);
-        self.returned.extend(self.mux.poll_closing().into_iter().flatten());
+        self.returned
+            .calls
+            .extend(self.mux.poll_closing().into_iter().flatten());
     }
 
     /// Whether the connection accepts nothing new from now on, although the slot has not asked for
     /// that. Requests that have not begun are returned.
     fn poll_closing(&mut self) -> Option<Event> {
         let unbegun = self.mux.poll_closing()?;
-        self.returned.extend(unbegun);
+        self.returned.calls.extend(unbegun);
         let now = self.now();
         self.mux.close(now, CloseReason::Done);
         Some(Event::Closing)
@@ -224,7 +219,7 @@ impl Connection {
                 } => {
                     self.line.consume(consumed);
                     match retry {
-                        Retry::Again => self.returned.push(call),
+                        Retry::Again => self.returned.calls.push(call),
                         Retry::Fail => fail(call.waiter, RequestError::Refused(refusal)),
                     }
                 }
@@ -263,6 +258,10 @@ impl Connection {
         })?;
         if wrote.is_blocked() {
             self.mux.blocked(self.env.clock.now());
+        } else if wrote.all && self.written < TURN {
+            for (_, to) in self.mux.flushed() {
+                let _ = to.send(Ok(None));
+            }
         } else {
             self.mux.wrote();
         }
@@ -422,17 +421,22 @@ impl Connection {
         }
     }
 
-    /// Returns the requests that go to another connection, and sends the other callers the error.
+    /// Returns the requests and pings that go to another connection, and sends the other callers the error.
     fn finish(&mut self, end: &io::Result<ConnectionError>) {
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
             match retry {
-                Retry::Again => self.returned.push(call),
+                Retry::Again => self.returned.calls.push(call),
                 Retry::Fail => answer(call.waiter, Err(error_of(end, "waiting for the answer", fate))),
             }
         }
-        for (_, to) in self.mux.take_pings(|_| true) {
-            let error = error_of(end, "waiting for the answer to a ping", Fate::NotProcessed);
-            let _ = to.send(Err(error));
+        for UnfinishedPing { ping, fate, retry, .. } in self.mux.finish_pings() {
+            match retry {
+                Retry::Again => self.returned.pings.push(ping),
+                Retry::Fail => {
+                    let error = error_of(end, "waiting for the answer to a ping", fate);
+                    let _ = ping.waiter.1.send(Err(error));
+                }
+            }
         }
     }
 }
@@ -452,11 +456,11 @@ mod tests {
         let (near, _far) = tokio::io::duplex(1);
         let mut connection = Connection::new(Socket::Other(Box::new(near)), env, env.keys())?;
         let (to, _waits) = oneshot::channel();
-        assert!(connection.ping(to).is_none());
+        assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
         for _ in 0..10 {
             // The caller has gone since.
             let (to, _) = oneshot::channel();
-            assert!(connection.ping(to).is_none());
+            assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
         }
         assert_eq!(connection.mux.take_pings(|_| true).len(), 2);
         Ok(())

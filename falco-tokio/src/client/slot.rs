@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::call::{Call, HANDSHAKE, PingTo, answer, error_of};
+use super::call::{Call, HANDSHAKE, Ping, Returned, answer, error_of};
 use super::connection::{Connection, Event};
 use super::dial::Dialing;
 use super::env::Env;
@@ -47,7 +47,7 @@ pub(super) struct Slot {
     old: Vec<Connection>,
     /// Requests that wait for a connection, by ticket.
     waiting: BTreeMap<u64, Call>,
-    pings: Vec<PingTo>,
+    pings: Vec<Ping>,
     openers: Vec<oneshot::Sender<Result<(), Error>>>,
     closers: Vec<oneshot::Sender<()>>,
     closing: bool,
@@ -120,7 +120,7 @@ impl Slot {
             match order {
                 Order::Cancel(ticket) => drop(self.remove(ticket)),
                 Order::Expire(ticket, limit) => self.expire(ticket, limit),
-                Order::Ping(to) => self.pings.push(to),
+                Order::Ping(to) => self.pings.push(Ping::new((Instant::now(), to))),
                 Order::Open(to) => self.openers.push(to),
                 Order::Renew => self.renew(None),
                 Order::Adopt(connection) => self.renew(Some(connection)),
@@ -222,8 +222,8 @@ impl Slot {
             if !self.pings.is_empty() {
                 self.pings = core::mem::take(&mut self.pings)
                     .into_iter()
-                    .filter(|to| !to.is_closed())
-                    .filter_map(|to| connection.ping(to))
+                    .filter(|ping| !ping.waiter.1.is_closed())
+                    .filter_map(|ping| connection.ping(ping))
                     .collect();
             }
             self.openers.drain(..).for_each(|to| drop(to.send(Ok(()))));
@@ -235,15 +235,16 @@ impl Slot {
 
     /// Queues requests that a connection gave back. They are ordered by ticket, so before later
     /// ones.
-    fn take_back(&mut self, returned: Vec<Call>) {
-        self.waiting
-            .extend(returned.into_iter().map(|call| (call.ticket, call)));
+    fn take_back(&mut self, returned: Returned) {
+        let calls = returned.calls.into_iter();
+        self.waiting.extend(calls.map(|call| (call.ticket, call)));
+        self.pings.extend(returned.pings);
     }
 
     /// Begins an attempt to connect, if there is something to do and no pause.
     fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Drop those whose callers no longer wait.
-        self.pings.retain(|to| !to.is_closed());
+        self.pings.retain(|ping| !ping.waiter.1.is_closed());
         self.openers.retain(|to| !to.is_closed());
         let asked = !self.waiting.is_empty() || !self.pings.is_empty() || !self.openers.is_empty();
         // If the client has several connections, no request is assigned to one that has failed. So
@@ -319,8 +320,8 @@ impl Slot {
         for (_, call) in core::mem::take(&mut self.waiting) {
             answer(call.waiter, Err(error.again(Fate::NotProcessed)));
         }
-        for to in self.pings.drain(..) {
-            let _ = to.send(Err(error.again(Fate::NotProcessed)));
+        for ping in self.pings.drain(..) {
+            let _ = ping.waiter.1.send(Err(error.again(Fate::NotProcessed)));
         }
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
@@ -377,7 +378,7 @@ impl Slot {
             Current::Connection(mut connection, since) => {
                 let polled = poll(&mut connection, cx);
                 let returned = core::mem::take(&mut connection.returned);
-                let gave_back = !returned.is_empty();
+                let gave_back = !returned.calls.is_empty() || !returned.pings.is_empty();
                 self.take_back(returned);
                 match polled {
                     Poll::Pending => {
