@@ -153,15 +153,11 @@ impl Inner {
         let limit = Limit::from_now(limit);
         loop {
             let connection = self.connector.connection(limit, Wait::Connection)?;
-            let why = match go(&connection, job, limit) {
+            match go(&connection, job, limit) {
                 Outcome::Done(done) => return Ok(done),
                 Outcome::Failed(error) => return Err(error),
-                Outcome::Retry(again, why) => {
-                    job = again;
-                    why
-                }
-            };
-            self.connector.give_up(&connection, why);
+                Outcome::Retry(again) => job = again,
+            }
         }
     }
 }

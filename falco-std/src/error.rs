@@ -6,6 +6,7 @@ use core::time::Duration;
 use std::io;
 
 use falco_core::keys::SetupError;
+use falco_core::mux::AttemptEnd;
 use falco_core::{ConnectionError, EntropyError, Fate, RequestError, SettingsError};
 
 /// Why a call failed. No error contains a byte of a key or of a message.
@@ -89,6 +90,19 @@ impl Error {
             Self::Setup(error) => Self::Setup(*error),
             Self::Settings(error) => Self::Settings(*error),
             Self::Closed => Self::Closed,
+        }
+    }
+
+    /// What an attempt at a connection ended with that failed with this error.
+    pub(crate) fn attempt_end(&self) -> AttemptEnd {
+        match self {
+            Self::Connection { end, .. } => AttemptEnd::Connection(*end),
+            // A name without a port, or a path that is too long.
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => AttemptEnd::Unusable,
+            Self::Entropy(_) | Self::Setup(_) => AttemptEnd::Unusable,
+            Self::Io { .. } | Self::TimedOut { .. } | Self::Request(_) | Self::Closed | Self::Settings(_) => {
+                AttemptEnd::Stream
+            }
         }
     }
 

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use self::call::{HANDSHAKE, error_of};
 use self::connection::{Connection, Event};
-use self::env::Env;
+use self::env::{Env, OwnKey};
 use self::shared::{Order, Shared};
 use crate::error::Error;
 
@@ -137,13 +137,16 @@ impl Client {
         let mut entropy = env.entropy.clone();
         let keys = env.key_options.keys(key, &mut entropy)?;
         let socket = env.dial.dial(env.connect_timeout, env.settings.lifetime()).await?;
-        let mut connection = Connection::new(socket, env, Arc::clone(&keys))?;
+        let own = OwnKey::new(keys);
+        let mut connection = Connection::new(socket, env, Arc::clone(&own))?;
         // The handshake has its own limit.
         if let Event::Ended(end) = core::future::poll_fn(|cx| connection.poll(cx)).await {
             return Err(error_of(&end, HANDSHAKE, Fate::NotProcessed));
         }
-        *env.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
-        env.admit();
+        // The other connections of the client need not find that out.
+        own.admitted.admit();
+        env.counters.connected.add(1);
+        *env.key.write().unwrap_or_else(PoisonError::into_inner) = own;
         let mut adopted = Some(Box::new(connection));
         let mut taken = false;
         for slot in &self.inner.slots {

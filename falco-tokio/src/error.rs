@@ -7,6 +7,7 @@ use core::time::Duration;
 use std::io;
 
 use falco_core::keys::SetupError;
+use falco_core::mux::AttemptEnd;
 use falco_core::{ConnectionError, EntropyError, Fate, RequestError, SettingsError};
 
 /// What a handler fails with. It stays on this side: the client learns only that its request
@@ -76,6 +77,19 @@ impl Error {
     #[must_use]
     pub const fn is_refused(&self) -> bool {
         matches!(self, Self::Connection { end, .. } if end.is_refused())
+    }
+
+    /// What an attempt at a connection ended with that failed with this error.
+    pub(crate) fn attempt_end(&self) -> AttemptEnd {
+        match self {
+            Self::Connection { end, .. } => AttemptEnd::Connection(*end),
+            // A name without a port, or a path that is too long.
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => AttemptEnd::Unusable,
+            Self::Entropy(_) | Self::Setup(_) => AttemptEnd::Unusable,
+            Self::Io { .. } | Self::TimedOut { .. } | Self::Request(_) | Self::Closed | Self::Settings(_) => {
+                AttemptEnd::Stream
+            }
+        }
     }
 
     pub(crate) const fn io(doing: &'static str, source: io::Error, fate: Fate) -> Self {

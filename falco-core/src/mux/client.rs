@@ -11,6 +11,7 @@ use core::fmt;
 use super::Body;
 use super::call::{Call, Ping, Rejected, Unfinished};
 use super::deadline::Deadlines;
+use super::dials::History;
 use super::ending::Ending;
 use super::retry::Retry;
 use super::step::ClientStep;
@@ -57,7 +58,7 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     pings: VecDeque<(PingId, Ping<P>)>,
     deadlines: Deadlines,
     established: bool,
-    served: bool,
+    history: History,
     /// [`poll_closing`](Self::poll_closing) has reported that nothing new is accepted.
     closing_reported: bool,
 }
@@ -101,7 +102,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             pings: VecDeque::new(),
             deadlines: Deadlines::default(),
             established: false,
-            served: false,
+            history: History::default(),
             closing_reported: false,
         }
     }
@@ -262,13 +263,16 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 let waiters = self.pings.drain(..answered).map(|(_, ping)| ping.waiter).collect();
                 ClientStep::Pong { consumed, waiters }
             }
-            ClientEvent::Closing { reason } => ClientStep::Closing { consumed, reason },
+            ClientEvent::Closing { reason } => {
+                self.history.key_retired = reason == CloseReason::KeyRetired;
+                ClientStep::Closing { consumed, reason }
+            }
         }
     }
 
     /// A request was answered. Grows the window if an earlier busy refusal has shrunk it.
     fn answered(&mut self, id: RequestId) -> Option<Call<B, W>> {
-        self.served = true;
+        self.history.served = true;
         let Begun { ticket, length, .. } = self.complete(id)?;
         self.window.grow(id, length);
         self.take(ticket)
@@ -278,7 +282,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// holds the request back until the window has room for it.
     fn refused<'u>(&mut self, consumed: usize, id: RequestId, refusal: Refusal) -> Option<ClientStep<'u, B, W, P>> {
         self.parts.forget(id);
-        self.served |= refusal != Refusal::NotProcessed;
+        self.history.served |= refusal != Refusal::NotProcessed;
         let may_fit = refusal == Refusal::Busy && self.shrink_window(id);
         let ticket = self.complete(id)?.ticket;
         let attempts = &mut self.table.get_mut(ticket)?.attempts;
@@ -410,11 +414,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.established
     }
 
-    /// Whether the server has answered a request, or refused one for another reason than
-    /// [`Refusal::NotProcessed`].
+    /// What the connection tells about its server, for [`Dials::lost`](super::Dials::lost).
     #[must_use]
-    pub const fn has_served(&self) -> bool {
-        self.served
+    pub const fn history(&self) -> History {
+        self.history
     }
 
     /// Releases memory that is not needed while nothing is outstanding.

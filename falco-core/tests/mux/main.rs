@@ -9,6 +9,7 @@
 mod admission;
 mod book;
 mod closing;
+mod dials;
 mod held_back;
 mod pings;
 mod retries;

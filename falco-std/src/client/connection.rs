@@ -7,13 +7,14 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use falco_core::keys::{ClientKeys, Entropy};
+use falco_core::mux::History;
 use falco_core::{ClientConnection, CloseReason, Fate, LINGER, Settings};
 
 use super::exclusive::{Acquired, Exclusive};
 use super::limit::Limit;
 use super::outcome::{Ended, Job, Outcome, Reply};
 use super::reader::Reader;
-use super::state::{History, Slot, State};
+use super::state::{Slot, State};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::line::Line;
@@ -38,9 +39,8 @@ impl Connection {
         stream: BoxedStream,
         key: Arc<ClientKeys>,
         settings: &Settings,
-        entropy: &Entropy,
+        (entropy, clock): (&Entropy, Clock),
     ) -> Result<(Self, Option<Reader>), Error> {
-        let clock = Clock::new();
         let io = |error| Error::io("connecting", error, Fate::NotProcessed);
         // On the classic wire nothing comes that no caller waits for, and one request is in flight
         // at a time, so that a thread that reads has no use.
@@ -98,16 +98,17 @@ impl Connection {
         };
         let mut guard = match exclusive.acquire(limit) {
             Acquired::Reader(guard) => guard,
-            Acquired::Ended => return Outcome::Retry(job, None),
+            Acquired::Ended => return Outcome::Retry(job),
             Acquired::TimedOut(limit) => {
                 return Outcome::Failed(limit.error("waiting for the connection", Fate::NotProcessed));
             }
         };
         let Some(reader) = guard.reader() else {
-            return Outcome::Retry(job, None);
+            return Outcome::Retry(job);
         };
         if let Err(ended) = reader.catch_up() {
-            return Outcome::Retry(job, Some(error_of(ended, "reading")));
+            reader.finish(ended);
+            return Outcome::Retry(job);
         }
         let submitted = submit(&mut self.shared.lock().state, job);
         let slot = match submitted {
@@ -167,7 +168,7 @@ impl Connection {
         self.shared.lock().state.is_open()
     }
 
-    pub(super) fn history(&self) -> History {
+    pub(super) fn history(&self) -> (History, Option<falco_core::Instant>, Option<Error>) {
         self.shared.lock().state.history()
     }
 

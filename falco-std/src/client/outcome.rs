@@ -41,8 +41,8 @@ pub(super) enum Reply {
 pub(super) enum Outcome<T> {
     Done(T),
     Failed(Error),
-    /// It was not processed, and goes to another connection. With the reason, if there is one.
-    Retry(Job, Option<Error>),
+    /// It was not processed, and goes to another connection.
+    Retry(Job),
 }
 
 impl<T> Outcome<T> {
@@ -51,7 +51,7 @@ impl<T> Outcome<T> {
     pub(super) fn cancelled(job: Option<Job>, fate: Fate, limit: Option<Limit>) -> Self {
         match (limit, job) {
             (Some(limit), _) => Self::Failed(limit.error(waiting_for(fate), fate)),
-            (None, Some(job)) if fate == Fate::NotProcessed => Self::Retry(job, None),
+            (None, Some(job)) if fate == Fate::NotProcessed => Self::Retry(job),
             (None, _) => {
                 let end = ConnectionError::Closed;
                 Self::Failed(Error::Connection { end, fate })
@@ -63,7 +63,7 @@ impl<T> Outcome<T> {
         match self {
             Self::Done(value) => Outcome::Done(done(value)),
             Self::Failed(error) => Outcome::Failed(error),
-            Self::Retry(job, reason) => Outcome::Retry(job, reason),
+            Self::Retry(job) => Outcome::Retry(job),
         }
     }
 }
@@ -74,14 +74,6 @@ pub(super) const fn waiting_for(fate: Fate) -> &'static str {
         Fate::NotProcessed => "sending the request",
         Fate::MaybeProcessed | _ => "waiting for the answer",
     }
-}
-
-/// The error of a client whose connection has ended and that cannot make another.
-pub(super) fn ended(reason: Option<Error>) -> Error {
-    reason.unwrap_or(Error::Connection {
-        end: ConnectionError::Closed,
-        fate: Fate::NotProcessed,
-    })
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{
-    Attempts, Call, ClientMux, ClientStep, Ending, LastStep, Ping, Rejected, Retry, Unfinished, UnfinishedPing,
+    Attempts, Call, ClientMux, ClientStep, Ending, History, LastStep, Ping, Rejected, Retry, Unfinished, UnfinishedPing,
 };
-use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, RequestError};
+use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError};
 
 use super::limit::Limit;
 use super::outcome::{Ended, Job, Outcome, Reply, waiting_for};
@@ -35,7 +35,7 @@ impl Slot {
     pub(super) fn lost(&self, body: Vec<u8>, fate: Fate, why: Error) -> Outcome<Reply> {
         let mut attempts = self.attempts;
         match attempts.after_loss(fate) {
-            Retry::Again => Outcome::Retry(Job { body, attempts }, Some(why)),
+            Retry::Again => Outcome::Retry(Job { body, attempts }),
             Retry::Fail => Outcome::Failed(why),
         }
     }
@@ -67,15 +67,6 @@ impl Slot {
     }
 }
 
-/// What happened on a connection, for the decision whether and when to make the next.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct History {
-    /// The server has reported that the key is retired.
-    pub(super) key_retired: bool,
-    /// A request was answered, or refused for a reason other than "not processed".
-    pub(super) served: bool,
-}
-
 /// What came of receiving unread bytes.
 pub(super) enum Progress {
     /// So many of them are consumed.
@@ -90,7 +81,8 @@ pub(super) struct State {
     tickets: u64,
     /// The connection has ended, and all requests and pings have completed.
     pub(super) ended: bool,
-    key_retired: bool,
+    /// When the connection has stopped to accept anything new, and why if it has ended.
+    lost: Option<(Instant, Option<Error>)>,
     /// When bytes last came.
     last_input: Instant,
     /// The last time at which the connection was known to be alive. Bytes that come after
@@ -111,7 +103,7 @@ impl State {
             mux: ClientMux::new(machine).with_max_held(max_held),
             tickets: 0,
             ended: false,
-            key_retired: false,
+            lost: None,
             last_input: Instant::ZERO,
             last_alive: Instant::ZERO,
             written: one_by_one.then_some(false),
@@ -121,11 +113,14 @@ impl State {
         }
     }
 
-    pub(super) const fn history(&self) -> History {
-        History {
-            key_retired: self.key_retired,
-            served: self.mux.has_served(),
-        }
+    /// What the connection tells about its server, when it was lost if it was noted, and why.
+    pub(super) fn history(&self) -> (History, Option<Instant>, Option<Error>) {
+        let (at, why) = self
+            .lost
+            .as_ref()
+            .map_or((None, None), |(at, why)| (Some(*at), why.as_ref()));
+        let why = why.map(|why| why.with_fate(Fate::NotProcessed));
+        (self.mux.history(), at, why)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -158,7 +153,7 @@ impl State {
     /// Queues a request. If it cannot begin on this connection, that is its outcome.
     pub(super) fn add(&mut self, job: Job) -> Result<Arc<Slot>, Outcome<Reply>> {
         if !self.is_open() {
-            return Err(Outcome::Retry(job, None));
+            return Err(Outcome::Retry(job));
         }
         self.set_written(false);
         let slot = self.slot(job.attempts);
@@ -166,7 +161,7 @@ impl State {
         call.attempts = job.attempts;
         match self.mux.request(call) {
             Ok(()) => Ok(slot),
-            Err(Rejected::Closed(call)) => Err(Outcome::Retry(job_of(call), None)),
+            Err(Rejected::Closed(call)) => Err(Outcome::Retry(job_of(call))),
             Err(Rejected::Failed(_, error)) => Err(Outcome::Failed(Error::Request(error))),
         }
     }
@@ -174,14 +169,14 @@ impl State {
     /// Queues a ping, as [`add`](Self::add) does a request.
     pub(super) fn ping(&mut self, job: Job) -> Result<Arc<Slot>, Outcome<Reply>> {
         if !self.is_open() {
-            return Err(Outcome::Retry(job, None));
+            return Err(Outcome::Retry(job));
         }
         let slot = self.slot(job.attempts);
         let mut ping = Ping::new(Arc::clone(&slot));
         ping.attempts = job.attempts;
         match self.mux.ping(ping) {
             Ok(()) => Ok(slot),
-            Err(_) => Err(Outcome::Retry(job, None)),
+            Err(_) => Err(Outcome::Retry(job)),
         }
     }
 
@@ -228,7 +223,7 @@ impl State {
                 let error = Error::Request(RequestError::Refused(refusal));
                 let slot = Arc::clone(&call.waiter);
                 slot.end(match retry {
-                    Retry::Again => Outcome::Retry(job_of(call), Some(error)),
+                    Retry::Again => Outcome::Retry(job_of(call)),
                     Retry::Fail => Outcome::Failed(error),
                 });
                 Progress::Consumed(consumed)
@@ -239,9 +234,8 @@ impl State {
                 }
                 Progress::Consumed(consumed)
             }
-            ClientStep::Closing { consumed, reason } => {
-                self.key_retired = reason == CloseReason::KeyRetired;
-                self.move_unbegun();
+            ClientStep::Closing { consumed, .. } => {
+                self.move_unbegun(now);
                 Progress::Consumed(consumed)
             }
             ClientStep::TransmitFirst | _ => Progress::TransmitFirst,
@@ -249,10 +243,14 @@ impl State {
     }
 
     /// Once the connection accepts nothing new, requests that have not begun go to another.
-    fn move_unbegun(&mut self) {
-        for call in self.mux.poll_closing().into_iter().flatten() {
+    fn move_unbegun(&mut self, now: Instant) {
+        let Some(unbegun) = self.mux.poll_closing() else {
+            return;
+        };
+        self.lost.get_or_insert((now, None));
+        for call in unbegun {
             let slot = Arc::clone(&call.waiter);
-            slot.end(Outcome::Retry(job_of(call), None));
+            slot.end(Outcome::Retry(job_of(call)));
         }
     }
 
@@ -276,19 +274,21 @@ impl State {
                 Error::io(waiting_for(fate), source, fate)
             }
         };
+        let (at, _) = self.lost.take().unwrap_or((now, None));
+        self.lost = Some((at, Some(why(Fate::NotProcessed))));
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
             // The mux does not know what was written.
             let actual = self.fate(fate);
             let slot = Arc::clone(&call.waiter);
             slot.end(match retry {
                 _ if actual != fate => slot.lost(call.body, actual, why(actual)),
-                Retry::Again => Outcome::Retry(job_of(call), Some(why(fate))),
+                Retry::Again => Outcome::Retry(job_of(call)),
                 Retry::Fail => Outcome::Failed(why(fate)),
             });
         }
         for UnfinishedPing { ping, fate, retry, .. } in self.mux.finish_pings() {
             ping.waiter.end(match retry {
-                Retry::Again => Outcome::Retry(job_of_ping(&ping), Some(why(fate))),
+                Retry::Again => Outcome::Retry(job_of_ping(&ping)),
                 Retry::Fail => Outcome::Failed(why(fate)),
             });
         }
@@ -324,7 +324,7 @@ impl Output for State {
             })
         });
         // It may have no request numbers left.
-        self.move_unbegun();
+        self.move_unbegun(now);
         sealed
     }
 
@@ -387,7 +387,7 @@ mod tests {
 
     fn returned(outcome: Option<Outcome<Reply>>) -> Vec<u8> {
         match outcome {
-            Some(Outcome::Retry(job, _)) => job.body,
+            Some(Outcome::Retry(job)) => job.body,
             Some(Outcome::Done(_) | Outcome::Failed(_)) | None => panic!("it goes to the next connection"),
         }
     }
@@ -403,7 +403,7 @@ mod tests {
         lost.finish(Instant::ZERO, Ok(ConnectionError::Closed));
         let back = returned(slot.take());
         assert_eq!((back.as_slice(), back.as_ptr()), (&b"hello"[..], body));
-        let Err(Outcome::Retry(job, _)) = lost.add(Job {
+        let Err(Outcome::Retry(job)) = lost.add(Job {
             body: back,
             attempts: Attempts::default(),
         }) else {

@@ -1,7 +1,6 @@
 //! Settings of a client, and how it is created.
 
 use core::future::Future;
-use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 use std::io;
 #[cfg(unix)]
@@ -15,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::Client;
 use super::dial::{Connecting, Dial};
-use super::env::Env;
+use super::env::{Env, OwnKey};
 use super::shared::{Order, Shared};
 use super::slot::Slot;
 use super::stats::Counters;
@@ -250,7 +249,7 @@ impl ClientBuilder {
         let mut entropy = self.entropy;
         let (keys, key_options) = self.key.keys(&mut entropy)?;
         let env = Arc::new(Env {
-            keys: RwLock::new(keys),
+            key: RwLock::new(OwnKey::new(keys)),
             key_options,
             settings,
             clock: Clock::new(),
@@ -261,7 +260,6 @@ impl ClientBuilder {
             fail_fast: self.fail_fast,
             spread: self.connections > 1,
             counters: Counters::default(),
-            admitted: AtomicBool::new(false),
         });
         let connections = self.connections.max(1);
         let slots: Box<[_]> = (0..connections).map(|_| Arc::new(Shared::default())).collect();

@@ -1,6 +1,5 @@
 //! One connection of a client: the socket and the mux. Its slot polls it.
 
-use core::sync::atomic::Ordering;
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::io;
@@ -8,13 +7,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{Body, ClientMux, ClientStep, Ending, Rejected, Retry, Unfinished, UnfinishedPing};
+use falco_core::mux::{
+    Admitted, Body, ClientMux, ClientStep, Ending, History, Rejected, Retry, Unfinished, UnfinishedPing,
+};
 use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError, Status};
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::call::{AnswerTo, Call, Ping, PingTo, Returned, answer, error_of, fail};
-use super::env::Env;
+use super::env::{Env, OwnKey};
 use super::panics::catch_panic;
 use crate::line::{Line, Wrote, sealed};
 use crate::socket::Socket;
@@ -32,7 +33,7 @@ pub(super) struct Connection {
     timer: Timer,
     stage: Stage,
     env: Arc<Env>,
-    keys: Arc<ClientKeys>,
+    key: Arc<OwnKey>,
     eof: bool,
     /// Closes once all accepted requests have begun.
     closing: bool,
@@ -76,11 +77,11 @@ enum Pause {
 }
 
 impl Connection {
-    /// A connection under `keys`, whose handshake begins now.
-    pub(super) fn new(socket: Socket, env: &Arc<Env>, keys: Arc<ClientKeys>) -> Result<Self, EntropyError> {
+    /// A connection under `key`, whose handshake begins now.
+    pub(super) fn new(socket: Socket, env: &Arc<Env>, key: Arc<OwnKey>) -> Result<Self, EntropyError> {
         let mut entropy = env.entropy.clone();
         let now = env.clock.now();
-        let machine = ClientConnection::new(Arc::clone(&keys), &env.settings, now, &mut entropy)?;
+        let machine = ClientConnection::new(Arc::clone(&key.keys), &env.settings, now, &mut entropy)?;
         let max_held = usize::try_from(env.settings.max_held()).unwrap_or(usize::MAX);
         Ok(Self {
             line: Line::new(socket),
@@ -88,7 +89,7 @@ impl Connection {
             timer: Timer::default(),
             stage: Stage::Open,
             env: Arc::clone(env),
-            keys,
+            key,
             eof: false,
             closing: false,
             received: now,
@@ -117,9 +118,14 @@ impl Connection {
         matches!(self.stage, Stage::Closed)
     }
 
-    /// Whether the server has answered a request, or refused one by name.
-    pub(super) const fn has_served(&self) -> bool {
-        self.mux.has_served()
+    /// What it tells about its server.
+    pub(super) const fn history(&self) -> History {
+        self.mux.history()
+    }
+
+    /// Of the key that it was made under.
+    pub(super) fn admitted(&self) -> &Admitted {
+        &self.key.admitted
     }
 
     /// Accepts a request, or gives it back.
@@ -231,10 +237,6 @@ impl Connection {
                 }
                 ClientStep::Closing { consumed, reason } => {
                     debug!(?reason, "the server closes");
-                    if reason == CloseReason::KeyRetired && Arc::ptr_eq(&self.keys, &self.env.keys()) {
-                        // A refusal from now on means that the key is no longer accepted.
-                        self.env.admitted.store(false, Ordering::Relaxed);
-                    }
                     self.line.consume(consumed);
                     if let Some(event) = self.poll_closing() {
                         return Pause::Report(event);
@@ -454,7 +456,7 @@ mod tests {
         let client = Client::builder(key).connect_lazy("127.0.0.1:1")?;
         let env = &client.inner.env;
         let (near, _far) = tokio::io::duplex(1);
-        let mut connection = Connection::new(Socket::Other(Box::new(near)), env, env.keys())?;
+        let mut connection = Connection::new(Socket::Other(Box::new(near)), env, env.key())?;
         let (to, _waits) = oneshot::channel();
         assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
         for _ in 0..10 {

@@ -1,22 +1,35 @@
 //! What all connections of a client share.
 
-use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use falco_core::Settings;
 use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
-use falco_core::mux::Backoff;
+use falco_core::mux::{Admitted, Backoff};
 
 use super::dial::Dial;
 use super::stats::Counters;
 use crate::clock::Clock;
 
+/// A client's key, and whether the client is let in under it.
+#[derive(Debug)]
+pub(super) struct OwnKey {
+    pub(super) keys: Arc<ClientKeys>,
+    pub(super) admitted: Admitted,
+}
+
+impl OwnKey {
+    pub(super) fn new(keys: Arc<ClientKeys>) -> Arc<Self> {
+        let admitted = Admitted::new();
+        Arc::new(Self { keys, admitted })
+    }
+}
+
 /// What all connections of a client share.
 #[derive(Debug)]
 pub(super) struct Env {
     /// Replaced when the key changes.
-    pub(super) keys: RwLock<Arc<ClientKeys>>,
+    pub(super) key: RwLock<Arc<OwnKey>>,
     pub(super) key_options: KeyOptions,
     pub(super) settings: Settings,
     pub(super) clock: Clock,
@@ -28,24 +41,10 @@ pub(super) struct Env {
     /// Whether there is more than one connection.
     pub(super) spread: bool,
     pub(super) counters: Counters,
-    /// Whether this client has completed a handshake under its key, and no server has reported since
-    /// that the key is retired.
-    pub(super) admitted: AtomicBool,
 }
 
 impl Env {
-    /// A handshake has completed.
-    pub(super) fn admit(&self) {
-        self.counters.connected.add(1);
-        self.admitted.store(true, Ordering::Relaxed);
-    }
-
-    /// The pause after so many failed attempts in a row.
-    pub(super) fn pause(&self, failed: u32) -> Duration {
-        self.backoff.pause(failed, |bound| self.entropy.below(bound))
-    }
-
-    pub(super) fn keys(&self) -> Arc<ClientKeys> {
-        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn key(&self) -> Arc<OwnKey> {
+        Arc::clone(&self.key.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
