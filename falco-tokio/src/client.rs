@@ -156,9 +156,9 @@ impl Client {
         if taken { Ok(()) } else { Err(Error::Closed) }
     }
 
-    /// Drains all connections: outstanding requests of all clones complete, and new ones fail as
-    /// [closed](Error::Closed). It waits until the server has ended its side, for a second at most
-    /// after the last answer.
+    /// Drains all connections, for all clones: requests that a connection has accepted complete.
+    /// Those that wait for a connection, and new ones, fail as [closed](Error::Closed). It waits
+    /// until the server has ended its side, for a second at most after the last answer.
     ///
     /// If all clones of a client are dropped instead, its connections drain in the same way in the
     /// background.

@@ -1,5 +1,6 @@
 //! A client's side: requests from the moment they are accepted until they complete.
 
+mod close;
 mod pings;
 mod send;
 mod window;
@@ -12,12 +13,11 @@ use super::Body;
 use super::call::{Call, Ping, Rejected, Unfinished};
 use super::deadline::Deadlines;
 use super::dials::History;
-use super::ending::Ending;
 use super::retry::Retry;
 use super::step::ClientStep;
 use super::table::{self, Progress, Table};
 use crate::connection::ClientConnection;
-use crate::error::{ConnectionError, Error, LINGER};
+use crate::error::{ConnectionError, Error};
 use crate::event::{ClientEvent, ClientWait, Received};
 use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
@@ -27,6 +27,7 @@ use crate::settings::DEFAULT_MAX_HELD;
 use crate::time::Instant;
 use crate::wire::ClientKeyRef;
 
+use self::close::Closing;
 use self::window::Window;
 
 /// A client's connection with the requests that it has accepted and that have not completed.
@@ -59,8 +60,7 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     deadlines: Deadlines,
     established: bool,
     history: History,
-    /// [`poll_closing`](Self::poll_closing) has reported that nothing new is accepted.
-    closing_reported: bool,
+    closing: Closing,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -103,7 +103,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             deadlines: Deadlines::default(),
             established: false,
             history: History::default(),
-            closing_reported: false,
+            closing: Closing::default(),
         }
     }
 
@@ -124,7 +124,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Whether new requests are accepted.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        matches!(self.machine.status(), Status::Handshaking | Status::Established)
+        self.closing.end.is_none() && matches!(self.machine.status(), Status::Handshaking | Status::Established)
     }
 
     /// Requests that have not completed.
@@ -198,12 +198,6 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let _ = self.machine.cancel(id);
     }
 
-    /// Completes the requests in flight, accepts no new ones, then ends.
-    pub fn close(&mut self, now: Instant, reason: CloseReason) {
-        self.deadlines.note_poll(&mut self.machine, now);
-        self.machine.close(now, reason);
-    }
-
     /// Processes the unread bytes as [`ClientConnection::recv`] does. If the server refuses a
     /// request as busy and the bytes in flight may be the reason, the request is held back and sent
     /// again later, and no step reports that.
@@ -211,7 +205,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// # Errors
     /// What ended the connection. [`finish`](Self::finish) returns the requests that are left.
     pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ClientStep<'u, B, W, P>, ConnectionError> {
-        self.deadlines.note_poll(&mut self.machine, now);
+        self.note(now)?;
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(ClientStep::NeedMore { total }),
             Received::Wait(ClientWait::TransmitFirst) => return Ok(ClientStep::TransmitFirst),
@@ -351,7 +345,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// # Errors
     /// What ended the connection.
     pub fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
-        self.deadlines.note_poll(&mut self.machine, now);
+        self.note(now)?;
         self.machine.end_of_stream(now, unread)
     }
 
@@ -384,7 +378,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.poll_timeout(&self.machine)
+        let due = self.deadlines.poll_timeout(&self.machine);
+        let all = [due, self.closes_at()].into_iter().flatten().min();
+        all.filter(|_| self.closing.end.is_none())
     }
 
     /// Does what is due at `now`. First read everything that has arrived. If the call is more than
@@ -398,14 +394,21 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for a
     /// lifetime.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        if let Some(end) = self.closing.end {
+            return Err(end);
+        }
+        self.note_idle(now);
+        if self.closes_at().is_some_and(|at| at <= now) {
+            return Err(self.abandon());
+        }
         self.deadlines.handle_timeout(&mut self.machine, now)
     }
 
-    /// How to end the stream of a connection that ended with `end`. A client waits for at most
-    /// [`LINGER`](crate::LINGER).
-    #[must_use]
-    pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
-        Ending::new(end, self.established, LINGER, now)
+    /// For calls that bring news of the stream at `now`.
+    fn note(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        self.deadlines.note_poll(&mut self.machine, now);
+        self.note_idle(now);
+        self.closing.end.map_or(Ok(()), Err)
     }
 
     /// Whether the handshake of this connection has completed.

@@ -1,12 +1,15 @@
 //! A connection that accepts nothing new, whichever side closes it: what begins no more goes to
 //! another connection.
 
-use falco_core::mux::{ClientStep, Ping};
+use core::time::Duration;
+
+use falco_core::mux::{ClientStep, LastStep, Ping, Retry};
 use falco_core::testing::{noise_client, raw_frame};
-use falco_core::{CloseReason, Status};
+use falco_core::{CloseReason, ConnectionError, Fate, LINGER, Status};
 
 use crate::scene::{NOW, Scene};
 
+const MESSAGE: u8 = 1;
 const BEGIN: u8 = 2;
 const PART: u8 = 3;
 const CLOSE: u8 = 8;
@@ -97,4 +100,118 @@ fn a_request_that_has_begun_is_sent_as_a_whole_beside_one_without_a_number() {
     assert!(scene.mux.has_unbegun());
     assert_eq!(moved(&mut scene), Some(vec![2]));
     assert!(!scene.mux.has_unsent());
+}
+
+/// A client of which a second request waits for room on the server, and that its user closes.
+#[test]
+fn a_client_that_its_user_closes_sends_what_it_has_accepted_and_then_the_close() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 500);
+    scene.request(1, 400);
+    scene.request(2, 400);
+    scene.mux.close_when_begun(CloseReason::Done);
+    assert_eq!(scene.begun(), [1]);
+    assert_eq!(
+        scene.mux.poll_timeout(),
+        Some(NOW + Duration::from_secs(20)),
+        "a keep-alive"
+    );
+    assert!(scene.mux.poll_closing().is_none());
+    assert_eq!(scene.hear(&raw_frame(1, 1, b"")).len(), 1);
+    let sent = scene.sent();
+    assert_eq!(sent, [(MESSAGE, 2), (CLOSE, 2)]);
+    assert_eq!(moved(&mut scene), Some(Vec::new()));
+    assert_eq!(scene.mux.closes_at(), None, "a caller waits");
+    assert_eq!(scene.hear(&raw_frame(1, 2, b"")).len(), 1);
+    // The server ends the connection too.
+    assert_eq!(scene.mux.closes_at(), Some(NOW + LINGER));
+    let mut close = scene.server.seal(&raw_frame(CLOSE, 2, &[0]));
+    let _ = scene.mux.recv(NOW, &mut close);
+    assert_eq!(scene.mux.end(), Some(ConnectionError::Closed));
+    assert_eq!(scene.mux.closes_at(), None);
+}
+
+#[test]
+fn a_server_that_does_not_end_a_closed_connection_has_a_second_after_the_last_answer() {
+    let keys = noise_client(7);
+    for cancelled in [false, true] {
+        let mut scene = Scene::new(&keys, 1 << 20);
+        scene.request(1, 400);
+        assert_eq!(scene.begun(), [1]);
+        scene.mux.close(NOW, CloseReason::Done);
+        assert_eq!(scene.sent(), [(CLOSE, 1)]);
+        let last = NOW + Duration::from_secs(5);
+        if cancelled {
+            // Nobody waits for its answer any more.
+            let (_, fate) = scene.mux.cancel(1).unwrap();
+            assert_eq!(fate, Fate::MaybeProcessed);
+        } else {
+            let mut answer = scene.server.seal(&raw_frame(MESSAGE, 1, b""));
+            let step = scene.mux.recv(last, &mut answer);
+            assert!(matches!(step, Ok(ClientStep::Answer { .. })), "{step:?}");
+        }
+        assert!(scene.mux.recv(last, &mut []).is_ok());
+        let due = last + LINGER;
+        assert_eq!(
+            (scene.mux.poll_timeout(), scene.mux.closes_at()),
+            (Some(due), Some(due))
+        );
+        assert_eq!(scene.mux.handle_timeout(last + Duration::from_millis(999)), Ok(()));
+        let end = Err(ConnectionError::Closed);
+        assert_eq!(scene.mux.handle_timeout(due), end);
+        assert_eq!(scene.mux.recv(due, &mut []).map(drop), end);
+        assert_eq!((scene.mux.poll_timeout(), scene.mux.is_open()), (None, false));
+        // It had its second.
+        let ending = scene.mux.ending(ConnectionError::Closed, due);
+        assert_eq!(ending.step(due), LastStep::Close);
+        assert!(scene.mux.finish().is_empty());
+    }
+}
+
+#[test]
+fn a_server_that_is_silent_while_callers_wait_is_noticed_as_before() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 1 << 20);
+    scene.request(1, 400);
+    assert_eq!(scene.begun(), [1]);
+    scene.mux.close(NOW, CloseReason::Done);
+    assert_eq!(scene.sent(), [(CLOSE, 1)]);
+    let third = Duration::from_secs(20);
+    assert_eq!(scene.mux.poll_timeout(), Some(NOW + third));
+    scene.mux.handle_timeout(NOW + third).unwrap();
+    let mut out = [0; 100];
+    assert!(scene.mux.seal(NOW + third, &mut out, |_, _| {}).unwrap() > 0);
+    let end = scene.mux.handle_timeout(NOW + third + third);
+    assert_eq!(end, Err(ConnectionError::PeerDead));
+}
+
+#[test]
+fn a_connection_that_is_given_up_has_ended_and_returns_its_requests() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 500);
+    scene.request(1, 400);
+    scene.request(2, 400);
+    assert_eq!(scene.begun(), [1]);
+    assert_eq!(scene.mux.abandon(), ConnectionError::Closed);
+    assert_eq!(scene.mux.end(), Some(ConnectionError::Closed));
+    assert!(!scene.mux.is_open() && scene.mux.poll_timeout().is_none());
+    assert!(scene.mux.recv(NOW, &mut []).is_err() && scene.mux.end_of_stream(NOW, &[]).is_err());
+    assert!(scene.sent().is_empty());
+    assert!(scene.mux.poll_closing().is_none());
+    let ending = scene.mux.ending(ConnectionError::Closed, NOW);
+    assert_eq!(ending.step(NOW), LastStep::Close);
+    let left: Vec<_> = scene
+        .mux
+        .finish()
+        .into_iter()
+        .map(|left| (left.fate, left.retry))
+        .collect();
+    assert_eq!(
+        left,
+        [(Fate::MaybeProcessed, Retry::Fail), (Fate::NotProcessed, Retry::Again)]
+    );
+    // An end that has come before stays.
+    let mut scene = Scene::new(&keys, 500);
+    assert!(scene.mux.end_of_stream(NOW, &[]).is_err());
+    assert_eq!(scene.mux.abandon(), ConnectionError::Truncated);
 }

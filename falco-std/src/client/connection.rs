@@ -143,7 +143,7 @@ impl Connection {
         if self.reader.is_none() {
             self.shared.flush();
         }
-        Outcome::cancelled(job, fate, limit)
+        Outcome::cancelled(job, fate, limit, || self.shared.lock().state.mux.abandon())
     }
 
     /// Locks the state of a shared connection when it is up to date. If nothing has come for a
@@ -198,28 +198,21 @@ impl Connection {
     }
 
     fn close_shared(&self) {
-        let mut locked = self.shared.lock();
-        while locked.state.is_open() && locked.state.mux.has_unbegun() {
-            locked = self.shared.wait(locked, Some(CHECK_AGAIN));
-        }
-        drop(locked);
-        self.retire();
-        let mut until = Instant::now() + LINGER;
+        self.shared.lock().state.mux.close_when_begun(CloseReason::Done);
+        self.shared.flush();
         let mut locked = self.shared.lock();
         while !locked.state.ended {
-            if locked.state.mux.outstanding() > 0 {
-                until = Instant::now() + LINGER;
+            let (now, closes_at) = (self.shared.now(), locked.state.mux.closes_at());
+            if closes_at.is_some_and(|at| at <= now) {
+                // The reader waits for bytes.
+                let end = locked.state.mux.abandon();
+                locked.state.finish(now, Ok(end));
+                drop(locked);
+                return self.abandon();
             }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            locked = self.shared.wait(locked, Some(left));
-        }
-        let ended = locked.state.ended;
-        drop(locked);
-        if !ended {
-            self.abandon();
+            // The last answer is not notified here.
+            let wait = closes_at.map_or(LINGER, |at| at.since(now).min(LINGER));
+            locked = self.shared.wait(locked, Some(wait));
         }
     }
 

@@ -47,15 +47,17 @@ pub(super) enum Outcome<T> {
 
 impl<T> Outcome<T> {
     /// The caller of a request of this fate no longer waits, because its limit has passed or the
-    /// connection has ended. Only what was not processed goes to another connection.
-    pub(super) fn cancelled(job: Option<Job>, fate: Fate, limit: Option<Limit>) -> Self {
+    /// connection has ended, with `end`. Only what was not processed goes to another connection.
+    pub(super) fn cancelled(
+        job: Option<Job>,
+        fate: Fate,
+        limit: Option<Limit>,
+        end: impl FnOnce() -> ConnectionError,
+    ) -> Self {
         match (limit, job) {
             (Some(limit), _) => Self::Failed(limit.error(waiting_for(fate), fate)),
             (None, Some(job)) if fate == Fate::NotProcessed => Self::Retry(job),
-            (None, _) => {
-                let end = ConnectionError::Closed;
-                Self::Failed(Error::Connection { end, fate })
-            }
+            (None, _) => Self::Failed(Error::Connection { end: end(), fate }),
         }
     }
 
@@ -84,7 +86,8 @@ mod tests {
 
     #[test]
     fn a_request_that_may_have_been_processed_is_not_sent_again() {
-        let cancelled = |fate, limit| Outcome::<()>::cancelled(Some(Job::default()), fate, limit);
+        let cancelled =
+            |fate, limit| Outcome::<()>::cancelled(Some(Job::default()), fate, limit, || ConnectionError::Closed);
         for limit in [None, Limit::from_now(Some(Duration::ZERO))] {
             let outcome = cancelled(Fate::MaybeProcessed, limit);
             assert!(

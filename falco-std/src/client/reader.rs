@@ -113,8 +113,14 @@ impl Reader {
         let now = self.shared.now();
         self.shared.lock().state.mux.close(now, CloseReason::Done);
         self.shared.flush_until(Some(now + LINGER));
-        self.finish(Ok(ConnectionError::Closed));
+        self.give_up();
         self.shared.end_stream(&mut self.line);
+    }
+
+    /// Ends the connection, without waiting for the server.
+    pub(super) fn give_up(&mut self) {
+        let end = self.shared.lock().state.mux.abandon();
+        self.finish(Ok(end));
     }
 
     /// Ends the stream at once.

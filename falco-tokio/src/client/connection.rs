@@ -10,7 +10,7 @@ use falco_core::keys::ClientKeys;
 use falco_core::mux::{
     Admitted, Body, ClientMux, ClientStep, Ending, History, Rejected, Retry, Unfinished, UnfinishedPing,
 };
-use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError, Status};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -35,8 +35,6 @@ pub(super) struct Connection {
     env: Arc<Env>,
     key: Arc<OwnKey>,
     eof: bool,
-    /// Closes once all accepted requests have begun.
-    closing: bool,
     /// When bytes were last received.
     received: falco_core::Instant,
     /// Reads the socket itself. The runtime may not have been notified yet of bytes in it.
@@ -91,7 +89,6 @@ impl Connection {
             env: Arc::clone(env),
             key,
             eof: false,
-            closing: false,
             received: now,
             reads_directly: false,
             turn: 0,
@@ -178,20 +175,12 @@ impl Connection {
     fn poll_closing(&mut self) -> Option<Event> {
         let unbegun = self.mux.poll_closing()?;
         self.returned.calls.extend(unbegun);
-        let now = self.now();
-        self.mux.close(now, CloseReason::Done);
         Some(Event::Closing)
     }
 
     /// Closes once all accepted requests have begun.
     pub(super) fn close(&mut self) {
-        self.closing = true;
-    }
-
-    fn close_if_due(&mut self) {
-        if self.closing && !self.mux.has_unbegun() && self.mux.machine().status() == Status::Established {
-            self.retire();
-        }
+        self.mux.close_when_begun(CloseReason::Done);
     }
 
     /// Processes the unread bytes.
@@ -325,8 +314,6 @@ impl Connection {
         self.turn = 0;
         self.written = 0;
         loop {
-            // Each time, because all requests may have begun since.
-            self.close_if_due();
             let pause = match self.receive() {
                 Pause::Report(event) => return Poll::Ready(event),
                 pause @ (Pause::Read(_) | Pause::Write) => pause,
@@ -336,9 +323,9 @@ impl Connection {
                 Err(error) => return Poll::Ready(self.read_remaining(cx, error)),
             };
             // Another round does nothing if all is written and more bytes are needed.
-            let waits = wrote.all && matches!(pause, Pause::Read(_)) && !self.closing;
+            let waits = wrote.all && matches!(pause, Pause::Read(_));
             let mut moved = wrote.some && !waits;
-            if let Some(end) = self.mux.machine().end() {
+            if let Some(end) = self.mux.end() {
                 return Poll::Ready(Event::Ended(Ok(end)));
             }
             // It may have no request numbers left.

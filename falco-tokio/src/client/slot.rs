@@ -167,9 +167,9 @@ impl Slot {
         }
     }
 
-    /// Gives up connecting if the client is closing and no request waits.
+    /// A client that closes gives up connecting. What waits for a connection then fails.
     fn stop_connecting(&mut self) {
-        if self.closing && self.waiting.is_empty() && !self.is_connected() {
+        if self.closing && !self.is_connected() {
             self.current = Current::None;
         }
     }
@@ -286,7 +286,7 @@ impl Slot {
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
         }
-        if retry == Retry::Fail || self.closing {
+        if retry == Retry::Fail {
             self.fail_all(error);
         }
     }

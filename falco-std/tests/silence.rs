@@ -1,4 +1,4 @@
-//! Pings of callers when the connection is lost or the server is silent. The file of the same name
+//! Servers that are lost or silent: what a ping and a close come to. The file of the same name
 //! in falco-tokio has the same tests.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -8,6 +8,7 @@ use core::net::SocketAddr;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
+use std::time::Instant;
 
 use common::{Running, bounded, echo, key, millis};
 use falco_std::{Client, Error, Fate, Server};
@@ -94,5 +95,38 @@ fn a_ping_without_an_answer_ends_with_its_time_and_was_not_processed() {
         assert_eq!(error.fate(), Fate::NotProcessed);
         drop(client);
         server.stop();
+    });
+}
+
+#[test]
+fn a_server_that_does_not_end_a_closed_connection_is_left_after_a_second() {
+    bounded(|| {
+        let server = Running::start(Server::builder(key()), echo);
+        let client = Client::builder(key()).connect(falls_silent(server.address)).unwrap();
+        let began = Instant::now();
+        client.close();
+        let took = began.elapsed();
+        assert!(took >= millis(900) && took < millis(10_000), "{took:?}");
+        server.stop();
+    });
+}
+
+#[test]
+fn a_client_that_is_closed_waits_for_no_connection() {
+    bounded(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // The handshake hangs.
+        let client = Client::builder(key()).connect_lazy(address).unwrap();
+        let own = client.clone();
+        let asking = thread::spawn(move || own.request("waits"));
+        let accepted = listener.accept().unwrap();
+        let began = Instant::now();
+        client.close();
+        assert!(began.elapsed() < millis(1_000));
+        let error = asking.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Closed), "{error:?}");
+        assert_eq!(error.fate(), Fate::NotProcessed);
+        drop(accepted);
     });
 }

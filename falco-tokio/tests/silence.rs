@@ -1,4 +1,4 @@
-//! Pings of callers when the connection is lost or the server is silent. The file of the same name
+//! Servers that are lost or silent: what a ping and a close come to. The file of the same name
 //! in falco-std has the same tests.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,6 +11,7 @@ use common::{Running, key};
 use falco_tokio::{Client, Error, Fate, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout};
 
 /// What a client sends for its handshake: the hello and its first PING.
 const HANDSHAKE: usize = 74 + 33;
@@ -86,4 +87,34 @@ async fn a_ping_without_an_answer_ends_with_its_time_and_was_not_processed() {
     assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
     assert_eq!(error.fate(), Fate::NotProcessed);
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_end_a_closed_connection_is_left_after_a_second() {
+    let server = Running::echo(Server::builder(key(1))).await;
+    let client = Client::builder(key(1));
+    let client = client.connect(falls_silent(server.address).await).await.unwrap();
+    let began = Instant::now();
+    timeout(Duration::from_secs(10), client.close()).await.unwrap();
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(900), "{took:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_closed_waits_for_no_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // The handshake hangs.
+    let client = Client::builder(key(1)).connect_lazy(address).unwrap();
+    let asking = tokio::spawn({
+        let client = client.clone();
+        async move { client.request("waits").await }
+    });
+    let accepted = listener.accept().await.unwrap();
+    timeout(Duration::from_secs(1), client.close()).await.unwrap();
+    let error = asking.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Closed), "{error:?}");
+    assert_eq!(error.fate(), Fate::NotProcessed);
+    drop(accepted);
 }
