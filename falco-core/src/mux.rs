@@ -18,7 +18,7 @@
 //! # let client = ClientConnection::new(&client_key, &settings, now, &mut entropy())?;
 //! # let server = ServerConnection::new(&server_key, &settings, now, &mut entropy())?;
 //! // The last argument of `Call::new` is the waiter, which comes back with the answer.
-//! let mut client = ClientMux::<_, _, _, ()>::new(client);
+//! let mut client = ClientMux::<_, _, _, ()>::new(client, &settings);
 //! let mut server = ServerMux::new(server, Unbounded, &settings);
 //! assert!(client.request(Call::new(1, b"hello".to_vec(), "somebody")).is_ok());
 //!

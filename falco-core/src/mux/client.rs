@@ -23,7 +23,7 @@ use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
 use crate::reassembly::{HeapPartials, Reassembly};
 use crate::send_queue::SendQueue;
-use crate::settings::DEFAULT_MAX_HELD;
+use crate::settings::Settings;
 use crate::time::Instant;
 use crate::wire::ClientKeyRef;
 
@@ -88,8 +88,9 @@ struct Begun {
 }
 
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
-    /// A mux without requests.
-    pub fn new(machine: ClientConnection<H>) -> Self {
+    /// A mux without requests. At most [`max_held`](Settings::max_held) bytes of requests are in
+    /// flight at once.
+    pub fn new(machine: ClientConnection<H>, settings: &Settings) -> Self {
         Self {
             machine,
             table: Table::new(),
@@ -97,7 +98,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             unbegun: Unbegun::default(),
             begun: VecDeque::new(),
             held: 0,
-            window: Window::new(usize::try_from(DEFAULT_MAX_HELD).unwrap_or(usize::MAX)),
+            window: Window::new(usize::try_from(settings.max_held()).unwrap_or(usize::MAX)),
             parts: Reassembly::default(),
             pings: VecDeque::new(),
             deadlines: Deadlines::default(),
@@ -107,9 +108,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
     }
 
-    /// How many bytes of requests may be in flight at once, 64 MiB by default: as many as a server
-    /// holds by default ([`Settings::with_max_held`](crate::Settings::with_max_held)). A single
-    /// request may be larger.
+    /// The same with another bound, which may be smaller than the largest message. A single request
+    /// may be larger.
     #[must_use]
     pub const fn with_max_held(mut self, bytes: usize) -> Self {
         self.window = Window::new(bytes);
@@ -206,9 +206,11 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// What ended the connection. [`finish`](Self::finish) returns the requests that are left.
     pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ClientStep<'u, B, W, P>, ConnectionError> {
         self.note(now)?;
+        let have = unread.len();
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(ClientStep::NeedMore { total }),
-            Received::Wait(ClientWait::TransmitFirst) => return Ok(ClientStep::TransmitFirst),
+            // Before the hello is sealed. The server sends nothing before it has read that.
+            Received::Wait(ClientWait::TransmitFirst) => return Ok(ClientStep::NeedMore { total: have + 1 }),
             Received::Skip { consumed } => return Ok(ClientStep::Skip { consumed }),
             Received::Event { consumed, event } => (consumed, event),
         };
@@ -339,14 +341,26 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         });
         unfinished.collect()
     }
-    /// Reports that the stream has no more bytes; see
-    /// [`ClientConnection::end_of_stream`](crate::Connection::end_of_stream).
+    /// Reports that the stream has no more bytes, which ends the connection. `unread` is what
+    /// [`recv`](Self::recv) left of them. Returns what ended it, now or before.
+    pub fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> ConnectionError {
+        let ended = self.note(now).and_then(|()| self.machine.end_of_stream(now, unread));
+        match ended {
+            Err(end) => end,
+            // No wire does that: a client that reads nothing more can have no answer.
+            Ok(()) => self.abandon(),
+        }
+    }
+
+    /// Reports that a write has failed, and that a read finds the end of the stream. Returns what
+    /// ended the connection, or `None` if the error of the write did.
     ///
-    /// # Errors
-    /// What ended the connection.
-    pub fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
-        self.note(now)?;
-        self.machine.end_of_stream(now, unread)
+    /// A system reports a reset once. If the write has received it, a later read looks like an end
+    /// of the stream, which is not the server's: its last bytes may be lost. If the write failed
+    /// because the server had ended the stream before (`found_closed`, the error EPIPE), the end is
+    /// the server's.
+    pub fn end_of_broken_stream(&mut self, now: Instant, unread: &[u8], found_closed: bool) -> Option<ConnectionError> {
+        found_closed.then(|| self.end_of_stream(now, unread))
     }
 
     /// Reports whether the caller reads; see

@@ -3,9 +3,9 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{ClientStep, LastStep, Ping, Retry};
-use falco_core::testing::{noise_client, raw_frame};
-use falco_core::{CloseReason, ConnectionError, Fate, LINGER, Status};
+use falco_core::mux::{ClientMux, ClientStep, LastStep, Ping, Retry};
+use falco_core::testing::{CountingRng, noise_client, raw_frame};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, LINGER, Settings, Status};
 
 use crate::scene::{NOW, Scene};
 
@@ -195,7 +195,8 @@ fn a_connection_that_is_given_up_has_ended_and_returns_its_requests() {
     assert_eq!(scene.mux.abandon(), ConnectionError::Closed);
     assert_eq!(scene.mux.end(), Some(ConnectionError::Closed));
     assert!(!scene.mux.is_open() && scene.mux.poll_timeout().is_none());
-    assert!(scene.mux.recv(NOW, &mut []).is_err() && scene.mux.end_of_stream(NOW, &[]).is_err());
+    assert!(scene.mux.recv(NOW, &mut []).is_err());
+    assert_eq!(scene.mux.end_of_stream(NOW, &[]), ConnectionError::Closed);
     assert!(scene.sent().is_empty());
     assert!(scene.mux.poll_closing().is_none());
     let ending = scene.mux.ending(ConnectionError::Closed, NOW);
@@ -212,6 +213,40 @@ fn a_connection_that_is_given_up_has_ended_and_returns_its_requests() {
     );
     // An end that has come before stays.
     let mut scene = Scene::new(&keys, 500);
-    assert!(scene.mux.end_of_stream(NOW, &[]).is_err());
+    scene.mux.end_of_stream(NOW, &[]);
     assert_eq!(scene.mux.abandon(), ConnectionError::Truncated);
+}
+
+#[test]
+fn before_the_hello_is_sent_more_bytes_are_needed_than_there_are() {
+    let keys = noise_client(7);
+    let machine = ClientConnection::new(&keys, &Settings::new(), NOW, &mut CountingRng::new(1)).unwrap();
+    let mut mux = ClientMux::<_, Vec<u8>, ()>::new(machine, &Settings::new());
+    for have in [0, 1, 100] {
+        let mut unread = vec![1; have];
+        let step = mux.recv(NOW, &mut unread);
+        assert!(
+            matches!(step, Ok(ClientStep::NeedMore { total }) if total == have + 1),
+            "{step:?}"
+        );
+    }
+}
+
+#[test]
+fn after_a_failed_write_an_end_of_the_stream_is_the_servers_if_the_write_found_it() {
+    let keys = noise_client(7);
+    for found_closed in [false, true] {
+        let mut scene = Scene::new(&keys, 1 << 20);
+        scene.request(1, 400);
+        assert_eq!(scene.begun(), [1]);
+        let end = scene.mux.end_of_broken_stream(NOW, &[], found_closed);
+        assert_eq!(end, found_closed.then_some(ConnectionError::Truncated));
+        // The server has answered nothing, and if it has ended the stream it has processed nothing.
+        let fate = if found_closed {
+            Fate::NotProcessed
+        } else {
+            Fate::MaybeProcessed
+        };
+        assert_eq!(scene.mux.finish().pop().unwrap().fate, fate);
+    }
 }

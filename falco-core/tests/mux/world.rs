@@ -76,7 +76,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         let server = ServerConnection::new(keys.1, settings.1, now, &mut CountingRng::new(2));
         Self {
             now,
-            client: ClientMux::new(client.expect("there is entropy")),
+            client: ClientMux::new(client.expect("there is entropy"), settings.0),
             server: ServerMux::new(
                 server.expect("there is entropy"),
                 budget.clone(),
@@ -244,9 +244,10 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         if !self.client_over && self.to_client.ends() {
             came = true;
             let reset = self.to_client.reset;
-            if reset || self.client.end_of_stream(self.now, &self.to_client.inbox).is_err() {
-                self.end_client();
+            if !reset {
+                self.client.end_of_stream(self.now, &self.to_client.inbox);
             }
+            self.end_client();
         }
         came
     }
@@ -288,7 +289,6 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
                 | ClientStep::Established { consumed }
                 | ClientStep::Pong { consumed, .. },
             ) => Some(consumed),
-            Ok(ClientStep::TransmitFirst | _) => None,
             Err(_) => {
                 self.end_client();
                 None

@@ -50,8 +50,7 @@ impl Connection {
             (unsplit_handles(stream), false)
         };
         let machine = ClientConnection::new(key, settings, clock.now(), &mut entropy.clone())?;
-        let max_held = usize::try_from(settings.max_held()).unwrap_or(usize::MAX);
-        let state = State::new(machine, max_held, !splits);
+        let state = State::new(machine, settings, !splits);
         let shared = Shared::new(state, clock, [output, control], splits).map_err(io)?;
         let mut reader = Reader::new(Arc::clone(&shared), Line::new(input, clock, None));
         let result = reader.shake_hands();

@@ -10,7 +10,7 @@ use std::panic::catch_unwind;
 use std::sync::{Arc, MutexGuard};
 use std::time;
 
-use falco_core::{CloseReason, ConnectionError, Instant, LINGER};
+use falco_core::{CloseReason, Instant, LINGER};
 
 use super::limit::Limit;
 use super::outcome::{Ended, Outcome, Reply};
@@ -153,9 +153,6 @@ impl Reader {
             match locked.state.recv(now, self.line.unread()).map_err(Ok)? {
                 Progress::NeedMore(total) => return Ok(total),
                 Progress::Consumed(count) => self.line.consume(count),
-                // A client needs it before its hello alone. To receive the same bytes again would
-                // loop for ever.
-                Progress::TransmitFirst => return Err(Ok(ConnectionError::Protocol)),
             }
         }
     }
@@ -191,18 +188,19 @@ impl Reader {
             }
             Filled::Nothing => locked.state.mux.handle_timeout(now).map_err(Ok),
             Filled::EndOfStream => {
-                // A reset is reported once. If a write has received it, or is about to, a read
-                // reports an end of the stream instead. So it does after `Shared` has shut the
-                // stream down because a write failed. Neither says what the server did. A broken
-                // pipe does: the server had ended the stream before.
+                // A write in progress may be about to fail, and `Shared` shuts the stream down after
+                // a write that has failed.
                 locked = await_write(&self.shared, locked);
-                match locked.state.take_write_error() {
-                    Some(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
-                    Some(ended) => return Err(ended),
-                    None => {}
-                }
-                locked.state.mux.end_of_stream(now, self.line.unread()).map_err(Ok)?;
-                Err(Ok(ConnectionError::ClosedByPeer))
+                let failed = locked.state.take_write_error();
+                let (mux, unread) = (&mut locked.state.mux, self.line.unread());
+                Err(match failed {
+                    None => Ok(mux.end_of_stream(now, unread)),
+                    Some(Ok(end)) => Ok(end),
+                    Some(Err(error)) => {
+                        let found_closed = error.kind() == io::ErrorKind::BrokenPipe;
+                        mux.end_of_broken_stream(now, unread, found_closed).ok_or(error)
+                    }
+                })
             }
         }
     }

@@ -9,7 +9,7 @@ use falco_core::keys::ClientKeys;
 use falco_core::mux::{
     Attempts, Call, ClientMux, ClientStep, Ending, History, LastStep, Ping, Rejected, Retry, Unfinished, UnfinishedPing,
 };
-use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError};
+use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError, Settings};
 
 use super::limit::Limit;
 use super::outcome::{Ended, Job, Outcome, Reply, waiting_for};
@@ -73,7 +73,6 @@ pub(super) enum Progress {
     Consumed(usize),
     /// So many unread bytes in all bring the next step.
     NeedMore(usize),
-    TransmitFirst,
 }
 
 pub(super) struct State {
@@ -97,10 +96,9 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Requests are held back while more than `max_held` bytes are in flight.
-    pub(super) fn new(machine: ClientConnection<Arc<ClientKeys>>, max_held: usize, one_by_one: bool) -> Self {
+    pub(super) fn new(machine: ClientConnection<Arc<ClientKeys>>, settings: &Settings, one_by_one: bool) -> Self {
         Self {
-            mux: ClientMux::new(machine).with_max_held(max_held),
+            mux: ClientMux::new(machine, settings),
             tickets: 0,
             ended: false,
             lost: None,
@@ -238,7 +236,6 @@ impl State {
                 self.move_unbegun(now);
                 Progress::Consumed(consumed)
             }
-            ClientStep::TransmitFirst | _ => Progress::TransmitFirst,
         })
     }
 
@@ -382,7 +379,7 @@ mod tests {
             .keys(&mut entropy)
             .expect("they fit together");
         let machine = ClientConnection::new(keys, &Settings::new(), Instant::ZERO, &mut entropy);
-        State::new(machine.expect("the system has random numbers"), 1 << 20, false)
+        State::new(machine.expect("the system has random numbers"), &Settings::new(), false)
     }
 
     fn returned(outcome: Option<Outcome<Reply>>) -> Vec<u8> {

@@ -69,8 +69,6 @@ pub(super) enum Event {
 enum Pause {
     /// More bytes are needed: this many in all.
     Read(usize),
-    /// Pending output has to be written first.
-    Write,
     Report(Event),
 }
 
@@ -80,10 +78,9 @@ impl Connection {
         let mut entropy = env.entropy.clone();
         let now = env.clock.now();
         let machine = ClientConnection::new(Arc::clone(&key.keys), &env.settings, now, &mut entropy)?;
-        let max_held = usize::try_from(env.settings.max_held()).unwrap_or(usize::MAX);
         Ok(Self {
             line: Line::new(socket),
-            mux: ClientMux::new(machine).with_max_held(max_held),
+            mux: ClientMux::new(machine, &env.settings),
             timer: Timer::default(),
             stage: Stage::Open,
             env: Arc::clone(env),
@@ -231,7 +228,6 @@ impl Connection {
                         return Pause::Report(event);
                     }
                 }
-                ClientStep::TransmitFirst | _ => return Pause::Write,
             }
         }
     }
@@ -260,27 +256,21 @@ impl Connection {
     }
 
     /// A write has failed with `error`. Processes what the server had sent before.
-    ///
-    /// The system reports a reset once. If the write has received it, a later read looks like an
-    /// end of the stream, which is not the server's. Only if the write found a closed pipe had the
-    /// server ended the stream before.
     fn read_remaining(&mut self, cx: &mut Context<'_>, error: io::Error) -> Event {
         self.reads_directly = true;
         loop {
-            match self.receive() {
+            let total = match self.receive() {
                 Pause::Report(event) => return event,
-                Pause::Write => return Event::Ended(Err(error)),
-                Pause::Read(total) => match self.read(cx, total) {
-                    Poll::Ready(Ok(0)) if error.kind() == io::ErrorKind::BrokenPipe => {
-                        let now = self.now();
-                        return Event::Ended(match self.mux.end_of_stream(now, self.line.unread()) {
-                            Err(end) => Ok(end),
-                            Ok(()) => Err(error),
-                        });
-                    }
-                    Poll::Ready(Ok(1..)) => {}
-                    Poll::Ready(Ok(_) | Err(_)) | Poll::Pending => return Event::Ended(Err(error)),
-                },
+                Pause::Read(total) => total,
+            };
+            match self.read(cx, total) {
+                Poll::Ready(Ok(0)) => {
+                    let (now, found_closed) = (self.now(), error.kind() == io::ErrorKind::BrokenPipe);
+                    let end = self.mux.end_of_broken_stream(now, self.line.unread(), found_closed);
+                    return Event::Ended(end.ok_or(error));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) | Poll::Pending => return Event::Ended(Err(error)),
             }
         }
     }
@@ -314,17 +304,16 @@ impl Connection {
         self.turn = 0;
         self.written = 0;
         loop {
-            let pause = match self.receive() {
+            let total = match self.receive() {
                 Pause::Report(event) => return Poll::Ready(event),
-                pause @ (Pause::Read(_) | Pause::Write) => pause,
+                Pause::Read(total) => total,
             };
             let wrote = match self.write(cx) {
                 Ok(wrote) => wrote,
                 Err(error) => return Poll::Ready(self.read_remaining(cx, error)),
             };
             // Another round does nothing if all is written and more bytes are needed.
-            let waits = wrote.all && matches!(pause, Pause::Read(_));
-            let mut moved = wrote.some && !waits;
+            let mut moved = wrote.some && !wrote.all;
             if let Some(end) = self.mux.end() {
                 return Poll::Ready(Event::Ended(Ok(end)));
             }
@@ -332,26 +321,19 @@ impl Connection {
             if let Some(event) = self.poll_closing() {
                 return Poll::Ready(event);
             }
-            if let Pause::Read(total) = pause
-                && !self.eof
-            {
-                match self.read(cx, total) {
-                    Poll::Ready(Ok(0)) => {
-                        self.eof = true;
-                        let now = self.now();
-                        if let Err(end) = self.mux.end_of_stream(now, self.line.unread()) {
-                            return Poll::Ready(Event::Ended(Ok(end)));
-                        }
-                        moved = true;
-                    }
-                    Poll::Ready(Ok(count)) => {
-                        self.received = self.now();
-                        self.turn += count;
-                        moved = true;
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Event::Ended(Err(error))),
-                    Poll::Pending => {}
+            match self.read(cx, total) {
+                Poll::Ready(Ok(0)) => {
+                    let now = self.now();
+                    self.eof = true;
+                    return Poll::Ready(Event::Ended(Ok(self.mux.end_of_stream(now, self.line.unread()))));
                 }
+                Poll::Ready(Ok(count)) => {
+                    self.received = self.now();
+                    self.turn += count;
+                    moved = true;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Event::Ended(Err(error))),
+                Poll::Pending => {}
             }
             if moved && self.turn < TURN && self.written < TURN {
                 continue;

@@ -42,7 +42,7 @@ impl RawPeer {
         let machine = falco_core::ClientConnection::new(keys, &settings, NOW, &mut SysRng).unwrap();
         Self {
             stream: TcpStream::connect(address).await.unwrap(),
-            mux: ClientMux::new(machine),
+            mux: ClientMux::new(machine, &settings),
             unread: Vec::new(),
             ticket: 0,
         }
@@ -135,17 +135,11 @@ impl RawPeer {
                     }
                     continue;
                 }
-                ClientStep::TransmitFirst => {
-                    let owed = self.owed();
-                    self.stream.write_all(&owed).await.ok()?;
-                    continue;
-                }
                 ClientStep::Answer { consumed, body, .. } => (consumed, Came::Answer(body.into_vec())),
                 ClientStep::Refused { consumed, refusal, .. } => (consumed, Came::Refused(refusal)),
                 ClientStep::Established { consumed } => (consumed, Came::Established),
                 ClientStep::Pong { consumed, .. } => (consumed, Came::Pong),
                 ClientStep::Skip { consumed } | ClientStep::Closing { consumed, .. } => (consumed, Came::Other),
-                other => panic!("{other:?}"),
             };
             self.unread.drain(..consumed);
             return Some(came);
