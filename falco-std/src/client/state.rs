@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{
-    Attempts, Call, ClientMux, ClientStep, Ending, History, LastStep, Ping, Rejected, Retry, Unfinished, UnfinishedPing,
+    Attempts, Call, ClientMux, ClientStep, Ending, History, LastStep, Ping, QUIET, Rejected, Retry, Unfinished,
+    UnfinishedPing,
 };
 use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError, Settings};
 
@@ -15,10 +16,6 @@ use super::limit::Limit;
 use super::outcome::{Ended, Job, Outcome, Reply, waiting_for};
 use crate::error::Error;
 use crate::shared::{Output, seal_into};
-
-/// After this long without input, the client checks before it sends whether the connection has
-/// ended. The check costs a system call, which requests in quick succession do without.
-const QUIET: Duration = Duration::from_millis(1);
 
 /// Where a caller waits.
 pub(super) struct Slot {

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
 use falco_core::keys::{ClientKeySource, Entropy};
-use falco_core::mux::Backoff;
-use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
+use falco_core::mux::{Backoff, DEFAULT_CLIENT_REPLAY_MEMORY, DEFAULT_CONNECT_TIMEOUT, DEFAULT_REQUEST_TIMEOUT};
+use falco_core::{DEFAULT_MAX_IN_FLIGHT, EntropyError, Key, Settings, SettingsBuilder};
 use tokio::sync::oneshot;
 
 use super::Client;
@@ -23,15 +23,6 @@ use crate::entropy;
 use crate::error::Error;
 use crate::socket::Stream;
 
-/// How long connecting may take by default.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a request may take by default.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many requests may be outstanding on each connection by default: the default in-flight limit
-/// of a server.
-const OUTSTANDING: usize = 1024;
-/// Size of the replay cache by default. Each request and each answer takes one nonce.
-const REPLAY_MEMORY: usize = 1024;
 /// Settings of a [`Client`]. Clones of a builder share its key, so that a process can have several
 /// clients under one key. With the key they share the context and, on the classic wire, the replay
 /// cache, whose size the first client sets.
@@ -62,7 +53,7 @@ impl Client {
     /// [`falco_core::classic`] says what that wire lacks. Its connection ends when nothing was sent for
     /// a lifetime, and the next request opens another.
     pub fn classic(key: Key) -> ClientBuilder {
-        ClientBuilder::new(ClientKeySource::classic(key, REPLAY_MEMORY))
+        ClientBuilder::new(ClientKeySource::classic(key, DEFAULT_CLIENT_REPLAY_MEMORY))
     }
 }
 
@@ -72,8 +63,8 @@ impl ClientBuilder {
             key,
             settings: SettingsBuilder::new(),
             connections: 1,
-            connect_timeout: CONNECT_TIMEOUT,
-            request_timeout: Some(REQUEST_TIMEOUT),
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            request_timeout: Some(DEFAULT_REQUEST_TIMEOUT),
             max_outstanding: None,
             backoff: Backoff::default(),
             fail_fast: false,
@@ -266,7 +257,9 @@ impl ClientBuilder {
         for shared in &slots {
             tokio::spawn(Slot::new(Arc::clone(shared), Arc::clone(&env)));
         }
-        let places = self.max_outstanding.unwrap_or(OUTSTANDING.saturating_mul(connections));
+        let places = self.max_outstanding;
+        // As many for each connection as a server has in flight by default.
+        let places = places.unwrap_or(usize::from(DEFAULT_MAX_IN_FLIGHT).saturating_mul(connections));
         // A semaphore has a largest number of places.
         let places = places.clamp(1, tokio::sync::Semaphore::MAX_PERMITS);
         Ok(Client::new(slots, places, self.request_timeout, env))

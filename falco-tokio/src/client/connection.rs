@@ -1,14 +1,13 @@
 //! One connection of a client: the socket and the mux. Its slot polls it.
 
 use core::task::{Context, Poll, ready};
-use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{
-    Admitted, Body, ClientMux, ClientStep, Ending, History, Rejected, Retry, Unfinished, UnfinishedPing,
+    Admitted, Body, ClientMux, ClientStep, Ending, History, QUIET, Rejected, Retry, Unfinished, UnfinishedPing,
 };
 use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError};
 use tokio::time::Instant;
@@ -23,9 +22,6 @@ use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
 const TURN: usize = 64 << 10;
-/// If nothing was received for this long, the socket is read before a request is sent. That costs a
-/// system call, which requests in quick succession do not need.
-const QUIET: Duration = Duration::from_millis(1);
 
 pub(super) struct Connection {
     line: Line<Socket>,
