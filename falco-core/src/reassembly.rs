@@ -248,8 +248,7 @@ impl Reassembly<HeapPartials> {
 
     /// How many bytes of memory a further part of `length` bytes would reserve, for whoever counts
     /// memory. For the first part that is its length.
-    #[must_use]
-    pub fn growth(&self, id: RequestId, length: usize) -> usize {
+    pub(crate) fn growth(&self, id: RequestId, length: usize) -> usize {
         self.places.messages.get(&id.key()).map_or(0, |place| {
             let present = place.storage.len();
             place.grown(present, length).map_or(0, |grown| grown - present)

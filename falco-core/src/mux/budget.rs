@@ -41,7 +41,7 @@ impl SharedBudget {
         Self(Arc::new(AtomicUsize::new(bytes)))
     }
 
-    /// Bytes that are left.
+    /// Bytes that are left, for a gauge of the memory that a service holds for its clients.
     #[must_use]
     pub fn left(&self) -> usize {
         self.0.load(Ordering::Relaxed)

@@ -5,7 +5,8 @@ use core::time::Duration;
 
 use crate::message::{Fate, Refusal};
 
-/// On how many connections a request is sent before it fails, although none has processed it.
+/// On how many connections a request is sent before it fails, although none has processed it. The
+/// limits are public for those who document or test a client.
 pub const MAX_TRIES: u32 = 3;
 
 /// How often a request is sent again on its connection because the server was busy. The bytes in
@@ -34,7 +35,7 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// Whether a connection has sent something of it before the present one.
+    /// Whether a connection has sent something of it before the present one, for logs.
     #[must_use]
     pub const fn has_been_sent(&self) -> bool {
         self.tries > 0

@@ -142,7 +142,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// Takes out the requests of which nothing was sent, in the order of their tickets, although
-    /// the connection may be open.
+    /// the connection may be open. For an adapter with several connections, one of which is free.
     pub fn take_unbegun(&mut self) -> Vec<Call<B, W>> {
         self.queue.retain(|request, _| request.id().is_some());
         self.unbegun = Unbegun::default();
