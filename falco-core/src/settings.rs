@@ -59,7 +59,8 @@ impl Settings {
     /// The largest message body in both directions, in bytes: a longer one is neither sent nor read,
     /// whatever the peer's limit is. On the noise wire each side announces its limit, and the peer
     /// sends nothing longer. The classic wire announces nothing. Any value is valid; 0 allows only
-    /// empty messages.
+    /// empty messages. On the noise wire `u32::MAX` counts as one byte less, because that wire reserves
+    /// the value.
     #[must_use]
     pub const fn with_max_message(mut self, bytes: u32) -> Self {
         self.max_message = bytes;

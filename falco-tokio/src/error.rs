@@ -7,6 +7,7 @@ use core::time::Duration;
 use std::io;
 
 use falco_core::keys::SetupError;
+use falco_core::mux::AttemptEnd;
 use falco_core::{ConnectionError, EntropyError, Fate, RequestError, SettingsError};
 
 /// What a handler fails with. It stays on this side: the client learns only that its request
@@ -64,14 +65,8 @@ impl Error {
     #[must_use]
     pub const fn fate(&self) -> Fate {
         match self {
-            Self::Request(RequestError::TooLarge { .. })
-            | Self::Entropy(_)
-            | Self::Setup(_)
-            | Self::Settings(_)
-            | Self::Closed => Fate::NotProcessed,
-            Self::Request(RequestError::Refused(refusal)) if refusal.is_unprocessed() => Fate::NotProcessed,
-            // A refusal whose meaning is not known here promises nothing.
-            Self::Request(_) => Fate::MaybeProcessed,
+            Self::Entropy(_) | Self::Setup(_) | Self::Settings(_) | Self::Closed => Fate::NotProcessed,
+            Self::Request(error) => error.fate(),
             Self::Connection { fate, .. } | Self::Io { fate, .. } | Self::TimedOut { fate, .. } => *fate,
         }
     }
@@ -81,13 +76,20 @@ impl Error {
     /// starting, stopping or full. See [`ConnectionError::Refused`].
     #[must_use]
     pub const fn is_refused(&self) -> bool {
-        matches!(
-            self,
-            Self::Connection {
-                end: ConnectionError::Refused,
-                ..
+        matches!(self, Self::Connection { end, .. } if end.is_refused())
+    }
+
+    /// What an attempt at a connection ended with that failed with this error.
+    pub(crate) fn attempt_end(&self) -> AttemptEnd {
+        match self {
+            Self::Connection { end, .. } => AttemptEnd::Connection(*end),
+            // A name without a port, or a path that is too long.
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => AttemptEnd::Unusable,
+            Self::Entropy(_) | Self::Setup(_) => AttemptEnd::Unusable,
+            Self::Io { .. } | Self::TimedOut { .. } | Self::Request(_) | Self::Closed | Self::Settings(_) => {
+                AttemptEnd::Stream
             }
-        )
+        }
     }
 
     pub(crate) const fn io(doing: &'static str, source: io::Error, fate: Fate) -> Self {
