@@ -4,7 +4,6 @@ mod common;
 
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
-#[cfg(target_os = "linux")]
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
@@ -210,7 +209,7 @@ fn handlers_that_run_on_keep_the_place_and_the_bytes_of_their_connection() {
             counter.fetch_sub(1, Ordering::SeqCst);
             echo(request)
         });
-        let stream = std::net::TcpStream::connect(server.address).expect("it listens");
+        let stream = TcpStream::connect(server.address).expect("it listens");
         let cut = stream.try_clone().expect("a second handle");
         let leaves = Client::builder(key()).over(stream).expect("it is accepted");
         let asking = thread::spawn(move || leaves.request(vec![7; 6_000]));

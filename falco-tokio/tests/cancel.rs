@@ -345,7 +345,9 @@ async fn a_handler_that_computes_keeps_its_place_until_it_is_dropped() {
 }
 
 /// Body bytes that say when they are dropped.
-struct Dropped(SetOnDrop);
+struct Dropped {
+    _set: SetOnDrop,
+}
 
 impl AsRef<[u8]> for Dropped {
     fn as_ref(&self) -> &[u8] {
@@ -368,7 +370,7 @@ async fn an_answer_after_the_end_of_its_connection_is_dropped_though_others_run_
                 core::future::pending::<()>().await;
             }
             let _permit = gate.acquire().await;
-            Ok(bytes::Bytes::from_owner(Dropped(SetOnDrop(flag))))
+            Ok(bytes::Bytes::from_owner(Dropped { _set: SetOnDrop(flag) }))
         }
     };
     let server = Running::start(Server::builder(key(1)).on_cancel(OnCancel::Signal), handler).await;

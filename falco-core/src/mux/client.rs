@@ -370,8 +370,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.machine.set_reading(now, reading);
     }
 
-    /// Reports that the stream has accepted some of the sealed bytes; see [`flushed`](Self::flushed)
-    /// for all.
+    /// Reports that the stream has accepted some of the sealed bytes; see
+    /// [`flushed`](Self::flushed) for all.
     pub fn wrote(&mut self) {
         self.deadlines.progress();
     }

@@ -1,5 +1,5 @@
-//! Whether a request or a ping is repeated after it has failed, and the pauses between attempts at a
-//! connection. Adapters do what these rules say and compare no counter of their own.
+//! Whether a request or a ping is repeated after it has failed, and the pauses between attempts at
+//! a connection. Adapters do what these rules say and compare no counter of their own.
 
 use core::time::Duration;
 
@@ -42,8 +42,8 @@ impl Attempts {
     }
 
     /// Counts a connection that was lost after it had sent something of a request with this fate.
-    /// [`ClientMux::finish`](super::ClientMux::finish) does so; an adapter does it where it knows that
-    /// not all of a request was written.
+    /// [`ClientMux::finish`](super::ClientMux::finish) does so; an adapter does it where it knows
+    /// that not all of a request was written.
     #[must_use]
     pub const fn after_loss(&mut self, fate: Fate) -> Retry {
         self.tries = self.tries.saturating_add(1);

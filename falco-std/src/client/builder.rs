@@ -83,8 +83,9 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days.
-    /// The shorter lifetime of both sides applies.
+    /// The idle timeout: how long a connection stays open without a received record (noise), or
+    /// without a message or a ping (classic). 60 s by default, 1 s to 49 days. On the noise wire
+    /// the smaller value of both sides applies.
     pub const fn lifetime(mut self, lifetime: Duration) -> Self {
         self.settings = self.settings.lifetime(lifetime);
         self
