@@ -233,8 +233,11 @@ impl Handle {
     pub fn revoke_key(&self, id: KeyId) -> bool {
         let service = &self.service;
         let removed = service.keys.ring().is_some_and(|ring| ring.retire(id));
-        for conn in service.admission.under(id) {
-            conn.revoke();
+        let conns = service.admission.under(id);
+        // All of them first: ending one can take a moment.
+        conns.iter().for_each(|conn| conn.revoke());
+        for conn in conns {
+            conn.end_revoked();
             service.admission.counters().revoked.add(1);
         }
         removed

@@ -317,7 +317,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// back to the shared bound. For a caller that keeps the mux while handlers are running.
     pub fn finish(&mut self) {
         self.give_back();
-        self.held = Held::new(0);
+        self.held = Held::closed();
         self.deferred = Deferred::default();
         self.answers = SendQueue::new();
         self.refusals = VecDeque::new();

@@ -148,7 +148,7 @@ where
                         self.permit.hello(fingerprint);
                     }
                     self.line.consume(consumed);
-                    self.service.admission.counters().busy.add(locked.state.mux.take_busy());
+                    self.count_busy(&mut locked);
                 }
                 Ok(ServerStep::NeedMore { total }) => {
                     locked.state.mux.set_reading(now, true);
@@ -161,6 +161,7 @@ where
                 }
                 // Back-pressure. The lifetime is paused meanwhile.
                 Ok(ServerStep::TransmitFirst | ServerStep::AnswerFirst | _) => {
+                    self.count_busy(&mut locked);
                     locked.state.mux.set_reading(now, false);
                     drop(locked);
                     self.conn.flush();
@@ -168,6 +169,11 @@ where
                 }
             }
         }
+    }
+
+    /// Counts the requests for which there was no room.
+    fn count_busy(&self, locked: &mut Locked<State>) {
+        self.service.admission.counters().busy.add(locked.state.mux.take_busy());
     }
 
     /// The client has proved that it has a key. The key may have been retired since its hello.
@@ -269,6 +275,8 @@ where
 
     fn end(&mut self, ended: &io::Result<ConnectionError>) {
         self.service.pool.withdraw(&self.requests);
+        // The core no longer counts unread bytes after `cancel_all`.
+        self.line.drop_unread();
         let mut locked = self.conn.lock();
         let unanswered = locked.state.mux.unanswered();
         locked.state.cancel_all();
@@ -316,7 +324,7 @@ where
             key_id,
             body,
             cancelled,
-            held: _held,
+            held,
         }) = job
         else {
             return;
@@ -337,6 +345,8 @@ where
         };
         let result = answer.ok_or(error.as_ref());
         counters.handled(conn.lock().state.answer(id, result));
+        // The request's body is gone, and its answer counts from now on.
+        drop(held);
         conn.flush();
         conn.lock().state.job_done();
         conn.notify();

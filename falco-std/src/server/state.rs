@@ -188,8 +188,8 @@ impl State {
 
     /// The next deadline, as it is at `now`.
     pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        // Requests that wait for the client may wait for a worker in a moment.
-        let held_up = !self.queue.is_empty() && !self.mux.may_handle();
+        // Requests that wait for the client, also deferred ones, may wait for a worker in a moment.
+        let held_up = !self.mux.may_handle() || self.mux.has_request();
         let overdue = self.overdue_at().or(held_up.then(|| now + self.queue_timeout));
         self.mux.poll_timeout().into_iter().chain(overdue).min()
     }
@@ -286,13 +286,17 @@ impl Conn {
         }
     }
 
-    /// Ends the connection at once because its key was revoked. The client receives the reason if
-    /// the stream accepts it without waiting.
-    pub(super) fn revoke(self: &Arc<Self>) {
+    /// The key of the connection was revoked: no request reaches a handler and no answer is sent
+    /// from now on.
+    pub(super) fn revoke(&self) {
         let mut locked = self.lock();
         locked.state.cancel_all();
         locked.state.mux.revoke(self.now());
-        drop(locked);
+    }
+
+    /// Ends the connection after [`revoke`](Self::revoke). The client receives the reason if the
+    /// stream accepts it within a moment.
+    pub(super) fn end_revoked(self: &Arc<Self>) {
         if self.splits() {
             self.flush();
         }
