@@ -45,6 +45,7 @@ pub(super) enum Handled {
     Cancelled,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub(super) struct State {
     pub(super) mux: ServerMux<Arc<ServerKeys>, Vec<u8>, SharedBudget>,
     pending: HashMap<RequestId, Pending>,
@@ -57,6 +58,8 @@ pub(super) struct State {
     pub(super) established: bool,
     /// The connection was ended at once: nothing is written any more.
     pub(super) cut: bool,
+    /// Its key was revoked: nothing more is read, and no handler starts.
+    pub(super) revoked: bool,
     /// Ends the stream if the client does not, given the connection.
     linger: Option<(Arc<LingerTimer<Self>>, Weak<Conn>)>,
     /// What ended the connection, where the thread that reads has not found out itself.
@@ -80,6 +83,7 @@ impl State {
             running: 0,
             established: false,
             cut: false,
+            revoked: false,
             linger: None,
             end: None,
             write_failed: false,
@@ -92,7 +96,7 @@ impl State {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.cut || self.write_failed || self.mux.status() == Status::Ended
+        self.cut || self.revoked || self.write_failed || self.mux.status() == Status::Ended
     }
 
     /// If the connection has ended, the time for the end of its stream starts now.
@@ -242,17 +246,16 @@ impl Conn {
         }
     }
 
-    /// Ends the connection at once because its key was revoked. The client receives the reason if
-    /// the stream accepts it without waiting.
-    pub(super) fn revoke(self: &Arc<Self>) {
+    /// Ends the connection at once because its key was revoked. The thread that reads sends the
+    /// reason, if the stream accepts it.
+    pub(super) fn revoke(&self) {
         let mut locked = self.lock();
+        locked.state.revoked = true;
         locked.state.cancel_all();
         locked.state.mux.close(self.now(), CloseReason::KeyRetired);
         drop(locked);
-        if self.splits() {
-            self.flush();
-        }
-        self.cut();
+        self.notify();
+        self.shutdown(Shutdown::Read);
     }
 
     /// Ends the connection at once, from any thread. Returns how many requests were not answered.
