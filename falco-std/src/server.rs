@@ -233,11 +233,8 @@ impl Handle {
     pub fn revoke_key(&self, id: KeyId) -> bool {
         let service = &self.service;
         let removed = service.keys.ring().is_some_and(|ring| ring.retire(id));
-        let conns = service.admission.under(id);
-        // All of them first: ending one can take a moment.
-        conns.iter().for_each(|conn| conn.revoke());
-        for conn in conns {
-            conn.end_revoked();
+        for conn in service.admission.under(id) {
+            conn.revoke();
             service.admission.counters().revoked.add(1);
         }
         removed

@@ -20,6 +20,9 @@ use crate::line::{Filled, Line};
 use crate::shared::{Locked, Shared, handles};
 use crate::stream::BoxedStream;
 
+/// How long the thread of a connection whose key was revoked tries to send the reason.
+const LAST_WORD: Duration = Duration::from_millis(20);
+
 /// How often a thread that no other can wake checks whether the connection is to end.
 const STOP_POLL: Duration = Duration::from_millis(250);
 
@@ -102,7 +105,7 @@ where
             if let Some(ended) = locked.state.end.take() {
                 return ended;
             }
-            if locked.state.cut {
+            if locked.state.cut || locked.state.revoked {
                 return Ok(ConnectionError::Closed);
             }
             let (now, seen) = (self.conn.now(), locked.changes());
@@ -218,7 +221,7 @@ where
             if refused > 0 {
                 self.service.admission.counters().busy.add(refused);
             }
-            if !locked.state.is_busy() || locked.state.cut {
+            if !locked.state.is_busy() || locked.state.cut || locked.state.revoked {
                 return;
             }
             let overdue_at = locked.state.overdue_at();
@@ -262,6 +265,8 @@ where
         let now = self.conn.now();
         let state = &mut self.conn.lock().state;
         match filled {
+            // The stream was shut down here, which says nothing about the client.
+            _ if state.revoked => {}
             Filled::Bytes => {}
             Filled::Nothing => _ = state.handle_timeout(now),
             Filled::EndOfStream => {
@@ -273,8 +278,25 @@ where
         Ok(())
     }
 
+    /// Its key was revoked: ends the connection, after the reason has been sent if the stream
+    /// accepts it.
+    fn send_reason(&self) {
+        let until = self.conn.now() + LAST_WORD;
+        self.conn.flush_until(Some(until));
+        // Another thread may be writing. It sends the reason too.
+        let mut locked = self.conn.lock();
+        while locked.is_writing() && self.conn.now() < until {
+            locked = self.conn.wait(locked, Some(until.since(self.conn.now())));
+        }
+        drop(locked);
+        self.conn.cut();
+    }
+
     fn end(&mut self, ended: &io::Result<ConnectionError>) {
         self.service.pool.withdraw(&self.requests);
+        if self.conn.lock().state.revoked {
+            self.send_reason();
+        }
         // The core no longer counts unread bytes after `cancel_all`.
         self.line.drop_unread();
         let mut locked = self.conn.lock();
