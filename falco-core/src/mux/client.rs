@@ -61,6 +61,8 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     established: bool,
     history: History,
     closing: Closing,
+    /// The last request was not written as a whole.
+    unwritten: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -105,6 +107,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             established: false,
             history: History::default(),
             closing: Closing::default(),
+            unwritten: false,
         }
     }
 
@@ -186,10 +189,24 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             }
             Progress::Sent(id) => {
                 self.cancel_begun(id);
-                fate = Fate::MaybeProcessed;
+                fate = self.fate_of_sent(Fate::MaybeProcessed);
             }
         }
         Some((record.into_call(ticket), fate))
+    }
+
+    /// Reports that the stream has not accepted all bytes of the last request, and will accept no
+    /// more: its last record cannot be opened, so no handler receives it. For an adapter that has one
+    /// request in flight at a time and ends the connection. Call it before [`cancel`](Self::cancel)
+    /// and [`finish`](Self::finish), which otherwise take a request that was sealed as a whole for
+    /// sent.
+    pub const fn set_unwritten(&mut self) {
+        self.unwritten = true;
+    }
+
+    /// The fate of a request that was sealed as a whole, if it is `fate` when it was written.
+    const fn fate_of_sent(&self, fate: Fate) -> Fate {
+        if self.unwritten { Fate::NotProcessed } else { fate }
     }
 
     fn cancel_begun(&mut self, id: RequestId) {
@@ -325,7 +342,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// have been processed. A request is sent on at most [`MAX_TRIES`](super::MAX_TRIES)
     /// connections.
     pub fn finish(&mut self) -> Vec<Unfinished<B, W>> {
-        let sent = self.machine.fate();
+        let sent = self.fate_of_sent(self.machine.fate());
         self.queue = SendQueue::new();
         self.unbegun = Unbegun::default();
         self.begun = VecDeque::new();
