@@ -1,6 +1,6 @@
 //! A task that is polled after a deadline, as after the process was stopped or its threads were
-//! busy. What has arrived is read before the deadline counts. The file of the same name in falco-std
-//! has the same tests.
+//! busy. What has arrived is read before the deadline counts. The file of the same name in
+//! falco-std has the same tests.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

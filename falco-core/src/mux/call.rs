@@ -60,7 +60,8 @@ impl<P> Ping<P> {
 pub struct UnfinishedPing<P> {
     /// The ping.
     pub ping: Ping<P>,
-    /// What its caller can conclude: always [`Fate::NotProcessed`], because no handler processes it.
+    /// What its caller can conclude: always [`Fate::NotProcessed`], because no handler processes
+    /// it.
     pub fate: Fate,
     /// Whether it goes to another connection or fails.
     pub retry: Retry,

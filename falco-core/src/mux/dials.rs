@@ -73,8 +73,8 @@ pub enum NextAttempt {
     Closed,
 }
 
-/// The attempts at one connection of a client, and the errors of those that failed. `E` is the error
-/// type of the adapter, which does what this says and keeps no count of its own.
+/// The attempts at one connection of a client, and the errors of those that failed. `E` is the
+/// error type of the adapter, which does what this says and keeps no count of its own.
 ///
 /// The rules:
 ///
@@ -180,8 +180,8 @@ impl<E> Dials<E> {
         }
     }
 
-    /// An attempt has failed with `why`. [`Retry::Fail`] means that the requests that wait fail with
-    /// it, as not processed. `below` returns a random number that is less than its argument.
+    /// An attempt has failed with `why`. [`Retry::Fail`] means that the requests that wait fail
+    /// with it, as not processed. `below` returns a random number that is less than its argument.
     #[must_use]
     pub fn attempt_failed(
         &mut self,
@@ -223,8 +223,8 @@ impl<E> Dials<E> {
 
     /// The connection of the last handshake accepts nothing new. Call it once for each.
     ///
-    /// `why` is what requests fail with if there is no [other stream](Self::spend), or if their time
-    /// limit passes during the pause after it.
+    /// `why` is what requests fail with if there is no [other stream](Self::spend), or if their
+    /// time limit passes during the pause after it.
     pub fn lost(
         &mut self,
         history: History,
@@ -243,8 +243,8 @@ impl<E> Dials<E> {
             self.failed = 0;
             self.refused = 0;
         } else {
-            // A server that completes handshakes and then ends the connection is not asked without a
-            // pause. One that has served is: then each attempt comes with a request.
+            // A server that completes handshakes and then ends the connection is not asked without
+            // a pause. One that has served is: then each attempt comes with a request.
             self.refused = 0;
             self.pause(now, below);
         }

@@ -1,5 +1,5 @@
-//! Whether a request or a ping is repeated after it has failed, and the pauses between attempts at a
-//! connection. Adapters do what these rules say and compare no counter of their own.
+//! Whether a request or a ping is repeated after it has failed, and the pauses between attempts at
+//! a connection. Adapters do what these rules say and compare no counter of their own.
 
 use core::time::Duration;
 

@@ -188,8 +188,8 @@ impl Reader {
             }
             Filled::Nothing => locked.state.mux.handle_timeout(now).map_err(Ok),
             Filled::EndOfStream => {
-                // A write in progress may be about to fail, and `Shared` shuts the stream down after
-                // a write that has failed.
+                // A write in progress may be about to fail, and `Shared` shuts the stream down
+                // after a write that has failed.
                 locked = await_write(&self.shared, locked);
                 let failed = locked.state.take_write_error();
                 let (mux, unread) = (&mut locked.state.mux, self.line.unread());

@@ -173,7 +173,8 @@ impl State {
         (fate.unwrap_or(Fate::MaybeProcessed), call.map(job_of))
     }
 
-    /// Nothing more is written. The mux knows what was sealed, and not what the stream has accepted.
+    /// Nothing more is written. The mux knows what was sealed, and not what the stream has
+    /// accepted.
     fn note_unwritten(&mut self) {
         if self.written == Some(false) {
             self.mux.set_unwritten();

@@ -388,7 +388,8 @@ impl Connection {
         }
     }
 
-    /// Returns the requests and pings that go to another connection, and sends the other callers the error.
+    /// Returns the requests and pings that go to another connection, and sends the other callers
+    /// the error.
     fn finish(&mut self, end: &io::Result<ConnectionError>) {
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
             match retry {

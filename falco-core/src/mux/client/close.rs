@@ -62,8 +62,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// When a connection that this side has closed ends although the server does not: `None` while
-    /// callers wait for answers. [`poll_timeout`](Self::poll_timeout) includes it. For a thread that
-    /// waits for the end and does not read.
+    /// callers wait for answers. [`poll_timeout`](Self::poll_timeout) includes it. For a thread
+    /// that waits for the end and does not read.
     #[must_use]
     pub fn closes_at(&self) -> Option<Instant> {
         let idle = self.closing.idle.filter(|_| self.end().is_none());
@@ -88,8 +88,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// Reports once that the connection accepts nothing new, whichever side closes it and for which
     /// reason: a client closes by itself when it has no request ids left. Returns the requests that
-    /// have not begun, in the order of their tickets: they go to another connection. Those that have
-    /// begun complete here.
+    /// have not begun, in the order of their tickets: they go to another connection. Those that
+    /// have begun complete here.
     ///
     /// Call it after each [`recv`](Self::recv), [`seal`](Self::seal) and [`close`](Self::close).
     /// It returns `None` while the connection is open, later, and once the connection has ended:

@@ -41,7 +41,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// Reports that the stream has accepted all that was sealed, and that [`seal`](Self::seal) has
-    /// no more. Returns the waiters of the pings to which the wire has no answer: they are complete.
+    /// no more. Returns the waiters of the pings to which the wire has no answer: they are
+    /// complete.
     pub fn flushed(&mut self) -> Vec<P> {
         self.deadlines.progress();
         if self.machine.answers_pings() || !self.established {
