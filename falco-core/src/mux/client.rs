@@ -3,6 +3,7 @@
 mod close;
 mod pings;
 mod send;
+mod stream;
 mod window;
 
 use alloc::collections::VecDeque;
@@ -61,6 +62,8 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     established: bool,
     history: History,
     closing: Closing,
+    /// The last request was not written as a whole.
+    unwritten: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -105,6 +108,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             established: false,
             history: History::default(),
             closing: Closing::default(),
+            unwritten: false,
         }
     }
 
@@ -186,10 +190,24 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             }
             Progress::Sent(id) => {
                 self.cancel_begun(id);
-                fate = Fate::MaybeProcessed;
+                fate = self.fate_of_sent(Fate::MaybeProcessed);
             }
         }
         Some((record.into_call(ticket), fate))
+    }
+
+    /// Reports that the stream has not accepted all bytes of the last request, and will accept no
+    /// more: its last record cannot be opened, so no handler receives it. For an adapter that has
+    /// one request in flight at a time and ends the connection. Call it before
+    /// [`cancel`](Self::cancel) and [`finish`](Self::finish), which otherwise take a request that
+    /// was sealed as a whole for sent.
+    pub const fn set_unwritten(&mut self) {
+        self.unwritten = true;
+    }
+
+    /// The fate of a request that was sealed as a whole, if it is `fate` when it was written.
+    const fn fate_of_sent(&self, fate: Fate) -> Fate {
+        if self.unwritten { Fate::NotProcessed } else { fate }
     }
 
     fn cancel_begun(&mut self, id: RequestId) {
@@ -325,7 +343,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// have been processed. A request is sent on at most [`MAX_TRIES`](super::MAX_TRIES)
     /// connections.
     pub fn finish(&mut self) -> Vec<Unfinished<B, W>> {
-        let sent = self.machine.fate();
+        let sent = self.fate_of_sent(self.machine.fate());
         self.queue = SendQueue::new();
         self.unbegun = Unbegun::default();
         self.begun = VecDeque::new();
@@ -341,90 +359,6 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         });
         unfinished.collect()
     }
-    /// Reports that the stream has no more bytes, which ends the connection. `unread` is what
-    /// [`recv`](Self::recv) left of them. Returns what ended it, now or before.
-    pub fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> ConnectionError {
-        let ended = self.note(now).and_then(|()| self.machine.end_of_stream(now, unread));
-        match ended {
-            Err(end) => end,
-            // No wire does that: a client that reads nothing more can have no answer.
-            Ok(()) => self.abandon(),
-        }
-    }
-
-    /// Reports that a write has failed, and that a read finds the end of the stream. Returns what
-    /// ended the connection, or `None` if the error of the write did.
-    ///
-    /// A system reports a reset once. If the write has received it, a later read looks like an end
-    /// of the stream, which is not the server's: its last bytes may be lost. If the write failed
-    /// because the server had ended the stream before (`found_closed`, the error EPIPE), the end is
-    /// the server's.
-    pub fn end_of_broken_stream(&mut self, now: Instant, unread: &[u8], found_closed: bool) -> Option<ConnectionError> {
-        found_closed.then(|| self.end_of_stream(now, unread))
-    }
-
-    /// Reports whether the caller reads; see
-    /// [`ClientConnection::set_reading`](crate::Connection::set_reading).
-    pub fn set_reading(&mut self, now: Instant, reading: bool) {
-        self.deadlines.note_poll(&mut self.machine, now);
-        self.machine.set_reading(now, reading);
-    }
-
-    /// Reports that the stream has accepted some of the sealed bytes; see
-    /// [`flushed`](Self::flushed) for all.
-    pub fn wrote(&mut self) {
-        self.deadlines.progress();
-    }
-
-    /// Reports that the stream does not accept sealed bytes at present. If that lasts one lifetime,
-    /// the connection ends. Repeated calls change nothing.
-    pub fn blocked(&mut self, now: Instant) {
-        self.deadlines.block(now);
-    }
-
-    /// Whether the write deadline has passed, so that [`handle_timeout`](Self::handle_timeout) ends
-    /// the connection. For a thread that only writes and does not call `handle_timeout` itself.
-    #[must_use]
-    pub fn is_stalled(&self, now: Instant) -> bool {
-        self.deadlines.is_due(&self.machine, now)
-    }
-
-    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let due = self.deadlines.poll_timeout(&self.machine);
-        let all = [due, self.closes_at()].into_iter().flatten().min();
-        all.filter(|_| self.closing.end.is_none())
-    }
-
-    /// Does what is due at `now`. First read everything that has arrived. If the call is more than
-    /// 50 ms late, the deadlines that have passed move, so that the caller can read once more
-    /// first.
-    ///
-    /// Other calls after a deadline do not end the connection before this one does, within the
-    /// [grace period](crate::Connection::handle_late_poll): a caller that is late may read first.
-    ///
-    /// # Errors
-    /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for a
-    /// lifetime.
-    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        if let Some(end) = self.closing.end {
-            return Err(end);
-        }
-        self.note_idle(now);
-        if self.closes_at().is_some_and(|at| at <= now) {
-            return Err(self.abandon());
-        }
-        self.deadlines.handle_timeout(&mut self.machine, now)
-    }
-
-    /// For calls that bring news of the stream at `now`.
-    fn note(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        self.deadlines.note_poll(&mut self.machine, now);
-        self.note_idle(now);
-        self.closing.end.map_or(Ok(()), Err)
-    }
-
     /// Whether the handshake of this connection has completed.
     #[must_use]
     pub const fn is_established(&self) -> bool {

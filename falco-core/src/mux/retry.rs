@@ -42,10 +42,7 @@ impl Attempts {
     }
 
     /// Counts a connection that was lost after it had sent something of a request with this fate.
-    /// [`ClientMux::finish`](super::ClientMux::finish) does so; an adapter does it where it knows
-    /// that not all of a request was written.
-    #[must_use]
-    pub const fn after_loss(&mut self, fate: Fate) -> Retry {
+    pub(super) const fn after_loss(&mut self, fate: Fate) -> Retry {
         self.tries = self.tries.saturating_add(1);
         match fate {
             Fate::NotProcessed if self.tries < MAX_TRIES => Retry::Again,

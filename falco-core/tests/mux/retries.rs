@@ -169,6 +169,25 @@ fn a_request_of_which_the_server_wants_no_more_was_not_sent_as_a_whole() {
 }
 
 #[test]
+fn a_request_that_the_stream_has_not_accepted_as_a_whole_was_not_processed() {
+    let keys = noise_client(7);
+    for given_up in [false, true] {
+        let mut scene = Scene::new(&keys, 1 << 20);
+        scene.request(1, 10);
+        assert_eq!(scene.begun(), [1]);
+        scene.mux.set_unwritten();
+        if given_up {
+            let (call, fate) = scene.mux.cancel(1).unwrap();
+            assert_eq!((call.ticket, fate), (1, Fate::NotProcessed));
+            continue;
+        }
+        let left = lost(scene.mux.finish());
+        assert_eq!((left.fate, left.retry), (Fate::NotProcessed, Retry::Again));
+        assert!(left.call.attempts.has_been_sent(), "it counts");
+    }
+}
+
+#[test]
 fn pauses_are_random_below_a_bound_that_doubles_up_to_the_most() {
     let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
     assert_eq!(backoff, Backoff::default());

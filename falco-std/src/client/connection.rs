@@ -106,7 +106,7 @@ impl Connection {
             return Outcome::Retry(job);
         };
         if let Err(ended) = reader.catch_up() {
-            reader.finish(ended);
+            reader.finish(&ended);
             return Outcome::Retry(job);
         }
         let submitted = submit(&mut self.shared.lock().state, job);
@@ -205,7 +205,7 @@ impl Connection {
             if closes_at.is_some_and(|at| at <= now) {
                 // The reader waits for bytes.
                 let end = locked.state.mux.abandon();
-                locked.state.finish(now, Ok(end));
+                locked.state.finish(now, &Ok(end));
                 drop(locked);
                 return self.abandon();
             }

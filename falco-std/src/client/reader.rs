@@ -58,7 +58,7 @@ impl Reader {
         // The stream may be the user's, and panic. Then the callers still need an end.
         let ended = catch_unwind(AssertUnwindSafe(|| self.read_to_end()));
         let ended = ended.unwrap_or_else(|_| Err(io::Error::other("the stream panicked")));
-        self.finish(ended);
+        self.finish(&ended);
         self.shared.end_stream(&mut self.line);
         self.shared.notify();
     }
@@ -88,7 +88,7 @@ impl Reader {
                 Err(ended) => Err(ended),
             };
             if let Err(ended) = step {
-                self.finish(ended);
+                self.finish(&ended);
                 return slot.take();
             }
         }
@@ -120,7 +120,7 @@ impl Reader {
     /// Ends the connection, without waiting for the server.
     pub(super) fn give_up(&mut self) {
         let end = self.shared.lock().state.mux.abandon();
-        self.finish(Ok(end));
+        self.finish(&Ok(end));
     }
 
     /// Ends the stream at once.
@@ -129,7 +129,7 @@ impl Reader {
     }
 
     /// Completes all requests and pings with an error, unless the connection has ended before.
-    pub(super) fn finish(&self, ended: Ended) {
+    pub(super) fn finish(&self, ended: &Ended) {
         self.shared.lock().state.finish(self.shared.now(), ended);
         self.shared.notify();
     }

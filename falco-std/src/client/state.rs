@@ -7,36 +7,23 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{
-    Attempts, Call, ClientMux, ClientStep, Ending, History, LastStep, Ping, QUIET, Rejected, Retry, Unfinished,
-    UnfinishedPing,
+    Call, ClientMux, ClientStep, Ending, History, LastStep, Ping, QUIET, Rejected, Retry, Unfinished, UnfinishedPing,
 };
 use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError, Settings};
 
 use super::limit::Limit;
 use super::outcome::{Ended, Job, Outcome, Reply, waiting_for};
-use crate::error::Error;
+use crate::error::{Error, copy};
 use crate::shared::{Output, seal_into};
 
 /// Where a caller waits.
 pub(super) struct Slot {
     ticket: u64,
-    /// How often other connections have tried it.
-    attempts: Attempts,
     end: Mutex<Option<Outcome<Reply>>>,
     ended: Condvar,
 }
 
 impl Slot {
-    /// The connection was lost after something was sent, or not all of it was written: what becomes
-    /// of a request or ping of this fate.
-    pub(super) fn lost(&self, body: Vec<u8>, fate: Fate, why: Error) -> Outcome<Reply> {
-        let mut attempts = self.attempts;
-        match attempts.after_loss(fate) {
-            Retry::Again => Outcome::Retry(Job { body, attempts }),
-            Retry::Fail => Outcome::Failed(why),
-        }
-    }
-
     fn end(&self, end: Outcome<Reply>) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
         self.ended.notify_one();
@@ -135,11 +122,10 @@ impl State {
         now.since(self.last_alive) >= QUIET
     }
 
-    fn slot(&mut self, attempts: Attempts) -> Arc<Slot> {
+    fn slot(&mut self) -> Arc<Slot> {
         self.tickets += 1;
         Arc::new(Slot {
             ticket: self.tickets,
-            attempts,
             end: Mutex::default(),
             ended: Condvar::new(),
         })
@@ -151,7 +137,7 @@ impl State {
             return Err(Outcome::Retry(job));
         }
         self.set_written(false);
-        let slot = self.slot(job.attempts);
+        let slot = self.slot();
         let mut call = Call::new(slot.ticket, job.body, Arc::clone(&slot));
         call.attempts = job.attempts;
         match self.mux.request(call) {
@@ -166,7 +152,7 @@ impl State {
         if !self.is_open() {
             return Err(Outcome::Retry(job));
         }
-        let slot = self.slot(job.attempts);
+        let slot = self.slot();
         let mut ping = Ping::new(Arc::clone(&slot));
         ping.attempts = job.attempts;
         match self.mux.ping(ping) {
@@ -182,17 +168,16 @@ impl State {
         if let Some(ping) = pings.pop() {
             return (Fate::NotProcessed, Some(job_of_ping(&ping)));
         }
+        self.note_unwritten();
         let (call, fate) = self.mux.cancel(slot.ticket).unzip();
-        (self.fate(fate.unwrap_or(Fate::MaybeProcessed)), call.map(job_of))
+        (fate.unwrap_or(Fate::MaybeProcessed), call.map(job_of))
     }
 
-    /// The fate of a request where the mux says `fate`. The mux knows what was sealed and not what
-    /// was written. Where one request is sent at a time, this does: a request that was not written
-    /// completely cannot be opened, so that no handler receives it.
-    const fn fate(&self, fate: Fate) -> Fate {
-        match self.written {
-            Some(false) => Fate::NotProcessed,
-            Some(true) | None => fate,
+    /// Nothing more is written. The mux knows what was sealed, and not what the stream has
+    /// accepted.
+    fn note_unwritten(&mut self) {
+        if self.written == Some(false) {
+            self.mux.set_unwritten();
         }
     }
 
@@ -254,28 +239,22 @@ impl State {
     }
 
     /// The connection has ended: completes all requests and pings. Later calls do nothing.
-    pub(super) fn finish(&mut self, now: Instant, mut end: Ended) {
+    pub(super) fn finish(&mut self, now: Instant, end: &Ended) {
         if self.ended {
             return;
         }
         self.ended = true;
         self.ending = end.as_ref().ok().map(|end| self.mux.ending(*end, now));
-        let mut why = move |fate| match &mut end {
+        let why = |fate| match end {
             Ok(end) => Error::Connection { end: *end, fate },
-            Err(source) => {
-                let kind = source.kind();
-                let source = core::mem::replace(source, kind.into());
-                Error::io(waiting_for(fate), source, fate)
-            }
+            Err(source) => Error::io(waiting_for(fate), copy(source), fate),
         };
-        let (at, _) = self.lost.take().unwrap_or((now, None));
+        let at = self.lost.take().map_or(now, |(at, _)| at);
         self.lost = Some((at, Some(why(Fate::NotProcessed))));
+        self.note_unwritten();
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
-            // The mux does not know what was written.
-            let actual = self.fate(fate);
             let slot = Arc::clone(&call.waiter);
             slot.end(match retry {
-                _ if actual != fate => slot.lost(call.body, actual, why(actual)),
                 Retry::Again => Outcome::Retry(job_of(call)),
                 Retry::Fail => Outcome::Failed(why(fate)),
             });
@@ -364,6 +343,7 @@ impl Output for State {
 #[cfg(test)]
 mod tests {
     use falco_core::keys::ClientKeySource;
+    use falco_core::mux::Attempts;
     use falco_core::{Key, Settings};
 
     use super::*;
@@ -394,7 +374,7 @@ mod tests {
         let Ok(slot) = lost.add(job) else {
             panic!("requests can begin");
         };
-        lost.finish(Instant::ZERO, Ok(ConnectionError::Closed));
+        lost.finish(Instant::ZERO, &Ok(ConnectionError::Closed));
         let back = returned(slot.take());
         assert_eq!((back.as_slice(), back.as_ptr()), (&b"hello"[..], body));
         let Err(Outcome::Retry(job)) = lost.add(Job {
