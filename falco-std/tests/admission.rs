@@ -263,7 +263,7 @@ fn handlers_that_run_on_keep_the_place_and_the_bytes_of_their_connection() {
         let leaves = Client::builder(key()).over(stream).expect("it is accepted");
         let asking = thread::spawn(move || leaves.request(vec![7; 6_000]));
         until(|| running.load(Ordering::SeqCst) == 1);
-        cut.shutdown(std::net::Shutdown::Both).expect("it is open");
+        cut.shutdown(Shutdown::Both).expect("it is open");
         asking
             .join()
             .expect("it does not panic")
