@@ -108,15 +108,18 @@ fn answers_of_a_client_that_does_not_read_are_bounded() {
         let (server, started) = start(Server::builder(key()).settings(settings));
         let before = reset_peak();
         let mut stream = silent(server.address, REQUESTS);
-        let handled = settled(&started);
+        let started_handlers = settled(&started);
         let grown = peak().saturating_sub(before);
         println!(
-            "{REQUESTS} answers of 1 MiB: {handled} handlers started, {} KiB",
+            "{REQUESTS} answers of 1 MiB: {started_handlers} handlers started, {} KiB",
             grown >> 10
         );
         // One connection's bound and one more answer, those of all workers, and what the system has
         // taken.
-        assert!(handled <= 2 + WORKERS + IN_SYSTEM, "{handled} handlers started");
+        assert!(
+            started_handlers <= 2 + WORKERS + IN_SYSTEM,
+            "{started_handlers} handlers started"
+        );
         assert!(grown < (2 + WORKERS + BESIDES) * MIB, "{grown} bytes");
         // Once the client reads it gets all of them, and they take no more memory.
         let (mut buffer, mut left) = (vec![0; MIB], REQUESTS * MIB);
@@ -145,11 +148,17 @@ fn answers_of_all_connections_are_bounded_and_who_reads_does_not_wait_for_the_ot
         let (server, started) = start(Server::builder(key()).max_held(8 * MIB));
         let before = reset_peak();
         let silent: Vec<_> = (0..CLIENTS).map(|_| silent(server.address, REQUESTS)).collect();
-        let handled = settled(&started);
+        let started_handlers = settled(&started);
         let grown = peak().saturating_sub(before);
-        println!("{CLIENTS} clients: {handled} handlers started, {} KiB", grown >> 10);
+        println!(
+            "{CLIENTS} clients: {started_handlers} handlers started, {} KiB",
+            grown >> 10
+        );
         let most = 8 + WORKERS + CLIENTS;
-        assert!(handled <= most + CLIENTS * IN_SYSTEM, "{handled} handlers started");
+        assert!(
+            started_handlers <= most + CLIENTS * IN_SYSTEM,
+            "{started_handlers} handlers started"
+        );
         assert!(grown < (most + BESIDES) * MIB, "{grown} bytes");
         let client = Client::builder(key()).connect(server.address).unwrap();
         for _ in 0..50 {
@@ -169,8 +178,11 @@ fn a_request_that_waits_for_a_slow_client_is_not_refused_as_busy() {
         let builder = Server::builder(key()).settings(settings);
         let (server, started) = start(builder.queue_timeout(millis(200)));
         let mut stream = silent(server.address, REQUESTS);
-        let handled = settled(&started);
-        assert!(handled < REQUESTS, "{handled} of {REQUESTS} handlers started");
+        let started_handlers = settled(&started);
+        assert!(
+            started_handlers < REQUESTS,
+            "{started_handlers} of {REQUESTS} handlers started"
+        );
         // They have waited for longer than they may wait for a worker.
         let (mut buffer, mut left) = (vec![0; MIB], REQUESTS * MIB);
         while left > 0 && server.handle.stats().busy == 0 {
