@@ -33,9 +33,11 @@ impl SharedSocket {
     /// A small answer must not wait for the acknowledgement of the one before. If this fails, the
     /// connection is slower.
     pub(crate) fn set_nodelay(&self) {
-        if let Socket::Tcp(stream) = &*self.0 {
-            let _ = stream.set_nodelay(true);
-        }
+        let _ = match &*self.0 {
+            Socket::Tcp(stream) => stream.set_nodelay(true),
+            #[cfg(unix)]
+            Socket::Unix(_) => Ok(()),
+        };
     }
 
     /// Waits until a read would not wait, for `limit` at most, and reads nothing. Returns false if
