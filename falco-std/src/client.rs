@@ -91,7 +91,8 @@ impl Client {
 
     /// Pings the server, and returns the round-trip time. The connection's lifetime starts again on
     /// both sides. The classic wire has no answer to a ping: there this returns `None` when the
-    /// ping was sent. The request timeout limits the wait.
+    /// ping was written. The request timeout limits the wait. A ping of a lost connection goes to the
+    /// next one, as a request that was not processed.
     ///
     /// # Errors
     /// [`Error`].
