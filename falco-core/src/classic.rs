@@ -7,10 +7,10 @@
 //! are encrypted, and a modified body is detected. The design of the wire leaves these gaps:
 //!
 //! - The client has **no proof of the server** until it decrypts an answer: anybody can send 0xFF.
-//! - There is **no forward secrecy**: the shared key itself encrypts, and whoever learns it can
+//! - There is **no forward secrecy**: the shared key itself encrypts, and anyone who learns it can
 //!   read all recorded traffic.
-//! - There is **no protection from replay after a restart**, nor of a nonce that the
-//!   [replay cache](crate::ReplayCache) has forgotten.
+//! - There is **no protection from replay after a restart**, nor from replay of a message whose
+//!   nonce the [replay cache](crate::ReplayCache) no longer has.
 //! - Messages can be **deleted and reordered** in transit, and an answer can be moved to another
 //!   request.
 //! - Anybody in between can **forge pings** and **the end** of the stream.
@@ -44,29 +44,29 @@
 //! |---|---|---|---|---|
 //! | awaiting the accept | `Established` | `Refused` | `Refused` | `Refused` |
 //! | waiting for answers | by its length | opens: `Answer`; does not: `Tampered`; seen before, or its own: `Replayed` | `Refused` for the oldest request, then `AnswersOutOfStep` | `FrameLength` |
-//! | waiting for nothing | by its length | `UnexpectedAnswer` | skipped | `FrameLength` |
+//! | established, nothing in flight | by its length | `UnexpectedAnswer` | skipped | `FrameLength` |
 //!
 //! Eight zeros are a length of 0. The published Python server sends it for a request that it could
 //! not serve, and also without a request when a connection was idle for some seconds. While a
-//! request is in flight, the client cannot tell the two apart, and its next answer could go to the
-//! wrong request. So the connection ends.
+//! request is in flight, the client cannot distinguish the two, and could match the next answer to
+//! the wrong request. So the connection ends.
 //!
 //! # Time
 //!
-//! Nothing moves the deadline of the handshake. After it, a server's lifetime starts anew with each
-//! whole authentic message, each ping and each answer that it sealed. It is paused while an answer
-//! is due. A client's lifetime starts anew with each request or ping that it sealed and with each
-//! answer that it opened. It runs while the client waits for an answer: on this wire there is no
-//! other way to notice that the server is gone. A frame that arrived in part does not count. So an
-//! answer has to arrive within a lifetime, and on a slow link it must not be too large.
+//! Nothing moves the deadline of the handshake. After it, a server's idle timeout (`lifetime`)
+//! restarts with each ping that arrives and with each answer that it seals. It is paused while an
+//! answer is due. A client's idle timeout restarts with each request or ping that it seals and with
+//! each answer that it opens. It runs while the client waits for an answer: on this wire there is
+//! no other way to detect that the server is gone. A frame that arrived in part does not count. So
+//! an answer has to arrive within a lifetime: on a slow link it must not be too large.
 //!
 //! # Replay
 //!
-//! The key's [`ReplayCache`](crate::ReplayCache) remembers every nonce that opened or sealed a hello
-//! or a message. A text with a remembered nonce is refused. This stops replay, moving a message to
-//! another connection, and reflection, among the connections of one [`ClassicKey`] and as far back
-//! as the cache reaches. Nonces of texts that do not open are not remembered, so that an
-//! unauthenticated client cannot push others out.
+//! The key's [`ReplayCache`](crate::ReplayCache) remembers the nonce of each hello and message that
+//! was opened or sealed, and a text with a remembered nonce is refused. So texts that are replayed,
+//! moved to another connection or reflected are detected, among the connections of one
+//! [`ClassicKey`] and as far back as the cache reaches. Nonces of texts that do not open are not
+//! remembered, so that an unauthenticated client cannot evict others.
 
 mod client;
 mod layout;
@@ -78,8 +78,8 @@ use crate::error::{OutputTooSmall, SealError};
 pub use layout::{ANSWER_OVERHEAD, HELLO_LENGTH, REQUEST_OVERHEAD, answer_size, request_size};
 pub use sealing::ClassicKey;
 
-/// Seals pending output and then one message after the other into `out`. Returns an error only if
-/// nothing was written before it, so that no sealed byte is lost.
+/// Writes pending output, then seals one message after the other into `out`. Returns an error only
+/// if nothing was written before it, so that no sealed byte is lost.
 fn seal_each<'m, S, M: 'm>(
     session: &mut S,
     messages: impl IntoIterator<Item = (&'m mut M, &'m [u8])>,

@@ -246,6 +246,17 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         Duration::from_millis(self.session.lifetime_millis())
     }
 
+    /// A value that is the same on both sides of this connection and different for every other one:
+    /// the handshake hash (Noise specification, revision 34, section 11.2). It is not secret. An
+    /// application that authenticates its users above the shared key can include it in what they
+    /// sign, so that nobody relays the signature over another connection.
+    ///
+    /// `None` before the connection is established, and on the classic wire.
+    #[must_use]
+    pub fn channel_binding(&self) -> Option<&[u8; 32]> {
+        self.session.channel_binding()
+    }
+
     /// The smallest buffers with which a connection under these settings works, for callers whose
     /// buffers cannot grow.
     ///

@@ -4,8 +4,8 @@ use core::fmt;
 
 use crate::message::{CloseReason, PingId, Refusal, RequestId};
 
-/// The result of looking at the unread bytes: an event `E`, or what has to happen first. `W` is
-/// what a side may wait for besides bytes: [`ClientWait`] or [`ServerWait`].
+/// The result of [`recv`](crate::Connection::recv): an event `E`, or what has to happen first. `W`
+/// is what a side may wait for besides bytes: [`ClientWait`] or [`ServerWait`].
 ///
 /// An event lends its body from the unread bytes that were passed in. When you are done with the
 /// event, drop the first `consumed` of them.
@@ -13,8 +13,9 @@ use crate::message::{CloseReason, PingId, Refusal, RequestId};
 #[non_exhaustive]
 pub enum Received<E, W> {
     /// No frame is complete. Call again with `total` unread bytes; calling earlier does no harm.
-    /// The number grows only with what has arrived, within the settings. It is no advice to
-    /// allocate.
+    /// `total` is within the settings, but may follow from a length that the peer has only
+    /// announced. So do not allocate that much at once: a [`RecvBuf`](crate::RecvBuf) grows with
+    /// the bytes that arrive.
     NeedMore {
         /// Unread bytes needed in all.
         total: usize,
@@ -50,8 +51,8 @@ pub enum ClientWait {
 pub enum ServerWait {
     /// Output is pending: call `poll_transmit` or `seal`, then `recv` again.
     TransmitFirst,
-    /// Answers are due: as many requests are unanswered as the settings allow, or the connection is
-    /// closing. Call `recv` again once an answer is sealed.
+    /// Classic wire only: as many requests are unanswered as the settings allow, or the connection
+    /// is closing. Call `recv` again once an answer is sealed.
     AnswerFirst,
 }
 
@@ -60,7 +61,7 @@ pub(crate) type ClientReceived<'u> = Received<ClientEvent<'u>, ClientWait>;
 /// What the connection of a server returns.
 pub(crate) type ServerReceived<'u> = Received<ServerEvent<'u>, ServerWait>;
 
-/// What happens to a client. Bodies are lent from the unread bytes.
+/// An event on a client's connection. Bodies are lent from the unread bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientEvent<'u> {
@@ -110,7 +111,7 @@ pub enum ClientEvent<'u> {
     },
 }
 
-/// What happens to a server. Bodies are lent from the unread bytes.
+/// An event on a server's connection. Bodies are lent from the unread bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerEvent<'u> {
@@ -142,7 +143,8 @@ pub enum ServerEvent<'u> {
         /// Whether this is the last part.
         last: bool,
     },
-    /// The client stopped sending a request that had arrived in part. Drop its parts; no answer is
+    /// A request that had arrived in part will not be completed: the client cancelled it, the rest
+    /// did not arrive in time, or it exceeded the limit on held bytes. Drop its parts; no answer is
     /// due.
     Abandoned {
         /// The request.
@@ -159,7 +161,7 @@ pub enum ServerEvent<'u> {
         /// Why.
         reason: CloseReason,
     },
-    /// The client sent a ping, and the lifetime restarted. There is nothing to do.
+    /// The client sent a ping. The connection has processed it; there is nothing to do.
     Ping,
 }
 

@@ -17,7 +17,7 @@ pub const KEY_LENGTH: usize = 32;
 /// text form is 64 hexadecimal digits. It cannot be cloned, and `Debug` shows none of its bytes.
 ///
 /// It is wiped when dropped. With the feature `alloc` the bytes are on the heap, so that moving a
-/// key leaves no copy of them behind. Without an allocator a move does.
+/// key leaves no copy of them behind. Without that feature, a move leaves a copy.
 ///
 /// ```
 /// use falco_core::Key;
@@ -63,7 +63,7 @@ impl Key {
     /// A key of these bytes. Wipe your own copy of them.
     ///
     /// # Errors
-    /// [`KeyError::AllZero`] for the one value that is always a mistake.
+    /// [`KeyError::AllZero`] if all bytes are zero, which is always a mistake.
     pub fn from_bytes(mut bytes: [u8; KEY_LENGTH]) -> Result<Self, KeyError> {
         let mut secret = Secret::zeros();
         secret.copy_from_slice(&bytes);
@@ -96,7 +96,7 @@ impl Key {
     /// them is ignored, because a file ends in a line break.
     ///
     /// # Errors
-    /// [`KeyError::Text`] for anything but 64 digits, [`KeyError::AllZero`].
+    /// [`KeyError::Text`] for anything but 64 digits, [`KeyError::AllZero`] for 64 zeros.
     pub fn from_hex(text: &[u8]) -> Result<Self, KeyError> {
         let text = text.trim_ascii();
         let mut bytes = Secret::zeros();
@@ -116,7 +116,7 @@ impl Key {
     /// assert_eq!(key.write_hex(&mut text), "07".repeat(32));
     /// ```
     pub fn write_hex<'t>(&self, text: &'t mut [u8; 2 * KEY_LENGTH]) -> &'t str {
-        // The types fix both lengths, so encoding cannot fail. No reader accepts an empty text.
+        // Cannot fail: the types fix both lengths. `from_hex` would reject the empty text.
         base16ct::lower::encode_str(self.0.as_slice(), text).unwrap_or("")
     }
 
@@ -148,7 +148,7 @@ impl FromStr for Key {
     }
 }
 
-/// Why there is no key. It contains nothing of the text or the bytes.
+/// Why a key was not created. It contains no part of the text or the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyError {
@@ -156,7 +156,7 @@ pub enum KeyError {
     AllZero,
     /// The text is not 64 hexadecimal digits.
     Text {
-        /// How many characters there were.
+        /// The length of the text in bytes, without white space at its ends.
         digits: usize,
     },
     /// The random number generator failed.

@@ -3,7 +3,7 @@
 //! it. Adapters use this module. A device with one wire and one key uses [`NoiseClient`] or
 //! [`ClassicKey`] directly.
 //!
-//! All secrets are on the heap, in one place from when they are made until they are wiped there.
+//! All secrets are created on the heap, stay in one place, and are wiped there.
 
 mod entropy;
 mod source;
@@ -55,8 +55,9 @@ impl ServerKeys {
     /// Whether a key was retired after a client's hello selected it. Then
     /// [close](crate::CloseReason::KeyRetired) the connection as soon as it is established.
     ///
-    /// First publish the connection's key id, then call this. Whoever retires a key first removes
-    /// it from the ring, then looks for its connections. So at least one of the two sees the other.
+    /// Call this after the connection's key id is visible to the code that retires keys. That code
+    /// removes the key from the ring before it looks for the key's connections. So either it finds
+    /// this connection, or this returns `true`.
     #[must_use]
     pub fn is_retired(&self, key: Option<KeyId>) -> bool {
         let key = self.ring().zip(key);
@@ -133,11 +134,11 @@ fn classic<G: TryCryptoRng + ?Sized>(key: Key, nonces: usize, rng: &mut G) -> Re
 ///
 /// A lookup takes the same time however many keys there are, and whichever id is looked up.
 pub struct ServerRing {
-    /// Its hash has a random key: who supplies keys cannot choose ids that collide.
+    /// The hash has a random key, so that nobody can choose ids whose hashes collide.
     keys: RwLock<HashMap<KeyId, NoiseSecret>>,
     /// Used for a hello with an unknown id.
     dummy: Secret,
-    /// The id that the key of the classic wire would have: a secret serves one wire.
+    /// The id that the classic wire's key would have, so that it is not accepted on the noise wire.
     classic: Option<KeyId>,
 }
 

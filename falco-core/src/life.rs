@@ -1,5 +1,6 @@
-//! The deadline of a connection, and what ended it. The end does not change once it is set. Each
-//! wire decides which bytes are a sign of life.
+//! The deadline of a connection, which is its handshake timeout or its idle timeout (`lifetime`),
+//! and the error that ended it. That error does not change once it is set. Each wire decides what
+//! restarts the idle timeout.
 
 use crate::error::{ConnectionError, LINGER};
 use crate::settings::Settings;
@@ -7,15 +8,15 @@ use crate::time::{Instant, Span};
 
 #[derive(Debug)]
 pub(crate) struct Life {
-    /// The latest time of any call. If the caller's clock goes backwards, this stays.
+    /// The latest time that a caller passed. It does not go back if the caller's clock does.
     latest: Instant,
     deadline: Option<Instant>,
-    /// Whether the deadline is that of the lifetime. Before, it is that of the handshake.
+    /// Whether `deadline` is that of the idle timeout. Before, it is that of the handshake.
     established: bool,
     lifetime: Span,
-    /// Since when the caller does not read, on purpose.
+    /// Since when the caller has not been reading, on purpose. `None` while it reads.
     paused: Option<Instant>,
-    /// For how long the lifetime may still be paused before the next sign of life.
+    /// How much longer the idle timeout may be paused before it restarts.
     pause_left: Span,
     grace: GracePeriod,
     end: Option<ConnectionError>,
@@ -23,7 +24,8 @@ pub(crate) struct Life {
 
 /// The grace period for late polls: how far a deadline moves, so that the caller first reads what
 /// has arrived. The first late poll may be up to a lifetime late. Later ones share one second, or a
-/// third of the lifetime if that is less. With more, bytes without meaning could postpone the end.
+/// third of the lifetime if that is less. With a longer grace period, a peer could postpone the end
+/// with incomplete records.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GracePeriod {
     /// What is left for later polls. [`Span::MAX`] before the first one.
@@ -75,8 +77,8 @@ impl Life {
         }
     }
 
-    /// While the caller does not read, the lifetime is paused, for at most one lifetime between two
-    /// signs of life. The deadline of the handshake is not.
+    /// While the caller does not read, the idle timeout is paused, for at most one lifetime between
+    /// two restarts. The handshake timeout is not paused.
     pub(crate) fn set_reading(&mut self, reading: bool) {
         let Some(deadline) = self.deadline.filter(|_| self.established) else {
             return;
@@ -95,8 +97,8 @@ impl Life {
         }
     }
 
-    /// A lifetime that has run out moves to 1 ms after `now`, if the grace period allows it. This
-    /// also uses up time for which the lifetime may be paused.
+    /// If the idle timeout has passed, moves its deadline to 1 ms after `now`, provided that the
+    /// grace period allows it. This also uses up time for which the idle timeout may be paused.
     pub(crate) fn handle_late_poll(&mut self, now: Instant) {
         let passed = self
             .deadline
@@ -110,13 +112,13 @@ impl Life {
         }
     }
 
-    /// The lifetime starts anew, at the latest time that was noted.
+    /// Restarts the idle timeout, at the latest time that a caller passed.
     #[inline]
     pub(crate) fn restart(&mut self) {
         self.deadline = Some(self.latest + self.lifetime);
         self.pause_left = self.lifetime;
         self.grace = GracePeriod::UNUSED;
-        // The caller still does not read, so a new pause starts.
+        // Reading is still paused, so a new pause starts.
         if self.paused.is_some() {
             self.paused = Some(self.latest);
             self.deadline = Some(self.latest + self.lifetime + self.pause_left);
@@ -132,7 +134,7 @@ impl Life {
         }
     }
 
-    /// Pauses the lifetime until [`restart`](Self::restart).
+    /// Suspends the idle timeout until [`restart`](Self::restart).
     pub(crate) fn suspend(&mut self) {
         self.deadline = None;
     }
@@ -145,14 +147,14 @@ impl Life {
         *self.end.get_or_insert(end)
     }
 
-    /// Whether the caller does not read, on purpose.
+    /// Whether the caller is not reading, on purpose.
     #[cfg(feature = "noise")]
     #[inline]
     pub(crate) const fn is_paused(&self) -> bool {
         self.paused.is_some()
     }
 
-    /// The latest time that was noted.
+    /// The latest time that a caller passed.
     #[cfg(feature = "noise")]
     #[inline]
     pub(crate) const fn latest(&self) -> Instant {

@@ -38,8 +38,8 @@ impl RequestId {
 /// Bytes of a key id.
 pub(crate) const KEY_ID_LENGTH: usize = 8;
 
-/// Eight bytes that are derived from a key and identify it in the clear. They reveal nothing of the
-/// secret.
+/// Eight bytes that are derived from a key and identify it. They are sent in clear, and reveal
+/// nothing about the key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId([u8; KEY_ID_LENGTH]);
 
@@ -126,7 +126,7 @@ pub enum Fate {
     MaybeProcessed,
 }
 
-/// Why a side closes a connection. The classic wire does not send it: there the stream only ends.
+/// Why a side closes a connection. The classic wire does not send the reason: the stream only ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -142,7 +142,7 @@ pub enum CloseReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Status {
-    /// The peer has not yet proved that it has the key.
+    /// The handshake is not complete.
     Handshaking,
     /// The handshake is complete. Messages go both ways.
     Established,

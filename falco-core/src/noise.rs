@@ -7,15 +7,16 @@
 //!
 //! - **Mutual authentication.** Both sides prove for each connection that they have the key. An
 //!   attacker who replays a hello receives a welcome that it cannot read.
-//! - **Forward secrecy.** Each connection has its own two keys, derived from ephemeral ones. Who
-//!   learns the shared key later cannot read recorded traffic.
-//! - **Integrity of the stream.** Records are counted, so that none can be dropped, repeated, moved
-//!   or reflected. A side can tell a stream that was cut from one that was closed.
+//! - **Forward secrecy.** Each connection has its own two keys, derived from ephemeral ones.
+//!   Someone who learns the shared key later cannot decrypt recorded requests and answers, only
+//!   the client's settings in the hello.
+//! - **Integrity of the stream.** Records are counted. A record that is dropped, repeated, moved or
+//!   reflected is detected, and so is a stream that was cut off instead of closed.
 //! - **Many requests at once.** They are answered in any order, and a large message is cut into
 //!   parts, so that it does not block small ones.
 //!
-//! It does not separate the holders of a key: each of them can act as its server towards the
-//! others. The [context](NoiseClient::new) separates services that share a key.
+//! It does not separate the holders of a key: each of them can pose as the server to the others.
+//! The [context](NoiseClient::new) separates services that share a key.
 //!
 //! # The exchange
 //!
@@ -56,7 +57,7 @@
 //! sealed ---> Waiting ---- first part of the answer ----> Receiving ---- last part ----> Answer
 //!               |  \                                         |
 //!               |   +---- whole answer ----> Answer          |
-//!               +---- REFUSE, or a CLOSE that leaves it out -+----> Refused
+//!               +---- REFUSE, or a CLOSE with a smaller id --+----> Refused
 //! ```
 //!
 //! # A request on the server's side
@@ -180,7 +181,7 @@ const fn ended(code: u8) -> ConnectionError {
     }
 }
 
-/// A time modulo 2^32, as a slot has it.
+/// Milliseconds modulo 2^32, as in `RequestSlot::touched`.
 fn millis(now: Instant) -> u32 {
     let [.., a, b, c, d] = now.as_millis().to_be_bytes();
     u32::from_be_bytes([a, b, c, d])

@@ -8,7 +8,7 @@ pub trait Outgoing: private::Sealed {
     /// Bytes in the body.
     fn length(&self) -> usize;
 
-    /// Whether nothing of it is left to seal.
+    /// Whether nothing is left to seal.
     fn is_done(&self) -> bool;
 
     /// Bytes of the body that have been sealed.
@@ -61,8 +61,8 @@ impl Outgoing for OutgoingAnswer {
 /// A request to send: its length, and how much of it is sealed. Pass it with its body to
 /// [`ClientConnection::seal`](crate::ClientConnection::seal) until [`is_done`](Self::is_done).
 ///
-/// A request begins, and gets its number, when its first frame is sealed. One that is dropped
-/// before leaves no trace.
+/// A request begins, and gets its number, when its first frame is sealed. A request that is dropped
+/// before that has no effect.
 #[derive(Debug)]
 #[must_use = "a request is sent by sealing it"]
 pub struct OutgoingRequest {
@@ -88,8 +88,8 @@ impl OutgoingRequest {
         }
     }
 
-    /// Why it was not sent: it was created before the handshake told the server's limit, and is
-    /// larger.
+    /// Why the request was not sent: it is larger than the server's limit, which was not known when
+    /// the request was created.
     #[must_use]
     pub const fn failure(&self) -> Option<RequestError> {
         self.failure
@@ -111,7 +111,8 @@ impl OutgoingRequest {
         }
     }
 
-    /// Whether nothing of it is left to seal: it is sealed as a whole, or completed before.
+    /// Whether nothing is left to seal: the request is sealed as a whole, or the rest of it is not
+    /// needed because it has failed, was completed or was cancelled.
     #[must_use]
     #[inline]
     pub const fn is_done(&self) -> bool {
@@ -192,7 +193,7 @@ impl OutgoingAnswer {
         self.id
     }
 
-    /// Whether nothing of it is left to seal: it is sealed as a whole, or completed before.
+    /// Whether nothing is left to seal: the answer is sealed as a whole.
     #[must_use]
     #[inline]
     pub const fn is_done(&self) -> bool {

@@ -27,10 +27,11 @@ impl<B> Partial<B> {
 }
 
 impl<B: Storage> Partial<B> {
-    /// The length of the storage after `length` more bytes of the message, or `None` if they do not
-    /// fit its total.
+    /// The length of the storage after `length` more bytes of the message, or `None` if they exceed
+    /// its total.
     ///
-    /// It doubles so that growing is linear in what arrives, and never exceeds the total.
+    /// It doubles, so that the cost of growing is linear in the bytes that arrive. It never exceeds
+    /// the total.
     fn grown(&self, present: usize, length: usize) -> Option<usize> {
         let end = self.filled.checked_add(length).filter(|end| *end <= self.total)?;
         Some(if present < end {
@@ -109,8 +110,8 @@ impl<B: Storage, const N: usize> Places for [Partial<B>; N] {
     }
 }
 
-/// Messages in parts on the heap, for a [`Reassembly`] of any number of them. It has no memory
-/// while there are none. However many there are, adding a part takes about the same time.
+/// Messages in parts on the heap, for a [`Reassembly`] of any number of them. It allocates nothing
+/// while there are none. The time to add a part hardly depends on their number.
 #[cfg(feature = "alloc")]
 #[derive(Debug, Default)]
 pub struct HeapPartials {
@@ -153,12 +154,12 @@ impl Places for HeapPartials {
     }
 }
 
-/// No place is free, or none is large enough. A server refuses such a request as busy; a client
-/// cannot receive such an answer.
+/// No place is free, or none is large enough. A server refuses such a request; a client cannot
+/// receive such an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NoRoom {
-    /// Bytes in the message.
+    /// Bytes in the message, or 0 if there is no message with this id.
     pub total: usize,
 }
 
@@ -246,8 +247,8 @@ impl Reassembly<HeapPartials> {
         self.places.messages.len()
     }
 
-    /// How many bytes of memory a further part of `length` bytes would reserve, for whoever counts
-    /// memory. For the first part that is its length.
+    /// How many bytes of memory a further part of `length` bytes would allocate, so that callers
+    /// can limit memory. 0 if the message has not begun: its first part allocates its own length.
     #[must_use]
     pub fn growth(&self, id: RequestId, length: usize) -> usize {
         self.places.messages.get(&id.key()).map_or(0, |place| {

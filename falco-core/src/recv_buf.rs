@@ -1,4 +1,4 @@
-//! A buffer for unread bytes, over storage that the caller chooses. It knows nothing of the
+//! A buffer for unread bytes, over storage that the caller chooses. It does not depend on the
 //! protocol, and connections do not depend on it.
 
 use core::fmt;
@@ -9,14 +9,14 @@ pub trait Storage {
     /// All bytes, at their present length.
     fn bytes(&mut self) -> &mut [u8];
 
-    /// Grows to at least `total` bytes. Present bytes keep their place and value. Storage of a
+    /// Grows to at least `total` bytes. Existing bytes keep their position and value. Storage of a
     /// fixed size does nothing.
     fn grow(&mut self, total: usize);
 
     /// Frees memory, if the storage can. The bytes may be lost.
     fn release(&mut self) {}
 
-    /// The most bytes that the storage can have: `usize::MAX` if it has no limit of its own.
+    /// The largest size of the storage in bytes: `usize::MAX` if it has no limit of its own.
     fn limit(&self) -> usize {
         usize::MAX
     }
@@ -141,8 +141,8 @@ impl<S: Storage> RecvBuf<S> {
         self.storage
     }
 
-    /// Sets the least size to which storage grows, so that one read can bring many small messages.
-    /// It is 0 at first, so that a connection in its handshake holds little memory.
+    /// Sets the minimum size to which the storage grows, so that one read can return many small
+    /// messages. It is 0 at first, so that a connection in its handshake holds little memory.
     pub fn set_read_ahead(&mut self, bytes: usize) {
         self.read_ahead = bytes;
     }
@@ -217,8 +217,8 @@ impl<S: Storage> RecvBuf<S> {
         self.end = self.end.saturating_add(count).min(self.storage.bytes().len());
     }
 
-    /// Frees the storage's memory if nothing is unread and the storage can, so that an idle
-    /// connection holds none.
+    /// Frees the memory of the storage, if nothing is unread and the storage supports that, so that
+    /// an idle connection holds none.
     pub fn release(&mut self) {
         if self.is_empty() {
             self.storage.release();
@@ -235,11 +235,11 @@ impl<S> fmt::Debug for RecvBuf<S> {
     }
 }
 
-/// The least size to which storage grows: a hello of either wire fits.
+/// How far the storage may grow in one step, however few bytes have arrived: enough for a hello.
 const FIRST_STEP: usize = 160;
 
-/// The storage cannot hold a frame that the settings allow. Make the storage larger or the largest
-/// message smaller.
+/// The storage cannot hold a record or message that the settings allow. Make the storage larger, or
+/// lower the limits in the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StorageFull {

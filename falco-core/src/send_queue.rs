@@ -60,8 +60,8 @@ impl<M: Outgoing, B: AsRef<[u8]>> SendQueue<M, B> {
     /// with its body. Returns how many bytes to send.
     ///
     /// # Errors
-    /// Those of [`Connection::seal`]. After any but one of the connection or the output, the first
-    /// message caused it, and [`pop`](Self::pop) takes it out.
+    /// Those of [`Connection::seal`]. If the error concerns neither the connection nor the output,
+    /// the first message caused it, and [`pop`](Self::pop) takes that message out.
     pub fn seal<R, H>(
         &mut self,
         connection: &mut Connection<R, H>,
@@ -105,7 +105,7 @@ impl<M: Outgoing, B> SendQueue<M, B> {
         self.waiting.len()
     }
 
-    /// Whether none waits.
+    /// Whether no message waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()

@@ -75,6 +75,9 @@ pub trait Session: Debug {
     fn end(&self) -> Option<ConnectionError>;
     fn in_flight(&self) -> usize;
     fn lifetime_millis(&self) -> u64;
+    fn channel_binding(&self) -> Option<&[u8; 32]> {
+        None
+    }
 }
 
 /// The calls of a client that need no key.

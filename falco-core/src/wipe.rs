@@ -1,11 +1,11 @@
 //! Overwriting what a computation on secrets leaves on the stack: moved values, spilled registers
 //! and the scratch space of other crates, none of which a destructor reaches.
 
-/// Bytes of stack that are overwritten: more than any handshake uses. What `tests/tests/secrets.rs`
-/// finds says whether it is enough.
+/// Bytes of stack that are overwritten: more than any handshake uses, except on a device.
+/// `tests/tests/secrets.rs` checks that it is enough.
 const DEPTH: usize = if cfg!(target_os = "none") {
-    // A handshake uses more than that, most of it for numbers that are not secret. More would cost
-    // stack.
+    // A handshake uses more than that, most of it for values that are not secret. Overwriting more
+    // would need more stack.
     1024
 } else if cfg!(debug_assertions) {
     // Without optimization a frame has a slot for every move.
@@ -20,8 +20,9 @@ const DISTANCE: usize = if cfg!(target_os = "none") { 32 } else { 256 };
 
 /// Runs `work`, then overwrites the stack that it used.
 ///
-/// What `work` returns lies in the frame of the caller. So a secret is not returned, but written to
-/// a place that `work` borrows, or the caller is itself run by a function like this.
+/// The value that `work` returns is in the caller's stack frame, which is not overwritten. So
+/// `work` must not return a secret: write it to a place that `work` borrows, or run the caller
+/// itself in this way.
 #[inline]
 pub(crate) fn with_stack_wiped<T>(work: impl FnOnce() -> T) -> T {
     let done = out_of_line(work);

@@ -1,4 +1,4 @@
-//! Bounds for references to keys. The traits are sealed: this crate has the only wires.
+//! Bounds for references to keys. The traits are sealed: only this crate implements wires.
 
 use core::ops::Deref;
 

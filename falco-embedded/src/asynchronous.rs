@@ -33,8 +33,8 @@ pub struct Transport<R: embedded_io::ErrorType, W, T> {
     reader: R,
     writer: W,
     timer: T,
-    /// When the stream was last polled, or the current call began. What has come by then is
-    /// processed as of that time, however long the processing takes.
+    /// When the stream was last polled, or the current call began. Bytes that had arrived by then
+    /// are processed with this time as `now`, however long processing takes.
     polled_at: Instant,
     /// Bytes were written and not flushed.
     unflushed: bool,
@@ -42,8 +42,8 @@ pub struct Transport<R: embedded_io::ErrorType, W, T> {
     greeted: bool,
     /// How often bytes were moved since other tasks last had their turn.
     moved: u8,
-    /// Why nothing can be written any more. It is returned after what had come was processed: that
-    /// may have a better reason.
+    /// Why nothing can be written any more. It is returned after the bytes that had arrived were
+    /// processed: they may have the actual reason, such as a CLOSE.
     write_error: Option<Error<R::Error>>,
 }
 
@@ -53,7 +53,7 @@ impl<R: embedded_io::ErrorType, W, T> fmt::Debug for Transport<R, W, T> {
     }
 }
 
-/// What came of one wait.
+/// The result of one wait.
 struct Transferred<E> {
     read: Option<Result<usize, E>>,
     /// `None` in the result means a flush.

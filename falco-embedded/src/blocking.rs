@@ -21,13 +21,13 @@ use crate::server::{BufferedServer, Incoming};
 pub struct Transport<S: embedded_io::ErrorType, K> {
     stream: S,
     clock: K,
-    /// When the stream was last polled, or the current call began. What has come by then is
-    /// processed as of that time, however long the processing takes.
+    /// When the stream was last polled, or the current call began. Bytes that had arrived by then
+    /// are processed with this time as `now`, however long processing takes.
     polled_at: Instant,
     /// Bytes were written and not flushed.
     unflushed: bool,
-    /// Why nothing can be written any more. It is returned after what had come was processed: that
-    /// may have a better reason.
+    /// Why nothing can be written any more. It is returned after the bytes that had arrived were
+    /// processed: they may have the actual reason, such as a CLOSE.
     write_error: Option<Error<S::Error>>,
 }
 
@@ -288,6 +288,6 @@ drivers! {
         /// Handles one request after the other until the connection ends. The handler receives a
         /// request and the memory for its answer, and returns the length of the answer, or a
         /// refusal. Nothing else happens while it runs. If it takes longer than a third of the
-        /// lifetime, the client considers the server dead.
+        /// lifetime, the client may consider the server dead.
     ],
 }

@@ -29,12 +29,12 @@ pub struct BufferedClient<H: ClientKeyRef, B: Buffers> {
 /// [`into_parts`](Self::into_parts) returns them.
 ///
 /// Pass it to [every step](BufferedClient::step) until it is [`answered`](Self::answered). A step
-/// without it cancels it.
+/// that does not receive it cancels the request.
 pub struct PendingRequest<B, A> {
     outgoing: OutgoingRequest,
     body: B,
     answer: A,
-    /// Bytes of the answer that have come, whether they fitted or not.
+    /// Bytes of the answer that have arrived, including those that did not fit.
     received: usize,
     outcome: Option<Result<(), RequestError>>,
 }
@@ -125,7 +125,8 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
         &mut self.connection
     }
 
-    /// Whether the server has proved that it has the key, and the connection has not ended.
+    /// Whether the handshake is complete and the connection has not ended. On the noise wire, the
+    /// server has then proved that it has the key.
     pub fn is_established(&self) -> bool {
         self.connection.is_established()
     }

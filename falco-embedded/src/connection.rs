@@ -128,7 +128,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         &self.machine
     }
 
-    /// Whether the peer has proved that it has the key, and the connection has not ended.
+    /// Whether the connection is established or draining.
     pub(crate) fn is_established(&self) -> bool {
         matches!(self.machine.status(), Status::Established | Status::Draining)
     }

@@ -42,8 +42,9 @@ macro_rules! drivers {
                 self.transport.into_parts()
             }
 
-            /// Waits until the server has proved that it has the key, and until the stream has sent
-            /// this side's proof. It is optional: a request waits for both too.
+            /// Waits until the connection is established and the stream has sent all pending
+            /// output. On the noise wire, the server has then proved that it has the key, and this
+            /// side's proof is sent. It is optional: a request waits for both too.
             ///
             /// # Errors
             /// What ended the connection. [`ConnectionError::Refused`] and
@@ -59,9 +60,9 @@ macro_rules! drivers {
             /// reads.
             ///
             /// # Errors
-            /// Why the request failed, or what ended the connection. It is
-            /// [`ConnectionError::Closed`] also while the server still completes other requests but
-            /// accepts no new ones.
+            /// Why the request failed, or what ended the connection. [`ConnectionError::Closed`] is
+            /// also returned while the connection is closing: it accepts no new requests, but may
+            /// still complete others.
             ///
             /// If the connection has ended, [`BufferedClient::fate`] says whether the request may
             /// be sent again.
@@ -113,8 +114,9 @@ macro_rules! drivers {
                 Ok(())
             }
 
-            /// Keeps the connection alive until a time, if its settings allow that. A connection
-            /// that is not driven expires with its lifetime.
+            /// Drives the connection until `until`. This keeps it alive if keep-alive is enabled in
+            /// its settings. A connection that is not driven expires after one idle timeout
+            /// (`lifetime`).
             ///
             /// # Errors
             /// What ended the connection.
@@ -157,7 +159,8 @@ macro_rules! drivers {
                 }
             }
 
-            /// Between two calls nothing is read. What has come since must not count as late.
+            /// Nothing is read between two calls. Bytes that have arrived since must not count as
+            /// late.
             fn handle_late_poll(&mut self) {
                 let now = self.transport.poll_clock();
                 self.buffered.connection_mut().handle_late_poll(now);
@@ -168,7 +171,7 @@ macro_rules! drivers {
             $($async)* fn flush(&mut self) -> Result<(), Error<$error>> {
                 loop {
                     let stepped = self.buffered.step_idle(self.transport.polled_at());
-                    // The machine has no more bytes after a step with nothing to do.
+                    // The core has no more bytes after a step with nothing to do.
                     let sent = matches!(stepped, Ok(false))
                         && self.buffered.connection().is_sent()
                         && self.transport.is_flushed();
@@ -288,8 +291,8 @@ macro_rules! drivers {
                 self.buffered.close(self.transport.polled_at(), reason);
             }
 
-            /// Nothing is read between two calls, or while a blocking handler runs. What has come
-            /// meanwhile must not count as late.
+            /// Nothing is read between two calls, or while a blocking handler runs. Bytes that have
+            /// arrived meanwhile must not count as late.
             fn handle_late_poll(&mut self) {
                 let now = self.transport.poll_clock();
                 self.buffered.connection_mut().handle_late_poll(now);

@@ -69,7 +69,7 @@ pub enum Error<E = Infallible> {
 
 #[cfg(any(feature = "async", feature = "blocking"))]
 impl Error {
-    /// The same error, as one of a connection with a stream.
+    /// Converts it to the error type of a connection with a stream.
     pub(crate) fn widen<E>(self) -> Error<E> {
         match self {
             Self::Request(error) => Error::Request(error),
@@ -135,7 +135,7 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
         match self {
             Self::Request(error) => error.fmt(f),
             Self::AnswerTooLarge { length, room } => {
-                write!(f, "the answer has {length} bytes, and the memory for it {room}")
+                write!(f, "the answer has {length} bytes, but its memory has only {room}")
             }
             Self::NoPongs => f.write_str("the classic wire has no answers to pings"),
             Self::Connection(error) => error.fmt(f),

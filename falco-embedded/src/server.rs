@@ -30,11 +30,11 @@ type Body<S> = Reassembly<[Partial<S>; 1]>;
 /// The connection, and the refusal that is pending. It works also while a handler has the request.
 pub(crate) struct Incoming<H: ServerKeyRef, B: Buffers> {
     connection: BufferedConnection<ServerSide, H, B>,
-    /// A refusal that the machine could not accept yet. No frame is processed before it has.
+    /// A refusal that the core could not accept yet. No frame is processed before it has.
     refusal: Option<(RequestId, Refusal)>,
 }
 
-/// A request, the memory for its answer, and what goes on while it is handled.
+/// A request, the memory for its answer, and the connection, which goes on meanwhile.
 pub(crate) type Handling<'l, H, B> = (&'l [u8], &'l mut [u8], &'l mut Incoming<H, B>);
 
 /// The state of the request.
@@ -145,7 +145,7 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
         Some((request, answer))
     }
 
-    /// As [`request`](Self::request), with what goes on meanwhile.
+    /// As [`request`](Self::request). Also returns the connection, which goes on meanwhile.
     pub(crate) fn begin_handler(&mut self) -> Option<Handling<'_, H, B>> {
         if !self.has_request() {
             return None;
@@ -177,7 +177,7 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
     }
 
     /// Refuses the request whose handler was dropped. The handler may have done half of its work,
-    /// so that the request must not be handled again.
+    /// so the request must not be handled again.
     #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) fn refuse_dropped(&mut self) {
         if matches!(self.stage, Stage::Received(_, Handler::Begun)) {
@@ -367,7 +367,7 @@ impl<H: ServerKeyRef, B: Buffers> Incoming<H, B> {
         self.connection.recv(now, |event| take(handler, event))
     }
 
-    /// Gives the pending refusal to the machine, and takes the machine's own bytes, as far as there
+    /// Passes the pending refusal to the core, and takes the core's pending output, as far as there
     /// is room.
     fn transmit(&mut self, now: Instant) -> Result<(), Error> {
         while let Some((id, refusal)) = self.refusal {

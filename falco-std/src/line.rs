@@ -137,9 +137,9 @@ impl<S: Stream> Line<S> {
     /// Ends the stream as `ending` says, after all pending output was written.
     pub(crate) fn end(&mut self, ending: &mut Ending) {
         let mut dropped = [0; 512];
-        // Where one half cannot be shut down, the peer sees no end until the stream is dropped, so
-        // there is nothing to wait for. Another thread may have shut it down already: twice does no
-        // harm.
+        // If one half cannot be shut down, the peer sees no end until the stream is dropped, so
+        // there is nothing to wait for. Another thread may have shut it down already; shutting it
+        // down twice does no harm.
         if ending.step(self.now()) != LastStep::Close && self.stream.shutdown(Shutdown::Write).is_err() {
             return;
         }

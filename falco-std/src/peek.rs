@@ -1,5 +1,6 @@
 //! Whether a socket is readable, and reads that do not wait.
 
+use core::time::Duration;
 use std::io;
 #[cfg(not(unix))]
 use std::io::Read as _;
@@ -23,9 +24,18 @@ pub(crate) fn read_now(socket: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
 /// Whether bytes, the end of the stream or an error can be read without waiting.
 #[cfg(unix)]
 pub(crate) fn is_readable(socket: impl AsFd) -> bool {
+    wait_readable(socket, Some(Duration::ZERO))
+}
+
+/// Waits until [`is_readable`] holds, for `limit` at most. Returns whether it does. A signal may
+/// end the wait early.
+#[cfg(unix)]
+pub(crate) fn wait_readable(socket: impl AsFd, limit: Option<Duration>) -> bool {
     // A read with `MSG_PEEK` would clear a pending error, which the thread that reads has to see.
     let mut asked = [PollFd::new(&socket, PollFlags::IN)];
-    rustix::event::poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    // A limit that the system cannot express is none.
+    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+    rustix::event::poll(&mut asked, limit.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
 /// Reads what has come, without waiting. No other thread may use the socket meanwhile.
@@ -37,15 +47,20 @@ pub(crate) fn read_now(mut socket: &TcpStream, buf: &mut [u8]) -> io::Result<usi
     read
 }
 
-/// There is no way that has no effect on other threads.
+/// Not supported here: a check would affect other threads that use the socket.
 #[cfg(not(unix))]
 pub(crate) fn is_readable(_: &TcpStream) -> bool {
     false
 }
 
+/// Does not wait, because another thread could not end that wait.
+#[cfg(not(unix))]
+pub(crate) fn wait_readable(_: &TcpStream, _: Option<Duration>) -> bool {
+    false
+}
+
 #[cfg(all(test, unix))]
 mod tests {
-    use core::time::Duration;
     use std::io::Read as _;
     use std::net::{TcpListener, TcpStream};
     use std::thread;

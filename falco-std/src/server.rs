@@ -5,13 +5,16 @@ mod accept;
 mod admission;
 mod builder;
 mod connection;
-mod half_open;
+mod descriptors;
 mod handler;
 mod linger;
+mod listener;
 mod pool;
 mod queue;
+mod silent;
 mod state;
 mod stats;
+mod threads;
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -19,14 +22,15 @@ use std::io;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::{Entropy, ServerKeys, SetupError};
-use falco_core::mux::SharedBudget;
+use falco_core::mux::{SharedBudget, SourcePrefix};
 use falco_core::{CloseReason, ConnectionError, Key, KeyId, Settings};
 
-use self::accept::Listener;
 use self::admission::Admission;
 use self::linger::LingerTimer;
+use self::listener::Listener;
 use self::pool::Pool;
 use self::state::State;
+use self::threads::Threads;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::stream::Stream;
@@ -72,6 +76,8 @@ struct Service {
     queue_timeout: Duration,
     clock: Clock,
     admission: Arc<Admission>,
+    source_prefix: SourcePrefix,
+    threads: Arc<Threads>,
     pool: Arc<Pool>,
     budget: SharedBudget,
     linger: Arc<LingerTimer<State>>,
@@ -200,18 +206,38 @@ impl Handle {
     /// Retires a key on the noise wire, and returns whether the server had it. Handshakes under it
     /// are refused from now on. Its connections accept no more requests and end when those in
     /// flight are answered. Their clients receive the reason.
+    ///
+    /// If the key may have leaked, use [`revoke_key`](Self::revoke_key).
     #[expect(clippy::must_use_candidate, reason = "a caller may know that the server has the key")]
     pub fn retire_key(&self, id: KeyId) -> bool {
         let retired = self.service.keys.ring().is_some_and(|ring| ring.retire(id));
         if retired {
-            for conn in self.service.admission.conns() {
-                let key = conn.lock().state.mux.machine().key_id();
-                if key == Some(id) {
-                    conn.close(CloseReason::KeyRetired);
-                }
+            for conn in self.service.admission.under(id) {
+                conn.close(CloseReason::KeyRetired);
             }
         }
         retired
+    }
+
+    /// Removes a key of the noise wire as [`retire_key`](Self::retire_key) does, and ends its
+    /// connections at once. Nothing more is read from them and no answer is sent. Handlers that run
+    /// cannot be interrupted: their requests are cancelled
+    /// ([`Request::is_cancelled`]), and what they return is discarded.
+    ///
+    /// A client receives the reason if its stream accepts it without waiting. Requests that had
+    /// begun may have been processed.
+    ///
+    /// Called for a key that is retired already, it ends the connections that still drain, and
+    /// returns false.
+    #[expect(clippy::must_use_candidate, reason = "a caller may know that the server has the key")]
+    pub fn revoke_key(&self, id: KeyId) -> bool {
+        let service = &self.service;
+        let removed = service.keys.ring().is_some_and(|ring| ring.retire(id));
+        for conn in service.admission.under(id) {
+            conn.revoke();
+            service.admission.counters().revoked.add(1);
+        }
+        removed
     }
 
     /// The server's counters.

@@ -5,10 +5,12 @@ use core::time::Duration;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
+#[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use crate::peek::{is_readable, read_now};
+use crate::peek::{is_readable, read_now, wait_readable};
 use crate::stream::{BoxedStream, Stream};
 
 /// A connected socket of either kind.
@@ -19,13 +21,33 @@ pub(crate) enum Socket {
     Unix(UnixStream),
 }
 
-/// A socket that several threads use at once.
-#[derive(Debug)]
+/// A socket that several threads use at once. Clones are handles of the same socket.
+#[derive(Clone, Debug)]
 pub(crate) struct SharedSocket(Arc<Socket>);
 
 impl SharedSocket {
     pub(crate) fn new(socket: Socket) -> Self {
         Self(Arc::new(socket))
+    }
+
+    /// Waits until a read would not wait, for `limit` at most, and reads nothing. Returns false if
+    /// the limit has passed; on systems where this cannot wait also at once.
+    pub(crate) fn wait_readable(&self, limit: Option<Duration>) -> bool {
+        match &*self.0 {
+            Socket::Tcp(stream) => wait_readable(stream, limit),
+            #[cfg(unix)]
+            Socket::Unix(stream) => wait_readable(stream, limit),
+        }
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for SharedSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &*self.0 {
+            Socket::Tcp(stream) => stream.as_fd(),
+            Socket::Unix(stream) => stream.as_fd(),
+        }
     }
 }
 

@@ -49,8 +49,8 @@ pub trait Stream: Read + Write {
     /// Whether a read would return without waiting, with bytes, the end of the stream, or an error.
     ///
     /// A client calls this before it sends on a connection on which nothing has come for a while. A
-    /// server calls it before it drops a connection that is late in its handshake. Other threads
-    /// wait meanwhile, so it must not wait for a read or a write of another handle. The default
+    /// server calls it before it drops a half-open connection for another. Other threads wait
+    /// meanwhile, so it must not wait for a read or a write of another handle. The default
     /// implementation returns `false`, which is right for a stream that cannot know.
     fn is_readable(&self) -> bool {
         false
@@ -175,7 +175,7 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
 /// # Ok::<(), falco_std::KeyError>(())
 /// ```
 #[derive(Debug)]
-#[expect(clippy::exhaustive_structs, reason = "it is its one field, and is made by naming it")]
+#[expect(clippy::exhaustive_structs, reason = "it wraps one public field, which users set")]
 pub struct Blocking<T>(pub T);
 
 impl<T: Read> Read for Blocking<T> {

@@ -7,14 +7,14 @@ use core::net::SocketAddr;
 use core::time::Duration;
 #[cfg(target_os = "linux")]
 use std::fs::File;
+use std::io::Write;
 #[cfg(target_os = "linux")]
-use std::io::Seek;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Seek};
 use std::net::TcpStream;
 use std::thread;
 use std::time::Instant;
 
-use common::{Running, bounded, client, echo, key, millis};
+use common::{Running, bounded, client, echo, half_way, has_ended, key, millis};
 use falco_std::{Client, ConnectionError, Error, Server, Settings};
 
 /// Connects and sends nothing, or a part of a hello.
@@ -24,18 +24,6 @@ fn connect_only(address: SocketAddr, number: usize) -> TcpStream {
         stream.write_all(&[0; 50]).expect("the server has room for it");
     }
     stream
-}
-
-/// Whether the server has ended the stream.
-fn has_ended(stream: &mut TcpStream) -> bool {
-    stream.set_read_timeout(Some(millis(100))).expect("it is a socket");
-    match stream.read(&mut [0; 1]) {
-        Ok(read) => {
-            assert_eq!(read, 0, "a stranger gets not one byte");
-            true
-        }
-        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
-    }
 }
 
 /// The longest of twenty times: for connecting and one request, and for one request.
@@ -99,26 +87,34 @@ fn a_silent_connection_is_dropped_at_the_handshake_deadline() {
 }
 
 #[test]
-fn a_flood_drops_the_oldest_half_open_connections_only() {
+fn a_flood_drops_connections_without_a_hello_and_at_once() {
     bounded(|| {
         let settings = Settings::new()
             .with_handshake_timeout(Duration::from_secs(30))
             .expect("it is in range");
-        let server = Running::start(Server::classic(key()).settings(settings).max_connections(8), echo);
-        let honest = server.connect();
-        let mut half_open = Vec::new();
+        let server = Running::start(Server::builder(key()).settings(settings).max_connections(8), echo);
+        let connect = || Client::builder(key()).connect(server.address).expect("there is room");
+        let honest = connect();
+        assert_eq!(honest.request("first").expect("an answer"), b"first");
+        let mut with_hello = [1, 2].map(|number| half_way(server.address, 74, number));
+        let start = Instant::now();
+        let mut silent = Vec::new();
         for number in 0..20 {
-            half_open.push(connect_only(server.address, number));
-            // So that the server accepts them in this order.
+            // Nothing, or a part of a hello.
+            silent.push(half_way(server.address, number % 2 * 50, 3));
+            // So that the server accepts them in this order, and waits for each.
             thread::sleep(millis(5));
         }
-        assert_eq!(honest.request("still here").expect("an answer"), b"still here");
-        let late = server.connect();
+        let late = connect();
         assert_eq!(late.request("let in").expect("an answer"), b"let in");
-        // Eight connections: two established, and the six youngest half-open ones.
-        let ended: Vec<_> = half_open.iter_mut().map(has_ended).collect();
-        let expected: Vec<_> = (0..20).map(|number| number < 14).collect();
-        assert_eq!(ended, expected);
+        assert!(start.elapsed() < millis(900), "{:?}", start.elapsed());
+        assert_eq!(honest.request("still here").expect("an answer"), b"still here");
+        assert_eq!(with_hello.each_mut().map(has_ended), [false, false]);
+        // Eight connections: two established, two with a hello, and four of the silent ones. One of
+        // the older half was dropped each time.
+        let ended: Vec<_> = silent.iter_mut().map(has_ended).collect();
+        assert_eq!(ended.iter().filter(|ended| **ended).count(), 16, "{ended:?}");
+        assert_eq!(ended.last(), Some(&false), "{ended:?}");
         let report = server.stop();
         assert_eq!(
             (
@@ -127,7 +123,7 @@ fn a_flood_drops_the_oldest_half_open_connections_only() {
                 report.stats.half_open_dropped,
                 report.stats.turned_away
             ),
-            (22, 2, 14, 0)
+            (24, 2, 16, 0)
         );
     });
 }

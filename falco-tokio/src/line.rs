@@ -1,4 +1,4 @@
-//! A stream with its unread bytes and its pending output. What the bytes mean is for the core.
+//! A stream with its unread bytes and its pending output. The core interprets the bytes.
 
 use core::fmt;
 use core::pin::Pin;

@@ -1,5 +1,5 @@
-//! One spare buffer each way for every thread, so that a connection has one only while it is at
-//! work. An idle connection holds none.
+//! Two spare buffers for each thread, one for input and one for output. A connection has buffers
+//! only while it reads or writes; an idle connection holds none.
 
 use core::cell::Cell;
 
@@ -16,7 +16,7 @@ pub(crate) fn take() -> Vec<u8> {
     spare.unwrap_or_else(|| vec![0; POOLED])
 }
 
-/// Gives a buffer back. One of another size is dropped.
+/// Gives a buffer back. It is dropped if it has another size, or if there are two spares already.
 pub(crate) fn give_back(buffer: Vec<u8>) {
     if buffer.len() != POOLED {
         return;

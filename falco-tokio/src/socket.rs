@@ -1,4 +1,4 @@
-//! Streams of every kind under one type, and what is set on sockets.
+//! Streams of every kind under one type, and the options of sockets.
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 use tracing::debug;
 
-/// The longest keep-alive that systems take, in seconds of 15 bits; and the longest user timeout,
-/// in milliseconds of 31 bits.
+/// The largest values that systems accept: for the TCP keep-alive time, 15 bits of seconds; for the
+/// TCP user timeout, 31 bits of milliseconds.
 const LONGEST: (Duration, Duration) = (Duration::from_secs(32_767), Duration::from_millis(2_147_483_647));
 
 /// Any stream of bytes that a connection can be on.
@@ -54,8 +54,8 @@ impl Socket {
         }
     }
 
-    /// Reads what lies in the socket, as the system knows and the runtime may not. A stream of
-    /// another kind is asked by polling it.
+    /// Reads from the socket directly: it may have bytes of which the runtime has not been
+    /// notified. For a stream of another kind this returns `WouldBlock`; poll it instead.
     pub(crate) fn read_now(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => (&*SockRef::from(stream)).read(buf),
@@ -65,8 +65,8 @@ impl Socket {
         }
     }
 
-    /// Whether bytes, an end or an error lie in the socket, as the system knows and the runtime may
-    /// not. A stream of another kind is asked by reading from it.
+    /// Whether the socket has bytes, an end or an error to read, of which the runtime may not have
+    /// been notified. For a stream of another kind this returns `false`; read from it instead.
     pub(crate) fn lies_unread(&self) -> bool {
         let mut place = [core::mem::MaybeUninit::uninit()];
         let peeked = match self {

@@ -1,4 +1,4 @@
-//! Counting, on both sides.
+//! The counter for the statistics of clients and servers.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,5 +1,5 @@
-//! One timer for a connection. It is set anew only where a deadline has come nearer, so that a busy
-//! connection does not set it for every message.
+//! One timer for a connection. It is reset only if the deadline becomes earlier, so that a busy
+//! connection does not reset it for every message.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -7,7 +7,7 @@ use core::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Has the task polled again, once the runtime has looked for what has come on sockets.
+/// Schedules the task again, after the runtime has polled for I/O events.
 pub(crate) fn reschedule(cx: &mut Context<'_>) {
     if core::pin::pin!(tokio::task::yield_now()).poll(cx).is_ready() {
         cx.waker().wake_by_ref();
@@ -20,20 +20,18 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    /// Forgets an earlier deadline that is of no more use: a connection that is idle from now on is
-    /// not woken by it.
+    /// Removes the deadline, so that it does not wake a connection that is idle from now on.
     pub(crate) fn forget(&mut self) {
         self.sleep = None;
     }
 
-    /// Sees to it that the task is woken at `deadline`, or some time before. Ready where it has
-    /// come.
+    /// Has the task woken at `deadline` or earlier. Returns `Ready` if the deadline has passed.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
         let Some(deadline) = deadline else {
             return Poll::Pending;
         };
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        // An earlier one does no harm: it fires once, and is set to what then holds.
+        // An earlier deadline may stay: when it fires, the timer is set to the current one.
         if sleep.is_elapsed() || sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
         }

@@ -117,8 +117,8 @@ impl ClientSession {
 
     /// A length of zero. The published Python server sends it for a request that it could not
     /// serve, and without a request when it was idle for a while. While a request is in flight, the
-    /// two cannot be told apart. In the second case its answer is still to come and would be taken
-    /// for the answer to the next request. So the connection ends.
+    /// client cannot distinguish the two. In the second case the answer to the request is still to
+    /// come, and would be matched to the next request. So the connection ends.
     fn recv_nothing(&mut self) -> ClientReceived<'static> {
         let consumed = layout::NOTHING_LENGTH;
         if self.unanswered() == 0 {
@@ -379,7 +379,8 @@ impl session::Client for ClientSession {
     }
 
     fn fate(&self) -> Fate {
-        // The server sends nothing between the accept, after which requests begin, and the answers.
+        // Requests begin after the accept. The server then sends nothing before its first answer,
+        // so no byte shows whether a handler has seen a request.
         if self.is_confirmed() {
             Fate::MaybeProcessed
         } else {

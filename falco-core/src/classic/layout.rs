@@ -56,7 +56,7 @@ pub(super) fn most(settings: &Settings) -> usize {
     usize::try_from(settings.max_message()).unwrap_or(usize::MAX)
 }
 
-/// Bytes of a length of zero with nothing behind it.
+/// Bytes in a length of zero, which no sealed text follows.
 pub(super) const NOTHING_LENGTH: usize = LENGTH;
 
 /// Checks a body that this side is to send against its own limit.

@@ -16,7 +16,7 @@ macro_rules! classic_key {
         /// A key of the classic wire, expanded once, with its replay cache. All connections under
         /// the key share it, by a reference, an `Rc` or an `Arc`.
         ///
-        /// It takes the [`Key`] by value, so that one secret has one replay cache.
+        /// It takes the [`Key`] by value, so that one key has one replay cache.
         pub struct ClassicKey<L, $($crypto)*> {
             aead: C::Aead,
             replay_cache: L,
@@ -24,7 +24,7 @@ macro_rules! classic_key {
     };
 }
 
-// A default for the cryptography is there only where there is one.
+// `C` has a default only with the feature `rustcrypto`.
 #[cfg(feature = "rustcrypto")]
 classic_key!(C: Crypto = RustCrypto);
 #[cfg(not(feature = "rustcrypto"))]
@@ -44,7 +44,7 @@ impl<L: ReplayCache, C: Crypto> ClassicKey<L, C> {
     #[must_use]
     #[expect(
         clippy::needless_pass_by_value,
-        reason = "the key is used up: its secret gets no second replay cache"
+        reason = "it consumes the key, so that one key has one replay cache"
     )]
     pub fn with_crypto(key: Key, replay_cache: L, crypto: &C) -> Self {
         Self {
@@ -92,7 +92,7 @@ impl<L: ReplayCache, C: Crypto> ClassicKey<L, C> {
         self.aead
             .open(nonce, &[], text, tag)
             .map_err(|_| OpenError::Inauthentic)?;
-        // Only authentic nonces enter the replay cache: others would push those out.
+        // Only nonces of authentic texts enter the replay cache: others would evict them.
         if own.has_used(nonce) {
             return Err(OpenError::Seen);
         }

@@ -334,7 +334,7 @@ impl session::Server for ServerSession {
             return Err(end.into());
         }
         self.check_waiting(id)?;
-        // After a refused request, no answer is sent any more.
+        // No answer is sent to the refused request or to a later one.
         if self.refused.is_some_and(|refused| refused <= id.number()) {
             return Err(ReplyError::NotWaiting(id));
         }

@@ -11,8 +11,8 @@ type Fill = dyn Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync;
 
 /// A source of random numbers that connections on any thread share. Clones share the source.
 ///
-/// An adapter makes one from the operating system's generator, and another for tests and
-/// simulations.
+/// An adapter creates one from the operating system's generator, or from a function that a user
+/// provides for tests and simulations.
 ///
 /// ```
 /// use falco_core::keys::Entropy;

@@ -65,7 +65,7 @@ impl<N: fmt::Debug> fmt::Debug for Keys<N> {
 #[derive(Debug)]
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 pub enum WireSession<N, K> {
-    /// The noise wire. With `classic`, no byte has arrived that selects the wire.
+    /// The noise wire. While `classic` is set, no byte has arrived that selects the wire.
     Noise { session: Box<N>, classic: Option<Box<K>> },
     /// The classic wire.
     Classic(Box<K>),
@@ -93,8 +93,8 @@ macro_rules! with_session {
     };
 }
 
-/// Evaluates `$do` with the key and the session. The key that made a session has its wire, so
-/// `$other` is never evaluated.
+/// Evaluates `$do` with the key and the session. The keys that started a session have one for its
+/// wire, so `$other` is never evaluated.
 macro_rules! with_key {
     ($self:ident, $both:ident, |$key:ident, $session:ident| $do:expr, else $other:expr) => {
         match $both {
@@ -116,7 +116,7 @@ where
         now: Instant,
         rng: &mut G,
     ) -> Result<Self::Session, EntropyError> {
-        // A session draws its ephemeral key before it is on the heap.
+        // A session generates its ephemeral key before it is moved to the heap.
         with_stack_wiped(|| {
             Ok(match &self.0 {
                 Wires::Noise(noise) => WireSession::Noise {
@@ -223,6 +223,10 @@ impl<N: Session, K: Session> Session for WireSession<N, K> {
 
     fn lifetime_millis(&self) -> u64 {
         with_session!(self, session => session.lifetime_millis())
+    }
+
+    fn channel_binding(&self) -> Option<&[u8; 32]> {
+        with_session!(self, session => session.channel_binding())
     }
 }
 

@@ -51,7 +51,8 @@ pub(super) struct Base<H, A> {
     pub(super) serial: u32,
     /// When a drain ends at the latest.
     drain: Option<Instant>,
-    /// Requests in flight before a record that broke the rules. That record had no effect on them.
+    /// Requests in flight before the record that ended the connection with a protocol error. That
+    /// record had no effect on them.
     in_flight: Option<u16>,
 }
 
@@ -66,6 +67,14 @@ impl<H, A: Aead> Base<H, A> {
             serial,
             drain: None,
             in_flight: None,
+        }
+    }
+
+    /// The handshake hash, once the handshake messages are exchanged.
+    pub(super) const fn channel_binding(&self) -> Option<&[u8; 32]> {
+        match self.phase.link() {
+            Some(link) => Some(&link.hash),
+            None => None,
         }
     }
 
@@ -95,7 +104,7 @@ impl<H, A: Aead> Base<H, A> {
     }
 
     /// Ends the connection because the unread bytes are not the frames that were opened: the caller
-    /// dropped other bytes than those that were consumed.
+    /// has not dropped exactly the consumed bytes.
     #[cold]
     pub(super) fn fail_misplaced(&mut self) -> ConnectionError {
         if let Some(link) = self.phase.link_mut() {

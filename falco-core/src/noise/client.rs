@@ -1,5 +1,5 @@
 //! The client side of a connection on the noise wire: the handshake and deadlines. `client_frames`
-//! has what received frames do, `client_write` what is sent.
+//! processes received frames, `client_write` writes output.
 
 use core::fmt;
 
@@ -80,9 +80,10 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.base.check(now, self.requests.begun)
     }
 
-    /// When to send a PING, or when the peer counts as dead: a third of the lifetime after the last
-    /// record that was sent or arrived, or after a PING that was not answered. `None` while a PING
-    /// is pending and while the caller does not read on purpose.
+    /// When to send a PING: a third of the lifetime after a record was last sent or last received,
+    /// whichever was earlier. If a PING was sent and nothing has arrived since, when the peer
+    /// counts as dead: a third of the lifetime after that PING. `None` while a PING is pending, and
+    /// while the caller does not read on purpose.
     fn keep_alive_due(&self) -> Option<Instant> {
         let keep_alive = &self.keep_alive;
         let pending = self.base.phase.link().is_none_or(|link| link.ping_pending);
@@ -93,7 +94,8 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         Some(from + self.base.life.lifetime().third())
     }
 
-    /// Whether the welcome has arrived. The server knows it once the first PING arrives.
+    /// Whether the welcome has arrived. For the server, the connection is established only once the
+    /// first PING arrives.
     const fn is_established(&self) -> bool {
         self.base.phase.link().is_some()
     }
@@ -119,7 +121,13 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         let direction = |key: &[u8; 32]| Direction::new(&client.crypto, key, client.rekey_period);
         let (send, recv) = (direction(&outcome.from_client), direction(&outcome.from_server));
         self.base.agree(theirs);
-        let mut link = Link::new(send, recv, self.base.theirs.max_record, self.base.ours.max_record);
+        let mut link = Link::new(
+            send,
+            recv,
+            outcome.hash,
+            self.base.theirs.max_record,
+            self.base.ours.max_record,
+        );
         link.set_first_ping(self.first_ping);
         link.queue_ping();
         self.base.phase = Phase::Transport(link);
@@ -396,6 +404,10 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
 
     fn lifetime_millis(&self) -> u64 {
         self.base.life.lifetime().as_millis()
+    }
+
+    fn channel_binding(&self) -> Option<&[u8; 32]> {
+        self.base.channel_binding()
     }
 }
 

@@ -36,8 +36,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         let pending = link.pending_size() + self.requests.cancels * FRAME_HEAD;
         let mut error = None;
         if !self.base.first_ping_done {
-            // The first record has the PING and nothing else, even if frames for the server are
-            // pending.
+            // The first record has the PING and nothing else, even if other frames are pending.
             link.write_ping(&mut writer);
             if writer.is_open() && link.finish(&client.crypto, &mut writer).is_ok() {
                 self.base.first_ping_done = true;
@@ -143,7 +142,8 @@ impl<T: RequestTable> Requests<T> {
         message.check(serial, body)?;
         let begun = message.number() > 0;
         if !begun && (link.own_close != OwnClose::None || link.their_close.is_some()) {
-            // No new requests begin. It was not processed. Those behind it that have begun go on.
+            // No new request begins, so this one is not processed. Those behind it that have begun
+            // go on.
             return Ok(true);
         }
         let id = if begun {

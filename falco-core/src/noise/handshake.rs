@@ -1,8 +1,9 @@
 //! The two messages of `NNpsk0`, for each side (Noise specification, revision 34, sections 5.3, 7.4
 //! and 9). Their payloads are opaque here.
 //!
-//! Each step wipes the stack that it used. What it returns lies in the frame of its caller, which
-//! wipes that in the same way once it has put the secrets where they stay.
+//! Each step wipes the stack that it used. Its result is in the stack frame of its caller, which
+//! runs in the same way, so that the frame is wiped after the secrets have been moved to where they
+//! stay.
 
 use zeroize::Zeroizing;
 
@@ -21,8 +22,7 @@ pub(super) struct Outcome {
     pub(super) from_client: OneTimeKey,
     /// The key of records from the server.
     pub(super) from_server: OneTimeKey,
-    /// The handshake hash, which the public vectors contain.
-    #[cfg(test)]
+    /// The handshake hash, the same on both sides and different for each handshake.
     pub(super) hash: [u8; 32],
 }
 
@@ -32,7 +32,6 @@ impl Outcome {
         Self {
             from_client,
             from_server,
-            #[cfg(test)]
             hash: *state.hash(),
         }
     }
@@ -136,7 +135,7 @@ fn second_key<C: NoiseCrypto>(
     state.mix_hash(crypto, servers);
     let _ = state.mix_key(crypto, servers);
     let shared = Zeroizing::new(crypto.x25519(ours, theirs));
-    // A public key of low order makes a shared secret that everybody knows.
+    // With a public key of low order the shared secret is zero, which everybody knows.
     if shared.iter().fold(0, |all, byte| all | byte) == 0 {
         return Err(HandshakeFailed);
     }

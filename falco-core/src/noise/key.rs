@@ -25,7 +25,7 @@ pub struct NoiseSecret {
 #[cfg(feature = "rustcrypto")]
 impl Key {
     /// The id by which a server on the noise wire selects the key, and by which you retire it. It
-    /// is not secret: nothing of the key follows from it.
+    /// is not secret: it reveals nothing about the key.
     ///
     /// ```
     /// let key = falco_core::Key::from_bytes([7; 32])?;
@@ -51,12 +51,12 @@ impl NoiseSecret {
         KeyId::from_bytes(id)
     }
 
-    /// Derives the pre-shared key and the key id of `key`. It consumes the key, because a secret
-    /// serves one wire.
+    /// Derives the pre-shared key and the key id of `key`. It consumes the key, because a key is
+    /// for one wire.
     #[must_use]
     #[expect(
         clippy::needless_pass_by_value,
-        reason = "it consumes the key: a secret serves one wire"
+        reason = "it consumes the key: a key is for one wire"
     )]
     pub fn derive<C: NoiseCrypto>(key: Key, crypto: &C) -> Self {
         let mut psk = Secret::zeros();
@@ -141,7 +141,7 @@ pub struct KeyRing<S> {
 impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> {
     /// A ring with the keys in `places`, which also is its capacity.
     ///
-    /// The generator makes the key that a hello with an unknown id is tried with.
+    /// `rng` generates the key that takes the place of the client's for a hello with an unknown id.
     ///
     /// # Errors
     /// [`RingError::Duplicate`] if two keys have the same id, [`RingError::Entropy`] if the
@@ -184,7 +184,7 @@ impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> 
     pub fn retire(&mut self, id: KeyId) -> bool {
         for place in self.places.as_mut() {
             if let Some(secret) = place.as_mut().filter(|known| known.id == id) {
-                // Before it is moved out of its place.
+                // Wipes it in its place, before the assignment drops it.
                 secret.zeroize();
                 *place = None;
                 return true;
@@ -341,8 +341,8 @@ impl<T, C: NoiseCrypto, X: AsRef<[u8]>> NoiseClient<T, C, X> {
         self
     }
 
-    /// Numbers requests from after this number instead of 0, for tests of a connection that has no
-    /// numbers left.
+    /// Numbers requests from `number` + 1 on instead of from 1, for tests of a connection that runs
+    /// out of request ids.
     #[cfg(feature = "testing")]
     #[must_use]
     pub const fn with_requests_begun(mut self, number: u32) -> Self {

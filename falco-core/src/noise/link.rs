@@ -31,6 +31,8 @@ pub(super) enum OwnClose {
 pub(super) struct Link<A> {
     send: Direction<A>,
     recv: Direction<A>,
+    /// The handshake hash.
+    pub(super) hash: [u8; 32],
     /// The largest record that the peer reads, and the largest that this side reads.
     pub(super) their_max_record: u16,
     our_max_record: u16,
@@ -45,10 +47,11 @@ pub(super) struct Link<A> {
     pong: Option<[u8; 8]>,
     /// The eight bytes of the first PING, which are random. Each later one adds 1.
     first_ping: u64,
-    /// How many PINGs there were, with the one that is pending.
+    /// The number of PINGs so far, including one that is pending.
     pings: u64,
     pub(super) ping_pending: bool,
-    /// Pending REFUSEs: their ids, and apart their codes. Pairs would take three bytes more each.
+    /// Pending REFUSEs: their ids, and their codes in an array of their own. In an array of pairs,
+    /// each would take three bytes more.
     refusals: ([u32; REFUSALS], [u8; REFUSALS]),
     refused: usize,
     /// A record could not be sealed. Its frames are lost, so nothing may follow them.
@@ -71,10 +74,11 @@ pub(super) enum Record {
 }
 
 impl<A: Aead> Link<A> {
-    pub(super) fn new(send: Direction<A>, recv: Direction<A>, theirs: u16, ours: u16) -> Self {
+    pub(super) fn new(send: Direction<A>, recv: Direction<A>, hash: [u8; 32], theirs: u16, ours: u16) -> Self {
         Self {
             send,
             recv,
+            hash,
             their_max_record: theirs,
             our_max_record: ours,
             opened: 0,

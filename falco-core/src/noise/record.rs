@@ -34,7 +34,7 @@ impl RekeyPeriod {
 
     #[cfg(feature = "testing")]
     pub(super) const fn of(records: u64) -> Self {
-        // Zero has no multiples to wait for.
+        // With a period of zero, no record would be due.
         let records = if records == 0 { 1 } else { records };
         Self { records }
     }
@@ -50,7 +50,7 @@ impl RekeyPeriod {
     }
 }
 
-/// The number for keys that this process makes from now on, if not 0.
+/// The rekey period of keys that this process makes from now on; 0 means that of the wire.
 #[cfg(feature = "testing")]
 static PROCESS_WIDE: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
 

@@ -1,5 +1,5 @@
 //! The server side of a connection on the noise wire: the handshake and deadlines. `server_frames`
-//! has what received frames do, `server_write` what is sent.
+//! processes received frames, `server_write` writes output.
 
 use core::fmt;
 
@@ -45,9 +45,9 @@ pub(super) struct Requests<T> {
     pub(super) held: u32,
     /// The last request before this side's CLOSE. Later ones are skipped.
     pub(super) last: Option<u32>,
-    /// When the request whose last part is oldest may be stale.
+    /// The earliest time at which a partially received request can be stale.
     pub(super) stale: Option<Instant>,
-    /// The grace period of that time.
+    /// The grace period of `stale`.
     pub(super) grace: GracePeriod,
     /// Requests in the state `Lost`, whose event is pending.
     pub(super) lost: u32,
@@ -96,8 +96,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         Ok(Received::Skip { consumed: HELLO_LENGTH })
     }
 
-    /// Reads the hello and writes the welcome. An unknown id takes the same path as a wrong key, to
-    /// the same result.
+    /// Reads the hello and writes the welcome. An unknown key id takes the same code path as a
+    /// wrong key, and has the same result.
     fn accept<R: Ring, X: AsRef<[u8]>>(
         &mut self,
         server: &NoiseServer<T, R, C, X>,
@@ -113,7 +113,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         let theirs = Accepts::decode(settings, false).filter(|_| known)?;
         let mut bytes = [0; WELCOME_LENGTH];
         let ours = self.base.ours;
-        // It is used once and dropped with its phase: with it recorded traffic could be read.
+        // The ephemeral key is used once and dropped with its phase: together with the shared key
+        // it would decrypt recorded traffic.
         let Phase::Handshake(Handshake::Hello(ephemeral)) = &self.base.phase else {
             return None;
         };
@@ -165,8 +166,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         self.base.first_ping_done
     }
 
-    /// Gives up requests of which nothing has arrived for a lifetime, unless the caller does not
-    /// read.
+    /// Gives up requests of which nothing has arrived for a lifetime, unless the caller has paused
+    /// reading.
     fn drop_stale(&mut self) {
         if !self.base.life.is_paused() {
             self.requests.drop_stale(self.base.life.latest());
@@ -310,7 +311,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
             let paused = self.base.life.is_paused();
             self.base.life.set_reading(reading);
             if paused && reading {
-                // Nothing was read until now, so each request in part has its full time.
+                // Nothing was read until now, so each partially received request has its full time.
                 self.requests.touch(self.base.life.latest());
             }
         }
@@ -369,11 +370,16 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
     fn lifetime_millis(&self) -> u64 {
         self.base.life.lifetime().as_millis()
     }
+
+    fn channel_binding(&self) -> Option<&[u8; 32]> {
+        // Before its first PING the client may be a replay.
+        self.base.channel_binding().filter(|_| self.base.first_ping_done)
+    }
 }
 
 impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {
     fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError> {
-        // A request in part cannot be answered yet, and an answer begins once.
+        // A partially received request cannot be answered yet, and an answer begins only once.
         if self.waiting(id)? != State::Waiting {
             return Err(ReplyError::NotWaiting(id));
         }

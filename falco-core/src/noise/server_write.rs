@@ -79,7 +79,13 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             direction(&welcome.keys.from_server),
             direction(&welcome.keys.from_client),
         );
-        let link = Link::new(send, recv, self.base.theirs.max_record, self.base.ours.max_record);
+        let link = Link::new(
+            send,
+            recv,
+            welcome.keys.hash,
+            self.base.theirs.max_record,
+            self.base.ours.max_record,
+        );
         self.base.phase = Phase::Transport(link);
         Ok(WELCOME_LENGTH)
     }
@@ -121,7 +127,8 @@ impl<T: RequestTable> Requests<T> {
         }
         message.check(serial, body)?;
         let id = message.id().number();
-        // An answer begins once. A second one for the same request finds it in another state.
+        // An answer begins only once. A second answer to the same request finds it in another
+        // state.
         let expected = if message.sealed() == 0 {
             State::Waiting
         } else {

@@ -32,7 +32,6 @@ impl SymmetricState {
     }
 
     /// The handshake hash, the same on both sides and different for each handshake.
-    #[cfg(test)]
     pub(super) const fn hash(&self) -> &[u8; 32] {
         &self.hash
     }

@@ -25,8 +25,8 @@ pub(super) enum State {
     Receiving,
     /// Server: the answer is sealed in part.
     Answering,
-    /// The request will not be processed, and its event is pending. Client: the server's CLOSE left
-    /// it out. Server: the rest of it did not arrive.
+    /// The request will not be processed, and its event is pending. Client: the server's CLOSE has
+    /// a smaller last id. Server: the rest of it did not arrive.
     Lost,
     /// The request has completed, and the slot is waiting for removal. Only [`HeapTable`] has such
     /// slots, and it hides them.
@@ -187,7 +187,7 @@ impl<const N: usize> RequestTable for FixedTable<N> {
     }
 }
 
-/// How many slots of completed requests may stay besides as many as there are requests.
+/// How many slots of completed requests may remain, in addition to one for each request in flight.
 #[cfg(feature = "alloc")]
 const SPARE: usize = 8;
 
@@ -195,7 +195,7 @@ const SPARE: usize = 8;
 /// [`NoiseClient`](super::NoiseClient) and [`NoiseServer`](super::NoiseServer). It allocates when
 /// requests begin, and nothing before.
 ///
-/// However many requests there are, a peer cannot make it slow: a request is found by its id, and
+/// A peer cannot make it slow by having many requests in flight: a request is found by its id, and
 /// the slot of a completed one stays until enough of them can be removed together.
 #[cfg(feature = "alloc")]
 #[derive(Clone, Debug)]
@@ -219,7 +219,7 @@ impl HeapTable {
     fn remove_completed(&mut self) {
         if self.count == 0 {
             self.slots.clear();
-            // An idle connection holds no more than it did before it was busy.
+            // An idle connection keeps room for at most 16 requests.
             if self.slots.capacity() > 16 {
                 self.slots = alloc::vec::Vec::new();
             }

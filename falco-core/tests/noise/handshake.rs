@@ -273,3 +273,26 @@ fn other_protocols_are_refused_at_their_first_wrong_byte_without_a_reply() {
         assert_eq!(pending_output(&mut machine, ms(1)), []);
     }
 }
+
+#[test]
+fn both_sides_of_a_connection_have_one_binding_value_and_each_connection_another() {
+    let keys = (noise_client(7), noise_server(7));
+    let mut values = Vec::new();
+    for seed in [2, 3] {
+        let mut client = ClientConnection::new(&keys.0, &Settings::new(), ms(0), &mut CountingRng::new(seed)).unwrap();
+        let mut server = server(&keys.1);
+        assert_eq!((client.channel_binding(), server.channel_binding()), (None, None));
+        let mut hello = pending_output(&mut client, ms(0));
+        assert!(server.recv(ms(0), &mut hello).is_ok());
+        let mut welcome = pending_output(&mut server, ms(0));
+        assert_eq!(server.channel_binding(), None, "the hello may be a replay");
+        assert!(client.recv(ms(0), &mut welcome).is_ok());
+        let mut ping = pending_output(&mut client, ms(0));
+        assert!(server.recv(ms(0), &mut ping).is_ok());
+        assert_eq!(server.status(), Status::Established);
+        assert!(client.channel_binding().is_some());
+        assert_eq!(client.channel_binding(), server.channel_binding());
+        values.extend(client.channel_binding().copied());
+    }
+    assert_ne!(values[0], values[1]);
+}

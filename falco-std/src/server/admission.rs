@@ -1,5 +1,10 @@
-//! Which connections the server admits: a bounded number. A late handshake may be dropped to make
-//! room, and all connections end when the server shuts down.
+//! The connections of a server: which are accepted, which half-open ones are dropped for others,
+//! and how all of them end when the server shuts down. Admission follows the rules of
+//! [`falco_core::mux::Admission`].
+
+mod permit;
+#[cfg(all(test, unix))]
+mod tests;
 
 use core::fmt;
 use core::time::Duration;
@@ -7,51 +12,69 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use falco_core::CloseReason;
+use falco_core::mux::{self, AdmissionLimits, Room, Source};
+use falco_core::{CloseReason, KeyId};
 
-use super::half_open::HalfOpen;
 use super::state::Conn;
 use super::stats::{Counters, Report, ServerStats, gauge};
+use crate::clock::Clock;
+use crate::socket::SharedSocket;
+
+pub(super) use self::permit::{Permit, Place};
 
 pub(super) struct Admission {
     state: Mutex<State>,
-    /// A connection has ended or was established, or the server shuts down.
+    /// Notified when [`State::changes`] was incremented and the accepting thread may wait for that.
     changed: Condvar,
-    max: usize,
-    max_half_open: usize,
+    clock: Clock,
     counters: Counters,
 }
 
-#[derive(Default)]
 struct State {
-    /// Numbers ascend, so that the first connection is the oldest.
     next: u64,
     conns: BTreeMap<u64, Arc<Conn>>,
-    /// Those of them that were accepted here and have not completed their handshake.
-    half_open: HalfOpen,
-    /// How many of the connections are guests, which no limit counts.
-    guests: usize,
+    /// Those of them that were accepted here.
+    admitted: mux::Admission,
+    /// The accepting thread waits for a place.
+    waited_for: bool,
+    /// Incremented when the server shuts down, when a connection has ended or was established, and
+    /// when another half-open connection may be dropped.
+    changes: u64,
+    /// How many connections have ended.
+    left: u64,
     stopping: bool,
     deadline: Option<Instant>,
     /// Connections that the deadline has cut, and their unanswered requests.
     cut: (u64, u64),
 }
 
-/// One connection is admitted for as long as this exists.
-pub(super) struct Permit {
-    number: u64,
-    guest: bool,
-    admission: Arc<Admission>,
-    conn: Arc<Conn>,
+/// There is no place, or something else is short.
+pub(super) struct Shortage {
+    /// Half-open connections that were dropped.
+    pub(super) dropped: Vec<u64>,
+    /// After this time another may be dropped, unless something changes before.
+    pub(super) due: Option<Duration>,
+    /// For [`Admission::wait_for_change`].
+    pub(super) seen: u64,
 }
 
 impl Admission {
-    pub(super) fn new(max: usize, max_half_open: usize) -> Self {
+    /// `seed` is a random number that nobody else knows.
+    pub(super) fn new(limits: AdmissionLimits, seed: u64, clock: Clock) -> Self {
         Self {
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State {
+                next: 0,
+                conns: BTreeMap::new(),
+                admitted: mux::Admission::new(limits, seed),
+                waited_for: false,
+                changes: 0,
+                left: 0,
+                stopping: false,
+                deadline: None,
+                cut: (0, 0),
+            }),
             changed: Condvar::new(),
-            max,
-            max_half_open,
+            clock,
             counters: Counters::default(),
         }
     }
@@ -65,91 +88,121 @@ impl Admission {
     }
 
     fn read(&self, state: &State) -> ServerStats {
-        self.counters.read(state.conns.len(), state.half_open.len())
+        let (half_open, limits) = (state.admitted.half_open(), state.admitted.limits());
+        self.counters.read(state.conns.len(), half_open, limits)
     }
 
-    /// Admits an accepted connection, if need be in place of one that is late in its handshake.
-    /// While there is no room and none is late, it waits, and those behind it wait in the
-    /// listener's backlog: a handshake that has begun is nearer to its end than theirs. Returns
-    /// none where all admitted connections are established, or the server shuts down.
-    pub(super) fn admit(self: &Arc<Self>, conn: Arc<Conn>) -> Option<Permit> {
+    /// Drops half-open connections if a connection that was accepted from `source` waits for a
+    /// place. None if it need not wait: there is a place, or all connections are established, or
+    /// the server shuts down.
+    pub(super) fn make_room(&self, source: Source) -> Option<Shortage> {
         let mut state = self.lock();
-        loop {
-            if state.stopping {
-                return None;
+        state.waited_for = !state.stopping && state.admitted.room() == Room::Wait;
+        if !state.waited_for {
+            return None;
+        }
+        let (now, mut dropped) = (self.clock.now(), Vec::new());
+        while let Some(number) = state.admitted.select(now, Some(source)) {
+            dropped.extend(self.droppable(&mut state, number));
+        }
+        let due = state.admitted.due(now).map(|at| at.since(now));
+        Some(cut(state, dropped, due))
+    }
+
+    /// The system is short of memory or file descriptors: drops a half-open connection that is
+    /// late. None if a connection has ended since `left` had, or the server shuts down: accepting
+    /// also fails then, and nothing is short.
+    pub(super) fn drop_late(&self, left: u64) -> Option<Shortage> {
+        let mut state = self.lock();
+        state.waited_for = !state.stopping && state.left == left;
+        if !state.waited_for {
+            return None;
+        }
+        let mut dropped = Vec::new();
+        while let Some(number) = state.admitted.select_late(self.clock.now()) {
+            dropped.extend(self.droppable(&mut state, number));
+        }
+        Some(cut(state, dropped, None))
+    }
+
+    /// How many connections have ended.
+    pub(super) fn left(&self) -> u64 {
+        self.lock().left
+    }
+
+    /// Waits until something has changed since a [`Shortage`], for `limit` at most.
+    pub(super) fn wait_for_change(&self, seen: u64, limit: Option<Duration>) {
+        let until = limit.map(|limit| Instant::now() + limit);
+        let mut state = self.lock();
+        while state.changes == seen {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return;
             }
-            if self.has_room(&state) {
-                return Some(self.permit(&mut state, conn, false));
-            }
-            if state.half_open.len() == 0 {
-                self.counters.turned_away.add(1);
-                return None;
-            }
-            let now = Instant::now();
-            if let Some(late) = state.take_late(now, &self.counters) {
-                drop(state);
-                late.cut();
-                state = self.lock();
-                continue;
-            }
-            state = match state.half_open.late_at() {
-                Some(at) => {
-                    let waited = self.changed.wait_timeout(state, at.saturating_duration_since(now));
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            };
+            state = self.wait(state, left);
         }
     }
 
-    fn has_room(&self, state: &State) -> bool {
-        state.conns.len() - state.guests < self.max && state.half_open.len() < self.max_half_open
+    /// Admits an accepted connection, and drops others that stand back for it, whose numbers it
+    /// returns. None where there are as many as there may be, in all or from its source, or the
+    /// server shuts down.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        conn: Arc<Conn>,
+        socket: SharedSocket,
+        source: Source,
+    ) -> Option<(Permit, Vec<u64>)> {
+        let mut state = self.lock();
+        if state.stopping {
+            return None;
+        }
+        let number = state.next;
+        if state.admitted.room() != Room::Free || !state.admitted.admit(number, source) {
+            self.counters.turned_away.add(1);
+            return None;
+        }
+        let permit = self.permit(&mut state, conn, Some(socket));
+        let (now, mut dropped) = (self.clock.now(), Vec::new());
+        let selected = [
+            state.admitted.select_from_source_of(number),
+            // One to make up for this one, and one to get ahead.
+            state.admitted.select(now, None),
+            state.admitted.select(now, None),
+        ];
+        for number in selected.into_iter().flatten() {
+            dropped.extend(self.droppable(&mut state, number));
+        }
+        Some((permit, cut(state, dropped, None).dropped))
     }
 
     /// Admits a connection that the server did not accept itself. No limit counts it.
     pub(super) fn guest(self: &Arc<Self>, conn: Arc<Conn>) -> Permit {
         let mut state = self.lock();
-        state.guests += 1;
-        let (permit, stopping) = (self.permit(&mut state, conn, true), state.stopping);
+        let (permit, stopping) = (self.permit(&mut state, conn, None), state.stopping);
         drop(state);
         if stopping {
-            permit.conn.close(CloseReason::ShuttingDown);
+            permit.conn().close(CloseReason::ShuttingDown);
         }
         permit
     }
 
-    fn permit(self: &Arc<Self>, state: &mut State, conn: Arc<Conn>, guest: bool) -> Permit {
+    fn permit(self: &Arc<Self>, state: &mut State, conn: Arc<Conn>, socket: Option<SharedSocket>) -> Permit {
         let number = state.next;
         state.next += 1;
         state.conns.insert(number, Arc::clone(&conn));
-        if !guest {
-            state.half_open.insert(number);
-        }
-        Permit {
-            number,
-            guest,
-            admission: Arc::clone(self),
-            conn,
-        }
+        Permit::new(number, socket, conn, Arc::clone(self))
     }
 
-    /// The system lacks memory or file descriptors: waits for `pause`, then drops a connection that
-    /// is late in its handshake.
-    pub(super) fn relieve_shortage(&self, pause: Duration) {
-        let waited = self
-            .changed
-            .wait_timeout_while(self.lock(), pause, |state| !state.stopping);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        // Accepting also fails when the server shuts down, and then nothing is short.
-        let late = if state.stopping {
-            None
-        } else {
-            state.take_late(Instant::now(), &self.counters)
-        };
-        drop(state);
-        if let Some(late) = late {
-            late.cut();
+    /// A connection that was selected, if it is to be cut. If it has bytes that the server has not
+    /// read yet, it stays.
+    fn droppable(&self, state: &mut State, number: u64) -> Option<(u64, Arc<Conn>)> {
+        let conn = state.conns.get(&number)?;
+        if conn.is_readable() {
+            state.admitted.stays(number);
+            return None;
         }
+        self.counters.half_open_dropped.add(1);
+        Some((number, Arc::clone(conn)))
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -163,6 +216,7 @@ impl Admission {
         state.deadline = state.deadline.into_iter().chain(deadline).min();
         let first = !core::mem::replace(&mut state.stopping, true);
         let conns = if first { state.conns() } else { Vec::new() };
+        state.changes += 1;
         drop(state);
         for conn in conns {
             conn.close(CloseReason::ShuttingDown);
@@ -170,9 +224,11 @@ impl Admission {
         self.changed.notify_all();
     }
 
-    /// All admitted connections.
-    pub(super) fn conns(&self) -> Vec<Arc<Conn>> {
-        self.lock().conns()
+    /// The connections under a key.
+    pub(super) fn under(&self, key: KeyId) -> Vec<Arc<Conn>> {
+        let conns = self.lock().conns();
+        let is_under = |conn: &Arc<Conn>| conn.lock().state.mux.machine().key_id() == Some(key);
+        conns.into_iter().filter(is_under).collect()
     }
 
     /// Waits until the server shuts down and all connections have ended. At the deadline, cuts
@@ -180,24 +236,20 @@ impl Admission {
     pub(super) fn wait_until_empty(&self) -> Report {
         let mut state = self.lock();
         while !(state.stopping && state.conns.is_empty()) {
-            let now = Instant::now();
-            state = match state.deadline {
-                Some(deadline) if deadline <= now => {
-                    let left = core::mem::take(&mut state.conns);
-                    state.guests = 0;
-                    state.cut.0 += gauge(left.len());
-                    drop(state);
-                    let requests: usize = left.values().map(|conn| conn.cut()).sum();
-                    let mut state = self.lock();
-                    state.cut.1 += gauge(requests);
-                    return self.report(&state);
-                }
-                Some(deadline) => {
-                    let waited = self.changed.wait_timeout(state, deadline - now);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            };
+            let left = state
+                .deadline
+                .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left != Some(Duration::ZERO) {
+                state = self.wait(state, left);
+                continue;
+            }
+            let conns = core::mem::take(&mut state.conns);
+            state.cut.0 += gauge(conns.len());
+            drop(state);
+            let requests: usize = conns.values().map(|conn| conn.cut()).sum();
+            state = self.lock();
+            state.cut.1 += gauge(requests);
+            break;
         }
         self.report(&state)
     }
@@ -214,94 +266,52 @@ impl Admission {
         // No code that can panic runs under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Waits for a change, for `limit` at most.
+    fn wait<'l>(&self, state: MutexGuard<'l, State>, limit: Option<Duration>) -> MutexGuard<'l, State> {
+        match limit {
+            Some(limit) => {
+                let waited = self.changed.wait_timeout(state, limit);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// What has changed may let another connection be selected.
+    fn may_select(&self, mut state: MutexGuard<'_, State>) {
+        state.changes += 1;
+        let waited_for = state.waited_for;
+        drop(state);
+        if waited_for {
+            self.changed.notify_all();
+        }
+    }
 }
 
 impl State {
     fn conns(&self) -> Vec<Arc<Conn>> {
         self.conns.values().cloned().collect()
     }
-
-    /// Removes a connection that is late in its handshake. The caller cuts it. One with unread
-    /// input is not late: the server has not read it yet.
-    fn take_late(&mut self, now: Instant, counters: &Counters) -> Option<Arc<Conn>> {
-        while let Some(number) = self.half_open.late(now) {
-            if self.conns.get(&number).is_some_and(|conn| conn.is_readable()) {
-                self.half_open.extend(number);
-                continue;
-            }
-            self.half_open.remove(number);
-            counters.half_open_dropped.add(1);
-            return self.conns.remove(&number);
-        }
-        None
-    }
 }
 
-impl Permit {
-    /// The client has proved that it has the key. From now on the connection is not dropped to make
-    /// room.
-    pub(super) fn set_established(&self) {
-        let mut state = self.admission.lock();
-        self.admission
-            .counters
-            .established
-            .add(u64::from(state.conns.contains_key(&self.number)));
-        state.half_open.remove(self.number);
-        drop(state);
-        self.admission.changed.notify_all();
-    }
-
-    /// The client's hello has come, under a key of this server.
-    pub(super) fn set_hello(&self) {
-        self.admission.lock().half_open.set_hello(self.number);
-    }
-
-    /// The server has received everything that has come, and waits for more of the handshake.
-    pub(super) fn wait(&self) {
-        let mut state = self.admission.lock();
-        state.half_open.wait(self.number, Instant::now());
-        drop(state);
-        // The accepting thread may wait until the connection is late.
-        self.admission.changed.notify_all();
-    }
-
-    pub(super) const fn conn(&self) -> &Arc<Conn> {
-        &self.conn
-    }
-
-    pub(super) const fn admission(&self) -> &Arc<Admission> {
-        &self.admission
-    }
-
-    /// The connection has ended, and so many requests were not answered. While the server shuts
-    /// down they count as cut.
-    pub(super) fn count_unanswered(&self, requests: usize) {
-        let mut state = self.admission.lock();
-        if state.stopping && requests > 0 {
-            state.cut.0 += 1;
-            state.cut.1 += gauge(requests);
-        }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let mut state = self.admission.lock();
-        let conn = state.conns.remove(&self.number);
-        state.half_open.remove(self.number);
-        if self.guest && conn.is_some() {
-            state.guests -= 1;
-        }
-        drop(state);
-        self.admission.changed.notify_all();
+/// Ends connections at once, without the lock, because that takes the lock of each connection.
+fn cut(state: MutexGuard<'_, State>, conns: Vec<(u64, Arc<Conn>)>, due: Option<Duration>) -> Shortage {
+    let seen = state.changes;
+    drop(state);
+    let dropped = conns.into_iter().map(|(number, conn)| {
+        conn.cut();
+        number
+    });
+    Shortage {
+        dropped: dropped.collect(),
+        due,
+        seen,
     }
 }
 
 impl fmt::Debug for Admission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admission")
-            .field("max", &self.max)
-            .field("max_half_open", &self.max_half_open)
-            .finish_non_exhaustive()
+        f.debug_struct("Admission").finish_non_exhaustive()
     }
 }

@@ -10,13 +10,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use falco_core::keys::{Entropy, Secrets};
-use falco_core::mux::SharedBudget;
+use falco_core::mux::{AdmissionLimits, SharedBudget, SourcePrefix};
 use falco_core::{EntropyError, Fate, Key, Settings, SettingsBuilder};
 
-use super::accept::Listener;
 use super::admission::Admission;
+use super::listener::Listener;
 use super::pool::Pool;
-use super::{Server, Service};
+use super::{Server, Service, descriptors};
 use crate::clock::Clock;
 use crate::entropy;
 use crate::error::Error;
@@ -27,8 +27,8 @@ const WORKERS: usize = 64;
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The default of [`ServerBuilder::max_connections`].
 const MAX_CONNECTIONS: usize = 1024;
-/// The default of [`ServerBuilder::max_half_open`]. Each has a thread, and a handshake takes a
-/// fraction of a millisecond.
+/// The default of [`ServerBuilder::max_half_open`]. Each has a thread once its client has sent
+/// something, and a handshake takes a fraction of a millisecond.
 const MAX_HALF_OPEN: usize = 256;
 /// The default of [`ServerBuilder::replay_memory`], 1.25 MiB.
 const REPLAY_MEMORY: usize = 65_536;
@@ -43,8 +43,9 @@ pub struct ServerBuilder {
     settings: SettingsBuilder,
     workers: usize,
     queue_timeout: Duration,
-    max_connections: usize,
-    max_half_open: usize,
+    limits: AdmissionLimits,
+    source_prefix: SourcePrefix,
+    raise_descriptor_limit: bool,
     max_held: usize,
     entropy: Entropy,
 }
@@ -82,8 +83,15 @@ impl ServerBuilder {
             settings: SettingsBuilder::new(),
             workers: WORKERS,
             queue_timeout: QUEUE_TIMEOUT,
-            max_connections: MAX_CONNECTIONS,
-            max_half_open: MAX_HALF_OPEN,
+            limits: AdmissionLimits {
+                max_connections: MAX_CONNECTIONS,
+                max_half_open: MAX_HALF_OPEN,
+                max_half_open_per_source: None,
+                max_connections_per_key: None,
+                max_classic_connections: None,
+            },
+            source_prefix: SourcePrefix::default(),
+            raise_descriptor_limit: true,
             max_held: MAX_HELD,
             entropy: entropy::system(),
         }
@@ -124,8 +132,9 @@ impl ServerBuilder {
         self
     }
 
-    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days.
-    /// The shorter lifetime of both sides applies.
+    /// The idle timeout: how long a connection stays open without a received record (noise), or
+    /// without a message or a ping (classic). 60 s by default, 1 s to 49 days. On the noise wire
+    /// the smaller value of both sides applies.
     pub const fn lifetime(mut self, lifetime: Duration) -> Self {
         self.settings = self.settings.lifetime(lifetime);
         self
@@ -164,25 +173,86 @@ impl ServerBuilder {
         self
     }
 
-    /// How many connections there may be at once, 1024 by default. 0 counts as 1. Each takes a
-    /// thread and a file descriptor.
+    /// How many connections there may be at once, half-open ones included, 1024 by default. 0
+    /// counts as 1. Each takes a thread and a file descriptor. If the process may not open as many
+    /// files, there are fewer: see [`raise_descriptor_limit`](Self::raise_descriptor_limit).
     ///
-    /// When one more comes, and handshakes are in progress, it waits until one of them is late and
-    /// is dropped, or until a connection ends. If all connections are established, the new one is
-    /// closed.
+    /// When one more is accepted, a half-open connection is dropped for it, as
+    /// [`max_half_open`](Self::max_half_open) describes. If all are established, the new one is
+    /// closed at once.
     pub const fn max_connections(mut self, connections: usize) -> Self {
-        self.max_connections = connections;
+        self.limits.max_connections = connections;
         self
     }
 
-    /// How many connections may be half-open, with the handshake in progress, 256 by default. 0
-    /// counts as 1.
+    /// How many connections may be half-open, that is, in their handshake, at once, 256 by default.
+    /// 0 counts as 1.
     ///
-    /// When one more comes, it waits until a handshake is completed, or is late and is dropped. A
-    /// handshake is late when the server has waited 500 ms for the hello, or 3 s after the hello
-    /// for the client's proof.
+    /// When one more arrives, one of them is dropped for it: first one that has sent nothing, only
+    /// part of a hello, or a hello that came before. Until that is done, the new one waits in the
+    /// listener's backlog. [`falco_core::mux::Admission`] has the whole rule. A connection of which
+    /// the server has unread bytes is never dropped. On systems other than Unix the server cannot
+    /// know that before it has read them.
     pub const fn max_half_open(mut self, connections: usize) -> Self {
-        self.max_half_open = connections;
+        self.limits.max_half_open = connections;
+        self
+    }
+
+    /// How many connections of one source may be half-open at once, see
+    /// [`source_prefix`](Self::source_prefix); 0 counts as 1. No limit by default: many clients may
+    /// share one address, behind NAT or a proxy, and while places are short, connections of the
+    /// source with the most are dropped anyway.
+    ///
+    /// When one more arrives, one of the same source is dropped for it. A source that has twice as
+    /// many has new ones closed at once.
+    pub const fn max_half_open_per_source(mut self, connections: usize) -> Self {
+        self.limits.max_half_open_per_source = Some(connections);
+        self
+    }
+
+    /// How many leading bits of an IPv4 address and of an IPv6 address make a source: 32 and 64 by
+    /// default. Connections without an address, such as those of Unix sockets, are one source.
+    pub const fn source_prefix(mut self, v4_bits: u8, v6_bits: u8) -> Self {
+        self.source_prefix = SourcePrefix {
+            v4: v4_bits,
+            v6: v6_bits,
+        };
+        self
+    }
+
+    /// How many connections may be established under one key at once; 0 counts as 1. No limit by
+    /// default: then everyone who has a key can take all of
+    /// [`max_connections`](Self::max_connections). Set it where several parties have keys of their
+    /// own.
+    ///
+    /// A connection beyond it is closed after its handshake, before any of its requests is
+    /// processed. The client connects again, later each time.
+    pub const fn max_connections_per_key(mut self, connections: usize) -> Self {
+        self.limits.max_connections_per_key = Some(connections);
+        self
+    }
+
+    /// How many connections may be established on the classic wire at once: by default half of
+    /// [`max_connections`](Self::max_connections) if the server also accepts the noise wire, else
+    /// without a limit of its own. A recorded hello of a client is enough to establish one, if the
+    /// server has been restarted since; in this way the other half stays for the noise wire.
+    pub const fn max_classic_connections(mut self, connections: usize) -> Self {
+        self.limits.max_classic_connections = Some(connections);
+        self
+    }
+
+    /// Whether binding may raise the process's soft limit of open files (`ulimit -n`,
+    /// `RLIMIT_NOFILE`), no further than to the hard limit and than
+    /// [`max_connections`](Self::max_connections) needs. True by default. This affects the whole
+    /// process and programs that it starts; code that calls `select` fails with descriptors over
+    /// 1023.
+    ///
+    /// If descriptors are still too few, the limits on connections are lowered: 64 descriptors are
+    /// kept for the rest of the process, beside those that are open when the server is bound, and
+    /// half-open connections get at most half of the others.
+    /// [`ServerStats`](crate::ServerStats) has the limits in force.
+    pub const fn raise_descriptor_limit(mut self, raise: bool) -> Self {
+        self.raise_descriptor_limit = raise;
         self
     }
 
@@ -223,8 +293,8 @@ impl ServerBuilder {
 
     /// Accepts connections from a bound listener.
     ///
-    /// When the server shuts down, it shuts the listening socket down. If other processes share the
-    /// socket, it stops listening there too.
+    /// On Unix the server sets the socket to non-blocking mode. When it shuts down, it shuts the
+    /// listening socket down. Both affect other processes that share the socket.
     ///
     /// # Errors
     /// [`Error`].
@@ -243,8 +313,8 @@ impl ServerBuilder {
 
     /// Accepts connections from a bound Unix listener.
     ///
-    /// When the server shuts down, it shuts the listening socket down. If other processes share the
-    /// socket, it stops listening there too.
+    /// On Unix the server sets the socket to non-blocking mode. When it shuts down, it shuts the
+    /// listening socket down. Both affect other processes that share the socket.
     ///
     /// # Errors
     /// [`Error`].
@@ -264,14 +334,28 @@ impl ServerBuilder {
     fn build(self, listener: Option<Listener>) -> Result<Server, Error> {
         let settings = self.settings.build()?;
         let mut entropy = self.entropy;
+        let mut limits = self.limits;
+        if self.secrets.has_both_wires() {
+            limits = limits.for_both_wires();
+        }
         let keys = self.secrets.into_server(&mut entropy)?;
+        // Where there is no entropy, no handshake succeeds either.
+        let seed = entropy.below(u64::MAX);
+        if listener.is_some()
+            && let Some(available) = descriptors::available(limits.max_connections, self.raise_descriptor_limit)
+        {
+            limits = limits.within(available);
+        }
+        let clock = Clock::new();
         let service = Service {
             keys: Arc::new(keys),
             settings,
             entropy,
             queue_timeout: self.queue_timeout,
-            clock: Clock::new(),
-            admission: Arc::new(Admission::new(self.max_connections.max(1), self.max_half_open.max(1))),
+            clock,
+            admission: Arc::new(Admission::new(limits, seed, clock)),
+            source_prefix: self.source_prefix,
+            threads: Arc::default(),
             pool: Arc::new(Pool::new(self.workers.max(1))),
             budget: SharedBudget::new(self.max_held),
             linger: Arc::default(),

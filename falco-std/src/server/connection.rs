@@ -8,11 +8,11 @@ use std::io;
 use std::panic::catch_unwind;
 use std::sync::{Arc, MutexGuard, Weak};
 
-use falco_core::mux::ServerStep;
+use falco_core::mux::{ServerStep, hello_fingerprint};
 use falco_core::{CloseReason, ConnectionError, ServerConnection};
 
 use super::Service;
-use super::admission::{Admission, Permit};
+use super::admission::{Permit, Place};
 use super::handler::{HandlerError, Request};
 use super::pool::JobSource;
 use super::state::{Conn, Handled, Job, State};
@@ -72,7 +72,7 @@ where
         conn: Arc::downgrade(conn),
         peer,
         handler: Arc::clone(handler),
-        admission: Arc::clone(permit.admission()),
+        place: Arc::clone(permit.place()),
     });
     let (pool, source) = (Arc::clone(&service.pool), Arc::clone(&requests));
     let submit = move || pool.submit(Arc::clone(&source));
@@ -112,6 +112,9 @@ where
                 self.service.admission.counters().busy.add(refused);
                 continue;
             }
+            let fingerprint = (!locked.state.established)
+                .then(|| hello_fingerprint(self.line.unread()))
+                .flatten();
             match locked.state.mux.recv(now, self.line.unread()) {
                 Err(end) => return Ok(end),
                 Ok(ServerStep::Request { consumed, id, body }) => {
@@ -142,7 +145,7 @@ where
                 }
                 Ok(ServerStep::Skip { consumed } | ServerStep::Closing { consumed, .. }) => {
                     if !locked.state.established {
-                        self.permit.set_hello();
+                        self.permit.hello(fingerprint);
                     }
                     self.line.consume(consumed);
                     self.service.admission.counters().busy.add(locked.state.mux.take_busy());
@@ -170,15 +173,22 @@ where
     /// The client has proved that it has a key. The key may have been retired since its hello.
     fn establish(&mut self) {
         self.line.set_authenticated();
-        self.permit.set_established();
+        let key = self.conn.lock().state.mux.machine().key_id();
+        let within = self.permit.establish(key);
         let mut locked = self.conn.lock();
         locked.state.established = true;
         // `Handle::retire_key` finds the connection by its key from now on.
-        if self.service.keys.is_retired(locked.state.mux.machine().key_id()) {
-            locked.state.mux.close(self.conn.now(), CloseReason::KeyRetired);
+        let reason = if self.service.keys.is_retired(key) {
+            CloseReason::KeyRetired
         } else if self.service.admission.is_stopping() {
-            locked.state.mux.close(self.conn.now(), CloseReason::ShuttingDown);
-        }
+            CloseReason::ShuttingDown
+        } else if !within {
+            self.service.admission.counters().over_key_limit.add(1);
+            CloseReason::Done
+        } else {
+            return;
+        };
+        locked.state.mux.close(self.conn.now(), reason);
     }
 
     /// Before the first handler runs, waits until the stream has accepted the greeting. A client
@@ -233,7 +243,11 @@ where
         let half_open = !locked.state.established;
         drop(locked);
         if half_open {
-            self.permit.wait();
+            let limit = until.map(|until| until.since(self.conn.now()));
+            if !self.permit.wait_readable(limit) {
+                self.conn.cut();
+                return Ok(());
+            }
         }
         let filled = self.line.fill(total, until)?;
         if self.line.is_idle() {
@@ -281,7 +295,8 @@ struct Requests<H> {
     conn: Weak<Conn>,
     peer: Option<SocketAddr>,
     handler: Arc<H>,
-    admission: Arc<Admission>,
+    /// Taken until the last handler has returned.
+    place: Arc<Place>,
 }
 
 impl<H> JobSource for Requests<H>
@@ -301,11 +316,12 @@ where
             key_id,
             body,
             cancelled,
+            held: _held,
         }) = job
         else {
             return;
         };
-        let counters = self.admission.counters();
+        let counters = self.place.admission().counters();
         counters.requests.add(1);
         let request = Request::received(body, self.peer, key_id, cancelled);
         // No state of this crate is shared with a handler, so that none is broken by its panic.

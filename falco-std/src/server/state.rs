@@ -9,7 +9,7 @@ use std::net::Shutdown;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Ending, LastStep, ServerMux, SharedBudget, refusal_of};
+use falco_core::mux::{Ending, HeldBytes, LastStep, ServerMux, SharedBudget, refusal_of};
 use falco_core::{
     CloseReason, ConnectionError, Instant, KeyId, Refusal, RequestId, ServerConnection, Settings, Status,
 };
@@ -34,6 +34,8 @@ pub(super) struct Job {
     pub(super) key_id: Option<KeyId>,
     pub(super) body: Vec<u8>,
     pub(super) cancelled: Arc<AtomicBool>,
+    /// Kept until the handler has returned, even if the connection ends before.
+    pub(super) held: HeldBytes<SharedBudget>,
 }
 
 /// What became of a request after its handler has returned.
@@ -45,6 +47,7 @@ pub(super) enum Handled {
     Cancelled,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct State {
     pub(super) mux: ServerMux<Arc<ServerKeys>, Vec<u8>, SharedBudget>,
     pending: HashMap<RequestId, Pending>,
@@ -210,6 +213,7 @@ impl State {
                 key_id: self.mux.machine().key_id(),
                 body,
                 cancelled,
+                held: self.mux.take_held(id),
             })
         });
         self.running += usize::from(job.is_some());
@@ -280,6 +284,19 @@ impl Conn {
         if end_now {
             self.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Ends the connection at once because its key was revoked. The client receives the reason if
+    /// the stream accepts it without waiting.
+    pub(super) fn revoke(self: &Arc<Self>) {
+        let mut locked = self.lock();
+        locked.state.cancel_all();
+        locked.state.mux.revoke(self.now());
+        drop(locked);
+        if self.splits() {
+            self.flush();
+        }
+        self.cut();
     }
 
     /// Ends the connection at once, from any thread. Returns how many requests were not answered.

@@ -1,6 +1,7 @@
 //! The counters of a server, and what [`Server::serve`](crate::Server::serve) returns.
 
 use falco_core::Refusal;
+use falco_core::mux::AdmissionLimits;
 
 use super::state::Handled;
 use crate::stats::Counter;
@@ -13,6 +14,8 @@ pub(super) struct Counters {
     pub(super) established: Counter,
     pub(super) unauthenticated: Counter,
     pub(super) accept_errors: Counter,
+    pub(super) over_key_limit: Counter,
+    pub(super) revoked: Counter,
     pub(super) requests: Counter,
     answers: Counter,
     refusals: Counter,
@@ -29,11 +32,18 @@ pub struct ServerStats {
     pub connections: u64,
     /// Gauge: connections that have not completed their handshake.
     pub half_open: u64,
+    /// Gauge: the limit of connections in force. It is less than
+    /// [`ServerBuilder::max_connections`](crate::ServerBuilder::max_connections) if the process may
+    /// not open as many files.
+    pub max_connections: u64,
+    /// Gauge: the limit of half-open connections in force, likewise.
+    pub max_half_open: u64,
     /// Accepted sockets.
     pub accepted: u64,
-    /// Sockets that were closed at once, because the limit of connections was reached.
+    /// Sockets that were closed at once, because there were as many connections as there may be, in
+    /// all or from one source.
     pub turned_away: u64,
-    /// Half-open connections that were late and were dropped to make room.
+    /// Half-open connections that were dropped because another needed the place.
     pub half_open_dropped: u64,
     /// Completed handshakes.
     pub established: u64,
@@ -42,6 +52,15 @@ pub struct ServerStats {
     pub unauthenticated: u64,
     /// Errors of accepting, for example because no file descriptors were left.
     pub accept_errors: u64,
+    /// Connections that were closed after their handshake, because there were as many under their
+    /// key as there may be
+    /// ([`ServerBuilder::max_connections_per_key`](crate::ServerBuilder::max_connections_per_key)),
+    /// or because the classic wire had
+    /// ([`ServerBuilder::max_classic_connections`](crate::ServerBuilder::max_classic_connections)).
+    pub over_key_limit: u64,
+    /// Connections that were ended because their key was revoked
+    /// ([`Handle::revoke_key`](crate::Handle::revoke_key)).
+    pub revoked: u64,
     /// Requests for which the handler was called.
     pub requests: u64,
     /// Of these, requests that were answered.
@@ -84,16 +103,20 @@ impl Counters {
         }
     }
 
-    pub(super) fn read(&self, connections: usize, half_open: usize) -> ServerStats {
+    pub(super) fn read(&self, connections: usize, half_open: usize, limits: &AdmissionLimits) -> ServerStats {
         ServerStats {
             connections: gauge(connections),
             half_open: gauge(half_open),
+            max_connections: gauge(limits.max_connections),
+            max_half_open: gauge(limits.max_half_open),
             accepted: self.accepted.get(),
             turned_away: self.turned_away.get(),
             half_open_dropped: self.half_open_dropped.get(),
             established: self.established.get(),
             unauthenticated: self.unauthenticated.get(),
             accept_errors: self.accept_errors.get(),
+            over_key_limit: self.over_key_limit.get(),
+            revoked: self.revoked.get(),
             requests: self.requests.get(),
             answers: self.answers.get(),
             refusals: self.refusals.get(),

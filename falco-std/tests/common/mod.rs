@@ -9,10 +9,15 @@
 
 use core::net::SocketAddr;
 use core::time::Duration;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
+use falco_core::keys::Secrets;
+use falco_core::testing::CountingRng;
+use falco_core::{ClientConnection, Status};
 use falco_std::{Client, ClientBuilder, Handle, HandlerError, Key, Report, Request, Server, ServerBuilder, Settings};
 
 /// The key of all tests.
@@ -137,6 +142,46 @@ impl Blackhole {
 
     pub fn new() -> Self {
         Self::at("127.0.0.1:0".parse().expect("an address"))
+    }
+}
+
+/// Connects and sends this much of a hello on the noise wire. If it is all of it, 74 bytes, reads
+/// the welcome. Hellos with the same number are the same.
+pub fn half_way(address: SocketAddr, length: usize, number: u64) -> TcpStream {
+    let secrets = Secrets {
+        noise: vec![key()],
+        ..Secrets::default()
+    };
+    let keys = secrets.into_client(&mut CountingRng::new(3)).expect("there is a key");
+    let now = falco_core::Instant::ZERO;
+    let machine = ClientConnection::new(&keys, &Settings::new(), now, &mut CountingRng::new(number));
+    let mut machine = machine.expect("entropy");
+    assert_eq!(machine.status(), Status::Handshaking);
+    let mut hello = [0; 74];
+    assert_eq!(machine.poll_transmit(now, &mut hello), Ok(74));
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream
+        .write_all(hello.get(..length).expect("it is that long"))
+        .expect("the server has room for it");
+    if length == hello.len() {
+        stream.read_exact(&mut [0; 64]).expect("a welcome");
+    }
+    stream
+}
+
+/// Whether the server has ended the stream, within 100 ms: without a reset.
+pub fn has_ended(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(millis(100))).expect("it is a socket");
+    match stream.read(&mut [0; 1]) {
+        Ok(read) => {
+            assert_eq!(read, 0, "a stranger gets not one byte");
+            true
+        }
+        Err(error) => {
+            let kind = error.kind();
+            assert!(matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
+            false
+        }
     }
 }
 

@@ -95,21 +95,21 @@ impl ServerBuilder {
         }
     }
 
-    /// Accepts another key on the noise wire, beside those that there are.
+    /// Accepts another key on the noise wire, in addition to those set before.
     pub fn key(mut self, key: Key) -> Self {
         self.secrets.noise.push(key);
         self
     }
 
-    /// Speaks the classic wire beside the noise wire on the same port, under a key of its own:
-    /// binding fails if the noise wire has the same key. [`falco_core::classic`] lists what that
-    /// wire does not provide.
+    /// Also speaks the classic wire, on the same port and under a key of its own: binding fails if
+    /// the noise wire has the same key. [`falco_core::classic`] lists what that wire does not
+    /// provide.
     pub fn classic(mut self, key: Key) -> Self {
         self.secrets.classic = Some(key);
         self
     }
 
-    /// The name of the service, or any bytes that both owners have agreed on, at most 65,535. A
+    /// The name of the service, or any bytes that both sides have agreed on, at most 65,535. A
     /// client with another context is refused. Empty by default. The classic wire has no context.
     pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
         self.secrets.context = context.into();
@@ -129,8 +129,9 @@ impl ServerBuilder {
         self
     }
 
-    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days.
-    /// The smaller value of both sides is in force.
+    /// The idle timeout: how long a connection stays open without a received record (noise), or
+    /// without a message or a ping (classic). 60 s by default, 1 s to 49 days. On the noise wire
+    /// the smaller value of both sides applies.
     pub const fn lifetime(mut self, lifetime: Duration) -> Self {
         self.settings = self.settings.lifetime(lifetime);
         self
@@ -166,9 +167,9 @@ impl ServerBuilder {
     /// default; 0 counts as 1.
     ///
     /// When one more arrives, one of them is dropped for it: first one that has sent nothing, only
-    /// part of a hello, or a hello that came before. Until that is done, the new one waits in the
-    /// listener's backlog. [`falco_core::mux::Admission`] has the whole rule. A connection of which
-    /// the server has unread bytes is never dropped.
+    /// part of a hello, or a hello that was received before. Until that is done, the new one waits
+    /// in the listener's backlog. [`falco_core::mux::Admission`] has the whole rule. A connection
+    /// of which the server has unread bytes is never dropped.
     pub const fn max_half_open(mut self, connections: usize) -> Self {
         self.limits.max_half_open = connections;
         self
@@ -251,8 +252,8 @@ impl ServerBuilder {
         self
     }
 
-    /// What happens to the handler of a request whose client has cancelled it or gone away: by
-    /// default its future is dropped.
+    /// What happens to the handler of a request that its client has cancelled or whose connection
+    /// has ended: by default its future is dropped.
     pub const fn on_cancel(mut self, on_cancel: OnCancel) -> Self {
         self.on_cancel = on_cancel;
         self
@@ -274,7 +275,7 @@ impl ServerBuilder {
     }
 
     /// Binds to an address. With port 0 the system chooses one; [`Server::local_addr`] returns it.
-    /// Up to 4096 connections wait to be accepted, where the system allows as many.
+    /// Up to 4096 connections wait to be accepted, if the system allows that many.
     ///
     /// # Errors
     /// [`Error`].
@@ -326,7 +327,7 @@ impl ServerBuilder {
             limits = limits.for_both_wires();
         }
         let keys = self.secrets.into_server(&mut entropy)?;
-        // Where there is no entropy, no handshake succeeds either.
+        // 0 if the source of random numbers fails. Then no handshake succeeds either.
         let seed = entropy.below(u64::MAX);
         if listener.is_some() {
             limits = within_descriptors(limits, self.raise_descriptor_limit);

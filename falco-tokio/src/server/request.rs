@@ -43,7 +43,7 @@ pub struct Request {
     origin: Option<(RequestId, Arc<Control>)>,
     /// What `with_peer` and `with_key_id` have set.
     set: Option<Box<Set>>,
-    /// Set when the body is read, if something watches that.
+    /// Set when the body is read, if [`watch_body`](Self::watch_body) was called.
     read: Option<Arc<AtomicBool>>,
 }
 
@@ -53,8 +53,8 @@ struct Set {
 }
 
 impl Request {
-    /// A request that came over no connection, for tests of handlers. It has no peer and no key id,
-    /// and is never cancelled.
+    /// Creates a request, for tests of handlers. It has no peer and no key id, and is never
+    /// cancelled.
     #[must_use]
     pub fn new(body: impl Into<Bytes>) -> Self {
         Self {
@@ -111,7 +111,7 @@ impl Request {
         &self.body
     }
 
-    /// The bytes that the client sent, to keep.
+    /// The bytes that the client sent, without a copy.
     #[must_use]
     pub fn into_body(self) -> Bytes {
         self.note_read();

@@ -39,8 +39,8 @@ pub struct ServerStats {
     pub max_half_open: u64,
     /// Sockets that were accepted.
     pub accepted: u64,
-    /// Sockets that were closed at once, because there were as many connections as there may be, in
-    /// all or from one source.
+    /// Sockets that were closed at once, because the limit on connections was reached, or their
+    /// source had too many half-open connections.
     pub turned_away: u64,
     /// Half-open connections that were dropped because another needed the place.
     pub half_open_dropped: u64,
@@ -48,7 +48,7 @@ pub struct ServerStats {
     pub established: u64,
     /// Handshakes that failed: another key, other bytes, the handshake timeout.
     pub unauthenticated: u64,
-    /// Errors of accepting, such as no file descriptors left.
+    /// Errors while accepting, such as no file descriptors left.
     pub accept_errors: u64,
     /// Connections that were closed after their handshake, because there were as many under their
     /// key as there may be
@@ -69,8 +69,8 @@ pub struct ServerStats {
     pub cancelled: u64,
     /// Of the refused, requests whose handler failed or panicked.
     pub failed: u64,
-    /// Requests that were refused as busy before a handler saw them, because all connections
-    /// together held as many bytes as they may
+    /// Requests that were refused as busy before a handler saw them, because the limit on held
+    /// bytes over all connections was reached
     /// ([`ServerBuilder::max_held`](crate::ServerBuilder::max_held)).
     pub busy: u64,
 }

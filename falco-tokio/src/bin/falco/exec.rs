@@ -122,7 +122,7 @@ impl Exec {
         format!("{program}: {error}").into()
     }
 
-    /// Why the command cannot be run, as far as that shows before it is.
+    /// Checks whether the command can be run, as far as that is possible without running it.
     pub(crate) fn check(&self) -> io::Result<()> {
         running::check(&self.program).map_err(|error| {
             let text = format!("{}: {error}", self.program.display());

@@ -21,7 +21,7 @@ Exit codes:
   5  a time limit expired
   6  no key: not given, not readable, readable by other users, or not 64 hexadecimal digits";
 
-/// What [`Error`] says was being done if a stream could not be opened.
+/// `doing` in an [`Error`] that occurred while a stream was opened.
 const CONNECTING: &str = "connecting";
 
 /// An exit code that is not 0.
@@ -158,7 +158,7 @@ impl Failure {
     }
 }
 
-/// The text of an error, without what was being done if that was connecting.
+/// The text of an error, without its `doing` if that is [`CONNECTING`].
 struct Cause<'e>(&'e Error);
 
 impl fmt::Display for Cause<'_> {

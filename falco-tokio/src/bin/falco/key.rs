@@ -29,7 +29,7 @@ Keys:
   configuration. The file must be readable by its owner alone (chmod 600), unless it belongs to another user, such as
   root, who hands it to a service. Its text is one line, in ASCII, or in UTF-8 or UTF-16 with a byte order mark.";
 
-/// Where a key is, as all commands that take one have it.
+/// The options for the key, the same in all commands that need one.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct KeyArgs {
     /// The file with the key; - is standard input
@@ -99,9 +99,9 @@ pub(crate) fn deny_inspection() -> io::Result<()> {
     Ok(())
 }
 
-/// No key is in the environment, from which commands of `--exec` could read it: their own, or that
-/// of the server (`/proc/PPID/environ`, `ps e`), which Linux hides from all but the superuser and
-/// other systems do not hide.
+/// Fails if a key is in the environment. Commands of `--exec` could read it there: from their own
+/// environment, or from that of the server (`/proc/PPID/environ`, `ps e`). Linux hides the latter
+/// from all but the superuser; other systems do not.
 pub(crate) fn check_not_in_environment() -> Result<(), Failure> {
     let set = variables().into_iter().find(|name| std::env::var_os(name).is_some());
     set.map_or(Ok(()), |name| {
@@ -141,7 +141,7 @@ pub(crate) fn is_standard_input(file: Option<&Path>) -> bool {
     file.is_some_and(|path| path == Path::new("-"))
 }
 
-/// Environment variables with keys, which no child gets.
+/// The environment variables that can have keys.
 pub(crate) const fn variables() -> [&'static str; 2] {
     [KEY_VARIABLE, CLASSIC_KEY_VARIABLE]
 }
@@ -176,8 +176,8 @@ fn parse(text: &[u8], name: &str) -> Result<Key, Failure> {
     text::parse(text).map_err(|error| Failure::new(Code::Key, format_args!("no key in {name}: {error}")))
 }
 
-/// As OpenSSH decides: a file of this user must be for this user alone. One that belongs to another
-/// user is theirs to judge: this is how root hands a key to a service.
+/// As OpenSSH does: a file of this user must not be accessible to other users. The permissions of a
+/// file of another user are that user's decision: this is how root hands a key to a service.
 #[cfg(unix)]
 fn check_permissions(file: &File, name: &str) -> Result<(), Failure> {
     use std::os::unix::fs::MetadataExt;

@@ -76,7 +76,7 @@ fn lock() -> MutexGuard<'static, Queue> {
 
 static VERBOSE: AtomicBool = AtomicBool::new(false);
 
-/// Whether everything is written that is asked for, however much it is.
+/// Whether -v lifts the limits on warnings and on the standard error of commands.
 pub(crate) fn is_verbose() -> bool {
     VERBOSE.load(Ordering::Relaxed)
 }
@@ -115,7 +115,7 @@ pub(crate) fn write(text: &[u8]) {
         return;
     }
     let mut queue = lock();
-    // After lines that were dropped, the next must not come before their count.
+    // If lines were dropped, no text may follow before their count is written.
     if queue.dropped > 0 || queue.text.len() + text.len() > CAPACITY {
         queue.dropped += lines(text);
         return;

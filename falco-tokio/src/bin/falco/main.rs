@@ -34,7 +34,8 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Logs to standard error what connections do; -vv logs more. A server then also logs every
-    /// warning, instead of ten a second of each kind, and all that commands of --exec write there
+    /// warning, instead of ten a second of each kind, and all that commands of --exec write to
+    /// their standard error
     #[arg(long, short, global = true, display_order = 900, action = ArgAction::Count)]
     verbose: u8,
 }
@@ -76,7 +77,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let is_server = matches!(cli.command, Command::Serve(_));
-    // A server logs warnings unasked. A client ends with a message instead.
+    // A server logs warnings by default. A client ends with a message instead.
     let quiet = if is_server { LevelFilter::WARN } else { LevelFilter::OFF };
     let level = match cli.verbose {
         0 => quiet,

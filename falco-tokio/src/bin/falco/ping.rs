@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// How long to wait between two pings
     #[arg(long, short, value_name = "TIME", default_value = "1s", value_parser = values::some_time)]
     interval: Duration,
-    /// How long to wait for an answer, and for the connection before the first
+    /// How long to wait for each answer, and for the connection before the first ping
     #[arg(long, short, value_name = "TIME", default_value = "2s", value_parser = values::some_time)]
     timeout: Duration,
 }

@@ -76,8 +76,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::time)]
     drain_timeout: Duration,
     /// Runs this command for each message. It reads the message from its standard input, and what
-    /// it writes to its standard output is the answer. If it fails, the request fails. If the
-    /// client cancels the request, it is killed. All further arguments are those of the command.
+    /// it writes to its standard output is the answer. If the command fails, the request fails. If
+    /// the client cancels the request, the command is killed. All further arguments are those of
+    /// the command.
     ///
     /// The command runs as the user of the server and can read every file that this user can read,
     /// including a key file. On Linux it cannot read the server's memory. `FALCO_KEY` and

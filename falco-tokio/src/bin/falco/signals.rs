@@ -20,8 +20,9 @@ const AT_ONCE: Duration = Duration::from_secs(3);
 const LAST_MESSAGE: Duration = Duration::from_millis(100);
 
 /// Ctrl-C and, on Unix, SIGTERM. While this exists they do not end the process by themselves. But
-/// it ends at the latest [`LATE`] after the time given to [`new`](Self::new) has passed since the
-/// first signal, [`AT_ONCE`] after the second, and immediately after the third.
+/// the process is ended by force, if only one signal arrives, when the time given to
+/// [`new`](Self::new) and [`LATE`] have passed since then. After a second signal it is ended by
+/// force [`AT_ONCE`] later, or at a third signal.
 pub(crate) struct Signals(UnboundedReceiver<()>);
 
 impl Signals {

@@ -57,7 +57,8 @@ impl Target {
         self.key.find(variables)
     }
 
-    /// A client for which `limit` is the time limit of everything.
+    /// A client that has `limit` as the time limit of the handshake, of connecting and of each
+    /// request.
     pub(crate) fn builder(&self, key: Key, limit: Duration) -> Result<ClientBuilder, Failure> {
         let settings = Settings::new()
             .with_max_message(self.max_message)

@@ -1,6 +1,6 @@
-//! A running command, and the processes in its process group. Until the command has been waited
-//! for, no other process can get its id, which is that of the group as well. Nothing is killed by
-//! that id afterwards.
+//! A running command, and the processes in its process group. The command's id is also that of the
+//! group. No other process can get it before the command has been waited for. After that, nothing
+//! is killed by this id.
 
 use core::future::Future;
 use std::ffi::{OsStr, OsString};
@@ -29,8 +29,8 @@ pub(super) fn is_shortage(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::OutOfMemory
 }
 
-/// Checks that there is a program of this name that this user may run, in the places where starting
-/// it looks.
+/// Checks that there is a program of this name that this user may run, in the directories in which
+/// the system looks for it.
 #[cfg(unix)]
 pub(super) fn check(program: &OsStr) -> io::Result<()> {
     let runs = |path: &Path| {

@@ -1,9 +1,9 @@
 //! Copies what commands write to standard error to the log. All commands write to one pipe, which a
-//! thread always empties, so that no command waits for whoever reads the log. A command that has
+//! thread always empties, so that no command waits for the reader of the log. A command that has
 //! ended may have left processes that hold the pipe; nothing waits for those.
 //!
-//! Whoever may send requests may be able to make a command write without end. So the log gets
-//! [`PER_SECOND`] bytes of it, and the number of lines that it did not get.
+//! A client may be able to make a command write without end. So the log gets at most [`PER_SECOND`]
+//! bytes of that in a second, and the number of lines that were left out.
 
 use core::time::Duration;
 use std::io::{self, PipeReader, PipeWriter, Read, pipe};
@@ -18,7 +18,8 @@ use crate::log;
 
 /// The longest line that stays in one piece.
 const LONGEST: usize = 8 << 10;
-/// How many bytes of all commands are written to the log in a second, and a piece more.
+/// How many bytes of all commands are written to the log in a second. The piece that reaches this
+/// limit is still written as a whole.
 const PER_SECOND: usize = 64 << 10;
 /// How long to go on reading at the end.
 const END: Duration = Duration::from_millis(250);

@@ -1,5 +1,5 @@
-//! Which events are written: those up to a level, and of warnings and errors ten a second from each
-//! place in the code, since a client may be able to cause as many as it likes. The others are
+//! Which events are written: those up to a level, but at most ten warnings and errors a second from
+//! each place in the code, since a client may be able to cause any number of them. The others are
 //! counted, and the counts are written.
 
 use core::fmt;

@@ -18,8 +18,8 @@ use tokio::time::{Instant, sleep};
 use crate::at_path::{self, AtPath};
 use crate::log;
 
-/// How long to wait for another server that holds the lock on the directory. It holds it for a
-/// fraction of this.
+/// How long to wait for another server that holds the lock on the directory. A server holds it for
+/// a fraction of this time.
 const TURN: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_millis(5);
 /// Between the two connection attempts that both have to be rejected before a socket counts as
@@ -44,7 +44,7 @@ impl SocketFile {
         if !matches!(lock, Lock::Busy)
             && let Some(dead) = dead_socket(path).await
         {
-            // Where this fails, binding fails, and says so.
+            // If this fails, binding fails, and its error is returned.
             let _ = remove_if(path, dead);
         }
         let (listener, file) = listen(path, mode).map_err(|source| Error::Io {
@@ -57,10 +57,10 @@ impl SocketFile {
 
     /// Removes the file, unless another one has replaced it.
     ///
-    /// Call this while the socket still listens: no other server takes its place before.
+    /// Call this while the socket still listens: until then no other server replaces the file.
     pub(super) fn remove(&mut self) {
         let Some(own) = self.own.take() else { return };
-        // Where it cannot be removed, the next server finds it dead.
+        // If it cannot be removed, the next server replaces it as the socket of a dead server.
         let _ = remove_if(&self.path, own.identity);
     }
 }
@@ -74,8 +74,8 @@ impl Drop for SocketFile {
 fn listen(path: &Path, mode: Option<u16>) -> io::Result<(UnixListener, SocketFile)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     let address = SockAddr::unix(path)?;
-    // The umask and not chmod: the file never has other permissions, and whatever replaces it does
-    // not get them. Nothing else creates files now, and no command runs yet.
+    // Sets the umask instead of calling chmod: the file never has other permissions, and a file
+    // that replaces it does not get them. Nothing else creates files now, and no command runs yet.
     let before = mode.map(|mode| umask(Mode::from_raw_mode(RawMode::from(0o777 & !mode))));
     let bound = socket.bind(&address);
     if let Some(before) = before {
@@ -184,8 +184,8 @@ fn move_back(from: &Path, to: &Path) -> io::Result<()> {
     fs::remove_file(from)
 }
 
-/// A lock on the directory of the socket, so that of several servers that start at once one after
-/// the other looks for a dead socket and binds. Nothing of it remains.
+/// A lock on the directory of the socket. Several servers that start at once take turns: each looks
+/// for a dead socket and binds before the next. The lock leaves no file behind.
 #[derive(Debug)]
 enum Lock {
     Held(#[expect(dead_code, reason = "the lock lasts as long as this is open")] File),

@@ -1,4 +1,4 @@
-//! Moments that a test from outside cannot hit: between two looks at a path.
+//! Races that a test from outside cannot cause: changes between two checks of a path.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;

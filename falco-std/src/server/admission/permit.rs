@@ -1,0 +1,171 @@
+//! The place of one connection, and what its thread reports.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use falco_core::KeyId;
+
+use super::super::state::Conn;
+use super::super::stats::gauge;
+use super::{Admission, cut};
+use crate::socket::SharedSocket;
+
+/// One connection is admitted for as long as this exists.
+pub(in crate::server) struct Permit {
+    /// None for a guest, which no limit counts.
+    socket: Option<SharedSocket>,
+    conn: Arc<Conn>,
+    /// Dropped last, so that the descriptor is free when the place is.
+    place: Arc<Place>,
+}
+
+/// Handlers share it with their connection. If that ends while some of them run, the last one frees
+/// the place, so that however often a client connects again, it gets no more places.
+pub(in crate::server) struct Place {
+    number: u64,
+    guest: bool,
+    admission: Arc<Admission>,
+}
+
+impl Permit {
+    pub(super) fn new(number: u64, socket: Option<SharedSocket>, conn: Arc<Conn>, admission: Arc<Admission>) -> Self {
+        let guest = socket.is_none();
+        let place = Arc::new(Place {
+            number,
+            guest,
+            admission,
+        });
+        Self { socket, conn, place }
+    }
+
+    pub(in crate::server) fn number(&self) -> u64 {
+        self.place.number
+    }
+
+    /// None for a guest.
+    #[cfg(unix)]
+    pub(in crate::server) const fn socket(&self) -> Option<&SharedSocket> {
+        self.socket.as_ref()
+    }
+
+    pub(in crate::server) const fn conn(&self) -> &Arc<Conn> {
+        &self.conn
+    }
+
+    pub(in crate::server) const fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+
+    /// The server has received everything that has come on a half-open connection: waits for more,
+    /// for `limit` at most, and reads nothing. Returns false if the connection was dropped for
+    /// another.
+    ///
+    /// While it waits, and only then, the connection may be dropped. What comes stays in the socket
+    /// until this has returned, so whoever would drop it sees that there is something to read. On
+    /// systems where that cannot be seen this returns at once, and the connection may be dropped
+    /// until its hello has been received.
+    pub(in crate::server) fn wait_readable(&self, limit: Option<Duration>) -> bool {
+        let Some(socket) = &self.socket else { return true };
+        self.waits();
+        if socket.wait_readable(limit) {
+            return self.heard();
+        }
+        !self.is_selected()
+    }
+
+    /// The server has received everything that has come on a half-open connection. It may be
+    /// dropped from now on.
+    pub(in crate::server) fn waits(&self) {
+        let Place { number, admission, .. } = &*self.place;
+        let mut state = admission.lock();
+        state.admitted.waits(*number, admission.clock.now());
+        let selected = state.admitted.select_from_source_of(*number);
+        let dropped = selected.and_then(|number| admission.droppable(&mut state, number));
+        if let Some(dropped) = dropped {
+            cut(state, vec![dropped], None);
+        } else {
+            admission.may_select(state);
+        }
+    }
+
+    /// Something has come, which is read next. The connection may not be dropped meanwhile. Returns
+    /// false if it was dropped before.
+    pub(in crate::server) fn heard(&self) -> bool {
+        let Place { number, admission, .. } = &*self.place;
+        let mut state = admission.lock();
+        if state.admitted.is_selected(*number) {
+            return false;
+        }
+        state.admitted.stays(*number);
+        admission.may_select(state);
+        true
+    }
+
+    fn is_selected(&self) -> bool {
+        self.place.admission.lock().admitted.is_selected(self.place.number)
+    }
+
+    /// The hello of a half-open connection has decrypted, under a key of this server.
+    pub(in crate::server) fn hello(&self, fingerprint: Option<u64>) {
+        let Place {
+            number,
+            guest,
+            admission,
+        } = &*self.place;
+        if !guest {
+            let mut state = admission.lock();
+            state.admitted.hello(*number, fingerprint);
+            admission.may_select(state);
+        }
+    }
+
+    /// The client has proved that it has `key`. From now on the connection is not dropped for
+    /// others. Returns whether that key has no more connections than it may have.
+    pub(in crate::server) fn establish(&self, key: Option<KeyId>) -> bool {
+        let Place { number, admission, .. } = &*self.place;
+        let mut state = admission.lock();
+        let counted = state.conns.contains_key(number);
+        admission.counters.established.add(u64::from(counted));
+        let within = state.admitted.establish(*number, key);
+        state.changes += 1;
+        drop(state);
+        admission.changed.notify_all();
+        within
+    }
+
+    /// The connection has ended, and so many requests were not answered. While the server shuts
+    /// down they count as cut.
+    pub(in crate::server) fn count_unanswered(&self, requests: usize) {
+        let mut state = self.place.admission.lock();
+        if state.stopping && requests > 0 {
+            state.cut.0 += 1;
+            state.cut.1 += gauge(requests);
+        }
+    }
+}
+
+impl Place {
+    pub(in crate::server) fn admission(&self) -> &Admission {
+        &self.admission
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let removed = self.place.admission.lock().conns.remove(&self.place.number);
+        drop(removed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.admission.lock();
+        if !self.guest {
+            state.admitted.leave(self.number);
+        }
+        state.left += 1;
+        state.changes += 1;
+        drop(state);
+        self.admission.changed.notify_all();
+    }
+}

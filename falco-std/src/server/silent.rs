@@ -1,0 +1,99 @@
+//! Connections of which nothing has come. They have no threads: the thread that accepts waits for
+//! them all. On systems other than Unix a connection gets its thread at once, and there are none.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use falco_core::Instant;
+#[cfg(unix)]
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::admission::Permit;
+use super::listener::Listener;
+use crate::stream::BoxedStream;
+
+pub(super) struct SilentConnection {
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) stream: BoxedStream,
+    /// Dropped last, so that the descriptor is free when the place is.
+    pub(super) permit: Permit,
+}
+
+/// By number. All have the same time for their handshake, so the first is the first to expire.
+#[derive(Default)]
+pub(super) struct Silent(BTreeMap<u64, SilentConnection>);
+
+impl Silent {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds a connection of which the server has received everything that has come.
+    pub(super) fn insert(&mut self, connection: SilentConnection) {
+        connection.permit.waits();
+        self.0.insert(connection.permit.number(), connection);
+    }
+
+    /// Ends connections that were dropped for others.
+    pub(super) fn remove(&mut self, dropped: &[u64]) {
+        for number in dropped {
+            self.0.remove(number);
+        }
+    }
+
+    /// When the first handshake is over.
+    pub(super) fn first_deadline(&self) -> Option<Instant> {
+        let (_, first) = self.0.first_key_value()?;
+        let conn = first.permit.conn();
+        conn.lock().state.poll_timeout(conn.now())
+    }
+
+    /// Ends the connections whose handshake is over, and returns how many there were.
+    pub(super) fn take_expired(&mut self, now: Instant) -> u64 {
+        let mut expired = 0;
+        while self.first_deadline().is_some_and(|until| until <= now)
+            && let Some((_, connection)) = self.0.pop_first()
+        {
+            connection.permit.conn().cut();
+            expired += 1;
+        }
+        expired
+    }
+
+    /// Takes the connections of which something has come. If there are none, waits for them and for
+    /// a connection on `listener`, for `limit` at most. Also returns whether there may be one.
+    #[cfg(unix)]
+    pub(super) fn wait(
+        &mut self,
+        listener: Option<&Listener>,
+        limit: Option<Duration>,
+    ) -> (bool, Vec<SilentConnection>) {
+        let sockets = self.0.iter().filter_map(|(number, connection)| {
+            let socket = connection.permit.socket()?;
+            Some((*number, PollFd::new(socket, PollFlags::IN)))
+        });
+        let (numbers, mut asked): (Vec<u64>, Vec<_>) = sockets.unzip();
+        asked.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
+        // A limit that the system cannot express is none.
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        if !rustix::event::poll(&mut asked, limit.as_ref()).is_ok_and(|ready| ready > 0) {
+            return (false, Vec::new());
+        }
+        let is_ready = |asked: &PollFd<'_>| !asked.revents().is_empty();
+        let accept = listener.is_some() && asked.last().is_some_and(is_ready);
+        let ready = numbers.into_iter().zip(&asked).filter(|(_, asked)| is_ready(asked));
+        let ready: Vec<_> = ready.map(|(number, _)| number).collect();
+        let heard = ready.iter().filter_map(|number| self.0.remove(number)).collect();
+        (accept, heard)
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn wait(
+        &mut self,
+        listener: Option<&Listener>,
+        _limit: Option<Duration>,
+    ) -> (bool, Vec<SilentConnection>) {
+        (listener.is_some(), Vec::new())
+    }
+}
