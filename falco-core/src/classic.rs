@@ -57,8 +57,8 @@
 //! restarts with each ping that arrives and with each answer that it seals. It is paused while an
 //! answer is due. A client's idle timeout restarts with each request or ping that it seals and with
 //! each answer that it opens. It runs while the client waits for an answer: on this wire there is
-//! no other way to detect that the server is gone. A frame that arrived in part does not count.
-//! So an answer has to arrive within a lifetime: on a slow link it must not be too large.
+//! no other way to detect that the server is gone. A frame that arrived in part does not count. So
+//! an answer has to arrive within a lifetime: on a slow link it must not be too large.
 //!
 //! # Replay
 //!
