@@ -96,6 +96,7 @@ async fn settled(started: &AtomicUsize) -> usize {
 }
 
 /// Counts a handler that has started, and answers with 1 MiB.
+#[expect(clippy::unnecessary_wraps, reason = "that is what a handler returns")]
 fn answers(started: &AtomicUsize) -> Result<Vec<u8>, HandlerError> {
     started.fetch_add(1, Ordering::SeqCst);
     Ok(vec![7; MIB])
@@ -103,10 +104,10 @@ fn answers(started: &AtomicUsize) -> Result<Vec<u8>, HandlerError> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_of_a_client_that_does_not_read_are_bounded() {
+    const REQUESTS: usize = 512;
     if !alone("answers_of_a_client_that_does_not_read_are_bounded") {
         return;
     }
-    const REQUESTS: usize = 512;
     let settings = Settings::new().with_max_message(1 << 20).with_max_held(1 << 20);
     let started = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&started);
@@ -120,14 +121,14 @@ async fn answers_of_a_client_that_does_not_read_are_bounded() {
     let mut stream = tokio::task::spawn_blocking(move || silent(address, REQUESTS))
         .await
         .unwrap();
-    let handled = settled(&started).await;
+    let begun = settled(&started).await;
     let grown = peak().saturating_sub(before);
     println!(
-        "{REQUESTS} answers of 1 MiB: {handled} handlers started, {} KiB",
+        "{REQUESTS} answers of 1 MiB: {begun} handlers started, {} KiB",
         grown >> 10
     );
     // One connection's bound and one more answer, and what the system has taken.
-    assert!(handled <= 2 + IN_SYSTEM, "{handled} handlers started");
+    assert!(begun <= 2 + IN_SYSTEM, "{begun} handlers started");
     assert!(grown < (2 + BESIDES) * MIB, "{grown} bytes");
     // Once the client reads it gets all of them, and they take no more memory.
     let reading = tokio::task::spawn_blocking(move || {
@@ -150,10 +151,10 @@ async fn answers_of_a_client_that_does_not_read_are_bounded() {
 /// requests in flight.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_of_handlers_that_run_at_once_are_bounded_by_the_requests_in_flight() {
+    const IN_FLIGHT: u16 = 16;
     if !alone("answers_of_handlers_that_run_at_once_are_bounded_by_the_requests_in_flight") {
         return;
     }
-    const IN_FLIGHT: u16 = 16;
     let settings = Settings::new()
         .with_max_message(1 << 20)
         .with_max_held(1 << 20)
@@ -173,9 +174,9 @@ async fn answers_of_handlers_that_run_at_once_are_bounded_by_the_requests_in_fli
     let address = server.address;
     let before = reset_peak();
     let stream = tokio::task::spawn_blocking(move || silent(address, all)).await.unwrap();
-    let handled = settled(&started).await;
+    let begun = settled(&started).await;
     let grown = peak().saturating_sub(before);
-    println!("{handled} handlers at once: {} KiB", grown >> 10);
+    println!("{begun} handlers at once: {} KiB", grown >> 10);
     assert!(grown < (1 + all + BESIDES) * MIB, "{grown} bytes");
     drop(stream);
     server.stop().await;
@@ -183,11 +184,11 @@ async fn answers_of_handlers_that_run_at_once_are_bounded_by_the_requests_in_fli
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_of_all_connections_are_bounded_and_who_reads_does_not_wait_for_the_others() {
+    const CLIENTS: usize = 10;
+    const REQUESTS: usize = 32;
     if !alone("answers_of_all_connections_are_bounded_and_who_reads_does_not_wait_for_the_others") {
         return;
     }
-    const CLIENTS: usize = 10;
-    const REQUESTS: usize = 32;
     let started = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&started);
     let handler = move |_: Request| {
@@ -199,12 +200,12 @@ async fn answers_of_all_connections_are_bounded_and_who_reads_does_not_wait_for_
     let before = reset_peak();
     let asking = move || (0..CLIENTS).map(|_| silent(address, REQUESTS)).collect::<Vec<_>>();
     let silent = tokio::task::spawn_blocking(asking).await.unwrap();
-    let handled = settled(&started).await;
+    let begun = settled(&started).await;
     let grown = peak().saturating_sub(before);
-    println!("{CLIENTS} clients: {handled} handlers started, {} KiB", grown >> 10);
+    println!("{CLIENTS} clients: {begun} handlers started, {} KiB", grown >> 10);
     // What all connections may have, and one answer of each, whose queue was empty.
     let most = 8 + CLIENTS;
-    assert!(handled <= most + CLIENTS * IN_SYSTEM, "{handled} handlers started");
+    assert!(begun <= most + CLIENTS * IN_SYSTEM, "{begun} handlers started");
     assert!(grown < (most + BESIDES) * MIB, "{grown} bytes");
     let client = server.client().await;
     for _ in 0..50 {

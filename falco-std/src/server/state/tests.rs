@@ -61,7 +61,12 @@ impl Scene {
                     consumed
                 }
                 ServerStep::Skip { consumed } | ServerStep::Established { consumed } => consumed,
-                _ => return requests,
+                ServerStep::NeedMore { .. }
+                | ServerStep::TransmitFirst
+                | ServerStep::AnswerFirst
+                | ServerStep::Cancelled { .. }
+                | ServerStep::Closing { .. }
+                | _ => return requests,
             };
             bytes = &mut bytes[consumed..];
         }
