@@ -4,7 +4,7 @@
 use core::fmt;
 use core::time::Duration;
 
-use crate::message::{Refusal, RequestId};
+use crate::message::{Fate, Refusal, RequestId};
 
 /// What ended a connection. Later calls return the same error again.
 ///
@@ -110,6 +110,20 @@ impl ConnectionError {
             Self::Closed | Self::Expired | Self::HandlerFailed | Self::PeerDead | Self::Protocol
         )
     }
+
+    /// Whether the handshake was refused: the connection ended before the server proved that it has
+    /// the key. See [`Refused`](Self::Refused) for the possible causes.
+    ///
+    /// ```
+    /// use falco_core::ConnectionError;
+    ///
+    /// assert!(ConnectionError::Refused.is_refused());
+    /// assert!(!ConnectionError::HandshakeTimeout.is_refused());
+    /// ```
+    #[must_use]
+    pub const fn is_refused(self) -> bool {
+        matches!(self, Self::Refused)
+    }
 }
 
 impl fmt::Display for ConnectionError {
@@ -165,6 +179,27 @@ pub enum RequestError {
     },
     /// The server refused it.
     Refused(Refusal),
+}
+
+impl RequestError {
+    /// Whether the request may have been processed.
+    ///
+    /// ```
+    /// use falco_core::{Fate, Refusal, RequestError};
+    ///
+    /// let too_large = RequestError::TooLarge { length: 9, limit: 8 };
+    /// assert_eq!(too_large.fate(), Fate::NotProcessed);
+    /// assert_eq!(RequestError::Refused(Refusal::Busy).fate(), Fate::NotProcessed);
+    /// assert_eq!(RequestError::Refused(Refusal::Failed).fate(), Fate::MaybeProcessed);
+    /// ```
+    #[must_use]
+    pub const fn fate(self) -> Fate {
+        match self {
+            Self::TooLarge { .. } => Fate::NotProcessed,
+            Self::Refused(refusal) if refusal.is_unprocessed() => Fate::NotProcessed,
+            Self::Refused(_) => Fate::MaybeProcessed,
+        }
+    }
 }
 
 impl fmt::Display for RequestError {

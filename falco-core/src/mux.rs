@@ -18,7 +18,7 @@
 //! # let client = ClientConnection::new(&client_key, &settings, now, &mut entropy())?;
 //! # let server = ServerConnection::new(&server_key, &settings, now, &mut entropy())?;
 //! // The last argument of `Call::new` is the waiter, which comes back with the answer.
-//! let mut client = ClientMux::<_, _, _, ()>::new(client);
+//! let mut client = ClientMux::<_, _, _, ()>::new(client, &settings);
 //! let mut server = ServerMux::new(server, Unbounded, &settings);
 //! assert!(client.request(Call::new(1, b"hello".to_vec(), "somebody")).is_ok());
 //!
@@ -55,6 +55,8 @@ mod budget;
 mod call;
 mod client;
 mod deadline;
+mod defaults;
+mod dials;
 mod ending;
 mod held;
 mod partial;
@@ -71,12 +73,14 @@ pub use admission::{Admission, AdmissionLimits, Room, Source, SourcePrefix, hell
 #[cfg(feature = "std")]
 pub use budget::SharedBudget;
 pub use budget::{Budget, Unbounded};
-pub use call::{Call, Rejected, Unfinished};
+pub use call::{Call, Ping, Rejected, Unfinished, UnfinishedPing};
 pub use client::ClientMux;
+pub use defaults::{DEFAULT_CLIENT_REPLAY_MEMORY, DEFAULT_CONNECT_TIMEOUT, DEFAULT_REQUEST_TIMEOUT, QUIET};
+pub use dials::{Admitted, AttemptEnd, Dials, History, MAX_REFUSED, NextAttempt};
 pub use ending::{Ending, LastStep};
 pub use held::HeldBytes;
 pub use refusal::refusal_of;
-pub use retry::{Attempts, Backoff, FailedAttempts, MAX_BUSY, MAX_REFUSED, MAX_TRIES, Retry, after_attempt};
+pub use retry::{Attempts, Backoff, MAX_BUSY, MAX_TRIES, Retry};
 pub use server::ServerMux;
 pub use step::{ClientStep, ServerStep};
 

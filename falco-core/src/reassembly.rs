@@ -249,8 +249,7 @@ impl Reassembly<HeapPartials> {
 
     /// How many bytes of memory a further part of `length` bytes would allocate, so that callers
     /// can limit memory. 0 if the message has not begun: its first part allocates its own length.
-    #[must_use]
-    pub fn growth(&self, id: RequestId, length: usize) -> usize {
+    pub(crate) fn growth(&self, id: RequestId, length: usize) -> usize {
         self.places.messages.get(&id.key()).map_or(0, |place| {
             let present = place.storage.len();
             place.grown(present, length).map_or(0, |grown| grown - present)

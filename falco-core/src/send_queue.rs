@@ -112,8 +112,7 @@ impl<M: Outgoing, B> SendQueue<M, B> {
     }
 
     /// Bytes of the longest body that waits, for [`Connection::seal_size`].
-    #[must_use]
-    pub fn longest(&self) -> usize {
+    pub(crate) fn longest(&self) -> usize {
         let lengths = self.waiting.iter().map(|entry| entry.message.length());
         lengths.max().unwrap_or(0)
     }

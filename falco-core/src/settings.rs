@@ -3,8 +3,8 @@
 use core::fmt;
 use core::time::Duration;
 
-/// The lifetime by default, 60 s, as the published falcotcp peers have it. A connection without a
-/// message or a ping for this time ends.
+/// The default idle timeout (`lifetime`): 60 s, as in the published falcotcp peers.
+/// [`Settings::with_lifetime`] says what restarts it.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 /// How long a handshake may take by default: 5 s, as the published Tokio client waits.
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,7 +59,8 @@ impl Settings {
     /// The largest message body in both directions, in bytes: a longer one is neither sent nor read,
     /// whatever the peer's limit is. On the noise wire each side announces its limit, and the peer
     /// sends nothing longer. The classic wire announces nothing. Any value is valid; 0 allows only
-    /// empty messages.
+    /// empty messages. On the noise wire `u32::MAX` counts as one byte less, because that wire reserves
+    /// the value.
     #[must_use]
     pub const fn with_max_message(mut self, bytes: u32) -> Self {
         self.max_message = bytes;
@@ -91,10 +92,10 @@ impl Settings {
         Ok(self)
     }
 
-    /// How many bytes of requests in flight one connection may hold, 64 MiB by default. The largest
-    /// message counts instead if it is larger. A server on the noise wire refuses a request over
-    /// this limit as busy. Clients of the adapters begin no more than this at once. If a server has
-    /// a smaller limit, set the same limit in its clients.
+    /// How many bytes of requests in flight one connection may hold: 64 MiB by default, and always
+    /// at least [`max_message`](Self::with_max_message). A server on the noise wire refuses a
+    /// request over this limit as busy. Clients of the adapters have at most this many bytes in
+    /// flight at once. If a server has a smaller limit, set the same limit in its clients.
     ///
     /// A server also passes no request to a handler while it has queued more bytes of answers than
     /// this for the connection.
@@ -104,7 +105,7 @@ impl Settings {
         self
     }
 
-    /// Whether a client on the noise wire sends pings by itself so that its connection does not
+    /// Whether a client on the noise wire sends keep-alive pings, so that its connection does not
     /// expire. On by default.
     #[must_use]
     pub const fn with_keep_alive(mut self, keep_alive: bool) -> Self {
@@ -112,8 +113,9 @@ impl Settings {
         self
     }
 
-    /// How long a connection lives without a message or a ping: 1 s to `u32::MAX` milliseconds,
-    /// about 49 days.
+    /// The idle timeout: how long a connection stays open without a received record (noise), or
+    /// without a message or a ping (classic). 1 s to `u32::MAX` milliseconds, about 49 days. On the
+    /// noise wire the smaller value of the two sides applies.
     ///
     /// # Errors
     /// [`SettingsError::Lifetime`] outside that range.
@@ -166,13 +168,13 @@ impl Settings {
         }
     }
 
-    /// Whether a client sends pings by itself.
+    /// Whether a client sends keep-alive pings.
     #[must_use]
     pub const fn keep_alive(&self) -> bool {
         self.keep_alive
     }
 
-    /// How long a connection lives without a message or a ping.
+    /// The idle timeout: see [`with_lifetime`](Self::with_lifetime).
     #[must_use]
     pub const fn lifetime(&self) -> Duration {
         self.lifetime
@@ -199,7 +201,7 @@ pub enum SettingsError {
     MaxInFlight,
     /// A record shorter than 64 bytes.
     MaxRecord(u16),
-    /// A lifetime under a second, or over 49 days.
+    /// A lifetime under 1 s, or over `u32::MAX` milliseconds.
     Lifetime(Duration),
     /// A handshake timeout under 1 ms.
     HandshakeTimeout(Duration),
@@ -209,13 +211,13 @@ impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MaxInFlight => f.write_str("at least 1 request must be allowed in flight"),
-            Self::MaxRecord(given) => write!(f, "the largest record is 64 bytes or more, not {given}"),
+            Self::MaxRecord(given) => write!(f, "the limit on records must be at least 64 bytes, not {given}"),
             Self::Lifetime(given) => write!(
                 f,
-                "a lifetime is 1000 ms to 4294967295 ms, not {} ms",
+                "the lifetime must be 1000 ms to 4294967295 ms, not {} ms",
                 given.as_millis()
             ),
-            Self::HandshakeTimeout(given) => write!(f, "a handshake timeout is at least 1 ms, not {given:?}"),
+            Self::HandshakeTimeout(given) => write!(f, "the handshake timeout must be at least 1 ms, not {given:?}"),
         }
     }
 }

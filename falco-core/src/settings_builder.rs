@@ -4,8 +4,9 @@ use core::time::Duration;
 
 use crate::settings::{Settings, SettingsError};
 
-/// Combines single values with whole [`Settings`], in any order. A single value wins over the
-/// settings, whether it is set before or after them. [`build`](Self::build) checks the ranges.
+/// Combines single values with whole [`Settings`], in any order. A single value takes precedence
+/// over the settings, whether it is set before or after them. [`build`](Self::build) checks the
+/// ranges.
 ///
 /// ```
 /// use core::time::Duration;

@@ -59,7 +59,7 @@ fn call(address: &str, key: Key, bodies: &[Vec<u8>]) -> Option<Vec<(usize, Vec<u
     };
     let keys = secrets.into_client(&mut SysRng).unwrap();
     let machine = ClientConnection::new(&keys, &Settings::new(), Instant::ZERO, &mut SysRng).unwrap();
-    let mut mux = ClientMux::<_, _, _, ()>::new(machine);
+    let mut mux = ClientMux::<_, _, _, ()>::new(machine, &Settings::new());
     for (number, body) in bodies.iter().enumerate() {
         mux.request(Call::new(u64::try_from(number).unwrap(), body, number))
             .unwrap();
@@ -74,7 +74,8 @@ fn call(address: &str, key: Key, bodies: &[Vec<u8>]) -> Option<Vec<(usize, Vec<u
             ClientStep::NeedMore { total } if sealed == 0 => {
                 let count = socket.read(inbox.space(total).unwrap()).unwrap();
                 if count == 0 {
-                    mux.end_of_stream(Instant::ZERO, inbox.unread()).ok()?;
+                    mux.end_of_stream(Instant::ZERO, inbox.unread());
+                    return None;
                 }
                 inbox.filled(count);
             }
@@ -85,8 +86,8 @@ fn call(address: &str, key: Key, bodies: &[Vec<u8>]) -> Option<Vec<(usize, Vec<u
             ClientStep::Skip { consumed }
             | ClientStep::Established { consumed }
             | ClientStep::Pong { consumed, .. } => inbox.consume(consumed),
-            ClientStep::NeedMore { .. } | ClientStep::TransmitFirst => {}
-            ClientStep::Refused { .. } | ClientStep::Closing { .. } | _ => panic!("nothing else is expected"),
+            ClientStep::NeedMore { .. } => {}
+            ClientStep::Refused { .. } | ClientStep::Closing { .. } => panic!("nothing else is expected"),
         }
     }
     Some(answers)

@@ -91,7 +91,8 @@ impl Client {
 
     /// Pings the server, and returns the round-trip time. The connection's lifetime starts again on
     /// both sides. The classic wire has no answer to a ping: there this returns `None` when the
-    /// ping was sent. The request timeout limits the wait.
+    /// ping was written. The request timeout limits the wait. A ping of a lost connection goes to the
+    /// next one, as a request that was not processed.
     ///
     /// # Errors
     /// [`Error`].
@@ -111,9 +112,9 @@ impl Client {
         self.inner.connector.set_key(key)
     }
 
-    /// Ends the connection gracefully, for all clones. Requests in flight complete, and new ones
-    /// fail with [`Error::Closed`]. This waits until the server has ended the connection too, for a
-    /// second at most after the last answer.
+    /// Drains the connection, for all clones: requests that it has accepted complete. Those that
+    /// wait for a connection, and new ones, fail as [closed](Error::Closed). It waits until the
+    /// server has ended its side, for a second at most after the last answer.
     ///
     /// If all clones of a client are dropped instead, its socket is closed at once. No request can
     /// be in flight then.
@@ -153,15 +154,11 @@ impl Inner {
         let limit = Limit::from_now(limit);
         loop {
             let connection = self.connector.connection(limit, Wait::Connection)?;
-            let why = match go(&connection, job, limit) {
+            match go(&connection, job, limit) {
                 Outcome::Done(done) => return Ok(done),
                 Outcome::Failed(error) => return Err(error),
-                Outcome::Retry(again, why) => {
-                    job = again;
-                    why
-                }
-            };
-            self.connector.give_up(&connection, why);
+                Outcome::Retry(again) => job = again,
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use core::time::Duration;
 use std::io;
 
 use falco_core::keys::SetupError;
+use falco_core::mux::AttemptEnd;
 use falco_core::{ConnectionError, EntropyError, Fate, RequestError, SettingsError};
 
 /// Why a call failed. No error contains a byte of a key or of a message.
@@ -56,14 +57,8 @@ impl Error {
     #[must_use]
     pub const fn fate(&self) -> Fate {
         match self {
-            Self::Request(RequestError::TooLarge { .. })
-            | Self::Entropy(_)
-            | Self::Setup(_)
-            | Self::Settings(_)
-            | Self::Closed => Fate::NotProcessed,
-            Self::Request(RequestError::Refused(refusal)) if refusal.is_unprocessed() => Fate::NotProcessed,
-            // That includes refusals that this version does not know.
-            Self::Request(_) => Fate::MaybeProcessed,
+            Self::Entropy(_) | Self::Setup(_) | Self::Settings(_) | Self::Closed => Fate::NotProcessed,
+            Self::Request(error) => error.fate(),
             Self::Connection { fate, .. } | Self::Io { fate, .. } | Self::TimedOut { fate, .. } => *fate,
         }
     }
@@ -73,13 +68,7 @@ impl Error {
     /// may also be starting, stopping or full. See [`ConnectionError::Refused`].
     #[must_use]
     pub const fn is_refused(&self) -> bool {
-        matches!(
-            self,
-            Self::Connection {
-                end: ConnectionError::Refused,
-                ..
-            }
-        )
+        matches!(self, Self::Connection { end, .. } if end.is_refused())
     }
 
     /// The same error for a request whose fate is `fate`.
@@ -104,13 +93,26 @@ impl Error {
         }
     }
 
+    /// What an attempt at a connection ended with that failed with this error.
+    pub(crate) fn attempt_end(&self) -> AttemptEnd {
+        match self {
+            Self::Connection { end, .. } => AttemptEnd::Connection(*end),
+            // A name without a port, or a path that is too long.
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => AttemptEnd::Unusable,
+            Self::Entropy(_) | Self::Setup(_) => AttemptEnd::Unusable,
+            Self::Io { .. } | Self::TimedOut { .. } | Self::Request(_) | Self::Closed | Self::Settings(_) => {
+                AttemptEnd::Stream
+            }
+        }
+    }
+
     pub(crate) const fn io(doing: &'static str, source: io::Error, fate: Fate) -> Self {
         Self::Io { doing, source, fate }
     }
 }
 
 /// Copies an error of the operating system exactly, and any other with its kind and message.
-fn copy(error: &io::Error) -> io::Error {
+pub(crate) fn copy(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::new(error.kind(), error.to_string()),

@@ -77,6 +77,13 @@ impl<S: Stream> Line<S> {
         self.inbox.unread()
     }
 
+    /// Drops all unread bytes, and frees their memory.
+    pub(crate) fn drop_unread(&mut self) {
+        self.inbox.consume(usize::MAX);
+        self.inbox.release();
+        self.asked = 0;
+    }
+
     pub(crate) fn consume(&mut self, count: usize) {
         self.inbox.consume(count);
         if self.asked > KEPT && self.inbox.is_empty() {

@@ -30,6 +30,16 @@ impl SharedSocket {
         Self(Arc::new(socket))
     }
 
+    /// A small answer must not wait for the acknowledgement of the one before. If this fails, the
+    /// connection is slower.
+    pub(crate) fn set_nodelay(&self) {
+        let _ = match &*self.0 {
+            Socket::Tcp(stream) => stream.set_nodelay(true),
+            #[cfg(unix)]
+            Socket::Unix(_) => Ok(()),
+        };
+    }
+
     /// Waits until a read would not wait, for `limit` at most, and reads nothing. Returns false if
     /// the limit has passed; on systems where this cannot wait also at once.
     pub(crate) fn wait_readable(&self, limit: Option<Duration>) -> bool {

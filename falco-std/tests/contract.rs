@@ -6,6 +6,8 @@ mod common;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
+use std::io;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
 
@@ -442,5 +444,32 @@ fn what_is_set_on_a_request_changes_what_it_says_and_not_whose_it_is() {
         let server = Running::start(Server::builder(key(1)), handler);
         assert_eq!(client(&server).request("").unwrap(), b"192.0.2.1:7");
         server.stop();
+    });
+}
+
+#[test]
+fn an_error_from_before_is_not_the_reason_of_a_later_request() {
+    bounded(|| {
+        let server = echo(Server::builder(key(1)));
+        let (address, dialed) = (server.address, AtomicUsize::new(0));
+        let dial = move || match dialed.fetch_add(1, Ordering::Relaxed) {
+            0 => TcpStream::connect(address),
+            1 => Err(io::ErrorKind::ConnectionRefused.into()),
+            _ => {
+                thread::sleep(Duration::from_secs(2));
+                Err(io::ErrorKind::TimedOut.into())
+            }
+        };
+        let (brief, limit) = (Duration::from_millis(1), Duration::from_millis(200));
+        let client = Client::builder(key(1)).backoff(brief, brief);
+        let client = client.connect_with(dial).unwrap();
+        server.stop();
+        let error = client.request_within("first", limit).unwrap_err();
+        assert!(matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused));
+        assert_eq!(error.fate(), Fate::NotProcessed);
+        // The attempt that hangs has not failed yet.
+        let error = client.request_within("second", limit).unwrap_err();
+        assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
+        assert_eq!(error.fate(), Fate::NotProcessed);
     });
 }

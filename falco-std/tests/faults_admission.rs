@@ -30,6 +30,7 @@ const BOUND: Duration = Duration::from_millis(if cfg!(debug_assertions) { 500 } 
 /// By how much floods are smaller.
 const SMALLER: usize = if cfg!(debug_assertions) { 8 } else { 1 };
 const CLIENTS: usize = 150;
+const ROUNDS: usize = 3;
 /// How long a flood lasts before the first honest client connects.
 const BEFORE: Duration = Duration::from_millis(500);
 /// Between two honest clients.
@@ -128,23 +129,27 @@ fn returning(limit: u64, strangers: usize) {
     assert_eq!(flooding.line(), "ready");
     flooding.order("begin");
     thread::sleep(BEFORE);
-    let (mut times, mut usual, mut attempts) = (Vec::new(), Vec::new(), 0);
-    for _ in 0..CLIENTS {
-        let (time, failed) = honest(address);
-        times.push(time);
-        attempts += failed;
-        thread::sleep(BETWEEN);
-        usual.push(honest(control).0);
-        thread::sleep(BETWEEN);
-    }
-    let stats = flooded.ask("stats");
-    let [p50, p99] = [50, 99].map(|percent| percentile(&mut times, percent));
-    let [u50, u99] = [50, 99].map(|percent| percentile(&mut usual, percent));
-    println!(
-        "{strangers} silent connections, {limit} descriptors: {CLIENTS} honest clients, p50 {p50:?} p99 {p99:?} \
-         (undisturbed {u50:?} and {u99:?}), {attempts} attempts failed; {stats}"
-    );
-    assert!(p99 < BOUND + u99, "{p99:?}, {u99:?} undisturbed");
+    // Other processes may spoil one round. The flood would spoil each.
+    let mut rounds = (0..ROUNDS).map(|_| {
+        let (mut times, mut usual, mut attempts) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..CLIENTS {
+            let (time, failed) = honest(address);
+            times.push(time);
+            attempts += failed;
+            thread::sleep(BETWEEN);
+            usual.push(honest(control).0);
+            thread::sleep(BETWEEN);
+        }
+        let stats = flooded.ask("stats");
+        let [p50, p99] = [50, 99].map(|percent| percentile(&mut times, percent));
+        let [u50, u99] = [50, 99].map(|percent| percentile(&mut usual, percent));
+        println!(
+            "{strangers} silent connections, {limit} descriptors: {CLIENTS} honest clients, p50 {p50:?} p99 {p99:?} \
+             (undisturbed {u50:?} and {u99:?}), {attempts} attempts failed; {stats}"
+        );
+        p99 < BOUND + u99
+    });
+    assert!(rounds.any(|held| held), "more than {BOUND:?} longer in each round");
 }
 
 #[test]

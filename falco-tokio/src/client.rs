@@ -3,8 +3,11 @@
 
 mod addresses;
 mod builder;
+mod call;
 mod connection;
 mod dial;
+mod env;
+mod panics;
 mod shared;
 mod slot;
 mod stats;
@@ -12,68 +15,24 @@ mod stats;
 use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
-use falco_core::mux::Backoff;
-use falco_core::{Fate, Key, Settings};
+use falco_core::{Fate, Key};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use self::connection::{Connection, Event, error_of};
-use self::dial::Dial;
+use self::call::{HANDSHAKE, error_of};
+use self::connection::{Connection, Event};
+use self::env::{Env, OwnKey};
 use self::shared::{Order, Shared};
-use self::stats::Counters;
-use crate::clock::Clock;
 use crate::error::Error;
 
 pub use self::builder::ClientBuilder;
 pub use self::stats::ClientStats;
-
-/// What errors name until a connection is established.
-const HANDSHAKE: &str = "handshake";
-
-/// What all connections of a client share.
-#[derive(Debug)]
-struct Env {
-    /// Replaced when the key changes.
-    keys: RwLock<Arc<ClientKeys>>,
-    key_options: KeyOptions,
-    settings: Settings,
-    clock: Clock,
-    entropy: Entropy,
-    dial: Dial,
-    connect_timeout: Duration,
-    backoff: Backoff,
-    fail_fast: bool,
-    /// Whether there is more than one connection.
-    spread: bool,
-    counters: Counters,
-    /// Whether this client has completed a handshake under its key, and no server has reported since
-    /// that the key is retired.
-    admitted: AtomicBool,
-}
-
-impl Env {
-    /// A handshake has completed.
-    fn admit(&self) {
-        self.counters.connected.add(1);
-        self.admitted.store(true, Ordering::Relaxed);
-    }
-
-    /// The pause after so many failed attempts in a row.
-    fn pause(&self, failed: u32) -> Duration {
-        self.backoff.pause(failed, |bound| self.entropy.below(bound))
-    }
-
-    fn keys(&self) -> Arc<ClientKeys> {
-        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
-    }
-}
 
 /// A client of one server. Clones are cheap and share its connections. Requests of many tasks are in
 /// flight at once over one connection, and each is answered when its handler is done. On the classic
@@ -143,7 +102,7 @@ impl Client {
 
     /// Pings the server, which restarts the lifetime of the connection on both sides, and returns how
     /// long the answer took. The classic wire has no answer: there it returns `None` once the ping is
-    /// queued.
+    /// written. A ping of a lost connection goes to the next one, as a request that was not processed.
     ///
     /// # Errors
     /// [`Error`].
@@ -178,13 +137,16 @@ impl Client {
         let mut entropy = env.entropy.clone();
         let keys = env.key_options.keys(key, &mut entropy)?;
         let socket = env.dial.dial(env.connect_timeout, env.settings.lifetime()).await?;
-        let mut connection = Connection::new(socket, env, Arc::clone(&keys))?;
+        let own = OwnKey::new(keys);
+        let mut connection = Connection::new(socket, env, Arc::clone(&own))?;
         // The handshake has its own limit.
         if let Event::Ended(end) = core::future::poll_fn(|cx| connection.poll(cx)).await {
             return Err(error_of(&end, HANDSHAKE, Fate::NotProcessed));
         }
-        *env.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
-        env.admit();
+        // The other connections of the client need not find that out.
+        own.admitted.admit();
+        env.counters.connected.add(1);
+        *env.key.write().unwrap_or_else(PoisonError::into_inner) = own;
         let mut adopted = Some(Box::new(connection));
         let mut taken = false;
         for slot in &self.inner.slots {
@@ -194,9 +156,9 @@ impl Client {
         if taken { Ok(()) } else { Err(Error::Closed) }
     }
 
-    /// Drains all connections: outstanding requests of all clones complete, and new ones fail as
-    /// [closed](Error::Closed). It waits until the server has ended its side, for a second at most
-    /// after the last answer.
+    /// Drains all connections, for all clones: requests that a connection has accepted complete.
+    /// Those that wait for a connection, and new ones, fail as [closed](Error::Closed). It waits
+    /// until the server has ended its side, for a second at most after the last answer.
     ///
     /// If all clones of a client are dropped instead, its connections drain in the same way in the
     /// background.

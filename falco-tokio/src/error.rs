@@ -1,5 +1,4 @@
-//! What a caller is told when something went wrong, and whether its request may have been
-//! processed.
+//! The errors of calls. Each says whether the request may have been processed.
 
 use core::error;
 use core::fmt;
@@ -7,87 +6,88 @@ use core::time::Duration;
 use std::io;
 
 use falco_core::keys::SetupError;
+use falco_core::mux::AttemptEnd;
 use falco_core::{ConnectionError, EntropyError, Fate, RequestError, SettingsError};
 
-/// What a handler fails with. It stays on this side: the client learns only that its request
-/// failed, and on the classic wire that its connection ended.
+/// The error of a handler. The client does not receive it: its request is refused as
+/// [failed](crate::Refusal::Failed), and on the classic wire its connection ends.
 ///
-/// A [`Refusal`](crate::Refusal) is the exception: a handler that fails with one chooses the words
-/// in which its request is refused.
+/// If the error is a [`Refusal`](crate::Refusal), the request is refused with that reason.
 pub type HandlerError = Box<dyn error::Error + Send + Sync>;
 
-/// What went wrong. No error holds a byte of a key or of a message.
+/// Why a call failed. No error contains a byte of a key or of a message.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The request was refused, by this side before anything was sent, or by the server. The
-    /// connection was in order.
+    /// The request was refused: by the client before anything was sent, or by the server. The
+    /// connection goes on.
     Request(RequestError),
     /// The connection ended.
     Connection {
         /// What ended it.
         end: ConnectionError,
-        /// What that means for the request.
+        /// Whether the request may have been processed.
         fate: Fate,
     },
     /// The operating system reported an error.
     Io {
-        /// What was being done.
+        /// What the client or the server was doing.
         doing: &'static str,
         /// The error.
         source: io::Error,
-        /// What that means for the request.
+        /// Whether the request may have been processed.
         fate: Fate,
     },
-    /// A time limit ran out.
+    /// A time limit has passed.
     TimedOut {
-        /// What was being done.
+        /// What the client was doing.
         doing: &'static str,
         /// The limit.
         limit: Duration,
-        /// What that means for the request.
+        /// Whether the request may have been processed.
         fate: Fate,
     },
     /// The client was closed, or its runtime is gone, before the request was sent.
     Closed,
-    /// There was no entropy; nothing was sent.
+    /// The source of random numbers failed. Nothing was sent.
     Entropy(EntropyError),
-    /// What was set does not go together; nothing was sent.
+    /// The keys and settings of the builder do not fit together. Nothing was sent.
     Setup(SetupError),
     /// A setting is out of its range; nothing was sent.
     Settings(SettingsError),
 }
 
 impl Error {
-    /// Whether the request that failed may have been processed. Errors that befall no request say
+    /// Whether the request may have been processed. Errors that do not concern a request return
     /// [`Fate::NotProcessed`].
     #[must_use]
     pub const fn fate(&self) -> Fate {
         match self {
-            Self::Request(RequestError::TooLarge { .. })
-            | Self::Entropy(_)
-            | Self::Setup(_)
-            | Self::Settings(_)
-            | Self::Closed => Fate::NotProcessed,
-            Self::Request(RequestError::Refused(refusal)) if refusal.is_unprocessed() => Fate::NotProcessed,
-            // A refusal whose meaning is not known here promises nothing.
-            Self::Request(_) => Fate::MaybeProcessed,
+            Self::Entropy(_) | Self::Setup(_) | Self::Settings(_) | Self::Closed => Fate::NotProcessed,
+            Self::Request(error) => error.fate(),
             Self::Connection { fate, .. } | Self::Io { fate, .. } | Self::TimedOut { fate, .. } => *fate,
         }
     }
 
-    /// Whether the connection ended before the server had proved that it has the key. It may have
-    /// another key or context, or be no FalcoTCP server; or it, or a proxy in front of it, is
-    /// starting, stopping or full. See [`ConnectionError::Refused`].
+    /// Whether the connection ended before the server had proved that it has the key. The server
+    /// may have another key or context, or not be a FalcoTCP server. It, or a proxy in front of it,
+    /// may also be starting, stopping or full. See [`ConnectionError::Refused`].
     #[must_use]
     pub const fn is_refused(&self) -> bool {
-        matches!(
-            self,
-            Self::Connection {
-                end: ConnectionError::Refused,
-                ..
+        matches!(self, Self::Connection { end, .. } if end.is_refused())
+    }
+
+    /// What an attempt at a connection ended with that failed with this error.
+    pub(crate) fn attempt_end(&self) -> AttemptEnd {
+        match self {
+            Self::Connection { end, .. } => AttemptEnd::Connection(*end),
+            // A name without a port, or a path that is too long.
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => AttemptEnd::Unusable,
+            Self::Entropy(_) | Self::Setup(_) => AttemptEnd::Unusable,
+            Self::Io { .. } | Self::TimedOut { .. } | Self::Request(_) | Self::Closed | Self::Settings(_) => {
+                AttemptEnd::Stream
             }
-        )
+        }
     }
 
     pub(crate) const fn io(doing: &'static str, source: io::Error, fate: Fate) -> Self {
@@ -98,7 +98,7 @@ impl Error {
         Self::Connection { end, fate }
     }
 
-    /// The same error for another request, whose fate is `fate`.
+    /// The same error for a request whose fate is `fate`.
     pub(crate) fn again(&self, fate: Fate) -> Self {
         match self {
             Self::Request(error) => Self::Request(*error),
@@ -121,7 +121,7 @@ impl Error {
     }
 }
 
-/// An error of the operating system as it was, any other by its kind and words.
+/// Copies an error of the operating system exactly, and any other with its kind and message.
 fn copy(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),

@@ -117,7 +117,8 @@ async fn a_key_gets_no_more_connections_than_its_limit_and_other_keys_do() {
         assert_eq!(client.request("within").await.unwrap(), "within");
     }
     // The handshake itself is completed, and then the connection is closed.
-    let third = Client::builder(key(1)).connect_lazy(server.address).unwrap();
+    let third = Client::builder(key(1)).backoff(Duration::from_millis(1), Duration::from_millis(20));
+    let third = third.connect_lazy(server.address).unwrap();
     let error = third.request("beyond").await.unwrap_err();
     assert_eq!(error.fate(), Fate::NotProcessed, "{error}");
     let stats = server.handle.stats();

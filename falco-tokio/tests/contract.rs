@@ -6,6 +6,7 @@ mod common;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
+use std::io;
 use std::sync::Arc;
 
 use common::{Running, key};
@@ -385,4 +386,31 @@ async fn what_is_set_on_a_request_changes_what_it_says_and_not_whose_it_is() {
     let server = Running::start(Server::builder(key(1)), handler).await;
     assert_eq!(server.client().await.request("").await.unwrap(), "192.0.2.1:7");
     server.stop().await;
+}
+
+#[tokio::test]
+async fn an_error_from_before_is_not_the_reason_of_a_later_request() {
+    let server = Running::echo(Server::builder(key(1))).await;
+    let (address, dialed) = (server.address, AtomicUsize::new(0));
+    let dial = move || {
+        let number = dialed.fetch_add(1, Ordering::Relaxed);
+        async move {
+            match number {
+                0 => tokio::net::TcpStream::connect(address).await,
+                1 => Err(io::ErrorKind::ConnectionRefused.into()),
+                _ => core::future::pending().await,
+            }
+        }
+    };
+    let (brief, limit) = (Duration::from_millis(1), Duration::from_millis(200));
+    let client = Client::builder(key(1)).backoff(brief, brief);
+    let client = client.connect_with(dial).await.unwrap();
+    server.stop().await;
+    let error = client.request_within("first", limit).await.unwrap_err();
+    assert!(matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused));
+    assert_eq!(error.fate(), Fate::NotProcessed);
+    // The attempt that hangs has not failed yet.
+    let error = client.request_within("second", limit).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
+    assert_eq!(error.fate(), Fate::NotProcessed);
 }

@@ -73,7 +73,8 @@ impl SharedBudget {
         }))
     }
 
-    /// Bytes that are left for requests.
+    /// Bytes that are left for requests, for a gauge of the memory that a service holds for its
+    /// clients.
     #[must_use]
     pub fn left(&self) -> usize {
         self.0.left.load(Ordering::Relaxed)

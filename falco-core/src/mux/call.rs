@@ -36,6 +36,37 @@ impl<B, W> Call<B, W> {
     }
 }
 
+/// A ping that a caller waits for, from the adapter to the mux and back. If a connection does not
+/// complete it, it comes back, to be handed to another connection or to fail. `P` is whatever waits
+/// for the answer.
+#[non_exhaustive]
+pub struct Ping<P> {
+    /// Whatever waits for the answer.
+    pub waiter: P,
+    /// How often it has been tried on other connections.
+    pub attempts: Attempts,
+}
+
+impl<P> Ping<P> {
+    /// A ping that no connection has tried yet.
+    pub fn new(waiter: P) -> Self {
+        let attempts = Attempts::default();
+        Self { waiter, attempts }
+    }
+}
+
+/// A ping that a connection leaves behind when it ends.
+#[non_exhaustive]
+pub struct UnfinishedPing<P> {
+    /// The ping.
+    pub ping: Ping<P>,
+    /// What its caller can conclude: always [`Fate::NotProcessed`], because no handler processes
+    /// it.
+    pub fate: Fate,
+    /// Whether it goes to another connection or fails.
+    pub retry: Retry,
+}
+
 /// A request that a connection did not accept.
 #[allow(clippy::exhaustive_enums, reason = "an adapter has to handle each of them")]
 pub enum Rejected<B, W> {
@@ -63,6 +94,24 @@ impl<B, W> fmt::Debug for Call<B, W> {
             .field("ticket", &self.ticket)
             .field("attempts", &self.attempts)
             .finish_non_exhaustive()
+    }
+}
+
+impl<P> fmt::Debug for Ping<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ping")
+            .field("attempts", &self.attempts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P> fmt::Debug for UnfinishedPing<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnfinishedPing")
+            .field("ping", &self.ping)
+            .field("fate", &self.fate)
+            .field("retry", &self.retry)
+            .finish()
     }
 }
 

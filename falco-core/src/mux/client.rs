@@ -1,6 +1,9 @@
 //! A client's side: requests from the moment they are accepted until they complete.
 
+mod close;
+mod pings;
 mod send;
+mod stream;
 mod window;
 
 use alloc::collections::VecDeque;
@@ -8,23 +11,24 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::Body;
-use super::call::{Call, Rejected, Unfinished};
-use super::deadline::Writes;
-use super::ending::Ending;
+use super::call::{Call, Ping, Rejected, Unfinished};
+use super::deadline::Deadlines;
+use super::dials::History;
 use super::retry::Retry;
 use super::step::ClientStep;
 use super::table::{self, Progress, Table};
 use crate::connection::ClientConnection;
-use crate::error::{ConnectionError, Error, LINGER};
+use crate::error::{ConnectionError, Error};
 use crate::event::{ClientEvent, ClientWait, Received};
 use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
 use crate::reassembly::{HeapPartials, Reassembly};
 use crate::send_queue::SendQueue;
-use crate::settings::DEFAULT_MAX_HELD;
+use crate::settings::Settings;
 use crate::time::Instant;
 use crate::wire::ClientKeyRef;
 
+use self::close::Closing;
 use self::window::Window;
 
 /// A client's connection with the requests that it has accepted and that have not completed.
@@ -52,13 +56,14 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     held: usize,
     window: Window,
     parts: Reassembly<HeapPartials>,
-    /// Pings without an answer yet, oldest first.
-    pings: VecDeque<(PingId, P)>,
-    writes: Writes,
+    /// Pings that have not completed, oldest first.
+    pings: VecDeque<(PingId, Ping<P>)>,
+    deadlines: Deadlines,
     established: bool,
-    served: bool,
-    /// [`poll_closing`](Self::poll_closing) has reported that nothing new is accepted.
-    closing_reported: bool,
+    history: History,
+    closing: Closing,
+    /// The last request was not written as a whole.
+    unwritten: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -86,8 +91,9 @@ struct Begun {
 }
 
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
-    /// A mux without requests.
-    pub fn new(machine: ClientConnection<H>) -> Self {
+    /// A mux without requests. At most [`max_held`](Settings::max_held) bytes of requests are in
+    /// flight at once.
+    pub fn new(machine: ClientConnection<H>, settings: &Settings) -> Self {
         Self {
             machine,
             table: Table::new(),
@@ -95,19 +101,19 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             unbegun: Unbegun::default(),
             begun: VecDeque::new(),
             held: 0,
-            window: Window::new(usize::try_from(DEFAULT_MAX_HELD).unwrap_or(usize::MAX)),
+            window: Window::new(usize::try_from(settings.max_held()).unwrap_or(usize::MAX)),
             parts: Reassembly::default(),
             pings: VecDeque::new(),
-            writes: Writes::default(),
+            deadlines: Deadlines::default(),
             established: false,
-            served: false,
-            closing_reported: false,
+            history: History::default(),
+            closing: Closing::default(),
+            unwritten: false,
         }
     }
 
-    /// How many bytes of requests may be in flight at once, 64 MiB by default: as many as a server
-    /// holds by default ([`Settings::with_max_held`](crate::Settings::with_max_held)). A single
-    /// request may be larger.
+    /// The same with another bound, which may be smaller than the largest message. A single request
+    /// may be larger.
     #[must_use]
     pub const fn with_max_held(mut self, bytes: usize) -> Self {
         self.window = Window::new(bytes);
@@ -122,7 +128,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Whether new requests are accepted.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        matches!(self.machine.status(), Status::Handshaking | Status::Established)
+        self.closing.end.is_none() && matches!(self.machine.status(), Status::Handshaking | Status::Established)
     }
 
     /// Requests that have not completed.
@@ -184,48 +190,30 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             }
             Progress::Sent(id) => {
                 self.cancel_begun(id);
-                fate = Fate::MaybeProcessed;
+                fate = self.fate_of_sent(Fate::MaybeProcessed);
             }
         }
         Some((record.into_call(ticket), fate))
+    }
+
+    /// Reports that the stream has not accepted all bytes of the last request, and will accept no
+    /// more: its last record cannot be opened, so no handler receives it. For an adapter that has
+    /// one request in flight at a time and ends the connection. Call it before
+    /// [`cancel`](Self::cancel) and [`finish`](Self::finish), which otherwise take a request that
+    /// was sealed as a whole for sent.
+    pub const fn set_unwritten(&mut self) {
+        self.unwritten = true;
+    }
+
+    /// The fate of a request that was sealed as a whole, if it is `fate` when it was written.
+    const fn fate_of_sent(&self, fate: Fate) -> Fate {
+        if self.unwritten { Fate::NotProcessed } else { fate }
     }
 
     fn cancel_begun(&mut self, id: RequestId) {
         self.parts.forget(id);
         // It fails only if the connection has ended.
         let _ = self.machine.cancel(id);
-    }
-
-    /// Queues a ping. On the noise wire the waiter is given back with [`ClientStep::Pong`]. The
-    /// classic wire has no PONG, so there it is returned at once.
-    ///
-    /// # Errors
-    /// The waiter, if the connection is closing or has ended.
-    pub fn ping(&mut self, waiter: P) -> Result<Option<P>, P> {
-        match self.machine.ping() {
-            Ok(_) if !self.is_open() => Err(waiter),
-            Ok(ping) if self.machine.answers_pings() => {
-                self.pings.push_back((ping, waiter));
-                Ok(None)
-            }
-            Ok(_) => Ok(Some(waiter)),
-            Err(_) => Err(waiter),
-        }
-    }
-
-    /// Takes out the waiters of pings for which `leaves` returns `true`.
-    pub fn take_pings(&mut self, mut leaves: impl FnMut(&P) -> bool) -> Vec<P> {
-        let (left, stay) = core::mem::take(&mut self.pings)
-            .into_iter()
-            .partition(|(_, waiter)| leaves(waiter));
-        self.pings = stay;
-        let left: VecDeque<(PingId, P)> = left;
-        left.into_iter().map(|(_, waiter)| waiter).collect()
-    }
-
-    /// Completes the requests in flight, accepts no new ones, then ends.
-    pub fn close(&mut self, now: Instant, reason: CloseReason) {
-        self.machine.close(now, reason);
     }
 
     /// Processes the unread bytes as [`ClientConnection::recv`] does. If the server refuses a
@@ -235,9 +223,12 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// # Errors
     /// What ended the connection. [`finish`](Self::finish) returns the requests that are left.
     pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ClientStep<'u, B, W, P>, ConnectionError> {
+        self.note(now)?;
+        let have = unread.len();
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(ClientStep::NeedMore { total }),
-            Received::Wait(ClientWait::TransmitFirst) => return Ok(ClientStep::TransmitFirst),
+            // Before the hello is sealed. The server sends nothing before it has read that.
+            Received::Wait(ClientWait::TransmitFirst) => return Ok(ClientStep::NeedMore { total: have + 1 }),
             Received::Skip { consumed } => return Ok(ClientStep::Skip { consumed }),
             Received::Event { consumed, event } => (consumed, event),
         };
@@ -283,16 +274,19 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             ClientEvent::Refused { id, refusal } => self.refused(consumed, id, refusal).unwrap_or(skip),
             ClientEvent::Pong { ping } => {
                 let answered = self.pings.partition_point(|(own, _)| *own <= ping);
-                let waiters = self.pings.drain(..answered).map(|(_, waiter)| waiter).collect();
+                let waiters = self.pings.drain(..answered).map(|(_, ping)| ping.waiter).collect();
                 ClientStep::Pong { consumed, waiters }
             }
-            ClientEvent::Closing { reason } => ClientStep::Closing { consumed, reason },
+            ClientEvent::Closing { reason } => {
+                self.history.key_retired = reason == CloseReason::KeyRetired;
+                ClientStep::Closing { consumed, reason }
+            }
         }
     }
 
     /// A request was answered. Grows the window if an earlier busy refusal has shrunk it.
     fn answered(&mut self, id: RequestId) -> Option<Call<B, W>> {
-        self.served = true;
+        self.history.served = true;
         let Begun { ticket, length, .. } = self.complete(id)?;
         self.window.grow(id, length);
         self.take(ticket)
@@ -302,7 +296,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// holds the request back until the window has room for it.
     fn refused<'u>(&mut self, consumed: usize, id: RequestId, refusal: Refusal) -> Option<ClientStep<'u, B, W, P>> {
         self.parts.forget(id);
-        self.served |= refusal != Refusal::NotProcessed;
+        self.history.served |= refusal != Refusal::NotProcessed;
         let may_fit = refusal == Refusal::Busy && self.shrink_window(id);
         let ticket = self.complete(id)?.ticket;
         let attempts = &mut self.table.get_mut(ticket)?.attempts;
@@ -349,7 +343,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// have been processed. A request is sent on at most [`MAX_TRIES`](super::MAX_TRIES)
     /// connections.
     pub fn finish(&mut self) -> Vec<Unfinished<B, W>> {
-        let sent = self.machine.fate();
+        let sent = self.fate_of_sent(self.machine.fate());
         self.queue = SendQueue::new();
         self.unbegun = Unbegun::default();
         self.begun = VecDeque::new();
@@ -365,74 +359,16 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         });
         unfinished.collect()
     }
-    /// Reports that the stream has no more bytes; see
-    /// [`ClientConnection::end_of_stream`](crate::Connection::end_of_stream).
-    ///
-    /// # Errors
-    /// What ended the connection.
-    pub fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
-        self.machine.end_of_stream(now, unread)
-    }
-
-    /// Reports whether the caller reads; see
-    /// [`ClientConnection::set_reading`](crate::Connection::set_reading).
-    pub fn set_reading(&mut self, now: Instant, reading: bool) {
-        self.machine.set_reading(now, reading);
-    }
-
-    /// Reports that the stream has accepted some or all of the sealed bytes.
-    pub fn wrote(&mut self) {
-        self.writes.progress();
-    }
-
-    /// Reports that the stream does not accept sealed bytes at present. If that lasts one lifetime,
-    /// the connection ends. Repeated calls change nothing.
-    pub fn blocked(&mut self, now: Instant) {
-        self.writes.block(now);
-    }
-
-    /// Whether the write deadline has passed, so that [`handle_timeout`](Self::handle_timeout) ends
-    /// the connection. For a thread that only writes and does not call `handle_timeout` itself.
-    #[must_use]
-    pub fn is_stalled(&self, now: Instant) -> bool {
-        self.writes.is_due(&self.machine, now)
-    }
-
-    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        self.writes.poll_timeout(&self.machine)
-    }
-
-    /// Does what is due at `now`. First read everything that has arrived. If the call is more than
-    /// 50 ms late, the deadlines that have passed move, so that the caller can read once more
-    /// first.
-    ///
-    /// # Errors
-    /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for a
-    /// lifetime.
-    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        self.writes.handle_timeout(&mut self.machine, now)
-    }
-
-    /// How to end the stream of a connection that ended with `end`. A client waits for at most
-    /// [`LINGER`](crate::LINGER).
-    #[must_use]
-    pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
-        Ending::new(end, self.established, LINGER, now)
-    }
-
     /// Whether the handshake of this connection has completed.
     #[must_use]
     pub const fn is_established(&self) -> bool {
         self.established
     }
 
-    /// Whether the server has answered a request, or refused one for another reason than
-    /// [`Refusal::NotProcessed`].
+    /// What the connection tells about its server, for [`Dials::lost`](super::Dials::lost).
     #[must_use]
-    pub const fn has_served(&self) -> bool {
-        self.served
+    pub const fn history(&self) -> History {
+        self.history
     }
 
     /// Releases memory that is not needed while nothing is outstanding.

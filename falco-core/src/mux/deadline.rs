@@ -10,13 +10,32 @@ use crate::wire::KeyRef;
 /// the deadline. Timers of a runtime are late by some milliseconds, on a busy machine by more.
 const LATE: Span = Span::from_millis_const(50);
 
-/// Since when the stream has accepted nothing of what was to be written.
+/// Deadlines that the mux adds to those of its connection.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Writes {
-    pub(super) blocked: Option<Instant>,
+pub(super) struct Deadlines {
+    /// Since when the stream has accepted nothing of what was to be written.
+    blocked: Option<Instant>,
+    /// Where [`note_poll`](Self::note_poll) has moved a deadline of the connection.
+    moved: Option<Instant>,
 }
 
-impl Writes {
+impl Deadlines {
+    /// Called before each call that passes the time to the connection, except `handle_timeout`.
+    ///
+    /// If a deadline has passed, the caller may have bytes at hand that arrived before it, or they
+    /// may still be in the stream. So the deadline moves, within the grace period. The call of
+    /// `handle_timeout` reports that what has arrived is read, and the deadline counts again.
+    pub(super) fn note_poll<R: Role, H: KeyRef<R>>(&mut self, machine: &mut Connection<R, H>, now: Instant) {
+        let due = machine.poll_timeout();
+        if due.is_some_and(|due| due <= now) {
+            machine.handle_late_poll(now);
+            let moved = machine.poll_timeout();
+            if moved != due {
+                self.moved = moved;
+            }
+        }
+    }
+
     /// The stream accepts nothing.
     pub(super) fn block(&mut self, now: Instant) {
         self.blocked.get_or_insert(now);
@@ -40,11 +59,14 @@ impl Writes {
     /// The next deadline.
     pub(super) fn poll_timeout<R: Role, H: KeyRef<R>>(self, machine: &Connection<R, H>) -> Option<Instant> {
         let write = self.due(machine).filter(|_| machine.end().is_none());
-        [machine.poll_timeout(), write].into_iter().flatten().min()
+        let due = machine.poll_timeout();
+        // A deadline that was moved is due once what has arrived is read.
+        let due = due.map(|at| if due == self.moved { at.before(Span::TICK) } else { at });
+        [due, write].into_iter().flatten().min()
     }
 
     /// Does what is due at `now`. After a late poll, deadlines that have passed move, so that what
-    /// has arrived is read first.
+    /// has arrived is read first. Those that [`note_poll`](Self::note_poll) has moved count.
     pub(super) fn handle_timeout<R: Role, H: KeyRef<R>>(
         &mut self,
         machine: &mut Connection<R, H>,
@@ -56,9 +78,12 @@ impl Writes {
             Some(due) if due <= now => return Err(machine.end().unwrap_or(ConnectionError::Stalled)),
             _ => {}
         }
-        if machine.poll_timeout().is_some_and(|due| now.span_since(due) > LATE) {
+        let due = machine.poll_timeout();
+        let moved = self.moved.take().filter(|moved| due == Some(*moved));
+        if due.is_some_and(|due| now.span_since(due) > LATE) {
             machine.handle_late_poll(now);
+            return machine.handle_timeout(now);
         }
-        machine.handle_timeout(now)
+        machine.handle_timeout(moved.map_or(now, |moved| moved.max(now)))
     }
 }

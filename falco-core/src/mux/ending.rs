@@ -64,6 +64,15 @@ impl Ending {
         }
     }
 
+    /// For a stream that is to be closed at once, at `now`.
+    pub(super) const fn at_once(now: Instant) -> Self {
+        Self {
+            step: LastStep::Close,
+            until: now,
+            input_ended: false,
+        }
+    }
+
     /// What to do at `now`.
     #[must_use]
     pub fn step(&self, now: Instant) -> LastStep {

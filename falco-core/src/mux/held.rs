@@ -54,6 +54,8 @@ pub(super) struct Held {
     /// Those of them that were [handed over](Self::hand_over).
     handed: u32,
     max_bytes: u32,
+    /// There is no room for a request, not even an empty one.
+    is_closed: bool,
 }
 
 #[derive(Debug)]
@@ -74,7 +76,15 @@ impl Held {
             bytes: 0,
             handed: 0,
             max_bytes,
+            is_closed: false,
         }
+    }
+
+    /// No requests, and no room for any.
+    pub(super) const fn closed() -> Self {
+        let mut held = Self::new(0);
+        held.is_closed = true;
+        held
     }
 
     /// How many requests there are.
@@ -119,7 +129,8 @@ impl Held {
         let room = u32::try_from(bytes)
             .ok()
             .and_then(|bytes| Some((bytes, self.bytes.checked_add(bytes)?)));
-        let Some((bytes, total)) = room.filter(|(_, total)| *total <= self.max_bytes) else {
+        let fits = |total: u32| !self.is_closed && total <= self.max_bytes;
+        let Some((bytes, total)) = room.filter(|(_, total)| fits(*total)) else {
             return false;
         };
         let at = self.find(id);

@@ -1,23 +1,18 @@
-//! Whether an attempt at a connection or a request is repeated after it has failed, and after which
-//! pause. Adapters do what these rules say and compare no counter of their own.
+//! Whether a request or a ping is repeated after it has failed, and the pauses between attempts at
+//! a connection. Adapters do what these rules say and compare no counter of their own.
 
 use core::time::Duration;
 
-use crate::error::ConnectionError;
 use crate::message::{Fate, Refusal};
 
-/// On how many connections a request is sent before it fails, although none has processed it.
+/// On how many connections a request is sent before it fails, although none has processed it. The
+/// limits are public for those who document or test a client.
 pub const MAX_TRIES: u32 = 3;
 
 /// How often a request is sent again on its connection because the server was busy. The bytes in
 /// flight are halved each time, from 64 MiB to 1 MiB in six steps. If the server is still busy
 /// after that, or for another reason, the request fails as refused.
 pub const MAX_BUSY: u32 = 16;
-
-/// How many attempts in a row may end before the server has proved its key, until requests of a
-/// client that was never admitted fail. A server drops half-open connections while it is flooded,
-/// which looks the same to the client as a wrong key.
-pub const MAX_REFUSED: u32 = 5;
 
 /// Whether something that failed is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,17 +35,14 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// Whether a connection has sent something of it before the present one.
+    /// Whether a connection has sent something of it before the present one, for logs.
     #[must_use]
     pub const fn has_been_sent(&self) -> bool {
         self.tries > 0
     }
 
     /// Counts a connection that was lost after it had sent something of a request with this fate.
-    /// [`ClientMux::finish`](super::ClientMux::finish) does so for requests; an adapter does it for
-    /// pings, and where it knows that not all of a request was written.
-    #[must_use]
-    pub const fn after_loss(&mut self, fate: Fate) -> Retry {
+    pub(super) const fn after_loss(&mut self, fate: Fate) -> Retry {
         self.tries = self.tries.saturating_add(1);
         match fate {
             Fate::NotProcessed if self.tries < MAX_TRIES => Retry::Again,
@@ -76,80 +68,6 @@ impl Attempts {
         } else {
             Retry::Fail
         }
-    }
-}
-
-/// The attempts at a connection that have failed in a row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FailedAttempts {
-    all: u32,
-    /// The last of them, if the server had not proved its key when they ended.
-    refused: u32,
-}
-
-impl FailedAttempts {
-    /// None has failed.
-    #[must_use]
-    pub const fn none() -> Self {
-        Self { all: 0, refused: 0 }
-    }
-
-    /// Counts an attempt. `end` is what the connection ended with before it was established. It is
-    /// `None` if the stream could not be opened, or if the connection was established and then
-    /// ended too soon.
-    pub const fn add(&mut self, end: Option<ConnectionError>) {
-        self.all = self.all.saturating_add(1);
-        self.refused = match end {
-            Some(ConnectionError::Refused) => self.refused.saturating_add(1),
-            _ => 0,
-        };
-    }
-
-    /// How many there are, for [`Backoff::pause`].
-    #[must_use]
-    pub const fn count(&self) -> u32 {
-        self.all
-    }
-}
-
-/// What becomes of the requests that wait for a connection when the attempt at one has failed.
-/// `end` is what the connection ended with before it was established, or `None` if the stream could
-/// not be opened. `admitted` says whether this client has completed a handshake under its key
-/// before. `failed` are the attempts that have failed in a row, this one included.
-///
-/// A connection that ends before the server has proved its key does not prove that the key is
-/// wrong: a proxy whose server restarts and a server that is full or flooded end it in the same
-/// way. If the client was admitted before, that is the likelier cause, and it passes. If it never
-/// was, the requests fail after [`MAX_REFUSED`] such attempts in a row, with an error that
-/// names all causes. Attempts that fail in another way do not count.
-///
-/// ```
-/// use falco_core::ConnectionError;
-/// use falco_core::mux::{FailedAttempts, MAX_REFUSED, Retry, after_attempt};
-///
-/// let refused = Some(ConnectionError::Refused);
-/// let mut failed = FailedAttempts::none();
-/// for attempt in 1..=MAX_REFUSED {
-///     assert_eq!(failed.count(), attempt - 1);
-///     failed.add(refused);
-///     assert_eq!(after_attempt(refused, true, failed), Retry::Again);
-///     let retry = if attempt < MAX_REFUSED { Retry::Again } else { Retry::Fail };
-///     assert_eq!(after_attempt(refused, false, failed), retry);
-/// }
-/// // The server restarts: no stream can be opened.
-/// failed.add(None);
-/// assert_eq!(after_attempt(None, false, failed), Retry::Again);
-/// failed.add(refused);
-/// assert_eq!(after_attempt(refused, false, failed), Retry::Again);
-/// assert_eq!(failed.count(), MAX_REFUSED + 2);
-/// ```
-#[must_use]
-pub const fn after_attempt(end: Option<ConnectionError>, admitted: bool, failed: FailedAttempts) -> Retry {
-    match end {
-        Some(ConnectionError::Refused) if !admitted && failed.refused >= MAX_REFUSED => Retry::Fail,
-        // No connection can be made under this key any more.
-        Some(ConnectionError::KeyExhausted) => Retry::Fail,
-        _ => Retry::Again,
     }
 }
 

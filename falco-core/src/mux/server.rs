@@ -7,7 +7,7 @@ use alloc::collections::VecDeque;
 use core::fmt;
 
 use self::deferred::Deferred;
-use super::deadline::Writes;
+use super::deadline::Deadlines;
 use super::ending::Ending;
 use super::held::{Held, HeldBytes, bytes};
 use super::partial::Partial;
@@ -45,7 +45,7 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     /// Bytes of queued answers that `budget` counts.
     counted: u32,
     reading: bool,
-    writes: Writes,
+    deadlines: Deadlines,
     /// Answers were queued behind the last output.
     backlog: bool,
     established: bool,
@@ -70,7 +70,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             max_message: settings.max_message(),
             counted: 0,
             reading: true,
-            writes: Writes { blocked: None },
+            deadlines: Deadlines::default(),
             backlog: false,
             established: false,
             busy: 0,
@@ -100,12 +100,14 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
         if reading != self.reading {
             self.reading = reading;
+            self.deadlines.note_poll(&mut self.machine, now);
             self.machine.set_reading(now, reading);
         }
     }
 
     /// Completes the requests in flight, accepts no new ones, then ends.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
+        self.deadlines.note_poll(&mut self.machine, now);
         self.machine.close(now, reason);
     }
 
@@ -128,6 +130,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// # Errors
     /// What ended the connection.
     pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ServerStep<'u>, ConnectionError> {
+        self.deadlines.note_poll(&mut self.machine, now);
         if let Some((id, body)) = self.next_request() {
             let (consumed, body) = (0, Body::Whole(body));
             return Ok(ServerStep::Request { consumed, id, body });
@@ -265,6 +268,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// # Errors
     /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.
     pub fn seal(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
+        self.deadlines.note_poll(&mut self.machine, now);
         if core::mem::take(&mut self.backlog) {
             self.machine.note_taken(now);
         }
@@ -313,7 +317,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// back to the shared bound. For a caller that keeps the mux while handlers are running.
     pub fn finish(&mut self) {
         self.give_back();
-        self.held = Held::new(0);
+        self.held = Held::closed();
         self.deferred = Deferred::default();
         self.answers = SendQueue::new();
         self.refusals = VecDeque::new();
@@ -326,42 +330,46 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// # Errors
     /// What ended the connection.
     pub fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
+        self.deadlines.note_poll(&mut self.machine, now);
         self.machine.end_of_stream(now, unread)
     }
 
     /// Reports that the stream has accepted some or all of the sealed bytes.
     pub fn wrote(&mut self) {
-        self.writes.progress();
+        self.deadlines.progress();
     }
 
     /// Reports that the stream does not accept sealed bytes at present. If that lasts one lifetime,
     /// the connection ends. Repeated calls change nothing.
     pub fn blocked(&mut self, now: Instant) {
-        self.writes.block(now);
+        self.deadlines.block(now);
     }
 
     /// Whether the write deadline has passed, so that [`handle_timeout`](Self::handle_timeout) ends
     /// the connection. For a thread that only writes and does not call `handle_timeout` itself.
     #[must_use]
     pub fn is_stalled(&self, now: Instant) -> bool {
-        self.writes.is_due(&self.machine, now)
+        self.deadlines.is_due(&self.machine, now)
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.writes.poll_timeout(&self.machine)
+        self.deadlines.poll_timeout(&self.machine)
     }
 
     /// Does what is due at `now`. First read everything that has arrived. If the call is more than
     /// 50 ms late, the deadlines that have passed move, so that the caller can read once more
     /// first.
     ///
+    /// Other calls after a deadline do not end the connection before this one does, within the
+    /// [grace period](crate::Connection::handle_late_poll): a caller that is late may read first.
+    ///
     /// # Errors
     /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for a
     /// lifetime.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        self.writes.handle_timeout(&mut self.machine, now)
+        self.deadlines.handle_timeout(&mut self.machine, now)
     }
 
     /// How to end the stream of a connection that ended with `end`. After

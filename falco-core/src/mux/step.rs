@@ -10,15 +10,13 @@ use crate::message::{CloseReason, Refusal, RequestId};
 /// The result of processing unread bytes at a client. Drop the first `consumed` of them when you
 /// are done with the step.
 #[derive(Debug)]
-#[non_exhaustive]
+#[allow(clippy::exhaustive_enums, reason = "an adapter has to handle each of them")]
 pub enum ClientStep<'u, B, W, P = W> {
     /// No frame is complete. Call again with `total` unread bytes.
     NeedMore {
         /// Unread bytes needed in all.
         total: usize,
     },
-    /// Send what [`seal`](super::ClientMux::seal) returns first, then call again.
-    TransmitFirst,
     /// Nothing for the caller. Call again.
     Skip {
         /// Bytes to drop.

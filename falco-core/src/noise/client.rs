@@ -232,7 +232,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
                 #[cfg(not(feature = "testing"))]
                 begun: 0,
                 max_in_flight: settings.max_in_flight().min(T::capacity()),
-                max_message: settings.max_message(),
+                max_message: accepts.max_message,
                 lost: 0,
                 cancels: 0,
             },

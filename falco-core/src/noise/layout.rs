@@ -30,6 +30,9 @@ pub(super) const LEAST_RECORD: u16 = 23;
 /// The length of the client's first record: one PING.
 pub(super) const FIRST_RECORD: u16 = 31;
 
+/// The largest limit of a message that can be announced: 0xFFFFFFFF is reserved.
+const MAX_MESSAGE: u32 = u32::MAX - 1;
+
 /// What the sender of a handshake message accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Accepts {
@@ -45,7 +48,7 @@ impl Accepts {
         Self {
             max_record: settings.max_record(),
             max_in_flight: if server { settings.max_in_flight() } else { 0 },
-            max_message: settings.max_message(),
+            max_message: settings.max_message().min(MAX_MESSAGE),
             lifetime: u32::try_from(settings.lifetime().as_millis()).unwrap_or(u32::MAX),
         }
     }
@@ -73,7 +76,10 @@ impl Accepts {
             max_message: u32::from_be_bytes([e, f, g, h]),
             lifetime: u32::from_be_bytes([i, j, k, l]),
         };
-        let in_range = accepts.max_record >= 64 && accepts.lifetime >= 1000 && (!server || accepts.max_in_flight >= 1);
+        let in_range = accepts.max_record >= 64
+            && accepts.lifetime >= 1000
+            && accepts.max_message <= MAX_MESSAGE
+            && (!server || accepts.max_in_flight >= 1);
         in_range.then_some(accepts)
     }
 }

@@ -209,7 +209,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
             requests: Requests {
                 table: T::empty(),
                 begun: 0,
-                max_message: settings.max_message(),
+                max_message: accepts.max_message,
                 max_in_flight: accepts.max_in_flight,
                 max_held: settings.max_held(),
                 held: 0,

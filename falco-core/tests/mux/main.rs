@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
     reason = "a test that panics has failed"
 )]
 
@@ -11,7 +12,9 @@ mod book;
 mod bounds;
 mod closing;
 mod deferred;
+mod dials;
 mod held_back;
+mod pings;
 mod retries;
 mod scene;
 mod served;

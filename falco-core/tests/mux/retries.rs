@@ -42,7 +42,7 @@ fn a_request_that_servers_do_not_process_is_sent_on_so_many_connections_and_then
             assert_eq!(refusal, Refusal::NotProcessed);
             (call, retry)
         } else {
-            assert!(scene.mux.end_of_stream(NOW, &[]).is_err());
+            scene.mux.end_of_stream(NOW, &[]);
             let left = lost(scene.mux.finish());
             assert_eq!(left.fate, Fate::NotProcessed);
             (left.call, left.retry)
@@ -166,6 +166,25 @@ fn a_request_of_which_the_server_wants_no_more_was_not_sent_as_a_whole() {
     assert!(!scene.mux.has_unsent());
     let left = lost(scene.mux.finish());
     assert_eq!((left.fate, left.retry), (Fate::NotProcessed, Retry::Again));
+}
+
+#[test]
+fn a_request_that_the_stream_has_not_accepted_as_a_whole_was_not_processed() {
+    let keys = noise_client(7);
+    for given_up in [false, true] {
+        let mut scene = Scene::new(&keys, 1 << 20);
+        scene.request(1, 10);
+        assert_eq!(scene.begun(), [1]);
+        scene.mux.set_unwritten();
+        if given_up {
+            let (call, fate) = scene.mux.cancel(1).unwrap();
+            assert_eq!((call.ticket, fate), (1, Fate::NotProcessed));
+            continue;
+        }
+        let left = lost(scene.mux.finish());
+        assert_eq!((left.fate, left.retry), (Fate::NotProcessed, Retry::Again));
+        assert!(left.call.attempts.has_been_sent(), "it counts");
+    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub(crate) enum End {
 impl<'k> Scene<'k> {
     pub(crate) fn new(keys: &'k Keys, max_held: usize) -> Self {
         let machine = ClientConnection::new(keys, &Settings::new(), NOW, &mut CountingRng::new(1)).unwrap();
-        let mut mux = ClientMux::new(machine).with_max_held(max_held);
+        let mut mux = ClientMux::new(machine, &Settings::new()).with_max_held(max_held);
         let mut out = [0; 100];
         let hello = mux.seal(NOW, &mut out, |_, _| {}).unwrap();
         let mut raw = RawHandshake::new(RustCrypto, 7);
@@ -96,7 +96,7 @@ impl<'k> Scene<'k> {
                     consumed
                 }
                 ClientStep::Skip { consumed } | ClientStep::Pong { consumed, .. } => consumed,
-                ClientStep::TransmitFirst | ClientStep::Established { .. } | ClientStep::Closing { .. } | _ => {
+                ClientStep::Established { .. } | ClientStep::Closing { .. } => {
                     panic!("{step:?}")
                 }
             };

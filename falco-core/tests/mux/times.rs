@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{ClientMux, Ending, LastStep, ServerMux, Unbounded};
+use falco_core::mux::{ClientMux, ClientStep, Ending, LastStep, Ping, ServerMux, ServerStep, Unbounded};
 use falco_core::testing::{CountingRng, noise_client, noise_server, raw_frame};
 use falco_core::{ClientConnection, ClientKeyRef, ConnectionError, Instant, ServerConnection, ServerKeyRef, Settings};
 
@@ -23,7 +23,10 @@ fn pair<C: ClientKeyRef, S: ServerKeyRef>(keys: (C, S)) -> (Client<C>, Server<S>
     let settings = Settings::new().with_lifetime(LIFETIME).unwrap();
     let client = ClientConnection::new(keys.0, &settings, ms(0), &mut CountingRng::new(1)).unwrap();
     let server = ServerConnection::new(keys.1, &settings, ms(0), &mut CountingRng::new(2)).unwrap();
-    let (mut client, mut server) = (Client::new(client), Server::new(server, Unbounded, &settings));
+    let (mut client, mut server) = (
+        Client::new(client, &settings),
+        Server::new(server, Unbounded, &settings),
+    );
     let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
     for _ in 0..10 {
         talk(&mut client, &mut server, &mut to_server, &mut to_client, ms(0));
@@ -39,8 +42,6 @@ fn talk<C: ClientKeyRef, S: ServerKeyRef>(
     to_client: &mut Vec<u8>,
     now: Instant,
 ) {
-    use falco_core::mux::{ClientStep, ServerStep};
-
     let mut out = [0; 1_000];
     let sealed = client.seal(now, &mut out, |(), error| panic!("{error}")).unwrap();
     to_server.extend_from_slice(&out[..sealed]);
@@ -91,7 +92,7 @@ fn a_deadline_to_which_the_owner_comes_late_is_put_off_so_that_he_reads_first() 
     // A late poll: what has arrived is read first, and the connection lives on.
     let (mut client, mut server) = pair((&keys.0, &keys.1));
     let now = ms(9_051);
-    assert!(client.ping(()).is_ok());
+    assert!(client.ping(Ping::new(())).is_ok());
     let mut out = [0; 100];
     let sealed = client.seal(ms(8_000), &mut out, |(), error| panic!("{error}")).unwrap();
     assert_eq!(server.handle_timeout(now), Ok(()));
@@ -103,6 +104,110 @@ fn a_deadline_to_which_the_owner_comes_late_is_put_off_so_that_he_reads_first() 
     let due = server.poll_timeout().unwrap();
     assert!(due > now && due <= ms(9_060), "{due:?}");
     assert_eq!(server.handle_timeout(due), Err(ConnectionError::Expired));
+}
+
+/// A ping that the client seals at `at`.
+fn ping_at<C: ClientKeyRef>(client: &mut Client<C>, at: Instant) -> Vec<u8> {
+    assert!(client.ping(Ping::new(())).is_ok());
+    let mut out = [0; 100];
+    let sealed = client.seal(at, &mut out, |(), error| panic!("{error}")).unwrap();
+    out[..sealed].to_vec()
+}
+
+/// As adapters are woken: by bytes, or by a timer that is late by a moment or by much.
+const LATE: [u64; 4] = [0, 1, 60, 5_000];
+
+#[test]
+fn a_late_poll_that_begins_with_recv_reads_the_bytes_at_hand() {
+    let keys = (noise_client(7), noise_server(7));
+    for late in LATE {
+        let (mut client, mut server) = pair((&keys.0, &keys.1));
+        let mut ping = ping_at(&mut client, ms(8_000));
+        let now = ms(9_000 + late);
+        let step = server.recv(now, &mut ping);
+        assert!(matches!(step, Ok(ServerStep::Skip { .. })), "{late}: {step:?}");
+        assert_eq!(server.poll_timeout(), Some(now + LIFETIME), "{late}");
+        assert_eq!(server.handle_timeout(now), Ok(()), "{late}");
+        // The PONG, for which the client waits for a third of its lifetime.
+        let mut out = [0; 100];
+        let sealed = server.seal(now, &mut out).unwrap();
+        let now = ms(11_000 + late);
+        assert_eq!(client.poll_timeout(), Some(ms(3_000)), "a keep-alive");
+        let step = client.recv(now, &mut out[..sealed]);
+        assert!(matches!(step, Ok(ClientStep::Pong { .. })), "{late}: {step:?}");
+        assert_eq!(client.handle_timeout(now), Ok(()), "{late}");
+    }
+}
+
+#[test]
+fn a_late_poll_that_begins_with_recv_reads_what_is_still_in_the_stream() {
+    let keys = (noise_client(7), noise_server(7));
+    let mut out = [0; 100];
+    for late in LATE {
+        let (mut client, mut server) = pair((&keys.0, &keys.1));
+        let mut ping = ping_at(&mut client, ms(8_000));
+        // In the order of falco-tokio: what is at hand, what is to be written, then the stream.
+        let now = ms(9_000 + late);
+        assert!(matches!(server.recv(now, &mut []), Ok(ServerStep::NeedMore { .. })));
+        server.set_reading(now, false);
+        server.set_reading(now, true);
+        assert_eq!(server.seal(now + Duration::from_millis(1), &mut out), Ok(0), "{late}");
+        // Reading takes a while.
+        let now = now + Duration::from_millis(300);
+        let step = server.recv(now, &mut ping);
+        assert!(matches!(step, Ok(ServerStep::Skip { .. })), "{late}: {step:?}");
+        assert_eq!(server.poll_timeout(), Some(now + LIFETIME), "{late}");
+        // The end of the stream says more than that the lifetime has passed.
+        let (mut client, mut server) = pair((&keys.0, &keys.1));
+        let now = ms(9_000 + late);
+        assert!(client.recv(now, &mut []).is_ok() && server.recv(now, &mut []).is_ok());
+        let truncated = Err(ConnectionError::Truncated);
+        assert_eq!(Err(client.end_of_stream(now, &[])), truncated, "{late}");
+        assert_eq!(server.end_of_stream(now, &[]), truncated, "{late}");
+    }
+}
+
+#[test]
+fn a_deadline_counts_at_once_when_all_is_read() {
+    let keys = (noise_client(7), noise_server(7));
+    let mut out = [0; 100];
+    for late in LATE {
+        let (mut client, mut server) = pair((&keys.0, &keys.1));
+        let now = ms(9_000 + late);
+        assert!(server.recv(now, &mut []).is_ok());
+        assert_eq!(server.seal(now, &mut out), Ok(0));
+        assert!(server.poll_timeout().is_some_and(|due| due <= now), "{late}");
+        assert_eq!(server.handle_timeout(now), Err(ConnectionError::Expired), "{late}");
+        // A PING of the client that is not answered.
+        client.handle_timeout(ms(3_000)).unwrap();
+        assert!(client.seal(ms(3_000), &mut out, |(), error| panic!("{error}")).unwrap() > 0);
+        let now = ms(6_000 + late.min(2_000));
+        assert!(client.recv(now, &mut []).is_ok());
+        assert_eq!(client.seal(now, &mut out, |(), error| panic!("{error}")), Ok(0));
+        assert!(client.poll_timeout().is_some_and(|due| due <= now), "{late}");
+        let end = client.handle_timeout(now);
+        assert_eq!(end, Err(ConnectionError::PeerDead), "{late}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_sign_of_life_postpone_an_end_by_a_second() {
+    let keys = (noise_client(7), noise_server(7));
+    let (mut client, mut server) = pair((&keys.0, &keys.1));
+    let ping = ping_at(&mut client, ms(8_000));
+    // A byte now and then, and the adapter does not come to its deadlines.
+    let first = 9_500;
+    let ended = (first..20_000).step_by(100).find(|now| {
+        let read = (ping.len() - 1).min(usize::try_from(now - first).unwrap() / 100);
+        server.recv(ms(*now), &mut ping[..read].to_vec()).is_err()
+    });
+    assert_eq!(server.machine().end(), Some(ConnectionError::Expired));
+    assert_eq!(ended, Some(first + 1_100));
+    // A poll that is a whole lifetime late has no grace period.
+    let (mut client, mut server) = pair((&keys.0, &keys.1));
+    let mut ping = ping_at(&mut client, ms(8_000));
+    let end = server.recv(ms(18_000), &mut ping);
+    assert!(matches!(end, Err(ConnectionError::Expired)), "{end:?}");
 }
 
 #[test]

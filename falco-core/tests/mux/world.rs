@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use falco_core::mux::{Body, Call, ClientMux, ClientStep, Rejected, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Body, Call, ClientMux, ClientStep, Ping, Rejected, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::CountingRng;
 use falco_core::{
     ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Fate, Instant, OutputTooSmall, Refusal, RequestError,
@@ -77,7 +77,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         let server = ServerConnection::new(keys.1, settings.1, now, &mut CountingRng::new(2));
         Self {
             now,
-            client: ClientMux::new(client.expect("there is entropy")),
+            client: ClientMux::new(client.expect("there is entropy"), settings.0),
             server: ServerMux::new(
                 server.expect("there is entropy"),
                 budget.clone(),
@@ -171,7 +171,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
     }
 
     pub(crate) fn ping(&mut self) {
-        let _ = self.client.ping(Waiter(0));
+        let _ = self.client.ping(Ping::new(Waiter(0)));
     }
 
     pub(crate) fn close_client(&mut self) {
@@ -245,9 +245,10 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         if !self.client_over && self.to_client.ends() {
             came = true;
             let reset = self.to_client.reset;
-            if reset || self.client.end_of_stream(self.now, &self.to_client.inbox).is_err() {
-                self.end_client();
+            if !reset {
+                self.client.end_of_stream(self.now, &self.to_client.inbox);
             }
+            self.end_client();
         }
         came
     }
@@ -289,7 +290,6 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
                 | ClientStep::Established { consumed }
                 | ClientStep::Pong { consumed, .. },
             ) => Some(consumed),
-            Ok(ClientStep::TransmitFirst | _) => None,
             Err(_) => {
                 self.end_client();
                 None

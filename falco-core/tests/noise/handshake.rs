@@ -99,7 +99,8 @@ fn settings_out_of_range_are_refused_by_both_sides_without_a_reply() {
         // max record, max in flight, max message, lifetime: a server accepts it, a client accepts
         // it
         (64, 1, 0, 1_000, true, true),
-        (u16::MAX, u16::MAX, u32::MAX, u32::MAX, true, true),
+        (u16::MAX, u16::MAX, u32::MAX - 1, u32::MAX, true, true),
+        (64, 1, u32::MAX, 1_000, false, false),
         (63, 1, 0, 1_000, false, false),
         (0, 1, 0, 1_000, false, false),
         (64, 1, 0, 999, false, false),
@@ -147,6 +148,15 @@ fn each_side_announces_its_settings() {
     let mut machine = ClientConnection::new(&client_keys, &settings, ms(0), &mut CountingRng::new(1)).unwrap();
     let (_, raw) = honest().server(&pending_output(&mut machine, ms(0))).unwrap();
     assert_eq!(raw.theirs(), &raw_settings(1_000, 0, 12_345, 6_789));
+    // The largest limit is one that a peer accepts.
+    let settings = settings.with_max_message(u32::MAX);
+    let mut machine = ServerConnection::new(&server_keys, &settings, ms(0), &mut CountingRng::new(1)).unwrap();
+    machine.recv(ms(0), &mut honest().hello()).unwrap();
+    let raw = honest().client(&pending_output(&mut machine, ms(0))).unwrap();
+    assert_eq!(raw.theirs(), &raw_settings(1_000, 77, u32::MAX - 1, 6_789));
+    let mut machine = ClientConnection::new(&client_keys, &settings, ms(0), &mut CountingRng::new(1)).unwrap();
+    let (_, raw) = honest().server(&pending_output(&mut machine, ms(0))).unwrap();
+    assert_eq!(raw.theirs(), &raw_settings(1_000, 0, u32::MAX - 1, 6_789));
 }
 
 /// The points of small order that X25519 maps to zero, in the encodings below 2^255.

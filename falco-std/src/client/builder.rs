@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use falco_core::keys::{ClientKeySource, Entropy};
-use falco_core::mux::Backoff;
+use falco_core::mux::{Backoff, DEFAULT_CLIENT_REPLAY_MEMORY, DEFAULT_CONNECT_TIMEOUT, DEFAULT_REQUEST_TIMEOUT};
 use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 
 use super::address::Address;
@@ -17,13 +17,6 @@ use super::{Client, Inner};
 use crate::entropy;
 use crate::error::Error;
 use crate::stream::{BoxedStream, Stream};
-
-/// The default of [`ClientBuilder::connect_timeout`].
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The default of [`ClientBuilder::request_timeout`], as in falco-tokio.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// The default of [`ClientBuilder::replay_memory`]. Each request and each answer takes one nonce.
-const REPLAY_MEMORY: usize = 1024;
 
 /// Settings of a [`Client`]. Clones of a builder share its key, so that a process can have several
 /// clients under one key. They also share the context and, on the classic wire, the replay cache.
@@ -52,7 +45,7 @@ impl Client {
     ///
     /// [`falco_core::classic`] says what that wire does not provide.
     pub fn classic(key: Key) -> ClientBuilder {
-        ClientBuilder::new(ClientKeySource::classic(key, REPLAY_MEMORY))
+        ClientBuilder::new(ClientKeySource::classic(key, DEFAULT_CLIENT_REPLAY_MEMORY))
     }
 }
 
@@ -61,8 +54,8 @@ impl ClientBuilder {
         Self {
             key,
             settings: SettingsBuilder::new(),
-            connect_timeout: CONNECT_TIMEOUT,
-            request_timeout: Some(REQUEST_TIMEOUT),
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            request_timeout: Some(DEFAULT_REQUEST_TIMEOUT),
             backoff: Backoff::default(),
             fail_fast: false,
             entropy: entropy::system(),
@@ -90,8 +83,9 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days.
-    /// The shorter lifetime of both sides applies.
+    /// The idle timeout: how long a connection stays open without a received record (noise), or
+    /// without a message or a ping (classic). 60 s by default, 1 s to 49 days. On the noise wire
+    /// the smaller value of both sides applies.
     pub const fn lifetime(mut self, lifetime: Duration) -> Self {
         self.settings = self.settings.lifetime(lifetime);
         self

@@ -7,13 +7,14 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use falco_core::keys::{ClientKeys, Entropy};
+use falco_core::mux::History;
 use falco_core::{ClientConnection, CloseReason, Fate, LINGER, Settings};
 
 use super::exclusive::{Acquired, Exclusive};
 use super::limit::Limit;
-use super::outcome::{Job, Outcome};
-use super::reader::{Ended, Reader};
-use super::state::{End, History, Reply, Slot, State};
+use super::outcome::{Ended, Job, Outcome, Reply};
+use super::reader::Reader;
+use super::state::{Slot, State};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::line::Line;
@@ -38,9 +39,8 @@ impl Connection {
         stream: BoxedStream,
         key: Arc<ClientKeys>,
         settings: &Settings,
-        entropy: &Entropy,
+        (entropy, clock): (&Entropy, Clock),
     ) -> Result<(Self, Option<Reader>), Error> {
-        let clock = Clock::new();
         let io = |error| Error::io("connecting", error, Fate::NotProcessed);
         // On the classic wire nothing comes that no caller waits for, and one request is in flight
         // at a time, so that a thread that reads has no use.
@@ -50,8 +50,7 @@ impl Connection {
             (unsplit_handles(stream), false)
         };
         let machine = ClientConnection::new(key, settings, clock.now(), &mut entropy.clone())?;
-        let max_held = usize::try_from(settings.max_held()).unwrap_or(usize::MAX);
-        let state = State::new(machine, max_held, !splits);
+        let state = State::new(machine, settings, !splits);
         let shared = Shared::new(state, clock, [output, control], splits).map_err(io)?;
         let mut reader = Reader::new(Arc::clone(&shared), Line::new(input, clock, None));
         let result = reader.shake_hands();
@@ -98,16 +97,17 @@ impl Connection {
         };
         let mut guard = match exclusive.acquire(limit) {
             Acquired::Reader(guard) => guard,
-            Acquired::Ended => return Outcome::Retry(job, None),
+            Acquired::Ended => return Outcome::Retry(job),
             Acquired::TimedOut(limit) => {
                 return Outcome::Failed(limit.error("waiting for the connection", Fate::NotProcessed));
             }
         };
         let Some(reader) = guard.reader() else {
-            return Outcome::Retry(job, None);
+            return Outcome::Retry(job);
         };
         if let Err(ended) = reader.catch_up() {
-            return Outcome::Retry(job, Some(error_of(ended, "reading")));
+            reader.finish(&ended);
+            return Outcome::Retry(job);
         }
         let submitted = submit(&mut self.shared.lock().state, job);
         let slot = match submitted {
@@ -130,19 +130,19 @@ impl Connection {
     }
 
     /// The outcome of a request, which is cancelled if it has not completed in time.
-    fn outcome(&self, end: Option<End>, slot: &Slot, limit: Option<Limit>) -> Outcome<Reply> {
+    fn outcome(&self, end: Option<Outcome<Reply>>, slot: &Slot, limit: Option<Limit>) -> Outcome<Reply> {
         if let Some(end) = end {
-            return Outcome::of(end);
+            return end;
         }
         let (fate, job) = self.shared.lock().state.cancel(slot);
         if let Some(end) = slot.take() {
             // It has completed at this moment.
-            return Outcome::of(end);
+            return end;
         }
         if self.reader.is_none() {
             self.shared.flush();
         }
-        Outcome::cancelled(job, fate, limit)
+        Outcome::cancelled(job, fate, limit, || self.shared.lock().state.mux.abandon())
     }
 
     /// Locks the state of a shared connection when it is up to date. If nothing has come for a
@@ -167,7 +167,7 @@ impl Connection {
         self.shared.lock().state.is_open()
     }
 
-    pub(super) fn history(&self) -> History {
+    pub(super) fn history(&self) -> (History, Option<falco_core::Instant>, Option<Error>) {
         self.shared.lock().state.history()
     }
 
@@ -197,28 +197,21 @@ impl Connection {
     }
 
     fn close_shared(&self) {
-        let mut locked = self.shared.lock();
-        while locked.state.is_open() && locked.state.mux.has_unbegun() {
-            locked = self.shared.wait(locked, Some(CHECK_AGAIN));
-        }
-        drop(locked);
-        self.retire();
-        let mut until = Instant::now() + LINGER;
+        self.shared.lock().state.mux.close_when_begun(CloseReason::Done);
+        self.shared.flush();
         let mut locked = self.shared.lock();
         while !locked.state.ended {
-            if locked.state.mux.outstanding() > 0 {
-                until = Instant::now() + LINGER;
+            let (now, closes_at) = (self.shared.now(), locked.state.mux.closes_at());
+            if closes_at.is_some_and(|at| at <= now) {
+                // The reader waits for bytes.
+                let end = locked.state.mux.abandon();
+                locked.state.finish(now, &Ok(end));
+                drop(locked);
+                return self.abandon();
             }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            locked = self.shared.wait(locked, Some(left));
-        }
-        let ended = locked.state.ended;
-        drop(locked);
-        if !ended {
-            self.abandon();
+            // The last answer is not notified here.
+            let wait = closes_at.map_or(LINGER, |at| at.since(now).min(LINGER));
+            locked = self.shared.wait(locked, Some(wait));
         }
     }
 

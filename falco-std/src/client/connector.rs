@@ -7,23 +7,18 @@ use std::io;
 use std::panic::catch_unwind;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
 
 use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
-use falco_core::mux::{Backoff, FailedAttempts, Retry, after_attempt};
-use falco_core::{ConnectionError, Fate, Key, Settings};
+use falco_core::mux::{Admitted, Backoff, Dials, NextAttempt, Retry};
+use falco_core::{Fate, Instant, Key, Settings};
 
 use super::connection::Connection;
 use super::dial::Dial;
 use super::limit::Limit;
-use super::outcome::ended;
 use super::reader::Reader;
 use super::stats::Counters;
+use crate::clock::Clock;
 use crate::error::Error;
-
-/// A connection that ends within this time after its handshake counts as a failed attempt, unless
-/// the server has answered a request or refused one for another reason than `NotProcessed`.
-const SHORT_LIVED: Duration = Duration::from_secs(1);
 
 /// What does not change while the client exists.
 #[derive(Debug)]
@@ -40,6 +35,8 @@ pub(super) struct Config {
 
 pub(super) struct Connector {
     config: Config,
+    /// The clock of all connections.
+    clock: Clock,
     state: Mutex<State>,
     /// Notified when an attempt has ended, and when the client is closed.
     changed: Condvar,
@@ -58,50 +55,40 @@ pub(super) enum Wait {
 struct State {
     /// Replaced when the key changes.
     keys: Arc<ClientKeys>,
-    /// The connection, and when its handshake was completed.
-    current: Option<(Arc<Connection>, Instant)>,
+    /// Of these keys.
+    admitted: Admitted,
+    current: Option<Arc<Connection>>,
     /// A connection that has ended. Drop it without the lock held: dropping its stream may run the
     /// user's code.
     gone: Option<Arc<Connection>>,
     /// Whether a thread is making an attempt.
     dialing: bool,
-    /// Whether the client was closed or dropped. The result of an attempt is then discarded.
-    closed: bool,
-    /// Whether this client has been let in: it has completed a handshake under its key before, and
-    /// no server has reported since that the key is retired.
-    admitted: bool,
-    /// Failed attempts in a row.
-    failed: FailedAttempts,
+    /// Closed when the client is closed or dropped. The result of an attempt is then discarded.
+    dials: Dials<Error>,
     /// Total number of failed attempts, by which a waiting caller notices a new failure.
     failures: u64,
     /// Total number of failed attempts that fail all waiting callers.
     final_failures: u64,
     /// Callers that wait for a connection.
     waiting: usize,
-    /// No attempt begins before this time.
-    retry_at: Option<Instant>,
-    /// Why there is no connection.
-    last_error: Option<Error>,
 }
 
 impl Connector {
     pub(super) fn new(config: Config, keys: Arc<ClientKeys>) -> Arc<Self> {
         let state = State {
             keys,
+            admitted: Admitted::new(),
             current: None,
             gone: None,
             dialing: false,
-            closed: false,
-            admitted: false,
-            failed: FailedAttempts::none(),
+            dials: Dials::new(config.backoff, config.fail_fast),
             failures: 0,
             final_failures: 0,
             waiting: 0,
-            retry_at: None,
-            last_error: None,
         };
         Arc::new(Self {
             config,
+            clock: Clock::new(),
             state: Mutex::new(state),
             changed: Condvar::new(),
             counters: Counters::default(),
@@ -116,18 +103,17 @@ impl Connector {
     /// share one attempt and its result. Each waits at most until its own limit.
     pub(super) fn connection(self: &Arc<Self>, limit: Option<Limit>, wait: Wait) -> Result<Arc<Connection>, Error> {
         let mut state = self.lock();
-        if state.closed {
+        if state.dials.is_closed() {
             return Err(Error::Closed);
         }
         if let Some(open) = self.open(&mut state) {
             return Ok(open);
         }
-        if !self.config.dial.is_spent() {
-            state.forget_error();
-        }
-        state.waiting += 1;
+        let waiting = state.waiting + 1;
+        state.set_waiting(waiting, self.clock.now());
         let (mut state, connection) = self.wait(state, limit, wait);
-        state.waiting -= 1;
+        let waiting = state.waiting - 1;
+        state.set_waiting(waiting, self.clock.now());
         connection
     }
 
@@ -139,7 +125,8 @@ impl Connector {
     ) -> (MutexGuard<'p, State>, Result<Arc<Connection>, Error>) {
         let (failures, final_failures) = (state.failures, state.final_failures);
         loop {
-            if state.closed {
+            let next = state.dials.next(self.clock.now());
+            if next == NextAttempt::Closed {
                 return (state, Err(Error::Closed));
             }
             if let Some(open) = self.open(&mut state) {
@@ -153,8 +140,9 @@ impl Connector {
             }
             let failed =
                 state.final_failures != final_failures || (wait == Wait::Attempt && state.failures != failures);
-            if failed || (self.config.dial.is_spent() && !state.dialing) {
-                let why = ended(state.error());
+            if (failed || (next == NextAttempt::Never && !state.dialing))
+                && let Some(why) = state.error()
+            {
                 return (state, Err(why));
             }
             if let Some(limit) = limit.filter(|limit| limit.left().is_zero()) {
@@ -163,12 +151,14 @@ impl Connector {
                 let why = state.error().unwrap_or_else(timed_out);
                 return (state, Err(why));
             }
-            let pause = state.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
-            let pause = pause.filter(|pause| !state.dialing && !pause.is_zero());
-            if pause.is_none() && !state.dialing {
-                self.begin(&mut state);
-                continue;
-            }
+            let pause = match next {
+                _ if state.dialing => None,
+                NextAttempt::At(at) => Some(at.since(self.clock.now())),
+                NextAttempt::Now | NextAttempt::Never | NextAttempt::Closed => {
+                    self.begin(&mut state);
+                    continue;
+                }
+            };
             let left = limit.map(Limit::left);
             state = match pause.into_iter().chain(left).min() {
                 Some(left) => {
@@ -180,25 +170,12 @@ impl Connector {
         }
     }
 
-    /// Reports a connection on which no request can begin, and why.
-    pub(super) fn give_up(&self, connection: &Arc<Connection>, why: Option<Error>) {
-        let mut state = self.lock();
-        let current = state.current.as_ref();
-        let is_other = current.is_some_and(|(own, _)| !Arc::ptr_eq(own, connection));
-        if !is_other && self.open(&mut state).is_none() && state.last_error.is_none() {
-            state.last_error = why;
-        }
-        let gone = state.gone.take();
-        drop(state);
-        drop(gone);
-    }
-
     /// Ends the connection gracefully. From now on callers fail with [`Error::Closed`].
     pub(super) fn close(&self) {
         let mut state = self.lock();
-        state.closed = true;
+        state.dials.close();
         // It stays in `current`, so that other threads that call `close` wait for it, too.
-        let current = state.current.as_ref().map(|(connection, _)| Arc::clone(connection));
+        let current = state.current.clone();
         drop(state);
         self.changed.notify_all();
         if let Some(connection) = current {
@@ -211,10 +188,10 @@ impl Connector {
     /// Ends the connection at once: the client was dropped.
     pub(super) fn abandon(&self) {
         let mut state = self.lock();
-        state.closed = true;
+        state.dials.close();
         let current = state.current.take();
         drop(state);
-        if let Some((connection, _)) = current {
+        if let Some(connection) = current {
             connection.abandon();
         }
     }
@@ -222,7 +199,7 @@ impl Connector {
     /// Makes a connection under another key, on this thread. It replaces the current one, on which
     /// no request begins from then on.
     pub(super) fn set_key(self: &Arc<Self>, key: Key) -> Result<(), Error> {
-        if self.lock().closed {
+        if self.lock().dials.is_closed() {
             return Err(Error::Closed);
         }
         let keys = self.config.key_options.keys(key, &mut self.config.entropy.clone())?;
@@ -232,20 +209,20 @@ impl Connector {
         }
         let mut state = self.lock();
         let connection = Arc::new(connection);
-        if state.closed {
+        if state.dials.is_closed() {
             drop(state);
             connection.abandon();
             return Err(Error::Closed);
         }
         state.keys = keys;
-        let old = state.current.replace((connection, Instant::now()));
-        state.admitted = true;
-        state.failed = FailedAttempts::none();
-        state.retry_at = None;
-        state.last_error = None;
+        let old = state.current.replace(connection);
+        state.admitted = Admitted::new();
+        state.dials.key_changed();
+        let State { dials, admitted, .. } = &mut *state;
+        dials.established(admitted, self.clock.now());
         drop(state);
         self.changed.notify_all();
-        if let Some((old, _)) = old {
+        if let Some(old) = old {
             old.retire();
         }
         Ok(())
@@ -258,37 +235,18 @@ impl Connector {
 
     /// The connection, if requests can begin on it. One that has ended is removed.
     fn open(&self, state: &mut State) -> Option<Arc<Connection>> {
-        let (connection, since) = state.current.take()?;
+        let connection = state.current.take()?;
         if connection.is_open() {
             let open = Arc::clone(&connection);
-            state.current = Some((connection, since));
+            state.current = Some(connection);
             return Some(open);
         }
-        let history = connection.history();
-        let short_lived = !history.served && since.elapsed() < SHORT_LIVED;
-        state.admitted &= !history.key_retired;
+        let (history, at, why) = connection.history();
+        let at = at.unwrap_or_else(|| self.clock.now());
         state.gone = Some(connection);
-        if short_lived {
-            state.failed.add(None);
-        } else {
-            state.failed = FailedAttempts::none();
-        }
-        // Pause before the next attempt if the server completes handshakes and then ends
-        // connections at once. No pause is needed if it has served a request: each attempt then
-        // makes progress.
-        state.retry_at = (state.failed.count() > 0)
-            .then(|| self.retry_at(state.failed.count()))
-            .flatten();
+        let State { dials, admitted, .. } = state;
+        dials.lost(history, why, admitted, at, |bound| self.config.entropy.below(bound));
         None
-    }
-
-    fn retry_at(&self, failed: u32) -> Option<Instant> {
-        // If the sum overflows, there is no pause.
-        let pause = self
-            .config
-            .backoff
-            .pause(failed, |bound| self.config.entropy.below(bound));
-        Instant::now().checked_add(pause)
     }
 
     /// Begins an attempt.
@@ -306,7 +264,7 @@ impl Connector {
         let opened = self.dial(keys);
         let mut state = self.lock();
         // The key may have changed meanwhile, and with it the connection.
-        let (reader, unused) = if Arc::ptr_eq(keys, &state.keys) && !state.closed {
+        let (reader, unused) = if Arc::ptr_eq(keys, &state.keys) && !state.dials.is_closed() {
             (self.conclude(&mut state, opened), None)
         } else {
             state.dialing = false;
@@ -325,7 +283,8 @@ impl Connector {
         // The user's stream may panic. Callers receive the panic as an error.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let stream = self.config.dial.dial(self.config.connect_timeout)?;
-            Connection::open(stream, Arc::clone(keys), &self.config.settings, &self.config.entropy)
+            let sources = (&self.config.entropy, self.clock);
+            Connection::open(stream, Arc::clone(keys), &self.config.settings, sources)
         }));
         let opened = opened.unwrap_or_else(|_| {
             let error = io::Error::other("the stream panicked");
@@ -338,67 +297,38 @@ impl Connector {
     /// Records the result of an attempt.
     fn conclude(&self, state: &mut State, opened: Result<(Connection, Option<Reader>), Error>) -> Option<Reader> {
         state.dialing = false;
-        let error = match opened {
-            Ok((connection, reader)) => {
-                state.current = Some((Arc::new(connection), Instant::now()));
-                state.admitted = true;
-                state.retry_at = None;
-                state.last_error = None;
-                return reader;
-            }
-            Err(error) => error,
-        };
-        state.failed.add(end_of(&error));
-        state.failures += 1;
-        if self.config.fail_fast || self.config.dial.is_spent() || is_final(&error, state.admitted, state.failed) {
-            state.final_failures += 1;
+        let now = self.clock.now();
+        let State { dials, admitted, .. } = &mut *state;
+        if self.config.dial.is_spent() {
+            dials.spend();
         }
-        state.retry_at = self.retry_at(state.failed.count());
-        state.last_error = Some(error);
-        None
+        match opened {
+            Ok((connection, reader)) => {
+                dials.established(admitted, now);
+                state.current = Some(Arc::new(connection));
+                reader
+            }
+            Err(error) => {
+                let random = |bound| self.config.entropy.below(bound);
+                let retry = dials.attempt_failed(error.attempt_end(), error, admitted, now, random);
+                state.failures += 1;
+                state.final_failures += u64::from(retry == Retry::Fail);
+                None
+            }
+        }
     }
 }
 
 impl State {
-    /// Discards the last error if no caller is waiting, so that later callers do not receive it.
-    fn forget_error(&mut self) {
-        let pausing = self.retry_at.is_some_and(|at| at > Instant::now());
-        if self.waiting == 0 && !self.dialing && !pausing {
-            self.last_error = None;
-        }
-    }
-
     /// Why there is no connection, for a request that waited for one.
     fn error(&self) -> Option<Error> {
-        let error = self.last_error.as_ref();
-        error.map(|error| error.with_fate(Fate::NotProcessed))
+        self.dials.why().map(|error| error.with_fate(Fate::NotProcessed))
     }
-}
 
-/// Whether a failed attempt fails all requests that wait for a connection, because another attempt
-/// is not expected to succeed.
-fn is_final(error: &Error, admitted: bool, failed: FailedAttempts) -> bool {
-    // The same errors as in falco-tokio.
-    match error {
-        // A name without a port, or a path that is too long: the next attempt fails as well.
-        Error::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => return true,
-        Error::Entropy(_) | Error::Setup(_) => return true,
-        Error::Connection { .. }
-        | Error::Io { .. }
-        | Error::TimedOut { .. }
-        | Error::Request(_)
-        | Error::Closed
-        | Error::Settings(_) => {}
-    }
-    after_attempt(end_of(error), admitted, failed) == Retry::Fail
-}
-
-/// What the connection of a failed attempt ended with.
-const fn end_of(error: &Error) -> Option<ConnectionError> {
-    if let Error::Connection { end, .. } = error {
-        Some(*end)
-    } else {
-        None
+    /// Notes how many callers wait for a connection.
+    fn set_waiting(&mut self, waiting: usize, now: Instant) {
+        self.waiting = waiting;
+        self.dials.set_waiting(now, waiting > 0);
     }
 }
 
@@ -443,9 +373,10 @@ mod tests {
             (Error::Closed, false),
             (Error::Settings(settings), false),
         ] {
-            let mut failed = FailedAttempts::none();
-            failed.add(end_of(&error));
-            assert_eq!(is_final(&error, false, failed), expected, "{error:?}");
+            let mut dials = Dials::new(Backoff::default(), false);
+            let (end, why) = (error.attempt_end(), format!("{error:?}"));
+            let retry = dials.attempt_failed(end, error, &Admitted::new(), Instant::ZERO, |_| 0);
+            assert_eq!(retry == Retry::Fail, expected, "{why}");
         }
     }
 }

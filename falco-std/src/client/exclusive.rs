@@ -5,8 +5,6 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use falco_core::ConnectionError;
-
 use super::limit::Limit;
 use super::reader::Reader;
 
@@ -122,7 +120,7 @@ impl Guard<'_> {
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         if let Some(mut reader) = self.reader.take() {
-            reader.finish(Ok(ConnectionError::Closed));
+            reader.give_up();
             // Before the stream is shut down, which may panic: the others must not wait for ever.
             let mut state = self.exclusive.lock();
             state.ended = true;

@@ -1,11 +1,15 @@
 //! A request on its way from one connection to the next, and its outcome on each.
 
+use std::io;
+
 use falco_core::mux::Attempts;
 use falco_core::{ConnectionError, Fate};
 
 use super::limit::Limit;
-use super::state::{End, Reply, waiting_for};
 use crate::error::Error;
+
+/// What ended a connection: an event of the protocol, or an error of the stream.
+pub(super) type Ended = io::Result<ConnectionError>;
 
 /// What is sent over one connection after another until one has processed it.
 #[derive(Default)]
@@ -25,34 +29,35 @@ impl Job {
     }
 }
 
+/// What a server, or the wire, replies to a request or a ping.
+pub(super) enum Reply {
+    Answer(Vec<u8>),
+    Pong,
+    /// The ping was written. The wire has no answer to it.
+    Unanswered,
+}
+
+/// What a connection makes of a request or a ping.
 pub(super) enum Outcome<T> {
     Done(T),
     Failed(Error),
-    /// It was not processed, and goes to another connection. With the reason, if there is one.
-    Retry(Job, Option<Error>),
-}
-
-impl Outcome<Reply> {
-    pub(super) fn of(end: End) -> Self {
-        match end {
-            End::Reply(reply) => Self::Done(reply),
-            End::Failed(error) => Self::Failed(error),
-            End::Retry(job, why) => Self::Retry(job, why),
-        }
-    }
+    /// It was not processed, and goes to another connection.
+    Retry(Job),
 }
 
 impl<T> Outcome<T> {
     /// The caller of a request of this fate no longer waits, because its limit has passed or the
-    /// connection has ended. Only what was not processed goes to another connection.
-    pub(super) fn cancelled(job: Option<Job>, fate: Fate, limit: Option<Limit>) -> Self {
+    /// connection has ended, with `end`. Only what was not processed goes to another connection.
+    pub(super) fn cancelled(
+        job: Option<Job>,
+        fate: Fate,
+        limit: Option<Limit>,
+        end: impl FnOnce() -> ConnectionError,
+    ) -> Self {
         match (limit, job) {
             (Some(limit), _) => Self::Failed(limit.error(waiting_for(fate), fate)),
-            (None, Some(job)) if fate == Fate::NotProcessed => Self::Retry(job, None),
-            (None, _) => {
-                let end = ConnectionError::Closed;
-                Self::Failed(Error::Connection { end, fate })
-            }
+            (None, Some(job)) if fate == Fate::NotProcessed => Self::Retry(job),
+            (None, _) => Self::Failed(Error::Connection { end: end(), fate }),
         }
     }
 
@@ -60,17 +65,17 @@ impl<T> Outcome<T> {
         match self {
             Self::Done(value) => Outcome::Done(done(value)),
             Self::Failed(error) => Outcome::Failed(error),
-            Self::Retry(job, reason) => Outcome::Retry(job, reason),
+            Self::Retry(job) => Outcome::Retry(job),
         }
     }
 }
 
-/// The error of a client whose connection has ended and that cannot make another.
-pub(super) fn ended(reason: Option<Error>) -> Error {
-    reason.unwrap_or(Error::Connection {
-        end: ConnectionError::Closed,
-        fate: Fate::NotProcessed,
-    })
+/// What a client was doing with a request of which `fate` is known, for error messages.
+pub(super) const fn waiting_for(fate: Fate) -> &'static str {
+    match fate {
+        Fate::NotProcessed => "sending the request",
+        Fate::MaybeProcessed | _ => "waiting for the answer",
+    }
 }
 
 #[cfg(test)]
@@ -81,7 +86,8 @@ mod tests {
 
     #[test]
     fn a_request_that_may_have_been_processed_is_not_sent_again() {
-        let cancelled = |fate, limit| Outcome::<()>::cancelled(Some(Job::default()), fate, limit);
+        let cancelled =
+            |fate, limit| Outcome::<()>::cancelled(Some(Job::default()), fate, limit, || ConnectionError::Closed);
         for limit in [None, Limit::from_now(Some(Duration::ZERO))] {
             let outcome = cancelled(Fate::MaybeProcessed, limit);
             assert!(

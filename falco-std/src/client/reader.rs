@@ -10,10 +10,11 @@ use std::panic::catch_unwind;
 use std::sync::{Arc, MutexGuard};
 use std::time;
 
-use falco_core::{CloseReason, ConnectionError, Instant, LINGER};
+use falco_core::{CloseReason, Instant, LINGER};
 
 use super::limit::Limit;
-use super::state::{End, Progress, Slot, State};
+use super::outcome::{Ended, Outcome, Reply};
+use super::state::{Progress, Slot, State};
 use crate::line::{Filled, Line, is_timeout};
 use crate::shared::{Locked, Shared};
 use crate::stream::BoxedStream;
@@ -21,9 +22,6 @@ use crate::stream::BoxedStream;
 /// How long the reader waits, at the end of the stream, for the error of a write in progress. Over
 /// a broken stream that write fails at once.
 const WRITE_ERROR_WAIT: Duration = Duration::from_millis(100);
-
-/// What ended a connection: an event of the protocol, or an error of the stream.
-pub(super) type Ended = io::Result<ConnectionError>;
 
 pub(super) struct Reader {
     shared: Arc<Shared<State>>,
@@ -60,7 +58,7 @@ impl Reader {
         // The stream may be the user's, and panic. Then the callers still need an end.
         let ended = catch_unwind(AssertUnwindSafe(|| self.read_to_end()));
         let ended = ended.unwrap_or_else(|_| Err(io::Error::other("the stream panicked")));
-        self.finish(ended);
+        self.finish(&ended);
         self.shared.end_stream(&mut self.line);
         self.shared.notify();
     }
@@ -75,7 +73,7 @@ impl Reader {
     }
 
     /// Reads until the request of `slot` has completed, for `limit` at most.
-    pub(super) fn read_until(&mut self, slot: &Slot, limit: Option<Limit>) -> Option<End> {
+    pub(super) fn read_until(&mut self, slot: &Slot, limit: Option<Limit>) -> Option<Outcome<Reply>> {
         let until = limit.map(|limit| self.line.now() + limit.left());
         loop {
             let advanced = self.advance(until);
@@ -90,7 +88,7 @@ impl Reader {
                 Err(ended) => Err(ended),
             };
             if let Err(ended) = step {
-                self.finish(ended);
+                self.finish(&ended);
                 return slot.take();
             }
         }
@@ -101,10 +99,12 @@ impl Reader {
         loop {
             let total = self.receive()?;
             let filled = self.line.fill_ready(total).map_err(Err)?;
-            if filled == Filled::Nothing {
+            let is_all = filled == Filled::Nothing;
+            // If that was all, a deadline that has passed counts.
+            self.take(filled)?;
+            if is_all {
                 return Ok(());
             }
-            self.take(filled)?;
         }
     }
 
@@ -113,8 +113,14 @@ impl Reader {
         let now = self.shared.now();
         self.shared.lock().state.mux.close(now, CloseReason::Done);
         self.shared.flush_until(Some(now + LINGER));
-        self.finish(Ok(ConnectionError::Closed));
+        self.give_up();
         self.shared.end_stream(&mut self.line);
+    }
+
+    /// Ends the connection, without waiting for the server.
+    pub(super) fn give_up(&mut self) {
+        let end = self.shared.lock().state.mux.abandon();
+        self.finish(&Ok(end));
     }
 
     /// Ends the stream at once.
@@ -123,7 +129,7 @@ impl Reader {
     }
 
     /// Completes all requests and pings with an error, unless the connection has ended before.
-    pub(super) fn finish(&self, ended: Ended) {
+    pub(super) fn finish(&self, ended: &Ended) {
         self.shared.lock().state.finish(self.shared.now(), ended);
         self.shared.notify();
     }
@@ -147,9 +153,6 @@ impl Reader {
             match locked.state.recv(now, self.line.unread()).map_err(Ok)? {
                 Progress::NeedMore(total) => return Ok(total),
                 Progress::Consumed(count) => self.line.consume(count),
-                // A client needs it before its hello alone. To receive the same bytes again would
-                // loop for ever.
-                Progress::TransmitFirst => return Err(Ok(ConnectionError::Protocol)),
             }
         }
     }
@@ -185,18 +188,19 @@ impl Reader {
             }
             Filled::Nothing => locked.state.mux.handle_timeout(now).map_err(Ok),
             Filled::EndOfStream => {
-                // A reset is reported once. If a write has received it, or is about to, a read
-                // reports an end of the stream instead. So it does after `Shared` has shut the
-                // stream down because a write failed. Neither says what the server did. A broken
-                // pipe does: the server had ended the stream before.
+                // A write in progress may be about to fail, and `Shared` shuts the stream down
+                // after a write that has failed.
                 locked = await_write(&self.shared, locked);
-                match locked.state.take_write_error() {
-                    Some(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
-                    Some(ended) => return Err(ended),
-                    None => {}
-                }
-                locked.state.mux.end_of_stream(now, self.line.unread()).map_err(Ok)?;
-                Err(Ok(ConnectionError::ClosedByPeer))
+                let failed = locked.state.take_write_error();
+                let (mux, unread) = (&mut locked.state.mux, self.line.unread());
+                Err(match failed {
+                    None => Ok(mux.end_of_stream(now, unread)),
+                    Some(Ok(end)) => Ok(end),
+                    Some(Err(error)) => {
+                        let found_closed = error.kind() == io::ErrorKind::BrokenPipe;
+                        mux.end_of_broken_stream(now, unread, found_closed).ok_or(error)
+                    }
+                })
             }
         }
     }

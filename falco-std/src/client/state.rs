@@ -6,67 +6,36 @@ use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{Attempts, Call, ClientMux, ClientStep, Ending, LastStep, Rejected, Retry, Unfinished};
-use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Instant, RequestError};
+use falco_core::mux::{
+    Call, ClientMux, ClientStep, Ending, History, LastStep, Ping, QUIET, Rejected, Retry, Unfinished, UnfinishedPing,
+};
+use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError, Settings};
 
 use super::limit::Limit;
-use super::outcome::{Job, Outcome};
-use super::reader::Ended;
-use crate::error::Error;
+use super::outcome::{Ended, Job, Outcome, Reply, waiting_for};
+use crate::error::{Error, copy};
 use crate::shared::{Output, seal_into};
-
-/// After this long without input, the client checks before it sends whether the connection has
-/// ended. The check costs a system call, which requests in quick succession do without.
-const QUIET: Duration = Duration::from_millis(1);
-
-/// What a server, or the wire, replies to a request or a ping.
-pub(super) enum Reply {
-    Answer(Vec<u8>),
-    Pong,
-    /// The ping was written. The wire has no answer to it.
-    Unanswered,
-}
-
-/// How a request or a ping has completed.
-pub(super) enum End {
-    Reply(Reply),
-    Failed(Error),
-    /// It was not processed, and goes to another connection. With the reason, if there is one.
-    Retry(Job, Option<Error>),
-}
 
 /// Where a caller waits.
 pub(super) struct Slot {
     ticket: u64,
-    /// How often other connections have tried it.
-    attempts: Attempts,
-    end: Mutex<Option<End>>,
+    end: Mutex<Option<Outcome<Reply>>>,
     ended: Condvar,
 }
 
 impl Slot {
-    /// The connection was lost after something was sent, or not all of it was written: what becomes
-    /// of a request or ping of this fate.
-    pub(super) fn lost(&self, body: Vec<u8>, fate: Fate, why: Error) -> End {
-        let mut attempts = self.attempts;
-        match attempts.after_loss(fate) {
-            Retry::Again => End::Retry(Job { body, attempts }, Some(why)),
-            Retry::Fail => End::Failed(why),
-        }
-    }
-
-    fn end(&self, end: End) {
+    fn end(&self, end: Outcome<Reply>) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
         self.ended.notify_one();
     }
 
     /// How the request has completed, if it has.
-    pub(super) fn take(&self) -> Option<End> {
+    pub(super) fn take(&self) -> Option<Outcome<Reply>> {
         self.end.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// How the request has completed. None if it has not within `limit`.
-    pub(super) fn wait(&self, limit: Option<Limit>) -> Option<End> {
+    pub(super) fn wait(&self, limit: Option<Limit>) -> Option<Outcome<Reply>> {
         let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let mut end = match limit {
             Some(limit) => {
@@ -82,22 +51,12 @@ impl Slot {
     }
 }
 
-/// What happened on a connection, for the decision whether and when to make the next.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct History {
-    /// The server has reported that the key is retired.
-    pub(super) key_retired: bool,
-    /// A request was answered, or refused for a reason other than "not processed".
-    pub(super) served: bool,
-}
-
 /// What came of receiving unread bytes.
 pub(super) enum Progress {
     /// So many of them are consumed.
     Consumed(usize),
     /// So many unread bytes in all bring the next step.
     NeedMore(usize),
-    TransmitFirst,
 }
 
 pub(super) struct State {
@@ -105,7 +64,8 @@ pub(super) struct State {
     tickets: u64,
     /// The connection has ended, and all requests and pings have completed.
     pub(super) ended: bool,
-    key_retired: bool,
+    /// When the connection has stopped to accept anything new, and why if it has ended.
+    lost: Option<(Instant, Option<Error>)>,
     /// When bytes last came.
     last_input: Instant,
     /// The last time at which the connection was known to be alive. Bytes that come after
@@ -113,8 +73,6 @@ pub(super) struct State {
     last_alive: Instant,
     /// Whether the request was written completely, where there is one at a time.
     written: Option<bool>,
-    /// Pings that the wire does not answer, until they are written.
-    unanswered: Vec<Arc<Slot>>,
     /// Why nothing more can be written.
     write_error: Option<Ended>,
     write_failed: bool,
@@ -122,28 +80,29 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Requests are held back while more than `max_held` bytes are in flight.
-    pub(super) fn new(machine: ClientConnection<Arc<ClientKeys>>, max_held: usize, one_by_one: bool) -> Self {
+    pub(super) fn new(machine: ClientConnection<Arc<ClientKeys>>, settings: &Settings, one_by_one: bool) -> Self {
         Self {
-            mux: ClientMux::new(machine).with_max_held(max_held),
+            mux: ClientMux::new(machine, settings),
             tickets: 0,
             ended: false,
-            key_retired: false,
+            lost: None,
             last_input: Instant::ZERO,
             last_alive: Instant::ZERO,
             written: one_by_one.then_some(false),
-            unanswered: Vec::new(),
             write_error: None,
             write_failed: false,
             ending: None,
         }
     }
 
-    pub(super) const fn history(&self) -> History {
-        History {
-            key_retired: self.key_retired,
-            served: self.mux.has_served(),
-        }
+    /// What the connection tells about its server, when it was lost if it was noted, and why.
+    pub(super) fn history(&self) -> (History, Option<Instant>, Option<Error>) {
+        let (at, why) = self
+            .lost
+            .as_ref()
+            .map_or((None, None), |(at, why)| (Some(*at), why.as_ref()));
+        let why = why.map(|why| why.with_fate(Fate::NotProcessed));
+        (self.mux.history(), at, why)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -163,11 +122,10 @@ impl State {
         now.since(self.last_alive) >= QUIET
     }
 
-    fn slot(&mut self, attempts: Attempts) -> Arc<Slot> {
+    fn slot(&mut self) -> Arc<Slot> {
         self.tickets += 1;
         Arc::new(Slot {
             ticket: self.tickets,
-            attempts,
             end: Mutex::default(),
             ended: Condvar::new(),
         })
@@ -176,15 +134,15 @@ impl State {
     /// Queues a request. If it cannot begin on this connection, that is its outcome.
     pub(super) fn add(&mut self, job: Job) -> Result<Arc<Slot>, Outcome<Reply>> {
         if !self.is_open() {
-            return Err(Outcome::Retry(job, None));
+            return Err(Outcome::Retry(job));
         }
         self.set_written(false);
-        let slot = self.slot(job.attempts);
+        let slot = self.slot();
         let mut call = Call::new(slot.ticket, job.body, Arc::clone(&slot));
         call.attempts = job.attempts;
         match self.mux.request(call) {
             Ok(()) => Ok(slot),
-            Err(Rejected::Closed(call)) => Err(Outcome::Retry(job_of(call), None)),
+            Err(Rejected::Closed(call)) => Err(Outcome::Retry(job_of(call))),
             Err(Rejected::Failed(_, error)) => Err(Outcome::Failed(Error::Request(error))),
         }
     }
@@ -192,33 +150,34 @@ impl State {
     /// Queues a ping, as [`add`](Self::add) does a request.
     pub(super) fn ping(&mut self, job: Job) -> Result<Arc<Slot>, Outcome<Reply>> {
         if !self.is_open() {
-            return Err(Outcome::Retry(job, None));
+            return Err(Outcome::Retry(job));
         }
-        let slot = self.slot(job.attempts);
-        match self.mux.ping(Arc::clone(&slot)) {
-            Ok(unanswered) => self.unanswered.extend(unanswered),
-            Err(_) => return Err(Outcome::Retry(job, None)),
+        let slot = self.slot();
+        let mut ping = Ping::new(Arc::clone(&slot));
+        ping.attempts = job.attempts;
+        match self.mux.ping(ping) {
+            Ok(()) => Ok(slot),
+            Err(_) => Err(Outcome::Retry(job)),
         }
-        Ok(slot)
     }
 
     /// The caller of `slot` no longer waits: a request that was not sent will not be, and one that
     /// was is cancelled. Returns its fate, and the request unless it has completed.
     pub(super) fn cancel(&mut self, slot: &Slot) -> (Fate, Option<Job>) {
-        let is_own = |own: &Arc<Slot>| own.ticket == slot.ticket;
-        drop(self.mux.take_pings(is_own));
-        self.unanswered.retain(|own| !is_own(own));
+        let mut pings = self.mux.take_pings(|own| own.ticket == slot.ticket);
+        if let Some(ping) = pings.pop() {
+            return (Fate::NotProcessed, Some(job_of_ping(&ping)));
+        }
+        self.note_unwritten();
         let (call, fate) = self.mux.cancel(slot.ticket).unzip();
-        (self.fate(fate.unwrap_or(Fate::MaybeProcessed)), call.map(job_of))
+        (fate.unwrap_or(Fate::MaybeProcessed), call.map(job_of))
     }
 
-    /// The fate of a request where the mux says `fate`. The mux knows what was sealed and not what
-    /// was written. Where one request is sent at a time, this does: a request that was not written
-    /// completely cannot be opened, so that no handler receives it.
-    const fn fate(&self, fate: Fate) -> Fate {
-        match self.written {
-            Some(false) => Fate::NotProcessed,
-            Some(true) | None => fate,
+    /// Nothing more is written. The mux knows what was sealed, and not what the stream has
+    /// accepted.
+    fn note_unwritten(&mut self) {
+        if self.written == Some(false) {
+            self.mux.set_unwritten();
         }
     }
 
@@ -232,7 +191,7 @@ impl State {
             ClientStep::NeedMore { total } => Progress::NeedMore(total),
             ClientStep::Skip { consumed } | ClientStep::Established { consumed } => Progress::Consumed(consumed),
             ClientStep::Answer { consumed, waiter, body } => {
-                waiter.end(End::Reply(Reply::Answer(body.into_vec())));
+                waiter.end(Outcome::Done(Reply::Answer(body.into_vec())));
                 Progress::Consumed(consumed)
             }
             ClientStep::Refused {
@@ -244,31 +203,33 @@ impl State {
                 let error = Error::Request(RequestError::Refused(refusal));
                 let slot = Arc::clone(&call.waiter);
                 slot.end(match retry {
-                    Retry::Again => End::Retry(job_of(call), Some(error)),
-                    Retry::Fail => End::Failed(error),
+                    Retry::Again => Outcome::Retry(job_of(call)),
+                    Retry::Fail => Outcome::Failed(error),
                 });
                 Progress::Consumed(consumed)
             }
             ClientStep::Pong { consumed, waiters } => {
                 for slot in waiters {
-                    slot.end(End::Reply(Reply::Pong));
+                    slot.end(Outcome::Done(Reply::Pong));
                 }
                 Progress::Consumed(consumed)
             }
-            ClientStep::Closing { consumed, reason } => {
-                self.key_retired = reason == CloseReason::KeyRetired;
-                self.move_unbegun();
+            ClientStep::Closing { consumed, .. } => {
+                self.move_unbegun(now);
                 Progress::Consumed(consumed)
             }
-            ClientStep::TransmitFirst | _ => Progress::TransmitFirst,
         })
     }
 
     /// Once the connection accepts nothing new, requests that have not begun go to another.
-    fn move_unbegun(&mut self) {
-        for call in self.mux.poll_closing().into_iter().flatten() {
+    fn move_unbegun(&mut self, now: Instant) {
+        let Some(unbegun) = self.mux.poll_closing() else {
+            return;
+        };
+        self.lost.get_or_insert((now, None));
+        for call in unbegun {
             let slot = Arc::clone(&call.waiter);
-            slot.end(End::Retry(job_of(call), None));
+            slot.end(Outcome::Retry(job_of(call)));
         }
     }
 
@@ -278,33 +239,31 @@ impl State {
     }
 
     /// The connection has ended: completes all requests and pings. Later calls do nothing.
-    pub(super) fn finish(&mut self, now: Instant, mut end: Ended) {
+    pub(super) fn finish(&mut self, now: Instant, end: &Ended) {
         if self.ended {
             return;
         }
         self.ended = true;
         self.ending = end.as_ref().ok().map(|end| self.mux.ending(*end, now));
-        let mut why = move |fate| match &mut end {
+        let why = |fate| match end {
             Ok(end) => Error::Connection { end: *end, fate },
-            Err(source) => {
-                let kind = source.kind();
-                let source = core::mem::replace(source, kind.into());
-                Error::io(waiting_for(fate), source, fate)
-            }
+            Err(source) => Error::io(waiting_for(fate), copy(source), fate),
         };
+        let at = self.lost.take().map_or(now, |(at, _)| at);
+        self.lost = Some((at, Some(why(Fate::NotProcessed))));
+        self.note_unwritten();
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
-            // The mux does not know what was written.
-            let actual = self.fate(fate);
             let slot = Arc::clone(&call.waiter);
             slot.end(match retry {
-                _ if actual != fate => slot.lost(call.body, actual, why(actual)),
-                Retry::Again => End::Retry(job_of(call), Some(why(fate))),
-                Retry::Fail => End::Failed(why(fate)),
+                Retry::Again => Outcome::Retry(job_of(call)),
+                Retry::Fail => Outcome::Failed(why(fate)),
             });
         }
-        let pings = self.mux.take_pings(|_| true);
-        for slot in pings.into_iter().chain(self.unanswered.drain(..)) {
-            slot.end(slot.lost(Vec::new(), Fate::NotProcessed, why(Fate::NotProcessed)));
+        for UnfinishedPing { ping, fate, retry, .. } in self.mux.finish_pings() {
+            ping.waiter.end(match retry {
+                Retry::Again => Outcome::Retry(job_of_ping(&ping)),
+                Retry::Fail => Outcome::Failed(why(fate)),
+            });
         }
     }
 }
@@ -316,11 +275,10 @@ fn job_of<W>(call: Call<Vec<u8>, W>) -> Job {
     }
 }
 
-/// What a client was doing with a request of which `fate` is known, for error messages.
-pub(super) const fn waiting_for(fate: Fate) -> &'static str {
-    match fate {
-        Fate::NotProcessed => "sending the request",
-        Fate::MaybeProcessed | _ => "waiting for the answer",
+fn job_of_ping<P>(ping: &Ping<P>) -> Job {
+    Job {
+        body: Vec::new(),
+        attempts: ping.attempts,
     }
 }
 
@@ -335,11 +293,11 @@ impl Output for State {
         }
         let sealed = seal_into(out, self.mux.seal_size(), |out| {
             self.mux.seal(now, out, |slot, error| {
-                slot.end(End::Failed(Error::Request(error)));
+                slot.end(Outcome::Failed(Error::Request(error)));
             })
         });
         // It may have no request numbers left.
-        self.move_unbegun();
+        self.move_unbegun(now);
         sealed
     }
 
@@ -362,8 +320,8 @@ impl Output for State {
     }
 
     fn drained(&mut self, _now: Instant) -> Option<Shutdown> {
-        for slot in self.unanswered.drain(..) {
-            slot.end(End::Reply(Reply::Unanswered));
+        for slot in self.mux.flushed() {
+            slot.end(Outcome::Done(Reply::Unanswered));
         }
         // The reader ends the stream.
         None
@@ -385,6 +343,7 @@ impl Output for State {
 #[cfg(test)]
 mod tests {
     use falco_core::keys::ClientKeySource;
+    use falco_core::mux::Attempts;
     use falco_core::{Key, Settings};
 
     use super::*;
@@ -397,13 +356,13 @@ mod tests {
             .keys(&mut entropy)
             .expect("they fit together");
         let machine = ClientConnection::new(keys, &Settings::new(), Instant::ZERO, &mut entropy);
-        State::new(machine.expect("the system has random numbers"), 1 << 20, false)
+        State::new(machine.expect("the system has random numbers"), &Settings::new(), false)
     }
 
-    fn returned(outcome: Option<End>) -> Vec<u8> {
+    fn returned(outcome: Option<Outcome<Reply>>) -> Vec<u8> {
         match outcome {
-            Some(End::Retry(job, _)) => job.body,
-            Some(End::Reply(_) | End::Failed(_)) | None => panic!("it goes to the next connection"),
+            Some(Outcome::Retry(job)) => job.body,
+            Some(Outcome::Done(_) | Outcome::Failed(_)) | None => panic!("it goes to the next connection"),
         }
     }
 
@@ -415,10 +374,10 @@ mod tests {
         let Ok(slot) = lost.add(job) else {
             panic!("requests can begin");
         };
-        lost.finish(Instant::ZERO, Ok(ConnectionError::Closed));
+        lost.finish(Instant::ZERO, &Ok(ConnectionError::Closed));
         let back = returned(slot.take());
         assert_eq!((back.as_slice(), back.as_ptr()), (&b"hello"[..], body));
-        let Err(Outcome::Retry(job, _)) = lost.add(Job {
+        let Err(Outcome::Retry(job)) = lost.add(Job {
             body: back,
             attempts: Attempts::default(),
         }) else {

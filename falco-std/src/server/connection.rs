@@ -20,6 +20,9 @@ use crate::line::{Filled, Line};
 use crate::shared::{Locked, Shared, handles};
 use crate::stream::BoxedStream;
 
+/// How long the thread of a connection whose key was revoked tries to send the reason.
+const LAST_WORD: Duration = Duration::from_millis(20);
+
 /// How often a thread that no other can wake checks whether the connection is to end.
 const STOP_POLL: Duration = Duration::from_millis(250);
 
@@ -102,7 +105,7 @@ where
             if let Some(ended) = locked.state.end.take() {
                 return ended;
             }
-            if locked.state.cut {
+            if locked.state.cut || locked.state.revoked {
                 return Ok(ConnectionError::Closed);
             }
             let (now, seen) = (self.conn.now(), locked.changes());
@@ -148,7 +151,7 @@ where
                         self.permit.hello(fingerprint);
                     }
                     self.line.consume(consumed);
-                    self.service.admission.counters().busy.add(locked.state.mux.take_busy());
+                    self.count_busy(&mut locked);
                 }
                 Ok(ServerStep::NeedMore { total }) => {
                     locked.state.mux.set_reading(now, true);
@@ -161,6 +164,7 @@ where
                 }
                 // Back-pressure. The lifetime is paused meanwhile.
                 Ok(ServerStep::TransmitFirst | ServerStep::AnswerFirst | _) => {
+                    self.count_busy(&mut locked);
                     locked.state.mux.set_reading(now, false);
                     drop(locked);
                     self.conn.flush();
@@ -168,6 +172,11 @@ where
                 }
             }
         }
+    }
+
+    /// Counts the requests for which there was no room.
+    fn count_busy(&self, locked: &mut Locked<State>) {
+        self.service.admission.counters().busy.add(locked.state.mux.take_busy());
     }
 
     /// The client has proved that it has a key. The key may have been retired since its hello.
@@ -212,7 +221,7 @@ where
             if refused > 0 {
                 self.service.admission.counters().busy.add(refused);
             }
-            if !locked.state.is_busy() || locked.state.cut {
+            if !locked.state.is_busy() || locked.state.cut || locked.state.revoked {
                 return;
             }
             let overdue_at = locked.state.overdue_at();
@@ -256,6 +265,8 @@ where
         let now = self.conn.now();
         let state = &mut self.conn.lock().state;
         match filled {
+            // The stream was shut down here, which says nothing about the client.
+            _ if state.revoked => {}
             Filled::Bytes => {}
             Filled::Nothing => _ = state.handle_timeout(now),
             Filled::EndOfStream => {
@@ -267,8 +278,27 @@ where
         Ok(())
     }
 
+    /// Its key was revoked: ends the connection, after the reason has been sent if the stream
+    /// accepts it.
+    fn send_reason(&self) {
+        let until = self.conn.now() + LAST_WORD;
+        self.conn.flush_until(Some(until));
+        // Another thread may be writing. It sends the reason too.
+        let mut locked = self.conn.lock();
+        while locked.is_writing() && self.conn.now() < until {
+            locked = self.conn.wait(locked, Some(until.since(self.conn.now())));
+        }
+        drop(locked);
+        self.conn.cut();
+    }
+
     fn end(&mut self, ended: &io::Result<ConnectionError>) {
         self.service.pool.withdraw(&self.requests);
+        if self.conn.lock().state.revoked {
+            self.send_reason();
+        }
+        // The core no longer counts unread bytes after `cancel_all`.
+        self.line.drop_unread();
         let mut locked = self.conn.lock();
         let unanswered = locked.state.mux.unanswered();
         locked.state.cancel_all();
@@ -316,7 +346,7 @@ where
             key_id,
             body,
             cancelled,
-            held: _held,
+            held,
         }) = job
         else {
             return;
@@ -337,6 +367,8 @@ where
         };
         let result = answer.ok_or(error.as_ref());
         counters.handled(conn.lock().state.answer(id, result));
+        // The request's body is gone, and its answer counts from now on.
+        drop(held);
         conn.flush();
         conn.lock().state.job_done();
         conn.notify();

@@ -107,9 +107,6 @@ impl Listener {
                 // Some systems have accepted sockets do as the listener.
                 #[cfg(all(unix, not(target_os = "linux")))]
                 stream.set_nonblocking(false)?;
-                // A small answer must not wait for the acknowledgement of the one before. If this
-                // fails, the connection is slower.
-                let _ = stream.set_nodelay(true);
                 Ok((Socket::Tcp(stream), Some(peer)))
             }
             #[cfg(unix)]

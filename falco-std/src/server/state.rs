@@ -47,7 +47,7 @@ pub(super) enum Handled {
     Cancelled,
 }
 
-#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub(super) struct State {
     pub(super) mux: ServerMux<Arc<ServerKeys>, Vec<u8>, SharedBudget>,
     pending: HashMap<RequestId, Pending>,
@@ -68,6 +68,8 @@ pub(super) struct State {
     pub(super) established: bool,
     /// The connection was ended at once: nothing is written any more.
     pub(super) cut: bool,
+    /// Its key was revoked: nothing more is read, and no handler starts.
+    pub(super) revoked: bool,
     /// Ends the stream if the client does not, given the connection.
     linger: Option<(Arc<LingerTimer<Self>>, Weak<Conn>)>,
     /// What ended the connection, where the thread that reads has not found out itself.
@@ -95,6 +97,7 @@ impl State {
             running: 0,
             established: false,
             cut: false,
+            revoked: false,
             linger: None,
             end: None,
             write_failed: false,
@@ -112,7 +115,7 @@ impl State {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.cut || self.write_failed || self.mux.status() == Status::Ended
+        self.cut || self.revoked || self.write_failed || self.mux.status() == Status::Ended
     }
 
     /// If the connection has ended, the time for the end of its stream starts now.
@@ -188,8 +191,8 @@ impl State {
 
     /// The next deadline, as it is at `now`.
     pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        // Requests that wait for the client may wait for a worker in a moment.
-        let held_up = !self.queue.is_empty() && !self.mux.may_handle();
+        // Requests that wait for the client, also deferred ones, may wait for a worker in a moment.
+        let held_up = !self.mux.may_handle() || self.mux.has_request();
         let overdue = self.overdue_at().or(held_up.then(|| now + self.queue_timeout));
         self.mux.poll_timeout().into_iter().chain(overdue).min()
     }
@@ -286,17 +289,16 @@ impl Conn {
         }
     }
 
-    /// Ends the connection at once because its key was revoked. The client receives the reason if
-    /// the stream accepts it without waiting.
-    pub(super) fn revoke(self: &Arc<Self>) {
+    /// Ends the connection at once because its key was revoked. The thread that reads sends the
+    /// reason, if the stream accepts it.
+    pub(super) fn revoke(&self) {
         let mut locked = self.lock();
+        locked.state.revoked = true;
         locked.state.cancel_all();
         locked.state.mux.revoke(self.now());
         drop(locked);
-        if self.splits() {
-            self.flush();
-        }
-        self.cut();
+        self.notify();
+        self.shutdown(Shutdown::Read);
     }
 
     /// Ends the connection at once, from any thread. Returns how many requests were not answered.

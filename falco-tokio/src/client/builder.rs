@@ -1,7 +1,6 @@
 //! Settings of a client, and how it is created.
 
 use core::future::Future;
-use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 use std::io;
 #[cfg(unix)]
@@ -9,29 +8,21 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
 use falco_core::keys::{ClientKeySource, Entropy};
-use falco_core::mux::Backoff;
-use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
+use falco_core::mux::{Backoff, DEFAULT_CLIENT_REPLAY_MEMORY, DEFAULT_CONNECT_TIMEOUT, DEFAULT_REQUEST_TIMEOUT};
+use falco_core::{DEFAULT_MAX_IN_FLIGHT, EntropyError, Key, Settings, SettingsBuilder};
 use tokio::sync::oneshot;
 
+use super::Client;
 use super::dial::{Connecting, Dial};
+use super::env::{Env, OwnKey};
 use super::shared::{Order, Shared};
 use super::slot::Slot;
 use super::stats::Counters;
-use super::{Client, Env};
 use crate::clock::Clock;
 use crate::entropy;
 use crate::error::Error;
 use crate::socket::Stream;
 
-/// How long connecting may take by default.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a request may take by default.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many requests may be outstanding on each connection by default: the default in-flight limit
-/// of a server.
-const OUTSTANDING: usize = 1024;
-/// Size of the replay cache by default. Each request and each answer takes one nonce.
-const REPLAY_MEMORY: usize = 1024;
 /// Settings of a [`Client`]. Clones of a builder share its key, so that a process can have several
 /// clients under one key. With the key they share the context and, on the classic wire, the replay
 /// cache, whose size the first client sets.
@@ -62,7 +53,7 @@ impl Client {
     /// [`falco_core::classic`] says what that wire lacks. Its connection ends when nothing was sent for
     /// a lifetime, and the next request opens another.
     pub fn classic(key: Key) -> ClientBuilder {
-        ClientBuilder::new(ClientKeySource::classic(key, REPLAY_MEMORY))
+        ClientBuilder::new(ClientKeySource::classic(key, DEFAULT_CLIENT_REPLAY_MEMORY))
     }
 }
 
@@ -72,8 +63,8 @@ impl ClientBuilder {
             key,
             settings: SettingsBuilder::new(),
             connections: 1,
-            connect_timeout: CONNECT_TIMEOUT,
-            request_timeout: Some(REQUEST_TIMEOUT),
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            request_timeout: Some(DEFAULT_REQUEST_TIMEOUT),
             max_outstanding: None,
             backoff: Backoff::default(),
             fail_fast: false,
@@ -102,8 +93,9 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a connection lives without a message or a ping: 60 s by default, 1 s to 49 days. The
-    /// smaller lifetime of both sides is in force.
+    /// The idle timeout: how long a connection stays open without a received record (noise), or
+    /// without a message or a ping (classic). 60 s by default, 1 s to 49 days. On the noise wire
+    /// the smaller value of both sides applies.
     pub const fn lifetime(mut self, lifetime: Duration) -> Self {
         self.settings = self.settings.lifetime(lifetime);
         self
@@ -249,7 +241,7 @@ impl ClientBuilder {
         let mut entropy = self.entropy;
         let (keys, key_options) = self.key.keys(&mut entropy)?;
         let env = Arc::new(Env {
-            keys: RwLock::new(keys),
+            key: RwLock::new(OwnKey::new(keys)),
             key_options,
             settings,
             clock: Clock::new(),
@@ -260,14 +252,15 @@ impl ClientBuilder {
             fail_fast: self.fail_fast,
             spread: self.connections > 1,
             counters: Counters::default(),
-            admitted: AtomicBool::new(false),
         });
         let connections = self.connections.max(1);
         let slots: Box<[_]> = (0..connections).map(|_| Arc::new(Shared::default())).collect();
         for shared in &slots {
             tokio::spawn(Slot::new(Arc::clone(shared), Arc::clone(&env)));
         }
-        let places = self.max_outstanding.unwrap_or(OUTSTANDING.saturating_mul(connections));
+        let places = self.max_outstanding;
+        // As many for each connection as a server has in flight by default.
+        let places = places.unwrap_or(usize::from(DEFAULT_MAX_IN_FLIGHT).saturating_mul(connections));
         // A semaphore has a largest number of places.
         let places = places.clamp(1, tokio::sync::Semaphore::MAX_PERMITS);
         Ok(Client::new(slots, places, self.request_timeout, env))

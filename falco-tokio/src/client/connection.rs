@@ -1,35 +1,27 @@
 //! One connection of a client: the socket and the mux. Its slot polls it.
 
-use core::panic::AssertUnwindSafe;
-use core::sync::atomic::Ordering;
 use core::task::{Context, Poll, ready};
-use core::time::Duration;
 use std::io;
-use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{Body, ClientMux, ClientStep, Ending, Rejected, Retry, Unfinished};
-use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError, Status};
-use tokio::sync::oneshot;
+use falco_core::mux::{
+    Admitted, Body, ClientMux, ClientStep, Ending, History, QUIET, Rejected, Retry, Unfinished, UnfinishedPing,
+};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::Env;
-use super::shared::{AnswerTo, Call};
-use crate::error::Error;
+use super::call::{AnswerTo, Call, Ping, PingTo, Returned, answer, error_of, fail};
+use super::env::{Env, OwnKey};
+use super::panics::catch_panic;
 use crate::line::{Line, Wrote, sealed};
 use crate::socket::Socket;
 use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
 const TURN: usize = 64 << 10;
-/// If nothing was received for this long, the socket is read before a request is sent. That costs a
-/// system call, which requests in quick succession do not need.
-const QUIET: Duration = Duration::from_millis(1);
-
-pub(super) type PingTo = oneshot::Sender<Result<Option<Duration>, Error>>;
 
 pub(super) struct Connection {
     line: Line<Socket>,
@@ -37,10 +29,8 @@ pub(super) struct Connection {
     timer: Timer,
     stage: Stage,
     env: Arc<Env>,
-    keys: Arc<ClientKeys>,
+    key: Arc<OwnKey>,
     eof: bool,
-    /// Closes once all accepted requests have begun.
-    closing: bool,
     /// When bytes were last received.
     received: falco_core::Instant,
     /// Reads the socket itself. The runtime may not have been notified yet of bytes in it.
@@ -50,8 +40,8 @@ pub(super) struct Connection {
     /// Bytes written in this turn. Each direction has its own limit, so that neither keeps the
     /// other from its turn.
     written: usize,
-    /// Requests that go to another connection.
-    pub(super) returned: Vec<Call>,
+    /// What goes to another connection.
+    pub(super) returned: Returned,
 }
 
 #[derive(Debug)]
@@ -75,32 +65,28 @@ pub(super) enum Event {
 enum Pause {
     /// More bytes are needed: this many in all.
     Read(usize),
-    /// Pending output has to be written first.
-    Write,
     Report(Event),
 }
 
 impl Connection {
-    /// A connection under `keys`, whose handshake begins now.
-    pub(super) fn new(socket: Socket, env: &Arc<Env>, keys: Arc<ClientKeys>) -> Result<Self, EntropyError> {
+    /// A connection under `key`, whose handshake begins now.
+    pub(super) fn new(socket: Socket, env: &Arc<Env>, key: Arc<OwnKey>) -> Result<Self, EntropyError> {
         let mut entropy = env.entropy.clone();
         let now = env.clock.now();
-        let machine = ClientConnection::new(Arc::clone(&keys), &env.settings, now, &mut entropy)?;
-        let max_held = usize::try_from(env.settings.max_held()).unwrap_or(usize::MAX);
+        let machine = ClientConnection::new(Arc::clone(&key.keys), &env.settings, now, &mut entropy)?;
         Ok(Self {
             line: Line::new(socket),
-            mux: ClientMux::new(machine).with_max_held(max_held),
+            mux: ClientMux::new(machine, &env.settings),
             timer: Timer::default(),
             stage: Stage::Open,
             env: Arc::clone(env),
-            keys,
+            key,
             eof: false,
-            closing: false,
             received: now,
             reads_directly: false,
             turn: 0,
             written: 0,
-            returned: Vec::new(),
+            returned: Returned::default(),
         })
     }
 
@@ -122,9 +108,14 @@ impl Connection {
         matches!(self.stage, Stage::Closed)
     }
 
-    /// Whether the server has answered a request, or refused one by name.
-    pub(super) const fn has_served(&self) -> bool {
-        self.mux.has_served()
+    /// What it tells about its server.
+    pub(super) const fn history(&self) -> History {
+        self.mux.history()
+    }
+
+    /// Of the key that it was made under.
+    pub(super) fn admitted(&self) -> &Admitted {
+        &self.key.admitted
     }
 
     /// Accepts a request, or gives it back.
@@ -148,21 +139,14 @@ impl Connection {
     }
 
     /// Queues a ping, or gives it back.
-    pub(super) fn ping(&mut self, to: PingTo) -> Option<PingTo> {
+    pub(super) fn ping(&mut self, mut ping: Ping) -> Option<Ping> {
         if !self.is_open() {
-            return Some(to);
+            return Some(ping);
         }
         // A server may answer none of them, and the connection stays.
         drop(self.mux.take_pings(|(_, to)| to.is_closed()));
-        match self.mux.ping((Instant::now(), to)) {
-            Ok(None) => None,
-            // The wire has no answer to it.
-            Ok(Some((_, to))) => {
-                let _ = to.send(Ok(None));
-                None
-            }
-            Err((_, to)) => Some(to),
-        }
+        ping.waiter.0 = Instant::now();
+        self.mux.ping(ping).err()
     }
 
     /// Requests in flight here, including cancelled ones.
@@ -174,28 +158,22 @@ impl Connection {
     pub(super) fn retire(&mut self) {
         let now = self.now();
         self.mux.close(now, CloseReason::Done);
-        self.returned.extend(self.mux.poll_closing().into_iter().flatten());
+        self.returned
+            .calls
+            .extend(self.mux.poll_closing().into_iter().flatten());
     }
 
     /// Whether the connection accepts nothing new from now on, although the slot has not asked for
     /// that. Requests that have not begun are returned.
     fn poll_closing(&mut self) -> Option<Event> {
         let unbegun = self.mux.poll_closing()?;
-        self.returned.extend(unbegun);
-        let now = self.now();
-        self.mux.close(now, CloseReason::Done);
+        self.returned.calls.extend(unbegun);
         Some(Event::Closing)
     }
 
     /// Closes once all accepted requests have begun.
     pub(super) fn close(&mut self) {
-        self.closing = true;
-    }
-
-    fn close_if_due(&mut self) {
-        if self.closing && !self.mux.has_unbegun() && self.mux.machine().status() == Status::Established {
-            self.retire();
-        }
+        self.mux.close_when_begun(CloseReason::Done);
     }
 
     /// Processes the unread bytes.
@@ -229,7 +207,7 @@ impl Connection {
                 } => {
                     self.line.consume(consumed);
                     match retry {
-                        Retry::Again => self.returned.push(call),
+                        Retry::Again => self.returned.calls.push(call),
                         Retry::Fail => fail(call.waiter, RequestError::Refused(refusal)),
                     }
                 }
@@ -241,16 +219,11 @@ impl Connection {
                 }
                 ClientStep::Closing { consumed, reason } => {
                     debug!(?reason, "the server closes");
-                    if reason == CloseReason::KeyRetired && Arc::ptr_eq(&self.keys, &self.env.keys()) {
-                        // A refusal from now on means that the key is no longer accepted.
-                        self.env.admitted.store(false, Ordering::Relaxed);
-                    }
                     self.line.consume(consumed);
                     if let Some(event) = self.poll_closing() {
                         return Pause::Report(event);
                     }
                 }
-                ClientStep::TransmitFirst | _ => return Pause::Write,
             }
         }
     }
@@ -268,6 +241,10 @@ impl Connection {
         })?;
         if wrote.is_blocked() {
             self.mux.blocked(self.env.clock.now());
+        } else if wrote.all && self.written < TURN {
+            for (_, to) in self.mux.flushed() {
+                let _ = to.send(Ok(None));
+            }
         } else {
             self.mux.wrote();
         }
@@ -275,27 +252,21 @@ impl Connection {
     }
 
     /// A write has failed with `error`. Processes what the server had sent before.
-    ///
-    /// The system reports a reset once. If the write has received it, a later read looks like an
-    /// end of the stream, which is not the server's. Only if the write found a closed pipe had the
-    /// server ended the stream before.
     fn read_remaining(&mut self, cx: &mut Context<'_>, error: io::Error) -> Event {
         self.reads_directly = true;
         loop {
-            match self.receive() {
+            let total = match self.receive() {
                 Pause::Report(event) => return event,
-                Pause::Write => return Event::Ended(Err(error)),
-                Pause::Read(total) => match self.read(cx, total) {
-                    Poll::Ready(Ok(0)) if error.kind() == io::ErrorKind::BrokenPipe => {
-                        let now = self.now();
-                        return Event::Ended(match self.mux.end_of_stream(now, self.line.unread()) {
-                            Err(end) => Ok(end),
-                            Ok(()) => Err(error),
-                        });
-                    }
-                    Poll::Ready(Ok(1..)) => {}
-                    Poll::Ready(Ok(_) | Err(_)) | Poll::Pending => return Event::Ended(Err(error)),
-                },
+                Pause::Read(total) => total,
+            };
+            match self.read(cx, total) {
+                Poll::Ready(Ok(0)) => {
+                    let (now, found_closed) = (self.now(), error.kind() == io::ErrorKind::BrokenPipe);
+                    let end = self.mux.end_of_broken_stream(now, self.line.unread(), found_closed);
+                    return Event::Ended(end.ok_or(error));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) | Poll::Pending => return Event::Ended(Err(error)),
             }
         }
     }
@@ -329,46 +300,36 @@ impl Connection {
         self.turn = 0;
         self.written = 0;
         loop {
-            // Each time, because all requests may have begun since.
-            self.close_if_due();
-            let pause = match self.receive() {
+            let total = match self.receive() {
                 Pause::Report(event) => return Poll::Ready(event),
-                pause @ (Pause::Read(_) | Pause::Write) => pause,
+                Pause::Read(total) => total,
             };
             let wrote = match self.write(cx) {
                 Ok(wrote) => wrote,
                 Err(error) => return Poll::Ready(self.read_remaining(cx, error)),
             };
             // Another round does nothing if all is written and more bytes are needed.
-            let waits = wrote.all && matches!(pause, Pause::Read(_)) && !self.closing;
-            let mut moved = wrote.some && !waits;
-            if let Some(end) = self.mux.machine().end() {
+            let mut moved = wrote.some && !wrote.all;
+            if let Some(end) = self.mux.end() {
                 return Poll::Ready(Event::Ended(Ok(end)));
             }
             // It may have no request numbers left.
             if let Some(event) = self.poll_closing() {
                 return Poll::Ready(event);
             }
-            if let Pause::Read(total) = pause
-                && !self.eof
-            {
-                match self.read(cx, total) {
-                    Poll::Ready(Ok(0)) => {
-                        self.eof = true;
-                        let now = self.now();
-                        if let Err(end) = self.mux.end_of_stream(now, self.line.unread()) {
-                            return Poll::Ready(Event::Ended(Ok(end)));
-                        }
-                        moved = true;
-                    }
-                    Poll::Ready(Ok(count)) => {
-                        self.received = self.now();
-                        self.turn += count;
-                        moved = true;
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Event::Ended(Err(error))),
-                    Poll::Pending => {}
+            match self.read(cx, total) {
+                Poll::Ready(Ok(0)) => {
+                    let now = self.now();
+                    self.eof = true;
+                    return Poll::Ready(Event::Ended(Ok(self.mux.end_of_stream(now, self.line.unread()))));
                 }
+                Poll::Ready(Ok(count)) => {
+                    self.received = self.now();
+                    self.turn += count;
+                    moved = true;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Event::Ended(Err(error))),
+                Poll::Pending => {}
             }
             if moved && self.turn < TURN && self.written < TURN {
                 continue;
@@ -427,51 +388,31 @@ impl Connection {
         }
     }
 
-    /// Returns the requests that go to another connection, and sends the other callers the error.
+    /// Returns the requests and pings that go to another connection, and sends the other callers
+    /// the error.
     fn finish(&mut self, end: &io::Result<ConnectionError>) {
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
             match retry {
-                Retry::Again => self.returned.push(call),
+                Retry::Again => self.returned.calls.push(call),
                 Retry::Fail => answer(call.waiter, Err(error_of(end, "waiting for the answer", fate))),
             }
         }
-        for (_, to) in self.mux.take_pings(|_| true) {
-            let error = error_of(end, "waiting for the answer to a ping", Fate::NotProcessed);
-            let _ = to.send(Err(error));
-        }
-    }
-}
-
-/// Runs code of the user's stream, connect function or waker. A panic there ends one connection or
-/// one attempt at most: the slot goes on.
-pub(super) fn catch_panic<T>(run: impl FnOnce() -> T) -> io::Result<T> {
-    // What has panicked is not used again, except to be dropped.
-    catch_unwind(AssertUnwindSafe(run)).map_err(|_| io::Error::other("the stream panicked"))
-}
-
-/// Sends a caller the error of its request.
-fn fail(to: AnswerTo, error: RequestError) {
-    answer(to, Err(Error::Request(error)));
-}
-
-/// Sends a caller the result of its request. The caller may have gone.
-pub(super) fn answer(to: AnswerTo, result: Result<Bytes, Error>) {
-    let _ = to.send(result);
-}
-
-/// The error of a request of this fate whose connection has ended while something was being done.
-pub(super) fn error_of(end: &io::Result<ConnectionError>, doing: &'static str, fate: Fate) -> Error {
-    match end {
-        Ok(end) => Error::connection(*end, fate),
-        Err(error) => {
-            let source = io::Error::new(error.kind(), error.to_string());
-            Error::io(doing, source, fate)
+        for UnfinishedPing { ping, fate, retry, .. } in self.mux.finish_pings() {
+            match retry {
+                Retry::Again => self.returned.pings.push(ping),
+                Retry::Fail => {
+                    let error = error_of(end, "waiting for the answer to a ping", fate);
+                    let _ = ping.waiter.1.send(Err(error));
+                }
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::super::Client;
     use super::*;
 
@@ -481,13 +422,13 @@ mod tests {
         let client = Client::builder(key).connect_lazy("127.0.0.1:1")?;
         let env = &client.inner.env;
         let (near, _far) = tokio::io::duplex(1);
-        let mut connection = Connection::new(Socket::Other(Box::new(near)), env, env.keys())?;
+        let mut connection = Connection::new(Socket::Other(Box::new(near)), env, env.key())?;
         let (to, _waits) = oneshot::channel();
-        assert!(connection.ping(to).is_none());
+        assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
         for _ in 0..10 {
             // The caller has gone since.
             let (to, _) = oneshot::channel();
-            assert!(connection.ping(to).is_none());
+            assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
         }
         assert_eq!(connection.mux.take_pings(|_| true).len(), 2);
         Ok(())

@@ -15,7 +15,7 @@ use falco_core::Fate;
 use tokio::net::UnixStream;
 
 use super::addresses;
-use super::connection::catch_panic;
+use super::panics::catch_panic;
 use crate::error::Error;
 use crate::socket::{Socket, Stream};
 

@@ -9,14 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::call::{Call, PingTo};
 use super::connection::Connection;
 use crate::error::Error;
-
-/// Where the answer to a request goes.
-pub(super) type AnswerTo = oneshot::Sender<Result<Bytes, Error>>;
-
-/// A request until it completes.
-pub(super) type Call = falco_core::mux::Call<Bytes, AnswerTo>;
 
 /// What callers have ordered since the task last took it.
 #[derive(Default)]
@@ -34,7 +29,7 @@ pub(super) enum Order {
     /// error, which names the limit.
     Expire(u64, Duration),
     /// Ping the server, and report how long the answer took.
-    Ping(oneshot::Sender<Result<Option<Duration>, Error>>),
+    Ping(PingTo),
     /// Report when there is a connection, or why there is none.
     Open(oneshot::Sender<Result<(), Error>>),
     /// The key has changed: a connection under the old one accepts nothing new.

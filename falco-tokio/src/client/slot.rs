@@ -4,29 +4,26 @@
 
 use core::future::Future;
 use core::pin::Pin;
-use core::sync::atomic::Ordering;
 use core::task::{Context, Poll};
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use falco_core::mux::{FailedAttempts, Retry, after_attempt};
+use falco_core::mux::{Dials, NextAttempt, Retry};
 use falco_core::{ConnectionError, Fate};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::connection::{Connection, Event, PingTo, answer, error_of};
+use super::call::{Call, HANDSHAKE, Ping, Returned, answer, error_of};
+use super::connection::{Connection, Event};
 use super::dial::Dialing;
-use super::shared::{Call, Order, Orders, Shared};
-use super::{Env, HANDSHAKE};
+use super::env::Env;
+use super::shared::{Order, Orders, Shared};
 use crate::error::Error;
 use crate::timer::{Timer, reschedule};
 
-/// A connection that ends sooner than this after the handshake counts as a failed attempt, unless
-/// it has served a request.
-const SOON: Duration = Duration::from_secs(1);
 /// With more requests in flight, requests are not deferred: so many tasks may be ready that it
 /// would take long until this one is polled again.
 const MAX_DEFERRING: usize = 1024;
@@ -46,29 +43,24 @@ pub(super) struct Slot {
     old: Vec<Connection>,
     /// Requests that wait for a connection, by ticket.
     waiting: BTreeMap<u64, Call>,
-    pings: Vec<PingTo>,
+    pings: Vec<Ping>,
     openers: Vec<oneshot::Sender<Result<(), Error>>>,
     closers: Vec<oneshot::Sender<()>>,
     closing: bool,
-    /// Failed attempts in a row. A connection that ended within [`SOON`] and served nothing counts,
-    /// too.
-    failed: FailedAttempts,
-    /// No attempt begins before this time.
-    retry_at: Option<Instant>,
-    /// Why there is no connection.
-    trouble: Option<Error>,
+    dials: Dials<Error>,
     timer: Timer,
 }
 
 enum Current {
     None,
     Dialing(Dialing),
-    Connection(Box<Connection>, Instant),
+    Connection(Box<Connection>),
 }
 
 impl Slot {
     pub(super) fn new(shared: Arc<Shared>, env: Arc<Env>) -> Self {
         Self {
+            dials: Dials::new(env.backoff, env.fail_fast),
             shared,
             env,
             orders: Orders::default(),
@@ -80,9 +72,6 @@ impl Slot {
             openers: Vec::new(),
             closers: Vec::new(),
             closing: false,
-            failed: FailedAttempts::none(),
-            retry_at: None,
-            trouble: None,
             timer: Timer::default(),
         }
     }
@@ -92,7 +81,7 @@ impl Slot {
     /// outstanding, other callers may be about to submit more, and they are sent together.
     fn take_orders(&mut self, cx: &Context<'_>) -> bool {
         let in_flight = match &self.current {
-            Current::Connection(connection, _) => connection.in_flight(),
+            Current::Connection(connection) => connection.in_flight(),
             Current::Dialing(_) | Current::None => 0,
         };
         self.deferred = !self.deferred && (1..=MAX_DEFERRING).contains(&in_flight);
@@ -102,7 +91,7 @@ impl Slot {
         self.deferred = false;
         if !self.orders.requests.is_empty() {
             let mut ready = match &mut self.current {
-                Current::Connection(connection, _) if self.waiting.is_empty() => Some(&mut **connection),
+                Current::Connection(connection) if self.waiting.is_empty() => Some(&mut **connection),
                 Current::Connection(..) | Current::Dialing(_) | Current::None => None,
             };
             ready = ready.filter(|connection| connection.is_established() && !connection.is_quiet());
@@ -119,12 +108,13 @@ impl Slot {
             match order {
                 Order::Cancel(ticket) => drop(self.remove(ticket)),
                 Order::Expire(ticket, limit) => self.expire(ticket, limit),
-                Order::Ping(to) => self.pings.push(to),
+                Order::Ping(to) => self.pings.push(Ping::new((Instant::now(), to))),
                 Order::Open(to) => self.openers.push(to),
                 Order::Renew => self.renew(None),
                 Order::Adopt(connection) => self.renew(Some(connection)),
                 Order::Close(to) => {
                     self.closing = true;
+                    self.dials.close();
                     self.closers.extend(to);
                 }
             }
@@ -139,7 +129,7 @@ impl Slot {
             return Some((call, Fate::NotProcessed));
         }
         let current = match &mut self.current {
-            Current::Connection(connection, _) => Some(&mut **connection),
+            Current::Connection(connection) => Some(&mut **connection),
             Current::None | Current::Dialing(_) => None,
         };
         let mut connections = current.into_iter().chain(&mut self.old);
@@ -150,12 +140,7 @@ impl Slot {
         let waits = self.waiting.contains_key(&ticket);
         if let Some((call, fate)) = self.remove(ticket) {
             // The error that prevented a connection is more useful than a timeout.
-            let never_sent = waits && !call.attempts.has_been_sent();
-            let why = self
-                .trouble
-                .as_ref()
-                .filter(|_| never_sent)
-                .map(|trouble| trouble.again(fate));
+            let why = self.dials.why().filter(|_| waits).map(|why| why.again(fate));
             let doing = if fate == Fate::NotProcessed {
                 "sending the request"
             } else {
@@ -168,25 +153,23 @@ impl Slot {
     /// Handles a change of the key: no more requests begin on the current connection, and those in
     /// flight complete there.
     fn renew(&mut self, adopted: Option<Box<Connection>>) {
-        let next = adopted.map_or(Current::None, |connection| {
-            Current::Connection(connection, Instant::now())
-        });
-        if let Current::Connection(mut connection, _) = core::mem::replace(&mut self.current, next) {
+        let next = adopted.map_or(Current::None, Current::Connection);
+        if let Current::Connection(mut connection) = core::mem::replace(&mut self.current, next) {
             connection.retire();
             // Take them back now, because the next order may refer to one of these requests.
             let returned = core::mem::take(&mut connection.returned);
             self.old.push(*connection);
             self.take_back(returned);
         }
-        self.trouble = None;
-        self.retry_at = None;
-        self.failed = FailedAttempts::none();
+        self.dials.key_changed();
+        if let Current::Connection(connection) = &self.current {
+            self.dials.established(connection.admitted(), self.env.clock.now());
+        }
     }
 
-    /// Gives up connecting if the client is closing and no request waits.
+    /// A client that closes gives up connecting. What waits for a connection then fails.
     fn stop_connecting(&mut self) {
-        let connected = matches!(&self.current, Current::Connection(connection, _) if connection.is_established());
-        if self.closing && self.waiting.is_empty() && !connected {
+        if self.closing && !self.is_connected() {
             self.current = Current::None;
         }
     }
@@ -194,7 +177,7 @@ impl Slot {
     /// Reads the socket of a quiet connection before something is sent on it: the end of the stream
     /// may have arrived. Returns whether something has changed.
     fn check_quiet(&mut self, cx: &mut Context<'_>) -> bool {
-        let Current::Connection(connection, _) = &self.current else {
+        let Current::Connection(connection) = &self.current else {
             return false;
         };
         if (self.waiting.is_empty() && self.pings.is_empty()) || !connection.is_quiet() {
@@ -205,7 +188,7 @@ impl Slot {
 
     /// Hands the waiting requests and pings to the connection, if it is established.
     fn hand_over(&mut self) {
-        let Current::Connection(connection, _) = &mut self.current else {
+        let Current::Connection(connection) = &mut self.current else {
             return;
         };
         if !connection.is_established() {
@@ -221,8 +204,8 @@ impl Slot {
             if !self.pings.is_empty() {
                 self.pings = core::mem::take(&mut self.pings)
                     .into_iter()
-                    .filter(|to| !to.is_closed())
-                    .filter_map(|to| connection.ping(to))
+                    .filter(|ping| !ping.waiter.1.is_closed())
+                    .filter_map(|ping| connection.ping(ping))
                     .collect();
             }
             self.openers.drain(..).for_each(|to| drop(to.send(Ok(()))));
@@ -234,41 +217,50 @@ impl Slot {
 
     /// Queues requests that a connection gave back. They are ordered by ticket, so before later
     /// ones.
-    fn take_back(&mut self, returned: Vec<Call>) {
-        self.waiting
-            .extend(returned.into_iter().map(|call| (call.ticket, call)));
+    fn take_back(&mut self, returned: Returned) {
+        let calls = returned.calls.into_iter();
+        self.waiting.extend(calls.map(|call| (call.ticket, call)));
+        self.pings.extend(returned.pings);
+    }
+
+    fn is_connected(&self) -> bool {
+        matches!(&self.current, Current::Connection(connection) if connection.is_established())
+    }
+
+    /// Whether something waits for a connection.
+    fn is_waited_for(&mut self) -> bool {
+        // Drop those whose callers no longer wait.
+        self.pings.retain(|ping| !ping.waiter.1.is_closed());
+        self.openers.retain(|to| !to.is_closed());
+        !self.waiting.is_empty() || !self.pings.is_empty() || !self.openers.is_empty()
     }
 
     /// Begins an attempt to connect, if there is something to do and no pause.
     fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Drop those whose callers no longer wait.
-        self.pings.retain(|to| !to.is_closed());
-        self.openers.retain(|to| !to.is_closed());
-        let asked = !self.waiting.is_empty() || !self.pings.is_empty() || !self.openers.is_empty();
+        let (asked, now) = (self.is_waited_for(), self.env.clock.now());
         // If the client has several connections, no request is assigned to one that has failed. So
         // it reconnects even if no request waits.
-        let hopeless = self.trouble.as_ref().is_some_and(|trouble| self.is_final(trouble));
-        let wanted = asked || (self.env.spread && self.failed.count() > 0 && !hopeless);
-        if self.closing {
-            self.fail_all(&Error::Closed);
+        let repeats = self.env.spread && self.dials.is_worth_repeating();
+        match self.dials.next(now) {
+            NextAttempt::Closed => {
+                self.fail_all(&Error::Closed);
+                return Poll::Pending;
+            }
+            _ if !asked && !repeats => return Poll::Pending,
+            NextAttempt::Never => {
+                if let Some(why) = self.dials.why() {
+                    let why = why.again(Fate::NotProcessed);
+                    self.fail_all(&why);
+                }
+                return Poll::Pending;
+            }
+            NextAttempt::At(at) => {
+                if self.timer.poll(cx, Some(self.env.clock.at(at))).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+            NextAttempt::Now => {}
         }
-        if !wanted || self.closing {
-            return Poll::Pending;
-        }
-        // No other stream can be opened, so the requests fail with the error that ended this one.
-        if self.env.dial.is_spent()
-            && let Some(trouble) = &self.trouble
-        {
-            let trouble = trouble.again(Fate::NotProcessed);
-            self.fail_all(&trouble);
-            return Poll::Pending;
-        }
-        if let Some(at) = self.retry_at
-            && self.timer.poll(cx, Some(at)).is_pending()
-        {
-            return Poll::Pending;
-        }
-        self.retry_at = None;
         self.env.counters.attempts.add(1);
         let dialing = self
             .env
@@ -279,73 +271,54 @@ impl Slot {
     }
 
     /// Handles a failed attempt to connect.
-    fn fail(&mut self, error: Error) {
+    fn fail(&mut self, error: &Error) {
         self.current = Current::None;
-        self.failed.add(end_of(&error));
-        let pause = self.env.pause(self.failed.count());
-        self.retry_at = Some(Instant::now() + pause);
-        warn!(%error, attempt = self.failed.count(), ?pause, "no connection");
+        if self.env.dial.is_spent() {
+            self.dials.spend();
+        }
+        let (now, key, entropy) = (self.env.clock.now(), self.env.key(), &self.env.entropy);
+        let (end, why) = (error.attempt_end(), error.again(Fate::NotProcessed));
+        let random = |bound| entropy.below(bound);
+        let retry = self.dials.attempt_failed(end, why, &key.admitted, now, random);
+        let pause = self.dials.retry_at().map(|at| at.since(now)).unwrap_or_default();
+        warn!(%error, attempt = self.dials.failed(), ?pause, "no connection");
         // Callers of `connect` receive the error at once; other callers only if no retry follows.
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
         }
-        if self.is_final(&error) || self.env.fail_fast || self.closing {
-            self.fail_all(&error);
+        if retry == Retry::Fail {
+            self.fail_all(error);
         }
-        self.trouble = Some(error);
-    }
-
-    /// Whether another attempt is not expected to succeed.
-    fn is_final(&self, error: &Error) -> bool {
-        if self.env.dial.is_spent() {
-            return true;
-        }
-        match error {
-            Error::Entropy(_) | Error::Setup(_) => return true,
-            // A name without a port, or a path that is too long.
-            Error::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => return true,
-            Error::Connection { .. }
-            | Error::Io { .. }
-            | Error::TimedOut { .. }
-            | Error::Request(_)
-            | Error::Closed
-            | Error::Settings(_) => {}
-        }
-        after_attempt(end_of(error), self.env.admitted.load(Ordering::Relaxed), self.failed) == Retry::Fail
     }
 
     fn fail_all(&mut self, error: &Error) {
         for (_, call) in core::mem::take(&mut self.waiting) {
             answer(call.waiter, Err(error.again(Fate::NotProcessed)));
         }
-        for to in self.pings.drain(..) {
-            let _ = to.send(Err(error.again(Fate::NotProcessed)));
+        for ping in self.pings.drain(..) {
+            let _ = ping.waiter.1.send(Err(error.again(Fate::NotProcessed)));
         }
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
         }
     }
 
-    /// Pauses before the next attempt if the server completes handshakes and then ends connections
-    /// at once. If it has served a request, no pause is needed: each attempt then makes progress.
-    fn pause_if_soon(&mut self, since: Instant, served: bool) {
-        if served || since.elapsed() >= SOON {
-            self.failed = FailedAttempts::none();
-        } else {
-            self.failed.add(None);
-            let pause = self.env.pause(self.failed.count());
-            self.retry_at = Some(Instant::now() + pause);
-        }
+    /// The current connection accepts nothing new.
+    fn lose(&mut self, connection: &Connection, why: Option<Error>) {
+        let (now, entropy) = (self.env.clock.now(), &self.env.entropy);
+        let random = |bound| entropy.below(bound);
+        self.dials
+            .lost(connection.history(), why, connection.admitted(), now, random);
     }
 
     /// The current connection has ended.
-    fn end(&mut self, connection: Connection, since: Instant, end: &io::Result<ConnectionError>) {
+    fn end(&mut self, connection: Connection, end: &io::Result<ConnectionError>) {
         if !connection.is_established() {
-            self.fail(error_of(end, HANDSHAKE, Fate::NotProcessed));
+            self.fail(&error_of(end, HANDSHAKE, Fate::NotProcessed));
             return;
         }
-        self.pause_if_soon(since, connection.has_served());
-        self.trouble = Some(error_of(end, "waiting for a connection", Fate::NotProcessed));
+        let why = error_of(end, "waiting for a connection", Fate::NotProcessed);
+        self.lose(&connection, Some(why));
         if !connection.is_closed() {
             self.old.push(connection);
         }
@@ -365,37 +338,41 @@ impl Slot {
                         self.current = Current::Dialing(dialing);
                         return Poll::Pending;
                     }
-                    Poll::Ready(Err(error)) => self.fail(error),
-                    Poll::Ready(Ok(socket)) => match Connection::new(socket, &self.env, self.env.keys()) {
-                        Ok(connection) => self.current = Current::Connection(Box::new(connection), Instant::now()),
-                        Err(error) => self.fail(error.into()),
+                    Poll::Ready(Err(error)) => self.fail(&error),
+                    Poll::Ready(Ok(socket)) => match Connection::new(socket, &self.env, self.env.key()) {
+                        Ok(connection) => self.current = Current::Connection(Box::new(connection)),
+                        Err(error) => self.fail(&error.into()),
                     },
                 }
                 Poll::Ready(())
             }
-            Current::Connection(mut connection, since) => {
+            Current::Connection(mut connection) => {
                 let polled = poll(&mut connection, cx);
                 let returned = core::mem::take(&mut connection.returned);
-                let gave_back = !returned.is_empty();
+                let gave_back = !returned.calls.is_empty() || !returned.pings.is_empty();
                 self.take_back(returned);
                 match polled {
                     Poll::Pending => {
-                        self.current = Current::Connection(connection, since);
+                        self.current = Current::Connection(connection);
                         // Requests that came back are handed over again. Nothing else would wake
                         // the task for them.
                         return if gave_back { Poll::Ready(()) } else { Poll::Pending };
                     }
                     Poll::Ready(Event::Established) => {
                         debug!("connected");
-                        self.env.admit();
-                        self.trouble = None;
-                        self.current = Current::Connection(connection, Instant::now());
+                        self.env.counters.connected.add(1);
+                        let now = self.env.clock.now();
+                        self.dials.established(connection.admitted(), now);
+                        if self.env.dial.is_spent() {
+                            self.dials.spend();
+                        }
+                        self.current = Current::Connection(connection);
                     }
                     Poll::Ready(Event::Closing) => {
-                        self.pause_if_soon(since, connection.has_served());
+                        self.lose(&connection, None);
                         self.old.push(*connection);
                     }
-                    Poll::Ready(Event::Ended(end)) => self.end(*connection, since, &end),
+                    Poll::Ready(Event::Ended(end)) => self.end(*connection, &end),
                 }
                 Poll::Ready(())
             }
@@ -411,10 +388,10 @@ impl Slot {
 
     fn update_load(&self) {
         let (connected, in_flight) = match &self.current {
-            Current::Connection(connection, _) => (connection.is_established(), connection.in_flight()),
+            Current::Connection(connection) => (connection.is_established(), connection.in_flight()),
             Current::None | Current::Dialing(_) => (false, 0),
         };
-        self.shared.set_load(!connected && self.failed.count() > 0, in_flight);
+        self.shared.set_load(!connected && self.dials.failed() > 0, in_flight);
     }
 
     fn poll_old(&mut self, cx: &mut Context<'_>) {
@@ -433,15 +410,6 @@ impl Slot {
     }
 }
 
-/// What the connection of a failed attempt ended with.
-const fn end_of(error: &Error) -> Option<ConnectionError> {
-    if let Error::Connection { end, .. } = error {
-        Some(*end)
-    } else {
-        None
-    }
-}
-
 impl Future for Slot {
     type Output = ();
 
@@ -453,6 +421,10 @@ impl Future for Slot {
                 return Poll::Pending;
             }
             this.stop_connecting();
+            if !this.is_connected() {
+                let asked = this.is_waited_for();
+                this.dials.set_waiting(this.env.clock.now(), asked);
+            }
             this.poll_old(cx);
             if this.check_quiet(cx) {
                 continue;

@@ -220,14 +220,7 @@ impl<H: Handler> Connection<H> {
                         self.service.registry.hello(self.place.number, fingerprint);
                     }
                     self.consume(consumed);
-                    let busy = self.mux.take_busy();
-                    if busy > 0 {
-                        self.service.counters.busy.add(busy);
-                        debug!(
-                            requests = busy,
-                            "refused as busy: all connections hold as much as they may"
-                        );
-                    }
+                    self.count_busy();
                 }
                 ServerStep::Established { consumed } => {
                     self.consume(consumed);
@@ -254,8 +247,20 @@ impl<H: Handler> Connection<H> {
                     debug!(?reason, "the client closes");
                     self.consume(consumed);
                 }
-                ServerStep::TransmitFirst | ServerStep::AnswerFirst | _ => return Pause::Wait,
+                ServerStep::TransmitFirst | ServerStep::AnswerFirst | _ => {
+                    self.count_busy();
+                    return Pause::Wait;
+                }
             }
+        }
+    }
+
+    /// Counts the requests for which there was no room.
+    fn count_busy(&mut self) {
+        let busy = self.mux.take_busy();
+        if busy > 0 {
+            self.service.counters.busy.add(busy);
+            debug!(requests = busy, "refused as busy: there is no room for their bytes");
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use falco_core::Instant;
 use falco_core::keys::{ClientKeys, Secrets};
-use falco_core::mux::{Call, ClientMux, ClientStep};
+use falco_core::mux::{Call, ClientMux, ClientStep, Ping};
 use falco_tokio::{Refusal, Settings};
 use getrandom::SysRng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,7 +42,7 @@ impl RawPeer {
         let machine = falco_core::ClientConnection::new(keys, &settings, NOW, &mut SysRng).unwrap();
         Self {
             stream: TcpStream::connect(address).await.unwrap(),
-            mux: ClientMux::new(machine),
+            mux: ClientMux::new(machine, &settings),
             unread: Vec::new(),
             ticket: 0,
         }
@@ -96,7 +96,7 @@ impl RawPeer {
     /// Sends a ping, so that the connection lives on, and waits for its answer; or for a refusal,
     /// if one comes before.
     pub(crate) async fn ping(&mut self) -> Option<Refusal> {
-        self.mux.ping(()).unwrap();
+        self.mux.ping(Ping::new(())).unwrap();
         // Its record and not a byte more: what else waits is to wait on.
         let mut ping = [0; 33];
         assert_eq!(self.mux.seal(NOW, &mut ping, |(), _| {}), Ok(33));
@@ -135,17 +135,11 @@ impl RawPeer {
                     }
                     continue;
                 }
-                ClientStep::TransmitFirst => {
-                    let owed = self.owed();
-                    self.stream.write_all(&owed).await.ok()?;
-                    continue;
-                }
                 ClientStep::Answer { consumed, body, .. } => (consumed, Came::Answer(body.into_vec())),
                 ClientStep::Refused { consumed, refusal, .. } => (consumed, Came::Refused(refusal)),
                 ClientStep::Established { consumed } => (consumed, Came::Established),
                 ClientStep::Pong { consumed, .. } => (consumed, Came::Pong),
                 ClientStep::Skip { consumed } | ClientStep::Closing { consumed, .. } => (consumed, Came::Other),
-                other => panic!("{other:?}"),
             };
             self.unread.drain(..consumed);
             return Some(came);

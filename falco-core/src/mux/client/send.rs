@@ -71,7 +71,11 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         out: &mut [u8],
         mut failed: impl FnMut(W, RequestError),
     ) -> Result<usize, OutputTooSmall> {
+        if self.note(now).is_err() {
+            return Ok(0);
+        }
         loop {
+            self.close_if_begun(now);
             let sealed = self.queue.seal_bodies(&mut self.machine, now, out, &self.table);
             self.note_progress(&mut failed);
             let released = self.table.held_back() > 0 && self.release_held_back(Some(&mut failed));
@@ -81,7 +85,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 Ok(count) => Ok(count),
                 Err(SealError::OutputTooSmall(small)) => Err(small),
                 Err(SealError::Connection(ConnectionError::RequestIdsExhausted)) if self.is_open() => {
-                    self.machine.close(now, CloseReason::Done);
+                    self.close(now, CloseReason::Done);
                     // The CLOSE is sealed at once.
                     continue;
                 }
@@ -137,24 +141,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.machine.seal_size(self.queue.worthwhile())
     }
 
-    /// Reports once that the connection accepts nothing new, whichever side closes it and for which
-    /// reason: a client closes by itself when it has no request numbers left. Returns the requests
-    /// of which nothing was sent, in the order of their tickets: they go to another connection.
-    /// Those that have begun complete here.
-    ///
-    /// Call it after each [`recv`](Self::recv), [`seal`](Self::seal) and [`close`](Self::close).
-    /// It returns `None` while the connection is open, later, and once the connection has ended:
-    /// then [`finish`](Self::finish) returns all requests.
-    pub fn poll_closing(&mut self) -> Option<Vec<Call<B, W>>> {
-        if self.closing_reported || self.machine.status() != Status::Draining {
-            return None;
-        }
-        self.closing_reported = true;
-        Some(self.take_unbegun())
-    }
-
     /// Takes out the requests of which nothing was sent, in the order of their tickets, although
-    /// the connection may be open.
+    /// the connection may be open. For an adapter with several connections, one of which is free.
     pub fn take_unbegun(&mut self) -> Vec<Call<B, W>> {
         self.queue.retain(|request, _| request.id().is_some());
         self.unbegun = Unbegun::default();

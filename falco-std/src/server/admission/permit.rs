@@ -43,7 +43,6 @@ impl Permit {
     }
 
     /// None for a guest.
-    #[cfg(unix)]
     pub(in crate::server) const fn socket(&self) -> Option<&SharedSocket> {
         self.socket.as_ref()
     }
@@ -152,8 +151,15 @@ impl Place {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let removed = self.place.admission.lock().conns.remove(&self.place.number);
+        let admission = &self.place.admission;
+        let mut state = admission.lock();
+        let removed = state.conns.remove(&self.place.number);
+        state.left += 1;
+        state.changes += 1;
+        drop(state);
         drop(removed);
+        // A shutdown does not wait for handlers that run on and keep the place.
+        admission.changed.notify_all();
     }
 }
 
@@ -163,7 +169,6 @@ impl Drop for Place {
         if !self.guest {
             state.admitted.leave(self.number);
         }
-        state.left += 1;
         state.changes += 1;
         drop(state);
         self.admission.changed.notify_all();

@@ -1,0 +1,66 @@
+//! Pings that callers wait for.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use super::super::call::{Ping, UnfinishedPing};
+use super::ClientMux;
+use crate::message::{Fate, PingId};
+use crate::wire::ClientKeyRef;
+
+impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
+    /// Queues a ping. Its waiter is given back when it completes: on the noise wire with
+    /// [`ClientStep::Pong`](super::ClientStep::Pong); on the classic wire, which has no PONG, by
+    /// [`flushed`](Self::flushed) when the ping was sent.
+    ///
+    /// # Errors
+    /// The ping, if the connection is closing or has ended: it may go to another.
+    pub fn ping(&mut self, ping: Ping<P>) -> Result<(), Ping<P>> {
+        // A connection that closes would still send it.
+        if !self.is_open() {
+            return Err(ping);
+        }
+        match self.machine.ping() {
+            Ok(id) => {
+                self.pings.push_back((id, ping));
+                Ok(())
+            }
+            Err(_) => Err(ping),
+        }
+    }
+
+    /// Takes out the pings for whose waiters `leaves` returns `true`. No handler processes a ping,
+    /// so the fate of one that nobody waits for any more is [`Fate::NotProcessed`].
+    pub fn take_pings(&mut self, mut leaves: impl FnMut(&P) -> bool) -> Vec<Ping<P>> {
+        let (left, stay) = core::mem::take(&mut self.pings)
+            .into_iter()
+            .partition(|(_, ping)| leaves(&ping.waiter));
+        self.pings = stay;
+        let left: VecDeque<(PingId, Ping<P>)> = left;
+        left.into_iter().map(|(_, ping)| ping).collect()
+    }
+
+    /// Reports that the stream has accepted all that was sealed, and that [`seal`](Self::seal) has
+    /// no more. Returns the waiters of the pings to which the wire has no answer: they are
+    /// complete.
+    pub fn flushed(&mut self) -> Vec<P> {
+        self.deadlines.progress();
+        if self.machine.answers_pings() || !self.established {
+            return Vec::new();
+        }
+        self.pings.drain(..).map(|(_, ping)| ping.waiter).collect()
+    }
+
+    /// Call it when the connection has ended. Returns the pings that have not completed.
+    ///
+    /// A ping asks whether the server is there, so it goes to another connection, as a request does
+    /// that was not processed, and to as many of them.
+    pub fn finish_pings(&mut self) -> Vec<UnfinishedPing<P>> {
+        let unfinished = self.pings.drain(..).map(|(_, mut ping)| {
+            let fate = Fate::NotProcessed;
+            let retry = ping.attempts.after_loss(fate);
+            UnfinishedPing { ping, fate, retry }
+        });
+        unfinished.collect()
+    }
+}

@@ -1,0 +1,92 @@
+//! What a caller reports of the stream: its end, what it accepts, and the time.
+
+use super::ClientMux;
+use crate::error::ConnectionError;
+use crate::time::Instant;
+use crate::wire::ClientKeyRef;
+
+impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
+    /// Reports that the stream has no more bytes, which ends the connection. `unread` is what
+    /// [`recv`](Self::recv) left of them. Returns what ended it, now or before.
+    pub fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> ConnectionError {
+        let ended = self.note(now).and_then(|()| self.machine.end_of_stream(now, unread));
+        match ended {
+            Err(end) => end,
+            // No wire does that: a client that reads nothing more can have no answer.
+            Ok(()) => self.abandon(),
+        }
+    }
+
+    /// Reports that a write has failed, and that a read finds the end of the stream. Returns what
+    /// ended the connection, or `None` if the error of the write did.
+    ///
+    /// A system reports a reset once. If the write has received it, a later read looks like an end
+    /// of the stream, which is not the server's: its last bytes may be lost. If the write failed
+    /// because the server had ended the stream before (`found_closed`, the error EPIPE), the end is
+    /// the server's.
+    pub fn end_of_broken_stream(&mut self, now: Instant, unread: &[u8], found_closed: bool) -> Option<ConnectionError> {
+        found_closed.then(|| self.end_of_stream(now, unread))
+    }
+
+    /// Reports whether the caller reads; see
+    /// [`ClientConnection::set_reading`](crate::Connection::set_reading).
+    pub fn set_reading(&mut self, now: Instant, reading: bool) {
+        self.deadlines.note_poll(&mut self.machine, now);
+        self.machine.set_reading(now, reading);
+    }
+
+    /// Reports that the stream has accepted some of the sealed bytes; see
+    /// [`flushed`](Self::flushed) for all.
+    pub fn wrote(&mut self) {
+        self.deadlines.progress();
+    }
+
+    /// Reports that the stream does not accept sealed bytes at present. If that lasts one lifetime,
+    /// the connection ends. Repeated calls change nothing.
+    pub fn blocked(&mut self, now: Instant) {
+        self.deadlines.block(now);
+    }
+
+    /// Whether the write deadline has passed, so that [`handle_timeout`](Self::handle_timeout) ends
+    /// the connection. For a thread that only writes and does not call `handle_timeout` itself.
+    #[must_use]
+    pub fn is_stalled(&self, now: Instant) -> bool {
+        self.deadlines.is_due(&self.machine, now)
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let due = self.deadlines.poll_timeout(&self.machine);
+        let all = [due, self.closes_at()].into_iter().flatten().min();
+        all.filter(|_| self.closing.end.is_none())
+    }
+
+    /// Does what is due at `now`. First read everything that has arrived. If the call is more than
+    /// 50 ms late, the deadlines that have passed move, so that the caller can read once more
+    /// first.
+    ///
+    /// Other calls after a deadline do not end the connection before this one does, within the
+    /// [grace period](crate::Connection::handle_late_poll): a caller that is late may read first.
+    ///
+    /// # Errors
+    /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for a
+    /// lifetime.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        if let Some(end) = self.closing.end {
+            return Err(end);
+        }
+        self.note_idle(now);
+        if self.closes_at().is_some_and(|at| at <= now) {
+            return Err(self.abandon());
+        }
+        self.deadlines.handle_timeout(&mut self.machine, now)
+    }
+
+    /// For calls that bring news of the stream at `now`.
+    pub(super) fn note(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        self.deadlines.note_poll(&mut self.machine, now);
+        self.note_idle(now);
+        self.closing.end.map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,302 @@
+//! The attempts of a client at a connection: when the next begins, which of them fail the requests
+//! that wait, and with which error.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use super::retry::{Backoff, Retry};
+use crate::error::ConnectionError;
+use crate::time::{Instant, Span};
+
+/// How many attempts in a row may be refused before the requests of a client that was never let in
+/// fail. A server drops half-open connections while it is flooded, which looks the same to the
+/// client as a wrong key.
+pub const MAX_REFUSED: u32 = 5;
+
+/// A connection that ends sooner than this after its handshake counts as a failed attempt, unless
+/// it has served a request.
+const SHORT_LIVED: Span = Span::from_millis_const(1_000);
+
+/// Whether a client is let in under its key: it has completed a handshake, and no server has
+/// reported since that the key is retired. A client has one for each key, which its connections
+/// share.
+#[derive(Debug, Default)]
+pub struct Admitted(AtomicBool);
+
+impl Admitted {
+    /// For a key under which no handshake has completed yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+
+    /// A handshake under this key has completed. [`Dials::established`] does it too.
+    pub fn admit(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a connection tells about its server, for the attempts after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct History {
+    /// The server has answered a request, or refused one for another reason than
+    /// [`NotProcessed`](crate::Refusal::NotProcessed).
+    pub served: bool,
+    /// The server has closed the connection because its key is retired.
+    pub key_retired: bool,
+}
+
+/// What an attempt at a connection ended with, before the handshake completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "an adapter has to name one of them")]
+pub enum AttemptEnd {
+    /// The connection ended.
+    Connection(ConnectionError),
+    /// The stream could not be opened, or it failed.
+    Stream,
+    /// Something that is the same at the next attempt: an address that is none, keys that do not
+    /// fit together, a system without random numbers.
+    Unusable,
+}
+
+/// What a client without a connection does for the requests that wait for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "an adapter has to do each of them")]
+pub enum NextAttempt {
+    /// Makes an attempt.
+    Now,
+    /// Makes an attempt at this time.
+    At(Instant),
+    /// Fails them with [`Dials::why`], as not processed: no other stream can be opened.
+    Never,
+    /// Fails them as closed, as not processed, also if an attempt is under way.
+    Closed,
+}
+
+/// The attempts at one connection of a client, and the errors of those that failed. `E` is the
+/// error type of the adapter, which does what this says and keeps no count of its own.
+///
+/// The rules:
+///
+/// - After a failed attempt there is a random pause, whose bound grows with each failure in a row
+///   ([`Backoff`]).
+/// - A connection that ends within a second of its handshake counts as a failed attempt, unless it
+///   has served a request. Any other connection ends the row of failures.
+/// - Requests wait through failed attempts, each within its own time limit. A failed attempt fails
+///   them only if the next is not expected to succeed: if the reason stays the same
+///   ([`AttemptEnd::Unusable`], a key that has sealed as often as it may, no [other
+///   stream](Self::spend)), or if the handshake was refused five times in a row and the client was
+///   never [let in](Admitted). With *fail fast* each failed attempt does.
+/// - A request whose time limit passes while it waits fails with the reason why there is no
+///   connection, [`why`](Self::why), as not processed. If there is none, the time limit is the
+///   reason. An error from a time when nothing waited does not concern those that come later, once
+///   the pause after it is over.
+/// - A client that is closed makes no attempt, and gives up one that is under way. What waits for a
+///   connection fails as closed, as not processed.
+///
+/// A refused handshake does not prove that the key is wrong: a proxy whose server restarts and a
+/// server that is full or flooded end the connection in the same way. If the client was let in
+/// before, that is the likelier cause, and it passes.
+///
+/// ```
+/// use core::time::Duration;
+/// use falco_core::mux::{Admitted, AttemptEnd, Backoff, Dials, NextAttempt, Retry};
+/// use falco_core::{ConnectionError, Instant};
+///
+/// // A random number below the one given; here always the largest.
+/// let largest = |bound: u64| bound - 1;
+/// let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
+/// let (mut dials, admitted, now) = (Dials::new(backoff, false), Admitted::new(), Instant::ZERO);
+/// dials.set_waiting(now, true);
+/// assert_eq!(dials.next(now), NextAttempt::Now);
+/// let refused = AttemptEnd::Connection(ConnectionError::Refused);
+/// let retry = dials.attempt_failed(refused, "no connection", &admitted, now, largest);
+/// assert_eq!(retry, Retry::Again);
+/// assert_eq!(dials.next(now), NextAttempt::At(Instant::from_millis(50)));
+/// assert_eq!(dials.why(), Some(&"no connection"));
+/// ```
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "they have nothing to do with each other")]
+pub struct Dials<E> {
+    backoff: Backoff,
+    fail_fast: bool,
+    /// Attempts that have failed in a row.
+    failed: u32,
+    /// The last of them, if their handshakes were refused.
+    refused: u32,
+    /// The last attempt has failed for a reason that stays.
+    hopeless: bool,
+    /// No attempt begins before this time.
+    retry_at: Option<Instant>,
+    /// When the last handshake was completed.
+    established: Option<Instant>,
+    why: Option<E>,
+    waiting: bool,
+    spent: bool,
+    closed: bool,
+}
+
+impl<E> Dials<E> {
+    /// No attempt has been made. With `fail_fast` each failed attempt fails the requests that wait.
+    #[must_use]
+    pub const fn new(backoff: Backoff, fail_fast: bool) -> Self {
+        Self {
+            backoff,
+            fail_fast,
+            failed: 0,
+            refused: 0,
+            hopeless: false,
+            retry_at: None,
+            established: None,
+            why: None,
+            waiting: false,
+            spent: false,
+            closed: false,
+        }
+    }
+
+    /// Reports whether something waits for a connection. Repeated calls change nothing.
+    pub fn set_waiting(&mut self, now: Instant, waiting: bool) {
+        let begins = !core::mem::replace(&mut self.waiting, waiting) && waiting;
+        let pausing = self.retry_at.is_some_and(|at| now < at);
+        if begins && !pausing && !self.spent {
+            self.why = None;
+        }
+    }
+
+    /// There was one stream, and it is in use or has ended: no other can be opened.
+    pub const fn spend(&mut self) {
+        self.spent = true;
+    }
+
+    /// What to do for those that wait, at `now`.
+    #[must_use]
+    pub fn next(&self, now: Instant) -> NextAttempt {
+        match self.retry_at {
+            _ if self.closed => NextAttempt::Closed,
+            _ if self.spent && self.why.is_some() => NextAttempt::Never,
+            Some(at) if now < at => NextAttempt::At(at),
+            Some(_) | None => NextAttempt::Now,
+        }
+    }
+
+    /// An attempt has failed with `why`. [`Retry::Fail`] means that the requests that wait fail
+    /// with it, as not processed. `below` returns a random number that is less than its argument.
+    #[must_use]
+    pub fn attempt_failed(
+        &mut self,
+        end: AttemptEnd,
+        why: E,
+        admitted: &Admitted,
+        now: Instant,
+        below: impl FnOnce(u64) -> u64,
+    ) -> Retry {
+        let refused = end == AttemptEnd::Connection(ConnectionError::Refused);
+        self.refused = if refused { self.refused.saturating_add(1) } else { 0 };
+        self.hopeless = match end {
+            _ if self.spent => true,
+            // No connection can be made under this key any more.
+            AttemptEnd::Unusable | AttemptEnd::Connection(ConnectionError::KeyExhausted) => true,
+            AttemptEnd::Connection(ConnectionError::Refused) => {
+                self.refused >= MAX_REFUSED && !admitted.0.load(Ordering::Relaxed)
+            }
+            AttemptEnd::Connection(_) | AttemptEnd::Stream => false,
+        };
+        self.why = Some(why);
+        self.pause(now, below);
+        if self.hopeless || self.fail_fast {
+            Retry::Fail
+        } else {
+            Retry::Again
+        }
+    }
+
+    /// A handshake has completed.
+    pub fn established(&mut self, admitted: &Admitted, now: Instant) {
+        admitted.admit();
+        self.established = Some(now);
+        self.waiting = false;
+        self.hopeless = false;
+        self.retry_at = None;
+        self.why = None;
+    }
+
+    /// The connection of the last handshake accepts nothing new. Call it once for each.
+    ///
+    /// `why` is what requests fail with if there is no [other stream](Self::spend), or if their
+    /// time limit passes during the pause after it.
+    pub fn lost(
+        &mut self,
+        history: History,
+        why: Option<E>,
+        admitted: &Admitted,
+        now: Instant,
+        below: impl FnOnce(u64) -> u64,
+    ) {
+        if history.key_retired {
+            // A refusal from now on means that the key is no longer accepted.
+            admitted.0.store(false, Ordering::Relaxed);
+        }
+        self.why = why;
+        let lived = self.established.take().map(|since| now.span_since(since));
+        if history.served || lived.is_some_and(|lived| lived >= SHORT_LIVED) {
+            self.failed = 0;
+            self.refused = 0;
+        } else {
+            // A server that completes handshakes and then ends the connection is not asked without
+            // a pause. One that has served is: then each attempt comes with a request.
+            self.refused = 0;
+            self.pause(now, below);
+        }
+    }
+
+    fn pause(&mut self, now: Instant, below: impl FnOnce(u64) -> u64) {
+        self.failed = self.failed.saturating_add(1);
+        self.retry_at = Some(now + self.backoff.pause(self.failed, below));
+    }
+
+    /// The client has another key. Nothing that is known of the one before holds for it.
+    pub fn key_changed(&mut self) {
+        self.failed = 0;
+        self.refused = 0;
+        self.hopeless = false;
+        self.retry_at = None;
+        self.why = None;
+    }
+
+    /// The client is closed.
+    pub const fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Whether the client is closed.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Why there is no connection.
+    #[must_use]
+    pub const fn why(&self) -> Option<&E> {
+        self.why.as_ref()
+    }
+
+    /// How many attempts have failed in a row.
+    #[must_use]
+    pub const fn failed(&self) -> u32 {
+        self.failed
+    }
+
+    /// Whether an attempt is worth making although nothing waits for a connection: the last one has
+    /// failed, and not for a reason that stays.
+    #[must_use]
+    pub const fn is_worth_repeating(&self) -> bool {
+        self.failed > 0 && !self.hopeless
+    }
+
+    /// No attempt begins before this time.
+    #[must_use]
+    pub const fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+}

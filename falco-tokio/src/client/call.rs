@@ -1,0 +1,54 @@
+//! Requests and pings of callers, and where their results go.
+
+use core::time::Duration;
+use std::io;
+
+use bytes::Bytes;
+use falco_core::{ConnectionError, Fate, RequestError};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::error::Error;
+
+/// What errors name until a connection is established.
+pub(super) const HANDSHAKE: &str = "handshake";
+
+/// Where the answer to a request goes.
+pub(super) type AnswerTo = oneshot::Sender<Result<Bytes, Error>>;
+
+/// Where the result of a ping goes.
+pub(super) type PingTo = oneshot::Sender<Result<Option<Duration>, Error>>;
+
+/// A request until it completes.
+pub(super) type Call = falco_core::mux::Call<Bytes, AnswerTo>;
+
+/// A ping until it completes, with the time at which its connection has accepted it.
+pub(super) type Ping = falco_core::mux::Ping<(Instant, PingTo)>;
+
+/// What goes from one connection to another.
+#[derive(Default)]
+pub(super) struct Returned {
+    pub(super) calls: Vec<Call>,
+    pub(super) pings: Vec<Ping>,
+}
+
+/// Sends a caller the error of its request.
+pub(super) fn fail(to: AnswerTo, error: RequestError) {
+    answer(to, Err(Error::Request(error)));
+}
+
+/// Sends a caller the result of its request. The caller may have gone.
+pub(super) fn answer(to: AnswerTo, result: Result<Bytes, Error>) {
+    let _ = to.send(result);
+}
+
+/// The error of a request of this fate whose connection has ended while something was being done.
+pub(super) fn error_of(end: &io::Result<ConnectionError>, doing: &'static str, fate: Fate) -> Error {
+    match end {
+        Ok(end) => Error::connection(*end, fate),
+        Err(error) => {
+            let source = io::Error::new(error.kind(), error.to_string());
+            Error::io(doing, source, fate)
+        }
+    }
+}
