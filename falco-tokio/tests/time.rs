@@ -357,3 +357,29 @@ async fn a_client_that_pings_and_never_reads_is_gone_a_lifetime_after_its_stream
     let took = start.elapsed().as_secs();
     assert_eq!((end, took), (ConnectionError::Stalled, 60));
 }
+
+/// What was sealed lets a deferred request reach its handler, and nothing else wakes the connection
+/// then: all is written, and the client waits for its answers.
+#[tokio::test(start_paused = true)]
+async fn deferred_requests_do_not_wait_for_the_next_ping() {
+    const SIZE: usize = 6_000;
+    let settings = Settings::new().with_max_message(10_000).with_max_held(10_000);
+    let server = Server::builder(key(1)).settings(settings).unbound().unwrap();
+    let (near, far) = duplex(1 << 16);
+    let handler = |_: Request| async move { Ok(vec![7; SIZE]) };
+    let serving: Serving = tokio::spawn(async move { server.serve_connection(far, handler).await });
+    let client = Client::builder(key(1)).over(near).await.unwrap();
+    let start = Instant::now();
+    // Together in one record. The third finds 12,000 bytes in the queue.
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let client = client.clone();
+        asking.spawn(async move { client.request("?").await });
+    }
+    for answer in asking.join_all().await {
+        assert_eq!(answer.unwrap().len(), SIZE);
+    }
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    client.close().await;
+    serving.await.unwrap().unwrap();
+}

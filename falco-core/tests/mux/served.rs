@@ -79,7 +79,12 @@ impl<'k, G: Budget> Served<'k, G> {
                     consumed
                 }
                 ServerStep::Skip { consumed } | ServerStep::Cancelled { consumed, .. } => consumed,
-                _ => return requests,
+                ServerStep::NeedMore { .. }
+                | ServerStep::TransmitFirst
+                | ServerStep::AnswerFirst
+                | ServerStep::Established { .. }
+                | ServerStep::Closing { .. }
+                | _ => return requests,
             };
             self.unread.drain(..consumed);
         }

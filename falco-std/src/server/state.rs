@@ -376,3 +376,7 @@ impl Output for State {
         self.mux.set_reading(now, reading);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, reason = "a test may panic")]
+mod tests;
