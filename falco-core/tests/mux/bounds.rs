@@ -31,7 +31,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> Pair<C, S> {
         let client = ClientConnection::new(client, settings, NOW, &mut CountingRng::new(1)).unwrap();
         let server = ServerConnection::new(server, settings, NOW, &mut CountingRng::new(2)).unwrap();
         let mut pair = Self {
-            client: ClientMux::new(client, settings),
+            client: ClientMux::new(client, &Settings::new()),
             server: ServerMux::new(server, budget.clone(), settings),
             budget,
             to_server: Vec::new(),
