@@ -10,13 +10,25 @@ use crate::wire::KeyRef;
 /// the deadline. Timers of a runtime are late by some milliseconds, on a busy machine by more.
 const LATE: Span = Span::from_millis_const(50);
 
+/// Stands for no time. An `Option` would cost eight bytes more, in each of many idle connections.
+const NEVER: Instant = Instant::from_millis(u64::MAX);
+
 /// Deadlines that the mux adds to those of its connection.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
-    /// Since when the stream has accepted nothing of what was to be written.
-    blocked: Option<Instant>,
-    /// Where [`note_poll`](Self::note_poll) has moved a deadline of the connection.
-    moved: Option<Instant>,
+    /// Since when the stream has accepted nothing of what was to be written, or [`NEVER`].
+    blocked: Instant,
+    /// Where [`note_poll`](Self::note_poll) has moved a deadline of the connection, or [`NEVER`].
+    moved: Instant,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            blocked: NEVER,
+            moved: NEVER,
+        }
+    }
 }
 
 impl Deadlines {
@@ -31,24 +43,26 @@ impl Deadlines {
             machine.handle_late_poll(now);
             let moved = machine.poll_timeout();
             if moved != due {
-                self.moved = moved;
+                self.moved = moved.unwrap_or(NEVER);
             }
         }
     }
 
     /// The stream accepts nothing.
     pub(super) fn block(&mut self, now: Instant) {
-        self.blocked.get_or_insert(now);
+        if self.blocked == NEVER {
+            self.blocked = now;
+        }
     }
 
     /// The stream has accepted something, or there is nothing to write.
     pub(super) fn progress(&mut self) {
-        self.blocked = None;
+        self.blocked = NEVER;
     }
 
     /// When to give up the write.
     fn due<R: Role, H: KeyRef<R>>(self, machine: &Connection<R, H>) -> Option<Instant> {
-        self.blocked.map(|since| machine.stalls_at(since))
+        (self.blocked != NEVER).then(|| machine.stalls_at(self.blocked))
     }
 
     /// Whether to give up the write at `now`.
@@ -61,7 +75,7 @@ impl Deadlines {
         let write = self.due(machine).filter(|_| machine.end().is_none());
         let due = machine.poll_timeout();
         // A deadline that was moved is due once what has arrived is read.
-        let due = due.map(|at| if due == self.moved { at.before(Span::TICK) } else { at });
+        let due = due.map(|at| if at == self.moved { at.before(Span::TICK) } else { at });
         [due, write].into_iter().flatten().min()
     }
 
@@ -74,16 +88,16 @@ impl Deadlines {
     ) -> Result<(), ConnectionError> {
         match self.due(machine) {
             // Nothing was written meanwhile, so the stream has its full time from now on.
-            Some(due) if now.span_since(due) > LATE => self.blocked = Some(now),
+            Some(due) if now.span_since(due) > LATE => self.blocked = now,
             Some(due) if due <= now => return Err(machine.end().unwrap_or(ConnectionError::Stalled)),
             _ => {}
         }
         let due = machine.poll_timeout();
-        let moved = self.moved.take().filter(|moved| due == Some(*moved));
+        let moved = core::mem::replace(&mut self.moved, NEVER);
         if due.is_some_and(|due| now.span_since(due) > LATE) {
             machine.handle_late_poll(now);
             return machine.handle_timeout(now);
         }
-        machine.handle_timeout(moved.map_or(now, |moved| moved.max(now)))
+        machine.handle_timeout(if due == Some(moved) { moved.max(now) } else { now })
     }
 }
