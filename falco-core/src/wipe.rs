@@ -25,8 +25,14 @@ const DISTANCE: usize = if cfg!(target_os = "none") { 32 } else { 256 };
 /// itself in this way.
 #[inline]
 pub(crate) fn with_stack_wiped<T>(work: impl FnOnce() -> T) -> T {
+    with_stack_wiped_to::<DEPTH, T>(work)
+}
+
+/// The same with this many bytes of stack.
+#[inline]
+pub(crate) fn with_stack_wiped_to<const BYTES: usize, T>(work: impl FnOnce() -> T) -> T {
     let done = out_of_line(work);
-    zeroize::zeroize_stack::<DEPTH>();
+    zeroize::zeroize_stack::<BYTES>();
     done
 }
 

@@ -87,15 +87,16 @@ impl Aes256Gcm {
         if text.is_empty() {
             return Ok(());
         }
-        let applied = self.rest_out_of_line(nonce, text);
-        // The crate ctr leaves its last keystream there. Devices save the stack that this takes.
+        // The crates ctr and aes leave keystream and round keys there.
         #[cfg(not(target_os = "none"))]
-        zeroize::zeroize_stack::<CTR_STACK>();
-        applied
+        return crate::wipe::with_stack_wiped_to::<CTR_STACK, _>(|| self.counter_mode(nonce, text));
+        // Devices save the stack that this takes.
+        #[cfg(target_os = "none")]
+        return self.counter_mode(nonce, text);
     }
 
-    #[cfg_attr(not(target_os = "none"), inline(never))]
-    fn rest_out_of_line(&self, nonce: &Nonce, text: InOutBuf<'_, '_, u8>) -> Result<(), AeadError> {
+    #[inline]
+    fn counter_mode(&self, nonce: &Nonce, text: InOutBuf<'_, '_, u8>) -> Result<(), AeadError> {
         Ctr::inner_iv_init(&self.cipher, &counter_block(nonce, 9))
             .try_apply_keystream_partial(text)
             .map_err(|_| AeadError)
