@@ -181,7 +181,10 @@ mod settings_builder;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod time;
-#[cfg(feature = "noise")]
+#[cfg(any(
+    feature = "noise",
+    all(feature = "rustcrypto", not(feature = "aes-gcm"), not(target_os = "none"))
+))]
 mod wipe;
 mod wire;
 

@@ -3,6 +3,7 @@
 
 /// Bytes of stack that are overwritten: more than any handshake uses, except on a device.
 /// `tests/tests/secrets.rs` checks that it is enough.
+#[cfg(feature = "noise")]
 const DEPTH: usize = if cfg!(target_os = "none") {
     // A handshake uses more than that, most of it for values that are not secret. Overwriting more
     // would need more stack.
@@ -23,12 +24,14 @@ const DISTANCE: usize = if cfg!(target_os = "none") { 32 } else { 256 };
 /// The value that `work` returns is in the caller's stack frame, which is not overwritten. So
 /// `work` must not return a secret: write it to a place that `work` borrows, or run the caller
 /// itself in this way.
+#[cfg(feature = "noise")]
 #[inline]
 pub(crate) fn with_stack_wiped<T>(work: impl FnOnce() -> T) -> T {
     with_stack_wiped_to::<DEPTH, T>(work)
 }
 
-/// The same with this many bytes of stack.
+/// Runs `work`, then overwrites this many bytes of the stack that it used, as
+/// `with_stack_wiped` does.
 #[inline]
 pub(crate) fn with_stack_wiped_to<const BYTES: usize, T>(work: impl FnOnce() -> T) -> T {
     let done = out_of_line(work);
