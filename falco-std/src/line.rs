@@ -111,6 +111,8 @@ impl<S: Stream> Line<S> {
                 }
                 Ok(Filled::Bytes)
             }
+            // Something may have come meanwhile, as while the process was stopped.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.fill_ready(total),
             Err(error) if is_timeout(&error) => {
                 if may_idle && wait.is_some_and(|wait| wait >= IDLE) {
                     self.free_buffers();

@@ -250,3 +250,19 @@ fn after_a_failed_write_an_end_of_the_stream_is_the_servers_if_the_write_found_i
         assert_eq!(scene.mux.finish().pop().unwrap().fate, fate);
     }
 }
+
+/// Its handler may run on after the request was cancelled.
+#[test]
+fn a_client_that_closes_after_its_server_leaves_it_after_a_second() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 500);
+    scene.request(1, 10);
+    assert_eq!(scene.begun(), [1]);
+    let mut close = scene.server.seal(&raw_frame(CLOSE, 1, &[2]));
+    let step = scene.mux.recv(NOW, &mut close);
+    assert!(matches!(step, Ok(ClientStep::Closing { .. })), "{step:?}");
+    assert!(scene.mux.cancel(1).is_some());
+    scene.mux.close_when_begun(CloseReason::Done);
+    scene.sent();
+    assert_eq!(scene.mux.closes_at(), Some(NOW + LINGER));
+}

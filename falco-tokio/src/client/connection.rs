@@ -299,6 +299,10 @@ impl Connection {
     fn run(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         self.turn = 0;
         self.written = 0;
+        // At a deadline the mux relies on what has arrived being read. The runtime may not know yet
+        // that something has.
+        let now = self.now();
+        self.reads_directly |= self.mux.poll_timeout().is_some_and(|deadline| deadline <= now);
         loop {
             let total = match self.receive() {
                 Pause::Report(event) => return Poll::Ready(event),
@@ -317,6 +321,7 @@ impl Connection {
             if let Some(event) = self.poll_closing() {
                 return Poll::Ready(event);
             }
+            let mut read = false;
             match self.read(cx, total) {
                 Poll::Ready(Ok(0)) => {
                     let now = self.now();
@@ -327,21 +332,24 @@ impl Connection {
                     self.received = self.now();
                     self.turn += count;
                     moved = true;
+                    read = true;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Event::Ended(Err(error))),
                 Poll::Pending => {}
             }
-            if moved && self.turn < TURN && self.written < TURN {
+            let yields = self.turn >= TURN || self.written >= TURN;
+            if moved && !yields {
                 continue;
             }
             let (now, deadline) = (self.now(), self.mux.poll_timeout());
-            if deadline.is_some_and(|deadline| deadline <= now) {
+            // What was read is received in the next turn, before a deadline counts.
+            if !(read && yields) && deadline.is_some_and(|deadline| deadline <= now) {
                 if let Err(end) = self.mux.handle_timeout(now) {
                     return Poll::Ready(Event::Ended(Ok(end)));
                 }
                 continue;
             }
-            if self.turn >= TURN || self.written >= TURN {
+            if yields {
                 reschedule(cx);
                 return Poll::Pending;
             }

@@ -397,6 +397,9 @@ impl Slot {
     fn poll_old(&mut self, cx: &mut Context<'_>) {
         let mut at = 0;
         while let Some(connection) = self.old.get_mut(at) {
+            if self.closing {
+                connection.close();
+            }
             let polled = connection.poll(cx);
             let returned = core::mem::take(&mut connection.returned);
             let closed = connection.is_closed();

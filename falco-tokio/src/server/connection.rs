@@ -355,6 +355,7 @@ impl<H: Handler> Connection<H> {
             if let Some(end) = self.mux.machine().end() {
                 return Poll::Ready(Ok(end));
             }
+            let mut read = false;
             if let Pause::Read(total) = pause
                 && !self.eof
             {
@@ -367,7 +368,10 @@ impl<H: Handler> Connection<H> {
                         }
                         moved = true;
                     }
-                    Poll::Ready(_) => moved = true,
+                    Poll::Ready(_) => {
+                        moved = true;
+                        read = true;
+                    }
                     Poll::Pending => {}
                 }
             }
@@ -378,7 +382,9 @@ impl<H: Handler> Connection<H> {
             }
             let now = self.now();
             if yields {
-                if self.mux.poll_timeout().is_some_and(|deadline| deadline <= now)
+                // What was read is received in the next turn, before a deadline counts.
+                if !read
+                    && self.mux.poll_timeout().is_some_and(|deadline| deadline <= now)
                     && let Err(end) = self.mux.handle_timeout(now)
                 {
                     return Poll::Ready(Ok(end));

@@ -79,8 +79,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Closes a connection that was to be closed when all requests have begun.
     pub(super) fn close_if_begun(&mut self, now: Instant) {
         if let Some(reason) = self.closing.when_begun
+            && !self.closing.closed
             && !self.has_unbegun()
-            && self.machine.status() == Status::Established
+            // The server may have closed before.
+            && matches!(self.machine.status(), Status::Established | Status::Draining)
         {
             self.close(now, reason);
         }
