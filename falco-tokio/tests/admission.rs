@@ -4,7 +4,6 @@
 
 mod common;
 
-use core::net::SocketAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::io::Write;
@@ -14,7 +13,7 @@ use std::time::Instant;
 use common::{Running, key};
 use falco_tokio::{Client, ConnectionError, Error, Fate, Request, Server};
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -138,9 +137,10 @@ async fn a_key_gets_no_more_connections_than_its_limit_and_other_keys_do() {
 }
 
 /// Connects from an address, and sends nothing.
-async fn silent(from: [u8; 4], to: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::from((from, 0))).unwrap();
+#[cfg(target_os = "linux")]
+async fn silent(from: [u8; 4], to: core::net::SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(core::net::SocketAddr::from((from, 0))).unwrap();
     socket.connect(to).await.unwrap()
 }
 

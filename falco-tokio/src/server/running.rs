@@ -104,23 +104,28 @@ impl<F> Drop for Task<F> {
     }
 }
 
-/// The handlers of one connection that are on tasks of their own.
+/// The handlers of one connection that are on tasks of their own. An idle connection has none, and
+/// no memory for them.
 #[derive(Debug, Default)]
-pub(crate) struct Running {
+pub(crate) struct Running(Option<Box<Tasks>>);
+
+#[derive(Debug, Default)]
+struct Tasks {
     handlers: HashMap<RequestId, AbortHandle>,
-    /// The place that they share with the connection, from the first one on.
+    /// The place that they share with the connection.
     place: Option<Arc<SharedPlace>>,
 }
 
 impl Running {
     /// The place of the connection, for a handler.
     pub(crate) fn share(&mut self, service: &Arc<Service>, place: Place) -> Arc<SharedPlace> {
-        Arc::clone(self.place.get_or_insert_with(|| SharedPlace::new(service, place)))
+        let tasks = self.0.get_or_insert_default();
+        Arc::clone(tasks.place.get_or_insert_with(|| SharedPlace::new(service, place)))
     }
 
     /// The connection has ended. Returns whether the last handler frees the place.
     pub(crate) fn end(&mut self) -> bool {
-        let place = self.place.take();
+        let place = self.0.as_mut().and_then(|tasks| tasks.place.take());
         if let Some(place) = &place {
             place.end();
         }
@@ -145,38 +150,49 @@ impl Running {
             finished: false,
             _kept: kept,
         };
-        self.handlers.insert(id, tokio::spawn(task).abort_handle());
+        let handle = tokio::spawn(task).abort_handle();
+        self.0.get_or_insert_default().handlers.insert(id, handle);
+    }
+
+    fn handlers(&self) -> impl Iterator<Item = &AbortHandle> {
+        self.0.iter().flat_map(|tasks| tasks.handlers.values())
+    }
+
+    fn get(&self, id: RequestId) -> Option<&AbortHandle> {
+        self.0.as_ref()?.handlers.get(&id)
     }
 
     /// A handler has ended. Returns whether it was one of these.
     pub(crate) fn remove(&mut self, id: RequestId) -> bool {
-        self.handlers.remove(&id).is_some()
+        self.0
+            .as_mut()
+            .is_some_and(|tasks| tasks.handlers.remove(&id).is_some())
     }
 
     /// Drops the handler of a request.
     pub(crate) fn abort(&self, id: RequestId) {
-        if let Some(handle) = self.handlers.get(&id) {
+        if let Some(handle) = self.get(id) {
             handle.abort();
         }
     }
 
     pub(crate) fn abort_all(&self) {
-        self.handlers.values().for_each(AbortHandle::abort);
+        self.handlers().for_each(AbortHandle::abort);
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.handlers.len()
+        self.handlers().count()
     }
 
     pub(crate) fn contains(&self, id: RequestId) -> bool {
-        self.handlers.contains_key(&id)
+        self.get(id).is_some()
     }
 
     /// Releases memory that is not needed while no handler runs. Returns whether there was any.
     pub(crate) fn shrink(&mut self) -> bool {
-        let idle = self.handlers.is_empty() && self.handlers.capacity() > 0;
+        let idle = self.0.as_ref().is_some_and(|tasks| tasks.handlers.is_empty());
         if idle {
-            *self = Self::default();
+            self.0 = None;
         }
         idle
     }
