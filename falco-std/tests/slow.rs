@@ -6,17 +6,21 @@
 mod common;
 
 use core::net::SocketAddr;
+#[cfg(unix)]
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+#[cfg(unix)]
 use std::sync::Arc;
 use std::thread;
 
 use common::{Running, bounded, echo, key, millis};
 use falco_core::testing::{CountingRng, replay_cache};
 use falco_core::{ClassicKey, ClientConnection};
-use falco_std::{Client, Request, Server, Settings, Stream};
+#[cfg(unix)]
+use falco_std::Request;
+use falco_std::{Client, Server, Settings, Stream};
 
 /// A link that accepts 4 KiB at a time, slowly.
 struct Slow(TcpStream);
