@@ -102,7 +102,7 @@ impl Held {
         let bytes = u32::try_from(bytes)
             .ok()
             .and_then(|bytes| self.bytes.checked_add(bytes));
-        bytes.is_some_and(|bytes| bytes <= self.max_bytes)
+        bytes.is_some_and(|bytes| !self.is_closed && bytes <= self.max_bytes)
     }
 
     pub(super) fn contains(&self, id: RequestId) -> bool {
@@ -126,11 +126,7 @@ impl Held {
     /// Adds bytes to a request, which may be a new one with a number greater than all before.
     /// Returns whether there was room.
     pub(super) fn add(&mut self, id: RequestId, bytes: usize) -> bool {
-        let room = u32::try_from(bytes)
-            .ok()
-            .and_then(|bytes| Some((bytes, self.bytes.checked_add(bytes)?)));
-        let fits = |total: u32| !self.is_closed && total <= self.max_bytes;
-        let Some((bytes, total)) = room.filter(|(_, total)| fits(*total)) else {
+        let Some(bytes) = u32::try_from(bytes).ok().filter(|_| self.has_room(bytes)) else {
             return false;
         };
         let at = self.find(id);
@@ -145,7 +141,7 @@ impl Held {
             });
             self.count += 1;
         }
-        self.bytes = total;
+        self.bytes += bytes;
         true
     }
 

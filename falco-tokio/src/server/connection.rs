@@ -1,5 +1,7 @@
 //! One connection of a server: a future that owns the socket, the mux and the handlers that run.
 
+mod handlers;
+
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -8,16 +10,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Body, Ending, ServerMux, ServerStep, SharedBudget, hello_fingerprint, refusal_of};
-use falco_core::{CloseReason, ConnectionError, Refusal, RequestError, RequestId, ServerConnection};
+use falco_core::mux::{Body, Ending, ServerMux, ServerStep, SharedBudget, hello_fingerprint};
+use falco_core::{CloseReason, ConnectionError, ServerConnection};
 use tracing::{Span, debug, warn};
 
-use super::control::{Control, Cut, Outcome};
+use super::control::{Control, Cut};
 use super::handler::Handler;
 use super::place::Place;
 use super::registry::Established;
-use super::request::Request;
-use super::running::{self, Kept, Running};
+use super::running::Running;
 use super::{OnCancel, Service};
 use crate::line::{Line, Wrote, sealed};
 use crate::socket::Socket;
@@ -143,55 +144,6 @@ impl<H: Handler> Connection<H> {
         signals.cut
     }
 
-    /// A handler has ended: answers or refuses its request.
-    fn finish(&mut self, id: RequestId, outcome: Outcome) {
-        let counters = &self.service.counters;
-        let cancelled = self.control.is_cancelled(id);
-        self.control.forget(id);
-        let refusal = match outcome {
-            Outcome::Answer(body) => match self.mux.answer(id, body) {
-                Ok(()) => return counters.answers.add(1),
-                Err(RequestError::TooLarge { length, limit }) => {
-                    // Once for a connection: the client chooses the limit and how often it asks.
-                    if self.too_large == 0 {
-                        warn!(
-                            request = id.number(),
-                            length,
-                            limit,
-                            "the answer is larger than the client accepts; more such answers on this connection are only counted"
-                        );
-                    }
-                    self.too_large = self.too_large.saturating_add(1);
-                    return counters.refusals.add(1);
-                }
-                Err(_) => return counters.refusals.add(1),
-            },
-            Outcome::Dropped if cancelled => Refusal::Cancelled,
-            Outcome::Failed(error) => {
-                let refusal = refusal_of(Some(&*error), cancelled);
-                if refusal == Refusal::Failed {
-                    warn!(request = id.number(), %error, "the handler failed");
-                }
-                refusal
-            }
-            Outcome::Panicked => {
-                warn!(request = id.number(), "the handler panicked");
-                refusal_of(None, cancelled)
-            }
-            // The runtime shuts down, or the handler was aborted from elsewhere.
-            Outcome::Dropped => refusal_of(None, cancelled),
-        };
-        if cancelled && refusal == Refusal::Cancelled {
-            counters.cancelled.add(1);
-            return self.mux.refuse(id, refusal);
-        }
-        if refusal == Refusal::Failed {
-            counters.failed.add(1);
-        }
-        counters.refusals.add(1);
-        self.mux.refuse(id, refusal);
-    }
-
     /// Processes the unread bytes.
     fn receive(&mut self, cx: &mut Context<'_>) -> Pause {
         loop {
@@ -297,23 +249,6 @@ impl<H: Handler> Connection<H> {
                     warn!(left_out, "closed: its key has as many connections as it may have");
                 }
                 self.mux.close(now, CloseReason::Done);
-            }
-        }
-    }
-
-    /// Calls the handler. If it is not ready at once, it gets a task of its own.
-    fn handle(&mut self, cx: &mut Context<'_>, id: RequestId, body: Bytes) {
-        self.service.counters.requests.add(1);
-        let request = Request::received(body, id, Arc::clone(&self.control));
-        let at_once = !self.service.spawn_handlers;
-        match running::begin(|| self.handler.handle(request), at_once, cx) {
-            (_, Poll::Ready(outcome)) => self.finish(id, outcome),
-            (handler, Poll::Pending) => {
-                let kept = Kept {
-                    _held: self.mux.take_held(id),
-                    _place: self.running.share(&self.service, self.place),
-                };
-                self.running.spawn(handler, id, kept, &self.control, &self.span);
             }
         }
     }
@@ -482,16 +417,6 @@ impl<H: Handler> Future for Connection<H> {
         this.ended = true;
         this.finish_stream(cx);
         Poll::Ready(result)
-    }
-}
-
-impl<H> Connection<H> {
-    /// The answers of running handlers are no longer needed.
-    fn cancel_all(&self) {
-        self.control.cancel_all();
-        if self.service.on_cancel == OnCancel::Drop {
-            self.running.abort_all();
-        }
     }
 }
 
