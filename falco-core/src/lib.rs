@@ -181,10 +181,6 @@ mod settings_builder;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod time;
-#[cfg(any(
-    feature = "noise",
-    all(feature = "rustcrypto", not(feature = "aes-gcm"), not(target_os = "none"))
-))]
 mod wipe;
 mod wire;
 
@@ -215,4 +211,5 @@ pub use settings::{
 };
 pub use settings_builder::SettingsBuilder;
 pub use time::Instant;
+pub use wipe::wipe_stack;
 pub use wire::{ClientKeyRef, KeyRef, ServerKeyRef};

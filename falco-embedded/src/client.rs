@@ -10,7 +10,7 @@ use falco_core::{
 use rand_core::TryCryptoRng;
 
 use crate::buffers::Buffers;
-use crate::connection::{BufferedConnection, Next};
+use crate::connection::{BufferedConnection, Next, wiped};
 use crate::error::{Buffer, Error, StartError, enough};
 
 /// A client over two buffers, with one request in flight at a time. You move its bytes.
@@ -213,8 +213,18 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
     /// What ended the connection, once its last bytes were taken; [`Error::Stalled`] if pending
     /// bytes made no progress for too long; [`Error::Closing`] if you closed the connection before
     /// this request began; [`Error::Output`] if the outbox is too small.
-    #[allow(clippy::wildcard_enum_match_arm, reason = "the other events need no reaction")]
     pub fn step<Q: AsRef<[u8]>, A: AsMut<[u8]>>(
+        &mut self,
+        now: Instant,
+        request: Option<&mut PendingRequest<Q, A>>,
+    ) -> Result<bool, Error> {
+        wiped(self.take_step(now, request))
+    }
+
+    /// Not inlined, because its caller overwrites its stack frame afterwards.
+    #[inline(never)]
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the other events need no reaction")]
+    fn take_step<Q: AsRef<[u8]>, A: AsMut<[u8]>>(
         &mut self,
         now: Instant,
         mut request: Option<&mut PendingRequest<Q, A>>,

@@ -5,7 +5,7 @@ use core::fmt;
 
 use falco_core::{
     Connection, ConnectionError, Instant, KeyRef, OutputTooSmall, Received, RecvBuf, Role, SealError, Status,
-    StorageFull,
+    StorageFull, wipe_stack,
 };
 
 use crate::buffers::Buffers;
@@ -426,4 +426,12 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> fmt::Debug for BufferedConnection<R, H, 
             .field("unsent", &(self.end - self.start))
             .finish_non_exhaustive()
     }
+}
+
+/// Overwrites the stack of a step that was the last one before a wait.
+pub(crate) fn wiped(stepped: Result<bool, Error>) -> Result<bool, Error> {
+    if !matches!(stepped, Ok(true)) {
+        wipe_stack();
+    }
+    stepped
 }

@@ -10,7 +10,7 @@ use falco_core::{
 use rand_core::TryCryptoRng;
 
 use crate::buffers::Buffers;
-use crate::connection::{BufferedConnection, Next};
+use crate::connection::{BufferedConnection, Next, wiped};
 use crate::error::{Buffer, Error, StartError, enough};
 
 /// A server's side of one connection over two buffers `B`, with one request at a time in the
@@ -222,6 +222,12 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
     /// What ended the connection, once its last bytes were taken; [`Error::Stalled`] if pending
     /// bytes made no progress for too long; [`Error::Output`] if the outbox is too small.
     pub fn step(&mut self, now: Instant) -> Result<bool, Error> {
+        wiped(self.take_step(now))
+    }
+
+    /// Not inlined, because its caller overwrites its stack frame afterwards.
+    #[inline(never)]
+    fn take_step(&mut self, now: Instant) -> Result<bool, Error> {
         self.update_handler();
         match &mut self.stage {
             Stage::Answering(outgoing) => {
@@ -329,6 +335,12 @@ impl<H: ServerKeyRef, B: Buffers> Incoming<H, B> {
     /// A step while a handler has the request. Further requests are refused.
     #[cfg(feature = "async")]
     pub(crate) fn step(&mut self, now: Instant) -> Result<bool, Error> {
+        wiped(self.take_step(now))
+    }
+
+    #[cfg(feature = "async")]
+    #[inline(never)]
+    fn take_step(&mut self, now: Instant) -> Result<bool, Error> {
         let begun = self.recv(now, |_, event| {
             if let ServerEvent::Request { id, .. } | ServerEvent::Begin { id, .. } = event {
                 Some(id)

@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 
 use falco_core::mux::{Ending, LastStep};
-use falco_core::{ConnectionError, Instant, OutputTooSmall};
+use falco_core::{ConnectionError, Instant, OutputTooSmall, wipe_stack};
 
 use crate::clock::Clock;
 use crate::line::{KEPT, Line, is_timeout};
@@ -274,6 +274,7 @@ impl<T: Output> Shared<T> {
         });
         let unwinding = FailOnPanic(self);
         let done = self.write_with(&mut writer, effort);
+        wipe_stack();
         core::mem::forget(unwinding);
         if matches!(done, Done::Failed) {
             writer.discard();
@@ -289,6 +290,8 @@ impl<T: Output> Shared<T> {
         }
     }
 
+    /// Not inlined, because its caller overwrites its stack frame afterwards.
+    #[inline(never)]
     fn write_with(&self, writer: &mut Writer, effort: Effort) -> Done {
         let mut now = self.clock.now();
         let brief = matches!(effort, Effort::Brief);

@@ -122,14 +122,8 @@ fn leaks(scenario: &str, classic: bool) -> Vec<String> {
         for ((kind, what), places) in &places {
             let whole = places.iter().filter(|place| place.part == Part::Whole).count();
             let allowed = allowed(scenario, &stage, *kind);
-            if whole > allowed {
+            if whole > allowed || allowed == 0 {
                 leaks.push(format!("{stage}: {what}, {allowed} allowed: {places:x?}"));
-            }
-        }
-        let alone = alone(&found, &places);
-        for ((kind, secret), rounds) in alone {
-            if allowed(scenario, &stage, kind) == 0 && rounds.len() > 1 {
-                leaks.push(format!("{stage}: round keys {rounds:?} of {secret}, apart"));
             }
         }
         leaks.extend(missing(&stage, &places));
@@ -174,30 +168,6 @@ fn places<'f>(found: &'f [Found<'_>]) -> BTreeMap<(Kind, &'f str), Vec<Place>> {
             });
     }
     places
-}
-
-/// The round keys of each cipher key that were found alone.
-///
-/// While a record is encrypted, the processor has round keys and the hash key in registers, and the
-/// compiler stores some of those on the stack, in code of other crates. Wiping the stack after each
-/// record would cost 7 to 10 % of the instructions of a short one. A round key is half of the
-/// cipher key: whoever has one, and no other, has 128 bits to guess. From a hash key no cipher key
-/// follows.
-fn alone<'f>(
-    found: &'f [Found<'_>],
-    places: &BTreeMap<(Kind, &'f str), Vec<Place>>,
-) -> BTreeMap<(Kind, &'f str), BTreeSet<usize>> {
-    let mut alone: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
-    for Found { needle, .. } in found {
-        let mut parts = places.get(&(needle.kind, needle.what.as_str())).into_iter().flatten();
-        if let Part::Round(round) = needle.part
-            && parts.any(|place| place.part == needle.part)
-        {
-            let secret = (needle.kind, needle.secret.as_str());
-            alone.entry(secret).or_default().insert(round);
-        }
-    }
-    alone
 }
 
 /// What a connection needs and what was not found: then the search looks for something else. Only

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
 use falco_core::mux::{Body, Ending, ServerMux, ServerStep, SharedBudget, hello_fingerprint};
-use falco_core::{CloseReason, ConnectionError, ServerConnection};
+use falco_core::{CloseReason, ConnectionError, ServerConnection, wipe_stack};
 use tracing::{Span, debug, warn};
 
 use super::control::{Control, Cut};
@@ -369,6 +369,45 @@ impl<H: Handler> Connection<H> {
         self.stage = Stage::Ending(end, self.mux.ending(end, self.now()));
     }
 
+    /// One turn. It is not inlined, because its caller overwrites its stack frame afterwards.
+    #[inline(never)]
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
+        if let Some(cut) = self.take_signals(cx) {
+            debug!(?cut, "cut off");
+            match cut {
+                // Nothing is unread, so its client sees the end of the stream, and no reset.
+                Cut::ForAnother => {}
+                // A reset could destroy the CLOSE.
+                Cut::Revoked => self.line.reject(cx),
+                Cut::Shutdown => self.finish_stream(cx),
+            }
+            return Poll::Ready(Ok(self.mux.machine().end().unwrap_or(ConnectionError::Closed)));
+        }
+        let result = loop {
+            match self.stage {
+                Stage::Open => match ready!(self.run(cx)) {
+                    Ok(end) => self.end(end),
+                    Err(error) => {
+                        self.cancel_all();
+                        debug!(%error, "broken");
+                        break Err(error);
+                    }
+                },
+                Stage::Ending(end, mut ending) => {
+                    let (mux, clock) = (&mut self.mux, self.service.clock);
+                    let seal = |out: &mut [u8]| sealed(mux.seal(clock.now(), out));
+                    let times = (clock, &mut self.timer);
+                    let polled = self.line.poll_end(cx, &mut ending, times, self.eof, seal);
+                    self.stage = Stage::Ending(end, ending);
+                    break ready!(polled).map(|()| end);
+                }
+            }
+        };
+        self.ended = true;
+        self.finish_stream(cx);
+        Poll::Ready(result)
+    }
+
     /// Closes the stream of a connection that is done.
     fn finish_stream(&mut self, cx: &mut Context<'_>) {
         if !self.mux.is_established() {
@@ -383,40 +422,9 @@ impl<H: Handler> Future for Connection<H> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let _entered = this.span.clone().entered();
-        if let Some(cut) = this.take_signals(cx) {
-            debug!(?cut, "cut off");
-            match cut {
-                // Nothing is unread, so its client sees the end of the stream, and no reset.
-                Cut::ForAnother => {}
-                // A reset could destroy the CLOSE.
-                Cut::Revoked => this.line.reject(cx),
-                Cut::Shutdown => this.finish_stream(cx),
-            }
-            return Poll::Ready(Ok(this.mux.machine().end().unwrap_or(ConnectionError::Closed)));
-        }
-        let result = loop {
-            match this.stage {
-                Stage::Open => match ready!(this.run(cx)) {
-                    Ok(end) => this.end(end),
-                    Err(error) => {
-                        this.cancel_all();
-                        debug!(%error, "broken");
-                        break Err(error);
-                    }
-                },
-                Stage::Ending(end, mut ending) => {
-                    let (mux, clock) = (&mut this.mux, this.service.clock);
-                    let seal = |out: &mut [u8]| sealed(mux.seal(clock.now(), out));
-                    let times = (clock, &mut this.timer);
-                    let polled = this.line.poll_end(cx, &mut ending, times, this.eof, seal);
-                    this.stage = Stage::Ending(end, ending);
-                    break ready!(polled).map(|()| end);
-                }
-            }
-        };
-        this.ended = true;
-        this.finish_stream(cx);
-        Poll::Ready(result)
+        let polled = this.poll_turn(cx);
+        wipe_stack();
+        polled
     }
 }
 

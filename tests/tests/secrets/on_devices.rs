@@ -8,7 +8,7 @@ use falco_core::crypto::RustCrypto;
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::{
     ClientConnection, ClientEvent, CloseReason, Instant, KeyRef, Received, Role, ServerConnection, ServerEvent,
-    Settings,
+    Settings, wipe_stack,
 };
 use falco_embedded::{BufferedClient, BufferedConnection, BufferedServer, NoiseClientKey, NoiseServerKey};
 
@@ -114,8 +114,10 @@ pub(crate) fn core(control: &mut Control) {
     let mut machines = machines.unwrap();
     machines.shake_hands(control);
     machines.exchange(1);
+    wipe_stack();
     control.look("live 0");
     machines.exchange(MANY);
+    wipe_stack();
     control.look(&format!("{REKEYED} 0"));
     drop(machines);
     control.look("bound");
