@@ -31,8 +31,7 @@ const CALL: usize = if cfg!(target_os = "none") {
 /// bodies on the stack. They stay there until other code uses that stack. Call this function when a
 /// turn of your loop ends, before the thread waits: from the function that has called the
 /// connection, or from one of its callers. The adapters do so. It overwrites 4,000 bytes below the
-/// caller, 1,024 on a target without an operating system, which takes less than 100 ns on a
-/// current processor.
+/// caller, 1,024 on a target without an operating system.
 ///
 /// The stack of a handshake is overwritten by the connection itself.
 #[inline(never)]

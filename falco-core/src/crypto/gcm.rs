@@ -44,6 +44,14 @@ pub struct Aes256Gcm {
 /// The first batch. It is wiped when dropped: who has keystream and text can decrypt the text.
 struct Batch([Block; BATCH]);
 
+impl Batch {
+    /// The counters, not encrypted yet.
+    #[cfg_attr(not(target_os = "none"), inline)]
+    fn counters(nonce: &Nonce) -> Self {
+        Self([1, 2, 3, 4, 5, 6, 7, 8].map(|counter| counter_block(nonce, counter)))
+    }
+}
+
 impl Drop for Batch {
     #[cfg_attr(not(target_os = "none"), inline)]
     fn drop(&mut self) {
@@ -67,14 +75,11 @@ impl Aes256Gcm {
         Self { cipher, hash }
     }
 
-    /// Fills the part of the first batch that a text of `length` bytes needs.
+    /// Encrypts the part of the first batch that a text of `length` bytes needs.
     #[cfg_attr(not(target_os = "none"), inline(always))]
-    fn first(&self, nonce: &Nonce, length: usize, Batch(batch): &mut Batch) -> Result<(), AeadError> {
+    fn first(&self, length: usize, Batch(batch): &mut Batch) -> Result<(), AeadError> {
         if u64::try_from(length).is_ok_and(|length| length > MAX) {
             return Err(AeadError);
-        }
-        for (block, counter) in batch.iter_mut().zip(1..) {
-            *block = counter_block(nonce, counter);
         }
         let needed = batch.get_mut(..BATCH.min(1 + length.div_ceil(BLOCK)));
         self.cipher.encrypt_blocks(needed.ok_or(AeadError)?);
@@ -114,7 +119,12 @@ impl Aes256Gcm {
             }
         }
         if let Some(with) = stream.next() {
-            for (byte, with) in end.iter_mut().zip(with) {
+            let (fours, end) = end.as_chunks_mut::<4>();
+            let rest = with.iter().skip(4 * fours.len());
+            for (four, with) in fours.iter_mut().zip(with.as_chunks().0) {
+                *four = (u32::from_ne_bytes(*four) ^ u32::from_ne_bytes(*with)).to_ne_bytes();
+            }
+            for (byte, with) in end.iter_mut().zip(rest) {
                 *byte ^= with;
             }
         }
@@ -154,8 +164,8 @@ impl Aead for Aes256Gcm {
     #[cfg_attr(target_os = "none", inline(never))]
     fn seal(&self, nonce: &Nonce, associated: &[u8], out: &mut [u8], body: &[u8]) -> Result<Tag, AeadError> {
         let prefix = out.len().checked_sub(body.len()).ok_or(AeadError)?;
-        let mut batch = Batch([Block::default(); BATCH]);
-        self.first(nonce, out.len(), &mut batch)?;
+        let mut batch = Batch::counters(nonce);
+        self.first(out.len(), &mut batch)?;
         let [mask, stream @ ..] = &batch.0;
         // The part of the body that the first batch covers is copied behind the prefix. If the
         // prefix alone is longer, all of the body is.
@@ -173,8 +183,8 @@ impl Aead for Aes256Gcm {
     #[cfg_attr(not(any(debug_assertions, target_os = "none")), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
     fn open(&self, nonce: &Nonce, associated: &[u8], text: &mut [u8], tag: &Tag) -> Result<(), AeadError> {
-        let mut batch = Batch([Block::default(); BATCH]);
-        self.first(nonce, text.len(), &mut batch)?;
+        let mut batch = Batch::counters(nonce);
+        self.first(text.len(), &mut batch)?;
         let [mask, stream @ ..] = &batch.0;
         let expected = self.tag(mask, associated, text)?;
         // In constant time, and at once instead of byte by byte.

@@ -123,13 +123,18 @@ impl<A: Aead> Direction<A> {
             .filter(|next| *next != REKEY_NONCE)
             .ok_or(AeadError::new())?;
         if self.period.is_due(self.counter) {
-            return with_stack_wiped(|| self.rekey(crypto));
+            return self.rekey(crypto);
         }
         Ok(())
     }
 
     #[cold]
+    #[inline(never)]
     fn rekey<C: Crypto<Aead = A>>(&mut self, crypto: &C) -> Result<(), AeadError> {
+        with_stack_wiped(|| self.replace_key(crypto))
+    }
+
+    fn replace_key<C: Crypto<Aead = A>>(&mut self, crypto: &C) -> Result<(), AeadError> {
         let mut key = Zeroizing::new([0; 32]);
         // REKEY takes the first 32 bytes, without the tag. Encrypted zeros are the keystream: here
         // it is the new key.
