@@ -100,8 +100,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
         if reading != self.reading {
             self.reading = reading;
-            self.deadlines.note_poll(&mut self.machine, now);
-            self.machine.set_reading(now, reading);
+            self.deadlines.set_reading(&mut self.machine, now, reading);
         }
     }
 

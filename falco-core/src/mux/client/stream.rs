@@ -31,8 +31,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Reports whether the caller reads; see
     /// [`ClientConnection::set_reading`](crate::Connection::set_reading).
     pub fn set_reading(&mut self, now: Instant, reading: bool) {
-        self.deadlines.note_poll(&mut self.machine, now);
-        self.machine.set_reading(now, reading);
+        self.deadlines.set_reading(&mut self.machine, now, reading);
     }
 
     /// Reports that the stream has accepted some of the sealed bytes; see
