@@ -140,7 +140,12 @@ impl Client {
         let own = OwnKey::new(keys);
         let mut connection = Connection::new(socket, env, Arc::clone(&own))?;
         // The handshake has its own limit.
-        if let Event::Ended(end) = core::future::poll_fn(|cx| connection.poll(cx)).await {
+        if let Event::Ended(end) = core::future::poll_fn(|cx| {
+            connection.begin_turn(env.clock.now());
+            connection.poll(cx)
+        })
+        .await
+        {
             return Err(error_of(&end, HANDSHAKE, Fate::NotProcessed));
         }
         // The other connections of the client need not find that out.

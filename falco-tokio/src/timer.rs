@@ -3,7 +3,7 @@
 
 use core::future::Future;
 use core::pin::Pin;
-use core::task::{Context, Poll};
+use core::task::{Context, Poll, Waker};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -17,12 +17,14 @@ pub(crate) fn reschedule(cx: &mut Context<'_>) {
 #[derive(Debug, Default)]
 pub(crate) struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
+    /// What the timer wakes when it fires.
+    wakes: Option<Waker>,
 }
 
 impl Timer {
     /// Removes the deadline, so that it does not wake a connection that is idle from now on.
     pub(crate) fn forget(&mut self) {
-        self.sleep = None;
+        *self = Self::default();
     }
 
     /// Has the task woken at `deadline` or earlier. Returns `Ready` if the deadline has passed.
@@ -31,12 +33,18 @@ impl Timer {
             return Poll::Pending;
         };
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        let registered = self.wakes.as_ref().is_some_and(|wakes| wakes.will_wake(cx.waker()));
         // An earlier deadline may stay: when it fires, the timer is set to the current one.
         if sleep.is_elapsed() || sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
+        } else if registered {
+            return Poll::Pending;
         }
         loop {
             if sleep.as_mut().poll(cx).is_pending() {
+                if !registered {
+                    self.wakes = Some(cx.waker().clone());
+                }
                 return Poll::Pending;
             }
             if deadline <= Instant::now() {

@@ -22,17 +22,23 @@ use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
 const TURN: usize = 64 << 10;
+/// Stands for no deadline.
+const NEVER: falco_core::Instant = falco_core::Instant::from_millis(u64::MAX);
 
 pub(super) struct Connection {
     line: Line<Socket>,
     mux: ClientMux<Arc<ClientKeys>, Bytes, AnswerTo, (Instant, PingTo)>,
     timer: Timer,
     stage: Stage,
+    /// When this turn began. It is not read again during the turn, which is short.
+    now: falco_core::Instant,
     env: Arc<Env>,
     key: Arc<OwnKey>,
     eof: bool,
     /// When bytes were last received.
     received: falco_core::Instant,
+    /// The deadline when the last turn ended. None is before it.
+    due: falco_core::Instant,
     /// Reads the socket itself. The runtime may not have been notified yet of bytes in it.
     reads_directly: bool,
     /// Bytes read in this turn.
@@ -79,10 +85,12 @@ impl Connection {
             mux: ClientMux::new(machine, &env.settings),
             timer: Timer::default(),
             stage: Stage::Open,
+            now,
             env: Arc::clone(env),
             key,
             eof: false,
             received: now,
+            due: NEVER,
             reads_directly: false,
             turn: 0,
             written: 0,
@@ -90,8 +98,9 @@ impl Connection {
         })
     }
 
-    fn now(&self) -> falco_core::Instant {
-        self.env.clock.now()
+    /// A turn begins, which may call several methods.
+    pub(super) const fn begin_turn(&mut self, now: falco_core::Instant) {
+        self.now = now;
     }
 
     /// Whether new requests are accepted.
@@ -156,7 +165,7 @@ impl Connection {
 
     /// Accepts nothing new. Requests that have not begun are returned; the others complete.
     pub(super) fn retire(&mut self) {
-        let now = self.now();
+        let now = self.now;
         self.mux.close(now, CloseReason::Done);
         self.returned
             .calls
@@ -178,7 +187,7 @@ impl Connection {
 
     /// Processes the unread bytes.
     fn receive(&mut self) -> Pause {
-        let now = self.now();
+        let now = self.now;
         loop {
             let step = match self.mux.recv(now, self.line.unread()) {
                 Ok(step) => step,
@@ -230,17 +239,17 @@ impl Connection {
 
     /// Seals and writes until the stream accepts no more, or this turn's limit is reached.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
-        let (mux, clock, written) = (&mut self.mux, self.env.clock, &mut self.written);
+        let (mux, now, written) = (&mut self.mux, self.now, &mut self.written);
         let wrote = self.line.write(cx, |out| {
             if *written >= TURN {
                 return Ok(0);
             }
-            let count = sealed(mux.seal(clock.now(), out, fail))?;
+            let count = sealed(mux.seal(now, out, fail))?;
             *written += count;
             Ok(count)
         })?;
         if wrote.is_blocked() {
-            self.mux.blocked(self.env.clock.now());
+            self.mux.blocked(self.now);
         } else if wrote.all && self.written < TURN {
             for (_, to) in self.mux.flushed() {
                 let _ = to.send(Ok(None));
@@ -261,7 +270,7 @@ impl Connection {
             };
             match self.read(cx, total) {
                 Poll::Ready(Ok(0)) => {
-                    let (now, found_closed) = (self.now(), error.kind() == io::ErrorKind::BrokenPipe);
+                    let (now, found_closed) = (self.now, error.kind() == io::ErrorKind::BrokenPipe);
                     let end = self.mux.end_of_broken_stream(now, self.line.unread(), found_closed);
                     return Event::Ended(end.ok_or(error));
                 }
@@ -274,13 +283,13 @@ impl Connection {
     /// Whether the connection is established and nothing was received for a while. It may have
     /// ended since, if the process was stopped or its threads were busy.
     pub(super) fn is_quiet(&self) -> bool {
-        self.is_established() && self.now().since(self.received) >= QUIET
+        self.is_established() && self.now.since(self.received) >= QUIET
     }
 
     /// Polls the connection as [`poll`](Self::poll) does, but reads the socket itself first: the
     /// runtime may not have been notified of what is in it.
     pub(super) fn poll_socket(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        self.received = self.now();
+        self.received = self.now;
         self.reads_directly = true;
         self.poll(cx)
     }
@@ -301,8 +310,7 @@ impl Connection {
         self.written = 0;
         // At a deadline the mux relies on what has arrived being read. The runtime may not know yet
         // that something has.
-        let now = self.now();
-        self.reads_directly |= self.mux.poll_timeout().is_some_and(|deadline| deadline <= now);
+        self.reads_directly |= self.due <= self.now;
         loop {
             let total = match self.receive() {
                 Pause::Report(event) => return Poll::Ready(event),
@@ -324,12 +332,12 @@ impl Connection {
             let mut read = false;
             match self.read(cx, total) {
                 Poll::Ready(Ok(0)) => {
-                    let now = self.now();
+                    let now = self.now;
                     self.eof = true;
                     return Poll::Ready(Event::Ended(Ok(self.mux.end_of_stream(now, self.line.unread()))));
                 }
                 Poll::Ready(Ok(count)) => {
-                    self.received = self.now();
+                    self.received = self.now;
                     self.turn += count;
                     moved = true;
                     read = true;
@@ -341,7 +349,7 @@ impl Connection {
             if moved && !yields {
                 continue;
             }
-            let (now, deadline) = (self.now(), self.mux.poll_timeout());
+            let (now, deadline) = (self.now, self.mux.poll_timeout());
             // What was read is received in the next turn, before a deadline counts.
             if !(read && yields) && deadline.is_some_and(|deadline| deadline <= now) {
                 if let Err(end) = self.mux.handle_timeout(now) {
@@ -357,10 +365,12 @@ impl Connection {
             if self.mux.outstanding() == 0 {
                 self.mux.shrink();
             }
+            self.due = deadline.unwrap_or(NEVER);
             let deadline = deadline.map(|deadline| self.env.clock.at(deadline));
             if self.timer.poll(cx, deadline).is_pending() {
                 return Poll::Pending;
             }
+            self.now = self.env.clock.now();
         }
     }
 
@@ -375,7 +385,7 @@ impl Connection {
                     if let Event::Ended(end) = &event {
                         debug!(?end, "ended");
                         self.stage = match end {
-                            Ok(end) => Stage::Ending(self.mux.ending(*end, self.env.clock.now())),
+                            Ok(end) => Stage::Ending(self.mux.ending(*end, self.now)),
                             Err(_) => Stage::Closed,
                         };
                         self.finish(end);

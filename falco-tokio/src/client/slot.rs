@@ -415,6 +415,11 @@ impl Slot {
     /// One turn. It is not inlined, because its caller overwrites its stack frame afterwards.
     #[inline(never)]
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let now = self.env.clock.now();
+        self.old.iter_mut().for_each(|connection| connection.begin_turn(now));
+        if let Current::Connection(connection) = &mut self.current {
+            connection.begin_turn(now);
+        }
         loop {
             if !self.take_orders(cx) {
                 reschedule(cx);

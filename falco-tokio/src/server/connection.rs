@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
 use falco_core::mux::{Body, Ending, ServerMux, ServerStep, SharedBudget, hello_fingerprint};
-use falco_core::{CloseReason, ConnectionError, ServerConnection, wipe_stack};
+use falco_core::{CloseReason, ConnectionError, Instant, ServerConnection, wipe_stack};
 use tracing::{Span, debug, warn};
 
 use super::control::{Control, Cut};
@@ -41,6 +41,8 @@ pub(super) struct Connection<H> {
     running: Running,
     timer: Timer,
     stage: Stage,
+    /// When this turn began. It is not read again during the turn, which is short.
+    now: Instant,
     service: Arc<Service>,
     handler: Arc<H>,
     place: Place,
@@ -96,6 +98,7 @@ impl<H: Handler> Connection<H> {
             running: Running::default(),
             timer: Timer::default(),
             stage: Stage::Open,
+            now: service.clock.now(),
             service,
             handler,
             place,
@@ -109,10 +112,6 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    fn now(&self) -> falco_core::Instant {
-        self.service.clock.now()
-    }
-
     /// Takes the signals of handlers and the server. Returns why to end at once, if so.
     fn take_signals(&mut self, cx: &mut Context<'_>) -> Option<Cut> {
         let signals = self.control.take(cx);
@@ -122,12 +121,12 @@ impl<H: Handler> Connection<H> {
             }
         }
         if signals.cut == Some(Cut::Revoked) {
-            self.mux.revoke(self.now());
+            self.mux.revoke(self.now);
             // The CLOSE is sent if the stream takes it at once.
             self.written = 0;
             let _ = self.write(cx);
         } else if let Some(reason) = signals.close {
-            self.mux.close(self.now(), reason);
+            self.mux.close(self.now, reason);
         }
         // Its hello may have arrived since it was selected.
         if signals.make_room && self.service.registry.is_selected(self.place.number) {
@@ -155,7 +154,7 @@ impl<H: Handler> Connection<H> {
             if self.greeting && !self.line.is_flushed() {
                 return Pause::Wait;
             }
-            let now = self.now();
+            let now = self.now;
             let fingerprint = if self.mux.is_established() {
                 None
             } else {
@@ -235,7 +234,7 @@ impl<H: Handler> Connection<H> {
             self.span.record("key", tracing::field::display(key));
         }
         debug!("established");
-        let now = self.now();
+        let now = self.now;
         if self.service.keys.is_retired(key) {
             self.mux.close(now, CloseReason::KeyRetired);
             return;
@@ -255,18 +254,18 @@ impl<H: Handler> Connection<H> {
 
     /// Seals and writes until the stream accepts no more, or this turn's limit is reached.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
-        let (mux, clock, written) = (&mut self.mux, self.service.clock, &mut self.written);
+        let (mux, now, written) = (&mut self.mux, self.now, &mut self.written);
         let wrote = self.line.write(cx, |out| {
             if *written >= TURN {
                 return Ok(0);
             }
-            let count = sealed(mux.seal(clock.now(), out))?;
+            let count = sealed(mux.seal(now, out))?;
             *written = written.saturating_add(of_turn(count));
             Ok(count)
         })?;
         self.greeting &= !(wrote.all && self.line.is_flushed());
         if wrote.is_blocked() {
-            self.mux.blocked(self.service.clock.now());
+            self.mux.blocked(self.now);
         } else {
             self.mux.wrote();
         }
@@ -297,7 +296,7 @@ impl<H: Handler> Connection<H> {
                 match self.line.poll_read(cx, total)? {
                     Poll::Ready(0) => {
                         self.eof = true;
-                        let now = self.now();
+                        let now = self.now;
                         if let Err(end) = self.mux.end_of_stream(now, self.line.unread()) {
                             return Poll::Ready(Ok(end));
                         }
@@ -315,7 +314,7 @@ impl<H: Handler> Connection<H> {
             if moved && !yields {
                 continue;
             }
-            let now = self.now();
+            let now = self.now;
             if yields {
                 // What was read is received in the next turn, before a deadline counts.
                 if !read
@@ -342,7 +341,7 @@ impl<H: Handler> Connection<H> {
             self.shrink();
             let deadline = deadline.map(|deadline| self.service.clock.at(deadline));
             match self.timer.poll(cx, deadline) {
-                Poll::Ready(()) => {}
+                Poll::Ready(()) => self.now = self.service.clock.now(),
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -366,12 +365,13 @@ impl<H: Handler> Connection<H> {
             self.service.counters.unauthenticated.add(1);
         }
         debug!(%end, "ended");
-        self.stage = Stage::Ending(end, self.mux.ending(end, self.now()));
+        self.stage = Stage::Ending(end, self.mux.ending(end, self.now));
     }
 
     /// One turn. It is not inlined, because its caller overwrites its stack frame afterwards.
     #[inline(never)]
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
+        self.now = self.service.clock.now();
         if let Some(cut) = self.take_signals(cx) {
             debug!(?cut, "cut off");
             match cut {
