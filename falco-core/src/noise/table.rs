@@ -1,5 +1,5 @@
-//! The requests in flight of one connection, in place or on the heap. Ids ascend, so that both
-//! tables are sorted by them.
+//! The requests in flight of one connection, in place or on the heap. Ids ascend, so both tables
+//! are sorted by id.
 
 /// One request in flight, 20 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -168,7 +168,7 @@ impl<const N: usize> RequestTable for FixedTable<N> {
         let Some(mut behind) = self.slots.get_mut(place..self.used).filter(|behind| !behind.is_empty()) else {
             return;
         };
-        // Each moves up by one.
+        // Each later slot moves one place to the front.
         while let [place, rest @ ..] = behind {
             if let Some(next) = rest.first() {
                 *place = *next;
@@ -202,7 +202,7 @@ const SPARE: usize = 8;
 pub struct HeapTable {
     /// Sorted by id.
     slots: alloc::vec::Vec<RequestSlot>,
-    /// Slots whose request has not completed.
+    /// How many slots have a request that has not completed.
     count: u32,
     /// No request with a smaller id is [`Lost`](State::Lost).
     lost_from: u32,
@@ -256,7 +256,7 @@ impl RequestTable for HeapTable {
 
     #[inline]
     fn find(&self, id: u32) -> Option<usize> {
-        // Ids mostly follow one another, so the distance from the first is tried before a search.
+        // Ids are mostly consecutive, so the distance from the first id is tried before a search.
         let distance = id.checked_sub(self.slots.first()?.id)?;
         let guess = usize::try_from(distance).ok()?;
         let place = if self.slots.get(guess).is_some_and(|slot| slot.id == id) {

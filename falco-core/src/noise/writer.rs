@@ -1,5 +1,5 @@
 //! Writes records of frames into the caller's output. The last body of a record is not copied: the
-//! cipher reads it from its place. The others are copied in front of it.
+//! cipher reads it from the caller's memory. The bodies before it are copied to the output.
 
 use super::layout::{FRAME_HEAD, FrameHead, RECORD_HEAD, RECORD_OVERHEAD};
 use super::record::Direction;
