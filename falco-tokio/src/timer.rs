@@ -31,7 +31,8 @@ impl Timer {
             return Poll::Pending;
         };
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        // An earlier deadline may stay: when it fires, the timer is set to the current one.
+        // An earlier deadline stays in the timer. When it fires, the timer is reset to the current
+        // one.
         if sleep.is_elapsed() || sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
         }

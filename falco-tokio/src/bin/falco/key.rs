@@ -25,9 +25,9 @@ Keys:
   A key is 64 hexadecimal digits, as `falco keygen` makes them. It comes from --key-file, where - is standard input, or
   else from the variable FALCO_KEY. On the classic wire, FALCO_CLASSIC_KEY has precedence over FALCO_KEY, because a key
   is for one wire. No option takes the key itself: all users of a machine can see the arguments of a process.
-  Prefer a file: the environment of a process is passed on to all that it starts, and shows in its container's
-  configuration. The file must be readable by its owner alone (chmod 600), unless it belongs to another user, such as
-  root, who hands it to a service. Its text is one line, in ASCII, or in UTF-8 or UTF-16 with a byte order mark.";
+  Prefer a file: child processes inherit the environment, and the configuration of a container shows it. The file must
+  be readable by its owner alone (chmod 600), unless it belongs to another user, such as root, who hands it to a
+  service. Its text is one line, in ASCII, or in UTF-8 or UTF-16 with a byte order mark.";
 
 /// The options for the key, the same in all commands that need one.
 #[derive(clap::Args, Clone, Debug)]

@@ -147,9 +147,9 @@ fn remove_if(path: &Path, which: Identity) -> io::Result<()> {
     remove_compared(path, which)
 }
 
-/// The same after the file was compared. Another server may have put its own socket at `path` since
-/// then, and the system cannot compare and remove in one step. So this moves the file aside, looks
-/// at what it has moved, and moves it back if it is another.
+/// Removes the file at `path`, whose identity was just compared with `which`. Another server may
+/// have put its own socket at `path` since then, and the system cannot compare and remove in one
+/// step. So this moves the file aside, compares again, and moves it back if it is another file.
 fn remove_compared(path: &Path, which: Identity) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.old", std::process::id()));
