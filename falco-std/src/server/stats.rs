@@ -40,8 +40,8 @@ pub struct ServerStats {
     pub max_half_open: u64,
     /// Accepted sockets.
     pub accepted: u64,
-    /// Sockets that were closed at once, because there were as many connections as there may be, in
-    /// all or from one source.
+    /// Sockets that were closed at once, because the limit of connections or the limit of one
+    /// source was reached.
     pub turned_away: u64,
     /// Half-open connections that were dropped because another needed the place.
     pub half_open_dropped: u64,
@@ -52,10 +52,10 @@ pub struct ServerStats {
     pub unauthenticated: u64,
     /// Errors of accepting, for example because no file descriptors were left.
     pub accept_errors: u64,
-    /// Connections that were closed after their handshake, because there were as many under their
-    /// key as there may be
-    /// ([`ServerBuilder::max_connections_per_key`](crate::ServerBuilder::max_connections_per_key)),
-    /// or because the classic wire had
+    /// Connections that were closed after their handshake, because the limit of their key was
+    /// reached
+    /// ([`ServerBuilder::max_connections_per_key`](crate::ServerBuilder::max_connections_per_key))
+    /// or that of the classic wire
     /// ([`ServerBuilder::max_classic_connections`](crate::ServerBuilder::max_classic_connections)).
     pub over_key_limit: u64,
     /// Connections that were ended because their key was revoked
