@@ -72,8 +72,9 @@ pub struct ServerStats {
     /// Of the refused, requests whose handler failed or panicked.
     pub failed: u64,
     /// Requests that were refused as busy without a call of the handler: no worker was free in
-    /// time, or the limit of held bytes over all connections was reached
-    /// ([`ServerBuilder::max_held`](crate::ServerBuilder::max_held)).
+    /// time, or there was no room for their bytes
+    /// ([`ServerBuilder::max_held`](crate::ServerBuilder::max_held),
+    /// [`Settings::with_max_held`](crate::Settings::with_max_held)).
     pub busy: u64,
 }
 
