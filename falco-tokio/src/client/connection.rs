@@ -55,7 +55,7 @@ enum Stage {
 /// What a connection reports to its slot.
 pub(super) enum Event {
     Established,
-    /// Nothing new is accepted. Requests in flight still complete.
+    /// No new requests are accepted. Requests in flight still complete.
     Closing,
     /// All requests have been returned or have completed. The stream may still be ending.
     Ended(io::Result<ConnectionError>),
@@ -108,12 +108,12 @@ impl Connection {
         matches!(self.stage, Stage::Closed)
     }
 
-    /// What it tells about its server.
+    /// What the connection has learned about its server.
     pub(super) const fn history(&self) -> History {
         self.mux.history()
     }
 
-    /// Of the key that it was made under.
+    /// Whether a server has let this client in under the key of the connection.
     pub(super) fn admitted(&self) -> &Admitted {
         &self.key.admitted
     }
@@ -133,7 +133,7 @@ impl Connection {
         }
     }
 
-    /// Takes out a request, for its caller to receive an error.
+    /// Cancels a request and returns it, so that its caller can receive an error.
     pub(super) fn cancel(&mut self, ticket: u64) -> Option<(Call, Fate)> {
         self.mux.cancel(ticket)
     }
@@ -143,7 +143,8 @@ impl Connection {
         if !self.is_open() {
             return Some(ping);
         }
-        // A server may answer none of them, and the connection stays.
+        // Pings whose callers no longer wait are removed here, because a server need not answer all
+        // pings.
         drop(self.mux.take_pings(|(_, to)| to.is_closed()));
         ping.waiter.0 = Instant::now();
         self.mux.ping(ping).err()
@@ -154,7 +155,8 @@ impl Connection {
         self.mux.machine().in_flight().max(self.mux.outstanding())
     }
 
-    /// Accepts nothing new. Requests that have not begun are returned; the others complete.
+    /// Closes the connection for new requests. Requests that have not begun are returned; the
+    /// others complete.
     pub(super) fn retire(&mut self) {
         let now = self.now();
         self.mux.close(now, CloseReason::Done);
@@ -163,8 +165,8 @@ impl Connection {
             .extend(self.mux.poll_closing().into_iter().flatten());
     }
 
-    /// Whether the connection accepts nothing new from now on, although the slot has not asked for
-    /// that. Requests that have not begun are returned.
+    /// Reports once that the connection no longer accepts requests, if the slot has not closed it.
+    /// Requests that have not begun are returned.
     fn poll_closing(&mut self) -> Option<Event> {
         let unbegun = self.mux.poll_closing()?;
         self.returned.calls.extend(unbegun);
@@ -295,12 +297,12 @@ impl Connection {
         self.line.poll_read(cx, total)
     }
 
-    /// Reads, writes and keeps deadlines until there is something to report.
+    /// Reads, writes and applies deadlines until there is something to report.
     fn run(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         self.turn = 0;
         self.written = 0;
-        // At a deadline the mux relies on what has arrived being read. The runtime may not know yet
-        // that something has.
+        // At a deadline, everything that has arrived has to be read first. The runtime may not have
+        // been notified of it yet, so the socket is read directly.
         let now = self.now();
         self.reads_directly |= self.mux.poll_timeout().is_some_and(|deadline| deadline <= now);
         loop {
@@ -317,7 +319,7 @@ impl Connection {
             if let Some(end) = self.mux.end() {
                 return Poll::Ready(Event::Ended(Ok(end)));
             }
-            // It may have no request numbers left.
+            // The connection may have closed because it has no request ids left.
             if let Some(event) = self.poll_closing() {
                 return Poll::Ready(event);
             }
@@ -342,7 +344,7 @@ impl Connection {
                 continue;
             }
             let (now, deadline) = (self.now(), self.mux.poll_timeout());
-            // What was read is received in the next turn, before a deadline counts.
+            // Bytes that were read are processed in the next turn, before a deadline applies.
             if !(read && yields) && deadline.is_some_and(|deadline| deadline <= now) {
                 if let Err(end) = self.mux.handle_timeout(now) {
                     return Poll::Ready(Event::Ended(Ok(end)));
@@ -434,7 +436,7 @@ mod tests {
         let (to, _waits) = oneshot::channel();
         assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
         for _ in 0..10 {
-            // The caller has gone since.
+            // The caller no longer waits.
             let (to, _) = oneshot::channel();
             assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
         }
