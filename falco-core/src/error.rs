@@ -71,7 +71,7 @@ pub enum ConnectionError {
     PeerDead,
     /// A write made no progress for a lifetime.
     Stalled,
-    /// The handler failed. This wire can report that only by ending the connection.
+    /// The handler failed. The classic wire can report that only by ending the connection.
     HandlerFailed,
     /// The key has reached its seal limit, or a nonce would repeat. Replace the key.
     KeyExhausted,
