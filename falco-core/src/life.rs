@@ -17,7 +17,7 @@ pub(crate) struct Life {
     lifetime: Span,
     /// When the caller stopped reading, as it reported with `set_reading`. `None` while it reads.
     paused: Option<Instant>,
-    /// How much longer the idle timeout may be paused before it restarts.
+    /// How much longer the idle timeout may be paused until its next restart.
     pause_left: Span,
     grace: GracePeriod,
     end: Option<ConnectionError>,

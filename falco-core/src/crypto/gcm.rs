@@ -55,7 +55,7 @@ impl ZeroizeOnDrop for Aes256Gcm {}
 
 #[allow(
     clippy::inline_always,
-    reason = "the caller knows some of the lengths, which saves a tenth for a short text; where flash is scarce there is one copy of each"
+    reason = "where it is inlined, the compiler knows some of the lengths, and a short text takes a tenth less time; a device has one copy of each function, to save flash"
 )]
 impl Aes256Gcm {
     pub(super) fn new(key: &[u8; 32]) -> Self {

@@ -45,7 +45,8 @@ const FREE_PART: usize = 16;
 pub enum Room {
     /// There is a place.
     Free,
-    /// There is none until a half-open connection has completed its handshake or was dropped.
+    /// There is none now. One may become free when a half-open connection completes its handshake
+    /// or is dropped.
     Wait,
     /// There is none: all connections are established.
     Full,

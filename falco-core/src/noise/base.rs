@@ -170,7 +170,8 @@ impl<H, A: Aead> Base<H, A> {
             .is_some_and(|link| link.own_close != OwnClose::None || link.their_close.is_some())
     }
 
-    /// How many requests are in flight, if the table has `slots`.
+    /// How many requests are in flight: `slots`, the number in the table, or after a protocol error
+    /// the number before it.
     pub(super) fn in_flight(&self, slots: usize) -> usize {
         self.in_flight.map_or(slots, usize::from)
     }

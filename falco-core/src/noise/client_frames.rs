@@ -212,8 +212,8 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.next_lost()
     }
 
-    /// Returns the event of the next request that the server will not process, and after them all
-    /// the end.
+    /// Returns the event of the next request that the server will not process. If there is none and
+    /// the server has ended the connection, returns the end.
     fn next_lost<'u>(&mut self) -> Result<ClientReceived<'u>, ConnectionError> {
         let lost = (self.requests.lost > 0).then(|| self.requests.table.next_lost());
         let Some(lost) = lost.flatten() else {

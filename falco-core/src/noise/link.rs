@@ -39,7 +39,7 @@ pub(super) struct Link<A> {
     /// Bytes of frames that are decrypted and checked, and whose events are not returned yet. They
     /// are in the unread bytes after `head`, and a tag follows them.
     pub(super) opened: usize,
-    /// Bytes of the record's length in front of these frames. Zero once the first frame is
+    /// Bytes of the length field in front of these frames: two, or zero once the first frame is
     /// consumed.
     head: usize,
     pub(super) own_close: OwnClose,
@@ -293,9 +293,9 @@ impl<A: Aead> Link<A> {
     /// The most bytes that pending frames take.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn pending_size(&self) -> usize {
-        let fifteen = usize::from(self.pong.is_some()) + usize::from(self.ping_pending);
+        let ping_frames = usize::from(self.pong.is_some()) + usize::from(self.ping_pending);
         let close = usize::from(matches!(self.own_close, OwnClose::Pending { .. }));
-        fifteen * (FRAME_HEAD + 8) + (self.refused + close) * (FRAME_HEAD + 1)
+        ping_frames * (FRAME_HEAD + 8) + (self.refused + close) * (FRAME_HEAD + 1)
     }
 }
 

@@ -3,7 +3,7 @@
 
 /// One request in flight, 20 bytes.
 #[derive(Clone, Copy, Debug)]
-#[allow(unnameable_types, reason = "the tables of this crate alone hold it")]
+#[allow(unnameable_types, reason = "only the tables of this crate hold it")]
 pub struct RequestSlot {
     pub(super) id: u32,
     /// Bytes in the message that is being received.
@@ -19,7 +19,8 @@ pub struct RequestSlot {
 /// The state of a request on the side that has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Client: no byte of the answer has arrived. Server: the request is with the handler.
+    /// Client: no byte of the answer has arrived. Server: the request has arrived, and no byte of
+    /// its answer is sealed.
     Waiting,
     /// Client: the answer has arrived in part. Server: the request has arrived in part.
     Receiving,
@@ -195,8 +196,9 @@ const SPARE: usize = 8;
 /// [`NoiseClient`](super::NoiseClient) and [`NoiseServer`](super::NoiseServer). It allocates when
 /// requests begin, and nothing before.
 ///
-/// A peer cannot make it slow by having many requests in flight: a request is found by its id, and
-/// the slot of a completed one stays until enough of them can be removed together.
+/// A peer cannot make it slow by having many requests in flight: a request is found by its id
+/// without reading all slots, and the slots of completed requests are removed together once there
+/// are enough of them.
 #[cfg(feature = "alloc")]
 #[derive(Clone, Debug)]
 pub struct HeapTable {

@@ -125,7 +125,7 @@ fn records<'v>(session: &'v Value, from: &'v str) -> impl Iterator<Item = &'v Va
 }
 
 #[test]
-fn what_is_derived_from_a_secret_is_that_of_the_sessions() {
+fn derived_values_match_the_recorded_sessions() {
     for session in sessions() {
         let secret = NoiseSecret::derive(key(&session), &RustCrypto);
         assert_eq!(secret.psk()[..], bytes(&session["psk"]));
@@ -255,7 +255,7 @@ fn a_server_reads_the_sessions_and_writes_its_part_of_them() {
         .map(Into::into);
         assert_eq!(told[..12], expected);
         assert_eq!(told[12], "Closing");
-        // The next records of the session are the answers to 2 and 1.
+        // Request 4 was cancelled and still waits for its answer.
         let numbers: Vec<_> = requests.iter().map(|id| id.number()).collect();
         assert_eq!(numbers, [1, 2, 4, 6, 3, 7, 8]);
         server.refuse(requests[2], Refusal::Cancelled).expect("it waits");
@@ -326,11 +326,11 @@ fn a_client_writes_its_part_of_the_sessions_and_reads_them() {
         }
         assert_eq!(answered, [2, 1, 6, 3, 8, 7]);
         assert!(refused.contains(&(4, Refusal::Cancelled)));
-        assert!(closing, "the last thing that is told");
+        assert!(closing, "Closing is the last event");
         assert_eq!(
             (client.status(), client.in_flight()),
             (Status::Draining, 1),
-            "5 is the session's gap"
+            "the session has no answer to request 5"
         );
     }
 }

@@ -26,8 +26,8 @@ pub(super) fn write_each<M>(
     None
 }
 
-/// The result of a call that wrote nothing into `given` bytes of output, although `pending` bytes
-/// of frames were pending.
+/// The result of a call that wrote nothing into `given` bytes of output. `pending` is how many
+/// bytes of frames were pending.
 pub(super) fn nothing_written(error: Option<SealError>, pending: usize, given: usize) -> Result<usize, SealError> {
     match error {
         Some(error) => Err(error),
@@ -40,7 +40,8 @@ pub(super) fn nothing_written(error: Option<SealError>, pending: usize, given: u
     }
 }
 
-/// The result of a call that writes pending output alone. `recv` returns what ended the connection.
+/// The result of a call that only writes pending output. An error that ended the connection becomes
+/// 0 bytes, because `recv` returns it.
 pub(super) fn pending_only(wrote: Result<usize, SealError>) -> Result<usize, OutputTooSmall> {
     match wrote {
         Ok(written) => Ok(written),

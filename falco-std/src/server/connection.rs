@@ -21,7 +21,7 @@ use crate::shared::{Locked, Shared, handles};
 use crate::stream::BoxedStream;
 
 /// How long the thread of a connection whose key was revoked tries to send the reason.
-const LAST_WORD: Duration = Duration::from_millis(20);
+const SEND_REASON_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// How often a thread that no other can wake checks whether the connection is to end.
 const STOP_POLL: Duration = Duration::from_millis(250);
@@ -89,7 +89,7 @@ where
         input_ended: false,
         greeted: false,
     };
-    let ended = reader.converse();
+    let ended = reader.run();
     reader.end(&ended);
     ended
 }
@@ -98,7 +98,7 @@ impl<H> Reader<'_, H>
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
-    fn converse(&mut self) -> io::Result<ConnectionError> {
+    fn run(&mut self) -> io::Result<ConnectionError> {
         loop {
             self.conn.flush();
             let mut locked = self.conn.lock();
@@ -281,7 +281,7 @@ where
     /// Ends the connection because its key was revoked. Sends the reason first, if the stream
     /// accepts it.
     fn send_reason(&self) {
-        let until = self.conn.now() + LAST_WORD;
+        let until = self.conn.now() + SEND_REASON_TIMEOUT;
         self.conn.flush_until(Some(until));
         // Another thread may be writing. It sends the reason too.
         let mut locked = self.conn.lock();

@@ -8,8 +8,8 @@ use crate::time::Instant;
 /// When the server first waited for a connection, and the number of the connection.
 type Candidate = (Instant, u64);
 
-/// A source holds too many candidates if it has more than one in this many of all candidates, and
-/// also more than [`FEW`].
+/// A source holds too many candidates if it has more than all candidates divided by this, and also
+/// more than [`FEW`].
 const SHARE: usize = 16;
 /// A source with at most this many candidates never holds too many.
 const FEW: usize = 8;

@@ -16,7 +16,7 @@ pub(super) struct Closing {
     when_begun: Option<CloseReason>,
     /// This side has closed the connection.
     closed: bool,
-    /// When this side had closed the connection and the last caller stopped waiting for an answer.
+    /// Since when this side has closed the connection and no caller waits for an answer.
     idle: Option<Instant>,
     /// What ended the connection, if this side has abandoned it.
     pub(super) end: Option<ConnectionError>,
@@ -40,8 +40,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// Closes once all accepted requests have begun, as [`close`](Self::close) does.
-    /// [`seal`](Self::seal) then writes the CLOSE. For a client that its user closes, so that the
-    /// requests that this connection has accepted complete.
+    /// [`seal`](Self::seal) then writes the CLOSE. Call it when the user closes the client, so that
+    /// the requests that this connection has accepted complete.
     pub fn close_when_begun(&mut self, reason: CloseReason) {
         self.closing.when_begun.get_or_insert(reason);
     }
@@ -76,7 +76,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.closing.idle = idle.then(|| self.closing.idle.unwrap_or(now));
     }
 
-    /// Does what [`close_when_begun`](Self::close_when_begun) has announced, once all requests have
+    /// Closes as requested by [`close_when_begun`](Self::close_when_begun), if all requests have
     /// begun.
     pub(super) fn close_if_begun(&mut self, now: Instant) {
         if let Some(reason) = self.closing.when_begun

@@ -16,8 +16,8 @@ use crate::wire::ServerKeyRef;
 /// answers that are sealed at once do not change it.
 const UNCOUNTED: u32 = 16 << 10;
 
-/// Whole requests that have not reached a handler. Most connections never have one, so they pay for
-/// a pointer only.
+/// Whole requests that have not reached a handler. Most connections never have one, so the list
+/// takes only a pointer while it is empty.
 #[derive(Default)]
 pub(super) struct Deferred(Option<Box<Requests>>);
 
@@ -83,8 +83,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         queued <= bytes(self.max_queued) && (queued <= bytes(UNCOUNTED) || !self.budget.is_over())
     }
 
-    /// Whether [`recv`](Self::recv) processes unread bytes now. `false` while more than the largest
-    /// message is deferred, because the client does not read its answers.
+    /// Whether [`recv`](Self::recv) processes unread bytes now. `false` while the bodies of
+    /// deferred requests have more bytes than the largest message, because the client does not read
+    /// its answers.
     ///
     /// On the classic wire it is `false` as long as no request may reach a handler. A request over
     /// a bound would end a classic connection, so it stays in the stream.
@@ -105,7 +106,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if self.has_request() { self.deferred.pop() } else { None }
     }
 
-    /// Updates the shared count of queued answers, if this connection's part of it is too far off.
+    /// Updates this connection's part of the shared count of queued answers, if it is wrong by more
+    /// than [`UNCOUNTED`] or if no answers are queued.
     pub(super) fn settle(&mut self) {
         let queued = u32::try_from(self.answers.bodies()).unwrap_or(u32::MAX);
         if queued.abs_diff(self.counted) <= UNCOUNTED && (queued > 0 || self.counted == 0) {
