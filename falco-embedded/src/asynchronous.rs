@@ -138,8 +138,8 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
         }
     }
 
-    /// Flushes the last bytes of a connection that has ended, within a time limit. Returns how the
-    /// connection ended: if a last answer could not be flushed, that is the error.
+    /// Flushes the last bytes of a connection that has ended, within a time limit. Returns what
+    /// ended it, or the error of the flush if a last answer was lost.
     async fn finish<Side: Role, H: KeyRef<Side>, B: Buffers>(
         &mut self,
         connection: &mut BufferedConnection<Side, H, B>,

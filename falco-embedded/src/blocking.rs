@@ -90,8 +90,8 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Transport<S, K> {
         server.has_request() && self.flush_connection(server.connection_mut()) && self.write_error.is_none()
     }
 
-    /// Flushes the last bytes of a connection that has ended. Returns how the connection ended: if
-    /// a last answer could not be flushed, that is the error.
+    /// Flushes the last bytes of a connection that has ended. Returns what ended it, or the error
+    /// of the flush if a last answer was lost.
     fn finish<R: Role, H: KeyRef<R>, B: Buffers>(
         &mut self,
         connection: &mut BufferedConnection<R, H, B>,

@@ -152,8 +152,8 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
     }
 }
 
-/// Makes a [`Stream`] without timeouts of anything that reads and writes, such as a pipe, a serial
-/// line or a tunnel.
+/// Adapts anything that reads and writes, such as a pipe, a serial line or a tunnel, to a
+/// [`Stream`] without timeouts.
 ///
 /// Deadlines of the protocol and time limits of requests take effect only when a read or a write
 /// returns. If you need them on time, implement [`Stream`]. The stream ends when it is dropped.

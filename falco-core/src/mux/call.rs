@@ -1,4 +1,4 @@
-//! A request that a caller waits for, from the adapter to the mux and back.
+//! A request for which a caller waits, on its way from the adapter to the mux and back.
 
 use core::fmt;
 
@@ -36,9 +36,9 @@ impl<B, W> Call<B, W> {
     }
 }
 
-/// A ping that a caller waits for, from the adapter to the mux and back. If a connection does not
-/// complete the ping, the mux returns it. The adapter then hands it to another connection, or fails
-/// it. `P` is whatever waits for the answer.
+/// A ping for which a caller waits, on its way from the adapter to the mux and back. If a
+/// connection does not complete the ping, the mux returns it. The adapter then hands it to another
+/// connection, or fails it. `P` is whatever waits for the answer.
 #[non_exhaustive]
 pub struct Ping<P> {
     /// Whatever waits for the answer.

@@ -117,7 +117,7 @@ pub enum NextAttempt {
 /// assert_eq!(dials.why(), Some(&"no connection"));
 /// ```
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "they have nothing to do with each other")]
+#[allow(clippy::struct_excessive_bools, reason = "the flags are independent of each other")]
 pub struct Dials<E> {
     backoff: Backoff,
     fail_fast: bool,

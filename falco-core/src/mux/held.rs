@@ -42,8 +42,8 @@ pub(super) fn bytes(count: u32) -> usize {
 const SPARE: usize = 8;
 
 /// The bytes of each request of a connection. A peer cannot make it slow by having many requests in
-/// flight: a request is found by its number, and the row of a released one stays until enough rows
-/// can be removed together.
+/// flight: a request is found by its number without reading all rows, and the rows of released
+/// requests are removed together once there are enough of them.
 #[derive(Debug)]
 pub(super) struct Held {
     /// Sorted by number.

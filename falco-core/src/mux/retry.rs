@@ -11,7 +11,7 @@ pub const MAX_TRIES: u32 = 3;
 
 /// How often a request is sent again on the same connection because the server was busy. Each time
 /// the bytes in flight are halved; six steps lead from 64 MiB to 1 MiB. If the server is still busy
-/// after that, the request fails as refused. It also does if the bytes in flight cannot be the
+/// after that, the request fails as refused. It also fails if the bytes in flight cannot be the
 /// reason.
 pub const MAX_BUSY: u32 = 16;
 
@@ -29,14 +29,16 @@ pub enum Retry {
 /// connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attempts {
-    /// Connections that were lost, or that refused it as not processed, after part of it was sent.
+    /// Connections that were lost, or that refused the request as not processed, after part of it
+    /// was sent. For a ping: connections that were lost before it completed, whether it was sent or
+    /// not.
     tries: u32,
     /// How often it was held back after a busy refusal.
     busy: u32,
 }
 
 impl Attempts {
-    /// Whether an earlier connection has sent any part of it. For logs.
+    /// Whether an earlier connection has sent any part of the request. For logs.
     #[must_use]
     pub const fn has_been_sent(&self) -> bool {
         self.tries > 0

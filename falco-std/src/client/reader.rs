@@ -1,7 +1,6 @@
-//! What reads a connection of a client, passes on what came, and acts on the connection's
-//! deadlines. Where the stream can be read and written at once, and the wire has requests in flight
-//! at once, this has a thread of its own. Elsewhere the caller whose turn it is runs it, until its
-//! request has completed.
+//! The reader of a client's connection. It reads, completes requests and pings, and applies the
+//! deadlines. If the stream splits and the connection is on the noise wire, the reader has a thread
+//! of its own. Otherwise the callers run it in turn, each until its request has completed.
 
 use core::panic::AssertUnwindSafe;
 use core::time::Duration;

@@ -119,7 +119,7 @@ impl State {
         }
     }
 
-    /// Whether the connection may have ended without the reader having had the time to notice.
+    /// Whether the connection may have ended and the reader has not noticed it yet.
     pub(super) fn is_quiet(&self, now: Instant) -> bool {
         now.since(self.last_alive) >= QUIET
     }
@@ -175,8 +175,8 @@ impl State {
         (fate.unwrap_or(Fate::MaybeProcessed), call.map(job_of))
     }
 
-    /// Nothing more is written. Tells the mux whether the stream has accepted the whole request,
-    /// because the mux knows only that it was sealed.
+    /// Call it when nothing more is written. Tells the mux if the stream has not accepted the whole
+    /// request, because the mux knows only that it was sealed.
     fn note_unwritten(&mut self) {
         if self.written == Some(false) {
             self.mux.set_unwritten();

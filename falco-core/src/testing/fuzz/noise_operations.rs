@@ -48,10 +48,11 @@ struct Both<'k> {
     waiting: BTreeMap<u32, (RequestId, Option<usize>)>,
     begun: u32,
     known: BTreeMap<u32, Known>,
-    /// Requests that arrived as a whole, and those that were answered as a whole.
+    /// Requests that arrived as a whole.
     handled: BTreeSet<u32>,
     /// Requests of which the server has returned an event.
     seen: BTreeSet<u32>,
+    /// Requests whose answers were sealed as a whole.
     answered: BTreeSet<u32>,
 }
 

@@ -86,7 +86,7 @@ impl KeyArgs {
 
 /// Keeps other processes of this user from reading the memory, the environment and the descriptors
 /// of this process, and keeps the key out of core dumps. Commands of `--exec` are such processes.
-/// Only Linux has this. The superuser can read all the same.
+/// Only Linux has this. The superuser can still read them.
 #[cfg(target_os = "linux")]
 pub(crate) fn deny_inspection() -> io::Result<()> {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -205,7 +205,7 @@ fn check_permissions(file: &File, name: &str) -> Result<(), Failure> {
 }
 
 #[cfg(not(unix))]
-#[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+#[expect(clippy::unnecessary_wraps, reason = "on Unix it can fail")]
 fn check_permissions(_: &File, _: &str) -> Result<(), Failure> {
     Ok(())
 }

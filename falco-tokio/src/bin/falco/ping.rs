@@ -140,7 +140,7 @@ impl Tally {
         output::line(&text)
     }
 
-    /// Fails if pings were lost. If all were, the exit code has the reason.
+    /// Fails if pings were lost. If all were lost, the exit code is that of the last error.
     fn verdict(&self) -> Result<(), Failure> {
         match self.trouble {
             None => Ok(()),
@@ -150,7 +150,7 @@ impl Tally {
     }
 }
 
-/// Minimum, maximum, mean and standard deviation of times, which are not kept.
+/// Minimum, maximum, mean and standard deviation of times. The times themselves are not stored.
 #[derive(Debug, Default)]
 struct Times {
     count: u64,

@@ -1,5 +1,5 @@
 //! The signals by which a user or a supervisor ends the tool. A thread of its own waits for them,
-//! so that they end the process also if everything else is blocked.
+//! so that they end the process even if everything else is blocked.
 
 use core::time::Duration;
 use std::io;
