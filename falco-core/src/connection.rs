@@ -96,7 +96,7 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// CLOSE. Returns how many bytes to send, or 0 if nothing is pending. [`TRANSMIT_SIZE`] bytes
     /// are always enough.
     ///
-    /// Send these bytes before anything that is written later, also after the connection has ended:
+    /// Send these bytes before anything that is written later, even after the connection has ended:
     /// they may be its CLOSE.
     ///
     /// # Errors
@@ -288,8 +288,8 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
         self.session.request(length)
     }
 
-    /// Queues a ping. On the classic wire the lifetime restarts when it is sent; on the noise wire
-    /// it restarts when the PONG arrives. Pings that are not sent yet are combined.
+    /// Queues a ping. On the classic wire the lifetime restarts when the ping is sent, on the noise
+    /// wire when the PONG arrives. Pings that are not sent yet are combined.
     ///
     /// The classic wire has no answer to a ping.
     ///

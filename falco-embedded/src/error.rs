@@ -140,12 +140,12 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
             }
             Self::NoPongs => f.write_str("the classic wire has no answers to pings"),
             Self::Connection(error) => error.fmt(f),
-            Self::Closing => f.write_str("the connection is closing and accepts nothing new"),
+            Self::Closing => f.write_str("the connection is closing and accepts no new requests"),
             Self::Misuse(error) => error.fmt(f),
             Self::Output(error) => error.fmt(f),
             Self::Buffer(error) => error.fmt(f),
             Self::Stalled => f.write_str("a write made no progress for one idle timeout (lifetime)"),
-            Self::WriteZero => f.write_str("the stream takes no more bytes"),
+            Self::WriteZero => f.write_str("the stream accepts no more bytes"),
             Self::Io(error) => write!(f, "the stream failed: {error}"),
         }
     }

@@ -103,7 +103,7 @@ impl Client {
     }
 
     /// Changes the key, for example before a server [retires](crate::Handle::retire_key) the old
-    /// one. Makes a connection under the new key, which takes all further requests. Requests in
+    /// one. Makes a connection under the new key. All further requests go over it, and requests in
     /// flight under the old key complete.
     ///
     /// # Errors

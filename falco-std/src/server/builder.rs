@@ -189,10 +189,10 @@ impl ServerBuilder {
     /// How many connections may be half-open, that is, in their handshake, at once, 256 by default.
     /// 0 counts as 1.
     ///
-    /// When one more arrives, one of them is dropped for it: first one that has sent nothing, only
-    /// part of a hello, or a replayed hello. Until then, the new one waits in the listener's
-    /// backlog. [`falco_core::mux::Admission`] has the whole rule. A connection with bytes that the
-    /// server has not read yet is never dropped. On systems other than Unix, the server cannot tell
+    /// When one more arrives, one of them is dropped for it, preferably one that has sent nothing,
+    /// only part of a hello, or a replayed hello. Until then, the new one waits in the listener's
+    /// backlog. [`falco_core::mux::Admission`] has the whole rule. On Unix, a connection with bytes
+    /// that the server has not read yet is never dropped. On other systems, the server cannot tell
     /// whether there are such bytes.
     pub const fn max_half_open(mut self, connections: usize) -> Self {
         self.limits.max_half_open = connections;

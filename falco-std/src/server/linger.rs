@@ -1,5 +1,5 @@
-//! Ends streams whose sending half was shut down and whose peer has not ended them within its time.
-//! One thread does so. It exists only while there are such streams.
+//! Ends streams whose sending half was shut down and whose peer has not ended them within a time
+//! limit. One thread does so. It exists only while there are such streams.
 
 use core::fmt;
 use core::time::Duration;

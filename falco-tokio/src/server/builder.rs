@@ -166,8 +166,8 @@ impl ServerBuilder {
     /// How many connections may be half-open, that is, in their handshake, at once: 4096 by
     /// default; 0 counts as 1.
     ///
-    /// When one more arrives, one of them is dropped for it: first one that has sent nothing, only
-    /// part of a hello, or a replayed hello. Until then, the new one waits in the listener's
+    /// When one more arrives, one of them is dropped for it, preferably one that has sent nothing,
+    /// only part of a hello, or a replayed hello. Until then, the new one waits in the listener's
     /// backlog. [`falco_core::mux::Admission`] has the whole rule. A connection with bytes that the
     /// server has not read yet is never dropped.
     pub const fn max_half_open(mut self, connections: usize) -> Self {

@@ -1,6 +1,6 @@
-//! Selects which events are written to the log. Events above a level are not. Of warnings and
-//! errors, at most ten a second are written from each place in the code, because a client may be
-//! able to cause any number of them. The others are counted, and the counts are written.
+//! Selects which events are written to the log: none above a level. Of warnings and errors, at most
+//! ten a second are written from each place in the code, because a client may be able to cause any
+//! number of them. The others are counted, and the counts are written.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
