@@ -360,6 +360,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         });
         unfinished.collect()
     }
+
     /// Whether the handshake of this connection has completed.
     #[must_use]
     pub const fn is_established(&self) -> bool {

@@ -43,12 +43,13 @@ pub struct ServerStats {
     /// Sockets that were closed at once, because the limit of connections or the limit of one
     /// source was reached.
     pub turned_away: u64,
-    /// Half-open connections that were dropped because another needed the place.
+    /// Half-open connections that were dropped, to free places or because the system lacked file
+    /// descriptors or memory.
     pub half_open_dropped: u64,
     /// Completed handshakes.
     pub established: u64,
     /// Connections that ended before their handshake was completed, for example because the client
-    /// has another key, or sent nothing.
+    /// has another key, or sent nothing. Dropped connections and errors of the stream do not count.
     pub unauthenticated: u64,
     /// Errors of accepting, for example because no file descriptors were left.
     pub accept_errors: u64,

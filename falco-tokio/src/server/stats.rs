@@ -42,11 +42,13 @@ pub struct ServerStats {
     /// Sockets that were closed at once, because the limit on connections was reached, or their
     /// source had too many half-open connections.
     pub turned_away: u64,
-    /// Half-open connections that were dropped because another needed the place.
+    /// Half-open connections that were dropped, to free places or because the system lacked file
+    /// descriptors or memory.
     pub half_open_dropped: u64,
     /// Handshakes that succeeded.
     pub established: u64,
-    /// Handshakes that failed: another key, other bytes, the handshake timeout.
+    /// Handshakes that failed: another key, other bytes, the handshake timeout. Dropped connections
+    /// do not count.
     pub unauthenticated: u64,
     /// Errors while accepting, such as no file descriptors left.
     pub accept_errors: u64,
