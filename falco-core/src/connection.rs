@@ -96,7 +96,7 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// CLOSE. Returns how many bytes to send, or 0 if nothing is pending. [`TRANSMIT_SIZE`] bytes
     /// are always enough.
     ///
-    /// Send these bytes before anything that is written later, also after the connection has ended:
+    /// Send these bytes before anything that is written later, even after the connection has ended:
     /// they may be its CLOSE.
     ///
     /// # Errors
@@ -249,7 +249,7 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// A value that is the same on both sides of this connection and different for every other one:
     /// the handshake hash (Noise specification, revision 34, section 11.2). It is not secret. An
     /// application that authenticates its users above the shared key can include it in what they
-    /// sign, so that nobody relays the signature over another connection.
+    /// sign, so that nobody can relay the signature over another connection.
     ///
     /// `None` before the connection is established, and on the classic wire.
     #[must_use]
@@ -288,8 +288,8 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
         self.session.request(length)
     }
 
-    /// Queues a ping. On the classic wire the lifetime restarts when it is sent; on the noise wire
-    /// it restarts when the PONG arrives. Pings that are not sent yet are combined.
+    /// Queues a ping. On the classic wire the lifetime restarts when the ping is sent, on the noise
+    /// wire when the PONG arrives. Pings that are not sent yet are combined.
     ///
     /// The classic wire has no answer to a ping.
     ///
@@ -329,8 +329,8 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
     ///
     /// On the noise wire it is *not processed* if the [stream ended](Self::end_of_stream) before
     /// any byte arrived after the welcome: a server answers the first PING before it passes a
-    /// request to a handler. In every other case a handler may have seen the request. That includes
-    /// a stream that broke instead of ending, because the PONG may be lost with it.
+    /// request to a handler. In every other case a handler may have processed the request. That
+    /// includes a stream that failed with an error instead of ending, because the PONG may be lost.
     ///
     /// This assumes that the server ended the stream. The end of a stream is not authenticated: a
     /// proxy may end the stream while the server keeps running.
@@ -381,13 +381,13 @@ impl<H: ServerKeyRef> Connection<ServerSide, H> {
         self.session.refuse(id, refusal)
     }
 
-    /// The stream has taken all output, and answers are queued behind it.
+    /// Reports that the stream has accepted a whole output behind which answers are queued.
     #[cfg(feature = "alloc")]
     pub(crate) fn note_taken(&mut self, now: Instant) {
         self.session.note_taken(now);
     }
 
-    /// Whether the wire can complete a request without an answer, and the connection goes on.
+    /// Whether the wire can refuse a single request, so that the connection goes on.
     #[cfg(feature = "alloc")]
     pub(crate) fn refuses(&self) -> bool {
         self.session.refuses()

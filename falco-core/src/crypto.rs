@@ -54,8 +54,8 @@ pub trait Aead {
     /// Seals one text from two places, and returns its tag.
     ///
     /// The text is a prefix, which the front of `out` contains, and then `body`. The prefix is
-    /// encrypted in place. The last `body.len()` bytes of `out` receive the encrypted body, which
-    /// so needs no copy before.
+    /// encrypted in place. The last `body.len()` bytes of `out` receive the encrypted body, so the
+    /// caller need not copy the body to `out` first.
     ///
     /// # Errors
     /// [`AeadError`] if `body` is longer than `out`, or the text longer than the algorithm allows.

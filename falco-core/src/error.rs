@@ -37,7 +37,7 @@ pub enum ConnectionError {
     /// received record restarts it.
     Expired,
     /// A message does not decrypt although the peer has proved that it has the key: it was modified
-    /// in transit.
+    /// in transit, or the caller of `recv` has not dropped exactly the consumed bytes.
     Tampered,
     /// A hello or a message arrived that was received before or was sent by this side: it was
     /// replayed or reflected.
@@ -71,7 +71,7 @@ pub enum ConnectionError {
     PeerDead,
     /// A write made no progress for a lifetime.
     Stalled,
-    /// The handler failed. This wire can report that only by ending the connection.
+    /// The handler failed. The classic wire can report that only by ending the connection.
     HandlerFailed,
     /// The key has reached its seal limit, or a nonce would repeat. Replace the key.
     KeyExhausted,
@@ -246,7 +246,7 @@ impl core::error::Error for Misuse {}
 /// The output is too small for the next bytes to send. No state changed: call again with a larger
 /// slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_structs, reason = "it has no more than these two numbers")]
+#[allow(clippy::exhaustive_structs, reason = "it has only these two numbers")]
 pub struct OutputTooSmall {
     /// Bytes needed.
     pub needed: usize,
@@ -302,7 +302,7 @@ pub enum ReplyError {
 pub enum SealError {
     /// The output is too small for the next bytes to send.
     OutputTooSmall(OutputTooSmall),
-    /// This request is completed: drop the answer to it.
+    /// This request is completed, or another answer to it has begun: drop this answer.
     NotWaiting(RequestId),
     /// The connection was asked to close before this request began.
     Closing,

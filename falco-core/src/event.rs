@@ -7,8 +7,8 @@ use crate::message::{CloseReason, PingId, Refusal, RequestId};
 /// The result of [`recv`](crate::Connection::recv): an event `E`, or what has to happen first. `W`
 /// is what a side may wait for besides bytes: [`ClientWait`] or [`ServerWait`].
 ///
-/// An event lends its body from the unread bytes that were passed in. When you are done with the
-/// event, drop the first `consumed` of them.
+/// The body of an event borrows from the unread bytes that were passed in. When you are done with
+/// the event, drop the first `consumed` of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Received<E, W> {
@@ -61,7 +61,7 @@ pub(crate) type ClientReceived<'u> = Received<ClientEvent<'u>, ClientWait>;
 /// What the connection of a server returns.
 pub(crate) type ServerReceived<'u> = Received<ServerEvent<'u>, ServerWait>;
 
-/// An event on a client's connection. Bodies are lent from the unread bytes.
+/// An event on a client's connection. Bodies borrow from the unread bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientEvent<'u> {
@@ -111,7 +111,7 @@ pub enum ClientEvent<'u> {
     },
 }
 
-/// An event on a server's connection. Bodies are lent from the unread bytes.
+/// An event on a server's connection. Bodies borrow from the unread bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerEvent<'u> {

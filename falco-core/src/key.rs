@@ -39,7 +39,7 @@ type Place = alloc::boxed::Box<Zeroizing<[u8; KEY_LENGTH]>>;
 type Place = Zeroizing<[u8; KEY_LENGTH]>;
 
 impl Secret {
-    /// Zeros, for the secret to be written to.
+    /// Zeros, which the caller overwrites with the secret.
     pub(crate) fn zeros() -> Self {
         Self(Place::default())
     }

@@ -132,7 +132,8 @@ fn classic<G: TryCryptoRng + ?Sized>(key: Key, nonces: usize, rng: &mut G) -> Re
 /// The keys that a server accepts on the noise wire. Any thread can add and retire keys while the
 /// server runs.
 ///
-/// A lookup takes the same time however many keys there are, and whichever id is looked up.
+/// The time of a lookup depends neither on the number of keys nor, apart from the search for the
+/// id, on whether the ring has the key.
 pub struct ServerRing {
     /// The hash has a random key, so that nobody can choose ids whose hashes collide.
     keys: RwLock<HashMap<KeyId, NoiseSecret>>,

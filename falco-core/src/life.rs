@@ -11,12 +11,13 @@ pub(crate) struct Life {
     /// The latest time that a caller passed. It does not go back if the caller's clock does.
     latest: Instant,
     deadline: Option<Instant>,
-    /// Whether `deadline` is that of the idle timeout. Before, it is that of the handshake.
+    /// Whether `deadline` belongs to the idle timeout. Until then it belongs to the handshake
+    /// timeout.
     established: bool,
     lifetime: Span,
-    /// Since when the caller has not been reading, on purpose. `None` while it reads.
+    /// When the caller stopped reading, as it reported with `set_reading`. `None` while it reads.
     paused: Option<Instant>,
-    /// How much longer the idle timeout may be paused before it restarts.
+    /// How much longer the idle timeout may be paused until its next restart.
     pause_left: Span,
     grace: GracePeriod,
     end: Option<ConnectionError>,
@@ -126,7 +127,8 @@ impl Life {
         self.established = true;
     }
 
-    /// The peer has taken much of what it was sent, which is a sign of life.
+    /// The stream has accepted a whole output behind which answers are queued, so the peer still
+    /// reads. This restarts the idle timeout.
     #[cfg(feature = "noise")]
     pub(crate) fn note_taken(&mut self) {
         if self.established && self.deadline.is_some() {
@@ -147,7 +149,7 @@ impl Life {
         *self.end.get_or_insert(end)
     }
 
-    /// Whether the caller is not reading, on purpose.
+    /// Whether the caller has reported that it does not read.
     #[cfg(feature = "noise")]
     #[inline]
     pub(crate) const fn is_paused(&self) -> bool {

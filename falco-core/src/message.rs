@@ -22,7 +22,7 @@ impl RequestId {
         self.number
     }
 
-    /// Tells requests apart, also those of other connections.
+    /// A number that is unique among the requests of all connections with different serials.
     #[cfg(feature = "alloc")]
     #[expect(clippy::as_conversions, reason = "`From` is not const")]
     pub(crate) const fn key(self) -> u64 {
@@ -76,15 +76,16 @@ pub struct PingId(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The server has reached a limit. The request did not reach a handler and may be sent again.
+    /// The server has reached a limit, or the handler returned this and has done nothing. The
+    /// request was not processed and may be sent again.
     Busy,
-    /// The request is larger than the server reads. It did not reach a handler.
+    /// The request is larger than the server reads. It was not processed.
     TooLarge,
     /// The handler failed. It may have done part of its work.
     Failed,
     /// The client cancelled the request. The handler may have done part of its work.
     Cancelled,
-    /// The request did not reach a handler and may be sent again.
+    /// The request was not processed and may be sent again.
     NotProcessed,
     /// The handler has done its work, but the answer is larger than the client reads or the server
     /// sends.
@@ -92,7 +93,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether the request is known not to have reached a handler. Then it is safe to send again.
+    /// Whether the request was certainly not processed, so that it is safe to send again. Either it
+    /// reached no handler, or the handler returned this refusal to report that it has done nothing.
     #[must_use]
     pub const fn is_unprocessed(self) -> bool {
         matches!(self, Self::Busy | Self::TooLarge | Self::NotProcessed)
@@ -112,17 +114,17 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// A handler may return it as its error. The request is then refused with it.
+/// A handler may return a refusal as its error. The client then receives that refusal.
 impl core::error::Error for Refusal {}
 
-/// Whether a request that failed has reached a handler.
+/// Whether a request that failed may have been processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fate {
-    /// No handler has seen the request and none will. It is safe to send again.
+    /// No handler has processed the request and none will. It is safe to send again.
     NotProcessed,
-    /// A handler may have seen the request, may be running, or may never see it. This side cannot
-    /// know.
+    /// A handler may have processed the request, may be running, or may never receive it. This side
+    /// cannot know.
     MaybeProcessed,
 }
 

@@ -15,8 +15,8 @@
 //! - **Many requests at once.** They are answered in any order, and a large message is cut into
 //!   parts, so that it does not block small ones.
 //!
-//! It does not separate the holders of a key: each of them can pose as the server to the others.
-//! The [context](NoiseClient::new) separates services that share a key.
+//! The wire does not separate the holders of a key: each of them can pose as the server to the
+//! others. The [context](NoiseClient::new) separates services that share a key.
 //!
 //! # The exchange
 //!
@@ -111,7 +111,7 @@ use link::close;
 #[derive(Debug)]
 struct Broken;
 
-/// Says which event a checked frame is. It replaces the kind of the frame.
+/// Marks that replace the kind of a checked frame. A mark tells which event the frame is.
 mod mark {
     pub(super) const SKIP: u8 = 0;
     pub(super) const WHOLE: u8 = 1;

@@ -152,7 +152,8 @@ impl OutgoingRequest {
         self.done = self.sealed >= self.length;
     }
 
-    /// No more of it is sealed: the request has completed or was cancelled.
+    /// Marks the request as done, because it has completed or was cancelled. The rest of it is not
+    /// sealed.
     #[cfg(feature = "noise")]
     pub(crate) fn stop(&mut self) {
         self.done = true;

@@ -19,7 +19,7 @@ pub const SEALS_PER_KEY: u64 = 1 << 32;
 /// its nonces in place, for one thread; [`HeapReplayCache`] holds them on the heap, for any number
 /// of threads.
 pub trait ReplayCache {
-    /// Asks whether `nonce` may be used to seal. If so, counts the seal and remembers the nonce.
+    /// Checks whether `nonce` may be used to seal. If so, counts the seal and remembers the nonce.
     ///
     /// # Errors
     /// [`SealRefused`]. Then nothing may be sealed with this nonce.
@@ -68,8 +68,8 @@ impl Default for NonceSeen {
 pub enum SealRefused {
     /// The key has sealed [`SEALS_PER_KEY`] times.
     Exhausted,
-    /// The nonce was used before. A second seal under it would reveal the key stream. The random
-    /// number generator repeats itself.
+    /// The nonce was used before. A second seal under it would reveal the keystream. This happens
+    /// only if the random number generator repeats itself.
     NonceUsed,
 }
 
@@ -97,7 +97,8 @@ impl<const N: usize> FixedReplayCache<N> {
     /// An empty cache.
     ///
     /// # Errors
-    /// [`EntropyError`] if the random number generator fails. It makes the key of the cache's hash.
+    /// [`EntropyError`] if the random number generator fails. It generates the key of the cache's
+    /// hash.
     // Inlined, so that a caller that moves it to a static can build it there.
     #[inline]
     pub fn new<R: TryCryptoRng + ?Sized>(rng: &mut R) -> Result<Self, EntropyError> {
@@ -154,7 +155,8 @@ impl HeapReplayCache {
     /// An empty cache for the last `nonces` nonces, at most 2^32 - 2. All memory is allocated here.
     ///
     /// # Errors
-    /// [`EntropyError`] if the random number generator fails. It makes the key of the cache's hash.
+    /// [`EntropyError`] if the random number generator fails. It generates the key of the cache's
+    /// hash.
     pub fn new<R: TryCryptoRng + ?Sized>(nonces: usize, rng: &mut R) -> Result<Self, EntropyError> {
         let slots = alloc::vec![Slot::EMPTY; nonces.min(place(u32::MAX))].into_boxed_slice();
         Ok(Self {

@@ -13,7 +13,7 @@ mod private {
 
 /// The role of one side of a connection: [`ClientSide`] or [`ServerSide`].
 pub trait Role: private::Sealed {
-    /// What [`recv`](crate::Connection::recv) reports. Bodies are lent from the unread bytes.
+    /// What [`recv`](crate::Connection::recv) reports. Bodies borrow from the unread bytes.
     type Event<'u>: Debug + Copy + PartialEq + Eq;
     /// What may have to happen before `recv` reads on.
     type Wait: Debug + Copy + PartialEq + Eq;

@@ -13,15 +13,15 @@ use crate::wire::KeyRef;
 
 /// Small messages are sealed together up to this many bytes.
 const TOGETHER: usize = 16 << 10;
-/// At least what a message takes besides its body, on any wire.
+/// An upper bound of the bytes that a message takes besides its body, on any wire.
 const OVERHEAD: usize = 40;
 
 /// Messages with their bodies, in the order of their turns.
 ///
 /// [`seal`](Self::seal) gives each message one frame, beginning with the one that has waited
-/// longest, until the output is full. Messages that had a frame and are not done go behind those
-/// that had none. So with an output of one record, a small message waits for one record of each
-/// large one, and not until a large one is complete.
+/// longest, until the output is full. Messages that had a frame and are not done then go behind
+/// those that had none. So with an output of one record, a small message waits for one record of
+/// each large message, not for all records of a large one.
 pub struct SendQueue<M, B> {
     waiting: VecDeque<Entry<M, B>>,
     /// Bytes of all bodies with [`OVERHEAD`] for each.
@@ -41,7 +41,7 @@ pub(crate) enum Turn<'m, M, B> {
     Partial(&'m M, &'m B),
 }
 
-/// Where the bodies of the messages of a queue are. `B` is what the queue keeps of each.
+/// Provides the bodies of the messages of a queue. `B` is what the queue stores for each message.
 pub(crate) trait Bodies<B> {
     fn body<'b>(&'b self, of: &'b B) -> &'b [u8];
 }

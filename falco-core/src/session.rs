@@ -14,7 +14,7 @@ use crate::role::Role;
 use crate::settings::Settings;
 use crate::time::Instant;
 
-/// The smallest buffers with which a connection works, whatever its peer sends:
+/// The smallest buffers with which a connection works, independent of what its peer sends:
 /// [`Connection::buffer_sizes`](crate::Connection::buffer_sizes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -63,7 +63,7 @@ pub trait Session: Debug {
     fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError>;
     fn seal_size(&self, length: usize) -> usize;
     fn set_reading(&mut self, now: Instant, reading: bool);
-    /// The peer has taken output behind which more is queued.
+    /// The stream has accepted a whole output behind which answers are queued.
     fn note_taken(&mut self, now: Instant) {
         let _ = now;
     }

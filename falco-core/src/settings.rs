@@ -6,7 +6,7 @@ use core::time::Duration;
 /// The default idle timeout (`lifetime`): 60 s, as in the published falcotcp peers.
 /// [`Settings::with_lifetime`] says what restarts it.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
-/// How long a handshake may take by default: 5 s, as the published Tokio client waits.
+/// How long a handshake may take by default: 5 s, the same as in the published Tokio client.
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest message body by default, 16 MiB.
 pub const DEFAULT_MAX_MESSAGE: u32 = 16 << 20;

@@ -19,9 +19,9 @@ use crate::crypto::{Crypto, RustCrypto};
 use crate::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use crate::{ClassicKey, HeapReplayCache, Key};
 
-/// Replaces keys after this many records instead of 2^20, in every client and server of the process
-/// that is set up from now on: adapters have no setting for it. For tests that have a process of
-/// their own.
+/// Sets the rekey period to this many records instead of 2^20, for every client and server that is
+/// created in this process from now on. For tests that run in a separate process, because adapters
+/// have no setting for it.
 pub fn set_rekey_period(records: u64) {
     crate::noise::set_rekey_period(records);
 }
@@ -32,7 +32,7 @@ pub type ClassicNoSecurity = ClassicKey<HeapReplayCache, NoSecurity>;
 /// The key whose 32 bytes are all `byte`, which is not 0.
 ///
 /// # Panics
-/// Where `byte` is 0.
+/// If `byte` is 0.
 #[must_use]
 pub fn key(byte: u8) -> Key {
     Key::from_bytes([byte; 32]).expect("the byte is not 0")
@@ -53,30 +53,31 @@ pub fn classic_key(byte: u8) -> ClassicKey<HeapReplayCache> {
     ClassicKey::new(key(byte), replay_cache(4096))
 }
 
-/// The same with any cryptography.
+/// As [`classic_key`], with any cryptography.
 #[must_use]
 pub fn classic_key_with<C: Crypto>(byte: u8, crypto: &C) -> ClassicKey<HeapReplayCache, C> {
     ClassicKey::with_crypto(key(byte), replay_cache(4096), crypto)
 }
 
-/// A client's key on the noise wire, the 32 bytes `byte`, without a context.
+/// A client of the noise wire with the key of [`key`] and an empty context.
 ///
 /// # Panics
-/// Where `byte` is 0.
+/// If `byte` is 0.
 #[must_use]
 pub fn noise_client(byte: u8) -> NoiseTestClient {
-    NoiseClient::new(key(byte), &[][..], RustCrypto).expect("no context is not too long")
+    NoiseClient::new(key(byte), &[][..], RustCrypto).expect("an empty context is not too long")
 }
 
-/// A server's ring of one key on the noise wire, the 32 bytes `byte`, without a context.
+/// A server of the noise wire with the key of [`key`] and an empty context. Its ring has room for
+/// two more keys.
 ///
 /// # Panics
-/// Where `byte` is 0.
+/// If `byte` is 0.
 #[must_use]
 pub fn noise_server(byte: u8) -> NoiseTestServer {
     let places = std::vec![Some(NoiseSecret::derive(key(byte), &RustCrypto)), None, None];
     let ring = KeyRing::new(places, &mut CountingRng::new(0)).expect("the counting generator does not fail");
-    NoiseServer::new(RwLock::new(ring), &[][..], RustCrypto).expect("no context is not too long")
+    NoiseServer::new(RwLock::new(ring), &[][..], RustCrypto).expect("an empty context is not too long")
 }
 
 /// See [`noise_client`].

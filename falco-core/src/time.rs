@@ -46,7 +46,7 @@ impl Instant {
     }
 
     /// The point `millis` milliseconds after this one, or the last representable one.
-    // Not inlined on a chip: it is called at a dozen places.
+    // Not inlined on a device: it is called at a dozen places.
     #[cfg_attr(target_os = "none", inline(never))]
     pub(crate) const fn after(self, millis: u64) -> Self {
         Self(self.0.saturating_add(millis))
@@ -103,14 +103,16 @@ impl Span {
 
     /// A third, rounded up.
     pub(crate) const fn third(self) -> Self {
-        // In 32 bits a division is one instruction on a chip. In 64 bits it is a function.
+        // On a device a division of 32 bits is one instruction. A division of 64 bits is a function
+        // call.
         Self(self.0.div_ceil(3))
     }
 }
 
 /// `duration` rounded up, so that a deadline is never early.
 fn millis(duration: Duration) -> u64 {
-    // In 64 bits: a division of 128 bits would cost more than all else that is done for a record.
+    // In 64 bits, because a division of 128 bits would cost more than everything else that is done
+    // for a record.
     let millis = duration.as_secs().saturating_mul(1000);
     millis.saturating_add(duration.subsec_nanos().div_ceil(1_000_000).into())
 }

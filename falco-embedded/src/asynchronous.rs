@@ -25,7 +25,7 @@ use crate::driver::drivers;
 use crate::error::Error;
 use crate::server::{BufferedServer, Incoming};
 
-/// Reads and writes in a row that need no waiting, before other tasks have their turn.
+/// How many transfers may follow each other without waiting before other tasks have their turn.
 const TURN: u8 = 32;
 
 /// The halves of a stream, and a timer. [`Client::new`] and [`Server::new`] create it.
@@ -42,8 +42,9 @@ pub struct Transport<R: embedded_io::ErrorType, W, T> {
     greeted: bool,
     /// How often bytes were moved since other tasks last had their turn.
     moved: u8,
-    /// Why nothing can be written any more. It is returned after the bytes that had arrived were
-    /// processed: they may have the actual reason, such as a CLOSE.
+    /// The error of a write, after which nothing can be written any more. It is returned only after
+    /// the bytes that had arrived are processed, because they may contain the actual reason, such
+    /// as a CLOSE.
     write_error: Option<Error<R::Error>>,
 }
 
@@ -83,9 +84,9 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
         !self.unflushed
     }
 
-    /// Whether a request may be given to its handler. Before the first handler the answer to the
-    /// client's first ping is flushed: a client whose stream ends before it has read anything
-    /// assumes that no handler ran. Later answers are flushed while handlers run.
+    /// Whether a request may be passed to its handler. The PONG to the client's first PING has to
+    /// be flushed before the first handler: if the stream ends before a client has read anything,
+    /// the client assumes that no handler ran. Later output is flushed while handlers run.
     fn may_begin_handler<H: ServerKeyRef, B: Buffers, M: Buffers>(
         &mut self,
         server: &mut BufferedServer<H, B, M>,
@@ -137,8 +138,8 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
         }
     }
 
-    /// Flushes the last bytes of a connection that has ended, within a time limit. Returns how the
-    /// connection ended: if a last answer could not be flushed, that is the error.
+    /// Flushes the last bytes of a connection that has ended, within a time limit. Returns what
+    /// ended it, or the error of the flush if a last answer was lost.
     async fn finish<Side: Role, H: KeyRef<Side>, B: Buffers>(
         &mut self,
         connection: &mut BufferedConnection<Side, H, B>,
@@ -165,7 +166,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
         }
     }
 
-    /// Returns why nothing can be written any more, once.
+    /// Returns the error of a write that failed, once.
     fn take_write_error<Side: Role, H: KeyRef<Side>, B: Buffers>(
         &mut self,
         connection: &mut BufferedConnection<Side, H, B>,
@@ -179,15 +180,15 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
         }
     }
 
-    /// Waits until bytes were moved, or until `until`, or the connection's deadline. Does what is
-    /// due then.
+    /// Waits until bytes were moved, until `until`, or until the connection's deadline. Then does
+    /// what is due.
     async fn wait<Side: Role, H: KeyRef<Side>, B: Buffers>(
         &mut self,
         connection: &mut BufferedConnection<Side, H, B>,
         until: Option<Instant>,
     ) -> Result<(), Error<R::Error>> {
         let deadline = [connection.poll_timeout(), until].into_iter().flatten().min();
-        // After a write error only what has already come is read.
+        // After a write error, only what has already arrived is read.
         let deadline = if self.write_error.is_some() {
             Some(self.timer.now())
         } else {
@@ -196,7 +197,8 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
         let (space, unsent) = connection.buffers()?;
         let Transferred { read, wrote } = self.transfer(space, unsent, deadline).await;
         let now = self.poll_clock();
-        // Bytes that were read count before a write error: they may have the reason for it.
+        // Bytes that were read are processed before a write error is returned: they may contain its
+        // reason.
         let came = match read {
             None => false,
             Some(Ok(0)) => {
@@ -259,7 +261,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
             }
         });
         poll_fn(|context| {
-            // A peer that sends without a pause does not keep other tasks from running.
+            // If the peer sends without a pause, other tasks must still run.
             if *moved >= TURN {
                 *moved = 0;
                 context.waker().wake_by_ref();

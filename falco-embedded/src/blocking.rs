@@ -1,8 +1,8 @@
 //! A client and a server over an `embedded-io` stream, for code that blocks.
 //!
-//! The stream must implement [`ReadReady`] and [`WriteReady`]: a protocol with deadlines cannot
-//! block in a read that has none. It is flushed when there is nothing else to do, and before a
-//! handler begins. A flush that never returns blocks the connection.
+//! The stream must implement [`ReadReady`] and [`WriteReady`]: the protocol has deadlines, so a
+//! driver must not block in a read without one. The stream is flushed when there is nothing else to
+//! do, and before a handler begins. A flush that never returns blocks the connection.
 
 use core::fmt;
 
@@ -26,8 +26,9 @@ pub struct Transport<S: embedded_io::ErrorType, K> {
     polled_at: Instant,
     /// Bytes were written and not flushed.
     unflushed: bool,
-    /// Why nothing can be written any more. It is returned after the bytes that had arrived were
-    /// processed: they may have the actual reason, such as a CLOSE.
+    /// The error of a write, after which nothing can be written any more. It is returned only after
+    /// the bytes that had arrived are processed, because they may contain the actual reason, such
+    /// as a CLOSE.
     write_error: Option<Error<S::Error>>,
 }
 
@@ -89,8 +90,8 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Transport<S, K> {
         server.has_request() && self.flush_connection(server.connection_mut()) && self.write_error.is_none()
     }
 
-    /// Flushes the last bytes of a connection that has ended. Returns how the connection ended: if
-    /// a last answer could not be flushed, that is the error.
+    /// Flushes the last bytes of a connection that has ended. Returns what ended it, or the error
+    /// of the flush if a last answer was lost.
     fn finish<R: Role, H: KeyRef<R>, B: Buffers>(
         &mut self,
         connection: &mut BufferedConnection<R, H, B>,
@@ -102,7 +103,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Transport<S, K> {
         }
     }
 
-    /// Returns why nothing can be written any more, once.
+    /// Returns the error of a write that failed, once.
     fn take_write_error<R: Role, H: KeyRef<R>, B: Buffers>(
         &mut self,
         connection: &mut BufferedConnection<R, H, B>,
@@ -137,8 +138,8 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Transport<S, K> {
         true
     }
 
-    /// Waits until bytes were moved, or until `until`, or the connection's deadline. Does what is
-    /// due then.
+    /// Waits until bytes were moved, until `until`, or until the connection's deadline. Then does
+    /// what is due.
     fn wait<R: Role, H: KeyRef<R>, B: Buffers>(
         &mut self,
         connection: &mut BufferedConnection<R, H, B>,
@@ -164,7 +165,8 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Transport<S, K> {
         }
     }
 
-    /// Reads what is there. Returns whether there was something: bytes, or the end of the stream.
+    /// Reads what has arrived. Returns whether there was something: bytes, or the end of the
+    /// stream.
     fn read<R: Role, H: KeyRef<R>, B: Buffers>(
         &mut self,
         connection: &mut BufferedConnection<R, H, B>,
@@ -190,7 +192,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Transport<S, K> {
         Ok(true)
     }
 
-    /// Writes what the stream takes. Returns whether it took something.
+    /// Writes as much as the stream accepts. Returns whether it accepted something.
     fn write<R: Role, H: KeyRef<R>, B: Buffers>(&mut self, connection: &mut BufferedConnection<R, H, B>) -> bool {
         let unsent = connection.unsent();
         if unsent.is_empty() {

@@ -2,10 +2,10 @@
 
 use falco_core::Storage;
 
-/// Two buffers: one for bytes that come in, one for bytes that go out. Every pair is one, such as
-/// `([u8; 514], [u8; 514])`, or `(&mut [u8], &mut [u8])` if the memory is elsewhere.
+/// Two buffers: one for input, one for output. Every pair of buffers implements it, such as `([u8;
+/// 514], [u8; 514])`, or `(&mut [u8], &mut [u8])` if the memory is elsewhere.
 ///
-/// It is the bound that generic code writes:
+/// Use it as a bound in generic code:
 ///
 /// ```
 /// use falco_embedded::falco_core::{ClientKeyRef, Instant};
@@ -16,9 +16,9 @@ use falco_core::Storage;
 /// }
 /// ```
 pub trait Buffers {
-    /// For bytes that come in.
+    /// The buffer for input.
     type Input: Storage;
-    /// For bytes that go out.
+    /// The buffer for output.
     type Output: AsRef<[u8]> + AsMut<[u8]>;
 
     /// The two buffers.

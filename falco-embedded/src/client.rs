@@ -85,8 +85,8 @@ impl<B, A> fmt::Debug for PendingRequest<B, A> {
 }
 
 impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
-    /// Starts a connection, over memory for the unread bytes and for those to write. Nothing is
-    /// sent yet.
+    /// Starts a connection. `buffers` are for the unread bytes and for the bytes to write. Nothing
+    /// is sent yet.
     ///
     /// # Errors
     /// [`StartError`] if a buffer is too small for the settings, or the generator fails.
@@ -134,8 +134,9 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
     /// The fate of the last [request](Self::request), if the connection ended before it completed.
     ///
     /// It was not processed if part of it was never sealed, or if the stream
-    /// [ended](falco_core::Connection::fate) before a byte had come after the welcome. Then it may
-    /// be sent again on another connection. In every other case a handler may have seen it.
+    /// [ended](falco_core::Connection::fate) before a byte had arrived after the welcome. Then you
+    /// may send it again on another connection. In every other case a handler may have processed
+    /// it.
     pub fn fate(&self) -> Fate {
         if !self.all_sealed {
             Fate::NotProcessed
@@ -150,7 +151,7 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
     /// Creates a request with this body. [`step`](Self::step) sends it, and writes its answer to
     /// the front of `answer`.
     ///
-    /// The request before it is cancelled if it is not completed, and its answer is dropped.
+    /// If the previous request is not completed, it is cancelled, and its answer is dropped.
     ///
     /// # Errors
     /// [`Error::Request`] if the body is too large, [`Error::Closing`], or what ended the
@@ -193,7 +194,8 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
         self.last_pong
     }
 
-    /// Closes the connection: it completes what has begun, accepts nothing new, then ends.
+    /// Closes the connection: it accepts no new requests, completes those that have begun, and then
+    /// ends.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
         self.connection.machine_mut().close(now, reason);
     }

@@ -18,13 +18,12 @@ pub trait Clock {
     /// The time.
     fn now(&self) -> Instant;
 
-    /// Waits for an interrupt. Blocking drivers call it in a loop while there is nothing to do
-    /// before a byte can be moved, or before `until`. Returning early is correct, and costs only
-    /// power.
+    /// Waits for an interrupt or until `until`. Blocking drivers call it in a loop while no byte
+    /// can be moved and nothing is due. Returning early is correct, and costs only power.
     ///
-    /// A byte may have come since the driver looked at the stream. A sleep must end for an
-    /// interrupt that came just before it too: on a Cortex-M `wfe` does, `wfi` does not. Otherwise
-    /// end it with a timer.
+    /// A byte may have arrived since the driver checked the stream. So an interrupt that came just
+    /// before the sleep must end it, too. On a Cortex-M, `wfe` has this property and `wfi` does
+    /// not. If you cannot ensure it, end the sleep with a timer.
     fn rest(&self, _until: Option<Instant>) {}
 }
 

@@ -55,7 +55,7 @@ pub struct BufferedConnection<R: Role, H: KeyRef<R>, B: Buffers> {
     /// When the stream last accepted a byte, or an empty outbox was filled. Once the connection has
     /// ended it is the time of the end, and does not change any more.
     progress: Instant,
-    /// Whether the connection was told that the stream is not being read.
+    /// Whether it was reported to the connection that the stream is not being read.
     paused: bool,
     input: Input,
     output: Output,
@@ -65,23 +65,23 @@ pub struct BufferedConnection<R: Role, H: KeyRef<R>, B: Buffers> {
     answers: bool,
 }
 
-/// Whether bytes can still come in.
+/// Whether bytes can still be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Input {
     Open,
     /// The stream has ended.
     Ended,
-    /// The stream has ended, and the connection was told.
+    /// The stream has ended, and this was reported to the connection.
     Reported,
 }
 
-/// Whether bytes can still go out.
+/// Whether bytes can still be written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Output {
     Open,
     /// Pending bytes made no progress for too long, and were discarded.
     Stalled,
-    /// The stream failed. `lost` says whether bytes were pending then.
+    /// The stream failed. `lost` tells whether bytes were pending at that time.
     #[cfg(any(feature = "async", feature = "blocking"))]
     Failed {
         lost: bool,
@@ -99,7 +99,7 @@ pub(crate) enum Next<E> {
 }
 
 impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
-    /// Puts `buffers` around `machine`. [`Connection::buffer_sizes`] returns the sizes that they
+    /// Combines `machine` with `buffers`. [`Connection::buffer_sizes`] returns the sizes that they
     /// need.
     pub fn new(machine: Connection<R, H>, buffers: B) -> Self {
         let (inbox, outbox) = buffers.into_parts();
@@ -152,7 +152,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         !matches!(self.output, Output::Open | Output::Stalled)
     }
 
-    /// Reports that the stream took the first `count` bytes of [`unsent`](Self::unsent).
+    /// Reports that the stream has accepted the first `count` bytes of [`unsent`](Self::unsent).
     pub fn sent(&mut self, now: Instant, count: usize) {
         self.start = self.start.saturating_add(count).min(self.end);
         if count > 0 && !self.ended {
@@ -203,7 +203,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
             .min()
     }
 
-    /// When pending bytes are given up.
+    /// When pending bytes are discarded.
     fn stalls_at(&self) -> Option<Instant> {
         (self.start < self.end).then(|| self.write_deadline())
     }
@@ -276,8 +276,8 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         self.machine.handle_late_poll(now);
     }
 
-    /// Does what is due at `now`. `read` says whether bytes were read that are not processed yet:
-    /// then the poll counts as late, and a deadline that has passed may move.
+    /// Does what is due at `now`. `read` tells whether there are bytes that were read and not
+    /// processed yet. If so, the poll counts as late, and a deadline that has passed may move.
     #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) fn handle_due(&mut self, now: Instant, read: bool) {
         if self.poll_timeout().is_some_and(|due| due <= now) {
@@ -367,8 +367,8 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         }
     }
 
-    /// Handles the end of the connection, which is returned once its last bytes are sent or given
-    /// up.
+    /// Handles the end of the connection, which is returned once its last bytes are sent or
+    /// discarded.
     #[cfg_attr(target_os = "none", inline(never))]
     fn report_end<T>(&mut self, now: Instant, end: ConnectionError) -> Result<Next<T>, Error> {
         self.note_end(now);
@@ -405,7 +405,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         self.wait()
     }
 
-    /// Waits, unless the stream's failure means that nothing more can happen.
+    /// Waits, unless the stream has failed and nothing more can happen.
     fn wait<T>(&self) -> Result<Next<T>, Error> {
         match self.output {
             Output::Stalled => Err(Error::Stalled),

@@ -1,5 +1,5 @@
-//! What a client and a server do, written once for both kinds of streams. The blocking one and the
-//! async one differ only in how they wait.
+//! The client and the server, written once for both kinds of streams. The blocking and the async
+//! driver differ only in how they wait.
 
 /// Defines `Client` and `Server` over a `Transport`, which moves bytes and waits.
 macro_rules! drivers {
@@ -26,7 +26,7 @@ macro_rules! drivers {
         }
 
         impl<$($generics)*, H: ClientKeyRef, B: Buffers> Client<$transport, H, B> {
-            /// Puts `buffered` on a stream that is connected. Nothing is sent yet.
+            /// Creates a client from `buffered` and a connected stream. Nothing is sent yet.
             pub fn new(buffered: BufferedClient<H, B>, $($part: $type),*) -> Self {
                 let transport = Transport::new($($part),*);
                 Self { buffered, transport }
@@ -43,8 +43,9 @@ macro_rules! drivers {
             }
 
             /// Waits until the connection is established and the stream has sent all pending
-            /// output. On the noise wire, the server has then proved that it has the key, and this
-            /// side's proof is sent. It is optional: a request waits for both too.
+            /// output. On the noise wire, the server has then proved that it has the key, and the
+            /// PING that authenticates this side is sent. The call is optional, because a request
+            /// waits for the same.
             ///
             /// # Errors
             /// What ended the connection. [`ConnectionError::Refused`] and
@@ -67,8 +68,8 @@ macro_rules! drivers {
             /// If the connection has ended, [`BufferedClient::fate`] says whether the request may
             /// be sent again.
             ///
-            /// A cancelled request stays in flight until its handler is done or the server ends it.
-            /// The next request waits for that.
+            /// A cancelled request stays in flight until the server answers or refuses it. The next
+            /// request waits for that.
             pub $($async)* fn request(&mut self, body: &[u8], answer: &mut [u8]) -> Result<usize, Error<$error>> {
                 self.handle_late_poll();
                 let mut request = match self.buffered.request(body, answer) {
@@ -130,7 +131,7 @@ macro_rules! drivers {
                     // An end is returned once its last bytes are sent, even if that is after
                     // `until`.
                     let ended = self.buffered.connection().machine().end().is_some();
-                    // Even if `until` has passed at the call, what has come is read once.
+                    // Even if `until` has passed at the call, what has arrived is read once.
                     if idle && waited && now >= until && !ended {
                         if !self.buffered.connection().is_broken() {
                             return Ok(());
@@ -159,15 +160,16 @@ macro_rules! drivers {
                 }
             }
 
-            /// Nothing is read between two calls. Bytes that have arrived since must not count as
-            /// late.
+            /// Reports a late poll. Nothing is read between two calls, and bytes that have arrived
+            /// meanwhile must be read before a deadline applies.
             fn handle_late_poll(&mut self) {
                 let now = self.transport.poll_clock();
                 self.buffered.connection_mut().handle_late_poll(now);
             }
 
             /// Waits until the connection is established and the stream has sent everything. On the
-            /// noise wire that includes the proof that this side has read the welcome.
+            /// noise wire that includes the first PING, which proves that this side has read the
+            /// welcome.
             $($async)* fn flush(&mut self) -> Result<(), Error<$error>> {
                 loop {
                     let stepped = self.buffered.step_idle(self.transport.polled_at());
@@ -224,7 +226,7 @@ macro_rules! drivers {
         }
 
         impl<$($generics)*, H: ServerKeyRef, B: Buffers, M: Buffers> Server<$transport, H, B, M> {
-            /// Puts `buffered` on a stream that was accepted.
+            /// Creates a server from `buffered` and an accepted stream.
             pub fn new(buffered: BufferedServer<H, B, M>, $($part: $type),*) -> Self {
                 let transport = Transport::new($($part),*);
                 Self { buffered, transport }
@@ -284,15 +286,15 @@ macro_rules! drivers {
                 Ok(())
             }
 
-            /// Closes the connection: it ends once the request that is being handled is completed.
-            /// Call [`serve`](Self::serve) for that, and close the stream afterwards.
+            /// Closes the connection, which ends once the request that is being handled is
+            /// completed. Call [`serve`](Self::serve) until then, and close the stream afterwards.
             pub fn close(&mut self, reason: CloseReason) {
                 self.handle_late_poll();
                 self.buffered.close(self.transport.polled_at(), reason);
             }
 
-            /// Nothing is read between two calls, or while a blocking handler runs. Bytes that have
-            /// arrived meanwhile must not count as late.
+            /// Reports a late poll. Nothing is read between two calls, or while a blocking handler
+            /// runs, and bytes that have arrived meanwhile must be read before a deadline applies.
             fn handle_late_poll(&mut self) {
                 let now = self.transport.poll_clock();
                 self.buffered.connection_mut().handle_late_poll(now);

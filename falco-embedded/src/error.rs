@@ -42,12 +42,13 @@ pub enum Error<E = Infallible> {
     },
     /// The classic wire has no answers to pings. The connection goes on.
     NoPongs,
-    /// What ended the connection. Later calls return it again.
+    /// What ended the connection. Later calls return the same error.
     ///
-    /// A driver returns [`Closed`](ConnectionError::Closed) for a new request also before the end,
-    /// while one side is closing. `idle` and `close` wait for the end.
+    /// While one side is closing, a driver returns [`Closed`](ConnectionError::Closed) for a new
+    /// request even before the end. `idle` and `close` wait for the end.
     Connection(ConnectionError),
-    /// One side is closing: the connection accepts nothing new, and completes what has begun.
+    /// One side is closing: the connection accepts no new requests, and completes those that have
+    /// begun.
     Closing,
     /// API misuse. No state changed, and the error has the numbers.
     Misuse(Misuse),
@@ -61,7 +62,7 @@ pub enum Error<E = Infallible> {
     Buffer(StorageFull),
     /// A write made no progress for a lifetime. The connection is over.
     Stalled,
-    /// The stream takes no more bytes. The connection is over.
+    /// The stream accepts no more bytes. The connection is over.
     WriteZero,
     /// The stream's error. The connection is over.
     Io(E),
@@ -139,12 +140,12 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
             }
             Self::NoPongs => f.write_str("the classic wire has no answers to pings"),
             Self::Connection(error) => error.fmt(f),
-            Self::Closing => f.write_str("the connection is closing and accepts nothing new"),
+            Self::Closing => f.write_str("the connection is closing and accepts no new requests"),
             Self::Misuse(error) => error.fmt(f),
             Self::Output(error) => error.fmt(f),
             Self::Buffer(error) => error.fmt(f),
             Self::Stalled => f.write_str("a write made no progress for one idle timeout (lifetime)"),
-            Self::WriteZero => f.write_str("the stream takes no more bytes"),
+            Self::WriteZero => f.write_str("the stream accepts no more bytes"),
             Self::Io(error) => write!(f, "the stream failed: {error}"),
         }
     }

@@ -27,10 +27,11 @@ pub struct BufferedServer<H: ServerKeyRef, B: Buffers, M: Buffers> {
 
 type Body<S> = Reassembly<[Partial<S>; 1]>;
 
-/// The connection, and the refusal that is pending. It works also while a handler has the request.
+/// The connection, and the refusal that is pending. It can be driven while a handler has the
+/// request.
 pub(crate) struct Incoming<H: ServerKeyRef, B: Buffers> {
     connection: BufferedConnection<ServerSide, H, B>,
-    /// A refusal that the core could not accept yet. No frame is processed before it has.
+    /// A refusal that the core has not accepted yet. Until it has, no frame is processed.
     refusal: Option<(RequestId, Refusal)>,
 }
 
@@ -39,22 +40,22 @@ pub(crate) type Handling<'l, H, B> = (&'l [u8], &'l mut [u8], &'l mut Incoming<H
 
 /// The state of the request.
 enum Stage {
-    /// There is none.
+    /// There is no request.
     Idle,
-    /// Parts of it have come.
+    /// A part of the request has arrived.
     Receiving(RequestId),
-    /// All of it has come.
+    /// The whole request has arrived.
     Received(RequestId, Handler),
-    /// Its answer, which is in the memory for answers, is being sealed.
+    /// The answer, which is in the memory for answers, is being sealed.
     Answering(OutgoingAnswer),
-    /// It is to be refused, after the refusal that is pending.
+    /// The request is to be refused, after the refusal that is pending.
     Refusing(RequestId, Refusal),
 }
 
 /// Whether the handler of a request has begun.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Handler {
-    /// It may not begin: bytes that were pending when the request came are still pending.
+    /// It may not begin, because output that was pending when the request arrived is still pending.
     Blocked,
     /// It may begin.
     Ready,
@@ -63,9 +64,9 @@ enum Handler {
 }
 
 impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
-    /// Starts the server's side of a connection. `buffers` are for the unread bytes and for those
-    /// to write, `bodies` for a request and for its answer. The in-flight limit of the connection
-    /// is one request.
+    /// Starts the server's side of a connection. `buffers` are for the unread bytes and for the
+    /// bytes to write, `bodies` for a request and for its answer. The in-flight limit of the
+    /// connection is one request.
     ///
     /// # Errors
     /// [`StartError`] if a buffer is too small for the settings, or the generator fails.
@@ -93,9 +94,9 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
     /// A server on `connection`. It refuses requests and answers that do not fit `bodies` as too
     /// large.
     ///
-    /// If the settings of the connection allow several requests in flight, the server refuses those
-    /// that come while it has one, as busy. The classic wire cannot refuse; there the connection
-    /// ends.
+    /// If the settings of the connection allow several requests in flight, the server refuses
+    /// requests that arrive while it has one, as busy. The classic wire cannot refuse; there the
+    /// connection ends.
     pub fn new(connection: BufferedConnection<ServerSide, H, B>, bodies: M) -> Self {
         let (body, answer) = bodies.into_parts();
         Self::from_parts(connection, body, answer)
@@ -128,7 +129,8 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
         self.connection().is_established()
     }
 
-    /// Closes the connection: it completes what has begun, accepts nothing new, then ends.
+    /// Closes the connection: it accepts no new requests, completes those that have begun, and then
+    /// ends.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
         self.incoming.connection.machine_mut().close(now, reason);
     }
@@ -136,10 +138,10 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
     /// The request to handle, and the memory for its answer. Call [`answer`](Self::answer) or
     /// [`refuse`](Self::refuse) when it is handled, and [`step`](Self::step) meanwhile.
     ///
-    /// A request is returned once the stream has taken the bytes that were pending when it came,
-    /// and not after the connection has ended. The answer to the client's first ping may be among
-    /// those bytes: a client whose stream ends before it has read anything assumes that its request
-    /// was not processed.
+    /// A request is returned only after the stream has accepted the output that was pending when
+    /// the request arrived, and not after the connection has ended. That output may contain the
+    /// PONG to the client's first PING: if the stream ends before a client has read anything, the
+    /// client assumes that its request was not processed.
     pub fn request(&mut self) -> Option<(&[u8], &mut [u8])> {
         let (request, answer, _) = self.begin_handler()?;
         Some((request, answer))
@@ -166,8 +168,8 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
             && self.connection().machine().end().is_none()
     }
 
-    /// A handler may begin once the stream has taken the bytes that were pending when its request
-    /// came.
+    /// A handler may begin once the stream has accepted the output that was pending when its
+    /// request arrived.
     fn update_handler(&mut self) {
         if let Stage::Received(_, handler @ Handler::Blocked) = &mut self.stage
             && self.incoming.connection.is_sent()
@@ -219,8 +221,9 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
     /// deadline.
     ///
     /// # Errors
-    /// What ended the connection, once its last bytes were taken; [`Error::Stalled`] if pending
-    /// bytes made no progress for too long; [`Error::Output`] if the outbox is too small.
+    /// What ended the connection, once the stream has accepted its last bytes; [`Error::Stalled`]
+    /// if pending bytes made no progress for too long; [`Error::Output`] if the outbox is too
+    /// small.
     pub fn step(&mut self, now: Instant) -> Result<bool, Error> {
         wiped(self.take_step(now))
     }
@@ -265,7 +268,7 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
     }
 }
 
-/// Drops the bytes of a request that waits for its handler, or is with it.
+/// Drops the bytes of a request that waits for its handler or that its handler has.
 fn release<S: Storage>(body: &mut Body<S>, stage: &mut Stage) -> Option<RequestId> {
     let Stage::Received(id, _) = *stage else {
         return None;
@@ -275,8 +278,8 @@ fn release<S: Storage>(body: &mut Body<S>, stage: &mut Stage) -> Option<RequestI
     Some(id)
 }
 
-/// Processes an event. `handler` is the state of a request that is complete with it. Returns which
-/// request is to be refused, and why.
+/// Processes an event. If the event completes a request, `handler` becomes the state of that
+/// request. Returns which request is to be refused, and why.
 #[allow(clippy::wildcard_enum_match_arm, reason = "the other events need no reaction")]
 fn handle<S: Storage>(
     kept: &mut Body<S>,
@@ -364,8 +367,8 @@ impl<H: ServerKeyRef, B: Buffers> Incoming<H, B> {
         &mut self.connection
     }
 
-    /// Processes at most one frame, after the refusal that is pending. `take` receives the state of
-    /// a request that is complete with it.
+    /// Processes at most one frame, after the refusal that is pending. `take` receives the event,
+    /// and the state for a request that the event completes.
     fn recv<T>(&mut self, now: Instant, take: impl FnOnce(Handler, ServerEvent<'_>) -> T) -> Result<Next<T>, Error> {
         self.transmit(now)?;
         if self.refusal.is_some() && self.connection.machine().end().is_none() {

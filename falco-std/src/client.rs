@@ -38,12 +38,12 @@ pub use self::stats::ClientStats;
 /// When the connection has ended, the client makes another for the next request. Requests wait for
 /// it, each for its own [time](ClientBuilder::request_timeout). The client tries again while
 /// requests wait, after [pauses](ClientBuilder::backoff) that grow and are random. A request that
-/// was not processed on a lost connection goes to the next one. Any other fails with an error that
-/// says that it may have been processed, and is not sent again.
+/// was not processed on a lost connection goes to the next one. Any other request fails with an
+/// error which says that it may have been processed, and is not sent again.
 ///
-/// On the noise wire the client pings by itself, so that an idle connection does not expire. On the
-/// classic wire, and over a stream that does not split, it does not. There call
-/// [`ping`](Self::ping) more often than once per lifetime if the connection is to stay.
+/// On the noise wire the client sends keep-alive pings, so that an idle connection does not expire.
+/// It does not do so on the classic wire, nor over a stream that does not split. There, call
+/// [`ping`](Self::ping) more often than once per lifetime to keep the connection.
 ///
 /// ```no_run
 /// use falco_std::{Client, Error, Fate};
@@ -72,8 +72,9 @@ impl Client {
     /// Sends a request and waits for its answer.
     ///
     /// The [request timeout](ClientBuilder::request_timeout) limits the wait, 30 s by default. On
-    /// the classic wire so does the client's [lifetime](crate::Settings::with_lifetime), which
-    /// counts from the sending of the request. Set a longer one for handlers that take longer.
+    /// the classic wire the client's [lifetime](crate::Settings::with_lifetime) also limits it,
+    /// counted from the time at which the request was sent. Set a longer lifetime for handlers that
+    /// take longer.
     ///
     /// # Errors
     /// [`Error`]; its [`fate`](Error::fate) says whether the request may have been processed.
@@ -102,7 +103,7 @@ impl Client {
     }
 
     /// Changes the key, for example before a server [retires](crate::Handle::retire_key) the old
-    /// one. Makes a connection under the new key, which takes all further requests. Requests in
+    /// one. Makes a connection under the new key. All further requests go over it, and requests in
     /// flight under the old key complete.
     ///
     /// # Errors
@@ -113,8 +114,8 @@ impl Client {
     }
 
     /// Drains the connection, for all clones: requests that it has accepted complete. Those that
-    /// wait for a connection, and new ones, fail as [closed](Error::Closed). It waits until the
-    /// server has ended its side, for a second at most after the last answer.
+    /// wait for a connection, and new ones, fail as [closed](Error::Closed). This waits until the
+    /// server has ended its side, for at most one second after the last answer.
     ///
     /// If all clones of a client are dropped instead, its socket is closed at once. No request can
     /// be in flight then.

@@ -1,4 +1,4 @@
-//! The only clock that the core's connections see: milliseconds since the clock was created.
+//! The clock of the core's connections: milliseconds since the clock was created.
 
 use std::time;
 

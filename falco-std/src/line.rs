@@ -23,7 +23,7 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(crate) enum Filled {
     Bytes,
     EndOfStream,
-    /// Nothing came in time. Whether a deadline of the core has passed is for the caller to check.
+    /// Nothing arrived in time. The caller then checks whether a deadline of the core has passed.
     Nothing,
 }
 
@@ -37,9 +37,9 @@ pub(crate) struct Line<S> {
     /// How many bytes one read may return beyond those that the core asked for. It is 0 until the
     /// peer has proved that it has the key, so that an unauthenticated client costs no buffer.
     read_ahead: usize,
-    /// Nothing has come for [`IDLE`], and the buffers were freed.
+    /// Nothing has arrived for [`IDLE`], and the buffers were freed.
     idle: bool,
-    /// An upper limit for each wait, where no other thread can wake this one.
+    /// An upper limit for each wait, if no other thread can wake this one.
     longest_wait: Option<Duration>,
     read_timeout: Option<Duration>,
 }
@@ -68,7 +68,7 @@ impl<S: Stream> Line<S> {
         self.inbox.set_read_ahead(READ_AHEAD);
     }
 
-    /// Whether nothing has come for so long that the buffers were freed.
+    /// Whether nothing has arrived for so long that the buffers were freed.
     pub(crate) const fn is_idle(&self) -> bool {
         self.idle
     }
@@ -112,7 +112,7 @@ impl<S: Stream> Line<S> {
                 }
                 Ok(Filled::Bytes)
             }
-            // Something may have come meanwhile, as while the process was stopped.
+            // Bytes may have arrived meanwhile, for example while the process was stopped.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.fill_ready(total),
             Err(error) if is_timeout(&error) => {
                 if may_idle && wait.is_some_and(|wait| wait >= IDLE) {
@@ -124,7 +124,7 @@ impl<S: Stream> Line<S> {
         }
     }
 
-    /// Reads what has already come, without waiting.
+    /// Reads what has already arrived, without waiting.
     pub(crate) fn fill_ready(&mut self, total: usize) -> io::Result<Filled> {
         self.asked = self.asked.max(total);
         let space = self.inbox.space(total).map_err(|_| io::ErrorKind::OutOfMemory)?;
@@ -192,9 +192,9 @@ impl<S: Stream> Line<S> {
     }
 }
 
-/// Whether a read timeout that is in force can stay although another is wanted. It must not be
-/// later, and not so much earlier that the thread wakes often for nothing. This saves a system call
-/// for most reads.
+/// Whether the read timeout that is in force can stay although another is wanted, which saves a
+/// system call for most reads. It must not be longer than the wanted one. It must not be much
+/// shorter either, or the thread would often wake for nothing.
 fn is_close_enough(in_force: Option<Duration>, wanted: Option<Duration>) -> bool {
     match (in_force, wanted) {
         (None, None) => true,

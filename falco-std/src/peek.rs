@@ -14,7 +14,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 #[cfg(unix)]
 use rustix::net::RecvFlags;
 
-/// Reads what has come, without waiting and without an effect on other threads that use the socket.
+/// Reads what has arrived, without waiting and without an effect on other threads that use the
+/// socket.
 #[cfg(unix)]
 pub(crate) fn read_now(socket: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
     let (_, count) = rustix::net::recv(socket, buf, RecvFlags::DONTWAIT)?;
@@ -33,12 +34,12 @@ pub(crate) fn is_readable(socket: impl AsFd) -> bool {
 pub(crate) fn wait_readable(socket: impl AsFd, limit: Option<Duration>) -> bool {
     // A read with `MSG_PEEK` would clear a pending error, which the thread that reads has to see.
     let mut asked = [PollFd::new(&socket, PollFlags::IN)];
-    // A limit that the system cannot express is none.
+    // A limit that is too long for the system counts as no limit.
     let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
     rustix::event::poll(&mut asked, limit.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
-/// Reads what has come, without waiting. No other thread may use the socket meanwhile.
+/// Reads what has arrived, without waiting. No other thread may use the socket meanwhile.
 #[cfg(not(unix))]
 pub(crate) fn read_now(mut socket: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
     socket.set_nonblocking(true)?;
@@ -53,7 +54,7 @@ pub(crate) fn is_readable(_: &TcpStream) -> bool {
     false
 }
 
-/// Does not wait, because another thread could not end that wait.
+/// Returns at once, because another thread could not end the wait.
 #[cfg(not(unix))]
 pub(crate) fn wait_readable(_: &TcpStream, _: Option<Duration>) -> bool {
     false

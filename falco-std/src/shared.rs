@@ -35,7 +35,7 @@ pub(crate) trait Output: Send + 'static {
     /// written.
     fn seal(&mut self, now: Instant, out: &mut Vec<u8>) -> usize;
 
-    /// What sealing has made necessary, to be called while the state is not locked.
+    /// Returns a function that has to be called after sealing, while the state is not locked.
     fn after_seal(&mut self) -> Option<Arc<dyn Fn() + Send + Sync>> {
         None
     }
@@ -58,7 +58,7 @@ pub(crate) trait Output: Send + 'static {
     /// How to end the stream, once the connection has ended.
     fn ending(&mut self) -> &mut Option<Ending>;
 
-    /// How long a write may go without progress.
+    /// How long a write may make no progress.
     fn lifetime(&self) -> Duration;
 
     /// Reports whether the stream is being read. A stream that does not split cannot be read during
@@ -354,7 +354,7 @@ impl<T: Output> Shared<T> {
         }
     }
 
-    /// One write, for as long as it may take.
+    /// Writes once, for as long as one write may take.
     fn write_step(&self, writer: &mut Writer, effort: Effort, since: Instant, now: Instant) -> io::Result<()> {
         if self.splits {
             // Another thread reads. This one checks the time after each write, which takes at most
@@ -379,7 +379,7 @@ impl<T: Output> Shared<T> {
         locked.state.write_failed(why, written);
         drop(locked);
         self.notify();
-        // This wakes the thread that reads.
+        // The shutdown wakes the thread that reads.
         self.shutdown(Shutdown::Both);
         Done::Failed
     }

@@ -1,5 +1,5 @@
-//! TCP and Unix sockets under one type, and handles of one stream for several threads. However many
-//! handles there are, they take one file descriptor.
+//! TCP and Unix sockets under one type, and handles of one stream for several threads. All handles
+//! of a stream share one file descriptor.
 
 use core::time::Duration;
 use std::io::{self, Read, Write};
@@ -40,8 +40,8 @@ impl SharedSocket {
         };
     }
 
-    /// Waits until a read would not wait, for `limit` at most, and reads nothing. Returns false if
-    /// the limit has passed; on systems where this cannot wait also at once.
+    /// Waits until a read would not wait, for `limit` at most, and reads nothing. Returns `false`
+    /// if the limit has passed. On systems that cannot wait in this way, returns `false` at once.
     pub(crate) fn wait_readable(&self, limit: Option<Duration>) -> bool {
         match &*self.0 {
             Socket::Tcp(stream) => wait_readable(stream, limit),

@@ -33,14 +33,15 @@ pub trait Stream: Read + Write {
     /// Those of the operating system. They are ignored.
     fn shutdown(&self, how: Shutdown) -> io::Result<()>;
 
-    /// Reads what has already come, without waiting. `Ok(0)` is the end of the stream.
+    /// Reads what has already arrived, without waiting. `Ok(0)` is the end of the stream.
     ///
     /// A client that reads on its callers' threads calls this before it sends, so that it does not
     /// send to a server that is gone. The default implementation returns
     /// [`WouldBlock`](io::ErrorKind::WouldBlock), which is right for a stream that cannot know.
     ///
     /// # Errors
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if nothing has come. Others end the connection.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if nothing has arrived. Other errors end the
+    /// connection.
     fn read_ready(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let _ = buf;
         Err(io::ErrorKind::WouldBlock.into())
@@ -48,9 +49,9 @@ pub trait Stream: Read + Write {
 
     /// Whether a read would return without waiting, with bytes, the end of the stream, or an error.
     ///
-    /// A client calls this before it sends on a connection on which nothing has come for a while. A
-    /// server calls it before it drops a half-open connection for another. Other threads wait
-    /// meanwhile, so it must not wait for a read or a write of another handle. The default
+    /// A client calls this before it sends on a connection on which nothing has arrived for a
+    /// while. A server calls it before it drops a half-open connection for another. Other threads
+    /// wait meanwhile, so it must not wait for a read or a write of another handle. The default
     /// implementation returns `false`, which is right for a stream that cannot know.
     fn is_readable(&self) -> bool {
         false
@@ -59,8 +60,8 @@ pub trait Stream: Read + Write {
     /// Returns another handle of the same stream, so that one thread can read while another writes.
     /// Timeouts and shutdowns hold for all handles.
     ///
-    /// The default implementation returns `None`: the stream does not split. Then one thread uses
-    /// it at a time, and requests go one after another.
+    /// The default implementation returns `None`: the stream does not split. Then one thread at a
+    /// time uses the stream, and requests go one after another.
     ///
     /// # Errors
     /// Those of the operating system.
@@ -151,8 +152,8 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
     }
 }
 
-/// Makes a [`Stream`] without timeouts of anything that reads and writes, such as a pipe, a serial
-/// line or a tunnel.
+/// Adapts anything that reads and writes, such as a pipe, a serial line or a tunnel, to a
+/// [`Stream`] without timeouts.
 ///
 /// Deadlines of the protocol and time limits of requests take effect only when a read or a write
 /// returns. If you need them on time, implement [`Stream`]. The stream ends when it is dropped.

@@ -34,7 +34,7 @@ impl Writer {
         self.rest.is_empty()
     }
 
-    /// Has `seal` write into the buffer. It returns how many bytes are to be written.
+    /// Calls `seal` with the buffer. Returns how many bytes are to be written.
     pub(crate) fn seal(&mut self, seal: impl FnOnce(&mut Vec<u8>) -> usize) -> usize {
         let count = seal(&mut self.out);
         self.rest = 0..count;
@@ -59,7 +59,7 @@ impl Writer {
         self.flushed = true;
     }
 
-    /// Writes once, or flushes the stream where it has accepted everything.
+    /// Writes once, or flushes the stream if it has accepted everything.
     pub(crate) fn step(&mut self) -> io::Result<()> {
         if self.rest.is_empty() {
             self.stream.flush()?;
@@ -77,8 +77,8 @@ impl Writer {
         }
     }
 
-    /// Not rounded, unlike the timeout of a read: on some systems a write that has timed out must
-    /// not be tried again.
+    /// Sets the timeout of a write exactly. It is not rounded as the timeout of a read is, because
+    /// on some systems a write that has timed out must not be tried again.
     pub(crate) fn limit(&mut self, wait: Duration) -> io::Result<()> {
         let wait = Some(at_least_a_millisecond(wait));
         if self.timeout != wait {

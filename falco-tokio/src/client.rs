@@ -1,5 +1,5 @@
-//! The client as callers hold it. `builder` has its settings, `slot` the task that owns a connection,
-//! and `shared` what callers and that task share.
+//! The client, as its callers use it. `builder` has its settings, `slot` the task that owns a
+//! connection, and `shared` what callers and that task share.
 
 mod addresses;
 mod builder;
@@ -83,7 +83,7 @@ impl Client {
     /// Sends a request and waits for its answer, for the [request
     /// timeout](ClientBuilder::request_timeout) at most.
     ///
-    /// Dropping the future cancels the request wherever it is, and nothing else.
+    /// Dropping the future at any time cancels this request and no other.
     ///
     /// # Errors
     /// [`Error`]; its [`fate`](Error::fate) says whether the request may have been processed.
@@ -92,7 +92,7 @@ impl Client {
         self.inner.call(body.into(), self.inner.request_timeout, permit).await
     }
 
-    /// The same with a time limit of its own.
+    /// As [`request`](Self::request), with this time limit instead of the request timeout.
     ///
     /// # Errors
     /// [`Error`].
@@ -100,9 +100,10 @@ impl Client {
         self.inner.call(body.into(), Some(limit), None).await
     }
 
-    /// Pings the server, which restarts the lifetime of the connection on both sides, and returns how
-    /// long the answer took. The classic wire has no answer: there it returns `None` once the ping is
-    /// written. A ping of a lost connection goes to the next one, as a request that was not processed.
+    /// Pings the server, which restarts the lifetime of the connection on both sides, and returns
+    /// how long the answer took. The classic wire has no answer: there this returns `None` once the
+    /// ping is written. A ping of a lost connection goes to the next one, as a request that was not
+    /// processed.
     ///
     /// # Errors
     /// [`Error`].
@@ -123,9 +124,9 @@ impl Client {
         answered.unwrap_or(Err(Error::Closed))
     }
 
-    /// Changes the key, for example before the old one is [retired](crate::Handle::retire_key). It
-    /// connects under the new key, and then sends all requests over connections under it, while
-    /// requests in flight under the old key complete. No request fails because of it.
+    /// Changes the key, for example before the old one is [retired](crate::Handle::retire_key).
+    /// Connects under the new key, and then sends all requests over connections under the new key,
+    /// while requests in flight under the old key complete. No request fails because of the change.
     ///
     /// # Errors
     /// [`Error`], for example if the server does not have the key yet. Then the old key stays in use.
@@ -148,7 +149,7 @@ impl Client {
         {
             return Err(error_of(&end, HANDSHAKE, Fate::NotProcessed));
         }
-        // The other connections of the client need not find that out.
+        // So the other connections of the client know that a server accepts the key.
         own.admitted.admit();
         env.counters.connected.add(1);
         *env.key.write().unwrap_or_else(PoisonError::into_inner) = own;
@@ -162,8 +163,8 @@ impl Client {
     }
 
     /// Drains all connections, for all clones: requests that a connection has accepted complete.
-    /// Those that wait for a connection, and new ones, fail as [closed](Error::Closed). It waits
-    /// until the server has ended its side, for a second at most after the last answer.
+    /// Those that wait for a connection, and new ones, fail as [closed](Error::Closed). This waits
+    /// until the server has ended its side, for at most one second after the last answer.
     ///
     /// If all clones of a client are dropped instead, its connections drain in the same way in the
     /// background.

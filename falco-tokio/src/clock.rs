@@ -1,5 +1,5 @@
-//! The clock that the machines are told the time by: milliseconds of Tokio's clock since it was
-//! made, so that a test that pauses that clock pauses them.
+//! The clock of the core's connections: milliseconds of Tokio's clock since this one was created.
+//! So a test that pauses Tokio's clock pauses this one too.
 
 use core::time::Duration;
 
@@ -31,5 +31,5 @@ impl Clock {
     }
 }
 
-/// Further away than any deadline that anybody waits for.
+/// Later than any deadline of a connection.
 pub(crate) const FAR: Duration = Duration::from_secs(30 * 365 * 86_400);

@@ -77,7 +77,7 @@ impl Error {
         matches!(self, Self::Connection { end, .. } if end.is_refused())
     }
 
-    /// What an attempt at a connection ended with that failed with this error.
+    /// How an attempt to connect has ended, if it failed with this error.
     pub(crate) fn attempt_end(&self) -> AttemptEnd {
         match self {
             Self::Connection { end, .. } => AttemptEnd::Connection(*end),

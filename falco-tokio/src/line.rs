@@ -50,7 +50,7 @@ pub(crate) struct Line<S> {
     /// Whether the unread bytes are in a pooled buffer.
     pooled: bool,
     out: Vec<u8>,
-    /// Bytes of `out` that are written, and that are to be written in all.
+    /// Bytes of `out` that the stream has accepted. `sealed` is how many are to be written in all.
     sent: usize,
     sealed: usize,
     /// Something was written that the stream may not have flushed.
@@ -72,8 +72,8 @@ impl Line<Socket> {
         }
     }
 
-    /// Reads the socket itself, which may have bytes that the runtime was not notified of. If it is
-    /// `Pending`, no task is woken later.
+    /// Reads the socket itself, which may have bytes that the runtime was not notified of. If this
+    /// returns `Pending`, no task is woken later.
     pub(crate) fn read_now(&mut self, total: usize) -> Poll<io::Result<usize>> {
         self.read_with(total, |socket, space| match socket.read_now(space) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
@@ -180,7 +180,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             };
             if self.sealed == 0 {
                 pool::give_back(core::mem::take(&mut self.out));
-                // A socket needs no flush, and this does nothing.
+                // For a socket, which needs no flush, this does nothing.
                 if self.unflushed && Pin::new(&mut self.stream).poll_flush(cx)?.is_ready() {
                     self.unflushed = false;
                 }
@@ -210,8 +210,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    /// Ends the stream as `ending` says. `seal` writes the last bytes, and `eof` says whether the
-    /// end of the stream was read.
+    /// Ends the stream step by step, as `ending` requires. `seal` writes the last bytes, and `eof`
+    /// is whether the end of the stream was read.
     pub(crate) fn poll_end(
         &mut self,
         cx: &mut Context<'_>,

@@ -39,16 +39,17 @@ pub use self::handler::{Handler, IntoBytes};
 pub use self::request::Request;
 pub use self::stats::ServerStats;
 
-/// What happens to the handler of a request whose client has cancelled it or gone away.
+/// What happens to the handler of a request that the client has cancelled or whose connection has
+/// ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnCancel {
-    /// Its future is dropped, as in hyper and tonic. Put work that must not stop halfway on a task
-    /// of its own.
+    /// The handler's future is dropped, as in hyper and tonic. Put work that must not stop halfway
+    /// on a task of its own.
     #[default]
     Drop,
-    /// It runs to its end, and can ask [`Request::is_cancelled`]. If it answers after all, the
-    /// answer is sent.
+    /// The handler runs to its end, and can check [`Request::is_cancelled`]. If it answers after
+    /// all, the answer is sent.
     Signal,
 }
 
@@ -100,13 +101,14 @@ pub(crate) struct Service {
     limit: tokio::sync::watch::Sender<Option<tokio::time::Instant>>,
 }
 
-/// What a server has done until it was stopped.
+/// What a server has counted when it was shut down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
     /// Its counters.
     pub stats: ServerStats,
-    /// Connections that were ended at once because the time limit of a shutdown had passed.
+    /// Connections that were ended at once because the time limit of a shutdown had passed, or that
+    /// ended during the shutdown with requests unanswered.
     pub cut_connections: u64,
     /// Unanswered requests on these connections.
     pub cut_requests: u64,
@@ -160,8 +162,8 @@ impl Server {
     }
 
     /// Like [`serve`](Self::serve), with a Tower service, which is cloned and called for each
-    /// request once it is ready. Where it sheds load, the request is refused as busy, which is not
-    /// processed.
+    /// request once it is ready. If the service sheds load, the request is refused as busy, that
+    /// is, as not processed.
     ///
     /// ```
     /// use falco_tokio::{Request, Server};
@@ -193,7 +195,7 @@ impl Server {
 
     /// Serves one connection over any stream, in this task, and returns what ended it.
     ///
-    /// It needs a Tokio runtime, because handlers that are not ready at once get tasks of their
+    /// This needs a Tokio runtime, because handlers that are not ready at once get tasks of their
     /// own.
     ///
     /// The connection does not count towards
@@ -289,7 +291,7 @@ impl Handle {
     }
 
     /// Like [`shutdown`](Self::shutdown), but connections that have not ended within `limit` are
-    /// ended at once. Of several limits the earliest counts.
+    /// ended at once. If this is called several times, the earliest limit applies.
     pub fn shutdown_within(&self, limit: Duration) {
         // An overflowing deadline means no limit.
         if let Some(until) = tokio::time::Instant::now().checked_add(limit) {
@@ -326,11 +328,11 @@ impl Handle {
     }
 
     /// Removes a key of the noise wire as [`retire_key`](Self::retire_key) does, and ends its
-    /// connections at once. Nothing more is read from them and no answer is sent. What happens to
-    /// handlers that run is what [`ServerBuilder::on_cancel`] says.
+    /// connections at once. Nothing more is read from them and no answer is sent.
+    /// [`ServerBuilder::on_cancel`] determines what happens to running handlers.
     ///
-    /// A client receives the reason if its stream takes it without waiting. Requests that had begun
-    /// may have been processed.
+    /// A client receives the reason if its stream accepts it without waiting. Requests that had
+    /// begun may have been processed.
     ///
     /// Called for a key that is retired already, it ends the connections that still drain, and
     /// returns false.

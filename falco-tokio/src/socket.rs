@@ -49,7 +49,8 @@ impl Socket {
         #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
         let set = set.and_then(|()| socket.set_tcp_user_timeout(Some(lifetime.min(LONGEST.1))));
         if let Err(error) = set {
-            // On some systems this happens if the peer has gone already; the first read reports it.
+            // On some systems this happens if the peer has closed the connection; the first read
+            // reports that.
             debug!(%error, "a socket could not be set up");
         }
     }

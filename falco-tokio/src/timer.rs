@@ -1,5 +1,5 @@
-//! One timer for a connection. It is reset only if the deadline becomes earlier, so that a busy
-//! connection does not reset it for every message.
+//! One timer for a connection. It is reset only if the deadline becomes earlier or if it fires, so
+//! that a busy connection does not reset it for every message.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -27,7 +27,8 @@ impl Timer {
         *self = Self::default();
     }
 
-    /// Has the task woken at `deadline` or earlier. Returns `Ready` if the deadline has passed.
+    /// Makes the runtime wake the task at `deadline` or earlier. Returns `Ready` if the deadline
+    /// has passed.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
         let Some(deadline) = deadline else {
             return Poll::Pending;

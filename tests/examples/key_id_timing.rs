@@ -53,7 +53,7 @@ fn main() {
         .map_or(100_000, |word| word.parse().expect("a number of rounds"));
     let places = (1..=KEYS).map(|byte| Some(NoiseSecret::derive(key(byte), &RustCrypto)));
     let ring = KeyRing::new(places.collect(), &mut CountingRng::new(0)).expect("no two are alike");
-    let keys = Keys::new(RwLock::new(ring), &[][..], RustCrypto).expect("no context is not too long");
+    let keys = Keys::new(RwLock::new(ring), &[][..], RustCrypto).expect("an empty context is not too long");
     let hellos = [hello(1, 200), hello(KEYS, 200), hello(201, 200), hello(202, 200)];
     let mut times = [const { Vec::new() }; SORTS.len()];
     // Xorshift: which comes next must follow nothing that a cache or a clock could follow.

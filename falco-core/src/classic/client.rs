@@ -116,9 +116,9 @@ impl ClientSession {
     }
 
     /// A length of zero. The published Python server sends it for a request that it could not
-    /// serve, and without a request when it was idle for a while. While a request is in flight, the
-    /// client cannot distinguish the two. In the second case the answer to the request is still to
-    /// come, and would be matched to the next request. So the connection ends.
+    /// serve, and without a request when the connection was idle for a while. While a request is in
+    /// flight, the client cannot distinguish the two. In the second case the answer to the request
+    /// is still to come, and would be matched to the next request. So the connection ends.
     fn recv_nothing(&mut self) -> ClientReceived<'static> {
         let consumed = layout::NOTHING_LENGTH;
         if self.unanswered() == 0 {
@@ -380,7 +380,7 @@ impl session::Client for ClientSession {
 
     fn fate(&self) -> Fate {
         // Requests begin after the accept. The server then sends nothing before its first answer,
-        // so no byte shows whether a handler has seen a request.
+        // so no byte shows whether a handler has received a request.
         if self.is_confirmed() {
             Fate::MaybeProcessed
         } else {

@@ -16,7 +16,7 @@ macro_rules! classic_key {
         /// A key of the classic wire, expanded once, with its replay cache. All connections under
         /// the key share it, by a reference, an `Rc` or an `Arc`.
         ///
-        /// It takes the [`Key`] by value, so that one key has one replay cache.
+        /// Its constructors take the [`Key`] by value, so that one key has one replay cache.
         pub struct ClassicKey<L, $($crypto)*> {
             aead: C::Aead,
             replay_cache: L,

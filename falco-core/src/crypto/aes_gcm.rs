@@ -1,4 +1,4 @@
-//! AES-256-GCM by the crate aes-gcm, for those who want no implementation of this crate. It is
+//! AES-256-GCM of the crate aes-gcm, an alternative to the implementation in this crate. It is
 //! slower for short texts; docs/speed.md has figures.
 
 use aes_gcm::aead::inout::InOutBuf;
@@ -46,7 +46,7 @@ impl Aes256Gcm {
 impl Aead for Aes256Gcm {
     fn seal(&self, nonce: &Nonce, associated: &[u8], out: &mut [u8], body: &[u8]) -> Result<Tag, AeadError> {
         let prefix = out.len().checked_sub(body.len()).ok_or(AeadError)?;
-        // It takes a text from one place.
+        // aes-gcm requires the whole text in one place.
         out.get_mut(prefix..).ok_or(AeadError)?.copy_from_slice(body);
         let sealed = self.encrypt(nonce, associated, out);
         zeroize::zeroize_stack::<STACK>();

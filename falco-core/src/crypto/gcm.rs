@@ -1,9 +1,9 @@
 //! AES-256-GCM (NIST SP 800-38D), assembled like the crate aes-gcm from the block cipher of aes,
 //! the counter mode of ctr and the hash of ghash. The feature `aes-gcm` replaces it by that crate.
 //!
-//! It differs from aes-gcm in three ways. It wipes the keystream. It encrypts a text from two
-//! places without copying it together. For a short text it calls the cipher once, for the tag and
-//! for all blocks, and the hash in groups of the size that is fastest.
+//! It differs from aes-gcm in three ways. It wipes the keystream. It encrypts a text that lies in
+//! two places without joining it first. For a short text it encrypts the tag mask and the whole
+//! keystream in one call of the cipher, and hashes in groups of the fastest size.
 
 use aes::cipher::{BlockCipherEncrypt, InOutBuf, InnerIvInit, KeyInit, StreamCipherCore};
 use aes::{Aes256Enc, Block};
@@ -37,11 +37,11 @@ type Ctr<'c> = ctr::CtrCore<&'c Aes256Enc, ctr::flavors::Ctr32BE>;
 #[allow(missing_debug_implementations, reason = "it is a secret")]
 pub struct Aes256Gcm {
     cipher: Aes256Enc,
-    /// Of no text yet.
+    /// The hash with its key, before any text.
     hash: GHash,
 }
 
-/// The first batch. It is wiped when dropped: who has keystream and text can decrypt the text.
+/// The first batch. It is wiped when dropped, because the keystream decrypts the text.
 struct Batch([Block; BATCH]);
 
 impl Batch {
@@ -63,7 +63,7 @@ impl ZeroizeOnDrop for Aes256Gcm {}
 
 #[allow(
     clippy::inline_always,
-    reason = "the caller knows some of the lengths, which saves a tenth for a short text; where flash is scarce there is one copy of each"
+    reason = "where it is inlined, the compiler knows some of the lengths, and a short text takes a tenth less time; a device has one copy of each function, to save flash"
 )]
 impl Aes256Gcm {
     pub(super) fn new(key: &[u8; 32]) -> Self {
@@ -86,16 +86,16 @@ impl Aes256Gcm {
         Ok(())
     }
 
-    /// Encrypts or decrypts what the first batch is not enough for.
+    /// Encrypts or decrypts the part of a text after the first batch.
     #[cfg_attr(not(target_os = "none"), inline)]
     fn rest(&self, nonce: &Nonce, text: InOutBuf<'_, '_, u8>) -> Result<(), AeadError> {
         if text.is_empty() {
             return Ok(());
         }
-        // The crates ctr and aes leave keystream and round keys there.
+        // The crates ctr and aes leave keystream and round keys on the stack.
         #[cfg(not(target_os = "none"))]
         return crate::wipe::with_stack_wiped_to::<CTR_STACK, _>(|| self.counter_mode(nonce, text));
-        // Devices save the stack that this takes.
+        // On a device this would take too much stack.
         #[cfg(target_os = "none")]
         return self.counter_mode(nonce, text);
     }
@@ -158,7 +158,7 @@ impl Aes256Gcm {
     }
 }
 
-// Inlined in a debug build, it would be compiled without optimization.
+// Not inlined in a debug build: the caller's crate would compile it without optimization.
 impl Aead for Aes256Gcm {
     #[cfg_attr(not(any(debug_assertions, target_os = "none")), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
@@ -168,7 +168,7 @@ impl Aead for Aes256Gcm {
         self.first(out.len(), &mut batch)?;
         let [mask, stream @ ..] = &batch.0;
         // The part of the body that the first batch covers is copied behind the prefix. If the
-        // prefix alone is longer, all of the body is.
+        // prefix alone is longer than the first batch, the whole body is copied.
         let length = out.len();
         let here = if prefix > FIRST { length } else { FIRST.min(length) };
         let (text, out_rest) = out.split_at_mut_checked(here).ok_or(AeadError)?;
@@ -187,7 +187,7 @@ impl Aead for Aes256Gcm {
         self.first(text.len(), &mut batch)?;
         let [mask, stream @ ..] = &batch.0;
         let expected = self.tag(mask, associated, text)?;
-        // In constant time, and at once instead of byte by byte.
+        // Compares in constant time, as one number instead of byte by byte.
         if !bool::from(u128::from_ne_bytes(expected).ct_eq(&u128::from_ne_bytes(*tag))) {
             return Err(AeadError);
         }

@@ -18,8 +18,8 @@ impl Crypto for RustCrypto {
 impl super::NoiseCrypto for RustCrypto {
     fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
         if cfg!(target_os = "none") {
-            // The ladder is linked in any case. The faster way costs 4 KiB of flash and 2 KiB of
-            // stack more.
+            // The Montgomery ladder is linked in any case. The faster way would cost another 4 KiB
+            // of flash and 2 KiB of stack.
             return x25519_dalek::x25519(*private, x25519_dalek::X25519_BASEPOINT_BYTES);
         }
         let private = x25519_dalek::StaticSecret::from(*private);

@@ -93,8 +93,8 @@ macro_rules! with_session {
     };
 }
 
-/// Evaluates `$do` with the key and the session. The keys that started a session have one for its
-/// wire, so `$other` is never evaluated.
+/// Evaluates `$do` with the key and the session. The keys that started a session include a key for
+/// its wire, so `$other` is never evaluated.
 macro_rules! with_key {
     ($self:ident, $both:ident, |$key:ident, $session:ident| $do:expr, else $other:expr) => {
         match $both {

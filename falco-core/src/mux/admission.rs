@@ -1,5 +1,6 @@
 //! Which connections a server accepts, and which half-open connection it drops when places are
-//! short. No clock and no I/O: an adapter reports what happens and drops what this selects.
+//! short. There is no clock and no I/O: an adapter reports events, and drops the connections that
+//! are selected here.
 
 mod limits;
 mod queue;
@@ -18,55 +19,59 @@ pub use self::limits::AdmissionLimits;
 pub use self::recent::hello_fingerprint;
 pub use self::source::{Source, SourcePrefix};
 
-/// A connection without a hello is spared for so long while connections with a hello hold more
-/// places: its hello may be one packet behind.
+/// While connections with a hello hold more places, a connection without one is not dropped for
+/// this long, because its hello may follow in the next packet.
 const HELLO_GRACE: Duration = Duration::from_millis(20);
 
-/// When a hello is late: a client sends it right behind the last packet of TCP's handshake. This
-/// counts only where something other than places is short.
+/// After this time without a hello, a connection is late: a client sends the hello directly after
+/// the TCP handshake. It applies only in [`Admission::select_late`].
 const HELLO_LATE: Duration = Duration::from_millis(100);
 
-/// When the first PING is late, which follows the hello after a round trip.
+/// After this time with a hello and without the first PING, a connection is late. The PING follows
+/// the hello after one round trip.
 const PING_LATE: Duration = Duration::from_secs(1);
 
-/// How many handshakes are in progress at once, connections without a hello not counted. More would
-/// slow each other down until all of them time out, when all clients reconnect at once.
+/// How many handshakes may be in progress at once, not counting connections without a hello. With
+/// more, all of them could time out when all clients reconnect at once.
 const MAX_IN_PROGRESS: usize = 1024;
 
-/// While connections without a hello are many, so large a part of the half-open places is kept
-/// free, so that the next connections need not wait until another has been dropped.
+/// While there are connections without a hello to drop, one in this many half-open places is kept
+/// free, so that the next connections need not wait for a drop.
 const FREE_PART: usize = 16;
 
 /// Whether there is a place for another connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "there is no fourth case")]
 pub enum Room {
-    /// There is.
+    /// There is a place.
     Free,
-    /// Not before a half-open connection has completed its handshake or was dropped.
+    /// There is none now. One may become free when a half-open connection completes its handshake
+    /// or is dropped.
     Wait,
-    /// No: all connections are established.
+    /// There is none: all connections are established.
     Full,
 }
 
-/// The connections of a server by number, and the rule by which half-open ones are dropped.
+/// The connections of a server by number, and the rule that selects which half-open one is dropped.
 ///
-/// A half-open connection is dropped only if another connection needs its place:
+/// A half-open connection is dropped only if few places are free, by these rules, or by
+/// [`select_late`](Self::select_late):
 ///
-/// 1. The first to be dropped are those that have sent nothing, part of a hello, or a replayed
-///    hello. It is one of the older half, at random: each has the younger half's time for certain,
-///    and a flood does not drop all clients whose hellos are slow. If one source has more than a
-///    16th of them, and more than 8, it is one of that source. While connections with a hello are
-///    more, one whose hello may still be on its way is not dropped for 20 ms.
-/// 2. If there are none, it is one whose hello decrypted and whose first PING has not arrived for a
-///    second. If one source has more than a 16th of them, and more than 8, and the new connection
-///    is from another source, it is one of that source, without that delay.
+/// 1. Connections that have sent nothing, part of a hello, or a replayed hello are dropped first.
+///    One is selected at random from the older half, at most the 256 oldest, so that a flood does
+///    not drop all clients whose hellos are slow. If one source has more than a 16th of these
+///    connections, and more than 8, one of that source is selected. While there are more
+///    connections with a hello, one without a hello is not dropped in its first 20 ms.
+/// 2. If there are none, a connection is selected whose hello decrypted and whose first PING has
+///    not arrived for one second. If one source has more than a 16th of the connections with a
+///    hello, and more than 8, and the new connection is from another source, one of that source is
+///    selected without that delay.
 ///
-/// Handshakes in progress, that is, connections with a hello and those that the server has not read
-/// yet, are 1,024 at most. Further connections wait.
+/// At most 1,024 handshakes are in progress at once: connections with a hello, and those that the
+/// server has not read yet. Further connections wait.
 ///
-/// A connection is never dropped because the server is slow: it can be selected only after
-/// [`waits`](Self::waits).
+/// A connection can be selected only after [`waits`](Self::waits), so none is dropped because the
+/// server is slow.
 ///
 /// ```
 /// use falco_core::Instant;
@@ -96,19 +101,20 @@ pub enum Room {
 pub struct Admission {
     limits: AdmissionLimits,
     half_open: BTreeMap<u64, HalfOpen>,
-    /// How many half-open connections were selected and have neither left nor stayed.
+    /// How many half-open connections are selected: neither [`leave`](Self::leave) nor
+    /// [`stays`](Self::stays) was called for them.
     selected: usize,
     /// How many connections are established.
     established: usize,
     /// Half-open connections of each source, and how many of them were selected.
     sources: BTreeMap<Source, (usize, usize)>,
-    /// Where keys have a limit: how many established connections count towards each, and towards
-    /// which each counts. The key of the classic wire has no id.
+    /// If keys have a limit: how many established connections count towards each key, and towards
+    /// which key each connection counts. The key of the classic wire has no id.
     keys: BTreeMap<Option<KeyId>, usize>,
     key_of: BTreeMap<u64, Option<KeyId>>,
-    /// Where the classic wire has a limit: the established connections on it.
+    /// If the classic wire has a limit: the established connections on it.
     classic: BTreeSet<u64>,
-    /// Candidates that have sent nothing, part of a hello, or a replay.
+    /// Candidates that have sent nothing, part of a hello, or a replayed hello.
     without_hello: Queue,
     /// Candidates whose hello decrypted.
     with_hello: Queue,
@@ -119,25 +125,25 @@ pub struct Admission {
 #[derive(Clone, Copy, Debug)]
 struct HalfOpen {
     source: Source,
-    /// Its hello has decrypted and had not come before.
+    /// Its hello has decrypted and is not a replay.
     hello: bool,
-    /// When the server first waited for it, at this stage.
+    /// When the server first waited for its hello, or after the hello, for its first PING.
     since: Option<Instant>,
     state: State,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The server has not read what may have come.
+    /// Bytes may have arrived that the server has not read.
     Unread,
     /// The server waits for more of its bytes.
     Waiting,
-    /// It is to be dropped.
+    /// The adapter is to drop it.
     Selected,
 }
 
 impl Admission {
-    /// No connections yet. `seed` is a random number that nobody else knows.
+    /// An admission without connections. `seed` is a secret random number.
     #[must_use]
     pub fn new(limits: AdmissionLimits, seed: u64) -> Self {
         Self {
@@ -175,7 +181,7 @@ impl Admission {
     }
 
     /// How many established connections count towards a key; `None` is the key of the classic wire.
-    /// None do where keys have no limit.
+    /// 0 if keys have no limit.
     #[must_use]
     pub fn under_key(&self, key: Option<KeyId>) -> usize {
         self.keys.get(&key).copied().unwrap_or(0)
@@ -206,8 +212,8 @@ impl Admission {
     }
 
     /// Adds a half-open connection under a number that was not used before. There must be
-    /// [`room`](Self::room). False where its source has twice as many as one source may have: then
-    /// it was not added.
+    /// [`room`](Self::room). Returns `false`, and does not add it, if its source has twice as many
+    /// half-open connections as it may have.
     pub fn admit(&mut self, number: u64, source: Source) -> bool {
         let (count, _) = self.sources.entry(source).or_default();
         if let Some(limit) = self.limits.max_half_open_per_source
@@ -226,8 +232,9 @@ impl Admission {
         true
     }
 
-    /// The server has read all that has come from a half-open connection, and waits for more. Its
-    /// age counts from the first such time, so that sending byte by byte gains nothing.
+    /// Reports that the server has read everything that has arrived from a half-open connection,
+    /// and waits for more. The age of the connection counts from the first such call, so a client
+    /// gains no time by sending byte by byte.
     pub fn waits(&mut self, number: u64, now: Instant) {
         if let Some(mut half_open) = self.get(number)
             && half_open.state == State::Unread
@@ -239,14 +246,14 @@ impl Admission {
         }
     }
 
-    /// The hello of a half-open connection has decrypted. `fingerprint` is that of its bytes
-    /// ([`hello_fingerprint`]). False where a hello with it came before: then the connection stays
-    /// among those that are dropped first.
+    /// Reports that the hello of a half-open connection has decrypted. `fingerprint` is the
+    /// [`hello_fingerprint`] of its bytes. Returns `false` if the hello is a replay: the connection
+    /// then stays among those that are dropped first.
     pub fn hello(&mut self, number: u64, fingerprint: Option<u64>) -> bool {
         let is_new = fingerprint.is_none_or(|fingerprint| self.recent.insert(fingerprint));
         if let Some(mut half_open) = self.unqueue(number) {
             half_open.hello = is_new;
-            // A replay counts as the oldest there is.
+            // A replay counts as the oldest connection.
             half_open.since = (!is_new).then_some(Instant::ZERO);
             self.set(number, half_open);
         }
@@ -254,11 +261,12 @@ impl Admission {
     }
 
     /// Selects a half-open connection that is to be dropped. `needed` is the source of a connection
-    /// that waits for a place now, if one does. None where enough places are free or are being
-    /// freed, and where nothing can be dropped before [`due`](Self::due).
+    /// that waits for a place now, if one does. Returns `None` if enough places are free or are
+    /// being freed, or if nothing can be dropped before [`due`](Self::due).
     ///
-    /// The adapter drops the connection and calls [`leave`](Self::leave). If bytes of it have come
-    /// that the server has not read, it calls [`stays`](Self::stays) instead.
+    /// The adapter drops the connection and calls [`leave`](Self::leave). If bytes of the
+    /// connection have arrived that the server has not read, the adapter calls
+    /// [`stays`](Self::stays) instead.
     pub fn select(&mut self, now: Instant, needed: Option<Source>) -> Option<u64> {
         let in_progress = self.in_progress() >= MAX_IN_PROGRESS;
         let wanted = (self.half_open.len() / FREE_PART).max(usize::from(needed.is_some()));
@@ -274,7 +282,8 @@ impl Admission {
         } else if !in_progress {
             return None;
         }
-        // What has sent a valid hello is dropped one by one, and not ahead of need.
+        // Connections with a valid hello are dropped one at a time, and only when a place is
+        // needed.
         let needed = needed.filter(|_| self.selected == 0)?;
         let first = self.with_hello.first();
         let late = first.filter(|(since, _)| now >= *since + PING_LATE);
@@ -288,7 +297,7 @@ impl Admission {
         number.and_then(|number| self.mark(number))
     }
 
-    /// When a connection can be selected that cannot be now, unless something changes before.
+    /// When the next connection becomes one that can be selected, if nothing changes before.
     #[must_use]
     pub fn due(&self, now: Instant) -> Option<Instant> {
         let hello = self.without_hello.first().map(|(since, _)| since + HELLO_GRACE);
@@ -296,9 +305,10 @@ impl Admission {
         hello.into_iter().chain(ping).filter(|at| *at > now).min()
     }
 
-    /// Selects a half-open connection although places are free, because the system is short of
-    /// something else, such as descriptors: one without a hello that the server has waited for for
-    /// 100 ms, or else one with a hello for a second. None while one is being dropped.
+    /// Selects a half-open connection although places are free. Call it if the system lacks
+    /// something else, such as descriptors. Selects a connection whose hello has not arrived for
+    /// 100 ms, or else one whose first PING has not arrived for one second. Returns `None` while
+    /// another selected connection is being dropped.
     pub fn select_late(&mut self, now: Instant) -> Option<u64> {
         if self.selected > 0 {
             return None;
@@ -308,8 +318,8 @@ impl Admission {
         late.and_then(|(_, number)| self.mark(number))
     }
 
-    /// Selects a half-open connection of the same source as half-open connection `number`, where
-    /// that source has more of them than one may have.
+    /// Selects a half-open connection of the same source as half-open connection `number`, if that
+    /// source has more of them than it may have.
     pub fn select_from_source_of(&mut self, number: u64) -> Option<u64> {
         let limit = self.limits.max_half_open_per_source?;
         let source = self.get(number)?.source;
@@ -323,7 +333,7 @@ impl Admission {
         self.mark(number)
     }
 
-    /// Makes a candidate one that is selected.
+    /// Marks a candidate as selected.
     fn mark(&mut self, number: u64) -> Option<u64> {
         let mut half_open = self.unqueue(number)?;
         half_open.state = State::Selected;
@@ -348,25 +358,27 @@ impl Admission {
         mixed ^ (mixed >> 31)
     }
 
-    /// Whether a connection was selected and has neither left nor stayed since.
+    /// Whether a connection was selected, and neither [`leave`](Self::leave) nor
+    /// [`stays`](Self::stays) was called for it since.
     #[must_use]
     pub fn is_selected(&self, number: u64) -> bool {
         self.get(number)
             .is_some_and(|half_open| half_open.state == State::Selected)
     }
 
-    /// Bytes have come from a connection that was selected: it is no candidate before the server
-    /// waits for it again, and then as old as it was.
+    /// Reports that bytes have arrived from a connection that was selected, which is therefore not
+    /// dropped. It becomes a candidate again at the next [`waits`](Self::waits), with the same age
+    /// as before.
     pub fn stays(&mut self, number: u64) {
         if let Some(half_open) = self.unqueue(number) {
             self.set(number, half_open);
         }
     }
 
-    /// A half-open connection has completed its handshake under a key; `None` is the key of the
-    /// classic wire. False where that key or the classic wire has as many connections as it may
-    /// have: then the connection is to be closed. It counts until it leaves, though not towards
-    /// these two limits.
+    /// Reports that a half-open connection has completed its handshake under a key; `None` is the
+    /// key of the classic wire. Returns `false` if that key or the classic wire has reached its
+    /// limit: then close the connection. Until [`leave`](Self::leave) it counts towards
+    /// `max_connections`, but not towards these two limits.
     pub fn establish(&mut self, number: u64, key: Option<KeyId>) -> bool {
         if !self.end_half_open(number) {
             return true;
@@ -384,7 +396,7 @@ impl Admission {
         within
     }
 
-    /// Counts a connection towards its key. False where that has as many as it may have.
+    /// Counts a connection towards its key. Returns `false` if the key has reached its limit.
     fn count_under_key(&mut self, number: u64, key: Option<KeyId>) -> bool {
         let Some(limit) = self.limits.max_connections_per_key else {
             return true;
@@ -398,7 +410,7 @@ impl Admission {
         true
     }
 
-    /// A connection that was [admitted](Self::admit) has ended.
+    /// Reports that a connection that was [admitted](Self::admit) has ended.
     pub fn leave(&mut self, number: u64) {
         if self.end_half_open(number) {
             return;
@@ -415,7 +427,7 @@ impl Admission {
         }
     }
 
-    /// Forgets a half-open connection, and says whether it was one.
+    /// Removes a connection if it is half-open, and returns whether it was.
     fn end_half_open(&mut self, number: u64) -> bool {
         let Some(half_open) = self.unqueue(number) else {
             return false;
@@ -446,8 +458,8 @@ impl Admission {
         }
     }
 
-    /// A half-open connection, which is neither a candidate nor selected any more. The caller sets
-    /// it, or forgets it.
+    /// Returns a half-open connection that is no longer a candidate and no longer selected. The
+    /// caller stores it with `set`, or removes it.
     fn unqueue(&mut self, number: u64) -> Option<HalfOpen> {
         let half_open = self.get(number)?;
         match (half_open.state, half_open.since) {

@@ -15,19 +15,19 @@ pub trait Budget {
     /// Gives back bytes that were taken.
     fn give_back(&self, bytes: usize);
 
-    /// Counts bytes of answers that are queued. An answer is never refused for want of room, so
-    /// they may exceed the bound.
+    /// Counts bytes of answers that are queued. No answer is refused because the bound is reached,
+    /// so the count may exceed it.
     fn add_answers(&self, bytes: usize) {
         let _ = bytes;
     }
 
-    /// Counts bytes of answers no longer.
+    /// Subtracts bytes of answers that are no longer queued.
     fn remove_answers(&self, bytes: usize) {
         let _ = bytes;
     }
 
-    /// Whether the answers exceed their bound. A connection with many bytes of them then passes no
-    /// request to a handler.
+    /// Whether the answers exceed their bound. If so, a connection that has many bytes of them
+    /// passes no request to a handler.
     fn is_over(&self) -> bool {
         false
     }
@@ -54,9 +54,9 @@ pub struct SharedBudget(Arc<Bytes>);
 #[cfg(feature = "std")]
 #[derive(Debug)]
 struct Bytes {
-    /// What requests may still take.
+    /// How many more bytes requests may take.
     left: AtomicUsize,
-    /// What answers take.
+    /// How many bytes answers take.
     answers: AtomicUsize,
     max: usize,
 }
@@ -73,14 +73,14 @@ impl SharedBudget {
         }))
     }
 
-    /// Bytes that are left for requests, for a gauge of the memory that a service holds for its
-    /// clients.
+    /// How many more bytes requests may take. For a gauge of the memory that a service holds for
+    /// its clients.
     #[must_use]
     pub fn left(&self) -> usize {
         self.0.left.load(Ordering::Relaxed)
     }
 
-    /// Bytes of queued answers, without those of connections that have few.
+    /// Bytes of queued answers. For each connection the number may be wrong by 16 KiB.
     #[must_use]
     pub fn answers(&self) -> usize {
         self.0.answers.load(Ordering::Relaxed)

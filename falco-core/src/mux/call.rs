@@ -1,4 +1,4 @@
-//! A request that a caller waits for, from the adapter to the mux and back.
+//! A request for which a caller waits, on its way from the adapter to the mux and back.
 
 use core::fmt;
 
@@ -7,8 +7,8 @@ use crate::error::RequestError;
 use crate::message::Fate;
 
 /// A request with its caller. An adapter creates it once and hands it to
-/// [`ClientMux::request`](super::ClientMux::request). If the connection does not complete it, it
-/// comes back whole, to be handed to another connection or to fail.
+/// [`ClientMux::request`](super::ClientMux::request). If the connection does not complete the
+/// request, the mux returns it whole. The adapter then hands it to another connection, or fails it.
 ///
 /// `B` is the body and `W` whatever waits for the answer.
 #[non_exhaustive]
@@ -36,9 +36,9 @@ impl<B, W> Call<B, W> {
     }
 }
 
-/// A ping that a caller waits for, from the adapter to the mux and back. If a connection does not
-/// complete it, it comes back, to be handed to another connection or to fail. `P` is whatever waits
-/// for the answer.
+/// A ping for which a caller waits, on its way from the adapter to the mux and back. If a
+/// connection does not complete the ping, the mux returns it. The adapter then hands it to another
+/// connection, or fails it. `P` is whatever waits for the answer.
 #[non_exhaustive]
 pub struct Ping<P> {
     /// Whatever waits for the answer.
@@ -70,7 +70,7 @@ pub struct UnfinishedPing<P> {
 /// A request that a connection did not accept.
 #[allow(clippy::exhaustive_enums, reason = "an adapter has to handle each of them")]
 pub enum Rejected<B, W> {
-    /// The connection accepts nothing new: the request may go to another.
+    /// The connection accepts no new requests. This one may go to another connection.
     Closed(Call<B, W>),
     /// The request fails: its body is larger than a message may be.
     Failed(Call<B, W>, RequestError),

@@ -62,7 +62,7 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     established: bool,
     history: History,
     closing: Closing,
-    /// The last request was not written as a whole.
+    /// Whether the last request was not written as a whole.
     unwritten: bool,
 }
 
@@ -112,8 +112,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
     }
 
-    /// The same with another bound, which may be smaller than the largest message. A single request
-    /// may be larger.
+    /// Sets another bound on the bytes in flight. It may be smaller than the largest message: a
+    /// single request may exceed it.
     #[must_use]
     pub const fn with_max_held(mut self, bytes: usize) -> Self {
         self.window = Window::new(bytes);
@@ -199,13 +199,13 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Reports that the stream has not accepted all bytes of the last request, and will accept no
     /// more: its last record cannot be opened, so no handler receives it. For an adapter that has
     /// one request in flight at a time and ends the connection. Call it before
-    /// [`cancel`](Self::cancel) and [`finish`](Self::finish), which otherwise take a request that
-    /// was sealed as a whole for sent.
+    /// [`cancel`](Self::cancel) and [`finish`](Self::finish), which otherwise assume that a request
+    /// that was sealed as a whole was sent.
     pub const fn set_unwritten(&mut self) {
         self.unwritten = true;
     }
 
-    /// The fate of a request that was sealed as a whole, if it is `fate` when it was written.
+    /// The fate of a request that was sealed as a whole. `fate` is its fate if it was also written.
     const fn fate_of_sent(&self, fate: Fate) -> Fate {
         if self.unwritten { Fate::NotProcessed } else { fate }
     }
@@ -227,7 +227,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let have = unread.len();
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(ClientStep::NeedMore { total }),
-            // Before the hello is sealed. The server sends nothing before it has read that.
+            // This happens only before the hello is sealed. The server sends nothing before it has
+            // read the hello.
             Received::Wait(ClientWait::TransmitFirst) => return Ok(ClientStep::NeedMore { total: have + 1 }),
             Received::Skip { consumed } => return Ok(ClientStep::Skip { consumed }),
             Received::Event { consumed, event } => (consumed, event),
@@ -257,7 +258,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 skip
             }
             ClientEvent::Part { id, body, last } => {
-                // Nothing is kept of the answer to a cancelled request.
+                // This fails for a cancelled request, of whose answer nothing is kept.
                 let _ = self.parts.part(id, body);
                 if !last {
                     return skip;
@@ -359,13 +360,14 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         });
         unfinished.collect()
     }
+
     /// Whether the handshake of this connection has completed.
     #[must_use]
     pub const fn is_established(&self) -> bool {
         self.established
     }
 
-    /// What the connection tells about its server, for [`Dials::lost`](super::Dials::lost).
+    /// What the connection has learned about its server, for [`Dials::lost`](super::Dials::lost).
     #[must_use]
     pub const fn history(&self) -> History {
         self.history

@@ -1,4 +1,5 @@
-//! Deadlines of both sides besides those of the connection: the write deadline, and late polls.
+//! Deadlines that the mux of either side adds to those of its connection: the write deadline, and
+//! late polls.
 
 use crate::connection::Connection;
 use crate::error::ConnectionError;
@@ -10,13 +11,14 @@ use crate::wire::KeyRef;
 /// the deadline. Timers of a runtime are late by some milliseconds, on a busy machine by more.
 const LATE: Span = Span::from_millis_const(50);
 
-/// Stands for no time. An `Option` would cost eight bytes more, in each of many idle connections.
+/// Means that no time is set. An `Option` would cost eight bytes more, in each of many idle
+/// connections.
 const NEVER: Instant = Instant::from_millis(u64::MAX);
 
 /// Deadlines that the mux adds to those of its connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
-    /// Since when the stream has accepted nothing of what was to be written, or [`NEVER`].
+    /// When the stream stopped accepting output, or [`NEVER`].
     blocked: Instant,
     /// Where [`note_poll`](Self::note_poll) has moved a deadline of the connection, or [`NEVER`].
     moved: Instant,
@@ -37,9 +39,9 @@ impl Default for Deadlines {
 impl Deadlines {
     /// Called before each call that passes the time to the connection, except `handle_timeout`.
     ///
-    /// If a deadline has passed, the caller may have bytes at hand that arrived before it, or they
-    /// may still be in the stream. So the deadline moves, within the grace period. The call of
-    /// `handle_timeout` reports that what has arrived is read, and the deadline counts again.
+    /// If a deadline has passed, bytes that arrived before it may still be unread, in the caller's
+    /// buffer or in the stream. So this moves the deadline, within the grace period. The caller
+    /// reads everything before it calls `handle_timeout`, which then applies the deadline.
     pub(super) fn note_poll<R: Role, H: KeyRef<R>>(&mut self, machine: &mut Connection<R, H>, now: Instant) {
         // Most calls follow another one within a millisecond.
         if now > self.checked {
@@ -98,20 +100,21 @@ impl Deadlines {
     pub(super) fn poll_timeout<R: Role, H: KeyRef<R>>(self, machine: &Connection<R, H>) -> Option<Instant> {
         let write = self.due(machine).filter(|_| machine.end().is_none());
         let due = machine.poll_timeout();
-        // A deadline that was moved is due once what has arrived is read.
+        // A deadline that was moved is due at once, after the caller has read what has arrived.
         let due = due.map(|at| if at == self.moved { at.before(Span::TICK) } else { at });
         [due, write].into_iter().flatten().min()
     }
 
     /// Does what is due at `now`. After a late poll, deadlines that have passed move, so that what
-    /// has arrived is read first. Those that [`note_poll`](Self::note_poll) has moved count.
+    /// has arrived is read first. A deadline that [`note_poll`](Self::note_poll) has moved applies
+    /// now, although it may be 1 ms in the future.
     pub(super) fn handle_timeout<R: Role, H: KeyRef<R>>(
         &mut self,
         machine: &mut Connection<R, H>,
         now: Instant,
     ) -> Result<(), ConnectionError> {
         match self.due(machine) {
-            // Nothing was written meanwhile, so the stream has its full time from now on.
+            // The caller is late and has not written meanwhile, so the write deadline starts again.
             Some(due) if now.span_since(due) > LATE => self.blocked = now,
             Some(due) if due <= now => return Err(machine.end().unwrap_or(ConnectionError::Stalled)),
             _ => {}

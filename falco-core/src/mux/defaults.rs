@@ -1,4 +1,4 @@
-//! Values that a client has with every adapter.
+//! Defaults of clients, the same in every adapter.
 
 use core::time::Duration;
 
@@ -10,7 +10,7 @@ pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// and each answer takes one nonce.
 pub const DEFAULT_CLIENT_REPLAY_MEMORY: usize = 1024;
 
-/// If nothing has arrived for this long, an adapter looks at the stream before it begins a request:
-/// the connection may have ended. The look costs a system call, which requests in quick succession
+/// If nothing has arrived for this long, the connection may have ended, so an adapter reads the
+/// stream before it begins a request. That costs a system call, which requests in quick succession
 /// do not need.
 pub const QUIET: Duration = Duration::from_millis(1);

@@ -1,5 +1,5 @@
-//! The attempts of a client at a connection: when the next begins, which of them fail the requests
-//! that wait, and with which error.
+//! The attempts of a client to connect: when the next attempt begins, which failed attempts fail
+//! the requests that wait, and with which error.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,9 +16,9 @@ pub const MAX_REFUSED: u32 = 5;
 /// it has served a request.
 const SHORT_LIVED: Span = Span::from_millis_const(1_000);
 
-/// Whether a client is let in under its key: it has completed a handshake, and no server has
-/// reported since that the key is retired. A client has one for each key, which its connections
-/// share.
+/// Whether a client was let in under its key: it has completed a handshake, and no server has
+/// reported since that the key is retired. A client has one of these for each key, which its
+/// connections share.
 #[derive(Debug, Default)]
 pub struct Admitted(AtomicBool);
 
@@ -29,13 +29,13 @@ impl Admitted {
         Self(AtomicBool::new(false))
     }
 
-    /// A handshake under this key has completed. [`Dials::established`] does it too.
+    /// Reports that a handshake under this key has completed. [`Dials::established`] calls it too.
     pub fn admit(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// What a connection tells about its server, for the attempts after it.
+/// What a connection has learned about its server, for later attempts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct History {
@@ -46,7 +46,7 @@ pub struct History {
     pub key_retired: bool,
 }
 
-/// What an attempt at a connection ended with, before the handshake completed.
+/// How an attempt to connect ended before its handshake completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "an adapter has to name one of them")]
 pub enum AttemptEnd {
@@ -54,8 +54,8 @@ pub enum AttemptEnd {
     Connection(ConnectionError),
     /// The stream could not be opened, or it failed.
     Stream,
-    /// Something that is the same at the next attempt: an address that is none, keys that do not
-    /// fit together, a system without random numbers.
+    /// Something failed that will fail at the next attempt as well: an invalid address, keys that
+    /// do not fit together, or a system without random numbers.
     Unusable,
 }
 
@@ -63,40 +63,41 @@ pub enum AttemptEnd {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "an adapter has to do each of them")]
 pub enum NextAttempt {
-    /// Makes an attempt.
+    /// It makes an attempt now.
     Now,
-    /// Makes an attempt at this time.
+    /// It makes an attempt at this time.
     At(Instant),
-    /// Fails them with [`Dials::why`], as not processed: no other stream can be opened.
+    /// It fails the requests with [`Dials::why`], as not processed, because no other stream can be
+    /// opened.
     Never,
-    /// Fails them as closed, as not processed, also if an attempt is under way.
+    /// It fails the requests as closed and not processed, even if an attempt is in progress.
     Closed,
 }
 
-/// The attempts at one connection of a client, and the errors of those that failed. `E` is the
-/// error type of the adapter, which does what this says and keeps no count of its own.
+/// The attempts for one connection of a client, and the errors of those that failed. `E` is the
+/// error type of the adapter, which follows these rules and keeps no counters of its own.
 ///
 /// The rules:
 ///
 /// - After a failed attempt there is a random pause, whose bound grows with each failure in a row
 ///   ([`Backoff`]).
 /// - A connection that ends within a second of its handshake counts as a failed attempt, unless it
-///   has served a request. Any other connection ends the row of failures.
+///   has served a request. Any other connection resets the number of failures in a row.
 /// - Requests wait through failed attempts, each within its own time limit. A failed attempt fails
-///   them only if the next is not expected to succeed: if the reason stays the same
-///   ([`AttemptEnd::Unusable`], a key that has sealed as often as it may, no [other
-///   stream](Self::spend)), or if the handshake was refused five times in a row and the client was
-///   never [let in](Admitted). With *fail fast* each failed attempt does.
-/// - A request whose time limit passes while it waits fails with the reason why there is no
-///   connection, [`why`](Self::why), as not processed. If there is none, the time limit is the
-///   reason. An error from a time when nothing waited does not concern those that come later, once
-///   the pause after it is over.
-/// - A client that is closed makes no attempt, and gives up one that is under way. What waits for a
-///   connection fails as closed, as not processed.
+///   them only if the next attempt cannot be expected to succeed. That is so if the reason does not
+///   change ([`AttemptEnd::Unusable`], a key at its seal limit, no [other stream](Self::spend)). It
+///   is also so if the handshake was refused five times in a row and the client was never [let
+///   in](Admitted). With *fail fast* every failed attempt fails them.
+/// - A request whose time limit passes while it waits fails as not processed, with the reason why
+///   there is no connection ([`why`](Self::why)). If no reason is known, it fails with the time
+///   limit. If an attempt failed while nothing waited, its error is forgotten when the pause after
+///   it is over.
+/// - A client that is closed makes no attempt, and discards one that is in progress. Requests and
+///   pings that wait for a connection fail as closed and not processed.
 ///
 /// A refused handshake does not prove that the key is wrong: a proxy whose server restarts and a
 /// server that is full or flooded end the connection in the same way. If the client was let in
-/// before, that is the likelier cause, and it passes.
+/// before, such a temporary cause is more likely than a wrong key.
 ///
 /// ```
 /// use core::time::Duration;
@@ -116,17 +117,17 @@ pub enum NextAttempt {
 /// assert_eq!(dials.why(), Some(&"no connection"));
 /// ```
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "they have nothing to do with each other")]
+#[allow(clippy::struct_excessive_bools, reason = "the flags are independent of each other")]
 pub struct Dials<E> {
     backoff: Backoff,
     fail_fast: bool,
-    /// Attempts that have failed in a row.
+    /// How many attempts have failed in a row.
     failed: u32,
-    /// The last of them, if their handshakes were refused.
+    /// How many of the last attempts, in a row, ended with a refused handshake.
     refused: u32,
-    /// The last attempt has failed for a reason that stays.
+    /// Whether the last attempt failed for a reason that does not change.
     hopeless: bool,
-    /// No attempt begins before this time.
+    /// The time before which no attempt begins.
     retry_at: Option<Instant>,
     /// When the last handshake was completed.
     established: Option<Instant>,
@@ -137,7 +138,8 @@ pub struct Dials<E> {
 }
 
 impl<E> Dials<E> {
-    /// No attempt has been made. With `fail_fast` each failed attempt fails the requests that wait.
+    /// A client that has made no attempt. With `fail_fast` each failed attempt fails the requests
+    /// that wait.
     #[must_use]
     pub const fn new(backoff: Backoff, fail_fast: bool) -> Self {
         Self {
@@ -164,12 +166,13 @@ impl<E> Dials<E> {
         }
     }
 
-    /// There was one stream, and it is in use or has ended: no other can be opened.
+    /// Reports that no other stream can be opened: there was only one, which is in use or has
+    /// ended.
     pub const fn spend(&mut self) {
         self.spent = true;
     }
 
-    /// What to do for those that wait, at `now`.
+    /// What to do at `now` for the requests that wait.
     #[must_use]
     pub fn next(&self, now: Instant) -> NextAttempt {
         match self.retry_at {
@@ -180,8 +183,9 @@ impl<E> Dials<E> {
         }
     }
 
-    /// An attempt has failed with `why`. [`Retry::Fail`] means that the requests that wait fail
-    /// with it, as not processed. `below` returns a random number that is less than its argument.
+    /// Reports that an attempt has failed with `why`. [`Retry::Fail`] means that the requests that
+    /// wait fail with this error, as not processed. `below` returns a random number that is less
+    /// than its argument.
     #[must_use]
     pub fn attempt_failed(
         &mut self,
@@ -211,7 +215,7 @@ impl<E> Dials<E> {
         }
     }
 
-    /// A handshake has completed.
+    /// Reports that a handshake has completed.
     pub fn established(&mut self, admitted: &Admitted, now: Instant) {
         admitted.admit();
         self.established = Some(now);
@@ -221,10 +225,11 @@ impl<E> Dials<E> {
         self.why = None;
     }
 
-    /// The connection of the last handshake accepts nothing new. Call it once for each.
+    /// Reports that the established connection accepts no new requests. Call it once for each
+    /// connection.
     ///
-    /// `why` is what requests fail with if there is no [other stream](Self::spend), or if their
-    /// time limit passes during the pause after it.
+    /// Requests fail with `why` if there is no [other stream](Self::spend), or if their time limit
+    /// passes during the pause that follows.
     pub fn lost(
         &mut self,
         history: History,
@@ -243,8 +248,9 @@ impl<E> Dials<E> {
             self.failed = 0;
             self.refused = 0;
         } else {
-            // A server that completes handshakes and then ends the connection is not asked without
-            // a pause. One that has served is: then each attempt comes with a request.
+            // A server that only completes handshakes and then ends the connection gets a pause
+            // between attempts. A server that has answered requests needs none, because each
+            // attempt follows a served request.
             self.refused = 0;
             self.pause(now, below);
         }
@@ -255,7 +261,8 @@ impl<E> Dials<E> {
         self.retry_at = Some(now + self.backoff.pause(self.failed, below));
     }
 
-    /// The client has another key. Nothing that is known of the one before holds for it.
+    /// Reports that the client has another key. What is known from attempts with the earlier key no
+    /// longer applies.
     pub fn key_changed(&mut self) {
         self.failed = 0;
         self.refused = 0;
@@ -264,7 +271,7 @@ impl<E> Dials<E> {
         self.why = None;
     }
 
-    /// The client is closed.
+    /// Reports that the client is closed.
     pub const fn close(&mut self) {
         self.closed = true;
     }
@@ -288,13 +295,13 @@ impl<E> Dials<E> {
     }
 
     /// Whether an attempt is worth making although nothing waits for a connection: the last one has
-    /// failed, and not for a reason that stays.
+    /// failed, for a reason that may change.
     #[must_use]
     pub const fn is_worth_repeating(&self) -> bool {
         self.failed > 0 && !self.hopeless
     }
 
-    /// No attempt begins before this time.
+    /// The time before which no attempt begins.
     #[must_use]
     pub const fn retry_at(&self) -> Option<Instant> {
         self.retry_at

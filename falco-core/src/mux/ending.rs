@@ -22,10 +22,10 @@ pub enum LastStep {
 
 /// The end of a stream, step by step. Create it when the connection has ended.
 ///
-/// If a socket is closed with bytes unread, TCP resets the connection, which can destroy the last
-/// answers. So the sending half is shut down first, and what still arrives is read and dropped, for
-/// a second ([`LINGER`]) at the most. The stream is closed at once if the peer is unauthenticated
-/// or the end is not [graceful](ConnectionError::is_graceful).
+/// If a socket is closed with unread bytes, TCP resets the connection, which can destroy the last
+/// answers. So the caller first shuts down the sending half, and then reads and drops input for at
+/// most one second ([`LINGER`]). The stream is closed at once if the peer is unauthenticated or the
+/// end is not [graceful](ConnectionError::is_graceful).
 ///
 /// ```
 /// use core::time::Duration;
@@ -46,7 +46,7 @@ pub enum LastStep {
 #[derive(Clone, Copy, Debug)]
 pub struct Ending {
     step: LastStep,
-    /// When to give up the step.
+    /// When to give up the current step and close the stream.
     until: Instant,
     input_ended: bool,
 }

@@ -8,8 +8,8 @@ use super::Budget;
 use crate::message::RequestId;
 
 /// The bytes of a request in the bound that all connections share. They are given back when this is
-/// dropped, so keep it as long as the handler has the body, however the request or its connection
-/// ends. [`ServerMux::take_held`](super::ServerMux::take_held) returns it.
+/// dropped. So keep it as long as the handler has the body, even if the request or its connection
+/// ends before. [`ServerMux::take_held`](super::ServerMux::take_held) returns it.
 pub struct HeldBytes<G: Budget> {
     bytes: usize,
     budget: G,
@@ -38,11 +38,12 @@ pub(super) fn bytes(count: u32) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }
 
-/// How many rows of released requests may stay besides as many as there are requests.
+/// How many rows of released requests may stay, in addition to one for each request.
 const SPARE: usize = 8;
 
-/// However many requests there are, a peer cannot make it slow: a request is found by its number,
-/// and the row of a released one stays until enough of them can be removed together.
+/// The bytes of each request of a connection. A peer cannot make it slow by having many requests in
+/// flight: a request is found by its number without reading all rows, and the rows of released
+/// requests are removed together once there are enough of them.
 #[derive(Debug)]
 pub(super) struct Held {
     /// Sorted by number.
@@ -51,7 +52,7 @@ pub(super) struct Held {
     count: u32,
     /// Bytes of all requests.
     bytes: u32,
-    /// Those of them that were [handed over](Self::hand_over).
+    /// Bytes that were [handed over](Self::hand_over).
     handed: u32,
     max_bytes: u32,
     /// There is no room for a request, not even an empty one.
@@ -110,8 +111,7 @@ impl Held {
     }
 
     fn find(&self, id: RequestId) -> Option<usize> {
-        // Numbers mostly follow one another, so the distance from the first is tried before a
-        // search.
+        // Numbers are mostly consecutive, so the distance from the first is tried before a search.
         let number = id.number();
         let distance = number.checked_sub(self.rows.first()?.number)?;
         let guess = usize::try_from(distance).ok()?;
@@ -145,8 +145,8 @@ impl Held {
         true
     }
 
-    /// Removes a request, and returns the bytes to give back to the shared bound: none if they were
-    /// handed over.
+    /// Removes a request, and returns the bytes to give back to the shared bound, or `None` if they
+    /// were handed over.
     pub(super) fn release(&mut self, id: RequestId) -> Option<usize> {
         let at = self.find(id)?;
         let row = self.rows.get_mut(at)?;
@@ -161,8 +161,9 @@ impl Held {
         usize::try_from(bytes).ok().filter(|_| !is_handed)
     }
 
-    /// Something else gives the bytes of a request back to the shared bound from now on. Returns
-    /// how many. They still count towards this connection until the request is released.
+    /// Marks the bytes of a request as handed over, and returns how many there are. From now on the
+    /// caller gives them back to the shared bound. They still count towards this connection until
+    /// the request is released.
     pub(super) fn hand_over(&mut self, id: RequestId) -> usize {
         let at = self.find(id);
         let row = at.and_then(|at| self.rows.get_mut(at)).filter(|row| !row.is_handed);

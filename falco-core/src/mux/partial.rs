@@ -1,13 +1,14 @@
-//! The bytes of one long frame that has arrived in part, which wait in the adapter's buffer.
+//! Counts the bytes of one long frame that has arrived in part. They are in the adapter's buffer.
 
 use super::Budget;
 use super::held::{Held, bytes};
 
-/// A connection may have so many unread bytes that do not count: a whole record of the noise wire,
-/// with its length.
+/// This many unread bytes of a connection do not count: a whole record of the noise wire, with its
+/// length.
 const UNCOUNTED: usize = 2 + 65_535;
 
-/// Counted towards the shared bound. Zero on the noise wire: its long messages come in parts.
+/// How many bytes count towards the shared bound. Zero on the noise wire, where no record is longer
+/// than `UNCOUNTED`.
 #[derive(Debug, Default)]
 pub(super) struct Partial(u32);
 

@@ -4,12 +4,13 @@ use core::error::Error;
 
 use crate::message::Refusal;
 
-/// The refusal of a request whose handler failed with `error`, or panicked if that is `None`.
-/// `cancelled` says whether the client has cancelled the request or its connection has ended.
+/// The refusal of a request whose handler failed with `error`. `None` means that the handler
+/// panicked. `cancelled` says whether the client has cancelled the request or its connection has
+/// ended.
 ///
 /// The error itself stays on the server. A handler that fails with a [`Refusal`] chooses what the
-/// client receives; any other error is sent as [`Refusal::Failed`]. If the request was cancelled, a
-/// handler that fails is taken to have stopped because of that.
+/// client receives; any other error is sent as [`Refusal::Failed`]. If the request was cancelled,
+/// any error of the handler is sent as [`Refusal::Cancelled`].
 ///
 /// ```
 /// use falco_core::Refusal;

@@ -1,17 +1,18 @@
-//! Whether a request or a ping is repeated after it has failed, and the pauses between attempts at
-//! a connection. Adapters do what these rules say and compare no counter of their own.
+//! Whether a request or a ping is repeated after it has failed, and the pauses between attempts to
+//! connect. Adapters follow these rules and keep no counters of their own.
 
 use core::time::Duration;
 
 use crate::message::{Fate, Refusal};
 
-/// On how many connections a request is sent before it fails, although none has processed it. The
-/// limits are public for those who document or test a client.
+/// On how many connections a request is sent at most. After that it fails, even if none of them has
+/// processed it. The limits are public for documentation and tests of a client.
 pub const MAX_TRIES: u32 = 3;
 
-/// How often a request is sent again on its connection because the server was busy. The bytes in
-/// flight are halved each time, from 64 MiB to 1 MiB in six steps. If the server is still busy
-/// after that, or for another reason, the request fails as refused.
+/// How often a request is sent again on the same connection because the server was busy. Each time
+/// the bytes in flight are halved; six steps lead from 64 MiB to 1 MiB. If the server is still busy
+/// after that, the request fails as refused. It also fails if the bytes in flight cannot be the
+/// reason.
 pub const MAX_BUSY: u32 = 16;
 
 /// Whether something that failed is tried again.
@@ -28,20 +29,23 @@ pub enum Retry {
 /// connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attempts {
-    /// Connections on which something of it was sent, and which did not process it.
+    /// Connections that were lost, or that refused the request as not processed, after part of it
+    /// was sent. For a ping: connections that were lost before it completed, whether it was sent or
+    /// not.
     tries: u32,
-    /// How often a server was busy for it.
+    /// How often it was held back after a busy refusal.
     busy: u32,
 }
 
 impl Attempts {
-    /// Whether a connection has sent something of it before the present one, for logs.
+    /// Whether an earlier connection has sent any part of the request. For logs.
     #[must_use]
     pub const fn has_been_sent(&self) -> bool {
         self.tries > 0
     }
 
-    /// Counts a connection that was lost after it had sent something of a request with this fate.
+    /// Counts a connection that was lost after it had sent a part of the request. `fate` is the
+    /// fate of the request on that connection.
     pub(super) const fn after_loss(&mut self, fate: Fate) -> Retry {
         self.tries = self.tries.saturating_add(1);
         match fate {
@@ -50,7 +54,8 @@ impl Attempts {
         }
     }
 
-    /// Counts a refusal. A server that is busy is not asked again at once: the caller decides.
+    /// Counts a refusal. After [`Refusal::Busy`] the request fails, and its caller decides whether
+    /// to try again.
     pub(super) const fn after_refusal(&mut self, refusal: Refusal) -> Retry {
         if matches!(refusal, Refusal::NotProcessed) {
             self.after_loss(Fate::NotProcessed)
@@ -59,8 +64,8 @@ impl Attempts {
         }
     }
 
-    /// Counts that the server was busy, perhaps because of the bytes in flight. The connection that
-    /// it was sent on does not count as one that was tried.
+    /// Counts that the server was busy, perhaps because of the bytes in flight. This does not count
+    /// towards [`MAX_TRIES`].
     pub(super) const fn after_busy(&mut self) -> Retry {
         if self.busy < MAX_BUSY {
             self.busy += 1;
@@ -71,8 +76,8 @@ impl Attempts {
     }
 }
 
-/// The pauses between attempts to connect: each is a random part of a bound that doubles with every
-/// failure. So clients that lost one server do not all come back at once.
+/// The pauses between attempts to connect: each is random, up to a bound that doubles with every
+/// failure. So clients that lost the same server do not all reconnect at once.
 ///
 /// ```
 /// use core::time::Duration;

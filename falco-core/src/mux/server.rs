@@ -24,7 +24,7 @@ use crate::settings::Settings;
 use crate::time::Instant;
 use crate::wire::ServerKeyRef;
 
-/// A server's connection with the requests that have not completed. `B` is the body of an answer,
+/// A server's connection with its requests that have not completed. `B` is the body of an answer,
 /// `G` the bound that all connections share.
 pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     machine: ServerConnection<H>,
@@ -46,7 +46,7 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     counted: u32,
     reading: bool,
     deadlines: Deadlines,
-    /// Answers were queued behind the last output.
+    /// Whether answers were queued behind the last output.
     backlog: bool,
     established: bool,
     /// Requests that the mux has refused as busy since the last [`take_busy`](Self::take_busy).
@@ -110,9 +110,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.machine.close(now, reason);
     }
 
-    /// The key of the connection was revoked: drops all requests and answers, and queues a CLOSE
-    /// with that reason. The caller offers the stream what [`seal`](Self::seal) returns once, and
-    /// ends it.
+    /// Call it when the key of the connection was revoked. Drops all requests and answers, and
+    /// queues a CLOSE with that reason. Then write the output of [`seal`](Self::seal) to the stream
+    /// without waiting, and close the stream.
     pub fn revoke(&mut self, now: Instant) {
         self.finish();
         self.machine.close(now, CloseReason::KeyRetired);
@@ -165,7 +165,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 skip
             }
             ServerEvent::Part { id, body, last } => {
-                // The mux may have refused it, although the connection still receives it.
+                // The mux may have refused the request while the connection still receives its
+                // parts.
                 if !self.is_held(id) {
                     return Ok(skip);
                 }
@@ -201,7 +202,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// The step for a whole request that has just arrived.
     fn whole<'u>(&mut self, consumed: usize, id: RequestId, body: Body<'u>) -> ServerStep<'u> {
-        // `recv` has returned the deferred ones, or no request may reach a handler.
+        // If requests may reach a handler, `recv` has returned the deferred ones before.
         if self.may_handle() {
             return ServerStep::Request { consumed, id, body };
         }
@@ -209,9 +210,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         ServerStep::Skip { consumed }
     }
 
-    /// The bytes of a request that was returned, for the handler that has the body: they count
-    /// towards the shared bound until the value is dropped, even if the request is cancelled or the
-    /// connection ends before. They count towards this connection until the request completes.
+    /// The bytes of a request that [`recv`](Self::recv) has returned. Keep the value as long as the
+    /// handler has the body: the bytes count towards the shared bound until it is dropped, even if
+    /// the request is cancelled or the connection ends before. They count towards this connection
+    /// until the request completes.
     #[must_use]
     pub fn take_held(&mut self, id: RequestId) -> HeldBytes<G>
     where
@@ -262,7 +264,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// Writes pending output and then answers to the front of `out`, and returns how many bytes to
     /// send. Call it again only when the stream has accepted all of them: if answers are queued
-    /// behind them, that is a sign of life of the client.
+    /// behind them, the call takes that as proof that the client reads, and restarts the idle
+    /// timeout.
     ///
     /// # Errors
     /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.
@@ -283,7 +286,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 if self.machine.refuse(id, refusal) == Err(ReplyError::TransmitFirst) {
                     break;
                 }
-                // It was accepted, or the connection has ended, or the request has completed.
+                // The connection has accepted the refusal, has ended, or has completed the request
+                // before.
                 self.refusals.pop_front();
             }
             let (held, budget) = (&mut self.held, &self.budget);
@@ -361,8 +365,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// 50 ms late, the deadlines that have passed move, so that the caller can read once more
     /// first.
     ///
-    /// Other calls after a deadline do not end the connection before this one does, within the
-    /// [grace period](crate::Connection::handle_late_poll): a caller that is late may read first.
+    /// Within the [grace period](crate::Connection::handle_late_poll), other calls after a deadline
+    /// do not end the connection. So a caller that is late can read first.
     ///
     /// # Errors
     /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for a
@@ -404,9 +408,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         core::mem::take(&mut self.busy).into()
     }
 
-    /// More bytes are needed, `total` in all. Counts those of a long frame that have `arrived`. If
-    /// there is no room for them, the connection ends once the requests before are answered: the
-    /// classic wire cannot refuse a single request, and this one has not been received.
+    /// More bytes are needed, `total` in all. Counts the bytes of a long frame that have `arrived`.
+    /// If there is no room for them, closes the connection, which ends once the earlier requests
+    /// are answered: the classic wire cannot refuse a single request.
     fn need_more<'u>(&mut self, now: Instant, arrived: usize, total: usize) -> ServerStep<'u> {
         if self.established && !self.partial.hold(arrived, total, &self.held, &self.budget) {
             self.busy += 1;

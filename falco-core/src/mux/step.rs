@@ -47,11 +47,11 @@ pub enum ClientStep<'u, B, W, P = W> {
         /// Whether it goes to another connection or fails.
         retry: Retry,
     },
-    /// A ping was answered, and with it all before it.
+    /// A ping was answered, and with it all earlier pings.
     Pong {
         /// Bytes to drop.
         consumed: usize,
-        /// What waited for that. Empty for a ping that the connection sent by itself.
+        /// The waiters of these pings. Empty if only keep-alive has sent a ping.
         waiters: Vec<P>,
     },
     /// The server closes. Requests in flight still complete, and
@@ -75,11 +75,11 @@ pub enum ServerStep<'u> {
         /// Unread bytes needed in all.
         total: usize,
     },
-    /// Pass what [`seal`](super::ServerMux::seal) returns to the stream first, then call again. A
-    /// client whose connection ends without a byte relies on it that no handler ran before the
-    /// answer to its first PING was sent. It also comes while
-    /// [`may_read`](super::ServerMux::may_read) returns `false`, because the client does not take
-    /// its answers.
+    /// Pass what [`seal`](super::ServerMux::seal) returns to the stream first, then call again. The
+    /// PONG to a client's first PING has to be sent before a handler runs: if the connection ends
+    /// before a client has received a byte, the client assumes that no handler has run. This step
+    /// is also returned while [`may_read`](super::ServerMux::may_read) returns `false`, because the
+    /// client does not read its answers.
     TransmitFirst,
     /// Answer a request first, then call again.
     AnswerFirst,
@@ -88,7 +88,7 @@ pub enum ServerStep<'u> {
         /// Bytes to drop.
         consumed: usize,
     },
-    /// The client has proved its key, and that it is not a replay.
+    /// The client has proved that it has the key and that its hello is not a replay.
     Established {
         /// Bytes to drop.
         consumed: usize,
@@ -103,14 +103,14 @@ pub enum ServerStep<'u> {
         body: Body<'u>,
     },
     /// The client no longer wants the answer. Stop the handler and refuse the request as cancelled,
-    /// or answer all the same.
+    /// or answer it anyway.
     Cancelled {
         /// Bytes to drop.
         consumed: usize,
         /// The request.
         id: RequestId,
     },
-    /// The client closes: it begins nothing new.
+    /// The client closes: it begins no new requests.
     Closing {
         /// Bytes to drop.
         consumed: usize,

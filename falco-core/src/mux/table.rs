@@ -7,11 +7,12 @@ use super::retry::Attempts;
 use crate::message::RequestId;
 use crate::send_queue::Bodies;
 
-/// How many rows may be empty besides as many as are taken.
+/// How many rows may be empty, in addition to one for each row with a request.
 const SPARE: usize = 64;
 
-/// One record for each request, sorted by ticket. Inserting the latest, finding one and taking one
-/// out take the same time however many there are: a row in the middle stays empty for a while.
+/// One record for each request, sorted by ticket. Inserting the latest request and removing one
+/// move no other rows: a row in the middle stays empty until many can be removed together. Finding
+/// one takes logarithmic time at most.
 pub(super) struct Table<B, W> {
     rows: VecDeque<Row<B, W>>,
     /// Rows that are not empty.
@@ -113,7 +114,7 @@ impl<B, W> Table<B, W> {
                 let record = Some(record);
                 self.rows.insert(at, Row { ticket, record });
             }
-            // A request that comes back to the connection that it was taken out of.
+            // There is a row with this ticket: the request was taken out of this table before.
             Ok(at) => {
                 let replaced = self.rows.get_mut(at).and_then(|row| row.record.replace(record));
                 if let Some(Record { progress, .. }) = replaced {
@@ -133,7 +134,7 @@ impl<B, W> Table<B, W> {
         self.held_back += 1;
     }
 
-    /// Takes one out.
+    /// Takes a request out.
     pub(super) fn take(&mut self, ticket: u64) -> Option<Record<B, W>> {
         let at = self.position(ticket).ok()?;
         let taken = self.rows.get_mut(at)?.record.take()?;
@@ -172,7 +173,7 @@ impl<B, W> Table<B, W> {
         self.remove_empty_rows();
     }
 
-    /// Takes all out, in the order of their tickets.
+    /// Takes all requests out, in the order of their tickets.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (Progress, Call<B, W>)> {
         let rows = core::mem::replace(self, Self::new()).rows;
         rows.into_iter().filter_map(|row| {
@@ -224,8 +225,8 @@ impl<B: AsRef<[u8]>, W> Bodies<u64> for Table<B, W> {
     }
 }
 
-/// Where `number` is, or would be, among items sorted by their numbers. Numbers mostly follow one
-/// another, so the distance from the first is tried before a search.
+/// Where `number` is, or would be, among items sorted by their numbers. Numbers are mostly
+/// consecutive, so the distance from the first is tried before a search.
 pub(super) fn position<T>(items: &VecDeque<T>, number: u64, number_of: impl Fn(&T) -> u64) -> Result<usize, usize> {
     if items.back().is_none_or(|last| number_of(last) < number) {
         return Err(items.len());

@@ -1,4 +1,4 @@
-//! The state of a connection that both roles have in common, apart from its requests.
+//! The state of a connection that client and server share, apart from its requests.
 
 use super::Broken;
 use super::layout::{Accepts, FRAME_HEAD, FrameHead};
@@ -11,8 +11,8 @@ use crate::message::Status;
 use crate::time::{Instant, Span};
 
 /// Bytes of a record for each millisecond of the lifetime, at most. So a link of 16,000 bytes per
-/// second carries four records within a lifetime: a reader regards only whole records as a sign of
-/// life, and the record that it waits for must not be its last. From 16.4 s on all records fit.
+/// second carries four records within a lifetime. This is necessary because only a whole record
+/// restarts the reader's idle timeout. From a lifetime of 16.4 s on, this allows all records.
 const RECORD_PER_MILLI: u32 = 4;
 
 /// The two phases of a connection. The second replaces the first.
@@ -43,8 +43,8 @@ impl<H, A> Phase<H, A> {
 pub(super) struct Base<H, A> {
     pub(super) life: Life,
     pub(super) phase: Phase<H, A>,
-    /// Whether the client's first PING is sealed (client) or has arrived (server). It proves that
-    /// the client could read the welcome.
+    /// Whether the client's first PING is sealed (client) or has arrived (server). The PING proves
+    /// that the client could read the welcome.
     pub(super) first_ping_done: bool,
     pub(super) ours: Accepts,
     pub(super) theirs: Accepts,
@@ -162,7 +162,7 @@ impl<H, A: Aead> Base<H, A> {
         }
     }
 
-    /// Whether a CLOSE is pending, was sent or has arrived. Then no more requests begin.
+    /// Whether a CLOSE is pending, was sent or has arrived. If so, no more requests begin.
     #[inline]
     pub(super) fn is_closing(&self) -> bool {
         self.phase
@@ -170,7 +170,8 @@ impl<H, A: Aead> Base<H, A> {
             .is_some_and(|link| link.own_close != OwnClose::None || link.their_close.is_some())
     }
 
-    /// How many requests are in flight, if the table has `slots`.
+    /// How many requests are in flight: `slots`, the number in the table, or after a protocol error
+    /// the number before it.
     pub(super) fn in_flight(&self, slots: usize) -> usize {
         self.in_flight.map_or(slots, usize::from)
     }
@@ -182,7 +183,7 @@ impl<H, A: Aead> Base<H, A> {
             .is_some_and(|link| link.close_sent() || link.their_close.is_some())
     }
 
-    /// The state of a connection whose handshake is complete if `established`.
+    /// The state of the connection. `established` tells whether its handshake is complete.
     pub(super) fn status(&self, established: bool) -> Status {
         match (self.life.end(), established) {
             (Some(_), _) => Status::Ended,
@@ -200,7 +201,7 @@ impl<H, A: Aead> Base<H, A> {
         }
     }
 
-    /// The earliest deadline. `other` is one of the caller's.
+    /// The earliest deadline, `other` included.
     pub(super) fn deadline(&self, other: Option<Instant>) -> Option<Instant> {
         let all = [self.life.deadline(), self.drain, other];
         all.into_iter().flatten().min().filter(|_| self.life.end().is_none())

@@ -62,14 +62,14 @@ pub(super) enum Handshake {
     Welcome(Initiator),
 }
 
-/// When to send a PING, so that the connection does not expire and a dead peer is noticed.
+/// The state of keep-alive, which prevents the connection from expiring and detects a dead peer.
 struct KeepAlive {
     on: bool,
     sent: Instant,
     heard: Instant,
-    /// The pending PING is to show whether the peer is alive.
+    /// Keep-alive has queued the pending PING, to find out whether the peer is alive.
     asked: bool,
-    /// When that PING was sealed, if nothing has arrived since.
+    /// When the PING of keep-alive was sealed, if nothing has arrived since.
     pinged: Option<Instant>,
     /// The grace period of the wait for its answer.
     grace: GracePeriod,
@@ -80,10 +80,11 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.base.check(now, self.requests.begun)
     }
 
-    /// When to send a PING: a third of the lifetime after a record was last sent or last received,
-    /// whichever was earlier. If a PING was sent and nothing has arrived since, when the peer
-    /// counts as dead: a third of the lifetime after that PING. `None` while a PING is pending, and
-    /// while the caller does not read on purpose.
+    /// The next deadline of keep-alive. It is the time to send a PING: a third of the lifetime
+    /// after a record was last sent or last received, whichever was earlier. If a PING was sent and
+    /// nothing has arrived since, it is the time at which the peer counts as dead: a third of the
+    /// lifetime after that PING. `None` while a PING is pending, and while the caller has paused
+    /// reading.
     fn keep_alive_due(&self) -> Option<Instant> {
         let keep_alive = &self.keep_alive;
         let pending = self.base.phase.link().is_none_or(|link| link.ping_pending);
@@ -149,8 +150,8 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.keep_alive.grace = GracePeriod::UNUSED;
     }
 
-    /// Notes that a record was sealed. If it has the PING that shows whether the peer is alive, the
-    /// wait for the answer starts now.
+    /// Notes that a record was sealed. If it contains the PING of keep-alive, the wait for the
+    /// answer starts now.
     pub(super) fn note_sent(&mut self) {
         let now = self.base.life.latest();
         self.keep_alive.sent = now;
@@ -336,7 +337,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
             let paused = self.base.life.is_paused();
             self.base.life.set_reading(reading);
             if paused && reading {
-                // Nothing was read until now, so the peer has the full time to answer.
+                // Nothing was read during the pause, so the peer gets the full time to answer.
                 let now = self.base.life.latest();
                 self.keep_alive.heard = now;
                 self.keep_alive.pinged = self.keep_alive.pinged.map(|_| now);

@@ -1,5 +1,5 @@
-//! What the frames of a server do to a client. A record is checked as a whole, then each frame is
-//! returned as an event.
+//! How a client processes the frames of a server. It checks all frames of a record first, then
+//! returns them as events one at a time.
 
 use super::base::mark_frames;
 use super::client::{ClientSession, Requests};
@@ -14,7 +14,7 @@ use crate::message::{PingId, Refusal, RequestId};
 
 impl<A: Aead> Link<A> {
     /// Checks all frames of a record in order and applies them to `requests`. Replaces the kind of
-    /// each frame by a mark that says which event it is.
+    /// each frame by a mark that tells `next_event` which event to return.
     ///
     /// If a frame breaks the rules, the connection ends, and the effects of the frames before it
     /// are never visible.
@@ -142,7 +142,8 @@ impl<T: RequestTable> Requests<T> {
 }
 
 impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
-    /// Whether there are events of what was already applied.
+    /// Whether `next_event` has events to return: frames of an opened record, or requests that the
+    /// server will not process.
     #[inline]
     pub(super) fn has_pending_event(&self) -> bool {
         self.requests.lost > 0 || self.ending.is_some() || self.base.phase.link().is_some_and(|link| link.opened > 0)
@@ -211,8 +212,8 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.next_lost()
     }
 
-    /// Returns the event of the next request that the server will not process, and after them all
-    /// the end.
+    /// Returns the event of the next request that the server will not process. If there is none and
+    /// the server has ended the connection, returns the end.
     fn next_lost<'u>(&mut self) -> Result<ClientReceived<'u>, ConnectionError> {
         let lost = (self.requests.lost > 0).then(|| self.requests.table.next_lost());
         let Some(lost) = lost.flatten() else {

@@ -142,8 +142,8 @@ impl<T: RequestTable> Requests<T> {
         message.check(serial, body)?;
         let begun = message.number() > 0;
         if !begun && (link.own_close != OwnClose::None || link.their_close.is_some()) {
-            // No new request begins, so this one is not processed. Those behind it that have begun
-            // go on.
+            // The connection closes, so this request does not begin. Later ones that have begun
+            // continue.
             return Ok(true);
         }
         let id = if begun {
@@ -154,7 +154,7 @@ impl<T: RequestTable> Requests<T> {
         if begun {
             let slot = table::find(&mut self.table, id);
             if slot.is_none_or(|slot| slot.cancel != Cancel::No || slot.state == State::Lost) {
-                // It has completed or was cancelled, so the rest of it is not sent.
+                // The request has completed or was cancelled, so the rest of it is not sent.
                 message.stop();
                 return Ok(true);
             }
@@ -172,7 +172,7 @@ impl<T: RequestTable> Requests<T> {
             return Ok(false);
         };
         if !begun {
-            // There is room: the in-flight limit is at most what the table holds.
+            // The table has room, because `max_in_flight` is at most its capacity.
             let _ = self.table.push(RequestSlot {
                 id,
                 ..RequestSlot::EMPTY

@@ -1,9 +1,9 @@
 //! The two messages of `NNpsk0`, for each side (Noise specification, revision 34, sections 5.3, 7.4
 //! and 9). Their payloads are opaque here.
 //!
-//! Each step wipes the stack that it used. Its result is in the stack frame of its caller, which
-//! runs in the same way, so that the frame is wiped after the secrets have been moved to where they
-//! stay.
+//! Each step wipes the stack that it used. The result of a step is in the stack frame of its
+//! caller. That caller has its own stack wiped in turn, after it has moved the secrets to their
+//! final place.
 
 use zeroize::Zeroizing;
 

@@ -95,7 +95,7 @@ impl fmt::Debug for NoiseSecret {
 /// The keys that a server accepts, by key id.
 ///
 /// [`KeyRing`] implements it: by itself, for keys that do not change; inside a `RefCell`; and with
-/// the feature `std` inside a `Mutex` or an `RwLock`. For many keys there is `keys::ServerRing`.
+/// the feature `std` inside a `Mutex` or an `RwLock`. For many keys, use `keys::ServerRing`.
 pub trait Ring {
     /// Copies the pre-shared key of this id to `psk` and returns `true`. If there is none, copies a
     /// random one that nobody has, and returns `false`. Apart from the search for the id both take
@@ -131,7 +131,7 @@ impl core::error::Error for RingError {}
 /// `Vec<Option<NoiseSecret>>`.
 ///
 /// Each lookup compares all ids, and [`new`](Self::new) compares each with each: for thousands of
-/// keys there is `keys::ServerRing`.
+/// keys, use `keys::ServerRing`.
 pub struct KeyRing<S> {
     places: S,
     /// Used for a hello with an unknown id.
@@ -141,7 +141,7 @@ pub struct KeyRing<S> {
 impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> {
     /// A ring with the keys in `places`, which also is its capacity.
     ///
-    /// `rng` generates the key that takes the place of the client's for a hello with an unknown id.
+    /// `rng` generates the key that is used for a hello with an unknown id.
     ///
     /// # Errors
     /// [`RingError::Duplicate`] if two keys have the same id, [`RingError::Entropy`] if the
@@ -184,7 +184,7 @@ impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> 
     pub fn retire(&mut self, id: KeyId) -> bool {
         for place in self.places.as_mut() {
             if let Some(secret) = place.as_mut().filter(|known| known.id == id) {
-                // Wipes it in its place, before the assignment drops it.
+                // Wipes the secret in its place, before the assignment drops it.
                 secret.zeroize();
                 *place = None;
                 return true;
@@ -308,7 +308,7 @@ fn context_length(context: &[u8]) -> Result<u16, ContextTooLong> {
 }
 
 impl<T, C: NoiseCrypto, X: AsRef<[u8]>> NoiseClient<T, C, X> {
-    /// A client with this key and context. The context is empty where a service has none.
+    /// A client with this key and context. Pass an empty context if the service has none.
     ///
     /// # Errors
     /// [`ContextTooLong`].
@@ -356,7 +356,7 @@ impl<T, C: NoiseCrypto, X: AsRef<[u8]>> NoiseClient<T, C, X> {
 }
 
 impl<T, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> NoiseServer<T, R, C, X> {
-    /// A server with these keys and this context. The context is empty where a service has none.
+    /// A server with these keys and this context. Pass an empty context if the service has none.
     ///
     /// # Errors
     /// [`ContextTooLong`].

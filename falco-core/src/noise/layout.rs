@@ -9,7 +9,7 @@ use crate::settings::Settings;
 
 /// The first byte of the wire, and its version.
 pub(super) const WIRE: [u8; 2] = [0x4E, 0x01];
-/// The part of a hello in the clear: wire, version, key id.
+/// Bytes of the clear part of a hello: wire, version, key id.
 pub(super) const CLEAR: usize = WIRE.len() + KEY_ID;
 const SETTINGS: usize = 16;
 /// Bytes in a hello: 74.

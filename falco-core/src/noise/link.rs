@@ -1,4 +1,4 @@
-//! What both roles have in common after the handshake: records, pings, the close, pending output.
+//! What client and server share after the handshake: records, pings, the CLOSE, pending output.
 
 use super::layout::{FRAME_HEAD, FrameHead, LEAST_RECORD, RECORD_HEAD, kind};
 use super::record::Direction;
@@ -39,7 +39,8 @@ pub(super) struct Link<A> {
     /// Bytes of frames that are decrypted and checked, and whose events are not returned yet. They
     /// are in the unread bytes after `head`, and a tag follows them.
     pub(super) opened: usize,
-    /// Bytes of the record's length in front of them, until they are consumed.
+    /// Bytes of the length field in front of these frames: two, or zero once the first frame is
+    /// consumed.
     head: usize,
     pub(super) own_close: OwnClose,
     /// The code and the last id of the peer's CLOSE.
@@ -50,8 +51,8 @@ pub(super) struct Link<A> {
     /// The number of PINGs so far, including one that is pending.
     pings: u64,
     pub(super) ping_pending: bool,
-    /// Pending REFUSEs: their ids, and their codes in an array of their own. In an array of pairs,
-    /// each would take three bytes more.
+    /// Pending REFUSEs: their ids and their codes, in two arrays. In an array of pairs, each would
+    /// take three bytes more.
     refusals: ([u32; REFUSALS], [u8; REFUSALS]),
     refused: usize,
     /// A record could not be sealed. Its frames are lost, so nothing may follow them.
@@ -292,9 +293,9 @@ impl<A: Aead> Link<A> {
     /// The most bytes that pending frames take.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn pending_size(&self) -> usize {
-        let fifteen = usize::from(self.pong.is_some()) + usize::from(self.ping_pending);
+        let ping_frames = usize::from(self.pong.is_some()) + usize::from(self.ping_pending);
         let close = usize::from(matches!(self.own_close, OwnClose::Pending { .. }));
-        fifteen * (FRAME_HEAD + 8) + (self.refused + close) * (FRAME_HEAD + 1)
+        ping_frames * (FRAME_HEAD + 8) + (self.refused + close) * (FRAME_HEAD + 1)
     }
 }
 

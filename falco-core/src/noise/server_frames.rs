@@ -243,8 +243,8 @@ impl<T: RequestTable> Requests<T> {
         let (mut left, mut first_lost): (Option<u64>, u32) = (None, u32::MAX);
         for slot in self.table.iter_mut().filter(|slot| slot.state == State::Receiving) {
             // At `stale`, no request has been silent for longer than one lifetime plus the lateness
-            // that `handle_late_poll` allows. It checks that this fits in 32 bits, however late
-            // this call is.
+            // that `handle_late_poll` allows. `handle_late_poll` checks that the sum fits in 32
+            // bits, so the difference does not wrap, however late this call is.
             let silent = late.saturating_add(millis(stale).wrapping_sub(slot.touched).into());
             if silent >= lifetime {
                 slot.state = State::Lost;

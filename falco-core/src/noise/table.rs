@@ -1,9 +1,9 @@
-//! The requests in flight of one connection, in place or on the heap. Ids ascend, so that both
-//! tables are sorted by them.
+//! The requests in flight of one connection, in place or on the heap. Ids ascend, so both tables
+//! are sorted by id.
 
 /// One request in flight, 20 bytes.
 #[derive(Clone, Copy, Debug)]
-#[allow(unnameable_types, reason = "the tables of this crate alone hold it")]
+#[allow(unnameable_types, reason = "only the tables of this crate hold it")]
 pub struct RequestSlot {
     pub(super) id: u32,
     /// Bytes in the message that is being received.
@@ -19,7 +19,8 @@ pub struct RequestSlot {
 /// The state of a request on the side that has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Client: no byte of the answer has arrived. Server: the request is with the handler.
+    /// Client: no byte of the answer has arrived. Server: the request has arrived, and no byte of
+    /// its answer is sealed.
     Waiting,
     /// Client: the answer has arrived in part. Server: the request has arrived in part.
     Receiving,
@@ -168,7 +169,7 @@ impl<const N: usize> RequestTable for FixedTable<N> {
         let Some(mut behind) = self.slots.get_mut(place..self.used).filter(|behind| !behind.is_empty()) else {
             return;
         };
-        // Each moves up by one.
+        // Each later slot moves one place to the front.
         while let [place, rest @ ..] = behind {
             if let Some(next) = rest.first() {
                 *place = *next;
@@ -195,14 +196,15 @@ const SPARE: usize = 8;
 /// [`NoiseClient`](super::NoiseClient) and [`NoiseServer`](super::NoiseServer). It allocates when
 /// requests begin, and nothing before.
 ///
-/// A peer cannot make it slow by having many requests in flight: a request is found by its id, and
-/// the slot of a completed one stays until enough of them can be removed together.
+/// A peer cannot make it slow by having many requests in flight: a request is found by its id
+/// without reading all slots, and the slots of completed requests are removed together once there
+/// are enough of them.
 #[cfg(feature = "alloc")]
 #[derive(Clone, Debug)]
 pub struct HeapTable {
     /// Sorted by id.
     slots: alloc::vec::Vec<RequestSlot>,
-    /// Slots whose request has not completed.
+    /// How many slots have a request that has not completed.
     count: u32,
     /// No request with a smaller id is [`Lost`](State::Lost).
     lost_from: u32,
@@ -256,7 +258,7 @@ impl RequestTable for HeapTable {
 
     #[inline]
     fn find(&self, id: u32) -> Option<usize> {
-        // Ids mostly follow one another, so the distance from the first is tried before a search.
+        // Ids are mostly consecutive, so the distance from the first id is tried before a search.
         let distance = id.checked_sub(self.slots.first()?.id)?;
         let guess = usize::try_from(distance).ok()?;
         let place = if self.slots.get(guess).is_some_and(|slot| slot.id == id) {

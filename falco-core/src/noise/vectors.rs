@@ -1,4 +1,5 @@
-//! The public Noise vectors against the handshake and the records, which are no API of this crate.
+//! Checks the handshake and the records, which are not public API, with the public Noise vectors
+//! and with recorded sessions of this protocol.
 
 use std::vec::Vec;
 
@@ -71,7 +72,7 @@ fn the_public_vector_set_holds_byte_for_byte_on_both_sides() {
     }
 }
 
-/// Yields what it was given, and then counts.
+/// A generator that returns the given bytes first, and then counts.
 struct Script(Vec<u8>, u8);
 
 impl rand_core::TryRng for Script {
@@ -124,7 +125,7 @@ fn records<'v>(session: &'v Value, from: &'v str) -> impl Iterator<Item = &'v Va
 }
 
 #[test]
-fn what_is_derived_from_a_secret_is_that_of_the_sessions() {
+fn derived_values_match_the_recorded_sessions() {
     for session in sessions() {
         let secret = NoiseSecret::derive(key(&session), &RustCrypto);
         assert_eq!(secret.psk()[..], bytes(&session["psk"]));
@@ -174,7 +175,7 @@ fn whole_sessions_hold_byte_for_byte_in_both_directions_and_over_a_rekey() {
             for record in records(&session, from).chain(after) {
                 let plaintext = bytes(&record["plaintext"]);
                 let expected = bytes(&record["bytes"]);
-                // Once with everything as the body, once with most of it in place before.
+                // The first two thirds of the text are in place, the rest is passed as the body.
                 let split = plaintext.len() * 2 / 3;
                 let mut text = plaintext.clone();
                 text[split..].fill(0);
@@ -254,7 +255,7 @@ fn a_server_reads_the_sessions_and_writes_its_part_of_them() {
         .map(Into::into);
         assert_eq!(told[..12], expected);
         assert_eq!(told[12], "Closing");
-        // Its answers to 2 and 1 are the session's next records.
+        // Request 4 was cancelled and still waits for its answer.
         let numbers: Vec<_> = requests.iter().map(|id| id.number()).collect();
         assert_eq!(numbers, [1, 2, 4, 6, 3, 7, 8]);
         server.refuse(requests[2], Refusal::Cancelled).expect("it waits");
@@ -325,11 +326,11 @@ fn a_client_writes_its_part_of_the_sessions_and_reads_them() {
         }
         assert_eq!(answered, [2, 1, 6, 3, 8, 7]);
         assert!(refused.contains(&(4, Refusal::Cancelled)));
-        assert!(closing, "the last thing that is told");
+        assert!(closing, "Closing is the last event");
         assert_eq!(
             (client.status(), client.in_flight()),
             (Status::Draining, 1),
-            "5 is the session's gap"
+            "the session has no answer to request 5"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What both roles have in common when they write: the next frame of a message, turns, sizes and
+//! What the write paths of client and server share: the next frame of a message, turns, sizes and
 //! results.
 
 use super::layout::{FRAME_HEAD, HELLO_LENGTH, RECORD_HEAD, RECORD_OVERHEAD, TOTAL, kind};
@@ -9,8 +9,8 @@ use crate::error::{ConnectionError, OutputTooSmall, RequestError, SealError};
 use crate::session::BufferSizes;
 use crate::settings::Settings;
 
-/// Writes each message with `turn`, until that returns `false` because the output is full, or an
-/// error, which is returned.
+/// Calls `turn` for each message until it returns `false`, because the output is full, or an error.
+/// Returns that error.
 #[inline]
 pub(super) fn write_each<M>(
     messages: impl Iterator<Item = M>,
@@ -26,8 +26,8 @@ pub(super) fn write_each<M>(
     None
 }
 
-/// The result of a call that wrote nothing into `given` bytes of output, although `pending` bytes
-/// of frames were pending.
+/// The result of a call that wrote nothing into `given` bytes of output. `pending` is how many
+/// bytes of frames were pending.
 pub(super) fn nothing_written(error: Option<SealError>, pending: usize, given: usize) -> Result<usize, SealError> {
     match error {
         Some(error) => Err(error),
@@ -40,7 +40,8 @@ pub(super) fn nothing_written(error: Option<SealError>, pending: usize, given: u
     }
 }
 
-/// The result of a call that writes pending output alone. `recv` returns what ended the connection.
+/// The result of a call that only writes pending output. An error that ended the connection becomes
+/// 0 bytes, because `recv` returns it.
 pub(super) fn pending_only(wrote: Result<usize, SealError>) -> Result<usize, OutputTooSmall> {
     match wrote {
         Ok(written) => Ok(written),
@@ -74,8 +75,9 @@ pub(super) fn seal_size(length: usize, pending: usize, max_record: u16) -> usize
 /// The least part of a large message that is worth a frame of its own.
 const LEAST_PART: usize = 256;
 
-/// A record, or a message of the handshake, has to be complete before it can be decrypted. Messages
-/// are cut into parts that fit this output, whatever the peer reads.
+/// The unread bytes have room for a whole record or handshake message, because neither can be
+/// decrypted in pieces. The output need not have room for a whole record of the peer: messages are
+/// cut into parts that fit the output.
 pub(super) fn buffer_sizes(settings: &Settings) -> BufferSizes {
     BufferSizes {
         unread: (usize::from(settings.max_record()) + RECORD_HEAD).max(HELLO_LENGTH),
@@ -112,8 +114,9 @@ fn write_part<'m, C: Crypto>(
     writer: &mut Writer<'_, 'm>,
 ) -> Result<Option<usize>, SealError> {
     let rest = body.get(sealed..).unwrap_or_default();
-    // A message is cut to the size of a record, and to that of the output if it is large enough for
-    // a worthwhile part: a device may have less output than its server reads.
+    // A message is cut to the size of a record. It is also cut to the size of the output, if that
+    // has room for a part of `LEAST_PART` bytes: the output of a device may be smaller than the
+    // records that its server reads.
     let output = writer.given().saturating_sub(RECORD_OVERHEAD);
     let limit = if output < FRAME_HEAD + TOTAL + LEAST_PART {
         writer.max()

@@ -1,5 +1,5 @@
 //! Writes records of frames into the caller's output. The last body of a record is not copied: the
-//! cipher reads it from its place. The others are copied in front of it.
+//! cipher reads it from the caller's memory. The bodies before it are copied to the output.
 
 use super::layout::{FRAME_HEAD, FrameHead, RECORD_HEAD, RECORD_OVERHEAD};
 use super::record::Direction;
@@ -13,7 +13,7 @@ pub(super) struct Writer<'o, 'b> {
     open: usize,
     /// The body of the last frame of the open record, which is not copied.
     tail: &'b [u8],
-    /// Bytes of frames that the peer reads in one record.
+    /// The most bytes of frames in one record that the peer accepts.
     max: usize,
 }
 
@@ -55,7 +55,7 @@ impl<'o, 'b> Writer<'o, 'b> {
         self.finished
     }
 
-    /// Bytes of output for a further frame of the open record.
+    /// How many bytes a further frame of the open record may have.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn room(&self) -> usize {
         let space = self.out.len().saturating_sub(self.finished + RECORD_OVERHEAD);

@@ -2,8 +2,8 @@
 
 use crate::crypto::{Aead, AeadError, Crypto, NoiseCrypto, Nonce, Tag};
 
-/// Does not encrypt. A tag is a checksum of sixteen bytes: an accident does not produce it, and
-/// everybody can.
+/// Does not encrypt. A tag is a checksum of one byte, repeated to sixteen. It detects most changes,
+/// and everybody can compute it.
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(clippy::exhaustive_structs, reason = "callers use it as a value")]
 pub struct NoSecurity;
@@ -51,8 +51,8 @@ impl Aead for NoSecurityAead {
     }
 }
 
-/// Both sides get the same result, and it is not zero. It has no other property of a Diffie-Hellman
-/// function or a hash.
+/// Both sides compute the same shared secret, and it is not zero. These functions have no other
+/// property of a Diffie-Hellman function or a hash.
 impl NoiseCrypto for NoSecurity {
     fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
         private.map(|byte| byte.rotate_left(3) ^ 0xA5)

@@ -77,7 +77,7 @@ struct Side<R: Role, H: KeyRef<R>> {
     partials: Partials,
     /// Whether the end is in the log.
     ended: bool,
-    /// Whether the other side does not know yet that the stream has ended.
+    /// Whether the end of the stream is still to be reported to the other side.
     hang_up: bool,
 }
 

@@ -1,6 +1,6 @@
-//! The peer of a noise connection, for tests: it sends any hello, any welcome, any plaintext in a
-//! record. Written from the Noise specification and independent of the rest of this crate, which it
-//! tests.
+//! The peer of a noise connection, for tests: it can send any hello, any welcome and any plaintext
+//! in a record. It was written from the Noise specification, independently of the rest of this
+//! crate, which it tests.
 
 use std::vec::Vec;
 

@@ -1,5 +1,6 @@
 //! Where a client connects to. Of several addresses it uses the first that answers, as RFC 8305
-//! describes: an address that does not answer costs a moment, not the whole time limit.
+//! describes: an address that does not answer delays the next attempt by a fraction of a second,
+//! not by the whole time limit.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use core::time::Duration;
@@ -74,7 +75,7 @@ fn look_up(name: impl ToSocketAddrs + Send + 'static, until: Instant) -> io::Res
     thread::Builder::new()
         .name("falco resolver".to_owned())
         .spawn(move || {
-            // It fails if the time limit has passed.
+            // This fails if the caller no longer waits, because its time limit has passed.
             let _ = sender.send(name.to_socket_addrs().map(Iterator::collect));
         })?;
     let left = until.saturating_duration_since(Instant::now());
@@ -114,7 +115,8 @@ fn connect_to(mut addresses: VecDeque<SocketAddr>, until: Instant) -> io::Result
     loop {
         if let Some(address) = addresses.pop_front() {
             let (sender, left) = (sender.clone(), left()?);
-            // A connection that comes after another is closed when it is dropped.
+            // If another attempt has succeeded before, sending fails, which drops and closes this
+            // connection.
             let spawned = thread::Builder::new()
                 .name("falco dialer".to_owned())
                 .spawn(move || drop(sender.send(TcpStream::connect_timeout(&address, left))));

@@ -34,14 +34,14 @@ pub struct ClientBuilder {
 }
 
 impl Client {
-    /// A client on the noise wire, of servers that have `key`. Both sides prove that they have the
+    /// A client of servers that have `key`, on the noise wire. Both sides prove that they have the
     /// key, and each connection has keys of its own.
     pub fn builder(key: Key) -> ClientBuilder {
         ClientBuilder::new(ClientKeySource::noise(key))
     }
 
-    /// A client on the classic wire, of servers of the published falcotcp 0.1.x and of
-    /// [`Server::classic`](crate::Server::classic).
+    /// A client of servers of the published falcotcp 0.1.x and of
+    /// [`Server::classic`](crate::Server::classic), on the classic wire.
     ///
     /// [`falco_core::classic`] says what that wire does not provide.
     pub fn classic(key: Key) -> ClientBuilder {
@@ -146,10 +146,11 @@ impl ClientBuilder {
     }
 
     /// Connects to a host and port, such as `"db.internal:4287"`, or to the first of several
-    /// addresses that answers, and shakes hands. A name is resolved again for each connection.
+    /// addresses that answers, and completes the handshake. A name is resolved again for each
+    /// connection.
     ///
     /// # Errors
-    /// The error of the one attempt, such as
+    /// The error of the only attempt, such as
     /// [`ConnectionError::Refused`](crate::ConnectionError::Refused) if the server has another key.
     pub fn connect(self, address: impl Into<Address>) -> Result<Client, Error> {
         self.open(Dial::Tcp(address.into()))
@@ -163,7 +164,7 @@ impl ClientBuilder {
         self.client(Dial::Tcp(address.into()))
     }
 
-    /// Connects to a Unix socket, and shakes hands.
+    /// Connects to a Unix socket, and completes the handshake.
     ///
     /// # Errors
     /// [`Error`].
@@ -172,9 +173,9 @@ impl ClientBuilder {
         self.open(Dial::Unix(path.as_ref().to_owned()))
     }
 
-    /// Connects with a function, such as one that goes through a proxy, and shakes hands. The
-    /// client calls it for each connection, on a thread of its own. It has to limit its time
-    /// itself.
+    /// Connects with a function, such as one that goes through a proxy, and completes the
+    /// handshake. The client calls the function for each connection, on a separate thread. The
+    /// function has to limit its time itself.
     ///
     /// # Errors
     /// [`Error`].
@@ -186,8 +187,8 @@ impl ClientBuilder {
         self.open(Dial::With(Box::new(dial)))
     }
 
-    /// Shakes hands over a stream that is already connected. When it has ended, the client cannot
-    /// make another connection, and all requests fail.
+    /// Completes the handshake over a stream that is already connected. When the stream has ended,
+    /// the client cannot make another connection, and all requests fail.
     ///
     /// # Errors
     /// [`Error`].

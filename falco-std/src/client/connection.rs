@@ -1,5 +1,5 @@
-//! A connection of a client: how a request is submitted and how its caller waits. Where a thread
-//! reads (see `reader`), callers share the connection. Elsewhere they use it one after another.
+//! A connection of a client: how a request is submitted and how its caller waits. If the connection
+//! has a reading thread (see `reader`), callers share it. Otherwise they use it one after another.
 
 use core::time::Duration;
 use std::net::Shutdown;
@@ -21,20 +21,20 @@ use crate::line::Line;
 use crate::shared::{Locked, Shared, handles, unsplit_handles};
 use crate::stream::BoxedStream;
 
-/// How often a caller checks whether the reader has taken what was readable.
+/// How often a caller checks whether the reader has read what was readable.
 const CHECK_AGAIN: Duration = Duration::from_millis(5);
-/// How long a caller waits for the reader to take it.
+/// How long a caller waits until the reader has read it.
 const READER_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) struct Connection {
     shared: Arc<Shared<State>>,
-    /// The reader, where no thread runs it.
+    /// The reader, if no thread runs it.
     reader: Option<Exclusive>,
 }
 
 impl Connection {
-    /// Shakes hands over a connected stream. The reader, if one is returned, needs a thread to run
-    /// on.
+    /// Completes the handshake over a connected stream. If a reader is returned, the caller has to
+    /// run it on a thread.
     pub(super) fn open(
         stream: BoxedStream,
         key: Arc<ClientKeys>,
@@ -42,8 +42,8 @@ impl Connection {
         (entropy, clock): (&Entropy, Clock),
     ) -> Result<(Self, Option<Reader>), Error> {
         let io = |error| Error::io("connecting", error, Fate::NotProcessed);
-        // On the classic wire nothing comes that no caller waits for, and one request is in flight
-        // at a time, so that a thread that reads has no use.
+        // The classic wire needs no reading thread: one request is in flight at a time, and
+        // everything that arrives is for its caller.
         let ([input, output, control], splits) = if key.speaks_noise() {
             handles(stream).map_err(io)?
         } else {
@@ -67,12 +67,12 @@ impl Connection {
         let outcome = self.call(job, limit, State::add);
         outcome.map(|reply| match reply {
             Reply::Answer(body) => body,
-            // These complete pings alone.
+            // Only pings have these replies.
             Reply::Pong | Reply::Unanswered => Vec::new(),
         })
     }
 
-    /// Pings the server. Returns the round-trip time where the wire answers pings.
+    /// Pings the server. Returns the round-trip time if the wire has answers to pings.
     pub(super) fn ping(&self, job: Job, limit: Option<Limit>) -> Outcome<Option<Duration>> {
         let start = Instant::now();
         let outcome = self.call(job, limit, State::ping);
@@ -122,21 +122,22 @@ impl Connection {
         let end = reader.read_until(&slot, limit);
         let completed = end.is_some();
         let outcome = self.outcome(end, &slot, limit);
-        // After a time limit the answer may still come. The next caller must not wait for it.
+        // After a timeout the answer may still arrive, and the next caller must not wait for it. So
+        // the connection ends.
         if completed && self.is_open() {
             guard.keep();
         }
         outcome
     }
 
-    /// The outcome of a request, which is cancelled if it has not completed in time.
+    /// The outcome of a request. If it has not completed in time, it is cancelled.
     fn outcome(&self, end: Option<Outcome<Reply>>, slot: &Slot, limit: Option<Limit>) -> Outcome<Reply> {
         if let Some(end) = end {
             return end;
         }
         let (fate, job) = self.shared.lock().state.cancel(slot);
         if let Some(end) = slot.take() {
-            // It has completed at this moment.
+            // The request has completed meanwhile.
             return end;
         }
         if self.reader.is_none() {
@@ -145,9 +146,9 @@ impl Connection {
         Outcome::cancelled(job, fate, limit, || self.shared.lock().state.mux.abandon())
     }
 
-    /// Locks the state of a shared connection when it is up to date. If nothing has come for a
-    /// while, the connection may have ended and its reader not have noticed yet, as after the
-    /// process was stopped. Then the reader goes first.
+    /// Locks the state of a shared connection once it is up to date. If nothing has arrived for a
+    /// while, the connection may have ended without its reader having noticed, for example while
+    /// the process was stopped. In that case this waits until the reader has read what is readable.
     fn lock_current(&self, limit: Option<Limit>) -> MutexGuard<'_, Locked<State>> {
         let mut locked = self.shared.lock();
         let start = Instant::now();
@@ -171,12 +172,13 @@ impl Connection {
         self.shared.lock().state.history()
     }
 
-    /// Lets no request begin. Those in flight complete, then the connection ends.
+    /// Closes the connection for new requests. Requests in flight complete, then the connection
+    /// ends.
     pub(super) fn retire(&self) {
         let now = self.shared.now();
         self.shared.lock().state.mux.close(now, CloseReason::Done);
-        // Where no thread reads, the caller that uses the connection writes what is left, and ends
-        // the stream when its request has completed.
+        // If no thread reads, the caller that uses the connection writes what is left, and ends the
+        // stream when its request has completed.
         if self.reader.is_none() {
             self.shared.flush();
         }
@@ -188,7 +190,7 @@ impl Connection {
         let Some(exclusive) = &self.reader else {
             return self.close_shared();
         };
-        // After all that wait already. Others come no more, because the client is closed.
+        // All callers that wait already go first. No others follow, because the client is closed.
         if let Acquired::Reader(mut guard) = exclusive.acquire(None)
             && let Some(reader) = guard.reader()
         {
@@ -203,13 +205,13 @@ impl Connection {
         while !locked.state.ended {
             let (now, closes_at) = (self.shared.now(), locked.state.mux.closes_at());
             if closes_at.is_some_and(|at| at <= now) {
-                // The reader waits for bytes.
+                // The reader still waits for bytes, so this thread ends the connection.
                 let end = locked.state.mux.abandon();
                 locked.state.finish(now, &Ok(end));
                 drop(locked);
                 return self.abandon();
             }
-            // The last answer is not notified here.
+            // The last answer does not wake this thread, so it checks at least once per `LINGER`.
             let wait = closes_at.map_or(LINGER, |at| at.since(now).min(LINGER));
             locked = self.shared.wait(locked, Some(wait));
         }

@@ -55,7 +55,7 @@ pub(super) enum Wait {
 struct State {
     /// Replaced when the key changes.
     keys: Arc<ClientKeys>,
-    /// Of these keys.
+    /// Whether a server has let this client in under these keys.
     admitted: Admitted,
     current: Option<Arc<Connection>>,
     /// A connection that has ended. Drop it without the lock held: dropping its stream may run the
@@ -146,7 +146,7 @@ impl Connector {
                 return (state, Err(why));
             }
             if let Some(limit) = limit.filter(|limit| limit.left().is_zero()) {
-                // The error that prevented a connection is more useful than a timeout.
+                // The error of the last attempt is more useful than a timeout.
                 let timed_out = || limit.error("connecting", Fate::NotProcessed);
                 let why = state.error().unwrap_or_else(timed_out);
                 return (state, Err(why));
@@ -263,7 +263,7 @@ impl Connector {
     fn attempt(self: Arc<Self>, keys: &Arc<ClientKeys>) {
         let opened = self.dial(keys);
         let mut state = self.lock();
-        // The key may have changed meanwhile, and with it the connection.
+        // The key may have changed meanwhile, and a connection under the new key may exist.
         let (reader, unused) = if Arc::ptr_eq(keys, &state.keys) && !state.dials.is_closed() {
             (self.conclude(&mut state, opened), None)
         } else {
@@ -280,7 +280,7 @@ impl Connector {
     }
 
     fn dial(&self, keys: &Arc<ClientKeys>) -> Result<(Connection, Option<Reader>), Error> {
-        // The user's stream may panic. Callers receive the panic as an error.
+        // A stream of the user may panic. Callers then receive an error.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let stream = self.config.dial.dial(self.config.connect_timeout)?;
             let sources = (&self.config.entropy, self.clock);

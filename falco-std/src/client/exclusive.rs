@@ -1,4 +1,4 @@
-//! The reader of a connection that has no thread of its own: one caller at a time uses it, and the
+//! The reader of a connection without a reading thread. One caller at a time uses it, and the
 //! others wait.
 
 use std::collections::VecDeque;
@@ -15,9 +15,9 @@ pub(super) struct Exclusive {
 
 struct State {
     reader: Option<Box<Reader>>,
-    /// The connection has ended, and the reader will not come back.
+    /// The connection has ended, and no caller gets the reader any more.
     ended: bool,
-    /// What wakes each caller that waits, first come first.
+    /// Wakes each waiting caller, in the order in which they called.
     queue: VecDeque<Arc<Condvar>>,
 }
 
@@ -121,14 +121,16 @@ impl Drop for Guard<'_> {
     fn drop(&mut self) {
         if let Some(mut reader) = self.reader.take() {
             reader.give_up();
-            // Before the stream is shut down, which may panic: the others must not wait for ever.
+            // Done before the stream is shut down, which may panic: the other callers must not wait
+            // for ever.
             let mut state = self.exclusive.lock();
             state.ended = true;
             for waiting in &state.queue {
                 waiting.notify_one();
             }
             drop(state);
-            // A stream that has panicked may do so again, which would end the process.
+            // A stream that has panicked may panic again, and a panic during a panic aborts the
+            // process.
             if !thread::panicking() {
                 reader.shut_down();
             }

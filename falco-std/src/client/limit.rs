@@ -14,7 +14,7 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    /// Counts from now. None where there is no limit, or where it overflows the clock.
+    /// A limit that counts from now. `None` if there is no limit, or if it overflows the clock.
     pub(super) fn from_now(limit: Option<Duration>) -> Option<Self> {
         let whole = limit?;
         let at = Instant::now().checked_add(whole)?;

@@ -11,10 +11,11 @@ use crate::error::Error;
 /// What ended a connection: an event of the protocol, or an error of the stream.
 pub(super) type Ended = io::Result<ConnectionError>;
 
-/// What is sent over one connection after another until one has processed it.
+/// A request or a ping that is tried on one connection after another, until it has completed or
+/// failed.
 #[derive(Default)]
 pub(super) struct Job {
-    /// Of a ping, it is empty. It is copied from the caller's once, outside of all locks.
+    /// Copied once from the caller's body, while no lock is held. Empty for a ping.
     pub(super) body: Vec<u8>,
     /// How often connections have tried it.
     pub(super) attempts: Attempts,
@@ -37,7 +38,7 @@ pub(super) enum Reply {
     Unanswered,
 }
 
-/// What a connection makes of a request or a ping.
+/// The outcome of a request or a ping on one connection.
 pub(super) enum Outcome<T> {
     Done(T),
     Failed(Error),
@@ -46,8 +47,9 @@ pub(super) enum Outcome<T> {
 }
 
 impl<T> Outcome<T> {
-    /// The caller of a request of this fate no longer waits, because its limit has passed or the
-    /// connection has ended, with `end`. Only what was not processed goes to another connection.
+    /// The outcome of a request that was cancelled with this fate. Either the `limit` of its caller
+    /// has passed, or the connection has ended with `end`. In the second case a request that was
+    /// not processed goes to another connection.
     pub(super) fn cancelled(
         job: Option<Job>,
         fate: Fate,
@@ -70,7 +72,7 @@ impl<T> Outcome<T> {
     }
 }
 
-/// What a client was doing with a request of which `fate` is known, for error messages.
+/// What a client was doing with a request of this fate, for error messages.
 pub(super) const fn waiting_for(fate: Fate) -> &'static str {
     match fate {
         Fate::NotProcessed => "sending the request",

@@ -1,7 +1,6 @@
-//! What reads a connection of a client, passes on what came, and acts on the connection's
-//! deadlines. Where the stream can be read and written at once, and the wire has requests in flight
-//! at once, this has a thread of its own. Elsewhere the caller whose turn it is runs it, until its
-//! request has completed.
+//! The reader of a client's connection. It reads, completes requests and pings, and applies the
+//! deadlines. If the stream splits and the connection is on the noise wire, the reader has a thread
+//! of its own. Otherwise the callers run it in turn, each until its request has completed.
 
 use core::panic::AssertUnwindSafe;
 use core::time::Duration;
@@ -26,7 +25,7 @@ const WRITE_ERROR_WAIT: Duration = Duration::from_millis(100);
 pub(super) struct Reader {
     shared: Arc<Shared<State>>,
     line: Line<BoxedStream>,
-    /// No other thread uses the connection: this one writes everything itself.
+    /// No other thread uses the connection, so this thread writes everything itself.
     alone: bool,
 }
 
@@ -40,8 +39,8 @@ impl Reader {
         let until = self.shared.lock().state.mux.poll_timeout();
         self.flush(until)?;
         loop {
-            // After the welcome this sends the proof that the client could read it. Until the proof
-            // has come, the server gives the client no more time than for a handshake.
+            // After the welcome this sends the first PING, which authenticates the client. The
+            // handshake deadline of the server applies until the PING has arrived.
             let total = self.advance(until)?;
             if self.shared.lock().state.mux.is_established() {
                 break;
@@ -52,10 +51,10 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads until the connection has ended. For a thread of its own.
+    /// Reads until the connection has ended. Runs on a thread of its own.
     pub(super) fn run(mut self) {
         self.alone = false;
-        // The stream may be the user's, and panic. Then the callers still need an end.
+        // A stream of the user may panic. Its callers still need an error.
         let ended = catch_unwind(AssertUnwindSafe(|| self.read_to_end()));
         let ended = ended.unwrap_or_else(|_| Err(io::Error::other("the stream panicked")));
         self.finish(&ended);
@@ -81,7 +80,7 @@ impl Reader {
                 return Some(end);
             }
             let step = match advanced {
-                // The caller has a better error than this.
+                // The caller returns a more specific error than this timeout.
                 Err(Err(error)) if is_timeout(&error) && self.is_past(until) => return None,
                 Ok(_) if self.is_past(until) => return None,
                 Ok(total) => self.fill(total, until),
@@ -94,13 +93,13 @@ impl Reader {
         }
     }
 
-    /// Takes what has come since the last call, without waiting.
+    /// Processes what has arrived since the last call, without waiting.
     pub(super) fn catch_up(&mut self) -> Result<(), Ended> {
         loop {
             let total = self.receive()?;
             let filled = self.line.fill_ready(total).map_err(Err)?;
             let is_all = filled == Filled::Nothing;
-            // If that was all, a deadline that has passed counts.
+            // If nothing more has arrived, this applies the deadlines.
             self.take(filled)?;
             if is_all {
                 return Ok(());
@@ -138,8 +137,8 @@ impl Reader {
         until.is_some_and(|until| self.line.now() >= until)
     }
 
-    /// Takes the unread bytes and flushes pending output. Returns how many unread bytes bring the
-    /// next step.
+    /// Processes the unread bytes and flushes pending output. Returns how many unread bytes the
+    /// next step needs.
     fn advance(&mut self, until: Option<Instant>) -> Result<usize, Ended> {
         let total = self.receive()?;
         self.flush(until)?;

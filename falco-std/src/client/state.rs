@@ -16,7 +16,7 @@ use super::outcome::{Ended, Job, Outcome, Reply, waiting_for};
 use crate::error::{Error, copy};
 use crate::shared::{Output, seal_into};
 
-/// Where a caller waits.
+/// Where a caller waits for the outcome of its request or ping.
 pub(super) struct Slot {
     ticket: u64,
     end: Mutex<Option<Outcome<Reply>>>,
@@ -34,7 +34,7 @@ impl Slot {
         self.end.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// How the request has completed. None if it has not within `limit`.
+    /// How the request has completed, or `None` if it has not within `limit`.
     pub(super) fn wait(&self, limit: Option<Limit>) -> Option<Outcome<Reply>> {
         let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let mut end = match limit {
@@ -51,11 +51,11 @@ impl Slot {
     }
 }
 
-/// What came of receiving unread bytes.
+/// The result of receiving unread bytes.
 pub(super) enum Progress {
-    /// So many of them are consumed.
+    /// This many of them were consumed.
     Consumed(usize),
-    /// So many unread bytes in all bring the next step.
+    /// The next step needs this many unread bytes in all.
     NeedMore(usize),
 }
 
@@ -64,14 +64,15 @@ pub(super) struct State {
     tickets: u64,
     /// The connection has ended, and all requests and pings have completed.
     pub(super) ended: bool,
-    /// When the connection has stopped to accept anything new, and why if it has ended.
+    /// When the connection stopped accepting requests, and the reason if it has ended.
     lost: Option<(Instant, Option<Error>)>,
-    /// When bytes last came.
+    /// When bytes last arrived.
     last_input: Instant,
-    /// The last time at which the connection was known to be alive. Bytes that come after
-    /// [`QUIET`] count only if nothing is readable behind them: it may be the end.
+    /// When the connection was last known to be alive. Bytes that arrive after a pause of [`QUIET`]
+    /// count only if nothing more is readable, because that could be the end of the stream.
     last_alive: Instant,
-    /// Whether the request was written completely, where there is one at a time.
+    /// Whether the request was written completely. `None` if several requests are in flight at
+    /// once.
     written: Option<bool>,
     /// Why nothing more can be written.
     write_error: Option<Ended>,
@@ -95,7 +96,8 @@ impl State {
         }
     }
 
-    /// What the connection tells about its server, when it was lost if it was noted, and why.
+    /// What the connection has learned about its server; when the connection was lost, if that was
+    /// noted; and why.
     pub(super) fn history(&self) -> (History, Option<Instant>, Option<Error>) {
         let (at, why) = self
             .lost
@@ -109,7 +111,7 @@ impl State {
         !self.ended && !self.write_failed && self.mux.is_open()
     }
 
-    /// Bytes have come. `more` says whether something is readable behind them.
+    /// Notes that bytes have arrived. `more` returns whether something more is readable.
     pub(super) fn received(&mut self, now: Instant, more: impl FnOnce() -> bool) {
         let was_quiet = now.since(core::mem::replace(&mut self.last_input, now)) >= QUIET;
         if !was_quiet || !more() {
@@ -117,7 +119,7 @@ impl State {
         }
     }
 
-    /// Whether the connection may have ended without the reader having had the time to notice.
+    /// Whether the connection may have ended and the reader has not noticed it yet.
     pub(super) fn is_quiet(&self, now: Instant) -> bool {
         now.since(self.last_alive) >= QUIET
     }
@@ -131,7 +133,7 @@ impl State {
         })
     }
 
-    /// Queues a request. If it cannot begin on this connection, that is its outcome.
+    /// Queues a request. If it cannot begin on this connection, returns its outcome.
     pub(super) fn add(&mut self, job: Job) -> Result<Arc<Slot>, Outcome<Reply>> {
         if !self.is_open() {
             return Err(Outcome::Retry(job));
@@ -161,8 +163,8 @@ impl State {
         }
     }
 
-    /// The caller of `slot` no longer waits: a request that was not sent will not be, and one that
-    /// was is cancelled. Returns its fate, and the request unless it has completed.
+    /// Cancels the request or the ping of `slot`, because its caller no longer waits. Returns its
+    /// fate, and also the request or ping unless it has completed.
     pub(super) fn cancel(&mut self, slot: &Slot) -> (Fate, Option<Job>) {
         let mut pings = self.mux.take_pings(|own| own.ticket == slot.ticket);
         if let Some(ping) = pings.pop() {
@@ -173,8 +175,8 @@ impl State {
         (fate.unwrap_or(Fate::MaybeProcessed), call.map(job_of))
     }
 
-    /// Nothing more is written. The mux knows what was sealed, and not what the stream has
-    /// accepted.
+    /// Call it when nothing more is written. Tells the mux if the stream has not accepted the whole
+    /// request, because the mux knows only that it was sealed.
     fn note_unwritten(&mut self) {
         if self.written == Some(false) {
             self.mux.set_unwritten();
@@ -221,7 +223,8 @@ impl State {
         })
     }
 
-    /// Once the connection accepts nothing new, requests that have not begun go to another.
+    /// If the connection no longer accepts requests, those that have not begun go to another
+    /// connection.
     fn move_unbegun(&mut self, now: Instant) {
         let Some(unbegun) = self.mux.poll_closing() else {
             return;
@@ -233,7 +236,7 @@ impl State {
         }
     }
 
-    /// Why nothing more can be written, if so.
+    /// Takes the error of the write that failed, if one has.
     pub(super) const fn take_write_error(&mut self) -> Option<Ended> {
         self.write_error.take()
     }
@@ -287,7 +290,7 @@ impl Output for State {
         if self.write_failed {
             return 0;
         }
-        // All that was sealed before has been written.
+        // Everything that was sealed before has been written.
         if !self.mux.has_unsent() {
             self.set_written(true);
         }
@@ -296,7 +299,7 @@ impl Output for State {
                 slot.end(Outcome::Failed(Error::Request(error)));
             })
         });
-        // It may have no request numbers left.
+        // The connection may have closed because it has no request ids left.
         self.move_unbegun(now);
         sealed
     }

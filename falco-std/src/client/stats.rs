@@ -45,7 +45,7 @@ impl Counters {
     }
 }
 
-/// Counts a request as outstanding until this is dropped, also when a stream panics.
+/// Counts a request as outstanding until this is dropped, even if a stream panics.
 pub(super) struct Outstanding<'c>(&'c Counters);
 
 impl<'c> Outstanding<'c> {

@@ -1,5 +1,6 @@
 //! The loop that accepts connections. A connection gets a thread when its client has sent
-//! something, so that a flood of silent ones costs no threads. Until then this loop waits for it.
+//! something, so that a flood of silent connections costs no threads. Until then this loop waits
+//! for its first bytes.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -17,15 +18,15 @@ use super::silent::{Silent, SilentConnection};
 use crate::socket::{SharedSocket, Socket};
 
 /// How long the server waits after it could not accept for lack of memory or file descriptors: at
-/// first, and at most. The first bounds how often that fails in vain, the second how long a client
-/// waits once there is a descriptor that no connection gave back.
+/// first, and at most. The first time limits how often accepting fails again. The second limits how
+/// long a client waits after another part of the process has freed a descriptor.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 
-/// How many connections are accepted before the loop looks for bytes of the silent ones again: 2 ms
-/// of work. One look at 256 of them costs as much as accepting one.
+/// How many connections are accepted before the loop checks the silent ones for bytes again: 2 ms
+/// of work. Checking 256 of them costs as much as accepting one.
 const BATCH: usize = 64;
 
-/// How often the loop looks for bytes of the silent connections while it waits for a place.
+/// How often the loop checks the silent connections for bytes while it waits for a place.
 const LOOK: Duration = Duration::from_millis(2);
 
 /// Accepts connections until the server shuts down. No error delays it for longer than [`PAUSES`].
@@ -79,7 +80,7 @@ where
     fn accept(&mut self) -> bool {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
         let accepted = self.listener.accept();
-        // This may be the connection that `wake` has made.
+        // The accepted connection may be the one that `wake` has made.
         if self.service.admission.is_stopping() {
             return false;
         }
@@ -89,7 +90,7 @@ where
                 self.pause = PAUSES.0;
                 counters.accepted.add(1);
                 let source = peer.map_or(Source::NONE, |peer| Source::of(peer.ip(), self.service.source_prefix));
-                // Only now is it known that a connection needs a place.
+                // Room is made only now, when it is certain that a connection needs a place.
                 self.wait_for_room(source);
                 self.admit(socket, peer, source);
                 !self.short
@@ -106,7 +107,7 @@ where
 
     fn admit(&mut self, socket: Socket, peer: Option<SocketAddr>, source: Source) {
         let socket = SharedSocket::new(socket);
-        // It fails for lack of memory or file descriptors alone.
+        // This fails only for lack of memory or file descriptors.
         let Ok((conn, stream)) = connection::prepare(self.service, Box::new(socket.clone())) else {
             self.short = true;
             return;
@@ -126,21 +127,21 @@ where
     /// Gives a connection a thread.
     fn start(&mut self, connection: SilentConnection) {
         let SilentConnection { peer, stream, permit } = connection;
-        // Only now, so that a silent connection costs less.
+        // Done only now, so that a silent connection costs less.
         if let Some(socket) = permit.socket() {
             socket.set_nodelay();
         }
         let (service, handler) = (Arc::clone(self.service), Arc::clone(self.handler));
         let started = self.service.threads.run(Box::new(move || {
-            // No caller wants to know what ended the connection.
+            // The result, what ended the connection, has no receiver here.
             let _ = connection::serve(&service, &permit, stream, peer, &handler);
         }));
         self.short |= started.is_err();
     }
 
-    /// Gives threads to the connections that have sent something, and ends those whose handshake is
-    /// over. If there are none, waits for them and for a connection on `listener`, for `limit` at
-    /// most. Returns whether there may be one.
+    /// Gives threads to the connections that have sent something, and ends those whose handshake
+    /// deadline has passed. If there are none, waits for them and for a connection on `listener`,
+    /// for `limit` at most. Returns whether a connection may be ready to accept.
     fn start_threads(&mut self, listener: Option<&Listener>, limit: Option<Duration>) -> bool {
         let now = self.service.clock.now();
         let left = self.silent.first_deadline().map(|until| until.since(now));

@@ -24,7 +24,7 @@ pub(super) use self::permit::{Permit, Place};
 
 pub(super) struct Admission {
     state: Mutex<State>,
-    /// Notified when [`State::changes`] was incremented and the accepting thread may wait for that.
+    /// Notified when [`State::changes`] was incremented, if the accepting thread may wait for it.
     changed: Condvar,
     clock: Clock,
     counters: Counters,
@@ -33,7 +33,7 @@ pub(super) struct Admission {
 struct State {
     next: u64,
     conns: BTreeMap<u64, Arc<Conn>>,
-    /// Those of them that were accepted here.
+    /// The connections in `conns` without the guests.
     admitted: mux::Admission,
     /// The accepting thread waits for a place.
     waited_for: bool,
@@ -48,18 +48,18 @@ struct State {
     cut: (u64, u64),
 }
 
-/// There is no place, or something else is short.
+/// A shortage of places, or of memory or file descriptors.
 pub(super) struct Shortage {
     /// Half-open connections that were dropped.
     pub(super) dropped: Vec<u64>,
-    /// After this time another may be dropped, unless something changes before.
+    /// The time after which another connection may be dropped, if nothing changes before.
     pub(super) due: Option<Duration>,
-    /// For [`Admission::wait_for_change`].
+    /// The argument of [`Admission::wait_for_change`].
     pub(super) seen: u64,
 }
 
 impl Admission {
-    /// `seed` is a random number that nobody else knows.
+    /// `seed` is a secret random number.
     pub(super) fn new(limits: AdmissionLimits, seed: u64, clock: Clock) -> Self {
         Self {
             state: Mutex::new(State {
@@ -92,9 +92,9 @@ impl Admission {
         self.counters.read(state.conns.len(), half_open, limits)
     }
 
-    /// Drops half-open connections if a connection that was accepted from `source` waits for a
-    /// place. None if it need not wait: there is a place, or all connections are established, or
-    /// the server shuts down.
+    /// Drops half-open connections if a connection that was accepted from `source` has to wait for
+    /// a place. Returns `None` if it need not wait: there is a place, or all connections are
+    /// established, or the server shuts down.
     pub(super) fn make_room(&self, source: Source) -> Option<Shortage> {
         let mut state = self.lock();
         state.waited_for = !state.stopping && state.admitted.room() == Room::Wait;
@@ -109,9 +109,10 @@ impl Admission {
         Some(cut(state, dropped, due))
     }
 
-    /// The system is short of memory or file descriptors: drops a half-open connection that is
-    /// late. None if a connection has ended since `left` had, or the server shuts down: accepting
-    /// also fails then, and nothing is short.
+    /// Call it if the system is short of memory or file descriptors. Drops a half-open connection
+    /// that is late. `left` is an earlier result of [`left`](Self::left). Returns `None` if a
+    /// connection has ended since then, because there may be enough again, or if the server shuts
+    /// down, because accepting then fails without a shortage.
     pub(super) fn drop_late(&self, left: u64) -> Option<Shortage> {
         let mut state = self.lock();
         state.waited_for = !state.stopping && state.left == left;
@@ -143,9 +144,9 @@ impl Admission {
         }
     }
 
-    /// Admits an accepted connection, and drops others that stand back for it, whose numbers it
-    /// returns. None where there are as many as there may be, in all or from its source, or the
-    /// server shuts down.
+    /// Admits an accepted connection, and drops half-open ones to make room. Returns the permit and
+    /// the numbers of the dropped connections. Returns `None` if the limit of all connections or of
+    /// the source is reached, or if the server shuts down.
     pub(super) fn admit(
         self: &Arc<Self>,
         conn: Arc<Conn>,
@@ -165,7 +166,8 @@ impl Admission {
         let (now, mut dropped) = (self.clock.now(), Vec::new());
         let selected = [
             state.admitted.select_from_source_of(number),
-            // One to make up for this one, and one to get ahead.
+            // One to replace the place that was just taken, and one more to free places faster than
+            // they are taken.
             state.admitted.select(now, None),
             state.admitted.select(now, None),
         ];
@@ -175,7 +177,8 @@ impl Admission {
         Some((permit, cut(state, dropped, None).dropped))
     }
 
-    /// Admits a connection that the server did not accept itself. No limit counts it.
+    /// Admits a connection that the server did not accept itself. It does not count towards any
+    /// limit.
     pub(super) fn guest(self: &Arc<Self>, conn: Arc<Conn>) -> Permit {
         let mut state = self.lock();
         let (permit, stopping) = (self.permit(&mut state, conn, None), state.stopping);
@@ -193,8 +196,8 @@ impl Admission {
         Permit::new(number, socket, conn, Arc::clone(self))
     }
 
-    /// A connection that was selected, if it is to be cut. If it has bytes that the server has not
-    /// read yet, it stays.
+    /// Returns a connection that was selected, if it is to be dropped. If it has bytes that the
+    /// server has not read yet, it stays.
     fn droppable(&self, state: &mut State, number: u64) -> Option<(u64, Arc<Conn>)> {
         let conn = state.conns.get(&number)?;
         if conn.is_readable() {
@@ -210,7 +213,7 @@ impl Admission {
     }
 
     pub(super) fn stop(&self, limit: Option<Duration>) {
-        // There is no limit where it overflows the clock.
+        // A limit that overflows the clock counts as no limit.
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut state = self.lock();
         state.deadline = state.deadline.into_iter().chain(deadline).min();
@@ -278,7 +281,7 @@ impl Admission {
         }
     }
 
-    /// What has changed may let another connection be selected.
+    /// Notifies the accepting thread of a change after which another connection may be selected.
     fn may_select(&self, mut state: MutexGuard<'_, State>) {
         state.changes += 1;
         let waited_for = state.waited_for;
@@ -295,7 +298,8 @@ impl State {
     }
 }
 
-/// Ends connections at once, without the lock, because that takes the lock of each connection.
+/// Ends connections at once. Releases the lock first, because ending a connection takes the
+/// connection's own lock.
 fn cut(state: MutexGuard<'_, State>, conns: Vec<(u64, Arc<Conn>)>, due: Option<Duration>) -> Shortage {
     let seen = state.changes;
     drop(state);

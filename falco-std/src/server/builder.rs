@@ -21,7 +21,8 @@ use crate::clock::Clock;
 use crate::entropy;
 use crate::error::Error;
 
-/// The default of [`ServerBuilder::workers`]: most handlers wait more than they compute.
+/// The default of [`ServerBuilder::workers`]. It may exceed the number of processors, because most
+/// handlers wait more than they compute.
 const WORKERS: usize = 64;
 /// The default of [`ServerBuilder::queue_timeout`].
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -103,9 +104,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Speaks the classic wire too, on the same port. Its key must be another than those of the
-    /// noise wire, otherwise binding fails. [`falco_core::classic`] says what that wire does not
-    /// provide.
+    /// Speaks the classic wire too, on the same port. Its key must differ from those of the noise
+    /// wire, otherwise binding fails. [`falco_core::classic`] says what that wire does not provide.
     pub fn classic(mut self, key: Key) -> Self {
         self.secrets.classic = Some(key);
         self
@@ -154,8 +154,9 @@ impl ServerBuilder {
     }
 
     /// How many handlers may run at once, 64 by default. 0 counts as 1. Further requests wait, for
-    /// the [queue timeout](Self::queue_timeout) at most. Connections take turns: however many
-    /// requests of one connection wait, a request of another connection waits for one of them.
+    /// the [queue timeout](Self::queue_timeout) at most. Connections take turns: even if many
+    /// requests of one connection wait, a request of another connection waits for at most one of
+    /// them.
     pub const fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
         self
@@ -165,9 +166,9 @@ impl ServerBuilder {
     /// [busy](falco_core::Refusal::Busy). It was not processed, and the client may send it again.
     ///
     /// The default is shorter than the client's request timeout of 30 s, so that the client can
-    /// still use another server. It also ends the deadlock in which the handlers of all workers
-    /// wait for requests to their own server. The classic wire has no refusals: there the requests
-    /// before it are answered, and then the connection ends.
+    /// still use another server. The timeout also ends the deadlock in which the handlers of all
+    /// workers wait for requests to their own server. The classic wire has no refusals: there the
+    /// earlier requests are answered, and then the connection ends.
     pub const fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.queue_timeout = timeout;
         self
@@ -188,11 +189,11 @@ impl ServerBuilder {
     /// How many connections may be half-open, that is, in their handshake, at once, 256 by default.
     /// 0 counts as 1.
     ///
-    /// When one more arrives, one of them is dropped for it: first one that has sent nothing, only
-    /// part of a hello, or a hello that came before. Until that is done, the new one waits in the
-    /// listener's backlog. [`falco_core::mux::Admission`] has the whole rule. A connection of which
-    /// the server has unread bytes is never dropped. On systems other than Unix the server cannot
-    /// know that before it has read them.
+    /// When one more arrives, one of them is dropped for it, preferably one that has sent nothing,
+    /// only part of a hello, or a replayed hello. Until then, the new one waits in the listener's
+    /// backlog. [`falco_core::mux::Admission`] has the whole rule. On Unix, a connection with bytes
+    /// that the server has not read yet is never dropped. On other systems, the server cannot tell
+    /// whether there are such bytes.
     pub const fn max_half_open(mut self, connections: usize) -> Self {
         self.limits.max_half_open = connections;
         self
@@ -203,15 +204,15 @@ impl ServerBuilder {
     /// share one address, behind NAT or a proxy, and while places are short, connections of the
     /// source with the most are dropped anyway.
     ///
-    /// When one more arrives, one of the same source is dropped for it. A source that has twice as
-    /// many has new ones closed at once.
+    /// When one more arrives, one of the same source is dropped for it. If a source has twice as
+    /// many, its new connections are closed at once.
     pub const fn max_half_open_per_source(mut self, connections: usize) -> Self {
         self.limits.max_half_open_per_source = Some(connections);
         self
     }
 
-    /// How many leading bits of an IPv4 address and of an IPv6 address make a source: 32 and 64 by
-    /// default. Connections without an address, such as those of Unix sockets, are one source.
+    /// How many leading bits of an IPv4 address and of an IPv6 address identify a source: 32 and 64
+    /// by default. Connections without an address, such as those of Unix sockets, are one source.
     pub const fn source_prefix(mut self, v4_bits: u8, v6_bits: u8) -> Self {
         self.source_prefix = SourcePrefix {
             v4: v4_bits,
@@ -222,11 +223,11 @@ impl ServerBuilder {
 
     /// How many connections may be established under one key at once; 0 counts as 1. No limit by
     /// default: then everyone who has a key can take all of
-    /// [`max_connections`](Self::max_connections). Set it where several parties have keys of their
+    /// [`max_connections`](Self::max_connections). Set it if several parties have keys of their
     /// own.
     ///
-    /// A connection beyond it is closed after its handshake, before any of its requests is
-    /// processed. The client connects again, later each time.
+    /// A connection over the limit is closed after its handshake, before any of its requests is
+    /// processed. The client connects again, with growing back-off.
     pub const fn max_connections_per_key(mut self, connections: usize) -> Self {
         self.limits.max_connections_per_key = Some(connections);
         self
@@ -234,8 +235,8 @@ impl ServerBuilder {
 
     /// How many connections may be established on the classic wire at once: by default half of
     /// [`max_connections`](Self::max_connections) if the server also accepts the noise wire, else
-    /// without a limit of its own. A recorded hello of a client is enough to establish one, if the
-    /// server has been restarted since; in this way the other half stays for the noise wire.
+    /// without a limit of its own. After a restart of the server, a recorded hello is enough to
+    /// establish such a connection. The limit keeps the other places for the noise wire.
     pub const fn max_classic_connections(mut self, connections: usize) -> Self {
         self.limits.max_classic_connections = Some(connections);
         self
@@ -261,7 +262,7 @@ impl ServerBuilder {
     /// refused as busy.
     ///
     /// While more bytes of answers than this are queued on all connections, a request reaches a
-    /// handler only if few are queued on its own connection.
+    /// handler only if at most 16 KiB are queued on its own connection.
     pub const fn max_held(mut self, bytes: usize) -> Self {
         self.max_held = bytes;
         self
@@ -339,7 +340,7 @@ impl ServerBuilder {
             limits = limits.for_both_wires();
         }
         let keys = self.secrets.into_server(&mut entropy)?;
-        // Where there is no entropy, no handshake succeeds either.
+        // If the entropy source fails, the seed is not random. Then no handshake succeeds either.
         let seed = entropy.below(u64::MAX);
         if listener.is_some()
             && let Some(available) = descriptors::available(limits.max_connections, self.raise_descriptor_limit)

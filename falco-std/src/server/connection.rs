@@ -1,5 +1,5 @@
-//! One connection of a server: the thread that reads, and what a worker does for a request. Their
-//! common state is in `state`.
+//! One connection of a server: the thread that reads, and what a worker does for a request. The
+//! state that they share is in `state`.
 
 use core::net::SocketAddr;
 use core::panic::AssertUnwindSafe;
@@ -21,7 +21,7 @@ use crate::shared::{Locked, Shared, handles};
 use crate::stream::BoxedStream;
 
 /// How long the thread of a connection whose key was revoked tries to send the reason.
-const LAST_WORD: Duration = Duration::from_millis(20);
+const SEND_REASON_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// How often a thread that no other can wake checks whether the connection is to end.
 const STOP_POLL: Duration = Duration::from_millis(250);
@@ -52,7 +52,7 @@ struct Reader<'a, H> {
     requests: Arc<Requests<H>>,
     /// The client sends nothing more.
     input_ended: bool,
-    /// The greeting was handed to the stream.
+    /// The stream has accepted the greeting.
     greeted: bool,
 }
 
@@ -89,7 +89,7 @@ where
         input_ended: false,
         greeted: false,
     };
-    let ended = reader.converse();
+    let ended = reader.run();
     reader.end(&ended);
     ended
 }
@@ -98,7 +98,7 @@ impl<H> Reader<'_, H>
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
-    fn converse(&mut self) -> io::Result<ConnectionError> {
+    fn run(&mut self) -> io::Result<ConnectionError> {
         loop {
             self.conn.flush();
             let mut locked = self.conn.lock();
@@ -179,7 +179,7 @@ where
         self.service.admission.counters().busy.add(locked.state.mux.take_busy());
     }
 
-    /// The client has proved that it has a key. The key may have been retired since its hello.
+    /// The client has proved that it has a key. The key may have been retired since the hello.
     fn establish(&mut self) {
         self.line.set_authenticated();
         let key = self.conn.lock().state.mux.machine().key_id();
@@ -200,9 +200,9 @@ where
         locked.state.mux.close(self.conn.now(), reason);
     }
 
-    /// Before the first handler runs, waits until the stream has accepted the greeting. A client
-    /// whose stream ends before it has received anything relies on that no handler ran. The thread
-    /// that writes gives up after a lifetime.
+    /// Before the first handler runs, waits until the stream has accepted the greeting. If the
+    /// stream ends before a client has received anything, the client assumes that no handler has
+    /// run. The wait ends after a lifetime at the latest, when the write fails.
     fn wait_for_greeting<'l>(&mut self, mut locked: MutexGuard<'l, Locked<State>>) -> MutexGuard<'l, Locked<State>> {
         while !self.greeted && locked.is_writing() && !locked.state.has_ended() {
             locked = self.conn.wait(locked, Some(STOP_POLL));
@@ -265,7 +265,7 @@ where
         let now = self.conn.now();
         let state = &mut self.conn.lock().state;
         match filled {
-            // The stream was shut down here, which says nothing about the client.
+            // This side has shut the stream down, so the result says nothing about the client.
             _ if state.revoked => {}
             Filled::Bytes => {}
             Filled::Nothing => _ = state.handle_timeout(now),
@@ -278,10 +278,10 @@ where
         Ok(())
     }
 
-    /// Its key was revoked: ends the connection, after the reason has been sent if the stream
+    /// Ends the connection because its key was revoked. Sends the reason first, if the stream
     /// accepts it.
     fn send_reason(&self) {
-        let until = self.conn.now() + LAST_WORD;
+        let until = self.conn.now() + SEND_REASON_TIMEOUT;
         self.conn.flush_until(Some(until));
         // Another thread may be writing. It sends the reason too.
         let mut locked = self.conn.lock();
@@ -354,9 +354,11 @@ where
         let counters = self.place.admission().counters();
         counters.requests.add(1);
         let request = Request::received(body, self.peer, key_id, cancelled);
-        // No state of this crate is shared with a handler, so that none is broken by its panic.
+        // A handler shares no state of this crate, so its panic cannot leave any state
+        // inconsistent.
         let result = catch_unwind(AssertUnwindSafe(|| (self.handler)(request)));
-        // An error and the payload of a panic are dropped last: that runs code of the user's.
+        // An error and the payload of a panic are dropped last, because dropping them may run the
+        // user's code.
         let (answer, error, _payload) = match result {
             Ok(Ok(answer)) => (Some(answer), None, None),
             Ok(Err(error)) => (None, Some(error), None),

@@ -1,17 +1,17 @@
 //! How many descriptors the process has for connections.
 
-/// Descriptors that connections leave to the rest of the process: files, sockets of the handlers'
-/// own.
+/// Descriptors that are kept for the rest of the process, such as files and sockets of handlers.
 #[cfg(unix)]
 const RESERVED: usize = 64;
 
-/// How many connections the process has descriptors for, out of `wanted`: none where the system has
-/// no limit. `raise` allows to raise the soft limit as far as that takes.
+/// How many descriptors the process has for connections, or `None` if the system has no limit. If
+/// `raise` is set, first raises the soft limit as far as `wanted` connections need and the system
+/// allows.
 #[cfg(unix)]
 pub(super) fn available(wanted: usize, raise: bool) -> Option<usize> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-    // The directory that is read is one of them itself.
+    // Reading the directory takes a descriptor itself.
     let in_use = std::fs::read_dir("/dev/fd").map_or(0, |open| open.count().saturating_sub(1));
     let kept = in_use.saturating_add(RESERVED);
     let needed = u64::try_from(wanted.saturating_add(kept)).unwrap_or(u64::MAX);
@@ -23,8 +23,8 @@ pub(super) fn available(wanted: usize, raise: bool) -> Option<usize> {
             current: Some(raised),
             maximum,
         };
-        // A system may have another limit below the hard one, as macOS does. Then this fails and
-        // what there is has to do.
+        // A system may have another limit below the hard one, as macOS does. Then this fails, and
+        // the present limit stays.
         if raised > soft && setrlimit(Resource::Nofile, limit).is_ok() {
             soft = raised;
         }

@@ -1,5 +1,5 @@
-//! Ends streams whose sending half was shut down and whose peer has not ended them within its time.
-//! One thread does so. It exists only while there are such streams.
+//! Ends streams whose sending half was shut down and whose peer has not ended them within a time
+//! limit. One thread does so. It exists only while there are such streams.
 
 use core::fmt;
 use core::time::Duration;
@@ -14,7 +14,7 @@ use crate::shared::{Output, Shared};
 pub(super) struct LingerTimer<T>(Mutex<Queue<T>>);
 
 struct Queue<T> {
-    /// All of them have the same time, so that the first is due first.
+    /// All have the same time limit, so the first in the queue is due first.
     streams: VecDeque<(Instant, Weak<Shared<T>>)>,
     running: bool,
 }
@@ -29,7 +29,7 @@ impl<T> Default for LingerTimer<T> {
 }
 
 impl<T: Output> LingerTimer<T> {
-    /// Ends the stream after `left`, unless it has ended before.
+    /// Shuts the stream down after `left`, unless the connection is gone by then.
     pub(super) fn push(self: &Arc<Self>, shared: Weak<Shared<T>>, left: Duration) {
         let mut queue = self.lock();
         queue.streams.push_back((Instant::now() + left, shared));
@@ -37,7 +37,7 @@ impl<T: Output> LingerTimer<T> {
             return;
         }
         let own = Arc::clone(self);
-        // Without a thread the stream ends with the lifetime of the connection.
+        // If no thread can be started, the stream ends with the lifetime of the connection.
         queue.running = thread::Builder::new()
             .name("falco linger".to_owned())
             .spawn(move || own.run())

@@ -26,7 +26,7 @@ use crate::socket::Socket;
 /// uses 128.
 const BACKLOG: i32 = 4096;
 
-/// A listening socket, and what wakes a thread that accepts on it.
+/// A listening socket, and the handle that wakes a thread that accepts on it.
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp {
@@ -55,7 +55,7 @@ impl Listener {
 
     fn bind_at(address: SocketAddr) -> io::Result<Self> {
         let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        // As in the standard library. On Windows it would allow two listeners on one port.
+        // As in the standard library. On Windows this option would allow two listeners on one port.
         #[cfg(unix)]
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
@@ -104,7 +104,7 @@ impl Listener {
         match self {
             Self::Tcp { listener, .. } => {
                 let (stream, peer) = listener.accept()?;
-                // Some systems have accepted sockets do as the listener.
+                // On some systems an accepted socket inherits the mode of the listener.
                 #[cfg(all(unix, not(target_os = "linux")))]
                 stream.set_nonblocking(false)?;
                 Ok((Socket::Tcp(stream), Some(peer)))
@@ -119,7 +119,7 @@ impl Listener {
         }
     }
 
-    /// Ends the wait for connections, this one and later ones.
+    /// Ends the present wait for connections and all later ones.
     pub(super) fn wake(&self) {
         match self {
             #[cfg(unix)]

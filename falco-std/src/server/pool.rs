@@ -1,5 +1,6 @@
-//! The threads on which handlers run. There are at most so many, they start when there is work, and
-//! they end soon after it. Connections take turns, however many requests of one of them wait.
+//! The threads on which handlers run. Their number is limited. They start when there is work, and
+//! end when there has been none for a while. Connections take turns, even if many requests of one
+//! of them wait.
 
 use core::fmt;
 use core::panic::AssertUnwindSafe;
@@ -12,10 +13,10 @@ use std::thread;
 /// A thread without work ends after this time.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// What has jobs for the pool: a connection. It is submitted once when its first job comes, however
-/// many follow.
+/// A source of jobs for the pool: a connection. It is in the queue at most once, even if it has
+/// many jobs.
 pub(super) trait JobSource: Send + Sync {
-    /// Runs one job, if there is one. If others are behind it, calls `more` before it runs.
+    /// Runs one job, if there is one. If there are more jobs, calls `more` before it runs this one.
     fn run_one(&self, more: &dyn Fn());
 }
 
@@ -91,8 +92,8 @@ impl Pool {
     }
 
     fn run_one(self: &Arc<Self>, source: Arc<dyn JobSource>) {
-        // What a handler returns, or panics with, may panic when it is dropped. That must not cost
-        // a worker.
+        // What a handler returns, or panics with, may panic when it is dropped. That must not end a
+        // worker.
         let ran = catch_unwind(AssertUnwindSafe(|| {
             source.run_one(&|| {
                 self.push(Arc::clone(&source));

@@ -1,10 +1,10 @@
-//! The requests of one connection that wait for a worker, in the order in which they came.
+//! The requests of one connection that wait for a worker, in the order in which they arrived.
 
 use std::collections::BTreeMap;
 
 use falco_core::Instant;
 
-/// Where a request is in the queue.
+/// The position of a request in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position(u64);
 
@@ -26,8 +26,8 @@ impl<I> Queue<I> {
     }
 
     /// Adds a request at the end. Returns whether the connection is to be added to the pool's
-    /// queue. It is there once, however many requests wait, so that a client that sends and cancels
-    /// requests for ever does not lengthen that queue.
+    /// queue. It is there at most once, so that a client that sends and cancels requests for ever
+    /// does not lengthen that queue.
     pub(super) fn push(&mut self, id: I, now: Instant) -> (Position, bool) {
         let position = Position(self.next);
         self.next += 1;
@@ -35,7 +35,7 @@ impl<I> Queue<I> {
         (position, !core::mem::replace(&mut self.scheduled, true))
     }
 
-    /// Takes the first request, and returns whether others are behind it.
+    /// Takes the first request, and returns whether there are more.
     pub(super) fn pop(&mut self) -> (Option<I>, bool) {
         let first = self.pop_first();
         self.scheduled = !self.requests.is_empty();
@@ -53,7 +53,7 @@ impl<I> Queue<I> {
         !self.requests.is_empty() && !core::mem::replace(&mut self.scheduled, true)
     }
 
-    /// Takes the first request, which waits no longer for a worker.
+    /// Takes the first request, without a change to whether the connection is scheduled.
     pub(super) fn pop_first(&mut self) -> Option<I> {
         self.requests.pop_first().map(|(_, (id, _))| id)
     }
@@ -62,7 +62,7 @@ impl<I> Queue<I> {
         self.requests.remove(&position);
     }
 
-    /// Since when the first request waits.
+    /// When the first request was added.
     pub(super) fn since(&self) -> Option<Instant> {
         self.requests.first_key_value().map(|(_, (_, since))| *since)
     }

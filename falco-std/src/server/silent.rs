@@ -1,5 +1,6 @@
-//! Connections of which nothing has come. They have no threads: the thread that accepts waits for
-//! them all. On systems other than Unix a connection gets its thread at once, and there are none.
+//! Connections from which nothing has arrived. They have no threads: the thread that accepts waits
+//! for all of them. On systems other than Unix a connection gets its thread at once, so none is
+//! here.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -20,7 +21,7 @@ pub(super) struct SilentConnection {
     pub(super) permit: Permit,
 }
 
-/// By number. All have the same time for their handshake, so the first is the first to expire.
+/// The connections by number. All have the same handshake timeout, so the first one expires first.
 #[derive(Default)]
 pub(super) struct Silent(BTreeMap<u64, SilentConnection>);
 
@@ -29,27 +30,27 @@ impl Silent {
         self.0.is_empty()
     }
 
-    /// Adds a connection of which the server has received everything that has come.
+    /// Adds a connection from which the server has read everything that has arrived.
     pub(super) fn insert(&mut self, connection: SilentConnection) {
         connection.permit.waits();
         self.0.insert(connection.permit.number(), connection);
     }
 
-    /// Ends connections that were dropped for others.
+    /// Removes connections that were dropped for others.
     pub(super) fn remove(&mut self, dropped: &[u64]) {
         for number in dropped {
             self.0.remove(number);
         }
     }
 
-    /// When the first handshake is over.
+    /// The earliest handshake deadline.
     pub(super) fn first_deadline(&self) -> Option<Instant> {
         let (_, first) = self.0.first_key_value()?;
         let conn = first.permit.conn();
         conn.lock().state.poll_timeout(conn.now())
     }
 
-    /// Ends the connections whose handshake is over, and returns how many there were.
+    /// Ends the connections whose handshake deadline has passed, and returns how many there were.
     pub(super) fn take_expired(&mut self, now: Instant) -> u64 {
         let mut expired = 0;
         while self.first_deadline().is_some_and(|until| until <= now)
@@ -61,8 +62,9 @@ impl Silent {
         expired
     }
 
-    /// Takes the connections of which something has come. If there are none, waits for them and for
-    /// a connection on `listener`, for `limit` at most. Also returns whether there may be one.
+    /// Takes the connections from which something has arrived. If there are none, waits for them
+    /// and for a connection on `listener`, for `limit` at most. Also returns whether a connection
+    /// may be ready to accept.
     #[cfg(unix)]
     pub(super) fn wait(
         &mut self,
@@ -75,7 +77,7 @@ impl Silent {
         });
         let (numbers, mut asked): (Vec<u64>, Vec<_>) = sockets.unzip();
         asked.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
-        // A limit that the system cannot express is none.
+        // A limit that is too long for the system counts as no limit.
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
         if !rustix::event::poll(&mut asked, limit.as_ref()).is_ok_and(|ready| ready > 0) {
             return (false, Vec::new());

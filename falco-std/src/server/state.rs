@@ -1,5 +1,5 @@
-//! What the threads that use a connection of a server share: the mux, and which requests wait for a
-//! worker or have one. No I/O.
+//! The state that the threads of a server's connection share: the mux, and which requests wait for
+//! a worker or have one. There is no I/O here.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
@@ -38,12 +38,12 @@ pub(super) struct Job {
     pub(super) held: HeldBytes<SharedBudget>,
 }
 
-/// What became of a request after its handler has returned.
+/// The outcome of a request whose handler has returned.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Handled {
     Answered,
     Refused(Refusal),
-    /// The client has cancelled it, or the connection has ended.
+    /// The client has cancelled the request, or the connection has ended.
     Cancelled,
 }
 
@@ -51,13 +51,14 @@ pub(super) enum Handled {
 pub(super) struct State {
     pub(super) mux: ServerMux<Arc<ServerKeys>, Vec<u8>, SharedBudget>,
     pending: HashMap<RequestId, Pending>,
-    /// Those of them that no worker has taken.
+    /// The requests in `pending` that no worker has taken.
     queue: Queue<RequestId>,
-    /// A request that waits longer for a worker is refused as busy.
+    /// A request that waits longer than this for a worker is refused as busy.
     queue_timeout: Duration,
-    /// Too many answers were queued for a worker to take a request.
+    /// Workers take no request, because too many answers were queued.
     held_up: bool,
-    /// When workers could take requests again. Before, a request did not wait for a worker.
+    /// When workers could last take requests again. The time before that does not count as waiting
+    /// for a worker.
     resumed: Instant,
     /// Adds the connection to the pool's queue, if it is being served.
     submit: Option<Arc<dyn Fn() + Send + Sync>>,
@@ -68,11 +69,11 @@ pub(super) struct State {
     pub(super) established: bool,
     /// The connection was ended at once: nothing is written any more.
     pub(super) cut: bool,
-    /// Its key was revoked: nothing more is read, and no handler starts.
+    /// The key of the connection was revoked: nothing more is read, and no handler starts.
     pub(super) revoked: bool,
-    /// Ends the stream if the client does not, given the connection.
+    /// The timer that ends the stream if the client does not, and the connection to give it.
     linger: Option<(Arc<LingerTimer<Self>>, Weak<Conn>)>,
-    /// What ended the connection, where the thread that reads has not found out itself.
+    /// What ended the connection, for the thread that reads, if another thread has noticed it.
     pub(super) end: Option<io::Result<ConnectionError>>,
     write_failed: bool,
     ending: Option<Ending>,
@@ -156,7 +157,7 @@ impl State {
         }
         self.queue.clear();
         self.mux.finish();
-        // Whoever serves the connection has the handler as well, so this does not drop it.
+        // The thread that serves the connection has the handler as well, so this does not drop it.
         self.submit = None;
     }
 
@@ -189,15 +190,15 @@ impl State {
         end.is_none()
     }
 
-    /// The next deadline, as it is at `now`.
+    /// The next deadline, as known at `now`.
     pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        // Requests that wait for the client, also deferred ones, may wait for a worker in a moment.
+        // Requests that wait for the client, deferred ones included, may soon wait for a worker.
         let held_up = !self.mux.may_handle() || self.mux.has_request();
         let overdue = self.overdue_at().or(held_up.then(|| now + self.queue_timeout));
         self.mux.poll_timeout().into_iter().chain(overdue).min()
     }
 
-    /// The next request, for a worker, and whether others are behind it. None where all that waited
+    /// The next request, for a worker, and whether there are more. `None` if all waiting requests
     /// were cancelled or refused, and while too many answers are queued.
     pub(super) fn pop(&mut self) -> (Option<Job>, bool) {
         if !self.mux.may_handle() {
@@ -244,8 +245,9 @@ impl State {
         self.running > 0 || !self.queue.is_empty()
     }
 
-    /// Takes the result of a handler: an answer, an error, or neither where it panicked. The error
-    /// is only borrowed, because dropping it runs code of the user's, and the state is locked.
+    /// Takes the result of a handler: an answer, an error, or neither if it panicked. The error is
+    /// only borrowed, because dropping it may run the user's code, which must not happen while the
+    /// state is locked.
     pub(super) fn answer(&mut self, id: RequestId, result: Result<Vec<u8>, Option<&HandlerError>>) -> Handled {
         let Some(pending) = self.pending.remove(&id) else {
             return Handled::Cancelled;
@@ -274,12 +276,12 @@ impl Conn {
         let mut locked = self.lock();
         let state = &mut locked.state;
         state.mux.close(self.now(), reason);
-        // Nothing was sent to an unauthenticated client, so its stream can end at once. To others
-        // an answer may be on its way. Input that arrives at a closed socket would destroy it, so
-        // the sending half is shut down first, after the last write.
+        // Nothing was sent to an unauthenticated client, so its stream can end at once. For other
+        // clients, an answer may still be in transit, and input that arrives at a closed socket
+        // would destroy it. So the sending half is shut down first, after the last write.
         let end_now = state.has_ended() && !state.established;
         drop(locked);
-        // Where the stream does not split, the thread that reads also writes, when it wakes next.
+        // If the stream does not split, the thread that reads also writes, when it wakes next.
         if self.splits() {
             self.flush();
         }

@@ -40,22 +40,23 @@ pub struct ServerStats {
     pub max_half_open: u64,
     /// Accepted sockets.
     pub accepted: u64,
-    /// Sockets that were closed at once, because there were as many connections as there may be, in
-    /// all or from one source.
+    /// Sockets that were closed at once, because the limit of connections or the limit of one
+    /// source was reached.
     pub turned_away: u64,
-    /// Half-open connections that were dropped because another needed the place.
+    /// Half-open connections that were dropped, to free places or because the system lacked file
+    /// descriptors or memory.
     pub half_open_dropped: u64,
     /// Completed handshakes.
     pub established: u64,
     /// Connections that ended before their handshake was completed, for example because the client
-    /// has another key, or sent nothing.
+    /// has another key, or sent nothing. Dropped connections and errors of the stream do not count.
     pub unauthenticated: u64,
     /// Errors of accepting, for example because no file descriptors were left.
     pub accept_errors: u64,
-    /// Connections that were closed after their handshake, because there were as many under their
-    /// key as there may be
-    /// ([`ServerBuilder::max_connections_per_key`](crate::ServerBuilder::max_connections_per_key)),
-    /// or because the classic wire had
+    /// Connections that were closed after their handshake, because the limit of their key was
+    /// reached
+    /// ([`ServerBuilder::max_connections_per_key`](crate::ServerBuilder::max_connections_per_key))
+    /// or that of the classic wire
     /// ([`ServerBuilder::max_classic_connections`](crate::ServerBuilder::max_classic_connections)).
     pub over_key_limit: u64,
     /// Connections that were ended because their key was revoked
@@ -72,8 +73,9 @@ pub struct ServerStats {
     /// Of the refused, requests whose handler failed or panicked.
     pub failed: u64,
     /// Requests that were refused as busy without a call of the handler: no worker was free in
-    /// time, or the limit of held bytes over all connections was reached
-    /// ([`ServerBuilder::max_held`](crate::ServerBuilder::max_held)).
+    /// time, or there was no room for their bytes
+    /// ([`ServerBuilder::max_held`](crate::ServerBuilder::max_held),
+    /// [`Settings::with_max_held`](crate::Settings::with_max_held)).
     pub busy: u64,
 }
 

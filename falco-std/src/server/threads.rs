@@ -1,5 +1,5 @@
-//! The threads of connections. One whose connection has ended serves the next, because starting a
-//! thread costs more than most connections that end before their handshake.
+//! The threads of connections. A thread whose connection has ended serves another one, because
+//! starting a thread costs more than serving a connection that ends before its handshake.
 
 use core::fmt;
 use core::time::Duration;
@@ -51,7 +51,7 @@ impl Threads {
         spawned.map(drop)
     }
 
-    /// The next connection for this thread, which has none.
+    /// Waits for the next connection for this thread.
     fn next(&self) -> Option<Job> {
         let mut queue = self.lock();
         queue.idle += 1;

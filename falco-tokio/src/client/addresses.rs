@@ -26,7 +26,7 @@ async fn connect_to(mut addresses: VecDeque<SocketAddr>) -> io::Result<TcpStream
     {
         return TcpStream::connect(only).await;
     }
-    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name stands for no address");
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     // Dropping this ends the other attempts when one has succeeded.
     let mut attempts = JoinSet::new();
     loop {

@@ -24,8 +24,8 @@ use crate::error::Error;
 use crate::socket::Stream;
 
 /// Settings of a [`Client`]. Clones of a builder share its key, so that a process can have several
-/// clients under one key. With the key they share the context and, on the classic wire, the replay
-/// cache, whose size the first client sets.
+/// clients under one key. They also share the context and, on the classic wire, the replay cache.
+/// The first client that is created fixes both.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it connects"]
 pub struct ClientBuilder {
@@ -50,8 +50,8 @@ impl Client {
     /// A client that speaks the classic wire, to servers of the published falcotcp 0.1.x and to
     /// [`Server::classic`](crate::Server::classic).
     ///
-    /// [`falco_core::classic`] says what that wire lacks. Its connection ends when nothing was sent for
-    /// a lifetime, and the next request opens another.
+    /// [`falco_core::classic`] says what that wire does not provide. A connection ends when nothing
+    /// was sent for a lifetime, and the next request opens another.
     pub fn classic(key: Key) -> ClientBuilder {
         ClientBuilder::new(ClientKeySource::classic(key, DEFAULT_CLIENT_REPLAY_MEMORY))
     }
@@ -107,9 +107,9 @@ impl ClientBuilder {
         self
     }
 
-    /// How many connections to spread requests over: 1 by default, and 0 counts as 1. A request goes
-    /// to the connection with the fewest outstanding requests. Each is opened when it is first needed.
-    /// One that fails is opened again, with pauses, even if there are others.
+    /// How many connections to spread requests over: 1 by default, and 0 counts as 1. A request
+    /// goes to the connection with the fewest outstanding requests. Each is opened when it is first
+    /// needed. A connection that fails is opened again, with pauses, even if there are others.
     pub const fn connections(mut self, connections: usize) -> Self {
         self.connections = connections;
         self
@@ -136,9 +136,9 @@ impl ClientBuilder {
         self
     }
 
-    /// The pauses after failed attempts to connect. Each is a random part of a bound that is `first`
-    /// after the first failure, doubles with each further one, and is never more than `most`. 50 ms
-    /// and 10 s by default.
+    /// The pauses after failed attempts to connect. Each is random, up to a bound. The bound is
+    /// `first` after the first failure, 50 ms by default. It doubles with each further failure, up
+    /// to `most`, 10 s by default.
     pub const fn backoff(mut self, first: Duration, most: Duration) -> Self {
         self.backoff = Backoff::new(first, most);
         self
@@ -259,7 +259,7 @@ impl ClientBuilder {
             tokio::spawn(Slot::new(Arc::clone(shared), Arc::clone(&env)));
         }
         let places = self.max_outstanding;
-        // As many for each connection as a server has in flight by default.
+        // For each connection as many as a server allows in flight by default.
         let places = places.unwrap_or(usize::from(DEFAULT_MAX_IN_FLIGHT).saturating_mul(connections));
         // A semaphore has a largest number of places.
         let places = places.clamp(1, tokio::sync::Semaphore::MAX_PERMITS);

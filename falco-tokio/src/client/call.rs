@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 
-/// What errors name until a connection is established.
+/// What a client is doing until a connection is established, for error messages.
 pub(super) const HANDSHAKE: &str = "handshake";
 
 /// Where the answer to a request goes.
@@ -25,7 +25,7 @@ pub(super) type Call = falco_core::mux::Call<Bytes, AnswerTo>;
 /// A ping until it completes, with the time at which its connection has accepted it.
 pub(super) type Ping = falco_core::mux::Ping<(Instant, PingTo)>;
 
-/// What goes from one connection to another.
+/// Requests and pings that go from one connection to another.
 #[derive(Default)]
 pub(super) struct Returned {
     pub(super) calls: Vec<Call>,
@@ -37,12 +37,13 @@ pub(super) fn fail(to: AnswerTo, error: RequestError) {
     answer(to, Err(Error::Request(error)));
 }
 
-/// Sends a caller the result of its request. The caller may have gone.
+/// Sends a caller the result of its request. The caller may no longer wait.
 pub(super) fn answer(to: AnswerTo, result: Result<Bytes, Error>) {
     let _ = to.send(result);
 }
 
-/// The error of a request of this fate whose connection has ended while something was being done.
+/// The error of a request whose connection has ended with `end`. `doing` is what the client was
+/// doing, and `fate` the fate of the request.
 pub(super) fn error_of(end: &io::Result<ConnectionError>, doing: &'static str, fate: Fate) -> Error {
     match end {
         Ok(end) => Error::connection(*end, fate),

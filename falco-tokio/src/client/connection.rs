@@ -61,7 +61,7 @@ enum Stage {
 /// What a connection reports to its slot.
 pub(super) enum Event {
     Established,
-    /// Nothing new is accepted. Requests in flight still complete.
+    /// No new requests are accepted. Requests in flight still complete.
     Closing,
     /// All requests have been returned or have completed. The stream may still be ending.
     Ended(io::Result<ConnectionError>),
@@ -117,12 +117,12 @@ impl Connection {
         matches!(self.stage, Stage::Closed)
     }
 
-    /// What it tells about its server.
+    /// What the connection has learned about its server.
     pub(super) const fn history(&self) -> History {
         self.mux.history()
     }
 
-    /// Of the key that it was made under.
+    /// Whether a server has let this client in under the key of the connection.
     pub(super) fn admitted(&self) -> &Admitted {
         &self.key.admitted
     }
@@ -142,7 +142,7 @@ impl Connection {
         }
     }
 
-    /// Takes out a request, for its caller to receive an error.
+    /// Cancels a request and returns it, so that its caller can receive an error.
     pub(super) fn cancel(&mut self, ticket: u64) -> Option<(Call, Fate)> {
         self.mux.cancel(ticket)
     }
@@ -152,7 +152,8 @@ impl Connection {
         if !self.is_open() {
             return Some(ping);
         }
-        // A server may answer none of them, and the connection stays.
+        // Pings whose callers no longer wait are removed here, because a server need not answer all
+        // pings.
         drop(self.mux.take_pings(|(_, to)| to.is_closed()));
         ping.waiter.0 = Instant::now();
         self.mux.ping(ping).err()
@@ -163,7 +164,8 @@ impl Connection {
         self.mux.machine().in_flight().max(self.mux.outstanding())
     }
 
-    /// Accepts nothing new. Requests that have not begun are returned; the others complete.
+    /// Closes the connection for new requests. Requests that have not begun are returned; the
+    /// others complete.
     pub(super) fn retire(&mut self) {
         let now = self.now;
         self.mux.close(now, CloseReason::Done);
@@ -172,8 +174,8 @@ impl Connection {
             .extend(self.mux.poll_closing().into_iter().flatten());
     }
 
-    /// Whether the connection accepts nothing new from now on, although the slot has not asked for
-    /// that. Requests that have not begun are returned.
+    /// Reports once that the connection no longer accepts requests, if the slot has not closed it.
+    /// Requests that have not begun are returned.
     fn poll_closing(&mut self) -> Option<Event> {
         let unbegun = self.mux.poll_closing()?;
         self.returned.calls.extend(unbegun);
@@ -304,7 +306,7 @@ impl Connection {
         self.line.poll_read(cx, total)
     }
 
-    /// Reads, writes and keeps deadlines until there is something to report.
+    /// Reads, writes and applies deadlines until there is something to report.
     fn run(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         self.turn = 0;
         self.written = 0;
@@ -325,7 +327,7 @@ impl Connection {
             if let Some(end) = self.mux.end() {
                 return Poll::Ready(Event::Ended(Ok(end)));
             }
-            // It may have no request numbers left.
+            // The connection may have closed because it has no request ids left.
             if let Some(event) = self.poll_closing() {
                 return Poll::Ready(event);
             }
@@ -444,7 +446,7 @@ mod tests {
         let (to, _waits) = oneshot::channel();
         assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
         for _ in 0..10 {
-            // The caller has gone since.
+            // The caller no longer waits.
             let (to, _) = oneshot::channel();
             assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
         }

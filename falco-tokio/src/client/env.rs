@@ -11,7 +11,7 @@ use super::dial::Dial;
 use super::stats::Counters;
 use crate::clock::Clock;
 
-/// A client's key, and whether the client is let in under it.
+/// A client's key, and whether a server has let the client in under it.
 #[derive(Debug)]
 pub(super) struct OwnKey {
     pub(super) keys: Arc<ClientKeys>,

@@ -1,5 +1,5 @@
-//! What callers and a connection's task share: orders to the task, by a queue and a waker. Each
-//! answer comes back through a channel of its own.
+//! What callers and a connection's task share: orders to the task, in a queue, and the waker of the
+//! task. Each answer returns through a channel of its own.
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::task::{Context, Waker};
@@ -13,12 +13,12 @@ use super::call::{Call, PingTo};
 use super::connection::Connection;
 use crate::error::Error;
 
-/// What callers have ordered since the task last took it.
+/// Orders of callers that the task has not taken yet.
 #[derive(Default)]
 pub(super) struct Orders {
     /// Requests in the order of their tickets; `None` in the place of one that was cancelled.
     pub(super) requests: Vec<Option<Call>>,
-    /// Other orders. They come after the requests, and may refer to them.
+    /// Other orders. They are processed after the requests, and may refer to them.
     pub(super) others: Vec<Order>,
 }
 
@@ -32,9 +32,9 @@ pub(super) enum Order {
     Ping(PingTo),
     /// Report when there is a connection, or why there is none.
     Open(oneshot::Sender<Result<(), Error>>),
-    /// The key has changed: a connection under the old one accepts nothing new.
+    /// The key has changed. The connection under the old key is to accept no new requests.
     Renew,
-    /// The same, with a connection under the new key.
+    /// As `Renew`, and this connection under the new key replaces it.
     Adopt(Box<Connection>),
     /// Close, and report when all requests have completed.
     Close(Option<oneshot::Sender<()>>),
@@ -126,7 +126,7 @@ impl Shared {
 
     /// The task ends. Orders in the queue are dropped, and with them the channels of their callers.
     pub(super) fn abandon(&self) {
-        // No request goes to it while there are others.
+        // No request is assigned to this slot while others remain.
         self.set_load(true, usize::MAX);
         let mut state = self.lock();
         state.closed = true;
@@ -160,8 +160,8 @@ impl Shared {
 
 impl State {
     fn push(&mut self, order: Order) {
-        // A request that is cancelled before the task took it leaves no trace. Tickets are
-        // consecutive.
+        // A request that is cancelled before the task has taken it is removed from the queue.
+        // Tickets are consecutive, so its position follows from its ticket.
         if let Order::Cancel(ticket) = order
             && let Some(after) = self
                 .tickets
@@ -180,7 +180,7 @@ impl State {
 pub(super) struct Submitted {
     shared: Arc<Shared>,
     ticket: u64,
-    /// `None` once the answer has come.
+    /// `None` once the answer has arrived.
     answer: Option<oneshot::Receiver<Result<Bytes, Error>>>,
 }
 
@@ -197,7 +197,8 @@ impl Submitted {
                 if let Ok(end) = tokio::time::timeout_at(deadline, &mut *answer).await {
                     end
                 } else {
-                    // The task knows the fate of the request. Its answer may still come first.
+                    // Only the task knows the fate of the request. The answer may still arrive
+                    // first.
                     self.shared.order_always(Order::Expire(self.ticket, limit));
                     answer.await
                 }

@@ -1,6 +1,6 @@
 //! The task of one slot of a client, which has one current connection at a time. It takes the
-//! orders of callers, connects when there is something to do, and resends on the next connection
-//! the requests that were not processed on the last one.
+//! orders of callers, and connects when there is something to do. Requests that were not processed
+//! on one connection are sent again on the next.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -139,7 +139,7 @@ impl Slot {
     fn expire(&mut self, ticket: u64, limit: Duration) {
         let waits = self.waiting.contains_key(&ticket);
         if let Some((call, fate)) = self.remove(ticket) {
-            // The error that prevented a connection is more useful than a timeout.
+            // The error of the last attempt is more useful than a timeout.
             let why = self.dials.why().filter(|_| waits).map(|why| why.again(fate));
             let doing = if fate == Fate::NotProcessed {
                 "sending the request"
@@ -167,7 +167,8 @@ impl Slot {
         }
     }
 
-    /// A client that closes gives up connecting. What waits for a connection then fails.
+    /// Stops connecting if the client closes. Requests and pings that wait for a connection then
+    /// fail.
     fn stop_connecting(&mut self) {
         if self.closing && !self.is_connected() {
             self.current = Current::None;
@@ -215,8 +216,8 @@ impl Slot {
         }
     }
 
-    /// Queues requests that a connection gave back. They are ordered by ticket, so before later
-    /// ones.
+    /// Queues requests and pings that a connection has returned. Requests are ordered by ticket, so
+    /// these go before later ones.
     fn take_back(&mut self, returned: Returned) {
         let calls = returned.calls.into_iter();
         self.waiting.extend(calls.map(|call| (call.ticket, call)));
@@ -303,7 +304,7 @@ impl Slot {
         }
     }
 
-    /// The current connection accepts nothing new.
+    /// The current connection no longer accepts requests.
     fn lose(&mut self, connection: &Connection, why: Option<Error>) {
         let (now, entropy) = (self.env.clock.now(), &self.env.entropy);
         let random = |bound| entropy.below(bound);

@@ -1,4 +1,4 @@
-//! Accepting connections. An error of accepting ends nothing but the attempt.
+//! Accepts connections. After an error of accepting, the server tries again.
 
 use core::future::Future;
 use core::net::SocketAddr;
@@ -24,13 +24,15 @@ use super::place::Place;
 use super::registry::Admitted;
 use crate::socket::{Socket, Stream};
 
-/// How long to wait after an error of accepting that is not one connection's, such as no file
-/// descriptors left: at first, and at most. The first bounds how often that fails in vain, the
-/// second how long a client waits once there is a descriptor that no connection gave back.
+/// How long to wait after an error of accepting that does not concern a single connection, such as
+/// no file descriptors left: at first, and at most. The first time limits how often accepting fails
+/// again. The second limits how long a client waits after another part of the process has freed a
+/// descriptor.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 
-/// The task of a connection whose result nobody reads. The runtime aligns tasks to 128 bytes: with
-/// the connection in a box and no result to store, a task has the smallest size.
+/// The task of an accepted connection. It discards the connection's result. The runtime aligns
+/// tasks to 128 bytes: with the connection in a box and no result to store, a task has the smallest
+/// size.
 struct ConnectionTask<H>(Box<Connection<H>>);
 
 impl<H: Handler> Future for ConnectionTask<H> {
@@ -48,10 +50,10 @@ pub(crate) enum Listener {
     Unix(UnixListener),
 }
 
-/// Connections that may wait in the system to be accepted, where it allows as many: those of all
-/// clients that reconnect after a restart. Beyond that the system drops their packets, and clients
-/// send them again seconds later. Linux allows as many by default since 5.4
-/// (`net.core.somaxconn`).
+/// How many connections may wait in the listener's backlog, if the system allows as many. After a
+/// restart, all clients that reconnect wait there. If the backlog is full, the system drops the
+/// packets of further clients, which send them again seconds later. Linux allows 4096 by default
+/// since 5.4 (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 
 /// Binds to the first of the addresses that the system allows.
@@ -72,8 +74,8 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     } else {
         TcpSocket::new_v6()?
     };
-    // A server that is restarted can bind its port at once. On Windows this would let another
-    // process bind it too.
+    // With this option a server that is restarted can bind its port at once. On Windows it would
+    // let another process bind the port too.
     #[cfg(unix)]
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
@@ -89,8 +91,8 @@ impl Listener {
         }
     }
 
-    /// Accepts a connection. Its socket is [set up](Socket::set_up) when it is established, so that
-    /// one that never is costs less.
+    /// Accepts a connection. Its socket is [set up](Socket::set_up) only when the connection is
+    /// established, so that a connection that never is costs less.
     async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) => {
@@ -118,7 +120,7 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
                 pause = PAUSES.0;
                 service.counters.accepted.add(1);
                 let source = peer.map_or(Source::NONE, |peer| Source::of(peer.ip(), service.source_prefix));
-                // Only now is it known that a connection needs a place.
+                // Room is made only now, when it is certain that a connection needs a place.
                 tokio::select! {
                     biased;
                     () = service.registry.stopping() => return,
@@ -153,7 +155,7 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
     }
 }
 
-/// A connection on a stream that was not accepted here; none where the server is stopping.
+/// A connection on a stream that was not accepted here, or `None` if the server is stopping.
 pub(super) fn guest<H: Handler>(
     service: &Arc<Service>,
     stream: impl Stream + 'static,

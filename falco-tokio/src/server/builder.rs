@@ -166,10 +166,10 @@ impl ServerBuilder {
     /// How many connections may be half-open, that is, in their handshake, at once: 4096 by
     /// default; 0 counts as 1.
     ///
-    /// When one more arrives, one of them is dropped for it: first one that has sent nothing, only
-    /// part of a hello, or a hello that was received before. Until that is done, the new one waits
-    /// in the listener's backlog. [`falco_core::mux::Admission`] has the whole rule. A connection
-    /// of which the server has unread bytes is never dropped.
+    /// When one more arrives, one of them is dropped for it, preferably one that has sent nothing,
+    /// only part of a hello, or a replayed hello. Until then, the new one waits in the listener's
+    /// backlog. [`falco_core::mux::Admission`] has the whole rule. A connection with bytes that the
+    /// server has not read yet is never dropped.
     pub const fn max_half_open(mut self, connections: usize) -> Self {
         self.limits.max_half_open = connections;
         self
@@ -180,15 +180,15 @@ impl ServerBuilder {
     /// share one address, behind NAT or a proxy, and while places are short, connections of the
     /// source with the most are dropped anyway.
     ///
-    /// When one more arrives, one of the same source is dropped for it. A source that has twice as
-    /// many has new ones closed at once.
+    /// When one more arrives, one of the same source is dropped for it. If a source has twice as
+    /// many, its new connections are closed at once.
     pub const fn max_half_open_per_source(mut self, connections: usize) -> Self {
         self.limits.max_half_open_per_source = Some(connections);
         self
     }
 
-    /// How many leading bits of an IPv4 address and of an IPv6 address make a source: 32 and 64 by
-    /// default. Connections without an address, such as those of Unix sockets, are one source.
+    /// How many leading bits of an IPv4 address and of an IPv6 address identify a source: 32 and 64
+    /// by default. Connections without an address, such as those of Unix sockets, are one source.
     pub const fn source_prefix(mut self, v4_bits: u8, v6_bits: u8) -> Self {
         self.source_prefix = SourcePrefix {
             v4: v4_bits,
@@ -199,11 +199,11 @@ impl ServerBuilder {
 
     /// How many connections may be established under one key at once; 0 counts as 1. No limit by
     /// default: then everyone who has a key can take all of
-    /// [`max_connections`](Self::max_connections). Set it where several parties have keys of their
+    /// [`max_connections`](Self::max_connections). Set it if several parties have keys of their
     /// own.
     ///
-    /// A connection beyond it is closed after its handshake, before any of its requests is
-    /// processed. The client connects again, later each time.
+    /// A connection over the limit is closed after its handshake, before any of its requests is
+    /// processed. The client connects again, with growing back-off.
     pub const fn max_connections_per_key(mut self, connections: usize) -> Self {
         self.limits.max_connections_per_key = Some(connections);
         self
@@ -211,8 +211,8 @@ impl ServerBuilder {
 
     /// How many connections may be established on the classic wire at once: by default half of
     /// [`max_connections`](Self::max_connections) if the server also accepts the noise wire, else
-    /// without a limit of its own. A recorded hello of a client is enough to establish one, if the
-    /// server has been restarted since; in this way the other half stays for the noise wire.
+    /// without a limit of its own. After a restart of the server, a recorded hello is enough to
+    /// establish such a connection. The limit keeps the other places for the noise wire.
     pub const fn max_classic_connections(mut self, connections: usize) -> Self {
         self.limits.max_classic_connections = Some(connections);
         self
@@ -234,11 +234,11 @@ impl ServerBuilder {
     }
 
     /// How many bytes uncompleted requests may hold over all connections: 1 GiB by default;
-    /// [`Settings::with_max_held`] bounds those of one connection. A request over it is refused as
-    /// busy.
+    /// [`Settings::with_max_held`] bounds those of one connection. A request over the limit is
+    /// refused as busy.
     ///
     /// While more bytes of answers than this are queued over all connections, a request reaches a
-    /// handler only if few are queued on its own connection.
+    /// handler only if at most 16 KiB are queued on its own connection.
     pub const fn max_held(mut self, bytes: usize) -> Self {
         self.max_held = bytes;
         self
@@ -260,8 +260,8 @@ impl ServerBuilder {
     }
 
     /// Whether every handler gets a task of its own at once. By default a handler is first polled
-    /// on its connection's task, which costs less where most are ready at once. But a handler that
-    /// computes for long before it first waits delays its connection.
+    /// on its connection's task, which costs less if most handlers are ready at once. But a handler
+    /// that computes for long before it first waits delays its connection.
     pub const fn spawn_handlers(mut self, spawn: bool) -> Self {
         self.spawn_handlers = spawn;
         self
@@ -354,7 +354,7 @@ impl ServerBuilder {
     }
 }
 
-/// The limits for which the process has descriptors.
+/// The limits, lowered so that the process has enough descriptors.
 fn within_descriptors(wanted: AdmissionLimits, raise: bool) -> AdmissionLimits {
     let Some(available) = descriptors::available(wanted.max_connections, raise) else {
         return wanted;

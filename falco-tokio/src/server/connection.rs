@@ -26,7 +26,7 @@ use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
 const TURN: u32 = 64 << 10;
-/// What a frame counts besides its bytes.
+/// What each processed step adds to a turn, in addition to its bytes.
 const FRAME: u32 = 512;
 
 /// Bytes that count towards a turn.
@@ -48,10 +48,11 @@ pub(super) struct Connection<H> {
     place: Place,
     /// The end of the stream was read.
     eof: bool,
-    /// The stream has not accepted the answer to the client's first PING yet. No handler is called
-    /// before: a client whose connection ends without a byte relies on that.
+    /// The stream has not accepted the PONG to the client's first PING yet. No handler is called
+    /// before that: if the connection ends before a client has received a byte, the client assumes
+    /// that no handler has run.
     greeting: bool,
-    /// It has ended, and was not cut off.
+    /// The connection has ended, and was not cut off.
     ended: bool,
     /// Answers that were larger than the client accepts.
     too_large: u32,
@@ -128,9 +129,9 @@ impl<H: Handler> Connection<H> {
         } else if let Some(reason) = signals.close {
             self.mux.close(self.now, reason);
         }
-        // Its hello may have arrived since it was selected.
+        // The hello may have arrived since the connection was selected.
         if signals.make_room && self.service.registry.is_selected(self.place.number) {
-            // Bytes that this side has not read yet are no delay of the client.
+            // If there are bytes that this side has not read yet, the client is not late.
             if !self.line.stream().lies_unread() {
                 self.service.counters.half_open_dropped.add(1);
                 self.ended = true;
@@ -138,7 +139,7 @@ impl<H: Handler> Connection<H> {
             }
             self.service.registry.stays(self.place.number);
         }
-        // This is no shutdown that has run out of time.
+        // A connection that was revoked does not count as cut off by a shutdown.
         self.ended |= signals.cut == Some(Cut::Revoked);
         signals.cut
     }
@@ -146,8 +147,8 @@ impl<H: Handler> Connection<H> {
     /// Processes the unread bytes.
     fn receive(&mut self, cx: &mut Context<'_>) -> Pause {
         loop {
-            // Before the check below: output that waits only for the next turn is no reason to
-            // wait.
+            // This check comes first, because output that remains only because the turn is over is
+            // no reason to wait.
             if self.turn >= TURN {
                 return Pause::Yield;
             }
@@ -220,7 +221,7 @@ impl<H: Handler> Connection<H> {
         self.line.consume(count);
     }
 
-    /// The client has proved its key, which may have been retired since its hello.
+    /// The client has proved that it has its key. The key may have been retired since the hello.
     fn establish(&mut self) {
         let key = self.mux.machine().key_id();
         let established = self.service.registry.establish(self.place.number, key);
@@ -229,7 +230,8 @@ impl<H: Handler> Connection<H> {
         self.timer.forget();
         self.service.counters.established.add(1);
         if let Some(key) = key {
-            // Before the check below: retiring a key looks for its connections here.
+            // Set before the check below, because `Handle::retire_key` finds the connections of a
+            // key by this.
             let _ = self.control.key.set(key);
             self.span.record("key", tracing::field::display(key));
         }
@@ -245,7 +247,10 @@ impl<H: Handler> Connection<H> {
             Established::OverKeyLimit => {
                 self.service.counters.over_key_limit.add(1);
                 if let Some(left_out) = self.service.warnings.key_limit.due() {
-                    warn!(left_out, "closed: its key has as many connections as it may have");
+                    warn!(
+                        left_out,
+                        "closed: its key or the classic wire has reached its limit of connections"
+                    );
                 }
                 self.mux.close(now, CloseReason::Done);
             }
@@ -272,7 +277,7 @@ impl<H: Handler> Connection<H> {
         Ok(wrote)
     }
 
-    /// Reads, writes and keeps deadlines until the connection ends.
+    /// Reads, writes and applies deadlines until the connection ends.
     fn run(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
         self.turn = 0;
         self.written = 0;
@@ -282,8 +287,9 @@ impl<H: Handler> Connection<H> {
                 return Poll::Ready(Ok(end));
             }
             let wrote = self.write(cx)?;
-            // Another round does nothing if all is written and more bytes are needed, unless what
-            // was sealed lets a deferred request reach its handler.
+            // If all is written and more bytes are needed, another round does nothing. The
+            // exception: sealing may have made room, so that a deferred request can reach its
+            // handler.
             let waits = wrote.all && matches!(pause, Pause::Read(_));
             let mut moved = (wrote.some && !waits) || self.mux.has_request();
             if let Some(end) = self.mux.machine().end() {
@@ -309,14 +315,14 @@ impl<H: Handler> Connection<H> {
                     Poll::Pending => {}
                 }
             }
-            // The reason to wait may have gone.
+            // If something has moved, the reason to wait may no longer exist.
             let yields = matches!(pause, Pause::Yield) || self.written >= TURN;
             if moved && !yields {
                 continue;
             }
             let now = self.now;
             if yields {
-                // What was read is received in the next turn, before a deadline counts.
+                // Bytes that were read are processed in the next turn, before a deadline applies.
                 if !read
                     && self.mux.poll_timeout().is_some_and(|deadline| deadline <= now)
                     && let Err(end) = self.mux.handle_timeout(now)
@@ -437,7 +443,7 @@ impl<H> Drop for Connection<H> {
             debug!(answers = self.too_large, "answers were larger than the client accepts");
         }
         let unanswered = self.mux.unanswered();
-        // Requests that a drain has left behind when it ran out of time count as cut off, too.
+        // During a shutdown, requests that a drain has left unanswered count as cut off, too.
         let late = unanswered > 0 && self.service.registry.is_stopping();
         let cut = (!self.ended || late).then_some(unanswered);
         self.service.registry.leave(self.place.number, cut);

@@ -18,16 +18,16 @@ pub(crate) enum Outcome {
     Answer(Bytes),
     Failed(HandlerError),
     Panicked,
-    /// It was dropped before it returned.
+    /// The handler was dropped before it returned.
     Dropped,
 }
 
 /// Why a connection ends at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// It is half-open, nothing of it is unread, and another connection needs its place.
+    /// The connection is half-open and has no unread bytes, and another one needs its place.
     ForAnother,
-    /// Its key was revoked.
+    /// The key of the connection was revoked.
     Revoked,
     /// The server ends.
     Shutdown,
@@ -41,7 +41,7 @@ struct State {
     busy: Option<Box<Busy>>,
     close: Option<CloseReason>,
     cut: Option<Cut>,
-    /// It was selected to be dropped, because another connection needs its place.
+    /// The connection was selected to be dropped, because another one needs its place.
     make_room: bool,
     /// The connection has ended.
     ended: bool,
@@ -119,7 +119,8 @@ impl Control {
 
     /// A handler has ended.
     pub(crate) fn finish(&self, id: RequestId, outcome: Outcome) {
-        // After the end nobody takes the outcome. It is dropped without the lock.
+        // After the end no task takes the outcome. It is then dropped here, after the lock is
+        // released.
         let mut outcome = Some(outcome);
         self.signal(|state| {
             if !state.ended {
@@ -239,8 +240,8 @@ mod tests {
 
     #[test]
     fn an_idle_connection_has_a_small_one() {
-        // With the two counts of an `Arc`: what fits between the pieces that the runtime takes for
-        // a connection, which are aligned to 128 bytes.
+        // With the two counts of an `Arc`, this fits in the space that the allocations of a
+        // connection leave, which are aligned to 128 bytes.
         assert!(
             size_of::<Control>() + 2 * size_of::<usize>() <= 104,
             "{}",

@@ -9,13 +9,14 @@ use super::Service;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) number: u64,
-    /// The server did not accept it itself. It does not count towards `max_connections`.
+    /// The server did not accept the connection itself, so it does not count towards
+    /// `max_connections`.
     pub(super) guest: bool,
 }
 
-/// A place that the handlers of a connection share with it. If the connection ends while some of
-/// them run, the last one frees the place, so that however often a client connects again, no more
-/// handlers run than connections and requests in flight are allowed.
+/// A place that a connection shares with its handlers. If the connection ends while handlers run,
+/// the last of them frees the place. So a client that connects again and again cannot run more
+/// handlers than the limits on connections and requests in flight allow.
 #[derive(Debug)]
 pub(super) struct SharedPlace {
     service: Arc<Service>,

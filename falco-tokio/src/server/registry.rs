@@ -17,7 +17,7 @@ use crate::clock::Clock;
 #[derive(Debug)]
 struct State {
     connections: HashMap<u64, Arc<Control>>,
-    /// Tracks those that the accept loop has accepted. Guests are not among them.
+    /// Tracks the connections that the accept loop has accepted, which are all but the guests.
     admission: Admission,
     next: u64,
     /// Whether the accept loop waits for a place.
@@ -43,9 +43,9 @@ pub(crate) struct Registry {
 /// Whether a connection is accepted.
 #[derive(Debug)]
 pub(crate) enum Admitted {
-    /// Yes.
+    /// The connection is accepted.
     As { number: u64 },
-    /// No: the limit on connections, or that of its source, is reached.
+    /// It is not accepted: the limit on connections, or that of its source, is reached.
     Full,
     /// The server is stopping.
     Stopping,
@@ -54,9 +54,9 @@ pub(crate) enum Admitted {
 /// What happens to a connection whose handshake is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Established {
-    /// It serves requests.
+    /// The connection serves requests.
     Serves,
-    /// It is closed: its key is at the limit of connections.
+    /// The connection is closed, because its key or the classic wire has reached its limit.
     OverKeyLimit,
     /// The server is stopping.
     Stopping,
@@ -153,7 +153,7 @@ impl Registry {
         })
     }
 
-    /// For when accepting fails, such as without free descriptors: drops a late half-open
+    /// Call it when accepting fails, such as for lack of descriptors. Drops a late half-open
     /// connection, and waits until a connection has ended, for at most `pause`.
     pub(crate) async fn relief(&self, pause: Duration) {
         let until = Instant::now() + pause;
@@ -379,7 +379,7 @@ mod tests {
         registry.free(Place { number, guest: false });
     }
 
-    /// Whether there is room, in a moment.
+    /// Whether there is room within a millisecond.
     async fn has_room(registry: &Registry) -> bool {
         let moment = Duration::from_millis(1);
         tokio::time::timeout(moment, registry.room(Source::NONE)).await.is_ok()
@@ -390,7 +390,7 @@ mod tests {
         let registry = registry(10, 2);
         let (zero, one) = (admit(&registry), admit(&registry));
         assert!(matches!(registry.admit(&zero, Source::NONE), Admitted::Full));
-        // Nobody has read what they sent.
+        // The server has not read what they have sent.
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert!(!has_room(&registry).await);
         registry.relief(Duration::from_millis(100)).await;
@@ -401,7 +401,7 @@ mod tests {
         registry.waits(1);
         assert!(!has_room(&registry).await);
         assert!(!zero.asked_for_room() && one.asked_for_room() && registry.is_selected(1));
-        // Its bytes have come after all; then it is silent again.
+        // Its bytes have arrived after all; then nothing more arrives.
         registry.stays(1);
         assert!(!registry.is_selected(1));
         registry.waits(1);

@@ -56,7 +56,7 @@ where
         Poll::Ready(outcome)
     }));
     polled.unwrap_or_else(|_| {
-        // It is not polled again. Its drop may panic as well.
+        // The handler is not polled again. Dropping it may panic as well.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(handler.take())));
         Poll::Ready(Outcome::Panicked)
     })
@@ -112,7 +112,7 @@ pub(crate) struct Running(Option<Box<Tasks>>);
 #[derive(Debug, Default)]
 struct Tasks {
     handlers: HashMap<RequestId, AbortHandle>,
-    /// The place that they share with the connection.
+    /// The place that these handlers share with the connection.
     place: Option<Arc<SharedPlace>>,
 }
 
@@ -162,7 +162,7 @@ impl Running {
         self.0.as_ref()?.handlers.get(&id)
     }
 
-    /// A handler has ended. Returns whether it was one of these.
+    /// A handler has ended. Returns whether it ran on a task of its own.
     pub(crate) fn remove(&mut self, id: RequestId) -> bool {
         self.0
             .as_mut()

@@ -29,7 +29,7 @@ pub(crate) struct Counters {
 pub struct ServerStats {
     /// Gauge: open connections.
     pub connections: u64,
-    /// Gauge: those of them that have not completed their handshake.
+    /// Gauge: open connections that have not completed their handshake.
     pub half_open: u64,
     /// Gauge: the limit on connections in force. It is less than
     /// [`ServerBuilder::max_connections`](crate::ServerBuilder::max_connections) if the process may
@@ -42,18 +42,20 @@ pub struct ServerStats {
     /// Sockets that were closed at once, because the limit on connections was reached, or their
     /// source had too many half-open connections.
     pub turned_away: u64,
-    /// Half-open connections that were dropped because another needed the place.
+    /// Half-open connections that were dropped, to free places or because the system lacked file
+    /// descriptors or memory.
     pub half_open_dropped: u64,
     /// Handshakes that succeeded.
     pub established: u64,
-    /// Handshakes that failed: another key, other bytes, the handshake timeout.
+    /// Handshakes that failed: another key, other bytes, the handshake timeout. Dropped connections
+    /// do not count.
     pub unauthenticated: u64,
     /// Errors while accepting, such as no file descriptors left.
     pub accept_errors: u64,
-    /// Connections that were closed after their handshake, because there were as many under their
-    /// key as there may be
-    /// ([`ServerBuilder::max_connections_per_key`](crate::ServerBuilder::max_connections_per_key)),
-    /// or because the classic wire had
+    /// Connections that were closed after their handshake, because the limit of their key was
+    /// reached
+    /// ([`ServerBuilder::max_connections_per_key`](crate::ServerBuilder::max_connections_per_key))
+    /// or that of the classic wire
     /// ([`ServerBuilder::max_classic_connections`](crate::ServerBuilder::max_classic_connections)).
     pub over_key_limit: u64,
     /// Connections that were ended because their key was revoked
@@ -69,9 +71,9 @@ pub struct ServerStats {
     pub cancelled: u64,
     /// Of the refused, requests whose handler failed or panicked.
     pub failed: u64,
-    /// Requests that were refused as busy before a handler saw them, because the limit on held
-    /// bytes over all connections was reached
-    /// ([`ServerBuilder::max_held`](crate::ServerBuilder::max_held)).
+    /// Requests that were refused as busy without a call of the handler, because there was no room
+    /// for their bytes ([`ServerBuilder::max_held`](crate::ServerBuilder::max_held),
+    /// [`Settings::with_max_held`](crate::Settings::with_max_held)).
     pub busy: u64,
 }
 

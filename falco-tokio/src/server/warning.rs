@@ -1,12 +1,12 @@
-//! Warnings that an unauthenticated client can cause: one of a kind is logged at a time, with how
-//! many were left out.
+//! Warnings that a client can cause at will. Of each kind one per interval is logged, with the
+//! number of those left out.
 
 use core::time::Duration;
 use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-/// Between two warnings of one kind.
+/// The least time between two warnings of one kind.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The limits of each kind.
@@ -18,7 +18,7 @@ pub(crate) struct Warnings {
     pub(crate) no_place: WarningLimit,
     /// A connection could not be set up.
     pub(crate) setup: WarningLimit,
-    /// A key has as many connections as it may have.
+    /// A key has reached its limit of connections.
     pub(crate) key_limit: WarningLimit,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Warnings {
 pub(crate) struct WarningLimit(Mutex<(Option<Instant>, u64)>);
 
 impl WarningLimit {
-    /// Whether to log a warning now, and how many were left out before it.
+    /// Returns how many warnings were left out, if one is to be logged now.
     pub(crate) fn due(&self) -> Option<u64> {
         let now = Instant::now();
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,12 +1,13 @@
-//! How many connections a server has.
+//! The limits on a server's connections.
 
-/// Which part of the available descriptors half-open connections may take.
+/// Half-open connections may take at most one of this many equal parts of the descriptors.
 const HALF_OPEN_PART: usize = 2;
 
-/// Which part of all connections those on the classic wire may take, if they have a limit.
+/// Connections on the classic wire may take at most one of this many equal parts of all
+/// connections, if they have a limit.
 const CLASSIC_PART: usize = 2;
 
-/// How many connections a server has at once.
+/// How many connections a server may have at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs, reason = "adapters fill it in")]
 pub struct AdmissionLimits {
@@ -14,17 +15,18 @@ pub struct AdmissionLimits {
     pub max_connections: usize,
     /// Half-open connections; 0 counts as 1.
     pub max_half_open: usize,
-    /// Half-open connections of one source, where there is such a limit; 0 counts as 1.
+    /// Half-open connections of one source, or `None` for no limit; 0 counts as 1.
     pub max_half_open_per_source: Option<usize>,
-    /// Established connections under one key, where there is such a limit; 0 counts as 1.
+    /// Established connections under one key, or `None` for no limit; 0 counts as 1.
     pub max_connections_per_key: Option<usize>,
-    /// Established connections on the classic wire, where there is such a limit; 0 counts as 1.
+    /// Established connections on the classic wire, or `None` for no limit; 0 counts as 1.
     pub max_classic_connections: Option<usize>,
 }
 
 impl AdmissionLimits {
-    /// These limits where only so many descriptors are available for connections: half-open ones
-    /// get at most half of them, and so do those on the classic wire if they have a limit.
+    /// These limits, lowered so that connections need no more than this many descriptors. Half-open
+    /// connections get at most half of them, and so do those on the classic wire if they have a
+    /// limit.
     ///
     /// ```
     /// use falco_core::mux::AdmissionLimits;
@@ -52,8 +54,8 @@ impl AdmissionLimits {
         }
     }
 
-    /// These limits for a server of both wires: unless it is set, connections on the classic wire
-    /// get at most half of all.
+    /// These limits for a server of both wires. Without a limit of their own, connections on the
+    /// classic wire get at most half of all.
     #[must_use]
     pub fn for_both_wires(self) -> Self {
         let half = (self.max_connections / CLASSIC_PART).max(1);

@@ -5,15 +5,16 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use super::source::Source;
 use crate::time::Instant;
 
-/// Since when the server has waited for a connection, and its number.
+/// When the server first waited for a connection, and the number of the connection.
 type Candidate = (Instant, u64);
 
-/// A source that holds more than this part of all candidates holds too many ...
+/// A source holds too many candidates if it has more than all candidates divided by this, and also
+/// more than [`FEW`].
 const SHARE: usize = 16;
-/// ... if these are also more than so many.
+/// A source with at most this many candidates never holds too many.
 const FEW: usize = 8;
 
-/// A candidate is picked from so many at most: this bounds the cost.
+/// A candidate is picked from at most this many, which bounds the cost.
 const WINDOW: usize = 256;
 
 #[derive(Debug, Default)]
@@ -29,7 +30,7 @@ impl Queue {
         self.all.len()
     }
 
-    /// The oldest.
+    /// The oldest candidate.
     pub(super) fn first(&self) -> Option<Candidate> {
         self.all.first().copied()
     }
@@ -64,14 +65,15 @@ impl Queue {
         }
     }
 
-    /// The source that holds too many, if one does.
+    /// The source with the most candidates, if it holds too many.
     pub(super) fn hoards(&self) -> Option<Source> {
         let (count, source) = self.by_count.last()?;
         (*count > (self.all.len() / SHARE).max(FEW)).then_some(*source)
     }
 
-    /// One of the older half of the candidates of `source`; without one, of the source that holds
-    /// too many, or else of all.
+    /// Picks a candidate at random from the older half, at most the 256 oldest. Considers the
+    /// candidates of `source` if it is given, else those of the source that holds too many if there
+    /// is one, else all.
     pub(super) fn pick(&self, source: Option<Source>, random: u64) -> Option<u64> {
         let source = source.or_else(|| self.hoards());
         let candidates = source.map_or(Some(&self.all), |source| self.sources.get(&source))?;

@@ -1,8 +1,8 @@
-//! Hellos that have come lately: a hello that comes again is a replay.
+//! Remembers the latest hellos. A hello that arrives again is a replay.
 
 use alloc::collections::BTreeSet;
 
-/// How many fingerprints a generation has: 128 KiB. Two are kept.
+/// How many fingerprints, of 8 bytes each, a generation has. Two generations are kept.
 const GENERATION: usize = 16_384;
 
 /// The fingerprints of the last 16,384 to 32,768 valid hellos.
@@ -13,7 +13,7 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    /// Says whether it is new.
+    /// Adds a fingerprint, and returns whether it is new.
     pub(super) fn insert(&mut self, fingerprint: u64) -> bool {
         if self.previous.contains(&fingerprint) || !self.current.insert(fingerprint) {
             return false;
@@ -25,10 +25,10 @@ impl Recent {
     }
 }
 
-/// What tells one hello on the noise wire from another: the end of its tag, which a replay repeats.
-/// None where `unread` does not begin with as many bytes as a hello has.
+/// A fingerprint of the hello on the noise wire at the front of `unread`: the last eight bytes of
+/// its tag, which a replay repeats. `None` if `unread` is shorter than a hello.
 ///
-/// Take it before the connection receives these bytes, and use it only if they decrypt.
+/// Call it before the connection receives these bytes, and use the result only if they decrypt.
 #[must_use]
 pub fn hello_fingerprint(unread: &[u8]) -> Option<u64> {
     #[cfg(feature = "noise")]

@@ -1,14 +1,15 @@
-//! Where a connection comes from.
+//! The network that a connection comes from, by which limits count.
 
 use core::net::IpAddr;
 
-/// How many leading bits of an address make a source.
+/// How many leading bits of an address identify a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs, reason = "there are two kinds of addresses")]
 pub struct SourcePrefix {
-    /// Of IPv4 addresses, also where they are mapped into IPv6: 32 by default, the whole address.
+    /// For IPv4 addresses, also those mapped into IPv6. The default is 32, the whole address.
     pub v4: u8,
-    /// Of IPv6 addresses: 64 by default, as one subscriber has at least that many addresses.
+    /// For IPv6 addresses. The default is 64, because one subscriber usually has a whole /64
+    /// network.
     pub v6: u8,
 }
 
@@ -23,10 +24,10 @@ impl Default for SourcePrefix {
 pub struct Source(u8, u128);
 
 impl Source {
-    /// That of streams without an address, such as Unix sockets: all count as one source.
+    /// The source of all streams without an address, such as Unix sockets.
     pub const NONE: Self = Self(0, 0);
 
-    /// That of an address.
+    /// The source of an address.
     ///
     /// ```
     /// use falco_core::mux::{Source, SourcePrefix};

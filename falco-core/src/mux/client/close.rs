@@ -1,4 +1,4 @@
-//! How a client closes its connection: what is still sent, and how long it waits for the server.
+//! How a client closes its connection: what it still sends, and how long it waits for the server.
 
 use alloc::vec::Vec;
 
@@ -12,13 +12,13 @@ use crate::wire::ClientKeyRef;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Closing {
-    /// Closes once all accepted requests have begun.
+    /// The connection is to be closed with this reason once all accepted requests have begun.
     when_begun: Option<CloseReason>,
     /// This side has closed the connection.
     closed: bool,
-    /// Since when this side has closed it and no caller waits for an answer.
+    /// Since when this side has closed the connection and no caller waits for an answer.
     idle: Option<Instant>,
-    /// This side has given the connection up.
+    /// What ended the connection, if this side has abandoned it.
     pub(super) end: Option<ConnectionError>,
     /// [`ClientMux::poll_closing`] has reported that nothing new is accepted.
     reported: bool,
@@ -29,9 +29,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     ///
     /// Once no caller waits for an answer, the server has a second ([`LINGER`]) to end the
     /// connection as well. Then [`handle_timeout`](Self::handle_timeout) ends it with
-    /// [`ConnectionError::Closed`]. Answers to cancelled requests are not waited for. While callers
-    /// wait, nothing changes: a server that is silent is noticed as before, and the connection ends
-    /// at the latest a lifetime after it was closed.
+    /// [`ConnectionError::Closed`]. The client does not wait for answers to cancelled requests.
+    /// While callers wait, keep-alive still detects a silent server, and the connection ends at
+    /// most one lifetime after it was closed.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
         self.deadlines.note_poll(&mut self.machine, now);
         self.machine.close(now, reason);
@@ -40,14 +40,14 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// Closes once all accepted requests have begun, as [`close`](Self::close) does.
-    /// [`seal`](Self::seal) then writes the CLOSE. For a client that its user closes: the requests
-    /// that this connection has accepted complete.
+    /// [`seal`](Self::seal) then writes the CLOSE. Call it when the user closes the client, so that
+    /// the requests that this connection has accepted complete.
     pub fn close_when_begun(&mut self, reason: CloseReason) {
         self.closing.when_begun.get_or_insert(reason);
     }
 
     /// Gives up the connection, and returns what ended it: [`ConnectionError::Closed`], if it has
-    /// not ended before. For a caller that can use the stream no more, or does not want to wait.
+    /// not ended before. For a caller that can no longer use the stream, or does not want to wait.
     /// Call [`finish`](Self::finish) next. The stream is closed at once, unless the connection was
     /// closed and no caller waited.
     pub fn abandon(&mut self) -> ConnectionError {
@@ -61,9 +61,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.closing.end.or_else(|| self.machine.end())
     }
 
-    /// When a connection that this side has closed ends although the server does not: `None` while
-    /// callers wait for answers. [`poll_timeout`](Self::poll_timeout) includes it. For a thread
-    /// that waits for the end and does not read.
+    /// When a connection that this side has closed ends, even if the server does not end it. `None`
+    /// while callers wait for answers. [`poll_timeout`](Self::poll_timeout) includes it. For a
+    /// thread that waits for the end and does not read.
     #[must_use]
     pub fn closes_at(&self) -> Option<Instant> {
         let idle = self.closing.idle.filter(|_| self.end().is_none());
@@ -76,7 +76,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.closing.idle = idle.then(|| self.closing.idle.unwrap_or(now));
     }
 
-    /// Closes a connection that was to be closed when all requests have begun.
+    /// Closes as requested by [`close_when_begun`](Self::close_when_begun), if all requests have
+    /// begun.
     pub(super) fn close_if_begun(&mut self, now: Instant) {
         if let Some(reason) = self.closing.when_begun
             && !self.closing.closed
@@ -88,14 +89,14 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
     }
 
-    /// Reports once that the connection accepts nothing new, whichever side closes it and for which
-    /// reason: a client closes by itself when it has no request ids left. Returns the requests that
-    /// have not begun, in the order of their tickets: they go to another connection. Those that
-    /// have begun complete here.
+    /// Reports once that the connection accepts no new requests, whichever side closes it and for
+    /// whatever reason. (A client also closes a connection that has no request ids left.) Returns
+    /// the requests that have not begun, in the order of their tickets, for another connection.
+    /// Requests that have begun complete on this one.
     ///
-    /// Call it after each [`recv`](Self::recv), [`seal`](Self::seal) and [`close`](Self::close).
-    /// It returns `None` while the connection is open, later, and once the connection has ended:
-    /// then [`finish`](Self::finish) returns all requests.
+    /// Call it after each [`recv`](Self::recv), [`seal`](Self::seal) and [`close`](Self::close). It
+    /// returns `None` while the connection is open, after the first report, and once the connection
+    /// has ended. In the last case [`finish`](Self::finish) returns all requests.
     pub fn poll_closing(&mut self) -> Option<Vec<Call<B, W>>> {
         if self.closing.reported || self.end().is_some() || self.machine.status() != Status::Draining {
             return None;
@@ -110,7 +111,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
         match (self.closing.end, self.closing.idle) {
             (None, _) => Ending::new(end, self.established, LINGER, now),
-            // What is left of the time that the server has.
+            // `LINGER` began when the connection became idle.
             (Some(_), Some(since)) => Ending::new(end, self.established, LINGER, since),
             (Some(_), None) => Ending::at_once(now),
         }

@@ -9,14 +9,14 @@ use crate::message::{Fate, PingId};
 use crate::wire::ClientKeyRef;
 
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
-    /// Queues a ping. Its waiter is given back when it completes: on the noise wire with
+    /// Queues a ping. When it completes, the mux returns its waiter: on the noise wire with
     /// [`ClientStep::Pong`](super::ClientStep::Pong); on the classic wire, which has no PONG, by
-    /// [`flushed`](Self::flushed) when the ping was sent.
+    /// [`flushed`](Self::flushed) after the ping was sent.
     ///
     /// # Errors
-    /// The ping, if the connection is closing or has ended: it may go to another.
+    /// The ping, if the connection is closing or has ended. It may go to another connection.
     pub fn ping(&mut self, ping: Ping<P>) -> Result<(), Ping<P>> {
-        // A connection that closes would still send it.
+        // The connection would accept a ping while it closes.
         if !self.is_open() {
             return Err(ping);
         }
@@ -30,7 +30,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// Takes out the pings for whose waiters `leaves` returns `true`. No handler processes a ping,
-    /// so the fate of one that nobody waits for any more is [`Fate::NotProcessed`].
+    /// so the fate of a removed ping is [`Fate::NotProcessed`].
     pub fn take_pings(&mut self, mut leaves: impl FnMut(&P) -> bool) -> Vec<Ping<P>> {
         let (left, stay) = core::mem::take(&mut self.pings)
             .into_iter()
@@ -53,8 +53,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// Call it when the connection has ended. Returns the pings that have not completed.
     ///
-    /// A ping asks whether the server is there, so it goes to another connection, as a request does
-    /// that was not processed, and to as many of them.
+    /// A ping goes to another connection as a request that was not processed does, on at most
+    /// [`MAX_TRIES`](super::super::MAX_TRIES) connections.
     pub fn finish_pings(&mut self) -> Vec<UnfinishedPing<P>> {
         let unfinished = self.pings.drain(..).map(|(_, mut ping)| {
             let fate = Fate::NotProcessed;

@@ -1,5 +1,4 @@
-//! How requests begin, no more of them and no more of their bytes than the server accepts, and how
-//! they are sealed.
+//! How requests begin, within the limits on requests and bytes in flight, and how they are sealed.
 
 use alloc::vec::Vec;
 
@@ -13,14 +12,14 @@ use crate::time::Instant;
 use crate::wire::ClientKeyRef;
 
 /// How many requests that have not begun may be in the send queue: as many as one output can hold
-/// if they are small. So removing one of them takes a bounded time.
+/// if they are small. The limit bounds the time to remove one of them.
 const MAX_QUEUED: usize = 256;
 
 /// Receives the requests that fail while they are moved to the send queue or sealed.
 type Failed<'f, W> = &'f mut dyn FnMut(W, RequestError);
 
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
-    /// Moves those requests to the send queue that may begin now.
+    /// Moves the requests that may begin now to the send queue.
     #[inline]
     pub(super) fn fill_queue(&mut self) {
         if self.table.held_back() > 0 {
@@ -28,8 +27,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
     }
 
-    /// Moves those requests to the send queue that may begin now, and returns whether there were
-    /// any. A request that is too large fails, or stays where it is without `failed`.
+    /// Moves the requests that may begin now to the send queue, and returns whether there were any.
+    /// A request that is too large is passed to `failed`. If that is `None`, the request stays held
+    /// back.
     fn release_held_back(&mut self, mut failed: Option<Failed<'_, W>>) -> bool {
         if self.machine.status() != Status::Established {
             return false;
@@ -124,7 +124,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                     unbegun.remove(length);
                     *held += length;
                 }
-                // The server may want no more of a request of which a part was sealed.
+                // A request can be done with only a part of it sealed, if the server has completed
+                // it.
                 record.progress = if request.sealed() == length {
                     Progress::Sent(id)
                 } else {

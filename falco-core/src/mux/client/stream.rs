@@ -1,4 +1,4 @@
-//! What a caller reports of the stream: its end, what it accepts, and the time.
+//! What a caller reports about the stream: its end, what it accepts, and the time.
 
 use super::ClientMux;
 use crate::error::ConnectionError;
@@ -7,12 +7,12 @@ use crate::wire::ClientKeyRef;
 
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Reports that the stream has no more bytes, which ends the connection. `unread` is what
-    /// [`recv`](Self::recv) left of them. Returns what ended it, now or before.
+    /// [`recv`](Self::recv) left of them. Returns what ended the connection, now or before.
     pub fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> ConnectionError {
         let ended = self.note(now).and_then(|()| self.machine.end_of_stream(now, unread));
         match ended {
             Err(end) => end,
-            // No wire does that: a client that reads nothing more can have no answer.
+            // No wire returns `Ok` here: without input a client can receive no answer.
             Ok(()) => self.abandon(),
         }
     }
@@ -20,10 +20,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Reports that a write has failed, and that a read finds the end of the stream. Returns what
     /// ended the connection, or `None` if the error of the write did.
     ///
-    /// A system reports a reset once. If the write has received it, a later read looks like an end
-    /// of the stream, which is not the server's: its last bytes may be lost. If the write failed
-    /// because the server had ended the stream before (`found_closed`, the error EPIPE), the end is
-    /// the server's.
+    /// A system reports a reset only once. If the write has received that error, a later read sees
+    /// an end of the stream that the server did not send, and the server's last bytes may be lost.
+    /// Set `found_closed` if the write failed with EPIPE: then the server had ended the stream
+    /// before the write.
     pub fn end_of_broken_stream(&mut self, now: Instant, unread: &[u8], found_closed: bool) -> Option<ConnectionError> {
         found_closed.then(|| self.end_of_stream(now, unread))
     }
@@ -65,8 +65,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// 50 ms late, the deadlines that have passed move, so that the caller can read once more
     /// first.
     ///
-    /// Other calls after a deadline do not end the connection before this one does, within the
-    /// [grace period](crate::Connection::handle_late_poll): a caller that is late may read first.
+    /// Within the [grace period](crate::Connection::handle_late_poll), other calls after a deadline
+    /// do not end the connection. So a caller that is late can read first.
     ///
     /// # Errors
     /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for a
@@ -82,7 +82,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.deadlines.handle_timeout(&mut self.machine, now)
     }
 
-    /// For calls that bring news of the stream at `now`.
+    /// Called first by each call that reports a change of the stream at `now`.
     pub(super) fn note(&mut self, now: Instant) -> Result<(), ConnectionError> {
         self.deadlines.note_poll(&mut self.machine, now);
         self.note_idle(now);

@@ -1,9 +1,9 @@
-//! How many bytes of requests may be in flight: fewer after the server was busy, and more again
-//! with each answer.
+//! How many bytes of requests may be in flight. A busy server reduces the number, and each answer
+//! increases it again.
 
 use crate::message::RequestId;
 
-/// If no more bytes than this are in flight, they are not the reason for which a server is busy.
+/// With at most this many bytes in flight, the client assumes another reason for a busy server.
 const LEAST: usize = 1 << 20;
 
 /// The bound on the bytes in flight on one connection.
@@ -36,15 +36,16 @@ impl Window {
         self.bytes >= self.most
     }
 
-    /// The server was busy for request `id` of `length` bytes, with `held` bytes in flight. `last`
-    /// is the last request that has begun, and `peer_max` the largest message that the server
-    /// reads: it has room for one. Returns whether the bytes may be the reason, and shrinks the
-    /// window if so.
+    /// The server refused request `id` of `length` bytes as busy, with `held` bytes in flight.
+    /// `last` is the last request that has begun. `peer_max` is the largest message that the server
+    /// reads; it always has room for one of them. Returns whether the bytes in flight of this
+    /// client or of others may be the reason. If those of this client may be, shrinks the window.
     pub(super) fn shrink(&mut self, id: RequestId, length: usize, held: usize, last: u32, peer_max: usize) -> bool {
         let floor = LEAST.min(peer_max);
         if held <= floor || held <= length {
-            // Other clients may still have too many bytes in flight, and have fewer soon. A small
-            // request is refused for another reason.
+            // This client's bytes are not the reason. If it has shrunk its window before, other
+            // clients probably do so as well, and a large request may fit later. A small one is
+            // refused for another reason.
             return !self.is_full() && length >= floor / 2;
         }
         if id.number() > self.last_before {
@@ -54,8 +55,8 @@ impl Window {
         true
     }
 
-    /// Request `id` of `length` bytes was answered. One window of answers makes room for one more
-    /// such request.
+    /// Request `id` of `length` bytes was answered. After a whole window of such answers, the
+    /// window has grown by one such request.
     pub(super) fn grow(&mut self, id: RequestId, length: usize) {
         if !self.is_full() && id.number() > self.last_before {
             let share = length.saturating_mul(length) / self.bytes.max(1);

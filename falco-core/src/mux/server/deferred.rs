@@ -1,4 +1,5 @@
-//! Requests that wait because too many bytes of answers are queued, and when they no longer do.
+//! Requests that wait because too many bytes of answers are queued, and the rule by which they
+//! continue.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -10,17 +11,17 @@ use crate::mux::Budget;
 use crate::mux::held::bytes;
 use crate::wire::ServerKeyRef;
 
-/// Bytes of queued answers that every connection may have, however many all of them have together.
-/// The shared count may be wrong by this much for each connection, so that small answers that are
-/// sealed at once never touch it.
+/// How many bytes of queued answers a connection may have even if all connections together exceed
+/// their bound. The shared count may be wrong by this much for each connection, so that small
+/// answers that are sealed at once do not change it.
 const UNCOUNTED: u32 = 16 << 10;
 
-/// Whole requests that have not reached a handler. Most connections never have one, so they pay for
-/// a pointer only.
+/// Whole requests that have not reached a handler. Most connections never have one, so the list
+/// takes only a pointer while it is empty.
 #[derive(Default)]
 pub(super) struct Deferred(Option<Box<Requests>>);
 
-/// At least one request, by number: a client may cancel them in any order, however many there are.
+/// At least one request, by number. A map, because a client may cancel many requests in any order.
 #[derive(Default)]
 struct Requests {
     by_number: BTreeMap<u64, (RequestId, Vec<u8>)>,
@@ -71,22 +72,23 @@ impl Deferred {
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Whether a request may reach a handler now. `false` while the answers that are queued for
     /// this client have more bytes than a connection may hold
-    /// ([`Settings::max_held`](crate::Settings::max_held)), or more than a few while those of all
-    /// connections exceed the shared bound.
+    /// ([`Settings::max_held`](crate::Settings::max_held)), or more than 16 KiB while the answers
+    /// of all connections exceed the shared bound.
     ///
-    /// Only sealing changes it to `true`, so a connection waits for its own client alone. A client
-    /// that takes its answers is served whatever the others do.
+    /// To make it `true`, it is enough to seal answers of this connection. So a client that reads
+    /// its answers is served even if other clients do not read theirs.
     #[must_use]
     pub fn may_handle(&self) -> bool {
         let queued = self.answers.bodies();
         queued <= bytes(self.max_queued) && (queued <= bytes(UNCOUNTED) || !self.budget.is_over())
     }
 
-    /// Whether [`recv`](Self::recv) takes a step with the unread bytes now. `false` while many
-    /// bytes of requests wait for a client that does not take its answers.
+    /// Whether [`recv`](Self::recv) processes unread bytes now. `false` while the bodies of
+    /// deferred requests have more bytes than the largest message, because the client does not read
+    /// its answers.
     ///
-    /// On the classic wire it is `false` while no request may reach a handler. A request over a
-    /// bound would end a classic connection, so it stays in the stream.
+    /// On the classic wire it is `false` as long as no request may reach a handler. A request over
+    /// a bound would end a classic connection, so it stays in the stream.
     #[must_use]
     pub fn may_read(&self) -> bool {
         self.deferred.bytes() <= bytes(self.max_message) && (self.machine.refuses() || self.may_handle())
@@ -99,12 +101,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     /// The next request that was deferred and may reach a handler now. [`recv`](Self::recv) returns
-    /// these first; this is for a thread that only writes.
+    /// deferred requests first. This is for a thread that only writes.
     pub fn next_request(&mut self) -> Option<(RequestId, Vec<u8>)> {
         if self.has_request() { self.deferred.pop() } else { None }
     }
 
-    /// Brings the count of all connections up to date.
+    /// Updates this connection's part of the shared count of queued answers, if it is wrong by more
+    /// than [`UNCOUNTED`] or if no answers are queued.
     pub(super) fn settle(&mut self) {
         let queued = u32::try_from(self.answers.bodies()).unwrap_or(u32::MAX);
         if queued.abs_diff(self.counted) <= UNCOUNTED && (queued > 0 || self.counted == 0) {

@@ -1,4 +1,4 @@
-//! Both tables against a plain requests.
+//! Compares both tables with a plain list of requests.
 
 use alloc::vec::Vec;
 
@@ -10,11 +10,11 @@ use super::{FixedTable, HeapTable, RequestSlot, RequestTable, State};
 enum Op {
     /// Adds a request whose id is this much greater than the newest.
     Push(u32),
-    /// Removes one of those that are there.
+    /// Removes one of the requests in the table.
     Remove(usize),
-    /// Marks one of those that are there.
+    /// Marks one of the requests in the table as lost.
     Lose(usize),
-    /// Removes the first that is marked.
+    /// Removes the first request that is marked.
     RemoveLost,
 }
 
@@ -35,7 +35,8 @@ fn slot(id: u32) -> RequestSlot {
     }
 }
 
-/// Has `table` and a requests of ids and states do the same, and compares all that can be asked.
+/// Applies `ops` to `table` and to a list of ids and states, and compares all their contents after
+/// each operation.
 fn compare<T: RequestTable>(mut table: T, ops: &[Op]) {
     let (mut requests, mut newest) = (Vec::<(u32, State)>::new(), 0);
     let find = |table: &T, id: u32| table.find(id).unwrap();
@@ -107,7 +108,7 @@ fn a_table_on_the_heap_keeps_few_slots_of_completed_requests() {
         }
         assert!(table.slots.len() <= 2 * table.len() + super::SPARE);
     }
-    // One stays at the front, and others come and go behind it.
+    // One request stays at the front, and others are added and removed after it.
     let mut table = HeapTable::empty();
     assert!(table.push(slot(1)) && table.push(slot(2)));
     for id in 3..10_000 {

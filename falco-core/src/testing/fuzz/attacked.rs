@@ -1,5 +1,5 @@
-//! A connection without security, whose peer is an attacker who can seal, and whose owner does
-//! arbitrary things.
+//! A connection without security, driven by arbitrary API calls, whose peer is an attacker who can
+//! seal.
 
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -207,7 +207,7 @@ where
         }
     }
 
-    /// As many of `bytes` as there is room for.
+    /// Adds as many of `bytes` to the unread bytes as there is room for.
     fn arrive(&mut self, bytes: &[u8]) {
         let Ok(space) = self.inbox.space(0) else { return };
         let count = space.len().min(bytes.len());
@@ -215,7 +215,7 @@ where
         self.inbox.filled(count);
     }
 
-    /// A valid frame, or the last one again.
+    /// Adds a valid frame to the unread bytes, or repeats the last one.
     fn arrive_sealed(&mut self, kind: &[u8], body: &[u8], with_length: bool, input: &mut Input<'_>) {
         let choice = input.byte();
         if choice >= 250 {

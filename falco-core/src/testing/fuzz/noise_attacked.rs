@@ -1,5 +1,5 @@
-//! A server of the noise wire whose owner does arbitrary things, and whose client sends arbitrary
-//! frames in valid records.
+//! A server of the noise wire, driven by arbitrary API calls, whose client sends arbitrary frames
+//! in valid records.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::{
     CloseReason, Instant, OutgoingAnswer, Received, Refusal, RequestId, ServerConnection, ServerEvent, TRANSMIT_SIZE,
 };
 
-/// A request as the owner of the server knows it.
+/// What the caller of the server knows of a request.
 #[derive(Debug)]
 struct Known {
     id: RequestId,
@@ -43,7 +43,7 @@ pub fn noise_server_past_tag(data: &[u8]) {
     driven.take_events(1, |event| {
         assert_eq!(event, ServerEvent::Established, "the first event is Established");
     });
-    // Before its answer to the first PING is sealed it reads nothing more.
+    // The server reads nothing more before its PONG to the first PING is sealed.
     driven.transmit();
     assert_eq!(driven.said(), [(7, 0, [1; 8].to_vec())], "a PONG");
     let mut known: BTreeMap<u32, Known> = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! A client of the noise wire whose owner does arbitrary things, and whose server sends arbitrary
-//! frames in valid records.
+//! A client of the noise wire, driven by arbitrary API calls, whose server sends arbitrary frames
+//! in valid records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
@@ -13,7 +13,7 @@ use crate::{ClientConnection, ClientEvent, CloseReason, Instant, OutgoingRequest
 
 type Client<'k> = Attacked<crate::ClientSide, &'k ClientKeys>;
 
-/// What the owner of the client knows.
+/// The caller of the client, and what it knows of the requests.
 #[derive(Default)]
 struct Owner {
     queue: Vec<OutgoingRequest>,
@@ -23,7 +23,7 @@ struct Owner {
     missing: BTreeMap<u32, usize>,
     /// The last request that has begun.
     last: u32,
-    /// The frames that the client has sent.
+    /// Requests for which the client has sent a CANCEL.
     cancelled: BTreeSet<u32>,
     closed: bool,
     spoken: bool,
@@ -46,7 +46,7 @@ pub fn noise_client_past_tag(data: &[u8]) {
         .server(wire.split_at(length).0)
         .expect("the hello authenticates");
     let mut driven = Attacked::new(machine, raw);
-    // The deadline for the answer to a PING is before that of the lifetime.
+    // The deadline for the answer to a PING is earlier than that of the idle timeout.
     driven.deadlines_move = keep_alive;
     driven.arrive(&welcome);
     driven.take_events(1, |event| {
@@ -160,7 +160,7 @@ impl Owner {
         );
     }
 
-    /// Seals what the client sends.
+    /// Checks a frame that the client has sent.
     fn hear(&mut self, (kind, id, body): &Frame) {
         assert!(self.spoken || *kind == 6, "the first frame of a client is a PING");
         self.spoken = true;

@@ -1,5 +1,5 @@
-//! A connection of the noise wire without security, and its peer, which can seal any record. It
-//! checks invariants of both after each step.
+//! A connection of the noise wire without security, and its peer, which can seal any record.
+//! Invariants of both are checked after each step.
 
 use core::cell::RefCell;
 use core::time::Duration;
@@ -20,7 +20,7 @@ pub(super) type ServerKeys = NoiseServer<HeapTable, RefCell<KeyRing<[Option<Nois
 pub(super) type ClientKeys = NoiseClient<HeapTable, NoSecurity>;
 
 pub(super) fn no_security_client() -> ClientKeys {
-    NoiseClient::new(key(1), &[][..], NoSecurity).expect("no context is not too long")
+    NoiseClient::new(key(1), &[][..], NoSecurity).expect("an empty context is not too long")
 }
 
 pub(super) fn no_security_server() -> ServerKeys {
@@ -28,8 +28,8 @@ pub(super) fn no_security_server() -> ServerKeys {
         [Some(NoiseSecret::derive(key(1), &NoSecurity))],
         &mut CountingRng::new(0),
     );
-    let ring = RefCell::new(ring.expect("one key is not two"));
-    NoiseServer::new(ring, &[][..], NoSecurity).expect("no context is not too long")
+    let ring = RefCell::new(ring.expect("one key is no duplicate"));
+    NoiseServer::new(ring, &[][..], NoSecurity).expect("an empty context is not too long")
 }
 
 pub(super) fn settings() -> Settings {
@@ -56,15 +56,16 @@ pub(super) type Frame = (u8, u32, Vec<u8>);
 pub(super) struct Attacked<R: Role, H: KeyRef<R>> {
     pub(super) machine: Connection<R, H>,
     pub(super) now: Instant,
-    /// Whether all events were returned, so that the caller knows what the connection knows.
+    /// Whether all events were returned, so that the caller's state agrees with that of the
+    /// connection.
     pub(super) told_all: bool,
     raw: RawPeer<NoSecurity>,
     inbox: RecvBuf<[u8; 1024]>,
     out: Vec<u8>,
     end: Option<ConnectionError>,
     latest_deadline: Instant,
-    /// Whether a deadline may become earlier: the side stopped reading for a while, or sends PINGs
-    /// by itself.
+    /// Whether a deadline may become earlier, because the side has paused reading or sends PINGs
+    /// itself.
     pub(super) deadlines_move: bool,
     closed: bool,
 }
@@ -100,13 +101,14 @@ impl<R: Role, H: KeyRef<R>> Attacked<R, H> {
         }
     }
 
-    /// A valid record with frames of a client that the fuzzer chooses. Most requests have a number
-    /// above `next`, which grows.
+    /// Adds a valid record to the unread bytes, with frames of a client that the fuzzer chooses.
+    /// Most requests have an id above `next`, which is then raised to that id.
     pub(super) fn arrive_record(&mut self, input: &mut Input<'_>, next: &mut u32) {
         self.arrive_frames(input, next, true);
     }
 
-    /// A valid record with frames of a server that the fuzzer chooses, for requests up to `last`.
+    /// Adds a valid record to the unread bytes, with frames of a server that the fuzzer chooses.
+    /// Their ids go up to `last` and a little beyond.
     pub(super) fn arrive_answers(&mut self, input: &mut Input<'_>, last: u32) {
         self.arrive_frames(input, &mut { last }, false);
     }

@@ -1,6 +1,5 @@
-//! A client and a server of the noise wire, whose owners do arbitrary things at arbitrary times.
-//! Their link splits the stream and loses nothing. Neither side may find a protocol error of the
-//! other.
+//! A client and a server of the noise wire, driven by arbitrary API calls at arbitrary times. Their
+//! link splits the stream and loses nothing. Neither side may report a protocol error of the other.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +15,8 @@ use crate::{
     Refusal, RequestId, ServerConnection, ServerEvent, Status,
 };
 
-/// Bytes of a message that have its number, so that a message for another request is noticed.
+/// A body whose bytes are the last byte of the request's number, so that a message of another
+/// request is noticed.
 fn body(number: u32, length: usize) -> Vec<u8> {
     let [.., byte] = number.to_be_bytes();
     std::vec![byte; length]
@@ -27,7 +27,7 @@ fn assert_of(number: u32, bytes: &[u8]) {
     assert!(bytes.iter().all(|byte| *byte == expected), "bytes of another message");
 }
 
-/// A request as the owner of the server knows it.
+/// What the caller of the server knows of a request.
 struct Known {
     id: RequestId,
     total: usize,
@@ -48,14 +48,15 @@ struct Both<'k> {
     waiting: BTreeMap<u32, (RequestId, Option<usize>)>,
     begun: u32,
     known: BTreeMap<u32, Known>,
-    /// Requests that arrived as a whole, and those that were answered as a whole.
+    /// Requests that arrived as a whole.
     handled: BTreeSet<u32>,
-    /// Requests of which the owner of the server has seen anything.
+    /// Requests of which the server has returned an event.
     seen: BTreeSet<u32>,
+    /// Requests whose answers were sealed as a whole.
     answered: BTreeSet<u32>,
 }
 
-/// A client and a server whose owners do arbitrary things.
+/// A client and a server, driven by arbitrary API calls.
 ///
 /// # Panics
 /// If an invariant is broken, and only then.
@@ -221,7 +222,7 @@ impl Both<'_> {
             (&mut self.client.sent, &mut self.server.inbox)
         };
         if !to_client && self.server.hung_up {
-            // Its sending half is shut down.
+            // The client's sending half is shut down.
             from.clear();
         }
         to.extend(from.drain(..count.min(from.len())));

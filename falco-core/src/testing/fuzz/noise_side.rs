@@ -1,5 +1,5 @@
 //! One of two correct sides of the noise wire, with its end of a link that splits the stream and
-//! loses nothing. It checks invariants after each step.
+//! loses nothing. Invariants are checked after each step.
 
 use std::vec::Vec;
 
@@ -22,8 +22,8 @@ pub(super) struct Side<R: Role, H: KeyRef<R>> {
     pub(super) hung_up: bool,
     pub(super) end: Option<ConnectionError>,
     deadline: Instant,
-    /// Whether a deadline may become earlier: the side stopped reading for a while, or sends PINGs
-    /// by itself.
+    /// Whether a deadline may become earlier, because the side has paused reading or sends PINGs
+    /// itself.
     pub(super) deadlines_move: bool,
     pub(super) told_all: bool,
 }

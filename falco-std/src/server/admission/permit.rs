@@ -10,17 +10,18 @@ use super::super::stats::gauge;
 use super::{Admission, cut};
 use crate::socket::SharedSocket;
 
-/// One connection is admitted for as long as this exists.
+/// The permit of one connection, which is admitted for as long as this exists.
 pub(in crate::server) struct Permit {
-    /// None for a guest, which no limit counts.
+    /// `None` for a guest, which does not count towards any limit.
     socket: Option<SharedSocket>,
     conn: Arc<Conn>,
     /// Dropped last, so that the descriptor is free when the place is.
     place: Arc<Place>,
 }
 
-/// Handlers share it with their connection. If that ends while some of them run, the last one frees
-/// the place, so that however often a client connects again, it gets no more places.
+/// The place of a connection, which it shares with its handlers. If the connection ends while
+/// handlers run, the last of them frees the place. So a client that connects again and again gets
+/// no more places.
 pub(in crate::server) struct Place {
     number: u64,
     guest: bool,
@@ -55,14 +56,14 @@ impl Permit {
         &self.place
     }
 
-    /// The server has received everything that has come on a half-open connection: waits for more,
-    /// for `limit` at most, and reads nothing. Returns false if the connection was dropped for
-    /// another.
+    /// Waits until more bytes arrive on a half-open connection, for `limit` at most, and reads
+    /// nothing. Call it when the server has read everything that has arrived. Returns `false` if
+    /// the connection was dropped for another.
     ///
-    /// While it waits, and only then, the connection may be dropped. What comes stays in the socket
-    /// until this has returned, so whoever would drop it sees that there is something to read. On
-    /// systems where that cannot be seen this returns at once, and the connection may be dropped
-    /// until its hello has been received.
+    /// The connection may be dropped only while this waits. Bytes that arrive stay in the socket
+    /// until this has returned, so a thread that is about to drop the connection sees that there is
+    /// something to read. On systems that cannot report this, the call returns at once, and the
+    /// connection may be dropped until its hello has been received.
     pub(in crate::server) fn wait_readable(&self, limit: Option<Duration>) -> bool {
         let Some(socket) = &self.socket else { return true };
         self.waits();
@@ -72,8 +73,8 @@ impl Permit {
         !self.is_selected()
     }
 
-    /// The server has received everything that has come on a half-open connection. It may be
-    /// dropped from now on.
+    /// Reports that the server has read everything that has arrived on a half-open connection,
+    /// which may be dropped from now on.
     pub(in crate::server) fn waits(&self) {
         let Place { number, admission, .. } = &*self.place;
         let mut state = admission.lock();
@@ -87,8 +88,9 @@ impl Permit {
         }
     }
 
-    /// Something has come, which is read next. The connection may not be dropped meanwhile. Returns
-    /// false if it was dropped before.
+    /// Reports that bytes have arrived, which the server reads next. Until the next
+    /// [`waits`](Self::waits) the connection is not dropped. Returns `false` if it was dropped
+    /// before.
     pub(in crate::server) fn heard(&self) -> bool {
         let Place { number, admission, .. } = &*self.place;
         let mut state = admission.lock();
@@ -104,7 +106,7 @@ impl Permit {
         self.place.admission.lock().admitted.is_selected(self.place.number)
     }
 
-    /// The hello of a half-open connection has decrypted, under a key of this server.
+    /// Reports that the hello of a half-open connection has decrypted, under a key of this server.
     pub(in crate::server) fn hello(&self, fingerprint: Option<u64>) {
         let Place {
             number,
@@ -118,8 +120,9 @@ impl Permit {
         }
     }
 
-    /// The client has proved that it has `key`. From now on the connection is not dropped for
-    /// others. Returns whether that key has no more connections than it may have.
+    /// Reports that the client has proved that it has `key`. From now on the connection is not
+    /// dropped for others. Returns whether the connection is within the limits of its key and of
+    /// the classic wire.
     pub(in crate::server) fn establish(&self, key: Option<KeyId>) -> bool {
         let Place { number, admission, .. } = &*self.place;
         let mut state = admission.lock();
@@ -132,8 +135,8 @@ impl Permit {
         within
     }
 
-    /// The connection has ended, and so many requests were not answered. While the server shuts
-    /// down they count as cut.
+    /// Reports that the connection has ended with this many unanswered requests. While the server
+    /// shuts down, they count as cut.
     pub(in crate::server) fn count_unanswered(&self, requests: usize) {
         let mut state = self.place.admission.lock();
         if state.stopping && requests > 0 {
@@ -158,7 +161,7 @@ impl Drop for Permit {
         state.changes += 1;
         drop(state);
         drop(removed);
-        // A shutdown does not wait for handlers that run on and keep the place.
+        // A shutdown does not wait for handlers that still run and keep the place.
         admission.changed.notify_all();
     }
 }

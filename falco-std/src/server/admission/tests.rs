@@ -1,4 +1,5 @@
-//! Which connection is dropped, where its bytes are.
+//! A half-open connection is dropped or not, depending on whether its bytes are in the socket,
+//! read, or not sent.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +12,7 @@ use super::*;
 use crate::Server;
 use crate::socket::Socket;
 
-/// How long one look at a socket takes.
+/// How long one wait for a socket takes.
 const MOMENT: Duration = Duration::from_millis(50);
 
 /// A server with one place, a connection that has it, and the far end of that connection.

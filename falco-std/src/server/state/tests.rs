@@ -1,4 +1,4 @@
-//! When requests that wait for the client get to the workers.
+//! When requests that wait for the client are passed to the workers.
 
 use core::sync::atomic::AtomicUsize;
 
@@ -12,7 +12,7 @@ use super::*;
 const NOW: Instant = Instant::ZERO;
 const SIZE: usize = 6_000;
 
-/// A connection of which two answers are more than may be queued, and its client.
+/// A connection whose bound on queued answers is less than two answers, and its client.
 struct Scene {
     state: State,
     client: ClientConnection<Arc<NoiseTestClient>>,

@@ -26,8 +26,8 @@ pub(crate) fn look(path: &Path) -> AtPath {
     }
 }
 
-/// Connects without waiting. A server that listens and does not accept has a full backlog, which is
-/// another error than that of a dead socket.
+/// Connects without waiting. If a server listens but its backlog is full, the error differs from
+/// that of a dead socket.
 #[cfg(unix)]
 fn connect(path: &Path) -> std::io::Result<()> {
     use socket2::{Domain, SockAddr, Socket, Type};

@@ -1,7 +1,7 @@
 //! A command as a handler: it reads the message from its standard input, and what it writes to its
-//! standard output is the answer. A request lasts as long as its command, at most the time limit,
-//! and at most [`GRACE`] longer than its command, whatever the command has closed, left open or
-//! left running.
+//! standard output is the answer. A request ends with its command, or at the time limit. If
+//! processes that the command has started still hold its streams, the request ends at most
+//! [`GRACE`] after the command.
 
 mod running;
 mod stderr;
@@ -81,8 +81,8 @@ impl Exec {
         let (mut running, to, from) = started.map_err(|error| self.not_started(&error))?;
         let mut answer = Vec::new();
         let is_held = {
-            // If one of them fails, the other ends too: it may wait for a command that neither
-            // reads nor ends.
+            // If `feed` or `read` fails, the other one is dropped, because it might wait forever
+            // for a command that neither reads nor ends.
             let mut talk = pin!(async { tokio::try_join!(feed(to, &message), self.read(from, &mut answer)) });
             tokio::select! {
                 talked = &mut talk => {
@@ -102,8 +102,8 @@ impl Exec {
                 }
             }
         };
-        // The exit status of the command counts, also if a process that it has left still holds its
-        // streams.
+        // Only the exit status of the command counts, even if a process that it has started still
+        // holds its streams.
         let status = running.end(is_held).await?;
         if status.success() {
             Ok(answer.into())

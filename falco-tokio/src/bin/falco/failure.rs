@@ -14,7 +14,7 @@ use crate::values::Address;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  success; also if the reader of standard output has closed it
-  1  a request failed, or some of many did, or any error that is not listed below
+  1  at least one request failed, or an error occurred that is not listed below
   2  the command line is wrong
   3  the server refused the handshake: another key, --context or --wire, no FalcoTCP server, or a full one
   4  cannot connect, or cannot listen
@@ -123,10 +123,10 @@ impl Failure {
         };
         let hint = match (source.kind(), address) {
             (ErrorKind::AddrInUse, Address::Tcp(_)) => {
-                ": another program listens there; stop it, or have --listen name another port"
+                ": another program listens there; stop it, or give another port with --listen"
             }
             (ErrorKind::AddrInUse, Address::Unix(path)) => match at_path::look(path) {
-                AtPath::Server => ": another server listens there; stop it, or have --listen name another path",
+                AtPath::Server => ": another server listens there; stop it, or give another path with --listen",
                 AtPath::DeadSocket => {
                     ": a server that has ended left this socket, and it could not be removed: remove it, or start again if another server was starting"
                 }
@@ -135,7 +135,7 @@ impl Failure {
                 }
             },
             (ErrorKind::AddrNotAvailable, _) => {
-                ": this machine has no such address; 0.0.0.0 and [::] stand for all that it has"
+                ": this machine has no such address; 0.0.0.0 and [::] listen on all its addresses"
             }
             (ErrorKind::PermissionDenied, Address::Tcp(_)) => ": this user may not use that port; try one above 1023",
             (ErrorKind::PermissionDenied, Address::Unix(_)) => ": this user may not create a file there",

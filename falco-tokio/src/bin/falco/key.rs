@@ -25,9 +25,9 @@ Keys:
   A key is 64 hexadecimal digits, as `falco keygen` makes them. It comes from --key-file, where - is standard input, or
   else from the variable FALCO_KEY. On the classic wire, FALCO_CLASSIC_KEY has precedence over FALCO_KEY, because a key
   is for one wire. No option takes the key itself: all users of a machine can see the arguments of a process.
-  Prefer a file: the environment of a process is passed on to all that it starts, and shows in its container's
-  configuration. The file must be readable by its owner alone (chmod 600), unless it belongs to another user, such as
-  root, who hands it to a service. Its text is one line, in ASCII, or in UTF-8 or UTF-16 with a byte order mark.";
+  Prefer a file: child processes inherit the environment, and the configuration of a container shows it. The file must
+  be readable by its owner alone (chmod 600), unless it belongs to another user, such as root, who hands it to a
+  service. Its text is one line, in ASCII, or in UTF-8 or UTF-16 with a byte order mark.";
 
 /// The options for the key, the same in all commands that need one.
 #[derive(clap::Args, Clone, Debug)]
@@ -86,7 +86,7 @@ impl KeyArgs {
 
 /// Keeps other processes of this user from reading the memory, the environment and the descriptors
 /// of this process, and keeps the key out of core dumps. Commands of `--exec` are such processes.
-/// Only Linux has this. The superuser can read all the same.
+/// Only Linux has this. The superuser can still read them.
 #[cfg(target_os = "linux")]
 pub(crate) fn deny_inspection() -> io::Result<()> {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -205,7 +205,7 @@ fn check_permissions(file: &File, name: &str) -> Result<(), Failure> {
 }
 
 #[cfg(not(unix))]
-#[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+#[expect(clippy::unnecessary_wraps, reason = "on Unix it can fail")]
 fn check_permissions(_: &File, _: &str) -> Result<(), Failure> {
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::{key, log, output};
 /// Makes a key: 64 hexadecimal digits from the operating system's random numbers.
 ///
 /// Both sides of a connection have the same key, and everyone who has it can pose as either side.
-/// Copy it over an encrypted channel, to nobody else. A password is not a key.
+/// Copy it only to the other side, over an encrypted channel. A password is not a key.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Creates this file, which only its owner may read, instead of printing the key. A file that

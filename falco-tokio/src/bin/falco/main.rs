@@ -100,7 +100,7 @@ fn main() -> ExitCode {
         Command::ExitCodes => output::line(&EXIT_CODES),
     };
     let code = done.map_or_else(Failure::end, |()| ExitCode::SUCCESS);
-    // A server ends also if nobody reads its log. Other commands wait for the reader of standard
+    // A server ends even if nobody reads its log. Other commands wait for the reader of standard
     // error, as usual.
     if is_server {
         log::end();

@@ -13,8 +13,9 @@ use crate::values::{self, Address, millis, real};
 
 /// Pings a server over an encrypted connection, and prints how long each answer took.
 ///
-/// The server's handler is not involved. Ctrl-C ends it with a summary. If the connection is lost,
-/// it reconnects. The classic wire has no answer to a ping: there it only prints that it was sent.
+/// The server's handler is not involved. Ctrl-C ends the command with a summary. If the connection
+/// is lost, the command reconnects. The classic wire has no answer to a ping: there the command
+/// only prints that the ping was sent.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -139,7 +140,7 @@ impl Tally {
         output::line(&text)
     }
 
-    /// Fails if pings were lost. If all were, the exit code has the reason.
+    /// Fails if pings were lost. If all were lost, the exit code is that of the last error.
     fn verdict(&self) -> Result<(), Failure> {
         match self.trouble {
             None => Ok(()),
@@ -149,7 +150,7 @@ impl Tally {
     }
 }
 
-/// Minimum, maximum, mean and standard deviation of times, which are not kept.
+/// Minimum, maximum, mean and standard deviation of times. The times themselves are not stored.
 #[derive(Debug, Default)]
 struct Times {
     count: u64,

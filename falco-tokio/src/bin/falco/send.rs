@@ -38,7 +38,7 @@ Examples:
   date | falco send unix:/run/falco.sock --key-file falco.key
   falco send 10.0.0.7 hello --key-file old.key --wire classic   to a server of the published falcotcp 0.1.x";
 
-/// How long to wait for the server to end the connection as well, once the answer has come.
+/// How long to wait for the server to end the connection as well, after the answer has arrived.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(250);
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {

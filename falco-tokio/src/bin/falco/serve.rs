@@ -26,8 +26,8 @@ use crate::{log, output};
 /// Runs a server that answers each message with itself, or with the output of a command.
 ///
 /// When the server accepts connections, it prints `listening on ADDRESS` to standard output. Ctrl-C
-/// or SIGTERM drains it: it accepts nothing new, answers the requests that have begun, and ends. A
-/// second signal ends it at once.
+/// or SIGTERM drains it: it accepts no new connections or requests, answers the requests that have
+/// begun, and ends. A second signal ends it at once.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Where to listen: HOST:PORT or unix:PATH. With port 0 the system chooses a free one

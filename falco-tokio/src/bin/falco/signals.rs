@@ -1,5 +1,5 @@
 //! The signals by which a user or a supervisor ends the tool. A thread of its own waits for them,
-//! so that they end the process also if everything else is blocked.
+//! so that they end the process even if everything else is blocked.
 
 use core::time::Duration;
 use std::io;
@@ -12,17 +12,17 @@ use tokio::time::timeout;
 use crate::failure::{Code, Failure};
 use crate::log;
 
-/// How much longer than its own time limit a command may take to end, writing included.
+/// How much longer than its own time limit a command may take to end, including its last output.
 const LATE: Duration = Duration::from_secs(5);
 /// How long it may take to end after a second signal.
 const AT_ONCE: Duration = Duration::from_secs(3);
 /// How long writing the last message may take.
 const LAST_MESSAGE: Duration = Duration::from_millis(100);
 
-/// Ctrl-C and, on Unix, SIGTERM. While this exists they do not end the process by themselves. But
-/// the process is ended by force, if only one signal arrives, when the time given to
-/// [`new`](Self::new) and [`LATE`] have passed since then. After a second signal it is ended by
-/// force [`AT_ONCE`] later, or at a third signal.
+/// Receives Ctrl-C and, on Unix, SIGTERM. While this exists, the first signal does not end the
+/// process. If the process does not end by itself, it is ended by force: after the time given to
+/// [`new`](Self::new) plus [`LATE`] if there is one signal, and [`AT_ONCE`] after a second signal
+/// or at a third one.
 pub(crate) struct Signals(UnboundedReceiver<()>);
 
 impl Signals {

@@ -43,7 +43,8 @@ impl<H: Handler> Connection<H> {
             Outcome::Answer(body) => match self.mux.answer(id, body) {
                 Ok(()) => return counters.answers.add(1),
                 Err(RequestError::TooLarge { length, limit }) => {
-                    // Once for a connection: the client chooses the limit and how often it asks.
+                    // Logged once per connection, because the client chooses the limit and the
+                    // number of requests.
                     if self.too_large == 0 {
                         warn!(
                             request = id.number(),

@@ -1,6 +1,6 @@
 //! Copies what commands write to standard error to the log. All commands write to one pipe, which a
 //! thread always empties, so that no command waits for the reader of the log. A command that has
-//! ended may have left processes that hold the pipe; nothing waits for those.
+//! ended may have left processes that hold the pipe; nothing waits for those longer than [`END`].
 //!
 //! A client may be able to make a command write without end. So the log gets at most [`PER_SECOND`]
 //! bytes of that in a second, and the number of lines that were left out.

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::values::counted;
 
-/// More bytes than a file with a key has, white space included.
+/// A text of this many bytes or more, white space included, is not read as a key.
 pub(super) const LONGEST: usize = 1024;
 
 /// The key in a text, or a description of the text.

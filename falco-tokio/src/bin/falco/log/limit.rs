@@ -1,6 +1,6 @@
-//! Which events are written: those up to a level, but at most ten warnings and errors a second from
-//! each place in the code, since a client may be able to cause any number of them. The others are
-//! counted, and the counts are written.
+//! Selects which events are written to the log: none above a level. Of warnings and errors, at most
+//! ten a second are written from each place in the code, because a client may be able to cause any
+//! number of them. The others are counted, and the counts are written.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -27,12 +27,12 @@ struct Kind {
     /// When the second began in which `written` were written.
     since: Instant,
     written: u32,
-    /// Those that were not written and not reported yet.
+    /// Events that were not written and not reported yet.
     left_out: u64,
     message: String,
 }
 
-/// One for each place in the code that warns, of which there are a handful.
+/// One for each place in the code that logs a warning. There are only a few.
 static KINDS: Mutex<Vec<Kind>> = Mutex::new(Vec::new());
 /// Lines of commands that were not written and not reported yet.
 static LINES: AtomicU64 = AtomicU64::new(0);
@@ -44,7 +44,7 @@ fn lock() -> MutexGuard<'static, Vec<Kind>> {
     KINDS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets events through as described above.
+/// The filter that selects events.
 pub(super) struct Limit {
     level: LevelFilter,
     /// No limit besides the level.
@@ -71,7 +71,7 @@ impl<S: Subscriber> Filter<S> for Limit {
     }
 }
 
-/// Whether a warning is written. It is counted if not.
+/// Whether a warning is to be written. Counts it if not.
 fn admit(event: &Event<'_>, now: Instant) -> bool {
     let callsite = event.metadata().callsite();
     let mut kinds = lock();
@@ -141,7 +141,7 @@ pub(crate) fn report_left_out() {
     }
 }
 
-/// Calls [`report_left_out`] forever, a second after something was left out.
+/// Calls [`report_left_out`] one second after something was left out. Never returns.
 pub(crate) async fn report_left_out_each_second() {
     loop {
         LEFT_OUT.notified().await;

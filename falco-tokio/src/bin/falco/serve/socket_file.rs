@@ -22,8 +22,8 @@ use crate::log;
 /// a fraction of this time.
 const TURN: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_millis(5);
-/// Between the two connection attempts that both have to be rejected before a socket counts as
-/// dead: a server that has bound its socket rejects connections until it listens.
+/// The pause between two connection attempts. Both have to be rejected before a socket counts as
+/// dead, because a server that has bound its socket rejects connections until it listens.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -37,8 +37,8 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Binds, in the place of a dead server's socket if there is one. `mode` has the permissions of
-    /// the file; without it the umask decides.
+    /// Binds the socket, after removing the socket of a dead server if there is one. `mode` has the
+    /// permissions of the file; without it the umask decides.
     pub(super) async fn bind(builder: ServerBuilder, path: &Path, mode: Option<u16>) -> Result<(Server, Self), Error> {
         let lock = Lock::take(path).await;
         if !matches!(lock, Lock::Busy)
@@ -95,7 +95,7 @@ fn listen(path: &Path, mode: Option<u16>) -> io::Result<(UnixListener, SocketFil
 /// Which file it is: device and inode.
 type Identity = (u64, u64);
 
-/// A file that keeps its inode number as long as this exists, also after it was removed and its
+/// A file that keeps its inode number as long as this exists, even after it was removed and its
 /// socket was closed. Without that, the file of another server could have the same number.
 #[derive(Debug)]
 struct Pinned {
@@ -147,9 +147,9 @@ fn remove_if(path: &Path, which: Identity) -> io::Result<()> {
     remove_compared(path, which)
 }
 
-/// The same after the file was compared. Another server may have put its own socket at `path` since
-/// then, and the system cannot compare and remove in one step. So this moves the file aside, looks
-/// at what it has moved, and moves it back if it is another.
+/// Removes the file at `path`, whose identity was just compared with `which`. Another server may
+/// have put its own socket at `path` since then, and the system cannot compare and remove in one
+/// step. So this moves the file aside, compares again, and moves it back if it is another file.
 fn remove_compared(path: &Path, which: Identity) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.old", std::process::id()));
