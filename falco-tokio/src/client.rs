@@ -22,10 +22,10 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use falco_core::{Fate, Key};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use self::call::{HANDSHAKE, error_of};
+use self::call::{HANDSHAKE, Limit, error_of};
 use self::connection::{Connection, Event};
 use self::env::{Env, OwnKey};
 use self::shared::{Order, Shared};
@@ -228,16 +228,20 @@ impl Inner {
         limit: Option<Duration>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Bytes, Error> {
-        // An overflowing deadline means no limit.
-        let limit = limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
         let counters = &self.env.counters;
         counters.requests.add(1);
         let answered = async {
-            let _permit = match (permit, Arc::clone(&self.places).try_acquire_owned()) {
-                (Some(permit), _) | (None, Ok(permit)) => permit,
-                (None, Err(_)) => self.wait_for_place(limit).await?,
+            let mut limit = limit.map(|all| Limit { all, left: all });
+            let place = match &permit {
+                Some(_) => None,
+                None => Some(match self.places.try_acquire() {
+                    Ok(place) => place,
+                    Err(_) => self.wait_for_place(&mut limit).await?,
+                }),
             };
-            self.least_loaded()?.submit(body)?.end(limit).await
+            let answered = self.least_loaded()?.submit(body, limit)?.end().await;
+            drop((place, permit));
+            answered
         };
         let answered = answered.await;
         let counter = if answered.is_ok() {
@@ -249,15 +253,18 @@ impl Inner {
         answered
     }
 
-    async fn wait_for_place(&self, limit: Option<(Instant, Duration)>) -> Result<OwnedSemaphorePermit, Error> {
-        let place = Arc::clone(&self.places).acquire_owned();
+    /// Waits for a place in the queue, and takes the time for that from `limit`.
+    async fn wait_for_place(&self, limit: &mut Option<Limit>) -> Result<SemaphorePermit<'_>, Error> {
+        let place = self.places.acquire();
         let place = match limit {
             None => place.await,
-            Some((deadline, limit)) => {
-                let place = tokio::time::timeout_at(deadline, place).await;
+            Some(limit) => {
+                let began = Instant::now();
+                let place = tokio::time::timeout(limit.left, place).await;
+                limit.left = limit.left.saturating_sub(began.elapsed());
                 place.map_err(|_| Error::TimedOut {
                     doing: "waiting for a place in the queue",
-                    limit,
+                    limit: limit.all,
                     fate: Fate::NotProcessed,
                 })?
             }

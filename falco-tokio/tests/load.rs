@@ -46,7 +46,9 @@ fn runtime() -> tokio::runtime::Runtime {
 
 fn server() {
     let runtime = runtime();
-    let running = runtime.block_on(Running::echo(Server::builder(key(1)).settings(settings())));
+    // Room for all handshakes: near the limit, a client whose hello is slow can be dropped.
+    let builder = Server::builder(key(1)).settings(settings()).max_connections(12_000);
+    let running = runtime.block_on(Running::echo(builder));
     say(running.address);
     while let Some(order) = next_order() {
         if order == "usage" {

@@ -164,6 +164,11 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         Ok(())
     }
 
+    /// The callers of the requests that are outstanding, by ticket.
+    pub fn waiters(&self) -> impl Iterator<Item = (u64, &W)> {
+        self.table.waiters()
+    }
+
     /// Cancels the request with this ticket. Bytes that are not sealed yet are not sent. On the
     /// noise wire, the server is sent a CANCEL if the request has begun. Returns the request and
     /// its fate, or `None` if it has completed.

@@ -157,6 +157,12 @@ impl<B, W> Table<B, W> {
         }
     }
 
+    pub(super) fn waiters(&self) -> impl Iterator<Item = (u64, &W)> {
+        self.rows
+            .iter()
+            .filter_map(|row| Some((row.ticket, &row.record.as_ref()?.waiter)))
+    }
+
     /// Takes out the requests of which nothing was sealed, in the order of their tickets.
     pub(super) fn take_unbegun(&mut self, mut each: impl FnMut(Call<B, W>)) {
         for Row { ticket, record } in &mut self.rows {

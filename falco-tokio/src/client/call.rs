@@ -13,14 +13,48 @@ use crate::error::Error;
 /// What a client is doing until a connection is established, for error messages.
 pub(super) const HANDSHAKE: &str = "handshake";
 
-/// Where the answer to a request goes.
-pub(super) type AnswerTo = oneshot::Sender<Result<Bytes, Error>>;
+/// Stands for no time limit.
+pub(super) const NEVER: falco_core::Instant = falco_core::Instant::from_millis(u64::MAX);
+
+/// The time limit of a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    /// What the caller has set.
+    pub(super) all: Duration,
+    /// What was left of it when the request was submitted.
+    pub(super) left: Duration,
+}
+
+/// The caller of a request.
+pub(super) struct Waiter {
+    to: oneshot::Sender<Result<Bytes, Error>>,
+    pub(super) limit: Option<Limit>,
+    /// When the limit passes. It counts from when the task takes the request.
+    pub(super) expires_at: falco_core::Instant,
+}
+
+impl Waiter {
+    /// The task takes the request at `now`.
+    pub(super) fn start(&mut self, now: falco_core::Instant) {
+        // The clock has whole milliseconds, so that `now` can be up to one too early.
+        let expires_at = self.limit.map(|limit| now + limit.left + Duration::from_millis(1));
+        self.expires_at = expires_at.unwrap_or(NEVER);
+    }
+
+    pub(super) const fn new(to: oneshot::Sender<Result<Bytes, Error>>, limit: Option<Limit>) -> Self {
+        Self {
+            to,
+            limit,
+            expires_at: NEVER,
+        }
+    }
+}
 
 /// Where the result of a ping goes.
 pub(super) type PingTo = oneshot::Sender<Result<Option<Duration>, Error>>;
 
 /// A request until it completes.
-pub(super) type Call = falco_core::mux::Call<Bytes, AnswerTo>;
+pub(super) type Call = falco_core::mux::Call<Bytes, Waiter>;
 
 /// A ping until it completes, with the time at which its connection has accepted it.
 pub(super) type Ping = falco_core::mux::Ping<(Instant, PingTo)>;
@@ -33,13 +67,13 @@ pub(super) struct Returned {
 }
 
 /// Sends a caller the error of its request.
-pub(super) fn fail(to: AnswerTo, error: RequestError) {
-    answer(to, Err(Error::Request(error)));
+pub(super) fn fail(waiter: Waiter, error: RequestError) {
+    answer(waiter, Err(Error::Request(error)));
 }
 
 /// Sends a caller the result of its request. The caller may no longer wait.
-pub(super) fn answer(to: AnswerTo, result: Result<Bytes, Error>) {
-    let _ = to.send(result);
+pub(super) fn answer(waiter: Waiter, result: Result<Bytes, Error>) {
+    let _ = waiter.to.send(result);
 }
 
 /// The error of a request whose connection has ended with `end`. `doing` is what the client was

@@ -13,7 +13,7 @@ use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, F
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::call::{AnswerTo, Call, Ping, PingTo, Returned, answer, error_of, fail};
+use super::call::{Call, NEVER, Ping, PingTo, Returned, Waiter, answer, error_of, fail};
 use super::env::{Env, OwnKey};
 use super::panics::catch_panic;
 use crate::line::{Line, Wrote, sealed};
@@ -22,12 +22,10 @@ use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
 const TURN: usize = 64 << 10;
-/// Stands for no deadline.
-const NEVER: falco_core::Instant = falco_core::Instant::from_millis(u64::MAX);
 
 pub(super) struct Connection {
     line: Line<Socket>,
-    mux: ClientMux<Arc<ClientKeys>, Bytes, AnswerTo, (Instant, PingTo)>,
+    mux: ClientMux<Arc<ClientKeys>, Bytes, Waiter, (Instant, PingTo)>,
     timer: Timer,
     stage: Stage,
     /// When this turn began. It is not read again during the turn, which is short.
@@ -39,6 +37,8 @@ pub(super) struct Connection {
     received: falco_core::Instant,
     /// The deadline when the last turn ended. None is before it.
     due: falco_core::Instant,
+    /// When the slot wants to be woken.
+    pub(super) wakes_at: falco_core::Instant,
     /// Reads the socket itself. The runtime may not have been notified yet of bytes in it.
     reads_directly: bool,
     /// Bytes read in this turn.
@@ -63,6 +63,8 @@ pub(super) enum Event {
     Established,
     /// No new requests are accepted. Requests in flight still complete.
     Closing,
+    /// The time has passed at which the slot wants to be woken.
+    Due,
     /// All requests have been returned or have completed. The stream may still be ending.
     Ended(io::Result<ConnectionError>),
 }
@@ -91,6 +93,7 @@ impl Connection {
             eof: false,
             received: now,
             due: NEVER,
+            wakes_at: NEVER,
             reads_directly: false,
             turn: 0,
             written: 0,
@@ -140,6 +143,11 @@ impl Connection {
                 None
             }
         }
+    }
+
+    /// The callers of the requests that it has, by ticket.
+    pub(super) fn waiters(&self) -> impl Iterator<Item = (u64, &Waiter)> {
+        self.mux.waiters()
     }
 
     /// Cancels a request and returns it, so that its caller can receive an error.
@@ -368,11 +376,15 @@ impl Connection {
                 self.mux.shrink();
             }
             self.due = deadline.unwrap_or(NEVER);
-            let deadline = deadline.map(|deadline| self.env.clock.at(deadline));
+            let wakes_at = self.due.min(self.wakes_at);
+            let deadline = (wakes_at != NEVER).then(|| self.env.clock.at(wakes_at));
             if self.timer.poll(cx, deadline).is_pending() {
                 return Poll::Pending;
             }
             self.now = self.env.clock.now();
+            if self.wakes_at <= self.now {
+                return Poll::Ready(Event::Due);
+            }
         }
     }
 

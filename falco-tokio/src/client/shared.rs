@@ -3,13 +3,12 @@
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::task::{Context, Waker};
-use core::time::Duration;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::call::{Call, PingTo};
+use super::call::{Call, Limit, PingTo, Waiter};
 use super::connection::Connection;
 use crate::error::Error;
 
@@ -25,9 +24,6 @@ pub(super) struct Orders {
 pub(super) enum Order {
     /// The caller has dropped the request with this ticket.
     Cancel(u64),
-    /// The time limit of the request with this ticket has passed: cancel it and send its caller the
-    /// error, which names the limit.
-    Expire(u64, Duration),
     /// Ping the server, and report how long the answer took.
     Ping(PingTo),
     /// Report when there is a connection, or why there is none.
@@ -82,7 +78,7 @@ impl Shared {
     }
 
     /// Queues a request for the connection's task, and wakes that task.
-    pub(super) fn submit(self: &Arc<Self>, body: Bytes) -> Result<Submitted, Error> {
+    pub(super) fn submit(self: &Arc<Self>, body: Bytes, limit: Option<Limit>) -> Result<Submitted, Error> {
         let (to, answer) = oneshot::channel();
         let mut state = self.lock();
         if state.closed {
@@ -90,7 +86,10 @@ impl Shared {
         }
         state.tickets += 1;
         let ticket = state.tickets;
-        state.orders.requests.push(Some(Call::new(ticket, body, to)));
+        state
+            .orders
+            .requests
+            .push(Some(Call::new(ticket, body, Waiter::new(to, limit))));
         Self::wake(state);
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         Ok(Submitted {
@@ -185,25 +184,12 @@ pub(super) struct Submitted {
 }
 
 impl Submitted {
-    /// Waits until the request completes. At the deadline it is cancelled, and the error has its
-    /// fate.
-    pub(super) async fn end(mut self, limit: Option<(tokio::time::Instant, Duration)>) -> Result<Bytes, Error> {
+    /// Waits until the request completes, which it does at its time limit at the latest.
+    pub(super) async fn end(mut self) -> Result<Bytes, Error> {
         let Some(answer) = &mut self.answer else {
             return Err(Error::Closed);
         };
-        let end = match limit {
-            None => answer.await,
-            Some((deadline, limit)) => {
-                if let Ok(end) = tokio::time::timeout_at(deadline, &mut *answer).await {
-                    end
-                } else {
-                    // Only the task knows the fate of the request. The answer may still arrive
-                    // first.
-                    self.shared.order_always(Order::Expire(self.ticket, limit));
-                    answer.await
-                }
-            }
-        };
+        let end = answer.await;
         self.answer = None;
         // The task was dropped with its runtime.
         end.unwrap_or_else(|_| {

@@ -2,10 +2,11 @@
 //! orders of callers, and connects when there is something to do. Requests that were not processed
 //! on one connection are sent again on the next.
 
+mod expiry;
+
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
-use core::time::Duration;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::call::{Call, HANDSHAKE, Ping, Returned, answer, error_of};
+use super::call::{Call, HANDSHAKE, NEVER, Ping, Returned, answer, error_of};
 use super::connection::{Connection, Event};
 use super::dial::Dialing;
 use super::env::Env;
@@ -48,7 +49,12 @@ pub(super) struct Slot {
     closers: Vec<oneshot::Sender<()>>,
     closing: bool,
     dials: Dials<Error>,
+    /// For the next attempt to connect, and for time limits while there is no connection.
     timer: Timer,
+    /// When this turn began.
+    now: falco_core::Instant,
+    /// No time limit of a request passes before this.
+    expires_at: falco_core::Instant,
 }
 
 enum Current {
@@ -61,6 +67,8 @@ impl Slot {
     pub(super) fn new(shared: Arc<Shared>, env: Arc<Env>) -> Self {
         Self {
             dials: Dials::new(env.backoff, env.fail_fast),
+            now: env.clock.now(),
+            expires_at: NEVER,
             shared,
             env,
             orders: Orders::default(),
@@ -95,7 +103,9 @@ impl Slot {
                 Current::Connection(..) | Current::Dialing(_) | Current::None => None,
             };
             ready = ready.filter(|connection| connection.is_established() && !connection.is_quiet());
-            for call in self.orders.requests.drain(..).flatten() {
+            for mut call in self.orders.requests.drain(..).flatten() {
+                call.waiter.start(self.now);
+                self.expires_at = self.expires_at.min(call.waiter.expires_at);
                 let waits = match &mut ready {
                     Some(connection) => connection.request(call),
                     None => Some(call),
@@ -107,7 +117,6 @@ impl Slot {
         for order in others.drain(..) {
             match order {
                 Order::Cancel(ticket) => drop(self.remove(ticket)),
-                Order::Expire(ticket, limit) => self.expire(ticket, limit),
                 Order::Ping(to) => self.pings.push(Ping::new((Instant::now(), to))),
                 Order::Open(to) => self.openers.push(to),
                 Order::Renew => self.renew(None),
@@ -134,20 +143,6 @@ impl Slot {
         };
         let mut connections = current.into_iter().chain(&mut self.old);
         connections.find_map(|connection| connection.cancel(ticket))
-    }
-
-    fn expire(&mut self, ticket: u64, limit: Duration) {
-        let waits = self.waiting.contains_key(&ticket);
-        if let Some((call, fate)) = self.remove(ticket) {
-            // The error of the last attempt is more useful than a timeout.
-            let why = self.dials.why().filter(|_| waits).map(|why| why.again(fate));
-            let doing = if fate == Fate::NotProcessed {
-                "sending the request"
-            } else {
-                "waiting for the answer"
-            };
-            answer(call.waiter, Err(why.unwrap_or(Error::TimedOut { doing, limit, fate })));
-        }
     }
 
     /// Handles a change of the key: no more requests begin on the current connection, and those in
@@ -348,6 +343,7 @@ impl Slot {
                 Poll::Ready(())
             }
             Current::Connection(mut connection) => {
+                connection.wakes_at = self.expires_at;
                 let polled = poll(&mut connection, cx);
                 let returned = core::mem::take(&mut connection.returned);
                 let gave_back = !returned.calls.is_empty() || !returned.pings.is_empty();
@@ -368,6 +364,10 @@ impl Slot {
                             self.dials.spend();
                         }
                         self.current = Current::Connection(connection);
+                    }
+                    Poll::Ready(Event::Due) => {
+                        self.current = Current::Connection(connection);
+                        self.begin_turn();
                     }
                     Poll::Ready(Event::Closing) => {
                         self.lose(&connection, None);
@@ -413,19 +413,26 @@ impl Slot {
         }
     }
 
+    fn begin_turn(&mut self) {
+        self.now = self.env.clock.now();
+        self.old
+            .iter_mut()
+            .for_each(|connection| connection.begin_turn(self.now));
+        if let Current::Connection(connection) = &mut self.current {
+            connection.begin_turn(self.now);
+        }
+    }
+
     /// One turn. It is not inlined, because its caller overwrites its stack frame afterwards.
     #[inline(never)]
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let now = self.env.clock.now();
-        self.old.iter_mut().for_each(|connection| connection.begin_turn(now));
-        if let Current::Connection(connection) = &mut self.current {
-            connection.begin_turn(now);
-        }
+        self.begin_turn();
         loop {
             if !self.take_orders(cx) {
                 reschedule(cx);
                 return Poll::Pending;
             }
+            self.expire();
             self.stop_connecting();
             if !self.is_connected() {
                 let asked = self.is_waited_for();
@@ -443,6 +450,13 @@ impl Slot {
                     let _ = to.send(());
                 }
                 return Poll::Ready(());
+            }
+            // The timer of a connection also has the time limits.
+            let connected = matches!(self.current, Current::Connection(_));
+            let expires_at = (self.expires_at != NEVER).then(|| self.env.clock.at(self.expires_at));
+            if !changed && !connected && self.timer.poll(cx, expires_at).is_ready() {
+                self.begin_turn();
+                continue;
             }
             if !changed {
                 self.update_load();

@@ -1,0 +1,55 @@
+//! Time limits of requests. A slot has one deadline for all of them, so that a request that is
+//! answered in time costs no timer.
+
+use falco_core::Fate;
+
+use super::super::call::{Limit, NEVER, Waiter, answer};
+use super::super::connection::Connection;
+use super::{Current, Slot};
+use crate::error::Error;
+
+impl Slot {
+    /// Sends an error to the callers whose time limit has passed.
+    pub(super) fn expire(&mut self) {
+        if self.now < self.expires_at {
+            return;
+        }
+        let (mut expired, mut next) = (Vec::new(), NEVER);
+        for (ticket, waiter) in self.waiters() {
+            match waiter.limit {
+                Some(limit) if waiter.expires_at <= self.now => expired.push((ticket, limit)),
+                _ => next = next.min(waiter.expires_at),
+            }
+        }
+        self.expires_at = next;
+        for (ticket, limit) in expired {
+            self.expire_one(ticket, limit);
+        }
+    }
+
+    /// All callers that wait for an answer.
+    fn waiters(&self) -> impl Iterator<Item = (u64, &Waiter)> {
+        let current = match &self.current {
+            Current::Connection(connection) => Some(&**connection),
+            Current::None | Current::Dialing(_) => None,
+        };
+        let connections = current.into_iter().chain(&self.old);
+        let waiting = self.waiting.iter().map(|(ticket, call)| (*ticket, &call.waiter));
+        waiting.chain(connections.flat_map(Connection::waiters))
+    }
+
+    fn expire_one(&mut self, ticket: u64, limit: Limit) {
+        let waits = self.waiting.contains_key(&ticket);
+        if let Some((call, fate)) = self.remove(ticket) {
+            // The error of the last attempt is more useful than a timeout.
+            let why = self.dials.why().filter(|_| waits).map(|why| why.again(fate));
+            let doing = if fate == Fate::NotProcessed {
+                "sending the request"
+            } else {
+                "waiting for the answer"
+            };
+            let limit = limit.all;
+            answer(call.waiter, Err(why.unwrap_or(Error::TimedOut { doing, limit, fate })));
+        }
+    }
+}
