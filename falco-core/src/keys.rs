@@ -19,7 +19,10 @@ use std::sync::{PoisonError, RwLock};
 use rand_core::TryCryptoRng;
 
 use crate::classic::ClassicKey;
-use crate::crypto::RustCrypto;
+#[cfg(feature = "aws-lc-rs")]
+use crate::crypto::AwsLc as Provider;
+#[cfg(not(feature = "aws-lc-rs"))]
+use crate::crypto::RustCrypto as Provider;
 use crate::error::EntropyError;
 use crate::key::{Key, Secret};
 use crate::message::KeyId;
@@ -33,9 +36,9 @@ pub use wires::Keys;
 use wires::{Classic, Wires};
 
 /// What a client's connections share.
-pub type ClientKeys = Keys<NoiseClient<HeapTable, RustCrypto, Vec<u8>>>;
+pub type ClientKeys = Keys<NoiseClient<HeapTable, Provider, Vec<u8>>>;
 /// What a server's connections share.
-pub type ServerKeys = Keys<NoiseServer<HeapTable, ServerRing, RustCrypto, Vec<u8>>>;
+pub type ServerKeys = Keys<NoiseServer<HeapTable, ServerRing, Provider, Vec<u8>>>;
 
 impl ClientKeys {
     /// Whether the client uses the noise wire.
@@ -96,7 +99,7 @@ impl Secrets {
             return Ok(Keys(Wires::Classic(classic(key, self.nonces, rng)?)));
         }
         let key = self.noise.into_iter().next().ok_or(SetupError::NoKey)?;
-        Ok(Keys(Wires::Noise(NoiseClient::new(key, self.context, RustCrypto)?)))
+        Ok(Keys(Wires::Noise(NoiseClient::new(key, self.context, Provider)?)))
     }
 
     /// The keys of a server.
@@ -104,7 +107,7 @@ impl Secrets {
     /// # Errors
     /// [`SetupError`].
     pub fn into_server<G: TryCryptoRng + ?Sized>(self, rng: &mut G) -> Result<ServerKeys, SetupError> {
-        let classic_id = self.classic.as_ref().map(|key| NoiseSecret::id_of(key, &RustCrypto));
+        let classic_id = self.classic.as_ref().map(|key| NoiseSecret::id_of(key, &Provider));
         let noise = if self.noise.is_empty() {
             None
         } else {
@@ -112,7 +115,7 @@ impl Secrets {
             for key in self.noise {
                 keys.add(key)?;
             }
-            Some(NoiseServer::new(keys, self.context, RustCrypto)?)
+            Some(NoiseServer::new(keys, self.context, Provider)?)
         };
         let classic = self.classic.map(|key| classic(key, self.nonces, rng)).transpose()?;
         Ok(Keys(match (noise, classic) {
@@ -126,7 +129,9 @@ impl Secrets {
 
 fn classic<G: TryCryptoRng + ?Sized>(key: Key, nonces: usize, rng: &mut G) -> Result<Box<Classic>, EntropyError> {
     let cache = HeapReplayCache::new(nonces, rng)?;
-    Ok(with_stack_wiped(|| Box::new(ClassicKey::new(key, cache))))
+    Ok(with_stack_wiped(|| {
+        Box::new(ClassicKey::with_crypto(key, cache, &Provider))
+    }))
 }
 
 /// The keys that a server accepts on the noise wire. Any thread can add and retire keys while the
@@ -164,7 +169,7 @@ impl ServerRing {
     /// # Errors
     /// [`SetupError::DuplicateKey`], [`SetupError::KeyOnBothWires`]; then the ring is unchanged.
     pub fn add(&self, key: Key) -> Result<KeyId, SetupError> {
-        let secret = NoiseSecret::derive(key, &RustCrypto);
+        let secret = NoiseSecret::derive(key, &Provider);
         let id = secret.id();
         if self.classic == Some(id) {
             return Err(SetupError::KeyOnBothWires(id));

@@ -64,20 +64,15 @@ impl<L: ReplayCache, C: Crypto> ClassicKey<L, C> {
         let (nonce, rest) = sealed
             .split_first_chunk_mut::<NONCE_LENGTH>()
             .ok_or(ConnectionError::KeyExhausted)?;
-        let (text, tag) = rest
-            .split_last_chunk_mut::<TAG_LENGTH>()
-            .ok_or(ConnectionError::KeyExhausted)?;
         let fresh = nonces.peek();
         self.replay_cache
             .check_seal(&fresh)
             .map_err(|_| ConnectionError::KeyExhausted)?;
         nonces.advance();
         *nonce = fresh;
-        *tag = self
-            .aead
-            .seal(&fresh, &[], text, body)
-            .map_err(|_| ConnectionError::KeyExhausted)?;
-        Ok(())
+        self.aead
+            .seal_with_tag(&fresh, &[], rest, body)
+            .map_err(|_| ConnectionError::KeyExhausted)
     }
 
     /// Opens `sealed` (nonce, text, tag) in place, checks it for replay and reflection, and returns

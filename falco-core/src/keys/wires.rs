@@ -6,6 +6,7 @@ use core::fmt;
 
 use rand_core::TryCryptoRng;
 
+use super::Provider;
 use crate::classic::ClassicKey;
 use crate::error::{ConnectionError, EntropyError, Error, OutputTooSmall, ReplyError, SealError};
 use crate::event::Received;
@@ -22,7 +23,7 @@ use crate::wipe::with_stack_wiped;
 const CLASSIC: u8 = 0x00;
 
 /// A classic key that threads can share.
-pub(super) type Classic = ClassicKey<HeapReplayCache>;
+pub(super) type Classic = ClassicKey<HeapReplayCache, Provider>;
 
 /// The keys of one side, which all its connections share: [`ClientKeys`](super::ClientKeys) or
 /// [`ServerKeys`](super::ServerKeys).

@@ -84,8 +84,8 @@ impl<A: Aead> Direction<A> {
         self.counter > 0
     }
 
-    /// Seals the next record. `out` holds plaintext, except for its last `body.len()` bytes, which
-    /// receive `body`.
+    /// Seals the next record. `out` holds plaintext, then room for `body`, which is sealed into it,
+    /// and for the tag.
     #[cfg_attr(not(target_os = "none"), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
     pub(super) fn seal<C: Crypto<Aead = A>>(
@@ -93,10 +93,9 @@ impl<A: Aead> Direction<A> {
         crypto: &C,
         out: &mut [u8],
         body: &[u8],
-    ) -> Result<Tag, AeadError> {
-        let tag = self.aead.seal(&nonce(self.counter), &[], out, body)?;
-        self.advance(crypto)?;
-        Ok(tag)
+    ) -> Result<(), AeadError> {
+        self.aead.seal_with_tag(&nonce(self.counter), &[], out, body)?;
+        self.advance(crypto)
     }
 
     /// Opens the next record in place.

@@ -108,12 +108,11 @@ impl<'o, 'b> Writer<'o, 'b> {
         let plain = core::mem::take(&mut self.open) + tail.len();
         let record = self.out.get_mut(self.finished..).ok_or(AeadError::new())?;
         let (length, rest) = record.split_first_chunk_mut::<RECORD_HEAD>().ok_or(AeadError::new())?;
-        let (text, rest) = rest.split_at_mut_checked(plain).ok_or(AeadError::new())?;
-        let tag = rest.first_chunk_mut::<TAG_LENGTH>().ok_or(AeadError::new())?;
+        let text = rest.get_mut(..plain + TAG_LENGTH).ok_or(AeadError::new())?;
         *length = u16::try_from(plain + TAG_LENGTH)
             .map_err(|_| AeadError::new())?
             .to_be_bytes();
-        *tag = send.seal(crypto, text, tail)?;
+        send.seal(crypto, text, tail)?;
         self.finished += RECORD_OVERHEAD + plain;
         Ok(())
     }

@@ -13,4 +13,5 @@ mod common;
 mod aead;
 mod classic;
 mod crypto_interface;
+mod provider;
 mod wycheproof;

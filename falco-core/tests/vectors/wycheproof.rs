@@ -1,11 +1,12 @@
-//! The vectors of Project Wycheproof: AES-256-GCM of `RustCrypto`, which is that of this crate or,
-//! with the feature `aes-gcm`, that of the crate aes-gcm; and X25519, by itself and in the
+//! The vectors of Project Wycheproof: AES-256-GCM of this crate or,
+//! with the features of these names, of the crates aes-gcm and aws-lc-rs; and X25519, by itself and in the
 //! handshake of the noise wire.
 
 use core::convert::Infallible;
 
 use crate::common::{ms, pending_output};
-use falco_core::crypto::{Aead, AeadError, Crypto, NoiseCrypto, RustCrypto};
+use crate::provider::{LEAVES_REFUSED_TEXT, Provider};
+use falco_core::crypto::{Aead, AeadError, Crypto, NoiseCrypto};
 use falco_core::testing::{NoiseTestClient, NoiseTestServer, RawHandshake, noise_client, noise_server};
 use falco_core::{ClientConnection, ConnectionError, Received, ServerConnection, Settings};
 use rand_core::{TryCryptoRng, TryRng};
@@ -20,16 +21,15 @@ fn aes_256_gcm_agrees_with_every_vector() {
             continue;
         }
         for test in group.tests {
-            let aead = RustCrypto.aead(&test.key[..].try_into().unwrap());
+            let aead = Provider.aead(&test.key[..].try_into().unwrap());
             let nonce = test.nonce[..].try_into().unwrap();
             let tag = test.tag[..].try_into().unwrap();
             let mut text = test.ct.to_vec();
             let opened = aead.open(&nonce, &test.aad, &mut text, &tag);
             if test.result == TestResult::Invalid {
                 assert_eq!(opened, Err(AeadError::new()), "test {}", test.tc_id);
-                assert_eq!(
-                    text,
-                    test.ct[..],
+                assert!(
+                    text == test.ct[..] || !LEAVES_REFUSED_TEXT,
                     "test {}: a refused text is left as it was",
                     test.tc_id
                 );
@@ -93,16 +93,16 @@ impl TryCryptoRng for Private {}
 struct Agreed([u8; 32]);
 
 impl Crypto for Agreed {
-    type Aead = <RustCrypto as Crypto>::Aead;
+    type Aead = <Provider as Crypto>::Aead;
 
     fn aead(&self, key: &[u8; 32]) -> Self::Aead {
-        RustCrypto.aead(key)
+        Provider.aead(key)
     }
 }
 
 impl NoiseCrypto for Agreed {
     fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
-        RustCrypto.x25519_public(private)
+        Provider.x25519_public(private)
     }
 
     fn x25519(&self, _private: &[u8; 32], _public: &[u8; 32]) -> [u8; 32] {
@@ -110,11 +110,11 @@ impl NoiseCrypto for Agreed {
     }
 
     fn sha256(&self, parts: &[&[u8]]) -> [u8; 32] {
-        RustCrypto.sha256(parts)
+        Provider.sha256(parts)
     }
 
     fn hmac_sha256(&self, key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
-        RustCrypto.hmac_sha256(key, parts)
+        Provider.hmac_sha256(key, parts)
     }
 }
 
@@ -156,7 +156,7 @@ fn x25519_agrees_with_every_vector_and_the_wire_refuses_the_secret_of_zeros() {
             let private = test.private_key[..].try_into().unwrap();
             let public = test.public_key[..].try_into().unwrap();
             let shared = test.shared_secret[..].try_into().unwrap();
-            assert_eq!(RustCrypto.x25519(&private, &public), shared, "test {}", test.tc_id);
+            assert_eq!(Provider.x25519(&private, &public), shared, "test {}", test.tc_id);
 
             let mut peer = RawHandshake::new(Agreed(shared), 7);
             peer.public = Some(public);
