@@ -86,8 +86,7 @@ impl<A: Aead> Direction<A> {
 
     /// Seals the next record. `out` holds plaintext, then room for `body`, which is sealed into it,
     /// and for the tag.
-    #[cfg_attr(not(target_os = "none"), inline)]
-    #[cfg_attr(target_os = "none", inline(never))]
+    #[inline(never)]
     pub(super) fn seal<C: Crypto<Aead = A>>(
         &mut self,
         crypto: &C,
