@@ -38,6 +38,9 @@
 //!     }
 //!     let sealed = server.seal(now, &mut out)?;
 //!     to_client.extend_from_slice(&out[..sealed]);
+//!     if sealed == 0 {
+//!         server.flushed();
+//!     }
 //!     match client.recv(now, &mut to_client)? {
 //!         ClientStep::Answer { waiter, body, .. } => break (waiter, body.into_vec()),
 //!         ClientStep::Established { consumed } | ClientStep::Skip { consumed } | ClientStep::Pong { consumed, .. } => {

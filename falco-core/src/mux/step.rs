@@ -75,11 +75,10 @@ pub enum ServerStep<'u> {
         /// Unread bytes needed in all.
         total: usize,
     },
-    /// Pass what [`seal`](super::ServerMux::seal) returns to the stream first, then call again. A
-    /// client whose connection ends without a byte relies on it that no handler ran before the
-    /// answer to its first PING was sent. It also comes while
-    /// [`may_read`](super::ServerMux::may_read) returns `false`, because the client does not take
-    /// its answers.
+    /// Pass what [`seal`](super::ServerMux::seal) returns to the stream first, then call again. It
+    /// also comes while [`may_read`](super::ServerMux::may_read) returns `false`: before
+    /// [`flushed`](super::ServerMux::flushed) is called for the first time after the handshake, and
+    /// while the client does not take its answers.
     TransmitFirst,
     /// Answer a request first, then call again.
     AnswerFirst,

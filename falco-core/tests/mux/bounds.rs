@@ -99,6 +99,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> Pair<C, S> {
             unread.drain(..consumed);
             let sealed = self.server.seal(NOW, &mut out).unwrap();
             self.to_client.extend_from_slice(&out[..sealed]);
+            self.server.flushed();
             if consumed == 0 && sealed == 0 {
                 break;
             }

@@ -206,6 +206,7 @@ fn on_the_classic_wire_requests_stay_in_the_stream() {
         Ok(ServerStep::Established { .. })
     ));
     let accept = mux.seal(now, &mut out).unwrap();
+    mux.flushed();
     assert!(matches!(
         client.recv(now, &mut out[..accept]),
         Ok(Received::Event { .. })

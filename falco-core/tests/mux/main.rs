@@ -13,6 +13,7 @@ mod bounds;
 mod closing;
 mod deferred;
 mod dials;
+mod greeting;
 mod held_back;
 mod pings;
 mod retries;

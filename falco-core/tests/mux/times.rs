@@ -50,6 +50,7 @@ fn talk<C: ClientKeyRef, S: ServerKeyRef>(
     }
     let sealed = server.seal(now, &mut out).unwrap();
     to_client.extend_from_slice(&out[..sealed]);
+    server.flushed();
     if let Ok(
         ClientStep::Skip { consumed } | ClientStep::Established { consumed } | ClientStep::Pong { consumed, .. },
     ) = client.recv(now, to_client)

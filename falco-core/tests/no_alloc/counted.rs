@@ -48,6 +48,7 @@ fn established<'k>(keys: &'k Keys, settings: &Settings, budget: &SharedBudget) -
     let mut raw = handshake.client(&out[..length]).unwrap();
     pass(&mut server, raw.seal(&raw_frame(PING, 0, &[1; 8])));
     server.seal(NOW, &mut out).unwrap();
+    server.flushed();
     (server, raw)
 }
 

@@ -6,7 +6,7 @@ use core::panic::AssertUnwindSafe;
 use core::time::Duration;
 use std::io;
 use std::panic::catch_unwind;
-use std::sync::{Arc, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 
 use falco_core::mux::{ServerStep, hello_fingerprint};
 use falco_core::{CloseReason, ConnectionError, ServerConnection};
@@ -52,8 +52,6 @@ struct Reader<'a, H> {
     requests: Arc<Requests<H>>,
     /// The client sends nothing more.
     input_ended: bool,
-    /// The greeting was handed to the stream.
-    greeted: bool,
 }
 
 /// Serves a connection until it has ended. Returns what ended it.
@@ -87,7 +85,6 @@ where
         permit,
         requests,
         input_ended: false,
-        greeted: false,
     };
     let ended = reader.converse();
     reader.end(&ended);
@@ -122,12 +119,7 @@ where
                 Err(end) => return Ok(end),
                 Ok(ServerStep::Request { consumed, id, body }) => {
                     let body = body.into_vec();
-                    locked = self.wait_for_greeting(locked);
                     self.line.consume(consumed);
-                    if locked.state.has_ended() {
-                        // The client may not have received the greeting: no handler may run.
-                        continue;
-                    }
                     let schedule = locked.state.push(now, id, body);
                     drop(locked);
                     if schedule {
@@ -198,17 +190,6 @@ where
             return;
         };
         locked.state.mux.close(self.conn.now(), reason);
-    }
-
-    /// Before the first handler runs, waits until the stream has accepted the greeting. A client
-    /// whose stream ends before it has received anything relies on that no handler ran. The thread
-    /// that writes gives up after a lifetime.
-    fn wait_for_greeting<'l>(&mut self, mut locked: MutexGuard<'l, Locked<State>>) -> MutexGuard<'l, Locked<State>> {
-        while !self.greeted && locked.is_writing() && !locked.state.has_ended() {
-            locked = self.conn.wait(locked, Some(STOP_POLL));
-        }
-        self.greeted = true;
-        locked
     }
 
     /// Waits until the request has completed. A stream that does not split cannot be read while a

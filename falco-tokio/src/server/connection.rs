@@ -48,9 +48,6 @@ pub(super) struct Connection<H> {
     place: Place,
     /// The end of the stream was read.
     eof: bool,
-    /// The stream has not accepted the answer to the client's first PING yet. No handler is called
-    /// before: a client whose connection ends without a byte relies on that.
-    greeting: bool,
     /// It has ended, and was not cut off.
     ended: bool,
     /// Answers that were larger than the client accepts.
@@ -103,7 +100,6 @@ impl<H: Handler> Connection<H> {
             handler,
             place,
             eof: false,
-            greeting: false,
             ended: false,
             too_large: 0,
             turn: 0,
@@ -150,9 +146,6 @@ impl<H: Handler> Connection<H> {
             // wait.
             if self.turn >= TURN {
                 return Pause::Yield;
-            }
-            if self.greeting && !self.line.is_flushed() {
-                return Pause::Wait;
             }
             let now = self.now;
             let fingerprint = if self.mux.is_established() {
@@ -225,7 +218,6 @@ impl<H: Handler> Connection<H> {
         let key = self.mux.machine().key_id();
         let established = self.service.registry.establish(self.place.number, key);
         self.line.stream().set_up(self.service.settings.lifetime());
-        self.greeting = true;
         self.timer.forget();
         self.service.counters.established.add(1);
         if let Some(key) = key {
@@ -252,10 +244,11 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Seals and writes until the stream accepts no more, or this turn's limit is reached.
+    /// Seals and writes until the stream accepts no more, or this turn's limit is reached. A flush
+    /// that lets a request reach its handler counts as if something was written.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
         let (mux, now, written) = (&mut self.mux, self.now, &mut self.written);
-        let wrote = self.line.write(cx, |out| {
+        let mut wrote = self.line.write(cx, |out| {
             if *written >= TURN {
                 return Ok(0);
             }
@@ -263,9 +256,12 @@ impl<H: Handler> Connection<H> {
             *written = written.saturating_add(of_turn(count));
             Ok(count)
         })?;
-        self.greeting &= !(wrote.all && self.line.is_flushed());
         if wrote.is_blocked() {
             self.mux.blocked(self.now);
+        } else if wrote.all && self.written < TURN && self.line.is_flushed() {
+            let waited = !self.mux.may_read();
+            self.mux.flushed();
+            wrote.some |= waited && self.mux.may_read();
         } else {
             self.mux.wrote();
         }
