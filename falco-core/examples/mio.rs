@@ -64,6 +64,7 @@ impl Connection<'_> {
                     let _ = self.mux.answer(id, answer);
                 }
                 ServerStep::Skip { consumed }
+                | ServerStep::Hello { consumed, .. }
                 | ServerStep::Established { consumed }
                 | ServerStep::Cancelled { consumed, .. }
                 | ServerStep::Closing { consumed, .. } => self.inbox.consume(consumed),

@@ -33,7 +33,9 @@
 //!             server.answer(id, reply)?;
 //!             to_server.drain(..consumed);
 //!         }
-//!         ServerStep::Established { consumed } | ServerStep::Skip { consumed } => drop(to_server.drain(..consumed)),
+//!         ServerStep::Hello { consumed, .. } | ServerStep::Established { consumed } | ServerStep::Skip { consumed } => {
+//!             drop(to_server.drain(..consumed));
+//!         }
 //!         _ => {}
 //!     }
 //!     let sealed = server.seal(now, &mut out)?;
@@ -72,7 +74,7 @@ mod table;
 use alloc::vec::Vec;
 use core::fmt;
 
-pub use admission::{Admission, AdmissionLimits, Room, Source, SourcePrefix, hello_fingerprint};
+pub use admission::{Admission, AdmissionLimits, Room, Source, SourcePrefix};
 #[cfg(feature = "std")]
 pub use budget::SharedBudget;
 pub use budget::{Budget, Unbounded};

@@ -15,7 +15,7 @@ use crate::message::KeyId;
 use crate::time::Instant;
 
 pub use self::limits::AdmissionLimits;
-pub use self::recent::hello_fingerprint;
+pub(super) use self::recent::hello_fingerprint;
 pub use self::source::{Source, SourcePrefix};
 
 /// A connection without a hello is spared for so long while connections with a hello hold more
@@ -84,7 +84,7 @@ pub enum Room {
 ///     assert!(admission.admit(number, Source::NONE));
 ///     admission.waits(number, now);
 /// }
-/// assert!(admission.hello(1, Some(0x5EED)));
+/// assert!(admission.hello(1, 0x5EED));
 /// admission.waits(1, now);
 /// assert_eq!(admission.room(), Room::Wait);
 /// let later = Instant::from_millis(20);
@@ -239,18 +239,19 @@ impl Admission {
         }
     }
 
-    /// The hello of a half-open connection has decrypted. `fingerprint` is that of its bytes
-    /// ([`hello_fingerprint`]). False where a hello with it came before: then the connection stays
-    /// among those that are dropped first.
-    pub fn hello(&mut self, number: u64, fingerprint: Option<u64>) -> bool {
-        let is_new = fingerprint.is_none_or(|fingerprint| self.recent.insert(fingerprint));
-        if let Some(mut half_open) = self.unqueue(number) {
-            half_open.hello = is_new;
-            // A replay counts as the oldest there is.
-            half_open.since = (!is_new).then_some(Instant::ZERO);
-            self.set(number, half_open);
-        }
-        is_new
+    /// The hello of a half-open connection has decrypted. `fingerprint` is that of
+    /// [`ServerStep::Hello`](super::ServerStep::Hello). False where a hello with it came before:
+    /// then the connection stays among those that are dropped first. The hello of a connection that
+    /// is not half-open here, such as a guest's, is not remembered.
+    pub fn hello(&mut self, number: u64, fingerprint: u64) -> bool {
+        let Some(mut half_open) = self.unqueue(number) else {
+            return true;
+        };
+        half_open.hello = self.recent.insert(fingerprint);
+        // A replay counts as the oldest there is.
+        half_open.since = (!half_open.hello).then_some(Instant::ZERO);
+        self.set(number, half_open);
+        half_open.hello
     }
 
     /// Selects a half-open connection that is to be dropped. `needed` is the source of a connection

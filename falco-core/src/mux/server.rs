@@ -7,6 +7,7 @@ use alloc::collections::VecDeque;
 use core::fmt;
 
 use self::deferred::Deferred;
+use super::admission::hello_fingerprint;
 use super::deadline::Deadlines;
 use super::ending::Ending;
 use super::held::{Held, HeldBytes, bytes};
@@ -148,11 +149,22 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             return Ok(ServerStep::TransmitFirst);
         }
         let arrived = unread.len();
+        let hello = match self.stage {
+            Stage::Handshake => hello_fingerprint(unread),
+            Stage::Greeting | Stage::Open => None,
+        };
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(self.need_more(now, arrived, total)),
             Received::Wait(ServerWait::TransmitFirst) => return Ok(ServerStep::TransmitFirst),
             Received::Wait(ServerWait::AnswerFirst) => return Ok(ServerStep::AnswerFirst),
-            Received::Skip { consumed } => return Ok(ServerStep::Skip { consumed }),
+            Received::Skip { consumed } => {
+                return Ok(
+                    hello.map_or(ServerStep::Skip { consumed }, |fingerprint| ServerStep::Hello {
+                        consumed,
+                        fingerprint,
+                    }),
+                );
+            }
             Received::Event { consumed, event } => (consumed, event),
         };
         self.partial.release(&self.budget);

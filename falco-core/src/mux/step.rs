@@ -87,6 +87,15 @@ pub enum ServerStep<'u> {
         /// Bytes to drop.
         consumed: usize,
     },
+    /// A hello of the noise wire has decrypted under a key of the server. It may be a replay. On
+    /// the classic wire there is no such step: a hello there proves the key.
+    Hello {
+        /// Bytes to drop.
+        consumed: usize,
+        /// What tells this hello from others, for [`Admission::hello`](super::Admission::hello). A
+        /// replay has the same.
+        fingerprint: u64,
+    },
     /// The client has proved its key, and that it is not a replay.
     Established {
         /// Bytes to drop.

@@ -4,8 +4,7 @@
 use core::net::{IpAddr, Ipv4Addr};
 use std::collections::VecDeque;
 
-use falco_core::mux::{Admission, AdmissionLimits, Room, Source, SourcePrefix, hello_fingerprint};
-use falco_core::noise::HELLO_LENGTH;
+use falco_core::mux::{Admission, AdmissionLimits, Room, Source, SourcePrefix};
 use falco_core::{Instant, Key, KeyId};
 
 const MAX_HALF_OPEN: usize = 1024;
@@ -83,7 +82,7 @@ fn a_part_of_the_places_is_kept_free_of_connections_without_a_hello() {
     // Not of those with one.
     let mut admission = full(64);
     for number in 0..64 {
-        assert!(admission.hello(number, Some(number)));
+        assert!(admission.hello(number, number));
         admission.waits(number, ms(50));
     }
     assert_eq!(admission.select(ms(5000), None), None);
@@ -121,11 +120,11 @@ fn byte_by_byte_nothing_is_gained() {
 fn first_what_has_sent_no_hello_or_a_replay_and_then_the_others() {
     let mut admission = full(100);
     for number in 0..50 {
-        assert!(admission.hello(number, Some(number)));
+        assert!(admission.hello(number, number));
         admission.waits(number, ms(1));
     }
     for number in 50..75 {
-        assert!(!admission.hello(number, Some(number - 50)), "it came before");
+        assert!(!admission.hello(number, number - 50), "it came before");
         admission.waits(number, ms(1));
     }
     let dropped = drop_all(&mut admission, ms(1001));
@@ -138,7 +137,7 @@ fn first_what_has_sent_no_hello_or_a_replay_and_then_the_others() {
 fn a_hello_that_is_one_packet_behind_is_spared_where_more_hold_a_place_with_one() {
     let mut admission = full(11);
     for number in 0..10 {
-        assert!(admission.hello(number, Some(number)));
+        assert!(admission.hello(number, number));
         admission.waits(number, ms(0));
     }
     admission.leave(10);
@@ -159,7 +158,7 @@ fn where_something_else_is_short_only_what_is_late_is_dropped_and_one_at_a_time(
     }
     for (number, since) in [(0, 10), (1, 0), (2, 20), (3, 5)] {
         if number >= 2 {
-            assert!(admission.hello(number, Some(number)));
+            assert!(admission.hello(number, number));
         }
         admission.waits(number, ms(since));
     }
@@ -183,7 +182,7 @@ fn a_source_with_more_than_its_share_loses_first() {
     for number in 0..40 {
         // The first 20 come from places of their own, the others from one.
         assert!(admission.admit(number, source(u32::try_from(number.min(20)).unwrap())));
-        assert!(admission.hello(number, Some(number)));
+        assert!(admission.hello(number, number));
         admission.waits(number, ms(number));
     }
     let dropped = drop_all(&mut admission, ms(1000));
@@ -317,28 +316,24 @@ fn a_replay_is_recognised_among_the_last_sixteen_thousand() {
     let mut admission = Admission::new(LIMITS, 1);
     assert!(admission.admit(0, source(1)));
     for fingerprint in 0..16_384 {
-        assert!(admission.hello(0, Some(fingerprint)));
+        assert!(admission.hello(0, fingerprint));
     }
     for fingerprint in 0..16_384 {
-        assert!(!admission.hello(0, Some(fingerprint)), "{fingerprint}");
+        assert!(!admission.hello(0, fingerprint), "{fingerprint}");
     }
     for fingerprint in 16_384..3 * 16_384 {
-        assert!(admission.hello(0, Some(fingerprint)));
+        assert!(admission.hello(0, fingerprint));
     }
-    assert!(admission.hello(0, Some(0)), "the memory is bounded");
-    assert!(admission.hello(0, None) && admission.hello(0, None));
+    assert!(admission.hello(0, 0), "the memory is bounded");
 }
 
 #[test]
-fn a_fingerprint_takes_a_whole_hello() {
-    let mut hello = [0; HELLO_LENGTH + 1];
-    assert_eq!(hello_fingerprint(hello.split_at(HELLO_LENGTH - 1).0), None);
-    let before = hello_fingerprint(&hello);
-    *hello.get_mut(HELLO_LENGTH - 1).unwrap() = 1;
-    assert!(before.is_some() && before != hello_fingerprint(&hello));
-    let same = hello_fingerprint(&hello);
-    *hello.last_mut().unwrap() = 1;
-    assert_eq!(same, hello_fingerprint(&hello), "what follows is not part of it");
+fn the_hello_of_a_connection_that_was_not_admitted_is_not_remembered() {
+    let mut admission = Admission::new(LIMITS, 1);
+    assert!(admission.hello(1, 7), "it is a guest");
+    assert!(admission.admit(2, Source::NONE));
+    assert!(admission.hello(2, 7));
+    assert!(!admission.hello(2, 7));
 }
 
 /// What comes of a flood.
@@ -383,7 +378,7 @@ fn get_in(flood: Flood, rate: u64, sources: u32, round_trip: u64) -> usize {
                 Flood::Replays => flooder % 50,
                 Flood::FreshHellos => flooder,
             };
-            admission.hello(number, Some(fingerprint));
+            admission.hello(number, fingerprint);
             admission.waits(number, ms(now));
         }
         // When the places have been full for a while.
@@ -391,7 +386,7 @@ fn get_in(flood: Flood, rate: u64, sources: u32, round_trip: u64) -> usize {
             arrived += 1;
             let number = admit(&mut admission, now, 0, &mut dropped);
             // The hello comes within the same millisecond.
-            assert!(admission.hello(number, Some(u64::MAX - number)));
+            assert!(admission.hello(number, u64::MAX - number));
             admission.waits(number, ms(now));
             due.push_back((now + round_trip, number));
         }
@@ -438,7 +433,7 @@ fn fresh_hellos_keep_out_nobody_while_there_are_places_for_a_second_of_them() {
 fn a_hello_has_a_second_for_what_follows_it() {
     let mut admission = full(20);
     for number in 0..20 {
-        assert!(admission.hello(number, Some(number)));
+        assert!(admission.hello(number, number));
         admission.waits(number, ms(100 + number));
     }
     // All of its own source, as after a restart of the server behind a proxy.
@@ -486,7 +481,7 @@ fn an_honest_source_beside_one_that_floods_keeps_its_places() {
     let mut admission = Admission::new(LIMITS, 3);
     for number in 0..10 {
         assert!(admission.admit(number, source(0)));
-        assert!(admission.hello(number, Some(number)));
+        assert!(admission.hello(number, number));
         admission.waits(number, ms(0));
     }
     for number in 10..50_000 {
@@ -496,7 +491,7 @@ fn an_honest_source_beside_one_that_floods_keeps_its_places() {
             admission.leave(selected);
         }
         assert!(admission.admit(number, source(9)));
-        assert!(admission.hello(number, Some(number)));
+        assert!(admission.hello(number, number));
         admission.waits(number, ms(number));
     }
 }

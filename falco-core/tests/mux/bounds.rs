@@ -86,6 +86,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> Pair<C, S> {
                 }
                 Ok(
                     ServerStep::Skip { consumed }
+                    | ServerStep::Hello { consumed, .. }
                     | ServerStep::Established { consumed }
                     | ServerStep::Cancelled { consumed, .. }
                     | ServerStep::Closing { consumed, .. },

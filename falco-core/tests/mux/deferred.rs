@@ -233,6 +233,7 @@ fn on_the_classic_wire_requests_stay_in_the_stream() {
             ServerStep::NeedMore { .. } => break,
             step @ (ServerStep::AnswerFirst
             | ServerStep::Skip { .. }
+            | ServerStep::Hello { .. }
             | ServerStep::Established { .. }
             | ServerStep::Cancelled { .. }
             | ServerStep::Closing { .. }

@@ -15,6 +15,7 @@ mod deferred;
 mod dials;
 mod greeting;
 mod held_back;
+mod hello;
 mod pings;
 mod retries;
 mod scene;

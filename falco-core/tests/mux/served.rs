@@ -51,7 +51,7 @@ impl<'k, G: Budget> Served<'k, G> {
         let mut mux = ServerMux::new(machine, budget, settings);
         let handshake = RawHandshake::new(NoSecurity, 7);
         let mut hello = handshake.hello();
-        assert!(matches!(mux.recv(now, &mut hello), Ok(ServerStep::Skip { .. })));
+        assert!(matches!(mux.recv(now, &mut hello), Ok(ServerStep::Hello { .. })));
         let mut out = [0; 100];
         let welcome = mux.seal(now, &mut out).unwrap();
         let mut raw = handshake.client(&out[..welcome]).unwrap();
@@ -88,6 +88,7 @@ impl<'k, G: Budget> Served<'k, G> {
                 ServerStep::NeedMore { .. }
                 | ServerStep::TransmitFirst
                 | ServerStep::AnswerFirst
+                | ServerStep::Hello { .. }
                 | ServerStep::Established { .. }
                 | ServerStep::Closing { .. }
                 | _ => return requests,

@@ -349,6 +349,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
             }
             Ok(
                 ServerStep::Skip { consumed }
+                | ServerStep::Hello { consumed, .. }
                 | ServerStep::Established { consumed }
                 | ServerStep::Closing { consumed, .. },
             ) => Some(consumed),

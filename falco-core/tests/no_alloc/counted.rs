@@ -27,7 +27,9 @@ fn pass(server: &mut Mux<'_>, mut bytes: Vec<u8>) -> usize {
     let (mut unread, mut whole) = (bytes.as_mut_slice(), 0);
     loop {
         let consumed = match server.recv(NOW, unread).unwrap() {
-            ServerStep::Established { consumed } | ServerStep::Skip { consumed } => consumed,
+            ServerStep::Established { consumed }
+            | ServerStep::Hello { consumed, .. }
+            | ServerStep::Skip { consumed } => consumed,
             ServerStep::Request { consumed, .. } => {
                 whole += 1;
                 consumed

@@ -8,7 +8,7 @@ use std::io;
 use std::panic::catch_unwind;
 use std::sync::{Arc, Weak};
 
-use falco_core::mux::{ServerStep, hello_fingerprint};
+use falco_core::mux::ServerStep;
 use falco_core::{CloseReason, ConnectionError, ServerConnection};
 
 use super::Service;
@@ -112,9 +112,6 @@ where
                 self.service.admission.counters().busy.add(refused);
                 continue;
             }
-            let fingerprint = (!locked.state.established)
-                .then(|| hello_fingerprint(self.line.unread()))
-                .flatten();
             match locked.state.mux.recv(now, self.line.unread()) {
                 Err(end) => return Ok(end),
                 Ok(ServerStep::Request { consumed, id, body }) => {
@@ -138,10 +135,12 @@ where
                     self.line.consume(consumed);
                     self.establish();
                 }
+                Ok(ServerStep::Hello { consumed, fingerprint }) => {
+                    drop(locked);
+                    self.line.consume(consumed);
+                    self.permit.hello(fingerprint);
+                }
                 Ok(ServerStep::Skip { consumed } | ServerStep::Closing { consumed, .. }) => {
-                    if !locked.state.established {
-                        self.permit.hello(fingerprint);
-                    }
                     self.line.consume(consumed);
                     self.count_busy(&mut locked);
                 }

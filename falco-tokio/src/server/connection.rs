@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Body, Ending, ServerMux, ServerStep, SharedBudget, hello_fingerprint};
+use falco_core::mux::{Body, Ending, ServerMux, ServerStep, SharedBudget};
 use falco_core::{CloseReason, ConnectionError, Instant, ServerConnection, wipe_stack};
 use tracing::{Span, debug, warn};
 
@@ -148,21 +148,17 @@ impl<H: Handler> Connection<H> {
                 return Pause::Yield;
             }
             let now = self.now;
-            let fingerprint = if self.mux.is_established() {
-                None
-            } else {
-                hello_fingerprint(self.line.unread())
-            };
             let step = match self.mux.recv(now, self.line.unread()) {
                 Ok(step) => step,
                 Err(end) => return Pause::End(end),
             };
             match step {
                 ServerStep::NeedMore { total } => return Pause::Read(total),
+                ServerStep::Hello { consumed, fingerprint } => {
+                    self.service.registry.hello(self.place.number, fingerprint);
+                    self.consume(consumed);
+                }
                 ServerStep::Skip { consumed } => {
-                    if !self.mux.is_established() {
-                        self.service.registry.hello(self.place.number, fingerprint);
-                    }
                     self.consume(consumed);
                     self.count_busy();
                 }

@@ -179,7 +179,7 @@ impl Registry {
     }
 
     /// Reports that the hello of a half-open connection has decrypted.
-    pub(crate) fn hello(&self, number: u64, fingerprint: Option<u64>) {
+    pub(crate) fn hello(&self, number: u64, fingerprint: u64) {
         let mut state = self.lock();
         state.admission.hello(number, fingerprint);
         self.may_select(state);
@@ -396,7 +396,7 @@ mod tests {
         registry.relief(Duration::from_millis(100)).await;
         assert!(!zero.asked_for_room() && !one.asked_for_room());
         // One has sent its hello.
-        registry.hello(0, Some(1));
+        registry.hello(0, 1);
         registry.waits(0);
         registry.waits(1);
         assert!(!has_room(&registry).await);
@@ -422,7 +422,7 @@ mod tests {
         let look = Duration::from_millis(1);
         assert!(tokio::time::timeout(look, &mut room).await.is_err());
         assert!(zero.asked_for_room());
-        registry.hello(0, Some(1));
+        registry.hello(0, 1);
         registry.waits(0);
         registry.waits(1);
         assert!(tokio::time::timeout(look, &mut room).await.is_err());

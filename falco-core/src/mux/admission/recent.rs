@@ -29,8 +29,7 @@ impl Recent {
 /// None where `unread` does not begin with as many bytes as a hello has.
 ///
 /// Take it before the connection receives these bytes, and use it only if they decrypt.
-#[must_use]
-pub fn hello_fingerprint(unread: &[u8]) -> Option<u64> {
+pub(crate) fn hello_fingerprint(unread: &[u8]) -> Option<u64> {
     #[cfg(feature = "noise")]
     {
         let hello = unread.first_chunk::<{ crate::noise::HELLO_LENGTH }>()?;

@@ -105,17 +105,11 @@ impl Permit {
     }
 
     /// The hello of a half-open connection has decrypted, under a key of this server.
-    pub(in crate::server) fn hello(&self, fingerprint: Option<u64>) {
-        let Place {
-            number,
-            guest,
-            admission,
-        } = &*self.place;
-        if !guest {
-            let mut state = admission.lock();
-            state.admitted.hello(*number, fingerprint);
-            admission.may_select(state);
-        }
+    pub(in crate::server) fn hello(&self, fingerprint: u64) {
+        let Place { number, admission, .. } = &*self.place;
+        let mut state = admission.lock();
+        state.admitted.hello(*number, fingerprint);
+        admission.may_select(state);
     }
 
     /// The client has proved that it has `key`. From now on the connection is not dropped for

@@ -61,7 +61,9 @@ impl Scene {
                     requests += 1;
                     consumed
                 }
-                ServerStep::Skip { consumed } | ServerStep::Established { consumed } => consumed,
+                ServerStep::Skip { consumed }
+                | ServerStep::Hello { consumed, .. }
+                | ServerStep::Established { consumed } => consumed,
                 ServerStep::NeedMore { .. }
                 | ServerStep::TransmitFirst
                 | ServerStep::AnswerFirst
