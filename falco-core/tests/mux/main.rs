@@ -11,6 +11,7 @@ mod admission;
 mod book;
 mod bounds;
 mod closing;
+mod decisions;
 mod deferred;
 mod dials;
 mod greeting;

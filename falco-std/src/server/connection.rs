@@ -173,22 +173,19 @@ where
     /// The client has proved that it has a key. The key may have been retired since its hello.
     fn establish(&mut self) {
         self.line.set_authenticated();
-        let key = self.conn.lock().state.mux.machine().key_id();
-        let within = self.permit.establish(key);
         let mut locked = self.conn.lock();
         locked.state.established = true;
-        // `Handle::retire_key` finds the connection by its key from now on.
-        let reason = if self.service.keys.is_retired(key) {
-            CloseReason::KeyRetired
-        } else if self.service.admission.is_stopping() {
-            CloseReason::ShuttingDown
-        } else if !within {
-            self.service.admission.counters().over_key_limit.add(1);
-            CloseReason::Done
-        } else {
+        let key = locked.state.mux.machine().key_id();
+        drop(locked);
+        // From here on `Handle::retire_key` finds the connection by its key.
+        let retired = self.service.keys.is_retired(key);
+        let Some(reason) = self.permit.establish(key, retired) else {
             return;
         };
-        locked.state.mux.close(self.conn.now(), reason);
+        if reason == CloseReason::Done {
+            self.service.admission.counters().over_key_limit.add(1);
+        }
+        self.conn.lock().state.mux.close(self.conn.now(), reason);
     }
 
     /// Waits until the request has completed. A stream that does not split cannot be read while a

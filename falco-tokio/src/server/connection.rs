@@ -17,7 +17,6 @@ use tracing::{Span, debug, warn};
 use super::control::{Control, Cut};
 use super::handler::Handler;
 use super::place::Place;
-use super::registry::Established;
 use super::running::Running;
 use super::{OnCancel, Service};
 use crate::line::{Line, Wrote, sealed};
@@ -212,32 +211,25 @@ impl<H: Handler> Connection<H> {
     /// The client has proved its key, which may have been retired since its hello.
     fn establish(&mut self) {
         let key = self.mux.machine().key_id();
-        let established = self.service.registry.establish(self.place.number, key);
-        self.line.stream().set_up(self.service.settings.lifetime());
-        self.timer.forget();
-        self.service.counters.established.add(1);
         if let Some(key) = key {
             // Before the check below: retiring a key looks for its connections here.
             let _ = self.control.key.set(key);
             self.span.record("key", tracing::field::display(key));
         }
+        let retired = self.service.keys.is_retired(key);
+        let reason = self.service.registry.establish(self.place.number, key, retired);
+        self.line.stream().set_up(self.service.settings.lifetime());
+        self.timer.forget();
+        self.service.counters.established.add(1);
         debug!("established");
-        let now = self.now;
-        if self.service.keys.is_retired(key) {
-            self.mux.close(now, CloseReason::KeyRetired);
-            return;
-        }
-        match established {
-            Established::Serves => {}
-            Established::Stopping => self.mux.close(now, CloseReason::ShuttingDown),
-            Established::OverKeyLimit => {
-                self.service.counters.over_key_limit.add(1);
-                if let Some(left_out) = self.service.warnings.key_limit.due() {
-                    warn!(left_out, "closed: its key has as many connections as it may have");
-                }
-                self.mux.close(now, CloseReason::Done);
+        let Some(reason) = reason else { return };
+        if reason == CloseReason::Done {
+            self.service.counters.over_key_limit.add(1);
+            if let Some(left_out) = self.service.warnings.key_limit.due() {
+                warn!(left_out, "closed: its key has as many connections as it may have");
             }
         }
+        self.mux.close(self.now, reason);
     }
 
     /// Seals and writes until the stream accepts no more, or this turn's limit is reached. A flush
