@@ -50,12 +50,10 @@ impl Connection<'_> {
         }
     }
 
-    /// Takes what was read. `Some`: so many bytes are needed in all to go on; `None`: something has
-    /// to be written first.
+    /// Processes what was read. `Some`: so many bytes are needed in all to go on; `None`: something
+    /// has to be written first.
     fn receive(&mut self, now: Instant) -> Result<Option<usize>, Box<dyn Error>> {
-        // What was sealed goes first: no request is handled before the answer to the first PING has
-        // gone.
-        while self.written == self.outbox.len() {
+        loop {
             match self.mux.recv(now, self.inbox.unread())? {
                 ServerStep::NeedMore { total } => return Ok(Some(total)),
                 ServerStep::Request { consumed, id, body } => {
@@ -66,16 +64,17 @@ impl Connection<'_> {
                     let _ = self.mux.answer(id, answer);
                 }
                 ServerStep::Skip { consumed }
+                | ServerStep::Hello { consumed, .. }
                 | ServerStep::Established { consumed }
                 | ServerStep::Cancelled { consumed, .. }
                 | ServerStep::Closing { consumed, .. } => self.inbox.consume(consumed),
                 ServerStep::TransmitFirst | ServerStep::AnswerFirst | _ => return Ok(None),
             }
         }
-        Ok(None)
     }
 
-    /// Writes until there is nothing more or the socket takes no more. Says whether something went.
+    /// Writes until there is nothing more or the socket takes no more. Says whether something went,
+    /// or a request may be handled now.
     fn write(&mut self, now: Instant) -> std::io::Result<bool> {
         let mut wrote = false;
         loop {
@@ -86,6 +85,7 @@ impl Connection<'_> {
                 self.written = 0;
             }
             if self.outbox.is_empty() {
+                self.mux.flushed();
                 return Ok(wrote);
             }
             match self.socket.write(&self.outbox[self.written..]) {

@@ -33,11 +33,16 @@
 //!             server.answer(id, reply)?;
 //!             to_server.drain(..consumed);
 //!         }
-//!         ServerStep::Established { consumed } | ServerStep::Skip { consumed } => drop(to_server.drain(..consumed)),
+//!         ServerStep::Hello { consumed, .. } | ServerStep::Established { consumed } | ServerStep::Skip { consumed } => {
+//!             drop(to_server.drain(..consumed));
+//!         }
 //!         _ => {}
 //!     }
 //!     let sealed = server.seal(now, &mut out)?;
 //!     to_client.extend_from_slice(&out[..sealed]);
+//!     if sealed == 0 {
+//!         server.flushed();
+//!     }
 //!     match client.recv(now, &mut to_client)? {
 //!         ClientStep::Answer { waiter, body, .. } => break (waiter, body.into_vec()),
 //!         ClientStep::Established { consumed } | ClientStep::Skip { consumed } | ClientStep::Pong { consumed, .. } => {
@@ -69,7 +74,7 @@ mod table;
 use alloc::vec::Vec;
 use core::fmt;
 
-pub use admission::{Admission, AdmissionLimits, Room, Source, SourcePrefix, hello_fingerprint};
+pub use admission::{Admission, AdmissionLimits, Room, Source, SourcePrefix};
 #[cfg(feature = "std")]
 pub use budget::SharedBudget;
 pub use budget::{Budget, Unbounded};

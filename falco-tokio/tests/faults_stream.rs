@@ -1,13 +1,13 @@
 //! Streams that fail, at every write and every read in turn, as a full disk or a broken device
 //! would have them: each connection ends with that error, everybody who waits is told, and nobody
-//! else notices.
+//! else notices. Also a stream whose flush takes a while.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 
 use core::pin::Pin;
-use core::sync::atomic::{AtomicUsize, Ordering};
-use core::task::{Context, Poll};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -232,4 +232,60 @@ async fn a_client_takes_another_stream_where_one_has_failed() {
         // Two streams fail, and each takes one request with it at the most.
         assert!(ends.iter().filter(|right| **right).count() >= 10, "{fault:?}: {ends:?}");
     }
+}
+
+/// A stream that takes a while to flush.
+struct Slow {
+    inner: DuplexStream,
+    unflushed: Arc<AtomicBool>,
+    flush: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl AsyncRead for Slow {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Slow {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.unflushed.store(true, Ordering::Relaxed);
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unflushed.load(Ordering::Relaxed) {
+            let takes = || Box::pin(tokio::time::sleep(Duration::from_millis(50)));
+            ready!(self.flush.get_or_insert_with(takes).as_mut().poll(cx));
+            self.flush = None;
+            self.unflushed.store(false, Ordering::Relaxed);
+        }
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn no_handler_is_called_before_the_greeting_was_flushed() {
+    let (near, inner) = tokio::io::duplex(4096);
+    let unflushed = Arc::new(AtomicBool::new(false));
+    let far = Slow {
+        inner,
+        unflushed: Arc::clone(&unflushed),
+        flush: None,
+    };
+    tokio::spawn(async move {
+        let (server, _) = server();
+        let handler = move |_: Request| {
+            let flushed = !unflushed.load(Ordering::Relaxed);
+            async move { Ok(vec![u8::from(flushed)]) }
+        };
+        server.serve_connection(far, handler).await
+    });
+    let client = Client::builder(key(1)).over(near).await.unwrap();
+    let answer = tokio::time::timeout(PATIENCE, client.request("at once"));
+    assert_eq!(answer.await.expect("the flush ends").unwrap(), [1][..]);
 }

@@ -2,13 +2,14 @@
 //! short. There is no clock and no I/O: an adapter reports events, and drops the connections that
 //! are selected here.
 
+mod decide;
 mod limits;
 mod queue;
 mod recent;
+mod select;
 mod source;
 
 use alloc::collections::{BTreeMap, BTreeSet};
-use core::time::Duration;
 
 use self::queue::Queue;
 use self::recent::Recent;
@@ -16,28 +17,12 @@ use crate::message::KeyId;
 use crate::time::Instant;
 
 pub use self::limits::AdmissionLimits;
-pub use self::recent::hello_fingerprint;
+pub(super) use self::recent::hello_fingerprint;
 pub use self::source::{Source, SourcePrefix};
 
-/// While connections with a hello hold more places, a connection without one is not dropped for
-/// this long, because its hello may follow in the next packet.
-const HELLO_GRACE: Duration = Duration::from_millis(20);
-
-/// After this time without a hello, a connection is late: a client sends the hello directly after
-/// the TCP handshake. It applies only in [`Admission::select_late`].
-const HELLO_LATE: Duration = Duration::from_millis(100);
-
-/// After this time with a hello and without the first PING, a connection is late. The PING follows
-/// the hello after one round trip.
-const PING_LATE: Duration = Duration::from_secs(1);
-
-/// How many handshakes may be in progress at once, not counting connections without a hello. With
-/// more, all of them could time out when all clients reconnect at once.
+/// How many handshakes are in progress at once, connections without a hello not counted. More would
+/// slow each other down until all of them time out, when all clients reconnect at once.
 const MAX_IN_PROGRESS: usize = 1024;
-
-/// While there are connections without a hello to drop, one in this many half-open places is kept
-/// free, so that the next connections need not wait for a drop.
-const FREE_PART: usize = 16;
 
 /// Whether there is a place for another connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,11 +71,12 @@ pub enum Room {
 /// };
 /// let (mut admission, now) = (Admission::new(limits, 7), Instant::ZERO);
 /// for number in [1, 2] {
-///     assert!(admission.admit(number, Source::NONE));
-///     admission.waits(number, now);
+///     let mut selected = admission.admit(number, Source::NONE, now).expect("there is room");
+///     assert_eq!(selected.next(), None);
+///     assert_eq!(admission.waits(number, now), None);
 /// }
-/// assert!(admission.hello(1, Some(0x5EED)));
-/// admission.waits(1, now);
+/// assert!(admission.hello(1, 0x5EED));
+/// assert_eq!(admission.waits(1, now), None);
 /// assert_eq!(admission.room(), Room::Wait);
 /// let later = Instant::from_millis(20);
 /// assert_eq!(admission.select(later, Some(Source::NONE)), Some(2), "it has sent nothing");
@@ -211,151 +197,19 @@ impl Admission {
         }
     }
 
-    /// Adds a half-open connection under a number that was not used before. There must be
-    /// [`room`](Self::room). Returns `false`, and does not add it, if its source has twice as many
-    /// half-open connections as it may have.
-    pub fn admit(&mut self, number: u64, source: Source) -> bool {
-        let (count, _) = self.sources.entry(source).or_default();
-        if let Some(limit) = self.limits.max_half_open_per_source
-            && *count >= limit.saturating_mul(2)
-        {
-            return false;
-        }
-        *count += 1;
-        let half_open = HalfOpen {
-            source,
-            hello: false,
-            since: None,
-            state: State::Unread,
+    /// The hello of a half-open connection has decrypted. `fingerprint` is that of
+    /// [`ServerStep::Hello`](super::ServerStep::Hello). False where a hello with it came before:
+    /// then the connection stays among those that are dropped first. The hello of a connection that
+    /// is not half-open here, such as a guest's, is not remembered.
+    pub fn hello(&mut self, number: u64, fingerprint: u64) -> bool {
+        let Some(mut half_open) = self.unqueue(number) else {
+            return true;
         };
-        self.half_open.insert(number, half_open);
-        true
-    }
-
-    /// Reports that the server has read everything that has arrived from a half-open connection,
-    /// and waits for more. The age of the connection counts from the first such call, so a client
-    /// gains no time by sending byte by byte.
-    pub fn waits(&mut self, number: u64, now: Instant) {
-        if let Some(mut half_open) = self.get(number)
-            && half_open.state == State::Unread
-        {
-            let since = *half_open.since.get_or_insert(now);
-            half_open.state = State::Waiting;
-            self.queue(half_open).insert(half_open.source, (since, number));
-            self.set(number, half_open);
-        }
-    }
-
-    /// Reports that the hello of a half-open connection has decrypted. `fingerprint` is the
-    /// [`hello_fingerprint`] of its bytes. Returns `false` if the hello is a replay: the connection
-    /// then stays among those that are dropped first.
-    pub fn hello(&mut self, number: u64, fingerprint: Option<u64>) -> bool {
-        let is_new = fingerprint.is_none_or(|fingerprint| self.recent.insert(fingerprint));
-        if let Some(mut half_open) = self.unqueue(number) {
-            half_open.hello = is_new;
-            // A replay counts as the oldest connection.
-            half_open.since = (!is_new).then_some(Instant::ZERO);
-            self.set(number, half_open);
-        }
-        is_new
-    }
-
-    /// Selects a half-open connection that is to be dropped. `needed` is the source of a connection
-    /// that waits for a place now, if one does. Returns `None` if enough places are free or are
-    /// being freed, or if nothing can be dropped before [`due`](Self::due).
-    ///
-    /// The adapter drops the connection and calls [`leave`](Self::leave). If bytes of the
-    /// connection have arrived that the server has not read, the adapter calls
-    /// [`stays`](Self::stays) instead.
-    pub fn select(&mut self, now: Instant, needed: Option<Source>) -> Option<u64> {
-        let in_progress = self.in_progress() >= MAX_IN_PROGRESS;
-        let wanted = (self.half_open.len() / FREE_PART).max(usize::from(needed.is_some()));
-        if self.free() + self.selected < wanted {
-            let more_with_hello = self.with_hello.len() > self.without_hello.len();
-            let is_new = |since: Instant| since != Instant::ZERO && now < since + HELLO_GRACE;
-            let first = self.without_hello.first();
-            if first.is_some_and(|(since, _)| !(more_with_hello && is_new(since))) {
-                let random = self.random();
-                let number = self.without_hello.pick(None, random)?;
-                return self.mark(number);
-            }
-        } else if !in_progress {
-            return None;
-        }
-        // Connections with a valid hello are dropped one at a time, and only when a place is
-        // needed.
-        let needed = needed.filter(|_| self.selected == 0)?;
-        let first = self.with_hello.first();
-        let late = first.filter(|(since, _)| now >= *since + PING_LATE);
-        let hoards = self.with_hello.hoards().filter(|source| *source != needed);
-        let number = if let Some(source) = hoards {
-            let random = self.random();
-            self.with_hello.pick(Some(source), random)
-        } else {
-            late.map(|(_, number)| number)
-        };
-        number.and_then(|number| self.mark(number))
-    }
-
-    /// When the next connection becomes one that can be selected, if nothing changes before.
-    #[must_use]
-    pub fn due(&self, now: Instant) -> Option<Instant> {
-        let hello = self.without_hello.first().map(|(since, _)| since + HELLO_GRACE);
-        let ping = self.with_hello.first().map(|(since, _)| since + PING_LATE);
-        hello.into_iter().chain(ping).filter(|at| *at > now).min()
-    }
-
-    /// Selects a half-open connection although places are free. Call it if the system lacks
-    /// something else, such as descriptors. Selects a connection whose hello has not arrived for
-    /// 100 ms, or else one whose first PING has not arrived for one second. Returns `None` while
-    /// another selected connection is being dropped.
-    pub fn select_late(&mut self, now: Instant) -> Option<u64> {
-        if self.selected > 0 {
-            return None;
-        }
-        let late = |queue: &Queue, after: Duration| queue.first().filter(|(since, _)| now >= *since + after);
-        let late = late(&self.without_hello, HELLO_LATE).or_else(|| late(&self.with_hello, PING_LATE));
-        late.and_then(|(_, number)| self.mark(number))
-    }
-
-    /// Selects a half-open connection of the same source as half-open connection `number`, if that
-    /// source has more of them than it may have.
-    pub fn select_from_source_of(&mut self, number: u64) -> Option<u64> {
-        let limit = self.limits.max_half_open_per_source?;
-        let source = self.get(number)?.source;
-        let (count, selected) = self.sources.get(&source)?;
-        if *count <= limit + *selected {
-            return None;
-        }
-        let random = self.random();
-        let number = self.without_hello.pick(Some(source), random);
-        let number = number.or_else(|| self.with_hello.pick(Some(source), random))?;
-        self.mark(number)
-    }
-
-    /// Marks a candidate as selected.
-    fn mark(&mut self, number: u64) -> Option<u64> {
-        let mut half_open = self.unqueue(number)?;
-        half_open.state = State::Selected;
-        self.count_selected(half_open.source, true);
+        half_open.hello = self.recent.insert(fingerprint);
+        // A replay counts as the oldest there is.
+        half_open.since = (!half_open.hello).then_some(Instant::ZERO);
         self.set(number, half_open);
-        Some(number)
-    }
-
-    fn count_selected(&mut self, source: Source, more: bool) {
-        let add = |count: &mut usize| *count = if more { *count + 1 } else { count.saturating_sub(1) };
-        add(&mut self.selected);
-        if let Some((_, selected)) = self.sources.get_mut(&source) {
-            add(selected);
-        }
-    }
-
-    /// `SplitMix64` (Steele, Lea and Flood, OOPSLA 2014).
-    fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        half_open.hello
     }
 
     /// Whether a connection was selected, and neither [`leave`](Self::leave) nor
@@ -375,42 +229,7 @@ impl Admission {
         }
     }
 
-    /// Reports that a half-open connection has completed its handshake under a key; `None` is the
-    /// key of the classic wire. Returns `false` if that key or the classic wire has reached its
-    /// limit: then close the connection. Until [`leave`](Self::leave) it counts towards
-    /// `max_connections`, but not towards these two limits.
-    pub fn establish(&mut self, number: u64, key: Option<KeyId>) -> bool {
-        if !self.end_half_open(number) {
-            return true;
-        }
-        self.established += 1;
-        if let (None, Some(limit)) = (key, self.limits.max_classic_connections)
-            && self.classic.len() >= limit
-        {
-            return false;
-        }
-        let within = self.count_under_key(number, key);
-        if within && key.is_none() && self.limits.max_classic_connections.is_some() {
-            self.classic.insert(number);
-        }
-        within
-    }
-
-    /// Counts a connection towards its key. Returns `false` if the key has reached its limit.
-    fn count_under_key(&mut self, number: u64, key: Option<KeyId>) -> bool {
-        let Some(limit) = self.limits.max_connections_per_key else {
-            return true;
-        };
-        let count = self.keys.entry(key).or_default();
-        if *count >= limit {
-            return false;
-        }
-        *count += 1;
-        self.key_of.insert(number, key);
-        true
-    }
-
-    /// Reports that a connection that was [admitted](Self::admit) has ended.
+    /// A connection that was [admitted](Self::admit) has ended.
     pub fn leave(&mut self, number: u64) {
         if self.end_half_open(number) {
             return;

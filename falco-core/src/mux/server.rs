@@ -7,6 +7,7 @@ use alloc::collections::VecDeque;
 use core::fmt;
 
 use self::deferred::Deferred;
+use super::admission::hello_fingerprint;
 use super::deadline::Deadlines;
 use super::ending::Ending;
 use super::held::{Held, HeldBytes, bytes};
@@ -48,9 +49,17 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     deadlines: Deadlines,
     /// Whether answers were queued behind the last output.
     backlog: bool,
-    established: bool,
+    stage: Stage,
     /// Requests that the mux has refused as busy since the last [`take_busy`](Self::take_busy).
     busy: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Handshake,
+    /// The client has proved its key. The stream has not accepted the answer to its first PING.
+    Greeting,
+    Open,
 }
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
@@ -72,7 +81,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             reading: true,
             deadlines: Deadlines::default(),
             backlog: false,
-            established: false,
+            stage: Stage::Handshake,
             busy: 0,
         }
     }
@@ -126,6 +135,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// it is kept, and a later call returns it before it looks at the unread bytes. So call it
     /// again after [`seal`](Self::seal) has returned bytes.
     ///
+    /// After the handshake, no request reaches a handler before [`flushed`](Self::flushed).
+    ///
     /// # Errors
     /// What ended the connection.
     pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ServerStep<'u>, ConnectionError> {
@@ -138,18 +149,29 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             return Ok(ServerStep::TransmitFirst);
         }
         let arrived = unread.len();
+        let hello = match self.stage {
+            Stage::Handshake => hello_fingerprint(unread),
+            Stage::Greeting | Stage::Open => None,
+        };
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(self.need_more(now, arrived, total)),
             Received::Wait(ServerWait::TransmitFirst) => return Ok(ServerStep::TransmitFirst),
             Received::Wait(ServerWait::AnswerFirst) => return Ok(ServerStep::AnswerFirst),
-            Received::Skip { consumed } => return Ok(ServerStep::Skip { consumed }),
+            Received::Skip { consumed } => {
+                return Ok(
+                    hello.map_or(ServerStep::Skip { consumed }, |fingerprint| ServerStep::Hello {
+                        consumed,
+                        fingerprint,
+                    }),
+                );
+            }
             Received::Event { consumed, event } => (consumed, event),
         };
         self.partial.release(&self.budget);
         let skip = ServerStep::Skip { consumed };
         Ok(match event {
             ServerEvent::Established => {
-                self.established = true;
+                self.stage = Stage::Greeting;
                 ServerStep::Established { consumed }
             }
             ServerEvent::Request { id, body } => {
@@ -337,6 +359,16 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.machine.end_of_stream(now, unread)
     }
 
+    /// Reports that the stream has accepted and flushed all that was sealed, and that
+    /// [`seal`](Self::seal) has no more. Until this call, no request reaches a handler: a client
+    /// whose stream ends before it has received the answer to its first PING relies on that.
+    pub fn flushed(&mut self) {
+        self.deadlines.progress();
+        if self.stage == Stage::Greeting {
+            self.stage = Stage::Open;
+        }
+    }
+
     /// Reports that the stream has accepted some or all of the sealed bytes.
     pub fn wrote(&mut self) {
         self.deadlines.progress();
@@ -382,13 +414,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
         let answered = matches!(end, ConnectionError::Closed | ConnectionError::HandlerFailed);
         let limit = if answered { self.machine.lifetime() } else { LINGER };
-        Ending::new(end, self.established, limit, now)
+        Ending::new(end, self.is_established(), limit, now)
     }
 
     /// Whether the client has proved that it has the key.
     #[must_use]
     pub const fn is_established(&self) -> bool {
-        self.established
+        !matches!(self.stage, Stage::Handshake)
     }
 
     /// Releases memory that is not needed while nothing is in flight.
@@ -412,7 +444,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// If there is no room for them, closes the connection, which ends once the earlier requests
     /// are answered: the classic wire cannot refuse a single request.
     fn need_more<'u>(&mut self, now: Instant, arrived: usize, total: usize) -> ServerStep<'u> {
-        if self.established && !self.partial.hold(arrived, total, &self.held, &self.budget) {
+        if self.is_established() && !self.partial.hold(arrived, total, &self.held, &self.budget) {
             self.busy += 1;
             self.machine.close(now, CloseReason::Done);
             return ServerStep::AnswerFirst;

@@ -75,11 +75,10 @@ pub enum ServerStep<'u> {
         /// Unread bytes needed in all.
         total: usize,
     },
-    /// Pass what [`seal`](super::ServerMux::seal) returns to the stream first, then call again. The
-    /// PONG to a client's first PING has to be sent before a handler runs: if the connection ends
-    /// before a client has received a byte, the client assumes that no handler has run. This step
-    /// is also returned while [`may_read`](super::ServerMux::may_read) returns `false`, because the
-    /// client does not read its answers.
+    /// Pass what [`seal`](super::ServerMux::seal) returns to the stream first, then call again. It
+    /// also comes while [`may_read`](super::ServerMux::may_read) returns `false`: before
+    /// [`flushed`](super::ServerMux::flushed) is called for the first time after the handshake, and
+    /// while the client does not take its answers.
     TransmitFirst,
     /// Answer a request first, then call again.
     AnswerFirst,
@@ -88,7 +87,16 @@ pub enum ServerStep<'u> {
         /// Bytes to drop.
         consumed: usize,
     },
-    /// The client has proved that it has the key and that its hello is not a replay.
+    /// A hello of the noise wire has decrypted under a key of the server. It may be a replay. On
+    /// the classic wire there is no such step: a hello there proves the key.
+    Hello {
+        /// Bytes to drop.
+        consumed: usize,
+        /// What tells this hello from others, for [`Admission::hello`](super::Admission::hello). A
+        /// replay has the same.
+        fingerprint: u64,
+    },
+    /// The client has proved its key, and that it is not a replay.
     Established {
         /// Bytes to drop.
         consumed: usize,

@@ -4,12 +4,11 @@
 use core::net::{IpAddr, Ipv4Addr};
 use std::collections::VecDeque;
 
-use falco_core::mux::{Admission, AdmissionLimits, Room, Source, SourcePrefix, hello_fingerprint};
-use falco_core::noise::HELLO_LENGTH;
-use falco_core::{Instant, Key, KeyId};
+use falco_core::mux::{Admission, AdmissionLimits, Room, Source, SourcePrefix};
+use falco_core::{Instant, KeyId};
 
 const MAX_HALF_OPEN: usize = 1024;
-const LIMITS: AdmissionLimits = AdmissionLimits {
+pub(crate) const LIMITS: AdmissionLimits = AdmissionLimits {
     max_connections: 10_000,
     max_half_open: MAX_HALF_OPEN,
     max_half_open_per_source: None,
@@ -17,28 +16,41 @@ const LIMITS: AdmissionLimits = AdmissionLimits {
     max_classic_connections: None,
 };
 
-fn source(number: u32) -> Source {
+pub(crate) fn source(number: u32) -> Source {
     Source::of(IpAddr::V4(Ipv4Addr::from(number)), SourcePrefix::default())
 }
 
-fn key_id(number: u8) -> KeyId {
-    Key::from_bytes([number; 32]).unwrap().id()
+/// Which connections are selected to be dropped; `None` where it is not admitted.
+pub(crate) fn admit(admission: &mut Admission, number: u64, source: Source, now: u64) -> Option<Vec<u64>> {
+    Some(admission.admit(number, source, ms(now))?.collect())
 }
 
-fn ms(millis: u64) -> Instant {
+/// Whether it is admitted, at 0.
+pub(crate) fn admits(admission: &mut Admission, number: u64, source: Source) -> bool {
+    admit(admission, number, source, 0).is_some()
+}
+
+/// Whether it is not over a limit of its key.
+pub(crate) fn is_within(admission: &mut Admission, number: u64, key: Option<KeyId>) -> bool {
+    admission.establish(number, key, false, false).is_none()
+}
+
+pub(crate) fn ms(millis: u64) -> Instant {
     Instant::from_millis(millis)
 }
 
 /// A table with so many places, in which numbers from 0 on are taken and waited for since 0.
-fn full(places: u64) -> Admission {
+pub(crate) fn full(places: u64) -> Admission {
     let limits = AdmissionLimits {
         max_half_open: usize::try_from(places).unwrap(),
         ..LIMITS
     };
     let mut admission = Admission::new(limits, 1);
     for number in 0..places {
-        assert!(admission.admit(number, source(1)));
-        admission.waits(number, ms(0));
+        assert!(admits(&mut admission, number, source(1)));
+    }
+    for number in 0..places {
+        assert_eq!(admission.waits(number, ms(0)), None);
     }
     admission
 }
@@ -52,7 +64,10 @@ fn drop_all(admission: &mut Admission, now: Instant) -> Vec<u64> {
         // Those that keep a part of the places free make room for several.
         let mut other = 1_000_000 + number;
         while admission.room() == Room::Free {
-            assert!(admission.admit(other, source(7)));
+            for number in admit(admission, other, source(7), now.as_millis()).unwrap() {
+                admission.leave(number);
+                dropped.push(number);
+            }
             other += 1_000_000;
         }
     }
@@ -83,7 +98,7 @@ fn a_part_of_the_places_is_kept_free_of_connections_without_a_hello() {
     // Not of those with one.
     let mut admission = full(64);
     for number in 0..64 {
-        assert!(admission.hello(number, Some(number)));
+        assert!(admission.hello(number, number));
         admission.waits(number, ms(50));
     }
     assert_eq!(admission.select(ms(5000), None), None);
@@ -94,7 +109,7 @@ fn a_part_of_the_places_is_kept_free_of_connections_without_a_hello() {
 fn what_the_server_has_not_read_is_never_dropped() {
     let mut admission = Admission::new(LIMITS, 1);
     for number in 0..100 {
-        assert!(admission.admit(number, source(1)));
+        assert!(admits(&mut admission, number, source(1)));
     }
     assert_eq!(admission.select_late(ms(60_000)), None);
     admission.waits(7, ms(10_000));
@@ -121,11 +136,11 @@ fn byte_by_byte_nothing_is_gained() {
 fn first_what_has_sent_no_hello_or_a_replay_and_then_the_others() {
     let mut admission = full(100);
     for number in 0..50 {
-        assert!(admission.hello(number, Some(number)));
+        assert!(admission.hello(number, number));
         admission.waits(number, ms(1));
     }
     for number in 50..75 {
-        assert!(!admission.hello(number, Some(number - 50)), "it came before");
+        assert!(!admission.hello(number, number - 50), "it came before");
         admission.waits(number, ms(1));
     }
     let dropped = drop_all(&mut admission, ms(1001));
@@ -138,11 +153,11 @@ fn first_what_has_sent_no_hello_or_a_replay_and_then_the_others() {
 fn a_hello_that_is_one_packet_behind_is_spared_where_more_hold_a_place_with_one() {
     let mut admission = full(11);
     for number in 0..10 {
-        assert!(admission.hello(number, Some(number)));
+        assert!(admission.hello(number, number));
         admission.waits(number, ms(0));
     }
     admission.leave(10);
-    assert!(admission.admit(11, source(1)));
+    assert!(admits(&mut admission, 11, source(1)));
     admission.waits(11, ms(100));
     let needed = Some(source(1));
     assert_eq!(admission.select(ms(119), needed), None);
@@ -155,11 +170,11 @@ fn a_hello_that_is_one_packet_behind_is_spared_where_more_hold_a_place_with_one(
 fn where_something_else_is_short_only_what_is_late_is_dropped_and_one_at_a_time() {
     let mut admission = Admission::new(LIMITS, 1);
     for number in 0..4 {
-        assert!(admission.admit(number, source(1)));
+        assert!(admits(&mut admission, number, source(1)));
     }
     for (number, since) in [(0, 10), (1, 0), (2, 20), (3, 5)] {
         if number >= 2 {
-            assert!(admission.hello(number, Some(number)));
+            assert!(admission.hello(number, number));
         }
         admission.waits(number, ms(since));
     }
@@ -182,120 +197,17 @@ fn a_source_with_more_than_its_share_loses_first() {
     let mut admission = Admission::new(limits, 1);
     for number in 0..40 {
         // The first 20 come from places of their own, the others from one.
-        assert!(admission.admit(number, source(u32::try_from(number.min(20)).unwrap())));
-        assert!(admission.hello(number, Some(number)));
+        assert!(admits(
+            &mut admission,
+            number,
+            source(u32::try_from(number.min(20)).unwrap())
+        ));
+        assert!(admission.hello(number, number));
         admission.waits(number, ms(number));
     }
     let dropped = drop_all(&mut admission, ms(1000));
     // Down to what is few.
     assert!(dropped.iter().take(12).all(|number| *number >= 20), "{dropped:?}");
-}
-
-#[test]
-fn at_its_own_limit_a_source_loses_its_own_and_at_twice_that_gets_nothing() {
-    let limits = AdmissionLimits {
-        max_half_open_per_source: Some(4),
-        ..LIMITS
-    };
-    let mut admission = Admission::new(limits, 1);
-    for number in 0..4 {
-        assert!(admission.admit(number, source(1)));
-        admission.waits(number, ms(0));
-        assert_eq!(admission.select_from_source_of(number), None);
-    }
-    assert!(admission.admit(4, source(1)) && admission.admit(5, source(2)));
-    admission.waits(5, ms(0));
-    let selected = admission.select_from_source_of(4).unwrap();
-    assert!(selected < 4);
-    assert_eq!(admission.select_from_source_of(5), None);
-    assert_eq!(admission.select_from_source_of(4), None, "one is being dropped");
-    // It stays after all, so another goes.
-    admission.stays(selected);
-    assert!(
-        admission
-            .select_from_source_of(4)
-            .is_some_and(|other| other < 4 && other != selected)
-    );
-    for number in 6..9 {
-        assert!(admission.admit(number, source(1)));
-    }
-    assert!(!admission.admit(9, source(1)) && admission.admit(10, source(2)));
-    assert_eq!(admission.half_open(), 10);
-}
-
-#[test]
-fn a_key_at_its_limit_gets_no_further_connection_and_others_do() {
-    let limits = AdmissionLimits {
-        max_connections_per_key: Some(2),
-        ..LIMITS
-    };
-    let mut admission = Admission::new(limits, 1);
-    for number in 0..6 {
-        assert!(admission.admit(number, source(1)));
-    }
-    let (one, other) = (Some(key_id(1)), Some(key_id(2)));
-    assert!(admission.establish(0, one) && admission.establish(1, one));
-    assert!(!admission.establish(2, one));
-    assert!(admission.establish(3, other) && admission.establish(4, None));
-    assert_eq!([one, other, None].map(|key| admission.under_key(key)), [2, 1, 1]);
-    // One that was over the limit gives nothing back.
-    admission.leave(2);
-    assert!(admission.admit(7, source(1)) && !admission.establish(7, one));
-    admission.leave(0);
-    assert!(admission.establish(5, one));
-    assert_eq!((admission.connections(), admission.half_open()), (5, 0));
-}
-
-#[test]
-fn the_classic_wire_has_a_limit_of_its_own_beside_the_noise_wire() {
-    let limits = AdmissionLimits {
-        max_connections: 9,
-        ..LIMITS
-    };
-    assert_eq!(limits.for_both_wires().max_classic_connections, Some(4));
-    let own = AdmissionLimits {
-        max_classic_connections: Some(7),
-        ..limits
-    };
-    assert_eq!(own.for_both_wires(), own, "one that was set stays");
-    assert_eq!(own.within(6).max_classic_connections, Some(3));
-
-    let mut admission = Admission::new(limits.for_both_wires(), 1);
-    for number in 0..9 {
-        assert!(admission.admit(number, source(1)));
-    }
-    // Those over the limit give nothing back when they leave.
-    for number in 0..8 {
-        assert_eq!(admission.establish(number, None), number < 4, "{number}");
-    }
-    for number in 4..8 {
-        admission.leave(number);
-        assert!(admission.admit(10 + number, source(1)) && admission.establish(10 + number, Some(key_id(1))));
-    }
-    assert_eq!(admission.connections(), 9);
-    assert!(!admission.establish(8, None));
-    admission.leave(8);
-    admission.leave(0);
-    assert!(admission.admit(20, source(1)) && admission.establish(20, None));
-}
-
-#[test]
-fn where_all_are_established_there_is_no_room() {
-    let limits = AdmissionLimits {
-        max_connections: 2,
-        ..LIMITS
-    };
-    let mut admission = Admission::new(limits, 1);
-    for number in 0..2 {
-        assert_eq!(admission.room(), Room::Free);
-        assert!(admission.admit(number, source(1)));
-    }
-    assert!(admission.establish(0, None));
-    assert_eq!(admission.room(), Room::Wait);
-    assert!(admission.establish(1, None));
-    assert_eq!(admission.room(), Room::Full);
-    admission.leave(0);
-    assert_eq!(admission.room(), Room::Free);
 }
 
 #[test]
@@ -309,36 +221,32 @@ fn no_limit_is_zero() {
     };
     let mut admission = Admission::new(limits.within(0), 1);
     assert_eq!(admission.room(), Room::Free);
-    assert!(admission.admit(0, source(1)) && admission.establish(0, None));
+    assert!(admits(&mut admission, 0, source(1)) && is_within(&mut admission, 0, None));
 }
 
 #[test]
 fn a_replay_is_recognised_among_the_last_sixteen_thousand() {
     let mut admission = Admission::new(LIMITS, 1);
-    assert!(admission.admit(0, source(1)));
+    assert!(admits(&mut admission, 0, source(1)));
     for fingerprint in 0..16_384 {
-        assert!(admission.hello(0, Some(fingerprint)));
+        assert!(admission.hello(0, fingerprint));
     }
     for fingerprint in 0..16_384 {
-        assert!(!admission.hello(0, Some(fingerprint)), "{fingerprint}");
+        assert!(!admission.hello(0, fingerprint), "{fingerprint}");
     }
     for fingerprint in 16_384..3 * 16_384 {
-        assert!(admission.hello(0, Some(fingerprint)));
+        assert!(admission.hello(0, fingerprint));
     }
-    assert!(admission.hello(0, Some(0)), "the memory is bounded");
-    assert!(admission.hello(0, None) && admission.hello(0, None));
+    assert!(admission.hello(0, 0), "the memory is bounded");
 }
 
 #[test]
-fn a_fingerprint_takes_a_whole_hello() {
-    let mut hello = [0; HELLO_LENGTH + 1];
-    assert_eq!(hello_fingerprint(hello.split_at(HELLO_LENGTH - 1).0), None);
-    let before = hello_fingerprint(&hello);
-    *hello.get_mut(HELLO_LENGTH - 1).unwrap() = 1;
-    assert!(before.is_some() && before != hello_fingerprint(&hello));
-    let same = hello_fingerprint(&hello);
-    *hello.last_mut().unwrap() = 1;
-    assert_eq!(same, hello_fingerprint(&hello), "what follows is not part of it");
+fn the_hello_of_a_connection_that_was_not_admitted_is_not_remembered() {
+    let mut admission = Admission::new(LIMITS, 1);
+    assert!(admission.hello(1, 7), "it is a guest");
+    assert!(admits(&mut admission, 2, Source::NONE));
+    assert!(admission.hello(2, 7));
+    assert!(!admission.hello(2, 7));
 }
 
 /// What comes of a flood.
@@ -358,7 +266,7 @@ fn get_in(flood: Flood, rate: u64, sources: u32, round_trip: u64) -> usize {
     let (mut next, mut counted, mut arrived) = (0, 0, 0);
     let mut due: VecDeque<(u64, u64)> = VecDeque::new();
     let mut dropped = std::collections::BTreeSet::new();
-    let mut admit = |admission: &mut Admission, now: u64, from: u32, dropped: &mut std::collections::BTreeSet<u64>| {
+    let mut arrive = |admission: &mut Admission, now: u64, from: u32, dropped: &mut std::collections::BTreeSet<u64>| {
         let number = next;
         next += 1;
         while admission.room() == Room::Wait {
@@ -368,7 +276,10 @@ fn get_in(flood: Flood, rate: u64, sources: u32, round_trip: u64) -> usize {
             admission.leave(selected);
             dropped.insert(selected);
         }
-        assert!(admission.admit(number, source(from)));
+        for selected in admit(admission, number, source(from), now).unwrap() {
+            admission.leave(selected);
+            dropped.insert(selected);
+        }
         admission.waits(number, ms(now));
         number
     };
@@ -377,28 +288,28 @@ fn get_in(flood: Flood, rate: u64, sources: u32, round_trip: u64) -> usize {
         for _ in 0..rate {
             flooder += 1;
             let from = u32::try_from(flooder).unwrap() % sources;
-            let number = admit(&mut admission, now, from, &mut dropped);
+            let number = arrive(&mut admission, now, from, &mut dropped);
             let fingerprint = match flood {
                 Flood::Silent => continue,
                 Flood::Replays => flooder % 50,
                 Flood::FreshHellos => flooder,
             };
-            admission.hello(number, Some(fingerprint));
+            admission.hello(number, fingerprint);
             admission.waits(number, ms(now));
         }
         // When the places have been full for a while.
         if now > 3_000 && now % 10 == 0 && arrived < HONEST {
             arrived += 1;
-            let number = admit(&mut admission, now, 0, &mut dropped);
+            let number = arrive(&mut admission, now, 0, &mut dropped);
             // The hello comes within the same millisecond.
-            assert!(admission.hello(number, Some(u64::MAX - number)));
+            assert!(admission.hello(number, u64::MAX - number));
             admission.waits(number, ms(now));
             due.push_back((now + round_trip, number));
         }
         while let Some((_, number)) = due.front().copied().filter(|(at, _)| *at <= now) {
             due.pop_front();
             if !dropped.contains(&number) {
-                assert!(admission.establish(number, None));
+                assert!(is_within(&mut admission, number, None));
                 admission.leave(number);
                 counted += 1;
             }
@@ -438,7 +349,7 @@ fn fresh_hellos_keep_out_nobody_while_there_are_places_for_a_second_of_them() {
 fn a_hello_has_a_second_for_what_follows_it() {
     let mut admission = full(20);
     for number in 0..20 {
-        assert!(admission.hello(number, Some(number)));
+        assert!(admission.hello(number, number));
         admission.waits(number, ms(100 + number));
     }
     // All of its own source, as after a restart of the server behind a proxy.
@@ -448,7 +359,7 @@ fn a_hello_has_a_second_for_what_follows_it() {
     assert_eq!(admission.select(ms(1100), needed), Some(0));
     assert_eq!(admission.select(ms(2000), needed), None, "one by one");
     admission.leave(0);
-    assert!(admission.admit(20, source(1)));
+    assert!(admits(&mut admission, 20, source(1)));
     assert!(
         admission.select(ms(1100), Some(source(2))).is_some(),
         "for another source at once"
@@ -464,12 +375,12 @@ fn handshakes_in_progress_are_bounded_and_silent_connections_do_not_count() {
     let mut admission = Admission::new(limits, 1);
     for number in 0..2000 {
         assert_eq!(admission.room(), Room::Free);
-        assert!(admission.admit(number, source(1)));
+        assert!(admits(&mut admission, number, source(1)));
         admission.waits(number, ms(0));
     }
     for number in 2000..3024 {
         assert_eq!(admission.room(), Room::Free);
-        assert!(admission.admit(number, source(1)));
+        assert!(admits(&mut admission, number, source(1)));
     }
     assert_eq!(admission.room(), Room::Wait);
     assert_eq!(
@@ -477,7 +388,7 @@ fn handshakes_in_progress_are_bounded_and_silent_connections_do_not_count() {
         None,
         "none in progress is late"
     );
-    assert!(admission.establish(2000, None));
+    assert!(is_within(&mut admission, 2000, None));
     assert_eq!(admission.room(), Room::Free);
 }
 
@@ -485,8 +396,8 @@ fn handshakes_in_progress_are_bounded_and_silent_connections_do_not_count() {
 fn an_honest_source_beside_one_that_floods_keeps_its_places() {
     let mut admission = Admission::new(LIMITS, 3);
     for number in 0..10 {
-        assert!(admission.admit(number, source(0)));
-        assert!(admission.hello(number, Some(number)));
+        assert!(admits(&mut admission, number, source(0)));
+        assert!(admission.hello(number, number));
         admission.waits(number, ms(0));
     }
     for number in 10..50_000 {
@@ -495,8 +406,11 @@ fn an_honest_source_beside_one_that_floods_keeps_its_places() {
             assert!(selected >= 10);
             admission.leave(selected);
         }
-        assert!(admission.admit(number, source(9)));
-        assert!(admission.hello(number, Some(number)));
+        for selected in admit(&mut admission, number, source(9), number).unwrap() {
+            assert!(selected >= 10);
+            admission.leave(selected);
+        }
+        assert!(admission.hello(number, number));
         admission.waits(number, ms(number));
     }
 }

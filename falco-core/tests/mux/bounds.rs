@@ -86,6 +86,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> Pair<C, S> {
                 }
                 Ok(
                     ServerStep::Skip { consumed }
+                    | ServerStep::Hello { consumed, .. }
                     | ServerStep::Established { consumed }
                     | ServerStep::Cancelled { consumed, .. }
                     | ServerStep::Closing { consumed, .. },
@@ -99,6 +100,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> Pair<C, S> {
             unread.drain(..consumed);
             let sealed = self.server.seal(NOW, &mut out).unwrap();
             self.to_client.extend_from_slice(&out[..sealed]);
+            self.server.flushed();
             if consumed == 0 && sealed == 0 {
                 break;
             }

@@ -206,6 +206,7 @@ fn on_the_classic_wire_requests_stay_in_the_stream() {
         Ok(ServerStep::Established { .. })
     ));
     let accept = mux.seal(now, &mut out).unwrap();
+    mux.flushed();
     assert!(matches!(
         client.recv(now, &mut out[..accept]),
         Ok(Received::Event { .. })
@@ -232,6 +233,7 @@ fn on_the_classic_wire_requests_stay_in_the_stream() {
             ServerStep::NeedMore { .. } => break,
             step @ (ServerStep::AnswerFirst
             | ServerStep::Skip { .. }
+            | ServerStep::Hello { .. }
             | ServerStep::Established { .. }
             | ServerStep::Cancelled { .. }
             | ServerStep::Closing { .. }

@@ -45,11 +45,15 @@ fn talk<C: ClientKeyRef, S: ServerKeyRef>(
     let mut out = [0; 1_000];
     let sealed = client.seal(now, &mut out, |(), error| panic!("{error}")).unwrap();
     to_server.extend_from_slice(&out[..sealed]);
-    if let Ok(ServerStep::Skip { consumed } | ServerStep::Established { consumed }) = server.recv(now, to_server) {
+    if let Ok(
+        ServerStep::Skip { consumed } | ServerStep::Hello { consumed, .. } | ServerStep::Established { consumed },
+    ) = server.recv(now, to_server)
+    {
         to_server.drain(..consumed);
     }
     let sealed = server.seal(now, &mut out).unwrap();
     to_client.extend_from_slice(&out[..sealed]);
+    server.flushed();
     if let Ok(
         ClientStep::Skip { consumed } | ClientStep::Established { consumed } | ClientStep::Pong { consumed, .. },
     ) = client.recv(now, to_client)

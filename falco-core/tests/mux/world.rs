@@ -229,8 +229,9 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
     pub(crate) fn write_server(&mut self, size: usize) -> Result<bool, usize> {
         let mut out = vec![0; size];
         let sealed = self.server.seal(self.now, &mut out);
-        if sealed == Ok(0) && self.server.machine().end().is_some() {
-            self.to_client.closed = true;
+        if sealed == Ok(0) {
+            self.server.flushed();
+            self.to_client.closed |= self.server.machine().end().is_some();
         }
         wrote(&mut self.to_client, sealed, &out)
     }
@@ -348,6 +349,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
             }
             Ok(
                 ServerStep::Skip { consumed }
+                | ServerStep::Hello { consumed, .. }
                 | ServerStep::Established { consumed }
                 | ServerStep::Closing { consumed, .. },
             ) => Some(consumed),

@@ -27,7 +27,9 @@ fn pass(server: &mut Mux<'_>, mut bytes: Vec<u8>) -> usize {
     let (mut unread, mut whole) = (bytes.as_mut_slice(), 0);
     loop {
         let consumed = match server.recv(NOW, unread).unwrap() {
-            ServerStep::Established { consumed } | ServerStep::Skip { consumed } => consumed,
+            ServerStep::Established { consumed }
+            | ServerStep::Hello { consumed, .. }
+            | ServerStep::Skip { consumed } => consumed,
             ServerStep::Request { consumed, .. } => {
                 whole += 1;
                 consumed
@@ -48,6 +50,7 @@ fn established<'k>(keys: &'k Keys, settings: &Settings, budget: &SharedBudget) -
     let mut raw = handshake.client(&out[..length]).unwrap();
     pass(&mut server, raw.seal(&raw_frame(PING, 0, &[1; 8])));
     server.seal(NOW, &mut out).unwrap();
+    server.flushed();
     (server, raw)
 }
 

@@ -158,22 +158,14 @@ impl Admission {
             return None;
         }
         let number = state.next;
-        if state.admitted.room() != Room::Free || !state.admitted.admit(number, source) {
+        let Some(selected) = state.admitted.admit(number, source, self.clock.now()) else {
             self.counters.turned_away.add(1);
             return None;
-        }
+        };
         let permit = self.permit(&mut state, conn, Some(socket));
-        let (now, mut dropped) = (self.clock.now(), Vec::new());
-        let selected = [
-            state.admitted.select_from_source_of(number),
-            // One to replace the place that was just taken, and one more to free places faster than
-            // they are taken.
-            state.admitted.select(now, None),
-            state.admitted.select(now, None),
-        ];
-        for number in selected.into_iter().flatten() {
-            dropped.extend(self.droppable(&mut state, number));
-        }
+        let dropped = selected
+            .filter_map(|number| self.droppable(&mut state, number))
+            .collect();
         Some((permit, cut(state, dropped, None).dropped))
     }
 

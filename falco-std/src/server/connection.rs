@@ -6,9 +6,9 @@ use core::panic::AssertUnwindSafe;
 use core::time::Duration;
 use std::io;
 use std::panic::catch_unwind;
-use std::sync::{Arc, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 
-use falco_core::mux::{ServerStep, hello_fingerprint};
+use falco_core::mux::ServerStep;
 use falco_core::{CloseReason, ConnectionError, ServerConnection};
 
 use super::Service;
@@ -52,8 +52,6 @@ struct Reader<'a, H> {
     requests: Arc<Requests<H>>,
     /// The client sends nothing more.
     input_ended: bool,
-    /// The stream has accepted the greeting.
-    greeted: bool,
 }
 
 /// Serves a connection until it has ended. Returns what ended it.
@@ -87,7 +85,6 @@ where
         permit,
         requests,
         input_ended: false,
-        greeted: false,
     };
     let ended = reader.run();
     reader.end(&ended);
@@ -115,19 +112,11 @@ where
                 self.service.admission.counters().busy.add(refused);
                 continue;
             }
-            let fingerprint = (!locked.state.established)
-                .then(|| hello_fingerprint(self.line.unread()))
-                .flatten();
             match locked.state.mux.recv(now, self.line.unread()) {
                 Err(end) => return Ok(end),
                 Ok(ServerStep::Request { consumed, id, body }) => {
                     let body = body.into_vec();
-                    locked = self.wait_for_greeting(locked);
                     self.line.consume(consumed);
-                    if locked.state.has_ended() {
-                        // The client may not have received the greeting: no handler may run.
-                        continue;
-                    }
                     let schedule = locked.state.push(now, id, body);
                     drop(locked);
                     if schedule {
@@ -146,10 +135,12 @@ where
                     self.line.consume(consumed);
                     self.establish();
                 }
+                Ok(ServerStep::Hello { consumed, fingerprint }) => {
+                    drop(locked);
+                    self.line.consume(consumed);
+                    self.permit.hello(fingerprint);
+                }
                 Ok(ServerStep::Skip { consumed } | ServerStep::Closing { consumed, .. }) => {
-                    if !locked.state.established {
-                        self.permit.hello(fingerprint);
-                    }
                     self.line.consume(consumed);
                     self.count_busy(&mut locked);
                 }
@@ -182,33 +173,19 @@ where
     /// The client has proved that it has a key. The key may have been retired since the hello.
     fn establish(&mut self) {
         self.line.set_authenticated();
-        let key = self.conn.lock().state.mux.machine().key_id();
-        let within = self.permit.establish(key);
         let mut locked = self.conn.lock();
         locked.state.established = true;
-        // `Handle::retire_key` finds the connection by its key from now on.
-        let reason = if self.service.keys.is_retired(key) {
-            CloseReason::KeyRetired
-        } else if self.service.admission.is_stopping() {
-            CloseReason::ShuttingDown
-        } else if !within {
-            self.service.admission.counters().over_key_limit.add(1);
-            CloseReason::Done
-        } else {
+        let key = locked.state.mux.machine().key_id();
+        drop(locked);
+        // From here on `Handle::retire_key` finds the connection by its key.
+        let retired = self.service.keys.is_retired(key);
+        let Some(reason) = self.permit.establish(key, retired) else {
             return;
         };
-        locked.state.mux.close(self.conn.now(), reason);
-    }
-
-    /// Before the first handler runs, waits until the stream has accepted the greeting. If the
-    /// stream ends before a client has received anything, the client assumes that no handler has
-    /// run. The wait ends after a lifetime at the latest, when the write fails.
-    fn wait_for_greeting<'l>(&mut self, mut locked: MutexGuard<'l, Locked<State>>) -> MutexGuard<'l, Locked<State>> {
-        while !self.greeted && locked.is_writing() && !locked.state.has_ended() {
-            locked = self.conn.wait(locked, Some(STOP_POLL));
+        if reason == CloseReason::Done {
+            self.service.admission.counters().over_key_limit.add(1);
         }
-        self.greeted = true;
-        locked
+        self.conn.lock().state.mux.close(self.conn.now(), reason);
     }
 
     /// Waits until the request has completed. A stream that does not split cannot be read while a

@@ -350,6 +350,10 @@ impl Output for State {
     }
 
     fn drained(&mut self, now: Instant) -> Option<Shutdown> {
+        // Otherwise nothing was sealed, and the stream may not have accepted what was before.
+        if !self.write_failed && !self.cut {
+            self.mux.flushed();
+        }
         let ending = self.ending.as_mut().filter(|_| !self.cut)?;
         ending.written();
         match ending.step(now) {

@@ -10,14 +10,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Body, Ending, ServerMux, ServerStep, SharedBudget, hello_fingerprint};
+use falco_core::mux::{Body, Ending, ServerMux, ServerStep, SharedBudget};
 use falco_core::{CloseReason, ConnectionError, Instant, ServerConnection, wipe_stack};
 use tracing::{Span, debug, warn};
 
 use super::control::{Control, Cut};
 use super::handler::Handler;
 use super::place::Place;
-use super::registry::Established;
 use super::running::Running;
 use super::{OnCancel, Service};
 use crate::line::{Line, Wrote, sealed};
@@ -48,11 +47,7 @@ pub(super) struct Connection<H> {
     place: Place,
     /// The end of the stream was read.
     eof: bool,
-    /// The stream has not accepted the PONG to the client's first PING yet. No handler is called
-    /// before that: if the connection ends before a client has received a byte, the client assumes
-    /// that no handler has run.
-    greeting: bool,
-    /// The connection has ended, and was not cut off.
+    /// It has ended, and was not cut off.
     ended: bool,
     /// Answers that were larger than the client accepts.
     too_large: u32,
@@ -104,7 +99,6 @@ impl<H: Handler> Connection<H> {
             handler,
             place,
             eof: false,
-            greeting: false,
             ended: false,
             too_large: 0,
             turn: 0,
@@ -152,25 +146,18 @@ impl<H: Handler> Connection<H> {
             if self.turn >= TURN {
                 return Pause::Yield;
             }
-            if self.greeting && !self.line.is_flushed() {
-                return Pause::Wait;
-            }
             let now = self.now;
-            let fingerprint = if self.mux.is_established() {
-                None
-            } else {
-                hello_fingerprint(self.line.unread())
-            };
             let step = match self.mux.recv(now, self.line.unread()) {
                 Ok(step) => step,
                 Err(end) => return Pause::End(end),
             };
             match step {
                 ServerStep::NeedMore { total } => return Pause::Read(total),
+                ServerStep::Hello { consumed, fingerprint } => {
+                    self.service.registry.hello(self.place.number, fingerprint);
+                    self.consume(consumed);
+                }
                 ServerStep::Skip { consumed } => {
-                    if !self.mux.is_established() {
-                        self.service.registry.hello(self.place.number, fingerprint);
-                    }
                     self.consume(consumed);
                     self.count_busy();
                 }
@@ -224,43 +211,33 @@ impl<H: Handler> Connection<H> {
     /// The client has proved that it has its key. The key may have been retired since the hello.
     fn establish(&mut self) {
         let key = self.mux.machine().key_id();
-        let established = self.service.registry.establish(self.place.number, key);
-        self.line.stream().set_up(self.service.settings.lifetime());
-        self.greeting = true;
-        self.timer.forget();
-        self.service.counters.established.add(1);
         if let Some(key) = key {
             // Set before the check below, because `Handle::retire_key` finds the connections of a
             // key by this.
             let _ = self.control.key.set(key);
             self.span.record("key", tracing::field::display(key));
         }
+        let retired = self.service.keys.is_retired(key);
+        let reason = self.service.registry.establish(self.place.number, key, retired);
+        self.line.stream().set_up(self.service.settings.lifetime());
+        self.timer.forget();
+        self.service.counters.established.add(1);
         debug!("established");
-        let now = self.now;
-        if self.service.keys.is_retired(key) {
-            self.mux.close(now, CloseReason::KeyRetired);
-            return;
-        }
-        match established {
-            Established::Serves => {}
-            Established::Stopping => self.mux.close(now, CloseReason::ShuttingDown),
-            Established::OverKeyLimit => {
-                self.service.counters.over_key_limit.add(1);
-                if let Some(left_out) = self.service.warnings.key_limit.due() {
-                    warn!(
-                        left_out,
-                        "closed: its key or the classic wire has reached its limit of connections"
-                    );
-                }
-                self.mux.close(now, CloseReason::Done);
+        let Some(reason) = reason else { return };
+        if reason == CloseReason::Done {
+            self.service.counters.over_key_limit.add(1);
+            if let Some(left_out) = self.service.warnings.key_limit.due() {
+                warn!(left_out, "closed: its key has as many connections as it may have");
             }
         }
+        self.mux.close(self.now, reason);
     }
 
-    /// Seals and writes until the stream accepts no more, or this turn's limit is reached.
+    /// Seals and writes until the stream accepts no more, or this turn's limit is reached. A flush
+    /// that lets a request reach its handler counts as if something was written.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
         let (mux, now, written) = (&mut self.mux, self.now, &mut self.written);
-        let wrote = self.line.write(cx, |out| {
+        let mut wrote = self.line.write(cx, |out| {
             if *written >= TURN {
                 return Ok(0);
             }
@@ -268,9 +245,12 @@ impl<H: Handler> Connection<H> {
             *written = written.saturating_add(of_turn(count));
             Ok(count)
         })?;
-        self.greeting &= !(wrote.all && self.line.is_flushed());
         if wrote.is_blocked() {
             self.mux.blocked(self.now);
+        } else if wrote.all && self.written < TURN && self.line.is_flushed() {
+            let waited = !self.mux.may_read();
+            self.mux.flushed();
+            wrote.some |= waited && self.mux.may_read();
         } else {
             self.mux.wrote();
         }

@@ -51,17 +51,6 @@ pub(crate) enum Admitted {
     Stopping,
 }
 
-/// What happens to a connection whose handshake is complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Established {
-    /// The connection serves requests.
-    Serves,
-    /// The connection is closed, because its key or the classic wire has reached its limit.
-    OverKeyLimit,
-    /// The server is stopping.
-    Stopping,
-}
-
 impl Registry {
     pub(crate) fn new(limits: AdmissionLimits, seed: u64, clock: Clock) -> Self {
         Self {
@@ -92,21 +81,15 @@ impl Registry {
             return Admitted::Stopping;
         }
         let number = state.next;
-        if state.admission.room() != Room::Free || !state.admission.admit(number, source) {
+        let Some(selected) = state.admission.admit(number, source, self.clock.now()) else {
             return Admitted::Full;
-        }
+        };
         state.insert(control);
-        let now = self.clock.now();
-        let selected = [
-            state.admission.select_from_source_of(number),
-            // One to replace the place that was just taken, and one more to free places faster than
-            // they are taken.
-            state.admission.select(now, None),
-            state.admission.select(now, None),
-        ];
-        let selected = selected.map(|number| state.control(number));
+        let selected: Vec<_> = selected.filter_map(|number| state.control(Some(number))).collect();
         drop(state);
-        selected.iter().flatten().for_each(|control| control.make_room());
+        for control in selected {
+            control.make_room();
+        }
         Admitted::As { number }
     }
 
@@ -179,7 +162,7 @@ impl Registry {
     }
 
     /// Reports that the hello of a half-open connection has decrypted.
-    pub(crate) fn hello(&self, number: u64, fingerprint: Option<u64>) {
+    pub(crate) fn hello(&self, number: u64, fingerprint: u64) {
         let mut state = self.lock();
         state.admission.hello(number, fingerprint);
         self.may_select(state);
@@ -188,8 +171,7 @@ impl Registry {
     /// Reports that the server has read all bytes of a half-open connection and waits for more.
     pub(crate) fn waits(&self, number: u64) {
         let mut state = self.lock();
-        state.admission.waits(number, self.clock.now());
-        let selected = state.admission.select_from_source_of(number);
+        let selected = state.admission.waits(number, self.clock.now());
         let selected = state.control(selected);
         self.may_select(state);
         if let Some(control) = selected {
@@ -220,18 +202,15 @@ impl Registry {
         self.lock().admission.is_selected(number)
     }
 
-    /// Reports that a connection has completed its handshake.
-    pub(crate) fn establish(&self, number: u64, key: Option<KeyId>) -> Established {
+    /// Reports that a connection has completed its handshake. Returns why it is to be closed, if it
+    /// is.
+    pub(crate) fn establish(&self, number: u64, key: Option<KeyId>, retired: bool) -> Option<CloseReason> {
         let mut state = self.lock();
-        let within = state.admission.establish(number, key);
         let stopping = state.stopping;
+        let reason = state.admission.establish(number, key, retired, stopping);
         drop(state);
         self.changed.notify_waiters();
-        match (stopping, within) {
-            (true, _) => Established::Stopping,
-            (false, false) => Established::OverKeyLimit,
-            (false, true) => Established::Serves,
-        }
+        reason
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -396,7 +375,7 @@ mod tests {
         registry.relief(Duration::from_millis(100)).await;
         assert!(!zero.asked_for_room() && !one.asked_for_room());
         // One has sent its hello.
-        registry.hello(0, Some(1));
+        registry.hello(0, 1);
         registry.waits(0);
         registry.waits(1);
         assert!(!has_room(&registry).await);
@@ -422,7 +401,7 @@ mod tests {
         let look = Duration::from_millis(1);
         assert!(tokio::time::timeout(look, &mut room).await.is_err());
         assert!(zero.asked_for_room());
-        registry.hello(0, Some(1));
+        registry.hello(0, 1);
         registry.waits(0);
         registry.waits(1);
         assert!(tokio::time::timeout(look, &mut room).await.is_err());
@@ -437,7 +416,7 @@ mod tests {
         for _ in 0..2 {
             admit(&registry);
         }
-        registry.establish(1, None);
+        registry.establish(1, None, false);
         let own = Arc::clone(&registry);
         let waiting = tokio::spawn(async move { own.room(Source::NONE).await });
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -445,7 +424,7 @@ mod tests {
         end(&registry, 2);
         waiting.await.unwrap_or_default();
         admit(&registry);
-        registry.establish(3, None);
+        registry.establish(3, None, false);
         registry.room(Source::NONE).await;
         assert!(
             matches!(registry.admit(&guest, Source::NONE), Admitted::Full),

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use super::ServerMux;
+use super::{ServerMux, Stage};
 use crate::message::RequestId;
 use crate::mux::Budget;
 use crate::mux::held::bytes;
@@ -70,28 +70,32 @@ impl Deferred {
 }
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
-    /// Whether a request may reach a handler now. `false` while the answers that are queued for
-    /// this client have more bytes than a connection may hold
-    /// ([`Settings::max_held`](crate::Settings::max_held)), or more than 16 KiB while the answers
-    /// of all connections exceed the shared bound.
+    /// Whether a request may reach a handler now. `false` after the handshake until
+    /// [`flushed`](Self::flushed), and while the answers that are queued for this client have more
+    /// bytes than a connection may hold ([`Settings::max_held`](crate::Settings::max_held)), or
+    /// more than a few while those of all connections exceed the shared bound.
     ///
-    /// To make it `true`, it is enough to seal answers of this connection. So a client that reads
-    /// its answers is served even if other clients do not read theirs.
+    /// Only sealing and flushing change it to `true`, so a connection waits for its own client
+    /// alone. A client that takes its answers is served whatever the others do.
     #[must_use]
     pub fn may_handle(&self) -> bool {
         let queued = self.answers.bodies();
-        queued <= bytes(self.max_queued) && (queued <= bytes(UNCOUNTED) || !self.budget.is_over())
+        self.stage != Stage::Greeting
+            && queued <= bytes(self.max_queued)
+            && (queued <= bytes(UNCOUNTED) || !self.budget.is_over())
     }
 
-    /// Whether [`recv`](Self::recv) processes unread bytes now. `false` while the bodies of
-    /// deferred requests have more bytes than the largest message, because the client does not read
-    /// its answers.
+    /// Whether [`recv`](Self::recv) takes a step with the unread bytes now. `false` after the
+    /// handshake until [`flushed`](Self::flushed), and while many bytes of requests wait for a
+    /// client that does not take its answers.
     ///
     /// On the classic wire it is `false` as long as no request may reach a handler. A request over
     /// a bound would end a classic connection, so it stays in the stream.
     #[must_use]
     pub fn may_read(&self) -> bool {
-        self.deferred.bytes() <= bytes(self.max_message) && (self.machine.refuses() || self.may_handle())
+        self.stage != Stage::Greeting
+            && self.deferred.bytes() <= bytes(self.max_message)
+            && (self.machine.refuses() || self.may_handle())
     }
 
     /// Whether [`next_request`](Self::next_request) returns a request.

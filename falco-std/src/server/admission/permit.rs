@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use falco_core::KeyId;
+use falco_core::{CloseReason, KeyId};
 
 use super::super::state::Conn;
 use super::super::stats::gauge;
@@ -78,8 +78,7 @@ impl Permit {
     pub(in crate::server) fn waits(&self) {
         let Place { number, admission, .. } = &*self.place;
         let mut state = admission.lock();
-        state.admitted.waits(*number, admission.clock.now());
-        let selected = state.admitted.select_from_source_of(*number);
+        let selected = state.admitted.waits(*number, admission.clock.now());
         let dropped = selected.and_then(|number| admission.droppable(&mut state, number));
         if let Some(dropped) = dropped {
             cut(state, vec![dropped], None);
@@ -106,33 +105,27 @@ impl Permit {
         self.place.admission.lock().admitted.is_selected(self.place.number)
     }
 
-    /// Reports that the hello of a half-open connection has decrypted, under a key of this server.
-    pub(in crate::server) fn hello(&self, fingerprint: Option<u64>) {
-        let Place {
-            number,
-            guest,
-            admission,
-        } = &*self.place;
-        if !guest {
-            let mut state = admission.lock();
-            state.admitted.hello(*number, fingerprint);
-            admission.may_select(state);
-        }
+    /// The hello of a half-open connection has decrypted, under a key of this server.
+    pub(in crate::server) fn hello(&self, fingerprint: u64) {
+        let Place { number, admission, .. } = &*self.place;
+        let mut state = admission.lock();
+        state.admitted.hello(*number, fingerprint);
+        admission.may_select(state);
     }
 
-    /// Reports that the client has proved that it has `key`. From now on the connection is not
-    /// dropped for others. Returns whether the connection is within the limits of its key and of
-    /// the classic wire.
-    pub(in crate::server) fn establish(&self, key: Option<KeyId>) -> bool {
+    /// The client has proved that it has `key`. From now on the connection is not dropped for
+    /// others. Returns why it is to be closed, if it is.
+    pub(in crate::server) fn establish(&self, key: Option<KeyId>, retired: bool) -> Option<CloseReason> {
         let Place { number, admission, .. } = &*self.place;
         let mut state = admission.lock();
         let counted = state.conns.contains_key(number);
         admission.counters.established.add(u64::from(counted));
-        let within = state.admitted.establish(*number, key);
+        let stopping = state.stopping;
+        let reason = state.admitted.establish(*number, key, retired, stopping);
         state.changes += 1;
         drop(state);
         admission.changed.notify_all();
-        within
+        reason
     }
 
     /// Reports that the connection has ended with this many unanswered requests. While the server

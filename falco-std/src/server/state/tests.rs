@@ -47,6 +47,7 @@ impl Scene {
             let count = scene.state.seal(NOW, &mut out);
             assert!(scene.client.recv(NOW, &mut out[..count]).is_ok());
         }
+        assert!(scene.state.drained(NOW).is_none(), "it goes on");
         scene
     }
 
@@ -60,7 +61,9 @@ impl Scene {
                     requests += 1;
                     consumed
                 }
-                ServerStep::Skip { consumed } | ServerStep::Established { consumed } => consumed,
+                ServerStep::Skip { consumed }
+                | ServerStep::Hello { consumed, .. }
+                | ServerStep::Established { consumed } => consumed,
                 ServerStep::NeedMore { .. }
                 | ServerStep::TransmitFirst
                 | ServerStep::AnswerFirst

@@ -1,0 +1,112 @@
+//! What becomes of a connection that arrives, that the server waits for, and whose handshake is
+//! complete.
+
+use super::{Admission, HalfOpen, Room, Source, State};
+use crate::message::{CloseReason, KeyId};
+use crate::time::Instant;
+
+impl Admission {
+    /// Adds a half-open connection under a number that was not used before. None where there is no
+    /// [`room`](Self::room), or its source has twice as many as one source may have: then it was
+    /// not added. Otherwise returns the connections that are selected to be dropped, as
+    /// [`select`](Self::select) does.
+    pub fn admit(&mut self, number: u64, source: Source, now: Instant) -> Option<impl Iterator<Item = u64> + use<>> {
+        if self.room() != Room::Free {
+            return None;
+        }
+        let (count, _) = self.sources.entry(source).or_default();
+        if let Some(limit) = self.limits.max_half_open_per_source
+            && *count >= limit.saturating_mul(2)
+        {
+            return None;
+        }
+        *count += 1;
+        let half_open = HalfOpen {
+            source,
+            hello: false,
+            since: None,
+            state: State::Unread,
+        };
+        self.half_open.insert(number, half_open);
+        let selected = [
+            self.select_from_source_of(number),
+            // One to replace the place that was just taken, and one more to free places faster than
+            // they are taken.
+            self.select(now, None),
+            self.select(now, None),
+        ];
+        Some(selected.into_iter().flatten())
+    }
+
+    /// The server has read all that has come from a half-open connection, and waits for more. Its
+    /// age counts from the first such time, so that sending byte by byte gains nothing.
+    ///
+    /// Returns a connection that is selected to be dropped, as [`select`](Self::select) does,
+    /// because its source has more half-open ones than one may have.
+    pub fn waits(&mut self, number: u64, now: Instant) -> Option<u64> {
+        if let Some(mut half_open) = self.get(number)
+            && half_open.state == State::Unread
+        {
+            let since = *half_open.since.get_or_insert(now);
+            half_open.state = State::Waiting;
+            self.queue(half_open).insert(half_open.source, (since, number));
+            self.set(number, half_open);
+        }
+        self.select_from_source_of(number)
+    }
+
+    /// A connection has completed its handshake under a key; `None` is the key of the classic wire.
+    /// `retired` says whether the key was retired since the hello, `stopping` whether the server
+    /// accepts no more connections.
+    ///
+    /// If the connection is to be closed, returns with which reason. It is
+    /// [`CloseReason::Done`] where the key or the classic wire has as many connections as it may
+    /// have. The connection counts until it leaves, though then not towards these two limits. One
+    /// that was not [admitted](Self::admit), such as a guest, does not count.
+    ///
+    /// Call it when the connection can already be found by its key: if the key is retired after
+    /// `retired` was read, whoever retires it has to find the connection and close it.
+    pub fn establish(&mut self, number: u64, key: Option<KeyId>, retired: bool, stopping: bool) -> Option<CloseReason> {
+        let within = self.count_established(number, key);
+        if retired {
+            Some(CloseReason::KeyRetired)
+        } else if stopping {
+            Some(CloseReason::ShuttingDown)
+        } else {
+            (!within).then_some(CloseReason::Done)
+        }
+    }
+
+    /// Counts an established connection. False where its key or the classic wire has as many as it
+    /// may have.
+    fn count_established(&mut self, number: u64, key: Option<KeyId>) -> bool {
+        if !self.end_half_open(number) {
+            return true;
+        }
+        self.established += 1;
+        if let (None, Some(limit)) = (key, self.limits.max_classic_connections)
+            && self.classic.len() >= limit
+        {
+            return false;
+        }
+        let within = self.count_under_key(number, key);
+        if within && key.is_none() && self.limits.max_classic_connections.is_some() {
+            self.classic.insert(number);
+        }
+        within
+    }
+
+    /// Counts a connection towards its key. False where that has as many as it may have.
+    fn count_under_key(&mut self, number: u64, key: Option<KeyId>) -> bool {
+        let Some(limit) = self.limits.max_connections_per_key else {
+            return true;
+        };
+        let count = self.keys.entry(key).or_default();
+        if *count >= limit {
+            return false;
+        }
+        *count += 1;
+        self.key_of.insert(number, key);
+        true
+    }
+}
