@@ -68,7 +68,7 @@ pub trait Aead {
     ///
     /// # Errors
     /// As [`seal`](Self::seal).
-    #[inline(always)]
+    #[inline]
     fn seal_with_tag(&self, nonce: &Nonce, associated: &[u8], out: &mut [u8], body: &[u8]) -> Result<(), AeadError> {
         let (out, tag) = out.split_last_chunk_mut::<TAG_LENGTH>().ok_or(AeadError)?;
         *tag = self.seal(nonce, associated, out, body)?;
