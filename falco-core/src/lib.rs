@@ -139,6 +139,7 @@
 //! | `noise` | yes | the noise wire, for all new deployments |
 //! | `rustcrypto` | yes | AES-256-GCM, composed in this crate from `aes`, `ctr` and `ghash`; for the noise wire also X25519 (`x25519-dalek`), SHA-256 and HMAC (`sha2`, `hmac`) |
 //! | `aes-gcm` | no | AES-256-GCM from the crate `aes-gcm` instead; slower for short records |
+//! | `aws-lc-rs` | no | the provider `AwsLc` on AWS-LC, which the module `keys` then uses; faster for long messages; needs a C compiler |
 //! | `std` | yes | `Mutex` and `RwLock` around what connections share; with `noise` and `rustcrypto` the module `keys`; implies `alloc` |
 //! | `alloc` | yes, through `std` | the module `mux`; secrets on the heap, so that moves do not copy them; `Vec<u8>` as storage of a [`RecvBuf`] |
 //! | `heapless` | no | `heapless::Vec` as storage of a [`RecvBuf`] |
