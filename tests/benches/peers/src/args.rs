@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -48,8 +48,8 @@ pub(crate) struct RunArgs {
     /// How long each measurement takes
     #[arg(long, default_value_t = 1.0)]
     pub(crate) seconds: f64,
-    /// How long idle connections are watched
-    #[arg(long, default_value_t = 5.0)]
+    /// How long idle connections are watched. FalcoTCP sends a keep-alive every 20 s
+    #[arg(long, default_value_t = 20.0)]
     pub(crate) idle_seconds: f64,
     /// 1: client and server share one core; 2: each has a core of its own
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
@@ -88,8 +88,8 @@ pub(crate) struct LoadArgs {
     pub(crate) core: Option<usize>,
     #[arg(long)]
     pub(crate) address: SocketAddr,
-    /// The server's certificate in hexadecimal digits, where the contender speaks TLS
-    #[arg(long)]
+    /// The server's certificate as PEM, where the contender speaks TLS
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) certificate: Option<String>,
     #[arg(long)]
     pub(crate) workload: Workload,

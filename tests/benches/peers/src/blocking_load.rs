@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use crate::Failure;
-use crate::load::{MAX_CONNECTS, SETTLE};
+use crate::load::{MAX_CONNECTS, SETTLE, SETTLE_TIMERS};
 use crate::pair;
 use crate::window::{Window, body, verify, verify_length};
 use crate::workload::{Shape, Workload};
@@ -75,7 +75,7 @@ pub(crate) fn run<P: Peer>(peer: &P, workload: Workload, length: Duration) -> Re
         }
         Shape::IdleCpu { count } => {
             let all = open(peer, &message, size, count)?;
-            thread::sleep(SETTLE);
+            thread::sleep(SETTLE_TIMERS);
             let started = pair::start()?;
             thread::sleep(length);
             started.finish(count.try_into()?)?;

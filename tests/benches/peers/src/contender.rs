@@ -72,9 +72,8 @@ impl Contender {
     pub(crate) const fn obstacle(self, workload: Workload) -> Option<&'static str> {
         if matches!(self, Self::Falcotcp) {
             return match workload.shape() {
-                Shape::Sequential { .. } | Shape::Connect => None,
+                Shape::Sequential { .. } | Shape::Connect | Shape::Connections { count: 1, .. } => None,
                 Shape::Pipelined { .. } => Some("a client has one request at a time"),
-                Shape::Connections { count: 1, .. } => None,
                 Shape::Connections { .. } => Some("the server answers the first connection that is ready, always"),
                 Shape::IdleMemory { .. } | Shape::IdleCpu { .. } => {
                     Some("the server waits 10 ms for each idle connection, one after the other")

@@ -13,8 +13,9 @@ mod tarpc;
 mod tls;
 mod tonic;
 
+use core::net::Ipv4Addr;
 use core::time::Duration;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::TcpListener;
 
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};

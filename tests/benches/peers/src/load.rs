@@ -47,8 +47,11 @@ pub(crate) trait Connection: Send + Sized + 'static {
 const AT_ONCE: usize = 32;
 /// Ports for new connections are scarce, because each is held for a minute after its use.
 pub(crate) const MAX_CONNECTS: u64 = 20_000;
-/// How long idle connections are left alone before they are measured.
-pub(crate) const SETTLE: Duration = Duration::from_millis(500);
+/// How long idle connections are left alone before their memory is measured.
+pub(crate) const SETTLE: Duration = Duration::from_secs(2);
+/// How long they are left alone before their processor time is: until the timers of handshakes,
+/// 5 s, have fired.
+pub(crate) const SETTLE_TIMERS: Duration = Duration::from_secs(6);
 
 /// Runs a workload and reports to the parent.
 pub(crate) async fn run<P: Peer>(peer: P, workload: Workload, length: Duration) -> Result<(), Failure> {
@@ -90,7 +93,7 @@ pub(crate) async fn run<P: Peer>(peer: P, workload: Workload, length: Duration) 
         }
         Shape::IdleCpu { count } => {
             let all = open(&peer, &message, size, count).await?;
-            tokio::time::sleep(SETTLE).await;
+            tokio::time::sleep(SETTLE_TIMERS).await;
             let started = pair::start()?;
             tokio::time::sleep(length).await;
             started.finish(count.try_into()?)?;

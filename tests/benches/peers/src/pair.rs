@@ -1,7 +1,7 @@
 //! What `run` and its children say to each other: lines on standard input and output.
 
+use core::net::SocketAddr;
 use std::io::{BufRead as _, Write as _, stdin, stdout};
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};

@@ -24,14 +24,7 @@ pub(crate) fn workload(results: &Results, workload: Workload) {
     println!("## {}: {}\n", workload.name(), workload.title());
     match workload.shape() {
         Shape::IdleMemory { .. } => idle(results, workload, "KiB per connection", Measurement::memory),
-        Shape::IdleCpu { .. } => {
-            idle(
-                results,
-                workload,
-                &format!("ms in {} s", results.idle_seconds),
-                Measurement::idle,
-            );
-        }
+        Shape::IdleCpu { .. } => idle(results, workload, "ms in 5 s", Measurement::idle),
         Shape::Sequential { .. } | Shape::Pipelined { .. } | Shape::Connections { .. } | Shape::Connect => {
             requests(results, workload);
         }
@@ -117,7 +110,8 @@ fn size_as_float(size: usize) -> f64 {
 /// Three digits, and more for whole numbers.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
-        0.0..10.0 => format!("{value:.2}"),
+        0.0..0.1 => format!("{value:.3}"),
+        0.1..10.0 => format!("{value:.2}"),
         10.0..100.0 => format!("{value:.1}"),
         _ => format!("{value:.0}"),
     }

@@ -93,6 +93,16 @@ pub(crate) struct Skipped {
     pub(crate) reason: String,
 }
 
+impl Skipped {
+    pub(crate) fn new(contender: Contender, workload: Workload, reason: String) -> Self {
+        Self {
+            workload: workload.name().to_owned(),
+            contender: contender.name().to_owned(),
+            reason,
+        }
+    }
+}
+
 impl Measurement {
     /// Completed requests in a second.
     pub(crate) fn rate(&self) -> f64 {
@@ -120,9 +130,10 @@ impl Measurement {
         )
     }
 
-    /// Processor time in all, in milliseconds: client, server.
+    /// Processor time of all connections in 5 s, in milliseconds: client, server.
     pub(crate) fn idle(&self) -> (f64, f64) {
-        (signed(self.client_cpu_us) / 1e3, signed(self.server_cpu_us) / 1e3)
+        let scale = 5e3 / float(self.wall_us);
+        (signed(self.client_cpu_us) * scale, signed(self.server_cpu_us) * scale)
     }
 }
 
@@ -168,7 +179,7 @@ pub(crate) fn headline(workload: Workload) -> (&'static str, fn(&Measurement) ->
         }
         Shape::Connect => ("connections per second", Measurement::rate),
         Shape::IdleMemory { .. } => ("KiB of the server per connection", |one| one.memory().1),
-        Shape::IdleCpu { .. } => ("ms of processor time of the server", |one| one.idle().1),
+        Shape::IdleCpu { .. } => ("ms of processor time of the server in 5 s", |one| one.idle().1),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Measures contenders in turns, each as a server and a client in processes of their own.
 
 use core::time::Duration;
+use std::io::IsTerminal as _;
 
 use crate::Failure;
 use crate::args::RunArgs;
@@ -20,11 +21,13 @@ const OTHER_DESCRIPTORS: u64 = 100;
 /// Prints the names of all contenders and workloads.
 pub(crate) fn list() {
     println!("contenders:");
-    Contender::ALL.iter().for_each(|contender| println!("  {contender}"));
+    for contender in Contender::ALL {
+        println!("  {contender}");
+    }
     println!("workloads:");
-    Workload::ALL
-        .iter()
-        .for_each(|workload| println!("  {:<12} {}", workload.name(), workload.title()));
+    for workload in Workload::ALL {
+        println!("  {:<12} {}", workload.name(), workload.title());
+    }
 }
 
 /// Measures, prints the tables, and writes the measurements to a file.
@@ -55,34 +58,59 @@ pub(crate) fn run(order: &RunArgs) -> Result<(), Failure> {
         ..Results::default()
     };
     report::head(&results);
+    let mut failed = false;
     for workload in workloads {
         let mut able = Vec::new();
         for contender in &contenders {
             match obstacle(*contender, workload)? {
                 None => able.push(*contender),
-                Some(reason) => results.skipped.push(Skipped {
-                    workload: workload.name().to_owned(),
-                    contender: contender.name().to_owned(),
-                    reason,
-                }),
+                Some(reason) => results.skipped.push(Skipped::new(*contender, workload, reason)),
             }
         }
-        for round in 0..order.rounds {
-            for contender in &able {
-                eprint!("\r{:<78}\r{}: round {}, {contender}", "", workload.name(), round + 1);
-                let measured = measure(order, &pins, *contender, workload, round);
-                let measured = measured.map_err(|failure| format!("{contender}, {}: {failure}", workload.name()))?;
-                results.measurements.push(measured);
-            }
+        for round in 0..rounds(order, workload) {
+            able.retain(|contender| {
+                progress(&format!("{}: round {}, {contender}", workload.name(), round + 1));
+                match measure(order, &pins, *contender, workload, round) {
+                    Ok(measured) => results.measurements.push(measured),
+                    Err(failure) => {
+                        failed = true;
+                        results
+                            .skipped
+                            .push(Skipped::new(*contender, workload, format!("failed: {failure}")));
+                        return false;
+                    }
+                }
+                true
+            });
         }
-        eprint!("\r{:<78}\r", "");
+        progress("");
         report::workload(&results, workload);
         // After each workload, so that a run that is ended early leaves what it has.
         if let Some(path) = &order.json {
             std::fs::write(path, serde_json::to_string_pretty(&results)?)?;
         }
     }
-    Ok(())
+    if failed {
+        Err("not every contender could be measured".into())
+    } else {
+        Ok(())
+    }
+}
+
+/// Idle connections take long to measure and vary little.
+fn rounds(order: &RunArgs, workload: Workload) -> u32 {
+    if matches!(workload.shape(), Shape::IdleCpu { .. }) {
+        order.rounds.min(3)
+    } else {
+        order.rounds
+    }
+}
+
+/// Shows a line in place of the one before, where somebody watches.
+fn progress(line: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r{:<78}\r{line}", "");
+    }
 }
 
 /// Why a contender is not measured under a workload.

@@ -1,6 +1,7 @@
 //! `Client` and `Server` of `falco-std`.
 
-use std::net::{SocketAddr, TcpListener};
+use core::net::SocketAddr;
+use std::net::TcpListener;
 
 use falco_std::{Client, ClientBuilder, Key, Request, Server};
 

@@ -1,6 +1,7 @@
 //! `Client` and `Server` of `falco-tokio`.
 
-use std::net::{SocketAddr, TcpListener};
+use core::net::SocketAddr;
+use std::net::TcpListener;
 
 use bytes::Bytes;
 use falco_tokio::{Client, ClientBuilder, Key, Request, Server};

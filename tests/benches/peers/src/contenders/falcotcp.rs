@@ -1,8 +1,9 @@
 //! The published crate `falcotcp` 0.1.4, on Tokio.
 
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 
 use falcotcp::{Client, MessageHandler, Server};

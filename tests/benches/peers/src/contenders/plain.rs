@@ -1,6 +1,7 @@
 //! Plain TCP on Tokio: what all others are compared with.
 
-use std::net::{SocketAddr, TcpListener};
+use core::net::SocketAddr;
+use std::net::TcpListener;
 
 use tokio::net::TcpStream;
 

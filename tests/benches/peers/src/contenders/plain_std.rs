@@ -1,7 +1,8 @@
 //! Plain TCP with blocking sockets: what `falco-std` is compared with.
 
+use core::net::SocketAddr;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
 use super::framing::{HEADER, Inbox, frames};

@@ -1,6 +1,7 @@
 //! TLS 1.3 by rustls, with the raw loop of plain TCP.
 
-use std::net::{SocketAddr, TcpListener};
+use core::net::SocketAddr;
+use std::net::TcpListener;
 
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;

@@ -1,7 +1,8 @@
 //! Noise by snow, with ring's AES-256-GCM and the raw loop of plain TCP. A length of two bytes
 //! precedes each Noise message.
 
-use std::net::{SocketAddr, TcpListener};
+use core::net::SocketAddr;
+use std::net::TcpListener;
 
 use snow::{Builder, HandshakeState, TransportState};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -1,6 +1,7 @@
 //! tarpc over rustls, with its bincode transport: one service with one method.
 
-use std::net::{SocketAddr, TcpListener};
+use core::net::SocketAddr;
+use std::net::TcpListener;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;

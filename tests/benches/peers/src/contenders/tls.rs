@@ -1,7 +1,7 @@
 //! What the contenders over TLS share: a certificate, and TLS 1.3 with AES-256-GCM and X25519, which
 //! is what the noise wire uses.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
@@ -65,7 +65,7 @@ pub(super) fn acceptor(identity: &Identity) -> Result<TlsAcceptor, Failure> {
 /// Connects over TLS. As by default, later connections resume the session of an earlier one.
 pub(super) struct Connector {
     address: SocketAddr,
-    connector: TlsConnector,
+    tls: TlsConnector,
     name: ServerName<'static>,
 }
 
@@ -79,13 +79,13 @@ impl Connector {
             .with_no_client_auth();
         Ok(Self {
             address,
-            connector: Arc::new(config).into(),
+            tls: Arc::new(config).into(),
             name: NAME.try_into()?,
         })
     }
 
     pub(super) async fn connect(&self) -> Result<client::TlsStream<TcpStream>, Failure> {
         let stream = plain::connect(self.address).await?;
-        Ok(self.connector.connect(self.name.clone(), stream).await?)
+        Ok(self.tls.connect(self.name.clone(), stream).await?)
     }
 }

@@ -2,9 +2,10 @@
 
 use core::convert::Infallible;
 use core::future::{Ready, ready};
+use core::net::SocketAddr;
 use core::pin::Pin;
 use core::task::{Context, Poll};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use http::uri::PathAndQuery;
@@ -177,7 +178,7 @@ impl Connection for Caller {
         let (grpc, size, message) = (self.grpc.clone(), message.len(), message.clone());
         tasks(depth, size, window, move || {
             let (mut grpc, message) = (grpc.clone(), message.clone());
-            async move { Ok(call(&mut grpc, message).await?) }
+            async move { call(&mut grpc, message).await }
         })
         .await
     }

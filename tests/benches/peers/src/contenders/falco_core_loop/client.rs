@@ -1,6 +1,6 @@
 //! The client's loop.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 use std::sync::Arc;
 
 use falco_core::keys::{ClientKeys, Secrets};
@@ -111,7 +111,7 @@ impl Client {
                         }
                         ClientEvent::Refused { refusal, .. } => return Err(format!("refused: {refusal:?}").into()),
                         ClientEvent::Closing { reason } => return Err(format!("closing: {reason:?}").into()),
-                        _ => {}
+                        ClientEvent::Established | ClientEvent::Pong { .. } | _ => {}
                     }
                     self.socket.inbox.consume(consumed);
                 }
@@ -120,7 +120,7 @@ impl Client {
                     self.wanted = Some(total);
                     return Ok(());
                 }
-                _ => {
+                Received::Wait(_) | _ => {
                     self.wanted = None;
                     return Ok(());
                 }

@@ -112,7 +112,6 @@ impl Server {
 
     /// Processes the unread bytes. Returns how many bytes of output are sealed, and how many unread
     /// bytes are needed in all, unless something has to be written first.
-    #[expect(clippy::type_complexity, reason = "the end of a connection is not a failure")]
     fn receive(&mut self) -> Result<Result<(usize, Option<usize>), ConnectionError>, Failure> {
         let (now, mut sealed) = (self.socket.clock.now(), 0);
         loop {
@@ -145,7 +144,11 @@ impl Server {
                         }
                         ServerEvent::Abandoned { id } => self.answers.partial.forget(id),
                         // Every request is answered at once, so none is left to cancel.
-                        _ => {}
+                        ServerEvent::Cancelled { .. }
+                        | ServerEvent::Established
+                        | ServerEvent::Ping
+                        | ServerEvent::Closing { .. }
+                        | _ => {}
                     }
                     self.socket.inbox.consume(consumed);
                 }
