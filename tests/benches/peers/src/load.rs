@@ -1,5 +1,7 @@
 //! The clients of the contenders on Tokio: what a client has to be able to do, and the workloads.
 
+use core::convert::Infallible;
+use core::future::pending;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -39,6 +41,14 @@ pub(crate) trait Connection: Send + Sized + 'static {
         depth: usize,
         window: Window,
     ) -> impl Future<Output = Result<u64, Failure>> + Send;
+
+    /// Does what an idle connection needs, such as keep-alive pings, if nothing else does.
+    fn idle(self) -> impl Future<Output = Result<Infallible, Failure>> + Send {
+        async {
+            let _kept_open = self;
+            pending().await
+        }
+    }
 
     fn close(self) -> impl Future<Output = Result<(), Failure>> + Send;
 }
@@ -92,12 +102,19 @@ pub(crate) async fn run<P: Peer>(peer: P, workload: Workload, length: Duration) 
             drop(all);
         }
         Shape::IdleCpu { count } => {
-            let all = open(&peer, &message, size, count).await?;
+            let mut all: JoinSet<_> = open(&peer, &message, size, count)
+                .await?
+                .into_iter()
+                .map(Connection::idle)
+                .collect();
             tokio::time::sleep(SETTLE_TIMERS).await;
             let started = pair::start()?;
             tokio::time::sleep(length).await;
             started.finish(count.try_into()?)?;
-            drop(all);
+            // A connection that has ended was not idle.
+            if let Some(ended) = all.try_join_next() {
+                match ended?? {}
+            }
         }
     }
     first.close().await

@@ -1,5 +1,5 @@
-//! What the contenders over TLS share: a certificate, and TLS 1.3 with AES-256-GCM and X25519, which
-//! is what the noise wire uses.
+//! What the contenders over TLS share: a certificate, and TLS 1.3 with AES-256-GCM and X25519,
+//! which the noise wire uses too.
 
 use core::net::SocketAddr;
 use std::sync::Arc;

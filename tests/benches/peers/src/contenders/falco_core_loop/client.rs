@@ -1,5 +1,6 @@
 //! The client's loop.
 
+use core::convert::Infallible;
 use core::net::SocketAddr;
 use std::sync::Arc;
 
@@ -169,6 +170,13 @@ impl Connection for Client {
             total += u64::try_from(answered)?;
         }
         Ok(total)
+    }
+
+    async fn idle(mut self) -> Result<Infallible, Failure> {
+        loop {
+            self.turn(&[]).await?;
+            self.receive(|_| ())?;
+        }
     }
 
     async fn close(mut self) -> Result<(), Failure> {
