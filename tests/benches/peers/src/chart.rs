@@ -58,14 +58,10 @@ fn draw(workload: Workload, unit: &str, results: &Results, bars: &[Bar]) -> Resu
     )?;
     writeln!(
         svg,
-        "<style>text {{ font: 13px sans-serif; fill: #24292f }} .small {{ font-size: 11px; fill: #57606a }}</style>"
+        "<style>text {{ font: 13px sans-serif; fill: #24292f }} .small {{ font-size: 11px; fill: #57606a }} .title {{ font-weight: bold }}</style>"
     )?;
     writeln!(svg, r##"<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>"##)?;
-    writeln!(
-        svg,
-        r#"<text x="12" y="24" font-weight="bold">{}</text>"#,
-        workload.title()
-    )?;
+    writeln!(svg, r#"<text x="12" y="24" class="title">{}</text>"#, workload.title())?;
     writeln!(
         svg,
         r#"<text x="12" y="44" class="small">{unit}; the line is the range of all rounds</text>"#
