@@ -1,0 +1,42 @@
+//! TLS 1.3 by rustls, with the raw loop of plain TCP.
+
+use core::net::SocketAddr;
+use std::net::TcpListener;
+
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::framing::{Framed, Stream, echo};
+use super::tls::{Connector, Identity, acceptor};
+use crate::Failure;
+use crate::load::Peer;
+
+pub(super) async fn serve(listener: TcpListener, identity: &Identity) -> Result<(), Failure> {
+    let acceptor = acceptor(identity)?;
+    super::accept(listener, |stream| {
+        let accepting = acceptor.accept(stream);
+        async { echo(Stream(accepting.await?)).await }
+    })
+    .await
+}
+
+/// Connects over TLS.
+pub(super) struct Dialer {
+    connector: Connector,
+}
+
+impl Dialer {
+    pub(super) fn new(address: SocketAddr, certificate: &str) -> Result<Self, Failure> {
+        Ok(Self {
+            connector: Connector::new(address, certificate)?,
+        })
+    }
+}
+
+impl Peer for Dialer {
+    type Connection = Framed<Stream<TlsStream<TcpStream>>>;
+
+    async fn connect(&self) -> Result<Self::Connection, Failure> {
+        Ok(Framed::new(Stream(self.connector.connect().await?)))
+    }
+}
