@@ -79,7 +79,10 @@ pub use budget::SharedBudget;
 pub use budget::{Budget, Unbounded};
 pub use call::{Call, Ping, Rejected, Unfinished, UnfinishedPing};
 pub use client::ClientMux;
-pub use defaults::{DEFAULT_CLIENT_REPLAY_MEMORY, DEFAULT_CONNECT_TIMEOUT, DEFAULT_REQUEST_TIMEOUT, QUIET};
+pub use defaults::{
+    DEFAULT_CLIENT_REPLAY_MEMORY, DEFAULT_CONNECT_TIMEOUT, DEFAULT_REQUEST_TIMEOUT, DEFAULT_SERVER_MAX_HELD,
+    DEFAULT_SERVER_REPLAY_MEMORY, QUIET,
+};
 pub use dials::{Admitted, AttemptEnd, Dials, History, MAX_REFUSED, NextAttempt};
 pub use ending::{Ending, LastStep};
 pub use held::HeldBytes;
