@@ -41,9 +41,10 @@ pub type ClientKeys = Keys<NoiseClient<HeapTable, Provider, Vec<u8>>>;
 pub type ServerKeys = Keys<NoiseServer<HeapTable, ServerRing, Provider, Vec<u8>>>;
 
 impl ClientKeys {
-    /// Whether the client uses the noise wire.
+    /// Whether the server may send something that answers nothing, such as a CLOSE. If not, a
+    /// client that has one request in flight at a time need not read before it sends the next.
     #[must_use]
-    pub const fn speaks_noise(&self) -> bool {
+    pub const fn receives_unasked(&self) -> bool {
         self.noise().is_some()
     }
 }
@@ -53,6 +54,21 @@ impl ServerKeys {
     #[must_use]
     pub fn ring(&self) -> Option<&ServerRing> {
         self.noise().map(NoiseServer::ring)
+    }
+
+    /// Adds a key on the noise wire.
+    ///
+    /// # Errors
+    /// [`SetupError`]; then nothing has changed. [`SetupError::NoRing`] if the server does not use
+    /// that wire.
+    pub fn add(&self, key: Key) -> Result<KeyId, SetupError> {
+        self.ring().ok_or(SetupError::NoRing)?.add(key)
+    }
+
+    /// Removes a key of the noise wire as [`ServerRing::retire`] does. Returns whether there was
+    /// such a key.
+    pub fn retire(&self, id: KeyId) -> bool {
+        self.ring().is_some_and(|ring| ring.retire(id))
     }
 
     /// Whether a key was retired after a client's hello selected it. Then

@@ -65,7 +65,6 @@ mod dials;
 mod ending;
 mod held;
 mod partial;
-mod refusal;
 mod retry;
 mod server;
 mod step;
@@ -80,13 +79,15 @@ pub use budget::SharedBudget;
 pub use budget::{Budget, Unbounded};
 pub use call::{Call, Ping, Rejected, Unfinished, UnfinishedPing};
 pub use client::ClientMux;
-pub use defaults::{DEFAULT_CLIENT_REPLAY_MEMORY, DEFAULT_CONNECT_TIMEOUT, DEFAULT_REQUEST_TIMEOUT, QUIET};
+pub use defaults::{
+    DEFAULT_CLIENT_REPLAY_MEMORY, DEFAULT_CONNECT_TIMEOUT, DEFAULT_REQUEST_TIMEOUT, DEFAULT_SERVER_MAX_HELD,
+    DEFAULT_SERVER_REPLAY_MEMORY, QUIET,
+};
 pub use dials::{Admitted, AttemptEnd, Dials, History, MAX_REFUSED, NextAttempt};
 pub use ending::{Ending, LastStep};
 pub use held::HeldBytes;
-pub use refusal::refusal_of;
 pub use retry::{Attempts, Backoff, MAX_BUSY, MAX_TRIES, Retry};
-pub use server::ServerMux;
+pub use server::{Handled, NoAnswer, ServerMux};
 pub use step::{ClientStep, ServerStep};
 
 /// The decrypted body of a message.

@@ -200,7 +200,7 @@ impl Handle {
     /// # Errors
     /// [`SetupError`]. Then nothing has changed.
     pub fn add_key(&self, key: Key) -> Result<KeyId, SetupError> {
-        self.service.keys.ring().ok_or(SetupError::NoRing)?.add(key)
+        self.service.keys.add(key)
     }
 
     /// Retires a key on the noise wire, and returns whether the server had it. Handshakes under it
@@ -210,7 +210,7 @@ impl Handle {
     /// If the key may have leaked, use [`revoke_key`](Self::revoke_key).
     #[expect(clippy::must_use_candidate, reason = "a caller may know that the server has the key")]
     pub fn retire_key(&self, id: KeyId) -> bool {
-        let retired = self.service.keys.ring().is_some_and(|ring| ring.retire(id));
+        let retired = self.service.keys.retire(id);
         if retired {
             for conn in self.service.admission.under(id) {
                 conn.close(CloseReason::KeyRetired);
@@ -232,7 +232,7 @@ impl Handle {
     #[expect(clippy::must_use_candidate, reason = "a caller may know that the server has the key")]
     pub fn revoke_key(&self, id: KeyId) -> bool {
         let service = &self.service;
-        let removed = service.keys.ring().is_some_and(|ring| ring.retire(id));
+        let removed = service.keys.retire(id);
         for conn in service.admission.under(id) {
             conn.revoke();
             service.admission.counters().revoked.add(1);

@@ -305,6 +305,20 @@ fn both_sides_count_what_they_did() {
 }
 
 #[test]
+fn a_shutdown_counts_half_open_connections_as_unauthenticated() {
+    bounded(|| {
+        let server = echo(Server::builder(key(1)));
+        let silent = [(); 2].map(|()| TcpStream::connect(server.address).unwrap());
+        while server.handle.stats().half_open < 2 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let report = server.stop();
+        assert_eq!((report.stats.unauthenticated, report.cut_connections), (2, 0));
+        drop(silent);
+    });
+}
+
+#[test]
 fn a_shutdown_with_a_limit_says_what_it_cut() {
     bounded(|| {
         let handler = |request: Request| {

@@ -307,7 +307,7 @@ impl Handle {
     /// # Errors
     /// [`SetupError`]; then nothing has changed.
     pub fn add_key(&self, key: Key) -> Result<KeyId, SetupError> {
-        self.service.keys.ring().ok_or(SetupError::NoRing)?.add(key)
+        self.service.keys.add(key)
     }
 
     /// Removes a key of the noise wire, and returns whether there was such a key. Hellos under it
@@ -320,7 +320,7 @@ impl Handle {
         reason = "a caller who knows that it was there need not ask"
     )]
     pub fn retire_key(&self, id: KeyId) -> bool {
-        let retired = self.service.keys.ring().is_some_and(|ring| ring.retire(id));
+        let retired = self.service.keys.retire(id);
         if retired {
             self.service.registry.retire(id);
         }
@@ -342,7 +342,7 @@ impl Handle {
     )]
     pub fn revoke_key(&self, id: KeyId) -> bool {
         let service = &self.service;
-        let removed = service.keys.ring().is_some_and(|ring| ring.retire(id));
+        let removed = service.keys.retire(id);
         let ended = u64::try_from(service.registry.revoke(id)).unwrap_or(u64::MAX);
         service.counters.revoked.add(ended);
         removed

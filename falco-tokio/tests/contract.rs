@@ -268,6 +268,18 @@ async fn both_sides_count_what_they_did() {
 }
 
 #[tokio::test]
+async fn a_shutdown_counts_half_open_connections_as_unauthenticated() {
+    let server = Running::echo(Server::builder(key(1))).await;
+    let silent = [(); 2].map(|()| std::net::TcpStream::connect(server.address).unwrap());
+    while server.handle.stats().half_open < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let report = server.stop().await;
+    assert_eq!((report.stats.unauthenticated, report.cut_connections), (2, 0));
+    drop(silent);
+}
+
+#[tokio::test]
 async fn a_shutdown_with_a_limit_says_what_it_cut() {
     let handler = |_: Request| async move { Ok(core::future::pending::<Vec<u8>>().await) };
     let server = Running::start(Server::builder(key(1)), handler).await;

@@ -198,3 +198,30 @@ async fn a_change_of_keys_under_load_fails_no_request() {
         (0, u64::try_from(ends.len()).unwrap())
     );
 }
+
+#[tokio::test]
+async fn a_guest_whose_future_is_dropped_while_the_server_runs_was_not_cut_off() {
+    let server = Server::builder(key(1)).unbound().unwrap();
+    let handle = server.handle();
+    let (near, far) = tokio::io::duplex(4096);
+    let never = |_: Request| async move { Ok(core::future::pending::<Vec<u8>>().await) };
+    let serving = server.serve_connection(far, never);
+    let asking = async {
+        let client = Client::builder(key(1)).over(near).await.unwrap();
+        client.request("never").await
+    };
+    let begun = async {
+        while handle.stats().requests == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        end = serving => panic!("{end:?}"),
+        answer = asking => panic!("{answer:?}"),
+        () = begun => {}
+    }
+    handle.shutdown();
+    let report = server.serve(never).await.unwrap();
+    assert_eq!((report.cut_connections, report.cut_requests), (0, 0));
+    assert_eq!((report.stats.requests, report.stats.cancelled), (1, 1));
+}

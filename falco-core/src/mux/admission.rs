@@ -62,14 +62,7 @@ pub enum Room {
 /// use falco_core::Instant;
 /// use falco_core::mux::{Admission, AdmissionLimits, Room, Source};
 ///
-/// let limits = AdmissionLimits {
-///     max_connections: 10,
-///     max_half_open: 2,
-///     max_half_open_per_source: None,
-///     max_connections_per_key: None,
-///     max_classic_connections: None,
-/// };
-/// let (mut admission, now) = (Admission::new(limits, 7), Instant::ZERO);
+/// let (mut admission, now) = (Admission::new(AdmissionLimits::new(10, 2), 7), Instant::ZERO);
 /// for number in [1, 2] {
 ///     let mut selected = admission.admit(number, Source::NONE, now).expect("there is room");
 ///     assert_eq!(selected.next(), None);

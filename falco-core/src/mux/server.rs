@@ -1,11 +1,13 @@
 //! The mux of a server: joins requests from their parts, bounds the memory that they hold, and
 //! queues answers and refusals.
 
+mod complete;
 mod deferred;
 
 use alloc::collections::VecDeque;
 use core::fmt;
 
+pub use self::complete::{Handled, NoAnswer};
 use self::deferred::Deferred;
 use super::admission::hello_fingerprint;
 use super::deadline::Deadlines;
@@ -254,11 +256,16 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if !self.is_held(id) {
             return Ok(());
         }
+        self.queue_answer(id, body).map(drop)
+    }
+
+    /// Queues the answer to a request that is held. Returns `false` if the connection has ended.
+    fn queue_answer(&mut self, id: RequestId, body: B) -> Result<bool, RequestError> {
         match self.machine.answer(id, body.as_ref().len()) {
             Ok(answer) => {
                 self.answers.push(answer, body);
                 self.settle();
-                Ok(())
+                Ok(true)
             }
             Err(ReplyError::Request(error)) => {
                 self.refuse(id, Refusal::AnswerTooLarge);
@@ -266,7 +273,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             }
             Err(_) => {
                 self.release(id);
-                Ok(())
+                Ok(false)
             }
         }
     }

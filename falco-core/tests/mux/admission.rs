@@ -8,13 +8,7 @@ use falco_core::mux::{Admission, AdmissionLimits, Room, Source, SourcePrefix};
 use falco_core::{Instant, KeyId};
 
 const MAX_HALF_OPEN: usize = 1024;
-pub(crate) const LIMITS: AdmissionLimits = AdmissionLimits {
-    max_connections: 10_000,
-    max_half_open: MAX_HALF_OPEN,
-    max_half_open_per_source: None,
-    max_connections_per_key: None,
-    max_classic_connections: None,
-};
+pub(crate) const LIMITS: AdmissionLimits = AdmissionLimits::new(10_000, MAX_HALF_OPEN);
 
 pub(crate) fn source(number: u32) -> Source {
     Source::of(IpAddr::V4(Ipv4Addr::from(number)), SourcePrefix::default())

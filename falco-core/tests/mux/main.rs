@@ -15,6 +15,7 @@ mod decisions;
 mod deferred;
 mod dials;
 mod greeting;
+mod handled;
 mod held_back;
 mod hello;
 mod pings;

@@ -45,7 +45,7 @@ fn all_keys_of_a_source_are_the_same_and_options_apply_until_they_are_made() {
         assert_eq!(format!("{options:?}"), format!("{same:?}"));
         // Another key on the same wire.
         let next = options.keys(key(8), &mut counting()).unwrap();
-        assert_eq!(next.speaks_noise(), made.speaks_noise());
+        assert_eq!(next.receives_unasked(), made.receives_unasked());
     }
 }
 
@@ -84,6 +84,31 @@ fn a_key_has_the_id_by_which_a_server_knows_it() {
     let ring = keys.ring().unwrap();
     assert!(ring.contains(key(7).id()) && !ring.contains(key(8).id()));
     assert_eq!(ring.add(key(8)), Ok(key(8).id()));
+}
+
+#[test]
+fn keys_are_added_and_retired_on_the_noise_wire_alone() {
+    let secrets = |noise: Vec<Key>, classic| Secrets {
+        noise,
+        classic,
+        ..Secrets::default()
+    };
+    let (one, two) = (key(7).id(), key(8).id());
+    let keys = secrets(vec![key(7)], None).into_server(&mut counting()).unwrap();
+    assert_eq!(keys.add(key(8)), Ok(two));
+    assert_eq!(keys.add(key(8)), Err(SetupError::DuplicateKey(two)));
+    assert!(keys.retire(one) && !keys.retire(one));
+    assert!(keys.is_retired(Some(one)) && !keys.is_retired(Some(two)));
+    let keys = secrets(vec![], Some(key(7))).into_server(&mut counting()).unwrap();
+    assert_eq!(keys.add(key(8)), Err(SetupError::NoRing));
+    assert!(!keys.retire(one) && !keys.is_retired(None));
+}
+
+#[test]
+fn what_answers_nothing_comes_on_the_noise_wire_alone() {
+    let noise = ClientKeySource::noise(key(7)).keys(&mut counting()).unwrap().0;
+    let classic = ClientKeySource::classic(key(7), 8).keys(&mut counting()).unwrap().0;
+    assert!(noise.receives_unasked() && !classic.receives_unasked());
 }
 
 #[test]

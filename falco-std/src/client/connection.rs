@@ -42,9 +42,9 @@ impl Connection {
         (entropy, clock): (&Entropy, Clock),
     ) -> Result<(Self, Option<Reader>), Error> {
         let io = |error| Error::io("connecting", error, Fate::NotProcessed);
-        // The classic wire needs no reading thread: one request is in flight at a time, and
-        // everything that arrives is for its caller.
-        let ([input, output, control], splits) = if key.speaks_noise() {
+        // If nothing comes that no caller waits for, one request is in flight at a time, and a
+        // thread that reads has no use.
+        let ([input, output, control], splits) = if key.receives_unasked() {
             handles(stream).map_err(io)?
         } else {
             (unsplit_handles(stream), false)

@@ -15,6 +15,7 @@ use super::connection;
 use super::handler::{HandlerError, Request};
 use super::listener::Listener;
 use super::silent::{Silent, SilentConnection};
+use super::stats::gauge;
 use crate::socket::{SharedSocket, Socket};
 
 /// How long the server waits after it could not accept for lack of memory or file descriptors: at
@@ -45,6 +46,9 @@ where
     while !service.admission.is_stopping() {
         acceptor.turn();
     }
+    // Those that have a thread count there.
+    let left = gauge(acceptor.silent.len());
+    service.admission.counters().unauthenticated.add(left);
 }
 
 struct Acceptor<'a, H> {

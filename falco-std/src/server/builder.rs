@@ -10,7 +10,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use falco_core::keys::{Entropy, Secrets};
-use falco_core::mux::{AdmissionLimits, SharedBudget, SourcePrefix};
+use falco_core::mux::{
+    AdmissionLimits, DEFAULT_SERVER_MAX_HELD, DEFAULT_SERVER_REPLAY_MEMORY, SharedBudget, SourcePrefix,
+};
 use falco_core::{EntropyError, Fate, Key, Settings, SettingsBuilder};
 
 use super::admission::Admission;
@@ -31,10 +33,6 @@ const MAX_CONNECTIONS: usize = 1024;
 /// The default of [`ServerBuilder::max_half_open`]. Each has a thread once its client has sent
 /// something, and a handshake takes a fraction of a millisecond.
 const MAX_HALF_OPEN: usize = 256;
-/// The default of [`ServerBuilder::replay_memory`], 1.25 MiB.
-const REPLAY_MEMORY: usize = 65_536;
-/// The default of [`ServerBuilder::max_held`].
-const MAX_HELD: usize = 1 << 30;
 
 /// Settings of a [`Server`].
 #[derive(Debug)]
@@ -78,22 +76,16 @@ impl ServerBuilder {
     fn new(secrets: Secrets) -> Self {
         Self {
             secrets: Secrets {
-                nonces: REPLAY_MEMORY,
+                nonces: DEFAULT_SERVER_REPLAY_MEMORY,
                 ..secrets
             },
             settings: SettingsBuilder::new(),
             workers: WORKERS,
             queue_timeout: QUEUE_TIMEOUT,
-            limits: AdmissionLimits {
-                max_connections: MAX_CONNECTIONS,
-                max_half_open: MAX_HALF_OPEN,
-                max_half_open_per_source: None,
-                max_connections_per_key: None,
-                max_classic_connections: None,
-            },
+            limits: AdmissionLimits::new(MAX_CONNECTIONS, MAX_HALF_OPEN),
             source_prefix: SourcePrefix::default(),
             raise_descriptor_limit: true,
-            max_held: MAX_HELD,
+            max_held: DEFAULT_SERVER_MAX_HELD,
             entropy: entropy::system(),
         }
     }

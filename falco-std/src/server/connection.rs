@@ -8,14 +8,14 @@ use std::io;
 use std::panic::catch_unwind;
 use std::sync::{Arc, Weak};
 
-use falco_core::mux::ServerStep;
+use falco_core::mux::{Handled, NoAnswer, ServerStep};
 use falco_core::{CloseReason, ConnectionError, ServerConnection};
 
 use super::Service;
 use super::admission::{Permit, Place};
 use super::handler::{HandlerError, Request};
 use super::pool::JobSource;
-use super::state::{Conn, Handled, Job, State};
+use super::state::{Conn, Job, State};
 use crate::line::{Filled, Line};
 use crate::shared::{Locked, Shared, handles};
 use crate::stream::BoxedStream;
@@ -344,7 +344,8 @@ where
         let Some(conn) = self.conn.upgrade() else {
             return counters.handled(Handled::Cancelled);
         };
-        let result = answer.ok_or(error.as_ref());
+        let failure = || error.as_deref().map_or(NoAnswer::Panicked, NoAnswer::Failed);
+        let result = answer.ok_or_else(failure);
         counters.handled(conn.lock().state.answer(id, result));
         // The request's body is gone, and its answer counts from now on.
         drop(held);

@@ -26,6 +26,10 @@ pub(super) struct SilentConnection {
 pub(super) struct Silent(BTreeMap<u64, SilentConnection>);
 
 impl Silent {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -53,10 +57,13 @@ impl Silent {
     /// Ends the connections whose handshake deadline has passed, and returns how many there were.
     pub(super) fn take_expired(&mut self, now: Instant) -> u64 {
         let mut expired = 0;
-        while self.first_deadline().is_some_and(|until| until <= now)
-            && let Some((_, connection)) = self.0.pop_first()
-        {
-            connection.permit.conn().cut();
+        while let Some(first) = self.0.first_entry() {
+            let conn = first.get().permit.conn();
+            if conn.lock().state.handle_timeout(now) {
+                break;
+            }
+            conn.cut();
+            first.remove();
             expired += 1;
         }
         expired

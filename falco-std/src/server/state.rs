@@ -9,12 +9,11 @@ use std::net::Shutdown;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Ending, HeldBytes, LastStep, ServerMux, SharedBudget, refusal_of};
+use falco_core::mux::{Ending, Handled, HeldBytes, LastStep, NoAnswer, ServerMux, SharedBudget};
 use falco_core::{
     CloseReason, ConnectionError, Instant, KeyId, Refusal, RequestId, ServerConnection, Settings, Status,
 };
 
-use super::handler::HandlerError;
 use super::linger::LingerTimer;
 use super::queue::{Position, Queue};
 use crate::shared::{Output, Shared, seal_into};
@@ -36,15 +35,6 @@ pub(super) struct Job {
     pub(super) cancelled: Arc<AtomicBool>,
     /// Kept until the handler has returned, even if the connection ends before.
     pub(super) held: HeldBytes<SharedBudget>,
-}
-
-/// The outcome of a request whose handler has returned.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Handled {
-    Answered,
-    Refused(Refusal),
-    /// The client has cancelled the request, or the connection has ended.
-    Cancelled,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "they are independent")]
@@ -245,28 +235,13 @@ impl State {
         self.running > 0 || !self.queue.is_empty()
     }
 
-    /// Takes the result of a handler: an answer, an error, or neither if it panicked. The error is
-    /// only borrowed, because dropping it may run the user's code, which must not happen while the
-    /// state is locked.
-    pub(super) fn answer(&mut self, id: RequestId, result: Result<Vec<u8>, Option<&HandlerError>>) -> Handled {
+    /// Takes the result of a handler. An error is only borrowed, because dropping it runs code of
+    /// the user's, and the state is locked.
+    pub(super) fn answer(&mut self, id: RequestId, result: Result<Vec<u8>, NoAnswer<'_>>) -> Handled {
         let Some(pending) = self.pending.remove(&id) else {
             return Handled::Cancelled;
         };
-        let error = match result {
-            Ok(body) => {
-                let answered = self.mux.answer(id, body);
-                return answered.map_or(Handled::Refused(Refusal::AnswerTooLarge), |()| Handled::Answered);
-            }
-            Err(error) => error,
-        };
-        let cancelled = pending.cancelled.load(Ordering::Acquire);
-        let refusal = refusal_of(error.map(|error| &**error), cancelled);
-        self.mux.refuse(id, refusal);
-        if cancelled && refusal == Refusal::Cancelled {
-            Handled::Cancelled
-        } else {
-            Handled::Refused(refusal)
-        }
+        self.mux.complete(id, result, pending.cancelled.load(Ordering::Acquire))
     }
 }
 

@@ -1,9 +1,8 @@
 //! The counters of a server, and what [`Server::serve`](crate::Server::serve) returns.
 
 use falco_core::Refusal;
-use falco_core::mux::AdmissionLimits;
+use falco_core::mux::{AdmissionLimits, Handled};
 
-use super::state::Handled;
 use crate::stats::Counter;
 
 #[derive(Debug, Default)]
@@ -98,6 +97,7 @@ impl Counters {
         match handled {
             Handled::Answered => self.answers.add(1),
             Handled::Cancelled => self.cancelled.add(1),
+            Handled::TooLarge { .. } => self.refusals.add(1),
             Handled::Refused(refusal) => {
                 self.refusals.add(1);
                 self.failed.add(u64::from(refusal == Refusal::Failed));

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use falco_core::keys::{Entropy, Secrets};
-use falco_core::mux::{AdmissionLimits, SharedBudget, SourcePrefix};
+use falco_core::mux::{
+    AdmissionLimits, DEFAULT_SERVER_MAX_HELD, DEFAULT_SERVER_REPLAY_MEMORY, SharedBudget, SourcePrefix,
+};
 use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 #[cfg(unix)]
 use tokio::net::UnixListener;
@@ -28,10 +30,6 @@ use crate::error::Error;
 const MAX_CONNECTIONS: usize = 10_000;
 /// The default limit on half-open connections.
 const MAX_HALF_OPEN: usize = 4096;
-/// The default size of the replay cache, 1.25 MiB: each request and each answer takes one nonce.
-const REPLAY_MEMORY: usize = 65_536;
-/// The default limit on the bytes that requests hold over all connections, 1 GiB.
-const MAX_HELD: usize = 1 << 30;
 
 /// Settings of a [`Server`].
 #[derive(Debug)]
@@ -75,20 +73,14 @@ impl ServerBuilder {
     fn new(secrets: Secrets) -> Self {
         Self {
             secrets: Secrets {
-                nonces: REPLAY_MEMORY,
+                nonces: DEFAULT_SERVER_REPLAY_MEMORY,
                 ..secrets
             },
             settings: SettingsBuilder::new(),
-            limits: AdmissionLimits {
-                max_connections: MAX_CONNECTIONS,
-                max_half_open: MAX_HALF_OPEN,
-                max_half_open_per_source: None,
-                max_connections_per_key: None,
-                max_classic_connections: None,
-            },
+            limits: AdmissionLimits::new(MAX_CONNECTIONS, MAX_HALF_OPEN),
             source_prefix: SourcePrefix::default(),
             raise_descriptor_limit: true,
-            max_held: MAX_HELD,
+            max_held: DEFAULT_SERVER_MAX_HELD,
             on_cancel: OnCancel::default(),
             spawn_handlers: false,
             entropy: entropy::system(),

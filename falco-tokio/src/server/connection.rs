@@ -423,9 +423,10 @@ impl<H> Drop for Connection<H> {
             debug!(answers = self.too_large, "answers were larger than the client accepts");
         }
         let unanswered = self.mux.unanswered();
-        // During a shutdown, requests that a drain has left unanswered count as cut off, too.
-        let late = unanswered > 0 && self.service.registry.is_stopping();
-        let cut = (!self.ended || late).then_some(unanswered);
+        // Nothing counts as cut off while the server runs: whoever serves a guest may drop it.
+        // Requests that a drain has left behind when it ran out of time count, too.
+        let was_cut = !self.ended || unanswered > 0;
+        let cut = (was_cut && self.service.registry.is_stopping()).then_some(unanswered);
         self.service.registry.leave(self.place.number, cut);
         if !self.running.end() {
             self.service.registry.free(self.place);

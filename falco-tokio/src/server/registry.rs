@@ -337,14 +337,7 @@ mod tests {
     use super::*;
 
     fn registry(max_connections: usize, max_half_open: usize) -> Registry {
-        let limits = AdmissionLimits {
-            max_connections,
-            max_half_open,
-            max_half_open_per_source: None,
-            max_connections_per_key: None,
-            max_classic_connections: None,
-        };
-        Registry::new(limits, 1, Clock::new())
+        Registry::new(AdmissionLimits::new(max_connections, max_half_open), 1, Clock::new())
     }
 
     fn admit(registry: &Registry) -> Arc<Control> {

@@ -24,20 +24,25 @@ pub struct AdmissionLimits {
 }
 
 impl AdmissionLimits {
-    /// These limits, lowered so that connections need no more than this many descriptors. Half-open
-    /// connections get at most half of them, and so do those on the classic wire if they have a
-    /// limit.
+    /// No limits besides these two.
+    #[must_use]
+    pub const fn new(max_connections: usize, max_half_open: usize) -> Self {
+        Self {
+            max_connections,
+            max_half_open,
+            max_half_open_per_source: None,
+            max_connections_per_key: None,
+            max_classic_connections: None,
+        }
+    }
+
+    /// These limits where only so many descriptors are available for connections: half-open ones
+    /// get at most half of them, and so do those on the classic wire if they have a limit.
     ///
     /// ```
     /// use falco_core::mux::AdmissionLimits;
     ///
-    /// let wanted = AdmissionLimits {
-    ///     max_connections: 10_000,
-    ///     max_half_open: 1024,
-    ///     max_half_open_per_source: None,
-    ///     max_connections_per_key: None,
-    ///     max_classic_connections: None,
-    /// };
+    /// let wanted = AdmissionLimits::new(10_000, 1024);
     /// let limits = wanted.within(960);
     /// assert_eq!((limits.max_connections, limits.max_half_open), (960, 480));
     /// assert_eq!(wanted.within(20_000), wanted);

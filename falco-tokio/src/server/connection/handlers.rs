@@ -5,8 +5,8 @@ use core::task::{Context, Poll};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use falco_core::mux::refusal_of;
-use falco_core::{Refusal, RequestError, RequestId};
+use falco_core::mux::{Handled, NoAnswer};
+use falco_core::{Refusal, RequestId};
 use tracing::warn;
 
 use super::super::OnCancel;
@@ -34,54 +34,53 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// A handler has ended: answers or refuses its request.
+    /// A handler has ended: completes its request, counts and logs how.
     pub(super) fn finish(&mut self, id: RequestId, outcome: Outcome) {
-        let counters = &self.service.counters;
         let cancelled = self.control.is_cancelled(id);
         self.control.forget(id);
-        let refusal = match outcome {
-            Outcome::Answer(body) => match self.mux.answer(id, body) {
-                Ok(()) => return counters.answers.add(1),
-                Err(RequestError::TooLarge { length, limit }) => {
-                    // Logged once per connection, because the client chooses the limit and the
-                    // number of requests.
-                    if self.too_large == 0 {
-                        warn!(
-                            request = id.number(),
-                            length,
-                            limit,
-                            "the answer is larger than the client accepts; more such answers on this connection are only counted"
-                        );
-                    }
-                    self.too_large = self.too_large.saturating_add(1);
-                    return counters.refusals.add(1);
-                }
-                Err(_) => return counters.refusals.add(1),
-            },
-            Outcome::Dropped if cancelled => Refusal::Cancelled,
-            Outcome::Failed(error) => {
-                let refusal = refusal_of(Some(&*error), cancelled);
-                if refusal == Refusal::Failed {
-                    warn!(request = id.number(), %error, "the handler failed");
-                }
-                refusal
+        let error;
+        let result = match outcome {
+            Outcome::Answer(body) => Ok(body),
+            Outcome::Failed(failed) => {
+                error = failed;
+                Err(NoAnswer::Failed(&*error))
             }
             Outcome::Panicked => {
                 warn!(request = id.number(), "the handler panicked");
-                refusal_of(None, cancelled)
+                Err(NoAnswer::Panicked)
             }
-            // The runtime shuts down, or the handler was aborted from elsewhere.
-            Outcome::Dropped => refusal_of(None, cancelled),
+            // Without a cancellation, the runtime shuts down, or it was aborted from elsewhere.
+            Outcome::Dropped => Err(NoAnswer::Dropped),
         };
-        if cancelled && refusal == Refusal::Cancelled {
-            counters.cancelled.add(1);
-            return self.mux.refuse(id, refusal);
+        let failure = result.as_ref().err().copied();
+        let handled = self.mux.complete(id, result, cancelled);
+        let counters = &self.service.counters;
+        match handled {
+            Handled::Answered => counters.answers.add(1),
+            Handled::Cancelled => counters.cancelled.add(1),
+            Handled::Refused(refusal) => {
+                counters.refusals.add(1);
+                if refusal == Refusal::Failed {
+                    counters.failed.add(1);
+                    if let Some(NoAnswer::Failed(error)) = failure {
+                        warn!(request = id.number(), %error, "the handler failed");
+                    }
+                }
+            }
+            Handled::TooLarge { length, limit } => {
+                counters.refusals.add(1);
+                // Once for a connection: the client chooses the limit and how often it asks.
+                if self.too_large == 0 {
+                    warn!(
+                        request = id.number(),
+                        length,
+                        limit,
+                        "the answer is larger than the client accepts; more such answers on this connection are only counted"
+                    );
+                }
+                self.too_large = self.too_large.saturating_add(1);
+            }
         }
-        if refusal == Refusal::Failed {
-            counters.failed.add(1);
-        }
-        counters.refusals.add(1);
-        self.mux.refuse(id, refusal);
     }
 }
 
