@@ -32,13 +32,13 @@ pub(crate) fn sealed(sealed: Result<usize, OutputTooSmall>) -> Result<usize, usi
 pub(crate) struct Wrote {
     /// The stream has accepted something.
     pub(crate) some: bool,
-    /// Nothing is left that can be sent now. Otherwise the stream accepts no more, or the limit of
-    /// this turn is reached.
+    /// Nothing is left that can be sent now, and the stream has flushed everything. Otherwise it
+    /// accepts no more, or the limit of this turn is reached.
     pub(crate) all: bool,
 }
 
 impl Wrote {
-    /// The stream accepts nothing.
+    /// The stream accepts nothing, or does not flush what it has accepted.
     pub(crate) const fn is_blocked(self) -> bool {
         !self.some && !self.all
     }
@@ -184,7 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 if self.unflushed && Pin::new(&mut self.stream).poll_flush(cx)?.is_ready() {
                     self.unflushed = false;
                 }
-                let (some, all) = (writes > 0, true);
+                let (some, all) = (writes > 0, !self.unflushed);
                 return Ok(Wrote { some, all });
             }
         }

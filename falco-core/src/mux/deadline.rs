@@ -18,6 +18,9 @@ const NEVER: Instant = Instant::from_millis(u64::MAX);
 pub(super) struct Deadlines {
     /// Since when the stream has accepted nothing of what was to be written, or [`NEVER`].
     blocked: Instant,
+    /// `blocked` has moved because of a late poll. It does so once: the polls of a slow caller may
+    /// all be late.
+    blocked_moved: bool,
     /// Where [`note_poll`](Self::note_poll) has moved a deadline of the connection, or [`NEVER`].
     moved: Instant,
     /// No deadline had passed at this time, and none is set to a time that has passed.
@@ -28,6 +31,7 @@ impl Default for Deadlines {
     fn default() -> Self {
         Self {
             blocked: NEVER,
+            blocked_moved: false,
             moved: NEVER,
             checked: Instant::ZERO,
         }
@@ -82,6 +86,7 @@ impl Deadlines {
     /// The stream has accepted something, or there is nothing to write.
     pub(super) fn progress(&mut self) {
         self.blocked = NEVER;
+        self.blocked_moved = false;
     }
 
     /// When to give up the write.
@@ -89,9 +94,18 @@ impl Deadlines {
         (self.blocked != NEVER).then(|| machine.stalls_at(self.blocked))
     }
 
-    /// Whether to give up the write at `now`.
-    pub(super) fn is_due<R: Role, H: KeyRef<R>>(self, machine: &Connection<R, H>, now: Instant) -> bool {
-        self.due(machine).is_some_and(|due| due <= now)
+    /// Whether to give up the write at `now`. If this is a late poll, nothing was written
+    /// meanwhile, so the stream has its full time from now on.
+    pub(super) fn is_stalled<R: Role, H: KeyRef<R>>(&mut self, machine: &Connection<R, H>, now: Instant) -> bool {
+        let Some(due) = self.due(machine).filter(|due| *due <= now) else {
+            return false;
+        };
+        if now.span_since(due) <= LATE || self.blocked_moved {
+            return true;
+        }
+        self.blocked = now;
+        self.blocked_moved = true;
+        false
     }
 
     /// The next deadline.
@@ -110,11 +124,8 @@ impl Deadlines {
         machine: &mut Connection<R, H>,
         now: Instant,
     ) -> Result<(), ConnectionError> {
-        match self.due(machine) {
-            // Nothing was written meanwhile, so the stream has its full time from now on.
-            Some(due) if now.span_since(due) > LATE => self.blocked = now,
-            Some(due) if due <= now => return Err(machine.end().unwrap_or(ConnectionError::Stalled)),
-            _ => {}
+        if self.is_stalled(machine, now) {
+            return Err(machine.end().unwrap_or(ConnectionError::Stalled));
         }
         let due = machine.poll_timeout();
         let moved = core::mem::replace(&mut self.moved, NEVER);

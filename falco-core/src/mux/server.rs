@@ -344,11 +344,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.deadlines.block(now);
     }
 
-    /// Whether the write deadline has passed, so that [`handle_timeout`](Self::handle_timeout) ends
-    /// the connection. For a thread that only writes and does not call `handle_timeout` itself.
+    /// Whether to give up a write, because the write deadline has passed, as
+    /// [`handle_timeout`](Self::handle_timeout) does. The first call that is more than 50 ms late
+    /// gives the write another lifetime instead: the caller may not have run meanwhile. For a
+    /// thread that only writes and does not call `handle_timeout` itself.
     #[must_use]
-    pub fn is_stalled(&self, now: Instant) -> bool {
-        self.deadlines.is_due(&self.machine, now)
+    pub fn is_stalled(&mut self, now: Instant) -> bool {
+        self.deadlines.is_stalled(&self.machine, now)
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.

@@ -82,6 +82,34 @@ fn a_write_that_makes_no_progress_for_a_lifetime_ends_the_connection() {
     assert_eq!(server.handle_timeout(now + LIFETIME), Err(ConnectionError::Stalled));
 }
 
+/// The process was stopped, or its thread did not run. A thread that only writes asks the same as
+/// one that keeps deadlines.
+#[test]
+fn a_late_look_at_a_blocked_write_gives_it_another_lifetime_once() {
+    let keys = (noise_client(7), noise_server(7));
+    let (mut client, mut server) = pair((&keys.0, &keys.1));
+    client.blocked(ms(100));
+    server.blocked(ms(100));
+    assert!(!client.is_stalled(ms(9_099)) && !server.is_stalled(ms(9_099)));
+    // No later than a timer may be.
+    let (mut punctual, _) = pair((&keys.0, &keys.1));
+    punctual.blocked(ms(100));
+    assert!(punctual.is_stalled(ms(9_150)));
+    let late = ms(9_151);
+    assert!(!client.is_stalled(late) && !server.is_stalled(late));
+    let due = late + LIFETIME;
+    assert!(!client.is_stalled(ms(18_150)) && !server.is_stalled(ms(18_150)));
+    assert!(client.is_stalled(due) && server.is_stalled(due));
+    // One that is always late ends as well.
+    let later = due + LIFETIME;
+    assert!(client.is_stalled(later) && server.is_stalled(later));
+    assert_eq!(server.handle_timeout(later), Err(ConnectionError::Stalled));
+    // The next blocked write has the same.
+    server.wrote();
+    server.blocked(later);
+    assert!(!server.is_stalled(later + LIFETIME + Duration::from_millis(51)));
+}
+
 #[test]
 fn a_deadline_to_which_the_owner_comes_late_is_put_off_so_that_he_reads_first() {
     let keys = (noise_client(7), noise_server(7));

@@ -391,4 +391,13 @@ mod tests {
         assert_eq!(fate, Fate::NotProcessed);
         assert_eq!(job.map(|job| job.body.as_ptr()), Some(body));
     }
+
+    #[test]
+    fn a_write_of_a_process_that_was_stopped_has_another_lifetime() {
+        let mut state = state();
+        let (since, lifetime) = (Instant::from_millis(100), Duration::from_secs(60));
+        let late = since + lifetime + Duration::from_secs(1);
+        assert!(!state.blocked(since, late));
+        assert!(state.blocked(since, late + lifetime));
+    }
 }

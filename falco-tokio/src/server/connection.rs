@@ -263,7 +263,7 @@ impl<H: Handler> Connection<H> {
             *written = written.saturating_add(of_turn(count));
             Ok(count)
         })?;
-        self.greeting &= !(wrote.all && self.line.is_flushed());
+        self.greeting &= !wrote.all;
         if wrote.is_blocked() {
             self.mux.blocked(self.now);
         } else {

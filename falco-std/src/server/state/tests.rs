@@ -124,3 +124,14 @@ fn a_request_that_was_in_the_queue_gets_to_the_workers_again() {
     // Nothing waits any more.
     assert_eq!(scene.seal(), 0);
 }
+
+#[test]
+fn a_write_of_a_process_that_was_stopped_has_another_lifetime() {
+    let mut state = Scene::new().state;
+    let (since, lifetime) = (Instant::from_millis(100), Duration::from_secs(60));
+    assert!(!state.blocked(since, since + Duration::from_secs(59)));
+    let late = since + lifetime + Duration::from_secs(1);
+    assert!(!state.blocked(since, late));
+    assert!(!state.blocked(since, late + Duration::from_secs(59)));
+    assert!(state.blocked(since, late + lifetime));
+}
