@@ -58,11 +58,9 @@ pub(crate) struct Line<S> {
 }
 
 impl Line<Socket> {
-    /// Ends the stream of an unauthenticated client: shuts down the sending half and drops the
-    /// bytes that have arrived. So the client sees an end of the stream and not a reset. A reset
-    /// could destroy what this side has sent, and the client could not know that nothing was
-    /// processed.
-    pub(crate) fn reject(&mut self, cx: &mut Context<'_>) {
+    /// Shuts down the sending half and drops the bytes that have arrived, so that the peer sees an
+    /// end of the stream and no reset. Waits for neither.
+    pub(crate) fn drop_arrived(&mut self, cx: &mut Context<'_>) {
         let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
         let mut dropped = [0; 4096];
         for _ in 0..16 {
@@ -79,6 +77,51 @@ impl Line<Socket> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
             read => Poll::Ready(read),
         })
+    }
+    /// Ends the stream as `ending` says. `seal` writes the last bytes, and `eof` says whether the
+    /// end of the stream was read.
+    pub(crate) fn poll_end(
+        &mut self,
+        cx: &mut Context<'_>,
+        ending: &mut Ending,
+        (clock, timer): (Clock, &mut Timer),
+        eof: bool,
+        mut seal: impl FnMut(&mut [u8]) -> Result<usize, usize>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let done = match ending.step(clock.now()) {
+                LastStep::Write => {
+                    let wrote = self.write(cx, &mut seal)?;
+                    if wrote.all {
+                        ending.written();
+                    }
+                    !wrote.is_blocked()
+                }
+                LastStep::ShutDown => {
+                    let shut = Pin::new(&mut self.stream).poll_shutdown(cx)?.is_ready();
+                    if shut {
+                        ending.shut(clock.now());
+                    }
+                    shut
+                }
+                LastStep::DropInput => {
+                    let ended = eof || self.poll_drop_rest(cx).is_ready();
+                    if ended {
+                        ending.input_ended();
+                    }
+                    ended
+                }
+                LastStep::DropArrived => {
+                    self.drop_arrived(cx);
+                    return Poll::Ready(Ok(()));
+                }
+                LastStep::Close => return Poll::Ready(Ok(())),
+            };
+            let deadline = ending.poll_timeout().map(|at| clock.at(at));
+            if !done && timer.poll(cx, deadline).is_pending() {
+                return Poll::Pending;
+            }
+        }
     }
 }
 
@@ -207,48 +250,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             self.sealed -= self.sent;
             self.sent = 0;
             pool::give_back(core::mem::replace(&mut self.out, rest));
-        }
-    }
-
-    /// Ends the stream as `ending` says. `seal` writes the last bytes, and `eof` says whether the
-    /// end of the stream was read.
-    pub(crate) fn poll_end(
-        &mut self,
-        cx: &mut Context<'_>,
-        ending: &mut Ending,
-        (clock, timer): (Clock, &mut Timer),
-        eof: bool,
-        mut seal: impl FnMut(&mut [u8]) -> Result<usize, usize>,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            let done = match ending.step(clock.now()) {
-                LastStep::Write => {
-                    let wrote = self.write(cx, &mut seal)?;
-                    if wrote.all {
-                        ending.written();
-                    }
-                    !wrote.is_blocked()
-                }
-                LastStep::ShutDown => {
-                    let shut = Pin::new(&mut self.stream).poll_shutdown(cx)?.is_ready();
-                    if shut {
-                        ending.shut(clock.now());
-                    }
-                    shut
-                }
-                LastStep::DropInput => {
-                    let ended = eof || self.poll_drop_rest(cx).is_ready();
-                    if ended {
-                        ending.input_ended();
-                    }
-                    ended
-                }
-                LastStep::Close => return Poll::Ready(Ok(())),
-            };
-            let deadline = ending.poll_timeout().map(|at| clock.at(at));
-            if !done && timer.poll(cx, deadline).is_pending() {
-                return Poll::Pending;
-            }
         }
     }
 

@@ -26,6 +26,7 @@ use crate::wire::ServerKeyRef;
 
 /// A server's connection with the requests that have not completed. `B` is the body of an answer,
 /// `G` the bound that all connections share.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     machine: ServerConnection<H>,
     answers: SendQueue<OutgoingAnswer, B>,
@@ -49,6 +50,7 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     /// Answers were queued behind the last output.
     backlog: bool,
     established: bool,
+    revoked: bool,
     /// Requests that the mux has refused as busy since the last [`take_busy`](Self::take_busy).
     busy: u32,
 }
@@ -73,6 +75,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             deadlines: Deadlines::default(),
             backlog: false,
             established: false,
+            revoked: false,
             busy: 0,
         }
     }
@@ -111,10 +114,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     /// The key of the connection was revoked: drops all requests and answers, and queues a CLOSE
-    /// with that reason. The caller offers the stream what [`seal`](Self::seal) returns once, and
-    /// ends it.
+    /// with that reason. The caller reads nothing more, and ends the stream as
+    /// [`ending`](Self::ending) says.
     pub fn revoke(&mut self, now: Instant) {
         self.finish();
+        self.revoked = true;
         self.machine.close(now, CloseReason::KeyRetired);
     }
 
@@ -375,9 +379,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// How to end the stream of a connection that ended with `end`. After
     /// [`ConnectionError::Closed`] and [`ConnectionError::HandlerFailed`] the client has one
-    /// lifetime from `now` to accept the last answers, and [`LINGER`] after any other end.
+    /// lifetime from `now` to accept the last answers, and [`LINGER`] after any other end. If the
+    /// key was [revoked](Self::revoke), it has 20 ms to accept the CLOSE.
     #[must_use]
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
+        if self.revoked && self.established {
+            return Ending::revoked(now);
+        }
         let answered = matches!(end, ConnectionError::Closed | ConnectionError::HandlerFailed);
         let limit = if answered { self.machine.lifetime() } else { LINGER };
         Ending::new(end, self.established, limit, now)

@@ -249,7 +249,45 @@ fn last_answers_have_a_lifetime_and_other_last_words_a_second() {
     // After an end that is not graceful nothing is waited for, nor for an unauthenticated client.
     assert_eq!(until(server.ending(ConnectionError::Tampered, ms(5))), None);
     let stranger = Ending::new(ConnectionError::Closed, false, LIFETIME, ms(5));
-    assert_eq!((stranger.step(ms(5)), until(stranger)), (LastStep::Close, None));
+    assert_eq!((stranger.step(ms(5)), until(stranger)), (LastStep::DropArrived, None));
+}
+
+/// A stream that is closed with bytes unread is reset, which could destroy the CLOSE, or keep a
+/// client from knowing that nothing was processed.
+#[test]
+fn a_client_without_the_key_and_one_whose_key_is_revoked_are_not_reset() {
+    let keys = (noise_client(7), noise_server(7));
+    let machine = ServerConnection::new(&keys.1, &Settings::new(), ms(0), &mut CountingRng::new(2)).unwrap();
+    let mut half_open = Server::new(machine, Unbounded, &Settings::new());
+    for end in [ConnectionError::Refused, ConnectionError::Closed] {
+        let ending = half_open.ending(end, ms(5));
+        for now in [5, 100_000] {
+            assert_eq!(ending.step(ms(now)), LastStep::DropArrived, "{end}");
+        }
+        assert_eq!(ending.poll_timeout(), None, "{end}");
+    }
+    half_open.revoke(ms(5));
+    let ending = half_open.ending(ConnectionError::Closed, ms(5));
+    assert_eq!(ending.step(ms(5)), LastStep::DropArrived);
+    // The CLOSE with the reason is written, if the stream accepts it soon.
+    let (_, mut server) = pair((&keys.0, &keys.1));
+    server.revoke(ms(5));
+    let mut ending = server.ending(ConnectionError::Closed, ms(5));
+    assert_eq!(
+        (ending.step(ms(5)), ending.poll_timeout()),
+        (LastStep::Write, Some(ms(25)))
+    );
+    assert!(server.seal(ms(5), &mut [0; 100]).unwrap() > 0);
+    assert_eq!(ending.step(ms(25)), LastStep::DropArrived);
+    ending.written();
+    assert_eq!(
+        (ending.step(ms(6)), ending.poll_timeout()),
+        (LastStep::DropArrived, None)
+    );
+    // An established one that is no longer protected is closed at once, as before.
+    let (_, server) = pair((&keys.0, &keys.1));
+    let ending = server.ending(ConnectionError::Tampered, ms(5));
+    assert_eq!(ending.step(ms(5)), LastStep::Close);
 }
 
 #[test]

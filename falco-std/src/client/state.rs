@@ -1,7 +1,6 @@
 //! What the threads that use a connection of a client share: the mux with the requests and pings,
 //! and what their callers wait for. No I/O.
 
-use core::time::Duration;
 use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -311,7 +310,7 @@ impl Output for State {
 
     fn blocked(&mut self, since: Instant, now: Instant) -> bool {
         self.mux.blocked(since);
-        let late = self.ending.map(|ending| ending.step(now) == LastStep::Close);
+        let late = self.ending.map(|ending| ending.step(now) != LastStep::Write);
         late.unwrap_or_else(|| self.mux.is_stalled(now))
     }
 
@@ -331,8 +330,9 @@ impl Output for State {
         &mut self.ending
     }
 
-    fn lifetime(&self) -> Duration {
-        self.mux.machine().lifetime()
+    fn writes_until(&self, since: Instant) -> Instant {
+        let ending = self.ending.and_then(|ending| ending.poll_timeout());
+        ending.unwrap_or_else(|| self.mux.machine().stalls_at(since))
     }
 
     fn set_reading(&mut self, now: Instant, reading: bool) {
@@ -342,6 +342,8 @@ impl Output for State {
 
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
+
     use falco_core::keys::ClientKeySource;
     use falco_core::mux::Attempts;
     use falco_core::{Key, Settings};
