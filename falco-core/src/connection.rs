@@ -325,6 +325,13 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
         self.session.is_confirmed()
     }
 
+    /// Whether this side has closed the connection: the caller, or the connection itself because it
+    /// has no request ids left.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn has_closed(&self) -> bool {
+        self.session.has_closed()
+    }
+
     /// The fate of a request that has begun and not completed, once the connection has ended.
     ///
     /// On the noise wire it is *not processed* if the [stream ended](Self::end_of_stream) before

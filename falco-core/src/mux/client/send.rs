@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use super::super::call::Call;
 use super::super::table::Progress;
 use super::{Begun, ClientMux, Unbegun};
-use crate::error::{ConnectionError, Error, OutputTooSmall, RequestError, SealError};
-use crate::message::{CloseReason, Status};
+use crate::error::{Error, OutputTooSmall, RequestError, SealError};
+use crate::message::Status;
 use crate::send_queue::Turn;
 use crate::time::Instant;
 use crate::wire::ClientKeyRef;
@@ -84,11 +84,6 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 Ok(0) if released => continue,
                 Ok(count) => Ok(count),
                 Err(SealError::OutputTooSmall(small)) => Err(small),
-                Err(SealError::Connection(ConnectionError::RequestIdsExhausted)) if self.is_open() => {
-                    self.close(now, CloseReason::Done);
-                    // The CLOSE is sealed at once.
-                    continue;
-                }
                 Err(_) => Ok(0),
             };
         }
