@@ -227,7 +227,12 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// ```
     #[must_use]
     pub fn write_deadline(&self, since: Instant, with_answer: bool) -> Instant {
-        let lives = match self.end() {
+        self.deadline_after(self.end(), since, with_answer)
+    }
+
+    /// The write deadline of a connection that has ended with `end`, or not.
+    pub(crate) fn deadline_after(&self, end: Option<ConnectionError>, since: Instant, with_answer: bool) -> Instant {
+        let lives = match end {
             None => true,
             Some(ConnectionError::Closed | ConnectionError::HandlerFailed) => with_answer,
             Some(_) => false,

@@ -89,6 +89,11 @@ impl Deadlines {
         self.blocked_moved = false;
     }
 
+    /// Since when the stream has accepted nothing: `since`, unless that was reported before.
+    pub(super) fn blocked_since(self, since: Instant) -> Instant {
+        if self.blocked == NEVER { since } else { self.blocked }
+    }
+
     /// When to give up the write.
     fn due<R: Role, H: KeyRef<R>>(self, machine: &Connection<R, H>) -> Option<Instant> {
         (self.blocked != NEVER).then(|| machine.stalls_at(self.blocked))

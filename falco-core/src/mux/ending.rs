@@ -38,8 +38,8 @@ pub enum LastStep {
 /// use falco_core::mux::{Ending, LastStep};
 /// use falco_core::{ConnectionError, Instant};
 ///
-/// let (limit, now) = (Duration::from_secs(60), Instant::ZERO);
-/// let mut ending = Ending::new(ConnectionError::Closed, true, limit, now);
+/// let now = Instant::ZERO;
+/// let mut ending = Ending::new(ConnectionError::Closed, true, now + Duration::from_secs(60));
 /// assert_eq!(ending.step(now), LastStep::Write);
 /// ending.written();
 /// assert_eq!(ending.step(now), LastStep::ShutDown);
@@ -63,10 +63,10 @@ pub struct Ending {
 const LAST_WORD: Duration = Duration::from_millis(20);
 
 impl Ending {
-    /// For a connection that ended with `end` at `now`. `limit` is how long the peer may take to
-    /// accept the last bytes.
+    /// For a connection that ended with `end`. `until` is when the peer has accepted the last bytes
+    /// at the latest: see [`write_deadline`](crate::Connection::write_deadline).
     #[must_use]
-    pub fn new(end: ConnectionError, established: bool, limit: Duration, now: Instant) -> Self {
+    pub fn new(end: ConnectionError, established: bool, until: Instant) -> Self {
         let (step, last) = match (established, end.is_graceful()) {
             (false, _) => (LastStep::DropArrived, LastStep::DropArrived),
             (true, true) => (LastStep::Write, LastStep::Close),
@@ -74,7 +74,7 @@ impl Ending {
         };
         Self {
             step,
-            until: now + limit,
+            until,
             last,
             input_ended: false,
         }

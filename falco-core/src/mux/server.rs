@@ -2,19 +2,19 @@
 //! queues answers and refusals.
 
 mod deferred;
+mod stream;
 
 use alloc::collections::VecDeque;
 use core::fmt;
 
 use self::deferred::Deferred;
 use super::deadline::Deadlines;
-use super::ending::Ending;
 use super::held::{Held, HeldBytes, bytes};
 use super::partial::Partial;
 use super::step::ServerStep;
 use super::{Body, Budget};
 use crate::connection::ServerConnection;
-use crate::error::{ConnectionError, LINGER, OutputTooSmall, ReplyError, RequestError, SealError};
+use crate::error::{ConnectionError, OutputTooSmall, ReplyError, RequestError, SealError};
 use crate::event::{Received, ServerEvent, ServerWait};
 use crate::message::{CloseReason, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
@@ -49,6 +49,8 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     deadlines: Deadlines,
     /// Answers were queued behind the last output.
     backlog: bool,
+    /// The last output may contain part of an answer.
+    with_answer: bool,
     established: bool,
     revoked: bool,
     /// Requests that the mux has refused as busy since the last [`take_busy`](Self::take_busy).
@@ -74,6 +76,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             reading: true,
             deadlines: Deadlines::default(),
             backlog: false,
+            with_answer: false,
             established: false,
             revoked: false,
             busy: 0,
@@ -275,8 +278,12 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if core::mem::take(&mut self.backlog) {
             self.machine.note_taken(now);
         }
+        let answers = !self.answers.is_empty();
         let sealed = self.seal_next(now, out);
-        self.backlog = matches!(sealed, Ok(1..)) && !self.answers.is_empty();
+        if matches!(sealed, Ok(1..)) {
+            self.with_answer = answers;
+            self.backlog = !self.answers.is_empty();
+        }
         self.settle();
         sealed
     }
@@ -325,70 +332,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.answers = SendQueue::new();
         self.refusals = VecDeque::new();
         self.parts = Reassembly::default();
-    }
-
-    /// Reports that the stream has no more bytes. `Ok` means that requests in flight are still
-    /// answered.
-    ///
-    /// # Errors
-    /// What ended the connection.
-    pub fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
-        self.deadlines.note_poll(&mut self.machine, now);
-        self.machine.end_of_stream(now, unread)
-    }
-
-    /// Reports that the stream has accepted some or all of the sealed bytes.
-    pub fn wrote(&mut self) {
-        self.deadlines.progress();
-    }
-
-    /// Reports that the stream does not accept sealed bytes at present. If that lasts one lifetime,
-    /// the connection ends. Repeated calls change nothing.
-    pub fn blocked(&mut self, now: Instant) {
-        self.deadlines.block(now);
-    }
-
-    /// Whether to give up a write, because the write deadline has passed, as
-    /// [`handle_timeout`](Self::handle_timeout) does. The first call that is more than 50 ms late
-    /// gives the write another lifetime instead: the caller may not have run meanwhile. For a
-    /// thread that only writes and does not call `handle_timeout` itself.
-    #[must_use]
-    pub fn is_stalled(&mut self, now: Instant) -> bool {
-        self.deadlines.is_stalled(&self.machine, now)
-    }
-
-    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.poll_timeout(&self.machine)
-    }
-
-    /// Does what is due at `now`. First read everything that has arrived. If the call is more than
-    /// 50 ms late, the deadlines that have passed move, so that the caller can read once more
-    /// first.
-    ///
-    /// Other calls after a deadline do not end the connection before this one does, within the
-    /// [grace period](crate::Connection::handle_late_poll): a caller that is late may read first.
-    ///
-    /// # Errors
-    /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for a
-    /// lifetime.
-    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        self.deadlines.handle_timeout(&mut self.machine, now)
-    }
-
-    /// How to end the stream of a connection that ended with `end`. After
-    /// [`ConnectionError::Closed`] and [`ConnectionError::HandlerFailed`] the client has one
-    /// lifetime from `now` to accept the last answers, and [`LINGER`] after any other end. If the
-    /// key was [revoked](Self::revoke), it has 20 ms to accept the CLOSE.
-    #[must_use]
-    pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
-        if self.revoked && self.established {
-            return Ending::revoked(now);
-        }
-        let answered = matches!(end, ConnectionError::Closed | ConnectionError::HandlerFailed);
-        let limit = if answered { self.machine.lifetime() } else { LINGER };
-        Ending::new(end, self.established, limit, now)
     }
 
     /// Whether the client has proved that it has the key.

@@ -5,7 +5,9 @@ use core::time::Duration;
 
 use falco_core::mux::{ClientMux, ClientStep, Ending, LastStep, Ping, ServerMux, ServerStep, Unbounded};
 use falco_core::testing::{CountingRng, noise_client, noise_server, raw_frame};
-use falco_core::{ClientConnection, ClientKeyRef, ConnectionError, Instant, ServerConnection, ServerKeyRef, Settings};
+use falco_core::{
+    ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Instant, ServerConnection, ServerKeyRef, Settings,
+};
 
 use crate::served::{Keys, MESSAGE, Served, keys};
 
@@ -243,13 +245,49 @@ fn last_answers_have_a_lifetime_and_other_last_words_a_second() {
     let keys = (noise_client(7), noise_server(7));
     let (client, server) = pair((&keys.0, &keys.1));
     let until = |ending: Ending| ending.poll_timeout();
-    assert_eq!(until(server.ending(ConnectionError::Closed, ms(5))), Some(ms(9_005)));
+    let all = self::keys();
+    let mut answering = queued(&all);
+    assert!(answering.seal(100_000) > 30_000);
+    let answering = &answering.mux;
+    assert_eq!(until(answering.ending(ConnectionError::Closed, ms(5))), Some(ms(9_005)));
+    assert_eq!(
+        until(answering.ending(ConnectionError::HandlerFailed, ms(5))),
+        Some(ms(9_005))
+    );
+    assert_eq!(
+        until(answering.ending(ConnectionError::Expired, ms(5))),
+        Some(ms(1_005))
+    );
+    // A CLOSE without answers is none.
+    assert_eq!(until(server.ending(ConnectionError::Closed, ms(5))), Some(ms(1_005)));
     assert_eq!(until(server.ending(ConnectionError::Expired, ms(5))), Some(ms(1_005)));
     assert_eq!(until(client.ending(ConnectionError::Closed, ms(5))), Some(ms(1_005)));
     // After an end that is not graceful nothing is waited for, nor for an unauthenticated client.
     assert_eq!(until(server.ending(ConnectionError::Tampered, ms(5))), None);
-    let stranger = Ending::new(ConnectionError::Closed, false, LIFETIME, ms(5));
+    let stranger = Ending::new(ConnectionError::Closed, false, ms(5) + LIFETIME);
     assert_eq!((stranger.step(ms(5)), until(stranger)), (LastStep::DropArrived, None));
+}
+
+/// What `ending` says and what a thread is told that waits in a write.
+#[test]
+fn one_write_deadline_holds_for_the_last_bytes() {
+    let keys = (noise_client(7), noise_server(7));
+    let (mut client, mut server) = pair((&keys.0, &keys.1));
+    assert_eq!(
+        (client.writes_until(ms(5)), server.writes_until(ms(5))),
+        (ms(9_005), ms(9_005))
+    );
+    client.blocked(ms(2));
+    assert_eq!(client.writes_until(ms(5)), ms(9_002));
+    client.wrote();
+    server.close(ms(5), CloseReason::Done);
+    assert!(server.seal(ms(5), &mut [0; 100]).unwrap() > 0);
+    assert_eq!(server.machine().end(), Some(ConnectionError::Closed));
+    let ending = server.ending(ConnectionError::Closed, ms(5));
+    assert_eq!(ending.poll_timeout(), Some(server.writes_until(ms(5))));
+    assert_eq!(server.writes_until(ms(5)), ms(1_005));
+    client.close(ms(5), CloseReason::Done);
+    assert_eq!(client.closes_at(), Some(ms(1_005)));
 }
 
 /// A stream that is closed with bytes unread is reset, which could destroy the CLOSE, or keep a
@@ -292,7 +330,7 @@ fn a_client_without_the_key_and_one_whose_key_is_revoked_are_not_reset() {
 
 #[test]
 fn each_step_of_an_end_follows_the_one_before() {
-    let mut ending = Ending::new(ConnectionError::Closed, true, LIFETIME, ms(0));
+    let mut ending = Ending::new(ConnectionError::Closed, true, ms(0) + LIFETIME);
     // Out of order it changes nothing.
     ending.shut(ms(1));
     assert_eq!(ending.step(ms(1)), LastStep::Write);
@@ -306,7 +344,7 @@ fn each_step_of_an_end_follows_the_one_before() {
     ending.input_ended();
     assert_eq!(ending.step(ms(8_001)), LastStep::Close);
     // A peer that has ended first is not waited for.
-    let mut ending = Ending::new(ConnectionError::Closed, true, LIFETIME, ms(0));
+    let mut ending = Ending::new(ConnectionError::Closed, true, ms(0) + LIFETIME);
     ending.input_ended();
     ending.written();
     ending.shut(ms(1));

@@ -383,7 +383,7 @@ impl Output for State {
 
     fn writes_until(&self, since: Instant) -> Instant {
         let ending = self.ending.and_then(|ending| ending.poll_timeout());
-        ending.unwrap_or_else(|| self.mux.machine().stalls_at(since))
+        ending.unwrap_or_else(|| self.mux.writes_until(since))
     }
 
     fn set_reading(&mut self, now: Instant, reading: bool) {

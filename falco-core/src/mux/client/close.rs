@@ -110,9 +110,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     #[must_use]
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
         match (self.closing.end, self.closing.idle) {
-            (None, _) => Ending::new(end, self.established, LINGER, now),
+            (None, _) => Ending::new(end, self.established, now + LINGER),
             // What is left of the time that the server has.
-            (Some(_), Some(since)) => Ending::new(end, self.established, LINGER, since),
+            (Some(_), Some(since)) => Ending::new(end, self.established, since + LINGER),
             (Some(_), None) => Ending::at_once(now),
         }
     }

@@ -55,6 +55,14 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.deadlines.is_stalled(&self.machine, now)
     }
 
+    /// When to give up a write that has made no progress since `since`, if this side has not
+    /// reported before that the stream is [blocked](Self::blocked). For a thread that waits in a
+    /// write.
+    #[must_use]
+    pub fn writes_until(&self, since: Instant) -> Instant {
+        self.machine.stalls_at(self.deadlines.blocked_since(since))
+    }
+
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
