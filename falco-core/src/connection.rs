@@ -351,6 +351,19 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
         self.session.fate()
     }
 
+    /// The fate of a request that has not completed, once the connection has ended. It was not
+    /// processed if not all of it was sealed (`sealed_whole`). If the stream was `broken`, which
+    /// means that a read or a write has failed, what the server sent may be lost, and the request
+    /// may have been processed. Otherwise [`fate`](Self::fate) says it.
+    #[must_use]
+    pub fn fate_of(&self, sealed_whole: bool, broken: bool) -> Fate {
+        match (sealed_whole, broken) {
+            (false, _) => Fate::NotProcessed,
+            (true, true) => Fate::MaybeProcessed,
+            (true, false) => self.fate(),
+        }
+    }
+
     /// The in-flight limit. On the noise wire, after the handshake, it is the smaller of both
     /// sides' limits; on the classic wire it is this side's.
     #[must_use]

@@ -70,8 +70,8 @@ pub(super) struct State {
     /// The last time at which the connection was known to be alive. Bytes that come after
     /// [`QUIET`] count only if nothing is readable behind them: it may be the end.
     last_alive: Instant,
-    /// Whether the request was written completely, where there is one at a time.
-    written: Option<bool>,
+    /// There is one request at a time.
+    one_by_one: bool,
     /// Why nothing more can be written.
     write_error: Option<Ended>,
     write_failed: bool,
@@ -87,7 +87,7 @@ impl State {
             lost: None,
             last_input: Instant::ZERO,
             last_alive: Instant::ZERO,
-            written: one_by_one.then_some(false),
+            one_by_one,
             write_error: None,
             write_failed: false,
             ending: None,
@@ -135,7 +135,6 @@ impl State {
         if !self.is_open() {
             return Err(Outcome::Retry(job));
         }
-        self.set_written(false);
         let slot = self.slot();
         let mut call = Call::new(slot.ticket, job.body, Arc::clone(&slot));
         call.attempts = job.attempts;
@@ -167,21 +166,17 @@ impl State {
         if let Some(ping) = pings.pop() {
             return (Fate::NotProcessed, Some(job_of_ping(&ping)));
         }
-        self.note_unwritten();
+        self.end_writing(false);
         let (call, fate) = self.mux.cancel(slot.ticket).unzip();
         (fate.unwrap_or(Fate::MaybeProcessed), call.map(job_of))
     }
 
-    /// Nothing more is written. The mux knows what was sealed, and not what the stream has
+    /// Nothing more is written. Of several requests nobody knows which of them the stream has
     /// accepted.
-    fn note_unwritten(&mut self) {
-        if self.written == Some(false) {
-            self.mux.set_unwritten();
+    fn end_writing(&mut self, all_accepted: bool) {
+        if self.one_by_one {
+            self.mux.writing_ended(all_accepted);
         }
-    }
-
-    fn set_written(&mut self, written: bool) {
-        self.written = self.written.map(|_| written);
     }
 
     /// Receives one step from the unread bytes, and completes the request that it belongs to.
@@ -250,7 +245,7 @@ impl State {
         };
         let at = self.lost.take().map_or(now, |(at, _)| at);
         self.lost = Some((at, Some(why(Fate::NotProcessed))));
-        self.note_unwritten();
+        self.end_writing(false);
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
             let slot = Arc::clone(&call.waiter);
             slot.end(match retry {
@@ -286,10 +281,6 @@ impl Output for State {
         if self.write_failed {
             return 0;
         }
-        // All that was sealed before has been written.
-        if !self.mux.has_unsent() {
-            self.set_written(true);
-        }
         let sealed = seal_into(out, self.mux.seal_size(), |out| {
             self.mux.seal(now, out, |slot, error| {
                 slot.end(Outcome::Failed(Error::Request(error)));
@@ -301,9 +292,7 @@ impl Output for State {
     }
 
     fn write_failed(&mut self, why: Ended, written: bool) {
-        if written && !self.mux.has_unsent() {
-            self.set_written(true);
-        }
+        self.end_writing(written);
         self.write_failed = true;
         self.write_error.get_or_insert(why);
     }

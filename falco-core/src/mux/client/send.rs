@@ -60,7 +60,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// Writes pending output and then requests to the front of `out`, and returns how many bytes to
-    /// send. `failed` receives the requests that can never be sent: they are larger than the server
+    /// send. Call it again only when the stream has accepted all of them. `failed` receives the requests that can never be sent: they are larger than the server
     /// reads, and its limit was not known when they were accepted.
     ///
     /// # Errors
@@ -74,6 +74,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         if self.note(now).is_err() {
             return Ok(0);
         }
+        // The stream has accepted what was sealed before.
+        self.accepted |= !self.has_unsent();
         loop {
             self.close_if_begun(now);
             let sealed = self.queue.seal_bodies(&mut self.machine, now, out, &self.table);
