@@ -204,10 +204,11 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// Reports that no more bytes are written. `all_accepted` says whether the stream has accepted
     /// all that was sealed. If the last request was not accepted as a whole, its last record cannot
-    /// be opened, so no handler receives it. For an adapter that has one request in flight at a time
-    /// and ends the connection. Call it before [`cancel`](Self::cancel) and
-    /// [`finish`](Self::finish), which otherwise take a request that was sealed as a whole for sent.
-    /// Repeated calls take back nothing.
+    /// be opened, so no handler receives it. Repeated calls take back nothing.
+    ///
+    /// For an adapter that has one request in flight at a time and ends the connection. Call it
+    /// before [`cancel`](Self::cancel) and [`finish`](Self::finish), which otherwise take a request
+    /// that was sealed as a whole for sent.
     pub fn writing_ended(&mut self, all_accepted: bool) {
         self.accepted |= all_accepted && !self.has_unsent();
         self.unwritten = !self.accepted;

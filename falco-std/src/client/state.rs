@@ -308,6 +308,9 @@ impl Output for State {
     }
 
     fn drained(&mut self, _now: Instant) -> Option<Shutdown> {
+        if self.write_failed {
+            return None;
+        }
         for slot in self.mux.flushed() {
             slot.end(Outcome::Done(Reply::Unanswered));
         }
