@@ -227,7 +227,12 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// ```
     #[must_use]
     pub fn write_deadline(&self, since: Instant, with_answer: bool) -> Instant {
-        let lives = match self.end() {
+        self.deadline_after(self.end(), since, with_answer)
+    }
+
+    /// The write deadline of a connection that has ended with `end`, or not.
+    pub(crate) fn deadline_after(&self, end: Option<ConnectionError>, since: Instant, with_answer: bool) -> Instant {
+        let lives = match end {
             None => true,
             Some(ConnectionError::Closed | ConnectionError::HandlerFailed) => with_answer,
             Some(_) => false,
@@ -325,6 +330,13 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
         self.session.is_confirmed()
     }
 
+    /// Whether this side has closed the connection: the caller, or the connection itself because it
+    /// has no request ids left.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn has_closed(&self) -> bool {
+        self.session.has_closed()
+    }
+
     /// The fate of a request that has begun and not completed, once the connection has ended.
     ///
     /// On the noise wire it is *not processed* if the [stream ended](Self::end_of_stream) before
@@ -337,6 +349,19 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
     #[must_use]
     pub fn fate(&self) -> Fate {
         self.session.fate()
+    }
+
+    /// The fate of a request that has not completed, once the connection has ended. It was not
+    /// processed if not all of it was sealed (`sealed_whole`). If the stream was `broken`, which
+    /// means that a read or a write has failed, what the server sent may be lost, and the request
+    /// may have been processed. Otherwise [`fate`](Self::fate) says it.
+    #[must_use]
+    pub fn fate_of(&self, sealed_whole: bool, broken: bool) -> Fate {
+        match (sealed_whole, broken) {
+            (false, _) => Fate::NotProcessed,
+            (true, true) => Fate::MaybeProcessed,
+            (true, false) => self.fate(),
+        }
     }
 
     /// The in-flight limit. On the noise wire, after the handshake, it is the smaller of both

@@ -88,6 +88,10 @@ pub trait Client: Session {
     fn cancel(&mut self, id: RequestId) -> Result<(), Error>;
     fn answers_pings(&self) -> bool;
     fn is_confirmed(&self) -> bool;
+    /// Whether this side has closed the connection, which it also does by itself.
+    fn has_closed(&self) -> bool {
+        false
+    }
     fn fate(&self) -> Fate;
     fn max_in_flight(&self) -> usize;
     fn peer_max_message(&self) -> u32;

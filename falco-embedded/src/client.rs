@@ -138,14 +138,8 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
     /// may send it again on another connection. In every other case a handler may have processed
     /// it.
     pub fn fate(&self) -> Fate {
-        if !self.all_sealed {
-            Fate::NotProcessed
-        } else if self.connection.is_broken() {
-            // What the server sent may be lost.
-            Fate::MaybeProcessed
-        } else {
-            self.connection.machine().fate()
-        }
+        let broken = self.connection.is_broken();
+        self.connection.machine().fate_of(self.all_sealed, broken)
     }
 
     /// Creates a request with this body. [`step`](Self::step) sends it, and writes its answer to

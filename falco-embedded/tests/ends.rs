@@ -16,11 +16,12 @@ use core::time::Duration;
 use std::rc::Rc;
 
 use common::{
-    BUFFER, Broken, Joined, Lines, Other, Pipe, Port, Raw, RestingClock, VirtualClock, World, Writes, client_key,
-    everywhere, join, lines, many_key, polled, raw_key, reverse, run, server_key, settings, turn, until,
+    Asker as _, BUFFER, Broken, Joined, Lines, MESSAGE, Other, Pipe, Port, Raw, RestingClock, VirtualClock, World,
+    Writes, client_key, everywhere, join, lines, many_key, polled, raw_key, reverse, run, server_key, settings, turn,
+    until,
 };
 use falco_core::testing::CountingRng;
-use falco_core::{CloseReason, ConnectionError, Instant, Refusal, ServerConnection};
+use falco_core::{CloseReason, ConnectionError, Fate, Instant, Refusal, ServerConnection};
 use falco_embedded::{BufferedConnection, BufferedServer, Clock, Error, Timer, asynchronous, blocking};
 
 async fn handler(request: &[u8], answer: &mut [u8]) -> Result<usize, Refusal> {
@@ -439,4 +440,26 @@ fn last_bytes_that_are_pending_when_a_future_is_dropped_are_sent_by_the_next_cal
         assert_eq!(up.bytes.borrow().len(), 26, "a record with a CLOSE");
     };
     run(&world, asks, async {});
+}
+
+#[test]
+fn a_client_without_request_ids_returns_the_end() {
+    let (client_key, server_key) = (client_key(7).with_requests_begun(u32::MAX), server_key(7));
+    let Joined {
+        world,
+        mut client,
+        mut server,
+        ..
+    } = join(&client_key, &server_key, &settings());
+    let asks = async {
+        let mut answer = [0; MESSAGE];
+        let end = client.request(b"one too many", &mut answer).await;
+        assert_eq!(end, Err(Error::Connection(ConnectionError::Closed)));
+        client.fate()
+    };
+    let serves = server.serve(async |_: &[u8], _: &mut [u8]| Ok(0));
+    let (fate, end) = run(&world, asks, serves);
+    assert_eq!((fate, end), (Fate::NotProcessed, Ok(())));
+    // Nothing was waited for.
+    assert_eq!(world.now(), 0);
 }

@@ -149,6 +149,9 @@ impl<S: Stream> Line<S> {
     pub(crate) fn end(&mut self, ending: &mut Ending) {
         wipe_stack();
         let mut dropped = [0; 512];
+        if ending.step(self.now()) == LastStep::DropArrived {
+            return self.drop_arrived();
+        }
         // If one half cannot be shut down, the peer sees no end until the stream is dropped, so
         // there is nothing to wait for. Another thread may have shut it down already; shutting it
         // down twice does no harm.
@@ -170,9 +173,23 @@ impl<S: Stream> Line<S> {
                         Err(_) => ending.input_ended(),
                     }
                 }
+                LastStep::DropArrived => return self.drop_arrived(),
                 LastStep::Close => return self.abort(),
             }
         }
+    }
+
+    /// Shuts down the sending half and drops the bytes that have arrived, so that the peer sees an
+    /// end of the stream and no reset.
+    fn drop_arrived(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+        let mut dropped = [0; 4096];
+        for _ in 0..16 {
+            if !matches!(self.stream.read_ready(&mut dropped), Ok(1..)) {
+                break;
+            }
+        }
+        self.abort();
     }
 
     fn free_buffers(&mut self) {

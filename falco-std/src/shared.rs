@@ -58,8 +58,8 @@ pub(crate) trait Output: Send + 'static {
     /// How to end the stream, once the connection has ended.
     fn ending(&mut self) -> &mut Option<Ending>;
 
-    /// How long a write may make no progress.
-    fn lifetime(&self) -> Duration;
+    /// How long a write may go on that has made no progress since `since`.
+    fn writes_until(&self, since: Instant) -> Instant;
 
     /// Reports whether the stream is being read. A stream that does not split cannot be read during
     /// a write.
@@ -363,7 +363,7 @@ impl<T: Output> Shared<T> {
         }
         let mut locked = self.lock();
         locked.state.set_reading(now, false);
-        let mut wait = locked.state.lifetime().saturating_sub(now.since(since));
+        let mut wait = locked.state.writes_until(since).since(now);
         drop(locked);
         if let Effort::Complete(Some(until)) = effort {
             wait = wait.min(until.since(now));

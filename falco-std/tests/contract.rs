@@ -6,7 +6,7 @@ mod common;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
@@ -485,5 +485,27 @@ fn an_error_from_before_is_not_the_reason_of_a_later_request() {
         let error = client.request_within("second", limit).unwrap_err();
         assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
         assert_eq!(error.fate(), Fate::NotProcessed);
+    });
+}
+
+/// The server reads less than the client has sent. The end of the stream is no reset all the same,
+/// so a client knows that nothing was processed.
+#[test]
+fn a_client_without_the_key_is_not_reset() {
+    bounded(|| {
+        let noise = echo(Server::builder(key(1)));
+        let classic = echo(Server::classic(key(1)));
+        for address in [noise.address, classic.address] {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(&[0x4e; 1_000]).unwrap();
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received).unwrap();
+            thread::sleep(Duration::from_millis(100));
+            assert!(received.is_empty());
+            // Where the end has arrived first, a reset shows only here.
+            assert!(stream.take_error().unwrap().is_none());
+        }
+        let error = Client::classic(key(1)).connect(noise.address).unwrap_err();
+        assert!(error.is_refused(), "{error:?}");
     });
 }

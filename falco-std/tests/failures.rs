@@ -95,10 +95,8 @@ fn an_unauthenticated_client_receives_not_one_byte() {
             stream.set_read_timeout(Some(millis(3_000))).expect("it is a socket");
             stream.write_all(&hello).expect("the server reads");
             let mut answer = Vec::new();
-            // If the server has unread bytes, its end of the stream is a reset.
-            if let Err(error) = stream.read_to_end(&mut answer) {
-                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-            }
+            // Also where the server has unread bytes, it sends no reset.
+            stream.read_to_end(&mut answer).expect("an end of the stream");
             assert!(answer.is_empty());
         }
         assert_eq!(server.stop().stats.established, 0);

@@ -32,13 +32,13 @@ pub(crate) fn sealed(sealed: Result<usize, OutputTooSmall>) -> Result<usize, usi
 pub(crate) struct Wrote {
     /// The stream has accepted something.
     pub(crate) some: bool,
-    /// Nothing is left that can be sent now. Otherwise the stream accepts no more, or the limit of
-    /// this turn is reached.
+    /// Nothing is left that can be sent now, and the stream has flushed everything. Otherwise it
+    /// accepts no more, or the limit of this turn is reached.
     pub(crate) all: bool,
 }
 
 impl Wrote {
-    /// The stream accepts nothing.
+    /// The stream accepts nothing, or does not flush what it has accepted.
     pub(crate) const fn is_blocked(self) -> bool {
         !self.some && !self.all
     }
@@ -58,11 +58,9 @@ pub(crate) struct Line<S> {
 }
 
 impl Line<Socket> {
-    /// Ends the stream of an unauthenticated client: shuts down the sending half and drops the
-    /// bytes that have arrived. So the client sees an end of the stream and not a reset. A reset
-    /// could destroy what this side has sent, and the client could not know that nothing was
-    /// processed.
-    pub(crate) fn reject(&mut self, cx: &mut Context<'_>) {
+    /// Shuts down the sending half and drops the bytes that have arrived, so that the peer sees an
+    /// end of the stream and no reset. Waits for neither.
+    pub(crate) fn drop_arrived(&mut self, cx: &mut Context<'_>) {
         let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
         let mut dropped = [0; 4096];
         for _ in 0..16 {
@@ -79,6 +77,51 @@ impl Line<Socket> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
             read => Poll::Ready(read),
         })
+    }
+    /// Ends the stream as `ending` says. `seal` writes the last bytes, and `eof` says whether the
+    /// end of the stream was read.
+    pub(crate) fn poll_end(
+        &mut self,
+        cx: &mut Context<'_>,
+        ending: &mut Ending,
+        (clock, timer): (Clock, &mut Timer),
+        eof: bool,
+        mut seal: impl FnMut(&mut [u8]) -> Result<usize, usize>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let done = match ending.step(clock.now()) {
+                LastStep::Write => {
+                    let wrote = self.write(cx, &mut seal)?;
+                    if wrote.all {
+                        ending.written();
+                    }
+                    !wrote.is_blocked()
+                }
+                LastStep::ShutDown => {
+                    let shut = Pin::new(&mut self.stream).poll_shutdown(cx)?.is_ready();
+                    if shut {
+                        ending.shut(clock.now());
+                    }
+                    shut
+                }
+                LastStep::DropInput => {
+                    let ended = eof || self.poll_drop_rest(cx).is_ready();
+                    if ended {
+                        ending.input_ended();
+                    }
+                    ended
+                }
+                LastStep::DropArrived => {
+                    self.drop_arrived(cx);
+                    return Poll::Ready(Ok(()));
+                }
+                LastStep::Close => return Poll::Ready(Ok(())),
+            };
+            let deadline = ending.poll_timeout().map(|at| clock.at(at));
+            if !done && timer.poll(cx, deadline).is_pending() {
+                return Poll::Pending;
+            }
+        }
     }
 }
 
@@ -184,7 +227,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 if self.unflushed && Pin::new(&mut self.stream).poll_flush(cx)?.is_ready() {
                     self.unflushed = false;
                 }
-                let (some, all) = (writes > 0, true);
+                let (some, all) = (writes > 0, !self.unflushed);
                 return Ok(Wrote { some, all });
             }
         }
@@ -207,48 +250,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             self.sealed -= self.sent;
             self.sent = 0;
             pool::give_back(core::mem::replace(&mut self.out, rest));
-        }
-    }
-
-    /// Ends the stream step by step, as `ending` requires. `seal` writes the last bytes, and `eof`
-    /// is whether the end of the stream was read.
-    pub(crate) fn poll_end(
-        &mut self,
-        cx: &mut Context<'_>,
-        ending: &mut Ending,
-        (clock, timer): (Clock, &mut Timer),
-        eof: bool,
-        mut seal: impl FnMut(&mut [u8]) -> Result<usize, usize>,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            let done = match ending.step(clock.now()) {
-                LastStep::Write => {
-                    let wrote = self.write(cx, &mut seal)?;
-                    if wrote.all {
-                        ending.written();
-                    }
-                    !wrote.is_blocked()
-                }
-                LastStep::ShutDown => {
-                    let shut = Pin::new(&mut self.stream).poll_shutdown(cx)?.is_ready();
-                    if shut {
-                        ending.shut(clock.now());
-                    }
-                    shut
-                }
-                LastStep::DropInput => {
-                    let ended = eof || self.poll_drop_rest(cx).is_ready();
-                    if ended {
-                        ending.input_ended();
-                    }
-                    ended
-                }
-                LastStep::Close => return Poll::Ready(Ok(())),
-            };
-            let deadline = ending.poll_timeout().map(|at| clock.at(at));
-            if !done && timer.poll(cx, deadline).is_pending() {
-                return Poll::Pending;
-            }
         }
     }
 

@@ -14,6 +14,8 @@ use falco_tokio::{
     Client, EntropyError, Error, Fate, HandlerError, Key, Refusal, Request, RequestError, Server, Settings,
     SettingsError, SetupError,
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 /// What a request of three bytes comes to.
 async fn three(client: &Client) -> Result<usize, RequestError> {
@@ -408,7 +410,7 @@ async fn an_error_from_before_is_not_the_reason_of_a_later_request() {
         let number = dialed.fetch_add(1, Ordering::Relaxed);
         async move {
             match number {
-                0 => tokio::net::TcpStream::connect(address).await,
+                0 => TcpStream::connect(address).await,
                 1 => Err(io::ErrorKind::ConnectionRefused.into()),
                 _ => core::future::pending().await,
             }
@@ -425,4 +427,24 @@ async fn an_error_from_before_is_not_the_reason_of_a_later_request() {
     let error = client.request_within("second", limit).await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
     assert_eq!(error.fate(), Fate::NotProcessed);
+}
+
+/// The server reads less than the client has sent. The end of the stream is no reset all the same,
+/// so a client knows that nothing was processed.
+#[tokio::test]
+async fn a_client_without_the_key_is_not_reset() {
+    let noise = Running::echo(Server::builder(key(1))).await;
+    let classic = Running::echo(Server::classic(key(1))).await;
+    for address in [noise.address, classic.address] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&[0x4e; 1_000]).await.unwrap();
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(received.is_empty());
+        // Where the end has arrived first, a reset shows only here.
+        assert!(stream.take_error().unwrap().is_none());
+    }
+    let error = Client::classic(key(1)).connect(noise.address).await.unwrap_err();
+    assert!(error.is_refused(), "{error:?}");
 }

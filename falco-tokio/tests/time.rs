@@ -383,3 +383,35 @@ async fn deferred_requests_do_not_wait_for_the_next_ping() {
     client.close().await;
     serving.await.unwrap().unwrap();
 }
+
+/// A CLOSE that the stream has no room for. No answer is lost with it.
+#[tokio::test(start_paused = true)]
+async fn a_close_without_answers_has_a_second_to_be_written() {
+    use falco_core::noise::{FixedTable, NoiseClient};
+    use falco_core::{ClientConnection, RustCrypto};
+
+    let server = Server::builder(key(1)).unbound().unwrap();
+    let handle = server.handle();
+    let (mut near, far) = duplex(40);
+    let serving = serve(server, far);
+    let client_key = NoiseClient::<FixedTable<1>, _>::new(key(1), &b""[..], RustCrypto).unwrap();
+    let now = falco_core::Instant::ZERO;
+    let mut client = ClientConnection::new(&client_key, &Settings::new(), now, &mut getrandom::SysRng).unwrap();
+    let (mut out, mut welcome) = ([0; 100], [0; 64]);
+    let hello = client.poll_transmit(now, &mut out).unwrap();
+    near.write_all(&out[..hello]).await.unwrap();
+    near.read_exact(&mut welcome).await.unwrap();
+    client.recv(now, &mut welcome).unwrap();
+    // A PONG of 33 bytes is read, and another one stays in the stream.
+    let ping = client.poll_transmit(now, &mut out).unwrap();
+    near.write_all(&out[..ping]).await.unwrap();
+    near.read_exact(&mut [0; 33]).await.unwrap();
+    client.ping().unwrap();
+    let ping = client.poll_transmit(now, &mut out).unwrap();
+    near.write_all(&out[..ping]).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    let start = Instant::now();
+    handle.shutdown();
+    assert_eq!(serving.await.unwrap().unwrap(), ConnectionError::Closed);
+    assert_eq!(start.elapsed().as_millis(), 1_000);
+}

@@ -252,6 +252,10 @@ impl<N: session::Client, K: session::Client> session::Client for WireSession<N, 
         with_session!(self, session => session.is_confirmed())
     }
 
+    fn has_closed(&self) -> bool {
+        with_session!(self, session => session.has_closed())
+    }
+
     fn fate(&self) -> Fate {
         with_session!(self, session => session.fate())
     }

@@ -62,7 +62,9 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     established: bool,
     history: History,
     closing: Closing,
-    /// Whether the last request was not written as a whole.
+    /// The stream has accepted all requests as a whole.
+    accepted: bool,
+    /// Nothing more is written, and the last request was not accepted as a whole.
     unwritten: bool,
 }
 
@@ -108,6 +110,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             established: false,
             history: History::default(),
             closing: Closing::default(),
+            accepted: false,
             unwritten: false,
         }
     }
@@ -160,6 +163,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             Err(_) => return Err(Rejected::Closed(call)),
         }
         self.table.insert(call);
+        self.accepted = false;
         self.fill_queue();
         Ok(())
     }
@@ -195,24 +199,24 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             }
             Progress::Sent(id) => {
                 self.cancel_begun(id);
-                fate = self.fate_of_sent(Fate::MaybeProcessed);
+                if !self.unwritten {
+                    fate = Fate::MaybeProcessed;
+                }
             }
         }
         Some((record.into_call(ticket), fate))
     }
 
-    /// Reports that the stream has not accepted all bytes of the last request, and will accept no
-    /// more: its last record cannot be opened, so no handler receives it. For an adapter that has
-    /// one request in flight at a time and ends the connection. Call it before
-    /// [`cancel`](Self::cancel) and [`finish`](Self::finish), which otherwise assume that a request
-    /// that was sealed as a whole was sent.
-    pub const fn set_unwritten(&mut self) {
-        self.unwritten = true;
-    }
-
-    /// The fate of a request that was sealed as a whole. `fate` is its fate if it was also written.
-    const fn fate_of_sent(&self, fate: Fate) -> Fate {
-        if self.unwritten { Fate::NotProcessed } else { fate }
+    /// Reports that no more bytes are written. `all_accepted` says whether the stream has accepted
+    /// all that was sealed. If the last request was not accepted as a whole, its last record cannot
+    /// be opened, so no handler receives it. Repeated calls take back nothing.
+    ///
+    /// For an adapter that has one request in flight at a time and ends the connection. Call it
+    /// before [`cancel`](Self::cancel) and [`finish`](Self::finish), which otherwise take a request
+    /// that was sealed as a whole for sent.
+    pub fn writing_ended(&mut self, all_accepted: bool) {
+        self.accepted |= all_accepted && !self.has_unsent();
+        self.unwritten = !self.accepted;
     }
 
     fn cancel_begun(&mut self, id: RequestId) {
@@ -349,7 +353,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// have been processed. A request is sent on at most [`MAX_TRIES`](super::MAX_TRIES)
     /// connections.
     pub fn finish(&mut self) -> Vec<Unfinished<B, W>> {
-        let sent = self.fate_of_sent(self.machine.fate());
+        let sent = self.machine.fate_of(!self.unwritten, false);
         self.queue = SendQueue::new();
         self.unbegun = Unbegun::default();
         self.begun = VecDeque::new();

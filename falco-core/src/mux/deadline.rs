@@ -20,6 +20,9 @@ const NEVER: Instant = Instant::from_millis(u64::MAX);
 pub(super) struct Deadlines {
     /// When the stream stopped accepting output, or [`NEVER`].
     blocked: Instant,
+    /// `blocked` has moved because of a late poll. It does so once: the polls of a slow caller may
+    /// all be late.
+    blocked_moved: bool,
     /// Where [`note_poll`](Self::note_poll) has moved a deadline of the connection, or [`NEVER`].
     moved: Instant,
     /// No deadline had passed at this time, and none is set to a time that has passed.
@@ -30,6 +33,7 @@ impl Default for Deadlines {
     fn default() -> Self {
         Self {
             blocked: NEVER,
+            blocked_moved: false,
             moved: NEVER,
             checked: Instant::ZERO,
         }
@@ -84,6 +88,12 @@ impl Deadlines {
     /// The stream has accepted something, or there is nothing to write.
     pub(super) fn progress(&mut self) {
         self.blocked = NEVER;
+        self.blocked_moved = false;
+    }
+
+    /// Since when the stream has accepted nothing: `since`, unless that was reported before.
+    pub(super) fn blocked_since(self, since: Instant) -> Instant {
+        if self.blocked == NEVER { since } else { self.blocked }
     }
 
     /// When to give up the write.
@@ -91,9 +101,18 @@ impl Deadlines {
         (self.blocked != NEVER).then(|| machine.stalls_at(self.blocked))
     }
 
-    /// Whether to give up the write at `now`.
-    pub(super) fn is_due<R: Role, H: KeyRef<R>>(self, machine: &Connection<R, H>, now: Instant) -> bool {
-        self.due(machine).is_some_and(|due| due <= now)
+    /// Whether to give up the write at `now`. If this is a late poll, nothing was written
+    /// meanwhile, so the stream has its full time from now on.
+    pub(super) fn is_stalled<R: Role, H: KeyRef<R>>(&mut self, machine: &Connection<R, H>, now: Instant) -> bool {
+        let Some(due) = self.due(machine).filter(|due| *due <= now) else {
+            return false;
+        };
+        if now.span_since(due) <= LATE || self.blocked_moved {
+            return true;
+        }
+        self.blocked = now;
+        self.blocked_moved = true;
+        false
     }
 
     /// The next deadline.
@@ -113,11 +132,8 @@ impl Deadlines {
         machine: &mut Connection<R, H>,
         now: Instant,
     ) -> Result<(), ConnectionError> {
-        match self.due(machine) {
-            // The caller is late and has not written meanwhile, so the write deadline starts again.
-            Some(due) if now.span_since(due) > LATE => self.blocked = now,
-            Some(due) if due <= now => return Err(machine.end().unwrap_or(ConnectionError::Stalled)),
-            _ => {}
+        if self.is_stalled(machine, now) {
+            return Err(machine.end().unwrap_or(ConnectionError::Stalled));
         }
         let due = machine.poll_timeout();
         let moved = core::mem::replace(&mut self.moved, NEVER);

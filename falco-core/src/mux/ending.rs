@@ -16,24 +16,30 @@ pub enum LastStep {
     ShutDown,
     /// Read and drop until the end of the stream, then call [`input_ended`](Ending::input_ended).
     DropInput,
+    /// Shut down the sending half, read and drop what has arrived, and close the stream. Wait for
+    /// none of that.
+    DropArrived,
     /// Close the stream.
     Close,
 }
 
 /// The end of a stream, step by step. Create it when the connection has ended.
 ///
-/// If a socket is closed with unread bytes, TCP resets the connection, which can destroy the last
-/// answers. So the caller first shuts down the sending half, and then reads and drops input for at
-/// most one second ([`LINGER`]). The stream is closed at once if the peer is unauthenticated or the
-/// end is not [graceful](ConnectionError::is_graceful).
+/// If a socket is closed with bytes unread, TCP resets the connection, which can destroy the last
+/// answers. So the sending half is shut down first, and what still arrives is read and dropped, for
+/// a second ([`LINGER`]) at the most. The stream is closed at once if the end is not
+/// [graceful](ConnectionError::is_graceful).
+///
+/// An unauthenticated peer gets no time at all, and no reset either: without one it can know that
+/// nothing was processed. So what has arrived is dropped first.
 ///
 /// ```
 /// use core::time::Duration;
 /// use falco_core::mux::{Ending, LastStep};
 /// use falco_core::{ConnectionError, Instant};
 ///
-/// let (limit, now) = (Duration::from_secs(60), Instant::ZERO);
-/// let mut ending = Ending::new(ConnectionError::Closed, true, limit, now);
+/// let now = Instant::ZERO;
+/// let mut ending = Ending::new(ConnectionError::Closed, true, now + Duration::from_secs(60));
 /// assert_eq!(ending.step(now), LastStep::Write);
 /// ending.written();
 /// assert_eq!(ending.step(now), LastStep::ShutDown);
@@ -48,18 +54,28 @@ pub struct Ending {
     step: LastStep,
     /// When to give up the current step and close the stream.
     until: Instant,
+    /// The last step, also of a peer that has run out of time.
+    last: LastStep,
     input_ended: bool,
 }
 
+/// How long the stream of a connection whose key was revoked has to accept the reason.
+const LAST_WORD: Duration = Duration::from_millis(20);
+
 impl Ending {
-    /// For a connection that ended with `end` at `now`. `limit` is how long the peer may take to
-    /// accept the last bytes.
+    /// For a connection that ended with `end`. `until` is when the peer has accepted the last bytes
+    /// at the latest: see [`write_deadline`](crate::Connection::write_deadline).
     #[must_use]
-    pub fn new(end: ConnectionError, established: bool, limit: Duration, now: Instant) -> Self {
-        let graceful = established && end.is_graceful();
+    pub fn new(end: ConnectionError, established: bool, until: Instant) -> Self {
+        let (step, last) = match (established, end.is_graceful()) {
+            (false, _) => (LastStep::DropArrived, LastStep::DropArrived),
+            (true, true) => (LastStep::Write, LastStep::Close),
+            (true, false) => (LastStep::Close, LastStep::Close),
+        };
         Self {
-            step: if graceful { LastStep::Write } else { LastStep::Close },
-            until: now + limit,
+            step,
+            until,
+            last,
             input_ended: false,
         }
     }
@@ -69,6 +85,18 @@ impl Ending {
         Self {
             step: LastStep::Close,
             until: now,
+            last: LastStep::Close,
+            input_ended: false,
+        }
+    }
+
+    /// For a connection whose key was revoked at `now`: the reason is sent if the stream accepts it
+    /// soon.
+    pub(super) fn revoked(now: Instant) -> Self {
+        Self {
+            step: LastStep::Write,
+            until: now + LAST_WORD,
+            last: LastStep::DropArrived,
             input_ended: false,
         }
     }
@@ -76,19 +104,23 @@ impl Ending {
     /// What to do at `now`.
     #[must_use]
     pub fn step(&self, now: Instant) -> LastStep {
-        if now >= self.until { LastStep::Close } else { self.step }
+        if now >= self.until { self.last } else { self.step }
     }
 
     /// When to close the stream at the latest. `None` if it is to be closed now.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        (self.step != LastStep::Close).then_some(self.until)
+        (self.step != self.last).then_some(self.until)
     }
 
     /// The stream has accepted the last bytes.
     pub fn written(&mut self) {
         if self.step == LastStep::Write {
-            self.step = LastStep::ShutDown;
+            self.step = if self.last == LastStep::Close {
+                LastStep::ShutDown
+            } else {
+                self.last
+            };
         }
     }
 

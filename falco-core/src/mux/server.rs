@@ -3,6 +3,7 @@
 
 mod complete;
 mod deferred;
+mod stream;
 
 use alloc::collections::VecDeque;
 use core::fmt;
@@ -11,13 +12,12 @@ pub use self::complete::{Handled, NoAnswer};
 use self::deferred::Deferred;
 use super::admission::hello_fingerprint;
 use super::deadline::Deadlines;
-use super::ending::Ending;
 use super::held::{Held, HeldBytes, bytes};
 use super::partial::Partial;
 use super::step::ServerStep;
 use super::{Body, Budget};
 use crate::connection::ServerConnection;
-use crate::error::{ConnectionError, LINGER, OutputTooSmall, ReplyError, RequestError, SealError};
+use crate::error::{ConnectionError, OutputTooSmall, ReplyError, RequestError, SealError};
 use crate::event::{Received, ServerEvent, ServerWait};
 use crate::message::{CloseReason, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
@@ -29,6 +29,7 @@ use crate::wire::ServerKeyRef;
 
 /// A server's connection with its requests that have not completed. `B` is the body of an answer,
 /// `G` the bound that all connections share.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     machine: ServerConnection<H>,
     answers: SendQueue<OutgoingAnswer, B>,
@@ -52,6 +53,9 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     /// Whether answers were queued behind the last output.
     backlog: bool,
     stage: Stage,
+    /// The last output may contain part of an answer.
+    with_answer: bool,
+    revoked: bool,
     /// Requests that the mux has refused as busy since the last [`take_busy`](Self::take_busy).
     busy: u32,
 }
@@ -84,6 +88,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             deadlines: Deadlines::default(),
             backlog: false,
             stage: Stage::Handshake,
+            with_answer: false,
+            revoked: false,
             busy: 0,
         }
     }
@@ -121,11 +127,12 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.machine.close(now, reason);
     }
 
-    /// Call it when the key of the connection was revoked. Drops all requests and answers, and
-    /// queues a CLOSE with that reason. Then write the output of [`seal`](Self::seal) to the stream
-    /// without waiting, and close the stream.
+    /// The key of the connection was revoked: drops all requests and answers, and queues a CLOSE
+    /// with that reason. The caller reads nothing more, and ends the stream as
+    /// [`ending`](Self::ending) says.
     pub fn revoke(&mut self, now: Instant) {
         self.finish();
+        self.revoked = true;
         self.machine.close(now, CloseReason::KeyRetired);
     }
 
@@ -303,8 +310,12 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if core::mem::take(&mut self.backlog) {
             self.machine.note_taken(now);
         }
+        let answers = !self.answers.is_empty();
         let sealed = self.seal_next(now, out);
-        self.backlog = matches!(sealed, Ok(1..)) && !self.answers.is_empty();
+        if matches!(sealed, Ok(1..)) {
+            self.with_answer = answers;
+            self.backlog = !self.answers.is_empty();
+        }
         self.settle();
         sealed
     }
@@ -354,74 +365,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.answers = SendQueue::new();
         self.refusals = VecDeque::new();
         self.parts = Reassembly::default();
-    }
-
-    /// Reports that the stream has no more bytes. `Ok` means that requests in flight are still
-    /// answered.
-    ///
-    /// # Errors
-    /// What ended the connection.
-    pub fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
-        self.deadlines.note_poll(&mut self.machine, now);
-        self.machine.end_of_stream(now, unread)
-    }
-
-    /// Reports that the stream has accepted and flushed all that was sealed, and that
-    /// [`seal`](Self::seal) has no more. Until this call, no request reaches a handler: a client
-    /// whose stream ends before it has received the answer to its first PING relies on that.
-    pub fn flushed(&mut self) {
-        self.deadlines.progress();
-        if self.stage == Stage::Greeting {
-            self.stage = Stage::Open;
-        }
-    }
-
-    /// Reports that the stream has accepted some or all of the sealed bytes.
-    pub fn wrote(&mut self) {
-        self.deadlines.progress();
-    }
-
-    /// Reports that the stream does not accept sealed bytes at present. If that lasts one lifetime,
-    /// the connection ends. Repeated calls change nothing.
-    pub fn blocked(&mut self, now: Instant) {
-        self.deadlines.block(now);
-    }
-
-    /// Whether the write deadline has passed, so that [`handle_timeout`](Self::handle_timeout) ends
-    /// the connection. For a thread that only writes and does not call `handle_timeout` itself.
-    #[must_use]
-    pub fn is_stalled(&self, now: Instant) -> bool {
-        self.deadlines.is_due(&self.machine, now)
-    }
-
-    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.poll_timeout(&self.machine)
-    }
-
-    /// Does what is due at `now`. First read everything that has arrived. If the call is more than
-    /// 50 ms late, the deadlines that have passed move, so that the caller can read once more
-    /// first.
-    ///
-    /// Within the [grace period](crate::Connection::handle_late_poll), other calls after a deadline
-    /// do not end the connection. So a caller that is late can read first.
-    ///
-    /// # Errors
-    /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for a
-    /// lifetime.
-    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        self.deadlines.handle_timeout(&mut self.machine, now)
-    }
-
-    /// How to end the stream of a connection that ended with `end`. After
-    /// [`ConnectionError::Closed`] and [`ConnectionError::HandlerFailed`] the client has one
-    /// lifetime from `now` to accept the last answers, and [`LINGER`] after any other end.
-    #[must_use]
-    pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
-        let answered = matches!(end, ConnectionError::Closed | ConnectionError::HandlerFailed);
-        let limit = if answered { self.machine.lifetime() } else { LINGER };
-        Ending::new(end, self.is_established(), limit, now)
     }
 
     /// Whether the client has proved that it has the key.

@@ -450,6 +450,11 @@ impl<T: RequestTable, C: NoiseCrypto> session::Client for ClientSession<T, C> {
         self.base.phase.link().is_some_and(Link::has_opened)
     }
 
+    fn has_closed(&self) -> bool {
+        let link = self.base.phase.link();
+        link.is_some_and(|link| link.own_close != OwnClose::None)
+    }
+
     fn fate(&self) -> Fate {
         let ended = self.base.life.end() == Some(ConnectionError::Truncated);
         let unheard = ended && !self.cut && !self.is_confirmed();

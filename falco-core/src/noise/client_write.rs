@@ -5,7 +5,7 @@ use super::client::{ClientSession, Handshake, Requests};
 use super::handshake::Initiator;
 use super::key::{NoiseClient, clear, prologue};
 use super::layout::{CLEAR, FRAME_HEAD, HELLO_LENGTH, kind};
-use super::link::{Link, OwnClose};
+use super::link::{Link, OwnClose, close};
 use super::table::{self, Cancel, RequestSlot, RequestTable, State};
 use super::write::{check_length, nothing_written, write_each, write_message};
 use super::writer::Writer;
@@ -33,8 +33,8 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         };
         let given = out.len();
         let mut writer = Writer::new(out, link.their_max_record);
-        let pending = link.pending_size() + self.requests.cancels * FRAME_HEAD;
-        let mut error = None;
+        let mut pending = link.pending_size() + self.requests.cancels * FRAME_HEAD;
+        let (mut error, mut drains) = (None, false);
         if !self.base.first_ping_done {
             // The first record has the PING and nothing else, even if other frames are pending.
             link.write_ping(&mut writer);
@@ -54,11 +54,22 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
                         .write_request(&client.crypto, link, limits, message, body, &mut writer)
                 });
             }
+            if matches!(error, Some(SealError::Connection(ConnectionError::RequestIdsExhausted))) {
+                // The requests in flight complete, and a later call writes what does not fit here.
+                error = None;
+                link.queue_close(close::DONE, self.requests.begun);
+                link.write_close(&mut writer);
+                pending += link.pending_size();
+                drains = true;
+            }
         }
         if !link.finish_last(&client.crypto, &mut writer) {
             return Err(self.base.fail(ConnectionError::KeyExhausted).into());
         }
         let written = writer.finished();
+        if drains {
+            self.base.start_drain();
+        }
         if written > 0 {
             self.note_sent();
             return Ok(written);

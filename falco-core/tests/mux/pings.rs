@@ -87,4 +87,10 @@ fn on_a_wire_without_a_pong_a_ping_completes_when_it_is_written() {
     // The stream breaks before it was written.
     assert!(mux.ping(Ping::new(2)).is_ok());
     assert_eq!(only(mux.finish_pings()).retry, Retry::Again);
+    // A write has failed, or was given up. Nobody knows whether the ping was sent.
+    assert!(mux.ping(Ping::new(2)).is_ok());
+    assert!(mux.seal(NOW, &mut out, |(), error| panic!("{error}")).unwrap() > 0);
+    mux.abandon();
+    assert!(mux.flushed().is_empty());
+    assert_eq!(only(mux.finish_pings()).ping.waiter, 2);
 }

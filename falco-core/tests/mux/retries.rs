@@ -174,8 +174,9 @@ fn a_request_that_the_stream_has_not_accepted_as_a_whole_was_not_processed() {
     for given_up in [false, true] {
         let mut scene = Scene::new(&keys, 1 << 20);
         scene.request(1, 10);
-        assert_eq!(scene.begun(), [1]);
-        scene.mux.set_unwritten();
+        let mut out = vec![0; 100];
+        assert!(scene.mux.seal(NOW, &mut out, |_, error| panic!("{error}")).unwrap() > 0);
+        scene.mux.writing_ended(false);
         if given_up {
             let (call, fate) = scene.mux.cancel(1).unwrap();
             assert_eq!((call.ticket, fate), (1, Fate::NotProcessed));
@@ -185,6 +186,40 @@ fn a_request_that_the_stream_has_not_accepted_as_a_whole_was_not_processed() {
         assert_eq!((left.fate, left.retry), (Fate::NotProcessed, Retry::Again));
         assert!(left.call.attempts.has_been_sent(), "it counts");
     }
+}
+
+#[test]
+fn a_request_that_the_stream_has_accepted_may_have_been_processed() {
+    let keys = noise_client(7);
+    // The adapter says so, or asks for more to write.
+    for says in [false, true] {
+        let mut scene = Scene::new(&keys, 1 << 20);
+        scene.request(1, 10);
+        let mut out = vec![0; 100];
+        assert!(scene.mux.seal(NOW, &mut out, |_, error| panic!("{error}")).unwrap() > 0);
+        if says {
+            scene.mux.writing_ended(true);
+        } else {
+            assert_eq!(scene.mux.seal(NOW, &mut out, |_, error| panic!("{error}")), Ok(0));
+        }
+        scene.mux.writing_ended(false);
+        assert_eq!(lost(scene.mux.finish()).fate, Fate::MaybeProcessed, "{says}");
+    }
+    // Only a part of it was sealed.
+    let mut scene = Scene::new(&keys, 1 << 20);
+    scene.request(1, 900);
+    assert!(
+        scene
+            .mux
+            .seal(NOW, &mut [0; 400], |_, error| panic!("{error}"))
+            .unwrap()
+            > 0
+    );
+    scene.mux.writing_ended(true);
+    assert_eq!(lost(scene.mux.finish()).fate, Fate::NotProcessed);
+    let machine = scene.mux.machine();
+    assert_eq!(machine.fate_of(false, true), Fate::NotProcessed);
+    assert_eq!(machine.fate_of(true, true), Fate::MaybeProcessed);
 }
 
 #[test]

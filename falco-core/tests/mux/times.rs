@@ -5,7 +5,9 @@ use core::time::Duration;
 
 use falco_core::mux::{ClientMux, ClientStep, Ending, LastStep, Ping, ServerMux, ServerStep, Unbounded};
 use falco_core::testing::{CountingRng, noise_client, noise_server, raw_frame};
-use falco_core::{ClientConnection, ClientKeyRef, ConnectionError, Instant, ServerConnection, ServerKeyRef, Settings};
+use falco_core::{
+    ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Instant, ServerConnection, ServerKeyRef, Settings,
+};
 
 use crate::served::{Keys, MESSAGE, Served, keys};
 
@@ -84,6 +86,34 @@ fn a_write_that_makes_no_progress_for_a_lifetime_ends_the_connection() {
     let now = ms(9_151);
     assert_eq!(server.handle_timeout(now), Ok(()));
     assert_eq!(server.handle_timeout(now + LIFETIME), Err(ConnectionError::Stalled));
+}
+
+/// The process was stopped, or its thread did not run. A thread that only writes asks the same as
+/// one that keeps deadlines.
+#[test]
+fn a_late_look_at_a_blocked_write_gives_it_another_lifetime_once() {
+    let keys = (noise_client(7), noise_server(7));
+    let (mut client, mut server) = pair((&keys.0, &keys.1));
+    client.blocked(ms(100));
+    server.blocked(ms(100));
+    assert!(!client.is_stalled(ms(9_099)) && !server.is_stalled(ms(9_099)));
+    // No later than a timer may be.
+    let (mut punctual, _) = pair((&keys.0, &keys.1));
+    punctual.blocked(ms(100));
+    assert!(punctual.is_stalled(ms(9_150)));
+    let late = ms(9_151);
+    assert!(!client.is_stalled(late) && !server.is_stalled(late));
+    let due = late + LIFETIME;
+    assert!(!client.is_stalled(ms(18_150)) && !server.is_stalled(ms(18_150)));
+    assert!(client.is_stalled(due) && server.is_stalled(due));
+    // One that is always late ends as well.
+    let later = due + LIFETIME;
+    assert!(client.is_stalled(later) && server.is_stalled(later));
+    assert_eq!(server.handle_timeout(later), Err(ConnectionError::Stalled));
+    // The next blocked write has the same.
+    server.wrote();
+    server.blocked(later);
+    assert!(!server.is_stalled(later + LIFETIME + Duration::from_millis(51)));
 }
 
 #[test]
@@ -219,18 +249,92 @@ fn last_answers_have_a_lifetime_and_other_last_words_a_second() {
     let keys = (noise_client(7), noise_server(7));
     let (client, server) = pair((&keys.0, &keys.1));
     let until = |ending: Ending| ending.poll_timeout();
-    assert_eq!(until(server.ending(ConnectionError::Closed, ms(5))), Some(ms(9_005)));
+    let all = self::keys();
+    let mut answering = queued(&all);
+    assert!(answering.seal(100_000) > 30_000);
+    let answering = &answering.mux;
+    assert_eq!(until(answering.ending(ConnectionError::Closed, ms(5))), Some(ms(9_005)));
+    assert_eq!(
+        until(answering.ending(ConnectionError::HandlerFailed, ms(5))),
+        Some(ms(9_005))
+    );
+    assert_eq!(
+        until(answering.ending(ConnectionError::Expired, ms(5))),
+        Some(ms(1_005))
+    );
+    // A CLOSE without answers is none.
+    assert_eq!(until(server.ending(ConnectionError::Closed, ms(5))), Some(ms(1_005)));
     assert_eq!(until(server.ending(ConnectionError::Expired, ms(5))), Some(ms(1_005)));
     assert_eq!(until(client.ending(ConnectionError::Closed, ms(5))), Some(ms(1_005)));
     // After an end that is not graceful nothing is waited for, nor for an unauthenticated client.
     assert_eq!(until(server.ending(ConnectionError::Tampered, ms(5))), None);
-    let stranger = Ending::new(ConnectionError::Closed, false, LIFETIME, ms(5));
-    assert_eq!((stranger.step(ms(5)), until(stranger)), (LastStep::Close, None));
+    let stranger = Ending::new(ConnectionError::Closed, false, ms(5) + LIFETIME);
+    assert_eq!((stranger.step(ms(5)), until(stranger)), (LastStep::DropArrived, None));
+}
+
+/// What `ending` says and what a thread is told that waits in a write.
+#[test]
+fn one_write_deadline_holds_for_the_last_bytes() {
+    let keys = (noise_client(7), noise_server(7));
+    let (mut client, mut server) = pair((&keys.0, &keys.1));
+    assert_eq!(
+        (client.writes_until(ms(5)), server.writes_until(ms(5))),
+        (ms(9_005), ms(9_005))
+    );
+    client.blocked(ms(2));
+    assert_eq!(client.writes_until(ms(5)), ms(9_002));
+    client.wrote();
+    server.close(ms(5), CloseReason::Done);
+    assert!(server.seal(ms(5), &mut [0; 100]).unwrap() > 0);
+    assert_eq!(server.machine().end(), Some(ConnectionError::Closed));
+    let ending = server.ending(ConnectionError::Closed, ms(5));
+    assert_eq!(ending.poll_timeout(), Some(server.writes_until(ms(5))));
+    assert_eq!(server.writes_until(ms(5)), ms(1_005));
+    client.close(ms(5), CloseReason::Done);
+    assert_eq!(client.closes_at(), Some(ms(1_005)));
+}
+
+/// A stream that is closed with bytes unread is reset, which could destroy the CLOSE, or keep a
+/// client from knowing that nothing was processed.
+#[test]
+fn a_client_without_the_key_and_one_whose_key_is_revoked_are_not_reset() {
+    let keys = (noise_client(7), noise_server(7));
+    let machine = ServerConnection::new(&keys.1, &Settings::new(), ms(0), &mut CountingRng::new(2)).unwrap();
+    let mut half_open = Server::new(machine, Unbounded, &Settings::new());
+    for end in [ConnectionError::Refused, ConnectionError::Closed] {
+        let ending = half_open.ending(end, ms(5));
+        for now in [5, 100_000] {
+            assert_eq!(ending.step(ms(now)), LastStep::DropArrived, "{end}");
+        }
+        assert_eq!(ending.poll_timeout(), None, "{end}");
+    }
+    half_open.revoke(ms(5));
+    let ending = half_open.ending(ConnectionError::Closed, ms(5));
+    assert_eq!(ending.step(ms(5)), LastStep::DropArrived);
+    // The CLOSE with the reason is written, if the stream accepts it soon.
+    let (_, mut server) = pair((&keys.0, &keys.1));
+    server.revoke(ms(5));
+    let mut ending = server.ending(ConnectionError::Closed, ms(5));
+    assert_eq!(
+        (ending.step(ms(5)), ending.poll_timeout()),
+        (LastStep::Write, Some(ms(25)))
+    );
+    assert!(server.seal(ms(5), &mut [0; 100]).unwrap() > 0);
+    assert_eq!(ending.step(ms(25)), LastStep::DropArrived);
+    ending.written();
+    assert_eq!(
+        (ending.step(ms(6)), ending.poll_timeout()),
+        (LastStep::DropArrived, None)
+    );
+    // An established one that is no longer protected is closed at once, as before.
+    let (_, server) = pair((&keys.0, &keys.1));
+    let ending = server.ending(ConnectionError::Tampered, ms(5));
+    assert_eq!(ending.step(ms(5)), LastStep::Close);
 }
 
 #[test]
 fn each_step_of_an_end_follows_the_one_before() {
-    let mut ending = Ending::new(ConnectionError::Closed, true, LIFETIME, ms(0));
+    let mut ending = Ending::new(ConnectionError::Closed, true, ms(0) + LIFETIME);
     // Out of order it changes nothing.
     ending.shut(ms(1));
     assert_eq!(ending.step(ms(1)), LastStep::Write);
@@ -244,7 +348,7 @@ fn each_step_of_an_end_follows_the_one_before() {
     ending.input_ended();
     assert_eq!(ending.step(ms(8_001)), LastStep::Close);
     // A peer that has ended first is not waited for.
-    let mut ending = Ending::new(ConnectionError::Closed, true, LIFETIME, ms(0));
+    let mut ending = Ending::new(ConnectionError::Closed, true, ms(0) + LIFETIME);
     ending.input_ended();
     ending.written();
     ending.shut(ms(1));

@@ -1,10 +1,14 @@
 //! What the server's CLOSE and its own do to a client.
 
+use std::rc::Rc;
+
 use crate::common::noise::{
-    AtClient, BEGIN, CANCEL, CLOSE, MESSAGE, NoiseEvent, PART, PING, REFUSE, asking, at_client, begin,
+    AtClient, BEGIN, CANCEL, CLOSE, MESSAGE, NoiseEvent, PART, PING, REFUSE, asking, at_client, begin, client_keys,
+    honest,
 };
-use falco_core::testing::raw_frame;
-use falco_core::{CloseReason, ConnectionError, Error, Refusal, Settings, Status};
+use crate::common::{ms, pending_output};
+use falco_core::testing::{CountingRng, raw_frame};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, Error, Refusal, SealError, Settings, Status};
 
 /// The answer to request 1 has arrived in part (4 of 8 bytes), 2 is answered, 3 to 5 have no answer
 /// yet.
@@ -57,6 +61,31 @@ fn after_the_servers_close_requests_up_to_its_last_complete_and_later_ones_are_n
         assert_eq!(rig.receive(&after), []);
         assert_eq!(rig.sent(), [(CLOSE, 5, vec![4])]);
     }
+}
+
+#[test]
+fn a_client_without_request_ids_closes_by_itself_and_ends() {
+    let keys = Rc::new(client_keys().with_requests_begun(u32::MAX - 1));
+    let mut machine = ClientConnection::new(keys, &Settings::new(), ms(0), &mut CountingRng::new(1)).unwrap();
+    let hello = pending_output(&mut machine, ms(0));
+    let (welcome, raw) = honest().server(&hello).unwrap();
+    let mut rig = AtClient::new(machine, raw);
+    assert_eq!(rig.bytes(&welcome), [NoiseEvent::Established]);
+    rig.sent();
+    rig.request(b"the last");
+    assert_eq!(rig.sent(), [(MESSAGE, u32::MAX, b"the last".to_vec())]);
+    let mut message = rig.machine.request(4).unwrap();
+    // Nothing fits, so the caller is told how much room the CLOSE needs.
+    let sealed = rig.machine.seal(rig.now, [(&mut message, &b"more"[..])], &mut []);
+    assert!(matches!(sealed, Err(SealError::OutputTooSmall(_))), "{sealed:?}");
+    rig.seal_request(&mut message, b"more");
+    assert_eq!(rig.sent(), [(CLOSE, u32::MAX, vec![0])]);
+    assert_eq!((message.id(), rig.machine.status()), (None, Status::Draining));
+    assert_eq!(rig.machine.request(1).unwrap_err(), Error::Closing);
+    assert_eq!(rig.machine.poll_timeout(), Some(ms(20_000)), "a keep-alive");
+    rig.receive(&raw_frame(MESSAGE, u32::MAX, b"answer"));
+    rig.receive(&raw_frame(CLOSE, u32::MAX, &[0]));
+    rig.assert_ended(ConnectionError::Closed);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The vectors of Project Wycheproof: AES-256-GCM of this crate or,
-//! with the features of these names, of the crates aes-gcm and aws-lc-rs; and X25519, by itself and in the
+//! The vectors of Project Wycheproof: AES-256-GCM of this crate or, with the features of these
+//! names, of the crates aes-gcm and aws-lc-rs; and X25519, by itself and in the
 //! handshake of the noise wire.
 
 use core::convert::Infallible;

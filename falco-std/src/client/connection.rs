@@ -135,7 +135,8 @@ impl Connection {
         if let Some(end) = end {
             return end;
         }
-        let (fate, job) = self.shared.lock().state.cancel(slot);
+        // Its body is dropped without the lock.
+        let (fate, _job) = self.shared.lock().state.cancel(slot);
         if let Some(end) = slot.take() {
             // The request has completed meanwhile.
             return end;
@@ -143,7 +144,7 @@ impl Connection {
         if self.reader.is_none() {
             self.shared.flush();
         }
-        Outcome::cancelled(job, fate, limit, || self.shared.lock().state.mux.abandon())
+        Outcome::cancelled(fate, limit, || self.shared.lock().state.mux.abandon())
     }
 
     /// Locks the state of a shared connection once it is up to date. If nothing has arrived for a

@@ -47,20 +47,13 @@ pub(super) enum Outcome<T> {
 }
 
 impl<T> Outcome<T> {
-    /// The outcome of a request that was cancelled with this fate. Either the `limit` of its caller
-    /// has passed, or the connection has ended with `end`. In the second case a request that was
-    /// not processed goes to another connection.
-    pub(super) fn cancelled(
-        job: Option<Job>,
-        fate: Fate,
-        limit: Option<Limit>,
-        end: impl FnOnce() -> ConnectionError,
-    ) -> Self {
-        match (limit, job) {
-            (Some(limit), _) => Self::Failed(limit.error(waiting_for(fate), fate)),
-            (None, Some(job)) if fate == Fate::NotProcessed => Self::Retry(job),
-            (None, _) => Self::Failed(Error::Connection { end: end(), fate }),
-        }
+    /// The caller of a request of this fate no longer waits, because its limit has passed or the
+    /// connection has ended, with `end`.
+    pub(super) fn cancelled(fate: Fate, limit: Option<Limit>, end: impl FnOnce() -> ConnectionError) -> Self {
+        Self::Failed(match limit {
+            Some(limit) => limit.error(waiting_for(fate), fate),
+            None => Error::Connection { end: end(), fate },
+        })
     }
 
     pub(super) fn map<U>(self, done: impl FnOnce(T) -> U) -> Outcome<U> {
@@ -87,16 +80,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_that_may_have_been_processed_is_not_sent_again() {
-        let cancelled =
-            |fate, limit| Outcome::<()>::cancelled(Some(Job::default()), fate, limit, || ConnectionError::Closed);
-        for limit in [None, Limit::from_now(Some(Duration::ZERO))] {
-            let outcome = cancelled(Fate::MaybeProcessed, limit);
-            assert!(
-                matches!(&outcome, Outcome::Failed(error) if error.fate() == Fate::MaybeProcessed),
-                "{limit:?}"
-            );
+    fn a_request_that_was_given_up_says_what_became_of_it() {
+        for fate in [Fate::NotProcessed, Fate::MaybeProcessed] {
+            for limit in [None, Limit::from_now(Some(Duration::ZERO))] {
+                let outcome = Outcome::<()>::cancelled(fate, limit, || ConnectionError::Closed);
+                assert!(
+                    matches!(&outcome, Outcome::Failed(error) if error.fate() == fate),
+                    "{limit:?}"
+                );
+            }
         }
-        assert!(matches!(cancelled(Fate::NotProcessed, None), Outcome::Retry(..)));
     }
 }

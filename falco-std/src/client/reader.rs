@@ -9,7 +9,7 @@ use std::panic::catch_unwind;
 use std::sync::{Arc, MutexGuard};
 use std::time;
 
-use falco_core::{CloseReason, Instant, LINGER};
+use falco_core::{CloseReason, Instant};
 
 use super::limit::Limit;
 use super::outcome::{Ended, Outcome, Reply};
@@ -110,8 +110,11 @@ impl Reader {
     /// Ends the connection gracefully. Nothing is in flight.
     pub(super) fn close(&mut self) {
         let now = self.shared.now();
-        self.shared.lock().state.mux.close(now, CloseReason::Done);
-        self.shared.flush_until(Some(now + LINGER));
+        let mut locked = self.shared.lock();
+        locked.state.mux.close(now, CloseReason::Done);
+        let until = locked.state.mux.closes_at();
+        drop(locked);
+        self.shared.flush_until(until);
         self.give_up();
         self.shared.end_stream(&mut self.line);
     }

@@ -1,7 +1,6 @@
 //! What the threads that use a connection of a client share: the mux with the requests and pings,
 //! and what their callers wait for. No I/O.
 
-use core::time::Duration;
 use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -71,9 +70,8 @@ pub(super) struct State {
     /// When the connection was last known to be alive. Bytes that arrive after a pause of [`QUIET`]
     /// count only if nothing more is readable, because that could be the end of the stream.
     last_alive: Instant,
-    /// Whether the request was written completely. `None` if several requests are in flight at
-    /// once.
-    written: Option<bool>,
+    /// There is one request at a time.
+    one_by_one: bool,
     /// Why nothing more can be written.
     write_error: Option<Ended>,
     write_failed: bool,
@@ -89,7 +87,7 @@ impl State {
             lost: None,
             last_input: Instant::ZERO,
             last_alive: Instant::ZERO,
-            written: one_by_one.then_some(false),
+            one_by_one,
             write_error: None,
             write_failed: false,
             ending: None,
@@ -138,7 +136,6 @@ impl State {
         if !self.is_open() {
             return Err(Outcome::Retry(job));
         }
-        self.set_written(false);
         let slot = self.slot();
         let mut call = Call::new(slot.ticket, job.body, Arc::clone(&slot));
         call.attempts = job.attempts;
@@ -170,21 +167,17 @@ impl State {
         if let Some(ping) = pings.pop() {
             return (Fate::NotProcessed, Some(job_of_ping(&ping)));
         }
-        self.note_unwritten();
+        self.end_writing(false);
         let (call, fate) = self.mux.cancel(slot.ticket).unzip();
         (fate.unwrap_or(Fate::MaybeProcessed), call.map(job_of))
     }
 
-    /// Call it when nothing more is written. Tells the mux if the stream has not accepted the whole
-    /// request, because the mux knows only that it was sealed.
-    fn note_unwritten(&mut self) {
-        if self.written == Some(false) {
-            self.mux.set_unwritten();
+    /// Nothing more is written. Of several requests nobody knows which of them the stream has
+    /// accepted.
+    fn end_writing(&mut self, all_accepted: bool) {
+        if self.one_by_one {
+            self.mux.writing_ended(all_accepted);
         }
-    }
-
-    fn set_written(&mut self, written: bool) {
-        self.written = self.written.map(|_| written);
     }
 
     /// Receives one step from the unread bytes, and completes the request that it belongs to.
@@ -254,7 +247,7 @@ impl State {
         };
         let at = self.lost.take().map_or(now, |(at, _)| at);
         self.lost = Some((at, Some(why(Fate::NotProcessed))));
-        self.note_unwritten();
+        self.end_writing(false);
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
             let slot = Arc::clone(&call.waiter);
             slot.end(match retry {
@@ -290,10 +283,6 @@ impl Output for State {
         if self.write_failed {
             return 0;
         }
-        // Everything that was sealed before has been written.
-        if !self.mux.has_unsent() {
-            self.set_written(true);
-        }
         let sealed = seal_into(out, self.mux.seal_size(), |out| {
             self.mux.seal(now, out, |slot, error| {
                 slot.end(Outcome::Failed(Error::Request(error)));
@@ -305,16 +294,14 @@ impl Output for State {
     }
 
     fn write_failed(&mut self, why: Ended, written: bool) {
-        if written && !self.mux.has_unsent() {
-            self.set_written(true);
-        }
+        self.end_writing(written);
         self.write_failed = true;
         self.write_error.get_or_insert(why);
     }
 
     fn blocked(&mut self, since: Instant, now: Instant) -> bool {
         self.mux.blocked(since);
-        let late = self.ending.map(|ending| ending.step(now) == LastStep::Close);
+        let late = self.ending.map(|ending| ending.step(now) != LastStep::Write);
         late.unwrap_or_else(|| self.mux.is_stalled(now))
     }
 
@@ -323,6 +310,9 @@ impl Output for State {
     }
 
     fn drained(&mut self, _now: Instant) -> Option<Shutdown> {
+        if self.write_failed {
+            return None;
+        }
         for slot in self.mux.flushed() {
             slot.end(Outcome::Done(Reply::Unanswered));
         }
@@ -334,8 +324,9 @@ impl Output for State {
         &mut self.ending
     }
 
-    fn lifetime(&self) -> Duration {
-        self.mux.machine().lifetime()
+    fn writes_until(&self, since: Instant) -> Instant {
+        let ending = self.ending.and_then(|ending| ending.poll_timeout());
+        ending.unwrap_or_else(|| self.mux.writes_until(since))
     }
 
     fn set_reading(&mut self, now: Instant, reading: bool) {
@@ -345,6 +336,8 @@ impl Output for State {
 
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
+
     use falco_core::keys::ClientKeySource;
     use falco_core::mux::Attempts;
     use falco_core::{Key, Settings};
@@ -393,5 +386,14 @@ mod tests {
         let (fate, job) = cancelled.cancel(&slot);
         assert_eq!(fate, Fate::NotProcessed);
         assert_eq!(job.map(|job| job.body.as_ptr()), Some(body));
+    }
+
+    #[test]
+    fn a_write_of_a_process_that_was_stopped_has_another_lifetime() {
+        let mut state = state();
+        let (since, lifetime) = (Instant::from_millis(100), Duration::from_secs(60));
+        let late = since + lifetime + Duration::from_secs(1);
+        assert!(!state.blocked(since, late));
+        assert!(state.blocked(since, late + lifetime));
     }
 }

@@ -58,7 +58,8 @@ struct Acceptor<'a, H> {
     silent: Silent,
     /// How long the next pause is.
     pause: Duration,
-    /// No thread could be started, or there was no memory for a connection.
+    /// No thread could be started, there was no memory for a connection, or the system does not say
+    /// which sockets are ready.
     short: bool,
 }
 
@@ -150,7 +151,12 @@ where
         let now = self.service.clock.now();
         let left = self.silent.first_deadline().map(|until| until.since(now));
         let limit = limit.into_iter().chain(left).min();
-        let (accept, heard) = self.silent.wait(listener, limit);
+        let waited = self.silent.wait(listener, limit);
+        if waited.is_err() {
+            self.service.admission.counters().accept_errors.add(1);
+            self.short = true;
+        }
+        let (accept, heard) = waited.unwrap_or_default();
         for connection in heard {
             if connection.permit.heard() {
                 self.start(connection);

@@ -20,9 +20,6 @@ use crate::line::{Filled, Line};
 use crate::shared::{Locked, Shared, handles};
 use crate::stream::BoxedStream;
 
-/// How long the thread of a connection whose key was revoked tries to send the reason.
-const SEND_REASON_TIMEOUT: Duration = Duration::from_millis(20);
-
 /// How often a thread that no other can wake checks whether the connection is to end.
 const STOP_POLL: Duration = Duration::from_millis(250);
 
@@ -255,31 +252,14 @@ where
         Ok(())
     }
 
-    /// Ends the connection because its key was revoked. Sends the reason first, if the stream
-    /// accepts it.
-    fn send_reason(&self) {
-        let until = self.conn.now() + SEND_REASON_TIMEOUT;
-        self.conn.flush_until(Some(until));
-        // Another thread may be writing. It sends the reason too.
-        let mut locked = self.conn.lock();
-        while locked.is_writing() && self.conn.now() < until {
-            locked = self.conn.wait(locked, Some(until.since(self.conn.now())));
-        }
-        drop(locked);
-        self.conn.cut();
-    }
-
     fn end(&mut self, ended: &io::Result<ConnectionError>) {
         self.service.pool.withdraw(&self.requests);
-        if self.conn.lock().state.revoked {
-            self.send_reason();
-        }
         // The core no longer counts unread bytes after `cancel_all`.
         self.line.drop_unread();
         let mut locked = self.conn.lock();
         let unanswered = locked.state.mux.unanswered();
         locked.state.cancel_all();
-        locked.state.note_end(self.conn.now());
+        locked.state.end_stream(self.conn.now());
         let (established, cut) = (locked.state.established, locked.state.cut);
         drop(locked);
         if !cut {
@@ -288,7 +268,7 @@ where
         if !established && !cut && ended.is_ok() {
             self.service.admission.counters().unauthenticated.add(1);
         }
-        if ended.is_ok() && !cut {
+        if ended.is_ok() && !(cut && established) {
             self.conn.end_stream(&mut self.line);
         } else {
             self.line.abort();

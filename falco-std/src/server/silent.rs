@@ -5,6 +5,7 @@
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::collections::BTreeMap;
+use std::io;
 
 use falco_core::Instant;
 #[cfg(unix)]
@@ -69,15 +70,17 @@ impl Silent {
         expired
     }
 
-    /// Takes the connections from which something has arrived. If there are none, waits for them
-    /// and for a connection on `listener`, for `limit` at most. Also returns whether a connection
-    /// may be ready to accept.
+    /// Takes the connections of which something has come. If there are none, waits for them and for
+    /// a connection on `listener`, for `limit` at most. Also returns whether there may be one.
+    ///
+    /// It fails for lack of memory, or if there are more sockets than the limit of file descriptors
+    /// now is.
     #[cfg(unix)]
     pub(super) fn wait(
         &mut self,
         listener: Option<&Listener>,
         limit: Option<Duration>,
-    ) -> (bool, Vec<SilentConnection>) {
+    ) -> io::Result<(bool, Vec<SilentConnection>)> {
         let sockets = self.0.iter().filter_map(|(number, connection)| {
             let socket = connection.permit.socket()?;
             Some((*number, PollFd::new(socket, PollFlags::IN)))
@@ -86,15 +89,17 @@ impl Silent {
         asked.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
         // A limit that is too long for the system counts as no limit.
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-        if !rustix::event::poll(&mut asked, limit.as_ref()).is_ok_and(|ready| ready > 0) {
-            return (false, Vec::new());
+        match rustix::event::poll(&mut asked, limit.as_ref()) {
+            Ok(1..) => {}
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok((false, Vec::new())),
+            Err(error) => return Err(error.into()),
         }
         let is_ready = |asked: &PollFd<'_>| !asked.revents().is_empty();
         let accept = listener.is_some() && asked.last().is_some_and(is_ready);
         let ready = numbers.into_iter().zip(&asked).filter(|(_, asked)| is_ready(asked));
         let ready: Vec<_> = ready.map(|(number, _)| number).collect();
         let heard = ready.iter().filter_map(|number| self.0.remove(number)).collect();
-        (accept, heard)
+        Ok((accept, heard))
     }
 
     #[cfg(not(unix))]
@@ -102,7 +107,7 @@ impl Silent {
         &mut self,
         listener: Option<&Listener>,
         _limit: Option<Duration>,
-    ) -> (bool, Vec<SilentConnection>) {
-        (listener.is_some(), Vec::new())
+    ) -> io::Result<(bool, Vec<SilentConnection>)> {
+        Ok((listener.is_some(), Vec::new()))
     }
 }

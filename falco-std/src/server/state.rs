@@ -109,6 +109,16 @@ impl State {
         self.cut || self.revoked || self.write_failed || self.mux.status() == Status::Ended
     }
 
+    /// The thread that reads ends the connection: the time for the end of its stream starts now.
+    /// The client of a connection that was cut off gets no time.
+    pub(super) fn end_stream(&mut self, now: Instant) {
+        self.note_end(now);
+        if !self.established {
+            let ending = self.mux.ending(ConnectionError::Closed, now);
+            self.ending.get_or_insert(ending);
+        }
+    }
+
     /// If the connection has ended, the time for the end of its stream starts now.
     pub(super) fn note_end(&mut self, now: Instant) {
         if let (None, Some(end)) = (self.ending, self.mux.machine().end()) {
@@ -272,7 +282,9 @@ impl Conn {
         let mut locked = self.lock();
         locked.state.revoked = true;
         locked.state.cancel_all();
-        locked.state.mux.revoke(self.now());
+        let now = self.now();
+        locked.state.mux.revoke(now);
+        locked.state.ending = Some(locked.state.mux.ending(ConnectionError::Closed, now));
         drop(locked);
         self.notify();
         self.shutdown(Shutdown::Read);
@@ -316,7 +328,7 @@ impl Output for State {
 
     fn blocked(&mut self, since: Instant, now: Instant) -> bool {
         self.mux.blocked(since);
-        let late = self.ending.map(|ending| ending.step(now) == LastStep::Close);
+        let late = self.ending.map(|ending| ending.step(now) != LastStep::Write);
         late.unwrap_or_else(|| self.mux.is_stalled(now))
     }
 
@@ -340,7 +352,8 @@ impl Output for State {
                 }
                 Some(Shutdown::Write)
             }
-            LastStep::Close => Some(Shutdown::Both),
+            // This wakes the thread that reads, which drops what has arrived.
+            LastStep::Close | LastStep::DropArrived => Some(Shutdown::Both),
             LastStep::Write | LastStep::DropInput => None,
         }
     }
@@ -349,8 +362,9 @@ impl Output for State {
         &mut self.ending
     }
 
-    fn lifetime(&self) -> Duration {
-        self.mux.machine().lifetime()
+    fn writes_until(&self, since: Instant) -> Instant {
+        let ending = self.ending.and_then(|ending| ending.poll_timeout());
+        ending.unwrap_or_else(|| self.mux.writes_until(since))
     }
 
     fn set_reading(&mut self, now: Instant, reading: bool) {

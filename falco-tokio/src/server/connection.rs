@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Body, Ending, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Body, Ending, LastStep, ServerMux, ServerStep, SharedBudget};
 use falco_core::{CloseReason, ConnectionError, Instant, ServerConnection, wipe_stack};
 use tracing::{Span, debug, warn};
 
@@ -116,11 +116,16 @@ impl<H: Handler> Connection<H> {
             }
         }
         if signals.cut == Some(Cut::Revoked) {
-            self.mux.revoke(self.now);
-            // The CLOSE is sent if the stream takes it at once.
-            self.written = 0;
-            let _ = self.write(cx);
-        } else if let Some(reason) = signals.close {
+            // The signal stays. This is no shutdown that has run out of time.
+            if !core::mem::replace(&mut self.ended, true) {
+                self.mux.revoke(self.now);
+                self.cancel_all();
+                let end = self.mux.machine().end().unwrap_or(ConnectionError::Closed);
+                self.stage = Stage::Ending(end, self.mux.ending(end, self.now));
+            }
+            return None;
+        }
+        if let Some(reason) = signals.close {
             self.mux.close(self.now, reason);
         }
         // The hello may have arrived since the connection was selected.
@@ -133,8 +138,6 @@ impl<H: Handler> Connection<H> {
             }
             self.service.registry.stays(self.place.number);
         }
-        // A connection that was revoked does not count as cut off by a shutdown.
-        self.ended |= signals.cut == Some(Cut::Revoked);
         signals.cut
     }
 
@@ -360,14 +363,12 @@ impl<H: Handler> Connection<H> {
         self.now = self.service.clock.now();
         if let Some(cut) = self.take_signals(cx) {
             debug!(?cut, "cut off");
-            match cut {
-                // Nothing is unread, so its client sees the end of the stream, and no reset.
-                Cut::ForAnother => {}
-                // A reset could destroy the CLOSE.
-                Cut::Revoked => self.line.reject(cx),
-                Cut::Shutdown => self.finish_stream(cx),
+            let end = self.mux.machine().end().unwrap_or(ConnectionError::Closed);
+            // Of one that was dropped for another nothing is unread.
+            if self.mux.ending(end, self.now).step(self.now) == LastStep::DropArrived {
+                self.line.drop_arrived(cx);
             }
-            return Poll::Ready(Ok(self.mux.machine().end().unwrap_or(ConnectionError::Closed)));
+            return Poll::Ready(Ok(end));
         }
         let result = loop {
             match self.stage {
@@ -390,15 +391,7 @@ impl<H: Handler> Connection<H> {
             }
         };
         self.ended = true;
-        self.finish_stream(cx);
         Poll::Ready(result)
-    }
-
-    /// Closes the stream of a connection that is done.
-    fn finish_stream(&mut self, cx: &mut Context<'_>) {
-        if !self.mux.is_established() {
-            self.line.reject(cx);
-        }
     }
 }
 

@@ -72,7 +72,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// Notes whether callers wait for answers on a connection that this side has closed.
     pub(super) fn note_idle(&mut self, now: Instant) {
-        let idle = self.closing.closed && self.table.len() == 0 && self.machine.status() == Status::Draining;
+        let closed = self.closing.closed || self.machine.has_closed();
+        let idle = closed && self.table.len() == 0 && self.machine.status() == Status::Draining;
         self.closing.idle = idle.then(|| self.closing.idle.unwrap_or(now));
     }
 
@@ -110,9 +111,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     #[must_use]
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
         match (self.closing.end, self.closing.idle) {
-            (None, _) => Ending::new(end, self.established, LINGER, now),
-            // `LINGER` began when the connection became idle.
-            (Some(_), Some(since)) => Ending::new(end, self.established, LINGER, since),
+            (None, _) => Ending::new(end, self.established, now + LINGER),
+            // What is left of the time that the server has.
+            (Some(_), Some(since)) => Ending::new(end, self.established, since + LINGER),
             (Some(_), None) => Ending::at_once(now),
         }
     }

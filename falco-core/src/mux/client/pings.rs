@@ -42,10 +42,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// Reports that the stream has accepted all that was sealed, and that [`seal`](Self::seal) has
     /// no more. Returns the waiters of the pings to which the wire has no answer: they are
-    /// complete.
+    /// complete. Once the connection has ended there are none: a write may have failed.
     pub fn flushed(&mut self) -> Vec<P> {
         self.deadlines.progress();
-        if self.machine.answers_pings() || !self.established {
+        if self.machine.answers_pings() || !self.established || self.end().is_some() {
             return Vec::new();
         }
         self.pings.drain(..).map(|(_, ping)| ping.waiter).collect()

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use super::super::call::Call;
 use super::super::table::Progress;
 use super::{Begun, ClientMux, Unbegun};
-use crate::error::{ConnectionError, Error, OutputTooSmall, RequestError, SealError};
-use crate::message::{CloseReason, Status};
+use crate::error::{Error, OutputTooSmall, RequestError, SealError};
+use crate::message::Status;
 use crate::send_queue::Turn;
 use crate::time::Instant;
 use crate::wire::ClientKeyRef;
@@ -60,8 +60,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// Writes pending output and then requests to the front of `out`, and returns how many bytes to
-    /// send. `failed` receives the requests that can never be sent: they are larger than the server
-    /// reads, and its limit was not known when they were accepted.
+    /// send. Call it again only when the stream has accepted all of them. `failed` receives the
+    /// requests that can never be sent: they are larger than the server reads, and its limit was
+    /// not known when they were accepted.
     ///
     /// # Errors
     /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.
@@ -74,6 +75,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         if self.note(now).is_err() {
             return Ok(0);
         }
+        // The stream has accepted what was sealed before.
+        self.accepted |= !self.has_unsent();
         loop {
             self.close_if_begun(now);
             let sealed = self.queue.seal_bodies(&mut self.machine, now, out, &self.table);
@@ -84,11 +87,6 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 Ok(0) if released => continue,
                 Ok(count) => Ok(count),
                 Err(SealError::OutputTooSmall(small)) => Err(small),
-                Err(SealError::Connection(ConnectionError::RequestIdsExhausted)) if self.is_open() => {
-                    self.close(now, CloseReason::Done);
-                    // The CLOSE is sealed at once.
-                    continue;
-                }
                 Err(_) => Ok(0),
             };
         }

@@ -46,11 +46,21 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.deadlines.block(now);
     }
 
-    /// Whether the write deadline has passed, so that [`handle_timeout`](Self::handle_timeout) ends
-    /// the connection. For a thread that only writes and does not call `handle_timeout` itself.
+    /// Whether to give up a write, because the write deadline has passed, as
+    /// [`handle_timeout`](Self::handle_timeout) does. The first call that is more than 50 ms late
+    /// gives the write another lifetime instead: the caller may not have run meanwhile. For a
+    /// thread that only writes and does not call `handle_timeout` itself.
     #[must_use]
-    pub fn is_stalled(&self, now: Instant) -> bool {
-        self.deadlines.is_due(&self.machine, now)
+    pub fn is_stalled(&mut self, now: Instant) -> bool {
+        self.deadlines.is_stalled(&self.machine, now)
+    }
+
+    /// When to give up a write that has made no progress since `since`, if this side has not
+    /// reported before that the stream is [blocked](Self::blocked). For a thread that waits in a
+    /// write.
+    #[must_use]
+    pub fn writes_until(&self, since: Instant) -> Instant {
+        self.machine.stalls_at(self.deadlines.blocked_since(since))
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.

@@ -127,3 +127,24 @@ fn a_request_that_was_in_the_queue_gets_to_the_workers_again() {
     // Nothing waits any more.
     assert_eq!(scene.seal(), 0);
 }
+
+#[test]
+fn a_write_of_a_process_that_was_stopped_has_another_lifetime() {
+    let mut state = Scene::new().state;
+    let (since, lifetime) = (Instant::from_millis(100), Duration::from_secs(60));
+    assert!(!state.blocked(since, since + Duration::from_secs(59)));
+    let late = since + lifetime + Duration::from_secs(1);
+    assert!(!state.blocked(since, late));
+    assert!(!state.blocked(since, late + Duration::from_secs(59)));
+    assert!(state.blocked(since, late + lifetime));
+}
+
+#[test]
+fn the_last_write_of_a_stream_that_does_not_split_has_no_longer_than_its_end() {
+    let mut state = Scene::new().state;
+    let lifetime = NOW + Duration::from_secs(60);
+    assert_eq!(state.writes_until(NOW), lifetime);
+    state.mux.close(NOW, CloseReason::Done);
+    assert!(state.seal(NOW, &mut Vec::new()) > 0, "the CLOSE");
+    assert_eq!(state.writes_until(NOW), NOW + falco_core::LINGER);
+}
