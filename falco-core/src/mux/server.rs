@@ -1,6 +1,7 @@
 //! The mux of a server: joins requests from their parts, bounds the memory that they hold, and
 //! queues answers and refusals.
 
+mod answers;
 mod complete;
 mod deferred;
 mod stream;
@@ -17,7 +18,7 @@ use super::partial::Partial;
 use super::step::ServerStep;
 use super::{Body, Budget};
 use crate::connection::ServerConnection;
-use crate::error::{ConnectionError, OutputTooSmall, ReplyError, RequestError, SealError};
+use crate::error::ConnectionError;
 use crate::event::{Received, ServerEvent, ServerWait};
 use crate::message::{CloseReason, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
@@ -251,109 +252,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         G: Clone,
     {
         HeldBytes::new(self.held.hand_over(id), self.budget.clone())
-    }
-
-    /// Queues the answer to a request. If the request has completed already, or the connection has
-    /// ended, the answer is dropped.
-    ///
-    /// # Errors
-    /// [`RequestError::TooLarge`]: the answer is larger than the client accepts or than this side
-    /// may send. The request is refused as [`Refusal::AnswerTooLarge`].
-    pub fn answer(&mut self, id: RequestId, body: B) -> Result<(), RequestError> {
-        if !self.is_held(id) {
-            return Ok(());
-        }
-        self.queue_answer(id, body).map(drop)
-    }
-
-    /// Queues the answer to a request that is held. Returns `false` if the connection has ended.
-    fn queue_answer(&mut self, id: RequestId, body: B) -> Result<bool, RequestError> {
-        match self.machine.answer(id, body.as_ref().len()) {
-            Ok(answer) => {
-                self.answers.push(answer, body);
-                self.settle();
-                Ok(true)
-            }
-            Err(ReplyError::Request(error)) => {
-                self.refuse(id, Refusal::AnswerTooLarge);
-                Err(error)
-            }
-            Err(_) => {
-                self.release(id);
-                Ok(false)
-            }
-        }
-    }
-
-    /// Refuses a request. If its answer is being sent, the rest of the answer is not sent. For a
-    /// request that has completed, this does nothing.
-    pub fn refuse(&mut self, id: RequestId, refusal: Refusal) {
-        self.parts.forget(id);
-        self.deferred.remove(id);
-        self.release(id);
-        if !self.answers.is_empty() {
-            self.answers.retain(|answer, _| answer.id() != id);
-            self.settle();
-        }
-        self.refusals.push_back((id, refusal));
-    }
-
-    /// Writes pending output and then answers to the front of `out`, and returns how many bytes to
-    /// send. Call it again only when the stream has accepted all of them: if answers are queued
-    /// behind them, the call takes that as proof that the client reads, and restarts the idle
-    /// timeout.
-    ///
-    /// # Errors
-    /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.
-    pub fn seal(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
-        self.deadlines.note_poll(&mut self.machine, now);
-        if core::mem::take(&mut self.backlog) {
-            self.machine.note_taken(now);
-        }
-        let answers = !self.answers.is_empty();
-        let sealed = self.seal_next(now, out);
-        if matches!(sealed, Ok(1..)) {
-            self.with_answer = answers;
-            self.backlog = !self.answers.is_empty();
-        }
-        self.settle();
-        sealed
-    }
-
-    fn seal_next(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
-        loop {
-            while let Some((id, refusal)) = self.refusals.front().copied() {
-                if self.machine.refuse(id, refusal) == Err(ReplyError::TransmitFirst) {
-                    break;
-                }
-                // The connection has accepted the refusal, has ended, or has completed the request
-                // before.
-                self.refusals.pop_front();
-            }
-            let (held, budget) = (&mut self.held, &self.budget);
-            let sealed = self.answers.seal(&mut self.machine, now, out, |answer, _| {
-                release(held, budget, answer.id());
-            });
-            return match sealed {
-                Ok(count) => Ok(count),
-                Err(SealError::OutputTooSmall(small)) => Err(small),
-                // The request has completed in another way, such as by a refusal. Its answer is
-                // dropped, so that it does not block others.
-                Err(SealError::NotWaiting(id)) => {
-                    self.answers.retain(|answer, _| answer.id() != id);
-                    self.release(id);
-                    continue;
-                }
-                Err(_) => Ok(0),
-            };
-        }
-    }
-
-    /// An output size with which one call of [`seal`](Self::seal) seals many small answers, or much
-    /// of the longest queued one.
-    #[must_use]
-    pub fn seal_size(&self) -> usize {
-        self.machine.seal_size(self.answers.worthwhile())
     }
 
     /// Call it when the connection has ended. Drops all requests and answers, and gives their bytes
