@@ -230,6 +230,12 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         self.deadline_after(self.end(), since, with_answer)
     }
 
+    /// The stream has taken all output, and messages are queued behind it.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn note_taken(&mut self, now: Instant) {
+        self.session.note_taken(now);
+    }
+
     /// The write deadline of a connection that has ended with `end`, or not.
     pub(crate) fn deadline_after(&self, end: Option<ConnectionError>, since: Instant, with_answer: bool) -> Instant {
         let lives = match end {
@@ -404,12 +410,6 @@ impl<H: ServerKeyRef> Connection<ServerSide, H> {
     /// [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
     pub fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), ReplyError> {
         self.session.refuse(id, refusal)
-    }
-
-    /// Reports that the stream has accepted a whole output behind which answers are queued.
-    #[cfg(feature = "alloc")]
-    pub(crate) fn note_taken(&mut self, now: Instant) {
-        self.session.note_taken(now);
     }
 
     /// Whether the wire can refuse a single request, so that the connection goes on.

@@ -309,6 +309,48 @@ fn a_slow_download_of_a_hundred_answers_is_not_cut_off() {
     });
 }
 
+/// Carries 1,200 bytes in 10 ms. What is before it waits in the buffers of the system.
+#[cfg(unix)]
+fn carry_slowly(mut from: std::os::unix::net::UnixStream, mut to: std::os::unix::net::UnixStream) {
+    let mut bytes = [0; 1_200];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        thread::sleep(millis(10));
+        if to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+/// The PING of a client is behind more than the link carries until its PONG is due.
+#[cfg(unix)]
+#[test]
+fn a_slow_upload_of_large_requests_is_not_cut_off() {
+    use std::os::unix::net::UnixStream;
+
+    bounded(|| {
+        const SIZE: usize = 200_000;
+        let (near, client_side) = UnixStream::pair().unwrap();
+        let (server_side, far) = UnixStream::pair().unwrap();
+        let (from_client, to_server) = (client_side.try_clone().unwrap(), server_side.try_clone().unwrap());
+        thread::spawn(move || carry_slowly(from_client, to_server));
+        thread::spawn(move || carry_slowly(server_side, client_side));
+        let settings = common::lifetime(millis(3_000)).with_max_message(1 << 20);
+        let server = Server::builder(key()).settings(settings.with_max_held(8 << 20));
+        let server = server.unbound().unwrap();
+        let serving = thread::spawn(move || server.serve_connection(far, |_| Ok(vec![7])));
+        let client = Client::builder(key()).settings(settings.with_max_held(8 << 20));
+        let client = client.request_timeout(None).over(near).unwrap();
+        let own = client.clone();
+        let ends = common::at_once(4, move || own.request(vec![7; SIZE]));
+        for (end, took) in &ends {
+            assert!(end.is_ok(), "{end:?} after {took:?}");
+        }
+        client.close();
+        serving.join().unwrap().unwrap();
+    });
+}
+
 /// A server that has to write a refusal before it can read does not read. It does not take the
 /// client for silent meanwhile.
 #[cfg(unix)]

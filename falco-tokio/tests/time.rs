@@ -318,6 +318,39 @@ async fn a_slow_download_of_a_hundred_answers_is_not_cut_off() {
     }
 }
 
+/// The PING of a client is behind more than the link carries until its PONG is due.
+#[tokio::test(start_paused = true)]
+async fn a_slow_upload_of_large_requests_is_not_cut_off() {
+    const SIZE: usize = 4 << 20;
+    // What this side takes waits for 24 s.
+    let (near, client_side) = duplex(16 << 20);
+    let (server_side, far) = duplex(1 << 16);
+    let (from_client, to_client) = tokio::io::split(client_side);
+    let (from_server, to_server) = tokio::io::split(server_side);
+    tokio::spawn(carry_slowly(from_client, to_server));
+    tokio::spawn(carry_slowly(from_server, to_client));
+    let settings = Settings::new().with_max_message(4 << 20).with_max_held(64 << 20);
+    let server = Server::builder(key(1)).settings(settings).unbound().unwrap();
+    let handler = |request: Request| async move { Ok(request.into_body().slice(..1)) };
+    let serving: Serving = tokio::spawn(async move { server.serve_connection(far, handler).await });
+    let client = Client::builder(key(1)).settings(settings).request_timeout(None);
+    let client = client.over(near).await.unwrap();
+    let start = Instant::now();
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let client = client.clone();
+        asking.spawn(async move { client.request(vec![7; SIZE]).await });
+    }
+    for end in asking.join_all().await {
+        let answer = end.unwrap_or_else(|error| panic!("after {:?}: {error}", start.elapsed()));
+        assert_eq!(answer.len(), 1);
+    }
+    let took = start.elapsed().as_secs();
+    assert!((90..120).contains(&took), "{took} s");
+    client.close().await;
+    serving.await.unwrap().unwrap();
+}
+
 /// What keeps a connection alive is bounded all the same: a write that makes no progress ends it.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_pings_and_never_reads_is_gone_a_lifetime_after_its_stream_is_full() {

@@ -42,6 +42,7 @@ use self::window::Window;
 /// Requests begin in the order of their tickets, as long as the server's in-flight limit and
 /// [`with_max_held`](Self::with_max_held) allow it. The others are held back here. Operations on a
 /// request do not get slower when many others are held back.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     machine: ClientConnection<H>,
     /// All requests that have not completed.
@@ -62,6 +63,8 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     established: bool,
     history: History,
     closing: Closing,
+    /// Requests were queued behind the last output.
+    backlog: bool,
     /// The stream has accepted all requests as a whole.
     accepted: bool,
     /// Nothing more is written, and the last request was not accepted as a whole.
@@ -110,6 +113,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             established: false,
             history: History::default(),
             closing: Closing::default(),
+            backlog: false,
             accepted: false,
             unwritten: false,
         }

@@ -83,8 +83,8 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     /// The next deadline of keep-alive. It is the time to send a PING: a third of the lifetime
     /// after a record was last sent or last received, whichever was earlier. If a PING was sent and
     /// nothing has arrived since, it is the time at which the peer counts as dead: a third of the
-    /// lifetime after that PING. `None` while a PING is pending, and while the caller has paused
-    /// reading.
+    /// lifetime after that PING. Output that the stream has accepted while requests are queued
+    /// counts as received. `None` while a PING is pending, and while the caller has paused reading.
     fn keep_alive_due(&self) -> Option<Instant> {
         let keep_alive = &self.keep_alive;
         let pending = self.base.phase.link().is_none_or(|link| link.ping_pending);
@@ -343,6 +343,15 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
                 self.keep_alive.pinged = self.keep_alive.pinged.map(|_| now);
                 self.keep_alive.grace = GracePeriod::UNUSED;
             }
+        }
+    }
+
+    /// What is queued behind the output that was taken may be far more than what the link carries
+    /// until a PONG is due.
+    fn note_taken(&mut self, now: Instant) {
+        if self.check(now).is_ok() && self.is_established() {
+            self.base.life.note_taken();
+            self.heard();
         }
     }
 

@@ -9,6 +9,7 @@ use falco_core::{
     ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Instant, ServerConnection, ServerKeyRef, Settings,
 };
 
+use crate::scene::Scene;
 use crate::served::{Keys, MESSAGE, Served, keys};
 
 const LIFETIME: Duration = Duration::from_secs(9);
@@ -420,4 +421,34 @@ fn answers_behind_which_nothing_is_queued_say_nothing_about_the_client() {
         assert_eq!(served.seal(60_000), 0);
     }
     assert_eq!(served.mux.handle_timeout(ms(9_000)), Err(ConnectionError::Expired));
+}
+
+/// Its PING is behind what the link has not carried yet, and so is the answer.
+#[test]
+fn a_server_that_takes_bytes_all_the_time_is_not_dead() {
+    let keys = noise_client(7);
+    let mut scene = Scene::new(&keys, 1 << 20);
+    for ticket in 1..=90 {
+        scene.request(ticket, 900);
+    }
+    let mut out = [0; 950];
+    // It takes an output of about one request in four seconds, and is not heard.
+    for second in 0..=200 {
+        let now = ms(second * 1_000);
+        assert_eq!(scene.mux.handle_timeout(now), Ok(()), "after {second} s");
+        if second % 4 == 0 {
+            assert!(scene.mux.seal(now, &mut out, |_, error| panic!("{error}")).unwrap() > 0);
+        }
+    }
+    // It takes the rest at once. Behind the last output nothing is queued.
+    let now = ms(200_000);
+    while scene.mux.seal(now, &mut out, |_, error| panic!("{error}")).unwrap() > 0 {}
+    assert!(!scene.mux.has_unsent());
+    let (ping, dead) = (now + Duration::from_secs(20), now + Duration::from_secs(40));
+    assert_eq!(scene.mux.poll_timeout(), Some(ping));
+    assert_eq!(scene.mux.handle_timeout(ping), Ok(()));
+    let sealed = scene.mux.seal(ping, &mut out, |_, error| panic!("{error}"));
+    assert!(sealed.unwrap() > 0);
+    assert_eq!(scene.mux.poll_timeout(), Some(dead));
+    assert_eq!(scene.mux.handle_timeout(dead), Err(ConnectionError::PeerDead));
 }

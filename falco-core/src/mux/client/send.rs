@@ -60,9 +60,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// Writes pending output and then requests to the front of `out`, and returns how many bytes to
-    /// send. Call it again only when the stream has accepted all of them. `failed` receives the
-    /// requests that can never be sent: they are larger than the server reads, and its limit was
-    /// not known when they were accepted.
+    /// send. Call it again only when the stream has accepted all of them: if requests are queued
+    /// behind them, that is a sign of life of the server. `failed` receives the requests that can
+    /// never be sent: they are larger than the server reads, and its limit was not known when they
+    /// were accepted.
     ///
     /// # Errors
     /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.
@@ -77,6 +78,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
         // The stream has accepted what was sealed before.
         self.accepted |= !self.has_unsent();
+        if core::mem::take(&mut self.backlog) {
+            self.machine.note_taken(now);
+        }
         loop {
             self.close_if_begun(now);
             let sealed = self.queue.seal_bodies(&mut self.machine, now, out, &self.table);
@@ -85,7 +89,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             return match sealed {
                 // Requests that failed have made room for others.
                 Ok(0) if released => continue,
-                Ok(count) => Ok(count),
+                Ok(count) => {
+                    self.backlog = count > 0 && !self.queue.is_empty();
+                    Ok(count)
+                }
                 Err(SealError::OutputTooSmall(small)) => Err(small),
                 Err(_) => Ok(0),
             };
