@@ -9,7 +9,7 @@ use falco_core::keys::ClientKeys;
 use falco_core::mux::{
     Admitted, Body, ClientMux, ClientStep, Ending, History, QUIET, Rejected, Retry, Unfinished, UnfinishedPing,
 };
-use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError, wipe_stack};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -314,7 +314,9 @@ impl Connection {
         self.line.poll_read(cx, total)
     }
 
-    /// Reads, writes and applies deadlines until there is something to report.
+    /// Reads, writes and applies deadlines until there is something to report. It is not inlined,
+    /// because its caller overwrites its stack frame afterwards.
+    #[inline(never)]
     fn run(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         self.turn = 0;
         self.written = 0;
@@ -395,6 +397,7 @@ impl Connection {
             match self.stage {
                 Stage::Open => {
                     let ran = catch_panic(|| self.run(cx));
+                    wipe_stack();
                     let event = ready!(ran.unwrap_or_else(|panicked| Poll::Ready(Event::Ended(Err(panicked)))));
                     if let Event::Ended(end) = &event {
                         debug!(?end, "ended");
@@ -407,10 +410,11 @@ impl Connection {
                     return Poll::Ready(event);
                 }
                 Stage::Ending(mut ending) => {
-                    let (mux, clock) = (&mut self.mux, self.env.clock);
-                    let seal = |out: &mut [u8]| sealed(mux.seal(clock.now(), out, fail));
-                    let times = (clock, &mut self.timer);
+                    let (mux, now) = (&mut self.mux, self.now);
+                    let seal = |out: &mut [u8]| sealed(mux.seal(now, out, fail));
+                    let times = (self.env.clock, &mut self.timer);
                     let polled = catch_panic(|| self.line.poll_end(cx, &mut ending, times, self.eof, seal));
+                    wipe_stack();
                     self.stage = Stage::Ending(ending);
                     let _ = ready!(polled.unwrap_or_else(|panicked| Poll::Ready(Err(panicked))));
                     self.stage = Stage::Closed;

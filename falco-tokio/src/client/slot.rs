@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 
 use falco_core::mux::{Dials, NextAttempt, Retry};
-use falco_core::{ConnectionError, Fate, wipe_stack};
+use falco_core::{ConnectionError, Fate};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -422,58 +422,51 @@ impl Slot {
             connection.begin_turn(self.now);
         }
     }
-
-    /// One turn. It is not inlined, because its caller overwrites its stack frame afterwards.
-    #[inline(never)]
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.begin_turn();
-        loop {
-            if !self.take_orders(cx) {
-                reschedule(cx);
-                return Poll::Pending;
-            }
-            self.expire();
-            self.stop_connecting();
-            if !self.is_connected() {
-                let asked = self.is_waited_for();
-                self.dials.set_waiting(self.env.clock.now(), asked);
-            }
-            self.poll_old(cx);
-            if self.check_quiet(cx) {
-                continue;
-            }
-            self.hand_over();
-            let changed = self.poll_current(cx, Connection::poll).is_ready();
-            if self.closing && self.old.is_empty() && matches!(self.current, Current::None) && self.waiting.is_empty() {
-                self.shared.abandon();
-                for to in self.closers.drain(..) {
-                    let _ = to.send(());
-                }
-                return Poll::Ready(());
-            }
-            // The timer of a connection also has the time limits.
-            let connected = matches!(self.current, Current::Connection(_));
-            let expires_at = (self.expires_at != NEVER).then(|| self.env.clock.at(self.expires_at));
-            if !changed && !connected && self.timer.poll(cx, expires_at).is_ready() {
-                self.begin_turn();
-                continue;
-            }
-            if !changed {
-                self.update_load();
-                self.shrink();
-                return Poll::Pending;
-            }
-        }
-    }
 }
 
 impl Future for Slot {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let polled = self.get_mut().poll_turn(cx);
-        wipe_stack();
-        polled
+        let this = self.get_mut();
+        this.begin_turn();
+        loop {
+            if !this.take_orders(cx) {
+                reschedule(cx);
+                return Poll::Pending;
+            }
+            this.expire();
+            this.stop_connecting();
+            if !this.is_connected() {
+                let asked = this.is_waited_for();
+                this.dials.set_waiting(this.env.clock.now(), asked);
+            }
+            this.poll_old(cx);
+            if this.check_quiet(cx) {
+                continue;
+            }
+            this.hand_over();
+            let changed = this.poll_current(cx, Connection::poll).is_ready();
+            if this.closing && this.old.is_empty() && matches!(this.current, Current::None) && this.waiting.is_empty() {
+                this.shared.abandon();
+                for to in this.closers.drain(..) {
+                    let _ = to.send(());
+                }
+                return Poll::Ready(());
+            }
+            // The timer of a connection also has the time limits.
+            let connected = matches!(this.current, Current::Connection(_));
+            let expires_at = (this.expires_at != NEVER).then(|| this.env.clock.at(this.expires_at));
+            if !changed && !connected && this.timer.poll(cx, expires_at).is_ready() {
+                this.begin_turn();
+                continue;
+            }
+            if !changed {
+                this.update_load();
+                this.shrink();
+                return Poll::Pending;
+            }
+        }
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) struct Connection<H> {
 enum Stage {
     Open,
     /// The connection has ended with this error, and its stream is being closed.
-    Ending(ConnectionError, Ending),
+    Ending(Box<(ConnectionError, Ending)>),
 }
 
 /// Why no more steps can be taken from the unread bytes.
@@ -121,7 +121,7 @@ impl<H: Handler> Connection<H> {
                 self.mux.revoke(self.now);
                 self.cancel_all();
                 let end = self.mux.machine().end().unwrap_or(ConnectionError::Closed);
-                self.stage = Stage::Ending(end, self.mux.ending(end, self.now));
+                self.stage = Stage::Ending(Box::new((end, self.mux.ending(end, self.now))));
             }
             return None;
         }
@@ -260,7 +260,9 @@ impl<H: Handler> Connection<H> {
         Ok(wrote)
     }
 
-    /// Reads, writes and applies deadlines until the connection ends.
+    /// Reads, writes and applies deadlines until the connection ends. It is not inlined, because
+    /// its caller overwrites its stack frame afterwards.
+    #[inline(never)]
     fn run(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
         self.turn = 0;
         self.written = 0;
@@ -354,44 +356,7 @@ impl<H: Handler> Connection<H> {
             self.service.counters.unauthenticated.add(1);
         }
         debug!(%end, "ended");
-        self.stage = Stage::Ending(end, self.mux.ending(end, self.now));
-    }
-
-    /// One turn. It is not inlined, because its caller overwrites its stack frame afterwards.
-    #[inline(never)]
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
-        self.now = self.service.clock.now();
-        if let Some(cut) = self.take_signals(cx) {
-            debug!(?cut, "cut off");
-            let end = self.mux.machine().end().unwrap_or(ConnectionError::Closed);
-            // Of one that was dropped for another nothing is unread.
-            if self.mux.ending(end, self.now).step(self.now) == LastStep::DropArrived {
-                self.line.drop_arrived(cx);
-            }
-            return Poll::Ready(Ok(end));
-        }
-        let result = loop {
-            match self.stage {
-                Stage::Open => match ready!(self.run(cx)) {
-                    Ok(end) => self.end(end),
-                    Err(error) => {
-                        self.cancel_all();
-                        debug!(%error, "broken");
-                        break Err(error);
-                    }
-                },
-                Stage::Ending(end, mut ending) => {
-                    let (mux, clock) = (&mut self.mux, self.service.clock);
-                    let seal = |out: &mut [u8]| sealed(mux.seal(clock.now(), out));
-                    let times = (clock, &mut self.timer);
-                    let polled = self.line.poll_end(cx, &mut ending, times, self.eof, seal);
-                    self.stage = Stage::Ending(end, ending);
-                    break ready!(polled).map(|()| end);
-                }
-            }
-        };
-        self.ended = true;
-        Poll::Ready(result)
+        self.stage = Stage::Ending(Box::new((end, self.mux.ending(end, self.now))));
     }
 }
 
@@ -401,9 +366,44 @@ impl<H: Handler> Future for Connection<H> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let _entered = this.span.clone().entered();
-        let polled = this.poll_turn(cx);
-        wipe_stack();
-        polled
+        this.now = this.service.clock.now();
+        if let Some(cut) = this.take_signals(cx) {
+            debug!(?cut, "cut off");
+            let end = this.mux.machine().end().unwrap_or(ConnectionError::Closed);
+            // Of one that was dropped for another nothing is unread.
+            if this.mux.ending(end, this.now).step(this.now) == LastStep::DropArrived {
+                this.line.drop_arrived(cx);
+            }
+            return Poll::Ready(Ok(end));
+        }
+        let result = loop {
+            match &mut this.stage {
+                Stage::Open => {
+                    let ran = this.run(cx);
+                    wipe_stack();
+                    match ready!(ran) {
+                        Ok(end) => this.end(end),
+                        Err(error) => {
+                            this.cancel_all();
+                            debug!(%error, "broken");
+                            break Err(error);
+                        }
+                    }
+                }
+                Stage::Ending(ending) => {
+                    let (end, ending) = &mut **ending;
+                    let (mux, now) = (&mut this.mux, this.now);
+                    let seal = |out: &mut [u8]| sealed(mux.seal(now, out));
+                    let times = (this.service.clock, &mut this.timer);
+                    let polled = this.line.poll_end(cx, ending, times, this.eof, seal);
+                    wipe_stack();
+                    let end = *end;
+                    break ready!(polled).map(|()| end);
+                }
+            }
+        };
+        this.ended = true;
+        Poll::Ready(result)
     }
 }
 
