@@ -19,7 +19,13 @@ impl Clock {
     }
 
     pub(crate) fn now(&self) -> Instant {
-        Instant::from_millis(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
+        self.time(time::Instant::now())
+    }
+
+    /// `instant` on this clock.
+    pub(crate) fn time(&self, instant: time::Instant) -> Instant {
+        let since = instant.saturating_duration_since(self.start);
+        Instant::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// The first moment at which [`now`](Self::now) is `instant` or later.

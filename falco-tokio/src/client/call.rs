@@ -13,9 +13,6 @@ use crate::error::Error;
 /// What a client is doing until a connection is established, for error messages.
 pub(super) const HANDSHAKE: &str = "handshake";
 
-/// Stands for no time limit.
-pub(super) const NEVER: falco_core::Instant = falco_core::Instant::from_millis(u64::MAX);
-
 /// The time limit of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit {
@@ -30,22 +27,20 @@ pub(super) struct Waiter {
     to: oneshot::Sender<Result<Bytes, Error>>,
     pub(super) limit: Option<Limit>,
     /// When the limit passes. It counts from when the task takes the request.
-    pub(super) expires_at: falco_core::Instant,
+    pub(super) expires_at: Option<Instant>,
 }
 
 impl Waiter {
-    /// The task takes the request at `now`.
-    pub(super) fn start(&mut self, now: falco_core::Instant) {
-        // The clock has whole milliseconds, so that `now` can be up to one too early.
-        let expires_at = self.limit.map(|limit| now + limit.left + Duration::from_millis(1));
-        self.expires_at = expires_at.unwrap_or(NEVER);
+    /// The task takes the request at `now`. An overflowing limit means no limit.
+    pub(super) fn start(&mut self, now: Instant) {
+        self.expires_at = self.limit.and_then(|limit| now.checked_add(limit.left));
     }
 
     pub(super) const fn new(to: oneshot::Sender<Result<Bytes, Error>>, limit: Option<Limit>) -> Self {
         Self {
             to,
             limit,
-            expires_at: NEVER,
+            expires_at: None,
         }
     }
 }

@@ -13,7 +13,7 @@ use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, F
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::call::{Call, NEVER, Ping, PingTo, Returned, Waiter, answer, error_of, fail};
+use super::call::{Call, Ping, PingTo, Returned, Waiter, answer, error_of, fail};
 use super::env::{Env, OwnKey};
 use super::panics::catch_panic;
 use crate::line::{Line, Wrote, sealed};
@@ -35,10 +35,10 @@ pub(super) struct Connection {
     eof: bool,
     /// When bytes were last received.
     received: falco_core::Instant,
-    /// The deadline when the last turn ended. None is before it.
-    due: falco_core::Instant,
+    /// The deadline when the last turn ended. No other is before it.
+    due: Option<falco_core::Instant>,
     /// When the slot wants to be woken.
-    pub(super) wakes_at: falco_core::Instant,
+    pub(super) wakes_at: Option<Instant>,
     /// Reads the socket itself. The runtime may not have been notified yet of bytes in it.
     reads_directly: bool,
     /// Bytes read in this turn.
@@ -92,8 +92,8 @@ impl Connection {
             key,
             eof: false,
             received: now,
-            due: NEVER,
-            wakes_at: NEVER,
+            due: None,
+            wakes_at: None,
             reads_directly: false,
             turn: 0,
             written: 0,
@@ -322,7 +322,7 @@ impl Connection {
         self.written = 0;
         // At a deadline the mux relies on what has arrived being read. The runtime may not know yet
         // that something has.
-        self.reads_directly |= self.due <= self.now;
+        self.reads_directly |= self.due.is_some_and(|due| due <= self.now);
         loop {
             let total = match self.receive() {
                 Pause::Report(event) => return Poll::Ready(event),
@@ -377,14 +377,14 @@ impl Connection {
             if self.mux.outstanding() == 0 {
                 self.mux.shrink();
             }
-            self.due = deadline.unwrap_or(NEVER);
-            let wakes_at = self.due.min(self.wakes_at);
-            let deadline = (wakes_at != NEVER).then(|| self.env.clock.at(wakes_at));
-            if self.timer.poll(cx, deadline).is_pending() {
+            self.due = deadline;
+            let deadline = deadline.map(|deadline| self.env.clock.at(deadline));
+            let wakes_at = [deadline, self.wakes_at].into_iter().flatten().min();
+            if self.timer.poll(cx, wakes_at).is_pending() {
                 return Poll::Pending;
             }
             self.now = self.env.clock.now();
-            if self.wakes_at <= self.now {
+            if self.wakes_at.is_some_and(|at| at <= Instant::now()) {
                 return Poll::Ready(Event::Due);
             }
         }

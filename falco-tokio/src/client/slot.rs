@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::call::{Call, HANDSHAKE, NEVER, Ping, Returned, answer, error_of};
+use super::call::{Call, HANDSHAKE, Ping, Returned, answer, error_of};
 use super::connection::{Connection, Event};
 use super::dial::Dialing;
 use super::env::Env;
@@ -52,9 +52,9 @@ pub(super) struct Slot {
     /// For the next attempt to connect, and for time limits while there is no connection.
     timer: Timer,
     /// When this turn began.
-    now: falco_core::Instant,
+    now: Instant,
     /// No time limit of a request passes before this.
-    expires_at: falco_core::Instant,
+    expires_at: Option<Instant>,
 }
 
 enum Current {
@@ -67,8 +67,8 @@ impl Slot {
     pub(super) fn new(shared: Arc<Shared>, env: Arc<Env>) -> Self {
         Self {
             dials: Dials::new(env.backoff, env.fail_fast),
-            now: env.clock.now(),
-            expires_at: NEVER,
+            now: Instant::now(),
+            expires_at: None,
             shared,
             env,
             orders: Orders::default(),
@@ -105,7 +105,7 @@ impl Slot {
             ready = ready.filter(|connection| connection.is_established() && !connection.is_quiet());
             for mut call in self.orders.requests.drain(..).flatten() {
                 call.waiter.start(self.now);
-                self.expires_at = self.expires_at.min(call.waiter.expires_at);
+                self.expires_at = [self.expires_at, call.waiter.expires_at].into_iter().flatten().min();
                 let waits = match &mut ready {
                     Some(connection) => connection.request(call),
                     None => Some(call),
@@ -414,12 +414,11 @@ impl Slot {
     }
 
     fn begin_turn(&mut self) {
-        self.now = self.env.clock.now();
-        self.old
-            .iter_mut()
-            .for_each(|connection| connection.begin_turn(self.now));
+        self.now = Instant::now();
+        let now = self.env.clock.time(self.now);
+        self.old.iter_mut().for_each(|connection| connection.begin_turn(now));
         if let Current::Connection(connection) = &mut self.current {
-            connection.begin_turn(self.now);
+            connection.begin_turn(now);
         }
     }
 }
@@ -456,8 +455,7 @@ impl Future for Slot {
             }
             // The timer of a connection also has the time limits.
             let connected = matches!(this.current, Current::Connection(_));
-            let expires_at = (this.expires_at != NEVER).then(|| this.env.clock.at(this.expires_at));
-            if !changed && !connected && this.timer.poll(cx, expires_at).is_ready() {
+            if !changed && !connected && this.timer.poll(cx, this.expires_at).is_ready() {
                 this.begin_turn();
                 continue;
             }

@@ -3,7 +3,7 @@
 
 use falco_core::Fate;
 
-use super::super::call::{Limit, NEVER, Waiter, answer};
+use super::super::call::{Limit, Waiter, answer};
 use super::super::connection::Connection;
 use super::{Current, Slot};
 use crate::error::Error;
@@ -11,14 +11,14 @@ use crate::error::Error;
 impl Slot {
     /// Sends an error to the callers whose time limit has passed.
     pub(super) fn expire(&mut self) {
-        if self.now < self.expires_at {
+        if self.expires_at.is_none_or(|at| at > self.now) {
             return;
         }
-        let (mut expired, mut next) = (Vec::new(), NEVER);
+        let (mut expired, mut next) = (Vec::new(), None);
         for (ticket, waiter) in self.waiters() {
-            match waiter.limit {
-                Some(limit) if waiter.expires_at <= self.now => expired.push((ticket, limit)),
-                _ => next = next.min(waiter.expires_at),
+            match (waiter.limit, waiter.expires_at) {
+                (Some(limit), Some(at)) if at <= self.now => expired.push((ticket, limit)),
+                (_, at) => next = [next, at].into_iter().flatten().min(),
             }
         }
         self.expires_at = next;
