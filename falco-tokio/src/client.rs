@@ -92,7 +92,9 @@ impl Client {
         self.inner.call(body.into(), self.inner.request_timeout, permit).await
     }
 
-    /// As [`request`](Self::request), with this time limit instead of the request timeout.
+    /// As [`request`](Self::request), with this time limit instead of the request timeout. The limit
+    /// applies while the runtime runs on which the client was made: the connection's task ends the
+    /// request, because only it knows the request's fate.
     ///
     /// # Errors
     /// [`Error`].

@@ -176,11 +176,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         Poll::Ready(Ok(count))
     }
 
-    /// Whether the stream has accepted and flushed all that was sealed.
-    pub(crate) const fn is_flushed(&self) -> bool {
-        self.sent == self.sealed && !self.unflushed
-    }
-
     /// Writes pending output, then what `seal` puts into the buffer, until there is nothing more,
     /// the stream accepts no more, or it has accepted [`WRITES`] writes. `seal` returns how many
     /// bytes it wrote, or how many it needs.

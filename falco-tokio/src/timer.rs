@@ -5,6 +5,7 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Schedules the task again, after the runtime has polled for I/O events.
@@ -42,7 +43,9 @@ impl Timer {
             return Poll::Pending;
         }
         loop {
-            if sleep.as_mut().poll(cx).is_pending() {
+            // A task whose budget is used up would not be registered.
+            let polled = core::pin::pin!(unconstrained(sleep.as_mut())).poll(cx);
+            if polled.is_pending() {
                 if !registered {
                     self.wakes = Some(cx.waker().clone());
                 }
@@ -53,5 +56,37 @@ impl Timer {
             }
             sleep.as_mut().reset(deadline);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::future::poll_fn;
+    use core::pin::pin;
+    use core::time::Duration;
+
+    use tokio::task::coop::{consume_budget, has_budget_remaining};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_was_polled_without_budget_fires() -> Result<(), Box<dyn core::error::Error>> {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let task = tokio::spawn(async move {
+            let mut timer = Timer::default();
+            poll_fn(|cx| {
+                while has_budget_remaining() {
+                    let _ = pin!(consume_budget()).poll(cx);
+                }
+                assert!(timer.poll(cx, Some(deadline)).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            poll_fn(|cx| timer.poll(cx, Some(deadline))).await;
+        });
+        timeout(Duration::from_secs(10), task).await??;
+        assert_eq!(Instant::now(), deadline);
+        Ok(())
     }
 }

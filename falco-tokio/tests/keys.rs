@@ -118,3 +118,36 @@ async fn both_wires_on_one_port_each_under_its_key() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_connection_that_drains_past_a_time_limit_does_not_hold_up_the_next() {
+    const LIMIT: Duration = Duration::from_millis(500);
+    let asked = std::sync::Arc::new(tokio::sync::Notify::new());
+    let handler = move |request: Request| {
+        let asked = std::sync::Arc::clone(&asked);
+        async move {
+            match &request.body()[..] {
+                b"waits" => asked.notified().await,
+                b"asks" => asked.notify_one(),
+                _ => {}
+            }
+            Ok(request.into_body())
+        }
+    };
+    let server = Running::start(Server::builder(key(1)), handler).await;
+    server.handle.add_key(key(2)).unwrap();
+    let client = Client::builder(key(1)).request_timeout(Some(LIMIT));
+    let client = client.connect(server.address).await.unwrap();
+    // Its limit would pass while the next one is in flight.
+    client.request("first").await.unwrap();
+    tokio::time::sleep(LIMIT * 3 / 5).await;
+    let waits = tokio::spawn({
+        let client = client.clone();
+        async move { client.request("waits").await }
+    });
+    tokio::time::sleep(LIMIT / 10).await;
+    client.set_key(key(2)).await.unwrap();
+    tokio::time::sleep(LIMIT * 2 / 5).await;
+    client.request("asks").await.unwrap();
+    assert_eq!(waits.await.unwrap().unwrap(), "waits");
+}

@@ -134,7 +134,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     pub fn revoke(&mut self, now: Instant) {
         self.finish();
         self.revoked = true;
-        self.machine.close(now, CloseReason::KeyRetired);
+        self.close(now, CloseReason::KeyRetired);
     }
 
     /// Processes the unread bytes as [`ServerConnection::recv`](crate::Connection::recv) does. If

@@ -9,7 +9,7 @@ use std::panic::catch_unwind;
 use std::sync::{Arc, Weak};
 
 use falco_core::mux::{Handled, NoAnswer, ServerStep};
-use falco_core::{CloseReason, ConnectionError, ServerConnection};
+use falco_core::{CloseReason, ConnectionError, ServerConnection, wipe_stack};
 
 use super::Service;
 use super::admission::{Permit, Place};
@@ -188,6 +188,7 @@ where
     /// Waits until the request has completed. A stream that does not split cannot be read while a
     /// worker writes to it.
     fn wait_for_handler(&self) {
+        wipe_stack();
         loop {
             let now = self.conn.now();
             let mut locked = self.conn.lock();
@@ -206,6 +207,7 @@ where
 
     /// Waits for a change since `seen`, for progress of a write, or for a deadline.
     fn wait_for_change(&self, seen: u64) {
+        wipe_stack();
         let now = self.conn.now();
         let mut locked = self.conn.lock();
         if locked.changes() != seen || locked.state.has_ended() || !locked.state.handle_timeout(now) {

@@ -110,7 +110,7 @@ impl State {
     }
 
     /// The thread that reads ends the connection: the time for the end of its stream starts now.
-    /// The client of a connection that was cut off gets no time.
+    /// A client that is not authenticated gets no time.
     pub(super) fn end_stream(&mut self, now: Instant) {
         self.note_end(now);
         if !self.established {
@@ -340,6 +340,8 @@ impl Output for State {
         // Otherwise nothing was sealed, and the stream may not have accepted what was before.
         if !self.write_failed && !self.cut {
             self.mux.flushed();
+            // A request may have been held back during the greeting.
+            self.resume(now);
         }
         let ending = self.ending.as_mut().filter(|_| !self.cut)?;
         ending.written();

@@ -401,6 +401,8 @@ impl Slot {
             if self.closing {
                 connection.close();
             }
+            // The current connection, or the timer of the slot, has the time limits.
+            connection.wakes_at = None;
             let polled = connection.poll(cx);
             let returned = core::mem::take(&mut connection.returned);
             let closed = connection.is_closed();

@@ -250,7 +250,7 @@ impl<H: Handler> Connection<H> {
         })?;
         if wrote.is_blocked() {
             self.mux.blocked(self.now);
-        } else if wrote.all && self.written < TURN && self.line.is_flushed() {
+        } else if wrote.all && self.written < TURN {
             let waited = !self.mux.may_read();
             self.mux.flushed();
             wrote.some |= waited && self.mux.may_read();
