@@ -101,8 +101,7 @@ pub struct Secrets {
 
 impl Secrets {
     /// Whether a server with these keys accepts both wires.
-    #[must_use]
-    pub const fn has_both_wires(&self) -> bool {
+    pub(crate) const fn has_both_wires(&self) -> bool {
         self.classic.is_some() && !self.noise.is_empty()
     }
 

@@ -1,6 +1,7 @@
 //! What a server decides about a connection that arrives, that it waits for, and whose handshake is
 //! complete.
 
+use falco_core::keys::Secrets;
 use falco_core::mux::{Admission, AdmissionLimits, Room};
 use falco_core::{CloseReason, Key, KeyId};
 
@@ -125,15 +126,25 @@ fn the_classic_wire_has_a_limit_of_its_own_beside_the_noise_wire() {
         max_connections: 9,
         ..LIMITS
     };
-    assert_eq!(limits.for_both_wires().max_classic_connections, Some(4));
+    let keys = |noise, classic: u8| Secrets {
+        noise: (0..noise)
+            .map(|number| Key::from_bytes([number + 1; 32]).unwrap())
+            .collect(),
+        classic: (classic > 0).then(|| Key::from_bytes([classic; 32]).unwrap()),
+        ..Secrets::default()
+    };
+    assert_eq!(limits.for_keys(&keys(1, 0)), limits, "one wire");
+    assert_eq!(limits.for_keys(&keys(0, 9)), limits, "one wire");
+    let both = keys(1, 9);
+    assert_eq!(limits.for_keys(&both).max_classic_connections, Some(4));
     let own = AdmissionLimits {
         max_classic_connections: Some(7),
         ..limits
     };
-    assert_eq!(own.for_both_wires(), own, "one that was set stays");
+    assert_eq!(own.for_keys(&both), own, "one that was set stays");
     assert_eq!(own.within(6).max_classic_connections, Some(3));
 
-    let mut admission = Admission::new(limits.for_both_wires(), 1);
+    let mut admission = Admission::new(limits.for_keys(&both), 1);
     for number in 0..9 {
         assert!(admits(&mut admission, number, source(1)));
     }

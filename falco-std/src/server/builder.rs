@@ -327,10 +327,7 @@ impl ServerBuilder {
     fn build(self, listener: Option<Listener>) -> Result<Server, Error> {
         let settings = self.settings.build()?;
         let mut entropy = self.entropy;
-        let mut limits = self.limits;
-        if self.secrets.has_both_wires() {
-            limits = limits.for_both_wires();
-        }
+        let mut limits = self.limits.for_keys(&self.secrets);
         let keys = self.secrets.into_server(&mut entropy)?;
         // If the entropy source fails, the seed is not random. Then no handshake succeeds either.
         let seed = entropy.below(u64::MAX);

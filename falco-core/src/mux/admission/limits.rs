@@ -59,10 +59,14 @@ impl AdmissionLimits {
         }
     }
 
-    /// These limits for a server of both wires. Without a limit of their own, connections on the
-    /// classic wire get at most half of all.
+    /// These limits for a server with these keys. If it accepts both wires, connections on the
+    /// classic wire get at most half of all, unless they have a limit of their own.
+    #[cfg(all(feature = "std", feature = "noise", feature = "rustcrypto"))]
     #[must_use]
-    pub fn for_both_wires(self) -> Self {
+    pub fn for_keys(self, keys: &crate::keys::Secrets) -> Self {
+        if !keys.has_both_wires() {
+            return self;
+        }
         let half = (self.max_connections / CLASSIC_PART).max(1);
         Self {
             max_classic_connections: self.max_classic_connections.or(Some(half)),
