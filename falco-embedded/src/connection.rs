@@ -428,10 +428,9 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> fmt::Debug for BufferedConnection<R, H, 
     }
 }
 
-/// Overwrites the stack of a step that was the last one before a wait.
+/// Overwrites the stack of a step: after any of them the caller may return to its own caller, which
+/// may wait.
 pub(crate) fn wiped(stepped: Result<bool, Error>) -> Result<bool, Error> {
-    if !matches!(stepped, Ok(true)) {
-        wipe_stack();
-    }
+    wipe_stack();
     stepped
 }

@@ -339,6 +339,8 @@ impl<T: Output> Shared<T> {
             }
             records = records.saturating_sub(1);
             let sealed = writer.seal(|out| locked.state.seal(now, out));
+            // The write may wait for a slow peer.
+            wipe_stack();
             if let Some(call) = locked.state.after_seal() {
                 // `writing` is still set, so this thread also writes what the call queues.
                 drop(locked);
