@@ -78,7 +78,7 @@ pub trait Aead {
     /// Checks `tag`, then decrypts `text` in place.
     ///
     /// # Errors
-    /// [`AeadError`] if the tag is wrong. Then nobody may read `text`, which may have changed.
+    /// [`AeadError`] if the tag is wrong. `text` may have changed then, and must not be used.
     fn open(&self, nonce: &Nonce, associated: &[u8], text: &mut [u8], tag: &Tag) -> Result<(), AeadError>;
 }
 
@@ -116,9 +116,9 @@ impl core::error::Error for AeadError {}
 #[allow(clippy::exhaustive_structs, reason = "users write it as a value")]
 pub struct RustCrypto;
 
-/// Another provider, on AWS-LC by the crate aws-lc-rs, for servers and their clients: several times
-/// as fast for long messages on processors with AVX-512. It needs a C compiler and an operating
-/// system. The adapters use it with their feature `aws-lc-rs`.
+/// A provider on AWS-LC, by the crate aws-lc-rs. It is faster for long messages; the benchmark
+/// `tests/benches/peers` of the repository measures either provider. It needs an operating system,
+/// and a C compiler to build. The adapters use it with their feature `aws-lc-rs`.
 #[cfg(feature = "aws-lc-rs")]
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(clippy::exhaustive_structs, reason = "users write it as a value")]

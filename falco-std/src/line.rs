@@ -6,7 +6,7 @@ use std::io;
 use std::net::Shutdown;
 
 use falco_core::mux::{Ending, LastStep};
-use falco_core::{Instant, RecvBuf, wipe_stack};
+use falco_core::{Instant, RecvBuf};
 
 use crate::clock::Clock;
 use crate::stream::Stream;
@@ -101,7 +101,6 @@ impl<S: Stream> Line<S> {
         self.limit_read(wait)?;
         self.asked = self.asked.max(total);
         let space = self.inbox.space(total).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        wipe_stack();
         match self.stream.read(space) {
             Ok(0) => Ok(Filled::EndOfStream),
             Ok(count) => {
@@ -141,13 +140,11 @@ impl<S: Stream> Line<S> {
 
     /// Ends the stream at once.
     pub(crate) fn abort(&mut self) {
-        wipe_stack();
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// Ends the stream as `ending` says, after all pending output was written.
     pub(crate) fn end(&mut self, ending: &mut Ending) {
-        wipe_stack();
         let mut dropped = [0; 512];
         if ending.step(self.now()) == LastStep::DropArrived {
             return self.drop_arrived();

@@ -274,7 +274,6 @@ impl<T: Output> Shared<T> {
         });
         let unwinding = FailOnPanic(self);
         let done = self.write_with(&mut writer, effort);
-        wipe_stack();
         core::mem::forget(unwinding);
         if matches!(done, Done::Failed) {
             writer.discard();
@@ -290,8 +289,6 @@ impl<T: Output> Shared<T> {
         }
     }
 
-    /// Not inlined, because its caller overwrites its stack frame afterwards.
-    #[inline(never)]
     fn write_with(&self, writer: &mut Writer, effort: Effort) -> Done {
         let mut now = self.clock.now();
         let brief = matches!(effort, Effort::Brief);
@@ -339,8 +336,6 @@ impl<T: Output> Shared<T> {
             }
             records = records.saturating_sub(1);
             let sealed = writer.seal(|out| locked.state.seal(now, out));
-            // The write may wait for a slow peer.
-            wipe_stack();
             if let Some(call) = locked.state.after_seal() {
                 // `writing` is still set, so this thread also writes what the call queues.
                 drop(locked);
@@ -352,7 +347,11 @@ impl<T: Output> Shared<T> {
                 self.changed.notify_all();
                 writer.free_buffer(KEPT);
                 return Done::Drained(how);
+            } else {
+                drop(locked);
             }
+            // The write may wait for a slow peer.
+            wipe_stack();
         }
     }
 

@@ -58,8 +58,8 @@ pub(crate) struct Line<S> {
 }
 
 impl Line<Socket> {
-    /// Shuts down the sending half and drops the bytes that have arrived, so that the peer sees an
-    /// end of the stream and no reset. Waits for neither.
+    /// Shuts down the sending half and drops the bytes that have arrived, without waiting. So the
+    /// peer sees an end of the stream and no reset.
     pub(crate) fn drop_arrived(&mut self, cx: &mut Context<'_>) {
         let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
         let mut dropped = [0; 4096];
@@ -78,8 +78,8 @@ impl Line<Socket> {
             read => Poll::Ready(read),
         })
     }
-    /// Ends the stream as `ending` says. `seal` writes the last bytes, and `eof` says whether the
-    /// end of the stream was read.
+    /// Ends the stream step by step, as `ending` requires. `seal` writes the last bytes, and `eof`
+    /// is whether the end of the stream was read.
     pub(crate) fn poll_end(
         &mut self,
         cx: &mut Context<'_>,

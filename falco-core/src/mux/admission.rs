@@ -20,8 +20,8 @@ pub use self::limits::AdmissionLimits;
 pub(super) use self::recent::hello_fingerprint;
 pub use self::source::{Source, SourcePrefix};
 
-/// How many handshakes are in progress at once, connections without a hello not counted. More would
-/// slow each other down until all of them time out, when all clients reconnect at once.
+/// How many handshakes may be in progress at once, not counting connections without a hello. With
+/// more, all of them could time out when all clients reconnect at once.
 const MAX_IN_PROGRESS: usize = 1024;
 
 /// Whether there is a place for another connection.
@@ -199,7 +199,7 @@ impl Admission {
             return true;
         };
         half_open.hello = self.recent.insert(fingerprint);
-        // A replay counts as the oldest there is.
+        // A replay counts as the oldest connection.
         half_open.since = (!half_open.hello).then_some(Instant::ZERO);
         self.set(number, half_open);
         half_open.hello
@@ -222,7 +222,7 @@ impl Admission {
         }
     }
 
-    /// A connection that was [admitted](Self::admit) has ended.
+    /// Reports that a connection that was [admitted](Self::admit) has ended.
     pub fn leave(&mut self, number: u64) {
         if self.end_half_open(number) {
             return;

@@ -20,12 +20,13 @@ const NEVER: Instant = Instant::from_millis(u64::MAX);
 pub(super) struct Deadlines {
     /// When the stream stopped accepting output, or [`NEVER`].
     blocked: Instant,
-    /// `blocked` has moved because of a late poll. It does so once: the polls of a slow caller may
-    /// all be late.
+    /// Whether `blocked` has moved because of a late poll. It moves only once for each blocked
+    /// write, because all polls of a slow caller may be late.
     blocked_moved: bool,
     /// Where [`note_poll`](Self::note_poll) has moved a deadline of the connection, or [`NEVER`].
     moved: Instant,
-    /// No deadline had passed at this time, and none is set to a time that has passed.
+    /// The time of the last check for deadlines that have passed. No deadline is set to a time in
+    /// the past afterwards, so another check at the same time would find nothing.
     checked: Instant,
 }
 
@@ -65,8 +66,8 @@ impl Deadlines {
         }
     }
 
-    /// Reports whether the caller reads. A deadline that was paused may have passed when it goes
-    /// on.
+    /// Reports whether the caller reads. A deadline that was paused may have passed when the pause
+    /// ends, so the next call checks again.
     pub(super) fn set_reading<R: Role, H: KeyRef<R>>(
         &mut self,
         machine: &mut Connection<R, H>,

@@ -17,7 +17,7 @@ pub const DEFAULT_SERVER_REPLAY_MEMORY: usize = 65_536;
 /// how many bytes of answers may be queued.
 pub const DEFAULT_SERVER_MAX_HELD: usize = 1 << 30;
 
-/// If nothing has arrived for this long, an adapter looks at the stream before it begins a request:
-/// the connection may have ended. The look costs a system call, which requests in quick succession
+/// If nothing has arrived for this long, the connection may have ended, so an adapter reads the
+/// stream before it begins a request. That costs a system call, which requests in quick succession
 /// do not need.
 pub const QUIET: Duration = Duration::from_millis(1);

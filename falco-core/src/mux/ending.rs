@@ -16,8 +16,8 @@ pub enum LastStep {
     ShutDown,
     /// Read and drop until the end of the stream, then call [`input_ended`](Ending::input_ended).
     DropInput,
-    /// Shut down the sending half, read and drop what has arrived, and close the stream. Wait for
-    /// none of that.
+    /// Shut down the sending half, read and drop the bytes that have arrived, and close the stream,
+    /// without waiting.
     DropArrived,
     /// Close the stream.
     Close,
@@ -25,13 +25,14 @@ pub enum LastStep {
 
 /// The end of a stream, step by step. Create it when the connection has ended.
 ///
-/// If a socket is closed with bytes unread, TCP resets the connection, which can destroy the last
-/// answers. So the sending half is shut down first, and what still arrives is read and dropped, for
-/// a second ([`LINGER`]) at the most. The stream is closed at once if the end is not
+/// If a socket is closed with unread bytes, TCP resets the connection, which can destroy the last
+/// answers. So the caller first shuts down the sending half, and then reads and drops input for at
+/// most one second ([`LINGER`]). The stream is closed at once if the end is not
 /// [graceful](ConnectionError::is_graceful).
 ///
-/// An unauthenticated peer gets no time at all, and no reset either: without one it can know that
-/// nothing was processed. So what has arrived is dropped first.
+/// An unauthenticated peer gets no time, but its stream is not reset either: a peer that sees an
+/// end of the stream and no reset can know that nothing was processed. So the caller drops the
+/// bytes that have arrived before it closes the stream.
 ///
 /// ```
 /// use core::time::Duration;
@@ -54,17 +55,17 @@ pub struct Ending {
     step: LastStep,
     /// When to give up the current step and close the stream.
     until: Instant,
-    /// The last step, also of a peer that has run out of time.
+    /// The last step, also if the peer has run out of time.
     last: LastStep,
     input_ended: bool,
 }
 
 /// How long the stream of a connection whose key was revoked has to accept the reason.
-const LAST_WORD: Duration = Duration::from_millis(20);
+const REVOKED_TIMEOUT: Duration = Duration::from_millis(20);
 
 impl Ending {
-    /// For a connection that ended with `end`. `until` is when the peer has accepted the last bytes
-    /// at the latest: see [`write_deadline`](crate::Connection::write_deadline).
+    /// For a connection that ended with `end`. The peer has until `until` to accept the last bytes:
+    /// see [`write_deadline`](crate::Connection::write_deadline).
     #[must_use]
     pub fn new(end: ConnectionError, established: bool, until: Instant) -> Self {
         let (step, last) = match (established, end.is_graceful()) {
@@ -95,7 +96,7 @@ impl Ending {
     pub(super) fn revoked(now: Instant) -> Self {
         Self {
             step: LastStep::Write,
-            until: now + LAST_WORD,
+            until: now + REVOKED_TIMEOUT,
             last: LastStep::DropArrived,
             input_ended: false,
         }

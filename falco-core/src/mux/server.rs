@@ -128,8 +128,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.machine.close(now, reason);
     }
 
-    /// The key of the connection was revoked: drops all requests and answers, and queues a CLOSE
-    /// with that reason. The caller reads nothing more, and ends the stream as
+    /// Call it when the key of the connection was revoked. Drops all requests and answers, and
+    /// queues a CLOSE with that reason. Then read no more, and close the stream as
     /// [`ending`](Self::ending) says.
     pub fn revoke(&mut self, now: Instant) {
         self.finish();

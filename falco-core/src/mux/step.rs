@@ -92,11 +92,11 @@ pub enum ServerStep<'u> {
     Hello {
         /// Bytes to drop.
         consumed: usize,
-        /// What tells this hello from others, for [`Admission::hello`](super::Admission::hello). A
-        /// replay has the same.
+        /// The fingerprint of the hello, for [`Admission::hello`](super::Admission::hello). A
+        /// replay has the same one.
         fingerprint: u64,
     },
-    /// The client has proved its key, and that it is not a replay.
+    /// The client has proved that it has the key and that its hello is not a replay.
     Established {
         /// Bytes to drop.
         consumed: usize,

@@ -47,8 +47,8 @@ pub(super) enum Outcome<T> {
 }
 
 impl<T> Outcome<T> {
-    /// The caller of a request of this fate no longer waits, because its limit has passed or the
-    /// connection has ended, with `end`.
+    /// The outcome of a request that was cancelled with this fate, because the `limit` of its
+    /// caller has passed or because the connection has ended with `end`.
     pub(super) fn cancelled(fate: Fate, limit: Option<Limit>, end: impl FnOnce() -> ConnectionError) -> Self {
         Self::Failed(match limit {
             Some(limit) => limit.error(waiting_for(fate), fate),

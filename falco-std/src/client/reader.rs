@@ -9,7 +9,7 @@ use std::panic::catch_unwind;
 use std::sync::{Arc, MutexGuard};
 use std::time;
 
-use falco_core::{CloseReason, Instant};
+use falco_core::{CloseReason, Instant, wipe_stack};
 
 use super::limit::Limit;
 use super::outcome::{Ended, Outcome, Reply};
@@ -148,7 +148,16 @@ impl Reader {
         Ok(total)
     }
 
+    /// Takes the unread bytes. Returns how many bring the next step.
     fn receive(&mut self) -> Result<usize, Ended> {
+        let received = self.take_steps();
+        wipe_stack();
+        received
+    }
+
+    /// Not inlined, because its caller overwrites its stack frame afterwards.
+    #[inline(never)]
+    fn take_steps(&mut self) -> Result<usize, Ended> {
         let mut locked = self.shared.lock();
         let now = self.shared.now();
         loop {

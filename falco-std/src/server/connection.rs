@@ -84,6 +84,7 @@ where
         input_ended: false,
     };
     let ended = reader.run();
+    wipe_stack();
     reader.end(&ended);
     ended
 }
@@ -92,6 +93,9 @@ impl<H> Reader<'_, H>
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
+    /// Reads until the connection has ended. It is not inlined, because its caller overwrites its
+    /// stack frame afterwards.
+    #[inline(never)]
     fn run(&mut self) -> io::Result<ConnectionError> {
         loop {
             self.conn.flush();
@@ -120,6 +124,7 @@ where
                         self.service.pool.submit(Arc::clone(&self.requests));
                     }
                     if !self.conn.splits() {
+                        wipe_stack();
                         self.wait_for_handler();
                     }
                 }
@@ -144,6 +149,7 @@ where
                 Ok(ServerStep::NeedMore { total }) => {
                     locked.state.mux.set_reading(now, true);
                     drop(locked);
+                    wipe_stack();
                     if self.input_ended {
                         self.wait_for_change(seen);
                     } else {
@@ -155,6 +161,7 @@ where
                     self.count_busy(&mut locked);
                     locked.state.mux.set_reading(now, false);
                     drop(locked);
+                    wipe_stack();
                     self.conn.flush();
                     self.wait_for_change(seen);
                 }
@@ -188,7 +195,6 @@ where
     /// Waits until the request has completed. A stream that does not split cannot be read while a
     /// worker writes to it.
     fn wait_for_handler(&self) {
-        wipe_stack();
         loop {
             let now = self.conn.now();
             let mut locked = self.conn.lock();
@@ -207,7 +213,6 @@ where
 
     /// Waits for a change since `seen`, for progress of a write, or for a deadline.
     fn wait_for_change(&self, seen: u64) {
-        wipe_stack();
         let now = self.conn.now();
         let mut locked = self.conn.lock();
         if locked.changes() != seen || locked.state.has_ended() || !locked.state.handle_timeout(now) {

@@ -70,11 +70,13 @@ impl Silent {
         expired
     }
 
-    /// Takes the connections of which something has come. If there are none, waits for them and for
-    /// a connection on `listener`, for `limit` at most. Also returns whether there may be one.
+    /// Takes the connections from which something has arrived. If there are none, waits for them
+    /// and for a connection on `listener`, for `limit` at most. Also returns whether a connection
+    /// may be ready to accept.
     ///
-    /// It fails for lack of memory, or if there are more sockets than the limit of file descriptors
-    /// now is.
+    /// # Errors
+    /// The system has no memory, or the limit of file descriptors is now lower than the number of
+    /// sockets.
     #[cfg(unix)]
     pub(super) fn wait(
         &mut self,

@@ -47,7 +47,7 @@ pub(super) struct Connection<H> {
     place: Place,
     /// The end of the stream was read.
     eof: bool,
-    /// It has ended, and was not cut off.
+    /// The connection has ended, and was not cut off.
     ended: bool,
     /// Answers that were larger than the client accepts.
     too_large: u32,
@@ -370,7 +370,7 @@ impl<H: Handler> Future for Connection<H> {
         if let Some(cut) = this.take_signals(cx) {
             debug!(?cut, "cut off");
             let end = this.mux.machine().end().unwrap_or(ConnectionError::Closed);
-            // Of one that was dropped for another nothing is unread.
+            // A connection that was dropped for another has no unread bytes.
             if this.mux.ending(end, this.now).step(this.now) == LastStep::DropArrived {
                 this.line.drop_arrived(cx);
             }

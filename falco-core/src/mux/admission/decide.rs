@@ -6,10 +6,10 @@ use crate::message::{CloseReason, KeyId};
 use crate::time::Instant;
 
 impl Admission {
-    /// Adds a half-open connection under a number that was not used before. None where there is no
-    /// [`room`](Self::room), or its source has twice as many as one source may have: then it was
-    /// not added. Otherwise returns the connections that are selected to be dropped, as
-    /// [`select`](Self::select) does.
+    /// Adds a half-open connection under a number that was not used before, and returns the
+    /// connections that are selected to be dropped, as [`select`](Self::select) does. Returns
+    /// `None`, and does not add it, if there is no [`room`](Self::room) or if its source has twice
+    /// as many half-open connections as it may have.
     pub fn admit(&mut self, number: u64, source: Source, now: Instant) -> Option<impl Iterator<Item = u64> + use<>> {
         if self.room() != Room::Free {
             return None;
@@ -38,11 +38,12 @@ impl Admission {
         Some(selected.into_iter().flatten())
     }
 
-    /// The server has read all that has come from a half-open connection, and waits for more. Its
-    /// age counts from the first such time, so that sending byte by byte gains nothing.
+    /// Reports that the server has read everything that has arrived from a half-open connection,
+    /// and waits for more. The age of the connection counts from the first such call, so a client
+    /// gains no time by sending byte by byte.
     ///
-    /// Returns a connection that is selected to be dropped, as [`select`](Self::select) does,
-    /// because its source has more half-open ones than one may have.
+    /// If the source of the connection has more half-open connections than it may have, returns
+    /// one of them that is selected to be dropped, as [`select`](Self::select) does.
     pub fn waits(&mut self, number: u64, now: Instant) -> Option<u64> {
         if let Some(mut half_open) = self.get(number)
             && half_open.state == State::Unread
@@ -55,17 +56,17 @@ impl Admission {
         self.select_from_source_of(number)
     }
 
-    /// A connection has completed its handshake under a key; `None` is the key of the classic wire.
-    /// `retired` says whether the key was retired since the hello, `stopping` whether the server
-    /// accepts no more connections.
+    /// Reports that a connection has completed its handshake under a key; `None` is the key of the
+    /// classic wire. `retired` is whether the key was retired since the hello, and `stopping`
+    /// whether the server accepts no more connections.
     ///
-    /// If the connection is to be closed, returns with which reason. It is
-    /// [`CloseReason::Done`] where the key or the classic wire has as many connections as it may
-    /// have. The connection counts until it leaves, though then not towards these two limits. One
+    /// If the connection has to be closed, returns the reason to close it with. The reason is
+    /// [`CloseReason::Done`] if the key or the classic wire has as many connections as it may have.
+    /// Until it leaves, such a connection counts towards all limits but these two. A connection
     /// that was not [admitted](Self::admit), such as a guest, does not count.
     ///
-    /// Call it when the connection can already be found by its key: if the key is retired after
-    /// `retired` was read, whoever retires it has to find the connection and close it.
+    /// Call it once the code that retires keys can find the connection by its key. If the key is
+    /// retired after `retired` was read, that code closes the connection.
     pub fn establish(&mut self, number: u64, key: Option<KeyId>, retired: bool, stopping: bool) -> Option<CloseReason> {
         let within = self.count_established(number, key);
         if retired {
@@ -77,8 +78,8 @@ impl Admission {
         }
     }
 
-    /// Counts an established connection. False where its key or the classic wire has as many as it
-    /// may have.
+    /// Counts an established connection. Returns `false` if its key or the classic wire has as many
+    /// as it may have.
     fn count_established(&mut self, number: u64, key: Option<KeyId>) -> bool {
         if !self.end_half_open(number) {
             return true;
@@ -96,7 +97,7 @@ impl Admission {
         within
     }
 
-    /// Counts a connection towards its key. False where that has as many as it may have.
+    /// Counts a connection towards its key. Returns `false` if the key has as many as it may have.
     fn count_under_key(&mut self, number: u64, key: Option<KeyId>) -> bool {
         let Some(limit) = self.limits.max_connections_per_key else {
             return true;

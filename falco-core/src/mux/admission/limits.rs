@@ -24,7 +24,7 @@ pub struct AdmissionLimits {
 }
 
 impl AdmissionLimits {
-    /// No limits besides these two.
+    /// These two limits and no others.
     #[must_use]
     pub const fn new(max_connections: usize, max_half_open: usize) -> Self {
         Self {
@@ -36,8 +36,9 @@ impl AdmissionLimits {
         }
     }
 
-    /// These limits where only so many descriptors are available for connections: half-open ones
-    /// get at most half of them, and so do those on the classic wire if they have a limit.
+    /// These limits, lowered so that connections need no more than this many descriptors. Half-open
+    /// connections get at most half of them, and so do those on the classic wire if they have a
+    /// limit.
     ///
     /// ```
     /// use falco_core::mux::AdmissionLimits;

@@ -28,7 +28,7 @@ impl Recent {
 /// A fingerprint of the hello on the noise wire at the front of `unread`: the last eight bytes of
 /// its tag, which a replay repeats. `None` if `unread` is shorter than a hello.
 ///
-/// Take it before the connection receives these bytes, and use it only if they decrypt.
+/// Call it before the connection receives these bytes, and use the result only if they decrypt.
 pub(crate) fn hello_fingerprint(unread: &[u8]) -> Option<u64> {
     #[cfg(feature = "noise")]
     {

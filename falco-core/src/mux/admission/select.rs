@@ -6,28 +6,30 @@ use super::queue::Queue;
 use super::{Admission, MAX_IN_PROGRESS, Source, State};
 use crate::time::Instant;
 
-/// A connection without a hello is spared for so long while connections with a hello hold more
-/// places: its hello may be one packet behind.
+/// While connections with a hello hold more places, a connection without one is not dropped for
+/// this long, because its hello may follow in the next packet.
 const HELLO_GRACE: Duration = Duration::from_millis(20);
 
-/// When a hello is late: a client sends it right behind the last packet of TCP's handshake. This
-/// counts only where something other than places is short.
+/// After this time without a hello, a connection is late: a client sends the hello directly after
+/// the TCP handshake. It applies only in [`Admission::select_late`].
 const HELLO_LATE: Duration = Duration::from_millis(100);
 
-/// When the first PING is late, which follows the hello after a round trip.
+/// After this time with a hello and without the first PING, a connection is late. The PING follows
+/// the hello after one round trip.
 const PING_LATE: Duration = Duration::from_secs(1);
 
-/// While connections without a hello are many, so large a part of the half-open places is kept
-/// free, so that the next connections need not wait until another has been dropped.
+/// While there are connections without a hello to drop, one in this many half-open places is kept
+/// free, so that the next connections need not wait for a drop.
 const FREE_PART: usize = 16;
 
 impl Admission {
     /// Selects a half-open connection that is to be dropped. `needed` is the source of a connection
-    /// that waits for a place now, if one does. None where enough places are free or are being
-    /// freed, and where nothing can be dropped before [`due`](Self::due).
+    /// that waits for a place now, if one does. Returns `None` if enough places are free or are
+    /// being freed, or if nothing can be dropped before [`due`](Self::due).
     ///
-    /// The adapter drops the connection and calls [`leave`](Self::leave). If bytes of it have come
-    /// that the server has not read, it calls [`stays`](Self::stays) instead.
+    /// The adapter drops the connection and calls [`leave`](Self::leave). If bytes of the
+    /// connection have arrived that the server has not read, the adapter calls
+    /// [`stays`](Self::stays) instead.
     pub fn select(&mut self, now: Instant, needed: Option<Source>) -> Option<u64> {
         let in_progress = self.in_progress() >= MAX_IN_PROGRESS;
         let wanted = (self.half_open.len() / FREE_PART).max(usize::from(needed.is_some()));
@@ -43,7 +45,8 @@ impl Admission {
         } else if !in_progress {
             return None;
         }
-        // What has sent a valid hello is dropped one by one, and not ahead of need.
+        // Connections with a valid hello are dropped one at a time, and only when a place is
+        // needed.
         let needed = needed.filter(|_| self.selected == 0)?;
         let first = self.with_hello.first();
         let late = first.filter(|(since, _)| now >= *since + PING_LATE);
@@ -57,7 +60,7 @@ impl Admission {
         number.and_then(|number| self.mark(number))
     }
 
-    /// When a connection can be selected that cannot be now, unless something changes before.
+    /// When the next connection becomes one that can be selected, if nothing changes before.
     #[must_use]
     pub fn due(&self, now: Instant) -> Option<Instant> {
         let hello = self.without_hello.first().map(|(since, _)| since + HELLO_GRACE);
@@ -65,9 +68,10 @@ impl Admission {
         hello.into_iter().chain(ping).filter(|at| *at > now).min()
     }
 
-    /// Selects a half-open connection although places are free, because the system is short of
-    /// something else, such as descriptors: one without a hello that the server has waited for for
-    /// 100 ms, or else one with a hello for a second. None while one is being dropped.
+    /// Selects a half-open connection although places are free. Call it if the system lacks
+    /// something else, such as descriptors. Selects a connection whose hello has not arrived for
+    /// 100 ms, or else one whose first PING has not arrived for one second. Returns `None` while
+    /// another selected connection is being dropped.
     pub fn select_late(&mut self, now: Instant) -> Option<u64> {
         if self.selected > 0 {
             return None;
@@ -77,8 +81,8 @@ impl Admission {
         late.and_then(|(_, number)| self.mark(number))
     }
 
-    /// Selects a half-open connection of the same source as half-open connection `number`, where
-    /// that source has more of them than one may have.
+    /// Selects a half-open connection of the same source as half-open connection `number`, if that
+    /// source has more of them than it may have.
     pub(super) fn select_from_source_of(&mut self, number: u64) -> Option<u64> {
         let limit = self.limits.max_half_open_per_source?;
         let source = self.get(number)?.source;
@@ -92,7 +96,7 @@ impl Admission {
         self.mark(number)
     }
 
-    /// Makes a candidate one that is selected.
+    /// Marks a candidate as selected.
     fn mark(&mut self, number: u64) -> Option<u64> {
         let mut half_open = self.unqueue(number)?;
         half_open.state = State::Selected;

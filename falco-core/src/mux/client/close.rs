@@ -112,7 +112,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
         match (self.closing.end, self.closing.idle) {
             (None, _) => Ending::new(end, self.established, now + LINGER),
-            // What is left of the time that the server has.
+            // `LINGER` began when the connection became idle.
             (Some(_), Some(since)) => Ending::new(end, self.established, since + LINGER),
             (Some(_), None) => Ending::at_once(now),
         }

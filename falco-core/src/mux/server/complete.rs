@@ -56,8 +56,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// The handler of a request has ended: answers or refuses the request. `cancelled` says whether
     /// the client has cancelled it or the connection has ended.
     ///
-    /// A handler that returns an answer although its request was cancelled has it sent. If the
-    /// request has completed already, or the connection has ended, nothing is sent.
+    /// An answer is sent even if its request was cancelled meanwhile. Nothing is sent if the
+    /// request has completed already or the connection has ended.
     pub fn complete(&mut self, id: RequestId, result: Result<B, NoAnswer<'_>>, cancelled: bool) -> Handled {
         if !self.is_held(id) {
             return Handled::Cancelled;

@@ -1,4 +1,5 @@
-//! What a caller reports of the stream: its end, what it accepts, and the time. And how it ends.
+//! What a caller reports of the stream: its end, what it accepts, and the time. Also how to close
+//! it.
 
 use super::super::Budget;
 use super::super::ending::Ending;
@@ -67,8 +68,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// 50 ms late, the deadlines that have passed move, so that the caller can read once more
     /// first.
     ///
-    /// Other calls after a deadline do not end the connection before this one does, within the
-    /// [grace period](crate::Connection::handle_late_poll): a caller that is late may read first.
+    /// Within the [grace period](crate::Connection::handle_late_poll), other calls after a deadline
+    /// do not end the connection. So a caller that is late can read first.
     ///
     /// # Errors
     /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for a

@@ -105,7 +105,7 @@ impl Permit {
         self.place.admission.lock().admitted.is_selected(self.place.number)
     }
 
-    /// The hello of a half-open connection has decrypted, under a key of this server.
+    /// Reports that the hello of a half-open connection has decrypted, under a key of this server.
     pub(in crate::server) fn hello(&self, fingerprint: u64) {
         let Place { number, admission, .. } = &*self.place;
         let mut state = admission.lock();
@@ -113,8 +113,8 @@ impl Permit {
         admission.may_select(state);
     }
 
-    /// The client has proved that it has `key`. From now on the connection is not dropped for
-    /// others. Returns why it is to be closed, if it is.
+    /// Reports that the client has proved that it has `key`. From now on the connection is not
+    /// dropped for others. If it has to be closed, returns the reason.
     pub(in crate::server) fn establish(&self, key: Option<KeyId>, retired: bool) -> Option<CloseReason> {
         let Place { number, admission, .. } = &*self.place;
         let mut state = admission.lock();

@@ -69,7 +69,8 @@ impl<H: Handler> Connection<H> {
             }
             Handled::TooLarge { length, limit } => {
                 counters.refusals.add(1);
-                // Once for a connection: the client chooses the limit and how often it asks.
+                // Logged once per connection, because the client chooses the limit and the
+                // number of requests.
                 if self.too_large == 0 {
                     warn!(
                         request = id.number(),
