@@ -10,6 +10,7 @@ mod source;
 mod wires;
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use std::collections::HashMap;
@@ -56,13 +57,25 @@ impl ServerKeys {
         self.noise().map(NoiseServer::ring)
     }
 
-    /// Adds a key on the noise wire.
+    /// Adds a key on the noise wire, with a label for logs and handlers.
     ///
     /// # Errors
     /// [`SetupError`]; then nothing has changed. [`SetupError::NoRing`] if the server does not use
     /// that wire.
-    pub fn add(&self, key: Key) -> Result<KeyId, SetupError> {
-        self.ring().ok_or(SetupError::NoRing)?.add(key)
+    pub fn add(&self, key: Key, label: Option<Arc<str>>) -> Result<KeyId, SetupError> {
+        self.ring().ok_or(SetupError::NoRing)?.add(key, label)
+    }
+
+    /// Changes the label of a key of the noise wire. Connections that are established keep the old
+    /// one. Returns whether there was such a key.
+    pub fn set_label(&self, id: KeyId, label: Option<Arc<str>>) -> bool {
+        self.ring().is_some_and(|ring| ring.set_label(id, label))
+    }
+
+    /// The label of a key of the noise wire, if it has one.
+    #[must_use]
+    pub fn label(&self, key: Option<KeyId>) -> Option<Arc<str>> {
+        self.ring()?.label(key?)
     }
 
     /// Removes a key of the noise wire as [`ServerRing::retire`] does. Returns whether there was
@@ -90,6 +103,8 @@ impl ServerKeys {
 pub struct Secrets {
     /// Keys on the noise wire. A client uses the first.
     pub noise: Vec<Key>,
+    /// The labels of these keys. A client ignores them.
+    pub labels: Vec<(KeyId, Arc<str>)>,
     /// The key on the classic wire. A client that has one uses that wire.
     pub classic: Option<Key>,
     /// Bytes that must be equal on both sides, such as the name of the service; at most 65,535. The
@@ -128,7 +143,10 @@ impl Secrets {
         } else {
             let keys = ServerRing::new(self.noise.len(), classic_id, rng)?;
             for key in self.noise {
-                keys.add(key)?;
+                keys.add(key, None)?;
+            }
+            for (id, label) in self.labels {
+                keys.set_label(id, Some(label));
             }
             Some(NoiseServer::new(keys, self.context, Provider)?)
         };
@@ -156,11 +174,17 @@ fn classic<G: TryCryptoRng + ?Sized>(key: Key, nonces: usize, rng: &mut G) -> Re
 /// id, on whether the ring has the key.
 pub struct ServerRing {
     /// The hash has a random key, so that nobody can choose ids whose hashes collide.
-    keys: RwLock<HashMap<KeyId, NoiseSecret>>,
+    keys: RwLock<HashMap<KeyId, Accepted>>,
     /// Used for a hello with an unknown id.
     dummy: Secret,
     /// The id that the classic wire's key would have, so that it is not accepted on the noise wire.
     classic: Option<KeyId>,
+}
+
+/// A key that the server accepts.
+struct Accepted {
+    secret: NoiseSecret,
+    label: Option<Arc<str>>,
 }
 
 impl ServerRing {
@@ -179,11 +203,11 @@ impl ServerRing {
         })
     }
 
-    /// Adds a key.
+    /// Adds a key, with a label for logs and handlers.
     ///
     /// # Errors
     /// [`SetupError::DuplicateKey`], [`SetupError::KeyOnBothWires`]; then the ring is unchanged.
-    pub fn add(&self, key: Key) -> Result<KeyId, SetupError> {
+    pub fn add(&self, key: Key, label: Option<Arc<str>>) -> Result<KeyId, SetupError> {
         let secret = NoiseSecret::derive(key, &Provider);
         let id = secret.id();
         if self.classic == Some(id) {
@@ -192,7 +216,7 @@ impl ServerRing {
         match self.keys.write().unwrap_or_else(PoisonError::into_inner).entry(id) {
             Entry::Occupied(_) => Err(SetupError::DuplicateKey(id)),
             Entry::Vacant(place) => {
-                place.insert(secret);
+                place.insert(Accepted { secret, label });
                 Ok(id)
             }
         }
@@ -203,6 +227,19 @@ impl ServerRing {
     pub fn retire(&self, id: KeyId) -> bool {
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         keys.remove(&id).is_some()
+    }
+
+    /// Changes the label of a key. Returns whether the ring has the key.
+    pub fn set_label(&self, id: KeyId, label: Option<Arc<str>>) -> bool {
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        keys.get_mut(&id).map(|key| key.label = label).is_some()
+    }
+
+    /// The label of a key, if it has one.
+    #[must_use]
+    pub fn label(&self, id: KeyId) -> Option<Arc<str>> {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        keys.get(&id)?.label.clone()
     }
 
     /// Whether the ring has a key with this id.
@@ -217,7 +254,7 @@ impl Ring for ServerRing {
     fn select(&self, id: KeyId, psk: &mut [u8; 32]) -> bool {
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let known = keys.get(&id);
-        psk.copy_from_slice(known.map_or(self.dummy.as_slice(), |secret| secret.psk()));
+        psk.copy_from_slice(known.map_or(self.dummy.as_slice(), |known| known.secret.psk()));
         known.is_some()
     }
 }

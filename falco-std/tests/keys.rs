@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Instant;
 
 use common::{Running, bounded, echo, key, millis, other_key};
-use falco_std::{Client, ConnectionError, Error, Fate, Key, Server, Settings, SetupError};
+use falco_std::{Client, ConnectionError, Error, Fate, Key, Request, Server, Settings, SetupError};
 
 fn refused(result: Result<Client, Error>) {
     let error = result.expect_err("it is turned away");
@@ -267,6 +267,33 @@ fn a_client_backs_off_a_server_without_its_key_and_reconnects_later() {
         assert_eq!(error.fate(), Fate::NotProcessed);
         assert_eq!(server.handle.add_key(other_key()), Ok(id));
         assert_eq!(client.request("three").expect("an answer"), b"three");
+        server.stop();
+    });
+}
+
+#[test]
+fn handlers_see_the_label_of_a_key() {
+    bounded(|| {
+        let handler = |request: Request| Ok(request.key_label().unwrap_or("none").as_bytes().to_vec());
+        let builder = Server::builder(key()).labeled_key("other", other_key());
+        let server = Running::start(builder, handler);
+        let client = |key| Client::builder(key).connect(server.address).expect("it is taken");
+        let label = |client: &Client| String::from_utf8(client.request("x").expect("an answer")).expect("a label");
+        let third = || Key::from_bytes([9; 32]).expect("it is not zero");
+        assert_eq!(label(&client(key())), "none");
+        assert_eq!(label(&client(other_key())), "other");
+        server.handle.add_labeled_key("third", third()).expect("it is new");
+        let before = client(third());
+        assert_eq!(label(&before), "third");
+        assert!(server.handle.set_key_label(third().id(), Some("drei")));
+        assert_eq!(
+            (label(&client(third())), label(&before)),
+            ("drei".to_owned(), "third".to_owned())
+        );
+        assert!(server.handle.set_key_label(third().id(), None));
+        assert_eq!(label(&client(third())), "none");
+        assert_eq!(Request::new("x").with_key_label("four").key_label(), Some("four"));
+        drop(before);
         server.stop();
     });
 }

@@ -307,7 +307,23 @@ impl Handle {
     /// # Errors
     /// [`SetupError`]; then nothing has changed.
     pub fn add_key(&self, key: Key) -> Result<KeyId, SetupError> {
-        self.service.keys.add(key)
+        self.service.keys.add(key, None)
+    }
+
+    /// Accepts another key on the noise wire, as [`add_key`](Self::add_key) does, with a label that
+    /// names its holder. Handlers see it as [`Request::key_label`], and log events have
+    /// it. It is not secret and is never sent.
+    ///
+    /// # Errors
+    /// [`SetupError`]; then nothing has changed.
+    pub fn add_labeled_key(&self, label: impl Into<Arc<str>>, key: Key) -> Result<KeyId, SetupError> {
+        self.service.keys.add(key, Some(label.into()))
+    }
+
+    /// Changes the label of a key of the noise wire; `None` removes it. Connections that are
+    /// established keep the label they have. Returns whether there was such a key.
+    pub fn set_key_label(&self, id: KeyId, label: Option<&str>) -> bool {
+        self.service.keys.set_label(id, label.map(Arc::from))
     }
 
     /// Removes a key of the noise wire, and returns whether there was such a key. Hellos under it

@@ -151,3 +151,32 @@ async fn a_connection_that_drains_past_a_time_limit_does_not_hold_up_the_next() 
     client.request("asks").await.unwrap();
     assert_eq!(waits.await.unwrap().unwrap(), "waits");
 }
+
+#[tokio::test]
+async fn handlers_see_the_label_of_a_key() {
+    let handler = |request: Request| async move { Ok(request.key_label().unwrap_or("none").to_owned()) };
+    let builder = Server::builder(key(1)).labeled_key("two", key(2));
+    let server = Running::start(builder, handler).await;
+    let label = async |number| {
+        let client = Client::builder(key(number)).connect(server.address).await.unwrap();
+        let label = client.request("x").await.unwrap();
+        client.close().await;
+        label
+    };
+    assert_eq!((label(1).await, label(2).await), ("none".into(), "two".into()));
+    server.handle.add_labeled_key("three", key(3)).unwrap();
+    assert_eq!(label(3).await, "three");
+    // Established connections keep their label.
+    let before = Client::builder(key(3)).connect(server.address).await.unwrap();
+    assert_eq!(before.request("x").await.unwrap(), "three");
+    assert!(server.handle.set_key_label(key(3).id(), Some("drei")));
+    assert!(!server.handle.set_key_label(key(4).id(), Some("four")));
+    assert_eq!(
+        (label(3).await, before.request("x").await.unwrap()),
+        ("drei".into(), "three".into())
+    );
+    assert!(server.handle.set_key_label(key(3).id(), None));
+    assert_eq!(label(3).await, "none");
+    let alone = Request::new("x").with_key_label("four");
+    assert_eq!(alone.key_label(), Some("four"));
+}

@@ -36,6 +36,7 @@ impl KeyOptions {
             noise,
             classic,
             context: self.context.clone(),
+            labels: Vec::new(),
             nonces: self.nonces,
         };
         Ok(Arc::new(secrets.into_client(rng)?))

@@ -95,7 +95,7 @@ fn keys_come_and_go_among_many() {
         assert!(ids.iter().skip(number + 1).take(3).all(|id| ring.contains(*id)));
     }
     for key in keys(2_000, 1) {
-        ring.add(key).unwrap();
+        ring.add(key, None).unwrap();
     }
     assert!(ids.iter().all(|id| ring.contains(*id)));
 }

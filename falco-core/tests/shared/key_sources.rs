@@ -83,7 +83,7 @@ fn a_key_has_the_id_by_which_a_server_knows_it() {
     let keys = secrets.into_server(&mut counting()).unwrap();
     let ring = keys.ring().unwrap();
     assert!(ring.contains(key(7).id()) && !ring.contains(key(8).id()));
-    assert_eq!(ring.add(key(8)), Ok(key(8).id()));
+    assert_eq!(ring.add(key(8), None), Ok(key(8).id()));
 }
 
 #[test]
@@ -95,13 +95,36 @@ fn keys_are_added_and_retired_on_the_noise_wire_alone() {
     };
     let (one, two) = (key(7).id(), key(8).id());
     let keys = secrets(vec![key(7)], None).into_server(&mut counting()).unwrap();
-    assert_eq!(keys.add(key(8)), Ok(two));
-    assert_eq!(keys.add(key(8)), Err(SetupError::DuplicateKey(two)));
+    assert_eq!(keys.add(key(8), None), Ok(two));
+    assert_eq!(keys.add(key(8), None), Err(SetupError::DuplicateKey(two)));
     assert!(keys.retire(one) && !keys.retire(one));
     assert!(keys.is_retired(Some(one)) && !keys.is_retired(Some(two)));
     let keys = secrets(vec![], Some(key(7))).into_server(&mut counting()).unwrap();
-    assert_eq!(keys.add(key(8)), Err(SetupError::NoRing));
+    assert_eq!(keys.add(key(8), None), Err(SetupError::NoRing));
     assert!(!keys.retire(one) && !keys.is_retired(None));
+}
+
+#[test]
+fn a_label_belongs_to_its_key_until_the_key_is_retired() {
+    let (one, two) = (key(7).id(), key(8).id());
+    let secrets = Secrets {
+        noise: vec![key(7)],
+        labels: vec![(one, "first".into()), (two, "no such key".into())],
+        ..Secrets::default()
+    };
+    let keys = secrets.into_server(&mut counting()).unwrap();
+    let label = |id| keys.label(Some(id)).map(|label| label.to_string());
+    assert_eq!((label(one), label(two)), (Some("first".to_owned()), None));
+    keys.add(key(8), Some("second".into())).unwrap();
+    assert_eq!(label(two).as_deref(), Some("second"));
+    // A key that cannot be added changes no label.
+    keys.add(key(8), Some("third".into())).unwrap_err();
+    assert_eq!(label(two).as_deref(), Some("second"));
+    assert!(keys.set_label(two, None) && label(two).is_none());
+    assert!(keys.set_label(two, Some("fourth".into())) && keys.retire(two));
+    assert!(label(two).is_none() && !keys.set_label(two, None));
+    keys.add(key(8), None).unwrap();
+    assert!(label(two).is_none() && keys.label(None).is_none());
 }
 
 #[test]

@@ -96,6 +96,15 @@ impl ServerBuilder {
         self
     }
 
+    /// Accepts another key, with a label that names its holder. Handlers see it as
+    /// [`Request::key_label`](crate::Request::key_label). It is not secret and is
+    /// never sent.
+    pub fn labeled_key(mut self, label: impl Into<Arc<str>>, key: Key) -> Self {
+        self.secrets.labels.push((key.id(), label.into()));
+        self.secrets.noise.push(key);
+        self
+    }
+
     /// Speaks the classic wire too, on the same port. Its key must differ from those of the noise
     /// wire, otherwise binding fails. [`falco_core::classic`] says what that wire does not provide.
     pub fn classic(mut self, key: Key) -> Self {

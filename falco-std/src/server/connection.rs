@@ -180,6 +180,7 @@ where
         let mut locked = self.conn.lock();
         locked.state.established = true;
         let key = locked.state.mux.machine().key_id();
+        locked.state.label = self.service.keys.label(key);
         drop(locked);
         // From here on `Handle::retire_key` finds the connection by its key.
         let retired = self.service.keys.is_retired(key);
@@ -307,7 +308,7 @@ where
         }
         let Some(Job {
             id,
-            key_id,
+            key,
             body,
             cancelled,
             held,
@@ -317,7 +318,7 @@ where
         };
         let counters = self.place.admission().counters();
         counters.requests.add(1);
-        let request = Request::received(body, self.peer, key_id, cancelled);
+        let request = Request::received(body, self.peer, key, cancelled);
         // A handler shares no state of this crate, so its panic cannot leave any state
         // inconsistent.
         let result = catch_unwind(AssertUnwindSafe(|| (self.handler)(request)));

@@ -41,6 +41,7 @@ pub struct Request {
     body: Vec<u8>,
     peer: Option<SocketAddr>,
     key_id: Option<KeyId>,
+    label: Option<Arc<str>>,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -49,7 +50,7 @@ impl Request {
     /// cancelled.
     #[must_use]
     pub fn new(body: impl Into<Vec<u8>>) -> Self {
-        Self::received(body.into(), None, None, Arc::default())
+        Self::received(body.into(), None, (None, None), Arc::default())
     }
 
     /// The same request with another [`peer`](Self::peer).
@@ -66,16 +67,24 @@ impl Request {
         self
     }
 
-    pub(super) const fn received(
+    /// The same request with another [`key_label`](Self::key_label).
+    #[must_use]
+    pub fn with_key_label(mut self, label: impl Into<Arc<str>>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    pub(super) fn received(
         body: Vec<u8>,
         peer: Option<SocketAddr>,
-        key_id: Option<KeyId>,
+        (key_id, label): (Option<KeyId>, Option<Arc<str>>),
         cancelled: Arc<AtomicBool>,
     ) -> Self {
         Self {
             body,
             peer,
             key_id,
+            label,
             cancelled,
         }
     }
@@ -106,6 +115,13 @@ impl Request {
         self.key_id
     }
 
+    /// The label of the client's key, if the server has one for it
+    /// ([`ServerBuilder::labeled_key`](crate::ServerBuilder::labeled_key)).
+    #[must_use]
+    pub fn key_label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+
     /// Whether the client has cancelled the request or its connection has ended. A handler that
     /// takes long can check this and return early. Then its answer is discarded.
     #[must_use]
@@ -122,6 +138,7 @@ impl fmt::Debug for Request {
             .field("length", &length)
             .field("peer", &self.peer)
             .field("key_id", &self.key_id)
+            .field("key_label", &self.label)
             .finish_non_exhaustive()
     }
 }

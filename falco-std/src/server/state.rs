@@ -30,7 +30,7 @@ struct Pending {
 /// A request that a worker has taken.
 pub(super) struct Job {
     pub(super) id: RequestId,
-    pub(super) key_id: Option<KeyId>,
+    pub(super) key: (Option<KeyId>, Option<Arc<str>>),
     pub(super) body: Vec<u8>,
     pub(super) cancelled: Arc<AtomicBool>,
     /// Kept until the handler has returned, even if the connection ends before.
@@ -57,6 +57,8 @@ pub(super) struct State {
     /// How many workers have taken a request and not finished.
     running: usize,
     pub(super) established: bool,
+    /// The label of the client's key.
+    pub(super) label: Option<Arc<str>>,
     /// The connection was ended at once: nothing is written any more.
     pub(super) cut: bool,
     /// The key of the connection was revoked: nothing more is read, and no handler starts.
@@ -87,6 +89,7 @@ impl State {
             submit_due: false,
             running: 0,
             established: false,
+            label: None,
             cut: false,
             revoked: false,
             linger: None,
@@ -214,7 +217,7 @@ impl State {
             let cancelled = Arc::clone(&pending.cancelled);
             Some(Job {
                 id,
-                key_id: self.mux.machine().key_id(),
+                key: (self.mux.machine().key_id(), self.label.clone()),
                 body,
                 cancelled,
                 held: self.mux.take_held(id),

@@ -1,5 +1,6 @@
 //! One connection of a client: the socket and the mux. Its slot polls it.
 
+use core::fmt;
 use core::task::{Context, Poll, ready};
 use std::io;
 use std::sync::Arc;
@@ -67,6 +68,18 @@ pub(super) enum Event {
     Due,
     /// All requests have been returned or have completed. The stream may still be ending.
     Ended(io::Result<ConnectionError>),
+}
+
+/// What ended a connection, for the log.
+struct End<'e>(&'e io::Result<ConnectionError>);
+
+impl fmt::Display for End<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Ok(end) => end.fmt(f),
+            Err(error) => error.fmt(f),
+        }
+    }
 }
 
 /// Why no more steps can be taken from the unread bytes.
@@ -237,7 +250,7 @@ impl Connection {
                     }
                 }
                 ClientStep::Closing { consumed, reason } => {
-                    debug!(?reason, "the server closes");
+                    debug!(server = %self.env.dial, ?reason, "the server closes");
                     self.line.consume(consumed);
                     if let Some(event) = self.poll_closing() {
                         return Pause::Report(event);
@@ -400,7 +413,7 @@ impl Connection {
                     wipe_stack();
                     let event = ready!(ran.unwrap_or_else(|panicked| Poll::Ready(Event::Ended(Err(panicked)))));
                     if let Event::Ended(end) = &event {
-                        debug!(?end, "ended");
+                        debug!(server = %self.env.dial, end = %End(end), "ended");
                         self.stage = match end {
                             Ok(end) => Stage::Ending(self.mux.ending(*end, self.now)),
                             Err(_) => Stage::Closed,

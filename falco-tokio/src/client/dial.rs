@@ -111,6 +111,18 @@ async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     }
 }
 
+impl fmt::Display for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(name) => fmt::Display::fmt(name, f),
+            #[cfg(unix)]
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::With(_) => f.write_str("a stream of connect_with"),
+            Self::Once(_) => f.write_str("a stream that was passed in"),
+        }
+    }
+}
+
 impl fmt::Debug for Dial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -277,7 +277,8 @@ impl Slot {
         let random = |bound| entropy.below(bound);
         let retry = self.dials.attempt_failed(end, why, &key.admitted, now, random);
         let pause = self.dials.retry_at().map(|at| at.since(now)).unwrap_or_default();
-        warn!(%error, attempt = self.dials.failed(), ?pause, "no connection");
+        let server = &self.env.dial;
+        warn!(%server, %error, attempt = self.dials.failed(), ?pause, "no connection");
         // Callers of `connect` receive the error at once; other callers only if no retry follows.
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
@@ -356,7 +357,7 @@ impl Slot {
                         return if gave_back { Poll::Ready(()) } else { Poll::Pending };
                     }
                     Poll::Ready(Event::Established) => {
-                        debug!("connected");
+                        debug!(server = %self.env.dial, "connected");
                         self.env.counters.connected.add(1);
                         let now = self.env.clock.now();
                         self.dials.established(connection.admitted(), now);

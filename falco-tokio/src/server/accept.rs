@@ -14,7 +14,7 @@ use falco_core::mux::Source;
 #[cfg(unix)]
 use tokio::net::UnixListener;
 use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host};
-use tracing::{debug, debug_span, warn};
+use tracing::{debug, warn, warn_span};
 
 use super::Service;
 use super::connection::Connection;
@@ -218,11 +218,12 @@ fn connection<H: Handler>(
     place: Place,
     handler: &Arc<H>,
 ) -> Connection<H> {
-    let span = debug_span!(
+    let span = warn_span!(
         "connection",
         number = place.number,
         peer = control.peer.map(tracing::field::display),
-        key = tracing::field::Empty
+        key = tracing::field::Empty,
+        label = tracing::field::Empty
     );
     debug!(parent: &span, "accepted");
     let (service, handler) = (Arc::clone(service), Arc::clone(handler));

@@ -93,6 +93,15 @@ impl ServerBuilder {
         self
     }
 
+    /// Accepts another key, with a label that names its holder. Handlers see it as
+    /// [`Request::key_label`](crate::Request::key_label), and log events have it. It is not secret
+    /// and is never sent.
+    pub fn labeled_key(mut self, label: impl Into<Arc<str>>, key: Key) -> Self {
+        self.secrets.labels.push((key.id(), label.into()));
+        self.secrets.noise.push(key);
+        self
+    }
+
     /// Also speaks the classic wire, on the same port and under a key of its own: binding fails if
     /// the noise wire has the same key. [`falco_core::classic`] lists what that wire does not
     /// provide.

@@ -45,6 +45,8 @@ pub(super) struct Connection<H> {
     service: Arc<Service>,
     handler: Arc<H>,
     place: Place,
+    /// The label of the client's key.
+    label: Option<Arc<str>>,
     /// The end of the stream was read.
     eof: bool,
     /// The connection has ended, and was not cut off.
@@ -98,6 +100,7 @@ impl<H: Handler> Connection<H> {
             service,
             handler,
             place,
+            label: None,
             eof: false,
             ended: false,
             too_large: 0,
@@ -219,6 +222,10 @@ impl<H: Handler> Connection<H> {
             // key by this.
             let _ = self.control.key.set(key);
             self.span.record("key", tracing::field::display(key));
+            self.label = self.service.keys.label(Some(key));
+            if let Some(label) = &self.label {
+                self.span.record("label", &**label);
+            }
         }
         let retired = self.service.keys.is_retired(key);
         let reason = self.service.registry.establish(self.place.number, key, retired);
@@ -354,6 +361,11 @@ impl<H: Handler> Connection<H> {
         self.cancel_all();
         if !self.mux.is_established() {
             self.service.counters.unauthenticated.add(1);
+            if matches!(end, ConnectionError::Unauthenticated | ConnectionError::Replayed)
+                && let Some(left_out) = self.service.warnings.refused.due()
+            {
+                warn!(%end, left_out, "refused a handshake");
+            }
         }
         debug!(%end, "ended");
         self.stage = Stage::Ending(Box::new((end, self.mux.ending(end, self.now))));

@@ -41,6 +41,8 @@ pub struct Request {
     body: Bytes,
     /// `None` if it was created by [`new`](Self::new).
     origin: Option<(RequestId, Arc<Control>)>,
+    /// The label of the client's key.
+    label: Option<Arc<str>>,
     /// What `with_peer` and `with_key_id` have set.
     set: Option<Box<Set>>,
     /// Set when the body is read, if [`watch_body`](Self::watch_body) was called.
@@ -60,6 +62,7 @@ impl Request {
         Self {
             body: body.into(),
             origin: None,
+            label: None,
             set: None,
             read: None,
         }
@@ -79,15 +82,23 @@ impl Request {
         self
     }
 
+    /// The same request with another [`key_label`](Self::key_label).
+    #[must_use]
+    pub fn with_key_label(mut self, label: impl Into<Arc<str>>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
     fn set(&mut self) -> &mut Set {
         let (peer, key_id) = (self.peer(), self.key_id());
         self.set.get_or_insert_with(|| Box::new(Set { peer, key_id }))
     }
 
-    pub(crate) const fn received(body: Bytes, id: RequestId, control: Arc<Control>) -> Self {
+    pub(crate) const fn received(body: Bytes, id: RequestId, label: Option<Arc<str>>, control: Arc<Control>) -> Self {
         Self {
             body,
             origin: Some((id, control)),
+            label,
             set: None,
             read: None,
         }
@@ -139,6 +150,13 @@ impl Request {
         }
     }
 
+    /// The label of the client's key, if the server has one for it
+    /// ([`ServerBuilder::labeled_key`](crate::ServerBuilder::labeled_key)).
+    #[must_use]
+    pub fn key_label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+
     /// Whether the answer is no longer needed: the client has cancelled the request, or the
     /// connection has ended.
     #[must_use]
@@ -167,6 +185,7 @@ impl fmt::Debug for Request {
             .field("length", &self.body.len())
             .field("peer", &self.peer())
             .field("key_id", &self.key_id())
+            .field("key_label", &self.label)
             .finish_non_exhaustive()
     }
 }

@@ -18,6 +18,8 @@ pub(crate) struct Warnings {
     pub(crate) no_place: WarningLimit,
     /// A connection could not be set up.
     pub(crate) setup: WarningLimit,
+    /// A hello did not decrypt, or was replayed.
+    pub(crate) refused: WarningLimit,
     /// A key has reached its limit of connections.
     pub(crate) key_limit: WarningLimit,
 }

@@ -20,7 +20,7 @@ impl<H: Handler> Connection<H> {
     /// Calls the handler. If it is not ready at once, it gets a task of its own.
     pub(super) fn handle(&mut self, cx: &mut Context<'_>, id: RequestId, body: Bytes) {
         self.service.counters.requests.add(1);
-        let request = Request::received(body, id, Arc::clone(&self.control));
+        let request = Request::received(body, id, self.label.clone(), Arc::clone(&self.control));
         let at_once = !self.service.spawn_handlers;
         match running::begin(|| self.handler.handle(request), at_once, cx) {
             (_, Poll::Ready(outcome)) => self.finish(id, outcome),
