@@ -11,7 +11,10 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::tool::{Run, Scratch, Served, children, keyed, line_of, piped, run, until, until_listening, with_piped_key};
+use crate::tool::{
+    KEY, OTHER_KEY, Run, Scratch, Served, children, falco, keyed, line_of, piped, run, until, until_listening,
+    with_piped_key,
+};
 
 /// A server whose standard error is a pipe that nobody reads.
 fn unheard(words: &[&str]) -> (Served, ChildStderr) {
@@ -215,4 +218,69 @@ fn a_closed_standard_error_is_no_error() {
     let server = Served::of(command);
     fail(&server, "20");
     ends(server);
+}
+
+/// The log of a server that has refused a client with another key, and whose handler has failed.
+fn logged(words: &[&str], levels: Option<&str>) -> String {
+    let scratch = Scratch::new();
+    let other = scratch.file("other", OTHER_KEY.as_bytes());
+    let mut command = piped(&["serve", "--listen", "127.0.0.1:0"]);
+    command
+        .args(words)
+        .args(["--exec", "sh", "-c", "echo complaint >&2; false"]);
+    command.envs(levels.map(|levels| ("RUST_LOG", levels)));
+    let server = Served::of(command);
+    run(keyed(&["send", &server.address, "x"])).failed_with(1);
+    for _ in 0..3 {
+        run(falco(&["send", &server.address, "x", "--key-file", &other])).failed_with(3);
+    }
+    server.stop().err
+}
+
+#[test]
+fn warnings_name_the_peer_and_the_key_and_refused_handshakes_are_counted() {
+    let id = KEY.parse::<falco_tokio::Key>().unwrap().id().to_string();
+    let log = logged(&[], None);
+    let failed = log.lines().find(|line| line.contains("the handler failed"));
+    let failed = failed.unwrap_or_else(|| panic!("{log}"));
+    assert!(failed.contains("peer=127.0.0.1:") && failed.contains(&id), "{failed}");
+    // One of three, because they come within ten seconds.
+    let refused: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("refused a handshake"))
+        .collect();
+    assert!(refused.len() == 1 && refused[0].contains("peer=127.0.0.1:"), "{log}");
+}
+
+#[test]
+fn rust_log_chooses_what_is_logged() {
+    let quiet = logged(&[], Some("off"));
+    assert!(
+        !quiet.contains("WARN") && quiet.contains("complaint") && quiet.contains("falco: served"),
+        "{quiet}"
+    );
+    let chosen = logged(&[], Some("warn,falco_tokio::server=debug"));
+    assert!(chosen.contains("DEBUG") && chosen.contains("established"), "{chosen}");
+    let mut command = falco(&["exit-codes"]);
+    command.env("RUST_LOG", "=no=levels=");
+    assert!(run(command).failed_with(2).contains("RUST_LOG"));
+}
+
+#[test]
+fn each_line_of_a_json_log_is_an_object() {
+    let log = logged(&["-v", "--log-format", "json"], None);
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let with = |text: &str| {
+        lines
+            .iter()
+            .find(|line| line["message"].as_str().is_some_and(|told| told.contains(text)))
+    };
+    for text in ["accepted", "refused a handshake", "draining", "served"] {
+        assert!(
+            with(text).is_some_and(|line| line["timestamp"].is_string() && line["level"].is_string()),
+            "{text}: {log}"
+        );
+    }
+    assert_eq!(with("complaint").unwrap()["source"], "command");
+    assert!(with("the handler failed").unwrap()["span"]["key"].is_string(), "{log}");
 }

@@ -15,6 +15,7 @@ mod left;
 mod log;
 mod messages;
 mod ping;
+mod reload;
 mod send;
 mod serve;
 mod socket_file;

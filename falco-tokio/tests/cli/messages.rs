@@ -11,7 +11,7 @@ use rustix::io::ioctl_fionread;
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::tool::{KEY, Run, Scratch, Served, falco, keyed, line_of, run, until};
+use crate::tool::{KEY, OTHER_KEY, Run, Scratch, Served, falco, keyed, line_of, run, until};
 
 /// Runs the tool with these words, and checks its exit code and the words of its message.
 fn told(words: &[&str], code: i32, parts: &[&str]) {
@@ -111,7 +111,7 @@ fn an_error_of_a_key_describes_its_text() {
         (&file(almost), "63 hexadecimal digits"),
         (&file(&format!("{almost}g")), "not all of them hexadecimal"),
         (&file(&format!("FALCO_KEY={KEY}")), "a name before the key"),
-        (&file(&format!("{KEY}\n{KEY}\n")), "more than one word or line"),
+        (&file(&format!("{KEY}\n{OTHER_KEY}\n")), "more than one key (2)"),
     ] {
         told(&["send", "127.0.0.1:1", "x", "--key-file", name], 6, &[part, name]);
     }

@@ -145,6 +145,14 @@ impl Failure {
         Self::new(code, format_args!("cannot listen on {address}: {source}{hint}"))
     }
 
+    /// The message, if it was not printed already.
+    pub(crate) fn message(&self) -> &str {
+        match self {
+            Self::Because(_, message) => message,
+            Self::Reported(_) | Self::OutputClosed => "",
+        }
+    }
+
     /// Prints the message and returns the exit code.
     pub(crate) fn end(self) -> ExitCode {
         match self {

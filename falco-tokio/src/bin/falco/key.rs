@@ -1,6 +1,7 @@
 //! Where keys come from: a file, standard input or the environment, and never an argument. No
 //! message has any part of a key.
 
+mod list;
 mod text;
 
 use std::ffi::OsStr;
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 use falco_tokio::Key;
 use zeroize::Zeroizing;
 
+pub(crate) use self::list::KeyList;
+pub(crate) use self::text::{LabeledKey, parse_label};
 use crate::failure::{Code, Failure};
 use crate::output;
 
@@ -27,7 +30,10 @@ Keys:
   is for one wire. No option takes the key itself: all users of a machine can see the arguments of a process.
   Prefer a file: child processes inherit the environment, and the configuration of a container shows it. The file must
   be readable by its owner alone (chmod 600), unless it belongs to another user, such as root, who hands it to a
-  service. Its text is one line, in ASCII, or in UTF-8 or UTF-16 with a byte order mark.";
+  service. Its text is one line, in ASCII, or in UTF-8 or UTF-16 with a byte order mark. After the key, the line may
+  have a label, which names the holder.
+  `falco serve` takes a file with several such lines, where empty lines and lines that begin with # are skipped. Or a
+  directory of key files; a key without a label then has the name of its file. On SIGHUP it reads them again.";
 
 /// The options for the key, the same in all commands that need one.
 #[derive(clap::Args, Clone, Debug)]
@@ -68,10 +74,17 @@ impl KeyArgs {
     }
 
     fn read(&self, path: &Path, option: &str) -> Result<Key, Failure> {
+        let (text, name) = self.text(path, option)?;
+        parse(&text, &name)
+    }
+
+    /// The text in a file or on standard input, and what messages call it.
+    fn text(&self, path: &Path, option: &str) -> Result<(Zeroizing<Vec<u8>>, String), Failure> {
         if is_standard_input(Some(path)) {
             output::ask("the key");
-            let text = bounded(stdin().lock()).map_err(|error| unreadable("standard input", &error))?;
-            return parse(&text, "standard input");
+            let name = "standard input".to_owned();
+            let text = bounded(stdin().lock()).map_err(|error| unreadable(&name, &error))?;
+            return Ok((text, name));
         }
         check_is_no_key(path, option)?;
         let name = path.display().to_string();
@@ -80,7 +93,7 @@ impl KeyArgs {
             check_permissions(&file, &name)?;
         }
         let text = bounded(file).map_err(|error| unreadable(&name, &error))?;
-        parse(&text, &name)
+        Ok((text, name))
     }
 }
 
@@ -173,7 +186,13 @@ fn bounded(mut from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
 }
 
 fn parse(text: &[u8], name: &str) -> Result<Key, Failure> {
-    text::parse(text).map_err(|error| Failure::new(Code::Key, format_args!("no key in {name}: {error}")))
+    text::parse(text)
+        .map(|labeled| labeled.key)
+        .map_err(|error| no_key(name, &error))
+}
+
+fn no_key(name: &str, error: &str) -> Failure {
+    Failure::new(Code::Key, format_args!("no key in {name}: {error}"))
 }
 
 /// As OpenSSH does: a file of this user must not be accessible to other users. The permissions of a

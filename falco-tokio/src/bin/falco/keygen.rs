@@ -20,19 +20,33 @@ pub(crate) struct Args {
     /// exists is not changed
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Writes a label after the key. It names the holder of the key in the logs of `falco serve`,
+    /// and is not secret
+    #[arg(long, short, value_name = "TEXT", value_parser = label)]
+    label: Option<String>,
+}
+
+fn label(text: &str) -> Result<String, String> {
+    key::parse_label(text.as_bytes())
 }
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   falco keygen --out falco.key           a new file of mode 0600; its key id on standard error
+  falco keygen --label gateway-7 --out gateway-7.key
   falco keygen | ssh gateway 'umask 077; cat > falco.key'";
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let key = generate_key().map_err(|error| Failure::new(Code::Failed, error))?;
     let mut digits = Zeroizing::new([0; 64]);
     key.write_hex(&mut digits);
-    let mut text = Zeroizing::new(Vec::with_capacity(digits.len() + 1));
+    let label = args.label.as_deref().unwrap_or_default();
+    let mut text = Zeroizing::new(Vec::with_capacity(digits.len() + label.len() + 2));
     text.extend_from_slice(digits.as_slice());
+    if !label.is_empty() {
+        text.push(b' ');
+        text.extend_from_slice(label.as_bytes());
+    }
     text.push(b'\n');
     let Some(path) = &args.out else {
         return output::put(&text);

@@ -16,8 +16,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use clap::ValueEnum;
 use tracing_subscriber::Layer as _;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -59,9 +60,36 @@ static CHANGED: Condvar = Condvar::new();
 /// Whether the thread could be started. The first write starts it.
 static THREAD: OnceLock<bool> = OnceLock::new();
 
+/// The target of events that are messages for the user, or lines of commands. It is no prefix of
+/// another target, because a prefix selects all of them.
+const TOLD: &str = "tool";
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Lines for people
+    Text,
+    /// An object in each line, for programs
+    Json,
+}
+
 /// Writes a message for the user to standard error.
 pub(crate) fn tell(message: &impl fmt::Display) {
-    note(format_args!("falco: {message}\n"));
+    if is_json() {
+        tracing::info!(target: TOLD, "{message}");
+    } else {
+        note(format_args!("falco: {message}\n"));
+    }
+}
+
+/// Writes lines of a command to standard error.
+pub(crate) fn copy(text: &[u8]) {
+    if !is_json() {
+        return write(text);
+    }
+    for line in String::from_utf8_lossy(text).lines() {
+        tracing::info!(target: TOLD, source = "command", "{line}");
+    }
 }
 
 /// Writes text to standard error, unchanged.
@@ -74,6 +102,12 @@ fn lock() -> MutexGuard<'static, Queue> {
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+static JSON: AtomicBool = AtomicBool::new(false);
+
+fn is_json() -> bool {
+    JSON.load(Ordering::Relaxed)
+}
+
 static VERBOSE: AtomicBool = AtomicBool::new(false);
 
 /// Whether -v lifts the limits on warnings and on the standard error of commands.
@@ -81,17 +115,28 @@ pub(crate) fn is_verbose() -> bool {
     VERBOSE.load(Ordering::Relaxed)
 }
 
-/// Sends events up to a level to standard error. Unless `verbose`, warnings and errors that come
-/// too often are counted instead.
-pub(crate) fn start(level: LevelFilter, verbose: bool) {
+/// Sends the events that `levels` select to standard error. Unless `verbose`, warnings and errors
+/// that come too often are counted instead.
+pub(crate) fn start(levels: Targets, verbose: bool, format: Format) {
     VERBOSE.store(verbose, Ordering::Relaxed);
+    JSON.store(format == Format::Json, Ordering::Relaxed);
     let layer = tracing_subscriber::fmt::layer()
-        .with_target(false)
         // A closed standard error must not cause a panic.
         .log_internal_errors(false)
-        .with_writer(|| Queued)
-        .with_filter(limit::Limit::new(level, verbose));
-    tracing_subscriber::registry().with(layer).init();
+        .with_writer(|| Queued);
+    let filter = limit::Limit::new(levels, verbose);
+    let registry = tracing_subscriber::registry();
+    match format {
+        Format::Text => registry.with(layer.with_target(false).with_filter(filter)).init(),
+        Format::Json => {
+            let layer = layer
+                .json()
+                .flatten_event(true)
+                .with_current_span(true)
+                .with_span_list(false);
+            registry.with(layer.with_filter(filter)).init();
+        }
+    }
     std::panic::set_hook(Box::new(|panic| {
         let trace = Backtrace::capture();
         let trace = if trace.status() == BacktraceStatus::Captured {
@@ -99,7 +144,7 @@ pub(crate) fn start(level: LevelFilter, verbose: bool) {
         } else {
             String::new()
         };
-        write(format!("falco: {panic}{trace}\n").as_bytes());
+        tell(&format_args!("{panic}{trace}"));
         let _ = flush(Some(PANIC));
     }));
 }

@@ -20,7 +20,7 @@ use core::future::Future;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::failure::{Code, EXIT_CODES, Failure};
 
@@ -35,9 +35,13 @@ struct Cli {
     command: Command,
     /// Logs to standard error what connections do; -vv logs more. A server then also logs every
     /// warning, instead of ten a second of each kind, and all that commands of --exec write to
-    /// their standard error
+    /// their standard error. The variable `RUST_LOG`, such as `warn,falco_tokio=debug`, has
+    /// precedence for the levels
     #[arg(long, short, global = true, display_order = 900, action = ArgAction::Count)]
     verbose: u8,
+    /// The form of the log on standard error
+    #[arg(long, global = true, display_order = 901, value_enum, default_value = "text")]
+    log_format: log::Format,
 }
 
 const EXAMPLES: &str = "\
@@ -84,21 +88,28 @@ fn main() -> ExitCode {
         1 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    log::start(level, cli.verbose > 0);
+    let levels = levels();
+    let default = Targets::new().with_default(level);
+    log::start(
+        levels.as_ref().ok().cloned().flatten().unwrap_or(default),
+        cli.verbose > 0,
+        cli.log_format,
+    );
     // Before any key is read.
     if let Err(error) = key::deny_inspection() {
         log::tell(&format_args!(
             "warning: other processes of this user can read the memory of this one: {error}"
         ));
     }
-    let done = match cli.command {
+    let command = levels.map(|_| cli.command);
+    let done = command.and_then(|command| match command {
         Command::Keygen(args) => keygen::run(&args),
         Command::Serve(args) => block_on(serve::run(*args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Ping(args) => block_on(ping::run(args)),
         Command::Bench(args) => block_on(bench::run(args)),
         Command::ExitCodes => output::line(&EXIT_CODES),
-    };
+    });
     let code = done.map_or_else(Failure::end, |()| ExitCode::SUCCESS);
     // A server ends even if nobody reads its log. Other commands wait for the reader of standard
     // error, as usual.
@@ -108,6 +119,16 @@ fn main() -> ExitCode {
         let _ = log::flush(None);
     }
     code
+}
+
+/// The levels in `RUST_LOG`, if it is set.
+fn levels() -> Result<Option<Targets>, Failure> {
+    let set = std::env::var_os("RUST_LOG").filter(|levels| !levels.is_empty());
+    set.map(|levels| {
+        let levels = levels.to_str().and_then(|levels| levels.parse().ok());
+        levels.ok_or_else(|| Failure::usage("RUST_LOG is not a list of levels such as warn,falco_tokio=debug"))
+    })
+    .transpose()
 }
 
 fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 //! `falco serve`: a server that echoes messages, or runs a command for each.
 
+mod keys;
 #[cfg(unix)]
 mod socket_file;
 
@@ -14,12 +15,13 @@ use clap::ValueEnum;
 use falco_tokio::{Error, Handle, Key, Report, Request, Server, ServerBuilder, Settings};
 use tokio::task::JoinHandle;
 
+use self::keys::Keys;
 #[cfg(unix)]
 use self::socket_file::SocketFile;
 use crate::exec::{self, Exec};
 use crate::failure::{Code, Failure};
-use crate::key::{self, KeyArgs};
-use crate::signals::Signals;
+use crate::key::{self, KeyArgs, KeyList};
+use crate::signals::{Hangups, Signals};
 use crate::values::{self, Address, counted};
 use crate::{log, output};
 
@@ -27,7 +29,8 @@ use crate::{log, output};
 ///
 /// When the server accepts connections, it prints `listening on ADDRESS` to standard output. Ctrl-C
 /// or SIGTERM drains it: it accepts no new connections or requests, answers the requests that have
-/// begun, and ends. A second signal ends it at once.
+/// begun, and ends. A second signal ends it at once. On SIGHUP it reads its keys again: it accepts
+/// new ones, and drains the connections of those that are gone.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Where to listen: HOST:PORT or unix:PATH. With port 0 the system chooses a free one
@@ -104,6 +107,7 @@ Examples:
   falco serve --key-file falco.key
   falco serve --key-file falco.key --listen 0.0.0.0:4287 --context orders --max-message 64K
   falco serve --key-file falco.key --listen unix:/run/falco.sock --socket-mode 660 --exec jq -c .total
+  falco serve --key-file /etc/falco/keys.d                 a key for each client; kill -HUP reads them again
   falco serve --key-file falco.key --wire both --classic-key-file old.key";
 
 /// How long to wait at the end for commands of cut-off requests, which are being killed.
@@ -128,7 +132,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if !args.exec.is_empty() {
         key::check_not_in_environment()?;
     }
-    let builder = builder(&args)?;
+    let (mut keys, builder) = builder(&args)?;
+    let mut hangups = Hangups::new()?;
     let mut signals = Signals::new(args.drain_timeout)?;
     let bound = tokio::select! {
         bound = bind(builder, &args) => bound,
@@ -136,6 +141,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     };
     let (server, mut socket) = bound.map_err(|error| Failure::listening(&error, &args.listen))?;
     let handle = server.handle();
+    if let Some(keys) = &keys {
+        keys.set_labels(&handle);
+    }
     let address = server
         .local_addr()
         .map_or_else(|_| args.listen.to_string(), |address| address.to_string());
@@ -171,6 +179,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         tokio::select! {
             report = &mut serving => break report,
             announced = until_announced(&mut announcement) => announced?,
+            () = hangups.next() => match &mut keys {
+                Some(keys) => keys.reload(&handle),
+                None => log::tell(&"SIGHUP: the classic wire has one key, which is not read again"),
+            },
             () = signals.next() => {
                 asked += 1;
                 if asked == 1 {
@@ -246,7 +258,7 @@ fn sum_up(report: &Report, time: Duration) {
     ));
 }
 
-fn builder(args: &Args) -> Result<ServerBuilder, Failure> {
+fn builder(args: &Args) -> Result<(Option<Keys>, ServerBuilder), Failure> {
     let settings = Settings::new()
         .with_max_message(args.max_message)
         .with_lifetime(args.lifetime)
@@ -254,13 +266,16 @@ fn builder(args: &Args) -> Result<ServerBuilder, Failure> {
         .and_then(|settings| settings.with_max_in_flight(args.max_in_flight))
         .map_err(Failure::usage)?;
     let (file, classic_file) = (args.key.key_file.as_deref(), args.classic_key_file.as_deref());
-    let noise_key = || args.key.find(&[key::KEY_VARIABLE]);
-    let builder = match args.wire {
+    let noise_keys = || {
+        let (keys, builder) = Keys::read(KeyList::new(args.key.clone()))?;
+        Ok::<_, Failure>((Some(keys), builder))
+    };
+    let (keys, builder) = match args.wire {
         ServerWire::Noise if classic_file.is_some() => {
             return Err(Failure::usage("--classic-key-file needs --wire classic or --wire both"));
         }
-        ServerWire::Noise => Server::builder(noise_key()?),
-        ServerWire::Classic => Server::classic(only_classic_key(&args.key, classic_file)?),
+        ServerWire::Noise => noise_keys()?,
+        ServerWire::Classic => (None, Server::classic(only_classic_key(&args.key, classic_file)?)),
         ServerWire::Both if key::is_standard_input(file) && key::is_standard_input(classic_file) => {
             return Err(Failure::usage(
                 "only one of the keys can come from standard input: name a file for the other",
@@ -268,8 +283,9 @@ fn builder(args: &Args) -> Result<ServerBuilder, Failure> {
         }
         ServerWire::Both => {
             let variables = [key::CLASSIC_KEY_VARIABLE];
-            let classic = args.key.find_in(classic_file, "--classic-key-file", &variables);
-            Server::builder(noise_key()?).classic(classic?)
+            let classic = args.key.find_in(classic_file, "--classic-key-file", &variables)?;
+            let (keys, builder) = noise_keys()?;
+            (keys, builder.classic(classic))
         }
     };
     let builder = match (&args.context, args.wire) {
@@ -279,7 +295,7 @@ fn builder(args: &Args) -> Result<ServerBuilder, Failure> {
         (context, _) => builder.context(context.as_deref().unwrap_or_default()),
     };
     let connections = usize::try_from(args.max_connections).unwrap_or(usize::MAX);
-    Ok(builder.settings(settings).max_connections(connections))
+    Ok((keys, builder.settings(settings).max_connections(connections)))
 }
 
 fn only_classic_key(key: &KeyArgs, classic_file: Option<&Path>) -> Result<Key, Failure> {

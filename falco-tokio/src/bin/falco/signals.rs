@@ -53,6 +53,36 @@ impl Signals {
     }
 }
 
+/// Receives SIGHUP. While this exists, SIGHUP does not end the process. Windows has no such signal.
+pub(crate) struct Hangups(#[cfg(unix)] tokio::signal::unix::Signal);
+
+impl Hangups {
+    #[cfg(unix)]
+    pub(crate) fn new() -> Result<Self, Failure> {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        let hangups = signal(SignalKind::hangup());
+        let hangups =
+            hangups.map_err(|error| Failure::new(Code::Failed, format_args!("cannot handle signals: {error}")))?;
+        Ok(Self(hangups))
+    }
+
+    #[cfg(not(unix))]
+    #[expect(clippy::unnecessary_wraps, reason = "on Unix it can fail")]
+    pub(crate) const fn new() -> Result<Self, Failure> {
+        Ok(Self())
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
+        #[cfg(unix)]
+        if self.0.recv().await.is_some() {
+            return;
+        }
+        core::future::pending::<()>().await;
+    }
+}
+
 /// Passes signals on, and ends the process if the command does not end.
 fn watch(runtime: &Runtime, mut system: System, to: &UnboundedSender<()>, ending: Duration) {
     runtime.block_on(async {

@@ -89,7 +89,7 @@ fn copy(mut from: PipeReader) {
 
 fn write(allowance: &mut Allowance, text: &[u8]) {
     if log::is_verbose() || allowance.take(text.len(), Instant::now()) {
-        log::write(text);
+        log::copy(text);
     } else {
         log::leave_out(text);
     }

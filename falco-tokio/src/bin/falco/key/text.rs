@@ -1,28 +1,106 @@
-//! The text of a key, as different systems write it: with spaces and line ends around it, with a
-//! byte order mark, or in UTF-16, as PowerShell does. An error describes the shape of a text that
-//! is no key, and repeats nothing of it.
+//! The text of keys, as different systems write it: with spaces and line ends around it, with a
+//! byte order mark, or in UTF-16, as PowerShell does. Each line has a key and, after it, a label.
+//! An error describes the shape of a text that is no key, and repeats nothing of it.
 
 use falco_tokio::Key;
 use zeroize::Zeroizing;
 
 use crate::values::counted;
 
-/// A text of this many bytes or more, white space included, is not read as a key.
-pub(super) const LONGEST: usize = 1024;
+/// A text of this many bytes or more, white space included, is not read as keys.
+pub(super) const LONGEST: usize = 1 << 20;
+/// Characters of the longest label.
+pub(crate) const LONGEST_LABEL: usize = 64;
 
-/// The key in a text, or a description of the text.
-pub(super) fn parse(text: &[u8]) -> Result<Key, String> {
+/// A key, and the label that names its holder.
+#[derive(Debug)]
+pub(crate) struct LabeledKey {
+    pub(crate) key: Key,
+    pub(crate) label: Option<String>,
+}
+
+/// The only key in a text, or a description of the text.
+pub(super) fn parse(text: &[u8]) -> Result<LabeledKey, String> {
+    let mut keys = parse_all(text)?;
+    match keys.pop() {
+        Some(only) if keys.is_empty() => Ok(only),
+        _ => Err(format!(
+            "this is more than one key ({}), and only `falco serve` takes several",
+            keys.len() + 1
+        )),
+    }
+}
+
+/// The keys in a text, one a line. Empty lines and those that begin with # are skipped. There is at
+/// least one key.
+pub(super) fn parse_all(text: &[u8]) -> Result<Vec<LabeledKey>, String> {
     if text.len() >= LONGEST {
         return Err(format!("this is {LONGEST} bytes or more, {WANTED}"));
     }
-    let ascii = match text {
+    let narrow = match text {
         [0xef, 0xbb, 0xbf, rest @ ..] => Zeroizing::new(rest.to_vec()),
         [0xff, 0xfe, rest @ ..] => narrowed(rest, u16::from_le_bytes)?,
         [0xfe, 0xff, rest @ ..] => narrowed(rest, u16::from_be_bytes)?,
         text => Zeroizing::new(text.to_vec()),
     };
-    let ascii = ascii.trim_ascii();
-    Key::from_hex(ascii).map_err(|error| describe(ascii).unwrap_or_else(|| error.to_string()))
+    let lines = narrow.trim_ascii().split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let lines = || {
+        lines
+            .clone()
+            .zip(1..)
+            .filter(|(line, _)| !matches!(line, [] | [b'#', ..]))
+    };
+    let several = lines().nth(1).is_some();
+    let keys = lines().map(|(line, number)| {
+        parse_line(line).map_err(|error| {
+            if several {
+                format!("line {number}: {error}")
+            } else {
+                error
+            }
+        })
+    });
+    let keys = keys.collect::<Result<Vec<_>, _>>()?;
+    if keys.is_empty() {
+        return Err(describe(&[]).unwrap_or_default());
+    }
+    let mut ids: Vec<_> = keys.iter().map(|labeled| labeled.key.id()).collect();
+    ids.sort_unstable();
+    let twice = ids.windows(2).find(|pair| matches!(pair, [one, other] if one == other));
+    match twice.and_then(<[_]>::first) {
+        Some(twice) => Err(format!("the key with the id {twice} is in it twice")),
+        None => Ok(keys),
+    }
+}
+
+fn parse_line(line: &[u8]) -> Result<LabeledKey, String> {
+    let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
+    let (word, rest) = line.split_at(end);
+    let has_label = word.len() == 64 && word.iter().all(u8::is_ascii_hexdigit);
+    let digits = if has_label { word } else { line };
+    let key = Key::from_hex(digits).map_err(|error| describe(line).unwrap_or_else(|| error.to_string()))?;
+    let label = match rest.trim_ascii() {
+        [] => None,
+        label => Some(parse_label(label)?),
+    };
+    Ok(LabeledKey { key, label })
+}
+
+/// A label, or why a text is none.
+pub(crate) fn parse_label(text: &[u8]) -> Result<String, String> {
+    let label = str::from_utf8(text)
+        .map_err(|_| "the label is not UTF-8".to_owned())?
+        .trim();
+    if super::looks_like_key(label.as_ref()) {
+        return Err(
+            "the label looks like a key: write one key a line, and replace a key that others may have seen".to_owned(),
+        );
+    }
+    match label.chars().count() {
+        1..=LONGEST_LABEL if !label.chars().any(char::is_control) => Ok(label.to_owned()),
+        1..=LONGEST_LABEL => Err("the label has control characters".to_owned()),
+        _ => Err(format!("a label has 1 to {LONGEST_LABEL} characters")),
+    }
 }
 
 const WANTED: &str = "and a key is 64 hexadecimal digits, as `falco keygen` makes them";
@@ -57,7 +135,7 @@ fn describe(text: &[u8]) -> Option<String> {
         [b'"' | b'\'', ..] => "this is in quotation marks: remove them".to_owned(),
         [b'0', b'x' | b'X', ..] => "this begins with 0x: remove that".to_owned(),
         [b'-', b'-', ..] => "this is a key of another kind (PEM)".to_owned(),
-        _ if text.iter().any(u8::is_ascii_whitespace) => "this is more than one word or line".to_owned(),
+        _ if text.iter().any(u8::is_ascii_whitespace) => "this is more than one word".to_owned(),
         _ if text.contains(&b'=') && length != 44 => {
             "this has a name before the key, or something else with an equals sign".to_owned()
         }
@@ -94,8 +172,26 @@ mod tests {
         ] {
             let key = parse(&text).expect("this is a key");
             let mut digits = [0; 64];
-            assert_eq!(key.write_hex(&mut digits), DIGITS);
+            assert_eq!(key.key.write_hex(&mut digits), DIGITS);
         }
+    }
+
+    #[test]
+    fn a_list_has_a_key_and_a_label_on_each_line() {
+        let text = format!(
+            "\u{feff}# clients\r\n\r\n{DIGITS}  gateway 7 \r\n{}\r\n",
+            "1".repeat(64)
+        );
+        for text in [text.clone().into_bytes(), utf16(&text, u16::to_le_bytes)] {
+            let labels: Vec<_> = parse_all(&text)
+                .expect("it has keys")
+                .into_iter()
+                .map(|key| key.label)
+                .collect();
+            assert_eq!(labels, [Some("gateway 7".to_owned()), None]);
+        }
+        let umlaut = parse(format!("{DIGITS} Z\u{fc}rich").as_bytes()).expect("a label is UTF-8");
+        assert_eq!(umlaut.label.as_deref(), Some("Z\u{fc}rich"));
     }
 
     #[test]
@@ -114,15 +210,24 @@ mod tests {
             (format!("\"{DIGITS}\"").into(), "quotation marks"),
             (format!("0x{DIGITS}").into(), "0x"),
             (format!("FALCO_KEY={DIGITS}").into(), "a name before"),
-            (format!("{DIGITS}\n{DIGITS}\n").into(), "more than one"),
+            (format!("{DIGITS}\n{DIGITS}\n").into(), "is in it twice"),
+            (format!("{DIGITS}\n{}", "1".repeat(64)).into(), "more than one key (2)"),
             (format!("{half}{}=", "Z".repeat(11)).into(), "base64"),
             (format!("-----BEGIN {half}").into(), "PEM"),
+            (format!("{DIGITS} {DIGITS}").into(), "the label looks like a key"),
+            (format!("{DIGITS} a\tb").into(), "control characters"),
+            (format!("{DIGITS} {}", "l".repeat(65)).into(), "1 to 64 characters"),
+            (format!("# two\n{DIGITS} one\n\n{half}\n").into(), "line 4: this has 32"),
+            (
+                format!("{DIGITS} one\n{}", DIGITS.to_uppercase()).into(),
+                "is in it twice",
+            ),
             (utf16(DIGITS, u16::to_le_bytes), "without a byte order mark"),
             (utf16(&format!("\u{feff}{half}\u{3c0}"), u16::to_le_bytes), "not all"),
             (cut, "ends within a character"),
             (vec![0xa3; 32], "not ASCII, or is binary (32 bytes)"),
             ("0".repeat(64).into(), "zero"),
-            (vec![b'a'; LONGEST], "1024 bytes or more"),
+            (vec![b'a'; LONGEST], "1048576 bytes or more"),
         ] {
             let told = parse(&text).expect_err("this is no key");
             assert!(told.contains(word), "{word}: {told}");

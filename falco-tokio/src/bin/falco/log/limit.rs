@@ -12,9 +12,10 @@ use tokio::sync::Notify;
 use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Filter};
 
+use super::TOLD;
 use crate::values::counted;
 
 /// How many events from one place are written in a second.
@@ -46,20 +47,22 @@ fn lock() -> MutexGuard<'static, Vec<Kind>> {
 
 /// The filter that selects events.
 pub(super) struct Limit {
-    level: LevelFilter,
+    levels: Targets,
     /// No limit besides the level.
     verbose: bool,
 }
 
 impl Limit {
-    pub(super) const fn new(level: LevelFilter, verbose: bool) -> Self {
-        Self { level, verbose }
+    /// Events of the tool itself, under [`TOLD`], are always selected.
+    pub(super) fn new(levels: Targets, verbose: bool) -> Self {
+        let levels = levels.with_target(TOLD, LevelFilter::TRACE);
+        Self { levels, verbose }
     }
 }
 
 impl<S: Subscriber> Filter<S> for Limit {
     fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        *metadata.level() <= self.level
+        self.levels.would_enable(metadata.target(), metadata.level())
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
@@ -67,7 +70,7 @@ impl<S: Subscriber> Filter<S> for Limit {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.level)
+        Filter::<S>::max_level_hint(&self.levels)
     }
 }
 

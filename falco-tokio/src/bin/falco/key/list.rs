@@ -1,0 +1,96 @@
+//! The keys of a server: from a file, a directory, standard input or the environment. Those from a
+//! file or a directory can be read again.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Code, Failure, KEY_VARIABLE, KeyArgs, LabeledKey, is_standard_input, no_key, text, unreadable};
+
+/// Where the keys of a server come from.
+#[derive(Debug)]
+pub(crate) struct KeyList {
+    args: KeyArgs,
+}
+
+impl KeyList {
+    pub(crate) const fn new(args: KeyArgs) -> Self {
+        Self { args }
+    }
+
+    /// The keys, at least one.
+    pub(crate) fn read(&self) -> Result<Vec<LabeledKey>, Failure> {
+        match self.args.key_file.as_deref() {
+            None => Ok(vec![LabeledKey {
+                key: self.args.find(&[KEY_VARIABLE])?,
+                label: None,
+            }]),
+            Some(path) if path.is_dir() => self.read_directory(path),
+            Some(path) => self.read_file(path),
+        }
+    }
+
+    /// The keys as they are now, or why they cannot be read again.
+    pub(crate) fn read_again(&self) -> Result<Vec<LabeledKey>, Failure> {
+        let why = match self.args.key_file.as_deref() {
+            None => "the environment of a process does not change",
+            Some(path) if is_standard_input(Some(path)) => "standard input was read to its end",
+            Some(_) => return self.read(),
+        };
+        let message = format_args!("the keys cannot be read again: {why}; use --key-file with a file or a directory");
+        Err(Failure::new(Code::Key, message))
+    }
+
+    fn read_file(&self, path: &Path) -> Result<Vec<LabeledKey>, Failure> {
+        let (text, name) = self.args.text(path, "--key-file")?;
+        text::parse_all(&text).map_err(|error| no_key(&name, &error))
+    }
+
+    fn read_directory(&self, directory: &Path) -> Result<Vec<LabeledKey>, Failure> {
+        let name = directory.display().to_string();
+        let mut keys: Vec<(LabeledKey, PathBuf)> = Vec::new();
+        for path in files(directory).map_err(|error| unreadable(&name, &error))? {
+            for mut labeled in self.read_file(&path)? {
+                labeled.label = labeled.label.or_else(|| label_of(&path));
+                keys.push((labeled, path.clone()));
+            }
+        }
+        keys.sort_by_key(|(labeled, _)| labeled.key.id());
+        for pair in keys.windows(2) {
+            if let [(one, first), (other, second)] = pair
+                && one.key.id() == other.key.id()
+            {
+                let (id, first, second) = (one.key.id(), first.display(), second.display());
+                let error = format!("the key with the id {id} is in {first} and in {second}");
+                return Err(Failure::new(Code::Key, error));
+            }
+        }
+        if keys.is_empty() {
+            return Err(no_key(&name, "the directory has no files"));
+        }
+        Ok(keys.into_iter().map(|(labeled, _)| labeled).collect())
+    }
+}
+
+/// The files of a directory in the order of their names. Names that begin with a dot, such as those
+/// that editors and Kubernetes use, or end with ~ are left out.
+fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        let path = entry.path();
+        if !name.starts_with(b".") && !name.ends_with(b"~") && !path.is_dir() {
+            files.push(path);
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// The label that a file's name gives to a key.
+fn label_of(path: &Path) -> Option<String> {
+    let stem = path.file_stem()?.as_encoded_bytes();
+    text::parse_label(stem).ok()
+}
