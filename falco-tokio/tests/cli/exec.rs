@@ -50,7 +50,7 @@ fn a_command_that_fails_fails_only_its_request() {
     assert!(ended.err.contains("exit status: 1"), "{}", ended.err);
 
     let server = Served::start(&["--exec", "/nonexistent/command"]);
-    server.send("x").failed_with(1);
+    assert!(server.send("x").failed_with(1).contains("was not processed"));
     assert!(server.stop().err.contains("/nonexistent/command"));
 }
 
@@ -70,8 +70,44 @@ fn a_command_that_writes_too_large_an_answer_is_stopped() {
 }
 
 #[test]
+fn a_command_knows_for_whom_it_runs() {
+    let scratch = Scratch::new();
+    let keys = scratch.file("keys", format!("{KEY} gateway 7\n").as_bytes());
+    let echo = "echo $FALCO_REQUEST ${FALCO_PEER%:*} $FALCO_KEY_ID $FALCO_KEY_LABEL";
+    let server = Served::of(falco(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--key-file",
+        &keys,
+        "--exec",
+        "sh",
+        "-c",
+        echo,
+    ]));
+    let id = KEY.parse::<falco_tokio::Key>().unwrap().id();
+    for number in 1..3 {
+        assert_eq!(server.send("x").good(), format!("{number} 127.0.0.1 {id} gateway 7\n"));
+    }
+    server.stop();
+    // What is not known is empty, even if the server's environment has it.
+    let mut command = crate::tool::piped(&["serve", "--listen", "127.0.0.1:0"]);
+    command
+        .args(["--exec", "sh", "-c", "echo [$FALCO_KEY_LABEL]"])
+        .env("FALCO_KEY_LABEL", "another");
+    let server = Served::of(command);
+    assert_eq!(server.send("x").good(), "[]\n");
+    server.stop();
+}
+
+#[test]
 fn the_keys_are_not_in_a_commands_environment() {
-    let server = Served::start(&["--exec", "sh", "-c", "env | grep -c 'FALCO_.*KEY' || true"]);
+    let server = Served::start(&[
+        "--exec",
+        "sh",
+        "-c",
+        "env | grep -Ec 'FALCO_(CLASSIC_)?KEY=|[0-9a-f]{64}' || true",
+    ]);
     assert_eq!(server.send("x").good(), "0\n");
     server.stop();
 }

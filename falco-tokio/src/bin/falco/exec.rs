@@ -7,18 +7,19 @@ mod running;
 mod stderr;
 
 use core::pin::pin;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::ffi::OsString;
 use std::io;
 
 use bytes::Bytes;
-use falco_tokio::{HandlerError, Refusal};
+use falco_tokio::{HandlerError, Refusal, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use self::running::Running;
+use self::running::{Running, Variables};
 use self::stderr::Stderr;
 
 /// After a command has ended: how long to go on reading what it has written, and how long processes
@@ -44,6 +45,7 @@ pub(crate) struct Exec {
     arguments: Vec<OsString>,
     limits: Limits,
     places: Semaphore,
+    requests: AtomicU64,
     stderr: Stderr,
 }
 
@@ -58,26 +60,29 @@ impl Exec {
             arguments: arguments.to_vec(),
             limits,
             places: Semaphore::new(usize::from(limits.commands)),
+            requests: AtomicU64::new(0),
             stderr: Stderr::new()?,
         }))
     }
 
-    /// Runs the command for a message. If this future is dropped, the command is killed.
-    pub(crate) async fn answer(&self, message: Bytes) -> Result<Bytes, HandlerError> {
+    /// Runs the command for a request. If this future is dropped, the command is killed.
+    pub(crate) async fn answer(&self, request: Request) -> Result<Bytes, HandlerError> {
+        let variables = self.variables(&request);
+        let message = request.into_body();
         let _place = self.places.acquire().await?;
         let limit = self.limits.time;
         // A command that takes longer is dropped, which kills it.
-        timeout(limit, self.run(message)).await.unwrap_or_else(|_| {
+        timeout(limit, self.run(message, variables)).await.unwrap_or_else(|_| {
             let program = self.program.display();
             Err(format!("{program}: still running after {limit:?} (--exec-timeout), and was killed").into())
         })
     }
 
-    async fn run(&self, message: Bytes) -> Result<Bytes, HandlerError> {
+    async fn run(&self, message: Bytes, variables: Variables) -> Result<Bytes, HandlerError> {
         let started = self
             .stderr
             .writer()
-            .and_then(|stderr| Running::start(&self.program, &self.arguments, stderr));
+            .and_then(|stderr| Running::start(&self.program, &self.arguments, variables, stderr));
         let (mut running, to, from) = started.map_err(|error| self.not_started(&error))?;
         let mut answer = Vec::new();
         let is_held = {
@@ -119,7 +124,26 @@ impl Exec {
             tracing::warn!(%error, %program, "no command can be started now, and the request is refused as busy: raise the system's limits");
             return Refusal::Busy.into();
         }
-        format!("{program}: {error}").into()
+        tracing::warn!(%error, %program, "the command cannot be started, and the request is refused as not processed");
+        Refusal::NotProcessed.into()
+    }
+
+    /// What the command learns about its request. A variable of the server with such a name is not
+    /// passed on.
+    fn variables(&self, request: &Request) -> Variables {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        vec![
+            ("FALCO_REQUEST", number.to_string()),
+            (
+                "FALCO_PEER",
+                request.peer().map(|peer| peer.to_string()).unwrap_or_default(),
+            ),
+            (
+                "FALCO_KEY_ID",
+                request.key_id().map(|id| id.to_string()).unwrap_or_default(),
+            ),
+            ("FALCO_KEY_LABEL", request.key_label().unwrap_or_default().to_owned()),
+        ]
     }
 
     /// Checks whether the command can be run, as far as that is possible without running it.

@@ -96,6 +96,10 @@ pub(crate) struct Args {
     /// needs a session of its own (setsid). In a container, run the server under an init process,
     /// which waits for the processes that commands leave behind.
     ///
+    /// The command's environment has `FALCO_REQUEST`, the number of the request since the server
+    /// began; `FALCO_PEER`, the address of the client; `FALCO_KEY_ID` and `FALCO_KEY_LABEL`, the id
+    /// and the label of its key. What is not known is empty.
+    ///
     /// What commands write to standard error is copied to the server's standard error, up to 64 KiB
     /// per second in total. Lines beyond that are dropped, and their number is reported.
     #[arg(long, value_names = ["COMMAND", "ARGUMENT"], num_args = 1.., allow_hyphen_values = true)]
@@ -166,7 +170,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         None => tokio::spawn(server.serve(|request: Request| async move { Ok(request.into_body()) })),
         Some(exec) => tokio::spawn(server.serve(move |request: Request| {
             let exec = Arc::clone(&exec);
-            async move { exec.answer(request.into_body()).await }
+            async move { exec.answer(request).await }
         })),
     };
     tokio::spawn(log::report_left_out_each_second());

@@ -58,6 +58,9 @@ pub(super) fn check(_: &OsStr) -> io::Result<()> {
     Ok(())
 }
 
+/// Variables of a command's environment.
+pub(super) type Variables = Vec<(&'static str, String)>;
+
 /// A running command. If this is dropped before the command has ended, the command is killed with
 /// its process group.
 pub(super) struct Running {
@@ -71,11 +74,13 @@ impl Running {
     pub(super) fn start(
         program: &OsString,
         arguments: &[OsString],
+        variables: Variables,
         stderr: PipeWriter,
     ) -> io::Result<(Self, ChildStdin, ChildStdout)> {
         let mut command = Command::new(program);
         command
             .args(arguments)
+            .envs(variables)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(stderr)
