@@ -80,6 +80,7 @@ struct Service {
     threads: Arc<Threads>,
     pool: Arc<Pool>,
     budget: SharedBudget,
+    max_connection_age: Option<Duration>,
     linger: Arc<LingerTimer<State>>,
 }
 

@@ -198,3 +198,19 @@ fn a_guest_ends_when_the_server_shuts_down() {
         assert_eq!(reading.join().expect("it does not panic"), Fate::NotProcessed);
     });
 }
+
+#[test]
+fn clients_move_to_new_connections_when_theirs_are_old_and_no_request_fails() {
+    bounded(|| {
+        let builder = Server::builder(key()).max_connection_age(millis(100));
+        let server = Running::start(builder, echo);
+        let client = Client::builder(key()).connect(server.address).expect("it is taken");
+        let begun = Instant::now();
+        while begun.elapsed() < millis(1_000) {
+            assert_eq!(client.request("x").expect("an answer"), b"x");
+        }
+        drop(client);
+        let established = server.stop().stats.established;
+        assert!((4..=12).contains(&established), "{established}");
+    });
+}

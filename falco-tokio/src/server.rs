@@ -95,6 +95,7 @@ pub(crate) struct Service {
     counters: Counters,
     warnings: Warnings,
     source_prefix: SourcePrefix,
+    max_connection_age: Option<Duration>,
     on_cancel: OnCancel,
     spawn_handlers: bool,
     /// When a shutdown ends at the latest, if one has begun and has a limit.

@@ -8,6 +8,7 @@ mod stream;
 
 use alloc::collections::VecDeque;
 use core::fmt;
+use core::time::Duration;
 
 pub use self::complete::{Handled, NoAnswer};
 use self::deferred::Deferred;
@@ -25,7 +26,7 @@ use crate::outgoing::OutgoingAnswer;
 use crate::reassembly::{HeapPartials, Reassembly};
 use crate::send_queue::SendQueue;
 use crate::settings::Settings;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 use crate::wire::ServerKeyRef;
 
 /// A server's connection with its requests that have not completed. `B` is the body of an answer,
@@ -51,6 +52,8 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     counted: u32,
     reading: bool,
     deadlines: Deadlines,
+    /// When to drain, or `u64::MAX` milliseconds.
+    drains_at: Instant,
     /// Whether answers were queued behind the last output.
     backlog: bool,
     stage: Stage,
@@ -87,6 +90,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             counted: 0,
             reading: true,
             deadlines: Deadlines::default(),
+            drains_at: Instant::from_millis(u64::MAX),
             backlog: false,
             stage: Stage::Handshake,
             with_answer: false,
@@ -128,6 +132,27 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.machine.close(now, reason);
     }
 
+    /// Lets an established connection drain once it is `age` old, give or take a tenth: it is closed
+    /// as [`CloseReason::ShuttingDown`], and its client continues on another connection. `below`
+    /// returns a random number that is less than its argument, so that connections which began
+    /// together do not end together. Does nothing on the classic wire, where a client cannot be
+    /// told.
+    pub fn drain_after(&mut self, now: Instant, age: Duration, below: impl FnOnce(u64) -> u64) {
+        if self.machine.refuses() {
+            let millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+            let tenth = millis / 10;
+            let jitter = below(tenth.saturating_mul(2).saturating_add(1));
+            self.drains_at = now + Span::from_millis(millis.saturating_sub(tenth).saturating_add(jitter));
+        }
+    }
+
+    fn drain_if_old(&mut self, now: Instant) {
+        if now >= self.drains_at {
+            self.drains_at = Instant::from_millis(u64::MAX);
+            self.close(now, CloseReason::ShuttingDown);
+        }
+    }
+
     /// Call it when the key of the connection was revoked. Drops all requests and answers, and
     /// queues a CLOSE with that reason. Then read no more, and close the stream as
     /// [`ending`](Self::ending) says.
@@ -150,6 +175,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// # Errors
     /// What ended the connection.
     pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ServerStep<'u>, ConnectionError> {
+        self.drain_if_old(now);
         self.deadlines.note_poll(&mut self.machine, now);
         if let Some((id, body)) = self.next_request() {
             let (consumed, body) = (0, Body::Whole(body));

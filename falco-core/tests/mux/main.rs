@@ -8,6 +8,7 @@
 )]
 
 mod admission;
+mod age;
 mod book;
 mod bounds;
 mod closing;

@@ -46,6 +46,7 @@ pub struct ServerBuilder {
     source_prefix: SourcePrefix,
     raise_descriptor_limit: bool,
     max_held: usize,
+    max_connection_age: Option<Duration>,
     entropy: Entropy,
 }
 
@@ -86,6 +87,7 @@ impl ServerBuilder {
             source_prefix: SourcePrefix::default(),
             raise_descriptor_limit: true,
             max_held: DEFAULT_SERVER_MAX_HELD,
+            max_connection_age: None,
             entropy: entropy::system(),
         }
     }
@@ -234,6 +236,14 @@ impl ServerBuilder {
         self
     }
 
+    /// How old a connection gets before it drains, give or take a tenth: without a limit by default.
+    /// Its requests complete, and its client continues on a new connection, without an error. So
+    /// clients move to other servers behind a load balancer. The classic wire has no such limit.
+    pub const fn max_connection_age(mut self, age: Duration) -> Self {
+        self.max_connection_age = Some(age);
+        self
+    }
+
     /// How many connections may be established on the classic wire at once: by default half of
     /// [`max_connections`](Self::max_connections) if the server also accepts the noise wire, else
     /// without a limit of its own. After a restart of the server, a recorded hello is enough to
@@ -357,6 +367,7 @@ impl ServerBuilder {
             threads: Arc::default(),
             pool: Arc::new(Pool::new(self.workers.max(1))),
             budget: SharedBudget::new(self.max_held),
+            max_connection_age: self.max_connection_age,
             linger: Arc::default(),
         };
         Ok(Server {

@@ -181,6 +181,10 @@ where
         locked.state.established = true;
         let key = locked.state.mux.machine().key_id();
         locked.state.label = self.service.keys.label(key);
+        if let Some(age) = self.service.max_connection_age {
+            let (mux, entropy) = (&mut locked.state.mux, &self.service.entropy);
+            mux.drain_after(self.conn.now(), age, |bound| entropy.below(bound));
+        }
         drop(locked);
         // From here on `Handle::retire_key` finds the connection by its key.
         let retired = self.service.keys.is_retired(key);

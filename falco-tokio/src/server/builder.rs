@@ -41,6 +41,7 @@ pub struct ServerBuilder {
     source_prefix: SourcePrefix,
     raise_descriptor_limit: bool,
     max_held: usize,
+    max_connection_age: Option<Duration>,
     on_cancel: OnCancel,
     spawn_handlers: bool,
     entropy: Entropy,
@@ -81,6 +82,7 @@ impl ServerBuilder {
             source_prefix: SourcePrefix::default(),
             raise_descriptor_limit: true,
             max_held: DEFAULT_SERVER_MAX_HELD,
+            max_connection_age: None,
             on_cancel: OnCancel::default(),
             spawn_handlers: false,
             entropy: entropy::system(),
@@ -207,6 +209,14 @@ impl ServerBuilder {
     /// processed. The client connects again, with growing back-off.
     pub const fn max_connections_per_key(mut self, connections: usize) -> Self {
         self.limits.max_connections_per_key = Some(connections);
+        self
+    }
+
+    /// How old a connection gets before it drains, give or take a tenth: without a limit by default.
+    /// Its requests complete, and its client continues on a new connection, without an error. So
+    /// clients move to other servers behind a load balancer. The classic wire has no such limit.
+    pub const fn max_connection_age(mut self, age: Duration) -> Self {
+        self.max_connection_age = Some(age);
         self
     }
 
@@ -341,6 +351,7 @@ impl ServerBuilder {
             counters: Counters::default(),
             warnings: Warnings::default(),
             source_prefix: self.source_prefix,
+            max_connection_age: self.max_connection_age,
             on_cancel: self.on_cancel,
             spawn_handlers: self.spawn_handlers,
             limit: tokio::sync::watch::Sender::new(None),

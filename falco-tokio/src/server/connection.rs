@@ -233,6 +233,10 @@ impl<H: Handler> Connection<H> {
         self.timer.forget();
         self.service.counters.established.add(1);
         debug!("established");
+        if let Some(age) = self.service.max_connection_age {
+            let entropy = &self.service.entropy;
+            self.mux.drain_after(self.now, age, |bound| entropy.below(bound));
+        }
         let Some(reason) = reason else { return };
         if reason == CloseReason::Done {
             self.service.counters.over_key_limit.add(1);

@@ -61,7 +61,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.poll_timeout(&self.machine)
+        let drains_at = Some(self.drains_at).filter(|at| at.as_millis() < u64::MAX && self.machine.end().is_none());
+        [self.deadlines.poll_timeout(&self.machine), drains_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due at `now`. First read everything that has arrived. If the call is more than
@@ -75,6 +79,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for a
     /// lifetime.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        self.drain_if_old(now);
         self.deadlines.handle_timeout(&mut self.machine, now)
     }
 

@@ -65,6 +65,10 @@ pub(crate) struct Args {
     /// How many connections there may be at once
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
+    /// How old a connection gets, give or take a tenth, before its client has to move to a new one,
+    /// which a load balancer may lead to another server. No request fails because of that
+    #[arg(long, value_name = "TIME", value_parser = values::some_time)]
+    max_connection_age: Option<Duration>,
     /// How many requests of one connection may be in flight at once
     #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = clap::value_parser!(u16).range(1..))]
     max_in_flight: u16,
@@ -299,7 +303,14 @@ fn builder(args: &Args) -> Result<(Option<Keys>, ServerBuilder), Failure> {
         (context, _) => builder.context(context.as_deref().unwrap_or_default()),
     };
     let connections = usize::try_from(args.max_connections).unwrap_or(usize::MAX);
-    Ok((keys, builder.settings(settings).max_connections(connections)))
+    let builder = builder.settings(settings).max_connections(connections);
+    Ok((
+        keys,
+        match args.max_connection_age {
+            Some(age) => builder.max_connection_age(age),
+            None => builder,
+        },
+    ))
 }
 
 fn only_classic_key(key: &KeyArgs, classic_file: Option<&Path>) -> Result<Key, Failure> {
