@@ -30,6 +30,7 @@ use self::connection::{Connection, Event};
 use self::env::{Env, OwnKey};
 use self::shared::{Order, Shared};
 use crate::error::Error;
+use crate::metrics::Stopwatch;
 
 pub use self::builder::ClientBuilder;
 pub use self::stats::ClientStats;
@@ -231,6 +232,7 @@ impl Inner {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Bytes, Error> {
         let counters = &self.env.counters;
+        let since = Stopwatch::start();
         counters.requests.add(1);
         let answered = async {
             let mut limit = limit.map(|all| Limit { all, left: all });
@@ -246,12 +248,11 @@ impl Inner {
             answered
         };
         let answered = answered.await;
-        let counter = if answered.is_ok() {
-            &counters.answers
-        } else {
-            &counters.errors
-        };
-        counter.add(1);
+        counters.time.time(since);
+        match &answered {
+            Ok(_) => counters.answers.add(1),
+            Err(error) => counters.failed(error.fate()),
+        }
         answered
     }
 

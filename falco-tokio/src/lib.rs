@@ -60,7 +60,34 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `cli` | no | the command-line tool `falco` |
+//! | `aws-lc-rs` | no | cryptography from AWS-LC instead of RustCrypto: faster, and needs a C compiler |
+//! | `metrics` | no | metrics through the facade of the crate `metrics` |
+//! | `cli` | no | the command-line tool `falco`, with `metrics` |
+//!
+//! # Metrics
+//!
+//! With the feature `metrics`, servers and clients report to the recorder that is installed when
+//! they are built. Durations are in seconds, sizes in bytes of bodies.
+//!
+//! | name | kind | labels |
+//! |---|---|---|
+//! | `falco_server_connections`, `falco_server_half_open_connections` | gauge | |
+//! | `falco_server_accepted_total`, `falco_server_turned_away_total`, `falco_server_half_open_dropped_total`, `falco_server_accept_errors_total` | counter | |
+//! | `falco_server_established_total`, `falco_server_over_key_limit_total`, `falco_server_revoked_total` | counter | |
+//! | `falco_server_handshakes_refused_total` | counter | `cause` |
+//! | `falco_server_connections_ended_total` | counter | `end` |
+//! | `falco_server_requests_total`, `falco_server_busy_total` | counter | |
+//! | `falco_server_requests_ended_total` | counter | `outcome`: `answered`, `refused`, `cancelled` |
+//! | `falco_server_handlers_failed_total` | counter | |
+//! | `falco_server_handler_seconds`, `falco_server_request_bytes`, `falco_server_answer_bytes` | histogram | |
+//! | `falco_server_received_bytes_total`, `falco_server_sent_bytes_total` | counter | |
+//! | `falco_server_key_connections` | gauge | `key`, `label` |
+//! | `falco_server_key_requests_total` | counter | `key`, `label` |
+//! | `falco_client_attempts_total`, `falco_client_connected_total` | counter | `server` |
+//! | `falco_client_attempts_failed_total` | counter | `server`, `cause` |
+//! | `falco_client_requests_total` | counter | `server` |
+//! | `falco_client_requests_ended_total` | counter | `server`, `outcome`: `answered`, `not_processed`, `maybe_processed` |
+//! | `falco_client_request_seconds` | histogram | |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod client;
@@ -68,6 +95,7 @@ mod clock;
 mod entropy;
 mod error;
 mod line;
+mod metrics;
 mod pool;
 mod server;
 mod socket;

@@ -7,6 +7,7 @@ mod connection;
 mod control;
 mod descriptors;
 mod handler;
+mod holder;
 mod place;
 mod registry;
 mod request;
@@ -27,6 +28,7 @@ use tower::Service as TowerService;
 
 use self::accept::Listener;
 use self::handler::ServiceHandler;
+use self::holder::Holders;
 use self::registry::Registry;
 use self::stats::Counters;
 use self::warning::Warnings;
@@ -93,6 +95,7 @@ pub(crate) struct Service {
     budget: SharedBudget,
     registry: Registry,
     counters: Counters,
+    holders: Holders,
     warnings: Warnings,
     source_prefix: SourcePrefix,
     max_connection_age: Option<Duration>,
@@ -339,6 +342,7 @@ impl Handle {
     pub fn retire_key(&self, id: KeyId) -> bool {
         let retired = self.service.keys.retire(id);
         if retired {
+            self.service.holders.forget(id);
             self.service.registry.retire(id);
         }
         retired
@@ -360,6 +364,7 @@ impl Handle {
     pub fn revoke_key(&self, id: KeyId) -> bool {
         let service = &self.service;
         let removed = service.keys.retire(id);
+        service.holders.forget(id);
         let ended = u64::try_from(service.registry.revoke(id)).unwrap_or(u64::MAX);
         service.counters.revoked.add(ended);
         removed

@@ -240,6 +240,7 @@ impl ClientBuilder {
         let settings = self.settings.build()?;
         let mut entropy = self.entropy;
         let (keys, key_options) = self.key.keys(&mut entropy)?;
+        let counters = Counters::new(dial.to_string());
         let env = Arc::new(Env {
             key: RwLock::new(OwnKey::new(keys)),
             key_options,
@@ -251,7 +252,7 @@ impl ClientBuilder {
             backoff: self.backoff,
             fail_fast: self.fail_fast,
             spread: self.connections > 1,
-            counters: Counters::default(),
+            counters,
         });
         let connections = self.connections.max(1);
         let slots: Box<[_]> = (0..connections).map(|_| Arc::new(Shared::default())).collect();

@@ -274,6 +274,7 @@ impl Slot {
         }
         let (now, key, entropy) = (self.env.clock.now(), self.env.key(), &self.env.entropy);
         let (end, why) = (error.attempt_end(), error.again(Fate::NotProcessed));
+        self.env.counters.attempt_failed(end);
         let random = |bound| entropy.below(bound);
         let retry = self.dials.attempt_failed(end, why, &key.admitted, now, random);
         let pause = self.dials.retry_at().map(|at| at.since(now)).unwrap_or_default();

@@ -1,14 +1,23 @@
 //! Counters of a client.
 
+use falco_core::Fate;
+use falco_core::mux::AttemptEnd;
+
+use crate::metrics::{self, Histogram};
 use crate::stats::Counter;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counters {
     pub(super) attempts: Counter,
     pub(super) connected: Counter,
     pub(super) requests: Counter,
     pub(super) answers: Counter,
     pub(super) errors: Counter,
+    pub(super) not_processed: metrics::Counter,
+    pub(super) maybe_processed: metrics::Counter,
+    pub(super) time: Histogram,
+    /// The server, as metrics name it.
+    server: String,
 }
 
 /// Counters and gauges of a client since it was created, for a metrics library to read.
@@ -30,6 +39,48 @@ pub struct ClientStats {
 }
 
 impl Counters {
+    /// Of a client of the server that is called so.
+    pub(super) fn new(server: String) -> Self {
+        let labels = [("server", server.as_str())];
+        let counter = |name, what| Counter::with_metric(name, what, &labels);
+        let ended = "falco_client_requests_ended_total";
+        let what = "Requests that have ended, by outcome";
+        let failed = |outcome| metrics::Counter::new(ended, what, &[labels[0], ("outcome", outcome)]);
+        Self {
+            attempts: counter("falco_client_attempts_total", "Attempts to connect"),
+            connected: counter("falco_client_connected_total", "Handshakes that completed"),
+            requests: counter("falco_client_requests_total", "Requests of callers"),
+            answers: Counter::with_metric(ended, what, &[labels[0], ("outcome", "answered")]),
+            // By fate in other metrics.
+            errors: Counter::default(),
+            not_processed: failed("not_processed"),
+            maybe_processed: failed("maybe_processed"),
+            time: Histogram::seconds("falco_client_request_seconds", "From the call of a request to its end"),
+            server,
+        }
+    }
+
+    /// A request has failed.
+    pub(super) fn failed(&self, fate: Fate) {
+        self.errors.add(1);
+        match fate {
+            Fate::NotProcessed => self.not_processed.add(1),
+            Fate::MaybeProcessed | _ => self.maybe_processed.add(1),
+        }
+    }
+
+    /// An attempt to connect has failed.
+    pub(super) fn attempt_failed(&self, end: AttemptEnd) {
+        let cause = match end {
+            AttemptEnd::Connection(end) => metrics::name_of(end),
+            AttemptEnd::Stream => "stream",
+            AttemptEnd::Unusable => "unusable",
+        };
+        let labels = [("server", self.server.as_str()), ("cause", cause)];
+        let what = "Attempts to connect that failed, by cause";
+        metrics::Counter::new("falco_client_attempts_failed_total", what, &labels).add(1);
+    }
+
     pub(super) fn read(&self, outstanding: usize) -> ClientStats {
         ClientStats {
             outstanding: u64::try_from(outstanding).unwrap_or(u64::MAX),

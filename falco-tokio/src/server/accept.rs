@@ -226,6 +226,8 @@ fn connection<H: Handler>(
         label = tracing::field::Empty
     );
     debug!(parent: &span, "accepted");
+    service.counters.metrics.connections.up();
+    service.counters.metrics.half_open.up();
     let (service, handler) = (Arc::clone(service), Arc::clone(handler));
     Connection::new(socket, machine, control, place, service, handler, span)
 }

@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::accept::{self, Listener};
 use super::descriptors;
+use super::holder::Holders;
 use super::registry::Registry;
 use super::stats::Counters;
 use super::warning::Warnings;
@@ -349,7 +350,8 @@ impl ServerBuilder {
             entropy,
             budget: SharedBudget::new(self.max_held),
             registry: Registry::new(limits, seed, clock),
-            counters: Counters::default(),
+            counters: Counters::new(),
+            holders: Holders::default(),
             warnings: Warnings::default(),
             source_prefix: self.source_prefix,
             max_connection_age: self.max_connection_age,

@@ -16,10 +16,12 @@ use tracing::{Span, debug, warn};
 
 use super::control::{Control, Cut};
 use super::handler::Handler;
+use super::holder::Holder;
 use super::place::Place;
 use super::running::Running;
 use super::{OnCancel, Service};
 use crate::line::{Line, Wrote, sealed};
+use crate::metrics;
 use crate::socket::Socket;
 use crate::timer::{Timer, reschedule};
 
@@ -45,8 +47,8 @@ pub(super) struct Connection<H> {
     service: Arc<Service>,
     handler: Arc<H>,
     place: Place,
-    /// The label of the client's key.
-    label: Option<Arc<str>>,
+    /// Who has the client's key. Set when the connection is established.
+    holder: Option<Arc<Holder>>,
     /// The end of the stream was read.
     eof: bool,
     /// The connection has ended, and was not cut off.
@@ -100,7 +102,7 @@ impl<H: Handler> Connection<H> {
             service,
             handler,
             place,
-            label: None,
+            holder: None,
             eof: false,
             ended: false,
             too_large: 0,
@@ -222,11 +224,14 @@ impl<H: Handler> Connection<H> {
             // key by this.
             let _ = self.control.key.set(key);
             self.span.record("key", tracing::field::display(key));
-            self.label = self.service.keys.label(Some(key));
-            if let Some(label) = &self.label {
-                self.span.record("label", &**label);
-            }
         }
+        let holder = self.service.holders.find(key, self.service.keys.label(key));
+        if let Some(label) = &holder.label {
+            self.span.record("label", &**label);
+        }
+        holder.connections.up();
+        self.service.counters.metrics.half_open.down();
+        self.holder = Some(holder);
         let retired = self.service.keys.is_retired(key);
         let reason = self.service.registry.establish(self.place.number, key, retired);
         self.line.stream().set_up(self.service.settings.lifetime());
@@ -251,11 +256,13 @@ impl<H: Handler> Connection<H> {
     /// that lets a request reach its handler counts as if something was written.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
         let (mux, now, written) = (&mut self.mux, self.now, &mut self.written);
+        let sent = &self.service.counters.metrics.sent;
         let mut wrote = self.line.write(cx, |out| {
             if *written >= TURN {
                 return Ok(0);
             }
             let count = sealed(mux.seal(now, out))?;
+            sent.add(metrics::bytes(count));
             *written = written.saturating_add(of_turn(count));
             Ok(count)
         })?;
@@ -304,7 +311,8 @@ impl<H: Handler> Connection<H> {
                         }
                         moved = true;
                     }
-                    Poll::Ready(_) => {
+                    Poll::Ready(count) => {
+                        self.service.counters.metrics.received.add(metrics::bytes(count));
                         moved = true;
                         read = true;
                     }
@@ -363,7 +371,9 @@ impl<H: Handler> Connection<H> {
     /// The connection has ended with `end`: its stream is closed next.
     fn end(&mut self, end: ConnectionError) {
         self.cancel_all();
-        if !self.mux.is_established() {
+        let established = self.mux.is_established();
+        self.service.counters.metrics.ended(end, established);
+        if !established {
             self.service.counters.unauthenticated.add(1);
             if matches!(end, ConnectionError::Unauthenticated | ConnectionError::Replayed)
                 && let Some(left_out) = self.service.warnings.refused.due()
@@ -439,6 +449,12 @@ impl<H> Drop for Connection<H> {
         self.service.registry.leave(self.place.number, cut);
         if !self.running.end() {
             self.service.registry.free(self.place);
+        }
+        let metrics = &self.service.counters.metrics;
+        metrics.connections.down();
+        match &self.holder {
+            Some(holder) => holder.connections.down(),
+            None => metrics.half_open.down(),
         }
         let running = u64::try_from(self.running.len()).unwrap_or(u64::MAX);
         self.service.counters.cancelled.add(running);

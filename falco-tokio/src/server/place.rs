@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use super::Service;
+use super::stats::Metrics;
 
 /// A connection's place among those of its server.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +33,10 @@ impl SharedPlace {
             place,
             ended: AtomicBool::new(false),
         })
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.service.counters.metrics
     }
 
     /// The connection has ended: the place is free as soon as nothing shares it.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use falco_core::{KeyId, RequestId};
 
 use super::control::Control;
+use super::holder::Holder;
 
 /// A decrypted request.
 ///
@@ -41,8 +42,8 @@ pub struct Request {
     body: Bytes,
     /// `None` if it was created by [`new`](Self::new).
     origin: Option<(RequestId, Arc<Control>)>,
-    /// The label of the client's key.
-    label: Option<Arc<str>>,
+    /// Who has the client's key.
+    holder: Option<Arc<Holder>>,
     /// What `with_peer` and `with_key_id` have set.
     set: Option<Box<Set>>,
     /// Set when the body is read, if [`watch_body`](Self::watch_body) was called.
@@ -62,7 +63,7 @@ impl Request {
         Self {
             body: body.into(),
             origin: None,
-            label: None,
+            holder: None,
             set: None,
             read: None,
         }
@@ -85,7 +86,7 @@ impl Request {
     /// The same request with another [`key_label`](Self::key_label).
     #[must_use]
     pub fn with_key_label(mut self, label: impl Into<Arc<str>>) -> Self {
-        self.label = Some(label.into());
+        self.holder = Some(Holder::new(self.key_id(), Some(label.into())));
         self
     }
 
@@ -94,11 +95,16 @@ impl Request {
         self.set.get_or_insert_with(|| Box::new(Set { peer, key_id }))
     }
 
-    pub(crate) const fn received(body: Bytes, id: RequestId, label: Option<Arc<str>>, control: Arc<Control>) -> Self {
+    pub(crate) const fn received(
+        body: Bytes,
+        id: RequestId,
+        holder: Option<Arc<Holder>>,
+        control: Arc<Control>,
+    ) -> Self {
         Self {
             body,
             origin: Some((id, control)),
-            label,
+            holder,
             set: None,
             read: None,
         }
@@ -154,7 +160,7 @@ impl Request {
     /// ([`ServerBuilder::labeled_key`](crate::ServerBuilder::labeled_key)).
     #[must_use]
     pub fn key_label(&self) -> Option<&str> {
-        self.label.as_deref()
+        self.holder.as_ref()?.label.as_deref()
     }
 
     /// Whether the answer is no longer needed: the client has cancelled the request, or the
@@ -185,7 +191,7 @@ impl fmt::Debug for Request {
             .field("length", &self.body.len())
             .field("peer", &self.peer())
             .field("key_id", &self.key_id())
-            .field("key_label", &self.label)
+            .field("key_label", &self.key_label())
             .finish_non_exhaustive()
     }
 }

@@ -18,6 +18,7 @@ use super::Service;
 use super::control::{Control, Outcome};
 use super::place::{Place, SharedPlace};
 use crate::error::HandlerError;
+use crate::metrics::Stopwatch;
 
 /// Calls a handler and, if `poll` says so, polls it once. A panic, wherever it happens, fails this
 /// request only.
@@ -67,18 +68,20 @@ where
 #[derive(Debug)]
 pub(crate) struct Kept {
     pub(crate) _held: HeldBytes<SharedBudget>,
-    pub(crate) _place: Arc<SharedPlace>,
+    pub(crate) place: Arc<SharedPlace>,
 }
 
 /// A handler on a task of its own. However it ends, the connection receives an outcome.
 struct Task<F> {
     handler: Option<F>,
     id: RequestId,
+    /// When the handler was called.
+    since: Stopwatch,
     control: Arc<Control>,
     span: Span,
     finished: bool,
     /// Dropped after the handler.
-    _kept: Kept,
+    kept: Kept,
 }
 
 impl<F: Future<Output = Result<Bytes, HandlerError>> + Unpin> Future for Task<F> {
@@ -89,6 +92,7 @@ impl<F: Future<Output = Result<Bytes, HandlerError>> + Unpin> Future for Task<F>
         let _entered = this.span.enter();
         let outcome = ready!(poll_handler(&mut this.handler, cx));
         this.finished = true;
+        this.kept.place.metrics().handler_time.time(this.since);
         this.control.finish(this.id, outcome);
         Poll::Ready(())
     }
@@ -99,6 +103,7 @@ impl<F> Drop for Task<F> {
         // First, so that the handler has stopped when the connection receives the outcome.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(self.handler.take())));
         if !self.finished {
+            self.kept.place.metrics().handler_time.time(self.since);
             self.control.finish(self.id, Outcome::Dropped);
         }
     }
@@ -135,7 +140,7 @@ impl Running {
     pub(crate) fn spawn<F>(
         &mut self,
         handler: Option<F>,
-        id: RequestId,
+        (id, since): (RequestId, Stopwatch),
         kept: Kept,
         control: &Arc<Control>,
         span: &Span,
@@ -145,10 +150,11 @@ impl Running {
         let task = Task {
             handler,
             id,
+            since,
             control: Arc::clone(control),
             span: span.clone(),
             finished: false,
-            _kept: kept,
+            kept,
         };
         let handle = tokio::spawn(task).abort_handle();
         self.0.get_or_insert_default().handlers.insert(id, handle);

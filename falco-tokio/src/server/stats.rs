@@ -1,10 +1,12 @@
 //! What a server counts.
 
+use falco_core::ConnectionError;
 use falco_core::mux::AdmissionLimits;
 
+use crate::metrics::{self, Gauge, Histogram};
 use crate::stats::Counter;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
     pub(crate) accepted: Counter,
     pub(crate) turned_away: Counter,
@@ -20,6 +22,61 @@ pub(crate) struct Counters {
     pub(crate) cancelled: Counter,
     pub(crate) failed: Counter,
     pub(crate) busy: Counter,
+    pub(crate) metrics: Metrics,
+}
+
+/// What is measured besides, if the feature `metrics` is on.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) connections: Gauge,
+    pub(crate) half_open: Gauge,
+    pub(crate) handler_time: Histogram,
+    pub(crate) request_length: Histogram,
+    pub(crate) answer_length: Histogram,
+    pub(crate) received: metrics::Counter,
+    pub(crate) sent: metrics::Counter,
+}
+
+impl Metrics {
+    fn new() -> Self {
+        Self {
+            connections: Gauge::new("falco_server_connections", "Open connections", &[]),
+            half_open: Gauge::new(
+                "falco_server_half_open_connections",
+                "Open connections that have not completed their handshake",
+                &[],
+            ),
+            handler_time: Histogram::seconds(
+                "falco_server_handler_seconds",
+                "From the call of the handler to its end",
+            ),
+            request_length: Histogram::bytes("falco_server_request_bytes", "Bodies of requests"),
+            answer_length: Histogram::bytes("falco_server_answer_bytes", "Bodies of answers"),
+            received: metrics::Counter::new(
+                "falco_server_received_bytes_total",
+                "Bytes that were received, with all overhead",
+                &[],
+            ),
+            sent: metrics::Counter::new(
+                "falco_server_sent_bytes_total",
+                "Bytes that were sent, with all overhead",
+                &[],
+            ),
+        }
+    }
+
+    /// A connection has ended. `established` is whether it had completed its handshake.
+    pub(crate) fn ended(&self, end: ConnectionError, established: bool) {
+        let _ = self;
+        let name = metrics::name_of(end);
+        if established {
+            let what = "Connections that have ended, by their end";
+            metrics::Counter::new("falco_server_connections_ended_total", what, &[("end", name)]).add(1);
+        } else {
+            let what = "Handshakes that failed, by cause";
+            metrics::Counter::new("falco_server_handshakes_refused_total", what, &[("cause", name)]).add(1);
+        }
+    }
 }
 
 /// Counters and gauges of a server since it was built, for a metrics library. Counters only go up;
@@ -78,6 +135,53 @@ pub struct ServerStats {
 }
 
 impl Counters {
+    pub(crate) fn new() -> Self {
+        let counter = |name, what| Counter::with_metric(name, what, &[]);
+        let ended = |outcome| {
+            Counter::with_metric(
+                "falco_server_requests_ended_total",
+                "Requests that have ended, by outcome",
+                &[("outcome", outcome)],
+            )
+        };
+        Self {
+            accepted: counter("falco_server_accepted_total", "Sockets that were accepted"),
+            turned_away: counter(
+                "falco_server_turned_away_total",
+                "Sockets that were closed at once for lack of a place",
+            ),
+            half_open_dropped: counter(
+                "falco_server_half_open_dropped_total",
+                "Half-open connections that were dropped for others",
+            ),
+            established: counter("falco_server_established_total", "Handshakes that succeeded"),
+            // By cause in another metric.
+            unauthenticated: Counter::default(),
+            accept_errors: counter("falco_server_accept_errors_total", "Errors while accepting"),
+            over_key_limit: counter(
+                "falco_server_over_key_limit_total",
+                "Connections that were closed because their key has too many",
+            ),
+            revoked: counter(
+                "falco_server_revoked_total",
+                "Connections that were ended because their key was revoked",
+            ),
+            requests: counter(
+                "falco_server_requests_total",
+                "Requests that were passed to the handler",
+            ),
+            answers: ended("answered"),
+            refusals: ended("refused"),
+            cancelled: ended("cancelled"),
+            failed: counter("falco_server_handlers_failed_total", "Handlers that failed or panicked"),
+            busy: counter(
+                "falco_server_busy_total",
+                "Requests that were refused as busy without a call of the handler",
+            ),
+            metrics: Metrics::new(),
+        }
+    }
+
     pub(crate) fn read(&self, connections: usize, half_open: usize, limits: &AdmissionLimits) -> ServerStats {
         let gauge = |count| u64::try_from(count).unwrap_or(u64::MAX);
         ServerStats {

@@ -14,6 +14,7 @@ mod keys;
 mod left;
 mod log;
 mod messages;
+mod metrics;
 mod ping;
 mod reload;
 mod send;

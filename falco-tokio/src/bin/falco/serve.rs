@@ -1,10 +1,12 @@
 //! `falco serve`: a server that echoes messages, or runs a command for each.
 
 mod keys;
+mod metrics;
 #[cfg(unix)]
 mod socket_file;
 
 use core::fmt;
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -79,6 +81,10 @@ pub(crate) struct Args {
     /// request fails
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::some_time)]
     exec_timeout: Duration,
+    /// Serves metrics for Prometheus at this address, as in http://127.0.0.1:9187/metrics. Everyone
+    /// who can connect to it can read them; they have the ids and labels of keys
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
     /// How long requests may take to complete after the first Ctrl-C or SIGTERM
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::time)]
     drain_timeout: Duration,
@@ -139,6 +145,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
     if !args.exec.is_empty() {
         key::check_not_in_environment()?;
+    }
+    if let Some(address) = args.metrics {
+        metrics::start(address)?;
     }
     let (mut keys, builder) = builder(&args)?;
     let mut hangups = Hangups::new()?;

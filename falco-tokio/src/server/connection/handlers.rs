@@ -15,21 +15,31 @@ use super::super::handler::Handler;
 use super::super::request::Request;
 use super::super::running::{self, Kept};
 use super::Connection;
+use crate::metrics::Stopwatch;
 
 impl<H: Handler> Connection<H> {
     /// Calls the handler. If it is not ready at once, it gets a task of its own.
     pub(super) fn handle(&mut self, cx: &mut Context<'_>, id: RequestId, body: Bytes) {
+        let since = Stopwatch::start();
         self.service.counters.requests.add(1);
-        let request = Request::received(body, id, self.label.clone(), Arc::clone(&self.control));
+        self.service.counters.metrics.request_length.length(body.len());
+        if let Some(holder) = &self.holder {
+            holder.requests.add(1);
+        }
+        let request = Request::received(body, id, self.holder.clone(), Arc::clone(&self.control));
         let at_once = !self.service.spawn_handlers;
         match running::begin(|| self.handler.handle(request), at_once, cx) {
-            (_, Poll::Ready(outcome)) => self.finish(id, outcome),
+            (_, Poll::Ready(outcome)) => {
+                self.service.counters.metrics.handler_time.time(since);
+                self.finish(id, outcome);
+            }
             (handler, Poll::Pending) => {
                 let kept = Kept {
                     _held: self.mux.take_held(id),
-                    _place: self.running.share(&self.service, self.place),
+                    place: self.running.share(&self.service, self.place),
                 };
-                self.running.spawn(handler, id, kept, &self.control, &self.span);
+                self.running
+                    .spawn(handler, (id, since), kept, &self.control, &self.span);
             }
         }
     }
@@ -40,7 +50,10 @@ impl<H: Handler> Connection<H> {
         self.control.forget(id);
         let error;
         let result = match outcome {
-            Outcome::Answer(body) => Ok(body),
+            Outcome::Answer(body) => {
+                self.service.counters.metrics.answer_length.length(body.len());
+                Ok(body)
+            }
             Outcome::Failed(failed) => {
                 error = failed;
                 Err(NoAnswer::Failed(&*error))

@@ -1,0 +1,59 @@
+//! What connections under one key share: the label of the key, and its metrics.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use falco_core::KeyId;
+
+use crate::metrics::{Counter, Gauge};
+
+/// The holder of a key. The classic wire has no keys with ids, and its clients are one holder.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    pub(crate) label: Option<Arc<str>>,
+    pub(crate) requests: Counter,
+    pub(crate) connections: Gauge,
+}
+
+impl Holder {
+    pub(crate) fn new(key: Option<KeyId>, label: Option<Arc<str>>) -> Arc<Self> {
+        let key = key.map_or_else(|| "classic".to_owned(), |key| key.to_string());
+        let labels = [("key", key.as_str()), ("label", label.as_deref().unwrap_or_default())];
+        Arc::new(Self {
+            requests: Counter::new(
+                "falco_server_key_requests_total",
+                "Requests that were passed to the handler, by key",
+                &labels,
+            ),
+            connections: Gauge::new(
+                "falco_server_key_connections",
+                "Connections that are established, by key",
+                &labels,
+            ),
+            label,
+        })
+    }
+}
+
+/// The holders whose connections have been established since the server began, by key. There are
+/// at most as many as keys.
+#[derive(Debug, Default)]
+pub(crate) struct Holders(Mutex<HashMap<Option<KeyId>, Arc<Holder>>>);
+
+impl Holders {
+    /// The holder of a key, which has this label now.
+    pub(crate) fn find(&self, key: Option<KeyId>, label: Option<Arc<str>>) -> Arc<Holder> {
+        let mut holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let holder = holders.entry(key).or_insert_with(|| Holder::new(key, label.clone()));
+        if holder.label != label {
+            *holder = Holder::new(key, label);
+        }
+        Arc::clone(holder)
+    }
+
+    /// The key was removed.
+    pub(crate) fn forget(&self, key: KeyId) {
+        let mut holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        holders.remove(&Some(key));
+    }
+}

@@ -1,0 +1,110 @@
+//! `falco serve --metrics`, and the dashboard that shows it.
+
+use core::time::Duration;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::Instant;
+
+use crate::tool::{KEY, OTHER_KEY, PATIENCE, Scratch, Served, falco, keyed, run};
+
+/// The text of the metrics that are served at a port.
+fn read(port: u16) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    let mut stream = loop {
+        match TcpStream::connect(("127.0.0.1", port)) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        thread::sleep(Duration::from_millis(10));
+    };
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+    text
+}
+
+/// The names of metrics in a text.
+fn names(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    words
+        .filter(|word| word.starts_with("falco_server_") || word.starts_with("falco_client_"))
+        .collect()
+}
+
+#[test]
+fn a_server_shows_what_it_does() {
+    let scratch = Scratch::new();
+    let other = scratch.file("other", OTHER_KEY.as_bytes());
+    let keys = scratch.file("keys", format!("{KEY} gateway 7\n").as_bytes());
+    // Free until another process takes it.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let server = Served::of(falco(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--key-file",
+        &keys,
+        "--metrics",
+        &address,
+        "--exec",
+        "sh",
+        "-c",
+        "read word; echo $word; test $word != bad",
+    ]));
+    for word in ["one\n", "two\n"] {
+        assert_eq!(server.send(word).good(), word);
+    }
+    server.send("bad\n").failed_with(1);
+    run(falco(&["send", &server.address, "x", "--key-file", &other])).failed_with(3);
+    let text = read(port);
+    let id = KEY.parse::<falco_tokio::Key>().unwrap().id();
+    for line in [
+        "falco_server_accepted_total 4",
+        "falco_server_established_total 3",
+        "falco_server_handshakes_refused_total{cause=\"unauthenticated\"} 1",
+        "falco_server_requests_ended_total{outcome=\"answered\"} 2",
+        "falco_server_requests_ended_total{outcome=\"refused\"} 1",
+        "falco_server_handlers_failed_total 1",
+        "falco_server_handler_seconds_count 3",
+        "falco_server_request_bytes_sum 12",
+        "falco_server_answer_bytes_sum 8",
+        &format!("falco_server_key_requests_total{{key=\"{id}\",label=\"gateway 7\"}} 3"),
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+    }
+    assert!(!text.contains(&KEY[..16]), "{text}");
+    // A port that is in use is an error before the server listens.
+    let again = keyed(&["serve", "--listen", "127.0.0.1:0", "--metrics", &address]);
+    assert!(run(again).failed_with(4).contains("cannot serve metrics on"));
+
+    // All that is shown is documented, and the dashboard asks for nothing else.
+    let documented = include_str!("../../src/lib.rs");
+    let documented = names(documented);
+    let base = |name: &str| {
+        let suffix = ["_bucket", "_sum", "_count"]
+            .into_iter()
+            .find_map(|suffix| name.strip_suffix(suffix));
+        suffix.unwrap_or(name).to_owned()
+    };
+    for name in names(&text) {
+        assert!(documented.contains(base(name).as_str()), "{name} is not documented");
+    }
+    let dashboard = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/grafana.json")).unwrap();
+    serde_json::from_str::<serde_json::Value>(&dashboard).unwrap();
+    let asked = names(&dashboard);
+    assert!(asked.len() > 10, "{asked:?}");
+    for name in asked {
+        assert!(
+            documented.contains(base(name).as_str()),
+            "the dashboard asks for {name}"
+        );
+    }
+    server.stop();
+}
