@@ -1,5 +1,5 @@
-//! Metrics, through the facade of the crate `metrics`. Without the feature of that name, these types
-//! are empty and do nothing. [Names and labels](crate#metrics) are public.
+//! Metrics, through the facade of the crate `metrics`. Without the feature of that name, these
+//! types are empty and do nothing. [Names and labels](crate#metrics) are public.
 
 use falco_core::ConnectionError;
 

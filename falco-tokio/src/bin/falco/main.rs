@@ -3,6 +3,7 @@
 
 mod at_path;
 mod bench;
+mod documents;
 mod exec;
 mod failure;
 mod key;
@@ -19,7 +20,7 @@ mod values;
 use core::future::Future;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::failure::{Code, EXIT_CODES, Failure};
@@ -66,6 +67,8 @@ enum Command {
     Ping(ping::Args),
     #[command(after_help = bench::EXAMPLES, after_long_help = long_help(bench::EXAMPLES))]
     Bench(bench::Args),
+    Completions(documents::Completions),
+    Man(documents::Man),
     /// Lists the exit codes of all commands
     #[command(long_about = EXIT_CODES)]
     ExitCodes,
@@ -108,6 +111,8 @@ fn main() -> ExitCode {
         Command::Send(args) => block_on(send::run(args)),
         Command::Ping(args) => block_on(ping::run(args)),
         Command::Bench(args) => block_on(bench::run(args)),
+        Command::Completions(args) => documents::completions(&args, &mut Cli::command()),
+        Command::Man(args) => documents::man(&args, Cli::command()),
         Command::ExitCodes => output::line(&EXIT_CODES),
     });
     let code = done.map_or_else(Failure::end, |()| ExitCode::SUCCESS);

@@ -4,6 +4,7 @@ mod keys;
 mod metrics;
 #[cfg(unix)]
 mod socket_file;
+mod supervisor;
 
 use core::fmt;
 use core::net::SocketAddr;
@@ -15,11 +16,15 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use falco_tokio::{Error, Handle, Key, Report, Request, Server, ServerBuilder, Settings};
+#[cfg(unix)]
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
 use self::keys::Keys;
 #[cfg(unix)]
 use self::socket_file::SocketFile;
+#[cfg(unix)]
+use self::supervisor::Passed;
 use crate::exec::{self, Exec};
 use crate::failure::{Code, Failure};
 use crate::key::{self, KeyArgs, KeyList};
@@ -38,6 +43,10 @@ pub(crate) struct Args {
     /// Where to listen: HOST:PORT or unix:PATH. With port 0 the system chooses a free one
     #[arg(long, short, value_name = "ADDRESS", default_value = "127.0.0.1:4287")]
     listen: Address,
+    /// Listens on the socket that a supervisor such as systemd passes (`LISTEN_FDS`)
+    #[cfg(unix)]
+    #[arg(long, conflicts_with_all = ["listen", "socket_mode"])]
+    socket_activation: bool,
     /// The permissions of the Unix socket's file, in octal, such as 660; the default
     /// follows from the umask. Users who may write to the file may connect
     #[cfg(unix)]
@@ -81,7 +90,7 @@ pub(crate) struct Args {
     /// request fails
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::some_time)]
     exec_timeout: Duration,
-    /// Serves metrics for Prometheus at this address, as in http://127.0.0.1:9187/metrics. Everyone
+    /// Serves metrics for Prometheus at this address, at the path /metrics. Everyone
     /// who can connect to it can read them; they have the ids and labels of keys
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
@@ -156,14 +165,14 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         bound = bind(builder, &args) => bound,
         () = signals.next() => return Err(Failure::Reported(Code::Failed)),
     };
-    let (server, mut socket) = bound.map_err(|error| Failure::listening(&error, &args.listen))?;
+    let (server, mut socket) = bound?;
     let handle = server.handle();
     if let Some(keys) = &keys {
         keys.set_labels(&handle);
     }
     let address = server
         .local_addr()
-        .map_or_else(|_| args.listen.to_string(), |address| address.to_string());
+        .map_or_else(|_| args.place(), |address| address.to_string());
     let began = Instant::now();
     let limits = exec::Limits {
         answer: args.max_message,
@@ -187,6 +196,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         })),
     };
     tokio::spawn(log::report_left_out_each_second());
+    tokio::spawn(supervisor::watch());
+    supervisor::ready();
     // On a blocking thread, because standard output may be a pipe that is full.
     let mut announcement = Some(tokio::task::spawn_blocking(move || {
         output::line(&format_args!("listening on {address}"))
@@ -197,12 +208,17 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             report = &mut serving => break report,
             announced = until_announced(&mut announcement) => announced?,
             () = hangups.next() => match &mut keys {
-                Some(keys) => keys.reload(&handle),
+                Some(keys) => {
+                    supervisor::reloading();
+                    keys.reload(&handle);
+                    supervisor::ready();
+                }
                 None => log::tell(&"SIGHUP: the classic wire has one key, which is not read again"),
             },
             () = signals.next() => {
                 asked += 1;
                 if asked == 1 {
+                    supervisor::stopping();
                     // Before the listener closes: a successor can bind while this server drains.
                     // Afterwards the path is the successor's, and this server leaves it alone.
                     socket.remove();
@@ -336,7 +352,44 @@ fn only_classic_key(key: &KeyArgs, classic_file: Option<&Path>) -> Result<Key, F
     )
 }
 
-async fn bind(builder: ServerBuilder, args: &Args) -> Result<(Server, OwnFile), Error> {
+impl Args {
+    /// Where the server listens, for a socket without an internet address.
+    fn place(&self) -> String {
+        #[cfg(unix)]
+        if self.socket_activation {
+            return "a socket of the supervisor".to_owned();
+        }
+        self.listen.to_string()
+    }
+}
+
+async fn bind(builder: ServerBuilder, args: &Args) -> Result<(Server, OwnFile), Failure> {
+    #[cfg(unix)]
+    if args.socket_activation {
+        let server = match supervisor::passed()? {
+            Passed::Tcp(listener) => TcpListener::from_std(listener)
+                .map_err(|error| Failure::new(Code::Unreachable, error))
+                .and_then(|listener| {
+                    builder
+                        .from_listener(listener)
+                        .map_err(|error| Failure::listening(&error, &args.listen))
+                }),
+            Passed::Unix(listener) => UnixListener::from_std(listener)
+                .map_err(|error| Failure::new(Code::Unreachable, error))
+                .and_then(|listener| {
+                    builder
+                        .from_unix_listener(listener)
+                        .map_err(|error| Failure::listening(&error, &args.listen))
+                }),
+        };
+        return Ok((server?, OwnFile::default()));
+    }
+    listen(builder, args)
+        .await
+        .map_err(|error| Failure::listening(&error, &args.listen))
+}
+
+async fn listen(builder: ServerBuilder, args: &Args) -> Result<(Server, OwnFile), Error> {
     match &args.listen {
         Address::Tcp(name) => Ok((builder.bind(name).await?, OwnFile::default())),
         #[cfg(unix)]

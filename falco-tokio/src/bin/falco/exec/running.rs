@@ -85,6 +85,17 @@ impl Running {
             .stdout(Stdio::piped())
             .stderr(stderr)
             .kill_on_drop(true);
+        // A command is not the service that the supervisor watches.
+        for name in [
+            "NOTIFY_SOCKET",
+            "WATCHDOG_PID",
+            "WATCHDOG_USEC",
+            "LISTEN_PID",
+            "LISTEN_FDS",
+            "LISTEN_FDNAMES",
+        ] {
+            command.env_remove(name);
+        }
         // A process group of its own, since Ctrl-C at a terminal is for the server, which then
         // waits for the command.
         #[cfg(unix)]

@@ -1,0 +1,96 @@
+//! What a server and its supervisor tell each other, as systemd defines it: sockets that are passed
+//! on, readiness, and a sign of life. Without a supervisor, nothing happens.
+
+#[cfg(not(unix))]
+pub(super) use self::none::{ready, reloading, stopping, watch};
+#[cfg(unix)]
+pub(super) use self::systemd::{Passed, passed, ready, reloading, stopping, watch};
+
+#[cfg(unix)]
+mod systemd {
+    use std::io;
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
+
+    use listenfd::ListenFd;
+    use sd_notify::NotifyState;
+
+    use crate::failure::{Code, Failure};
+
+    /// A listener that the supervisor has bound.
+    pub(in crate::serve) enum Passed {
+        Tcp(TcpListener),
+        Unix(UnixListener),
+    }
+
+    /// The socket that the supervisor passes.
+    pub(in crate::serve) fn passed() -> Result<Passed, Failure> {
+        let failed = |message: &str| Failure::new(Code::Unreachable, format_args!("--socket-activation: {message}"));
+        let mut sockets = ListenFd::from_env();
+        if sockets.len() != 1 {
+            return Err(failed(match sockets.len() {
+                0 => "no socket was passed (LISTEN_FDS): is this started by a socket unit?",
+                _ => "more than one socket was passed: use a service for each",
+            }));
+        }
+        // It is one of the two, and the other attempt fails.
+        let passed = match sockets.take_unix_listener(0) {
+            Ok(Some(listener)) => listener.set_nonblocking(true).map(|()| Passed::Unix(listener)),
+            Ok(None) | Err(_) => match sockets.take_tcp_listener(0) {
+                Ok(Some(listener)) => listener.set_nonblocking(true).map(|()| Passed::Tcp(listener)),
+                Ok(None) => Err(io::ErrorKind::NotFound.into()),
+                Err(error) => Err(error),
+            },
+        };
+        passed.map_err(|error| failed(&error.to_string()))
+    }
+
+    fn tell(state: &[NotifyState<'_>]) {
+        if let Err(error) = sd_notify::notify(state) {
+            tracing::debug!(%error, "the supervisor cannot be told");
+        }
+    }
+
+    /// The server accepts connections.
+    pub(in crate::serve) fn ready() {
+        tell(&[NotifyState::Ready]);
+    }
+
+    /// The server reads its keys again. It is [`ready`] afterwards.
+    pub(in crate::serve) fn reloading() {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Err(_) => tell(&[NotifyState::Reloading]),
+        }
+    }
+
+    /// The server drains.
+    pub(in crate::serve) fn stopping() {
+        tell(&[NotifyState::Stopping]);
+    }
+
+    /// Gives the supervisor signs of life, if it wants them. Never returns. It is a task of its
+    /// own, so that it stops if the runtime does.
+    pub(in crate::serve) async fn watch() {
+        let Some(limit) = sd_notify::watchdog_enabled() else {
+            return core::future::pending().await;
+        };
+        loop {
+            tell(&[NotifyState::Watchdog]);
+            tokio::time::sleep(limit / 2).await;
+        }
+    }
+}
+
+#[cfg(not(unix))]
+mod none {
+    pub(in crate::serve) const fn ready() {}
+
+    pub(in crate::serve) const fn reloading() {}
+
+    pub(in crate::serve) const fn stopping() {}
+
+    pub(in crate::serve) async fn watch() {
+        core::future::pending().await
+    }
+}
