@@ -61,8 +61,9 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `aws-lc-rs` | no | cryptography from AWS-LC instead of RustCrypto: faster, and needs a C compiler |
+//! | `proxy-protocol` | no | addresses of clients from a proxy ([`ServerBuilder::trust_proxy`]) |
 //! | `metrics` | no | metrics through the facade of the crate `metrics` |
-//! | `cli` | no | the command-line tool `falco`, with `metrics` |
+//! | `cli` | no | the command-line tool `falco`, with `metrics` and `proxy-protocol` |
 //!
 //! # Metrics
 //!

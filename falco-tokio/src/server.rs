@@ -7,8 +7,11 @@ mod connection;
 mod control;
 mod descriptors;
 mod handler;
+mod headers;
 mod holder;
 mod place;
+#[cfg(feature = "proxy-protocol")]
+mod proxied;
 mod registry;
 mod request;
 mod running;
@@ -98,6 +101,8 @@ pub(crate) struct Service {
     holders: Holders,
     warnings: Warnings,
     source_prefix: SourcePrefix,
+    #[cfg(feature = "proxy-protocol")]
+    proxies: proxied::Proxies,
     max_connection_age: Option<Duration>,
     on_cancel: OnCancel,
     spawn_handlers: bool,
@@ -235,6 +240,34 @@ impl Server {
         match connection {
             Some(connection) => connection.await,
             None => Ok(ConnectionError::Closed),
+        }
+    }
+}
+
+impl Server {
+    /// Serves one connection over any stream as [`serve_connection`](Self::serve_connection) does,
+    /// on behalf of a client at `peer`: that is the [peer](Request::peer) of its requests, and the
+    /// connection counts towards all limits as one that the server has accepted. If there is no
+    /// place for it, it is closed at once. A half-open connection may be dropped for it, or it for
+    /// others.
+    ///
+    /// # Errors
+    /// Those of the stream. [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) if the server
+    /// has no place for the connection or is stopping.
+    pub async fn serve_connection_from<S, H>(
+        &self,
+        stream: S,
+        peer: SocketAddr,
+        handler: H,
+    ) -> io::Result<ConnectionError>
+    where
+        S: Stream + 'static,
+        H: Handler,
+    {
+        let connection = accept::counted_guest(&self.service, stream, peer, &Arc::new(handler))?;
+        match connection {
+            Some(connection) => connection.await,
+            None => Err(io::ErrorKind::ConnectionRefused.into()),
         }
     }
 }

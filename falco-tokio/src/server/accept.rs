@@ -20,6 +20,7 @@ use super::Service;
 use super::connection::Connection;
 use super::control::Control;
 use super::handler::Handler;
+use super::headers::headers;
 use super::place::Place;
 use super::registry::Admitted;
 use crate::socket::{Socket, Stream};
@@ -109,31 +110,31 @@ impl Listener {
 /// then.
 pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<Service>, handler: &Arc<H>) {
     let mut pause = PAUSES.0;
+    let (headers, mut named) = headers(service);
     loop {
         let accepted = tokio::select! {
             biased;
             () = service.registry.stopping() => return,
+            Some((socket, peer)) = named.recv() => {
+                if !enter(service, socket, Some(peer), handler).await {
+                    return;
+                }
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((socket, peer)) => {
                 pause = PAUSES.0;
                 service.counters.accepted.add(1);
-                let source = peer.map_or(Source::NONE, |peer| Source::of(peer.ip(), service.source_prefix));
-                // Room is made only now, when it is certain that a connection needs a place.
-                tokio::select! {
+                let read = tokio::select! {
                     biased;
                     () = service.registry.stopping() => return,
-                    () = service.registry.room(source) => {}
-                }
-                match admit(service, socket, (peer, source), handler) {
-                    Ok(Some(connection)) => drop(tokio::spawn(ConnectionTask(Box::new(connection)))),
-                    Ok(None) => {}
-                    Err(error) => {
-                        if let Some(left_out) = service.warnings.setup.due() {
-                            warn!(%error, left_out, "a connection could not be set up");
-                        }
-                    }
+                    read = headers.read(socket, peer) => read,
+                };
+                let Some((socket, peer)) = read else { continue };
+                if !enter(service, socket, peer, handler).await {
+                    return;
                 }
             }
             Err(error) if is_of_one_connection(&error) => {
@@ -153,6 +154,27 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
             }
         }
     }
+}
+
+/// Makes room for a connection, and gives it a task. Returns `false` if the server is stopping.
+async fn enter<H: Handler>(service: &Arc<Service>, socket: Socket, peer: Option<SocketAddr>, handler: &Arc<H>) -> bool {
+    let source = peer.map_or(Source::NONE, |peer| Source::of(peer.ip(), service.source_prefix));
+    // Room is made only now, when it is certain that a connection needs a place.
+    tokio::select! {
+        biased;
+        () = service.registry.stopping() => return false,
+        () = service.registry.room(source) => {}
+    }
+    match admit(service, socket, (peer, source), handler) {
+        Ok(Some(connection)) => drop(tokio::spawn(ConnectionTask(Box::new(connection)))),
+        Ok(None) => {}
+        Err(error) => {
+            if let Some(left_out) = service.warnings.setup.due() {
+                warn!(%error, left_out, "a connection could not be set up");
+            }
+        }
+    }
+    true
 }
 
 /// A connection on a stream that was not accepted here, or `None` if the server is stopping.
@@ -175,6 +197,20 @@ pub(super) fn guest<H: Handler>(
             handler,
         )
     }))
+}
+
+/// A connection on a stream that was not accepted here, which counts as if it had been. `None` if
+/// there is no place for it, or the server is stopping.
+pub(super) fn counted_guest<H: Handler>(
+    service: &Arc<Service>,
+    stream: impl Stream + 'static,
+    peer: SocketAddr,
+    handler: &Arc<H>,
+) -> io::Result<Option<Connection<H>>> {
+    service.counters.accepted.add(1);
+    let source = Source::of(peer.ip(), service.source_prefix);
+    let socket = Socket::Other(Box::new(stream));
+    admit(service, socket, (Some(peer), source), handler)
 }
 
 fn admit<H: Handler>(

@@ -40,6 +40,8 @@ pub struct ServerBuilder {
     settings: SettingsBuilder,
     limits: AdmissionLimits,
     source_prefix: SourcePrefix,
+    #[cfg(feature = "proxy-protocol")]
+    proxies: super::proxied::Proxies,
     raise_descriptor_limit: bool,
     max_held: usize,
     max_connection_age: Option<Duration>,
@@ -81,6 +83,8 @@ impl ServerBuilder {
             settings: SettingsBuilder::new(),
             limits: AdmissionLimits::new(MAX_CONNECTIONS, MAX_HALF_OPEN),
             source_prefix: SourcePrefix::default(),
+            #[cfg(feature = "proxy-protocol")]
+            proxies: super::proxied::Proxies::default(),
             raise_descriptor_limit: true,
             max_held: DEFAULT_SERVER_MAX_HELD,
             max_connection_age: None,
@@ -198,6 +202,18 @@ impl ServerBuilder {
             v4: v4_bits,
             v6: v6_bits,
         };
+        self
+    }
+
+    /// Trusts the proxies in a network: all addresses whose first `bits` bits are those of
+    /// `network`. Connections from there have to begin with a header of the PROXY protocol, version
+    /// 1 or 2, which names the client: it is the [`peer`](Request::peer) of requests and logs, and
+    /// what limits per source count. Without a header within the handshake timeout, such a
+    /// connection is closed. On other connections no header is accepted. By default no proxy is
+    /// trusted. Unix sockets have no address, and no header is read from them.
+    #[cfg(feature = "proxy-protocol")]
+    pub fn trust_proxy(mut self, network: core::net::IpAddr, bits: u8) -> Self {
+        self.proxies.trust(network, bits);
         self
     }
 
@@ -354,6 +370,8 @@ impl ServerBuilder {
             holders: Holders::default(),
             warnings: Warnings::default(),
             source_prefix: self.source_prefix,
+            #[cfg(feature = "proxy-protocol")]
+            proxies: self.proxies,
             max_connection_age: self.max_connection_age,
             on_cancel: self.on_cancel,
             spawn_handlers: self.spawn_handlers,

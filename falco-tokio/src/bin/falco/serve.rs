@@ -7,7 +7,7 @@ mod socket_file;
 mod supervisor;
 
 use core::fmt;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -76,6 +76,11 @@ pub(crate) struct Args {
     /// How many connections there may be at once
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
+    /// Takes the addresses of clients from the PROXY protocol, version 1 or 2, on connections from
+    /// this address or network, such as 10.0.0.5 or 10.0.0.0/8. Such connections must have the
+    /// header. May be given more than once
+    #[arg(long, value_name = "NETWORK", value_parser = values::network)]
+    trust_proxy: Vec<(IpAddr, u8)>,
     /// How old a connection gets, give or take a tenth, before its client has to move to a new one,
     /// which a load balancer may lead to another server. No request fails because of that
     #[arg(long, value_name = "TIME", value_parser = values::some_time)]
@@ -329,6 +334,8 @@ fn builder(args: &Args) -> Result<(Option<Keys>, ServerBuilder), Failure> {
     };
     let connections = usize::try_from(args.max_connections).unwrap_or(usize::MAX);
     let builder = builder.settings(settings).max_connections(connections);
+    let proxies = args.trust_proxy.iter();
+    let builder = proxies.fold(builder, |builder, (network, bits)| builder.trust_proxy(*network, *bits));
     Ok((
         keys,
         match args.max_connection_age {

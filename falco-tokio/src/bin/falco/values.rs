@@ -76,6 +76,18 @@ impl fmt::Display for Address {
     }
 }
 
+/// An address, or a network: an address, a slash and the number of leading bits that count.
+pub(crate) fn network(text: &str) -> Result<(IpAddr, u8), String> {
+    let wrong = || "a network is an address such as 10.0.0.5, or one with a prefix length: 10.0.0.0/8".to_owned();
+    let (address, bits) = text
+        .split_once('/')
+        .map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let bits = bits.map_or(Ok(most), str::parse).map_err(|_| wrong())?;
+    if bits > most { Err(wrong()) } else { Ok((address, bits)) }
+}
+
 /// A number of bytes: digits, or digits and K, M or G for multiples of 1024.
 pub(crate) fn size(text: &str) -> Result<u32, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());

@@ -1,0 +1,118 @@
+//! Connections whose first bytes name their client, before they count as connections.
+
+use core::net::SocketAddr;
+
+use tokio::sync::mpsc::{Receiver, channel};
+
+use super::Service;
+use crate::socket::Socket;
+
+/// A connection that a proxy has passed on, with the address of its client.
+type Named = (Socket, SocketAddr);
+
+/// How many such connections may wait for the accept loop.
+const NAMED: usize = 64;
+
+/// Reads the headers of connections from trusted proxies.
+#[derive(Debug)]
+pub(super) struct Headers {
+    #[cfg(feature = "proxy-protocol")]
+    reader: reader::Reader,
+    #[cfg(not(feature = "proxy-protocol"))]
+    _to: tokio::sync::mpsc::Sender<Named>,
+}
+
+/// The reader of headers, and where connections arrive whose header was read.
+pub(super) fn headers(service: &Service) -> (Headers, Receiver<Named>) {
+    let (to, named) = channel(NAMED);
+    #[cfg(feature = "proxy-protocol")]
+    let headers = Headers {
+        reader: reader::Reader::new(service, to),
+    };
+    #[cfg(not(feature = "proxy-protocol"))]
+    let headers = {
+        let _ = service;
+        Headers { _to: to }
+    };
+    (headers, named)
+}
+
+#[cfg(not(feature = "proxy-protocol"))]
+impl Headers {
+    /// Returns the connection.
+    pub(super) async fn read(&self, socket: Socket, peer: Option<SocketAddr>) -> Option<(Socket, Option<SocketAddr>)> {
+        let _ = self;
+        core::future::ready(Some((socket, peer))).await
+    }
+}
+
+#[cfg(feature = "proxy-protocol")]
+impl Headers {
+    /// Returns the connection, unless it comes from a trusted proxy: then its header is read on a
+    /// task of its own.
+    pub(super) async fn read(&self, socket: Socket, peer: Option<SocketAddr>) -> Option<(Socket, Option<SocketAddr>)> {
+        self.reader.read(socket, peer).await
+    }
+}
+
+#[cfg(feature = "proxy-protocol")]
+mod reader {
+    use core::net::SocketAddr;
+    use core::time::Duration;
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+    use tokio::sync::mpsc::Sender;
+    use tracing::debug;
+
+    use super::super::Service;
+    use super::super::proxied::{Proxies, client_of};
+    use super::Named;
+    use crate::socket::Socket;
+
+    #[derive(Debug)]
+    pub(super) struct Reader {
+        proxies: Proxies,
+        /// How long a header may take.
+        limit: Duration,
+        /// How many headers are read at once: as many as there may be half-open connections.
+        reading: Arc<Semaphore>,
+        to: Sender<Named>,
+    }
+
+    impl Reader {
+        pub(super) fn new(service: &Service, to: Sender<Named>) -> Self {
+            let most = service.registry.limits().max_half_open;
+            Self {
+                proxies: service.proxies.clone(),
+                limit: service.settings.handshake_timeout(),
+                reading: Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))),
+                to,
+            }
+        }
+
+        pub(super) async fn read(
+            &self,
+            socket: Socket,
+            peer: Option<SocketAddr>,
+        ) -> Option<(Socket, Option<SocketAddr>)> {
+            let (mut stream, proxy) = match (socket, peer) {
+                (Socket::Tcp(stream), Some(peer)) if self.proxies.trusts(peer.ip()) => (stream, peer),
+                (socket, peer) => return Some((socket, peer)),
+            };
+            // Meanwhile other connections wait in the backlog. It lasts no longer than a header may
+            // take.
+            let reading = Arc::clone(&self.reading).acquire_owned().await.ok()?;
+            let (to, limit) = (self.to.clone(), self.limit);
+            tokio::spawn(async move {
+                match tokio::time::timeout(limit, client_of(&mut stream, proxy)).await {
+                    Ok(Ok(client)) => _ = to.send((Socket::Tcp(stream), client)).await,
+                    Ok(Err(error)) => debug!(%proxy, %error, "closed a connection: it has no header of its proxy"),
+                    Err(_) => debug!(%proxy, "closed a connection: the header of its proxy has not arrived"),
+                }
+                drop(reading);
+            });
+            None
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Connections that a proxy passes on: their first bytes are a header of the PROXY protocol,
+//! version 1 or 2, with the address of the client.
+
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+use std::io;
+
+use falco_core::mux::{Source, SourcePrefix};
+use proxy_header::{ParseConfig, ProxyHeader};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// The longest header that is read, with its extensions. Proxies send far less.
+const LONGEST: usize = 2048;
+/// How often a header that has arrived in part is looked at. Proxies send it in one piece.
+const AGAIN: Duration = Duration::from_millis(2);
+
+/// The networks of trusted proxies.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Proxies(Vec<(Source, SourcePrefix)>);
+
+impl Proxies {
+    /// Trusts all addresses whose first `bits` bits are those of `network`.
+    pub(super) fn trust(&mut self, network: IpAddr, bits: u8) {
+        // A mapped address has 96 bits more in front.
+        let bits = match (network, network.to_canonical()) {
+            (IpAddr::V6(_), IpAddr::V4(_)) => bits.saturating_sub(96),
+            _ => bits,
+        };
+        let prefix = SourcePrefix { v4: bits, v6: bits };
+        self.0.push((Source::of(network, prefix), prefix));
+    }
+
+    pub(super) fn trusts(&self, address: IpAddr) -> bool {
+        self.0
+            .iter()
+            .any(|(source, prefix)| Source::of(address, *prefix) == *source)
+    }
+}
+
+/// Reads the header of a connection, and returns the address of the client. Without one, as when
+/// the proxy checks the health of the server, it is that of the proxy.
+///
+/// # Errors
+/// [`InvalidData`](io::ErrorKind::InvalidData) if there is no header.
+pub(super) async fn client_of(stream: &mut TcpStream, proxy: SocketAddr) -> io::Result<SocketAddr> {
+    let config = ParseConfig {
+        include_tlvs: false,
+        ..ParseConfig::default()
+    };
+    let mut bytes = [0; LONGEST];
+    loop {
+        let count = stream.peek(&mut bytes).await?;
+        let arrived = bytes.get(..count).unwrap_or_default();
+        match ProxyHeader::parse(arrived, config) {
+            Ok((header, length)) => {
+                let client = header.proxied_address().map_or(proxy, |addresses| addresses.source);
+                let header = bytes.get_mut(..length).unwrap_or_default();
+                stream.read_exact(header).await?;
+                return Ok(client);
+            }
+            Err(proxy_header::Error::BufferTooShort) if (1..LONGEST).contains(&count) => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_has_the_addresses_with_its_first_bits() {
+        let mut proxies = Proxies::default();
+        let address = |text: &str| text.parse::<IpAddr>().unwrap_or(IpAddr::from([0; 4]));
+        for (network, bits) in [
+            ("192.0.2.7", 32),
+            ("198.51.100.0", 24),
+            ("2001:db8::", 32),
+            ("::ffff:203.0.113.0", 120),
+        ] {
+            proxies.trust(address(network), bits);
+        }
+        for trusted in [
+            "192.0.2.7",
+            "::ffff:192.0.2.7",
+            "198.51.100.200",
+            "2001:db8:1::1",
+            "203.0.113.9",
+        ] {
+            assert!(proxies.trusts(address(trusted)), "{trusted}");
+        }
+        for other in ["192.0.2.8", "198.51.101.1", "2001:db9::1", "203.0.114.1", "::1"] {
+            assert!(!proxies.trusts(address(other)), "{other}");
+        }
+        assert!(!Proxies::default().trusts(address("127.0.0.1")));
+    }
+}

@@ -1,0 +1,153 @@
+//! Servers behind a proxy: whose address a connection has, and how it counts.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::io;
+
+use common::{Running, key};
+use falco_tokio::{Client, Request, Server, ServerBuilder};
+use proxy_header::{ProxiedAddress, ProxyHeader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+const CLIENT: &str = "203.0.113.9:1234";
+
+/// Answers with the address of the client.
+async fn start(builder: ServerBuilder) -> Running {
+    Running::start(builder, |request: Request| async move {
+        Ok(format!("{:?}", request.peer()))
+    })
+    .await
+}
+
+fn proxied() -> ServerBuilder {
+    Server::builder(key(1)).trust_proxy([127, 0, 0, 0].into(), 8)
+}
+
+fn header(version: u8) -> Vec<u8> {
+    let to: SocketAddr = "198.51.100.1:4287".parse().unwrap();
+    let header = ProxyHeader::with_address(ProxiedAddress::stream(CLIENT.parse().unwrap(), to));
+    let mut bytes = Vec::new();
+    match version {
+        1 => header.encode_v1(&mut bytes).unwrap(),
+        _ => header.encode_v2(&mut bytes).unwrap(),
+    }
+    bytes
+}
+
+/// What a client is told its address is, behind a proxy that sends this first, in pieces.
+async fn seen(server: &Running, first: &[u8], piece: usize) -> Result<String, falco_tokio::Error> {
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    for piece in first.chunks(piece) {
+        stream.write_all(piece).await.unwrap();
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+    let client = Client::builder(key(1)).over(stream).await?;
+    let seen = client.request("who am I").await?;
+    client.close().await;
+    Ok(String::from_utf8(seen.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_names_the_client() {
+    let server = start(proxied()).await;
+    let named = format!("Some({CLIENT})");
+    for version in [1, 2] {
+        let header = header(version);
+        for piece in [1, 7, header.len()] {
+            assert_eq!(seen(&server, &header, piece).await.unwrap(), named, "{version} {piece}");
+        }
+    }
+    // Without an address, as in a health check, it is that of the proxy.
+    let mut local = Vec::new();
+    ProxyHeader::with_local().encode_v2(&mut local).unwrap();
+    assert!(seen(&server, &local, 99).await.unwrap().starts_with("Some(127.0.0.1:"));
+    let unknown = b"PROXY UNKNOWN\r\n";
+    assert!(seen(&server, unknown, 99).await.unwrap().starts_with("Some(127.0.0.1:"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_header_a_trusted_proxy_is_closed_and_with_one_anybody_else_is() {
+    let builder = proxied().handshake_timeout(Duration::from_millis(300));
+    let server = start(builder).await;
+    for first in [
+        &b""[..],
+        b"PROXY nonsense\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\xff\xff\xff\xff",
+        &[b'x'; 5000],
+    ] {
+        assert!(seen(&server, first, 5000).await.is_err(), "{first:?}");
+    }
+    // One that is silent is closed at the handshake timeout, and one in the middle of its header.
+    for first in [&b""[..], b"PROXY TCP4 203.0.113.9"] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(first).await.unwrap();
+        let end = timeout(Duration::from_secs(5), stream.read_u8())
+            .await
+            .expect("it is closed");
+        assert!(end.is_err());
+    }
+    assert_eq!(server.stop().await.stats.established, 0);
+
+    let others = Server::builder(key(1)).trust_proxy([192, 0, 2, 1].into(), 32);
+    let server = start(others).await;
+    assert!(seen(&server, &header(2), 99).await.unwrap_err().is_refused());
+    assert!(seen(&server, b"", 99).await.unwrap().starts_with("Some(127.0.0.1:"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn limits_count_by_the_address_of_the_client() {
+    let server = start(proxied().max_half_open_per_source(1)).await;
+    // Two half-open connections of one client are as many as it may have.
+    let mut half_open = Vec::new();
+    for _ in 0..6 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(&header(2)).await.unwrap();
+        half_open.push(stream);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let stats = server.handle.stats();
+    assert!(
+        stats.half_open <= 2 && stats.half_open_dropped + stats.turned_away >= 4,
+        "{stats:?}"
+    );
+    // Another client of the same proxy is not affected.
+    let other = b"PROXY TCP4 203.0.113.10 198.51.100.1 1 2\r\n";
+    assert_eq!(seen(&server, other, 99).await.unwrap(), "Some(203.0.113.10:1)");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_passed_in_with_an_address_counts_like_any_other() {
+    let server = Server::builder(key(1)).max_connections(1).unbound().unwrap();
+    let server = std::sync::Arc::new(server);
+    let serve = |stream| {
+        let server = std::sync::Arc::clone(&server);
+        tokio::spawn(async move {
+            let handler = |request: Request| async move { Ok(format!("{:?}", request.peer())) };
+            server
+                .serve_connection_from(stream, CLIENT.parse().unwrap(), handler)
+                .await
+        })
+    };
+    let (near, far) = tokio::io::duplex(4096);
+    let first = serve(far);
+    let client = Client::builder(key(1)).over(near).await.unwrap();
+    assert_eq!(client.request("who am I").await.unwrap(), format!("Some({CLIENT})"));
+    assert_eq!(server.handle().stats().connections, 1);
+    // There is no place for another.
+    let (near, far) = tokio::io::duplex(4096);
+    let refused = serve(far).await.unwrap().unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    assert!(Client::builder(key(1)).over(near).await.unwrap_err().is_refused());
+    client.close().await;
+    first.await.unwrap().unwrap();
+    assert_eq!(server.handle().stats().connections, 0);
+}
