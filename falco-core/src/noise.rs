@@ -72,6 +72,8 @@
 mod base;
 mod client;
 mod client_frames;
+#[cfg(feature = "streams")]
+mod client_streams;
 mod client_write;
 mod handshake;
 mod key;
@@ -80,7 +82,11 @@ mod link;
 mod record;
 mod server;
 mod server_frames;
+#[cfg(feature = "streams")]
+mod server_streams;
 mod server_write;
+#[cfg(feature = "streams")]
+mod streams;
 mod symmetric;
 mod table;
 #[cfg(test)]
@@ -130,6 +136,14 @@ mod mark {
     pub(super) const TOO_LARGE: u8 = 13;
     pub(super) const ABANDONED_BUSY: u8 = 14;
     pub(super) const ABANDONED_CANCELLED: u8 = 15;
+    /// A BEGIN of an open body.
+    #[cfg(feature = "streams")]
+    pub(super) const OPENED: u8 = 16;
+    #[cfg(feature = "streams")]
+    pub(super) const CREDITED: u8 = 17;
+    /// A REFUSE that claims that a request was not processed which has reached its handler.
+    #[cfg(feature = "streams")]
+    pub(super) const REFUSED_AFTER_ALL: u8 = 18;
 }
 
 /// Codes of REFUSE.

@@ -285,6 +285,13 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                         body: Body::Whole(bytes),
                     })
             }
+            #[cfg(feature = "streams")]
+            ClientEvent::Opened { id, .. } => {
+                let _ = self.machine.cancel(id);
+                skip
+            }
+            #[cfg(feature = "streams")]
+            ClientEvent::Credit { .. } => skip,
             ClientEvent::Refused { id, refusal } => self.refused(consumed, id, refusal).unwrap_or(skip),
             ClientEvent::Pong { ping } => {
                 let answered = self.pings.partition_point(|(own, _)| *own <= ping);

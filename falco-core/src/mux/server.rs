@@ -215,6 +215,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                     None => skip,
                 }
             }
+            #[cfg(feature = "streams")]
+            ServerEvent::Opened { id, .. } => {
+                self.refuse_busy(id);
+                skip
+            }
+            #[cfg(feature = "streams")]
+            ServerEvent::Credit { .. } => skip,
             ServerEvent::Abandoned { id } => {
                 self.parts.forget(id);
                 self.release(id);
