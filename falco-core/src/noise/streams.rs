@@ -155,10 +155,10 @@ impl Streams {
         }
     }
 
-    /// Drops the rest of the body that `slot` reads: what has arrived counts as taken, and so does
-    /// what still arrives.
+    /// Drops the rest of the request's open body: what has arrived counts as taken, and so does what
+    /// still arrives. Its END may have been judged already, and its event not returned.
     pub(super) fn discard(&mut self, slot: &mut RequestSlot) {
-        if slot.has(flag::READS) {
+        if slot.has(flag::BEGAN) {
             slot.set(flag::DISCARDS);
             self.owe(slot, u32::MAX, false);
         }

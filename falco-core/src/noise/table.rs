@@ -24,6 +24,11 @@ pub struct RequestSlot {
     pub(super) flags: u8,
 }
 
+const _: () = {
+    let bytes = if cfg!(feature = "streams") { 24 } else { 20 };
+    assert!(size_of::<RequestSlot>() == bytes, "documentation names this size");
+};
+
 /// The state of a request on the side that has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
