@@ -256,8 +256,8 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// beyond what has arrived do not count.
     ///
     /// The peer is told once half a window has been taken. Set `waits`, which needs no `bytes`, if
-    /// you want more of the body and have nothing left of it: then it is told at once. The CREDIT is
-    /// pending output.
+    /// you want more of the body and have nothing left of it: then it is told at once. The CREDIT
+    /// is pending output.
     ///
     /// Does nothing if no such body is open any more, or its request was cancelled.
     ///
@@ -343,15 +343,15 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
     /// server may have processed the request.
     ///
     /// # Errors
-    /// [`RequestError::NoOpenBodies`](crate::RequestError::NoOpenBodies) if the server takes none, or
-    /// as [`request`](Self::request).
+    /// [`RequestError::NoOpenBodies`](crate::RequestError::NoOpenBodies) if the server takes none.
+    /// Otherwise as [`request`](Self::request).
     #[cfg(feature = "streams")]
     pub fn open_request(&mut self) -> Result<OutgoingRequest, Error> {
         self.session.open_request()
     }
 
-    /// How many requests that began open the server holds at once: more wait in [`seal`](Self::seal).
-    /// 0 if it takes none, and before the handshake.
+    /// How many requests that began open the server holds at once: more wait in
+    /// [`seal`](Self::seal). 0 if it takes none, and before the handshake.
     #[cfg(feature = "streams")]
     #[must_use]
     pub fn peer_max_open(&self) -> u16 {
@@ -417,10 +417,10 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
     }
 
     /// The fate of a request that has not completed, once the connection has ended. It was not
-    /// processed if not all of it was sealed (`sealed_whole`): of an open request, which reaches its
-    /// handler when it begins, its first frame. If the stream was `broken`, which
-    /// means that a read or a write has failed, what the server sent may be lost, and the request
-    /// may have been processed. Otherwise [`fate`](Self::fate) says it.
+    /// processed if not all of it was sealed (`sealed_whole`): of an open request, which reaches
+    /// its handler when it begins, its first frame. If the stream was `broken`, which means that a
+    /// read or a write has failed, what the server sent may be lost, and the request may have been
+    /// processed. Otherwise [`fate`](Self::fate) says it.
     #[must_use]
     pub fn fate_of(&self, sealed_whole: bool, broken: bool) -> Fate {
         match (sealed_whole, broken) {
@@ -462,10 +462,10 @@ impl<H: ServerKeyRef> Connection<ServerSide, H> {
     }
 
     /// Creates an open answer, whose length need not be known. Pass it to [`seal`](Self::seal) with
-    /// the bytes of the body that there are and that were not
-    /// [taken](OutgoingAnswer::take_sealed), as often as there are some, or the client has given
-    /// credit; and in the end after [`finish`](OutgoingAnswer::finish). Without credit, `seal` skips
-    /// it. To cut it off, [`refuse`](Self::refuse) the request.
+    /// the bytes of the body that there are and that were not [taken](OutgoingAnswer::take_sealed),
+    /// as often as there are some, or the client has given credit; and in the end after
+    /// [`finish`](OutgoingAnswer::finish). Without credit, `seal` skips it. To cut it off,
+    /// [`refuse`](Self::refuse) the request.
     ///
     /// # Errors
     /// [`RequestError::NoOpenBodies`](crate::RequestError::NoOpenBodies) if the client takes none:

@@ -220,11 +220,15 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     pub(super) fn sendable_of(&self, id: RequestId) -> u32 {
         let table = &self.requests.table;
         let slot = table.find(id.number()).and_then(|place| table.get(place));
-        slot.filter(|_| id.is_of(self.base.serial))
-            .map_or(0, |slot| match slot.state {
-                State::Waiting => self.requests.streams.their_window,
-                State::Answering if slot.has(flag::WRITES) => slot.credit,
-                _ => 0,
-            })
+        let Some(slot) = slot.filter(|_| id.is_of(self.base.serial)) else {
+            return 0;
+        };
+        if slot.has(flag::WRITES) {
+            slot.credit
+        } else if slot.state == State::Waiting {
+            self.requests.streams.their_window
+        } else {
+            0
+        }
     }
 }

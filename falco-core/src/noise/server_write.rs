@@ -9,7 +9,7 @@ use super::server::{Handshake, Requests, ServerSession};
 use super::table::{RequestTable, State};
 use super::write::{nothing_written, write_each, write_message};
 use super::writer::Writer;
-use crate::crypto::{Aead, Crypto, NoiseCrypto};
+use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, OutputTooSmall, SealError};
 use crate::outgoing::OutgoingAnswer;
 use crate::wipe::with_stack_wiped;
@@ -34,7 +34,9 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         };
         let given = out.len();
         let mut writer = Writer::new(out, link.their_max_record);
-        let pending = self.requests.pending_size(link);
+        let pending = link.pending_size();
+        #[cfg(feature = "streams")]
+        let pending = pending + self.requests.streams.pending_size();
         let mut error = None;
         if pending > 0 {
             link.write_pending(&mut writer);
@@ -44,7 +46,10 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
                 .write_credits(&mut self.requests.table, &mut writer);
             link.write_close(&mut writer);
         }
-        if pending == 0 || self.requests.pending_size(link) == 0 {
+        let left = link.pending_size();
+        #[cfg(feature = "streams")]
+        let left = left + self.requests.streams.pending_size();
+        if pending == 0 || left == 0 {
             let serial = self.base.serial;
             error = write_each(messages, |(message, body)| {
                 self.requests
@@ -114,15 +119,6 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
 }
 
 impl<T: RequestTable> Requests<T> {
-    /// The most bytes that pending frames take.
-    #[inline]
-    fn pending_size<A: Aead>(&self, link: &Link<A>) -> usize {
-        #[cfg(feature = "streams")]
-        return link.pending_size() + self.streams.pending_size();
-        #[cfg(not(feature = "streams"))]
-        link.pending_size()
-    }
-
     /// Writes the next frame of an answer, in a new record if the open one is full. `false` if the
     /// output is full.
     #[inline]

@@ -1,10 +1,10 @@
 //! Open bodies, as far as client and server have the same rules: windows, credit, and the frames of
 //! a body that this side writes.
 //!
-//! A slot of the table has these meanings for an open body that this side reads: `total` is how much
-//! the peer may still send, and `touched` is what the owner of the body has taken and no CREDIT has
-//! returned to the peer yet. What has arrived and is not taken is the rest of the window. So at most
-//! one window is in memory.
+//! A slot of the table has these meanings for an open body that this side reads: `total` is how
+//! much the peer may still send, and `touched` is what the owner of the body has taken and no
+//! CREDIT has returned to the peer yet. What has arrived and is not taken is the rest of the
+//! window. So at most one window is in memory.
 
 use super::Broken;
 use super::layout::{FRAME_HEAD, OPEN, RECORD_OVERHEAD, TOTAL, kind};
@@ -155,8 +155,8 @@ impl Streams {
         }
     }
 
-    /// Drops the rest of the request's open body: what has arrived counts as taken, and so does what
-    /// still arrives. Its END may have been judged already, and its event not returned.
+    /// Drops the rest of the request's open body: what has arrived counts as taken, and so does
+    /// what still arrives. Its END may have been judged already, and its event not returned.
     pub(super) fn discard(&mut self, slot: &mut RequestSlot) {
         if slot.has(flag::BEGAN) {
             slot.set(flag::DISCARDS);
@@ -245,8 +245,8 @@ pub(super) struct OpenBody<'m> {
     pub(super) finished: bool,
 }
 
-/// Writes the next frames of an open body: its BEGIN or a PART with as much as the credit allows and
-/// fits, and its END behind the last of it. `None` if the output is full.
+/// Writes the next frames of an open body: its BEGIN or a PART with as much as the credit allows
+/// and fits, and its END behind the last of it. `None` if the output is full.
 pub(super) fn write_open<'m, C: Crypto>(
     crypto: &C,
     link: &mut Link<C::Aead>,

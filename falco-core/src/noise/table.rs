@@ -121,8 +121,9 @@ pub trait RequestTable {
     fn next_lost(&mut self) -> Option<u32>;
 }
 
-/// Holds the requests of one connection in place, 20 bytes each (24 with the feature `streams`), and
-/// at most `N` of them: for [`NoiseClient`](super::NoiseClient) and [`NoiseServer`](super::NoiseServer).
+/// Holds the requests of one connection in place, 20 bytes each (24 with the feature `streams`),
+/// and at most `N` of them: for [`NoiseClient`](super::NoiseClient) and
+/// [`NoiseServer`](super::NoiseServer).
 #[derive(Clone, Debug)]
 pub struct FixedTable<const N: usize> {
     slots: [RequestSlot; N],
@@ -220,8 +221,8 @@ impl<const N: usize> RequestTable for FixedTable<N> {
 const SPARE: usize = 8;
 
 /// Holds the requests of one connection on the heap, 20 bytes each (24 with the feature `streams`):
-/// for [`NoiseClient`](super::NoiseClient) and [`NoiseServer`](super::NoiseServer). It allocates when
-/// requests begin, and nothing before.
+/// for [`NoiseClient`](super::NoiseClient) and [`NoiseServer`](super::NoiseServer). It allocates
+/// when requests begin, and nothing before.
 ///
 /// A peer cannot make it slow by having many requests in flight: a request is found by its id
 /// without reading all slots, and the slots of completed requests are removed together once there

@@ -3,15 +3,16 @@
 use super::{Open, OutgoingAnswer, OutgoingRequest};
 
 impl OutgoingRequest {
-    /// Whether its body is open: [`open_request`](crate::ClientConnection::open_request) created it.
+    /// Whether its body is open: [`open_request`](crate::ClientConnection::open_request) created
+    /// it.
     #[must_use]
     #[inline]
     pub const fn is_open(&self) -> bool {
         !matches!(self.open, Open::No)
     }
 
-    /// Says that the body passed to `seal` from now on is the rest of an open body. Its END is sealed
-    /// behind it.
+    /// Says that the body passed to `seal` from now on is the rest of an open body. Its END is
+    /// sealed behind it.
     pub fn finish(&mut self) {
         if self.open == Open::Yes {
             self.open = Open::Finished;

@@ -32,8 +32,8 @@ fn frames(mut text: &[u8]) -> Vec<Vec<u8>> {
     frames
 }
 
-/// One side of a session: a connection, the records of the peer that it has not read, and those that
-/// it has to write.
+/// One side of a session: a connection, the records of the peer that it has not read, and those
+/// that it has to write.
 struct Side<R: Role, H: KeyRef<R>> {
     machine: Connection<R, H>,
     theirs: VecDeque<Vec<u8>>,
@@ -91,8 +91,8 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
         self.out.extend_from_slice(&out[..sent]);
     }
 
-    /// Asserts that what was sealed has the frames of the next `count` records of the session, apart
-    /// from their order and from the first `left_out` of them.
+    /// Asserts that what was sealed has the frames of the next `count` records of the session,
+    /// apart from their order and from the first `left_out` of them.
     fn assert_wrote(&mut self, count: usize, left_out: usize) {
         let mut expected: Vec<_> = self.ours.drain(..count).flat_map(|text| frames(&text)).collect();
         expected.drain(..left_out);
