@@ -47,6 +47,9 @@
 //! | 7 | PONG | the same 8 bytes | both | |
 //! | 8 | CLOSE | code | both | 0 done, 1 idle, 2 shutting down, 3 key retired, 4 protocol error |
 //!
+//! With the feature `streams` there are two more: END (9) is the last frame of an open body, whose
+//! BEGIN has the total 0xFFFFFFFF, and CREDIT (10) says how much more of one may be sent.
+//!
 //! All frames of a record are checked before one of them has a visible effect. A frame that breaks
 //! the rules ends the connection with CLOSE 4, and its record causes no events. A record that does
 //! not authenticate ends the connection without a CLOSE.
