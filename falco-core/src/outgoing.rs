@@ -18,6 +18,18 @@ pub trait Outgoing: private::Sealed {
     /// Whether the body is open.
     #[cfg(feature = "streams")]
     fn is_open(&self) -> bool;
+
+    /// Whether the first frame is sealed.
+    #[cfg(feature = "streams")]
+    fn has_begun(&self) -> bool;
+
+    /// Returns how many bytes at the front of an open body are sealed, and begins to count anew.
+    #[cfg(feature = "streams")]
+    fn take_sealed(&mut self) -> usize;
+
+    /// Says that what is passed to `seal` from now on is the rest of an open body.
+    #[cfg(feature = "streams")]
+    fn finish(&mut self);
 }
 
 mod private {
@@ -49,6 +61,21 @@ impl Outgoing for OutgoingRequest {
     fn is_open(&self) -> bool {
         self.open != Open::No
     }
+
+    #[cfg(feature = "streams")]
+    fn has_begun(&self) -> bool {
+        self.number > 0
+    }
+
+    #[cfg(feature = "streams")]
+    fn take_sealed(&mut self) -> usize {
+        Self::take_sealed(self)
+    }
+
+    #[cfg(feature = "streams")]
+    fn finish(&mut self) {
+        Self::finish(self);
+    }
 }
 
 impl Outgoing for OutgoingAnswer {
@@ -70,6 +97,21 @@ impl Outgoing for OutgoingAnswer {
     #[cfg(feature = "streams")]
     fn is_open(&self) -> bool {
         self.open != Open::No
+    }
+
+    #[cfg(feature = "streams")]
+    fn has_begun(&self) -> bool {
+        self.has_sealed()
+    }
+
+    #[cfg(feature = "streams")]
+    fn take_sealed(&mut self) -> usize {
+        Self::take_sealed(self)
+    }
+
+    #[cfg(feature = "streams")]
+    fn finish(&mut self) {
+        Self::finish(self);
     }
 }
 

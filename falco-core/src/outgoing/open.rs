@@ -86,6 +86,11 @@ impl OutgoingAnswer {
         self.begun
     }
 
+    /// Whether a frame of the answer is sealed. An empty one is then done.
+    pub(super) const fn has_sealed(&self) -> bool {
+        self.begun || self.sealed > 0 || self.done
+    }
+
     /// Counts `bytes` of an open answer as sealed, and its END if it has `ended`.
     pub(crate) const fn seal_open(&mut self, bytes: usize, ended: bool) {
         self.begun = true;

@@ -14,6 +14,7 @@ mod closing;
 mod decisions;
 mod deferred;
 mod dials;
+mod duo;
 mod greeting;
 mod handled;
 mod held_back;
@@ -22,6 +23,7 @@ mod pings;
 mod retries;
 mod scene;
 mod served;
+mod streams;
 mod times;
 mod world;
 
