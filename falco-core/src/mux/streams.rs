@@ -175,6 +175,11 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writer<M, B> {
         !self.begun || (self.chunks.bytes > 0 && sendable) || (self.chunks.bytes == 0 && self.chunks.finished)
     }
 
+    /// Whether a frame of it was sealed in this turn.
+    fn had_frame(&self) -> bool {
+        self.message.is_done() || self.message.has_begun() != self.begun || self.message.sealed_bytes() > self.sealed
+    }
+
     /// Whether its owner may add a chunk. Without credit it may add one.
     fn wants(&self) -> bool {
         let bytes = self.chunks.bytes;
@@ -390,12 +395,14 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
 
     /// Puts the selected bodies back. `credit` says how many more bytes of one may be sent.
     pub(super) fn end_turn(&mut self, credit: impl Fn(&M) -> u32, mut each: impl FnMut(Turn<&M>)) {
-        // Those that had no frame stay in front of the others.
-        let mut waiting = Vec::new();
+        // Those for which the output had no room stay in front of the others. One before another that
+        // had a frame had no frame for another reason.
         let mut sealing = core::mem::take(&mut self.sealing);
-        for (key, mut writer) in sealing.drain(..) {
+        let last = sealing.iter().rposition(|(_, writer)| writer.had_frame());
+        let mut waiting = Vec::new();
+        for (at, (key, mut writer)) in sealing.drain(..).enumerate() {
             let begins = writer.message.has_begun() && !writer.begun;
-            let had_frame = begins || writer.message.sealed_bytes() > writer.sealed;
+            let waits = last.is_none_or(|last| at > last);
             let sealed = writer.message.take_sealed();
             writer.sealed = writer.message.sealed_bytes();
             writer.chunks.take(sealed);
@@ -413,7 +420,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
             if writer.begun {
                 writer.credit = usize::try_from(credit(&writer.message)).unwrap_or(usize::MAX);
             }
-            if !had_frame && writer.has_turn(self.no_credit) {
+            if waits && writer.has_turn(self.no_credit) {
                 writer.is_ready = true;
                 waiting.push(key);
             }

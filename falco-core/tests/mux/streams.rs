@@ -224,6 +224,27 @@ fn open_requests_begin_as_the_server_takes_them_and_fail_if_it_takes_none() {
 }
 
 #[test]
+fn open_requests_that_wait_for_a_place_hold_up_no_stream() {
+    let client = settings().with_max_in_flight(4).unwrap();
+    let mut duo = Duo::new(&client, &Settings::new().with_streams(1, 1_000));
+    duo.open(1);
+    duo.settle();
+    (2..=4).for_each(|ticket| duo.request(ticket, b"?"));
+    // They are accepted together with the requests, before any of these has begun.
+    (10..=200).for_each(|ticket| duo.open(ticket));
+    duo.settle();
+    for at in 0..10_u8 {
+        duo.client.write(1, vec![at; 10]).unwrap();
+        assert_eq!(duo.settle().0, [Told::Part(1, vec![at; 10])]);
+    }
+    assert_eq!((duo.client.machine().in_flight(), duo.client.outstanding()), (4, 195));
+    for number in 1..=191_u64 {
+        duo.server.answer(duo.id(number), vec![]).unwrap();
+        assert_eq!(duo.settle().0.len(), 1, "the next begins");
+    }
+}
+
+#[test]
 fn a_whole_answer_may_end_an_open_request_and_its_writer_is_told() {
     let mut duo = opened();
     duo.client.write(1, vec![1; 70 * KIB]).unwrap();

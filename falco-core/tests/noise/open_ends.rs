@@ -361,6 +361,7 @@ fn at_the_end_of_a_clients_sending_half_its_body_is_cut_off_and_its_answer_may_u
         [NoiseEvent::Cancelled(1), NoiseEvent::Cancelled(2)],
         "not those that were whole"
     );
+    assert!(!rig.stuck, "no event is pending");
     rig.opened();
     // 1 is refused once its handler has stopped. 2 has no credit: it may end, with nothing more.
     rig.machine.refuse(rig.ids[&1], Refusal::Cancelled).unwrap();
@@ -396,6 +397,7 @@ fn a_stream_that_was_cut_off_may_complete_before_its_event_is_returned() {
     rig.machine.end_of_stream(rig.now, &[]).unwrap();
     rig.answer(1, b"I");
     assert_eq!(rig.bytes(&[]), [NoiseEvent::Cancelled(2)]);
+    assert!(!rig.stuck, "no event is pending");
     rig.answer(2, b"II");
     assert_eq!(rig.machine.end(), Some(ConnectionError::Closed));
 }

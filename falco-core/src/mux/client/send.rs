@@ -25,6 +25,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         if self.table.held_back() > 0 {
             self.release_held_back(None);
         }
+        #[cfg(feature = "streams")]
+        self.release_parked();
     }
 
     /// Moves the requests that may begin now to the send queue, and returns whether there were any.

@@ -145,16 +145,18 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// Gives turns to open requests, as many as the server takes.
     pub(super) fn release_parked(&mut self) {
-        let (established, max_open) = (
-            self.machine.status() == Status::Established,
-            usize::from(self.machine.peer_max_open()),
-        );
-        let Some(streams) = self.streams.as_mut().filter(|_| established) else {
+        let Some(streams) = self.streams.as_mut().filter(|streams| !streams.parked.is_empty()) else {
             return;
         };
+        if self.machine.status() != Status::Established {
+            return;
+        }
+        let max_open = usize::from(self.machine.peer_max_open());
+        let places = self.machine.max_in_flight().saturating_sub(self.machine.in_flight());
         // A server that takes none is known only now. The connection then fails them.
         let most = if max_open == 0 { usize::MAX } else { max_open };
         while streams.begun.len() + streams.beginning < most
+            && streams.beginning < places
             && let Some(ticket) = streams.parked.pop_front()
         {
             streams.beginning += 1;
@@ -467,8 +469,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             retry: Retry::Again,
         });
         let mut unfinished: Vec<_> = unbegun.collect();
-        // Its first frame is enough for a handler to run.
-        let fate = self.machine.fate_of(!self.unwritten, false);
+        // Its first frame is enough for a handler to run, also if the stream has not accepted the
+        // rest.
+        let fate = self.machine.fate();
         let Some(streams) = self.streams.take() else {
             return unfinished;
         };
