@@ -93,7 +93,7 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     }
 
     /// Writes pending output to the front of `out`: the handshake, PING, PONG, CANCEL, REFUSE,
-    /// CLOSE. Returns how many bytes to send, or 0 if nothing is pending. [`TRANSMIT_SIZE`] bytes
+    /// CREDIT, CLOSE. Returns how many bytes to send, or 0 if nothing is pending. [`TRANSMIT_SIZE`] bytes
     /// are always enough.
     ///
     /// Send these bytes before anything that is written later, even after the connection has ended:
@@ -250,6 +250,40 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         }
     }
 
+    /// Says that `bytes` more of the open body of `id` that this side reads are taken, so that the
+    /// peer may send as many more. Call it for what [`Opened`](crate::ServerEvent::Opened) and
+    /// [`Part`](crate::ServerEvent::Part) brought, when it is out of memory and not before; bytes
+    /// beyond what has arrived do not count.
+    ///
+    /// The peer is told once half a window has been taken. Set `waits`, which needs no `bytes`, if
+    /// you want more of the body and have nothing left of it: then it is told at once. The CREDIT
+    /// is pending output.
+    ///
+    /// Does nothing if no such body is open any more, or its request was cancelled.
+    ///
+    /// # Errors
+    /// [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
+    #[cfg(feature = "streams")]
+    pub fn credit(&mut self, id: RequestId, bytes: usize, waits: bool) -> Result<(), Error> {
+        self.session.credit(id, u32::try_from(bytes).unwrap_or(u32::MAX), waits)
+    }
+
+    /// How many more bytes of the open body of `id` this side may seal now, 0 if that body is not
+    /// open. For an open answer that has not begun it is the client's whole window.
+    #[cfg(feature = "streams")]
+    #[must_use]
+    pub fn sendable(&self, id: RequestId) -> u32 {
+        self.session.sendable(id)
+    }
+
+    /// The window of the peer in bytes: how much of an open body it takes before it has given
+    /// credit. 0 if it takes no open bodies, and before the handshake.
+    #[cfg(feature = "streams")]
+    #[must_use]
+    pub fn peer_window(&self) -> u32 {
+        self.session.peer_window()
+    }
+
     /// The lifetime (idle timeout) in force. On the noise wire, after the handshake, it is the
     /// smaller of both sides' values.
     #[must_use]
@@ -297,6 +331,31 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
     /// the connection.
     pub fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error> {
         self.session.request(length)
+    }
+
+    /// Creates a request with an open body, whose length need not be known. Pass it to
+    /// [`seal`](Self::seal) with the bytes of the body that there are and that were not
+    /// [taken](OutgoingRequest::take_sealed), as often as there are some, or the server has given
+    /// credit; and in the end after [`finish`](OutgoingRequest::finish). Without credit, `seal`
+    /// skips it.
+    ///
+    /// The answer may begin, and end, before the request does. Once its first frame is sealed, the
+    /// server may have processed the request.
+    ///
+    /// # Errors
+    /// [`RequestError::NoOpenBodies`](crate::RequestError::NoOpenBodies) if the server takes none.
+    /// Otherwise as [`request`](Self::request).
+    #[cfg(feature = "streams")]
+    pub fn open_request(&mut self) -> Result<OutgoingRequest, Error> {
+        self.session.open_request()
+    }
+
+    /// How many requests that began open the server holds at once: more wait in
+    /// [`seal`](Self::seal). 0 if it takes none, and before the handshake.
+    #[cfg(feature = "streams")]
+    #[must_use]
+    pub fn peer_max_open(&self) -> u16 {
+        self.session.peer_max_open()
     }
 
     /// Queues a ping. On the classic wire the lifetime restarts when the ping is sent, on the noise
@@ -358,9 +417,10 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
     }
 
     /// The fate of a request that has not completed, once the connection has ended. It was not
-    /// processed if not all of it was sealed (`sealed_whole`). If the stream was `broken`, which
-    /// means that a read or a write has failed, what the server sent may be lost, and the request
-    /// may have been processed. Otherwise [`fate`](Self::fate) says it.
+    /// processed if not all of it was sealed (`sealed_whole`): of an open request, which reaches
+    /// its handler when it begins, its first frame. If the stream was `broken`, which means that a
+    /// read or a write has failed, what the server sent may be lost, and the request may have been
+    /// processed. Otherwise [`fate`](Self::fate) says it.
     #[must_use]
     pub fn fate_of(&self, sealed_whole: bool, broken: bool) -> Fate {
         match (sealed_whole, broken) {
@@ -399,6 +459,30 @@ impl<H: ServerKeyRef> Connection<ServerSide, H> {
     /// [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
     pub fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError> {
         self.session.answer(id, length)
+    }
+
+    /// Creates an open answer, whose length need not be known. Pass it to [`seal`](Self::seal) with
+    /// the bytes of the body that there are and that were not [taken](OutgoingAnswer::take_sealed),
+    /// as often as there are some, or the client has given credit; and in the end after
+    /// [`finish`](OutgoingAnswer::finish). Without credit, `seal` skips it. To cut it off,
+    /// [`refuse`](Self::refuse) the request.
+    ///
+    /// # Errors
+    /// [`RequestError::NoOpenBodies`](crate::RequestError::NoOpenBodies) if the client takes none:
+    /// the request is still open, for a whole answer. Else as [`answer`](Self::answer).
+    #[cfg(feature = "streams")]
+    pub fn open_answer(&mut self, id: RequestId) -> Result<OutgoingAnswer, ReplyError> {
+        self.session.open_answer(id)
+    }
+
+    /// Drops the rest of the body of an open request: no more parts of it are returned, and the
+    /// client gets credit for them. The request still has to be answered or refused.
+    ///
+    /// # Errors
+    /// [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
+    #[cfg(feature = "streams")]
+    pub fn discard(&mut self, id: RequestId) -> Result<(), Error> {
+        self.session.discard(id)
     }
 
     /// Completes a request without an answer. The classic wire cannot refuse: there the answers to

@@ -180,6 +180,9 @@ pub enum RequestError {
     },
     /// The server refused it.
     Refused(Refusal),
+    /// The other side takes no open bodies. Nothing was sent.
+    #[cfg(feature = "streams")]
+    NoOpenBodies,
 }
 
 impl RequestError {
@@ -197,6 +200,8 @@ impl RequestError {
     pub const fn fate(self) -> Fate {
         match self {
             Self::TooLarge { .. } => Fate::NotProcessed,
+            #[cfg(feature = "streams")]
+            Self::NoOpenBodies => Fate::NotProcessed,
             Self::Refused(refusal) if refusal.is_unprocessed() => Fate::NotProcessed,
             Self::Refused(_) => Fate::MaybeProcessed,
         }
@@ -210,6 +215,8 @@ impl fmt::Display for RequestError {
                 write!(f, "a message of {length} bytes is over the limit of {limit} bytes")
             }
             Self::Refused(refusal) => write!(f, "the request was refused: {refusal}"),
+            #[cfg(feature = "streams")]
+            Self::NoOpenBodies => f.write_str("the other side takes no bodies of unknown length (streams)"),
         }
     }
 }

@@ -92,6 +92,23 @@ pub enum ClientEvent<'u> {
         /// Whether this is the last part.
         last: bool,
     },
+    /// The first part of an open answer, which may be empty. [`Part`](Self::Part)s follow; the
+    /// answer is whole with the last of them, and not before. Give
+    /// [credit](crate::Connection::credit) for what you take.
+    #[cfg(feature = "streams")]
+    Opened {
+        /// The request.
+        id: RequestId,
+        /// The first bytes of its answer, decrypted.
+        body: &'u [u8],
+    },
+    /// The server gave credit for the open body of a request: see
+    /// [`sendable`](crate::Connection::sendable).
+    #[cfg(feature = "streams")]
+    Credit {
+        /// The request.
+        id: RequestId,
+    },
     /// A ping was answered, and with it all earlier pings.
     Pong {
         /// The ping.
@@ -143,6 +160,24 @@ pub enum ServerEvent<'u> {
         /// Whether this is the last part.
         last: bool,
     },
+    /// The first part of an open request, which may be empty. [`Part`](Self::Part)s follow; the
+    /// request is whole with the last of them, and not before. It may be answered at any time, with
+    /// an answer of known length or an open one. Give [credit](crate::Connection::credit) for what
+    /// you take.
+    #[cfg(feature = "streams")]
+    Opened {
+        /// The request.
+        id: RequestId,
+        /// The first bytes of its body, decrypted.
+        body: &'u [u8],
+    },
+    /// The client gave credit for the open answer to a request: see
+    /// [`sendable`](crate::Connection::sendable).
+    #[cfg(feature = "streams")]
+    Credit {
+        /// The request.
+        id: RequestId,
+    },
     /// A request that had arrived in part will not be completed: the client cancelled it, the rest
     /// did not arrive in time, or it exceeded the limit on held bytes. Drop its parts; no answer is
     /// due.
@@ -151,7 +186,9 @@ pub enum ServerEvent<'u> {
         id: RequestId,
     },
     /// The client no longer wants the answer. Stop the handler and refuse the request as cancelled,
-    /// or answer it anyway.
+    /// or answer it anyway. Of an open request, or one with an open answer, nothing more arrives:
+    /// no part, no end and no credit. So it is also if the client's stream ends before the end of
+    /// an open request.
     Cancelled {
         /// The request.
         id: RequestId,
@@ -188,6 +225,12 @@ impl fmt::Debug for ClientEvent<'_> {
                 .field("body", &Length(body.len()))
                 .field("last", last)
                 .finish(),
+            #[cfg(feature = "streams")]
+            Self::Opened { id, body } => (f.debug_struct("Opened").field("id", id))
+                .field("body", &Length(body.len()))
+                .finish(),
+            #[cfg(feature = "streams")]
+            Self::Credit { id } => f.debug_struct("Credit").field("id", id).finish(),
             Self::Pong { ping } => f.debug_struct("Pong").field("ping", ping).finish(),
             Self::Closing { reason } => f.debug_struct("Closing").field("reason", reason).finish(),
             Self::Refused { id, refusal } => (f.debug_struct("Refused").field("id", id))
@@ -211,6 +254,12 @@ impl fmt::Debug for ServerEvent<'_> {
                 .field("body", &Length(body.len()))
                 .field("last", last)
                 .finish(),
+            #[cfg(feature = "streams")]
+            Self::Opened { id, body } => (f.debug_struct("Opened").field("id", id))
+                .field("body", &Length(body.len()))
+                .finish(),
+            #[cfg(feature = "streams")]
+            Self::Credit { id } => f.debug_struct("Credit").field("id", id).finish(),
             Self::Abandoned { id } => f.debug_struct("Abandoned").field("id", id).finish(),
             Self::Cancelled { id } => f.debug_struct("Cancelled").field("id", id).finish(),
             Self::Closing { reason } => f.debug_struct("Closing").field("reason", reason).finish(),

@@ -143,6 +143,7 @@
 //! | `std` | yes | `Mutex` and `RwLock` around what connections share; with `noise` and `rustcrypto` the module `keys`; implies `alloc` |
 //! | `alloc` | yes, through `std` | the module `mux`; secrets on the heap, so that moves do not copy them; `Vec<u8>` as storage of a [`RecvBuf`] |
 //! | `heapless` | no | `heapless::Vec` as storage of a [`RecvBuf`] |
+//! | `streams` | no | open bodies on the noise wire: [requests](ClientConnection::open_request) and [answers](ServerConnection::open_answer) of unknown length, both ways at once, within [windows](Settings::with_streams); 4 bytes more for each request in flight |
 //! | `testing` | no | a virtual clock, deterministic entropy, an AEAD without security, fuzz targets; never in production |
 //!
 //! On a device, set `default-features = false` and choose `noise` and `rustcrypto`, or implement

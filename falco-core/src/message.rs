@@ -29,6 +29,13 @@ impl RequestId {
         (self.serial as u64) << 32 | self.number as u64
     }
 
+    /// The id whose [`key`](Self::key) this is.
+    #[cfg(all(feature = "alloc", feature = "streams"))]
+    pub(crate) const fn from_key(key: u64) -> Self {
+        let [a, b, c, d, number @ ..] = key.to_be_bytes();
+        Self::new(u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes(number))
+    }
+
     #[inline]
     pub(crate) const fn is_of(self, serial: u32) -> bool {
         self.serial == serial

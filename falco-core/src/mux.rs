@@ -64,10 +64,14 @@ mod defaults;
 mod dials;
 mod ending;
 mod held;
+#[cfg(feature = "streams")]
+mod open_call;
 mod partial;
 mod retry;
 mod server;
 mod step;
+#[cfg(feature = "streams")]
+mod streams;
 mod table;
 
 use alloc::vec::Vec;
@@ -86,9 +90,13 @@ pub use defaults::{
 pub use dials::{Admitted, AttemptEnd, Dials, History, MAX_REFUSED, NextAttempt};
 pub use ending::{Ending, LastStep};
 pub use held::HeldBytes;
+#[cfg(feature = "streams")]
+pub use open_call::{OpenCall, OpenRejected, UnfinishedOpen};
 pub use retry::{Attempts, Backoff, MAX_BUSY, MAX_TRIES, Retry};
 pub use server::{Handled, NoAnswer, ServerMux};
 pub use step::{ClientStep, ServerStep};
+#[cfg(feature = "streams")]
+pub use streams::StreamError;
 
 /// The decrypted body of a message.
 #[allow(clippy::exhaustive_enums, reason = "a body is either borrowed or owned")]

@@ -47,6 +47,9 @@
 //! | 7 | PONG | the same 8 bytes | both | |
 //! | 8 | CLOSE | code | both | 0 done, 1 idle, 2 shutting down, 3 key retired, 4 protocol error |
 //!
+//! With the feature `streams` there are two more: END (9) is the last frame of an open body, whose
+//! BEGIN has the total 0xFFFFFFFF, and CREDIT (10) says how much more of one may be sent.
+//!
 //! All frames of a record are checked before one of them has a visible effect. A frame that breaks
 //! the rules ends the connection with CLOSE 4, and its record causes no events. A record that does
 //! not authenticate ends the connection without a CLOSE.
@@ -72,6 +75,8 @@
 mod base;
 mod client;
 mod client_frames;
+#[cfg(feature = "streams")]
+mod client_streams;
 mod client_write;
 mod handshake;
 mod key;
@@ -80,7 +85,11 @@ mod link;
 mod record;
 mod server;
 mod server_frames;
+#[cfg(feature = "streams")]
+mod server_streams;
 mod server_write;
+#[cfg(feature = "streams")]
+mod streams;
 mod symmetric;
 mod table;
 #[cfg(test)]
@@ -130,6 +139,14 @@ mod mark {
     pub(super) const TOO_LARGE: u8 = 13;
     pub(super) const ABANDONED_BUSY: u8 = 14;
     pub(super) const ABANDONED_CANCELLED: u8 = 15;
+    /// A BEGIN of an open body.
+    #[cfg(feature = "streams")]
+    pub(super) const OPENED: u8 = 16;
+    #[cfg(feature = "streams")]
+    pub(super) const CREDITED: u8 = 17;
+    /// A REFUSE that claims that a request was not processed which has reached its handler.
+    #[cfg(feature = "streams")]
+    pub(super) const REFUSED_AFTER_ALL: u8 = 18;
 }
 
 /// Codes of REFUSE.

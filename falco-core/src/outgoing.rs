@@ -5,14 +5,31 @@ use crate::message::RequestId;
 
 /// What [`OutgoingRequest`] and [`OutgoingAnswer`] have in common.
 pub trait Outgoing: private::Sealed {
-    /// Bytes in the body.
+    /// Bytes in the body. 0 for an open body.
     fn length(&self) -> usize;
 
     /// Whether nothing is left to seal.
     fn is_done(&self) -> bool;
 
-    /// Bytes of the body that have been sealed.
+    /// Bytes of the body that have been sealed: of an open body, since the last call of
+    /// `take_sealed`.
     fn sealed_bytes(&self) -> usize;
+
+    /// Whether the body is open.
+    #[cfg(feature = "streams")]
+    fn is_open(&self) -> bool;
+
+    /// Whether the first frame is sealed.
+    #[cfg(feature = "streams")]
+    fn has_begun(&self) -> bool;
+
+    /// Returns how many bytes at the front of an open body are sealed, and begins to count anew.
+    #[cfg(feature = "streams")]
+    fn take_sealed(&mut self) -> usize;
+
+    /// Says that what is passed to `seal` from now on is the rest of an open body.
+    #[cfg(feature = "streams")]
+    fn finish(&mut self);
 }
 
 mod private {
@@ -39,6 +56,26 @@ impl Outgoing for OutgoingRequest {
     fn sealed_bytes(&self) -> usize {
         self.sealed
     }
+
+    #[cfg(feature = "streams")]
+    fn is_open(&self) -> bool {
+        self.open != Open::No
+    }
+
+    #[cfg(feature = "streams")]
+    fn has_begun(&self) -> bool {
+        self.number > 0
+    }
+
+    #[cfg(feature = "streams")]
+    fn take_sealed(&mut self) -> usize {
+        Self::take_sealed(self)
+    }
+
+    #[cfg(feature = "streams")]
+    fn finish(&mut self) {
+        Self::finish(self);
+    }
 }
 
 impl Outgoing for OutgoingAnswer {
@@ -55,6 +92,26 @@ impl Outgoing for OutgoingAnswer {
     #[inline]
     fn sealed_bytes(&self) -> usize {
         self.sealed
+    }
+
+    #[cfg(feature = "streams")]
+    fn is_open(&self) -> bool {
+        self.open != Open::No
+    }
+
+    #[cfg(feature = "streams")]
+    fn has_begun(&self) -> bool {
+        self.has_sealed()
+    }
+
+    #[cfg(feature = "streams")]
+    fn take_sealed(&mut self) -> usize {
+        Self::take_sealed(self)
+    }
+
+    #[cfg(feature = "streams")]
+    fn finish(&mut self) {
+        Self::finish(self);
     }
 }
 
@@ -73,6 +130,8 @@ pub struct OutgoingRequest {
     sealed: usize,
     done: bool,
     failure: Option<RequestError>,
+    #[cfg(feature = "streams")]
+    open: Open,
 }
 
 impl OutgoingRequest {
@@ -85,11 +144,22 @@ impl OutgoingRequest {
             sealed: 0,
             done: false,
             failure: None,
+            #[cfg(feature = "streams")]
+            open: Open::No,
         }
     }
 
-    /// Why the request was not sent: it is larger than the server's limit, which was not known when
-    /// the request was created.
+    /// A request with an open body.
+    #[cfg(feature = "streams")]
+    pub(crate) const fn open(serial: u32) -> Self {
+        Self {
+            open: Open::Yes,
+            ..Self::new(serial, 0)
+        }
+    }
+
+    /// Why the request was not sent: it is larger than the server's limit, or the server takes no
+    /// open bodies, which was not known when the request was created.
     #[must_use]
     pub const fn failure(&self) -> Option<RequestError> {
         self.failure
@@ -119,14 +189,15 @@ impl OutgoingRequest {
         self.done
     }
 
-    /// Bytes of the body that have been sealed.
+    /// Bytes of the body that have been sealed: of an open body, since the last call of
+    /// `take_sealed`.
     #[must_use]
     #[inline]
     pub const fn sealed(&self) -> usize {
         self.sealed
     }
 
-    /// Bytes in the body.
+    /// Bytes in the body. 0 for an open body.
     #[must_use]
     pub const fn length(&self) -> usize {
         self.length
@@ -134,6 +205,10 @@ impl OutgoingRequest {
 
     #[inline]
     pub(crate) fn check(&self, serial: u32, body: &[u8]) -> Result<(), Misuse> {
+        #[cfg(feature = "streams")]
+        if self.open != Open::No {
+            return check(self.serial == serial, self.sealed.max(body.len()), body);
+        }
         check(self.serial == serial, self.length, body)
     }
 
@@ -175,6 +250,13 @@ pub struct OutgoingAnswer {
     length: usize,
     sealed: usize,
     done: bool,
+    #[cfg(feature = "streams")]
+    open: Open,
+    /// An open answer: its BEGIN is sealed.
+    #[cfg(feature = "streams")]
+    begun: bool,
+    #[cfg(feature = "streams")]
+    cut: bool,
 }
 
 impl OutgoingAnswer {
@@ -185,6 +267,21 @@ impl OutgoingAnswer {
             length,
             sealed: 0,
             done: false,
+            #[cfg(feature = "streams")]
+            open: Open::No,
+            #[cfg(feature = "streams")]
+            begun: false,
+            #[cfg(feature = "streams")]
+            cut: false,
+        }
+    }
+
+    /// An open answer.
+    #[cfg(feature = "streams")]
+    pub(crate) const fn open(id: RequestId) -> Self {
+        Self {
+            open: Open::Yes,
+            ..Self::new(id, 0)
         }
     }
 
@@ -201,14 +298,15 @@ impl OutgoingAnswer {
         self.done
     }
 
-    /// Bytes of the body that have been sealed.
+    /// Bytes of the body that have been sealed: of an open body, since the last call of
+    /// `take_sealed`.
     #[must_use]
     #[inline]
     pub const fn sealed(&self) -> usize {
         self.sealed
     }
 
-    /// Bytes in the body.
+    /// Bytes in the body. 0 for an open body.
     #[must_use]
     pub const fn length(&self) -> usize {
         self.length
@@ -216,6 +314,10 @@ impl OutgoingAnswer {
 
     #[inline]
     pub(crate) fn check(&self, serial: u32, body: &[u8]) -> Result<(), Misuse> {
+        #[cfg(feature = "streams")]
+        if self.open != Open::No {
+            return check(self.id.is_of(serial), self.sealed.max(body.len()), body);
+        }
         check(self.id.is_of(serial), self.length, body)
     }
 
@@ -246,3 +348,18 @@ fn check(own: bool, announced: usize, body: &[u8]) -> Result<(), Misuse> {
     }
     Ok(())
 }
+
+/// Whether the body of a message is open.
+#[cfg(feature = "streams")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Open {
+    /// Its length was given.
+    No,
+    /// More of it may follow.
+    Yes,
+    /// What is passed to `seal` is the rest of it.
+    Finished,
+}
+
+#[cfg(feature = "streams")]
+mod open;

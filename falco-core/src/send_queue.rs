@@ -47,7 +47,7 @@ pub(crate) trait Bodies<B> {
 }
 
 /// The bodies are in the queue.
-struct InQueue;
+pub(crate) struct InQueue;
 
 impl<B: AsRef<[u8]>> Bodies<B> for InQueue {
     fn body<'b>(&'b self, of: &'b B) -> &'b [u8] {
@@ -151,11 +151,18 @@ impl<M: Outgoing, B> SendQueue<M, B> {
         R: Role<Outgoing = M>,
         H: KeyRef<R>,
     {
-        let messages = self
-            .waiting
+        connection.seal(now, self.messages(bodies), out)
+    }
+
+    /// The messages with their bodies from `bodies`, in the order of their turns. Call
+    /// [`end_turn`](Self::end_turn) after they were sealed.
+    pub(crate) fn messages<'q>(
+        &'q mut self,
+        bodies: &'q impl Bodies<B>,
+    ) -> impl Iterator<Item = (&'q mut M, &'q [u8])> {
+        self.waiting
             .iter_mut()
-            .map(|entry| (&mut entry.message, bodies.body(&entry.body)));
-        connection.seal(now, messages, out)
+            .map(|entry| (&mut entry.message, bodies.body(&entry.body)))
     }
 
     /// Passes the messages that had a frame to `each`, in the order of the queue. Those that are

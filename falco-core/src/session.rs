@@ -6,6 +6,8 @@ use core::fmt::Debug;
 
 use rand_core::TryCryptoRng;
 
+#[cfg(feature = "streams")]
+use crate::error::RequestError;
 use crate::error::{ConnectionError, EntropyError, Error, OutputTooSmall, ReplyError, SealError};
 use crate::event::Received;
 use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
@@ -78,12 +80,34 @@ pub trait Session: Debug {
     fn channel_binding(&self) -> Option<&[u8; 32]> {
         None
     }
+    #[cfg(feature = "streams")]
+    fn credit(&mut self, id: RequestId, bytes: u32, waits: bool) -> Result<(), Error> {
+        let _ = (id, bytes, waits);
+        Ok(())
+    }
+    #[cfg(feature = "streams")]
+    fn sendable(&self, id: RequestId) -> u32 {
+        let _ = id;
+        0
+    }
+    #[cfg(feature = "streams")]
+    fn peer_window(&self) -> u32 {
+        0
+    }
 }
 
 /// The calls of a client that need no key.
 #[allow(unnameable_types, reason = "this seals the trait")]
 pub trait Client: Session {
     fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error>;
+    #[cfg(feature = "streams")]
+    fn open_request(&mut self) -> Result<OutgoingRequest, Error> {
+        Err(RequestError::NoOpenBodies.into())
+    }
+    #[cfg(feature = "streams")]
+    fn peer_max_open(&self) -> u16 {
+        0
+    }
     fn ping(&mut self) -> Result<PingId, Error>;
     fn cancel(&mut self, id: RequestId) -> Result<(), Error>;
     fn answers_pings(&self) -> bool;
@@ -101,6 +125,16 @@ pub trait Client: Session {
 #[allow(unnameable_types, reason = "this seals the trait")]
 pub trait Server: Session {
     fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError>;
+    #[cfg(feature = "streams")]
+    fn open_answer(&mut self, id: RequestId) -> Result<OutgoingAnswer, ReplyError> {
+        let _ = id;
+        Err(RequestError::NoOpenBodies.into())
+    }
+    #[cfg(feature = "streams")]
+    fn discard(&mut self, id: RequestId) -> Result<(), Error> {
+        let _ = id;
+        Ok(())
+    }
     fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), ReplyError>;
     fn refuses(&self) -> bool;
     fn key_id(&self) -> Option<KeyId>;

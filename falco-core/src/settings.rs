@@ -38,6 +38,10 @@ pub struct Settings {
     keep_alive: bool,
     lifetime: Duration,
     handshake_timeout: Duration,
+    #[cfg(feature = "streams")]
+    window_kib: u16,
+    #[cfg(feature = "streams")]
+    max_open: u16,
 }
 
 impl Settings {
@@ -53,6 +57,10 @@ impl Settings {
             keep_alive: true,
             lifetime: DEFAULT_LIFETIME,
             handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
+            #[cfg(feature = "streams")]
+            window_kib: 0,
+            #[cfg(feature = "streams")]
+            max_open: 0,
         }
     }
 
@@ -140,6 +148,53 @@ impl Settings {
         Ok(self)
     }
 
+    /// The window and the largest number of open requests, on the noise wire. Both are 0 by default:
+    /// this side takes no open bodies.
+    ///
+    /// The window is how many KiB of one open body the peer may send before this side has given
+    /// credit, and so how many this side may have to hold. A server reserves one window of
+    /// [`max_held`](Self::with_max_held) for each request that began open, until that request has
+    /// completed, and refuses a request for which there is no room as busy. A client has at most so
+    /// many requests in flight that a window for each of them fits `max_held`.
+    ///
+    /// `max_open` is how many such requests a server holds at once. A client ignores it. A server
+    /// takes no open requests if either of the two is 0.
+    #[cfg(feature = "streams")]
+    #[must_use]
+    pub const fn with_streams(mut self, window_kib: u16, max_open: u16) -> Self {
+        self.window_kib = window_kib;
+        self.max_open = max_open;
+        self
+    }
+
+    /// The window of an open body, in KiB: see [`with_streams`](Self::with_streams).
+    #[cfg(feature = "streams")]
+    #[must_use]
+    pub const fn window_kib(&self) -> u16 {
+        self.window_kib
+    }
+
+    /// How many requests that began open a server holds at once.
+    #[cfg(feature = "streams")]
+    #[must_use]
+    pub const fn max_open(&self) -> u16 {
+        self.max_open
+    }
+
+    /// How many requests may be in flight so that a window for each of them fits the held bytes.
+    #[cfg(feature = "streams")]
+    pub(crate) fn max_windows(&self) -> u16 {
+        let windows = self.max_held().checked_div(self.window()).unwrap_or(u32::MAX);
+        u16::try_from(windows).unwrap_or(u16::MAX)
+    }
+
+    /// The window of an open body, in bytes.
+    #[cfg(feature = "streams")]
+    #[expect(clippy::as_conversions, reason = "`From` is not const")]
+    pub(crate) const fn window(&self) -> u32 {
+        (self.window_kib as u32) << 10
+    }
+
     /// The largest message body, in bytes.
     #[must_use]
     pub const fn max_message(&self) -> u32 {
@@ -158,9 +213,14 @@ impl Settings {
         self.max_record
     }
 
-    /// How many bytes of requests in flight one connection may hold: at least the largest message.
+    /// How many bytes of requests in flight one connection may hold: at least the largest message,
+    /// and at least one window of an open body.
     #[must_use]
     pub const fn max_held(&self) -> u32 {
+        #[cfg(feature = "streams")]
+        if self.max_held < self.window() && self.max_message < self.window() {
+            return self.window();
+        }
         if self.max_held < self.max_message {
             self.max_message
         } else {

@@ -9,7 +9,7 @@ mod rng;
 
 pub use crypto::{NoSecurity, NoSecurityAead};
 pub use pair::{ClientLog, Link, Pair, ServerLog, StepsExhausted};
-pub use raw::{RawHandshake, RawPeer, raw_frame, raw_settings};
+pub use raw::{RawHandshake, RawPeer, raw_frame, raw_settings, raw_streams};
 pub use rng::CountingRng;
 
 use std::sync::RwLock;

@@ -4,6 +4,7 @@
     missing_docs,
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
     reason = "a test may panic"
 )]
 
@@ -87,7 +88,7 @@ fn call(address: &str, key: Key, bodies: &[Vec<u8>]) -> Option<Vec<(usize, Vec<u
             | ClientStep::Established { consumed }
             | ClientStep::Pong { consumed, .. } => inbox.consume(consumed),
             ClientStep::NeedMore { .. } => {}
-            ClientStep::Refused { .. } | ClientStep::Closing { .. } => panic!("nothing else is expected"),
+            _ => panic!("nothing else is expected"),
         }
     }
     Some(answers)

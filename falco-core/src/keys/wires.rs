@@ -229,11 +229,36 @@ impl<N: Session, K: Session> Session for WireSession<N, K> {
     fn channel_binding(&self) -> Option<&[u8; 32]> {
         with_session!(self, session => session.channel_binding())
     }
+
+    #[cfg(feature = "streams")]
+    fn credit(&mut self, id: RequestId, bytes: u32, waits: bool) -> Result<(), Error> {
+        with_session!(self, session => session.credit(id, bytes, waits))
+    }
+
+    #[cfg(feature = "streams")]
+    fn sendable(&self, id: RequestId) -> u32 {
+        with_session!(self, session => session.sendable(id))
+    }
+
+    #[cfg(feature = "streams")]
+    fn peer_window(&self) -> u32 {
+        with_session!(self, session => session.peer_window())
+    }
 }
 
 impl<N: session::Client, K: session::Client> session::Client for WireSession<N, K> {
     fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error> {
         with_session!(self, session => session.request(length))
+    }
+
+    #[cfg(feature = "streams")]
+    fn open_request(&mut self) -> Result<OutgoingRequest, Error> {
+        with_session!(self, session => session.open_request())
+    }
+
+    #[cfg(feature = "streams")]
+    fn peer_max_open(&self) -> u16 {
+        with_session!(self, session => session.peer_max_open())
     }
 
     fn ping(&mut self) -> Result<PingId, Error> {
@@ -272,6 +297,16 @@ impl<N: session::Client, K: session::Client> session::Client for WireSession<N, 
 impl<N: session::Server, K: session::Server> session::Server for WireSession<N, K> {
     fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError> {
         with_session!(self, session => session.answer(id, length))
+    }
+
+    #[cfg(feature = "streams")]
+    fn open_answer(&mut self, id: RequestId) -> Result<OutgoingAnswer, ReplyError> {
+        with_session!(self, session => session.open_answer(id))
+    }
+
+    #[cfg(feature = "streams")]
+    fn discard(&mut self, id: RequestId) -> Result<(), Error> {
+        with_session!(self, session => session.discard(id))
     }
 
     fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), ReplyError> {

@@ -22,6 +22,9 @@ pub struct Call<B, W> {
     pub waiter: W,
     /// How often it has been tried on other connections.
     pub attempts: Attempts,
+    /// An open answer is returned in pieces, as it arrives.
+    #[cfg(feature = "streams")]
+    pub streams: bool,
 }
 
 impl<B, W> Call<B, W> {
@@ -32,7 +35,18 @@ impl<B, W> Call<B, W> {
             body,
             waiter,
             attempts: Attempts::default(),
+            #[cfg(feature = "streams")]
+            streams: false,
         }
+    }
+
+    /// An open answer to it is returned in pieces, as it arrives:
+    /// [`ClientStep::Opened`](super::ClientStep::Opened). Otherwise it is collected.
+    #[cfg(feature = "streams")]
+    #[must_use]
+    pub fn streaming(mut self) -> Self {
+        self.streams = true;
+        self
     }
 }
 

@@ -4,6 +4,8 @@ mod close;
 mod pings;
 mod send;
 mod stream;
+#[cfg(feature = "streams")]
+mod streams;
 mod window;
 
 use alloc::collections::VecDeque;
@@ -69,6 +71,11 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     accepted: bool,
     /// Nothing more is written, and the last request was not accepted as a whole.
     unwritten: bool,
+    /// The largest open answer that is collected.
+    #[cfg(feature = "streams")]
+    max_answer: u32,
+    #[cfg(feature = "streams")]
+    streams: Option<alloc::boxed::Box<streams::Streams<B, W>>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -116,6 +123,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             backlog: false,
             accepted: false,
             unwritten: false,
+            #[cfg(feature = "streams")]
+            max_answer: settings.max_message(),
+            #[cfg(feature = "streams")]
+            streams: None,
         }
     }
 
@@ -140,19 +151,31 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// Requests that have not completed.
     #[must_use]
-    pub const fn outstanding(&self) -> usize {
-        self.table.len()
+    pub fn outstanding(&self) -> usize {
+        #[cfg(feature = "streams")]
+        let open = self.streams.as_ref().map_or(0, |streams| streams.outstanding());
+        #[cfg(not(feature = "streams"))]
+        let open = 0;
+        self.table.len() + open
     }
 
     /// Whether there are requests that have not begun.
     #[must_use]
-    pub const fn has_unbegun(&self) -> bool {
+    pub fn has_unbegun(&self) -> bool {
+        #[cfg(feature = "streams")]
+        if self.streams.as_ref().is_some_and(|streams| streams.has_unbegun()) {
+            return true;
+        }
         self.unbegun.count > 0 || self.table.held_back() > 0
     }
 
     /// Whether there are requests that are not sealed completely.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
+        #[cfg(feature = "streams")]
+        if self.streams.as_ref().is_some_and(|streams| streams.has_ready()) {
+            return true;
+        }
         !self.queue.is_empty() || self.table.held_back() > 0
     }
 
@@ -225,6 +248,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     fn cancel_begun(&mut self, id: RequestId) {
         self.parts.forget(id);
+        #[cfg(feature = "streams")]
+        if let Some(streams) = &mut self.streams {
+            streams.forget_answer(id);
+        }
         // It fails only if the connection has ended.
         let _ = self.machine.cancel(id);
     }
@@ -256,11 +283,13 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         match event {
             ClientEvent::Established => {
                 self.established = true;
+                #[cfg(feature = "streams")]
+                self.release_parked();
                 ClientStep::Established { consumed }
             }
-            ClientEvent::Answer { id, body } => self.answered(id).map_or(skip, |call| ClientStep::Answer {
+            ClientEvent::Answer { id, body } => self.completed(id).map_or(skip, |waiter| ClientStep::Answer {
                 consumed,
-                waiter: call.waiter,
+                waiter,
                 body: Body::Lent(body),
             }),
             ClientEvent::Begin { id, total, body } => {
@@ -271,6 +300,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 skip
             }
             ClientEvent::Part { id, body, last } => {
+                #[cfg(feature = "streams")]
+                if let Some(step) = self.answer_part(consumed, id, body, last) {
+                    return step;
+                }
                 // This fails for a cancelled request, of whose answer nothing is kept.
                 let _ = self.parts.part(id, body);
                 if !last {
@@ -278,12 +311,19 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 }
                 let whole = self.parts.take(id);
                 whole
-                    .zip(self.answered(id))
-                    .map_or(skip, |((bytes, _), call)| ClientStep::Answer {
+                    .zip(self.completed(id))
+                    .map_or(skip, |((bytes, _), waiter)| ClientStep::Answer {
                         consumed,
-                        waiter: call.waiter,
+                        waiter,
                         body: Body::Whole(bytes),
                     })
+            }
+            #[cfg(feature = "streams")]
+            ClientEvent::Opened { id, body } => self.answer_opened(consumed, id, body),
+            #[cfg(feature = "streams")]
+            ClientEvent::Credit { id } => {
+                self.credited(id);
+                skip
             }
             ClientEvent::Refused { id, refusal } => self.refused(consumed, id, refusal).unwrap_or(skip),
             ClientEvent::Pong { ping } => {
@@ -309,6 +349,19 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// A request was refused. If the bytes in flight may be the reason, shrinks the window and
     /// holds the request back until the window has room for it.
     fn refused<'u>(&mut self, consumed: usize, id: RequestId, refusal: Refusal) -> Option<ClientStep<'u, B, W, P>> {
+        #[cfg(feature = "streams")]
+        if let Some(step) = self.open_refused(consumed, id, refusal) {
+            return Some(step);
+        }
+        // A part of its answer was returned, so it is not sent again.
+        #[cfg(feature = "streams")]
+        let was_returned = self.streams.as_mut().is_some_and(|streams| streams.forget_answer(id));
+        #[cfg(feature = "streams")]
+        let refusal = if was_returned && refusal.is_unprocessed() {
+            Refusal::Failed
+        } else {
+            refusal
+        };
         self.parts.forget(id);
         self.history.served |= refusal != Refusal::NotProcessed;
         let may_fit = refusal == Refusal::Busy && self.shrink_window(id);
@@ -330,6 +383,12 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             refusal,
             retry,
         })
+    }
+
+    /// A request was answered as a whole. Returns its waiter, unless it was cancelled.
+    #[cfg(not(feature = "streams"))]
+    fn completed(&mut self, id: RequestId) -> Option<W> {
+        self.answered(id).map(|call| call.waiter)
     }
 
     /// Removes a request from those in flight.
@@ -395,9 +454,15 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         if self.queue.is_empty() {
             self.queue = SendQueue::new();
         }
+        #[cfg(feature = "streams")]
+        self.streams.take_if(|streams| streams.is_empty());
     }
 
     fn is_awaited(&self, id: RequestId) -> bool {
+        #[cfg(feature = "streams")]
+        if let Some(awaited) = self.streams.as_ref().and_then(|streams| streams.is_awaited(id)) {
+            return awaited;
+        }
         let begun = position(&self.begun, id).and_then(|at| self.begun.get(at));
         begun.is_some_and(|begun| self.table.contains(begun.ticket))
     }

@@ -5,6 +5,8 @@ mod answers;
 mod complete;
 mod deferred;
 mod stream;
+#[cfg(feature = "streams")]
+mod streams;
 
 use alloc::collections::VecDeque;
 use core::fmt;
@@ -62,6 +64,14 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     revoked: bool,
     /// Requests that the mux has refused as busy since the last [`take_busy`](Self::take_busy).
     busy: u32,
+    /// The window of an open request.
+    #[cfg(feature = "streams")]
+    window: u32,
+    /// The caller handles open requests.
+    #[cfg(feature = "streams")]
+    takes_streams: bool,
+    #[cfg(feature = "streams")]
+    streams: Option<alloc::boxed::Box<streams::Streams<B>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +106,12 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             with_answer: false,
             revoked: false,
             busy: 0,
+            #[cfg(feature = "streams")]
+            window: settings.window(),
+            #[cfg(feature = "streams")]
+            takes_streams: false,
+            #[cfg(feature = "streams")]
+            streams: None,
         }
     }
 
@@ -181,6 +197,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             let (consumed, body) = (0, Body::Whole(body));
             return Ok(ServerStep::Request { consumed, id, body });
         }
+        #[cfg(feature = "streams")]
+        if let Some(step) = self.next_open() {
+            return Ok(step);
+        }
         if !self.may_read() && self.machine.end().is_none() {
             return Ok(ServerStep::TransmitFirst);
         }
@@ -222,7 +242,18 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 }
                 skip
             }
+            #[cfg(feature = "streams")]
+            ServerEvent::Opened { id, body } => self.opened(consumed, id, body),
+            #[cfg(feature = "streams")]
+            ServerEvent::Credit { id } => {
+                self.credited(id);
+                skip
+            }
             ServerEvent::Part { id, body, last } => {
+                #[cfg(feature = "streams")]
+                if let Some(step) = self.open_part(consumed, id, body, last) {
+                    return Ok(step);
+                }
                 // The mux may have refused the request while the connection still receives its
                 // parts.
                 if !self.is_held(id) {
@@ -249,6 +280,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             ServerEvent::Cancelled { id } => {
                 if self.deferred.remove(id) {
                     self.refuse(id, Refusal::Cancelled);
+                    return Ok(skip);
+                }
+                #[cfg(feature = "streams")]
+                if !self.cancel_open(id) {
                     return Ok(skip);
                 }
                 ServerStep::Cancelled { consumed, id }
@@ -289,6 +324,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.answers = SendQueue::new();
         self.refusals = VecDeque::new();
         self.parts = Reassembly::default();
+        #[cfg(feature = "streams")]
+        {
+            self.streams = None;
+        }
     }
 
     /// Whether the client has proved that it has the key.
@@ -306,6 +345,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if self.refusals.is_empty() {
             self.refusals = VecDeque::new();
         }
+        #[cfg(feature = "streams")]
+        self.streams.take_if(|streams| streams.is_empty());
     }
 
     /// How many requests the mux has refused as busy since the last call, because the shared bound,

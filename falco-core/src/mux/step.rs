@@ -10,7 +10,7 @@ use crate::message::{CloseReason, Refusal, RequestId};
 /// The result of processing unread bytes at a client. Drop the first `consumed` of them when you
 /// are done with the step.
 #[derive(Debug)]
-#[allow(clippy::exhaustive_enums, reason = "an adapter has to handle each of them")]
+#[non_exhaustive]
 pub enum ClientStep<'u, B, W, P = W> {
     /// No frame is complete. Call again with `total` unread bytes.
     NeedMore {
@@ -47,6 +47,50 @@ pub enum ClientStep<'u, B, W, P = W> {
         /// Whether it goes to another connection or fails.
         retry: Retry,
     },
+    /// The open answer to a request begins, with its first bytes, of which there may be none. The
+    /// request is an [open](super::ClientMux::open) or a [streaming](Call::streaming) one. Give
+    /// [credit](super::ClientMux::credit) for what its caller takes.
+    #[cfg(feature = "streams")]
+    Opened {
+        /// Bytes to drop, once the body is copied.
+        consumed: usize,
+        /// The request.
+        ticket: u64,
+        /// The first bytes of the answer.
+        body: &'u [u8],
+    },
+    /// The next bytes of an open answer.
+    #[cfg(feature = "streams")]
+    Part {
+        /// Bytes to drop, once the body is copied.
+        consumed: usize,
+        /// The request.
+        ticket: u64,
+        /// The next bytes of the answer.
+        body: &'u [u8],
+    },
+    /// An open answer is whole, and its request has completed.
+    #[cfg(feature = "streams")]
+    Ended {
+        /// Bytes to drop.
+        consumed: usize,
+        /// The request.
+        ticket: u64,
+        /// What waited for the answer.
+        waiter: W,
+    },
+    /// An open request was refused. If a part of its answer has arrived, no more of it follows.
+    #[cfg(feature = "streams")]
+    OpenRefused {
+        /// Bytes to drop.
+        consumed: usize,
+        /// The request.
+        ticket: u64,
+        /// What waited for the answer.
+        waiter: W,
+        /// Why.
+        refusal: Refusal,
+    },
     /// A ping was answered, and with it all earlier pings.
     Pong {
         /// Bytes to drop.
@@ -63,6 +107,28 @@ pub enum ClientStep<'u, B, W, P = W> {
         /// Why.
         reason: CloseReason,
     },
+}
+
+impl<B, W, P> ClientStep<'_, B, W, P> {
+    /// How many unread bytes to drop when the caller is done with the step. 0 for
+    /// [`NeedMore`](Self::NeedMore).
+    #[must_use]
+    pub const fn consumed(&self) -> usize {
+        match self {
+            Self::NeedMore { .. } => 0,
+            Self::Skip { consumed }
+            | Self::Established { consumed }
+            | Self::Answer { consumed, .. }
+            | Self::Refused { consumed, .. }
+            | Self::Pong { consumed, .. }
+            | Self::Closing { consumed, .. } => *consumed,
+            #[cfg(feature = "streams")]
+            Self::Opened { consumed, .. }
+            | Self::Part { consumed, .. }
+            | Self::Ended { consumed, .. }
+            | Self::OpenRefused { consumed, .. } => *consumed,
+        }
+    }
 }
 
 /// The result of processing unread bytes at a server. Drop the first `consumed` of them when you
@@ -110,8 +176,38 @@ pub enum ServerStep<'u> {
         /// Its body.
         body: Body<'u>,
     },
+    /// An open request begins, with its first bytes, of which there may be none. It may be answered
+    /// at any time. Give [credit](super::ServerMux::credit) for what the handler takes.
+    #[cfg(feature = "streams")]
+    Opened {
+        /// Bytes to drop, once the body is copied.
+        consumed: usize,
+        /// The request.
+        id: RequestId,
+        /// The first bytes of its body.
+        body: Body<'u>,
+    },
+    /// The next bytes of an open request.
+    #[cfg(feature = "streams")]
+    Part {
+        /// Bytes to drop, once the body is copied.
+        consumed: usize,
+        /// The request.
+        id: RequestId,
+        /// The next bytes of its body.
+        body: &'u [u8],
+    },
+    /// The body of an open request is whole.
+    #[cfg(feature = "streams")]
+    Ended {
+        /// Bytes to drop.
+        consumed: usize,
+        /// The request.
+        id: RequestId,
+    },
     /// The client no longer wants the answer. Stop the handler and refuse the request as cancelled,
-    /// or answer it anyway.
+    /// or answer it anyway. Nothing more of an open request arrives, and nothing more of an open
+    /// answer is accepted: refuse or [complete](super::ServerMux::complete) it.
     Cancelled {
         /// Bytes to drop.
         consumed: usize,

@@ -33,6 +33,8 @@ pub(super) struct Record<B, W> {
     waiter: W,
     pub(super) attempts: Attempts,
     pub(super) progress: Progress,
+    #[cfg(feature = "streams")]
+    pub(super) streams: bool,
 }
 
 /// How much of a request has been sealed.
@@ -50,11 +52,12 @@ pub(super) enum Progress {
 
 impl<B, W> Record<B, W> {
     pub(super) fn into_call(self, ticket: u64) -> Call<B, W> {
-        let Self {
-            body, waiter, attempts, ..
-        } = self;
-        let mut call = Call::new(ticket, body, waiter);
-        call.attempts = attempts;
+        let mut call = Call::new(ticket, self.body, self.waiter);
+        call.attempts = self.attempts;
+        #[cfg(feature = "streams")]
+        {
+            call.streams = self.streams;
+        }
         call
     }
 }
@@ -81,7 +84,7 @@ impl<B, W> Table<B, W> {
         position(&self.rows, ticket, |row| row.ticket)
     }
 
-    fn get(&self, ticket: u64) -> Option<&Record<B, W>> {
+    pub(super) fn get(&self, ticket: u64) -> Option<&Record<B, W>> {
         let at = self.position(ticket).ok()?;
         self.rows.get(at)?.record.as_ref()
     }
@@ -102,12 +105,16 @@ impl<B, W> Table<B, W> {
             body,
             waiter,
             attempts,
+            #[cfg(feature = "streams")]
+            streams,
         } = call;
         let record = Record {
             body,
             waiter,
             attempts,
             progress: Progress::HeldBack,
+            #[cfg(feature = "streams")]
+            streams,
         };
         match self.position(ticket) {
             Err(at) => {
@@ -155,6 +162,11 @@ impl<B, W> Table<B, W> {
         if self.rows.len() > 2 * self.count + SPARE {
             self.rows.retain(|row| row.record.is_some());
         }
+    }
+
+    #[cfg(feature = "streams")]
+    pub(super) fn waiter(&mut self, ticket: u64) -> Option<&mut W> {
+        Some(&mut self.get_mut(ticket)?.waiter)
     }
 
     pub(super) fn waiters(&self) -> impl Iterator<Item = (u64, &W)> {

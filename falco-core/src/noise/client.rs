@@ -9,16 +9,18 @@ use zeroize::Zeroizing;
 use super::base::{Base, Phase};
 use super::handshake::Initiator;
 use super::key::NoiseClient;
-use super::layout::{Accepts, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, WELCOME_LENGTH};
+use super::layout::{Accepts, FIRST_RECORD, HELLO_LENGTH, WELCOME_LENGTH};
 use super::link::{Link, OwnClose, Record, code_of};
 use super::record::Direction;
+#[cfg(feature = "streams")]
+use super::streams::Streams;
 use super::table::{Cancel, RequestTable, State};
 use super::write::{self, check_length, pending_only};
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, EntropyError, Error, Misuse, OutputTooSmall, SealError};
 use crate::event::{ClientEvent, ClientReceived, ClientWait, Received};
 use crate::life::{GracePeriod, Life};
-use crate::message::{CloseReason, Fate, PingId, Status};
+use crate::message::{CloseReason, Fate, PingId, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
 use crate::role::ClientSide;
 use crate::session::{self, BufferSizes, Keyed, Session};
@@ -53,6 +55,8 @@ pub(super) struct Requests<T> {
     pub(super) lost: u32,
     /// Requests with a pending CANCEL.
     pub(super) cancels: usize,
+    #[cfg(feature = "streams")]
+    pub(super) streams: Streams,
 }
 
 pub(super) enum Handshake {
@@ -134,6 +138,11 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         self.base.phase = Phase::Transport(link);
         self.base.life.restart();
         self.requests.max_in_flight = theirs.max_in_flight.min(self.requests.max_in_flight);
+        #[cfg(feature = "streams")]
+        {
+            self.requests.streams.their_window = u32::from(theirs.window) << 10;
+            self.requests.streams.max_open = theirs.max_open;
+        }
         self.heard();
         self.keep_alive.sent = self.base.life.latest();
         Ok(Received::Event {
@@ -232,10 +241,15 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
                 begun: self.requests_begun,
                 #[cfg(not(feature = "testing"))]
                 begun: 0,
+                #[cfg(not(feature = "streams"))]
                 max_in_flight: settings.max_in_flight().min(T::capacity()),
+                #[cfg(feature = "streams")]
+                max_in_flight: settings.max_in_flight().min(T::capacity()).min(settings.max_windows()),
                 max_message: accepts.max_message,
                 lost: 0,
                 cancels: 0,
+                #[cfg(feature = "streams")]
+                streams: Streams::new(settings.window(), 0),
             },
             keep_alive: KeepAlive {
                 on: settings.keep_alive(),
@@ -328,7 +342,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
             .phase
             .link()
             .map_or(pending, |link| pending + link.pending_size())
-            + self.requests.cancels * FRAME_HEAD;
+            + self.requests.pending_size();
         write::seal_size(length, pending, self.base.theirs.max_record).max(HELLO_LENGTH)
     }
 
@@ -419,6 +433,21 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
     fn channel_binding(&self) -> Option<&[u8; 32]> {
         self.base.channel_binding()
     }
+
+    #[cfg(feature = "streams")]
+    fn credit(&mut self, id: RequestId, bytes: u32, waits: bool) -> Result<(), Error> {
+        self.give_credit(id, bytes, waits)
+    }
+
+    #[cfg(feature = "streams")]
+    fn sendable(&self, id: RequestId) -> u32 {
+        self.sendable_of(id)
+    }
+
+    #[cfg(feature = "streams")]
+    fn peer_window(&self) -> u32 {
+        self.requests.streams.their_window
+    }
 }
 
 impl<T: RequestTable, C: NoiseCrypto> session::Client for ClientSession<T, C> {
@@ -426,6 +455,16 @@ impl<T: RequestTable, C: NoiseCrypto> session::Client for ClientSession<T, C> {
         self.open_for_new()?;
         check_length(length, self.base.send_limit())?;
         Ok(OutgoingRequest::new(self.base.serial, length))
+    }
+
+    #[cfg(feature = "streams")]
+    fn open_request(&mut self) -> Result<OutgoingRequest, Error> {
+        self.open_request_now()
+    }
+
+    #[cfg(feature = "streams")]
+    fn peer_max_open(&self) -> u16 {
+        self.requests.streams.max_open
     }
 
     fn ping(&mut self) -> Result<PingId, Error> {
@@ -436,7 +475,7 @@ impl<T: RequestTable, C: NoiseCrypto> session::Client for ClientSession<T, C> {
         Ok(PingId(self.base.phase.link_mut().map_or(1, Link::queue_ping)))
     }
 
-    fn cancel(&mut self, id: crate::RequestId) -> Result<(), Error> {
+    fn cancel(&mut self, id: RequestId) -> Result<(), Error> {
         if let Some(end) = self.base.life.end() {
             return Err(end.into());
         }
@@ -447,6 +486,8 @@ impl<T: RequestTable, C: NoiseCrypto> session::Client for ClientSession<T, C> {
         if let Some(slot) = slot.filter(|slot| slot.cancel == Cancel::No && slot.state != State::Lost) {
             slot.cancel = Cancel::Pending;
             self.requests.cancels += 1;
+            #[cfg(feature = "streams")]
+            self.requests.streams.forget_credit(slot);
         }
         Ok(())
     }
@@ -484,7 +525,7 @@ impl<T: RequestTable, C: NoiseCrypto> session::Client for ClientSession<T, C> {
 }
 
 impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
-    fn open_for_new(&self) -> Result<(), Error> {
+    pub(super) fn open_for_new(&self) -> Result<(), Error> {
         if let Some(end) = self.base.life.end() {
             return Err(end.into());
         }

@@ -5,6 +5,8 @@ use super::base::mark_frames;
 use super::client::{ClientSession, Requests};
 use super::layout::{FrameHead, TOTAL, kind};
 use super::link::{Link, close, reason_of};
+#[cfg(feature = "streams")]
+use super::streams::flag;
 use super::table::{self, Cancel, RequestTable, State};
 use super::{Broken, mark};
 use crate::crypto::{Aead, NoiseCrypto};
@@ -56,6 +58,10 @@ impl<A: Aead> Link<A> {
             (kind::BEGIN, id @ 1..) => {
                 let (total, part) = body.split_first_chunk::<TOTAL>().ok_or(Broken)?;
                 let part = u32::try_from(part.len()).map_err(|_| Broken)?;
+                #[cfg(feature = "streams")]
+                if requests.takes_open(u32::from_be_bytes(*total)) {
+                    return requests.begin_open_answer(id, part);
+                }
                 Ok(match requests.answer(id, u32::from_be_bytes(*total), part)? {
                     mark::WHOLE => mark::WHOLE_BEGUN,
                     other => other,
@@ -63,12 +69,20 @@ impl<A: Aead> Link<A> {
             }
             (kind::PART, id @ 1..) if length > 0 => requests.part(id, length),
             (kind::REFUSE, id @ 1..) if length == 1 => {
-                table::find(&mut requests.table, id)
+                let slot = table::find(&mut requests.table, id)
                     .filter(|slot| slot.state != State::Lost)
                     .ok_or(Broken)?;
+                #[cfg(feature = "streams")]
+                let refused = Requests::<T>::refused(slot, body.first().copied().unwrap_or_default());
+                #[cfg(not(feature = "streams"))]
+                let (_, refused) = (slot, mark::REFUSED);
                 requests.complete(id);
-                Ok(mark::REFUSED)
+                Ok(refused)
             }
+            #[cfg(feature = "streams")]
+            (kind::END, id @ 1..) if length == 0 => requests.end_answer(id),
+            #[cfg(feature = "streams")]
+            (kind::CREDIT, id @ 1..) => requests.credit(id, body),
             _ => Err(Broken),
         }
     }
@@ -100,6 +114,10 @@ impl<T: RequestTable> Requests<T> {
         let slot = table::find(&mut self.table, id)
             .filter(|slot| slot.state == State::Receiving)
             .ok_or(Broken)?;
+        #[cfg(feature = "streams")]
+        if slot.has(flag::READS) {
+            return self.streams.part(slot, length);
+        }
         slot.received = slot
             .received
             .checked_add(length)
@@ -113,7 +131,7 @@ impl<T: RequestTable> Requests<T> {
     }
 
     /// Removes a request that has completed.
-    fn complete(&mut self, id: u32) {
+    pub(super) fn complete(&mut self, id: u32) {
         if let Some(place) = self.table.find(id) {
             self.complete_at(place);
         }
@@ -123,6 +141,10 @@ impl<T: RequestTable> Requests<T> {
     fn complete_at(&mut self, place: usize) {
         if self.table.get(place).is_some_and(|slot| slot.cancel == Cancel::Pending) {
             self.cancels -= 1;
+        }
+        #[cfg(feature = "streams")]
+        if let Some(slot) = self.table.get_mut(place) {
+            self.streams.complete(slot);
         }
         self.table.remove(place);
     }
@@ -134,6 +156,8 @@ impl<T: RequestTable> Requests<T> {
                 slot.cancel = Cancel::Done;
                 self.cancels -= 1;
             }
+            #[cfg(feature = "streams")]
+            self.streams.forget_credit(slot);
             slot.state = State::Lost;
             self.lost += 1;
         }
@@ -179,6 +203,18 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
                 }
                 mark::PART => Some(ClientEvent::Part { id, body, last: false }),
                 mark::LAST_PART => Some(ClientEvent::Part { id, body, last: true }),
+                #[cfg(feature = "streams")]
+                mark::OPENED => {
+                    let body = body.get(TOTAL..).unwrap_or_default();
+                    Some(ClientEvent::Opened { id, body })
+                }
+                #[cfg(feature = "streams")]
+                mark::CREDITED => Some(ClientEvent::Credit { id }),
+                #[cfg(feature = "streams")]
+                mark::REFUSED_AFTER_ALL => Some(ClientEvent::Refused {
+                    id,
+                    refusal: Refusal::Failed,
+                }),
                 mark::REFUSED => Some(ClientEvent::Refused {
                     id,
                     refusal: super::refusal_of(code),

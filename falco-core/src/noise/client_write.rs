@@ -33,7 +33,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         };
         let given = out.len();
         let mut writer = Writer::new(out, link.their_max_record);
-        let mut pending = link.pending_size() + self.requests.cancels * FRAME_HEAD;
+        let mut pending = link.pending_size() + self.requests.pending_size();
         let (mut error, mut drains) = (None, false);
         if !self.base.first_ping_done {
             // The first record has the PING and nothing else, even if other frames are pending.
@@ -46,9 +46,13 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             if pending > 0 {
                 link.write_pending(&mut writer);
                 self.requests.write_cancels(&mut writer);
+                #[cfg(feature = "streams")]
+                self.requests
+                    .streams
+                    .write_credits(&mut self.requests.table, &mut writer);
                 link.write_close(&mut writer);
             }
-            if pending == 0 || link.pending_size() + self.requests.cancels == 0 {
+            if pending == 0 || link.pending_size() + self.requests.pending_size() == 0 {
                 error = write_each(messages, |(message, body)| {
                     self.requests
                         .write_request(&client.crypto, link, limits, message, body, &mut writer)
@@ -122,6 +126,16 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
 }
 
 impl<T: RequestTable> Requests<T> {
+    /// The most bytes that pending frames of requests take.
+    #[inline]
+    pub(super) fn pending_size(&self) -> usize {
+        let cancels = self.cancels * FRAME_HEAD;
+        #[cfg(feature = "streams")]
+        return cancels + self.streams.pending_size();
+        #[cfg(not(feature = "streams"))]
+        cancels
+    }
+
     fn write_cancels(&mut self, writer: &mut Writer<'_, '_>) {
         if self.cancels == 0 {
             return;
@@ -151,6 +165,10 @@ impl<T: RequestTable> Requests<T> {
             return Ok(true);
         }
         message.check(serial, body)?;
+        #[cfg(feature = "streams")]
+        if message.is_open() {
+            return self.write_open_request(crypto, link, message, body, writer);
+        }
         let begun = message.number() > 0;
         if !begun && (link.own_close != OwnClose::None || link.their_close.is_some()) {
             // The connection closes, so this request does not begin. Later ones that have begun

@@ -30,6 +30,10 @@ pub(super) const LEAST_RECORD: u16 = 23;
 /// The length of the client's first record: one PING.
 pub(super) const FIRST_RECORD: u16 = 31;
 
+/// The total of an open body, in its BEGIN.
+#[cfg(feature = "streams")]
+pub(super) const OPEN: u32 = u32::MAX;
+
 /// The largest limit of a message that can be announced: 0xFFFFFFFF is reserved.
 const MAX_MESSAGE: u32 = u32::MAX - 1;
 
@@ -41,6 +45,12 @@ pub(super) struct Accepts {
     pub(super) max_message: u32,
     /// In milliseconds.
     pub(super) lifetime: u32,
+    /// KiB of an open body that it takes before it has given credit.
+    #[cfg(feature = "streams")]
+    pub(super) window: u16,
+    /// Requests with an open body that it holds at once.
+    #[cfg(feature = "streams")]
+    pub(super) max_open: u16,
 }
 
 impl Accepts {
@@ -50,6 +60,10 @@ impl Accepts {
             max_in_flight: if server { settings.max_in_flight() } else { 0 },
             max_message: settings.max_message().min(MAX_MESSAGE),
             lifetime: u32::try_from(settings.lifetime().as_millis()).unwrap_or(u32::MAX),
+            #[cfg(feature = "streams")]
+            window: settings.window_kib(),
+            #[cfg(feature = "streams")]
+            max_open: if server { settings.max_open() } else { 0 },
         }
     }
 
@@ -64,17 +78,27 @@ impl Accepts {
         let [c, d] = self.max_in_flight.to_be_bytes();
         let [e, f, g, h] = self.max_message.to_be_bytes();
         let [i, j, k, l] = self.lifetime.to_be_bytes();
-        [a, b, c, d, e, f, g, h, i, j, k, l, 0, 0, 0, 0]
+        #[cfg(feature = "streams")]
+        let ([m, n], [o, p]) = (self.window.to_be_bytes(), self.max_open.to_be_bytes());
+        #[cfg(not(feature = "streams"))]
+        let [m, n, o, p] = [0; 4];
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
     /// `None` if a value is out of its range.
     pub(super) fn decode(bytes: &[u8], server: bool) -> Option<Self> {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, _, _, _, _] = *<&[u8; SETTINGS]>::try_from(bytes).ok()?;
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *<&[u8; SETTINGS]>::try_from(bytes).ok()?;
+        #[cfg(not(feature = "streams"))]
+        let _ = [m, n, o, p];
         let accepts = Self {
             max_record: u16::from_be_bytes([a, b]),
             max_in_flight: u16::from_be_bytes([c, d]),
             max_message: u32::from_be_bytes([e, f, g, h]),
             lifetime: u32::from_be_bytes([i, j, k, l]),
+            #[cfg(feature = "streams")]
+            window: u16::from_be_bytes([m, n]),
+            #[cfg(feature = "streams")]
+            max_open: u16::from_be_bytes([o, p]),
         };
         let in_range = accepts.max_record >= 64
             && accepts.lifetime >= 1000
@@ -94,6 +118,10 @@ pub(super) mod kind {
     pub(in crate::noise) const PING: u8 = 6;
     pub(in crate::noise) const PONG: u8 = 7;
     pub(in crate::noise) const CLOSE: u8 = 8;
+    #[cfg(feature = "streams")]
+    pub(in crate::noise) const END: u8 = 9;
+    #[cfg(feature = "streams")]
+    pub(in crate::noise) const CREDIT: u8 = 10;
     /// Unknown kinds from here on are skipped.
     pub(in crate::noise) const SKIPPED: u8 = 128;
 }

@@ -11,9 +11,13 @@ use super::handshake::{Outcome, Responder};
 use super::key::{NoiseServer, Ring, prologue};
 use super::layout::{Accepts, CLEAR, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, WELCOME_LENGTH, WIRE, kind};
 use super::link::{Link, OwnClose, Record, code_of};
+#[cfg(feature = "streams")]
+use super::streams::Streams;
 use super::table::{RequestTable, State};
 use super::write::{self, check_length, pending_only};
 use crate::crypto::{Crypto, NoiseCrypto};
+#[cfg(feature = "streams")]
+use crate::error::Error;
 use crate::error::{ConnectionError, EntropyError, Misuse, OutputTooSmall, ReplyError, SealError};
 use crate::event::{Received, ServerReceived, ServerWait};
 use crate::life::{GracePeriod, Life};
@@ -52,6 +56,8 @@ pub(super) struct Requests<T> {
     /// Requests in the state `Lost`, whose event is pending.
     pub(super) lost: u32,
     pub(super) lifetime: Span,
+    #[cfg(feature = "streams")]
+    pub(super) streams: Streams,
 }
 
 pub(super) enum Handshake {
@@ -123,6 +129,10 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             .ok()?;
         self.base.agree(theirs);
         self.requests.lifetime = self.base.life.lifetime();
+        #[cfg(feature = "streams")]
+        {
+            self.requests.streams.their_window = u32::from(theirs.window) << 10;
+        }
         self.key_id = Some(id);
         Some(Welcome { bytes, keys })
     }
@@ -218,6 +228,8 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
                 grace: GracePeriod::UNUSED,
                 lost: 0,
                 lifetime: Span::of(settings.lifetime()),
+                #[cfg(feature = "streams")]
+                streams: Streams::new(settings.window(), settings.max_open()),
             },
         })
     }
@@ -294,6 +306,8 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
             // sending half.
             (true, true) if closed => {
                 self.requests.lose_half_received();
+                #[cfg(feature = "streams")]
+                self.requests.cut_open();
                 return Ok(());
             }
             (true, false) => ConnectionError::ClosedByPeer,
@@ -303,6 +317,8 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
 
     fn seal_size(&self, length: usize) -> usize {
         let pending = self.base.phase.link().map_or(0, Link::pending_size);
+        #[cfg(feature = "streams")]
+        let pending = pending + self.requests.streams.pending_size();
         write::seal_size(length, pending, self.base.theirs.max_record).max(WELCOME_LENGTH)
     }
 
@@ -375,6 +391,21 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
         // Before its first PING the client may be a replay.
         self.base.channel_binding().filter(|_| self.base.first_ping_done)
     }
+
+    #[cfg(feature = "streams")]
+    fn credit(&mut self, id: RequestId, bytes: u32, waits: bool) -> Result<(), Error> {
+        self.give_credit(id, bytes, waits)
+    }
+
+    #[cfg(feature = "streams")]
+    fn sendable(&self, id: RequestId) -> u32 {
+        self.sendable_of(id)
+    }
+
+    #[cfg(feature = "streams")]
+    fn peer_window(&self) -> u32 {
+        self.requests.streams.their_window
+    }
 }
 
 impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {
@@ -395,8 +426,20 @@ impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {
         self.key_id.filter(|_| self.is_established())
     }
 
+    #[cfg(feature = "streams")]
+    fn open_answer(&mut self, id: RequestId) -> Result<OutgoingAnswer, ReplyError> {
+        self.open_answer_now(id)
+    }
+
+    #[cfg(feature = "streams")]
+    fn discard(&mut self, id: RequestId) -> Result<(), Error> {
+        self.discard_body(id)
+    }
+
     fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), ReplyError> {
         self.waiting(id)?;
+        #[cfg(feature = "streams")]
+        let refusal = self.refusal_of_open(id, refusal);
         let Some(link) = self.base.phase.link_mut().filter(|link| link.can_refuse()) else {
             return Err(ReplyError::TransmitFirst);
         };
@@ -409,7 +452,7 @@ impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {
 impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     /// The state of the request `id`, if it is in flight.
     #[inline]
-    fn waiting(&self, id: RequestId) -> Result<State, ReplyError> {
+    pub(super) fn waiting(&self, id: RequestId) -> Result<State, ReplyError> {
         if let Some(end) = self.base.life.end() {
             return Err(end.into());
         }

@@ -2,9 +2,13 @@
 //! returns them as events one at a time.
 
 use super::base::mark_frames;
+#[cfg(feature = "streams")]
+use super::layout::OPEN;
 use super::layout::{FrameHead, TOTAL, kind};
 use super::link::{Link, close, reason_of};
 use super::server::{Requests, ServerSession};
+#[cfg(feature = "streams")]
+use super::streams::flag;
 use super::table::{self, Cancel, RequestSlot, RequestTable, State};
 use super::{Broken, mark, millis};
 use crate::crypto::{Aead, NoiseCrypto};
@@ -69,6 +73,10 @@ impl<A: Aead> Link<A> {
                     return Err(Broken);
                 }
                 self.begin(requests, head.id)?;
+                #[cfg(feature = "streams")]
+                if total == OPEN {
+                    return requests.admit_open(head.id, part);
+                }
                 Ok(match requests.admit(head.id, total, part, now) {
                     mark::WHOLE => mark::WHOLE_BEGUN,
                     other => other,
@@ -76,6 +84,10 @@ impl<A: Aead> Link<A> {
             }
             (kind::PART, 1..) if length > 0 => requests.part(head.id, length, now),
             (kind::CANCEL, 1..) if length == 0 => Ok(requests.cancel(head.id)),
+            #[cfg(feature = "streams")]
+            (kind::END, 1..) if length == 0 => requests.end_request(head.id),
+            #[cfg(feature = "streams")]
+            (kind::CREDIT, 1..) => requests.credit(head.id, body),
             _ => Err(Broken),
         }
     }
@@ -117,7 +129,7 @@ impl<T: RequestTable> Requests<T> {
             received,
             touched: millis(now),
             state,
-            cancel: Cancel::No,
+            ..RequestSlot::EMPTY
         };
         if !self.table.push(slot) {
             return mark::BUSY;
@@ -133,7 +145,7 @@ impl<T: RequestTable> Requests<T> {
     }
 
     /// Whether `bytes` more bytes may be held. Call it before they are added.
-    fn has_room(&self, bytes: u32) -> bool {
+    pub(super) fn has_room(&self, bytes: u32) -> bool {
         self.held.checked_add(bytes).is_some_and(|held| held <= self.max_held)
     }
 
@@ -142,7 +154,13 @@ impl<T: RequestTable> Requests<T> {
             return Err(Broken);
         }
         let over = !self.has_room(length);
-        let Some(slot) = table::find(&mut self.table, id).filter(|slot| slot.state == State::Receiving) else {
+        let slot = table::find(&mut self.table, id);
+        #[cfg(feature = "streams")]
+        let slot = match slot {
+            Some(slot) if slot.has(flag::READS) => return self.streams.part(slot, length),
+            slot => slot,
+        };
+        let Some(slot) = slot.filter(|slot| slot.state == State::Receiving) else {
             return Ok(mark::SKIP);
         };
         let received = slot
@@ -165,6 +183,10 @@ impl<T: RequestTable> Requests<T> {
     }
 
     fn cancel(&mut self, id: u32) -> u8 {
+        #[cfg(feature = "streams")]
+        if let Some(mark) = self.cancel_open(id) {
+            return mark;
+        }
         let Some(slot) = table::find(&mut self.table, id) else {
             return mark::SKIP;
         };
@@ -190,12 +212,17 @@ impl<T: RequestTable> Requests<T> {
     pub(super) fn complete_at(&mut self, place: usize) {
         let received = self.table.get(place).map_or(0, |slot| slot.received);
         self.held = self.held.saturating_sub(received);
+        #[cfg(feature = "streams")]
+        if let Some(slot) = self.table.get_mut(place) {
+            self.lost -= u32::from(slot.is_cut());
+            self.streams.complete(slot);
+        }
         self.table.remove(place);
     }
 
     /// Restarts the stale timeout of all partially received requests at `now`.
     pub(super) fn touch(&mut self, now: Instant) {
-        for slot in self.table.iter_mut() {
+        for slot in self.table.iter_mut().filter(|slot| slot.state == State::Receiving) {
             slot.touched = millis(now);
         }
         self.set_stale(self.stale.map(|_| now + self.lifetime));
@@ -299,6 +326,17 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             let code = body.first().copied().unwrap_or(close::DONE);
             let event = match frame.head.kind {
                 mark::PART | mark::LAST_PART | mark::CANCELLED if gone() => None,
+                #[cfg(feature = "streams")]
+                mark::CREDITED if gone() => None,
+                #[cfg(feature = "streams")]
+                mark::PART | mark::LAST_PART if self.requests.discards(frame.head.id) => None,
+                #[cfg(feature = "streams")]
+                mark::CREDITED => Some(ServerEvent::Credit { id }),
+                #[cfg(feature = "streams")]
+                mark::OPENED => {
+                    let body = body.get(TOTAL..).unwrap_or_default();
+                    Some(ServerEvent::Opened { id, body })
+                }
                 mark::WHOLE => Some(ServerEvent::Request { id, body }),
                 mark::WHOLE_BEGUN | mark::BEGIN => {
                     let Some((total, body)) = body.split_first_chunk::<TOTAL>() else {
@@ -358,6 +396,15 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         }
         let link = self.base.phase.link_mut()?;
         let lost = self.requests.table.next_lost()?;
+        #[cfg(feature = "streams")]
+        if self.requests.take_cut(lost) {
+            return Some(Received::Event {
+                consumed: 0,
+                event: ServerEvent::Cancelled {
+                    id: RequestId::new(self.base.serial, lost),
+                },
+            });
+        }
         if !link.can_refuse() {
             return Some(Received::Wait(ServerWait::TransmitFirst));
         }

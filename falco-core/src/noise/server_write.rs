@@ -35,12 +35,21 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         let given = out.len();
         let mut writer = Writer::new(out, link.their_max_record);
         let pending = link.pending_size();
+        #[cfg(feature = "streams")]
+        let pending = pending + self.requests.streams.pending_size();
         let mut error = None;
         if pending > 0 {
             link.write_pending(&mut writer);
+            #[cfg(feature = "streams")]
+            self.requests
+                .streams
+                .write_credits(&mut self.requests.table, &mut writer);
             link.write_close(&mut writer);
         }
-        if pending == 0 || link.pending_size() == 0 {
+        let left = link.pending_size();
+        #[cfg(feature = "streams")]
+        let left = left + self.requests.streams.pending_size();
+        if pending == 0 || left == 0 {
             let serial = self.base.serial;
             error = write_each(messages, |(message, body)| {
                 self.requests
@@ -126,6 +135,10 @@ impl<T: RequestTable> Requests<T> {
             return Ok(true);
         }
         message.check(serial, body)?;
+        #[cfg(feature = "streams")]
+        if message.is_open() {
+            return self.write_open_answer(crypto, link, message, body, writer);
+        }
         let id = message.id().number();
         // An answer begins only once. A second answer to the same request finds it in another
         // state.

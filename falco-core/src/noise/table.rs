@@ -1,20 +1,33 @@
 //! The requests in flight of one connection, in place or on the heap. Ids ascend, so both tables
 //! are sorted by id.
 
-/// One request in flight, 20 bytes.
+/// One request in flight, 20 bytes, or 24 with the feature `streams`.
 #[derive(Clone, Copy, Debug)]
 #[allow(unnameable_types, reason = "only the tables of this crate hold it")]
 pub struct RequestSlot {
     pub(super) id: u32,
-    /// Bytes in the message that is being received.
+    /// Bytes in the message that is being received. Of an open body: `streams` has its meaning.
     pub(super) total: u32,
-    /// Bytes of it that have arrived.
+    /// Bytes of it that have arrived. At a server, of a request that began open: the window that is
+    /// reserved for it.
     pub(super) received: u32,
-    /// When the last of them arrived, in milliseconds on the connection's clock, modulo 2^32.
+    /// When the last of them arrived, in milliseconds on the connection's clock, modulo 2^32. Of an
+    /// open body: `streams` has its meaning.
     pub(super) touched: u32,
+    /// How much may still be sent of the open body that this side writes.
+    #[cfg(feature = "streams")]
+    pub(super) credit: u32,
     pub(super) state: State,
     pub(super) cancel: Cancel,
+    /// See `streams::flag`.
+    #[cfg(feature = "streams")]
+    pub(super) flags: u8,
 }
+
+const _: () = {
+    let bytes = if cfg!(feature = "streams") { 24 } else { 20 };
+    assert!(size_of::<RequestSlot>() == bytes, "documentation names this size");
+};
 
 /// The state of a request on the side that has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +64,23 @@ impl RequestSlot {
         total: 0,
         received: 0,
         touched: 0,
+        #[cfg(feature = "streams")]
+        credit: 0,
         state: State::Waiting,
         cancel: Cancel::No,
+        #[cfg(feature = "streams")]
+        flags: 0,
     };
+
+    /// Whether the caller is to be told that this request, or its open body, comes to nothing.
+    #[inline]
+    const fn is_lost(&self) -> bool {
+        #[cfg(feature = "streams")]
+        if self.is_cut() {
+            return true;
+        }
+        matches!(self.state, State::Lost)
+    }
 }
 
 /// Holds the requests of one connection. Sealed: [`FixedTable`] and [`HeapTable`] implement it.
@@ -87,15 +114,16 @@ pub trait RequestTable {
 
     fn remove(&mut self, place: usize);
 
-    /// Notes that requests from `id` on may be [`Lost`](State::Lost).
+    /// Notes that requests from `id` on may be [lost](RequestSlot::is_lost).
     fn note_lost(&mut self, id: u32);
 
-    /// The first request that is [`Lost`](State::Lost).
+    /// The first request that is [lost](RequestSlot::is_lost).
     fn next_lost(&mut self) -> Option<u32>;
 }
 
-/// Holds the requests of one connection in place, 20 bytes each, and at most `N` of them: for
-/// [`NoiseClient`](super::NoiseClient) and [`NoiseServer`](super::NoiseServer).
+/// Holds the requests of one connection in place, 20 bytes each (24 with the feature `streams`),
+/// and at most `N` of them: for [`NoiseClient`](super::NoiseClient) and
+/// [`NoiseServer`](super::NoiseServer).
 #[derive(Clone, Debug)]
 pub struct FixedTable<const N: usize> {
     slots: [RequestSlot; N],
@@ -183,7 +211,7 @@ impl<const N: usize> RequestTable for FixedTable<N> {
     fn note_lost(&mut self, _id: u32) {}
 
     fn next_lost(&mut self) -> Option<u32> {
-        let lost = |slot: &&RequestSlot| slot.state == State::Lost;
+        let lost = |slot: &&RequestSlot| slot.is_lost();
         self.slots().iter().find(lost).map(|slot| slot.id)
     }
 }
@@ -192,9 +220,9 @@ impl<const N: usize> RequestTable for FixedTable<N> {
 #[cfg(feature = "alloc")]
 const SPARE: usize = 8;
 
-/// Holds the requests of one connection on the heap, 20 bytes each: for
-/// [`NoiseClient`](super::NoiseClient) and [`NoiseServer`](super::NoiseServer). It allocates when
-/// requests begin, and nothing before.
+/// Holds the requests of one connection on the heap, 20 bytes each (24 with the feature `streams`):
+/// for [`NoiseClient`](super::NoiseClient) and [`NoiseServer`](super::NoiseServer). It allocates
+/// when requests begin, and nothing before.
 ///
 /// A peer cannot make it slow by having many requests in flight: a request is found by its id
 /// without reading all slots, and the slots of completed requests are removed together once there
@@ -206,7 +234,7 @@ pub struct HeapTable {
     slots: alloc::vec::Vec<RequestSlot>,
     /// How many slots have a request that has not completed.
     count: u32,
-    /// No request with a smaller id is [`Lost`](State::Lost).
+    /// No request with a smaller id is [lost](RequestSlot::is_lost).
     lost_from: u32,
 }
 
@@ -309,7 +337,7 @@ impl RequestTable for HeapTable {
 
     fn next_lost(&mut self) -> Option<u32> {
         let from = self.slots.partition_point(|slot| slot.id < self.lost_from);
-        let lost = |slot: &&RequestSlot| slot.state == State::Lost;
+        let lost = |slot: &&RequestSlot| slot.is_lost() && !Self::is_completed(slot);
         let next = self.slots.get(from..)?.iter().find(lost).map(|slot| slot.id);
         self.lost_from = next.unwrap_or(u32::MAX);
         next

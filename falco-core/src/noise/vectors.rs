@@ -7,6 +7,9 @@ use std::vec::Vec;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+#[cfg(feature = "streams")]
+mod streams;
+
 use super::handshake::{Initiator, Responder};
 use super::record::{Direction, RekeyPeriod};
 use super::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
@@ -110,11 +113,20 @@ impl rand_core::TryCryptoRng for Script {}
 type Client = NoiseClient<HeapTable, RustCrypto, Vec<u8>>;
 type Server = NoiseServer<HeapTable, core::cell::RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, RustCrypto, Vec<u8>>;
 
-fn sessions() -> Vec<Value> {
-    let file: Value = serde_json::from_str(include_str!("../../tests/data/noise-session.json")).expect("JSON");
+fn sessions_of(file: &str) -> Vec<Value> {
+    let file: Value = serde_json::from_str(file).expect("JSON");
     let sessions = file["sessions"].as_array().expect("sessions").clone();
     assert!(!sessions.is_empty());
     sessions
+}
+
+fn sessions() -> Vec<Value> {
+    sessions_of(include_str!("../../tests/data/noise-session.json"))
+}
+
+/// Sessions with open bodies.
+fn streams() -> Vec<Value> {
+    sessions_of(include_str!("../../tests/data/noise-streams.json"))
 }
 
 fn key(session: &Value) -> Key {
@@ -128,7 +140,7 @@ fn records<'v>(session: &'v Value, from: &'v str) -> impl Iterator<Item = &'v Va
 
 #[test]
 fn derived_values_match_the_recorded_sessions() {
-    for session in sessions() {
+    for session in sessions().into_iter().chain(streams()) {
         let secret = NoiseSecret::derive(key(&session), &RustCrypto);
         assert_eq!(secret.psk()[..], bytes(&session["psk"]));
         assert_eq!(secret.id().as_bytes()[..], bytes(&session["key_id"]));
@@ -144,7 +156,7 @@ fn derived_values_match_the_recorded_sessions() {
 
 #[test]
 fn whole_sessions_hold_byte_for_byte_in_both_directions_and_over_a_rekey() {
-    for session in sessions() {
+    for session in sessions().into_iter().chain(streams()) {
         let context = bytes(&session["context"]);
         let length = u16::try_from(context.len()).expect("it fits").to_be_bytes();
         let secret = NoiseSecret::derive(key(&session), &RustCrypto);

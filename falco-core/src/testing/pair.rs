@@ -387,6 +387,8 @@ fn client_log(partials: &mut Partials, event: ClientEvent<'_>) -> Option<ClientL
             Some(ClientLog::Refused(id.number(), refusal))
         }
         ClientEvent::Pong { ping } => Some(ClientLog::Pong(ping.0)),
+        #[cfg(feature = "streams")]
+        ClientEvent::Opened { .. } | ClientEvent::Credit { .. } => None,
         ClientEvent::Closing { reason } => Some(ClientLog::Closing(reason)),
     }
 }
@@ -412,6 +414,8 @@ fn server_log(partials: &mut Partials, event: ServerEvent<'_>) -> (Option<Server
             ServerLog::Abandoned(id.number())
         }
         ServerEvent::Cancelled { id } => ServerLog::Cancelled(id.number()),
+        #[cfg(feature = "streams")]
+        ServerEvent::Opened { .. } | ServerEvent::Credit { .. } => return (None, None),
         ServerEvent::Closing { reason } => ServerLog::Closing(reason),
     };
     (Some(log), None)

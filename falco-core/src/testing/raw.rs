@@ -181,6 +181,14 @@ pub fn raw_settings(max_record: u16, max_in_flight: u16, max_message: u32, lifet
     settings
 }
 
+/// These settings with a window of `kib` KiB and `max_open` requests that may begin open.
+#[must_use]
+pub fn raw_streams(mut settings: [u8; 16], kib: u16, max_open: u16) -> [u8; 16] {
+    let all = kib.to_be_bytes().into_iter().chain(max_open.to_be_bytes());
+    settings.iter_mut().skip(12).zip(all).for_each(|(to, from)| *to = from);
+    settings
+}
+
 /// One side of a connection after the handshake. A test chooses what it sends.
 #[derive(Debug)]
 pub struct RawPeer<C> {

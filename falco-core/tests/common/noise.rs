@@ -19,6 +19,11 @@ pub(crate) const CANCEL: u8 = 5;
 pub(crate) const PING: u8 = 6;
 pub(crate) const PONG: u8 = 7;
 pub(crate) const CLOSE: u8 = 8;
+pub(crate) const END: u8 = 9;
+pub(crate) const CREDIT: u8 = 10;
+
+/// The total of an open body.
+pub(crate) const OPEN: u32 = u32::MAX;
 
 /// Keys without security. What frames do does not depend on cryptography, and handshakes are fast.
 pub(crate) type ServerKeys = NoiseServer<HeapTable, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, NoSecurity>;

@@ -19,6 +19,8 @@ pub(crate) enum NoiseEvent {
     Closing(CloseReason),
     Ping,
     Pong,
+    Opened(u32, Vec<u8>),
+    Credit(u32),
 }
 
 /// Converts an event of either role.
@@ -29,6 +31,8 @@ pub(crate) trait IntoNoiseEvent: Sized {
 impl IntoNoiseEvent for ServerEvent<'_> {
     fn into_noise_event(self) -> (NoiseEvent, Option<RequestId>) {
         match self {
+            Self::Opened { id, body } => (NoiseEvent::Opened(id.number(), body.to_vec()), Some(id)),
+            Self::Credit { id } => (NoiseEvent::Credit(id.number()), Some(id)),
             Self::Established => (NoiseEvent::Established, None),
             Self::Request { id, body } => (NoiseEvent::Whole(id.number(), body.to_vec()), Some(id)),
             Self::Begin { id, total, body } => (NoiseEvent::Begin(id.number(), total, body.to_vec()), Some(id)),
@@ -45,6 +49,8 @@ impl IntoNoiseEvent for ServerEvent<'_> {
 impl IntoNoiseEvent for ClientEvent<'_> {
     fn into_noise_event(self) -> (NoiseEvent, Option<RequestId>) {
         match self {
+            Self::Opened { id, body } => (NoiseEvent::Opened(id.number(), body.to_vec()), Some(id)),
+            Self::Credit { id } => (NoiseEvent::Credit(id.number()), Some(id)),
             Self::Established => (NoiseEvent::Established, None),
             Self::Answer { id, body } => (NoiseEvent::Whole(id.number(), body.to_vec()), Some(id)),
             Self::Begin { id, total, body } => (NoiseEvent::Begin(id.number(), total, body.to_vec()), Some(id)),

@@ -15,6 +15,7 @@ mod closing;
 mod decisions;
 mod deferred;
 mod dials;
+mod duo;
 mod greeting;
 mod handled;
 mod held_back;
@@ -23,6 +24,7 @@ mod pings;
 mod retries;
 mod scene;
 mod served;
+mod streams;
 mod times;
 mod world;
 

@@ -96,9 +96,7 @@ impl<'k> Scene<'k> {
                     consumed
                 }
                 ClientStep::Skip { consumed } | ClientStep::Pong { consumed, .. } => consumed,
-                ClientStep::Established { .. } | ClientStep::Closing { .. } => {
-                    panic!("{step:?}")
-                }
+                step => panic!("{step:?}"),
             };
             unread.drain(..consumed);
         }

@@ -291,6 +291,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
                 | ClientStep::Established { consumed }
                 | ClientStep::Pong { consumed, .. },
             ) => Some(consumed),
+            Ok(_) => panic!("no request is open"),
             Err(_) => {
                 self.end_client();
                 None

@@ -10,3 +10,4 @@
 mod classic;
 mod counted;
 mod noise;
+mod streams;

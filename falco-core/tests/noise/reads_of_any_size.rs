@@ -5,11 +5,11 @@ use std::rc::Rc;
 
 use crate::common::callers::{Caller, Cuts, Event, Seen, at_once, in_reads};
 use crate::common::noise::{
-    BEGIN, CANCEL, CLOSE, ClientKeys, IntoNoiseEvent, MESSAGE, NoiseClientEnd, NoiseEvent, NoiseServerEnd, PART, PING,
-    PONG, REFUSE, ServerKeys, begin, first_ping, honest, noise_client_end, noise_server_end,
+    BEGIN, CANCEL, CLOSE, CREDIT, ClientKeys, END, IntoNoiseEvent, MESSAGE, NoiseClientEnd, NoiseEvent, NoiseServerEnd,
+    OPEN, PART, PING, PONG, REFUSE, ServerKeys, begin, first_ping, honest, noise_client_end, noise_server_end,
 };
 use crate::common::{ms, pending_output};
-use falco_core::testing::{NoSecurity, RawPeer, raw_frame};
+use falco_core::testing::{NoSecurity, RawHandshake, RawPeer, raw_frame, raw_streams};
 use falco_core::{
     ClientEvent, ClientWait, Connection, ConnectionError, KeyRef, RecvBuf, Refusal, RequestId, Role, ServerEvent,
     ServerWait, Settings,
@@ -24,7 +24,15 @@ const EXACT: usize = 152;
 
 fn settings() -> Settings {
     let settings = Settings::new().with_max_record(RECORD).unwrap();
-    settings.with_max_message(120).with_max_in_flight(3).unwrap()
+    let settings = settings.with_max_message(120).with_max_in_flight(3).unwrap();
+    settings.with_streams(1, 2)
+}
+
+/// The other side, which takes open bodies.
+fn peer() -> RawHandshake<NoSecurity> {
+    let mut peer = honest();
+    peer.settings = raw_streams(peer.settings, 1, 2);
+    peer
 }
 
 /// Answers complete requests, refuses cancelled ones, and leaves every fourth unanswered.
@@ -64,6 +72,19 @@ impl Caller for Serving {
         if let (NoiseEvent::Cancelled(_), Some(id)) = (&told, id) {
             let _ = self.0.refuse(id, Refusal::Cancelled);
         }
+        if let (NoiseEvent::Opened(_, body) | NoiseEvent::Part(_, body, _), Some(id)) = (&told, id) {
+            let _ = self.0.credit(id, body.len(), id.number() % 2 == 0);
+        }
+        // Some open requests are answered before they end.
+        if let (NoiseEvent::Opened(..), Some(id)) = (&told, id)
+            && id.number() % 3 == 0
+            && let Ok(mut answer) = self.0.open_answer(id)
+        {
+            seal(&mut self.0, &mut answer, b"early", seen);
+            answer.take_sealed();
+            answer.finish();
+            seal(&mut self.0, &mut answer, b".", seen);
+        }
         seen.events.push((0, Event::NoiseEvent(told)));
     }
 
@@ -85,9 +106,15 @@ impl Caller for Asking {
     }
 
     fn event(&mut self, event: ClientEvent<'_>, seen: &mut Seen) {
-        let (told, _) = event.into_noise_event();
+        let (told, id) = event.into_noise_event();
+        if let (NoiseEvent::Opened(_, body) | NoiseEvent::Part(_, body, _), Some(id)) = (&told, id) {
+            let _ = self.0.credit(id, body.len(), id.number() % 2 == 0);
+        }
         if told == NoiseEvent::Established {
-            for _ in 0..3 {
+            let mut request = self.0.open_request().unwrap();
+            seal(&mut self.0, &mut request, b"open", seen);
+            self.1.extend(request.id());
+            for _ in 0..2 {
                 let mut request = self.0.request(2).unwrap();
                 seal(&mut self.0, &mut request, b"?!", seen);
                 self.1.extend(request.id());
@@ -118,7 +145,14 @@ enum Piece {
 /// id.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     let id = 1..8_u32;
+    let open = prop_oneof![
+        2 => (id.clone(), 0..60_usize)
+            .prop_map(|(id, length)| raw_frame(BEGIN, id, &begin(OPEN, &vec![8; length]))),
+        1 => id.clone().prop_map(|id| raw_frame(END, id, &[])),
+        1 => (id.clone(), 1..900_u32).prop_map(|(id, bytes)| raw_frame(CREDIT, id, &bytes.to_be_bytes())),
+    ];
     prop_oneof![
+        3 => open,
         4 => (id.clone(), 0..100_usize).prop_map(|(id, length)| raw_frame(MESSAGE, id, &vec![7; length])),
         3 => (id.clone(), 0..130_u32, 0..60_usize)
             .prop_map(|(id, total, length)| raw_frame(BEGIN, id, &begin(total, &vec![8; length]))),
@@ -196,9 +230,9 @@ fn check<K: Caller>(caller: impl Fn() -> K, stream: &[u8], cuts: &Cuts) -> Seen 
 fn check_server(pieces: &[Piece], share: u8, cuts: &Cuts) -> Seen {
     let caller = || Serving(noise_server_end(&settings(), 1));
     let mut first = caller().0;
-    let mut opening = honest().hello();
+    let mut opening = peer().hello();
     first.recv(ms(0), &mut opening.clone()).unwrap();
-    let mut raw = honest().client(&pending_output(&mut first, ms(0))).unwrap();
+    let mut raw = peer().client(&pending_output(&mut first, ms(0))).unwrap();
     opening.extend(raw.seal(&first_ping()));
     check(caller, &stream(opening, &mut raw, pieces, share), cuts)
 }
@@ -210,7 +244,7 @@ fn check_client(pieces: &[Piece], share: u8, cuts: &Cuts) -> Seen {
         Asking(machine, Vec::new())
     };
     let hello = pending_output(&mut noise_client_end(&settings(), 1), ms(0));
-    let (welcome, mut raw) = honest().server(&hello).unwrap();
+    let (welcome, mut raw) = peer().server(&hello).unwrap();
     check(caller, &stream(welcome, &mut raw, pieces, share), cuts)
 }
 
@@ -230,7 +264,7 @@ fn rising(pieces: &mut [Piece]) {
                     last += 1 + drawn / 4;
                     last
                 }
-                PART | CANCEL => last.saturating_sub(drawn / 3).max(1),
+                PART | CANCEL | END | CREDIT => last.saturating_sub(drawn / 3).max(1),
                 _ => drawn,
             };
             frames[at + 1..at + 5].copy_from_slice(&id.to_be_bytes());

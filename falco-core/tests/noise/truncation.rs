@@ -69,7 +69,11 @@ fn whole(told: &[NoiseEvent]) -> Vec<(u32, Vec<u8>)> {
                 }
             }
             NoiseEvent::Established | NoiseEvent::Ping | NoiseEvent::Pong | NoiseEvent::Closing(_) => {}
-            NoiseEvent::Refused(..) | NoiseEvent::Abandoned(_) | NoiseEvent::Cancelled(_) => panic!("{told:?}"),
+            NoiseEvent::Refused(..)
+            | NoiseEvent::Abandoned(_)
+            | NoiseEvent::Cancelled(_)
+            | NoiseEvent::Opened(..)
+            | NoiseEvent::Credit(_) => panic!("{told:?}"),
         }
     }
     all

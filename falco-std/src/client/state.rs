@@ -181,6 +181,7 @@ impl State {
     }
 
     /// Receives one step from the unread bytes, and completes the request that it belongs to.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "no request is open, and no answer")]
     pub(super) fn recv(&mut self, now: Instant, unread: &mut [u8]) -> Result<Progress, ConnectionError> {
         Ok(match self.mux.recv(now, unread)? {
             ClientStep::NeedMore { total } => Progress::NeedMore(total),
@@ -213,6 +214,7 @@ impl State {
                 self.move_unbegun(now);
                 Progress::Consumed(consumed)
             }
+            other => Progress::Consumed(other.consumed()),
         })
     }
 

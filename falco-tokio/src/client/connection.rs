@@ -209,6 +209,7 @@ impl Connection {
     }
 
     /// Processes the unread bytes.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "no request is open, and no answer")]
     fn receive(&mut self) -> Pause {
         let now = self.now;
         loop {
@@ -255,6 +256,10 @@ impl Connection {
                     if let Some(event) = self.poll_closing() {
                         return Pause::Report(event);
                     }
+                }
+                other => {
+                    let consumed = other.consumed();
+                    self.line.consume(consumed);
                 }
             }
         }

@@ -139,7 +139,7 @@ impl RawPeer {
                 ClientStep::Refused { consumed, refusal, .. } => (consumed, Came::Refused(refusal)),
                 ClientStep::Established { consumed } => (consumed, Came::Established),
                 ClientStep::Pong { consumed, .. } => (consumed, Came::Pong),
-                ClientStep::Skip { consumed } | ClientStep::Closing { consumed, .. } => (consumed, Came::Other),
+                other => (other.consumed(), Came::Other),
             };
             self.unread.drain(..consumed);
             return Some(came);

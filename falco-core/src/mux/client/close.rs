@@ -73,7 +73,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Notes whether callers wait for answers on a connection that this side has closed.
     pub(super) fn note_idle(&mut self, now: Instant) {
         let closed = self.closing.closed || self.machine.has_closed();
-        let idle = closed && self.table.len() == 0 && self.machine.status() == Status::Draining;
+        let idle = closed && self.outstanding() == 0 && self.machine.status() == Status::Draining;
         self.closing.idle = idle.then(|| self.closing.idle.unwrap_or(now));
     }
 

@@ -25,6 +25,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         if self.table.held_back() > 0 {
             self.release_held_back(None);
         }
+        #[cfg(feature = "streams")]
+        self.release_parked();
     }
 
     /// Moves the requests that may begin now to the send queue, and returns whether there were any.
@@ -35,7 +37,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             return false;
         }
         let mut released = false;
-        let places = self.machine.max_in_flight().saturating_sub(self.begun.len());
+        let in_flight = self.begun.len();
+        #[cfg(feature = "streams")]
+        let in_flight = in_flight + self.streams.as_ref().map_or(0, |streams| streams.in_flight());
+        let places = self.machine.max_in_flight().saturating_sub(in_flight);
         while self.unbegun.count < places.min(MAX_QUEUED)
             && let Some((ticket, length)) = self.table.next_held_back()
             && self.window.admits(self.held + self.unbegun.bytes, length)
@@ -83,20 +88,46 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
         loop {
             self.close_if_begun(now);
-            let sealed = self.queue.seal_bodies(&mut self.machine, now, out, &self.table);
+            let sealed = self.seal_requests(now, out, &mut failed);
             self.note_progress(&mut failed);
             let released = self.table.held_back() > 0 && self.release_held_back(Some(&mut failed));
             return match sealed {
                 // Requests that failed have made room for others.
                 Ok(0) if released => continue,
                 Ok(count) => {
-                    self.backlog = count > 0 && !self.queue.is_empty();
+                    self.backlog = count > 0 && self.has_sealable();
                     Ok(count)
                 }
                 Err(SealError::OutputTooSmall(small)) => Err(small),
                 Err(_) => Ok(0),
             };
         }
+    }
+
+    #[cfg_attr(
+        not(feature = "streams"),
+        expect(unused_variables, reason = "only open requests can fail")
+    )]
+    fn seal_requests(
+        &mut self,
+        now: Instant,
+        out: &mut [u8],
+        failed: &mut impl FnMut(W, RequestError),
+    ) -> Result<usize, SealError> {
+        #[cfg(feature = "streams")]
+        if self.streams.is_some() {
+            return self.seal_with_streams(now, out, failed);
+        }
+        self.queue.seal_bodies(&mut self.machine, now, out, &self.table)
+    }
+
+    /// Whether there are requests in the queue.
+    fn has_sealable(&self) -> bool {
+        #[cfg(feature = "streams")]
+        if self.streams.as_ref().is_some_and(|streams| streams.has_ready()) {
+            return true;
+        }
+        !self.queue.is_empty()
     }
 
     /// Records which requests have begun, and which were sealed as a whole.
@@ -144,7 +175,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// request that waits, or seals many small ones.
     #[must_use]
     pub fn seal_size(&self) -> usize {
-        self.machine.seal_size(self.queue.worthwhile())
+        let worthwhile = self.queue.worthwhile();
+        #[cfg(feature = "streams")]
+        let worthwhile = worthwhile.max(self.streams.as_ref().map_or(0, |streams| streams.worthwhile()));
+        self.machine.seal_size(worthwhile)
     }
 
     /// Takes out the requests of which nothing was sent, in the order of their tickets, although

@@ -34,6 +34,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 Err(error)
             }
             Err(_) => {
+                // Its open answer has begun, and is cut off.
+                #[cfg(feature = "streams")]
+                if self.streams.is_some() {
+                    self.refuse(id, Refusal::Failed);
+                }
                 self.release(id);
                 Ok(false)
             }
@@ -46,6 +51,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.parts.forget(id);
         self.deferred.remove(id);
         self.release(id);
+        #[cfg(feature = "streams")]
+        let refusal = self.refusal_of_open(id, refusal);
+        #[cfg(feature = "streams")]
+        if let Some(streams) = &mut self.streams {
+            streams.forget(id);
+            self.settle();
+        }
         if !self.answers.is_empty() {
             self.answers.retain(|answer, _| answer.id() != id);
             self.settle();
@@ -65,11 +77,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if core::mem::take(&mut self.backlog) {
             self.machine.note_taken(now);
         }
-        let answers = !self.answers.is_empty();
+        let answers = self.has_answers();
         let sealed = self.seal_next(now, out);
         if matches!(sealed, Ok(1..)) {
             self.with_answer = answers;
-            self.backlog = !self.answers.is_empty();
+            self.backlog = self.has_answers();
         }
         self.settle();
         sealed
@@ -85,10 +97,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 // before.
                 self.refusals.pop_front();
             }
-            let (held, budget) = (&mut self.held, &self.budget);
-            let sealed = self.answers.seal(&mut self.machine, now, out, |answer, _| {
-                release(held, budget, answer.id());
-            });
+            let sealed = self.seal_answers(now, out);
             return match sealed {
                 Ok(count) => Ok(count),
                 Err(SealError::OutputTooSmall(small)) => Err(small),
@@ -97,6 +106,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 Err(SealError::NotWaiting(id)) => {
                     self.answers.retain(|answer, _| answer.id() != id);
                     self.release(id);
+                    #[cfg(feature = "streams")]
+                    if let Some(streams) = &mut self.streams {
+                        streams.forget(id);
+                    }
                     continue;
                 }
                 Err(_) => Ok(0),
@@ -104,10 +117,33 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
     }
 
+    fn seal_answers(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, SealError> {
+        #[cfg(feature = "streams")]
+        if self.streams.is_some() {
+            return self.seal_with_streams(now, out);
+        }
+        let (held, budget) = (&mut self.held, &self.budget);
+        self.answers.seal(&mut self.machine, now, out, |answer, _| {
+            release(held, budget, answer.id());
+        })
+    }
+
+    /// Whether there are answers that could be sent.
+    fn has_answers(&self) -> bool {
+        #[cfg(feature = "streams")]
+        if self.streams.as_ref().is_some_and(|streams| streams.has_ready()) {
+            return true;
+        }
+        !self.answers.is_empty()
+    }
+
     /// An output size with which one call of [`seal`](Self::seal) seals many small answers, or much
     /// of the longest queued one.
     #[must_use]
     pub fn seal_size(&self) -> usize {
-        self.machine.seal_size(self.answers.worthwhile())
+        let worthwhile = self.answers.worthwhile();
+        #[cfg(feature = "streams")]
+        let worthwhile = worthwhile.max(self.streams.as_ref().map_or(0, |streams| streams.worthwhile()));
+        self.machine.seal_size(worthwhile)
     }
 }

@@ -69,6 +69,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                     Ok(false) => Handled::Cancelled,
                     Err(RequestError::TooLarge { length, limit }) => Handled::TooLarge { length, limit },
                     Err(RequestError::Refused(refusal)) => Handled::Refused(refusal),
+                    // Only for an open answer.
+                    #[cfg(feature = "streams")]
+                    Err(RequestError::NoOpenBodies) => Handled::Refused(Refusal::Failed),
                 };
             }
             Err(failure) => failure.refusal(cancelled),

@@ -80,6 +80,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     #[must_use]
     pub fn may_handle(&self) -> bool {
         let queued = self.answers.bodies();
+        // Chunks that wait for credit do not count: the credit would not be read.
+        #[cfg(feature = "streams")]
+        let queued = queued + self.streams.as_ref().map_or(0, |streams| streams.ready_bytes());
         self.stage != Stage::Greeting
             && queued <= bytes(self.max_queued)
             && (queued <= bytes(UNCOUNTED) || !self.budget.is_over())
@@ -101,7 +104,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Whether [`next_request`](Self::next_request) returns a request.
     #[must_use]
     pub fn has_request(&self) -> bool {
-        self.deferred.len() > 0 && self.machine.end().is_none() && self.may_handle()
+        let has_one = self.deferred.len() > 0;
+        #[cfg(feature = "streams")]
+        let has_one = has_one || self.streams.as_ref().is_some_and(|streams| streams.has_request());
+        has_one && self.machine.end().is_none() && self.may_handle()
     }
 
     /// The next request that was deferred and may reach a handler now. [`recv`](Self::recv) returns
@@ -113,7 +119,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Updates this connection's part of the shared count of queued answers, if it is wrong by more
     /// than [`UNCOUNTED`] or if no answers are queued.
     pub(super) fn settle(&mut self) {
-        let queued = u32::try_from(self.answers.bodies()).unwrap_or(u32::MAX);
+        let queued = self.answers.bodies();
+        #[cfg(feature = "streams")]
+        let queued = queued + self.streams.as_ref().map_or(0, |streams| streams.bytes());
+        let queued = u32::try_from(queued).unwrap_or(u32::MAX);
         if queued.abs_diff(self.counted) <= UNCOUNTED && (queued > 0 || self.counted == 0) {
             return;
         }

@@ -16,7 +16,12 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// What ended the connection.
     pub fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
         self.deadlines.note_poll(&mut self.machine, now);
-        self.machine.end_of_stream(now, unread)
+        let ended = self.machine.end_of_stream(now, unread);
+        #[cfg(feature = "streams")]
+        if ended.is_ok() {
+            self.note_no_credit();
+        }
+        ended
     }
 
     /// Reports that the stream has accepted and flushed all that was sealed, and that

@@ -176,6 +176,8 @@ fn note(known: &mut BTreeMap<u32, Known>, event: ServerEvent<'_>) {
             let request = known.remove(&id.number()).expect("an abandoned request has begun");
             assert!(request.received < request.total, "a complete request is not abandoned");
         }
+        #[cfg(feature = "streams")]
+        ServerEvent::Opened { .. } | ServerEvent::Credit { .. } => panic!("no open body is taken"),
         ServerEvent::Established => panic!("the connection is established once"),
         ServerEvent::Cancelled { .. } | ServerEvent::Closing { .. } | ServerEvent::Ping => {}
     }

@@ -149,6 +149,8 @@ impl Owner {
                 id
             }
             ClientEvent::Refused { id, .. } => id,
+            #[cfg(feature = "streams")]
+            ClientEvent::Opened { .. } | ClientEvent::Credit { .. } => panic!("no open body is taken"),
             ClientEvent::Established => panic!("the connection is established once"),
             ClientEvent::Pong { .. } | ClientEvent::Closing { .. } => return,
         };

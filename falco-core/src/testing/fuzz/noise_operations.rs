@@ -397,6 +397,8 @@ fn note_client(
                 "a request that was handled is reported as not processed"
             );
         }
+        #[cfg(feature = "streams")]
+        ClientEvent::Opened { .. } | ClientEvent::Credit { .. } => panic!("no open body is taken"),
         ClientEvent::Established | ClientEvent::Pong { .. } | ClientEvent::Closing { .. } => {}
     }
 }
@@ -437,6 +439,8 @@ fn note_server(
             assert!(known.contains_key(&id.number()), "a cancelled request is in flight");
             return;
         }
+        #[cfg(feature = "streams")]
+        ServerEvent::Opened { .. } | ServerEvent::Credit { .. } => panic!("no open body is taken"),
         ServerEvent::Established | ServerEvent::Closing { .. } | ServerEvent::Ping => return,
     };
     let request = Known {

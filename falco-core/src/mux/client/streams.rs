@@ -1,0 +1,486 @@
+//! Open bodies at a client: requests that a caller writes while they are sent, and answers that it
+//! reads while they arrive.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use super::super::Body;
+use super::super::open_call::{OpenCall, OpenRejected, UnfinishedOpen};
+use super::super::retry::Retry;
+use super::super::step::ClientStep;
+use super::super::streams::{StreamError, Turn, Writers};
+use super::ClientMux;
+use crate::error::{Error, RequestError, SealError};
+use crate::message::{Fate, Refusal, RequestId, Status};
+use crate::outgoing::OutgoingRequest;
+use crate::time::Instant;
+use crate::wire::ClientKeyRef;
+
+/// The open bodies of a connection. Most connections have none.
+pub(super) struct Streams<B, W> {
+    /// Open requests that have not completed, by ticket.
+    calls: BTreeMap<u64, Open<W>>,
+    /// Those that have not begun and have no turns yet, by ticket.
+    parked: VecDeque<u64>,
+    /// How many of those that have turns have not begun.
+    beginning: usize,
+    /// The bodies of open requests, by ticket.
+    writers: Writers<OutgoingRequest, B>,
+    /// Open requests in flight, by key, with their tickets. Some may have been cancelled.
+    begun: BTreeMap<u64, u64>,
+    /// Open answers that have begun, by key.
+    answers: BTreeMap<u64, Answer>,
+    /// The requests whose open answers are returned in pieces, by ticket.
+    reading: BTreeMap<u64, RequestId>,
+    /// Open requests have the first turn in the next output.
+    goes_first: bool,
+}
+
+/// An open request with its caller.
+struct Open<W> {
+    waiter: W,
+    id: Option<RequestId>,
+}
+
+/// An open answer.
+enum Answer {
+    /// Its caller wants it as a whole.
+    Collected(Vec<u8>),
+    /// It is returned in pieces, for the request with this ticket.
+    InPieces(u64),
+}
+
+impl<B: AsRef<[u8]>, W> Streams<B, W> {
+    const fn new() -> Self {
+        Self {
+            calls: BTreeMap::new(),
+            parked: VecDeque::new(),
+            beginning: 0,
+            writers: Writers::new(),
+            begun: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            reading: BTreeMap::new(),
+            goes_first: false,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.calls.is_empty() && self.begun.is_empty() && self.answers.is_empty() && self.writers.is_empty()
+    }
+
+    /// Open requests that have not completed.
+    pub(super) fn outstanding(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Open requests in flight.
+    pub(super) fn in_flight(&self) -> usize {
+        self.begun.len()
+    }
+
+    pub(super) fn has_unbegun(&self) -> bool {
+        self.beginning > 0 || !self.parked.is_empty()
+    }
+
+    /// Whether something of an open request could be sent.
+    pub(super) fn has_ready(&self) -> bool {
+        self.writers.has_ready()
+    }
+
+    pub(super) fn worthwhile(&self) -> usize {
+        self.writers.worthwhile()
+    }
+
+    /// Whether the answer to the open request `id` is wanted. `None` if it is no open request.
+    pub(super) fn is_awaited(&self, id: RequestId) -> Option<bool> {
+        let ticket = self.begun.get(&id.key())?;
+        Some(self.calls.contains_key(ticket))
+    }
+
+    /// Forgets the open answer to a request that was cancelled or has completed, and returns
+    /// whether a part of it was returned.
+    pub(super) fn forget_answer(&mut self, id: RequestId) -> bool {
+        match self.answers.remove(&id.key()) {
+            Some(Answer::InPieces(ticket)) => {
+                self.reading.remove(&ticket);
+                true
+            }
+            Some(Answer::Collected(_)) | None => false,
+        }
+    }
+}
+
+impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
+    fn streams(&mut self) -> &mut Streams<B, W> {
+        self.streams.get_or_insert_with(|| Box::new(Streams::new()))
+    }
+
+    /// Bytes that the server reserves for an open request.
+    fn reserved(&self) -> usize {
+        usize::try_from(self.machine.peer_window()).unwrap_or(usize::MAX)
+    }
+
+    /// Accepts an open request. It begins once the limits of the server allow it, with what was
+    /// [written](Self::write) of it by then. Once it has begun it is never sent again.
+    ///
+    /// # Errors
+    /// [`OpenRejected`], which returns the request and says whether it may go to another
+    /// connection.
+    pub fn open(&mut self, call: OpenCall<B, W>) -> Result<(), OpenRejected<B, W>> {
+        let request = match self.machine.open_request() {
+            Ok(request) => request,
+            Err(Error::Request(error)) => return Err(OpenRejected::Failed(call, error)),
+            Err(_) => return Err(OpenRejected::Closed(call)),
+        };
+        let OpenCall { ticket, waiter, chunks } = call;
+        let streams = self.streams();
+        streams.calls.insert(ticket, Open { waiter, id: None });
+        streams.writers.park(ticket, request, chunks, u32::MAX);
+        streams.parked.push_back(ticket);
+        self.accepted = false;
+        self.release_parked();
+        Ok(())
+    }
+
+    /// Gives turns to open requests, as many as the server takes.
+    pub(super) fn release_parked(&mut self) {
+        let Some(streams) = self.streams.as_mut().filter(|streams| !streams.parked.is_empty()) else {
+            return;
+        };
+        if self.machine.status() != Status::Established {
+            return;
+        }
+        let max_open = usize::from(self.machine.peer_max_open());
+        let places = self.machine.max_in_flight().saturating_sub(self.machine.in_flight());
+        // A server that takes none is known only now. The connection then fails them.
+        let most = if max_open == 0 { usize::MAX } else { max_open };
+        while streams.begun.len() + streams.beginning < most
+            && streams.beginning < places
+            && let Some(ticket) = streams.parked.pop_front()
+        {
+            streams.beginning += 1;
+            streams.writers.release(ticket);
+        }
+    }
+
+    /// Queues bytes of the body of an open request. They are sent as the server gives credit. Call
+    /// it only while [`wants`](Self::wants) returns `true`, so that the queue is short; it never
+    /// refuses a chunk because of its length.
+    ///
+    /// # Errors
+    /// [`StreamError::Ended`]: the request has completed, or its body was finished. The chunk is
+    /// dropped.
+    pub fn write(&mut self, ticket: u64, chunk: B) -> Result<(), StreamError> {
+        let streams = self.streams.as_mut().ok_or(StreamError::Ended)?;
+        self.accepted = false;
+        streams.writers.push(ticket, chunk)
+    }
+
+    /// Ends the body of an open request: the server is told that it is whole, behind its last
+    /// bytes.
+    ///
+    /// # Errors
+    /// [`StreamError::Ended`]: the request has completed.
+    pub fn finish_body(&mut self, ticket: u64) -> Result<(), StreamError> {
+        let streams = self.streams.as_mut().ok_or(StreamError::Ended)?;
+        self.accepted = false;
+        if streams.writers.finish(ticket) {
+            Ok(())
+        } else {
+            Err(StreamError::Ended)
+        }
+    }
+
+    /// Whether the caller may write more of an open request now: some 64 KiB are queued at most,
+    /// and no more than the server has given credit for, or one chunk without credit. If this is
+    /// `false`, [`poll_writable`](Self::poll_writable) returns the request when it may, or when
+    /// [`write`](Self::write) fails.
+    pub fn wants(&mut self, ticket: u64) -> bool {
+        let streams = self.streams.as_mut();
+        streams.is_some_and(|streams| streams.writers.wants(ticket))
+    }
+
+    /// A request for whose caller [`wants`](Self::wants) has returned `false`, and which may write
+    /// again or finds that nothing more is sent. Call it after [`recv`](Self::recv),
+    /// [`seal`](Self::seal) and [`cancel_open`](Self::cancel_open) until it returns `None`.
+    pub fn poll_writable(&mut self) -> Option<u64> {
+        self.streams.as_mut()?.writers.pop_writable()
+    }
+
+    /// Says that the caller has taken `bytes` of an open answer, and whether it `waits` for more
+    /// and has nothing left: see [`Connection::credit`](crate::Connection::credit).
+    pub fn credit(&mut self, ticket: u64, bytes: usize, waits: bool) {
+        let id = self.streams.as_ref().and_then(|streams| streams.reading.get(&ticket));
+        if let Some(id) = id {
+            // It fails only if the connection has ended.
+            let _ = self.machine.credit(*id, bytes, waits);
+        }
+    }
+
+    /// The waiter of an outstanding request with an open body, or of a streaming one.
+    pub fn stream_waiter(&mut self, ticket: u64) -> Option<&mut W> {
+        let open = self.streams.as_mut().and_then(|streams| streams.calls.get_mut(&ticket));
+        open.map(|open| &mut open.waiter).or_else(|| self.table.waiter(ticket))
+    }
+
+    /// Cancels an open request, whether its body, its answer or both are open. Returns its waiter
+    /// and its fate, or `None` if it has completed.
+    pub fn cancel_open(&mut self, ticket: u64) -> Option<(W, Fate)> {
+        let streams = self.streams.as_mut()?;
+        let Open { waiter, id } = streams.calls.remove(&ticket)?;
+        streams.writers.remove(ticket);
+        let Some(id) = id else {
+            let parked = streams.parked.len();
+            streams.parked.retain(|other| *other != ticket);
+            streams.beginning -= usize::from(streams.parked.len() == parked);
+            self.release_parked();
+            return Some((waiter, Fate::NotProcessed));
+        };
+        self.cancel_begun(id);
+        Some((waiter, Fate::MaybeProcessed))
+    }
+
+    /// An open answer begins.
+    pub(super) fn answer_opened<'u>(
+        &mut self,
+        consumed: usize,
+        id: RequestId,
+        body: &'u [u8],
+    ) -> ClientStep<'u, B, W, P> {
+        self.history.served = true;
+        let open = self.streams.as_ref().and_then(|streams| streams.begun.get(&id.key()));
+        let sent = || super::position(&self.begun, id).and_then(|at| self.begun.get(at));
+        let Some(ticket) = open.copied().or_else(|| sent().map(|begun| begun.ticket)) else {
+            return ClientStep::Skip { consumed };
+        };
+        let in_pieces = match self.table.get(ticket) {
+            Some(record) if open.is_none() => Some(record.streams),
+            _ => self.is_awaited(id).then_some(true),
+        };
+        let streams = self.streams();
+        match in_pieces {
+            Some(true) => {
+                streams.answers.insert(id.key(), Answer::InPieces(ticket));
+                streams.reading.insert(ticket, id);
+                ClientStep::Opened { consumed, ticket, body }
+            }
+            Some(false) => {
+                streams.answers.insert(id.key(), Answer::Collected(Vec::new()));
+                self.collect(consumed, id, body)
+            }
+            // It was cancelled.
+            None => ClientStep::Skip { consumed },
+        }
+    }
+
+    /// A part of an open answer, or its end. `None` if its length was given.
+    pub(super) fn answer_part<'u>(
+        &mut self,
+        consumed: usize,
+        id: RequestId,
+        body: &'u [u8],
+        last: bool,
+    ) -> Option<ClientStep<'u, B, W, P>> {
+        let streams = self.streams.as_mut()?;
+        let ticket = match streams.answers.get(&id.key())? {
+            Answer::InPieces(ticket) => *ticket,
+            Answer::Collected(_) if !last => return Some(self.collect(consumed, id, body)),
+            Answer::Collected(_) => {
+                let whole = streams.answers.remove(&id.key());
+                let body = match whole {
+                    Some(Answer::Collected(body)) => Body::Whole(body),
+                    Some(Answer::InPieces(_)) | None => Body::Lent(body),
+                };
+                let waiter = self.completed(id);
+                let skip = ClientStep::Skip { consumed };
+                return Some(waiter.map_or(skip, |waiter| ClientStep::Answer { consumed, waiter, body }));
+            }
+        };
+        if !last {
+            return Some(ClientStep::Part { consumed, ticket, body });
+        }
+        streams.forget_answer(id);
+        let waiter = self.completed(id);
+        let skip = ClientStep::Skip { consumed };
+        Some(waiter.map_or(skip, |waiter| ClientStep::Ended {
+            consumed,
+            ticket,
+            waiter,
+        }))
+    }
+
+    /// Adds a part to an answer that is collected. One that gets larger than this side reads is
+    /// cancelled.
+    fn collect<'u>(&mut self, consumed: usize, id: RequestId, part: &[u8]) -> ClientStep<'u, B, W, P> {
+        let skip = ClientStep::Skip { consumed };
+        let most = usize::try_from(self.max_answer).unwrap_or(usize::MAX);
+        let answer = self
+            .streams
+            .as_mut()
+            .and_then(|streams| streams.answers.get_mut(&id.key()));
+        let Some(Answer::Collected(whole)) = answer else {
+            return skip;
+        };
+        if whole.len() + part.len() <= most {
+            whole.extend_from_slice(part);
+            let _ = self.machine.credit(id, part.len(), true);
+            return skip;
+        }
+        self.cancel_begun(id);
+        let begun = super::position(&self.begun, id).and_then(|at| self.begun.get(at));
+        let ticket = begun.map(|begun| begun.ticket);
+        let call = ticket.and_then(|ticket| self.take(ticket));
+        call.map_or(skip, |call| ClientStep::Refused {
+            consumed,
+            call,
+            refusal: Refusal::AnswerTooLarge,
+            retry: Retry::Fail,
+        })
+    }
+
+    /// A request was answered as a whole. Returns its waiter, unless it was cancelled.
+    pub(super) fn completed(&mut self, id: RequestId) -> Option<W> {
+        self.history.served = true;
+        match self.open_completed(id) {
+            Some((_, waiter)) => waiter,
+            None => self.answered(id).map(|call| call.waiter),
+        }
+    }
+
+    /// The open request `id` has completed. Returns its ticket and its waiter, if it was not
+    /// cancelled; or `None` if this is no open request.
+    fn open_completed(&mut self, id: RequestId) -> Option<(u64, Option<W>)> {
+        let reserved = self.reserved();
+        let streams = self.streams.as_mut()?;
+        let ticket = streams.begun.remove(&id.key())?;
+        streams.forget_answer(id);
+        // If its caller waits until it may write more, it is told.
+        streams.writers.remove(ticket);
+        let open = streams.calls.remove(&ticket);
+        self.held = self.held.saturating_sub(reserved);
+        self.release_parked();
+        Some((ticket, open.map(|open| open.waiter)))
+    }
+
+    /// The server gave credit for an open request.
+    pub(super) fn credited(&mut self, id: RequestId) {
+        let sendable = self.machine.sendable(id);
+        if let Some(streams) = &mut self.streams
+            && let Some(ticket) = streams.begun.get(&id.key())
+        {
+            streams.writers.credited(*ticket, sendable);
+        }
+    }
+
+    /// An open request was refused. `None` if this is no open request.
+    pub(super) fn open_refused<'u>(
+        &mut self,
+        consumed: usize,
+        id: RequestId,
+        refusal: Refusal,
+    ) -> Option<ClientStep<'u, B, W, P>> {
+        let (ticket, waiter) = self.open_completed(id)?;
+        self.parts.forget(id);
+        self.history.served |= refusal != Refusal::NotProcessed;
+        let skip = ClientStep::Skip { consumed };
+        Some(waiter.map_or(skip, |waiter| ClientStep::OpenRefused {
+            consumed,
+            ticket,
+            waiter,
+            refusal,
+        }))
+    }
+
+    /// Seals requests and open requests. Those of one kind have the first turns in one output,
+    /// those of the other in the next, so that many of the one hold up the other for one output.
+    pub(super) fn seal_with_streams(
+        &mut self,
+        now: Instant,
+        out: &mut [u8],
+        failed: &mut impl FnMut(W, RequestError),
+    ) -> Result<usize, SealError> {
+        let reserved = self.reserved();
+        let Some(streams) = self.streams.as_deref_mut() else {
+            return Ok(0);
+        };
+        streams.writers.begin_turn(out.len());
+        let requests = self.queue.messages(&self.table);
+        let open = streams.writers.messages();
+        let sealed = if streams.goes_first {
+            self.machine.seal(now, open.chain(requests), out)
+        } else {
+            self.machine.seal(now, requests.chain(open), out)
+        };
+        if matches!(sealed, Ok(1..)) {
+            streams.goes_first = !streams.goes_first;
+        }
+        let machine = &self.machine;
+        let (calls, begun, beginning) = (&mut streams.calls, &mut streams.begun, &mut streams.beginning);
+        let sendable = |request: &OutgoingRequest| request.id().map_or(u32::MAX, |id| machine.sendable(id));
+        let held = &mut self.held;
+        streams.writers.end_turn(sendable, |turn| match turn {
+            Turn::Begun(ticket, request) => {
+                *beginning -= 1;
+                *held += reserved;
+                if let (Some(id), Some(open)) = (request.id(), calls.get_mut(&ticket)) {
+                    open.id = Some(id);
+                    begun.insert(id.key(), ticket);
+                }
+            }
+            Turn::Done(ticket, request) => {
+                if let Some(error) = request.failure() {
+                    *beginning -= 1;
+                    if let Some(open) = calls.remove(&ticket) {
+                        failed(open.waiter, error);
+                    }
+                }
+            }
+        });
+        sealed
+    }
+
+    /// Takes out the open requests of which nothing was sent, in the order of their tickets,
+    /// although the connection may be open: [`take_unbegun`](Self::take_unbegun) does not return
+    /// them. Call both.
+    pub fn take_unbegun_open(&mut self) -> Vec<OpenCall<B, W>> {
+        let Some(streams) = &mut self.streams else {
+            return Vec::new();
+        };
+        streams.parked = VecDeque::new();
+        streams.beginning = 0;
+        let is_unbegun = |(ticket, open): (&u64, &Open<W>)| open.id.is_none().then_some(*ticket);
+        let tickets: Vec<_> = streams.calls.iter().filter_map(is_unbegun).collect();
+        let take = |ticket| {
+            let Open { waiter, .. } = streams.calls.remove(&ticket)?;
+            let (_, chunks) = streams.writers.remove(ticket)?;
+            Some(OpenCall { ticket, waiter, chunks })
+        };
+        tickets.into_iter().filter_map(take).collect()
+    }
+
+    /// Call it when the connection has ended, before [`finish`](Self::finish), which does not
+    /// return open requests. Returns those that are outstanding, each with its fate. One that has
+    /// not begun goes to another connection.
+    pub fn finish_open(&mut self) -> Vec<UnfinishedOpen<B, W>> {
+        let unbegun = self.take_unbegun_open().into_iter().map(|call| UnfinishedOpen {
+            call,
+            fate: Fate::NotProcessed,
+            retry: Retry::Again,
+        });
+        let mut unfinished: Vec<_> = unbegun.collect();
+        // Its first frame is enough for a handler to run, also if the stream has not accepted the
+        // rest.
+        let fate = self.machine.fate();
+        let Some(streams) = self.streams.take() else {
+            return unfinished;
+        };
+        let begun = streams.calls.into_iter().map(|(ticket, open)| UnfinishedOpen {
+            call: OpenCall::new(ticket, open.waiter),
+            fate,
+            retry: Retry::Fail,
+        });
+        unfinished.extend(begun);
+        unfinished
+    }
+}

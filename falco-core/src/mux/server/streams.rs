@@ -1,0 +1,371 @@
+//! Open bodies at a server: requests that a handler reads while they arrive, and answers that it
+//! writes while they are sent.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+
+use super::super::held::bytes;
+use super::super::streams::{Chunks, StreamError, Turn, Writers};
+use super::super::{Body, Budget};
+use super::{ServerMux, release};
+use crate::error::{ReplyError, RequestError, SealError};
+use crate::message::{Refusal, RequestId};
+use crate::mux::ServerStep;
+use crate::outgoing::OutgoingAnswer;
+use crate::send_queue;
+use crate::time::Instant;
+use crate::wire::ServerKeyRef;
+
+/// The open bodies of a connection. Most connections have none.
+pub(super) struct Streams<B> {
+    /// Open requests that have reached a handler and have not completed, by key.
+    open: BTreeSet<u64>,
+    /// Open requests that have not reached a handler.
+    deferred: VecDeque<Deferred>,
+    /// Requests whose END arrived while they were deferred.
+    ended: VecDeque<RequestId>,
+    writers: Writers<OutgoingAnswer, B>,
+    /// Answers to clients that take no open ones, by key.
+    collected: BTreeMap<u64, Vec<u8>>,
+    /// Bytes of these.
+    collected_bytes: usize,
+    /// Open answers have the first turn in the next output.
+    goes_first: bool,
+}
+
+/// An open request with what has arrived of it, which is at most a window.
+struct Deferred {
+    id: RequestId,
+    body: Vec<u8>,
+    ended: bool,
+}
+
+impl<B: AsRef<[u8]>> Streams<B> {
+    const fn new() -> Self {
+        Self {
+            open: BTreeSet::new(),
+            deferred: VecDeque::new(),
+            ended: VecDeque::new(),
+            writers: Writers::new(),
+            collected: BTreeMap::new(),
+            collected_bytes: 0,
+            goes_first: false,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.deferred.is_empty() && self.writers.is_empty() && self.collected.is_empty()
+    }
+
+    /// Whether a request waits that has not reached a handler, or its end.
+    pub(super) fn has_request(&self) -> bool {
+        !self.deferred.is_empty() || !self.ended.is_empty()
+    }
+
+    /// Whether an open answer could be sent.
+    pub(super) fn has_ready(&self) -> bool {
+        self.writers.has_ready()
+    }
+
+    /// Bytes of answers that are queued.
+    pub(super) const fn bytes(&self) -> usize {
+        self.writers.bytes() + self.collected_bytes
+    }
+
+    /// Bytes of those answers that could be sent.
+    pub(super) const fn ready_bytes(&self) -> usize {
+        self.writers.ready_bytes()
+    }
+
+    /// Bytes of output that are worthwhile.
+    pub(super) fn worthwhile(&self) -> usize {
+        self.writers.worthwhile()
+    }
+
+    fn take_collected(&mut self, key: u64) -> Option<Vec<u8>> {
+        let body = self.collected.remove(&key)?;
+        self.collected_bytes -= body.len();
+        Some(body)
+    }
+
+    /// Forgets a request that has completed. If its handler waits until it may write, it is told.
+    pub(super) fn forget(&mut self, id: RequestId) {
+        let key = id.key();
+        self.open.remove(&key);
+        self.take_collected(key);
+        self.writers.remove(key);
+        self.deferred.retain(|deferred| deferred.id != id);
+        self.ended.retain(|ended| *ended != id);
+    }
+}
+
+impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
+    /// Says that the caller handles the steps [`Opened`](ServerStep::Opened),
+    /// [`Part`](ServerStep::Part) and [`Ended`](ServerStep::Ended). Without that, open requests are
+    /// refused as too large, whatever the [settings](crate::Settings::with_streams) announce.
+    #[must_use]
+    pub fn with_streams(mut self) -> Self {
+        self.takes_streams = true;
+        self
+    }
+
+    fn streams(&mut self) -> &mut Streams<B> {
+        self.streams.get_or_insert_with(|| Box::new(Streams::new()))
+    }
+
+    /// An open request begins. Its whole window is reserved.
+    pub(super) fn opened<'u>(&mut self, consumed: usize, id: RequestId, body: &'u [u8]) -> ServerStep<'u> {
+        let skip = ServerStep::Skip { consumed };
+        if !self.takes_streams {
+            self.refuse(id, Refusal::TooLarge);
+            return skip;
+        }
+        if !self.hold(id, bytes(self.window)) {
+            return skip;
+        }
+        if !self.may_handle() {
+            let body = body.to_vec();
+            let ended = false;
+            self.streams().deferred.push_back(Deferred { id, body, ended });
+            return skip;
+        }
+        self.streams().open.insert(id.key());
+        let body = Body::Lent(body);
+        ServerStep::Opened { consumed, id, body }
+    }
+
+    /// A part of an open request, or its end. `None` if its length was given.
+    pub(super) fn open_part<'u>(
+        &mut self,
+        consumed: usize,
+        id: RequestId,
+        body: &'u [u8],
+        last: bool,
+    ) -> Option<ServerStep<'u>> {
+        let streams = self.streams.as_mut()?;
+        if let Some(deferred) = streams.deferred.iter_mut().find(|deferred| deferred.id == id) {
+            deferred.body.extend_from_slice(body);
+            deferred.ended = last;
+            return Some(ServerStep::Skip { consumed });
+        }
+        let is_open = streams.open.contains(&id.key());
+        is_open.then_some(if last {
+            ServerStep::Ended { consumed, id }
+        } else {
+            ServerStep::Part { consumed, id, body }
+        })
+    }
+
+    /// The next step for an open request that was deferred and may reach a handler now.
+    pub(super) fn next_open<'u>(&mut self) -> Option<ServerStep<'u>> {
+        if self.streams.as_ref().is_none_or(|streams| !streams.has_request()) || !self.has_request() {
+            return None;
+        }
+        let (consumed, streams) = (0, self.streams.as_mut()?);
+        if let Some(id) = streams.ended.pop_front() {
+            return Some(ServerStep::Ended { consumed, id });
+        }
+        let Deferred { id, body, ended } = streams.deferred.pop_front()?;
+        streams.open.insert(id.key());
+        if ended {
+            streams.ended.push_back(id);
+        }
+        let body = Body::Whole(body);
+        Some(ServerStep::Opened { consumed, id, body })
+    }
+
+    /// The client gave credit for an open answer.
+    pub(super) fn credited(&mut self, id: RequestId) {
+        let sendable = self.machine.sendable(id);
+        if let Some(streams) = &mut self.streams {
+            streams.writers.credited(id.key(), sendable);
+        }
+    }
+
+    /// The client has cancelled a request. Returns whether its handler has to be told: not if it
+    /// has not received the request, or has finished its answer.
+    pub(super) fn cancel_open(&mut self, id: RequestId) -> bool {
+        let Some(streams) = &mut self.streams else {
+            return true;
+        };
+        let key = id.key();
+        streams.take_collected(key);
+        let writer = streams.writers.remove(key);
+        let finished = writer.is_some_and(|(_, chunks)| chunks.is_finished());
+        if finished || streams.deferred.iter().any(|deferred| deferred.id == id) {
+            self.refuse(id, Refusal::Cancelled);
+            return false;
+        }
+        true
+    }
+
+    /// The client's sending half has ended, so that no more credit comes.
+    pub(super) fn note_no_credit(&mut self) {
+        if let Some(streams) = &mut self.streams {
+            streams.writers.end_credit();
+        }
+    }
+
+    /// What the client is told when a request is refused with `refusal`. An open request that has
+    /// reached its handler cannot be refused as not processed.
+    pub(super) fn refusal_of_open(&self, id: RequestId, refusal: Refusal) -> Refusal {
+        let reached = self
+            .streams
+            .as_ref()
+            .is_some_and(|streams| streams.open.contains(&id.key()));
+        if reached && refusal.is_unprocessed() {
+            Refusal::Failed
+        } else {
+            refusal
+        }
+    }
+
+    /// Seals answers and open answers. Those of one kind have the first turns in one output, those
+    /// of the other in the next, so that many of the one hold up the other for one output.
+    pub(super) fn seal_with_streams(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, SealError> {
+        let Some(streams) = &mut self.streams else {
+            return Ok(0);
+        };
+        streams.writers.begin_turn(out.len());
+        let answers = self.answers.messages(&send_queue::InQueue);
+        let open = streams.writers.messages();
+        let sealed = if streams.goes_first {
+            self.machine.seal(now, open.chain(answers), out)
+        } else {
+            self.machine.seal(now, answers.chain(open), out)
+        };
+        if matches!(sealed, Ok(1..)) {
+            streams.goes_first = !streams.goes_first;
+        }
+        let mut done = Vec::new();
+        self.answers.end_turn(|turn| match turn {
+            send_queue::Turn::Done(answer, _) => done.push(answer.id()),
+            send_queue::Turn::Partial(..) => {}
+        });
+        let machine = &self.machine;
+        let sendable = |answer: &OutgoingAnswer| machine.sendable(answer.id());
+        streams.writers.end_turn(sendable, |turn| match turn {
+            Turn::Done(_, answer) => done.push(answer.id()),
+            Turn::Begun(..) => {}
+        });
+        for id in done {
+            release(&mut self.held, &self.budget, id);
+            streams.forget(id);
+        }
+        sealed
+    }
+
+    /// Begins an open answer, which [`write`](Self::write) and
+    /// [`finish_answer`](Self::finish_answer) continue. To cut it off, [`refuse`](Self::refuse) or
+    /// [`complete`](Self::complete) the request.
+    ///
+    /// If the client takes no open answers, the answer is collected, and sent as a whole when it is
+    /// finished.
+    ///
+    /// # Errors
+    /// [`StreamError::Ended`] if the request has completed, or its answer has begun.
+    pub fn open_answer(&mut self, id: RequestId) -> Result<(), StreamError> {
+        let key = id.key();
+        let begun = |streams: &Streams<B>| streams.writers.contains(key) || streams.collected.contains_key(&key);
+        if !self.is_held(id) || self.streams.as_deref().is_some_and(begun) {
+            return Err(StreamError::Ended);
+        }
+        match self.machine.open_answer(id) {
+            Ok(answer) => {
+                let credit = self.machine.sendable(id);
+                self.streams().writers.insert(key, answer, Chunks::new(), credit);
+            }
+            Err(ReplyError::Request(_)) => {
+                self.streams().collected.insert(key, Vec::new());
+            }
+            Err(_) => return Err(StreamError::Ended),
+        }
+        Ok(())
+    }
+
+    /// Queues bytes of an open answer. They are sent as the client gives credit. Call it only while
+    /// [`wants`](Self::wants) returns `true`, so that the queue is short; it never refuses a chunk
+    /// because of its length. Chunks count towards the shared bound on answers.
+    ///
+    /// # Errors
+    /// [`StreamError`]. The chunk is dropped.
+    pub fn write(&mut self, id: RequestId, chunk: B) -> Result<(), StreamError> {
+        let result = self.queue_chunk(id, chunk);
+        self.settle();
+        result
+    }
+
+    fn queue_chunk(&mut self, id: RequestId, chunk: B) -> Result<(), StreamError> {
+        let (key, streams) = (id.key(), self.streams.as_mut().ok_or(StreamError::Ended)?);
+        let Some(body) = streams.collected.get_mut(&key) else {
+            return streams.writers.push(key, chunk);
+        };
+        // The connection knows the limit.
+        match self.machine.answer(id, body.len() + chunk.as_ref().len()) {
+            Ok(_) => {
+                streams.collected_bytes += chunk.as_ref().len();
+                body.extend_from_slice(chunk.as_ref());
+                Ok(())
+            }
+            Err(ReplyError::Request(RequestError::TooLarge { limit, .. })) => {
+                self.refuse(id, Refusal::AnswerTooLarge);
+                let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+                Err(StreamError::TooLarge { limit })
+            }
+            Err(_) => Err(StreamError::Ended),
+        }
+    }
+
+    /// Ends an open answer: the client is told that it is whole, behind its last bytes.
+    ///
+    /// # Errors
+    /// [`StreamError::Ended`] if nothing more of it is sent. Then [`complete`](Self::complete) the
+    /// request, as after a handler that has failed.
+    pub fn finish_answer(&mut self, id: RequestId) -> Result<(), StreamError> {
+        let (key, streams) = (id.key(), self.streams.as_mut().ok_or(StreamError::Ended)?);
+        if let Some(body) = streams.take_collected(key) {
+            let answer = self.machine.answer(id, body.len()).map_err(|_| StreamError::Ended)?;
+            streams.writers.insert(key, answer, Chunks::whole(body), u32::MAX);
+        } else if !streams.writers.finish(key) {
+            return Err(StreamError::Ended);
+        }
+        self.settle();
+        Ok(())
+    }
+
+    /// Whether the handler may write more of an open answer now: some 64 KiB are queued at most,
+    /// and no more than the client has given credit for, or one chunk without credit. If this is
+    /// `false`, [`poll_writable`](Self::poll_writable) returns the request when it may, or when it
+    /// has completed and [`write`](Self::write) fails.
+    pub fn wants(&mut self, id: RequestId) -> bool {
+        let Some(streams) = &mut self.streams else {
+            return false;
+        };
+        streams.collected.contains_key(&id.key()) || streams.writers.wants(id.key())
+    }
+
+    /// A request for whose handler [`wants`](Self::wants) has returned `false`, and which may write
+    /// again or finds that nothing more is sent. Call it after [`recv`](Self::recv),
+    /// [`seal`](Self::seal) and [`refuse`](Self::refuse) until it returns `None`.
+    pub fn poll_writable(&mut self) -> Option<RequestId> {
+        let key = self.streams.as_mut()?.writers.pop_writable()?;
+        Some(RequestId::from_key(key))
+    }
+
+    /// Says that the handler has taken `bytes` of an open request, and whether it `waits` for more
+    /// and has nothing left: see [`Connection::credit`](crate::Connection::credit).
+    pub fn credit(&mut self, id: RequestId, bytes: usize, waits: bool) {
+        // It fails only if the connection has ended.
+        let _ = self.machine.credit(id, bytes, waits);
+    }
+
+    /// Drops the rest of an open request that its handler does not read to the end: no step returns
+    /// more of it.
+    pub fn discard(&mut self, id: RequestId) {
+        let _ = self.machine.discard(id);
+        if let Some(streams) = &mut self.streams {
+            streams.ended.retain(|ended| *ended != id);
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! Open bodies that this side writes: the bytes that wait to be sealed, whose turn is next, and who
+//! may write more.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::outgoing::Outgoing;
+
+/// Chunks that are shorter than this are joined, so that each does not need a frame of its own.
+const SHORT: usize = 8 << 10;
+/// How many bytes of short chunks are joined.
+const JOINED: usize = 64 << 10;
+/// With this many bytes of a body in the queue, its owner waits before it writes more.
+pub(super) const ENOUGH: usize = 64 << 10;
+/// How many bodies have a turn in one output at most.
+const TURNS: usize = 64;
+
+/// Why a chunk of an open body was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// Nothing more of the body is sent: its request has completed or was cancelled, the body was
+    /// finished, or the connection has ended.
+    Ended,
+    /// The client takes no open answers, and the answer is larger than it reads. The request was
+    /// refused as [`AnswerTooLarge`](crate::Refusal::AnswerTooLarge).
+    TooLarge {
+        /// Bytes that an answer may have.
+        limit: u32,
+    },
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended => f.write_str("nothing more of this body is sent: its request has ended"),
+            Self::TooLarge { limit } => write!(
+                f,
+                "the client takes no open answers, and this one is over its limit of {limit} bytes"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for StreamError {}
+
+/// The bytes of an open body that are not sealed yet.
+#[expect(clippy::struct_field_names, reason = "they are the chunks")]
+pub(super) struct Chunks<B> {
+    chunks: VecDeque<Chunk<B>>,
+    /// Bytes at the front of the first chunk that are sealed.
+    taken: usize,
+    /// Bytes of all chunks that are not sealed.
+    bytes: usize,
+    /// No more will follow.
+    finished: bool,
+}
+
+enum Chunk<B> {
+    Given(B),
+    Joined(Vec<u8>),
+}
+
+impl<B: AsRef<[u8]>> Chunk<B> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Given(bytes) => bytes.as_ref(),
+            Self::Joined(bytes) => bytes,
+        }
+    }
+}
+
+impl<B: AsRef<[u8]>> Chunks<B> {
+    pub(super) const fn new() -> Self {
+        Self {
+            chunks: VecDeque::new(),
+            taken: 0,
+            bytes: 0,
+            finished: false,
+        }
+    }
+
+    /// One chunk that is the whole body.
+    pub(super) fn whole(body: Vec<u8>) -> Self {
+        let bytes = body.len();
+        Self {
+            chunks: VecDeque::from([Chunk::Joined(body)]),
+            taken: 0,
+            bytes,
+            finished: true,
+        }
+    }
+
+    /// Adds a chunk. Short ones are copied to the end of the one before them, if that is short or
+    /// was joined too.
+    pub(super) fn push(&mut self, chunk: B) {
+        let new = chunk.as_ref();
+        if new.is_empty() {
+            return;
+        }
+        self.bytes += new.len();
+        if new.len() < SHORT
+            && let Some(last) = self.chunks.back_mut()
+        {
+            match last {
+                Chunk::Joined(bytes) if bytes.len() + new.len() <= JOINED => return bytes.extend_from_slice(new),
+                Chunk::Given(before) if before.as_ref().len() < SHORT => {
+                    *last = Chunk::Joined([before.as_ref(), new].concat());
+                    return;
+                }
+                Chunk::Joined(_) | Chunk::Given(_) => {}
+            }
+        }
+        self.chunks.push_back(Chunk::Given(chunk));
+    }
+
+    fn front(&self) -> &[u8] {
+        let front = self.chunks.front().map_or(&[][..], Chunk::bytes);
+        front.get(self.taken..).unwrap_or_default()
+    }
+
+    /// Drops sealed bytes of the first chunk.
+    fn take(&mut self, bytes: usize) {
+        self.taken += bytes;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        if self
+            .chunks
+            .front()
+            .is_some_and(|chunk| chunk.bytes().len() <= self.taken)
+        {
+            self.chunks.pop_front();
+            self.taken = 0;
+        }
+    }
+
+    /// Whether the first chunk is the end of the body.
+    fn ends(&self) -> bool {
+        self.finished && self.chunks.len() <= 1
+    }
+
+    /// No more will follow.
+    pub(super) const fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    pub(super) const fn is_finished(&self) -> bool {
+        self.finished
+    }
+}
+
+/// A body that this side writes.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
+pub(super) struct Writer<M, B> {
+    pub(super) message: M,
+    chunks: Chunks<B>,
+    /// How many bytes of it may be sent.
+    credit: usize,
+    begun: bool,
+    /// Of a body that is not open: bytes that were sealed before this turn.
+    sealed: usize,
+    is_ready: bool,
+    /// Bytes of it in [`Writers::ready_bytes`].
+    counted: usize,
+    /// Its owner waits until it may write more.
+    is_full: bool,
+    /// It has no turns yet.
+    is_parked: bool,
+}
+
+impl<M: Outgoing, B: AsRef<[u8]>> Writer<M, B> {
+    /// Whether a frame of it could be sent now.
+    fn has_turn(&self, no_credit: bool) -> bool {
+        let sendable = !self.message.is_open() || self.credit > 0 || no_credit;
+        !self.begun || (self.chunks.bytes > 0 && sendable) || (self.chunks.bytes == 0 && self.chunks.finished)
+    }
+
+    /// Whether a frame of it was sealed in this turn.
+    fn had_frame(&self) -> bool {
+        self.message.is_done() || self.message.has_begun() != self.begun || self.message.sealed_bytes() > self.sealed
+    }
+
+    /// Whether its owner may add a chunk. Without credit it may add one.
+    fn wants(&self) -> bool {
+        let bytes = self.chunks.bytes;
+        !self.chunks.finished && bytes < ENOUGH && (bytes == 0 || bytes < self.credit)
+    }
+}
+
+/// All open bodies that this side writes, by key. Only those that could be sent have turns, so that
+/// one without credit holds nobody up.
+pub(super) struct Writers<M, B> {
+    all: BTreeMap<u64, Writer<M, B>>,
+    /// Those that could be sent, in the order of their turns. Some may be gone.
+    ready: VecDeque<u64>,
+    /// Those whose owners may write again.
+    writable: VecDeque<u64>,
+    /// Those that have a turn in this output.
+    sealing: Vec<(u64, Writer<M, B>)>,
+    bytes: usize,
+    ready_bytes: usize,
+    /// No more credit comes. A body that needs some has a turn, in which the connection cuts it
+    /// off.
+    no_credit: bool,
+}
+
+/// What a turn did to a body.
+pub(super) enum Turn<M> {
+    /// Its first frame was sealed.
+    Begun(u64, M),
+    /// It is sealed completely, or the rest of it is not sent.
+    Done(u64, M),
+}
+
+impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
+    pub(super) const fn new() -> Self {
+        Self {
+            all: BTreeMap::new(),
+            ready: VecDeque::new(),
+            writable: VecDeque::new(),
+            sealing: Vec::new(),
+            bytes: 0,
+            ready_bytes: 0,
+            no_credit: false,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.writable.is_empty()
+    }
+
+    /// Bytes of all chunks.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes of the chunks of those bodies that could be sent.
+    pub(super) const fn ready_bytes(&self) -> usize {
+        self.ready_bytes
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    pub(super) fn contains(&self, key: u64) -> bool {
+        self.all.contains_key(&key)
+    }
+
+    /// Adds a body of which `credit` bytes may be sent.
+    pub(super) fn insert(&mut self, key: u64, message: M, chunks: Chunks<B>, credit: u32) {
+        self.park(key, message, chunks, credit);
+        self.release(key);
+    }
+
+    /// Adds a body that has no turns before it is released.
+    pub(super) fn park(&mut self, key: u64, message: M, chunks: Chunks<B>, credit: u32) {
+        self.bytes += chunks.bytes;
+        let writer = Writer {
+            message,
+            chunks,
+            credit: usize::try_from(credit).unwrap_or(usize::MAX),
+            begun: false,
+            sealed: 0,
+            is_ready: false,
+            counted: 0,
+            is_full: false,
+            is_parked: true,
+        };
+        self.all.insert(key, writer);
+    }
+
+    /// Gives turns to a body.
+    pub(super) fn release(&mut self, key: u64) {
+        if let Some(writer) = self.all.get_mut(&key) {
+            writer.is_parked = false;
+            self.note(key);
+        }
+    }
+
+    /// No more credit comes.
+    pub(super) fn end_credit(&mut self) {
+        self.no_credit = true;
+        let keys: Vec<_> = self.all.keys().copied().collect();
+        for key in keys {
+            self.note(key);
+        }
+    }
+
+    /// Updates whether a body has turns.
+    fn note(&mut self, key: u64) {
+        let Some(writer) = self.all.get_mut(&key) else {
+            return;
+        };
+        let ready = writer.has_turn(self.no_credit) && !writer.is_parked;
+        if ready && !writer.is_ready {
+            self.ready.push_back(key);
+        }
+        writer.is_ready |= ready;
+        let counted = if writer.is_ready { writer.chunks.bytes } else { 0 };
+        self.ready_bytes = self.ready_bytes + counted - core::mem::replace(&mut writer.counted, counted);
+        if writer.is_full && writer.wants() {
+            writer.is_full = false;
+            self.writable.push_back(key);
+        }
+    }
+
+    /// Adds a chunk.
+    pub(super) fn push(&mut self, key: u64, chunk: B) -> Result<(), StreamError> {
+        let writer = self.all.get_mut(&key).filter(|writer| !writer.chunks.finished);
+        let writer = writer.ok_or(StreamError::Ended)?;
+        let before = writer.chunks.bytes;
+        writer.chunks.push(chunk);
+        self.bytes += writer.chunks.bytes - before;
+        self.note(key);
+        Ok(())
+    }
+
+    /// No more chunks follow. Returns whether there is such a body.
+    pub(super) fn finish(&mut self, key: u64) -> bool {
+        let Some(writer) = self.all.get_mut(&key) else {
+            return false;
+        };
+        writer.chunks.finished = true;
+        self.note(key);
+        true
+    }
+
+    /// Whether the owner of a body may add a chunk. If not, [`pop_writable`](Self::pop_writable)
+    /// returns the body once it may, or once there is no such body any more.
+    pub(super) fn wants(&mut self, key: u64) -> bool {
+        let Some(writer) = self.all.get_mut(&key) else {
+            return false;
+        };
+        let wants = writer.wants();
+        writer.is_full = !wants;
+        wants
+    }
+
+    /// A body whose owner may write again.
+    pub(super) fn pop_writable(&mut self) -> Option<u64> {
+        self.writable.pop_front()
+    }
+
+    /// The peer gave credit: `credit` bytes may be sent now.
+    pub(super) fn credited(&mut self, key: u64, credit: u32) {
+        if let Some(writer) = self.all.get_mut(&key) {
+            writer.credit = usize::try_from(credit).unwrap_or(usize::MAX);
+            self.note(key);
+        }
+    }
+
+    /// Removes a body. Its owner may be waiting, and is told.
+    pub(super) fn remove(&mut self, key: u64) -> Option<(M, Chunks<B>)> {
+        let writer = self.all.remove(&key)?;
+        if writer.is_ready {
+            self.ready.retain(|ready| *ready != key);
+        }
+        Some(self.forget(key, writer))
+    }
+
+    fn forget(&mut self, key: u64, writer: Writer<M, B>) -> (M, Chunks<B>) {
+        self.bytes -= writer.chunks.bytes;
+        self.ready_bytes -= writer.counted;
+        if writer.is_full {
+            self.writable.push_back(key);
+        }
+        (writer.message, writer.chunks)
+    }
+
+    /// Selects the bodies that have a turn in an output of `room` bytes.
+    pub(super) fn begin_turn(&mut self, room: usize) {
+        let mut wanted = 0;
+        while wanted < room
+            && self.sealing.len() < TURNS
+            && let Some(key) = self.ready.pop_front()
+        {
+            let Some(writer) = self.all.remove(&key) else {
+                continue;
+            };
+            wanted += writer.chunks.front().len().min(writer.credit.max(1)) + 40;
+            self.sealing.push((key, writer));
+        }
+    }
+
+    /// The selected bodies, with what may be sealed of them.
+    pub(super) fn messages(&mut self) -> impl Iterator<Item = (&mut M, &[u8])> {
+        self.sealing.iter_mut().map(|(_, writer)| {
+            if writer.chunks.ends() {
+                writer.message.finish();
+            }
+            (&mut writer.message, writer.chunks.front())
+        })
+    }
+
+    /// Puts the selected bodies back. `credit` says how many more bytes of one may be sent.
+    pub(super) fn end_turn(&mut self, credit: impl Fn(&M) -> u32, mut each: impl FnMut(Turn<&M>)) {
+        // Those for which the output had no room stay in front of the others. One before another that
+        // had a frame had no frame for another reason.
+        let mut sealing = core::mem::take(&mut self.sealing);
+        let last = sealing.iter().rposition(|(_, writer)| writer.had_frame());
+        let mut waiting = Vec::new();
+        for (at, (key, mut writer)) in sealing.drain(..).enumerate() {
+            let begins = writer.message.has_begun() && !writer.begun;
+            let waits = last.is_none_or(|last| at > last);
+            let sealed = writer.message.take_sealed();
+            writer.sealed = writer.message.sealed_bytes();
+            writer.chunks.take(sealed);
+            self.bytes -= sealed;
+            writer.is_ready = false;
+            if begins {
+                each(Turn::Begun(key, &writer.message));
+                writer.begun = true;
+            }
+            if writer.message.is_done() {
+                each(Turn::Done(key, &writer.message));
+                self.forget(key, writer);
+                continue;
+            }
+            if writer.begun {
+                writer.credit = usize::try_from(credit(&writer.message)).unwrap_or(usize::MAX);
+            }
+            if waits && writer.has_turn(self.no_credit) {
+                writer.is_ready = true;
+                waiting.push(key);
+            }
+            self.all.insert(key, writer);
+            self.note(key);
+        }
+        self.sealing = sealing;
+        for key in waiting.into_iter().rev() {
+            self.ready.push_front(key);
+        }
+    }
+
+    /// Bytes of output that are worthwhile for the next turn.
+    pub(super) fn worthwhile(&self) -> usize {
+        self.ready_bytes.min(ENOUGH)
+    }
+}

@@ -1,0 +1,320 @@
+//! Open bodies, as far as client and server have the same rules: windows, credit, and the frames of
+//! a body that this side writes.
+//!
+//! A slot of the table has these meanings for an open body that this side reads: `total` is how
+//! much the peer may still send, and `touched` is what the owner of the body has taken and no
+//! CREDIT has returned to the peer yet. What has arrived and is not taken is the rest of the
+//! window. So at most one window is in memory.
+
+use super::Broken;
+use super::layout::{FRAME_HEAD, OPEN, RECORD_OVERHEAD, TOTAL, kind};
+use super::link::Link;
+use super::mark;
+use super::table::{Cancel, RequestSlot, RequestTable};
+use super::writer::Writer;
+use crate::crypto::Crypto;
+use crate::error::{ConnectionError, OutputTooSmall, SealError};
+
+/// Bits of `RequestSlot::flags`.
+pub(super) mod flag {
+    /// The body that this side reads is open: its BEGIN has arrived and its END has not.
+    pub(in crate::noise) const READS: u8 = 1;
+    /// The body that this side writes is open: its BEGIN is sealed and its END is not.
+    pub(in crate::noise) const WRITES: u8 = 1 << 1;
+    /// The request's own body began open, so that the request counts against `max open`.
+    pub(in crate::noise) const BEGAN: u8 = 1 << 2;
+    /// A CREDIT is pending.
+    pub(in crate::noise) const PENDING: u8 = 1 << 3;
+    /// The other side has given credit for the request (client), or this side has (server). From
+    /// then on no refusal can say that the request was not processed.
+    pub(in crate::noise) const CREDITED: u8 = 1 << 4;
+    /// Server: the rest of the request's body is dropped.
+    pub(in crate::noise) const DISCARDS: u8 = 1 << 5;
+    /// Server: the stream ended before the END of the request, and the event is pending.
+    pub(in crate::noise) const CUT: u8 = 1 << 6;
+}
+
+/// The largest credit that a writer may have.
+const MAX_CREDIT: u32 = (1 << 31) - 1;
+/// The least part of an open body that is worth a frame at the end of a record.
+const LEAST_PART: usize = 256;
+/// How many of the bodies with a pending CREDIT are remembered. The others are searched for.
+const RECENT: usize = 8;
+
+/// What the open bodies of a connection share.
+pub(super) struct Streams {
+    /// Bytes of the window that this side gives to each open body. 0: it takes none.
+    pub(super) window: u32,
+    /// Bytes of the window that the peer gives. 0: it takes no open bodies.
+    pub(super) their_window: u32,
+    /// How many requests that began open the server holds at once.
+    pub(super) max_open: u16,
+    /// How many of them are in flight.
+    pub(super) open: u16,
+    /// Server: the client's stream has ended, so that no credit comes any more.
+    pub(super) ended: bool,
+    /// How many CREDITs are pending.
+    pending: u16,
+    /// Requests of some of them; 0 is none.
+    recent: [u32; RECENT],
+}
+
+impl RequestSlot {
+    #[inline]
+    pub(super) const fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    #[inline]
+    pub(super) const fn set(&mut self, flag: u8) {
+        self.flags |= flag;
+    }
+
+    #[inline]
+    pub(super) const fn clear(&mut self, flag: u8) {
+        self.flags &= !flag;
+    }
+
+    #[inline]
+    pub(super) const fn is_cut(&self) -> bool {
+        self.has(flag::CUT)
+    }
+
+    /// Adds credit that the peer gave for the body that this side writes. Returns the mark.
+    pub(super) fn add_credit(&mut self, bytes: u32) -> Result<u8, Broken> {
+        if !self.has(flag::WRITES) {
+            return Ok(mark::SKIP);
+        }
+        let sum = self.credit.checked_add(bytes).filter(|sum| *sum <= MAX_CREDIT);
+        self.credit = sum.ok_or(Broken)?;
+        Ok(mark::CREDITED)
+    }
+}
+
+impl Streams {
+    pub(super) const fn new(window: u32, max_open: u16) -> Self {
+        Self {
+            window,
+            their_window: 0,
+            max_open,
+            open: 0,
+            ended: false,
+            pending: 0,
+            recent: [0; RECENT],
+        }
+    }
+
+    /// Counts `received` bytes against the window of the open body that `slot` reads.
+    #[inline]
+    pub(super) fn part(&mut self, slot: &mut RequestSlot, received: u32) -> Result<u8, Broken> {
+        slot.total = slot.total.checked_sub(received).ok_or(Broken)?;
+        if slot.has(flag::DISCARDS) {
+            self.owe(slot, received, false);
+            return Ok(mark::SKIP);
+        }
+        Ok(mark::PART)
+    }
+
+    /// The END of the body that `slot` reads. Returns the mark.
+    pub(super) fn end(&mut self, slot: &mut RequestSlot) -> u8 {
+        let told = !slot.has(flag::DISCARDS);
+        self.stop_reading(slot);
+        if told { mark::LAST_PART } else { mark::SKIP }
+    }
+
+    /// No more of the body that `slot` reads is wanted or comes: no credit is due for it.
+    pub(super) fn stop_reading(&mut self, slot: &mut RequestSlot) {
+        slot.clear(flag::READS);
+        self.forget_credit(slot);
+    }
+
+    /// Drops a pending CREDIT.
+    pub(super) fn forget_credit(&mut self, slot: &mut RequestSlot) {
+        if slot.has(flag::PENDING) {
+            slot.clear(flag::PENDING);
+            self.pending = self.pending.saturating_sub(1);
+        }
+    }
+
+    /// Counts `bytes` of the body that `slot` reads as taken, up to what has arrived. A CREDIT is
+    /// due once half a window is owed, or at once if the owner of the body `waits` and has nothing
+    /// left of it.
+    pub(super) fn owe(&mut self, slot: &mut RequestSlot, bytes: u32, waits: bool) {
+        if !slot.has(flag::READS) || slot.cancel != Cancel::No {
+            return;
+        }
+        let held = self.window.saturating_sub(slot.total).saturating_sub(slot.touched);
+        slot.touched += bytes.min(held);
+        let due = slot.touched >= self.window / 2 || (waits && slot.touched > 0);
+        if due && !slot.has(flag::PENDING) {
+            slot.set(flag::PENDING);
+            self.pending += 1;
+            if let Some(place) = self.recent.iter_mut().find(|id| **id == 0) {
+                *place = slot.id;
+            }
+        }
+    }
+
+    /// Drops the rest of the request's open body: what has arrived counts as taken, and so does
+    /// what still arrives. Its END may have been judged already, and its event not returned.
+    pub(super) fn discard(&mut self, slot: &mut RequestSlot) {
+        if slot.has(flag::BEGAN) {
+            slot.set(flag::DISCARDS);
+            self.owe(slot, u32::MAX, false);
+        }
+    }
+
+    /// A request is in flight no more.
+    #[inline]
+    pub(super) fn complete(&mut self, slot: &mut RequestSlot) {
+        if slot.flags != 0 {
+            self.forget_credit(slot);
+            self.open -= u16::from(slot.has(flag::BEGAN));
+            slot.flags = 0;
+        }
+    }
+
+    /// Bytes that pending CREDITs take.
+    #[inline]
+    pub(super) fn pending_size(&self) -> usize {
+        usize::from(self.pending) * (FRAME_HEAD + 4)
+    }
+
+    /// Writes pending CREDITs.
+    #[inline]
+    pub(super) fn write_credits<T: RequestTable>(&mut self, table: &mut T, writer: &mut Writer<'_, '_>) {
+        if self.pending > 0 {
+            self.write_all_credits(table, writer);
+        }
+    }
+
+    #[cold]
+    fn write_all_credits<T: RequestTable>(&mut self, table: &mut T, writer: &mut Writer<'_, '_>) {
+        for id in core::mem::take(&mut self.recent) {
+            if let Some(slot) = super::table::find(table, id)
+                && !self.write_credit(slot, writer)
+            {
+                return;
+            }
+        }
+        if self.pending == 0 {
+            return;
+        }
+        for slot in table.iter_mut() {
+            if !self.write_credit(slot, writer) || self.pending == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Writes the CREDIT of `slot`, if one is pending. Returns whether there was room. The credit
+    /// counts before the peer can use it.
+    fn write_credit(&mut self, slot: &mut RequestSlot, writer: &mut Writer<'_, '_>) -> bool {
+        if !slot.has(flag::PENDING) {
+            return true;
+        }
+        if !writer.frame(kind::CREDIT, slot.id, &slot.touched.to_be_bytes(), &[]) {
+            return false;
+        }
+        slot.total += core::mem::take(&mut slot.touched);
+        slot.set(flag::CREDITED);
+        self.forget_credit(slot);
+        true
+    }
+}
+
+/// What `write_open` wrote.
+pub(super) struct Wrote {
+    /// Bytes of the body.
+    pub(super) bytes: usize,
+    /// Whether there was a frame.
+    pub(super) any: bool,
+    /// Whether END was among the frames.
+    pub(super) ended: bool,
+}
+
+/// An open body to write: what of it is not sealed yet, and how much of that may be sent.
+#[derive(Clone, Copy)]
+pub(super) struct OpenBody<'m> {
+    pub(super) id: u32,
+    /// Whether its BEGIN is sealed.
+    pub(super) begun: bool,
+    pub(super) rest: &'m [u8],
+    pub(super) credit: u32,
+    /// Whether `rest` is the end of the body.
+    pub(super) finished: bool,
+}
+
+/// Writes the next frames of an open body: its BEGIN or a PART with as much as the credit allows
+/// and fits, and its END behind the last of it. `None` if the output is full.
+pub(super) fn write_open<'m, C: Crypto>(
+    crypto: &C,
+    link: &mut Link<C::Aead>,
+    body: OpenBody<'m>,
+    writer: &mut Writer<'_, 'm>,
+) -> Result<Option<Wrote>, SealError> {
+    let credit = usize::try_from(body.credit).unwrap_or(usize::MAX);
+    let sendable = body.rest.len().min(credit);
+    let mut wrote = Wrote {
+        bytes: 0,
+        any: false,
+        ended: false,
+    };
+    if !body.begun || sendable > 0 {
+        let begin = OPEN.to_be_bytes();
+        let (kind, first) = if body.begun {
+            (kind::PART, &[][..])
+        } else {
+            (kind::BEGIN, &begin[..])
+        };
+        let head = FRAME_HEAD + first.len();
+        let least = head + sendable.min(LEAST_PART).min(writer.max() - FRAME_HEAD - TOTAL);
+        if !make_room(crypto, link, least, head + sendable.min(1), writer)? {
+            return Ok(None);
+        }
+        let (part, _) = body.rest.split_at(sendable.min(writer.room() - head));
+        if !writer.frame(kind, body.id, first, part) {
+            return Ok(None);
+        }
+        wrote.bytes = part.len();
+        wrote.any = true;
+    }
+    if body.finished && wrote.bytes == body.rest.len() {
+        let has_room = match make_room(crypto, link, FRAME_HEAD, FRAME_HEAD, writer) {
+            // The next call writes it.
+            Err(SealError::OutputTooSmall(_)) if wrote.any => false,
+            other => other?,
+        };
+        wrote.ended = has_room && writer.frame(kind::END, body.id, &[], &[]);
+        if !wrote.ended && !wrote.any {
+            return Ok(None);
+        }
+        wrote.any = true;
+    }
+    Ok(Some(wrote))
+}
+
+/// Finishes the open record if less than `wanted` bytes fit it. Returns whether `needed` bytes fit
+/// then.
+fn make_room<C: Crypto>(
+    crypto: &C,
+    link: &mut Link<C::Aead>,
+    wanted: usize,
+    needed: usize,
+    writer: &mut Writer<'_, '_>,
+) -> Result<bool, SealError> {
+    if writer.room() < wanted && writer.is_open() {
+        link.finish(crypto, writer).map_err(|_| ConnectionError::KeyExhausted)?;
+    }
+    if writer.room() >= needed {
+        return Ok(true);
+    }
+    if writer.finished() > 0 {
+        return Ok(false);
+    }
+    Err(OutputTooSmall {
+        needed: needed + RECORD_OVERHEAD,
+        given: writer.given(),
+    }
+    .into())
+}

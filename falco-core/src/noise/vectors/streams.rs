@@ -1,0 +1,331 @@
+//! Recorded sessions with open bodies, which a connection of either role reads, and whose frames it
+//! writes. The bytes of all records are checked with those of the other sessions.
+
+use std::borrow::ToOwned;
+use std::collections::VecDeque;
+use std::string::String;
+use std::vec::Vec;
+
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::{Client, Script, Server, bytes, key, records, streams};
+use crate::crypto::RustCrypto;
+use crate::noise::handshake::{Initiator, Outcome, Responder};
+use crate::noise::record::{Direction, RekeyPeriod};
+use crate::noise::{KeyRing, NoiseSecret};
+use crate::{
+    ClientConnection, CloseReason, Connection, Instant, KeyRef, Received, Refusal, RequestId, Role, ServerConnection,
+    Settings, Status,
+};
+
+const NOW: Instant = Instant::ZERO;
+
+/// The frames of a record, in order.
+fn frames(mut text: &[u8]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while !text.is_empty() {
+        let length = 7 + usize::from(u16::from_be_bytes([text[5], text[6]]));
+        frames.push(text[..length].to_vec());
+        text = &text[length..];
+    }
+    frames
+}
+
+/// One side of a session: a connection, the records of the peer that it has not read, and those
+/// that it has to write.
+struct Side<R: Role, H: KeyRef<R>> {
+    machine: Connection<R, H>,
+    theirs: VecDeque<Vec<u8>>,
+    ours: VecDeque<Vec<u8>>,
+    opening: Direction<<RustCrypto as crate::crypto::Crypto>::Aead>,
+    out: Vec<u8>,
+    ids: Vec<RequestId>,
+}
+
+impl<R: Role, H: KeyRef<R>> Side<R, H> {
+    fn new(machine: Connection<R, H>, session: &Value, own: &str, key: &[u8; 32]) -> Self {
+        let other = if own == "client" { "server" } else { "client" };
+        Self {
+            machine,
+            theirs: records(session, other).map(|record| bytes(&record["bytes"])).collect(),
+            ours: records(session, own)
+                .map(|record| bytes(&record["plaintext"]))
+                .collect(),
+            opening: Direction::new(&RustCrypto, key, RekeyPeriod::WIRE),
+            out: Vec::new(),
+            ids: Vec::new(),
+        }
+    }
+
+    /// Reads the peer's next record, and returns its events as text.
+    fn read(&mut self) -> Vec<String>
+    where
+        for<'u> R::Event<'u>: Told,
+    {
+        let (mut unread, mut told) = (self.theirs.pop_front().expect("a record"), Vec::new());
+        while !unread.is_empty() {
+            match self.machine.recv(NOW, &mut unread).expect("a valid session") {
+                Received::Event { consumed, event } => {
+                    self.ids.extend(event.id());
+                    told.push(std::format!("{event:?}").replace("RequestId", ""));
+                    unread.drain(..consumed);
+                }
+                Received::Skip { consumed } => drop(unread.drain(..consumed)),
+                other => panic!("{other:?}"),
+            }
+        }
+        told.iter().map(|told| short(told)).collect()
+    }
+
+    /// Seals `body` and pending output.
+    fn seal(&mut self, message: &mut R::Outgoing, body: &[u8]) {
+        let mut out = std::vec![0; 4096];
+        let sent = self.machine.seal(NOW, [(message, body)], &mut out).expect("it fits");
+        self.out.extend_from_slice(&out[..sent]);
+    }
+
+    fn transmit(&mut self) {
+        let mut out = std::vec![0; 4096];
+        let sent = self.machine.poll_transmit(NOW, &mut out).expect("it fits");
+        self.out.extend_from_slice(&out[..sent]);
+    }
+
+    /// Asserts that what was sealed has the frames of the next `count` records of the session,
+    /// apart from their order and from the first `left_out` of them.
+    fn assert_wrote(&mut self, count: usize, left_out: usize) {
+        let mut expected: Vec<_> = self.ours.drain(..count).flat_map(|text| frames(&text)).collect();
+        expected.drain(..left_out);
+        let mut wrote = self.wrote();
+        expected.sort();
+        wrote.sort();
+        assert_eq!(wrote, expected);
+    }
+
+    /// The frames of what was sealed.
+    fn wrote(&mut self) -> Vec<Vec<u8>> {
+        let mut wrote = Vec::new();
+        while let Some(length) = self.out.first_chunk::<2>() {
+            let length = usize::from(u16::from_be_bytes(*length));
+            let (text, tag) = self.out[2..2 + length].split_last_chunk_mut().expect("a tag");
+            self.opening.open(&RustCrypto, text, tag).expect("records in order");
+            wrote.extend(frames(text));
+            self.out.drain(..2 + length);
+        }
+        wrote
+    }
+
+    fn id(&self, number: u32) -> RequestId {
+        *self.ids.iter().find(|id| id.number() == number).expect("it has begun")
+    }
+}
+
+/// `Opened { id: RequestId { serial: 1, number: 2 }, body: 3 bytes }` as `Opened 2 3`.
+fn short(told: &str) -> String {
+    let name = told.split([' ', '{']).next().unwrap_or_default();
+    let number = |after: &str| {
+        let rest = told.split_once(after).map_or("", |(_, rest)| rest);
+        rest.split([' ', ',']).next().unwrap_or_default().to_owned()
+    };
+    let last = if told.contains("last: true") { " last" } else { "" };
+    std::format!("{name} {} {}{last}", number("number: "), number("body: "))
+}
+
+/// An event with its request.
+trait Told: core::fmt::Debug {
+    fn id(&self) -> Option<RequestId>;
+}
+
+impl Told for crate::ServerEvent<'_> {
+    fn id(&self) -> Option<RequestId> {
+        match self {
+            Self::Request { id, .. } | Self::Opened { id, .. } | Self::Begin { id, .. } => Some(*id),
+            _ => None,
+        }
+    }
+}
+
+impl Told for crate::ClientEvent<'_> {
+    fn id(&self) -> Option<RequestId> {
+        None
+    }
+}
+
+/// The keys of a session.
+fn keys(session: &Value) -> Outcome {
+    let secret = NoiseSecret::derive(key(session), &RustCrypto);
+    let clear = super::super::key::clear(secret.id());
+    let context = bytes(&session["context"]);
+    let length = u16::try_from(context.len()).expect("it fits").to_be_bytes();
+    let prologue = super::super::key::prologue(&clear, &length, &context);
+    let mut hello = [0; 64];
+    let ephemeral = Zeroizing::new(super::array(&session["client_ephemeral_private"]));
+    let settings = bytes(&session["client_settings"]);
+    Initiator::write(&RustCrypto, prologue, secret.psk(), ephemeral, &settings, &mut hello).expect("it writes");
+    let (_, responder) = Responder::read(&RustCrypto, prologue, secret.psk(), &mut hello).expect("it reads");
+    let ephemeral = Zeroizing::new(super::array(&session["server_ephemeral_private"]));
+    let settings = bytes(&session["server_settings"]);
+    let mut welcome = [0; 64];
+    responder
+        .write(&RustCrypto, &ephemeral, &settings, &mut welcome)
+        .expect("it writes")
+}
+
+#[test]
+fn a_server_reads_sessions_with_open_bodies_and_writes_its_frames_of_them() {
+    for session in streams() {
+        let ring = KeyRing::new(
+            [Some(NoiseSecret::derive(key(&session), &RustCrypto))],
+            &mut Script(Vec::new(), 0),
+        );
+        let ring = core::cell::RefCell::new(ring.expect("the script does not fail"));
+        let server = Server::new(ring, bytes(&session["context"]), RustCrypto).expect("a short context");
+        let mut entropy = Script(bytes(&session["server_ephemeral_private"]), 0);
+        let settings = Settings::new().with_streams(64, 16);
+        let machine = ServerConnection::new(&server, &settings, NOW, &mut entropy).expect("it does not fail");
+        let mut side = Side::new(machine, &session, "server", &keys(&session).from_server);
+        let mut hello = bytes(&session["hello"]);
+        let consumed = hello.len();
+        assert_eq!(side.machine.recv(NOW, &mut hello), Ok(Received::Skip { consumed }));
+        side.transmit();
+        assert_eq!(side.out, bytes(&session["welcome"]), "with the settings");
+        side.out.clear();
+
+        assert_eq!(side.read(), ["Established  "]);
+        side.transmit();
+        side.assert_wrote(1, 0);
+        assert_eq!(side.machine.peer_window(), 256 << 10);
+
+        assert_eq!(side.read(), ["Opened 1 4"]);
+        let mut answer = side.machine.open_answer(side.id(1)).expect("it takes open answers");
+        side.seal(&mut answer, b"first");
+        side.assert_wrote(1, 0);
+        assert_eq!(answer.take_sealed(), 5);
+        assert_eq!(side.machine.sendable(side.id(1)), (256 << 10) - 5);
+        assert_eq!(side.read(), ["Part 1 4", "Credit 1 "]);
+        assert_eq!(side.machine.sendable(side.id(1)), 256 << 10);
+        side.machine.credit(side.id(1), 8, true).expect("it is open");
+        side.seal(&mut answer, b"second");
+        side.assert_wrote(1, 0);
+        answer.take_sealed();
+        assert_eq!(side.read(), ["Part 1 0 last"]);
+        answer.finish();
+        side.seal(&mut answer, b"third");
+        side.assert_wrote(1, 0);
+        assert!(answer.is_done() && side.machine.in_flight() == 0);
+
+        assert_eq!(side.read(), ["Opened 2 0"]);
+        let mut answer = side.machine.answer(side.id(2), 6).expect("it waits");
+        side.seal(&mut answer, b"enough");
+        side.assert_wrote(1, 0);
+        assert_eq!(side.read(), ["Request 3 4"]);
+        let mut answer = side.machine.open_answer(side.id(3)).expect("it waits");
+        side.seal(&mut answer, b"line 1\n");
+        // A CREDIT that this side does not send.
+        side.assert_wrote(1, 1);
+        answer.take_sealed();
+        assert_eq!(side.read(), ["Credit 3 ", "Cancelled 3 "]);
+        side.seal(&mut answer, b"line 2\n");
+        side.machine.refuse(side.id(3), Refusal::Cancelled).expect("it waits");
+        side.transmit();
+        side.assert_wrote(1, 0);
+
+        assert_eq!(side.read(), ["Begin 4 5"]);
+        assert_eq!(side.read(), ["Part 4 5 last"]);
+        let mut answer = side.machine.open_answer(side.id(4)).expect("it waits");
+        side.seal(&mut answer, b"");
+        side.assert_wrote(1, 0);
+        answer.finish();
+        side.seal(&mut answer, b"");
+        side.assert_wrote(1, 0);
+        assert_eq!(side.read(), ["Closing  "]);
+        side.transmit();
+        side.assert_wrote(1, 0);
+        assert_eq!((side.machine.status(), side.ours.len()), (Status::Ended, 0));
+    }
+}
+
+#[test]
+fn a_client_writes_its_frames_of_sessions_with_open_bodies_and_reads_them() {
+    for session in streams() {
+        let client = Client::new(key(&session), bytes(&session["context"]), RustCrypto).expect("a short context");
+        let first = bytes(&records(&session, "client").next().expect("a PING")["plaintext"]);
+        // The ephemeral key, then the connection's serial, then the eight bytes of its first ping.
+        let script = [
+            &bytes(&session["client_ephemeral_private"])[..],
+            &[0, 0, 0, 9],
+            &first[7..],
+        ];
+        let settings = Settings::new().with_streams(256, 0);
+        let machine = ClientConnection::new(&client, &settings, NOW, &mut Script(script.concat(), 0));
+        let mut side = Side::new(
+            machine.expect("it does not fail"),
+            &session,
+            "client",
+            &keys(&session).from_client,
+        );
+        side.transmit();
+        assert_eq!(side.out, bytes(&session["hello"]), "with the settings");
+        side.out.clear();
+        side.theirs.push_front(bytes(&session["welcome"]));
+        assert_eq!(side.read(), ["Established  "]);
+        side.transmit();
+        side.assert_wrote(1, 0);
+        assert_eq!(
+            (side.machine.peer_window(), side.machine.peer_max_open()),
+            (64 << 10, 16)
+        );
+        assert_eq!(side.read(), ["Pong  "]);
+
+        let mut one = side.machine.open_request().expect("it is established");
+        side.seal(&mut one, b"head");
+        side.assert_wrote(1, 0);
+        assert_eq!(one.take_sealed(), 4);
+        let id = one.id().expect("it has begun");
+        assert_eq!(side.machine.sendable(id), (64 << 10) - 4);
+        assert_eq!(side.read(), ["Opened 1 5"]);
+        side.machine.credit(id, 5, true).expect("it is open");
+        side.seal(&mut one, b"more");
+        side.assert_wrote(1, 0);
+        one.take_sealed();
+        assert_eq!(side.read(), ["Credit 1 ", "Part 1 6"]);
+        assert_eq!(side.machine.sendable(id), 64 << 10);
+        one.finish();
+        side.seal(&mut one, b"");
+        side.assert_wrote(1, 0);
+        assert!(one.is_done());
+        assert_eq!(side.read(), ["Part 1 5", "Part 1 0 last"]);
+
+        let mut two = side.machine.open_request().expect("it is established");
+        side.seal(&mut two, b"");
+        side.assert_wrote(1, 0);
+        assert_eq!(side.read(), ["Answer 2 6"]);
+        side.seal(&mut two, b"not sent, because all is answered");
+        assert!(two.is_done());
+        let mut three = side.machine.request(4).expect("it is established");
+        side.seal(&mut three, b"tail");
+        // What this side knows not to send.
+        side.assert_wrote(1, 2);
+        assert_eq!(side.read(), ["Opened 3 7"], "the CREDIT has no effect");
+        let id = three.id().expect("it has begun");
+        side.machine.credit(id, 7, true).expect("it is open");
+        side.transmit();
+        side.machine.cancel(id).expect("it lives");
+        side.transmit();
+        side.assert_wrote(1, 0);
+        assert_eq!(side.read(), ["Part 3 7", "Refused 3 "]);
+
+        // This side sends in one frame what the session has in two.
+        let mut four = side.machine.request(10).expect("it is established");
+        side.seal(&mut four, b"knowntotal");
+        assert_eq!(side.wrote().len(), 1);
+        side.ours.drain(..2);
+        assert_eq!(side.read(), ["Opened 4 0"]);
+        assert_eq!(side.read(), ["Part 4 0 last"]);
+        side.machine.close(NOW, CloseReason::Done);
+        side.transmit();
+        side.assert_wrote(1, 0);
+        assert_eq!(side.read(), ["Closing  "]);
+        assert_eq!((side.machine.status(), side.ours.len()), (Status::Ended, 0));
+    }
+}

@@ -1,0 +1,211 @@
+//! A client's and a server's mux that have open bodies, on a virtual clock, and what they say of
+//! them.
+
+use core::time::Duration;
+
+use falco_core::mux::{Call, ClientMux, ClientStep, OpenCall, Retry, ServerMux, ServerStep, SharedBudget};
+use falco_core::noise::{HeapTable, NoiseClient, NoiseServer};
+use falco_core::testing::{CountingRng, NoSecurity};
+use falco_core::{ClientConnection, Instant, Refusal, RequestId, ServerConnection, Settings};
+
+type Clients = NoiseClient<HeapTable, NoSecurity>;
+type Servers = NoiseServer<
+    HeapTable,
+    core::cell::RefCell<falco_core::noise::KeyRing<[Option<falco_core::noise::NoiseSecret>; 1]>>,
+    NoSecurity,
+>;
+
+/// Bytes that the handlers of all connections may hold.
+pub(crate) const BUDGET: usize = 1 << 20;
+
+/// What a side is told.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Whole(u64, Vec<u8>),
+    Opened(u64, Vec<u8>),
+    Part(u64, Vec<u8>),
+    Ended(u64),
+    Cancelled(u64),
+    Refused(u64, Refusal),
+    /// With whether it goes to another connection.
+    CallRefused(u64, Refusal, bool),
+}
+
+pub(crate) struct Duo {
+    pub(crate) now: Instant,
+    pub(crate) client: ClientMux<std::rc::Rc<Clients>, Vec<u8>, u64, ()>,
+    pub(crate) server: ServerMux<std::rc::Rc<Servers>, Vec<u8>, SharedBudget>,
+    pub(crate) budget: SharedBudget,
+    pub(crate) to_server: Vec<u8>,
+    pub(crate) to_client: Vec<u8>,
+    /// The ids of the requests at the server, by their numbers from 1.
+    pub(crate) ids: std::collections::BTreeMap<u64, RequestId>,
+    /// Bytes of the output of either side.
+    pub(crate) output: usize,
+    pub(crate) failed: Vec<u64>,
+}
+
+/// A window of 64 KiB, and eight open requests.
+pub(crate) fn settings() -> Settings {
+    Settings::new().with_streams(64, 8)
+}
+
+pub(crate) fn keys() -> (std::rc::Rc<Clients>, std::rc::Rc<Servers>) {
+    let key = || falco_core::testing::key(7);
+    let secret = falco_core::noise::NoiseSecret::derive(key(), &NoSecurity);
+    let ring = falco_core::noise::KeyRing::new([Some(secret)], &mut CountingRng::new(0)).unwrap();
+    (
+        std::rc::Rc::new(NoiseClient::new(key(), &[][..], NoSecurity).unwrap()),
+        std::rc::Rc::new(NoiseServer::new(core::cell::RefCell::new(ring), &[][..], NoSecurity).unwrap()),
+    )
+}
+
+impl Duo {
+    /// Before the handshake.
+    pub(crate) fn start(client: &Settings, server: &Settings) -> Self {
+        let (clients, servers) = keys();
+        let (now, budget) = (Instant::ZERO, SharedBudget::new(BUDGET));
+        let machine = ClientConnection::new(clients, client, now, &mut CountingRng::new(1)).unwrap();
+        let serving = ServerConnection::new(servers, server, now, &mut CountingRng::new(2)).unwrap();
+        Self {
+            now,
+            client: ClientMux::new(machine, client),
+            server: ServerMux::new(serving, budget.clone(), server).with_streams(),
+            budget,
+            to_server: Vec::new(),
+            to_client: Vec::new(),
+            ids: std::collections::BTreeMap::new(),
+            output: 70_000,
+            failed: Vec::new(),
+        }
+    }
+
+    /// After the handshake.
+    pub(crate) fn new(client: &Settings, server: &Settings) -> Self {
+        let mut duo = Self::start(client, server);
+        assert_eq!(duo.settle(), (vec![], vec![]));
+        assert!(duo.client.is_established() && duo.server.is_established());
+        duo
+    }
+
+    pub(crate) fn id(&self, number: u64) -> RequestId {
+        self.ids[&number]
+    }
+
+    pub(crate) fn request(&mut self, ticket: u64, body: &[u8]) {
+        assert!(self.client.request(Call::new(ticket, body.to_vec(), ticket)).is_ok());
+    }
+
+    pub(crate) fn open(&mut self, ticket: u64) {
+        assert!(self.client.open(OpenCall::new(ticket, ticket)).is_ok());
+    }
+
+    /// One output of the client is under way. Returns its length.
+    pub(crate) fn send(&mut self) -> usize {
+        let (mut out, failed) = (vec![0; self.output], &mut self.failed);
+        let sealed = self
+            .client
+            .seal(self.now, &mut out, |waiter, _| failed.push(waiter))
+            .unwrap();
+        self.to_server.extend_from_slice(&out[..sealed]);
+        sealed
+    }
+
+    /// One output of the server is under way. Returns its length.
+    pub(crate) fn answer(&mut self) -> usize {
+        let mut out = vec![0; self.output];
+        let sealed = self.server.seal(self.now, &mut out).unwrap();
+        self.to_client.extend_from_slice(&out[..sealed]);
+        if sealed == 0 {
+            self.server.flushed();
+        }
+        sealed
+    }
+
+    /// The server reads what is under way. Returns what it is told.
+    pub(crate) fn serve(&mut self) -> Vec<Told> {
+        let mut told = Vec::new();
+        while self.server.machine().end().is_none() {
+            let number = |id: RequestId| u64::from(id.number());
+            let consumed = match self.server.recv(self.now, &mut self.to_server).unwrap() {
+                ServerStep::Request { consumed, id, body } => {
+                    told.push(Told::Whole(number(id), body.into_vec()));
+                    self.ids.insert(number(id), id);
+                    consumed
+                }
+                ServerStep::Opened { consumed, id, body } => {
+                    told.push(Told::Opened(number(id), body.into_vec()));
+                    self.ids.insert(number(id), id);
+                    consumed
+                }
+                ServerStep::Part { consumed, id, body } => {
+                    told.push(Told::Part(number(id), body.to_vec()));
+                    consumed
+                }
+                ServerStep::Ended { consumed, id } => {
+                    told.push(Told::Ended(number(id)));
+                    consumed
+                }
+                ServerStep::Cancelled { consumed, id } => {
+                    told.push(Told::Cancelled(number(id)));
+                    consumed
+                }
+                ServerStep::Skip { consumed }
+                | ServerStep::Hello { consumed, .. }
+                | ServerStep::Established { consumed }
+                | ServerStep::Closing { consumed, .. } => consumed,
+                _ => break,
+            };
+            self.to_server.drain(..consumed);
+        }
+        told
+    }
+
+    /// The client reads what is under way. Returns what it is told.
+    pub(crate) fn hear(&mut self) -> Vec<Told> {
+        let mut told = Vec::new();
+        while self.client.end().is_none() {
+            let Ok(step) = self.client.recv(self.now, &mut self.to_client) else {
+                break;
+            };
+            let consumed = step.consumed();
+            match step {
+                ClientStep::Answer { waiter, body, .. } => told.push(Told::Whole(waiter, body.into_vec())),
+                ClientStep::Opened { ticket, body, .. } => told.push(Told::Opened(ticket, body.to_vec())),
+                ClientStep::Part { ticket, body, .. } => told.push(Told::Part(ticket, body.to_vec())),
+                ClientStep::Ended { ticket, waiter, .. } => {
+                    assert_eq!(ticket, waiter);
+                    told.push(Told::Ended(ticket));
+                }
+                ClientStep::OpenRefused { waiter, refusal, .. } => told.push(Told::Refused(waiter, refusal)),
+                ClientStep::Refused {
+                    call, refusal, retry, ..
+                } => told.push(Told::CallRefused(call.ticket, refusal, retry == Retry::Again)),
+                ClientStep::NeedMore { .. } => break,
+                _ => {}
+            }
+            self.to_client.drain(..consumed);
+        }
+        told
+    }
+
+    /// Everything is sent and read, until nothing moves. Returns what the server and the client are
+    /// told.
+    pub(crate) fn settle(&mut self) -> (Vec<Told>, Vec<Told>) {
+        let mut all = (Vec::new(), Vec::new());
+        loop {
+            let moved = self.send() + self.answer();
+            all.0.extend(self.serve());
+            all.1.extend(self.hear());
+            if moved == 0 && self.send() + self.answer() == 0 {
+                return all;
+            }
+        }
+    }
+
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.client.handle_timeout(self.now).unwrap();
+        self.server.handle_timeout(self.now).unwrap();
+    }
+}
