@@ -7,6 +7,7 @@ mod call;
 mod connection;
 mod dial;
 mod env;
+mod open;
 mod panics;
 mod shared;
 mod slot;

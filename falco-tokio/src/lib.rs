@@ -101,6 +101,7 @@ mod pool;
 mod server;
 mod socket;
 mod stats;
+mod stream;
 mod timer;
 
 pub use client::{Client, ClientBuilder, ClientStats};
@@ -109,8 +110,11 @@ pub use falco_core::keys::SetupError;
 pub use falco_core::{
     ConnectionError, EntropyError, Fate, Key, KeyError, KeyId, Refusal, RequestError, Settings, SettingsError,
 };
-pub use server::{Handle, Handler, IntoBytes, OnCancel, Report, Request, Server, ServerBuilder, ServerStats};
+pub use server::{
+    Handle, Handler, IntoBytes, OnCancel, Report, Request, Server, ServerBuilder, ServerStats, StreamRequest,
+};
 pub use socket::Stream;
+pub use stream::{Call, RecvStream, SendStream};
 
 /// Generates a key with random numbers from the operating system.
 ///

@@ -16,8 +16,10 @@ mod registry;
 mod request;
 mod running;
 mod stats;
+mod streams;
 mod warning;
 
+use core::future::Future;
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::io;
@@ -34,15 +36,18 @@ use self::handler::ServiceHandler;
 use self::holder::Holders;
 use self::registry::Registry;
 use self::stats::Counters;
+use self::streams::Handlers;
 use self::warning::Warnings;
 use crate::clock::Clock;
 use crate::error::{Error, HandlerError};
 use crate::socket::Stream;
 
 pub use self::builder::ServerBuilder;
+pub(crate) use self::builder::{STREAM_WINDOW, kib};
 pub use self::handler::{Handler, IntoBytes};
 pub use self::request::Request;
 pub use self::stats::ServerStats;
+pub use self::streams::StreamRequest;
 
 /// What happens to the handler of a request that the client has cancelled or whose connection has
 /// ended.
@@ -153,10 +158,30 @@ impl Server {
     /// # Errors
     /// None at present: errors of accepting are counted, and the server goes on.
     pub async fn serve<H: Handler>(self, handler: H) -> Result<Report, Error> {
+        self.run(Handlers::new(handler)).await
+    }
+
+    /// Like [`serve`](Self::serve), and takes open requests too, which clients begin with
+    /// [`Client::open`](crate::Client::open): `streams` runs for each of them, on a task of its
+    /// own, and reads its body and writes its answer while they travel. [`Call`](crate::Call) has
+    /// an example. [`ServerBuilder::streams`] has the limits.
+    ///
+    /// # Errors
+    /// Those of [`serve`](Self::serve).
+    pub async fn serve_streams<H, S, F>(self, handler: H, streams: S) -> Result<Report, Error>
+    where
+        H: Handler,
+        S: Fn(StreamRequest) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        self.run(Handlers::with_streams(handler, streams)).await
+    }
+
+    async fn run<H: Handler>(self, handlers: Arc<Handlers<H>>) -> Result<Report, Error> {
         let Self { service, listener } = self;
         let cut = CutOnDrop(&service);
         if let Some(listener) = listener {
-            accept::until_stopped(listener, &service, &Arc::new(handler)).await;
+            accept::until_stopped(listener, &service, &handlers).await;
         } else {
             service.registry.stopping().await;
         }
@@ -236,7 +261,7 @@ impl Server {
         S: Stream + 'static,
         H: Handler,
     {
-        let connection = accept::guest(&self.service, stream, &Arc::new(handler))?;
+        let connection = accept::guest(&self.service, stream, &Handlers::new(handler))?;
         match connection {
             Some(connection) => connection.await,
             None => Ok(ConnectionError::Closed),
@@ -264,7 +289,7 @@ impl Server {
         S: Stream + 'static,
         H: Handler,
     {
-        let connection = accept::counted_guest(&self.service, stream, peer, &Arc::new(handler))?;
+        let connection = accept::counted_guest(&self.service, stream, peer, &Handlers::new(handler))?;
         match connection {
             Some(connection) => connection.await,
             None => Err(io::ErrorKind::ConnectionRefused.into()),

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::{ConnectionError, Fate, RequestError};
@@ -9,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::error::Error;
+use crate::stream::Pipe;
 
 /// What a client is doing until a connection is established, for error messages.
 pub(super) const HANDSHAKE: &str = "handshake";
@@ -22,9 +24,26 @@ pub(super) struct Limit {
     pub(super) left: Duration,
 }
 
+/// Where the result of a request goes.
+enum To {
+    Caller(oneshot::Sender<Result<Bytes, Error>>),
+    Stream(Stream),
+}
+
+/// The halves of an open request. If this is dropped before the request has ended, they fail.
+struct Stream(Arc<Pipe>);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // Without effect if the request has ended.
+        self.0
+            .fail(Error::connection(ConnectionError::Closed, Fate::MaybeProcessed));
+    }
+}
+
 /// The caller of a request.
 pub(super) struct Waiter {
-    to: oneshot::Sender<Result<Bytes, Error>>,
+    to: To,
     pub(super) limit: Option<Limit>,
     /// When the limit passes. It counts from when the task takes the request.
     pub(super) expires_at: Option<Instant>,
@@ -38,9 +57,29 @@ impl Waiter {
 
     pub(super) const fn new(to: oneshot::Sender<Result<Bytes, Error>>, limit: Option<Limit>) -> Self {
         Self {
-            to,
+            to: To::Caller(to),
             limit,
             expires_at: None,
+        }
+    }
+}
+
+impl Waiter {
+    /// The caller of an open request, with which the halves share `pipe`. Its time limit is that of
+    /// its caller.
+    pub(super) const fn stream(pipe: Arc<Pipe>) -> Self {
+        Self {
+            to: To::Stream(Stream(pipe)),
+            limit: None,
+            expires_at: None,
+        }
+    }
+
+    /// What the halves of an open request share.
+    pub(super) const fn pipe(&self) -> Option<&Arc<Pipe>> {
+        match &self.to {
+            To::Stream(stream) => Some(&stream.0),
+            To::Caller(_) => None,
         }
     }
 }
@@ -51,6 +90,9 @@ pub(super) type PingTo = oneshot::Sender<Result<Option<Duration>, Error>>;
 /// A request until it completes.
 pub(super) type Call = falco_core::mux::Call<Bytes, Waiter>;
 
+/// An open request until it completes.
+pub(super) type OpenCall = falco_core::mux::OpenCall<Bytes, Waiter>;
+
 /// A ping until it completes, with the time at which its connection has accepted it.
 pub(super) type Ping = falco_core::mux::Ping<(Instant, PingTo)>;
 
@@ -58,6 +100,7 @@ pub(super) type Ping = falco_core::mux::Ping<(Instant, PingTo)>;
 #[derive(Default)]
 pub(super) struct Returned {
     pub(super) calls: Vec<Call>,
+    pub(super) opens: Vec<OpenCall>,
     pub(super) pings: Vec<Ping>,
 }
 
@@ -68,7 +111,22 @@ pub(super) fn fail(waiter: Waiter, error: RequestError) {
 
 /// Sends a caller the result of its request. The caller may no longer wait.
 pub(super) fn answer(waiter: Waiter, result: Result<Bytes, Error>) {
-    let _ = waiter.to.send(result);
+    match waiter.to {
+        To::Caller(to) => _ = to.send(result),
+        To::Stream(Stream(ref pipe)) => match result {
+            Ok(body) => {
+                pipe.arrive(body);
+                end(pipe);
+            }
+            Err(error) => pipe.fail(error),
+        },
+    }
+}
+
+/// An open request has completed: its answer is whole.
+pub(super) fn end(pipe: &Pipe) {
+    pipe.end_input();
+    pipe.end_output(Error::Stopped);
 }
 
 /// The error of a request whose connection has ended with `end`. `doing` is what the client was

@@ -8,17 +8,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{
-    Admitted, Body, ClientMux, ClientStep, Ending, History, QUIET, Rejected, Retry, Unfinished, UnfinishedPing,
+    Admitted, Body, ClientMux, ClientStep, Ending, History, OpenRejected, QUIET, Rejected, Retry, Unfinished,
+    UnfinishedOpen, UnfinishedPing,
 };
 use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError, wipe_stack};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::call::{Call, Ping, PingTo, Returned, Waiter, answer, error_of, fail};
+use super::call::{Call, OpenCall, Ping, PingTo, Returned, Waiter, answer, end, error_of, fail};
 use super::env::{Env, OwnKey};
 use super::panics::catch_panic;
+use crate::error::Error;
 use crate::line::{Line, Wrote, sealed};
 use crate::socket::Socket;
+use crate::stream::Pipe;
 use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
@@ -26,7 +29,7 @@ const TURN: usize = 64 << 10;
 
 pub(super) struct Connection {
     line: Line<Socket>,
-    mux: ClientMux<Arc<ClientKeys>, Bytes, Waiter, (Instant, PingTo)>,
+    mux: Mux,
     timer: Timer,
     stage: Stage,
     /// When this turn began. It is not read again during the turn, which is short.
@@ -68,6 +71,16 @@ pub(super) enum Event {
     Due,
     /// All requests have been returned or have completed. The stream may still be ending.
     Ended(io::Result<ConnectionError>),
+}
+
+/// The mux of a connection. A ping keeps the time at which it was accepted.
+type Mux = ClientMux<Arc<ClientKeys>, Bytes, Waiter, (Instant, PingTo)>;
+
+/// Bytes of an open answer have arrived.
+fn arrive(mux: &mut Mux, ticket: u64, body: &[u8]) {
+    if let Some(pipe) = mux.stream_waiter(ticket).and_then(|waiter| waiter.pipe()) {
+        pipe.arrive(Bytes::copy_from_slice(body));
+    }
 }
 
 /// What ended a connection, for the log.
@@ -158,6 +171,70 @@ impl Connection {
         }
     }
 
+    /// Accepts an open request, or gives it back.
+    pub(super) fn open(&mut self, call: OpenCall) -> Option<OpenCall> {
+        if !self.is_open() {
+            return Some(call);
+        }
+        let ticket = call.ticket;
+        match self.mux.open(call) {
+            Ok(()) => {
+                if let Some(pipe) = self.pipe(ticket) {
+                    pipe.accepted();
+                }
+                self.pump(ticket);
+                None
+            }
+            Err(OpenRejected::Closed(call)) => Some(call),
+            Err(OpenRejected::Failed(call, error)) => {
+                fail(call.waiter, error);
+                None
+            }
+        }
+    }
+
+    fn pipe(&mut self, ticket: u64) -> Option<Arc<Pipe>> {
+        self.mux.stream_waiter(ticket)?.pipe().cloned()
+    }
+
+    /// Does what the halves of an open request want. Returns whether the connection has it.
+    pub(super) fn pump(&mut self, ticket: u64) -> bool {
+        let Some(pipe) = self.pipe(ticket) else {
+            return false;
+        };
+        let wishes = pipe.wishes();
+        if wishes.reader_gone || wishes.writer_gone {
+            self.mux.cancel_open(ticket);
+            pipe.fail(Error::Stopped);
+            return true;
+        }
+        if wishes.taken > 0 || wishes.waits {
+            self.mux.credit(ticket, wishes.taken, wishes.waits);
+        }
+        while self.mux.wants(ticket) {
+            let Some(chunk) = pipe.take_chunk() else {
+                if pipe.is_finished() {
+                    let _ = self.mux.finish_body(ticket);
+                }
+                break;
+            };
+            if self.mux.write(ticket, chunk).is_err() {
+                pipe.end_output(Error::Stopped);
+            }
+        }
+        true
+    }
+
+    /// Hands on what the halves of open requests have written and the connection now takes. Returns
+    /// whether there was something.
+    fn pump_writable(&mut self) -> bool {
+        let mut pumped = false;
+        while let Some(ticket) = self.mux.poll_writable() {
+            pumped |= self.pump(ticket);
+        }
+        pumped
+    }
+
     /// The callers of the requests that it has, by ticket.
     pub(super) fn waiters(&self) -> impl Iterator<Item = (u64, &Waiter)> {
         self.mux.waiters()
@@ -193,6 +270,7 @@ impl Connection {
         self.returned
             .calls
             .extend(self.mux.poll_closing().into_iter().flatten());
+        self.returned.opens.extend(self.mux.take_unbegun_open());
     }
 
     /// Reports once that the connection no longer accepts requests, if the slot has not closed it.
@@ -200,6 +278,7 @@ impl Connection {
     fn poll_closing(&mut self) -> Option<Event> {
         let unbegun = self.mux.poll_closing()?;
         self.returned.calls.extend(unbegun);
+        self.returned.opens.extend(self.mux.take_unbegun_open());
         Some(Event::Closing)
     }
 
@@ -257,6 +336,26 @@ impl Connection {
                         return Pause::Report(event);
                     }
                 }
+                ClientStep::Opened { consumed, ticket, body } | ClientStep::Part { consumed, ticket, body } => {
+                    arrive(&mut self.mux, ticket, body);
+                    self.line.consume(consumed);
+                }
+                ClientStep::Ended { consumed, waiter, .. } => {
+                    self.line.consume(consumed);
+                    if let Some(pipe) = waiter.pipe() {
+                        end(pipe);
+                    }
+                }
+                ClientStep::OpenRefused {
+                    consumed,
+                    waiter,
+                    refusal,
+                    ..
+                } => {
+                    self.line.consume(consumed);
+                    fail(waiter, RequestError::Refused(refusal));
+                }
+                // There is no other step at present.
                 other => {
                     let consumed = other.consumed();
                     self.line.consume(consumed);
@@ -346,12 +445,13 @@ impl Connection {
                 Pause::Report(event) => return Poll::Ready(event),
                 Pause::Read(total) => total,
             };
+            self.pump_writable();
             let wrote = match self.write(cx) {
                 Ok(wrote) => wrote,
                 Err(error) => return Poll::Ready(self.read_remaining(cx, error)),
             };
             // Another round does nothing if all is written and more bytes are needed.
-            let mut moved = wrote.some && !wrote.all;
+            let mut moved = (wrote.some && !wrote.all) || self.pump_writable();
             if let Some(end) = self.mux.end() {
                 return Poll::Ready(Event::Ended(Ok(end)));
             }
@@ -445,6 +545,12 @@ impl Connection {
     /// Returns the requests and pings that go to another connection, and sends the other callers
     /// the error.
     fn finish(&mut self, end: &io::Result<ConnectionError>) {
+        for UnfinishedOpen { call, fate, retry, .. } in self.mux.finish_open() {
+            match retry {
+                Retry::Again => self.returned.opens.push(call),
+                Retry::Fail => answer(call.waiter, Err(error_of(end, "reading or writing a stream", fate))),
+            }
+        }
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
             match retry {
                 Retry::Again => self.returned.calls.push(call),

@@ -6,11 +6,15 @@ use core::task::{Context, Waker};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::call::{Call, Limit, PingTo, Waiter};
+use super::call::{Call, Limit, OpenCall, PingTo, Waiter};
 use super::connection::Connection;
 use crate::error::Error;
+use crate::stream::{Owner, Pipe};
+
+/// Marks the tickets of open requests.
+const OPEN: u64 = 1 << 63;
 
 /// Orders of callers that the task has not taken yet.
 #[derive(Default)]
@@ -26,6 +30,10 @@ pub(super) enum Order {
     Cancel(u64),
     /// Ping the server, and report how long the answer took.
     Ping(PingTo),
+    /// Begin an open request.
+    Begin(Box<OpenCall>),
+    /// A half of the open request with this ticket wants something.
+    Stream(u64),
     /// Report when there is a connection, or why there is none.
     Open(oneshot::Sender<Result<(), Error>>),
     /// The key has changed. The connection under the old key is to accept no new requests.
@@ -41,6 +49,8 @@ struct State {
     orders: Orders,
     waker: Option<Waker>,
     tickets: u64,
+    /// Tickets of open requests, which are numbered apart.
+    open_tickets: u64,
     /// No new requests are accepted.
     closed: bool,
     /// The task has ended.
@@ -97,6 +107,34 @@ impl Shared {
             ticket,
             answer: Some(answer),
         })
+    }
+
+    /// Queues an open request that begins with these bytes.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        first: Bytes,
+        place: OwnedSemaphorePermit,
+    ) -> Result<crate::stream::Call, Error> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Error::Closed);
+        }
+        state.open_tickets += 1;
+        let ticket = OPEN | state.open_tickets;
+        let owner = StreamOwner {
+            shared: Arc::clone(self),
+            ticket,
+            _place: place,
+        };
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        let pipe = Pipe::new(Box::new(owner), true);
+        let halves = crate::stream::Call::new(&pipe);
+        let mut call = OpenCall::new(ticket, Waiter::stream(pipe));
+        // A request that is not finished accepts it.
+        let _ = call.write(first);
+        state.push(Order::Begin(Box::new(call)));
+        Self::wake(state);
+        Ok(halves)
     }
 
     fn wake(mut state: MutexGuard<'_, State>) {
@@ -172,6 +210,25 @@ impl State {
             return;
         }
         self.orders.others.push(order);
+    }
+}
+
+/// What the halves of an open request keep until they are dropped.
+struct StreamOwner {
+    shared: Arc<Shared>,
+    ticket: u64,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Owner for StreamOwner {
+    fn notify(&self) {
+        self.shared.order_always(Order::Stream(self.ticket));
+    }
+}
+
+impl Drop for StreamOwner {
+    fn drop(&mut self) {
+        self.shared.outstanding.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -8,6 +8,7 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::call::{Call, HANDSHAKE, Ping, Returned, answer, error_of};
+use super::call::{Call, HANDSHAKE, OpenCall, Ping, Returned, answer, error_of};
 use super::connection::{Connection, Event};
 use super::dial::Dialing;
 use super::env::Env;
@@ -44,6 +45,8 @@ pub(super) struct Slot {
     old: Vec<Connection>,
     /// Requests that wait for a connection, by ticket.
     waiting: BTreeMap<u64, Call>,
+    /// Open requests that wait for a connection, by ticket.
+    waiting_open: BTreeMap<u64, OpenCall>,
     pings: Vec<Ping>,
     openers: Vec<oneshot::Sender<Result<(), Error>>>,
     closers: Vec<oneshot::Sender<()>>,
@@ -76,6 +79,7 @@ impl Slot {
             current: Current::None,
             old: Vec::new(),
             waiting: BTreeMap::new(),
+            waiting_open: BTreeMap::new(),
             pings: Vec::new(),
             openers: Vec::new(),
             closers: Vec::new(),
@@ -118,6 +122,8 @@ impl Slot {
             match order {
                 Order::Cancel(ticket) => drop(self.remove(ticket)),
                 Order::Ping(to) => self.pings.push(Ping::new((Instant::now(), to))),
+                Order::Begin(call) => _ = self.waiting_open.insert(call.ticket, *call),
+                Order::Stream(ticket) => self.pump(ticket),
                 Order::Open(to) => self.openers.push(to),
                 Order::Renew => self.renew(None),
                 Order::Adopt(connection) => self.renew(Some(connection)),
@@ -143,6 +149,24 @@ impl Slot {
         };
         let mut connections = current.into_iter().chain(&mut self.old);
         connections.find_map(|connection| connection.cancel(ticket))
+    }
+
+    /// A half of an open request wants something.
+    fn pump(&mut self, ticket: u64) {
+        if let Entry::Occupied(waiting) = self.waiting_open.entry(ticket) {
+            let wishes = waiting.get().waiter.pipe().map(|pipe| pipe.wishes());
+            if wishes.is_some_and(|wishes| wishes.reader_gone || wishes.writer_gone) {
+                // Its caller no longer wants it.
+                waiting.remove();
+            }
+            return;
+        }
+        let current = match &mut self.current {
+            Current::Connection(connection) => Some(&mut **connection),
+            Current::None | Current::Dialing(_) => None,
+        };
+        let mut connections = current.into_iter().chain(&mut self.old);
+        let _ = connections.any(|connection| connection.pump(ticket));
     }
 
     /// Handles a change of the key: no more requests begin on the current connection, and those in
@@ -176,7 +200,8 @@ impl Slot {
         let Current::Connection(connection) = &self.current else {
             return false;
         };
-        if (self.waiting.is_empty() && self.pings.is_empty()) || !connection.is_quiet() {
+        let asked = !self.waiting.is_empty() || !self.waiting_open.is_empty() || !self.pings.is_empty();
+        if !asked || !connection.is_quiet() {
             return false;
         }
         self.poll_current(cx, Connection::poll_socket).is_ready()
@@ -196,6 +221,12 @@ impl Slot {
                 break;
             }
         }
+        while let Some((ticket, call)) = self.waiting_open.pop_first() {
+            if let Some(back) = connection.open(call) {
+                self.waiting_open.insert(ticket, back);
+                break;
+            }
+        }
         if connection.is_open() {
             if !self.pings.is_empty() {
                 self.pings = core::mem::take(&mut self.pings)
@@ -206,7 +237,7 @@ impl Slot {
             }
             self.openers.drain(..).for_each(|to| drop(to.send(Ok(()))));
         }
-        if self.closing && self.waiting.is_empty() {
+        if self.closing && self.waiting.is_empty() && self.waiting_open.is_empty() {
             connection.close();
         }
     }
@@ -216,6 +247,8 @@ impl Slot {
     fn take_back(&mut self, returned: Returned) {
         let calls = returned.calls.into_iter();
         self.waiting.extend(calls.map(|call| (call.ticket, call)));
+        self.waiting_open
+            .extend(returned.opens.into_iter().map(|call| (call.ticket, call)));
         self.pings.extend(returned.pings);
     }
 
@@ -228,7 +261,7 @@ impl Slot {
         // Drop those whose callers no longer wait.
         self.pings.retain(|ping| !ping.waiter.1.is_closed());
         self.openers.retain(|to| !to.is_closed());
-        !self.waiting.is_empty() || !self.pings.is_empty() || !self.openers.is_empty()
+        !(self.waiting.is_empty() && self.waiting_open.is_empty() && self.pings.is_empty() && self.openers.is_empty())
     }
 
     /// Begins an attempt to connect, if there is something to do and no pause.
@@ -293,6 +326,9 @@ impl Slot {
         for (_, call) in core::mem::take(&mut self.waiting) {
             answer(call.waiter, Err(error.again(Fate::NotProcessed)));
         }
+        for (_, call) in core::mem::take(&mut self.waiting_open) {
+            answer(call.waiter, Err(error.again(Fate::NotProcessed)));
+        }
         for ping in self.pings.drain(..) {
             let _ = ping.waiter.1.send(Err(error.again(Fate::NotProcessed)));
         }
@@ -348,7 +384,7 @@ impl Slot {
                 connection.wakes_at = self.expires_at;
                 let polled = poll(&mut connection, cx);
                 let returned = core::mem::take(&mut connection.returned);
-                let gave_back = !returned.calls.is_empty() || !returned.pings.is_empty();
+                let gave_back = !(returned.calls.is_empty() && returned.opens.is_empty() && returned.pings.is_empty());
                 self.take_back(returned);
                 match polled {
                     Poll::Pending => {
@@ -450,7 +486,12 @@ impl Future for Slot {
             }
             this.hand_over();
             let changed = this.poll_current(cx, Connection::poll).is_ready();
-            if this.closing && this.old.is_empty() && matches!(this.current, Current::None) && this.waiting.is_empty() {
+            if this.closing
+                && this.old.is_empty()
+                && matches!(this.current, Current::None)
+                && this.waiting.is_empty()
+                && this.waiting_open.is_empty()
+            {
                 this.shared.abandon();
                 for to in this.closers.drain(..) {
                     let _ = to.send(());

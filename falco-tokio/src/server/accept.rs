@@ -23,6 +23,7 @@ use super::handler::Handler;
 use super::headers::headers;
 use super::place::Place;
 use super::registry::Admitted;
+use super::streams::Handlers;
 use crate::socket::{Socket, Stream};
 
 /// How long to wait after an error of accepting that does not concern a single connection, such as
@@ -108,7 +109,7 @@ impl Listener {
 
 /// Accepts connections until the server is to stop, and gives each a task. The listener is closed
 /// then.
-pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<Service>, handler: &Arc<H>) {
+pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<Service>, handler: &Arc<Handlers<H>>) {
     let mut pause = PAUSES.0;
     let (headers, mut named) = headers(service);
     loop {
@@ -157,7 +158,12 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
 }
 
 /// Makes room for a connection, and gives it a task. Returns `false` if the server is stopping.
-async fn enter<H: Handler>(service: &Arc<Service>, socket: Socket, peer: Option<SocketAddr>, handler: &Arc<H>) -> bool {
+async fn enter<H: Handler>(
+    service: &Arc<Service>,
+    socket: Socket,
+    peer: Option<SocketAddr>,
+    handler: &Arc<Handlers<H>>,
+) -> bool {
     let source = peer.map_or(Source::NONE, |peer| Source::of(peer.ip(), service.source_prefix));
     // Room is made only now, when it is certain that a connection needs a place.
     tokio::select! {
@@ -181,9 +187,9 @@ async fn enter<H: Handler>(service: &Arc<Service>, socket: Socket, peer: Option<
 pub(super) fn guest<H: Handler>(
     service: &Arc<Service>,
     stream: impl Stream + 'static,
-    handler: &Arc<H>,
+    handler: &Arc<Handlers<H>>,
 ) -> io::Result<Option<Connection<H>>> {
-    let machine = machine(service)?;
+    let machine = machine(service, handler.take_streams())?;
     let control = Arc::new(Control::new(None));
     let number = service.registry.admit_guest(&control);
     let socket = Socket::Other(Box::new(stream));
@@ -205,7 +211,7 @@ pub(super) fn counted_guest<H: Handler>(
     service: &Arc<Service>,
     stream: impl Stream + 'static,
     peer: SocketAddr,
-    handler: &Arc<H>,
+    handler: &Arc<Handlers<H>>,
 ) -> io::Result<Option<Connection<H>>> {
     service.counters.accepted.add(1);
     let source = Source::of(peer.ip(), service.source_prefix);
@@ -217,9 +223,9 @@ fn admit<H: Handler>(
     service: &Arc<Service>,
     socket: Socket,
     (peer, source): (Option<SocketAddr>, Source),
-    handler: &Arc<H>,
+    handler: &Arc<Handlers<H>>,
 ) -> io::Result<Option<Connection<H>>> {
-    let machine = machine(service)?;
+    let machine = machine(service, handler.take_streams())?;
     let control = Arc::new(Control::new(peer));
     match service.registry.admit(&control, source) {
         Admitted::As { number } => {
@@ -240,9 +246,15 @@ fn admit<H: Handler>(
     }
 }
 
-fn machine(service: &Service) -> io::Result<ServerConnection<Arc<ServerKeys>>> {
+/// A connection, which announces that it takes open requests only if there is a handler for them.
+fn machine(service: &Service, streams: bool) -> io::Result<ServerConnection<Arc<ServerKeys>>> {
     let (mut entropy, now) = (service.entropy.clone(), service.clock.now());
-    let machine = ServerConnection::new(Arc::clone(&service.keys), &service.settings, now, &mut entropy);
+    let settings = if streams {
+        service.settings
+    } else {
+        service.settings.with_streams(0, 0)
+    };
+    let machine = ServerConnection::new(Arc::clone(&service.keys), &settings, now, &mut entropy);
     machine.map_err(io::Error::other)
 }
 
@@ -252,7 +264,7 @@ fn connection<H: Handler>(
     machine: ServerConnection<Arc<ServerKeys>>,
     control: Arc<Control>,
     place: Place,
-    handler: &Arc<H>,
+    handler: &Arc<Handlers<H>>,
 ) -> Connection<H> {
     let span = warn_span!(
         "connection",

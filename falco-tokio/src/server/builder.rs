@@ -29,6 +29,26 @@ use crate::error::Error;
 
 /// The default limit on connections.
 const MAX_CONNECTIONS: usize = 10_000;
+/// The default window of open bodies.
+pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
+/// The default limit on open requests of a connection.
+const MAX_OPEN: u16 = 256;
+
+/// A number of bytes in KiB, rounded up, as far as settings can have it.
+pub(crate) const fn kib(bytes: u32) -> u16 {
+    // A const function has no other conversion.
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        reason = "it is at most 65,535"
+    )]
+    if bytes > (u16::MAX as u32) << 10 {
+        u16::MAX
+    } else {
+        bytes.div_ceil(1 << 10) as u16
+    }
+}
+
 /// The default limit on half-open connections.
 const MAX_HALF_OPEN: usize = 4096;
 
@@ -45,6 +65,7 @@ pub struct ServerBuilder {
     raise_descriptor_limit: bool,
     max_held: usize,
     max_connection_age: Option<Duration>,
+    streams: (u16, u16),
     on_cancel: OnCancel,
     spawn_handlers: bool,
     entropy: Entropy,
@@ -88,6 +109,7 @@ impl ServerBuilder {
             raise_descriptor_limit: true,
             max_held: DEFAULT_SERVER_MAX_HELD,
             max_connection_age: None,
+            streams: (kib(STREAM_WINDOW), MAX_OPEN),
             on_cancel: OnCancel::default(),
             spawn_handlers: false,
             entropy: entropy::system(),
@@ -273,6 +295,18 @@ impl ServerBuilder {
         self
     }
 
+    /// The limits on open requests, for [`Server::serve_streams`]. `window` is how many bytes of an
+    /// open body may arrive before its reader takes them: 256 KiB by default, at most 64 MiB,
+    /// rounded up to KiB. It is reserved for each open request, within the same limits as the
+    /// bytes of other requests ([`Settings::with_max_held`], [`max_held`](Self::max_held)), and
+    /// bounds how fast one body is: a window for each round trip. `max_open` is how many open
+    /// requests of one connection may be in flight: 256 by default, each counting towards
+    /// [`max_in_flight`](Self::max_in_flight) too. With a window of 0, the server takes none.
+    pub const fn streams(mut self, window: u32, max_open: u16) -> Self {
+        self.streams = (kib(window), max_open);
+        self
+    }
+
     /// The size of the classic wire's replay cache: 65,536 nonces by default, 20 bytes each; 0
     /// means none. Each request and each answer takes one. A message whose nonce is in the cache is
     /// refused. The noise wire needs none.
@@ -349,7 +383,8 @@ impl ServerBuilder {
     }
 
     fn build(self, listener: Option<Listener>) -> Result<Server, Error> {
-        let settings = self.settings.build()?;
+        let (window, max_open) = self.streams;
+        let settings = self.settings.build()?.with_streams(window, max_open);
         let mut entropy = self.entropy;
         let mut limits = self.limits.for_keys(&self.secrets);
         let keys = self.secrets.into_server(&mut entropy)?;

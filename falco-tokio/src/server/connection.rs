@@ -1,6 +1,7 @@
 //! One connection of a server: a future that owns the socket, the mux and the handlers that run.
 
 mod handlers;
+mod streams;
 
 use core::future::Future;
 use core::pin::Pin;
@@ -19,7 +20,9 @@ use super::handler::Handler;
 use super::holder::Holder;
 use super::place::Place;
 use super::running::Running;
+use super::streams::{Handlers, Opens};
 use super::{OnCancel, Service};
+use crate::error::Error;
 use crate::line::{Line, Wrote, sealed};
 use crate::metrics;
 use crate::socket::Socket;
@@ -45,7 +48,8 @@ pub(super) struct Connection<H> {
     /// When this turn began. It is not read again during the turn, which is short.
     now: Instant,
     service: Arc<Service>,
-    handler: Arc<H>,
+    handler: Arc<Handlers<H>>,
+    opens: Opens,
     place: Place,
     /// Who has the client's key. Set when the connection is established.
     holder: Option<Arc<Holder>>,
@@ -70,6 +74,15 @@ enum Stage {
     Ending(Box<(ConnectionError, Ending)>),
 }
 
+fn mux(
+    machine: ServerConnection<Arc<ServerKeys>>,
+    service: &Service,
+    streams: bool,
+) -> ServerMux<Arc<ServerKeys>, Bytes, SharedBudget> {
+    let mux = ServerMux::new(machine, service.budget.clone(), &service.settings);
+    if streams { mux.with_streams() } else { mux }
+}
+
 /// Why no more steps can be taken from the unread bytes.
 enum Pause {
     /// More bytes are needed: this many in all.
@@ -88,12 +101,13 @@ impl<H: Handler> Connection<H> {
         control: Arc<Control>,
         place: Place,
         service: Arc<Service>,
-        handler: Arc<H>,
+        handler: Arc<Handlers<H>>,
         span: Span,
     ) -> Self {
         Self {
             line: Line::new(socket),
-            mux: ServerMux::new(machine, service.budget.clone(), &service.settings),
+            mux: mux(machine, &service, handler.take_streams()),
+            opens: Opens::default(),
             control,
             running: Running::default(),
             timer: Timer::default(),
@@ -115,6 +129,9 @@ impl<H: Handler> Connection<H> {
     /// Takes the signals of handlers and the server. Returns why to end at once, if so.
     fn take_signals(&mut self, cx: &mut Context<'_>) -> Option<Cut> {
         let signals = self.control.take(cx);
+        for id in signals.streams {
+            self.pump(id);
+        }
         for (id, outcome) in signals.finished {
             if self.running.remove(id) {
                 self.finish(id, outcome);
@@ -181,8 +198,29 @@ impl<H: Handler> Connection<H> {
                     self.consume(consumed);
                     self.handle(cx, id, body);
                 }
+                ServerStep::Opened { consumed, id, body } => {
+                    let body = match body {
+                        Body::Lent(body) => Bytes::copy_from_slice(body),
+                        Body::Whole(bytes) => Bytes::from(bytes),
+                    };
+                    self.consume(consumed);
+                    self.handle_open(cx, id, body);
+                }
+                ServerStep::Part { consumed, id, body } => {
+                    if let Some(open) = self.opens.get(id) {
+                        open.pipe.arrive(Bytes::copy_from_slice(body));
+                    }
+                    self.consume(consumed);
+                }
+                ServerStep::Ended { consumed, id } => {
+                    self.consume(consumed);
+                    if let Some(open) = self.opens.get(id) {
+                        open.pipe.end_input();
+                    }
+                }
                 ServerStep::Cancelled { consumed, id } => {
                     self.consume(consumed);
+                    self.cancel_open(id);
                     if self.running.contains(id) {
                         self.control.cancel(id);
                         if self.service.on_cancel == OnCancel::Drop {
@@ -289,12 +327,13 @@ impl<H: Handler> Connection<H> {
             if let Pause::End(end) = pause {
                 return Poll::Ready(Ok(end));
             }
+            self.pump_writable();
             let wrote = self.write(cx)?;
             // If all is written and more bytes are needed, another round does nothing. The
             // exception: sealing may have made room, so that a deferred request can reach its
             // handler.
             let waits = wrote.all && matches!(pause, Pause::Read(_));
-            let mut moved = (wrote.some && !waits) || self.mux.has_request();
+            let mut moved = (wrote.some && !waits) || self.mux.has_request() || self.pump_writable();
             if let Some(end) = self.mux.machine().end() {
                 return Poll::Ready(Ok(end));
             }
@@ -370,6 +409,8 @@ impl<H: Handler> Connection<H> {
 
     /// The connection has ended with `end`: its stream is closed next.
     fn end(&mut self, end: ConnectionError) {
+        self.opens
+            .fail_all(&Error::connection(end, falco_core::Fate::MaybeProcessed));
         self.cancel_all();
         let established = self.mux.is_established();
         self.service.counters.metrics.ended(end, established);
@@ -436,6 +477,8 @@ impl<H: Handler> Future for Connection<H> {
 impl<H> Drop for Connection<H> {
     /// Releases its place, and cancels the handlers that run.
     fn drop(&mut self) {
+        let closed = Error::connection(ConnectionError::Closed, falco_core::Fate::MaybeProcessed);
+        self.opens.fail_all(&closed);
         self.cancel_all();
         if self.too_large > 1 {
             let _entered = self.span.enter();

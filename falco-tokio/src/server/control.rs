@@ -51,6 +51,8 @@ struct State {
 #[derive(Debug, Default)]
 struct Busy {
     finished: Vec<(RequestId, Outcome)>,
+    /// Open requests whose halves want something.
+    streams: Vec<RequestId>,
     /// Requests that were cancelled and whose handlers still run.
     cancelled: HashSet<RequestId>,
     /// Notified when a request is cancelled or the connection ends. Created when something waits
@@ -62,6 +64,7 @@ struct Busy {
 #[derive(Debug)]
 pub(crate) struct Signals {
     pub(crate) finished: Vec<(RequestId, Outcome)>,
+    pub(crate) streams: Vec<RequestId>,
     pub(crate) close: Option<CloseReason>,
     pub(crate) cut: Option<Cut>,
     pub(crate) make_room: bool,
@@ -106,11 +109,12 @@ impl Control {
             Some(waker) => waker.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
+        let (finished, streams) = state.busy.as_mut().map_or_else(Default::default, |busy| {
+            (core::mem::take(&mut busy.finished), core::mem::take(&mut busy.streams))
+        });
         Signals {
-            finished: state
-                .busy
-                .as_mut()
-                .map_or_else(Vec::new, |busy| core::mem::take(&mut busy.finished)),
+            finished,
+            streams,
             close: state.close.take(),
             cut: state.cut,
             make_room: core::mem::take(&mut state.make_room),
@@ -128,6 +132,15 @@ impl Control {
                     .busy()
                     .finished
                     .extend(outcome.take().map(|outcome| (id, outcome)));
+            }
+        });
+    }
+
+    /// A half of an open request wants something.
+    pub(crate) fn stream(&self, id: RequestId) {
+        self.signal(|state| {
+            if !state.ended {
+                state.busy().streams.push(id);
             }
         });
     }
@@ -209,7 +222,7 @@ impl Control {
                 .cancelling
                 .as_ref()
                 .is_some_and(|cancelling| Arc::strong_count(cancelling) > 1);
-            busy.finished.is_empty() && busy.cancelled.is_empty() && !waited_for
+            busy.finished.is_empty() && busy.streams.is_empty() && busy.cancelled.is_empty() && !waited_for
         };
         if state.busy.as_deref().is_some_and(is_idle) {
             state.busy = None;

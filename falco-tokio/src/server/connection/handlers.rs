@@ -28,7 +28,7 @@ impl<H: Handler> Connection<H> {
         }
         let request = Request::received(body, id, self.holder.clone(), Arc::clone(&self.control));
         let at_once = !self.service.spawn_handlers;
-        match running::begin(|| self.handler.handle(request), at_once, cx) {
+        match running::begin(|| self.handler.handler.handle(request), at_once, cx) {
             (_, Poll::Ready(outcome)) => {
                 self.service.counters.metrics.handler_time.time(since);
                 self.finish(id, outcome);
@@ -46,6 +46,9 @@ impl<H: Handler> Connection<H> {
 
     /// A handler has ended: completes its request, counts and logs how.
     pub(super) fn finish(&mut self, id: RequestId, outcome: Outcome) {
+        let Some(outcome) = self.end_open(id, outcome) else {
+            return;
+        };
         let cancelled = self.control.is_cancelled(id);
         self.control.forget(id);
         let error;

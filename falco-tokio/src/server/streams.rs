@@ -1,0 +1,189 @@
+//! Open requests as their handlers receive them, and what a connection keeps of them.
+
+use core::fmt;
+use core::future::Future;
+use core::net::SocketAddr;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use falco_core::{KeyId, Refusal, RequestId};
+
+use super::control::Control;
+use super::request::Request;
+use crate::error::{Error, HandlerError};
+use crate::stream::{Owner, Pipe, RecvStream, SendStream};
+
+/// An open request: its body, which the handler reads, and the body of the answer, which it writes.
+/// [`Server::serve_streams`](crate::Server::serve_streams) passes it to a handler.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct StreamRequest {
+    /// The body of the request. If it is dropped before its end, the rest is discarded.
+    pub body: RecvStream,
+    /// The body of the answer. [Finish](SendStream::finish) it before the handler returns:
+    /// otherwise the answer is cut off, and the client learns that the handler has failed. An
+    /// answer that is finished ends the request, also if its body is not complete.
+    pub answer: SendStream,
+    request: Request,
+}
+
+impl StreamRequest {
+    pub(super) fn new(pipe: &Arc<Pipe>, request: Request) -> Self {
+        let (body, answer) = crate::stream::halves(pipe);
+        Self { body, answer, request }
+    }
+
+    /// As [`Request::peer`].
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.request.peer()
+    }
+
+    /// As [`Request::key_id`].
+    #[must_use]
+    pub fn key_id(&self) -> Option<KeyId> {
+        self.request.key_id()
+    }
+
+    /// As [`Request::key_label`].
+    #[must_use]
+    pub fn key_label(&self) -> Option<&str> {
+        self.request.key_label()
+    }
+
+    /// As [`Request::is_cancelled`].
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.request.is_cancelled()
+    }
+
+    /// As [`Request::cancelled`].
+    pub async fn cancelled(&self) {
+        self.request.cancelled().await;
+    }
+}
+
+type Streaming = Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send>>;
+
+/// The handlers of a server: for requests, and for open ones if it takes any.
+pub(crate) struct Handlers<H> {
+    pub(super) handler: H,
+    streams: Option<Box<dyn Fn(StreamRequest) -> Streaming + Send + Sync>>,
+}
+
+impl<H> Handlers<H> {
+    pub(super) fn new(handler: H) -> Arc<Self> {
+        let streams = None;
+        Arc::new(Self { handler, streams })
+    }
+
+    pub(super) fn with_streams<S, F>(handler: H, streams: S) -> Arc<Self>
+    where
+        S: Fn(StreamRequest) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        let streams = move |request| -> Streaming { Box::pin(streams(request)) };
+        Arc::new(Self {
+            handler,
+            streams: Some(Box::new(streams)),
+        })
+    }
+
+    pub(super) fn take_streams(&self) -> bool {
+        self.streams.is_some()
+    }
+
+    /// Calls the handler of an open request. A server without one refuses the request before.
+    pub(super) fn open(&self, request: StreamRequest) -> StreamHandler {
+        StreamHandler(match &self.streams {
+            Some(streams) => streams(request),
+            None => Box::pin(core::future::ready(Err(Refusal::TooLarge.into()))),
+        })
+    }
+}
+
+impl<H> fmt::Debug for Handlers<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handlers(..)")
+    }
+}
+
+/// The running handler of an open request. The body that it returns means nothing.
+pub(super) struct StreamHandler(Streaming);
+
+impl Future for StreamHandler {
+    type Output = Result<Bytes, HandlerError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map_ok(|()| Bytes::new())
+    }
+}
+
+struct StreamOwner {
+    control: Arc<Control>,
+    id: RequestId,
+}
+
+impl Owner for StreamOwner {
+    fn notify(&self) {
+        self.control.stream(self.id);
+    }
+}
+
+/// An open request of a connection.
+pub(super) struct Open {
+    pub(super) pipe: Arc<Pipe>,
+    /// Its answer has begun.
+    pub(super) answering: bool,
+    /// The connection has all of its answer.
+    pub(super) answered: bool,
+    /// Its handler has returned.
+    pub(super) handled: bool,
+    /// Its handler has dropped the rest of the body.
+    pub(super) discarded: bool,
+}
+
+/// The open requests of a connection that have not completed. An idle connection has no memory for
+/// them.
+#[derive(Default)]
+pub(super) struct Opens(Option<Box<HashMap<RequestId, Open>>>);
+
+impl Opens {
+    /// Adds one, and returns what its halves share with the connection.
+    pub(super) fn add(&mut self, id: RequestId, control: &Arc<Control>) -> Arc<Pipe> {
+        let control = Arc::clone(control);
+        let pipe = Pipe::new(Box::new(StreamOwner { control, id }), false);
+        let open = Open {
+            pipe: Arc::clone(&pipe),
+            answering: false,
+            answered: false,
+            handled: false,
+            discarded: false,
+        };
+        self.0.get_or_insert_default().insert(id, open);
+        pipe
+    }
+
+    pub(super) fn get(&mut self, id: RequestId) -> Option<&mut Open> {
+        self.0.as_mut()?.get_mut(&id)
+    }
+
+    pub(super) fn remove(&mut self, id: RequestId) -> Option<Open> {
+        let opens = self.0.as_mut()?;
+        let open = opens.remove(&id);
+        if opens.is_empty() {
+            self.0 = None;
+        }
+        open
+    }
+
+    /// The connection has ended with this error.
+    pub(super) fn fail_all(&mut self, why: &Error) {
+        for (_, open) in self.0.take().into_iter().flat_map(|opens| *opens) {
+            open.pipe.fail(why.again(why.fate()));
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! What the halves of an open request share with the task of its connection: bytes on their way in
+//! both directions, bounded by the windows, and who waits for what.
+
+use core::task::{Context, Poll, Waker};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::error::Error;
+
+/// With this many bytes on their way to the connection, a writer waits.
+const ENOUGH: usize = 64 << 10;
+/// A reader that has taken this many bytes tells the connection, which gives credit for them.
+const TAKEN: usize = 32 << 10;
+
+/// Tells the task of a connection that a half of a stream has something for it.
+pub(crate) trait Owner: Send + Sync {
+    fn notify(&self);
+}
+
+struct State {
+    /// Bytes that have arrived and that the reader has not taken.
+    arrived: VecDeque<Bytes>,
+    /// How the body that is read has ended.
+    input_end: Option<Result<(), Error>>,
+    reader: Option<Waker>,
+    /// Bytes that the reader has taken and that no credit was given for.
+    taken: usize,
+    /// The reader waits, and has nothing left.
+    waits: bool,
+    reader_gone: bool,
+    /// Bytes that the connection has not accepted yet.
+    outgoing: VecDeque<Bytes>,
+    outgoing_bytes: usize,
+    /// The writer has finished its body.
+    finished: bool,
+    /// Why nothing more is sent.
+    output_end: Option<Error>,
+    writer: Option<Waker>,
+    writer_gone: bool,
+    /// The request waits for a connection that accepts it.
+    waits_for_connection: bool,
+    opener: Option<Waker>,
+    /// The connection was told that there is something for it, and has not looked yet.
+    notified: bool,
+}
+
+/// What the halves want of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wishes {
+    /// Bytes that the reader has taken since the last call.
+    pub(crate) taken: usize,
+    /// It waits for more, and has nothing left.
+    pub(crate) waits: bool,
+    /// The reader was dropped before the end of its body.
+    pub(crate) reader_gone: bool,
+    /// The writer was dropped before it had finished its body.
+    pub(crate) writer_gone: bool,
+}
+
+/// The shared state of the halves of one open request.
+pub(crate) struct Pipe {
+    state: Mutex<State>,
+    owner: Box<dyn Owner>,
+}
+
+impl Pipe {
+    pub(crate) fn new(owner: Box<dyn Owner>, waits_for_connection: bool) -> Arc<Self> {
+        let state = State {
+            arrived: VecDeque::new(),
+            input_end: None,
+            reader: None,
+            taken: 0,
+            waits: false,
+            reader_gone: false,
+            outgoing: VecDeque::new(),
+            outgoing_bytes: 0,
+            finished: false,
+            output_end: None,
+            writer: None,
+            writer_gone: false,
+            waits_for_connection,
+            opener: None,
+            notified: false,
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            owner,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held, so the state is consistent.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the connection, unless it was told already.
+    fn notify(&self, mut state: MutexGuard<'_, State>) {
+        let first = !core::mem::replace(&mut state.notified, true);
+        drop(state);
+        if first {
+            self.owner.notify();
+        }
+    }
+}
+
+/// The side of the connection.
+impl Pipe {
+    /// A connection has accepted the request.
+    pub(crate) fn accepted(&self) {
+        let mut state = self.lock();
+        state.waits_for_connection = false;
+        let opener = state.opener.take();
+        drop(state);
+        wake(opener);
+    }
+
+    /// Bytes of the body that is read have arrived.
+    pub(crate) fn arrive(&self, bytes: Bytes) {
+        let mut state = self.lock();
+        if !bytes.is_empty() && !state.reader_gone && state.input_end.is_none() {
+            state.waits = false;
+            state.arrived.push_back(bytes);
+            let reader = state.reader.take();
+            drop(state);
+            wake(reader);
+        }
+    }
+
+    /// The body that is read is whole.
+    pub(crate) fn end_input(&self) {
+        let mut state = self.lock();
+        state.input_end.get_or_insert(Ok(()));
+        let reader = state.reader.take();
+        drop(state);
+        wake(reader);
+    }
+
+    /// Nothing more is sent.
+    pub(crate) fn end_output(&self, why: Error) {
+        let mut state = self.lock();
+        state.output_end.get_or_insert(why);
+        state.outgoing = VecDeque::new();
+        state.outgoing_bytes = 0;
+        let writer = state.writer.take();
+        drop(state);
+        wake(writer);
+    }
+
+    /// The request has failed.
+    pub(crate) fn fail(&self, why: Error) {
+        let mut state = self.lock();
+        if !state.finished {
+            state.output_end.get_or_insert_with(|| why.again(why.fate()));
+        }
+        state.outgoing = VecDeque::new();
+        state.outgoing_bytes = 0;
+        state.input_end.get_or_insert(Err(why));
+        state.waits_for_connection = false;
+        let wakers = [state.reader.take(), state.writer.take(), state.opener.take()];
+        drop(state);
+        wakers.into_iter().for_each(wake);
+    }
+
+    /// What the halves want. They tell the connection again when they want more.
+    pub(crate) fn wishes(&self) -> Wishes {
+        let mut state = self.lock();
+        state.notified = false;
+        Wishes {
+            taken: core::mem::take(&mut state.taken),
+            waits: state.waits,
+            reader_gone: state.reader_gone && !matches!(state.input_end, Some(Ok(()))),
+            writer_gone: state.writer_gone && !state.finished,
+        }
+    }
+
+    /// The next bytes to send.
+    pub(crate) fn take_chunk(&self) -> Option<Bytes> {
+        let mut state = self.lock();
+        let chunk = state.outgoing.pop_front()?;
+        state.outgoing_bytes -= chunk.len();
+        let writer = (state.outgoing_bytes < ENOUGH).then(|| state.writer.take());
+        drop(state);
+        wake(writer.flatten());
+        Some(chunk)
+    }
+
+    /// Whether there is something to send, if only the end.
+    pub(crate) fn has_output(&self) -> bool {
+        let state = self.lock();
+        state.finished || !state.outgoing.is_empty()
+    }
+
+    /// Whether the writer has finished its body, which may not be sent yet.
+    pub(crate) fn will_finish(&self) -> bool {
+        let state = self.lock();
+        state.finished && state.output_end.is_none()
+    }
+
+    /// Whether everything that is to be sent was taken, and no more follows.
+    pub(crate) fn is_finished(&self) -> bool {
+        let state = self.lock();
+        state.finished && state.outgoing.is_empty()
+    }
+}
+
+/// The side of the halves.
+impl Pipe {
+    /// Waits until a connection has accepted the request.
+    pub(super) fn poll_accepted(&self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
+        let mut state = self.lock();
+        if state.waits_for_connection {
+            set(&mut state.opener, cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(match &state.output_end {
+            Some(why) => Err(why.again(why.fate())),
+            None => Ok(()),
+        })
+    }
+
+    /// The next bytes that have arrived; `None` at the end of the body.
+    pub(super) fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+        let mut state = self.lock();
+        if let Some(bytes) = state.arrived.pop_front() {
+            state.taken += bytes.len();
+            if state.taken >= TAKEN {
+                self.notify(state);
+            }
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        match &state.input_end {
+            Some(Ok(())) => return Poll::Ready(None),
+            Some(Err(why)) => return Poll::Ready(Some(Err(why.again(why.fate())))),
+            None => {}
+        }
+        set(&mut state.reader, cx);
+        let told = core::mem::replace(&mut state.waits, true);
+        if state.taken > 0 || !told {
+            self.notify(state);
+        }
+        Poll::Pending
+    }
+
+    /// Gives back bytes that were not used. They are the next to be returned.
+    pub(super) fn put_back(&self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            let mut state = self.lock();
+            state.taken = state.taken.saturating_sub(bytes.len());
+            state.arrived.push_front(bytes);
+        }
+    }
+
+    /// Waits until there is room for more bytes to send.
+    pub(super) fn poll_ready(&self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
+        let mut state = self.lock();
+        if let Some(why) = &state.output_end {
+            return Poll::Ready(Err(why.again(why.fate())));
+        }
+        if state.finished {
+            return Poll::Ready(Err(Error::Stopped));
+        }
+        if state.outgoing_bytes < ENOUGH {
+            return Poll::Ready(Ok(()));
+        }
+        set(&mut state.writer, cx);
+        Poll::Pending
+    }
+
+    /// Queues bytes to send.
+    pub(super) fn send(&self, bytes: Bytes) -> Result<(), Error> {
+        let mut state = self.lock();
+        if let Some(why) = &state.output_end {
+            return Err(why.again(why.fate()));
+        }
+        if state.finished {
+            return Err(Error::Stopped);
+        }
+        if !bytes.is_empty() {
+            state.outgoing_bytes += bytes.len();
+            state.outgoing.push_back(bytes);
+            self.notify(state);
+        }
+        Ok(())
+    }
+
+    /// No more bytes follow.
+    pub(super) fn finish(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        if let Some(why) = &state.output_end {
+            return Err(why.again(why.fate()));
+        }
+        state.finished = true;
+        self.notify(state);
+        Ok(())
+    }
+
+    pub(super) fn drop_reader(&self) {
+        let mut state = self.lock();
+        state.reader_gone = true;
+        state.reader = None;
+        state.taken += state.arrived.iter().map(Bytes::len).sum::<usize>();
+        let arrived = core::mem::take(&mut state.arrived);
+        if matches!(state.input_end, Some(Ok(()))) {
+            return;
+        }
+        self.notify(state);
+        drop(arrived);
+    }
+
+    pub(super) fn drop_writer(&self) {
+        let mut state = self.lock();
+        state.writer_gone = true;
+        state.writer = None;
+        if !state.finished && state.output_end.is_none() {
+            self.notify(state);
+        }
+    }
+}
+
+fn set(waker: &mut Option<Waker>, cx: &Context<'_>) {
+    match waker {
+        Some(waker) => waker.clone_from(cx.waker()),
+        none => *none = Some(cx.waker().clone()),
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}

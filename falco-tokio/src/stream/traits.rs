@@ -1,0 +1,100 @@
+//! The halves of a stream as what Tokio and the crates of `futures` expect.
+
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+use std::io;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{RecvStream, SendStream};
+use crate::error::Error;
+
+impl RecvStream {
+    pub(super) fn poll_bytes(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let next = ready!(self.pipe.poll_next(cx));
+        self.ended = !matches!(next, Some(Ok(_)));
+        Poll::Ready(next)
+    }
+}
+
+/// The kind by which code over `AsyncRead` and `AsyncWrite` tells errors apart.
+fn io_error(error: Error) -> io::Error {
+    let kind = match &error {
+        Error::Stopped => io::ErrorKind::BrokenPipe,
+        Error::Cancelled => io::ErrorKind::ConnectionAborted,
+        Error::Io { source, .. } => source.kind(),
+        Error::Connection { .. } => io::ErrorKind::ConnectionReset,
+        Error::TimedOut { .. } => io::ErrorKind::TimedOut,
+        Error::Request(_) | Error::Closed | Error::Entropy(_) | Error::Setup(_) | Error::Settings(_) => {
+            io::ErrorKind::Other
+        }
+    };
+    io::Error::new(kind, error)
+}
+
+impl AsyncRead for RecvStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let Some(next) = ready!(self.poll_bytes(cx)) else {
+            return Poll::Ready(Ok(()));
+        };
+        let mut bytes = next.map_err(io_error)?;
+        let count = bytes.len().min(buf.remaining());
+        buf.put_slice(&bytes.split_to(count));
+        self.pipe.put_back(bytes);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for SendStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.pipe.poll_ready(cx)).map_err(io_error)?;
+        let count = bytes.len().min(64 << 10);
+        let bytes = bytes.get(..count).unwrap_or_default();
+        self.pipe.send(Bytes::copy_from_slice(bytes)).map_err(io_error)?;
+        Poll::Ready(Ok(count))
+    }
+
+    /// Does nothing: what was written is sent without that.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.pipe.finish().map_err(io_error))
+    }
+}
+
+impl futures_core::Stream for RecvStream {
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_bytes(cx)
+    }
+}
+
+impl futures_sink::Sink<Bytes> for SendStream {
+    type Error = Error;
+
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.pipe.poll_ready(cx)
+    }
+
+    fn start_send(self: Pin<&mut Self>, bytes: Bytes) -> Result<(), Error> {
+        self.pipe.send(bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(self.pipe.finish())
+    }
+}

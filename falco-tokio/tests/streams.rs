@@ -1,0 +1,478 @@
+//! Open requests and answers: bodies of any length, both ways at once, and how each half ends.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use core::future::Future;
+use core::pin::Pin;
+use core::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use common::key;
+use falco_tokio::{
+    Call, Client, ClientBuilder, Error, Fate, Handle, HandlerError, OnCancel, Refusal, Report, Request, RequestError,
+    Server, ServerBuilder, StreamRequest,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+const WINDOW: u32 = 64 << 10;
+
+struct Streaming {
+    address: core::net::SocketAddr,
+    handle: Handle,
+    task: JoinHandle<Report>,
+}
+
+impl Streaming {
+    async fn start<S, F>(builder: ServerBuilder, streams: S) -> Self
+    where
+        S: Fn(StreamRequest) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        let server = builder.bind("127.0.0.1:0").await.unwrap();
+        let (address, handle) = (server.local_addr().unwrap(), server.handle());
+        let echo = |request: Request| async move { Ok(request.into_body()) };
+        let task = tokio::spawn(async move { server.serve_streams(echo, streams).await.unwrap() });
+        Self { address, handle, task }
+    }
+
+    async fn client(&self) -> Client {
+        self.client_of(Client::builder(key(1))).await
+    }
+
+    async fn client_of(&self, builder: ClientBuilder) -> Client {
+        builder.connect(self.address).await.unwrap()
+    }
+
+    async fn stop(self) -> Report {
+        self.handle.shutdown_within(Duration::from_secs(5));
+        self.task.await.unwrap()
+    }
+}
+
+fn server() -> ServerBuilder {
+    Server::builder(key(1)).streams(WINDOW, 1000)
+}
+
+async fn echo(mut request: StreamRequest) -> Result<(), HandlerError> {
+    while let Some(bytes) = request.body.next().await {
+        request.answer.send(bytes?).await?;
+    }
+    request.answer.finish()?;
+    Ok(())
+}
+
+/// Waits for something that happens soon.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(10), what).await.expect("it takes too long")
+}
+
+async fn receive<T>(from: &mut mpsc::UnboundedReceiver<T>) -> T {
+    soon(from.recv()).await.unwrap()
+}
+
+#[tokio::test]
+async fn both_bodies_travel_at_the_same_time() {
+    let server = Streaming::start(server(), echo).await;
+    let client = server.client().await;
+    let mut call = client.open("first").await.unwrap();
+    assert_eq!(call.next().await.unwrap().unwrap(), "first");
+    for round in 0..100 {
+        let text = format!("round {round}");
+        call.send(text.clone()).await.unwrap();
+        assert_eq!(soon(call.next()).await.unwrap().unwrap(), text);
+    }
+    // Other requests go on meanwhile.
+    assert_eq!(client.request("whole").await.unwrap(), "whole");
+    call.finish().unwrap();
+    assert!(call.next().await.is_none() && call.next().await.is_none());
+    assert!(matches!(call.send("late").await, Err(Error::Stopped)));
+    let stats = server.stop().await.stats;
+    assert_eq!((stats.requests, stats.answers, stats.refusals), (2, 2, 0));
+}
+
+#[tokio::test]
+async fn a_long_body_arrives_byte_for_byte_through_readers_and_writers() {
+    const LENGTH: usize = 20_000_000;
+    let server = Streaming::start(server(), |request: StreamRequest| async move {
+        let StreamRequest {
+            mut body, mut answer, ..
+        } = request;
+        tokio::io::copy(&mut body, &mut answer).await?;
+        answer.shutdown().await?;
+        Ok(())
+    })
+    .await;
+    let client = server.client().await;
+    let (mut sending, mut receiving) = client.open("").await.unwrap().split();
+    let byte = |at: usize| (at % 251).to_le_bytes()[0];
+    let writing = tokio::spawn(async move {
+        let mut at = 0;
+        for length in [1, 7, 100, 70_000, 1_000_000].into_iter().cycle() {
+            let length = length.min(LENGTH - at);
+            let piece: Vec<u8> = (at..at + length).map(byte).collect();
+            sending.write_all(&piece).await.unwrap();
+            at += length;
+            if at == LENGTH {
+                break;
+            }
+        }
+        sending.shutdown().await.unwrap();
+    });
+    let mut whole = Vec::new();
+    receiving.read_to_end(&mut whole).await.unwrap();
+    writing.await.unwrap();
+    assert_eq!(whole.len(), LENGTH);
+    assert!(whole.iter().enumerate().all(|(at, found)| *found == byte(at)));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_without_a_handler_for_them_and_one_with_a_window_of_0_take_none() {
+    let plain = common::Running::echo(server()).await;
+    let closed = Streaming::start(server().streams(0, 10), echo).await;
+    let none = Streaming::start(server().streams(WINDOW, 0), echo).await;
+    for address in [plain.address, closed.address, none.address] {
+        let client = Client::builder(key(1)).connect(address).await.unwrap();
+        let told = match client.open("x").await {
+            Err(error) => error,
+            Ok(mut call) => soon(call.next()).await.unwrap().unwrap_err(),
+        };
+        assert!(matches!(told, Error::Request(RequestError::NoOpenBodies)), "{told:?}");
+        assert_eq!(told.fate(), Fate::NotProcessed);
+        assert_eq!(client.request("whole").await.unwrap(), "whole");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_bounds_what_is_buffered_and_holds_up_no_other() {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let (go, wait) = oneshot::channel::<()>();
+    let wait = Arc::new(tokio::sync::Mutex::new(Some(wait)));
+    let counted = Arc::clone(&taken);
+    let server = Streaming::start(server(), move |mut request: StreamRequest| {
+        let (wait, counted) = (Arc::clone(&wait), Arc::clone(&counted));
+        async move {
+            let first = request.body.next().await.unwrap()?;
+            if first == "stuck" {
+                let wait = wait.lock().await.take().unwrap();
+                wait.await?;
+            }
+            while let Some(bytes) = request.body.next().await {
+                counted.fetch_add(bytes?.len(), Ordering::Relaxed);
+            }
+            request.answer.finish()?;
+            Ok(())
+        }
+    })
+    .await;
+    let client = server.client().await;
+    let mut stuck = client.open("stuck").await.unwrap();
+    let chunk = Bytes::from(vec![7; 16 << 10]);
+    let mut sent = 0;
+    while timeout(Duration::from_millis(200), stuck.send(chunk.clone()))
+        .await
+        .is_ok()
+    {
+        sent += chunk.len();
+        assert!(sent < 1 << 20, "nothing bounds it");
+    }
+    // The window, what the connection has queued, and what waits for it.
+    assert!((64 << 10..=(64 << 10) + (144 << 10)).contains(&sent), "{sent}");
+    // Another stream and requests are not held up.
+    let mut other = client.open("other").await.unwrap();
+    for _ in 0..100 {
+        soon(other.send(chunk.clone())).await.unwrap();
+    }
+    other.finish().unwrap();
+    assert!(soon(other.next()).await.is_none());
+    assert_eq!(taken.load(Ordering::Relaxed), 100 * chunk.len());
+    assert_eq!(soon(client.request("whole")).await.unwrap(), "whole");
+    // It goes on when its reader does.
+    go.send(()).unwrap();
+    stuck.finish().unwrap();
+    assert!(soon(stuck.next()).await.is_none());
+    assert_eq!(taken.load(Ordering::Relaxed), 100 * chunk.len() + sent);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_drops_a_half_cancels_its_request_and_no_other() {
+    let (to, mut ends) = mpsc::unbounded_channel();
+    let server = Streaming::start(
+        server().on_cancel(OnCancel::Signal),
+        move |mut request: StreamRequest| {
+            let to = to.clone();
+            async move {
+                request.answer.send("begun").await?;
+                let end = loop {
+                    match request.body.next().await {
+                        Some(Ok(_)) => {}
+                        Some(Err(error)) => break format!("{error:?}"),
+                        None => break "whole".to_owned(),
+                    }
+                };
+                let failed = request.answer.send("more").await.is_err();
+                to.send((end, failed, request.is_cancelled()))?;
+                request.answer.finish()?;
+                Ok(())
+            }
+        },
+    )
+    .await;
+    let client = server.client().await;
+    let mut other = client.open("other").await.unwrap();
+    assert_eq!(soon(other.next()).await.unwrap().unwrap(), "begun");
+    for drop_reader in [true, false] {
+        let mut call = client.open("x").await.unwrap();
+        assert_eq!(soon(call.next()).await.unwrap().unwrap(), "begun");
+        let (sending, mut receiving) = call.split();
+        if drop_reader {
+            drop(receiving);
+            let cancelled = ("Cancelled".to_owned(), true, true);
+            assert_eq!(receive(&mut ends).await, cancelled);
+            drop(sending);
+        } else {
+            drop(sending);
+            let cancelled = ("Cancelled".to_owned(), true, true);
+            assert_eq!(receive(&mut ends).await, cancelled);
+            assert!(
+                soon(receiving.next()).await.unwrap().is_err(),
+                "never taken for a whole answer"
+            );
+        }
+    }
+    other.finish().unwrap();
+    assert_eq!(soon(other.next()).await.unwrap().unwrap(), "more");
+    assert!(soon(other.next()).await.is_none());
+    assert_eq!(receive(&mut ends).await, ("whole".to_owned(), false, false));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_fails_panics_refuses_or_forgets_to_finish_cuts_its_answer_off() {
+    let server = Streaming::start(server(), |mut request: StreamRequest| async move {
+        let how = request.body.next().await.unwrap()?;
+        request.answer.send("begun").await?;
+        // A failure also cuts off what was not sent yet.
+        sleep(Duration::from_millis(50)).await;
+        match &how[..] {
+            b"fail" => Err("failed".into()),
+            b"panic" => panic!("this test panics"),
+            b"refuse" => Err(Refusal::Busy.into()),
+            b"drop" => {
+                drop(request.answer);
+                sleep(Duration::from_millis(20)).await;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    })
+    .await;
+    let client = server.client().await;
+    for how in ["fail", "panic", "refuse", "drop", "forget"] {
+        let mut call = client.open(how).await.unwrap();
+        assert_eq!(soon(call.next()).await.unwrap().unwrap(), "begun");
+        let end = soon(call.next()).await.unwrap().unwrap_err();
+        // What has begun may have been processed, whatever the handler says.
+        assert!(
+            matches!(end, Error::Request(RequestError::Refused(Refusal::Failed))),
+            "{how}: {end:?}"
+        );
+        assert_eq!(end.fate(), Fate::MaybeProcessed);
+        assert!(soon(call.next()).await.is_none());
+        assert!(call.send("late").await.is_err());
+    }
+    let stats = server.stop().await.stats;
+    assert_eq!((stats.requests, stats.answers, stats.refusals), (5, 0, 5));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_finished_ends_its_request() {
+    let server = Streaming::start(server(), |mut request: StreamRequest| async move {
+        request.answer.send("enough").await?;
+        request.answer.finish()?;
+        Ok(())
+    })
+    .await;
+    let client = server.client().await;
+    let mut call = client.open("x").await.unwrap();
+    assert_eq!(soon(call.next()).await.unwrap().unwrap(), "enough");
+    assert!(soon(call.next()).await.is_none());
+    let chunk = Bytes::from(vec![7; 16 << 10]);
+    let stopped = loop {
+        if let Err(error) = soon(call.send(chunk.clone())).await {
+            break error;
+        }
+    };
+    assert!(matches!(stopped, Error::Stopped));
+    assert_eq!(server.stop().await.stats.answers, 1);
+}
+
+#[tokio::test]
+async fn the_rest_of_an_answer_is_sent_after_its_handler_has_returned() {
+    let server = Streaming::start(server(), |mut request: StreamRequest| async move {
+        // More than a window, which the client reads later.
+        for _ in 0..10 {
+            request.answer.send(vec![7; 12 << 10]).await?;
+        }
+        request.answer.finish()?;
+        Ok(())
+    })
+    .await;
+    let client = server.client_of(Client::builder(key(1)).stream_window(16 << 10)).await;
+    let call = client.open("x").await.unwrap();
+    sleep(Duration::from_millis(200)).await;
+    let whole = soon(call.collect(1 << 20)).await.unwrap();
+    assert_eq!(whole.len(), 120 << 10);
+    // One whose reader is dropped then is cancelled, and completes.
+    let call = client.open("x").await.unwrap();
+    sleep(Duration::from_millis(200)).await;
+    drop(call);
+    assert_eq!(soon(client.request("whole")).await.unwrap(), "whole");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_cuts_both_bodies_off() {
+    let (to, mut ends) = mpsc::unbounded_channel();
+    let server = Streaming::start(
+        server().on_cancel(OnCancel::Signal),
+        move |mut request: StreamRequest| {
+            let to = to.clone();
+            async move {
+                request.answer.send("begun").await?;
+                let end = request.body.next().await;
+                to.send(format!("{end:?}"))?;
+                Ok(())
+            }
+        },
+    )
+    .await;
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let mut proxied = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let proxy = tokio::spawn(async move {
+        let mut far = far;
+        let _ = tokio::io::copy_bidirectional(&mut far, &mut proxied).await;
+    });
+    let client = Client::builder(key(1)).over(near).await.unwrap();
+    let mut call = client.open("").await.unwrap();
+    assert_eq!(soon(call.next()).await.unwrap().unwrap(), "begun");
+    proxy.abort();
+    let end = soon(call.next()).await.unwrap().unwrap_err();
+    assert_eq!(end.fate(), Fate::MaybeProcessed);
+    assert!(soon(call.send("x")).await.is_err());
+    let end = receive(&mut ends).await;
+    assert!(end.starts_with("Some(Err("), "{end}");
+}
+
+#[tokio::test]
+async fn a_client_without_a_window_gets_the_answer_as_a_whole() {
+    let server = Streaming::start(server(), |mut request: StreamRequest| async move {
+        let pieces: usize = str::from_utf8(&request.body.next().await.unwrap()?)?.parse()?;
+        for _ in 0..pieces {
+            request.answer.send(vec![7; 1000]).await?;
+        }
+        request.answer.finish()?;
+        Ok(())
+    })
+    .await;
+    let builder = Client::builder(key(1)).stream_window(0).max_message(100_000);
+    let client = server.client_of(builder).await;
+    let call = client.open("100").await.unwrap();
+    assert_eq!(soon(call.collect(1 << 20)).await.unwrap().len(), 100_000);
+    let call = client.open("101").await.unwrap();
+    let told = soon(call.collect(1 << 20)).await.unwrap_err();
+    assert!(
+        matches!(told, Error::Request(RequestError::Refused(Refusal::AnswerTooLarge))),
+        "{told:?}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_thousand_streams_share_a_connection() {
+    let server = Streaming::start(server().streams(16 << 10, 1000).max_in_flight(1001), echo).await;
+    let client = server
+        .client_of(Client::builder(key(1)).max_outstanding(2000).stream_window(16 << 10))
+        .await;
+    let mut calls: Vec<Call> = Vec::new();
+    for number in 0..1000 {
+        calls.push(soon(client.open(format!("{number}"))).await.unwrap());
+    }
+    // One more waits for a place.
+    let waiting = client.open("waits").await.unwrap();
+    for round in 0..3 {
+        for (number, call) in calls.iter_mut().enumerate() {
+            if round == 0 {
+                assert_eq!(soon(call.next()).await.unwrap().unwrap(), format!("{number}"));
+            }
+            call.send(format!("{number} {round}")).await.unwrap();
+        }
+        for (number, call) in calls.iter_mut().enumerate() {
+            assert_eq!(soon(call.next()).await.unwrap().unwrap(), format!("{number} {round}"));
+        }
+    }
+    assert_eq!(server.handle.stats().requests, 1000);
+    let mut first = calls.pop().unwrap();
+    first.finish().unwrap();
+    assert!(soon(first.next()).await.is_none());
+    let (mut sending, mut receiving) = waiting.split();
+    assert_eq!(soon(receiving.next()).await.unwrap().unwrap(), "waits");
+    sending.finish().unwrap();
+    drop(calls);
+    assert!(soon(receiving.next()).await.is_none());
+    assert_eq!(soon(client.request("whole")).await.unwrap(), "whole");
+    drop((first, sending, receiving));
+    assert_eq!(client.stats().outstanding, 0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn streams_drain_with_their_server_and_a_new_one_goes_to_the_next_connection() {
+    let server = Streaming::start(server().max_connection_age(Duration::from_millis(100)), echo).await;
+    let client = server.client().await;
+    let mut old = client.open("old").await.unwrap();
+    assert_eq!(soon(old.next()).await.unwrap().unwrap(), "old");
+    sleep(Duration::from_millis(300)).await;
+    let mut new = client.open("new").await.unwrap();
+    assert_eq!(soon(new.next()).await.unwrap().unwrap(), "new");
+    for call in [&mut old, &mut new] {
+        call.send("still").await.unwrap();
+        assert_eq!(soon(call.next()).await.unwrap().unwrap(), "still");
+        call.finish().unwrap();
+        assert!(soon(call.next()).await.is_none());
+    }
+    assert_eq!(client.stats().connected, 2);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_future_that_is_dropped_loses_nothing() {
+    let server = Streaming::start(server(), echo).await;
+    let client = server.client().await;
+    let mut call = client.open("").await.unwrap();
+    for round in 0..50 {
+        let text = format!("{round}");
+        {
+            // Polled once, and dropped.
+            let mut next = Box::pin(call.next());
+            let polled = core::future::poll_fn(|cx| core::task::Poll::Ready(Pin::new(&mut next).poll(cx))).await;
+            assert!(polled.is_pending());
+        }
+        call.send(text.clone()).await.unwrap();
+        assert_eq!(soon(call.next()).await.unwrap().unwrap(), text);
+    }
+    drop(call);
+    server.stop().await;
+}
