@@ -103,6 +103,7 @@ mod socket;
 mod stats;
 mod stream;
 mod timer;
+pub mod tunnel;
 
 pub use client::{Client, ClientBuilder, ClientStats};
 pub use error::{Error, HandlerError};
