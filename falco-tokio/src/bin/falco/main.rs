@@ -3,9 +3,11 @@
 
 mod at_path;
 mod bench;
+mod carried;
 mod documents;
 mod exec;
 mod failure;
+mod forward;
 mod key;
 mod keygen;
 mod log;
@@ -61,6 +63,8 @@ enum Command {
     Keygen(keygen::Args),
     #[command(after_help = serve::EXAMPLES, after_long_help = long_help(serve::EXAMPLES))]
     Serve(Box<serve::Args>),
+    #[command(after_help = forward::EXAMPLES, after_long_help = long_help(forward::EXAMPLES))]
+    Forward(Box<forward::Args>),
     #[command(after_help = send::EXAMPLES, after_long_help = long_help(send::EXAMPLES))]
     Send(send::Args),
     #[command(after_help = ping::EXAMPLES, after_long_help = long_help(ping::EXAMPLES))]
@@ -83,7 +87,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let is_server = matches!(cli.command, Command::Serve(_));
+    let is_server = matches!(cli.command, Command::Serve(_) | Command::Forward(_));
     // A server logs warnings by default. A client ends with a message instead.
     let quiet = if is_server { LevelFilter::WARN } else { LevelFilter::OFF };
     let level = match cli.verbose {
@@ -108,6 +112,7 @@ fn main() -> ExitCode {
     let done = command.and_then(|command| match command {
         Command::Keygen(args) => keygen::run(&args),
         Command::Serve(args) => block_on(serve::run(*args)),
+        Command::Forward(args) => block_on(forward::run(*args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Ping(args) => block_on(ping::run(args)),
         Command::Bench(args) => block_on(bench::run(args)),

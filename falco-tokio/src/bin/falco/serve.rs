@@ -1,5 +1,6 @@
 //! `falco serve`: a server that echoes messages, or runs a command for each.
 
+mod forward;
 mod keys;
 mod metrics;
 #[cfg(unix)]
@@ -15,11 +16,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use falco_tokio::{Error, Handle, Key, Report, Request, Server, ServerBuilder, Settings};
+use falco_tokio::{Error, Handle, Key, Report, Request, Server, ServerBuilder, Settings, StreamRequest};
 #[cfg(unix)]
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
+use self::forward::Targets;
 use self::keys::Keys;
 #[cfg(unix)]
 use self::socket_file::SocketFile;
@@ -29,7 +31,7 @@ use crate::exec::{self, Exec};
 use crate::failure::{Code, Failure};
 use crate::key::{self, KeyArgs, KeyList};
 use crate::signals::{Hangups, Signals};
-use crate::values::{self, Address, counted};
+use crate::values::{self, Address, Forward, counted};
 use crate::{log, output};
 
 /// Runs a server that answers each message with itself, or with the output of a command.
@@ -102,6 +104,18 @@ pub(crate) struct Args {
     /// How long requests may take to complete after the first Ctrl-C or SIGTERM
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::time)]
     drain_timeout: Duration,
+    /// Carries connections of `falco forward` to this address: HOST:PORT or unix:PATH. With
+    /// NAME=ADDRESS, clients that give that name (--to) are carried there. May be given more than
+    /// once. A client never chooses an address
+    #[arg(long, value_name = "[NAME=]ADDRESS")]
+    forward: Vec<Forward>,
+    /// How many connections of one client --forward carries at once
+    #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = clap::value_parser!(u16).range(1..))]
+    max_tunnels: u16,
+    /// How many bytes of each connection of --forward may be on their way to a target that does not
+    /// read
+    #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = values::size)]
+    window: u32,
     /// Runs this command for each message. It reads the message from its standard input, and what
     /// it writes to its standard output is the answer. If the command fails, the request fails. If
     /// the client cancels the request, the command is killed. All further arguments are those of
@@ -135,6 +149,7 @@ Examples:
   falco serve --key-file falco.key
   falco serve --key-file falco.key --listen 0.0.0.0:4287 --context orders --max-message 64K
   falco serve --key-file falco.key --listen unix:/run/falco.sock --socket-mode 660 --exec jq -c .total
+  falco serve --key-file falco.key --listen 0.0.0.0:4287 --forward 127.0.0.1:5432    a tunnel to a database
   falco serve --key-file /etc/falco/keys.d                 a key for each client; kill -HUP reads them again
   falco serve --key-file falco.key --wire both --classic-key-file old.key";
 
@@ -163,6 +178,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if let Some(address) = args.metrics {
         metrics::start(address)?;
     }
+    let targets = Targets::new(&args.forward)?.map(Arc::new);
     let (mut keys, builder) = builder(&args)?;
     let mut hangups = Hangups::new()?;
     let mut signals = Signals::new(args.drain_timeout)?;
@@ -193,13 +209,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             "warning: --exec: {error}; requests fail until the command can be run"
         ));
     }
-    let mut serving = match exec.clone() {
-        None => tokio::spawn(server.serve(|request: Request| async move { Ok(request.into_body()) })),
-        Some(exec) => tokio::spawn(server.serve(move |request: Request| {
-            let exec = Arc::clone(&exec);
-            async move { exec.answer(request).await }
-        })),
-    };
+    let mut serving = serve(server, exec.clone(), targets);
     tokio::spawn(log::report_left_out_each_second());
     tokio::spawn(supervisor::watch());
     supervisor::ready();
@@ -246,6 +256,27 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         return Err(Failure::Reported(Code::Failed));
     }
     Ok(())
+}
+
+/// Serves on a task of its own.
+fn serve(server: Server, exec: Option<Arc<Exec>>, targets: Option<Arc<Targets>>) -> JoinHandle<Result<Report, Error>> {
+    let handler = move |request: Request| {
+        let exec = exec.clone();
+        async move {
+            match exec {
+                None => Ok(request.into_body()),
+                Some(exec) => exec.answer(request).await,
+            }
+        }
+    };
+    let Some(targets) = targets else {
+        return tokio::spawn(server.serve(handler));
+    };
+    let streams = move |request: StreamRequest| {
+        let targets = Arc::clone(&targets);
+        async move { targets.carry(request).await }
+    };
+    tokio::spawn(server.serve_streams(handler, streams))
 }
 
 /// Waits until the first line is written; after that, forever.
@@ -297,12 +328,19 @@ fn sum_up(report: &Report, time: Duration) {
 }
 
 fn builder(args: &Args) -> Result<(Option<Keys>, ServerBuilder), Failure> {
+    let tunnels = if args.forward.is_empty() { 0 } else { args.max_tunnels };
     let settings = Settings::new()
         .with_max_message(args.max_message)
         .with_lifetime(args.lifetime)
         .and_then(|settings| settings.with_handshake_timeout(args.handshake_timeout))
-        .and_then(|settings| settings.with_max_in_flight(args.max_in_flight))
+        .and_then(|settings| settings.with_max_in_flight(args.max_in_flight.max(tunnels)))
         .map_err(Failure::usage)?;
+    // Room for all windows, which are reserved although most stay empty.
+    let settings = if tunnels > 0 {
+        settings.with_max_held(u32::MAX)
+    } else {
+        settings
+    };
     let (file, classic_file) = (args.key.key_file.as_deref(), args.classic_key_file.as_deref());
     let noise_keys = || {
         let (keys, builder) = Keys::read(KeyList::new(args.key.clone()))?;
@@ -334,6 +372,14 @@ fn builder(args: &Args) -> Result<(Option<Keys>, ServerBuilder), Failure> {
     };
     let connections = usize::try_from(args.max_connections).unwrap_or(usize::MAX);
     let builder = builder.settings(settings).max_connections(connections);
+    let builder = if tunnels > 0 {
+        let windows = usize::from(tunnels).saturating_mul(usize::try_from(args.window).unwrap_or(usize::MAX));
+        builder
+            .streams(args.window, tunnels)
+            .max_held(windows.saturating_mul(4).max(1 << 30))
+    } else {
+        builder
+    };
     let proxies = args.trust_proxy.iter();
     let builder = proxies.fold(builder, |builder, (network, bits)| builder.trust_proxy(*network, *bits));
     Ok((

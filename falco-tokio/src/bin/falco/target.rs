@@ -60,10 +60,21 @@ impl Target {
     /// A client that has `limit` as the time limit of the handshake, of connecting and of each
     /// request.
     pub(crate) fn builder(&self, key: Key, limit: Duration) -> Result<ClientBuilder, Failure> {
+        self.builder_with(key, limit, |settings| settings)
+    }
+
+    /// The same, with other settings.
+    pub(crate) fn builder_with(
+        &self,
+        key: Key,
+        limit: Duration,
+        other: impl FnOnce(Settings) -> Settings,
+    ) -> Result<ClientBuilder, Failure> {
         let settings = Settings::new()
             .with_max_message(self.max_message)
             .with_handshake_timeout(limit)
             .map_err(Failure::usage)?;
+        let settings = other(settings);
         let builder = match self.wire {
             ClientWire::Noise => Client::builder(key).context(self.context.as_deref().unwrap_or_default()),
             ClientWire::Classic => Client::classic(key),
@@ -78,6 +89,17 @@ impl Target {
         self.open(builder)
             .await
             .map_err(|error| Failure::connecting(&error, &self.address))
+    }
+
+    /// A client that connects when it has something to send, or at once to a Unix socket.
+    pub(crate) async fn connect_lazy(&self, builder: ClientBuilder) -> Result<Client, Error> {
+        match &self.address {
+            Address::Tcp(name) => builder.connect_lazy(name),
+            #[cfg(unix)]
+            Address::Unix(path) => builder.connect_unix(path).await,
+            #[cfg(not(unix))]
+            Address::Unix(_) => Err(Error::Closed),
+        }
     }
 
     async fn open(&self, builder: ClientBuilder) -> Result<Client, Error> {

@@ -76,6 +76,29 @@ impl fmt::Display for Address {
     }
 }
 
+/// A target of `falco serve --forward`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Forward {
+    /// Empty if it has none.
+    pub(crate) name: String,
+    pub(crate) address: Address,
+}
+
+impl FromStr for Forward {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, address) = text.split_once('=').unwrap_or(("", text));
+        if name.len() > 255 || name.chars().any(char::is_control) {
+            return Err("the name of a target has at most 255 bytes, and no control characters".to_owned());
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            address: address.parse()?,
+        })
+    }
+}
+
 /// An address, or a network: an address, a slash and the number of leading bits that count.
 pub(crate) fn network(text: &str) -> Result<(IpAddr, u8), String> {
     let wrong = || "a network is an address such as 10.0.0.5, or one with a prefix length: 10.0.0.0/8".to_owned();

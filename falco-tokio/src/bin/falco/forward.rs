@@ -1,0 +1,226 @@
+//! `falco forward`: carries TCP connections and Unix sockets to a target behind a server that runs
+//! `falco serve --forward`.
+
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+
+use falco_tokio::tunnel::{self, Carried};
+use falco_tokio::{Client, Error};
+use tokio::net::TcpListener;
+#[cfg(unix)]
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+
+use crate::carried::{Socket, hold};
+use crate::failure::{Code, Failure};
+use crate::signals::Signals;
+use crate::target::{ClientWire, Target};
+use crate::values::{self, Address, counted};
+use crate::{log, output};
+
+/// Listens, and carries each connection over an encrypted one to a target of a server.
+///
+/// The server runs `falco serve --forward ADDRESS` and connects to the target, such as a database
+/// that knows nothing of FalcoTCP. Programs here connect to --listen as if the target were there.
+/// All connections share a few long-lived ones to the server, so a new one costs no handshake.
+///
+/// When it accepts connections, it prints `listening on ADDRESS` to standard output. Ctrl-C or
+/// SIGTERM drains it: it accepts no more connections, and ends when those that it carries have
+/// ended, at the latest after --drain-timeout. A second signal ends it at once.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: Target,
+    /// Where to listen: HOST:PORT or unix:PATH
+    #[arg(long, short, value_name = "ADDRESS")]
+    listen: Address,
+    /// The name of the target, for a server that has several
+    #[arg(long = "to", value_name = "NAME", default_value = "")]
+    name: String,
+    /// How many connections to the server there are
+    #[arg(long, value_name = "COUNT", default_value = "2", value_parser = clap::value_parser!(u16).range(1..=64))]
+    connections: u16,
+    /// How many connections are carried at once. Others wait to be accepted
+    #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = clap::value_parser!(u32).range(1..=65535))]
+    max_tunnels: u32,
+    /// How many bytes of each connection may be on their way to a program here that does not read
+    #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = values::size)]
+    window: u32,
+    /// How long a connection waits for the server
+    #[arg(long, short, value_name = "TIME", default_value = "10s", value_parser = values::some_time)]
+    timeout: Duration,
+    /// How long connections may go on after the first Ctrl-C or SIGTERM
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::time)]
+    drain_timeout: Duration,
+}
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  falco serve --key-file falco.key --listen 0.0.0.0:4287 --forward 127.0.0.1:5432     beside the database
+  falco forward --key-file falco.key --listen 127.0.0.1:5432 db.internal              beside its users";
+
+/// How long to wait after accepting has failed, such as for lack of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    if args.target.wire == ClientWire::Classic {
+        return Err(Failure::usage(
+            "the classic wire carries no connections: leave out --wire classic",
+        ));
+    }
+    let key = args.target.key()?;
+    let mut signals = Signals::new(args.drain_timeout)?;
+    let most = usize::try_from(args.max_tunnels).unwrap_or(usize::MAX);
+    let builder = args
+        .target
+        .builder_with(key, args.timeout, |settings| settings.with_max_held(u32::MAX))?
+        .connections(usize::from(args.connections))
+        .max_outstanding(most.saturating_add(1))
+        .stream_window(args.window);
+    let client = args
+        .target
+        .connect_lazy(builder)
+        .await
+        .map_err(|error| Failure::connecting(&error, &args.target.address))?;
+    let listener = Listener::bind(&args.listen)
+        .await
+        .map_err(|source| Failure::listening(&binding(source), &args.listen))?;
+    let address = listener.address().unwrap_or_else(|| args.listen.to_string());
+    let announced = tokio::task::spawn_blocking(move || output::line(&format_args!("listening on {address}")));
+    let places = Arc::new(Semaphore::new(most));
+    let (name, client) = (Arc::<str>::from(args.name), Arc::new(client));
+    tokio::spawn(log::report_left_out_each_second());
+    loop {
+        let place = tokio::select! {
+            // It is never closed.
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = signals.next() => break,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = signals.next() => break,
+        };
+        match accepted {
+            Ok(socket) => {
+                let (client, name) = (Arc::clone(&client), Arc::clone(&name));
+                tokio::spawn(async move {
+                    carry(&client, &name, socket).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting failed; it is tried again after a pause");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+    listener.close(&args.listen);
+    let _ = announced.await;
+    drain(&places, most, args.drain_timeout, &mut signals).await
+}
+
+async fn drain(places: &Semaphore, most: usize, limit: Duration, signals: &mut Signals) -> Result<(), Failure> {
+    let count = |places: &Semaphore| u64::try_from(most - places.available_permits()).unwrap_or(u64::MAX);
+    let left = counted(count(places), "connection");
+    log::tell(&format_args!(
+        "draining {left} for at most {limit:?}; another Ctrl-C or SIGTERM ends at once"
+    ));
+    let all = u32::try_from(most).unwrap_or(u32::MAX);
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(limit, places.acquire_many(all)) => ended.is_ok(),
+        () = signals.next() => false,
+    };
+    if ended {
+        return Ok(());
+    }
+    log::tell(&format_args!("cut off {}", counted(count(places), "connection")));
+    Err(Failure::Reported(Code::Failed))
+}
+
+/// Carries one connection.
+async fn carry(client: &Client, name: &str, mut socket: Accepted) {
+    let peer = socket.peer.take().unwrap_or_default();
+    tracing::debug!(%peer, to = name, "accepted");
+    let begun = tokio::time::Instant::now();
+    let carried = match tunnel::connect(client, name).await {
+        Ok(tunnel) => hold(&mut socket.stream, async |stream| tunnel.join(stream).await).await,
+        Err(error) => {
+            socket.stream.reset();
+            Err(io::Error::other(error))
+        }
+    };
+    match carried {
+        Ok(Carried { sent, received }) => {
+            tracing::debug!(%peer, to = name, sent, received, time = ?begun.elapsed(), "ended");
+        }
+        Err(error) => tracing::warn!(%peer, to = name, %error, "a connection was cut off"),
+    }
+}
+
+fn binding(source: io::Error) -> Error {
+    Error::Io {
+        doing: "binding",
+        source,
+        fate: falco_tokio::Fate::NotProcessed,
+    }
+}
+
+/// A connection that was accepted.
+struct Accepted {
+    stream: Socket,
+    peer: Option<String>,
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
+impl Listener {
+    async fn bind(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Tcp(name) => Ok(Self::Tcp(TcpListener::bind(name).await?)),
+            #[cfg(unix)]
+            Address::Unix(path) => Ok(Self::Unix(UnixListener::bind(path)?)),
+            #[cfg(not(unix))]
+            Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    fn address(&self) -> Option<String> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok().map(|address| address.to_string()),
+            #[cfg(unix)]
+            Self::Unix(_) => None,
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok(Accepted {
+                    stream: Socket::tcp(stream),
+                    peer: Some(peer.to_string()),
+                })
+            }
+            #[cfg(unix)]
+            Self::Unix(listener) => Ok(Accepted {
+                stream: Socket::Unix(listener.accept().await?.0),
+                peer: None,
+            }),
+        }
+    }
+
+    /// Stops listening, and removes the file of a Unix socket.
+    fn close(self, address: &Address) {
+        #[cfg(unix)]
+        if let (Self::Unix(_), Address::Unix(path)) = (&self, address) {
+            let _ = std::fs::remove_file(path);
+        }
+        let _ = address;
+        drop(self);
+    }
+}

@@ -1,0 +1,64 @@
+//! The targets of `falco serve --forward`: to which addresses connections of clients are carried.
+
+use core::time::Duration;
+use std::collections::HashMap;
+use std::io;
+
+use falco_tokio::{HandlerError, StreamRequest, tunnel};
+
+use crate::carried::{Socket, hold};
+use crate::failure::Failure;
+use crate::values::{Address, Forward};
+
+/// How long connecting to a target may take.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Targets by name. The name of the only one is empty, unless it has another.
+#[derive(Debug)]
+pub(super) struct Targets(HashMap<String, Address>);
+
+impl Targets {
+    pub(super) fn new(forwards: &[Forward]) -> Result<Option<Self>, Failure> {
+        let mut targets = HashMap::new();
+        for Forward { name, address } in forwards {
+            if targets.insert(name.clone(), address.clone()).is_some() {
+                return Err(Failure::usage(if name.is_empty() {
+                    "--forward is given more than once: each needs a name then, as in --forward db=127.0.0.1:5432"
+                        .to_owned()
+                } else {
+                    format!("two targets of --forward have the name {name}")
+                }));
+            }
+        }
+        Ok((!targets.is_empty()).then_some(Self(targets)))
+    }
+
+    /// Carries one connection of a client.
+    pub(super) async fn carry(&self, request: StreamRequest) -> Result<(), HandlerError> {
+        let incoming = tunnel::accept(request).await?;
+        let name = incoming.target().to_owned();
+        let Some(address) = self.0.get(&name) else {
+            tracing::warn!(to = %name.escape_debug(), "refused a connection: there is no such target");
+            return Ok(incoming.refuse("there is no such target").await?);
+        };
+        let connecting = tokio::time::timeout(CONNECT, Socket::connect(address)).await;
+        let mut socket = match connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(to = %name.escape_debug(), %address, %error, "cannot connect to the target");
+                // The client does not learn the address.
+                let reason = format!("no connection to the target: {}", error.kind());
+                return Ok(incoming.refuse(&reason).await?);
+            }
+        };
+        tracing::debug!(to = %name.escape_debug(), "connected to the target");
+        let carried = hold(&mut socket, async |socket| incoming.join(socket).await).await?;
+        tracing::debug!(
+            to = %name.escape_debug(),
+            sent = carried.sent,
+            received = carried.received,
+            "a connection has ended"
+        );
+        Ok(())
+    }
+}
