@@ -214,9 +214,10 @@ impl Pipe {
             set(&mut state.opener, cx);
             return Poll::Pending;
         }
-        Poll::Ready(match &state.output_end {
-            Some(why) => Err(why.again(why.fate())),
-            None => Ok(()),
+        // If the server takes nothing more, its answer says why.
+        Poll::Ready(match &state.input_end {
+            Some(Err(why)) => Err(why.again(why.fate())),
+            Some(Ok(())) | None => Ok(()),
         })
     }
 
