@@ -1,0 +1,79 @@
+"""What the checks share: programs that are started and ended, ports, and keys."""
+
+import contextlib
+import os
+import pathlib
+import socket
+import subprocess
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+FALCO = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/falco"
+# No program takes as long as this.
+PATIENCE = 30
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def until(what, holds):
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {PATIENCE} s: {what}")
+        time.sleep(0.02)
+
+
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def running(command, **more):
+    """A process, which is ended at the end."""
+    process = subprocess.Popen([str(word) for word in command], **more)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def falco(*words, **more):
+    return subprocess.run([str(FALCO), *map(str, words)], capture_output=True, text=True, timeout=PATIENCE, **more)
+
+
+def output_of(*words, **more):
+    """The standard output of a program, which succeeds."""
+    ended = subprocess.run([str(word) for word in words], capture_output=True, timeout=PATIENCE, **more)
+    assert ended.returncode == 0, (words, ended.returncode, ended.stderr[-2000:], ended.stdout[-2000:])
+    return ended.stdout
+
+
+@contextlib.contextmanager
+def served(key, *words, port=None, listen=None, **more):
+    """A server on a port or at another address, when it listens."""
+    port = port or free_port()
+    command = [FALCO, "serve", "--listen", listen or f"127.0.0.1:{port}", "--key-file", key, *words]
+    with running(command, stdout=subprocess.DEVNULL, **more) as process:
+        if listen:
+            until("falco listens", pathlib.Path(listen.removeprefix("unix:")).exists)
+        until("falco listens", lambda: listen or listens(port) or process.poll() is not None)
+        assert process.poll() is None, f"falco has ended with {process.returncode}"
+        yield port, process
+
+
+def make_key(scratch, name="falco.key"):
+    key = scratch / name
+    made = falco("keygen", "--out", key)
+    assert made.returncode == 0, made.stderr
+    return key
