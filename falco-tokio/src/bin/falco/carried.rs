@@ -3,8 +3,10 @@
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
+use core::time::Duration;
 use std::io;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
@@ -21,9 +23,12 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
+    /// Until [`end`](Self::end) is called, the other end sees a reset and no orderly end when this
+    /// is dropped, or when the process is killed. A Unix socket has no reset.
     pub(crate) fn tcp(stream: TcpStream) -> Self {
         // The other end decides what is sent together.
         let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         Self::Tcp(stream)
     }
 
@@ -38,34 +43,13 @@ impl Socket {
         }
     }
 
-    /// The other end sees a reset, and no orderly end, once this is dropped. A Unix socket has no
+    /// Both directions have ended: what was written is sent, and the socket is closed without a
     /// reset.
-    pub(crate) fn reset(&self) {
-        if let Self::Tcp(stream) = self {
-            let _ = socket2::SockRef::from(stream).set_linger(Some(core::time::Duration::ZERO));
+    pub(crate) fn end(self) {
+        if let Self::Tcp(stream) = &self {
+            let _ = SockRef::from(stream).set_linger(None);
         }
     }
-}
-
-/// Uses a socket, and resets it if that fails or is dropped.
-pub(crate) async fn hold<T>(
-    socket: &mut Socket,
-    using: impl AsyncFnOnce(&mut Socket) -> io::Result<T>,
-) -> io::Result<T> {
-    struct ResetOnDrop<'s>(&'s mut Socket, bool);
-
-    impl Drop for ResetOnDrop<'_> {
-        fn drop(&mut self) {
-            if self.1 {
-                self.0.reset();
-            }
-        }
-    }
-
-    let mut held = ResetOnDrop(socket, true);
-    let used = using(held.0).await;
-    held.1 = used.is_err();
-    used
 }
 
 /// Evaluates `$do` with the stream.

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
-use crate::carried::{Socket, hold};
+use crate::carried::Socket;
 use crate::failure::{Code, Failure};
 use crate::signals::Signals;
 use crate::target::{ClientWire, Target};
@@ -144,14 +144,12 @@ async fn carry(client: &Client, name: &str, mut socket: Accepted) {
     tracing::debug!(%peer, to = name, "accepted");
     let begun = tokio::time::Instant::now();
     let carried = match tunnel::connect(client, name).await {
-        Ok(tunnel) => hold(&mut socket.stream, async |stream| tunnel.join(stream).await).await,
-        Err(error) => {
-            socket.stream.reset();
-            Err(io::Error::other(error))
-        }
+        Ok(tunnel) => tunnel.join(&mut socket.stream).await,
+        Err(error) => Err(io::Error::other(error)),
     };
     match carried {
         Ok(Carried { sent, received }) => {
+            socket.stream.end();
             tracing::debug!(%peer, to = name, sent, received, time = ?begun.elapsed(), "ended");
         }
         Err(error) => tracing::warn!(%peer, to = name, %error, "a connection was cut off"),

@@ -6,7 +6,7 @@ use std::io;
 
 use falco_tokio::{HandlerError, StreamRequest, tunnel};
 
-use crate::carried::{Socket, hold};
+use crate::carried::Socket;
 use crate::failure::Failure;
 use crate::values::{Address, Forward};
 
@@ -52,7 +52,8 @@ impl Targets {
             }
         };
         tracing::debug!(to = %name.escape_debug(), "connected to the target");
-        let carried = hold(&mut socket, async |socket| incoming.join(socket).await).await?;
+        let carried = incoming.join(&mut socket).await?;
+        socket.end();
         tracing::debug!(
             to = %name.escape_debug(),
             sent = carried.sent,
