@@ -23,6 +23,7 @@ PROGRAMS = {
     "curl": "curl",
     "nc": "netcat-openbsd",
 }
+QUIET = {"stderr": subprocess.DEVNULL}
 
 
 @contextlib.contextmanager
@@ -44,7 +45,8 @@ def tunnel(scratch, *targets, words=()):
     if not key.exists():
         make_key(scratch)
     forwards = [word for target in targets for word in ("--forward", target)]
-    with served(key, *forwards) as (server, _), forwarded(key, f"127.0.0.1:{server}", *words) as (port, _):
+    with served(key, *forwards, **QUIET) as (server, _), \
+            forwarded(key, f"127.0.0.1:{server}", *words, **QUIET) as (port, _):
         yield port
 
 
@@ -273,8 +275,8 @@ def check_tunnel_bytes(scratch):
             address = f"127.0.0.1:{listener.getsockname()[1]}" if target == "tcp" else f"unix:{path}"
             front = None if listen == "tcp" else f"unix:{scratch}/front"
             falco_socket = f"unix:{scratch}/falco"
-            with served(key, "--forward", address, listen=falco_socket), \
-                    forwarded(key, falco_socket, listen=front) as (port, _):
+            with served(key, "--forward", address, listen=falco_socket, **QUIET), \
+                    forwarded(key, falco_socket, listen=front, **QUIET) as (port, _):
                 client = socket.socket(socket.AF_UNIX if front else socket.AF_INET)
                 client.connect(f"{scratch}/front" if front else ("127.0.0.1", port))
                 server, _ = listener.accept()

@@ -1,0 +1,148 @@
+"""What each side of a tunnel learns if a process is killed in the middle of a transfer: the tunnel's
+ends, the target, the client."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+from common import PATIENCE, free_port, listens, make_key, running, served, until
+from tunnel import QUIET, forwarded
+
+PROGRAMS = {"ss": "iproute2"}
+
+# Connects to a port, or listens and takes one connection after the other. Sends, receives, or
+# does both, without end, and says how each connection has ended: `end` is an orderly end.
+PUMP = '''
+import os, select, socket, sys, threading
+role, port, does = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+def say(word):
+    os.write(1, f"{word}\\n".encode())
+def pump(connection):
+    data, sends, count = bytes(65536), "send" in does, 0
+    connection.setblocking(False)
+    try:
+        # Whichever call comes first after a reset fails, and no other.
+        while True:
+            readable, writable, _ = select.select([connection], [connection] * sends, [])
+            if readable:
+                piece = connection.recv(65536)
+                if not piece:
+                    break
+                if count == 0:
+                    say("flows")
+                count += len(piece)
+            if writable:
+                try:
+                    connection.send(data)
+                except BlockingIOError:
+                    pass
+        say("end")
+    except OSError as error:
+        say("reset" if isinstance(error, (ConnectionResetError, BrokenPipeError)) else repr(error))
+    connection.close()
+if role == "connect":
+    pump(socket.create_connection(("127.0.0.1", port)))
+else:
+    listener = socket.create_server(("127.0.0.1", port), backlog=100)
+    while True:
+        threading.Thread(target=pump, args=(listener.accept()[0],), daemon=True).start()
+'''
+
+
+def pump(role, port, does):
+    command = [sys.executable, "-c", PUMP, role, port, does]
+    return running(command, stdout=subprocess.PIPE, text=True)
+
+
+def lines(process, count):
+    """The next lines that it prints, without the first one of each connection."""
+    told = []
+    while len(told) < count:
+        line = process.stdout.readline().strip()
+        assert line, "it has ended"
+        if line != "flows":
+            told.append(line)
+    return told
+
+
+def descriptors(process):
+    return len(os.listdir(f"/proc/{process.pid}/fd"))
+
+
+CONNECTIONS = 10
+
+
+def killed(scratch, victim, client_does, target_does):
+    """Kills one of four in the middle of transfers; what the client's side and the target's side
+    have learned, unless they are the victim. Whoever remains has as many descriptors as before."""
+    key = make_key(scratch, f"{victim}-{client_does}.key")
+    target_port, server_port = free_port(), free_port()
+    with contextlib.ExitStack() as stack:
+        started = lambda context: stack.enter_context(context)
+        target = started(pump("listen", target_port, target_does))
+        until("the target listens", lambda: listens(target_port))
+        assert lines(target, 1) == ["end"]
+        serve = lambda: started(served(key, "--forward", f"127.0.0.1:{target_port}", port=server_port, **QUIET))[1]
+        server = serve()
+        port, forward = started(forwarded(key, f"127.0.0.1:{server_port}", **QUIET))
+        # The descriptors are counted when the connections to the server are there.
+        with contextlib.ExitStack() as first:
+            for _ in range(CONNECTIONS):
+                flows(first.enter_context(pump("connect", port, client_does)), target, client_does)
+        lines(target, CONNECTIONS)
+        ends = {"forward": forward, "serve": server}
+        until("the tunnel is idle", lambda: idle(forward, port) and idle(server, target_port))
+        before = {name: descriptors(process) for name, process in ends.items()}
+
+        clients = [started(pump("connect", port, client_does)) for _ in range(CONNECTIONS)]
+        for client in clients:
+            flows(client, target, client_does)
+        assert all(descriptors(process) >= before[name] + CONNECTIONS for name, process in ends.items())
+        victims = {**{name: [process] for name, process in ends.items()}, "target": [target], "client": clients}[victim]
+        for process in victims:
+            process.send_signal(signal.SIGKILL)
+        told = {}
+        if victim != "client":
+            told["client"] = {line for client in clients for line in lines(client, 1)}
+        if victim != "target":
+            told["target"] = set(lines(target, CONNECTIONS))
+        for name, process in ends.items():
+            if name != victim:
+                # Without the server, also the connections to it are gone.
+                until(f"descriptors of {name} return", lambda: descriptors(process) <= before[name])
+        if victim == "serve":
+            server.wait(PATIENCE)
+            serve()
+        if victim != "target":
+            # The tunnel goes on, with a new end if need be.
+            port = port if victim != "forward" else started(forwarded(key, f"127.0.0.1:{server_port}", **QUIET))[0]
+            flows(started(pump("connect", port, client_does)), target, client_does)
+    return told
+
+
+def flows(client, target, client_does):
+    """Waits until bytes of one connection arrive."""
+    receives = target if client_does == "send" else client
+    assert receives.stdout.readline() == "flows\n"
+
+
+def idle(process, port):
+    """Whether the process has no connection of its own to or from this port."""
+    found = subprocess.run(["ss", "-Htnp", "state", "established", f"( sport = :{port} or dport = :{port} )"],
+                           capture_output=True, text=True, timeout=PATIENCE)
+    return f"pid={process.pid}," not in found.stdout
+
+
+def check_tunnel_killed(scratch):
+    """If an end of the tunnel is killed, the client and the target see a reset, never an orderly end.
+    If one of those is killed, the other sees what it would see without a tunnel."""
+    for client_does, target_does in (("send receive", "send receive"), ("send", "receive"), ("receive", "send")):
+        for victim in ("forward", "serve", "target", "client"):
+            told = killed(scratch, victim, client_does, target_does)
+            # The system ends a connection of a killed process in good order if the process has read
+            # everything. The ends of the tunnel have asked it not to.
+            allowed = {"reset"} if victim in ("forward", "serve") else {"reset", "end"}
+            for side, ends in told.items():
+                assert ends <= allowed, (victim, client_does, side, ends)
