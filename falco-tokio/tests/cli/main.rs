@@ -10,6 +10,7 @@
 
 mod bench;
 mod exec;
+mod forward;
 mod keys;
 mod left;
 mod log;

@@ -36,7 +36,7 @@ pub(crate) struct Args {
     #[arg(long, short, value_name = "ADDRESS")]
     listen: Address,
     /// The name of the target, for a server that has several
-    #[arg(long = "to", value_name = "NAME", default_value = "")]
+    #[arg(long = "to", value_name = "NAME", default_value = "", value_parser = values::target_name)]
     name: String,
     /// How many connections to the server there are
     #[arg(long, value_name = "COUNT", default_value = "2", value_parser = clap::value_parser!(u16).range(1..=64))]

@@ -88,15 +88,22 @@ impl FromStr for Forward {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, address) = text.split_once('=').unwrap_or(("", text));
-        if name.len() > 255 || name.chars().any(char::is_control) {
-            return Err("the name of a target has at most 255 bytes, and no control characters".to_owned());
-        }
+        // An equals sign may also be part of the path of a socket.
+        let named = text.split_once('=').filter(|(name, _)| !name.contains([':', '/']));
+        let (name, address) = named.unwrap_or(("", text));
         Ok(Self {
-            name: name.to_owned(),
+            name: target_name(name)?,
             address: address.parse()?,
         })
     }
+}
+
+/// The name of a target.
+pub(crate) fn target_name(text: &str) -> Result<String, String> {
+    if text.len() > 255 || text.chars().any(char::is_control) {
+        return Err("the name of a target has at most 255 bytes, and no control characters".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// An address, or a network: an address, a slash and the number of leading bits that count.
@@ -222,6 +229,26 @@ mod tests {
         ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_target_may_have_a_name() {
+        for (text, name, address) in [
+            ("127.0.0.1:5432", "", "127.0.0.1:5432"),
+            ("db=127.0.0.1:5432", "db", "127.0.0.1:5432"),
+            ("db=unix:/run/a=b", "db", "unix:/run/a=b"),
+            ("unix:/run/a=b", "", "unix:/run/a=b"),
+        ] {
+            let parsed: Forward = text.parse().unwrap();
+            assert_eq!(
+                (parsed.name.as_str(), parsed.address.to_string().as_str()),
+                (name, address)
+            );
+        }
+        let longest = "x".repeat(255);
+        assert!(format!("{longest}=localhost:1").parse::<Forward>().is_ok());
+        assert!(format!("x{longest}=localhost:1").parse::<Forward>().is_err());
+        assert!("a\nb=localhost:1".parse::<Forward>().is_err());
     }
 
     #[test]

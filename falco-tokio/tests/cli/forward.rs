@@ -1,0 +1,325 @@
+//! `falco forward` and `falco serve --forward`: arguments, targets by name, limits, and how both
+//! ends drain.
+
+use core::time::Duration;
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use crate::tool::{OTHER_KEY, PATIENCE, Scratch, Served, keyed, run, until};
+
+/// A target that answers each connection with its name and then with what it receives.
+fn target(name: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let mut reads = stream.try_clone().unwrap();
+                if stream.write_all(name.as_bytes()).is_ok() && std::io::copy(&mut reads, &mut stream).is_ok() {
+                    let _ = stream.shutdown(Shutdown::Write);
+                }
+            });
+        }
+    });
+    address
+}
+
+fn serve(words: &[&str]) -> Served {
+    serve_at("127.0.0.1:0", words)
+}
+
+fn serve_at(address: &str, words: &[&str]) -> Served {
+    let mut command = keyed(&["serve", "--listen", address]);
+    command.args(words);
+    Served::of(command)
+}
+
+fn forward(server: &str, words: &[&str]) -> Served {
+    let mut command = keyed(&["forward", server]);
+    if !words.contains(&"--listen") {
+        command.args(["--listen", "127.0.0.1:0"]);
+    }
+    command.args(words);
+    Served::of(command)
+}
+
+fn connect(to: &Served) -> TcpStream {
+    let stream = TcpStream::connect(&to.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn expect(stream: &mut impl Read, what: &str) {
+    let mut read = vec![0; what.len()];
+    stream.read_exact(&mut read).unwrap();
+    assert_eq!(str::from_utf8(&read).unwrap(), what);
+}
+
+fn echoes(stream: &mut (impl Read + Write), what: &str) {
+    stream.write_all(what.as_bytes()).unwrap();
+    expect(stream, what);
+}
+
+fn is_reset(mut stream: impl Read) -> bool {
+    let mut rest = Vec::new();
+    matches!(stream.read_to_end(&mut rest), Err(error) if error.kind() == ErrorKind::ConnectionReset)
+}
+
+#[test]
+fn wrong_arguments_are_told() {
+    let here = "127.0.0.1:0";
+    for (words, reason) in [
+        (&["forward", "db"][..], "--listen"),
+        (&["forward", "--listen", here], "ADDRESS"),
+        (
+            &["forward", "--listen", here, "db", "--wire", "classic"],
+            "carries no connections",
+        ),
+        (
+            &["forward", "--listen", here, "db", "--connections", "0"],
+            "--connections",
+        ),
+        (
+            &["forward", "--listen", here, "db", "--max-tunnels", "0"],
+            "--max-tunnels",
+        ),
+        (
+            &["forward", "--listen", here, "db", "--max-tunnels", "65536"],
+            "--max-tunnels",
+        ),
+        (&["forward", "--listen", here, "db", "--timeout", "0"], "--timeout"),
+        (&["forward", "--listen", here, "db", "--to", &"x".repeat(256)], "255"),
+        (&["serve", "--listen", here, "--forward", "a b"], "--forward"),
+        (
+            &["serve", "--listen", here, "--forward", here, "--max-tunnels", "0"],
+            "--max-tunnels",
+        ),
+        (
+            &["serve", "--listen", here, "--forward", here, "--forward", here],
+            "needs a name",
+        ),
+        (
+            &[
+                "serve",
+                "--listen",
+                here,
+                "--forward",
+                "a=127.0.0.1:1",
+                "--forward",
+                "a=127.0.0.1:2",
+            ],
+            "have the name a",
+        ),
+    ] {
+        let ended = run(keyed(words));
+        assert!(ended.failed_with(2).contains(reason), "{words:?}: {}", ended.err);
+    }
+    // The address is in use: nothing was carried.
+    let taken = TcpListener::bind(here).unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    run(keyed(&["forward", "--listen", &address, "localhost"])).failed_with(4);
+}
+
+#[test]
+fn a_client_chooses_between_the_targets_by_name() {
+    let (first, second) = (format!("first={}", target("one")), format!("second={}", target("two")));
+    let server = serve(&["--forward", &first, "--forward", &second]);
+    for (name, greeting) in [("first", "one"), ("second", "two")] {
+        let local = forward(&server.address, &["--to", name]);
+        let mut stream = connect(&local);
+        expect(&mut stream, greeting);
+        echoes(&mut stream, "hello");
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "an orderly end");
+        assert_eq!(local.stop().err.lines().count(), 1, "only that it drains");
+    }
+    for name in ["", "third", "127.0.0.1:22"] {
+        let local = forward(&server.address, &["--to", name]);
+        assert!(is_reset(connect(&local)), "{name}");
+        let ended = local.stop();
+        assert!(ended.err.contains("there is no such target"), "{}", ended.err);
+    }
+    let ended = server.stop();
+    assert_eq!(ended.err.matches("there is no such target").count(), 3, "{}", ended.err);
+}
+
+#[test]
+fn a_server_without_targets_or_with_another_key_carries_nothing() {
+    for (words, key) in [(&[][..], None), (&["--forward", "127.0.0.1:1"], Some(OTHER_KEY))] {
+        let server = serve(words);
+        let mut command = keyed(&["forward", &server.address, "--listen", "127.0.0.1:0", "--timeout", "2s"]);
+        if let Some(key) = key {
+            command.env("FALCO_KEY", key);
+        }
+        let local = Served::of(command);
+        assert!(is_reset(connect(&local)));
+        let ended = local.stop();
+        assert!(ended.err.contains("a connection was cut off"), "{}", ended.err);
+    }
+}
+
+#[test]
+fn the_first_signal_waits_for_what_is_carried_and_the_second_does_not() {
+    let server = serve(&["--forward", &target("")]);
+    for signals in [1, 2] {
+        let local = forward(&server.address, &[]);
+        let mut stream = connect(&local);
+        echoes(&mut stream, "before");
+        local.signal(Signal::TERM);
+        until("it accepts no more", || TcpStream::connect(&local.address).is_err());
+        echoes(&mut stream, "while it drains");
+        if signals == 1 {
+            stream.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "an orderly end");
+            let ended = local.end();
+            assert_eq!(ended.code, Some(0), "{ended:?}");
+            assert!(ended.err.contains("draining 1 connection for"), "{}", ended.err);
+        } else {
+            local.signal(Signal::TERM);
+            assert!(is_reset(stream), "what was cut off is reset");
+            let ended = local.end();
+            assert!(ended.failed_with(1).contains("cut off 1 connection"), "{}", ended.err);
+        }
+    }
+    // The drain has a limit of its own.
+    let local = forward(&server.address, &["--drain-timeout", "100ms"]);
+    let mut stream = connect(&local);
+    echoes(&mut stream, "before");
+    local.signal(Signal::TERM);
+    assert!(is_reset(stream));
+    local.end().failed_with(1);
+}
+
+#[test]
+fn a_server_drains_what_it_carries() {
+    for signals in [1, 2] {
+        let server = serve(&["--forward", &target("")]);
+        let local = forward(&server.address, &[]);
+        let mut stream = connect(&local);
+        echoes(&mut stream, "before");
+        server.signal(Signal::TERM);
+        until("it accepts no more", || TcpStream::connect(&server.address).is_err());
+        echoes(&mut stream, "while it drains");
+        if signals == 1 {
+            stream.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "an orderly end");
+            assert_eq!(server.end().code, Some(0));
+        } else {
+            server.signal(Signal::TERM);
+            assert!(is_reset(stream));
+            assert!(server.end().failed_with(1).contains("1 request cut off"));
+        }
+    }
+}
+
+#[test]
+fn it_reconnects_to_a_server_that_was_restarted() {
+    let to = target("");
+    let server = serve(&["--forward", &to]);
+    let address = server.address.clone();
+    let local = forward(&address, &[]);
+    let mut carried = connect(&local);
+    echoes(&mut carried, "before");
+    server.signal(Signal::KILL);
+    let _ = server.end();
+    assert!(is_reset(carried));
+    let waits = thread::spawn({
+        // One that is accepted while there is no server waits for it.
+        let mut stream = connect(&local);
+        move || echoes(&mut stream, "meanwhile")
+    });
+    thread::sleep(Duration::from_millis(100));
+    let server = serve_at(&address, &["--forward", &to]);
+    waits.join().unwrap();
+    echoes(&mut connect(&local), "afterwards");
+    server.stop();
+}
+
+#[test]
+fn an_idle_connection_outlives_the_timeout() {
+    let server = serve(&["--forward", &target(""), "--lifetime", "1s"]);
+    let local = forward(&server.address, &["--timeout", "300ms"]);
+    let mut stream = connect(&local);
+    echoes(&mut stream, "before");
+    thread::sleep(Duration::from_millis(1500));
+    echoes(&mut stream, "afterwards");
+}
+
+#[test]
+fn more_connections_than_the_limit_wait_for_a_place() {
+    let to = target("hello");
+    // Of this end, and of the server.
+    for (at_server, here) in [
+        (&[][..], &["--max-tunnels", "2"][..]),
+        (&["--max-tunnels", "2"], &["--connections", "1"]),
+    ] {
+        let server = serve(&[&["--forward", &to], at_server].concat());
+        let local = forward(&server.address, here);
+        let mut first = connect(&local);
+        expect(&mut first, "hello");
+        let mut second = connect(&local);
+        expect(&mut second, "hello");
+        let mut third = connect(&local);
+        third.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let early = third.read(&mut [0]).unwrap_err();
+        assert_eq!(early.kind(), ErrorKind::WouldBlock);
+        drop(first);
+        third.set_read_timeout(Some(PATIENCE)).unwrap();
+        expect(&mut third, "hello");
+    }
+}
+
+#[test]
+fn a_window_bounds_what_is_on_its_way_to_a_target_that_does_not_read() {
+    let scratch = Scratch::new();
+    // What the sockets of this test and the queues of both ends hold.
+    const BESIDES: usize = 1200 << 10;
+    let mut most = Vec::new();
+    for window in ["64K", "4M"] {
+        let (path, front) = (scratch.path(window), scratch.name(&format!("front{window}")));
+        let silent = UnixListener::bind(&path).unwrap();
+        let (silent_target, echo) = (
+            format!("silent=unix:{}", path.display()),
+            format!("echo={}", target("")),
+        );
+        let server = serve(&["--forward", &silent_target, "--forward", &echo, "--window", window]);
+        let listen = format!("unix:{front}");
+        let local = forward(
+            &server.address,
+            &["--to", "silent", "--connections", "1", "--listen", &listen],
+        );
+        assert_eq!(local.address, listen);
+        let mut stream = UnixStream::connect(&front).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let (mut accepted, mut last) = (0, Instant::now());
+        while last.elapsed() < Duration::from_millis(500) {
+            match stream.write(&[0; 4096]) {
+                Ok(count) => (accepted, last) = (accepted + count, Instant::now()),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                    thread::sleep(Duration::from_millis(5));
+                }
+            }
+        }
+        most.push(accepted);
+        // The target receives all of it once it reads.
+        stream.set_nonblocking(false).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut received = Vec::new();
+        silent.accept().unwrap().0.read_to_end(&mut received).unwrap();
+        assert_eq!(received.len(), accepted);
+        drop(stream);
+        local.stop();
+        assert!(fs::symlink_metadata(&front).is_err(), "the socket's file is removed");
+        server.stop();
+    }
+    assert!(most[0] < (64 << 10) + BESIDES, "{most:?}");
+    assert!(most[1] >= 4 << 20 && most[1] < (4 << 20) + BESIDES, "{most:?}");
+}
