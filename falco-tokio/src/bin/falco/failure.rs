@@ -223,3 +223,12 @@ pub(crate) fn code_of(error: &Error, otherwise: Code) -> Code {
     }
     otherwise
 }
+
+/// Listening at an address has failed.
+pub(crate) const fn binding(source: std::io::Error) -> Error {
+    Error::Io {
+        doing: "binding",
+        source,
+        fate: Fate::NotProcessed,
+    }
+}

@@ -5,16 +5,18 @@ use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 
+use falco_tokio::Client;
 use falco_tokio::tunnel::{self, Carried};
-use falco_tokio::{Client, Error};
 use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
 use crate::carried::Socket;
-use crate::failure::{Code, Failure};
+use crate::failure::{self, Code, Failure};
 use crate::signals::Signals;
+#[cfg(unix)]
+use crate::socket_file::SocketFile;
 use crate::target::{ClientWire, Target};
 use crate::values::{self, Address, counted};
 use crate::{log, output};
@@ -35,6 +37,11 @@ pub(crate) struct Args {
     /// Where to listen: HOST:PORT or unix:PATH
     #[arg(long, short, value_name = "ADDRESS")]
     listen: Address,
+    /// The permissions of the Unix socket's file, in octal, such as 660; the default
+    /// follows from the umask. Users who may write to the file may connect
+    #[cfg(unix)]
+    #[arg(long, value_name = "MODE", value_parser = values::mode)]
+    socket_mode: Option<u16>,
     /// The name of the target, for a server that has several
     #[arg(long = "to", value_name = "NAME", default_value = "", value_parser = values::target_name)]
     name: String,
@@ -69,6 +76,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             "the classic wire carries no connections: leave out --wire classic",
         ));
     }
+    #[cfg(unix)]
+    if args.socket_mode.is_some() && matches!(args.listen, Address::Tcp(_)) {
+        return Err(Failure::usage("--socket-mode needs --listen unix:PATH"));
+    }
     let key = args.target.key()?;
     let mut signals = Signals::new(args.drain_timeout)?;
     let most = usize::try_from(args.max_tunnels).unwrap_or(usize::MAX);
@@ -83,9 +94,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .connect_lazy(builder)
         .await
         .map_err(|error| Failure::connecting(&error, &args.target.address))?;
-    let listener = Listener::bind(&args.listen)
+    let listener = Listener::bind(&args)
         .await
-        .map_err(|source| Failure::listening(&binding(source), &args.listen))?;
+        .map_err(|source| Failure::listening(&failure::binding(source), &args.listen))?;
     let address = listener.address().unwrap_or_else(|| args.listen.to_string());
     let announced = tokio::task::spawn_blocking(move || output::line(&format_args!("listening on {address}")));
     let places = Arc::new(Semaphore::new(most));
@@ -115,7 +126,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             }
         }
     }
-    listener.close(&args.listen);
+    listener.close();
     let _ = announced.await;
     drain(&places, most, args.drain_timeout, &mut signals).await
 }
@@ -156,14 +167,6 @@ async fn carry(client: &Client, name: &str, mut socket: Accepted) {
     }
 }
 
-fn binding(source: io::Error) -> Error {
-    Error::Io {
-        doing: "binding",
-        source,
-        fate: falco_tokio::Fate::NotProcessed,
-    }
-}
-
 /// A connection that was accepted.
 struct Accepted {
     stream: Socket,
@@ -173,15 +176,18 @@ struct Accepted {
 enum Listener {
     Tcp(TcpListener),
     #[cfg(unix)]
-    Unix(UnixListener),
+    Unix(UnixListener, SocketFile),
 }
 
 impl Listener {
-    async fn bind(address: &Address) -> io::Result<Self> {
-        match address {
+    async fn bind(args: &Args) -> io::Result<Self> {
+        match &args.listen {
             Address::Tcp(name) => Ok(Self::Tcp(TcpListener::bind(name).await?)),
             #[cfg(unix)]
-            Address::Unix(path) => Ok(Self::Unix(UnixListener::bind(path)?)),
+            Address::Unix(path) => {
+                let (listener, file) = SocketFile::bind(path, args.socket_mode).await?;
+                Ok(Self::Unix(listener, file))
+            }
             #[cfg(not(unix))]
             Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }
@@ -191,7 +197,7 @@ impl Listener {
         match self {
             Self::Tcp(listener) => listener.local_addr().ok().map(|address| address.to_string()),
             #[cfg(unix)]
-            Self::Unix(_) => None,
+            Self::Unix(..) => None,
         }
     }
 
@@ -205,20 +211,22 @@ impl Listener {
                 })
             }
             #[cfg(unix)]
-            Self::Unix(listener) => Ok(Accepted {
+            Self::Unix(listener, _) => Ok(Accepted {
                 stream: Socket::Unix(listener.accept().await?.0),
                 peer: None,
             }),
         }
     }
 
-    /// Stops listening, and removes the file of a Unix socket.
-    fn close(self, address: &Address) {
-        #[cfg(unix)]
-        if let (Self::Unix(_), Address::Unix(path)) = (&self, address) {
-            let _ = std::fs::remove_file(path);
+    /// Stops listening, and removes the file of a Unix socket before that.
+    fn close(self) {
+        match self {
+            Self::Tcp(listener) => drop(listener),
+            #[cfg(unix)]
+            Self::Unix(listener, mut file) => {
+                file.remove();
+                drop(listener);
+            }
         }
-        let _ = address;
-        drop(self);
     }
 }

@@ -16,6 +16,8 @@ mod ping;
 mod send;
 mod serve;
 mod signals;
+#[cfg(unix)]
+mod socket_file;
 mod target;
 mod values;
 

@@ -3,8 +3,6 @@
 mod forward;
 mod keys;
 mod metrics;
-#[cfg(unix)]
-mod socket_file;
 mod supervisor;
 
 use core::fmt;
@@ -24,13 +22,13 @@ use tokio::task::JoinHandle;
 use self::forward::Targets;
 use self::keys::Keys;
 #[cfg(unix)]
-use self::socket_file::SocketFile;
-#[cfg(unix)]
 use self::supervisor::Passed;
 use crate::exec::{self, Exec};
-use crate::failure::{Code, Failure};
+use crate::failure::{self, Code, Failure};
 use crate::key::{self, KeyArgs, KeyList};
 use crate::signals::{Hangups, Signals};
+#[cfg(unix)]
+use crate::socket_file::SocketFile;
 use crate::values::{self, Address, Forward, counted};
 use crate::{log, output};
 
@@ -447,8 +445,10 @@ async fn listen(builder: ServerBuilder, args: &Args) -> Result<(Server, OwnFile)
         Address::Tcp(name) => Ok((builder.bind(name).await?, OwnFile::default())),
         #[cfg(unix)]
         Address::Unix(path) => {
-            let (server, file) = SocketFile::bind(builder, path, args.socket_mode).await?;
-            Ok((server, OwnFile(Some(file))))
+            let (listener, file) = SocketFile::bind(path, args.socket_mode)
+                .await
+                .map_err(failure::binding)?;
+            Ok((builder.from_unix_listener(listener)?, OwnFile(Some(file))))
         }
         #[cfg(not(unix))]
         Address::Unix(_) => Err(Error::Closed),

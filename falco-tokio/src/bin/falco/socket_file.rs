@@ -7,7 +7,6 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use falco_tokio::{Error, Fate, Server, ServerBuilder};
 use rustix::fs::{FlockOperation, Mode, RawMode, flock};
 use rustix::io::Errno;
 use rustix::process::umask;
@@ -30,7 +29,7 @@ const BACKLOG: i32 = 1024;
 
 /// The file that this process has bound, as opposed to another file of the same name.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     /// None once it was removed.
     own: Option<Pinned>,
@@ -39,7 +38,7 @@ pub(super) struct SocketFile {
 impl SocketFile {
     /// Binds the socket, after removing the socket of a dead server if there is one. `mode` has the
     /// permissions of the file; without it the umask decides.
-    pub(super) async fn bind(builder: ServerBuilder, path: &Path, mode: Option<u16>) -> Result<(Server, Self), Error> {
+    pub(crate) async fn bind(path: &Path, mode: Option<u16>) -> io::Result<(UnixListener, Self)> {
         let lock = Lock::take(path).await;
         if !matches!(lock, Lock::Busy)
             && let Some(dead) = dead_socket(path).await
@@ -47,18 +46,13 @@ impl SocketFile {
             // If this fails, binding fails, and its error is returned.
             let _ = remove_if(path, dead);
         }
-        let (listener, file) = listen(path, mode).map_err(|source| Error::Io {
-            doing: "binding",
-            source,
-            fate: Fate::NotProcessed,
-        })?;
-        Ok((builder.from_unix_listener(listener)?, file))
+        listen(path, mode)
     }
 
     /// Removes the file, unless another one has replaced it.
     ///
     /// Call this while the socket still listens: until then no other server replaces the file.
-    pub(super) fn remove(&mut self) {
+    pub(crate) fn remove(&mut self) {
         let Some(own) = self.own.take() else { return };
         // If it cannot be removed, the next server replaces it as the socket of a dead server.
         let _ = remove_if(&self.path, own.identity);
