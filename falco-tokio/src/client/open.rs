@@ -34,7 +34,8 @@ impl Client {
     async fn begin(&self, first: Bytes) -> Result<Call, Error> {
         let place = Arc::clone(&self.inner.places).acquire_owned().await;
         let place = place.map_err(|_| Error::Closed)?;
-        let call = self.inner.least_loaded()?.open(first, place)?;
+        let window = self.inner.env.settings.window_kib();
+        let call = self.inner.least_loaded()?.open(first, place, window)?;
         call.accepted().await?;
         Ok(call)
     }

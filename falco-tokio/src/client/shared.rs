@@ -109,11 +109,12 @@ impl Shared {
         })
     }
 
-    /// Queues an open request that begins with these bytes.
+    /// Queues an open request that begins with these bytes. `window_kib` is the window of its answer.
     pub(super) fn open(
         self: &Arc<Self>,
         first: Bytes,
         place: OwnedSemaphorePermit,
+        window_kib: u16,
     ) -> Result<crate::stream::Call, Error> {
         let mut state = self.lock();
         if state.closed {
@@ -127,7 +128,7 @@ impl Shared {
             _place: place,
         };
         self.outstanding.fetch_add(1, Ordering::Relaxed);
-        let pipe = Pipe::new(Box::new(owner), true);
+        let pipe = Pipe::new(Box::new(owner), true, window_kib);
         let halves = crate::stream::Call::new(&pipe);
         let mut call = OpenCall::new(ticket, Waiter::stream(pipe));
         // A request that is not finished accepts it.

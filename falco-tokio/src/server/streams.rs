@@ -152,10 +152,10 @@ pub(super) struct Open {
 pub(super) struct Opens(Option<Box<HashMap<RequestId, Open>>>);
 
 impl Opens {
-    /// Adds one, and returns what its halves share with the connection.
-    pub(super) fn add(&mut self, id: RequestId, control: &Arc<Control>) -> Arc<Pipe> {
+    /// Adds one with this window, and returns what its halves share with the connection.
+    pub(super) fn add(&mut self, id: RequestId, control: &Arc<Control>, window_kib: u16) -> Arc<Pipe> {
         let control = Arc::clone(control);
-        let pipe = Pipe::new(Box::new(StreamOwner { control, id }), false);
+        let pipe = Pipe::new(Box::new(StreamOwner { control, id }), false, window_kib);
         let open = Open {
             pipe: Arc::clone(&pipe),
             answering: false,

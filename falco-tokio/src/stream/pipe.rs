@@ -11,7 +11,9 @@ use crate::error::Error;
 
 /// With this many bytes on their way to the connection, a writer waits.
 const ENOUGH: usize = 64 << 10;
-/// A reader that has taken this many bytes tells the connection, which gives credit for them.
+/// A reader that has taken this many bytes, or a quarter of its window if that is less, tells the
+/// connection, which gives credit for them. With fewer bytes the other side has most of the window
+/// left, so it can go on without credit. Otherwise each small message would cost a CREDIT as well.
 const TAKEN: usize = 32 << 10;
 
 /// Tells the task of a connection that a half of a stream has something for it.
@@ -62,11 +64,14 @@ pub(crate) struct Wishes {
 /// The shared state of the halves of one open request.
 pub(crate) struct Pipe {
     state: Mutex<State>,
+    /// The reader tells the connection of this many bytes.
+    due: usize,
     owner: Box<dyn Owner>,
 }
 
 impl Pipe {
-    pub(crate) fn new(owner: Box<dyn Owner>, waits_for_connection: bool) -> Arc<Self> {
+    /// `window_kib` is the window of the body that is read.
+    pub(crate) fn new(owner: Box<dyn Owner>, waits_for_connection: bool, window_kib: u16) -> Arc<Self> {
         let state = State {
             arrived: VecDeque::new(),
             input_end: None,
@@ -86,6 +91,7 @@ impl Pipe {
         };
         Arc::new(Self {
             state: Mutex::new(state),
+            due: TAKEN.min(usize::from(window_kib) << 8).max(1),
             owner,
         })
     }
@@ -167,9 +173,10 @@ impl Pipe {
     pub(crate) fn wishes(&self) -> Wishes {
         let mut state = self.lock();
         state.notified = false;
+        let due = state.taken >= self.due;
         Wishes {
-            taken: core::mem::take(&mut state.taken),
-            waits: state.waits,
+            taken: if due { core::mem::take(&mut state.taken) } else { 0 },
+            waits: state.waits && due,
             reader_gone: state.reader_gone && !matches!(state.input_end, Some(Ok(()))),
             writer_gone: state.writer_gone && !state.finished,
         }
@@ -226,7 +233,7 @@ impl Pipe {
         let mut state = self.lock();
         if let Some(bytes) = state.arrived.pop_front() {
             state.taken += bytes.len();
-            if state.taken >= TAKEN {
+            if state.taken >= self.due {
                 self.notify(state);
             }
             return Poll::Ready(Some(Ok(bytes)));
@@ -237,8 +244,8 @@ impl Pipe {
             None => {}
         }
         set(&mut state.reader, cx);
-        let told = core::mem::replace(&mut state.waits, true);
-        if state.taken > 0 || !told {
+        state.waits = true;
+        if state.taken >= self.due {
             self.notify(state);
         }
         Poll::Pending

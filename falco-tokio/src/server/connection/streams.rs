@@ -24,7 +24,8 @@ impl<H: Handler> Connection<H> {
         if let Some(holder) = &self.holder {
             holder.requests.add(1);
         }
-        let pipe = self.opens.add(id, &self.control);
+        let window = self.service.settings.window_kib();
+        let pipe = self.opens.add(id, &self.control, window);
         pipe.arrive(body);
         let request = Request::received(Bytes::new(), id, self.holder.clone(), Arc::clone(&self.control));
         let request = StreamRequest::new(&pipe, request);
