@@ -14,6 +14,9 @@ use rustix::process::Signal;
 
 use crate::tool::{OTHER_KEY, PATIENCE, Scratch, Served, keyed, run, until};
 
+/// What the sockets of a test and the queues of both ends hold besides a window.
+const BESIDES: usize = 1200 << 10;
+
 /// A target that answers each connection with its name and then with what it receives.
 fn target(name: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -284,8 +287,6 @@ fn more_connections_than_the_limit_wait_for_a_place() {
 #[test]
 fn a_window_bounds_what_is_on_its_way_to_a_target_that_does_not_read() {
     let scratch = Scratch::new();
-    // What the sockets of this test and the queues of both ends hold.
-    const BESIDES: usize = 1200 << 10;
     let mut most = Vec::new();
     for window in ["64K", "4M"] {
         let (path, front) = (scratch.path(window), scratch.name(&format!("front{window}")));
@@ -302,20 +303,9 @@ fn a_window_bounds_what_is_on_its_way_to_a_target_that_does_not_read() {
         );
         assert_eq!(local.address, listen);
         let mut stream = UnixStream::connect(&front).unwrap();
-        stream.set_nonblocking(true).unwrap();
-        let (mut accepted, mut last) = (0, Instant::now());
-        while last.elapsed() < Duration::from_millis(500) {
-            match stream.write(&[0; 4096]) {
-                Ok(count) => (accepted, last) = (accepted + count, Instant::now()),
-                Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
-                    thread::sleep(Duration::from_millis(5));
-                }
-            }
-        }
+        let accepted = write_all_it_takes(&mut stream);
         most.push(accepted);
         // The target receives all of it once it reads.
-        stream.set_nonblocking(false).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let mut received = Vec::new();
         silent.accept().unwrap().0.read_to_end(&mut received).unwrap();
@@ -345,4 +335,48 @@ fn the_file_of_a_unix_socket_has_a_mode_and_is_replaced_after_a_crash() {
         let _ = local.end();
         assert_eq!(fs::symlink_metadata(&path).is_ok(), signal == Signal::KILL);
     }
+}
+
+#[test]
+fn a_window_bounds_what_is_on_its_way_to_a_program_that_does_not_read() {
+    let scratch = Scratch::new();
+    let mut most = Vec::new();
+    for window in ["64K", "4M"] {
+        let (path, front) = (scratch.path(window), scratch.path(&format!("front{window}")));
+        let sending = UnixListener::bind(&path).unwrap();
+        let server = serve(&["--forward", &format!("unix:{}", path.display())]);
+        let listen = format!("unix:{}", front.display());
+        let local = forward(&server.address, &["--window", window, "--listen", &listen]);
+        let mut silent = UnixStream::connect(&front).unwrap();
+        let mut stream = sending.accept().unwrap().0;
+        let accepted = write_all_it_takes(&mut stream);
+        most.push(accepted);
+        // The program receives all of it once it reads.
+        drop(stream);
+        let mut received = Vec::new();
+        silent.read_to_end(&mut received).unwrap();
+        assert_eq!(received.len(), accepted);
+        drop(silent);
+        local.stop();
+        server.stop();
+    }
+    assert!(most[0] < (64 << 10) + BESIDES, "{most:?}");
+    assert!(most[1] >= 4 << 20 && most[1] < (4 << 20) + BESIDES, "{most:?}");
+}
+
+/// Writes until nothing more is accepted for a while. Returns how many bytes were.
+fn write_all_it_takes(stream: &mut UnixStream) -> usize {
+    stream.set_nonblocking(true).unwrap();
+    let (mut accepted, mut last) = (0, Instant::now());
+    while last.elapsed() < Duration::from_millis(500) {
+        match stream.write(&[0; 4096]) {
+            Ok(count) => (accepted, last) = (accepted + count, Instant::now()),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+    stream.set_nonblocking(false).unwrap();
+    accepted
 }
