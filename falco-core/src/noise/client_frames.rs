@@ -259,12 +259,16 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             };
         };
         self.requests.lost -= 1;
+        #[cfg(feature = "streams")]
+        let refusal = self.requests.refusal_of_lost(lost);
+        #[cfg(not(feature = "streams"))]
+        let refusal = Refusal::NotProcessed;
         self.requests.complete(lost);
         Ok(Received::Event {
             consumed: 0,
             event: ClientEvent::Refused {
                 id: RequestId::new(self.base.serial, lost),
-                refusal: Refusal::NotProcessed,
+                refusal,
             },
         })
     }

@@ -133,6 +133,26 @@ fn what_is_queued_is_bounded_and_counts_towards_the_shared_bound() {
 }
 
 #[test]
+fn with_a_large_window_no_more_is_queued() {
+    let large = Settings::new().with_streams(1_000, 8);
+    let mut duo = Duo::new(&large, &large);
+    duo.open(1);
+    duo.settle();
+    let id = duo.id(1);
+    duo.server.open_answer(id).unwrap();
+    let mut queued = (0, 0);
+    while duo.server.wants(id) {
+        duo.server.write(id, vec![1; 10 * KIB]).unwrap();
+        queued.0 += 10;
+    }
+    while duo.client.wants(1) {
+        duo.client.write(1, vec![1; 10 * KIB]).unwrap();
+        queued.1 += 10;
+    }
+    assert_eq!(queued, (70, 70));
+}
+
+#[test]
 fn an_open_request_reserves_its_window_or_is_busy() {
     // The shared bound has room for 16 windows of 64 KiB.
     let server = Settings::new().with_streams(64, 100);
