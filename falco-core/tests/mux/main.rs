@@ -24,6 +24,7 @@ mod retries;
 mod scene;
 mod served;
 mod streams;
+mod streams_random;
 mod times;
 mod world;
 

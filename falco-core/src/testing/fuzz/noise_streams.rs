@@ -292,7 +292,7 @@ impl Both<'_> {
 
     /// Ends a request in some other way.
     fn end_one(&mut self, chosen: usize, how: u8) {
-        if how % 4 == 0 {
+        if how.is_multiple_of(4) {
             let count = self.asked.len().max(1);
             if let Some(asked) = self.asked.values().nth(chosen % count) {
                 let _ = self.client.machine.cancel(asked.id);
@@ -301,17 +301,16 @@ impl Both<'_> {
         }
         let Some(known) = self.chosen(chosen) else { return };
         let (id, number) = (known.id, known.id.number());
+        let has_answer = known.answer.is_some();
         match how % 4 {
             1 => {
                 known.discards = true;
                 let _ = self.server.machine.discard(id);
             }
-            2 => {
-                if self.server.machine.refuse(id, Refusal::Busy).is_ok() {
-                    self.known.remove(&number);
-                }
+            2 if self.server.machine.refuse(id, Refusal::Busy).is_ok() => {
+                self.known.remove(&number);
             }
-            _ if known.answer.is_none() => {
+            3 if !has_answer => {
                 if let Ok(mut answer) = self.server.machine.answer(id, 5) {
                     let whole = [(&mut answer, &b"whole"[..])];
                     self.server.seal(self.now, ROOM, whole.into_iter());
