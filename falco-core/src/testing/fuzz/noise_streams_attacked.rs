@@ -143,8 +143,8 @@ impl<M> Known<M> {
     }
 }
 
-/// Checks what the connection has sent: no frames of a request after its end, and no more of an open
-/// body than `allowed` says.
+/// Checks what the connection has sent: no frames of a request after its end, and no more of an
+/// open body than `allowed` says.
 fn check<R: Role, H: KeyRef<R>, M>(driven: &mut Attacked<R, H>, book: &Book<M>) {
     assert!(
         driven.machine.in_flight() <= MAX_IN_FLIGHT.into(),
