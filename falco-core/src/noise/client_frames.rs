@@ -139,12 +139,14 @@ impl<T: RequestTable> Requests<T> {
 
     #[inline]
     fn complete_at(&mut self, place: usize) {
+        #[cfg(feature = "streams")]
+        if let Some(slot) = self.table.get_mut(place)
+            && slot.flags != 0
+        {
+            self.streams.complete(slot);
+        }
         if self.table.get(place).is_some_and(|slot| slot.cancel == Cancel::Pending) {
             self.cancels -= 1;
-        }
-        #[cfg(feature = "streams")]
-        if let Some(slot) = self.table.get_mut(place) {
-            self.streams.complete(slot);
         }
         self.table.remove(place);
     }

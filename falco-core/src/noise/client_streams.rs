@@ -76,6 +76,7 @@ impl<T: RequestTable> Requests<T> {
     }
 
     /// Writes the next frames of an open request. `false` if the output is full.
+    #[inline(never)]
     pub(super) fn write_open_request<'m, C: Crypto>(
         &mut self,
         crypto: &C,
