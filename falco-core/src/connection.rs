@@ -93,8 +93,8 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     }
 
     /// Writes pending output to the front of `out`: the handshake, PING, PONG, CANCEL, REFUSE,
-    /// CREDIT, CLOSE. Returns how many bytes to send, or 0 if nothing is pending. [`TRANSMIT_SIZE`] bytes
-    /// are always enough.
+    /// CREDIT, CLOSE. Returns how many bytes to send, or 0 if nothing is pending. [`TRANSMIT_SIZE`]
+    /// bytes are always enough.
     ///
     /// Send these bytes before anything that is written later, even after the connection has ended:
     /// they may be its CLOSE.

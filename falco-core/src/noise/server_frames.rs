@@ -210,13 +210,17 @@ impl<T: RequestTable> Requests<T> {
 
     #[inline]
     pub(super) fn complete_at(&mut self, place: usize) {
+        #[cfg(not(feature = "streams"))]
         let received = self.table.get(place).map_or(0, |slot| slot.received);
-        self.held = self.held.saturating_sub(received);
         #[cfg(feature = "streams")]
-        if let Some(slot) = self.table.get_mut(place) {
-            self.lost -= u32::from(slot.is_cut());
-            self.streams.complete(slot);
-        }
+        let received = self.table.get_mut(place).map_or(0, |slot| {
+            if slot.flags != 0 {
+                self.lost -= u32::from(slot.is_cut());
+                self.streams.complete(slot);
+            }
+            slot.received
+        });
+        self.held = self.held.saturating_sub(received);
         self.table.remove(place);
     }
 

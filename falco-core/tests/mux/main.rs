@@ -25,6 +25,7 @@ mod retries;
 mod scene;
 mod served;
 mod streams;
+mod streams_random;
 mod times;
 mod world;
 

@@ -133,6 +133,71 @@ fn what_is_queued_is_bounded_and_counts_towards_the_shared_bound() {
 }
 
 #[test]
+fn a_stream_goes_on_beside_a_large_message() {
+    for upwards in [true, false] {
+        let mut duo = Duo::new(&settings(), &settings());
+        duo.output = 65_537;
+        duo.open(1);
+        duo.settle();
+        if upwards {
+            duo.request(2, &vec![7; 4 << 20]);
+        } else {
+            duo.request(2, b"large");
+            duo.settle();
+            duo.server.answer(duo.id(2), vec![7; 4 << 20]).unwrap();
+            duo.server.open_answer(duo.id(1)).unwrap();
+        }
+        let (mut got, id) = (0, duo.id(1));
+        for _ in 0..40 {
+            if upwards && duo.client.wants(1) {
+                duo.client.write(1, vec![7; 30_000]).unwrap();
+            } else if !upwards && duo.server.wants(id) {
+                duo.server.write(id, vec![7; 30_000]).unwrap();
+            }
+            let told = if upwards {
+                duo.send();
+                duo.serve()
+            } else {
+                duo.answer();
+                duo.hear()
+            };
+            let bytes = joined(&told, 1).0.len();
+            got += bytes;
+            if upwards {
+                duo.server.credit(id, bytes, true);
+                duo.answer();
+                duo.hear();
+            } else {
+                duo.client.credit(1, bytes, true);
+                duo.send();
+                duo.serve();
+            }
+        }
+        assert!(got >= 15 * 30_000, "{got} bytes in 40 records");
+    }
+}
+
+#[test]
+fn with_a_large_window_no_more_is_queued() {
+    let large = Settings::new().with_streams(1_000, 8);
+    let mut duo = Duo::new(&large, &large);
+    duo.open(1);
+    duo.settle();
+    let id = duo.id(1);
+    duo.server.open_answer(id).unwrap();
+    let mut queued = (0, 0);
+    while duo.server.wants(id) {
+        duo.server.write(id, vec![1; 10 * KIB]).unwrap();
+        queued.0 += 10;
+    }
+    while duo.client.wants(1) {
+        duo.client.write(1, vec![1; 10 * KIB]).unwrap();
+        queued.1 += 10;
+    }
+    assert_eq!(queued, (70, 70));
+}
+
+#[test]
 fn an_open_request_reserves_its_window_or_is_busy() {
     // The shared bound has room for 16 windows of 64 KiB.
     let server = Settings::new().with_streams(64, 100);
@@ -519,6 +584,19 @@ fn an_open_request_reaches_no_handler_while_the_client_does_not_take_its_answers
         "{:?}",
         told.1.len()
     );
+    // Nor is what was queued for one that was refused.
+    for number in [4, 5] {
+        let id = duo.id(number);
+        duo.server.open_answer(id).unwrap();
+        duo.server.write(id, vec![7; 150 * KIB]).unwrap();
+    }
+    assert!(!duo.server.may_handle());
+    duo.server.refuse(duo.id(4), Refusal::Failed);
+    duo.server.refuse(duo.id(5), Refusal::Failed);
+    assert!(duo.server.may_handle());
+    duo.settle();
+    duo.open(12);
+    assert_eq!(duo.settle().0, [Told::Opened(7, vec![])]);
 }
 
 #[test]
