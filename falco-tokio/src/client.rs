@@ -7,8 +7,10 @@ mod call;
 mod connection;
 mod dial;
 mod env;
+mod homing;
 mod open;
 mod panics;
+mod servers;
 mod shared;
 mod slot;
 mod stats;
@@ -141,9 +143,15 @@ impl Client {
         }
         let mut entropy = env.entropy.clone();
         let keys = env.key_options.keys(key, &mut entropy)?;
-        let socket = env.dial.dial(env.connect_timeout, env.settings.lifetime()).await?;
+        // One server is enough to know that the key is accepted: a server that is reached.
+        let now = env.clock.now();
+        let server = env.servers.next(0, 0, now).map_or(0, |(server, _)| server);
+        let dialing = env
+            .servers
+            .dial(server)
+            .dial(env.connect_timeout, env.settings.lifetime());
         let own = OwnKey::new(keys);
-        let mut connection = Connection::new(socket, env, Arc::clone(&own))?;
+        let mut connection = Connection::new(dialing.await?, env, Arc::clone(&own), server)?;
         // The handshake has its own limit.
         if let Event::Ended(end) = core::future::poll_fn(|cx| {
             connection.begin_turn(env.clock.now());
@@ -185,6 +193,13 @@ impl Client {
         for done in closing.into_iter().flatten() {
             let _ = done.await;
         }
+    }
+
+    /// Whether there is a connection now, on which a request could be sent. A client without one
+    /// connects when there is something to send.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.inner.slots.iter().any(|slot| slot.is_connected())
     }
 
     /// Counters and gauges.
@@ -327,7 +342,7 @@ impl tower::Service<Bytes> for Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("dial", &self.inner.env.dial)
+            .field("servers", &self.inner.env.servers)
             .field("connections", &self.inner.slots.len())
             .finish_non_exhaustive()
     }

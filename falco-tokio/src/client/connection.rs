@@ -36,6 +36,8 @@ pub(super) struct Connection {
     now: falco_core::Instant,
     env: Arc<Env>,
     key: Arc<OwnKey>,
+    /// Which of the servers of the client it is connected to.
+    server: usize,
     eof: bool,
     /// When bytes were last received.
     received: falco_core::Instant,
@@ -104,7 +106,7 @@ enum Pause {
 
 impl Connection {
     /// A connection under `key`, whose handshake begins now.
-    pub(super) fn new(socket: Socket, env: &Arc<Env>, key: Arc<OwnKey>) -> Result<Self, EntropyError> {
+    pub(super) fn new(socket: Socket, env: &Arc<Env>, key: Arc<OwnKey>, server: usize) -> Result<Self, EntropyError> {
         let mut entropy = env.entropy.clone();
         let now = env.clock.now();
         let machine = ClientConnection::new(Arc::clone(&key.keys), &env.settings, now, &mut entropy)?;
@@ -116,6 +118,7 @@ impl Connection {
             now,
             env: Arc::clone(env),
             key,
+            server,
             eof: false,
             received: now,
             due: None,
@@ -125,6 +128,11 @@ impl Connection {
             written: 0,
             returned: Returned::default(),
         })
+    }
+
+    /// Which of the servers of the client it is connected to.
+    pub(super) const fn server(&self) -> usize {
+        self.server
     }
 
     /// A turn begins, which may call several methods.
@@ -330,7 +338,7 @@ impl Connection {
                     }
                 }
                 ClientStep::Closing { consumed, reason } => {
-                    debug!(server = %self.env.dial, ?reason, "the server closes");
+                    debug!(server = %self.env.servers.dial(self.server), ?reason, "the server closes");
                     self.line.consume(consumed);
                     if let Some(event) = self.poll_closing() {
                         return Pause::Report(event);
@@ -518,7 +526,7 @@ impl Connection {
                     wipe_stack();
                     let event = ready!(ran.unwrap_or_else(|panicked| Poll::Ready(Event::Ended(Err(panicked)))));
                     if let Event::Ended(end) = &event {
-                        debug!(server = %self.env.dial, end = %End(end), "ended");
+                        debug!(server = %self.env.servers.dial(self.server), end = %End(end), "ended");
                         self.stage = match end {
                             Ok(end) => Stage::Ending(self.mux.ending(*end, self.now)),
                             Err(_) => Stage::Closed,
@@ -582,7 +590,7 @@ mod tests {
         let client = Client::builder(key).connect_lazy("127.0.0.1:1")?;
         let env = &client.inner.env;
         let (near, _far) = tokio::io::duplex(1);
-        let mut connection = Connection::new(Socket::Other(Box::new(near)), env, env.key())?;
+        let mut connection = Connection::new(Socket::Other(Box::new(near)), env, env.key(), 0)?;
         let (to, _waits) = oneshot::channel();
         assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
         for _ in 0..10 {

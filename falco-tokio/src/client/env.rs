@@ -7,7 +7,7 @@ use falco_core::Settings;
 use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
 use falco_core::mux::{Admitted, Backoff};
 
-use super::dial::Dial;
+use super::servers::Servers;
 use super::stats::Counters;
 use crate::clock::Clock;
 
@@ -34,7 +34,7 @@ pub(super) struct Env {
     pub(super) settings: Settings,
     pub(super) clock: Clock,
     pub(super) entropy: Entropy,
-    pub(super) dial: Dial,
+    pub(super) servers: Servers,
     pub(super) connect_timeout: Duration,
     pub(super) backoff: Backoff,
     pub(super) fail_fast: bool,

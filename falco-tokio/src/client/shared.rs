@@ -63,6 +63,8 @@ pub(super) struct Shared {
     outstanding: AtomicUsize,
     /// Requests in flight on the connection, including cancelled ones.
     in_flight: AtomicUsize,
+    /// The server that it is connected to, plus 1; 0 without a connection.
+    server: AtomicUsize,
     /// There is no connection, and attempts at one have failed.
     troubled: AtomicBool,
 }
@@ -165,6 +167,7 @@ impl Shared {
     pub(super) fn abandon(&self) {
         // No request is assigned to this slot while others remain.
         self.set_load(true, usize::MAX);
+        self.set_connected(None);
         let mut state = self.lock();
         state.closed = true;
         state.abandoned = true;
@@ -188,6 +191,21 @@ impl Shared {
     pub(super) fn set_load(&self, troubled: bool, in_flight: usize) {
         self.troubled.store(troubled, Ordering::Relaxed);
         self.in_flight.store(in_flight, Ordering::Relaxed);
+    }
+
+    /// Sets the server that it is connected to, if it is.
+    pub(super) fn set_connected(&self, server: Option<usize>) {
+        self.server
+            .store(server.map_or(0, |server| server + 1), Ordering::Relaxed);
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.server.load(Ordering::Relaxed) > 0
+    }
+
+    /// The server that it is connected to.
+    pub(super) fn server(&self) -> usize {
+        self.server.load(Ordering::Relaxed).saturating_sub(1)
     }
 
     pub(super) fn is_closed(&self) -> bool {

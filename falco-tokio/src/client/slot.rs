@@ -35,6 +35,12 @@ const FEW: usize = 4;
 pub(super) struct Slot {
     shared: Arc<Shared>,
     env: Arc<Env>,
+    /// The server that this slot prefers, so that the connections of a client are spread.
+    home: usize,
+    /// The server of the last attempt.
+    server: usize,
+    /// How many servers were tried since the last pause.
+    tried: usize,
     /// Orders being processed. Empty otherwise, and kept for its memory.
     orders: Orders,
     /// Whether the last poll left requests in the queue for the next poll.
@@ -67,13 +73,16 @@ enum Current {
 }
 
 impl Slot {
-    pub(super) fn new(shared: Arc<Shared>, env: Arc<Env>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, env: Arc<Env>, home: usize) -> Self {
         Self {
             dials: Dials::new(env.backoff, env.fail_fast),
             now: Instant::now(),
             expires_at: None,
             shared,
             env,
+            home,
+            server: home,
+            tried: 0,
             orders: Orders::default(),
             deferred: false,
             current: Current::None,
@@ -182,6 +191,8 @@ impl Slot {
         }
         self.dials.key_changed();
         if let Current::Connection(connection) = &self.current {
+            self.server = connection.server();
+            self.tried = 0;
             self.dials.established(connection.admitted(), self.env.clock.now());
         }
     }
@@ -291,9 +302,13 @@ impl Slot {
             NextAttempt::Now => {}
         }
         self.env.counters.attempts.add(1);
+        // If all servers are left alone, the own one is tried.
+        let next = self.env.servers.next(self.home, self.tried, now);
+        (self.server, self.tried) = next.unwrap_or((self.home, self.env.servers.len()));
         let dialing = self
             .env
-            .dial
+            .servers
+            .dial(self.server)
             .dial(self.env.connect_timeout, self.env.settings.lifetime());
         self.current = Current::Dialing(dialing);
         Poll::Ready(())
@@ -302,17 +317,24 @@ impl Slot {
     /// Handles a failed attempt to connect.
     fn fail(&mut self, error: &Error) {
         self.current = Current::None;
-        if self.env.dial.is_spent() {
+        let dial = self.env.servers.dial(self.server);
+        if dial.is_spent() {
             self.dials.spend();
         }
         let (now, key, entropy) = (self.env.clock.now(), self.env.key(), &self.env.entropy);
         let (end, why) = (error.attempt_end(), error.again(Fate::NotProcessed));
         self.env.counters.attempt_failed(end);
         let random = |bound| entropy.below(bound);
+        self.env.servers.failed(self.server, now, random);
+        if self.env.servers.next(self.home, self.tried, now).is_some() {
+            // Another server is tried at once.
+            warn!(server = %dial, %error, "no connection to this server");
+            return;
+        }
+        self.tried = 0;
         let retry = self.dials.attempt_failed(end, why, &key.admitted, now, random);
         let pause = self.dials.retry_at().map(|at| at.since(now)).unwrap_or_default();
-        let server = &self.env.dial;
-        warn!(%server, %error, attempt = self.dials.failed(), ?pause, "no connection");
+        warn!(server = %dial, %error, attempt = self.dials.failed(), ?pause, "no connection");
         // Callers of `connect` receive the error at once; other callers only if no retry follows.
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
@@ -352,6 +374,13 @@ impl Slot {
             return;
         }
         let why = error_of(end, "waiting for a connection", Fate::NotProcessed);
+        if !matches!(end, Ok(ConnectionError::Closed)) {
+            // It may have crashed, or be out of reach.
+            let (now, entropy) = (self.env.clock.now(), &self.env.entropy);
+            self.env
+                .servers
+                .failed(connection.server(), now, |bound| entropy.below(bound));
+        }
         self.lose(&connection, Some(why));
         if !connection.is_closed() {
             self.old.push(connection);
@@ -373,7 +402,7 @@ impl Slot {
                         return Poll::Pending;
                     }
                     Poll::Ready(Err(error)) => self.fail(&error),
-                    Poll::Ready(Ok(socket)) => match Connection::new(socket, &self.env, self.env.key()) {
+                    Poll::Ready(Ok(socket)) => match Connection::new(socket, &self.env, self.env.key(), self.server) {
                         Ok(connection) => self.current = Current::Connection(Box::new(connection)),
                         Err(error) => self.fail(&error.into()),
                     },
@@ -394,11 +423,13 @@ impl Slot {
                         return if gave_back { Poll::Ready(()) } else { Poll::Pending };
                     }
                     Poll::Ready(Event::Established) => {
-                        debug!(server = %self.env.dial, "connected");
+                        debug!(server = %self.env.servers.dial(self.server), "connected");
+                        self.tried = 0;
+                        self.env.servers.established(self.server);
                         self.env.counters.connected.add(1);
                         let now = self.env.clock.now();
                         self.dials.established(connection.admitted(), now);
-                        if self.env.dial.is_spent() {
+                        if self.env.servers.dial(self.server).is_spent() {
                             self.dials.spend();
                         }
                         self.current = Current::Connection(connection);
@@ -431,6 +462,7 @@ impl Slot {
             Current::None | Current::Dialing(_) => (false, 0),
         };
         self.shared.set_load(!connected && self.dials.failed() > 0, in_flight);
+        self.shared.set_connected(connected.then_some(self.server));
     }
 
     fn poll_old(&mut self, cx: &mut Context<'_>) {
