@@ -64,12 +64,16 @@ pub use self::stats::ClientStats;
 ///
 /// It is a [`tower::Service`] too, so that retries, limits and balancing of Tower apply.
 /// `poll_ready` reserves one of the [places](ClientBuilder::max_outstanding); the clone that was
-/// made ready is the one to call.
+/// made ready is the one to call. A client that [fails fast](ClientBuilder::fail_fast) is not ready
+/// while it has no connection and its last attempt has failed, so that a balancer such as
+/// `tower::balance` leaves it alone. It reconnects in the background.
 pub struct Client {
     inner: Arc<Inner>,
     /// The place in the queue that `poll_ready` has reserved.
     permit: Option<OwnedSemaphorePermit>,
     acquiring: Option<Acquiring>,
+    /// Waits until there is a connection again, for a client that fails fast.
+    recovering: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
 }
 
 type Acquiring = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send + Sync>>;
@@ -220,11 +224,28 @@ impl Client {
             }),
             permit: None,
             acquiring: None,
+            recovering: None,
         }
     }
 }
 
 impl Inner {
+    /// Whether there is no connection, and attempts have failed.
+    fn is_troubled(&self) -> bool {
+        self.slots.iter().all(|slot| slot.load().0)
+    }
+
+    /// Waits until there is a connection, or until it is not known whether there can be one.
+    async fn recovered(self: Arc<Self>) {
+        loop {
+            let recovered = self.env.recovered.notified();
+            if !self.is_troubled() || self.is_closed() {
+                return;
+            }
+            recovered.await;
+        }
+    }
+
     fn is_closed(&self) -> bool {
         self.slots.iter().all(|slot| slot.is_closed())
     }
@@ -307,6 +328,7 @@ impl Clone for Client {
             inner: Arc::clone(&self.inner),
             permit: None,
             acquiring: None,
+            recovering: None,
         }
     }
 }
@@ -319,6 +341,14 @@ impl tower::Service<Bytes> for Client {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if self.inner.is_closed() {
             return Poll::Ready(Err(Error::Closed));
+        }
+        if self.inner.env.fail_fast && (self.recovering.is_some() || self.inner.is_troubled()) {
+            let inner = &self.inner;
+            let recovering = self
+                .recovering
+                .get_or_insert_with(|| Box::pin(Arc::clone(inner).recovered()));
+            ready!(recovering.as_mut().poll(cx));
+            self.recovering = None;
         }
         if self.permit.is_none() {
             let places = &self.inner.places;

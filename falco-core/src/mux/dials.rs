@@ -67,6 +67,10 @@ pub enum NextAttempt {
     Now,
     /// It makes an attempt at this time.
     At(Instant),
+    /// It fails the requests with [`Dials::why`], as not processed: with *fail fast* they do not
+    /// wait during the pause after a failed attempt. The next attempt begins at this time, if
+    /// something waits for it then or it is [worth repeating](Dials::is_worth_repeating).
+    FailUntil(Instant),
     /// It fails the requests with [`Dials::why`], as not processed, because no other stream can be
     /// opened.
     Never,
@@ -87,7 +91,8 @@ pub enum NextAttempt {
 ///   them only if the next attempt cannot be expected to succeed. That is so if the reason does not
 ///   change ([`AttemptEnd::Unusable`], a key at its seal limit, no [other stream](Self::spend)). It
 ///   is also so if the handshake was refused five times in a row and the client was never [let
-///   in](Admitted). With *fail fast* every failed attempt fails them.
+///   in](Admitted). With *fail fast* every failed attempt fails them, and
+///   those that come during the pause after it fail at once.
 /// - A request whose time limit passes while it waits fails as not processed, with the reason why
 ///   there is no connection ([`why`](Self::why)). If no reason is known, it fails with the time
 ///   limit. If an attempt failed while nothing waited, its error is forgotten when the pause after
@@ -178,6 +183,7 @@ impl<E> Dials<E> {
         match self.retry_at {
             _ if self.closed => NextAttempt::Closed,
             _ if self.spent && self.why.is_some() => NextAttempt::Never,
+            Some(at) if now < at && self.fail_fast && self.why.is_some() => NextAttempt::FailUntil(at),
             Some(at) if now < at => NextAttempt::At(at),
             Some(_) | None => NextAttempt::Now,
         }

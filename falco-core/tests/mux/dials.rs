@@ -176,3 +176,23 @@ fn a_client_that_is_closed_makes_no_attempt() {
     dials.spend();
     assert_eq!(dials.next(NOW), NextAttempt::Closed);
 }
+
+#[test]
+fn with_fail_fast_requests_fail_at_once_during_the_pause() {
+    let (mut dials, admitted) = (Dials::new(Backoff::default(), true), Admitted::new());
+    dials.set_waiting(NOW, true);
+    assert_eq!(dials.next(NOW), NextAttempt::Now);
+    let retry = dials.attempt_failed(AttemptEnd::Stream, "refused", &admitted, NOW, |bound| bound - 1);
+    assert_eq!(retry, Retry::Fail);
+    dials.set_waiting(NOW, false);
+    // A request that comes during the pause fails with the reason, and one that comes later waits
+    // for the next attempt.
+    dials.set_waiting(ms(10), true);
+    assert_eq!(
+        (dials.next(ms(10)), dials.why()),
+        (NextAttempt::FailUntil(ms(50)), Some(&"refused"))
+    );
+    dials.set_waiting(ms(11), false);
+    dials.set_waiting(ms(50), true);
+    assert_eq!((dials.next(ms(50)), dials.why()), (NextAttempt::Now, None));
+}

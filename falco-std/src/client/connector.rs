@@ -140,7 +140,8 @@ impl Connector {
             }
             let failed =
                 state.final_failures != final_failures || (wait == Wait::Attempt && state.failures != failures);
-            if (failed || (next == NextAttempt::Never && !state.dialing))
+            let fails = matches!(next, NextAttempt::Never | NextAttempt::FailUntil(_)) && !state.dialing;
+            if (failed || fails)
                 && let Some(why) = state.error()
             {
                 return (state, Err(why));
@@ -153,7 +154,7 @@ impl Connector {
             }
             let pause = match next {
                 _ if state.dialing => None,
-                NextAttempt::At(at) => Some(at.since(self.clock.now())),
+                NextAttempt::At(at) | NextAttempt::FailUntil(at) => Some(at.since(self.clock.now())),
                 NextAttempt::Now | NextAttempt::Never | NextAttempt::Closed => {
                     self.begin(&mut state);
                     continue;

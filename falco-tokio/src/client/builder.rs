@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use falco_core::keys::{ClientKeySource, Entropy};
 use falco_core::mux::{Backoff, DEFAULT_CLIENT_REPLAY_MEMORY, DEFAULT_CONNECT_TIMEOUT, DEFAULT_REQUEST_TIMEOUT};
 use falco_core::{DEFAULT_MAX_IN_FLIGHT, EntropyError, Key, Settings, SettingsBuilder};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::Client;
 use super::dial::{Connecting, Dial};
@@ -309,6 +309,7 @@ impl ClientBuilder {
             fail_fast: self.fail_fast,
             spread: connections > 1,
             counters,
+            recovered: Notify::new(),
         });
         let slots: Box<[_]> = (0..connections).map(|_| Arc::new(Shared::default())).collect();
         for (home, shared) in slots.iter().enumerate() {

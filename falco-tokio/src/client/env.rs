@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use falco_core::Settings;
 use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
 use falco_core::mux::{Admitted, Backoff};
+use tokio::sync::Notify;
 
 use super::servers::Servers;
 use super::stats::Counters;
@@ -41,6 +42,8 @@ pub(super) struct Env {
     /// Whether there is more than one connection.
     pub(super) spread: bool,
     pub(super) counters: Counters,
+    /// Notified when a connection is there again after failed attempts.
+    pub(super) recovered: Notify,
 }
 
 impl Env {

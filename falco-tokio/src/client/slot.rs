@@ -280,7 +280,8 @@ impl Slot {
         let (asked, now) = (self.is_waited_for(), self.env.clock.now());
         // If the client has several connections, no request is assigned to one that has failed. So
         // it reconnects even if no request waits.
-        let repeats = self.env.spread && self.dials.is_worth_repeating();
+        // And so does one that fails fast, so that it is known when the server is back.
+        let repeats = (self.env.spread || self.env.fail_fast) && self.dials.is_worth_repeating();
         match self.dials.next(now) {
             NextAttempt::Closed => {
                 self.fail_all(&Error::Closed);
@@ -293,6 +294,17 @@ impl Slot {
                     self.fail_all(&why);
                 }
                 return Poll::Pending;
+            }
+            NextAttempt::FailUntil(at) => {
+                if let Some(why) = self.dials.why().filter(|_| asked) {
+                    let why = why.again(Fate::NotProcessed);
+                    self.fail_all(&why);
+                }
+                if self.timer.poll(cx, Some(self.env.clock.at(at))).is_pending() {
+                    return Poll::Pending;
+                }
+                // The pause is over: look again.
+                return Poll::Ready(());
             }
             NextAttempt::At(at) => {
                 if self.timer.poll(cx, Some(self.env.clock.at(at))).is_pending() {
@@ -461,7 +473,12 @@ impl Slot {
             Current::Connection(connection) => (connection.is_established(), connection.in_flight()),
             Current::None | Current::Dialing(_) => (false, 0),
         };
-        self.shared.set_load(!connected && self.dials.failed() > 0, in_flight);
+        let (was_troubled, _) = self.shared.load();
+        let is_troubled = !connected && self.dials.failed() > 0;
+        self.shared.set_load(is_troubled, in_flight);
+        if was_troubled && !is_troubled {
+            self.env.recovered.notify_waiters();
+        }
         self.shared.set_connected(connected.then_some(self.server));
     }
 
@@ -550,5 +567,6 @@ impl Drop for Slot {
     /// then find their channels closed.
     fn drop(&mut self) {
         self.shared.abandon();
+        self.env.recovered.notify_waiters();
     }
 }
