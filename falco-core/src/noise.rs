@@ -74,6 +74,7 @@
 
 mod base;
 mod client;
+mod client_calls;
 mod client_frames;
 #[cfg(feature = "streams")]
 mod client_streams;

@@ -353,15 +353,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         if let Some(step) = self.open_refused(consumed, id, refusal) {
             return Some(step);
         }
-        // A part of its answer was returned, so it is not sent again.
         #[cfg(feature = "streams")]
-        let was_returned = self.streams.as_mut().is_some_and(|streams| streams.forget_answer(id));
-        #[cfg(feature = "streams")]
-        let refusal = if was_returned && refusal.is_unprocessed() {
-            Refusal::Failed
-        } else {
-            refusal
-        };
+        let refusal = self.refusal_of_streaming(id, refusal);
         self.parts.forget(id);
         self.history.served |= refusal != Refusal::NotProcessed;
         let may_fit = refusal == Refusal::Busy && self.shrink_window(id);

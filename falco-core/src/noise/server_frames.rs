@@ -226,7 +226,12 @@ impl<T: RequestTable> Requests<T> {
 
     /// Restarts the stale timeout of all partially received requests at `now`.
     pub(super) fn touch(&mut self, now: Instant) {
-        for slot in self.table.iter_mut().filter(|slot| slot.state == State::Receiving) {
+        for slot in self.table.iter_mut() {
+            // Of an open body it has another meaning.
+            #[cfg(feature = "streams")]
+            if slot.state != State::Receiving {
+                continue;
+            }
             slot.touched = millis(now);
         }
         self.set_stale(self.stale.map(|_| now + self.lifetime));

@@ -13,6 +13,8 @@ mod noise_side;
 mod noise_streams;
 #[cfg(feature = "streams")]
 mod noise_streams_attacked;
+#[cfg(feature = "streams")]
+mod noise_streams_body;
 mod pair;
 mod parser;
 

@@ -209,3 +209,24 @@ impl Duo {
         self.server.handle_timeout(self.now).unwrap();
     }
 }
+
+/// The bytes of the parts of `number`, and whether it has ended.
+pub(crate) fn joined(told: &[Told], number: u64) -> (Vec<u8>, bool) {
+    let (mut bytes, mut ended) = (Vec::new(), false);
+    for told in told {
+        match told {
+            Told::Opened(of, part) | Told::Part(of, part) if *of == number => bytes.extend_from_slice(part),
+            Told::Ended(of) => ended |= *of == number,
+            _ => {}
+        }
+    }
+    (bytes, ended)
+}
+
+/// An open request that has begun, and is open at the server.
+pub(crate) fn opened() -> Duo {
+    let mut duo = Duo::new(&settings(), &settings());
+    duo.open(1);
+    assert_eq!(duo.settle(), (vec![Told::Opened(1, vec![])], vec![]));
+    duo
+}

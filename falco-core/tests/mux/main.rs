@@ -25,7 +25,9 @@ mod retries;
 mod scene;
 mod served;
 mod streams;
+mod streams_ends;
 mod streams_random;
+mod streams_turns;
 mod times;
 mod world;
 

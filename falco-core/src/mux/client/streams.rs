@@ -392,6 +392,17 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }))
     }
 
+    /// What the caller is told when a request with a length is refused with `refusal`. If a part of
+    /// its answer was returned, it was processed, and is not sent again.
+    pub(super) fn refusal_of_streaming(&mut self, id: RequestId, refusal: Refusal) -> Refusal {
+        let was_returned = self.streams.as_mut().is_some_and(|streams| streams.forget_answer(id));
+        if was_returned && refusal.is_unprocessed() {
+            Refusal::Failed
+        } else {
+            refusal
+        }
+    }
+
     /// Seals requests and open requests. Those of one kind have the first turns in one output,
     /// those of the other in the next, so that many of the one hold up the other for one output.
     pub(super) fn seal_with_streams(

@@ -9,83 +9,12 @@ use std::vec::Vec;
 use super::Input;
 use super::noise_attacker::{ClientKeys, ServerKeys, no_security_client, no_security_server, settings};
 use super::noise_side::{ROOM, Side};
+use super::noise_streams_body::{Read, Written};
 use crate::testing::CountingRng;
 use crate::{
     ClientConnection, ClientEvent, CloseReason, ConnectionError, Instant, OutgoingAnswer, OutgoingRequest, Refusal,
     RequestId, ServerConnection, ServerEvent,
 };
-
-/// Bytes of the window of both sides.
-const WINDOW: usize = 1024;
-
-/// An open body that one side writes.
-struct Written<M> {
-    message: M,
-    /// How many bytes are ready to be sealed, beyond those that are.
-    ready: usize,
-    /// How many are sealed.
-    sealed: usize,
-    finished: bool,
-}
-
-impl<M> Written<M> {
-    const fn new(message: M) -> Self {
-        Self {
-            message,
-            ready: 0,
-            sealed: 0,
-            finished: false,
-        }
-    }
-
-    /// The bytes that are ready. Each byte is its position in the body.
-    fn bytes(&self) -> Vec<u8> {
-        (self.sealed..self.sealed + self.ready).map(byte_at).collect()
-    }
-
-    const fn add(&mut self, bytes: usize) {
-        if !self.finished && self.ready < 4 * WINDOW {
-            self.ready += bytes;
-        }
-    }
-
-    fn took(&mut self, bytes: usize) {
-        self.ready = self.ready.checked_sub(bytes).expect("no more than was there");
-        self.sealed += bytes;
-    }
-}
-
-fn byte_at(position: usize) -> u8 {
-    let [.., byte] = position.to_be_bytes();
-    byte
-}
-
-/// An open body that one side reads.
-#[derive(Clone, Copy, Default)]
-struct Read {
-    got: usize,
-    /// How many of them no credit was given for.
-    owed: usize,
-    ended: bool,
-}
-
-impl Read {
-    fn part(&mut self, body: &[u8]) {
-        assert!(!self.ended, "nothing follows the end");
-        for (at, byte) in body.iter().enumerate() {
-            assert_eq!(*byte, byte_at(self.got + at), "the bytes are in their places");
-        }
-        self.got += body.len();
-        self.owed += body.len();
-        assert!(self.owed <= WINDOW, "more than the window is held");
-    }
-
-    fn end(&mut self, whole: usize) {
-        assert!(!self.ended, "a body ends once");
-        assert_eq!(self.got, whole, "a body is whole");
-        self.ended = true;
-    }
-}
 
 /// What the caller of the client knows of a request.
 struct Asked {
