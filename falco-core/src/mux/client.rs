@@ -283,8 +283,6 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         match event {
             ClientEvent::Established => {
                 self.established = true;
-                #[cfg(feature = "streams")]
-                self.release_parked();
                 ClientStep::Established { consumed }
             }
             ClientEvent::Answer { id, body } => self.completed(id).map_or(skip, |waiter| ClientStep::Answer {

@@ -1,5 +1,7 @@
 //! How requests with open bodies end in the mux.
 
+use core::time::Duration;
+
 use crate::duo::{BUDGET, Duo, Told, joined, opened, settings};
 use falco_core::mux::{Call, NoAnswer, OpenCall, OpenRejected, Retry, StreamError};
 use falco_core::{CloseReason, ConnectionError, Fate, Refusal, Settings};
@@ -189,4 +191,35 @@ fn at_the_end_of_the_clients_sending_half_an_answer_that_needs_credit_is_cut_off
         (duo.server.unanswered(), duo.server.machine().end()),
         (0, Some(ConnectionError::Closed))
     );
+}
+
+#[test]
+fn a_client_that_closes_waits_for_its_open_requests() {
+    let mut duo = opened();
+    duo.client.close(duo.now, CloseReason::Done);
+    duo.settle();
+    duo.pass(Duration::from_secs(5));
+    assert_eq!((duo.client.end(), duo.client.closes_at()), (None, None));
+    duo.client.write(1, b"more".to_vec()).unwrap();
+    assert_eq!(duo.settle().0, [Told::Part(1, b"more".to_vec())]);
+    // Nobody waits for the answer any more.
+    assert!(duo.client.cancel_open(1).is_some());
+    duo.settle();
+    assert!(duo.client.closes_at().is_some());
+}
+
+#[test]
+fn the_windows_of_open_requests_count_as_bytes_in_flight_until_they_complete() {
+    // Room for two windows and a little.
+    let client = Settings::new().with_max_message(1_000).with_max_held(140_000);
+    let mut duo = Duo::new(&client, &settings());
+    (1..=2).for_each(|ticket| duo.open(ticket));
+    duo.settle();
+    (10..=30).for_each(|ticket| duo.request(ticket, &[7; 900]));
+    let begun = duo.settle().0.len();
+    assert!(begun > 0 && begun < 21, "{begun} requests begin");
+    for number in 1..=2 {
+        duo.server.answer(duo.id(number), vec![]).unwrap();
+    }
+    assert_eq!(duo.settle().0.len(), 21 - begun, "the others begin");
 }
