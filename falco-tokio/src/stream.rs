@@ -20,9 +20,11 @@ use crate::error::Error;
 /// ```
 /// use falco_tokio::{Client, Key, Request, Server, StreamRequest};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let key = [7; 32];
-/// let server = Server::builder(Key::from_bytes(key)?).streams(256 << 10, 100).bind("127.0.0.1:0").await?;
+/// let server = Server::builder(Key::from_bytes(key)?).streams(256 << 10, 100);
+/// let server = server.bind("127.0.0.1:0").await?;
 /// let (address, handle) = (server.local_addr()?, server.handle());
 /// let serving = tokio::spawn(server.serve_streams(
 ///     |request: Request| async move { Ok(request.into_body()) },

@@ -20,7 +20,8 @@ impl Client {
     /// are dropped. Once it has begun it is never sent again on another connection.
     ///
     /// # Errors
-    /// [`Error`]. If the server takes no open requests, [`Error::Request`], here or from the halves.
+    /// [`Error`]. If the server takes no open requests, [`Error::Request`], here or from the
+    /// halves.
     pub async fn open(&self, first: impl Into<Bytes>) -> Result<Call, Error> {
         let opening = self.begin(first.into());
         let Some(limit) = self.inner.request_timeout else {

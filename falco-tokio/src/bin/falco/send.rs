@@ -21,9 +21,9 @@ use crate::{key, output, values};
 /// The message is the argument, the content of a file, or standard input up to its end. It is sent
 /// unchanged: no line break is added to an argument, and none is removed from a file.
 ///
-/// A message from standard input or a file that is longer than --max-message is streamed: it is sent
-/// while it is read, and its answer is written while it arrives. Then --timeout is the limit for
-/// connecting, and the rest may take any time.
+/// A message from standard input or a file that is longer than --max-message is streamed: it is
+/// sent while it is read, and its answer is written while it arrives. Then --timeout is the limit
+/// for connecting, and the rest may take any time.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -1,5 +1,5 @@
-//! Messages and answers that are longer than anyone wants to hold: they are sent and written as they
-//! arrive.
+//! Messages and answers that are longer than anyone wants to hold: they are sent and written as
+//! they arrive.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, stdin};
