@@ -65,6 +65,7 @@ impl Call {
     }
 
     /// The two halves, for use by different tasks.
+    #[must_use]
     pub fn split(self) -> (SendStream, RecvStream) {
         (self.sending, self.receiving)
     }

@@ -197,7 +197,6 @@ impl ClientBuilder {
     ///
     /// # Panics
     /// Outside of a Tokio runtime. The client's tasks run on it.
-    #[expect(clippy::needless_pass_by_value, reason = "as `connect` takes it")]
     pub fn connect_lazy(self, address: impl ToString) -> Result<Client, Error> {
         self.build(tcp([address]))
     }

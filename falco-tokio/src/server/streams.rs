@@ -134,6 +134,7 @@ impl Owner for StreamOwner {
 }
 
 /// An open request of a connection.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub(super) struct Open {
     pub(super) pipe: Arc<Pipe>,
     /// Its answer has begun.
@@ -149,7 +150,9 @@ pub(super) struct Open {
 /// The open requests of a connection that have not completed. An idle connection has no memory for
 /// them.
 #[derive(Default)]
-pub(super) struct Opens(Option<Box<HashMap<RequestId, Open>>>);
+pub(super) struct Opens(
+    #[allow(clippy::box_collection, reason = "an idle connection is smaller")] Option<Box<HashMap<RequestId, Open>>>,
+);
 
 impl Opens {
     /// Adds one, and returns what its halves share with the connection.

@@ -19,6 +19,7 @@ pub(crate) trait Owner: Send + Sync {
     fn notify(&self);
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 struct State {
     /// Bytes that have arrived and that the reader has not taken.
     arrived: VecDeque<Bytes>,
