@@ -9,10 +9,10 @@
 
 mod common;
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Running, key};
 use falco_tokio::{Client, ClientBuilder, Error, Fate, Request, Server};
