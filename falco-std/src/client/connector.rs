@@ -234,6 +234,12 @@ impl Connector {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether requests can begin on the current connection.
+    pub(super) fn is_connected(&self) -> bool {
+        let state = self.lock();
+        state.current.as_ref().is_some_and(|connection| connection.is_open())
+    }
+
     /// The connection, if requests can begin on it. One that has ended is removed.
     fn open(&self, state: &mut State) -> Option<Arc<Connection>> {
         let connection = state.current.take()?;
