@@ -3,8 +3,10 @@
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
+use core::time::Duration;
 use std::io;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
@@ -38,34 +40,29 @@ impl Socket {
         }
     }
 
-    /// The other end sees a reset, and no orderly end, once this is dropped. A Unix socket has no
+    /// The other end sees a reset, and no orderly end, once this is closed. A Unix socket has no
     /// reset.
     pub(crate) fn reset(&self) {
+        self.set_linger(Some(Duration::ZERO));
+    }
+
+    fn set_linger(&self, linger: Option<Duration>) {
         if let Self::Tcp(stream) = self {
-            let _ = socket2::SockRef::from(stream).set_linger(Some(core::time::Duration::ZERO));
+            let _ = SockRef::from(stream).set_linger(linger);
         }
     }
 }
 
-/// Uses a socket, and resets it if that fails or is dropped.
+/// Uses a socket. If that fails or is dropped, or if the process is killed, the socket is reset:
+/// the system closes it as it was set up before.
 pub(crate) async fn hold<T>(
     socket: &mut Socket,
     using: impl AsyncFnOnce(&mut Socket) -> io::Result<T>,
 ) -> io::Result<T> {
-    struct ResetOnDrop<'s>(&'s mut Socket, bool);
-
-    impl Drop for ResetOnDrop<'_> {
-        fn drop(&mut self) {
-            if self.1 {
-                self.0.reset();
-            }
-        }
-    }
-
-    let mut held = ResetOnDrop(socket, true);
-    let used = using(held.0).await;
-    held.1 = used.is_err();
-    used
+    socket.reset();
+    let used = using(socket).await?;
+    socket.set_linger(None);
+    Ok(used)
 }
 
 /// Evaluates `$do` with the stream.

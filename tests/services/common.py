@@ -1,0 +1,112 @@
+"""What the checks of services share: processes, ports, and the tool `falco`."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+FALCO = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/falco"
+# Servers are in directories that a user may not search.
+PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
+# No program takes as long as this.
+PATIENCE = 30
+
+
+def install(programs):
+    """Installs the Debian packages of programs that are missing, as root."""
+    # Services of the packages must not start.
+    policy = pathlib.Path("/usr/sbin/policy-rc.d")
+    if not policy.exists():
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+    missing = sorted({package for program, package in programs.items() if not shutil.which(program, path=PATH)})
+    if missing:
+        subprocess.run(["apt-get", "update", "-qq"], check=True)
+        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def until(what, holds):
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {PATIENCE} s: {what}")
+        time.sleep(0.02)
+
+
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def running(command, **more):
+    """A process, which is ended at the end."""
+    process = subprocess.Popen([str(word) for word in command], **more)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def falco(*words, **more):
+    return subprocess.run([str(FALCO), *map(str, words)], capture_output=True, text=True, timeout=PATIENCE, **more)
+
+
+@contextlib.contextmanager
+def served(key, *words, port=None, **more):
+    """A server on a port, when it listens."""
+    port = port or free_port()
+    command = [FALCO, "serve", "--listen", f"127.0.0.1:{port}", "--key-file", key, *words]
+    with running(command, stdout=subprocess.DEVNULL, **more) as process:
+        until("falco listens", lambda: listens(port) or process.poll() is not None)
+        assert process.poll() is None, f"falco has ended with {process.returncode}"
+        yield port, process
+
+
+def make_key(scratch, name="falco.key"):
+    key = scratch / name
+    made = falco("keygen", "--out", key)
+    assert made.returncode == 0, made.stderr
+    return key
+
+
+def main(programs, checks):
+    """Runs the checks that are named on the command line, or all."""
+    names = sys.argv[1:]
+    if names == ["install"]:
+        return install(programs)
+    checks = {name.removeprefix("check_"): check for name, check in checks.items() if name.startswith("check_")}
+    missing = [program for program in programs if not shutil.which(program, path=PATH)]
+    if missing:
+        sys.exit(f"missing: {', '.join(missing)}: '{sys.argv[0]} install' installs them")
+    subprocess.run(["cargo", "build", "--quiet", "-p", "falco-tokio", "--features", "cli"], check=True, cwd=ROOT)
+    for name in names or checks:
+        begun = time.monotonic()
+        # A Unix socket's path is short.
+        with tempfile.TemporaryDirectory(prefix="falco-") as scratch:
+            os.chmod(scratch, 0o755)
+            checks[name](pathlib.Path(scratch))
+        print(f"{name}: good, {time.monotonic() - begun:.1f} s", flush=True)
