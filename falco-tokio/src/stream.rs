@@ -49,7 +49,8 @@ use crate::error::Error;
 /// # }
 /// ```
 ///
-/// If it is dropped before both bodies are complete, the request is cancelled.
+/// It is an [`AsyncRead`](tokio::io::AsyncRead) and [`AsyncWrite`](tokio::io::AsyncWrite) too. If it
+/// is dropped before both bodies are complete, the request is cancelled.
 #[derive(Debug)]
 #[must_use = "if it is dropped, the request is cancelled"]
 pub struct Call {
@@ -150,10 +151,11 @@ impl SendStream {
         self.pipe.send(bytes.into())
     }
 
-    /// Ends the body: the other side learns that it is whole.
+    /// Ends the body: the other side learns that it is whole. Repeated calls do nothing, and so does
+    /// a call after a whole answer has arrived.
     ///
     /// # Errors
-    /// As for [`send`](Self::send). Repeated calls do nothing.
+    /// As for [`send`](Self::send).
     pub fn finish(&mut self) -> Result<(), Error> {
         self.pipe.finish()
     }

@@ -145,7 +145,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         #[cfg(feature = "streams")]
         {
             self.requests.streams.their_window = u32::from(theirs.window) << 10;
-            self.requests.streams.max_open = theirs.max_open;
+            self.requests.streams.max_open = theirs.max_open.min(self.requests.streams.max_open);
         }
         self.heard();
         self.keep_alive.sent = self.base.life.latest();
@@ -248,12 +248,12 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
                 #[cfg(not(feature = "streams"))]
                 max_in_flight: settings.max_in_flight().min(T::capacity()),
                 #[cfg(feature = "streams")]
-                max_in_flight: settings.max_in_flight().min(T::capacity()).min(settings.max_windows()),
+                max_in_flight: settings.max_in_flight().min(T::capacity()),
                 max_message: accepts.max_message,
                 lost: 0,
                 cancels: 0,
                 #[cfg(feature = "streams")]
-                streams: Streams::new(settings.window(), 0),
+                streams: Streams::new(settings.window(), settings.max_windows()),
             },
             keep_alive: KeepAlive {
                 on: settings.keep_alive(),

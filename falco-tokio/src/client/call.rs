@@ -115,7 +115,7 @@ pub(super) fn answer(waiter: Waiter, result: Result<Bytes, Error>) {
         To::Caller(to) => _ = to.send(result),
         To::Stream(Stream(ref pipe)) => match result {
             Ok(body) => {
-                pipe.arrive(body);
+                pipe.arrive_whole(body);
                 end(pipe);
             }
             Err(error) => pipe.fail(error),

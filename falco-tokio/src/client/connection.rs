@@ -81,7 +81,7 @@ type Mux = ClientMux<Arc<ClientKeys>, Bytes, Waiter, (Instant, PingTo)>;
 /// Bytes of an open answer have arrived.
 fn arrive(mux: &mut Mux, ticket: u64, body: &[u8]) {
     if let Some(pipe) = mux.stream_waiter(ticket).and_then(|waiter| waiter.pipe()) {
-        pipe.arrive(Bytes::copy_from_slice(body));
+        pipe.arrive(body);
     }
 }
 
@@ -216,8 +216,8 @@ impl Connection {
             pipe.fail(Error::Stopped);
             return true;
         }
-        if wishes.taken > 0 || wishes.waits {
-            self.mux.credit(ticket, wishes.taken, wishes.waits);
+        if wishes.taken > 0 {
+            self.mux.credit(ticket, wishes.taken, false);
         }
         while self.mux.wants(ticket) {
             let Some(chunk) = pipe.take_chunk() else {

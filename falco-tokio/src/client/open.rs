@@ -35,7 +35,10 @@ impl Client {
     async fn begin(&self, first: Bytes) -> Result<Call, Error> {
         let place = Arc::clone(&self.inner.places).acquire_owned().await;
         let place = place.map_err(|_| Error::Closed)?;
-        let call = self.inner.least_loaded()?.open(first, place)?;
+        let call = self
+            .inner
+            .least_loaded()?
+            .open(first, self.inner.env.settings.window_kib(), place)?;
         call.accepted().await?;
         Ok(call)
     }

@@ -115,6 +115,7 @@ impl Shared {
     pub(super) fn open(
         self: &Arc<Self>,
         first: Bytes,
+        window_kib: u16,
         place: OwnedSemaphorePermit,
     ) -> Result<crate::stream::Call, Error> {
         let mut state = self.lock();
@@ -129,7 +130,7 @@ impl Shared {
             _place: place,
         };
         self.outstanding.fetch_add(1, Ordering::Relaxed);
-        let pipe = Pipe::new(Box::new(owner), true);
+        let pipe = Pipe::new(Box::new(owner), window_kib, true);
         let halves = crate::stream::Call::new(&pipe);
         let mut call = OpenCall::new(ticket, Waiter::stream(pipe));
         // A request that is not finished accepts it.

@@ -199,16 +199,14 @@ impl<H: Handler> Connection<H> {
                     self.handle(cx, id, body);
                 }
                 ServerStep::Opened { consumed, id, body } => {
-                    let body = match body {
-                        Body::Lent(body) => Bytes::copy_from_slice(body),
-                        Body::Whole(bytes) => Bytes::from(bytes),
-                    };
+                    let pipe = self.opens.add(id, self.service.settings.window_kib(), &self.control);
+                    pipe.arrive(body.bytes());
                     self.consume(consumed);
-                    self.handle_open(cx, id, body);
+                    self.handle_open(cx, id, &pipe);
                 }
                 ServerStep::Part { consumed, id, body } => {
                     if let Some(open) = self.opens.get(id) {
-                        open.pipe.arrive(Bytes::copy_from_slice(body));
+                        open.pipe.arrive(body);
                     }
                     self.consume(consumed);
                 }

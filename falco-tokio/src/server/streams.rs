@@ -156,9 +156,9 @@ pub(super) struct Opens(
 
 impl Opens {
     /// Adds one, and returns what its halves share with the connection.
-    pub(super) fn add(&mut self, id: RequestId, control: &Arc<Control>) -> Arc<Pipe> {
+    pub(super) fn add(&mut self, id: RequestId, window_kib: u16, control: &Arc<Control>) -> Arc<Pipe> {
         let control = Arc::clone(control);
-        let pipe = Pipe::new(Box::new(StreamOwner { control, id }), false);
+        let pipe = Pipe::new(Box::new(StreamOwner { control, id }), window_kib, false);
         let open = Open {
             pipe: Arc::clone(&pipe),
             answering: false,
