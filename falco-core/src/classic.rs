@@ -75,7 +75,7 @@ mod server;
 
 use crate::error::{OutputTooSmall, SealError};
 
-pub use layout::{ANSWER_OVERHEAD, HELLO_LENGTH, REQUEST_OVERHEAD, answer_size, request_size};
+pub use layout::{HELLO_LENGTH, answer_size, request_size};
 pub use sealing::ClassicKey;
 
 /// Writes pending output, then seals one message after the other into `out`. Returns an error only

@@ -192,7 +192,7 @@ pub use error::{
     ConnectionError, EntropyError, Error, LINGER, Misuse, OutputTooSmall, ReplyError, RequestError, SealError,
 };
 pub use event::{ClientEvent, ClientWait, Received, ServerEvent, ServerWait};
-pub use key::{KEY_LENGTH, Key, KeyError};
+pub use key::{Key, KeyError};
 pub use message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 pub use outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
 #[cfg(feature = "alloc")]
@@ -206,10 +206,7 @@ pub use role::{ClientSide, Role, ServerSide};
 #[cfg(feature = "alloc")]
 pub use send_queue::SendQueue;
 pub use session::BufferSizes;
-pub use settings::{
-    DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_LIFETIME, DEFAULT_MAX_HELD, DEFAULT_MAX_IN_FLIGHT, DEFAULT_MAX_MESSAGE,
-    DEFAULT_MAX_RECORD, Settings, SettingsError,
-};
+pub use settings::{Settings, SettingsError};
 pub use settings_builder::SettingsBuilder;
 pub use time::Instant;
 pub use wipe::wipe_stack;

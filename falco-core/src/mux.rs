@@ -60,7 +60,6 @@ mod budget;
 mod call;
 mod client;
 mod deadline;
-mod defaults;
 mod dials;
 mod ending;
 mod held;
@@ -79,14 +78,10 @@ pub use budget::SharedBudget;
 pub use budget::{Budget, Unbounded};
 pub use call::{Call, Ping, Rejected, Unfinished, UnfinishedPing};
 pub use client::ClientMux;
-pub use defaults::{
-    DEFAULT_CLIENT_REPLAY_MEMORY, DEFAULT_CONNECT_TIMEOUT, DEFAULT_REQUEST_TIMEOUT, DEFAULT_SERVER_MAX_HELD,
-    DEFAULT_SERVER_REPLAY_MEMORY, QUIET,
-};
-pub use dials::{Admitted, AttemptEnd, Dials, History, MAX_REFUSED, NextAttempt};
+pub use dials::{Admitted, AttemptEnd, Dials, History, NextAttempt};
 pub use ending::{Ending, LastStep};
 pub use held::HeldBytes;
-pub use retry::{Attempts, Backoff, MAX_BUSY, MAX_TRIES, Retry};
+pub use retry::{Attempts, Backoff, Retry};
 pub use server::{Handled, NoAnswer, ServerMux};
 pub use step::{ClientStep, ServerStep};
 

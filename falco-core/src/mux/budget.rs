@@ -63,6 +63,9 @@ struct Bytes {
 
 #[cfg(feature = "std")]
 impl SharedBudget {
+    /// The default of a server, in bytes.
+    pub const DEFAULT_BYTES: usize = 1 << 30;
+
     /// A bound of this many bytes for requests, and the same for answers.
     #[must_use]
     pub fn new(bytes: usize) -> Self {

@@ -354,7 +354,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     ///
     /// A request that has not begun goes to another connection. One that was sent in part was not
     /// processed. For one that was sent completely, [`ClientConnection::fate`] says whether it may
-    /// have been processed. A request is sent on at most [`MAX_TRIES`](super::MAX_TRIES)
+    /// have been processed. A request is sent on at most [`MAX_TRIES`](super::Attempts::MAX_TRIES)
     /// connections.
     pub fn finish(&mut self) -> Vec<Unfinished<B, W>> {
         let sent = self.machine.fate_of(!self.unwritten, false);

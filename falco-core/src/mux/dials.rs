@@ -7,11 +7,6 @@ use super::retry::{Backoff, Retry};
 use crate::error::ConnectionError;
 use crate::time::{Instant, Span};
 
-/// How many attempts in a row may be refused before the requests of a client that was never let in
-/// fail. A server drops half-open connections while it is flooded, which looks the same to the
-/// client as a wrong key.
-pub const MAX_REFUSED: u32 = 5;
-
 /// A connection that ends sooner than this after its handshake counts as a failed attempt, unless
 /// it has served a request.
 const SHORT_LIVED: Span = Span::from_millis_const(1_000);
@@ -23,6 +18,11 @@ const SHORT_LIVED: Span = Span::from_millis_const(1_000);
 pub struct Admitted(AtomicBool);
 
 impl Admitted {
+    /// How many attempts in a row may be refused before the requests of a client that was never let
+    /// in fail. A server drops half-open connections while it is flooded, which looks the same to
+    /// the client as a wrong key.
+    pub const MAX_REFUSED: u32 = 5;
+
     /// For a key under which no handshake has completed yet.
     #[must_use]
     pub const fn new() -> Self {
@@ -202,7 +202,7 @@ impl<E> Dials<E> {
             // No connection can be made under this key any more.
             AttemptEnd::Unusable | AttemptEnd::Connection(ConnectionError::KeyExhausted) => true,
             AttemptEnd::Connection(ConnectionError::Refused) => {
-                self.refused >= MAX_REFUSED && !admitted.0.load(Ordering::Relaxed)
+                self.refused >= Admitted::MAX_REFUSED && !admitted.0.load(Ordering::Relaxed)
             }
             AttemptEnd::Connection(_) | AttemptEnd::Stream => false,
         };

@@ -5,16 +5,6 @@ use core::time::Duration;
 
 use crate::message::{Fate, Refusal};
 
-/// On how many connections a request is sent at most. After that it fails, even if none of them has
-/// processed it. The limits are public for documentation and tests of a client.
-pub const MAX_TRIES: u32 = 3;
-
-/// How often a request is sent again on the same connection because the server was busy. Each time
-/// the bytes in flight are halved; six steps lead from 64 MiB to 1 MiB. If the server is still busy
-/// after that, the request fails as refused. It also fails if the bytes in flight cannot be the
-/// reason.
-pub const MAX_BUSY: u32 = 16;
-
 /// Whether something that failed is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "there is no third outcome")]
@@ -38,6 +28,16 @@ pub struct Attempts {
 }
 
 impl Attempts {
+    /// On how many connections a request is sent at most. After that it fails, even if none of them
+    /// has processed it. The limits are public for documentation and tests of a client.
+    pub const MAX_TRIES: u32 = 3;
+
+    /// How often a request is sent again on the same connection because the server was busy. Each
+    /// time the bytes in flight are halved; six steps lead from 64 MiB to 1 MiB. If the server is
+    /// still busy after that, the request fails as refused. It also fails if the bytes in flight
+    /// cannot be the reason.
+    pub const MAX_BUSY: u32 = 16;
+
     /// Whether an earlier connection has sent any part of the request. For logs.
     #[must_use]
     pub const fn has_been_sent(&self) -> bool {
@@ -49,7 +49,7 @@ impl Attempts {
     pub(super) const fn after_loss(&mut self, fate: Fate) -> Retry {
         self.tries = self.tries.saturating_add(1);
         match fate {
-            Fate::NotProcessed if self.tries < MAX_TRIES => Retry::Again,
+            Fate::NotProcessed if self.tries < Self::MAX_TRIES => Retry::Again,
             Fate::NotProcessed | Fate::MaybeProcessed => Retry::Fail,
         }
     }
@@ -65,9 +65,9 @@ impl Attempts {
     }
 
     /// Counts that the server was busy, perhaps because of the bytes in flight. This does not count
-    /// towards [`MAX_TRIES`].
+    /// towards [`MAX_TRIES`](Self::MAX_TRIES).
     pub(super) const fn after_busy(&mut self) -> Retry {
-        if self.busy < MAX_BUSY {
+        if self.busy < Self::MAX_BUSY {
             self.busy += 1;
             Retry::Again
         } else {

@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{Admitted, AttemptEnd, Backoff, Dials, History, MAX_REFUSED, NextAttempt, Retry};
+use falco_core::mux::{Admitted, AttemptEnd, Backoff, Dials, History, NextAttempt, Retry};
 use falco_core::{ConnectionError, Instant};
 
 const NOW: Instant = Instant::ZERO;
@@ -66,10 +66,10 @@ fn attempts_go_on_unless_no_other_can_succeed() {
 fn refused_handshakes_in_a_row_fail_a_client_that_was_never_let_in() {
     let (mut known, mut unknown) = (dials(false), dials(false));
     let (let_in, never) = (let_in(), Admitted::new());
-    for attempt in 1..=MAX_REFUSED + 2 {
+    for attempt in 1..=Admitted::MAX_REFUSED + 2 {
         assert_eq!(
             fails(&mut unknown, REFUSED, &never),
-            attempt >= MAX_REFUSED,
+            attempt >= Admitted::MAX_REFUSED,
             "{attempt}"
         );
         assert!(!fails(&mut known, REFUSED, &let_in), "{attempt}");
@@ -79,7 +79,7 @@ fn refused_handshakes_in_a_row_fail_a_client_that_was_never_let_in() {
     assert!(!fails(&mut unknown, AttemptEnd::Stream, &never));
     assert!(!fails(&mut unknown, REFUSED, &never));
     // So does it with another key.
-    for _ in 1..MAX_REFUSED {
+    for _ in 1..Admitted::MAX_REFUSED {
         fails(&mut unknown, REFUSED, &never);
     }
     unknown.key_changed();
@@ -92,17 +92,17 @@ fn a_client_whose_key_is_retired_is_not_let_in_any_more() {
     let (admitted, mut dials) = (Admitted::new(), dials(false));
     dials.established(&admitted, NOW);
     dials.lost(history(true, true), Some("closed"), &admitted, NOW, longest);
-    for attempt in 1..=MAX_REFUSED {
+    for attempt in 1..=Admitted::MAX_REFUSED {
         assert_eq!(
             fails(&mut dials, REFUSED, &admitted),
-            attempt == MAX_REFUSED,
+            attempt == Admitted::MAX_REFUSED,
             "{attempt}"
         );
     }
     // A server that has the key lets it in again.
     dials.established(&admitted, NOW);
     dials.lost(history(true, false), None, &admitted, NOW, longest);
-    for attempt in 1..=MAX_REFUSED {
+    for attempt in 1..=Admitted::MAX_REFUSED {
         assert!(!fails(&mut dials, REFUSED, &admitted), "{attempt}");
     }
 }

@@ -4,7 +4,7 @@
 use core::time::Duration;
 use std::time::Instant as Clock;
 
-use falco_core::mux::{Call, ClientMux, ClientStep, MAX_BUSY, Retry};
+use falco_core::mux::{Attempts, Call, ClientMux, ClientStep, Retry};
 use falco_core::testing::{CountingRng, RawHandshake, noise_client, raw_frame, raw_settings};
 use falco_core::{ClientConnection, Fate, Refusal, RustCrypto, Settings};
 
@@ -89,13 +89,13 @@ fn a_large_request_alone_is_sent_again_while_the_window_is_smaller_than_it_was()
     assert!(scene.hear(&raw_frame(4, 3, &[1])).is_empty());
     scene.hear(&raw_frame(1, 2, b""));
     // Other clients have fewer bytes in flight soon. This is not waited for without a bound.
-    for id in 4..4 + MAX_BUSY - 1 {
+    for id in 4..4 + Attempts::MAX_BUSY - 1 {
         assert_eq!(scene.begun(), [id]);
         let busy = scene.hear(&raw_frame(4, id, &[1]));
         assert!(busy.is_empty(), "{id}: {busy:?}");
     }
-    assert_eq!(scene.begun(), [4 + MAX_BUSY - 1]);
-    let busy = scene.hear(&raw_frame(4, 4 + MAX_BUSY - 1, &[1]));
+    assert_eq!(scene.begun(), [4 + Attempts::MAX_BUSY - 1]);
+    let busy = scene.hear(&raw_frame(4, 4 + Attempts::MAX_BUSY - 1, &[1]));
     assert!(
         matches!(&busy[..], [End::Refused(call, Refusal::Busy, Retry::Fail)] if call.waiter == 3),
         "{busy:?}"

@@ -1,6 +1,6 @@
 //! Pings that callers wait for: when they complete, and what becomes of them with the connection.
 
-use falco_core::mux::{ClientMux, ClientStep, MAX_TRIES, Ping, Retry, UnfinishedPing};
+use falco_core::mux::{Attempts, ClientMux, ClientStep, Ping, Retry, UnfinishedPing};
 use falco_core::testing::{CountingRng, classic_key, noise_client, raw_frame};
 use falco_core::{ClientConnection, CloseReason, Fate, Settings};
 
@@ -18,14 +18,14 @@ fn only<P>(mut unfinished: Vec<UnfinishedPing<P>>) -> UnfinishedPing<P> {
 fn a_ping_of_a_lost_connection_goes_to_so_many_others_and_then_fails() {
     let keys = noise_client(7);
     let mut ping = Ping::new(5);
-    for tried in 1..=MAX_TRIES {
+    for tried in 1..=Attempts::MAX_TRIES {
         let mut scene = Scene::new(&keys, 1 << 20);
         assert!(scene.mux.ping(ping).is_ok());
         assert!(scene.sent().iter().any(|(kind, _)| *kind == PING));
         scene.mux.end_of_stream(NOW, &[]);
         let left = only(scene.mux.finish_pings());
         assert_eq!(left.fate, Fate::NotProcessed);
-        assert_eq!(left.retry == Retry::Again, tried < MAX_TRIES, "after {tried}");
+        assert_eq!(left.retry == Retry::Again, tried < Attempts::MAX_TRIES, "after {tried}");
         ping = left.ping;
         assert_eq!(ping.waiter, 5);
     }
@@ -35,7 +35,7 @@ fn a_ping_of_a_lost_connection_goes_to_so_many_others_and_then_fails() {
 fn connections_that_do_not_accept_a_ping_do_not_count() {
     let keys = noise_client(7);
     let mut ping = Ping::new(5);
-    for _ in 0..2 * MAX_TRIES {
+    for _ in 0..2 * Attempts::MAX_TRIES {
         let mut scene = Scene::new(&keys, 1 << 20);
         scene.mux.close(NOW, CloseReason::Done);
         ping = scene.mux.ping(ping).expect_err("it closes");

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{Backoff, Call, ClientStep, MAX_BUSY, MAX_TRIES, Rejected, Retry, Unfinished};
+use falco_core::mux::{Attempts, Backoff, Call, ClientStep, Rejected, Retry, Unfinished};
 use falco_core::testing::{noise_client, raw_frame};
 use falco_core::{CloseReason, Fate, Refusal};
 
@@ -30,7 +30,7 @@ fn lost(mut unfinished: Vec<Unfinished<Vec<u8>, u64>>) -> Unfinished<Vec<u8>, u6
 fn a_request_that_servers_do_not_process_is_sent_on_so_many_connections_and_then_fails() {
     let keys = noise_client(7);
     let mut call = Call::new(1, vec![1; 10], 1);
-    for tried in 1..=MAX_TRIES {
+    for tried in 1..=Attempts::MAX_TRIES {
         assert_eq!(call.attempts.has_been_sent(), tried > 1);
         let mut scene = Scene::new(&keys, 1 << 20);
         scene.accept(call);
@@ -52,7 +52,7 @@ fn a_request_that_servers_do_not_process_is_sent_on_so_many_connections_and_then
             (1, 10, 1),
             "it comes back whole"
         );
-        assert_eq!(retry == Retry::Again, tried < MAX_TRIES, "after {tried}");
+        assert_eq!(retry == Retry::Again, tried < Attempts::MAX_TRIES, "after {tried}");
     }
 }
 
@@ -60,7 +60,7 @@ fn a_request_that_servers_do_not_process_is_sent_on_so_many_connections_and_then
 fn connections_on_which_nothing_of_a_request_was_sent_do_not_count() {
     let keys = noise_client(7);
     let mut call = Call::new(1, vec![1; 10], 1);
-    for _ in 0..2 * MAX_TRIES {
+    for _ in 0..2 * Attempts::MAX_TRIES {
         let mut scene = Scene::new(&keys, 1 << 20);
         scene.accept(call);
         call = scene.mux.take_unbegun().pop().expect("nothing was sealed");
@@ -99,7 +99,7 @@ fn a_server_that_stays_busy_is_asked_again_so_often_and_then_the_request_fails()
     let mut scene = Scene::new(&keys, 2_000);
     scene.request(1, 400);
     let (mut own, mut ticket) = (scene.begun()[0], 1);
-    for busy in 0..=MAX_BUSY {
+    for busy in 0..=Attempts::MAX_BUSY {
         // Each answer lets more bytes be in flight, until it is more than the server has to hold.
         let mut others = Vec::new();
         for _ in 0..100 {
@@ -115,7 +115,7 @@ fn a_server_that_stays_busy_is_asked_again_so_often_and_then_the_request_fails()
         }
         assert!(others.len() >= 2, "1,200 bytes are in flight");
         let ends = scene.hear(&raw_frame(4, own, &[BUSY]));
-        if busy == MAX_BUSY {
+        if busy == Attempts::MAX_BUSY {
             let (call, refusal, retry) = refused(ends);
             assert_eq!((call.waiter, refusal, retry), (1, Refusal::Busy, Retry::Fail));
             return;

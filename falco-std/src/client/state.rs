@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{
-    Call, ClientMux, ClientStep, Ending, History, LastStep, Ping, QUIET, Rejected, Retry, Unfinished, UnfinishedPing,
+    Call, ClientMux, ClientStep, Ending, History, LastStep, Ping, Rejected, Retry, Unfinished, UnfinishedPing,
 };
 use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError, Settings};
 
@@ -67,8 +67,9 @@ pub(super) struct State {
     lost: Option<(Instant, Option<Error>)>,
     /// When bytes last arrived.
     last_input: Instant,
-    /// When the connection was last known to be alive. Bytes that arrive after a pause of [`QUIET`]
-    /// count only if nothing more is readable, because that could be the end of the stream.
+    /// When the connection was last known to be alive. Bytes that arrive after a pause
+    /// ([`ClientMux::is_quiet`]) count only if nothing more is readable, because that could be the
+    /// end of the stream.
     last_alive: Instant,
     /// There is one request at a time.
     one_by_one: bool,
@@ -111,7 +112,7 @@ impl State {
 
     /// Notes that bytes have arrived. `more` returns whether something more is readable.
     pub(super) fn received(&mut self, now: Instant, more: impl FnOnce() -> bool) {
-        let was_quiet = now.since(core::mem::replace(&mut self.last_input, now)) >= QUIET;
+        let was_quiet = self.mux.is_quiet(core::mem::replace(&mut self.last_input, now), now);
         if !was_quiet || !more() {
             self.last_alive = now;
         }
@@ -119,7 +120,7 @@ impl State {
 
     /// Whether the connection may have ended and the reader has not noticed it yet.
     pub(super) fn is_quiet(&self, now: Instant) -> bool {
-        now.since(self.last_alive) >= QUIET
+        self.mux.is_quiet(self.last_alive, now)
     }
 
     fn slot(&mut self) -> Arc<Slot> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{
-    Admitted, Body, ClientMux, ClientStep, Ending, History, QUIET, Rejected, Retry, Unfinished, UnfinishedPing,
+    Admitted, Body, ClientMux, ClientStep, Ending, History, Rejected, Retry, Unfinished, UnfinishedPing,
 };
 use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError, wipe_stack};
 use tokio::time::Instant;
@@ -306,7 +306,7 @@ impl Connection {
     /// Whether the connection is established and nothing was received for a while. It may have
     /// ended since, if the process was stopped or its threads were busy.
     pub(super) fn is_quiet(&self) -> bool {
-        self.is_established() && self.now.since(self.received) >= QUIET
+        self.is_established() && self.mux.is_quiet(self.received, self.now)
     }
 
     /// Polls the connection as [`poll`](Self::poll) does, but reads the socket itself first: the

@@ -54,7 +54,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Call it when the connection has ended. Returns the pings that have not completed.
     ///
     /// A ping goes to another connection as a request that was not processed does, on at most
-    /// [`MAX_TRIES`](super::super::MAX_TRIES) connections.
+    /// [`MAX_TRIES`](super::super::Attempts::MAX_TRIES) connections.
     pub fn finish_pings(&mut self) -> Vec<UnfinishedPing<P>> {
         let unfinished = self.pings.drain(..).map(|(_, mut ping)| {
             let fate = Fate::NotProcessed;
