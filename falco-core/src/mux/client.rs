@@ -12,8 +12,8 @@ use core::fmt;
 
 use super::Body;
 use super::call::{Call, Ping, Rejected, Unfinished};
+use super::connect_attempts::History;
 use super::deadline::Deadlines;
-use super::dials::History;
 use super::retry::Retry;
 use super::step::ClientStep;
 use super::table::{self, Progress, Table};
@@ -128,7 +128,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// The connection inside.
-    pub const fn machine(&self) -> &ClientConnection<H> {
+    pub const fn connection(&self) -> &ClientConnection<H> {
         &self.machine
     }
 
@@ -380,7 +380,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.established
     }
 
-    /// What the connection has learned about its server, for [`Dials::lost`](super::Dials::lost).
+    /// What the connection has learned about its server, for [`ConnectAttempts::lost`](super::ConnectAttempts::lost).
     #[must_use]
     pub const fn history(&self) -> History {
         self.history

@@ -100,7 +100,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     /// The connection inside.
-    pub const fn machine(&self) -> &ServerConnection<H> {
+    pub const fn connection(&self) -> &ServerConnection<H> {
         &self.machine
     }
 

@@ -24,7 +24,7 @@ fn a_client_without_request_numbers_closes_at_once() {
     let sent = scene.sent();
     assert!(sent.contains(&(1, u32::MAX)), "{sent:?}");
     assert_eq!(sent.last(), Some(&(CLOSE, u32::MAX)), "nothing else wakes the writer");
-    assert_eq!(scene.mux.machine().status(), Status::Draining);
+    assert_eq!(scene.mux.connection().status(), Status::Draining);
     assert_eq!(moved(&mut scene), Some(vec![2, 3]));
     assert_eq!(moved(&mut scene), None);
     assert!(

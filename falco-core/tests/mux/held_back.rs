@@ -201,7 +201,7 @@ fn a_stream_that_ends_before_the_server_has_said_anything_has_processed_nothing(
             // Any record of the server.
             scene.hear(&raw_frame(200, 0, b""));
         }
-        assert_eq!(scene.mux.machine().is_confirmed(), heard);
+        assert_eq!(scene.mux.connection().is_confirmed(), heard);
         scene.mux.end_of_stream(NOW, &[]);
         let left = scene.mux.finish();
         assert_eq!(left[0].fate, fate);

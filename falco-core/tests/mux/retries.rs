@@ -217,7 +217,7 @@ fn a_request_that_the_stream_has_accepted_may_have_been_processed() {
     );
     scene.mux.writing_ended(true);
     assert_eq!(lost(scene.mux.finish()).fate, Fate::NotProcessed);
-    let machine = scene.mux.machine();
+    let machine = scene.mux.connection();
     assert_eq!(machine.fate_of(false, true), Fate::NotProcessed);
     assert_eq!(machine.fate_of(true, true), Fate::MaybeProcessed);
 }

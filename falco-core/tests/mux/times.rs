@@ -236,7 +236,7 @@ fn bytes_that_are_no_sign_of_life_postpone_an_end_by_a_second() {
         let read = (ping.len() - 1).min(usize::try_from(now - first).unwrap() / 100);
         server.recv(ms(*now), &mut ping[..read].to_vec()).is_err()
     });
-    assert_eq!(server.machine().end(), Some(ConnectionError::Expired));
+    assert_eq!(server.connection().end(), Some(ConnectionError::Expired));
     assert_eq!(ended, Some(first + 1_100));
     // A poll that is a whole lifetime late has no grace period.
     let (mut client, mut server) = pair((&keys.0, &keys.1));
@@ -287,7 +287,7 @@ fn one_write_deadline_holds_for_the_last_bytes() {
     client.wrote();
     server.close(ms(5), CloseReason::Done);
     assert!(server.seal(ms(5), &mut [0; 100]).unwrap() > 0);
-    assert_eq!(server.machine().end(), Some(ConnectionError::Closed));
+    assert_eq!(server.connection().end(), Some(ConnectionError::Closed));
     let ending = server.ending(ConnectionError::Closed, ms(5));
     assert_eq!(ending.poll_timeout(), Some(server.writes_until(ms(5))));
     assert_eq!(server.writes_until(ms(5)), ms(1_005));

@@ -197,7 +197,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         if let Some(unbegun) = self.client.poll_closing() {
             self.book.unbegun(unbegun);
         }
-        assert!(self.client.is_open() || self.client.machine().end().is_some() || !self.client.has_unbegun());
+        assert!(self.client.is_open() || self.client.connection().end().is_some() || !self.client.has_unbegun());
     }
 
     pub(crate) fn take_unbegun(&mut self) {
@@ -219,7 +219,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
             assert!(matches!(error, RequestError::TooLarge { .. }), "{error}");
             book.ends(waiter, Fate::NotProcessed);
         });
-        if sealed == Ok(0) && self.client.machine().end().is_some() {
+        if sealed == Ok(0) && self.client.connection().end().is_some() {
             self.to_server.closed = true;
         }
         wrote(&mut self.to_server, sealed, &out)
@@ -231,7 +231,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         let sealed = self.server.seal(self.now, &mut out);
         if sealed == Ok(0) {
             self.server.flushed();
-            self.to_client.closed |= self.server.machine().end().is_some();
+            self.to_client.closed |= self.server.connection().end().is_some();
         }
         wrote(&mut self.to_client, sealed, &out)
     }
@@ -386,7 +386,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         self.settle();
         let in_order = |end: Option<ConnectionError>| matches!(end, None | Some(ConnectionError::Closed));
         let in_order = |own: &Self| {
-            in_order(own.client.machine().end()) && in_order(own.server.machine().end()) && !own.to_client.told
+            in_order(own.client.connection().end()) && in_order(own.server.connection().end()) && !own.to_client.told
         };
         if in_order(&self) && self.stops {
             let runs = |ticket| self.running.contains_key(ticket);

@@ -222,7 +222,7 @@ impl Admission {
     /// The connections under a key.
     pub(super) fn under(&self, key: KeyId) -> Vec<Arc<Conn>> {
         let conns = self.lock().conns();
-        let is_under = |conn: &Arc<Conn>| conn.lock().state.mux.machine().key_id() == Some(key);
+        let is_under = |conn: &Arc<Conn>| conn.lock().state.mux.connection().key_id() == Some(key);
         conns.into_iter().filter(is_under).collect()
     }
 

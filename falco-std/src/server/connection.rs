@@ -179,7 +179,7 @@ where
         self.line.set_authenticated();
         let mut locked = self.conn.lock();
         locked.state.established = true;
-        let key = locked.state.mux.machine().key_id();
+        let key = locked.state.mux.connection().key_id();
         locked.state.label = self.service.keys.label(key);
         if let Some(age) = self.service.max_connection_age {
             let (mux, entropy) = (&mut locked.state.mux, &self.service.entropy);

@@ -124,7 +124,7 @@ impl State {
 
     /// If the connection has ended, the time for the end of its stream starts now.
     pub(super) fn note_end(&mut self, now: Instant) {
-        if let (None, Some(end)) = (self.ending, self.mux.machine().end()) {
+        if let (None, Some(end)) = (self.ending, self.mux.connection().end()) {
             self.ending = Some(self.mux.ending(end, now));
         }
     }
@@ -217,7 +217,7 @@ impl State {
             let cancelled = Arc::clone(&pending.cancelled);
             Some(Job {
                 id,
-                key: (self.mux.machine().key_id(), self.label.clone()),
+                key: (self.mux.connection().key_id(), self.label.clone()),
                 body,
                 cancelled,
                 held: self.mux.take_held(id),

@@ -182,7 +182,7 @@ impl Connection {
 
     /// Requests in flight here, including cancelled ones.
     pub(super) fn in_flight(&self) -> usize {
-        self.mux.machine().in_flight().max(self.mux.outstanding())
+        self.mux.connection().in_flight().max(self.mux.outstanding())
     }
 
     /// Closes the connection for new requests. Requests that have not begun are returned; the

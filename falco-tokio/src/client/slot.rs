@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use falco_core::mux::{Dials, NextAttempt, Retry};
+use falco_core::mux::{ConnectAttempts, NextAttempt, Retry};
 use falco_core::{ConnectionError, Fate};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -48,7 +48,7 @@ pub(super) struct Slot {
     openers: Vec<oneshot::Sender<Result<(), Error>>>,
     closers: Vec<oneshot::Sender<()>>,
     closing: bool,
-    dials: Dials<Error>,
+    attempts: ConnectAttempts<Error>,
     /// For the next attempt to connect, and for time limits while there is no connection.
     timer: Timer,
     /// When this turn began.
@@ -66,7 +66,7 @@ enum Current {
 impl Slot {
     pub(super) fn new(shared: Arc<Shared>, env: Arc<Env>) -> Self {
         Self {
-            dials: Dials::new(env.backoff, env.fail_fast),
+            attempts: ConnectAttempts::new(env.backoff, env.fail_fast),
             now: Instant::now(),
             expires_at: None,
             shared,
@@ -123,7 +123,7 @@ impl Slot {
                 Order::Adopt(connection) => self.renew(Some(connection)),
                 Order::Close(to) => {
                     self.closing = true;
-                    self.dials.close();
+                    self.attempts.close();
                     self.closers.extend(to);
                 }
             }
@@ -156,9 +156,9 @@ impl Slot {
             self.old.push(*connection);
             self.take_back(returned);
         }
-        self.dials.key_changed();
+        self.attempts.key_changed();
         if let Current::Connection(connection) = &self.current {
-            self.dials.established(connection.admitted(), self.env.clock.now());
+            self.attempts.established(connection.admitted(), self.env.clock.now());
         }
     }
 
@@ -236,15 +236,15 @@ impl Slot {
         let (asked, now) = (self.is_waited_for(), self.env.clock.now());
         // If the client has several connections, no request is assigned to one that has failed. So
         // it reconnects even if no request waits.
-        let repeats = self.env.spread && self.dials.is_worth_repeating();
-        match self.dials.next(now) {
+        let repeats = self.env.spread && self.attempts.is_worth_repeating();
+        match self.attempts.next(now) {
             NextAttempt::Closed => {
                 self.fail_all(&Error::Closed);
                 return Poll::Pending;
             }
             _ if !asked && !repeats => return Poll::Pending,
             NextAttempt::Never => {
-                if let Some(why) = self.dials.why() {
+                if let Some(why) = self.attempts.why() {
                     let why = why.again(Fate::NotProcessed);
                     self.fail_all(&why);
                 }
@@ -270,16 +270,16 @@ impl Slot {
     fn fail(&mut self, error: &Error) {
         self.current = Current::None;
         if self.env.dial.is_spent() {
-            self.dials.spend();
+            self.attempts.spend();
         }
         let (now, key, entropy) = (self.env.clock.now(), self.env.key(), &self.env.entropy);
         let (end, why) = (error.attempt_end(), error.again(Fate::NotProcessed));
         self.env.counters.attempt_failed(end);
         let random = |bound| entropy.below(bound);
-        let retry = self.dials.attempt_failed(end, why, &key.admitted, now, random);
-        let pause = self.dials.retry_at().map(|at| at.since(now)).unwrap_or_default();
+        let retry = self.attempts.attempt_failed(end, why, &key.admitted, now, random);
+        let pause = self.attempts.retry_at().map(|at| at.since(now)).unwrap_or_default();
         let server = &self.env.dial;
-        warn!(%server, %error, attempt = self.dials.failed(), ?pause, "no connection");
+        warn!(%server, %error, attempt = self.attempts.failed(), ?pause, "no connection");
         // Callers of `connect` receive the error at once; other callers only if no retry follows.
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
@@ -305,7 +305,7 @@ impl Slot {
     fn lose(&mut self, connection: &Connection, why: Option<Error>) {
         let (now, entropy) = (self.env.clock.now(), &self.env.entropy);
         let random = |bound| entropy.below(bound);
-        self.dials
+        self.attempts
             .lost(connection.history(), why, connection.admitted(), now, random);
     }
 
@@ -361,9 +361,9 @@ impl Slot {
                         debug!(server = %self.env.dial, "connected");
                         self.env.counters.connected.add(1);
                         let now = self.env.clock.now();
-                        self.dials.established(connection.admitted(), now);
+                        self.attempts.established(connection.admitted(), now);
                         if self.env.dial.is_spent() {
-                            self.dials.spend();
+                            self.attempts.spend();
                         }
                         self.current = Current::Connection(connection);
                     }
@@ -394,7 +394,8 @@ impl Slot {
             Current::Connection(connection) => (connection.is_established(), connection.in_flight()),
             Current::None | Current::Dialing(_) => (false, 0),
         };
-        self.shared.set_load(!connected && self.dials.failed() > 0, in_flight);
+        self.shared
+            .set_load(!connected && self.attempts.failed() > 0, in_flight);
     }
 
     fn poll_old(&mut self, cx: &mut Context<'_>) {
@@ -442,7 +443,7 @@ impl Future for Slot {
             this.stop_connecting();
             if !this.is_connected() {
                 let asked = this.is_waited_for();
-                this.dials.set_waiting(this.env.clock.now(), asked);
+                this.attempts.set_waiting(this.env.clock.now(), asked);
             }
             this.poll_old(cx);
             if this.check_quiet(cx) {

@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{Admitted, AttemptEnd, Backoff, Dials, History, NextAttempt, Retry};
+use falco_core::mux::{Admitted, AttemptEnd, Backoff, ConnectAttempts, History, NextAttempt, Retry};
 use falco_core::{ConnectionError, Instant};
 
 const NOW: Instant = Instant::ZERO;
@@ -13,13 +13,13 @@ fn ms(millis: u64) -> Instant {
     Instant::from_millis(millis)
 }
 
-fn dials(fail_fast: bool) -> Dials<&'static str> {
-    let mut dials = Dials::new(
+fn attempts(fail_fast: bool) -> ConnectAttempts<&'static str> {
+    let mut attempts = ConnectAttempts::new(
         Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
         fail_fast,
     );
-    dials.set_waiting(NOW, true);
-    dials
+    attempts.set_waiting(NOW, true);
+    attempts
 }
 
 /// The longest pause.
@@ -27,13 +27,13 @@ fn longest(bound: u64) -> u64 {
     bound - 1
 }
 
-fn fails(dials: &mut Dials<&'static str>, end: AttemptEnd, admitted: &Admitted) -> bool {
-    dials.attempt_failed(end, "failed", admitted, NOW, longest) == Retry::Fail
+fn fails(attempts: &mut ConnectAttempts<&'static str>, end: AttemptEnd, admitted: &Admitted) -> bool {
+    attempts.attempt_failed(end, "failed", admitted, NOW, longest) == Retry::Fail
 }
 
 fn let_in() -> Admitted {
     let admitted = Admitted::new();
-    dials(false).established(&admitted, NOW);
+    attempts(false).established(&admitted, NOW);
     admitted
 }
 
@@ -54,17 +54,17 @@ fn attempts_go_on_unless_no_other_can_succeed() {
         (REFUSED, false),
     ] {
         for admitted in [Admitted::new(), let_in()] {
-            let mut usual = dials(false);
+            let mut usual = attempts(false);
             assert_eq!(fails(&mut usual, end, &admitted), expected, "{end:?}");
             assert_eq!(usual.is_worth_repeating(), !expected, "{end:?}");
-            assert!(fails(&mut dials(true), end, &admitted), "fail fast: {end:?}");
+            assert!(fails(&mut attempts(true), end, &admitted), "fail fast: {end:?}");
         }
     }
 }
 
 #[test]
 fn refused_handshakes_in_a_row_fail_a_client_that_was_never_let_in() {
-    let (mut known, mut unknown) = (dials(false), dials(false));
+    let (mut known, mut unknown) = (attempts(false), attempts(false));
     let (let_in, never) = (let_in(), Admitted::new());
     for attempt in 1..=Admitted::MAX_REFUSED + 2 {
         assert_eq!(
@@ -89,90 +89,93 @@ fn refused_handshakes_in_a_row_fail_a_client_that_was_never_let_in() {
 
 #[test]
 fn a_client_whose_key_is_retired_is_not_let_in_any_more() {
-    let (admitted, mut dials) = (Admitted::new(), dials(false));
-    dials.established(&admitted, NOW);
-    dials.lost(history(true, true), Some("closed"), &admitted, NOW, longest);
+    let (admitted, mut attempts) = (Admitted::new(), attempts(false));
+    attempts.established(&admitted, NOW);
+    attempts.lost(history(true, true), Some("closed"), &admitted, NOW, longest);
     for attempt in 1..=Admitted::MAX_REFUSED {
         assert_eq!(
-            fails(&mut dials, REFUSED, &admitted),
+            fails(&mut attempts, REFUSED, &admitted),
             attempt == Admitted::MAX_REFUSED,
             "{attempt}"
         );
     }
     // A server that has the key lets it in again.
-    dials.established(&admitted, NOW);
-    dials.lost(history(true, false), None, &admitted, NOW, longest);
+    attempts.established(&admitted, NOW);
+    attempts.lost(history(true, false), None, &admitted, NOW, longest);
     for attempt in 1..=Admitted::MAX_REFUSED {
-        assert!(!fails(&mut dials, REFUSED, &admitted), "{attempt}");
+        assert!(!fails(&mut attempts, REFUSED, &admitted), "{attempt}");
     }
 }
 
 #[test]
 fn each_failure_has_a_pause_before_the_next_attempt() {
-    let (admitted, mut dials) = (let_in(), dials(false));
-    assert_eq!(dials.next(NOW), NextAttempt::Now);
+    let (admitted, mut attempts) = (let_in(), attempts(false));
+    assert_eq!(attempts.next(NOW), NextAttempt::Now);
     for pause in [100, 200, 400] {
-        fails(&mut dials, AttemptEnd::Stream, &admitted);
-        assert_eq!(dials.retry_at(), Some(ms(pause)));
-        assert_eq!(dials.next(ms(pause - 1)), NextAttempt::At(ms(pause)));
-        assert_eq!(dials.next(ms(pause)), NextAttempt::Now);
+        fails(&mut attempts, AttemptEnd::Stream, &admitted);
+        assert_eq!(attempts.retry_at(), Some(ms(pause)));
+        assert_eq!(attempts.next(ms(pause - 1)), NextAttempt::At(ms(pause)));
+        assert_eq!(attempts.next(ms(pause)), NextAttempt::Now);
     }
-    dials.established(&admitted, NOW);
-    assert_eq!(dials.next(NOW), NextAttempt::Now);
+    attempts.established(&admitted, NOW);
+    assert_eq!(attempts.next(NOW), NextAttempt::Now);
 }
 
 #[test]
 fn a_connection_that_ends_within_a_second_and_serves_nothing_is_a_failed_attempt() {
     for (served, lived, failed) in [(false, 999, 2), (false, 1_000, 0), (true, 0, 0)] {
-        let (admitted, mut dials) = (let_in(), dials(false));
-        fails(&mut dials, AttemptEnd::Stream, &admitted);
-        dials.established(&admitted, ms(500));
+        let (admitted, mut attempts) = (let_in(), attempts(false));
+        fails(&mut attempts, AttemptEnd::Stream, &admitted);
+        attempts.established(&admitted, ms(500));
         let now = ms(500 + lived);
-        dials.lost(history(served, false), Some("ended"), &admitted, now, longest);
-        assert_eq!(dials.failed(), failed, "{served} {lived}");
+        attempts.lost(history(served, false), Some("ended"), &admitted, now, longest);
+        assert_eq!(attempts.failed(), failed, "{served} {lived}");
         let next = if failed > 0 {
             NextAttempt::At(now + Duration::from_millis(200))
         } else {
             NextAttempt::Now
         };
-        assert_eq!(dials.next(now), next, "{served} {lived}");
-        assert_eq!(dials.why(), Some(&"ended"));
+        assert_eq!(attempts.next(now), next, "{served} {lived}");
+        assert_eq!(attempts.why(), Some(&"ended"));
     }
 }
 
 #[test]
 fn an_error_concerns_those_that_wait_and_those_that_come_before_the_next_attempt() {
-    let (admitted, mut dials) = (let_in(), dials(false));
-    fails(&mut dials, AttemptEnd::Stream, &admitted);
+    let (admitted, mut attempts) = (let_in(), attempts(false));
+    fails(&mut attempts, AttemptEnd::Stream, &admitted);
     // It still waits, or another comes while the pause lasts.
-    dials.set_waiting(ms(100), true);
-    assert_eq!(dials.why(), Some(&"failed"));
-    dials.set_waiting(ms(50), false);
-    dials.set_waiting(ms(99), true);
-    assert_eq!(dials.why(), Some(&"failed"));
-    dials.set_waiting(ms(99), false);
-    dials.set_waiting(ms(100), true);
-    assert_eq!(dials.why(), None, "it is from before");
+    attempts.set_waiting(ms(100), true);
+    assert_eq!(attempts.why(), Some(&"failed"));
+    attempts.set_waiting(ms(50), false);
+    attempts.set_waiting(ms(99), true);
+    assert_eq!(attempts.why(), Some(&"failed"));
+    attempts.set_waiting(ms(99), false);
+    attempts.set_waiting(ms(100), true);
+    assert_eq!(attempts.why(), None, "it is from before");
 }
 
 #[test]
 fn without_another_stream_what_ended_the_last_is_the_reason() {
-    let (admitted, mut dials) = (let_in(), dials(false));
-    dials.established(&admitted, NOW);
-    dials.spend();
-    dials.set_waiting(NOW, false);
-    dials.lost(history(true, false), Some("ended"), &admitted, NOW, longest);
-    dials.set_waiting(NOW, true);
-    assert_eq!((dials.next(NOW), dials.why()), (NextAttempt::Never, Some(&"ended")));
+    let (admitted, mut attempts) = (let_in(), attempts(false));
+    attempts.established(&admitted, NOW);
+    attempts.spend();
+    attempts.set_waiting(NOW, false);
+    attempts.lost(history(true, false), Some("ended"), &admitted, NOW, longest);
+    attempts.set_waiting(NOW, true);
+    assert_eq!(
+        (attempts.next(NOW), attempts.why()),
+        (NextAttempt::Never, Some(&"ended"))
+    );
     // It ended before the handshake completed.
-    assert!(fails(&mut dials, AttemptEnd::Stream, &admitted));
+    assert!(fails(&mut attempts, AttemptEnd::Stream, &admitted));
 }
 
 #[test]
 fn a_client_that_is_closed_makes_no_attempt() {
-    let mut dials = dials(false);
-    dials.close();
-    assert_eq!(dials.next(NOW), NextAttempt::Closed);
-    dials.spend();
-    assert_eq!(dials.next(NOW), NextAttempt::Closed);
+    let mut attempts = attempts(false);
+    attempts.close();
+    assert_eq!(attempts.next(NOW), NextAttempt::Closed);
+    attempts.spend();
+    assert_eq!(attempts.next(NOW), NextAttempt::Closed);
 }

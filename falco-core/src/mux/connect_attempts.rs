@@ -29,7 +29,7 @@ impl Admitted {
         Self(AtomicBool::new(false))
     }
 
-    /// Reports that a handshake under this key has completed. [`Dials::established`] calls it too.
+    /// Reports that a handshake under this key has completed. [`ConnectAttempts::established`] calls it too.
     pub fn admit(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -67,7 +67,7 @@ pub enum NextAttempt {
     Now,
     /// It makes an attempt at this time.
     At(Instant),
-    /// It fails the requests with [`Dials::why`], as not processed, because no other stream can be
+    /// It fails the requests with [`ConnectAttempts::why`], as not processed, because no other stream can be
     /// opened.
     Never,
     /// It fails the requests as closed and not processed, even if an attempt is in progress.
@@ -101,24 +101,24 @@ pub enum NextAttempt {
 ///
 /// ```
 /// use core::time::Duration;
-/// use falco_core::mux::{Admitted, AttemptEnd, Backoff, Dials, NextAttempt, Retry};
+/// use falco_core::mux::{Admitted, AttemptEnd, Backoff, ConnectAttempts, NextAttempt, Retry};
 /// use falco_core::{ConnectionError, Instant};
 ///
 /// // A random number below the one given; here always the largest.
 /// let largest = |bound: u64| bound - 1;
 /// let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
-/// let (mut dials, admitted, now) = (Dials::new(backoff, false), Admitted::new(), Instant::ZERO);
-/// dials.set_waiting(now, true);
-/// assert_eq!(dials.next(now), NextAttempt::Now);
+/// let (mut attempts, admitted, now) = (ConnectAttempts::new(backoff, false), Admitted::new(), Instant::ZERO);
+/// attempts.set_waiting(now, true);
+/// assert_eq!(attempts.next(now), NextAttempt::Now);
 /// let refused = AttemptEnd::Connection(ConnectionError::Refused);
-/// let retry = dials.attempt_failed(refused, "no connection", &admitted, now, largest);
+/// let retry = attempts.attempt_failed(refused, "no connection", &admitted, now, largest);
 /// assert_eq!(retry, Retry::Again);
-/// assert_eq!(dials.next(now), NextAttempt::At(Instant::from_millis(50)));
-/// assert_eq!(dials.why(), Some(&"no connection"));
+/// assert_eq!(attempts.next(now), NextAttempt::At(Instant::from_millis(50)));
+/// assert_eq!(attempts.why(), Some(&"no connection"));
 /// ```
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "the flags are independent of each other")]
-pub struct Dials<E> {
+pub struct ConnectAttempts<E> {
     backoff: Backoff,
     fail_fast: bool,
     /// How many attempts have failed in a row.
@@ -137,7 +137,7 @@ pub struct Dials<E> {
     closed: bool,
 }
 
-impl<E> Dials<E> {
+impl<E> ConnectAttempts<E> {
     /// A client that has made no attempt. With `fail_fast` each failed attempt fails the requests
     /// that wait.
     #[must_use]
