@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::{ErrorKind, Read, Write};
 
 use falco_core::keys::{Secrets, ServerKeys};
-use falco_core::mux::{ServerMux, ServerStep, Unbounded};
+use falco_core::mux::{ServerMux, ServerStep};
 use falco_core::{Instant, Key, RecvBuf, ServerConnection, Settings};
 use getrandom::SysRng;
 use mio::event::Event;
@@ -24,7 +24,7 @@ use mio::{Events, Interest, Poll, Token};
 /// sealed and not written.
 struct Connection<'k> {
     socket: TcpStream,
-    mux: ServerMux<&'k ServerKeys, Vec<u8>, Unbounded>,
+    mux: ServerMux<&'k ServerKeys, Vec<u8>, ()>,
     inbox: RecvBuf<Vec<u8>>,
     outbox: Vec<u8>,
     written: usize,
@@ -137,7 +137,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let machine = ServerConnection::new(&keys, &settings, clock(), &mut SysRng)?;
             let connection = Connection {
                 socket,
-                mux: ServerMux::new(machine, Unbounded, &settings),
+                mux: ServerMux::new(machine, (), &settings),
                 inbox: RecvBuf::default(),
                 outbox: Vec::new(),
                 written: 0,

@@ -34,11 +34,7 @@ pub trait Budget {
 }
 
 /// No bound besides those of each connection.
-#[derive(Clone, Copy, Debug, Default)]
-#[allow(clippy::exhaustive_structs, reason = "it has no fields")]
-pub struct Unbounded;
-
-impl Budget for Unbounded {
+impl Budget for () {
     fn take(&self, _bytes: usize) -> bool {
         true
     }

@@ -11,14 +11,13 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::Body;
-use super::call::{Call, Ping, Rejected, Unfinished};
+use super::call::{Call, Unfinished};
 use super::connect_attempts::History;
 use super::deadline::Deadlines;
-use super::retry::Retry;
 use super::step::ClientStep;
 use super::table::{self, Progress, Table};
 use crate::connection::ClientConnection;
-use crate::error::{ConnectionError, Error};
+use crate::error::{ConnectionError, Error, RequestError};
 use crate::event::{ClientEvent, ClientWait, Received};
 use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
@@ -58,7 +57,7 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     window: Window,
     parts: Reassembly<HeapPartials>,
     /// Pings that have not completed, oldest first.
-    pings: VecDeque<(PingId, Ping<P>)>,
+    pings: VecDeque<(PingId, Call<(), P>)>,
     deadlines: Deadlines,
     established: bool,
     history: History,
@@ -159,12 +158,13 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Accepts a request. It begins once the limits of the server allow it.
     ///
     /// # Errors
-    /// [`Rejected`], which returns the request and says whether it may go to another connection.
-    pub fn request(&mut self, call: Call<B, W>) -> Result<(), Rejected<B, W>> {
+    /// The request. With an error it fails, because its body is larger than a message may be.
+    /// Without one it may go to another connection, because this one accepts no new requests.
+    pub fn request(&mut self, call: Call<B, W>) -> Result<(), (Call<B, W>, Option<RequestError>)> {
         match self.machine.request(call.body.as_ref().len()) {
             Ok(_) => {}
-            Err(Error::Request(error)) => return Err(Rejected::Failed(call, error)),
-            Err(_) => return Err(Rejected::Closed(call)),
+            Err(Error::Request(error)) => return Err((call, Some(error))),
+            Err(_) => return Err((call, None)),
         }
         self.table.insert(call);
         self.accepted = false;
@@ -319,7 +319,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         } else {
             attempts.after_refusal(refusal)
         };
-        if may_fit && retry == Retry::Again && self.is_open() {
+        if may_fit && retry && self.is_open() {
             self.hold_back(ticket);
             return None;
         }
@@ -365,7 +365,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.parts = Reassembly::default();
         let unfinished = self.table.drain().map(|(progress, mut call)| {
             let (fate, retry) = match progress {
-                Progress::HeldBack | Progress::Queued => (Fate::NotProcessed, Retry::Again),
+                Progress::HeldBack | Progress::Queued => (Fate::NotProcessed, true),
                 Progress::Partial(_) => (Fate::NotProcessed, call.attempts.after_loss(Fate::NotProcessed)),
                 Progress::Sent(_) => (sent, call.attempts.after_loss(sent)),
             };

@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use super::retry::{Backoff, Retry};
+use super::retry::Backoff;
 use crate::error::ConnectionError;
 use crate::time::{Instant, Span};
 
@@ -101,7 +101,7 @@ pub enum NextAttempt {
 ///
 /// ```
 /// use core::time::Duration;
-/// use falco_core::mux::{Admitted, AttemptEnd, Backoff, ConnectAttempts, NextAttempt, Retry};
+/// use falco_core::mux::{Admitted, AttemptEnd, Backoff, ConnectAttempts, NextAttempt};
 /// use falco_core::{ConnectionError, Instant};
 ///
 /// // A random number below the one given; here always the largest.
@@ -111,8 +111,7 @@ pub enum NextAttempt {
 /// attempts.set_waiting(now, true);
 /// assert_eq!(attempts.next(now), NextAttempt::Now);
 /// let refused = AttemptEnd::Connection(ConnectionError::Refused);
-/// let retry = attempts.attempt_failed(refused, "no connection", &admitted, now, largest);
-/// assert_eq!(retry, Retry::Again);
+/// assert!(attempts.attempt_failed(refused, "no connection", &admitted, now, largest));
 /// assert_eq!(attempts.next(now), NextAttempt::At(Instant::from_millis(50)));
 /// assert_eq!(attempts.why(), Some(&"no connection"));
 /// ```
@@ -183,9 +182,9 @@ impl<E> ConnectAttempts<E> {
         }
     }
 
-    /// Reports that an attempt has failed with `why`. [`Retry::Fail`] means that the requests that
-    /// wait fail with this error, as not processed. `below` returns a random number that is less
-    /// than its argument.
+    /// Reports that an attempt has failed with `why`. Returns whether requests go on waiting. If
+    /// not, those that wait fail with this error, as not processed. `below` returns a random number
+    /// that is less than its argument.
     #[must_use]
     pub fn attempt_failed(
         &mut self,
@@ -194,7 +193,7 @@ impl<E> ConnectAttempts<E> {
         admitted: &Admitted,
         now: Instant,
         below: impl FnOnce(u64) -> u64,
-    ) -> Retry {
+    ) -> bool {
         let refused = end == AttemptEnd::Connection(ConnectionError::Refused);
         self.refused = if refused { self.refused.saturating_add(1) } else { 0 };
         self.hopeless = match end {
@@ -208,11 +207,7 @@ impl<E> ConnectAttempts<E> {
         };
         self.why = Some(why);
         self.pause(now, below);
-        if self.hopeless || self.fail_fast {
-            Retry::Fail
-        } else {
-            Retry::Again
-        }
+        !self.hopeless && !self.fail_fast
     }
 
     /// Reports that a handshake has completed.

@@ -5,16 +5,6 @@ use core::time::Duration;
 
 use crate::message::{Fate, Refusal};
 
-/// Whether something that failed is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums, reason = "there is no third outcome")]
-pub enum Retry {
-    /// It goes to the next connection, within its own time limit.
-    Again,
-    /// It fails: its caller receives the error.
-    Fail,
-}
-
 /// How often a request or a ping has been tried. Keep it with the request when it moves to another
 /// connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,34 +35,27 @@ impl Attempts {
     }
 
     /// Counts a connection that was lost after it had sent a part of the request. `fate` is the
-    /// fate of the request on that connection.
-    pub(super) const fn after_loss(&mut self, fate: Fate) -> Retry {
+    /// fate of the request on that connection. Returns whether the request is tried again.
+    pub(super) const fn after_loss(&mut self, fate: Fate) -> bool {
         self.tries = self.tries.saturating_add(1);
-        match fate {
-            Fate::NotProcessed if self.tries < Self::MAX_TRIES => Retry::Again,
-            Fate::NotProcessed | Fate::MaybeProcessed => Retry::Fail,
-        }
+        matches!(fate, Fate::NotProcessed) && self.tries < Self::MAX_TRIES
     }
 
     /// Counts a refusal. After [`Refusal::Busy`] the request fails, and its caller decides whether
-    /// to try again.
-    pub(super) const fn after_refusal(&mut self, refusal: Refusal) -> Retry {
-        if matches!(refusal, Refusal::NotProcessed) {
-            self.after_loss(Fate::NotProcessed)
-        } else {
-            Retry::Fail
-        }
+    /// to try again. Returns whether the request is tried again.
+    pub(super) const fn after_refusal(&mut self, refusal: Refusal) -> bool {
+        matches!(refusal, Refusal::NotProcessed) && self.after_loss(Fate::NotProcessed)
     }
 
     /// Counts that the server was busy, perhaps because of the bytes in flight. This does not count
     /// towards [`MAX_TRIES`](Self::MAX_TRIES).
-    pub(super) const fn after_busy(&mut self) -> Retry {
-        if self.busy < Self::MAX_BUSY {
+    /// Returns whether the request is tried again.
+    pub(super) const fn after_busy(&mut self) -> bool {
+        let again = self.busy < Self::MAX_BUSY;
+        if again {
             self.busy += 1;
-            Retry::Again
-        } else {
-            Retry::Fail
         }
+        again
     }
 }
 

@@ -10,7 +10,7 @@ use alloc::collections::VecDeque;
 use core::fmt;
 use core::time::Duration;
 
-pub use self::complete::{Handled, NoAnswer};
+pub use self::complete::NoAnswer;
 use self::deferred::Deferred;
 use super::admission::hello_fingerprint;
 use super::deadline::Deadlines;

@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 
 use super::Body;
 use super::call::Call;
-use super::retry::Retry;
 use crate::message::{CloseReason, Refusal, RequestId};
 
 /// The result of processing unread bytes at a client. Drop the first `consumed` of them when you
@@ -44,8 +43,8 @@ pub enum ClientStep<'u, B, W, P = W> {
         call: Call<B, W>,
         /// Why.
         refusal: Refusal,
-        /// Whether it goes to another connection or fails.
-        retry: Retry,
+        /// Whether it goes to another connection, within its own time limit. If not, it fails.
+        retry: bool,
     },
     /// A ping was answered, and with it all earlier pings.
     Pong {

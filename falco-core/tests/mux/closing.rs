@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{ClientMux, ClientStep, LastStep, Ping, Retry};
+use falco_core::mux::{Call, ClientMux, ClientStep, LastStep};
 use falco_core::testing::{CountingRng, noise_client, raw_frame};
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, LINGER, Settings, Status};
 
@@ -72,7 +72,7 @@ fn a_ping_that_a_closing_connection_gives_back_is_not_sent() {
     scene.request(1, 400);
     assert_eq!(scene.begun(), [1]);
     scene.mux.close(NOW, CloseReason::Done);
-    let back = scene.mux.ping(Ping::new(5)).map_err(|ping| ping.waiter);
+    let back = scene.mux.ping(Call::new(0, (), 5)).map_err(|ping| ping.waiter);
     assert_eq!(back, Err(5));
     let sent = scene.sent();
     assert_eq!(sent, [(CLOSE, 1)]);
@@ -207,10 +207,7 @@ fn a_connection_that_is_given_up_has_ended_and_returns_its_requests() {
         .into_iter()
         .map(|left| (left.fate, left.retry))
         .collect();
-    assert_eq!(
-        left,
-        [(Fate::MaybeProcessed, Retry::Fail), (Fate::NotProcessed, Retry::Again)]
-    );
+    assert_eq!(left, [(Fate::MaybeProcessed, false), (Fate::NotProcessed, true)]);
     // An end that has come before stays.
     let mut scene = Scene::new(&keys, 500);
     scene.mux.end_of_stream(NOW, &[]);

@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{Admitted, AttemptEnd, Backoff, ConnectAttempts, History, NextAttempt, Retry};
+use falco_core::mux::{Admitted, AttemptEnd, Backoff, ConnectAttempts, History, NextAttempt};
 use falco_core::{ConnectionError, Instant};
 
 const NOW: Instant = Instant::ZERO;
@@ -28,7 +28,7 @@ fn longest(bound: u64) -> u64 {
 }
 
 fn fails(attempts: &mut ConnectAttempts<&'static str>, end: AttemptEnd, admitted: &Admitted) -> bool {
-    attempts.attempt_failed(end, "failed", admitted, NOW, longest) == Retry::Fail
+    !attempts.attempt_failed(end, "failed", admitted, NOW, longest)
 }
 
 fn let_in() -> Admitted {

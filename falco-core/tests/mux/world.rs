@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use falco_core::mux::{Body, Call, ClientMux, ClientStep, Ping, Rejected, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Body, Call, ClientMux, ClientStep, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::CountingRng;
 use falco_core::{
     ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Fate, Instant, OutputTooSmall, Refusal, RequestError,
@@ -103,11 +103,11 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         self.book.asked.insert(ticket, body.clone());
         match self.client.request(Call::new(ticket.into(), body, Waiter(ticket))) {
             Ok(()) => {}
-            Err(Rejected::Closed(call)) => {
+            Err((call, None)) => {
                 assert!(!self.client.is_open());
                 self.book.returned(call, Fate::NotProcessed);
             }
-            Err(Rejected::Failed(call, error)) => {
+            Err((call, Some(error))) => {
                 assert!(matches!(error, RequestError::TooLarge { .. }), "{error}");
                 self.book.returned(call, Fate::NotProcessed);
             }
@@ -171,7 +171,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
     }
 
     pub(crate) fn ping(&mut self) {
-        let _ = self.client.ping(Ping::new(Waiter(0)));
+        let _ = self.client.ping(Call::new(0, (), Waiter(0)));
     }
 
     pub(crate) fn close_client(&mut self) {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
-use falco_core::mux::{Admitted, Backoff, ConnectAttempts, NextAttempt, Retry};
+use falco_core::mux::{Admitted, Backoff, ConnectAttempts, NextAttempt};
 use falco_core::{Fate, Instant, Key, Settings};
 
 use super::connection::Connection;
@@ -312,7 +312,7 @@ impl Connector {
                 let random = |bound| self.config.entropy.below(bound);
                 let retry = attempts.attempt_failed(error.attempt_end(), error, admitted, now, random);
                 state.failures += 1;
-                state.final_failures += u64::from(retry == Retry::Fail);
+                state.final_failures += u64::from(!retry);
                 None
             }
         }
@@ -376,7 +376,7 @@ mod tests {
             let mut attempts = ConnectAttempts::new(Backoff::default(), false);
             let (end, why) = (error.attempt_end(), format!("{error:?}"));
             let retry = attempts.attempt_failed(end, error, &Admitted::new(), Instant::ZERO, |_| 0);
-            assert_eq!(retry == Retry::Fail, expected, "{why}");
+            assert_eq!(!retry, expected, "{why}");
         }
     }
 }

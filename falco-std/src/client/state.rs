@@ -5,9 +5,7 @@ use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{
-    Call, ClientMux, ClientStep, Ending, History, LastStep, Ping, Rejected, Retry, Unfinished, UnfinishedPing,
-};
+use falco_core::mux::{Call, ClientMux, ClientStep, Ending, History, LastStep, Unfinished};
 use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError, Settings};
 
 use super::limit::Limit;
@@ -142,8 +140,8 @@ impl State {
         call.attempts = job.attempts;
         match self.mux.request(call) {
             Ok(()) => Ok(slot),
-            Err(Rejected::Closed(call)) => Err(Outcome::Retry(job_of(call))),
-            Err(Rejected::Failed(_, error)) => Err(Outcome::Failed(Error::Request(error))),
+            Err((call, None)) => Err(Outcome::Retry(job_of(call))),
+            Err((_, Some(error))) => Err(Outcome::Failed(Error::Request(error))),
         }
     }
 
@@ -153,7 +151,7 @@ impl State {
             return Err(Outcome::Retry(job));
         }
         let slot = self.slot();
-        let mut ping = Ping::new(Arc::clone(&slot));
+        let mut ping = Call::new(slot.ticket, (), Arc::clone(&slot));
         ping.attempts = job.attempts;
         match self.mux.ping(ping) {
             Ok(()) => Ok(slot),
@@ -198,9 +196,10 @@ impl State {
             } => {
                 let error = Error::Request(RequestError::Refused(refusal));
                 let slot = Arc::clone(&call.waiter);
-                slot.end(match retry {
-                    Retry::Again => Outcome::Retry(job_of(call)),
-                    Retry::Fail => Outcome::Failed(error),
+                slot.end(if retry {
+                    Outcome::Retry(job_of(call))
+                } else {
+                    Outcome::Failed(error)
                 });
                 Progress::Consumed(consumed)
             }
@@ -251,15 +250,17 @@ impl State {
         self.end_writing(false);
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
             let slot = Arc::clone(&call.waiter);
-            slot.end(match retry {
-                Retry::Again => Outcome::Retry(job_of(call)),
-                Retry::Fail => Outcome::Failed(why(fate)),
+            slot.end(if retry {
+                Outcome::Retry(job_of(call))
+            } else {
+                Outcome::Failed(why(fate))
             });
         }
-        for UnfinishedPing { ping, fate, retry, .. } in self.mux.finish_pings() {
-            ping.waiter.end(match retry {
-                Retry::Again => Outcome::Retry(job_of_ping(&ping)),
-                Retry::Fail => Outcome::Failed(why(fate)),
+        for Unfinished { call, fate, retry, .. } in self.mux.finish_pings() {
+            call.waiter.end(if retry {
+                Outcome::Retry(job_of_ping(&call))
+            } else {
+                Outcome::Failed(why(fate))
             });
         }
     }
@@ -272,7 +273,7 @@ fn job_of<W>(call: Call<Vec<u8>, W>) -> Job {
     }
 }
 
-fn job_of_ping<P>(ping: &Ping<P>) -> Job {
+fn job_of_ping<P>(ping: &Call<(), P>) -> Job {
     Job {
         body: Vec::new(),
         attempts: ping.attempts,

@@ -9,9 +9,9 @@ use std::net::Shutdown;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Ending, Handled, HeldBytes, LastStep, NoAnswer, ServerMux, SharedBudget};
+use falco_core::mux::{Ending, HeldBytes, LastStep, NoAnswer, ServerMux, SharedBudget};
 use falco_core::{
-    CloseReason, ConnectionError, Instant, KeyId, Refusal, RequestId, ServerConnection, Settings, Status,
+    CloseReason, ConnectionError, Instant, KeyId, Refusal, RequestError, RequestId, ServerConnection, Settings, Status,
 };
 
 use super::linger::LingerTimer;
@@ -250,9 +250,13 @@ impl State {
 
     /// Takes the result of a handler. An error is only borrowed, because dropping it runs code of
     /// the user's, and the state is locked.
-    pub(super) fn answer(&mut self, id: RequestId, result: Result<Vec<u8>, NoAnswer<'_>>) -> Handled {
+    pub(super) fn answer(
+        &mut self,
+        id: RequestId,
+        result: Result<Vec<u8>, NoAnswer<'_>>,
+    ) -> Result<bool, RequestError> {
         let Some(pending) = self.pending.remove(&id) else {
-            return Handled::Cancelled;
+            return Ok(false);
         };
         self.mux.complete(id, result, pending.cancelled.load(Ordering::Acquire))
     }

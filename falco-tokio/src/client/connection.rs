@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{
-    Admitted, Body, ClientMux, ClientStep, Ending, History, Rejected, Retry, Unfinished, UnfinishedPing,
-};
+use falco_core::mux::{Admitted, Body, ClientMux, ClientStep, Ending, History, Unfinished};
 use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError, wipe_stack};
 use tokio::time::Instant;
 use tracing::debug;
@@ -150,8 +148,8 @@ impl Connection {
         }
         match self.mux.request(call) {
             Ok(()) => None,
-            Err(Rejected::Closed(call)) => Some(call),
-            Err(Rejected::Failed(call, error)) => {
+            Err((call, None)) => Some(call),
+            Err((call, Some(error))) => {
                 fail(call.waiter, error);
                 None
             }
@@ -238,9 +236,10 @@ impl Connection {
                     retry,
                 } => {
                     self.line.consume(consumed);
-                    match retry {
-                        Retry::Again => self.returned.calls.push(call),
-                        Retry::Fail => fail(call.waiter, RequestError::Refused(refusal)),
+                    if retry {
+                        self.returned.calls.push(call);
+                    } else {
+                        fail(call.waiter, RequestError::Refused(refusal));
                     }
                 }
                 ClientStep::Pong { consumed, waiters } => {
@@ -441,18 +440,18 @@ impl Connection {
     /// the error.
     fn finish(&mut self, end: &io::Result<ConnectionError>) {
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
-            match retry {
-                Retry::Again => self.returned.calls.push(call),
-                Retry::Fail => answer(call.waiter, Err(error_of(end, "waiting for the answer", fate))),
+            if retry {
+                self.returned.calls.push(call);
+            } else {
+                answer(call.waiter, Err(error_of(end, "waiting for the answer", fate)));
             }
         }
-        for UnfinishedPing { ping, fate, retry, .. } in self.mux.finish_pings() {
-            match retry {
-                Retry::Again => self.returned.pings.push(ping),
-                Retry::Fail => {
-                    let error = error_of(end, "waiting for the answer to a ping", fate);
-                    let _ = ping.waiter.1.send(Err(error));
-                }
+        for Unfinished { call, fate, retry, .. } in self.mux.finish_pings() {
+            if retry {
+                self.returned.pings.push(call);
+            } else {
+                let error = error_of(end, "waiting for the answer to a ping", fate);
+                let _ = call.waiter.1.send(Err(error));
             }
         }
     }
@@ -473,11 +472,11 @@ mod tests {
         let (near, _far) = tokio::io::duplex(1);
         let mut connection = Connection::new(Socket::Other(Box::new(near)), env, env.key())?;
         let (to, _waits) = oneshot::channel();
-        assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
+        assert!(connection.ping(Ping::new(0, (), (Instant::now(), to))).is_none());
         for _ in 0..10 {
             // The caller no longer waits.
             let (to, _) = oneshot::channel();
-            assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
+            assert!(connection.ping(Ping::new(0, (), (Instant::now(), to))).is_none());
         }
         assert_eq!(connection.mux.take_pings(|_| true).len(), 2);
         Ok(())

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use falco_core::mux::{ConnectAttempts, NextAttempt, Retry};
+use falco_core::mux::{ConnectAttempts, NextAttempt};
 use falco_core::{ConnectionError, Fate};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -117,7 +117,7 @@ impl Slot {
         for order in others.drain(..) {
             match order {
                 Order::Cancel(ticket) => drop(self.remove(ticket)),
-                Order::Ping(to) => self.pings.push(Ping::new((Instant::now(), to))),
+                Order::Ping(to) => self.pings.push(Ping::new(0, (), (Instant::now(), to))),
                 Order::Open(to) => self.openers.push(to),
                 Order::Renew => self.renew(None),
                 Order::Adopt(connection) => self.renew(Some(connection)),
@@ -284,7 +284,7 @@ impl Slot {
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
         }
-        if retry == Retry::Fail {
+        if !retry {
             self.fail_all(error);
         }
     }
