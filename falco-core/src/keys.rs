@@ -19,7 +19,7 @@ use std::sync::{PoisonError, RwLock};
 
 use rand_core::TryCryptoRng;
 
-use crate::classic::ClassicKey;
+use crate::ClassicKey;
 #[cfg(feature = "aws-lc-rs")]
 use crate::crypto::AwsLc as Provider;
 #[cfg(not(feature = "aws-lc-rs"))]

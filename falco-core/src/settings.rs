@@ -3,6 +3,8 @@
 use core::fmt;
 use core::time::Duration;
 
+use crate::error::LINGER;
+
 /// Limits and times of a connection. Every value is checked when it is set, so that a `Settings` is
 /// always valid.
 ///
@@ -27,6 +29,9 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How long one side waits for the other to end as well, after a
+    /// [graceful](crate::ConnectionError::is_graceful) end: 1 s. It cannot be changed.
+    pub const LINGER: Duration = LINGER;
     /// The default idle timeout (`lifetime`): 60 s, as in the published falcotcp peers.
     /// [`with_lifetime`](Self::with_lifetime) says what restarts it.
     pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);

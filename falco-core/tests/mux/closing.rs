@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use falco_core::mux::{Call, ClientMux, ClientStep, LastStep};
 use falco_core::testing::{CountingRng, noise_client, raw_frame};
-use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, LINGER, Settings, Status};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Settings, Status};
 
 use crate::scene::{NOW, Scene};
 
@@ -124,7 +124,7 @@ fn a_client_that_its_user_closes_sends_what_it_has_accepted_and_then_the_close()
     assert_eq!(scene.mux.closes_at(), None, "a caller waits");
     assert_eq!(scene.hear(&raw_frame(1, 2, b"")).len(), 1);
     // The server ends the connection too.
-    assert_eq!(scene.mux.closes_at(), Some(NOW + LINGER));
+    assert_eq!(scene.mux.closes_at(), Some(NOW + Settings::LINGER));
     let mut close = scene.server.seal(&raw_frame(CLOSE, 2, &[0]));
     let _ = scene.mux.recv(NOW, &mut close);
     assert_eq!(scene.mux.end(), Some(ConnectionError::Closed));
@@ -151,7 +151,7 @@ fn a_server_that_does_not_end_a_closed_connection_has_a_second_after_the_last_an
             assert!(matches!(step, Ok(ClientStep::Answer { .. })), "{step:?}");
         }
         assert!(scene.mux.recv(last, &mut []).is_ok());
-        let due = last + LINGER;
+        let due = last + Settings::LINGER;
         assert_eq!(
             (scene.mux.poll_timeout(), scene.mux.closes_at()),
             (Some(due), Some(due))
@@ -261,5 +261,5 @@ fn a_client_that_closes_after_its_server_leaves_it_after_a_second() {
     assert!(scene.mux.cancel(1).is_some());
     scene.mux.close_when_begun(CloseReason::Done);
     scene.sent();
-    assert_eq!(scene.mux.closes_at(), Some(NOW + LINGER));
+    assert_eq!(scene.mux.closes_at(), Some(NOW + Settings::LINGER));
 }

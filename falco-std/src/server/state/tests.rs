@@ -146,5 +146,5 @@ fn the_last_write_of_a_stream_that_does_not_split_has_no_longer_than_its_end() {
     assert_eq!(state.writes_until(NOW), lifetime);
     state.mux.close(NOW, CloseReason::Done);
     assert!(state.seal(NOW, &mut Vec::new()) > 0, "the CLOSE");
-    assert_eq!(state.writes_until(NOW), NOW + falco_core::LINGER);
+    assert_eq!(state.writes_until(NOW), NOW + Settings::LINGER);
 }
