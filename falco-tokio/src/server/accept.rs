@@ -155,26 +155,18 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
     }
 }
 
-/// A connection on a stream that was not accepted here, or `None` if the server is stopping.
+/// A connection on a stream that was not accepted here.
 pub(super) fn guest<H: Handler>(
     service: &Arc<Service>,
     stream: impl Stream + 'static,
     handler: &Arc<H>,
-) -> io::Result<Option<Connection<H>>> {
+) -> io::Result<Connection<H>> {
     let machine = machine(service)?;
     let control = Arc::new(Control::new(None));
     let number = service.registry.admit_guest(&control);
     let socket = Socket::Other(Box::new(stream));
-    Ok(number.map(|number| {
-        connection(
-            service,
-            socket,
-            machine,
-            control,
-            Place { number, guest: true },
-            handler,
-        )
-    }))
+    let place = Place { number, guest: true };
+    Ok(connection(service, socket, machine, control, place, handler))
 }
 
 fn admit<H: Handler>(
