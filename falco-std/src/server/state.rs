@@ -265,22 +265,17 @@ impl State {
 impl Conn {
     /// Ends the connection gracefully, from any thread.
     pub(super) fn close(self: &Arc<Self>, reason: CloseReason) {
+        let now = self.now();
         let mut locked = self.lock();
-        let state = &mut locked.state;
-        state.mux.close(self.now(), reason);
-        // Nothing was sent to an unauthenticated client, so its stream can end at once. For other
-        // clients, an answer may still be in transit, and input that arrives at a closed socket
-        // would destroy it. So the sending half is shut down first, after the last write.
-        let end_now = state.has_ended() && !state.established;
+        locked.state.mux.close(now, reason);
+        // If that has ended the connection, its stream ends after the last write.
+        locked.state.note_end(now);
         drop(locked);
         // If the stream does not split, the thread that reads also writes, when it wakes next.
         if self.splits() {
             self.flush();
         }
         self.notify();
-        if end_now {
-            self.shutdown(Shutdown::Both);
-        }
     }
 
     /// Ends the connection at once because its key was revoked. The thread that reads sends the
