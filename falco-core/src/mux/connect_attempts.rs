@@ -59,6 +59,20 @@ pub enum AttemptEnd {
     Unusable,
 }
 
+#[cfg(feature = "std")]
+impl AttemptEnd {
+    /// An attempt that ended with an error of the stream or of the system. Only an invalid address,
+    /// such as a name without a port or a path that is too long, fails again.
+    #[must_use]
+    pub fn of_io(error: &std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::InvalidInput {
+            Self::Unusable
+        } else {
+            Self::Stream
+        }
+    }
+}
+
 /// What a client without a connection does for the requests that wait for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "an adapter has to do each of them")]

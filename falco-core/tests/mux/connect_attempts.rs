@@ -179,3 +179,18 @@ fn a_client_that_is_closed_makes_no_attempt() {
     attempts.spend();
     assert_eq!(attempts.next(NOW), NextAttempt::Closed);
 }
+
+#[test]
+fn only_an_invalid_address_fails_every_attempt() {
+    use std::io::{Error, ErrorKind};
+    let end = |kind: ErrorKind| AttemptEnd::of_io(&Error::from(kind));
+    assert_eq!(end(ErrorKind::InvalidInput), AttemptEnd::Unusable);
+    for kind in [
+        ErrorKind::ConnectionRefused,
+        ErrorKind::NotFound,
+        ErrorKind::TimedOut,
+        ErrorKind::Other,
+    ] {
+        assert_eq!(end(kind), AttemptEnd::Stream, "{kind:?}");
+    }
+}
