@@ -150,7 +150,7 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     ///
     /// If reading takes longer than that, call it again. Between two restarts of the lifetime there
     /// is one grace period: the first late poll may be up to one lifetime late, and all later ones
-    /// together up to [`LINGER`], or a third of the lifetime if that is less. A deadline moves by
+    /// together up to [`LINGER`](crate::Settings::LINGER), or a third of the lifetime if that is less. A deadline moves by
     /// at most one lifetime in total. The deadlines of a handshake and of a drain do not move.
     pub fn handle_late_poll(&mut self, now: Instant) {
         self.session.handle_late_poll(now);
@@ -197,7 +197,7 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     }
 
     /// The write deadline of a write that has made no progress since `since`. It is one
-    /// [`lifetime`](Self::lifetime) later or, if the connection has ended, [`LINGER`] later.
+    /// [`lifetime`](Self::lifetime) later or, if the connection has ended, [`LINGER`](crate::Settings::LINGER) later.
     #[must_use]
     pub fn stalls_at(&self, since: Instant) -> Instant {
         self.write_deadline(since, false)
@@ -212,7 +212,7 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     ///
     /// ```
     /// use core::time::Duration;
-    /// use falco_core::{ClassicKey, CloseReason, FixedReplayCache, Instant, Key, LINGER};
+    /// use falco_core::{ClassicKey, CloseReason, FixedReplayCache, Instant, Key};
     /// use falco_core::{ServerConnection, Settings};
     ///
     /// # let mut rng = falco_core::testing::CountingRng::new(1);
@@ -224,7 +224,7 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// assert_eq!(server.write_deadline(now, false), lifetime);
     /// assert_eq!(server.write_deadline(now, true), lifetime);
     /// server.close(now, CloseReason::Done);
-    /// assert_eq!(server.write_deadline(now, false), now + LINGER);
+    /// assert_eq!(server.write_deadline(now, false), now + Settings::LINGER);
     /// assert_eq!(server.write_deadline(now, true), lifetime);
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```

@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{Call, ClientMux, ClientStep, OpenCall, Retry, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Call, ClientMux, ClientStep, OpenCall, ServerMux, ServerStep, SharedBudget};
 use falco_core::noise::{HeapTable, NoiseClient, NoiseServer};
 use falco_core::testing::{CountingRng, NoSecurity};
 use falco_core::{ClientConnection, Instant, Refusal, RequestId, ServerConnection, Settings};
@@ -125,7 +125,7 @@ impl Duo {
     /// The server reads what is under way. Returns what it is told.
     pub(crate) fn serve(&mut self) -> Vec<Told> {
         let mut told = Vec::new();
-        while self.server.machine().end().is_none() {
+        while self.server.connection().end().is_none() {
             let number = |id: RequestId| u64::from(id.number());
             let consumed = match self.server.recv(self.now, &mut self.to_server).unwrap() {
                 ServerStep::Request { consumed, id, body } => {
@@ -180,7 +180,7 @@ impl Duo {
                 ClientStep::OpenRefused { waiter, refusal, .. } => told.push(Told::Refused(waiter, refusal)),
                 ClientStep::Refused {
                     call, refusal, retry, ..
-                } => told.push(Told::CallRefused(call.ticket, refusal, retry == Retry::Again)),
+                } => told.push(Told::CallRefused(call.ticket, refusal, retry)),
                 ClientStep::NeedMore { .. } => break,
                 _ => {}
             }

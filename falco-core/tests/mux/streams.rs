@@ -186,9 +186,9 @@ fn a_caller_that_wants_a_whole_answer_gets_an_open_one_collected() {
     assert_eq!(at_server, [Told::Cancelled(2)]);
     assert_eq!(duo.server.write(id, vec![3]), Err(StreamError::Ended));
     assert_eq!(duo.client.outstanding(), 0);
-    duo.server.complete(id, Err(NoAnswer::Dropped), true);
+    let _ = duo.server.complete(id, Err(NoAnswer::Dropped), true);
     assert_eq!(duo.settle().1, []);
-    assert_eq!((duo.client.machine().in_flight(), duo.server.unanswered()), (0, 0));
+    assert_eq!((duo.client.connection().in_flight(), duo.server.unanswered()), (0, 0));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use crate::duo::{BUDGET, Duo, Told, joined, opened, settings};
-use falco_core::mux::{Call, NoAnswer, OpenCall, OpenRejected, Retry, StreamError};
+use falco_core::mux::{Call, NoAnswer, OpenCall, OpenRejected, StreamError};
 use falco_core::{CloseReason, ConnectionError, Fate, Refusal, Settings};
 
 const KIB: usize = 1024;
@@ -41,10 +41,10 @@ fn a_cancelled_handler_can_write_no_more_and_one_that_has_finished_is_not_told()
     assert_eq!(duo.server.poll_writable(), Some(id));
     assert_eq!(duo.server.write(id, vec![1]), Err(StreamError::Ended));
     assert_eq!(duo.server.finish_answer(id), Err(StreamError::Ended));
-    assert_eq!((duo.client.machine().in_flight(), duo.server.unanswered()), (1, 1));
-    duo.server.complete(id, Err(NoAnswer::Dropped), true);
+    assert_eq!((duo.client.connection().in_flight(), duo.server.unanswered()), (1, 1));
+    let _ = duo.server.complete(id, Err(NoAnswer::Dropped), true);
     duo.settle();
-    assert_eq!((duo.client.machine().in_flight(), duo.server.unanswered()), (0, 0));
+    assert_eq!((duo.client.connection().in_flight(), duo.server.unanswered()), (0, 0));
     assert_eq!((duo.budget.left(), duo.budget.answers()), (BUDGET, 0));
 
     // The handler has finished, and its last bytes wait for credit.
@@ -56,7 +56,7 @@ fn a_cancelled_handler_can_write_no_more_and_one_that_has_finished_is_not_told()
     duo.settle();
     duo.client.cancel_open(1).unwrap();
     assert_eq!(duo.settle(), (vec![], vec![]));
-    assert_eq!((duo.client.machine().in_flight(), duo.server.unanswered()), (0, 0));
+    assert_eq!((duo.client.connection().in_flight(), duo.server.unanswered()), (0, 0));
 }
 
 #[test]
@@ -72,11 +72,11 @@ fn a_handler_that_fails_in_the_middle_cuts_off_its_answer() {
         duo.server.write(id, b"part".to_vec()).unwrap();
         duo.settle();
         duo.server.write(id, b"not sent".to_vec()).unwrap();
-        duo.server.complete(id, Err(NoAnswer::Failed(&error)), false);
+        let _ = duo.server.complete(id, Err(NoAnswer::Failed(&error)), false);
         assert_eq!(duo.settle().1, [Told::Refused(1, told)]);
         // One that has not answered cannot say that it has not processed an open request.
         let mut duo = opened();
-        duo.server.complete(duo.id(1), Err(NoAnswer::Failed(&error)), false);
+        let _ = duo.server.complete(duo.id(1), Err(NoAnswer::Failed(&error)), false);
         assert_eq!(duo.settle().1, [Told::Refused(1, told)]);
     }
     // A whole answer after an open one has begun is an error of the handler.
@@ -84,7 +84,7 @@ fn a_handler_that_fails_in_the_middle_cuts_off_its_answer() {
     let id = duo.id(1);
     duo.server.open_answer(id).unwrap();
     duo.settle();
-    duo.server.complete(id, Ok(b"whole".to_vec()), false);
+    let _ = duo.server.complete(id, Ok(b"whole".to_vec()), false);
     assert_eq!(duo.settle().1, [Told::Refused(1, Refusal::Failed)]);
     assert_eq!(duo.server.unanswered(), 0);
 }
@@ -127,18 +127,15 @@ fn one_that_has_begun_is_never_sent_again_and_one_that_has_not_keeps_its_body() 
         .iter()
         .map(|end| (end.call.ticket, end.fate, end.retry))
         .collect();
-    let expected = [
-        (2, Fate::NotProcessed, Retry::Again),
-        (1, Fate::MaybeProcessed, Retry::Fail),
-    ];
+    let expected = [(2, Fate::NotProcessed, true), (1, Fate::MaybeProcessed, false)];
     assert_eq!(ends, expected);
     let other = duo.client.finish();
     let ends: Vec<_> = other.iter().map(|end| (end.call.ticket, end.fate, end.retry)).collect();
-    assert_eq!(ends, [(3, Fate::MaybeProcessed, Retry::Fail)]);
+    assert_eq!(ends, [(3, Fate::MaybeProcessed, false)]);
 
     // On another connection.
     let mut second = Duo::new(&settings(), &settings());
-    for end in unfinished.into_iter().filter(|end| end.retry == Retry::Again) {
+    for end in unfinished.into_iter().filter(|end| end.retry) {
         assert!(second.client.open(end.call).is_ok());
     }
     second.client.write(2, b" and more".to_vec()).unwrap();
@@ -182,13 +179,13 @@ fn at_the_end_of_the_clients_sending_half_an_answer_that_needs_credit_is_cut_off
     duo.settle();
     duo.server.end_of_stream(duo.now, &[]).unwrap();
     assert_eq!(duo.serve(), [Told::Cancelled(1)]);
-    duo.server.complete(one, Err(NoAnswer::Dropped), true);
+    let _ = duo.server.complete(one, Err(NoAnswer::Dropped), true);
     duo.answer();
     assert_eq!(duo.server.poll_writable(), Some(two));
     assert_eq!(duo.server.write(two, vec![1]), Err(StreamError::Ended));
     while duo.answer() > 0 {}
     assert_eq!(
-        (duo.server.unanswered(), duo.server.machine().end()),
+        (duo.server.unanswered(), duo.server.connection().end()),
         (0, Some(ConnectionError::Closed))
     );
 }

@@ -170,7 +170,7 @@ impl Run {
             Op::Fail(pick) => {
                 if let Some(number) = nth(&self.running, pick) {
                     let handler = self.running.remove(&number).unwrap();
-                    self.duo.server.complete(handler.id, Err(NoAnswer::Dropped), false);
+                    let _ = self.duo.server.complete(handler.id, Err(NoAnswer::Dropped), false);
                 }
             }
             Op::Cancel(pick) => {
@@ -274,7 +274,7 @@ impl Run {
                 }
                 Told::Cancelled(number) => {
                     if let Some(handler) = self.running.remove(&number) {
-                        self.duo.server.complete(handler.id, Err(NoAnswer::Dropped), true);
+                        let _ = self.duo.server.complete(handler.id, Err(NoAnswer::Dropped), true);
                     }
                 }
                 other => panic!("{other:?}"),
@@ -383,8 +383,11 @@ impl Run {
         );
         assert_eq!((self.duo.client.outstanding(), self.duo.server.unanswered()), (0, 0));
         assert_eq!((self.duo.budget.left(), self.duo.budget.answers()), (BUDGET, 0));
-        assert_eq!(self.duo.client.machine().in_flight(), 0);
-        assert_eq!((self.duo.client.end(), self.duo.server.machine().end()), (None, None));
+        assert_eq!(self.duo.client.connection().in_flight(), 0);
+        assert_eq!(
+            (self.duo.client.end(), self.duo.server.connection().end()),
+            (None, None)
+        );
     }
 }
 

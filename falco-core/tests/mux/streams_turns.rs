@@ -132,7 +132,10 @@ fn open_requests_that_wait_for_a_place_hold_up_no_stream() {
         duo.client.write(1, vec![at; 10]).unwrap();
         assert_eq!(duo.settle().0, [Told::Part(1, vec![at; 10])]);
     }
-    assert_eq!((duo.client.machine().in_flight(), duo.client.outstanding()), (4, 195));
+    assert_eq!(
+        (duo.client.connection().in_flight(), duo.client.outstanding()),
+        (4, 195)
+    );
     for number in 1..=191_u64 {
         duo.server.answer(duo.id(number), vec![]).unwrap();
         assert_eq!(duo.settle().0.len(), 1, "the next begins");
@@ -165,7 +168,7 @@ fn what_waits_for_credit_stops_no_reading_and_has_no_deadline() {
         duo.server.answer(duo.id(number), b"answer".to_vec()).unwrap();
         assert_eq!(duo.settle().1, [Told::Whole(ticket, b"answer".to_vec())]);
     }
-    assert_eq!((duo.client.end(), duo.server.machine().end()), (None, None));
+    assert_eq!((duo.client.end(), duo.server.connection().end()), (None, None));
 }
 
 #[test]

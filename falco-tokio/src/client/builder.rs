@@ -7,9 +7,9 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
-use falco_core::keys::{ClientKeySource, Entropy};
-use falco_core::mux::{Backoff, DEFAULT_CLIENT_REPLAY_MEMORY, DEFAULT_CONNECT_TIMEOUT, DEFAULT_REQUEST_TIMEOUT};
-use falco_core::{DEFAULT_MAX_IN_FLIGHT, EntropyError, Key, Settings, SettingsBuilder};
+use falco_core::keys::{ClientKeySource, Entropy, Secrets};
+use falco_core::mux::Backoff;
+use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 use tokio::sync::{Notify, oneshot};
 
 use super::Client;
@@ -57,7 +57,7 @@ impl Client {
     /// [`falco_core::classic`] says what that wire does not provide. A connection ends when nothing
     /// was sent for a lifetime, and the next request opens another.
     pub fn classic(key: Key) -> ClientBuilder {
-        ClientBuilder::new(ClientKeySource::classic(key, DEFAULT_CLIENT_REPLAY_MEMORY))
+        ClientBuilder::new(ClientKeySource::classic(key, Secrets::DEFAULT_CLIENT_NONCES))
     }
 }
 
@@ -67,8 +67,8 @@ impl ClientBuilder {
             key,
             settings: SettingsBuilder::new(),
             connections: 1,
-            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
-            request_timeout: Some(DEFAULT_REQUEST_TIMEOUT),
+            connect_timeout: SettingsBuilder::DEFAULT_CONNECT_TIMEOUT,
+            request_timeout: Some(SettingsBuilder::DEFAULT_REQUEST_TIMEOUT),
             max_outstanding: None,
             backoff: Backoff::default(),
             fail_fast: false,
@@ -321,7 +321,7 @@ impl ClientBuilder {
         }
         let places = self.max_outstanding;
         // For each connection as many as a server allows in flight by default.
-        let places = places.unwrap_or(usize::from(DEFAULT_MAX_IN_FLIGHT).saturating_mul(connections));
+        let places = places.unwrap_or(usize::from(Settings::DEFAULT_MAX_IN_FLIGHT).saturating_mul(connections));
         // A semaphore has a largest number of places.
         let places = places.clamp(1, tokio::sync::Semaphore::MAX_PERMITS);
         Ok(Client::new(slots, places, self.request_timeout, env))

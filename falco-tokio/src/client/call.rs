@@ -94,7 +94,7 @@ pub(super) type Call = falco_core::mux::Call<Bytes, Waiter>;
 pub(super) type OpenCall = falco_core::mux::OpenCall<Bytes, Waiter>;
 
 /// A ping until it completes, with the time at which its connection has accepted it.
-pub(super) type Ping = falco_core::mux::Ping<(Instant, PingTo)>;
+pub(super) type Ping = falco_core::mux::Call<(), (Instant, PingTo)>;
 
 /// Requests and pings that go from one connection to another.
 #[derive(Default)]

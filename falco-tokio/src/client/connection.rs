@@ -8,8 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{
-    Admitted, Body, ClientMux, ClientStep, Ending, History, OpenRejected, QUIET, Rejected, Retry, Unfinished,
-    UnfinishedOpen, UnfinishedPing,
+    Admitted, Body, ClientMux, ClientStep, Ending, History, OpenRejected, Unfinished, UnfinishedOpen,
 };
 use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError, wipe_stack};
 use tokio::time::Instant;
@@ -171,8 +170,8 @@ impl Connection {
         }
         match self.mux.request(call) {
             Ok(()) => None,
-            Err(Rejected::Closed(call)) => Some(call),
-            Err(Rejected::Failed(call, error)) => {
+            Err((call, None)) => Some(call),
+            Err((call, Some(error))) => {
                 fail(call.waiter, error);
                 None
             }
@@ -267,7 +266,7 @@ impl Connection {
 
     /// Requests in flight here, including cancelled ones.
     pub(super) fn in_flight(&self) -> usize {
-        self.mux.machine().in_flight().max(self.mux.outstanding())
+        self.mux.connection().in_flight().max(self.mux.outstanding())
     }
 
     /// Closes the connection for new requests. Requests that have not begun are returned; the
@@ -326,9 +325,10 @@ impl Connection {
                     retry,
                 } => {
                     self.line.consume(consumed);
-                    match retry {
-                        Retry::Again => self.returned.calls.push(call),
-                        Retry::Fail => fail(call.waiter, RequestError::Refused(refusal)),
+                    if retry {
+                        self.returned.calls.push(call);
+                    } else {
+                        fail(call.waiter, RequestError::Refused(refusal));
                     }
                 }
                 ClientStep::Pong { consumed, waiters } => {
@@ -418,7 +418,7 @@ impl Connection {
     /// Whether the connection is established and nothing was received for a while. It may have
     /// ended since, if the process was stopped or its threads were busy.
     pub(super) fn is_quiet(&self) -> bool {
-        self.is_established() && self.now.since(self.received) >= QUIET
+        self.is_established() && self.mux.is_quiet(self.received, self.now)
     }
 
     /// Polls the connection as [`poll`](Self::poll) does, but reads the socket itself first: the
@@ -554,24 +554,25 @@ impl Connection {
     /// the error.
     fn finish(&mut self, end: &io::Result<ConnectionError>) {
         for UnfinishedOpen { call, fate, retry, .. } in self.mux.finish_open() {
-            match retry {
-                Retry::Again => self.returned.opens.push(call),
-                Retry::Fail => answer(call.waiter, Err(error_of(end, "reading or writing a stream", fate))),
+            if retry {
+                self.returned.opens.push(call);
+            } else {
+                answer(call.waiter, Err(error_of(end, "reading or writing a stream", fate)));
             }
         }
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
-            match retry {
-                Retry::Again => self.returned.calls.push(call),
-                Retry::Fail => answer(call.waiter, Err(error_of(end, "waiting for the answer", fate))),
+            if retry {
+                self.returned.calls.push(call);
+            } else {
+                answer(call.waiter, Err(error_of(end, "waiting for the answer", fate)));
             }
         }
-        for UnfinishedPing { ping, fate, retry, .. } in self.mux.finish_pings() {
-            match retry {
-                Retry::Again => self.returned.pings.push(ping),
-                Retry::Fail => {
-                    let error = error_of(end, "waiting for the answer to a ping", fate);
-                    let _ = ping.waiter.1.send(Err(error));
-                }
+        for Unfinished { call, fate, retry, .. } in self.mux.finish_pings() {
+            if retry {
+                self.returned.pings.push(call);
+            } else {
+                let error = error_of(end, "waiting for the answer to a ping", fate);
+                let _ = call.waiter.1.send(Err(error));
             }
         }
     }
@@ -592,11 +593,11 @@ mod tests {
         let (near, _far) = tokio::io::duplex(1);
         let mut connection = Connection::new(Socket::Other(Box::new(near)), env, env.key(), 0)?;
         let (to, _waits) = oneshot::channel();
-        assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
+        assert!(connection.ping(Ping::new(0, (), (Instant::now(), to))).is_none());
         for _ in 0..10 {
             // The caller no longer waits.
             let (to, _) = oneshot::channel();
-            assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
+            assert!(connection.ping(Ping::new(0, (), (Instant::now(), to))).is_none());
         }
         assert_eq!(connection.mux.take_pings(|_| true).len(), 2);
         Ok(())

@@ -12,7 +12,7 @@ use std::collections::btree_map::Entry;
 use std::io;
 use std::sync::Arc;
 
-use falco_core::mux::{Dials, NextAttempt, Retry};
+use falco_core::mux::{ConnectAttempts, NextAttempt};
 use falco_core::{ConnectionError, Fate};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -57,7 +57,7 @@ pub(super) struct Slot {
     openers: Vec<oneshot::Sender<Result<(), Error>>>,
     closers: Vec<oneshot::Sender<()>>,
     closing: bool,
-    dials: Dials<Error>,
+    attempts: ConnectAttempts<Error>,
     /// For the next attempt to connect, and for time limits while there is no connection.
     timer: Timer,
     /// When this turn began.
@@ -75,7 +75,7 @@ enum Current {
 impl Slot {
     pub(super) fn new(shared: Arc<Shared>, env: Arc<Env>, home: usize) -> Self {
         Self {
-            dials: Dials::new(env.backoff, env.fail_fast),
+            attempts: ConnectAttempts::new(env.backoff, env.fail_fast),
             now: Instant::now(),
             expires_at: None,
             shared,
@@ -130,7 +130,7 @@ impl Slot {
         for order in others.drain(..) {
             match order {
                 Order::Cancel(ticket) => drop(self.remove(ticket)),
-                Order::Ping(to) => self.pings.push(Ping::new((Instant::now(), to))),
+                Order::Ping(to) => self.pings.push(Ping::new(0, (), (Instant::now(), to))),
                 Order::Begin(call) => _ = self.waiting_open.insert(call.ticket, *call),
                 Order::Stream(ticket) => self.pump(ticket),
                 Order::Open(to) => self.openers.push(to),
@@ -138,7 +138,7 @@ impl Slot {
                 Order::Adopt(connection) => self.renew(Some(connection)),
                 Order::Close(to) => {
                     self.closing = true;
-                    self.dials.close();
+                    self.attempts.close();
                     self.closers.extend(to);
                 }
             }
@@ -189,11 +189,11 @@ impl Slot {
             self.old.push(*connection);
             self.take_back(returned);
         }
-        self.dials.key_changed();
+        self.attempts.key_changed();
         if let Current::Connection(connection) = &self.current {
             self.server = connection.server();
             self.tried = 0;
-            self.dials.established(connection.admitted(), self.env.clock.now());
+            self.attempts.established(connection.admitted(), self.env.clock.now());
         }
     }
 
@@ -281,22 +281,22 @@ impl Slot {
         // If the client has several connections, no request is assigned to one that has failed. So
         // it reconnects even if no request waits.
         // And so does one that fails fast, so that it is known when the server is back.
-        let repeats = (self.env.spread || self.env.fail_fast) && self.dials.is_worth_repeating();
-        match self.dials.next(now) {
+        let repeats = (self.env.spread || self.env.fail_fast) && self.attempts.is_worth_repeating();
+        match self.attempts.next(now) {
             NextAttempt::Closed => {
                 self.fail_all(&Error::Closed);
                 return Poll::Pending;
             }
             _ if !asked && !repeats => return Poll::Pending,
             NextAttempt::Never => {
-                if let Some(why) = self.dials.why() {
+                if let Some(why) = self.attempts.why() {
                     let why = why.again(Fate::NotProcessed);
                     self.fail_all(&why);
                 }
                 return Poll::Pending;
             }
             NextAttempt::FailUntil(at) => {
-                if let Some(why) = self.dials.why().filter(|_| asked) {
+                if let Some(why) = self.attempts.why().filter(|_| asked) {
                     let why = why.again(Fate::NotProcessed);
                     self.fail_all(&why);
                 }
@@ -331,7 +331,7 @@ impl Slot {
         self.current = Current::None;
         let dial = self.env.servers.dial(self.server);
         if dial.is_spent() {
-            self.dials.spend();
+            self.attempts.spend();
         }
         let (now, key, entropy) = (self.env.clock.now(), self.env.key(), &self.env.entropy);
         let (end, why) = (error.attempt_end(), error.again(Fate::NotProcessed));
@@ -344,14 +344,14 @@ impl Slot {
             return;
         }
         self.tried = 0;
-        let retry = self.dials.attempt_failed(end, why, &key.admitted, now, random);
-        let pause = self.dials.retry_at().map(|at| at.since(now)).unwrap_or_default();
-        warn!(server = %dial, %error, attempt = self.dials.failed(), ?pause, "no connection");
+        let retry = self.attempts.attempt_failed(end, why, &key.admitted, now, random);
+        let pause = self.attempts.retry_at().map(|at| at.since(now)).unwrap_or_default();
+        warn!(server = %dial, %error, attempt = self.attempts.failed(), ?pause, "no connection");
         // Callers of `connect` receive the error at once; other callers only if no retry follows.
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
         }
-        if retry == Retry::Fail {
+        if !retry {
             self.fail_all(error);
         }
     }
@@ -375,7 +375,7 @@ impl Slot {
     fn lose(&mut self, connection: &Connection, why: Option<Error>) {
         let (now, entropy) = (self.env.clock.now(), &self.env.entropy);
         let random = |bound| entropy.below(bound);
-        self.dials
+        self.attempts
             .lost(connection.history(), why, connection.admitted(), now, random);
     }
 
@@ -440,9 +440,9 @@ impl Slot {
                         self.env.servers.established(self.server);
                         self.env.counters.connected.add(1);
                         let now = self.env.clock.now();
-                        self.dials.established(connection.admitted(), now);
+                        self.attempts.established(connection.admitted(), now);
                         if self.env.servers.dial(self.server).is_spent() {
-                            self.dials.spend();
+                            self.attempts.spend();
                         }
                         self.current = Current::Connection(connection);
                     }
@@ -474,7 +474,7 @@ impl Slot {
             Current::None | Current::Dialing(_) => (false, 0),
         };
         let (was_troubled, _) = self.shared.load();
-        let is_troubled = !connected && self.dials.failed() > 0;
+        let is_troubled = !connected && self.attempts.failed() > 0;
         self.shared.set_load(is_troubled, in_flight);
         if was_troubled && !is_troubled {
             self.env.recovered.notify_waiters();
@@ -527,7 +527,7 @@ impl Future for Slot {
             this.stop_connecting();
             if !this.is_connected() {
                 let asked = this.is_waited_for();
-                this.dials.set_waiting(this.env.clock.now(), asked);
+                this.attempts.set_waiting(this.env.clock.now(), asked);
             }
             this.poll_old(cx);
             if this.check_quiet(cx) {

@@ -7,7 +7,6 @@ use alloc::vec::Vec;
 
 use super::super::Body;
 use super::super::open_call::{OpenCall, OpenRejected, UnfinishedOpen};
-use super::super::retry::Retry;
 use super::super::step::ClientStep;
 use super::super::streams::{StreamError, Turn, Writers};
 use super::ClientMux;
@@ -335,7 +334,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             consumed,
             call,
             refusal: Refusal::AnswerTooLarge,
-            retry: Retry::Fail,
+            retry: false,
         })
     }
 
@@ -477,7 +476,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let unbegun = self.take_unbegun_open().into_iter().map(|call| UnfinishedOpen {
             call,
             fate: Fate::NotProcessed,
-            retry: Retry::Again,
+            retry: true,
         });
         let mut unfinished: Vec<_> = unbegun.collect();
         // Its first frame is enough for a handler to run, also if the stream has not accepted the
@@ -489,7 +488,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let begun = streams.calls.into_iter().map(|(ticket, open)| UnfinishedOpen {
             call: OpenCall::new(ticket, open.waiter),
             fate,
-            retry: Retry::Fail,
+            retry: false,
         });
         unfinished.extend(begun);
         unfinished

@@ -3,14 +3,9 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use super::retry::{Backoff, Retry};
+use super::retry::Backoff;
 use crate::error::ConnectionError;
 use crate::time::{Instant, Span};
-
-/// How many attempts in a row may be refused before the requests of a client that was never let in
-/// fail. A server drops half-open connections while it is flooded, which looks the same to the
-/// client as a wrong key.
-pub const MAX_REFUSED: u32 = 5;
 
 /// A connection that ends sooner than this after its handshake counts as a failed attempt, unless
 /// it has served a request.
@@ -23,13 +18,18 @@ const SHORT_LIVED: Span = Span::from_millis_const(1_000);
 pub struct Admitted(AtomicBool);
 
 impl Admitted {
+    /// How many attempts in a row may be refused before the requests of a client that was never let
+    /// in fail. A server drops half-open connections while it is flooded, which looks the same to
+    /// the client as a wrong key.
+    pub const MAX_REFUSED: u32 = 5;
+
     /// For a key under which no handshake has completed yet.
     #[must_use]
     pub const fn new() -> Self {
         Self(AtomicBool::new(false))
     }
 
-    /// Reports that a handshake under this key has completed. [`Dials::established`] calls it too.
+    /// Reports that a handshake under this key has completed. [`ConnectAttempts::established`] calls it too.
     pub fn admit(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -59,6 +59,20 @@ pub enum AttemptEnd {
     Unusable,
 }
 
+#[cfg(feature = "std")]
+impl AttemptEnd {
+    /// An attempt that ended with an error of the stream or of the system. Only an invalid address,
+    /// such as a name without a port or a path that is too long, fails again.
+    #[must_use]
+    pub fn of_io(error: &std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::InvalidInput {
+            Self::Unusable
+        } else {
+            Self::Stream
+        }
+    }
+}
+
 /// What a client without a connection does for the requests that wait for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "an adapter has to do each of them")]
@@ -67,11 +81,11 @@ pub enum NextAttempt {
     Now,
     /// It makes an attempt at this time.
     At(Instant),
-    /// It fails the requests with [`Dials::why`], as not processed: with *fail fast* they do not
+    /// It fails the requests with [`ConnectAttempts::why`], as not processed: with *fail fast* they do not
     /// wait during the pause after a failed attempt. The next attempt begins at this time, if
-    /// something waits for it then or it is [worth repeating](Dials::is_worth_repeating).
+    /// something waits for it then or it is [worth repeating](ConnectAttempts::is_worth_repeating).
     FailUntil(Instant),
-    /// It fails the requests with [`Dials::why`], as not processed, because no other stream can be
+    /// It fails the requests with [`ConnectAttempts::why`], as not processed, because no other stream can be
     /// opened.
     Never,
     /// It fails the requests as closed and not processed, even if an attempt is in progress.
@@ -106,24 +120,23 @@ pub enum NextAttempt {
 ///
 /// ```
 /// use core::time::Duration;
-/// use falco_core::mux::{Admitted, AttemptEnd, Backoff, Dials, NextAttempt, Retry};
+/// use falco_core::mux::{Admitted, AttemptEnd, Backoff, ConnectAttempts, NextAttempt};
 /// use falco_core::{ConnectionError, Instant};
 ///
 /// // A random number below the one given; here always the largest.
 /// let largest = |bound: u64| bound - 1;
 /// let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
-/// let (mut dials, admitted, now) = (Dials::new(backoff, false), Admitted::new(), Instant::ZERO);
-/// dials.set_waiting(now, true);
-/// assert_eq!(dials.next(now), NextAttempt::Now);
+/// let (mut attempts, admitted, now) = (ConnectAttempts::new(backoff, false), Admitted::new(), Instant::ZERO);
+/// attempts.set_waiting(now, true);
+/// assert_eq!(attempts.next(now), NextAttempt::Now);
 /// let refused = AttemptEnd::Connection(ConnectionError::Refused);
-/// let retry = dials.attempt_failed(refused, "no connection", &admitted, now, largest);
-/// assert_eq!(retry, Retry::Again);
-/// assert_eq!(dials.next(now), NextAttempt::At(Instant::from_millis(50)));
-/// assert_eq!(dials.why(), Some(&"no connection"));
+/// assert!(attempts.attempt_failed(refused, "no connection", &admitted, now, largest));
+/// assert_eq!(attempts.next(now), NextAttempt::At(Instant::from_millis(50)));
+/// assert_eq!(attempts.why(), Some(&"no connection"));
 /// ```
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "the flags are independent of each other")]
-pub struct Dials<E> {
+pub struct ConnectAttempts<E> {
     backoff: Backoff,
     fail_fast: bool,
     /// How many attempts have failed in a row.
@@ -142,7 +155,7 @@ pub struct Dials<E> {
     closed: bool,
 }
 
-impl<E> Dials<E> {
+impl<E> ConnectAttempts<E> {
     /// A client that has made no attempt. With `fail_fast` each failed attempt fails the requests
     /// that wait.
     #[must_use]
@@ -189,9 +202,9 @@ impl<E> Dials<E> {
         }
     }
 
-    /// Reports that an attempt has failed with `why`. [`Retry::Fail`] means that the requests that
-    /// wait fail with this error, as not processed. `below` returns a random number that is less
-    /// than its argument.
+    /// Reports that an attempt has failed with `why`. Returns whether requests go on waiting. If
+    /// not, those that wait fail with this error, as not processed. `below` returns a random number
+    /// that is less than its argument.
     #[must_use]
     pub fn attempt_failed(
         &mut self,
@@ -200,7 +213,7 @@ impl<E> Dials<E> {
         admitted: &Admitted,
         now: Instant,
         below: impl FnOnce(u64) -> u64,
-    ) -> Retry {
+    ) -> bool {
         let refused = end == AttemptEnd::Connection(ConnectionError::Refused);
         self.refused = if refused { self.refused.saturating_add(1) } else { 0 };
         self.hopeless = match end {
@@ -208,17 +221,13 @@ impl<E> Dials<E> {
             // No connection can be made under this key any more.
             AttemptEnd::Unusable | AttemptEnd::Connection(ConnectionError::KeyExhausted) => true,
             AttemptEnd::Connection(ConnectionError::Refused) => {
-                self.refused >= MAX_REFUSED && !admitted.0.load(Ordering::Relaxed)
+                self.refused >= Admitted::MAX_REFUSED && !admitted.0.load(Ordering::Relaxed)
             }
             AttemptEnd::Connection(_) | AttemptEnd::Stream => false,
         };
         self.why = Some(why);
         self.pause(now, below);
-        if self.hopeless || self.fail_fast {
-            Retry::Fail
-        } else {
-            Retry::Again
-        }
+        !self.hopeless && !self.fail_fast
     }
 
     /// Reports that a handshake has completed.
