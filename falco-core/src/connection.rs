@@ -150,8 +150,9 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     ///
     /// If reading takes longer than that, call it again. Between two restarts of the lifetime there
     /// is one grace period: the first late poll may be up to one lifetime late, and all later ones
-    /// together up to [`LINGER`](crate::Settings::LINGER), or a third of the lifetime if that is less. A deadline moves by
-    /// at most one lifetime in total. The deadlines of a handshake and of a drain do not move.
+    /// together up to [`LINGER`](crate::Settings::LINGER), or a third of the lifetime if that is
+    /// less. A deadline moves by at most one lifetime in total. The deadlines of a handshake and of
+    /// a drain do not move.
     pub fn handle_late_poll(&mut self, now: Instant) {
         self.session.handle_late_poll(now);
     }
@@ -197,7 +198,8 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     }
 
     /// The write deadline of a write that has made no progress since `since`. It is one
-    /// [`lifetime`](Self::lifetime) later or, if the connection has ended, [`LINGER`](crate::Settings::LINGER) later.
+    /// [`lifetime`](Self::lifetime) later or, if the connection has ended,
+    /// [`LINGER`](crate::Settings::LINGER) later.
     #[must_use]
     pub fn stalls_at(&self, since: Instant) -> Instant {
         self.write_deadline(since, false)

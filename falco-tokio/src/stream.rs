@@ -49,8 +49,8 @@ use crate::error::Error;
 /// # }
 /// ```
 ///
-/// It is an [`AsyncRead`](tokio::io::AsyncRead) and [`AsyncWrite`](tokio::io::AsyncWrite) too. If it
-/// is dropped before both bodies are complete, the request is cancelled.
+/// It is an [`AsyncRead`](tokio::io::AsyncRead) and [`AsyncWrite`](tokio::io::AsyncWrite) too. If
+/// it is dropped before both bodies are complete, the request is cancelled.
 #[derive(Debug)]
 #[must_use = "if it is dropped, the request is cancelled"]
 pub struct Call {
@@ -151,8 +151,8 @@ impl SendStream {
         self.pipe.send(bytes.into())
     }
 
-    /// Ends the body: the other side learns that it is whole. Repeated calls do nothing, and so does
-    /// a call after a whole answer has arrived.
+    /// Ends the body: the other side learns that it is whole. Repeated calls do nothing, and so
+    /// does a call after a whole answer has arrived.
     ///
     /// # Errors
     /// As for [`send`](Self::send).

@@ -35,13 +35,15 @@ const _: () = assert!(SEALING == 28);
 /// Bytes in a hello: 157.
 pub const HELLO_LENGTH: usize = TYPE + SEALING + HELLO_RANDOM;
 
-/// Bytes of a request with a body of `body` bytes, which is 37 more, or `usize::MAX` if that overflows.
+/// Bytes of a request with a body of `body` bytes, which is 37 more, or `usize::MAX` if that
+/// overflows.
 #[must_use]
 pub const fn request_size(body: usize) -> usize {
     body.saturating_add(TYPE + LENGTH + SEALING)
 }
 
-/// Bytes of an answer with a body of `body` bytes, which is 36 more, or `usize::MAX` if that overflows.
+/// Bytes of an answer with a body of `body` bytes, which is 36 more, or `usize::MAX` if that
+/// overflows.
 #[must_use]
 pub const fn answer_size(body: usize) -> usize {
     body.saturating_add(LENGTH + SEALING)

@@ -430,7 +430,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.established
     }
 
-    /// What the connection has learned about its server, for [`ConnectAttempts::lost`](super::ConnectAttempts::lost).
+    /// What the connection has learned about its server, for
+    /// [`ConnectAttempts::lost`](super::ConnectAttempts::lost).
     #[must_use]
     pub const fn history(&self) -> History {
         self.history

@@ -29,7 +29,8 @@ impl Admitted {
         Self(AtomicBool::new(false))
     }
 
-    /// Reports that a handshake under this key has completed. [`ConnectAttempts::established`] calls it too.
+    /// Reports that a handshake under this key has completed. [`ConnectAttempts::established`]
+    /// calls it too.
     pub fn admit(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -81,12 +82,13 @@ pub enum NextAttempt {
     Now,
     /// It makes an attempt at this time.
     At(Instant),
-    /// It fails the requests with [`ConnectAttempts::why`], as not processed: with *fail fast* they do not
-    /// wait during the pause after a failed attempt. The next attempt begins at this time, if
-    /// something waits for it then or it is [worth repeating](ConnectAttempts::is_worth_repeating).
+    /// It fails the requests with [`ConnectAttempts::why`], as not processed: with *fail fast* they
+    /// do not wait during the pause after a failed attempt. The next attempt begins at this time,
+    /// if something waits for it then or it is [worth
+    /// repeating](ConnectAttempts::is_worth_repeating).
     FailUntil(Instant),
-    /// It fails the requests with [`ConnectAttempts::why`], as not processed, because no other stream can be
-    /// opened.
+    /// It fails the requests with [`ConnectAttempts::why`], as not processed, because no other
+    /// stream can be opened.
     Never,
     /// It fails the requests as closed and not processed, even if an attempt is in progress.
     Closed,
@@ -105,8 +107,8 @@ pub enum NextAttempt {
 ///   them only if the next attempt cannot be expected to succeed. That is so if the reason does not
 ///   change ([`AttemptEnd::Unusable`], a key at its seal limit, no [other stream](Self::spend)). It
 ///   is also so if the handshake was refused five times in a row and the client was never [let
-///   in](Admitted). With *fail fast* every failed attempt fails them, and
-///   those that come during the pause after it fail at once.
+///   in](Admitted). With *fail fast* every failed attempt fails them, and those that come during
+///   the pause after it fail at once.
 /// - A request whose time limit passes while it waits fails as not processed, with the reason why
 ///   there is no connection ([`why`](Self::why)). If no reason is known, it fails with the time
 ///   limit. If an attempt failed while nothing waited, its error is forgotten when the pause after
@@ -126,7 +128,8 @@ pub enum NextAttempt {
 /// // A random number below the one given; here always the largest.
 /// let largest = |bound: u64| bound - 1;
 /// let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
-/// let (mut attempts, admitted, now) = (ConnectAttempts::new(backoff, false), Admitted::new(), Instant::ZERO);
+/// let (mut attempts, admitted) = (ConnectAttempts::new(backoff, false), Admitted::new());
+/// let now = Instant::ZERO;
 /// attempts.set_waiting(now, true);
 /// assert_eq!(attempts.next(now), NextAttempt::Now);
 /// let refused = AttemptEnd::Connection(ConnectionError::Refused);

@@ -32,8 +32,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         found_closed.then(|| self.end_of_stream(now, unread))
     }
 
-    /// Whether the connection may have ended without the caller knowing, because nothing has arrived
-    /// since `last` and that is at least 1 ms ago. If so, read the stream before the next request.
+    /// Whether the connection may have ended without the caller knowing, because nothing has
+    /// arrived since `last` and that is at least 1 ms ago. If so, read the stream before the next
+    /// request.
     #[must_use]
     pub fn is_quiet(&self, last: Instant, now: Instant) -> bool {
         now.span_since(last) >= QUIET
