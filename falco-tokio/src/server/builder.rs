@@ -227,9 +227,9 @@ impl ServerBuilder {
 
     /// Trusts the proxies in a network: all addresses whose first `bits` bits are those of
     /// `network`. Connections from there have to begin with a header of the PROXY protocol, version
-    /// 1 or 2, which names the client: it is the [`peer`](Request::peer) of requests and logs, and
-    /// what limits per source count. Without a header within the handshake timeout, such a
-    /// connection is closed. On other connections no header is accepted. By default no proxy is
+    /// 1 or 2, which names the client: it is the [`peer`](crate::Request::peer) of requests and
+    /// logs, and what limits per source count. Without a header within the handshake timeout, such
+    /// a connection is closed. On other connections no header is accepted. By default no proxy is
     /// trusted. Unix sockets have no address, and no header is read from them.
     #[cfg(feature = "proxy-protocol")]
     pub fn trust_proxy(mut self, network: core::net::IpAddr, bits: u8) -> Self {
