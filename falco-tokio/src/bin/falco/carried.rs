@@ -47,8 +47,10 @@ impl Socket {
     }
 
     fn set_linger(&self, linger: Option<Duration>) {
-        if let Self::Tcp(stream) = self {
-            let _ = SockRef::from(stream).set_linger(linger);
+        match self {
+            Self::Tcp(stream) => _ = SockRef::from(stream).set_linger(linger),
+            #[cfg(unix)]
+            Self::Unix(_) => {}
         }
     }
 }
