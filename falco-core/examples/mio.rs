@@ -11,56 +11,157 @@
 use core::error::Error;
 use std::collections::{HashMap, HashSet};
 use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 
 use falco_core::keys::{Secrets, ServerKeys};
-use falco_core::mux::{ServerMux, ServerStep, Unbounded};
-use falco_core::{Instant, Key, RecvBuf, ServerConnection, Settings};
+use falco_core::mux::{Ending, LastStep, ServerMux, ServerStep};
+use falco_core::{ConnectionError, Instant, Key, RecvBuf, ServerConnection, Settings};
 use getrandom::SysRng;
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
-/// One connection: the socket, the machine with its queues, what was read and not taken, what was
-/// sealed and not written.
+/// A connection of the server.
 struct Connection<'k> {
     socket: TcpStream,
-    mux: ServerMux<&'k ServerKeys, Vec<u8>, Unbounded>,
+    mux: ServerMux<&'k ServerKeys, Vec<u8>, ()>,
+    /// Bytes that were read and not consumed.
     inbox: RecvBuf<Vec<u8>>,
+    /// Sealed bytes, the first `written` of which the socket has accepted.
     outbox: Vec<u8>,
     written: usize,
+    /// How the stream is closed, once the connection has ended.
+    ending: Option<Ending>,
+}
+
+/// Why a connection needs no more events.
+enum Finished {
+    /// The connection has ended, and its stream may be closed.
+    Ended,
+    /// The stream has failed.
+    Broken(Box<dyn Error>),
+}
+
+impl<E: Into<Box<dyn Error>>> From<E> for Finished {
+    fn from(error: E) -> Self {
+        Self::Broken(error.into())
+    }
 }
 
 impl Connection<'_> {
-    /// Does all that can be done now. `Ok`: there is no more until the socket is ready again or the
-    /// deadline has come. An error is the end.
-    fn advance(&mut self, now: Instant) -> Result<(), Box<dyn Error>> {
+    /// The next deadline.
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.ending
+            .as_ref()
+            .map_or_else(|| self.mux.poll_timeout(), Ending::poll_timeout)
+    }
+
+    /// Does all that can be done until the socket is ready again or a deadline passes.
+    fn advance(&mut self, now: Instant) -> Result<(), Finished> {
+        if self.ending.is_none()
+            && let Err(end) = self.run(now)?
+        {
+            println!("a connection ended: {end}");
+            self.ending = Some(self.mux.ending(end, now));
+        }
+        let Some(mut ending) = self.ending else { return Ok(()) };
+        let closed = self.close(&mut ending, now);
+        self.ending = Some(ending);
+        closed
+    }
+
+    /// Reads, writes and applies deadlines. The inner error is what ended the connection.
+    fn run(&mut self, now: Instant) -> Result<Result<(), ConnectionError>, Finished> {
         loop {
-            let wanted = self.receive(now);
-            // What is sealed goes even if the machine has ended: it may be its last word.
+            let wanted = match self.receive(now) {
+                Ok(wanted) => wanted,
+                Err(end) => return Ok(Err(end)),
+            };
             let wrote = self.write(now)?;
-            self.mux.set_reading(now, matches!(wanted, Ok(Some(_))));
-            let read = wanted?.map_or(Ok(false), |total| self.read(now, total))?;
+            self.mux.set_reading(now, wanted.is_some());
+            let mut read = false;
+            if let Some(total) = wanted {
+                match self.socket.read(self.inbox.space(total)?) {
+                    Ok(0) => {
+                        if let Err(end) = self.mux.end_of_stream(now, self.inbox.unread()) {
+                            return Ok(Err(end));
+                        }
+                    }
+                    Ok(count) => {
+                        self.inbox.filled(count);
+                        read = true;
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
             if !wrote && !read {
                 if self.mux.poll_timeout().is_none_or(|deadline| deadline > now) {
-                    return Ok(());
+                    return Ok(Ok(()));
                 }
-                // Now that all that came was looked at. What it ends is told by the next look.
-                let _ = self.mux.handle_timeout(now);
+                // A deadline applies only after everything that has arrived was processed.
+                if let Err(end) = self.mux.handle_timeout(now) {
+                    return Ok(Err(end));
+                }
             }
         }
     }
 
-    /// Processes what was read. `Some`: so many bytes are needed in all to go on; `None`: something
-    /// has to be written first.
-    fn receive(&mut self, now: Instant) -> Result<Option<usize>, Box<dyn Error>> {
+    /// Closes the stream, step by step.
+    fn close(&mut self, ending: &mut Ending, now: Instant) -> Result<(), Finished> {
+        loop {
+            match ending.step(now) {
+                LastStep::Write => {
+                    self.write(now)?;
+                    if !self.outbox.is_empty() {
+                        return Ok(());
+                    }
+                    ending.written();
+                }
+                LastStep::ShutDown => {
+                    self.socket.shutdown(Shutdown::Write)?;
+                    ending.shut(now);
+                }
+                LastStep::DropInput => {
+                    if self.drop_arrived() {
+                        ending.input_ended();
+                    } else {
+                        return Ok(());
+                    }
+                }
+                LastStep::DropArrived => {
+                    self.socket.shutdown(Shutdown::Write)?;
+                    self.drop_arrived();
+                    return Err(Finished::Ended);
+                }
+                LastStep::Close => return Err(Finished::Ended),
+            }
+        }
+    }
+
+    /// Reads and drops what has arrived. Returns whether the client has ended its half.
+    fn drop_arrived(&mut self) -> bool {
+        loop {
+            match self.socket.read(&mut [0; 4096]) {
+                Ok(1..) => {}
+                Ok(0) => return true,
+                Err(error) => return error.kind() != ErrorKind::WouldBlock,
+            }
+        }
+    }
+
+    /// Processes what was read. Returns how many unread bytes the next step needs, or `None` if
+    /// something has to be written first.
+    fn receive(&mut self, now: Instant) -> Result<Option<usize>, ConnectionError> {
         loop {
             match self.mux.recv(now, self.inbox.unread())? {
                 ServerStep::NeedMore { total } => return Ok(Some(total)),
                 ServerStep::Request { consumed, id, body } => {
-                    // Here is where the service does its work; this one shouts.
+                    // The service does its work here.
                     let answer = body.into_vec().to_ascii_uppercase();
                     self.inbox.consume(consumed);
-                    // It fails only where the client reads none of that size, and has been told so.
+                    // This fails if the client does not accept an answer of that size. Then the
+                    // request is refused.
                     let _ = self.mux.answer(id, answer);
                 }
                 ServerStep::Skip { consumed }
@@ -73,8 +174,8 @@ impl Connection<'_> {
         }
     }
 
-    /// Writes until there is nothing more or the socket takes no more. Says whether something went,
-    /// or a request may be handled now.
+    /// Writes until nothing is left or the socket accepts no more. Returns whether something was
+    /// written.
     fn write(&mut self, now: Instant) -> std::io::Result<bool> {
         let mut wrote = false;
         loop {
@@ -89,23 +190,17 @@ impl Connection<'_> {
                 return Ok(wrote);
             }
             match self.socket.write(&self.outbox[self.written..]) {
-                Ok(count) => (self.written, wrote) = (self.written + count, true),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(wrote),
+                Ok(count) => {
+                    (self.written, wrote) = (self.written + count, true);
+                    self.mux.wrote();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    // The write deadline begins.
+                    self.mux.blocked(now);
+                    return Ok(wrote);
+                }
                 Err(error) => return Err(error),
             }
-        }
-    }
-
-    /// Reads once; says whether something came.
-    fn read(&mut self, now: Instant, total: usize) -> Result<bool, Box<dyn Error>> {
-        match self.socket.read(self.inbox.space(total)?) {
-            Ok(0) => Ok(self.mux.end_of_stream(now, self.inbox.unread()).map(|()| false)?),
-            Ok(count) => {
-                self.inbox.filled(count);
-                Ok(true)
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error.into()),
         }
     }
 }
@@ -126,7 +221,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     loop {
         let deadlines = connections
             .values()
-            .filter_map(|one: &Connection<'_>| one.mux.poll_timeout());
+            .filter_map(|one: &Connection<'_>| one.poll_timeout());
         let wait = deadlines.min().map(|deadline| deadline.since(clock()));
         poll.poll(&mut events, wait)?;
         while let Ok((mut socket, _)) = listener.accept() {
@@ -137,23 +232,28 @@ fn main() -> Result<(), Box<dyn Error>> {
             let machine = ServerConnection::new(&keys, &settings, clock(), &mut SysRng)?;
             let connection = Connection {
                 socket,
-                mux: ServerMux::new(machine, Unbounded, &settings),
+                mux: ServerMux::new(machine, (), &settings),
                 inbox: RecvBuf::default(),
                 outbox: Vec::new(),
                 written: 0,
+                ending: None,
             };
             connections.insert(last, connection);
         }
         let (now, ready) = (clock(), events.iter().map(Event::token).collect::<HashSet<_>>());
         connections.retain(|token, connection| {
-            let due = connection.mux.poll_timeout().is_some_and(|deadline| deadline <= now);
+            let due = connection.poll_timeout().is_some_and(|deadline| deadline <= now);
             if !due && !ready.contains(token) {
                 return true;
             }
-            let advanced = connection.advance(now);
-            advanced
-                .inspect_err(|end| println!("connection {}: {end}", token.0))
-                .is_ok()
+            match connection.advance(now) {
+                Ok(()) => true,
+                Err(Finished::Ended) => false,
+                Err(Finished::Broken(error)) => {
+                    println!("connection {}: {error}", token.0);
+                    false
+                }
+            }
         });
     }
 }

@@ -29,7 +29,8 @@
 //! ```
 //!
 //! Integers are big-endian. There is no associated data. The first nonce of a connection is 12
-//! random bytes, and each seal adds 1 to it. A [`ClassicKey`] seals 2^32 times, then refuses.
+//! random bytes, and each seal adds 1 to it. A [`ClassicKey`](crate::ClassicKey) seals 2^32 times,
+//! then refuses.
 //!
 //! # What each side does with received bytes
 //!
@@ -65,18 +66,17 @@
 //! The key's [`ReplayCache`](crate::ReplayCache) remembers the nonce of each hello and message that
 //! was opened or sealed, and a text with a remembered nonce is refused. So texts that are replayed,
 //! moved to another connection or reflected are detected, among the connections of one
-//! [`ClassicKey`] and as far back as the cache reaches. Nonces of texts that do not open are not
-//! remembered, so that an unauthenticated client cannot evict others.
+//! [`ClassicKey`](crate::ClassicKey) and as far back as the cache reaches. Nonces of texts that do
+//! not open are not remembered, so that an unauthenticated client cannot evict others.
 
 mod client;
 mod layout;
-mod sealing;
+pub(crate) mod sealing;
 mod server;
 
 use crate::error::{OutputTooSmall, SealError};
 
-pub use layout::{ANSWER_OVERHEAD, HELLO_LENGTH, REQUEST_OVERHEAD, answer_size, request_size};
-pub use sealing::ClassicKey;
+pub use layout::{HELLO_LENGTH, answer_size, request_size};
 
 /// Writes pending output, then seals one message after the other into `out`. Returns an error only
 /// if nothing was written before it, so that no sealed byte is lost.

@@ -15,6 +15,9 @@ use crate::settings::Settings;
 use crate::time::Instant;
 use crate::wire::{ClientKeyRef, KeyRef, ServerKeyRef};
 
+#[cfg(feature = "streams")]
+mod streams;
+
 /// An output size, in bytes, that is always enough for [`Connection::poll_transmit`]: the size of a
 /// classic hello, which is the largest pending output of either wire.
 pub const TRANSMIT_SIZE: usize = crate::classic::HELLO_LENGTH;
@@ -93,8 +96,8 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     }
 
     /// Writes pending output to the front of `out`: the handshake, PING, PONG, CANCEL, REFUSE,
-    /// CREDIT, CLOSE. Returns how many bytes to send, or 0 if nothing is pending. [`TRANSMIT_SIZE`] bytes
-    /// are always enough.
+    /// CREDIT, CLOSE. Returns how many bytes to send, or 0 if nothing is pending. [`TRANSMIT_SIZE`]
+    /// bytes are always enough.
     ///
     /// Send these bytes before anything that is written later, even after the connection has ended:
     /// they may be its CLOSE.
@@ -147,8 +150,9 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     ///
     /// If reading takes longer than that, call it again. Between two restarts of the lifetime there
     /// is one grace period: the first late poll may be up to one lifetime late, and all later ones
-    /// together up to [`LINGER`], or a third of the lifetime if that is less. A deadline moves by
-    /// at most one lifetime in total. The deadlines of a handshake and of a drain do not move.
+    /// together up to [`LINGER`](crate::Settings::LINGER), or a third of the lifetime if that is
+    /// less. A deadline moves by at most one lifetime in total. The deadlines of a handshake and of
+    /// a drain do not move.
     pub fn handle_late_poll(&mut self, now: Instant) {
         self.session.handle_late_poll(now);
     }
@@ -194,7 +198,8 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     }
 
     /// The write deadline of a write that has made no progress since `since`. It is one
-    /// [`lifetime`](Self::lifetime) later or, if the connection has ended, [`LINGER`] later.
+    /// [`lifetime`](Self::lifetime) later or, if the connection has ended,
+    /// [`LINGER`](crate::Settings::LINGER) later.
     #[must_use]
     pub fn stalls_at(&self, since: Instant) -> Instant {
         self.write_deadline(since, false)
@@ -209,7 +214,7 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     ///
     /// ```
     /// use core::time::Duration;
-    /// use falco_core::{ClassicKey, CloseReason, FixedReplayCache, Instant, Key, LINGER};
+    /// use falco_core::{ClassicKey, CloseReason, FixedReplayCache, Instant, Key};
     /// use falco_core::{ServerConnection, Settings};
     ///
     /// # let mut rng = falco_core::testing::CountingRng::new(1);
@@ -221,7 +226,7 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// assert_eq!(server.write_deadline(now, false), lifetime);
     /// assert_eq!(server.write_deadline(now, true), lifetime);
     /// server.close(now, CloseReason::Done);
-    /// assert_eq!(server.write_deadline(now, false), now + LINGER);
+    /// assert_eq!(server.write_deadline(now, false), now + Settings::LINGER);
     /// assert_eq!(server.write_deadline(now, true), lifetime);
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
@@ -248,40 +253,6 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         } else {
             since + LINGER
         }
-    }
-
-    /// Says that `bytes` more of the open body of `id` that this side reads are taken, so that the
-    /// peer may send as many more. Call it for what [`Opened`](crate::ServerEvent::Opened) and
-    /// [`Part`](crate::ServerEvent::Part) brought, when it is out of memory and not before; bytes
-    /// beyond what has arrived do not count.
-    ///
-    /// The peer is told once half a window has been taken. Set `waits`, which needs no `bytes`, if
-    /// you want more of the body and have nothing left of it: then it is told at once. The CREDIT
-    /// is pending output.
-    ///
-    /// Does nothing if no such body is open any more, or its request was cancelled.
-    ///
-    /// # Errors
-    /// [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
-    #[cfg(feature = "streams")]
-    pub fn credit(&mut self, id: RequestId, bytes: usize, waits: bool) -> Result<(), Error> {
-        self.session.credit(id, u32::try_from(bytes).unwrap_or(u32::MAX), waits)
-    }
-
-    /// How many more bytes of the open body of `id` this side may seal now, 0 if that body is not
-    /// open. For an open answer that has not begun it is the client's whole window.
-    #[cfg(feature = "streams")]
-    #[must_use]
-    pub fn sendable(&self, id: RequestId) -> u32 {
-        self.session.sendable(id)
-    }
-
-    /// The window of the peer in bytes: how much of an open body it takes before it has given
-    /// credit. 0 if it takes no open bodies, and before the handshake.
-    #[cfg(feature = "streams")]
-    #[must_use]
-    pub fn peer_window(&self) -> u32 {
-        self.session.peer_window()
     }
 
     /// The lifetime (idle timeout) in force. On the noise wire, after the handshake, it is the
@@ -331,31 +302,6 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
     /// the connection.
     pub fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error> {
         self.session.request(length)
-    }
-
-    /// Creates a request with an open body, whose length need not be known. Pass it to
-    /// [`seal`](Self::seal) with the bytes of the body that there are and that were not
-    /// [taken](OutgoingRequest::take_sealed), as often as there are some, or the server has given
-    /// credit; and in the end after [`finish`](OutgoingRequest::finish). Without credit, `seal`
-    /// skips it.
-    ///
-    /// The answer may begin, and end, before the request does. Once its first frame is sealed, the
-    /// server may have processed the request.
-    ///
-    /// # Errors
-    /// [`RequestError::NoOpenBodies`](crate::RequestError::NoOpenBodies) if the server takes none.
-    /// Otherwise as [`request`](Self::request).
-    #[cfg(feature = "streams")]
-    pub fn open_request(&mut self) -> Result<OutgoingRequest, Error> {
-        self.session.open_request()
-    }
-
-    /// How many requests that began open the server holds at once: more wait in
-    /// [`seal`](Self::seal). 0 if it takes none, and before the handshake.
-    #[cfg(feature = "streams")]
-    #[must_use]
-    pub fn peer_max_open(&self) -> u16 {
-        self.session.peer_max_open()
     }
 
     /// Queues a ping. On the classic wire the lifetime restarts when the ping is sent, on the noise
@@ -459,30 +405,6 @@ impl<H: ServerKeyRef> Connection<ServerSide, H> {
     /// [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
     pub fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError> {
         self.session.answer(id, length)
-    }
-
-    /// Creates an open answer, whose length need not be known. Pass it to [`seal`](Self::seal) with
-    /// the bytes of the body that there are and that were not [taken](OutgoingAnswer::take_sealed),
-    /// as often as there are some, or the client has given credit; and in the end after
-    /// [`finish`](OutgoingAnswer::finish). Without credit, `seal` skips it. To cut it off,
-    /// [`refuse`](Self::refuse) the request.
-    ///
-    /// # Errors
-    /// [`RequestError::NoOpenBodies`](crate::RequestError::NoOpenBodies) if the client takes none:
-    /// the request is still open, for a whole answer. Else as [`answer`](Self::answer).
-    #[cfg(feature = "streams")]
-    pub fn open_answer(&mut self, id: RequestId) -> Result<OutgoingAnswer, ReplyError> {
-        self.session.open_answer(id)
-    }
-
-    /// Drops the rest of the body of an open request: no more parts of it are returned, and the
-    /// client gets credit for them. The request still has to be answered or refused.
-    ///
-    /// # Errors
-    /// [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
-    #[cfg(feature = "streams")]
-    pub fn discard(&mut self, id: RequestId) -> Result<(), Error> {
-        self.session.discard(id)
     }
 
     /// Completes a request without an answer. The classic wire cannot refuse: there the answers to

@@ -12,9 +12,9 @@ mod rustcrypto;
 use core::fmt;
 
 /// Bytes in a nonce of AES-256-GCM.
-pub const NONCE_LENGTH: usize = 12;
+pub(crate) const NONCE_LENGTH: usize = 12;
 /// Bytes in a tag of AES-256-GCM.
-pub const TAG_LENGTH: usize = 16;
+pub(crate) const TAG_LENGTH: usize = 16;
 
 /// A nonce of AES-256-GCM.
 pub type Nonce = [u8; NONCE_LENGTH];

@@ -88,13 +88,13 @@ pub enum ConnectionError {
 
 /// How long to wait for the peer to end its stream as well after a
 /// [graceful](ConnectionError::is_graceful) end: 1 s.
-pub const LINGER: Duration = Duration::from_secs(1);
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 impl ConnectionError {
     /// Whether what was sent before the end should arrive: shut down the sending half, then read
-    /// and drop until the stream ends, for [`LINGER`] at most. Closing with unread bytes makes TCP
-    /// reset the connection, which can destroy the last answers. After any other end, close the
-    /// stream.
+    /// and drop until the stream ends, for [`Settings::LINGER`](crate::Settings::LINGER) at most.
+    /// Closing with unread bytes makes TCP reset the connection, which can destroy the last
+    /// answers. After any other end, close the stream.
     ///
     /// For an unauthenticated client, close the stream in any case.
     ///

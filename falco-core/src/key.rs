@@ -8,9 +8,6 @@ use core::str::FromStr;
 use rand_core::TryCryptoRng;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-/// Bytes in a key.
-pub const KEY_LENGTH: usize = 32;
-
 /// The 32 secret bytes that both ends of a connection hold.
 ///
 /// There is no constructor from a password: a key comes from a random number generator, and its
@@ -34,9 +31,9 @@ pub struct Key(Secret);
 pub(crate) struct Secret(Place);
 
 #[cfg(feature = "alloc")]
-type Place = alloc::boxed::Box<Zeroizing<[u8; KEY_LENGTH]>>;
+type Place = alloc::boxed::Box<Zeroizing<[u8; Key::LENGTH]>>;
 #[cfg(not(feature = "alloc"))]
-type Place = Zeroizing<[u8; KEY_LENGTH]>;
+type Place = Zeroizing<[u8; Key::LENGTH]>;
 
 impl Secret {
     /// Zeros, which the caller overwrites with the secret.
@@ -46,25 +43,28 @@ impl Secret {
 }
 
 impl Deref for Secret {
-    type Target = [u8; KEY_LENGTH];
+    type Target = [u8; Key::LENGTH];
 
-    fn deref(&self) -> &[u8; KEY_LENGTH] {
+    fn deref(&self) -> &[u8; Key::LENGTH] {
         &self.0
     }
 }
 
 impl DerefMut for Secret {
-    fn deref_mut(&mut self) -> &mut [u8; KEY_LENGTH] {
+    fn deref_mut(&mut self) -> &mut [u8; Key::LENGTH] {
         &mut self.0
     }
 }
 
 impl Key {
+    /// Bytes in a key.
+    pub const LENGTH: usize = 32;
+
     /// A key of these bytes. Wipe your own copy of them.
     ///
     /// # Errors
     /// [`KeyError::AllZero`] if all bytes are zero, which is always a mistake.
-    pub fn from_bytes(mut bytes: [u8; KEY_LENGTH]) -> Result<Self, KeyError> {
+    pub fn from_bytes(mut bytes: [u8; Self::LENGTH]) -> Result<Self, KeyError> {
         let mut secret = Secret::zeros();
         secret.copy_from_slice(&bytes);
         // The argument is a copy as well.
@@ -100,7 +100,7 @@ impl Key {
     pub fn from_hex(text: &[u8]) -> Result<Self, KeyError> {
         let text = text.trim_ascii();
         let mut bytes = Secret::zeros();
-        if text.len() != 2 * KEY_LENGTH {
+        if text.len() != 2 * Self::LENGTH {
             return Err(KeyError::Text { digits: text.len() });
         }
         base16ct::mixed::decode(text, bytes.as_mut_slice()).map_err(|_| KeyError::Text { digits: text.len() })?;
@@ -115,13 +115,13 @@ impl Key {
     /// let mut text = [0; 64];
     /// assert_eq!(key.write_hex(&mut text), "07".repeat(32));
     /// ```
-    pub fn write_hex<'t>(&self, text: &'t mut [u8; 2 * KEY_LENGTH]) -> &'t str {
+    pub fn write_hex<'t>(&self, text: &'t mut [u8; 2 * Self::LENGTH]) -> &'t str {
         // Cannot fail: the types fix both lengths. `from_hex` would reject the empty text.
         base16ct::lower::encode_str(self.0.as_slice(), text).unwrap_or("")
     }
 
     /// The secret bytes, to derive keys from.
-    pub(crate) fn secret(&self) -> &[u8; KEY_LENGTH] {
+    pub(crate) fn secret(&self) -> &[u8; Self::LENGTH] {
         &self.0
     }
 }

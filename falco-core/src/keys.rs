@@ -19,7 +19,7 @@ use std::sync::{PoisonError, RwLock};
 
 use rand_core::TryCryptoRng;
 
-use crate::classic::ClassicKey;
+use crate::ClassicKey;
 #[cfg(feature = "aws-lc-rs")]
 use crate::crypto::AwsLc as Provider;
 #[cfg(not(feature = "aws-lc-rs"))]
@@ -115,6 +115,13 @@ pub struct Secrets {
 }
 
 impl Secrets {
+    /// The default for the [nonces](Self::nonces) of a client. Each request and each answer takes
+    /// one.
+    pub const DEFAULT_CLIENT_NONCES: usize = 1024;
+    /// The default for the [nonces](Self::nonces) of a server: 1.25 MiB. Each request and each
+    /// answer takes one.
+    pub const DEFAULT_SERVER_NONCES: usize = 65_536;
+
     /// Whether a server with these keys accepts both wires.
     pub(crate) const fn has_both_wires(&self) -> bool {
         self.classic.is_some() && !self.noise.is_empty()

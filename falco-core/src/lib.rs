@@ -30,7 +30,7 @@
 //!
 //! When a call returns the error that ended the connection, send the remaining output of
 //! `poll_transmit`. If [`is_graceful`](ConnectionError::is_graceful), shut down the sending half and
-//! read until the end of the stream, for at most [`LINGER`]; then close. Otherwise close at once.
+//! read until the end of the stream, for at most [`Settings::LINGER`]; then close. Otherwise close at once.
 //!
 //! ```
 //! # #[cfg(all(feature = "noise", feature = "rustcrypto"))] {
@@ -186,14 +186,12 @@ mod time;
 mod wipe;
 mod wire;
 
-pub use classic::ClassicKey;
+pub use classic::sealing::ClassicKey;
 pub use connection::{ClientConnection, Connection, ServerConnection, TRANSMIT_SIZE};
 pub use crypto::RustCrypto;
-pub use error::{
-    ConnectionError, EntropyError, Error, LINGER, Misuse, OutputTooSmall, ReplyError, RequestError, SealError,
-};
+pub use error::{ConnectionError, EntropyError, Error, Misuse, OutputTooSmall, ReplyError, RequestError, SealError};
 pub use event::{ClientEvent, ClientWait, Received, ServerEvent, ServerWait};
-pub use key::{KEY_LENGTH, Key, KeyError};
+pub use key::{Key, KeyError};
 pub use message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 pub use outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
 #[cfg(feature = "alloc")]
@@ -202,15 +200,12 @@ pub use reassembly::{NoRoom, Partial, Reassembly};
 pub use recv_buf::{RecvBuf, Storage, StorageFull};
 #[cfg(feature = "std")]
 pub use replay_cache::HeapReplayCache;
-pub use replay_cache::{FixedReplayCache, NonceSeen, ReplayCache, SEALS_PER_KEY, SealRefused};
+pub use replay_cache::{FixedReplayCache, NonceSeen, ReplayCache, SealRefused};
 pub use role::{ClientSide, Role, ServerSide};
 #[cfg(feature = "alloc")]
 pub use send_queue::SendQueue;
 pub use session::BufferSizes;
-pub use settings::{
-    DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_LIFETIME, DEFAULT_MAX_HELD, DEFAULT_MAX_IN_FLIGHT, DEFAULT_MAX_MESSAGE,
-    DEFAULT_MAX_RECORD, Settings, SettingsError,
-};
+pub use settings::{Settings, SettingsError};
 pub use settings_builder::SettingsBuilder;
 pub use time::Instant;
 pub use wipe::wipe_stack;

@@ -6,7 +6,7 @@
 //! a [`ClientMux`] or a [`ServerMux`], as it would to the connection inside.
 //!
 //! ```
-//! use falco_core::mux::{Body, Call, ClientMux, ClientStep, ServerMux, ServerStep, Unbounded};
+//! use falco_core::mux::{Body, Call, ClientMux, ClientStep, ServerMux, ServerStep};
 //! # use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 //! # use falco_core::{ClientConnection, Instant, Key, RustCrypto, ServerConnection, Settings};
 //! # fn entropy() -> falco_core::testing::CountingRng { falco_core::testing::CountingRng::new(1) }
@@ -19,7 +19,7 @@
 //! # let server = ServerConnection::new(&server_key, &settings, now, &mut entropy())?;
 //! // The last argument of `Call::new` is the waiter, which comes back with the answer.
 //! let mut client = ClientMux::<_, _, _, ()>::new(client, &settings);
-//! let mut server = ServerMux::new(server, Unbounded, &settings);
+//! let mut server = ServerMux::new(server, (), &settings);
 //! assert!(client.request(Call::new(1, b"hello".to_vec(), "somebody")).is_ok());
 //!
 //! let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
@@ -59,9 +59,8 @@ mod admission;
 mod budget;
 mod call;
 mod client;
+mod connect_attempts;
 mod deadline;
-mod defaults;
-mod dials;
 mod ending;
 mod held;
 #[cfg(feature = "streams")]
@@ -78,22 +77,18 @@ use alloc::vec::Vec;
 use core::fmt;
 
 pub use admission::{Admission, AdmissionLimits, Room, Source, SourcePrefix};
+pub use budget::Budget;
 #[cfg(feature = "std")]
 pub use budget::SharedBudget;
-pub use budget::{Budget, Unbounded};
-pub use call::{Call, Ping, Rejected, Unfinished, UnfinishedPing};
+pub use call::{Call, Unfinished};
 pub use client::ClientMux;
-pub use defaults::{
-    DEFAULT_CLIENT_REPLAY_MEMORY, DEFAULT_CONNECT_TIMEOUT, DEFAULT_REQUEST_TIMEOUT, DEFAULT_SERVER_MAX_HELD,
-    DEFAULT_SERVER_REPLAY_MEMORY, QUIET,
-};
-pub use dials::{Admitted, AttemptEnd, Dials, History, MAX_REFUSED, NextAttempt};
+pub use connect_attempts::{Admitted, AttemptEnd, ConnectAttempts, History, NextAttempt};
 pub use ending::{Ending, LastStep};
 pub use held::HeldBytes;
 #[cfg(feature = "streams")]
 pub use open_call::{OpenCall, OpenRejected, UnfinishedOpen};
-pub use retry::{Attempts, Backoff, MAX_BUSY, MAX_TRIES, Retry};
-pub use server::{Handled, NoAnswer, ServerMux};
+pub use retry::{Attempts, Backoff};
+pub use server::{NoAnswer, ServerMux};
 pub use step::{ClientStep, ServerStep};
 #[cfg(feature = "streams")]
 pub use streams::StreamError;

@@ -74,6 +74,7 @@
 
 mod base;
 mod client;
+mod client_calls;
 mod client_frames;
 #[cfg(feature = "streams")]
 mod client_streams;
@@ -102,7 +103,6 @@ mod vectors;
 mod write;
 mod writer;
 
-pub use crate::message::KeyId;
 pub use key::{ContextTooLong, KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring, RingError};
 pub use layout::{HELLO_LENGTH, WELCOME_LENGTH};
 #[cfg(feature = "testing")]

@@ -9,10 +9,6 @@ use rand_core::TryCryptoRng;
 use crate::crypto::Nonce;
 use crate::error::EntropyError;
 
-/// How often a classic key seals before it refuses, 2^32: the limit of NIST SP 800-38D, section
-/// 8.3, for random nonces.
-pub const SEALS_PER_KEY: u64 = 1 << 32;
-
 /// Remembers the nonces of one classic key and counts its seals.
 ///
 /// All connections under the key share it, so the methods take `&self`. [`FixedReplayCache`] holds
@@ -66,11 +62,17 @@ impl Default for NonceSeen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SealRefused {
-    /// The key has sealed [`SEALS_PER_KEY`] times.
+    /// The key has sealed [`SEALS_PER_KEY`](Self::SEALS_PER_KEY) times.
     Exhausted,
     /// The nonce was used before. A second seal under it would reveal the keystream. This happens
     /// only if the random number generator repeats itself.
     NonceUsed,
+}
+
+impl SealRefused {
+    /// How often a classic key seals before it refuses, 2^32: the limit of NIST SP 800-38D, section
+    /// 8.3, for random nonces.
+    pub const SEALS_PER_KEY: u64 = 1 << 32;
 }
 
 /// A replay cache of the last `N` nonces, in place: 20 bytes each. For one thread.
@@ -111,7 +113,9 @@ impl<const N: usize> FixedReplayCache<N> {
     /// The seal counter: how often the key has sealed.
     #[must_use]
     pub fn seals(&self) -> u64 {
-        self.nonces.try_borrow().map_or(SEALS_PER_KEY, |nonces| nonces.seals)
+        self.nonces
+            .try_borrow()
+            .map_or(SealRefused::SEALS_PER_KEY, |nonces| nonces.seals)
     }
 
     /// Adds `seals` to the seal counter, for a key that was used in an earlier run.
@@ -252,7 +256,7 @@ impl<S> Nonces<S> {
 
 impl<S: AsMut<[Slot]>> Nonces<S> {
     fn seal(&mut self, nonce: &Nonce) -> Result<(), SealRefused> {
-        if self.seals >= SEALS_PER_KEY {
+        if self.seals >= SealRefused::SEALS_PER_KEY {
             return Err(SealRefused::Exhausted);
         }
         self.remember(nonce).map_err(|NonceSeen| SealRefused::NonceUsed)?;

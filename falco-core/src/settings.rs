@@ -3,19 +3,7 @@
 use core::fmt;
 use core::time::Duration;
 
-/// The default idle timeout (`lifetime`): 60 s, as in the published falcotcp peers.
-/// [`Settings::with_lifetime`] says what restarts it.
-pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
-/// How long a handshake may take by default: 5 s, the same as in the published Tokio client.
-pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest message body by default, 16 MiB.
-pub const DEFAULT_MAX_MESSAGE: u32 = 16 << 20;
-/// The largest record of the noise wire by default. It is also the maximum: the length has 16 bits.
-pub const DEFAULT_MAX_RECORD: u16 = u16::MAX;
-/// The bytes of unanswered requests that a server holds for one connection by default, 64 MiB.
-pub const DEFAULT_MAX_HELD: u32 = 64 << 20;
-/// How many requests of one connection may be unanswered by default.
-pub const DEFAULT_MAX_IN_FLIGHT: u16 = 1024;
+use crate::error::LINGER;
 
 /// Limits and times of a connection. Every value is checked when it is set, so that a `Settings` is
 /// always valid.
@@ -45,18 +33,35 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How long one side waits for the other to end as well, after a
+    /// [graceful](crate::ConnectionError::is_graceful) end: 1 s. It cannot be changed.
+    pub const LINGER: Duration = LINGER;
+    /// The default idle timeout (`lifetime`): 60 s, as in the published falcotcp peers.
+    /// [`with_lifetime`](Self::with_lifetime) says what restarts it.
+    pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
+    /// How long a handshake may take by default: 5 s, the same as in the published Tokio client.
+    pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+    /// The largest message body by default, 16 MiB.
+    pub const DEFAULT_MAX_MESSAGE: u32 = 16 << 20;
+    /// The largest record of the noise wire by default. It is also the maximum: the length has 16 bits.
+    pub const DEFAULT_MAX_RECORD: u16 = u16::MAX;
+    /// The bytes of unanswered requests that a server holds for one connection by default, 64 MiB.
+    pub const DEFAULT_MAX_HELD: u32 = 64 << 20;
+    /// How many requests of one connection may be unanswered by default.
+    pub const DEFAULT_MAX_IN_FLIGHT: u16 = 1024;
+
     /// The defaults: messages of at most 16 MiB, 1024 requests in flight, a lifetime of 60 s, 5 s
     /// for the handshake.
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            max_message: DEFAULT_MAX_MESSAGE,
-            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
-            max_record: DEFAULT_MAX_RECORD,
-            max_held: DEFAULT_MAX_HELD,
+            max_message: Self::DEFAULT_MAX_MESSAGE,
+            max_in_flight: Self::DEFAULT_MAX_IN_FLIGHT,
+            max_record: Self::DEFAULT_MAX_RECORD,
+            max_held: Self::DEFAULT_MAX_HELD,
             keep_alive: true,
-            lifetime: DEFAULT_LIFETIME,
-            handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
+            lifetime: Self::DEFAULT_LIFETIME,
+            handshake_timeout: Self::DEFAULT_HANDSHAKE_TIMEOUT,
             #[cfg(feature = "streams")]
             window_kib: 0,
             #[cfg(feature = "streams")]

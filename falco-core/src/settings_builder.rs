@@ -28,6 +28,11 @@ pub struct SettingsBuilder {
 }
 
 impl SettingsBuilder {
+    /// How long a client may take to connect by default, for the builders of the adapters.
+    pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+    /// How long a request may take by default, for the builders of the adapters.
+    pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
     /// The defaults.
     pub const fn new() -> Self {
         Self {

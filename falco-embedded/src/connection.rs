@@ -241,7 +241,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         if self.ended && self.answers {
             self.write_deadline()
         } else {
-            now + falco_core::LINGER
+            now + falco_core::Settings::LINGER
         }
     }
 

@@ -123,6 +123,13 @@ impl Client {
         self.inner.connector.close();
     }
 
+    /// Whether there is a connection now, on which a request could be sent. A client without one
+    /// connects when there is something to send.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.inner.connector.is_connected()
+    }
+
     /// The client's counters.
     #[must_use]
     pub fn stats(&self) -> ClientStats {

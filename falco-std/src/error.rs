@@ -97,12 +97,9 @@ impl Error {
     pub(crate) fn attempt_end(&self) -> AttemptEnd {
         match self {
             Self::Connection { end, .. } => AttemptEnd::Connection(*end),
-            // A name without a port, or a path that is too long.
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => AttemptEnd::Unusable,
+            Self::Io { source, .. } => AttemptEnd::of_io(source),
             Self::Entropy(_) | Self::Setup(_) => AttemptEnd::Unusable,
-            Self::Io { .. } | Self::TimedOut { .. } | Self::Request(_) | Self::Closed | Self::Settings(_) => {
-                AttemptEnd::Stream
-            }
+            Self::TimedOut { .. } | Self::Request(_) | Self::Closed | Self::Settings(_) => AttemptEnd::Stream,
         }
     }
 

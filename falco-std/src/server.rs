@@ -135,7 +135,8 @@ impl Server {
     /// The connection is a guest: it does not count towards
     /// [`max_connections`](ServerBuilder::max_connections), and is never dropped to make room. When
     /// the server shuts down, the connection notices within a quarter of a second, if the stream
-    /// has timeouts.
+    /// has timeouts. If the server shuts down already, the connection is closed
+    /// ([`ConnectionError::Closed`]).
     ///
     /// ```
     /// # #[cfg(unix)] {

@@ -89,6 +89,8 @@ fn a_client_reconnects_to_a_restarted_server() {
         let again = Server::classic(key()).bind(address).expect("the address is free again");
         let handle = again.handle();
         let serving = std::thread::spawn(move || again.serve(echo).expect("it never fails"));
+        // During the pause after the attempt that failed, requests fail at once.
+        sleep(millis(100));
         assert_eq!(client.request("three").expect("an answer"), b"three");
         handle.shutdown();
         serving.join().expect("serve does not panic");

@@ -205,12 +205,13 @@ fn clients_move_to_new_connections_when_theirs_are_old_and_no_request_fails() {
         let builder = Server::builder(key()).max_connection_age(millis(100));
         let server = Running::start(builder, echo);
         let client = Client::builder(key()).connect(server.address).expect("it is taken");
+        assert!(client.is_connected());
         let begun = Instant::now();
         while begun.elapsed() < millis(1_000) {
             assert_eq!(client.request("x").expect("an answer"), b"x");
         }
-        drop(client);
         let established = server.stop().stats.established;
+        assert!(!client.is_connected());
         assert!((4..=12).contains(&established), "{established}");
     });
 }

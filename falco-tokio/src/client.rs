@@ -7,8 +7,10 @@ mod call;
 mod connection;
 mod dial;
 mod env;
+mod homing;
 mod open;
 mod panics;
+mod servers;
 mod shared;
 mod slot;
 mod stats;
@@ -62,12 +64,16 @@ pub use self::stats::ClientStats;
 ///
 /// It is a [`tower::Service`] too, so that retries, limits and balancing of Tower apply.
 /// `poll_ready` reserves one of the [places](ClientBuilder::max_outstanding); the clone that was
-/// made ready is the one to call.
+/// made ready is the one to call. A client that [fails fast](ClientBuilder::fail_fast) is not ready
+/// while it has no connection and its last attempt has failed, so that a balancer such as
+/// `tower::balance` leaves it alone. It reconnects in the background.
 pub struct Client {
     inner: Arc<Inner>,
     /// The place in the queue that `poll_ready` has reserved.
     permit: Option<OwnedSemaphorePermit>,
     acquiring: Option<Acquiring>,
+    /// Waits until there is a connection again, for a client that fails fast.
+    recovering: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
 }
 
 type Acquiring = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send + Sync>>;
@@ -141,9 +147,15 @@ impl Client {
         }
         let mut entropy = env.entropy.clone();
         let keys = env.key_options.keys(key, &mut entropy)?;
-        let socket = env.dial.dial(env.connect_timeout, env.settings.lifetime()).await?;
+        // One server is enough to know that the key is accepted: a server that is reached.
+        let now = env.clock.now();
+        let server = env.servers.next(0, 0, now).map_or(0, |(server, _)| server);
+        let dialing = env
+            .servers
+            .dial(server)
+            .dial(env.connect_timeout, env.settings.lifetime());
         let own = OwnKey::new(keys);
-        let mut connection = Connection::new(socket, env, Arc::clone(&own))?;
+        let mut connection = Connection::new(dialing.await?, env, Arc::clone(&own), server)?;
         // The handshake has its own limit.
         if let Event::Ended(end) = core::future::poll_fn(|cx| {
             connection.begin_turn(env.clock.now());
@@ -187,6 +199,13 @@ impl Client {
         }
     }
 
+    /// Whether there is a connection now, on which a request could be sent. A client without one
+    /// connects when there is something to send.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.inner.slots.iter().any(|slot| slot.is_connected())
+    }
+
     /// Counters and gauges.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
@@ -205,11 +224,28 @@ impl Client {
             }),
             permit: None,
             acquiring: None,
+            recovering: None,
         }
     }
 }
 
 impl Inner {
+    /// Whether there is no connection, and attempts have failed.
+    fn is_troubled(&self) -> bool {
+        self.slots.iter().all(|slot| slot.load().0)
+    }
+
+    /// Waits until there is a connection, or until it is not known whether there can be one.
+    async fn recovered(self: Arc<Self>) {
+        loop {
+            let recovered = self.env.recovered.notified();
+            if !self.is_troubled() || self.is_closed() {
+                return;
+            }
+            recovered.await;
+        }
+    }
+
     fn is_closed(&self) -> bool {
         self.slots.iter().all(|slot| slot.is_closed())
     }
@@ -292,6 +328,7 @@ impl Clone for Client {
             inner: Arc::clone(&self.inner),
             permit: None,
             acquiring: None,
+            recovering: None,
         }
     }
 }
@@ -304,6 +341,14 @@ impl tower::Service<Bytes> for Client {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if self.inner.is_closed() {
             return Poll::Ready(Err(Error::Closed));
+        }
+        if self.inner.env.fail_fast && (self.recovering.is_some() || self.inner.is_troubled()) {
+            let inner = &self.inner;
+            let recovering = self
+                .recovering
+                .get_or_insert_with(|| Box::pin(Arc::clone(inner).recovered()));
+            ready!(recovering.as_mut().poll(cx));
+            self.recovering = None;
         }
         if self.permit.is_none() {
             let places = &self.inner.places;
@@ -327,7 +372,7 @@ impl tower::Service<Bytes> for Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("dial", &self.inner.env.dial)
+            .field("servers", &self.inner.env.servers)
             .field("connections", &self.inner.slots.len())
             .finish_non_exhaustive()
     }

@@ -64,7 +64,13 @@ impl Line<Socket> {
         let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
         let mut dropped = [0; 4096];
         for _ in 0..16 {
-            if !matches!(self.stream.read_now(&mut dropped), Ok(1..)) {
+            if matches!(self.stream.read_now(&mut dropped), Ok(1..)) {
+                continue;
+            }
+            // Only a socket of the system can be read past the runtime.
+            let mut dropped = ReadBuf::new(&mut dropped);
+            let read = Pin::new(&mut self.stream).poll_read(cx, &mut dropped);
+            if !matches!(read, Poll::Ready(Ok(()))) || dropped.filled().is_empty() {
                 return;
             }
         }

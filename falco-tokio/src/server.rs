@@ -234,7 +234,8 @@ impl Server {
     ///
     /// The connection does not count towards
     /// [`max_connections`](ServerBuilder::max_connections) and the other limits on connections, and
-    /// is never dropped for others. A shutdown ends it as it does others.
+    /// is never dropped for others. A shutdown ends it as it does others, also one that has
+    /// begun before.
     ///
     /// ```
     /// use falco_tokio::{Client, ConnectionError, Key, Request, Server};
@@ -261,11 +262,7 @@ impl Server {
         S: Stream + 'static,
         H: Handler,
     {
-        let connection = accept::guest(&self.service, stream, &Handlers::new(handler))?;
-        match connection {
-            Some(connection) => connection.await,
-            None => Ok(ConnectionError::Closed),
-        }
+        accept::guest(&self.service, stream, &Handlers::new(handler))?.await
     }
 }
 

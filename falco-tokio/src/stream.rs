@@ -20,9 +20,11 @@ use crate::error::Error;
 /// ```
 /// use falco_tokio::{Client, Key, Request, Server, StreamRequest};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let key = [7; 32];
-/// let server = Server::builder(Key::from_bytes(key)?).streams(256 << 10, 100).bind("127.0.0.1:0").await?;
+/// let server = Server::builder(Key::from_bytes(key)?).streams(256 << 10, 100);
+/// let server = server.bind("127.0.0.1:0").await?;
 /// let (address, handle) = (server.local_addr()?, server.handle());
 /// let serving = tokio::spawn(server.serve_streams(
 ///     |request: Request| async move { Ok(request.into_body()) },
@@ -47,7 +49,8 @@ use crate::error::Error;
 /// # }
 /// ```
 ///
-/// If it is dropped before both bodies are complete, the request is cancelled.
+/// It is an [`AsyncRead`](tokio::io::AsyncRead) and [`AsyncWrite`](tokio::io::AsyncWrite) too. If
+/// it is dropped before both bodies are complete, the request is cancelled.
 #[derive(Debug)]
 #[must_use = "if it is dropped, the request is cancelled"]
 pub struct Call {
@@ -63,6 +66,7 @@ impl Call {
     }
 
     /// The two halves, for use by different tasks.
+    #[must_use]
     pub fn split(self) -> (SendStream, RecvStream) {
         (self.sending, self.receiving)
     }
@@ -147,10 +151,11 @@ impl SendStream {
         self.pipe.send(bytes.into())
     }
 
-    /// Ends the body: the other side learns that it is whole.
+    /// Ends the body: the other side learns that it is whole. Repeated calls do nothing, and so
+    /// does a call after a whole answer has arrived.
     ///
     /// # Errors
-    /// As for [`send`](Self::send). Repeated calls do nothing.
+    /// As for [`send`](Self::send).
     pub fn finish(&mut self) -> Result<(), Error> {
         self.pipe.finish()
     }

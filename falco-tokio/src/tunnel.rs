@@ -1,6 +1,6 @@
-//! Carries a connection of any protocol over an open request: bytes of a socket on one side come out
-//! of a socket on the other. The tool's `falco forward` and `falco serve --forward` use it, and so
-//! can a service.
+//! Carries a connection of any protocol over an open request: bytes of a socket on one side come
+//! out of a socket on the other. The tool's `falco forward` and `falco serve --forward` use it, and
+//! so can a service.
 //!
 //! The client calls [`connect`] for each connection that it wants to carry, and then
 //! [`join`](Tunnel::join). The handler of a server calls [`accept`], connects to the target, and
@@ -12,7 +12,8 @@
 //! use falco_tokio::{Client, Key, Request, Server, StreamRequest, tunnel};
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //!
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let key = [7; 32];
 //! let server = Server::builder(Key::from_bytes(key)?).bind("127.0.0.1:0").await?;
 //! let (address, handle) = (server.local_addr()?, server.handle());
@@ -54,11 +55,11 @@
 //! # Format
 //!
 //! The body of the request begins with the length of the target's name in one byte, and the name.
-//! Behind it are the bytes of the client's socket, and the body ends where they end. The body of the
-//! answer begins with one byte: 0 if the server has connected to the target; otherwise it is 1, and
-//! the rest is the reason as text. Behind the 0 are the bytes of the target's socket, in pieces: the
-//! length of a piece in four bytes, big-endian, and the piece. A piece of length 0 means that they
-//! end there. The answer itself ends only when both directions have ended.
+//! Behind it are the bytes of the client's socket, and the body ends where they end. The body of
+//! the answer begins with one byte: 0 if the server has connected to the target; otherwise it is 1,
+//! and the rest is the reason as text. Behind the 0 are the bytes of the target's socket, in
+//! pieces: the length of a piece in four bytes, big-endian, and the piece. A piece of length 0
+//! means that they end there. The answer itself ends only when both directions have ended.
 
 mod pump;
 

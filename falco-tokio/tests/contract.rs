@@ -14,7 +14,6 @@ use falco_tokio::{
     Client, EntropyError, Error, Fate, HandlerError, Key, Refusal, Request, RequestError, Server, Settings,
     SettingsError, SetupError,
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// What a request of three bytes comes to.
@@ -77,63 +76,6 @@ async fn a_setting_out_of_its_range_is_told_where_the_builder_is_used() {
 }
 
 #[tokio::test]
-async fn a_client_that_was_closed_is_closed_for_all_its_clones_and_says_so() {
-    let server = Running::echo(Server::builder(key(1))).await;
-    let client = server.client().await;
-    let clone = client.clone();
-    assert_eq!(clone.request("before").await.unwrap(), "before");
-    client.close().await;
-    for client in [&client, &clone] {
-        for failed in [
-            client.request("after").await.map(drop),
-            client.request_within("after", Duration::from_secs(1)).await.map(drop),
-            client.ping().await.map(drop),
-            client.set_key(key(1)).await,
-        ] {
-            let error = failed.unwrap_err();
-            assert!(matches!(error, Error::Closed), "{error:?}");
-            assert_eq!(error.fate(), Fate::NotProcessed);
-        }
-    }
-    clone.close().await;
-    assert_eq!(server.stop().await.stats.requests, 1);
-}
-
-#[tokio::test]
-async fn a_request_that_has_begun_gets_its_answer_though_the_client_is_closed() {
-    let slow = |request: Request| async move {
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        Ok(request.into_body())
-    };
-    let server = Running::start(Server::builder(key(1)), slow).await;
-    let client = server.client().await;
-    let clone = client.clone();
-    let waiting = tokio::spawn(async move { clone.request("slow").await });
-    while server.handle.stats().requests == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    client.close().await;
-    assert_eq!(waiting.await.unwrap().unwrap(), "slow");
-    let report = server.stop().await;
-    assert_eq!((report.cut_connections, report.stats.answers), (0, 1));
-}
-
-#[tokio::test]
-async fn a_connection_ends_when_the_last_clone_is_dropped() {
-    let server = Running::echo(Server::builder(key(1))).await;
-    let first = server.client().await;
-    let second = first.clone();
-    drop(first);
-    assert_eq!(second.request("still there").await.unwrap(), "still there");
-    assert_eq!(server.handle.stats().connections, 1);
-    drop(second);
-    while server.handle.stats().connections > 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    server.stop().await;
-}
-
-#[tokio::test]
 async fn clones_of_a_builder_make_clients_under_one_key() {
     let server = Running::echo(Server::classic(key(1))).await;
     let builder = Client::classic(key(1));
@@ -164,38 +106,6 @@ async fn the_key_changes_and_no_request_fails_by_it() {
     assert_eq!((stats.connected, stats.requests, stats.errors), (2, 4, 0));
     let report = server.stop().await;
     assert_eq!((report.stats.established, report.stats.answers), (2, 4));
-}
-
-#[tokio::test]
-async fn requests_that_wait_behind_others_get_their_answers_though_the_client_is_closed() {
-    let slow = |request: Request| async move {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        Ok(request.into_body())
-    };
-    for (server, client) in [
-        (Server::builder(key(1)).max_in_flight(1), Client::builder(key(1))),
-        (Server::classic(key(1)), Client::classic(key(1))),
-    ] {
-        let server = Running::start(server, slow).await;
-        let client = client.connect(server.address).await.unwrap();
-        let waiting: Vec<_> = (0..4)
-            .map(|_| {
-                let client = client.clone();
-                tokio::spawn(async move { client.request("x").await })
-            })
-            .collect();
-        while client.stats().outstanding < 4 || server.handle.stats().requests == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        // The last of them may be about to be handed over.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        client.close().await;
-        for request in waiting {
-            assert_eq!(request.await.unwrap().unwrap(), "x");
-        }
-        let report = server.stop().await;
-        assert_eq!((report.stats.answers, report.stats.established), (4, 1));
-    }
 }
 
 #[tokio::test]
@@ -267,41 +177,6 @@ async fn both_sides_count_what_they_did() {
     let report = server.stop().await;
     assert_eq!((report.cut_connections, report.cut_requests), (0, 0));
     assert_eq!((report.stats.accepted, report.stats.connections), (2, 0));
-}
-
-#[tokio::test]
-async fn a_shutdown_counts_half_open_connections_as_unauthenticated() {
-    let server = Running::echo(Server::builder(key(1))).await;
-    let silent = [(); 2].map(|()| std::net::TcpStream::connect(server.address).unwrap());
-    while server.handle.stats().half_open < 2 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let report = server.stop().await;
-    assert_eq!((report.stats.unauthenticated, report.cut_connections), (2, 0));
-    drop(silent);
-}
-
-#[tokio::test]
-async fn a_shutdown_with_a_limit_says_what_it_cut() {
-    let handler = |_: Request| async move { Ok(core::future::pending::<Vec<u8>>().await) };
-    let server = Running::start(Server::builder(key(1)), handler).await;
-    let client = server.client().await;
-    let waiting: Vec<_> = (0..3)
-        .map(|_| {
-            let client = client.clone();
-            tokio::spawn(async move { client.request("never").await })
-        })
-        .collect();
-    while server.handle.stats().requests < 3 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    server.handle.shutdown_within(Duration::from_millis(50));
-    let report = server.task.await.unwrap();
-    assert_eq!((report.cut_connections, report.cut_requests), (1, 3));
-    assert_eq!((report.stats.requests, report.stats.cancelled), (3, 3));
-    for request in waiting {
-        assert_eq!(request.await.unwrap().unwrap_err().fate(), Fate::MaybeProcessed);
-    }
 }
 
 #[tokio::test]
@@ -427,24 +302,4 @@ async fn an_error_from_before_is_not_the_reason_of_a_later_request() {
     let error = client.request_within("second", limit).await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
     assert_eq!(error.fate(), Fate::NotProcessed);
-}
-
-/// The server reads less than the client has sent. The end of the stream is no reset all the same,
-/// so a client knows that nothing was processed.
-#[tokio::test]
-async fn a_client_without_the_key_is_not_reset() {
-    let noise = Running::echo(Server::builder(key(1))).await;
-    let classic = Running::echo(Server::classic(key(1))).await;
-    for address in [noise.address, classic.address] {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(&[0x4e; 1_000]).await.unwrap();
-        let mut received = Vec::new();
-        stream.read_to_end(&mut received).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        assert!(received.is_empty());
-        // Where the end has arrived first, a reset shows only here.
-        assert!(stream.take_error().unwrap().is_none());
-    }
-    let error = Client::classic(key(1)).connect(noise.address).await.unwrap_err();
-    assert!(error.is_refused(), "{error:?}");
 }

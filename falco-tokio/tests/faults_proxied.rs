@@ -10,7 +10,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use common::{Running, key};
-use falco_core::mux::MAX_REFUSED;
+use falco_core::mux::Admitted;
 use falco_tokio::{Client, ConnectionError, Error, Fate, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -144,7 +144,7 @@ async fn a_client_that_never_was_hears_at_once_what_may_be_wrong() {
         let refused = client.request("anybody?").await.unwrap_err();
         assert!(refused.is_refused(), "{refused}");
     }
-    let attempts = u64::from(MAX_REFUSED) + 2;
+    let attempts = u64::from(Admitted::MAX_REFUSED) + 2;
     assert_eq!(
         client.stats().attempts,
         attempts,

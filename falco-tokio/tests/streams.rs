@@ -10,9 +10,9 @@ mod common;
 
 use core::future::Future;
 use core::pin::Pin;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use common::key;
@@ -316,6 +316,8 @@ async fn an_answer_that_is_finished_ends_its_request() {
         }
     };
     assert!(matches!(stopped, Error::Stopped));
+    // Nothing more of it was needed, which is no error.
+    call.finish().unwrap();
     assert_eq!(server.stop().await.stats.answers, 1);
 }
 
@@ -474,5 +476,74 @@ async fn a_future_that_is_dropped_loses_nothing() {
         assert_eq!(soon(call.next()).await.unwrap().unwrap(), text);
     }
     drop(call);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_returns_an_error_never_returns_an_end_after_it() {
+    let server = Streaming::start(server(), |mut request: StreamRequest| async move {
+        request.answer.send("begun").await?;
+        sleep(Duration::from_millis(50)).await;
+        Err("failed".into())
+    })
+    .await;
+    let client = server.client().await;
+    let mut call = client.open("x").await.unwrap();
+    let mut byte = [0];
+    for expected in b"begun" {
+        // One byte at a time.
+        assert_eq!(soon(call.read(&mut byte)).await.unwrap(), 1);
+        assert_eq!(byte[0], *expected);
+    }
+    for _ in 0..3 {
+        assert!(soon(call.read(&mut byte)).await.is_err());
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_reads_on_after_its_answer_is_not_left_waiting() {
+    let (to, mut ends) = mpsc::unbounded_channel();
+    let server = Streaming::start(server(), move |mut request: StreamRequest| {
+        let to = to.clone();
+        async move {
+            request.answer.send("enough").await?;
+            request.answer.finish()?;
+            while let Some(Ok(_)) = request.body.next().await {}
+            to.send(())?;
+            Err("what it returns after that is only logged".into())
+        }
+    })
+    .await;
+    let client = server.client().await;
+    let call = client.open("x").await.unwrap();
+    let (sending, receiving) = call.split();
+    assert_eq!(soon(receiving.collect(100)).await.unwrap(), "enough");
+    receive(&mut ends).await;
+    drop(sending);
+    let stats = server.stop().await.stats;
+    assert_eq!((stats.requests, stats.answers, stats.failed), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn many_short_pieces_and_one_long_one_take_no_more_memory_than_the_window() {
+    let server = Streaming::start(server(), echo).await;
+    let client = server.client().await;
+    let (mut sending, receiving) = client.open("").await.unwrap().split();
+    let writing = tokio::spawn(async move {
+        for _ in 0..100_000 {
+            sending.send("x").await.unwrap();
+        }
+        sending.send(vec![b'y'; 5_000_000]).await.unwrap();
+        sending.finish().unwrap();
+    });
+    let whole = timeout(Duration::from_secs(60), receiving.collect(6_000_000))
+        .await
+        .unwrap()
+        .unwrap();
+    writing.await.unwrap();
+    assert_eq!(whole.len(), 5_100_000);
+    assert!(whole[..100_000].iter().all(|byte| *byte == b'x') && whole[100_000..].iter().all(|byte| *byte == b'y'));
+    assert_eq!(soon(client.request("whole")).await.unwrap(), "whole");
     server.stop().await;
 }

@@ -219,3 +219,65 @@ async fn poll_ready_reserves_a_place_and_gives_it_back() {
     client.close().await;
     assert!(matches!(other.ready().await, Err(Error::Closed)));
 }
+
+#[tokio::test]
+async fn a_balancer_leaves_a_client_without_a_connection_alone_until_it_has_one_again() {
+    use tower::balance::p2c::Balance;
+    use tower::discover::ServiceList;
+    use tower::load::{CompleteOnResponse, PendingRequests};
+
+    let one = common::Running::echo(Server::builder(key(1))).await;
+    let two = common::Running::echo(Server::builder(key(1))).await;
+    let address = two.address;
+    let client = async |address| {
+        let builder = Client::builder(key(1)).fail_fast(true);
+        let pauses = (Duration::from_millis(50), Duration::from_millis(200));
+        let client = builder.backoff(pauses.0, pauses.1).connect(address).await.unwrap();
+        PendingRequests::new(client, CompleteOnResponse::default())
+    };
+    let services = vec![client(one.address).await, client(two.address).await];
+    let mut balance = Balance::new(ServiceList::new::<Bytes>(services));
+    let mut run = async |requests: usize| {
+        let mut failed = 0;
+        for _ in 0..requests {
+            let answered = balance.ready().await.unwrap().call(Bytes::from_static(b"x")).await;
+            failed += usize::from(answered.is_err());
+        }
+        failed
+    };
+    assert_eq!(run(1000).await, 0);
+    assert!(two.handle.stats().requests > 200, "both are used");
+    two.stop().await;
+    // The first that fails says that there is no server any more; attempts go on in the background.
+    let failed = run(5000).await;
+    assert!(failed <= 2, "{failed}");
+    let two = common::Running::echo_at(Server::builder(key(1)), address).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(run(1000).await, 0);
+    assert!(two.handle.stats().requests > 200, "it is used again");
+}
+
+#[tokio::test]
+async fn a_client_that_fails_fast_fails_at_once_during_the_pause_and_is_not_ready() {
+    let pause = Duration::from_secs(60);
+    let mut client = Client::builder(key(1))
+        .fail_fast(true)
+        .backoff(pause, pause)
+        .connect_lazy("127.0.0.1:1")
+        .unwrap();
+    // Nothing is known yet.
+    assert!(!client.is_connected());
+    client.ready().await.unwrap();
+    let begun = tokio::time::Instant::now();
+    for _ in 0..100 {
+        let error = client.request("x").await.unwrap_err();
+        assert_eq!(error.fate(), Fate::NotProcessed);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let moment = Duration::from_millis(100);
+    let mut other = client.clone();
+    assert!(tokio::time::timeout(moment, other.ready()).await.is_err());
+    client.close().await;
+    let closed = tokio::time::timeout(moment, other.ready()).await.expect("it is told");
+    assert!(matches!(closed, Err(Error::Closed)));
+}

@@ -1,16 +1,39 @@
-"""What the checks share: programs that are started and ended, ports, and keys."""
+"""What the checks of services share: processes, ports, and the tool `falco`."""
 
 import contextlib
+import json
 import os
 import pathlib
+import re
+import shutil
+import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 FALCO = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/falco"
+# Servers are in directories that a user may not search.
+PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 # No program takes as long as this.
 PATIENCE = 30
+
+
+def install(programs):
+    """Installs the Debian packages of programs that are missing, as root."""
+    # Services of the packages must not start.
+    policy = pathlib.Path("/usr/sbin/policy-rc.d")
+    if not policy.exists():
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+    missing = sorted({package for program, package in programs.items() if not shutil.which(program, path=PATH)})
+    if missing:
+        subprocess.run(["apt-get", "update", "-qq"], check=True)
+        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def free_port():
@@ -77,3 +100,22 @@ def make_key(scratch, name="falco.key"):
     made = falco("keygen", "--out", key)
     assert made.returncode == 0, made.stderr
     return key
+
+
+def main(programs, checks):
+    """Runs the checks that are named on the command line, or all."""
+    names = sys.argv[1:]
+    if names == ["install"]:
+        return install(programs)
+    checks = {name.removeprefix("check_"): check for name, check in checks.items() if name.startswith("check_")}
+    missing = [program for program in programs if not shutil.which(program, path=PATH)]
+    if missing:
+        sys.exit(f"missing: {', '.join(missing)}: '{sys.argv[0]} install' installs them")
+    subprocess.run(["cargo", "build", "--quiet", "-p", "falco-tokio", "--features", "cli"], check=True, cwd=ROOT)
+    for name in names or checks:
+        begun = time.monotonic()
+        # A Unix socket's path is short.
+        with tempfile.TemporaryDirectory(prefix="falco-") as scratch:
+            os.chmod(scratch, 0o755)
+            checks[name](pathlib.Path(scratch))
+        print(f"{name}: good, {time.monotonic() - begun:.1f} s", flush=True)

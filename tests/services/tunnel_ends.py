@@ -3,12 +3,14 @@ ends, the target, the client."""
 
 import contextlib
 import os
+import pathlib
 import signal
+import socket
 import subprocess
 import sys
 
 from common import PATIENCE, free_port, listens, make_key, running, served, until
-from tunnel import QUIET, forwarded
+from tunnel_programs import QUIET, forwarded
 
 PROGRAMS = {"ss": "iproute2"}
 
@@ -135,7 +137,7 @@ def idle(process, port):
     return f"pid={process.pid}," not in found.stdout
 
 
-def check_tunnel_killed(scratch):
+def check_killed(scratch):
     """If an end of the tunnel is killed, the client and the target see a reset, never an orderly end.
     If one of those is killed, the other sees what it would see without a tunnel."""
     for client_does, target_does in (("send receive", "send receive"), ("send", "receive"), ("receive", "send")):
@@ -146,3 +148,31 @@ def check_tunnel_killed(scratch):
             allowed = {"reset"} if victim in ("forward", "serve") else {"reset", "end"}
             for side, ends in told.items():
                 assert ends <= allowed, (victim, client_does, side, ends)
+
+
+def check_idle(scratch):
+    """A thousand idle connections cost little memory at either end."""
+    key = make_key(scratch)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=100))
+        target = "127.0.0.1:%d" % listener.getsockname()[1]
+        server_port, server = stack.enter_context(served(key, "--forward", target, **QUIET))
+        port, forward = stack.enter_context(forwarded(key, f"127.0.0.1:{server_port}", **QUIET))
+
+        def connect():
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE))
+            stack.enter_context(listener.accept()[0]).sendall(b"x")
+            assert client.recv(1) == b"x"
+
+        connect()
+        before = resident(server), resident(forward)
+        for _ in range(1000):
+            connect()
+        each = [(after - start) * 1024 // 1000 for after, start in zip((resident(server), resident(forward)), before)]
+        print(f"  an idle connection costs {each[0]} bytes at the server and {each[1]} at the client")
+        assert max(each) < 16 << 10
+
+
+def resident(process):
+    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0])

@@ -77,3 +77,13 @@ fn noise_pair_on_corrupting_link() {
 fn noise_operations() {
     replay("noise_operations", fuzz::noise_operations);
 }
+
+#[test]
+fn noise_streams() {
+    replay("noise_streams", fuzz::noise_streams);
+}
+
+#[test]
+fn noise_streams_past_tag() {
+    replay("noise_streams_past_tag", fuzz::noise_streams_past_tag);
+}

@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
-use falco_core::mux::{MAX_BUSY, MAX_TRIES};
+use falco_core::mux::Attempts;
 use falco_core::testing::{RawHandshake, RawPeer, raw_frame, raw_settings};
 use falco_core::{Refusal, RustCrypto};
 
@@ -201,7 +201,7 @@ fn is_sent_so_often_and_fails<C: Client>(server: Server, refusal: Option<Refusal
     let (address, counted) = start(server);
     let client = C::connect(address);
     assert_eq!(client.request(&COUNTED), Err((refusal, true)));
-    assert_eq!(counted.load(Ordering::Relaxed), MAX_TRIES);
+    assert_eq!(counted.load(Ordering::Relaxed), Attempts::MAX_TRIES);
 }
 
 fn is_sent_again_while_busy_so_often_and_fails<C: Client>() {
@@ -230,7 +230,7 @@ fn is_sent_again_while_busy_so_often_and_fails<C: Client>() {
         other.join().unwrap();
     }
     assert_eq!(failed, Err((Some(Refusal::Busy), true)));
-    assert_eq!(counted.load(Ordering::Relaxed), MAX_BUSY + 1);
+    assert_eq!(counted.load(Ordering::Relaxed), Attempts::MAX_BUSY + 1);
 }
 
 #[test]

@@ -34,21 +34,19 @@ const _: () = assert!(SEALING == 28);
 
 /// Bytes in a hello: 157.
 pub const HELLO_LENGTH: usize = TYPE + SEALING + HELLO_RANDOM;
-/// Bytes that a request has besides its body: 37.
-pub const REQUEST_OVERHEAD: usize = TYPE + LENGTH + SEALING;
-/// Bytes that an answer has besides its body: 36.
-pub const ANSWER_OVERHEAD: usize = LENGTH + SEALING;
 
-/// Bytes of a request with a body of `body` bytes, or `usize::MAX` if that overflows.
+/// Bytes of a request with a body of `body` bytes, which is 37 more, or `usize::MAX` if that
+/// overflows.
 #[must_use]
 pub const fn request_size(body: usize) -> usize {
-    body.saturating_add(REQUEST_OVERHEAD)
+    body.saturating_add(TYPE + LENGTH + SEALING)
 }
 
-/// Bytes of an answer with a body of `body` bytes, or `usize::MAX` if that overflows.
+/// Bytes of an answer with a body of `body` bytes, which is 36 more, or `usize::MAX` if that
+/// overflows.
 #[must_use]
 pub const fn answer_size(body: usize) -> usize {
-    body.saturating_add(ANSWER_OVERHEAD)
+    body.saturating_add(LENGTH + SEALING)
 }
 
 /// Bytes in the largest body.

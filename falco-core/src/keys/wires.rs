@@ -7,7 +7,7 @@ use core::fmt;
 use rand_core::TryCryptoRng;
 
 use super::Provider;
-use crate::classic::ClassicKey;
+use crate::ClassicKey;
 use crate::error::{ConnectionError, EntropyError, Error, OutputTooSmall, ReplyError, SealError};
 use crate::event::Received;
 use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};

@@ -99,6 +99,7 @@ pub struct Admission {
     with_hello: Queue,
     recent: Recent,
     random: u64,
+    stopping: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -138,7 +139,22 @@ impl Admission {
             with_hello: Queue::default(),
             recent: Recent::default(),
             random: seed,
+            stopping: false,
         }
+    }
+
+    /// The server stops. From now on [`admit`](Self::admit) returns `None`. The caller closes all
+    /// connections as [`ShuttingDown`](crate::CloseReason::ShuttingDown), and so it closes a guest
+    /// that arrives later. One that completes its handshake nevertheless is closed by
+    /// [`establish`](Self::establish).
+    pub const fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Whether the server stops.
+    #[must_use]
+    pub const fn is_stopping(&self) -> bool {
+        self.stopping
     }
 
     /// The limits in force.

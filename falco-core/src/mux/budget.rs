@@ -34,11 +34,7 @@ pub trait Budget {
 }
 
 /// No bound besides those of each connection.
-#[derive(Clone, Copy, Debug, Default)]
-#[allow(clippy::exhaustive_structs, reason = "it has no fields")]
-pub struct Unbounded;
-
-impl Budget for Unbounded {
+impl Budget for () {
     fn take(&self, _bytes: usize) -> bool {
         true
     }
@@ -63,6 +59,9 @@ struct Bytes {
 
 #[cfg(feature = "std")]
 impl SharedBudget {
+    /// The default of a server, in bytes.
+    pub const DEFAULT_BYTES: usize = 1 << 30;
+
     /// A bound of this many bytes for requests, and the same for answers.
     #[must_use]
     pub fn new(bytes: usize) -> Self {

@@ -1,14 +1,16 @@
-//! A request for which a caller waits, on its way from the adapter to the mux and back.
+//! A request or a ping for which a caller waits, on its way from the adapter to the mux and back.
 
 use core::fmt;
 
-use super::retry::{Attempts, Retry};
-use crate::error::RequestError;
+use super::retry::Attempts;
 use crate::message::Fate;
 
 /// A request with its caller. An adapter creates it once and hands it to
 /// [`ClientMux::request`](super::ClientMux::request). If the connection does not complete the
 /// request, the mux returns it whole. The adapter then hands it to another connection, or fails it.
+///
+/// A ping is a call whose body is `()`, for [`ClientMux::ping`](super::ClientMux::ping). Its ticket
+/// is not used.
 ///
 /// `B` is the body and `W` whatever waits for the answer.
 #[non_exhaustive]
@@ -50,55 +52,15 @@ impl<B, W> Call<B, W> {
     }
 }
 
-/// A ping for which a caller waits, on its way from the adapter to the mux and back. If a
-/// connection does not complete the ping, the mux returns it. The adapter then hands it to another
-/// connection, or fails it. `P` is whatever waits for the answer.
-#[non_exhaustive]
-pub struct Ping<P> {
-    /// Whatever waits for the answer.
-    pub waiter: P,
-    /// How often it has been tried on other connections.
-    pub attempts: Attempts,
-}
-
-impl<P> Ping<P> {
-    /// A ping that no connection has tried yet.
-    pub fn new(waiter: P) -> Self {
-        let attempts = Attempts::default();
-        Self { waiter, attempts }
-    }
-}
-
-/// A ping that a connection leaves behind when it ends.
-#[non_exhaustive]
-pub struct UnfinishedPing<P> {
-    /// The ping.
-    pub ping: Ping<P>,
-    /// What its caller can conclude: always [`Fate::NotProcessed`], because no handler processes
-    /// it.
-    pub fate: Fate,
-    /// Whether it goes to another connection or fails.
-    pub retry: Retry,
-}
-
-/// A request that a connection did not accept.
-#[allow(clippy::exhaustive_enums, reason = "an adapter has to handle each of them")]
-pub enum Rejected<B, W> {
-    /// The connection accepts no new requests. This one may go to another connection.
-    Closed(Call<B, W>),
-    /// The request fails: its body is larger than a message may be.
-    Failed(Call<B, W>, RequestError),
-}
-
-/// A request that a connection leaves behind when it ends.
+/// A request, or a ping, that a connection leaves behind when it ends.
 #[non_exhaustive]
 pub struct Unfinished<B, W> {
-    /// The request.
+    /// The request or ping.
     pub call: Call<B, W>,
-    /// Whether it may have been processed.
+    /// Whether it may have been processed. No handler processes a ping.
     pub fate: Fate,
-    /// Whether it goes to another connection or fails.
-    pub retry: Retry,
+    /// Whether it goes to another connection, within its own time limit. If not, it fails.
+    pub retry: bool,
 }
 
 impl<B, W> fmt::Debug for Call<B, W> {
@@ -108,33 +70,6 @@ impl<B, W> fmt::Debug for Call<B, W> {
             .field("ticket", &self.ticket)
             .field("attempts", &self.attempts)
             .finish_non_exhaustive()
-    }
-}
-
-impl<P> fmt::Debug for Ping<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ping")
-            .field("attempts", &self.attempts)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<P> fmt::Debug for UnfinishedPing<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UnfinishedPing")
-            .field("ping", &self.ping)
-            .field("fate", &self.fate)
-            .field("retry", &self.retry)
-            .finish()
-    }
-}
-
-impl<B, W> fmt::Debug for Rejected<B, W> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closed(call) => f.debug_tuple("Closed").field(call).finish(),
-            Self::Failed(call, error) => f.debug_tuple("Failed").field(call).field(error).finish(),
-        }
     }
 }
 

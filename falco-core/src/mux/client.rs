@@ -13,14 +13,13 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::Body;
-use super::call::{Call, Ping, Rejected, Unfinished};
+use super::call::{Call, Unfinished};
+use super::connect_attempts::History;
 use super::deadline::Deadlines;
-use super::dials::History;
-use super::retry::Retry;
 use super::step::ClientStep;
 use super::table::{self, Progress, Table};
 use crate::connection::ClientConnection;
-use crate::error::{ConnectionError, Error};
+use crate::error::{ConnectionError, Error, RequestError};
 use crate::event::{ClientEvent, ClientWait, Received};
 use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
@@ -60,7 +59,7 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     window: Window,
     parts: Reassembly<HeapPartials>,
     /// Pings that have not completed, oldest first.
-    pings: VecDeque<(PingId, Ping<P>)>,
+    pings: VecDeque<(PingId, Call<(), P>)>,
     deadlines: Deadlines,
     established: bool,
     history: History,
@@ -139,7 +138,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// The connection inside.
-    pub const fn machine(&self) -> &ClientConnection<H> {
+    pub const fn connection(&self) -> &ClientConnection<H> {
         &self.machine
     }
 
@@ -182,12 +181,13 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Accepts a request. It begins once the limits of the server allow it.
     ///
     /// # Errors
-    /// [`Rejected`], which returns the request and says whether it may go to another connection.
-    pub fn request(&mut self, call: Call<B, W>) -> Result<(), Rejected<B, W>> {
+    /// The request. With an error it fails, because its body is larger than a message may be.
+    /// Without one it may go to another connection, because this one accepts no new requests.
+    pub fn request(&mut self, call: Call<B, W>) -> Result<(), (Call<B, W>, Option<RequestError>)> {
         match self.machine.request(call.body.as_ref().len()) {
             Ok(_) => {}
-            Err(Error::Request(error)) => return Err(Rejected::Failed(call, error)),
-            Err(_) => return Err(Rejected::Closed(call)),
+            Err(Error::Request(error)) => return Err((call, Some(error))),
+            Err(_) => return Err((call, None)),
         }
         self.table.insert(call);
         self.accepted = false;
@@ -283,8 +283,6 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         match event {
             ClientEvent::Established => {
                 self.established = true;
-                #[cfg(feature = "streams")]
-                self.release_parked();
                 ClientStep::Established { consumed }
             }
             ClientEvent::Answer { id, body } => self.completed(id).map_or(skip, |waiter| ClientStep::Answer {
@@ -353,15 +351,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         if let Some(step) = self.open_refused(consumed, id, refusal) {
             return Some(step);
         }
-        // A part of its answer was returned, so it is not sent again.
         #[cfg(feature = "streams")]
-        let was_returned = self.streams.as_mut().is_some_and(|streams| streams.forget_answer(id));
-        #[cfg(feature = "streams")]
-        let refusal = if was_returned && refusal.is_unprocessed() {
-            Refusal::Failed
-        } else {
-            refusal
-        };
+        let refusal = self.refusal_of_streaming(id, refusal);
         self.parts.forget(id);
         self.history.served |= refusal != Refusal::NotProcessed;
         let may_fit = refusal == Refusal::Busy && self.shrink_window(id);
@@ -372,7 +363,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         } else {
             attempts.after_refusal(refusal)
         };
-        if may_fit && retry == Retry::Again && self.is_open() {
+        if may_fit && retry && self.is_open() {
             self.hold_back(ticket);
             return None;
         }
@@ -413,7 +404,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     ///
     /// A request that has not begun goes to another connection. One that was sent in part was not
     /// processed. For one that was sent completely, [`ClientConnection::fate`] says whether it may
-    /// have been processed. A request is sent on at most [`MAX_TRIES`](super::MAX_TRIES)
+    /// have been processed. A request is sent on at most [`MAX_TRIES`](super::Attempts::MAX_TRIES)
     /// connections.
     pub fn finish(&mut self) -> Vec<Unfinished<B, W>> {
         let sent = self.machine.fate_of(!self.unwritten, false);
@@ -424,7 +415,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.parts = Reassembly::default();
         let unfinished = self.table.drain().map(|(progress, mut call)| {
             let (fate, retry) = match progress {
-                Progress::HeldBack | Progress::Queued => (Fate::NotProcessed, Retry::Again),
+                Progress::HeldBack | Progress::Queued => (Fate::NotProcessed, true),
                 Progress::Partial(_) => (Fate::NotProcessed, call.attempts.after_loss(Fate::NotProcessed)),
                 Progress::Sent(_) => (sent, call.attempts.after_loss(sent)),
             };
@@ -439,7 +430,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.established
     }
 
-    /// What the connection has learned about its server, for [`Dials::lost`](super::Dials::lost).
+    /// What the connection has learned about its server, for
+    /// [`ConnectAttempts::lost`](super::ConnectAttempts::lost).
     #[must_use]
     pub const fn history(&self) -> History {
         self.history

@@ -27,8 +27,8 @@ pub enum LastStep {
 ///
 /// If a socket is closed with unread bytes, TCP resets the connection, which can destroy the last
 /// answers. So the caller first shuts down the sending half, and then reads and drops input for at
-/// most one second ([`LINGER`]). The stream is closed at once if the end is not
-/// [graceful](ConnectionError::is_graceful).
+/// most one second ([`LINGER`](crate::Settings::LINGER)). The stream is closed at once if the end
+/// is not [graceful](ConnectionError::is_graceful).
 ///
 /// An unauthenticated peer gets no time, but its stream is not reset either: a peer that sees an
 /// end of the stream and no reset can know that nothing was processed. So the caller drops the

@@ -2,7 +2,6 @@
 
 use core::fmt;
 
-use super::retry::Retry;
 use super::streams::{Chunks, StreamError};
 use crate::error::RequestError;
 use crate::message::Fate;
@@ -63,7 +62,7 @@ pub struct UnfinishedOpen<B, W> {
     /// Whether it may have been processed.
     pub fate: Fate,
     /// Whether it goes to another connection or fails. It fails if it has begun.
-    pub retry: Retry,
+    pub retry: bool,
 }
 
 impl<B, W> fmt::Debug for OpenCall<B, W> {

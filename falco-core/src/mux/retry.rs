@@ -5,26 +5,6 @@ use core::time::Duration;
 
 use crate::message::{Fate, Refusal};
 
-/// On how many connections a request is sent at most. After that it fails, even if none of them has
-/// processed it. The limits are public for documentation and tests of a client.
-pub const MAX_TRIES: u32 = 3;
-
-/// How often a request is sent again on the same connection because the server was busy. Each time
-/// the bytes in flight are halved; six steps lead from 64 MiB to 1 MiB. If the server is still busy
-/// after that, the request fails as refused. It also fails if the bytes in flight cannot be the
-/// reason.
-pub const MAX_BUSY: u32 = 16;
-
-/// Whether something that failed is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums, reason = "there is no third outcome")]
-pub enum Retry {
-    /// It goes to the next connection, within its own time limit.
-    Again,
-    /// It fails: its caller receives the error.
-    Fail,
-}
-
 /// How often a request or a ping has been tried. Keep it with the request when it moves to another
 /// connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +18,16 @@ pub struct Attempts {
 }
 
 impl Attempts {
+    /// On how many connections a request is sent at most. After that it fails, even if none of them
+    /// has processed it. The limits are public for documentation and tests of a client.
+    pub const MAX_TRIES: u32 = 3;
+
+    /// How often a request is sent again on the same connection because the server was busy. Each
+    /// time the bytes in flight are halved; six steps lead from 64 MiB to 1 MiB. If the server is
+    /// still busy after that, the request fails as refused. It also fails if the bytes in flight
+    /// cannot be the reason.
+    pub const MAX_BUSY: u32 = 16;
+
     /// Whether an earlier connection has sent any part of the request. For logs.
     #[must_use]
     pub const fn has_been_sent(&self) -> bool {
@@ -45,34 +35,27 @@ impl Attempts {
     }
 
     /// Counts a connection that was lost after it had sent a part of the request. `fate` is the
-    /// fate of the request on that connection.
-    pub(super) const fn after_loss(&mut self, fate: Fate) -> Retry {
+    /// fate of the request on that connection. Returns whether the request is tried again.
+    pub(super) const fn after_loss(&mut self, fate: Fate) -> bool {
         self.tries = self.tries.saturating_add(1);
-        match fate {
-            Fate::NotProcessed if self.tries < MAX_TRIES => Retry::Again,
-            Fate::NotProcessed | Fate::MaybeProcessed => Retry::Fail,
-        }
+        matches!(fate, Fate::NotProcessed) && self.tries < Self::MAX_TRIES
     }
 
     /// Counts a refusal. After [`Refusal::Busy`] the request fails, and its caller decides whether
-    /// to try again.
-    pub(super) const fn after_refusal(&mut self, refusal: Refusal) -> Retry {
-        if matches!(refusal, Refusal::NotProcessed) {
-            self.after_loss(Fate::NotProcessed)
-        } else {
-            Retry::Fail
-        }
+    /// to try again. Returns whether the request is tried again.
+    pub(super) const fn after_refusal(&mut self, refusal: Refusal) -> bool {
+        matches!(refusal, Refusal::NotProcessed) && self.after_loss(Fate::NotProcessed)
     }
 
     /// Counts that the server was busy, perhaps because of the bytes in flight. This does not count
-    /// towards [`MAX_TRIES`].
-    pub(super) const fn after_busy(&mut self) -> Retry {
-        if self.busy < MAX_BUSY {
+    /// towards [`MAX_TRIES`](Self::MAX_TRIES).
+    /// Returns whether the request is tried again.
+    pub(super) const fn after_busy(&mut self) -> bool {
+        let again = self.busy < Self::MAX_BUSY;
+        if again {
             self.busy += 1;
-            Retry::Again
-        } else {
-            Retry::Fail
         }
+        again
     }
 }
 

@@ -12,7 +12,7 @@ use alloc::collections::VecDeque;
 use core::fmt;
 use core::time::Duration;
 
-pub use self::complete::{Handled, NoAnswer};
+pub use self::complete::NoAnswer;
 use self::deferred::Deferred;
 use super::admission::hello_fingerprint;
 use super::deadline::Deadlines;
@@ -116,7 +116,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     /// The connection inside.
-    pub const fn machine(&self) -> &ServerConnection<H> {
+    pub const fn connection(&self) -> &ServerConnection<H> {
         &self.machine
     }
 

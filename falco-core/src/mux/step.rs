@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 
 use super::Body;
 use super::call::Call;
-use super::retry::Retry;
 use crate::message::{CloseReason, Refusal, RequestId};
 
 /// The result of processing unread bytes at a client. Drop the first `consumed` of them when you
@@ -44,8 +43,8 @@ pub enum ClientStep<'u, B, W, P = W> {
         call: Call<B, W>,
         /// Why.
         refusal: Refusal,
-        /// Whether it goes to another connection or fails.
-        retry: Retry,
+        /// Whether it goes to another connection, within its own time limit. If not, it fails.
+        retry: bool,
     },
     /// The open answer to a request begins, with its first bytes, of which there may be none. The
     /// request is an [open](super::ClientMux::open) or a [streaming](Call::streaming) one. Give

@@ -395,8 +395,8 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
 
     /// Puts the selected bodies back. `credit` says how many more bytes of one may be sent.
     pub(super) fn end_turn(&mut self, credit: impl Fn(&M) -> u32, mut each: impl FnMut(Turn<&M>)) {
-        // Those for which the output had no room stay in front of the others. One before another that
-        // had a frame had no frame for another reason.
+        // Those for which the output had no room stay in front of the others. One before another
+        // that had a frame had no frame for another reason.
         let mut sealing = core::mem::take(&mut self.sealing);
         let last = sealing.iter().rposition(|(_, writer)| writer.had_frame());
         let mut waiting = Vec::new();

@@ -14,16 +14,20 @@ use super::link::{Link, OwnClose, Record, code_of};
 use super::record::Direction;
 #[cfg(feature = "streams")]
 use super::streams::Streams;
-use super::table::{Cancel, RequestTable, State};
-use super::write::{self, check_length, pending_only};
+use super::table::RequestTable;
+use super::write::{self, pending_only};
 use crate::crypto::{Crypto, NoiseCrypto};
-use crate::error::{ConnectionError, EntropyError, Error, Misuse, OutputTooSmall, SealError};
+#[cfg(feature = "streams")]
+use crate::error::Error;
+use crate::error::{ConnectionError, EntropyError, OutputTooSmall, SealError};
 use crate::event::{ClientEvent, ClientReceived, ClientWait, Received};
 use crate::life::{GracePeriod, Life};
-use crate::message::{CloseReason, Fate, PingId, RequestId, Status};
+#[cfg(feature = "streams")]
+use crate::message::RequestId;
+use crate::message::{CloseReason, Status};
 use crate::outgoing::OutgoingRequest;
 use crate::role::ClientSide;
-use crate::session::{self, BufferSizes, Keyed, Session};
+use crate::session::{BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::{Instant, Span};
 use crate::wipe::with_stack_wiped;
@@ -40,7 +44,7 @@ pub struct ClientSession<T, C: Crypto> {
     /// the requests that it affects.
     pub(super) ending: Option<u8>,
     /// The stream ended inside a record.
-    cut: bool,
+    pub(super) cut: bool,
 }
 
 /// The requests in flight.
@@ -101,7 +105,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
 
     /// Whether the welcome has arrived. For the server, the connection is established only once the
     /// first PING arrives.
-    const fn is_established(&self) -> bool {
+    pub(super) const fn is_established(&self) -> bool {
         self.base.phase.link().is_some()
     }
 
@@ -141,7 +145,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         #[cfg(feature = "streams")]
         {
             self.requests.streams.their_window = u32::from(theirs.window) << 10;
-            self.requests.streams.max_open = theirs.max_open;
+            self.requests.streams.max_open = theirs.max_open.min(self.requests.streams.max_open);
         }
         self.heard();
         self.keep_alive.sent = self.base.life.latest();
@@ -244,12 +248,12 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
                 #[cfg(not(feature = "streams"))]
                 max_in_flight: settings.max_in_flight().min(T::capacity()),
                 #[cfg(feature = "streams")]
-                max_in_flight: settings.max_in_flight().min(T::capacity()).min(settings.max_windows()),
+                max_in_flight: settings.max_in_flight().min(T::capacity()),
                 max_message: accepts.max_message,
                 lost: 0,
                 cancels: 0,
                 #[cfg(feature = "streams")]
-                streams: Streams::new(settings.window(), 0),
+                streams: Streams::new(settings.window(), settings.max_windows()),
             },
             keep_alive: KeepAlive {
                 on: settings.keep_alive(),
@@ -447,92 +451,6 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
     #[cfg(feature = "streams")]
     fn peer_window(&self) -> u32 {
         self.requests.streams.their_window
-    }
-}
-
-impl<T: RequestTable, C: NoiseCrypto> session::Client for ClientSession<T, C> {
-    fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error> {
-        self.open_for_new()?;
-        check_length(length, self.base.send_limit())?;
-        Ok(OutgoingRequest::new(self.base.serial, length))
-    }
-
-    #[cfg(feature = "streams")]
-    fn open_request(&mut self) -> Result<OutgoingRequest, Error> {
-        self.open_request_now()
-    }
-
-    #[cfg(feature = "streams")]
-    fn peer_max_open(&self) -> u16 {
-        self.requests.streams.max_open
-    }
-
-    fn ping(&mut self) -> Result<PingId, Error> {
-        if let Some(end) = self.base.life.end() {
-            return Err(end.into());
-        }
-        // During the handshake: the first PING, which follows the welcome.
-        Ok(PingId(self.base.phase.link_mut().map_or(1, Link::queue_ping)))
-    }
-
-    fn cancel(&mut self, id: RequestId) -> Result<(), Error> {
-        if let Some(end) = self.base.life.end() {
-            return Err(end.into());
-        }
-        if !id.is_of(self.base.serial) {
-            return Err(Misuse::Foreign.into());
-        }
-        let slot = super::table::find(&mut self.requests.table, id.number());
-        if let Some(slot) = slot.filter(|slot| slot.cancel == Cancel::No && slot.state != State::Lost) {
-            slot.cancel = Cancel::Pending;
-            self.requests.cancels += 1;
-            #[cfg(feature = "streams")]
-            self.requests.streams.forget_credit(slot);
-        }
-        Ok(())
-    }
-
-    fn answers_pings(&self) -> bool {
-        true
-    }
-
-    fn is_confirmed(&self) -> bool {
-        self.base.phase.link().is_some_and(Link::has_opened)
-    }
-
-    fn has_closed(&self) -> bool {
-        let link = self.base.phase.link();
-        link.is_some_and(|link| link.own_close != OwnClose::None)
-    }
-
-    fn fate(&self) -> Fate {
-        let ended = self.base.life.end() == Some(ConnectionError::Truncated);
-        let unheard = ended && !self.cut && !self.is_confirmed();
-        if unheard || !self.is_established() {
-            Fate::NotProcessed
-        } else {
-            Fate::MaybeProcessed
-        }
-    }
-
-    fn max_in_flight(&self) -> usize {
-        self.requests.max_in_flight.into()
-    }
-
-    fn peer_max_message(&self) -> u32 {
-        self.base.theirs.max_message
-    }
-}
-
-impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
-    pub(super) fn open_for_new(&self) -> Result<(), Error> {
-        if let Some(end) = self.base.life.end() {
-            return Err(end.into());
-        }
-        if self.base.is_closing() {
-            return Err(Error::Closing);
-        }
-        Ok(())
     }
 }
 

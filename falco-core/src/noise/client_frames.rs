@@ -139,12 +139,14 @@ impl<T: RequestTable> Requests<T> {
 
     #[inline]
     fn complete_at(&mut self, place: usize) {
+        #[cfg(feature = "streams")]
+        if let Some(slot) = self.table.get_mut(place)
+            && slot.flags != 0
+        {
+            self.streams.complete(slot);
+        }
         if self.table.get(place).is_some_and(|slot| slot.cancel == Cancel::Pending) {
             self.cancels -= 1;
-        }
-        #[cfg(feature = "streams")]
-        if let Some(slot) = self.table.get_mut(place) {
-            self.streams.complete(slot);
         }
         self.table.remove(place);
     }
@@ -259,12 +261,16 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             };
         };
         self.requests.lost -= 1;
+        #[cfg(feature = "streams")]
+        let refusal = self.requests.refusal_of_lost(lost);
+        #[cfg(not(feature = "streams"))]
+        let refusal = Refusal::NotProcessed;
         self.requests.complete(lost);
         Ok(Received::Event {
             consumed: 0,
             event: ClientEvent::Refused {
                 id: RequestId::new(self.base.serial, lost),
-                refusal: Refusal::NotProcessed,
+                refusal,
             },
         })
     }

@@ -9,7 +9,7 @@ use super::writer::Writer;
 use super::{Broken, mark, refusal_of};
 use crate::crypto::{Crypto, NoiseCrypto};
 use crate::error::{ConnectionError, Error, Misuse, RequestError, SealError};
-use crate::message::RequestId;
+use crate::message::{Refusal, RequestId};
 use crate::outgoing::OutgoingRequest;
 
 impl<T: RequestTable> Requests<T> {
@@ -64,7 +64,19 @@ impl<T: RequestTable> Requests<T> {
         mark::REFUSED
     }
 
+    /// What became of a request that the server leaves out with its CLOSE. One to which it has
+    /// given credit or an open answer has reached a handler all the same.
+    pub(super) fn refusal_of_lost(&self, id: u32) -> Refusal {
+        let slot = self.table.find(id).and_then(|place| self.table.get(place));
+        if slot.is_some_and(|slot| slot.has(flag::CREDITED | flag::READS)) {
+            Refusal::Failed
+        } else {
+            Refusal::NotProcessed
+        }
+    }
+
     /// Writes the next frames of an open request. `false` if the output is full.
+    #[inline(never)]
     pub(super) fn write_open_request<'m, C: Crypto>(
         &mut self,
         crypto: &C,

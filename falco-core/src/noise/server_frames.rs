@@ -210,19 +210,28 @@ impl<T: RequestTable> Requests<T> {
 
     #[inline]
     pub(super) fn complete_at(&mut self, place: usize) {
+        #[cfg(not(feature = "streams"))]
         let received = self.table.get(place).map_or(0, |slot| slot.received);
-        self.held = self.held.saturating_sub(received);
         #[cfg(feature = "streams")]
-        if let Some(slot) = self.table.get_mut(place) {
-            self.lost -= u32::from(slot.is_cut());
-            self.streams.complete(slot);
-        }
+        let received = self.table.get_mut(place).map_or(0, |slot| {
+            if slot.flags != 0 {
+                self.lost -= u32::from(slot.is_cut());
+                self.streams.complete(slot);
+            }
+            slot.received
+        });
+        self.held = self.held.saturating_sub(received);
         self.table.remove(place);
     }
 
     /// Restarts the stale timeout of all partially received requests at `now`.
     pub(super) fn touch(&mut self, now: Instant) {
-        for slot in self.table.iter_mut().filter(|slot| slot.state == State::Receiving) {
+        for slot in self.table.iter_mut() {
+            // Of an open body it has another meaning.
+            #[cfg(feature = "streams")]
+            if slot.state != State::Receiving {
+                continue;
+            }
             slot.touched = millis(now);
         }
         self.set_stale(self.stale.map(|_| now + self.lifetime));

@@ -118,6 +118,7 @@ impl<T: RequestTable> Requests<T> {
     }
 
     /// Writes the next frames of an open answer. `false` if the output is full.
+    #[inline(never)]
     pub(super) fn write_open_answer<'m, C: Crypto>(
         &mut self,
         crypto: &C,

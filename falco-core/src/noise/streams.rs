@@ -164,14 +164,12 @@ impl Streams {
         }
     }
 
-    /// A request is in flight no more.
-    #[inline]
+    /// A request that has flags is in flight no more.
+    #[cold]
     pub(super) fn complete(&mut self, slot: &mut RequestSlot) {
-        if slot.flags != 0 {
-            self.forget_credit(slot);
-            self.open -= u16::from(slot.has(flag::BEGAN));
-            slot.flags = 0;
-        }
+        self.forget_credit(slot);
+        self.open -= u16::from(slot.has(flag::BEGAN));
+        slot.flags = 0;
     }
 
     /// Bytes that pending CREDITs take.

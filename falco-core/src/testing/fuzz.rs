@@ -9,6 +9,12 @@ mod noise_operations;
 mod noise_pair;
 mod noise_parser;
 mod noise_side;
+#[cfg(feature = "streams")]
+mod noise_streams;
+#[cfg(feature = "streams")]
+mod noise_streams_attacked;
+#[cfg(feature = "streams")]
+mod noise_streams_body;
 mod pair;
 mod parser;
 
@@ -18,6 +24,10 @@ pub use noise_attacked_client::noise_client_past_tag;
 pub use noise_operations::noise_operations;
 pub use noise_pair::noise_pair_on_corrupting_link;
 pub use noise_parser::{noise_client_to_server, noise_server_to_client};
+#[cfg(feature = "streams")]
+pub use noise_streams::noise_streams;
+#[cfg(feature = "streams")]
+pub use noise_streams_attacked::noise_streams_past_tag;
 pub use pair::pair_on_corrupting_link;
 pub use parser::{client_to_server, server_to_client};
 

@@ -8,7 +8,7 @@ use falco_core::crypto::Nonce;
 use falco_core::testing::{CountingRng, key};
 use falco_core::{
     ClassicKey, ClientConnection, ConnectionError, FixedReplayCache, HeapReplayCache, Instant, NonceSeen,
-    OutputTooSmall, ReplayCache, SEALS_PER_KEY, SealError, SealRefused, Settings,
+    OutputTooSmall, ReplayCache, SealError, SealRefused, Settings,
 };
 use proptest::prelude::*;
 
@@ -123,7 +123,7 @@ fn both_kinds_of_cache_and_references_to_them_follow_the_same_rules() {
     check(&heap);
     check(&fixed);
     assert_eq!((heap.seals(), fixed.seals()), (1, 1));
-    fixed.add_seals(SEALS_PER_KEY);
+    fixed.add_seals(SealRefused::SEALS_PER_KEY);
     assert_eq!(fixed.check_seal(&[9; 12]), Err(SealRefused::Exhausted));
 }
 
@@ -158,15 +158,15 @@ proptest! {
 
 #[test]
 fn seals_are_counted_to_two_to_the_32nd_and_no_further() {
-    assert_eq!(SEALS_PER_KEY, 4_294_967_296);
+    assert_eq!(SealRefused::SEALS_PER_KEY, 4_294_967_296);
     for slots in [0, 3] {
         let cache = cache(slots);
-        cache.add_seals(SEALS_PER_KEY - 2);
+        cache.add_seals(SealRefused::SEALS_PER_KEY - 2);
         assert_eq!(
             (cache.check_seal(&nonce(1, 0)), cache.check_seal(&nonce(1, 1))),
             (Ok(()), Ok(()))
         );
-        assert_eq!(cache.seals(), SEALS_PER_KEY);
+        assert_eq!(cache.seals(), SealRefused::SEALS_PER_KEY);
         assert_eq!(cache.check_seal(&nonce(1, 2)), Err(SealRefused::Exhausted));
         assert_eq!(
             cache.check_open(&nonce(1, 2)),
@@ -183,7 +183,7 @@ fn seals_are_counted_to_two_to_the_32nd_and_no_further() {
 
 fn with_seals_left(left: u64) -> Handle {
     let key = handle();
-    key.replay_cache().add_seals(SEALS_PER_KEY - left);
+    key.replay_cache().add_seals(SealRefused::SEALS_PER_KEY - left);
     key
 }
 

@@ -26,7 +26,7 @@ pub(crate) fn admits(admission: &mut Admission, number: u64, source: Source) -> 
 
 /// Whether it is not over a limit of its key.
 pub(crate) fn is_within(admission: &mut Admission, number: u64, key: Option<KeyId>) -> bool {
-    admission.establish(number, key, false, false).is_none()
+    admission.establish(number, key, false).is_none()
 }
 
 pub(crate) fn ms(millis: u64) -> Instant {

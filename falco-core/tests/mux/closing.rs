@@ -3,9 +3,9 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{ClientMux, ClientStep, LastStep, Ping, Retry};
+use falco_core::mux::{Call, ClientMux, ClientStep, LastStep};
 use falco_core::testing::{CountingRng, noise_client, raw_frame};
-use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, LINGER, Settings, Status};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Settings, Status};
 
 use crate::scene::{NOW, Scene};
 
@@ -24,7 +24,7 @@ fn a_client_without_request_numbers_closes_at_once() {
     let sent = scene.sent();
     assert!(sent.contains(&(1, u32::MAX)), "{sent:?}");
     assert_eq!(sent.last(), Some(&(CLOSE, u32::MAX)), "nothing else wakes the writer");
-    assert_eq!(scene.mux.machine().status(), Status::Draining);
+    assert_eq!(scene.mux.connection().status(), Status::Draining);
     assert_eq!(moved(&mut scene), Some(vec![2, 3]));
     assert_eq!(moved(&mut scene), None);
     assert!(
@@ -72,7 +72,7 @@ fn a_ping_that_a_closing_connection_gives_back_is_not_sent() {
     scene.request(1, 400);
     assert_eq!(scene.begun(), [1]);
     scene.mux.close(NOW, CloseReason::Done);
-    let back = scene.mux.ping(Ping::new(5)).map_err(|ping| ping.waiter);
+    let back = scene.mux.ping(Call::new(0, (), 5)).map_err(|ping| ping.waiter);
     assert_eq!(back, Err(5));
     let sent = scene.sent();
     assert_eq!(sent, [(CLOSE, 1)]);
@@ -124,7 +124,7 @@ fn a_client_that_its_user_closes_sends_what_it_has_accepted_and_then_the_close()
     assert_eq!(scene.mux.closes_at(), None, "a caller waits");
     assert_eq!(scene.hear(&raw_frame(1, 2, b"")).len(), 1);
     // The server ends the connection too.
-    assert_eq!(scene.mux.closes_at(), Some(NOW + LINGER));
+    assert_eq!(scene.mux.closes_at(), Some(NOW + Settings::LINGER));
     let mut close = scene.server.seal(&raw_frame(CLOSE, 2, &[0]));
     let _ = scene.mux.recv(NOW, &mut close);
     assert_eq!(scene.mux.end(), Some(ConnectionError::Closed));
@@ -151,7 +151,7 @@ fn a_server_that_does_not_end_a_closed_connection_has_a_second_after_the_last_an
             assert!(matches!(step, Ok(ClientStep::Answer { .. })), "{step:?}");
         }
         assert!(scene.mux.recv(last, &mut []).is_ok());
-        let due = last + LINGER;
+        let due = last + Settings::LINGER;
         assert_eq!(
             (scene.mux.poll_timeout(), scene.mux.closes_at()),
             (Some(due), Some(due))
@@ -207,10 +207,7 @@ fn a_connection_that_is_given_up_has_ended_and_returns_its_requests() {
         .into_iter()
         .map(|left| (left.fate, left.retry))
         .collect();
-    assert_eq!(
-        left,
-        [(Fate::MaybeProcessed, Retry::Fail), (Fate::NotProcessed, Retry::Again)]
-    );
+    assert_eq!(left, [(Fate::MaybeProcessed, false), (Fate::NotProcessed, true)]);
     // An end that has come before stays.
     let mut scene = Scene::new(&keys, 500);
     scene.mux.end_of_stream(NOW, &[]);
@@ -264,5 +261,5 @@ fn a_client_that_closes_after_its_server_leaves_it_after_a_second() {
     assert!(scene.mux.cancel(1).is_some());
     scene.mux.close_when_begun(CloseReason::Done);
     scene.sent();
-    assert_eq!(scene.mux.closes_at(), Some(NOW + LINGER));
+    assert_eq!(scene.mux.closes_at(), Some(NOW + Settings::LINGER));
 }

@@ -86,12 +86,16 @@ fn a_connection_is_closed_for_the_first_of_three_reasons() {
         for number in 0..5 {
             assert!(guest || admits(&mut admission, number, source(1)));
         }
-        assert_eq!(admission.establish(0, key, false, false), None);
-        assert_eq!(admission.establish(1, key, true, true), retired);
-        assert_eq!(admission.establish(2, key, true, false), retired);
-        assert_eq!(admission.establish(3, key, false, true), stopping);
-        let last = if guest { None } else { over };
-        assert_eq!(admission.establish(4, key, false, false), last);
+        assert_eq!(admission.establish(0, key, false), None);
+        assert_eq!(admission.establish(1, key, true), retired);
+        let second = if guest { None } else { over };
+        assert_eq!(admission.establish(2, key, false), second);
+        assert!(!admission.is_stopping());
+        admission.stop();
+        assert!(admission.is_stopping());
+        assert_eq!(admission.establish(3, key, true), retired);
+        assert_eq!(admission.establish(4, key, false), stopping);
+        assert!(!admits(&mut admission, 5, source(1)), "there is room");
         assert_eq!(admission.under_key(key), usize::from(!guest));
         assert_eq!(admission.connections(), if guest { 0 } else { 5 });
     }

@@ -1,6 +1,6 @@
 //! Answers that are queued count, and while they are too many no request reaches a handler.
 
-use falco_core::mux::{Budget, ServerMux, ServerStep, SharedBudget, Unbounded};
+use falco_core::mux::{Budget, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::{CountingRng, classic_key, raw_frame};
 use falco_core::{ClientConnection, Instant, Received, Refusal, ServerConnection, Settings};
 
@@ -106,7 +106,7 @@ fn while_too_many_bytes_of_answers_are_queued_no_request_reaches_a_handler() {
 #[test]
 fn pings_and_cancels_are_read_while_requests_are_deferred() {
     let keys = keys();
-    let mut served = over(&keys, Unbounded);
+    let mut served = over(&keys, ());
     assert_eq!(served.receive(&asked(4..=6)), []);
     let frames = [raw_frame(PING, 0, b"eight by"), raw_frame(CANCEL, 5, &[])].concat();
     assert_eq!(served.receive(&frames), []);

@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{Call, ClientMux, ClientStep, OpenCall, Retry, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Call, ClientMux, ClientStep, OpenCall, ServerMux, ServerStep, SharedBudget};
 use falco_core::noise::{HeapTable, NoiseClient, NoiseServer};
 use falco_core::testing::{CountingRng, NoSecurity};
 use falco_core::{ClientConnection, Instant, Refusal, RequestId, ServerConnection, Settings};
@@ -125,7 +125,7 @@ impl Duo {
     /// The server reads what is under way. Returns what it is told.
     pub(crate) fn serve(&mut self) -> Vec<Told> {
         let mut told = Vec::new();
-        while self.server.machine().end().is_none() {
+        while self.server.connection().end().is_none() {
             let number = |id: RequestId| u64::from(id.number());
             let consumed = match self.server.recv(self.now, &mut self.to_server).unwrap() {
                 ServerStep::Request { consumed, id, body } => {
@@ -180,7 +180,7 @@ impl Duo {
                 ClientStep::OpenRefused { waiter, refusal, .. } => told.push(Told::Refused(waiter, refusal)),
                 ClientStep::Refused {
                     call, refusal, retry, ..
-                } => told.push(Told::CallRefused(call.ticket, refusal, retry == Retry::Again)),
+                } => told.push(Told::CallRefused(call.ticket, refusal, retry)),
                 ClientStep::NeedMore { .. } => break,
                 _ => {}
             }
@@ -208,4 +208,25 @@ impl Duo {
         self.client.handle_timeout(self.now).unwrap();
         self.server.handle_timeout(self.now).unwrap();
     }
+}
+
+/// The bytes of the parts of `number`, and whether it has ended.
+pub(crate) fn joined(told: &[Told], number: u64) -> (Vec<u8>, bool) {
+    let (mut bytes, mut ended) = (Vec::new(), false);
+    for told in told {
+        match told {
+            Told::Opened(of, part) | Told::Part(of, part) if *of == number => bytes.extend_from_slice(part),
+            Told::Ended(of) => ended |= *of == number,
+            _ => {}
+        }
+    }
+    (bytes, ended)
+}
+
+/// An open request that has begun, and is open at the server.
+pub(crate) fn opened() -> Duo {
+    let mut duo = Duo::new(&settings(), &settings());
+    duo.open(1);
+    assert_eq!(duo.settle(), (vec![Told::Opened(1, vec![])], vec![]));
+    duo
 }

@@ -1,6 +1,6 @@
 //! No request reaches a handler before the answer to the client's first PING is flushed.
 
-use falco_core::mux::{ServerMux, ServerStep, Unbounded};
+use falco_core::mux::{ServerMux, ServerStep};
 use falco_core::testing::{CountingRng, classic_key, raw_frame};
 use falco_core::{ClientConnection, ConnectionError, Instant, Received, ServerConnection, Settings};
 
@@ -9,7 +9,7 @@ use crate::served::{MESSAGE, PONG, Served, keys};
 #[test]
 fn no_request_reaches_a_handler_before_the_greeting_is_flushed() {
     let keys = keys();
-    let mut served = Served::greeting(&keys, &Settings::new(), Unbounded);
+    let mut served = Served::greeting(&keys, &Settings::new(), ());
     let request = raw_frame(MESSAGE, 1, b"?");
     assert_eq!(served.receive(&request), []);
     assert!(!served.mux.may_read(), "the PONG is not sealed");
@@ -37,7 +37,7 @@ fn on_the_classic_wire_the_greeting_is_the_accept() {
     let (own, theirs, now) = (classic_key(7), classic_key(7), Instant::ZERO);
     let settings = Settings::new();
     let machine = ServerConnection::new(&own, &settings, now, &mut CountingRng::new(1)).unwrap();
-    let mut mux = ServerMux::<_, Vec<u8>, _>::new(machine, Unbounded, &settings);
+    let mut mux = ServerMux::<_, Vec<u8>, _>::new(machine, (), &settings);
     let mut client = ClientConnection::new(&theirs, &settings, now, &mut CountingRng::new(2)).unwrap();
     let mut out = vec![0; 1_000];
     let hello = client.poll_transmit(now, &mut out).unwrap();
@@ -62,7 +62,7 @@ fn on_the_classic_wire_the_greeting_is_the_accept() {
 #[test]
 fn an_end_is_reported_although_the_greeting_is_not_flushed() {
     let keys = keys();
-    let mut served = Served::greeting(&keys, &Settings::new(), Unbounded);
+    let mut served = Served::greeting(&keys, &Settings::new(), ());
     let end = served.mux.end_of_stream(served.now, &[]);
     assert_eq!(end, Err(ConnectionError::Truncated));
     assert!(matches!(

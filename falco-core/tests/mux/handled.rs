@@ -2,9 +2,9 @@
 
 use core::fmt;
 
-use falco_core::mux::{Handled, NoAnswer, Unbounded};
+use falco_core::mux::NoAnswer;
 use falco_core::testing::raw_frame;
-use falco_core::{Refusal, Settings};
+use falco_core::{Refusal, RequestError, Settings};
 
 use crate::served::{MESSAGE, REFUSE, Served, keys};
 
@@ -18,31 +18,31 @@ fn settings() -> Settings {
 #[test]
 fn each_end_of_a_handler_completes_its_request() {
     let (keys, settings) = (keys(), settings());
-    let mut served = Served::new(&keys, &settings, Unbounded);
-    let too_large = Handled::TooLarge {
+    let mut served = Served::new(&keys, &settings, ());
+    let too_large = RequestError::TooLarge {
         length: 1_001,
         limit: LIMIT.into(),
     };
     let failed = NoAnswer::Failed(&fmt::Error);
     let busy = NoAnswer::Failed(&Refusal::Busy);
     let cancelled = NoAnswer::Failed(&Refusal::Cancelled);
-    let refused = |refusal| (Handled::Refused(refusal), REFUSE);
+    let refused = |refusal| (Err(RequestError::Refused(refusal)), REFUSE);
     let rows = [
         // An answer is sent although the request was cancelled.
-        (Ok(vec![7; 1_000]), false, (Handled::Answered, MESSAGE)),
-        (Ok(vec![7; 1_000]), true, (Handled::Answered, MESSAGE)),
-        (Ok(vec![7; 1_001]), false, (too_large, REFUSE)),
-        (Ok(vec![7; 1_001]), true, (too_large, REFUSE)),
+        (Ok(vec![7; 1_000]), false, (Ok(true), MESSAGE)),
+        (Ok(vec![7; 1_000]), true, (Ok(true), MESSAGE)),
+        (Ok(vec![7; 1_001]), false, (Err(too_large), REFUSE)),
+        (Ok(vec![7; 1_001]), true, (Err(too_large), REFUSE)),
         (Err(failed), false, refused(Refusal::Failed)),
-        (Err(failed), true, (Handled::Cancelled, REFUSE)),
+        (Err(failed), true, (Ok(false), REFUSE)),
         (Err(busy), false, refused(Refusal::Busy)),
-        (Err(busy), true, (Handled::Cancelled, REFUSE)),
+        (Err(busy), true, (Ok(false), REFUSE)),
         // Its own choice, and no cancellation.
         (Err(cancelled), false, refused(Refusal::Cancelled)),
         (Err(NoAnswer::Panicked), false, refused(Refusal::Failed)),
         (Err(NoAnswer::Panicked), true, refused(Refusal::Failed)),
         (Err(NoAnswer::Dropped), false, refused(Refusal::Failed)),
-        (Err(NoAnswer::Dropped), true, (Handled::Cancelled, REFUSE)),
+        (Err(NoAnswer::Dropped), true, (Ok(false), REFUSE)),
     ];
     for (number, (result, was_cancelled, (handled, kind))) in (1..).zip(rows) {
         assert_eq!(served.receive(&raw_frame(MESSAGE, number, b"?")), [number]);
@@ -55,10 +55,7 @@ fn each_end_of_a_handler_completes_its_request() {
         );
         // A second end of the same request changes nothing.
         for result in [Ok(vec![7]), Err(NoAnswer::Panicked)] {
-            assert_eq!(
-                served.mux.complete(served.ids[&number], result, false),
-                Handled::Cancelled
-            );
+            assert_eq!(served.mux.complete(served.ids[&number], result, false), Ok(false));
         }
         assert_eq!((served.sealed(2_000), served.mux.unanswered()), (vec![], 0));
     }
@@ -68,10 +65,10 @@ fn each_end_of_a_handler_completes_its_request() {
 fn after_the_end_of_the_connection_no_answer_counts_as_sent() {
     let (keys, settings) = (keys(), settings());
     for result in [Ok(vec![7]), Err(NoAnswer::Dropped)] {
-        let mut served = Served::new(&keys, &settings, Unbounded);
+        let mut served = Served::new(&keys, &settings, ());
         assert_eq!(served.receive(&raw_frame(MESSAGE, 1, b"?")), [1]);
         assert!(served.mux.end_of_stream(served.now, &[]).is_err());
         let said = served.mux.complete(served.ids[&1], result, true);
-        assert_eq!((said, served.mux.unanswered()), (Handled::Cancelled, 0));
+        assert_eq!((said, served.mux.unanswered()), (Ok(false), 0));
     }
 }

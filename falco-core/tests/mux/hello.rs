@@ -1,6 +1,6 @@
 //! The step in which a server has received a hello.
 
-use falco_core::mux::{ServerMux, ServerStep, Unbounded};
+use falco_core::mux::{ServerMux, ServerStep};
 use falco_core::noise::HELLO_LENGTH;
 use falco_core::testing::{CountingRng, classic_key, noise_client, noise_server, raw_frame};
 use falco_core::{ClientConnection, Instant, ServerConnection, ServerKeyRef, Settings};
@@ -9,10 +9,10 @@ use crate::served::{PING, Served, keys};
 
 const NOW: Instant = Instant::ZERO;
 
-fn server<H: ServerKeyRef>(keys: H) -> ServerMux<H, Vec<u8>, Unbounded> {
+fn server<H: ServerKeyRef>(keys: H) -> ServerMux<H, Vec<u8>, ()> {
     let settings = Settings::new();
     let machine = ServerConnection::new(keys, &settings, NOW, &mut CountingRng::new(1)).unwrap();
-    ServerMux::new(machine, Unbounded, &settings)
+    ServerMux::new(machine, (), &settings)
 }
 
 /// The fingerprint of a hello, which a new connection receives.
@@ -59,7 +59,7 @@ fn a_part_of_a_hello_and_a_hello_that_does_not_decrypt_are_no_such_step() {
 #[test]
 fn after_the_handshake_there_is_no_such_step() {
     let keys = keys();
-    let mut served = Served::new(&keys, &Settings::new(), Unbounded);
+    let mut served = Served::new(&keys, &Settings::new(), ());
     let mut ping = served.raw.seal(&raw_frame(PING, 0, &[7; 8]).repeat(HELLO_LENGTH / 8));
     assert!(ping.len() > HELLO_LENGTH);
     let step = served.mux.recv(NOW, &mut ping);

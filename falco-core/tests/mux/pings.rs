@@ -1,6 +1,6 @@
 //! Pings that callers wait for: when they complete, and what becomes of them with the connection.
 
-use falco_core::mux::{ClientMux, ClientStep, MAX_TRIES, Ping, Retry, UnfinishedPing};
+use falco_core::mux::{Attempts, Call, ClientMux, ClientStep, Unfinished};
 use falco_core::testing::{CountingRng, classic_key, noise_client, raw_frame};
 use falco_core::{ClientConnection, CloseReason, Fate, Settings};
 
@@ -9,7 +9,7 @@ use crate::scene::{NOW, Scene};
 const PING: u8 = 6;
 const PONG: u8 = 7;
 
-fn only<P>(mut unfinished: Vec<UnfinishedPing<P>>) -> UnfinishedPing<P> {
+fn only<P>(mut unfinished: Vec<Unfinished<(), P>>) -> Unfinished<(), P> {
     assert_eq!(unfinished.len(), 1);
     unfinished.remove(0)
 }
@@ -17,16 +17,16 @@ fn only<P>(mut unfinished: Vec<UnfinishedPing<P>>) -> UnfinishedPing<P> {
 #[test]
 fn a_ping_of_a_lost_connection_goes_to_so_many_others_and_then_fails() {
     let keys = noise_client(7);
-    let mut ping = Ping::new(5);
-    for tried in 1..=MAX_TRIES {
+    let mut ping = Call::new(0, (), 5);
+    for tried in 1..=Attempts::MAX_TRIES {
         let mut scene = Scene::new(&keys, 1 << 20);
         assert!(scene.mux.ping(ping).is_ok());
         assert!(scene.sent().iter().any(|(kind, _)| *kind == PING));
         scene.mux.end_of_stream(NOW, &[]);
         let left = only(scene.mux.finish_pings());
         assert_eq!(left.fate, Fate::NotProcessed);
-        assert_eq!(left.retry == Retry::Again, tried < MAX_TRIES, "after {tried}");
-        ping = left.ping;
+        assert_eq!(left.retry, tried < Attempts::MAX_TRIES, "after {tried}");
+        ping = left.call;
         assert_eq!(ping.waiter, 5);
     }
 }
@@ -34,14 +34,14 @@ fn a_ping_of_a_lost_connection_goes_to_so_many_others_and_then_fails() {
 #[test]
 fn connections_that_do_not_accept_a_ping_do_not_count() {
     let keys = noise_client(7);
-    let mut ping = Ping::new(5);
-    for _ in 0..2 * MAX_TRIES {
+    let mut ping = Call::new(0, (), 5);
+    for _ in 0..2 * Attempts::MAX_TRIES {
         let mut scene = Scene::new(&keys, 1 << 20);
         scene.mux.close(NOW, CloseReason::Done);
         ping = scene.mux.ping(ping).expect_err("it closes");
         assert!(scene.mux.finish_pings().is_empty());
     }
-    assert_eq!(ping.attempts, Ping::new(0).attempts);
+    assert_eq!(ping.attempts, Call::new(0, (), 0).attempts);
 }
 
 #[test]
@@ -50,13 +50,13 @@ fn a_pong_completes_the_pings_before_it() {
     let mut scene = Scene::new(&keys, 1 << 20);
     scene.sent();
     for waiter in [1, 2] {
-        assert!(scene.mux.ping(Ping::new(waiter)).is_ok());
+        assert!(scene.mux.ping(Call::new(0, (), waiter)).is_ok());
     }
     let mut out = [0; 100];
     let sealed = scene.mux.seal(NOW, &mut out, |_, error| panic!("{error}")).unwrap();
     let frames = scene.server.open(&mut out[..sealed].to_vec()).unwrap();
     assert!(scene.mux.flushed().is_empty(), "the server has not answered");
-    assert!(scene.mux.ping(Ping::new(3)).is_ok());
+    assert!(scene.mux.ping(Call::new(0, (), 3)).is_ok());
     let mut pong = scene.server.seal(&raw_frame(PONG, 0, &frames[7..]));
     match scene.mux.recv(NOW, &mut pong) {
         Ok(ClientStep::Pong { waiters, .. }) => assert_eq!(waiters, [1, 2]),
@@ -73,7 +73,7 @@ fn on_a_wire_without_a_pong_a_ping_completes_when_it_is_written() {
     let client = ClientConnection::new(&client_key, &settings, NOW, &mut CountingRng::new(1)).unwrap();
     let mut server = falco_core::ServerConnection::new(&server_key, &settings, NOW, &mut CountingRng::new(2)).unwrap();
     let mut mux = ClientMux::<_, Vec<u8>, (), u8>::new(client, &settings);
-    assert!(mux.ping(Ping::new(1)).is_ok());
+    assert!(mux.ping(Call::new(0, (), 1)).is_ok());
     let mut out = [0; 200];
     let hello = mux.seal(NOW, &mut out, |(), error| panic!("{error}")).unwrap();
     assert!(mux.flushed().is_empty(), "it is not sealed before the handshake");
@@ -85,12 +85,12 @@ fn on_a_wire_without_a_pong_a_ping_completes_when_it_is_written() {
     assert_eq!(mux.flushed(), [1]);
     assert!(mux.flushed().is_empty());
     // The stream breaks before it was written.
-    assert!(mux.ping(Ping::new(2)).is_ok());
-    assert_eq!(only(mux.finish_pings()).retry, Retry::Again);
+    assert!(mux.ping(Call::new(0, (), 2)).is_ok());
+    assert!(only(mux.finish_pings()).retry);
     // A write has failed, or was given up. Nobody knows whether the ping was sent.
-    assert!(mux.ping(Ping::new(2)).is_ok());
+    assert!(mux.ping(Call::new(0, (), 2)).is_ok());
     assert!(mux.seal(NOW, &mut out, |(), error| panic!("{error}")).unwrap() > 0);
     mux.abandon();
     assert!(mux.flushed().is_empty());
-    assert_eq!(only(mux.finish_pings()).ping.waiter, 2);
+    assert_eq!(only(mux.finish_pings()).call.waiter, 2);
 }

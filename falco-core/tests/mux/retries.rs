@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{Backoff, Call, ClientStep, MAX_BUSY, MAX_TRIES, Rejected, Retry, Unfinished};
+use falco_core::mux::{Attempts, Backoff, Call, ClientStep, Unfinished};
 use falco_core::testing::{noise_client, raw_frame};
 use falco_core::{CloseReason, Fate, Refusal};
 
@@ -13,7 +13,7 @@ const BUSY: u8 = 1;
 const NOT_PROCESSED: u8 = 5;
 
 /// The only end that came: the request with the verdict.
-fn refused(mut ends: Vec<End>) -> (Call<Vec<u8>, u64>, Refusal, Retry) {
+fn refused(mut ends: Vec<End>) -> (Call<Vec<u8>, u64>, Refusal, bool) {
     match (ends.pop(), ends.is_empty()) {
         (Some(End::Refused(call, refusal, retry)), true) => (call, refusal, retry),
         other => panic!("{other:?}"),
@@ -30,7 +30,7 @@ fn lost(mut unfinished: Vec<Unfinished<Vec<u8>, u64>>) -> Unfinished<Vec<u8>, u6
 fn a_request_that_servers_do_not_process_is_sent_on_so_many_connections_and_then_fails() {
     let keys = noise_client(7);
     let mut call = Call::new(1, vec![1; 10], 1);
-    for tried in 1..=MAX_TRIES {
+    for tried in 1..=Attempts::MAX_TRIES {
         assert_eq!(call.attempts.has_been_sent(), tried > 1);
         let mut scene = Scene::new(&keys, 1 << 20);
         scene.accept(call);
@@ -52,7 +52,7 @@ fn a_request_that_servers_do_not_process_is_sent_on_so_many_connections_and_then
             (1, 10, 1),
             "it comes back whole"
         );
-        assert_eq!(retry == Retry::Again, tried < MAX_TRIES, "after {tried}");
+        assert_eq!(retry, tried < Attempts::MAX_TRIES, "after {tried}");
     }
 }
 
@@ -60,16 +60,16 @@ fn a_request_that_servers_do_not_process_is_sent_on_so_many_connections_and_then
 fn connections_on_which_nothing_of_a_request_was_sent_do_not_count() {
     let keys = noise_client(7);
     let mut call = Call::new(1, vec![1; 10], 1);
-    for _ in 0..2 * MAX_TRIES {
+    for _ in 0..2 * Attempts::MAX_TRIES {
         let mut scene = Scene::new(&keys, 1 << 20);
         scene.accept(call);
         call = scene.mux.take_unbegun().pop().expect("nothing was sealed");
         scene.accept(call);
         let left = lost(scene.mux.finish());
-        assert_eq!((left.fate, left.retry), (Fate::NotProcessed, Retry::Again));
+        assert_eq!((left.fate, left.retry), (Fate::NotProcessed, true));
         scene.mux.close(NOW, CloseReason::Done);
         call = match scene.mux.request(left.call) {
-            Err(Rejected::Closed(call)) => call,
+            Err((call, None)) => call,
             other => panic!("{other:?}"),
         };
         assert!(!call.attempts.has_been_sent());
@@ -83,13 +83,13 @@ fn a_request_that_may_have_been_processed_or_was_refused_otherwise_is_sent_once(
     scene.request(1, 10);
     assert_eq!(scene.begun(), [1]);
     let left = lost(scene.mux.finish());
-    assert_eq!((left.fate, left.retry), (Fate::MaybeProcessed, Retry::Fail));
+    assert_eq!((left.fate, left.retry), (Fate::MaybeProcessed, false));
     for code in [BUSY, 2, 3, 4, 6] {
         let mut scene = Scene::new(&keys, 1 << 20);
         scene.request(1, 10);
         assert_eq!(scene.begun(), [1]);
         let (_, refusal, retry) = refused(scene.hear(&raw_frame(4, 1, &[code])));
-        assert_eq!(retry, Retry::Fail, "{refusal:?}");
+        assert!(!retry, "{refusal:?}");
     }
 }
 
@@ -99,7 +99,7 @@ fn a_server_that_stays_busy_is_asked_again_so_often_and_then_the_request_fails()
     let mut scene = Scene::new(&keys, 2_000);
     scene.request(1, 400);
     let (mut own, mut ticket) = (scene.begun()[0], 1);
-    for busy in 0..=MAX_BUSY {
+    for busy in 0..=Attempts::MAX_BUSY {
         // Each answer lets more bytes be in flight, until it is more than the server has to hold.
         let mut others = Vec::new();
         for _ in 0..100 {
@@ -115,9 +115,9 @@ fn a_server_that_stays_busy_is_asked_again_so_often_and_then_the_request_fails()
         }
         assert!(others.len() >= 2, "1,200 bytes are in flight");
         let ends = scene.hear(&raw_frame(4, own, &[BUSY]));
-        if busy == MAX_BUSY {
+        if busy == Attempts::MAX_BUSY {
             let (call, refusal, retry) = refused(ends);
-            assert_eq!((call.waiter, refusal, retry), (1, Refusal::Busy, Retry::Fail));
+            assert_eq!((call.waiter, refusal, retry), (1, Refusal::Busy, false));
             return;
         }
         assert!(ends.is_empty(), "it is held back: {ends:?}");
@@ -142,7 +142,7 @@ fn a_request_that_is_held_back_for_a_busy_server_goes_elsewhere_when_that_closes
     scene.mux.close(NOW, CloseReason::Done);
     // 1,200 bytes are still in flight, but nothing can begin here any more.
     let (call, _, retry) = refused(scene.hear(&raw_frame(4, 3, &[BUSY])));
-    assert_eq!((call.waiter, retry), (3, Retry::Again));
+    assert_eq!((call.waiter, retry), (3, true));
     assert!(!call.attempts.has_been_sent(), "this connection does not count");
     let unbegun = scene.mux.take_unbegun();
     assert_eq!(unbegun.iter().map(|call| call.waiter).collect::<Vec<_>>(), [2]);
@@ -165,7 +165,7 @@ fn a_request_of_which_the_server_wants_no_more_was_not_sent_as_a_whole() {
     while scene.mux.seal(NOW, &mut out, |_, error| panic!("{error}")).unwrap() > 0 {}
     assert!(!scene.mux.has_unsent());
     let left = lost(scene.mux.finish());
-    assert_eq!((left.fate, left.retry), (Fate::NotProcessed, Retry::Again));
+    assert_eq!((left.fate, left.retry), (Fate::NotProcessed, true));
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn a_request_that_the_stream_has_not_accepted_as_a_whole_was_not_processed() {
             continue;
         }
         let left = lost(scene.mux.finish());
-        assert_eq!((left.fate, left.retry), (Fate::NotProcessed, Retry::Again));
+        assert_eq!((left.fate, left.retry), (Fate::NotProcessed, true));
         assert!(left.call.attempts.has_been_sent(), "it counts");
     }
 }
@@ -217,7 +217,7 @@ fn a_request_that_the_stream_has_accepted_may_have_been_processed() {
     );
     scene.mux.writing_ended(true);
     assert_eq!(lost(scene.mux.finish()).fate, Fate::NotProcessed);
-    let machine = scene.mux.machine();
+    let machine = scene.mux.connection();
     assert_eq!(machine.fate_of(false, true), Fate::NotProcessed);
     assert_eq!(machine.fate_of(true, true), Fate::MaybeProcessed);
 }

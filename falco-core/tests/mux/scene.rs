@@ -1,6 +1,6 @@
 //! A client's mux and a server that says exactly what a test has it say.
 
-use falco_core::mux::{Call, ClientMux, ClientStep, Retry};
+use falco_core::mux::{Call, ClientMux, ClientStep};
 use falco_core::noise::{HeapTable, NoiseClient};
 use falco_core::testing::{CountingRng, RawHandshake, RawPeer, raw_settings};
 use falco_core::{ClientConnection, Instant, Refusal, RustCrypto, Settings};
@@ -19,7 +19,7 @@ pub(crate) struct Scene<'k> {
 #[derive(Debug)]
 pub(crate) enum End {
     Answered(u64),
-    Refused(Call<Vec<u8>, u64>, Refusal, Retry),
+    Refused(Call<Vec<u8>, u64>, Refusal, bool),
 }
 
 impl<'k> Scene<'k> {

@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{ClientMux, ClientStep, Ending, LastStep, Ping, ServerMux, ServerStep, Unbounded};
+use falco_core::mux::{Call, ClientMux, ClientStep, Ending, LastStep, ServerMux, ServerStep};
 use falco_core::testing::{CountingRng, noise_client, noise_server, raw_frame};
 use falco_core::{
     ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Instant, ServerConnection, ServerKeyRef, Settings,
@@ -19,17 +19,14 @@ fn ms(millis: u64) -> Instant {
 }
 
 type Client<H> = ClientMux<H, Vec<u8>, (), ()>;
-type Server<H> = ServerMux<H, Vec<u8>, Unbounded>;
+type Server<H> = ServerMux<H, Vec<u8>, ()>;
 
 /// Both sides, established at 0 with no bytes in flight.
 fn pair<C: ClientKeyRef, S: ServerKeyRef>(keys: (C, S)) -> (Client<C>, Server<S>) {
     let settings = Settings::new().with_lifetime(LIFETIME).unwrap();
     let client = ClientConnection::new(keys.0, &settings, ms(0), &mut CountingRng::new(1)).unwrap();
     let server = ServerConnection::new(keys.1, &settings, ms(0), &mut CountingRng::new(2)).unwrap();
-    let (mut client, mut server) = (
-        Client::new(client, &settings),
-        Server::new(server, Unbounded, &settings),
-    );
+    let (mut client, mut server) = (Client::new(client, &settings), Server::new(server, (), &settings));
     let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
     for _ in 0..10 {
         talk(&mut client, &mut server, &mut to_server, &mut to_client, ms(0));
@@ -127,7 +124,7 @@ fn a_deadline_to_which_the_owner_comes_late_is_put_off_so_that_he_reads_first() 
     // A late poll: what has arrived is read first, and the connection lives on.
     let (mut client, mut server) = pair((&keys.0, &keys.1));
     let now = ms(9_051);
-    assert!(client.ping(Ping::new(())).is_ok());
+    assert!(client.ping(Call::new(0, (), ())).is_ok());
     let mut out = [0; 100];
     let sealed = client.seal(ms(8_000), &mut out, |(), error| panic!("{error}")).unwrap();
     assert_eq!(server.handle_timeout(now), Ok(()));
@@ -143,7 +140,7 @@ fn a_deadline_to_which_the_owner_comes_late_is_put_off_so_that_he_reads_first() 
 
 /// A ping that the client seals at `at`.
 fn ping_at<C: ClientKeyRef>(client: &mut Client<C>, at: Instant) -> Vec<u8> {
-    assert!(client.ping(Ping::new(())).is_ok());
+    assert!(client.ping(Call::new(0, (), ())).is_ok());
     let mut out = [0; 100];
     let sealed = client.seal(at, &mut out, |(), error| panic!("{error}")).unwrap();
     out[..sealed].to_vec()
@@ -236,7 +233,7 @@ fn bytes_that_are_no_sign_of_life_postpone_an_end_by_a_second() {
         let read = (ping.len() - 1).min(usize::try_from(now - first).unwrap() / 100);
         server.recv(ms(*now), &mut ping[..read].to_vec()).is_err()
     });
-    assert_eq!(server.machine().end(), Some(ConnectionError::Expired));
+    assert_eq!(server.connection().end(), Some(ConnectionError::Expired));
     assert_eq!(ended, Some(first + 1_100));
     // A poll that is a whole lifetime late has no grace period.
     let (mut client, mut server) = pair((&keys.0, &keys.1));
@@ -287,7 +284,7 @@ fn one_write_deadline_holds_for_the_last_bytes() {
     client.wrote();
     server.close(ms(5), CloseReason::Done);
     assert!(server.seal(ms(5), &mut [0; 100]).unwrap() > 0);
-    assert_eq!(server.machine().end(), Some(ConnectionError::Closed));
+    assert_eq!(server.connection().end(), Some(ConnectionError::Closed));
     let ending = server.ending(ConnectionError::Closed, ms(5));
     assert_eq!(ending.poll_timeout(), Some(server.writes_until(ms(5))));
     assert_eq!(server.writes_until(ms(5)), ms(1_005));
@@ -301,7 +298,7 @@ fn one_write_deadline_holds_for_the_last_bytes() {
 fn a_client_without_the_key_and_one_whose_key_is_revoked_are_not_reset() {
     let keys = (noise_client(7), noise_server(7));
     let machine = ServerConnection::new(&keys.1, &Settings::new(), ms(0), &mut CountingRng::new(2)).unwrap();
-    let mut half_open = Server::new(machine, Unbounded, &Settings::new());
+    let mut half_open = Server::new(machine, (), &Settings::new());
     for end in [ConnectionError::Refused, ConnectionError::Closed] {
         let ending = half_open.ending(end, ms(5));
         for now in [5, 100_000] {
@@ -357,9 +354,9 @@ fn each_step_of_an_end_follows_the_one_before() {
 }
 
 /// A server with 20 answers of 30,000 bytes in its queue, none of which is sealed.
-fn queued(keys: &Keys) -> Served<'_, Unbounded> {
+fn queued(keys: &Keys) -> Served<'_, ()> {
     let settings = Settings::new().with_lifetime(LIFETIME).unwrap();
-    let mut served = Served::new(keys, &settings, Unbounded);
+    let mut served = Served::new(keys, &settings, ());
     let asked = (1..=20).map(|number| raw_frame(MESSAGE, number, b"?"));
     for number in served.receive(&asked.collect::<Vec<_>>().concat()) {
         served.answer(number, 30_000);
@@ -410,7 +407,7 @@ fn a_client_that_takes_nothing_more_has_a_lifetime_from_the_last_output_that_it_
 fn answers_behind_which_nothing_is_queued_say_nothing_about_the_client() {
     let keys = keys();
     let settings = Settings::new().with_lifetime(LIFETIME).unwrap();
-    let mut served = Served::new(&keys, &settings, Unbounded);
+    let mut served = Served::new(&keys, &settings, ());
     let asked = (1..=9).map(|number| raw_frame(MESSAGE, number, b"?"));
     let numbers = served.receive(&asked.collect::<Vec<_>>().concat());
     for (number, second) in numbers.into_iter().zip(0..) {

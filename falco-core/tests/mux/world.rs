@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use falco_core::mux::{Body, Call, ClientMux, ClientStep, Ping, Rejected, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Body, Call, ClientMux, ClientStep, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::CountingRng;
 use falco_core::{
     ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Fate, Instant, OutputTooSmall, Refusal, RequestError,
@@ -103,11 +103,11 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         self.book.asked.insert(ticket, body.clone());
         match self.client.request(Call::new(ticket.into(), body, Waiter(ticket))) {
             Ok(()) => {}
-            Err(Rejected::Closed(call)) => {
+            Err((call, None)) => {
                 assert!(!self.client.is_open());
                 self.book.returned(call, Fate::NotProcessed);
             }
-            Err(Rejected::Failed(call, error)) => {
+            Err((call, Some(error))) => {
                 assert!(matches!(error, RequestError::TooLarge { .. }), "{error}");
                 self.book.returned(call, Fate::NotProcessed);
             }
@@ -171,7 +171,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
     }
 
     pub(crate) fn ping(&mut self) {
-        let _ = self.client.ping(Ping::new(Waiter(0)));
+        let _ = self.client.ping(Call::new(0, (), Waiter(0)));
     }
 
     pub(crate) fn close_client(&mut self) {
@@ -197,7 +197,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         if let Some(unbegun) = self.client.poll_closing() {
             self.book.unbegun(unbegun);
         }
-        assert!(self.client.is_open() || self.client.machine().end().is_some() || !self.client.has_unbegun());
+        assert!(self.client.is_open() || self.client.connection().end().is_some() || !self.client.has_unbegun());
     }
 
     pub(crate) fn take_unbegun(&mut self) {
@@ -219,7 +219,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
             assert!(matches!(error, RequestError::TooLarge { .. }), "{error}");
             book.ends(waiter, Fate::NotProcessed);
         });
-        if sealed == Ok(0) && self.client.machine().end().is_some() {
+        if sealed == Ok(0) && self.client.connection().end().is_some() {
             self.to_server.closed = true;
         }
         wrote(&mut self.to_server, sealed, &out)
@@ -231,7 +231,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         let sealed = self.server.seal(self.now, &mut out);
         if sealed == Ok(0) {
             self.server.flushed();
-            self.to_client.closed |= self.server.machine().end().is_some();
+            self.to_client.closed |= self.server.connection().end().is_some();
         }
         wrote(&mut self.to_client, sealed, &out)
     }
@@ -387,7 +387,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         self.settle();
         let in_order = |end: Option<ConnectionError>| matches!(end, None | Some(ConnectionError::Closed));
         let in_order = |own: &Self| {
-            in_order(own.client.machine().end()) && in_order(own.server.machine().end()) && !own.to_client.told
+            in_order(own.client.connection().end()) && in_order(own.server.connection().end()) && !own.to_client.told
         };
         if in_order(&self) && self.stops {
             let runs = |ticket| self.running.contains_key(ticket);

@@ -298,6 +298,13 @@ fn a_stream_goes_on_after_either_close_until_it_ends() {
     let refused = NoiseEvent::Refused(1, Refusal::NotProcessed);
     assert_eq!(told, [NoiseEvent::Closing(CloseReason::ShuttingDown), refused]);
     rig.assert_ended(ConnectionError::Closed);
+    // A server that contradicts itself.
+    for before in [credit(1, 1), open(1, b"")] {
+        let (mut rig, ..) = asking();
+        rig.receive(&before);
+        let told = rig.receive(&raw_frame(CLOSE, 0, &[2]));
+        assert_eq!(told.last(), Some(&NoiseEvent::Refused(1, Refusal::Failed)));
+    }
 }
 
 #[test]

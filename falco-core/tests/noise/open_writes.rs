@@ -333,8 +333,9 @@ fn a_client_holds_back_what_the_server_would_not_take() {
 }
 
 #[test]
-fn a_client_has_as_many_requests_in_flight_as_windows_fit_its_memory() {
-    let handshake = honest();
+fn a_client_has_as_many_open_requests_in_flight_as_windows_fit_its_memory() {
+    let mut handshake = honest();
+    handshake.settings = raw_streams(handshake.settings, 1, 8);
     for (window, held, expected) in [(0, 1 << 20, 8), (256, 1 << 20, 4), (256, 0, 1), (1, 1 << 20, 8)] {
         let settings = Settings::new()
             .with_max_message(9)
@@ -342,7 +343,10 @@ fn a_client_has_as_many_requests_in_flight_as_windows_fit_its_memory() {
             .with_streams(window, 0);
         let settings = settings.with_max_in_flight(8).unwrap();
         let rig = at_client_with(&settings, &handshake);
-        assert_eq!(rig.machine.max_in_flight(), expected, "{window} KiB, {held} bytes");
+        assert_eq!(rig.machine.peer_max_open(), expected, "{window} KiB, {held} bytes");
+        // Other requests are not affected: what is collected of their answers has a limit of its
+        // own.
+        assert_eq!(rig.machine.max_in_flight(), 8);
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant as Clock;
 use crate::common::noise::{
     AtClient, AtServer, BEGIN, CANCEL, CLOSE, MESSAGE, PING, ServerKeys, at_client_with, at_server, begin, honest,
 };
-use falco_core::mux::{Budget, ServerMux, ServerStep, SharedBudget, Unbounded};
+use falco_core::mux::{Budget, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::{NoSecurity, RawPeer, raw_frame, raw_settings};
 use falco_core::{Instant, Received, Settings};
 
@@ -87,14 +87,14 @@ struct AtMux<G: Budget> {
     rig: (RawPeer<NoSecurity>, Instant),
 }
 
-impl AtMux<Unbounded> {
+impl AtMux<()> {
     fn half_received(count: u32) -> Self {
         let settings = Settings::new()
             .with_max_in_flight(u16::MAX)
             .unwrap()
             .with_max_message(2);
         let rig = at_server(&settings);
-        let mux = ServerMux::new(rig.machine, Unbounded, &settings);
+        let mux = ServerMux::new(rig.machine, (), &settings);
         let mut side = Self {
             mux,
             rig: (rig.raw, rig.now),
@@ -154,7 +154,7 @@ where
     }
 }
 
-impl Costs for AtMux<Unbounded> {
+impl Costs for AtMux<()> {
     fn read(&mut self, frames: &[u8]) -> Duration {
         self.read_all(frames)
     }

@@ -6,8 +6,8 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use falco_core::keys::{ClientKeySource, Entropy};
-use falco_core::mux::{Backoff, DEFAULT_CLIENT_REPLAY_MEMORY, DEFAULT_CONNECT_TIMEOUT, DEFAULT_REQUEST_TIMEOUT};
+use falco_core::keys::{ClientKeySource, Entropy, Secrets};
+use falco_core::mux::Backoff;
 use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 
 use super::address::Address;
@@ -45,7 +45,7 @@ impl Client {
     ///
     /// [`falco_core::classic`] says what that wire does not provide.
     pub fn classic(key: Key) -> ClientBuilder {
-        ClientBuilder::new(ClientKeySource::classic(key, DEFAULT_CLIENT_REPLAY_MEMORY))
+        ClientBuilder::new(ClientKeySource::classic(key, Secrets::DEFAULT_CLIENT_NONCES))
     }
 }
 
@@ -54,8 +54,8 @@ impl ClientBuilder {
         Self {
             key,
             settings: SettingsBuilder::new(),
-            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
-            request_timeout: Some(DEFAULT_REQUEST_TIMEOUT),
+            connect_timeout: SettingsBuilder::DEFAULT_CONNECT_TIMEOUT,
+            request_timeout: Some(SettingsBuilder::DEFAULT_REQUEST_TIMEOUT),
             backoff: Backoff::default(),
             fail_fast: false,
             entropy: entropy::system(),

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use falco_core::keys::{ClientKeys, Entropy};
 use falco_core::mux::History;
-use falco_core::{ClientConnection, CloseReason, Fate, LINGER, Settings};
+use falco_core::{ClientConnection, CloseReason, Fate, Settings};
 
 use super::exclusive::{Acquired, Exclusive};
 use super::limit::Limit;
@@ -213,7 +213,7 @@ impl Connection {
                 return self.abandon();
             }
             // The last answer does not wake this thread, so it checks at least once per `LINGER`.
-            let wait = closes_at.map_or(LINGER, |at| at.since(now).min(LINGER));
+            let wait = closes_at.map_or(Settings::LINGER, |at| at.since(now).min(Settings::LINGER));
             locked = self.shared.wait(locked, Some(wait));
         }
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
-use falco_core::mux::{Admitted, Backoff, Dials, NextAttempt, Retry};
+use falco_core::mux::{Admitted, Backoff, ConnectAttempts, NextAttempt};
 use falco_core::{Fate, Instant, Key, Settings};
 
 use super::connection::Connection;
@@ -64,7 +64,7 @@ struct State {
     /// Whether a thread is making an attempt.
     dialing: bool,
     /// Closed when the client is closed or dropped. The result of an attempt is then discarded.
-    dials: Dials<Error>,
+    attempts: ConnectAttempts<Error>,
     /// Total number of failed attempts, by which a waiting caller notices a new failure.
     failures: u64,
     /// Total number of failed attempts that fail all waiting callers.
@@ -81,7 +81,7 @@ impl Connector {
             current: None,
             gone: None,
             dialing: false,
-            dials: Dials::new(config.backoff, config.fail_fast),
+            attempts: ConnectAttempts::new(config.backoff, config.fail_fast),
             failures: 0,
             final_failures: 0,
             waiting: 0,
@@ -103,7 +103,7 @@ impl Connector {
     /// share one attempt and its result. Each waits at most until its own limit.
     pub(super) fn connection(self: &Arc<Self>, limit: Option<Limit>, wait: Wait) -> Result<Arc<Connection>, Error> {
         let mut state = self.lock();
-        if state.dials.is_closed() {
+        if state.attempts.is_closed() {
             return Err(Error::Closed);
         }
         if let Some(open) = self.open(&mut state) {
@@ -125,7 +125,7 @@ impl Connector {
     ) -> (MutexGuard<'p, State>, Result<Arc<Connection>, Error>) {
         let (failures, final_failures) = (state.failures, state.final_failures);
         loop {
-            let next = state.dials.next(self.clock.now());
+            let next = state.attempts.next(self.clock.now());
             if next == NextAttempt::Closed {
                 return (state, Err(Error::Closed));
             }
@@ -140,7 +140,8 @@ impl Connector {
             }
             let failed =
                 state.final_failures != final_failures || (wait == Wait::Attempt && state.failures != failures);
-            if (failed || (next == NextAttempt::Never && !state.dialing))
+            let fails = matches!(next, NextAttempt::Never | NextAttempt::FailUntil(_)) && !state.dialing;
+            if (failed || fails)
                 && let Some(why) = state.error()
             {
                 return (state, Err(why));
@@ -153,7 +154,7 @@ impl Connector {
             }
             let pause = match next {
                 _ if state.dialing => None,
-                NextAttempt::At(at) => Some(at.since(self.clock.now())),
+                NextAttempt::At(at) | NextAttempt::FailUntil(at) => Some(at.since(self.clock.now())),
                 NextAttempt::Now | NextAttempt::Never | NextAttempt::Closed => {
                     self.begin(&mut state);
                     continue;
@@ -173,7 +174,7 @@ impl Connector {
     /// Ends the connection gracefully. From now on callers fail with [`Error::Closed`].
     pub(super) fn close(&self) {
         let mut state = self.lock();
-        state.dials.close();
+        state.attempts.close();
         // It stays in `current`, so that other threads that call `close` wait for it, too.
         let current = state.current.clone();
         drop(state);
@@ -188,7 +189,7 @@ impl Connector {
     /// Ends the connection at once: the client was dropped.
     pub(super) fn abandon(&self) {
         let mut state = self.lock();
-        state.dials.close();
+        state.attempts.close();
         let current = state.current.take();
         drop(state);
         if let Some(connection) = current {
@@ -199,7 +200,7 @@ impl Connector {
     /// Makes a connection under another key, on this thread. It replaces the current one, on which
     /// no request begins from then on.
     pub(super) fn set_key(self: &Arc<Self>, key: Key) -> Result<(), Error> {
-        if self.lock().dials.is_closed() {
+        if self.lock().attempts.is_closed() {
             return Err(Error::Closed);
         }
         let keys = self.config.key_options.keys(key, &mut self.config.entropy.clone())?;
@@ -209,7 +210,7 @@ impl Connector {
         }
         let mut state = self.lock();
         let connection = Arc::new(connection);
-        if state.dials.is_closed() {
+        if state.attempts.is_closed() {
             drop(state);
             connection.abandon();
             return Err(Error::Closed);
@@ -217,9 +218,9 @@ impl Connector {
         state.keys = keys;
         let old = state.current.replace(connection);
         state.admitted = Admitted::new();
-        state.dials.key_changed();
-        let State { dials, admitted, .. } = &mut *state;
-        dials.established(admitted, self.clock.now());
+        state.attempts.key_changed();
+        let State { attempts, admitted, .. } = &mut *state;
+        attempts.established(admitted, self.clock.now());
         drop(state);
         self.changed.notify_all();
         if let Some(old) = old {
@@ -233,6 +234,12 @@ impl Connector {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether requests can begin on the current connection.
+    pub(super) fn is_connected(&self) -> bool {
+        let state = self.lock();
+        state.current.as_ref().is_some_and(|connection| connection.is_open())
+    }
+
     /// The connection, if requests can begin on it. One that has ended is removed.
     fn open(&self, state: &mut State) -> Option<Arc<Connection>> {
         let connection = state.current.take()?;
@@ -244,8 +251,8 @@ impl Connector {
         let (history, at, why) = connection.history();
         let at = at.unwrap_or_else(|| self.clock.now());
         state.gone = Some(connection);
-        let State { dials, admitted, .. } = state;
-        dials.lost(history, why, admitted, at, |bound| self.config.entropy.below(bound));
+        let State { attempts, admitted, .. } = state;
+        attempts.lost(history, why, admitted, at, |bound| self.config.entropy.below(bound));
         None
     }
 
@@ -264,7 +271,7 @@ impl Connector {
         let opened = self.dial(keys);
         let mut state = self.lock();
         // The key may have changed meanwhile, and a connection under the new key may exist.
-        let (reader, unused) = if Arc::ptr_eq(keys, &state.keys) && !state.dials.is_closed() {
+        let (reader, unused) = if Arc::ptr_eq(keys, &state.keys) && !state.attempts.is_closed() {
             (self.conclude(&mut state, opened), None)
         } else {
             state.dialing = false;
@@ -298,21 +305,21 @@ impl Connector {
     fn conclude(&self, state: &mut State, opened: Result<(Connection, Option<Reader>), Error>) -> Option<Reader> {
         state.dialing = false;
         let now = self.clock.now();
-        let State { dials, admitted, .. } = &mut *state;
+        let State { attempts, admitted, .. } = &mut *state;
         if self.config.dial.is_spent() {
-            dials.spend();
+            attempts.spend();
         }
         match opened {
             Ok((connection, reader)) => {
-                dials.established(admitted, now);
+                attempts.established(admitted, now);
                 state.current = Some(Arc::new(connection));
                 reader
             }
             Err(error) => {
                 let random = |bound| self.config.entropy.below(bound);
-                let retry = dials.attempt_failed(error.attempt_end(), error, admitted, now, random);
+                let retry = attempts.attempt_failed(error.attempt_end(), error, admitted, now, random);
                 state.failures += 1;
-                state.final_failures += u64::from(retry == Retry::Fail);
+                state.final_failures += u64::from(!retry);
                 None
             }
         }
@@ -322,13 +329,13 @@ impl Connector {
 impl State {
     /// Why there is no connection, for a request that waited for one.
     fn error(&self) -> Option<Error> {
-        self.dials.why().map(|error| error.with_fate(Fate::NotProcessed))
+        self.attempts.why().map(|error| error.with_fate(Fate::NotProcessed))
     }
 
     /// Notes how many callers wait for a connection.
     fn set_waiting(&mut self, waiting: usize, now: Instant) {
         self.waiting = waiting;
-        self.dials.set_waiting(now, waiting > 0);
+        self.attempts.set_waiting(now, waiting > 0);
     }
 }
 
@@ -373,10 +380,10 @@ mod tests {
             (Error::Closed, false),
             (Error::Settings(settings), false),
         ] {
-            let mut dials = Dials::new(Backoff::default(), false);
+            let mut attempts = ConnectAttempts::new(Backoff::default(), false);
             let (end, why) = (error.attempt_end(), format!("{error:?}"));
-            let retry = dials.attempt_failed(end, error, &Admitted::new(), Instant::ZERO, |_| 0);
-            assert_eq!(retry == Retry::Fail, expected, "{why}");
+            let retry = attempts.attempt_failed(end, error, &Admitted::new(), Instant::ZERO, |_| 0);
+            assert_eq!(!retry, expected, "{why}");
         }
     }
 }

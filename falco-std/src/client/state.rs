@@ -5,9 +5,7 @@ use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{
-    Call, ClientMux, ClientStep, Ending, History, LastStep, Ping, QUIET, Rejected, Retry, Unfinished, UnfinishedPing,
-};
+use falco_core::mux::{Call, ClientMux, ClientStep, Ending, History, LastStep, Unfinished};
 use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError, Settings};
 
 use super::limit::Limit;
@@ -67,8 +65,9 @@ pub(super) struct State {
     lost: Option<(Instant, Option<Error>)>,
     /// When bytes last arrived.
     last_input: Instant,
-    /// When the connection was last known to be alive. Bytes that arrive after a pause of [`QUIET`]
-    /// count only if nothing more is readable, because that could be the end of the stream.
+    /// When the connection was last known to be alive. Bytes that arrive after a pause
+    /// ([`ClientMux::is_quiet`]) count only if nothing more is readable, because that could be the
+    /// end of the stream.
     last_alive: Instant,
     /// There is one request at a time.
     one_by_one: bool,
@@ -111,7 +110,7 @@ impl State {
 
     /// Notes that bytes have arrived. `more` returns whether something more is readable.
     pub(super) fn received(&mut self, now: Instant, more: impl FnOnce() -> bool) {
-        let was_quiet = now.since(core::mem::replace(&mut self.last_input, now)) >= QUIET;
+        let was_quiet = self.mux.is_quiet(core::mem::replace(&mut self.last_input, now), now);
         if !was_quiet || !more() {
             self.last_alive = now;
         }
@@ -119,7 +118,7 @@ impl State {
 
     /// Whether the connection may have ended and the reader has not noticed it yet.
     pub(super) fn is_quiet(&self, now: Instant) -> bool {
-        now.since(self.last_alive) >= QUIET
+        self.mux.is_quiet(self.last_alive, now)
     }
 
     fn slot(&mut self) -> Arc<Slot> {
@@ -141,8 +140,8 @@ impl State {
         call.attempts = job.attempts;
         match self.mux.request(call) {
             Ok(()) => Ok(slot),
-            Err(Rejected::Closed(call)) => Err(Outcome::Retry(job_of(call))),
-            Err(Rejected::Failed(_, error)) => Err(Outcome::Failed(Error::Request(error))),
+            Err((call, None)) => Err(Outcome::Retry(job_of(call))),
+            Err((_, Some(error))) => Err(Outcome::Failed(Error::Request(error))),
         }
     }
 
@@ -152,7 +151,7 @@ impl State {
             return Err(Outcome::Retry(job));
         }
         let slot = self.slot();
-        let mut ping = Ping::new(Arc::clone(&slot));
+        let mut ping = Call::new(slot.ticket, (), Arc::clone(&slot));
         ping.attempts = job.attempts;
         match self.mux.ping(ping) {
             Ok(()) => Ok(slot),
@@ -198,9 +197,10 @@ impl State {
             } => {
                 let error = Error::Request(RequestError::Refused(refusal));
                 let slot = Arc::clone(&call.waiter);
-                slot.end(match retry {
-                    Retry::Again => Outcome::Retry(job_of(call)),
-                    Retry::Fail => Outcome::Failed(error),
+                slot.end(if retry {
+                    Outcome::Retry(job_of(call))
+                } else {
+                    Outcome::Failed(error)
                 });
                 Progress::Consumed(consumed)
             }
@@ -252,15 +252,17 @@ impl State {
         self.end_writing(false);
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
             let slot = Arc::clone(&call.waiter);
-            slot.end(match retry {
-                Retry::Again => Outcome::Retry(job_of(call)),
-                Retry::Fail => Outcome::Failed(why(fate)),
+            slot.end(if retry {
+                Outcome::Retry(job_of(call))
+            } else {
+                Outcome::Failed(why(fate))
             });
         }
-        for UnfinishedPing { ping, fate, retry, .. } in self.mux.finish_pings() {
-            ping.waiter.end(match retry {
-                Retry::Again => Outcome::Retry(job_of_ping(&ping)),
-                Retry::Fail => Outcome::Failed(why(fate)),
+        for Unfinished { call, fate, retry, .. } in self.mux.finish_pings() {
+            call.waiter.end(if retry {
+                Outcome::Retry(job_of_ping(&call))
+            } else {
+                Outcome::Failed(why(fate))
             });
         }
     }
@@ -273,7 +275,7 @@ fn job_of<W>(call: Call<Vec<u8>, W>) -> Job {
     }
 }
 
-fn job_of_ping<P>(ping: &Ping<P>) -> Job {
+fn job_of_ping<P>(ping: &Call<(), P>) -> Job {
     Job {
         body: Vec::new(),
         attempts: ping.attempts,

@@ -42,7 +42,6 @@ struct State {
     changes: u64,
     /// How many connections have ended.
     left: u64,
-    stopping: bool,
     deadline: Option<Instant>,
     /// Connections that the deadline has cut, and their unanswered requests.
     cut: (u64, u64),
@@ -69,7 +68,6 @@ impl Admission {
                 waited_for: false,
                 changes: 0,
                 left: 0,
-                stopping: false,
                 deadline: None,
                 cut: (0, 0),
             }),
@@ -97,7 +95,7 @@ impl Admission {
     /// established, or the server shuts down.
     pub(super) fn make_room(&self, source: Source) -> Option<Shortage> {
         let mut state = self.lock();
-        state.waited_for = !state.stopping && state.admitted.room() == Room::Wait;
+        state.waited_for = !state.admitted.is_stopping() && state.admitted.room() == Room::Wait;
         if !state.waited_for {
             return None;
         }
@@ -115,7 +113,7 @@ impl Admission {
     /// down, because accepting then fails without a shortage.
     pub(super) fn drop_late(&self, left: u64) -> Option<Shortage> {
         let mut state = self.lock();
-        state.waited_for = !state.stopping && state.left == left;
+        state.waited_for = !state.admitted.is_stopping() && state.left == left;
         if !state.waited_for {
             return None;
         }
@@ -154,7 +152,7 @@ impl Admission {
         source: Source,
     ) -> Option<(Permit, Vec<u64>)> {
         let mut state = self.lock();
-        if state.stopping {
+        if state.admitted.is_stopping() {
             return None;
         }
         let number = state.next;
@@ -173,7 +171,8 @@ impl Admission {
     /// limit.
     pub(super) fn guest(self: &Arc<Self>, conn: Arc<Conn>) -> Permit {
         let mut state = self.lock();
-        let (permit, stopping) = (self.permit(&mut state, conn, None), state.stopping);
+        let permit = self.permit(&mut state, conn, None);
+        let stopping = state.admitted.is_stopping();
         drop(state);
         if stopping {
             permit.conn().close(CloseReason::ShuttingDown);
@@ -201,7 +200,7 @@ impl Admission {
     }
 
     pub(super) fn is_stopping(&self) -> bool {
-        self.lock().stopping
+        self.lock().admitted.is_stopping()
     }
 
     pub(super) fn stop(&self, limit: Option<Duration>) {
@@ -209,7 +208,8 @@ impl Admission {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut state = self.lock();
         state.deadline = state.deadline.into_iter().chain(deadline).min();
-        let first = !core::mem::replace(&mut state.stopping, true);
+        let first = !state.admitted.is_stopping();
+        state.admitted.stop();
         let conns = if first { state.conns() } else { Vec::new() };
         state.changes += 1;
         drop(state);
@@ -222,7 +222,7 @@ impl Admission {
     /// The connections under a key.
     pub(super) fn under(&self, key: KeyId) -> Vec<Arc<Conn>> {
         let conns = self.lock().conns();
-        let is_under = |conn: &Arc<Conn>| conn.lock().state.mux.machine().key_id() == Some(key);
+        let is_under = |conn: &Arc<Conn>| conn.lock().state.mux.connection().key_id() == Some(key);
         conns.into_iter().filter(is_under).collect()
     }
 
@@ -230,7 +230,7 @@ impl Admission {
     /// those that have not.
     pub(super) fn wait_until_empty(&self) -> Report {
         let mut state = self.lock();
-        while !(state.stopping && state.conns.is_empty()) {
+        while !(state.admitted.is_stopping() && state.conns.is_empty()) {
             let left = state
                 .deadline
                 .map(|deadline| deadline.saturating_duration_since(Instant::now()));

@@ -10,9 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use falco_core::keys::{Entropy, Secrets};
-use falco_core::mux::{
-    AdmissionLimits, DEFAULT_SERVER_MAX_HELD, DEFAULT_SERVER_REPLAY_MEMORY, SharedBudget, SourcePrefix,
-};
+use falco_core::mux::{AdmissionLimits, SharedBudget, SourcePrefix};
 use falco_core::{EntropyError, Fate, Key, Settings, SettingsBuilder};
 
 use super::admission::Admission;
@@ -77,7 +75,7 @@ impl ServerBuilder {
     fn new(secrets: Secrets) -> Self {
         Self {
             secrets: Secrets {
-                nonces: DEFAULT_SERVER_REPLAY_MEMORY,
+                nonces: Secrets::DEFAULT_SERVER_NONCES,
                 ..secrets
             },
             settings: SettingsBuilder::new(),
@@ -86,7 +84,7 @@ impl ServerBuilder {
             limits: AdmissionLimits::new(MAX_CONNECTIONS, MAX_HALF_OPEN),
             source_prefix: SourcePrefix::default(),
             raise_descriptor_limit: true,
-            max_held: DEFAULT_SERVER_MAX_HELD,
+            max_held: SharedBudget::DEFAULT_BYTES,
             max_connection_age: None,
             entropy: entropy::system(),
         }

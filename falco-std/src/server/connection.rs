@@ -8,7 +8,7 @@ use std::io;
 use std::panic::catch_unwind;
 use std::sync::{Arc, Weak};
 
-use falco_core::mux::{Handled, NoAnswer, ServerStep};
+use falco_core::mux::{NoAnswer, ServerStep};
 use falco_core::{CloseReason, ConnectionError, ServerConnection, wipe_stack};
 
 use super::Service;
@@ -179,7 +179,7 @@ where
         self.line.set_authenticated();
         let mut locked = self.conn.lock();
         locked.state.established = true;
-        let key = locked.state.mux.machine().key_id();
+        let key = locked.state.mux.connection().key_id();
         locked.state.label = self.service.keys.label(key);
         if let Some(age) = self.service.max_connection_age {
             let (mux, entropy) = (&mut locked.state.mux, &self.service.entropy);
@@ -334,7 +334,7 @@ where
             Err(payload) => (None, None, Some(payload)),
         };
         let Some(conn) = self.conn.upgrade() else {
-            return counters.handled(Handled::Cancelled);
+            return counters.handled(Ok(false));
         };
         let failure = || error.as_deref().map_or(NoAnswer::Panicked, NoAnswer::Failed);
         let result = answer.ok_or_else(failure);

@@ -9,9 +9,9 @@ use std::net::Shutdown;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Ending, Handled, HeldBytes, LastStep, NoAnswer, ServerMux, SharedBudget};
+use falco_core::mux::{Ending, HeldBytes, LastStep, NoAnswer, ServerMux, SharedBudget};
 use falco_core::{
-    CloseReason, ConnectionError, Instant, KeyId, Refusal, RequestId, ServerConnection, Settings, Status,
+    CloseReason, ConnectionError, Instant, KeyId, Refusal, RequestError, RequestId, ServerConnection, Settings, Status,
 };
 
 use super::linger::LingerTimer;
@@ -124,7 +124,7 @@ impl State {
 
     /// If the connection has ended, the time for the end of its stream starts now.
     pub(super) fn note_end(&mut self, now: Instant) {
-        if let (None, Some(end)) = (self.ending, self.mux.machine().end()) {
+        if let (None, Some(end)) = (self.ending, self.mux.connection().end()) {
             self.ending = Some(self.mux.ending(end, now));
         }
     }
@@ -217,7 +217,7 @@ impl State {
             let cancelled = Arc::clone(&pending.cancelled);
             Some(Job {
                 id,
-                key: (self.mux.machine().key_id(), self.label.clone()),
+                key: (self.mux.connection().key_id(), self.label.clone()),
                 body,
                 cancelled,
                 held: self.mux.take_held(id),
@@ -250,9 +250,13 @@ impl State {
 
     /// Takes the result of a handler. An error is only borrowed, because dropping it runs code of
     /// the user's, and the state is locked.
-    pub(super) fn answer(&mut self, id: RequestId, result: Result<Vec<u8>, NoAnswer<'_>>) -> Handled {
+    pub(super) fn answer(
+        &mut self,
+        id: RequestId,
+        result: Result<Vec<u8>, NoAnswer<'_>>,
+    ) -> Result<bool, RequestError> {
         let Some(pending) = self.pending.remove(&id) else {
-            return Handled::Cancelled;
+            return Ok(false);
         };
         self.mux.complete(id, result, pending.cancelled.load(Ordering::Acquire))
     }
@@ -261,22 +265,17 @@ impl State {
 impl Conn {
     /// Ends the connection gracefully, from any thread.
     pub(super) fn close(self: &Arc<Self>, reason: CloseReason) {
+        let now = self.now();
         let mut locked = self.lock();
-        let state = &mut locked.state;
-        state.mux.close(self.now(), reason);
-        // Nothing was sent to an unauthenticated client, so its stream can end at once. For other
-        // clients, an answer may still be in transit, and input that arrives at a closed socket
-        // would destroy it. So the sending half is shut down first, after the last write.
-        let end_now = state.has_ended() && !state.established;
+        locked.state.mux.close(now, reason);
+        // If that has ended the connection, its stream ends after the last write.
+        locked.state.note_end(now);
         drop(locked);
         // If the stream does not split, the thread that reads also writes, when it wakes next.
         if self.splits() {
             self.flush();
         }
         self.notify();
-        if end_now {
-            self.shutdown(Shutdown::Both);
-        }
     }
 
     /// Ends the connection at once because its key was revoked. The thread that reads sends the

@@ -1,7 +1,7 @@
 //! The counters of a server, and what [`Server::serve`](crate::Server::serve) returns.
 
-use falco_core::Refusal;
-use falco_core::mux::{AdmissionLimits, Handled};
+use falco_core::mux::AdmissionLimits;
+use falco_core::{Refusal, RequestError};
 
 use crate::stats::Counter;
 
@@ -92,15 +92,17 @@ pub struct Report {
 }
 
 impl Counters {
-    /// Counts the result of a handler.
-    pub(super) fn handled(&self, handled: Handled) {
+    /// Counts the result of a handler, as [`ServerMux::complete`] returns it.
+    ///
+    /// [`ServerMux::complete`]: falco_core::mux::ServerMux::complete
+    pub(super) fn handled(&self, handled: Result<bool, RequestError>) {
         match handled {
-            Handled::Answered => self.answers.add(1),
-            Handled::Cancelled => self.cancelled.add(1),
-            Handled::TooLarge { .. } => self.refusals.add(1),
-            Handled::Refused(refusal) => {
+            Ok(true) => self.answers.add(1),
+            Ok(false) => self.cancelled.add(1),
+            Err(error) => {
                 self.refusals.add(1);
-                self.failed.add(u64::from(refusal == Refusal::Failed));
+                self.failed
+                    .add(u64::from(error == RequestError::Refused(Refusal::Failed)));
             }
         }
     }

@@ -7,14 +7,16 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
-use falco_core::keys::{ClientKeySource, Entropy};
-use falco_core::mux::{Backoff, DEFAULT_CLIENT_REPLAY_MEMORY, DEFAULT_CONNECT_TIMEOUT, DEFAULT_REQUEST_TIMEOUT};
-use falco_core::{DEFAULT_MAX_IN_FLIGHT, EntropyError, Key, Settings, SettingsBuilder};
-use tokio::sync::oneshot;
+use falco_core::keys::{ClientKeySource, Entropy, Secrets};
+use falco_core::mux::Backoff;
+use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
+use tokio::sync::{Notify, oneshot};
 
 use super::Client;
 use super::dial::{Connecting, Dial};
 use super::env::{Env, OwnKey};
+use super::homing;
+use super::servers::Servers;
 use super::shared::{Order, Shared};
 use super::slot::Slot;
 use super::stats::Counters;
@@ -55,7 +57,7 @@ impl Client {
     /// [`falco_core::classic`] says what that wire does not provide. A connection ends when nothing
     /// was sent for a lifetime, and the next request opens another.
     pub fn classic(key: Key) -> ClientBuilder {
-        ClientBuilder::new(ClientKeySource::classic(key, DEFAULT_CLIENT_REPLAY_MEMORY))
+        ClientBuilder::new(ClientKeySource::classic(key, Secrets::DEFAULT_CLIENT_NONCES))
     }
 }
 
@@ -65,8 +67,8 @@ impl ClientBuilder {
             key,
             settings: SettingsBuilder::new(),
             connections: 1,
-            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
-            request_timeout: Some(DEFAULT_REQUEST_TIMEOUT),
+            connect_timeout: SettingsBuilder::DEFAULT_CONNECT_TIMEOUT,
+            request_timeout: Some(SettingsBuilder::DEFAULT_REQUEST_TIMEOUT),
             max_outstanding: None,
             backoff: Backoff::default(),
             fail_fast: false,
@@ -185,7 +187,7 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error`] of the first attempt, such as [`ConnectionError::Refused`](crate::ConnectionError::Refused) if the server has another key.
     pub async fn connect(self, address: impl ToString) -> Result<Client, Error> {
-        self.open(Dial::Tcp(address.to_string())).await
+        self.open(tcp([address])).await
     }
 
     /// A client that connects to a host and port when there is something to send.
@@ -195,9 +197,43 @@ impl ClientBuilder {
     ///
     /// # Panics
     /// Outside of a Tokio runtime. The client's tasks run on it.
-    #[expect(clippy::needless_pass_by_value, reason = "as `connect` takes it")]
     pub fn connect_lazy(self, address: impl ToString) -> Result<Client, Error> {
-        self.build(Dial::Tcp(address.to_string()))
+        self.build(tcp([address]))
+    }
+
+    /// A client of several servers that answer the same requests, each a host and a port. There are
+    /// as many [`connections`](Self::connections) as servers, or more, and they are spread over the
+    /// servers. If a server cannot be reached or its connection is lost, its connections go to the
+    /// next one at once, and it is left alone for the [back-off](Self::backoff). They return when
+    /// it can be reached again. No server is preferred. Requests that were not processed are sent
+    /// to another server; the others fail, and [`Error::fate`] says so.
+    ///
+    /// Waits for the first handshake.
+    ///
+    /// ```no_run
+    /// # async fn example(key: falco_tokio::Key) -> Result<(), falco_tokio::Error> {
+    /// let servers = ["orders-1.internal:4287", "orders-2.internal:4287"];
+    /// let client = falco_tokio::Client::builder(key).connect_any(servers).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error`] of the last server, if none can be reached, or if there is no server.
+    pub async fn connect_any(self, servers: impl IntoIterator<Item = impl ToString>) -> Result<Client, Error> {
+        self.open(tcp(servers)).await
+    }
+
+    /// As [`connect_any`](Self::connect_any), for a client that connects when there is something to
+    /// send.
+    ///
+    /// # Errors
+    /// [`Error::Setup`], [`Error::Settings`].
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime. The client's tasks run on it.
+    pub fn connect_any_lazy(self, servers: impl IntoIterator<Item = impl ToString>) -> Result<Client, Error> {
+        self.build(tcp(servers))
     }
 
     /// Connects to a Unix socket, and waits for the handshake.
@@ -206,7 +242,7 @@ impl ClientBuilder {
     /// [`Error`].
     #[cfg(unix)]
     pub async fn connect_unix(self, path: impl AsRef<Path>) -> Result<Client, Error> {
-        self.open(Dial::Unix(path.as_ref().to_owned())).await
+        self.open(vec![Dial::Unix(path.as_ref().to_owned())]).await
     }
 
     /// Connects with the caller's function, for example through a proxy, and waits for the handshake.
@@ -227,7 +263,7 @@ impl ClientBuilder {
                 Ok(stream)
             })
         };
-        self.open(Dial::With(Box::new(dial))).await
+        self.open(vec![Dial::With(Box::new(dial))]).await
     }
 
     /// Uses a stream that is already connected, and waits for the handshake. When the stream ends, the
@@ -237,11 +273,11 @@ impl ClientBuilder {
     /// [`Error`].
     pub async fn over(mut self, stream: impl Stream + 'static) -> Result<Client, Error> {
         self.connections = 1;
-        self.open(Dial::Once(Mutex::new(Some(Box::new(stream))))).await
+        self.open(vec![Dial::Once(Mutex::new(Some(Box::new(stream))))]).await
     }
 
-    async fn open(self, dial: Dial) -> Result<Client, Error> {
-        let client = self.build(dial)?;
+    async fn open(self, servers: Vec<Dial>) -> Result<Client, Error> {
+        let client = self.build(servers)?;
         let (to, opened) = oneshot::channel();
         let first = client.inner.slots.first().ok_or(Error::Closed)?;
         first.order(Order::Open(to));
@@ -249,34 +285,53 @@ impl ClientBuilder {
         Ok(client)
     }
 
-    fn build(self, dial: Dial) -> Result<Client, Error> {
+    fn build(self, servers: Vec<Dial>) -> Result<Client, Error> {
+        if servers.is_empty() {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, "there is no server to connect to");
+            return Err(Error::io("connecting", error, falco_core::Fate::NotProcessed));
+        }
+        let servers = Servers::new(servers, self.backoff);
         let settings = self.settings.build()?.with_streams(self.stream_window, 0);
         let mut entropy = self.entropy;
         let (keys, key_options) = self.key.keys(&mut entropy)?;
-        let counters = Counters::new(dial.to_string());
+        let counters = Counters::new(servers.to_string());
+        let connections = self.connections.max(servers.len()).max(1);
         let env = Arc::new(Env {
             key: RwLock::new(OwnKey::new(keys)),
             key_options,
             settings,
             clock: Clock::new(),
             entropy,
-            dial,
+            servers,
             connect_timeout: self.connect_timeout,
             backoff: self.backoff,
             fail_fast: self.fail_fast,
-            spread: self.connections > 1,
+            spread: connections > 1,
             counters,
+            recovered: Notify::new(),
         });
-        let connections = self.connections.max(1);
         let slots: Box<[_]> = (0..connections).map(|_| Arc::new(Shared::default())).collect();
-        for shared in &slots {
-            tokio::spawn(Slot::new(Arc::clone(shared), Arc::clone(&env)));
+        for (home, shared) in slots.iter().enumerate() {
+            let home = home % env.servers.len();
+            tokio::spawn(Slot::new(Arc::clone(shared), Arc::clone(&env), home));
+        }
+        if env.servers.len() > 1 {
+            let shared = slots.iter().map(Arc::downgrade).collect();
+            tokio::spawn(homing::run(shared, Arc::downgrade(&env)));
         }
         let places = self.max_outstanding;
         // For each connection as many as a server allows in flight by default.
-        let places = places.unwrap_or(usize::from(DEFAULT_MAX_IN_FLIGHT).saturating_mul(connections));
+        let places = places.unwrap_or(usize::from(Settings::DEFAULT_MAX_IN_FLIGHT).saturating_mul(connections));
         // A semaphore has a largest number of places.
         let places = places.clamp(1, tokio::sync::Semaphore::MAX_PERMITS);
         Ok(Client::new(slots, places, self.request_timeout, env))
     }
+}
+
+/// How to connect to hosts and ports.
+fn tcp(servers: impl IntoIterator<Item = impl ToString>) -> Vec<Dial> {
+    servers
+        .into_iter()
+        .map(|server| Dial::Tcp(server.to_string()))
+        .collect()
 }

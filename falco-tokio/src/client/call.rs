@@ -94,7 +94,7 @@ pub(super) type Call = falco_core::mux::Call<Bytes, Waiter>;
 pub(super) type OpenCall = falco_core::mux::OpenCall<Bytes, Waiter>;
 
 /// A ping until it completes, with the time at which its connection has accepted it.
-pub(super) type Ping = falco_core::mux::Ping<(Instant, PingTo)>;
+pub(super) type Ping = falco_core::mux::Call<(), (Instant, PingTo)>;
 
 /// Requests and pings that go from one connection to another.
 #[derive(Default)]
@@ -115,7 +115,7 @@ pub(super) fn answer(waiter: Waiter, result: Result<Bytes, Error>) {
         To::Caller(to) => _ = to.send(result),
         To::Stream(Stream(ref pipe)) => match result {
             Ok(body) => {
-                pipe.arrive(body);
+                pipe.arrive_whole(body);
                 end(pipe);
             }
             Err(error) => pipe.fail(error),

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{
-    Admitted, Body, ClientMux, ClientStep, Ending, History, OpenRejected, QUIET, Rejected, Retry, Unfinished,
-    UnfinishedOpen, UnfinishedPing,
+    Admitted, Body, ClientMux, ClientStep, Ending, History, OpenRejected, Unfinished, UnfinishedOpen,
 };
 use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError, wipe_stack};
 use tokio::time::Instant;
@@ -36,6 +35,8 @@ pub(super) struct Connection {
     now: falco_core::Instant,
     env: Arc<Env>,
     key: Arc<OwnKey>,
+    /// Which of the servers of the client it is connected to.
+    server: usize,
     eof: bool,
     /// When bytes were last received.
     received: falco_core::Instant,
@@ -79,7 +80,7 @@ type Mux = ClientMux<Arc<ClientKeys>, Bytes, Waiter, (Instant, PingTo)>;
 /// Bytes of an open answer have arrived.
 fn arrive(mux: &mut Mux, ticket: u64, body: &[u8]) {
     if let Some(pipe) = mux.stream_waiter(ticket).and_then(|waiter| waiter.pipe()) {
-        pipe.arrive(Bytes::copy_from_slice(body));
+        pipe.arrive(body);
     }
 }
 
@@ -104,7 +105,7 @@ enum Pause {
 
 impl Connection {
     /// A connection under `key`, whose handshake begins now.
-    pub(super) fn new(socket: Socket, env: &Arc<Env>, key: Arc<OwnKey>) -> Result<Self, EntropyError> {
+    pub(super) fn new(socket: Socket, env: &Arc<Env>, key: Arc<OwnKey>, server: usize) -> Result<Self, EntropyError> {
         let mut entropy = env.entropy.clone();
         let now = env.clock.now();
         let machine = ClientConnection::new(Arc::clone(&key.keys), &env.settings, now, &mut entropy)?;
@@ -116,6 +117,7 @@ impl Connection {
             now,
             env: Arc::clone(env),
             key,
+            server,
             eof: false,
             received: now,
             due: None,
@@ -125,6 +127,11 @@ impl Connection {
             written: 0,
             returned: Returned::default(),
         })
+    }
+
+    /// Which of the servers of the client it is connected to.
+    pub(super) const fn server(&self) -> usize {
+        self.server
     }
 
     /// A turn begins, which may call several methods.
@@ -163,8 +170,8 @@ impl Connection {
         }
         match self.mux.request(call) {
             Ok(()) => None,
-            Err(Rejected::Closed(call)) => Some(call),
-            Err(Rejected::Failed(call, error)) => {
+            Err((call, None)) => Some(call),
+            Err((call, Some(error))) => {
                 fail(call.waiter, error);
                 None
             }
@@ -208,8 +215,8 @@ impl Connection {
             pipe.fail(Error::Stopped);
             return true;
         }
-        if wishes.taken > 0 || wishes.waits {
-            self.mux.credit(ticket, wishes.taken, wishes.waits);
+        if wishes.taken > 0 {
+            self.mux.credit(ticket, wishes.taken, false);
         }
         while self.mux.wants(ticket) {
             let Some(chunk) = pipe.take_chunk() else {
@@ -259,7 +266,7 @@ impl Connection {
 
     /// Requests in flight here, including cancelled ones.
     pub(super) fn in_flight(&self) -> usize {
-        self.mux.machine().in_flight().max(self.mux.outstanding())
+        self.mux.connection().in_flight().max(self.mux.outstanding())
     }
 
     /// Closes the connection for new requests. Requests that have not begun are returned; the
@@ -318,9 +325,10 @@ impl Connection {
                     retry,
                 } => {
                     self.line.consume(consumed);
-                    match retry {
-                        Retry::Again => self.returned.calls.push(call),
-                        Retry::Fail => fail(call.waiter, RequestError::Refused(refusal)),
+                    if retry {
+                        self.returned.calls.push(call);
+                    } else {
+                        fail(call.waiter, RequestError::Refused(refusal));
                     }
                 }
                 ClientStep::Pong { consumed, waiters } => {
@@ -330,7 +338,7 @@ impl Connection {
                     }
                 }
                 ClientStep::Closing { consumed, reason } => {
-                    debug!(server = %self.env.dial, ?reason, "the server closes");
+                    debug!(server = %self.env.servers.dial(self.server), ?reason, "the server closes");
                     self.line.consume(consumed);
                     if let Some(event) = self.poll_closing() {
                         return Pause::Report(event);
@@ -410,7 +418,7 @@ impl Connection {
     /// Whether the connection is established and nothing was received for a while. It may have
     /// ended since, if the process was stopped or its threads were busy.
     pub(super) fn is_quiet(&self) -> bool {
-        self.is_established() && self.now.since(self.received) >= QUIET
+        self.is_established() && self.mux.is_quiet(self.received, self.now)
     }
 
     /// Polls the connection as [`poll`](Self::poll) does, but reads the socket itself first: the
@@ -518,7 +526,7 @@ impl Connection {
                     wipe_stack();
                     let event = ready!(ran.unwrap_or_else(|panicked| Poll::Ready(Event::Ended(Err(panicked)))));
                     if let Event::Ended(end) = &event {
-                        debug!(server = %self.env.dial, end = %End(end), "ended");
+                        debug!(server = %self.env.servers.dial(self.server), end = %End(end), "ended");
                         self.stage = match end {
                             Ok(end) => Stage::Ending(self.mux.ending(*end, self.now)),
                             Err(_) => Stage::Closed,
@@ -546,24 +554,25 @@ impl Connection {
     /// the error.
     fn finish(&mut self, end: &io::Result<ConnectionError>) {
         for UnfinishedOpen { call, fate, retry, .. } in self.mux.finish_open() {
-            match retry {
-                Retry::Again => self.returned.opens.push(call),
-                Retry::Fail => answer(call.waiter, Err(error_of(end, "reading or writing a stream", fate))),
+            if retry {
+                self.returned.opens.push(call);
+            } else {
+                answer(call.waiter, Err(error_of(end, "reading or writing a stream", fate)));
             }
         }
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
-            match retry {
-                Retry::Again => self.returned.calls.push(call),
-                Retry::Fail => answer(call.waiter, Err(error_of(end, "waiting for the answer", fate))),
+            if retry {
+                self.returned.calls.push(call);
+            } else {
+                answer(call.waiter, Err(error_of(end, "waiting for the answer", fate)));
             }
         }
-        for UnfinishedPing { ping, fate, retry, .. } in self.mux.finish_pings() {
-            match retry {
-                Retry::Again => self.returned.pings.push(ping),
-                Retry::Fail => {
-                    let error = error_of(end, "waiting for the answer to a ping", fate);
-                    let _ = ping.waiter.1.send(Err(error));
-                }
+        for Unfinished { call, fate, retry, .. } in self.mux.finish_pings() {
+            if retry {
+                self.returned.pings.push(call);
+            } else {
+                let error = error_of(end, "waiting for the answer to a ping", fate);
+                let _ = call.waiter.1.send(Err(error));
             }
         }
     }
@@ -582,13 +591,13 @@ mod tests {
         let client = Client::builder(key).connect_lazy("127.0.0.1:1")?;
         let env = &client.inner.env;
         let (near, _far) = tokio::io::duplex(1);
-        let mut connection = Connection::new(Socket::Other(Box::new(near)), env, env.key())?;
+        let mut connection = Connection::new(Socket::Other(Box::new(near)), env, env.key(), 0)?;
         let (to, _waits) = oneshot::channel();
-        assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
+        assert!(connection.ping(Ping::new(0, (), (Instant::now(), to))).is_none());
         for _ in 0..10 {
             // The caller no longer waits.
             let (to, _) = oneshot::channel();
-            assert!(connection.ping(Ping::new((Instant::now(), to))).is_none());
+            assert!(connection.ping(Ping::new(0, (), (Instant::now(), to))).is_none());
         }
         assert_eq!(connection.mux.take_pings(|_| true).len(), 2);
         Ok(())

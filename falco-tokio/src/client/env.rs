@@ -6,8 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use falco_core::Settings;
 use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
 use falco_core::mux::{Admitted, Backoff};
+use tokio::sync::Notify;
 
-use super::dial::Dial;
+use super::servers::Servers;
 use super::stats::Counters;
 use crate::clock::Clock;
 
@@ -34,13 +35,15 @@ pub(super) struct Env {
     pub(super) settings: Settings,
     pub(super) clock: Clock,
     pub(super) entropy: Entropy,
-    pub(super) dial: Dial,
+    pub(super) servers: Servers,
     pub(super) connect_timeout: Duration,
     pub(super) backoff: Backoff,
     pub(super) fail_fast: bool,
     /// Whether there is more than one connection.
     pub(super) spread: bool,
     pub(super) counters: Counters,
+    /// Notified when a connection is there again after failed attempts.
+    pub(super) recovered: Notify,
 }
 
 impl Env {

@@ -20,7 +20,8 @@ impl Client {
     /// are dropped. Once it has begun it is never sent again on another connection.
     ///
     /// # Errors
-    /// [`Error`]. If the server takes no open requests, [`Error::Request`], here or from the halves.
+    /// [`Error`]. If the server takes no open requests, [`Error::Request`], here or from the
+    /// halves.
     pub async fn open(&self, first: impl Into<Bytes>) -> Result<Call, Error> {
         let opening = self.begin(first.into());
         let Some(limit) = self.inner.request_timeout else {
@@ -34,8 +35,10 @@ impl Client {
     async fn begin(&self, first: Bytes) -> Result<Call, Error> {
         let place = Arc::clone(&self.inner.places).acquire_owned().await;
         let place = place.map_err(|_| Error::Closed)?;
-        let window = self.inner.env.settings.window_kib();
-        let call = self.inner.least_loaded()?.open(first, place, window)?;
+        let call = self
+            .inner
+            .least_loaded()?
+            .open(first, self.inner.env.settings.window_kib(), place)?;
         call.accepted().await?;
         Ok(call)
     }

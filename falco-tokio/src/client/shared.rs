@@ -63,6 +63,8 @@ pub(super) struct Shared {
     outstanding: AtomicUsize,
     /// Requests in flight on the connection, including cancelled ones.
     in_flight: AtomicUsize,
+    /// The server that it is connected to, plus 1; 0 without a connection.
+    server: AtomicUsize,
     /// There is no connection, and attempts at one have failed.
     troubled: AtomicBool,
 }
@@ -109,12 +111,12 @@ impl Shared {
         })
     }
 
-    /// Queues an open request that begins with these bytes. `window_kib` is the window of its answer.
+    /// Queues an open request that begins with these bytes.
     pub(super) fn open(
         self: &Arc<Self>,
         first: Bytes,
-        place: OwnedSemaphorePermit,
         window_kib: u16,
+        place: OwnedSemaphorePermit,
     ) -> Result<crate::stream::Call, Error> {
         let mut state = self.lock();
         if state.closed {
@@ -128,7 +130,7 @@ impl Shared {
             _place: place,
         };
         self.outstanding.fetch_add(1, Ordering::Relaxed);
-        let pipe = Pipe::new(Box::new(owner), true, window_kib);
+        let pipe = Pipe::new(Box::new(owner), window_kib, true);
         let halves = crate::stream::Call::new(&pipe);
         let mut call = OpenCall::new(ticket, Waiter::stream(pipe));
         // A request that is not finished accepts it.
@@ -166,6 +168,7 @@ impl Shared {
     pub(super) fn abandon(&self) {
         // No request is assigned to this slot while others remain.
         self.set_load(true, usize::MAX);
+        self.set_connected(None);
         let mut state = self.lock();
         state.closed = true;
         state.abandoned = true;
@@ -189,6 +192,21 @@ impl Shared {
     pub(super) fn set_load(&self, troubled: bool, in_flight: usize) {
         self.troubled.store(troubled, Ordering::Relaxed);
         self.in_flight.store(in_flight, Ordering::Relaxed);
+    }
+
+    /// Sets the server that it is connected to, if it is.
+    pub(super) fn set_connected(&self, server: Option<usize>) {
+        self.server
+            .store(server.map_or(0, |server| server + 1), Ordering::Relaxed);
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.server.load(Ordering::Relaxed) > 0
+    }
+
+    /// The server that it is connected to.
+    pub(super) fn server(&self) -> usize {
+        self.server.load(Ordering::Relaxed).saturating_sub(1)
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -12,7 +12,7 @@ use std::collections::btree_map::Entry;
 use std::io;
 use std::sync::Arc;
 
-use falco_core::mux::{Dials, NextAttempt, Retry};
+use falco_core::mux::{ConnectAttempts, NextAttempt};
 use falco_core::{ConnectionError, Fate};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -35,6 +35,12 @@ const FEW: usize = 4;
 pub(super) struct Slot {
     shared: Arc<Shared>,
     env: Arc<Env>,
+    /// The server that this slot prefers, so that the connections of a client are spread.
+    home: usize,
+    /// The server of the last attempt.
+    server: usize,
+    /// How many servers were tried since the last pause.
+    tried: usize,
     /// Orders being processed. Empty otherwise, and kept for its memory.
     orders: Orders,
     /// Whether the last poll left requests in the queue for the next poll.
@@ -51,7 +57,7 @@ pub(super) struct Slot {
     openers: Vec<oneshot::Sender<Result<(), Error>>>,
     closers: Vec<oneshot::Sender<()>>,
     closing: bool,
-    dials: Dials<Error>,
+    attempts: ConnectAttempts<Error>,
     /// For the next attempt to connect, and for time limits while there is no connection.
     timer: Timer,
     /// When this turn began.
@@ -67,13 +73,16 @@ enum Current {
 }
 
 impl Slot {
-    pub(super) fn new(shared: Arc<Shared>, env: Arc<Env>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, env: Arc<Env>, home: usize) -> Self {
         Self {
-            dials: Dials::new(env.backoff, env.fail_fast),
+            attempts: ConnectAttempts::new(env.backoff, env.fail_fast),
             now: Instant::now(),
             expires_at: None,
             shared,
             env,
+            home,
+            server: home,
+            tried: 0,
             orders: Orders::default(),
             deferred: false,
             current: Current::None,
@@ -121,7 +130,7 @@ impl Slot {
         for order in others.drain(..) {
             match order {
                 Order::Cancel(ticket) => drop(self.remove(ticket)),
-                Order::Ping(to) => self.pings.push(Ping::new((Instant::now(), to))),
+                Order::Ping(to) => self.pings.push(Ping::new(0, (), (Instant::now(), to))),
                 Order::Begin(call) => _ = self.waiting_open.insert(call.ticket, *call),
                 Order::Stream(ticket) => self.pump(ticket),
                 Order::Open(to) => self.openers.push(to),
@@ -129,7 +138,7 @@ impl Slot {
                 Order::Adopt(connection) => self.renew(Some(connection)),
                 Order::Close(to) => {
                     self.closing = true;
-                    self.dials.close();
+                    self.attempts.close();
                     self.closers.extend(to);
                 }
             }
@@ -180,9 +189,11 @@ impl Slot {
             self.old.push(*connection);
             self.take_back(returned);
         }
-        self.dials.key_changed();
+        self.attempts.key_changed();
         if let Current::Connection(connection) = &self.current {
-            self.dials.established(connection.admitted(), self.env.clock.now());
+            self.server = connection.server();
+            self.tried = 0;
+            self.attempts.established(connection.admitted(), self.env.clock.now());
         }
     }
 
@@ -269,19 +280,31 @@ impl Slot {
         let (asked, now) = (self.is_waited_for(), self.env.clock.now());
         // If the client has several connections, no request is assigned to one that has failed. So
         // it reconnects even if no request waits.
-        let repeats = self.env.spread && self.dials.is_worth_repeating();
-        match self.dials.next(now) {
+        // And so does one that fails fast, so that it is known when the server is back.
+        let repeats = (self.env.spread || self.env.fail_fast) && self.attempts.is_worth_repeating();
+        match self.attempts.next(now) {
             NextAttempt::Closed => {
                 self.fail_all(&Error::Closed);
                 return Poll::Pending;
             }
             _ if !asked && !repeats => return Poll::Pending,
             NextAttempt::Never => {
-                if let Some(why) = self.dials.why() {
+                if let Some(why) = self.attempts.why() {
                     let why = why.again(Fate::NotProcessed);
                     self.fail_all(&why);
                 }
                 return Poll::Pending;
+            }
+            NextAttempt::FailUntil(at) => {
+                if let Some(why) = self.attempts.why().filter(|_| asked) {
+                    let why = why.again(Fate::NotProcessed);
+                    self.fail_all(&why);
+                }
+                if self.timer.poll(cx, Some(self.env.clock.at(at))).is_pending() {
+                    return Poll::Pending;
+                }
+                // The pause is over: look again.
+                return Poll::Ready(());
             }
             NextAttempt::At(at) => {
                 if self.timer.poll(cx, Some(self.env.clock.at(at))).is_pending() {
@@ -291,9 +314,13 @@ impl Slot {
             NextAttempt::Now => {}
         }
         self.env.counters.attempts.add(1);
+        // If all servers are left alone, the own one is tried.
+        let next = self.env.servers.next(self.home, self.tried, now);
+        (self.server, self.tried) = next.unwrap_or((self.home, self.env.servers.len()));
         let dialing = self
             .env
-            .dial
+            .servers
+            .dial(self.server)
             .dial(self.env.connect_timeout, self.env.settings.lifetime());
         self.current = Current::Dialing(dialing);
         Poll::Ready(())
@@ -302,22 +329,29 @@ impl Slot {
     /// Handles a failed attempt to connect.
     fn fail(&mut self, error: &Error) {
         self.current = Current::None;
-        if self.env.dial.is_spent() {
-            self.dials.spend();
+        let dial = self.env.servers.dial(self.server);
+        if dial.is_spent() {
+            self.attempts.spend();
         }
         let (now, key, entropy) = (self.env.clock.now(), self.env.key(), &self.env.entropy);
         let (end, why) = (error.attempt_end(), error.again(Fate::NotProcessed));
         self.env.counters.attempt_failed(end);
         let random = |bound| entropy.below(bound);
-        let retry = self.dials.attempt_failed(end, why, &key.admitted, now, random);
-        let pause = self.dials.retry_at().map(|at| at.since(now)).unwrap_or_default();
-        let server = &self.env.dial;
-        warn!(%server, %error, attempt = self.dials.failed(), ?pause, "no connection");
+        self.env.servers.failed(self.server, now, random);
+        if self.env.servers.next(self.home, self.tried, now).is_some() {
+            // Another server is tried at once.
+            warn!(server = %dial, %error, "no connection to this server");
+            return;
+        }
+        self.tried = 0;
+        let retry = self.attempts.attempt_failed(end, why, &key.admitted, now, random);
+        let pause = self.attempts.retry_at().map(|at| at.since(now)).unwrap_or_default();
+        warn!(server = %dial, %error, attempt = self.attempts.failed(), ?pause, "no connection");
         // Callers of `connect` receive the error at once; other callers only if no retry follows.
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
         }
-        if retry == Retry::Fail {
+        if !retry {
             self.fail_all(error);
         }
     }
@@ -341,7 +375,7 @@ impl Slot {
     fn lose(&mut self, connection: &Connection, why: Option<Error>) {
         let (now, entropy) = (self.env.clock.now(), &self.env.entropy);
         let random = |bound| entropy.below(bound);
-        self.dials
+        self.attempts
             .lost(connection.history(), why, connection.admitted(), now, random);
     }
 
@@ -352,6 +386,13 @@ impl Slot {
             return;
         }
         let why = error_of(end, "waiting for a connection", Fate::NotProcessed);
+        if !matches!(end, Ok(ConnectionError::Closed)) {
+            // It may have crashed, or be out of reach.
+            let (now, entropy) = (self.env.clock.now(), &self.env.entropy);
+            self.env
+                .servers
+                .failed(connection.server(), now, |bound| entropy.below(bound));
+        }
         self.lose(&connection, Some(why));
         if !connection.is_closed() {
             self.old.push(connection);
@@ -373,7 +414,7 @@ impl Slot {
                         return Poll::Pending;
                     }
                     Poll::Ready(Err(error)) => self.fail(&error),
-                    Poll::Ready(Ok(socket)) => match Connection::new(socket, &self.env, self.env.key()) {
+                    Poll::Ready(Ok(socket)) => match Connection::new(socket, &self.env, self.env.key(), self.server) {
                         Ok(connection) => self.current = Current::Connection(Box::new(connection)),
                         Err(error) => self.fail(&error.into()),
                     },
@@ -394,12 +435,14 @@ impl Slot {
                         return if gave_back { Poll::Ready(()) } else { Poll::Pending };
                     }
                     Poll::Ready(Event::Established) => {
-                        debug!(server = %self.env.dial, "connected");
+                        debug!(server = %self.env.servers.dial(self.server), "connected");
+                        self.tried = 0;
+                        self.env.servers.established(self.server);
                         self.env.counters.connected.add(1);
                         let now = self.env.clock.now();
-                        self.dials.established(connection.admitted(), now);
-                        if self.env.dial.is_spent() {
-                            self.dials.spend();
+                        self.attempts.established(connection.admitted(), now);
+                        if self.env.servers.dial(self.server).is_spent() {
+                            self.attempts.spend();
                         }
                         self.current = Current::Connection(connection);
                     }
@@ -430,7 +473,13 @@ impl Slot {
             Current::Connection(connection) => (connection.is_established(), connection.in_flight()),
             Current::None | Current::Dialing(_) => (false, 0),
         };
-        self.shared.set_load(!connected && self.dials.failed() > 0, in_flight);
+        let (was_troubled, _) = self.shared.load();
+        let is_troubled = !connected && self.attempts.failed() > 0;
+        self.shared.set_load(is_troubled, in_flight);
+        if was_troubled && !is_troubled {
+            self.env.recovered.notify_waiters();
+        }
+        self.shared.set_connected(connected.then_some(self.server));
     }
 
     fn poll_old(&mut self, cx: &mut Context<'_>) {
@@ -478,7 +527,7 @@ impl Future for Slot {
             this.stop_connecting();
             if !this.is_connected() {
                 let asked = this.is_waited_for();
-                this.dials.set_waiting(this.env.clock.now(), asked);
+                this.attempts.set_waiting(this.env.clock.now(), asked);
             }
             this.poll_old(cx);
             if this.check_quiet(cx) {
@@ -518,5 +567,6 @@ impl Drop for Slot {
     /// then find their channels closed.
     fn drop(&mut self) {
         self.shared.abandon();
+        self.env.recovered.notify_waiters();
     }
 }

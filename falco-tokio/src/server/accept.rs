@@ -183,26 +183,18 @@ async fn enter<H: Handler>(
     true
 }
 
-/// A connection on a stream that was not accepted here, or `None` if the server is stopping.
+/// A connection on a stream that was not accepted here.
 pub(super) fn guest<H: Handler>(
     service: &Arc<Service>,
     stream: impl Stream + 'static,
     handler: &Arc<Handlers<H>>,
-) -> io::Result<Option<Connection<H>>> {
+) -> io::Result<Connection<H>> {
     let machine = machine(service, handler.take_streams())?;
     let control = Arc::new(Control::new(None));
     let number = service.registry.admit_guest(&control);
     let socket = Socket::Other(Box::new(stream));
-    Ok(number.map(|number| {
-        connection(
-            service,
-            socket,
-            machine,
-            control,
-            Place { number, guest: true },
-            handler,
-        )
-    }))
+    let place = Place { number, guest: true };
+    Ok(connection(service, socket, machine, control, place, handler))
 }
 
 /// A connection on a stream that was not accepted here, which counts as if it had been. `None` if

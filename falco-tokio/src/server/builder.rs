@@ -7,9 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use falco_core::keys::{Entropy, Secrets};
-use falco_core::mux::{
-    AdmissionLimits, DEFAULT_SERVER_MAX_HELD, DEFAULT_SERVER_REPLAY_MEMORY, SharedBudget, SourcePrefix,
-};
+use falco_core::mux::{AdmissionLimits, SharedBudget, SourcePrefix};
 use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 #[cfg(unix)]
 use tokio::net::UnixListener;
@@ -98,7 +96,7 @@ impl ServerBuilder {
     fn new(secrets: Secrets) -> Self {
         Self {
             secrets: Secrets {
-                nonces: DEFAULT_SERVER_REPLAY_MEMORY,
+                nonces: Secrets::DEFAULT_SERVER_NONCES,
                 ..secrets
             },
             settings: SettingsBuilder::new(),
@@ -107,7 +105,7 @@ impl ServerBuilder {
             #[cfg(feature = "proxy-protocol")]
             proxies: super::proxied::Proxies::default(),
             raise_descriptor_limit: true,
-            max_held: DEFAULT_SERVER_MAX_HELD,
+            max_held: SharedBudget::DEFAULT_BYTES,
             max_connection_age: None,
             streams: (kib(STREAM_WINDOW), MAX_OPEN),
             on_cancel: OnCancel::default(),
@@ -229,9 +227,9 @@ impl ServerBuilder {
 
     /// Trusts the proxies in a network: all addresses whose first `bits` bits are those of
     /// `network`. Connections from there have to begin with a header of the PROXY protocol, version
-    /// 1 or 2, which names the client: it is the [`peer`](Request::peer) of requests and logs, and
-    /// what limits per source count. Without a header within the handshake timeout, such a
-    /// connection is closed. On other connections no header is accepted. By default no proxy is
+    /// 1 or 2, which names the client: it is the [`peer`](crate::Request::peer) of requests and
+    /// logs, and what limits per source count. Without a header within the handshake timeout, such
+    /// a connection is closed. On other connections no header is accepted. By default no proxy is
     /// trusted. Unix sockets have no address, and no header is read from them.
     #[cfg(feature = "proxy-protocol")]
     pub fn trust_proxy(mut self, network: core::net::IpAddr, bits: u8) -> Self {

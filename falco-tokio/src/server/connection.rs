@@ -142,7 +142,7 @@ impl<H: Handler> Connection<H> {
             if !core::mem::replace(&mut self.ended, true) {
                 self.mux.revoke(self.now);
                 self.cancel_all();
-                let end = self.mux.machine().end().unwrap_or(ConnectionError::Closed);
+                let end = self.mux.connection().end().unwrap_or(ConnectionError::Closed);
                 self.stage = Stage::Ending(Box::new((end, self.mux.ending(end, self.now))));
             }
             return None;
@@ -199,16 +199,14 @@ impl<H: Handler> Connection<H> {
                     self.handle(cx, id, body);
                 }
                 ServerStep::Opened { consumed, id, body } => {
-                    let body = match body {
-                        Body::Lent(body) => Bytes::copy_from_slice(body),
-                        Body::Whole(bytes) => Bytes::from(bytes),
-                    };
+                    let pipe = self.opens.add(id, self.service.settings.window_kib(), &self.control);
+                    pipe.arrive(body.bytes());
                     self.consume(consumed);
-                    self.handle_open(cx, id, body);
+                    self.handle_open(cx, id, &pipe);
                 }
                 ServerStep::Part { consumed, id, body } => {
                     if let Some(open) = self.opens.get(id) {
-                        open.pipe.arrive(Bytes::copy_from_slice(body));
+                        open.pipe.arrive(body);
                     }
                     self.consume(consumed);
                 }
@@ -256,7 +254,7 @@ impl<H: Handler> Connection<H> {
 
     /// The client has proved that it has its key. The key may have been retired since the hello.
     fn establish(&mut self) {
-        let key = self.mux.machine().key_id();
+        let key = self.mux.connection().key_id();
         if let Some(key) = key {
             // Set before the check below, because `Handle::retire_key` finds the connections of a
             // key by this.
@@ -334,7 +332,7 @@ impl<H: Handler> Connection<H> {
             // handler.
             let waits = wrote.all && matches!(pause, Pause::Read(_));
             let mut moved = (wrote.some && !waits) || self.mux.has_request() || self.pump_writable();
-            if let Some(end) = self.mux.machine().end() {
+            if let Some(end) = self.mux.connection().end() {
                 return Poll::Ready(Ok(end));
             }
             let mut read = false;
@@ -436,7 +434,7 @@ impl<H: Handler> Future for Connection<H> {
         this.now = this.service.clock.now();
         if let Some(cut) = this.take_signals(cx) {
             debug!(?cut, "cut off");
-            let end = this.mux.machine().end().unwrap_or(ConnectionError::Closed);
+            let end = this.mux.connection().end().unwrap_or(ConnectionError::Closed);
             // A connection that was dropped for another has no unread bytes.
             if this.mux.ending(end, this.now).step(this.now) == LastStep::DropArrived {
                 this.line.drop_arrived(cx);

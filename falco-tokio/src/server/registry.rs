@@ -24,8 +24,6 @@ struct State {
     waited_for: bool,
     /// How many connections have ended.
     left: u64,
-    /// Whether the server is stopping: it accepts no more connections.
-    stopping: bool,
     /// Connections that were ended at once, and their requests that had not been answered.
     cut: (u64, u64),
 }
@@ -60,7 +58,6 @@ impl Registry {
                 next: 0,
                 waited_for: false,
                 left: 0,
-                stopping: false,
                 cut: (0, 0),
             }),
             clock,
@@ -77,7 +74,7 @@ impl Registry {
     /// later ones.
     pub(crate) fn admit(&self, control: &Arc<Control>, source: Source) -> Admitted {
         let mut state = self.lock();
-        if state.stopping {
+        if state.admission.is_stopping() {
             return Admitted::Stopping;
         }
         let number = state.next;
@@ -93,11 +90,17 @@ impl Registry {
         Admitted::As { number }
     }
 
-    /// Adds a guest, which does not count towards the limits. Returns `None` if the server is
-    /// stopping.
-    pub(crate) fn admit_guest(&self, control: &Arc<Control>) -> Option<u64> {
+    /// Adds a guest, which does not count towards the limits. If the server is stopping, the guest
+    /// is closed.
+    pub(crate) fn admit_guest(&self, control: &Arc<Control>) -> u64 {
         let mut state = self.lock();
-        (!state.stopping).then(|| state.insert(control))
+        let number = state.insert(control);
+        let stopping = state.admission.is_stopping();
+        drop(state);
+        if stopping {
+            control.close(CloseReason::ShuttingDown);
+        }
+        number
     }
 
     /// Waits until there is a place for an accepted connection from `source`. Also returns if all
@@ -145,7 +148,7 @@ impl Registry {
             let changed = self.changed.notified();
             let selected = {
                 let mut state = self.lock();
-                if state.left != before || state.stopping {
+                if state.left != before || state.admission.is_stopping() {
                     return;
                 }
                 state.waited_for = true;
@@ -206,15 +209,14 @@ impl Registry {
     /// is.
     pub(crate) fn establish(&self, number: u64, key: Option<KeyId>, retired: bool) -> Option<CloseReason> {
         let mut state = self.lock();
-        let stopping = state.stopping;
-        let reason = state.admission.establish(number, key, retired, stopping);
+        let reason = state.admission.establish(number, key, retired);
         drop(state);
         self.changed.notify_waiters();
         reason
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        self.lock().stopping
+        self.lock().admission.is_stopping()
     }
 
     /// Reports that a connection has ended. `cut` is the number of its unanswered requests, if it
@@ -253,7 +255,7 @@ impl Registry {
     /// Stops accepting connections, and drains the existing ones.
     pub(crate) fn stop(&self) {
         let mut state = self.lock();
-        state.stopping = true;
+        state.admission.stop();
         let all: Vec<_> = state.connections.values().cloned().collect();
         drop(state);
         for control in all {
@@ -293,7 +295,7 @@ impl Registry {
 
     /// Waits until the server is to stop.
     pub(crate) async fn stopping(&self) {
-        self.until(|state| state.stopping).await;
+        self.until(|state| state.admission.is_stopping()).await;
     }
 
     /// Waits until no connection is left.
@@ -405,7 +407,7 @@ mod tests {
     async fn a_place_is_waited_for_unless_all_are_established() {
         let registry = Arc::new(registry(2, 2));
         let guest = Arc::new(Control::new(None));
-        assert_eq!(registry.admit_guest(&guest), Some(0));
+        assert_eq!(registry.admit_guest(&guest), 0);
         for _ in 0..2 {
             admit(&registry);
         }

@@ -134,6 +134,7 @@ impl Owner for StreamOwner {
 }
 
 /// An open request of a connection.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub(super) struct Open {
     pub(super) pipe: Arc<Pipe>,
     /// Its answer has begun.
@@ -149,13 +150,15 @@ pub(super) struct Open {
 /// The open requests of a connection that have not completed. An idle connection has no memory for
 /// them.
 #[derive(Default)]
-pub(super) struct Opens(Option<Box<HashMap<RequestId, Open>>>);
+pub(super) struct Opens(
+    #[allow(clippy::box_collection, reason = "an idle connection is smaller")] Option<Box<HashMap<RequestId, Open>>>,
+);
 
 impl Opens {
-    /// Adds one with this window, and returns what its halves share with the connection.
-    pub(super) fn add(&mut self, id: RequestId, control: &Arc<Control>, window_kib: u16) -> Arc<Pipe> {
+    /// Adds one, and returns what its halves share with the connection.
+    pub(super) fn add(&mut self, id: RequestId, window_kib: u16, control: &Arc<Control>) -> Arc<Pipe> {
         let control = Arc::clone(control);
-        let pipe = Pipe::new(Box::new(StreamOwner { control, id }), false, window_kib);
+        let pipe = Pipe::new(Box::new(StreamOwner { control, id }), window_kib, false);
         let open = Open {
             pipe: Arc::clone(&pipe),
             answering: false,

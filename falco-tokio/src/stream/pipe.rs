@@ -5,15 +5,16 @@ use core::task::{Context, Poll, Waker};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::error::Error;
 
 /// With this many bytes on their way to the connection, a writer waits.
 const ENOUGH: usize = 64 << 10;
-/// A reader that has taken this many bytes, or a quarter of its window if that is less, tells the
-/// connection, which gives credit for them. With fewer bytes the other side has most of the window
-/// left, so it can go on without credit. Otherwise each small message would cost a CREDIT as well.
+/// Pieces that are shorter are joined.
+const SHORT: usize = 4 << 10;
+/// A reader that has taken this many bytes tells the connection, which gives credit for them. It
+/// tells it earlier if the window is small.
 const TAKEN: usize = 32 << 10;
 
 /// Tells the task of a connection that a half of a stream has something for it.
@@ -21,16 +22,18 @@ pub(crate) trait Owner: Send + Sync {
     fn notify(&self);
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 struct State {
     /// Bytes that have arrived and that the reader has not taken.
     arrived: VecDeque<Bytes>,
+    /// Short pieces that have arrived behind these. They are joined, so that a peer which sends
+    /// single bytes takes no more memory than the window.
+    joined: BytesMut,
     /// How the body that is read has ended.
     input_end: Option<Result<(), Error>>,
     reader: Option<Waker>,
-    /// Bytes that the reader has taken and that no credit was given for.
+    /// Bytes that the reader has taken since the connection was told.
     taken: usize,
-    /// The reader waits, and has nothing left.
-    waits: bool,
     reader_gone: bool,
     /// Bytes that the connection has not accepted yet.
     outgoing: VecDeque<Bytes>,
@@ -53,8 +56,6 @@ struct State {
 pub(crate) struct Wishes {
     /// Bytes that the reader has taken since the last call.
     pub(crate) taken: usize,
-    /// It waits for more, and has nothing left.
-    pub(crate) waits: bool,
     /// The reader was dropped before the end of its body.
     pub(crate) reader_gone: bool,
     /// The writer was dropped before it had finished its body.
@@ -64,20 +65,21 @@ pub(crate) struct Wishes {
 /// The shared state of the halves of one open request.
 pub(crate) struct Pipe {
     state: Mutex<State>,
-    /// The reader tells the connection of this many bytes.
-    due: usize,
     owner: Box<dyn Owner>,
+    /// The connection is told when the reader has taken this many bytes. That is at most a quarter
+    /// of the window, so the other side always has credit left for most of it, and a reader that
+    /// waits need not give credit for every few bytes.
+    tells_at: usize,
 }
 
 impl Pipe {
-    /// `window_kib` is the window of the body that is read.
-    pub(crate) fn new(owner: Box<dyn Owner>, waits_for_connection: bool, window_kib: u16) -> Arc<Self> {
+    pub(crate) fn new(owner: Box<dyn Owner>, window_kib: u16, waits_for_connection: bool) -> Arc<Self> {
         let state = State {
             arrived: VecDeque::new(),
+            joined: BytesMut::new(),
             input_end: None,
             reader: None,
             taken: 0,
-            waits: false,
             reader_gone: false,
             outgoing: VecDeque::new(),
             outgoing_bytes: 0,
@@ -91,8 +93,8 @@ impl Pipe {
         };
         Arc::new(Self {
             state: Mutex::new(state),
-            due: TAKEN.min(usize::from(window_kib) << 8).max(1),
             owner,
+            tells_at: (usize::from(window_kib) << 8).clamp(1, TAKEN),
         })
     }
 
@@ -123,15 +125,38 @@ impl Pipe {
     }
 
     /// Bytes of the body that is read have arrived.
-    pub(crate) fn arrive(&self, bytes: Bytes) {
+    pub(crate) fn arrive(&self, bytes: &[u8]) {
         let mut state = self.lock();
-        if !bytes.is_empty() && !state.reader_gone && state.input_end.is_none() {
-            state.waits = false;
-            state.arrived.push_back(bytes);
-            let reader = state.reader.take();
-            drop(state);
-            wake(reader);
+        if bytes.is_empty() || state.reader_gone || state.input_end.is_some() {
+            return;
         }
+        if bytes.len() >= SHORT {
+            let before = state.joined.split().freeze();
+            state.arrived.extend((!before.is_empty()).then_some(before));
+            state.arrived.push_back(Bytes::copy_from_slice(bytes));
+        } else {
+            state.joined.extend_from_slice(bytes);
+        }
+        let reader = state.reader.take();
+        drop(state);
+        wake(reader);
+    }
+
+    /// A whole body has arrived.
+    pub(crate) fn arrive_whole(&self, body: Bytes) {
+        let mut state = self.lock();
+        if !body.is_empty() && !state.reader_gone && state.input_end.is_none() {
+            state.arrived.push_back(body);
+        }
+    }
+
+    /// Nothing more of the body that is read arrives, although it is not whole.
+    pub(crate) fn stop_input(&self, why: Error) {
+        let mut state = self.lock();
+        state.input_end.get_or_insert(Err(why));
+        let reader = state.reader.take();
+        drop(state);
+        wake(reader);
     }
 
     /// The body that is read is whole.
@@ -173,10 +198,8 @@ impl Pipe {
     pub(crate) fn wishes(&self) -> Wishes {
         let mut state = self.lock();
         state.notified = false;
-        let due = state.taken >= self.due;
         Wishes {
-            taken: if due { core::mem::take(&mut state.taken) } else { 0 },
-            waits: state.waits && due,
+            taken: core::mem::take(&mut state.taken),
             reader_gone: state.reader_gone && !matches!(state.input_end, Some(Ok(()))),
             writer_gone: state.writer_gone && !state.finished,
         }
@@ -228,12 +251,20 @@ impl Pipe {
         })
     }
 
-    /// The next bytes that have arrived; `None` at the end of the body.
-    pub(super) fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+    /// The next bytes that have arrived, at most `most`; `None` at the end of the body.
+    pub(super) fn poll_next(&self, cx: &Context<'_>, most: usize) -> Poll<Option<Result<Bytes, Error>>> {
         let mut state = self.lock();
-        if let Some(bytes) = state.arrived.pop_front() {
+        if state.arrived.is_empty() && !state.joined.is_empty() {
+            let joined = state.joined.split().freeze();
+            state.arrived.push_back(joined);
+        }
+        if let Some(first) = state.arrived.front_mut() {
+            let bytes = first.split_to(first.len().min(most));
+            if first.is_empty() {
+                state.arrived.pop_front();
+            }
             state.taken += bytes.len();
-            if state.taken >= self.due {
+            if state.taken >= self.tells_at {
                 self.notify(state);
             }
             return Poll::Ready(Some(Ok(bytes)));
@@ -244,20 +275,7 @@ impl Pipe {
             None => {}
         }
         set(&mut state.reader, cx);
-        state.waits = true;
-        if state.taken >= self.due {
-            self.notify(state);
-        }
         Poll::Pending
-    }
-
-    /// Gives back bytes that were not used. They are the next to be returned.
-    pub(super) fn put_back(&self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            let mut state = self.lock();
-            state.taken = state.taken.saturating_sub(bytes.len());
-            state.arrived.push_front(bytes);
-        }
     }
 
     /// Waits until there is room for more bytes to send.
@@ -285,11 +303,18 @@ impl Pipe {
         if state.finished {
             return Err(Error::Stopped);
         }
-        if !bytes.is_empty() {
-            state.outgoing_bytes += bytes.len();
-            state.outgoing.push_back(bytes);
-            self.notify(state);
+        if bytes.is_empty() {
+            return Ok(());
         }
+        state.outgoing_bytes += bytes.len();
+        // The connection takes a long chunk piece by piece.
+        let mut rest = bytes;
+        while rest.len() > ENOUGH {
+            let piece = rest.split_to(ENOUGH);
+            state.outgoing.push_back(piece);
+        }
+        state.outgoing.push_back(rest);
+        self.notify(state);
         Ok(())
     }
 
@@ -297,6 +322,10 @@ impl Pipe {
     pub(super) fn finish(&self) -> Result<(), Error> {
         let mut state = self.lock();
         if let Some(why) = &state.output_end {
+            // The request has completed well before: nothing of this body was needed.
+            if matches!((why, &state.input_end), (Error::Stopped, Some(Ok(())))) {
+                return Ok(());
+            }
             return Err(why.again(why.fate()));
         }
         state.finished = true;
@@ -308,8 +337,8 @@ impl Pipe {
         let mut state = self.lock();
         state.reader_gone = true;
         state.reader = None;
-        state.taken += state.arrived.iter().map(Bytes::len).sum::<usize>();
-        let arrived = core::mem::take(&mut state.arrived);
+        state.taken += state.arrived.iter().map(Bytes::len).sum::<usize>() + state.joined.len();
+        let arrived = (core::mem::take(&mut state.arrived), core::mem::take(&mut state.joined));
         if matches!(state.input_end, Some(Ok(()))) {
             return;
         }

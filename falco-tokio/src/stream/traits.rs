@@ -7,15 +7,16 @@ use std::io;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{RecvStream, SendStream};
+use super::{Call, RecvStream, SendStream};
 use crate::error::Error;
 
 impl RecvStream {
+    /// After the end or an error there is nothing more.
     pub(super) fn poll_bytes(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         if self.ended {
             return Poll::Ready(None);
         }
-        let next = ready!(self.pipe.poll_next(cx));
+        let next = ready!(self.pipe.poll_next(cx, usize::MAX));
         self.ended = !matches!(next, Some(Ok(_)));
         Poll::Ready(next)
     }
@@ -37,17 +38,14 @@ fn io_error(error: Error) -> io::Error {
 }
 
 impl AsyncRead for RecvStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let Some(next) = ready!(self.poll_bytes(cx)) else {
-            return Poll::Ready(Ok(()));
-        };
-        let mut bytes = next.map_err(io_error)?;
-        let count = bytes.len().min(buf.remaining());
-        buf.put_slice(&bytes.split_to(count));
-        self.pipe.put_back(bytes);
+        // An error is returned again, so that a body that was cut off is never taken for whole.
+        if let Some(next) = ready!(self.pipe.poll_next(cx, buf.remaining())) {
+            buf.put_slice(&next.map_err(io_error)?);
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -96,5 +94,25 @@ impl futures_sink::Sink<Bytes> for SendStream {
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(self.pipe.finish())
+    }
+}
+
+impl AsyncRead for Call {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().receiving).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Call {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().sending).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().sending).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().sending).poll_shutdown(cx)
     }
 }

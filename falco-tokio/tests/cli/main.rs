@@ -21,4 +21,5 @@ mod reload;
 mod send;
 mod serve;
 mod socket_file;
+mod streams;
 mod tool;

@@ -45,12 +45,11 @@ fn exit_codes_say_what_went_wrong() {
     assert!(large.failed_with(1).contains("1024"), "{}", large.err);
     // 1: the message could not be read, or is too large for this side.
     run(keyed(&["send", to, "--file", "/nonexistent", "--context", "orders"])).failed_with(1);
-    let command = keyed(&["send", to, "--max-message", "10", "--context", "orders"]);
-    assert!(
-        run_with(command, b"eleven bytes")
-            .failed_with(1)
-            .contains("--max-message")
-    );
+    let limit = ["--max-message", "10", "--context", "orders"];
+    let large = run(keyed(&[&["send", to, "eleven bytes"][..], &limit].concat()));
+    assert!(large.failed_with(1).contains("--max-message"), "{}", large.err);
+    let streamed = run_with(keyed(&[&["send", to][..], &limit].concat()), b"eleven bytes");
+    assert_eq!(streamed.good(), "eleven bytes");
     // 2: the command line.
     for words in [
         &["send"][..],

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use falco_core::Instant;
 use falco_core::keys::{ClientKeys, Secrets};
-use falco_core::mux::{Call, ClientMux, ClientStep, Ping};
+use falco_core::mux::{Call, ClientMux, ClientStep};
 use falco_tokio::{Refusal, Settings};
 use getrandom::SysRng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -96,7 +96,7 @@ impl RawPeer {
     /// Sends a ping, so that the connection lives on, and waits for its answer; or for a refusal,
     /// if one comes before.
     pub(crate) async fn ping(&mut self) -> Option<Refusal> {
-        self.mux.ping(Ping::new(())).unwrap();
+        self.mux.ping(Call::new(0, (), ())).unwrap();
         // Its record and not a byte more: what else waits is to wait on.
         let mut ping = [0; 33];
         assert_eq!(self.mux.seal(NOW, &mut ping, |(), _| {}), Ok(33));

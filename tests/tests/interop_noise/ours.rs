@@ -221,7 +221,7 @@ fn client_log(partials: &mut Partials, event: ClientEvent<'_>) -> Option<ClientL
         }
         ClientEvent::Pong { .. } => Some(ClientLog::Pong(0)),
         ClientEvent::Closing { reason } => Some(ClientLog::Closing(reason)),
-        _ => None,
+        ClientEvent::Opened { .. } | ClientEvent::Credit { .. } | _ => None,
     }
 }
 
@@ -251,6 +251,6 @@ fn hear(partials: &mut Partials, event: ServerEvent<'_>) -> Heard {
         ServerEvent::Cancelled { id } => return Heard::Cancelled(id),
         ServerEvent::Closing { reason } => Some(ServerLog::Closing(reason)),
         ServerEvent::Ping => Some(ServerLog::Ping),
-        _ => None,
+        ServerEvent::Opened { .. } | ServerEvent::Credit { .. } | _ => None,
     })
 }

@@ -8,10 +8,11 @@ use crate::time::Instant;
 impl Admission {
     /// Adds a half-open connection under a number that was not used before, and returns the
     /// connections that are selected to be dropped, as [`select`](Self::select) does. Returns
-    /// `None`, and does not add it, if there is no [`room`](Self::room) or if its source has twice
-    /// as many half-open connections as it may have.
+    /// `None`, and does not add it, if the server [stops](Self::stop), if there is no
+    /// [`room`](Self::room), or if its source has twice as many half-open connections as it may
+    /// have.
     pub fn admit(&mut self, number: u64, source: Source, now: Instant) -> Option<impl Iterator<Item = u64> + use<>> {
-        if self.room() != Room::Free {
+        if self.stopping || self.room() != Room::Free {
             return None;
         }
         let (count, _) = self.sources.entry(source).or_default();
@@ -57,21 +58,21 @@ impl Admission {
     }
 
     /// Reports that a connection has completed its handshake under a key; `None` is the key of the
-    /// classic wire. `retired` is whether the key was retired since the hello, and `stopping`
-    /// whether the server accepts no more connections.
+    /// classic wire. `retired` is whether the key was retired since the hello.
     ///
-    /// If the connection has to be closed, returns the reason to close it with. The reason is
-    /// [`CloseReason::Done`] if the key or the classic wire has as many connections as it may have.
-    /// Until it leaves, such a connection counts towards all limits but these two. A connection
-    /// that was not [admitted](Self::admit), such as a guest, does not count.
+    /// If the connection has to be closed, returns the reason to close it with: its key is retired,
+    /// the server [stops](Self::stop), or a limit is exceeded. The reason is [`CloseReason::Done`]
+    /// if the key or the classic wire has as many connections as it may have. Until it leaves, such
+    /// a connection counts towards all limits but these two. A connection that was not
+    /// [admitted](Self::admit), such as a guest, does not count.
     ///
     /// Call it once the code that retires keys can find the connection by its key. If the key is
     /// retired after `retired` was read, that code closes the connection.
-    pub fn establish(&mut self, number: u64, key: Option<KeyId>, retired: bool, stopping: bool) -> Option<CloseReason> {
+    pub fn establish(&mut self, number: u64, key: Option<KeyId>, retired: bool) -> Option<CloseReason> {
         let within = self.count_established(number, key);
         if retired {
             Some(CloseReason::KeyRetired)
-        } else if stopping {
+        } else if self.stopping {
             Some(CloseReason::ShuttingDown)
         } else {
             (!within).then_some(CloseReason::Done)

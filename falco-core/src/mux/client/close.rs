@@ -27,11 +27,11 @@ pub(super) struct Closing {
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Completes the requests in flight, accepts no new ones, then ends.
     ///
-    /// Once no caller waits for an answer, the server has a second ([`LINGER`]) to end the
-    /// connection as well. Then [`handle_timeout`](Self::handle_timeout) ends it with
-    /// [`ConnectionError::Closed`]. The client does not wait for answers to cancelled requests.
-    /// While callers wait, keep-alive still detects a silent server, and the connection ends at
-    /// most one lifetime after it was closed.
+    /// Once no caller waits for an answer, the server has a second
+    /// ([`LINGER`](crate::Settings::LINGER)) to end the connection as well. Then
+    /// [`handle_timeout`](Self::handle_timeout) ends it with [`ConnectionError::Closed`]. The
+    /// client does not wait for answers to cancelled requests. While callers wait, keep-alive still
+    /// detects a silent server, and the connection ends at most one lifetime after it was closed.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
         self.deadlines.note_poll(&mut self.machine, now);
         self.machine.close(now, reason);
@@ -107,7 +107,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// How to end the stream of a connection that ended with `end`. A client waits for at most
-    /// [`LINGER`].
+    /// [`LINGER`](crate::Settings::LINGER).
     #[must_use]
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
         match (self.closing.end, self.closing.idle) {

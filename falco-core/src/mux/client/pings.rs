@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use super::super::call::{Ping, UnfinishedPing};
+use super::super::call::{Call, Unfinished};
 use super::ClientMux;
 use crate::message::{Fate, PingId};
 use crate::wire::ClientKeyRef;
@@ -15,7 +15,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     ///
     /// # Errors
     /// The ping, if the connection is closing or has ended. It may go to another connection.
-    pub fn ping(&mut self, ping: Ping<P>) -> Result<(), Ping<P>> {
+    pub fn ping(&mut self, ping: Call<(), P>) -> Result<(), Call<(), P>> {
         // The connection would accept a ping while it closes.
         if !self.is_open() {
             return Err(ping);
@@ -31,12 +31,12 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// Takes out the pings for whose waiters `leaves` returns `true`. No handler processes a ping,
     /// so the fate of a removed ping is [`Fate::NotProcessed`].
-    pub fn take_pings(&mut self, mut leaves: impl FnMut(&P) -> bool) -> Vec<Ping<P>> {
+    pub fn take_pings(&mut self, mut leaves: impl FnMut(&P) -> bool) -> Vec<Call<(), P>> {
         let (left, stay) = core::mem::take(&mut self.pings)
             .into_iter()
             .partition(|(_, ping)| leaves(&ping.waiter));
         self.pings = stay;
-        let left: VecDeque<(PingId, Ping<P>)> = left;
+        let left: VecDeque<(PingId, Call<(), P>)> = left;
         left.into_iter().map(|(_, ping)| ping).collect()
     }
 
@@ -54,12 +54,12 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Call it when the connection has ended. Returns the pings that have not completed.
     ///
     /// A ping goes to another connection as a request that was not processed does, on at most
-    /// [`MAX_TRIES`](super::super::MAX_TRIES) connections.
-    pub fn finish_pings(&mut self) -> Vec<UnfinishedPing<P>> {
-        let unfinished = self.pings.drain(..).map(|(_, mut ping)| {
+    /// [`MAX_TRIES`](super::super::Attempts::MAX_TRIES) connections.
+    pub fn finish_pings(&mut self) -> Vec<Unfinished<(), P>> {
+        let unfinished = self.pings.drain(..).map(|(_, mut call)| {
             let fate = Fate::NotProcessed;
-            let retry = ping.attempts.after_loss(fate);
-            UnfinishedPing { ping, fate, retry }
+            let retry = call.attempts.after_loss(fate);
+            Unfinished { call, fate, retry }
         });
         unfinished.collect()
     }

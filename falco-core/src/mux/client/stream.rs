@@ -2,8 +2,12 @@
 
 use super::ClientMux;
 use crate::error::ConnectionError;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 use crate::wire::ClientKeyRef;
+
+/// After this time without input the connection may have ended. A caller that reads the stream
+/// before each request needs a system call for that, which requests in quick succession save.
+const QUIET: Span = Span::from_millis_const(1);
 
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Reports that the stream has no more bytes, which ends the connection. `unread` is what
@@ -26,6 +30,14 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// before the write.
     pub fn end_of_broken_stream(&mut self, now: Instant, unread: &[u8], found_closed: bool) -> Option<ConnectionError> {
         found_closed.then(|| self.end_of_stream(now, unread))
+    }
+
+    /// Whether the connection may have ended without the caller knowing, because nothing has
+    /// arrived since `last` and that is at least 1 ms ago. If so, read the stream before the next
+    /// request.
+    #[must_use]
+    pub fn is_quiet(&self, last: Instant, now: Instant) -> bool {
+        now.span_since(last) >= QUIET
     }
 
     /// Reports whether the caller reads; see

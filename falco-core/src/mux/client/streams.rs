@@ -7,7 +7,6 @@ use alloc::vec::Vec;
 
 use super::super::Body;
 use super::super::open_call::{OpenCall, OpenRejected, UnfinishedOpen};
-use super::super::retry::Retry;
 use super::super::step::ClientStep;
 use super::super::streams::{StreamError, Turn, Writers};
 use super::ClientMux;
@@ -335,7 +334,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             consumed,
             call,
             refusal: Refusal::AnswerTooLarge,
-            retry: Retry::Fail,
+            retry: false,
         })
     }
 
@@ -390,6 +389,17 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             waiter,
             refusal,
         }))
+    }
+
+    /// What the caller is told when a request with a length is refused with `refusal`. If a part of
+    /// its answer was returned, it was processed, and is not sent again.
+    pub(super) fn refusal_of_streaming(&mut self, id: RequestId, refusal: Refusal) -> Refusal {
+        let was_returned = self.streams.as_mut().is_some_and(|streams| streams.forget_answer(id));
+        if was_returned && refusal.is_unprocessed() {
+            Refusal::Failed
+        } else {
+            refusal
+        }
     }
 
     /// Seals requests and open requests. Those of one kind have the first turns in one output,
@@ -466,7 +476,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let unbegun = self.take_unbegun_open().into_iter().map(|call| UnfinishedOpen {
             call,
             fate: Fate::NotProcessed,
-            retry: Retry::Again,
+            retry: true,
         });
         let mut unfinished: Vec<_> = unbegun.collect();
         // Its first frame is enough for a handler to run, also if the stream has not accepted the
@@ -478,7 +488,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let begun = streams.calls.into_iter().map(|(ticket, open)| UnfinishedOpen {
             call: OpenCall::new(ticket, open.waiter),
             fate,
-            retry: Retry::Fail,
+            retry: false,
         });
         unfinished.extend(begun);
         unfinished

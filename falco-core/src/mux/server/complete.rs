@@ -33,54 +33,36 @@ impl NoAnswer<'_> {
     }
 }
 
-/// What became of a request whose handler has ended, for counters and logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums, reason = "an adapter has to count each of them")]
-pub enum Handled {
-    /// Its answer is queued.
-    Answered,
-    /// It was refused as [`Refusal::AnswerTooLarge`].
-    TooLarge {
-        /// Bytes of the answer.
-        length: u64,
-        /// How many the client accepts, or this side may send.
-        limit: u64,
-    },
-    /// It was refused for another reason.
-    Refused(Refusal),
-    /// The client has cancelled it, it has completed in another way, or the connection has ended.
-    Cancelled,
-}
-
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// The handler of a request has ended: answers or refuses the request. `cancelled` says whether
     /// the client has cancelled it or the connection has ended.
     ///
     /// An answer is sent even if its request was cancelled meanwhile. Nothing is sent if the
     /// request has completed already or the connection has ended.
-    pub fn complete(&mut self, id: RequestId, result: Result<B, NoAnswer<'_>>, cancelled: bool) -> Handled {
+    ///
+    /// Returns whether an answer is queued. `false` means that nobody waits for one: the client has
+    /// cancelled the request, it has completed in another way, or the connection has ended.
+    ///
+    /// # Errors
+    /// The request was refused: [`RequestError::TooLarge`] as [`Refusal::AnswerTooLarge`].
+    pub fn complete(
+        &mut self,
+        id: RequestId,
+        result: Result<B, NoAnswer<'_>>,
+        cancelled: bool,
+    ) -> Result<bool, RequestError> {
         if !self.is_held(id) {
-            return Handled::Cancelled;
+            return Ok(false);
         }
         let refusal = match result {
-            Ok(body) => {
-                return match self.queue_answer(id, body) {
-                    Ok(true) => Handled::Answered,
-                    Ok(false) => Handled::Cancelled,
-                    Err(RequestError::TooLarge { length, limit }) => Handled::TooLarge { length, limit },
-                    Err(RequestError::Refused(refusal)) => Handled::Refused(refusal),
-                    // Only for an open answer.
-                    #[cfg(feature = "streams")]
-                    Err(RequestError::NoOpenBodies) => Handled::Refused(Refusal::Failed),
-                };
-            }
+            Ok(body) => return self.queue_answer(id, body),
             Err(failure) => failure.refusal(cancelled),
         };
         self.refuse(id, refusal);
         if cancelled && refusal == Refusal::Cancelled {
-            Handled::Cancelled
+            Ok(false)
         } else {
-            Handled::Refused(refusal)
+            Err(RequestError::Refused(refusal))
         }
     }
 }

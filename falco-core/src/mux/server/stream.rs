@@ -88,11 +88,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.deadlines.handle_timeout(&mut self.machine, now)
     }
 
-    /// How to end the stream of a connection that ended with `end`. The client has until the
-    /// [write deadline](crate::Connection::write_deadline) from `now` to accept the last bytes: one
+    /// How to end the stream of a connection that ended with `end`. The client has until the [write
+    /// deadline](crate::Connection::write_deadline) from `now` to accept the last bytes: one
     /// lifetime if they may contain an answer and the end is [`ConnectionError::Closed`] or
-    /// [`ConnectionError::HandlerFailed`], and otherwise [`LINGER`](crate::LINGER). If the key was
-    /// [revoked](Self::revoke), it has 20 ms to accept the CLOSE.
+    /// [`ConnectionError::HandlerFailed`], and otherwise [`LINGER`](crate::Settings::LINGER). If
+    /// the key was [revoked](Self::revoke), it has 20 ms to accept the CLOSE.
     #[must_use]
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
         if self.revoked && self.is_established() {

@@ -142,8 +142,15 @@ impl<R: Role, H: KeyRef<R>> Attacked<R, H> {
                 frames.extend(frame);
             }
         }
-        if !frames.is_empty() && self.inbox.len() + frames.len() + 18 <= 1024 {
-            let record = self.raw.seal(&frames);
+        if !frames.is_empty() {
+            self.arrive_sealed(&frames);
+        }
+    }
+
+    /// Adds a record with these frames to the unread bytes, if there is room.
+    pub(super) fn arrive_sealed(&mut self, frames: &[u8]) {
+        if self.inbox.len() + frames.len() + 18 <= 1024 {
+            let record = self.raw.seal(frames);
             self.arrive(&record);
         }
     }

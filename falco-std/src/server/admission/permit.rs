@@ -120,8 +120,7 @@ impl Permit {
         let mut state = admission.lock();
         let counted = state.conns.contains_key(number);
         admission.counters.established.add(u64::from(counted));
-        let stopping = state.stopping;
-        let reason = state.admitted.establish(*number, key, retired, stopping);
+        let reason = state.admitted.establish(*number, key, retired);
         state.changes += 1;
         drop(state);
         admission.changed.notify_all();
@@ -132,7 +131,7 @@ impl Permit {
     /// shuts down, they count as cut.
     pub(in crate::server) fn count_unanswered(&self, requests: usize) {
         let mut state = self.place.admission.lock();
-        if state.stopping && requests > 0 {
+        if state.admitted.is_stopping() && requests > 0 {
             state.cut.0 += 1;
             state.cut.1 += gauge(requests);
         }

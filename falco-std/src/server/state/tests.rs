@@ -88,7 +88,7 @@ impl Scene {
         let (job, _) = self.state.pop();
         let Some(job) = job else { return false };
         let answered = self.state.answer(job.id, Ok(vec![7; SIZE]));
-        assert!(matches!(answered, Handled::Answered));
+        assert!(matches!(answered, Ok(true)));
         self.state.job_done();
         true
     }
@@ -146,5 +146,5 @@ fn the_last_write_of_a_stream_that_does_not_split_has_no_longer_than_its_end() {
     assert_eq!(state.writes_until(NOW), lifetime);
     state.mux.close(NOW, CloseReason::Done);
     assert!(state.seal(NOW, &mut Vec::new()) > 0, "the CLOSE");
-    assert_eq!(state.writes_until(NOW), NOW + falco_core::LINGER);
+    assert_eq!(state.writes_until(NOW), NOW + Settings::LINGER);
 }

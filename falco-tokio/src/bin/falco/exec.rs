@@ -5,7 +5,9 @@
 
 mod running;
 mod stderr;
+mod stream;
 
+use core::net::SocketAddr;
 use core::pin::pin;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
@@ -13,7 +15,7 @@ use std::ffi::OsString;
 use std::io;
 
 use bytes::Bytes;
-use falco_tokio::{HandlerError, Refusal, Request};
+use falco_tokio::{HandlerError, KeyId, Refusal, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::Semaphore;
@@ -67,7 +69,7 @@ impl Exec {
 
     /// Runs the command for a request. If this future is dropped, the command is killed.
     pub(crate) async fn answer(&self, request: Request) -> Result<Bytes, HandlerError> {
-        let variables = self.variables(&request);
+        let variables = self.variables(request.peer(), request.key_id(), request.key_label());
         let message = request.into_body();
         let _place = self.places.acquire().await?;
         let limit = self.limits.time;
@@ -130,19 +132,13 @@ impl Exec {
 
     /// What the command learns about its request. A variable of the server with such a name is not
     /// passed on.
-    fn variables(&self, request: &Request) -> Variables {
+    fn variables(&self, peer: Option<SocketAddr>, key: Option<KeyId>, label: Option<&str>) -> Variables {
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         vec![
             ("FALCO_REQUEST", number.to_string()),
-            (
-                "FALCO_PEER",
-                request.peer().map(|peer| peer.to_string()).unwrap_or_default(),
-            ),
-            (
-                "FALCO_KEY_ID",
-                request.key_id().map(|id| id.to_string()).unwrap_or_default(),
-            ),
-            ("FALCO_KEY_LABEL", request.key_label().unwrap_or_default().to_owned()),
+            ("FALCO_PEER", peer.map(|peer| peer.to_string()).unwrap_or_default()),
+            ("FALCO_KEY_ID", key.map(|id| id.to_string()).unwrap_or_default()),
+            ("FALCO_KEY_LABEL", label.unwrap_or_default().to_owned()),
         ]
     }
 

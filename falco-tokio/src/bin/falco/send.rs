@@ -1,5 +1,7 @@
 //! `falco send`: sends one request and writes its answer to standard output, byte for byte.
 
+mod stream;
+
 use core::time::Duration;
 use std::ffi::OsString;
 use std::fs::File;
@@ -9,14 +11,19 @@ use std::path::PathBuf;
 use falco_tokio::{ConnectionError, Error, Refusal, RequestError};
 use tokio::time::Instant;
 
+use self::stream::Input;
 use crate::failure::{Code, Failure, code_of, fate};
-use crate::target::Target;
+use crate::target::{ClientWire, Target};
 use crate::{key, output, values};
 
 /// Sends one message and writes its answer to standard output, byte for byte.
 ///
 /// The message is the argument, the content of a file, or standard input up to its end. It is sent
 /// unchanged: no line break is added to an argument, and none is removed from a file.
+///
+/// A message from standard input or a file that is longer than --max-message is streamed: it is
+/// sent while it is read, and its answer is written while it arrives. Then --timeout is the limit
+/// for connecting, and the rest may take any time.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -26,6 +33,10 @@ pub(crate) struct Args {
     /// The file whose content is the message; - is standard input
     #[arg(long, short, value_name = "FILE", conflicts_with = "message")]
     file: Option<PathBuf>,
+    /// Streams the message and the answer, whatever their lengths: for commands that go on, such as
+    /// `tail -f`. Ctrl-C ends them
+    #[arg(long)]
+    stream: bool,
     /// The time limit, from connecting to the last byte of the answer
     #[arg(long, short, value_name = "TIME", default_value = "30s", value_parser = values::some_time)]
     timeout: Duration,
@@ -51,24 +62,40 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
     let key = target.key()?;
     let builder = target.builder(key, args.timeout)?;
-    let message = message(args.message, args.file, target.max_message)?;
+    let streams = target.wire == ClientWire::Noise;
+    let (message, input) = match message(args.message, args.file, target.max_message, args.stream)? {
+        Message::Whole(message) if args.stream => (Vec::new(), Some(Input::known(message))),
+        Message::Whole(message) => (message, None),
+        Message::Streamed(input) => (Vec::new(), Some(input)),
+    };
+    if let Some(input) = input {
+        if !streams {
+            return Err(Failure::usage(
+                "the classic wire has no streams: the message must fit --max-message",
+            ));
+        }
+        let client = target.connect(builder).await?;
+        let done = stream::run(&client, input).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, client.close()).await;
+        return done;
+    }
     let deadline = Instant::now() + args.timeout;
     let client = target.connect(builder).await?;
     let left = deadline.saturating_duration_since(Instant::now());
     let answered = client.request_within(message, left.max(Duration::from_millis(1))).await;
     let written = match &answered {
         Ok(answer) => output::put(answer),
-        Err(error) => Err(failure(error, args.timeout)),
+        Err(error) => Err(failure(error, Some(args.timeout))),
     };
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, client.close()).await;
     written
 }
 
 /// What went wrong, whether the request was processed, and what to do.
-fn failure(error: &Error, limit: Duration) -> Failure {
+fn failure(error: &Error, limit: Option<Duration>) -> Failure {
     let code = code_of(error, Code::Failed);
     let what = match code {
-        Code::TimedOut => format!("no answer within {limit:?}"),
+        Code::TimedOut => limit.map_or_else(|| error.to_string(), |limit| format!("no answer within {limit:?}")),
         Code::Failed | Code::Usage | Code::Refused | Code::Unreachable | Code::Key => error.to_string(),
     };
     Failure::new(
@@ -85,6 +112,9 @@ const fn advice(error: &Error) -> &'static str {
         Error::Request(
             RequestError::TooLarge { .. } | RequestError::Refused(Refusal::TooLarge | Refusal::AnswerTooLarge),
         ) => ": --max-message sets the limit, on both sides",
+        Error::Request(RequestError::NoOpenBodies) => {
+            ": the server takes no streams; --max-message sets how long a message may be, on both sides"
+        }
         Error::TimedOut { .. } => ": --timeout sets the limit",
         Error::Connection {
             end: ConnectionError::Truncated,
@@ -101,9 +131,16 @@ const fn advice(error: &Error) -> &'static str {
     }
 }
 
-fn message(argument: Option<OsString>, file: Option<PathBuf>, most: u32) -> Result<Vec<u8>, Failure> {
+/// What is to be sent.
+enum Message {
+    Whole(Vec<u8>),
+    /// It is too long to be held, or is to be sent as it comes.
+    Streamed(Input),
+}
+
+fn message(argument: Option<OsString>, file: Option<PathBuf>, most: u32, stream: bool) -> Result<Message, Failure> {
     if let Some(argument) = argument {
-        return Ok(argument.into_encoded_bytes());
+        return Ok(Message::Whole(argument.into_encoded_bytes()));
     }
     let file = file.filter(|file| file.as_os_str() != "-");
     let name = file
@@ -112,26 +149,23 @@ fn message(argument: Option<OsString>, file: Option<PathBuf>, most: u32) -> Resu
     if file.is_none() {
         output::ask("the message");
     }
-    let mut message = Vec::new();
-    // Read one byte more than the limit, to detect a message that is too large.
-    let limit = u64::from(most) + 1;
-    let read = match &file {
-        Some(path) => File::open(path).and_then(|file| file.take(limit).read_to_end(&mut message)),
-        None => stdin().lock().take(limit).read_to_end(&mut message),
+    let failed = |error| {
+        let message = format!("cannot read the message from {name}: {error}");
+        Failure::new(Code::Failed, message)
     };
-    read.map_err(|error| {
-        Failure::new(
-            Code::Failed,
-            format_args!("cannot read the message from {name}: {error}"),
-        )
-    })?;
-    if u64::try_from(message.len()).is_ok_and(|length| length == limit) {
-        return Err(Failure::new(
-            Code::Failed,
-            format_args!(
-                "the message in {name} has more than {most} bytes: --max-message sets the limit, on both sides"
-            ),
-        ));
+    let mut from = file.map(File::open).transpose().map_err(failed)?;
+    let mut message = Vec::new();
+    if !stream {
+        // Read one byte more than the limit, to detect a message that is too large.
+        let limit = u64::from(most) + 1;
+        let read = match &mut from {
+            Some(file) => file.take(limit).read_to_end(&mut message),
+            None => stdin().lock().take(limit).read_to_end(&mut message),
+        };
+        read.map_err(failed)?;
+        if u64::try_from(message.len()).is_ok_and(|length| length < limit) {
+            return Ok(Message::Whole(message));
+        }
     }
-    Ok(message)
+    Input::start(message, from).map(Message::Streamed).map_err(failed)
 }

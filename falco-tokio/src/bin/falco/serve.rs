@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use falco_tokio::{Error, Handle, Key, Report, Request, Server, ServerBuilder, Settings, StreamRequest};
+use falco_tokio::{Error, Handle, HandlerError, Key, Report, Request, Server, ServerBuilder, Settings, StreamRequest};
 #[cfg(unix)]
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
@@ -135,6 +135,10 @@ pub(crate) struct Args {
     /// The command's environment has `FALCO_REQUEST`, the number of the request since the server
     /// began; `FALCO_PEER`, the address of the client; `FALCO_KEY_ID` and `FALCO_KEY_LABEL`, the id
     /// and the label of its key. What is not known is empty.
+    ///
+    /// A message that is longer than --max-message, or is sent with `falco send --stream`, is read
+    /// by the command as it arrives, and what the command writes is sent as it comes. Then
+    /// --exec-timeout is how long nothing may be read or written.
     ///
     /// What commands write to standard error is copied to the server's standard error, up to 64 KiB
     /// per second in total. Lines beyond that are dropped, and their number is reported.
@@ -258,6 +262,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 
 /// Serves on a task of its own.
 fn serve(server: Server, exec: Option<Arc<Exec>>, targets: Option<Arc<Targets>>) -> JoinHandle<Result<Report, Error>> {
+    let streaming = exec.clone();
     let handler = move |request: Request| {
         let exec = exec.clone();
         async move {
@@ -267,14 +272,28 @@ fn serve(server: Server, exec: Option<Arc<Exec>>, targets: Option<Arc<Targets>>)
             }
         }
     };
-    let Some(targets) = targets else {
-        return tokio::spawn(server.serve(handler));
-    };
     let streams = move |request: StreamRequest| {
-        let targets = Arc::clone(&targets);
-        async move { targets.carry(request).await }
+        let (targets, exec) = (targets.clone(), streaming.clone());
+        async move {
+            match (targets, exec) {
+                (Some(targets), _) => targets.carry(request).await,
+                (None, Some(exec)) => exec.stream(request).await,
+                (None, None) => echo(request).await,
+            }
+        }
     };
     tokio::spawn(server.serve_streams(handler, streams))
+}
+
+/// Answers an open request with itself.
+async fn echo(request: StreamRequest) -> Result<(), HandlerError> {
+    let StreamRequest {
+        mut body, mut answer, ..
+    } = request;
+    while let Some(bytes) = body.next().await {
+        answer.send(bytes?).await?;
+    }
+    Ok(answer.finish()?)
 }
 
 /// Waits until the first line is written; after that, forever.

@@ -42,7 +42,7 @@ impl Slot {
         let waits = self.waiting.contains_key(&ticket);
         if let Some((call, fate)) = self.remove(ticket) {
             // The error of the last attempt is more useful than a timeout.
-            let why = self.dials.why().filter(|_| waits).map(|why| why.again(fate));
+            let why = self.attempts.why().filter(|_| waits).map(|why| why.again(fate));
             let doing = if fate == Fate::NotProcessed {
                 "sending the request"
             } else {

@@ -5,8 +5,8 @@ use core::task::{Context, Poll};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use falco_core::mux::{Handled, NoAnswer};
-use falco_core::{Refusal, RequestId};
+use falco_core::mux::NoAnswer;
+use falco_core::{Refusal, RequestError, RequestId};
 use tracing::warn;
 
 use super::super::OnCancel;
@@ -72,18 +72,9 @@ impl<H: Handler> Connection<H> {
         let handled = self.mux.complete(id, result, cancelled);
         let counters = &self.service.counters;
         match handled {
-            Handled::Answered => counters.answers.add(1),
-            Handled::Cancelled => counters.cancelled.add(1),
-            Handled::Refused(refusal) => {
-                counters.refusals.add(1);
-                if refusal == Refusal::Failed {
-                    counters.failed.add(1);
-                    if let Some(NoAnswer::Failed(error)) = failure {
-                        warn!(request = id.number(), %error, "the handler failed");
-                    }
-                }
-            }
-            Handled::TooLarge { length, limit } => {
+            Ok(true) => counters.answers.add(1),
+            Ok(false) => counters.cancelled.add(1),
+            Err(RequestError::TooLarge { length, limit }) => {
                 counters.refusals.add(1);
                 // Logged once per connection, because the client chooses the limit and the
                 // number of requests.
@@ -96,6 +87,15 @@ impl<H: Handler> Connection<H> {
                     );
                 }
                 self.too_large = self.too_large.saturating_add(1);
+            }
+            Err(error) => {
+                counters.refusals.add(1);
+                if error == RequestError::Refused(Refusal::Failed) {
+                    counters.failed.add(1);
+                    if let Some(NoAnswer::Failed(error)) = failure {
+                        warn!(request = id.number(), %error, "the handler failed");
+                    }
+                }
             }
         }
     }

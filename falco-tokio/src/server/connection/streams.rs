@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use falco_core::mux::StreamError;
 use falco_core::{RequestError, RequestId};
+use tracing::warn;
 
 use super::super::control::Outcome;
 use super::super::handler::Handler;
@@ -15,20 +16,18 @@ use super::super::streams::StreamRequest;
 use super::Connection;
 use crate::error::Error;
 use crate::metrics::Stopwatch;
+use crate::stream::Pipe;
 
 impl<H: Handler> Connection<H> {
     /// Calls the handler of an open request, on a task of its own.
-    pub(super) fn handle_open(&mut self, cx: &mut Context<'_>, id: RequestId, body: Bytes) {
+    pub(super) fn handle_open(&mut self, cx: &mut Context<'_>, id: RequestId, pipe: &Arc<Pipe>) {
         let since = Stopwatch::start();
         self.service.counters.requests.add(1);
         if let Some(holder) = &self.holder {
             holder.requests.add(1);
         }
-        let window = self.service.settings.window_kib();
-        let pipe = self.opens.add(id, &self.control, window);
-        pipe.arrive(body);
         let request = Request::received(Bytes::new(), id, self.holder.clone(), Arc::clone(&self.control));
-        let request = StreamRequest::new(&pipe, request);
+        let request = StreamRequest::new(pipe, request);
         match running::begin(|| self.handler.open(request), false, cx) {
             (_, Poll::Ready(outcome)) => self.finish(id, outcome),
             (handler, Poll::Pending) => {
@@ -50,8 +49,8 @@ impl<H: Handler> Connection<H> {
             if !core::mem::replace(&mut open.discarded, true) {
                 self.mux.discard(id);
             }
-        } else if wishes.taken > 0 || wishes.waits {
-            self.mux.credit(id, wishes.taken, wishes.waits);
+        } else if wishes.taken > 0 {
+            self.mux.credit(id, wishes.taken, false);
         }
         while !open.answered {
             if !open.answering {
@@ -77,6 +76,8 @@ impl<H: Handler> Connection<H> {
                 // It fails only if the request has completed.
                 let _ = self.mux.finish_answer(id);
                 open.answered = true;
+                // The request ends with its answer: no more of its body arrives.
+                open.pipe.stop_input(Error::Stopped);
             } else {
                 break;
             }
@@ -113,8 +114,11 @@ impl<H: Handler> Connection<H> {
         let Some(open) = self.opens.get(id) else {
             return Some(outcome);
         };
-        let finished = open.answered || (matches!(outcome, Outcome::Answer(_)) && open.pipe.will_finish());
-        if finished {
+        // An answer that was finished is whole, whatever the handler returns.
+        if open.answered || open.pipe.will_finish() {
+            if let Outcome::Failed(error) = &outcome {
+                warn!(request = id.number(), %error, "the handler failed after it had finished its answer");
+            }
             open.handled = true;
             self.service.counters.answers.add(1);
             self.control.forget(id);

@@ -5,7 +5,7 @@ use core::pin::Pin;
 use core::task::Poll;
 use core::time::Duration;
 
-use falco_core::{Instant, LINGER, RecvBuf};
+use falco_core::{Instant, RecvBuf, Settings};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until, timeout};
@@ -130,7 +130,7 @@ impl Socket {
         self.stream.shutdown().await?;
         let stream = &mut self.stream;
         // A peer that does not end in time is left alone.
-        let _ = timeout(LINGER, async {
+        let _ = timeout(Settings::LINGER, async {
             while matches!(stream.read(&mut [0; 256]).await, Ok(1..)) {}
         })
         .await;

@@ -1,0 +1,91 @@
+//! Open bodies, which only the noise wire has.
+
+use super::Connection;
+use crate::error::{Error, ReplyError};
+use crate::message::RequestId;
+use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
+use crate::role::{ClientSide, Role, ServerSide};
+use crate::session::{Client as _, Server as _, Session as _};
+use crate::wire::{ClientKeyRef, KeyRef, ServerKeyRef};
+
+impl<R: Role, H: KeyRef<R>> Connection<R, H> {
+    /// Says that `bytes` more of the open body of `id` that this side reads are taken, so that the
+    /// peer may send as many more. Call it for what [`Opened`](crate::ServerEvent::Opened) and
+    /// [`Part`](crate::ServerEvent::Part) brought, when it is out of memory and not before; bytes
+    /// beyond what has arrived do not count.
+    ///
+    /// The peer is told once half a window has been taken. Set `waits`, which needs no `bytes`, if
+    /// you want more of the body and have nothing left of it: then it is told at once. The CREDIT
+    /// is pending output.
+    ///
+    /// Does nothing if no such body is open any more, or its request was cancelled.
+    ///
+    /// # Errors
+    /// [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
+    pub fn credit(&mut self, id: RequestId, bytes: usize, waits: bool) -> Result<(), Error> {
+        self.session.credit(id, u32::try_from(bytes).unwrap_or(u32::MAX), waits)
+    }
+
+    /// How many more bytes of the open body of `id` this side may seal now, 0 if that body is not
+    /// open. For an open answer that has not begun it is the client's whole window.
+    #[must_use]
+    pub fn sendable(&self, id: RequestId) -> u32 {
+        self.session.sendable(id)
+    }
+
+    /// The window of the peer in bytes: how much of an open body it takes before it has given
+    /// credit. 0 if it takes no open bodies, and before the handshake.
+    #[must_use]
+    pub fn peer_window(&self) -> u32 {
+        self.session.peer_window()
+    }
+}
+
+impl<H: ClientKeyRef> Connection<ClientSide, H> {
+    /// Creates a request with an open body, whose length need not be known. Pass it to
+    /// [`seal`](Self::seal) with the bytes of the body that there are and that were not
+    /// [taken](OutgoingRequest::take_sealed), as often as there are some, or the server has given
+    /// credit; and in the end after [`finish`](OutgoingRequest::finish). Without credit, `seal`
+    /// skips it.
+    ///
+    /// The answer may begin, and end, before the request does. Once its first frame is sealed, the
+    /// server may have processed the request.
+    ///
+    /// # Errors
+    /// [`RequestError::NoOpenBodies`](crate::RequestError::NoOpenBodies) if the server takes none.
+    /// Otherwise as [`request`](Self::request).
+    pub fn open_request(&mut self) -> Result<OutgoingRequest, Error> {
+        self.session.open_request()
+    }
+
+    /// How many requests that began open the server holds at once: more wait in
+    /// [`seal`](Self::seal). 0 if it takes none, and before the handshake.
+    #[must_use]
+    pub fn peer_max_open(&self) -> u16 {
+        self.session.peer_max_open()
+    }
+}
+
+impl<H: ServerKeyRef> Connection<ServerSide, H> {
+    /// Creates an open answer, whose length need not be known. Pass it to [`seal`](Self::seal) with
+    /// the bytes of the body that there are and that were not [taken](OutgoingAnswer::take_sealed),
+    /// as often as there are some, or the client has given credit; and in the end after
+    /// [`finish`](OutgoingAnswer::finish). Without credit, `seal` skips it. To cut it off,
+    /// [`refuse`](Self::refuse) the request.
+    ///
+    /// # Errors
+    /// [`RequestError::NoOpenBodies`](crate::RequestError::NoOpenBodies) if the client takes none:
+    /// the request is still open, for a whole answer. Else as [`answer`](Self::answer).
+    pub fn open_answer(&mut self, id: RequestId) -> Result<OutgoingAnswer, ReplyError> {
+        self.session.open_answer(id)
+    }
+
+    /// Drops the rest of the body of an open request: no more parts of it are returned, and the
+    /// client gets credit for them. The request still has to be answered or refused.
+    ///
+    /// # Errors
+    /// [`Misuse::Foreign`](crate::Misuse::Foreign), or what ended the connection.
+    pub fn discard(&mut self, id: RequestId) -> Result<(), Error> {
+        self.session.discard(id)
+    }
+}

@@ -1,0 +1,222 @@
+//! How requests with open bodies end in the mux.
+
+use core::time::Duration;
+
+use crate::duo::{BUDGET, Duo, Told, joined, opened, settings};
+use falco_core::mux::{Call, NoAnswer, OpenCall, OpenRejected, StreamError};
+use falco_core::{CloseReason, ConnectionError, Fate, Refusal, Settings};
+
+const KIB: usize = 1024;
+
+#[test]
+fn a_whole_answer_may_end_an_open_request_and_its_writer_is_told() {
+    let mut duo = opened();
+    duo.client.write(1, vec![1; 70 * KIB]).unwrap();
+    assert!(!duo.client.wants(1));
+    assert_eq!(joined(&duo.settle().0, 1).0.len(), 64 * KIB);
+    duo.server.answer(duo.id(1), b"enough".to_vec()).unwrap();
+    assert_eq!(duo.settle().1, [Told::Whole(1, b"enough".to_vec())]);
+    assert_eq!(duo.client.poll_writable(), Some(1));
+    assert_eq!(duo.client.write(1, vec![0]), Err(StreamError::Ended));
+    assert_eq!((duo.client.outstanding(), duo.server.unanswered()), (0, 0));
+    // In parts, too.
+    let mut duo = opened();
+    duo.output = 300;
+    duo.server.answer(duo.id(1), vec![8; 5_000]).unwrap();
+    assert_eq!(duo.settle().1, [Told::Whole(1, vec![8; 5_000])]);
+}
+
+#[test]
+fn a_cancelled_handler_can_write_no_more_and_one_that_has_finished_is_not_told() {
+    let mut duo = opened();
+    let id = duo.id(1);
+    duo.server.open_answer(id).unwrap();
+    duo.server.write(id, vec![1; 70 * KIB]).unwrap();
+    assert!(!duo.server.wants(id));
+    duo.settle();
+    assert_eq!(duo.client.cancel_open(1), Some((1, Fate::MaybeProcessed)));
+    assert_eq!(duo.client.write(1, vec![1]), Err(StreamError::Ended));
+    assert_eq!(duo.settle(), (vec![Told::Cancelled(1)], vec![]));
+    // Its write fails, also one that waits for credit.
+    assert_eq!(duo.server.poll_writable(), Some(id));
+    assert_eq!(duo.server.write(id, vec![1]), Err(StreamError::Ended));
+    assert_eq!(duo.server.finish_answer(id), Err(StreamError::Ended));
+    assert_eq!((duo.client.connection().in_flight(), duo.server.unanswered()), (1, 1));
+    let _ = duo.server.complete(id, Err(NoAnswer::Dropped), true);
+    duo.settle();
+    assert_eq!((duo.client.connection().in_flight(), duo.server.unanswered()), (0, 0));
+    assert_eq!((duo.budget.left(), duo.budget.answers()), (BUDGET, 0));
+
+    // The handler has finished, and its last bytes wait for credit.
+    let mut duo = opened();
+    let id = duo.id(1);
+    duo.server.open_answer(id).unwrap();
+    duo.server.write(id, vec![1; 70 * KIB]).unwrap();
+    duo.server.finish_answer(id).unwrap();
+    duo.settle();
+    duo.client.cancel_open(1).unwrap();
+    assert_eq!(duo.settle(), (vec![], vec![]));
+    assert_eq!((duo.client.connection().in_flight(), duo.server.unanswered()), (0, 0));
+}
+
+#[test]
+fn a_handler_that_fails_in_the_middle_cuts_off_its_answer() {
+    for (error, told) in [
+        (Refusal::Failed, Refusal::Failed),
+        (Refusal::Busy, Refusal::Failed),
+        (Refusal::Cancelled, Refusal::Cancelled),
+    ] {
+        let mut duo = opened();
+        let id = duo.id(1);
+        duo.server.open_answer(id).unwrap();
+        duo.server.write(id, b"part".to_vec()).unwrap();
+        duo.settle();
+        duo.server.write(id, b"not sent".to_vec()).unwrap();
+        let _ = duo.server.complete(id, Err(NoAnswer::Failed(&error)), false);
+        assert_eq!(duo.settle().1, [Told::Refused(1, told)]);
+        // One that has not answered cannot say that it has not processed an open request.
+        let mut duo = opened();
+        let _ = duo.server.complete(duo.id(1), Err(NoAnswer::Failed(&error)), false);
+        assert_eq!(duo.settle().1, [Told::Refused(1, told)]);
+    }
+    // A whole answer after an open one has begun is an error of the handler.
+    let mut duo = opened();
+    let id = duo.id(1);
+    duo.server.open_answer(id).unwrap();
+    duo.settle();
+    let _ = duo.server.complete(id, Ok(b"whole".to_vec()), false);
+    assert_eq!(duo.settle().1, [Told::Refused(1, Refusal::Failed)]);
+    assert_eq!(duo.server.unanswered(), 0);
+}
+
+#[test]
+fn a_handler_that_drops_its_request_does_not_hold_up_the_client() {
+    let mut duo = opened();
+    duo.server.discard(duo.id(1));
+    let mut sent = 0;
+    while sent < 1 << 20 {
+        assert!(duo.client.wants(1));
+        duo.client.write(1, vec![7; 30_000]).unwrap();
+        sent += 30_000;
+        assert_eq!(duo.settle(), (vec![], vec![]));
+    }
+    duo.client.finish_body(1).unwrap();
+    assert_eq!(duo.settle(), (vec![], vec![]));
+    duo.server.answer(duo.id(1), b"done".to_vec()).unwrap();
+    assert_eq!(duo.settle().1, [Told::Whole(1, b"done".to_vec())]);
+}
+
+#[test]
+fn one_that_has_begun_is_never_sent_again_and_one_that_has_not_keeps_its_body() {
+    let mut duo = Duo::new(&settings(), &Settings::new().with_streams(64, 1));
+    for ticket in 1..=2 {
+        duo.open(ticket);
+        duo.client.write(ticket, b"body".to_vec()).unwrap();
+    }
+    assert!(
+        duo.client
+            .request(Call::new(3, b"tail".to_vec(), 3).streaming())
+            .is_ok()
+    );
+    duo.settle();
+    duo.server.open_answer(duo.id(2)).unwrap();
+    duo.settle();
+    assert_eq!(duo.client.end_of_stream(duo.now, &[]), ConnectionError::Truncated);
+    let unfinished = duo.client.finish_open();
+    let ends: Vec<_> = unfinished
+        .iter()
+        .map(|end| (end.call.ticket, end.fate, end.retry))
+        .collect();
+    let expected = [(2, Fate::NotProcessed, true), (1, Fate::MaybeProcessed, false)];
+    assert_eq!(ends, expected);
+    let other = duo.client.finish();
+    let ends: Vec<_> = other.iter().map(|end| (end.call.ticket, end.fate, end.retry)).collect();
+    assert_eq!(ends, [(3, Fate::MaybeProcessed, false)]);
+
+    // On another connection.
+    let mut second = Duo::new(&settings(), &settings());
+    for end in unfinished.into_iter().filter(|end| end.retry) {
+        assert!(second.client.open(end.call).is_ok());
+    }
+    second.client.write(2, b" and more".to_vec()).unwrap();
+    assert_eq!(second.settle().0, [Told::Opened(1, b"body and more".to_vec())]);
+
+    // A server that closes: what has not begun moves, the others go on.
+    let mut duo = Duo::new(&settings(), &Settings::new().with_streams(64, 1));
+    (1..=2).for_each(|ticket| duo.open(ticket));
+    duo.settle();
+    duo.server.close(duo.now, CloseReason::ShuttingDown);
+    duo.settle();
+    assert_eq!(duo.client.poll_closing().map(|calls| calls.len()), Some(0));
+    let moved: Vec<_> = duo.client.take_unbegun_open().iter().map(|call| call.ticket).collect();
+    assert_eq!((moved, duo.client.outstanding()), (vec![2], 1));
+    assert!(matches!(
+        duo.client.open(OpenCall::new(4, 4)),
+        Err(OpenRejected::Closed(_))
+    ));
+    duo.client.write(1, b"more".to_vec()).unwrap();
+    assert_eq!(duo.settle().0, [Told::Part(1, b"more".to_vec())]);
+    duo.server.answer(duo.id(1), vec![]).unwrap();
+    assert_eq!(duo.settle().1, [Told::Whole(1, vec![])]);
+    assert_eq!(duo.client.end(), Some(ConnectionError::Closed));
+}
+
+#[test]
+fn at_the_end_of_the_clients_sending_half_an_answer_that_needs_credit_is_cut_off() {
+    let mut duo = opened();
+    assert!(
+        duo.client
+            .request(Call::new(2, b"tail".to_vec(), 2).streaming())
+            .is_ok()
+    );
+    duo.settle();
+    duo.client.close(duo.now, CloseReason::Done);
+    duo.settle();
+    let (one, two) = (duo.id(1), duo.id(2));
+    duo.server.open_answer(two).unwrap();
+    duo.server.write(two, vec![1; 70 * KIB]).unwrap();
+    assert!(!duo.server.wants(two));
+    duo.settle();
+    duo.server.end_of_stream(duo.now, &[]).unwrap();
+    assert_eq!(duo.serve(), [Told::Cancelled(1)]);
+    let _ = duo.server.complete(one, Err(NoAnswer::Dropped), true);
+    duo.answer();
+    assert_eq!(duo.server.poll_writable(), Some(two));
+    assert_eq!(duo.server.write(two, vec![1]), Err(StreamError::Ended));
+    while duo.answer() > 0 {}
+    assert_eq!(
+        (duo.server.unanswered(), duo.server.connection().end()),
+        (0, Some(ConnectionError::Closed))
+    );
+}
+
+#[test]
+fn a_client_that_closes_waits_for_its_open_requests() {
+    let mut duo = opened();
+    duo.client.close(duo.now, CloseReason::Done);
+    duo.settle();
+    duo.pass(Duration::from_secs(5));
+    assert_eq!((duo.client.end(), duo.client.closes_at()), (None, None));
+    duo.client.write(1, b"more".to_vec()).unwrap();
+    assert_eq!(duo.settle().0, [Told::Part(1, b"more".to_vec())]);
+    // Nobody waits for the answer any more.
+    assert!(duo.client.cancel_open(1).is_some());
+    duo.settle();
+    assert!(duo.client.closes_at().is_some());
+}
+
+#[test]
+fn the_windows_of_open_requests_count_as_bytes_in_flight_until_they_complete() {
+    // Room for two windows and a little.
+    let client = Settings::new().with_max_message(1_000).with_max_held(140_000);
+    let mut duo = Duo::new(&client, &settings());
+    (1..=2).for_each(|ticket| duo.open(ticket));
+    duo.settle();
+    (10..=30).for_each(|ticket| duo.request(ticket, &[7; 900]));
+    let begun = duo.settle().0.len();
+    assert!(begun > 0 && begun < 21, "{begun} requests begin");
+    for number in 1..=2 {
+        duo.server.answer(duo.id(number), vec![]).unwrap();
+    }
+    assert_eq!(duo.settle().0.len(), 21 - begun, "the others begin");
+}

@@ -1,0 +1,251 @@
+//! Whose turn it is when there are many open bodies, and what is queued of each.
+
+use core::time::Duration;
+
+use crate::duo::{BUDGET, Duo, Told, joined, opened, settings};
+use falco_core::{Refusal, Settings};
+
+const KIB: usize = 1024;
+
+#[test]
+fn short_chunks_share_frames_and_long_ones_are_sent_as_they_are() {
+    let mut duo = opened();
+    for at in 0..200_u8 {
+        assert!(duo.client.wants(1));
+        duo.client.write(1, vec![at; 100]).unwrap();
+    }
+    duo.client.write(1, vec![9; 30_000]).unwrap();
+    duo.client.write(1, vec![]).unwrap();
+    let told = duo.settle().0;
+    let lengths = told.iter().map(|told| match told {
+        Told::Part(1, body) => body.len(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(lengths.collect::<Vec<_>>(), [20_000, 30_000]);
+    let expected: Vec<u8> = (0..200).flat_map(|at| [at; 100]).chain(vec![9; 30_000]).collect();
+    assert!(joined(&told, 1).0 == expected);
+}
+
+#[test]
+fn what_is_queued_is_bounded_and_counts_towards_the_shared_bound() {
+    let mut duo = opened();
+    let id = duo.id(1);
+    duo.server.open_answer(id).unwrap();
+    let mut queued = 0;
+    while duo.server.wants(id) {
+        duo.server.write(id, vec![1; 20 * KIB]).unwrap();
+        queued += 20 * KIB;
+    }
+    assert_eq!(queued, 80 * KIB, "64 KiB and the chunk that is over it");
+    assert_eq!(duo.budget.answers(), 80 * KIB);
+    duo.settle();
+    // The count may be wrong by 16 KiB.
+    assert!(duo.budget.answers() <= 32 * KIB, "the window is sent");
+    assert!(!duo.server.wants(id), "without credit one chunk may wait");
+    assert!(duo.server.may_handle() && duo.server.may_read());
+    duo.client.credit(1, 64 * KIB, true);
+    duo.settle();
+    assert_eq!((duo.budget.answers(), duo.server.poll_writable()), (0, Some(id)));
+    assert_eq!(duo.server.poll_writable(), None);
+    duo.server.write(id, vec![1; 100 * KIB]).unwrap();
+    duo.server.refuse(id, Refusal::Failed);
+    assert_eq!((duo.budget.answers(), duo.budget.left()), (0, BUDGET));
+    assert_eq!(duo.settle().1.last(), Some(&Told::Refused(1, Refusal::Failed)));
+}
+
+#[test]
+fn a_stream_goes_on_beside_a_large_message() {
+    for upwards in [true, false] {
+        let mut duo = Duo::new(&settings(), &settings());
+        duo.output = 65_537;
+        duo.open(1);
+        duo.settle();
+        if upwards {
+            duo.request(2, &vec![7; 4 << 20]);
+        } else {
+            duo.request(2, b"large");
+            duo.settle();
+            duo.server.answer(duo.id(2), vec![7; 4 << 20]).unwrap();
+            duo.server.open_answer(duo.id(1)).unwrap();
+        }
+        let (mut got, id) = (0, duo.id(1));
+        for _ in 0..40 {
+            if upwards && duo.client.wants(1) {
+                duo.client.write(1, vec![7; 30_000]).unwrap();
+            } else if !upwards && duo.server.wants(id) {
+                duo.server.write(id, vec![7; 30_000]).unwrap();
+            }
+            let told = if upwards {
+                duo.send();
+                duo.serve()
+            } else {
+                duo.answer();
+                duo.hear()
+            };
+            let bytes = joined(&told, 1).0.len();
+            got += bytes;
+            if upwards {
+                duo.server.credit(id, bytes, true);
+                duo.answer();
+                duo.hear();
+            } else {
+                duo.client.credit(1, bytes, true);
+                duo.send();
+                duo.serve();
+            }
+        }
+        assert!(got >= 15 * 30_000, "{got} bytes in 40 records");
+    }
+}
+
+#[test]
+fn with_a_large_window_no_more_is_queued() {
+    let large = Settings::new().with_streams(1_000, 8);
+    let mut duo = Duo::new(&large, &large);
+    duo.open(1);
+    duo.settle();
+    let id = duo.id(1);
+    duo.server.open_answer(id).unwrap();
+    let mut queued = (0, 0);
+    while duo.server.wants(id) {
+        duo.server.write(id, vec![1; 10 * KIB]).unwrap();
+        queued.0 += 10;
+    }
+    while duo.client.wants(1) {
+        duo.client.write(1, vec![1; 10 * KIB]).unwrap();
+        queued.1 += 10;
+    }
+    assert_eq!(queued, (70, 70));
+}
+
+#[test]
+fn open_requests_that_wait_for_a_place_hold_up_no_stream() {
+    let client = settings().with_max_in_flight(4).unwrap();
+    let mut duo = Duo::new(&client, &Settings::new().with_streams(1, 1_000));
+    duo.open(1);
+    duo.settle();
+    (2..=4).for_each(|ticket| duo.request(ticket, b"?"));
+    // They are accepted together with the requests, before any of these has begun.
+    (10..=200).for_each(|ticket| duo.open(ticket));
+    duo.settle();
+    for at in 0..10_u8 {
+        duo.client.write(1, vec![at; 10]).unwrap();
+        assert_eq!(duo.settle().0, [Told::Part(1, vec![at; 10])]);
+    }
+    assert_eq!(
+        (duo.client.connection().in_flight(), duo.client.outstanding()),
+        (4, 195)
+    );
+    for number in 1..=191_u64 {
+        duo.server.answer(duo.id(number), vec![]).unwrap();
+        assert_eq!(duo.settle().0.len(), 1, "the next begins");
+    }
+}
+
+#[test]
+fn what_waits_for_credit_stops_no_reading_and_has_no_deadline() {
+    let lifetime = Duration::from_secs(3);
+    let settings = settings().with_lifetime(lifetime).unwrap().with_max_held(1);
+    let mut duo = Duo::new(&settings, &settings.with_max_held(1 << 20));
+    for ticket in 1..=2 {
+        duo.open(ticket);
+        duo.client.write(ticket, vec![1; 70 * KIB]).unwrap();
+    }
+    duo.settle();
+    for number in 1..=2 {
+        let id = duo.id(number);
+        duo.server.open_answer(id).unwrap();
+        duo.server.write(id, vec![1; 2 << 20]).unwrap();
+    }
+    duo.settle();
+    for ticket in 3..40 {
+        duo.pass(Duration::from_millis(900));
+        duo.settle();
+        assert!(duo.server.may_read() && duo.server.may_handle());
+        duo.request(ticket, b"small");
+        let number = u64::from(u32::try_from(ticket).unwrap());
+        assert_eq!(duo.settle().0, [Told::Whole(number, b"small".to_vec())]);
+        duo.server.answer(duo.id(number), b"answer".to_vec()).unwrap();
+        assert_eq!(duo.settle().1, [Told::Whole(ticket, b"answer".to_vec())]);
+    }
+    assert_eq!((duo.client.end(), duo.server.connection().end()), (None, None));
+}
+
+#[test]
+fn a_small_request_waits_for_at_most_two_records_of_eight_streams_at_full_speed() {
+    for upwards in [true, false] {
+        let mut duo = Duo::new(&settings(), &settings());
+        // The longest record.
+        duo.output = 65_537;
+        (1..=8).for_each(|ticket| duo.open(ticket));
+        duo.settle();
+        for number in 1..=8 {
+            duo.server.open_answer(duo.id(number)).unwrap();
+        }
+        duo.settle();
+        let (mut asked, mut waited, mut records) = (0, Vec::new(), 0);
+        let mut moved = [0_usize; 9];
+        for round in 0..400_u64 {
+            for number in 1..=8_u64 {
+                let id = duo.id(number);
+                while upwards && duo.client.wants(number) {
+                    duo.client.write(number, vec![7; 20_000]).unwrap();
+                }
+                while !upwards && duo.server.wants(id) {
+                    duo.server.write(id, vec![7; 20_000]).unwrap();
+                }
+            }
+            if round % 10 == 3 {
+                asked = records;
+                duo.request(100 + round, b"small");
+                if !upwards {
+                    // Its answer is what waits.
+                    while duo.send() > 0 {}
+                    let told = duo.serve();
+                    assert_eq!(told.len(), 1);
+                    let id = *duo.ids.values().next_back().unwrap();
+                    duo.server.answer(id, b"small".to_vec()).unwrap();
+                }
+            }
+            // One record.
+            let sealed = if upwards { duo.send() } else { duo.answer() };
+            records += 1;
+            assert!(sealed > 0 && sealed <= 65_537, "{sealed} bytes in round {round}");
+            let told = if upwards { duo.serve() } else { duo.hear() };
+            for told in &told {
+                match told {
+                    Told::Part(number, body) => {
+                        let number = *number;
+                        moved[usize::try_from(number).unwrap()] += body.len();
+                        // Nobody reads the eighth.
+                        if number < 8 && upwards {
+                            duo.server.credit(duo.id(number), body.len(), true);
+                        } else if number < 8 {
+                            duo.client.credit(number, body.len(), true);
+                        }
+                    }
+                    Told::Whole(..) => waited.push(records - asked),
+                    other => panic!("{other:?}"),
+                }
+            }
+            // The credit arrives.
+            if upwards {
+                while duo.answer() > 0 {}
+                duo.hear();
+            } else {
+                while duo.send() > 0 {}
+                duo.serve();
+            }
+        }
+        assert_eq!(
+            (waited.len(), waited.iter().max()),
+            (40, waited.iter().max().filter(|most| **most <= 2))
+        );
+        assert_eq!(moved[8], 64 * KIB, "the one that nobody reads has its window");
+        let (least, most) = (moved[1..8].iter().min().unwrap(), moved[1..8].iter().max().unwrap());
+        assert!(
+            *least > 1 << 20 && most - least < 200_000,
+            "all others go on: {moved:?}"
+        );
+    }
+}

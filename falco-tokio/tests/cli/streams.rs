@@ -1,0 +1,111 @@
+//! Messages and answers that are sent as they come.
+
+use core::time::Duration;
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::Stdio;
+use std::thread;
+
+use rustix::process::Signal;
+
+use crate::tool::{Scratch, Served, children, keyed, pid, run, run_with, until};
+
+fn bytes(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at % 251).to_le_bytes()[0]).collect()
+}
+
+#[test]
+fn a_message_that_is_longer_than_the_limit_is_streamed() {
+    let scratch = Scratch::new();
+    let long = bytes(3_000_000);
+    for serve in [&[][..], &["--exec", "cat"]] {
+        let server = Served::start(serve);
+        let send = |words: &[&str]| keyed(&[&["send", server.address.as_str(), "--max-message", "1M"], words].concat());
+        let ended = run_with(send(&[]), &long);
+        assert_eq!((ended.code, ended.out == long), (Some(0), true), "{}", ended.err);
+        let file = scratch.file("long", &long);
+        let ended = run(send(&["--file", &file]));
+        assert_eq!((ended.code, ended.out == long), (Some(0), true), "{}", ended.err);
+        // An argument and a short message too, if that is wanted.
+        assert_eq!(run(send(&["--stream", "hello"])).good(), "hello");
+        assert_eq!(run_with(send(&["--stream"]), b"hello").good(), "hello");
+        server.stop();
+    }
+    // The classic wire has no streams.
+    let classic = Served::start(&["--wire", "classic"]);
+    let words = ["send", &classic.address, "--wire", "classic", "--max-message", "1M"];
+    assert!(run_with(keyed(&words), &long).failed_with(2).contains("no streams"));
+    classic.stop();
+}
+
+#[test]
+fn a_command_that_goes_on_is_read_as_it_writes_and_ends_with_its_client() {
+    let scratch = Scratch::new();
+    let file = scratch.file("log", b"one\n");
+    let server = Served::start(&["--exec", "tail", "-f", "-n", "+1", &file]);
+    let mut command = keyed(&["send", &server.address, "--stream", "x"]);
+    let mut client = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(client.stdout.take().unwrap());
+    let mut next = || {
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        line
+    };
+    assert_eq!(next(), "one\n");
+    let mut log = OpenOptions::new().append(true).open(&file).unwrap();
+    for line in ["two\n", "three\n"] {
+        log.write_all(line.as_bytes()).unwrap();
+        assert_eq!(next(), line);
+    }
+    assert_eq!(children(server.id()), 1);
+    rustix::process::kill_process(pid(client.id()), Signal::INT).unwrap();
+    client.wait().unwrap();
+    until("the command is killed", || children(server.id()) == 0);
+    server.stop();
+}
+
+#[test]
+fn a_command_that_fails_or_is_silent_never_looks_complete() {
+    let server = Served::start(&[
+        "--exec-timeout",
+        "500ms",
+        "--exec",
+        "sh",
+        "-c",
+        "echo begun; exec sh -c \"$(cat)\"",
+    ]);
+    let send = |script: &str| run(keyed(&["send", &server.address, "--stream", script]));
+    let ended = send("sleep 0.2; exit 3");
+    assert!(ended.failed_with(1).contains("the handler failed"), "{ended:?}");
+    assert_eq!(ended.text(), "begun\n");
+    let ended = send("sleep 0.3; echo a; sleep 0.3; echo b; sleep 0.3; echo c");
+    assert_eq!(ended.good(), "begun\na\nb\nc\n");
+    let ended = send("sleep 30");
+    assert!(ended.failed_with(1).contains("the handler failed"), "{ended:?}");
+    until("the command is killed", || children(server.id()) == 0);
+    assert!(server.stop().err.contains("--exec-timeout"));
+}
+
+#[test]
+fn a_slow_reader_holds_back_the_command_and_not_the_server() {
+    let server = Served::start(&[
+        "--exec",
+        "sh",
+        "-c",
+        "read how; test $how = quick || exec yes; echo quick",
+    ]);
+    let mut command = keyed(&["send", &server.address, "--stream", "slow\n"]);
+    let mut slow = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut first = [0; 100];
+    slow.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    thread::sleep(Duration::from_millis(500));
+    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+    assert!(peak < 64 << 10, "{peak} KiB");
+    assert_eq!(server.send("quick\n").good(), "quick\n");
+    slow.kill().unwrap();
+    slow.wait().unwrap();
+    until("the command is killed", || children(server.id()) == 0);
+    server.stop();
+}
