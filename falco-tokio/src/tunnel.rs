@@ -54,12 +54,16 @@
 //!
 //! # Format
 //!
-//! The body of the request begins with the length of the target's name in one byte, and the name.
-//! Behind it are the bytes of the client's socket, and the body ends where they end. The body of
-//! the answer begins with one byte: 0 if the server has connected to the target; otherwise it is 1,
-//! and the rest is the reason as text. Behind the 0 are the bytes of the target's socket, in
-//! pieces: the length of a piece in four bytes, big-endian, and the piece. A piece of length 0
-//! means that they end there. The answer itself ends only when both directions have ended.
+//! The body of the request begins with the byte 84 (`T`), the length of the target's name in one
+//! byte, and the name. Behind it are the bytes of the client's socket, and the body ends where they
+//! end. The first byte differs from those of answers, so that a server which echoes its requests is
+//! not taken for one that has connected.
+//!
+//! The body of the answer begins with one byte: 0 if the server has connected to the target;
+//! otherwise it is 1, and the rest is the reason as text. Behind the 0 are the bytes of the
+//! target's socket, in pieces: the length of a piece in four bytes, big-endian, and the piece. A
+//! piece of length 0 means that they end there. The answer itself ends only when both directions
+//! have ended.
 
 mod pump;
 
@@ -76,6 +80,8 @@ use crate::error::Error;
 use crate::server::StreamRequest;
 use crate::stream::{Call, RecvStream, SendStream};
 
+/// The first byte of a request.
+const TUNNEL: u8 = b'T';
 /// The server has connected to the target.
 const CONNECTED: u8 = 0;
 /// It has not.
@@ -109,7 +115,8 @@ pub async fn connect(client: &Client, target: &str) -> Result<Tunnel, Error> {
         );
         Error::io("opening a tunnel", error, falco_core::Fate::NotProcessed)
     })?;
-    let mut first = BytesMut::with_capacity(target.len() + 1);
+    let mut first = BytesMut::with_capacity(target.len() + 2);
+    first.put_u8(TUNNEL);
     first.put_u8(length);
     first.extend_from_slice(target.as_bytes());
     Ok(Tunnel {
@@ -130,7 +137,8 @@ impl Tunnel {
     ///
     /// # Errors
     /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) with the server's reason if it has
-    /// not connected to the target. Otherwise the error of the socket, or why the stream was cut
+    /// not connected to the target. [`InvalidData`](io::ErrorKind::InvalidData) if the server
+    /// answers open requests and knows of no tunnel. Otherwise the error of the socket, or why the stream was cut
     /// off.
     pub async fn join<S>(self, socket: &mut S) -> io::Result<Carried>
     where
@@ -192,8 +200,11 @@ pub async fn accept(request: StreamRequest) -> io::Result<Incoming> {
     let StreamRequest { mut body, answer, .. } = request;
     let mut first = BytesMut::new();
     let name = loop {
-        if let Some((length, rest)) = first.split_first()
-            && let Some(name) = rest.get(..usize::from(*length))
+        if first.first().is_some_and(|byte| *byte != TUNNEL) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if let Some([_, length]) = first.first_chunk()
+            && let Some(name) = first.get(2..2 + usize::from(*length))
         {
             break name.to_vec();
         }
@@ -202,7 +213,7 @@ pub async fn accept(request: StreamRequest) -> io::Result<Incoming> {
         };
         first.extend_from_slice(&bytes.map_err(io::Error::other)?);
     };
-    let first = first.freeze().slice(name.len() + 1..);
+    let first = first.freeze().slice(name.len() + 2..);
     let target = String::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData)?;
     Ok(Incoming {
         target,
@@ -314,8 +325,13 @@ impl<'r> Pieces<'r> {
     async fn connected(&mut self) -> io::Result<()> {
         self.fill(1).await?;
         let status = self.rest.split_to(1);
-        if status.first() == Some(&CONNECTED) {
-            return Ok(());
+        match status.first() {
+            Some(&CONNECTED) => return Ok(()),
+            Some(&REFUSED) => {}
+            _ => {
+                let text = "this server carries no connections";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
         }
         let mut reason = self.rest.to_vec();
         while reason.len() < LONGEST_REASON
