@@ -138,8 +138,8 @@ impl Tunnel {
     /// # Errors
     /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) with the server's reason if it has
     /// not connected to the target. [`InvalidData`](io::ErrorKind::InvalidData) if the server
-    /// answers open requests and knows of no tunnel. Otherwise the error of the socket, or why the stream was cut
-    /// off.
+    /// answers open requests and knows of no tunnel. Otherwise the error of the socket, or why the
+    /// stream was cut off.
     pub async fn join<S>(self, socket: &mut S) -> io::Result<Carried>
     where
         S: AsyncRead + AsyncWrite + Unpin,

@@ -239,11 +239,10 @@ mod tests {
             ("db=unix:/run/a=b", "db", "unix:/run/a=b"),
             ("unix:/run/a=b", "", "unix:/run/a=b"),
         ] {
-            let parsed: Forward = text.parse().unwrap();
-            assert_eq!(
-                (parsed.name.as_str(), parsed.address.to_string().as_str()),
-                (name, address)
-            );
+            let parsed = text
+                .parse()
+                .map(|Forward { name, address }| (name, address.to_string()));
+            assert_eq!(parsed, Ok((name.to_owned(), address.to_owned())));
         }
         let longest = "x".repeat(255);
         assert!(format!("{longest}=localhost:1").parse::<Forward>().is_ok());
