@@ -74,7 +74,9 @@ pub(crate) fn seal_into(
 ) -> usize {
     loop {
         if out.len() < size {
-            out.resize(size, 0);
+            // The old buffer goes first, and its bytes are not needed.
+            *out = Vec::new();
+            *out = vec![0; size];
         }
         match seal(out) {
             Ok(sealed) => return sealed,
@@ -342,6 +344,8 @@ impl<T: Output> Shared<T> {
                 call();
             } else if sealed == 0 {
                 locked.writing = false;
+                // The connection may read again now.
+                locked.changes += 1;
                 let how = locked.state.drained(now);
                 drop(locked);
                 self.changed.notify_all();

@@ -4,7 +4,7 @@ use core::ops::Range;
 use core::time::Duration;
 use std::io;
 
-use crate::line::at_least_a_millisecond;
+use crate::line::{KEPT, at_least_a_millisecond};
 use crate::stream::BoxedStream;
 
 pub(crate) struct Writer {
@@ -34,9 +34,15 @@ impl Writer {
         self.rest.is_empty()
     }
 
-    /// Calls `seal` with the buffer. Returns how many bytes are to be written.
+    /// Calls `seal` with the buffer. Returns how many bytes are to be written. A buffer of more
+    /// than [`KEPT`] bytes is not kept for shorter output.
     pub(crate) fn seal(&mut self, seal: impl FnOnce(&mut Vec<u8>) -> usize) -> usize {
+        self.free_buffer(KEPT);
         let count = seal(&mut self.out);
+        if self.out.len() > KEPT.max(count.saturating_mul(2)) {
+            self.out.truncate(count);
+            self.out.shrink_to_fit();
+        }
         self.rest = 0..count;
         count
     }

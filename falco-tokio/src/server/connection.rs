@@ -236,9 +236,10 @@ impl<H: Handler> Connection<H> {
         self.mux.close(self.now, reason);
     }
 
-    /// Seals and writes until the stream accepts no more, or this turn's limit is reached. A flush
-    /// that lets a request reach its handler counts as if something was written.
+    /// Seals and writes until the stream accepts no more, or this turn's limit is reached. If that
+    /// lets a request reach its handler, it counts as if something was written.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
+        let waited = !self.mux.may_read();
         let (mux, now, written) = (&mut self.mux, self.now, &mut self.written);
         let mut wrote = self.line.write(cx, |out| {
             if *written >= TURN {
@@ -251,12 +252,11 @@ impl<H: Handler> Connection<H> {
         if wrote.is_blocked() {
             self.mux.blocked(self.now);
         } else if wrote.all && self.written < TURN {
-            let waited = !self.mux.may_read();
             self.mux.flushed();
-            wrote.some |= waited && self.mux.may_read();
         } else {
             self.mux.wrote();
         }
+        wrote.some |= waited && self.mux.may_read();
         Ok(wrote)
     }
 

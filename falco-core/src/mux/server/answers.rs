@@ -4,6 +4,7 @@ use super::{ServerMux, release};
 use crate::error::{OutputTooSmall, ReplyError, RequestError, SealError};
 use crate::message::{Refusal, RequestId};
 use crate::mux::Budget;
+use crate::mux::partial::UNCOUNTED;
 use crate::time::Instant;
 use crate::wire::ServerKeyRef;
 
@@ -56,7 +57,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Writes pending output and then answers to the front of `out`, and returns how many bytes to
     /// send. Call it again only when the stream has accepted all of them: if answers are queued
     /// behind them, the call takes that as proof that the client reads, and restarts the idle
-    /// timeout.
+    /// timeout. Until then, output that is longer than a record of the noise wire counts as an
+    /// answer that is queued, so keep no buffer that is much larger than the output.
     ///
     /// # Errors
     /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.
@@ -67,6 +69,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
         let answers = !self.answers.is_empty();
         let sealed = self.seal_next(now, out);
+        let output = sealed.ok().filter(|count| *count > UNCOUNTED).unwrap_or(0);
+        self.output = u32::try_from(output).unwrap_or(u32::MAX);
         if matches!(sealed, Ok(1..)) {
             self.with_answer = answers;
             self.backlog = !self.answers.is_empty();
