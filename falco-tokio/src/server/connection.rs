@@ -49,8 +49,6 @@ pub(super) struct Connection<H> {
     eof: bool,
     /// The connection has ended, and was not cut off.
     ended: bool,
-    /// Answers that were larger than the client accepts.
-    too_large: u32,
     /// Bytes received in this turn.
     turn: u32,
     /// Bytes written in this turn. Each direction has its own limit, so that neither keeps the
@@ -100,7 +98,6 @@ impl<H: Handler> Connection<H> {
             place,
             eof: false,
             ended: false,
-            too_large: 0,
             turn: 0,
             written: 0,
             span,
@@ -411,10 +408,6 @@ impl<H> Drop for Connection<H> {
     /// Releases its place, and cancels the handlers that run.
     fn drop(&mut self) {
         self.cancel_all();
-        if self.too_large > 1 {
-            let _entered = self.span.enter();
-            debug!(answers = self.too_large, "answers were larger than the client accepts");
-        }
         let unanswered = self.mux.unanswered();
         // Nothing counts as cut off while the server runs: whoever serves a guest may drop it.
         // Requests that a drain has left behind when it ran out of time count, too.
