@@ -65,14 +65,15 @@ impl Writer {
         self.flushed = true;
     }
 
-    /// Writes once, or flushes the stream if it has accepted everything.
-    pub(crate) fn step(&mut self) -> io::Result<()> {
+    /// Writes once, `most` bytes at most, or flushes the stream if it has accepted everything.
+    pub(crate) fn step(&mut self, most: usize) -> io::Result<()> {
         if self.rest.is_empty() {
             self.stream.flush()?;
             self.flushed = true;
             return Ok(());
         }
         let bytes = self.out.get(self.rest.clone()).unwrap_or_default();
+        let bytes = bytes.get(..most).unwrap_or(bytes);
         match self.stream.write(bytes)? {
             0 => Err(io::ErrorKind::WriteZero.into()),
             written => {
