@@ -27,6 +27,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         match self.machine.answer(id, body.as_ref().len()) {
             Ok(answer) => {
                 self.answers.push(answer, body);
+                self.held.set_answered(id);
                 self.settle();
                 Ok(true)
             }
@@ -46,8 +47,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     pub fn refuse(&mut self, id: RequestId, refusal: Refusal) {
         self.parts.forget(id);
         self.deferred.remove(id);
+        // Only then all answers are searched, so that many refusals beside many answers take little
+        // time.
+        let is_answered = self.held.is_answered(id);
         self.release(id);
-        if !self.answers.is_empty() {
+        if is_answered {
             self.answers.retain(|answer, _| answer.id() != id);
             self.settle();
         }
