@@ -16,6 +16,11 @@ pub trait Storage {
     /// Frees memory, if the storage can. The bytes may be lost.
     fn release(&mut self) {}
 
+    /// Frees the memory of all bytes but the first `total`, if the storage can.
+    fn shrink(&mut self, total: usize) {
+        let _ = total;
+    }
+
     /// The largest size of the storage in bytes: `usize::MAX` if it has no limit of its own.
     fn limit(&self) -> usize {
         usize::MAX
@@ -62,6 +67,11 @@ impl Storage for alloc::vec::Vec<u8> {
 
     fn release(&mut self) {
         *self = Self::new();
+    }
+
+    fn shrink(&mut self, total: usize) {
+        self.truncate(total);
+        self.shrink_to_fit();
     }
 }
 
@@ -201,14 +211,19 @@ impl<S: Storage> RecvBuf<S> {
         }
         // The unread bytes move to the front only if there is too little space behind them.
         if self.start > 0 && capacity - self.start < target.min(capacity) {
-            let (bytes, start) = (self.storage.bytes(), self.start);
-            if let Some(used) = bytes.get_mut(..self.end).filter(|used| start <= used.len()) {
-                used.copy_within(start.., 0);
-            }
-            self.start = 0;
-            self.end = unread;
+            self.move_to_front();
         }
         Ok(self.storage.bytes().get_mut(self.end..).unwrap_or_default())
+    }
+
+    fn move_to_front(&mut self) {
+        let (unread, start) = (self.len(), self.start);
+        let bytes = self.storage.bytes();
+        if let Some(used) = bytes.get_mut(..self.end).filter(|used| start <= used.len()) {
+            used.copy_within(start.., 0);
+        }
+        self.start = 0;
+        self.end = unread;
     }
 
     /// Adds the first `count` bytes of [`space`](Self::space) to the unread bytes, or all of it if
@@ -224,6 +239,28 @@ impl<S: Storage> RecvBuf<S> {
             self.storage.release();
         }
     }
+
+    /// Frees most of the storage, if it supports that, has more than 128 KiB, and fewer than half
+    /// of them are unread. Call it after [`consume`](Self::consume), so that a long message which
+    /// is consumed does not leave its memory with the connection. The time for it is in proportion
+    /// to the bytes by which the storage has grown before.
+    ///
+    /// ```
+    /// use falco_core::RecvBuf;
+    ///
+    /// let mut inbox = RecvBuf::with_unread(vec![7; 1 << 20], 1 << 20);
+    /// inbox.consume((1 << 20) - 3);
+    /// inbox.shrink();
+    /// assert_eq!(inbox.unread(), [7, 7, 7]);
+    /// assert_eq!(inbox.into_storage().len(), 64 << 10);
+    /// ```
+    pub fn shrink(&mut self) {
+        let kept = self.len().max(SHRUNK);
+        if self.storage.bytes().len() / 2 > kept {
+            self.move_to_front();
+            self.storage.shrink(kept);
+        }
+    }
 }
 
 impl<S> fmt::Debug for RecvBuf<S> {
@@ -237,6 +274,9 @@ impl<S> fmt::Debug for RecvBuf<S> {
 
 /// How far the storage may grow in one step, however few bytes have arrived: enough for a hello.
 const FIRST_STEP: usize = 160;
+
+/// To so many bytes [`RecvBuf::shrink`] shrinks the storage, if fewer are unread.
+const SHRUNK: usize = 64 << 10;
 
 /// The storage cannot hold a record or message that the settings allow. Make the storage larger, or
 /// lower the limits in the settings.

@@ -90,6 +90,7 @@ impl<S: Stream> Line<S> {
             self.inbox.release();
             self.asked = 0;
         }
+        self.inbox.shrink();
     }
 
     /// Waits for bytes until `until`. `total` is how many unread bytes the core needs in all.

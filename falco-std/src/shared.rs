@@ -24,9 +24,12 @@ use crate::writer::Writer;
 const BRIEF: Duration = Duration::from_millis(20);
 /// How many records [`Shared::flush`] writes on the calling thread.
 const BRIEF_RECORDS: usize = 16;
-/// The timeout of one write on a stream that splits. On Windows the state of a socket is undefined
-/// after a write that timed out, so there is no timeout.
-const WRITE_TIMEOUT: Option<Duration> = if cfg!(unix) { Some(BRIEF) } else { None };
+/// Whether a write on a socket that has timed out can be tried again. On Windows the state of the
+/// socket is undefined then.
+const RETRIES: bool = cfg!(unix);
+/// How much one write takes that cannot be tried again. It returns when all of it is written, so a
+/// slow peer must be able to take so much before the write deadline.
+const PIECE: usize = 16 << 10;
 
 /// What a connection has to write.
 pub(crate) trait Output: Send + 'static {
@@ -74,7 +77,9 @@ pub(crate) fn seal_into(
 ) -> usize {
     loop {
         if out.len() < size {
-            out.resize(size, 0);
+            // The old buffer goes first, and its bytes are not needed.
+            *out = Vec::new();
+            *out = vec![0; size];
         }
         match seal(out) {
             Ok(sealed) => return sealed,
@@ -130,6 +135,12 @@ pub(crate) struct Shared<T> {
     control: Mutex<BoxedStream>,
     /// One thread may read while another writes.
     splits: bool,
+    /// A write that has timed out is tried again. Otherwise it may last until the write deadline,
+    /// and then ends the connection.
+    retries: bool,
+    /// A write has taken long, and such a write is not tried again: [`Shared::flush`] leaves all
+    /// further ones to another thread.
+    slow: AtomicBool,
     /// Whether the last write was blocked. Only the thread that writes uses it.
     blocked: AtomicBool,
 }
@@ -150,13 +161,18 @@ pub(crate) fn unsplit_handles(stream: BoxedStream) -> [BoxedStream; 3] {
 }
 
 impl<T: Output> Shared<T> {
-    pub(crate) fn new(
+    pub(crate) fn new(state: T, clock: Clock, streams: [BoxedStream; 2], splits: bool) -> io::Result<Arc<Self>> {
+        Self::with(state, clock, streams, splits, RETRIES || !splits)
+    }
+
+    fn with(
         state: T,
         clock: Clock,
         [writer, control]: [BoxedStream; 2],
         splits: bool,
+        retries: bool,
     ) -> io::Result<Arc<Self>> {
-        let timeout = WRITE_TIMEOUT.filter(|_| splits);
+        let timeout = (splits && retries).then_some(BRIEF);
         Ok(Arc::new(Self {
             locked: Mutex::new(Locked {
                 state,
@@ -168,6 +184,8 @@ impl<T: Output> Shared<T> {
             writer: Mutex::new(Writer::new(writer, timeout)?),
             control: Mutex::new(control),
             splits,
+            retries,
+            slow: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
         }))
     }
@@ -223,12 +241,13 @@ impl<T: Output> Shared<T> {
     }
 
     /// Flushes all output. If the stream splits, this takes about [`BRIEF`] at most: if the peer
-    /// reads slowly or there is much to write, a new thread continues.
+    /// reads slowly or there is much to write, a new thread continues. On Windows one call for each
+    /// connection may take until the write deadline.
     pub(crate) fn flush(self: &Arc<Self>) {
         if !self.splits {
             return self.flush_until(None);
         }
-        if !self.begin_writing() || self.write(Effort::Brief) {
+        if !self.begin_writing() || (!self.slow.load(Ordering::Relaxed) && self.write(Effort::Brief)) {
             return;
         }
         let own = Arc::clone(self);
@@ -313,7 +332,7 @@ impl<T: Output> Shared<T> {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if is_timeout(&error) => {
                         self.blocked.store(true, Ordering::Relaxed);
-                        if self.lock().state.blocked(since, now) {
+                        if self.lock().state.blocked(since, now) || !self.retries {
                             return self.fail(Ok(ConnectionError::Stalled), writer.is_written());
                         }
                         if brief {
@@ -342,6 +361,8 @@ impl<T: Output> Shared<T> {
                 call();
             } else if sealed == 0 {
                 locked.writing = false;
+                // The connection may read again now.
+                locked.changes += 1;
                 let how = locked.state.drained(now);
                 drop(locked);
                 self.changed.notify_all();
@@ -357,20 +378,29 @@ impl<T: Output> Shared<T> {
 
     /// Writes once, for as long as one write may take.
     fn write_step(&self, writer: &mut Writer, effort: Effort, since: Instant, now: Instant) -> io::Result<()> {
-        if self.splits {
+        if self.splits && self.retries {
             // Another thread reads. This one checks the time after each write, which takes at most
-            // `WRITE_TIMEOUT`, if there is one.
-            return writer.step();
+            // `BRIEF`.
+            return writer.step(usize::MAX);
         }
         let mut locked = self.lock();
-        locked.state.set_reading(now, false);
+        if !self.splits {
+            locked.state.set_reading(now, false);
+        }
         let mut wait = locked.state.writes_until(since).since(now);
         drop(locked);
         if let Effort::Complete(Some(until)) = effort {
             wait = wait.min(until.since(now));
         }
-        let written = writer.limit(wait).and_then(|()| writer.step());
-        self.lock().state.set_reading(self.clock.now(), true);
+        let most = if self.retries { usize::MAX } else { PIECE };
+        let written = writer.limit(wait).and_then(|()| writer.step(most));
+        let end = self.clock.now();
+        if !self.splits {
+            self.lock().state.set_reading(end, true);
+        }
+        if !self.retries && end >= now + BRIEF {
+            self.slow.store(true, Ordering::Relaxed);
+        }
         written
     }
 
@@ -431,3 +461,6 @@ impl<T: Output> Drop for FailOnPanic<'_, T> {
         let _ = catch_unwind(AssertUnwindSafe(|| self.0.fail(why, true)));
     }
 }
+
+#[cfg(test)]
+mod tests;

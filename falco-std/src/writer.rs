@@ -4,7 +4,7 @@ use core::ops::Range;
 use core::time::Duration;
 use std::io;
 
-use crate::line::at_least_a_millisecond;
+use crate::line::{KEPT, at_least_a_millisecond};
 use crate::stream::BoxedStream;
 
 pub(crate) struct Writer {
@@ -34,9 +34,15 @@ impl Writer {
         self.rest.is_empty()
     }
 
-    /// Calls `seal` with the buffer. Returns how many bytes are to be written.
+    /// Calls `seal` with the buffer. Returns how many bytes are to be written. A buffer of more
+    /// than [`KEPT`] bytes is not kept for shorter output.
     pub(crate) fn seal(&mut self, seal: impl FnOnce(&mut Vec<u8>) -> usize) -> usize {
+        self.free_buffer(KEPT);
         let count = seal(&mut self.out);
+        if self.out.len() > KEPT.max(count.saturating_mul(2)) {
+            self.out.truncate(count);
+            self.out.shrink_to_fit();
+        }
         self.rest = 0..count;
         count
     }
@@ -59,14 +65,15 @@ impl Writer {
         self.flushed = true;
     }
 
-    /// Writes once, or flushes the stream if it has accepted everything.
-    pub(crate) fn step(&mut self) -> io::Result<()> {
+    /// Writes once, `most` bytes at most, or flushes the stream if it has accepted everything.
+    pub(crate) fn step(&mut self, most: usize) -> io::Result<()> {
         if self.rest.is_empty() {
             self.stream.flush()?;
             self.flushed = true;
             return Ok(());
         }
         let bytes = self.out.get(self.rest.clone()).unwrap_or_default();
+        let bytes = bytes.get(..most).unwrap_or(bytes);
         match self.stream.write(bytes)? {
             0 => Err(io::ErrorKind::WriteZero.into()),
             written => {

@@ -155,6 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
 
     pub(crate) fn consume(&mut self, count: usize) {
         self.inbox.consume(count);
+        self.inbox.shrink();
     }
 
     /// Reads from the stream. `total` is how many unread bytes are needed in all. 0 means the end
@@ -211,14 +212,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             }
             self.sent = 0;
             self.sealed = 0;
-            // A buffer that was shrunk to a remainder is too small to seal into.
-            if self.out.len() < POOLED {
+            // A buffer that was shrunk to a remainder is too small to seal into. One that has grown
+            // for a long message is not kept for the next, which may be short.
+            if self.out.len() != POOLED {
                 self.out = pool::take();
             }
             self.sealed = loop {
                 match seal(&mut self.out) {
                     Ok(sealed) => break sealed,
-                    Err(needed) if needed > self.out.len() => self.out.resize(needed, 0),
+                    Err(needed) if needed > self.out.len() => {
+                        pool::give_back(core::mem::take(&mut self.out));
+                        self.out = vec![0; needed];
+                    }
                     Err(_) => break 0,
                 }
             };

@@ -187,6 +187,7 @@ impl Server {
         }
         service.drain().await;
         core::mem::forget(cut);
+        service.warnings.report();
         let (cut_connections, cut_requests) = service.registry.cut_counts();
         Ok(Report {
             stats: service.stats(),

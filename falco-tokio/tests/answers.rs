@@ -13,14 +13,12 @@ mod common;
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
-use std::env;
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
+use common::peak::{MIB, alone, peak, reset_peak};
 use common::{Running, key};
 use falco_core::noise::{HeapTable, NoiseClient};
 use falco_core::{ClientConnection, Received, RustCrypto};
@@ -29,35 +27,10 @@ use getrandom::SysRng;
 use tokio::sync::Barrier;
 use tokio::time::sleep;
 
-const MIB: usize = 1 << 20;
 /// Answers that the system may hold for one connection, on both sides.
 const IN_SYSTEM: usize = 8;
 /// MiB that the process may take besides: the allocator keeps memory for each thread.
 const BESIDES: usize = 8;
-
-/// Whether this process runs this test alone. If not, another one does when this returns.
-fn alone(test: &str) -> bool {
-    const ALONE: &str = "FALCO_TEST_ALONE";
-    if env::var_os(ALONE).is_some() {
-        return true;
-    }
-    let mut child = Command::new(env::current_exe().unwrap());
-    let child = child.args([test, "--exact", "--nocapture"]).env(ALONE, "1");
-    assert!(child.status().unwrap().success(), "{test} has failed");
-    false
-}
-
-/// What this process has taken from the system at most since the last call of `reset_peak`.
-fn peak() -> usize {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.split_whitespace().next().unwrap().parse::<usize>().unwrap() << 10
-}
-
-fn reset_peak() -> usize {
-    fs::write("/proc/self/clear_refs", "5").unwrap();
-    peak()
-}
 
 /// A client that sends `requests` requests of one byte at once, and reads nothing.
 fn silent(server: SocketAddr, requests: usize) -> TcpStream {

@@ -13,7 +13,7 @@ use core::time::Duration;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::child::{self, Child, next_order, say};
-use common::flood::{self, Flood, From, endure};
+use common::flood::{self, Flood, From, assert_within, endure};
 use common::{Running, key, scene};
 use falco_tokio::{Client, Server};
 use rlimit::Resource;
@@ -124,14 +124,16 @@ fn returning(limit: u64, strangers: usize) {
     } else {
         0
     };
-    let seen = endure(
-        (limit, max_half_open),
-        Flood::Returning(strangers),
-        From::HonestAddress,
-        CLIENTS,
-        Duration::ZERO,
-    );
-    seen.assert_within(BOUND, &format!("{strangers} silent connections, {limit} descriptors"));
+    let of = format!("{strangers} silent connections, {limit} descriptors");
+    assert_within(BOUND, &of, || {
+        endure(
+            (limit, max_half_open),
+            Flood::Returning(strangers),
+            From::HonestAddress,
+            CLIENTS,
+            Duration::ZERO,
+        )
+    });
 }
 
 #[test]
@@ -160,13 +162,10 @@ fn distant(flood: fn(u64) -> Flood, rate: u64, from: From) {
     let flood = flood(rate / u64::try_from(SMALLER).unwrap());
     // As many places as a second of the slowest flood takes.
     let limits = (0, 1024 / SMALLER);
-    let seen = endure(limits, flood, from, CLIENTS, Duration::from_millis(200));
-    // A machine that is busy with something else may hold up one client for longer than any flood.
-    assert!(seen.failed <= CLIENTS / 100, "{seen:?}");
-    seen.assert_within(
-        BOUND,
-        &format!("{flood:?} a second from {from:?}, a round trip of 200 ms"),
-    );
+    let of = format!("{flood:?} a second from {from:?}, a round trip of 200 ms");
+    assert_within(BOUND, &of, || {
+        endure(limits, flood, from, CLIENTS, Duration::from_millis(200))
+    });
 }
 
 #[test]

@@ -56,9 +56,13 @@ fn scanned() {
     };
     falco_core::testing::set_rekey_period(PERIOD);
     match scenario.as_str() {
-        "tokio noise" => on_tokio::noise(&mut control),
+        "tokio noise" => on_tokio::noise(&mut control, false),
+        "tokio revoked" => on_tokio::noise(&mut control, true),
+        "tokio refused" => on_tokio::refused(&mut control),
         "tokio classic" => on_tokio::classic(&mut control),
-        "std noise" => on_std::noise(&mut control),
+        "std noise" => on_std::noise(&mut control, false),
+        "std revoked" => on_std::noise(&mut control, true),
+        "std refused" => on_std::refused(&mut control),
         "std classic" => on_std::classic(&mut control),
         "core" => on_devices::core(&mut control),
         "embedded" => on_devices::embedded(&mut control),
@@ -98,7 +102,9 @@ fn allowed(scenario: &str, stage: &str, kind: Kind) -> usize {
         ("live" | "replaced", Kind::Records(connection, _, 0)) if Some(connection) == current => 2,
         ("rekeyed", Kind::Records(connection, _, 1..)) if Some(connection) == current => 2,
         // The client keeps a connection that has ended until somebody asks for another.
-        ("retired", Kind::Records(0, _, 1..)) if scenario == "std noise" => 1,
+        ("retired", Kind::Records(0, _, 1..)) if scenario.starts_with("std ") => 1,
+        // The server's. The client whose handshake was refused is gone.
+        ("refused", Kind::Psk(1)) => 1,
         _ => 0,
     }
 }
@@ -112,6 +118,9 @@ fn leaks(scenario: &str, classic: bool) -> Vec<String> {
         let mut needles = Needles::default();
         needles.of_key(1, classic);
         needles.of_key(2, false);
+        for hello in scanned.refused_hellos() {
+            needles.of_hello(2, &hello);
+        }
         for (at, handshake) in scanned.handshakes().iter().enumerate() {
             // The first connection is made under the first key, the next one under the second.
             needles.of_connection(at, u64::try_from(at + 1).unwrap(), handshake);
@@ -191,6 +200,7 @@ fn missing(stage: &str, places: &BTreeMap<(Kind, &str), Vec<Place>>) -> Vec<Stri
     let expected = match stage {
         "live 0" => found(Kind::Psk(1)) && (!plain || ways(0, 0) == [1, 1]),
         "rekeyed 0" => found(Kind::Psk(1)) && (!plain || ways(0, 1) == [1, 1]),
+        "refused" => found(Kind::Psk(1)),
         "replaced 1" => found(Kind::Psk(2)) && (!plain || ways(1, 0) == [1, 1]),
         "classic" => !plain || found(Kind::Key(1)),
         _ => true,
@@ -222,6 +232,26 @@ fn falco_std_on_the_noise_wire() {
 #[test]
 fn falco_std_on_the_classic_wire() {
     assert_eq!(leaks("std classic", true), Vec::<String>::new());
+}
+
+#[test]
+fn falco_tokio_after_a_key_was_revoked() {
+    assert_eq!(leaks("tokio revoked", false), Vec::<String>::new());
+}
+
+#[test]
+fn falco_std_after_a_key_was_revoked() {
+    assert_eq!(leaks("std revoked", false), Vec::<String>::new());
+}
+
+#[test]
+fn falco_tokio_after_a_refused_handshake() {
+    assert_eq!(leaks("tokio refused", false), Vec::<String>::new());
+}
+
+#[test]
+fn falco_std_after_a_refused_handshake() {
+    assert_eq!(leaks("std refused", false), Vec::<String>::new());
 }
 
 #[test]

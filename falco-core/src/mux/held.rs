@@ -66,6 +66,8 @@ struct Row {
     /// A [`HeldBytes`] gives the bytes back to the shared bound.
     is_handed: bool,
     is_released: bool,
+    /// Its answer is queued.
+    is_answered: bool,
 }
 
 impl Held {
@@ -138,6 +140,7 @@ impl Held {
                 bytes,
                 is_handed: false,
                 is_released: false,
+                is_answered: false,
             });
             self.count += 1;
         }
@@ -171,6 +174,20 @@ impl Held {
         row.is_handed = true;
         self.handed += row.bytes;
         bytes(row.bytes)
+    }
+
+    /// The answer to a request was queued.
+    pub(super) fn set_answered(&mut self, id: RequestId) {
+        let at = self.find(id);
+        if let Some(row) = at.and_then(|at| self.rows.get_mut(at)) {
+            row.is_answered = true;
+        }
+    }
+
+    /// Whether the answer to a request is queued.
+    pub(super) fn is_answered(&self, id: RequestId) -> bool {
+        let row = self.find(id).and_then(|at| self.rows.get(at));
+        row.is_some_and(|row| row.is_answered)
     }
 
     fn remove_released(&mut self) {

@@ -3,9 +3,9 @@
 use super::Budget;
 use super::held::{Held, bytes};
 
-/// This many unread bytes of a connection do not count: a whole record of the noise wire, with its
-/// length.
-const UNCOUNTED: usize = 2 + 65_535;
+/// This many unread bytes of a connection do not count, and no output of so many: a whole record of
+/// the noise wire, with its length.
+pub(super) const UNCOUNTED: usize = 2 + 65_535;
 
 /// How many bytes count towards the shared bound. Zero on the noise wire, where no record is longer
 /// than `UNCOUNTED`.

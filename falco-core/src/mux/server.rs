@@ -50,8 +50,11 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     max_queued: u32,
     /// If more bytes of requests are deferred than this, nothing is read.
     max_message: u32,
-    /// Bytes of queued answers that `budget` counts.
+    /// Bytes of answers that `budget` counts.
     counted: u32,
+    /// Bytes of the last output, which the stream may not have accepted. Zero for a short one, so
+    /// it is always zero on the noise wire.
+    output: u32,
     reading: bool,
     deadlines: Deadlines,
     /// When to drain, or `u64::MAX` milliseconds.
@@ -98,6 +101,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             max_queued: settings.max_held(),
             max_message: settings.max_message(),
             counted: 0,
+            output: 0,
             reading: true,
             deadlines: Deadlines::default(),
             drains_at: Instant::from_millis(u64::MAX),
@@ -316,7 +320,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     /// Call it when the connection has ended. Drops all requests and answers, and gives their bytes
-    /// back to the shared bound. For a caller that keeps the mux while handlers are running.
+    /// back to the shared bound. For a caller that keeps the mux while handlers are running. The
+    /// last output still counts until [`seal`](Self::seal) is called again.
     pub fn finish(&mut self) {
         self.give_back();
         self.held = Held::closed();
@@ -328,6 +333,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         {
             self.streams = None;
         }
+        self.settle();
     }
 
     /// Whether the client has proved that it has the key.

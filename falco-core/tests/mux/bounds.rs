@@ -261,3 +261,72 @@ fn a_classic_connection_over_the_bound_answers_what_it_has_and_ends() {
         assert_eq!(left.left(), budget);
     }
 }
+
+/// On the classic wire an answer is sealed as a whole. It counts until the client has taken it.
+#[test]
+fn a_sealed_answer_counts_until_the_stream_has_accepted_it() {
+    let (keys, settings) = ((classic_key(7), classic_key(7)), Settings::new());
+    let mut pair = Pair::new(&keys.0, &keys.1, &settings);
+    let budget = pair.budget.clone();
+    let is_counted = || budget.answers().abs_diff(400_000) < 16 << 10;
+    pair.request(1);
+    pair.request(1);
+    pair.send();
+    let second = pair.to_server.split_off(pair.to_server.len() / 2);
+    let (requests, _) = pair.serve();
+    pair.server.answer(requests[0].0, vec![1; 400_000]).unwrap();
+    let mut out = vec![0; 500_000];
+    assert!(pair.server.seal(NOW, &mut out).unwrap() > 400_000);
+    // It lies in the output.
+    assert!(is_counted(), "{}", budget.answers());
+    assert!(!pair.server.may_handle() && !pair.server.may_read());
+    let mut unread = second.clone();
+    let step = pair.server.recv(NOW, &mut unread);
+    assert!(matches!(step, Ok(ServerStep::TransmitFirst)), "{step:?}");
+    // The stream has accepted all of it.
+    assert_eq!(pair.server.seal(NOW, &mut out), Ok(0));
+    assert_eq!(budget.answers(), 0);
+    let (requests, _) = pair.arrive(second);
+    assert_eq!(requests.len(), 1);
+    // The end of the connection does not free the output.
+    pair.server.answer(requests[0].0, vec![1; 400_000]).unwrap();
+    pair.server.seal(NOW, &mut out).unwrap();
+    pair.server.finish();
+    assert!(is_counted(), "{}", budget.answers());
+    drop(pair);
+    assert_eq!(budget.answers(), 0);
+}
+
+#[test]
+fn a_sealed_answer_counts_towards_the_bound_of_its_connection() {
+    let settings = Settings::new().with_max_message(500_000).with_max_held(500_000);
+    let keys = (classic_key(7), classic_key(7));
+    let mut pair = Pair::with_budget(&keys.0, &keys.1, &settings, 1 << 30);
+    pair.request(1);
+    pair.request(1);
+    pair.send();
+    let (requests, _) = pair.serve();
+    for (id, _) in requests {
+        pair.server.answer(id, vec![1; 300_000]).unwrap();
+    }
+    let mut out = vec![0; 400_000];
+    assert!(pair.server.seal(NOW, &mut out).unwrap() > 300_000);
+    assert!(!pair.server.may_handle(), "one is in the output and one in the queue");
+    assert!(pair.server.seal(NOW, &mut out).unwrap() > 300_000);
+    assert!(pair.server.may_handle());
+}
+
+/// Records of the noise wire are short, and so is the output that waits.
+#[test]
+fn output_on_the_noise_wire_does_not_count() {
+    let keys = (noise_client(7), noise_server(7));
+    let mut pair = Pair::new(&keys.0, &keys.1, &Settings::new());
+    pair.request(1);
+    pair.send();
+    let (requests, _) = pair.serve();
+    pair.server.answer(requests[0].0, vec![1; 65_000]).unwrap();
+    let mut out = vec![0; 70_000];
+    assert!(pair.server.seal(NOW, &mut out).unwrap() > 65_000);
+    assert_eq!(pair.budget.answers(), 0);
+    assert!(pair.server.may_handle() && pair.server.may_read());
+}

@@ -145,9 +145,8 @@ impl Blackhole {
     }
 }
 
-/// Connects and sends this much of a hello on the noise wire. If it is all of it, 74 bytes, reads
-/// the welcome. Hellos with the same number are the same.
-pub fn half_way(address: SocketAddr, length: usize, number: u64) -> TcpStream {
+/// A hello on the noise wire. Those with the same number are the same.
+pub fn hello(number: u64) -> [u8; 74] {
     let secrets = Secrets {
         noise: vec![key()],
         ..Secrets::default()
@@ -159,6 +158,12 @@ pub fn half_way(address: SocketAddr, length: usize, number: u64) -> TcpStream {
     assert_eq!(machine.status(), Status::Handshaking);
     let mut hello = [0; 74];
     assert_eq!(machine.poll_transmit(now, &mut hello), Ok(74));
+    hello
+}
+
+/// Connects and sends this much of a [`hello`]. If it is all of it, reads the welcome.
+pub fn half_way(address: SocketAddr, length: usize, number: u64) -> TcpStream {
+    let hello = hello(number);
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream
         .write_all(hello.get(..length).expect("it is that long"))

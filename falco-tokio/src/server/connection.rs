@@ -57,8 +57,6 @@ pub(super) struct Connection<H> {
     eof: bool,
     /// The connection has ended, and was not cut off.
     ended: bool,
-    /// Answers that were larger than the client accepts.
-    too_large: u32,
     /// Bytes received in this turn.
     turn: u32,
     /// Bytes written in this turn. Each direction has its own limit, so that neither keeps the
@@ -119,7 +117,6 @@ impl<H: Handler> Connection<H> {
             holder: None,
             eof: false,
             ended: false,
-            too_large: 0,
             turn: 0,
             written: 0,
             span,
@@ -288,9 +285,10 @@ impl<H: Handler> Connection<H> {
         self.mux.close(self.now, reason);
     }
 
-    /// Seals and writes until the stream accepts no more, or this turn's limit is reached. A flush
-    /// that lets a request reach its handler counts as if something was written.
+    /// Seals and writes until the stream accepts no more, or this turn's limit is reached. If that
+    /// lets a request reach its handler, it counts as if something was written.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
+        let waited = !self.mux.may_read();
         let (mux, now, written) = (&mut self.mux, self.now, &mut self.written);
         let sent = &self.service.counters.metrics.sent;
         let mut wrote = self.line.write(cx, |out| {
@@ -305,12 +303,11 @@ impl<H: Handler> Connection<H> {
         if wrote.is_blocked() {
             self.mux.blocked(self.now);
         } else if wrote.all && self.written < TURN {
-            let waited = !self.mux.may_read();
             self.mux.flushed();
-            wrote.some |= waited && self.mux.may_read();
         } else {
             self.mux.wrote();
         }
+        wrote.some |= waited && self.mux.may_read();
         Ok(wrote)
     }
 
@@ -478,10 +475,6 @@ impl<H> Drop for Connection<H> {
         let closed = Error::connection(ConnectionError::Closed, falco_core::Fate::MaybeProcessed);
         self.opens.fail_all(&closed);
         self.cancel_all();
-        if self.too_large > 1 {
-            let _entered = self.span.enter();
-            debug!(answers = self.too_large, "answers were larger than the client accepts");
-        }
         let unanswered = self.mux.unanswered();
         // Nothing counts as cut off while the server runs: whoever serves a guest may drop it.
         // Requests that a drain has left behind when it ran out of time count, too.

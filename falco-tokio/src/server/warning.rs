@@ -1,16 +1,21 @@
-//! Warnings that a client can cause at will. Of each kind one per interval is logged, with the
+//! Warnings that a client can cause at will. Of each kind so many per interval are logged, with the
 //! number of those left out.
 
 use core::time::Duration;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
+use tracing::warn;
 
-/// The least time between two warnings of one kind.
+/// The time in which one warning about accepting connections is logged.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// The time in which [`HANDLERS`] warnings about handlers are logged.
+const SECOND: Duration = Duration::from_secs(1);
+/// More than of the other kinds, because each may have another error.
+const HANDLERS: u32 = 10;
 
 /// The limits of each kind.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Warnings {
     /// Accepting failed.
     pub(crate) accepting: WarningLimit,
@@ -22,24 +27,100 @@ pub(crate) struct Warnings {
     pub(crate) refused: WarningLimit,
     /// A key has reached its limit of connections.
     pub(crate) key_limit: WarningLimit,
+    /// A handler failed.
+    pub(crate) failed: WarningLimit,
+    /// A handler panicked.
+    pub(crate) panicked: WarningLimit,
+    /// An answer was larger than its client accepts.
+    pub(crate) too_large: WarningLimit,
 }
 
-/// When a warning of one kind was logged last, and how many were left out since.
-#[derive(Debug, Default)]
-pub(crate) struct WarningLimit(Mutex<(Option<Instant>, u64)>);
+impl Default for Warnings {
+    fn default() -> Self {
+        let [accepting, no_place, setup, refused, key_limit] = [(); 5].map(|()| WarningLimit::new(INTERVAL, 1));
+        let [failed, panicked, too_large] = [(); 3].map(|()| WarningLimit::new(SECOND, HANDLERS));
+        Self {
+            accepting,
+            no_place,
+            setup,
+            refused,
+            key_limit,
+            failed,
+            panicked,
+            too_large,
+        }
+    }
+}
+
+impl Warnings {
+    /// Logs how many warnings about handlers were left out and not reported yet. For the end of the
+    /// server.
+    pub(crate) fn report(&self) {
+        for (limit, what) in [
+            (&self.failed, "the handler failed"),
+            (&self.panicked, "the handler panicked"),
+            (&self.too_large, "the answer is larger than the client accepts"),
+        ] {
+            let left_out = core::mem::take(&mut limit.lock().left_out);
+            if left_out > 0 {
+                warn!(left_out, "{what}: more often than was logged as a warning");
+            }
+        }
+    }
+}
+
+/// Of one kind.
+#[derive(Debug)]
+pub(crate) struct WarningLimit {
+    state: Mutex<State>,
+    interval: Duration,
+    /// How many are logged in an interval.
+    most: u32,
+}
+
+#[derive(Debug)]
+struct State {
+    /// When the interval began.
+    since: Option<Instant>,
+    /// How many were logged in it.
+    logged: u32,
+    /// How many were left out since the last that was logged.
+    left_out: u64,
+}
 
 impl WarningLimit {
+    const fn new(interval: Duration, most: u32) -> Self {
+        let state = State {
+            since: None,
+            logged: 0,
+            left_out: 0,
+        };
+        Self {
+            state: Mutex::new(state),
+            interval,
+            most,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Returns how many warnings were left out, if one is to be logged now.
     pub(crate) fn due(&self) -> Option<u64> {
         let now = Instant::now();
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, left_out) = &mut *state;
-        if last.is_some_and(|last| now.saturating_duration_since(last) < INTERVAL) {
-            *left_out += 1;
+        let mut state = self.lock();
+        let lasts = |since| now.saturating_duration_since(since) < self.interval;
+        if !state.since.is_some_and(lasts) {
+            state.since = Some(now);
+            state.logged = 0;
+        }
+        if state.logged == self.most {
+            state.left_out += 1;
             return None;
         }
-        *last = Some(now);
-        Some(core::mem::take(left_out))
+        state.logged += 1;
+        Some(core::mem::take(&mut state.left_out))
     }
 }
 
@@ -48,15 +129,19 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn one_warning_in_an_interval_and_the_count_of_the_others() {
-        let limit = WarningLimit::default();
-        assert_eq!(limit.due(), Some(0));
-        for _ in 0..2000 {
-            assert_eq!(limit.due(), None);
+    async fn some_warnings_in_an_interval_and_the_count_of_the_others() {
+        for most in [1, 10] {
+            let limit = WarningLimit::new(INTERVAL, most);
+            for _ in 0..most {
+                assert_eq!(limit.due(), Some(0));
+            }
+            for _ in 0..2000 {
+                assert_eq!(limit.due(), None);
+            }
+            tokio::time::sleep(INTERVAL).await;
+            assert_eq!(limit.due(), Some(2000));
+            tokio::time::sleep(INTERVAL).await;
+            assert_eq!(limit.due(), Some(0));
         }
-        tokio::time::sleep(INTERVAL).await;
-        assert_eq!(limit.due(), Some(2000));
-        tokio::time::sleep(INTERVAL).await;
-        assert_eq!(limit.due(), Some(0));
     }
 }

@@ -66,9 +66,9 @@ impl Seen {
         times.get(times.len() * percent / 100).copied().unwrap_or_default()
     }
 
-    /// 99 of 100 honest clients took no longer than `bound` beyond what an undisturbed one takes.
-    #[track_caller]
-    pub(crate) fn assert_within(&self, bound: Duration, of: &str) {
+    /// Whether 99 of 100 honest clients took no longer than `bound` beyond what undisturbed ones
+    /// take.
+    fn is_within(&self, bound: Duration, of: &str) -> bool {
         let [p50, p99] = [50, 99].map(|percent| Self::percentile(&self.times, percent));
         let [u50, u99] = [50, 99].map(|percent| Self::percentile(&self.undisturbed, percent));
         println!(
@@ -77,7 +77,7 @@ impl Seen {
             self.failed,
             self.stats
         );
-        assert!(p99 < bound + u99, "{p99:?} through {of}, {u99:?} undisturbed");
+        p99 < bound + u99
     }
 }
 
@@ -307,6 +307,19 @@ pub(crate) fn endure(
     });
     seen.stats = flooded.ask("stats");
     seen
+}
+
+/// In one of two rounds, 99 of 100 honest clients take no longer than `bound` beyond what
+/// undisturbed ones take: other processes may spoil one round, and the flood would spoil each.
+#[track_caller]
+pub(crate) fn assert_within(bound: Duration, of: &str, round: impl Fn() -> Seen) {
+    if !round().is_within(bound, of) {
+        println!("this round is repeated once");
+        assert!(
+            round().is_within(bound, of),
+            "more than {bound:?} longer in both rounds of {of}"
+        );
+    }
 }
 
 impl Seen {

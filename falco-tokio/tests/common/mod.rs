@@ -4,6 +4,8 @@
 pub(crate) mod child;
 #[cfg(target_os = "linux")]
 pub(crate) mod flood;
+#[cfg(target_os = "linux")]
+pub(crate) mod peak;
 pub(crate) mod raw;
 pub(crate) mod scene;
 pub(crate) mod usage;

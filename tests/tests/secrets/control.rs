@@ -143,6 +143,11 @@ impl Scanned {
         let relayed = self.relay.as_ref().map(Relay::handshakes).unwrap_or_default();
         [self.told.clone(), relayed].concat()
     }
+
+    /// The hellos up to now that have got no answer.
+    pub(crate) fn refused_hellos(&self) -> Vec<Vec<u8>> {
+        self.relay.as_ref().map(Relay::refused_hellos).unwrap_or_default()
+    }
 }
 
 fn list(text: &str) -> Vec<u8> {

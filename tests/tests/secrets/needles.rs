@@ -119,6 +119,25 @@ impl Needles {
         self.halves(Kind::Psk(number), &format!("the pre-shared key of {what}"), &psk(&key));
     }
 
+    /// The secrets of a client whose hello under key `number` nobody has answered.
+    pub(crate) fn of_hello(&mut self, number: u64, hello: &[u8]) {
+        let (clear, hello) = hello.split_at(10);
+        let (to_server, _) = hello.split_at(32);
+        let client = private_of(Who::Client, to_server);
+        let mut noise = Noise {
+            needles: self,
+            kind: Kind::Handshake(0),
+            name: "the refused handshake".to_owned(),
+            chaining_key: *PROTOCOL,
+            hash: RustCrypto.sha256(&[PROTOCOL, b"FalcoTCP-noise/1", clear, &[0, 0]]),
+        };
+        noise.keep("the client's ephemeral key", &client);
+        noise.mix_psk(&psk(&secret_of(number)));
+        noise.mix_hash(to_server);
+        let key = noise.mix_key("first", to_server.try_into().expect("32 bytes"));
+        noise.one_time("the key of the hello", &key);
+    }
+
     /// The secrets of connection `at`, made under key `number`.
     pub(crate) fn of_connection(&mut self, at: usize, number: u64, handshake: &Handshake) {
         let (clear, hello) = handshake.hello.split_at(10);

@@ -23,7 +23,8 @@ fn exchange(client: &Client, times: usize) {
     }
 }
 
-pub(crate) fn noise(control: &mut Control) {
+/// If `revoke`, the server ends the connections of the key instead of draining them.
+pub(crate) fn noise(control: &mut Control, revoke: bool) {
     let server = Server::builder(key(1)).key(key(2)).entropy(entropy(Who::Server));
     let server = server.bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = control.relay(server.local_addr().expect("it is bound"));
@@ -37,7 +38,11 @@ pub(crate) fn noise(control: &mut Control) {
     exchange(&client, MANY);
     control.look(&format!("{REKEYED} 0"));
     let id = key(1).id();
-    assert!(handle.retire_key(id));
+    assert!(if revoke {
+        handle.revoke_key(id)
+    } else {
+        handle.retire_key(id)
+    });
     while handle.stats().connections > 0 {
         thread::sleep(Duration::from_millis(5));
     }
@@ -52,6 +57,25 @@ pub(crate) fn noise(control: &mut Control) {
     serving.join().expect("no panic").expect("it ends in order");
     drop(handle);
     // The client's threads end on their own.
+    thread::sleep(SETTLED);
+    control.look("gone");
+}
+
+/// A client whose key the server does not have.
+pub(crate) fn refused(control: &mut Control) {
+    let server = Server::builder(key(1)).entropy(entropy(Who::Server));
+    let server = server.bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = control.relay(server.local_addr().expect("it is bound"));
+    let handle = server.handle();
+    let serving = thread::spawn(move || server.serve(reverse));
+    let builder = Client::builder(key(2)).entropy(entropy(Who::Client));
+    let error = builder.connect(address).expect_err("the server has another key");
+    assert!(error.is_refused(), "{error}");
+    thread::sleep(SETTLED);
+    control.look("refused");
+    handle.shutdown();
+    serving.join().expect("no panic").expect("it ends in order");
+    drop(handle);
     thread::sleep(SETTLED);
     control.look("gone");
 }

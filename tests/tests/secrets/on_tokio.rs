@@ -22,13 +22,14 @@ async fn exchange(client: &Client, times: usize) {
     }
 }
 
-pub(crate) fn noise(control: &mut Control) {
+/// If `revoke`, the server ends the connections of the key instead of draining them.
+pub(crate) fn noise(control: &mut Control, revoke: bool) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .expect("a runtime");
-    runtime.block_on(noise_scenario(control));
+    runtime.block_on(noise_scenario(control, revoke));
     // The client's tasks end on their own.
     thread::sleep(SETTLED);
     control.look("closed");
@@ -36,7 +37,7 @@ pub(crate) fn noise(control: &mut Control) {
     control.look("gone");
 }
 
-async fn noise_scenario(control: &mut Control) {
+async fn noise_scenario(control: &mut Control, revoke: bool) {
     let server = Server::builder(key(1)).key(key(2)).entropy(entropy(Who::Server));
     let server = server.bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let address = control.relay(server.local_addr().expect("it is bound"));
@@ -50,7 +51,11 @@ async fn noise_scenario(control: &mut Control) {
     exchange(&client, MANY).await;
     control.look(&format!("{REKEYED} 0"));
     let id = key(1).id();
-    assert!(handle.retire_key(id));
+    assert!(if revoke {
+        handle.revoke_key(id)
+    } else {
+        handle.retire_key(id)
+    });
     while handle.stats().connections > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -63,6 +68,31 @@ async fn noise_scenario(control: &mut Control) {
     drop(client);
     handle.shutdown();
     serving.await.expect("no panic").expect("it ends in order");
+}
+
+/// A client whose key the server does not have.
+pub(crate) fn refused(control: &mut Control) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let server = Server::builder(key(1)).entropy(entropy(Who::Server));
+        let server = server.bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let address = control.relay(server.local_addr().expect("it is bound"));
+        let handle = server.handle();
+        let serving = tokio::spawn(server.serve(reverse));
+        let builder = Client::builder(key(2)).entropy(entropy(Who::Client));
+        let error = builder.connect(address).await.expect_err("the server has another key");
+        assert!(error.is_refused(), "{error}");
+        tokio::time::sleep(SETTLED).await;
+        control.look("refused");
+        handle.shutdown();
+        serving.await.expect("no panic").expect("it ends in order");
+    });
+    drop(runtime);
+    control.look("gone");
 }
 
 pub(crate) fn classic(control: &mut Control) {

@@ -51,6 +51,15 @@ impl Relay {
         Self { address, handshakes }
     }
 
+    /// The hellos that have got no answer.
+    pub(crate) fn refused_hellos(&self) -> Vec<Vec<u8>> {
+        let all = self.handshakes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.into_iter()
+            .filter(|handshake| handshake.hello.len() == HELLO_LENGTH && handshake.welcome.is_empty())
+            .map(|handshake| handshake.hello)
+            .collect()
+    }
+
     /// The handshakes that both sides took part in.
     pub(crate) fn handshakes(&self) -> Vec<Handshake> {
         let all = self.handshakes.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -4,6 +4,7 @@ use super::{ServerMux, release};
 use crate::error::{OutputTooSmall, ReplyError, RequestError, SealError};
 use crate::message::{Refusal, RequestId};
 use crate::mux::Budget;
+use crate::mux::partial::UNCOUNTED;
 use crate::time::Instant;
 use crate::wire::ServerKeyRef;
 
@@ -26,6 +27,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         match self.machine.answer(id, body.as_ref().len()) {
             Ok(answer) => {
                 self.answers.push(answer, body);
+                self.held.set_answered(id);
                 self.settle();
                 Ok(true)
             }
@@ -50,6 +52,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     pub fn refuse(&mut self, id: RequestId, refusal: Refusal) {
         self.parts.forget(id);
         self.deferred.remove(id);
+        // Only then all answers are searched, so that many refusals beside many answers take little
+        // time.
+        let is_answered = self.held.is_answered(id);
         self.release(id);
         #[cfg(feature = "streams")]
         let refusal = self.refusal_of_open(id, refusal);
@@ -58,7 +63,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             streams.forget(id);
             self.settle();
         }
-        if !self.answers.is_empty() {
+        if is_answered {
             self.answers.retain(|answer, _| answer.id() != id);
             self.settle();
         }
@@ -68,7 +73,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Writes pending output and then answers to the front of `out`, and returns how many bytes to
     /// send. Call it again only when the stream has accepted all of them: if answers are queued
     /// behind them, the call takes that as proof that the client reads, and restarts the idle
-    /// timeout.
+    /// timeout. Until then, output that is longer than a record of the noise wire counts as an
+    /// answer that is queued, so keep no buffer that is much larger than the output.
     ///
     /// # Errors
     /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.
@@ -79,6 +85,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
         let answers = self.has_answers();
         let sealed = self.seal_next(now, out);
+        let output = sealed.ok().filter(|count| *count > UNCOUNTED).unwrap_or(0);
+        self.output = u32::try_from(output).unwrap_or(u32::MAX);
         if matches!(sealed, Ok(1..)) {
             self.with_answer = answers;
             self.backlog = self.has_answers();

@@ -71,15 +71,16 @@ impl Deferred {
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Whether a request may reach a handler now. `false` after the handshake until
-    /// [`flushed`](Self::flushed), and while the answers that are queued for this client have more
+    /// [`flushed`](Self::flushed), and while the answers that this client has not taken have more
     /// bytes than a connection may hold ([`Settings::max_held`](crate::Settings::max_held)), or
-    /// more than a few while those of all connections exceed the shared bound.
+    /// more than a few while those of all connections exceed the shared bound. They are the queued
+    /// ones, and the last output if it is long, as an answer on the classic wire can be.
     ///
     /// Only sealing and flushing change it to `true`, so a connection waits for its own client
     /// alone. A client that takes its answers is served whatever the others do.
     #[must_use]
     pub fn may_handle(&self) -> bool {
-        let queued = self.answers.bodies();
+        let queued = self.queued();
         // Chunks that wait for credit do not count: the credit would not be read.
         #[cfg(feature = "streams")]
         let queued = queued + self.streams.as_ref().map_or(0, |streams| streams.ready_bytes());
@@ -116,10 +117,15 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if self.has_request() { self.deferred.pop() } else { None }
     }
 
+    /// Bytes of answers that are queued, or that lie in the output and may not have been accepted.
+    fn queued(&self) -> usize {
+        self.answers.bodies().saturating_add(bytes(self.output))
+    }
+
     /// Updates this connection's part of the shared count of queued answers, if it is wrong by more
     /// than [`UNCOUNTED`] or if no answers are queued.
     pub(super) fn settle(&mut self) {
-        let queued = self.answers.bodies();
+        let queued = self.queued();
         #[cfg(feature = "streams")]
         let queued = queued + self.streams.as_ref().map_or(0, |streams| streams.bytes());
         let queued = u32::try_from(queued).unwrap_or(u32::MAX);

@@ -9,7 +9,8 @@ use super::{Current, Slot};
 use crate::error::Error;
 
 impl Slot {
-    /// Sends an error to the callers whose time limit has passed.
+    /// Sends an error to the callers whose time limit has passed. Reads the limits of all callers,
+    /// but at most once in a millisecond, the unit of the clock, however many limits pass in it.
     pub(super) fn expire(&mut self) {
         if self.expires_at.is_none_or(|at| at > self.now) {
             return;

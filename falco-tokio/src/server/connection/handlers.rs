@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use falco_core::mux::NoAnswer;
 use falco_core::{Refusal, RequestError, RequestId};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::super::OnCancel;
 use super::super::control::Outcome;
@@ -44,7 +44,8 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// A handler has ended: completes its request, counts and logs how.
+    /// A handler has ended: completes its request, counts and logs how. A client may cause any
+    /// number of these logs, so only some are warnings.
     pub(super) fn finish(&mut self, id: RequestId, outcome: Outcome) {
         let Some(outcome) = self.end_open(id, outcome) else {
             return;
@@ -52,6 +53,7 @@ impl<H: Handler> Connection<H> {
         let cancelled = self.control.is_cancelled(id);
         self.control.forget(id);
         let error;
+        let (number, warnings) = (id.number(), &self.service.warnings);
         let result = match outcome {
             Outcome::Answer(body) => {
                 self.service.counters.metrics.answer_length.length(body.len());
@@ -62,7 +64,10 @@ impl<H: Handler> Connection<H> {
                 Err(NoAnswer::Failed(&*error))
             }
             Outcome::Panicked => {
-                warn!(request = id.number(), "the handler panicked");
+                match warnings.panicked.due() {
+                    Some(left_out) => warn!(request = number, left_out, "the handler panicked"),
+                    None => debug!(request = number, "the handler panicked"),
+                }
                 Err(NoAnswer::Panicked)
             }
             // Without a cancellation, the runtime shuts down, or it was aborted from elsewhere.
@@ -76,24 +81,28 @@ impl<H: Handler> Connection<H> {
             Ok(false) => counters.cancelled.add(1),
             Err(RequestError::TooLarge { length, limit }) => {
                 counters.refusals.add(1);
-                // Logged once per connection, because the client chooses the limit and the
-                // number of requests.
-                if self.too_large == 0 {
-                    warn!(
-                        request = id.number(),
-                        length,
-                        limit,
-                        "the answer is larger than the client accepts; more such answers on this connection are only counted"
-                    );
+                match warnings.too_large.due() {
+                    Some(left_out) => warn!(
+                        request = number,
+                        length, limit, left_out, "the answer is larger than the client accepts"
+                    ),
+                    None => debug!(
+                        request = number,
+                        length, limit, "the answer is larger than the client accepts"
+                    ),
                 }
-                self.too_large = self.too_large.saturating_add(1);
             }
             Err(error) => {
                 counters.refusals.add(1);
                 if error == RequestError::Refused(Refusal::Failed) {
                     counters.failed.add(1);
                     if let Some(NoAnswer::Failed(error)) = failure {
-                        warn!(request = id.number(), %error, "the handler failed");
+                        match warnings.failed.due() {
+                            Some(left_out) => {
+                                warn!(request = number, %error, left_out, "the handler failed");
+                            }
+                            None => debug!(request = number, %error, "the handler failed"),
+                        }
                     }
                 }
             }

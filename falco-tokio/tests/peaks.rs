@@ -1,0 +1,124 @@
+//! The peak of a server's memory, beside the bound that `docs/limits.md` names, whatever clients do.
+//! Each test runs in a process of its own. The file of the same name in falco-std has the same
+//! tests.
+#![cfg(target_os = "linux")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use common::key;
+use common::peak::{BOUND, MIB, Target, alone, listener};
+use falco_tokio::{Handler, OnCancel, Request, Server, ServerBuilder};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Barrier;
+
+/// What a process may take besides: the allocator keeps memory for each thread.
+const BESIDES: usize = 4 * MIB;
+
+/// The server runs until the runtime is dropped.
+fn start(builder: ServerBuilder, handler: impl Handler) -> (Target, Runtime) {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let address = runtime.block_on(async {
+        let listener = listener();
+        listener.set_nonblocking(true).unwrap();
+        let server = builder.from_listener(listener.try_into().unwrap()).unwrap();
+        let address = server.local_addr().unwrap();
+        tokio::spawn(async move { server.serve(handler).await });
+        address
+    });
+    let target = Target {
+        address,
+        key: key(1),
+        besides: BESIDES,
+    };
+    (target, runtime)
+}
+
+#[test]
+fn classic_answers_that_lie_in_the_output_are_bounded() {
+    if alone("classic_answers_that_lie_in_the_output_are_bounded") {
+        let builder = Server::classic(key(1)).max_held(BOUND);
+        let (target, runtime) = start(builder, |_: Request| async { Ok(vec![7; MIB]) });
+        target.sealed_answers();
+        drop(runtime);
+    }
+}
+
+#[test]
+fn an_input_buffer_does_not_stay_large_after_a_long_message() {
+    if alone("an_input_buffer_does_not_stay_large_after_a_long_message") {
+        let (target, runtime) = start(Server::classic(key(1)), |_: Request| async { Ok("!") });
+        target.long_requests();
+        drop(runtime);
+    }
+}
+
+#[test]
+fn requests_of_handlers_that_run_on_are_bounded() {
+    if alone("requests_of_handlers_that_run_on_are_bounded") {
+        let builder = Server::builder(key(1)).max_held(BOUND).on_cancel(OnCancel::Signal);
+        let (target, runtime) = start(builder, |request: Request| async move {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            Ok(request.into_body())
+        });
+        target.cancelled_requests();
+        runtime.shutdown_background();
+    }
+}
+
+#[test]
+fn classic_messages_that_have_arrived_in_part_are_bounded() {
+    if alone("classic_messages_that_have_arrived_in_part_are_bounded") {
+        let builder = Server::classic(key(1)).max_held(BOUND);
+        let (target, runtime) = start(builder, |_: Request| async { Ok("!") });
+        target.messages_in_part();
+        drop(runtime);
+    }
+}
+
+#[test]
+fn messages_in_parts_are_bounded_by_what_is_reserved() {
+    if alone("messages_in_parts_are_bounded_by_what_is_reserved") {
+        let builder = Server::builder(key(1)).max_held(64 * MIB);
+        let (target, runtime) = start(builder, |_: Request| async { Ok("!") });
+        target.messages_in_parts();
+        drop(runtime);
+    }
+}
+
+/// `requests` of each of `clients` at once, with the default limit of requests in flight.
+fn wait_for_each_other(clients: usize, requests: usize) {
+    const ANSWER: usize = 64 << 10;
+    let together = Arc::new(Barrier::new(clients * requests));
+    let builder = Server::builder(key(1)).max_held(BOUND);
+    let (target, runtime) = start(builder, move |_: Request| {
+        let together = Arc::clone(&together);
+        async move {
+            together.wait().await;
+            Ok(vec![7; ANSWER])
+        }
+    });
+    target.waiting_handlers(clients, requests, (clients * requests, ANSWER));
+    drop(runtime);
+}
+
+#[test]
+fn handlers_that_wait_for_each_other_on_one_connection_exceed_the_bound_by_their_answers() {
+    if alone("handlers_that_wait_for_each_other_on_one_connection_exceed_the_bound_by_their_answers") {
+        wait_for_each_other(1, 1024);
+    }
+}
+
+#[test]
+fn handlers_that_wait_for_each_other_on_many_connections_exceed_the_bound_by_their_answers() {
+    if alone("handlers_that_wait_for_each_other_on_many_connections_exceed_the_bound_by_their_answers") {
+        wait_for_each_other(50, 20);
+    }
+}

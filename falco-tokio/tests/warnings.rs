@@ -1,0 +1,101 @@
+//! Warnings that clients can cause at will do not fill the log of a server, from however many
+//! connections they come: so many in a second are logged, and the others are counted.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::io::{Result, Write};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use common::{Running, key};
+use falco_tokio::{Client, Request, Server, Settings};
+use tokio::task::JoinSet;
+
+const CLIENTS: u64 = 50;
+const REQUESTS: u64 = 20;
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Each of many connections sends requests that the server answers as `handler` says. Returns the
+/// lines of its log with `message`, and how many seconds it took.
+async fn log_of<F>(handler: F, message: &str) -> (Vec<String>, u64)
+where
+    F: Fn() -> core::result::Result<Vec<u8>, falco_tokio::HandlerError> + Send + Sync + 'static,
+{
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let began = Instant::now();
+    let server = Running::start(Server::builder(key(1)), move |_: Request| {
+        let answer = handler();
+        async move { answer }
+    })
+    .await;
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let settings = Settings::new().with_max_message(100);
+        let builder = Client::builder(key(1)).settings(settings);
+        let client = builder.connect(server.address).await.unwrap();
+        clients.spawn(async move {
+            for _ in 0..REQUESTS {
+                client.request("?").await.unwrap_err();
+            }
+        });
+    }
+    clients.join_all().await;
+    let stats = server.stop().await.stats;
+    assert_eq!(stats.refusals, CLIENTS * REQUESTS);
+    let seconds = began.elapsed().as_secs() + 1;
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines = text.lines().filter(|line| line.contains(message));
+    (lines.map(str::to_owned).collect(), seconds)
+}
+
+fn assert_limited((lines, seconds): (Vec<String>, u64)) {
+    let (mut logged, mut left_out) = (0, 0);
+    for line in &lines {
+        let (_, count) = line.split_once("left_out=").unwrap();
+        let count = count.split_whitespace().next().unwrap();
+        left_out += count.parse::<u64>().unwrap();
+        logged += u64::from(!line.contains("more often than"));
+    }
+    assert!(
+        (10..=10 * seconds).contains(&logged),
+        "{logged} in {seconds} s: {lines:?}"
+    );
+    assert_eq!(logged + left_out, CLIENTS * REQUESTS, "{lines:?}");
+}
+
+#[tokio::test]
+async fn handlers_that_fail_do_not_fill_the_log() {
+    assert_limited(log_of(|| Err("no".into()), "the handler failed").await);
+}
+
+#[tokio::test]
+async fn handlers_that_panic_do_not_fill_the_log() {
+    assert_limited(log_of(|| panic!("the test wants this panic"), "the handler panicked").await);
+}
+
+#[tokio::test]
+async fn answers_that_are_too_large_do_not_fill_the_log() {
+    let message = "the answer is larger than the client accepts";
+    assert_limited(log_of(|| Ok(vec![7; 101]), message).await);
+}
