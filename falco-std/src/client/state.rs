@@ -11,6 +11,7 @@ use falco_core::mux::{
 use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError, Settings};
 
 use super::limit::Limit;
+use super::open::{Waiter, arrive};
 use super::outcome::{Ended, Job, Outcome, Reply, waiting_for};
 use crate::error::{Error, copy};
 use crate::shared::{Output, seal_into};
@@ -23,7 +24,16 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    fn end(&self, end: Outcome<Reply>) {
+    pub(super) const fn ticket(&self) -> u64 {
+        self.ticket
+    }
+
+    /// Whether there is an outcome that was not taken.
+    pub(super) fn has_ended(&self) -> bool {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    pub(super) fn end(&self, end: Outcome<Reply>) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
         self.ended.notify_one();
     }
@@ -58,8 +68,12 @@ pub(super) enum Progress {
     NeedMore(usize),
 }
 
+pub(super) type Mux = ClientMux<Arc<ClientKeys>, Vec<u8>, Waiter, Arc<Slot>>;
+
 pub(super) struct State {
-    pub(super) mux: ClientMux<Arc<ClientKeys>, Vec<u8>, Arc<Slot>>,
+    pub(super) mux: Mux,
+    /// The callers of open requests that have not begun.
+    pub(super) opening: Vec<Arc<Slot>>,
     tickets: u64,
     /// The connection has ended, and all requests and pings have completed.
     pub(super) ended: bool,
@@ -82,6 +96,7 @@ impl State {
     pub(super) fn new(machine: ClientConnection<Arc<ClientKeys>>, settings: &Settings, one_by_one: bool) -> Self {
         Self {
             mux: ClientMux::new(machine, settings),
+            opening: Vec::new(),
             tickets: 0,
             ended: false,
             lost: None,
@@ -122,7 +137,7 @@ impl State {
         now.since(self.last_alive) >= QUIET
     }
 
-    fn slot(&mut self) -> Arc<Slot> {
+    pub(super) fn slot(&mut self) -> Arc<Slot> {
         self.tickets += 1;
         Arc::new(Slot {
             ticket: self.tickets,
@@ -137,11 +152,11 @@ impl State {
             return Err(Outcome::Retry(job));
         }
         let slot = self.slot();
-        let mut call = Call::new(slot.ticket, job.body, Arc::clone(&slot));
+        let mut call = Call::new(slot.ticket, job.body, Waiter::Caller(Arc::clone(&slot)));
         call.attempts = job.attempts;
         match self.mux.request(call) {
             Ok(()) => Ok(slot),
-            Err(Rejected::Closed(call)) => Err(Outcome::Retry(job_of(call))),
+            Err(Rejected::Closed(call)) => Err(Outcome::Retry(job_of(call).1)),
             Err(Rejected::Failed(_, error)) => Err(Outcome::Failed(Error::Request(error))),
         }
     }
@@ -169,7 +184,7 @@ impl State {
         }
         self.end_writing(false);
         let (call, fate) = self.mux.cancel(slot.ticket).unzip();
-        (fate.unwrap_or(Fate::MaybeProcessed), call.map(job_of))
+        (fate.unwrap_or(Fate::MaybeProcessed), call.map(|call| job_of(call).1))
     }
 
     /// Nothing more is written. Of several requests nobody knows which of them the stream has
@@ -181,13 +196,13 @@ impl State {
     }
 
     /// Receives one step from the unread bytes, and completes the request that it belongs to.
-    #[allow(clippy::wildcard_enum_match_arm, reason = "no request is open, and no answer")]
+    #[allow(clippy::wildcard_enum_match_arm, reason = "there is no other step at present")]
     pub(super) fn recv(&mut self, now: Instant, unread: &mut [u8]) -> Result<Progress, ConnectionError> {
         Ok(match self.mux.recv(now, unread)? {
             ClientStep::NeedMore { total } => Progress::NeedMore(total),
             ClientStep::Skip { consumed } | ClientStep::Established { consumed } => Progress::Consumed(consumed),
             ClientStep::Answer { consumed, waiter, body } => {
-                waiter.end(Outcome::Done(Reply::Answer(body.into_vec())));
+                waiter.answer(body.into_vec());
                 Progress::Consumed(consumed)
             }
             ClientStep::Refused {
@@ -197,11 +212,11 @@ impl State {
                 retry,
             } => {
                 let error = Error::Request(RequestError::Refused(refusal));
-                let slot = Arc::clone(&call.waiter);
-                slot.end(match retry {
-                    Retry::Again => Outcome::Retry(job_of(call)),
-                    Retry::Fail => Outcome::Failed(error),
-                });
+                let (waiter, job) = job_of(call);
+                match retry {
+                    Retry::Again => waiter.retry(job),
+                    Retry::Fail => waiter.fail(error),
+                }
                 Progress::Consumed(consumed)
             }
             ClientStep::Pong { consumed, waiters } => {
@@ -210,11 +225,35 @@ impl State {
                 }
                 Progress::Consumed(consumed)
             }
+            ClientStep::Opened { consumed, ticket, body } | ClientStep::Part { consumed, ticket, body } => {
+                arrive(&mut self.mux, ticket, body);
+                Progress::Consumed(consumed)
+            }
+            ClientStep::Ended { consumed, waiter, .. } => {
+                waiter.end_stream();
+                Progress::Consumed(consumed)
+            }
+            ClientStep::OpenRefused {
+                consumed,
+                waiter,
+                refusal,
+                ..
+            } => {
+                waiter.fail(Error::Request(RequestError::Refused(refusal)));
+                Progress::Consumed(consumed)
+            }
             ClientStep::Closing { consumed, .. } => {
                 self.move_unbegun(now);
                 Progress::Consumed(consumed)
             }
             other => Progress::Consumed(other.consumed()),
+        })
+    }
+
+    fn seal_once(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
+        seal_into(out, self.mux.seal_size(), |out| {
+            self.mux
+                .seal(now, out, |waiter, error| waiter.fail(Error::Request(error)))
         })
     }
 
@@ -226,9 +265,10 @@ impl State {
         };
         self.lost.get_or_insert((now, None));
         for call in unbegun {
-            let slot = Arc::clone(&call.waiter);
-            slot.end(Outcome::Retry(job_of(call)));
+            let (waiter, job) = job_of(call);
+            waiter.retry(job);
         }
+        self.move_unbegun_opens();
     }
 
     /// Takes the error of the write that failed, if one has.
@@ -250,12 +290,13 @@ impl State {
         let at = self.lost.take().map_or(now, |(at, _)| at);
         self.lost = Some((at, Some(why(Fate::NotProcessed))));
         self.end_writing(false);
+        self.finish_opens(why);
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
-            let slot = Arc::clone(&call.waiter);
-            slot.end(match retry {
-                Retry::Again => Outcome::Retry(job_of(call)),
-                Retry::Fail => Outcome::Failed(why(fate)),
-            });
+            let (waiter, job) = job_of(call);
+            match retry {
+                Retry::Again => waiter.retry(job),
+                Retry::Fail => waiter.fail(why(fate)),
+            }
         }
         for UnfinishedPing { ping, fate, retry, .. } in self.mux.finish_pings() {
             ping.waiter.end(match retry {
@@ -266,11 +307,9 @@ impl State {
     }
 }
 
-fn job_of<W>(call: Call<Vec<u8>, W>) -> Job {
-    Job {
-        body: call.body,
-        attempts: call.attempts,
-    }
+fn job_of<W>(call: Call<Vec<u8>, W>) -> (W, Job) {
+    let (body, attempts) = (call.body, call.attempts);
+    (call.waiter, Job { body, attempts })
 }
 
 fn job_of_ping<P>(ping: &Ping<P>) -> Job {
@@ -285,11 +324,12 @@ impl Output for State {
         if self.write_failed {
             return 0;
         }
-        let sealed = seal_into(out, self.mux.seal_size(), |out| {
-            self.mux.seal(now, out, |slot, error| {
-                slot.end(Outcome::Failed(Error::Request(error)));
-            })
-        });
+        self.pump_writable();
+        let mut sealed = self.seal_once(now, out);
+        if sealed == 0 && self.pump_writable() {
+            sealed = self.seal_once(now, out);
+        }
+        self.note_begun();
         // The connection may have closed because it has no request ids left.
         self.move_unbegun(now);
         sealed
