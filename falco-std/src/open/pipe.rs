@@ -100,6 +100,7 @@ impl Chunks {
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 struct State {
     /// Bytes that have arrived and that the reader has not taken.
     arrived: Chunks,
@@ -114,6 +115,8 @@ struct State {
     outgoing: Chunks,
     /// The writer has finished its body.
     finished: bool,
+    /// The connection has accepted all of it.
+    accepted: bool,
     /// Why nothing more is sent.
     output_end: Option<Error>,
     writer_gone: bool,
@@ -154,6 +157,7 @@ impl Pipe {
             reader_gone: false,
             outgoing: Chunks::default(),
             finished: false,
+            accepted: false,
             output_end: None,
             writer_gone: false,
             notified: false,
@@ -258,6 +262,18 @@ impl Pipe {
     pub(crate) fn is_finished(&self) -> bool {
         let state = self.lock();
         state.finished && state.outgoing.is_empty()
+    }
+}
+
+/// Whether the connection has accepted the whole body of the writer, which a handler may learn after
+/// the connection has ended.
+impl Pipe {
+    pub(crate) fn accept_all(&self) {
+        self.lock().accepted = true;
+    }
+
+    pub(crate) fn has_accepted_all(&self) -> bool {
+        self.lock().accepted
     }
 }
 

@@ -358,13 +358,16 @@ where
             Work::Whole(body) => {
                 let request = Request::received(body, self.peer, key, cancelled);
                 let result = catch_unwind(AssertUnwindSafe(|| (self.handlers.handler)(request)));
-                self.complete(result, |state, result| state.answer(id, result));
+                counters.handled(self.complete(result, |state, result| state.answer(id, result)));
             }
             Work::Open(pipe) => {
                 let request = Request::received(Vec::new(), self.peer, key, cancelled);
                 let request = StreamRequest::new(&pipe, request);
                 let result = catch_unwind(AssertUnwindSafe(|| self.handlers.open(request)));
-                self.complete(result, |state, result| state.end_open(id, result));
+                let handled = self.complete(result, |state, result| state.end_open(id, result));
+                // The connection may have ended after the answer was sent.
+                let answered = handled == Handled::Cancelled && pipe.has_accepted_all();
+                counters.handled(if answered { Handled::Answered } else { handled });
             }
         }
         // The request's body is gone, and its answer counts from now on.
@@ -377,12 +380,13 @@ where
 }
 
 impl<H> Requests<H> {
-    /// Hands the result of a handler to the connection with `submit`.
+    /// Hands the result of a handler to the connection with `submit`. Returns what became of the
+    /// request.
     fn complete<T>(
         &self,
         result: thread::Result<Result<T, HandlerError>>,
         submit: impl FnOnce(&mut State, Result<T, NoAnswer<'_>>) -> Handled,
-    ) {
+    ) -> Handled {
         // An error and the payload of a panic are dropped last, because dropping them may run the
         // user's code.
         let (answer, error, _payload) = match result {
@@ -390,11 +394,12 @@ impl<H> Requests<H> {
             Ok(Err(error)) => (None, Some(error), None),
             Err(payload) => (None, None, Some(payload)),
         };
-        let counters = self.place.admission().counters();
         let Some(conn) = self.conn.upgrade() else {
-            return counters.handled(Handled::Cancelled);
+            return Handled::Cancelled;
         };
         let failure = || error.as_deref().map_or(NoAnswer::Panicked, NoAnswer::Failed);
-        counters.handled(submit(&mut conn.lock().state, answer.ok_or_else(failure)));
+        let handled = submit(&mut conn.lock().state, answer.ok_or_else(failure));
+        drop(conn);
+        handled
     }
 }

@@ -212,6 +212,7 @@ impl State {
                 // It fails only if the request has completed.
                 let _ = self.mux.finish_answer(id);
                 open.answered = true;
+                open.pipe.accept_all();
             } else {
                 break;
             }
