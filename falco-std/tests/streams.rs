@@ -481,6 +481,27 @@ fn two_hundred_streams_share_a_connection_and_one_more_waits_for_a_place() {
 }
 
 #[test]
+fn an_open_request_that_finds_no_worker_in_time_is_refused() {
+    bounded(|| {
+        let builder = server().workers(1).queue_timeout(millis(100));
+        let server = Streaming::start(builder, echo);
+        let client = server.client();
+        let mut first = client.open("first").unwrap();
+        assert_eq!(first.next().unwrap().unwrap(), b"first");
+        let mut second = client.open("second").unwrap();
+        let told = second.next().unwrap().unwrap_err();
+        assert!(
+            matches!(told, Error::Request(RequestError::Refused(Refusal::Failed))),
+            "{told:?}"
+        );
+        assert_eq!(server.handle.stats().busy, 1);
+        first.finish().unwrap();
+        assert!(first.next().is_none());
+        server.stop();
+    });
+}
+
+#[test]
 fn streams_drain_with_their_server_and_a_new_one_goes_to_the_next_connection() {
     bounded(|| {
         let server = Streaming::start(server().max_connection_age(millis(100)), echo);
