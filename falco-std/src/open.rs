@@ -91,6 +91,7 @@ impl Call {
     }
 
     /// The two halves, for use by different threads.
+    #[must_use = "a half that is dropped cancels the request"]
     pub fn split(self) -> (SendStream, RecvStream) {
         (self.sending, self.receiving)
     }

@@ -187,13 +187,12 @@ fn unsupported() -> Error {
     Error::io("opening a stream", source, Fate::NotProcessed)
 }
 
+/// Where the caller of an open request waits until it has begun, and what its halves will share.
+type Begin = (Arc<Slot>, Arc<Pipe>);
+
 impl State {
     /// Queues an open request that begins with `first`.
-    fn open(
-        &mut self,
-        first: Vec<u8>,
-        shared: &Arc<Shared<Self>>,
-    ) -> Result<(Arc<Slot>, Arc<Pipe>), Outcome<Arc<Pipe>>> {
+    fn open(&mut self, first: Vec<u8>, shared: &Arc<Shared<Self>>) -> Result<Begin, Outcome<Arc<Pipe>>> {
         if !self.is_open() {
             return Err(Outcome::Retry(Job::default()));
         }

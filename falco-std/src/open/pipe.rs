@@ -26,7 +26,7 @@ pub(crate) trait Owner: Send + Sync {
 /// Bytes in order.
 #[derive(Default)]
 struct Chunks {
-    chunks: VecDeque<Vec<u8>>,
+    queue: VecDeque<Vec<u8>>,
     /// Bytes at the front of the first chunk that were taken.
     taken: usize,
     /// Bytes that were not taken.
@@ -43,7 +43,7 @@ impl Chunks {
         self.bytes += bytes.len();
         match self.last_with_room_for(bytes.len()) {
             Some(last) => last.extend_from_slice(bytes),
-            None => self.chunks.push_back(bytes.to_vec()),
+            None => self.queue.push_back(bytes.to_vec()),
         }
     }
 
@@ -54,17 +54,17 @@ impl Chunks {
             self.bytes += chunk.len();
         } else {
             self.bytes += chunk.len();
-            self.chunks.push_back(chunk);
+            self.queue.push_back(chunk);
         }
     }
 
     fn last_with_room_for(&mut self, bytes: usize) -> Option<&mut Vec<u8>> {
-        self.chunks.back_mut().filter(|last| last.len() + bytes <= JOINED)
+        self.queue.back_mut().filter(|last| last.len() + bytes <= JOINED)
     }
 
     /// Takes the first chunk.
     fn pop(&mut self) -> Option<Vec<u8>> {
-        let mut chunk = self.chunks.pop_front()?;
+        let mut chunk = self.queue.pop_front()?;
         chunk.drain(..core::mem::take(&mut self.taken));
         self.bytes -= chunk.len();
         Some(chunk)
@@ -73,7 +73,7 @@ impl Chunks {
     /// Copies bytes to `buf`. Returns how many.
     fn read(&mut self, buf: &mut [u8]) -> usize {
         let mut copied = 0;
-        while let Some(chunk) = self.chunks.front() {
+        while let Some(chunk) = self.queue.front() {
             let rest = chunk.get(self.taken..).unwrap_or_default();
             let room = buf.get_mut(copied..).unwrap_or_default();
             let count = rest.len().min(room.len());
@@ -87,7 +87,7 @@ impl Chunks {
             self.taken += count;
             self.bytes -= count;
             if self.taken == chunk.len() {
-                self.chunks.pop_front();
+                self.queue.pop_front();
                 self.taken = 0;
             }
         }

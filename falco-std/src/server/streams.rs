@@ -118,6 +118,7 @@ impl Owner for StreamOwner {
 }
 
 /// An open request of a connection.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub(super) struct Open {
     pipe: Arc<Pipe>,
     /// Its answer has begun.
@@ -133,7 +134,7 @@ pub(super) struct Open {
 /// The open requests of a connection that have not completed. An idle connection has no memory for
 /// them.
 #[derive(Default)]
-pub(super) struct Opens(Option<Box<HashMap<RequestId, Open>>>);
+pub(super) struct Opens(Option<HashMap<RequestId, Open>>);
 
 impl Opens {
     /// Adds one, and returns what its halves share with the connection.
@@ -170,7 +171,7 @@ impl Opens {
 
     /// The connection has ended with this error.
     pub(super) fn fail_all(&mut self, why: &Error) {
-        for (_, open) in self.0.take().into_iter().flat_map(|opens| *opens) {
+        for (_, open) in self.0.take().into_iter().flatten() {
             open.pipe.fail(why.with_fate(Fate::MaybeProcessed));
         }
     }
