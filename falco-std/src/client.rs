@@ -9,6 +9,7 @@ mod connector;
 mod dial;
 mod exclusive;
 mod limit;
+mod open;
 mod outcome;
 mod reader;
 mod state;
@@ -24,7 +25,7 @@ use self::connection::Connection;
 use self::connector::{Connector, Wait};
 use self::limit::Limit;
 use self::outcome::{Job, Outcome};
-use self::stats::{Counters, Outstanding};
+use self::stats::{Counters, Counts, Outstanding};
 use crate::error::Error;
 
 pub use self::address::Address;
@@ -168,6 +169,12 @@ impl Inner {
                 Outcome::Retry(again) => job = again,
             }
         }
+    }
+}
+
+impl Counts for Arc<Inner> {
+    fn counters(&self) -> &Counters {
+        self.connector.counters()
     }
 }
 

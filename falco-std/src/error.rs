@@ -41,6 +41,11 @@ pub enum Error {
         /// Whether the request may have been processed.
         fate: Fate,
     },
+    /// Nothing more of an open body is taken: it was finished, or its request has completed or was
+    /// cancelled.
+    Stopped,
+    /// The client has cancelled the open request that a handler reads.
+    Cancelled,
     /// The client was closed before the request was sent.
     Closed,
     /// The source of random numbers failed. Nothing was sent.
@@ -58,6 +63,7 @@ impl Error {
     pub const fn fate(&self) -> Fate {
         match self {
             Self::Entropy(_) | Self::Setup(_) | Self::Settings(_) | Self::Closed => Fate::NotProcessed,
+            Self::Stopped | Self::Cancelled => Fate::MaybeProcessed,
             Self::Request(error) => error.fate(),
             Self::Connection { fate, .. } | Self::Io { fate, .. } | Self::TimedOut { fate, .. } => *fate,
         }
@@ -89,6 +95,8 @@ impl Error {
             Self::Entropy(error) => Self::Entropy(*error),
             Self::Setup(error) => Self::Setup(*error),
             Self::Settings(error) => Self::Settings(*error),
+            Self::Stopped => Self::Stopped,
+            Self::Cancelled => Self::Cancelled,
             Self::Closed => Self::Closed,
         }
     }
@@ -99,7 +107,12 @@ impl Error {
             Self::Connection { end, .. } => AttemptEnd::Connection(*end),
             Self::Io { source, .. } => AttemptEnd::of_io(source),
             Self::Entropy(_) | Self::Setup(_) => AttemptEnd::Unusable,
-            Self::TimedOut { .. } | Self::Request(_) | Self::Closed | Self::Settings(_) => AttemptEnd::Stream,
+            Self::TimedOut { .. }
+            | Self::Request(_)
+            | Self::Stopped
+            | Self::Cancelled
+            | Self::Closed
+            | Self::Settings(_) => AttemptEnd::Stream,
         }
     }
 
@@ -144,6 +157,8 @@ impl fmt::Display for Error {
             Self::Entropy(error) => error.fmt(f),
             Self::Setup(error) => error.fmt(f),
             Self::Settings(error) => error.fmt(f),
+            Self::Stopped => f.write_str("the other side takes nothing more of this body"),
+            Self::Cancelled => f.write_str("the client has cancelled the request"),
             Self::Closed => f.write_str("the client is closed"),
         }
     }
@@ -155,7 +170,7 @@ impl error::Error for Error {
             Self::Request(error) => Some(error),
             Self::Connection { end, .. } => Some(end),
             Self::Io { source, .. } => Some(source),
-            Self::TimedOut { .. } | Self::Closed => None,
+            Self::TimedOut { .. } | Self::Stopped | Self::Cancelled | Self::Closed => None,
             Self::Entropy(error) => Some(error),
             Self::Setup(error) => Some(error),
             Self::Settings(error) => Some(error),

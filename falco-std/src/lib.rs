@@ -62,6 +62,7 @@ mod clock;
 mod entropy;
 mod error;
 mod line;
+mod open;
 mod peek;
 mod server;
 mod shared;
@@ -76,7 +77,8 @@ pub use falco_core::keys::SetupError;
 pub use falco_core::{
     ConnectionError, EntropyError, Fate, Key, KeyError, KeyId, Refusal, RequestError, Settings, SettingsError,
 };
-pub use server::{Handle, HandlerError, Report, Request, Server, ServerBuilder, ServerStats};
+pub use open::{Call, RecvStream, SendStream};
+pub use server::{Handle, HandlerError, Report, Request, Server, ServerBuilder, ServerStats, StreamRequest};
 pub use stream::{Blocking, BoxedStream, Stream};
 
 /// Generates a key with random numbers from the operating system.

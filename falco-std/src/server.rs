@@ -14,6 +14,7 @@ mod queue;
 mod silent;
 mod state;
 mod stats;
+mod streams;
 mod threads;
 
 use core::net::SocketAddr;
@@ -30,6 +31,7 @@ use self::linger::LingerTimer;
 use self::listener::Listener;
 use self::pool::Pool;
 use self::state::State;
+use self::streams::Handlers;
 use self::threads::Threads;
 use crate::clock::Clock;
 use crate::error::Error;
@@ -38,6 +40,7 @@ use crate::stream::Stream;
 pub use self::builder::ServerBuilder;
 pub use self::handler::{HandlerError, Request};
 pub use self::stats::{Report, ServerStats};
+pub use self::streams::StreamRequest;
 
 /// A server. It accepts connections, and runs a handler for each request.
 ///
@@ -122,8 +125,34 @@ impl Server {
     where
         H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
     {
+        self.run(&Handlers::new(handler))
+    }
+
+    /// Like [`serve`](Self::serve), and takes open requests too, which clients begin with
+    /// [`Client::open`](crate::Client::open): `streams` runs for each of them, and reads its body
+    /// and writes its answer while they travel. [`Call`](crate::Call) has an example.
+    /// [`ServerBuilder::streams`] has the limits.
+    ///
+    /// Each open request takes a [worker](ServerBuilder::workers) until its handler returns, as any
+    /// other request does.
+    ///
+    /// # Errors
+    /// Those of [`serve`](Self::serve).
+    pub fn serve_streams<H, S>(self, handler: H, streams: S) -> Result<Report, Error>
+    where
+        H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
+        S: Fn(StreamRequest) -> Result<(), HandlerError> + Send + Sync + 'static,
+    {
+        self.run(&Handlers::with_streams(handler, streams))
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "that is what `serve` returns")]
+    fn run<H>(self, handlers: &Arc<Handlers<H>>) -> Result<Report, Error>
+    where
+        H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
+    {
         if let Some(listener) = &self.listener {
-            accept::accept_until_stopped(listener, &self.service, &Arc::new(handler));
+            accept::accept_until_stopped(listener, &self.service, handlers);
         }
         Ok(self.service.admission.wait_until_empty())
     }
@@ -165,9 +194,9 @@ impl Server {
         S: Stream + Send + 'static,
         H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
     {
-        let (conn, stream) = connection::prepare(&self.service, Box::new(stream))?;
+        let (conn, stream) = connection::prepare(&self.service, Box::new(stream), false)?;
         let permit = self.service.admission.guest(conn);
-        connection::serve(&self.service, &permit, stream, None, &Arc::new(handler))
+        connection::serve(&self.service, &permit, stream, None, &Handlers::new(handler))
     }
 }
 

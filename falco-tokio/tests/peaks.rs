@@ -1,5 +1,5 @@
-//! The peak of a server's memory, beside the bound that `docs/limits.md` names, whatever clients do.
-//! Each test runs in a process of its own. The file of the same name in falco-std has the same
+//! The peak of a server's memory, beside the bound that `docs/limits.md` names, whatever clients
+//! do. Each test runs in a process of its own. The file of the same name in falco-std has the same
 //! tests.
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]

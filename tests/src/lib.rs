@@ -10,6 +10,9 @@ pub mod services {}
 #[doc = include_str!("../../docs/threads.md")]
 pub mod threads {}
 
+#[doc = include_str!("../../docs/streams.md")]
+pub mod streams {}
+
 #[doc = include_str!("../../docs/keys.md")]
 pub mod keys {}
 

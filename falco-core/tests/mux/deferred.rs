@@ -243,8 +243,8 @@ fn on_the_classic_wire_requests_stay_in_the_stream() {
     assert_eq!((answered, mux.unanswered(), budget.answers()), (5, 0, 100_036));
 }
 
-/// A client that takes no answers cancels as many requests as it has answers. That takes little time
-/// for each, whatever their number.
+/// A client that takes no answers cancels as many requests as it has answers. That takes little
+/// time for each, whatever their number.
 #[test]
 fn many_cancellations_beside_many_queued_answers_take_little_time() {
     let keys = keys();

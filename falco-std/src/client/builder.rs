@@ -16,6 +16,7 @@ use super::dial::Dial;
 use super::{Client, Inner};
 use crate::entropy;
 use crate::error::Error;
+use crate::open::{STREAM_WINDOW, kib};
 use crate::stream::{BoxedStream, Stream};
 
 /// Settings of a [`Client`]. Clones of a builder share its key, so that a process can have several
@@ -33,6 +34,8 @@ pub struct ClientBuilder {
     request_timeout: Option<Duration>,
     backoff: Backoff,
     fail_fast: bool,
+    /// In KiB.
+    stream_window: u16,
     entropy: Entropy,
 }
 
@@ -61,6 +64,7 @@ impl ClientBuilder {
             request_timeout: Some(SettingsBuilder::DEFAULT_REQUEST_TIMEOUT),
             backoff: Backoff::default(),
             fail_fast: false,
+            stream_window: kib(STREAM_WINDOW),
             entropy: entropy::system(),
         }
     }
@@ -123,6 +127,16 @@ impl ClientBuilder {
     /// default.
     pub const fn backoff(mut self, first: Duration, most: Duration) -> Self {
         self.backoff = Backoff::new(first, most);
+        self
+    }
+
+    /// How many bytes of an open answer may arrive before its reader takes them: 256 KiB by
+    /// default, at most 64 MiB, rounded up to KiB. It bounds the memory of a [`Call`](crate::Call)
+    /// and how fast its answer is: a window for each round trip. Open requests are held back so
+    /// that their windows fit into [`Settings::with_max_held`], 64 MiB by default. With 0, servers
+    /// send no open answers: they collect them, up to the largest message.
+    pub const fn stream_window(mut self, bytes: u32) -> Self {
+        self.stream_window = kib(bytes);
         self
     }
 
@@ -206,7 +220,7 @@ impl ClientBuilder {
     }
 
     fn client(self, dial: Dial) -> Result<Client, Error> {
-        let settings = self.settings.build()?;
+        let settings = self.settings.build()?.with_streams(self.stream_window, 0);
         let mut entropy = self.entropy;
         let (keys, key_options) = self.key.keys(&mut entropy)?;
         let config = Config {

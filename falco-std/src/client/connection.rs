@@ -27,7 +27,7 @@ const CHECK_AGAIN: Duration = Duration::from_millis(5);
 const READER_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) struct Connection {
-    shared: Arc<Shared<State>>,
+    pub(super) shared: Arc<Shared<State>>,
     /// The reader, if no thread runs it.
     reader: Option<Exclusive>,
 }
@@ -67,8 +67,8 @@ impl Connection {
         let outcome = self.call(job, limit, State::add);
         outcome.map(|reply| match reply {
             Reply::Answer(body) => body,
-            // Only pings have these replies.
-            Reply::Pong | Reply::Unanswered => Vec::new(),
+            // Only pings and open requests have these replies.
+            Reply::Pong | Reply::Unanswered | Reply::Begun => Vec::new(),
         })
     }
 
@@ -150,7 +150,7 @@ impl Connection {
     /// Locks the state of a shared connection once it is up to date. If nothing has arrived for a
     /// while, the connection may have ended without its reader having noticed, for example while
     /// the process was stopped. In that case this waits until the reader has read what is readable.
-    fn lock_current(&self, limit: Option<Limit>) -> MutexGuard<'_, Locked<State>> {
+    pub(super) fn lock_current(&self, limit: Option<Limit>) -> MutexGuard<'_, Locked<State>> {
         let mut locked = self.shared.lock();
         let start = Instant::now();
         while locked.state.is_open() && locked.state.is_quiet(self.shared.now()) && self.shared.is_readable() {

@@ -34,6 +34,8 @@ impl Job {
 pub(super) enum Reply {
     Answer(Vec<u8>),
     Pong,
+    /// The open request has begun.
+    Begun,
     /// The ping was written. The wire has no answer to it.
     Unanswered,
 }

@@ -9,6 +9,7 @@ use falco_core::mux::{Call, ClientMux, ClientStep, Ending, History, LastStep, Un
 use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError, Settings};
 
 use super::limit::Limit;
+use super::open::{Waiter, arrive};
 use super::outcome::{Ended, Job, Outcome, Reply, waiting_for};
 use crate::error::{Error, copy};
 use crate::shared::{Output, seal_into};
@@ -21,7 +22,16 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    fn end(&self, end: Outcome<Reply>) {
+    pub(super) const fn ticket(&self) -> u64 {
+        self.ticket
+    }
+
+    /// Whether there is an outcome that was not taken.
+    pub(super) fn has_ended(&self) -> bool {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    pub(super) fn end(&self, end: Outcome<Reply>) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
         self.ended.notify_one();
     }
@@ -56,8 +66,12 @@ pub(super) enum Progress {
     NeedMore(usize),
 }
 
+pub(super) type Mux = ClientMux<Arc<ClientKeys>, Vec<u8>, Waiter, Arc<Slot>>;
+
 pub(super) struct State {
-    pub(super) mux: ClientMux<Arc<ClientKeys>, Vec<u8>, Arc<Slot>>,
+    pub(super) mux: Mux,
+    /// The callers of open requests that have not begun.
+    pub(super) opening: Vec<Arc<Slot>>,
     tickets: u64,
     /// The connection has ended, and all requests and pings have completed.
     pub(super) ended: bool,
@@ -81,6 +95,7 @@ impl State {
     pub(super) fn new(machine: ClientConnection<Arc<ClientKeys>>, settings: &Settings, one_by_one: bool) -> Self {
         Self {
             mux: ClientMux::new(machine, settings),
+            opening: Vec::new(),
             tickets: 0,
             ended: false,
             lost: None,
@@ -121,7 +136,7 @@ impl State {
         self.mux.is_quiet(self.last_alive, now)
     }
 
-    fn slot(&mut self) -> Arc<Slot> {
+    pub(super) fn slot(&mut self) -> Arc<Slot> {
         self.tickets += 1;
         Arc::new(Slot {
             ticket: self.tickets,
@@ -136,11 +151,11 @@ impl State {
             return Err(Outcome::Retry(job));
         }
         let slot = self.slot();
-        let mut call = Call::new(slot.ticket, job.body, Arc::clone(&slot));
+        let mut call = Call::new(slot.ticket, job.body, Waiter::Caller(Arc::clone(&slot)));
         call.attempts = job.attempts;
         match self.mux.request(call) {
             Ok(()) => Ok(slot),
-            Err((call, None)) => Err(Outcome::Retry(job_of(call))),
+            Err((call, None)) => Err(Outcome::Retry(job_of(call).1)),
             Err((_, Some(error))) => Err(Outcome::Failed(Error::Request(error))),
         }
     }
@@ -168,7 +183,7 @@ impl State {
         }
         self.end_writing(false);
         let (call, fate) = self.mux.cancel(slot.ticket).unzip();
-        (fate.unwrap_or(Fate::MaybeProcessed), call.map(job_of))
+        (fate.unwrap_or(Fate::MaybeProcessed), call.map(|call| job_of(call).1))
     }
 
     /// Nothing more is written. Of several requests nobody knows which of them the stream has
@@ -180,13 +195,13 @@ impl State {
     }
 
     /// Receives one step from the unread bytes, and completes the request that it belongs to.
-    #[allow(clippy::wildcard_enum_match_arm, reason = "no request is open, and no answer")]
+    #[allow(clippy::wildcard_enum_match_arm, reason = "there is no other step at present")]
     pub(super) fn recv(&mut self, now: Instant, unread: &mut [u8]) -> Result<Progress, ConnectionError> {
         Ok(match self.mux.recv(now, unread)? {
             ClientStep::NeedMore { total } => Progress::NeedMore(total),
             ClientStep::Skip { consumed } | ClientStep::Established { consumed } => Progress::Consumed(consumed),
             ClientStep::Answer { consumed, waiter, body } => {
-                waiter.end(Outcome::Done(Reply::Answer(body.into_vec())));
+                waiter.answer(body.into_vec());
                 Progress::Consumed(consumed)
             }
             ClientStep::Refused {
@@ -196,12 +211,12 @@ impl State {
                 retry,
             } => {
                 let error = Error::Request(RequestError::Refused(refusal));
-                let slot = Arc::clone(&call.waiter);
-                slot.end(if retry {
-                    Outcome::Retry(job_of(call))
+                let (waiter, job) = job_of(call);
+                if retry {
+                    waiter.retry(job);
                 } else {
-                    Outcome::Failed(error)
-                });
+                    waiter.fail(error);
+                }
                 Progress::Consumed(consumed)
             }
             ClientStep::Pong { consumed, waiters } => {
@@ -210,11 +225,35 @@ impl State {
                 }
                 Progress::Consumed(consumed)
             }
+            ClientStep::Opened { consumed, ticket, body } | ClientStep::Part { consumed, ticket, body } => {
+                arrive(&mut self.mux, ticket, body);
+                Progress::Consumed(consumed)
+            }
+            ClientStep::Ended { consumed, waiter, .. } => {
+                waiter.end_stream();
+                Progress::Consumed(consumed)
+            }
+            ClientStep::OpenRefused {
+                consumed,
+                waiter,
+                refusal,
+                ..
+            } => {
+                waiter.fail(Error::Request(RequestError::Refused(refusal)));
+                Progress::Consumed(consumed)
+            }
             ClientStep::Closing { consumed, .. } => {
                 self.move_unbegun(now);
                 Progress::Consumed(consumed)
             }
             other => Progress::Consumed(other.consumed()),
+        })
+    }
+
+    fn seal_once(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
+        seal_into(out, self.mux.seal_size(), |out| {
+            self.mux
+                .seal(now, out, |waiter, error| waiter.fail(Error::Request(error)))
         })
     }
 
@@ -226,9 +265,10 @@ impl State {
         };
         self.lost.get_or_insert((now, None));
         for call in unbegun {
-            let slot = Arc::clone(&call.waiter);
-            slot.end(Outcome::Retry(job_of(call)));
+            let (waiter, job) = job_of(call);
+            waiter.retry(job);
         }
+        self.move_unbegun_opens();
     }
 
     /// Takes the error of the write that failed, if one has.
@@ -250,13 +290,14 @@ impl State {
         let at = self.lost.take().map_or(now, |(at, _)| at);
         self.lost = Some((at, Some(why(Fate::NotProcessed))));
         self.end_writing(false);
+        self.finish_opens(why);
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
-            let slot = Arc::clone(&call.waiter);
-            slot.end(if retry {
-                Outcome::Retry(job_of(call))
+            let (waiter, job) = job_of(call);
+            if retry {
+                waiter.retry(job);
             } else {
-                Outcome::Failed(why(fate))
-            });
+                waiter.fail(why(fate));
+            }
         }
         for Unfinished { call, fate, retry, .. } in self.mux.finish_pings() {
             call.waiter.end(if retry {
@@ -268,11 +309,9 @@ impl State {
     }
 }
 
-fn job_of<W>(call: Call<Vec<u8>, W>) -> Job {
-    Job {
-        body: call.body,
-        attempts: call.attempts,
-    }
+fn job_of<W>(call: Call<Vec<u8>, W>) -> (W, Job) {
+    let (body, attempts) = (call.body, call.attempts);
+    (call.waiter, Job { body, attempts })
 }
 
 fn job_of_ping<P>(ping: &Call<(), P>) -> Job {
@@ -287,11 +326,12 @@ impl Output for State {
         if self.write_failed {
             return 0;
         }
-        let sealed = seal_into(out, self.mux.seal_size(), |out| {
-            self.mux.seal(now, out, |slot, error| {
-                slot.end(Outcome::Failed(Error::Request(error)));
-            })
-        });
+        self.pump_writable();
+        let mut sealed = self.seal_once(now, out);
+        if sealed == 0 && self.pump_writable() {
+            sealed = self.seal_once(now, out);
+        }
+        self.note_begun();
         // The connection may have closed because it has no request ids left.
         self.move_unbegun(now);
         sealed

@@ -45,18 +45,29 @@ impl Counters {
     }
 }
 
-/// Counts a request as outstanding until this is dropped, even if a stream panics.
-pub(super) struct Outstanding<'c>(&'c Counters);
+/// What has counters.
+pub(super) trait Counts {
+    fn counters(&self) -> &Counters;
+}
 
-impl<'c> Outstanding<'c> {
-    pub(super) fn new(counters: &'c Counters) -> Self {
-        counters.outstanding.fetch_add(1, Ordering::Relaxed);
-        Self(counters)
+impl Counts for &Counters {
+    fn counters(&self) -> &Counters {
+        self
     }
 }
 
-impl Drop for Outstanding<'_> {
+/// Counts a request as outstanding until this is dropped, even if a stream panics.
+pub(super) struct Outstanding<C: Counts>(C);
+
+impl<C: Counts> Outstanding<C> {
+    pub(super) fn new(counts: C) -> Self {
+        counts.counters().outstanding.fetch_add(1, Ordering::Relaxed);
+        Self(counts)
+    }
+}
+
+impl<C: Counts> Drop for Outstanding<C> {
     fn drop(&mut self) {
-        self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.0.counters().outstanding.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -16,6 +16,7 @@ use super::handler::{HandlerError, Request};
 use super::listener::Listener;
 use super::silent::{Silent, SilentConnection};
 use super::stats::gauge;
+use super::streams::Handlers;
 use crate::socket::{SharedSocket, Socket};
 
 /// How long the server waits after it could not accept for lack of memory or file descriptors: at
@@ -31,14 +32,14 @@ const BATCH: usize = 64;
 const LOOK: Duration = Duration::from_millis(2);
 
 /// Accepts connections until the server shuts down. No error delays it for longer than [`PAUSES`].
-pub(super) fn accept_until_stopped<H>(listener: &Listener, service: &Arc<Service>, handler: &Arc<H>)
+pub(super) fn accept_until_stopped<H>(listener: &Listener, service: &Arc<Service>, handlers: &Arc<Handlers<H>>)
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
     let mut acceptor = Acceptor {
         listener,
         service,
-        handler,
+        handlers,
         silent: Silent::default(),
         pause: PAUSES.0,
         short: false,
@@ -54,7 +55,7 @@ where
 struct Acceptor<'a, H> {
     listener: &'a Listener,
     service: &'a Arc<Service>,
-    handler: &'a Arc<H>,
+    handlers: &'a Arc<Handlers<H>>,
     silent: Silent,
     /// How long the next pause is.
     pause: Duration,
@@ -113,7 +114,8 @@ where
     fn admit(&mut self, socket: Socket, peer: Option<SocketAddr>, source: Source) {
         let socket = SharedSocket::new(socket);
         // This fails only for lack of memory or file descriptors.
-        let Ok((conn, stream)) = connection::prepare(self.service, Box::new(socket.clone())) else {
+        let (boxed, streams) = (Box::new(socket.clone()), self.handlers.take_streams());
+        let Ok((conn, stream)) = connection::prepare(self.service, boxed, streams) else {
             self.short = true;
             return;
         };
@@ -136,10 +138,10 @@ where
         if let Some(socket) = permit.socket() {
             socket.set_nodelay();
         }
-        let (service, handler) = (Arc::clone(self.service), Arc::clone(self.handler));
+        let (service, handlers) = (Arc::clone(self.service), Arc::clone(self.handlers));
         let started = self.service.threads.run(Box::new(move || {
             // The result, what ended the connection, has no receiver here.
-            let _ = connection::serve(&service, &permit, stream, peer, &handler);
+            let _ = connection::serve(&service, &permit, stream, peer, &handlers);
         }));
         self.short |= started.is_err();
     }

@@ -20,6 +20,7 @@ use super::{Server, Service, descriptors};
 use crate::clock::Clock;
 use crate::entropy;
 use crate::error::Error;
+use crate::open::{STREAM_WINDOW, kib};
 
 /// The default of [`ServerBuilder::workers`]. It may exceed the number of processors, because most
 /// handlers wait more than they compute.
@@ -31,6 +32,8 @@ const MAX_CONNECTIONS: usize = 1024;
 /// The default of [`ServerBuilder::max_half_open`]. Each has a thread once its client has sent
 /// something, and a handshake takes a fraction of a millisecond.
 const MAX_HALF_OPEN: usize = 256;
+/// The default limit on open requests of a connection.
+const MAX_OPEN: u16 = 256;
 
 /// Settings of a [`Server`].
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub struct ServerBuilder {
     source_prefix: SourcePrefix,
     raise_descriptor_limit: bool,
     max_held: usize,
+    /// The window in KiB, and how many open requests a connection may have.
+    streams: (u16, u16),
     max_connection_age: Option<Duration>,
     entropy: Entropy,
 }
@@ -85,6 +90,7 @@ impl ServerBuilder {
             source_prefix: SourcePrefix::default(),
             raise_descriptor_limit: true,
             max_held: SharedBudget::DEFAULT_BYTES,
+            streams: (kib(STREAM_WINDOW), MAX_OPEN),
             max_connection_age: None,
             entropy: entropy::system(),
         }
@@ -278,6 +284,18 @@ impl ServerBuilder {
         self
     }
 
+    /// The limits on open requests, for [`Server::serve_streams`]. `window` is how many bytes of an
+    /// open body may arrive before its reader takes them: 256 KiB by default, at most 64 MiB,
+    /// rounded up to KiB. It is reserved for each open request, within the same limits as the
+    /// bytes of other requests ([`Settings::with_max_held`], [`max_held`](Self::max_held)), and
+    /// bounds how fast one body is: a window for each round trip. `max_open` is how many open
+    /// requests of one connection may be in flight: 256 by default, each counting towards
+    /// [`max_in_flight`](Self::max_in_flight) too. With a window of 0, the server takes none.
+    pub const fn streams(mut self, window: u32, max_open: u16) -> Self {
+        self.streams = (kib(window), max_open);
+        self
+    }
+
     /// The size of the replay cache on the classic wire, in nonces of 20 bytes, 65,536 by default.
     /// Each request and each answer takes one. A message whose nonce it contains is rejected. With
     /// 0 there is no cache. The noise wire needs none.
@@ -343,7 +361,8 @@ impl ServerBuilder {
     }
 
     fn build(self, listener: Option<Listener>) -> Result<Server, Error> {
-        let settings = self.settings.build()?;
+        let (window, max_open) = self.streams;
+        let settings = self.settings.build()?.with_streams(window, max_open);
         let mut entropy = self.entropy;
         let mut limits = self.limits.for_keys(&self.secrets);
         let keys = self.secrets.into_server(&mut entropy)?;

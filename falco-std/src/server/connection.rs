@@ -7,15 +7,17 @@ use core::time::Duration;
 use std::io;
 use std::panic::catch_unwind;
 use std::sync::{Arc, Weak};
+use std::thread;
 
 use falco_core::mux::{NoAnswer, ServerStep};
-use falco_core::{CloseReason, ConnectionError, ServerConnection, wipe_stack};
+use falco_core::{CloseReason, ConnectionError, RequestError, ServerConnection, wipe_stack};
 
 use super::Service;
 use super::admission::{Permit, Place};
 use super::handler::{HandlerError, Request};
 use super::pool::JobSource;
-use super::state::{Conn, Job, State};
+use super::state::{Conn, Job, State, Work};
+use super::streams::{Handlers, StreamRequest};
 use crate::line::{Filled, Line};
 use crate::shared::{Locked, Shared, handles};
 use crate::stream::BoxedStream;
@@ -23,18 +25,26 @@ use crate::stream::BoxedStream;
 /// How often a thread that no other can wake checks whether the connection is to end.
 const STOP_POLL: Duration = Duration::from_millis(250);
 
-/// A connection that has not read yet, and the handle to read with.
-pub(super) fn prepare(service: &Service, stream: BoxedStream) -> io::Result<(Arc<Conn>, BoxedStream)> {
+/// A connection that has not read yet, and the handle to read with. `streams` says whether there is
+/// a handler for open requests. Over a stream that does not split, requests go one after another,
+/// so that none can be open.
+pub(super) fn prepare(service: &Service, stream: BoxedStream, streams: bool) -> io::Result<(Arc<Conn>, BoxedStream)> {
     let clock = service.clock;
     let mut entropy = service.entropy.clone();
-    let machine = ServerConnection::new(Arc::clone(&service.keys), &service.settings, clock.now(), &mut entropy);
+    let ([input, output, control], splits) = handles(stream)?;
+    let streams = streams && splits;
+    let settings = if streams {
+        service.settings
+    } else {
+        service.settings.with_streams(0, 0)
+    };
+    let machine = ServerConnection::new(Arc::clone(&service.keys), &settings, clock.now(), &mut entropy);
     let state = State::new(
         machine.map_err(io::Error::other)?,
         service.budget.clone(),
-        &service.settings,
-        service.queue_timeout,
+        &settings,
+        (service.queue_timeout, streams),
     );
-    let ([input, output, control], splits) = handles(stream)?;
     let conn = Shared::new(state, clock, [output, control], splits)?;
     let own = Arc::downgrade(&conn);
     conn.lock().state.set_linger_timer(Arc::clone(&service.linger), own);
@@ -57,7 +67,7 @@ pub(super) fn serve<H>(
     permit: &Permit,
     stream: BoxedStream,
     peer: Option<SocketAddr>,
-    handler: &Arc<H>,
+    handlers: &Arc<Handlers<H>>,
 ) -> io::Result<ConnectionError>
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
@@ -69,7 +79,7 @@ where
     let requests = Arc::new(Requests {
         conn: Arc::downgrade(conn),
         peer,
-        handler: Arc::clone(handler),
+        handlers: Arc::clone(handlers),
         place: Arc::clone(permit.place()),
     });
     let (pool, source) = (Arc::clone(&service.pool), Arc::clone(&requests));
@@ -127,6 +137,25 @@ where
                         wipe_stack();
                         self.wait_for_handler();
                     }
+                }
+                Ok(ServerStep::Opened { consumed, id, body }) => {
+                    let body = body.into_vec();
+                    self.line.consume(consumed);
+                    let schedule = locked.state.push_open(now, id, &body);
+                    drop(locked);
+                    if schedule {
+                        self.service.pool.submit(Arc::clone(&self.requests));
+                    }
+                }
+                Ok(ServerStep::Part { consumed, id, body }) => {
+                    if let Some(pipe) = locked.state.opens.pipe(id) {
+                        pipe.arrive(body);
+                    }
+                    self.line.consume(consumed);
+                }
+                Ok(ServerStep::Ended { consumed, id }) => {
+                    locked.state.end_body(id);
+                    self.line.consume(consumed);
                 }
                 Ok(ServerStep::Cancelled { consumed, id }) => {
                     locked.state.cancel(id);
@@ -270,6 +299,7 @@ where
         self.line.drop_unread();
         let mut locked = self.conn.lock();
         let unanswered = locked.state.mux.unanswered();
+        locked.state.fail_opens(ended);
         locked.state.cancel_all();
         locked.state.end_stream(self.conn.now());
         let (established, cut) = (locked.state.established, locked.state.cut);
@@ -293,7 +323,7 @@ struct Requests<H> {
     /// Weak, so that a handler that runs does not keep the stream of a connection that has ended.
     conn: Weak<Conn>,
     peer: Option<SocketAddr>,
-    handler: Arc<H>,
+    handlers: Arc<Handlers<H>>,
     /// Taken until the last handler has returned.
     place: Arc<Place>,
 }
@@ -313,7 +343,7 @@ where
         let Some(Job {
             id,
             key,
-            body,
+            work,
             cancelled,
             held,
         }) = job
@@ -322,10 +352,41 @@ where
         };
         let counters = self.place.admission().counters();
         counters.requests.add(1);
-        let request = Request::received(body, self.peer, key, cancelled);
         // A handler shares no state of this crate, so its panic cannot leave any state
         // inconsistent.
-        let result = catch_unwind(AssertUnwindSafe(|| (self.handler)(request)));
+        match work {
+            Work::Whole(body) => {
+                let request = Request::received(body, self.peer, key, cancelled);
+                let result = catch_unwind(AssertUnwindSafe(|| (self.handlers.handler)(request)));
+                counters.handled(self.complete(result, |state, result| state.answer(id, result)));
+            }
+            Work::Open(pipe) => {
+                let request = Request::received(Vec::new(), self.peer, key, cancelled);
+                let request = StreamRequest::new(&pipe, request);
+                let result = catch_unwind(AssertUnwindSafe(|| self.handlers.open(request)));
+                let handled = self.complete(result, |state, result| state.end_open(id, result));
+                // The connection may have ended after the answer was sent.
+                let answered = handled == Ok(false) && pipe.has_accepted_all();
+                counters.handled(if answered { Ok(true) } else { handled });
+            }
+        }
+        // The request's body is gone, and its answer counts from now on.
+        drop(held);
+        let Some(conn) = self.conn.upgrade() else { return };
+        conn.flush();
+        conn.lock().state.job_done();
+        conn.notify();
+    }
+}
+
+impl<H> Requests<H> {
+    /// Hands the result of a handler to the connection with `submit`. Returns what became of the
+    /// request, as [`State::answer`] does.
+    fn complete<T>(
+        &self,
+        result: thread::Result<Result<T, HandlerError>>,
+        submit: impl FnOnce(&mut State, Result<T, NoAnswer<'_>>) -> Result<bool, RequestError>,
+    ) -> Result<bool, RequestError> {
         // An error and the payload of a panic are dropped last, because dropping them may run the
         // user's code.
         let (answer, error, _payload) = match result {
@@ -334,15 +395,11 @@ where
             Err(payload) => (None, None, Some(payload)),
         };
         let Some(conn) = self.conn.upgrade() else {
-            return counters.handled(Ok(false));
+            return Ok(false);
         };
         let failure = || error.as_deref().map_or(NoAnswer::Panicked, NoAnswer::Failed);
-        let result = answer.ok_or_else(failure);
-        counters.handled(conn.lock().state.answer(id, result));
-        // The request's body is gone, and its answer counts from now on.
-        drop(held);
-        conn.flush();
-        conn.lock().state.job_done();
-        conn.notify();
+        let handled = submit(&mut conn.lock().state, answer.ok_or_else(failure));
+        drop(conn);
+        handled
     }
 }

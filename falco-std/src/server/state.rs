@@ -9,21 +9,33 @@ use std::net::Shutdown;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Ending, HeldBytes, LastStep, NoAnswer, ServerMux, SharedBudget};
+use falco_core::mux::{Ending, HeldBytes, LastStep, NoAnswer, ServerMux, ServerStep, SharedBudget};
 use falco_core::{
-    CloseReason, ConnectionError, Instant, KeyId, Refusal, RequestError, RequestId, ServerConnection, Settings, Status,
+    CloseReason, ConnectionError, Fate, Instant, KeyId, Refusal, RequestError, RequestId, ServerConnection, Settings,
+    Status,
 };
 
 use super::linger::LingerTimer;
 use super::queue::{Position, Queue};
+use super::streams::Opens;
+use crate::error::{Error, copy};
+use crate::open::Pipe;
 use crate::shared::{Output, Shared, seal_into};
 
 pub(super) type Conn = Shared<State>;
 
-/// A complete request that has no result from a handler yet.
+/// What a handler is called with.
+pub(super) enum Work {
+    /// The body of a request.
+    Whole(Vec<u8>),
+    /// What the halves of an open request share with the connection.
+    Open(Arc<Pipe>),
+}
+
+/// A complete request, or an open one, that has no result from a handler yet.
 struct Pending {
-    /// The body and the position in the queue, until a worker takes the request.
-    queued: Option<(Vec<u8>, Position)>,
+    /// The work and the position in the queue, until a worker takes the request.
+    queued: Option<(Work, Position)>,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -31,7 +43,7 @@ struct Pending {
 pub(super) struct Job {
     pub(super) id: RequestId,
     pub(super) key: (Option<KeyId>, Option<Arc<str>>),
-    pub(super) body: Vec<u8>,
+    pub(super) work: Work,
     pub(super) cancelled: Arc<AtomicBool>,
     /// Kept until the handler has returned, even if the connection ends before.
     pub(super) held: HeldBytes<SharedBudget>,
@@ -41,6 +53,8 @@ pub(super) struct Job {
 pub(super) struct State {
     pub(super) mux: ServerMux<Arc<ServerKeys>, Vec<u8>, SharedBudget>,
     pending: HashMap<RequestId, Pending>,
+    /// Open requests. The answers of some are still sent, although their handlers have returned.
+    pub(super) opens: Opens,
     /// The requests in `pending` that no worker has taken.
     queue: Queue<RequestId>,
     /// A request that waits longer than this for a worker is refused as busy.
@@ -63,8 +77,10 @@ pub(super) struct State {
     pub(super) cut: bool,
     /// The key of the connection was revoked: nothing more is read, and no handler starts.
     pub(super) revoked: bool,
-    /// The timer that ends the stream if the client does not, and the connection to give it.
-    linger: Option<(Arc<LingerTimer<Self>>, Weak<Conn>)>,
+    /// The timer that ends the stream if the client does not.
+    linger: Option<Arc<LingerTimer<Self>>>,
+    /// The connection that has this state.
+    own: Weak<Conn>,
     /// What ended the connection, for the thread that reads, if another thread has noticed it.
     pub(super) end: Option<io::Result<ConnectionError>>,
     write_failed: bool,
@@ -76,11 +92,13 @@ impl State {
         machine: ServerConnection<Arc<ServerKeys>>,
         budget: SharedBudget,
         settings: &Settings,
-        queue_timeout: Duration,
+        (queue_timeout, streams): (Duration, bool),
     ) -> Self {
+        let mux = ServerMux::new(machine, budget, settings);
         Self {
-            mux: ServerMux::new(machine, budget, settings),
+            mux: if streams { mux.with_streams() } else { mux },
             pending: HashMap::new(),
+            opens: Opens::default(),
             queue: Queue::new(),
             queue_timeout,
             held_up: false,
@@ -93,6 +111,7 @@ impl State {
             cut: false,
             revoked: false,
             linger: None,
+            own: Weak::new(),
             end: None,
             write_failed: false,
             ending: None,
@@ -100,7 +119,8 @@ impl State {
     }
 
     pub(super) fn set_linger_timer(&mut self, timer: Arc<LingerTimer<Self>>, own: Weak<Conn>) {
-        self.linger = Some((timer, own));
+        self.linger = Some(timer);
+        self.own = own;
     }
 
     /// Sets how to add the connection to the pool's queue from a thread that writes.
@@ -133,9 +153,21 @@ impl State {
     /// the pool.
     #[must_use]
     pub(super) fn push(&mut self, now: Instant, id: RequestId, body: Vec<u8>) -> bool {
+        self.push_work(now, id, Work::Whole(body))
+    }
+
+    /// Adds an open request that begins with these bytes, as [`push`](Self::push) does.
+    #[must_use]
+    pub(super) fn push_open(&mut self, now: Instant, id: RequestId, body: &[u8]) -> bool {
+        let pipe = self.opens.add(id, Weak::clone(&self.own));
+        pipe.arrive(body);
+        self.push_work(now, id, Work::Open(pipe))
+    }
+
+    fn push_work(&mut self, now: Instant, id: RequestId, work: Work) -> bool {
         let (position, schedule) = self.queue.push(id, now);
         let pending = Pending {
-            queued: Some((body, position)),
+            queued: Some((work, position)),
             cancelled: Arc::default(),
         };
         self.pending.insert(id, pending);
@@ -144,10 +176,14 @@ impl State {
 
     /// The client has cancelled a request. If no worker has taken it, none will.
     pub(super) fn cancel(&mut self, id: RequestId) {
+        if let Some(pending) = self.pending.get(&id) {
+            pending.cancelled.store(true, Ordering::Release);
+        }
+        self.cancel_open(id);
         let Some(pending) = self.pending.get(&id) else { return };
-        pending.cancelled.store(true, Ordering::Release);
         if let Some((_, position)) = pending.queued {
             self.pending.remove(&id);
+            self.opens.remove(id);
             self.queue.remove(position);
             self.mux.refuse(id, Refusal::Cancelled);
         }
@@ -159,9 +195,24 @@ impl State {
             pending.cancelled.store(true, Ordering::Release);
         }
         self.queue.clear();
+        self.fail_opens(&Ok(ConnectionError::Closed));
         self.mux.finish();
         // The thread that serves the connection has the handler as well, so this does not drop it.
         self.submit = None;
+    }
+
+    /// The connection has ended: the halves of its open requests fail.
+    pub(super) fn fail_opens(&mut self, end: &io::Result<ConnectionError>) {
+        let fate = Fate::MaybeProcessed;
+        self.opens.fail_all(&match end {
+            Ok(end) => Error::Connection { end: *end, fate },
+            Err(source) => Error::io("reading or writing a stream", copy(source), fate),
+        });
+    }
+
+    /// Forgets a request that has a result.
+    pub(super) fn forget(&mut self, id: RequestId) {
+        self.pending.remove(&id);
     }
 
     /// Refuses the requests that have waited too long for a worker. Returns how many.
@@ -170,6 +221,7 @@ impl State {
         while self.overdue_at().is_some_and(|at| at <= now) {
             if let Some(id) = self.queue.pop_first() {
                 self.pending.remove(&id);
+                self.opens.remove(id);
                 self.mux.refuse(id, Refusal::Busy);
                 refused += 1;
             }
@@ -201,6 +253,13 @@ impl State {
         self.mux.poll_timeout().into_iter().chain(overdue).min()
     }
 
+    /// The body of an open request is whole.
+    pub(super) fn end_body(&self, id: RequestId) {
+        if let Some(pipe) = self.opens.pipe(id) {
+            pipe.end_input();
+        }
+    }
+
     /// The next request, for a worker, and whether there are more. `None` if all waiting requests
     /// were cancelled or refused, and while too many answers are queued.
     pub(super) fn pop(&mut self) -> (Option<Job>, bool) {
@@ -213,12 +272,12 @@ impl State {
         let (first, more) = self.queue.pop();
         let job = first.and_then(|id| {
             let pending = self.pending.get_mut(&id)?;
-            let (body, _) = pending.queued.take()?;
+            let (work, _) = pending.queued.take()?;
             let cancelled = Arc::clone(&pending.cancelled);
             Some(Job {
                 id,
                 key: (self.mux.connection().key_id(), self.label.clone()),
-                body,
+                work,
                 cancelled,
                 held: self.mux.take_held(id),
             })
@@ -231,6 +290,17 @@ impl State {
     fn resume(&mut self, now: Instant) {
         while let Some((id, body)) = self.mux.next_request() {
             self.submit_due |= self.push(now, id, body);
+        }
+        // Now all that were deferred are open ones. No byte is needed to return them.
+        while self.mux.has_request() {
+            match self.mux.recv(now, &mut []) {
+                Ok(ServerStep::Opened { id, body, .. }) => {
+                    let body = body.into_vec();
+                    self.submit_due |= self.push_open(now, id, &body);
+                }
+                Ok(ServerStep::Ended { id, .. }) => self.end_body(id),
+                Ok(_) | Err(_) => break,
+            }
         }
         if self.mux.may_handle() && core::mem::take(&mut self.held_up) {
             self.resumed = now;
@@ -311,7 +381,11 @@ impl Output for State {
             return 0;
         }
         self.held_up |= !self.mux.may_handle();
-        let sealed = seal_into(out, self.mux.seal_size(), |out| self.mux.seal(now, out));
+        self.pump_writable();
+        let mut sealed = seal_into(out, self.mux.seal_size(), |out| self.mux.seal(now, out));
+        if sealed == 0 && self.pump_writable() {
+            sealed = seal_into(out, self.mux.seal_size(), |out| self.mux.seal(now, out));
+        }
         self.note_end(now);
         self.resume(now);
         sealed
@@ -324,6 +398,7 @@ impl Output for State {
 
     fn write_failed(&mut self, why: io::Result<ConnectionError>, _written: bool) {
         self.write_failed = true;
+        self.fail_opens(&why);
         self.end.get_or_insert(why);
         self.cancel_all();
     }
@@ -351,8 +426,8 @@ impl Output for State {
             LastStep::ShutDown => {
                 ending.shut(now);
                 // The thread that reads may be waiting for the client, without a time limit.
-                if let Some(((timer, own), until)) = self.linger.take().zip(ending.poll_timeout()) {
-                    timer.push(own, until.since(now));
+                if let Some((timer, until)) = self.linger.take().zip(ending.poll_timeout()) {
+                    timer.push(Weak::clone(&self.own), until.since(now));
                 }
                 Some(Shutdown::Write)
             }

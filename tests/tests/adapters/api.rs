@@ -8,17 +8,21 @@ use std::collections::BTreeMap;
 pub(crate) type Items = BTreeMap<String, String>;
 
 /// The types that both adapters have for the same purpose.
-const TYPES: [&str; 10] = [
+const TYPES: [&str; 14] = [
+    "Call",
     "Client",
     "ClientBuilder",
     "ClientStats",
     "Error",
     "Handle",
+    "RecvStream",
     "Report",
     "Request",
+    "SendStream",
     "Server",
     "ServerBuilder",
     "ServerStats",
+    "StreamRequest",
 ];
 /// Traits of which nothing is said, as all these types have them that can, or are plain data.
 const TRAITS: [&str; 9] = [

@@ -223,6 +223,14 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         open.map(|open| &mut open.waiter).or_else(|| self.table.waiter(ticket))
     }
 
+    /// Whether an outstanding open request has begun: its first frame is sealed. Before that, it is
+    /// not processed, and [`take_unbegun_open`](Self::take_unbegun_open) returns it.
+    #[must_use]
+    pub fn has_begun(&self, ticket: u64) -> bool {
+        let open = self.streams.as_ref().and_then(|streams| streams.calls.get(&ticket));
+        open.is_some_and(|open| open.id.is_some())
+    }
+
     /// Cancels an open request, whether its body, its answer or both are open. Returns its waiter
     /// and its fate, or `None` if it has completed.
     pub fn cancel_open(&mut self, ticket: u64) -> Option<(W, Fate)> {

@@ -23,7 +23,7 @@ fn full() -> Result<(Server, Permit, SharedSocket, TcpStream), Box<dyn core::err
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let far = TcpStream::connect(listener.local_addr()?)?;
     let socket = SharedSocket::new(Socket::Tcp(listener.accept()?.0));
-    let (conn, _) = prepare(&server.service, Box::new(socket.clone()))?;
+    let (conn, _) = prepare(&server.service, Box::new(socket.clone()), false)?;
     let admission = &server.service.admission;
     let (permit, _) = admission
         .admit(conn, socket.clone(), Source::NONE)

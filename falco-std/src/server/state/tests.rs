@@ -30,7 +30,8 @@ impl Scene {
         let machine = ServerConnection::new(keys, &settings, NOW, &mut CountingRng::new(2));
         let client = ClientConnection::new(Arc::new(noise_client(7)), &settings, NOW, &mut CountingRng::new(3));
         let budget = SharedBudget::new(1 << 20);
-        let mut state = State::new(machine.expect("entropy"), budget, &settings, Duration::from_secs(5));
+        let options = (Duration::from_secs(5), false);
+        let mut state = State::new(machine.expect("entropy"), budget, &settings, options);
         let submitted = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&submitted);
         state.set_submit(Arc::new(move || _ = counter.fetch_add(1, Ordering::Relaxed)));

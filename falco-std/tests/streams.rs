@@ -1,0 +1,597 @@
+//! Open requests and answers: bodies of any length, both ways at once, and how each half ends.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic_in_result_fn,
+    clippy::unnecessary_wraps,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use core::net::SocketAddr;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use common::{bounded, key, millis};
+use falco_std::{
+    Call, Client, ClientBuilder, Error, Fate, Handle, HandlerError, Refusal, Report, Request, RequestError, Server,
+    ServerBuilder, StreamRequest,
+};
+
+const WINDOW: u32 = 64 << 10;
+
+struct Streaming {
+    address: SocketAddr,
+    handle: Handle,
+    serving: JoinHandle<Report>,
+}
+
+impl Streaming {
+    fn start<S>(builder: ServerBuilder, streams: S) -> Self
+    where
+        S: Fn(StreamRequest) -> Result<(), HandlerError> + Send + Sync + 'static,
+    {
+        let server = builder.bind("127.0.0.1:0").unwrap();
+        let (address, handle) = (server.local_addr().unwrap(), server.handle());
+        let serving = thread::spawn(move || server.serve_streams(common::echo, streams).unwrap());
+        Self {
+            address,
+            handle,
+            serving,
+        }
+    }
+
+    fn client(&self) -> Client {
+        self.client_of(Client::builder(key()))
+    }
+
+    fn client_of(&self, builder: ClientBuilder) -> Client {
+        builder.connect(self.address).unwrap()
+    }
+
+    /// Waits until handlers have returned so that this many requests, answers and refusals are
+    /// counted: a client may have an answer before its handler has returned.
+    fn await_counts(&self, expected: (u64, u64, u64)) {
+        let until = Instant::now() + Duration::from_secs(5);
+        loop {
+            let stats = self.handle.stats();
+            let found = (stats.requests, stats.answers, stats.refusals);
+            if found == expected {
+                return;
+            }
+            assert!(Instant::now() < until, "{found:?}");
+            thread::sleep(millis(1));
+        }
+    }
+
+    fn stop(self) -> Report {
+        self.handle.shutdown_within(Duration::from_secs(5));
+        self.serving.join().unwrap()
+    }
+}
+
+fn server() -> ServerBuilder {
+    Server::builder(key()).streams(WINDOW, 1000)
+}
+
+fn echo(mut request: StreamRequest) -> Result<(), HandlerError> {
+    while let Some(bytes) = request.body.next() {
+        request.answer.send(bytes?)?;
+    }
+    request.answer.finish()?;
+    Ok(())
+}
+
+#[test]
+fn both_bodies_travel_at_the_same_time() {
+    bounded(|| {
+        let server = Streaming::start(server(), echo);
+        let client = server.client();
+        let mut call = client.open("first").unwrap();
+        assert_eq!(call.next().unwrap().unwrap(), b"first");
+        for round in 0..100 {
+            let text = format!("round {round}");
+            call.send(text.clone()).unwrap();
+            assert_eq!(call.next().unwrap().unwrap(), text.as_bytes());
+        }
+        // Other requests go on meanwhile.
+        assert_eq!(client.request("whole").unwrap(), b"whole");
+        call.finish().unwrap();
+        assert!(call.next().is_none() && call.next().is_none());
+        assert!(matches!(call.send("late"), Err(Error::Stopped)));
+        server.await_counts((2, 2, 0));
+        server.stop();
+    });
+}
+
+#[test]
+fn a_long_body_arrives_byte_for_byte_through_readers_and_writers() {
+    const LENGTH: usize = 20_000_000;
+    bounded(|| {
+        let server = Streaming::start(server(), |request: StreamRequest| {
+            let StreamRequest {
+                mut body, mut answer, ..
+            } = request;
+            io::copy(&mut body, &mut answer)?;
+            answer.flush()?;
+            answer.finish()?;
+            Ok(())
+        });
+        let client = server.client();
+        let (mut sending, mut receiving) = client.open("").unwrap().split();
+        let byte = |at: usize| (at % 251).to_le_bytes()[0];
+        let writing = thread::spawn(move || {
+            let mut at = 0;
+            for length in [1, 7, 100, 70_000, 1_000_000].into_iter().cycle() {
+                let length = length.min(LENGTH - at);
+                let piece: Vec<u8> = (at..at + length).map(byte).collect();
+                sending.write_all(&piece).unwrap();
+                at += length;
+                if at == LENGTH {
+                    break;
+                }
+            }
+            sending.finish().unwrap();
+        });
+        let mut whole = Vec::new();
+        receiving.read_to_end(&mut whole).unwrap();
+        writing.join().unwrap();
+        assert_eq!(whole.len(), LENGTH);
+        assert!(whole.iter().enumerate().all(|(at, found)| *found == byte(at)));
+        server.stop();
+    });
+}
+
+#[test]
+fn a_server_without_a_handler_for_them_and_one_with_a_window_of_0_take_none() {
+    bounded(|| {
+        let plain = common::Running::start(server(), common::echo);
+        let closed = Streaming::start(server().streams(0, 10), echo);
+        let none = Streaming::start(server().streams(WINDOW, 0), echo);
+        for address in [plain.address, closed.address, none.address] {
+            let client = Client::builder(key()).connect(address).unwrap();
+            let told = client.open("x").unwrap_err();
+            assert!(matches!(told, Error::Request(RequestError::NoOpenBodies)), "{told:?}");
+            assert_eq!(told.fate(), Fate::NotProcessed);
+            assert_eq!(client.request("whole").unwrap(), b"whole");
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_does_not_read_bounds_what_is_buffered_and_holds_up_no_other() {
+    bounded(|| {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let (go, wait) = mpsc::channel::<()>();
+        let (wait, counted) = (Mutex::new(wait), Arc::clone(&taken));
+        let server = Streaming::start(server(), move |mut request: StreamRequest| {
+            let mut first = [0; 5];
+            request.body.read_exact(&mut first)?;
+            if &first == b"stuck" {
+                wait.lock().unwrap().recv()?;
+            }
+            while let Some(bytes) = request.body.next() {
+                counted.fetch_add(bytes?.len(), Ordering::Relaxed);
+            }
+            request.answer.finish()?;
+            Ok(())
+        });
+        let client = server.client();
+        let (mut sending, mut stuck) = client.open("stuck").unwrap().split();
+        let chunk = vec![7; 16 << 10];
+        let (sent, piece) = (Arc::new(AtomicUsize::new(0)), chunk.clone());
+        let counted = Arc::clone(&sent);
+        let writing = thread::spawn(move || {
+            for _ in 0..64 {
+                sending.write_all(&piece).unwrap();
+                counted.fetch_add(piece.len(), Ordering::Relaxed);
+            }
+            sending.finish().unwrap();
+        });
+        thread::sleep(millis(500));
+        // The window, what the connection has queued, and what waits for it.
+        let queued = sent.load(Ordering::Relaxed);
+        assert!((64 << 10..=(64 << 10) + (144 << 10)).contains(&queued), "{queued}");
+        // Another stream and requests are not held up.
+        let mut other = client.open("other").unwrap();
+        for _ in 0..100 {
+            other.send(chunk.clone()).unwrap();
+        }
+        other.finish().unwrap();
+        assert!(other.next().is_none());
+        assert_eq!(taken.load(Ordering::Relaxed), 100 * chunk.len());
+        assert_eq!(client.request("whole").unwrap(), b"whole");
+        assert_eq!(sent.load(Ordering::Relaxed), queued);
+        // It goes on when its reader does.
+        go.send(()).unwrap();
+        writing.join().unwrap();
+        assert!(stuck.next().is_none());
+        assert_eq!(taken.load(Ordering::Relaxed), 164 * chunk.len());
+        server.stop();
+    });
+}
+
+#[test]
+fn a_client_that_drops_a_half_cancels_its_request_and_no_other() {
+    bounded(|| {
+        let (to, ends) = mpsc::channel();
+        let server = Streaming::start(server(), move |mut request: StreamRequest| {
+            request.answer.send("begun")?;
+            let end = loop {
+                match request.body.next() {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => break format!("{error:?}"),
+                    None => break "whole".to_owned(),
+                }
+            };
+            let failed = request.answer.send("more").is_err();
+            to.send((end, failed, request.is_cancelled()))?;
+            request.answer.finish()?;
+            Ok(())
+        });
+        let client = server.client();
+        let mut other = client.open("other").unwrap();
+        assert_eq!(other.next().unwrap().unwrap(), b"begun");
+        let cancelled = ("Cancelled".to_owned(), true, true);
+        for drop_reader in [true, false] {
+            let mut call = client.open("x").unwrap();
+            assert_eq!(call.next().unwrap().unwrap(), b"begun");
+            let (sending, mut receiving) = call.split();
+            if drop_reader {
+                drop(receiving);
+                assert_eq!(ends.recv().unwrap(), cancelled);
+                drop(sending);
+            } else {
+                drop(sending);
+                assert_eq!(ends.recv().unwrap(), cancelled);
+                // It is never taken for a whole answer.
+                for _ in 0..2 {
+                    assert!(receiving.read(&mut [0]).is_err());
+                }
+                assert!(receiving.next().unwrap().is_err());
+            }
+        }
+        other.finish().unwrap();
+        assert_eq!(other.next().unwrap().unwrap(), b"more");
+        assert!(other.next().is_none());
+        assert_eq!(ends.recv().unwrap(), ("whole".to_owned(), false, false));
+        drop(other);
+        assert_eq!(client.stats().outstanding, 0);
+        server.stop();
+    });
+}
+
+#[test]
+fn dropping_a_half_wakes_the_thread_that_waits_in_the_other() {
+    bounded(|| {
+        let server = Streaming::start(server(), |mut request: StreamRequest| {
+            while request.body.next().is_some_and(|next| next.is_ok()) {}
+            Ok(())
+        });
+        let client = server.client();
+        let (sending, mut receiving) = client.open("x").unwrap().split();
+        let waiting = thread::spawn(move || receiving.next().unwrap());
+        thread::sleep(millis(50));
+        drop(sending);
+        assert!(matches!(waiting.join().unwrap(), Err(Error::Stopped)));
+        server.stop();
+    });
+}
+
+#[test]
+fn a_handler_that_fails_panics_refuses_or_forgets_to_finish_cuts_its_answer_off() {
+    bounded(|| {
+        let server = Streaming::start(server(), |mut request: StreamRequest| {
+            let how = request.body.next().unwrap()?;
+            request.answer.send("begun")?;
+            // A failure also cuts off what was not sent yet.
+            thread::sleep(millis(50));
+            match &how[..] {
+                b"fail" => Err("failed".into()),
+                b"panic" => panic!("this test panics"),
+                b"refuse" => Err(Refusal::Busy.into()),
+                b"drop" => {
+                    drop(request.answer);
+                    thread::sleep(millis(20));
+                    Ok(())
+                }
+                _ => Ok(()),
+            }
+        });
+        let client = server.client();
+        for how in ["fail", "panic", "refuse", "drop", "forget"] {
+            let mut call = client.open(how).unwrap();
+            assert_eq!(call.next().unwrap().unwrap(), b"begun");
+            let end = call.next().unwrap().unwrap_err();
+            // What has begun may have been processed, whatever the handler says.
+            assert!(
+                matches!(end, Error::Request(RequestError::Refused(Refusal::Failed))),
+                "{how}: {end:?}"
+            );
+            assert_eq!(end.fate(), Fate::MaybeProcessed);
+            assert!(call.next().is_none());
+            assert!(call.send("late").is_err());
+        }
+        server.await_counts((5, 0, 5));
+        server.stop();
+    });
+}
+
+#[test]
+fn an_answer_that_is_finished_ends_its_request() {
+    bounded(|| {
+        let server = Streaming::start(server(), |mut request: StreamRequest| {
+            request.answer.send("enough")?;
+            request.answer.finish()?;
+            Ok(())
+        });
+        let client = server.client();
+        let mut call = client.open("x").unwrap();
+        assert_eq!(call.next().unwrap().unwrap(), b"enough");
+        assert!(call.next().is_none());
+        let stopped = loop {
+            if let Err(error) = call.send(vec![7; 16 << 10]) {
+                break error;
+            }
+        };
+        assert!(matches!(stopped, Error::Stopped));
+        let error = call.sending().write(b"x").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        server.await_counts((1, 1, 0));
+        server.stop();
+    });
+}
+
+#[test]
+fn the_rest_of_an_answer_is_sent_after_its_handler_has_returned() {
+    bounded(|| {
+        let (to, returned) = mpsc::channel();
+        let server = Streaming::start(server(), move |mut request: StreamRequest| {
+            // More than a window, which the client reads later.
+            for _ in 0..6 {
+                request.answer.send(vec![7; 12 << 10])?;
+            }
+            request.answer.finish()?;
+            to.send(())?;
+            Ok(())
+        });
+        let client = server.client_of(Client::builder(key()).stream_window(16 << 10));
+        let call = client.open("x").unwrap();
+        returned.recv().unwrap();
+        thread::sleep(millis(100));
+        assert_eq!(call.collect(1 << 20).unwrap().len(), 72 << 10);
+        // One whose reader is dropped then is cancelled, and completes.
+        let call = client.open("x").unwrap();
+        returned.recv().unwrap();
+        thread::sleep(millis(100));
+        drop(call);
+        assert_eq!(client.request("whole").unwrap(), b"whole");
+        // A limit of the caller is kept.
+        let told = client.open("x").unwrap().collect(50_000).unwrap_err();
+        assert!(
+            matches!(told, Error::Request(RequestError::TooLarge { limit: 50_000, .. })),
+            "{told:?}"
+        );
+        server.stop();
+    });
+}
+
+#[test]
+fn a_connection_that_is_lost_cuts_both_bodies_off() {
+    bounded(|| {
+        let (to, ends) = mpsc::channel();
+        let server = Streaming::start(server(), move |mut request: StreamRequest| {
+            request.answer.send("begun")?;
+            let end = request.body.next();
+            to.send(format!("{end:?}"))?;
+            Ok(())
+        });
+        let stream = TcpStream::connect(server.address).unwrap();
+        let cut = stream.try_clone().unwrap();
+        let client = Client::builder(key()).over(stream).unwrap();
+        let (mut sending, mut receiving) = client.open("").unwrap().split();
+        assert_eq!(receiving.next().unwrap().unwrap(), b"begun");
+        let waiting = thread::spawn(move || receiving.next().unwrap().unwrap_err());
+        thread::sleep(millis(50));
+        cut.shutdown(Shutdown::Both).unwrap();
+        assert_eq!(waiting.join().unwrap().fate(), Fate::MaybeProcessed);
+        assert!(sending.send("x").is_err());
+        let end = ends.recv().unwrap();
+        assert!(end.starts_with("Some(Err("), "{end}");
+        server.stop();
+    });
+}
+
+#[test]
+fn a_client_without_a_window_gets_the_answer_as_a_whole() {
+    bounded(|| {
+        let server = Streaming::start(server(), |mut request: StreamRequest| {
+            let pieces: usize = str::from_utf8(&request.body.next().unwrap()?)?.parse()?;
+            for _ in 0..pieces {
+                request.answer.send(vec![7; 1000])?;
+            }
+            request.answer.finish()?;
+            Ok(())
+        });
+        let builder = Client::builder(key()).stream_window(0).max_message(100_000);
+        let client = server.client_of(builder);
+        let call = client.open("100").unwrap();
+        assert_eq!(call.collect(1 << 20).unwrap().len(), 100_000);
+        let call = client.open("101").unwrap();
+        let told = call.collect(1 << 20).unwrap_err();
+        assert!(
+            matches!(told, Error::Request(RequestError::Refused(Refusal::AnswerTooLarge))),
+            "{told:?}"
+        );
+        server.stop();
+    });
+}
+
+#[test]
+fn two_hundred_streams_share_a_connection_and_one_more_waits_for_a_place() {
+    bounded(|| {
+        let builder = server().streams(16 << 10, 200).workers(201);
+        let server = Streaming::start(builder, echo);
+        let builder = Client::builder(key()).stream_window(16 << 10);
+        let client = server.client_of(builder.clone());
+        let mut calls: Vec<Call> = (0..200)
+            .map(|number| client.open(format!("{number}")).unwrap())
+            .collect();
+        let opener = client.clone();
+        let waiting = thread::spawn(move || opener.open("waits").unwrap());
+        for round in 0..3 {
+            for (number, call) in calls.iter_mut().enumerate() {
+                if round == 0 {
+                    assert_eq!(call.next().unwrap().unwrap(), format!("{number}").as_bytes());
+                }
+                call.send(format!("{number} {round}")).unwrap();
+            }
+            for (number, call) in calls.iter_mut().enumerate() {
+                assert_eq!(call.next().unwrap().unwrap(), format!("{number} {round}").as_bytes());
+            }
+        }
+        assert!(!waiting.is_finished());
+        assert_eq!(server.handle.stats().requests, 200);
+        let mut first = calls.pop().unwrap();
+        first.finish().unwrap();
+        assert!(first.next().is_none());
+        let mut waited = waiting.join().unwrap();
+        assert_eq!(waited.next().unwrap().unwrap(), b"waits");
+        // One that gets no place in time has not begun.
+        let hasty = server.client_of(builder.request_timeout(Some(millis(100))));
+        let full: Vec<Call> = (0..200).filter_map(|_| hasty.open("").ok()).collect();
+        let told = hasty.open("").unwrap_err();
+        assert!(matches!(told, Error::TimedOut { .. }), "{told:?}");
+        assert_eq!(told.fate(), Fate::NotProcessed);
+        drop(full);
+        waited.finish().unwrap();
+        assert!(waited.next().is_none());
+        drop((calls, waited, first));
+        assert_eq!(client.request("whole").unwrap(), b"whole");
+        assert_eq!(client.stats().outstanding, 0);
+        server.stop();
+    });
+}
+
+#[test]
+fn an_open_request_that_finds_no_worker_in_time_is_refused() {
+    bounded(|| {
+        let builder = server().workers(1).queue_timeout(millis(100));
+        let server = Streaming::start(builder, echo);
+        let client = server.client();
+        let mut first = client.open("first").unwrap();
+        assert_eq!(first.next().unwrap().unwrap(), b"first");
+        let mut second = client.open("second").unwrap();
+        let told = second.next().unwrap().unwrap_err();
+        assert!(
+            matches!(told, Error::Request(RequestError::Refused(Refusal::Failed))),
+            "{told:?}"
+        );
+        assert_eq!(server.handle.stats().busy, 1);
+        first.finish().unwrap();
+        assert!(first.next().is_none());
+        server.stop();
+    });
+}
+
+#[test]
+fn streams_drain_with_their_server_and_a_new_one_goes_to_the_next_connection() {
+    bounded(|| {
+        let server = Streaming::start(server().max_connection_age(millis(100)), echo);
+        let client = server.client();
+        let mut old = client.open("old").unwrap();
+        assert_eq!(old.next().unwrap().unwrap(), b"old");
+        thread::sleep(millis(300));
+        let mut new = client.open("new").unwrap();
+        assert_eq!(new.next().unwrap().unwrap(), b"new");
+        for call in [&mut old, &mut new] {
+            call.send("still").unwrap();
+            assert_eq!(call.next().unwrap().unwrap(), b"still");
+            call.finish().unwrap();
+            assert!(call.next().is_none());
+        }
+        assert_eq!(client.stats().connected, 2);
+        server.stop();
+    });
+}
+
+#[test]
+fn a_call_outlives_the_client_that_has_begun_it() {
+    bounded(|| {
+        let server = Streaming::start(server(), echo);
+        let mut call = server.client().open("first").unwrap();
+        assert_eq!(call.next().unwrap().unwrap(), b"first");
+        call.send("more").unwrap();
+        assert_eq!(call.next().unwrap().unwrap(), b"more");
+        drop(call);
+        server.stop();
+    });
+}
+
+#[test]
+fn the_classic_wire_and_streams_that_do_not_split_have_none() {
+    bounded(|| {
+        let server = Streaming::start(server(), echo);
+        let blocking = falco_std::Blocking(TcpStream::connect(server.address).unwrap());
+        let client = Client::builder(key()).over(blocking).unwrap();
+        let told = client.open("x").unwrap_err();
+        assert!(
+            matches!(&told, Error::Io { source, .. } if source.kind() == io::ErrorKind::Unsupported),
+            "{told:?}"
+        );
+        assert_eq!(told.fate(), Fate::NotProcessed);
+        assert_eq!(client.request("whole").unwrap(), b"whole");
+        server.stop();
+
+        let classic = Streaming::start(Server::classic(key()), echo);
+        let client = Client::classic(key()).connect(classic.address).unwrap();
+        assert!(matches!(client.open("x"), Err(Error::Io { .. })));
+        assert_eq!(client.request("whole").unwrap(), b"whole");
+        classic.stop();
+    });
+}
+
+#[test]
+fn short_parts_take_no_more_memory_than_long_ones() {
+    bounded(|| {
+        let (go, wait) = mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        let server = Streaming::start(server(), move |mut request: StreamRequest| {
+            wait.lock().unwrap().recv()?;
+            let mut chunks = 0;
+            while let Some(bytes) = request.body.next() {
+                chunks += 1;
+                let _ = bytes?;
+            }
+            request.answer.send(format!("{chunks}"))?;
+            request.answer.finish()?;
+            Ok(())
+        });
+        let client = server.client();
+        let mut call = client.open("").unwrap();
+        for _ in 0..1000 {
+            call.send("x").unwrap();
+        }
+        call.finish().unwrap();
+        thread::sleep(millis(200));
+        go.send(()).unwrap();
+        assert_eq!(call.collect(100).unwrap(), b"1");
+        server.stop();
+    });
+}
+
+#[allow(
+    dead_code,
+    reason = "it is compiled: requests of handlers are usable in code of users"
+)]
+fn who(request: &StreamRequest) -> (Option<SocketAddr>, Option<falco_std::KeyId>, Option<&str>) {
+    let _: fn(Request) -> Vec<u8> = Request::into_body;
+    (request.peer(), request.key_id(), request.key_label())
+}
