@@ -47,7 +47,8 @@ pub(crate) type Kept = Arc<dyn Any + Send + Sync>;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let key = [7; 32];
-/// let server = Server::builder(Key::from_bytes(key)?).streams(256 << 10, 100).bind("127.0.0.1:0")?;
+/// let builder = Server::builder(Key::from_bytes(key)?).streams(256 << 10, 100);
+/// let server = builder.bind("127.0.0.1:0")?;
 /// let (address, handle) = (server.local_addr()?, server.handle());
 /// let serving = std::thread::spawn(move || {
 ///     server.serve_streams(

@@ -16,9 +16,6 @@ pub mod streams {}
 #[doc = include_str!("../../docs/keys.md")]
 pub mod keys {}
 
-#[doc = include_str!("../../docs/streams.md")]
-pub mod streams {}
-
 #[doc = include_str!("../../docs/own-loop.md")]
 pub mod own_loop {}
 

@@ -97,14 +97,13 @@ fn allowed(scenario: &str, stage: &str, kind: Kind) -> usize {
     };
     match (stage, kind) {
         ("bound" | "live" | "rekeyed", Kind::Psk(1)) | ("replaced", Kind::Psk(2)) | ("classic", Kind::Key(1)) => 2,
-        // A client that has no other key yet; a server that has one for the next client.
-        ("retired", Kind::Psk(1)) | ("bound" | "live" | "rekeyed" | "retired", Kind::Psk(2)) => 1,
+        // A client that has no other key yet; a server whose client was refused and is gone; a server
+        // that has one for the next client.
+        ("retired" | "refused", Kind::Psk(1)) | ("bound" | "live" | "rekeyed" | "retired", Kind::Psk(2)) => 1,
         ("live" | "replaced", Kind::Records(connection, _, 0)) if Some(connection) == current => 2,
         ("rekeyed", Kind::Records(connection, _, 1..)) if Some(connection) == current => 2,
         // The client keeps a connection that has ended until somebody asks for another.
         ("retired", Kind::Records(0, _, 1..)) if scenario.starts_with("std ") => 1,
-        // The server's. The client whose handshake was refused is gone.
-        ("refused", Kind::Psk(1)) => 1,
         _ => 0,
     }
 }

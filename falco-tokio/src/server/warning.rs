@@ -69,6 +69,18 @@ impl Warnings {
     }
 }
 
+/// Logs a warning if one of its kind is due, or the same at DEBUG.
+macro_rules! warn_limited {
+    ($limit:expr, $($fields:tt)+) => {
+        if let Some(left_out) = $limit.due() {
+            tracing::warn!(left_out, $($fields)+)
+        } else {
+            tracing::debug!($($fields)+)
+        }
+    };
+}
+pub(crate) use warn_limited;
+
 /// Of one kind.
 #[derive(Debug)]
 pub(crate) struct WarningLimit {

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use falco_core::mux::NoAnswer;
 use falco_core::{Refusal, RequestError, RequestId};
-use tracing::{debug, warn};
 
 use super::super::OnCancel;
 use super::super::control::Outcome;
 use super::super::handler::Handler;
 use super::super::request::Request;
 use super::super::running::{self, Kept};
+use super::super::warning::warn_limited;
 use super::Connection;
 use crate::metrics::Stopwatch;
 
@@ -64,10 +64,7 @@ impl<H: Handler> Connection<H> {
                 Err(NoAnswer::Failed(&*error))
             }
             Outcome::Panicked => {
-                match warnings.panicked.due() {
-                    Some(left_out) => warn!(request = number, left_out, "the handler panicked"),
-                    None => debug!(request = number, "the handler panicked"),
-                }
+                warn_limited!(warnings.panicked, request = number, "the handler panicked");
                 Err(NoAnswer::Panicked)
             }
             // Without a cancellation, the runtime shuts down, or it was aborted from elsewhere.
@@ -81,28 +78,20 @@ impl<H: Handler> Connection<H> {
             Ok(false) => counters.cancelled.add(1),
             Err(RequestError::TooLarge { length, limit }) => {
                 counters.refusals.add(1);
-                match warnings.too_large.due() {
-                    Some(left_out) => warn!(
-                        request = number,
-                        length, limit, left_out, "the answer is larger than the client accepts"
-                    ),
-                    None => debug!(
-                        request = number,
-                        length, limit, "the answer is larger than the client accepts"
-                    ),
-                }
+                warn_limited!(
+                    warnings.too_large,
+                    request = number,
+                    length,
+                    limit,
+                    "the answer is larger than the client accepts"
+                );
             }
             Err(error) => {
                 counters.refusals.add(1);
                 if error == RequestError::Refused(Refusal::Failed) {
                     counters.failed.add(1);
                     if let Some(NoAnswer::Failed(error)) = failure {
-                        match warnings.failed.due() {
-                            Some(left_out) => {
-                                warn!(request = number, %error, left_out, "the handler failed");
-                            }
-                            None => debug!(request = number, %error, "the handler failed"),
-                        }
+                        warn_limited!(warnings.failed, request = number, %error, "the handler failed");
                     }
                 }
             }
