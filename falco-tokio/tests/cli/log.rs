@@ -144,7 +144,7 @@ fn the_rate_of_warnings_is_limited_and_the_others_are_counted() {
     let server = Served::start(&["-v", "--exec", "false"]);
     fail(&server, "100");
     let ended = server.stop();
-    let each = |line: &&str| line.contains("the handler failed request=");
+    let each = |line: &&str| line.contains("the handler failed") && line.contains("request=");
     assert_eq!(ended.err.lines().filter(each).count(), 100, "{}", ended.err);
 }
 
