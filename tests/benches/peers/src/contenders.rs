@@ -23,6 +23,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::args::{LoadArgs, ServeArgs};
 use crate::contender::Contender;
 use crate::pair::{Announcement, announce};
+use crate::workload::Workload;
 use crate::{Failure, blocking_load, load, usage};
 
 /// The key that both sides of the contenders with a shared key have.
@@ -69,28 +70,32 @@ pub(crate) fn load(order: &LoadArgs) -> Result<(), Failure> {
     let length = Duration::try_from_secs_f64(order.seconds)?;
     let certificate = || order.certificate.as_deref().ok_or("TLS needs the server's certificate");
     match order.contender {
-        Contender::Plain => runtime()?.block_on(load::run(plain::Dialer::new(address), workload, length)),
+        Contender::Plain => drive(plain::Dialer::new(address), workload, length),
         Contender::Rustls => {
             let peer = rustls::Dialer::new(address, certificate()?)?;
-            runtime()?.block_on(load::run(peer, workload, length))
+            drive(peer, workload, length)
         }
-        Contender::Snow => runtime()?.block_on(load::run(snow::Dialer::new(address), workload, length)),
+        Contender::Snow => drive(snow::Dialer::new(address), workload, length),
         Contender::Tarpc => {
             let peer = tarpc::Dialer::new(address, certificate()?)?;
-            runtime()?.block_on(load::run(peer, workload, length))
+            drive(peer, workload, length)
         }
         Contender::Tonic => {
             let peer = tonic::Dialer::new(address, certificate()?)?;
-            runtime()?.block_on(load::run(peer, workload, length))
+            drive(peer, workload, length)
         }
-        Contender::Falcotcp => runtime()?.block_on(load::run(falcotcp::Dialer::new(address), workload, length)),
-        Contender::FalcoTokio => runtime()?.block_on(load::run(falco_tokio::Dialer::new(address)?, workload, length)),
-        Contender::FalcoCore => {
-            runtime()?.block_on(load::run(falco_core_loop::Dialer::new(address)?, workload, length))
-        }
+        Contender::Falcotcp => drive(falcotcp::Dialer::new(address), workload, length),
+        Contender::FalcoTokio => drive(falco_tokio::Dialer::new(address)?, workload, length),
+        Contender::FalcoCore => drive(falco_core_loop::Dialer::new(address)?, workload, length),
         Contender::PlainStd => blocking_load::run(&plain_std::Dialer::new(address), workload, length),
         Contender::FalcoStd => blocking_load::run(&falco_std::Dialer::new(address)?, workload, length),
     }
+}
+
+/// Runs a client as a task of its runtime, as services do. A future that `block_on` runs itself costs
+/// a second poll for I/O events whenever another task wakes it.
+fn drive<P: load::Peer>(peer: P, workload: Workload, length: Duration) -> Result<(), Failure> {
+    runtime()?.block_on(async { tokio::spawn(load::run(peer, workload, length)).await? })
 }
 
 /// The runtime of every contender on Tokio: one thread.
