@@ -30,7 +30,8 @@ async fn a_thousand_streams_share_a_connection() {
         calls.push(soon(client.open(format!("{number}"))).await.unwrap());
     }
     // One more waits for a place.
-    let waiting = client.open("waits").await.unwrap();
+    let opener = client.clone();
+    let waiting = tokio::spawn(async move { opener.open("waits").await.unwrap() });
     for round in 0..3 {
         for (number, call) in calls.iter_mut().enumerate() {
             if round == 0 {
@@ -43,10 +44,11 @@ async fn a_thousand_streams_share_a_connection() {
         }
     }
     assert_eq!(server.handle.stats().requests, 1000);
+    assert!(!waiting.is_finished());
     let mut first = calls.pop().unwrap();
     first.finish().unwrap();
     assert!(soon(first.next()).await.is_none());
-    let (mut sending, mut receiving) = waiting.split();
+    let (mut sending, mut receiving) = soon(waiting).await.unwrap().split();
     assert_eq!(soon(receiving.next()).await.unwrap().unwrap(), "waits");
     sending.finish().unwrap();
     drop(calls);
@@ -85,12 +87,12 @@ mod memory {
         (at / 251 + at + usize::from(up) * 127 + usize::try_from(number).unwrap() * 7).to_le_bytes()[0]
     }
 
-    async fn write(mut to: SendStream, number: u32, up: bool) -> Result<(), Error> {
+    async fn write(to: &mut SendStream, number: u32, up: bool) -> Result<(), Error> {
         for from in (0..LENGTH).step_by(CHUNK) {
             let chunk: Vec<u8> = (from..from + CHUNK).map(|at| byte(number, up, at)).collect();
             to.send(chunk).await?;
         }
-        to.finish()
+        Ok(())
     }
 
     /// Reads a body once it may, and compares every byte. The first bytes may have been read.
@@ -118,13 +120,20 @@ mod memory {
     }
 
     async fn handle(request: StreamRequest, may: watch::Receiver<bool>) -> Result<(), HandlerError> {
-        let StreamRequest { mut body, answer, .. } = request;
+        let StreamRequest {
+            mut body, mut answer, ..
+        } = request;
         // The first bytes are the number of the stream.
         let mut begins = body.next().await.ok_or("there is no number")??;
         let number = u32::from_le_bytes(begins.split_to(4)[..].try_into()?);
-        let (written, read) = tokio::join!(write(answer, number, false), read(body, (number, true), begins, may));
+        let (written, read) = tokio::join!(
+            write(&mut answer, number, false),
+            read(body, (number, true), begins, may)
+        );
         written?;
-        read
+        read?;
+        // It ends the request: the rest of its body would not be sent.
+        Ok(answer.finish()?)
     }
 
     #[test]
@@ -153,9 +162,13 @@ mod memory {
             let (client, may): (Arc<Client>, _) = (Arc::clone(&client), may.clone());
             let stream = async move {
                 let call = client.open(number.to_le_bytes().to_vec()).await?;
-                let (sending, receiving) = call.split();
+                let (mut sending, receiving) = call.split();
+                let writing = async {
+                    write(&mut sending, number, true).await?;
+                    sending.finish()
+                };
                 let read = read(receiving, (number, false), Bytes::new(), may);
-                let (written, read) = tokio::join!(write(sending, number, true), read);
+                let (written, read) = tokio::join!(writing, read);
                 written?;
                 read
             };
