@@ -12,82 +12,14 @@ mod common;
 
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use core::time::Duration;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
-use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::thread;
 
+use common::streaming::{Streaming, WINDOW, echo, server};
 use common::{bounded, key, millis};
-use falco_std::{
-    Call, Client, ClientBuilder, Error, Fate, Handle, HandlerError, Refusal, Report, Request, RequestError, Server,
-    ServerBuilder, StreamRequest,
-};
-
-const WINDOW: u32 = 64 << 10;
-
-struct Streaming {
-    address: SocketAddr,
-    handle: Handle,
-    serving: JoinHandle<Report>,
-}
-
-impl Streaming {
-    fn start<S>(builder: ServerBuilder, streams: S) -> Self
-    where
-        S: Fn(StreamRequest) -> Result<(), HandlerError> + Send + Sync + 'static,
-    {
-        let server = builder.bind("127.0.0.1:0").unwrap();
-        let (address, handle) = (server.local_addr().unwrap(), server.handle());
-        let serving = thread::spawn(move || server.serve_streams(common::echo, streams).unwrap());
-        Self {
-            address,
-            handle,
-            serving,
-        }
-    }
-
-    fn client(&self) -> Client {
-        self.client_of(Client::builder(key()))
-    }
-
-    fn client_of(&self, builder: ClientBuilder) -> Client {
-        builder.connect(self.address).unwrap()
-    }
-
-    /// Waits until handlers have returned so that this many requests, answers and refusals are
-    /// counted: a client may have an answer before its handler has returned.
-    fn await_counts(&self, expected: (u64, u64, u64)) {
-        let until = Instant::now() + Duration::from_secs(5);
-        loop {
-            let stats = self.handle.stats();
-            let found = (stats.requests, stats.answers, stats.refusals);
-            if found == expected {
-                return;
-            }
-            assert!(Instant::now() < until, "{found:?}");
-            thread::sleep(millis(1));
-        }
-    }
-
-    fn stop(self) -> Report {
-        self.handle.shutdown_within(Duration::from_secs(5));
-        self.serving.join().unwrap()
-    }
-}
-
-fn server() -> ServerBuilder {
-    Server::builder(key()).streams(WINDOW, 1000)
-}
-
-fn echo(mut request: StreamRequest) -> Result<(), HandlerError> {
-    while let Some(bytes) = request.body.next() {
-        request.answer.send(bytes?)?;
-    }
-    request.answer.finish()?;
-    Ok(())
-}
+use falco_std::{Call, Client, Error, Fate, Refusal, Request, RequestError, Server, StreamRequest};
 
 #[test]
 fn both_bodies_travel_at_the_same_time() {
@@ -476,61 +408,6 @@ fn two_hundred_streams_share_a_connection_and_one_more_waits_for_a_place() {
         drop((calls, waited, first));
         assert_eq!(client.request("whole").unwrap(), b"whole");
         assert_eq!(client.stats().outstanding, 0);
-        server.stop();
-    });
-}
-
-#[test]
-fn an_open_request_that_finds_no_worker_in_time_is_refused() {
-    bounded(|| {
-        let builder = server().workers(1).queue_timeout(millis(100));
-        let server = Streaming::start(builder, echo);
-        let client = server.client();
-        let mut first = client.open("first").unwrap();
-        assert_eq!(first.next().unwrap().unwrap(), b"first");
-        let mut second = client.open("second").unwrap();
-        let told = second.next().unwrap().unwrap_err();
-        assert!(
-            matches!(told, Error::Request(RequestError::Refused(Refusal::Failed))),
-            "{told:?}"
-        );
-        assert_eq!(server.handle.stats().busy, 1);
-        first.finish().unwrap();
-        assert!(first.next().is_none());
-        server.stop();
-    });
-}
-
-#[test]
-fn streams_drain_with_their_server_and_a_new_one_goes_to_the_next_connection() {
-    bounded(|| {
-        let server = Streaming::start(server().max_connection_age(millis(100)), echo);
-        let client = server.client();
-        let mut old = client.open("old").unwrap();
-        assert_eq!(old.next().unwrap().unwrap(), b"old");
-        thread::sleep(millis(300));
-        let mut new = client.open("new").unwrap();
-        assert_eq!(new.next().unwrap().unwrap(), b"new");
-        for call in [&mut old, &mut new] {
-            call.send("still").unwrap();
-            assert_eq!(call.next().unwrap().unwrap(), b"still");
-            call.finish().unwrap();
-            assert!(call.next().is_none());
-        }
-        assert_eq!(client.stats().connected, 2);
-        server.stop();
-    });
-}
-
-#[test]
-fn a_call_outlives_the_client_that_has_begun_it() {
-    bounded(|| {
-        let server = Streaming::start(server(), echo);
-        let mut call = server.client().open("first").unwrap();
-        assert_eq!(call.next().unwrap().unwrap(), b"first");
-        call.send("more").unwrap();
-        assert_eq!(call.next().unwrap().unwrap(), b"more");
-        drop(call);
         server.stop();
     });
 }

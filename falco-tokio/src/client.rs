@@ -25,7 +25,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use falco_core::{Fate, Key};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use self::call::{HANDSHAKE, Limit, error_of};
@@ -277,7 +277,7 @@ impl Inner {
                 Some(_) => None,
                 None => Some(match self.places.try_acquire() {
                     Ok(place) => place,
-                    Err(_) => self.wait_for_place(&mut limit).await?,
+                    Err(_) => wait_for_place(self.places.acquire(), &mut limit).await?,
                 }),
             };
             let answered = self.least_loaded()?.submit(body, limit)?.end().await;
@@ -292,25 +292,27 @@ impl Inner {
         }
         answered
     }
+}
 
-    /// Waits for a place in the queue, and takes the time for that from `limit`.
-    async fn wait_for_place(&self, limit: &mut Option<Limit>) -> Result<SemaphorePermit<'_>, Error> {
-        let place = self.places.acquire();
-        let place = match limit {
-            None => place.await,
-            Some(limit) => {
-                let began = Instant::now();
-                let place = tokio::time::timeout(limit.left, place).await;
-                limit.left = limit.left.saturating_sub(began.elapsed());
-                place.map_err(|_| Error::TimedOut {
-                    doing: "waiting for a place in the queue",
-                    limit: limit.all,
-                    fate: Fate::NotProcessed,
-                })?
-            }
-        };
-        place.map_err(|_| Error::Closed)
-    }
+/// Waits for a place in the queue, and takes the time for that from `limit`.
+async fn wait_for_place<P>(
+    place: impl Future<Output = Result<P, AcquireError>>,
+    limit: &mut Option<Limit>,
+) -> Result<P, Error> {
+    let place = match limit {
+        None => place.await,
+        Some(limit) => {
+            let began = Instant::now();
+            let place = tokio::time::timeout(limit.left, place).await;
+            limit.left = limit.left.saturating_sub(began.elapsed());
+            place.map_err(|_| Error::TimedOut {
+                doing: "waiting for a place in the queue",
+                limit: limit.all,
+                fate: Fate::NotProcessed,
+            })?
+        }
+    };
+    place.map_err(|_| Error::Closed)
 }
 
 impl Drop for Inner {

@@ -111,8 +111,9 @@ impl Call {
         self.receiving.read_all(limit).await
     }
 
-    pub(crate) async fn accepted(&self) -> Result<(), Error> {
-        poll_fn(|cx| self.sending.pipe.poll_accepted(cx)).await
+    /// Waits until the request has begun.
+    pub(crate) async fn begun(&self) -> Result<(), Error> {
+        poll_fn(|cx| self.sending.pipe.poll_begun(cx)).await
     }
 }
 

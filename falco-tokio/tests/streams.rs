@@ -16,70 +16,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::key;
-use falco_tokio::{
-    Call, Client, ClientBuilder, Error, Fate, Handle, HandlerError, OnCancel, Refusal, Report, Request, RequestError,
-    Server, ServerBuilder, StreamRequest,
-};
+use common::streaming::{Streaming, WINDOW, echo, receive, server, soon};
+use falco_tokio::{Client, Error, Fate, OnCancel, Refusal, RequestError, StreamRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-
-const WINDOW: u32 = 64 << 10;
-
-struct Streaming {
-    address: core::net::SocketAddr,
-    handle: Handle,
-    task: JoinHandle<Report>,
-}
-
-impl Streaming {
-    async fn start<S, F>(builder: ServerBuilder, streams: S) -> Self
-    where
-        S: Fn(StreamRequest) -> F + Send + Sync + 'static,
-        F: Future<Output = Result<(), HandlerError>> + Send + 'static,
-    {
-        let server = builder.bind("127.0.0.1:0").await.unwrap();
-        let (address, handle) = (server.local_addr().unwrap(), server.handle());
-        let echo = |request: Request| async move { Ok(request.into_body()) };
-        let task = tokio::spawn(async move { server.serve_streams(echo, streams).await.unwrap() });
-        Self { address, handle, task }
-    }
-
-    async fn client(&self) -> Client {
-        self.client_of(Client::builder(key(1))).await
-    }
-
-    async fn client_of(&self, builder: ClientBuilder) -> Client {
-        builder.connect(self.address).await.unwrap()
-    }
-
-    async fn stop(self) -> Report {
-        self.handle.shutdown_within(Duration::from_secs(5));
-        self.task.await.unwrap()
-    }
-}
-
-fn server() -> ServerBuilder {
-    Server::builder(key(1)).streams(WINDOW, 1000)
-}
-
-async fn echo(mut request: StreamRequest) -> Result<(), HandlerError> {
-    while let Some(bytes) = request.body.next().await {
-        request.answer.send(bytes?).await?;
-    }
-    request.answer.finish()?;
-    Ok(())
-}
-
-/// Waits for something that happens soon.
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(10), what).await.expect("it takes too long")
-}
-
-async fn receive<T>(from: &mut mpsc::UnboundedReceiver<T>) -> T {
-    soon(from.recv()).await.unwrap()
-}
 
 #[tokio::test]
 async fn both_bodies_travel_at_the_same_time() {
@@ -399,63 +340,6 @@ async fn a_client_without_a_window_gets_the_answer_as_a_whole() {
         matches!(told, Error::Request(RequestError::Refused(Refusal::AnswerTooLarge))),
         "{told:?}"
     );
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn a_thousand_streams_share_a_connection() {
-    let server = Streaming::start(server().streams(16 << 10, 1000).max_in_flight(1001), echo).await;
-    let client = server
-        .client_of(Client::builder(key(1)).max_outstanding(2000).stream_window(16 << 10))
-        .await;
-    let mut calls: Vec<Call> = Vec::new();
-    for number in 0..1000 {
-        calls.push(soon(client.open(format!("{number}"))).await.unwrap());
-    }
-    // One more waits for a place.
-    let waiting = client.open("waits").await.unwrap();
-    for round in 0..3 {
-        for (number, call) in calls.iter_mut().enumerate() {
-            if round == 0 {
-                assert_eq!(soon(call.next()).await.unwrap().unwrap(), format!("{number}"));
-            }
-            call.send(format!("{number} {round}")).await.unwrap();
-        }
-        for (number, call) in calls.iter_mut().enumerate() {
-            assert_eq!(soon(call.next()).await.unwrap().unwrap(), format!("{number} {round}"));
-        }
-    }
-    assert_eq!(server.handle.stats().requests, 1000);
-    let mut first = calls.pop().unwrap();
-    first.finish().unwrap();
-    assert!(soon(first.next()).await.is_none());
-    let (mut sending, mut receiving) = waiting.split();
-    assert_eq!(soon(receiving.next()).await.unwrap().unwrap(), "waits");
-    sending.finish().unwrap();
-    drop(calls);
-    assert!(soon(receiving.next()).await.is_none());
-    assert_eq!(soon(client.request("whole")).await.unwrap(), "whole");
-    drop((first, sending, receiving));
-    assert_eq!(client.stats().outstanding, 0);
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn streams_drain_with_their_server_and_a_new_one_goes_to_the_next_connection() {
-    let server = Streaming::start(server().max_connection_age(Duration::from_millis(100)), echo).await;
-    let client = server.client().await;
-    let mut old = client.open("old").await.unwrap();
-    assert_eq!(soon(old.next()).await.unwrap().unwrap(), "old");
-    sleep(Duration::from_millis(300)).await;
-    let mut new = client.open("new").await.unwrap();
-    assert_eq!(soon(new.next()).await.unwrap().unwrap(), "new");
-    for call in [&mut old, &mut new] {
-        call.send("still").await.unwrap();
-        assert_eq!(soon(call.next()).await.unwrap().unwrap(), "still");
-        call.finish().unwrap();
-        assert!(soon(call.next()).await.is_none());
-    }
-    assert_eq!(client.stats().connected, 2);
     server.stop().await;
 }
 

@@ -15,7 +15,9 @@ import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-FALCO = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/falco"
+# With `--release`, the tool is optimized.
+PROFILE = "release" if "--release" in sys.argv else "debug"
+FALCO = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / PROFILE / "falco"
 # Servers are in directories that a user may not search.
 PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 # No program takes as long as this.
@@ -103,19 +105,28 @@ def make_key(scratch, name="falco.key"):
 
 
 def main(programs, checks):
-    """Runs the checks that are named on the command line, or all."""
-    names = sys.argv[1:]
+    """Runs the checks that are named on the command line, or all. A word behind a name that begins
+    with a digit is passed to this check."""
+    names = [word for word in sys.argv[1:] if word != "--release"]
     if names == ["install"]:
         return install(programs)
     checks = {name.removeprefix("check_"): check for name, check in checks.items() if name.startswith("check_")}
     missing = [program for program in programs if not shutil.which(program, path=PATH)]
     if missing:
         sys.exit(f"missing: {', '.join(missing)}: '{sys.argv[0]} install' installs them")
-    subprocess.run(["cargo", "build", "--quiet", "-p", "falco-tokio", "--features", "cli"], check=True, cwd=ROOT)
-    for name in names or checks:
+    profile = ["--release"] if PROFILE == "release" else []
+    build = ["cargo", "build", "--quiet", *profile, "-p", "falco-tokio", "--features", "cli"]
+    subprocess.run(build, check=True, cwd=ROOT)
+    runs = []
+    for word in names or checks:
+        if word[0].isdigit() and runs:
+            runs[-1].append(word)
+        else:
+            runs.append([word])
+    for name, *words in runs:
         begun = time.monotonic()
         # A Unix socket's path is short.
         with tempfile.TemporaryDirectory(prefix="falco-") as scratch:
             os.chmod(scratch, 0o755)
-            checks[name](pathlib.Path(scratch))
+            checks[name](pathlib.Path(scratch), *words)
         print(f"{name}: good, {time.monotonic() - begun:.1f} s", flush=True)

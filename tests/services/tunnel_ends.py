@@ -3,9 +3,7 @@ ends, the target, the client."""
 
 import contextlib
 import os
-import pathlib
 import signal
-import socket
 import subprocess
 import sys
 
@@ -148,31 +146,3 @@ def check_killed(scratch):
             allowed = {"reset"} if victim in ("forward", "serve") else {"reset", "end"}
             for side, ends in told.items():
                 assert ends <= allowed, (victim, client_does, side, ends)
-
-
-def check_idle(scratch):
-    """A thousand idle connections cost little memory at either end."""
-    key = make_key(scratch)
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=100))
-        target = "127.0.0.1:%d" % listener.getsockname()[1]
-        server_port, server = stack.enter_context(served(key, "--forward", target, **QUIET))
-        port, forward = stack.enter_context(forwarded(key, f"127.0.0.1:{server_port}", **QUIET))
-
-        def connect():
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE))
-            stack.enter_context(listener.accept()[0]).sendall(b"x")
-            assert client.recv(1) == b"x"
-
-        connect()
-        before = resident(server), resident(forward)
-        for _ in range(1000):
-            connect()
-        each = [(after - start) * 1024 // 1000 for after, start in zip((resident(server), resident(forward)), before)]
-        print(f"  an idle connection costs {each[0]} bytes at the server and {each[1]} at the client")
-        assert max(each) < 16 << 10
-
-
-def resident(process):
-    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0])

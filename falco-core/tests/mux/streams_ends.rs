@@ -107,6 +107,33 @@ fn a_handler_that_drops_its_request_does_not_hold_up_the_client() {
 }
 
 #[test]
+fn the_adapter_is_told_once_which_requests_have_begun() {
+    let mut duo = Duo::new(&settings(), &Settings::new().with_streams(64, 2));
+    (1..=4).for_each(|ticket| duo.open(ticket));
+    assert_eq!(duo.client.poll_begun(), None);
+    let unbegun = |duo: &Duo| duo.client.unbegun_open().map(|(ticket, _)| ticket).collect::<Vec<_>>();
+    assert_eq!(unbegun(&duo), [1, 2, 3, 4]);
+    duo.send();
+    assert_eq!((duo.client.poll_begun(), duo.client.poll_begun()), (Some(1), Some(2)));
+    assert_eq!(duo.client.poll_begun(), None);
+    assert_eq!(unbegun(&duo), [3, 4]);
+    // One that is cancelled while it waits has never begun, and the next has its place.
+    assert_eq!(duo.client.cancel_open(3), Some((3, Fate::NotProcessed)));
+    duo.settle();
+    assert_eq!(duo.client.poll_begun(), None);
+    duo.server.answer(duo.id(1), vec![]).unwrap();
+    duo.settle();
+    assert_eq!((duo.client.poll_begun(), unbegun(&duo)), (Some(4), vec![]));
+    // Nobody asks about one that has completed.
+    duo.open(5);
+    duo.server.answer(duo.id(2), vec![]).unwrap();
+    duo.settle();
+    duo.server.answer(duo.id(4), vec![]).unwrap();
+    duo.settle();
+    assert_eq!((duo.client.cancel_open(5), duo.client.poll_begun()), (None, None));
+}
+
+#[test]
 fn one_that_has_begun_is_never_sent_again_and_one_that_has_not_keeps_its_body() {
     let mut duo = Duo::new(&settings(), &Settings::new().with_streams(64, 1));
     for ticket in 1..=2 {

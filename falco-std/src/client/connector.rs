@@ -40,7 +40,7 @@ pub(super) struct Connector {
     state: Mutex<State>,
     /// Notified when an attempt has ended, and when the client is closed.
     changed: Condvar,
-    counters: Counters,
+    counters: Arc<Counters>,
 }
 
 /// What a caller without a connection waits for.
@@ -91,11 +91,11 @@ impl Connector {
             clock: Clock::new(),
             state: Mutex::new(state),
             changed: Condvar::new(),
-            counters: Counters::default(),
+            counters: Arc::default(),
         })
     }
 
-    pub(super) const fn counters(&self) -> &Counters {
+    pub(super) const fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 

@@ -12,7 +12,7 @@ use super::connector::Wait;
 use super::limit::Limit;
 use super::outcome::{Job, Outcome, Reply};
 use super::state::{Mux, Slot, State};
-use super::stats::Outstanding;
+use super::stats::{Counters, Outstanding};
 use crate::error::Error;
 use crate::open::{Call, Kept, Owner, Pipe};
 use crate::shared::Shared;
@@ -36,10 +36,8 @@ impl Client {
         let counters = self.inner.connector.counters();
         counters.requests.add(1);
         let opened = self.begin(first.as_ref());
-        if opened.is_err() {
-            counters.errors.add(1);
-        }
-        opened
+        // How a request ends that has begun is counted there.
+        opened.inspect_err(|_| counters.errors.add(1))
     }
 
     fn begin(&self, first: &[u8]) -> Result<Call, Error> {
@@ -47,7 +45,7 @@ impl Client {
         let kept: Kept = Arc::new(Outstanding::new(Arc::clone(&self.inner)));
         loop {
             let connection = self.inner.connector.connection(limit, Wait::Connection)?;
-            match connection.begin(first, limit) {
+            match connection.begin(first, limit, self.inner.connector.counters()) {
                 Outcome::Done(pipe) => return Ok(Call::new(&pipe, &kept)),
                 Outcome::Failed(error) => return Err(error),
                 Outcome::Retry(_) => {}
@@ -68,6 +66,10 @@ pub(super) enum Waiter {
 pub(super) struct Stream {
     pipe: Arc<Pipe>,
     opener: Arc<Slot>,
+    /// The request has begun, and its caller was told.
+    begun: bool,
+    /// Of the client.
+    counters: Arc<Counters>,
 }
 
 impl Drop for Stream {
@@ -93,6 +95,7 @@ impl Waiter {
     /// The open answer is whole.
     pub(super) fn end_stream(&self) {
         if let Self::Stream(stream) = self {
+            stream.counters.answers.add(1);
             stream.pipe.end_input();
             stream.pipe.end_output(Error::Stopped);
         }
@@ -102,10 +105,13 @@ impl Waiter {
     pub(super) fn fail(&self, error: Error) {
         match self {
             Self::Caller(slot) => slot.end(Outcome::Failed(error)),
-            Self::Stream(Stream { pipe, opener }) => {
-                // Nobody takes this if the request has begun.
-                opener.end(Outcome::Failed(error.with_fate(error.fate())));
-                pipe.fail(error);
+            Self::Stream(stream) => {
+                if stream.begun {
+                    stream.counters.errors.add(1);
+                } else {
+                    stream.opener.end(Outcome::Failed(error.with_fate(error.fate())));
+                }
+                stream.pipe.fail(error);
             }
         }
     }
@@ -150,12 +156,12 @@ impl Owner for StreamOwner {
 
 impl Connection {
     /// Begins an open request with these bytes.
-    fn begin(&self, first: &[u8], limit: Option<Limit>) -> Outcome<Arc<Pipe>> {
+    fn begin(&self, first: &[u8], limit: Option<Limit>, counters: &Arc<Counters>) -> Outcome<Arc<Pipe>> {
         if !self.shared.splits() {
             return Outcome::Failed(unsupported());
         }
         let chunk = first.to_vec();
-        let added = self.lock_current(limit).state.open(chunk, &self.shared);
+        let added = self.lock_current(limit).state.open(chunk, &self.shared, counters);
         let (slot, pipe) = match added {
             Ok(added) => added,
             Err(outcome) => return outcome,
@@ -192,7 +198,12 @@ type Begin = (Arc<Slot>, Arc<Pipe>);
 
 impl State {
     /// Queues an open request that begins with `first`.
-    fn open(&mut self, first: Vec<u8>, shared: &Arc<Shared<Self>>) -> Result<Begin, Outcome<Arc<Pipe>>> {
+    fn open(
+        &mut self,
+        first: Vec<u8>,
+        shared: &Arc<Shared<Self>>,
+        counters: &Arc<Counters>,
+    ) -> Result<Begin, Outcome<Arc<Pipe>>> {
         if !self.is_open() {
             return Err(Outcome::Retry(Job::default()));
         }
@@ -206,15 +217,14 @@ impl State {
         let stream = Stream {
             pipe: Arc::clone(&pipe),
             opener: Arc::clone(&opener),
+            begun: false,
+            counters: Arc::clone(counters),
         };
         let mut call = OpenCall::new(ticket, Waiter::Stream(stream));
         // A request that is not finished accepts it.
         let _ = call.write(first);
         match self.mux.open(call) {
-            Ok(()) => {
-                self.opening.push(Arc::clone(&opener));
-                Ok((opener, pipe))
-            }
+            Ok(()) => Ok((opener, pipe)),
             Err(OpenRejected::Closed(_)) => Err(Outcome::Retry(Job::default())),
             Err(OpenRejected::Failed(_, error)) => Err(Outcome::Failed(Error::Request(error))),
         }
@@ -222,26 +232,21 @@ impl State {
 
     /// After sealing: tells callers whose open requests have begun.
     pub(super) fn note_begun(&mut self) {
-        let mux = &self.mux;
-        self.opening.retain(|opener| {
-            let begun = mux.has_begun(opener.ticket());
-            if begun {
-                opener.end(Outcome::Done(Reply::Begun));
+        while let Some(ticket) = self.mux.poll_begun() {
+            if let Some(Waiter::Stream(stream)) = self.mux.stream_waiter(ticket) {
+                stream.begun = true;
+                stream.opener.end(Outcome::Done(Reply::Begun));
             }
-            // It may have failed, or go to another connection.
-            !begun && !opener.has_ended()
-        });
+        }
     }
 
     /// Cancels an open request whose caller no longer waits until it begins, unless it has. Returns
     /// its fate.
     fn cancel_opening(&mut self, ticket: u64) -> Fate {
-        let count = self.opening.len();
-        self.opening.retain(|opener| opener.ticket() != ticket);
-        if self.opening.len() == count {
-            return Fate::MaybeProcessed;
-        }
-        let cancelled = self.mux.cancel_open(ticket);
+        let cancelled = match self.mux.stream_waiter(ticket) {
+            Some(Waiter::Stream(stream)) if !stream.begun => self.mux.cancel_open(ticket),
+            _ => None,
+        };
         cancelled.map_or(Fate::MaybeProcessed, |(_, fate)| fate)
     }
 
@@ -303,6 +308,5 @@ impl State {
                 call.waiter.fail(why(fate));
             }
         }
-        self.opening = Vec::new();
     }
 }

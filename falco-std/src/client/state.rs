@@ -26,11 +26,6 @@ impl Slot {
         self.ticket
     }
 
-    /// Whether there is an outcome that was not taken.
-    pub(super) fn has_ended(&self) -> bool {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
     pub(super) fn end(&self, end: Outcome<Reply>) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
         self.ended.notify_one();
@@ -70,8 +65,6 @@ pub(super) type Mux = ClientMux<Arc<ClientKeys>, Vec<u8>, Waiter, Arc<Slot>>;
 
 pub(super) struct State {
     pub(super) mux: Mux,
-    /// The callers of open requests that have not begun.
-    pub(super) opening: Vec<Arc<Slot>>,
     tickets: u64,
     /// The connection has ended, and all requests and pings have completed.
     pub(super) ended: bool,
@@ -95,7 +88,6 @@ impl State {
     pub(super) fn new(machine: ClientConnection<Arc<ClientKeys>>, settings: &Settings, one_by_one: bool) -> Self {
         Self {
             mux: ClientMux::new(machine, settings),
-            opening: Vec::new(),
             tickets: 0,
             ended: false,
             lost: None,

@@ -7,6 +7,8 @@
     reason = "each test file uses a part of it"
 )]
 
+pub mod streaming;
+
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::io::{ErrorKind, Read, Write};

@@ -9,6 +9,7 @@ use falco_core::{ConnectionError, Fate, RequestError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::env::Env;
 use crate::error::Error;
 use crate::stream::Pipe;
 
@@ -31,13 +32,31 @@ enum To {
 }
 
 /// The halves of an open request. If this is dropped before the request has ended, they fail.
-struct Stream(Arc<Pipe>);
+struct Stream {
+    pipe: Arc<Pipe>,
+    /// Of the client.
+    env: Arc<Env>,
+}
+
+impl Stream {
+    /// The request has completed: its answer is whole.
+    fn end(&self) {
+        self.env.counters.answers.add(1);
+        self.pipe.end_input();
+        self.pipe.end_output(Error::Stopped);
+    }
+
+    fn fail(&self, error: Error) {
+        self.env.counters.failed(error.fate());
+        self.pipe.fail(error);
+    }
+}
 
 impl Drop for Stream {
     fn drop(&mut self) {
         // Without effect if the request has ended.
-        self.0
-            .fail(Error::connection(ConnectionError::Closed, Fate::MaybeProcessed));
+        let error = Error::connection(ConnectionError::Closed, Fate::MaybeProcessed);
+        self.pipe.fail(error);
     }
 }
 
@@ -65,12 +84,12 @@ impl Waiter {
 }
 
 impl Waiter {
-    /// The caller of an open request, with which the halves share `pipe`. Its time limit is that of
-    /// its caller.
-    pub(super) const fn stream(pipe: Arc<Pipe>) -> Self {
+    /// The caller of an open request, with which the halves share `pipe`. The limit is for the time
+    /// until the request has begun.
+    pub(super) const fn stream(pipe: Arc<Pipe>, limit: Option<Limit>, env: Arc<Env>) -> Self {
         Self {
-            to: To::Stream(Stream(pipe)),
-            limit: None,
+            to: To::Stream(Stream { pipe, env }),
+            limit,
             expires_at: None,
         }
     }
@@ -78,7 +97,7 @@ impl Waiter {
     /// What the halves of an open request share.
     pub(super) const fn pipe(&self) -> Option<&Arc<Pipe>> {
         match &self.to {
-            To::Stream(stream) => Some(&stream.0),
+            To::Stream(stream) => Some(&stream.pipe),
             To::Caller(_) => None,
         }
     }
@@ -113,20 +132,21 @@ pub(super) fn fail(waiter: Waiter, error: RequestError) {
 pub(super) fn answer(waiter: Waiter, result: Result<Bytes, Error>) {
     match waiter.to {
         To::Caller(to) => _ = to.send(result),
-        To::Stream(Stream(ref pipe)) => match result {
+        To::Stream(stream) => match result {
             Ok(body) => {
-                pipe.arrive_whole(body);
-                end(pipe);
+                stream.pipe.arrive_whole(body);
+                stream.end();
             }
-            Err(error) => pipe.fail(error),
+            Err(error) => stream.fail(error),
         },
     }
 }
 
-/// An open request has completed: its answer is whole.
-pub(super) fn end(pipe: &Pipe) {
-    pipe.end_input();
-    pipe.end_output(Error::Stopped);
+/// The open answer to a request is whole.
+pub(super) fn end(waiter: &Waiter) {
+    if let To::Stream(stream) = &waiter.to {
+        stream.end();
+    }
 }
 
 /// The error of a request whose connection has ended with `end`. `doing` is what the client was

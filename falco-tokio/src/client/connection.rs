@@ -186,9 +186,6 @@ impl Connection {
         let ticket = call.ticket;
         match self.mux.open(call) {
             Ok(()) => {
-                if let Some(pipe) = self.pipe(ticket) {
-                    pipe.accepted();
-                }
                 self.pump(ticket);
                 None
             }
@@ -250,6 +247,16 @@ impl Connection {
     /// Cancels a request and returns it, so that its caller can receive an error.
     pub(super) fn cancel(&mut self, ticket: u64) -> Option<(Call, Fate)> {
         self.mux.cancel(ticket)
+    }
+
+    /// The callers of the open requests that it has and that have not begun, by ticket.
+    pub(super) fn openers(&self) -> impl Iterator<Item = (u64, &Waiter)> {
+        self.mux.unbegun_open()
+    }
+
+    /// Cancels an open request and returns its caller.
+    pub(super) fn cancel_open(&mut self, ticket: u64) -> Option<(Waiter, Fate)> {
+        self.mux.cancel_open(ticket)
     }
 
     /// Queues a ping, or gives it back.
@@ -350,9 +357,7 @@ impl Connection {
                 }
                 ClientStep::Ended { consumed, waiter, .. } => {
                     self.line.consume(consumed);
-                    if let Some(pipe) = waiter.pipe() {
-                        end(pipe);
-                    }
+                    end(&waiter);
                 }
                 ClientStep::OpenRefused {
                     consumed,
@@ -392,7 +397,17 @@ impl Connection {
         } else {
             self.mux.wrote();
         }
+        self.note_begun();
         Ok(wrote)
+    }
+
+    /// Tells callers whose open requests have begun.
+    fn note_begun(&mut self) {
+        while let Some(ticket) = self.mux.poll_begun() {
+            if let Some(pipe) = self.pipe(ticket) {
+                pipe.begun();
+            }
+        }
     }
 
     /// A write has failed with `error`. Processes what the server had sent before.

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::call::{Call, Limit, OpenCall, PingTo, Waiter};
 use super::connection::Connection;
+use super::env::Env;
 use crate::error::Error;
 use crate::stream::{Owner, Pipe};
 
@@ -111,12 +112,14 @@ impl Shared {
         })
     }
 
-    /// Queues an open request that begins with these bytes.
+    /// Queues an open request that begins with these bytes. The limit is for the time until it has
+    /// begun.
     pub(super) fn open(
         self: &Arc<Self>,
         first: Bytes,
-        window_kib: u16,
+        limit: Option<Limit>,
         place: OwnedSemaphorePermit,
+        env: &Arc<Env>,
     ) -> Result<crate::stream::Call, Error> {
         let mut state = self.lock();
         if state.closed {
@@ -130,9 +133,9 @@ impl Shared {
             _place: place,
         };
         self.outstanding.fetch_add(1, Ordering::Relaxed);
-        let pipe = Pipe::new(Box::new(owner), window_kib, true);
+        let pipe = Pipe::new(Box::new(owner), env.settings.window_kib(), true);
         let halves = crate::stream::Call::new(&pipe);
-        let mut call = OpenCall::new(ticket, Waiter::stream(pipe));
+        let mut call = OpenCall::new(ticket, Waiter::stream(pipe, limit, Arc::clone(env)));
         // A request that is not finished accepts it.
         let _ = call.write(first);
         state.push(Order::Begin(Box::new(call)));

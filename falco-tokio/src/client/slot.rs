@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::call::{Call, HANDSHAKE, OpenCall, Ping, Returned, answer, error_of};
+use super::call::{Call, HANDSHAKE, OpenCall, Ping, Returned, Waiter, answer, error_of};
 use super::connection::{Connection, Event};
 use super::dial::Dialing;
 use super::env::Env;
@@ -131,7 +131,11 @@ impl Slot {
             match order {
                 Order::Cancel(ticket) => drop(self.remove(ticket)),
                 Order::Ping(to) => self.pings.push(Ping::new(0, (), (Instant::now(), to))),
-                Order::Begin(call) => _ = self.waiting_open.insert(call.ticket, *call),
+                Order::Begin(mut call) => {
+                    call.waiter.start(self.now);
+                    self.expires_at = [self.expires_at, call.waiter.expires_at].into_iter().flatten().min();
+                    self.waiting_open.insert(call.ticket, *call);
+                }
                 Order::Stream(ticket) => self.pump(ticket),
                 Order::Open(to) => self.openers.push(to),
                 Order::Renew => self.renew(None),
@@ -158,6 +162,19 @@ impl Slot {
         };
         let mut connections = current.into_iter().chain(&mut self.old);
         connections.find_map(|connection| connection.cancel(ticket))
+    }
+
+    /// Takes out the caller of an open request that waits or that a connection has.
+    fn remove_open(&mut self, ticket: u64) -> Option<(Waiter, Fate)> {
+        if let Some(call) = self.waiting_open.remove(&ticket) {
+            return Some((call.waiter, Fate::NotProcessed));
+        }
+        let current = match &mut self.current {
+            Current::Connection(connection) => Some(&mut **connection),
+            Current::None | Current::Dialing(_) => None,
+        };
+        let mut connections = current.into_iter().chain(&mut self.old);
+        connections.find_map(|connection| connection.cancel_open(ticket))
     }
 
     /// A half of an open request wants something.

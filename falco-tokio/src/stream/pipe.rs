@@ -44,8 +44,8 @@ struct State {
     output_end: Option<Error>,
     writer: Option<Waker>,
     writer_gone: bool,
-    /// The request waits for a connection that accepts it.
-    waits_for_connection: bool,
+    /// The request of a client has not begun.
+    waits_to_begin: bool,
     opener: Option<Waker>,
     /// The connection was told that there is something for it, and has not looked yet.
     notified: bool,
@@ -73,7 +73,7 @@ pub(crate) struct Pipe {
 }
 
 impl Pipe {
-    pub(crate) fn new(owner: Box<dyn Owner>, window_kib: u16, waits_for_connection: bool) -> Arc<Self> {
+    pub(crate) fn new(owner: Box<dyn Owner>, window_kib: u16, waits_to_begin: bool) -> Arc<Self> {
         let state = State {
             arrived: VecDeque::new(),
             joined: BytesMut::new(),
@@ -87,7 +87,7 @@ impl Pipe {
             output_end: None,
             writer: None,
             writer_gone: false,
-            waits_for_connection,
+            waits_to_begin,
             opener: None,
             notified: false,
         };
@@ -115,10 +115,10 @@ impl Pipe {
 
 /// The side of the connection.
 impl Pipe {
-    /// A connection has accepted the request.
-    pub(crate) fn accepted(&self) {
+    /// The request has begun.
+    pub(crate) fn begun(&self) {
         let mut state = self.lock();
-        state.waits_for_connection = false;
+        state.waits_to_begin = false;
         let opener = state.opener.take();
         drop(state);
         wake(opener);
@@ -188,7 +188,7 @@ impl Pipe {
         state.outgoing = VecDeque::new();
         state.outgoing_bytes = 0;
         state.input_end.get_or_insert(Err(why));
-        state.waits_for_connection = false;
+        state.waits_to_begin = false;
         let wakers = [state.reader.take(), state.writer.take(), state.opener.take()];
         drop(state);
         wakers.into_iter().for_each(wake);
@@ -237,10 +237,10 @@ impl Pipe {
 
 /// The side of the halves.
 impl Pipe {
-    /// Waits until a connection has accepted the request.
-    pub(super) fn poll_accepted(&self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
+    /// Waits until the request has begun.
+    pub(super) fn poll_begun(&self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
         let mut state = self.lock();
-        if state.waits_for_connection {
+        if state.waits_to_begin {
             set(&mut state.opener, cx);
             return Poll::Pending;
         }

@@ -285,6 +285,24 @@ fn more_connections_than_the_limit_wait_for_a_place() {
 }
 
 #[test]
+fn as_many_connections_are_carried_as_windows_fit_what_the_server_may_hold() {
+    // 63 windows fit 4 GiB.
+    let server = serve(&["--forward", &target("hello"), "--window", "64M"]);
+    let local = forward(&server.address, &["--connections", "1"]);
+    let mut carried: Vec<_> = (0..63).map(|_| connect(&local)).collect();
+    for stream in &mut carried {
+        expect(stream, "hello");
+    }
+    let mut next = connect(&local);
+    next.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let early = next.read(&mut [0]).unwrap_err();
+    assert_eq!(early.kind(), ErrorKind::WouldBlock);
+    carried.pop();
+    next.set_read_timeout(Some(PATIENCE)).unwrap();
+    expect(&mut next, "hello");
+}
+
+#[test]
 fn a_window_bounds_what_is_on_its_way_to_a_target_that_does_not_read() {
     let scratch = Scratch::new();
     let mut most = Vec::new();

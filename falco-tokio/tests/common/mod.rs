@@ -8,6 +8,7 @@ pub(crate) mod flood;
 pub(crate) mod peak;
 pub(crate) mod raw;
 pub(crate) mod scene;
+pub(crate) mod streaming;
 pub(crate) mod usage;
 
 use core::net::SocketAddr;

@@ -80,7 +80,7 @@ fn settled(value: impl Fn() -> usize) -> usize {
 
 /// Prints by how much the peak has grown since `before`, and fails if that is more than `bound`.
 #[track_caller]
-fn assert_grown(before: usize, bound: usize, of: &str) {
+pub(crate) fn assert_grown(before: usize, bound: usize, of: &str) {
     settled(|| peak() >> 16);
     let grown = peak().saturating_sub(before);
     println!("{of}: {} KiB of {} KiB", grown >> 10, bound >> 10);

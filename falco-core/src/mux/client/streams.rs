@@ -1,19 +1,21 @@
 //! Open bodies at a client: requests that a caller writes while they are sent, and answers that it
-//! reads while they arrive.
+//! reads while they arrive. `sealing` is how they begin and are sent, and what is left of them when
+//! the connection ends.
+
+mod sealing;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use super::super::Body;
-use super::super::open_call::{OpenCall, OpenRejected, UnfinishedOpen};
+use super::super::open_call::{OpenCall, OpenRejected};
 use super::super::step::ClientStep;
-use super::super::streams::{StreamError, Turn, Writers};
+use super::super::streams::{StreamError, Writers};
 use super::ClientMux;
-use crate::error::{Error, RequestError, SealError};
+use crate::error::Error;
 use crate::message::{Fate, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
-use crate::time::Instant;
 use crate::wire::ClientKeyRef;
 
 /// The open bodies of a connection. Most connections have none.
@@ -24,6 +26,8 @@ pub(super) struct Streams<B, W> {
     parked: VecDeque<u64>,
     /// How many of those that have turns have not begun.
     beginning: usize,
+    /// Those that have begun, and that [`ClientMux::poll_begun`] has not returned.
+    newly_begun: VecDeque<u64>,
     /// The bodies of open requests, by ticket.
     writers: Writers<OutgoingRequest, B>,
     /// Open requests in flight, by key, with their tickets. Some may have been cancelled.
@@ -56,6 +60,7 @@ impl<B: AsRef<[u8]>, W> Streams<B, W> {
             calls: BTreeMap::new(),
             parked: VecDeque::new(),
             beginning: 0,
+            newly_begun: VecDeque::new(),
             writers: Writers::new(),
             begun: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -221,14 +226,6 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     pub fn stream_waiter(&mut self, ticket: u64) -> Option<&mut W> {
         let open = self.streams.as_mut().and_then(|streams| streams.calls.get_mut(&ticket));
         open.map(|open| &mut open.waiter).or_else(|| self.table.waiter(ticket))
-    }
-
-    /// Whether an outstanding open request has begun: its first frame is sealed. Before that, it is
-    /// not processed, and [`take_unbegun_open`](Self::take_unbegun_open) returns it.
-    #[must_use]
-    pub fn has_begun(&self, ticket: u64) -> bool {
-        let open = self.streams.as_ref().and_then(|streams| streams.calls.get(&ticket));
-        open.is_some_and(|open| open.id.is_some())
     }
 
     /// Cancels an open request, whether its body, its answer or both are open. Returns its waiter
@@ -408,97 +405,5 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         } else {
             refusal
         }
-    }
-
-    /// Seals requests and open requests. Those of one kind have the first turns in one output,
-    /// those of the other in the next, so that many of the one hold up the other for one output.
-    pub(super) fn seal_with_streams(
-        &mut self,
-        now: Instant,
-        out: &mut [u8],
-        failed: &mut impl FnMut(W, RequestError),
-    ) -> Result<usize, SealError> {
-        let reserved = self.reserved();
-        let Some(streams) = self.streams.as_deref_mut() else {
-            return Ok(0);
-        };
-        streams.writers.begin_turn(out.len());
-        let requests = self.queue.messages(&self.table);
-        let open = streams.writers.messages();
-        let sealed = if streams.goes_first {
-            self.machine.seal(now, open.chain(requests), out)
-        } else {
-            self.machine.seal(now, requests.chain(open), out)
-        };
-        if matches!(sealed, Ok(1..)) {
-            streams.goes_first = !streams.goes_first;
-        }
-        let machine = &self.machine;
-        let (calls, begun, beginning) = (&mut streams.calls, &mut streams.begun, &mut streams.beginning);
-        let sendable = |request: &OutgoingRequest| request.id().map_or(u32::MAX, |id| machine.sendable(id));
-        let held = &mut self.held;
-        streams.writers.end_turn(sendable, |turn| match turn {
-            Turn::Begun(ticket, request) => {
-                *beginning -= 1;
-                *held += reserved;
-                if let (Some(id), Some(open)) = (request.id(), calls.get_mut(&ticket)) {
-                    open.id = Some(id);
-                    begun.insert(id.key(), ticket);
-                }
-            }
-            Turn::Done(ticket, request) => {
-                if let Some(error) = request.failure() {
-                    *beginning -= 1;
-                    if let Some(open) = calls.remove(&ticket) {
-                        failed(open.waiter, error);
-                    }
-                }
-            }
-        });
-        sealed
-    }
-
-    /// Takes out the open requests of which nothing was sent, in the order of their tickets,
-    /// although the connection may be open: [`take_unbegun`](Self::take_unbegun) does not return
-    /// them. Call both.
-    pub fn take_unbegun_open(&mut self) -> Vec<OpenCall<B, W>> {
-        let Some(streams) = &mut self.streams else {
-            return Vec::new();
-        };
-        streams.parked = VecDeque::new();
-        streams.beginning = 0;
-        let is_unbegun = |(ticket, open): (&u64, &Open<W>)| open.id.is_none().then_some(*ticket);
-        let tickets: Vec<_> = streams.calls.iter().filter_map(is_unbegun).collect();
-        let take = |ticket| {
-            let Open { waiter, .. } = streams.calls.remove(&ticket)?;
-            let (_, chunks) = streams.writers.remove(ticket)?;
-            Some(OpenCall { ticket, waiter, chunks })
-        };
-        tickets.into_iter().filter_map(take).collect()
-    }
-
-    /// Call it when the connection has ended, before [`finish`](Self::finish), which does not
-    /// return open requests. Returns those that are outstanding, each with its fate. One that has
-    /// not begun goes to another connection.
-    pub fn finish_open(&mut self) -> Vec<UnfinishedOpen<B, W>> {
-        let unbegun = self.take_unbegun_open().into_iter().map(|call| UnfinishedOpen {
-            call,
-            fate: Fate::NotProcessed,
-            retry: true,
-        });
-        let mut unfinished: Vec<_> = unbegun.collect();
-        // Its first frame is enough for a handler to run, also if the stream has not accepted the
-        // rest.
-        let fate = self.machine.fate();
-        let Some(streams) = self.streams.take() else {
-            return unfinished;
-        };
-        let begun = streams.calls.into_iter().map(|(ticket, open)| UnfinishedOpen {
-            call: OpenCall::new(ticket, open.waiter),
-            fate,
-            retry: false,
-        });
-        unfinished.extend(begun);
-        unfinished
     }
 }

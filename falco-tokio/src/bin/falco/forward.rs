@@ -5,14 +5,15 @@ use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 
-use falco_tokio::Client;
 use falco_tokio::tunnel::{self, Carried};
+use falco_tokio::{Client, Settings};
 use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
 use crate::carried::Socket;
+use crate::descriptors;
 use crate::failure::{self, Code, Failure};
 use crate::signals::Signals;
 #[cfg(unix)]
@@ -82,10 +83,11 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
     let key = args.target.key()?;
     let mut signals = Signals::new(args.drain_timeout)?;
+    descriptors::raise(args.max_tunnels.into());
     let most = usize::try_from(args.max_tunnels).unwrap_or(usize::MAX);
     let builder = args
         .target
-        .builder_with(key, args.timeout, |settings| settings.with_max_held(u32::MAX))?
+        .builder_with(key, args.timeout, |settings| of_tunnels(settings, args.max_tunnels))?
         .connections(usize::from(args.connections))
         .max_outstanding(most.saturating_add(1))
         .stream_window(args.window);
@@ -129,6 +131,17 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     listener.close();
     let _ = announced.await;
     drain(&places, most, args.drain_timeout, &mut signals).await
+}
+
+/// One connection to the server takes all tunnels, because others may have failed, and each has
+/// room for its window.
+fn of_tunnels(settings: Settings, most: u32) -> Settings {
+    let most = u16::try_from(most)
+        .unwrap_or(u16::MAX)
+        .max(Settings::new().max_in_flight());
+    let settings = settings.with_max_held(u32::MAX);
+    // No such number is refused.
+    settings.with_max_in_flight(most).unwrap_or(settings)
 }
 
 async fn drain(places: &Semaphore, most: usize, limit: Duration, signals: &mut Signals) -> Result<(), Failure> {

@@ -4,6 +4,7 @@
 mod at_path;
 mod bench;
 mod carried;
+mod descriptors;
 mod documents;
 mod exec;
 mod failure;

@@ -23,6 +23,7 @@ use self::forward::Targets;
 use self::keys::Keys;
 #[cfg(unix)]
 use self::supervisor::Passed;
+use crate::descriptors;
 use crate::exec::{self, Exec};
 use crate::failure::{self, Code, Failure};
 use crate::key::{self, KeyArgs, KeyList};
@@ -345,7 +346,13 @@ fn sum_up(report: &Report, time: Duration) {
 }
 
 fn builder(args: &Args) -> Result<(Option<Keys>, ServerBuilder), Failure> {
-    let tunnels = if args.forward.is_empty() { 0 } else { args.max_tunnels };
+    // Their windows have to fit what a connection may hold: others then wait for a place.
+    let most = u16::try_from(u32::MAX / args.window.max(1 << 10)).unwrap_or(u16::MAX);
+    let tunnels = if args.forward.is_empty() {
+        0
+    } else {
+        args.max_tunnels.min(most)
+    };
     let settings = Settings::new()
         .with_max_message(args.max_message)
         .with_lifetime(args.lifetime)
@@ -390,6 +397,8 @@ fn builder(args: &Args) -> Result<(Option<Keys>, ServerBuilder), Failure> {
     let connections = usize::try_from(args.max_connections).unwrap_or(usize::MAX);
     let builder = builder.settings(settings).max_connections(connections);
     let builder = if tunnels > 0 {
+        // The library sees to those of its own connections, and not to those to targets.
+        descriptors::raise(u64::from(args.max_connections).saturating_add(tunnels.into()));
         let windows = usize::from(tunnels).saturating_mul(usize::try_from(args.window).unwrap_or(usize::MAX));
         builder
             .streams(args.window, tunnels)

@@ -15,16 +15,24 @@ impl Slot {
         if self.expires_at.is_none_or(|at| at > self.now) {
             return;
         }
-        let (mut expired, mut next) = (Vec::new(), None);
-        for (ticket, waiter) in self.waiters() {
-            match (waiter.limit, waiter.expires_at) {
-                (Some(limit), Some(at)) if at <= self.now => expired.push((ticket, limit)),
-                (_, at) => next = [next, at].into_iter().flatten().min(),
+        let (now, mut next) = (self.now, None);
+        let mut expired = |waiters: &mut dyn Iterator<Item = (u64, &Waiter)>| {
+            let mut expired = Vec::new();
+            for (ticket, waiter) in waiters {
+                match (waiter.limit, waiter.expires_at) {
+                    (Some(limit), Some(at)) if at <= now => expired.push((ticket, limit)),
+                    (_, at) => next = [next, at].into_iter().flatten().min(),
+                }
             }
-        }
+            expired
+        };
+        let (requests, opens) = (expired(&mut self.waiters()), expired(&mut self.openers()));
         self.expires_at = next;
-        for (ticket, limit) in expired {
+        for (ticket, limit) in requests {
             self.expire_one(ticket, limit);
+        }
+        for (ticket, limit) in opens {
+            self.expire_open(ticket, limit);
         }
     }
 
@@ -37,6 +45,26 @@ impl Slot {
         let connections = current.into_iter().chain(&self.old);
         let waiting = self.waiting.iter().map(|(ticket, call)| (*ticket, &call.waiter));
         waiting.chain(connections.flat_map(Connection::waiters))
+    }
+
+    /// All callers that wait until their open requests have begun.
+    fn openers(&self) -> impl Iterator<Item = (u64, &Waiter)> {
+        let current = match &self.current {
+            Current::Connection(connection) => Some(&**connection),
+            Current::None | Current::Dialing(_) => None,
+        };
+        let connections = current.into_iter().chain(&self.old);
+        let waiting = self.waiting_open.iter().map(|(ticket, call)| (*ticket, &call.waiter));
+        waiting.chain(connections.flat_map(Connection::openers))
+    }
+
+    fn expire_open(&mut self, ticket: u64, limit: Limit) {
+        let waits = self.waiting_open.contains_key(&ticket);
+        if let Some((waiter, fate)) = self.remove_open(ticket) {
+            let why = self.attempts.why().filter(|_| waits).map(|why| why.again(fate));
+            let (doing, limit) = ("opening a stream", limit.all);
+            answer(waiter, Err(why.unwrap_or(Error::TimedOut { doing, limit, fate })));
+        }
     }
 
     fn expire_one(&mut self, ticket: u64, limit: Limit) {

@@ -1,0 +1,119 @@
+//! How open requests begin, are counted, and learn that their connection drains.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use core::time::Duration;
+
+use common::key;
+use common::streaming::{Streaming, WINDOW, echo, server, soon};
+use falco_tokio::{Client, ClientStats, Error, Fate, RequestError, StreamRequest};
+use tokio::time::{sleep, timeout};
+
+const SHORT: Duration = Duration::from_millis(100);
+
+#[tokio::test]
+async fn an_open_request_over_the_servers_limit_waits_for_a_place_until_its_time_limit() {
+    let server = Streaming::start(server().streams(WINDOW, 1), echo).await;
+    // Without a time limit it waits until there is a place. Another client has its own.
+    let patient = server.client_of(Client::builder(key(1)).request_timeout(None)).await;
+    let hasty = server
+        .client_of(Client::builder(key(1)).request_timeout(Some(SHORT)))
+        .await;
+    let mut first = patient.open("first").await.unwrap();
+    let mut other = hasty.open("other").await.unwrap();
+    assert_eq!(soon(first.next()).await.unwrap().unwrap(), "first");
+    assert_eq!(soon(other.next()).await.unwrap().unwrap(), "other");
+    let opener = patient.clone();
+    let waiting = tokio::spawn(async move { opener.open("second").await });
+    let told = soon(hasty.open("late")).await.unwrap_err();
+    assert!(matches!(told, Error::TimedOut { limit: SHORT, .. }), "{told:?}");
+    assert_eq!(told.fate(), Fate::NotProcessed);
+    // Nor is one sent whose caller no longer waits.
+    assert!(timeout(SHORT, patient.open("dropped")).await.is_err());
+    assert!(!waiting.is_finished());
+    // It holds up no other request.
+    assert_eq!(soon(patient.request("whole")).await.unwrap(), "whole");
+    first.finish().unwrap();
+    assert!(soon(first.next()).await.is_none());
+    let mut second = soon(waiting).await.unwrap().unwrap();
+    assert_eq!(soon(second.next()).await.unwrap().unwrap(), "second");
+    // The limit is for its beginning alone.
+    sleep(2 * SHORT).await;
+    for mut call in [second, other] {
+        call.finish().unwrap();
+        assert!(soon(call.next()).await.is_none());
+    }
+    assert_eq!(soon(hasty.request("whole")).await.unwrap(), "whole");
+    let stats = server.stop().await.stats;
+    assert_eq!((stats.requests, stats.answers, stats.cancelled), (5, 5, 0));
+}
+
+#[tokio::test]
+async fn an_open_request_that_waits_for_a_connection_has_a_time_limit() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap().to_string();
+    let builder = Client::builder(key(1)).request_timeout(Some(SHORT));
+    let client = builder.connect_lazy(&address).unwrap();
+    let told = soon(client.open("")).await.unwrap_err();
+    assert!(matches!(told, Error::TimedOut { .. }), "{told:?}");
+    assert_eq!(told.fate(), Fate::NotProcessed);
+}
+
+#[tokio::test]
+async fn open_requests_are_counted_as_others_are() {
+    let server = Streaming::start(server(), |mut request: StreamRequest| async move {
+        let first = request.body.next().await.unwrap()?;
+        request.answer.send(first.clone()).await?;
+        if first == "fails" {
+            sleep(SHORT).await;
+            return Err("it fails".into());
+        }
+        request.answer.finish()?;
+        Ok(())
+    })
+    .await;
+    let client = server.client().await;
+    let counted = |stats: ClientStats| (stats.requests, stats.answers, stats.errors, stats.outstanding);
+    let call = client.open("answered").await.unwrap();
+    assert_eq!(counted(client.stats()), (1, 0, 0, 1));
+    assert_eq!(soon(call.collect(100)).await.unwrap(), "answered");
+    assert_eq!(counted(client.stats()), (1, 1, 0, 0));
+    let call = client.open("fails").await.unwrap();
+    assert!(soon(call.collect(100)).await.is_err());
+    assert_eq!(counted(client.stats()), (2, 1, 1, 0));
+    // One that is dropped has neither outcome.
+    drop(client.open("fails").await.unwrap());
+    assert_eq!(soon(client.request("whole")).await.unwrap(), "whole");
+    assert_eq!(counted(client.stats()), (4, 2, 1, 0));
+    server.stop().await;
+
+    let plain = common::Running::echo(common::streaming::server()).await;
+    let client = plain.client().await;
+    let told = soon(client.open("")).await.unwrap_err();
+    assert!(matches!(told, Error::Request(RequestError::NoOpenBodies)), "{told:?}");
+    assert_eq!(counted(client.stats()), (1, 0, 1, 0));
+    client.close().await;
+    assert!(matches!(client.open("").await, Err(Error::Closed)));
+    assert_eq!(counted(client.stats()), (2, 0, 2, 0));
+    plain.stop().await;
+}
+
+#[tokio::test]
+async fn streams_drain_with_their_server_and_a_new_one_goes_to_the_next_connection() {
+    let server = Streaming::start(server().max_connection_age(Duration::from_millis(100)), echo).await;
+    let client = server.client().await;
+    let mut old = client.open("old").await.unwrap();
+    assert_eq!(soon(old.next()).await.unwrap().unwrap(), "old");
+    sleep(Duration::from_millis(300)).await;
+    let mut new = client.open("new").await.unwrap();
+    assert_eq!(soon(new.next()).await.unwrap().unwrap(), "new");
+    for call in [&mut old, &mut new] {
+        call.send("still").await.unwrap();
+        assert_eq!(soon(call.next()).await.unwrap().unwrap(), "still");
+        call.finish().unwrap();
+        assert!(soon(call.next()).await.is_none());
+    }
+    assert_eq!(client.stats().connected, 2);
+    server.stop().await;
+}
