@@ -293,7 +293,11 @@ fn answers_larger_than_a_client_accepts_cost_ten_warnings_a_second() {
     let ended = server.stop();
     let most = 10 * (usize::try_from(began.elapsed().as_secs()).unwrap() + 2);
     let warnings = ended.err.lines().filter(|line| line.contains("WARN"));
-    assert!((10..=most.min(200)).contains(&warnings.clone().count()), "{}", ended.err);
+    assert!(
+        (10..=most.min(200)).contains(&warnings.clone().count()),
+        "{}",
+        ended.err
+    );
     // The last line reports only those that were left out.
     let counted = warnings.map(|line| {
         let (text, count) = line.split_once("left_out=").unwrap();
