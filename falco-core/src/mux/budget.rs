@@ -12,6 +12,13 @@ pub trait Budget {
     #[must_use]
     fn take(&self, bytes: usize) -> bool;
 
+    /// As [`take`](Self::take), for the window of an open request, which its client may not use for
+    /// a long time.
+    #[must_use]
+    fn take_open(&self, bytes: usize) -> bool {
+        self.take(bytes)
+    }
+
     /// Gives back bytes that were taken.
     fn give_back(&self, bytes: usize);
 
@@ -62,7 +69,8 @@ impl SharedBudget {
     /// The default of a server, in bytes.
     pub const DEFAULT_BYTES: usize = 1 << 30;
 
-    /// A bound of this many bytes for requests, and the same for answers.
+    /// A bound of this many bytes for requests, and the same for answers. The windows of open
+    /// requests take at most three quarters of the one for requests.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         Self(Arc::new(Bytes {
@@ -92,6 +100,17 @@ impl Budget for SharedBudget {
         self.0
             .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes))
+            .is_ok()
+    }
+
+    /// Leaves a quarter of the bound to requests that are whole.
+    fn take_open(&self, bytes: usize) -> bool {
+        let kept = self.0.max / 4;
+        self.0
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(bytes).filter(|left| *left >= kept)
+            })
             .is_ok()
     }
 

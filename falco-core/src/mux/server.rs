@@ -235,13 +235,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 ServerStep::Established { consumed }
             }
             ServerEvent::Request { id, body } => {
-                if !self.hold(id, body.len()) {
+                if !self.hold(id, body.len(), G::take) {
                     return Ok(skip);
                 }
                 self.whole(consumed, id, Body::Lent(body))
             }
             ServerEvent::Begin { id, total, body } => {
-                if self.hold(id, body.len()) && self.parts.begin(id, total, body).is_err() {
+                if self.hold(id, body.len(), G::take) && self.parts.begin(id, total, body).is_err() {
                     self.refuse_busy(id);
                 }
                 skip
@@ -264,7 +264,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                     return Ok(skip);
                 }
                 // Count the bytes that the buffer reserves, which may be more than have arrived.
-                if !self.hold(id, self.parts.growth(id, body.len())) {
+                if !self.hold(id, self.parts.growth(id, body.len()), G::take) {
                     return Ok(skip);
                 }
                 if self.parts.part(id, body).is_err() {
@@ -378,9 +378,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.refuse(id, Refusal::Busy);
     }
 
-    /// Counts bytes of a request, or refuses it if there is no room for them.
-    fn hold(&mut self, id: RequestId, bytes: usize) -> bool {
-        if !self.budget.take(bytes) {
+    /// Counts bytes of a request, which `take` takes from the shared bound, or refuses it if there
+    /// is no room for them.
+    fn hold(&mut self, id: RequestId, bytes: usize, take: impl FnOnce(&G, usize) -> bool) -> bool {
+        if !take(&self.budget, bytes) {
             self.refuse_busy(id);
             return false;
         }

@@ -15,6 +15,8 @@ const JOINED: usize = 64 << 10;
 pub(super) const ENOUGH: usize = 64 << 10;
 /// How many bodies have a turn in one output at most.
 const TURNS: usize = 64;
+/// So many keys of bodies that are gone may stay in the order of turns, besides one for each body.
+const GONE: usize = 64;
 
 /// Why a chunk of an open body was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,8 +193,10 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writer<M, B> {
 /// one without credit holds nobody up.
 pub(super) struct Writers<M, B> {
     all: BTreeMap<u64, Writer<M, B>>,
-    /// Those that could be sent, in the order of their turns. Some may be gone.
+    /// Those that could be sent, in the order of their turns. Some are gone.
     ready: VecDeque<u64>,
+    /// How many of these are not gone.
+    ready_count: usize,
     /// Those whose owners may write again.
     writable: VecDeque<u64>,
     /// Those that have a turn in this output.
@@ -217,6 +221,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
         Self {
             all: BTreeMap::new(),
             ready: VecDeque::new(),
+            ready_count: 0,
             writable: VecDeque::new(),
             sealing: Vec::new(),
             bytes: 0,
@@ -234,13 +239,8 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
         self.bytes
     }
 
-    /// Bytes of the chunks of those bodies that could be sent.
-    pub(super) const fn ready_bytes(&self) -> usize {
-        self.ready_bytes
-    }
-
-    pub(super) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+    pub(super) const fn has_ready(&self) -> bool {
+        self.ready_count > 0
     }
 
     pub(super) fn contains(&self, key: u64) -> bool {
@@ -295,6 +295,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
         let ready = writer.has_turn(self.no_credit) && !writer.is_parked;
         if ready && !writer.is_ready {
             self.ready.push_back(key);
+            self.ready_count += 1;
         }
         writer.is_ready |= ready;
         let counted = if writer.is_ready { writer.chunks.bytes } else { 0 };
@@ -354,7 +355,12 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
     pub(super) fn remove(&mut self, key: u64) -> Option<(M, Chunks<B>)> {
         let writer = self.all.remove(&key)?;
         if writer.is_ready {
-            self.ready.retain(|ready| *ready != key);
+            self.ready_count -= 1;
+            // Each sweep removes more than it keeps, so that a removal takes little time.
+            if self.ready.len() > 2 * self.ready_count + GONE {
+                let all = &self.all;
+                self.ready.retain(|key| all.contains_key(key));
+            }
         }
         Some(self.forget(key, writer))
     }
@@ -378,6 +384,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
             let Some(writer) = self.all.remove(&key) else {
                 continue;
             };
+            self.ready_count -= 1;
             wanted += writer.chunks.front().len().min(writer.credit.max(1)) + 40;
             self.sealing.push((key, writer));
         }
@@ -428,6 +435,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
             self.note(key);
         }
         self.sealing = sealing;
+        self.ready_count += waiting.len();
         for key in waiting.into_iter().rev() {
             self.ready.push_front(key);
         }

@@ -65,31 +65,35 @@ fn a_request_and_its_answer_are_streams_at_the_same_time() {
 
 #[test]
 fn an_open_request_reserves_its_window_or_is_busy() {
-    // The shared bound has room for 16 windows of 64 KiB.
+    // The shared bound has room for 16 windows of 64 KiB. A quarter is left to whole requests.
     let server = Settings::new().with_streams(64, 100);
     let mut duo = Duo::new(&settings(), &server);
     (1..=20).for_each(|ticket| duo.open(ticket));
     let (at_server, at_client) = duo.settle();
     assert_eq!(
         (at_server.len(), duo.server.unanswered(), duo.budget.left()),
-        (16, 16, 0)
+        (12, 12, 256 * KIB)
     );
-    let busy: Vec<_> = (17..=20).map(|ticket| Told::Refused(ticket, Refusal::Busy)).collect();
-    assert_eq!((at_client, duo.server.take_busy()), (busy, 4));
+    let busy: Vec<_> = (13..=20).map(|ticket| Told::Refused(ticket, Refusal::Busy)).collect();
+    assert_eq!((at_client, duo.server.take_busy()), (busy, 8));
+    duo.request(30, &[7; 50_000]);
+    assert_eq!(duo.settle().0.len(), 1);
+    duo.server.answer(duo.id(21), vec![]).unwrap();
+    duo.settle();
     // It stays reserved after END, until the request has completed.
     duo.client.finish_body(1).unwrap();
     assert_eq!(duo.settle().0, [Told::Ended(1)]);
-    assert_eq!(duo.budget.left(), 0);
+    assert_eq!(duo.budget.left(), 256 * KIB);
     duo.server.answer(duo.id(1), vec![]).unwrap();
     duo.settle();
-    assert_eq!(duo.budget.left(), 64 * KIB);
+    assert_eq!(duo.budget.left(), 320 * KIB);
     // The handler keeps it as long as it has the body.
     let held = duo.server.take_held(duo.id(2));
     duo.server.refuse(duo.id(2), Refusal::Failed);
     duo.settle();
-    assert_eq!(duo.budget.left(), 64 * KIB);
+    assert_eq!(duo.budget.left(), 320 * KIB);
     drop(held);
-    assert_eq!(duo.budget.left(), 128 * KIB);
+    assert_eq!(duo.budget.left(), 384 * KIB);
     // A connection's own bound.
     let server = server
         .with_max_message(100)
@@ -315,7 +319,14 @@ fn an_open_request_reaches_no_handler_while_the_client_does_not_take_its_answers
         BUDGET - 2 * 64 * KIB - 2,
         "one is cancelled before its handler runs"
     );
-    // The client takes what its window allows. What waits for credit is no reason to wait.
+    // The client takes what its window allows. What waits for credit still counts, and the credit
+    // is read.
+    while duo.answer() > 0 {}
+    assert!(!duo.server.may_handle() && !duo.server.has_request() && duo.server.may_read());
+    duo.hear();
+    duo.client.credit(11, 64 * KIB, true);
+    duo.send();
+    assert_eq!(duo.serve(), []);
     while duo.answer() > 0 {}
     assert!(duo.server.may_handle() && duo.server.has_request());
     let expected = [
@@ -344,4 +355,41 @@ fn an_open_request_reaches_no_handler_while_the_client_does_not_take_its_answers
     duo.settle();
     duo.open(12);
     assert_eq!(duo.settle().0, [Told::Opened(7, vec![])]);
+}
+
+#[test]
+fn answers_that_are_collected_are_bounded_by_what_the_connection_may_hold() {
+    let server = settings().with_max_message(1 << 20).with_max_held(1 << 20);
+    let mut duo = Duo::new(&Settings::new(), &server);
+    for number in 1..=4 {
+        duo.open(number);
+    }
+    duo.settle();
+    for number in 1..=4 {
+        let id = duo.id(number);
+        duo.server.open_answer(id).unwrap();
+        assert!(duo.server.wants(id));
+        duo.server.write(id, vec![1; 250 * KIB]).unwrap();
+    }
+    // What grows by doubling counts with its capacity.
+    let fifth = duo.server.write(duo.id(1), vec![1; 10 * KIB]);
+    assert!(matches!(fifth, Err(StreamError::TooLarge { .. })), "{fifth:?}");
+    // The others go on.
+    let third = duo.id(3);
+    duo.server.write(third, vec![1; 200 * KIB]).unwrap();
+    assert_eq!(duo.settle().1, [Told::Refused(1, Refusal::AnswerTooLarge)]);
+    for number in 2..=4 {
+        duo.server.finish_answer(duo.id(number)).unwrap();
+    }
+    let mut lengths: Vec<_> = duo.settle().1.iter().map(length).collect();
+    lengths.sort_unstable();
+    assert_eq!(lengths, [250 * KIB, 250 * KIB, 450 * KIB]);
+    assert_eq!(duo.budget.answers(), 0);
+}
+
+fn length(told: &Told) -> usize {
+    match told {
+        Told::Whole(_, body) => body.len(),
+        other => panic!("{other:?}"),
+    }
 }

@@ -100,7 +100,7 @@ fn a_stream_goes_on_beside_a_large_message() {
 
 #[test]
 fn with_a_large_window_no_more_is_queued() {
-    let large = Settings::new().with_streams(1_000, 8);
+    let large = Settings::new().with_streams(700, 8);
     let mut duo = Duo::new(&large, &large);
     duo.open(1);
     duo.settle();
@@ -145,7 +145,7 @@ fn open_requests_that_wait_for_a_place_hold_up_no_stream() {
 #[test]
 fn what_waits_for_credit_stops_no_reading_and_has_no_deadline() {
     let lifetime = Duration::from_secs(3);
-    let settings = settings().with_lifetime(lifetime).unwrap().with_max_held(1);
+    let settings = settings().with_lifetime(lifetime).unwrap().with_max_held(8 << 20);
     let mut duo = Duo::new(&settings, &settings.with_max_held(1 << 20));
     for ticket in 1..=2 {
         duo.open(ticket);
@@ -155,7 +155,7 @@ fn what_waits_for_credit_stops_no_reading_and_has_no_deadline() {
     for number in 1..=2 {
         let id = duo.id(number);
         duo.server.open_answer(id).unwrap();
-        duo.server.write(id, vec![1; 2 << 20]).unwrap();
+        duo.server.write(id, vec![1; 300 * KIB]).unwrap();
     }
     duo.settle();
     for ticket in 3..40 {

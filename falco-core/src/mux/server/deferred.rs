@@ -81,9 +81,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     #[must_use]
     pub fn may_handle(&self) -> bool {
         let queued = self.queued();
-        // Chunks that wait for credit do not count: the credit would not be read.
-        #[cfg(feature = "streams")]
-        let queued = queued + self.streams.as_ref().map_or(0, |streams| streams.ready_bytes());
         self.stage != Stage::Greeting
             && queued <= bytes(self.max_queued)
             && (queued <= bytes(UNCOUNTED) || !self.budget.is_over())
@@ -117,18 +114,19 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if self.has_request() { self.deferred.pop() } else { None }
     }
 
-    /// Bytes of answers that are queued, or that lie in the output and may not have been accepted.
-    fn queued(&self) -> usize {
-        self.answers.bodies().saturating_add(bytes(self.output))
+    /// Bytes of answers that are queued, also those that wait for credit or are being collected, or
+    /// that lie in the output and may not have been accepted.
+    pub(super) fn queued(&self) -> usize {
+        let queued = self.answers.bodies();
+        #[cfg(feature = "streams")]
+        let queued = queued.saturating_add(self.streams.as_ref().map_or(0, |streams| streams.bytes()));
+        queued.saturating_add(bytes(self.output))
     }
 
     /// Updates this connection's part of the shared count of queued answers, if it is wrong by more
     /// than [`UNCOUNTED`] or if no answers are queued.
     pub(super) fn settle(&mut self) {
-        let queued = self.queued();
-        #[cfg(feature = "streams")]
-        let queued = queued + self.streams.as_ref().map_or(0, |streams| streams.bytes());
-        let queued = u32::try_from(queued).unwrap_or(u32::MAX);
+        let queued = u32::try_from(self.queued()).unwrap_or(u32::MAX);
         if queued.abs_diff(self.counted) <= UNCOUNTED && (queued > 0 || self.counted == 0) {
             return;
         }

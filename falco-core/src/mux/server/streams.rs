@@ -2,7 +2,7 @@
 //! writes while they are sent.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::super::held::bytes;
@@ -21,22 +21,22 @@ use crate::wire::ServerKeyRef;
 pub(super) struct Streams<B> {
     /// Open requests that have reached a handler and have not completed, by key.
     open: BTreeSet<u64>,
-    /// Open requests that have not reached a handler.
-    deferred: VecDeque<Deferred>,
-    /// Requests whose END arrived while they were deferred.
-    ended: VecDeque<RequestId>,
+    /// Open requests that have not reached a handler, by key.
+    deferred: BTreeMap<u64, Deferred>,
+    /// Keys of requests whose END arrived while they were deferred.
+    ended: BTreeSet<u64>,
     writers: Writers<OutgoingAnswer, B>,
     /// Answers to clients that take no open ones, by key.
     collected: BTreeMap<u64, Vec<u8>>,
-    /// Bytes of these.
+    /// Bytes that are reserved for these.
     collected_bytes: usize,
     /// Open answers have the first turn in the next output.
     goes_first: bool,
 }
 
 /// An open request with what has arrived of it, which is at most a window.
+#[derive(Default)]
 struct Deferred {
-    id: RequestId,
     body: Vec<u8>,
     ended: bool,
 }
@@ -45,8 +45,8 @@ impl<B: AsRef<[u8]>> Streams<B> {
     const fn new() -> Self {
         Self {
             open: BTreeSet::new(),
-            deferred: VecDeque::new(),
-            ended: VecDeque::new(),
+            deferred: BTreeMap::new(),
+            ended: BTreeSet::new(),
             writers: Writers::new(),
             collected: BTreeMap::new(),
             collected_bytes: 0,
@@ -73,11 +73,6 @@ impl<B: AsRef<[u8]>> Streams<B> {
         self.writers.bytes() + self.collected_bytes
     }
 
-    /// Bytes of those answers that could be sent.
-    pub(super) const fn ready_bytes(&self) -> usize {
-        self.writers.ready_bytes()
-    }
-
     /// Bytes of output that are worthwhile.
     pub(super) fn worthwhile(&self) -> usize {
         self.writers.worthwhile()
@@ -85,7 +80,7 @@ impl<B: AsRef<[u8]>> Streams<B> {
 
     fn take_collected(&mut self, key: u64) -> Option<Vec<u8>> {
         let body = self.collected.remove(&key)?;
-        self.collected_bytes -= body.len();
+        self.collected_bytes -= body.capacity();
         Some(body)
     }
 
@@ -95,9 +90,19 @@ impl<B: AsRef<[u8]>> Streams<B> {
         self.open.remove(&key);
         self.take_collected(key);
         self.writers.remove(key);
-        self.deferred.retain(|deferred| deferred.id != id);
-        self.ended.retain(|ended| *ended != id);
+        self.deferred.remove(&key);
+        self.ended.remove(&key);
     }
+}
+
+/// Appends to `body`, which doubles up to `most` bytes, so that its memory is known.
+fn append(body: &mut Vec<u8>, bytes: &[u8], most: usize) {
+    let length = body.len() + bytes.len();
+    if length > body.capacity() {
+        let capacity = body.capacity().saturating_mul(2).min(most).max(length);
+        body.reserve_exact(capacity - body.len());
+    }
+    body.extend_from_slice(bytes);
 }
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
@@ -114,20 +119,22 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.streams.get_or_insert_with(|| Box::new(Streams::new()))
     }
 
-    /// An open request begins. Its whole window is reserved.
+    /// An open request begins. Its whole window is reserved, in the part of the shared bound that
+    /// open requests may take.
     pub(super) fn opened<'u>(&mut self, consumed: usize, id: RequestId, body: &'u [u8]) -> ServerStep<'u> {
         let skip = ServerStep::Skip { consumed };
         if !self.takes_streams {
             self.refuse(id, Refusal::TooLarge);
             return skip;
         }
-        if !self.hold(id, bytes(self.window)) {
+        let window = bytes(self.window);
+        if !self.hold(id, window, G::take_open) {
             return skip;
         }
         if !self.may_handle() {
-            let body = body.to_vec();
-            let ended = false;
-            self.streams().deferred.push_back(Deferred { id, body, ended });
+            let mut deferred = Deferred::default();
+            append(&mut deferred.body, body, window);
+            self.streams().deferred.insert(id.key(), deferred);
             return skip;
         }
         self.streams().open.insert(id.key());
@@ -143,9 +150,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         body: &'u [u8],
         last: bool,
     ) -> Option<ServerStep<'u>> {
-        let streams = self.streams.as_mut()?;
-        if let Some(deferred) = streams.deferred.iter_mut().find(|deferred| deferred.id == id) {
-            deferred.body.extend_from_slice(body);
+        let (window, streams) = (bytes(self.window), self.streams.as_mut()?);
+        if let Some(deferred) = streams.deferred.get_mut(&id.key()) {
+            append(&mut deferred.body, body, window);
             deferred.ended = last;
             return Some(ServerStep::Skip { consumed });
         }
@@ -163,15 +170,16 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             return None;
         }
         let (consumed, streams) = (0, self.streams.as_mut()?);
-        if let Some(id) = streams.ended.pop_front() {
+        if let Some(key) = streams.ended.pop_first() {
+            let id = RequestId::from_key(key);
             return Some(ServerStep::Ended { consumed, id });
         }
-        let Deferred { id, body, ended } = streams.deferred.pop_front()?;
-        streams.open.insert(id.key());
+        let (key, Deferred { body, ended }) = streams.deferred.pop_first()?;
+        streams.open.insert(key);
         if ended {
-            streams.ended.push_back(id);
+            streams.ended.insert(key);
         }
-        let body = Body::Whole(body);
+        let (id, body) = (RequestId::from_key(key), Body::Whole(body));
         Some(ServerStep::Opened { consumed, id, body })
     }
 
@@ -193,7 +201,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         streams.take_collected(key);
         let writer = streams.writers.remove(key);
         let finished = writer.is_some_and(|(_, chunks)| chunks.is_finished());
-        if finished || streams.deferred.iter().any(|deferred| deferred.id == id) {
+        if finished || streams.deferred.contains_key(&key) {
             self.refuse(id, Refusal::Cancelled);
             return false;
         }
@@ -286,7 +294,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// Queues bytes of an open answer. They are sent as the client gives credit. Call it only while
     /// [`wants`](Self::wants) returns `true`, so that the queue is short; it never refuses a chunk
-    /// because of its length. Chunks count towards the shared bound on answers.
+    /// because of its length. Chunks count towards the bounds on answers, also while they wait for
+    /// credit. An answer that is collected for the client ends if the connection holds more than
+    /// [`max_held`](crate::Settings::max_held) with it.
     ///
     /// # Errors
     /// [`StreamError`]. The chunk is dropped.
@@ -297,24 +307,29 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     fn queue_chunk(&mut self, id: RequestId, chunk: B) -> Result<(), StreamError> {
-        let (key, streams) = (id.key(), self.streams.as_mut().ok_or(StreamError::Ended)?);
+        let (key, queued) = (id.key(), self.queued());
+        let streams = self.streams.as_mut().ok_or(StreamError::Ended)?;
         let Some(body) = streams.collected.get_mut(&key) else {
             return streams.writers.push(key, chunk);
         };
-        // The connection knows the limit.
-        match self.machine.answer(id, body.len() + chunk.as_ref().len()) {
+        let (length, before) = (body.len() + chunk.as_ref().len(), body.capacity());
+        // The connection knows the limit of one answer.
+        let limit = match self.machine.answer(id, length) {
             Ok(_) => {
-                streams.collected_bytes += chunk.as_ref().len();
-                body.extend_from_slice(chunk.as_ref());
-                Ok(())
+                append(body, chunk.as_ref(), usize::MAX);
+                let added = body.capacity() - before;
+                streams.collected_bytes += added;
+                // Nothing is sent before an answer is whole, so it is not the client's turn.
+                if queued.saturating_add(added) <= bytes(self.max_queued) || added == 0 {
+                    return Ok(());
+                }
+                u32::try_from(before).unwrap_or(u32::MAX)
             }
-            Err(ReplyError::Request(RequestError::TooLarge { limit, .. })) => {
-                self.refuse(id, Refusal::AnswerTooLarge);
-                let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-                Err(StreamError::TooLarge { limit })
-            }
-            Err(_) => Err(StreamError::Ended),
-        }
+            Err(ReplyError::Request(RequestError::TooLarge { limit, .. })) => u32::try_from(limit).unwrap_or(u32::MAX),
+            Err(_) => return Err(StreamError::Ended),
+        };
+        self.refuse(id, Refusal::AnswerTooLarge);
+        Err(StreamError::TooLarge { limit })
     }
 
     /// Ends an open answer: the client is told that it is whole, behind its last bytes.
@@ -365,7 +380,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     pub fn discard(&mut self, id: RequestId) {
         let _ = self.machine.discard(id);
         if let Some(streams) = &mut self.streams {
-            streams.ended.retain(|ended| *ended != id);
+            streams.ended.remove(&id.key());
         }
     }
 }
