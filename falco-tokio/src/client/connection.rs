@@ -1,5 +1,8 @@
 //! One connection of a client: the socket and the mux. Its slot polls it.
 
+mod ending;
+mod streams;
+
 use core::fmt;
 use core::task::{Context, Poll, ready};
 use std::io;
@@ -7,20 +10,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{
-    Admitted, Body, ClientMux, ClientStep, Ending, History, OpenRejected, Unfinished, UnfinishedOpen,
-};
-use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, RequestError, wipe_stack};
+use falco_core::mux::{Admitted, Body, ClientMux, ClientStep, Ending, History};
+use falco_core::{ClientConnection, ConnectionError, EntropyError, Fate, RequestError, wipe_stack};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::call::{Call, OpenCall, Ping, PingTo, Returned, Waiter, answer, end, error_of, fail};
+use super::call::{Call, Ping, PingTo, Returned, Waiter, answer, end, fail};
 use super::env::{Env, OwnKey};
 use super::panics::catch_panic;
-use crate::error::Error;
 use crate::line::{Line, Wrote, sealed};
 use crate::socket::Socket;
-use crate::stream::Pipe;
 use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
@@ -76,13 +75,6 @@ pub(super) enum Event {
 
 /// The mux of a connection. A ping keeps the time at which it was accepted.
 type Mux = ClientMux<Arc<ClientKeys>, Bytes, Waiter, (Instant, PingTo)>;
-
-/// Bytes of an open answer have arrived.
-fn arrive(mux: &mut Mux, ticket: u64, body: &[u8]) {
-    if let Some(pipe) = mux.stream_waiter(ticket).and_then(|waiter| waiter.pipe()) {
-        pipe.arrive(body);
-    }
-}
 
 /// What ended a connection, for the log.
 struct End<'e>(&'e io::Result<ConnectionError>);
@@ -178,67 +170,6 @@ impl Connection {
         }
     }
 
-    /// Accepts an open request, or gives it back.
-    pub(super) fn open(&mut self, call: OpenCall) -> Option<OpenCall> {
-        if !self.is_open() {
-            return Some(call);
-        }
-        let ticket = call.ticket;
-        match self.mux.open(call) {
-            Ok(()) => {
-                self.pump(ticket);
-                None
-            }
-            Err(OpenRejected::Closed(call)) => Some(call),
-            Err(OpenRejected::Failed(call, error)) => {
-                fail(call.waiter, error);
-                None
-            }
-        }
-    }
-
-    fn pipe(&mut self, ticket: u64) -> Option<Arc<Pipe>> {
-        self.mux.stream_waiter(ticket)?.pipe().cloned()
-    }
-
-    /// Does what the halves of an open request want. Returns whether the connection has it.
-    pub(super) fn pump(&mut self, ticket: u64) -> bool {
-        let Some(pipe) = self.pipe(ticket) else {
-            return false;
-        };
-        let wishes = pipe.wishes();
-        if wishes.reader_gone || wishes.writer_gone {
-            self.mux.cancel_open(ticket);
-            pipe.fail(Error::Stopped);
-            return true;
-        }
-        if wishes.taken > 0 {
-            self.mux.credit(ticket, wishes.taken, false);
-        }
-        while self.mux.wants(ticket) {
-            let Some(chunk) = pipe.take_chunk() else {
-                if pipe.is_finished() {
-                    let _ = self.mux.finish_body(ticket);
-                }
-                break;
-            };
-            if self.mux.write(ticket, chunk).is_err() {
-                pipe.end_output(Error::Stopped);
-            }
-        }
-        true
-    }
-
-    /// Hands on what the halves of open requests have written and the connection now takes. Returns
-    /// whether there was something.
-    fn pump_writable(&mut self) -> bool {
-        let mut pumped = false;
-        while let Some(ticket) = self.mux.poll_writable() {
-            pumped |= self.pump(ticket);
-        }
-        pumped
-    }
-
     /// The callers of the requests that it has, by ticket.
     pub(super) fn waiters(&self) -> impl Iterator<Item = (u64, &Waiter)> {
         self.mux.waiters()
@@ -247,16 +178,6 @@ impl Connection {
     /// Cancels a request and returns it, so that its caller can receive an error.
     pub(super) fn cancel(&mut self, ticket: u64) -> Option<(Call, Fate)> {
         self.mux.cancel(ticket)
-    }
-
-    /// The callers of the open requests that it has and that have not begun, by ticket.
-    pub(super) fn openers(&self) -> impl Iterator<Item = (u64, &Waiter)> {
-        self.mux.unbegun_open()
-    }
-
-    /// Cancels an open request and returns its caller.
-    pub(super) fn cancel_open(&mut self, ticket: u64) -> Option<(Waiter, Fate)> {
-        self.mux.cancel_open(ticket)
     }
 
     /// Queues a ping, or gives it back.
@@ -274,31 +195,6 @@ impl Connection {
     /// Requests in flight here, including cancelled ones.
     pub(super) fn in_flight(&self) -> usize {
         self.mux.connection().in_flight().max(self.mux.outstanding())
-    }
-
-    /// Closes the connection for new requests. Requests that have not begun are returned; the
-    /// others complete.
-    pub(super) fn retire(&mut self) {
-        let now = self.now;
-        self.mux.close(now, CloseReason::Done);
-        self.returned
-            .calls
-            .extend(self.mux.poll_closing().into_iter().flatten());
-        self.returned.opens.extend(self.mux.take_unbegun_open());
-    }
-
-    /// Reports once that the connection no longer accepts requests, if the slot has not closed it.
-    /// Requests that have not begun are returned.
-    fn poll_closing(&mut self) -> Option<Event> {
-        let unbegun = self.mux.poll_closing()?;
-        self.returned.calls.extend(unbegun);
-        self.returned.opens.extend(self.mux.take_unbegun_open());
-        Some(Event::Closing)
-    }
-
-    /// Closes once all accepted requests have begun.
-    pub(super) fn close(&mut self) {
-        self.mux.close_when_begun(CloseReason::Done);
     }
 
     /// Processes the unread bytes.
@@ -352,7 +248,7 @@ impl Connection {
                     }
                 }
                 ClientStep::Opened { consumed, ticket, body } | ClientStep::Part { consumed, ticket, body } => {
-                    arrive(&mut self.mux, ticket, body);
+                    streams::arrive(&mut self.mux, ticket, body);
                     self.line.consume(consumed);
                 }
                 ClientStep::Ended { consumed, waiter, .. } => {
@@ -399,15 +295,6 @@ impl Connection {
         }
         self.note_begun();
         Ok(wrote)
-    }
-
-    /// Tells callers whose open requests have begun.
-    fn note_begun(&mut self) {
-        while let Some(ticket) = self.mux.poll_begun() {
-            if let Some(pipe) = self.pipe(ticket) {
-                pipe.begun();
-            }
-        }
     }
 
     /// A write has failed with `error`. Processes what the server had sent before.
@@ -561,33 +448,6 @@ impl Connection {
                     self.stage = Stage::Closed;
                 }
                 Stage::Closed => return Poll::Pending,
-            }
-        }
-    }
-
-    /// Returns the requests and pings that go to another connection, and sends the other callers
-    /// the error.
-    fn finish(&mut self, end: &io::Result<ConnectionError>) {
-        for UnfinishedOpen { call, fate, retry, .. } in self.mux.finish_open() {
-            if retry {
-                self.returned.opens.push(call);
-            } else {
-                answer(call.waiter, Err(error_of(end, "reading or writing a stream", fate)));
-            }
-        }
-        for Unfinished { call, fate, retry, .. } in self.mux.finish() {
-            if retry {
-                self.returned.calls.push(call);
-            } else {
-                answer(call.waiter, Err(error_of(end, "waiting for the answer", fate)));
-            }
-        }
-        for Unfinished { call, fate, retry, .. } in self.mux.finish_pings() {
-            if retry {
-                self.returned.pings.push(call);
-            } else {
-                let error = error_of(end, "waiting for the answer to a ping", fate);
-                let _ = call.waiter.1.send(Err(error));
             }
         }
     }

@@ -2,23 +2,24 @@
 //! orders of callers, and connects when there is something to do. Requests that were not processed
 //! on one connection are sent again on the next.
 
+mod attempts;
 mod expiry;
+mod streams;
 
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::io;
 use std::sync::Arc;
 
-use falco_core::mux::{ConnectAttempts, NextAttempt};
+use falco_core::mux::ConnectAttempts;
 use falco_core::{ConnectionError, Fate};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::debug;
 
-use super::call::{Call, HANDSHAKE, OpenCall, Ping, Returned, Waiter, answer, error_of};
+use super::call::{Call, HANDSHAKE, OpenCall, Ping, Returned, answer, error_of};
 use super::connection::{Connection, Event};
 use super::dial::Dialing;
 use super::env::Env;
@@ -164,37 +165,6 @@ impl Slot {
         connections.find_map(|connection| connection.cancel(ticket))
     }
 
-    /// Takes out the caller of an open request that waits or that a connection has.
-    fn remove_open(&mut self, ticket: u64) -> Option<(Waiter, Fate)> {
-        if let Some(call) = self.waiting_open.remove(&ticket) {
-            return Some((call.waiter, Fate::NotProcessed));
-        }
-        let current = match &mut self.current {
-            Current::Connection(connection) => Some(&mut **connection),
-            Current::None | Current::Dialing(_) => None,
-        };
-        let mut connections = current.into_iter().chain(&mut self.old);
-        connections.find_map(|connection| connection.cancel_open(ticket))
-    }
-
-    /// A half of an open request wants something.
-    fn pump(&mut self, ticket: u64) {
-        if let Entry::Occupied(waiting) = self.waiting_open.entry(ticket) {
-            let wishes = waiting.get().waiter.pipe().map(|pipe| pipe.wishes());
-            if wishes.is_some_and(|wishes| wishes.reader_gone || wishes.writer_gone) {
-                // Its caller no longer wants it.
-                waiting.remove();
-            }
-            return;
-        }
-        let current = match &mut self.current {
-            Current::Connection(connection) => Some(&mut **connection),
-            Current::None | Current::Dialing(_) => None,
-        };
-        let mut connections = current.into_iter().chain(&mut self.old);
-        let _ = connections.any(|connection| connection.pump(ticket));
-    }
-
     /// Handles a change of the key: no more requests begin on the current connection, and those in
     /// flight complete there.
     fn renew(&mut self, adopted: Option<Box<Connection>>) {
@@ -290,87 +260,6 @@ impl Slot {
         self.pings.retain(|ping| !ping.waiter.1.is_closed());
         self.openers.retain(|to| !to.is_closed());
         !(self.waiting.is_empty() && self.waiting_open.is_empty() && self.pings.is_empty() && self.openers.is_empty())
-    }
-
-    /// Begins an attempt to connect, if there is something to do and no pause.
-    fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (asked, now) = (self.is_waited_for(), self.env.clock.now());
-        // If the client has several connections, no request is assigned to one that has failed. So
-        // it reconnects even if no request waits.
-        // And so does one that fails fast, so that it is known when the server is back.
-        let repeats = (self.env.spread || self.env.fail_fast) && self.attempts.is_worth_repeating();
-        match self.attempts.next(now) {
-            NextAttempt::Closed => {
-                self.fail_all(&Error::Closed);
-                return Poll::Pending;
-            }
-            _ if !asked && !repeats => return Poll::Pending,
-            NextAttempt::Never => {
-                if let Some(why) = self.attempts.why() {
-                    let why = why.again(Fate::NotProcessed);
-                    self.fail_all(&why);
-                }
-                return Poll::Pending;
-            }
-            NextAttempt::FailUntil(at) => {
-                if let Some(why) = self.attempts.why().filter(|_| asked) {
-                    let why = why.again(Fate::NotProcessed);
-                    self.fail_all(&why);
-                }
-                if self.timer.poll(cx, Some(self.env.clock.at(at))).is_pending() {
-                    return Poll::Pending;
-                }
-                // The pause is over: look again.
-                return Poll::Ready(());
-            }
-            NextAttempt::At(at) => {
-                if self.timer.poll(cx, Some(self.env.clock.at(at))).is_pending() {
-                    return Poll::Pending;
-                }
-            }
-            NextAttempt::Now => {}
-        }
-        self.env.counters.attempts.add(1);
-        // If all servers are left alone, the own one is tried.
-        let next = self.env.servers.next(self.home, self.tried, now);
-        (self.server, self.tried) = next.unwrap_or((self.home, self.env.servers.len()));
-        let dialing = self
-            .env
-            .servers
-            .dial(self.server)
-            .dial(self.env.connect_timeout, self.env.settings.lifetime());
-        self.current = Current::Dialing(dialing);
-        Poll::Ready(())
-    }
-
-    /// Handles a failed attempt to connect.
-    fn fail(&mut self, error: &Error) {
-        self.current = Current::None;
-        let dial = self.env.servers.dial(self.server);
-        if dial.is_spent() {
-            self.attempts.spend();
-        }
-        let (now, key, entropy) = (self.env.clock.now(), self.env.key(), &self.env.entropy);
-        let (end, why) = (error.attempt_end(), error.again(Fate::NotProcessed));
-        self.env.counters.attempt_failed(end);
-        let random = |bound| entropy.below(bound);
-        self.env.servers.failed(self.server, now, random);
-        if self.env.servers.next(self.home, self.tried, now).is_some() {
-            // Another server is tried at once.
-            warn!(server = %dial, %error, "no connection to this server");
-            return;
-        }
-        self.tried = 0;
-        let retry = self.attempts.attempt_failed(end, why, &key.admitted, now, random);
-        let pause = self.attempts.retry_at().map(|at| at.since(now)).unwrap_or_default();
-        warn!(server = %dial, %error, attempt = self.attempts.failed(), ?pause, "no connection");
-        // Callers of `connect` receive the error at once; other callers only if no retry follows.
-        for to in self.openers.drain(..) {
-            let _ = to.send(Err(error.again(Fate::NotProcessed)));
-        }
-        if !retry {
-            self.fail_all(error);
-        }
     }
 
     fn fail_all(&mut self, error: &Error) {

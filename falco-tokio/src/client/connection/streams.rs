@@ -1,0 +1,100 @@
+//! What a connection does with open requests: it hands bytes on between their halves and the mux.
+
+use std::sync::Arc;
+
+use falco_core::Fate;
+use falco_core::mux::OpenRejected;
+
+use super::super::call::{OpenCall, Waiter, fail};
+use super::{Connection, Mux};
+use crate::error::Error;
+use crate::stream::Pipe;
+
+/// Bytes of an open answer have arrived.
+pub(super) fn arrive(mux: &mut Mux, ticket: u64, body: &[u8]) {
+    if let Some(pipe) = mux.stream_waiter(ticket).and_then(|waiter| waiter.pipe()) {
+        pipe.arrive(body);
+    }
+}
+
+impl Connection {
+    /// Accepts an open request, or gives it back.
+    pub(in super::super) fn open(&mut self, call: OpenCall) -> Option<OpenCall> {
+        if !self.is_open() {
+            return Some(call);
+        }
+        let ticket = call.ticket;
+        match self.mux.open(call) {
+            Ok(()) => {
+                self.pump(ticket);
+                None
+            }
+            Err(OpenRejected::Closed(call)) => Some(call),
+            Err(OpenRejected::Failed(call, error)) => {
+                fail(call.waiter, error);
+                None
+            }
+        }
+    }
+
+    fn pipe(&mut self, ticket: u64) -> Option<Arc<Pipe>> {
+        self.mux.stream_waiter(ticket)?.pipe().cloned()
+    }
+
+    /// Does what the halves of an open request want. Returns whether the connection has it.
+    pub(in super::super) fn pump(&mut self, ticket: u64) -> bool {
+        let Some(pipe) = self.pipe(ticket) else {
+            return false;
+        };
+        let wishes = pipe.wishes();
+        if wishes.reader_gone || wishes.writer_gone {
+            self.mux.cancel_open(ticket);
+            pipe.fail(Error::Stopped);
+            return true;
+        }
+        if wishes.taken > 0 {
+            self.mux.credit(ticket, wishes.taken, false);
+        }
+        while self.mux.wants(ticket) {
+            let Some(chunk) = pipe.take_chunk() else {
+                if pipe.is_finished() {
+                    let _ = self.mux.finish_body(ticket);
+                }
+                break;
+            };
+            if self.mux.write(ticket, chunk).is_err() {
+                pipe.end_output(Error::Stopped);
+            }
+        }
+        true
+    }
+
+    /// Hands on what the halves of open requests have written and the connection now takes. Returns
+    /// whether there was something.
+    pub(super) fn pump_writable(&mut self) -> bool {
+        let mut pumped = false;
+        while let Some(ticket) = self.mux.poll_writable() {
+            pumped |= self.pump(ticket);
+        }
+        pumped
+    }
+
+    /// The callers of the open requests that it has and that have not begun, by ticket.
+    pub(in super::super) fn openers(&self) -> impl Iterator<Item = (u64, &Waiter)> {
+        self.mux.unbegun_open()
+    }
+
+    /// Cancels an open request and returns its caller.
+    pub(in super::super) fn cancel_open(&mut self, ticket: u64) -> Option<(Waiter, Fate)> {
+        self.mux.cancel_open(ticket)
+    }
+
+    /// Tells callers whose open requests have begun.
+    pub(super) fn note_begun(&mut self) {
+        while let Some(ticket) = self.mux.poll_begun() {
+            if let Some(pipe) = self.pipe(ticket) {
+                pipe.begun();
+            }
+        }
+    }
+}
