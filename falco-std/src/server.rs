@@ -194,9 +194,35 @@ impl Server {
         S: Stream + Send + 'static,
         H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
     {
-        let (conn, stream) = connection::prepare(&self.service, Box::new(stream), false)?;
+        self.run_guest(stream, &Handlers::new(handler))
+    }
+
+    /// Like [`serve_connection`](Self::serve_connection), and takes open requests too, as
+    /// [`serve_streams`](Self::serve_streams) does. A stream that does not [split](Stream::split)
+    /// has none.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub fn serve_connection_streams<C, H, S>(&self, stream: C, handler: H, streams: S) -> io::Result<ConnectionError>
+    where
+        C: Stream + Send + 'static,
+        H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
+        S: Fn(StreamRequest) -> Result<(), HandlerError> + Send + Sync + 'static,
+    {
+        self.run_guest(stream, &Handlers::with_streams(handler, streams))
+    }
+
+    fn run_guest<H>(
+        &self,
+        stream: impl Stream + Send + 'static,
+        handlers: &Arc<Handlers<H>>,
+    ) -> io::Result<ConnectionError>
+    where
+        H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
+    {
+        let (conn, stream) = connection::prepare(&self.service, Box::new(stream), handlers.take_streams())?;
         let permit = self.service.admission.guest(conn);
-        connection::serve(&self.service, &permit, stream, None, &Handlers::new(handler))
+        connection::serve(&self.service, &permit, stream, None, handlers)
     }
 }
 

@@ -8,11 +8,15 @@
 
 mod common;
 
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc;
 use std::thread;
 
 use common::streaming::{Streaming, WINDOW, echo, server};
 use common::{bounded, key, millis};
-use falco_std::{Client, ClientStats, Error, Fate, Refusal, RequestError, StreamRequest};
+use falco_std::{
+    Call, Client, ClientStats, ConnectionError, Error, Fate, HandlerError, Refusal, RequestError, StreamRequest,
+};
 
 #[test]
 fn an_open_request_over_the_servers_limit_waits_for_a_place_until_its_time_limit() {
@@ -86,6 +90,113 @@ fn open_requests_are_counted_as_others_are() {
         assert!(matches!(client.open(""), Err(Error::Closed)));
         assert_eq!(counted(client.stats()), (2, 0, 2, 0));
         plain.stop();
+    });
+}
+
+#[test]
+fn a_connection_over_any_stream_carries_open_requests() {
+    bounded(|| {
+        let server = server().unbound().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let serving = thread::spawn(move || server.serve_connection_streams(far, common::echo, echo));
+        let client = Client::builder(key()).over(near).unwrap();
+        let mut call = client.open("one ").unwrap();
+        call.send("two").unwrap();
+        call.finish().unwrap();
+        assert_eq!(call.collect(100).unwrap(), b"one two");
+        assert_eq!(client.request("whole").unwrap(), b"whole");
+        client.close();
+        assert_eq!(serving.join().unwrap().unwrap(), ConnectionError::Closed);
+    });
+}
+
+/// A handler of a subscription, which says farewell when its connection drains.
+fn subscription(mut request: StreamRequest) -> Result<(), HandlerError> {
+    assert!(!request.is_closing());
+    request.answer.send("begun")?;
+    while !request.is_closing() {
+        thread::sleep(millis(5));
+    }
+    request.answer.send("farewell")?;
+    Ok(request.answer.finish()?)
+}
+
+/// Opens a subscription.
+fn subscribe(client: &Client) -> Call {
+    let mut call = client.open("").unwrap();
+    assert_eq!(call.next().unwrap().unwrap(), b"begun");
+    call
+}
+
+fn ends_well(mut call: Call) {
+    assert_eq!(call.next().unwrap().unwrap(), b"farewell");
+    assert!(call.next().is_none());
+}
+
+#[test]
+fn handlers_of_streams_learn_that_their_server_shuts_down() {
+    bounded(|| {
+        let server = Streaming::start(server(), subscription);
+        let client = server.client();
+        let calls = [subscribe(&client), subscribe(&client)];
+        server.handle.shutdown_within(millis(60_000));
+        calls.into_iter().for_each(ends_well);
+        let report = server.serving.join().unwrap();
+        assert_eq!((report.cut_requests, report.stats.answers), (0, 2));
+    });
+}
+
+#[test]
+fn handlers_of_streams_learn_that_their_connection_is_old_or_its_key_retired() {
+    bounded(|| {
+        let old = Streaming::start(server().max_connection_age(millis(200)), subscription);
+        let client = old.client();
+        ends_well(subscribe(&client));
+        old.stop();
+
+        let retiring = Streaming::start(server().key(common::other_key()), subscription);
+        let first = retiring.client();
+        let second = retiring.client_of(Client::builder(common::other_key()));
+        let (retired, stays) = (subscribe(&first), subscribe(&second));
+        retiring.handle.retire_key(key().id());
+        ends_well(retired);
+        // The other key is not retired.
+        retiring.await_counts((2, 1, 0));
+        drop(stays);
+        retiring.stop();
+    });
+}
+
+#[test]
+fn handlers_of_streams_learn_that_their_client_closes_or_is_gone() {
+    bounded(|| {
+        let server = Streaming::start(server(), subscription);
+        let client = server.client();
+        let call = subscribe(&client);
+        let closing = thread::spawn(move || client.close());
+        ends_well(call);
+        closing.join().unwrap();
+        server.stop();
+
+        let (to, told) = mpsc::channel();
+        let lost = Streaming::start(common::streaming::server(), move |mut request: StreamRequest| {
+            request.answer.send("begun")?;
+            while !request.is_closing() {
+                thread::sleep(millis(5));
+            }
+            to.send(()).unwrap();
+            drop(request);
+            Ok(())
+        });
+        let socket = TcpStream::connect(lost.address).unwrap();
+        let client = Client::builder(key()).over(socket.try_clone().unwrap()).unwrap();
+        let call = subscribe(&client);
+        socket.shutdown(Shutdown::Both).unwrap();
+        told.recv().unwrap();
+        drop(call);
+        lost.stop();
     });
 }
 

@@ -265,6 +265,26 @@ impl Server {
     {
         accept::guest(&self.service, stream, &Handlers::new(handler))?.await
     }
+
+    /// Like [`serve_connection`](Self::serve_connection), and takes open requests too, as
+    /// [`serve_streams`](Self::serve_streams) does.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub async fn serve_connection_streams<C, H, S, F>(
+        &self,
+        stream: C,
+        handler: H,
+        streams: S,
+    ) -> io::Result<ConnectionError>
+    where
+        C: Stream + 'static,
+        H: Handler,
+        S: Fn(StreamRequest) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        accept::guest(&self.service, stream, &Handlers::with_streams(handler, streams))?.await
+    }
 }
 
 impl Server {

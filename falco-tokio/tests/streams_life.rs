@@ -3,11 +3,15 @@
 
 mod common;
 
+use core::pin::pin;
 use core::time::Duration;
 
 use common::key;
-use common::streaming::{Streaming, WINDOW, echo, server, soon};
-use falco_tokio::{Client, ClientStats, Error, Fate, RequestError, StreamRequest};
+use common::streaming::{Streaming, WINDOW, echo, receive, server, soon};
+use falco_tokio::{
+    Call, Client, ClientStats, ConnectionError, Error, Fate, HandlerError, OnCancel, Request, RequestError,
+    StreamRequest,
+};
 use tokio::time::{sleep, timeout};
 
 const SHORT: Duration = Duration::from_millis(100);
@@ -97,6 +101,113 @@ async fn open_requests_are_counted_as_others_are() {
     assert!(matches!(client.open("").await, Err(Error::Closed)));
     assert_eq!(counted(client.stats()), (2, 0, 2, 0));
     plain.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_over_any_stream_carries_open_requests() {
+    let server = server().unbound().unwrap();
+    let (near, far) = tokio::io::duplex(4096);
+    let whole = |request: Request| async move { Ok(request.into_body()) };
+    let serving = tokio::spawn(async move { server.serve_connection_streams(far, whole, echo).await });
+    let client = Client::builder(key(1)).over(near).await.unwrap();
+    let mut call = client.open("one ").await.unwrap();
+    call.send("two").await.unwrap();
+    call.finish().unwrap();
+    assert_eq!(soon(call.collect(100)).await.unwrap(), "one two");
+    assert_eq!(soon(client.request("whole")).await.unwrap(), "whole");
+    client.close().await;
+    assert_eq!(soon(serving).await.unwrap().unwrap(), ConnectionError::Closed);
+}
+
+/// A handler of a subscription, which says farewell when its connection drains.
+async fn subscription(mut request: StreamRequest) -> Result<(), HandlerError> {
+    let mut closing = pin!(request.closing());
+    assert!(!request.is_closing());
+    request.answer.send("begun").await?;
+    tokio::select! {
+        _ = request.body.next() => return Err("its connection is lost".into()),
+        () = &mut closing => {}
+    }
+    assert!(request.is_closing());
+    request.answer.send("farewell").await?;
+    Ok(request.answer.finish()?)
+}
+
+/// Opens a subscription.
+async fn subscribe(client: &Client) -> Call {
+    let mut call = client.open("").await.unwrap();
+    assert_eq!(soon(call.next()).await.unwrap().unwrap(), "begun");
+    call
+}
+
+async fn ends_well(mut call: Call) {
+    assert_eq!(soon(call.next()).await.unwrap().unwrap(), "farewell");
+    assert!(soon(call.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn handlers_of_streams_learn_that_their_server_shuts_down() {
+    let server = Streaming::start(server(), subscription).await;
+    let client = server.client().await;
+    let calls = [subscribe(&client).await, subscribe(&client).await];
+    server.handle.shutdown_within(Duration::from_secs(60));
+    for call in calls {
+        ends_well(call).await;
+    }
+    let report = soon(server.task).await.unwrap();
+    assert_eq!((report.cut_requests, report.stats.answers), (0, 2));
+}
+
+#[tokio::test]
+async fn handlers_of_streams_learn_that_their_connection_is_old_or_its_key_retired() {
+    let old = Streaming::start(server().max_connection_age(2 * SHORT), subscription).await;
+    let client = old.client().await;
+    ends_well(subscribe(&client).await).await;
+    old.stop().await;
+
+    let retiring = Streaming::start(server().key(key(2)), subscription).await;
+    let (first, second) = (Client::builder(key(1)), Client::builder(key(2)));
+    let (first, second) = (retiring.client_of(first).await, retiring.client_of(second).await);
+    let (retired, mut stays) = (subscribe(&first).await, subscribe(&second).await);
+    retiring.handle.retire_key(key(1).id());
+    ends_well(retired).await;
+    assert!(timeout(SHORT, stays.next()).await.is_err(), "its key is not retired");
+    drop(stays);
+    retiring.stop().await;
+}
+
+#[tokio::test]
+async fn handlers_of_streams_learn_that_their_client_closes_or_is_gone() {
+    let server = Streaming::start(server(), subscription).await;
+    let client = server.client().await;
+    let call = subscribe(&client).await;
+    let closing = tokio::spawn(async move { client.close().await });
+    ends_well(call).await;
+    soon(closing).await.unwrap();
+
+    let (to, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let signal = common::streaming::server().on_cancel(OnCancel::Signal);
+    let lost = Streaming::start(signal, move |mut request: StreamRequest| {
+        let to = to.clone();
+        async move {
+            request.answer.send("begun").await?;
+            request.closing().await;
+            to.send(request.is_closing())?;
+            Ok(())
+        }
+    })
+    .await;
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let mut proxied = tokio::net::TcpStream::connect(lost.address).await.unwrap();
+    let proxy = tokio::spawn(async move {
+        let mut far = far;
+        let _ = tokio::io::copy_bidirectional(&mut far, &mut proxied).await;
+    });
+    let client = Client::builder(key(1)).over(near).await.unwrap();
+    let call = subscribe(&client).await;
+    proxy.abort();
+    assert!(receive(&mut told).await);
+    drop(call);
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ fn an_open_request_reserves_its_window_or_is_busy() {
     );
     let busy: Vec<_> = (13..=20).map(|ticket| Told::Refused(ticket, Refusal::Busy)).collect();
     assert_eq!((at_client, duo.server.take_busy()), (busy, 8));
-    duo.request(30, &[7; 50_000]);
+    duo.request(30, &vec![7; 50_000]);
     assert_eq!(duo.settle().0.len(), 1);
     duo.server.answer(duo.id(21), vec![]).unwrap();
     duo.settle();

@@ -362,7 +362,7 @@ where
             }
             Work::Open(pipe) => {
                 let request = Request::received(Vec::new(), self.peer, key, cancelled);
-                let request = StreamRequest::new(&pipe, request);
+                let request = StreamRequest::new(&pipe, request, Weak::clone(&self.conn));
                 let result = catch_unwind(AssertUnwindSafe(|| self.handlers.open(request)));
                 let handled = self.complete(result, |state, result| state.end_open(id, result));
                 // The connection may have ended after the answer was sent.

@@ -132,6 +132,11 @@ impl State {
         self.cut || self.revoked || self.write_failed || self.mux.status() == Status::Ended
     }
 
+    /// Whether it drains or has ended.
+    pub(super) fn is_closing(&self) -> bool {
+        self.has_ended() || self.mux.status() == Status::Draining
+    }
+
     /// The thread that reads ends the connection: the time for the end of its stream starts now.
     /// A client that is not authenticated gets no time.
     pub(super) fn end_stream(&mut self, now: Instant) {

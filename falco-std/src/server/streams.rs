@@ -26,12 +26,19 @@ pub struct StreamRequest {
     /// answer that is finished ends the request, also if its body is not complete.
     pub answer: SendStream,
     request: Request,
+    /// Weak, so that a handler does not keep the stream of a connection that has ended.
+    conn: Weak<Conn>,
 }
 
 impl StreamRequest {
-    pub(super) fn new(pipe: &Arc<Pipe>, request: Request) -> Self {
+    pub(super) fn new(pipe: &Arc<Pipe>, request: Request, conn: Weak<Conn>) -> Self {
         let (body, answer) = crate::open::halves(pipe, None);
-        Self { body, answer, request }
+        Self {
+            body,
+            answer,
+            request,
+            conn,
+        }
     }
 
     /// As [`Request::peer`].
@@ -56,6 +63,20 @@ impl StreamRequest {
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.request.is_cancelled()
+    }
+
+    /// Whether the connection takes no new requests and ends once those that have begun have
+    /// completed: the server shuts down, the connection has reached its
+    /// [age](crate::ServerBuilder::max_connection_age), the key of the client was
+    /// [retired](crate::Handle::retire_key), or the client closes. A handler that would run for
+    /// long, such as that of a subscription, should then finish its answer. If it does not, it is
+    /// cut off: when the time for a shutdown is over, otherwise one lifetime after the last sign of
+    /// life. Also true if the connection has ended.
+    ///
+    /// A handler that waits in [`body`](Self::body) is not woken for that.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.conn.upgrade().is_none_or(|conn| conn.lock().state.is_closing())
     }
 }
 

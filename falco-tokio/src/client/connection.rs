@@ -1,6 +1,6 @@
 //! One connection of a client: the socket and the mux. Its slot polls it.
 
-mod receive;
+mod ending;
 mod streams;
 
 use core::fmt;
@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{Admitted, ClientMux, Ending, History, Unfinished, UnfinishedOpen};
-use falco_core::{ClientConnection, CloseReason, ConnectionError, EntropyError, Fate, wipe_stack};
+use falco_core::mux::{Admitted, Body, ClientMux, ClientStep, Ending, History};
+use falco_core::{ClientConnection, ConnectionError, EntropyError, Fate, RequestError, wipe_stack};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::call::{Call, Ping, PingTo, Returned, Waiter, answer, error_of, fail};
+use super::call::{Call, Ping, PingTo, Returned, Waiter, answer, end, fail};
 use super::env::{Env, OwnKey};
 use super::panics::catch_panic;
 use crate::line::{Line, Wrote, sealed};
@@ -197,29 +197,80 @@ impl Connection {
         self.mux.connection().in_flight().max(self.mux.outstanding())
     }
 
-    /// Closes the connection for new requests. Requests that have not begun are returned; the
-    /// others complete.
-    pub(super) fn retire(&mut self) {
+    /// Processes the unread bytes.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "no request is open, and no answer")]
+    fn receive(&mut self) -> Pause {
         let now = self.now;
-        self.mux.close(now, CloseReason::Done);
-        self.returned
-            .calls
-            .extend(self.mux.poll_closing().into_iter().flatten());
-        self.returned.opens.extend(self.mux.take_unbegun_open());
-    }
-
-    /// Reports once that the connection no longer accepts requests, if the slot has not closed it.
-    /// Requests that have not begun are returned.
-    fn poll_closing(&mut self) -> Option<Event> {
-        let unbegun = self.mux.poll_closing()?;
-        self.returned.calls.extend(unbegun);
-        self.returned.opens.extend(self.mux.take_unbegun_open());
-        Some(Event::Closing)
-    }
-
-    /// Closes once all accepted requests have begun.
-    pub(super) fn close(&mut self) {
-        self.mux.close_when_begun(CloseReason::Done);
+        loop {
+            let step = match self.mux.recv(now, self.line.unread()) {
+                Ok(step) => step,
+                Err(end) => return Pause::Report(Event::Ended(Ok(end))),
+            };
+            match step {
+                ClientStep::NeedMore { total } => return Pause::Read(total),
+                ClientStep::Skip { consumed } => self.line.consume(consumed),
+                ClientStep::Established { consumed } => {
+                    self.line.consume(consumed);
+                    return Pause::Report(Event::Established);
+                }
+                ClientStep::Answer { consumed, waiter, body } => {
+                    let body = match body {
+                        Body::Lent(body) => Bytes::copy_from_slice(body),
+                        Body::Whole(bytes) => Bytes::from(bytes),
+                    };
+                    self.line.consume(consumed);
+                    answer(waiter, Ok(body));
+                }
+                ClientStep::Refused {
+                    consumed,
+                    call,
+                    refusal,
+                    retry,
+                } => {
+                    self.line.consume(consumed);
+                    if retry {
+                        self.returned.calls.push(call);
+                    } else {
+                        fail(call.waiter, RequestError::Refused(refusal));
+                    }
+                }
+                ClientStep::Pong { consumed, waiters } => {
+                    self.line.consume(consumed);
+                    for (since, to) in waiters {
+                        let _ = to.send(Ok(Some(since.elapsed())));
+                    }
+                }
+                ClientStep::Closing { consumed, reason } => {
+                    debug!(server = %self.env.servers.dial(self.server), ?reason, "the server closes");
+                    self.line.consume(consumed);
+                    if let Some(event) = self.poll_closing() {
+                        return Pause::Report(event);
+                    }
+                }
+                ClientStep::Opened { consumed, ticket, body } | ClientStep::Part { consumed, ticket, body } => {
+                    streams::arrive(&mut self.mux, ticket, body);
+                    self.line.consume(consumed);
+                }
+                ClientStep::Ended { consumed, waiter, .. } => {
+                    self.line.consume(consumed);
+                    end(&waiter);
+                }
+                ClientStep::OpenRefused {
+                    consumed,
+                    waiter,
+                    refusal,
+                    ..
+                } => {
+                    self.line.consume(consumed);
+                    fail(waiter, RequestError::Refused(refusal));
+                }
+                // There is no other step at present.
+                other => {
+                    let consumed = other.consumed();
+                    self.line.consume(consumed);
+                }
+            }
+        }
     }
 
     /// Seals and writes until the stream accepts no more, or this turn's limit is reached.
@@ -397,33 +448,6 @@ impl Connection {
                     self.stage = Stage::Closed;
                 }
                 Stage::Closed => return Poll::Pending,
-            }
-        }
-    }
-
-    /// Returns the requests and pings that go to another connection, and sends the other callers
-    /// the error.
-    fn finish(&mut self, end: &io::Result<ConnectionError>) {
-        for UnfinishedOpen { call, fate, retry, .. } in self.mux.finish_open() {
-            if retry {
-                self.returned.opens.push(call);
-            } else {
-                answer(call.waiter, Err(error_of(end, "reading or writing a stream", fate)));
-            }
-        }
-        for Unfinished { call, fate, retry, .. } in self.mux.finish() {
-            if retry {
-                self.returned.calls.push(call);
-            } else {
-                answer(call.waiter, Err(error_of(end, "waiting for the answer", fate)));
-            }
-        }
-        for Unfinished { call, fate, retry, .. } in self.mux.finish_pings() {
-            if retry {
-                self.returned.pings.push(call);
-            } else {
-                let error = error_of(end, "waiting for the answer to a ping", fate);
-                let _ = call.waiter.1.send(Err(error));
             }
         }
     }

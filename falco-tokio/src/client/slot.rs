@@ -2,23 +2,24 @@
 //! orders of callers, and connects when there is something to do. Requests that were not processed
 //! on one connection are sent again on the next.
 
-mod connecting;
+mod attempts;
 mod expiry;
+mod streams;
 
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::io;
 use std::sync::Arc;
 
-use falco_core::Fate;
 use falco_core::mux::ConnectAttempts;
+use falco_core::{ConnectionError, Fate};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::call::{Call, OpenCall, Ping, Returned, Waiter};
+use super::call::{Call, HANDSHAKE, OpenCall, Ping, Returned, answer, error_of};
 use super::connection::{Connection, Event};
 use super::dial::Dialing;
 use super::env::Env;
@@ -164,37 +165,6 @@ impl Slot {
         connections.find_map(|connection| connection.cancel(ticket))
     }
 
-    /// Takes out the caller of an open request that waits or that a connection has.
-    fn remove_open(&mut self, ticket: u64) -> Option<(Waiter, Fate)> {
-        if let Some(call) = self.waiting_open.remove(&ticket) {
-            return Some((call.waiter, Fate::NotProcessed));
-        }
-        let current = match &mut self.current {
-            Current::Connection(connection) => Some(&mut **connection),
-            Current::None | Current::Dialing(_) => None,
-        };
-        let mut connections = current.into_iter().chain(&mut self.old);
-        connections.find_map(|connection| connection.cancel_open(ticket))
-    }
-
-    /// A half of an open request wants something.
-    fn pump(&mut self, ticket: u64) {
-        if let Entry::Occupied(waiting) = self.waiting_open.entry(ticket) {
-            let wishes = waiting.get().waiter.pipe().map(|pipe| pipe.wishes());
-            if wishes.is_some_and(|wishes| wishes.reader_gone || wishes.writer_gone) {
-                // Its caller no longer wants it.
-                waiting.remove();
-            }
-            return;
-        }
-        let current = match &mut self.current {
-            Current::Connection(connection) => Some(&mut **connection),
-            Current::None | Current::Dialing(_) => None,
-        };
-        let mut connections = current.into_iter().chain(&mut self.old);
-        let _ = connections.any(|connection| connection.pump(ticket));
-    }
-
     /// Handles a change of the key: no more requests begin on the current connection, and those in
     /// flight complete there.
     fn renew(&mut self, adopted: Option<Box<Connection>>) {
@@ -211,6 +181,14 @@ impl Slot {
             self.server = connection.server();
             self.tried = 0;
             self.attempts.established(connection.admitted(), self.env.clock.now());
+        }
+    }
+
+    /// Stops connecting if the client closes. Requests and pings that wait for a connection then
+    /// fail.
+    fn stop_connecting(&mut self) {
+        if self.closing && !self.is_connected() {
+            self.current = Current::None;
         }
     }
 
@@ -282,6 +260,49 @@ impl Slot {
         self.pings.retain(|ping| !ping.waiter.1.is_closed());
         self.openers.retain(|to| !to.is_closed());
         !(self.waiting.is_empty() && self.waiting_open.is_empty() && self.pings.is_empty() && self.openers.is_empty())
+    }
+
+    fn fail_all(&mut self, error: &Error) {
+        for (_, call) in core::mem::take(&mut self.waiting) {
+            answer(call.waiter, Err(error.again(Fate::NotProcessed)));
+        }
+        for (_, call) in core::mem::take(&mut self.waiting_open) {
+            answer(call.waiter, Err(error.again(Fate::NotProcessed)));
+        }
+        for ping in self.pings.drain(..) {
+            let _ = ping.waiter.1.send(Err(error.again(Fate::NotProcessed)));
+        }
+        for to in self.openers.drain(..) {
+            let _ = to.send(Err(error.again(Fate::NotProcessed)));
+        }
+    }
+
+    /// The current connection no longer accepts requests.
+    fn lose(&mut self, connection: &Connection, why: Option<Error>) {
+        let (now, entropy) = (self.env.clock.now(), &self.env.entropy);
+        let random = |bound| entropy.below(bound);
+        self.attempts
+            .lost(connection.history(), why, connection.admitted(), now, random);
+    }
+
+    /// The current connection has ended.
+    fn end(&mut self, connection: Connection, end: &io::Result<ConnectionError>) {
+        if !connection.is_established() {
+            self.fail(&error_of(end, HANDSHAKE, Fate::NotProcessed));
+            return;
+        }
+        let why = error_of(end, "waiting for a connection", Fate::NotProcessed);
+        if !matches!(end, Ok(ConnectionError::Closed)) {
+            // It may have crashed, or be out of reach.
+            let (now, entropy) = (self.env.clock.now(), &self.env.entropy);
+            self.env
+                .servers
+                .failed(connection.server(), now, |bound| entropy.below(bound));
+        }
+        self.lose(&connection, Some(why));
+        if !connection.is_closed() {
+            self.old.push(connection);
+        }
     }
 
     /// Polls the current connection, or the attempt at one. Ready if something has changed.

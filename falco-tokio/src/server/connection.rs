@@ -55,6 +55,8 @@ pub(super) struct Connection<H> {
     holder: Option<Arc<Holder>>,
     /// The end of the stream was read.
     eof: bool,
+    /// Handlers were told that the connection drains.
+    closing: bool,
     /// The connection has ended, and was not cut off.
     ended: bool,
     /// Bytes received in this turn.
@@ -116,6 +118,7 @@ impl<H: Handler> Connection<H> {
             place,
             holder: None,
             eof: false,
+            closing: false,
             ended: false,
             turn: 0,
             written: 0,
@@ -322,6 +325,7 @@ impl<H: Handler> Connection<H> {
             if let Pause::End(end) = pause {
                 return Poll::Ready(Ok(end));
             }
+            self.note_closing();
             self.pump_writable();
             let wrote = self.write(cx)?;
             // If all is written and more bytes are needed, another round does nothing. The

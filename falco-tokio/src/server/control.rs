@@ -43,6 +43,8 @@ struct State {
     cut: Option<Cut>,
     /// The connection was selected to be dropped, because another one needs its place.
     make_room: bool,
+    /// The connection drains.
+    closing: bool,
     /// The connection has ended.
     ended: bool,
 }
@@ -55,9 +57,9 @@ struct Busy {
     streams: Vec<RequestId>,
     /// Requests that were cancelled and whose handlers still run.
     cancelled: HashSet<RequestId>,
-    /// Notified when a request is cancelled or the connection ends. Created when something waits
-    /// for that.
-    cancelling: Option<Arc<Notify>>,
+    /// Notified when a request is cancelled, or the connection drains or ends. Created when
+    /// something waits for that.
+    changed: Option<Arc<Notify>>,
 }
 
 /// What was signalled since the task last took it.
@@ -176,7 +178,7 @@ impl Control {
     pub(crate) fn cancel(&self, id: RequestId) {
         let mut state = self.lock();
         state.busy().cancelled.insert(id);
-        state.notify_cancelled();
+        state.notify_changed();
     }
 
     /// The handler of a request has ended.
@@ -190,7 +192,7 @@ impl Control {
     pub(crate) fn cancel_all(&self) {
         let mut state = self.lock();
         state.ended = true;
-        state.notify_cancelled();
+        state.notify_changed();
     }
 
     pub(crate) fn is_cancelled(&self, id: RequestId) -> bool {
@@ -198,16 +200,37 @@ impl Control {
     }
 
     pub(crate) async fn cancelled(&self, id: RequestId) {
+        self.until(|state| state.is_cancelled(id)).await;
+    }
+
+    /// The connection drains.
+    pub(crate) fn set_closing(&self) {
+        let mut state = self.lock();
+        state.closing = true;
+        state.notify_changed();
+    }
+
+    /// Whether the connection drains or has ended.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.lock().is_closing()
+    }
+
+    pub(crate) async fn closing(&self) {
+        self.until(State::is_closing).await;
+    }
+
+    /// Waits until a condition holds, of whose change [`State::notify_changed`] notifies.
+    async fn until(&self, holds: impl Fn(&State) -> bool) {
         loop {
-            let cancelling = {
+            let changed = {
                 let mut state = self.lock();
-                if state.is_cancelled(id) {
+                if holds(&state) {
                     return;
                 }
-                Arc::clone(state.busy().cancelling.get_or_insert_default())
+                Arc::clone(state.busy().changed.get_or_insert_default())
             };
-            let notified = cancelling.notified();
-            if self.is_cancelled(id) {
+            let notified = changed.notified();
+            if holds(&self.lock()) {
                 return;
             }
             notified.await;
@@ -219,9 +242,9 @@ impl Control {
         let mut state = self.lock();
         let is_idle = |busy: &Busy| {
             let waited_for = busy
-                .cancelling
+                .changed
                 .as_ref()
-                .is_some_and(|cancelling| Arc::strong_count(cancelling) > 1);
+                .is_some_and(|changed| Arc::strong_count(changed) > 1);
             busy.finished.is_empty() && busy.streams.is_empty() && busy.cancelled.is_empty() && !waited_for
         };
         if state.busy.as_deref().is_some_and(is_idle) {
@@ -235,14 +258,18 @@ impl State {
         self.busy.get_or_insert_default()
     }
 
+    const fn is_closing(&self) -> bool {
+        self.closing || self.ended
+    }
+
     fn is_cancelled(&self, id: RequestId) -> bool {
         self.ended || self.busy.as_ref().is_some_and(|busy| busy.cancelled.contains(&id))
     }
 
     /// Call it under the lock, so that a task which has checked before is notified.
-    fn notify_cancelled(&self) {
-        if let Some(cancelling) = self.busy.as_ref().and_then(|busy| busy.cancelling.as_ref()) {
-            cancelling.notify_waiters();
+    fn notify_changed(&self) {
+        if let Some(changed) = self.busy.as_ref().and_then(|busy| busy.changed.as_ref()) {
+            changed.notify_waiters();
         }
     }
 }

@@ -180,6 +180,11 @@ impl Request {
             None => core::future::pending().await,
         }
     }
+
+    /// The connection that it came on.
+    pub(super) fn control(&self) -> Option<&Arc<Control>> {
+        self.origin.as_ref().map(|(_, control)| control)
+    }
 }
 
 impl fmt::Debug for Request {

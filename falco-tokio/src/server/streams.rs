@@ -64,6 +64,49 @@ impl StreamRequest {
     pub async fn cancelled(&self) {
         self.request.cancelled().await;
     }
+
+    /// Whether the connection takes no new requests and ends once those that have begun have
+    /// completed: the server shuts down, the connection has reached its
+    /// [age](crate::ServerBuilder::max_connection_age), the key of the client was
+    /// [retired](crate::Handle::retire_key), or the client closes. A handler that would run for
+    /// long, such as that of a subscription, should then finish its answer. If it does not, it is
+    /// cut off: when the time for a shutdown is over, otherwise one lifetime after the last sign of
+    /// life. Also true if the connection has ended.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.request.control().is_some_and(|control| control.is_closing())
+    }
+
+    /// Waits until the connection [is closing](Self::is_closing). The future does not borrow the
+    /// request, so that its halves can be used meanwhile:
+    ///
+    /// ```
+    /// use core::pin::pin;
+    /// use falco_tokio::{HandlerError, StreamRequest};
+    ///
+    /// async fn echo(mut request: StreamRequest) -> Result<(), HandlerError> {
+    ///     let mut closing = pin!(request.closing());
+    ///     loop {
+    ///         tokio::select! {
+    ///             next = request.body.next() => match next {
+    ///                 Some(bytes) => request.answer.send(bytes?).await?,
+    ///                 None => break,
+    ///             },
+    ///             () = &mut closing => break,
+    ///         }
+    ///     }
+    ///     Ok(request.answer.finish()?)
+    /// }
+    /// ```
+    pub fn closing(&self) -> impl Future<Output = ()> + Send + use<> {
+        let control = self.request.control().cloned();
+        async move {
+            match control {
+                Some(control) => control.closing().await,
+                None => core::future::pending().await,
+            }
+        }
+    }
 }
 
 type Streaming = Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send>>;

@@ -1,4 +1,4 @@
-//! The open requests of a connection: it hands bytes on between their halves and the mux.
+//! What a connection does with open requests: it hands bytes on between their halves and the mux.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(super) fn arrive(mux: &mut Mux, ticket: u64, body: &[u8]) {
 
 impl Connection {
     /// Accepts an open request, or gives it back.
-    pub(in crate::client) fn open(&mut self, call: OpenCall) -> Option<OpenCall> {
+    pub(in super::super) fn open(&mut self, call: OpenCall) -> Option<OpenCall> {
         if !self.is_open() {
             return Some(call);
         }
@@ -42,7 +42,7 @@ impl Connection {
     }
 
     /// Does what the halves of an open request want. Returns whether the connection has it.
-    pub(in crate::client) fn pump(&mut self, ticket: u64) -> bool {
+    pub(in super::super) fn pump(&mut self, ticket: u64) -> bool {
         let Some(pipe) = self.pipe(ticket) else {
             return false;
         };
@@ -80,12 +80,12 @@ impl Connection {
     }
 
     /// The callers of the open requests that it has and that have not begun, by ticket.
-    pub(in crate::client) fn openers(&self) -> impl Iterator<Item = (u64, &Waiter)> {
+    pub(in super::super) fn openers(&self) -> impl Iterator<Item = (u64, &Waiter)> {
         self.mux.unbegun_open()
     }
 
     /// Cancels an open request and returns its caller.
-    pub(in crate::client) fn cancel_open(&mut self, ticket: u64) -> Option<(Waiter, Fate)> {
+    pub(in super::super) fn cancel_open(&mut self, ticket: u64) -> Option<(Waiter, Fate)> {
         self.mux.cancel_open(ticket)
     }
 

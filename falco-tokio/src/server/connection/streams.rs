@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::mux::StreamError;
-use falco_core::{RequestError, RequestId};
+use falco_core::{RequestError, RequestId, Status};
 use tracing::warn;
 
 use super::super::control::Outcome;
@@ -96,6 +96,14 @@ impl<H: Handler> Connection<H> {
             pumped = true;
         }
         pumped
+    }
+
+    /// If the connection drains, handlers are told, which may be about to write more for hours.
+    pub(super) fn note_closing(&mut self) {
+        if !self.closing && self.mux.connection().status() == Status::Draining {
+            self.closing = true;
+            self.control.set_closing();
+        }
     }
 
     /// The client has cancelled an open request. If its handler has returned, the request completes

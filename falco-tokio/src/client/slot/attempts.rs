@@ -1,26 +1,15 @@
-//! Attempts to connect: when one begins, and what follows when it fails or its connection is lost.
+//! Attempts to connect.
 
 use core::task::{Context, Poll};
-use std::io;
 
+use falco_core::Fate;
 use falco_core::mux::NextAttempt;
-use falco_core::{ConnectionError, Fate};
 use tracing::warn;
 
-use super::super::call::{HANDSHAKE, answer, error_of};
-use super::super::connection::Connection;
 use super::{Current, Slot};
 use crate::error::Error;
 
 impl Slot {
-    /// Stops connecting if the client closes. Requests and pings that wait for a connection then
-    /// fail.
-    pub(super) fn stop_connecting(&mut self) {
-        if self.closing && !self.is_connected() {
-            self.current = Current::None;
-        }
-    }
-
     /// Begins an attempt to connect, if there is something to do and no pause.
     pub(super) fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (asked, now) = (self.is_waited_for(), self.env.clock.now());
@@ -99,49 +88,6 @@ impl Slot {
         }
         if !retry {
             self.fail_all(error);
-        }
-    }
-
-    pub(super) fn fail_all(&mut self, error: &Error) {
-        for (_, call) in core::mem::take(&mut self.waiting) {
-            answer(call.waiter, Err(error.again(Fate::NotProcessed)));
-        }
-        for (_, call) in core::mem::take(&mut self.waiting_open) {
-            answer(call.waiter, Err(error.again(Fate::NotProcessed)));
-        }
-        for ping in self.pings.drain(..) {
-            let _ = ping.waiter.1.send(Err(error.again(Fate::NotProcessed)));
-        }
-        for to in self.openers.drain(..) {
-            let _ = to.send(Err(error.again(Fate::NotProcessed)));
-        }
-    }
-
-    /// The current connection no longer accepts requests.
-    pub(super) fn lose(&mut self, connection: &Connection, why: Option<Error>) {
-        let (now, entropy) = (self.env.clock.now(), &self.env.entropy);
-        let random = |bound| entropy.below(bound);
-        self.attempts
-            .lost(connection.history(), why, connection.admitted(), now, random);
-    }
-
-    /// The current connection has ended.
-    pub(super) fn end(&mut self, connection: Connection, end: &io::Result<ConnectionError>) {
-        if !connection.is_established() {
-            self.fail(&error_of(end, HANDSHAKE, Fate::NotProcessed));
-            return;
-        }
-        let why = error_of(end, "waiting for a connection", Fate::NotProcessed);
-        if !matches!(end, Ok(ConnectionError::Closed)) {
-            // It may have crashed, or be out of reach.
-            let (now, entropy) = (self.env.clock.now(), &self.env.entropy);
-            self.env
-                .servers
-                .failed(connection.server(), now, |bound| entropy.below(bound));
-        }
-        self.lose(&connection, Some(why));
-        if !connection.is_closed() {
-            self.old.push(connection);
         }
     }
 }

@@ -1,0 +1,41 @@
+//! Open requests that wait for a connection, or that one has.
+
+use std::collections::btree_map::Entry;
+
+use falco_core::Fate;
+
+use super::super::call::Waiter;
+use super::{Current, Slot};
+
+impl Slot {
+    /// Takes out the caller of an open request that waits or that a connection has.
+    pub(super) fn remove_open(&mut self, ticket: u64) -> Option<(Waiter, Fate)> {
+        if let Some(call) = self.waiting_open.remove(&ticket) {
+            return Some((call.waiter, Fate::NotProcessed));
+        }
+        let current = match &mut self.current {
+            Current::Connection(connection) => Some(&mut **connection),
+            Current::None | Current::Dialing(_) => None,
+        };
+        let mut connections = current.into_iter().chain(&mut self.old);
+        connections.find_map(|connection| connection.cancel_open(ticket))
+    }
+
+    /// A half of an open request wants something.
+    pub(super) fn pump(&mut self, ticket: u64) {
+        if let Entry::Occupied(waiting) = self.waiting_open.entry(ticket) {
+            let wishes = waiting.get().waiter.pipe().map(|pipe| pipe.wishes());
+            if wishes.is_some_and(|wishes| wishes.reader_gone || wishes.writer_gone) {
+                // Its caller no longer wants it.
+                waiting.remove();
+            }
+            return;
+        }
+        let current = match &mut self.current {
+            Current::Connection(connection) => Some(&mut **connection),
+            Current::None | Current::Dialing(_) => None,
+        };
+        let mut connections = current.into_iter().chain(&mut self.old);
+        let _ = connections.any(|connection| connection.pump(ticket));
+    }
+}
