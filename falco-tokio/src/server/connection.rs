@@ -199,10 +199,9 @@ impl<H: Handler> Connection<H> {
                     self.handle(cx, id, body);
                 }
                 ServerStep::Opened { consumed, id, body } => {
-                    let pipe = self.opens.add(id, self.service.settings.window_kib(), &self.control);
-                    pipe.arrive(body.bytes());
+                    let body = Bytes::from(body.into_vec());
                     self.consume(consumed);
-                    self.handle_open(cx, id, &pipe);
+                    self.handle_open(cx, id, body);
                 }
                 ServerStep::Part { consumed, id, body } => {
                     if let Some(open) = self.opens.get(id) {

@@ -213,6 +213,11 @@ impl Opens {
         pipe
     }
 
+    /// How many there are, also those whose requests have completed while their handlers run on.
+    pub(super) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |opens| opens.len())
+    }
+
     pub(super) fn get(&mut self, id: RequestId) -> Option<&mut Open> {
         self.0.as_mut()?.get_mut(&id)
     }

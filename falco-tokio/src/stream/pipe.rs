@@ -37,6 +37,9 @@ struct State {
     reader_gone: bool,
     /// Bytes that the connection has not accepted yet.
     outgoing: VecDeque<Bytes>,
+    /// Short pieces behind these. They are joined, so that a writer of single bytes takes no more
+    /// memory than its bytes.
+    outgoing_joined: BytesMut,
     outgoing_bytes: usize,
     /// The writer has finished its body.
     finished: bool,
@@ -72,6 +75,22 @@ pub(crate) struct Pipe {
     tells_at: usize,
 }
 
+impl State {
+    fn push_joined(&mut self) {
+        if !self.outgoing_joined.is_empty() {
+            let joined = self.outgoing_joined.split().freeze();
+            self.outgoing.push_back(joined);
+        }
+    }
+
+    /// Drops what was to be sent.
+    fn clear_outgoing(&mut self) {
+        self.outgoing = VecDeque::new();
+        self.outgoing_joined = BytesMut::new();
+        self.outgoing_bytes = 0;
+    }
+}
+
 impl Pipe {
     pub(crate) fn new(owner: Box<dyn Owner>, window_kib: u16, waits_to_begin: bool) -> Arc<Self> {
         let state = State {
@@ -82,6 +101,7 @@ impl Pipe {
             taken: 0,
             reader_gone: false,
             outgoing: VecDeque::new(),
+            outgoing_joined: BytesMut::new(),
             outgoing_bytes: 0,
             finished: false,
             output_end: None,
@@ -172,8 +192,7 @@ impl Pipe {
     pub(crate) fn end_output(&self, why: Error) {
         let mut state = self.lock();
         state.output_end.get_or_insert(why);
-        state.outgoing = VecDeque::new();
-        state.outgoing_bytes = 0;
+        state.clear_outgoing();
         let writer = state.writer.take();
         drop(state);
         wake(writer);
@@ -185,8 +204,7 @@ impl Pipe {
         if !state.finished {
             state.output_end.get_or_insert_with(|| why.again(why.fate()));
         }
-        state.outgoing = VecDeque::new();
-        state.outgoing_bytes = 0;
+        state.clear_outgoing();
         state.input_end.get_or_insert(Err(why));
         state.waits_to_begin = false;
         let wakers = [state.reader.take(), state.writer.take(), state.opener.take()];
@@ -208,6 +226,9 @@ impl Pipe {
     /// The next bytes to send.
     pub(crate) fn take_chunk(&self) -> Option<Bytes> {
         let mut state = self.lock();
+        if state.outgoing.is_empty() {
+            state.push_joined();
+        }
         let chunk = state.outgoing.pop_front()?;
         state.outgoing_bytes -= chunk.len();
         let writer = (state.outgoing_bytes < ENOUGH).then(|| state.writer.take());
@@ -219,7 +240,7 @@ impl Pipe {
     /// Whether there is something to send, if only the end.
     pub(crate) fn has_output(&self) -> bool {
         let state = self.lock();
-        state.finished || !state.outgoing.is_empty()
+        state.finished || state.outgoing_bytes > 0
     }
 
     /// Whether the writer has finished its body, which may not be sent yet.
@@ -231,7 +252,7 @@ impl Pipe {
     /// Whether everything that is to be sent was taken, and no more follows.
     pub(crate) fn is_finished(&self) -> bool {
         let state = self.lock();
-        state.finished && state.outgoing.is_empty()
+        state.finished && state.outgoing_bytes == 0
     }
 }
 
@@ -306,7 +327,14 @@ impl Pipe {
         if bytes.is_empty() {
             return Ok(());
         }
+        let is_first = state.outgoing_bytes == 0;
         state.outgoing_bytes += bytes.len();
+        if bytes.len() < SHORT && !is_first {
+            state.outgoing_joined.extend_from_slice(&bytes);
+            self.notify(state);
+            return Ok(());
+        }
+        state.push_joined();
         // The connection takes a long chunk piece by piece.
         let mut rest = bytes;
         while rest.len() > ENOUGH {
@@ -366,5 +394,33 @@ fn set(waker: &mut Option<Waker>, cx: &Context<'_>) {
 fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nobody;
+
+    impl Owner for Nobody {
+        fn notify(&self) {}
+    }
+
+    #[test]
+    fn single_bytes_that_wait_to_be_sent_are_joined() -> Result<(), Error> {
+        let pipe = Pipe::new(Box::new(Nobody), 64, false);
+        for at in 0..60_000_u32 {
+            let [byte, ..] = at.to_le_bytes();
+            pipe.send(Bytes::copy_from_slice(&[byte]))?;
+        }
+        assert_eq!(pipe.lock().outgoing.len(), 1);
+        let mut taken = Vec::new();
+        while let Some(chunk) = pipe.take_chunk() {
+            taken.extend_from_slice(&chunk);
+        }
+        let expected = (0..60_000_u32).map(|at| at.to_le_bytes()[0]);
+        assert!(taken.iter().copied().eq(expected));
+        Ok(())
     }
 }

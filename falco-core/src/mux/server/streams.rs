@@ -183,6 +183,15 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         Some(ServerStep::Opened { consumed, id, body })
     }
 
+    /// Refuses an open request as busy, which no handler has received: the caller has no room for
+    /// the handler. Only in the turn in which [`Opened`](ServerStep::Opened) was returned.
+    pub fn turn_away(&mut self, id: RequestId) {
+        if let Some(streams) = &mut self.streams {
+            streams.open.remove(&id.key());
+        }
+        self.refuse_busy(id);
+    }
+
     /// The client gave credit for an open answer.
     pub(super) fn credited(&mut self, id: RequestId) {
         let sendable = self.machine.sendable(id);
@@ -292,9 +301,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         Ok(())
     }
 
-    /// Queues bytes of an open answer. They are sent as the client gives credit. Call it only while
-    /// [`wants`](Self::wants) returns `true`, so that the queue is short; it never refuses a chunk
-    /// because of its length. Chunks count towards the bounds on answers, also while they wait for
+    /// Queues bytes of an open answer. They are sent as the client gives credit. Call it while
+    /// [`wants`](Self::wants) returns `true`, so that the queue is short, and for all that is left
+    /// once the handler has ended, so that it counts. It never refuses a chunk because of its
+    /// length. Chunks count towards the bounds on answers, also while they wait for
     /// credit. An answer that is collected for the client ends if the connection holds more than
     /// [`max_held`](crate::Settings::max_held) with it.
     ///

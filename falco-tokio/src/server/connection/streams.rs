@@ -6,21 +6,28 @@ use std::sync::Arc;
 use bytes::Bytes;
 use falco_core::mux::StreamError;
 use falco_core::{RequestError, RequestId, Status};
-use tracing::warn;
 
 use super::super::control::Outcome;
 use super::super::handler::Handler;
 use super::super::request::Request;
 use super::super::running::{self, Kept};
 use super::super::streams::StreamRequest;
+use super::super::warning::warn_limited;
 use super::Connection;
 use crate::error::Error;
 use crate::metrics::Stopwatch;
-use crate::stream::Pipe;
 
 impl<H: Handler> Connection<H> {
-    /// Calls the handler of an open request, on a task of its own.
-    pub(super) fn handle_open(&mut self, cx: &mut Context<'_>, id: RequestId, pipe: &Arc<Pipe>) {
+    /// Calls the handler of an open request, on a task of its own. The request is refused if as many
+    /// handlers run as the client may have open requests: some of them run on after their answers.
+    pub(super) fn handle_open(&mut self, cx: &mut Context<'_>, id: RequestId, first: Bytes) {
+        let settings = &self.service.settings;
+        if self.opens.len() >= usize::from(settings.max_open()) {
+            self.mux.turn_away(id);
+            return;
+        }
+        let pipe = &self.opens.add(id, settings.window_kib(), &self.control);
+        pipe.arrive_whole(first);
         let since = Stopwatch::start();
         self.service.counters.requests.add(1);
         if let Some(holder) = &self.holder {
@@ -63,7 +70,8 @@ impl<H: Handler> Connection<H> {
                 }
                 open.answering = true;
             }
-            if !self.mux.wants(id) {
+            // What a handler leaves behind goes to the mux at once, which counts it.
+            if !open.handled && !self.mux.wants(id) {
                 break;
             }
             if let Some(chunk) = open.pipe.take_chunk() {
@@ -125,7 +133,12 @@ impl<H: Handler> Connection<H> {
         // An answer that was finished is whole, whatever the handler returns.
         if open.answered || open.pipe.will_finish() {
             if let Outcome::Failed(error) = &outcome {
-                warn!(request = id.number(), %error, "the handler failed after it had finished its answer");
+                warn_limited!(
+                    self.service.warnings.failed,
+                    request = id.number(),
+                    %error,
+                    "the handler failed after it had finished its answer"
+                );
             }
             open.handled = true;
             self.service.counters.answers.add(1);

@@ -1,0 +1,124 @@
+//! What a client cannot make a server hold or run with open requests.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use common::key;
+use common::streaming::{Streaming, server, soon};
+use falco_tokio::{Client, Error, Fate, Refusal, RequestError, Settings, StreamRequest};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+const MIB: u32 = 1 << 20;
+
+/// The client gives no credit, and the handlers end at once: what they leave behind counts, so that
+/// further requests wait.
+#[tokio::test]
+async fn answers_that_wait_for_credit_are_bounded() {
+    let handled = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&handled);
+    let builder = server().settings(Settings::new().with_max_message(MIB).with_max_held(8 * MIB));
+    let server = Streaming::start(builder.streams(1024, 1000), move |mut request: StreamRequest| {
+        let count = Arc::clone(&count);
+        async move {
+            count.fetch_add(1, Ordering::Relaxed);
+            request.answer.send(vec![7; 1 << 20]).await?;
+            Ok(request.answer.finish()?)
+        }
+    })
+    .await;
+    let client = server.client_of(Client::builder(key(1)).stream_window(1024)).await;
+    let mut calls = Vec::new();
+    for _ in 0..30 {
+        calls.push(soon(client.open("?")).await.unwrap());
+        sleep(Duration::from_millis(2)).await;
+    }
+    sleep(Duration::from_millis(100)).await;
+    let ran = handled.load(Ordering::Relaxed);
+    assert!((8..=10).contains(&ran), "{ran} handlers have left 1 MiB each");
+    // Whoever reads is served.
+    for call in calls {
+        assert_eq!(soon(call.collect(2 << 20)).await.unwrap().len(), 1 << 20);
+    }
+    assert_eq!(handled.load(Ordering::Relaxed), 30);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn handlers_that_run_on_after_their_answers_count_as_open_requests() {
+    let proceed = Arc::new(Notify::new());
+    let waits = Arc::clone(&proceed);
+    let server = Streaming::start(server().streams(1024, 4), move |mut request: StreamRequest| {
+        let waits = Arc::clone(&waits);
+        async move {
+            request.answer.finish()?;
+            waits.notified().await;
+            Ok(())
+        }
+    })
+    .await;
+    let client = server.client().await;
+    for _ in 0..4 {
+        let mut call = soon(client.open("?")).await.unwrap();
+        assert!(soon(call.next()).await.is_none(), "the answer is whole");
+    }
+    let mut fifth = soon(client.open("?")).await.unwrap();
+    let refused = soon(fifth.next()).await.unwrap().unwrap_err();
+    assert_eq!(refused.fate(), Fate::NotProcessed);
+    assert!(
+        matches!(refused, Error::Request(RequestError::Refused(Refusal::Busy))),
+        "{refused}"
+    );
+    proceed.notify_waiters();
+    sleep(Duration::from_millis(50)).await;
+    let mut next = soon(client.open("?")).await.unwrap();
+    assert!(soon(next.next()).await.is_none());
+    proceed.notify_one();
+    server.stop().await;
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn handlers_that_fail_after_their_answers_do_not_fill_the_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let server = Streaming::start(server(), |mut request: StreamRequest| async move {
+        request.answer.finish()?;
+        Err("no".into())
+    })
+    .await;
+    let client = server.client().await;
+    for _ in 0..100 {
+        let mut call = soon(client.open("?")).await.unwrap();
+        assert!(soon(call.next()).await.is_none());
+    }
+    server.stop().await;
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let each = text.lines().filter(|line| line.contains("had finished its answer"));
+    let count = each.count();
+    assert!((10..=50).contains(&count), "{count} lines: {text}");
+}
