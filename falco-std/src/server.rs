@@ -31,6 +31,7 @@ use self::linger::LingerTimer;
 use self::listener::Listener;
 use self::pool::Pool;
 use self::state::State;
+use self::state::streams::OpenPlaces;
 use self::streams::Handlers;
 use self::threads::Threads;
 use crate::clock::Clock;
@@ -82,6 +83,7 @@ struct Service {
     source_prefix: SourcePrefix,
     threads: Arc<Threads>,
     pool: Arc<Pool>,
+    open_places: OpenPlaces,
     budget: SharedBudget,
     max_connection_age: Option<Duration>,
     linger: Arc<LingerTimer<State>>,
@@ -133,8 +135,8 @@ impl Server {
     /// and writes its answer while they travel. [`Call`](crate::Call) has an example.
     /// [`ServerBuilder::streams`] has the limits.
     ///
-    /// Each open request takes a [worker](ServerBuilder::workers) until its handler returns, as any
-    /// other request does.
+    /// Each open request takes a [worker](ServerBuilder::workers) until its handler returns. Half of
+    /// the workers, rounded up, run such handlers at most; more open requests are refused as busy.
     ///
     /// # Errors
     /// Those of [`serve`](Self::serve).

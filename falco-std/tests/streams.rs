@@ -369,7 +369,7 @@ fn a_client_without_a_window_gets_the_answer_as_a_whole() {
 #[test]
 fn two_hundred_streams_share_a_connection_and_one_more_waits_for_a_place() {
     bounded(|| {
-        let builder = server().streams(16 << 10, 200).workers(201);
+        let builder = server().streams(16 << 10, 200).workers(802);
         let server = Streaming::start(builder, echo);
         let builder = Client::builder(key()).stream_window(16 << 10);
         let client = server.client_of(builder.clone());

@@ -15,7 +15,8 @@ use std::thread;
 use common::streaming::{Streaming, WINDOW, echo, server};
 use common::{bounded, key, millis};
 use falco_std::{
-    Call, Client, ClientStats, ConnectionError, Error, Fate, HandlerError, Refusal, RequestError, StreamRequest,
+    Call, Client, ClientStats, ConnectionError, Error, Fate, HandlerError, Refusal, Request, RequestError,
+    StreamRequest,
 };
 
 #[test]
@@ -204,20 +205,27 @@ fn handlers_of_streams_learn_that_their_client_closes_or_is_gone() {
 fn an_open_request_that_finds_no_worker_in_time_is_refused() {
     bounded(|| {
         let builder = server().workers(1).queue_timeout(millis(100));
-        let server = Streaming::start(builder, echo);
-        let client = server.client();
-        let mut first = client.open("first").unwrap();
-        assert_eq!(first.next().unwrap().unwrap(), b"first");
-        let mut second = client.open("second").unwrap();
-        let told = second.next().unwrap().unwrap_err();
+        let server = builder.bind("127.0.0.1:0").unwrap();
+        let (address, handle) = (server.local_addr().unwrap(), server.handle());
+        let slow = |request: Request| {
+            thread::sleep(millis(600));
+            Ok(request.into_body())
+        };
+        let serving = thread::spawn(move || server.serve_streams(slow, echo).unwrap());
+        let client = Client::builder(key()).connect(address).unwrap();
+        let own = client.clone();
+        let whole = thread::spawn(move || own.request("whole").unwrap());
+        thread::sleep(millis(100));
+        let mut call = client.open("first").unwrap();
+        let told = call.next().unwrap().unwrap_err();
         assert!(
-            matches!(told, Error::Request(RequestError::Refused(Refusal::Failed))),
+            matches!(told, Error::Request(RequestError::Refused(Refusal::Busy))),
             "{told:?}"
         );
-        assert_eq!(server.handle.stats().busy, 1);
-        first.finish().unwrap();
-        assert!(first.next().is_none());
-        server.stop();
+        assert_eq!((told.fate(), handle.stats().busy), (Fate::NotProcessed, 1));
+        assert_eq!(whole.join().unwrap(), b"whole");
+        handle.shutdown();
+        serving.join().unwrap();
     });
 }
 

@@ -1,6 +1,8 @@
 //! What the threads that use a connection of a client share: the mux with the requests and pings,
 //! and what their callers wait for. No I/O.
 
+mod open;
+
 use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -8,8 +10,8 @@ use falco_core::keys::ClientKeys;
 use falco_core::mux::{Call, ClientMux, ClientStep, Ending, History, LastStep, Unfinished};
 use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError, Settings};
 
+use self::open::{Waiter, arrive};
 use super::limit::Limit;
-use super::open::{Waiter, arrive};
 use super::outcome::{Ended, Job, Outcome, Reply, waiting_for};
 use crate::error::{Error, copy};
 use crate::shared::{Output, seal_into};

@@ -16,6 +16,7 @@ use falco_core::{EntropyError, Fate, Key, Settings, SettingsBuilder};
 use super::admission::Admission;
 use super::listener::Listener;
 use super::pool::Pool;
+use super::state::streams::OpenPlaces;
 use super::{Server, Service, descriptors};
 use crate::clock::Clock;
 use crate::entropy;
@@ -163,7 +164,8 @@ impl ServerBuilder {
     /// How many handlers may run at once, 64 by default. 0 counts as 1. Further requests wait, for
     /// the [queue timeout](Self::queue_timeout) at most. Connections take turns: even if many
     /// requests of one connection wait, a request of another connection waits for at most one of
-    /// them.
+    /// them. Half of the workers, rounded up, run handlers of open requests at most, which may wait
+    /// for their clients for a long time.
     pub const fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
         self
@@ -384,6 +386,7 @@ impl ServerBuilder {
             source_prefix: self.source_prefix,
             threads: Arc::default(),
             pool: Arc::new(Pool::new(self.workers.max(1))),
+            open_places: OpenPlaces::new(self.workers.max(1).div_ceil(2)),
             budget: SharedBudget::new(self.max_held),
             max_connection_age: self.max_connection_age,
             linger: Arc::default(),

@@ -43,7 +43,7 @@ pub(super) fn prepare(service: &Service, stream: BoxedStream, streams: bool) -> 
         machine.map_err(io::Error::other)?,
         service.budget.clone(),
         &settings,
-        (service.queue_timeout, streams),
+        (service.queue_timeout, streams.then(|| service.open_places.clone())),
     );
     let conn = Shared::new(state, clock, [output, control], splits)?;
     let own = Arc::downgrade(&conn);
@@ -360,7 +360,7 @@ where
                 let result = catch_unwind(AssertUnwindSafe(|| (self.handlers.handler)(request)));
                 counters.handled(self.complete(result, |state, result| state.answer(id, result)));
             }
-            Work::Open(pipe) => {
+            Work::Open(pipe, place) => {
                 let request = Request::received(Vec::new(), self.peer, key, cancelled);
                 let request = StreamRequest::new(&pipe, request, Weak::clone(&self.conn));
                 let result = catch_unwind(AssertUnwindSafe(|| self.handlers.open(request)));
@@ -368,6 +368,7 @@ where
                 // The connection may have ended after the answer was sent.
                 let answered = handled == Ok(false) && pipe.has_accepted_all();
                 counters.handled(if answered { Ok(true) } else { handled });
+                drop(place);
             }
         }
         // The request's body is gone, and its answer counts from now on.

@@ -1,6 +1,8 @@
 //! The state that the threads of a server's connection share: the mux, and which requests wait for
 //! a worker or have one. There is no I/O here.
 
+pub(super) mod streams;
+
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::collections::HashMap;
@@ -15,9 +17,9 @@ use falco_core::{
     Status,
 };
 
+use self::streams::{OpenPlace, OpenPlaces, Opens};
 use super::linger::LingerTimer;
 use super::queue::{Position, Queue};
-use super::streams::Opens;
 use crate::error::{Error, copy};
 use crate::open::Pipe;
 use crate::shared::{Output, Shared, seal_into};
@@ -28,8 +30,8 @@ pub(super) type Conn = Shared<State>;
 pub(super) enum Work {
     /// The body of a request.
     Whole(Vec<u8>),
-    /// What the halves of an open request share with the connection.
-    Open(Arc<Pipe>),
+    /// What the halves of an open request share with the connection, and the place of its handler.
+    Open(Arc<Pipe>, OpenPlace),
 }
 
 /// A complete request, or an open one, that has no result from a handler yet.
@@ -59,6 +61,8 @@ pub(super) struct State {
     queue: Queue<RequestId>,
     /// A request that waits longer than this for a worker is refused as busy.
     queue_timeout: Duration,
+    /// For the handlers of open requests, if the connection takes any.
+    open_places: Option<OpenPlaces>,
     /// Workers take no request, because too many answers were queued.
     held_up: bool,
     /// When workers could last take requests again. The time before that does not count as waiting
@@ -92,11 +96,12 @@ impl State {
         machine: ServerConnection<Arc<ServerKeys>>,
         budget: SharedBudget,
         settings: &Settings,
-        (queue_timeout, streams): (Duration, bool),
+        (queue_timeout, open_places): (Duration, Option<OpenPlaces>),
     ) -> Self {
         let mux = ServerMux::new(machine, budget, settings);
         Self {
-            mux: if streams { mux.with_streams() } else { mux },
+            mux: if open_places.is_some() { mux.with_streams() } else { mux },
+            open_places,
             pending: HashMap::new(),
             opens: Opens::default(),
             queue: Queue::new(),
@@ -161,12 +166,17 @@ impl State {
         self.push_work(now, id, Work::Whole(body))
     }
 
-    /// Adds an open request that begins with these bytes, as [`push`](Self::push) does.
+    /// Adds an open request that begins with these bytes, as [`push`](Self::push) does, or refuses
+    /// it as busy if there is no place for its handler.
     #[must_use]
     pub(super) fn push_open(&mut self, now: Instant, id: RequestId, body: &[u8]) -> bool {
+        let Some(place) = self.open_places.as_ref().and_then(OpenPlaces::take) else {
+            self.mux.turn_away(id);
+            return false;
+        };
         let pipe = self.opens.add(id, Weak::clone(&self.own));
         pipe.arrive(body);
-        self.push_work(now, id, Work::Open(pipe))
+        self.push_work(now, id, Work::Open(pipe, place))
     }
 
     fn push_work(&mut self, now: Instant, id: RequestId, work: Work) -> bool {
@@ -226,8 +236,11 @@ impl State {
         while self.overdue_at().is_some_and(|at| at <= now) {
             if let Some(id) = self.queue.pop_first() {
                 self.pending.remove(&id);
-                self.opens.remove(id);
-                self.mux.refuse(id, Refusal::Busy);
+                if self.opens.remove(id).is_some() {
+                    self.mux.turn_away(id);
+                } else {
+                    self.mux.refuse(id, Refusal::Busy);
+                }
                 refused += 1;
             }
         }

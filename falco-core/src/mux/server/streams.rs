@@ -183,8 +183,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         Some(ServerStep::Opened { consumed, id, body })
     }
 
-    /// Refuses an open request as busy, which no handler has received: the caller has no room for
-    /// the handler. Only in the turn in which [`Opened`](ServerStep::Opened) was returned.
+    /// Refuses an open request as busy that no handler has received: the caller has no room for the
+    /// handler. Only if no [credit](Self::credit) was given for it and no answer has begun.
     pub fn turn_away(&mut self, id: RequestId) {
         if let Some(streams) = &mut self.streams {
             streams.open.remove(&id.key());

@@ -30,7 +30,7 @@ impl Scene {
         let machine = ServerConnection::new(keys, &settings, NOW, &mut CountingRng::new(2));
         let client = ClientConnection::new(Arc::new(noise_client(7)), &settings, NOW, &mut CountingRng::new(3));
         let budget = SharedBudget::new(1 << 20);
-        let options = (Duration::from_secs(5), false);
+        let options = (Duration::from_secs(5), None);
         let mut state = State::new(machine.expect("entropy"), budget, &settings, options);
         let submitted = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&submitted);

@@ -1,0 +1,231 @@
+//! The open requests of a connection: it hands bytes on between their halves and the mux.
+
+use std::sync::{Arc, Weak};
+
+use falco_core::mux::{OpenCall, OpenRejected, UnfinishedOpen};
+use falco_core::{ConnectionError, Fate};
+
+use super::super::outcome::{Job, Outcome, Reply};
+use super::super::stats::Counters;
+use super::{Mux, Slot, State};
+use crate::error::Error;
+use crate::open::{Owner, Pipe};
+use crate::shared::Shared;
+
+/// Where the outcome of a request goes.
+pub(in crate::client) enum Waiter {
+    /// To its caller.
+    Caller(Arc<Slot>),
+    Stream(Stream),
+}
+
+/// The halves of an open request, and the caller who waits until it has begun. If this is dropped
+/// before the request has ended, they fail.
+pub(in crate::client) struct Stream {
+    pipe: Arc<Pipe>,
+    opener: Arc<Slot>,
+    /// The request has begun, and its caller was told.
+    begun: bool,
+    /// Of the client.
+    counters: Arc<Counters>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // Without effect if the request has ended.
+        let (end, fate) = (ConnectionError::Closed, Fate::MaybeProcessed);
+        self.pipe.fail(Error::Connection { end, fate });
+    }
+}
+
+impl Waiter {
+    /// The request is answered as a whole.
+    pub(in crate::client) fn answer(&self, body: Vec<u8>) {
+        match self {
+            Self::Caller(slot) => slot.end(Outcome::Done(Reply::Answer(body))),
+            Self::Stream(stream) => {
+                stream.pipe.arrive(&body);
+                self.end_stream();
+            }
+        }
+    }
+
+    /// The open answer is whole.
+    pub(in crate::client) fn end_stream(&self) {
+        if let Self::Stream(stream) = self {
+            stream.counters.answers.add(1);
+            stream.pipe.end_input();
+            stream.pipe.end_output(Error::Stopped);
+        }
+    }
+
+    /// The request has failed.
+    pub(in crate::client) fn fail(&self, error: Error) {
+        match self {
+            Self::Caller(slot) => slot.end(Outcome::Failed(error)),
+            Self::Stream(stream) => {
+                if stream.begun {
+                    stream.counters.errors.add(1);
+                } else {
+                    stream.opener.end(Outcome::Failed(error.with_fate(error.fate())));
+                }
+                stream.pipe.fail(error);
+            }
+        }
+    }
+
+    /// The request goes to another connection.
+    pub(in crate::client) fn retry(&self, job: Job) {
+        match self {
+            Self::Caller(slot) => slot.end(Outcome::Retry(job)),
+            Self::Stream(stream) => stream.opener.end(Outcome::Retry(Job::default())),
+        }
+    }
+
+    const fn pipe(&self) -> Option<&Arc<Pipe>> {
+        match self {
+            Self::Stream(stream) => Some(&stream.pipe),
+            Self::Caller(_) => None,
+        }
+    }
+}
+
+/// Bytes of an open answer have arrived.
+pub(in crate::client) fn arrive(mux: &mut Mux, ticket: u64, body: &[u8]) {
+    if let Some(pipe) = mux.stream_waiter(ticket).and_then(|waiter| waiter.pipe()) {
+        pipe.arrive(body);
+    }
+}
+
+struct StreamOwner {
+    /// Weak, because the connection has the halves of its requests.
+    shared: Weak<Shared<State>>,
+    ticket: u64,
+}
+
+impl Owner for StreamOwner {
+    fn notify(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.lock().state.pump(self.ticket);
+            shared.flush();
+        }
+    }
+}
+
+/// Where the caller of an open request waits until it has begun, and what its halves will share.
+type Begin = (Arc<Slot>, Arc<Pipe>);
+
+impl State {
+    /// Queues an open request that begins with `first`.
+    pub(in crate::client) fn open(
+        &mut self,
+        first: Vec<u8>,
+        shared: &Arc<Shared<Self>>,
+        counters: &Arc<Counters>,
+    ) -> Result<Begin, Outcome<Arc<Pipe>>> {
+        if !self.is_open() {
+            return Err(Outcome::Retry(Job::default()));
+        }
+        let opener = self.slot();
+        let ticket = opener.ticket();
+        let owner = StreamOwner {
+            shared: Arc::downgrade(shared),
+            ticket,
+        };
+        let pipe = Pipe::new(Box::new(owner));
+        let stream = Stream {
+            pipe: Arc::clone(&pipe),
+            opener: Arc::clone(&opener),
+            begun: false,
+            counters: Arc::clone(counters),
+        };
+        let mut call = OpenCall::new(ticket, Waiter::Stream(stream));
+        // A request that is not finished accepts it.
+        let _ = call.write(first);
+        match self.mux.open(call) {
+            Ok(()) => Ok((opener, pipe)),
+            Err(OpenRejected::Closed(_)) => Err(Outcome::Retry(Job::default())),
+            Err(OpenRejected::Failed(_, error)) => Err(Outcome::Failed(Error::Request(error))),
+        }
+    }
+
+    /// After sealing: tells callers whose open requests have begun.
+    pub(in crate::client) fn note_begun(&mut self) {
+        while let Some(ticket) = self.mux.poll_begun() {
+            if let Some(Waiter::Stream(stream)) = self.mux.stream_waiter(ticket) {
+                stream.begun = true;
+                stream.opener.end(Outcome::Done(Reply::Begun));
+            }
+        }
+    }
+
+    /// Cancels an open request whose caller no longer waits until it begins, unless it has. Returns
+    /// its fate.
+    pub(in crate::client) fn cancel_opening(&mut self, ticket: u64) -> Fate {
+        let cancelled = match self.mux.stream_waiter(ticket) {
+            Some(Waiter::Stream(stream)) if !stream.begun => self.mux.cancel_open(ticket),
+            _ => None,
+        };
+        cancelled.map_or(Fate::MaybeProcessed, |(_, fate)| fate)
+    }
+
+    fn pipe(&mut self, ticket: u64) -> Option<Arc<Pipe>> {
+        self.mux.stream_waiter(ticket)?.pipe().cloned()
+    }
+
+    /// Does what the halves of an open request want. Returns whether the connection has it.
+    fn pump(&mut self, ticket: u64) -> bool {
+        let Some(pipe) = self.pipe(ticket) else {
+            return false;
+        };
+        let wishes = pipe.wishes();
+        if wishes.reader_gone || wishes.writer_gone {
+            pipe.fail(Error::Stopped);
+            self.mux.cancel_open(ticket);
+            return true;
+        }
+        if wishes.taken > 0 || wishes.waits {
+            self.mux.credit(ticket, wishes.taken, wishes.waits);
+        }
+        while self.mux.wants(ticket) {
+            let Some(chunk) = pipe.take_chunk() else {
+                if pipe.is_finished() {
+                    let _ = self.mux.finish_body(ticket);
+                }
+                break;
+            };
+            if self.mux.write(ticket, chunk).is_err() {
+                pipe.end_output(Error::Stopped);
+            }
+        }
+        true
+    }
+
+    /// Hands on what the halves of open requests have written and the connection now takes. Returns
+    /// whether there was something.
+    pub(in crate::client) fn pump_writable(&mut self) -> bool {
+        let mut pumped = false;
+        while let Some(ticket) = self.mux.poll_writable() {
+            pumped |= self.pump(ticket);
+        }
+        pumped
+    }
+
+    /// The connection accepts no more requests: open ones that have not begun go to another.
+    pub(in crate::client) fn move_unbegun_opens(&mut self) {
+        for call in self.mux.take_unbegun_open() {
+            call.waiter.retry(Job::default());
+        }
+    }
+
+    /// The connection has ended, with the error that `why` returns for the fate of a request.
+    pub(in crate::client) fn finish_opens(&mut self, why: impl Fn(Fate) -> Error) {
+        for UnfinishedOpen { call, fate, retry, .. } in self.mux.finish_open() {
+            if retry {
+                call.waiter.retry(Job::default());
+            } else {
+                call.waiter.fail(why(fate));
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What a client cannot make a server hold or run with open requests.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
+use std::sync::Arc;
+use std::thread::sleep;
+
+use common::key;
+use common::streaming::{Streaming, server};
+use falco_std::{Client, Error, Fate, Refusal, RequestError, Settings, StreamRequest};
+
+const MIB: u32 = 1 << 20;
+
+/// The client gives no credit, and the handlers end at once: what they leave behind counts, so that
+/// further requests wait.
+#[test]
+fn answers_that_wait_for_credit_are_bounded() {
+    let handled = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&handled);
+    let builder = server().settings(Settings::new().with_max_message(MIB).with_max_held(8 * MIB));
+    let server = Streaming::start(builder.streams(1024, 1000), move |mut request: StreamRequest| {
+        count.fetch_add(1, Ordering::Relaxed);
+        request.answer.send(vec![7; 1 << 20])?;
+        Ok(request.answer.finish()?)
+    });
+    let client = server.client_of(Client::builder(key()).stream_window(1024));
+    let mut calls = Vec::new();
+    for _ in 0..30 {
+        calls.push(client.open("?").unwrap());
+        sleep(Duration::from_millis(3));
+    }
+    sleep(Duration::from_millis(100));
+    let ran = handled.load(Ordering::Relaxed);
+    assert!((8..=10).contains(&ran), "{ran} handlers have left 1 MiB each");
+    // Whoever reads is served.
+    for call in calls {
+        assert_eq!(call.collect(2 << 20).unwrap().len(), 1 << 20);
+    }
+    assert_eq!(handled.load(Ordering::Relaxed), 30);
+    server.stop();
+}
+
+/// Handlers of open requests wait for their clients. However many there are, other requests find
+/// workers, from the same client and from others.
+#[test]
+fn handlers_of_open_requests_leave_workers_to_other_requests() {
+    let server = Streaming::start(server().workers(5), |mut request: StreamRequest| {
+        while let Some(bytes) = request.body.next() {
+            request.answer.send(bytes?)?;
+        }
+        Ok(request.answer.finish()?)
+    });
+    let client = server.client();
+    let mut silent: Vec<_> = (0..3).map(|_| client.open("?").unwrap()).collect();
+    for call in &mut silent {
+        assert_eq!(call.next().unwrap().unwrap(), b"?");
+    }
+    let mut fourth = client.open("?").unwrap();
+    let refused = fourth.next().unwrap().unwrap_err();
+    assert_eq!(refused.fate(), Fate::NotProcessed);
+    assert!(
+        matches!(refused, Error::Request(RequestError::Refused(Refusal::Busy))),
+        "{refused}"
+    );
+    for client in [&client, &server.client()] {
+        assert_eq!(client.request("whole").unwrap(), b"whole");
+    }
+    // The place of a handler is free once it has returned.
+    let first = silent.remove(0);
+    assert_eq!(first.collect(10).unwrap(), b"");
+    sleep(Duration::from_millis(50));
+    let next = client.open("next").unwrap();
+    assert_eq!(next.collect(10).unwrap(), b"next");
+    drop(silent);
+    server.stop();
+}
