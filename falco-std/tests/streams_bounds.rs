@@ -69,10 +69,12 @@ fn handlers_of_open_requests_leave_workers_to_other_requests() {
         assert_eq!(client.request("whole").unwrap(), b"whole");
     }
     // The place of a handler is free once it has returned.
-    let first = silent.remove(0);
+    let mut first = silent.remove(0);
+    first.finish().unwrap();
     assert_eq!(first.collect(10).unwrap(), b"");
     sleep(Duration::from_millis(50));
-    let next = client.open("next").unwrap();
+    let mut next = client.open("next").unwrap();
+    next.finish().unwrap();
     assert_eq!(next.collect(10).unwrap(), b"next");
     drop(silent);
     server.stop();
