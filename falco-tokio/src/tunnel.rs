@@ -69,6 +69,7 @@ mod pump;
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
 use std::io;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -191,12 +192,19 @@ pub struct Incoming {
     answer: SendStream,
 }
 
-/// Reads which target the client of an open request wants.
+/// How long a client may take to say which target it wants. [`connect`] says it at once.
+const ACCEPT: Duration = Duration::from_secs(10);
+
+/// Reads which target the client of an open request wants, for 10 s at most.
 ///
 /// # Errors
 /// Those of [`RecvStream::next`]; [`InvalidData`](io::ErrorKind::InvalidData) if the request is no
-/// tunnel.
+/// tunnel; [`TimedOut`](io::ErrorKind::TimedOut).
 pub async fn accept(request: StreamRequest) -> io::Result<Incoming> {
+    tokio::time::timeout(ACCEPT, read_target(request)).await?
+}
+
+async fn read_target(request: StreamRequest) -> io::Result<Incoming> {
     let StreamRequest { mut body, answer, .. } = request;
     let mut first = BytesMut::new();
     let name = loop {

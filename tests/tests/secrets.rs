@@ -97,8 +97,8 @@ fn allowed(scenario: &str, stage: &str, kind: Kind) -> usize {
     };
     match (stage, kind) {
         ("bound" | "live" | "rekeyed", Kind::Psk(1)) | ("replaced", Kind::Psk(2)) | ("classic", Kind::Key(1)) => 2,
-        // A client that has no other key yet; a server whose client was refused and is gone; a server
-        // that has one for the next client.
+        // A client that has no other key yet; a server whose client was refused and is gone; a
+        // server that has one for the next client.
         ("retired" | "refused", Kind::Psk(1)) | ("bound" | "live" | "rekeyed" | "retired", Kind::Psk(2)) => 1,
         ("live" | "replaced", Kind::Records(connection, _, 0)) if Some(connection) == current => 2,
         ("rekeyed", Kind::Records(connection, _, 1..)) if Some(connection) == current => 2,

@@ -5,6 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 use std::thread;
+use std::time::Instant;
 
 use rustix::process::Signal;
 
@@ -84,6 +85,57 @@ fn a_command_that_fails_or_is_silent_never_looks_complete() {
     assert!(ended.failed_with(1).contains("the handler failed"), "{ended:?}");
     until("the command is killed", || children(server.id()) == 0);
     assert!(server.stop().err.contains("--exec-timeout"));
+}
+
+#[test]
+fn the_end_of_a_command_ends_its_stream_although_a_process_holds_its_output() {
+    let server = Served::start(&["--exec", "sh", "-c", "sleep 60 & echo begun"]);
+    let began = Instant::now();
+    assert_eq!(
+        run(keyed(&["send", &server.address, "--stream", "x"])).good(),
+        "begun\n"
+    );
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    until("the process is killed", || children(server.id()) == 0);
+    server.stop();
+}
+
+/// A command may write its last bytes and end long before its client has read them.
+#[test]
+fn a_client_that_reads_late_gets_all_that_a_command_has_written() {
+    let server = Served::start(&["--exec", "head", "-c", "3000000", "/dev/zero"]);
+    let mut command = keyed(&["send", &server.address, "--stream", "x"]);
+    let mut slow = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    thread::sleep(Duration::from_secs(1));
+    let mut all = Vec::new();
+    slow.stdout.take().unwrap().read_to_end(&mut all).unwrap();
+    assert_eq!((all.len(), slow.wait().unwrap().code()), (3_000_000, Some(0)));
+    server.stop();
+}
+
+/// Clients keep the commands of streams as long as they like.
+#[test]
+fn commands_of_streams_leave_places_to_other_requests() {
+    let server = Served::start(&["--max-commands", "2", "--exec", "cat"]);
+    let mut silent: Vec<_> = (0..4)
+        .map(|_| {
+            let mut command = keyed(&["send", &server.address, "--stream"]);
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            command.spawn().unwrap()
+        })
+        .collect();
+    until("a command runs", || children(server.id()) == 1);
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(children(server.id()), 1);
+    assert_eq!(server.send("whole").good(), "whole");
+    for client in &mut silent {
+        client.kill().unwrap();
+        client.wait().unwrap();
+    }
+    server.stop();
 }
 
 #[test]

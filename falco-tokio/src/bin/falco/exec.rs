@@ -47,6 +47,8 @@ pub(crate) struct Exec {
     arguments: Vec<OsString>,
     limits: Limits,
     places: Semaphore,
+    /// For the commands of open requests, which take one of `places` besides.
+    stream_places: Semaphore,
     requests: AtomicU64,
     stderr: Stderr,
 }
@@ -62,6 +64,7 @@ impl Exec {
             arguments: arguments.to_vec(),
             limits,
             places: Semaphore::new(usize::from(limits.commands)),
+            stream_places: Semaphore::new(usize::from(limits.commands.div_ceil(2))),
             requests: AtomicU64::new(0),
             stderr: Stderr::new()?,
         }))

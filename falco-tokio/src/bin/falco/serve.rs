@@ -181,8 +181,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if let Some(address) = args.metrics {
         metrics::start(address)?;
     }
-    let targets = Targets::new(&args.forward)?.map(Arc::new);
-    let (mut keys, builder) = builder(&args)?;
+    let room = Room::of(&args);
+    let targets = Targets::new(&args.forward, room.places)?.map(Arc::new);
+    let (mut keys, builder) = builder(&args, &room)?;
     let mut hangups = Hangups::new()?;
     let mut signals = Signals::new(args.drain_timeout)?;
     let bound = tokio::select! {
@@ -345,14 +346,42 @@ fn sum_up(report: &Report, time: Duration) {
     ));
 }
 
-fn builder(args: &Args) -> Result<(Option<Keys>, ServerBuilder), Failure> {
-    // Their windows have to fit what a connection may hold: others then wait for a place.
-    let most = u16::try_from(u32::MAX / args.window.max(1 << 10)).unwrap_or(u16::MAX);
-    let tunnels = if args.forward.is_empty() {
-        0
-    } else {
-        args.max_tunnels.min(most)
-    };
+/// How many connections there may be.
+struct Room {
+    /// Those of clients.
+    connections: u32,
+    /// Those that are carried for one connection of a client, and for all.
+    tunnels: u16,
+    places: usize,
+}
+
+impl Room {
+    fn of(args: &Args) -> Self {
+        if args.forward.is_empty() {
+            return Self {
+                connections: args.max_connections,
+                tunnels: 0,
+                places: 0,
+            };
+        }
+        // Their windows have to fit what a connection may hold: others then wait for a place.
+        let most = u16::try_from(u32::MAX / args.window.max(1 << 10)).unwrap_or(u16::MAX);
+        let tunnels = args.max_tunnels.min(most);
+        // The library sees to the descriptors of its own connections, and not to those to targets.
+        let wanted = u64::from(args.max_connections).saturating_add(4 * u64::from(tunnels));
+        let allowed = descriptors::raise(wanted);
+        let connections = args.max_connections.min(u32::try_from(allowed / 2).unwrap_or(u32::MAX));
+        let places = usize::try_from(allowed.saturating_sub(connections.into())).unwrap_or(usize::MAX);
+        Self {
+            connections,
+            tunnels,
+            places,
+        }
+    }
+}
+
+fn builder(args: &Args, room: &Room) -> Result<(Option<Keys>, ServerBuilder), Failure> {
+    let tunnels = room.tunnels;
     let settings = Settings::new()
         .with_max_message(args.max_message)
         .with_lifetime(args.lifetime)
@@ -394,11 +423,9 @@ fn builder(args: &Args) -> Result<(Option<Keys>, ServerBuilder), Failure> {
         }
         (context, _) => builder.context(context.as_deref().unwrap_or_default()),
     };
-    let connections = usize::try_from(args.max_connections).unwrap_or(usize::MAX);
+    let connections = usize::try_from(room.connections).unwrap_or(usize::MAX);
     let builder = builder.settings(settings).max_connections(connections);
     let builder = if tunnels > 0 {
-        // The library sees to those of its own connections, and not to those to targets.
-        descriptors::raise(u64::from(args.max_connections).saturating_add(tunnels.into()));
         let windows = usize::from(tunnels).saturating_mul(usize::try_from(args.window).unwrap_or(usize::MAX));
         builder
             .streams(args.window, tunnels)

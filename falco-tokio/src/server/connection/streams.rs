@@ -18,8 +18,9 @@ use crate::error::Error;
 use crate::metrics::Stopwatch;
 
 impl<H: Handler> Connection<H> {
-    /// Calls the handler of an open request, on a task of its own. The request is refused if as many
-    /// handlers run as the client may have open requests: some of them run on after their answers.
+    /// Calls the handler of an open request, on a task of its own. The request is refused if as
+    /// many handlers run as the client may have open requests: some of them run on after their
+    /// answers.
     pub(super) fn handle_open(&mut self, cx: &mut Context<'_>, id: RequestId, first: Bytes) {
         let settings = &self.service.settings;
         if self.opens.len() >= usize::from(settings.max_open()) {

@@ -92,8 +92,8 @@ pub(crate) fn load(order: &LoadArgs) -> Result<(), Failure> {
     }
 }
 
-/// Runs a client as a task of its runtime, as services do. A future that `block_on` runs itself costs
-/// a second poll for I/O events whenever another task wakes it.
+/// Runs a client as a task of its runtime, as services do. A future that `block_on` runs itself
+/// costs a second poll for I/O events whenever another task wakes it.
 fn drive<P: load::Peer>(peer: P, workload: Workload, length: Duration) -> Result<(), Failure> {
     runtime()?.block_on(async { tokio::spawn(load::run(peer, workload, length)).await? })
 }

@@ -1,22 +1,25 @@
 //! A command as the handler of an open request: its standard input is the body of the request, its
 //! standard output that of the answer, both as they come.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use std::io;
 
+use bytes::BytesMut;
 use falco_tokio::{HandlerError, RecvStream, SendStream, StreamRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::time::{Instant, sleep};
 
-use super::Exec;
 use super::running::Running;
+use super::{Exec, GRACE, ROOM};
 
 impl Exec {
     /// Runs the command for an open request. If this future is dropped, the command is killed.
     pub(crate) async fn stream(&self, request: StreamRequest) -> Result<(), HandlerError> {
         let variables = self.variables(request.peer(), request.key_id(), request.key_label());
+        // Clients keep such commands as long as they like, so they get a part of the places.
+        let _of_streams = self.stream_places.acquire().await?;
         let _place = self.places.acquire().await?;
         let StreamRequest { body, answer, .. } = request;
         let started = self
@@ -37,7 +40,8 @@ impl Exec {
     }
 }
 
-/// Hands bytes on in both directions until the command has ended.
+/// Hands bytes on in both directions until the command has ended, and at most [`GRACE`] longer if
+/// processes that it has left hold its standard output.
 async fn talk(
     running: &mut Running,
     (to, body): (ChildStdin, RecvStream),
@@ -45,17 +49,38 @@ async fn talk(
     activity: &Activity,
 ) -> Result<(), HandlerError> {
     {
-        let mut feeding = core::pin::pin!(feed(to, body, activity));
-        let mut reading = core::pin::pin!(read(from, &mut answer, activity));
-        tokio::select! {
-            read = &mut reading => read?,
-            fed = &mut feeding => {
-                fed?;
-                reading.await?;
+        let talking = async {
+            let mut feeding = core::pin::pin!(feed(to, body, activity));
+            let mut reading = core::pin::pin!(read(from, &mut answer, activity));
+            tokio::select! {
+                read = &mut reading => read,
+                fed = &mut feeding => {
+                    fed?;
+                    reading.await
+                }
             }
+        };
+        let mut talking = core::pin::pin!(talking);
+        let has_exited = tokio::select! {
+            talked = &mut talking => {
+                talked?;
+                false
+            }
+            exited = running.exited() => {
+                exited?;
+                true
+            }
+        };
+        if has_exited {
+            // What it has written is sent, however slowly the client reads.
+            tokio::select! {
+                talked = talking => talked?,
+                () = activity.nothing_to_read_for(GRACE) => {}
+            }
+        } else {
+            running.exited().await?;
         }
     }
-    running.exited().await?;
     let status = running.end(true).await?;
     if !status.success() {
         return Err(format!("the command has failed: {status}").into());
@@ -76,13 +101,20 @@ async fn feed(mut to: ChildStdin, mut body: RecvStream, activity: &Activity) -> 
 }
 
 async fn read(mut from: ChildStdout, answer: &mut SendStream, activity: &Activity) -> Result<(), HandlerError> {
+    let mut buffer = BytesMut::new();
     loop {
-        let mut chunk = Vec::with_capacity(64 << 10);
-        if from.read_buf(&mut chunk).await? == 0 {
+        // What is sent shares its memory with what is read next, so that a command which writes
+        // single bytes takes little.
+        if buffer.capacity() < ROOM {
+            buffer.reserve(64 << 10);
+        }
+        activity.reads.store(true, Ordering::Relaxed);
+        if from.read_buf(&mut buffer).await? == 0 {
             return Ok(());
         }
+        activity.reads.store(false, Ordering::Relaxed);
         activity.note();
-        answer.send(chunk).await?;
+        answer.send(buffer.split().freeze()).await?;
         activity.note();
     }
 }
@@ -92,6 +124,8 @@ struct Activity {
     began: Instant,
     /// Milliseconds since then.
     last: AtomicU64,
+    /// The output of the command is being read: nothing of it waits to be sent.
+    reads: AtomicBool,
 }
 
 impl Activity {
@@ -99,12 +133,26 @@ impl Activity {
         Self {
             began: Instant::now(),
             last: AtomicU64::new(0),
+            reads: AtomicBool::new(false),
         }
     }
 
     fn note(&self) {
         let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(millis, Ordering::Relaxed);
+    }
+
+    /// Waits until the output of the command was being read for this long and nothing came.
+    async fn nothing_to_read_for(&self, limit: Duration) {
+        loop {
+            let before = self.last.load(Ordering::Relaxed);
+            let waited = self.reads.load(Ordering::Relaxed);
+            sleep(limit).await;
+            let unchanged = self.last.load(Ordering::Relaxed) == before;
+            if waited && unchanged && self.reads.load(Ordering::Relaxed) {
+                return;
+            }
+        }
     }
 
     /// Waits until nothing has been read or written for this long.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io;
 
 use falco_tokio::{HandlerError, StreamRequest, tunnel};
+use tokio::sync::Semaphore;
 
 use crate::carried::Socket;
 use crate::failure::Failure;
@@ -13,12 +14,18 @@ use crate::values::{Address, Forward};
 /// How long connecting to a target may take.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Targets by name. The name of the only one is empty, unless it has another.
+/// Where connections of clients are carried.
 #[derive(Debug)]
-pub(super) struct Targets(HashMap<String, Address>);
+pub(super) struct Targets {
+    /// By name. The name of the only one is empty, unless it has another.
+    addresses: HashMap<String, Address>,
+    /// For the connections of all clients: each takes a descriptor.
+    places: Semaphore,
+}
 
 impl Targets {
-    pub(super) fn new(forwards: &[Forward]) -> Result<Option<Self>, Failure> {
+    /// `places`: how many connections are carried at once.
+    pub(super) fn new(forwards: &[Forward], places: usize) -> Result<Option<Self>, Failure> {
         let mut targets = HashMap::new();
         for Forward { name, address } in forwards {
             if targets.insert(name.clone(), address.clone()).is_some() {
@@ -30,16 +37,26 @@ impl Targets {
                 }));
             }
         }
-        Ok((!targets.is_empty()).then_some(Self(targets)))
+        let places = Semaphore::new(places.min(Semaphore::MAX_PERMITS));
+        Ok((!targets.is_empty()).then_some(Self {
+            addresses: targets,
+            places,
+        }))
     }
 
     /// Carries one connection of a client.
     pub(super) async fn carry(&self, request: StreamRequest) -> Result<(), HandlerError> {
         let incoming = tunnel::accept(request).await?;
         let name = incoming.target().to_owned();
-        let Some(address) = self.0.get(&name) else {
+        let Some(address) = self.addresses.get(&name) else {
             tracing::warn!(to = %name.escape_debug(), "refused a connection: there is no such target");
             return Ok(incoming.refuse("there is no such target").await?);
+        };
+        let Ok(_place) = self.places.try_acquire() else {
+            tracing::warn!(to = %name.escape_debug(), "refused a connection: there is no place for more");
+            return Ok(incoming
+                .refuse("the server carries as many connections as it can")
+                .await?);
         };
         let connecting = tokio::time::timeout(CONNECT, Socket::connect(address)).await;
         let mut socket = match connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
