@@ -48,10 +48,36 @@ fn a_command_that_fails_fails_only_its_request() {
     assert_eq!(server.send("good\n").good(), "half\n");
     let ended = server.stop();
     assert!(ended.err.contains("exit status: 1"), "{}", ended.err);
+}
 
-    let server = Served::start(&["--exec", "/nonexistent/command"]);
+#[test]
+fn a_request_whose_command_cannot_be_started_was_not_processed() {
+    let scratch = Scratch::new();
+    // `cp` makes the copy, since a file that this process has open for writing cannot be run.
+    let command = scratch.name("command");
+    let install = || {
+        let cat = String::from_utf8(Command::new("which").arg("cat").output().unwrap().stdout).unwrap();
+        assert!(
+            Command::new("cp")
+                .args([cat.trim(), &command])
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    install();
+    let server = Served::start(&["--exec", &command]);
+    assert_eq!(server.send("x").good(), "x");
+    fs::remove_file(&command).unwrap();
     assert!(server.send("x").failed_with(1).contains("was not processed"));
-    assert!(server.stop().err.contains("/nonexistent/command"));
+    // A streamed one has begun, and fails.
+    let streamed = run(keyed(&["send", &server.address, "x", "--stream"]));
+    assert!(streamed.failed_with(1).contains("may have been processed"));
+    install();
+    assert_eq!(server.send("x").good(), "x");
+    let ended = server.stop();
+    assert!(ended.err.contains(&command), "{}", ended.err);
+    assert!(ended.err.contains("cannot be started"), "{}", ended.err);
 }
 
 #[test]

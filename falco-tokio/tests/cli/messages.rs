@@ -11,7 +11,7 @@ use rustix::io::ioctl_fionread;
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::tool::{KEY, OTHER_KEY, Run, Scratch, Served, falco, keyed, line_of, run, until};
+use crate::tool::{KEY, OTHER_KEY, Run, Scratch, Served, falco, keyed, line_of, piped, run, until};
 
 /// Runs the tool with these words, and checks its exit code and the words of its message.
 fn told(words: &[&str], code: i32, parts: &[&str]) {
@@ -121,11 +121,18 @@ fn an_error_of_a_key_describes_its_text() {
 fn a_command_that_cannot_be_run_is_reported_at_the_start() {
     let scratch = Scratch::new();
     let file = scratch.file("file", b"");
-    for command in ["/nonexistent/command", "nonexistent-command", &file, "/"] {
-        let server = Served::start(&["--exec", command]);
-        let ended = server.stop();
-        let warning = format!("warning: --exec: {command}: ");
-        assert!(ended.err.contains(&warning), "{}", ended.err);
+    for (command, hint) in [
+        ("/nonexistent/command", "install it"),
+        ("nonexistent-command", "install it"),
+        (file.as_str(), "that this user may run"),
+        ("/", "that this user may run"),
+    ] {
+        let mut serve = piped(&["serve", "--listen", "127.0.0.1:0"]);
+        serve.args(["--exec", command, "-x"]);
+        let ended = run(serve);
+        let message = ended.failed_with(2);
+        assert!(message.contains(&format!("--exec: {command}: ")), "{message}");
+        assert!(message.contains(hint) && ended.out.is_empty(), "{ended:?}");
     }
     for command in ["cat", "/bin/cat"] {
         let server = Served::start(&["--exec", command]);

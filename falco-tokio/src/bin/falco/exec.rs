@@ -11,7 +11,7 @@ use core::net::SocketAddr;
 use core::pin::pin;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 
 use bytes::Bytes;
@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use self::running::{Running, Variables};
 use self::stderr::Stderr;
+use crate::failure::Failure;
 
 /// After a command has ended: how long to go on reading what it has written, and how long processes
 /// that it has left may hold its standard input and output before they are killed.
@@ -39,6 +40,18 @@ pub(crate) struct Limits {
     pub(crate) commands: u16,
     /// How long a command runs.
     pub(crate) time: Duration,
+}
+
+/// Fails if a program cannot be run, as far as that is known without running it.
+pub(crate) fn check(program: &OsStr) -> Result<(), Failure> {
+    running::check(program).map_err(|error| {
+        let hint = if error.kind() == io::ErrorKind::NotFound {
+            "install it, or give its path"
+        } else {
+            "it has to be a program that this user may run"
+        };
+        Failure::usage(format_args!("--exec: {}: {error}: {hint}", program.display()))
+    })
 }
 
 /// What is run for each request.
@@ -143,14 +156,6 @@ impl Exec {
             ("FALCO_KEY_ID", key.map(|id| id.to_string()).unwrap_or_default()),
             ("FALCO_KEY_LABEL", label.unwrap_or_default().to_owned()),
         ]
-    }
-
-    /// Checks whether the command can be run, as far as that is possible without running it.
-    pub(crate) fn check(&self) -> io::Result<()> {
-        running::check(&self.program).map_err(|error| {
-            let text = format!("{}: {error}", self.program.display());
-            io::Error::new(error.kind(), text)
-        })
     }
 
     /// Waits until no command runs. A command whose request was cut off is killed when the task of

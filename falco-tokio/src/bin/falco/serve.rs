@@ -126,6 +126,9 @@ pub(crate) struct Args {
     /// as another user. Or pass the key on standard input (--key-file -), from a file that the
     /// server's user cannot read.
     ///
+    /// The server does not start if there is no such program that it may run. If the command cannot
+    /// be started later, its request was not processed, and the client is told so.
+    ///
     /// The answer is sent when the command has ended. A process that the command leaves running
     /// must close its standard streams, as with `job </dev/null >/dev/null 2>&1 &`. If a process
     /// still holds standard input or output 250 ms after the end of the command, the answer is what
@@ -175,8 +178,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if args.socket_mode.is_some() && matches!(args.listen, Address::Tcp(_)) {
         return Err(Failure::usage("--socket-mode needs --listen unix:PATH"));
     }
-    if !args.exec.is_empty() {
+    if let Some(program) = args.exec.first() {
         key::check_not_in_environment()?;
+        exec::check(program)?;
     }
     if let Some(address) = args.metrics {
         metrics::start(address)?;
@@ -207,12 +211,6 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let exec = Exec::new(&args.exec, limits)
         .map_err(|error| Failure::new(Code::Failed, format_args!("cannot prepare --exec: {error}")))?
         .map(Arc::new);
-    // Only a warning: the program may appear later, for instance on a disk that is not mounted yet.
-    if let Some(Err(error)) = exec.as_ref().map(|exec| exec.check()) {
-        log::tell(&format_args!(
-            "warning: --exec: {error}; requests fail until the command can be run"
-        ));
-    }
     let mut serving = serve(server, exec.clone(), targets);
     tokio::spawn(log::report_left_out_each_second());
     tokio::spawn(supervisor::watch());
