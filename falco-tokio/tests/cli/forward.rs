@@ -7,12 +7,13 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::tool::{OTHER_KEY, PATIENCE, Scratch, Served, keyed, run, until};
+use crate::tool::{OTHER_KEY, PATIENCE, Scratch, Served, keyed, run, until, with_piped_key};
 
 /// What the sockets of a test and the queues of both ends hold besides a window.
 const BESIDES: usize = 1200 << 10;
@@ -397,4 +398,34 @@ fn write_all_it_takes(stream: &mut UnixStream) -> usize {
     }
     stream.set_nonblocking(false).unwrap();
     accepted
+}
+
+/// Connections to targets take descriptors as those of clients do. However many clients there are,
+/// some are left for other clients.
+#[test]
+fn a_server_carries_no_more_connections_than_descriptors_allow_and_goes_on_accepting() {
+    let mut command = Command::new("sh");
+    let script = "ulimit -n 300; exec \"$0\" serve --listen 127.0.0.1:0 --key-file - --forward \"$1\"";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_falco"), &target("hello")]);
+    with_piped_key(&mut command);
+    let server = Served::of(command);
+    // 192 are kept for the process, and half of the rest for clients.
+    let locals: Vec<_> = (0..3).map(|_| forward(&server.address, &[])).collect();
+    let mut carried: Vec<_> = (0..54).map(|at| connect(&locals[at % 3])).collect();
+    for stream in &mut carried {
+        expect(stream, "hello");
+    }
+    for local in &locals {
+        assert!(is_reset(connect(local)));
+    }
+    let other = forward(&server.address, &[]);
+    drop(carried.pop());
+    until("there is a place", || {
+        let mut stream = connect(&other);
+        let mut read = [0; 5];
+        stream.read_exact(&mut read).is_ok() && read == *b"hello"
+    });
+    drop((carried, locals, other));
+    let ended = server.stop();
+    assert!(ended.err.contains("there is no place for more"), "{}", ended.err);
 }
