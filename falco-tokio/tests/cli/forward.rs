@@ -426,6 +426,7 @@ fn a_server_carries_no_more_connections_than_descriptors_allow_and_goes_on_accep
         stream.read_exact(&mut read).is_ok() && read == *b"hello"
     });
     drop((carried, locals, other));
-    let ended = server.stop();
+    server.signal(Signal::TERM);
+    let ended = server.end();
     assert!(ended.err.contains("there is no place for more"), "{}", ended.err);
 }
