@@ -58,11 +58,16 @@ pub(crate) struct Line<S> {
 }
 
 impl Line<Socket> {
-    /// Shuts down the sending half and drops the bytes that have arrived, without waiting. So the
-    /// peer sees an end of the stream and no reset.
+    /// Drops the bytes that have arrived, without waiting, after the sending half is shut down. So
+    /// the peer sees an end of the stream and no reset. A socket from which nothing has arrived is
+    /// closed for the same effect, because many of these are dropped in a flood.
     pub(crate) fn drop_arrived(&mut self, cx: &mut Context<'_>) {
-        let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
         let mut dropped = [0; 4096];
+        let first = self.stream.read_now(&mut dropped);
+        if self.stream.is_of_the_system() && !matches!(first, Ok(1..)) {
+            return;
+        }
+        let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
         for _ in 0..16 {
             if matches!(self.stream.read_now(&mut dropped), Ok(1..)) {
                 continue;

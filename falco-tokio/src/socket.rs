@@ -66,6 +66,11 @@ impl Socket {
         }
     }
 
+    /// Whether dropping it closes a socket, rather than a stream of another kind.
+    pub(crate) const fn is_of_the_system(&self) -> bool {
+        !matches!(self, Self::Other(_))
+    }
+
     /// Whether the socket has bytes, an end or an error to read, of which the runtime may not have
     /// been notified. For a stream of another kind this returns `false`; read from it instead.
     pub(crate) fn lies_unread(&self) -> bool {

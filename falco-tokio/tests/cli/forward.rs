@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::tool::{OTHER_KEY, PATIENCE, Scratch, Served, keyed, run, until, with_piped_key};
+use crate::heard::{Heard, id};
+use crate::tool::{KEY, OTHER_KEY, PATIENCE, Scratch, Served, falco, keyed, run, until, with_piped_key};
 
 /// What the sockets of a test and the queues of both ends hold besides a window.
 const BESIDES: usize = 1200 << 10;
@@ -336,6 +337,98 @@ fn a_window_bounds_what_is_on_its_way_to_a_target_that_does_not_read() {
     }
     assert!(most[0] < (64 << 10) + BESIDES, "{most:?}");
     assert!(most[1] >= 4 << 20 && most[1] < (4 << 20) + BESIDES, "{most:?}");
+}
+
+#[test]
+fn sighup_changes_the_key_and_what_is_carried_goes_on() {
+    let scratch = Scratch::new();
+    let keys = scratch.file("keys", KEY.as_bytes());
+    let key = scratch.file("key", KEY.as_bytes());
+    let serve = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--forward",
+        &target("hello"),
+        "--key-file",
+        &keys,
+    ];
+    let server = Heard::of(falco(&serve));
+    let forward = [
+        "forward",
+        &server.server.address,
+        "--listen",
+        "127.0.0.1:0",
+        "--key-file",
+        &key,
+    ];
+    let local = Heard::of(falco(&forward));
+    let mut before = connect(&local.server);
+    expect(&mut before, "hello");
+
+    local.reload("it is still");
+    // The server does not have it yet.
+    scratch.file("key", OTHER_KEY.as_bytes());
+    let line = local.reload("the key is still");
+    assert!(line.contains("refused the handshake"), "{line}");
+    scratch.file("key", b"no key");
+    local.reload("the key is still");
+    echoes(&mut before, "under the old key");
+
+    scratch.file("keys", format!("{KEY}\n{OTHER_KEY}\n").as_bytes());
+    server.reload("added");
+    scratch.file("key", OTHER_KEY.as_bytes());
+    let line = local.reload("changed from");
+    assert!(line.contains(&id(KEY)) && line.ends_with(&id(OTHER_KEY)), "{line}");
+    scratch.file("keys", OTHER_KEY.as_bytes());
+    server.reload("retired");
+    echoes(&mut before, "until it ends");
+    let mut after = connect(&local.server);
+    expect(&mut after, "hello");
+    echoes(&mut after, "under the new key");
+    drop((before, after));
+    local.server.stop();
+    server.server.stop();
+
+    // A variable does not change.
+    let local = Heard::of(keyed(&["forward", "127.0.0.1:1", "--listen", "127.0.0.1:0"]));
+    local.reload("the environment of a process does not change");
+    local.server.stop();
+}
+
+#[test]
+fn what_is_carried_under_the_old_key_goes_on_for_one_idle_timeout() {
+    let scratch = Scratch::new();
+    let keys = scratch.file("keys", format!("{KEY}\n{OTHER_KEY}\n").as_bytes());
+    let key = scratch.file("key", KEY.as_bytes());
+    let mut serve = falco(&["serve", "--listen", "127.0.0.1:0", "--forward", &target("")]);
+    serve.args(["--lifetime", "2s", "--key-file", &keys]);
+    let server = Served::of(serve);
+    let forward = [
+        "forward",
+        &server.address,
+        "--listen",
+        "127.0.0.1:0",
+        "--key-file",
+        &key,
+    ];
+    let local = Heard::of(falco(&forward));
+    let mut stream = connect(&local.server);
+    echoes(&mut stream, "before");
+    scratch.file("key", OTHER_KEY.as_bytes());
+    local.reload("changed from");
+    let began = Instant::now();
+    while stream.write_all(b"x").is_ok() && stream.read_exact(&mut [0]).is_ok() {
+        assert!(began.elapsed() < PATIENCE, "it goes on");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let took = began.elapsed();
+    assert!(
+        (Duration::from_millis(1500)..Duration::from_secs(5)).contains(&took),
+        "{took:?}"
+    );
+    local.server.stop();
+    server.stop();
 }
 
 #[test]

@@ -11,6 +11,7 @@
 mod bench;
 mod exec;
 mod forward;
+mod heard;
 mod keys;
 mod left;
 mod log;

@@ -2,68 +2,23 @@
 
 use core::time::Duration;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{ChildStderr, Command};
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
+use std::process::Command;
 
-use falco_tokio::Key;
-use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::tool::{KEY, OTHER_KEY, PATIENCE, Run, Scratch, Served, falco, keyed, run, run_with};
+use crate::heard::{Heard, id};
+use crate::tool::{KEY, OTHER_KEY, Run, Scratch, falco, keyed, run, run_with};
 
-fn id(key: &str) -> String {
-    key.parse::<Key>().unwrap().id().to_string()
+/// A server on a free port.
+fn serve(words: &[&str]) -> Heard {
+    let mut command = falco(&["serve", "--listen", "127.0.0.1:0"]);
+    command.args(words);
+    Heard::of(command)
 }
 
-/// A server, and the lines of its standard error.
-struct Heard {
-    server: Served,
-    lines: Receiver<String>,
-}
-
-impl Heard {
-    fn start(words: &[&str]) -> Self {
-        let mut command = falco(&["serve", "--listen", "127.0.0.1:0"]);
-        command.args(words);
-        let (server, err) = Served::unheard(command);
-        let lines = lines(err);
-        Self { server, lines }
-    }
-
-    /// Waits for a line with this text.
-    fn says(&self, text: &str) -> String {
-        let mut seen = Vec::new();
-        loop {
-            let line = self.lines.recv_timeout(PATIENCE);
-            let line = line.unwrap_or_else(|_| panic!("no line with {text:?} in {seen:#?}"));
-            assert!(!line.contains(&KEY[..16]) && !line.contains(&OTHER_KEY[..16]), "{line}");
-            if line.contains(text) {
-                return line;
-            }
-            seen.push(line);
-        }
-    }
-
-    fn reload(&self, text: &str) -> String {
-        self.server.signal(Signal::HUP);
-        self.says(text)
-    }
-
-    fn send(&self, key_file: &str) -> Command {
-        falco(&["send", &self.server.address, "hello", "--key-file", key_file])
-    }
-}
-
-fn lines(err: ChildStderr) -> Receiver<String> {
-    let (to, lines) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(err).lines().map_while(Result::ok) {
-            let _ = to.send(line);
-        }
-    });
-    lines
+/// Sends a message to it.
+fn send(heard: &Heard, key_file: &str) -> Command {
+    falco(&["send", &heard.server.address, "hello", "--key-file", key_file])
 }
 
 #[test]
@@ -74,11 +29,11 @@ fn keys_of_a_file_are_added_renamed_and_retired_on_sighup() {
         scratch.file("two", OTHER_KEY.as_bytes()),
     );
     let keys = scratch.file("keys", format!("# clients\n{KEY} gateway 1\n").as_bytes());
-    let heard = Heard::start(&["-v", "--key-file", &keys]);
-    assert_eq!(run(heard.send(&one)).good(), "hello");
+    let heard = serve(&["-v", "--key-file", &keys]);
+    assert_eq!(run(send(&heard, &one)).good(), "hello");
     let line = heard.says("established");
     assert!(line.contains(&id(KEY)) && line.contains("gateway 1"), "{line}");
-    run(heard.send(&two)).failed_with(3);
+    run(send(&heard, &two)).failed_with(3);
 
     heard.reload("read the keys again: nothing has changed; 1 key");
     scratch.file("keys", format!("{KEY} gateway one\n\n{OTHER_KEY}\n").as_bytes());
@@ -88,12 +43,12 @@ fn keys_of_a_file_are_added_renamed_and_retired_on_sighup() {
         line.contains(&format!("added {}", id(OTHER_KEY))) && line.ends_with("; 2 keys"),
         "{line}"
     );
-    assert_eq!(run(heard.send(&two)).good(), "hello");
+    assert_eq!(run(send(&heard, &two)).good(), "hello");
 
     scratch.file("keys", format!("{OTHER_KEY} two\n").as_bytes());
     let line = heard.reload("read the keys again");
     assert!(line.contains(&format!("retired {} (gateway one)", id(KEY))), "{line}");
-    run(heard.send(&one)).failed_with(3);
+    run(send(&heard, &one)).failed_with(3);
 
     // If there is an error, nothing changes.
     for broken in [
@@ -103,7 +58,7 @@ fn keys_of_a_file_are_added_renamed_and_retired_on_sighup() {
     ] {
         scratch.file("keys", broken.as_bytes());
         heard.reload("the server keeps its 1 key");
-        assert_eq!(run(heard.send(&two)).good(), "hello");
+        assert_eq!(run(send(&heard, &two)).good(), "hello");
     }
     fs::remove_file(&keys).unwrap();
     heard.reload("the server keeps its 1 key");
@@ -122,9 +77,9 @@ fn a_directory_has_a_key_in_each_file_and_its_name_is_the_label() {
     for ignored in [".hidden", "alice.key~"] {
         scratch.file(&format!("keys.d/{ignored}"), b"no key");
     }
-    let heard = Heard::start(&["-v", "--key-file", &directory]);
+    let heard = serve(&["-v", "--key-file", &directory]);
     for (file, label) in [(&one, "alice"), (&two, "Robert")] {
-        assert_eq!(run(heard.send(file)).good(), "hello");
+        assert_eq!(run(send(&heard, file)).good(), "hello");
         let line = heard.says("established");
         assert!(line.contains(label), "{line}");
     }
@@ -148,8 +103,8 @@ fn a_labeled_key_is_made_and_a_client_reads_it() {
     for label in ["", "a\nb", KEY, &"l".repeat(65)] {
         run(falco(&["keygen", "--label", label])).failed_with(2);
     }
-    let heard = Heard::start(&["-v", "--key-file", &file]);
-    assert_eq!(run(heard.send(&file)).good(), "hello");
+    let heard = serve(&["-v", "--key-file", &file]);
+    assert_eq!(run(send(&heard, &file)).good(), "hello");
     heard.server.stop();
     // A client has one key.
     let two = scratch.file("two", format!("{KEY}\n{OTHER_KEY}\n").as_bytes());
@@ -159,22 +114,14 @@ fn a_labeled_key_is_made_and_a_client_reads_it() {
 
 #[test]
 fn keys_that_cannot_be_read_again_stay() {
-    let mut command = keyed(&["serve", "--listen", "127.0.0.1:0"]);
-    let (server, err) = Served::unheard(core::mem::replace(&mut command, Command::new("true")));
-    let heard = Heard {
-        server,
-        lines: lines(err),
-    };
-    heard.reload("the environment of a process does not change; use --key-file with a file or a directory; the server keeps its 1 key");
+    let command = keyed(&["serve", "--listen", "127.0.0.1:0"]);
+    let heard = Heard::of(command);
+    heard.reload("the environment of a process does not change; use --key-file; the server keeps its 1 key");
     assert_eq!(run(keyed(&["send", &heard.server.address, "x"])).good(), "x");
     heard.server.stop();
 
-    let mut classic = keyed(&["serve", "--listen", "127.0.0.1:0", "--wire", "classic"]);
-    let (server, err) = Served::unheard(core::mem::replace(&mut classic, Command::new("true")));
-    let heard = Heard {
-        server,
-        lines: lines(err),
-    };
+    let classic = keyed(&["serve", "--listen", "127.0.0.1:0", "--wire", "classic"]);
+    let heard = Heard::of(classic);
     heard.reload("the classic wire has one key, which is not read again");
     heard.server.stop();
     // Standard input can have several keys.
@@ -193,7 +140,7 @@ fn a_key_is_rotated_under_load_and_no_request_fails() {
         scratch.file("old", KEY.as_bytes()),
         scratch.file("new", OTHER_KEY.as_bytes()),
     );
-    let heard = Heard::start(&["--key-file", &keys]);
+    let heard = serve(&["--key-file", &keys]);
     let load = |key: &str| {
         let words = ["-d", "3s", "-c", "4", "-p", "8", "--json", "--key-file", key];
         Run::start(falco(&[&["bench", heard.server.address.as_str()][..], &words].concat()))
@@ -205,7 +152,7 @@ fn a_key_is_rotated_under_load_and_no_request_fails() {
         told["errors"].to_string()
     };
     let under_old = load(&old);
-    thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(500));
     scratch.file("keys", format!("{KEY} old\n{OTHER_KEY} new\n").as_bytes());
     heard.reload("added");
     let under_new = load(&new);

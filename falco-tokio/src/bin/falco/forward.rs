@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use falco_tokio::tunnel::{self, Carried};
-use falco_tokio::{Client, Settings};
+use falco_tokio::{Client, KeyId, Settings};
 use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::carried::Socket;
 use crate::descriptors;
 use crate::failure::{self, Code, Failure};
-use crate::signals::Signals;
+use crate::signals::{Hangups, Signals};
 #[cfg(unix)]
 use crate::socket_file::SocketFile;
 use crate::target::{ClientWire, Target};
@@ -30,7 +30,9 @@ use crate::{log, output};
 ///
 /// When it accepts connections, it prints `listening on ADDRESS` to standard output. Ctrl-C or
 /// SIGTERM drains it: it accepts no more connections, and ends when those that it carries have
-/// ended, at the latest after --drain-timeout. A second signal ends it at once.
+/// ended, at the latest after --drain-timeout. A second signal ends it at once. On SIGHUP it reads
+/// its key again: it carries new connections under the new key, which the server must have by then.
+/// Those under the old key go on for one idle timeout of the server, and are then cut off.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -82,6 +84,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         return Err(Failure::usage("--socket-mode needs --listen unix:PATH"));
     }
     let key = args.target.key()?;
+    let id = key.id();
+    let hangups = Hangups::new()?;
     let mut signals = Signals::new(args.drain_timeout)?;
     descriptors::raise(args.max_tunnels.into());
     let most = usize::try_from(args.max_tunnels).unwrap_or(usize::MAX);
@@ -103,6 +107,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let announced = tokio::task::spawn_blocking(move || output::line(&format_args!("listening on {address}")));
     let places = Arc::new(Semaphore::new(most));
     let (name, client) = (Arc::<str>::from(args.name), Arc::new(client));
+    tokio::spawn(follow_key(args.target, id, Arc::clone(&client), hangups));
     tokio::spawn(log::report_left_out_each_second());
     loop {
         let place = tokio::select! {
@@ -142,6 +147,32 @@ fn of_tunnels(settings: Settings, most: u32) -> Settings {
     let settings = settings.with_max_held(u32::MAX);
     // No such number is refused.
     settings.with_max_in_flight(most).unwrap_or(settings)
+}
+
+/// On each SIGHUP, reads the key again and changes to it. Never returns.
+async fn follow_key(target: Target, mut id: KeyId, client: Arc<Client>, mut hangups: Hangups) {
+    loop {
+        hangups.next().await;
+        match change_key(&target, id, &client).await {
+            Ok(new) if new == id => log::tell(&format_args!("read the key again: it is still {id}")),
+            Ok(new) => {
+                log::tell(&format_args!("read the key again: changed from {id} to {new}"));
+                id = new;
+            }
+            Err(failure) => log::tell(&format_args!("{}; the key is still {id}", failure.message())),
+        }
+    }
+}
+
+/// The id of the key that the client has then.
+async fn change_key(target: &Target, id: KeyId, client: &Client) -> Result<KeyId, Failure> {
+    let key = target.key_again()?;
+    let new = key.id();
+    if new != id {
+        let changed = client.set_key(key).await;
+        changed.map_err(|error| Failure::connecting(&error, &target.address))?;
+    }
+    Ok(new)
 }
 
 async fn drain(places: &Semaphore, most: usize, limit: Duration, signals: &mut Signals) -> Result<(), Failure> {

@@ -73,6 +73,17 @@ impl KeyArgs {
         parse(&text, name)
     }
 
+    /// Fails if what is read again cannot differ from what was read before.
+    pub(crate) fn check_can_change(&self) -> Result<(), Failure> {
+        let why = match self.key_file.as_deref() {
+            None => "the environment of a process does not change",
+            Some(path) if is_standard_input(Some(path)) => "standard input was read to its end",
+            Some(_) => return Ok(()),
+        };
+        let message = format_args!("the keys cannot be read again: {why}; use --key-file");
+        Err(Failure::new(Code::Key, message))
+    }
+
     fn read(&self, path: &Path, option: &str) -> Result<Key, Failure> {
         let (text, name) = self.text(path, option)?;
         parse(&text, &name)

@@ -57,6 +57,12 @@ impl Target {
         self.key.find(variables)
     }
 
+    /// Reads the key again, or says why it cannot have changed.
+    pub(crate) fn key_again(&self) -> Result<Key, Failure> {
+        self.key.check_can_change()?;
+        self.key()
+    }
+
     /// A client that has `limit` as the time limit of the handshake, of connecting and of each
     /// request.
     pub(crate) fn builder(&self, key: Key, limit: Duration) -> Result<ClientBuilder, Failure> {

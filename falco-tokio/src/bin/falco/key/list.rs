@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Code, Failure, KEY_VARIABLE, KeyArgs, LabeledKey, is_standard_input, no_key, text, unreadable};
+use super::{Code, Failure, KEY_VARIABLE, KeyArgs, LabeledKey, no_key, text, unreadable};
 
 /// Where the keys of a server come from.
 #[derive(Debug)]
@@ -32,13 +32,8 @@ impl KeyList {
 
     /// The keys as they are now, or why they cannot be read again.
     pub(crate) fn read_again(&self) -> Result<Vec<LabeledKey>, Failure> {
-        let why = match self.args.key_file.as_deref() {
-            None => "the environment of a process does not change",
-            Some(path) if is_standard_input(Some(path)) => "standard input was read to its end",
-            Some(_) => return self.read(),
-        };
-        let message = format_args!("the keys cannot be read again: {why}; use --key-file with a file or a directory");
-        Err(Failure::new(Code::Key, message))
+        self.args.check_can_change()?;
+        self.read()
     }
 
     fn read_file(&self, path: &Path) -> Result<Vec<LabeledKey>, Failure> {
