@@ -79,3 +79,31 @@ fn handlers_of_open_requests_leave_workers_to_other_requests() {
     drop(silent);
     server.stop();
 }
+
+/// The client does not take the answer, and cancels while the handler, which has finished it, still
+/// runs.
+#[test]
+fn a_request_that_is_cancelled_after_its_answer_was_finished_frees_its_place() {
+    let server = Streaming::start(server().streams(16 << 10, 1), |mut request: StreamRequest| {
+        if request.body.next().transpose()?.as_deref() == Some(b"large") {
+            for _ in 0..5 {
+                request.answer.send(vec![7; 12 << 10])?;
+            }
+            request.answer.finish()?;
+            sleep(Duration::from_millis(300));
+            return Ok(());
+        }
+        Ok(request.answer.finish()?)
+    });
+    let client = server.client_of(Client::builder(key()).stream_window(16 << 10));
+    let call = client.open("large").unwrap();
+    sleep(Duration::from_millis(100));
+    drop(call);
+    sleep(Duration::from_millis(400));
+    for _ in 0..3 {
+        let mut next = client.open("small").unwrap();
+        assert!(next.next().is_none());
+    }
+    assert_eq!(server.handle.stats().cancelled, 1);
+    server.stop();
+}

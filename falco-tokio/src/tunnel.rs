@@ -6,7 +6,9 @@
 //! [`join`](Tunnel::join). The handler of a server calls [`accept`], connects to the target, and
 //! then [`join`](Incoming::join). Each direction ends on its own, as with TCP. If a socket or a
 //! connection fails, both functions return an error, and the caller should reset its socket: a
-//! stream that was cut off is never reported as whole.
+//! stream that was cut off is never reported as whole. Because their futures may also be dropped,
+//! set the linger time of a TCP socket to zero before, with the crate `socket2` for example, and
+//! remove it when they have succeeded: until then the system resets a socket that is closed.
 //!
 //! ```
 //! use falco_tokio::{Client, Key, Request, Server, StreamRequest, tunnel};

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use common::key;
 use common::streaming::{Streaming, server, soon};
-use falco_tokio::{Client, Error, Fate, Refusal, RequestError, Settings, StreamRequest};
+use falco_tokio::{Client, Error, Fate, OnCancel, Refusal, RequestError, Settings, StreamRequest};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -50,7 +50,7 @@ async fn answers_that_wait_for_credit_are_bounded() {
 }
 
 #[tokio::test]
-async fn handlers_that_run_on_after_their_answers_count_as_open_requests() {
+async fn handlers_that_run_on_after_their_answers_are_bounded() {
     let proceed = Arc::new(Notify::new());
     let waits = Arc::clone(&proceed);
     let server = Streaming::start(server().streams(1024, 4), move |mut request: StreamRequest| {
@@ -63,12 +63,12 @@ async fn handlers_that_run_on_after_their_answers_count_as_open_requests() {
     })
     .await;
     let client = server.client().await;
-    for _ in 0..4 {
+    for _ in 0..8 {
         let mut call = soon(client.open("?")).await.unwrap();
         assert!(soon(call.next()).await.is_none(), "the answer is whole");
     }
-    let mut fifth = soon(client.open("?")).await.unwrap();
-    let refused = soon(fifth.next()).await.unwrap().unwrap_err();
+    let mut next = soon(client.open("?")).await.unwrap();
+    let refused = soon(next.next()).await.unwrap().unwrap_err();
     assert_eq!(refused.fate(), Fate::NotProcessed);
     assert!(
         matches!(refused, Error::Request(RequestError::Refused(Refusal::Busy))),
@@ -80,6 +80,38 @@ async fn handlers_that_run_on_after_their_answers_count_as_open_requests() {
     assert!(soon(next.next()).await.is_none());
     proceed.notify_one();
     server.stop().await;
+}
+
+/// The client does not take the answer, and cancels while the handler, which has finished it, is
+/// still there.
+#[tokio::test]
+async fn a_request_that_is_cancelled_after_its_answer_was_finished_frees_its_place() {
+    for on_cancel in [OnCancel::Drop, OnCancel::Signal] {
+        let builder = server().streams(16 << 10, 1).on_cancel(on_cancel);
+        let server = Streaming::start(builder, |mut request: StreamRequest| async move {
+            if request.body.next().await.transpose()?.as_deref() == Some(b"large") {
+                for _ in 0..5 {
+                    request.answer.send(vec![7; 12 << 10]).await?;
+                }
+                request.answer.finish()?;
+                sleep(Duration::from_millis(300)).await;
+                return Ok(());
+            }
+            Ok(request.answer.finish()?)
+        })
+        .await;
+        let client = server.client_of(Client::builder(key(1)).stream_window(16 << 10)).await;
+        let call = soon(client.open("large")).await.unwrap();
+        sleep(Duration::from_millis(100)).await;
+        drop(call);
+        sleep(Duration::from_millis(400)).await;
+        for _ in 0..3 {
+            let mut next = soon(client.open("small")).await.unwrap();
+            assert!(soon(next.next()).await.is_none());
+        }
+        assert_eq!(server.handle.stats().cancelled, 1);
+        server.stop().await;
+    }
 }
 
 #[derive(Clone, Default)]

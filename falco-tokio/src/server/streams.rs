@@ -70,8 +70,8 @@ impl StreamRequest {
     /// [age](crate::ServerBuilder::max_connection_age), the key of the client was
     /// [retired](crate::Handle::retire_key), or the client closes. A handler that would run for
     /// long, such as that of a subscription, should then finish its answer. If it does not, it is
-    /// cut off: when the time for a shutdown is over, otherwise one lifetime after the last sign of
-    /// life. Also true if the connection has ended.
+    /// cut off one lifetime after its connection began to close, or earlier when the time for a
+    /// shutdown is over. Also true if the connection has ended.
     #[must_use]
     pub fn is_closing(&self) -> bool {
         self.request.control().is_some_and(|control| control.is_closing())
@@ -188,6 +188,8 @@ pub(super) struct Open {
     pub(super) handled: bool,
     /// Its handler has dropped the rest of the body.
     pub(super) discarded: bool,
+    /// The client has cancelled it before the connection had all of its answer.
+    pub(super) cancelled: bool,
 }
 
 /// The open requests of a connection that have not completed. An idle connection has no memory for
@@ -208,6 +210,7 @@ impl Opens {
             answered: false,
             handled: false,
             discarded: false,
+            cancelled: false,
         };
         self.0.get_or_insert_default().insert(id, open);
         pipe

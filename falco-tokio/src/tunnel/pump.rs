@@ -15,7 +15,7 @@ pub(super) const HEADER: usize = 4;
 const CHUNK: usize = 64 << 10;
 /// A chunk of at least this length is sent from the buffer that it was read into. Shorter ones are
 /// copied, so that few bytes do not keep a large buffer.
-const WORTH_KEEPING: usize = CHUNK / 4;
+const WORTH_KEEPING: usize = CHUNK / 4 * 3;
 
 thread_local! {
     /// The buffer for the next read of this thread.

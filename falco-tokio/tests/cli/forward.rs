@@ -13,70 +13,9 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
+use crate::carrying::{BESIDES, connect, echoes, expect, forward, is_reset, serve, serve_at, target};
 use crate::heard::{Heard, id};
 use crate::tool::{KEY, OTHER_KEY, PATIENCE, Scratch, Served, falco, keyed, run, until, with_piped_key};
-
-/// What the sockets of a test and the queues of both ends hold besides a window.
-const BESIDES: usize = 1200 << 10;
-
-/// A target that answers each connection with its name and then with what it receives.
-fn target(name: &'static str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            thread::spawn(move || {
-                let mut reads = stream.try_clone().unwrap();
-                if stream.write_all(name.as_bytes()).is_ok() && std::io::copy(&mut reads, &mut stream).is_ok() {
-                    let _ = stream.shutdown(Shutdown::Write);
-                }
-            });
-        }
-    });
-    address
-}
-
-fn serve(words: &[&str]) -> Served {
-    serve_at("127.0.0.1:0", words)
-}
-
-fn serve_at(address: &str, words: &[&str]) -> Served {
-    let mut command = keyed(&["serve", "--listen", address]);
-    command.args(words);
-    Served::of(command)
-}
-
-fn forward(server: &str, words: &[&str]) -> Served {
-    let mut command = keyed(&["forward", server]);
-    if !words.contains(&"--listen") {
-        command.args(["--listen", "127.0.0.1:0"]);
-    }
-    command.args(words);
-    Served::of(command)
-}
-
-fn connect(to: &Served) -> TcpStream {
-    let stream = TcpStream::connect(&to.address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
-fn expect(stream: &mut impl Read, what: &str) {
-    let mut read = vec![0; what.len()];
-    stream.read_exact(&mut read).unwrap();
-    assert_eq!(str::from_utf8(&read).unwrap(), what);
-}
-
-fn echoes(stream: &mut (impl Read + Write), what: &str) {
-    stream.write_all(what.as_bytes()).unwrap();
-    expect(stream, what);
-}
-
-fn is_reset(mut stream: impl Read) -> bool {
-    let mut rest = Vec::new();
-    matches!(stream.read_to_end(&mut rest), Err(error) if error.kind() == ErrorKind::ConnectionReset)
-}
 
 #[test]
 fn wrong_arguments_are_told() {
@@ -84,6 +23,19 @@ fn wrong_arguments_are_told() {
     for (words, reason) in [
         (&["forward", "db"][..], "--listen"),
         (&["forward", "--listen", here], "ADDRESS"),
+        (&["forward", "--listen", here, "db", "--window", "0"], "at least 1K"),
+        (
+            &["serve", "--listen", here, "--forward", here, "--window", "100"],
+            "at least 1K",
+        ),
+        (
+            &["serve", "--listen", here, "--forward", here, "--wire", "classic"],
+            "carries no connections",
+        ),
+        (
+            &["serve", "--listen", here, "--forward", here, "--exec", "cat"],
+            "exclude each other",
+        ),
         (
             &["forward", "--listen", here, "db", "--wire", "classic"],
             "carries no connections",

@@ -9,8 +9,10 @@
 )]
 
 mod bench;
+mod carrying;
 mod exec;
 mod forward;
+mod forward_ends;
 mod heard;
 mod keys;
 mod left;

@@ -100,6 +100,29 @@ fn the_end_of_a_command_ends_its_stream_although_a_process_holds_its_output() {
     server.stop();
 }
 
+/// The command acts only on a whole body: it is killed before it could see an end.
+#[test]
+fn a_body_that_was_cut_off_is_never_the_whole_input_of_a_command() {
+    let scratch = Scratch::new();
+    let script = format!("cat >/dev/null; echo whole >>{}", scratch.name("whole"));
+    let server = Served::start(&["--max-commands", "64", "--exec", "sh", "-c", &script]);
+    for _ in 0..40 {
+        let mut command = keyed(&["send", &server.address, "--stream"]);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let mut client = command.spawn().unwrap();
+        client.stdin.as_mut().unwrap().write_all(&bytes(100_000)).unwrap();
+        until("the command runs", || children(server.id()) == 1);
+        client.kill().unwrap();
+        client.wait().unwrap();
+        until("the command is killed", || children(server.id()) == 0);
+    }
+    assert!(!scratch.path("whole").exists());
+    server.stop();
+}
+
 /// A command may write its last bytes and end long before its client has read them.
 #[test]
 fn a_client_that_reads_late_gets_all_that_a_command_has_written() {

@@ -65,6 +65,8 @@ pub(in crate::server) struct Open {
     handled: bool,
     /// Its handler has dropped the rest of the body.
     discarded: bool,
+    /// The client has cancelled it before the connection had all of its answer.
+    cancelled: bool,
 }
 
 /// The open requests of a connection that have not completed. An idle connection has no memory for
@@ -82,6 +84,7 @@ impl Opens {
             answered: false,
             handled: false,
             discarded: false,
+            cancelled: false,
         };
         self.0.get_or_insert_default().insert(id, open);
         pipe
@@ -176,6 +179,7 @@ impl State {
     pub(super) fn cancel_open(&mut self, id: RequestId) {
         let Some(open) = self.opens.get(id) else { return };
         open.pipe.fail(Error::Cancelled);
+        open.cancelled = true;
         if open.handled {
             self.opens.remove(id);
             let _ = self.mux.complete(id, Err(NoAnswer::Dropped), true);
@@ -191,7 +195,7 @@ impl State {
         let Some(open) = self.opens.get(id) else {
             return Ok(false);
         };
-        if open.answered || (result.is_ok() && open.pipe.will_finish()) {
+        if !open.cancelled && (open.answered || (result.is_ok() && open.pipe.will_finish())) {
             open.handled = true;
             self.forget(id);
             self.pump(id);

@@ -6,13 +6,19 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 use std::io;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
 use crate::values::Address;
+
+/// When the system begins to ask whether the other end of an idle connection is still there.
+const GONE: Duration = Duration::from_secs(60);
+/// How long to wait before the next attempt to connect to a Unix socket whose queue is full.
+#[cfg(unix)]
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A socket of a program here, or of a target.
 #[derive(Debug)]
@@ -28,7 +34,12 @@ impl Socket {
     pub(crate) fn tcp(stream: TcpStream) -> Self {
         // The other end decides what is sent together.
         let _ = stream.set_nodelay(true);
-        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        let socket = SockRef::from(&stream);
+        let _ = socket.set_linger(Some(Duration::ZERO));
+        // So that a host which is gone does not keep its place.
+        let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(GONE));
+        #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+        let _ = socket.set_tcp_user_timeout(Some(2 * GONE));
         Self::Tcp(stream)
     }
 
@@ -36,8 +47,15 @@ impl Socket {
     pub(crate) async fn connect(address: &Address) -> io::Result<Self> {
         match address {
             Address::Tcp(name) => Ok(Self::tcp(TcpStream::connect(name).await?)),
+            // The system has no queue for those who connect without blocking. The caller has a time
+            // limit.
             #[cfg(unix)]
-            Address::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
+            Address::Unix(path) => loop {
+                match UnixStream::connect(path).await {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(PAUSE).await,
+                    connected => return Ok(Self::Unix(connected?)),
+                }
+            },
             #[cfg(not(unix))]
             Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }

@@ -55,7 +55,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = clap::value_parser!(u32).range(1..=65535))]
     max_tunnels: u32,
     /// How many bytes of each connection may be on their way to a program here that does not read
-    #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = values::window)]
     window: u32,
     /// How long a connection waits for the server
     #[arg(long, short, value_name = "TIME", default_value = "10s", value_parser = values::some_time)]
@@ -87,8 +87,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let id = key.id();
     let hangups = Hangups::new()?;
     let mut signals = Signals::new(args.drain_timeout)?;
-    descriptors::raise(args.max_tunnels.into());
-    let most = usize::try_from(args.max_tunnels).unwrap_or(usize::MAX);
+    // Users that wait must leave descriptors to the connections to the server.
+    let most = descriptors::raise(args.max_tunnels.into()).min(args.max_tunnels.into());
+    let most = usize::try_from(most).unwrap_or(usize::MAX).max(1);
     let builder = args
         .target
         .builder_with(key, args.timeout, |settings| of_tunnels(settings, args.max_tunnels))?

@@ -3,30 +3,30 @@
 mod forward;
 mod keys;
 mod metrics;
+mod settings;
 mod supervisor;
 
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use falco_tokio::{Error, Handle, HandlerError, Key, Report, Request, Server, ServerBuilder, Settings, StreamRequest};
+use falco_tokio::{Error, Handle, HandlerError, Report, Request, Server, ServerBuilder, StreamRequest};
 #[cfg(unix)]
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
 use self::forward::Targets;
-use self::keys::Keys;
+use self::settings::{Room, builder};
 #[cfg(unix)]
 use self::supervisor::Passed;
-use crate::descriptors;
 use crate::exec::{self, Exec};
 use crate::failure::{self, Code, Failure};
-use crate::key::{self, KeyArgs, KeyList};
+use crate::key::{self, KeyArgs};
 use crate::signals::{Hangups, Signals};
 #[cfg(unix)]
 use crate::socket_file::SocketFile;
@@ -83,7 +83,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NETWORK", value_parser = values::network)]
     trust_proxy: Vec<(IpAddr, u8)>,
     /// How old a connection gets, give or take a tenth, before its client has to move to a new one,
-    /// which a load balancer may lead to another server. No request fails because of that
+    /// which a load balancer may lead to another server. No request fails because of that which
+    /// takes less than --lifetime; a connection of --forward that lasts longer is cut off
     #[arg(long, value_name = "TIME", value_parser = values::some_time)]
     max_connection_age: Option<Duration>,
     /// How many requests of one connection may be in flight at once
@@ -100,7 +101,7 @@ pub(crate) struct Args {
     /// who can connect to it can read them; they have the ids and labels of keys
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
-    /// How long requests may take to complete after the first Ctrl-C or SIGTERM
+    /// How long requests may take to complete after the first Ctrl-C or SIGTERM, at most --lifetime
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::time)]
     drain_timeout: Duration,
     /// Carries connections of `falco forward` to this address: HOST:PORT or unix:PATH. With
@@ -108,12 +109,12 @@ pub(crate) struct Args {
     /// once. A client never chooses an address
     #[arg(long, value_name = "[NAME=]ADDRESS")]
     forward: Vec<Forward>,
-    /// How many connections of one client --forward carries at once
+    /// How many connections --forward carries at once for each connection of a client
     #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = clap::value_parser!(u16).range(1..))]
     max_tunnels: u16,
     /// How many bytes of each connection of --forward may be on their way to a target that does not
     /// read
-    #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = values::window)]
     window: u32,
     /// Runs this command for each message. It reads the message from its standard input, and what
     /// it writes to its standard output is the answer. If the command fails, the request fails. If
@@ -177,6 +178,16 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     #[cfg(unix)]
     if args.socket_mode.is_some() && matches!(args.listen, Address::Tcp(_)) {
         return Err(Failure::usage("--socket-mode needs --listen unix:PATH"));
+    }
+    if args.wire == ServerWire::Classic && !args.forward.is_empty() {
+        return Err(Failure::usage(
+            "the classic wire carries no connections: leave out --wire classic or --forward",
+        ));
+    }
+    if !args.exec.is_empty() && !args.forward.is_empty() {
+        return Err(Failure::usage(
+            "--exec and --forward exclude each other: start a server for each",
+        ));
     }
     if let Some(program) = args.exec.first() {
         key::check_not_in_environment()?;
@@ -342,118 +353,6 @@ fn sum_up(report: &Report, time: Duration) {
         counted(report.cut_connections, "connection"),
         counted(report.cut_requests, "request"),
     ));
-}
-
-/// How many connections there may be.
-struct Room {
-    /// Those of clients.
-    connections: u32,
-    /// Those that are carried for one connection of a client, and for all.
-    tunnels: u16,
-    places: usize,
-}
-
-impl Room {
-    fn of(args: &Args) -> Self {
-        if args.forward.is_empty() {
-            return Self {
-                connections: args.max_connections,
-                tunnels: 0,
-                places: 0,
-            };
-        }
-        // Their windows have to fit what a connection may hold: others then wait for a place.
-        let most = u16::try_from(u32::MAX / args.window.max(1 << 10)).unwrap_or(u16::MAX);
-        let tunnels = args.max_tunnels.min(most);
-        // The library sees to the descriptors of its own connections, and not to those to targets.
-        let wanted = u64::from(args.max_connections).saturating_add(4 * u64::from(tunnels));
-        let allowed = descriptors::raise(wanted);
-        let connections = args.max_connections.min(u32::try_from(allowed / 2).unwrap_or(u32::MAX));
-        let places = usize::try_from(allowed.saturating_sub(connections.into())).unwrap_or(usize::MAX);
-        Self {
-            connections,
-            tunnels,
-            places,
-        }
-    }
-}
-
-fn builder(args: &Args, room: &Room) -> Result<(Option<Keys>, ServerBuilder), Failure> {
-    let tunnels = room.tunnels;
-    let settings = Settings::new()
-        .with_max_message(args.max_message)
-        .with_lifetime(args.lifetime)
-        .and_then(|settings| settings.with_handshake_timeout(args.handshake_timeout))
-        .and_then(|settings| settings.with_max_in_flight(args.max_in_flight.max(tunnels)))
-        .map_err(Failure::usage)?;
-    // Room for all windows, which are reserved although most stay empty.
-    let settings = if tunnels > 0 {
-        settings.with_max_held(u32::MAX)
-    } else {
-        settings
-    };
-    let (file, classic_file) = (args.key.key_file.as_deref(), args.classic_key_file.as_deref());
-    let noise_keys = || {
-        let (keys, builder) = Keys::read(KeyList::new(args.key.clone()))?;
-        Ok::<_, Failure>((Some(keys), builder))
-    };
-    let (keys, builder) = match args.wire {
-        ServerWire::Noise if classic_file.is_some() => {
-            return Err(Failure::usage("--classic-key-file needs --wire classic or --wire both"));
-        }
-        ServerWire::Noise => noise_keys()?,
-        ServerWire::Classic => (None, Server::classic(only_classic_key(&args.key, classic_file)?)),
-        ServerWire::Both if key::is_standard_input(file) && key::is_standard_input(classic_file) => {
-            return Err(Failure::usage(
-                "only one of the keys can come from standard input: name a file for the other",
-            ));
-        }
-        ServerWire::Both => {
-            let variables = [key::CLASSIC_KEY_VARIABLE];
-            let classic = args.key.find_in(classic_file, "--classic-key-file", &variables)?;
-            let (keys, builder) = noise_keys()?;
-            (keys, builder.classic(classic))
-        }
-    };
-    let builder = match (&args.context, args.wire) {
-        (Some(_), ServerWire::Classic) => {
-            return Err(Failure::usage("the classic wire has no --context: leave it out"));
-        }
-        (context, _) => builder.context(context.as_deref().unwrap_or_default()),
-    };
-    let connections = usize::try_from(room.connections).unwrap_or(usize::MAX);
-    let builder = builder.settings(settings).max_connections(connections);
-    let builder = if tunnels > 0 {
-        let windows = usize::from(tunnels).saturating_mul(usize::try_from(args.window).unwrap_or(usize::MAX));
-        builder
-            .streams(args.window, tunnels)
-            .max_held(windows.saturating_mul(4).max(1 << 30))
-    } else {
-        builder
-    };
-    let proxies = args.trust_proxy.iter();
-    let builder = proxies.fold(builder, |builder, (network, bits)| builder.trust_proxy(*network, *bits));
-    Ok((
-        keys,
-        match args.max_connection_age {
-            Some(age) => builder.max_connection_age(age),
-            None => builder,
-        },
-    ))
-}
-
-fn only_classic_key(key: &KeyArgs, classic_file: Option<&Path>) -> Result<Key, Failure> {
-    let file = key.key_file.as_deref();
-    if file.is_some() && classic_file.is_some() {
-        return Err(Failure::usage(
-            "--wire classic has one key: give one of --key-file and --classic-key-file",
-        ));
-    }
-    key.find_in(
-        classic_file.or(file),
-        "--key-file",
-        &[key::CLASSIC_KEY_VARIABLE, key::KEY_VARIABLE],
-    )
 }
 
 impl Args {

@@ -135,6 +135,14 @@ pub(crate) fn size(text: &str) -> Result<u32, String> {
     bytes.ok_or_else(|| format!("a message has at most {} bytes", u32::MAX))
 }
 
+/// A number of bytes that may wait, at least 1 KiB.
+pub(crate) fn window(text: &str) -> Result<u32, String> {
+    size(text).and_then(|bytes| match bytes {
+        ..1024 => Err("a window has at least 1K".to_owned()),
+        _ => Ok(bytes),
+    })
+}
+
 /// A time: a number of seconds, or a number and ms, s, m or h.
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());

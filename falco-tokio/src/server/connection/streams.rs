@@ -18,12 +18,12 @@ use crate::error::Error;
 use crate::metrics::Stopwatch;
 
 impl<H: Handler> Connection<H> {
-    /// Calls the handler of an open request, on a task of its own. The request is refused if as
-    /// many handlers run as the client may have open requests: some of them run on after their
-    /// answers.
+    /// Calls the handler of an open request, on a task of its own. The request is refused if twice
+    /// as many handlers run as the client may have open requests: many of them run on after their
+    /// answers. The end of an answer may reach the client before its handler has returned.
     pub(super) fn handle_open(&mut self, cx: &mut Context<'_>, id: RequestId, first: Bytes) {
         let settings = &self.service.settings;
-        if self.opens.len() >= usize::from(settings.max_open()) {
+        if self.opens.len() >= 2 * usize::from(settings.max_open()) {
             self.mux.turn_away(id);
             return;
         }
@@ -120,6 +120,7 @@ impl<H: Handler> Connection<H> {
     pub(super) fn cancel_open(&mut self, id: RequestId) {
         let Some(open) = self.opens.get(id) else { return };
         open.pipe.fail(Error::Cancelled);
+        open.cancelled = true;
         if open.handled {
             self.opens.remove(id);
             let _ = self.mux.complete(id, Err(falco_core::mux::NoAnswer::Dropped), true);
@@ -132,7 +133,7 @@ impl<H: Handler> Connection<H> {
             return Some(outcome);
         };
         // An answer that was finished is whole, whatever the handler returns.
-        if open.answered || open.pipe.will_finish() {
+        if !open.cancelled && (open.answered || open.pipe.will_finish()) {
             if let Outcome::Failed(error) = &outcome {
                 warn_limited!(
                     self.service.warnings.failed,

@@ -26,11 +26,15 @@ impl Exec {
             .stderr
             .writer()
             .and_then(|stderr| Running::start(&self.program, &self.arguments, variables, stderr));
-        let (mut running, to, from) = started.map_err(|error| self.not_started(&error))?;
+        let (running, to, from) = started.map_err(|error| self.not_started(&error))?;
+        // The command is killed before its input is closed, so that it never takes a body that was
+        // cut off for whole: what is declared last is dropped first.
+        let mut to = Some(to);
+        let mut running = running;
         let activity = Activity::new();
         let limit = self.limits.time;
         tokio::select! {
-            ended = talk(&mut running, (to, body), (from, answer), &activity) => ended?,
+            ended = talk(&mut running, (&mut to, body), (from, answer), &activity) => ended?,
             () = activity.silent_for(limit) => {
                 let program = self.program.display();
                 return Err(format!("{program}: nothing read or written for {limit:?} (--exec-timeout), and was killed").into());
@@ -44,7 +48,7 @@ impl Exec {
 /// processes that it has left hold its standard output.
 async fn talk(
     running: &mut Running,
-    (to, body): (ChildStdin, RecvStream),
+    (to, body): (&mut Option<ChildStdin>, RecvStream),
     (from, mut answer): (ChildStdout, SendStream),
     activity: &Activity,
 ) -> Result<(), HandlerError> {
@@ -89,14 +93,15 @@ async fn talk(
 }
 
 /// Writes the body and closes the pipe. A command need not read it.
-async fn feed(mut to: ChildStdin, mut body: RecvStream, activity: &Activity) -> Result<(), HandlerError> {
-    while let Some(bytes) = body.next().await {
+async fn feed(place: &mut Option<ChildStdin>, mut body: RecvStream, activity: &Activity) -> Result<(), HandlerError> {
+    while let (Some(to), Some(bytes)) = (place.as_mut(), body.next().await) {
         match to.write_all(&bytes?).await {
             Ok(()) => activity.note(),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             Err(error) => return Err(error.into()),
         }
     }
+    *place = None;
     Ok(())
 }
 

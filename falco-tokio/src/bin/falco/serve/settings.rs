@@ -1,0 +1,124 @@
+//! What the options of `falco serve` mean for the library: limits, wires, keys.
+
+use std::path::Path;
+
+use falco_tokio::{Key, Server, ServerBuilder, Settings};
+
+use super::keys::Keys;
+use super::{Args, ServerWire};
+use crate::descriptors;
+use crate::failure::Failure;
+use crate::key::{self, KeyArgs, KeyList};
+
+/// How many connections there may be.
+pub(super) struct Room {
+    /// Those of clients.
+    connections: u32,
+    /// Those that are carried for one connection of a client, and for all.
+    tunnels: u16,
+    pub(super) places: usize,
+}
+
+impl Room {
+    pub(super) fn of(args: &Args) -> Self {
+        if args.forward.is_empty() {
+            return Self {
+                connections: args.max_connections,
+                tunnels: 0,
+                places: 0,
+            };
+        }
+        // Their windows have to fit what a connection may hold: others then wait for a place.
+        let most = u16::try_from(u32::MAX / args.window.max(1 << 10)).unwrap_or(u16::MAX);
+        let tunnels = args.max_tunnels.min(most);
+        // The library sees to the descriptors of its own connections, and not to those to targets.
+        let wanted = u64::from(args.max_connections).saturating_add(4 * u64::from(tunnels));
+        let allowed = descriptors::raise(wanted);
+        let connections = args.max_connections.min(u32::try_from(allowed / 2).unwrap_or(u32::MAX));
+        let places = usize::try_from(allowed.saturating_sub(connections.into())).unwrap_or(usize::MAX);
+        Self {
+            connections,
+            tunnels,
+            places,
+        }
+    }
+}
+
+pub(super) fn builder(args: &Args, room: &Room) -> Result<(Option<Keys>, ServerBuilder), Failure> {
+    let tunnels = room.tunnels;
+    let settings = Settings::new()
+        .with_max_message(args.max_message)
+        .with_lifetime(args.lifetime)
+        .and_then(|settings| settings.with_handshake_timeout(args.handshake_timeout))
+        .and_then(|settings| settings.with_max_in_flight(args.max_in_flight.max(tunnels)))
+        .map_err(Failure::usage)?;
+    // Room for all windows, which are reserved although most stay empty.
+    let settings = if tunnels > 0 {
+        settings.with_max_held(u32::MAX)
+    } else {
+        settings
+    };
+    let (file, classic_file) = (args.key.key_file.as_deref(), args.classic_key_file.as_deref());
+    let noise_keys = || {
+        let (keys, builder) = Keys::read(KeyList::new(args.key.clone()))?;
+        Ok::<_, Failure>((Some(keys), builder))
+    };
+    let (keys, builder) = match args.wire {
+        ServerWire::Noise if classic_file.is_some() => {
+            return Err(Failure::usage("--classic-key-file needs --wire classic or --wire both"));
+        }
+        ServerWire::Noise => noise_keys()?,
+        ServerWire::Classic => (None, Server::classic(only_classic_key(&args.key, classic_file)?)),
+        ServerWire::Both if key::is_standard_input(file) && key::is_standard_input(classic_file) => {
+            return Err(Failure::usage(
+                "only one of the keys can come from standard input: name a file for the other",
+            ));
+        }
+        ServerWire::Both => {
+            let variables = [key::CLASSIC_KEY_VARIABLE];
+            let classic = args.key.find_in(classic_file, "--classic-key-file", &variables)?;
+            let (keys, builder) = noise_keys()?;
+            (keys, builder.classic(classic))
+        }
+    };
+    let builder = match (&args.context, args.wire) {
+        (Some(_), ServerWire::Classic) => {
+            return Err(Failure::usage("the classic wire has no --context: leave it out"));
+        }
+        (context, _) => builder.context(context.as_deref().unwrap_or_default()),
+    };
+    let connections = usize::try_from(room.connections).unwrap_or(usize::MAX);
+    let builder = builder.settings(settings).max_connections(connections);
+    let builder = if tunnels > 0 {
+        let windows = usize::from(tunnels).saturating_mul(usize::try_from(args.window).unwrap_or(usize::MAX));
+        builder
+            .streams(args.window, tunnels)
+            // Four times as many, of which windows take three quarters.
+            .max_held((windows / 3).saturating_mul(16).max(1 << 30))
+    } else {
+        builder
+    };
+    let proxies = args.trust_proxy.iter();
+    let builder = proxies.fold(builder, |builder, (network, bits)| builder.trust_proxy(*network, *bits));
+    Ok((
+        keys,
+        match args.max_connection_age {
+            Some(age) => builder.max_connection_age(age),
+            None => builder,
+        },
+    ))
+}
+
+fn only_classic_key(key: &KeyArgs, classic_file: Option<&Path>) -> Result<Key, Failure> {
+    let file = key.key_file.as_deref();
+    if file.is_some() && classic_file.is_some() {
+        return Err(Failure::usage(
+            "--wire classic has one key: give one of --key-file and --classic-key-file",
+        ));
+    }
+    key.find_in(
+        classic_file.or(file),
+        "--key-file",
+        &[key::CLASSIC_KEY_VARIABLE, key::KEY_VARIABLE],
+    )
+}
