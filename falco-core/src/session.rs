@@ -94,6 +94,10 @@ pub trait Session: Debug {
     fn peer_window(&self) -> u32 {
         0
     }
+    #[cfg(feature = "streams")]
+    fn window(&self) -> u32 {
+        0
+    }
 }
 
 /// The calls of a client that need no key.

@@ -24,6 +24,8 @@ use crate::connection::BufferedConnection;
 use crate::driver::drivers;
 use crate::error::Error;
 use crate::server::{BufferedServer, Incoming};
+#[cfg(feature = "streams")]
+use crate::{client::PendingSubscription, subscription::subscriptions};
 
 /// How many transfers may follow each other without waiting before other tasks have their turn.
 const TURN: u8 = 32;
@@ -369,5 +371,41 @@ drivers! {
         /// request and the memory for its answer, and returns the length of the answer, or a
         /// refusal. It may take any time: the connection is kept alive meanwhile. If the connection
         /// ends first, the handler is dropped.
+    ],
+}
+
+#[cfg(feature = "streams")]
+subscriptions! {
+    generics: [R: Read, W: Write<Error = R::Error>, T: Timer],
+    transport: Transport<R, W, T>,
+    error: R::Error,
+    words: [async] [.await],
+    subscription: [
+        /// An answer that is read in pieces. [`Client::subscribe`] creates it.
+        ///
+        /// ```no_run
+        /// use embedded_io_async::{Read, Write};
+        /// use falco_embedded::{Error, NoiseClientKey, Timer, asynchronous};
+        ///
+        /// type Client<'k, R, W, T> = asynchronous::Client<asynchronous::Transport<R, W, T>, &'k NoiseClientKey, ([u8; 514], [u8; 514])>;
+        ///
+        /// /// Carries out what a service sends, until it sends no more. The settings of the
+        /// /// connection were made `with_streams(1, 0)`, for a window of 1 KiB.
+        /// async fn obey<R, W, T>(client: &mut Client<'_, R, W, T>, mut obey: impl FnMut(&[u8])) -> Result<(), Error<R::Error>>
+        /// where
+        ///     R: Read,
+        ///     W: Write<Error = R::Error>,
+        ///     T: Timer,
+        /// {
+        ///     let mut memory = [0; 1024];
+        ///     let mut calls = client.subscribe(b"device 7", &mut memory).await?;
+        ///     while let Some(piece) = calls.next().await? {
+        ///         obey(piece);
+        ///     }
+        ///     Ok(())
+        /// }
+        /// ```
+        ///
+        /// A future of [`next`](Self::next) that is dropped before it is ready loses nothing.
     ],
 }

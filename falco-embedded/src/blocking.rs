@@ -16,6 +16,8 @@ use crate::connection::BufferedConnection;
 use crate::driver::drivers;
 use crate::error::Error;
 use crate::server::{BufferedServer, Incoming};
+#[cfg(feature = "streams")]
+use crate::{client::PendingSubscription, subscription::subscriptions};
 
 /// A stream, and a clock. [`Client::new`] and [`Server::new`] create it.
 pub struct Transport<S: embedded_io::ErrorType, K> {
@@ -291,5 +293,38 @@ drivers! {
         /// request and the memory for its answer, and returns the length of the answer, or a
         /// refusal. Nothing else happens while it runs. If it takes longer than a third of the
         /// lifetime, the client may consider the server dead.
+    ],
+}
+
+#[cfg(feature = "streams")]
+subscriptions! {
+    generics: [S: Read + ReadReady + Write + WriteReady, K: Clock],
+    transport: Transport<S, K>,
+    error: S::Error,
+    words: [] [],
+    subscription: [
+        /// An answer that is read in pieces. [`Client::subscribe`] creates it.
+        ///
+        /// ```no_run
+        /// use embedded_io::{Read, ReadReady, Write, WriteReady};
+        /// use falco_embedded::{Clock, Error, NoiseClientKey, blocking};
+        ///
+        /// type Client<'k, S, K> = blocking::Client<blocking::Transport<S, K>, &'k NoiseClientKey, ([u8; 514], [u8; 514])>;
+        ///
+        /// /// Carries out what a service sends, until it sends no more. The settings of the
+        /// /// connection were made `with_streams(1, 0)`, for a window of 1 KiB.
+        /// fn obey<S, K>(client: &mut Client<'_, S, K>, mut obey: impl FnMut(&[u8])) -> Result<(), Error<S::Error>>
+        /// where
+        ///     S: Read + ReadReady + Write + WriteReady,
+        ///     K: Clock,
+        /// {
+        ///     let mut memory = [0; 1024];
+        ///     let mut calls = client.subscribe(b"device 7", &mut memory)?;
+        ///     while let Some(piece) = calls.next()? {
+        ///         obey(piece);
+        ///     }
+        ///     Ok(())
+        /// }
+        /// ```
     ],
 }

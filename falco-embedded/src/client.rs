@@ -13,6 +13,12 @@ use crate::buffers::Buffers;
 use crate::connection::{BufferedConnection, Next, wiped};
 use crate::error::{Buffer, Error, StartError, enough};
 
+#[cfg(feature = "streams")]
+mod streams;
+
+#[cfg(feature = "streams")]
+pub use streams::PendingSubscription;
+
 /// A client over two buffers, with one request in flight at a time. You move its bytes.
 ///
 /// The [crate's page](crate) has a super-loop around it.
@@ -37,6 +43,8 @@ pub struct PendingRequest<B, A> {
     /// Bytes of the answer that have arrived, including those that did not fit.
     received: usize,
     outcome: Option<Result<(), RequestError>>,
+    #[cfg(feature = "streams")]
+    open: streams::OpenAnswer,
 }
 
 impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
@@ -67,6 +75,8 @@ impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
     }
 
     fn append(&mut self, part: &[u8]) {
+        #[cfg(feature = "streams")]
+        self.make_room(part.len());
         let room = self.answer.as_mut().get_mut(self.received..).unwrap_or_default();
         if let Some((to, _)) = room.split_at_mut_checked(part.len()) {
             to.copy_from_slice(part);
@@ -164,6 +174,8 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
             answer,
             received: 0,
             outcome: None,
+            #[cfg(feature = "streams")]
+            open: streams::OpenAnswer::new(false),
         })
     }
 
@@ -230,12 +242,16 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
         }
         self.seal(now, request.as_deref_mut())?;
         let (in_flight, last_pong) = (&mut self.in_flight, &mut self.last_pong);
+        #[cfg(feature = "streams")]
+        let mut collected = None;
         let next = self.connection.recv(now, |event| {
             let (id, body, outcome) = match event {
                 ClientEvent::Answer { id, body } | ClientEvent::Part { id, body, last: true } => {
                     (id, body, Some(Ok(())))
                 }
                 ClientEvent::Begin { id, body, .. } | ClientEvent::Part { id, body, .. } => (id, body, None),
+                #[cfg(feature = "streams")]
+                ClientEvent::Opened { id, body } => (id, body, None),
                 ClientEvent::Refused { id, refusal } => (id, &[][..], Some(Err(RequestError::Refused(refusal)))),
                 ClientEvent::Pong { ping } => {
                     *last_pong = Some(ping);
@@ -244,13 +260,23 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
                 _ => return,
             };
             if let Some(request) = request.filter(|request| request.outgoing.id() == Some(id)) {
+                #[cfg(feature = "streams")]
+                request.note_beginning(&event);
                 request.append(body);
                 request.outcome = outcome;
+                #[cfg(feature = "streams")]
+                {
+                    collected = request.collect(body.len());
+                }
             }
             if outcome.is_some() && *in_flight == Some(id) {
                 *in_flight = None;
             }
         })?;
+        #[cfg(feature = "streams")]
+        if let Some(collected) = collected {
+            self.take_collected(collected);
+        }
         Ok(match next {
             Next::Wait => false,
             Next::Again | Next::Event(()) => true,
@@ -277,6 +303,11 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
         if let Some(id) = request.outgoing.id() {
             self.in_flight = Some(id);
             self.all_sealed = request.outgoing.is_done();
+            // An open request reaches its handler with its first frame.
+            #[cfg(feature = "streams")]
+            {
+                self.all_sealed |= request.outgoing.is_open();
+            }
         }
         Ok(())
     }

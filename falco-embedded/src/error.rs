@@ -35,8 +35,18 @@ pub enum Error<E = Infallible> {
     Request(RequestError),
     /// The answer is larger than the memory for it, and was dropped. The connection goes on.
     AnswerTooLarge {
-        /// Bytes in the answer.
+        /// Bytes in the answer. Of an open answer: those that had arrived.
         length: usize,
+        /// Bytes of memory.
+        room: usize,
+    },
+    /// The memory of a subscription is smaller than the window that this side has announced, or the
+    /// window is 0: see [`Settings::with_streams`](falco_core::Settings::with_streams). Nothing was
+    /// sent, and the connection goes on.
+    #[cfg(feature = "streams")]
+    Window {
+        /// Bytes of the window.
+        window: u32,
         /// Bytes of memory.
         room: usize,
     },
@@ -75,6 +85,8 @@ impl Error {
         match self {
             Self::Request(error) => Error::Request(error),
             Self::AnswerTooLarge { length, room } => Error::AnswerTooLarge { length, room },
+            #[cfg(feature = "streams")]
+            Self::Window { window, room } => Error::Window { window, room },
             Self::NoPongs => Error::NoPongs,
             Self::Connection(error) => Error::Connection(error),
             Self::Closing => Error::Closing,
@@ -137,6 +149,10 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
             Self::Request(error) => error.fmt(f),
             Self::AnswerTooLarge { length, room } => {
                 write!(f, "the answer has {length} bytes, but its memory has only {room}")
+            }
+            #[cfg(feature = "streams")]
+            Self::Window { window, room } => {
+                write!(f, "the window has {window} bytes, and the memory for it {room}")
             }
             Self::NoPongs => f.write_str("the classic wire has no answers to pings"),
             Self::Connection(error) => error.fmt(f),

@@ -134,8 +134,12 @@ mod connection;
 mod driver;
 mod error;
 mod server;
+#[cfg(all(feature = "streams", any(feature = "async", feature = "blocking")))]
+mod subscription;
 
 pub use buffers::Buffers;
+#[cfg(feature = "streams")]
+pub use client::PendingSubscription;
 pub use client::{BufferedClient, PendingRequest};
 pub use clock::Clock;
 #[cfg(feature = "embassy-time")]

@@ -86,6 +86,9 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
         enough(Buffer::Message, largest, body.limit())?;
         // Cannot fail: one is a valid limit.
         let settings = settings.with_max_in_flight(1).unwrap_or(*settings);
+        // It takes no open requests.
+        #[cfg(feature = "streams")]
+        let settings = settings.with_streams(0, 0);
         let machine = ServerConnection::new(key, &settings, now, rng)?;
         let connection = BufferedConnection::from_parts(machine, inbox, outbox);
         Ok(Self::from_parts(connection, body, answer))
@@ -290,6 +293,8 @@ fn handle<S: Storage>(
     let (id, total, body, whole) = match event {
         ServerEvent::Request { id, body } => (id, u32::try_from(body.len()).unwrap_or(u32::MAX), body, true),
         ServerEvent::Begin { id, total, body } => (id, total, body, false),
+        #[cfg(feature = "streams")]
+        ServerEvent::Opened { id, .. } => return Some((id, Refusal::TooLarge)),
         // The rest of a request that was refused.
         ServerEvent::Part { id, .. } | ServerEvent::Abandoned { id } if !matches!(stage, Stage::Receiving(receiving) if *receiving == id) =>
         {

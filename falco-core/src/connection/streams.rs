@@ -39,6 +39,13 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     pub fn peer_window(&self) -> u32 {
         self.session.peer_window()
     }
+
+    /// The window of this side in bytes: how much of an open body the peer may send before this
+    /// side has given credit. 0 if it takes no open bodies, and on the classic wire.
+    #[must_use]
+    pub fn window(&self) -> u32 {
+        self.session.window()
+    }
 }
 
 impl<H: ClientKeyRef> Connection<ClientSide, H> {

@@ -452,6 +452,11 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
     fn peer_window(&self) -> u32 {
         self.requests.streams.their_window
     }
+
+    #[cfg(feature = "streams")]
+    fn window(&self) -> u32 {
+        self.requests.streams.window
+    }
 }
 
 impl<T, C: Crypto> fmt::Debug for ClientSession<T, C> {

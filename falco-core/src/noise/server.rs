@@ -406,6 +406,11 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
     fn peer_window(&self) -> u32 {
         self.requests.streams.their_window
     }
+
+    #[cfg(feature = "streams")]
+    fn window(&self) -> u32 {
+        self.requests.streams.window
+    }
 }
 
 impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {

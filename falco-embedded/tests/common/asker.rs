@@ -24,6 +24,39 @@ pub(crate) trait Asker {
     fn idle(&mut self, until: u64) -> Asked<'_, ()>;
     fn close(&mut self) -> Asked<'_, ()>;
     fn fate(&self) -> Fate;
+    fn subscribe<'a>(&'a mut self, body: &'a [u8], memory: &'a mut [u8]) -> Asked<'a, Box<dyn Subscriber + 'a>>;
+}
+
+/// A subscription. Its pieces are copied.
+pub(crate) trait Subscriber {
+    fn next(&mut self) -> Asked<'_, Option<Vec<u8>>>;
+    fn cancel<'a>(self: Box<Self>) -> Asked<'a, ()>
+    where
+        Self: 'a;
+}
+
+impl<H: ClientKeyRef, B: Buffers> Subscriber for asynchronous::Subscription<'_, Async, H, B> {
+    fn next(&mut self) -> Asked<'_, Option<Vec<u8>>> {
+        Box::pin(async { Ok(self.next().await?.map(<[u8]>::to_vec)) })
+    }
+    fn cancel<'a>(self: Box<Self>) -> Asked<'a, ()>
+    where
+        Self: 'a,
+    {
+        Box::pin((*self).cancel())
+    }
+}
+
+impl<H: ClientKeyRef, B: Buffers> Subscriber for blocking::Subscription<'_, Blocking<'_, '_>, H, B> {
+    fn next(&mut self) -> Asked<'_, Option<Vec<u8>>> {
+        Box::pin(ready(self.next().map(|piece| piece.map(<[u8]>::to_vec))))
+    }
+    fn cancel<'a>(self: Box<Self>) -> Asked<'a, ()>
+    where
+        Self: 'a,
+    {
+        Box::pin(ready((*self).cancel()))
+    }
 }
 
 type Async = asynchronous::Transport<Pipe, Pipe, VirtualClock>;
@@ -51,6 +84,13 @@ impl<H: ClientKeyRef, B: Buffers> Asker for asynchronous::Client<Async, H, B> {
     fn fate(&self) -> Fate {
         self.buffered().fate()
     }
+    fn subscribe<'a>(&'a mut self, body: &'a [u8], memory: &'a mut [u8]) -> Asked<'a, Box<dyn Subscriber + 'a>> {
+        Box::pin(async {
+            let subscription = self.subscribe(body, memory).await?;
+            let subscriber: Box<dyn Subscriber + 'a> = Box::new(subscription);
+            Ok(subscriber)
+        })
+    }
 }
 
 impl<H: ClientKeyRef, B: Buffers> Asker for blocking::Client<Blocking<'_, '_>, H, B> {
@@ -74,6 +114,12 @@ impl<H: ClientKeyRef, B: Buffers> Asker for blocking::Client<Blocking<'_, '_>, H
     }
     fn fate(&self) -> Fate {
         self.buffered().fate()
+    }
+    fn subscribe<'a>(&'a mut self, body: &'a [u8], memory: &'a mut [u8]) -> Asked<'a, Box<dyn Subscriber + 'a>> {
+        let subscribed = self.subscribe(body, memory);
+        Box::pin(ready(
+            subscribed.map(|subscription| -> Box<dyn Subscriber + 'a> { Box::new(subscription) }),
+        ))
     }
 }
 

@@ -7,11 +7,12 @@
 
 mod asker;
 mod raw;
+mod service;
 mod world;
 
 use std::rc::Rc;
 
-pub(crate) use asker::{Asker, Handler, Served, everywhere, reverse, side_by_side};
+pub(crate) use asker::{Asker, Handler, Served, Subscriber, everywhere, reverse, side_by_side};
 use falco_core::noise::{KeyRing, NoiseSecret};
 use falco_core::testing::{CountingRng, key};
 use falco_core::{Instant, KeyRef, Role, RustCrypto, Settings};
@@ -20,6 +21,7 @@ use falco_embedded::{
     blocking,
 };
 pub(crate) use raw::{ManyKey, Raw, RawKey, many_key, raw_key, turn};
+pub(crate) use service::{Came, Service, beside};
 pub(crate) use world::{
     Broken, Op, Other, Pipe, Port, RestingClock, VirtualClock, World, Writes, at_once, polled, run, until,
 };

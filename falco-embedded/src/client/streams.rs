@@ -1,0 +1,266 @@
+//! Open answers: a subscription reads one in pieces, and a request collects one.
+
+use core::fmt;
+use core::task::Poll;
+
+use falco_core::{ClientEvent, ClientKeyRef, Instant};
+
+use super::{BufferedClient, PendingRequest};
+use crate::buffers::Buffers;
+use crate::error::Error;
+
+/// How the answer to a request is taken out of its memory.
+pub(super) struct OpenAnswer {
+    /// Whether it is read in pieces, and not as a whole.
+    in_pieces: bool,
+    /// Whether it began open.
+    began: bool,
+    /// What lies before this place in the memory was taken. `start + lent <= received`.
+    start: usize,
+    /// Bytes from `start` that the caller has, and has not returned.
+    lent: usize,
+}
+
+impl OpenAnswer {
+    pub(super) const fn new(in_pieces: bool) -> Self {
+        Self {
+            in_pieces,
+            began: false,
+            start: 0,
+            lent: 0,
+        }
+    }
+}
+
+/// A part of an open answer that is collected.
+pub(super) struct Collected {
+    bytes: usize,
+    too_large: bool,
+}
+
+/// A subscription that has not ended: its body, and the memory for the pieces of its answer. Both
+/// are yours, and [`into_parts`](Self::into_parts) returns them.
+///
+/// Pass it to [every step](BufferedClient::step_subscription), and take the pieces with
+/// [`poll_next`](BufferedClient::poll_next). A step that does not receive it cancels the request.
+pub struct PendingSubscription<B, A>(PendingRequest<B, A>);
+
+impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
+    /// Notes how an answer begins. One of known length that is too large for the memory is dropped
+    /// at once, whatever of it would fit while pieces are taken.
+    pub(super) fn note_beginning(&mut self, event: &ClientEvent<'_>) {
+        match event {
+            ClientEvent::Opened { .. } => self.open.began = true,
+            ClientEvent::Begin { total, .. } if self.open.in_pieces => {
+                let total = usize::try_from(*total).unwrap_or(usize::MAX);
+                if total > self.answer.as_mut().len() {
+                    self.received = total;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Moves what was not taken to the front of the memory, if the next part does not fit behind
+    /// it. The window is not larger than the memory, so that the next part of an open answer then
+    /// fits.
+    pub(super) fn make_room(&mut self, bytes: usize) {
+        let memory = self.answer.as_mut();
+        let start = self.open.start;
+        if !self.open.in_pieces || self.received > memory.len() || memory.len() - self.received >= bytes {
+            return;
+        }
+        memory.copy_within(start..self.received, 0);
+        self.received -= start;
+        self.open.start = 0;
+    }
+
+    /// Counts a part of an open answer that is not read in pieces. It was copied, so the server may
+    /// send as much again, unless the answer is too large.
+    pub(super) fn collect(&mut self, bytes: usize) -> Option<Collected> {
+        if !self.open.began || self.open.in_pieces {
+            return None;
+        }
+        let too_large = self.received > self.answer.as_mut().len();
+        if too_large {
+            // `answered` returns that it is too large.
+            self.outcome = Some(Ok(()));
+        }
+        Some(Collected { bytes, too_large })
+    }
+
+    /// Takes back the piece that was lent, and returns its length.
+    fn take_back(&mut self) -> usize {
+        let taken = core::mem::take(&mut self.open.lent);
+        self.open.start += taken;
+        if self.open.start == self.received {
+            self.open.start = 0;
+            self.received = 0;
+        }
+        taken
+    }
+
+    /// Whether bytes have arrived that were not taken.
+    const fn has_piece(&self) -> bool {
+        self.open.start < self.received
+    }
+
+    /// Whether there is a piece, or the answer has ended.
+    fn is_ready(&mut self) -> Result<bool, Error> {
+        let room = self.answer.as_mut().len();
+        if self.received > room {
+            return Err(Error::AnswerTooLarge {
+                length: self.received,
+                room,
+            });
+        }
+        if self.has_piece() {
+            return Ok(true);
+        }
+        if let Some(failure) = self.outgoing.failure() {
+            return Err(Error::Request(failure));
+        }
+        match self.outcome {
+            None => Ok(false),
+            Some(Ok(())) => Ok(true),
+            Some(Err(error)) => Err(Error::Request(error)),
+        }
+    }
+}
+
+impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingSubscription<B, A> {
+    /// The body and the memory for the pieces.
+    pub fn into_parts(self) -> (B, A) {
+        self.0.into_parts()
+    }
+
+    /// Why the request was not sent, or whether its first frame is sealed.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    pub(crate) fn has_begun(&self) -> Result<bool, Error> {
+        match self.0.outgoing.failure() {
+            Some(failure) => Err(Error::Request(failure)),
+            None => Ok(self.0.outgoing.id().is_some()),
+        }
+    }
+
+    /// Lends all bytes that have arrived, or `None` if there are none.
+    pub(crate) fn lend(&mut self) -> Option<&[u8]> {
+        let (start, end) = (self.0.open.start, self.0.received);
+        let piece = self.0.answer.as_mut().get(start..end).unwrap_or_default();
+        self.0.open.lent = piece.len();
+        (!piece.is_empty()).then_some(piece)
+    }
+}
+
+impl<B, A> fmt::Debug for PendingSubscription<B, A> {
+    /// Shows its progress and none of its bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingSubscription")
+            .field("outgoing", &self.0.outgoing)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
+    /// Creates a request with this body whose answer is read in pieces: a service sends them when
+    /// it has some, for as long as it likes. [`step_subscription`](Self::step_subscription) sends
+    /// the request and writes its answer to `memory`, and [`poll_next`](Self::poll_next) returns
+    /// it. Only the noise wire has it.
+    ///
+    /// On the wire this is an open request, which a server answers with an open answer: the
+    /// [window](falco_core::Settings::with_streams) of this side bounds what arrives before it is
+    /// taken, and `memory` has to be as large. An answer of known length is read in the same way,
+    /// if all of it fits `memory`.
+    ///
+    /// If the previous request is not completed, it is cancelled, and its answer is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Window`] if `memory` is smaller than the window, or the window is 0;
+    /// [`RequestError::NoOpenBodies`](falco_core::RequestError::NoOpenBodies) if the server takes
+    /// no open requests, which `poll_next` returns if it is not known yet; [`Error::Closing`], or
+    /// what ended the connection.
+    pub fn subscribe<Q: AsRef<[u8]>, A: AsMut<[u8]>>(
+        &mut self,
+        body: Q,
+        mut memory: A,
+    ) -> Result<PendingSubscription<Q, A>, Error> {
+        self.all_sealed = false;
+        let machine = self.connection.machine_mut();
+        let mut outgoing = machine.open_request()?;
+        let (window, room) = (machine.window(), memory.as_mut().len());
+        if window == 0 || usize::try_from(window).map_or(true, |window| window > room) {
+            return Err(Error::Window { window, room });
+        }
+        outgoing.finish();
+        self.cancel();
+        Ok(PendingSubscription(PendingRequest {
+            outgoing,
+            body,
+            answer: memory,
+            received: 0,
+            outcome: None,
+            open: OpenAnswer::new(true),
+        }))
+    }
+
+    /// As [`step`](Self::step), with a subscription.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn step_subscription<Q: AsRef<[u8]>, A: AsMut<[u8]>>(
+        &mut self,
+        now: Instant,
+        subscription: &mut PendingSubscription<Q, A>,
+    ) -> Result<bool, Error> {
+        self.step(now, Some(&mut subscription.0))
+    }
+
+    /// The next piece of the answer: all bytes that have arrived and were not returned before. It
+    /// is `None` once the answer has ended and all of it was returned, and `Pending` if a
+    /// [step](Self::step_subscription) is needed first.
+    ///
+    /// The piece that was returned before counts as taken: its memory is free, and the server may
+    /// send as many bytes again.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the answer was cut off or the request refused, once all bytes before
+    /// that were returned; [`Error::AnswerTooLarge`] for an answer of known length that does not
+    /// fit the memory. What ends the connection is an error of `step_subscription`, and cuts the
+    /// answer off, too.
+    pub fn poll_next<'p, Q: AsRef<[u8]>, A: AsMut<[u8]>>(
+        &mut self,
+        subscription: &'p mut PendingSubscription<Q, A>,
+    ) -> Result<Poll<Option<&'p [u8]>>, Error> {
+        Ok(if self.is_ready(subscription)? {
+            Poll::Ready(subscription.lend())
+        } else {
+            Poll::Pending
+        })
+    }
+
+    /// Takes back the piece that was lent, and gives credit for it. Returns whether there is
+    /// another, or the answer has ended.
+    pub(crate) fn is_ready<Q: AsRef<[u8]>, A: AsMut<[u8]>>(
+        &mut self,
+        subscription: &mut PendingSubscription<Q, A>,
+    ) -> Result<bool, Error> {
+        let pending = &mut subscription.0;
+        let taken = pending.take_back();
+        if let Some(id) = pending.outgoing.id() {
+            // Fails only if the connection has ended, which `step` returns.
+            let _ = self.connection.machine_mut().credit(id, taken, !pending.has_piece());
+        }
+        pending.is_ready()
+    }
+
+    /// Gives credit for a part of an open answer that was collected, or cancels the request if the
+    /// answer is too large.
+    pub(super) fn take_collected(&mut self, collected: Collected) {
+        if collected.too_large {
+            self.cancel();
+        } else if let Some(id) = self.in_flight {
+            // Fails only if the connection has ended, which `step` returns.
+            let _ = self.connection.machine_mut().credit(id, collected.bytes, true);
+        }
+    }
+}
