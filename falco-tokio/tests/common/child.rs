@@ -67,6 +67,11 @@ impl Child {
         self.line()
     }
 
+    #[cfg(unix)]
+    pub(crate) fn id(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.process)
+    }
+
     /// Ends it at once, as the system would.
     pub(crate) fn kill(&mut self) {
         let _ = self.process.kill();
