@@ -34,7 +34,7 @@ const RATE: usize = if cfg!(debug_assertions) { 2 } else { 20 };
 const SECONDS: u64 = 2;
 /// What one request in a hundred may wait, in any phase and on a busy machine.
 const LATE: Duration = Duration::from_millis(500);
-/// The idle timeout, after half of which at most a silent server is pinged.
+/// The idle timeout. A silent server is pinged after a third of it, and given up after another.
 const LIFETIME: Duration = Duration::from_secs(2);
 /// How long a handler takes, so that there are always requests under way.
 const WORK: Duration = Duration::from_millis(2);
