@@ -1,6 +1,6 @@
 //! A client of two servers, each a process of its own, under a load that does not wait for answers:
-//! the servers are restarted in turn, one is killed, and one is stopped, so that it says nothing but
-//! its sockets stay open. What fails is counted by its fate.
+//! the servers are restarted in turn, one is killed, and one is stopped, so that it says nothing
+//! but its sockets stay open. What fails is counted by its fate.
 //!
 //! It takes about 18 seconds. With an optimized build it sends 20,000 requests a second, otherwise
 //! 2,000. `FALCO_PHASE_SECONDS=8` makes each of its four phases take that long at least.

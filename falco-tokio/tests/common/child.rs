@@ -68,6 +68,7 @@ impl Child {
     }
 
     #[cfg(unix)]
+    #[allow(dead_code, reason = "one suite uses it")]
     pub(crate) fn id(&self) -> rustix::process::Pid {
         rustix::process::Pid::from_child(&self.process)
     }

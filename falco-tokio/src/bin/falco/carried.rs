@@ -64,8 +64,12 @@ impl Socket {
     /// Both directions have ended: what was written is sent, and the socket is closed without a
     /// reset.
     pub(crate) fn end(self) {
-        if let Self::Tcp(stream) = &self {
-            let _ = SockRef::from(stream).set_linger(None);
+        match &self {
+            Self::Tcp(stream) => {
+                let _ = SockRef::from(stream).set_linger(None);
+            }
+            #[cfg(unix)]
+            Self::Unix(_) => {}
         }
     }
 }
