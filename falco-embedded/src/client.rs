@@ -275,7 +275,7 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
         })?;
         #[cfg(feature = "streams")]
         if let Some(collected) = collected {
-            self.take_collected(collected);
+            self.take_collected(&collected);
         }
         Ok(match next {
             Next::Wait => false,

@@ -107,3 +107,33 @@ fn a_request_that_is_cancelled_after_its_answer_was_finished_frees_its_place() {
     assert_eq!(server.handle.stats().cancelled, 1);
     server.stop();
 }
+
+/// As in falco-tokio: an answer that was finished is whole whatever follows, and the request ends
+/// with it.
+#[test]
+fn a_finished_answer_ends_its_request_for_both_sides() {
+    let (to, told) = std::sync::mpsc::channel();
+    let to = std::sync::Mutex::new(to);
+    let server = Streaming::start(server().streams(16 << 10, 4), move |mut request: StreamRequest| {
+        assert_eq!(request.body.next().transpose()?.as_deref(), Some(&b"first"[..]));
+        // More than the client takes before it reads.
+        request.answer.send(vec![7; 100_000])?;
+        request.answer.finish()?;
+        to.lock()
+            .unwrap()
+            .send(request.body.next().map(|next| next.is_err()))
+            .unwrap();
+        Err("after the answer".into())
+    });
+    let client = server.client_of(Client::builder(key()).stream_window(16 << 10));
+    let (mut sending, receiving) = client.open("first").unwrap().split();
+    assert_eq!(receiving.collect(1 << 20).unwrap().len(), 100_000);
+    let patience = Duration::from_secs(10);
+    assert_eq!(
+        told.recv_timeout(patience).unwrap(),
+        Some(true),
+        "nothing more of it arrives"
+    );
+    sending.finish().unwrap();
+    server.stop();
+}

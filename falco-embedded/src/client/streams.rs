@@ -48,6 +48,7 @@ pub struct PendingSubscription<B, A>(PendingRequest<B, A>);
 impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
     /// Notes how an answer begins. One of known length that is too large for the memory is dropped
     /// at once, whatever of it would fit while pieces are taken.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "no other event begins an answer")]
     pub(super) fn note_beginning(&mut self, event: &ClientEvent<'_>) {
         match event {
             ClientEvent::Opened { .. } => self.open.began = true,
@@ -255,7 +256,7 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
 
     /// Gives credit for a part of an open answer that was collected, or cancels the request if the
     /// answer is too large.
-    pub(super) fn take_collected(&mut self, collected: Collected) {
+    pub(super) fn take_collected(&mut self, collected: &Collected) {
         if collected.too_large {
             self.cancel();
         } else if let Some(id) = self.in_flight {

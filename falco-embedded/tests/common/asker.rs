@@ -219,11 +219,11 @@ pub(crate) fn side_by_side<'k>(
             other: &other,
         };
         let mut server = blocking::Server::new(server, Port { from: up, to: down }, clock);
-        let served = server.serve(handler);
+        let outcome = server.serve(handler);
         pipes[1].closed.set(true);
         other.finish(&world);
         assert!(pipes.iter().all(Pipe::is_flushed));
-        served
+        outcome
     };
     [polled, blocked, blocking]
 }

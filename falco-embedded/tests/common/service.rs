@@ -1,5 +1,6 @@
 //! A service on the core's own server, at the far ends of a device's pipes. It takes open requests
 //! and gives open answers, which a device's server does not.
+#![allow(clippy::wildcard_enum_match_arm, reason = "a service looks at some events only")]
 
 use core::future::{Future, poll_fn};
 use core::pin::pin;

@@ -203,6 +203,12 @@ impl Pipe {
         self.arrival.notify_all();
     }
 
+    /// Nothing more of the body that is read arrives, although it is not whole.
+    pub(crate) fn stop_input(&self, why: Error) {
+        self.lock().input_end.get_or_insert(Err(why));
+        self.arrival.notify_all();
+    }
+
     /// Nothing more is sent.
     pub(crate) fn end_output(&self, why: Error) {
         let mut state = self.lock();
@@ -344,6 +350,10 @@ impl Pipe {
     pub(super) fn finish(&self) -> Result<(), Error> {
         let mut state = self.lock();
         if let Some(why) = &state.output_end {
+            // The request has completed well before: nothing of this body was needed.
+            if matches!((why, &state.input_end), (Error::Stopped, Some(Ok(())))) {
+                return Ok(());
+            }
             return Err(why.with_fate(why.fate()));
         }
         state.finished = true;

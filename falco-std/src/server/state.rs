@@ -238,10 +238,11 @@ impl State {
                 self.pending.remove(&id);
                 if self.opens.remove(id).is_some() {
                     self.mux.turn_away(id);
+                    refused += self.mux.take_busy();
                 } else {
                     self.mux.refuse(id, Refusal::Busy);
+                    refused += 1;
                 }
-                refused += 1;
             }
         }
         refused

@@ -154,6 +154,8 @@ impl State {
                 let _ = self.mux.finish_answer(id);
                 open.answered = true;
                 open.pipe.accept_all();
+                // The request ends with its answer: no more of its body arrives.
+                open.pipe.stop_input(Error::Stopped);
             } else {
                 break;
             }
@@ -195,7 +197,8 @@ impl State {
         let Some(open) = self.opens.get(id) else {
             return Ok(false);
         };
-        if !open.cancelled && (open.answered || (result.is_ok() && open.pipe.will_finish())) {
+        // An answer that was finished is whole, whatever the handler returns.
+        if !open.cancelled && (open.answered || open.pipe.will_finish()) {
             open.handled = true;
             self.forget(id);
             self.pump(id);
