@@ -172,6 +172,18 @@ impl Settings {
         self
     }
 
+    /// As [`with_streams`](Self::with_streams) for a server, with at most so many open requests that
+    /// their windows leave a quarter of `max_held` to other requests, and at least one. So open
+    /// requests that are silent for hours keep no others from their connection.
+    #[cfg(feature = "streams")]
+    #[must_use]
+    pub fn with_fitting_streams(self, window_kib: u16, max_open: u16) -> Self {
+        let with = self.with_streams(window_kib, max_open);
+        let windows = (with.max_held() / 4 * 3).checked_div(with.window()).unwrap_or(u32::MAX);
+        let most = u16::try_from(windows).unwrap_or(u16::MAX).max(1);
+        with.with_streams(window_kib, max_open.min(most))
+    }
+
     /// The window of an open body, in KiB: see [`with_streams`](Self::with_streams).
     #[cfg(feature = "streams")]
     #[must_use]

@@ -248,7 +248,8 @@ impl RecvStream {
 
     fn read_all(&mut self, limit: usize) -> Result<Vec<u8>, Error> {
         let mut whole = Vec::new();
-        while let Some(bytes) = self.next() {
+        // Unlike `next`, this returns an error again.
+        while let Some(bytes) = self.pipe.next() {
             let bytes = bytes?;
             let length = whole.len().saturating_add(bytes.len());
             if length > limit {

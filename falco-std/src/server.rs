@@ -136,7 +136,8 @@ impl Server {
     /// [`ServerBuilder::streams`] has the limits.
     ///
     /// Each open request takes a [worker](ServerBuilder::workers) until its handler returns. Half of
-    /// the workers, rounded up, run such handlers at most; more open requests are refused as busy.
+    /// the workers run such handlers at most, and one at least; more open requests wait at their
+    /// client, or are refused as busy.
     ///
     /// # Errors
     /// Those of [`serve`](Self::serve).

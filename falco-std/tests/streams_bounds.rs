@@ -47,7 +47,7 @@ fn answers_that_wait_for_credit_are_bounded() {
 /// workers, from the same client and from others.
 #[test]
 fn handlers_of_open_requests_leave_workers_to_other_requests() {
-    let server = Streaming::start(server().workers(5), |mut request: StreamRequest| {
+    let server = Streaming::start(server().workers(6), |mut request: StreamRequest| {
         while let Some(bytes) = request.body.next() {
             request.answer.send(bytes?)?;
         }
@@ -58,14 +58,17 @@ fn handlers_of_open_requests_leave_workers_to_other_requests() {
     for call in &mut silent {
         assert_eq!(call.next().unwrap().unwrap(), b"?");
     }
-    let mut fourth = client.open("?").unwrap();
+    // Its own client would wait until there is a place.
+    let other = server.client();
+    let mut fourth = other.open("?").unwrap();
     let refused = fourth.next().unwrap().unwrap_err();
     assert_eq!(refused.fate(), Fate::NotProcessed);
     assert!(
         matches!(refused, Error::Request(RequestError::Refused(Refusal::Busy))),
         "{refused}"
     );
-    for client in [&client, &server.client()] {
+    assert_eq!(server.handle.stats().busy, 1);
+    for client in [&client, &other] {
         assert_eq!(client.request("whole").unwrap(), b"whole");
     }
     // The place of a handler is free once it has returned.
@@ -73,7 +76,7 @@ fn handlers_of_open_requests_leave_workers_to_other_requests() {
     first.finish().unwrap();
     assert_eq!(first.collect(10).unwrap(), b"");
     sleep(Duration::from_millis(50));
-    let mut next = client.open("next").unwrap();
+    let mut next = other.open("next").unwrap();
     next.finish().unwrap();
     assert_eq!(next.collect(10).unwrap(), b"next");
     drop(silent);
@@ -135,5 +138,49 @@ fn a_finished_answer_ends_its_request_for_both_sides() {
         "nothing more of it arrives"
     );
     sending.finish().unwrap();
+    server.stop();
+}
+
+/// What a handler writes at once does not fill what the connection may hold.
+#[test]
+fn a_long_chunk_that_nobody_reads_holds_up_no_other_request() {
+    let builder = server().settings(Settings::new().with_max_message(MIB).with_max_held(8 * MIB));
+    let server = Streaming::start(builder, |mut request: StreamRequest| {
+        request.answer.send(vec![7; 20 << 20])?;
+        request.answer.send("more")?;
+        Ok(request.answer.finish()?)
+    });
+    let client = server.client();
+    let call = client.open("?").unwrap();
+    sleep(Duration::from_millis(100));
+    let whole = client.request_within("whole", Duration::from_secs(5));
+    assert_eq!(whole.unwrap(), b"whole");
+    drop(call);
+    server.stop();
+}
+
+/// The windows of open requests leave a part of what a connection may hold to other requests.
+#[test]
+fn silent_streams_leave_their_connection_to_other_requests() {
+    let builder = server().settings(Settings::new().with_max_message(MIB).with_max_held(8 * MIB));
+    let server = Streaming::start(builder.streams(MIB, 256), common::streaming::echo);
+    let client = server.client_of(Client::builder(key()).request_timeout(Some(Duration::from_millis(200))));
+    let calls: Vec<_> = (0..10).map_while(|_| client.open("?").ok()).collect();
+    assert_eq!(calls.len(), 6, "further ones wait");
+    for _ in 0..3 {
+        assert_eq!(client.request([7; 1000]).unwrap(), [7; 1000]);
+    }
+    drop(calls);
+    server.stop();
+}
+
+/// A body that was cut off is never taken for whole, also by who asks again.
+#[test]
+fn an_error_is_returned_again_by_collect() {
+    let server = Streaming::start(server(), |_: StreamRequest| Err("no".into()));
+    let client = server.client();
+    let mut call = client.open("?").unwrap();
+    assert!(call.next().unwrap().is_err());
+    assert!(call.collect(10).is_err());
     server.stop();
 }

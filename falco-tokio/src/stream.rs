@@ -209,7 +209,8 @@ impl RecvStream {
 
     async fn read_all(&mut self, limit: usize) -> Result<Bytes, Error> {
         let mut whole = BytesMut::new();
-        while let Some(bytes) = self.next().await {
+        // Unlike `next`, this returns an error again.
+        while let Some(bytes) = poll_fn(|cx| self.pipe.poll_next(cx, usize::MAX)).await {
             let bytes = bytes?;
             let length = whole.len().saturating_add(bytes.len());
             if length > limit {

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use common::key;
-use common::streaming::{Streaming, server, soon};
+use common::streaming::{Streaming, echo, server, soon};
 use falco_tokio::{Client, Error, Fate, OnCancel, Refusal, RequestError, Settings, StreamRequest};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -112,6 +112,50 @@ async fn a_request_that_is_cancelled_after_its_answer_was_finished_frees_its_pla
         assert_eq!(server.handle.stats().cancelled, 1);
         server.stop().await;
     }
+}
+
+/// The windows of open requests leave a part of what a connection may hold to other requests.
+#[tokio::test]
+async fn silent_streams_leave_their_connection_to_other_requests() {
+    let builder = server().settings(Settings::new().with_max_message(MIB).with_max_held(8 * MIB));
+    let server = Streaming::start(builder.streams(MIB, 256), echo).await;
+    let hasty = Client::builder(key(1)).request_timeout(Some(Duration::from_millis(200)));
+    let client = server.client_of(hasty).await;
+    let mut calls = Vec::new();
+    while let Ok(call) = client.open("?").await {
+        calls.push(call);
+    }
+    assert_eq!(calls.len(), 6, "further ones wait");
+    for _ in 0..3 {
+        assert_eq!(client.request(vec![7; 1000]).await.unwrap(), vec![7; 1000]);
+    }
+    drop(calls);
+    server.stop().await;
+}
+
+/// A body that was cut off is never taken for whole, also by who asks again. The other half learns
+/// that it was stopped.
+#[tokio::test]
+async fn an_error_is_returned_again_by_collect_and_dropping_a_half_stops_the_other() {
+    let server = Streaming::start(server(), |mut request: StreamRequest| async move {
+        if request.body.next().await.transpose()?.as_deref() == Some(b"fail") {
+            return Err("no".into());
+        }
+        request.answer.send("begun").await?;
+        request.cancelled().await;
+        Ok(())
+    })
+    .await;
+    let client = server.client().await;
+    let mut call = soon(client.open("fail")).await.unwrap();
+    assert!(soon(call.next()).await.unwrap().is_err());
+    soon(call.collect(10)).await.unwrap_err();
+    let (sending, mut receiving) = soon(client.open("?")).await.unwrap().split();
+    assert_eq!(soon(receiving.next()).await.unwrap().unwrap(), "begun");
+    drop(sending);
+    let told = soon(receiving.next()).await.unwrap().unwrap_err();
+    assert!(matches!(told, Error::Stopped), "{told:?}");
+    server.stop().await;
 }
 
 #[derive(Clone, Default)]

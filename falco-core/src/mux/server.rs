@@ -303,7 +303,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if self.may_handle() {
             return ServerStep::Request { consumed, id, body };
         }
-        self.deferred.push(id, body.into_vec());
+        if self.has_deferred_enough() {
+            self.refuse_busy(id);
+        } else {
+            self.deferred.push(id, body.into_vec());
+        }
         ServerStep::Skip { consumed }
     }
 

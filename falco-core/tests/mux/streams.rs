@@ -357,6 +357,44 @@ fn an_open_request_reaches_no_handler_while_the_client_does_not_take_its_answers
     assert_eq!(duo.settle().0, [Told::Opened(7, vec![])]);
 }
 
+/// More is queued than the connection may hold, and all of it waits for credit. However many other
+/// requests the client sends meanwhile, its credit is read.
+#[test]
+fn credit_is_read_however_many_requests_are_deferred() {
+    let server = settings()
+        .with_max_message(50_000)
+        .with_max_held(u32::try_from(400 * KIB).unwrap());
+    let mut duo = Duo::new(&settings(), &server);
+    duo.open(1);
+    duo.settle();
+    let id = duo.id(1);
+    duo.server.open_answer(id).unwrap();
+    duo.server.write(id, vec![7; 600 * KIB]).unwrap();
+    duo.settle();
+    assert!(!duo.server.may_handle());
+    for ticket in 2..=5 {
+        duo.request(ticket, &vec![1; 40_000]);
+    }
+    // Two are deferred. The others are refused, so that the memory for them is bounded, and wait at
+    // the client.
+    assert_eq!(duo.settle(), (vec![], vec![]));
+    assert_eq!((duo.server.unanswered(), duo.client.outstanding()), (3, 5));
+    assert!(duo.server.may_read() && !duo.server.has_request());
+    let mut count = 0;
+    for _ in 0..10 {
+        duo.client.credit(1, 64 * KIB, true);
+        for told in duo.settle().0 {
+            let Told::Whole(number, _) = told else {
+                panic!("{told:?}")
+            };
+            duo.server.answer(duo.id(number), vec![]).unwrap();
+            count += 1;
+        }
+    }
+    duo.settle();
+    assert_eq!((count, duo.server.unanswered(), duo.client.outstanding()), (4, 1, 1));
+}
+
 #[test]
 fn answers_that_are_collected_are_bounded_by_what_the_connection_may_hold() {
     let server = settings().with_max_message(1 << 20).with_max_held(1 << 20);

@@ -67,6 +67,7 @@ pub(super) type Mux = ClientMux<Arc<ClientKeys>, Vec<u8>, Waiter, Arc<Slot>>;
 
 pub(super) struct State {
     pub(super) mux: Mux,
+    window_kib: u16,
     tickets: u64,
     /// The connection has ended, and all requests and pings have completed.
     pub(super) ended: bool,
@@ -90,6 +91,7 @@ impl State {
     pub(super) fn new(machine: ClientConnection<Arc<ClientKeys>>, settings: &Settings, one_by_one: bool) -> Self {
         Self {
             mux: ClientMux::new(machine, settings),
+            window_kib: settings.window_kib(),
             tickets: 0,
             ended: false,
             lost: None,

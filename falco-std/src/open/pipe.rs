@@ -59,7 +59,26 @@ impl Chunks {
     }
 
     fn last_with_room_for(&mut self, bytes: usize) -> Option<&mut Vec<u8>> {
+        // What was taken does not stay because something follows.
+        if self.taken > 0
+            && self.queue.len() == 1
+            && let Some(only) = self.queue.front_mut()
+        {
+            only.drain(..core::mem::take(&mut self.taken));
+        }
         self.queue.back_mut().filter(|last| last.len() + bytes <= JOINED)
+    }
+
+    /// Takes the first chunk, or as much of it as is worthwhile.
+    fn pop_piece(&mut self) -> Option<Vec<u8>> {
+        let rest = self.queue.front()?.get(self.taken..).unwrap_or_default();
+        let piece = match rest.get(..ENOUGH) {
+            Some(piece) if rest.len() > ENOUGH => piece.to_vec(),
+            _ => return self.pop(),
+        };
+        self.taken += piece.len();
+        self.bytes -= piece.len();
+        Some(piece)
     }
 
     /// Takes the first chunk.
@@ -145,10 +164,14 @@ pub(crate) struct Pipe {
     /// The writer waits for room.
     room: Condvar,
     owner: Box<dyn Owner>,
+    /// The connection is told when the reader has taken this many bytes: at most a quarter of the
+    /// window, so that the other side always has credit left for most of it.
+    tells_at: usize,
+    of_client: bool,
 }
 
 impl Pipe {
-    pub(crate) fn new(owner: Box<dyn Owner>) -> Arc<Self> {
+    pub(crate) fn new(owner: Box<dyn Owner>, window_kib: u16, of_client: bool) -> Arc<Self> {
         let state = State {
             arrived: Chunks::default(),
             input_end: None,
@@ -167,6 +190,8 @@ impl Pipe {
             arrival: Condvar::new(),
             room: Condvar::new(),
             owner,
+            tells_at: (usize::from(window_kib) << 8).clamp(1, TAKEN),
+            of_client,
         })
     }
 
@@ -245,7 +270,7 @@ impl Pipe {
     /// The next bytes to send.
     pub(crate) fn take_chunk(&self) -> Option<Vec<u8>> {
         let mut state = self.lock();
-        let chunk = state.outgoing.pop()?;
+        let chunk = state.outgoing.pop_piece()?;
         if state.outgoing.bytes < ENOUGH {
             self.room.notify_all();
         }
@@ -293,7 +318,7 @@ impl Pipe {
                 let before = state.arrived.bytes;
                 let taken = take(&mut state.arrived);
                 state.taken += before - state.arrived.bytes;
-                if state.taken >= TAKEN {
+                if state.taken >= self.tells_at {
                     self.notify(state);
                 }
                 return Some(Ok(taken));
@@ -351,7 +376,7 @@ impl Pipe {
         let mut state = self.lock();
         if let Some(why) = &state.output_end {
             // The request has completed well before: nothing of this body was needed.
-            if matches!((why, &state.input_end), (Error::Stopped, Some(Ok(())))) {
+            if self.of_client && matches!((why, &state.input_end), (Error::Stopped, Some(Ok(())))) {
                 return Ok(());
             }
             return Err(why.with_fate(why.fate()));

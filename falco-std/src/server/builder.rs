@@ -164,8 +164,8 @@ impl ServerBuilder {
     /// How many handlers may run at once, 64 by default. 0 counts as 1. Further requests wait, for
     /// the [queue timeout](Self::queue_timeout) at most. Connections take turns: even if many
     /// requests of one connection wait, a request of another connection waits for at most one of
-    /// them. Half of the workers, rounded up, run handlers of open requests at most, which may wait
-    /// for their clients for a long time.
+    /// them. Half of the workers, and one at least, run handlers of open requests at most, which
+    /// may wait for their clients for a long time.
     pub const fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
         self
@@ -288,11 +288,13 @@ impl ServerBuilder {
 
     /// The limits on open requests, for [`Server::serve_streams`]. `window` is how many bytes of an
     /// open body may arrive before its reader takes them: 256 KiB by default, at most 64 MiB,
-    /// rounded up to KiB. It is reserved for each open request, within the same limits as the
-    /// bytes of other requests ([`Settings::with_max_held`], [`max_held`](Self::max_held)), and
-    /// bounds how fast one body is: a window for each round trip. `max_open` is how many open
-    /// requests of one connection may be in flight: 256 by default, each counting towards
-    /// [`max_in_flight`](Self::max_in_flight) too. With a window of 0, the server takes none.
+    /// rounded up to KiB. It is reserved for each open request, within the same limits as the bytes
+    /// of other requests ([`Settings::with_max_held`], [`max_held`](Self::max_held)), and bounds
+    /// how fast one body is: a window for each round trip. `max_open` is how many open requests of
+    /// one connection may be in flight: 256 by default, each counting towards
+    /// [`max_in_flight`](Self::max_in_flight) too. It is fewer if the windows of so many do not fit
+    /// three quarters of what a connection may hold: 192 with the defaults. In this crate it is at
+    /// most half of the [workers](Self::workers). With a window of 0, the server takes none.
     pub const fn streams(mut self, window: u32, max_open: u16) -> Self {
         self.streams = (kib(window), max_open);
         self
@@ -364,7 +366,10 @@ impl ServerBuilder {
 
     fn build(self, listener: Option<Listener>) -> Result<Server, Error> {
         let (window, max_open) = self.streams;
-        let settings = self.settings.build()?.with_streams(window, max_open);
+        // Half of the workers. With one worker, an open request takes it.
+        let places = (self.workers / 2).max(1);
+        let max_open = max_open.min(u16::try_from(places).unwrap_or(u16::MAX));
+        let settings = self.settings.build()?.with_fitting_streams(window, max_open);
         let mut entropy = self.entropy;
         let mut limits = self.limits.for_keys(&self.secrets);
         let keys = self.secrets.into_server(&mut entropy)?;
@@ -386,7 +391,7 @@ impl ServerBuilder {
             source_prefix: self.source_prefix,
             threads: Arc::default(),
             pool: Arc::new(Pool::new(self.workers.max(1))),
-            open_places: OpenPlaces::new(self.workers.max(1).div_ceil(2)),
+            open_places: OpenPlaces::new(places),
             budget: SharedBudget::new(self.max_held),
             max_connection_age: self.max_connection_age,
             linger: Arc::default(),

@@ -142,6 +142,7 @@ where
                     let body = body.into_vec();
                     self.line.consume(consumed);
                     let schedule = locked.state.push_open(now, id, &body);
+                    self.count_busy(&mut locked);
                     drop(locked);
                     if schedule {
                         self.service.pool.submit(Arc::clone(&self.requests));

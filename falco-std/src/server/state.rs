@@ -63,6 +63,7 @@ pub(super) struct State {
     queue_timeout: Duration,
     /// For the handlers of open requests, if the connection takes any.
     open_places: Option<OpenPlaces>,
+    window_kib: u16,
     /// Workers take no request, because too many answers were queued.
     held_up: bool,
     /// When workers could last take requests again. The time before that does not count as waiting
@@ -102,6 +103,7 @@ impl State {
         Self {
             mux: if open_places.is_some() { mux.with_streams() } else { mux },
             open_places,
+            window_kib: settings.window_kib(),
             pending: HashMap::new(),
             opens: Opens::default(),
             queue: Queue::new(),
@@ -174,7 +176,7 @@ impl State {
             self.mux.turn_away(id);
             return false;
         };
-        let pipe = self.opens.add(id, Weak::clone(&self.own));
+        let pipe = self.opens.add(id, Weak::clone(&self.own), self.window_kib);
         pipe.arrive(body);
         self.push_work(now, id, Work::Open(pipe, place))
     }

@@ -299,7 +299,9 @@ impl ServerBuilder {
     /// bytes of other requests ([`Settings::with_max_held`], [`max_held`](Self::max_held)), and
     /// bounds how fast one body is: a window for each round trip. `max_open` is how many open
     /// requests of one connection may be in flight: 256 by default, each counting towards
-    /// [`max_in_flight`](Self::max_in_flight) too. With a window of 0, the server takes none.
+    /// [`max_in_flight`](Self::max_in_flight) too. It is fewer if the windows of so many do not fit
+    /// three quarters of what a connection may hold: 192 with the defaults. With a window of
+    /// 0, the server takes none.
     pub const fn streams(mut self, window: u32, max_open: u16) -> Self {
         self.streams = (kib(window), max_open);
         self
@@ -382,7 +384,7 @@ impl ServerBuilder {
 
     fn build(self, listener: Option<Listener>) -> Result<Server, Error> {
         let (window, max_open) = self.streams;
-        let settings = self.settings.build()?.with_streams(window, max_open);
+        let settings = self.settings.build()?.with_fitting_streams(window, max_open);
         let mut entropy = self.entropy;
         let mut limits = self.limits.for_keys(&self.secrets);
         let keys = self.secrets.into_server(&mut entropy)?;

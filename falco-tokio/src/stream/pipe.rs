@@ -73,6 +73,7 @@ pub(crate) struct Pipe {
     /// of the window, so the other side always has credit left for most of it, and a reader that
     /// waits need not give credit for every few bytes.
     tells_at: usize,
+    of_client: bool,
 }
 
 impl State {
@@ -92,7 +93,7 @@ impl State {
 }
 
 impl Pipe {
-    pub(crate) fn new(owner: Box<dyn Owner>, window_kib: u16, waits_to_begin: bool) -> Arc<Self> {
+    pub(crate) fn new(owner: Box<dyn Owner>, window_kib: u16, of_client: bool) -> Arc<Self> {
         let state = State {
             arrived: VecDeque::new(),
             joined: BytesMut::new(),
@@ -107,7 +108,7 @@ impl Pipe {
             output_end: None,
             writer: None,
             writer_gone: false,
-            waits_to_begin,
+            waits_to_begin: of_client,
             opener: None,
             notified: false,
         };
@@ -115,6 +116,7 @@ impl Pipe {
             state: Mutex::new(state),
             owner,
             tells_at: (usize::from(window_kib) << 8).clamp(1, TAKEN),
+            of_client,
         })
     }
 
@@ -351,7 +353,7 @@ impl Pipe {
         let mut state = self.lock();
         if let Some(why) = &state.output_end {
             // The request has completed well before: nothing of this body was needed.
-            if matches!((why, &state.input_end), (Error::Stopped, Some(Ok(())))) {
+            if self.of_client && matches!((why, &state.input_end), (Error::Stopped, Some(Ok(())))) {
                 return Ok(());
             }
             return Err(why.again(why.fate()));

@@ -240,10 +240,10 @@ fn more_connections_than_the_limit_wait_for_a_place() {
 
 #[test]
 fn as_many_connections_are_carried_as_windows_fit_what_the_server_may_hold() {
-    // 63 windows fit 4 GiB.
+    // 47 windows fit 3 GiB.
     let server = serve(&["--forward", &target("hello"), "--window", "64M"]);
     let local = forward(&server.address, &["--connections", "1"]);
-    let mut carried: Vec<_> = (0..63).map(|_| connect(&local)).collect();
+    let mut carried: Vec<_> = (0..47).map(|_| connect(&local)).collect();
     for stream in &mut carried {
         expect(stream, "hello");
     }

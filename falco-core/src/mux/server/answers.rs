@@ -137,7 +137,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     /// Whether there are answers that could be sent.
-    fn has_answers(&self) -> bool {
+    pub(super) fn has_answers(&self) -> bool {
         #[cfg(feature = "streams")]
         if self.streams.as_ref().is_some_and(|streams| streams.has_ready()) {
             return true;

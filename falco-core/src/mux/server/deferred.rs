@@ -88,15 +88,33 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// Whether [`recv`](Self::recv) takes a step with the unread bytes now. `false` after the
     /// handshake until [`flushed`](Self::flushed), and while many bytes of requests wait for a
-    /// client that does not take its answers.
+    /// client that does not take its answers. If these answers wait for credit it is `true`,
+    /// because the credit has to be read; further requests are then refused as busy.
     ///
     /// On the classic wire it is `false` as long as no request may reach a handler. A request over
     /// a bound would end a classic connection, so it stays in the stream.
     #[must_use]
     pub fn may_read(&self) -> bool {
         self.stage != Stage::Greeting
-            && self.deferred.bytes() <= bytes(self.max_message)
+            && (!self.has_deferred_enough() || self.waits_for_credit())
             && (self.machine.refuses() || self.may_handle())
+    }
+
+    /// Whether no more requests are to be deferred.
+    pub(super) fn has_deferred_enough(&self) -> bool {
+        self.deferred.bytes() > bytes(self.max_message)
+    }
+
+    /// Whether answers are queued and none of them can be sent, so that reading is what helps.
+    #[cfg(feature = "streams")]
+    fn waits_for_credit(&self) -> bool {
+        !self.has_answers() && self.streams.as_ref().is_some_and(|streams| streams.bytes() > 0)
+    }
+
+    #[cfg(not(feature = "streams"))]
+    const fn waits_for_credit(&self) -> bool {
+        let _ = self;
+        false
     }
 
     /// Whether [`next_request`](Self::next_request) returns a request.

@@ -132,7 +132,7 @@ impl State {
             shared: Arc::downgrade(shared),
             ticket,
         };
-        let pipe = Pipe::new(Box::new(owner));
+        let pipe = Pipe::new(Box::new(owner), self.window_kib, true);
         let stream = Stream {
             pipe: Arc::clone(&pipe),
             opener: Arc::clone(&opener),

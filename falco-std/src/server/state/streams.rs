@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use falco_core::mux::{NoAnswer, StreamError};
-use falco_core::{Fate, RequestError, RequestId};
+use falco_core::{ConnectionError, Fate, RequestError, RequestId};
 
 use super::{Conn, State};
 use crate::error::Error;
@@ -69,6 +69,15 @@ pub(in crate::server) struct Open {
     cancelled: bool,
 }
 
+impl Drop for Open {
+    /// Without effect if the request has ended. Otherwise its connection is gone, for instance by a
+    /// panic of its stream, and a handler that waits has to know.
+    fn drop(&mut self) {
+        let (end, fate) = (ConnectionError::Closed, Fate::MaybeProcessed);
+        self.pipe.fail(Error::Connection { end, fate });
+    }
+}
+
 /// The open requests of a connection that have not completed. An idle connection has no memory for
 /// them.
 #[derive(Default)]
@@ -76,8 +85,8 @@ pub(in crate::server) struct Opens(Option<HashMap<RequestId, Open>>);
 
 impl Opens {
     /// Adds one, and returns what its halves share with the connection.
-    pub(super) fn add(&mut self, id: RequestId, conn: Weak<Conn>) -> Arc<Pipe> {
-        let pipe = Pipe::new(Box::new(StreamOwner { conn, id }));
+    pub(super) fn add(&mut self, id: RequestId, conn: Weak<Conn>, window_kib: u16) -> Arc<Pipe> {
+        let pipe = Pipe::new(Box::new(StreamOwner { conn, id }), window_kib, false);
         let open = Open {
             pipe: Arc::clone(&pipe),
             answering: false,

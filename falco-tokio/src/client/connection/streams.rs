@@ -48,8 +48,9 @@ impl Connection {
         };
         let wishes = pipe.wishes();
         if wishes.reader_gone || wishes.writer_gone {
-            self.mux.cancel_open(ticket);
+            // First, because the waiter that is dropped fails it with another error.
             pipe.fail(Error::Stopped);
+            self.mux.cancel_open(ticket);
             return true;
         }
         if wishes.taken > 0 {

@@ -28,8 +28,9 @@ impl Room {
                 places: 0,
             };
         }
-        // Their windows have to fit what a connection may hold: others then wait for a place.
-        let most = u16::try_from(u32::MAX / args.window.max(1 << 10)).unwrap_or(u16::MAX);
+        // Their windows have to fit three quarters of what a connection may hold: others then wait
+        // for a place.
+        let most = u16::try_from(u32::MAX / 4 * 3 / args.window.max(1 << 10)).unwrap_or(u16::MAX);
         let tunnels = args.max_tunnels.min(most);
         // The library sees to the descriptors of its own connections, and not to those to targets.
         let wanted = u64::from(args.max_connections).saturating_add(4 * u64::from(tunnels));
