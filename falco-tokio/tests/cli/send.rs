@@ -134,3 +134,21 @@ fn the_help_of_each_command_has_examples_and_exit_codes() {
     );
     assert_eq!(run(falco(&["exit-codes"])).good().lines().count(), 8);
 }
+
+/// The first cannot be reached, and the second is stopped later: of several servers any will do.
+#[test]
+fn of_several_servers_any_will_do() {
+    let (first, second) = (Served::start(&[]), Served::start(&[]));
+    let list = format!("127.0.0.1:1,{},{}", first.address, second.address);
+    for command in ["send", "ping"] {
+        let words: &[&str] = if command == "send" { &["x"] } else { &["-c", "1"] };
+        run(keyed(&[&[command, &list][..], words].concat())).good();
+    }
+    first.stop();
+    assert_eq!(run(keyed(&["send", &list, "y"])).good(), "y");
+    second.stop();
+    let told = run(keyed(&["send", "-t", "500ms", &list, "z"]));
+    assert!(told.failed_with(4).contains("127.0.0.1:1,"), "{told:?}");
+    let told = run(keyed(&["send", "one,unix:/two", "z"]));
+    assert!(told.failed_with(2).contains("stands alone"), "{told:?}");
+}

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use falco_tokio::{ConnectionError, Error, Fate};
 
 use crate::at_path::{self, AtPath};
-use crate::values::Address;
+use crate::values::{Address, Servers};
 
 /// The exit codes, as the help has them.
 pub(crate) const EXIT_CODES: &str = "\
@@ -69,7 +69,7 @@ impl Failure {
     }
 
     /// A connection could not be established.
-    pub(crate) fn connecting(error: &Error, address: &Address) -> Self {
+    pub(crate) fn connecting(error: &Error, address: &Servers) -> Self {
         // If the server closes before it has read everything, the system may report an error.
         let is_ended = matches!(error, Error::Io { doing, .. } if *doing != CONNECTING);
         let code = if is_ended {
@@ -91,14 +91,18 @@ impl Failure {
             None
         };
         let hint = match (system, address) {
-            (Some(ErrorKind::ConnectionRefused), Address::Unix(path)) if at_path::look(path) == AtPath::NoSocket => {
+            (Some(ErrorKind::ConnectionRefused), Servers::One(Address::Unix(path)))
+                if at_path::look(path) == AtPath::NoSocket =>
+            {
                 ": the file there is not a socket"
             }
             (Some(ErrorKind::ConnectionRefused), _) => {
                 ": nothing listens there; is the server running, and is this its address?"
             }
-            (Some(ErrorKind::NotFound), Address::Unix(_)) => ": is the server running, and is this its path?",
-            (Some(ErrorKind::PermissionDenied), Address::Unix(_)) => {
+            (Some(ErrorKind::NotFound), Servers::One(Address::Unix(_))) => {
+                ": is the server running, and is this its path?"
+            }
+            (Some(ErrorKind::PermissionDenied), Servers::One(Address::Unix(_))) => {
                 ": this user may not write to that socket; see --socket-mode of the server"
             }
             (None, _) if matches!(error, Error::TimedOut { .. }) => {

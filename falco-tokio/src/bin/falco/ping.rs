@@ -9,7 +9,7 @@ use crate::failure::{Code, Failure, code_of};
 use crate::output;
 use crate::signals::Signals;
 use crate::target::{ClientWire, Target};
-use crate::values::{self, Address, millis, real};
+use crate::values::{self, Servers, millis, real};
 
 /// Pings a server over an encrypted connection, and prints how long each answer took.
 ///
@@ -119,7 +119,7 @@ impl Tally {
         self.times.count + self.unanswerable
     }
 
-    fn sum_up(&self, address: &Address, wire: ClientWire, time: Duration) -> Result<(), Failure> {
+    fn sum_up(&self, address: &Servers, wire: ClientWire, time: Duration) -> Result<(), Failure> {
         let (sent, good) = (self.sent, self.good());
         let loss = if sent == 0 {
             0.0

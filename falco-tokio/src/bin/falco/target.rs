@@ -7,7 +7,7 @@ use falco_tokio::{Client, ClientBuilder, Error, Key, Settings};
 
 use crate::failure::Failure;
 use crate::key::{self, KeyArgs};
-use crate::values::{self, Address};
+use crate::values::{self, Address, Servers};
 
 /// The wire that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -29,8 +29,9 @@ impl ClientWire {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Target {
-    /// The server: HOST, HOST:PORT or unix:PATH; the port is 4287 if none is given
-    pub(crate) address: Address,
+    /// The server: HOST, HOST:PORT or unix:PATH; the port is 4287 if none is given. Of several,
+    /// with commas between them, any will do: one that cannot be reached is left alone for a while
+    pub(crate) address: Servers,
     #[command(flatten)]
     pub(crate) key: KeyArgs,
     /// The wire that the server speaks
@@ -100,21 +101,23 @@ impl Target {
     /// A client that connects when it has something to send, or at once to a Unix socket.
     pub(crate) async fn connect_lazy(&self, builder: ClientBuilder) -> Result<Client, Error> {
         match &self.address {
-            Address::Tcp(name) => builder.connect_lazy(name),
+            Servers::One(Address::Tcp(name)) => builder.connect_lazy(name),
+            Servers::Any(names) => builder.connect_any_lazy(names),
             #[cfg(unix)]
-            Address::Unix(path) => builder.connect_unix(path).await,
+            Servers::One(Address::Unix(path)) => builder.connect_unix(path).await,
             #[cfg(not(unix))]
-            Address::Unix(_) => Err(Error::Closed),
+            Servers::One(Address::Unix(_)) => Err(Error::Closed),
         }
     }
 
     async fn open(&self, builder: ClientBuilder) -> Result<Client, Error> {
         match &self.address {
-            Address::Tcp(name) => builder.connect(name).await,
+            Servers::One(Address::Tcp(name)) => builder.connect(name).await,
+            Servers::Any(names) => builder.connect_any(names).await,
             #[cfg(unix)]
-            Address::Unix(path) => builder.connect_unix(path).await,
+            Servers::One(Address::Unix(path)) => builder.connect_unix(path).await,
             #[cfg(not(unix))]
-            Address::Unix(_) => Err(Error::Closed),
+            Servers::One(Address::Unix(_)) => Err(Error::Closed),
         }
     }
 }

@@ -56,6 +56,39 @@ impl FromStr for Address {
     }
 }
 
+/// One server, or several, of which any will do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Servers {
+    One(Address),
+    /// Names or internet addresses, each with a port.
+    Any(Vec<String>),
+}
+
+impl FromStr for Servers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // The path of a socket may have commas.
+        if text.starts_with("unix:") || !text.contains(',') {
+            return text.parse().map(Self::One);
+        }
+        let names = text.split(',').map(|name| match name.parse()? {
+            Address::Tcp(name) => Ok(name),
+            Address::Unix(_) => Err("several servers are HOST:PORT,HOST:PORT: a Unix socket stands alone".to_owned()),
+        });
+        names.collect::<Result<_, String>>().map(Self::Any)
+    }
+}
+
+impl fmt::Display for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(address) => address.fmt(f),
+            Self::Any(names) => f.write_str(&names.join(",")),
+        }
+    }
+}
+
 /// Systems allow about a hundred bytes.
 #[cfg(unix)]
 fn is_path_of_socket(path: &str) -> bool {
