@@ -76,7 +76,9 @@ impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
 
     fn append(&mut self, part: &[u8]) {
         #[cfg(feature = "streams")]
-        self.make_room(part.len());
+        if !self.make_room(part.len()) {
+            return;
+        }
         let room = self.answer.as_mut().get_mut(self.received..).unwrap_or_default();
         if let Some((to, _)) = room.split_at_mut_checked(part.len()) {
             to.copy_from_slice(part);

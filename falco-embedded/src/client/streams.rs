@@ -19,6 +19,9 @@ pub(super) struct OpenAnswer {
     start: usize,
     /// Bytes from `start` that the caller has, and has not returned.
     lent: usize,
+    /// Bytes of an answer that is read in pieces and does not fit the memory. Nothing of it is
+    /// kept.
+    too_large: Option<usize>,
 }
 
 impl OpenAnswer {
@@ -28,6 +31,7 @@ impl OpenAnswer {
             began: false,
             start: 0,
             lent: 0,
+            too_large: None,
         }
     }
 }
@@ -54,7 +58,7 @@ impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
             ClientEvent::Begin { total, .. } if self.open.in_pieces => {
                 let total = usize::try_from(*total).unwrap_or(usize::MAX);
                 if total > self.answer.as_mut().len() {
-                    self.received = total;
+                    self.open.too_large = Some(total);
                 }
             }
             _ => {}
@@ -62,17 +66,22 @@ impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
     }
 
     /// Moves what was not taken to the front of the memory, if the next part does not fit behind
-    /// it. The window is not larger than the memory, so that the next part of an open answer then
-    /// fits.
-    pub(super) fn make_room(&mut self, bytes: usize) {
-        let memory = self.answer.as_mut();
-        let start = self.open.start;
-        if !self.open.in_pieces || self.received > memory.len() || memory.len() - self.received >= bytes {
-            return;
+    /// it. Returns whether it fits then: always for an open answer, because the memory holds a
+    /// window.
+    pub(super) fn make_room(&mut self, bytes: usize) -> bool {
+        if !self.open.in_pieces || self.open.too_large.is_some() {
+            return !self.open.in_pieces;
         }
-        memory.copy_within(start..self.received, 0);
-        self.received -= start;
+        let memory = self.answer.as_mut();
+        if memory.len() - self.received >= bytes {
+            return true;
+        }
+        memory.copy_within(self.open.start..self.received, 0);
+        self.received -= self.open.start;
         self.open.start = 0;
+        let needed = self.received.saturating_add(bytes);
+        self.open.too_large = (needed > memory.len()).then_some(needed);
+        self.open.too_large.is_none()
     }
 
     /// Counts a part of an open answer that is not read in pieces. It was copied, so the server may
@@ -107,12 +116,9 @@ impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
 
     /// Whether there is a piece, or the answer has ended.
     fn is_ready(&mut self) -> Result<bool, Error> {
-        let room = self.answer.as_mut().len();
-        if self.received > room {
-            return Err(Error::AnswerTooLarge {
-                length: self.received,
-                room,
-            });
+        if let Some(length) = self.open.too_large {
+            let room = self.answer.as_mut().len();
+            return Err(Error::AnswerTooLarge { length, room });
         }
         if self.has_piece() {
             return Ok(true);
