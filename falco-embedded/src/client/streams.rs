@@ -36,12 +36,6 @@ impl OpenAnswer {
     }
 }
 
-/// A part of an open answer that is collected.
-pub(super) struct Collected {
-    bytes: usize,
-    too_large: bool,
-}
-
 /// A subscription that has not ended: its body, and the memory for the pieces of its answer. Both
 /// are yours, and [`into_parts`](Self::into_parts) returns them.
 ///
@@ -84,18 +78,18 @@ impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
         self.open.too_large.is_none()
     }
 
-    /// Counts a part of an open answer that is not read in pieces. It was copied, so the server may
-    /// send as much again, unless the answer is too large.
-    pub(super) fn collect(&mut self, bytes: usize) -> Option<Collected> {
+    /// Counts a part of an open answer that is collected. Returns how many bytes more the server
+    /// may send for it, 0 if the answer is too large: the caller is told at once.
+    pub(super) fn collect(&mut self, bytes: usize) -> usize {
         if !self.open.began || self.open.in_pieces {
-            return None;
+            return 0;
         }
-        let too_large = self.received > self.answer.as_mut().len();
-        if too_large {
+        if self.received > self.answer.as_mut().len() {
             // `answered` returns that it is too large.
             self.outcome = Some(Ok(()));
+            return 0;
         }
-        Some(Collected { bytes, too_large })
+        bytes
     }
 
     /// Takes back the piece that was lent, and returns its length.
@@ -259,14 +253,11 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
         pending.is_ready()
     }
 
-    /// Gives credit for a part of an open answer that was collected, or cancels the request if the
-    /// answer is too large.
-    pub(super) fn take_collected(&mut self, collected: Collected) {
-        if collected.too_large {
-            self.cancel();
-        } else if let Some(id) = self.in_flight {
+    /// Gives credit for a part of an open answer that was collected.
+    pub(super) fn credit_collected(&mut self, bytes: usize) {
+        if let Some(id) = self.in_flight.filter(|_| bytes > 0) {
             // Fails only if the connection has ended, which `step` returns.
-            let _ = self.connection.machine_mut().credit(id, collected.bytes, true);
+            let _ = self.connection.machine_mut().credit(id, bytes, true);
         }
     }
 }

@@ -15,8 +15,25 @@ use falco_embedded::{Timer, asynchronous, blocking};
 
 use super::{
     Asker, Lines, ManyKey, Other, Pipe, Port, RestingClock, VirtualClock, World, at_once, client_key, lines, many_key,
-    run, server_key, turn,
+    run, server_key, settings, turn,
 };
+
+/// The window of the device, and the memory of a subscription.
+pub(crate) const WINDOW: usize = 1024;
+
+pub(crate) fn device() -> Settings {
+    settings().with_streams(1, 0)
+}
+
+/// The settings of a service that takes open requests, 2 KiB of each at once.
+pub(crate) fn service() -> Settings {
+    settings().with_streams(2, 4)
+}
+
+/// A body.
+pub(crate) fn bytes(count: usize) -> Vec<u8> {
+    (0..=250).cycle().take(count).collect()
+}
 
 /// What a service got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +82,9 @@ impl<'k> Service<'k> {
         Instant::from_millis(self.world.now())
     }
 
-    /// Begins an open answer to the last request.
+    /// Creates an open answer to the last request. It begins with the first bytes that are sent.
     pub(crate) fn open(&mut self) {
-        let answer = self.machine.open_answer(self.last.unwrap()).unwrap();
-        self.answer = Some(answer);
-        self.write();
+        self.answer = Some(self.machine.open_answer(self.last.unwrap()).unwrap());
     }
 
     /// Sends bytes of the open answer, as the client gives credit.
@@ -250,7 +265,7 @@ impl<'k> Service<'k> {
 pub(crate) fn beside(
     settings: &Settings,
     theirs: &Settings,
-    service: impl AsyncFn(&mut Service<'_>, &World),
+    serves: impl AsyncFn(&mut Service<'_>, &World),
     scenario: impl AsyncFn(&mut dyn Asker, &World, &[Pipe; 2]),
 ) {
     let (client_key, server_key, many_key) = (client_key(7), server_key(7), many_key());
@@ -260,7 +275,7 @@ pub(crate) fn beside(
         } = lines(&client_key, &server_key, settings);
         let mut serving = Service::new(&many_key, theirs, &world, &pipes);
         let [up, down] = pipes.clone();
-        let serves = service(&mut serving, &world);
+        let serves = serves(&mut serving, &world);
         if blocks {
             let other = Other::new(serves);
             let clock = RestingClock {
