@@ -76,7 +76,9 @@ impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
 
     fn append(&mut self, part: &[u8]) {
         #[cfg(feature = "streams")]
-        self.make_room(part.len());
+        if !self.make_room(part.len()) {
+            return;
+        }
         let room = self.answer.as_mut().get_mut(self.received..).unwrap_or_default();
         if let Some((to, _)) = room.split_at_mut_checked(part.len()) {
             to.copy_from_slice(part);
@@ -243,7 +245,7 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
         self.seal(now, request.as_deref_mut())?;
         let (in_flight, last_pong) = (&mut self.in_flight, &mut self.last_pong);
         #[cfg(feature = "streams")]
-        let mut collected = None;
+        let mut collected = 0;
         let next = self.connection.recv(now, |event| {
             let (id, body, outcome) = match event {
                 ClientEvent::Answer { id, body } | ClientEvent::Part { id, body, last: true } => {
@@ -274,9 +276,7 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
             }
         })?;
         #[cfg(feature = "streams")]
-        if let Some(collected) = collected {
-            self.take_collected(&collected);
-        }
+        self.credit_collected(collected);
         Ok(match next {
             Next::Wait => false,
             Next::Again | Next::Event(()) => true,

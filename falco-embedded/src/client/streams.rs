@@ -19,6 +19,9 @@ pub(super) struct OpenAnswer {
     start: usize,
     /// Bytes from `start` that the caller has, and has not returned.
     lent: usize,
+    /// Bytes of an answer that is read in pieces and does not fit the memory. Nothing of it is
+    /// kept.
+    too_large: Option<usize>,
 }
 
 impl OpenAnswer {
@@ -28,14 +31,9 @@ impl OpenAnswer {
             began: false,
             start: 0,
             lent: 0,
+            too_large: None,
         }
     }
-}
-
-/// A part of an open answer that is collected.
-pub(super) struct Collected {
-    bytes: usize,
-    too_large: bool,
 }
 
 /// A subscription that has not ended: its body, and the memory for the pieces of its answer. Both
@@ -55,7 +53,7 @@ impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
             ClientEvent::Begin { total, .. } if self.open.in_pieces => {
                 let total = usize::try_from(*total).unwrap_or(usize::MAX);
                 if total > self.answer.as_mut().len() {
-                    self.received = total;
+                    self.open.too_large = Some(total);
                 }
             }
             _ => {}
@@ -63,31 +61,40 @@ impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
     }
 
     /// Moves what was not taken to the front of the memory, if the next part does not fit behind
-    /// it. The window is not larger than the memory, so that the next part of an open answer then
-    /// fits.
-    pub(super) fn make_room(&mut self, bytes: usize) {
-        let memory = self.answer.as_mut();
-        let start = self.open.start;
-        if !self.open.in_pieces || self.received > memory.len() || memory.len() - self.received >= bytes {
-            return;
+    /// it. Returns whether it fits then: always for an open answer, because the memory holds a
+    /// window.
+    pub(super) fn make_room(&mut self, bytes: usize) -> bool {
+        if !self.open.in_pieces || self.open.too_large.is_some() {
+            return !self.open.in_pieces;
         }
-        memory.copy_within(start..self.received, 0);
-        self.received -= start;
-        self.open.start = 0;
+        let memory = self.answer.as_mut();
+        if memory.len() - self.received >= bytes {
+            return true;
+        }
+        let held = self.open.start..self.received;
+        // Always so. The compiler then sees that the copy cannot panic.
+        if memory.get(held.clone()).is_some() {
+            memory.copy_within(held, 0);
+            self.received -= self.open.start;
+            self.open.start = 0;
+        }
+        let needed = self.received.saturating_add(bytes);
+        self.open.too_large = (needed > memory.len()).then_some(needed);
+        self.open.too_large.is_none()
     }
 
-    /// Counts a part of an open answer that is not read in pieces. It was copied, so the server may
-    /// send as much again, unless the answer is too large.
-    pub(super) fn collect(&mut self, bytes: usize) -> Option<Collected> {
+    /// Counts a part of an open answer that is collected. Returns how many bytes more the server
+    /// may send for it, 0 if the answer is too large: the caller is told at once.
+    pub(super) fn collect(&mut self, bytes: usize) -> usize {
         if !self.open.began || self.open.in_pieces {
-            return None;
+            return 0;
         }
-        let too_large = self.received > self.answer.as_mut().len();
-        if too_large {
+        if self.received > self.answer.as_mut().len() {
             // `answered` returns that it is too large.
             self.outcome = Some(Ok(()));
+            return 0;
         }
-        Some(Collected { bytes, too_large })
+        bytes
     }
 
     /// Takes back the piece that was lent, and returns its length.
@@ -108,12 +115,9 @@ impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
 
     /// Whether there is a piece, or the answer has ended.
     fn is_ready(&mut self) -> Result<bool, Error> {
-        let room = self.answer.as_mut().len();
-        if self.received > room {
-            return Err(Error::AnswerTooLarge {
-                length: self.received,
-                room,
-            });
+        if let Some(length) = self.open.too_large {
+            let room = self.answer.as_mut().len();
+            return Err(Error::AnswerTooLarge { length, room });
         }
         if self.has_piece() {
             return Ok(true);
@@ -254,14 +258,11 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
         pending.is_ready()
     }
 
-    /// Gives credit for a part of an open answer that was collected, or cancels the request if the
-    /// answer is too large.
-    pub(super) fn take_collected(&mut self, collected: &Collected) {
-        if collected.too_large {
-            self.cancel();
-        } else if let Some(id) = self.in_flight {
+    /// Gives credit for a part of an open answer that was collected.
+    pub(super) fn credit_collected(&mut self, bytes: usize) {
+        if let Some(id) = self.in_flight.filter(|_| bytes > 0) {
             // Fails only if the connection has ended, which `step` returns.
-            let _ = self.connection.machine_mut().credit(id, collected.bytes, true);
+            let _ = self.connection.machine_mut().credit(id, bytes, true);
         }
     }
 }

@@ -21,7 +21,7 @@ use falco_embedded::{
     blocking,
 };
 pub(crate) use raw::{ManyKey, Raw, RawKey, many_key, raw_key, turn};
-pub(crate) use service::{Came, Service, beside};
+pub(crate) use service::{Came, Service, WINDOW, beside, bytes, device, service};
 pub(crate) use world::{
     Broken, Op, Other, Pipe, Port, RestingClock, VirtualClock, World, Writes, at_once, polled, run, until,
 };

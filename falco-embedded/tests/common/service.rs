@@ -9,15 +9,32 @@ use std::rc::Rc;
 
 use falco_core::testing::CountingRng;
 use falco_core::{
-    ConnectionError, Instant, OutgoingAnswer, Received, RecvBuf, Refusal, RequestId, ServerConnection, ServerEvent,
-    Settings,
+    CloseReason, ConnectionError, Instant, OutgoingAnswer, Received, RecvBuf, Refusal, RequestId, ServerConnection,
+    ServerEvent, Settings,
 };
 use falco_embedded::{Timer, asynchronous, blocking};
 
 use super::{
     Asker, Lines, ManyKey, Other, Pipe, Port, RestingClock, VirtualClock, World, at_once, client_key, lines, many_key,
-    run, server_key,
+    run, server_key, settings, turn,
 };
+
+/// The window of the device, and the memory of a subscription.
+pub(crate) const WINDOW: usize = 1024;
+
+pub(crate) fn device() -> Settings {
+    settings().with_streams(1, 0)
+}
+
+/// The settings of a service that takes open requests, 2 KiB of each at once.
+pub(crate) fn service() -> Settings {
+    settings().with_streams(2, 4)
+}
+
+/// A body.
+pub(crate) fn bytes(count: usize) -> Vec<u8> {
+    (0..=250).cycle().take(count).collect()
+}
 
 /// What a service got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +63,7 @@ pub(crate) struct Service<'k> {
 }
 
 impl<'k> Service<'k> {
-    fn new(key: &'k ManyKey, settings: &Settings, world: &Rc<World>, pipes: &[Pipe; 2]) -> Self {
+    pub(crate) fn new(key: &'k ManyKey, settings: &Settings, world: &Rc<World>, pipes: &[Pipe; 2]) -> Self {
         Self {
             machine: ServerConnection::new(key, settings, Instant::ZERO, &mut CountingRng::new(2)).unwrap(),
             inbox: RecvBuf::new(Vec::new()),
@@ -66,15 +83,9 @@ impl<'k> Service<'k> {
         Instant::from_millis(self.world.now())
     }
 
-    pub(crate) fn world(&self) -> &World {
-        &self.world
-    }
-
-    /// Begins an open answer to the last request.
+    /// Creates an open answer to the last request. It begins with the first bytes that are sent.
     pub(crate) fn open(&mut self) {
-        let answer = self.machine.open_answer(self.last.unwrap()).unwrap();
-        self.answer = Some(answer);
-        self.write();
+        self.answer = Some(self.machine.open_answer(self.last.unwrap()).unwrap());
     }
 
     /// Sends bytes of the open answer, as the client gives credit.
@@ -189,6 +200,19 @@ impl<'k> Service<'k> {
         self.end = self.machine.end();
     }
 
+    /// Gives the client time to take what was sent.
+    pub(crate) async fn turns(&mut self) {
+        for _ in 0..40 {
+            self.exchange();
+            turn(&self.world).await;
+        }
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.machine.close(self.now(), CloseReason::ShuttingDown);
+        self.write();
+    }
+
     /// Goes on until this has come.
     pub(crate) async fn until(&mut self, number: u32, came: Came) {
         self.serve(None, |service| service.came.contains(&(number, came))).await;
@@ -226,6 +250,11 @@ impl<'k> Service<'k> {
         }
     }
 
+    /// How many bytes the client has written.
+    pub(crate) fn heard(&self) -> usize {
+        self.pipes[0].gauge.written.get()
+    }
+
     /// Closes the stream, without a word.
     pub(crate) fn hang_up(&self) {
         self.pipes[1].closed.set(true);
@@ -237,8 +266,8 @@ impl<'k> Service<'k> {
 pub(crate) fn beside(
     settings: &Settings,
     theirs: &Settings,
-    service: impl AsyncFn(&mut Service<'_>, &World),
-    scenario: impl AsyncFn(&mut dyn Asker, &World),
+    serves: impl AsyncFn(&mut Service<'_>, &World),
+    scenario: impl AsyncFn(&mut dyn Asker, &World, &[Pipe; 2]),
 ) {
     let (client_key, server_key, many_key) = (client_key(7), server_key(7), many_key());
     for blocks in [false, true] {
@@ -247,7 +276,7 @@ pub(crate) fn beside(
         } = lines(&client_key, &server_key, settings);
         let mut serving = Service::new(&many_key, theirs, &world, &pipes);
         let [up, down] = pipes.clone();
-        let serves = service(&mut serving, &world);
+        let serves = serves(&mut serving, &world);
         if blocks {
             let other = Other::new(serves);
             let clock = RestingClock {
@@ -255,11 +284,11 @@ pub(crate) fn beside(
                 other: &other,
             };
             let mut client = blocking::Client::new(client, Port { from: down, to: up }, clock);
-            at_once(scenario(&mut client, &world));
+            at_once(scenario(&mut client, &world, &pipes));
             other.finish(&world);
         } else {
             let mut client = asynchronous::Client::new(client, down, up, VirtualClock(Rc::clone(&world)));
-            run(&world, scenario(&mut client, &world), serves);
+            run(&world, scenario(&mut client, &world, &pipes), serves);
         }
     }
 }

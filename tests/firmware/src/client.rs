@@ -1,9 +1,15 @@
 //! The client: refused with a wrong key, then 200 messages from 0 bytes to the limit, a ping, a
-//! lifetime that runs out, a new connection, and an orderly end. A serial line does not report the
+//! lifetime that runs out, a new connection, with the feature `streams` open answers, and an
+//! orderly end. A serial line does not report the
 //! end of the stream, so that a refusal is silence until the handshake times out.
+
+#[cfg(feature = "streams")]
+use core::task::Poll;
 
 use cortex_m::singleton;
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Instant, PingId, Status};
+#[cfg(feature = "streams")]
+use falco_embedded::PendingSubscription;
 use falco_embedded::{BufferedClient, BufferedConnection, Error, PendingRequest};
 use heapless::Vec;
 
@@ -17,6 +23,14 @@ type Output = [u8; BUFFER];
 
 /// How many messages are sent.
 const MESSAGES: usize = 200;
+/// How many open answers are read, as long as the largest message.
+#[cfg(feature = "streams")]
+const SUBSCRIPTIONS: usize = 20;
+/// The window of an open answer. The memory for an answer holds it.
+#[cfg(feature = "streams")]
+const WINDOW_KIB: u16 = 1;
+#[cfg(feature = "streams")]
+const _: () = assert!(MAX_MESSAGE == 1024, "the memory holds a window");
 /// How often a connection is attempted: the link to the server may not be up yet.
 const TRIES: usize = 8;
 
@@ -34,6 +48,9 @@ enum Stage {
     Lapse,
     /// Sends a request on a new connection.
     Again,
+    /// Subscribes; so many open answers have ended.
+    #[cfg(feature = "streams")]
+    Subscribe(usize),
     /// Closes.
     Close,
 }
@@ -46,6 +63,11 @@ pub(crate) struct Client<'k> {
     /// The memory for a request and its answer, while there is none.
     memory: Option<(Body, Answer)>,
     request: Option<PendingRequest<Body, Answer>>,
+    #[cfg(feature = "streams")]
+    subscription: Option<PendingSubscription<Body, Answer>>,
+    /// Bytes of the open answer that have come.
+    #[cfg(feature = "streams")]
+    came: usize,
     ping: Option<PingId>,
     stage: Stage,
     tries: usize,
@@ -63,6 +85,10 @@ impl<'k> Client<'k> {
             connection: None,
             memory: Some((body, answer)),
             request: None,
+            #[cfg(feature = "streams")]
+            subscription: None,
+            #[cfg(feature = "streams")]
+            came: 0,
             ping: None,
             stage: Stage::Refused,
             tries: 0,
@@ -81,6 +107,8 @@ impl<'k> Client<'k> {
             self.right
         };
         let (settings, mut entropy) = (settings()?, self.entropy);
+        #[cfg(feature = "streams")]
+        let settings = settings.with_streams(WINDOW_KIB, 0);
         let machine = ClientConnection::new(key, &settings, now, &mut entropy).ok()?;
         let connection = BufferedConnection::new(machine, (Vec::new(), [0; BUFFER]));
         self.memory = self
@@ -103,6 +131,15 @@ impl<'k> Client<'k> {
             Stage::Refused | Stage::Lapse => return Ok(false),
             Stage::Messages(answered) => answered,
             Stage::AfterPing | Stage::Again => 1,
+            #[cfg(feature = "streams")]
+            Stage::Subscribe(_) => {
+                if let Some((body, answer)) = self.memory.take() {
+                    fill(body, MESSAGES - 1);
+                    self.came = 0;
+                    self.subscription = Some(client.subscribe(body, answer)?);
+                }
+                return Ok(true);
+            }
             Stage::Ping if self.ping.is_none() => {
                 self.ping = Some(client.ping()?);
                 return Ok(true);
@@ -150,10 +187,49 @@ impl<'k> Client<'k> {
                 board::say("quiet_at", millis(now));
                 Stage::Lapse
             }
+            #[cfg(not(feature = "streams"))]
             Stage::Again => Stage::Close,
+            #[cfg(feature = "streams")]
+            Stage::Again => Stage::Subscribe(0),
+            #[cfg(feature = "streams")]
+            other @ Stage::Subscribe(_) => other,
             other @ (Stage::Refused | Stage::Ping | Stage::Lapse | Stage::Close) => other,
         };
         true
+    }
+
+    /// Takes a piece of an open answer. Returns what to do next, or `None` if there is none yet.
+    #[cfg(feature = "streams")]
+    #[inline(never)]
+    fn take_piece(&mut self) -> Result<Option<Wake>, Error> {
+        let (Some(client), Some(subscription)) = (&mut self.connection, &mut self.subscription) else {
+            return Ok(None);
+        };
+        match client.poll_next(subscription)? {
+            Poll::Pending => return Ok(None),
+            Poll::Ready(Some(piece)) => {
+                // The answer is the request.
+                let first = message_byte(MESSAGES - 1, self.came);
+                if piece.first() != Some(&first) {
+                    return Ok(Some(Wake::Over(34)));
+                }
+                self.came += piece.len();
+                return Ok(Some(Wake::Now));
+            }
+            Poll::Ready(None) => {}
+        }
+        if self.came != MAX_MESSAGE {
+            return Ok(Some(Wake::Over(35)));
+        }
+        self.memory = self.subscription.take().map(PendingSubscription::into_parts);
+        if let Stage::Subscribe(ended) = &mut self.stage {
+            *ended += 1;
+            if *ended == SUBSCRIPTIONS {
+                board::say("subscribed", SUBSCRIPTIONS);
+                self.stage = Stage::Close;
+            }
+        }
+        Ok(Some(Wake::Now))
     }
 
     #[inline(never)]
@@ -166,7 +242,13 @@ impl<'k> Client<'k> {
         bytes.filled(read);
         let written = uart.write(bytes.unsent());
         bytes.sent(now, written);
+        #[cfg(not(feature = "streams"))]
         let more = client.step(now, self.request.as_mut())?;
+        #[cfg(feature = "streams")]
+        let more = match &mut self.subscription {
+            Some(subscription) => client.step_subscription(now, subscription)?,
+            None => client.step(now, self.request.as_mut())?,
+        };
         // Deadlines are checked only after everything that has come was processed.
         let due = !more && read == 0 && client.connection().poll_timeout().is_some_and(|due| due <= now);
         if due {
@@ -213,6 +295,10 @@ impl<'k> Client<'k> {
         if self.step(now, uart)? {
             return Ok(Wake::Now);
         }
+        #[cfg(feature = "streams")]
+        if let Some(wake) = self.take_piece()? {
+            return Ok(wake);
+        }
         if let Some(request) = &mut self.request {
             if let Some(length) = request.answered()? {
                 return Ok(if self.answered(now, length) {
@@ -252,6 +338,12 @@ impl Task for Client<'_> {
 
 fn millis(time: Instant) -> usize {
     usize::try_from(time.as_millis()).unwrap_or(usize::MAX)
+}
+
+/// The byte at a place of the body of a message, as `fill` has it.
+#[cfg(feature = "streams")]
+fn message_byte(number: usize, place: usize) -> u8 {
+    number.to_le_bytes()[0].wrapping_add(place.to_le_bytes()[0].wrapping_mul(7))
 }
 
 /// The body of a message: the first is empty, the last as long as a message may be.
