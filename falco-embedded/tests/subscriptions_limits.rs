@@ -158,6 +158,6 @@ fn a_device_refuses_an_open_request() {
         assert_eq!(client.request(b"abc", &mut memory).await, Ok(3));
         client.close().await.unwrap();
     };
-    let serves = server.serve(async |request: &[u8], answer: &mut [u8]| reverse(request, answer));
-    assert_eq!(run(&world, asks, serves).1, Ok(()));
+    let task = server.serve(async |request: &[u8], answer: &mut [u8]| reverse(request, answer));
+    assert_eq!(run(&world, asks, task).1, Ok(()));
 }
