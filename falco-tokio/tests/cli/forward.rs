@@ -454,9 +454,9 @@ fn a_server_carries_no_more_connections_than_descriptors_allow_and_goes_on_accep
     command.args(["-c", script, env!("CARGO_BIN_EXE_falco"), &target("hello")]);
     with_piped_key(&mut command);
     let server = Served::of(command);
-    // 192 are kept for the process, and half of the rest for clients.
+    // 192 are kept for the process, and a quarter of the rest for clients.
     let locals: Vec<_> = (0..3).map(|_| forward(&server.address, &[])).collect();
-    let mut carried: Vec<_> = (0..54).map(|at| connect(&locals[at % 3])).collect();
+    let mut carried: Vec<_> = (0..81).map(|at| connect(&locals[at % 3])).collect();
     for stream in &mut carried {
         expect(stream, "hello");
     }

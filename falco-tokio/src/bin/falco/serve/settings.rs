@@ -35,7 +35,7 @@ impl Room {
         // The library sees to the descriptors of its own connections, and not to those to targets.
         let wanted = u64::from(args.max_connections).saturating_add(4 * u64::from(tunnels));
         let allowed = descriptors::raise(wanted);
-        let connections = args.max_connections.min(u32::try_from(allowed / 2).unwrap_or(u32::MAX));
+        let connections = args.max_connections.min(u32::try_from(allowed / 4).unwrap_or(u32::MAX));
         let places = usize::try_from(allowed.saturating_sub(connections.into())).unwrap_or(usize::MAX);
         Self {
             connections,
