@@ -76,7 +76,7 @@ macro_rules! subscriptions {
             /// the connection; each once all bytes before it were returned.
             /// [`Error::AnswerTooLarge`] for an answer of known length that does not fit the
             /// memory.
-            #[allow(clippy::should_implement_trait, reason = "a piece is borrowed from the subscription")]
+            #[allow(clippy::should_implement_trait, reason = "its items borrow the subscription")]
             pub $($async)* fn next(&mut self) -> Result<Option<&[u8]>, Error<$error>> {
                 self.client.handle_late_poll();
                 while !self.client.buffered.is_ready(&mut self.pending).map_err(Error::widen)? {
