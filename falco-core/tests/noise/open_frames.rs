@@ -450,12 +450,14 @@ fn a_side_without_a_window_treats_open_bodies_as_one_that_does_not_know_them() {
 fn each_side_announces_its_window_and_reads_that_of_the_other() {
     let rig = at_server_with(&Settings::new().with_streams(0x1234, 0x5678), &honest());
     assert_eq!(rig.raw.theirs()[12..], [0x12, 0x34, 0x56, 0x78]);
+    assert_eq!(rig.machine.window(), 0x1234 << 10);
     let rig = at_client_with(&Settings::new().with_streams(0x1234, 0x5678), &honest());
     assert_eq!(
         rig.raw.theirs()[12..],
         [0x12, 0x34, 0, 0],
         "a client has no number to announce"
     );
+    assert_eq!(rig.machine.window(), 0x1234 << 10);
     let rig = server();
     assert_eq!(rig.machine.peer_window(), 2048);
     let mut rig = client();

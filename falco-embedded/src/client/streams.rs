@@ -48,15 +48,12 @@ impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
     /// at once, whatever of it would fit while pieces are taken.
     #[allow(clippy::wildcard_enum_match_arm, reason = "no other event begins an answer")]
     pub(super) fn note_beginning(&mut self, event: &ClientEvent<'_>) {
-        match event {
-            ClientEvent::Opened { .. } => self.open.began = true,
-            ClientEvent::Begin { total, .. } if self.open.in_pieces => {
-                let total = usize::try_from(*total).unwrap_or(usize::MAX);
-                if total > self.answer.as_mut().len() {
-                    self.open.too_large = Some(total);
-                }
-            }
-            _ => {}
+        self.open.began |= matches!(event, ClientEvent::Opened { .. });
+        if let ClientEvent::Begin { total, .. } = event
+            && self.open.in_pieces
+        {
+            let total = usize::try_from(*total).unwrap_or(usize::MAX);
+            self.open.too_large = (total > self.answer.as_mut().len()).then_some(total);
         }
     }
 

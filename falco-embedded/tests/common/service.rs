@@ -144,6 +144,7 @@ impl<'k> Service<'k> {
     }
 
     /// Processes what has come, and sends what is pending.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the other events need no reaction")]
     pub(crate) fn exchange(&mut self) {
         let now = self.now();
         let bytes: Vec<u8> = self.pipes[0].bytes.borrow_mut().drain(..).collect();
