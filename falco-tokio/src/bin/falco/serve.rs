@@ -25,7 +25,9 @@ use self::settings::{Room, builder};
 #[cfg(unix)]
 use self::supervisor::Passed;
 use crate::exec::{self, Exec};
-use crate::failure::{self, Code, Failure};
+#[cfg(unix)]
+use crate::failure;
+use crate::failure::{Code, Failure};
 use crate::key::{self, KeyArgs};
 use crate::signals::{Hangups, Signals};
 #[cfg(unix)]
