@@ -21,7 +21,7 @@ const OTHER_DESCRIPTORS: u64 = 200;
 /// Handshakes at once in a process of clients.
 const AT_ONCE: usize = 64;
 /// What an idle connection may take in user space.
-const BYTES_EACH: u64 = 4224;
+const BYTES_EACH: u64 = 4096;
 const IDLE: Duration = Duration::from_secs(5);
 
 /// Pings are far apart, so that nothing is due while idleness is measured.

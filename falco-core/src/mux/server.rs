@@ -67,9 +67,6 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     revoked: bool,
     /// Requests that the mux has refused as busy since the last [`take_busy`](Self::take_busy).
     busy: u32,
-    /// The window of an open request.
-    #[cfg(feature = "streams")]
-    window: u32,
     /// The caller handles open requests.
     #[cfg(feature = "streams")]
     takes_streams: bool,
@@ -110,8 +107,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             with_answer: false,
             revoked: false,
             busy: 0,
-            #[cfg(feature = "streams")]
-            window: settings.window(),
             #[cfg(feature = "streams")]
             takes_streams: false,
             #[cfg(feature = "streams")]

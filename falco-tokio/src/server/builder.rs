@@ -179,7 +179,7 @@ impl ServerBuilder {
     }
 
     /// How many connections there may be at once, half-open ones included: 10,000 by default; 0
-    /// counts as 1. Each takes a file descriptor, and about 4 KiB while it is idle. If the process
+    /// counts as 1. Each takes a file descriptor, and under 4 KiB while it is idle. If the process
     /// may not open as many files, there are fewer: see
     /// [`raise_descriptor_limit`](Self::raise_descriptor_limit).
     ///

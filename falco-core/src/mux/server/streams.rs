@@ -127,7 +127,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             self.refuse(id, Refusal::TooLarge);
             return skip;
         }
-        let window = bytes(self.window);
+        let window = bytes(self.machine.window());
         if !self.hold(id, window, G::take_open) {
             return skip;
         }
@@ -150,7 +150,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         body: &'u [u8],
         last: bool,
     ) -> Option<ServerStep<'u>> {
-        let (window, streams) = (bytes(self.window), self.streams.as_mut()?);
+        let (window, streams) = (bytes(self.machine.window()), self.streams.as_mut()?);
         if let Some(deferred) = streams.deferred.get_mut(&id.key()) {
             append(&mut deferred.body, body, window);
             deferred.ended = last;
