@@ -19,8 +19,8 @@
 //!
 //! ```text
 //! client                                                        server
-//!   | 0x00 | nonce 12 | 128 random bytes, sealed | tag 16  ------> |  opens: the client has the key
-//!   | <------------------------------------------------------ 0xFF |  does not open: shut down, no byte sent
+//!   | 0x00 | nonce 12 | 128 random bytes, sealed | tag 16  ------> |  proves the key
+//!   | <------------------------------------------------------ 0xFF |  else shut down, no byte sent
 //!   |                                                              |
 //!   | 0x01 | u64 n | nonce 12 | request, sealed | tag 16   ------> |  n = 28 + body
 //!   | <------- u64 n | nonce 12 | answer, sealed | tag 16          |  in the order of the requests
@@ -36,16 +36,24 @@
 //!
 //! | server is | hello | message | ping | anything else |
 //! |---|---|---|---|---|
-//! | awaiting the hello | opens: `Established`, sends 0xFF; does not: `Unauthenticated`; seen before: `Replayed` | `UnknownWire` | `UnknownWire` | `UnknownWire` |
-//! | established | `UnknownType` | opens: `Request`; does not: `Tampered`; seen before: `Replayed`; n under 28 or over the limit: `FrameLength` | `Ping` | `UnknownType` |
+//! | awaiting the hello | `Established` | `UnknownWire` | `UnknownWire` | `UnknownWire` |
+//! | established | `UnknownType` | `Request` | `Ping` | `UnknownType` |
 //! | at its in-flight limit | as established | `AnswerFirst` | `Ping` | as established |
 //! | draining | `AnswerFirst` | `AnswerFirst` | `AnswerFirst` | `AnswerFirst` |
+//!
+//! That is for a hello or message that opens. Otherwise a hello is `Unauthenticated`, and a message
+//! `Tampered`. One that was seen before is `Replayed`. A message with n under 28 or over the limit
+//! is `FrameLength`.
 //!
 //! | client is | 0xFF | answer | eight zeros | anything else |
 //! |---|---|---|---|---|
 //! | awaiting the accept | `Established` | `Refused` | `Refused` | `Refused` |
-//! | waiting for answers | by its length | opens: `Answer`; does not: `Tampered`; seen before, or its own: `Replayed` | `Refused` for the oldest request, then `AnswersOutOfStep` | `FrameLength` |
-//! | established, nothing in flight | by its length | `UnexpectedAnswer` | skipped | `FrameLength` |
+//! | waiting for answers | by its length | `Answer` | `Refused` for a request | `FrameLength` |
+//! | established, idle | by its length | `UnexpectedAnswer` | skipped | `FrameLength` |
+//!
+//! An answer that does not open is `Tampered`; one that was seen before, or that this side has
+//! sealed itself, is `Replayed`. Eight zeros refuse the oldest request; the next answer is then
+//! `AnswersOutOfStep`.
 //!
 //! Eight zeros are a length of 0. The published Python server sends it for a request that it could
 //! not serve, and also without a request when a connection was idle for some seconds. While a

@@ -1,6 +1,6 @@
 //! The FalcoTCP protocol as a sans-IO state machine: an encrypted connection between two peers that
-//! share a 32-byte key. No I/O, no clock, no global state. With fixed-size storage a connection does
-//! not allocate.
+//! share a 32-byte key. No I/O, no clock, no global state. With fixed-size storage a connection
+//! does not allocate.
 //!
 //! The client sends a hello that is encrypted with a key derived from the shared key. If the hello
 //! does not authenticate, the server closes the stream without sending a byte. After the handshake
@@ -14,23 +14,24 @@
 //!
 //! # The loop
 //!
-//! A [`ClientConnection`] or a [`ServerConnection`] is the state machine of one endpoint. The driver
-//! repeats these steps:
+//! A [`ClientConnection`] or a [`ServerConnection`] is the state machine of one endpoint. The
+//! driver repeats these steps:
 //!
 //! 1. **Send** all bytes that [`seal`](Connection::seal) or
 //!    [`poll_transmit`](Connection::poll_transmit) wrote, in the order in which they were written.
 //! 2. **Receive**: call [`recv`](Connection::recv) with all unread bytes, until it returns neither
-//!    [`Event`](Received::Event) nor [`Skip`](Received::Skip). After each, discard `consumed` bytes.
-//!    A [`RecvBuf`] does the bookkeeping.
-//! 3. **Read** more bytes on [`NeedMore`](Received::NeedMore). On `Wait(TransmitFirst)` write pending
-//!    output, and on `Wait(AnswerFirst)` send an answer, before the next `recv`. When the stream has
-//!    no more bytes, call [`end_of_stream`](Connection::end_of_stream).
+//!    [`Event`](Received::Event) nor [`Skip`](Received::Skip). After each, discard `consumed`
+//!    bytes. A [`RecvBuf`] does the bookkeeping.
+//! 3. **Read** more bytes on [`NeedMore`](Received::NeedMore). On `Wait(TransmitFirst)` write
+//!    pending output, and on `Wait(AnswerFirst)` send an answer, before the next `recv`. When the
+//!    stream has no more bytes, call [`end_of_stream`](Connection::end_of_stream).
 //! 4. **Sleep** no longer than [`poll_timeout`](Connection::poll_timeout). Then read what has
 //!    arrived, and call [`handle_timeout`](Connection::handle_timeout).
 //!
 //! When a call returns the error that ended the connection, send the remaining output of
-//! `poll_transmit`. If [`is_graceful`](ConnectionError::is_graceful), shut down the sending half and
-//! read until the end of the stream, for at most [`Settings::LINGER`]; then close. Otherwise close at once.
+//! `poll_transmit`. If [`is_graceful`](ConnectionError::is_graceful), shut down the sending half
+//! and read until the end of the stream, for at most [`Settings::LINGER`]; then close. Otherwise
+//! close at once.
 //!
 //! ```
 //! # #[cfg(all(feature = "noise", feature = "rustcrypto"))] {
@@ -67,7 +68,9 @@
 //!             let sent = server.seal(now, [(&mut answer, &reply[..])], at_client.space(0)?)?;
 //!             at_client.filled(sent);
 //!         }
-//!         Received::Event { consumed, .. } | Received::Skip { consumed } => at_server.consume(consumed),
+//!         Received::Event { consumed, .. } | Received::Skip { consumed } => {
+//!             at_server.consume(consumed);
+//!         }
 //!         _ => {}
 //!     }
 //!     let sent = server.poll_transmit(now, at_client.space(0)?)?;
@@ -77,7 +80,9 @@
 //!             assert_eq!(body, b"HELLO");
 //!             break;
 //!         }
-//!         Received::Event { consumed, .. } | Received::Skip { consumed } => at_client.consume(consumed),
+//!         Received::Event { consumed, .. } | Received::Skip { consumed } => {
+//!             at_client.consume(consumed);
+//!         }
 //!         _ => {}
 //!     }
 //! }
@@ -92,29 +97,35 @@
 //!                       completed                      the classic wire
 //!   new --> Handshaking ------------> Established ------------------------> Draining
 //!                |                         |                                    |
-//!                | wrong key, wrong bytes, | expired, tampered, replayed,       | all answers sent,
-//!                | deadline, `close`       | wrong bytes, end of stream         | or any other end
+//!                | wrong key, wrong bytes, | expired, tampered, replayed,       | all answers
+//!                | deadline, `close`       | wrong bytes, end of stream         | sent, others
 //!                v                         v                                    v
 //!              Ended <-------------------- + <----------------------------------+
 //! ```
 //!
 //! | status | `recv` | `seal` | deadline |
 //! |---|---|---|---|
-//! | `Handshaking` | hello, welcome (noise) or accept (classic) only | the hello; requests wait | handshake timeout, fixed |
-//! | `Established` | events | messages | idle timeout, restarted by each received record (noise) or message and ping (classic) |
-//! | `Draining` | answers; no new requests | requests and answers that have begun | noise: also one idle timeout after the CLOSE; classic: as before |
+//! | `Handshaking` | hello, welcome or accept only | the hello; requests wait | handshake timeout |
+//! | `Established` | events | messages | idle timeout |
+//! | `Draining` | answers; no new requests | what has begun | see below |
 //! | `Ended` | the same error | nothing | none |
+//!
+//! Nothing extends the handshake timeout. On the noise wire each received record restarts the idle
+//! timeout, on the classic wire each message and ping does. A connection of the noise wire that
+//! drains ends one idle timeout after its CLOSE at the latest; on the classic wire its deadline is
+//! that of an established one.
 //!
 //! # Ownership
 //!
-//! - **Memory** is the caller's: unread bytes, output, bodies. On 64-bit targets a connection takes at
-//!   most 328 bytes on the classic wire, and 2,900 on the noise wire with `FixedTable<4>` (tests check
-//!   both). [Sizes are known](Connection::seal_size) before anything is written. A length announced by
-//!   the peer does not cause an allocation.
+//! - **Memory** is the caller's: unread bytes, output, bodies. On 64-bit targets a connection takes
+//!   at most 328 bytes on the classic wire, and 2,900 on the noise wire with `FixedTable<4>` (tests
+//!   check both). [Sizes are known](Connection::seal_size) before anything is written. A length
+//!   announced by the peer does not cause an allocation.
 //! - **Keys** outlive connections. A [`NoiseClient`](noise::NoiseClient),
 //!   [`NoiseServer`](noise::NoiseServer) or [`ClassicKey`] is created once and shared by all its
 //!   connections.
-//! - **Randomness** is used only in [`Connection::new`], and the caller passes the current **time**.
+//! - **Randomness** is used only in [`Connection::new`], and the caller passes the current
+//!   **time**.
 //! - **Cryptography** is pluggable through [`crypto::Crypto`] and [`crypto::NoiseCrypto`];
 //!   [`RustCrypto`] is the default.
 //!
@@ -122,29 +133,42 @@
 //!
 //! | type | meaning | returned by |
 //! |---|---|---|
-//! | [`ConnectionError`] | what ended the connection; later calls return the same | `recv`, `end_of_stream`, `handle_timeout`; wrapped in the enums below |
+//! | [`ConnectionError`] | what ended the connection; returned again later | `recv` and others |
 //! | [`RequestError`] | one request failed; the connection goes on | wrapped in the enums below |
 //! | [`Misuse`] | the API forbids this call; nothing has changed | wrapped in the enums below |
 //! | [`Error`] | one of these, or the connection is closing | `request`, `ping`, `cancel` |
 //! | [`ReplyError`] | one of these, or the request is not open | `answer`, `refuse` |
 //! | [`SealError`] | one of these, or [`OutputTooSmall`] | `seal` |
 //! | [`OutputTooSmall`] | the output slice is too small; nothing has changed | `poll_transmit` |
-//! | [`EntropyError`] | the random number generator failed; nothing was sent | [`Connection::new`] |
+//! | [`EntropyError`] | no random numbers; nothing was sent | [`Connection::new`] |
 //! | [`StorageFull`] | the receive buffer has no room | [`RecvBuf`] |
+//!
+//! `end_of_stream` and `handle_timeout` also return a [`ConnectionError`], and the enums that are
+//! returned by `request`, `answer` and `seal` contain one.
 //!
 //! # Features
 //!
-//! | feature | default | what it adds |
-//! |---|---|---|
-//! | `noise` | yes | the noise wire, for all new deployments |
-//! | `rustcrypto` | yes | AES-256-GCM, composed in this crate from `aes`, `ctr` and `ghash`; for the noise wire also X25519 (`x25519-dalek`), SHA-256 and HMAC (`sha2`, `hmac`) |
-//! | `aes-gcm` | no | AES-256-GCM from the crate `aes-gcm` instead; slower for short records |
-//! | `aws-lc-rs` | no | the provider `AwsLc` on AWS-LC, which the module `keys` then uses; faster for long messages; needs a C compiler |
-//! | `std` | yes | `Mutex` and `RwLock` around what connections share; with `noise` and `rustcrypto` the module `keys`; implies `alloc` |
-//! | `alloc` | yes, through `std` | the module `mux`; secrets on the heap, so that moves do not copy them; `Vec<u8>` as storage of a [`RecvBuf`] |
-//! | `heapless` | no | `heapless::Vec` as storage of a [`RecvBuf`] |
-//! | `streams` | no | open bodies on the noise wire: [requests](ClientConnection::open_request) and [answers](ServerConnection::open_answer) of unknown length, both ways at once, within [windows](Settings::with_streams); 4 bytes more for each request in flight |
-//! | `testing` | no | a virtual clock, deterministic entropy, an AEAD without security, fuzz targets; never in production |
+//! By default:
+//!
+//! - `noise`: the noise wire, for all new deployments.
+//! - `rustcrypto`: AES-256-GCM, composed in this crate from `aes`, `ctr` and `ghash`; for the noise
+//!   wire also X25519 (`x25519-dalek`), SHA-256 and HMAC (`sha2`, `hmac`).
+//! - `std`: `Mutex` and `RwLock` around what connections share; with `noise` and `rustcrypto` the
+//!   module `keys`. It implies `alloc`.
+//! - `alloc`: the module `mux`; secrets on the heap, so that moves do not copy them; `Vec<u8>` as
+//!   storage of a [`RecvBuf`].
+//!
+//! On request:
+//!
+//! - `aes-gcm`: AES-256-GCM from the crate `aes-gcm` instead. Slower for short records.
+//! - `aws-lc-rs`: the provider `AwsLc` on AWS-LC, which the module `keys` then uses. Faster for
+//!   long messages. It needs a C compiler.
+//! - `heapless`: `heapless::Vec` as storage of a [`RecvBuf`].
+//! - `streams`: open bodies on the noise wire, which are [requests](ClientConnection::open_request)
+//!   and [answers](ServerConnection::open_answer) of unknown length, both ways at once, within
+//!   [windows](Settings::with_streams). 4 bytes more for each request in flight.
+//! - `testing`: a virtual clock, deterministic entropy, an AEAD without security, fuzz targets.
+//!   Never in production.
 //!
 //! On a device, set `default-features = false` and choose `noise` and `rustcrypto`, or implement
 //! [`crypto::Crypto`], and [`crypto::NoiseCrypto`] for the noise wire, for a hardware engine.

@@ -11,8 +11,9 @@
 //! # use falco_core::{ClientConnection, Instant, Key, RustCrypto, ServerConnection, Settings};
 //! # fn entropy() -> falco_core::testing::CountingRng { falco_core::testing::CountingRng::new(1) }
 //! # let key = || Key::from_bytes([7; 32]).unwrap();
-//! # let ring = KeyRing::new(vec![Some(NoiseSecret::derive(key(), &RustCrypto))], &mut entropy()).unwrap();
-//! # let server_key = NoiseServer::<HeapTable, _, _>::new(std::sync::RwLock::new(ring), &[][..], RustCrypto).unwrap();
+//! # let secrets = vec![Some(NoiseSecret::derive(key(), &RustCrypto))];
+//! # let ring = std::sync::RwLock::new(KeyRing::new(secrets, &mut entropy()).unwrap());
+//! # let server_key = NoiseServer::<HeapTable, _, _>::new(ring, &[][..], RustCrypto).unwrap();
 //! # let client_key = NoiseClient::<HeapTable, _>::new(key(), &[][..], RustCrypto).unwrap();
 //! # let (settings, now) = (Settings::new(), Instant::ZERO);
 //! # let client = ClientConnection::new(&client_key, &settings, now, &mut entropy())?;
@@ -33,7 +34,9 @@
 //!             server.answer(id, reply)?;
 //!             to_server.drain(..consumed);
 //!         }
-//!         ServerStep::Hello { consumed, .. } | ServerStep::Established { consumed } | ServerStep::Skip { consumed } => {
+//!         ServerStep::Hello { consumed, .. }
+//!         | ServerStep::Established { consumed }
+//!         | ServerStep::Skip { consumed } => {
 //!             drop(to_server.drain(..consumed));
 //!         }
 //!         _ => {}
@@ -45,7 +48,9 @@
 //!     }
 //!     match client.recv(now, &mut to_client)? {
 //!         ClientStep::Answer { waiter, body, .. } => break (waiter, body.into_vec()),
-//!         ClientStep::Established { consumed } | ClientStep::Skip { consumed } | ClientStep::Pong { consumed, .. } => {
+//!         ClientStep::Established { consumed }
+//!         | ClientStep::Skip { consumed }
+//!         | ClientStep::Pong { consumed, .. } => {
 //!             drop(to_client.drain(..consumed));
 //!         }
 //!         _ => {}

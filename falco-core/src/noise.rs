@@ -22,15 +22,18 @@
 //!
 //! ```text
 //! client                                                                server
-//!   | 0x4E 0x01 | key id 8 | e 32 | settings 16, sealed | tag 16   ------> |  opens: the client has the key; else shut down, no byte sent
-//!   | <------                   e 32 | settings 16, sealed | tag 16        |  opens: the server has the key
-//!   | record: PING                                                 ------> |  opens: the client is not a replay
+//!   | 0x4E 0x01 | key id 8 | e 32 | settings 16, sealed | tag 16   ------> |  proves the key
+//!   | <------                   e 32 | settings 16, sealed | tag 16        |  proves the key
+//!   | record: PING                                                 ------> |  no replay
 //!   | <------                                                record: PONG  |
 //!   | record: MESSAGE 1, MESSAGE 2, BEGIN 3                         ------> |
 //!   | <------                                           record: MESSAGE 2  |  as they finish
 //!   | record: PART 3, MESSAGE 4                                    ------> |
 //!   | <------                                record: MESSAGE 1, MESSAGE 4  |
 //! ```
+//!
+//! A hello or a welcome that opens proves that its sender has the key. If a hello does not open,
+//! the server shuts the connection down and sends no byte.
 //!
 //! Integers are big-endian. A record is `u16 n`, then `n` bytes of one Noise transport message. It
 //! contains one or more frames: `kind u8, id u32, m u16` and `m` bytes of body. A record costs 18

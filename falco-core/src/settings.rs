@@ -12,7 +12,9 @@ use crate::error::LINGER;
 /// use core::time::Duration;
 /// use falco_core::Settings;
 ///
-/// let settings = Settings::new().with_max_message(64 << 10).with_lifetime(Duration::from_secs(10))?;
+/// let settings = Settings::new()
+///     .with_max_message(64 << 10)
+///     .with_lifetime(Duration::from_secs(10))?;
 /// assert_eq!(settings.max_message(), 65_536);
 /// assert!(Settings::new().with_max_in_flight(0).is_err());
 /// # Ok::<(), falco_core::SettingsError>(())
@@ -43,7 +45,8 @@ impl Settings {
     pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
     /// The largest message body by default, 16 MiB.
     pub const DEFAULT_MAX_MESSAGE: u32 = 16 << 20;
-    /// The largest record of the noise wire by default. It is also the maximum: the length has 16 bits.
+    /// The largest record of the noise wire by default. It is also the maximum: the length has 16
+    /// bits.
     pub const DEFAULT_MAX_RECORD: u16 = u16::MAX;
     /// The bytes of unanswered requests that a server holds for one connection by default, 64 MiB.
     pub const DEFAULT_MAX_HELD: u32 = 64 << 20;
@@ -69,11 +72,11 @@ impl Settings {
         }
     }
 
-    /// The largest message body in both directions, in bytes: a longer one is neither sent nor read,
-    /// whatever the peer's limit is. On the noise wire each side announces its limit, and the peer
-    /// sends nothing longer. The classic wire announces nothing. Any value is valid; 0 allows only
-    /// empty messages. On the noise wire `u32::MAX` counts as one byte less, because that wire reserves
-    /// the value.
+    /// The largest message body in both directions, in bytes: a longer one is neither sent nor
+    /// read, whatever the peer's limit is. On the noise wire each side announces its limit, and the
+    /// peer sends nothing longer. The classic wire announces nothing. Any value is valid; 0 allows
+    /// only empty messages. On the noise wire `u32::MAX` counts as one byte less, because that wire
+    /// reserves the value.
     #[must_use]
     pub const fn with_max_message(mut self, bytes: u32) -> Self {
         self.max_message = bytes;
@@ -153,8 +156,8 @@ impl Settings {
         Ok(self)
     }
 
-    /// The window and the largest number of open requests, on the noise wire. Both are 0 by default:
-    /// this side takes no open bodies.
+    /// The window and the largest number of open requests, on the noise wire. Both are 0 by
+    /// default: this side takes no open bodies.
     ///
     /// The window is how many KiB of one open body the peer may send before this side has given
     /// credit, and so how many this side may have to hold. A server reserves one window of
@@ -172,9 +175,9 @@ impl Settings {
         self
     }
 
-    /// As [`with_streams`](Self::with_streams) for a server, with at most so many open requests that
-    /// their windows leave a quarter of `max_held` to other requests, and at least one. So open
-    /// requests that are silent for hours keep no others from their connection.
+    /// As [`with_streams`](Self::with_streams) for a server, with at most so many open requests
+    /// that their windows leave a quarter of `max_held` to other requests, and at least one. So
+    /// open requests that are silent for hours keep no others from their connection.
     #[cfg(feature = "streams")]
     #[must_use]
     pub fn with_fitting_streams(self, window_kib: u16, max_open: u16) -> Self {

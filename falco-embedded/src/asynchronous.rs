@@ -312,15 +312,24 @@ drivers! {
         /// use falco_embedded::{BufferedClient, Error, NoiseClientKey, Timer, asynchronous};
         ///
         /// /// Sends a reading, waits for the answer, and keeps the connection alive for a minute.
-        /// async fn report<R, W, T>(reader: R, writer: W, timer: T, trng: &mut impl CryptoRng, key: Key) -> Result<(), Error<R::Error>>
+        /// async fn report<R, W, T>(
+        ///     reader: R,
+        ///     writer: W,
+        ///     timer: T,
+        ///     trng: &mut impl CryptoRng,
+        ///     key: Key,
+        /// ) -> Result<(), Error<R::Error>>
         /// where
         ///     R: Read,
         ///     W: Write<Error = R::Error>,
         ///     T: Timer + Copy,
         /// {
-        ///     let key = NoiseClientKey::new(key, b"", RustCrypto).expect("an empty context is not too long");
-        ///     let settings = Settings::new().with_max_record(512).expect("64 or more").with_max_message(1024);
-        ///     let buffered = BufferedClient::start(&key, &settings, timer.now(), trng, ([0; 514], [0; 514])).expect("the buffers are large enough and the TRNG works");
+        ///     let key = NoiseClientKey::new(key, b"", RustCrypto).expect("the context is short");
+        ///     let settings = Settings::new().with_max_record(512).expect("64 or more");
+        ///     let settings = settings.with_max_message(1024);
+        ///     let (now, buffers) = (timer.now(), ([0; 514], [0; 514]));
+        ///     let buffered = BufferedClient::start(&key, &settings, now, trng, buffers)
+        ///         .expect("the buffers are large enough and the TRNG works");
         ///     let mut client = asynchronous::Client::new(buffered, reader, writer, timer);
         ///     let mut answer = [0; 1024];
         ///     let length = client.request(b"21.5", &mut answer).await?;
@@ -343,15 +352,24 @@ drivers! {
         /// use falco_embedded::{Error, NoiseServerKey, BufferedServer, Timer, asynchronous};
         ///
         /// /// Serves one connection until it ends.
-        /// async fn serve<R, W, T>(reader: R, writer: W, timer: T, trng: &mut impl CryptoRng, key: &NoiseServerKey<1>) -> Result<(), Error<R::Error>>
+        /// async fn serve<R, W, T>(
+        ///     reader: R,
+        ///     writer: W,
+        ///     timer: T,
+        ///     trng: &mut impl CryptoRng,
+        ///     key: &NoiseServerKey<1>,
+        /// ) -> Result<(), Error<R::Error>>
         /// where
         ///     R: Read,
         ///     W: Write<Error = R::Error>,
         ///     T: Timer,
         /// {
-        ///     let settings = Settings::new().with_max_record(512).expect("64 or more").with_max_message(256);
+        ///     let settings = Settings::new().with_max_record(512).expect("64 or more");
+        ///     let settings = settings.with_max_message(256);
         ///     let (buffers, bodies) = (([0; 514], [0; 514]), ([0; 256], [0; 256]));
-        ///     let buffered = BufferedServer::start(key, &settings, timer.now(), trng, buffers, bodies).expect("the buffers are large enough and the TRNG works");
+        ///     let now = timer.now();
+        ///     let buffered = BufferedServer::start(key, &settings, now, trng, buffers, bodies)
+        ///         .expect("the buffers are large enough and the TRNG works");
         ///     let mut server = asynchronous::Server::new(buffered, reader, writer, timer);
         ///     server.serve(async |request: &[u8], answer: &mut [u8]| match request {
         ///         b"temperature" => {
@@ -387,11 +405,16 @@ subscriptions! {
         /// use embedded_io_async::{Read, Write};
         /// use falco_embedded::{Error, NoiseClientKey, Timer, asynchronous};
         ///
-        /// type Client<'k, R, W, T> = asynchronous::Client<asynchronous::Transport<R, W, T>, &'k NoiseClientKey, ([u8; 514], [u8; 514])>;
+        /// type Buffers = ([u8; 514], [u8; 514]);
+        /// type Transport<R, W, T> = asynchronous::Transport<R, W, T>;
+        /// type Client<'k, T> = asynchronous::Client<T, &'k NoiseClientKey, Buffers>;
         ///
         /// /// Carries out what a service sends, until it sends no more. The settings of the
         /// /// connection were made `with_streams(1, 0)`, for a window of 1 KiB.
-        /// async fn obey<R, W, T>(client: &mut Client<'_, R, W, T>, mut obey: impl FnMut(&[u8])) -> Result<(), Error<R::Error>>
+        /// async fn obey<R, W, T>(
+        ///     client: &mut Client<'_, Transport<R, W, T>>,
+        ///     mut obey: impl FnMut(&[u8]),
+        /// ) -> Result<(), Error<R::Error>>
         /// where
         ///     R: Read,
         ///     W: Write<Error = R::Error>,

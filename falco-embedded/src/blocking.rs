@@ -241,13 +241,21 @@ drivers! {
         /// use falco_embedded::{BufferedClient, Error, NoiseClientKey, blocking};
         ///
         /// /// Sends a reading, waits for the answer, and keeps the connection alive for a minute.
-        /// fn report<S>(port: S, now: fn() -> Instant, trng: &mut impl CryptoRng, key: Key) -> Result<(), Error<S::Error>>
+        /// fn report<S>(
+        ///     port: S,
+        ///     now: fn() -> Instant,
+        ///     trng: &mut impl CryptoRng,
+        ///     key: Key,
+        /// ) -> Result<(), Error<S::Error>>
         /// where
         ///     S: Read + ReadReady + Write + WriteReady,
         /// {
-        ///     let key = NoiseClientKey::new(key, b"", RustCrypto).expect("an empty context is not too long");
-        ///     let settings = Settings::new().with_max_record(512).expect("64 or more").with_max_message(1024);
-        ///     let buffered = BufferedClient::start(&key, &settings, now(), trng, ([0; 514], [0; 514])).expect("the buffers are large enough and the TRNG works");
+        ///     let key = NoiseClientKey::new(key, b"", RustCrypto).expect("the context is short");
+        ///     let settings = Settings::new().with_max_record(512).expect("64 or more");
+        ///     let settings = settings.with_max_message(1024);
+        ///     let (start, buffers) = (now(), ([0; 514], [0; 514]));
+        ///     let buffered = BufferedClient::start(&key, &settings, start, trng, buffers)
+        ///         .expect("the buffers are large enough and the TRNG works");
         ///     let mut client = blocking::Client::new(buffered, port, now);
         ///     let mut answer = [0; 1024];
         ///     let length = client.request(b"21.5", &mut answer)?;
@@ -269,14 +277,22 @@ drivers! {
         /// use falco_embedded::{Error, NoiseServerKey, BufferedServer, blocking};
         ///
         /// /// Serves one connection until it ends.
-        /// fn serve<S>(port: S, now: fn() -> Instant, trng: &mut impl CryptoRng, key: &NoiseServerKey<1>) -> Result<(), Error<S::Error>>
+        /// fn serve<S>(
+        ///     port: S,
+        ///     now: fn() -> Instant,
+        ///     trng: &mut impl CryptoRng,
+        ///     key: &NoiseServerKey<1>,
+        /// ) -> Result<(), Error<S::Error>>
         /// where
         ///     S: Read + ReadReady + Write + WriteReady,
         /// {
-        ///     let settings = Settings::new().with_max_record(512).expect("64 or more").with_max_message(256);
+        ///     let settings = Settings::new().with_max_record(512).expect("64 or more");
+        ///     let settings = settings.with_max_message(256);
         ///     let (buffers, bodies) = (([0; 514], [0; 514]), ([0; 256], [0; 256]));
-        ///     let buffered = BufferedServer::start(key, &settings, now(), trng, buffers, bodies).expect("the buffers are large enough and the TRNG works");
-        ///     blocking::Server::new(buffered, port, now).serve(|request: &[u8], answer: &mut [u8]| match request {
+        ///     let buffered = BufferedServer::start(key, &settings, now(), trng, buffers, bodies)
+        ///         .expect("the buffers are large enough and the TRNG works");
+        ///     let mut server = blocking::Server::new(buffered, port, now);
+        ///     server.serve(|request: &[u8], answer: &mut [u8]| match request {
         ///         b"temperature" => {
         ///             answer[..4].copy_from_slice(b"21.5");
         ///             Ok(4)
@@ -309,11 +325,16 @@ subscriptions! {
         /// use embedded_io::{Read, ReadReady, Write, WriteReady};
         /// use falco_embedded::{Clock, Error, NoiseClientKey, blocking};
         ///
-        /// type Client<'k, S, K> = blocking::Client<blocking::Transport<S, K>, &'k NoiseClientKey, ([u8; 514], [u8; 514])>;
+        /// type Buffers = ([u8; 514], [u8; 514]);
+        /// type Transport<S, K> = blocking::Transport<S, K>;
+        /// type Client<'k, T> = blocking::Client<T, &'k NoiseClientKey, Buffers>;
         ///
         /// /// Carries out what a service sends, until it sends no more. The settings of the
         /// /// connection were made `with_streams(1, 0)`, for a window of 1 KiB.
-        /// fn obey<S, K>(client: &mut Client<'_, S, K>, mut obey: impl FnMut(&[u8])) -> Result<(), Error<S::Error>>
+        /// fn obey<S, K>(
+        ///     client: &mut Client<'_, Transport<S, K>>,
+        ///     mut obey: impl FnMut(&[u8]),
+        /// ) -> Result<(), Error<S::Error>>
         /// where
         ///     S: Read + ReadReady + Write + WriteReady,
         ///     K: Clock,

@@ -19,7 +19,8 @@ use falco_core::{
 ///     match error {
 ///         // The connection goes on.
 ///         Error::Request(_) | Error::AnswerTooLarge { .. } | Error::NoPongs => "go on",
-///         Error::Connection(ConnectionError::Refused) => "wrong key, or a server that starts, stops or is full: reconnect with growing pauses",
+///         // A wrong key, or a server that starts, stops or is full.
+///         Error::Connection(ConnectionError::Refused) => "reconnect with growing pauses",
 ///         // A mistake in the device's own code. The error has the numbers.
 ///         Error::Misuse(_) | Error::Output(_) | Error::Buffer(_) => "report",
 ///         // The connection is over.
@@ -179,7 +180,8 @@ impl<E: fmt::Debug + fmt::Display> core::error::Error for Error<E> {}
 ///
 /// let key = NoiseClientKey::new(Key::from_bytes([7; 32])?, b"", RustCrypto)?;
 /// let settings = Settings::new().with_max_record(512)?;
-/// let small = BufferedClient::start(&key, &settings, Instant::ZERO, &mut trng, ([0; 500], [0; 300]));
+/// let (now, buffers) = (Instant::ZERO, ([0; 500], [0; 300]));
+/// let small = BufferedClient::start(&key, &settings, now, &mut trng, buffers);
 /// let Err(error) = small else { unreachable!("a record of 512 bytes takes 514 with its length") };
 /// assert_eq!(error, StartError::TooSmall { buffer: Buffer::Inbox, needed: 514, given: 500 });
 /// # Ok::<(), Box<dyn std::error::Error>>(())

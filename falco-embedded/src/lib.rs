@@ -36,8 +36,9 @@
 //! where
 //!     S: Read + ReadReady + Write + WriteReady,
 //! {
-//!     let key = NoiseClientKey::new(key, b"", RustCrypto).expect("an empty context is not too long");
-//!     let settings = Settings::new().with_max_record(512).expect("64 or more").with_max_message(1024);
+//!     let key = NoiseClientKey::new(key, b"", RustCrypto).expect("an empty context is short");
+//!     let settings = Settings::new().with_max_record(512).expect("64 or more");
+//!     let settings = settings.with_max_message(1024);
 //!     let buffered = BufferedClient::start(&key, &settings, now(), trng, ([0; 514], [0; 514]))
 //!         .expect("the buffers are large enough and the TRNG works");
 //!     let mut client = blocking::Client::new(buffered, port, now);
@@ -63,7 +64,11 @@
 //! #     type Error = Infallible;
 //! #     fn try_next_u32(&mut self) -> Result<u32, Infallible> { self.0 += 1; Ok(self.0.into()) }
 //! #     fn try_next_u64(&mut self) -> Result<u64, Infallible> { self.0 += 1; Ok(self.0.into()) }
-//! #     fn try_fill_bytes(&mut self, to: &mut [u8]) -> Result<(), Infallible> { self.0 += 1; to.fill(self.0); Ok(()) }
+//! #     fn try_fill_bytes(&mut self, to: &mut [u8]) -> Result<(), Infallible> {
+//! #         self.0 += 1;
+//! #         to.fill(self.0);
+//! #         Ok(())
+//! #     }
 //! # }
 //! # impl rand_core::TryCryptoRng for Trng {}
 //! # let mut trng = Trng(0);
@@ -73,11 +78,14 @@
 //! let now = Instant::ZERO;
 //!
 //! let client_key = NoiseClientKey::new(key(), b"", RustCrypto)?;
-//! let mut client = BufferedClient::start(&client_key, &settings, now, &mut trng, ([0; 514], [0; 514]))?;
+//! let buffers = ([0; 514], [0; 514]);
+//! let mut client = BufferedClient::start(&client_key, &settings, now, &mut trng, buffers)?;
 //!
 //! let ring = KeyRing::new([Some(NoiseSecret::derive(key(), &RustCrypto))], &mut trng)?;
 //! let server_key = NoiseServerKey::<1>::new(ring, b"", RustCrypto)?;
-//! let mut server = BufferedServer::start(&server_key, &settings, now, &mut trng, ([0; 514], [0; 514]), ([0; 1024], [0; 1024]))?;
+//! let bodies = ([0; 1024], [0; 1024]);
+//! let mut server =
+//!     BufferedServer::start(&server_key, &settings, now, &mut trng, buffers, bodies)?;
 //!
 //! // A super-loop, of two devices at once.
 //! let (body, answer) = ([1; 1000], [0; 1024]);
@@ -98,7 +106,8 @@
 //!         answer[..length].copy_from_slice(request);
 //!         server.answer(length);
 //!     }
-//!     // Sends pings and applies timeouts. To sleep, wait for input or for the earliest `poll_timeout`.
+//!     // Sends pings and applies timeouts. To sleep, wait for input or for the earliest
+//!     // `poll_timeout`.
 //!     client.connection_mut().handle_timeout(now);
 //!     server.connection_mut().handle_timeout(now);
 //! };

@@ -50,7 +50,8 @@ pub use self::stats::ClientStats;
 /// use falco_std::{Client, Error, Fate};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let client = Client::builder(std::fs::read_to_string("key.hex")?.trim().parse()?).connect("127.0.0.1:4287")?;
+/// let key = std::fs::read_to_string("key.hex")?.trim().parse()?;
+/// let client = Client::builder(key).connect("127.0.0.1:4287")?;
 /// match client.request("hello") {
 ///     Ok(answer) => println!("{} bytes", answer.len()),
 ///     Err(error) if error.fate() == Fate::NotProcessed => println!("not processed: {error}"),
@@ -93,8 +94,8 @@ impl Client {
 
     /// Pings the server, and returns the round-trip time. The connection's lifetime starts again on
     /// both sides. The classic wire has no answer to a ping: there this returns `None` when the
-    /// ping was written. The request timeout limits the wait. A ping of a lost connection goes to the
-    /// next one, as a request that was not processed.
+    /// ping was written. The request timeout limits the wait. A ping of a lost connection goes to
+    /// the next one, as a request that was not processed.
     ///
     /// # Errors
     /// [`Error`].

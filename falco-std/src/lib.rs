@@ -13,7 +13,8 @@
 //! let key: Key = text.parse()?;
 //! let server = Server::builder(key).bind("127.0.0.1:0")?;
 //! let (address, handle) = (server.local_addr()?, server.handle());
-//! let serving = std::thread::spawn(move || server.serve(|request: Request| Ok(request.into_body())));
+//! let echo = |request: Request| Ok(request.into_body());
+//! let serving = std::thread::spawn(move || server.serve(echo));
 //!
 //! let client = Client::builder(text.parse()?).connect(address)?;
 //! assert_eq!(client.request("hello")?, b"hello");
@@ -36,8 +37,8 @@
 //! # Streams
 //!
 //! TCP, Unix sockets, any type that implements [`Stream`], and any `Read + Write` in the wrapper
-//! [`Blocking`], which has no time limits: deadlines act only when a read or write returns. A stream
-//! without [`Stream::split`] carries one request at a time.
+//! [`Blocking`], which has no time limits: deadlines act only when a read or write returns. A
+//! stream without [`Stream::split`] carries one request at a time.
 //!
 //! # Time
 //!

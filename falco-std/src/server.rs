@@ -135,8 +135,8 @@ impl Server {
     /// and writes its answer while they travel. [`Call`](crate::Call) has an example.
     /// [`ServerBuilder::streams`] has the limits.
     ///
-    /// Each open request takes a [worker](ServerBuilder::workers) until its handler returns. Half of
-    /// the workers run such handlers at most, and one at least; more open requests wait at their
+    /// Each open request takes a [worker](ServerBuilder::workers) until its handler returns. Half
+    /// of the workers run such handlers at most, and one at least; more open requests wait at their
     /// client, or are refused as busy.
     ///
     /// # Errors
@@ -178,7 +178,8 @@ impl Server {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let (near, far) = UnixStream::pair()?;
     /// let server = Server::builder(Key::from_bytes([7; 32])?).unbound()?;
-    /// let serving = std::thread::spawn(move || server.serve_connection(far, |request: Request| Ok(request.into_body())));
+    /// let echo = |request: Request| Ok(request.into_body());
+    /// let serving = std::thread::spawn(move || server.serve_connection(far, echo));
     ///
     /// let client = Client::builder(Key::from_bytes([7; 32])?).over(near)?;
     /// assert_eq!(client.request("over anything")?, b"over anything");

@@ -38,21 +38,23 @@ use crate::metrics::Stopwatch;
 pub use self::builder::ClientBuilder;
 pub use self::stats::ClientStats;
 
-/// A client of one server. Clones are cheap and share its connections. Requests of many tasks are in
-/// flight at once over one connection, and each is answered when its handler is done. On the classic
-/// wire they are answered in the order in which they were sent.
+/// A client of one server. Clones are cheap and share its connections. Requests of many tasks are
+/// in flight at once over one connection, and each is answered when its handler is done. On the
+/// classic wire they are answered in the order in which they were sent.
 ///
 /// The client connects when it is created, and again when there is something to send and the last
 /// connection has ended. While there is no connection, requests wait for one within their time
-/// limit, and attempts are made with random pauses that grow. If a connection is lost, requests that
-/// were not processed go to the next one. Other requests may have been processed: they fail, the
-/// error says so, and they are not sent again.
+/// limit, and attempts are made with random pauses that grow. If a connection is lost, requests
+/// that were not processed go to the next one. Other requests may have been processed: they fail,
+/// the error says so, and they are not sent again.
 ///
 /// ```no_run
 /// use falco_tokio::{Client, Fate};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let client = Client::builder(std::fs::read_to_string("key.hex")?.parse()?).connect("127.0.0.1:4287").await?;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let key = std::fs::read_to_string("key.hex")?.parse()?;
+/// let client = Client::builder(key).connect("127.0.0.1:4287").await?;
 /// match client.request("hello").await {
 ///     Ok(answer) => println!("{} bytes", answer.len()),
 ///     Err(error) if error.fate() == Fate::NotProcessed => println!("may be sent again: {error}"),
@@ -100,9 +102,9 @@ impl Client {
         self.inner.call(body.into(), self.inner.request_timeout, permit).await
     }
 
-    /// As [`request`](Self::request), with this time limit instead of the request timeout. The limit
-    /// applies while the runtime runs on which the client was made: the connection's task ends the
-    /// request, because only it knows the request's fate.
+    /// As [`request`](Self::request), with this time limit instead of the request timeout. The
+    /// limit applies while the runtime runs on which the client was made: the connection's task
+    /// ends the request, because only it knows the request's fate.
     ///
     /// # Errors
     /// [`Error`].
@@ -139,7 +141,8 @@ impl Client {
     /// while requests in flight under the old key complete. No request fails because of the change.
     ///
     /// # Errors
-    /// [`Error`], for example if the server does not have the key yet. Then the old key stays in use.
+    /// [`Error`], for example if the server does not have the key yet. Then the old key stays in
+    /// use.
     pub async fn set_key(&self, key: Key) -> Result<(), Error> {
         let env = &self.inner.env;
         if self.inner.is_closed() {

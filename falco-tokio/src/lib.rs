@@ -7,11 +7,11 @@
 //!   request's future cancels only that request.
 //! - **Reconnects** automatically, with random back-off ([`ClientBuilder::backoff`]).
 //!   [`Error::fate`] reports whether a failed request may have been processed.
-//! - **Graceful shutdown** ([`Handle::shutdown`], [`Handle::shutdown_within`]) and **key rotation** at
-//!   runtime ([`Handle::add_key`], [`Client::set_key`], [`Handle::retire_key`]).
+//! - **Graceful shutdown** ([`Handle::shutdown`], [`Handle::shutdown_within`]) and **key rotation**
+//!   at runtime ([`Handle::add_key`], [`Client::set_key`], [`Handle::retire_key`]).
 //! - **Bounded memory**: message size, requests in flight, bytes held per connection and in total.
-//! - **Tower**: a handler can be a `tower::Service` ([`Server::serve_service`]), and a [`Client`] is
-//!   one.
+//! - **Tower**: a handler can be a `tower::Service` ([`Server::serve_service`]), and a [`Client`]
+//!   is one.
 //! - **Tracing**: a span for each connection, without secrets or message bodies.
 //!
 //! `docs/services.md` in the repository is a guide, and `docs/failures.md` lists what a client does
@@ -20,11 +20,13 @@
 //! ```
 //! use falco_tokio::{Client, Key, Request, Server};
 //!
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let text = "a315c8024ab172f90691f92ac072d57d3aac129b4d1024d536f0ac6b9236b554";
 //! let server = Server::builder(text.parse()?).bind("127.0.0.1:0").await?;
 //! let (address, handle) = (server.local_addr()?, server.handle());
-//! let serving = tokio::spawn(server.serve(|request: Request| async move { Ok(request.into_body()) }));
+//! let echo = |request: Request| async move { Ok(request.into_body()) };
+//! let serving = tokio::spawn(server.serve(echo));
 //!
 //! let client = Client::builder(text.parse()?).connect(address).await?;
 //! assert_eq!(client.request("hello").await?, "hello");
@@ -60,7 +62,7 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `aws-lc-rs` | no | cryptography from AWS-LC instead of RustCrypto: faster, and needs a C compiler |
+//! | `aws-lc-rs` | no | cryptography from AWS-LC: faster, and needs a C compiler |
 //! | `proxy-protocol` | no | addresses of clients from a proxy ([`ServerBuilder::trust_proxy`]) |
 //! | `metrics` | no | metrics through the facade of the crate `metrics` |
 //! | `cli` | no | the command-line tool `falco`, with `metrics` and `proxy-protocol` |
@@ -73,22 +75,28 @@
 //! | name | kind | labels |
 //! |---|---|---|
 //! | `falco_server_connections`, `falco_server_half_open_connections` | gauge | |
-//! | `falco_server_accepted_total`, `falco_server_turned_away_total`, `falco_server_half_open_dropped_total`, `falco_server_accept_errors_total` | counter | |
-//! | `falco_server_established_total`, `falco_server_over_key_limit_total`, `falco_server_revoked_total` | counter | |
+//! | `falco_server_accepted_total`, `falco_server_turned_away_total` | counter | |
+//! | `falco_server_half_open_dropped_total`, `falco_server_accept_errors_total` | counter | |
+//! | `falco_server_established_total`, `falco_server_over_key_limit_total` | counter | |
+//! | `falco_server_revoked_total` | counter | |
 //! | `falco_server_handshakes_refused_total` | counter | `cause` |
 //! | `falco_server_connections_ended_total` | counter | `end` |
 //! | `falco_server_requests_total`, `falco_server_busy_total` | counter | |
-//! | `falco_server_requests_ended_total` | counter | `outcome`: `answered`, `refused`, `cancelled` |
+//! | `falco_server_requests_ended_total` | counter | `outcome` |
 //! | `falco_server_handlers_failed_total` | counter | |
-//! | `falco_server_handler_seconds`, `falco_server_request_bytes`, `falco_server_answer_bytes` | histogram | |
+//! | `falco_server_handler_seconds`, `falco_server_request_bytes` | histogram | |
+//! | `falco_server_answer_bytes` | histogram | |
 //! | `falco_server_received_bytes_total`, `falco_server_sent_bytes_total` | counter | |
 //! | `falco_server_key_connections` | gauge | `key`, `label` |
 //! | `falco_server_key_requests_total` | counter | `key`, `label` |
 //! | `falco_client_attempts_total`, `falco_client_connected_total` | counter | `server` |
 //! | `falco_client_attempts_failed_total` | counter | `server`, `cause` |
 //! | `falco_client_requests_total` | counter | `server` |
-//! | `falco_client_requests_ended_total` | counter | `server`, `outcome`: `answered`, `not_processed`, `maybe_processed` |
+//! | `falco_client_requests_ended_total` | counter | `server`, `outcome` |
 //! | `falco_client_request_seconds` | histogram | |
+//!
+//! The `outcome` of a server is `answered`, `refused` or `cancelled`, and that of a client
+//! `answered`, `not_processed` or `maybe_processed`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod client;

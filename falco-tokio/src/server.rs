@@ -73,13 +73,15 @@ pub enum OnCancel {
 /// ```
 /// use falco_tokio::{Request, Server};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let server = Server::builder(falco_tokio::generate_key()?).bind("127.0.0.1:0").await?;
 /// let handle = server.handle();
 /// # handle.shutdown();
 /// let report = server
 ///     .serve(|request: Request| async move {
-///         let text = str::from_utf8(request.body())?; // an error fails this request, and nothing else
+///         // An error fails this request, and nothing else.
+///         let text = str::from_utf8(request.body())?;
 ///         Ok(text.to_uppercase())
 ///     })
 ///     .await?;
@@ -204,14 +206,17 @@ impl Server {
     /// use falco_tokio::{Request, Server};
     /// use tower::ServiceBuilder;
     ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let server = Server::builder(falco_tokio::generate_key()?).bind("127.0.0.1:0").await?;
     /// # server.handle().shutdown();
     /// let service = ServiceBuilder::new()
     ///     .load_shed()
     ///     .concurrency_limit(100)
     ///     .timeout(std::time::Duration::from_secs(2))
-    ///     .service_fn(|request: Request| async move { Ok::<_, falco_tokio::HandlerError>(request.into_body()) });
+    ///     .service_fn(|request: Request| async move {
+    ///         Ok::<_, falco_tokio::HandlerError>(request.into_body())
+    ///     });
     /// server.serve_service(service).await?;
     /// # Ok(())
     /// # }
@@ -241,11 +246,13 @@ impl Server {
     /// ```
     /// use falco_tokio::{Client, ConnectionError, Key, Request, Server};
     ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let (near, far) = tokio::io::duplex(4096);
     /// let server = Server::builder(Key::from_bytes([7; 32])?).unbound()?;
     /// let serving = tokio::spawn(async move {
-    ///     server.serve_connection(far, |request: Request| async move { Ok(request.into_body()) }).await
+    ///     let echo = |request: Request| async move { Ok(request.into_body()) };
+    ///     server.serve_connection(far, echo).await
     /// });
     ///
     /// let client = Client::builder(Key::from_bytes([7; 32])?).over(near).await?;

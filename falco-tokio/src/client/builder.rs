@@ -81,15 +81,16 @@ impl ClientBuilder {
     }
 
     /// The name of the service, or any bytes that both owners have agreed on, 65,535 at most. A
-    /// server with another context refuses the connection. Empty by default. The classic wire has no
-    /// context.
+    /// server with another context refuses the connection. Empty by default. The classic wire has
+    /// no context.
     pub fn context(self, context: impl Into<Vec<u8>>) -> Self {
         self.key.set_context(context.into());
         self
     }
 
-    /// Several settings at once: the largest message, the lifetime, keep-alive, the handshake timeout
-    /// and others. A value that was set by its own method takes precedence, before or after this.
+    /// Several settings at once: the largest message, the lifetime, keep-alive, the handshake
+    /// timeout and others. A value that was set by its own method takes precedence, before or after
+    /// this.
     pub const fn settings(mut self, settings: Settings) -> Self {
         self.settings = self.settings.settings(settings);
         self
@@ -130,15 +131,15 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a request may take in total: 30 s by default. That includes waiting for a place in the
-    /// queue, for a connection, and for the answer. `None` sets no limit.
+    /// How long a request may take in total: 30 s by default. That includes waiting for a place in
+    /// the queue, for a connection, and for the answer. `None` sets no limit.
     pub const fn request_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.request_timeout = timeout;
         self
     }
 
-    /// How many requests may be outstanding at once: 1024 for each connection by default, and 0 counts
-    /// as 1. Further calls wait for a place before their requests are queued.
+    /// How many requests may be outstanding at once: 1024 for each connection by default, and 0
+    /// counts as 1. Further calls wait for a place before their requests are queued.
     pub const fn max_outstanding(mut self, requests: usize) -> Self {
         self.max_outstanding = Some(requests);
         self
@@ -152,11 +153,11 @@ impl ClientBuilder {
         self
     }
 
-    /// How many bytes of an open answer may arrive before its reader takes them: 256 KiB by default,
-    /// at most 64 MiB, rounded up to KiB. It bounds the memory of a [`Call`](crate::Call) and how
-    /// fast its answer is: a window for each round trip. Open requests are held back so that
-    /// their windows fit into [`Settings::with_max_held`], 64 MiB by default. With 0, servers send
-    /// no open answers: they collect them, up to the largest message.
+    /// How many bytes of an open answer may arrive before its reader takes them: 256 KiB by
+    /// default, at most 64 MiB, rounded up to KiB. It bounds the memory of a [`Call`](crate::Call)
+    /// and how fast its answer is: a window for each round trip. Open requests are held back so
+    /// that their windows fit into [`Settings::with_max_held`], 64 MiB by default. With 0, servers
+    /// send no open answers: they collect them, up to the largest message.
     pub const fn stream_window(mut self, bytes: u32) -> Self {
         self.stream_window = kib(bytes);
         self
@@ -169,9 +170,9 @@ impl ClientBuilder {
         self
     }
 
-    /// How many nonces the replay cache of the classic wire holds, with 20 bytes each: 1024 by default.
-    /// With 0 there is none. Replayed answers are rejected if their nonces are in the cache. The noise
-    /// wire needs no replay cache.
+    /// How many nonces the replay cache of the classic wire holds, with 20 bytes each: 1024 by
+    /// default. With 0 there is none. Replayed answers are rejected if their nonces are in the
+    /// cache. The noise wire needs no replay cache.
     pub fn replay_memory(self, nonces: usize) -> Self {
         self.key.set_nonces(nonces);
         self
@@ -184,11 +185,12 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to a host and port, such as `"db.internal:4287"`, and waits for the handshake. The name
-    /// is resolved again for each connection.
+    /// Connects to a host and port, such as `"db.internal:4287"`, and waits for the handshake. The
+    /// name is resolved again for each connection.
     ///
     /// # Errors
-    /// [`Error`] of the first attempt, such as [`ConnectionError::Refused`](crate::ConnectionError::Refused) if the server has another key.
+    /// [`Error`] of the first attempt, such as
+    /// [`ConnectionError::Refused`](crate::ConnectionError::Refused) if the server has another key.
     pub async fn connect(self, address: impl ToString) -> Result<Client, Error> {
         self.open(tcp([address])).await
     }
@@ -248,8 +250,8 @@ impl ClientBuilder {
         self.open(vec![Dial::Unix(path.as_ref().to_owned())]).await
     }
 
-    /// Connects with the caller's function, for example through a proxy, and waits for the handshake.
-    /// The function is called for each connection.
+    /// Connects with the caller's function, for example through a proxy, and waits for the
+    /// handshake. The function is called for each connection.
     ///
     /// # Errors
     /// [`Error`].
@@ -269,8 +271,8 @@ impl ClientBuilder {
         self.open(vec![Dial::With(Box::new(dial))]).await
     }
 
-    /// Uses a stream that is already connected, and waits for the handshake. When the stream ends, the
-    /// client cannot connect again, and its requests fail.
+    /// Uses a stream that is already connected, and waits for the handshake. When the stream ends,
+    /// the client cannot connect again, and its requests fail.
     ///
     /// # Errors
     /// [`Error`].
