@@ -6,10 +6,10 @@ mod common;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
-use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
+use common::log::Log;
 use common::{Running, key};
 use falco_tokio::{Client, ConnectionError, Error, Fate, Request, Server};
 use tokio::io::AsyncReadExt;
@@ -166,30 +166,9 @@ async fn a_source_has_no_more_half_open_connections_than_its_limit() {
     }
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn connections_that_are_closed_at_once_do_not_fill_the_log() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::WARN)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = Log::warnings();
 
     let server = Running::echo(Server::builder(key(1)).max_connections(1)).await;
     let client = server.client().await;
@@ -199,7 +178,7 @@ async fn connections_that_are_closed_at_once_do_not_fill_the_log() {
         assert_eq!(stranger.read(&mut [0]).await.unwrap_or(0), 0);
     }
     assert_eq!(server.handle.stats().turned_away, 200);
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(text.contains("there is no place"), "{text}");
 }

@@ -5,10 +5,10 @@ mod common;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
-use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use common::key;
+use common::log::Log;
 use common::streaming::{Streaming, echo, server, soon};
 use falco_tokio::{Client, Error, Fate, OnCancel, Refusal, RequestError, Settings, StreamRequest};
 use tokio::sync::Notify;
@@ -158,30 +158,9 @@ async fn an_error_is_returned_again_by_collect_and_dropping_a_half_stops_the_oth
     server.stop().await;
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn handlers_that_fail_after_their_answers_do_not_fill_the_log() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::WARN)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = Log::warnings();
     let server = Streaming::start(server(), |mut request: StreamRequest| async move {
         request.answer.finish()?;
         Err("no".into())
@@ -193,7 +172,7 @@ async fn handlers_that_fail_after_their_answers_do_not_fill_the_log() {
         assert!(soon(call.next()).await.is_none());
     }
     server.stop().await;
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     let each = text.lines().filter(|line| line.contains("had finished its answer"));
     let count = each.count();
     assert!((10..=50).contains(&count), "{count} lines: {text}");

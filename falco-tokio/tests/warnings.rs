@@ -4,10 +4,9 @@
 
 mod common;
 
-use std::io::{Result, Write};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use common::log::Log;
 use common::{Running, key};
 use falco_tokio::{Client, Request, Server, Settings};
 use tokio::task::JoinSet;
@@ -15,34 +14,13 @@ use tokio::task::JoinSet;
 const CLIENTS: u64 = 50;
 const REQUESTS: u64 = 20;
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
-}
-
 /// Each of many connections sends requests that the server answers as `handler` says. Returns the
 /// lines of its log with `message`, and how many seconds it took.
 async fn log_of<F>(handler: F, message: &str) -> (Vec<String>, u64)
 where
-    F: Fn() -> core::result::Result<Vec<u8>, falco_tokio::HandlerError> + Send + Sync + 'static,
+    F: Fn() -> Result<Vec<u8>, falco_tokio::HandlerError> + Send + Sync + 'static,
 {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::WARN)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = Log::warnings();
     let began = Instant::now();
     let server = Running::start(Server::builder(key(1)), move |_: Request| {
         let answer = handler();
@@ -64,7 +42,7 @@ where
     let stats = server.stop().await.stats;
     assert_eq!(stats.refusals, CLIENTS * REQUESTS);
     let seconds = began.elapsed().as_secs() + 1;
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     let lines = text.lines().filter(|line| line.contains(message));
     (lines.map(str::to_owned).collect(), seconds)
 }

@@ -3,12 +3,12 @@
 use super::Budget;
 use super::held::{Held, bytes};
 
-/// This many unread bytes of a connection do not count, and no output of so many: a whole record of
-/// the noise wire, with its length.
-pub(super) const UNCOUNTED: usize = 2 + 65_535;
+/// A whole record of the noise wire, with its length. Unread bytes and output up to this length do
+/// not count.
+pub(super) const RECORD: usize = 2 + 65_535;
 
 /// How many bytes count towards the shared bound. Zero on the noise wire, where no record is longer
-/// than `UNCOUNTED`.
+/// than `RECORD`.
 #[derive(Debug, Default)]
 pub(super) struct Partial(u32);
 
@@ -16,7 +16,7 @@ impl Partial {
     /// `arrived` of `total` bytes of a frame have arrived. Counts what a buffer that doubles
     /// reserves for them. Returns whether there is room, beside the requests of the connection.
     pub(super) fn hold<G: Budget>(&mut self, arrived: usize, total: usize, held: &Held, budget: &G) -> bool {
-        let reserved = arrived.saturating_mul(2).min(total).saturating_sub(UNCOUNTED);
+        let reserved = arrived.saturating_mul(2).min(total).saturating_sub(RECORD);
         let Ok(counted) = u32::try_from(reserved) else {
             return false;
         };

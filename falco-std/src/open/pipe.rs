@@ -403,3 +403,40 @@ impl Pipe {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nobody;
+
+    impl Owner for Nobody {
+        fn notify(&self) {}
+    }
+
+    /// A client that has its answer needs nothing more of its own body. A handler whose answer was
+    /// dropped has not sent it.
+    #[test]
+    fn finishing_after_the_stop_of_a_whole_input_is_an_error_for_a_handler_only() {
+        for of_client in [true, false] {
+            let pipe = Pipe::new(Box::new(Nobody), 64, of_client);
+            pipe.end_input();
+            pipe.end_output(Error::Stopped);
+            assert_eq!(pipe.finish().is_ok(), of_client);
+        }
+    }
+
+    /// A reader that always leaves a byte does not keep what it has taken.
+    #[test]
+    fn bytes_that_were_taken_are_freed_when_more_arrive() {
+        let mut chunks = Chunks::default();
+        for _ in 0..1000 {
+            chunks.extend(&[7; 100]);
+            let mut taken = [0; 100];
+            let count = chunks.bytes - 1;
+            assert_eq!(chunks.read(&mut taken[..count.min(100)]), count.min(100));
+        }
+        let kept: usize = chunks.queue.iter().map(Vec::len).sum();
+        assert!(kept <= 200, "{kept}");
+    }
+}

@@ -28,10 +28,10 @@ use crate::socket::Stream;
 
 /// Settings of a [`Client`]. Clones of a builder share its key, so that a process can have several
 /// clients under one key. They also share the context and, on the classic wire, the replay cache.
+/// The first client that is created fixes both.
 ///
 /// A clone that is kept keeps the key in memory as well, even after the clients have ended or have
 /// another key ([`Client::set_key`]). Drop it when the key must be gone.
-/// The first client that is created fixes both.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it connects"]
 pub struct ClientBuilder {

@@ -409,6 +409,18 @@ mod tests {
         fn notify(&self) {}
     }
 
+    /// A client that has its answer needs nothing more of its own body. A handler whose answer was
+    /// dropped has not sent it.
+    #[test]
+    fn finishing_after_the_stop_of_a_whole_input_is_an_error_for_a_handler_only() {
+        for of_client in [true, false] {
+            let pipe = Pipe::new(Box::new(Nobody), 64, of_client);
+            pipe.end_input();
+            pipe.end_output(Error::Stopped);
+            assert_eq!(pipe.finish().is_ok(), of_client);
+        }
+    }
+
     #[test]
     fn single_bytes_that_wait_to_be_sent_are_joined() -> Result<(), Error> {
         let pipe = Pipe::new(Box::new(Nobody), 64, false);

@@ -4,6 +4,7 @@
 pub(crate) mod child;
 #[cfg(target_os = "linux")]
 pub(crate) mod flood;
+pub(crate) mod log;
 #[cfg(target_os = "linux")]
 pub(crate) mod peak;
 pub(crate) mod raw;

@@ -4,7 +4,7 @@ use super::{ServerMux, release};
 use crate::error::{OutputTooSmall, ReplyError, RequestError, SealError};
 use crate::message::{Refusal, RequestId};
 use crate::mux::Budget;
-use crate::mux::partial::UNCOUNTED;
+use crate::mux::partial::RECORD;
 use crate::time::Instant;
 use crate::wire::ServerKeyRef;
 
@@ -85,7 +85,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
         let answers = self.has_answers();
         let sealed = self.seal_next(now, out);
-        let output = sealed.ok().filter(|count| *count > UNCOUNTED).unwrap_or(0);
+        let output = sealed.ok().filter(|count| *count > RECORD).unwrap_or(0);
         self.output = u32::try_from(output).unwrap_or(u32::MAX);
         if matches!(sealed, Ok(1..)) {
             self.with_answer = answers;

@@ -302,10 +302,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     /// Queues bytes of an open answer. They are sent as the client gives credit. Call it while
-    /// [`wants`](Self::wants) returns `true`, so that the queue is short, and for all that is left
-    /// once the handler has ended, so that it counts. It never refuses a chunk because of its
-    /// length. Chunks count towards the bounds on answers, also while they wait for
-    /// credit. An answer that is collected for the client ends if the connection holds more than
+    /// [`wants`](Self::wants) returns `true`, so that the queue is short. Once the handler has
+    /// ended, call it for all that is left, so that it counts. No chunk is too long.
+    ///
+    /// Chunks count towards the bounds on answers, also while they wait for credit. An answer that
+    /// is collected for the client is refused as too large if the connection holds more than
     /// [`max_held`](crate::Settings::max_held) with it.
     ///
     /// # Errors
