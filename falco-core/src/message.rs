@@ -95,7 +95,7 @@ pub enum Refusal {
     /// The request was not processed and may be sent again.
     NotProcessed,
     /// The handler has done its work, but the answer is larger than the client reads or the server
-    /// sends.
+    /// sends, or too many answers wait at the server.
     AnswerTooLarge,
 }
 

@@ -8,7 +8,8 @@ mod common;
 #[path = "../../falco-tokio/tests/common/peak.rs"]
 mod peak;
 
-use std::sync::Barrier;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
 use common::{bounded, key, millis};
@@ -86,27 +87,43 @@ fn messages_in_parts_are_bounded_by_what_is_reserved() {
     }
 }
 
-/// All workers at once, with the default number of them.
-fn wait_for_each_other(clients: usize, requests: usize) {
-    const WORKERS: usize = 64;
-    let together = Barrier::new(WORKERS);
-    let target = start(Server::builder(key()).max_held(BOUND), move |_| {
+/// The default number of workers.
+const WORKERS: usize = 64;
+
+/// All workers at once. Their answers may have `most` bytes.
+fn wait_for_each_other(builder: ServerBuilder, clients: (usize, usize), most: usize) {
+    let (together, answered) = (Barrier::new(WORKERS), Arc::new(AtomicUsize::new(0)));
+    let (counter, one) = (Arc::clone(&answered), Mutex::new(()));
+    let target = start(builder.max_held(BOUND), move |_| {
         together.wait();
+        // One after the other, so that the answers in memory are those that the server keeps.
+        let _one = one.lock();
+        counter.fetch_add(1, Ordering::SeqCst);
         Ok(vec![7; MIB])
     });
-    target.waiting_handlers(clients, requests, (WORKERS, MIB));
+    target.waiting_handlers(clients, (WORKERS, &answered), most);
 }
 
 #[test]
 fn handlers_that_wait_for_each_other_on_one_connection_exceed_the_bound_by_their_answers() {
     if alone("handlers_that_wait_for_each_other_on_one_connection_exceed_the_bound_by_their_answers") {
-        bounded(|| wait_for_each_other(1, 128));
+        bounded(|| wait_for_each_other(Server::builder(key()), (1, 128), BOUND + WORKERS * MIB));
     }
 }
 
 #[test]
 fn handlers_that_wait_for_each_other_on_many_connections_exceed_the_bound_by_their_answers() {
     if alone("handlers_that_wait_for_each_other_on_many_connections_exceed_the_bound_by_their_answers") {
-        bounded(|| wait_for_each_other(32, 4));
+        bounded(|| wait_for_each_other(Server::builder(key()), (32, 4), BOUND + WORKERS * MIB));
+    }
+}
+
+#[test]
+fn answers_of_handlers_that_wait_for_each_other_do_not_exceed_what_answers_may_have() {
+    if alone("answers_of_handlers_that_wait_for_each_other_do_not_exceed_what_answers_may_have") {
+        bounded(|| {
+            let builder = Server::builder(key()).max_answers(2 * BOUND);
+            wait_for_each_other(builder, (4, WORKERS / 4), 2 * BOUND);
+        });
     }
 }

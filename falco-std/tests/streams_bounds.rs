@@ -184,3 +184,30 @@ fn an_error_is_returned_again_by_collect() {
     assert!(call.collect(10).is_err());
     server.stop();
 }
+
+/// What handlers have left behind has no room: their answers are cut off, and clients are told why.
+#[test]
+fn an_answer_without_room_is_cut_off() {
+    let server = Streaming::start(
+        server().streams(16 << 10, 2).max_answers(256 << 10),
+        |mut request: StreamRequest| {
+            request.answer.send(vec![7; 1 << 20])?;
+            Ok(request.answer.finish()?)
+        },
+    );
+    let client = server.client();
+    for _ in 0..20 {
+        let mut call = client.open("?").unwrap();
+        sleep(Duration::from_millis(10));
+        let end = loop {
+            if let Err(end) = call.next().unwrap() {
+                break end;
+            }
+        };
+        assert!(
+            matches!(end, Error::Request(RequestError::Refused(Refusal::AnswerTooLarge))),
+            "{end}"
+        );
+    }
+    server.stop();
+}

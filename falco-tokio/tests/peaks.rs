@@ -6,6 +6,7 @@
 
 mod common;
 
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -93,32 +94,44 @@ fn messages_in_parts_are_bounded_by_what_is_reserved() {
     }
 }
 
-/// `requests` of each of `clients` at once, with the default limit of requests in flight.
-fn wait_for_each_other(clients: usize, requests: usize) {
-    const ANSWER: usize = 64 << 10;
-    let together = Arc::new(Barrier::new(clients * requests));
-    let builder = Server::builder(key(1)).max_held(BOUND);
-    let (target, runtime) = start(builder, move |_: Request| {
-        let together = Arc::clone(&together);
+const ANSWER: usize = 64 << 10;
+
+/// `requests` of each of `clients` at once, with the default limit of requests in flight. Their
+/// answers may have `most` bytes.
+fn wait_for_each_other(builder: ServerBuilder, (clients, requests): (usize, usize), most: usize) {
+    let all = clients * requests;
+    let (together, answered) = (Arc::new(Barrier::new(all)), Arc::new(AtomicUsize::new(0)));
+    let counter = Arc::clone(&answered);
+    let (target, runtime) = start(builder.max_held(BOUND), move |_: Request| {
+        let (together, counter) = (Arc::clone(&together), Arc::clone(&counter));
         async move {
             together.wait().await;
+            counter.fetch_add(1, Ordering::SeqCst);
             Ok(vec![7; ANSWER])
         }
     });
-    target.waiting_handlers(clients, requests, (clients * requests, ANSWER));
+    target.waiting_handlers((clients, requests), (all, &answered), most);
     drop(runtime);
 }
 
 #[test]
 fn handlers_that_wait_for_each_other_on_one_connection_exceed_the_bound_by_their_answers() {
     if alone("handlers_that_wait_for_each_other_on_one_connection_exceed_the_bound_by_their_answers") {
-        wait_for_each_other(1, 1024);
+        wait_for_each_other(Server::builder(key(1)), (1, 1024), BOUND + 1024 * ANSWER);
     }
 }
 
 #[test]
 fn handlers_that_wait_for_each_other_on_many_connections_exceed_the_bound_by_their_answers() {
     if alone("handlers_that_wait_for_each_other_on_many_connections_exceed_the_bound_by_their_answers") {
-        wait_for_each_other(50, 20);
+        wait_for_each_other(Server::builder(key(1)), (50, 20), BOUND + 1000 * ANSWER);
+    }
+}
+
+#[test]
+fn answers_of_handlers_that_wait_for_each_other_do_not_exceed_what_answers_may_have() {
+    if alone("answers_of_handlers_that_wait_for_each_other_do_not_exceed_what_answers_may_have") {
+        let builder = Server::builder(key(1)).max_answers(2 * BOUND);
+        wait_for_each_other(builder, (4, 256), 2 * BOUND);
     }
 }

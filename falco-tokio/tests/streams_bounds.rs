@@ -177,3 +177,31 @@ async fn handlers_that_fail_after_their_answers_do_not_fill_the_log() {
     let count = each.count();
     assert!((10..=50).contains(&count), "{count} lines: {text}");
 }
+
+/// What handlers have left behind has no room: their answers are cut off, and clients are told why.
+#[tokio::test]
+async fn an_answer_without_room_is_cut_off() {
+    let server = Streaming::start(
+        server().streams(16 << 10, 2).max_answers(256 << 10),
+        |mut request: StreamRequest| async move {
+            request.answer.send(vec![7; 1 << 20]).await?;
+            Ok(request.answer.finish()?)
+        },
+    )
+    .await;
+    let client = server.client().await;
+    for _ in 0..20 {
+        let mut call = soon(client.open("?")).await.unwrap();
+        sleep(Duration::from_millis(10)).await;
+        let end = loop {
+            if let Err(end) = soon(call.next()).await.unwrap() {
+                break end;
+            }
+        };
+        assert!(
+            matches!(end, Error::Request(RequestError::Refused(Refusal::AnswerTooLarge))),
+            "{end}"
+        );
+    }
+    server.stop().await;
+}

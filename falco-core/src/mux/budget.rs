@@ -22,8 +22,16 @@ pub trait Budget {
     /// Gives back bytes that were taken.
     fn give_back(&self, bytes: usize);
 
-    /// Counts bytes of answers that are queued. No answer is refused because the bound is reached,
-    /// so the count may exceed it.
+    /// Counts bytes of an answer that is about to be queued. With them its connection has `queued`
+    /// bytes of answers. Returns `false`, and counts none, if there is no room for them.
+    #[must_use]
+    fn take_answers(&self, bytes: usize, queued: usize) -> bool {
+        let _ = queued;
+        self.add_answers(bytes);
+        true
+    }
+
+    /// Counts bytes of answers that are queued already.
     fn add_answers(&self, bytes: usize) {
         let _ = bytes;
     }
@@ -62,6 +70,7 @@ struct Bytes {
     /// How many bytes answers take.
     answers: AtomicUsize,
     max: usize,
+    max_answers: usize,
 }
 
 #[cfg(feature = "std")]
@@ -69,14 +78,29 @@ impl SharedBudget {
     /// The default of a server, in bytes.
     pub const DEFAULT_BYTES: usize = 1 << 30;
 
+    /// The default of how many bytes the answers may have: 2 GiB.
+    pub const DEFAULT_MAX_ANSWERS: usize = 1 << 31;
+
     /// A bound of this many bytes for requests, and the same for answers. The windows of open
     /// requests take at most three quarters of the one for requests.
+    ///
+    /// Answers of handlers that are running when their bound is reached exceed it. They may have
+    /// twice as many bytes in all, and [`DEFAULT_MAX_ANSWERS`](Self::DEFAULT_MAX_ANSWERS) at least.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
+        Self::with_max_answers(bytes, bytes.saturating_mul(2).max(Self::DEFAULT_MAX_ANSWERS))
+    }
+
+    /// As [`new`](Self::new), but the answers may have at most `max_answers` bytes. An answer is
+    /// queued only if its connection then has no more bytes of answers than are left for all
+    /// others, so that one connection takes at most half and always leaves room for another.
+    #[must_use]
+    pub fn with_max_answers(bytes: usize, max_answers: usize) -> Self {
         Self(Arc::new(Bytes {
             left: AtomicUsize::new(bytes),
             answers: AtomicUsize::new(0),
             max: bytes,
+            max_answers,
         }))
     }
 
@@ -116,6 +140,17 @@ impl Budget for SharedBudget {
 
     fn give_back(&self, bytes: usize) {
         self.0.left.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn take_answers(&self, bytes: usize, queued: usize) -> bool {
+        let max = self.0.max_answers;
+        self.0
+            .answers
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |answers| {
+                let answers = answers.checked_add(bytes)?;
+                max.checked_sub(answers).filter(|left| queued <= *left).map(|_| answers)
+            })
+            .is_ok()
     }
 
     fn add_answers(&self, bytes: usize) {

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::Budget;
+use super::server::UNCOUNTED;
 use crate::message::RequestId;
 
 /// The bytes of a request in the bound that all connections share. They are given back when this is
@@ -12,18 +13,43 @@ use crate::message::RequestId;
 /// ends before. [`ServerMux::take_held`](super::ServerMux::take_held) returns it.
 pub struct HeldBytes<G: Budget> {
     bytes: usize,
+    /// Bytes of the answer.
+    answer: usize,
     budget: G,
 }
 
 impl<G: Budget> HeldBytes<G> {
     pub(super) const fn new(bytes: usize, budget: G) -> Self {
-        Self { bytes, budget }
+        Self {
+            bytes,
+            answer: 0,
+            budget,
+        }
+    }
+
+    /// The handler has returned an answer of `bytes`, and another thread or task will give it to
+    /// [`ServerMux::complete`](super::ServerMux::complete). It counts from now on until this is
+    /// dropped. Returns `false` if the answers of all connections leave no room for it; drop it
+    /// then. A few bytes do not count.
+    #[must_use]
+    pub fn hold_answer(&mut self, bytes: usize) -> bool {
+        if bytes <= self::bytes(UNCOUNTED) {
+            return true;
+        }
+        let has_room = self.budget.take_answers(bytes, bytes);
+        if has_room {
+            self.answer += bytes;
+        }
+        has_room
     }
 }
 
 impl<G: Budget> Drop for HeldBytes<G> {
     fn drop(&mut self) {
         self.budget.give_back(self.bytes);
+        if self.answer > 0 {
+            self.budget.remove_answers(self.answer);
+        }
     }
 }
 

@@ -31,6 +31,9 @@ pub enum StreamError {
         /// Bytes that an answer may have.
         limit: u32,
     },
+    /// Too many bytes of answers wait at the server. The request was refused as
+    /// [`AnswerTooLarge`](crate::Refusal::AnswerTooLarge).
+    NoRoom,
 }
 
 impl fmt::Display for StreamError {
@@ -41,6 +44,7 @@ impl fmt::Display for StreamError {
                 f,
                 "the client takes no open answers, and this one is over its limit of {limit} bytes"
             ),
+            Self::NoRoom => f.write_str("too many bytes of answers wait to be sent"),
         }
     }
 }
@@ -315,6 +319,11 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
         self.bytes += writer.chunks.bytes - before;
         self.note(key);
         Ok(())
+    }
+
+    /// Whether [`push`](Self::push) adds a chunk.
+    pub(super) fn takes(&self, key: u64) -> bool {
+        self.all.get(&key).is_some_and(|writer| !writer.chunks.finished)
     }
 
     /// No more chunks follow. Returns whether there is such a body.

@@ -2,7 +2,7 @@
 
 use falco_core::mux::{Budget, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::{CountingRng, classic_key, raw_frame};
-use falco_core::{ClientConnection, Instant, Received, Refusal, ServerConnection, Settings};
+use falco_core::{ClientConnection, Instant, Received, Refusal, RequestError, ServerConnection, Settings};
 
 use crate::served::{BEGIN, CANCEL, Keys, MESSAGE, PART, PING, PONG, REFUSE, Served, keys};
 
@@ -279,4 +279,94 @@ fn many_cancellations_beside_many_queued_answers_take_little_time() {
         many = many.min(each(16_000));
     }
     assert!(many < 4 * few, "{few:?} each beside 1,000, {many:?} beside 16,000");
+}
+
+/// Handlers that have started before the bound was reached answer when it is. The last answers are
+/// dropped, and their requests refused: what is queued never exceeds what answers may have.
+#[test]
+fn answers_of_handlers_that_run_already_are_bounded() {
+    let (keys, budget) = (keys(), SharedBudget::with_max_answers(ALL, 500_000));
+    let mut served = Served::new(&keys, &settings(), budget.clone());
+    let running = served.receive(&asked(1..=100));
+    assert_eq!(running.len(), 100, "all at once");
+    let mut queued = 0;
+    for number in running {
+        let (id, result) = (served.ids[&number], Ok(vec![7; 100_000]));
+        match served.mux.complete(id, result, false) {
+            Ok(true) => queued += 1,
+            dropped => assert_eq!(dropped, Err(RequestError::Refused(Refusal::AnswerTooLarge))),
+        }
+        assert!(budget.answers() <= 500_000, "{}", budget.answers());
+    }
+    // The connection has no more than is left for others.
+    assert_eq!((queued, budget.answers(), served.mux.unanswered()), (2, 200_000, 2));
+    let mut refused = 0;
+    loop {
+        let told = served.sealed(70_000);
+        if told.is_empty() {
+            break;
+        }
+        refused += told.iter().filter(|frame| frame.0 == REFUSE).count();
+    }
+    assert_eq!(refused, 98);
+    assert_eq!((budget.answers(), budget.left()), (0, ALL));
+}
+
+/// However many connections take all they can, another one has room for an answer. Few bytes of a
+/// connection have room in any case.
+#[test]
+fn greedy_connections_leave_room_for_the_answers_of_another() {
+    const MAX: usize = 4_000_000;
+    let (keys, budget) = (keys(), SharedBudget::with_max_answers(ALL, MAX));
+    let mut greedy: Vec<_> = (0..20)
+        .map(|_| {
+            let mut served = Served::new(&keys, &settings(), budget.clone());
+            let all = served.receive(&asked(1..=200));
+            (served, all)
+        })
+        .collect();
+    for (served, all) in &mut greedy {
+        for number in all.drain(..) {
+            let _ = served.mux.complete(served.ids[&number], Ok(vec![7; 50_000]), false);
+        }
+        assert!(budget.answers() < MAX, "{}", budget.answers());
+    }
+    let mut honest = Served::new(&keys, &settings(), budget.clone());
+    assert_eq!(honest.receive(&asked(1..=300)).len(), 300);
+    let small = (1..=300).map(|number| honest.mux.complete(honest.ids[&number], Ok(vec![7; 50]), false));
+    assert!(small.into_iter().all(|queued| queued == Ok(true)));
+    honest.drain();
+    for number in 301..=320 {
+        assert_eq!(honest.receive(&asked([number])), [number]);
+        honest.answer(number, 20_000);
+        honest.drain();
+    }
+    drop(greedy);
+    assert_eq!(budget.answers(), 0);
+}
+
+/// The answer of a handler on another task counts before its connection takes it.
+#[test]
+fn an_answer_on_its_way_to_its_connection_counts() {
+    let (keys, budget) = (keys(), SharedBudget::with_max_answers(ALL, 400_000));
+    let mut served = Served::new(&keys, &settings(), budget.clone());
+    let running = served.receive(&asked(1..=3));
+    let mut held: Vec<_> = running
+        .iter()
+        .map(|number| served.mux.take_held(served.ids[number]))
+        .collect();
+    let lengths = [90_000, 90_000, 150_000].into_iter();
+    let has_room: Vec<_> = held
+        .iter_mut()
+        .zip(lengths)
+        .map(|(held, length)| held.hold_answer(length))
+        .collect();
+    assert_eq!((has_room, budget.answers()), (vec![true, true, false], 180_000));
+    for (number, held) in running.into_iter().zip(held).take(2) {
+        drop(held);
+        served.answer(number, 90_000);
+    }
+    assert_eq!(budget.answers(), 180_000);
+    served.drain();
+    assert_eq!(budget.answers(), 0);
 }

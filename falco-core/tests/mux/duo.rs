@@ -63,8 +63,12 @@ pub(crate) fn keys() -> (std::rc::Rc<Clients>, std::rc::Rc<Servers>) {
 impl Duo {
     /// Before the handshake.
     pub(crate) fn start(client: &Settings, server: &Settings) -> Self {
+        Self::with_budget(client, server, SharedBudget::new(BUDGET))
+    }
+
+    pub(crate) fn with_budget(client: &Settings, server: &Settings, budget: SharedBudget) -> Self {
         let (clients, servers) = keys();
-        let (now, budget) = (Instant::ZERO, SharedBudget::new(BUDGET));
+        let now = Instant::ZERO;
         let machine = ClientConnection::new(clients, client, now, &mut CountingRng::new(1)).unwrap();
         let serving = ServerConnection::new(servers, server, now, &mut CountingRng::new(2)).unwrap();
         Self {

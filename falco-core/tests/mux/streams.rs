@@ -1,7 +1,7 @@
 //! Open bodies in the mux: who may write, what is held, and how bodies are collected.
 
 use crate::duo::{BUDGET, Duo, Told, joined, opened, settings};
-use falco_core::mux::{Call, NoAnswer, OpenCall, OpenRejected, StreamError};
+use falco_core::mux::{Call, NoAnswer, OpenCall, OpenRejected, SharedBudget, StreamError};
 use falco_core::{Fate, Refusal, Settings};
 
 const KIB: usize = 1024;
@@ -429,5 +429,34 @@ fn length(told: &Told) -> usize {
     match told {
         Told::Whole(_, body) => body.len(),
         other => panic!("{other:?}"),
+    }
+}
+
+/// What handlers leave behind when they end is bounded, too: what has no room is dropped, and the
+/// answer is cut off.
+#[test]
+fn open_answers_do_not_exceed_what_answers_may_have() {
+    for streams in [64, 0] {
+        let budget = SharedBudget::with_max_answers(BUDGET, 300 * KIB);
+        let client = Settings::new().with_streams(streams, 8);
+        let mut duo = Duo::with_budget(&client, &settings(), budget.clone());
+        duo.settle();
+        (1..=4).for_each(|ticket| duo.open(ticket));
+        duo.settle();
+        let mut written = Vec::new();
+        for number in 1..=4 {
+            duo.server.open_answer(duo.id(number)).unwrap();
+            written.push(duo.server.write(duo.id(number), vec![7; 60 * KIB]));
+            assert!(budget.answers() <= 300 * KIB, "{}", budget.answers());
+        }
+        let no_room = Err(StreamError::NoRoom);
+        assert_eq!(written, [Ok(()), Ok(()), no_room, no_room]);
+        let (_, told) = duo.settle();
+        for ticket in [3, 4] {
+            assert!(
+                told.contains(&Told::Refused(ticket, Refusal::AnswerTooLarge)),
+                "{told:?}"
+            );
+        }
     }
 }

@@ -62,6 +62,7 @@ pub struct ServerBuilder {
     proxies: super::proxied::Proxies,
     raise_descriptor_limit: bool,
     max_held: usize,
+    max_answers: Option<usize>,
     max_connection_age: Option<Duration>,
     streams: (u16, u16),
     on_cancel: OnCancel,
@@ -106,6 +107,7 @@ impl ServerBuilder {
             proxies: super::proxied::Proxies::default(),
             raise_descriptor_limit: true,
             max_held: SharedBudget::DEFAULT_BYTES,
+            max_answers: None,
             max_connection_age: None,
             streams: (kib(STREAM_WINDOW), MAX_OPEN),
             on_cancel: OnCancel::default(),
@@ -293,6 +295,18 @@ impl ServerBuilder {
         self
     }
 
+    /// How many bytes of answers may be queued over all connections: by default twice
+    /// [`max_held`](Self::max_held), and 2 GiB at least. Handlers that are running when that limit
+    /// is reached still answer, so there may be more bytes.
+    ///
+    /// An answer is queued only if its connection then has no more bytes of answers than are left
+    /// for all others, or at most 16 KiB. Otherwise it is dropped, and its request is refused as
+    /// [`AnswerTooLarge`](crate::Refusal::AnswerTooLarge).
+    pub const fn max_answers(mut self, bytes: usize) -> Self {
+        self.max_answers = Some(bytes);
+        self
+    }
+
     /// The limits on open requests, for [`Server::serve_streams`]. `window` is how many bytes of an
     /// open body may arrive before its reader takes them: 256 KiB by default, at most 64 MiB,
     /// rounded up to KiB. It is reserved for each open request, within the same limits as the
@@ -399,7 +413,10 @@ impl ServerBuilder {
             settings,
             clock,
             entropy,
-            budget: SharedBudget::new(self.max_held),
+            budget: match self.max_answers {
+                Some(max_answers) => SharedBudget::with_max_answers(self.max_held, max_answers),
+                None => SharedBudget::new(self.max_held),
+            },
             registry: Registry::new(limits, seed, clock),
             counters: Counters::new(),
             holders: Holders::default(),

@@ -132,7 +132,8 @@ impl<H: Handler> Connection<H> {
         for id in signals.streams {
             self.pump(id);
         }
-        for (id, outcome) in signals.finished {
+        for (id, outcome, held) in signals.finished {
+            drop(held);
             if self.running.remove(id) {
                 self.finish(id, outcome);
             }

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use falco_core::mux::{HeldBytes, SharedBudget};
 use falco_core::{CloseReason, KeyId, RequestId};
 use tokio::sync::Notify;
 
@@ -21,6 +22,10 @@ pub(crate) enum Outcome {
     /// The handler was dropped before it returned.
     Dropped,
 }
+
+/// A handler that has ended, and what counts of its request and its answer until the connection
+/// takes the outcome.
+pub(crate) type Finished = (RequestId, Outcome, Option<HeldBytes<SharedBudget>>);
 
 /// Why a connection ends at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +57,7 @@ struct State {
 /// Signals about requests in flight.
 #[derive(Debug, Default)]
 struct Busy {
-    finished: Vec<(RequestId, Outcome)>,
+    finished: Vec<Finished>,
     /// Open requests whose halves want something.
     streams: Vec<RequestId>,
     /// Requests that were cancelled and whose handlers still run.
@@ -65,7 +70,7 @@ struct Busy {
 /// What was signalled since the task last took it.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    pub(crate) finished: Vec<(RequestId, Outcome)>,
+    pub(crate) finished: Vec<Finished>,
     pub(crate) streams: Vec<RequestId>,
     pub(crate) close: Option<CloseReason>,
     pub(crate) cut: Option<Cut>,
@@ -124,16 +129,13 @@ impl Control {
     }
 
     /// A handler has ended.
-    pub(crate) fn finish(&self, id: RequestId, outcome: Outcome) {
+    pub(crate) fn finish(&self, id: RequestId, outcome: Outcome, held: Option<HeldBytes<SharedBudget>>) {
         // After the end no task takes the outcome. It is then dropped here, after the lock is
         // released.
-        let mut outcome = Some(outcome);
+        let mut finished = Some((id, outcome, held));
         self.signal(|state| {
             if !state.ended {
-                state
-                    .busy()
-                    .finished
-                    .extend(outcome.take().map(|outcome| (id, outcome)));
+                state.busy().finished.extend(finished.take());
             }
         });
     }

@@ -9,8 +9,8 @@ use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use falco_core::RequestId;
 use falco_core::mux::{HeldBytes, SharedBudget};
+use falco_core::{Refusal, RequestId};
 use tokio::task::AbortHandle;
 use tracing::Span;
 
@@ -64,10 +64,10 @@ where
 }
 
 /// What a handler that runs keeps until it has ended, even if its request or its connection ends
-/// before: the bytes of the request and a place.
+/// before: the bytes of the request and a place. The connection takes the bytes with the outcome.
 #[derive(Debug)]
 pub(crate) struct Kept {
-    pub(crate) _held: HeldBytes<SharedBudget>,
+    pub(crate) held: Option<HeldBytes<SharedBudget>>,
     pub(crate) place: Arc<SharedPlace>,
 }
 
@@ -90,10 +90,17 @@ impl<F: Future<Output = Result<Bytes, HandlerError>> + Unpin> Future for Task<F>
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         let _entered = this.span.enter();
-        let outcome = ready!(poll_handler(&mut this.handler, cx));
+        let mut outcome = ready!(poll_handler(&mut this.handler, cx));
         this.finished = true;
         this.kept.place.metrics().handler_time.time(this.since);
-        this.control.finish(this.id, outcome);
+        let mut held = this.kept.held.take();
+        // It counts before the connection takes it: many handlers may end before that.
+        if let (Outcome::Answer(body), Some(held)) = (&outcome, &mut held)
+            && !held.hold_answer(body.len())
+        {
+            outcome = Outcome::Failed(Refusal::AnswerTooLarge.into());
+        }
+        this.control.finish(this.id, outcome, held);
         Poll::Ready(())
     }
 }
@@ -104,7 +111,7 @@ impl<F> Drop for Task<F> {
         let _ = catch_unwind(AssertUnwindSafe(|| drop(self.handler.take())));
         if !self.finished {
             self.kept.place.metrics().handler_time.time(self.since);
-            self.control.finish(self.id, Outcome::Dropped);
+            self.control.finish(self.id, Outcome::Dropped, None);
         }
     }
 }

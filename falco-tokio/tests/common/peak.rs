@@ -8,6 +8,7 @@
 )]
 
 use core::net::SocketAddr;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::env;
 use std::fs;
@@ -309,10 +310,16 @@ impl Target {
     }
 
     /// Clients send requests whose handlers wait for each other, so that all of them start before
-    /// the first answer is queued. Answers have `answer` bytes.
+    /// the first answer is queued. `answered` counts the answers, of which no more than `most`
+    /// bytes may be in memory.
     #[track_caller]
-    pub(crate) fn waiting_handlers(self, clients: usize, requests: usize, (handlers, answer): (usize, usize)) {
-        let bound = self.bound(BOUND + handlers * answer, clients);
+    pub(crate) fn waiting_handlers(
+        self,
+        (clients, requests): (usize, usize),
+        (handlers, answered): (usize, &AtomicUsize),
+        most: usize,
+    ) {
+        let bound = self.bound(most, clients);
         let (keys, mut sealer) = (noise(self.key), Sealer::new());
         let before = reset_peak();
         let mut silent: Vec<_> = (0..clients).map(|_| Silent::connect(self.address, &keys)).collect();
@@ -320,6 +327,11 @@ impl Target {
             for _ in 0..requests {
                 sealer.send(client, 1);
             }
+        }
+        let since = Instant::now();
+        while answered.load(Ordering::SeqCst) < handlers {
+            assert!(since.elapsed() < Duration::from_secs(60), "handlers do not run");
+            thread::sleep(Duration::from_millis(10));
         }
         assert_grown(
             before,

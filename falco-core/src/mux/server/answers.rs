@@ -13,8 +13,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// ended, the answer is dropped.
     ///
     /// # Errors
-    /// [`RequestError::TooLarge`]: the answer is larger than the client accepts or than this side
-    /// may send. The request is refused as [`Refusal::AnswerTooLarge`].
+    /// The request is refused as [`Refusal::AnswerTooLarge`], and the answer is dropped.
+    /// [`RequestError::TooLarge`]: it is larger than the client accepts or than this side may send.
+    /// [`RequestError::Refused`]: the answers that are queued leave no room for it.
     pub fn answer(&mut self, id: RequestId, body: B) -> Result<(), RequestError> {
         if !self.is_held(id) {
             return Ok(());
@@ -24,12 +25,16 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// Queues the answer to a request that is held. Returns `false` if the connection has ended.
     pub(super) fn queue_answer(&mut self, id: RequestId, body: B) -> Result<bool, RequestError> {
-        match self.machine.answer(id, body.as_ref().len()) {
-            Ok(answer) => {
+        let length = body.as_ref().len();
+        match self.machine.answer(id, length) {
+            Ok(answer) if self.make_room(length) => {
                 self.answers.push(answer, body);
                 self.held.set_answered(id);
-                self.settle();
                 Ok(true)
+            }
+            Ok(_) => {
+                self.refuse(id, Refusal::AnswerTooLarge);
+                Err(RequestError::Refused(Refusal::AnswerTooLarge))
             }
             Err(ReplyError::Request(error)) => {
                 self.refuse(id, Refusal::AnswerTooLarge);

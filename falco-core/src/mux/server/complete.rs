@@ -44,7 +44,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// cancelled the request, it has completed in another way, or the connection has ended.
     ///
     /// # Errors
-    /// The request was refused: [`RequestError::TooLarge`] as [`Refusal::AnswerTooLarge`].
+    /// The request was refused: [`RequestError::TooLarge`] as [`Refusal::AnswerTooLarge`]. It is
+    /// refused as that, too, if the answers that are queued leave no room for this one.
     pub fn complete(
         &mut self,
         id: RequestId,

@@ -14,7 +14,7 @@ use crate::wire::ServerKeyRef;
 /// How many bytes of queued answers a connection may have even if all connections together exceed
 /// their bound. The shared count may be wrong by this much for each connection, so that small
 /// answers that are sealed at once do not change it.
-const UNCOUNTED: u32 = 16 << 10;
+pub(in crate::mux) const UNCOUNTED: u32 = 16 << 10;
 
 /// Whole requests that have not reached a handler. Most connections never have one, so the list
 /// takes only a pointer while it is empty.
@@ -139,6 +139,23 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         #[cfg(feature = "streams")]
         let queued = queued.saturating_add(self.streams.as_ref().map_or(0, |streams| streams.bytes()));
         queued.saturating_add(bytes(self.output))
+    }
+
+    /// Makes room for `added` bytes of an answer that is about to be queued. Returns `false` if the
+    /// answers of all connections leave none. A few bytes always have room.
+    pub(super) fn make_room(&mut self, added: usize) -> bool {
+        let Ok(queued) = u32::try_from(self.queued().saturating_add(added)) else {
+            return false;
+        };
+        let more = queued.saturating_sub(self.counted);
+        if more <= UNCOUNTED {
+            return true;
+        }
+        let has_room = self.budget.take_answers(bytes(more), bytes(queued));
+        if has_room {
+            self.counted = queued;
+        }
+        has_room
     }
 
     /// Updates this connection's part of the shared count of queued answers, if it is wrong by more

@@ -95,13 +95,19 @@ impl<B: AsRef<[u8]>> Streams<B> {
     }
 }
 
-/// Appends to `body`, which doubles up to `most` bytes, so that its memory is known.
-fn append(body: &mut Vec<u8>, bytes: &[u8], most: usize) {
-    let length = body.len() + bytes.len();
-    if length > body.capacity() {
-        let capacity = body.capacity().saturating_mul(2).min(most).max(length);
-        body.reserve_exact(capacity - body.len());
+/// The capacity of `body` with so many bytes: it doubles up to `most` bytes.
+fn capacity_for(body: &Vec<u8>, length: usize, most: usize) -> usize {
+    let capacity = body.capacity();
+    if length > capacity {
+        return capacity.saturating_mul(2).min(most).max(length);
     }
+    capacity
+}
+
+/// Appends to `body`, whose memory is known.
+fn append(body: &mut Vec<u8>, bytes: &[u8], most: usize) {
+    let capacity = capacity_for(body, body.len() + bytes.len(), most);
+    body.reserve_exact(capacity - body.len());
     body.extend_from_slice(bytes);
 }
 
@@ -310,7 +316,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// [`max_held`](crate::Settings::max_held) with it.
     ///
     /// # Errors
-    /// [`StreamError`]. The chunk is dropped.
+    /// [`StreamError`]. The chunk is dropped. [`StreamError::NoRoom`]: the answers of all
+    /// connections leave no room for it. The request was refused as
+    /// [`AnswerTooLarge`](Refusal::AnswerTooLarge).
     pub fn write(&mut self, id: RequestId, chunk: B) -> Result<(), StreamError> {
         let result = self.queue_chunk(id, chunk);
         self.settle();
@@ -318,29 +326,48 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     fn queue_chunk(&mut self, id: RequestId, chunk: B) -> Result<(), StreamError> {
-        let (key, queued) = (id.key(), self.queued());
+        let (key, streams) = (id.key(), self.streams.as_ref().ok_or(StreamError::Ended)?);
+        if streams.collected.contains_key(&key) {
+            return self.collect(id, chunk.as_ref());
+        }
+        if streams.writers.takes(key) && !self.make_room(chunk.as_ref().len()) {
+            return Err(self.refuse_answer(id, StreamError::NoRoom));
+        }
         let streams = self.streams.as_mut().ok_or(StreamError::Ended)?;
-        let Some(body) = streams.collected.get_mut(&key) else {
-            return streams.writers.push(key, chunk);
-        };
-        let (length, before) = (body.len() + chunk.as_ref().len(), body.capacity());
+        streams.writers.push(key, chunk)
+    }
+
+    fn collect(&mut self, id: RequestId, chunk: &[u8]) -> Result<(), StreamError> {
+        let (key, queued) = (id.key(), self.queued());
+        let collected = self.streams.as_ref().and_then(|streams| streams.collected.get(&key));
+        let body = collected.ok_or(StreamError::Ended)?;
+        let (length, before) = (body.len() + chunk.len(), body.capacity());
+        let added = capacity_for(body, length, usize::MAX) - before;
         // The connection knows the limit of one answer.
         let limit = match self.machine.answer(id, length) {
-            Ok(_) => {
-                append(body, chunk.as_ref(), usize::MAX);
-                let added = body.capacity() - before;
-                streams.collected_bytes += added;
-                // Nothing is sent before an answer is whole, so it is not the client's turn.
-                if queued.saturating_add(added) <= bytes(self.max_queued) || added == 0 {
-                    return Ok(());
-                }
+            // Nothing is sent before an answer is whole, so it is not the client's turn.
+            Ok(_) if added > 0 && queued.saturating_add(added) > bytes(self.max_queued) => {
                 u32::try_from(before).unwrap_or(u32::MAX)
+            }
+            Ok(_) if !self.make_room(added) => return Err(self.refuse_answer(id, StreamError::NoRoom)),
+            Ok(_) => {
+                if let Some(streams) = &mut self.streams
+                    && let Some(body) = streams.collected.get_mut(&key)
+                {
+                    append(body, chunk, usize::MAX);
+                    streams.collected_bytes += body.capacity() - before;
+                }
+                return Ok(());
             }
             Err(ReplyError::Request(RequestError::TooLarge { limit, .. })) => u32::try_from(limit).unwrap_or(u32::MAX),
             Err(_) => return Err(StreamError::Ended),
         };
+        Err(self.refuse_answer(id, StreamError::TooLarge { limit }))
+    }
+
+    fn refuse_answer(&mut self, id: RequestId, why: StreamError) -> StreamError {
         self.refuse(id, Refusal::AnswerTooLarge);
-        Err(StreamError::TooLarge { limit })
+        why
     }
 
     /// Ends an open answer: the client is told that it is whole, behind its last bytes.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use falco_core::mux::{NoAnswer, StreamError};
-use falco_core::{ConnectionError, Fate, RequestError, RequestId};
+use falco_core::{ConnectionError, Fate, Refusal, RequestError, RequestId};
 
 use super::{Conn, State};
 use crate::error::Error;
@@ -240,6 +240,7 @@ fn error_of(error: StreamError, length: usize) -> Error {
             length: u64::from(limit).saturating_add(u64::try_from(length).unwrap_or(u64::MAX)),
             limit: limit.into(),
         }),
+        StreamError::NoRoom => Error::Request(RequestError::Refused(Refusal::AnswerTooLarge)),
         StreamError::Ended | _ => Error::Stopped,
     }
 }

@@ -35,7 +35,7 @@ impl<H: Handler> Connection<H> {
             }
             (handler, Poll::Pending) => {
                 let kept = Kept {
-                    _held: self.mux.take_held(id),
+                    held: Some(self.mux.take_held(id)),
                     place: self.running.share(&self.service, self.place),
                 };
                 self.running
@@ -88,6 +88,13 @@ impl<H: Handler> Connection<H> {
             }
             Err(error) => {
                 counters.refusals.add(1);
+                if error == RequestError::Refused(Refusal::AnswerTooLarge) {
+                    warn_limited!(
+                        warnings.too_large,
+                        request = number,
+                        "dropped an answer: too many bytes of answers are queued"
+                    );
+                }
                 if error == RequestError::Refused(Refusal::Failed) {
                     counters.failed.add(1);
                     if let Some(NoAnswer::Failed(error)) = failure {

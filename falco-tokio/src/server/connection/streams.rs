@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::mux::StreamError;
-use falco_core::{RequestError, RequestId, Status};
+use falco_core::{Refusal, RequestError, RequestId, Status};
 
 use super::super::control::Outcome;
 use super::super::handler::Handler;
@@ -40,7 +40,7 @@ impl<H: Handler> Connection<H> {
             (_, Poll::Ready(outcome)) => self.finish(id, outcome),
             (handler, Poll::Pending) => {
                 let kept = Kept {
-                    _held: self.mux.take_held(id),
+                    held: Some(self.mux.take_held(id)),
                     place: self.running.share(&self.service, self.place),
                 };
                 self.running
@@ -164,6 +164,7 @@ fn error_of(error: StreamError, length: usize) -> Error {
             length: u64::from(limit).saturating_add(u64::try_from(length).unwrap_or(u64::MAX)),
             limit: limit.into(),
         }),
+        StreamError::NoRoom => Error::Request(RequestError::Refused(Refusal::AnswerTooLarge)),
         StreamError::Ended | _ => Error::Stopped,
     }
 }
