@@ -7,6 +7,7 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use std::io;
 
+use common::log::Log;
 use common::{Running, key};
 use falco_tokio::{Client, Request, Server, ServerBuilder};
 use proxy_header::{ProxiedAddress, ProxyHeader};
@@ -100,6 +101,43 @@ async fn without_a_header_a_trusted_proxy_is_closed_and_with_one_anybody_else_is
     assert!(seen(&server, &header(2), 99).await.unwrap_err().is_refused());
     assert!(seen(&server, b"", 99).await.unwrap().starts_with("Some(127.0.0.1:"));
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_proxy_without_headers_is_in_the_log_and_does_not_fill_it() {
+    let began = tokio::time::Instant::now();
+    let lines = async |first: &[u8], stays: bool| {
+        let (log, _guard) = Log::warnings();
+        let builder = proxied().handshake_timeout(Duration::from_millis(50));
+        let server = start(builder).await;
+        for _ in 0..20 {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            stream.write_all(first).await.unwrap();
+            if stays {
+                let _ = timeout(Duration::from_secs(5), stream.read_u8())
+                    .await
+                    .expect("it is closed");
+            }
+        }
+        server.stop().await;
+        log.text().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (first, message) in [
+        (&b"PROXY nonsense\r\n"[..], "it has no header of its proxy"),
+        (b"PROXY TCP4 203", "the header of its proxy has not arrived"),
+    ] {
+        let lines = lines(first, true).await;
+        let most = 1 + began.elapsed().as_secs() / 10;
+        assert!((1..=most).contains(&u64::try_from(lines.len()).unwrap()), "{lines:?}");
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.contains(message) && line.contains("proxy=127.0.0.1:")),
+            "{lines:?}"
+        );
+    }
+    // A check whether the port is open.
+    assert_eq!(lines(b"", false).await, [""; 0]);
 }
 
 #[tokio::test]

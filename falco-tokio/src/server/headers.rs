@@ -1,6 +1,7 @@
 //! Connections whose first bytes name their client, before they count as connections.
 
 use core::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::sync::mpsc::{Receiver, channel};
 
@@ -23,7 +24,7 @@ pub(super) struct Headers {
 }
 
 /// The reader of headers, and where connections arrive whose header was read.
-pub(super) fn headers(service: &Service) -> (Headers, Receiver<Named>) {
+pub(super) fn headers(service: &Arc<Service>) -> (Headers, Receiver<Named>) {
     let (to, named) = channel(NAMED);
     #[cfg(feature = "proxy-protocol")]
     let headers = Headers {
@@ -58,7 +59,7 @@ impl Headers {
 #[cfg(feature = "proxy-protocol")]
 mod reader {
     use core::net::SocketAddr;
-    use core::time::Duration;
+    use std::io;
     use std::sync::Arc;
 
     use tokio::sync::Semaphore;
@@ -66,26 +67,24 @@ mod reader {
     use tracing::debug;
 
     use super::super::Service;
-    use super::super::proxied::{Proxies, client_of};
+    use super::super::proxied::client_of;
+    use super::super::warning::warn_limited;
     use super::Named;
     use crate::socket::Socket;
 
     #[derive(Debug)]
     pub(super) struct Reader {
-        proxies: Proxies,
-        /// How long a header may take.
-        limit: Duration,
+        service: Arc<Service>,
         /// How many headers are read at once: as many as there may be half-open connections.
         reading: Arc<Semaphore>,
         to: Sender<Named>,
     }
 
     impl Reader {
-        pub(super) fn new(service: &Service, to: Sender<Named>) -> Self {
+        pub(super) fn new(service: &Arc<Service>, to: Sender<Named>) -> Self {
             let most = service.registry.limits().max_half_open;
             Self {
-                proxies: service.proxies.clone(),
-                limit: service.settings.handshake_timeout(),
+                service: Arc::clone(service),
                 reading: Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))),
                 to,
             }
@@ -97,18 +96,26 @@ mod reader {
             peer: Option<SocketAddr>,
         ) -> Option<(Socket, Option<SocketAddr>)> {
             let (mut stream, proxy) = match (socket, peer) {
-                (Socket::Tcp(stream), Some(peer)) if self.proxies.trusts(peer.ip()) => (stream, peer),
+                (Socket::Tcp(stream), Some(peer)) if self.service.proxies.trusts(peer.ip()) => (stream, peer),
                 (socket, peer) => return Some((socket, peer)),
             };
             // Meanwhile other connections wait in the backlog. It lasts no longer than a header may
             // take.
             let reading = Arc::clone(&self.reading).acquire_owned().await.ok()?;
-            let (to, limit) = (self.to.clone(), self.limit);
+            let (to, service) = (self.to.clone(), Arc::clone(&self.service));
             tokio::spawn(async move {
+                let (limit, warnings) = (service.settings.handshake_timeout(), &service.warnings);
                 match tokio::time::timeout(limit, client_of(&mut stream, proxy)).await {
                     Ok(Ok(client)) => _ = to.send((Socket::Tcp(stream), client)).await,
-                    Ok(Err(error)) => debug!(%proxy, %error, "closed a connection: it has no header of its proxy"),
-                    Err(_) => debug!(%proxy, "closed a connection: the header of its proxy has not arrived"),
+                    Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                        warn_limited!(warnings.header, %proxy, "closed a connection: it has no header of its proxy");
+                    }
+                    // Checks of a proxy may end like this.
+                    Ok(Err(error)) => debug!(%proxy, %error, "a connection ended before the header of its proxy"),
+                    Err(_) => {
+                        let limit = &warnings.header;
+                        warn_limited!(limit, %proxy, "closed a connection: the header of its proxy has not arrived");
+                    }
                 }
                 drop(reading);
             });

@@ -16,7 +16,7 @@ const LONGEST: usize = 2048;
 const AGAIN: Duration = Duration::from_millis(2);
 
 /// The networks of trusted proxies.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Proxies(Vec<(Source, SourcePrefix)>);
 
 impl Proxies {
@@ -42,7 +42,9 @@ impl Proxies {
 /// the proxy checks the health of the server, it is that of the proxy.
 ///
 /// # Errors
-/// [`InvalidData`](io::ErrorKind::InvalidData) if there is no header.
+/// [`InvalidData`](io::ErrorKind::InvalidData) if other bytes arrive than a header;
+/// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the connection ends before any, as when the
+/// proxy checks whether the port is open.
 pub(super) async fn client_of(stream: &mut TcpStream, proxy: SocketAddr) -> io::Result<SocketAddr> {
     let config = ParseConfig {
         include_tlvs: false,
@@ -52,6 +54,9 @@ pub(super) async fn client_of(stream: &mut TcpStream, proxy: SocketAddr) -> io::
     loop {
         let count = stream.peek(&mut bytes).await?;
         let arrived = bytes.get(..count).unwrap_or_default();
+        if arrived.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         match ProxyHeader::parse(arrived, config) {
             Ok((header, length)) => {
                 let client = header.proxied_address().map_or(proxy, |addresses| addresses.source);
@@ -59,7 +64,7 @@ pub(super) async fn client_of(stream: &mut TcpStream, proxy: SocketAddr) -> io::
                 stream.read_exact(header).await?;
                 return Ok(client);
             }
-            Err(proxy_header::Error::BufferTooShort) if (1..LONGEST).contains(&count) => {
+            Err(proxy_header::Error::BufferTooShort) if count < LONGEST => {
                 tokio::time::sleep(AGAIN).await;
             }
             Err(_) => return Err(io::ErrorKind::InvalidData.into()),

@@ -23,6 +23,9 @@ pub(crate) struct Warnings {
     pub(crate) no_place: WarningLimit,
     /// A connection could not be set up.
     pub(crate) setup: WarningLimit,
+    /// A trusted proxy sent no header.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) header: WarningLimit,
     /// A hello did not decrypt, or was replayed.
     pub(crate) refused: WarningLimit,
     /// A key has reached its limit of connections.
@@ -37,14 +40,16 @@ pub(crate) struct Warnings {
 
 impl Default for Warnings {
     fn default() -> Self {
-        let [accepting, no_place, setup, refused, key_limit] = [(); 5].map(|()| WarningLimit::new(INTERVAL, 1));
+        let once = || WarningLimit::new(INTERVAL, 1);
         let [failed, panicked, too_large] = [(); 3].map(|()| WarningLimit::new(SECOND, HANDLERS));
         Self {
-            accepting,
-            no_place,
-            setup,
-            refused,
-            key_limit,
+            accepting: once(),
+            no_place: once(),
+            setup: once(),
+            #[cfg(feature = "proxy-protocol")]
+            header: once(),
+            refused: once(),
+            key_limit: once(),
             failed,
             panicked,
             too_large,
