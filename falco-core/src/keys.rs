@@ -78,6 +78,12 @@ impl ServerKeys {
         self.ring()?.label(key?)
     }
 
+    /// The keys of the noise wire with their labels, in no order.
+    #[must_use]
+    pub fn labels(&self) -> Vec<(KeyId, Option<Arc<str>>)> {
+        self.ring().map(ServerRing::labels).unwrap_or_default()
+    }
+
     /// Removes a key of the noise wire as [`ServerRing::retire`] does. Returns whether there was
     /// such a key.
     pub fn retire(&self, id: KeyId) -> bool {
@@ -247,6 +253,13 @@ impl ServerRing {
     pub fn label(&self, id: KeyId) -> Option<Arc<str>> {
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         keys.get(&id)?.label.clone()
+    }
+
+    /// The keys with their labels, in no order.
+    #[must_use]
+    pub fn labels(&self) -> Vec<(KeyId, Option<Arc<str>>)> {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        keys.iter().map(|(id, key)| (*id, key.label.clone())).collect()
     }
 
     /// Whether the ring has a key with this id.

@@ -181,6 +181,7 @@ impl Server {
 
     async fn run<H: Handler>(self, handlers: Arc<Handlers<H>>) -> Result<Report, Error> {
         let Self { service, listener } = self;
+        service.note_holders();
         let cut = CutOnDrop(&service);
         if let Some(listener) = listener {
             accept::until_stopped(listener, &service, &handlers).await;
@@ -332,6 +333,19 @@ impl Drop for CutOnDrop<'_> {
 }
 
 impl Service {
+    /// Makes the metrics of all keys, under the labels that they have now.
+    fn note_holders(&self) {
+        for (id, label) in self.keys.labels() {
+            self.holders.find(Some(id), label);
+        }
+    }
+
+    fn add_key(&self, key: Key, label: Option<Arc<str>>) -> Result<KeyId, SetupError> {
+        let id = self.keys.add(key, label.clone())?;
+        self.holders.find(Some(id), label);
+        Ok(id)
+    }
+
     fn stats(&self) -> ServerStats {
         let (connections, half_open) = self.registry.counts();
         self.counters.read(connections, half_open, &self.registry.limits())
@@ -394,7 +408,7 @@ impl Handle {
     /// # Errors
     /// [`SetupError`]; then nothing has changed.
     pub fn add_key(&self, key: Key) -> Result<KeyId, SetupError> {
-        self.service.keys.add(key, None)
+        self.service.add_key(key, None)
     }
 
     /// Accepts another key on the noise wire, as [`add_key`](Self::add_key) does, with a label that
@@ -404,13 +418,18 @@ impl Handle {
     /// # Errors
     /// [`SetupError`]; then nothing has changed.
     pub fn add_labeled_key(&self, label: impl Into<Arc<str>>, key: Key) -> Result<KeyId, SetupError> {
-        self.service.keys.add(key, Some(label.into()))
+        self.service.add_key(key, Some(label.into()))
     }
 
     /// Changes the label of a key of the noise wire; `None` removes it. Connections that are
     /// established keep the label they have. Returns whether there was such a key.
     pub fn set_key_label(&self, id: KeyId, label: Option<&str>) -> bool {
-        self.service.keys.set_label(id, label.map(Arc::from))
+        let label = label.map(Arc::<str>::from);
+        let renamed = self.service.keys.set_label(id, label.clone());
+        if renamed {
+            self.service.holders.find(Some(id), label);
+        }
+        renamed
     }
 
     /// Removes a key of the noise wire, and returns whether there was such a key. Hellos under it

@@ -35,8 +35,8 @@ impl Holder {
     }
 }
 
-/// The holders whose connections have been established since the server began, by key. There are
-/// at most as many as keys.
+/// The holders of the keys that the server accepts, by key: all of them once it serves, so that the
+/// metrics of a key exist before it is used.
 #[derive(Debug, Default)]
 pub(crate) struct Holders(Mutex<HashMap<Option<KeyId>, Arc<Holder>>>);
 

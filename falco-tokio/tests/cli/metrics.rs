@@ -8,6 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Instant;
 
+use crate::heard::{Heard, id};
 use crate::tool::{KEY, OTHER_KEY, PATIENCE, Scratch, Served, falco, keyed, run};
 
 /// The text of the metrics that are served at a port.
@@ -35,6 +36,44 @@ fn names(text: &str) -> BTreeSet<&str> {
     words
         .filter(|word| word.starts_with("falco_server_") || word.starts_with("falco_client_"))
         .collect()
+}
+
+/// The key that is not used for a month can only be found if its metrics exist.
+#[test]
+fn a_key_has_metrics_before_it_is_used() {
+    let scratch = Scratch::new();
+    let keys = scratch.file("keys", format!("{KEY} gateway 7\n").as_bytes());
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let server = Heard::of(falco(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--key-file",
+        &keys,
+        "--metrics",
+        &address,
+    ]));
+    let series = |key, label| {
+        let key = id(key);
+        [
+            format!("falco_server_key_connections{{key=\"{key}\",label=\"{label}\"}} 0"),
+            format!("falco_server_key_requests_total{{key=\"{key}\",label=\"{label}\"}} 0"),
+        ]
+    };
+    let all = || {
+        let text = read(port);
+        let lines = text.lines().filter(|line| line.starts_with("falco_server_key_"));
+        lines.map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let mut expected = BTreeSet::from(series(KEY, "gateway 7"));
+    assert_eq!(all(), expected);
+    scratch.file("keys", format!("{KEY} gateway 8\n{OTHER_KEY} orders\n").as_bytes());
+    server.reload("read the keys again");
+    expected.extend(series(KEY, "gateway 8"));
+    expected.extend(series(OTHER_KEY, "orders"));
+    assert_eq!(all(), expected);
+    server.server.stop();
 }
 
 #[test]
