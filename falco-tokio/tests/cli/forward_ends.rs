@@ -46,6 +46,57 @@ fn a_reset_by_the_target_reaches_the_program() {
     reset_reaches_the_other_end(false);
 }
 
+/// The log of each end has a line for the end of a connection, with its bytes, also if the connection
+/// was cut off.
+#[test]
+fn both_logs_say_how_many_bytes_a_connection_has_carried_when_it_ends_or_is_cut_off() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = serve(&["-v", "--forward", &listener.local_addr().unwrap().to_string()]);
+    let local = forward(&server.address, &["-v"]);
+    let carry = || {
+        let mut program = connect(&local);
+        let (mut at_target, _) = listener.accept().unwrap();
+        at_target.set_read_timeout(Some(PATIENCE)).unwrap();
+        echoed(&mut program, &mut at_target);
+        (program, at_target)
+    };
+    let (mut program, mut at_target) = carry();
+    program.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(at_target.read(&mut [0]).unwrap(), 0);
+    at_target.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(program.read(&mut [0]).unwrap(), 0);
+    // "there" from the program, and "back" from the target.
+    for program_resets in [true, false] {
+        let (program, at_target) = carry();
+        let (resets, mut other) = if program_resets {
+            (program, at_target)
+        } else {
+            (at_target, program)
+        };
+        reset(resets);
+        assert_eq!(other.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+    let (of_program, of_target) = (local.stop().err, server.stop().err);
+    let count = |log: &str, words: [&str; 2]| {
+        let lines = log.lines();
+        lines
+            .filter(|line| line.contains("peer=") && words.iter().all(|word| line.contains(word)))
+            .count()
+    };
+    for (end, connections) in [("ended", 1), ("was cut off", 2)] {
+        assert_eq!(
+            count(&of_program, [end, "sent=5 received=4"]),
+            connections,
+            "{of_program}"
+        );
+        assert_eq!(
+            count(&of_target, [end, "sent=4 received=5"]),
+            connections,
+            "{of_target}"
+        );
+    }
+}
+
 /// Bytes pass in both directions.
 fn echoed(one: &mut TcpStream, other: &mut TcpStream) {
     one.write_all(b"there").unwrap();

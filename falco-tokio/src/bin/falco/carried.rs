@@ -2,10 +2,11 @@
 //! takes what it has received for all of it.
 
 use core::pin::Pin;
-use core::task::{Context, Poll};
+use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::io;
 
+use falco_tokio::tunnel::Carried;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -22,7 +23,14 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// A socket of a program here, or of a target.
 #[derive(Debug)]
-pub(crate) enum Socket {
+pub(crate) struct Socket {
+    stream: Stream,
+    /// What was read from it, and what was written to it.
+    carried: Carried,
+}
+
+#[derive(Debug)]
+enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
@@ -40,7 +48,25 @@ impl Socket {
         let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(GONE));
         #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
         let _ = socket.set_tcp_user_timeout(Some(2 * GONE));
-        Self::Tcp(stream)
+        Self::on(Stream::Tcp(stream))
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn unix(stream: UnixStream) -> Self {
+        Self::on(Stream::Unix(stream))
+    }
+
+    fn on(stream: Stream) -> Self {
+        Self {
+            stream,
+            carried: Carried::default(),
+        }
+    }
+
+    /// How many bytes it has given and taken, also if it was cut off. Not all of them have arrived
+    /// then.
+    pub(crate) const fn carried(&self) -> Carried {
+        self.carried
     }
 
     /// Connects to an address.
@@ -53,7 +79,7 @@ impl Socket {
             Address::Unix(path) => loop {
                 match UnixStream::connect(path).await {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(PAUSE).await,
-                    connected => return Ok(Self::Unix(connected?)),
+                    connected => return Ok(Self::unix(connected?)),
                 }
             },
             #[cfg(not(unix))]
@@ -61,29 +87,33 @@ impl Socket {
         }
     }
 
-    /// Both directions have ended: what was written is sent, and the socket is closed without a
-    /// reset.
-    pub(crate) fn end(self) {
-        match &self {
-            Self::Tcp(stream) => {
+    /// Both directions have ended: when this is dropped, what was written is sent, and the socket is
+    /// closed without a reset.
+    pub(crate) fn end(&self) {
+        match &self.stream {
+            Stream::Tcp(stream) => {
                 let _ = SockRef::from(stream).set_linger(None);
             }
             #[cfg(unix)]
-            Self::Unix(_) => {}
+            Stream::Unix(_) => {}
         }
     }
+}
+
+fn length(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// Evaluates `$do` with the stream.
 macro_rules! with_stream {
     ($self:ident, $stream:ident => $do:expr) => {
-        match $self.get_mut() {
-            Self::Tcp(stream) => {
+        match &mut $self.stream {
+            Stream::Tcp(stream) => {
                 let $stream = Pin::new(stream);
                 $do
             }
             #[cfg(unix)]
-            Self::Unix(stream) => {
+            Stream::Unix(stream) => {
                 let $stream = Pin::new(stream);
                 $do
             }
@@ -92,21 +122,26 @@ macro_rules! with_stream {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        with_stream!(self, stream => stream.poll_read(cx, buf))
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(with_stream!(self, stream => stream.poll_read(cx, buf)))?;
+        self.carried.sent += length(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        with_stream!(self, stream => stream.poll_write(cx, bytes))
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(with_stream!(self, stream => stream.poll_write(cx, bytes)))?;
+        self.carried.received += length(count);
+        Poll::Ready(Ok(count))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         with_stream!(self, stream => stream.poll_flush(cx))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         with_stream!(self, stream => stream.poll_shutdown(cx))
     }
 }

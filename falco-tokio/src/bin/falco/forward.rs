@@ -203,12 +203,13 @@ async fn carry(client: &Client, name: &str, mut socket: Accepted) {
         Ok(tunnel) => tunnel.join(&mut socket.stream).await,
         Err(error) => Err(io::Error::other(error)),
     };
+    let (Carried { sent, received }, time) = (socket.stream.carried(), begun.elapsed());
     match carried {
-        Ok(Carried { sent, received }) => {
+        Ok(_) => {
             socket.stream.end();
-            tracing::debug!(%peer, to = name, sent, received, time = ?begun.elapsed(), "ended");
+            tracing::debug!(%peer, to = name, sent, received, ?time, "ended");
         }
-        Err(error) => tracing::warn!(%peer, to = name, %error, "a connection was cut off"),
+        Err(error) => tracing::warn!(%peer, to = name, %error, sent, received, ?time, "a connection was cut off"),
     }
 }
 
@@ -257,7 +258,7 @@ impl Listener {
             }
             #[cfg(unix)]
             Self::Unix(listener, _) => Ok(Accepted {
-                stream: Socket::Unix(listener.accept().await?.0),
+                stream: Socket::unix(listener.accept().await?.0),
                 peer: None,
             }),
         }

@@ -4,8 +4,10 @@ use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
 
-use falco_tokio::{HandlerError, StreamRequest, tunnel};
+use falco_tokio::tunnel::{self, Carried};
+use falco_tokio::{HandlerError, StreamRequest};
 use tokio::sync::Semaphore;
+use tracing::Span;
 
 use crate::carried::Socket;
 use crate::failure::Failure;
@@ -59,7 +61,7 @@ impl Targets {
                 .await?);
         };
         let connecting = tokio::time::timeout(CONNECT, Socket::connect(address)).await;
-        let mut socket = match connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        let socket = match connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(socket) => socket,
             Err(error) => {
                 tracing::warn!(to = %name.escape_debug(), %address, %error, "cannot connect to the target");
@@ -69,14 +71,37 @@ impl Targets {
             }
         };
         tracing::debug!(to = %name.escape_debug(), "connected to the target");
-        let carried = incoming.join(&mut socket).await?;
-        socket.end();
-        tracing::debug!(
-            to = %name.escape_debug(),
-            sent = carried.sent,
-            received = carried.received,
-            "a connection has ended"
-        );
+        let mut connection = Connection {
+            socket,
+            name: &name,
+            span: Span::current(),
+            whole: false,
+        };
+        incoming.join(&mut connection.socket).await?;
+        connection.socket.end();
+        connection.whole = true;
         Ok(())
+    }
+}
+
+/// A connection to a target. Its end is logged, also if the handler is dropped.
+struct Connection<'n> {
+    socket: Socket,
+    name: &'n str,
+    /// That of the client's connection: a handler may be dropped outside of it.
+    span: Span,
+    /// Both directions have ended.
+    whole: bool,
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        let Carried { sent, received } = self.socket.carried();
+        let _entered = self.span.enter();
+        if self.whole {
+            tracing::debug!(to = %self.name.escape_debug(), sent, received, "a connection has ended");
+        } else {
+            tracing::debug!(to = %self.name.escape_debug(), sent, received, "a connection was cut off");
+        }
     }
 }
