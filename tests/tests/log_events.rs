@@ -1,0 +1,124 @@
+//! The table of log events in `docs/services.md` against the events of falco-tokio: each event is in
+//! a row of its level, and each row has events that there are.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// The level of an event, and its message.
+type Events = BTreeSet<(String, String)>;
+
+/// The macros that log, with their levels. One that is limited is a warning if it is due.
+const MACROS: [(&str, &str); 6] = [
+    ("warn_limited!(", "WARN"),
+    ("error!(", "ERROR"),
+    ("warn!(", "WARN"),
+    ("info!(", "INFO"),
+    ("debug!(", "DEBUG"),
+    ("trace!(", "TRACE"),
+];
+
+/// The events that a source file logs. The message is the last literal among the arguments.
+fn logged(code: &str) -> Events {
+    let mut events = Events::new();
+    for (name, level) in MACROS {
+        for (at, _) in code.match_indices(name) {
+            // Another macro, whose name ends like this.
+            if code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_') {
+                continue;
+            }
+            let arguments = arguments(&code[at + name.len()..]);
+            // The definition of a macro has no message of its own.
+            if arguments.contains('$') {
+                continue;
+            }
+            let literals = arguments.split('"').skip(1).step_by(2);
+            let message = literals.last();
+            let message = message.unwrap_or_else(|| panic!("no message in {name}{arguments}"));
+            events.insert((level.to_owned(), message.to_owned()));
+        }
+    }
+    events
+}
+
+/// The text up to the parenthesis that closes it.
+fn arguments(code: &str) -> &str {
+    let (mut depth, mut quoted) = (1, false);
+    for (at, letter) in code.char_indices() {
+        match letter {
+            '"' => quoted = !quoted,
+            '(' if !quoted => depth += 1,
+            ')' if !quoted => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return &code[..at];
+        }
+    }
+    panic!("the parenthesis is not closed: {code}");
+}
+
+/// The events in the table of a page, each between backticks in the second column.
+fn documented(page: &str) -> Events {
+    let mut events = Events::new();
+    for line in page.lines() {
+        let mut cells = line.split(" | ");
+        let level = cells.next().and_then(|cell| cell.strip_prefix("| "));
+        let Some(level) = level.filter(|level| MACROS.iter().any(|(_, other)| other == level)) else {
+            continue;
+        };
+        let messages = cells
+            .next()
+            .into_iter()
+            .flat_map(|cell| cell.split('`').skip(1).step_by(2));
+        for message in messages {
+            let event = (level.to_owned(), message.to_owned());
+            assert!(events.insert(event), "{message} has two rows");
+        }
+    }
+    events
+}
+
+/// The library's sources, without those of the tool.
+fn sources(directory: &Path, found: &mut Vec<String>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.ends_with("bin") {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn the_page_has_each_log_event_at_its_level_and_no_other() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut found = Vec::new();
+    sources(&root.join("falco-tokio/src"), &mut found);
+    let logged: Events = found.iter().flat_map(|code| logged(code)).collect();
+    assert!(logged.len() > 20, "{logged:?}");
+    let documented = documented(&fs::read_to_string(root.join("docs/services.md")).unwrap());
+    let missing: Vec<_> = logged.difference(&documented).collect();
+    let wrong: Vec<_> = documented.difference(&logged).collect();
+    assert!(
+        missing.is_empty() && wrong.is_empty(),
+        "docs/services.md: no row for {missing:#?}; no event for {wrong:#?}"
+    );
+}
+
+#[test]
+fn events_are_found_in_code() {
+    let code = r#"
+        debug!(%error, at = name("x"), "one (or two)");
+        tracing::warn!(
+            left_out, "three"
+        );
+        warn_limited!(warnings.failed, %error, "four");
+        warn!(left_out, $($fields)+)
+        warn_span!("no event");
+    "#;
+    let events = [("DEBUG", "one (or two)"), ("WARN", "three"), ("WARN", "four")];
+    let events = events.map(|(level, message)| (level.to_owned(), message.to_owned()));
+    assert_eq!(logged(code), Events::from(events));
+}
