@@ -5,6 +5,8 @@
 //!
 //! - **Many requests at once** over each connection, answered as their handlers finish. Dropping a
 //!   request's future cancels only that request.
+//! - **Open requests**: bodies of any length, both ways at once ([`Client::open`],
+//!   [`Server::serve_streams`]), and [tunnels](tunnel) for other protocols.
 //! - **Reconnects** automatically, with random back-off ([`ClientBuilder::backoff`]).
 //!   [`Error::fate`] reports whether a failed request may have been processed.
 //! - **Graceful shutdown** ([`Handle::shutdown`], [`Handle::shutdown_within`]) and **key rotation**
@@ -94,6 +96,9 @@
 //! | `falco_client_requests_total` | counter | `server` |
 //! | `falco_client_requests_ended_total` | counter | `server`, `outcome` |
 //! | `falco_client_request_seconds` | histogram | |
+//!
+//! The metrics of a key exist from the time when the server serves with it, before its first use.
+//! Those of a key that was retired stay, at 0 when its connections have ended.
 //!
 //! The `outcome` of a server is `answered`, `refused` or `cancelled`, and that of a client
 //! `answered`, `not_processed` or `maybe_processed`.
