@@ -2,8 +2,9 @@
 //! key.
 //!
 //! [`Server`] runs a handler for each request, [`Client`] sends requests and waits for their
-//! answers. [`Client::open`] and [`Server::serve_streams`] carry bodies of any length. [`falco_core`] implements the protocol; this crate adds sockets, timers, threads and
-//! buffers. `docs/threads.md` in the repository is a guide.
+//! answers. [`Client::open`] and [`Server::serve_streams`] carry bodies of any length.
+//! [`falco_core`] implements the protocol; this crate adds sockets, timers, threads and buffers.
+//! `docs/threads.md` in the repository is a guide.
 //!
 //! ```
 //! use falco_std::{Client, Key, Request, Server};
@@ -36,9 +37,10 @@
 //!
 //! # Streams
 //!
-//! A connection is on a stream: TCP, Unix sockets, any type that implements [`Stream`], and any `Read + Write` in the wrapper
-//! [`Blocking`], which has no time limits: deadlines act only when a read or write returns. A
-//! stream without [`Stream::split`] carries one request at a time, and no open ones.
+//! A connection is on a stream: TCP, Unix sockets, any type that implements [`Stream`], and any
+//! `Read + Write` in the wrapper [`Blocking`], which has no time limits: deadlines act only when a
+//! read or write returns. A stream without [`Stream::split`] carries one request at a time, and no
+//! open ones.
 //!
 //! # Time
 //!

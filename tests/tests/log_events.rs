@@ -1,5 +1,5 @@
-//! The table of log events in `docs/services.md` against the events of falco-tokio: each event is in
-//! a row of its level, and each row has events that there are.
+//! The table of log events in `docs/services.md` against the events of falco-tokio: each event is
+//! in a row of its level, and each row has events that there are.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -46,8 +46,8 @@ fn a_reset_by_the_target_reaches_the_program() {
     reset_reaches_the_other_end(false);
 }
 
-/// The log of each end has a line for the end of a connection, with its bytes, also if the connection
-/// was cut off.
+/// The log of each end has a line for the end of a connection, with its bytes, also if the
+/// connection was cut off.
 #[test]
 fn both_logs_say_how_many_bytes_a_connection_has_carried_when_it_ends_or_is_cut_off() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

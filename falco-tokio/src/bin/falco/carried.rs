@@ -87,8 +87,8 @@ impl Socket {
         }
     }
 
-    /// Both directions have ended: when this is dropped, what was written is sent, and the socket is
-    /// closed without a reset.
+    /// Both directions have ended: when this is dropped, what was written is sent, and the socket
+    /// is closed without a reset.
     pub(crate) fn end(&self) {
         match &self.stream {
             Stream::Tcp(stream) => {
