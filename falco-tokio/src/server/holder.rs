@@ -57,3 +57,31 @@ impl Holders {
         holders.remove(&Some(key));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::error::Error;
+
+    use falco_core::Key;
+
+    use crate::{Request, Server};
+
+    #[tokio::test]
+    async fn a_server_has_holders_of_all_keys_before_one_is_used() -> Result<(), Box<dyn Error>> {
+        let (one, two) = (Key::from_bytes([1; 32])?, Key::from_bytes([2; 32])?);
+        let ids = [one.id(), two.id()];
+        let server = Server::builder(one).labeled_key("orders", two).unbound()?;
+        let handle = server.handle();
+        handle.shutdown();
+        server
+            .serve(|request: Request| async move { Ok(request.into_body()) })
+            .await?;
+        let added = handle.add_labeled_key("billing", Key::from_bytes([3; 32])?)?;
+        let holders = handle.service.holders.0.lock().map_err(|error| error.to_string())?;
+        for (id, label) in [(ids[0], None), (ids[1], Some("orders")), (added, Some("billing"))] {
+            let holder = holders.get(&Some(id)).ok_or("it has no holder")?;
+            assert_eq!(holder.label.as_deref(), label);
+        }
+        Ok(())
+    }
+}
