@@ -79,8 +79,8 @@ async fn start(name: &'static str, address: &str) -> Result<(SocketAddr, JoinHan
     let server = Server::builder(key()?).bind(address).await?;
     let address = server.local_addr()?;
     let serving = tokio::spawn(async move {
-        let served = server.serve(move |_: Request| async move { Ok(name) }).await;
-        println!("{name} has ended: {served:?}");
+        let report = server.serve(move |_: Request| async move { Ok(name) }).await;
+        println!("{name} has ended: {report:?}");
     });
     Ok((address, serving))
 }

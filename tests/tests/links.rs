@@ -1,6 +1,7 @@
 //! The pages of the repository: each link leads to a file that there is, and its anchor to a
 //! heading there. A link that is named after a test leads to a file with that test. A list of
 //! contents has all sections.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -69,6 +70,10 @@ fn links(prose: &str) -> Vec<(String, String)> {
     found
 }
 
+fn has_ending(path: &str, ending: &str) -> bool {
+    Path::new(path).extension().is_some_and(|other| other == ending)
+}
+
 /// Whether the text of a link is the name of a test.
 fn names_a_test(text: &str) -> bool {
     let letters = |c: char| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -97,7 +102,7 @@ fn check(page: &str, read: impl Fn(&str) -> Option<String>) -> Vec<String> {
             wrong.push(format!("{to}: there is no such heading"));
         }
         let name = text.trim_matches('`');
-        if path.ends_with(".rs") && names_a_test(name) && !there.contains(&format!("fn {name}(")) {
+        if has_ending(path, "rs") && names_a_test(name) && !there.contains(&format!("fn {name}(")) {
             wrong.push(format!("{name} is not in {path}"));
         }
     }
@@ -123,7 +128,7 @@ fn pages(directory: &Path, found: &mut Vec<PathBuf>) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() && !name.starts_with('.') && name != "target" && name != "node_modules" {
             pages(&path, found);
-        } else if name.ends_with(".md") {
+        } else if has_ending(&name, "md") {
             found.push(path);
         }
     }

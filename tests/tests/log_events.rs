@@ -1,5 +1,6 @@
 //! The table of log events in `docs/services.md` against the events of falco-tokio: each event is
 //! in a row of its level, and each row has events that there are.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
 use std::fs;
