@@ -205,11 +205,13 @@ impl OutgoingRequest {
 
     #[inline]
     pub(crate) fn check(&self, serial: u32, body: &[u8]) -> Result<(), Misuse> {
-        #[cfg(feature = "streams")]
-        if self.open != Open::No {
-            return check(self.serial == serial, self.sealed.max(body.len()), body);
-        }
         check(self.serial == serial, self.length, body)
+    }
+
+    /// As [`check`](Self::check), for an open body.
+    #[cfg(feature = "streams")]
+    pub(crate) fn check_open(&self, serial: u32, body: &[u8]) -> Result<(), Misuse> {
+        check(self.serial == serial, self.sealed.max(body.len()), body)
     }
 
     #[cfg(feature = "noise")]
@@ -314,11 +316,13 @@ impl OutgoingAnswer {
 
     #[inline]
     pub(crate) fn check(&self, serial: u32, body: &[u8]) -> Result<(), Misuse> {
-        #[cfg(feature = "streams")]
-        if self.open != Open::No {
-            return check(self.id.is_of(serial), self.sealed.max(body.len()), body);
-        }
         check(self.id.is_of(serial), self.length, body)
+    }
+
+    /// As [`check`](Self::check), for an open body.
+    #[cfg(feature = "streams")]
+    pub(crate) fn check_open(&self, serial: u32, body: &[u8]) -> Result<(), Misuse> {
+        check(self.id.is_of(serial), self.sealed.max(body.len()), body)
     }
 
     /// Counts `bytes` of the body as sealed.

@@ -168,8 +168,9 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     pub(super) fn note_sent(&mut self) {
         let now = self.base.life.latest();
         self.keep_alive.sent = now;
-        let gone = self.base.phase.link().is_some_and(|link| !link.ping_pending);
-        if gone && core::mem::take(&mut self.keep_alive.asked) {
+        let gone = || self.base.phase.link().is_some_and(|link| !link.ping_pending);
+        if self.keep_alive.asked && gone() {
+            self.keep_alive.asked = false;
             self.keep_alive.pinged = Some(now);
         }
     }

@@ -33,7 +33,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         };
         let given = out.len();
         let mut writer = Writer::new(out, link.their_max_record);
-        let mut pending = link.pending_size() + self.requests.pending_size();
+        let mut pending = link.is_pending() || self.requests.is_pending();
         let (mut error, mut drains) = (None, false);
         if !self.base.first_ping_done {
             // The first record has the PING and nothing else, even if other frames are pending.
@@ -43,7 +43,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             }
         }
         if self.base.first_ping_done {
-            if pending > 0 {
+            if pending {
                 link.write_pending(&mut writer);
                 self.requests.write_cancels(&mut writer);
                 #[cfg(feature = "streams")]
@@ -52,7 +52,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
                     .write_credits(&mut self.requests.table, &mut writer);
                 link.write_close(&mut writer);
             }
-            if pending == 0 || link.pending_size() + self.requests.pending_size() == 0 {
+            if !pending || !(link.is_pending() || self.requests.is_pending()) {
                 error = write_each(messages, |(message, body)| {
                     self.requests
                         .write_request(&client.crypto, link, limits, message, body, &mut writer)
@@ -63,7 +63,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
                 error = None;
                 link.queue_close(close::DONE, self.requests.begun);
                 link.write_close(&mut writer);
-                pending += link.pending_size();
+                pending |= link.is_pending();
                 drains = true;
             }
         }
@@ -126,6 +126,16 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
 }
 
 impl<T: RequestTable> Requests<T> {
+    /// Whether a frame of a request is pending.
+    #[cfg_attr(not(target_os = "none"), inline)]
+    fn is_pending(&self) -> bool {
+        let cancels = self.cancels > 0;
+        #[cfg(feature = "streams")]
+        return cancels || self.streams.is_pending();
+        #[cfg(not(feature = "streams"))]
+        cancels
+    }
+
     /// The most bytes that pending frames of requests take.
     #[inline]
     pub(super) fn pending_size(&self) -> usize {
@@ -164,11 +174,12 @@ impl<T: RequestTable> Requests<T> {
         if message.is_done() {
             return Ok(true);
         }
-        message.check(serial, body)?;
         #[cfg(feature = "streams")]
         if message.is_open() {
+            message.check_open(serial, body)?;
             return self.write_open_request(crypto, link, message, body, writer);
         }
+        message.check(serial, body)?;
         let begun = message.number() > 0;
         if !begun && (link.own_close != OwnClose::None || link.their_close.is_some()) {
             // The connection closes, so this request does not begin. Later ones that have begun

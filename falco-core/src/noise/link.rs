@@ -290,6 +290,13 @@ impl<A: Aead> Link<A> {
         finished
     }
 
+    /// Whether a frame is pending that goes before any message.
+    #[cfg_attr(not(target_os = "none"), inline)]
+    pub(super) fn is_pending(&self) -> bool {
+        let close = matches!(self.own_close, OwnClose::Pending { .. });
+        self.ping_pending || self.pong.is_some() || self.refused > 0 || close
+    }
+
     /// The most bytes that pending frames take.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn pending_size(&self) -> usize {

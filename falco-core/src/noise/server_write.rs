@@ -34,22 +34,24 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         };
         let given = out.len();
         let mut writer = Writer::new(out, link.their_max_record);
-        let pending = link.pending_size();
+        let pending = link.is_pending();
         #[cfg(feature = "streams")]
-        let pending = pending + self.requests.streams.pending_size();
+        let pending = pending || self.requests.streams.is_pending();
+        let mut left = pending;
         let mut error = None;
-        if pending > 0 {
+        if pending {
             link.write_pending(&mut writer);
             #[cfg(feature = "streams")]
             self.requests
                 .streams
                 .write_credits(&mut self.requests.table, &mut writer);
             link.write_close(&mut writer);
+            let still = link.is_pending();
+            #[cfg(feature = "streams")]
+            let still = still || self.requests.streams.is_pending();
+            left = still;
         }
-        let left = link.pending_size();
-        #[cfg(feature = "streams")]
-        let left = left + self.requests.streams.pending_size();
-        if pending == 0 || left == 0 {
+        if !left {
             let serial = self.base.serial;
             error = write_each(messages, |(message, body)| {
                 self.requests
@@ -134,11 +136,12 @@ impl<T: RequestTable> Requests<T> {
         if message.is_done() {
             return Ok(true);
         }
-        message.check(serial, body)?;
         #[cfg(feature = "streams")]
         if message.is_open() {
+            message.check_open(serial, body)?;
             return self.write_open_answer(crypto, link, message, body, writer);
         }
+        message.check(serial, body)?;
         let id = message.id().number();
         // An answer begins only once. A second answer to the same request finds it in another
         // state.

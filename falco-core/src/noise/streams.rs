@@ -172,6 +172,12 @@ impl Streams {
         slot.flags = 0;
     }
 
+    /// Whether a CREDIT is pending.
+    #[inline]
+    pub(super) const fn is_pending(&self) -> bool {
+        self.pending > 0
+    }
+
     /// Bytes that pending CREDITs take.
     #[inline]
     pub(super) fn pending_size(&self) -> usize {

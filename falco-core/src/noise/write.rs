@@ -26,12 +26,12 @@ pub(super) fn write_each<M>(
     None
 }
 
-/// The result of a call that wrote nothing into `given` bytes of output. `pending` is how many
-/// bytes of frames were pending.
-pub(super) fn nothing_written(error: Option<SealError>, pending: usize, given: usize) -> Result<usize, SealError> {
+/// The result of a call that wrote nothing into `given` bytes of output. `pending` is whether
+/// frames were pending.
+pub(super) fn nothing_written(error: Option<SealError>, pending: bool, given: usize) -> Result<usize, SealError> {
     match error {
         Some(error) => Err(error),
-        None if pending > 0 => Err(OutputTooSmall {
+        None if pending => Err(OutputTooSmall {
             needed: RECORD_OVERHEAD + FRAME_HEAD + 8,
             given,
         }
@@ -97,7 +97,7 @@ pub(super) fn write_message<'m, C: Crypto>(
     body: &'m [u8],
     writer: &mut Writer<'_, 'm>,
 ) -> Result<Option<usize>, SealError> {
-    if sealed == 0 && writer.frame(kind::MESSAGE, id, &[], body) {
+    if sealed == 0 && writer.frame_inline(kind::MESSAGE, id, &[], body) {
         return Ok(Some(body.len()));
     }
     write_part(crypto, link, id, sealed, body, writer)

@@ -65,8 +65,19 @@ impl<'o, 'b> Writer<'o, 'b> {
     /// Adds a frame whose body has two pieces, of which the first is short. Returns whether there
     /// was room.
     #[must_use]
-    #[cfg_attr(not(target_os = "none"), inline)]
+    #[cfg_attr(not(target_os = "none"), inline(never))]
     pub(super) fn frame(&mut self, kind: u8, id: u32, first: &[u8], body: &'b [u8]) -> bool {
+        self.frame_inline(kind, id, first, body)
+    }
+
+    /// As [`frame`](Self::frame), for the one frame that each message has.
+    #[must_use]
+    #[cfg_attr(not(target_os = "none"), inline(always))]
+    #[cfg_attr(
+        not(target_os = "none"),
+        expect(clippy::inline_always, reason = "a short message takes fewer instructions")
+    )]
+    pub(super) fn frame_inline(&mut self, kind: u8, id: u32, first: &[u8], body: &'b [u8]) -> bool {
         let length = first.len() + body.len();
         let Ok(announced) = u16::try_from(length) else {
             return false;
