@@ -105,7 +105,7 @@ pub struct Carried {
 /// Opens a tunnel to a target of the server, which knows it by this name. The name has at most 255
 /// bytes, and is empty for a server with one target.
 ///
-/// This returns as soon as the request is accepted by a connection: whether the server can connect
+/// This returns as soon as the request has begun on a connection: whether the server can connect
 /// to the target is reported by [`Tunnel::join`].
 ///
 /// # Errors

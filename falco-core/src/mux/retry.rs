@@ -48,8 +48,7 @@ impl Attempts {
     }
 
     /// Counts that the server was busy, perhaps because of the bytes in flight. This does not count
-    /// towards [`MAX_TRIES`](Self::MAX_TRIES).
-    /// Returns whether the request is tried again.
+    /// towards [`MAX_TRIES`](Self::MAX_TRIES). Returns whether the request is tried again.
     pub(super) const fn after_busy(&mut self) -> bool {
         let again = self.busy < Self::MAX_BUSY;
         if again {

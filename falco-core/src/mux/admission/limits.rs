@@ -1,10 +1,10 @@
 //! The limits on a server's connections.
 
-/// Half-open connections may take at most one of this many equal parts of the descriptors.
+/// Half-open connections may take at most the descriptors divided by this.
 const HALF_OPEN_PART: usize = 2;
 
-/// Connections on the classic wire may take at most one of this many equal parts of all
-/// connections, if they have a limit.
+/// Connections on the classic wire may be at most all connections divided by this, if they have a
+/// limit.
 const CLASSIC_PART: usize = 2;
 
 /// How many connections a server may have at once.

@@ -5,7 +5,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use super::source::Source;
 use crate::time::Instant;
 
-/// When the server first waited for a connection, and the number of the connection.
+/// Since when the server waits for the hello or the first PING of a connection, and the number of
+/// the connection.
 type Candidate = (Instant, u64);
 
 /// A source holds too many candidates if it has more than all candidates divided by this, and also

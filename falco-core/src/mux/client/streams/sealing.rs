@@ -14,8 +14,8 @@ use crate::time::Instant;
 use crate::wire::ClientKeyRef;
 
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
-    /// Seals requests and open requests. Those of one kind have the first turns in one output,
-    /// those of the other in the next, so that many of the one hold up the other for one output.
+    /// Seals requests and open requests. The two kinds go first in turns, for one output each. So
+    /// many of one kind hold up those of the other for one output at most.
     pub(in super::super) fn seal_with_streams(
         &mut self,
         now: Instant,
