@@ -289,8 +289,8 @@ impl ServerBuilder {
     }
 
     /// How many bytes of answers may be queued over all connections: by default twice
-    /// [`max_held`](Self::max_held), and 2 GiB at least. Handlers that are running when that limit
-    /// is reached still answer, so there may be more bytes.
+    /// [`max_held`](Self::max_held), and 2 GiB at least. It is more than `max_held`, because
+    /// handlers that are running when that is reached still answer.
     ///
     /// An answer is queued only if its connection then has no more bytes of answers than are left
     /// for all others, or at most 16 KiB. Otherwise it is dropped, and its request is refused as

@@ -231,8 +231,9 @@ impl ServerBuilder {
     /// `network`. Connections from there have to begin with a header of the PROXY protocol, version
     /// 1 or 2, which names the client: it is the [`peer`](crate::Request::peer) of requests and
     /// logs, and what limits per source count. Without a header within the handshake timeout, such
-    /// a connection is closed. On other connections no header is accepted. By default no proxy is
-    /// trusted. Unix sockets have no address, and no header is read from them.
+    /// a connection is closed, and a warning is logged. On other connections no header is accepted.
+    /// By default no proxy is trusted. Unix sockets have no address, and no header is read from
+    /// them.
     #[cfg(feature = "proxy-protocol")]
     pub fn trust_proxy(mut self, network: core::net::IpAddr, bits: u8) -> Self {
         self.proxies.trust(network, bits);
@@ -296,8 +297,8 @@ impl ServerBuilder {
     }
 
     /// How many bytes of answers may be queued over all connections: by default twice
-    /// [`max_held`](Self::max_held), and 2 GiB at least. Handlers that are running when that limit
-    /// is reached still answer, so there may be more bytes.
+    /// [`max_held`](Self::max_held), and 2 GiB at least. It is more than `max_held`, because
+    /// handlers that are running when that is reached still answer.
     ///
     /// An answer is queued only if its connection then has no more bytes of answers than are left
     /// for all others, or at most 16 KiB. Otherwise it is dropped, and its request is refused as
