@@ -87,6 +87,21 @@ fn json_and_a_picture_have_the_results() {
 }
 
 #[test]
+fn requests_are_sent_at_a_rate_while_others_wait_for_their_answers() {
+    let server = Served::start(&["--exec", "sleep", "1"]);
+    let words = ["-c", "2", "--rate", "20", "-n", "30", "--json"];
+    let told = run(keyed(&[&["bench", server.address.as_str()][..], &words].concat()));
+    let told: Value = serde_json::from_str(told.good()).unwrap();
+    assert_eq!((&told["answered"], &told["rate"]), (&30.into(), &20.into()), "{told}");
+    // One after the other, the two connections take 15 s for that.
+    let seconds = told["seconds"].as_f64().unwrap();
+    assert!((2.4..10.0).contains(&seconds), "{told}");
+    let ended = server.stop();
+    assert!(ended.err.contains(" 2 connections, "), "{}", ended.err);
+    run(keyed(&["bench", "127.0.0.1:1", "--rate", "1", "-p", "2"])).failed_with(2);
+}
+
+#[test]
 fn errors_are_reported_by_kind_and_by_the_exit_code() {
     let server = Served::start(&["--exec", "sh", "-c", "test $(dd bs=1 count=1 2>/dev/null | wc -c) = 0"]);
     let words = ["bench", &server.address, "--requests", "7", "--json"];

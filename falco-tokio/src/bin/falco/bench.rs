@@ -29,8 +29,9 @@ use crate::{key, log, output};
 /// Each connection has a number of requests in flight, and sends the next when one of them is
 /// answered. So the load adapts to the server: while the server stalls nothing is sent, and
 /// requests that would have been sent then do not count in the percentiles. Latency is measured in
-/// this process, from passing a request to the library to receiving its whole answer. Ctrl-C ends
-/// the run early and prints what was measured.
+/// this process, from passing a request to the library to receiving its whole answer. With --rate
+/// requests are sent at a fixed rate instead, and latency counts from when a request was due.
+/// Ctrl-C ends the run early and prints what was measured.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -41,6 +42,11 @@ pub(crate) struct Args {
     /// How many requests to have in flight on each connection
     #[arg(long, short = 'p', value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
     in_flight: u16,
+    /// How many requests to send each second, whether or not others are answered. All connections
+    /// are those of one client: a request goes to the least loaded one, and waits while there is
+    /// none, for --timeout at most
+    #[arg(long, value_name = "COUNT", conflicts_with = "in_flight", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: Option<u32>,
     /// The size of each message, such as 64 or 16K
     #[arg(long, short, value_name = "SIZE", default_value = "64", value_parser = values::size)]
     size: u32,
@@ -65,6 +71,7 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   falco bench localhost --key-file falco.key --connections 64
   falco bench localhost --key-file falco.key -c 8 --in-flight 32 --size 16K --duration 30s --svg latency.svg
+  falco bench localhost --key-file falco.key -c 8 --rate 20000 --duration 30s
   falco bench localhost --key-file falco.key --requests 100000 --json | jq .latency_ms.p99";
 
 /// How many connections are opened at a time: fewer than a server allows to be half-open.
@@ -98,6 +105,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         wire: target.wire.name(),
         connections: args.connections,
         in_flight: args.in_flight,
+        rate: args.rate,
         size: args.size,
         connecting,
         elapsed,
@@ -141,11 +149,17 @@ fn replace(mut file: File, picture: &[u8]) -> io::Result<()> {
 async fn open(args: &Args, key: &Key) -> Result<Vec<Client>, Failure> {
     let places = Arc::new(Semaphore::new(OPENING));
     let mut opening = JoinSet::new();
-    for _ in 0..args.connections {
+    // At a rate, one client has all connections.
+    let clients = args.rate.map_or(args.connections, |_| 1);
+    for _ in 0..clients {
         let builder = args.target.builder(key::copy(key)?, args.timeout)?;
-        // If the server goes away, requests fail at once, instead of counting as slow.
-        let builder = builder.fail_fast(true).backoff(RETRY.0, RETRY.1);
-        let builder = builder.max_outstanding(args.in_flight.into());
+        // If the server goes away, requests fail at once, instead of counting as slow. Those at a
+        // rate wait, because their latency counts from when they were due.
+        let builder = builder.fail_fast(args.rate.is_none()).backoff(RETRY.0, RETRY.1);
+        let builder = match args.rate {
+            None => builder.max_outstanding(args.in_flight.into()),
+            Some(_) => builder.connections(usize::try_from(args.connections).unwrap_or(usize::MAX)),
+        };
         let (target, places) = (args.target.clone(), Arc::clone(&places));
         opening.spawn(async move {
             // The semaphore is never closed.
@@ -166,6 +180,10 @@ async fn measure(args: &Args, load: &Arc<Load>, clients: &[Client], signals: &mu
     let until = args.requests.is_none().then(|| began + args.duration);
     let mut workers = JoinSet::new();
     for (number, client) in clients.iter().enumerate() {
+        if let Some(rate) = args.rate {
+            workers.spawn(load::work_at(rate, Arc::clone(load), client.clone(), until));
+            continue;
+        }
         for _ in 0..args.in_flight {
             workers.spawn(load::work(Arc::clone(load), client.clone(), number, until));
         }

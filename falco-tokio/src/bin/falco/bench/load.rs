@@ -8,14 +8,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use falco_tokio::{Client, Error};
 use hdrhistogram::Histogram;
-use tokio::time::Instant;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::failure::fate;
+use crate::values::real;
 
 /// The counters are divided into this many parts, so that tasks seldom wait for a lock.
 const SHARDS: usize = 16;
 /// The longest latency that is recorded, in nanoseconds: a day. A longer one counts as this.
 const LONGEST: u64 = 24 * 3_600 * 1_000_000_000;
+/// How often requests at a rate are sent: all that are due then.
+const TICK: Duration = Duration::from_millis(1);
 /// How long a task waits after a request that failed.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -29,6 +33,8 @@ pub(super) struct Counts {
     pub(super) errors: BTreeMap<(String, &'static str), u64>,
     /// Latencies of the requests that were answered, in nanoseconds.
     pub(super) latencies: Histogram<u64>,
+    /// The longest time after which a request failed.
+    pub(super) longest_failed: Duration,
 }
 
 impl Counts {
@@ -39,6 +45,7 @@ impl Counts {
             received: 0,
             errors: BTreeMap::new(),
             latencies: latencies.expect("the bounds are in order, and three digits are supported"),
+            longest_failed: Duration::ZERO,
         }
     }
 
@@ -61,7 +68,10 @@ impl Counts {
                 let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
                 self.latencies.saturating_record(nanos.max(1));
             }
-            Err(error) => *self.errors.entry((kind(error), fate(error))).or_default() += 1,
+            Err(error) => {
+                *self.errors.entry((kind(error), fate(error))).or_default() += 1;
+                self.longest_failed = self.longest_failed.max(time);
+            }
         }
     }
 
@@ -71,6 +81,7 @@ impl Counts {
         for (kind, count) in &other.errors {
             *self.errors.entry(kind.clone()).or_default() += count;
         }
+        self.longest_failed = self.longest_failed.max(other.longest_failed);
         // Cannot fail, because both have the same bounds.
         let _ = self.latencies.add(&other.latencies);
     }
@@ -122,15 +133,48 @@ impl Load {
 pub(super) async fn work(load: Arc<Load>, client: Client, number: usize, until: Option<Instant>) {
     while until.is_none_or(|until| Instant::now() < until) && load.take() {
         let began = Instant::now();
-        let answered = client.request(load.body.clone()).await;
-        let time = began.elapsed();
-        if let Some(shard) = load.shards.get(number % SHARDS) {
-            lock(shard).count(&answered, time);
-        }
-        if answered.is_err() {
+        if !one(&load, &client, number, began).await {
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+/// Sends `rate` requests a second, whether or not others are answered, and waits until all have
+/// ended. If this task is late it catches up, and the wait counts as latency.
+pub(super) async fn work_at(rate: u32, load: Arc<Load>, client: Client, until: Option<Instant>) {
+    let began = Instant::now();
+    let mut requests = JoinSet::new();
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sent = 0_u64;
+    let due = |number: u64| began + Duration::from_secs_f64(real(number) / f64::from(rate));
+    'all: loop {
+        ticks.tick().await;
+        let now = Instant::now();
+        while due(sent) <= now {
+            let due = due(sent);
+            if until.is_some_and(|until| due >= until) || !load.take() {
+                break 'all;
+            }
+            let (load, client) = (Arc::clone(&load), client.clone());
+            let shard = usize::try_from(sent).unwrap_or_default();
+            requests.spawn(async move { one(&load, &client, shard, due).await });
+            sent += 1;
+        }
+        while requests.try_join_next().is_some() {}
+    }
+    while requests.join_next().await.is_some() {}
+}
+
+/// Sends one request that was due at `began`, and counts the result. Returns whether it was
+/// answered.
+async fn one(load: &Load, client: &Client, shard: usize, began: Instant) -> bool {
+    let answered = client.request(load.body.clone()).await;
+    let time = began.elapsed();
+    if let Some(shard) = load.shards.get(shard % SHARDS) {
+        lock(shard).count(&answered, time);
+    }
+    answered.is_ok()
 }
 
 fn lock(shard: &Mutex<Counts>) -> MutexGuard<'_, Counts> {

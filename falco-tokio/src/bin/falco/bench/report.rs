@@ -19,6 +19,8 @@ pub(super) struct Measured {
     pub(super) wire: &'static str,
     pub(super) connections: u32,
     pub(super) in_flight: u16,
+    /// Requests each second, if they do not wait for answers.
+    pub(super) rate: Option<u32>,
     pub(super) size: u32,
     /// How long opening all connections took.
     pub(super) connecting: Duration,
@@ -33,12 +35,17 @@ impl Measured {
         let Self {
             connections,
             in_flight,
+            rate,
             size,
             wire,
             ..
         } = self;
         let connections = counted(u64::from(*connections), "connection");
-        format!("{connections}, {in_flight} in flight on each, {size}-byte messages, {wire} wire")
+        let load = match rate {
+            None => format!("{in_flight} in flight on each"),
+            Some(rate) => format!("{} requests due each second", grouped(f64::from(*rate))),
+        };
+        format!("{connections}, {load}, {size}-byte messages, {wire} wire")
     }
 
     pub(super) fn per_second(&self, count: u64) -> f64 {
@@ -120,7 +127,8 @@ impl Measured {
             "address": self.address,
             "wire": self.wire,
             "connections": self.connections,
-            "in_flight": self.in_flight,
+            "in_flight": self.rate.is_none().then_some(self.in_flight),
+            "rate": self.rate,
             "size": self.size,
             "connecting_seconds": self.connecting.as_secs_f64(),
             "seconds": self.elapsed.as_secs_f64(),
@@ -128,6 +136,7 @@ impl Measured {
             "answered": counts.answered,
             "failed": counts.failed(),
             "failed_unprocessed": unprocessed,
+            "failed_longest_ms": 1000.0 * counts.longest_failed.as_secs_f64(),
             "errors": errors,
             "requests_per_second": self.per_second(counts.answered),
             "sent_bytes": self.sent(),
@@ -177,6 +186,7 @@ mod tests {
             wire: "noise",
             connections: 1,
             in_flight: 1,
+            rate: None,
             size: 0,
             connecting: Duration::ZERO,
             elapsed: Duration::ZERO,
