@@ -97,6 +97,57 @@ def served(key, *words, port=None, listen=None, **more):
         yield port, process
 
 
+HAPROXY = """
+global
+    maxconn 1000
+    stats socket {admin} level admin
+{globals}
+defaults
+    mode tcp
+    timeout connect 1s
+    timeout client 300s
+    timeout server 300s
+    timeout check 2s
+    retries 3
+    option redispatch
+frontend clients
+    bind 127.0.0.1:{port}
+    default_backend falco
+backend falco
+    balance leastconn
+{check}
+{servers}
+"""
+
+
+@contextlib.contextmanager
+def haproxy(scratch, servers, words, ping=None):
+    """The port of HAProxy before servers at these ports, with these words for each. It checks that
+    they accept connections, or with a program `ping` that this succeeds for the server's port."""
+    port, admin, file = free_port(), scratch / "admin", scratch / "haproxy.cfg"
+    check, globals = "", ""
+    if ping:
+        globals = "    external-check\n    insecure-fork-wanted"
+        check = f"    option external-check\n    external-check command {ping}"
+    lines = "\n".join(f"    server s{at} 127.0.0.1:{to} check inter 200ms fall 1 rise 1 {words}"
+                      for at, to in enumerate(servers))
+    file.write_text(HAPROXY.format(port=port, admin=admin, servers=lines, check=check, globals=globals))
+    subprocess.run(["haproxy", "-c", "-q", "-f", str(file)], check=True, timeout=PATIENCE, env={"PATH": PATH})
+    with running(["haproxy", "-q", "-f", file], env={"PATH": PATH}):
+        until("HAProxy listens", lambda: listens(port))
+        yield port
+
+
+def in_use(scratch):
+    """How many servers HAProxy uses now."""
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.settimeout(PATIENCE)
+        admin.connect(str(scratch / "admin"))
+        admin.sendall(b"show stat\n")
+        table = b"".join(iter(lambda: admin.recv(1 << 16), b"")).decode()
+    return sum(row.startswith("falco,s") and row.split(",")[17] == "UP" for row in table.splitlines())
+
+
 def make_key(scratch, name="falco.key"):
     key = scratch / name
     made = falco("keygen", "--out", key)
