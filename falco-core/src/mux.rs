@@ -73,6 +73,7 @@ mod open_call;
 mod partial;
 mod retry;
 mod server;
+mod servers;
 mod step;
 #[cfg(feature = "streams")]
 mod streams;
@@ -94,6 +95,7 @@ pub use held::HeldBytes;
 pub use open_call::{OpenCall, OpenRejected, UnfinishedOpen};
 pub use retry::{Attempts, Backoff};
 pub use server::{NoAnswer, ServerMux};
+pub use servers::Servers;
 pub use step::{ClientStep, ServerStep};
 #[cfg(feature = "streams")]
 pub use streams::StreamError;

@@ -32,7 +32,8 @@ pub use self::address::Address;
 pub use self::builder::ClientBuilder;
 pub use self::stats::ClientStats;
 
-/// A client of one server. Clones are cheap and share its connection. Requests of many threads are
+/// A client of one server, or of [several](ClientBuilder::connect_any) of which it uses one at a
+/// time. Clones are cheap and share its connection. Requests of many threads are
 /// in flight at once, and each is answered when its handler returns. On the classic wire, and over
 /// a stream that does not [split](crate::Stream::split), they go one after another.
 ///

@@ -152,7 +152,11 @@ impl Client {
         let keys = env.key_options.keys(key, &mut entropy)?;
         // One server is enough to know that the key is accepted: a server that is reached.
         let now = env.clock.now();
-        let server = env.servers.next(0, 0, now).map_or(0, |(server, _)| server);
+        let connected = self.inner.slots.iter().find(|slot| slot.is_connected());
+        let server = connected.map_or_else(
+            || env.servers.next(0, 0, now).map_or(0, |(server, _)| server),
+            |slot| slot.server(),
+        );
         let dialing = env
             .servers
             .dial(server)

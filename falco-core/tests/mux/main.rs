@@ -24,6 +24,7 @@ mod pings;
 mod retries;
 mod scene;
 mod served;
+mod servers;
 mod streams;
 mod streams_ends;
 mod streams_random;

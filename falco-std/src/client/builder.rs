@@ -1,14 +1,15 @@
 //! The settings of a client, and how it is created.
 
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::io;
 #[cfg(unix)]
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use falco_core::keys::{ClientKeySource, Entropy, Secrets};
 use falco_core::mux::Backoff;
-use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
+use falco_core::{EntropyError, Fate, Key, Settings, SettingsBuilder};
 
 use super::address::Address;
 use super::connector::{Config, Connector, Wait};
@@ -37,6 +38,8 @@ pub struct ClientBuilder {
     /// In KiB.
     stream_window: u16,
     entropy: Entropy,
+    /// The server that the next client belongs to. The first is random.
+    turn: Arc<OnceLock<AtomicUsize>>,
 }
 
 impl Client {
@@ -66,6 +69,7 @@ impl ClientBuilder {
             fail_fast: false,
             stream_window: kib(STREAM_WINDOW),
             entropy: entropy::system(),
+            turn: Arc::default(),
         }
     }
 
@@ -170,7 +174,7 @@ impl ClientBuilder {
     /// The error of the only attempt, such as
     /// [`ConnectionError::Refused`](crate::ConnectionError::Refused) if the server has another key.
     pub fn connect(self, address: impl Into<Address>) -> Result<Client, Error> {
-        self.open(Dial::Tcp(address.into()))
+        self.open([Dial::Tcp(address.into())])
     }
 
     /// A client that connects with the first request.
@@ -178,7 +182,41 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error::Setup`], [`Error::Settings`].
     pub fn connect_lazy(self, address: impl Into<Address>) -> Result<Client, Error> {
-        self.client(Dial::Tcp(address.into()))
+        self.client([Dial::Tcp(address.into())])
+    }
+
+    /// A client of several servers that answer the same requests. Its connection is to one of them;
+    /// if that server cannot be reached or the connection is lost, it goes to the next one at once,
+    /// and the server is left alone for the [back-off](Self::backoff). No server is preferred: a
+    /// client begins with a random one, and clients of clones of this builder take turns. It
+    /// returns there with a later connection, such as after
+    /// [`ServerBuilder::max_connection_age`](crate::ServerBuilder::max_connection_age). Requests
+    /// that were not processed are sent to another server; the others fail, and [`Error::fate`]
+    /// says so.
+    ///
+    /// Waits for the first handshake. An [`Address`] of several socket addresses is one server that
+    /// can be reached in several ways.
+    ///
+    /// ```no_run
+    /// # fn example(key: falco_std::Key) -> Result<(), falco_std::Error> {
+    /// let servers = ["orders-1.internal:4287", "orders-2.internal:4287"];
+    /// let client = falco_std::Client::builder(key).connect_any(servers)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error`] of the last server, if none can be reached, or if there is no server.
+    pub fn connect_any(self, servers: impl IntoIterator<Item = impl Into<Address>>) -> Result<Client, Error> {
+        self.open(tcp(servers))
+    }
+
+    /// As [`connect_any`](Self::connect_any), for a client that connects with the first request.
+    ///
+    /// # Errors
+    /// [`Error::Setup`], [`Error::Settings`], or [`Error::Io`] if there is no server.
+    pub fn connect_any_lazy(self, servers: impl IntoIterator<Item = impl Into<Address>>) -> Result<Client, Error> {
+        self.client(tcp(servers))
     }
 
     /// Connects to a Unix socket, and completes the handshake.
@@ -187,7 +225,7 @@ impl ClientBuilder {
     /// [`Error`].
     #[cfg(unix)]
     pub fn connect_unix(self, path: impl AsRef<Path>) -> Result<Client, Error> {
-        self.open(Dial::Unix(path.as_ref().to_owned()))
+        self.open([Dial::Unix(path.as_ref().to_owned())])
     }
 
     /// Connects with a function, such as one that goes through a proxy, and completes the
@@ -201,7 +239,7 @@ impl ClientBuilder {
         dial: impl Fn() -> io::Result<S> + Send + Sync + 'static,
     ) -> Result<Client, Error> {
         let dial = move || dial().map(|stream| -> BoxedStream { Box::new(stream) });
-        self.open(Dial::With(Box::new(dial)))
+        self.open([Dial::With(Box::new(dial))])
     }
 
     /// Completes the handshake over a stream that is already connected. When the stream has ended,
@@ -210,24 +248,38 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error`].
     pub fn over(self, stream: impl Stream + Send + 'static) -> Result<Client, Error> {
-        self.open(Dial::Once(Mutex::new(Some(Box::new(stream)))))
+        self.open([Dial::Once(Mutex::new(Some(Box::new(stream))))])
     }
 
-    fn open(self, dial: Dial) -> Result<Client, Error> {
-        let client = self.client(dial)?;
+    fn open(self, servers: impl Into<Box<[Dial]>>) -> Result<Client, Error> {
+        let client = self.client(servers)?;
         client.inner.connector.connection(None, Wait::Attempt)?;
         Ok(client)
     }
 
-    fn client(self, dial: Dial) -> Result<Client, Error> {
+    fn client(self, servers: impl Into<Box<[Dial]>>) -> Result<Client, Error> {
+        let dials = servers.into();
+        let count = u64::try_from(dials.len()).unwrap_or(u64::MAX);
+        if count == 0 {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, "there is no server to connect to");
+            return Err(Error::io("connecting", error, Fate::NotProcessed));
+        }
         let settings = self.settings.build()?.with_streams(self.stream_window, 0);
         let mut entropy = self.entropy;
         let (keys, key_options) = self.key.keys(&mut entropy)?;
+        let home = if count > 1 {
+            let first = || AtomicUsize::new(usize::try_from(entropy.below(count)).unwrap_or_default());
+            let turn = self.turn.get_or_init(first).fetch_add(1, Ordering::Relaxed);
+            turn % dials.len()
+        } else {
+            0
+        };
         let config = Config {
             key_options,
             settings,
             entropy,
-            dial,
+            dials,
+            home,
             connect_timeout: self.connect_timeout,
             backoff: self.backoff,
             fail_fast: self.fail_fast,
@@ -239,6 +291,11 @@ impl ClientBuilder {
             }),
         })
     }
+}
+
+/// How to connect to hosts and ports.
+fn tcp(servers: impl IntoIterator<Item = impl Into<Address>>) -> Vec<Dial> {
+    servers.into_iter().map(|server| Dial::Tcp(server.into())).collect()
 }
 
 #[cfg(test)]

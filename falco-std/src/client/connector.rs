@@ -9,8 +9,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
-use falco_core::mux::{Admitted, Backoff, ConnectAttempts, NextAttempt};
-use falco_core::{Fate, Instant, Key, Settings};
+use falco_core::mux::{Admitted, Backoff, ConnectAttempts, NextAttempt, Servers};
+use falco_core::{ConnectionError, Fate, Instant, Key, Settings};
 
 use super::connection::Connection;
 use super::dial::Dial;
@@ -27,7 +27,10 @@ pub(super) struct Config {
     pub(super) key_options: KeyOptions,
     pub(super) settings: Settings,
     pub(super) entropy: Entropy,
-    pub(super) dial: Dial,
+    /// How to connect to each server, at least one.
+    pub(super) dials: Box<[Dial]>,
+    /// The server that each round of attempts begins with.
+    pub(super) home: usize,
     pub(super) connect_timeout: Duration,
     pub(super) backoff: Backoff,
     pub(super) fail_fast: bool,
@@ -58,6 +61,11 @@ struct State {
     /// Whether a server has let this client in under these keys.
     admitted: Admitted,
     current: Option<Arc<Connection>>,
+    /// The server of the current connection, and of the last attempt.
+    server: usize,
+    servers: Servers,
+    /// How many servers were tried in this round.
+    tried: usize,
     /// A connection that has ended. Drop it without the lock held: dropping its stream may run the
     /// user's code.
     gone: Option<Arc<Connection>>,
@@ -79,6 +87,9 @@ impl Connector {
             keys,
             admitted: Admitted::new(),
             current: None,
+            server: config.home,
+            servers: Servers::new(config.dials.len(), config.backoff),
+            tried: 0,
             gone: None,
             dialing: false,
             attempts: ConnectAttempts::new(config.backoff, config.fail_fast),
@@ -204,7 +215,14 @@ impl Connector {
             return Err(Error::Closed);
         }
         let keys = self.config.key_options.keys(key, &mut self.config.entropy.clone())?;
-        let (connection, reader) = self.dial(&keys)?;
+        // One server is enough to know that the key is accepted: one that is reached.
+        let state = self.lock();
+        let open = state.current.as_ref().is_some_and(|connection| connection.is_open());
+        let next = state.servers.next(self.config.home, 0, self.clock.now());
+        let other = next.map_or(self.config.home, |(server, _)| server);
+        let server = if open { state.server } else { other };
+        drop(state);
+        let (connection, reader) = self.dial(server, &keys)?;
         if let Some(reader) = reader {
             spawn(move || reader.run())?;
         }
@@ -216,6 +234,9 @@ impl Connector {
             return Err(Error::Closed);
         }
         state.keys = keys;
+        state.server = server;
+        state.tried = 0;
+        state.servers.established(server);
         let old = state.current.replace(connection);
         state.admitted = Admitted::new();
         state.attempts.key_changed();
@@ -251,7 +272,18 @@ impl Connector {
         let (history, at, why) = connection.history();
         let at = at.unwrap_or_else(|| self.clock.now());
         state.gone = Some(connection);
-        let State { attempts, admitted, .. } = state;
+        let State {
+            attempts,
+            admitted,
+            servers,
+            server,
+            ..
+        } = state;
+        let closed = |why: &Error| matches!(why, Error::Connection { end, .. } if *end == ConnectionError::Closed);
+        if why.as_ref().is_some_and(|why| !closed(why)) {
+            // It may have crashed, or be out of reach.
+            servers.failed(*server, at, |bound| self.config.entropy.below(bound));
+        }
         attempts.lost(history, why, admitted, at, |bound| self.config.entropy.below(bound));
         None
     }
@@ -260,15 +292,19 @@ impl Connector {
     fn begin(self: &Arc<Self>, state: &mut State) {
         state.dialing = true;
         self.counters.attempts.add(1);
-        let (own, keys) = (Arc::clone(self), Arc::clone(&state.keys));
-        if let Err(error) = spawn(move || own.attempt(&keys)) {
+        // If all servers are left alone, the own one is tried.
+        let (home, count) = (self.config.home, self.config.dials.len());
+        let next = state.servers.next(home, state.tried, self.clock.now());
+        (state.server, state.tried) = next.unwrap_or((home, count));
+        let (own, keys, server) = (Arc::clone(self), Arc::clone(&state.keys), state.server);
+        if let Err(error) = spawn(move || own.attempt(server, &keys)) {
             self.conclude(state, Err(error));
         }
     }
 
     /// Makes one attempt. The thread that has made a connection also runs its reader.
-    fn attempt(self: Arc<Self>, keys: &Arc<ClientKeys>) {
-        let opened = self.dial(keys);
+    fn attempt(self: Arc<Self>, server: usize, keys: &Arc<ClientKeys>) {
+        let opened = self.dial(server, keys);
         let mut state = self.lock();
         // The key may have changed meanwhile, and a connection under the new key may exist.
         let (reader, unused) = if Arc::ptr_eq(keys, &state.keys) && !state.attempts.is_closed() {
@@ -286,10 +322,11 @@ impl Connector {
         }
     }
 
-    fn dial(&self, keys: &Arc<ClientKeys>) -> Result<(Connection, Option<Reader>), Error> {
+    fn dial(&self, server: usize, keys: &Arc<ClientKeys>) -> Result<(Connection, Option<Reader>), Error> {
         // A stream of the user may panic. Callers then receive an error.
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            let stream = self.config.dial.dial(self.config.connect_timeout)?;
+            let dial = self.config.dials.get(server).ok_or(Error::Closed)?;
+            let stream = dial.dial(self.config.connect_timeout)?;
             let sources = (&self.config.entropy, self.clock);
             Connection::open(stream, Arc::clone(keys), &self.config.settings, sources)
         }));
@@ -305,18 +342,33 @@ impl Connector {
     fn conclude(&self, state: &mut State, opened: Result<(Connection, Option<Reader>), Error>) -> Option<Reader> {
         state.dialing = false;
         let now = self.clock.now();
-        let State { attempts, admitted, .. } = &mut *state;
-        if self.config.dial.is_spent() {
+        let random = |bound| self.config.entropy.below(bound);
+        let State {
+            attempts,
+            admitted,
+            servers,
+            tried,
+            server,
+            ..
+        } = &mut *state;
+        if self.config.dials.iter().all(Dial::is_spent) {
             attempts.spend();
         }
         match opened {
             Ok((connection, reader)) => {
+                *tried = 0;
+                servers.established(*server);
                 attempts.established(admitted, now);
                 state.current = Some(Arc::new(connection));
                 reader
             }
             Err(error) => {
-                let random = |bound| self.config.entropy.below(bound);
+                servers.failed(*server, now, random);
+                if servers.next(self.config.home, *tried, now).is_some() {
+                    // A caller that waits tries another server at once.
+                    return None;
+                }
+                *tried = 0;
                 let retry = attempts.attempt_failed(error.attempt_end(), error, admitted, now, random);
                 state.failures += 1;
                 state.final_failures += u64::from(!retry);
