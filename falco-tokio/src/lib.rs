@@ -91,6 +91,7 @@
 //! | `falco_server_received_bytes_total`, `falco_server_sent_bytes_total` | counter | |
 //! | `falco_server_key_connections` | gauge | `key`, `label` |
 //! | `falco_server_key_requests_total` | counter | `key`, `label` |
+//! | `falco_client_connections` | gauge | `server` |
 //! | `falco_client_attempts_total`, `falco_client_connected_total` | counter | `server` |
 //! | `falco_client_attempts_failed_total` | counter | `server`, `cause` |
 //! | `falco_client_requests_total` | counter | `server` |

@@ -169,6 +169,23 @@ mod nothing {
     }
 }
 
+/// One more in a gauge, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Up(Gauge);
+
+impl Up {
+    pub(crate) fn new(gauge: Gauge) -> Self {
+        gauge.up();
+        Self(gauge)
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        self.0.down();
+    }
+}
+
 /// A number of bytes for a counter.
 pub(crate) fn bytes(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)

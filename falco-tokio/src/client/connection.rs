@@ -19,6 +19,7 @@ use super::call::{Call, Ping, PingTo, Returned, Waiter, answer, end, fail};
 use super::env::{Env, OwnKey};
 use super::panics::catch_panic;
 use crate::line::{Line, Wrote, sealed};
+use crate::metrics::Up;
 use crate::socket::Socket;
 use crate::timer::{Timer, reschedule};
 
@@ -36,6 +37,8 @@ pub(super) struct Connection {
     key: Arc<OwnKey>,
     /// Which of the servers of the client it is connected to.
     server: usize,
+    /// While it is established.
+    counted: Option<Up>,
     eof: bool,
     /// When bytes were last received.
     received: falco_core::Instant,
@@ -110,6 +113,7 @@ impl Connection {
             env: Arc::clone(env),
             key,
             server,
+            counted: None,
             eof: false,
             received: now,
             due: None,
@@ -211,6 +215,7 @@ impl Connection {
                 ClientStep::Skip { consumed } => self.line.consume(consumed),
                 ClientStep::Established { consumed } => {
                     self.line.consume(consumed);
+                    self.counted = Some(Up::new(self.env.counters.connections.clone()));
                     return Pause::Report(Event::Established);
                 }
                 ClientStep::Answer { consumed, waiter, body } => {

@@ -3,7 +3,7 @@
 use falco_core::Fate;
 use falco_core::mux::AttemptEnd;
 
-use crate::metrics::{self, Histogram};
+use crate::metrics::{self, Gauge, Histogram};
 use crate::stats::Counter;
 
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub(super) struct Counters {
     pub(super) not_processed: metrics::Counter,
     pub(super) maybe_processed: metrics::Counter,
     pub(super) time: Histogram,
+    pub(super) connections: Gauge,
     /// The server, as metrics name it.
     server: String,
 }
@@ -56,6 +57,7 @@ impl Counters {
             not_processed: failed("not_processed"),
             maybe_processed: failed("maybe_processed"),
             time: Histogram::seconds("falco_client_request_seconds", "From the call of a request to its end"),
+            connections: Gauge::new("falco_client_connections", "Established connections", &labels),
             server,
         }
     }

@@ -8,8 +8,9 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Instant;
 
+use crate::carrying::{connect, echoes, expect, forward, serve, target};
 use crate::heard::{Heard, id};
-use crate::tool::{KEY, OTHER_KEY, PATIENCE, Scratch, Served, falco, keyed, run};
+use crate::tool::{KEY, OTHER_KEY, PATIENCE, Scratch, Served, falco, keyed, run, until};
 
 /// The text of the metrics that are served at a port.
 fn read(port: u16) -> String {
@@ -28,6 +29,11 @@ fn read(port: u16) -> String {
     stream.read_to_string(&mut text).unwrap();
     assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
     text
+}
+
+/// A port that is free until another process takes it.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The names of metrics in a text.
@@ -81,8 +87,7 @@ fn a_server_shows_what_it_does() {
     let scratch = Scratch::new();
     let other = scratch.file("other", OTHER_KEY.as_bytes());
     let keys = scratch.file("keys", format!("{KEY} gateway 7\n").as_bytes());
-    // Free until another process takes it.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let address = format!("127.0.0.1:{port}");
     let server = Served::of(falco(&[
         "serve",
@@ -146,4 +151,43 @@ fn a_server_shows_what_it_does() {
         );
     }
     server.stop();
+}
+
+#[test]
+fn a_client_shows_what_it_does() {
+    let target = target("ready ");
+    let server = serve(&["--forward", &target]);
+    let port = free_port();
+    let words = ["--metrics", &format!("127.0.0.1:{port}"), "--connections", "1"];
+    let client = forward(&server.address, &words);
+    let mut user = connect(&client);
+    expect(&mut user, "ready ");
+    echoes(&mut user, "hello");
+    let text = read(port);
+    let of = format!("server=\"{}\"", server.address);
+    for line in [
+        format!("falco_client_connections{{{of}}} 1"),
+        format!("falco_client_attempts_total{{{of}}} 1"),
+        format!("falco_client_connected_total{{{of}}} 1"),
+        format!("falco_client_requests_total{{{of}}} 1"),
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+    }
+    let documented = names(include_str!("../../src/lib.rs"));
+    for name in names(&text) {
+        let base = name.trim_end_matches("_bucket").trim_end_matches("_sum");
+        let base = base.trim_end_matches("_count");
+        assert!(documented.contains(base), "{name} is not documented");
+    }
+    drop(user);
+    server.stop();
+    let none = format!("falco_client_connections{{{of}}} 0");
+    until("the connection has ended", || {
+        read(port).lines().any(|line| line == none)
+    });
+    // And another attempt fails.
+    drop(connect(&client));
+    let failed = format!("falco_client_attempts_failed_total{{{of},cause=\"stream\"}}");
+    until("an attempt has failed", || read(port).contains(&failed));
+    client.stop();
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::heard::{Heard, id};
-use crate::tool::{KEY, OTHER_KEY, Run, Scratch, falco, keyed, run, run_with};
+use crate::tool::{KEY, OTHER_KEY, Run, Scratch, falco, keyed, run, run_with, until};
 
 /// A server on a free port.
 fn serve(words: &[&str]) -> Heard {
@@ -62,6 +62,57 @@ fn keys_of_a_file_are_added_renamed_and_retired_on_sighup() {
     }
     fs::remove_file(&keys).unwrap();
     heard.reload("the server keeps its 1 key");
+    heard.server.stop();
+}
+
+#[test]
+fn a_revoked_key_is_cut_off_at_once_and_one_that_is_gone_drains() {
+    let scratch = Scratch::new();
+    let (one, two) = (
+        scratch.file("one", KEY.as_bytes()),
+        scratch.file("two", OTHER_KEY.as_bytes()),
+    );
+    let keys = scratch.file("keys", format!("{KEY} one\n{OTHER_KEY} two\n").as_bytes());
+    let script = format!("echo runs >>{}; sleep 100", scratch.name("runs"));
+    let heard = serve(&["--key-file", &keys, "--exec", "sh", "-c", &script]);
+    let requests = [&one, &two].map(|key| {
+        let mut command = send(&heard, key);
+        command.args(["--timeout", "90s"]);
+        Run::start(command)
+    });
+    let runs = || {
+        fs::read_to_string(scratch.path("runs"))
+            .unwrap_or_default()
+            .lines()
+            .count()
+    };
+    until("both run", || runs() == 2);
+    let [mut first, mut second] = requests;
+
+    // It drains, and is then cut off by its id.
+    scratch.file("keys", format!("{OTHER_KEY} two\n").as_bytes());
+    heard.reload(&format!("retired {} (one); 1 key", id(KEY)));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(first.is_running());
+    scratch.file("keys", format!("{OTHER_KEY} two\nrevoked {}\n", id(KEY)).as_bytes());
+    heard.reload(&format!("revoked {} (one); 1 key", id(KEY)));
+    first.end().failed_with(1);
+    assert!(second.is_running());
+    heard.reload("nothing has changed; 1 key");
+
+    // It is cut off by the line that it had, although no key is left.
+    scratch.file("keys", format!("revoked {OTHER_KEY} two\n").as_bytes());
+    heard.reload(&format!("revoked {} (two); 0 keys", id(OTHER_KEY)));
+    second.end().failed_with(1);
+    run(send(&heard, &two)).failed_with(3);
+    let again = falco(&["serve", "--listen", "127.0.0.1:0", "--key-file", &keys]);
+    assert!(run(again).failed_with(6).contains("all keys are revoked"));
+    scratch.file(
+        "keys",
+        format!("{KEY}\nrevoked {OTHER_KEY} two\n{OTHER_KEY} two\n").as_bytes(),
+    );
+    heard.reload(&format!("added {}; 1 key", id(KEY)));
+    run(send(&heard, &two)).failed_with(3);
     heard.server.stop();
 }
 

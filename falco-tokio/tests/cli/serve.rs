@@ -73,6 +73,35 @@ fn both_wires_are_served_each_with_its_own_key() {
     run(keyed(&["serve", "--listen", "127.0.0.1:0", "--wire", "both"])).failed_with(6);
 }
 
+#[test]
+fn a_key_has_at_most_as_many_connections_as_it_may() {
+    let scratch = Scratch::new();
+    let other = scratch.file("other", OTHER_KEY.as_bytes());
+    let keys = scratch.file("keys", format!("{KEY} one\n{OTHER_KEY} two\n").as_bytes());
+    let script = format!("echo runs >{}; sleep 3", scratch.name("runs"));
+    let words = ["--max-connections-per-key", "1", "--key-file", &keys];
+    let words = [
+        &["serve", "--listen", "127.0.0.1:0"][..],
+        &words,
+        &["--exec", "sh", "-c", &script],
+    ]
+    .concat();
+    let server = Served::of(falco(&words));
+    let first = Run::start(keyed(&["send", &server.address, "x"]));
+    line_of(&scratch.path("runs"));
+    let second = run(keyed(&["ping", &server.address, "-c", "1", "--timeout", "1s"]));
+    assert_ne!(second.code, Some(0), "{second:?}");
+    let under_other = ["ping", &server.address, "-c", "1", "--key-file", &other];
+    assert_eq!(run(falco(&under_other)).code, Some(0));
+    first.end().good();
+    let ended = server.stop();
+    assert!(
+        ended.err.contains("as many connections as it may have"),
+        "{}",
+        ended.err
+    );
+}
+
 /// A server whose command takes some seconds, and a request in flight.
 fn in_flight(scratch: &Scratch, seconds: &str, more: &[&str]) -> (Served, Run) {
     let script = format!("echo runs >{}; sleep {seconds}; cat", scratch.name("runs"));

@@ -1,6 +1,7 @@
 //! `falco forward`: carries TCP connections and Unix sockets to a target behind a server that runs
 //! `falco serve --forward`.
 
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::io;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::signals::{Hangups, Signals};
 use crate::socket_file::SocketFile;
 use crate::target::{ClientWire, Target};
 use crate::values::{self, Address, counted};
-use crate::{log, output};
+use crate::{log, metrics, output};
 
 /// Listens, and carries each connection over an encrypted one to a target of a server.
 ///
@@ -57,6 +58,10 @@ pub(crate) struct Args {
     /// How many bytes of each connection may be on their way to a program here that does not read
     #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = values::window)]
     window: u32,
+    /// Serves metrics for Prometheus at this address, at the path /metrics. Everyone who can
+    /// connect to it can read them; they have the address of the server
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
     /// How long a connection waits for the server
     #[arg(long, short, value_name = "TIME", default_value = "10s", value_parser = values::some_time)]
     timeout: Duration,
@@ -85,6 +90,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
     let key = args.target.key()?;
     let id = key.id();
+    if let Some(address) = args.metrics {
+        metrics::start(address)?;
+    }
     let hangups = Hangups::new()?;
     let mut signals = Signals::new(args.drain_timeout)?;
     // Users that wait must leave descriptors to the connections to the server.

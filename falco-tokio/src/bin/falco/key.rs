@@ -13,7 +13,7 @@ use falco_tokio::Key;
 use zeroize::Zeroizing;
 
 pub(crate) use self::list::KeyList;
-pub(crate) use self::text::{LabeledKey, parse_label};
+pub(crate) use self::text::{KeyText, LabeledKey, parse_label};
 use crate::failure::{Code, Failure};
 use crate::output;
 
@@ -33,7 +33,8 @@ Keys:
   service. Its text is one line, in ASCII, or in UTF-8 or UTF-16 with a byte order mark. After the key, the line may
   have a label, which names the holder.
   `falco serve` takes a file with several such lines, where empty lines and lines that begin with # are skipped. Or a
-  directory of key files; a key without a label then has the name of its file. On SIGHUP it reads them again.";
+  directory of key files; a key without a label then has the name of its file. On SIGHUP it reads them again. A line that
+  begins with `revoked`, before the id of a key or the key, has it cut off the connections of that key at once.";
 
 /// The options for the key, the same in all commands that need one.
 #[derive(clap::Args, Clone, Debug)]

@@ -12,6 +12,7 @@ mod forward;
 mod key;
 mod keygen;
 mod log;
+mod metrics;
 mod output;
 mod ping;
 mod send;

@@ -2,7 +2,6 @@
 
 mod forward;
 mod keys;
-mod metrics;
 mod settings;
 mod supervisor;
 
@@ -33,14 +32,14 @@ use crate::signals::{Hangups, Signals};
 #[cfg(unix)]
 use crate::socket_file::SocketFile;
 use crate::values::{self, Address, Forward, counted};
-use crate::{log, output};
+use crate::{log, metrics, output};
 
 /// Runs a server that answers each message with itself, or with the output of a command.
 ///
 /// When the server accepts connections, it prints `listening on ADDRESS` to standard output. Ctrl-C
 /// or SIGTERM drains it: it accepts no new connections or requests, answers the requests that have
 /// begun, and ends. A second signal ends it at once. On SIGHUP it reads its keys again: it accepts
-/// new ones, and drains the connections of those that are gone.
+/// new ones, drains the connections of those that are gone, and cuts off those of revoked ones.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Where to listen: HOST:PORT or unix:PATH. With port 0 the system chooses a free one
@@ -79,6 +78,10 @@ pub(crate) struct Args {
     /// How many connections there may be at once
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
+    /// How many connections each key may have at once. A further one is closed after its handshake.
+    /// No limit by default
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections_per_key: Option<u32>,
     /// Takes the addresses of clients from the PROXY protocol, version 1 or 2, on connections from
     /// this address or network, such as 10.0.0.5 or 10.0.0.0/8. Such connections must have the
     /// header. May be given more than once

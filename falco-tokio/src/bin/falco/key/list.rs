@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Code, Failure, KEY_VARIABLE, KeyArgs, LabeledKey, no_key, text, unreadable};
+use super::{Code, Failure, KEY_VARIABLE, KeyArgs, KeyText, LabeledKey, no_key, text, unreadable};
 
 /// Where the keys of a server come from.
 #[derive(Debug)]
@@ -18,34 +18,45 @@ impl KeyList {
         Self { args }
     }
 
-    /// The keys, at least one.
-    pub(crate) fn read(&self) -> Result<Vec<LabeledKey>, Failure> {
-        match self.args.key_file.as_deref() {
-            None => Ok(vec![LabeledKey {
-                key: self.args.find(&[KEY_VARIABLE])?,
-                label: None,
-            }]),
-            Some(path) if path.is_dir() => self.read_directory(path),
-            Some(path) => self.read_file(path),
-        }
+    /// The keys that are not revoked, and those that are; at least one of either.
+    pub(crate) fn read(&self) -> Result<KeyText, Failure> {
+        let mut found = match self.args.key_file.as_deref() {
+            None => {
+                let (key, label) = (self.args.find(&[KEY_VARIABLE])?, None);
+                KeyText {
+                    keys: vec![LabeledKey { key, label }],
+                    revoked: Vec::new(),
+                }
+            }
+            Some(path) if path.is_dir() => self.read_directory(path)?,
+            Some(path) => self.read_file(path)?,
+        };
+        let revoked = &found.revoked;
+        found
+            .keys
+            .retain(|labeled| !revoked.contains(&labeled.key.id().to_string()));
+        Ok(found)
     }
 
     /// The keys as they are now, or why they cannot be read again.
-    pub(crate) fn read_again(&self) -> Result<Vec<LabeledKey>, Failure> {
+    pub(crate) fn read_again(&self) -> Result<KeyText, Failure> {
         self.args.check_can_change()?;
         self.read()
     }
 
-    fn read_file(&self, path: &Path) -> Result<Vec<LabeledKey>, Failure> {
+    fn read_file(&self, path: &Path) -> Result<KeyText, Failure> {
         let (text, name) = self.args.text(path, "--key-file")?;
         text::parse_all(&text).map_err(|error| no_key(&name, &error))
     }
 
-    fn read_directory(&self, directory: &Path) -> Result<Vec<LabeledKey>, Failure> {
+    fn read_directory(&self, directory: &Path) -> Result<KeyText, Failure> {
         let name = directory.display().to_string();
         let mut keys: Vec<(LabeledKey, PathBuf)> = Vec::new();
+        let mut revoked = Vec::new();
         for path in files(directory).map_err(|error| unreadable(&name, &error))? {
-            for mut labeled in self.read_file(&path)? {
+            let found = self.read_file(&path)?;
+            revoked.extend(found.revoked);
+            for mut labeled in found.keys {
                 labeled.label = labeled.label.or_else(|| label_of(&path));
                 keys.push((labeled, path.clone()));
             }
@@ -60,10 +71,11 @@ impl KeyList {
                 return Err(Failure::new(Code::Key, error));
             }
         }
-        if keys.is_empty() {
+        if keys.is_empty() && revoked.is_empty() {
             return Err(no_key(&name, "the directory has no files"));
         }
-        Ok(keys.into_iter().map(|(labeled, _)| labeled).collect())
+        let keys = keys.into_iter().map(|(labeled, _)| labeled).collect();
+        Ok(KeyText { keys, revoked })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The text of keys, as different systems write it: with spaces and line ends around it, with a
-//! byte order mark, or in UTF-16, as PowerShell does. Each line has a key and, after it, a label.
-//! An error describes the shape of a text that is no key, and repeats nothing of it.
+//! byte order mark, or in UTF-16, as PowerShell does. Each line has a key and, after it, a label;
+//! or it says that a key is revoked. An error describes the shape of a text that is no key, and
+//! repeats nothing of it.
 
 use falco_tokio::Key;
 use zeroize::Zeroizing;
@@ -19,9 +20,26 @@ pub(crate) struct LabeledKey {
     pub(crate) label: Option<String>,
 }
 
+/// What the files of a server say.
+#[derive(Debug, Default)]
+pub(crate) struct KeyText {
+    pub(crate) keys: Vec<LabeledKey>,
+    /// The ids of keys that are revoked, as text: the keys themselves may be unknown.
+    pub(crate) revoked: Vec<String>,
+}
+
+/// What one line says.
+enum Line {
+    Key(LabeledKey),
+    Revoked(String),
+}
+
 /// The only key in a text, or a description of the text.
 pub(super) fn parse(text: &[u8]) -> Result<LabeledKey, String> {
-    let mut keys = parse_all(text)?;
+    let KeyText { mut keys, revoked } = parse_all(text)?;
+    if !revoked.is_empty() {
+        return Err("a key in it is revoked, and only `falco serve` takes such a line".to_owned());
+    }
     match keys.pop() {
         Some(only) if keys.is_empty() => Ok(only),
         _ => Err(format!(
@@ -32,8 +50,8 @@ pub(super) fn parse(text: &[u8]) -> Result<LabeledKey, String> {
 }
 
 /// The keys in a text, one a line. Empty lines and those that begin with # are skipped. There is at
-/// least one key.
-pub(super) fn parse_all(text: &[u8]) -> Result<Vec<LabeledKey>, String> {
+/// least one key, or one that is revoked.
+pub(super) fn parse_all(text: &[u8]) -> Result<KeyText, String> {
     if text.len() >= LONGEST {
         return Err(format!("this is {LONGEST} bytes or more, {WANTED}"));
     }
@@ -51,17 +69,22 @@ pub(super) fn parse_all(text: &[u8]) -> Result<Vec<LabeledKey>, String> {
             .filter(|(line, _)| !matches!(line, [] | [b'#', ..]))
     };
     let several = lines().nth(1).is_some();
-    let keys = lines().map(|(line, number)| {
-        parse_line(line).map_err(|error| {
+    let mut found = KeyText::default();
+    for (line, number) in lines() {
+        let parsed = parse_line(line).map_err(|error| {
             if several {
                 format!("line {number}: {error}")
             } else {
                 error
             }
-        })
-    });
-    let keys = keys.collect::<Result<Vec<_>, _>>()?;
-    if keys.is_empty() {
+        });
+        match parsed? {
+            Line::Key(key) => found.keys.push(key),
+            Line::Revoked(id) => found.revoked.push(id),
+        }
+    }
+    let KeyText { keys, revoked } = &found;
+    if keys.is_empty() && revoked.is_empty() {
         return Err(describe(&[]).unwrap_or_default());
     }
     let mut ids: Vec<_> = keys.iter().map(|labeled| labeled.key.id()).collect();
@@ -69,11 +92,29 @@ pub(super) fn parse_all(text: &[u8]) -> Result<Vec<LabeledKey>, String> {
     let twice = ids.windows(2).find(|pair| matches!(pair, [one, other] if one == other));
     match twice.and_then(<[_]>::first) {
         Some(twice) => Err(format!("the key with the id {twice} is in it twice")),
-        None => Ok(keys),
+        None => Ok(found),
     }
 }
 
-fn parse_line(line: &[u8]) -> Result<LabeledKey, String> {
+fn parse_line(line: &[u8]) -> Result<Line, String> {
+    match line.strip_prefix(REVOKED) {
+        Some([space, rest @ ..]) if space.is_ascii_whitespace() => parse_revoked(rest.trim_ascii()).map(Line::Revoked),
+        _ => parse_key(line).map(Line::Key),
+    }
+}
+
+/// The id of a key that is revoked: it, or the line that the key had.
+fn parse_revoked(line: &[u8]) -> Result<String, String> {
+    let word = line.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+    if word.len() == 16 && word.iter().all(u8::is_ascii_hexdigit) {
+        return Ok(String::from_utf8_lossy(word).to_lowercase());
+    }
+    let no_id = "after the word `revoked` comes the id of a key, which has 16 hexadecimal digits, or the key";
+    let key = parse_key(line).map_err(|_| no_id.to_owned())?;
+    Ok(key.key.id().to_string())
+}
+
+fn parse_key(line: &[u8]) -> Result<LabeledKey, String> {
     let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
     let (word, rest) = line.split_at(end);
     let has_label = word.len() == 64 && word.iter().all(u8::is_ascii_hexdigit);
@@ -103,6 +144,8 @@ pub(crate) fn parse_label(text: &[u8]) -> Result<String, String> {
     }
 }
 
+/// Before a key that is revoked.
+const REVOKED: &[u8] = b"revoked";
 const WANTED: &str = "and a key is 64 hexadecimal digits, as `falco keygen` makes them";
 
 /// Converts UTF-16 to ASCII. Other characters become one that is no digit.
@@ -185,6 +228,7 @@ mod tests {
         for text in [text.clone().into_bytes(), utf16(&text, u16::to_le_bytes)] {
             let labels: Vec<_> = parse_all(&text)
                 .expect("it has keys")
+                .keys
                 .into_iter()
                 .map(|key| key.label)
                 .collect();
@@ -192,6 +236,26 @@ mod tests {
         }
         let umlaut = parse(format!("{DIGITS} Z\u{fc}rich").as_bytes()).expect("a label is UTF-8");
         assert_eq!(umlaut.label.as_deref(), Some("Z\u{fc}rich"));
+    }
+
+    #[test]
+    fn a_revoked_key_is_named_by_its_id_or_by_its_line() {
+        let id = Key::from_hex(DIGITS.as_bytes())
+            .expect("this is a key")
+            .id()
+            .to_string();
+        let other = "1".repeat(64);
+        for revoked in [
+            id.clone(),
+            id.to_uppercase(),
+            format!("{id} lost"),
+            format!("{DIGITS} gateway 7"),
+        ] {
+            let found = parse_all(format!("{other}\nrevoked  {revoked}\n").as_bytes()).expect("it has a key");
+            assert_eq!((found.keys.len(), &found.revoked[..]), (1, &[id.clone()][..]));
+        }
+        let only = parse_all(format!("revoked {id}").as_bytes()).expect("no key is needed");
+        assert!(only.keys.is_empty() && only.revoked == [id]);
     }
 
     #[test]
@@ -222,6 +286,9 @@ mod tests {
                 format!("{DIGITS} one\n{}", DIGITS.to_uppercase()).into(),
                 "is in it twice",
             ),
+            (format!("{DIGITS}\nrevoked a315").into(), "line 2: after the word"),
+            ("revoked".into(), "not all of them hexadecimal digits"),
+            (format!("revoked {DIGITS}").into(), "only `falco serve`"),
             (utf16(DIGITS, u16::to_le_bytes), "without a byte order mark"),
             (utf16(&format!("\u{feff}{half}\u{3c0}"), u16::to_le_bytes), "not all"),
             (cut, "ends within a character"),

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use falco_tokio::{Handle, KeyId, Server, ServerBuilder};
 
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::key::{KeyList, LabeledKey};
 use crate::log;
 use crate::values::counted;
@@ -16,6 +16,8 @@ use crate::values::counted;
 pub(super) struct Keys {
     list: KeyList,
     labels: HashMap<KeyId, Option<String>>,
+    /// Those that it had, and whose connections may still drain.
+    retired: HashMap<KeyId, Option<String>>,
 }
 
 impl Keys {
@@ -23,15 +25,16 @@ impl Keys {
     pub(super) fn read(list: KeyList) -> Result<(Self, ServerBuilder), Failure> {
         let mut labels = HashMap::new();
         let mut builder: Option<ServerBuilder> = None;
-        for LabeledKey { key, label } in list.read()? {
+        for LabeledKey { key, label } in list.read()?.keys {
             labels.insert(key.id(), label);
             builder = Some(match builder {
                 None => Server::builder(key),
                 Some(builder) => builder.key(key),
             });
         }
-        let builder = builder.ok_or_else(|| Failure::usage("there is no key"))?;
-        Ok((Self { list, labels }, builder))
+        let builder = builder.ok_or_else(|| Failure::new(Code::Key, "all keys are revoked: a server needs one"))?;
+        let retired = HashMap::new();
+        Ok((Self { list, labels, retired }, builder))
     }
 
     /// Sets the labels, before the server accepts connections.
@@ -41,8 +44,9 @@ impl Keys {
         }
     }
 
-    /// Reads the keys again, adds new ones to the server and retires those that are gone. Reports
-    /// what has changed. If the keys cannot be read, the server keeps those that it has.
+    /// Reads the keys again: adds new ones to the server, revokes those that are marked so, and
+    /// retires those that are gone. Reports what has changed. If the keys cannot be read, the
+    /// server keeps those that it has.
     pub(super) fn reload(&mut self, handle: &Handle) {
         let read = match self.list.read_again() {
             Ok(read) => read,
@@ -52,9 +56,16 @@ impl Keys {
                 return log::tell(&format_args!("{}; the server keeps its {keys}", failure.message()));
             }
         };
-        let before = core::mem::take(&mut self.labels);
+        let mut before = core::mem::take(&mut self.labels);
         let mut changes = Vec::new();
-        for LabeledKey { key, label } in read {
+        for keys in [&mut before, &mut self.retired] {
+            let is_revoked = |id: &KeyId, _: &mut _| read.revoked.contains(&id.to_string());
+            for (id, label) in keys.extract_if(is_revoked) {
+                handle.revoke_key(id);
+                changes.push(format!("revoked {}", Named(id, label.as_deref())));
+            }
+        }
+        for LabeledKey { key, label } in read.keys {
             let id = key.id();
             match before.get(&id) {
                 Some(old) if *old == label => {}
@@ -69,7 +80,10 @@ impl Keys {
                     };
                     let name = Named(id, label.as_deref());
                     match added {
-                        Ok(_) => changes.push(format!("added {name}")),
+                        Ok(_) => {
+                            self.retired.remove(&id);
+                            changes.push(format!("added {name}"));
+                        }
                         Err(error) => {
                             changes.push(format!("did not add {name} ({error})"));
                             continue;
@@ -82,6 +96,7 @@ impl Keys {
         for (id, label) in before {
             if !self.labels.contains_key(&id) && handle.retire_key(id) {
                 changes.push(format!("retired {}", Named(id, label.as_deref())));
+                self.retired.insert(id, label);
             }
         }
         let count = u64::try_from(self.labels.len()).unwrap_or(u64::MAX);

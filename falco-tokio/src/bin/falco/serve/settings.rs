@@ -99,6 +99,10 @@ pub(super) fn builder(args: &Args, room: &Room) -> Result<(Option<Keys>, ServerB
     } else {
         builder
     };
+    let builder = match args.max_connections_per_key {
+        Some(most) => builder.max_connections_per_key(usize::try_from(most).unwrap_or(usize::MAX)),
+        None => builder,
+    };
     let proxies = args.trust_proxy.iter();
     let builder = proxies.fold(builder, |builder, (network, bits)| builder.trust_proxy(*network, *bits));
     Ok((

@@ -1,4 +1,4 @@
-//! Metrics of a server in the text format of Prometheus, over HTTP.
+//! Metrics of a server or a client in the text format of Prometheus, over HTTP.
 
 use core::net::SocketAddr;
 
@@ -23,9 +23,9 @@ const BYTES: [f64; 9] = [
     16_777_216.0,
 ];
 
-/// Serves metrics at this address from now on. Call it before the server is built, within the
-/// runtime.
-pub(super) fn start(address: SocketAddr) -> Result<(), Failure> {
+/// Serves metrics at this address from now on. Call it before the server or the client is built,
+/// within the runtime.
+pub(crate) fn start(address: SocketAddr) -> Result<(), Failure> {
     let failed = |error: BuildError| {
         let message = format!("cannot serve metrics on {address}: {error}");
         Failure::new(Code::Unreachable, message)
