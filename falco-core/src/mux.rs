@@ -67,6 +67,8 @@ mod client;
 mod connect_attempts;
 mod deadline;
 mod ending;
+#[cfg(feature = "streams")]
+mod halves;
 mod held;
 #[cfg(feature = "streams")]
 mod open_call;
@@ -90,6 +92,8 @@ pub use call::{Call, Unfinished};
 pub use client::ClientMux;
 pub use connect_attempts::{Admitted, AttemptEnd, ConnectAttempts, History, NextAttempt};
 pub use ending::{Ending, LastStep};
+#[cfg(feature = "streams")]
+pub use halves::Halves;
 pub use held::HeldBytes;
 #[cfg(feature = "streams")]
 pub use open_call::{OpenCall, OpenRejected, UnfinishedOpen};

@@ -4,6 +4,8 @@
 mod answers;
 mod complete;
 mod deferred;
+#[cfg(feature = "streams")]
+mod open_handlers;
 mod stream;
 #[cfg(feature = "streams")]
 mod streams;
@@ -71,6 +73,9 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     /// The caller handles open requests.
     #[cfg(feature = "streams")]
     takes_streams: bool,
+    /// How many of them are held at once.
+    #[cfg(feature = "streams")]
+    max_open: u16,
     #[cfg(feature = "streams")]
     streams: Option<alloc::boxed::Box<streams::Streams<B>>>,
 }
@@ -111,6 +116,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             #[cfg(feature = "streams")]
             takes_streams: false,
             #[cfg(feature = "streams")]
+            max_open: settings.max_open(),
+            #[cfg(feature = "streams")]
             streams: None,
         }
     }
@@ -124,6 +131,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     #[must_use]
     pub fn status(&self) -> Status {
         self.machine.status()
+    }
+
+    /// Whether the connection drains or has ended: it takes no new requests, and handlers that would
+    /// run for long should end.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        matches!(self.status(), Status::Draining | Status::Ended)
     }
 
     /// Requests that have not completed.

@@ -5,6 +5,8 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::error::RequestError;
+use crate::message::Refusal;
 use crate::outgoing::Outgoing;
 
 /// Chunks that are shorter than this are joined, so that each does not need a frame of its own.
@@ -25,9 +27,13 @@ pub enum StreamError {
     /// Nothing more of the body is sent: its request has completed or was cancelled, the body was
     /// finished, or the connection has ended.
     Ended,
+    /// The client has cancelled the request.
+    Cancelled,
     /// The client takes no open answers, and the answer is larger than it reads. The request was
     /// refused as [`AnswerTooLarge`](crate::Refusal::AnswerTooLarge).
     TooLarge {
+        /// Bytes that the answer has so far, with those that were not accepted.
+        length: u64,
         /// Bytes that an answer may have.
         limit: u32,
     },
@@ -40,7 +46,8 @@ impl fmt::Display for StreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ended => f.write_str("nothing more of this body is sent: its request has ended"),
-            Self::TooLarge { limit } => write!(
+            Self::Cancelled => f.write_str("the client has cancelled the request"),
+            Self::TooLarge { limit, .. } => write!(
                 f,
                 "the client takes no open answers, and this one is over its limit of {limit} bytes"
             ),
@@ -50,6 +57,21 @@ impl fmt::Display for StreamError {
 }
 
 impl core::error::Error for StreamError {}
+
+impl StreamError {
+    /// Why the request was refused, if it was.
+    #[must_use]
+    pub fn request_error(self) -> Option<RequestError> {
+        match self {
+            Self::Ended | Self::Cancelled => None,
+            Self::TooLarge { length, limit } => Some(RequestError::TooLarge {
+                length,
+                limit: limit.into(),
+            }),
+            Self::NoRoom => Some(RequestError::Refused(Refusal::AnswerTooLarge)),
+        }
+    }
+}
 
 /// The bytes of an open body that are not sealed yet.
 #[expect(clippy::struct_field_names, reason = "they are the chunks")]

@@ -17,6 +17,7 @@ mod decisions;
 mod deferred;
 mod duo;
 mod greeting;
+mod halves;
 mod handled;
 mod held_back;
 mod hello;

@@ -263,8 +263,11 @@ fn a_client_without_a_window_gets_an_open_answer_whole_or_a_refusal() {
                 duo.server.finish_answer(id).unwrap();
                 assert_eq!(duo.settle().1, [Told::Whole(number, vec![7; length])]);
             } else {
-                let limit = 100_000;
-                assert_eq!(duo.server.write(id, vec![7]), Err(StreamError::TooLarge { limit }));
+                let (length, limit) = (100_001, 100_000);
+                assert_eq!(
+                    duo.server.write(id, vec![7]),
+                    Err(StreamError::TooLarge { length, limit })
+                );
                 assert_eq!(duo.server.finish_answer(id), Err(StreamError::Ended));
                 let told = duo.settle().1;
                 let refusal = Refusal::AnswerTooLarge;

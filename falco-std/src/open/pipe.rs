@@ -1,6 +1,6 @@
 //! What the halves of an open request share with its connection: bytes on their way in both
-//! directions, bounded by the windows, and the threads that wait for them. A thread that waits here
-//! does not use the stream of the connection.
+//! directions, bounded by the windows, and the threads that wait for them. [`Halves`] decides
+//! everything else. A thread that waits here does not use the stream of the connection.
 //!
 //! The connection calls its side while its state is locked. The halves notify their [`Owner`],
 //! which locks that state, only while the pipe is not locked.
@@ -8,12 +8,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use falco_core::mux::{Halves, StreamError};
+
 use crate::error::Error;
 
-/// With this many bytes on their way to the connection, a writer waits.
-const ENOUGH: usize = 64 << 10;
-/// A reader that has taken this many bytes tells the connection, which gives credit for them.
-const TAKEN: usize = 32 << 10;
+/// The connection takes a chunk that is longer than this piece by piece.
+const PIECE: usize = 64 << 10;
 /// Bytes are joined to chunks of this size at most, so that many short ones take no more memory
 /// than one long one.
 const JOINED: usize = 64 << 10;
@@ -21,6 +21,26 @@ const JOINED: usize = 64 << 10;
 /// Does what the halves of a stream want, on their thread.
 pub(crate) trait Owner: Send + Sync {
     fn notify(&self);
+}
+
+/// Why a half goes no further.
+#[derive(Debug)]
+pub(crate) struct Why(pub(crate) Error);
+
+impl Clone for Why {
+    fn clone(&self) -> Self {
+        Self(self.0.with_fate(self.0.fate()))
+    }
+}
+
+impl From<StreamError> for Why {
+    fn from(error: StreamError) -> Self {
+        Self(match (error.request_error(), error) {
+            (Some(error), _) => Error::Request(error),
+            (None, StreamError::Cancelled) => Error::Cancelled,
+            (None, _) => Error::Stopped,
+        })
+    }
 }
 
 /// Bytes in order.
@@ -72,8 +92,8 @@ impl Chunks {
     /// Takes the first chunk, or as much of it as is worthwhile.
     fn pop_piece(&mut self) -> Option<Vec<u8>> {
         let rest = self.queue.front()?.get(self.taken..).unwrap_or_default();
-        let piece = match rest.get(..ENOUGH) {
-            Some(piece) if rest.len() > ENOUGH => piece.to_vec(),
+        let piece = match rest.get(..PIECE) {
+            Some(piece) if rest.len() > PIECE => piece.to_vec(),
             _ => return self.pop(),
         };
         self.taken += piece.len();
@@ -113,47 +133,20 @@ impl Chunks {
         copied
     }
 
-    /// Drops everything. Returns how many bytes that were.
-    fn clear(&mut self) -> usize {
-        core::mem::take(self).bytes
+    /// Drops everything.
+    fn clear(&mut self) {
+        *self = Self::default();
     }
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 struct State {
+    halves: Halves<Why>,
     /// Bytes that have arrived and that the reader has not taken.
     arrived: Chunks,
-    /// How the body that is read has ended.
-    input_end: Option<Result<(), Error>>,
-    /// Bytes that the reader has taken and that no credit was given for.
-    taken: usize,
-    /// The reader waits, and has nothing left.
-    waits: bool,
-    reader_gone: bool,
     /// Bytes that the connection has not accepted yet.
     outgoing: Chunks,
-    /// The writer has finished its body.
-    finished: bool,
-    /// The connection has accepted all of it.
-    accepted: bool,
-    /// Why nothing more is sent.
-    output_end: Option<Error>,
-    writer_gone: bool,
-    /// The connection was told that there is something for it, and has not looked yet.
-    notified: bool,
-}
-
-/// What the halves want of the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Wishes {
-    /// Bytes that the reader has taken since the last call.
-    pub(crate) taken: usize,
-    /// It waits for more, and has nothing left.
-    pub(crate) waits: bool,
-    /// The reader was dropped before the end of its body.
-    pub(crate) reader_gone: bool,
-    /// The writer was dropped before it had finished its body.
-    pub(crate) writer_gone: bool,
+    reader_waits: bool,
+    writer_waits: bool,
 }
 
 /// The shared state of the halves of one open request.
@@ -164,34 +157,22 @@ pub(crate) struct Pipe {
     /// The writer waits for room.
     room: Condvar,
     owner: Box<dyn Owner>,
-    /// The connection is told when the reader has taken this many bytes: at most a quarter of the
-    /// window, so that the other side always has credit left for most of it.
-    tells_at: usize,
-    of_client: bool,
 }
 
 impl Pipe {
-    pub(crate) fn new(owner: Box<dyn Owner>, window_kib: u16, of_client: bool) -> Arc<Self> {
+    pub(crate) fn new(owner: Box<dyn Owner>, halves: Halves<Why>) -> Arc<Self> {
         let state = State {
+            halves,
             arrived: Chunks::default(),
-            input_end: None,
-            taken: 0,
-            waits: false,
-            reader_gone: false,
             outgoing: Chunks::default(),
-            finished: false,
-            accepted: false,
-            output_end: None,
-            writer_gone: false,
-            notified: false,
+            reader_waits: false,
+            writer_waits: false,
         };
         Arc::new(Self {
             state: Mutex::new(state),
             arrival: Condvar::new(),
             room: Condvar::new(),
             owner,
-            tells_at: (usize::from(window_kib) << 8).clamp(1, TAKEN),
-            of_client,
         })
     }
 
@@ -200,11 +181,31 @@ impl Pipe {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the connection, unless it was told already.
-    fn notify(&self, mut state: MutexGuard<'_, State>) {
-        let first = !core::mem::replace(&mut state.notified, true);
+    /// Changes the state for the connection, and wakes who waits for that.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let changed = change(&mut state);
+        if state.halves.drops_output() {
+            state.outgoing.clear();
+        }
+        let reads = state.reader_waits && (!state.arrived.is_empty() || state.halves.input_end().is_some());
+        let writes = state.writer_waits && !matches!(state.halves.may_send(), Ok(false));
+        state.reader_waits &= !reads;
+        state.writer_waits &= !writes;
         drop(state);
-        if first {
+        if reads {
+            self.arrival.notify_all();
+        }
+        if writes {
+            self.room.notify_all();
+        }
+        changed
+    }
+
+    /// Tells the connection, if a half `has` something for it.
+    fn notify(&self, state: MutexGuard<'_, State>, has: bool) {
+        drop(state);
+        if has {
             self.owner.notify();
         }
     }
@@ -214,97 +215,24 @@ impl Pipe {
 impl Pipe {
     /// Bytes of the body that is read have arrived.
     pub(crate) fn arrive(&self, bytes: &[u8]) {
-        let mut state = self.lock();
-        if !bytes.is_empty() && !state.reader_gone && state.input_end.is_none() {
-            state.waits = false;
-            state.arrived.extend(bytes);
-            self.arrival.notify_all();
-        }
+        self.change(|state| {
+            if state.halves.arrived(bytes.len()) {
+                state.arrived.extend(bytes);
+            }
+        });
     }
 
-    /// The body that is read is whole.
-    pub(crate) fn end_input(&self) {
-        self.lock().input_end.get_or_insert(Ok(()));
-        self.arrival.notify_all();
+    /// Tells the halves something, or asks them.
+    pub(crate) fn tell<T>(&self, tell: impl FnOnce(&mut Halves<Why>) -> T) -> T {
+        self.change(|state| tell(&mut state.halves))
     }
 
-    /// Nothing more of the body that is read arrives, although it is not whole.
-    pub(crate) fn stop_input(&self, why: Error) {
-        self.lock().input_end.get_or_insert(Err(why));
-        self.arrival.notify_all();
-    }
-
-    /// Nothing more is sent.
-    pub(crate) fn end_output(&self, why: Error) {
-        let mut state = self.lock();
-        state.output_end.get_or_insert(why);
-        state.outgoing.clear();
-        self.room.notify_all();
-    }
-
-    /// The request has failed.
-    pub(crate) fn fail(&self, why: Error) {
-        let mut state = self.lock();
-        if !state.finished {
-            state.output_end.get_or_insert_with(|| why.with_fate(why.fate()));
-        }
-        state.outgoing.clear();
-        state.input_end.get_or_insert(Err(why));
-        drop(state);
-        self.arrival.notify_all();
-        self.room.notify_all();
-    }
-
-    /// What the halves want. They tell the connection again when they want more.
-    pub(crate) fn wishes(&self) -> Wishes {
-        let mut state = self.lock();
-        state.notified = false;
-        Wishes {
-            taken: core::mem::take(&mut state.taken),
-            waits: state.waits,
-            reader_gone: state.reader_gone && !matches!(state.input_end, Some(Ok(()))),
-            writer_gone: state.writer_gone && !state.finished,
-        }
-    }
-
-    /// The next bytes to send.
-    pub(crate) fn take_chunk(&self) -> Option<Vec<u8>> {
-        let mut state = self.lock();
-        let chunk = state.outgoing.pop_piece()?;
-        if state.outgoing.bytes < ENOUGH {
-            self.room.notify_all();
-        }
-        Some(chunk)
-    }
-
-    /// Whether there is something to send, if only the end.
-    pub(crate) fn has_output(&self) -> bool {
-        let state = self.lock();
-        state.finished || !state.outgoing.is_empty()
-    }
-
-    /// Whether the writer has finished its body, which may not be sent yet.
-    pub(crate) fn will_finish(&self) -> bool {
-        let state = self.lock();
-        state.finished && state.output_end.is_none()
-    }
-
-    /// Whether everything that is to be sent was taken, and no more follows.
-    pub(crate) fn is_finished(&self) -> bool {
-        let state = self.lock();
-        state.finished && state.outgoing.is_empty()
-    }
-}
-
-/// Whether the connection has accepted the whole body of the writer, which a handler may learn
-/// after the connection has ended.
-impl Pipe {
-    pub(crate) fn accept_all(&self) {
-        self.lock().accepted = true;
-    }
-
-    pub(crate) fn has_accepted_all(&self) -> bool {
-        self.lock().accepted
+    /// Has the connection do what the halves want, with the next bytes to send.
+    pub(crate) fn pump<T>(&self, pump: impl FnOnce(&mut Halves<Why>, &mut dyn FnMut() -> Option<Vec<u8>>) -> T) -> T {
+        self.change(|state| {
+            let State { halves, outgoing, .. } = state;
+            pump(halves, &mut || outgoing.pop_piece())
+        })
     }
 }
 
@@ -317,23 +245,20 @@ impl Pipe {
             if !state.arrived.is_empty() {
                 let before = state.arrived.bytes;
                 let taken = take(&mut state.arrived);
-                state.taken += before - state.arrived.bytes;
-                if state.taken >= self.tells_at {
-                    self.notify(state);
-                }
+                let bytes = before - state.arrived.bytes;
+                let has = state.halves.take(bytes);
+                self.notify(state, has);
                 return Some(Ok(taken));
             }
-            match &state.input_end {
-                Some(Ok(())) => return None,
-                Some(Err(why)) => return Some(Err(why.with_fate(why.fate()))),
-                None => {}
+            if let Some(end) = state.halves.input_end() {
+                return end.err().map(|why| Err(why.0));
             }
-            let told = core::mem::replace(&mut state.waits, true);
             // A thread that has told the connection and did not have its turn yet also does this.
-            if (state.taken > 0 || !told) && !state.notified {
-                self.notify(state);
+            if state.halves.wait() {
+                self.notify(state, true);
                 state = self.lock();
             } else {
+                state.reader_waits = true;
                 state = self.arrival.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
@@ -352,55 +277,37 @@ impl Pipe {
     /// Waits until there is room, then queues bytes to send.
     pub(super) fn send(&self, bytes: Vec<u8>) -> Result<(), Error> {
         let mut state = self.lock();
-        loop {
-            if let Some(why) = &state.output_end {
-                return Err(why.with_fate(why.fate()));
-            }
-            if state.finished {
-                return Err(Error::Stopped);
-            }
-            if state.outgoing.bytes < ENOUGH {
-                break;
-            }
+        while !state.halves.may_send().map_err(|why| why.0)? {
+            state.writer_waits = true;
             state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        let has = state.halves.send(bytes.len());
         if !bytes.is_empty() {
             state.outgoing.push(bytes);
-            self.notify(state);
         }
+        self.notify(state, has);
         Ok(())
     }
 
     /// No more bytes follow.
     pub(super) fn finish(&self) -> Result<(), Error> {
         let mut state = self.lock();
-        if let Some(why) = &state.output_end {
-            // The request has completed well before: nothing of this body was needed.
-            if self.of_client && matches!((why, &state.input_end), (Error::Stopped, Some(Ok(())))) {
-                return Ok(());
-            }
-            return Err(why.with_fate(why.fate()));
-        }
-        state.finished = true;
-        self.notify(state);
+        let has = state.halves.finish().map_err(|why| why.0)?;
+        self.notify(state, has);
         Ok(())
     }
 
     pub(super) fn drop_reader(&self) {
         let mut state = self.lock();
-        state.reader_gone = true;
-        state.taken += state.arrived.clear();
-        if !matches!(state.input_end, Some(Ok(()))) {
-            self.notify(state);
-        }
+        state.arrived.clear();
+        let has = state.halves.drop_reader();
+        self.notify(state, has);
     }
 
     pub(super) fn drop_writer(&self) {
         let mut state = self.lock();
-        state.writer_gone = true;
-        if !state.finished && state.output_end.is_none() {
-            self.notify(state);
-        }
+        let has = state.halves.drop_writer();
+        self.notify(state, has);
     }
 }
 
@@ -414,16 +321,13 @@ mod tests {
         fn notify(&self) {}
     }
 
-    /// A client that has its answer needs nothing more of its own body. A handler whose answer was
-    /// dropped has not sent it.
+    /// A client that has its answer needs nothing more of its own body.
     #[test]
-    fn finishing_after_the_stop_of_a_whole_input_is_an_error_for_a_handler_only() {
-        for of_client in [true, false] {
-            let pipe = Pipe::new(Box::new(Nobody), 64, of_client);
-            pipe.end_input();
-            pipe.end_output(Error::Stopped);
-            assert_eq!(pipe.finish().is_ok(), of_client);
-        }
+    fn finishing_after_a_whole_answer_is_no_error() {
+        let pipe = Pipe::new(Box::new(Nobody), Halves::of_client(64));
+        pipe.tell(Halves::complete);
+        assert!(pipe.send(b"more".to_vec()).is_err());
+        assert!(pipe.finish().is_ok());
     }
 
     /// A reader that always leaves a byte does not keep what it has taken.

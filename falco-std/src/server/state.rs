@@ -11,9 +11,9 @@ use std::net::Shutdown;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Ending, HeldBytes, LastStep, NoAnswer, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Ending, Halves, HeldBytes, LastStep, NoAnswer, ServerMux, ServerStep, SharedBudget};
 use falco_core::{
-    CloseReason, ConnectionError, Fate, Instant, KeyId, Refusal, RequestError, RequestId, ServerConnection, Settings,
+    CloseReason, ConnectionError, Fate, Instant, KeyId, RequestError, RequestId, ServerConnection, Settings,
     Status,
 };
 
@@ -21,7 +21,7 @@ use self::streams::{OpenPlace, OpenPlaces, Opens};
 use super::linger::LingerTimer;
 use super::queue::{Position, Queue};
 use crate::error::{Error, copy};
-use crate::open::Pipe;
+use crate::open::{Pipe, Why};
 use crate::shared::{Output, Shared, seal_into};
 
 pub(super) type Conn = Shared<State>;
@@ -63,7 +63,6 @@ pub(super) struct State {
     queue_timeout: Duration,
     /// For the handlers of open requests, if the connection takes any.
     open_places: Option<OpenPlaces>,
-    window_kib: u16,
     /// Workers take no request, because too many answers were queued.
     held_up: bool,
     /// When workers could last take requests again. The time before that does not count as waiting
@@ -103,7 +102,6 @@ impl State {
         Self {
             mux: if open_places.is_some() { mux.with_streams() } else { mux },
             open_places,
-            window_kib: settings.window_kib(),
             pending: HashMap::new(),
             opens: Opens::default(),
             queue: Queue::new(),
@@ -141,7 +139,7 @@ impl State {
 
     /// Whether it drains or has ended.
     pub(super) fn is_closing(&self) -> bool {
-        self.has_ended() || self.mux.status() == Status::Draining
+        self.has_ended() || self.mux.is_closing()
     }
 
     /// The thread that reads ends the connection: the time for the end of its stream starts now.
@@ -176,7 +174,10 @@ impl State {
             self.mux.turn_away(id);
             return false;
         };
-        let pipe = self.opens.add(id, Weak::clone(&self.own), self.window_kib);
+        let Some(halves) = self.mux.begin_handler(id) else {
+            return false;
+        };
+        let pipe = self.opens.add(id, Weak::clone(&self.own), halves);
         pipe.arrive(body);
         self.push_work(now, id, Work::Open(pipe, place))
     }
@@ -196,13 +197,18 @@ impl State {
         if let Some(pending) = self.pending.get(&id) {
             pending.cancelled.store(true, Ordering::Release);
         }
-        self.cancel_open(id);
+        if let Some(pipe) = self.opens.pipe(id) {
+            pipe.tell(Halves::cancel);
+        }
         let Some(pending) = self.pending.get(&id) else { return };
         if let Some((_, position)) = pending.queued {
-            self.pending.remove(&id);
-            self.opens.remove(id);
             self.queue.remove(position);
-            self.mux.refuse(id, Refusal::Cancelled);
+            let dropped = NoAnswer::Dropped;
+            let _ = if self.opens.pipe(id).is_some() {
+                self.end_open(id, Err(dropped))
+            } else {
+                self.answer(id, Err(dropped))
+            };
         }
     }
 
@@ -221,10 +227,10 @@ impl State {
     /// The connection has ended: the halves of its open requests fail.
     pub(super) fn fail_opens(&mut self, end: &io::Result<ConnectionError>) {
         let fate = Fate::MaybeProcessed;
-        self.opens.fail_all(&match end {
+        self.opens.fail_all(&Why(match end {
             Ok(end) => Error::Connection { end: *end, fate },
             Err(source) => Error::io("reading or writing a stream", copy(source), fate),
-        });
+        }));
     }
 
     /// Forgets a request that has a result.
@@ -238,13 +244,9 @@ impl State {
         while self.overdue_at().is_some_and(|at| at <= now) {
             if let Some(id) = self.queue.pop_first() {
                 self.pending.remove(&id);
-                if self.opens.remove(id).is_some() {
-                    self.mux.turn_away(id);
-                    refused += self.mux.take_busy();
-                } else {
-                    self.mux.refuse(id, Refusal::Busy);
-                    refused += 1;
-                }
+                self.opens.remove(id);
+                self.mux.turn_away(id);
+                refused += self.mux.take_busy();
             }
         }
         refused
@@ -277,7 +279,7 @@ impl State {
     /// The body of an open request is whole.
     pub(super) fn end_body(&self, id: RequestId) {
         if let Some(pipe) = self.opens.pipe(id) {
-            pipe.end_input();
+            pipe.tell(Halves::end_input);
         }
     }
 

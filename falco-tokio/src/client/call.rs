@@ -5,13 +5,14 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use falco_core::mux::Halves;
 use falco_core::{ConnectionError, Fate, RequestError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::env::Env;
 use crate::error::Error;
-use crate::stream::Pipe;
+use crate::stream::{Pipe, Why};
 
 /// What a client is doing until a connection is established, for error messages.
 pub(super) const HANDSHAKE: &str = "handshake";
@@ -42,13 +43,12 @@ impl Stream {
     /// The request has completed: its answer is whole.
     fn end(&self) {
         self.env.counters.answers.add(1);
-        self.pipe.end_input();
-        self.pipe.end_output(Error::Stopped);
+        self.pipe.tell(Halves::complete);
     }
 
     fn fail(&self, error: Error) {
         self.env.counters.failed(error.fate());
-        self.pipe.fail(error);
+        self.pipe.tell(|halves| halves.fail(Why(error)));
     }
 }
 
@@ -56,7 +56,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // Without effect if the request has ended.
         let error = Error::connection(ConnectionError::Closed, Fate::MaybeProcessed);
-        self.pipe.fail(error);
+        self.pipe.tell(|halves| halves.fail(Why(error)));
     }
 }
 

@@ -6,6 +6,7 @@ use core::task::{Context, Waker};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use falco_core::mux::Halves;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::call::{Call, Limit, OpenCall, PingTo, Waiter};
@@ -133,7 +134,7 @@ impl Shared {
             _place: place,
         };
         self.outstanding.fetch_add(1, Ordering::Relaxed);
-        let pipe = Pipe::new(Box::new(owner), env.settings.window_kib(), true);
+        let pipe = Pipe::new(Box::new(owner), Halves::of_client(env.settings.window_kib()));
         let halves = crate::stream::Call::new(&pipe);
         let mut call = OpenCall::new(ticket, Waiter::stream(pipe, limit, Arc::clone(env)));
         // A request that is not finished accepts it.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Body, Ending, LastStep, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Body, Ending, Halves, LastStep, ServerMux, ServerStep, SharedBudget};
 use falco_core::{CloseReason, ConnectionError, Instant, ServerConnection, wipe_stack};
 use tracing::{Span, debug, warn};
 
@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::line::{Line, Wrote, sealed};
 use crate::metrics;
 use crate::socket::Socket;
+use crate::stream::Why;
 use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
@@ -205,20 +206,22 @@ impl<H: Handler> Connection<H> {
                     self.handle_open(cx, id, body);
                 }
                 ServerStep::Part { consumed, id, body } => {
-                    if let Some(open) = self.opens.get(id) {
-                        open.pipe.arrive(body);
+                    if let Some(pipe) = self.opens.get(id) {
+                        pipe.arrive(body);
                     }
                     self.consume(consumed);
                 }
                 ServerStep::Ended { consumed, id } => {
                     self.consume(consumed);
-                    if let Some(open) = self.opens.get(id) {
-                        open.pipe.end_input();
+                    if let Some(pipe) = self.opens.get(id) {
+                        pipe.tell(Halves::end_input);
                     }
                 }
                 ServerStep::Cancelled { consumed, id } => {
                     self.consume(consumed);
-                    self.cancel_open(id);
+                    if let Some(pipe) = self.opens.get(id) {
+                        pipe.tell(Halves::cancel);
+                    }
                     if self.running.contains(id) {
                         self.control.cancel(id);
                         if self.service.on_cancel == OnCancel::Drop {
@@ -409,7 +412,7 @@ impl<H: Handler> Connection<H> {
     /// The connection has ended with `end`: its stream is closed next.
     fn end(&mut self, end: ConnectionError) {
         self.opens
-            .fail_all(&Error::connection(end, falco_core::Fate::MaybeProcessed));
+            .fail_all(&Why(Error::connection(end, falco_core::Fate::MaybeProcessed)));
         self.cancel_all();
         let established = self.mux.is_established();
         self.service.counters.metrics.ended(end, established);
@@ -477,7 +480,7 @@ impl<H> Drop for Connection<H> {
     /// Releases its place, and cancels the handlers that run.
     fn drop(&mut self) {
         let closed = Error::connection(ConnectionError::Closed, falco_core::Fate::MaybeProcessed);
-        self.opens.fail_all(&closed);
+        self.opens.fail_all(&Why(closed));
         self.cancel_all();
         let unanswered = self.mux.unanswered();
         // Nothing counts as cut off while the server runs: whoever serves a guest may drop it.

@@ -9,12 +9,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use falco_core::mux::Halves;
 use falco_core::{KeyId, Refusal, RequestId};
 
 use super::control::Control;
 use super::request::Request;
-use crate::error::{Error, HandlerError};
-use crate::stream::{Owner, Pipe, RecvStream, SendStream};
+use crate::error::HandlerError;
+use crate::stream::{Owner, Pipe, RecvStream, SendStream, Why};
 
 /// An open request: its body, which the handler reads, and the body of the answer, which it writes.
 /// [`Server::serve_streams`](crate::Server::serve_streams) passes it to a handler.
@@ -176,68 +177,39 @@ impl Owner for StreamOwner {
     }
 }
 
-/// An open request of a connection.
-#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
-pub(super) struct Open {
-    pub(super) pipe: Arc<Pipe>,
-    /// Its answer has begun.
-    pub(super) answering: bool,
-    /// The connection has all of its answer.
-    pub(super) answered: bool,
-    /// Its handler has returned.
-    pub(super) handled: bool,
-    /// Its handler has dropped the rest of the body.
-    pub(super) discarded: bool,
-    /// The client has cancelled it before the connection had all of its answer.
-    pub(super) cancelled: bool,
-}
-
 /// The open requests of a connection that have not completed. An idle connection has no memory for
 /// them.
 #[derive(Default)]
 pub(super) struct Opens(
-    #[allow(clippy::box_collection, reason = "an idle connection is smaller")] Option<Box<HashMap<RequestId, Open>>>,
+    #[allow(clippy::box_collection, reason = "an idle connection is smaller")] Option<Box<HashMap<RequestId, Arc<Pipe>>>>,
 );
 
 impl Opens {
     /// Adds one, and returns what its halves share with the connection.
-    pub(super) fn add(&mut self, id: RequestId, window_kib: u16, control: &Arc<Control>) -> Arc<Pipe> {
+    pub(super) fn add(&mut self, id: RequestId, halves: Halves<Why>, control: &Arc<Control>) -> Arc<Pipe> {
         let control = Arc::clone(control);
-        let pipe = Pipe::new(Box::new(StreamOwner { control, id }), window_kib, false);
-        let open = Open {
-            pipe: Arc::clone(&pipe),
-            answering: false,
-            answered: false,
-            handled: false,
-            discarded: false,
-            cancelled: false,
-        };
-        self.0.get_or_insert_default().insert(id, open);
+        let pipe = Pipe::new(Box::new(StreamOwner { control, id }), halves);
+        self.0.get_or_insert_default().insert(id, Arc::clone(&pipe));
         pipe
     }
 
-    /// How many there are, also those whose requests have completed while their handlers run on.
-    pub(super) fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |opens| opens.len())
+    pub(super) fn get(&self, id: RequestId) -> Option<&Pipe> {
+        Some(&**self.0.as_ref()?.get(&id)?)
     }
 
-    pub(super) fn get(&mut self, id: RequestId) -> Option<&mut Open> {
-        self.0.as_mut()?.get_mut(&id)
-    }
-
-    pub(super) fn remove(&mut self, id: RequestId) -> Option<Open> {
+    pub(super) fn remove(&mut self, id: RequestId) -> Option<Arc<Pipe>> {
         let opens = self.0.as_mut()?;
-        let open = opens.remove(&id);
+        let pipe = opens.remove(&id);
         if opens.is_empty() {
             self.0 = None;
         }
-        open
+        pipe
     }
 
     /// The connection has ended with this error.
-    pub(super) fn fail_all(&mut self, why: &Error) {
-        for (_, open) in self.0.take().into_iter().flat_map(|opens| *opens) {
-            open.pipe.fail(why.again(why.fate()));
+    pub(super) fn fail_all(&mut self, why: &Why) {
+        for (_, pipe) in self.0.take().into_iter().flat_map(|opens| *opens) {
+            pipe.tell(|halves| halves.fail(why.clone()));
         }
     }
 }

@@ -1,123 +1,139 @@
 //! What the halves of an open request share with the task of its connection: bytes on their way in
-//! both directions, bounded by the windows, and who waits for what.
+//! both directions, bounded by the windows, and who waits for what. [`Halves`] decides everything
+//! else.
 
 use core::task::{Context, Poll, Waker};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
+use falco_core::mux::{Halves, StreamError};
 
 use crate::error::Error;
 
-/// With this many bytes on their way to the connection, a writer waits.
-const ENOUGH: usize = 64 << 10;
+/// The connection takes a chunk that is longer than this piece by piece.
+const PIECE: usize = 64 << 10;
 /// Pieces that are shorter are joined.
 const SHORT: usize = 4 << 10;
-/// A reader that has taken this many bytes tells the connection, which gives credit for them. It
-/// tells it earlier if the window is small.
-const TAKEN: usize = 32 << 10;
 
 /// Tells the task of a connection that a half of a stream has something for it.
 pub(crate) trait Owner: Send + Sync {
     fn notify(&self);
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
-struct State {
-    /// Bytes that have arrived and that the reader has not taken.
-    arrived: VecDeque<Bytes>,
-    /// Short pieces that have arrived behind these. They are joined, so that a peer which sends
-    /// single bytes takes no more memory than the window.
-    joined: BytesMut,
-    /// How the body that is read has ended.
-    input_end: Option<Result<(), Error>>,
-    reader: Option<Waker>,
-    /// Bytes that the reader has taken since the connection was told.
-    taken: usize,
-    reader_gone: bool,
-    /// Bytes that the connection has not accepted yet.
-    outgoing: VecDeque<Bytes>,
-    /// Short pieces behind these. They are joined, so that a writer of single bytes takes no more
-    /// memory than its bytes.
-    outgoing_joined: BytesMut,
-    outgoing_bytes: usize,
-    /// The writer has finished its body.
-    finished: bool,
-    /// Why nothing more is sent.
-    output_end: Option<Error>,
-    writer: Option<Waker>,
-    writer_gone: bool,
-    /// The request of a client has not begun.
-    waits_to_begin: bool,
-    opener: Option<Waker>,
-    /// The connection was told that there is something for it, and has not looked yet.
-    notified: bool,
+/// Why a half goes no further.
+#[derive(Debug)]
+pub(crate) struct Why(pub(crate) Error);
+
+impl Clone for Why {
+    fn clone(&self) -> Self {
+        Self(self.0.again(self.0.fate()))
+    }
 }
 
-/// What the halves want of the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Wishes {
-    /// Bytes that the reader has taken since the last call.
-    pub(crate) taken: usize,
-    /// The reader was dropped before the end of its body.
-    pub(crate) reader_gone: bool,
-    /// The writer was dropped before it had finished its body.
-    pub(crate) writer_gone: bool,
+impl From<StreamError> for Why {
+    fn from(error: StreamError) -> Self {
+        Self(match (error.request_error(), error) {
+            (Some(error), _) => Error::Request(error),
+            (None, StreamError::Cancelled) => Error::Cancelled,
+            (None, _) => Error::Stopped,
+        })
+    }
+}
+
+/// Bytes in order.
+#[derive(Default)]
+struct Chunks {
+    chunks: VecDeque<Bytes>,
+    /// Short pieces behind these. They are joined, so that many single bytes take no more memory
+    /// than their number.
+    joined: BytesMut,
+}
+
+impl Chunks {
+    fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.joined.is_empty()
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        self.end_joined();
+        self.chunks.push_back(bytes);
+    }
+
+    /// Adds a copy of `bytes`, which are joined with others if they are short.
+    fn copy(&mut self, bytes: &[u8]) {
+        if bytes.len() < SHORT {
+            self.joined.extend_from_slice(bytes);
+        } else {
+            self.push(Bytes::copy_from_slice(bytes));
+        }
+    }
+
+    /// The first chunk.
+    fn front(&mut self) -> Option<&mut Bytes> {
+        if self.chunks.is_empty() {
+            self.end_joined();
+        }
+        self.chunks.front_mut()
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        self.front()?;
+        self.chunks.pop_front()
+    }
+
+    fn end_joined(&mut self) {
+        if !self.joined.is_empty() {
+            let joined = self.joined.split().freeze();
+            self.chunks.push_back(joined);
+        }
+    }
+}
+
+struct State {
+    halves: Halves<Why>,
+    /// Bytes that have arrived and that the reader has not taken.
+    arrived: Chunks,
+    reader: Option<Waker>,
+    /// Bytes that the connection has not accepted yet.
+    outgoing: Chunks,
+    writer: Option<Waker>,
+    /// Waits until the request has begun.
+    opener: Option<Waker>,
 }
 
 /// The shared state of the halves of one open request.
 pub(crate) struct Pipe {
     state: Mutex<State>,
     owner: Box<dyn Owner>,
-    /// The connection is told when the reader has taken this many bytes. That is at most a quarter
-    /// of the window, so the other side always has credit left for most of it, and a reader that
-    /// waits need not give credit for every few bytes.
-    tells_at: usize,
-    of_client: bool,
 }
 
 impl State {
-    fn push_joined(&mut self) {
-        if !self.outgoing_joined.is_empty() {
-            let joined = self.outgoing_joined.split().freeze();
-            self.outgoing.push_back(joined);
-        }
-    }
-
-    /// Drops what was to be sent.
-    fn clear_outgoing(&mut self) {
-        self.outgoing = VecDeque::new();
-        self.outgoing_joined = BytesMut::new();
-        self.outgoing_bytes = 0;
+    /// Those who wait for nothing any more.
+    fn wakers(&mut self) -> [Option<Waker>; 3] {
+        let reads = !self.arrived.is_empty() || self.halves.input_end().is_some();
+        let writes = !matches!(self.halves.may_send(), Ok(false));
+        let has_begun = self.halves.begun().is_some();
+        [
+            self.reader.take_if(|_| reads),
+            self.writer.take_if(|_| writes),
+            self.opener.take_if(|_| has_begun),
+        ]
     }
 }
 
 impl Pipe {
-    pub(crate) fn new(owner: Box<dyn Owner>, window_kib: u16, of_client: bool) -> Arc<Self> {
+    pub(crate) fn new(owner: Box<dyn Owner>, halves: Halves<Why>) -> Arc<Self> {
         let state = State {
-            arrived: VecDeque::new(),
-            joined: BytesMut::new(),
-            input_end: None,
+            halves,
+            arrived: Chunks::default(),
             reader: None,
-            taken: 0,
-            reader_gone: false,
-            outgoing: VecDeque::new(),
-            outgoing_joined: BytesMut::new(),
-            outgoing_bytes: 0,
-            finished: false,
-            output_end: None,
+            outgoing: Chunks::default(),
             writer: None,
-            writer_gone: false,
-            waits_to_begin: of_client,
             opener: None,
-            notified: false,
         };
-        Arc::new(Self {
-            state: Mutex::new(state),
-            owner,
-            tells_at: (usize::from(window_kib) << 8).clamp(1, TAKEN),
-            of_client,
-        })
+        let state = Mutex::new(state);
+        Arc::new(Self { state, owner })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -125,11 +141,25 @@ impl Pipe {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the connection, unless it was told already.
-    fn notify(&self, mut state: MutexGuard<'_, State>) {
-        let first = !core::mem::replace(&mut state.notified, true);
+    /// Changes the state for the connection, and wakes who waits for that.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let changed = change(&mut state);
+        let dropped = state
+            .halves
+            .drops_output()
+            .then(|| core::mem::take(&mut state.outgoing));
+        let wakers = state.wakers();
         drop(state);
-        if first {
+        drop(dropped);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+        changed
+    }
+
+    /// Tells the connection, if a half `has` something for it.
+    fn notify(&self, state: MutexGuard<'_, State>, has: bool) {
+        drop(state);
+        if has {
             self.owner.notify();
         }
     }
@@ -137,124 +167,35 @@ impl Pipe {
 
 /// The side of the connection.
 impl Pipe {
-    /// The request has begun.
-    pub(crate) fn begun(&self) {
-        let mut state = self.lock();
-        state.waits_to_begin = false;
-        let opener = state.opener.take();
-        drop(state);
-        wake(opener);
-    }
-
     /// Bytes of the body that is read have arrived.
     pub(crate) fn arrive(&self, bytes: &[u8]) {
-        let mut state = self.lock();
-        if bytes.is_empty() || state.reader_gone || state.input_end.is_some() {
-            return;
-        }
-        if bytes.len() >= SHORT {
-            let before = state.joined.split().freeze();
-            state.arrived.extend((!before.is_empty()).then_some(before));
-            state.arrived.push_back(Bytes::copy_from_slice(bytes));
-        } else {
-            state.joined.extend_from_slice(bytes);
-        }
-        let reader = state.reader.take();
-        drop(state);
-        wake(reader);
+        self.change(|state| {
+            if state.halves.arrived(bytes.len()) {
+                state.arrived.copy(bytes);
+            }
+        });
     }
 
     /// A whole body has arrived.
     pub(crate) fn arrive_whole(&self, body: Bytes) {
-        let mut state = self.lock();
-        if !body.is_empty() && !state.reader_gone && state.input_end.is_none() {
-            state.arrived.push_back(body);
-        }
+        self.change(|state| {
+            if state.halves.arrived(body.len()) {
+                state.arrived.push(body);
+            }
+        });
     }
 
-    /// Nothing more of the body that is read arrives, although it is not whole.
-    pub(crate) fn stop_input(&self, why: Error) {
-        let mut state = self.lock();
-        state.input_end.get_or_insert(Err(why));
-        let reader = state.reader.take();
-        drop(state);
-        wake(reader);
+    /// Tells the halves something.
+    pub(crate) fn tell<T>(&self, tell: impl FnOnce(&mut Halves<Why>) -> T) -> T {
+        self.change(|state| tell(&mut state.halves))
     }
 
-    /// The body that is read is whole.
-    pub(crate) fn end_input(&self) {
-        let mut state = self.lock();
-        state.input_end.get_or_insert(Ok(()));
-        let reader = state.reader.take();
-        drop(state);
-        wake(reader);
-    }
-
-    /// Nothing more is sent.
-    pub(crate) fn end_output(&self, why: Error) {
-        let mut state = self.lock();
-        state.output_end.get_or_insert(why);
-        state.clear_outgoing();
-        let writer = state.writer.take();
-        drop(state);
-        wake(writer);
-    }
-
-    /// The request has failed.
-    pub(crate) fn fail(&self, why: Error) {
-        let mut state = self.lock();
-        if !state.finished {
-            state.output_end.get_or_insert_with(|| why.again(why.fate()));
-        }
-        state.clear_outgoing();
-        state.input_end.get_or_insert(Err(why));
-        state.waits_to_begin = false;
-        let wakers = [state.reader.take(), state.writer.take(), state.opener.take()];
-        drop(state);
-        wakers.into_iter().for_each(wake);
-    }
-
-    /// What the halves want. They tell the connection again when they want more.
-    pub(crate) fn wishes(&self) -> Wishes {
-        let mut state = self.lock();
-        state.notified = false;
-        Wishes {
-            taken: core::mem::take(&mut state.taken),
-            reader_gone: state.reader_gone && !matches!(state.input_end, Some(Ok(()))),
-            writer_gone: state.writer_gone && !state.finished,
-        }
-    }
-
-    /// The next bytes to send.
-    pub(crate) fn take_chunk(&self) -> Option<Bytes> {
-        let mut state = self.lock();
-        if state.outgoing.is_empty() {
-            state.push_joined();
-        }
-        let chunk = state.outgoing.pop_front()?;
-        state.outgoing_bytes -= chunk.len();
-        let writer = (state.outgoing_bytes < ENOUGH).then(|| state.writer.take());
-        drop(state);
-        wake(writer.flatten());
-        Some(chunk)
-    }
-
-    /// Whether there is something to send, if only the end.
-    pub(crate) fn has_output(&self) -> bool {
-        let state = self.lock();
-        state.finished || state.outgoing_bytes > 0
-    }
-
-    /// Whether the writer has finished its body, which may not be sent yet.
-    pub(crate) fn will_finish(&self) -> bool {
-        let state = self.lock();
-        state.finished && state.output_end.is_none()
-    }
-
-    /// Whether everything that is to be sent was taken, and no more follows.
-    pub(crate) fn is_finished(&self) -> bool {
-        let state = self.lock();
-        state.finished && state.outgoing_bytes == 0
+    /// Has the connection do what the halves want, with the next bytes to send.
+    pub(crate) fn pump<T>(&self, pump: impl FnOnce(&mut Halves<Why>, &mut dyn FnMut() -> Option<Bytes>) -> T) -> T {
+        self.change(|state| {
+            let State { halves, outgoing, .. } = state;
+            pump(halves, &mut || outgoing.pop())
+        })
     }
 }
 
@@ -263,54 +204,36 @@ impl Pipe {
     /// Waits until the request has begun.
     pub(super) fn poll_begun(&self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
         let mut state = self.lock();
-        if state.waits_to_begin {
+        let Some(begun) = state.halves.begun() else {
             set(&mut state.opener, cx);
             return Poll::Pending;
-        }
-        // If the server takes nothing more, its answer says why.
-        Poll::Ready(match &state.input_end {
-            Some(Err(why)) => Err(why.again(why.fate())),
-            Some(Ok(())) | None => Ok(()),
-        })
+        };
+        Poll::Ready(begun.map_err(|why| why.0))
     }
 
     /// The next bytes that have arrived, at most `most`; `None` at the end of the body.
     pub(super) fn poll_next(&self, cx: &Context<'_>, most: usize) -> Poll<Option<Result<Bytes, Error>>> {
         let mut state = self.lock();
-        if state.arrived.is_empty() && !state.joined.is_empty() {
-            let joined = state.joined.split().freeze();
-            state.arrived.push_back(joined);
-        }
-        if let Some(first) = state.arrived.front_mut() {
+        if let Some(first) = state.arrived.front() {
             let bytes = first.split_to(first.len().min(most));
             if first.is_empty() {
-                state.arrived.pop_front();
+                state.arrived.pop();
             }
-            state.taken += bytes.len();
-            if state.taken >= self.tells_at {
-                self.notify(state);
-            }
+            let has = state.halves.take(bytes.len());
+            self.notify(state, has);
             return Poll::Ready(Some(Ok(bytes)));
         }
-        match &state.input_end {
-            Some(Ok(())) => return Poll::Ready(None),
-            Some(Err(why)) => return Poll::Ready(Some(Err(why.again(why.fate())))),
-            None => {}
-        }
-        set(&mut state.reader, cx);
-        Poll::Pending
+        let Some(end) = state.halves.input_end() else {
+            set(&mut state.reader, cx);
+            return Poll::Pending;
+        };
+        Poll::Ready(end.err().map(|why| Err(why.0)))
     }
 
     /// Waits until there is room for more bytes to send.
     pub(super) fn poll_ready(&self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
         let mut state = self.lock();
-        if let Some(why) = &state.output_end {
-            return Poll::Ready(Err(why.again(why.fate())));
-        }
-        if state.finished {
-            return Poll::Ready(Err(Error::Stopped));
-        }
-        if state.outgoing_bytes < ENOUGH {
+        if state.halves.may_send().map_err(|why| why.0)? {
             return Poll::Ready(Ok(()));
         }
         set(&mut state.writer, cx);
@@ -320,69 +243,47 @@ impl Pipe {
     /// Queues bytes to send.
     pub(super) fn send(&self, bytes: Bytes) -> Result<(), Error> {
         let mut state = self.lock();
-        if let Some(why) = &state.output_end {
-            return Err(why.again(why.fate()));
+        state.halves.may_send().map_err(|why| why.0)?;
+        let has = state.halves.send(bytes.len());
+        let outgoing = &mut state.outgoing;
+        if bytes.len() < SHORT && !outgoing.is_empty() {
+            outgoing.copy(&bytes);
+        } else {
+            let mut rest = bytes;
+            while rest.len() > PIECE {
+                let piece = rest.split_to(PIECE);
+                outgoing.push(piece);
+            }
+            if !rest.is_empty() {
+                outgoing.push(rest);
+            }
         }
-        if state.finished {
-            return Err(Error::Stopped);
-        }
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let is_first = state.outgoing_bytes == 0;
-        state.outgoing_bytes += bytes.len();
-        if bytes.len() < SHORT && !is_first {
-            state.outgoing_joined.extend_from_slice(&bytes);
-            self.notify(state);
-            return Ok(());
-        }
-        state.push_joined();
-        // The connection takes a long chunk piece by piece.
-        let mut rest = bytes;
-        while rest.len() > ENOUGH {
-            let piece = rest.split_to(ENOUGH);
-            state.outgoing.push_back(piece);
-        }
-        state.outgoing.push_back(rest);
-        self.notify(state);
+        self.notify(state, has);
         Ok(())
     }
 
     /// No more bytes follow.
     pub(super) fn finish(&self) -> Result<(), Error> {
         let mut state = self.lock();
-        if let Some(why) = &state.output_end {
-            // The request has completed well before: nothing of this body was needed.
-            if self.of_client && matches!((why, &state.input_end), (Error::Stopped, Some(Ok(())))) {
-                return Ok(());
-            }
-            return Err(why.again(why.fate()));
-        }
-        state.finished = true;
-        self.notify(state);
+        let has = state.halves.finish().map_err(|why| why.0)?;
+        self.notify(state, has);
         Ok(())
     }
 
     pub(super) fn drop_reader(&self) {
         let mut state = self.lock();
-        state.reader_gone = true;
         state.reader = None;
-        state.taken += state.arrived.iter().map(Bytes::len).sum::<usize>() + state.joined.len();
-        let arrived = (core::mem::take(&mut state.arrived), core::mem::take(&mut state.joined));
-        if matches!(state.input_end, Some(Ok(()))) {
-            return;
-        }
-        self.notify(state);
+        let arrived = core::mem::take(&mut state.arrived);
+        let has = state.halves.drop_reader();
+        self.notify(state, has);
         drop(arrived);
     }
 
     pub(super) fn drop_writer(&self) {
         let mut state = self.lock();
-        state.writer_gone = true;
         state.writer = None;
-        if !state.finished && state.output_end.is_none() {
-            self.notify(state);
-        }
+        let has = state.halves.drop_writer();
+        self.notify(state, has);
     }
 }
 
@@ -390,12 +291,6 @@ fn set(waker: &mut Option<Waker>, cx: &Context<'_>) {
     match waker {
         Some(waker) => waker.clone_from(cx.waker()),
         none => *none = Some(cx.waker().clone()),
-    }
-}
-
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
     }
 }
 
@@ -409,30 +304,29 @@ mod tests {
         fn notify(&self) {}
     }
 
-    /// A client that has its answer needs nothing more of its own body. A handler whose answer was
-    /// dropped has not sent it.
+    fn pipe() -> Arc<Pipe> {
+        Pipe::new(Box::new(Nobody), Halves::of_client(64))
+    }
+
+    /// A client that has its answer needs nothing more of its own body.
     #[test]
-    fn finishing_after_the_stop_of_a_whole_input_is_an_error_for_a_handler_only() {
-        for of_client in [true, false] {
-            let pipe = Pipe::new(Box::new(Nobody), 64, of_client);
-            pipe.end_input();
-            pipe.end_output(Error::Stopped);
-            assert_eq!(pipe.finish().is_ok(), of_client);
-        }
+    fn finishing_after_a_whole_answer_is_no_error() {
+        let pipe = pipe();
+        pipe.tell(Halves::complete);
+        assert!(pipe.send(Bytes::from_static(b"more")).is_err());
+        assert!(pipe.finish().is_ok());
     }
 
     #[test]
     fn single_bytes_that_wait_to_be_sent_are_joined() -> Result<(), Error> {
-        let pipe = Pipe::new(Box::new(Nobody), 64, false);
+        let pipe = pipe();
         for at in 0..60_000_u32 {
             let [byte, ..] = at.to_le_bytes();
             pipe.send(Bytes::copy_from_slice(&[byte]))?;
         }
-        assert_eq!(pipe.lock().outgoing.len(), 1);
-        let mut taken = Vec::new();
-        while let Some(chunk) = pipe.take_chunk() {
-            taken.extend_from_slice(&chunk);
-        }
+        let taken = pipe.pump(|_, next| core::iter::from_fn(next).collect::<Vec<_>>());
+        assert_eq!(taken.len(), 2, "the first one, and all that follow it");
+        let taken = taken.concat();
         let expected = (0..60_000_u32).map(|at| at.to_le_bytes()[0]);
         assert!(taken.iter().copied().eq(expected));
         Ok(())

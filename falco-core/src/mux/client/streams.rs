@@ -9,6 +9,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use super::super::Body;
+use super::super::halves::Halves;
 use super::super::open_call::{OpenCall, OpenRejected};
 use super::super::step::ClientStep;
 use super::super::streams::{StreamError, Writers};
@@ -166,6 +167,40 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             streams.beginning += 1;
             streams.writers.release(ticket);
         }
+    }
+
+    /// Does what the halves of an open request want: gives credit for what its caller has taken, and
+    /// accepts what it has sent, which `next` takes out. Call it when a half has something for the
+    /// connection, and for what [`poll_writable`](Self::poll_writable) returns.
+    ///
+    /// If the caller has dropped a half before its body was complete, the request is cancelled, and
+    /// its waiter is returned.
+    pub fn pump<E: Clone + From<StreamError>>(
+        &mut self,
+        ticket: u64,
+        halves: &mut Halves<E>,
+        mut next: impl FnMut() -> Option<B>,
+    ) -> Option<W> {
+        let (taken, waits) = halves.look();
+        if halves.is_given_up() {
+            halves.fail(StreamError::Ended.into());
+            return self.cancel_open(ticket).map(|(waiter, _)| waiter);
+        }
+        if taken > 0 || waits {
+            self.credit(ticket, taken, waits);
+        }
+        while self.wants(ticket) {
+            let Some(chunk) = halves.next(&mut next) else {
+                if halves.is_finished() {
+                    let _ = self.finish_body(ticket);
+                }
+                break;
+            };
+            if let Err(why) = self.write(ticket, chunk) {
+                halves.end_output(why);
+            }
+        }
+        None
     }
 
     /// Queues bytes of the body of an open request. They are sent as the server gives credit. Call

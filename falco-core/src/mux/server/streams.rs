@@ -19,6 +19,8 @@ use crate::wire::ServerKeyRef;
 
 /// The open bodies of a connection. Most connections have none.
 pub(super) struct Streams<B> {
+    /// Open requests whose handlers run, by key. The requests of some have completed.
+    pub(super) handlers: BTreeSet<u64>,
     /// Open requests that have reached a handler and have not completed, by key.
     open: BTreeSet<u64>,
     /// Open requests that have not reached a handler, by key.
@@ -44,6 +46,7 @@ struct Deferred {
 impl<B: AsRef<[u8]>> Streams<B> {
     const fn new() -> Self {
         Self {
+            handlers: BTreeSet::new(),
             open: BTreeSet::new(),
             deferred: BTreeMap::new(),
             ended: BTreeSet::new(),
@@ -55,7 +58,8 @@ impl<B: AsRef<[u8]>> Streams<B> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.open.is_empty() && self.deferred.is_empty() && self.writers.is_empty() && self.collected.is_empty()
+        let without_requests = self.deferred.is_empty() && self.writers.is_empty() && self.collected.is_empty();
+        self.handlers.is_empty() && self.open.is_empty() && without_requests
     }
 
     /// Whether a request waits that has not reached a handler, or its end.
@@ -121,7 +125,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self
     }
 
-    fn streams(&mut self) -> &mut Streams<B> {
+    pub(super) fn streams(&mut self) -> &mut Streams<B> {
         self.streams.get_or_insert_with(|| Box::new(Streams::new()))
     }
 
@@ -192,6 +196,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Refuses an open request as busy that no handler has received: the caller has no room for the
     /// handler. Only if no [credit](Self::credit) was given for it and no answer has begun.
     pub fn turn_away(&mut self, id: RequestId) {
+        self.end_handler(id);
         if let Some(streams) = &mut self.streams {
             streams.open.remove(&id.key());
         }
@@ -362,7 +367,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             Err(ReplyError::Request(RequestError::TooLarge { limit, .. })) => u32::try_from(limit).unwrap_or(u32::MAX),
             Err(_) => return Err(StreamError::Ended),
         };
-        Err(self.refuse_answer(id, StreamError::TooLarge { limit }))
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
+        Err(self.refuse_answer(id, StreamError::TooLarge { length, limit }))
     }
 
     fn refuse_answer(&mut self, id: RequestId, why: StreamError) -> StreamError {

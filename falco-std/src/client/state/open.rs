@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Weak};
 
-use falco_core::mux::{OpenCall, OpenRejected, UnfinishedOpen};
+use falco_core::mux::{Halves, OpenCall, OpenRejected, UnfinishedOpen};
 use falco_core::{ConnectionError, Fate};
 
 use super::super::outcome::{Job, Outcome, Reply};
 use super::super::stats::Counters;
 use super::{Mux, Slot, State};
 use crate::error::Error;
-use crate::open::{Owner, Pipe};
+use crate::open::{Owner, Pipe, Why};
 use crate::shared::Shared;
 
 /// Where the outcome of a request goes.
@@ -34,7 +34,8 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // Without effect if the request has ended.
         let (end, fate) = (ConnectionError::Closed, Fate::MaybeProcessed);
-        self.pipe.fail(Error::Connection { end, fate });
+        let closed = Why(Error::Connection { end, fate });
+        self.pipe.tell(|halves| halves.fail(closed));
     }
 }
 
@@ -54,8 +55,7 @@ impl Waiter {
     pub(in crate::client) fn end_stream(&self) {
         if let Self::Stream(stream) = self {
             stream.counters.answers.add(1);
-            stream.pipe.end_input();
-            stream.pipe.end_output(Error::Stopped);
+            stream.pipe.tell(Halves::complete);
         }
     }
 
@@ -69,7 +69,7 @@ impl Waiter {
                 } else {
                     stream.opener.end(Outcome::Failed(error.with_fate(error.fate())));
                 }
-                stream.pipe.fail(error);
+                stream.pipe.tell(|halves| halves.fail(Why(error)));
             }
         }
     }
@@ -132,7 +132,7 @@ impl State {
             shared: Arc::downgrade(shared),
             ticket,
         };
-        let pipe = Pipe::new(Box::new(owner), self.window_kib, true);
+        let pipe = Pipe::new(Box::new(owner), Halves::of_client(self.window_kib));
         let stream = Stream {
             pipe: Arc::clone(&pipe),
             opener: Arc::clone(&opener),
@@ -178,26 +178,7 @@ impl State {
         let Some(pipe) = self.pipe(ticket) else {
             return false;
         };
-        let wishes = pipe.wishes();
-        if wishes.reader_gone || wishes.writer_gone {
-            pipe.fail(Error::Stopped);
-            self.mux.cancel_open(ticket);
-            return true;
-        }
-        if wishes.taken > 0 || wishes.waits {
-            self.mux.credit(ticket, wishes.taken, wishes.waits);
-        }
-        while self.mux.wants(ticket) {
-            let Some(chunk) = pipe.take_chunk() else {
-                if pipe.is_finished() {
-                    let _ = self.mux.finish_body(ticket);
-                }
-                break;
-            };
-            if self.mux.write(ticket, chunk).is_err() {
-                pipe.end_output(Error::Stopped);
-            }
-        }
+        drop(pipe.pump(|halves, next| self.mux.pump(ticket, halves, next)));
         true
     }
 

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use falco_core::Fate;
-use falco_core::mux::OpenRejected;
+use falco_core::mux::{Halves, OpenRejected};
 
 use super::super::call::{OpenCall, Waiter, fail};
 use super::{Connection, Mux};
-use crate::error::Error;
 use crate::stream::Pipe;
 
 /// Bytes of an open answer have arrived.
@@ -46,27 +45,7 @@ impl Connection {
         let Some(pipe) = self.pipe(ticket) else {
             return false;
         };
-        let wishes = pipe.wishes();
-        if wishes.reader_gone || wishes.writer_gone {
-            // First, because the waiter that is dropped fails it with another error.
-            pipe.fail(Error::Stopped);
-            self.mux.cancel_open(ticket);
-            return true;
-        }
-        if wishes.taken > 0 {
-            self.mux.credit(ticket, wishes.taken, false);
-        }
-        while self.mux.wants(ticket) {
-            let Some(chunk) = pipe.take_chunk() else {
-                if pipe.is_finished() {
-                    let _ = self.mux.finish_body(ticket);
-                }
-                break;
-            };
-            if self.mux.write(ticket, chunk).is_err() {
-                pipe.end_output(Error::Stopped);
-            }
-        }
+        drop(pipe.pump(|halves, next| self.mux.pump(ticket, halves, next)));
         true
     }
 
@@ -94,7 +73,7 @@ impl Connection {
     pub(super) fn note_begun(&mut self) {
         while let Some(ticket) = self.mux.poll_begun() {
             if let Some(pipe) = self.pipe(ticket) {
-                pipe.begun();
+                pipe.tell(Halves::begin);
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::btree_map::Entry;
 
 use falco_core::Fate;
+use falco_core::mux::Halves;
 
 use super::super::call::Waiter;
 use super::{Current, Slot};
@@ -24,9 +25,8 @@ impl Slot {
     /// A half of an open request wants something.
     pub(super) fn pump(&mut self, ticket: u64) {
         if let Entry::Occupied(waiting) = self.waiting_open.entry(ticket) {
-            let wishes = waiting.get().waiter.pipe().map(|pipe| pipe.wishes());
-            if wishes.is_some_and(|wishes| wishes.reader_gone || wishes.writer_gone) {
-                // Its caller no longer wants it.
+            let pipe = waiting.get().waiter.pipe();
+            if pipe.is_some_and(|pipe| pipe.tell(Halves::is_given_up)) {
                 waiting.remove();
             }
             return;

@@ -47,16 +47,16 @@ impl<H: Handler> Connection<H> {
     /// A handler has ended: completes its request, counts and logs how. A client may cause any
     /// number of these logs, so only some are warnings.
     pub(super) fn finish(&mut self, id: RequestId, outcome: Outcome) {
-        let Some(outcome) = self.end_open(id, outcome) else {
-            return;
-        };
+        let open = self.opens.remove(id);
         let cancelled = self.control.is_cancelled(id);
         self.control.forget(id);
         let error;
         let (number, warnings) = (id.number(), &self.service.warnings);
         let result = match outcome {
             Outcome::Answer(body) => {
-                self.service.counters.metrics.answer_length.length(body.len());
+                if open.is_none() {
+                    self.service.counters.metrics.answer_length.length(body.len());
+                }
                 Ok(body)
             }
             Outcome::Failed(failed) => {
@@ -71,10 +71,19 @@ impl<H: Handler> Connection<H> {
             Outcome::Dropped => Err(NoAnswer::Dropped),
         };
         let failure = result.as_ref().err().copied();
-        let handled = self.mux.complete(id, result, cancelled);
+        let handled = match &open {
+            Some(pipe) => pipe.pump(|halves, next| self.mux.handled(id, halves, result.map(drop), next)),
+            None => self.mux.complete(id, result, cancelled),
+        };
         let counters = &self.service.counters;
         match handled {
-            Ok(true) => counters.answers.add(1),
+            Ok(true) => {
+                counters.answers.add(1);
+                if let Some(NoAnswer::Failed(error)) = failure {
+                    let what = "the handler failed after it had finished its answer";
+                    warn_limited!(warnings.failed, request = number, %error, "{what}");
+                }
+            }
             Ok(false) => counters.cancelled.add(1),
             Err(RequestError::TooLarge { length, limit }) => {
                 counters.refusals.add(1);
@@ -97,8 +106,15 @@ impl<H: Handler> Connection<H> {
                 }
                 if error == RequestError::Refused(Refusal::Failed) {
                     counters.failed.add(1);
-                    if let Some(NoAnswer::Failed(error)) = failure {
-                        warn_limited!(warnings.failed, request = number, %error, "the handler failed");
+                    match failure {
+                        Some(NoAnswer::Failed(error)) => {
+                            warn_limited!(warnings.failed, request = number, %error, "the handler failed");
+                        }
+                        None => {
+                            let error = "the handler returned before its answer was finished";
+                            warn_limited!(warnings.failed, request = number, error, "the handler failed");
+                        }
+                        Some(NoAnswer::Panicked | NoAnswer::Dropped) => {}
                     }
                 }
             }

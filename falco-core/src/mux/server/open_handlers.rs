@@ -1,0 +1,124 @@
+//! The handlers of open requests: how many run, and what the connection does for their halves.
+
+use super::super::halves::Halves;
+use super::super::streams::StreamError;
+use super::super::Budget;
+use super::complete::NoAnswer;
+use super::{ServerMux, bytes};
+use crate::error::RequestError;
+use crate::message::RequestId;
+use crate::wire::ServerKeyRef;
+
+impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
+    /// A handler is about to run for an open request, which [`Opened`](super::ServerStep::Opened)
+    /// has returned. Returns what its halves share with the connection. Call
+    /// [`handled`](Self::handled) when it has ended.
+    ///
+    /// `None` if twice as many handlers run as the client may have open requests: many of them run
+    /// on after their answers or a cancellation. The request is then refused as busy.
+    pub fn begin_handler<E: Clone + From<StreamError>>(&mut self, id: RequestId) -> Option<Halves<E>> {
+        let most = 2 * usize::from(self.max_open);
+        let handlers = &mut self.streams().handlers;
+        if handlers.len() >= most {
+            self.turn_away(id);
+            return None;
+        }
+        handlers.insert(id.key());
+        Some(Halves::new(bytes(self.machine.window()), false))
+    }
+
+    /// Does what the halves of an open request want: gives credit for what its handler has taken,
+    /// and accepts what it has sent, which `next` takes out. Call it when a half has something for
+    /// the connection, and for what [`poll_writable`](Self::poll_writable) returns.
+    pub fn pump<E: Clone + From<StreamError>>(
+        &mut self,
+        id: RequestId,
+        halves: &mut Halves<E>,
+        next: impl FnMut() -> Option<B>,
+    ) {
+        let (taken, waits) = halves.look();
+        if halves.wants_no_input() {
+            if !core::mem::replace(&mut halves.discarded, true) {
+                self.discard(id);
+            }
+        } else if taken > 0 || waits {
+            self.credit(id, taken, waits);
+        }
+        if let Err(why) = self.accept_answer(id, halves, next, false) {
+            halves.end_output(why);
+        }
+    }
+
+    /// Accepts what of an answer there is room for, or `all` of it.
+    fn accept_answer<E: Clone + From<StreamError>>(
+        &mut self,
+        id: RequestId,
+        halves: &mut Halves<E>,
+        mut next: impl FnMut() -> Option<B>,
+        all: bool,
+    ) -> Result<(), StreamError> {
+        while !halves.answered {
+            if !halves.answering {
+                // An answer begins with its first bytes or its end.
+                if !halves.has_output() {
+                    return Ok(());
+                }
+                self.open_answer(id)?;
+                halves.answering = true;
+            }
+            if !all && !self.wants(id) {
+                return Ok(());
+            }
+            if let Some(chunk) = halves.next(&mut next) {
+                self.write(id, chunk)?;
+            } else if halves.is_finished() {
+                // It fails only if the request has completed.
+                let _ = self.finish_answer(id);
+                // The request ends with its answer: no more of its body arrives.
+                halves.answer();
+            } else {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The handler of an open request has ended. If it has finished its answer, that is whole,
+    /// whatever the handler returns, and this accepts the rest of it. Otherwise the request is
+    /// completed as [`complete`](Self::complete) does; a handler that has returned before its
+    /// answer was finished has failed. Drop the halves' part of the connection afterwards.
+    ///
+    /// # Errors
+    /// Those of [`complete`](Self::complete).
+    pub fn handled<E: Clone + From<StreamError>>(
+        &mut self,
+        id: RequestId,
+        halves: &mut Halves<E>,
+        result: Result<(), NoAnswer<'_>>,
+        next: impl FnMut() -> Option<B>,
+    ) -> Result<bool, RequestError> {
+        self.end_handler(id);
+        if !halves.cancelled && halves.will_finish() {
+            // What a handler leaves behind is accepted at once, so that it counts.
+            if let Err(why) = self.accept_answer(id, halves, next, true) {
+                halves.end_output(why);
+                if let Some(refused) = why.request_error() {
+                    return Err(refused);
+                }
+            }
+        }
+        if !halves.cancelled && halves.answered {
+            return Ok(true);
+        }
+        halves.fail(StreamError::Ended.into());
+        // An answer that was not finished was dropped.
+        let failure = result.err().unwrap_or(NoAnswer::Dropped);
+        self.complete(id, Err(failure), halves.cancelled)
+    }
+
+    pub(super) fn end_handler(&mut self, id: RequestId) {
+        if let Some(streams) = &mut self.streams {
+            streams.handlers.remove(&id.key());
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! The halves of open requests: what a caller and a handler do with their bodies, and what the
+//! connection makes of that.
+
+use std::collections::VecDeque;
+
+use crate::duo::{BUDGET, Duo, Told, joined, opened, settings};
+use falco_core::mux::{Halves, NoAnswer, StreamError};
+use falco_core::{Refusal, RequestError, Settings};
+
+const KIB: usize = 1024;
+
+/// The error of a half.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Why {
+    Stream(StreamError),
+    Lost,
+}
+
+const ENDED: Why = Why::Stream(StreamError::Ended);
+const CANCELLED: Why = Why::Stream(StreamError::Cancelled);
+
+impl From<StreamError> for Why {
+    fn from(error: StreamError) -> Self {
+        Self::Stream(error)
+    }
+}
+
+/// The halves of a request with the bytes that wait between them and the connection.
+struct Pipe {
+    halves: Halves<Why>,
+    outgoing: VecDeque<Vec<u8>>,
+}
+
+impl Pipe {
+    fn of_client() -> Self {
+        Self::new(Halves::of_client(64))
+    }
+
+    fn new(halves: Halves<Why>) -> Self {
+        let outgoing = VecDeque::new();
+        Self { halves, outgoing }
+    }
+
+    /// A handler begins.
+    fn handler(duo: &mut Duo, number: u64) -> Option<Self> {
+        let id = duo.id(number);
+        duo.server.begin_handler(id).map(Self::new)
+    }
+
+    /// Returns whether the connection is to be told.
+    fn send(&mut self, chunk: Vec<u8>) -> bool {
+        assert_eq!(self.halves.may_send(), Ok(true));
+        let tells = self.halves.send(chunk.len());
+        self.outgoing.push_back(chunk);
+        tells
+    }
+
+    fn serve(&mut self, duo: &mut Duo, number: u64) {
+        duo.server
+            .pump(duo.ids[&number], &mut self.halves, || self.outgoing.pop_front());
+    }
+
+    fn handled(&mut self, duo: &mut Duo, result: Result<(), NoAnswer<'_>>) -> Result<bool, RequestError> {
+        let (id, next) = (duo.id(1), || self.outgoing.pop_front());
+        duo.server.handled(id, &mut self.halves, result, next)
+    }
+
+    /// Returns the waiter of a request that is cancelled.
+    fn call(&mut self, duo: &mut Duo) -> Option<u64> {
+        duo.client.pump(1, &mut self.halves, || self.outgoing.pop_front())
+    }
+}
+
+/// A handler of an open request.
+fn handling() -> (Duo, Pipe) {
+    let mut duo = opened();
+    let pipe = Pipe::handler(&mut duo, 1).unwrap();
+    (duo, pipe)
+}
+
+fn is_idle(duo: &Duo) -> bool {
+    duo.server.unanswered() == 0 && duo.budget.left() == BUDGET && duo.budget.answers() == 0
+}
+
+#[test]
+fn an_answer_begins_with_its_first_bytes_or_its_end() {
+    for bytes in [0, 5] {
+        let (mut duo, mut pipe) = handling();
+        pipe.serve(&mut duo, 1);
+        assert_eq!(duo.settle().1, [], "there is nothing yet");
+        if bytes > 0 {
+            assert!(pipe.send(vec![7; bytes]));
+        }
+        assert_eq!(pipe.halves.finish(), Ok(bytes == 0), "the connection is told once");
+        pipe.serve(&mut duo, 1);
+        assert_eq!(joined(&duo.settle().1, 1), (vec![7; bytes], true));
+        assert!(pipe.halves.is_answered());
+        // The request ends with its answer.
+        assert_eq!(pipe.halves.input_end(), Some(Err(ENDED)));
+        assert_eq!(pipe.handled(&mut duo, Ok(())), Ok(true));
+        assert!(is_idle(&duo));
+    }
+}
+
+#[test]
+fn twice_as_many_handlers_run_as_requests_may_be_open() {
+    let mut duo = Duo::new(&settings(), &settings());
+    let mut running = Vec::new();
+    // Each handler runs on after its answer.
+    for ticket in 1..=16 {
+        duo.open(ticket);
+        duo.settle();
+        let mut pipe = Pipe::handler(&mut duo, ticket).unwrap();
+        pipe.halves.finish().unwrap();
+        pipe.serve(&mut duo, ticket);
+        assert_eq!(joined(&duo.settle().1, ticket), (vec![], true));
+        running.push(pipe);
+    }
+    duo.open(17);
+    duo.settle();
+    assert!(Pipe::handler(&mut duo, 17).is_none());
+    assert_eq!(duo.settle().1, [Told::Refused(17, Refusal::Busy)]);
+    assert_eq!(duo.server.take_busy(), 1);
+    assert_eq!(running[0].handled(&mut duo, Ok(())), Ok(true));
+    duo.open(18);
+    duo.settle();
+    assert!(Pipe::handler(&mut duo, 18).is_some());
+    // A caller without room for the handler gives the place back.
+    let id = duo.id(18);
+    duo.server.turn_away(id);
+    assert_eq!(duo.settle().1, [Told::Refused(18, Refusal::Busy)]);
+    duo.open(19);
+    duo.settle();
+    assert!(Pipe::handler(&mut duo, 19).is_some());
+}
+
+#[test]
+fn a_reader_gives_credit_for_a_quarter_of_the_window_at_a_time() {
+    let (mut duo, mut pipe) = handling();
+    assert!(pipe.halves.arrived(40 * KIB));
+    assert!(!pipe.halves.take(16 * KIB - 1));
+    assert!(pipe.halves.take(1));
+    assert!(!pipe.halves.take(1), "the connection was told");
+    pipe.serve(&mut duo, 1);
+    assert!(!pipe.halves.take(1));
+    // One that waits is told of once, and again after the connection has looked.
+    assert!(pipe.halves.wait());
+    assert!(!pipe.halves.wait());
+    // The client may fill half the window again, and does not wait for the rest.
+    duo.client.write(1, vec![7; 64 * KIB]).unwrap();
+    let (bytes, _) = joined(&duo.settle().0, 1);
+    assert_eq!(bytes.len(), 64 * KIB);
+    pipe.halves.arrived(bytes.len());
+    assert!(!pipe.halves.take(bytes.len()));
+    pipe.serve(&mut duo, 1);
+    duo.settle();
+    assert!(duo.client.wants(1));
+}
+
+#[test]
+fn a_handler_that_drops_its_reader_does_not_hold_up_the_client() {
+    let (mut duo, mut pipe) = handling();
+    assert!(pipe.halves.drop_reader());
+    assert!(!pipe.halves.arrived(1), "nobody reads it");
+    pipe.serve(&mut duo, 1);
+    for _ in 0..4 {
+        duo.client.write(1, vec![7; 64 * KIB]).unwrap();
+        assert_eq!(duo.settle(), (vec![], vec![]));
+    }
+    // After a whole body there is nothing to drop.
+    let (_, mut pipe) = handling();
+    pipe.halves.end_input();
+    assert!(!pipe.halves.drop_reader());
+    assert!(!pipe.halves.is_given_up());
+}
+
+#[test]
+fn a_writer_waits_for_room_and_a_finished_or_dropped_one_sends_nothing() {
+    let (mut duo, mut pipe) = handling();
+    assert!(pipe.send(vec![7; 64 * KIB]));
+    assert_eq!(pipe.halves.may_send(), Ok(false));
+    pipe.serve(&mut duo, 1);
+    assert_eq!(pipe.halves.may_send(), Ok(true));
+    // The connection has all that the client takes.
+    assert!(pipe.send(vec![7; 64 * KIB]));
+    pipe.serve(&mut duo, 1);
+    assert_eq!(pipe.halves.may_send(), Ok(false));
+    duo.settle();
+    assert_eq!(pipe.halves.finish(), Ok(true));
+    assert_eq!(pipe.halves.may_send(), Err(ENDED));
+    assert!(!pipe.halves.drop_writer(), "it has finished");
+    assert_eq!(pipe.halves.finish(), Ok(false), "repeated calls do nothing");
+    // What a handler leaves behind counts towards the bounds on answers.
+    assert_eq!(pipe.handled(&mut duo, Ok(())), Ok(true));
+    assert!(pipe.outgoing.is_empty());
+    assert_eq!(duo.budget.answers(), 64 * KIB);
+}
+
+#[test]
+fn a_handler_that_has_not_finished_its_answer_has_failed() {
+    let refused = |refusal| Err(RequestError::Refused(refusal));
+    let results = [
+        (Ok(()), Refusal::Failed),
+        (Err(NoAnswer::Panicked), Refusal::Failed),
+        // An open request that has reached its handler may have been processed.
+        (Err(NoAnswer::Failed(&Refusal::TooLarge)), Refusal::TooLarge),
+    ];
+    for (result, refusal) in results {
+        let (mut duo, mut pipe) = handling();
+        pipe.send(vec![7; 10]);
+        assert_eq!(pipe.handled(&mut duo, result), refused(refusal));
+        assert_eq!(pipe.halves.may_send(), Err(ENDED));
+        assert_eq!(pipe.halves.input_end(), Some(Err(ENDED)));
+        assert!(pipe.halves.drops_output());
+        assert_eq!(duo.settle().1, [Told::Refused(1, Refusal::Failed)]);
+        assert!(is_idle(&duo));
+    }
+    // A finished answer is whole, whatever the handler returns.
+    let (mut duo, mut pipe) = handling();
+    pipe.send(vec![7; 10]);
+    pipe.halves.finish().unwrap();
+    assert_eq!(pipe.handled(&mut duo, Err(NoAnswer::Panicked)), Ok(true));
+    assert_eq!(joined(&duo.settle().1, 1), (vec![7; 10], true));
+    assert!(is_idle(&duo));
+}
+
+#[test]
+fn the_handler_of_a_cancelled_request_learns_that_and_answers_nothing() {
+    for finishes in [false, true] {
+        let (mut duo, mut pipe) = handling();
+        pipe.send(vec![7; 10]);
+        duo.client.cancel_open(1).unwrap();
+        assert_eq!(duo.settle().0, [Told::Cancelled(1)]);
+        if finishes {
+            pipe.halves.finish().unwrap();
+        }
+        pipe.halves.cancel();
+        assert_eq!(pipe.halves.input_end(), Some(Err(CANCELLED)));
+        assert_eq!(pipe.halves.may_send(), Err(if finishes { ENDED } else { CANCELLED }));
+        pipe.outgoing.clear();
+        pipe.serve(&mut duo, 1);
+        assert!(!pipe.halves.is_answered());
+        assert_eq!(pipe.handled(&mut duo, Ok(())), Ok(false));
+        duo.settle();
+        assert!(is_idle(&duo) && duo.client.connection().in_flight() == 0);
+    }
+}
+
+#[test]
+fn an_answer_that_is_too_large_is_not_answered() {
+    let client = Settings::new().with_max_message(100);
+    let mut duo = Duo::new(&client, &settings());
+    duo.open(1);
+    duo.settle();
+    let mut pipe = Pipe::handler(&mut duo, 1).unwrap();
+    pipe.send(vec![7; 101]);
+    pipe.halves.finish().unwrap();
+    // The connection has not looked before the handler has ended.
+    let (length, limit) = (101, 100);
+    let too_large = StreamError::TooLarge { length, limit };
+    let error = too_large.request_error().unwrap();
+    assert_eq!(pipe.handled(&mut duo, Ok(())), Err(error));
+    assert_eq!(pipe.halves.may_send(), Err(Why::Stream(too_large)));
+    assert_eq!(duo.settle().1, [Told::Refused(1, Refusal::AnswerTooLarge)]);
+    assert!(is_idle(&duo));
+}
+
+#[test]
+fn a_caller_that_drops_a_half_cancels_unless_the_body_is_complete() {
+    for drops in [Halves::drop_reader, Halves::drop_writer] {
+        let (mut duo, mut pipe) = (opened(), Pipe::of_client());
+        assert!(drops(&mut pipe.halves));
+        assert!(pipe.halves.is_given_up());
+        assert_eq!(pipe.call(&mut duo), Some(1));
+        assert_eq!(duo.settle().0, [Told::Cancelled(1)]);
+        assert_eq!(pipe.halves.input_end(), Some(Err(ENDED)));
+    }
+    let (mut duo, mut pipe) = (opened(), Pipe::of_client());
+    pipe.send(vec![7; 10]);
+    assert_eq!(pipe.halves.finish(), Ok(false));
+    assert!(!pipe.halves.drop_writer());
+    assert_eq!(pipe.call(&mut duo), None);
+    assert_eq!(joined(&duo.settle().0, 1), (vec![7; 10], true));
+}
+
+#[test]
+fn a_caller_is_told_again_after_nobody_had_its_request() {
+    let mut halves = Halves::<Why>::of_client(64);
+    assert!(halves.send(1));
+    assert!(!halves.send(1));
+    assert!(!halves.is_given_up());
+    assert!(halves.drop_writer());
+    assert!(halves.is_given_up());
+}
+
+#[test]
+fn after_its_answer_a_caller_needs_nothing_more_of_its_own_body() {
+    let mut pipe = Pipe::of_client();
+    assert_eq!(pipe.halves.begun(), None);
+    pipe.halves.begin();
+    assert_eq!(pipe.halves.begun(), Some(Ok(())));
+    pipe.send(vec![7; 10]);
+    pipe.halves.complete();
+    assert!(pipe.halves.drops_output());
+    assert_eq!(pipe.halves.may_send(), Err(ENDED));
+    assert_eq!(pipe.halves.finish(), Ok(false));
+    // Neither does the end of the connection change that.
+    pipe.halves.fail(Why::Lost);
+    assert_eq!((pipe.halves.finish(), pipe.halves.input_end()), (Ok(false), Some(Ok(()))));
+    assert!(!pipe.halves.drop_reader() && !pipe.halves.is_given_up());
+    // A handler whose answer was dropped has not sent it.
+    let (_, mut pipe) = handling();
+    pipe.halves.end_input();
+    pipe.halves.fail(ENDED);
+    assert_eq!(pipe.halves.finish(), Err(ENDED));
+}
+
+#[test]
+fn a_failure_ends_both_bodies_but_not_one_that_has_ended() {
+    let mut halves = Halves::<Why>::of_client(64);
+    halves.fail(Why::Lost);
+    assert_eq!(halves.begun(), Some(Err(Why::Lost)));
+    assert_eq!(halves.may_send(), Err(Why::Lost));
+    assert_eq!(halves.finish(), Err(Why::Lost));
+    halves.fail(ENDED);
+    assert_eq!(halves.input_end(), Some(Err(Why::Lost)));
+    assert!(!halves.arrived(1));
+    // Its own body was finished: that it may not have arrived is said by the answer.
+    let mut halves = Halves::<Why>::of_client(64);
+    halves.finish().unwrap();
+    halves.fail(Why::Lost);
+    assert_eq!(halves.finish(), Ok(false));
+    assert_eq!(halves.may_send(), Err(ENDED));
+    assert_eq!(halves.input_end(), Some(Err(Why::Lost)));
+}
+
+#[test]
+fn a_connection_drains_or_has_ended_when_it_is_closing() {
+    let mut duo = opened();
+    assert!(!duo.server.is_closing());
+    duo.server.close(duo.now, falco_core::CloseReason::ShuttingDown);
+    assert!(duo.server.is_closing());
+    let _ = duo.server.complete(duo.id(1), Err(NoAnswer::Panicked), false);
+    duo.settle();
+    assert!(duo.server.connection().end().is_some() && duo.server.is_closing());
+}
