@@ -5,7 +5,7 @@ mod common;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::sleep;
 
 use common::key;
@@ -80,6 +80,36 @@ fn handlers_of_open_requests_leave_workers_to_other_requests() {
     next.finish().unwrap();
     assert_eq!(next.collect(10).unwrap(), b"next");
     drop(silent);
+    server.stop();
+}
+
+#[test]
+fn handlers_that_run_on_after_their_answers_are_bounded() {
+    let (proceed, waits) = mpsc::channel::<()>();
+    let waits = Mutex::new(waits);
+    let server = Streaming::start(
+        server().workers(40).streams(64 << 10, 2),
+        move |mut request: StreamRequest| {
+            request.answer.finish()?;
+            let _ = waits.lock().unwrap().recv();
+            Ok(())
+        },
+    );
+    let client = server.client();
+    for _ in 0..4 {
+        let mut call = client.open("?").unwrap();
+        assert!(call.next().is_none(), "the answer is whole");
+    }
+    let refused = client.open("?").unwrap().next().unwrap().unwrap_err();
+    assert!(
+        matches!(refused, Error::Request(RequestError::Refused(Refusal::Busy))),
+        "{refused}"
+    );
+    assert_eq!(server.handle.stats().busy, 1);
+    proceed.send(()).unwrap();
+    sleep(Duration::from_millis(50));
+    assert!(client.open("?").unwrap().next().is_none());
+    drop(proceed);
     server.stop();
 }
 

@@ -13,8 +13,7 @@ use std::sync::{Arc, Weak};
 use falco_core::keys::ServerKeys;
 use falco_core::mux::{Ending, Halves, HeldBytes, LastStep, NoAnswer, ServerMux, ServerStep, SharedBudget};
 use falco_core::{
-    CloseReason, ConnectionError, Fate, Instant, KeyId, RequestError, RequestId, ServerConnection, Settings,
-    Status,
+    CloseReason, ConnectionError, Fate, Instant, KeyId, RequestError, RequestId, ServerConnection, Settings, Status,
 };
 
 use self::streams::{OpenPlace, OpenPlaces, Opens};

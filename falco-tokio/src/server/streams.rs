@@ -181,7 +181,8 @@ impl Owner for StreamOwner {
 /// them.
 #[derive(Default)]
 pub(super) struct Opens(
-    #[allow(clippy::box_collection, reason = "an idle connection is smaller")] Option<Box<HashMap<RequestId, Arc<Pipe>>>>,
+    #[allow(clippy::box_collection, reason = "an idle connection is smaller")]
+    Option<Box<HashMap<RequestId, Arc<Pipe>>>>,
 );
 
 impl Opens {

@@ -1,8 +1,8 @@
 //! The handlers of open requests: how many run, and what the connection does for their halves.
 
+use super::super::Budget;
 use super::super::halves::Halves;
 use super::super::streams::StreamError;
-use super::super::Budget;
 use super::complete::NoAnswer;
 use super::{ServerMux, bytes};
 use crate::error::RequestError;

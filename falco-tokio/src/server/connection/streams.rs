@@ -17,7 +17,9 @@ impl<H: Handler> Connection<H> {
     /// Calls the handler of an open request, on a task of its own. The end of an answer may reach
     /// the client before its handler has returned.
     pub(super) fn handle_open(&mut self, cx: &mut Context<'_>, id: RequestId, first: Bytes) {
-        let Some(halves) = self.mux.begin_handler(id) else { return };
+        let Some(halves) = self.mux.begin_handler(id) else {
+            return;
+        };
         let pipe = &self.opens.add(id, halves, &self.control);
         pipe.arrive_whole(first);
         let since = Stopwatch::start();
