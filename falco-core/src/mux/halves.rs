@@ -190,7 +190,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
 
     /// Whether all that the writer has sent was accepted, and no more follows.
     pub(super) const fn is_finished(&self) -> bool {
-        self.finished && self.unsent == 0 && !self.failed
+        self.finished && self.unsent == 0
     }
 
     /// Whether the body of the writer is whole, as far as it is known.

@@ -133,8 +133,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.machine.status()
     }
 
-    /// Whether the connection drains or has ended: it takes no new requests, and handlers that would
-    /// run for long should end.
+    /// Whether the connection drains or has ended: it takes no new requests, and handlers that
+    /// would run for long should end.
     #[must_use]
     pub fn is_closing(&self) -> bool {
         matches!(self.status(), Status::Draining | Status::Ended)
