@@ -267,6 +267,7 @@ fn an_answer_that_is_too_large_is_not_answered() {
     let error = too_large.request_error().unwrap();
     assert_eq!(pipe.handled(&mut duo, Ok(())), Err(error));
     assert_eq!(pipe.halves.may_send(), Err(Why::Stream(too_large)));
+    assert_eq!(pipe.halves.input_end(), Some(Err(ENDED)));
     assert_eq!(duo.settle().1, [Told::Refused(1, Refusal::AnswerTooLarge)]);
     assert!(is_idle(&duo));
 }

@@ -98,19 +98,21 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         next: impl FnMut() -> Option<B>,
     ) -> Result<bool, RequestError> {
         self.end_handler(id);
+        let mut refused = None;
         if !halves.cancelled && halves.will_finish() {
             // What a handler leaves behind is accepted at once, so that it counts.
             if let Err(why) = self.accept_answer(id, halves, next, true) {
                 halves.end_output(why);
-                if let Some(refused) = why.request_error() {
-                    return Err(refused);
-                }
+                refused = why.request_error();
             }
         }
         if !halves.cancelled && halves.answered {
             return Ok(true);
         }
         halves.fail(StreamError::Ended.into());
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
         // An answer that was not finished was dropped.
         let failure = result.err().unwrap_or(NoAnswer::Dropped);
         self.complete(id, Err(failure), halves.cancelled)
