@@ -145,8 +145,8 @@ fn a_request_that_is_cancelled_after_its_answer_was_finished_frees_its_place() {
 /// with it.
 #[test]
 fn a_finished_answer_ends_its_request_for_both_sides() {
-    let (to, told) = std::sync::mpsc::channel();
-    let to = std::sync::Mutex::new(to);
+    let (to, told) = mpsc::channel();
+    let to = Mutex::new(to);
     let server = Streaming::start(server().streams(16 << 10, 4), move |mut request: StreamRequest| {
         assert_eq!(request.body.next().transpose()?.as_deref(), Some(&b"first"[..]));
         // More than the client takes before it reads.
