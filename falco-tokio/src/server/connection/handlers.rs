@@ -80,8 +80,12 @@ impl<H: Handler> Connection<H> {
             Ok(true) => {
                 counters.answers.add(1);
                 if let Some(NoAnswer::Failed(error)) = failure {
-                    let what = "the handler failed after it had finished its answer";
-                    warn_limited!(warnings.failed, request = number, %error, "{what}");
+                    warn_limited!(
+                        warnings.failed,
+                        request = number,
+                        %error,
+                        "the handler failed after it had finished its answer"
+                    );
                 }
             }
             Ok(false) => counters.cancelled.add(1),
